@@ -1,0 +1,47 @@
+# Every target sets itself up on a fresh machine: Linux, git, make, Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -P -m
+export PYTHONPATH := $(CURDIR)
+# KUBERNETES=1.x.y picks another control plane; its default stands in tools/local_cluster.
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+$(VENV)/ready: requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "akv-secret-store needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "setting up $(VENV) (about a minute, once) ..." >&2
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "python3 -m venv failed: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+setup: $(VENV)/ready ## the Python environment
+	@:
+
+assets: $(VENV)/ready ## etcd, kube-apiserver, kube-controller-manager, kubectl, ct: found, or built once (about 15 min)
+	@$(RUN) tools.local_cluster assets
+
+demo: assets ## one secret's whole life on a real API server, narrated (options: DEMO="--keep")
+	@$(RUN) tools.demo $(DEMO)
+
+test: assets ## every test (options: TEST="-k name", KUBERNETES=1.x.y)
+	$(RUN) pytest $(TEST)
+
+bench: assets ## seconds from kubectl apply to the Secret, and the controller's memory
+	@$(RUN) tests.bench $(BENCH)
+
+lint: assets ## ruff, mypy, import-linter, yamllint, helm lint, ct lint, generated files
+	@$(RUN) tools.lint
+
+generate: $(VENV)/ready ## CRDs, RBAC, policies, values, schema and docs from the types
+	@$(RUN) tools.generate
+
+lock: $(VENV)/ready ## requirements/*.txt from requirements/*.in, with hashes and without addresses
+	@cd requirements && for name in controller dev; do ../$(VENV)/bin/pip-compile --quiet --generate-hashes --strip-extras \
+	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
+	  -o $$name.txt $$name.in; done
+
+.PHONY: help setup assets demo test bench lint generate lock
