@@ -1,0 +1,335 @@
+"""The control plane that everything else is tested on: what it promises, on the real programs."""
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from tools.local_cluster import ClusterError, ControlPlane, assets
+
+REPOSITORY = Path(__file__).parents[2]
+SECONDS_TO_READY = 10.0
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[tuple[ControlPlane, float]]:
+    """A control plane for this file alone, since it is restarted here, and the seconds until it was ready."""
+    plane = ControlPlane()
+    started = time.monotonic()
+    with plane:
+        yield plane, time.monotonic() - started
+
+
+@pytest.fixture
+def plane(own: tuple[ControlPlane, float]) -> ControlPlane:
+    return own[0]
+
+
+@pytest.fixture
+def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
+    name = str(request.node.name).replace("_", "-")[:60].strip("-")
+    plane.kubectl("create", "namespace", name)
+    return name
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def get_anonymously(plane: ControlPlane, url: str) -> dict[str, Any]:
+    tls = ssl.create_default_context(cafile=plane.ca_file)
+    with urllib.request.urlopen(url, context=tls, timeout=10) as response:  # noqa: S310
+        body: dict[str, Any] = json.load(response)
+    return body
+
+
+def audit_lines(plane: ControlPlane) -> list[dict[str, Any]]:
+    # The last line may just be being written.
+    return [json.loads(line) for line in plane.audit_log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def processes_below(folder: str) -> list[int]:
+    """The servers and the supervisor: all of them name their folder in their command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if any(folder.encode() in word for word in command[1:]) and b"-c" not in command:
+            found.append(int(process.name))
+    return found
+
+
+def test_ready_in_time(own: tuple[ControlPlane, float]) -> None:
+    plane, seconds = own
+    assert seconds < SECONDS_TO_READY
+    assert json.loads(plane.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"] == f"v{plane.version}"
+
+
+def test_the_issuers_keys_are_public(plane: ControlPlane, namespace: str) -> None:
+    discovery = get_anonymously(plane, f"{plane.issuer}/.well-known/openid-configuration")
+    assert discovery["issuer"] == plane.issuer == plane.url
+    keys = jwt.PyJWKSet.from_dict(get_anonymously(plane, discovery["jwks_uri"]))
+    token = plane.kubectl(
+        "create",
+        "token",
+        "default",
+        "-n",
+        namespace,
+        "--audience=api://AzureADTokenExchange",
+        "--duration=48h",
+    ).strip()
+    claims = jwt.decode(
+        token,
+        keys[jwt.get_unverified_header(token)["kid"]],
+        algorithms=["RS256"],
+        audience="api://AzureADTokenExchange",
+        issuer=plane.issuer,
+    )
+    assert claims["sub"] == f"system:serviceaccount:{namespace}:default"
+    assert claims["exp"] - claims["iat"] == 24 * 3600, "the API server shortens what was asked for to 24 h"
+
+
+def test_anonymous_users_see_nothing_else(plane: ControlPlane) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        get_anonymously(plane, f"{plane.url}/api/v1/namespaces")
+
+
+def test_every_request_of_a_user_is_in_the_audit_log(plane: ControlPlane, namespace: str) -> None:
+    kubeconfig = plane.service_account_kubeconfig(namespace, "default")
+    with pytest.raises(ClusterError, match="Forbidden"):
+        plane.kubectl("get", "secret", "some-name", "-n", namespace, kubeconfig=kubeconfig)
+    user = f"system:serviceaccount:{namespace}:default"
+
+    def written() -> list[dict[str, Any]]:
+        return [
+            event
+            for event in audit_lines(plane)
+            if event["user"]["username"] == user and event.get("objectRef", {}).get("resource") == "secrets"
+        ]
+
+    assert eventually(lambda: written() != [])
+    [event] = written()
+    assert event["verb"] == "get"
+    assert event["objectRef"]["namespace"] == namespace
+    assert event["objectRef"]["name"] == "some-name"
+    assert event["responseStatus"]["code"] == 403
+    assert event["requestURI"] == f"/api/v1/namespaces/{namespace}/secrets/some-name"
+    assert event["userAgent"].startswith("kubectl/")
+    assert {event["stage"] for event in audit_lines(plane)} <= {
+        "ResponseStarted",
+        "ResponseComplete",
+        "Panic",
+    }
+
+
+def test_owner_references_need_the_right_to_delete(plane: ControlPlane, namespace: str) -> None:
+    plane.kubectl("create", "configmap", "owner", "-n", namespace)
+    plane.kubectl("create", "configmap", "owned", "-n", namespace)
+    plane.kubectl("create", "role", "writer", "-n", namespace, "--verb=get,patch", "--resource=configmaps")
+    plane.kubectl(
+        "create",
+        "rolebinding",
+        "writer",
+        "-n",
+        namespace,
+        "--role=writer",
+        f"--serviceaccount={namespace}:default",
+    )
+    kubeconfig = plane.service_account_kubeconfig(namespace, "default")
+    uid = plane.kubectl("get", "configmap", "owner", "-n", namespace, "-o", "jsonpath={.metadata.uid}")
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}
+    patch = json.dumps({"metadata": {"ownerReferences": [reference]}})
+    command = ["patch", "configmap", "owned", "-n", namespace, "--type=merge", "--patch", patch]
+    with pytest.raises(ClusterError, match="cannot set an ownerRef on a resource you can't delete"):
+        plane.kubectl(*command, kubeconfig=kubeconfig)
+    plane.kubectl(*command)
+    plane.kubectl("delete", "configmap", "owner", "-n", namespace)
+
+    def collected() -> bool:
+        return plane.kubectl("get", "configmap", "owned", "-n", namespace, "--ignore-not-found") == ""
+
+    assert eventually(collected, seconds=5)
+
+
+CRD = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.example.com}
+spec:
+  group: example.com
+  names: {kind: Thing, plural: things}
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object}}
+"""
+
+
+def test_new_kinds_are_collected_after_a_restart_of_the_controller_manager(plane: ControlPlane, namespace: str) -> None:
+    plane.kubectl("apply", "-f", "-", stdin=CRD)
+    plane.kubectl("wait", "--for=condition=Established", "crd/things.example.com")
+    plane.restart_controller_manager()
+    thing = {"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a"}}
+    plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(thing))
+    uid = plane.kubectl("get", "thing", "a", "-n", namespace, "-o", "jsonpath={.metadata.uid}")
+    reference = {"apiVersion": "example.com/v1", "kind": "Thing", "name": "a", "uid": uid}
+    owned = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "of-a", "ownerReferences": [reference]},
+    }
+    plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(owned))
+    plane.kubectl("delete", "thing", "a", "-n", namespace)
+
+    def collected() -> bool:
+        return plane.kubectl("get", "configmap", "of-a", "-n", namespace, "--ignore-not-found") == ""
+
+    assert eventually(collected, seconds=10)
+
+
+def test_the_api_server_comes_back_with_its_data_and_address(plane: ControlPlane, namespace: str) -> None:
+    plane.kubectl("create", "configmap", "kept", "-n", namespace, "--from-literal=key=value")
+    url = plane.url
+    plane.stop_apiserver()
+    with pytest.raises(ClusterError, match=r"^kube-apiserver (was )?ended"):
+        plane.check()
+    with pytest.raises(ClusterError, match="refused"):
+        plane.kubectl("get", "namespaces")
+    plane.start_apiserver()
+    assert plane.url == url
+    assert plane.kubectl("get", "configmap", "kept", "-n", namespace, "-o", "jsonpath={.data.key}") == "value"
+
+
+def test_etcd_is_open_to_the_api_server_alone(plane: ControlPlane) -> None:
+    pki = plane.ca_file.parent
+
+    def ask_etcd(certificate: str | None) -> str:
+        tls = ssl.create_default_context(cafile=pki / "etcd-ca.crt")
+        if certificate:
+            tls.load_cert_chain(pki / f"{certificate}.crt", pki / f"{certificate}.key")
+        url = f"https://127.0.0.1:{plane._layout.etcd_port}/version"
+        with urllib.request.urlopen(url, context=tls, timeout=5) as response:
+            return str(response.read())
+
+    assert "etcdserver" in ask_etcd("etcd-client")
+    # Not even the cluster's administrator gets in: another authority signed that certificate.
+    for certificate in (None, "admin"):
+        with pytest.raises(OSError, match=r"(?i)alert|certificate|EOF|reset"):
+            ask_etcd(certificate)
+
+
+def test_kubectl_errors_are_readable(plane: ControlPlane) -> None:
+    with pytest.raises(ClusterError, match=r'^kubectl get nonsense: error: the server doesn\'t have .* "nonsense"$'):
+        plane.kubectl("get", "nonsense")
+    assert plane.kubectl("get", "nonsense", check=False) == ""
+
+
+def test_a_bad_flag_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    plane = ControlPlane(tmp_path / "plane", apiserver_flags=["--no-such-flag"])
+    with pytest.raises(ClusterError, match=r"kube-apiserver ended with code 1:\n.*unknown flag: --no-such-flag"):
+        plane.start()
+    assert processes_below(str(tmp_path)) == []
+
+
+def test_stop_is_quick_and_leaves_nothing_but_the_given_folder(tmp_path: Path) -> None:
+    plane = ControlPlane(tmp_path / "plane", issuer="https://issuer.example")
+    plane.start()
+    assert len(processes_below(str(tmp_path))) == 3
+    token = plane.kubectl("create", "token", "default").strip()
+    assert jwt.decode(token, options={"verify_signature": False})["iss"] == plane.issuer == "https://issuer.example"
+    started = time.monotonic()
+    plane.stop()
+    assert time.monotonic() - started < 3
+    assert processes_below(str(tmp_path)) == []
+    assert plane.audit_log.exists()
+    plane.stop()
+
+
+PARENT = """
+import time
+from tools.local_cluster import ControlPlane
+with ControlPlane() as plane:
+    print(plane.kubeconfig.parent, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        folder = Path(parent.stdout.readline().strip())
+        assert folder.parent == tmp_path
+        assert len(processes_below(str(folder))) == 4
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert eventually(lambda: processes_below(str(folder)) == [], seconds=3)
+    assert eventually(lambda: not folder.exists(), seconds=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_chart_testing_comes_with_its_configuration() -> None:
+    ct = assets.tool("ct")
+    version = subprocess.run([ct, "version"], capture_output=True, text=True, check=True).stdout
+    assert "v3.14.0" in version
+    assert {file.name for file in (ct.parent / "etc").iterdir()} == {"chart_schema.yaml", "lintconf.yaml"}
+
+
+def test_the_command(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "KUBEBUILDER_ASSETS": str(assets.kubernetes().folder),
+    }
+
+    def cluster(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-P", "-m", "tools.local_cluster", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    killed = tmp_path / "akv-secret-store" / "clusters" / "test"
+    killed.mkdir(parents=True)
+    (killed / "serve.json").write_text(
+        '{"name": "test", "pid": 1, "version": "1.0.0", "url": "https://127.0.0.1:1", "kubeconfig": "/nowhere"}'
+    )
+    try:
+        up = cluster("up", "--name", "test")
+        assert up.returncode == 0, up.stderr
+        path = cluster("kubeconfig", "--name", "test").stdout.strip()
+        assert f"export KUBECONFIG={path}\n" in up.stdout
+        assert "kube-system" in cluster("kubectl", "--name", "test", "--", "get", "namespaces").stdout
+        assert cluster("up", "--name", "test").stdout == up.stdout
+        other = cluster("up", "--name", "test", "--kubernetes", "1.20.0")
+        assert other.returncode == 1
+        assert "stop it first" in other.stderr
+        assert "test: Kubernetes" in cluster("status").stdout
+        assert len(processes_below(path.removesuffix("admin.kubeconfig"))) == 3
+    finally:
+        down = cluster("down", "--name", "test")
+    assert down.stdout == "cluster 'test' stopped\n"
+    assert processes_below(str(tmp_path)) == []
+    assert cluster("status").returncode == 1

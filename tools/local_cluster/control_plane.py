@@ -1,0 +1,228 @@
+"""One control plane: started, asked, restarted, gone."""
+
+import contextlib
+import http.client
+import json
+import ssl
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tools.local_cluster import assets, kubeconfig, pki, servers
+from tools.local_cluster.errors import ClusterError
+from tools.local_cluster.processes import Processes
+from tools.local_cluster.workspace import Workspace, reserve_port
+
+_START_SECONDS = 60.0  # it takes 5; a machine that is busy with something else gets its chance
+# The API server closes its port within 0.02 s of SIGTERM, then waits up to a minute for watches to go away.
+_GRACE_SECONDS = 0.5
+_POLL_SECONDS = 0.05
+
+_ISSUER_DISCOVERY: dict[str, Any] = {
+    # Entra fetches the keys of a cluster's issuer without credentials, as Arc's hosted issuer allows it to.
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRoleBinding",
+    "metadata": {"name": "anonymous-service-account-issuer-discovery"},
+    "roleRef": {
+        "apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole",
+        "name": "system:service-account-issuer-discovery",
+    },
+    "subjects": [
+        {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:unauthenticated"},
+    ],
+}
+
+
+class ControlPlane:
+    """etcd, kube-apiserver and kube-controller-manager on loopback, empty at each start; a context manager.
+
+    They end at `stop()`, and when this process ends, however it ends. State, logs and keys lie in
+    `directory`: a temporary one, removed at the end, unless one is given. `kubernetes` is a release such as
+    "1.37.2" (default: the environment's KUBERNETES, else DEFAULT_KUBERNETES); `issuer` that of service
+    account tokens (default: `url`); `apiserver_flags` come after ours. Raises ClusterError with the log's
+    end where a server does not start.
+
+    Known from the beginning: `version`, `kubectl_path`. Known once it runs: `url`, `ca_file` (signs the API
+    server's certificate), `issuer`, `kubeconfig` (cluster-admin), `audit_log` (JSON lines of
+    audit.k8s.io/v1, level Metadata, all stages but RequestReceived).
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        kubernetes: str | None = None,
+        issuer: str | None = None,
+        apiserver_flags: Sequence[str] = (),
+    ) -> None:
+        self._assets = assets.kubernetes(kubernetes)
+        self.version = self._assets.version
+        self.kubectl_path = self._assets.path("kubectl")
+        self._directory = directory
+        self._requested_issuer = issuer
+        self._apiserver_flags = tuple(apiserver_flags)
+        self._running = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything; returns when namespaces can be used. Stops what it started if that fails."""
+        with contextlib.ExitStack() as stack:
+            workspace = Workspace(self._directory)
+            stack.callback(workspace.close)
+            self._prepare(workspace, stack)
+            scratch = workspace.folder if workspace.temporary else None
+            self._processes = Processes(scratch=scratch, keep_open=[workspace.lock])
+            stack.callback(self._processes.close)
+            self._launch("etcd", self._layout.etcd())
+            self._launch("kube-apiserver", self._layout.apiserver())
+            self._launch("kube-controller-manager", self._layout.controller_manager())
+            self._wait_until_ready()
+            self._request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", _ISSUER_DISCOVERY)
+            # Made by controllers: once it is there, namespaces can be used.
+            self._wait_for("/api/v1/namespaces/default/serviceaccounts/default")
+            self._running = stack.pop_all()
+
+    def stop(self) -> None:
+        """End everything. Does nothing where nothing runs."""
+        self._running.close()
+
+    def check(self) -> None:
+        """Raise ClusterError, with the end of its log, if one of the three servers does not run."""
+        for name in servers.NAMES:
+            self._processes.require(name)
+
+    def stop_apiserver(self) -> None:
+        """Take the API server away; etcd keeps the data, and the port stays taken."""
+        self._processes.stop("kube-apiserver", _GRACE_SECONDS)
+
+    def start_apiserver(self) -> None:
+        """Bring the API server back; returns when it is ready."""
+        self._launch("kube-apiserver", self._layout.apiserver())
+        self._wait_until_ready()
+
+    def restart_controller_manager(self) -> None:
+        """Make the garbage collector see new kinds now: it looks every 30 s, and no flag changes that."""
+        self._processes.stop("kube-controller-manager", _GRACE_SECONDS)
+        self._launch("kube-controller-manager", self._layout.controller_manager())
+
+    def kubectl(
+        self,
+        *args: str,
+        stdin: str | None = None,
+        kubeconfig: Path | None = None,
+        check: bool = True,
+        timeout: float = 120.0,
+    ) -> str:
+        """What kubectl prints to stdout; as cluster-admin unless another kubeconfig is given.
+
+        Raises ClusterError with what it printed to stderr when it fails, unless `check` is False, and when it
+        takes longer than `timeout` seconds.
+        """
+        command = [str(self.kubectl_path), f"--kubeconfig={kubeconfig or self.kubeconfig}"]
+        command.append(f"--cache-dir={self._layout.folder}/kubectl")
+        shown = f"kubectl {' '.join(args)}"
+        try:
+            done = subprocess.run(
+                [*command, *args],
+                # Without input it must not wait for a terminal's.
+                input=stdin or "",
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ClusterError(f"{shown}: no end after {timeout:g} s") from error
+        if check and done.returncode:
+            raise ClusterError(f"{shown}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def kubeconfig_for(self, token: str, name: str) -> Path:
+        """A kubeconfig that presents a bearer token; the same `name` with a new token replaces the file."""
+        path = self._layout.folder / f"{name}.kubeconfig"
+        return kubeconfig.write(path, self.url, self.ca_file, name, {"token": token})
+
+    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
+        """A kubeconfig of an existing service account, with a token for 24 hours."""
+        token = self.kubectl("create", "token", name, "--namespace", namespace, "--duration", "24h").strip()
+        return self.kubeconfig_for(token, f"{namespace}-{name}")
+
+    def _prepare(self, workspace: Workspace, stack: contextlib.ExitStack) -> None:
+        """Ports, certificates and configuration files."""
+
+        def reserve() -> int:
+            reserved = stack.enter_context(reserve_port())
+            return int(reserved.getsockname()[1])
+
+        layout = servers.Layout(
+            folder=workspace.folder,
+            programs=self._assets.folder,
+            etcd_port=reserve(),
+            etcd_peer_port=reserve(),
+            apiserver_port=reserve(),
+            requested_issuer=self._requested_issuer,
+            extra_flags=self._apiserver_flags,
+        )
+        workspace.empty("etcd")
+        workspace.empty("logs")
+        folder = workspace.empty("pki")
+        layout.write()
+        etcd, cluster = pki.Authority(folder, "etcd-ca"), pki.Authority(folder, "ca")
+        loopback = ("127.0.0.1", "localhost")
+        etcd.issue("etcd", user="etcd", hosts=loopback)
+        etcd.issue("etcd-client", user="kube-apiserver")
+        cluster.issue("apiserver", user="kube-apiserver", hosts=(*loopback, *servers.SERVICE_NAMES))
+        admin = cluster.issue("admin", user="admin", groups=["system:masters"])
+        manager = cluster.issue("controller-manager", user="system:kube-controller-manager")
+        pki.service_account_key(folder / "service-accounts.key")
+        for pair, path in ((admin, layout.admin_kubeconfig), (manager, layout.manager_kubeconfig)):
+            user = {"client-certificate": str(pair.cert), "client-key": str(pair.key)}
+            kubeconfig.write(path, layout.url, layout.ca_file, pair.cert.stem, user)
+        self._layout = layout
+        self._tls = ssl.create_default_context(cafile=layout.ca_file)
+        self._tls.load_cert_chain(admin.cert, admin.key)
+        self.url, self.ca_file, self.issuer = layout.url, layout.ca_file, layout.issuer
+        self.kubeconfig, self.audit_log = layout.admin_kubeconfig, layout.audit_log
+
+    def _launch(self, name: str, argv: Sequence[str]) -> None:
+        self._processes.start(name, argv, self._layout.log(name))
+
+    def _wait_until_ready(self) -> None:
+        self._wait_for("/readyz")
+
+    def _wait_for(self, path: str) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        last = "no answer"
+        while time.monotonic() < deadline:
+            self.check()
+            try:
+                status, body = self._request("GET", path)
+            except OSError as error:  # it does not listen yet, or is gone again
+                status, body = 0, str(error)
+            if status == http.HTTPStatus.OK:
+                return
+            last = f"{status} {body}".strip() if status else body
+            time.sleep(_POLL_SECONDS)
+        raise ClusterError(f"the control plane was not ready after {_START_SECONDS:g} s: {path} answers {last[-1000:]}")
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self._layout.apiserver_port, context=self._tls, timeout=10
+        )
+        with contextlib.closing(connection):
+            headers = {"Content-Type": "application/json"}
+            connection.request(method, path, json.dumps(body) if body else None, headers)
+            response = connection.getresponse()
+            return response.status, response.read().decode()

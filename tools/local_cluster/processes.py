@@ -1,0 +1,86 @@
+"""Servers that end with the caller: the caller's side of supervisor.py."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.local_cluster.errors import ClusterError
+
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+
+
+class Processes:
+    """Named server processes. They end with `close()`, or when this process does, whatever ends it."""
+
+    def __init__(self, *, scratch: Path | None = None, keep_open: Sequence[int] = ()) -> None:
+        """`scratch`: a folder to remove at the end; `keep_open`: descriptors (locks) to hold until then."""
+        command = [
+            sys.executable,
+            "-I",
+            str(_SUPERVISOR),
+            str(os.getpid()),
+            *([str(scratch)] if scratch else []),
+        ]
+        # A session of its own: Ctrl-C in a terminal must not stop the servers before the caller says so.
+        self._supervisor = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, pass_fds=keep_open
+        )
+        assert self._supervisor.stdin is not None  # noqa: S101 - given PIPE, they are there
+        assert self._supervisor.stdout is not None  # noqa: S101
+        self._stdin, self._stdout = self._supervisor.stdin, self._supervisor.stdout
+        self._lock = threading.Lock()
+        self._logs: dict[str, Path] = {}
+
+    def start(self, name: str, argv: Sequence[str], log: Path) -> int:
+        """Start a server with its output appended to `log`; its pid."""
+        self._logs[name] = log
+        return int(self._ask(start=name, argv=list(argv), log=str(log))["pid"])
+
+    def stop(self, name: str, grace: float) -> None:
+        """SIGTERM; SIGKILL where that has not helped after `grace` seconds."""
+        self._ask(stop=name, grace=grace)
+
+    def require(self, name: str) -> None:
+        """Raise what the server's log ends with, if it is not running."""
+        code = self._ask(ask=name)["code"]
+        if code is not None:
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+            raise ClusterError(f"{name} {how}:\n{tail(self._logs[name])}")
+
+    def close(self) -> None:
+        """Kill the servers and wait until they are gone."""
+        with self._lock:
+            with contextlib.suppress(OSError):  # it was killed; so were the servers then
+                self._stdin.write(b'{"end": true}\n')
+                self._stdin.flush()
+            for stream in (self._stdin, self._stdout):
+                with contextlib.suppress(OSError):
+                    stream.close()
+            self._supervisor.wait()
+
+    def _ask(self, **command: Any) -> dict[str, Any]:
+        with self._lock:
+            try:
+                self._stdin.write(json.dumps(command).encode() + b"\n")
+                self._stdin.flush()
+                line = self._stdout.readline()
+            except (OSError, ValueError) as error:
+                raise ClusterError(f"the control plane is not running any more: {error}") from error
+        if not line:
+            raise ClusterError("the control plane is not running any more: the process that watches over it was ended")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise ClusterError(f"cannot start {command.get('start')}: {answer['error']}")
+        return answer
+
+
+def tail(log: Path, lines: int = 8) -> str:
+    """The end of a log, without the usage text that Kubernetes' programs print after an error."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return "\n".join(text.split("\nUsage:")[0].strip().splitlines()[-lines:])

@@ -1,0 +1,152 @@
+"""Where the files of a control plane lie, and the command lines of its servers. Nothing is started here."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+NAMES = ("etcd", "kube-apiserver", "kube-controller-manager")
+
+SERVICE_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1")
+"""By these the API server is known inside a cluster; the address is the first of the range below."""
+_SERVICE_RANGE = "10.96.0.0/16"
+
+_AUDIT_POLICY = {
+    # RequestReceived would say everything twice. A watch has two lines: ResponseStarted, ResponseComplete.
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One control plane's folder, ports and parameters."""
+
+    folder: Path
+    programs: Path
+    etcd_port: int
+    etcd_peer_port: int
+    apiserver_port: int
+    requested_issuer: str | None
+    extra_flags: Sequence[str]
+
+    @property
+    def url(self) -> str:
+        """Of the API server."""
+        return f"https://127.0.0.1:{self.apiserver_port}"
+
+    @property
+    def issuer(self) -> str:
+        """The `iss` of service account tokens."""
+        return self.requested_issuer or self.url
+
+    @property
+    def ca_file(self) -> Path:
+        """The authority behind the API server's certificate and the clients' ones."""
+        return self._pki("ca.crt")
+
+    @property
+    def admin_kubeconfig(self) -> Path:
+        """Of a member of system:masters."""
+        return self.folder / "admin.kubeconfig"
+
+    @property
+    def manager_kubeconfig(self) -> Path:
+        """Of the controller-manager."""
+        return self.folder / "controller-manager.kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        """JSON lines."""
+        return self.log("audit")
+
+    def log(self, name: str) -> Path:
+        """The file that a server's output goes to."""
+        return self.folder / "logs" / f"{name}.log"
+
+    def write(self) -> None:
+        """The configuration files that the command lines below refer to."""
+        (self.folder / "audit-policy.json").write_text(json.dumps(_AUDIT_POLICY))
+
+    def etcd(self) -> list[str]:
+        """Only who has a certificate of its own authority gets in: other users of the machine do not."""
+        client, peer = f"https://127.0.0.1:{self.etcd_port}", f"https://127.0.0.1:{self.etcd_peer_port}"
+        cert, key, authority = self._pki("etcd.crt"), self._pki("etcd.key"), self._pki("etcd-ca.crt")
+        return [
+            f"{self.programs}/etcd",
+            "--name=local",
+            f"--data-dir={self.folder}/etcd",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=local={peer}",
+            *(f"--{side}cert-file={cert}" for side in ("", "peer-")),
+            *(f"--{side}key-file={key}" for side in ("", "peer-")),
+            *(f"--{side}trusted-ca-file={authority}" for side in ("", "peer-")),
+            "--client-cert-auth",
+            "--peer-client-cert-auth",
+            "--socket-reuse-port",  # see reserve_port()
+            "--enable-grpc-gateway=false",
+            "--unsafe-no-fsync",  # a cluster that ends with its process need not survive a power cut
+            "--log-level=warn",
+        ]
+
+    def apiserver(self) -> list[str]:
+        """As on a cluster that people use, but for the audit log of everything."""
+        return [
+            f"{self.programs}/kube-apiserver",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            f"--secure-port={self.apiserver_port}",
+            "--permit-port-sharing",  # see reserve_port()
+            # 127.0.0.1 may not stand in the endpoints of the Service `kubernetes`.
+            "--endpoint-reconciler-type=none",
+            f"--service-cluster-ip-range={_SERVICE_RANGE}",
+            f"--etcd-servers=https://127.0.0.1:{self.etcd_port}",
+            f"--etcd-cafile={self._pki('etcd-ca.crt')}",
+            f"--etcd-certfile={self._pki('etcd-client.crt')}",
+            f"--etcd-keyfile={self._pki('etcd-client.key')}",
+            f"--tls-cert-file={self._pki('apiserver.crt')}",
+            f"--tls-private-key-file={self._pki('apiserver.key')}",
+            f"--client-ca-file={self.ca_file}",
+            "--authorization-mode=Node,RBAC",
+            "--anonymous-auth=true",
+            "--allow-privileged=true",
+            "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
+            f"--service-account-issuer={self.issuer}",
+            f"--service-account-jwks-uri={self.url}/openid/v1/jwks",
+            f"--service-account-key-file={self._pki('service-accounts.key')}",
+            f"--service-account-signing-key-file={self._pki('service-accounts.key')}",
+            "--service-account-max-token-expiration=24h",
+            f"--audit-policy-file={self.folder}/audit-policy.json",
+            f"--audit-log-path={self.audit_log}",
+            "--audit-log-maxsize=1024",  # MiB; without it the log would be cut off at 100
+            "--audit-log-maxbackup=1",
+            "--profiling=false",
+            *self.extra_flags,
+        ]
+
+    def controller_manager(self) -> list[str]:
+        """Without it namespaces stay Terminating, nothing is collected, and service accounts are missing."""
+        return [
+            f"{self.programs}/kube-controller-manager",
+            f"--kubeconfig={self.manager_kubeconfig}",
+            "--secure-port=0",  # it serves nothing
+            "--leader-elect=false",
+            "--use-service-account-credentials=true",
+            f"--root-ca-file={self.ca_file}",
+            f"--service-account-private-key-file={self._pki('service-accounts.key')}",
+            f"--cluster-signing-cert-file={self.ca_file}",
+            f"--cluster-signing-key-file={self._pki('ca.key')}",
+            # Nobody else uses this API server: what is deleted is collected at once.
+            "--kube-api-qps=500",
+            "--kube-api-burst=1000",
+            "--concurrent-gc-syncs=20",
+            "--profiling=false",
+        ]
+
+    def _pki(self, name: str) -> Path:
+        return self.folder / "pki" / name

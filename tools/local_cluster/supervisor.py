@@ -1,0 +1,126 @@
+"""A process between the caller and its servers, so that no server outlives the caller, however that ends.
+
+    python supervisor.py PARENT_PID [SCRATCH_FOLDER]
+
+Reads commands from stdin and answers each with one line on stdout, both JSON:
+
+    {"start": name, "argv": [...], "log": path}    -> {"pid": 123}
+    {"stop": name, "grace": seconds}               -> {"code": 0}    SIGTERM, after `grace` SIGKILL
+    {"ask": name}                                  -> {"code": null} running; else its exit code (signal: -9)
+    {"end": true}                                  no answer: everything is killed, and so it ends
+
+It also ends when the parent is gone: stdin ends, or this process has another parent. (Not stdin alone: a
+child that the caller forked may still hold the other end.) At its end it kills every server and removes the
+scratch folder. If the supervisor itself is killed, the kernel kills the servers (PR_SET_PDEATHSIG). That
+alone would not do for the caller: the signal is tied to the *thread* that forked, and removes no folder;
+this process has one thread only. Nothing of this repository is imported here: the process is started by its
+path, and stays small.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PARENT_CHECK_MS = 500
+
+
+def die_with(parent: int) -> Callable[[], None]:
+    """For `preexec_fn`: the kernel kills the new process when the thread of `parent` that forks it ends."""
+
+    def prepare() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the kernel was told
+            os._exit(1)
+
+    return prepare
+
+
+class _Supervisor:
+    def __init__(self) -> None:
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        if name := command.get("start"):
+            return self._start(name, command["argv"], command["log"])
+        if name := command.get("stop"):
+            return self._stop(name, command["grace"])
+        return {"code": self._processes[command["ask"]].poll()}
+
+    def kill_all(self) -> None:
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        for process in self._processes.values():
+            process.wait()
+
+    def _start(self, name: str, argv: list[str], log: str) -> dict[str, Any]:
+        with open(log, "ab") as output:  # noqa: PTH123 - no pathlib: this process is to start quickly
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - this process has no other thread
+            )
+        self._processes[name] = process
+        return {"pid": process.pid}
+
+    def _stop(self, name: str, grace: float) -> dict[str, Any]:
+        process = self._processes[name]
+        process.terminate()
+        try:
+            return {"code": process.wait(grace)}
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return {"code": process.wait()}
+
+
+def _commands(parent: int) -> Iterator[bytes]:
+    """The lines of stdin, until the parent is gone."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    pending = b""
+    while os.getppid() == parent:
+        if not poll.poll(_PARENT_CHECK_MS):
+            continue
+        chunk = os.read(0, 65536)
+        if not chunk:
+            return
+        *lines, pending = (pending + chunk).split(b"\n")
+        yield from lines
+
+
+def main() -> None:
+    """Serve until the parent is gone, or SIGTERM."""
+    # Ctrl-C reaches every process of the terminal; whether to stop is for the parent to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    supervisor = _Supervisor()
+    try:
+        for line in _commands(int(sys.argv[1])):
+            command = json.loads(line)
+            if "end" in command:
+                break
+            try:
+                answer = supervisor.answer(command)
+            except OSError as error:  # a program that cannot be started
+                answer = {"error": str(error)}
+            os.write(1, json.dumps(answer).encode() + b"\n")
+    finally:
+        supervisor.kill_all()
+        for folder in sys.argv[2:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
