@@ -1,0 +1,147 @@
+"""Certificates, which are also secrets and keys, seen by the official clients."""
+
+import base64
+
+import pytest
+from azure.core.exceptions import HttpResponseError
+from azure.keyvault.certificates.aio import CertificateClient as AsyncCertificateClient
+from azure.keyvault.keys.aio import KeyClient as AsyncKeyClient
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import pkcs12
+
+from tests.unit.keyvault_emulator.certificates import PRIVATE, chain, pem
+from tests.unit.keyvault_emulator.scene import CLIENT, VAULT, Scene
+from tools.keyvault_emulator import EmulatorError
+
+
+@pytest.mark.parametrize("form", ["pem", "encrypted pem", "pfx", "pfx with password"])
+@pytest.mark.parametrize("kind", ["EC", "RSA"])
+def test_a_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind: str) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Certificate User")
+    key: PRIVATE = ec.generate_private_key(ec.SECP384R1()) if kind == "EC" else rsa.generate_private_key(65537, 2048)
+    leaf, ca = chain(key)
+    password = "swordfish" if form in ("encrypted pem", "pfx with password") else None
+    if "pem" in form:
+        data = pem(key, (leaf, ca), password.encode() if password else None)
+    else:
+        protection = (
+            serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
+        )
+        data = pkcs12.serialize_key_and_certificates(b"web", key, leaf, [ca], protection)
+    version = scene.emulator.import_certificate(VAULT, "web", data, password=password)
+    der = leaf.public_bytes(serialization.Encoding.DER)
+
+    with scene.certificates() as client:
+        certificate = client.get_certificate("web")
+        assert bytes(certificate.cer or b"") == der
+        assert certificate.secret_id == f"https://{VAULT}.vault.azure.net/secrets/web/{version}"
+        assert certificate.key_id == f"https://{VAULT}.vault.azure.net/keys/web/{version}"
+        assert certificate.properties is not None
+        assert certificate.policy is not None
+        assert certificate.properties.x509_thumbprint == leaf.fingerprint(hashes.SHA1())  # noqa: S303
+        assert certificate.policy.content_type == (
+            "application/x-pem-file" if "pem" in form else "application/x-pkcs12"
+        )
+        assert client.get_certificate_policy("web").key_type == kind
+        assert [each.name for each in client.list_properties_of_certificates()] == ["web"]
+        assert [each.version for each in client.list_properties_of_certificate_versions("web")] == [version]
+        assert client.get_certificate_version("web", version).name == "web"
+
+    with scene.secrets() as secrets:
+        secret = secrets.get_secret("web")
+        assert secret.properties.version == version
+        assert secret.properties.managed is True
+        assert secret.properties.key_id == certificate.key_id
+        assert secret.properties.expires_on == leaf.not_valid_after_utc
+        assert [(each.name, each.managed) for each in secrets.list_properties_of_secrets()] == [("web", True)]
+        value = secret.value or ""
+        if "pem" in form:
+            assert secret.properties.content_type == "application/x-pem-file"
+            private = serialization.load_pem_private_key(value.encode(), None)
+            assert x509.load_pem_x509_certificates(value.encode()) == [leaf, ca]
+        else:
+            assert secret.properties.content_type == "application/x-pkcs12"
+            opened = pkcs12.load_pkcs12(base64.b64decode(value), None)
+            assert opened.key is not None
+            private = opened.key
+            assert [each.certificate for each in opened.additional_certs] == [ca]
+        assert private.public_key() == key.public_key()
+
+    with scene.keys() as keys:
+        jwk = keys.get_key("web")
+        assert jwk.properties.managed is True
+        assert jwk.key_type == kind
+        members = vars(jwk.key)
+        if isinstance(key, rsa.RSAPrivateKey):
+            assert int.from_bytes(members["n"], "big") == key.public_key().public_numbers().n
+        else:
+            x = key.public_key().public_numbers().x.to_bytes(48, "big")
+            assert (members["crv"], members["x"]) == ("P-384", x)
+        assert [each.name for each in keys.list_properties_of_keys()] == ["web"]
+        assert [each.version for each in keys.list_properties_of_key_versions("web")] == [version]
+
+
+def test_a_disabled_certificate_keeps_its_public_half(scene: Scene) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Certificate User")
+    key = ec.generate_private_key(ec.SECP256R1())
+    scene.emulator.import_certificate(VAULT, "web", pem(key, chain(key)))
+    scene.emulator.set_attributes(VAULT, "web", kind="certificates", enabled=False)
+    with scene.certificates() as client:
+        properties = client.get_certificate("web").properties
+        assert properties is not None
+        assert properties.enabled is False
+    with scene.keys() as keys:
+        assert keys.get_key("web").properties.enabled is False
+    with scene.secrets() as secrets, pytest.raises(HttpResponseError, match="disabled secret"):
+        secrets.get_secret("web")
+    with pytest.raises(EmulatorError, match="taken by another kind of object"):
+        scene.emulator.set_secret(VAULT, "web", "x")
+
+
+async def test_certificates_and_keys_with_asyncio(scene: Scene) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Administrator")
+    key = ec.generate_private_key(ec.SECP256R1())
+    for _ in range(2):
+        scene.emulator.import_certificate(VAULT, "web", pem(key, chain(key)))
+    for kty in ("RSA", "EC"):
+        scene.emulator.create_key(VAULT, f"sign-{kty}", kty)
+    url = scene.emulator.vault_pattern.format(vault=VAULT)
+    async with scene.async_credential() as credential:
+        async with AsyncCertificateClient(
+            url, credential, verify_challenge_resource=False, **scene.options
+        ) as certificates:
+            assert len([each async for each in certificates.list_properties_of_certificate_versions("web")]) == 2
+            assert (await certificates.get_certificate("web")).cer
+        async with AsyncKeyClient(url, credential, verify_challenge_resource=False, **scene.options) as keys:
+            assert [each.name async for each in keys.list_properties_of_keys()] == [
+                "sign-EC",
+                "sign-RSA",
+                "web",
+            ]
+            assert (await keys.get_key("sign-EC")).key_type == "EC"
+            assert (await keys.get_key("sign-RSA")).properties.managed is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"rubbish", "neither PEM nor a PFX"),
+        (b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "holds no certificate"),
+    ],
+)
+def test_what_is_no_certificate_is_refused(scene: Scene, data: bytes, message: str) -> None:
+    with pytest.raises(EmulatorError, match=message):
+        scene.emulator.import_certificate(VAULT, "web", data)
+
+
+def test_a_certificate_needs_its_own_key(scene: Scene) -> None:
+    key, other = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    leaf, _ = chain(key)
+    with pytest.raises(EmulatorError, match="no certificate belongs to the private key"):
+        scene.emulator.import_certificate(VAULT, "web", pem(other, (leaf,)))
+    with pytest.raises(EmulatorError, match="holds no private key"):
+        scene.emulator.import_certificate(VAULT, "web", leaf.public_bytes(serialization.Encoding.PEM))
+    with pytest.raises(EmulatorError, match=r"\(password\?\)"):
+        scene.emulator.import_certificate(VAULT, "web", pem(key, (leaf,), b"swordfish"), password="guess")

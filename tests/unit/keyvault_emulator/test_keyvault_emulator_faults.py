@@ -1,0 +1,192 @@
+"""What goes wrong on purpose, seen by the official client and by aiohttp."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
+
+from tests.unit.keyvault_emulator.scene import CLIENT, VAULT, Scene
+from tools.keyvault_emulator import EmulatorError
+
+PIN = f"/{VAULT}/secrets/pin?api-version=7.4"
+
+
+@pytest.fixture
+def stocked(scene: Scene) -> Scene:
+    scene.emulator.assign_role(CLIENT, VAULT)
+    scene.emulator.set_secret(VAULT, "pin", "1234")
+    return scene
+
+
+@pytest.fixture
+async def session(stocked: Scene) -> AsyncIterator[aiohttp.ClientSession]:
+    context = ssl.create_default_context(cafile=stocked.emulator.ca_file)
+    token = await asyncio.to_thread(stocked.access_token)
+    async with aiohttp.ClientSession(
+        stocked.emulator.url,
+        connector=aiohttp.TCPConnector(ssl=context),
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=aiohttp.ClientTimeout(total=5),
+    ) as session:
+        yield session
+
+
+def test_cut_off_refuses_connections_and_restore_ends_that(stocked: Scene) -> None:
+    with stocked.secrets() as client:
+        assert client.get_secret("pin").value == "1234"
+        stocked.emulator.cut_off()
+        stocked.emulator.cut_off()
+        with pytest.raises((ServiceRequestError, ServiceResponseError)):
+            client.get_secret("pin")  # on the connection that was open
+        with pytest.raises(ServiceRequestError, match="refused"):
+            client.get_secret("pin")
+        stocked.emulator.set_secret(VAULT, "pin", "5678")
+        stocked.emulator.restore()
+        stocked.emulator.restore()
+        assert client.get_secret("pin").value == "5678"
+    assert stocked.emulator.counters()[f"{VAULT}/secrets.get/200"] == 2
+
+
+async def test_the_port_is_kept_while_it_is_cut_off(stocked: Scene, session: aiohttp.ClientSession) -> None:
+    stocked.emulator.cut_off()
+    for _ in range(3):
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await session.get(PIN)
+    stocked.emulator.heal()
+    async with session.get(PIN) as response:
+        assert response.status == 200
+
+
+async def test_delays_are_as_specific_as_they_were_asked_for(stocked: Scene, session: aiohttp.ClientSession) -> None:
+    async def seconds(path: str) -> float:
+        start = time.monotonic()
+        async with session.get(path) as response:
+            assert response.status == 200
+            await response.read()
+        return time.monotonic() - start
+
+    await seconds(PIN)
+    stocked.emulator.delay(0.3, "secrets.get")
+    assert await seconds(PIN) >= 0.3
+    assert await seconds(f"/{VAULT}/secrets?api-version=7.4") < 0.3
+    stocked.emulator.delay(0.0, "secrets.get", where=VAULT)
+    assert await seconds(PIN) < 0.3
+    stocked.emulator.delay(0.3)
+    assert await seconds(f"/{VAULT}/secrets?api-version=7.4") >= 0.3
+    stocked.emulator.heal()
+    assert await seconds(f"/{VAULT}/secrets?api-version=7.4") < 0.3
+
+
+@pytest.mark.parametrize("retry_after", [7, None])
+async def test_a_throttled_vault_answers_429(
+    stocked: Scene, session: aiohttp.ClientSession, retry_after: int | None
+) -> None:
+    stocked.emulator.throttle(VAULT, 3, retry_after)
+    for status in (200, 200, 200, 429):
+        async with session.get(PIN) as response:
+            assert response.status == status
+    assert response.headers.get("Retry-After") == (str(retry_after) if retry_after else None)
+    async with session.get(PIN) as response:
+        body = await response.json()
+    assert body["error"]["code"] == "Throttled"
+    assert stocked.emulator.counters()[f"{VAULT}/secrets.get/429"] == 2
+    stocked.emulator.throttle(VAULT, 100)
+    async with session.get(PIN) as response:
+        assert response.status == 200
+
+
+async def test_broken_answers_match_where_what_and_how_often(stocked: Scene, session: aiohttp.ClientSession) -> None:
+    async def status(path: str = PIN) -> int:
+        async with session.get(path) as response:
+            return response.status
+
+    stocked.emulator.fail(503, operation="secrets.get", times=2)
+    assert [await status() for _ in range(3)] == [503, 503, 200]
+    stocked.emulator.fail(500, where="other-vault")
+    assert await status() == 200
+    stocked.emulator.fail(500, where=VAULT)
+    stocked.emulator.fail(418, where=VAULT, operation="secrets.list", body="short and stout")
+    assert await status() == 500
+    async with session.get(f"/{VAULT}/secrets?api-version=7.4") as response:
+        assert (response.status, await response.text()) == (418, "short and stout")
+    stocked.emulator.fail(302, headers={"Location": "https://elsewhere.invalid/"})
+    async with session.get(PIN, allow_redirects=False) as response:
+        assert (response.status, response.headers["Location"]) == (302, "https://elsewhere.invalid/")
+    stocked.emulator.heal()
+    assert await status() == 200
+
+
+async def test_connections_break_in_every_way(stocked: Scene, session: aiohttp.ClientSession) -> None:
+    async def read(seconds: float = 5) -> bytes:
+        async with session.get(PIN, timeout=aiohttp.ClientTimeout(total=seconds)) as response:
+            return await response.read()
+
+    stocked.emulator.fail(where=VAULT, kind="drop", times=2)  # aiohttp tries once more by itself
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await read()
+    stocked.emulator.fail(200, where=VAULT, kind="reset", times=1, body='{"value": "half"}')
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await read()
+    stocked.emulator.fail(where=VAULT, kind="hang", times=1, seconds=30)
+    with pytest.raises(TimeoutError):
+        await read(0.3)
+    stocked.emulator.fail(200, where=VAULT, kind="drip", body="abcd", times=1, seconds=0.1)
+    start = time.monotonic()
+    assert await read() == b"abcd"
+    assert time.monotonic() - start >= 0.4
+    stocked.emulator.fail(200, where=VAULT, kind="drip", times=1, seconds=1, body="abcd")
+    with pytest.raises(TimeoutError):
+        await read(0.3)
+    stocked.emulator.fail(where=VAULT, kind="garbage", times=1)
+    with pytest.raises(UnicodeDecodeError):
+        (await read()).decode()
+    stocked.emulator.fail(where=VAULT, kind="huge", times=1, size=1_000_000)
+    assert len(await read()) == 1_000_013
+    assert b"1234" in await read()
+    counters = stocked.emulator.counters()
+    assert counters[f"{VAULT}/secrets.get/drop"] == 2
+    for kind in ("reset", "hang", "garbage", "huge"):
+        assert counters[f"{VAULT}/secrets.get/{kind}"] == 1
+    assert counters[f"{VAULT}/secrets.get/200"] == 3
+
+
+def test_entra_breaks_apart_from_the_vaults(stocked: Scene) -> None:
+    stocked.emulator.fail(500, where="entra")
+    with stocked.credential() as credential, pytest.raises((ClientAuthenticationError, HttpResponseError)):
+        credential.get_token("https://vault.azure.net/.default")
+    assert stocked.emulator.counters()["entra/token/500"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("flaw", "words"),
+    [("expired", "expired"), ("unknown-ca", "unable to get"), ("wrong-name", "mismatch")],
+)
+async def test_a_flawed_certificate_is_noticed(
+    stocked: Scene, session: aiohttp.ClientSession, flaw: str, words: str
+) -> None:
+    async with session.get(PIN) as response:
+        assert response.status == 200
+    stocked.emulator.certificate_flaw(flaw)  # type: ignore[arg-type]
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await session.get(PIN)  # on the connection that was open
+    with pytest.raises(aiohttp.ClientConnectorCertificateError, match=words):
+        await session.get(PIN)
+    stocked.emulator.heal()
+    async with session.get(PIN) as response:
+        assert response.status == 200
+
+
+def test_a_fault_that_does_not_exist_is_refused(scene: Scene) -> None:
+    with pytest.raises(EmulatorError, match=r"Invalid enum value 'explode' - at `\$.kind`"):
+        scene.emulator.fail(kind="explode")  # type: ignore[arg-type]
+    with pytest.raises(EmulatorError, match="'nowhere' does not exist"):
+        scene.emulator.throttle("nowhere", 1)

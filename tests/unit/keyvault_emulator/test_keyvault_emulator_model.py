@@ -1,0 +1,101 @@
+"""The parts that need no process: addresses, limits, and what repr shows."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.keyvault_emulator.access import ROLES
+from tools.keyvault_emulator.faults import WINDOW, Limiter
+from tools.keyvault_emulator.routes import ENTRA, Route, parse
+from tools.keyvault_emulator.state import Role, Version, World, dump, load
+
+LOCAL = "127.0.0.1:8443"
+OWN = "shop.vault.azure.net:443"
+
+
+@pytest.mark.parametrize(
+    ("method", "host", "path", "route"),
+    [
+        ("GET", LOCAL, "/shop/secrets", Route("shop", "secrets.list", base="/shop")),
+        ("GET", LOCAL, "/shop/secrets/", Route("shop", "secrets.list", base="/shop")),
+        ("GET", LOCAL, "/shop/secrets/pin/", Route("shop", "secrets.get", name="pin", base="/shop")),
+        (
+            "GET",
+            LOCAL,
+            "/shop/keys/pin/v1",
+            Route("shop", "keys.get", name="pin", version="v1", base="/shop"),
+        ),
+        (
+            "GET",
+            LOCAL,
+            "/secrets/secrets/secrets",
+            Route("secrets", "secrets.get", name="secrets", base="/secrets"),
+        ),
+        ("GET", OWN, "/secrets/pin", Route("shop", "secrets.get", name="pin")),
+        ("GET", OWN, "/keys/pin/versions", Route("shop", "keys.versions", name="pin")),
+        ("GET", "SHOP.vault.usgovcloudapi.net", "/secrets", Route("shop", "secrets.list")),
+        ("GET", OWN, "/certificates/web/policy", Route("shop", "certificates.policy", name="web")),
+        ("GET", LOCAL, "/t/v2.0/.well-known/openid-configuration", Route(ENTRA, "discovery", tenant="t")),
+        ("GET", LOCAL, "/t/.well-known/openid-configuration", Route(ENTRA, "discovery", tenant="t")),
+        ("GET", LOCAL, "/t/discovery/v2.0/keys", Route(ENTRA, "keys", tenant="t")),
+        ("GET", LOCAL, "/common/discovery/instance", Route(ENTRA, "instance")),
+        ("POST", LOCAL, "/t/oauth2/v2.0/token", Route(ENTRA, "token", tenant="t")),
+        ("GET", LOCAL, "/t/oauth2/v2.0/token", None),
+        ("PUT", LOCAL, "/shop/secrets/pin", None),
+        ("DELETE", OWN, "/secrets/pin", None),
+        ("GET", OWN, "/shop/secrets/pin/v1", None),
+        ("GET", LOCAL, "/shop/secrets/pin/policy/x", None),
+        ("GET", LOCAL, "/", None),
+        ("GET", LOCAL, "/shop", None),
+    ],
+)
+def test_addresses(method: str, host: str, path: str, route: Route | None) -> None:
+    assert parse(method, host, path) == route
+
+
+@given(st.text(), st.text())
+def test_no_address_breaks_the_parser(host: str, path: str) -> None:
+    parse("GET", host, path)
+
+
+@given(st.lists(st.floats(0, 30), max_size=60), st.integers(1, 8))
+def test_no_window_holds_more_than_the_limit(moments: list[float], limit: int) -> None:
+    limiter = Limiter(limit)
+    admitted = [moment for moment in sorted(moments) if limiter.admit(moment) is None]
+    for start in admitted:
+        assert len([each for each in admitted if 0 <= each - start < WINDOW]) <= limit
+    refused = len(moments) - len(admitted)
+    assert refused == 0 or len(admitted) >= limit
+
+
+def test_calls_that_were_refused_do_not_count() -> None:
+    limiter = Limiter(2, retry_after=None)
+    assert [limiter.admit(moment) is None for moment in (0, 1, 2, 9.99, 10, 10.5, 11)] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_every_role_that_a_state_file_may_name_is_known() -> None:
+    assert tuple(ROLES) == get_args(Role)
+
+
+def test_repr_hides_the_value() -> None:
+    assert "canary" not in repr(Version(value="canary"))
+
+
+def test_a_dump_loads_again() -> None:
+    world = load("vaults: {A: {tenant: t, secrets: {Pin: {versions: [{value: '1', id: abc}]}}}}", Path())
+    again = load(dump(world), Path())
+    assert again == world
+    assert isinstance(again, World)
+    assert again.vaults["a"].secrets["pin"].name == "Pin"
+    assert again.vaults["a"].url("secrets", "Pin", "abc") == "https://A.vault.azure.net/secrets/Pin/abc"

@@ -1,0 +1,271 @@
+"""The emulator as a program: its life, its command line, who may steer it, what it writes down."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import requests
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.unit.keyvault_emulator.certificates import chain, pem
+from tests.unit.keyvault_emulator.scene import CLIENT, TENANT, VAULT, Scene
+from tools.keyvault_emulator import Emulator, EmulatorError
+
+ROOT = Path(__file__).parents[3]
+CANARY = "canary-2f1a9c"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tools.keyvault_emulator", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def test_it_starts_quickly_and_keeps_everything_over_a_restart(tmp_path: Path) -> None:
+    start = time.monotonic()
+    with Emulator(tmp_path / "emulator") as emulator:
+        assert time.monotonic() - start < 5  # under 1.5 s when nothing else runs
+        emulator.add_vault(VAULT, TENANT)
+        emulator.add_identity(CLIENT, TENANT)
+        version = emulator.set_secret(VAULT, "pin", "1", expires=datetime(2099, 1, 1, tzinfo=UTC))
+        key = ec.generate_private_key(ec.SECP256R1())
+        emulator.import_certificate(VAULT, "web", pem(key, chain(key)))
+        emulator.delete_secret(VAULT, "web", kind="certificates")
+        before = json.loads(emulator.call("dump"))
+        url, ca = emulator.url, emulator.ca_file.read_bytes()
+        emulator.fail(503)
+        emulator.restart()
+        assert (emulator.url, emulator.ca_file.read_bytes()) == (url, ca)
+        assert json.loads(emulator.call("dump")) == before
+        assert before["vaults"][VAULT]["secrets"]["pin"]["versions"][0]["id"] == version
+        emulator.kill()
+        emulator.start()
+        assert json.loads(emulator.call("dump")) == before
+
+
+def test_it_dies_with_its_parent_even_if_that_is_killed(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import pathlib, time
+        from tools.keyvault_emulator import Emulator
+        with Emulator(pathlib.Path({str(tmp_path)!r})) as emulator:
+            print(emulator._process.pid, emulator.url.rpartition(":")[2], flush=True)
+            time.sleep(60)
+        """
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout:
+        pid, port = map(int, parent.stdout.readline().split())
+    socket.create_connection(("127.0.0.1", port), 5).close()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+
+    def gone() -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
+
+    deadline = time.monotonic() + 10
+    while not gone() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if not gone():
+        os.kill(pid, signal.SIGKILL)
+        pytest.fail("the emulator outlived its parent")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 5)
+
+
+def test_only_who_knows_the_key_steers_it(scene: Scene) -> None:
+    connection = json.loads((scene.emulator.directory / "connection.json").read_text())
+    url, ca = f"{connection['control']}/control/counters", str(scene.emulator.ca_file)
+    assert requests.post(url, verify=ca, timeout=5).status_code == 401
+    wrong = {"Authorization": f"Bearer {connection['key'][:-1]}"}
+    assert requests.post(url, headers=wrong, verify=ca, timeout=5).status_code == 401
+    right = {"Authorization": f"Bearer {connection['key']}"}
+    assert requests.post(url, headers=right, verify=ca, timeout=5).json() == {"result": {}}
+    assert (
+        requests.post(f"{scene.emulator.url}/control/counters", headers=right, verify=ca, timeout=5).status_code == 404
+    )
+    for name in ("connection.json", "ca.key", "entra.key", "server.pem"):
+        assert (scene.emulator.directory / name).stat().st_mode & 0o077 == 0, name
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "message"),
+    [
+        ("explode", {}, "'explode' is no verb; there are add_identity, add_tenant"),
+        ("set_secret", {"vault": VAULT}, "missing required field `name`"),
+        ("cut_off", {"now": True}, "unknown field `now`"),
+        ("set_secret", {"vault": "none", "name": "a", "value": "b"}, f"vault: 'none' does not exist; known: {VAULT}"),
+        ("set_secret", {"vault": VAULT, "name": "a_b", "value": "b"}, "name: 'a_b' is no name for Key Vault"),
+        ("federate", {"client_id": "none", "issuer": "a", "subject": "b"}, "client_id: 'none' does not exist"),
+        ("set_attributes", {"vault": VAULT, "name": "a"}, "has no secret named 'a'"),
+        ("delete", {"vault": VAULT, "name": "a"}, "has no secret 'a'"),
+        ("import_certificate", {"vault": VAULT, "name": "a", "data": "%"}, "data: is not base64"),
+        ("add_vault", {"name": VAULT, "tenant": "other"}, f"name: '{VAULT}' exists in tenant {TENANT}"),
+        ("add_identity", {"client_id": CLIENT, "tenant": "other"}, f"{CLIENT} exists in tenant {TENANT}"),
+        ("create_key", {"vault": VAULT, "name": "a", "kty": "oct"}, "kty: 'oct' is not known"),
+        ("load", {"text": "vaults: 1"}, "Expected `object`, got `int` - at `$.vaults`"),
+    ],
+)
+def test_control_calls_name_what_is_wrong(scene: Scene, verb: str, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(EmulatorError) as refused:
+        scene.emulator.call(verb, **arguments)
+    assert message in str(refused.value)
+
+
+def test_a_time_needs_its_zone(scene: Scene) -> None:
+    with pytest.raises(EmulatorError, match="has no time zone"):
+        scene.emulator.set_secret(VAULT, "a", "b", expires=datetime(2099, 1, 1))  # noqa: DTZ001
+
+
+def test_a_version_that_is_not_there_is_named_with_those_that_are(scene: Scene) -> None:
+    version = scene.emulator.set_secret(VAULT, "pin", "1")
+    with pytest.raises(EmulatorError, match=f"'pin' has no version 'other'; it has {version}"):
+        scene.emulator.disable_secret(VAULT, "pin", "other")
+
+
+def test_values_are_not_written_down(scene: Scene) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT)
+    scene.emulator.set_secret(VAULT, "pin", CANARY)
+    scene.emulator.set_secret(VAULT, "pin", CANARY, enabled=False)
+    with pytest.raises(EmulatorError) as refused:
+        scene.emulator.call("set_secret", vault=VAULT, name="pin", value=CANARY, enabled=CANARY[:6])
+    with scene.secrets() as client:
+        assert [each.name for each in client.list_properties_of_secrets()] == ["pin"]
+    scene.emulator.restart()
+    assert CANARY not in str(refused.value)
+    for file in scene.emulator.directory.iterdir():
+        assert CANARY.encode() not in file.read_bytes(), file
+    assert "set_secret" in (scene.emulator.directory / "emulator.log").read_text()
+
+
+def test_a_failed_start_shows_the_end_of_the_log(tmp_path: Path) -> None:
+    (tmp_path / "entra.key").write_text("rubbish")
+    with pytest.raises(EmulatorError, match=r"did not start(.|\n)*entra\.key"), Emulator(tmp_path):
+        pass
+
+
+def test_help_teaches() -> None:
+    shown = run("--help")
+    assert shown.returncode == 0
+    for word in ("--state", "a state file (YAML or JSON)", "Authorization: Bearer", "exit codes"):
+        assert word in shown.stdout
+
+
+def test_a_state_file_makes_a_world_and_its_files_are_found_beside_it(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "web.pem").write_bytes(pem(key, chain(key)))
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----")
+    state = tmp_path / "state.yaml"
+    state.write_text(
+        f"""
+issuers:
+  https://127.0.0.1:6443: {{caFile: ca.pem}}
+identities:
+  {CLIENT.upper()}:
+    tenant: {TENANT}
+    federated: [{{issuer: "https://127.0.0.1:6443", subject: "system:serviceaccount:shop:shop"}}]
+    roles: {{{VAULT}: [Key Vault Secrets User]}}
+vaults:
+  {VAULT}:
+    tenant: {TENANT}
+    secrets: {{db-password: {{versions: [{{value: old}}, {{value: new}}]}}}}
+    certificates: {{web: {{versions: [{{file: web.pem}}]}}}}
+"""
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tools.keyvault_emulator", "--state", str(state), "--directory", str(tmp_path / "d")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        with process.stdout:
+            connection = json.loads(process.stdout.readline())
+        assert "key" not in connection
+        secret = json.loads((tmp_path / "d" / "connection.json").read_text())["key"]
+        answer = requests.post(
+            f"{connection['control']}/control/dump",
+            headers={"Authorization": f"Bearer {secret}"},
+            verify=connection["ca"],
+            timeout=5,
+        ).json()
+        vault = json.loads(answer["result"])["vaults"][VAULT]
+        assert [each["value"] for each in vault["secrets"]["db-password"]["versions"]] == ["old", "new"]
+        assert vault["certificates"]["web"]["versions"][0]["jwk"]["kty"] == "EC"
+        taken = run("--port", connection["url"].rpartition(":")[2])
+        assert (taken.returncode, "is in use" in taken.stderr) == (2, True)
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vaults: {a: {}}", "missing required field `tenant` - at `$.vaults[...]`"),
+        ("vaults: {a: {tenant: t, secret: {}}}", "unknown field `secret`"),
+        ("vaults: [", "the state cannot be read"),
+        (
+            "vaults: {a: {tenant: t, certificates: {web: {versions: [{}]}}}}",
+            "vaults.a.certificates.web: a version needs",
+        ),
+        (
+            "vaults: {a: {tenant: t, certificates: {w: {versions: [{file: no.pem}]}}}}",
+            "no.pem: cannot be read",
+        ),
+        (
+            "identities: {a: {tenant: t, roles: {v: [Boss]}}}",
+            "Invalid enum value 'Boss' - at `$.identities[...].roles",
+        ),
+        (
+            "vaults: {a: {tenant: t, secrets: {a_b: {versions: [{value: x}]}}}}",
+            "'a_b' is no name for Key Vault",
+        ),
+    ],
+)
+def test_a_bad_state_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    state = tmp_path / "state.yaml"
+    state.write_text(text)
+    refused = run("--state", str(state))
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
+    for arguments, message in [
+        (["--state", str(tmp_path / "none")], "No such file"),
+        (["--port", "70000"], "from 0 to 65535"),
+        (["--explode"], "unrecognized"),
+    ]:
+        refused = run(*arguments)
+        assert (refused.returncode, message in refused.stderr) == (2, True), refused.stderr
+    unusable = run("--address", "203.0.113.1", "--directory", str(tmp_path))
+    assert unusable.returncode == 1
+    assert "cannot listen on 203.0.113.1" in unusable.stderr
+
+
+def test_the_front_runs_it_from_anywhere(tmp_path: Path) -> None:
+    front = ROOT / "tools" / "keyvault-emulator"
+    assert os.access(front, os.X_OK)
+    shown = subprocess.run([front, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (shown.returncode, "usage: keyvault-emulator" in shown.stdout) == (0, True), shown.stderr

@@ -1,0 +1,303 @@
+"""Key Vault's data plane, seen by the official clients and, where they hide something, by plain HTTPS."""
+
+import base64
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import requests
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
+from azure.keyvault.secrets import SecretClient
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.unit.keyvault_emulator.certificates import chain, pem
+from tests.unit.keyvault_emulator.scene import CLIENT, OTHER_TENANT, SCOPE, TENANT, VAULT, Scene
+from tools.keyvault_emulator import EmulatorError
+
+
+def get(scene: Scene, path: str, token: str | None = None, host: str | None = None) -> tuple[int, Any, Any]:
+    """Status, headers and JSON of a plain GET."""
+    headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **({"Host": host} if host else {})}
+    url = scene.emulator.url + path
+    response = requests.get(url, headers=headers, verify=str(scene.emulator.ca_file), timeout=10)
+    return response.status_code, response.headers, response.json()
+
+
+def test_versions_are_listed_by_id_and_the_newest_is_the_last_set(scene: Scene) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT)
+    ids = [scene.emulator.set_secret(VAULT, "pin", str(number)) for number in range(30)]
+    with scene.secrets() as client:
+        listed = [each.version for each in client.list_properties_of_secret_versions("pin")]
+        assert listed == sorted(ids)
+        assert listed != ids
+        assert client.get_secret("pin").value == "29"
+        assert client.get_secret("pin", ids[3]).value == "3"
+        assert list(client.list_properties_of_secret_versions("nothing")) == []
+        pages = list(client.list_properties_of_secrets(max_page_size=1).by_page())
+        assert [[each.name for each in page] for page in pages] == [["pin"]]
+
+
+def test_attributes_have_whole_seconds_and_a_secret_is_served_outside_its_times(scene: Scene) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT)
+    past, future = datetime(2020, 1, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)
+    before = int(time.time())
+    scene.emulator.set_secret(VAULT, "old", "x", not_before=past, expires=past, tags={"team": "shop"})
+    scene.emulator.set_secret(VAULT, "early", "y", not_before=future, expires=future)
+    with scene.secrets() as client:
+        old = client.get_secret("old")
+        assert (old.value, old.properties.expires_on, old.properties.not_before) == ("x", past, past)
+        assert old.properties.tags == {"team": "shop"}
+        assert old.properties.recovery_level == "Recoverable+Purgeable"
+        assert old.properties.created_on is not None
+        assert old.properties.created_on.microsecond == 0
+        assert before <= old.properties.created_on.timestamp() <= time.time()
+        assert client.get_secret("early").value == "y"
+        listed = {each.name: each for each in client.list_properties_of_secrets()}
+        assert (listed["early"].not_before, listed["early"].enabled) == (future, True)
+
+        scene.emulator.set_clock(3600)
+        scene.emulator.set_attributes(VAULT, "old", expires=future)
+        changed = client.get_secret("old").properties
+        assert changed.expires_on == future
+        assert changed.updated_on is not None
+        assert changed.updated_on - old.properties.created_on >= timedelta(seconds=3600)
+        assert changed.created_on == old.properties.created_on
+        scene.emulator.set_attributes(VAULT, "old", updated=past, created=past)
+        assert client.get_secret("old").properties.updated_on == past
+
+
+def test_a_disabled_version_is_listed_but_not_served(scene: Scene) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT)
+    first = scene.emulator.set_secret(VAULT, "pin", "1")
+    scene.emulator.set_secret(VAULT, "pin", "2")
+    scene.emulator.disable_secret(VAULT, "pin")
+    with scene.secrets() as client:
+        with pytest.raises(HttpResponseError) as refused:
+            client.get_secret("pin")
+        assert refused.value.status_code == 403
+        assert refused.value.error is not None
+        assert refused.value.error.code == "Forbidden"
+        assert refused.value.error.innererror == {"code": "SecretDisabled"}
+        assert [each.enabled for each in client.list_properties_of_secrets()] == [False]
+        assert client.get_secret("pin", first).value == "1"
+        scene.emulator.enable_secret(VAULT, "pin")
+        assert client.get_secret("pin").value == "2"
+
+
+def test_a_deleted_secret_is_gone_until_it_is_recovered(scene: Scene) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT)
+    version = scene.emulator.set_secret(VAULT, "pin", "1")
+    scene.emulator.delete_secret(VAULT, "pin")
+    with scene.secrets() as client:
+        for wanted in (None, version):
+            with pytest.raises(ResourceNotFoundError) as refused:
+                client.get_secret("pin", wanted)
+            assert refused.value.error is not None
+            assert refused.value.error.code == "SecretNotFound"
+        assert list(client.list_properties_of_secrets()) == []
+        with pytest.raises(EmulatorError, match="recover or purge"):
+            scene.emulator.set_secret(VAULT, "pin", "2")
+        scene.emulator.recover_secret(VAULT, "pin")
+        assert client.get_secret("pin", version).value == "1"
+        scene.emulator.delete_secret(VAULT, "pin")
+        scene.emulator.purge_secret(VAULT, "pin")
+        scene.emulator.set_secret(VAULT, "pin", "3")
+        with pytest.raises(ResourceNotFoundError):
+            client.get_secret("pin", version)
+    with pytest.raises(EmulatorError, match="no deleted secret 'pin'"):
+        scene.emulator.recover_secret(VAULT, "pin")
+
+
+def test_what_is_not_there_or_badly_asked_is_refused_as_key_vault_does(scene: Scene) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Administrator")
+    scene.emulator.set_secret(VAULT, "pin", "1")
+    token = scene.access_token()
+    version = "?api-version=2025-07-01"
+    for path, status, code in [
+        (f"/{VAULT}/secrets/none{version}", 404, "SecretNotFound"),
+        (f"/{VAULT}/secrets/pin/{'0' * 32}{version}", 404, "SecretNotFound"),
+        (f"/{VAULT}/certificates/pin{version}", 404, "CertificateNotFound"),
+        (f"/{VAULT}/keys/pin{version}", 404, "KeyNotFound"),
+        (f"/{VAULT}/secrets/under_score{version}", 400, "BadParameter"),
+        (f"/{VAULT}/secrets/pin", 400, "BadParameter"),
+        (f"/{VAULT}/secrets{version}&maxresults=26", 400, "BadParameter"),
+        (f"/{VAULT}/secrets{version}&maxresults=no", 400, "BadParameter"),
+        (f"/{VAULT}/secrets{version}&$skiptoken=no", 400, "BadParameter"),
+        (f"/none/secrets/pin{version}", 404, "VaultNotFound"),
+        (f"/{VAULT}/elsewhere{version}", 404, "NotFound"),
+    ]:
+        got, _, body = get(scene, path, token)
+        assert (path, got, body["error"]["code"]) == (path, status, code)
+
+
+def test_a_vault_answers_under_its_own_host_and_links_to_the_address_that_was_asked(scene: Scene) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT)
+    for number in range(26):
+        scene.emulator.set_secret(VAULT, f"s{number:02}", str(number))
+    token, host = scene.access_token(), f"{VAULT}.vault.azure.net"
+    status, headers, body = get(scene, "/secrets?api-version=7.4", token, host)
+    assert status == 200
+    assert body["nextLink"].startswith(f"https://{host}/secrets?api-version=7.4&%24skiptoken=")
+    assert headers["x-ms-request-id"]
+    assert get(scene, "/secrets/s03/?api-version=7.4", token, host)[2]["value"] == "3"
+    _, _, body = get(scene, f"/{VAULT}/secrets?api-version=7.4", token)
+    assert body["nextLink"].startswith(f"{scene.emulator.url}/{VAULT}/secrets?")
+    _, headers, body = get(scene, "/secrets?api-version=7.4", host=host)
+    assert headers["WWW-Authenticate"] == (
+        f'Bearer authorization="https://{host}/{TENANT}", resource="https://vault.azure.net"'
+    )
+
+
+def test_a_token_that_is_not_for_this_vault_is_refused(scene: Scene) -> None:
+    scene.emulator.assign_role(CLIENT, VAULT)
+    scene.emulator.add_vault("far-vault", OTHER_TENANT)
+    scene.emulator.add_vault("gov-vault", TENANT, suffix="vault.usgovcloudapi.net")
+    scene.emulator.set_secret(VAULT, "pin", "1")
+    scene.emulator.set_token_lifetime(600)
+    good = scene.access_token()
+    pin = f"/{VAULT}/secrets/pin?api-version=7.4"
+
+    def refusal(path: str, token: str | None) -> str:
+        status, headers, body = get(scene, path, token)
+        assert status == 401
+        assert headers["WWW-Authenticate"].startswith(f'Bearer authorization="{scene.emulator.url}/')
+        assert body["error"]["code"] == "Unauthorized"
+        return str(body["error"]["message"])
+
+    assert refusal(pin, None).startswith("AKV10000: ")
+    assert refusal(pin, scene.access_token("https://management.azure.com/.default")) == (
+        "AKV10022: Invalid audience. Expected https://vault.azure.net, found: https://management.azure.com."
+    )
+    assert refusal("/gov-vault/secrets/pin", good).startswith(
+        "AKV10022: Invalid audience. Expected https://vault.usgovcloudapi.net, "
+    )
+    foreign = refusal("/far-vault/secrets/pin", good)
+    assert foreign.startswith(f"AKV10032: Invalid issuer. Expected one of https://sts.windows.net/{OTHER_TENANT}/, ")
+    assert foreign.endswith(f"found https://sts.windows.net/{TENANT}/.")
+    head, body, signature = good.split(".")
+    forged = json.loads(base64.urlsafe_b64decode(body + "==")) | {"appid": "someone else"}
+    swapped = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode().rstrip("=")
+    assert refusal(pin, f"{head}.{swapped}.{signature}") == "Error validating token: IDX10511"
+    assert refusal(pin, "not.a.token") == "Error validating token: IDX12741"
+    assert refusal(pin, scene.issuer.token()).startswith("AKV10046: ")
+    assert get(scene, pin, good)[0] == 200
+    scene.emulator.set_clock(600 + 300 - 5)
+    assert get(scene, pin, good)[0] == 200
+    scene.emulator.set_clock(600 + 300 + 5)
+    assert refusal(pin, good) == "Error validating token: IDX10223"
+    scene.emulator.set_clock(-400)
+    assert refusal(pin, good) == "Error validating token: IDX10222"
+    scene.emulator.set_clock(0)
+    scene.emulator.roll_signing_key()
+    assert refusal(pin, good).startswith("AKV10046: ")
+    assert get(scene, pin, scene.access_token())[0] == 200
+
+
+def test_roles_allow_what_they_do_in_azure(scene: Scene) -> None:
+    scene.emulator.set_secret(VAULT, "pin", "1")
+    key = ec.generate_private_key(ec.SECP256R1())
+    scene.emulator.import_certificate(VAULT, "web", pem(key, chain(key)))
+    token = scene.access_token()
+    operations = [
+        "secrets/pin",
+        "secrets",
+        "secrets/pin/versions",
+        "certificates/web",
+        "certificates",
+        "keys/web",
+        "keys",
+    ]
+
+    def allowed(*roles: str) -> set[str]:
+        for role in roles:
+            scene.emulator.assign_role(CLIENT, VAULT, role)
+        statuses = {each: get(scene, f"/{VAULT}/{each}?api-version=7.4", token)[0] for each in operations}
+        assert set(statuses.values()) <= {200, 403}
+        scene.emulator.revoke_role(CLIENT, VAULT)
+        return {each for each, status in statuses.items() if status == 200}
+
+    metadata = {"secrets", "secrets/pin/versions"}
+    public = {"certificates/web", "certificates", "keys/web", "keys"}
+    assert allowed() == set()
+    assert allowed("Key Vault Secrets User") == metadata | {"secrets/pin"}
+    assert allowed("Key Vault Reader") == metadata | public
+    assert allowed("Key Vault Crypto User") == {"keys/web", "keys"}
+    assert allowed("Key Vault Reader", "Key Vault Secrets User") == set(operations)
+    with pytest.raises(EmulatorError, match="role: 'Boss' is not known; there are Key Vault Secrets User"):
+        scene.emulator.assign_role(CLIENT, VAULT, "Boss")
+
+
+def test_refusals_say_why_in_key_vaults_words(scene: Scene) -> None:
+    scene.emulator.set_secret(VAULT, "pin", "1")
+
+    def refusal(call: str, *arguments: str) -> tuple[str | None, str]:
+        with scene.secrets() as client, pytest.raises(HttpResponseError) as refused:
+            tuple(getattr(client, call)(*arguments))
+        assert refused.value.status_code == 403
+        error = refused.value.error
+        assert error is not None
+        assert error.code == "Forbidden"
+        inner: Any = error.innererror
+        return inner["code"], str(error.message)
+
+    inner, message = refusal("get_secret", "pin")
+    assert inner == "ForbiddenByRbac"
+    assert f"appid={CLIENT};" in message
+    assert "Action: 'Microsoft.KeyVault/vaults/secrets/getSecret/action'" in message
+    assert f"/vaults/{VAULT}/secrets/pin'" in message
+    assert "'Microsoft.KeyVault/vaults/secrets/readMetadata/action'" in refusal("list_properties_of_secrets")[1]
+
+    scene.emulator.assign_role(CLIENT, VAULT)
+    scene.emulator.firewall(VAULT, True)
+    inner, message = refusal("get_secret", "pin")
+    assert inner == "ForbiddenByFirewall"
+    assert "Client address: 127.0.0.1" in message
+    scene.emulator.firewall(VAULT, False)
+
+    scene.emulator.set_policy(CLIENT, VAULT, {"secrets": ["get"]})
+    with scene.secrets() as client:
+        assert client.get_secret("pin").value == "1"
+    inner, message = refusal("list_properties_of_secrets")
+    assert inner == "AccessDenied"
+    assert f"does not have secrets list permission on key vault '{VAULT};" in message
+    with pytest.raises(EmulatorError, match="Invalid enum value 'sign'"):
+        scene.emulator.set_policy(CLIENT, VAULT, {"keys": ["sign"]})  # type: ignore[list-item]
+
+
+def test_an_identity_reads_only_the_vaults_it_was_given(scene: Scene) -> None:
+    scene.emulator.add_vault("second", TENANT)
+    for vault in (VAULT, "second"):
+        scene.emulator.set_secret(vault, "pin", vault)
+    scene.emulator.assign_role(CLIENT, VAULT)
+    with scene.credential() as credential:
+        with scene.secrets(credential=credential) as client:
+            assert client.get_secret("pin").value == VAULT
+        with scene.secrets("second", credential=credential) as client, pytest.raises(HttpResponseError):
+            client.get_secret("pin")
+        scene.emulator.assign_role(CLIENT, "second")
+        with scene.secrets("second", credential=credential) as client:
+            assert client.get_secret("pin").value == "second"
+    by_client = scene.emulator.counters(by_client=True)
+    assert by_client[f"second/secrets.get/403/{CLIENT}"] == 1
+    assert by_client[f"{VAULT}/secrets.get/401/-"] == 1
+
+
+def test_the_official_client_refuses_a_challenge_for_another_host_unless_told(scene: Scene) -> None:
+    with scene.credential() as credential:
+        url = scene.emulator.vault_pattern.format(vault=VAULT)
+        with (
+            SecretClient(url, credential, **scene.options) as client,
+            pytest.raises(ValueError, match="challenge"),
+        ):
+            client.get_secret("pin")
+
+
+def test_a_wrong_tenant_in_the_authority_is_refused_before_the_vault_is_asked(scene: Scene) -> None:
+    scene.emulator.add_tenant(OTHER_TENANT)
+    with (
+        scene.credential(tenant=OTHER_TENANT) as credential,
+        pytest.raises(ClientAuthenticationError, match="AADSTS700016"),
+    ):
+        credential.get_token(SCOPE)

@@ -1,0 +1,154 @@
+"""`tools/keyvault-emulator`: Azure Key Vault and Entra over HTTPS on this machine."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from tools.keyvault_emulator.errors import EmulatorError
+from tools.keyvault_emulator.listener import url_of
+from tools.keyvault_emulator.server import Server
+from tools.keyvault_emulator.state import World, load
+from tools.keyvault_emulator.tls import write_private
+
+DESCRIPTION = """\
+Azure Key Vault and Entra over HTTPS on this machine: what the official clients read (secrets, certificates, keys,
+their versions, with paging, role assignments and real errors), and token exchange with real verification of the
+assertion. Everything is in memory; nothing leaves the machine.
+"""
+
+EPILOG = """\
+addresses, once it runs (the first line on stdout is JSON with them):
+  a vault       https://127.0.0.1:PORT/<vault>     (or the Host header <vault>.vault.azure.net)
+  an authority  https://127.0.0.1:PORT             (tenants are below it)
+  the CA        DIRECTORY/ca.pem
+
+a state file (YAML or JSON):
+  issuers:
+    https://127.0.0.1:6443: {caFile: cluster-ca.pem}
+  identities:
+    00000000-0000-0000-0000-000000000001:
+      tenant: 00000000-0000-0000-0000-00000000000a
+      federated: [{issuer: "https://127.0.0.1:6443", subject: "system:serviceaccount:shop:shop"}]
+      roles: {my-vault: [Key Vault Secrets User]}
+  vaults:
+    my-vault:
+      tenant: 00000000-0000-0000-0000-00000000000a
+      secrets: {db-password: {versions: [{value: old}, {value: new}]}}
+      certificates: {web: {versions: [{file: web.pem}]}}
+
+steering it (every verb, with its arguments, is a method of tools/keyvault_emulator/control.py):
+  key=$(python3 -c 'import json; print(json.load(open("DIRECTORY/connection.json"))["key"])')
+  curl --cacert DIRECTORY/ca.pem -H "Authorization: Bearer $key" https://127.0.0.1:CONTROL_PORT/control/set_secret \\
+       -d '{"vault": "my-vault", "name": "db-password", "value": "newer"}'
+  ... /control/cut_off, restore, delay, throttle, fail, heal, firewall, delete, recover, counters
+
+exit codes: 0 stopped, 1 failed, 2 a wrong argument or state file
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs until it is told to stop; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="keyvault-emulator",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        help="where the CA and Entra's signing key are kept from one start to the next, and where connection.json with "
+        "the addresses and this run's control key is written (default: a new folder below the temporary one)",
+    )
+    parser.add_argument("--state", type=Path, help="what exists at the start, a YAML or JSON file (default: nothing)")
+    parser.add_argument("--address", default="127.0.0.1", help="where to listen (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=0, help="for vaults and Entra (default: a free one)")
+    parser.add_argument("--control-port", type=_port, default=0, help="for the control API (default: a free one)")
+    parser.add_argument(
+        "--until-stdin-closes",
+        action="store_true",
+        help="end when the standard input does, so that it never outlives its parent",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning"],
+        default="info",
+        help="what goes to stderr; info: refusals and control calls (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
+    )
+    try:
+        world = _world(options.state)
+        for port in filter(None, (options.port, options.control_port)):
+            _refuse_taken(options.address, port)
+    except EmulatorError as problem:
+        print(f"keyvault-emulator: {problem}", file=sys.stderr)
+        return 2
+    directory: Path = options.directory or Path(tempfile.mkdtemp(prefix="keyvault-emulator-"))
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        server = Server(world, directory, options.address, options.port, options.control_port)
+        asyncio.run(_serve(server, directory, options.address, options.until_stdin_closes))
+    except (EmulatorError, OSError) as problem:
+        print(f"keyvault-emulator: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(server: Server, directory: Path, address: str, until_stdin_closes: bool) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    if until_stdin_closes:
+        loop.add_reader(sys.stdin, lambda: None if os.read(0, 1024) else stopped.set())
+    await server.control.open()
+    await server.data.open()
+    connection = {
+        "url": url_of(address, server.data.port),
+        "control": url_of(address, server.control.port),
+        "ca": str(server.authority.file),
+        "directory": str(directory),
+    }
+    write_private(directory / "connection.json", json.dumps({**connection, "key": server.key}).encode())
+    print(json.dumps(connection), flush=True)
+    await stopped.wait()
+    await server.data.stop()
+    await server.control.stop()
+
+
+def _world(state: Path | None) -> World:
+    if state is None:
+        return World()
+    try:
+        text = state.read_text()
+    except OSError as problem:
+        raise EmulatorError(f"--state {state}: {problem.strerror}") from problem
+    return load(text, state.resolve().parent)
+
+
+def _refuse_taken(address: str, port: int) -> None:
+    """Two emulators of one user could share a port, and callers would reach either of them."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
+        raise EmulatorError(f"port {port} is in use; choose another one, or 0 for a free one")
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return number
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

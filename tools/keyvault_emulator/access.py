@@ -1,0 +1,93 @@
+"""Who may do what in a vault: role assignments and access policies, and the words in which each is refused."""
+
+from typing import NamedTuple
+
+from tools.keyvault_emulator.errors import Refusal, vault_error
+from tools.keyvault_emulator.state import Allowed, Identity, Kind, Role, Vault
+
+
+class Caller(NamedTuple):
+    """Whom a verified token names."""
+
+    client_id: str
+    object_id: str
+    issuer: str
+
+    def __str__(self) -> str:
+        return f"appid={self.client_id};oid={self.object_id};iss={self.issuer}"
+
+
+class Permission(NamedTuple):
+    """What an operation needs: the data action of role assignments, and the permission of access policies."""
+
+    kind: Kind
+    action: str
+    policy: Allowed
+
+
+PERMISSIONS: dict[str, Permission] = {
+    "secrets.get": Permission("secrets", "getSecret/action", "get"),
+    "secrets.list": Permission("secrets", "readMetadata/action", "list"),
+    "secrets.versions": Permission("secrets", "readMetadata/action", "list"),
+    "certificates.get": Permission("certificates", "read", "get"),
+    "certificates.list": Permission("certificates", "read", "list"),
+    "certificates.versions": Permission("certificates", "read", "list"),
+    "certificates.policy": Permission("certificates", "read", "get"),
+    "keys.get": Permission("keys", "read", "get"),
+    "keys.list": Permission("keys", "read", "list"),
+    "keys.versions": Permission("keys", "read", "list"),
+}
+"""Every operation of the data plane that is emulated."""
+
+_SECRETS = {"secrets/getSecret/action", "secrets/readMetadata/action"}
+_PUBLIC = {"certificates/read", "keys/read"}
+
+ROLES: dict[Role, frozenset[str]] = {
+    "Key Vault Secrets User": frozenset(_SECRETS),
+    "Key Vault Secrets Officer": frozenset(_SECRETS),
+    "Key Vault Reader": frozenset(_PUBLIC | {"secrets/readMetadata/action"}),
+    "Key Vault Certificate User": frozenset(_SECRETS | _PUBLIC),
+    "Key Vault Certificates Officer": frozenset({"certificates/read"}),
+    "Key Vault Crypto User": frozenset({"keys/read"}),
+    "Key Vault Administrator": frozenset(_SECRETS | _PUBLIC),
+}
+"""Azure's built-in roles (learn.microsoft.com/azure/key-vault/general/rbac-guide), as far as PERMISSIONS asks."""
+
+
+def refusal(caller: Caller, identity: Identity | None, vault: Vault, operation: str, name: str) -> Refusal | None:
+    """The 403 for this caller, or None where the vault's roles or policies allow the operation."""
+    need = PERMISSIONS[operation]
+    if vault.rbac:
+        roles = identity.roles.get(vault.name.lower(), []) if identity else []
+        if any(f"{need.kind}/{need.action}" in ROLES[role] for role in roles):
+            return None
+        return _forbidden_by_rbac(caller, vault, need, name)
+    policies = identity.policies.get(vault.name.lower(), {}) if identity else {}
+    if need.policy in policies.get(need.kind, []):
+        return None
+    return vault_error(
+        403,
+        "Forbidden",
+        f"The user, group or application '{caller}' does not have {need.kind} {need.policy} permission on key vault "
+        f"'{vault.name};location={vault.location}'. For help resolving this issue, please see "
+        "https://go.microsoft.com/fwlink/?linkid=2125287",
+        inner="AccessDenied",
+    )
+
+
+def _forbidden_by_rbac(caller: Caller, vault: Vault, need: Permission, name: str) -> Refusal:
+    # The ids of subscription and resource group mean nothing here; they are in the message because Azure's has them.
+    resource = (
+        "/subscriptions/00000000-0000-0000-0000-000000000000/resourcegroups/emulator/providers/microsoft.keyvault"
+        f"/vaults/{vault.name}" + (f"/{need.kind}/{name}" if name else "")
+    )
+    return vault_error(
+        403,
+        "Forbidden",
+        "Caller is not authorized to perform action on resource.\r\n"
+        "If role assignments, deny assignments or role definitions were changed recently, please observe propagation "
+        f"time.\r\nCaller: {caller}\r\nAction: 'Microsoft.KeyVault/vaults/{need.kind}/{need.action}'\r\n"
+        f"Resource: '{resource}'\r\nAssignment: (not found)\r\nDenyAssignmentId: null\r\nDecisionReason: null \r\n"
+        f"Vault: {vault.name};location={vault.location}\r\n",
+        inner="ForbiddenByRbac",
+    )

@@ -1,0 +1,134 @@
+"""What Key Vault makes of an imported certificate: the secret's value, the public certificate, the public key's JWK."""
+
+import base64
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import pkcs12
+
+from tools.keyvault_emulator.errors import EmulatorError
+
+PEM = "application/x-pem-file"
+PFX = "application/x-pkcs12"
+
+CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521", "secp256k1": "P-256K"}
+
+
+class Material(NamedTuple):
+    """One certificate with its private key, as the vault keeps it."""
+
+    value: str
+    """What the secret of the same name answers: PEM text, or a PFX without password in base64."""
+    content_type: str
+    certificate: bytes
+    """The leaf, DER."""
+    not_before: int
+    expires: int
+    jwk: dict[str, str]
+
+
+def parse(data: bytes, password: str | None = None) -> Material:
+    """Reads a PEM (private key and certificates in any order) or a PFX.
+
+    Order and extra certificates are kept as they came, so that a test can make a vault hand out an unusual chain; what
+    was encrypted is stored decrypted, as Key Vault does.
+    """
+    if b"-----BEGIN" in data:
+        return _parse_pem(data, password)
+    return _parse_pfx(data, password)
+
+
+def _parse_pem(data: bytes, password: str | None) -> Material:
+    try:
+        certificates = x509.load_pem_x509_certificates(data)
+    except ValueError as problem:
+        raise EmulatorError(f"data: the PEM holds no certificate that can be read: {problem}") from problem
+    start = data.find(b"-----BEGIN", 0)
+    key_block = b""
+    while start >= 0:
+        end = data.find(b"-----END", start)
+        end = data.find(b"-----", end + 8) + 5
+        block = data[start:end]
+        if b"PRIVATE KEY-----" in block.splitlines()[0]:
+            key_block = block
+            break
+        start = data.find(b"-----BEGIN", end)
+    if not key_block:
+        raise EmulatorError(
+            "data: the PEM holds no private key; a vault keeps a certificate together with its key, so add the key"
+        )
+    try:
+        key = serialization.load_pem_private_key(key_block, password.encode() if password else None)
+    except (TypeError, ValueError) as problem:
+        raise EmulatorError(f"data: the private key of the PEM cannot be read (password?): {problem}") from problem
+    text = data
+    if password:
+        plain = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        text = data.replace(key_block, plain.strip())
+    return _material(text.decode(), PEM, key.public_key(), certificates)
+
+
+def _parse_pfx(data: bytes, password: str | None) -> Material:
+    try:
+        bundle = pkcs12.load_pkcs12(data, password.encode() if password else None)
+    except ValueError as problem:
+        raise EmulatorError(f"data: neither PEM nor a PFX that this password opens: {problem}") from problem
+    if bundle.key is None:
+        raise EmulatorError("data: the PFX holds no private key; export it together with its key")
+    certificates = [bundle.cert.certificate] if bundle.cert else []
+    certificates += [extra.certificate for extra in bundle.additional_certs]
+    if password:
+        data = pkcs12.serialize_key_and_certificates(
+            bundle.cert.friendly_name if bundle.cert else None,
+            bundle.key,  # type: ignore[arg-type]  # any key that a PFX can hold
+            bundle.cert.certificate if bundle.cert else None,
+            [extra.certificate for extra in bundle.additional_certs],
+            serialization.NoEncryption(),
+        )
+    return _material(base64.b64encode(data).decode(), PFX, bundle.key.public_key(), certificates)
+
+
+def _material(value: str, content_type: str, key: PublicKeyTypes, certificates: list[x509.Certificate]) -> Material:
+    leaf = next((each for each in certificates if each.public_key() == key), None)
+    if leaf is None:
+        raise EmulatorError("data: no certificate belongs to the private key; add the one that was issued for it")
+    return Material(
+        value,
+        content_type,
+        leaf.public_bytes(serialization.Encoding.DER),
+        int(leaf.not_valid_before_utc.timestamp()),
+        int(leaf.not_valid_after_utc.timestamp()),
+        public_jwk(key),
+    )
+
+
+def public_jwk(key: PublicKeyTypes) -> dict[str, str]:
+    """The public key's JWK members (RFC 7517) without `kid`: RSA and the four elliptic curves that Key Vault knows."""
+    if isinstance(key, rsa.RSAPublicKey):
+        numbers = key.public_numbers()
+        return {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in CURVES:
+        point, size = key.public_numbers(), (key.curve.key_size + 7) // 8
+        return {
+            "kty": "EC",
+            "crv": CURVES[key.curve.name],
+            "x": _number(point.x, size),
+            "y": _number(point.y, size),
+        }
+    raise EmulatorError(f"a vault holds RSA keys and the curves {', '.join(CURVES.values())}; use one of them")
+
+
+def base64url(data: bytes) -> str:
+    """Base64 with the URL alphabet and without padding, as JOSE and Key Vault write binary members."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _number(value: int, size: int | None = None) -> str:
+    return base64url(value.to_bytes(size or (value.bit_length() + 7) // 8, "big"))

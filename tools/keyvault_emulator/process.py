@@ -1,0 +1,136 @@
+"""The emulator as a process of one's own."""
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tools.keyvault_emulator.client import Client
+from tools.keyvault_emulator.errors import EmulatorError
+from tools.keyvault_emulator.listener import reserve, url_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+START_SECONDS = 30.0
+"""A start takes under 1.5 s on an idle machine; beyond this it has failed."""
+
+
+class Emulator(Client):
+    """A running emulator. What it holds survives `restart`, and its addresses never change.
+
+    `directory` gets its CA, its log and its keys. The process ends with this one, however this one ends. Every method
+    that the emulator refuses raises EmulatorError with what to change; methods block for one local HTTPS call.
+    """
+
+    def __init__(self, directory: Path, *, address: str = "127.0.0.1") -> None:
+        self._address = address
+        self._reserved = [reserve(address, 0), reserve(address, 0)]
+        self._port, control_port = (each.getsockname()[1] for each in self._reserved)
+        super().__init__(address, control_port, directory)
+        self.url = url_of(address, self._port)
+        self.authority = self.url
+        self.vault_pattern = f"{self.url}/{{vault}}"
+        self._snapshot: str | None = None
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Life
+
+    def close(self) -> None:
+        """Ends the process for good and gives its ports back."""
+        self._end()
+        for sock in self._reserved:
+            sock.close()
+
+    def start(self) -> None:
+        """Starts the process and waits until it answers; with what the last one held, if it was stopped."""
+        if self._process is not None:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / "emulator.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "tools.keyvault_emulator",
+                    f"--directory={self.directory}",
+                    f"--address={self._address}",
+                    f"--port={self._port}",
+                    f"--control-port={self._control_port}",
+                    "--until-stdin-closes",
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        ready = _first_line(self._process, START_SECONDS)
+        if not ready:
+            self.kill()
+            tail = (self.directory / "emulator.log").read_text(errors="replace")[-2000:]
+            raise EmulatorError(f"the emulator did not start; the end of its log in {self.directory}:\n{tail}")
+        if self._snapshot is not None:
+            self.call("load", text=self._snapshot)
+
+    def stop(self) -> None:
+        """Ends the process in an orderly way and keeps what it held for the next start."""
+        if self._process is None:
+            return
+        with contextlib.suppress(OSError, http.client.HTTPException):  # it may have died already
+            self._snapshot = self.call("dump")
+        self._end()
+
+    def kill(self) -> None:
+        """Ends the process at once; the next start knows what the last `stop` kept."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stops and starts it: same addresses, same CA, same objects, no faults."""
+        self.stop()
+        self.start()
+
+    def _end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        process, self._process = self._process, None
+        self.disconnect()
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _first_line(process: subprocess.Popen[str], seconds: float) -> str:
+    """What the process says first; empty if it ends or stays silent for too long."""
+    assert process.stdout is not None  # noqa: S101 - it was started with a pipe
+    watchdog = threading.Timer(seconds, process.kill)
+    watchdog.start()
+    try:
+        return process.stdout.readline()
+    finally:
+        watchdog.cancel()

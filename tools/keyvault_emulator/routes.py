@@ -1,0 +1,66 @@
+"""Which vault or tenant an address means, and which operation. Pure.
+
+A vault has two addresses: its own host (`https://my-vault.vault.azure.net/secrets/x`, told by the Host header), and a
+path on the emulator's (`https://127.0.0.1:8443/my-vault/secrets/x`), which needs neither DNS nor a hosts file. Entra
+has one: the tenant is the first part of the path.
+"""
+
+from typing import NamedTuple
+
+SUFFIXES = ("vault.azure.net", "vault.usgovcloudapi.net", "vault.azure.cn")
+"""DNS suffixes under which a Host header names a vault."""
+
+ENTRA = "entra"
+"""Stands for a vault's name where calls to Entra are counted, delayed or broken."""
+
+KINDS = ("secrets", "certificates", "keys")
+
+
+class Route(NamedTuple):
+    """An address, understood. `where` is a vault's name or ENTRA; `tenant` is empty for a vault, `name` for a list."""
+
+    where: str
+    operation: str
+    tenant: str = ""
+    name: str = ""
+    version: str = ""
+    base: str = ""
+    """What of the path belongs to the address of the vault: "/my-vault", or "" if the host named it."""
+
+
+def parse(method: str, host: str, path: str) -> Route | None:
+    """The route of a request, or None if nothing lives there."""
+    parts = [part for part in path.split("/") if part]
+    name, _, suffix = host.partition(":")[0].lower().partition(".")
+    if suffix in SUFFIXES:
+        return _vault(name, "", parts) if method == "GET" else None
+    if parts == ["common", "discovery", "instance"] and method == "GET":
+        return Route(ENTRA, "instance")
+    if len(parts) < 2:
+        return None
+    first, rest = parts[0], parts[1:]
+    match method, rest:
+        case "POST", ["oauth2", "v2.0", "token"]:
+            return Route(ENTRA, "token", tenant=first)
+        case "GET", ["v2.0", ".well-known", "openid-configuration"] | [".well-known", "openid-configuration"]:
+            return Route(ENTRA, "discovery", tenant=first)
+        case "GET", ["discovery", "v2.0", "keys"]:
+            return Route(ENTRA, "keys", tenant=first)
+        case "GET", _:
+            return _vault(first, f"/{first}", rest)
+    return None
+
+
+def _vault(vault: str, base: str, rest: list[str]) -> Route | None:
+    match rest:
+        case [kind] if kind in KINDS:
+            return Route(vault, f"{kind}.list", base=base)
+        case [kind, name] if kind in KINDS:
+            return Route(vault, f"{kind}.get", name=name, base=base)
+        case [kind, name, "versions"] if kind in KINDS:
+            return Route(vault, f"{kind}.versions", name=name, base=base)
+        case ["certificates", name, "policy"]:
+            return Route(vault, "certificates.policy", name=name, base=base)
+        case [kind, name, version] if kind in KINDS:
+            return Route(vault, f"{kind}.get", name=name, version=version, base=base)
+    return None

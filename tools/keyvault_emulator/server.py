@@ -1,0 +1,186 @@
+"""The HTTPS side: one port for vaults and Entra, another for the control API, so that the first can be cut off."""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import ssl
+import uuid
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from tools.keyvault_emulator import access, keyvault, routes
+from tools.keyvault_emulator.breaking import break_off
+from tools.keyvault_emulator.control import Control
+from tools.keyvault_emulator.entra import Entra
+from tools.keyvault_emulator.errors import EmulatorError, Refusal, vault_error
+from tools.keyvault_emulator.faults import Counters, Faults
+from tools.keyvault_emulator.issuers import Issuers
+from tools.keyvault_emulator.listener import Listener
+from tools.keyvault_emulator.routes import ENTRA, Route
+from tools.keyvault_emulator.state import World
+from tools.keyvault_emulator.tls import Authority, Flaw
+from tools.keyvault_emulator.tokens import Signer, unauthorized
+
+LOG = logging.getLogger(__name__)
+
+ANONYMOUS = "-"
+"""Counted as the client id of calls that named nobody."""
+
+
+class Server:
+    """The emulator in this process: the world, and the two ports to it."""
+
+    def __init__(self, world: World, folder: Path, address: str, port: int, control_port: int) -> None:
+        self.world = world
+        self.faults = Faults()
+        self.counters = Counters()
+        self.signer = Signer(folder)
+        self._entra = Entra(world, self.signer, Issuers(world))
+        self._folder = folder
+        self._address = address
+        self.authority = Authority(folder)
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.present("none")
+        control_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.authority.load_into(control_context, folder, [address])
+        data = web.Application(client_max_size=1 << 20)
+        data.router.add_route("*", "/{path:.*}", self._handle)
+        self.data = Listener(data, address, port, self._context)
+        control = web.Application(client_max_size=1 << 28)
+        control.router.add_post("/control/{verb}", self._handle_control)
+        self.control = Listener(control, address, control_port, control_context)
+        self._verbs = Control(self)
+        self.key = uuid.uuid4().hex + uuid.uuid4().hex
+
+    def present(self, flaw: Flaw) -> None:
+        """Shows clients a certificate with this flaw from their next handshake on."""
+        self.authority.load_into(self._context, self._folder, [self._address], flaw)
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        route = routes.parse(request.method, request.host, request.path)
+        if route is None:
+            return web.json_response({"error": {"code": "NotFound", "message": "nothing lives here"}}, status=404)
+        await asyncio.sleep(self.faults.latency(route.where, route.operation))
+        fault = self.faults.pick(route.where, route.operation)
+        if fault is not None:
+            outcome = str(fault.status) if fault.kind in ("answer", "drip") else fault.kind
+            self.counters.count(route.where, route.operation, ANONYMOUS, outcome)
+            LOG.info("%s/%s: broken on purpose (%s)", route.where, route.operation, outcome)
+            return await break_off(request, fault)
+        asked = _Asked(request, route)
+        try:
+            body = await (self._ask_entra(asked) if route.where == ENTRA else self._ask_vault(asked))
+            status, headers = 200, {}
+        except Refusal as refusal:
+            body, status, headers = refusal.body, refusal.status, refusal.headers
+            LOG.info(
+                "%s/%s %s for %s: %s",
+                route.where,
+                route.operation,
+                route.name,
+                asked.client_id,
+                _reason(body),
+            )
+        self.counters.count(route.where, route.operation, asked.client_id, str(status))
+        return web.Response(
+            body=msgspec.json.encode(body),
+            status=status,
+            headers={**headers, **self._headers(request)},
+            content_type="application/json",
+            charset="utf-8",
+        )
+
+    async def _ask_entra(self, asked: "_Asked") -> dict[str, Any]:
+        tenant, origin = asked.route.tenant, asked.origin
+        match asked.route.operation:
+            case "token":
+                form = {key: str(value) for key, value in (await asked.request.post()).items()}
+                asked.client_id = form.get("client_id", ANONYMOUS)
+                correlation = asked.request.headers.get("client-request-id")
+                return (await self._entra.token(tenant, form, origin, correlation)).body
+            case "keys":
+                return self._entra.keys(tenant, origin)
+            case "instance":
+                return self._entra.instance_discovery(asked.request.query, origin)
+            case _:
+                return self._entra.openid_configuration(tenant, origin)
+
+    async def _ask_vault(self, asked: "_Asked") -> dict[str, Any]:
+        route = asked.route
+        vault = self.world.vaults.get(route.where.lower())
+        if vault is None:
+            # A vault that does not exist has no DNS record; here the answer has to come from somewhere.
+            raise vault_error(404, "VaultNotFound", f"This emulator has no vault named {route.where}.")
+        if throttled := self.faults.admit(route.where.lower(), asyncio.get_running_loop().time()):
+            raise throttled
+        scheme, _, token = asked.request.headers.get("Authorization", "").partition(" ")
+        try:
+            if scheme.lower() != "bearer" or not token:
+                raise unauthorized("AKV10000: Request is missing a Bearer or PoP token.")
+            caller = self.signer.caller(token, vault, self.world.now())
+        except Refusal as refusal:
+            refusal.headers["WWW-Authenticate"] = (
+                f'Bearer authorization="{asked.origin}/{vault.tenant}", resource="{vault.audience}"'
+            )
+            raise
+        asked.client_id = caller.client_id
+        if vault.firewall:
+            raise vault_error(
+                403,
+                "Forbidden",
+                "Client address is not authorized and caller is not a trusted service.\r\n"
+                f"Client address: {asked.request.remote}\r\nCaller: {caller}\r\n"
+                f"Vault: {vault.name};location={vault.location}",
+                inner="ForbiddenByFirewall",
+            )
+        identity = self.world.identities.get(caller.client_id.lower())
+        if forbidden := access.refusal(caller, identity, vault, route.operation, route.name):
+            raise forbidden
+        return keyvault.answer(vault, route, asked.request.query, asked.origin)
+
+    def _headers(self, request: web.Request) -> dict[str, str]:
+        headers = {
+            "Cache-Control": "no-cache",
+            "Pragma": "no-cache",
+            "Expires": "-1",
+            "Date": formatdate(self.world.now(), usegmt=True),
+            "X-Content-Type-Options": "nosniff",
+            "x-ms-request-id": str(uuid.uuid4()),
+        }
+        if client_request := request.headers.get("x-ms-client-request-id"):
+            headers["x-ms-client-request-id"] = client_request
+        return headers
+
+    async def _handle_control(self, request: web.Request) -> web.Response:
+        _, _, given = request.headers.get("Authorization", "").partition(" ")
+        if not hmac.compare_digest(hashlib.sha256(given.encode()).digest(), hashlib.sha256(self.key.encode()).digest()):
+            return web.json_response({"error": "Authorization: Bearer <key> is missing or wrong"}, status=401)
+        verb = request.match_info["verb"]
+        try:
+            result = await self._verbs.call(verb, await request.read())
+        except EmulatorError as problem:
+            return web.json_response({"error": str(problem)}, status=400)
+        return web.Response(body=msgspec.json.encode({"result": result}), content_type="application/json")
+
+
+class _Asked:
+    """One call on its way: who asks becomes known while it is answered."""
+
+    def __init__(self, request: web.Request, route: Route) -> None:
+        self.request = request
+        self.route = route
+        self.origin = f"https://{request.host}"
+        self.client_id = ANONYMOUS
+
+
+def _reason(body: dict[str, Any]) -> str:
+    """The code of a refusal, for the log: messages may carry what a caller sent."""
+    error = body.get("error")
+    if isinstance(error, dict):
+        return "/".join(filter(None, (error["code"], error.get("innererror", {}).get("code"))))
+    return f"{error} {body.get('error_codes')}"
