@@ -1,0 +1,182 @@
+"""The program in the image: `python -P -m controller`. Its settings are environment variables; `--help` lists them."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from controller import errors, permissions
+from controller.api.meta import Secret
+from controller.kube import Kube, load_configuration
+from controller.queue import Queue
+from controller.reconcile import Reconciler
+from controller.reflector import Reflector
+from controller.report import Reporter
+from controller.settings import Settings, SettingsError
+from controller.sync import Syncer, assertions
+from controller.telemetry import Metrics, Server, start_logging
+from controller.vault import Vaults
+
+WORKERS = 32
+# Seconds that a vault's client and its token are kept at the least when nobody asks for them.
+KEEP_UNUSED = 600.0
+# Seconds until the log says that the policies are awaited; helm needs a few.
+TRIES_IN_SILENCE = 15
+# What is under way when the pod is told to stop may end within this time; the Deployment gives twice as much.
+GRACE_SECONDS = 10
+log = logging.getLogger("controller")
+
+
+class PolicyGuard:
+    """Not ready until the admission policies are in force.
+
+    Helm applies policies after the Deployment. A Secret of a type that only the policy forbids is created dry, until
+    the API server refuses it.
+    """
+
+    def __init__(self, kube: Kube, settings: Settings) -> None:
+        self._kube = kube
+        self._settings = settings
+        self.in_force = asyncio.Event()
+        if not settings.probe_secret_type:
+            self.in_force.set()
+
+    async def run(self) -> None:
+        """Tries until refused by policy."""
+        body = {
+            "apiVersion": Secret.api_version(),
+            "kind": Secret.kind,
+            "metadata": {"name": "akv-secret-store-probe"},
+            "type": self._settings.probe_secret_type,
+        }
+        tries = 0
+        while not self.in_force.is_set():
+            tries += 1
+            if tries == TRIES_IN_SILENCE:
+                log.warning(
+                    "waiting for the admission policies: see `kubectl get validatingadmissionpolicybindings`, or set"
+                    " validatingAdmissionPolicies.applyPolicies=false in the chart's values"
+                )
+            try:
+                await permissions.SECRETS.create(self._kube, self._settings.pod_namespace, body, dry_run=True)
+            except errors.PolicyRefused:
+                self.in_force.set()
+                log.info("admission policies are in force")
+                return
+            except errors.KubeError as error:
+                log.debug("cannot try the policies yet: %s", error.message)
+            await asyncio.sleep(1)
+
+
+async def run(settings: Settings) -> None:
+    """Everything, until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics = Metrics()
+    async with Kube(await load_configuration(os.environ.get("KUBECONFIG"))) as kube:
+        vaults = Vaults(settings.clouds(), assertions(kube), metrics.count_call)
+        reporter = Reporter(kube, settings, metrics)
+        queue = Queue(time.monotonic)
+        reconciler = Reconciler(settings, Syncer(kube, settings, vaults, metrics), reporter, metrics, queue)
+        guard = PolicyGuard(kube, settings)
+        reflectors: list[Reflector[Any]] = [
+            reflector
+            for namespace in settings.watch_namespaces or ("",)
+            for reflector in (
+                Reflector(kube, permissions.CLASSES, namespace, reconciler.classes),
+                Reflector(kube, permissions.SECRET_SYNCS, namespace, reconciler.syncs),
+            )
+        ]
+
+        def problems() -> list[str]:
+            found = [item.problem or "listing" for item in reflectors if not item.synced.is_set()]
+            return found + ([] if guard.in_force.is_set() else ["the admission policies are not in force yet"])
+
+        server = Server(metrics, problems)
+        port = await server.start(settings.listen_address, settings.listen_port)
+        log.info("started", extra={"fields": {"port": port, "settings": msgspec.to_builtins(settings)}})
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = [tasks.create_task(item.run()) for item in reflectors]
+                background.append(tasks.create_task(guard.run()))
+                background.append(
+                    tasks.create_task(
+                        _tidy(reporter, reconciler, vaults, max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval))
+                    )
+                )
+                work = tasks.create_task(_work(reflectors, guard, reconciler))
+                await stop.wait()
+                log.info("stopping")
+                for task in background:
+                    task.cancel()
+                # What is under way may end; what was not begun is for the next process.
+                queue.close()
+                await asyncio.wait([work], timeout=0 if problems() else GRACE_SECONDS)
+                work.cancel()
+        finally:
+            await vaults.close()
+            await server.stop()
+    log.info("stopped")
+
+
+async def _work(reflectors: Sequence[Reflector[Any]], guard: PolicyGuard, reconciler: Reconciler) -> None:
+    """Workers, once everything was listed: what is not there then is really missing."""
+    for reflector in reflectors:
+        await reflector.synced.wait()
+    await guard.in_force.wait()
+    log.info("listed", extra={"fields": {"secretsyncs": len(reconciler.syncs), "classes": len(reconciler.classes)}})
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(WORKERS):
+            tasks.create_task(reconciler.work())
+
+
+async def _tidy(reporter: Reporter, reconciler: Reconciler, vaults: Vaults, unused: float) -> None:
+    while True:
+        await asyncio.sleep(30)
+        reporter.flush()
+        reconciler.flush()
+        await vaults.drop_unused(unused)
+
+
+def _help() -> str:
+    lines = ["settings (environment variables; times in seconds):"]
+    for field in msgspec.inspect.type_info(Settings).fields:  # type: ignore[attr-defined]
+        described = getattr(field.type, "extra_json_schema", None) or {}
+        lines.append(f"  {field.name.upper():28} {described.get('description', '')} (default: {field.default!r})")
+    return "\n".join([*lines, "  KUBECONFIG                   a kubeconfig, outside a pod"])
+
+
+def main() -> int:
+    """Exit codes: 0 after SIGTERM, 2 for settings that cannot be used. `crds DIR` is the chart's upgrade Job."""
+    if sys.argv[1:2] == ["crds"]:
+        from controller import crds  # only the Job needs it
+
+        return crds.main(sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        prog="python -m controller",
+        description="Copies secrets from Azure Key Vault into Kubernetes Secrets; `crds DIR` updates CRDs instead.",
+        epilog=_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
+    try:
+        settings = Settings.from_environment()
+        settings.clouds()
+        start_logging(settings.log_level)
+        asyncio.run(run(settings))
+    except (SettingsError, errors.Refused, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""SecretProviderClass (secrets-store.csi.x-k8s.io/v1), the CSI driver's type: from which vault, as whom, what.
+
+Source: Secrets Store CSI Driver, SecretProviderClass v1; SSE reference, "SecretProviderClass resources".
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from controller.api.meta import Resource, Wire
+
+
+class SecretObjectData(Wire, frozen=True, kw_only=True):
+    """One key of the CSI driver's own sync."""
+
+    key: Annotated[str, Meta(description="Data key to fill.")] = ""
+    object_name: Annotated[str, Meta(description="Name of the object.")] = ""
+
+
+class SecretObject(Wire, frozen=True, kw_only=True):
+    """A Secret that the CSI driver would write."""
+
+    secret_name: Annotated[str, Meta(description="Name of the Secret.")] = ""
+    type: Annotated[str, Meta(description="Type of the Secret.")] = ""
+    labels: Annotated[dict[str, str], Meta(description="Labels of the Secret.")] = msgspec.field(default_factory=dict)
+    annotations: Annotated[dict[str, str], Meta(description="Annotations of the Secret.")] = msgspec.field(
+        default_factory=dict
+    )
+    data: Annotated[list[SecretObjectData], Meta(description="Keys of the Secret.")] = msgspec.field(
+        default_factory=list
+    )
+
+
+class SecretProviderClassSpec(Wire, frozen=True, kw_only=True):
+    """Provider and parameters. `secretObjects` is the CSI driver's and is ignored here."""
+
+    provider: Annotated[str, Meta(description="`azure`; classes of other providers are left alone.")] = ""
+    parameters: Annotated[
+        dict[str, str],
+        Meta(description="clientID, tenantID, keyvaultName, cloudName and objects, a YAML text with the list `array`."),
+    ] = msgspec.field(default_factory=dict)
+    secret_objects: Annotated[
+        list[SecretObject],
+        Meta(description="The CSI driver's own sync: allowed, and ignored by this controller."),
+    ] = msgspec.field(default_factory=list)
+
+
+class ByPodStatus(Wire, frozen=True, kw_only=True):
+    """What one pod of the CSI driver reported."""
+
+    id: Annotated[str, Meta(description="Id of the pod that wrote the status.")] = ""
+    namespace: Annotated[str, Meta(description="Namespace of that pod.")] = ""
+
+
+class SecretProviderClassStatus(Wire, frozen=True, kw_only=True):
+    """Written by the CSI driver alone."""
+
+    by_pod: Annotated[list[ByPodStatus], Meta(description="One item a pod.")] = msgspec.field(default_factory=list)
+
+
+class SecretProviderClass(Resource, frozen=True, kw_only=True):
+    """Which Key Vault to read, as which identity, and which objects of it."""
+
+    group = "secrets-store.csi.x-k8s.io"
+    version = "v1"
+    kind = "SecretProviderClass"
+    plural = "secretproviderclasses"
+
+    spec: SecretProviderClassSpec = msgspec.field(default_factory=SecretProviderClassSpec)
+    # `status` belongs to the CSI driver: the CRD has it (tools/crds.py), the controller never looks.

@@ -1,0 +1,362 @@
+"""Talking to the Kubernetes API: one connection, and handles that know no more than the verbs they stand for.
+
+A handle is a resource together with verbs. `controller.permissions` makes every handle there is, the code reaches the
+API only through them, and the chart's Roles are generated from the same table: a verb that is not granted has no
+method, and the type checker fails.
+
+The official client's typed models cost 110 MiB and 1.8 s on first use, so its configuration and authentication are
+used and the requests are plain HTTP, typed by our own structs.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+import yaml
+from kubernetes.aio import config as kube_config
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config.config_exception import ConfigException
+
+from controller import errors
+from controller.api.meta import ObjectMeta, Partial, Resource, Wire
+from controller.schedule import asked_to_wait
+from controller.settings import FIELD_MANAGER
+
+TIMEOUT = 30.0
+PAGE = 500
+# A watch is ended by the server after this long, so that a connection that died in silence is noticed.
+WATCH_SECONDS = 290
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+MERGE_PATCH = "application/merge-patch+json"
+
+R = TypeVar("R", bound=Resource)
+T = TypeVar("T")
+Query = Mapping[str, str]
+
+
+class _Status(Wire, frozen=True, kw_only=True):
+    """What the API server answers with an error (meta/v1 Status)."""
+
+    message: str = ""
+    reason: str = ""
+
+
+class _ListMeta(Wire, frozen=True, kw_only=True):
+    resource_version: str = ""
+    continue_: str = msgspec.field(name="continue", default="")
+
+
+class Page(Wire, frozen=True, kw_only=True):
+    """One page of a list; items are decoded one by one, so that a bad one does not fail the others."""
+
+    metadata: _ListMeta
+    items: list[msgspec.Raw] = msgspec.field(default_factory=list)
+
+
+class WatchEvent(Wire, frozen=True, kw_only=True):
+    """One line of a watch: ADDED, MODIFIED, DELETED, BOOKMARK or ERROR."""
+
+    type: str
+    object: msgspec.Raw
+
+
+class _TokenStatus(Wire, frozen=True, kw_only=True):
+    token: str
+    expiration_timestamp: str
+
+
+class TokenRequest(Wire, frozen=True, kw_only=True):
+    """The answer to a TokenRequest (authentication.k8s.io/v1)."""
+
+    status: _TokenStatus
+
+
+async def load_configuration(kubeconfig: str | None) -> Configuration:
+    """Where the API server is and who we are: a kubeconfig if one is named, else the pod's own ServiceAccount.
+
+    Raises `errors.Refused` naming what is missing.
+    """
+    configuration = Configuration()
+    try:
+        if kubeconfig:
+            if not await asyncio.to_thread(Path(kubeconfig).is_file):
+                raise errors.Refused(f"KUBECONFIG names {kubeconfig}, which is not a file")
+            await kube_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
+        else:
+            kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except (ConfigException, yaml.YAMLError, TypeError, KeyError, ValueError, OSError) as error:
+        raise errors.Refused(
+            f"no way to the Kubernetes API: {str(error).rstrip('.')}; run in a pod or set KUBECONFIG"
+        ) from error
+    return configuration
+
+
+class Kube:
+    """One connection pool to the API server. Use as an async context manager."""
+
+    def __init__(self, configuration: Configuration, user_agent: str = FIELD_MANAGER) -> None:
+        self._configuration = configuration
+        self._user_agent = user_agent
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "Kube":
+        tls = ssl.create_default_context(cafile=self._configuration.ssl_ca_cert)
+        if self._configuration.cert_file:
+            tls.load_cert_chain(self._configuration.cert_file, keyfile=self._configuration.key_file)
+        self._session = aiohttp.ClientSession(
+            # Unlimited: each watch holds one, and the number of workers bounds the rest.
+            connector=aiohttp.TCPConnector(ssl=tls, limit=0),
+            headers={"User-Agent": self._user_agent},
+            read_bufsize=2**20,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session:
+            await self._session.close()
+
+    @contextlib.asynccontextmanager
+    async def _open(
+        self, method: str, path: str, *, query: Query, body: Any, headers: dict[str, str], limits: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if not self._session:
+            raise RuntimeError("use `async with Kube(...)`")
+        try:
+            token = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+            if token:
+                headers["Authorization"] = token
+            async with self._session.request(
+                method,
+                self._configuration.host + path,
+                params=query,
+                data=None if body is None else msgspec.json.encode(body),
+                headers=headers,
+                timeout=limits,
+            ) as response:
+                if response.status >= 400:
+                    raise _translate(response, await response.read())
+                yield response
+        except TimeoutError as error:
+            raise errors.Unreachable("the Kubernetes API did not answer in time; it is tried again") from error
+        except (aiohttp.ClientError, OSError, ConfigException) as error:
+            text = f"the Kubernetes API cannot be reached ({type(error).__name__}); it is tried again"
+            raise errors.Unreachable(text) from error
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Any = None,
+        accept: str = "application/json",
+        content_type: str = "application/json",
+    ) -> bytes:
+        """One request, answered within `TIMEOUT` or `errors.KubeError`."""
+        async with self._open(
+            method,
+            path,
+            query=query or {},
+            body=body,
+            headers={"Accept": accept, "Content-Type": content_type},
+            limits=aiohttp.ClientTimeout(total=TIMEOUT),
+        ) as response:
+            return await response.read()
+
+    async def lines(self, path: str, query: Query, quiet: float) -> AsyncIterator[bytes]:
+        """The lines of a watch; `errors.Unreachable` after `quiet` seconds without one."""
+        async with self._open(
+            "GET",
+            path,
+            query=query,
+            body=None,
+            headers={"Accept": "application/json"},
+            limits=aiohttp.ClientTimeout(total=None, connect=TIMEOUT, sock_read=quiet),
+        ) as response:
+            # readline is bounded by the read buffer and an object may be larger, so lines are cut here.
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if line:
+                        yield line
+
+
+def _translate(response: aiohttp.ClientResponse, body: bytes) -> errors.KubeError:
+    try:
+        status = msgspec.json.decode(body, type=_Status)
+    except msgspec.DecodeError:
+        status = _Status(message=f"HTTP {response.status}")
+    code = response.status
+    text = status.message[:1000] or f"HTTP {response.status}"
+    if code == 404:
+        return errors.NotFound(text, status=code)
+    if code == 409:
+        return errors.Conflict(text, status=code)
+    if code == 410:
+        return errors.Expired(text, status=code)
+    if code == 429 or code >= 500:
+        return errors.Unreachable(text, status=code, retry_after=asked_to_wait(response.headers))
+    if "ValidatingAdmissionPolicy" in text:
+        return errors.PolicyRefused(text, status=code)
+    return errors.Refused(text, status=code)
+
+
+def _read(answer: bytes, shape: type[T]) -> T:
+    """A decoded answer; one of another shape (a proxy's page, say) is as good as none, and its text goes nowhere."""
+    try:
+        return msgspec.json.decode(answer, type=shape)
+    except msgspec.DecodeError:
+        raise errors.Unreachable("the Kubernetes API gave no usable answer; it is tried again") from None
+
+
+class Handle(Generic[R]):
+    """A resource, the verbs it may be asked for, and why the controller needs them."""
+
+    verbs: ClassVar[tuple[str, ...]]
+    subresource: ClassVar[str] = ""
+
+    def __init__(self, resource: type[R], why: str) -> None:
+        self.resource = resource
+        self.why = why
+
+    def path(self, namespace: str = "", name: str = "") -> str:
+        """The URL path; without a namespace, of all namespaces."""
+        resource = self.resource
+        parts = [f"/apis/{resource.group}/{resource.version}" if resource.group else f"/api/{resource.version}"]
+        if resource.namespaced and namespace:
+            parts.append(f"namespaces/{quote(namespace, safe='')}")
+        parts += [resource.plural, *([quote(name, safe="")] if name else []), *([self.subresource] * bool(name))]
+        return "/".join(part for part in parts if part)
+
+    def decode(self, raw: msgspec.Raw) -> R:
+        """One object of this resource; `msgspec.ValidationError` names the field that does not fit."""
+        return msgspec.json.decode(raw, type=self.resource)
+
+
+class ListWatch(Handle[R]):
+    """May list and watch."""
+
+    verbs = ("list", "watch")
+
+    async def page(self, kube: Kube, namespace: str, token: str) -> Page:
+        """Up to `PAGE` objects, from the continue token on."""
+        query = {"limit": str(PAGE)} | ({"continue": token} if token else {})
+        return _read(await kube.call("GET", self.path(namespace), query=query), Page)
+
+    async def watch(self, kube: Kube, namespace: str, resource_version: str) -> AsyncIterator[WatchEvent]:
+        """Events from that resourceVersion on, until the server ends the watch."""
+        query = {
+            "watch": "true",
+            "resourceVersion": resource_version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        async for line in kube.lines(self.path(namespace), query, quiet=WATCH_SECONDS + TIMEOUT):
+            yield _read(line, WatchEvent)
+
+
+class StatusPatch(Handle[R]):
+    """May patch the status, and nothing else of the object."""
+
+    verbs = ("patch",)
+    subresource = "status"
+
+    async def patch(self, kube: Kube, meta: ObjectMeta, status: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Merges into `status` unless the object changed since `meta` was read (`errors.Conflict`).
+
+        Answers with the status as the API server keeps it: a foreign CRD may have pruned fields of it.
+        """
+        body = {"metadata": {"resourceVersion": meta.resource_version}, "status": status}
+        answer = await kube.call(
+            "PATCH",
+            self.path(meta.namespace, meta.name),
+            query={"fieldManager": FIELD_MANAGER},
+            body=body,
+            content_type=MERGE_PATCH,
+        )
+        kept: Mapping[str, Any] = _read(answer, dict[str, Any]).get("status") or {}
+        return kept
+
+
+class CreatePatch(Handle[R]):
+    """May create, and patch by name. Answers are asked for as metadata only: they must not carry what was written."""
+
+    verbs = ("create", "patch")
+
+    async def look(self, kube: Kube, namespace: str, name: str) -> ObjectMeta:
+        """The metadata of what is there, by a patch that changes nothing; `errors.NotFound` where nothing is."""
+        return await self._patch(kube, namespace, name, {})
+
+    async def create(self, kube: Kube, namespace: str, body: Mapping[str, Any], *, dry_run: bool = False) -> ObjectMeta:
+        """Creates; `errors.Conflict` where one of that name exists."""
+        query = {"fieldManager": FIELD_MANAGER} | ({"dryRun": "All"} if dry_run else {})
+        answer = await kube.call("POST", self.path(namespace), query=query, body=body, accept=METADATA_ONLY)
+        return _read(answer, Partial).metadata
+
+    async def merge(self, kube: Kube, meta: ObjectMeta, body: Mapping[str, Any]) -> ObjectMeta:
+        """Merge patch, unless the object changed since `meta` was read (`errors.Conflict`)."""
+        precondition = {"uid": meta.uid, "resourceVersion": meta.resource_version}
+        metadata = {**body.get("metadata", {}), **precondition}
+        return await self._patch(kube, meta.namespace, meta.name, {**body, "metadata": metadata})
+
+    async def _patch(self, kube: Kube, namespace: str, name: str, body: Mapping[str, Any]) -> ObjectMeta:
+        answer = await kube.call(
+            "PATCH",
+            self.path(namespace, name),
+            query={"fieldManager": FIELD_MANAGER},
+            body=body,
+            accept=METADATA_ONLY,
+            content_type=MERGE_PATCH,
+        )
+        return _read(answer, Partial).metadata
+
+
+class Create(Handle[R]):
+    """May create, and nothing afterwards."""
+
+    verbs = ("create",)
+
+    async def create(self, kube: Kube, namespace: str, body: Mapping[str, Any]) -> None:
+        """Creates the object; what it became is not looked at."""
+        await kube.call("POST", self.path(namespace), body=body, accept=METADATA_ONLY)
+
+
+class CreateToken(Handle[R]):
+    """May ask for tokens of a ServiceAccount."""
+
+    verbs = ("create",)
+    subresource = "token"
+
+    async def request(self, kube: Kube, namespace: str, name: str, *, audience: str, seconds: int) -> TokenRequest:
+        """A token for that audience; `errors.NotFound` where there is no such ServiceAccount."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": [audience], "expirationSeconds": seconds},
+        }
+        return _read(await kube.call("POST", self.path(namespace, name), body=body), TokenRequest)
+
+
+class GetPatchNamed(Handle[R]):
+    """May get and patch objects of given names only."""
+
+    verbs = ("get", "patch")
+
+    def __init__(self, resource: type[R], why: str, names: tuple[str, ...]) -> None:
+        super().__init__(resource, why)
+        self.names = names
+
+    async def get(self, kube: Kube, name: str) -> dict[str, Any]:
+        """The whole object."""
+        return _read(await kube.call("GET", self.path(name=name)), dict[str, Any])
+
+    async def merge(self, kube: Kube, name: str, body: Mapping[str, Any]) -> None:
+        """Merge patch with the resourceVersion that `body` carries."""
+        await kube.call("PATCH", self.path(name=name), body=body, content_type=MERGE_PATCH)

@@ -1,0 +1,31 @@
+"""The one table of what the controller may do. The chart's Roles are generated from it (tools/rbac.py).
+
+Every request goes through one of these handles, so the code cannot use a right that is not here; the audit log of the
+end-to-end tests shows that no right is here that the code does not use.
+"""
+
+from typing import Any
+
+from controller.api.meta import CustomResourceDefinition, Event, Secret, ServiceAccount
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
+from controller.kube import Create, CreatePatch, CreateToken, GetPatchNamed, Handle, ListWatch, StatusPatch
+
+SECRET_SYNCS = ListWatch(SecretSync, "what is to be synced")
+SECRET_SYNC_STATUS = StatusPatch(SecretSync, "what came of it")
+CLASSES = ListWatch(SecretProviderClass, "from which vault, as whom, which objects")
+SECRETS = CreatePatch(Secret, "write Secrets; none can be read, listed or deleted")
+TOKENS = CreateToken(ServiceAccount, "tokens for Entra, of the ServiceAccounts that SecretSyncs name")
+EVENTS = Create(Event, "what a person sees with kubectl describe")
+
+# Where a handle's resource is namespaced, the chart grants it in the watched namespaces, or everywhere.
+CONTROLLER: tuple[Handle[Any], ...] = (SECRET_SYNCS, SECRET_SYNC_STATUS, CLASSES, SECRETS, TOKENS, EVENTS)
+
+CRDS = GetPatchNamed(
+    CustomResourceDefinition,
+    "bring our CRDs up to date before an upgrade",
+    names=tuple(f"{resource.plural}.{resource.group}" for resource in (SecretSync, SecretProviderClass)),
+)
+
+# The chart's upgrade Job runs under a ServiceAccount of its own.
+CRD_JOB: tuple[Handle[Any], ...] = (CRDS,)

@@ -1,0 +1,94 @@
+"""Which objects to look at, and when. Keys only: whoever takes one looks at what is there now.
+
+A key waits at most once, is never handed out twice at the same time, and comes again if it was wanted while somebody
+worked on it. The earliest of several wishes counts.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Key(NamedTuple):
+    """Namespace and name of an object."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Closed(Exception):  # noqa: N818 -- not an error
+    """No more keys are handed out."""
+
+
+class Queue:
+    """Keys with due times, in seconds of `clock`."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._due: dict[Key, float] = {}
+        # Outdated entries stay in the heap until they come up; `_due` tells which one of a key counts.
+        self._heap: list[tuple[float, Key]] = []
+        self._busy: set[Key] = set()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def __len__(self) -> int:
+        """How many keys wait, due or not."""
+        return len(self._due)
+
+    def overdue(self) -> int:
+        """How many keys could be worked on now."""
+        now = self._clock()
+        return sum(due <= now for due in self._due.values())
+
+    def add(self, key: Key, delay: float = 0.0) -> None:
+        """Wants the key looked at after `delay` seconds, or earlier if that was wanted before."""
+        due = self._clock() + delay
+        if due < self._due.get(key, float("inf")):
+            self._due[key] = due
+            heapq.heappush(self._heap, (due, key))
+            self._changed.set()
+
+    def forget(self, key: Key) -> None:
+        """Nobody needs to look any more."""
+        self._due.pop(key, None)
+
+    async def take(self) -> Key:
+        """The next due key; give it back with `done`. Raises `Closed` once `close` was called."""
+        while not self._closed:
+            self._changed.clear()
+            wait = None
+            while self._heap:
+                due, key = self._heap[0]
+                if self._due.get(key) != due or key in self._busy:
+                    # Outdated, or busy: `done` puts a busy key back.
+                    heapq.heappop(self._heap)
+                elif (wait := due - self._clock()) > 0:
+                    break
+                else:
+                    heapq.heappop(self._heap)
+                    del self._due[key]
+                    self._busy.add(key)
+                    return key
+            try:
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+        raise Closed
+
+    def close(self) -> None:
+        """Hands out nothing more."""
+        self._closed = True
+        self._changed.set()
+
+    def done(self, key: Key) -> None:
+        """The work on a taken key has ended."""
+        self._busy.discard(key)
+        if key in self._due:
+            heapq.heappush(self._heap, (self._due[key], key))
+            self._changed.set()

@@ -1,0 +1,258 @@
+"""When to do it: what the reflectors saw becomes keys in the queue, and a key's turn becomes a sync, a look or a wait.
+
+reflectors → queue → `Reconciler` → `Syncer` → one status by `Reporter` → the queue again, with the next due time.
+"""
+
+import contextlib
+import logging
+import random
+import time
+import traceback
+from datetime import UTC, datetime
+
+import msgspec
+
+from controller import errors, schedule
+from controller.api.conditions import Reason
+from controller.api.meta import ObjectMeta
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.queue import Closed, Key, Queue
+from controller.reflector import Store, Unreadable
+from controller.report import Reporter
+from controller.settings import Settings
+from controller.status import Outcome, next_status, ready_condition, sync_hash
+from controller.sync import Again, Class, Syncer, Written
+from controller.telemetry import Chorus, Metrics
+
+# Drift looks are paced: however many SecretSyncs there are, the API server sees no more than ten a second.
+BETWEEN_LOOKS = 0.1
+# Turns that wait for an old Secret's collection before it is worth a word: about half a minute.
+PATIENT_TURNS = 15
+log = logging.getLogger(__name__)
+
+
+class Memory(msgspec.Struct):
+    """What this process remembers of one SecretSync; all of it can be lost without harm.
+
+    `due` and `look` are moments of the monotonic clock, None where not decided yet. `edited` is set while others may
+    work on the key, and taken at the start of a turn, so that no edit is lost. `again` counts turns in a row that told
+    nothing; `told` is the last message that the status took.
+    """
+
+    written: Written = msgspec.field(default_factory=Written)
+    failures: int = 0
+    again: int = 0
+    edited: bool = False
+    told: str = ""
+    due: float | None = None
+    look: float | None = None
+
+
+class Reconciler:
+    """Works on one key at a time per worker; several workers share one."""
+
+    def __init__(self, settings: Settings, syncer: Syncer, reporter: Reporter, metrics: Metrics, queue: Queue) -> None:
+        self._settings = settings
+        self._syncer = syncer
+        self._reporter = reporter
+        self._metrics = metrics
+        self._queue = queue
+        self._names = ("", settings.controller_name)
+        metrics.queue_due.set_function(queue.overdue)
+        self._dice = random.Random()  # noqa: S311 -- spreads load, guards nothing
+        self._chorus = Chorus(log)
+        self._memory: dict[Key, Memory] = {}
+        self._users: dict[Key, set[Key]] = {}
+        self._last_look = 0.0
+        self.syncs: Store[SecretSync] = Store(self._sync_changed)
+        self.classes: Store[SecretProviderClass] = Store(self._class_changed)
+
+    def _sync_changed(self, key: Key, before: SecretSync | Unreadable | None) -> None:
+        if isinstance(before, SecretSync) and (users := self._users.get(class_key(before))):
+            users.discard(key)
+            if not users:
+                del self._users[class_key(before)]
+        now = self.syncs.get(key)
+        if isinstance(now, SecretSync):
+            self._users.setdefault(class_key(now), set()).add(key)
+        if now is None:
+            self._memory.pop(key, None)
+            self._queue.forget(key)
+            self._reporter.forget(*key)
+        else:
+            self._wake(key)
+
+    def _class_changed(self, key: Key, _before: SecretProviderClass | Unreadable | None) -> None:
+        self._syncer.forget_class(key)
+        for user in self._users.get(key, ()):
+            self._wake(user)
+
+    def _wake(self, key: Key) -> None:
+        # An edit is news: whatever failed before gets its next try at once.
+        if memory := self._memory.get(key):
+            memory.failures = memory.again = 0
+            memory.edited = True
+        self._queue.add(key)
+
+    async def work(self) -> None:
+        """Takes keys and works on them until the queue is closed."""
+        with contextlib.suppress(Closed):
+            while True:
+                key = await self._queue.take()
+                started = time.monotonic()
+                try:
+                    wait = await self._turn(key)
+                finally:
+                    self._queue.done(key)
+                    self._metrics.reconcile_seconds.observe(time.monotonic() - started)
+                if wait is not None:
+                    self._queue.add(key, wait)
+
+    async def _turn(self, key: Key) -> float | None:
+        """Does what is due for one SecretSync; returns the seconds until it wants to be looked at again."""
+        sync = self.syncs.get(key)
+        if sync is None or sync.metadata.deletion_timestamp:
+            return None
+        if isinstance(sync, SecretSync) and sync.spec.secret_sync_controller_name not in self._names:
+            self._reporter.forget(*key)
+            return None
+        memory = self._memory.setdefault(key, Memory())
+        if memory.edited:
+            memory.edited, memory.due, memory.told = False, None, ""
+        try:
+            try:
+                return await self._reconcile(sync, memory)
+            except Again as again:
+                return await self._wait(again, sync, memory)
+        except Exception as error:
+            memory.failures += 1
+            self._log_unexpected(error)
+            wait = schedule.after_failure(memory.failures, self._dice)
+            memory.due = time.monotonic() + wait
+            return wait
+
+    async def _wait(self, again: Again, sync: SecretSync | Unreadable, memory: Memory) -> float:
+        """Nothing was reported, so it is still due; and soon, until that has been so for a while."""
+        memory.again += 1
+        soon = memory.again < PATIENT_TURNS
+        wait = min(again.seconds * memory.again, schedule.COLLECTED_SOON * 2 if soon else schedule.LONGEST_OBSTACLE)
+        memory.due = time.monotonic() + wait
+        if again.obstacle and not soon and isinstance(sync, SecretSync):
+            outcome = Outcome(reason=Reason.LABEL_ERROR, message=again.obstacle, ready=False, exists=False)
+            with contextlib.suppress(Again):  # the next turn tells
+                await self._tell(sync.metadata, sync.status, None, outcome)
+        return wait
+
+    async def _reconcile(self, sync: SecretSync | Unreadable, memory: Memory) -> float:
+        if isinstance(sync, Unreadable):
+            message = f"this SecretSync cannot be read: {sync.problem}"
+            if memory.told == message:
+                return self._settings.rotation_poll_interval
+            outcome = Outcome(reason=Reason.INPUT_INVALID, message=message, ready=False, retry=errors.Retry.EDIT)
+            # What its status was cannot be read either.
+            return await self._settle(sync.metadata, SecretSyncStatus(), None, outcome, memory)
+        source = self.classes.get(class_key(sync))
+        now = time.monotonic()
+        if memory.due is None:
+            memory.due = now + self._until_due(sync, source)
+        if memory.look is None:
+            memory.look = self._next_look(schedule.spread(self._settings.drift_interval, self._dice))
+        if memory.due > now:
+            if memory.look > now:
+                return min(memory.due, memory.look) - now
+            memory.look = self._next_look(self._settings.drift_interval)
+            if await self._syncer.unchanged(sync, memory.written):
+                return max(0.0, min(memory.due, memory.look) - time.monotonic())
+        outcome = await self._attempt(sync, source, memory)
+        known = source if isinstance(source, SecretProviderClass) else None
+        wait = await self._settle(sync.metadata, sync.status, known, outcome, memory)
+        return max(0.0, min(wait, memory.look - time.monotonic())) if outcome.ready else wait
+
+    async def _settle(
+        self,
+        meta: ObjectMeta,
+        before: SecretSyncStatus,
+        source: SecretProviderClass | None,
+        outcome: Outcome,
+        memory: Memory,
+    ) -> float:
+        """Reports the outcome; returns, and remembers, how long nothing is due."""
+        wait = self._until_next(outcome, memory)
+        if await self._tell(meta, before, source, outcome):
+            memory.again, memory.told = 0, outcome.message
+        else:
+            # What came of it is worth telling long before the next look at the vault is due.
+            memory.again += 1
+            wait = min(wait, schedule.after_failure(memory.again, self._dice))
+        memory.due = time.monotonic() + wait
+        return wait
+
+    async def _tell(
+        self, meta: ObjectMeta, before: SecretSyncStatus, source: SecretProviderClass | None, outcome: Outcome
+    ) -> bool:
+        self._metrics.reconciles.labels(outcome.reason).inc()
+        status = next_status(meta, before, source, outcome, datetime.now(UTC))
+        return await self._reporter.report(meta, before, status)
+
+    def _until_due(self, sync: SecretSync, source: Class) -> float:
+        """When a SecretSync that this process sees for the first time, or that was edited, is due."""
+        ready = ready_condition(sync.status)
+        if not ready or ready.status != "True" or not isinstance(source, SecretProviderClass):
+            return 0.0
+        if sync.status.sync_hash != sync_hash(sync.metadata, source, sync.status.objects):
+            return 0.0  # the SecretSync or its class was edited since
+        last = schedule.parse_time(sync.status.last_successful_sync_time)
+        interval = self._settings.rotation_poll_interval
+        return schedule.until_due(last, datetime.now(UTC), interval, self._settings.jitter, self._dice)
+
+    def _until_next(self, outcome: Outcome, memory: Memory) -> float:
+        if outcome.ready:
+            memory.failures = 0
+            return self._settings.rotation_poll_interval + self._dice.uniform(0, self._settings.jitter)
+        memory.failures += 1
+        if outcome.retry is errors.Retry.EDIT:
+            return self._settings.rotation_poll_interval  # the edit will wake it
+        longest = schedule.LONGEST_OBSTACLE if outcome.retry is errors.Retry.OBSTACLE else schedule.LONGEST_RETRY
+        return schedule.after_failure(memory.failures, self._dice, outcome.retry_after, longest)
+
+    def _next_look(self, interval: float) -> float:
+        self._last_look = max(time.monotonic() + interval, self._last_look + BETWEEN_LOOKS)
+        return self._last_look
+
+    async def _attempt(self, sync: SecretSync, source: Class, memory: Memory) -> Outcome:
+        """Syncs, and turns whatever went wrong into an outcome that a person can read."""
+        try:
+            return await self._syncer.sync(sync, source, memory.written)
+        except errors.ControllerError as error:
+            return Outcome(
+                reason=error.reason,
+                message=error.message,
+                ready=False,
+                exists=False if isinstance(error, errors.OwnershipError) else None,
+                retry_after=error.retry_after,
+                retry=error.retry,
+            )
+        except Again:
+            raise
+        except Exception as error:
+            self._log_unexpected(error)
+            message = (
+                f"unexpected {type(error).__name__}: the controller's log has the place; the Secret stays as it is"
+            )
+            return Outcome(reason=Reason.INTERNAL_ERROR, message=message, ready=False)
+
+    def _log_unexpected(self, error: Exception) -> None:
+        """The type and the places: the exception's own text could hold a value."""
+        frames = traceback.extract_tb(error.__traceback__)
+        places = ", ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
+        self._chorus.say(logging.ERROR, "unexpected", f"unexpected {type(error).__name__}", at=places)
+
+    def flush(self) -> None:
+        """Says how many lines of one kind were held back."""
+        self._chorus.flush()
+
+
+def class_key(sync: SecretSync) -> Key:
+    """The key of the SecretProviderClass that a SecretSync names."""
+    return Key(sync.metadata.namespace, sync.spec.secret_provider_class_name)

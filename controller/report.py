@@ -1,0 +1,118 @@
+"""Telling it: one status patch where something changed, a log line, and an event for `kubectl describe`.
+
+Source: Kubernetes API reference, Event v1 events.k8s.io; Kubernetes API conventions, "Typical status properties".
+"""
+
+import logging
+import secrets
+from datetime import UTC, datetime
+
+import msgspec
+
+from controller import errors, permissions
+from controller.api.conditions import Condition, Reason
+from controller.api.meta import ObjectMeta
+from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.kube import Kube
+from controller.settings import FIELD_MANAGER, Settings
+from controller.status import ready_condition, same_news
+from controller.sync import Again
+from controller.telemetry import Chorus, Metrics
+
+MOST_NOTE = 1024
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Tells what came of SecretSyncs."""
+
+    def __init__(self, kube: Kube, settings: Settings, metrics: Metrics) -> None:
+        self._kube = kube
+        self._instance = settings.pod_name[:128]
+        self._metrics = metrics
+        self._chorus = Chorus(log)
+        self._unready: set[str] = set()
+
+    async def report(self, meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus) -> bool:
+        """Writes the status unless it is the same, and tells a person what is news to one.
+
+        Answers whether the status now stands; raises `Again` where the object has changed meanwhile.
+        """
+        name, ready = f"{meta.namespace}/{meta.name}", ready_condition(after)
+        if ready is None:
+            raise ValueError("a status without Ready tells nothing")
+        (self._unready.discard if ready.status == "True" else self._unready.add)(name)
+        self._metrics.not_ready.set(len(self._unready))
+        if after == before:
+            return True
+        if not await self._patch(meta, after):
+            return False
+        was = ready_condition(before)
+        if same_news(before, after) or (ready.reason == Reason.UP_TO_DATE and was and was.status == "True"):
+            return True
+        level = logging.INFO if ready.status == "True" else logging.WARNING
+        self._chorus.say(level, ready.reason, f"{name}: {ready.message}", secretsync=name, reason=ready.reason)
+        await self._announce(meta, ready)
+        return True
+
+    def forget(self, namespace: str, name: str) -> None:
+        """The SecretSync is gone."""
+        self._unready.discard(f"{namespace}/{name}")
+        self._metrics.not_ready.set(len(self._unready))
+
+    def flush(self) -> None:
+        """Says how many lines of one kind were held back."""
+        self._chorus.flush()
+
+    async def _patch(self, meta: ObjectMeta, status: SecretSyncStatus) -> bool:
+        # Every field is named, so that the merge also takes away what has become empty.
+        body = {
+            "conditions": msgspec.to_builtins(status.conditions),
+            "lastSuccessfulSyncTime": status.last_successful_sync_time,
+            "syncHash": status.sync_hash,
+            "observedGeneration": status.observed_generation,
+            "objects": msgspec.to_builtins(status.objects),
+        }
+        try:
+            kept = await permissions.SECRET_SYNC_STATUS.patch(self._kube, meta, body)
+        except errors.NotFound:
+            self.forget(meta.namespace, meta.name)  # deleted meanwhile: nobody is left to tell
+            return True
+        except errors.Conflict as error:
+            raise Again(0.1) from error
+        except errors.KubeError as error:
+            self._chorus.say(logging.WARNING, "status", f"cannot write a status: {error.message}")
+            return False
+        if status.objects and "objects" not in kept:
+            text = (
+                "the served SecretSync CRD drops status.objects: apply this chart's CRDs, or every restart costs a poll"
+            )
+            self._chorus.say(logging.WARNING, "crd", text)
+        return True
+
+    async def _announce(self, meta: ObjectMeta, news: Condition) -> None:
+        note = news.message if len(news.message) <= MOST_NOTE else news.message[: MOST_NOTE - 3] + "..."
+        body = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{meta.name[:230]}.{secrets.token_hex(8)}", "namespace": meta.namespace},
+            "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "reportingController": f"{SecretSync.group}/{FIELD_MANAGER}",
+            "reportingInstance": self._instance,
+            "action": "Sync",
+            "reason": news.reason,
+            "type": "Normal" if news.status == "True" else "Warning",
+            "note": note,
+            "regarding": {
+                "apiVersion": SecretSync.api_version(),
+                "kind": SecretSync.kind,
+                "namespace": meta.namespace,
+                "name": meta.name,
+                "uid": meta.uid,
+                "resourceVersion": meta.resource_version,
+            },
+        }
+        try:
+            await permissions.EVENTS.create(self._kube, meta.namespace, body)
+        except errors.KubeError as error:
+            log.debug("event not written: %s", error.message)

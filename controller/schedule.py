@@ -1,0 +1,68 @@
+"""When to look again. Pure: the clock and the dice are arguments. Times are in seconds."""
+
+import random
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+FIRST_RETRY = 2.0
+LONGEST_RETRY = 300.0
+# Something in the cluster that is in the way: a Secret about to be collected, or somebody else's that may go away.
+COLLECTED_SOON = 1.0
+LONGEST_OBSTACLE = 30.0
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """A Kubernetes timestamp (RFC 3339), or None where there is none that can be read."""
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def format_time(moment: datetime) -> str:
+    """A Kubernetes timestamp: UTC, whole seconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def until_due(last: datetime | None, now: datetime, interval: float, jitter: float, dice: random.Random) -> float:
+    """Seconds until a SecretSync that was last equal to the vault at `last` is looked at again.
+
+    Overdue means that nobody ran: a whole fleet may come back in the same minute, so the look is spread over one
+    interval. A due time further ahead than interval and jitter means that the clock jumped: now.
+    """
+    if last is None:
+        return 0.0
+    wait = interval - (now - last).total_seconds()
+    if wait > interval + jitter:
+        return 0.0
+    if wait <= 0:
+        return spread(interval, dice)
+    return wait + dice.uniform(0, jitter)
+
+
+def after_failure(
+    failures: int, dice: random.Random, asked: float | None = None, longest: float = LONGEST_RETRY
+) -> float:
+    """Seconds to wait after the n-th failure in a row: exponential with full jitter, not less than was asked for.
+
+    Never a hot loop, and never more than `longest`, whatever was asked for.
+    """
+    most = min(longest, FIRST_RETRY * 2.0 ** min(failures - 1, 16))
+    wait = max(FIRST_RETRY / 2, dice.uniform(0, most))
+    if asked:
+        wait = max(wait, asked + dice.uniform(0, FIRST_RETRY))
+    return min(longest, wait)
+
+
+def asked_to_wait(headers: Mapping[str, str]) -> float | None:
+    """The Retry-After of an answer in seconds, if it is a number (RFC 9110, 10.2.3); at most `LONGEST_RETRY`."""
+    text = headers.get("Retry-After", "").strip()
+    return min(float(text), LONGEST_RETRY) if text.isascii() and text.isdecimal() else None
+
+
+def spread(interval: float, dice: random.Random) -> float:
+    """A moment within the interval, for things that all became due together."""
+    return dice.uniform(0, interval)

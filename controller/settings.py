@@ -1,0 +1,138 @@
+"""The Deployment's contract: every environment variable that the controller reads, and the file of clouds.
+
+The chart renders these names from `Settings` itself, so a setting that one side does not know cannot exist.
+"""
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+# The name under which our writes stand in managedFields.
+FIELD_MANAGER = "akv-secret-store"
+# How the admission policy's refusal of somebody else's Secret begins; the controller tells it from others by this.
+FOREIGN_SECRET = "this Secret does not belong to a SecretSync of its name"  # noqa: S105
+TOKEN_AUDIENCE = "api://AzureADTokenExchange"  # noqa: S105 -- the audience that Entra asks of federated tokens
+# The shortest expiry that a TokenRequest accepts (Kubernetes API reference, TokenRequestSpec), and all we need.
+TOKEN_SECONDS = 600
+DEFAULT_CLOUD = "AzurePublicCloud"
+HTTPS_URL = r"^https://[^\s/?#@]+(/[^\s?#]*)?$"
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the message names it and what it accepts."""
+
+
+class Cloud(msgspec.Struct, rename="camel", kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Where Entra and the vaults of one cloud are. Only an administrator can name hosts: a namespace names a cloud."""
+
+    authority: Annotated[
+        str,
+        Meta(pattern=HTTPS_URL, description="Entra's address, as https://login.microsoftonline.com"),
+    ]
+    vault_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^https://[^\s?#@]*\{vault\}[^\s?#@]*$",
+            description="A vault's address, {vault} standing for keyvaultName, as https://{vault}.vault.azure.net",
+        ),
+    ]
+    audience: Annotated[
+        str, Meta(pattern=HTTPS_URL, description="What tokens are asked for, as https://vault.azure.net")
+    ] = "https://vault.azure.net"
+    ca: Annotated[str, Meta(description="Certificates (PEM) to trust besides the system's")] = ""
+
+
+# Source: Azure Key Vault developer's guide and "Azure environments" of the Azure SDK for Python.
+BUILT_IN_CLOUDS: Mapping[str, Cloud] = {
+    "AzurePublicCloud": Cloud(
+        authority="https://login.microsoftonline.com", vault_url="https://{vault}.vault.azure.net"
+    ),
+    "AzureUSGovernmentCloud": Cloud(
+        authority="https://login.microsoftonline.us",
+        vault_url="https://{vault}.vault.usgovcloudapi.net",
+        audience="https://vault.usgovcloudapi.net",
+    ),
+    "AzureChinaCloud": Cloud(
+        authority="https://login.chinacloudapi.cn",
+        vault_url="https://{vault}.vault.azure.cn",
+        audience="https://vault.azure.cn",
+    ),
+}
+
+Seconds = Annotated[int, Meta(ge=1)]
+
+
+class Settings(msgspec.Struct, kw_only=True, frozen=True):
+    """What the Deployment says. Field `x_y` is the environment variable `X_Y`; times are in seconds."""
+
+    rotation_poll_interval: Annotated[
+        Seconds, Meta(description="How often a SecretSync is checked against the vault")
+    ] = 3600
+    enable_partial_secret_sync: Annotated[
+        bool, Meta(description="Whether the keys that could be fetched are written when others could not")
+    ] = True
+    jitter: Annotated[int, Meta(ge=0, description="The most that is added, at random, before each look")] = 0
+    drift_interval: Annotated[Seconds, Meta(description="How often a Secret is checked for edits and deletion")] = 300
+    controller_name: Annotated[
+        str, Meta(description="The secretSyncControllerName that is ours; the empty one always is")
+    ] = ""
+    watch_namespaces: Annotated[
+        tuple[str, ...], Meta(description="Namespaces to serve, comma-separated; none: all")
+    ] = ()
+    default_cloud: Annotated[str, Meta(description="The cloud of classes that name none")] = DEFAULT_CLOUD
+    clouds_file: Annotated[str, Meta(description="JSON file of further clouds by name")] = ""
+    probe_secret_type: Annotated[
+        str, Meta(description="A Secret type that policies must refuse before the controller is ready; none: no check")
+    ] = ""
+    pod_namespace: Annotated[str, Meta(description="The controller's own namespace")] = "default"
+    pod_name: Annotated[str, Meta(description="The controller's own name, for events")] = "akv-secret-store"
+    listen_address: Annotated[str, Meta(description="Where probes and metrics are served")] = "0.0.0.0"  # noqa: S104
+    listen_port: Annotated[int, Meta(ge=0, le=65535, description="… and the port; 0: a free one")] = 8080
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least severe lines to log")
+    ] = "info"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Reads the environment; `SettingsError` names the variable that does not fit."""
+        # An empty variable is as good as none.
+        given = {field: text for field in cls.__struct_fields__ if (text := environment.get(field.upper()))}
+        values: dict[str, object] = dict(given)
+        if "watch_namespaces" in given:
+            names = [name for name in re.split(r"[,\s]+", given["watch_namespaces"]) if name]
+            values["watch_namespaces"] = list(dict.fromkeys(names))
+        try:
+            # strict=False: every value arrives as a string.
+            return msgspec.convert(values, cls, strict=False)
+        except msgspec.ValidationError as error:
+            found = re.search(r"^(.*) - at `\$\.(\w+)", str(error))
+            if not found:
+                raise SettingsError(str(error)) from error
+            raise SettingsError(f"{found[2].upper()} is {given[found[2]]!r}: {found[1]}") from error
+
+    def clouds(self) -> dict[str, Cloud]:
+        """The built-in clouds and those of the file; `SettingsError` names the entry that does not fit."""
+        clouds = dict(BUILT_IN_CLOUDS)
+        if self.clouds_file:
+            try:
+                given = msgspec.json.decode(Path(self.clouds_file).read_bytes(), type=dict[str, msgspec.Raw])
+            except (OSError, msgspec.DecodeError) as error:
+                raise SettingsError(f"CLOUDS_FILE {self.clouds_file}: {error}") from error
+            for name, raw in given.items():
+                try:
+                    clouds[name] = msgspec.json.decode(raw, type=Cloud)
+                    if clouds[name].ca:
+                        ssl.create_default_context(cadata=clouds[name].ca)
+                except (msgspec.DecodeError, ssl.SSLError, ValueError) as error:
+                    text = f"CLOUDS_FILE {self.clouds_file}: cloud {name}: "
+                    wrong = error if isinstance(error, msgspec.DecodeError) else "ca: expected certificates in PEM"
+                    raise SettingsError(f"{text}{wrong}") from error
+        if self.default_cloud not in clouds:
+            raise SettingsError(f"DEFAULT_CLOUD is {self.default_cloud!r}; known are {', '.join(sorted(clouds))}")
+        return clouds

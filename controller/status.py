@@ -1,0 +1,124 @@
+"""The status of a SecretSync: computed from what came out, written once and only where something changed. Pure."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from controller.api.conditions import Condition, ConditionType, Reason
+from controller.api.meta import ObjectMeta
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import ObjectVersion, SecretSyncStatus
+from controller.errors import Retry
+from controller.fetched import Fetched
+from controller.objects import VersionOf
+from controller.schedule import format_time
+
+# The CRD's bound on a condition's message.
+MOST_MESSAGE = 32_768
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reconcile came to. `equal` says that the Secret now equals the vault, as far as keys could be fetched.
+
+    `exists` says whether the Secret is there and ours, None where that is not known. `retry_after` (seconds) is what
+    the other side asked for.
+    """
+
+    reason: Reason
+    message: str
+    ready: bool
+    equal: bool = False
+    exists: bool | None = None
+    objects: list[ObjectVersion] | None = None
+    retry_after: float | None = None
+    retry: Retry = Retry.TIME
+
+
+def versions(
+    fetched: Mapping[str, Fetched | Any], wanted: Mapping[str, VersionOf], before: SecretSyncStatus
+) -> list[ObjectVersion]:
+    """The vault's version behind each key; keys that could not be fetched keep what they had."""
+    old = {item.target_key: item for item in before.objects}
+    result: list[ObjectVersion] = []
+    for key, version in wanted.items():
+        item = fetched[key]
+        if isinstance(item, Fetched):
+            result.append(
+                ObjectVersion(
+                    target_key=key,
+                    object=str(version),
+                    version=item.version,
+                    updated=format_time(item.updated) if item.updated else "",
+                )
+            )
+        elif key in old:
+            result.append(old[key])
+    return result
+
+
+def sync_hash(meta: ObjectMeta, source: SecretProviderClass, objects: list[ObjectVersion]) -> str:
+    """Over ids, UIDs and generations alone: from values, weak ones could be guessed by whoever may read the status."""
+    parts = [meta.uid, meta.generation, source.metadata.uid, source.metadata.generation]
+    return hashlib.sha256(msgspec.json.encode([parts, objects])).hexdigest()[:32]
+
+
+def next_status(
+    meta: ObjectMeta, before: SecretSyncStatus, source: SecretProviderClass | None, outcome: Outcome, now: datetime
+) -> SecretSyncStatus:
+    """The status that tells this outcome of the SecretSync with that metadata."""
+    objects = before.objects if outcome.objects is None else outcome.objects
+    generation = meta.generation
+
+    def told(kind: ConditionType, holds: bool | None) -> Condition:
+        status: Literal["True", "False", "Unknown"] = "Unknown" if holds is None else "True" if holds else "False"
+        was = condition(before, kind)
+        since = was.last_transition_time if was and was.status == status else format_time(now)
+        return Condition(
+            type=kind,
+            status=status,
+            reason=outcome.reason,
+            message=outcome.message[:MOST_MESSAGE],
+            last_transition_time=since,
+            observed_generation=generation,
+        )
+
+    exists = outcome.exists if outcome.exists is not None else _was(before, ConditionType.SECRET_CREATED)
+    return SecretSyncStatus(
+        conditions=[
+            told(ConditionType.READY, outcome.ready),
+            told(ConditionType.SECRET_CREATED, exists),
+            told(ConditionType.SECRET_UPDATED, outcome.equal),
+        ],
+        last_successful_sync_time=format_time(now) if outcome.equal else before.last_successful_sync_time,
+        sync_hash=sync_hash(meta, source, objects) if source and outcome.equal else before.sync_hash,
+        observed_generation=generation,
+        objects=objects,
+    )
+
+
+def _was(status: SecretSyncStatus, kind: ConditionType) -> bool | None:
+    found = condition(status, kind)
+    return None if found is None or found.status == "Unknown" else found.status == "True"
+
+
+def condition(status: SecretSyncStatus, kind: ConditionType) -> Condition | None:
+    """The condition of that type, if there is one."""
+    return next((item for item in status.conditions if item.type == kind), None)
+
+
+def ready_condition(status: SecretSyncStatus) -> Condition | None:
+    """What people and tools wait for."""
+    return condition(status, ConditionType.READY)
+
+
+def same_news(before: SecretSyncStatus, after: SecretSyncStatus) -> bool:
+    """Whether a person reading `kubectl describe` would see no difference in Ready's status, reason and message."""
+    old, new = ready_condition(before), ready_condition(after)
+    return (
+        old is not None
+        and new is not None
+        and (old.status, old.reason, old.message) == (new.status, new.reason, new.message)
+    )

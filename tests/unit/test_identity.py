@@ -1,0 +1,310 @@
+"""Federation: an Entra on loopback over real TLS, asked by the Azure SDK; each refusal gives cause and next step."""
+
+import asyncio
+import base64
+import json
+import ssl
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import parse_qs
+
+import pytest
+
+from controller import errors, identity
+from controller.identity import REMEMBER_FAILURE, RENEW_BEFORE, FederatedCredential, Identity
+from controller.network import new_session, new_transport
+from controller.settings import TOKEN_AUDIENCE, Cloud
+from tests.unit.api_server import Answer, ApiServer, serving
+from tools.local_cluster.pki import Authority
+
+WHO = Identity(namespace="team", service_account="robot", client_id="client-1", tenant_id="tenant-1")
+ISSUER = "https://oidc.example.com/cluster"
+CANARY = "canary-3b7c"
+
+
+def jwt(**claims: object) -> str:
+    """A token that says so, signed by nobody."""
+    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"e30.{body}.{CANARY}"
+
+
+def token(text: str = "token", lives: int = 3600) -> Answer:
+    return Answer(
+        {"token_type": "Bearer", "access_token": text, "expires_in": lives},
+        headers={"Content-Type": "application/json"},
+    )
+
+
+def refusal(number: str, status: int = 400) -> Answer:
+    """As Entra refuses: the number, words of its own, ids of the request."""
+    text = f"{number}: Words of Entra {CANARY}. Trace ID: 1 Correlation ID: 2 Timestamp: 2030-01-01 00:00:00Z"
+    body = {"error": "invalid_client", "error_description": text, "error_codes": [], "trace_id": "1"}
+    return Answer(body, status=status, headers={"Content-Type": "application/json"})
+
+
+class Scene:
+    """A credential, the Entra that it asks, and a clock for both."""
+
+    def __init__(self, entra: ApiServer, credential: Callable[["Scene"], FederatedCredential]) -> None:
+        self.entra = entra
+        self.now = 1_900_000_000.0
+        self.assertions = 0
+        self.no_assertion: errors.ControllerError | None = None
+        self.credential = credential(self)
+
+    async def assertion(self) -> str:
+        """A new ServiceAccount token; one that yields to the loop, as a request would."""
+        self.assertions += 1
+        await asyncio.sleep(0)
+        if self.no_assertion:
+            raise self.no_assertion
+        return jwt(iss=ISSUER, number=self.assertions)
+
+    async def ask(self) -> str:
+        return (await self.credential.get_token_info("https://proposed.example/.default")).token
+
+    async def fails(self) -> errors.ControllerError:
+        with pytest.raises(errors.ControllerError) as caught:
+            await self.ask()
+        return caught.value
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"), "entra")
+
+
+@pytest.fixture
+async def scene(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.cert, pair.key)
+    session = new_session(authority.pair.cert.read_text())
+    async with session, serving(tls) as entra:
+        cloud = Cloud(
+            authority=entra.url, vault_url="https://{vault}.example.com", audience="https://vault.example.com"
+        )
+        scene = Scene(entra, lambda scene: FederatedCredential(WHO, cloud, new_transport(session), scene.assertion))
+        monkeypatch.setattr(time, "time", lambda: scene.now)
+        monkeypatch.setattr(
+            identity, "time", SimpleNamespace(time=lambda: scene.now, monotonic=lambda: scene.now - 1_000_000)
+        )
+        async with scene.credential:
+            yield scene
+
+
+def test_the_subject_is_the_service_accounts() -> None:
+    assert WHO.subject == "system:serviceaccount:team:robot"
+
+
+# Tokens
+
+
+async def test_an_exchange_asks_for_the_clouds_audience_whatever_a_challenge_proposes(scene: Scene) -> None:
+    scene.entra.will_answer(token("t1"))
+    assert await scene.ask() == "t1"
+    (asked,) = scene.entra.asked
+    form = {name: values[0] for name, values in parse_qs(asked.body.decode()).items()}
+    assert asked.path == "/tenant-1/oauth2/v2.0/token"
+    assert form["scope"] == "https://vault.example.com/.default"
+    assert form["client_id"] == "client-1"
+    assert form["client_assertion"] == jwt(iss=ISSUER, number=1)
+    assert form["grant_type"] == "client_credentials"
+
+
+async def test_a_token_serves_until_shortly_before_its_end(scene: Scene) -> None:
+    scene.entra.will_answer(token("t1"), token("t2"))
+    assert await scene.ask() == "t1"
+    scene.now += 3600 - RENEW_BEFORE - 1
+    assert await scene.ask() == "t1"
+    scene.now += 2
+    assert [await scene.ask(), await scene.ask()] == ["t2", "t2"]
+    assert (len(scene.entra.asked), scene.assertions) == (2, 2)
+
+
+async def test_the_sdks_older_form_gives_the_same(scene: Scene) -> None:
+    scene.entra.will_answer(token("t1"))
+    old = await scene.credential.get_token("x", tenant_id="another", claims="c")
+    assert (old.token, old.expires_on) == ("t1", int(scene.now) + 3600)
+    assert await scene.ask() == "t1"
+
+
+async def test_a_thousand_concurrent_askers_are_one_exchange(scene: Scene) -> None:
+    scene.entra.will_answer(token("t1"))
+    assert set(await asyncio.gather(*(scene.ask() for _ in range(1000)))) == {"t1"}
+    assert (len(scene.entra.asked), scene.assertions) == (1, 1)
+
+
+async def test_an_asker_that_gives_up_leaves_the_way_free(scene: Scene) -> None:
+    scene.entra.will_answer(Answer(held=True))
+    first, second = asyncio.create_task(scene.ask()), asyncio.create_task(scene.ask())
+    await scene.entra.idle.wait()
+    scene.entra.will_answer(token("t1"))
+    first.cancel()
+    assert await second == "t1"
+
+
+async def test_closing_forgets_the_token(scene: Scene) -> None:
+    scene.entra.will_answer(token("t1"))
+    await scene.ask()
+    await scene.credential.close()
+    assert "t1" not in repr(vars(scene.credential))
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("number", "cause", "step"),
+    [
+        ("AADSTS700211", "names this cluster's issuer", f"issuer {ISSUER}"),
+        ("AADSTS700212", "names another audience", f"audience {TOKEN_AUDIENCE}"),
+        ("AADSTS700213", "names this ServiceAccount", "subject system:serviceaccount:team:robot"),
+        ("AADSTS7002138", "differs from the subject in letter case", "subject system:serviceaccount:team:robot"),
+        ("AADSTS70021", "matches this ServiceAccount's token", "give it a federated credential"),
+        ("AADSTS70025", "has no federated credential", "give it a federated credential"),
+        ("AADSTS700016", "is unknown in tenant tenant-1", "correct clientID or tenantID"),
+        ("AADSTS90002", "tenant tenant-1 does not exist", "correct tenantID"),
+        ("AADSTS900023", "is no tenant's name or id", "correct tenantID"),
+        ("AADSTS700024", "outside its valid time", "set the clock"),
+        ("AADSTS700027", "could not verify", f"published at {ISSUER}"),
+        ("AADSTS7000272", "could not verify", "publish the keys"),
+        ("AADSTS50166", "could not verify", "publish the keys"),
+        ("AADSTS999999", "Entra refused identity client-1", "look its number up"),
+    ],
+)
+async def test_each_number_gives_cause_and_next_step(scene: Scene, number: str, cause: str, step: str) -> None:
+    scene.entra.will_answer(refusal(number))
+    error = await scene.fails()
+    assert isinstance(error, errors.ProviderError)
+    assert cause in error.message
+    assert step in error.message
+    assert error.message.endswith(f"({number})")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [refusal("AADSTS700213"), refusal("AADSTS1"), refusal("no number"), Answer(CANARY.encode(), status=400)],
+)
+async def test_neither_token_nor_entras_own_words_reach_the_message(scene: Scene, answer: Answer) -> None:
+    scene.entra.will_answer(answer)
+    error = await scene.fails()
+    assert CANARY not in error.message
+    assert jwt(iss=ISSUER, number=1) not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    ("answer", "retry_after"),
+    [
+        (Answer(b"", status=429, headers={"Retry-After": "17"}), 17),
+        (Answer({"error": "temporarily_unavailable"}, status=503, headers={"Content-Type": "application/json"}), None),
+    ],
+)
+async def test_an_entra_that_is_busy_is_not_said_to_refuse(
+    scene: Scene, answer: Answer, retry_after: float | None
+) -> None:
+    scene.entra.will_answer(answer)
+    error = await scene.fails()
+    assert isinstance(error, errors.ProviderError)
+    assert f"HTTP {answer.status}" in error.message
+    assert "tries again" in error.message
+    assert error.retry_after == retry_after
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>Sign in</html>",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"{}",
+        b'{"access_token":"x"}',
+        b'{"expires_in":5}',
+        b'{"access_token":"x","expires_in":"soon"}',
+    ],
+)
+@pytest.mark.parametrize("content_type", ["application/json", "text/html"])
+@pytest.mark.parametrize("status", [200, 502])
+async def test_a_body_that_makes_no_sense_is_no_refusal(
+    scene: Scene, body: bytes, content_type: str, status: int
+) -> None:
+    scene.entra.will_answer(Answer(body, status=status, headers={"Content-Type": content_type}))
+    error = await scene.fails()
+    assert isinstance(error, errors.ProviderError)
+    assert "Microsoft Entra" in error.message
+    assert "tries again" in error.message
+    assert "refused" not in error.message
+
+
+async def test_an_entra_that_cannot_be_reached(scene: Scene) -> None:
+    scene.entra.will_answer(Answer(b"{", headers={"Content-Length": "500"}, broken=True))
+    error = await scene.fails()
+    assert isinstance(error, errors.ProviderError)
+    assert "Microsoft Entra" in error.message
+    assert "refused" not in error.message
+
+
+async def test_without_an_assertion_there_is_no_exchange(scene: Scene) -> None:
+    scene.no_assertion = errors.ProviderError("there is no ServiceAccount robot")
+    assert (await scene.fails()).message == "there is no ServiceAccount robot"
+    assert not scene.entra.asked
+
+
+async def test_one_failure_answers_a_thousand_and_is_forgotten(scene: Scene) -> None:
+    scene.entra.will_answer(refusal("AADSTS700213"))
+    failures = await asyncio.gather(*(scene.ask() for _ in range(1000)), return_exceptions=True)
+    assert len({str(failure) for failure in failures}) == 1
+    assert all(isinstance(failure, errors.ProviderError) for failure in failures)
+    assert (len(scene.entra.asked), scene.assertions) == (1, 1)
+    scene.now += REMEMBER_FAILURE + 1
+    scene.entra.will_answer(token("t1"))
+    assert await scene.ask() == "t1"
+
+
+async def test_a_remembered_failure_does_not_grow(scene: Scene) -> None:
+    scene.entra.will_answer(refusal("AADSTS700213"))
+    depths = set()
+    for _ in range(5):
+        depths.add(len(traceback.extract_tb((await scene.fails()).__traceback__)))
+    assert max(depths) < 10
+    assert len(depths) <= 2
+
+
+@pytest.mark.parametrize("entra_fails", [True, False])
+async def test_while_renewal_fails_the_old_token_serves_to_its_end(scene: Scene, entra_fails: bool) -> None:
+    scene.entra.will_answer(token("t1"))
+    await scene.ask()
+    scene.now += 3600 - RENEW_BEFORE + 1
+    if entra_fails:
+        scene.entra.will_answer(*[refusal("AADSTS700213")] * 10)
+    else:
+        scene.no_assertion = errors.Unreachable("the Kubernetes API did not answer in time")
+    assert [await scene.ask() for _ in range(3)] == ["t1"] * 3
+    assert scene.assertions == 2  # that renewal failed is remembered as well
+    scene.now += RENEW_BEFORE
+    assert isinstance(await scene.fails(), errors.ProviderError if entra_fails else errors.KubeError)
+
+
+async def test_a_token_that_lives_shorter_than_the_margin_does_not_make_a_storm(scene: Scene) -> None:
+    scene.entra.will_answer(*[token("short", lives=120)] * 5)
+    assert {await scene.ask() for _ in range(5)} == {"short"}
+    assert scene.assertions == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a.b", "a.!.c", "a.e30.c", "a.W10.c", "a.bnVsbA.c", "a.é.c", "..", "a." + "x" * 9999 + ".c"]
+)
+async def test_an_assertion_of_any_shape_gives_a_message(
+    scene: Scene, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def odd() -> str:
+        return text
+
+    monkeypatch.setattr(scene.credential, "_new_assertion", odd)
+    scene.entra.will_answer(refusal("AADSTS700211"))
+    assert "(AADSTS700211)" in (await scene.fails()).message

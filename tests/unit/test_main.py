@@ -1,0 +1,203 @@
+"""The program as the container starts it: its help, its exit codes, its life from SIGTERM's point of view."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from controller.__main__ import GRACE_SECONDS
+from controller.settings import Settings
+from tests.unit.api_server import Answer, ApiServer, Asked, refusal, serving
+
+ROOT = Path(__file__).parents[2]
+CALM = {"LISTEN_ADDRESS": "127.0.0.1", "LISTEN_PORT": "0"}
+
+
+async def start(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    """The program, with nothing of this process's environment but what it takes to find it."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "controller",
+        *arguments,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def ended(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
+    """Exit code, stdout and stderr of a program that ends by itself."""
+    process = await start(*arguments, **environment)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_help_lists_every_setting_with_its_meaning_and_default() -> None:
+    code, out, err = await ended("--help")
+    assert (code, err) == (0, "")
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    for field in msgspec.structs.fields(Settings):
+        line = lines[field.name.upper()]
+        meaning = line.removeprefix(f"  {field.name.upper()}").split("(default:")[0].strip()
+        assert len(meaning) > 15, line
+        assert f"(default: {field.default!r})" in line
+    assert "KUBECONFIG" in lines
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"ROTATION_POLL_INTERVAL": "soon"}, ["ROTATION_POLL_INTERVAL", "int"]),
+        ({"LOG_LEVEL": "loud"}, ["LOG_LEVEL", "'loud'"]),
+        ({"DEFAULT_CLOUD": "Lab"}, ["DEFAULT_CLOUD", "'Lab'", "AzurePublicCloud"]),
+        ({"CLOUDS_FILE": "/none/clouds.json"}, ["CLOUDS_FILE", "/none/clouds.json"]),
+        ({"KUBECONFIG": "/none/config"}, ["KUBECONFIG", "/none/config", "not a file"]),
+        ({}, ["run in a pod or set KUBECONFIG"]),
+    ],
+)
+async def test_what_cannot_be_used_is_one_readable_line_and_exit_2(
+    environment: dict[str, str], words: list[str]
+) -> None:
+    code, out, err = await ended(**environment)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+async def test_an_unknown_argument_is_exit_2() -> None:
+    code, _, err = await ended("--nonsense")
+    assert code == 2
+    assert "--nonsense" in err
+
+
+def kubeconfig(folder: Path, url: str) -> str:
+    file = folder / "config"
+    file.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "x",
+                "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+                "clusters": [{"name": "x", "cluster": {"server": url}}],
+                "users": [{"name": "x", "user": {"token": "t"}}],
+            }
+        )
+    )
+    return str(file)
+
+
+async def test_a_port_in_use_is_one_readable_line_and_exit_2(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, _, err = await ended(
+            KUBECONFIG=kubeconfig(tmp_path, "http://127.0.0.1:9"), LISTEN_ADDRESS="127.0.0.1", LISTEN_PORT=port
+        )
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert port in err
+
+
+class Life:
+    """A running controller: its log and its probes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.log: list[dict[str, Any]] = []
+
+    async def says(self, message: str) -> dict[str, Any]:
+        """Waits for that line; every line must be JSON."""
+        assert self.process.stdout
+        async with asyncio.timeout(20):
+            while line := await self.process.stdout.readline():
+                self.log.append(json.loads(line))
+                if self.log[-1]["message"] == message:
+                    return self.log[-1]
+        raise AssertionError(f"it ended without saying {message!r}: {self.log}")
+
+    async def probe(self, port: int, path: str) -> tuple[int, str]:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as response:
+            return response.status, await response.text()
+
+    async def ends(self) -> tuple[int | None, str]:
+        _, err = await asyncio.wait_for(self.process.communicate(), GRACE_SECONDS / 2)
+        return self.process.returncode, err.decode()
+
+
+@contextlib.asynccontextmanager
+async def living(folder: Path, server: ApiServer, **environment: str) -> AsyncIterator[Life]:
+    life = Life(await start(KUBECONFIG=kubeconfig(folder, server.url), **CALM, **environment))
+    try:
+        yield life
+    finally:
+        if life.process.returncode is None:
+            life.process.kill()
+            await life.process.communicate()
+
+
+def empty_cluster(asked: Asked) -> Answer:
+    """Lists are empty, watches last, dry runs are refused by policy."""
+    if asked.method == "POST":
+        return refusal(422, "ValidatingAdmissionPolicy 'akv' denied request: type not allowed")
+    if asked.watch:
+        return Answer(held=True)
+    return Answer({"metadata": {"resourceVersion": "1"}, "items": []})
+
+
+async def test_ready_once_everything_was_listed_and_gone_soon_after_sigterm(tmp_path: Path) -> None:
+    async with serving() as server:
+        server.otherwise = empty_cluster
+        async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no") as life:
+            port = (await life.says("started"))["port"]
+            assert (await life.says("listed"))["secretsyncs"] == 0
+            assert await life.probe(port, "/readyz") == (200, "ok\n")
+            assert await life.probe(port, "/healthz") == (200, "ok\n")
+            assert "akv_secret_store_queue_due 0.0" in (await life.probe(port, "/metrics"))[1]
+            life.process.terminate()
+            # Nothing was under way, so there is nothing to wait for.
+            async with asyncio.timeout(GRACE_SECONDS / 2):
+                await life.says("stopping")
+                await life.says("stopped")
+                assert await life.ends() == (0, "")
+    assert [one.query.get("dryRun") for one in server.asked if one.method == "POST"] == ["All"]
+
+
+async def test_not_ready_while_the_policies_are_not_in_force(tmp_path: Path) -> None:
+    async with serving() as server:
+        server.otherwise = lambda asked: Answer({}) if asked.method == "POST" else empty_cluster(asked)
+        async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no") as life:
+            port = (await life.says("started"))["port"]
+            while (answer := await life.probe(port, "/readyz"))[1].startswith("listing"):
+                pass
+            assert answer == (503, "the admission policies are not in force yet\n")
+            assert (await life.probe(port, "/healthz"))[0] == 200
+            life.process.terminate()
+            assert (await life.ends())[0] == 0
+
+
+async def test_not_ready_while_the_api_server_refuses_and_it_says_why(tmp_path: Path) -> None:
+    async with serving() as server:
+        server.otherwise = lambda _: refusal(403, "secretsyncs is forbidden")
+        async with living(tmp_path, server) as life:
+            port = (await life.says("started"))["port"]
+            while (answer := await life.probe(port, "/readyz"))[1].startswith("listing"):
+                pass
+            assert answer == (503, "secretsyncs is forbidden\nsecretsyncs is forbidden\n")
+            life.process.terminate()
+            assert (await life.ends())[0] == 0

@@ -1,0 +1,141 @@
+"""Ways on which no answer comes, provoked on loopback where they can be, and what is said of each."""
+
+import ssl
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
+from azure.core.pipeline.transport import HttpRequest
+
+from controller.network import explain_connection, new_session, new_transport
+from tests.unit.api_server import Answer, ApiServer, serving
+from tools.local_cluster.pki import Authority
+
+VAULT = "Key Vault shop"
+PLACE = ConnectionKey("shop.vault.example.com", 443, True, True, None, None, None)
+
+
+async def failure(url: str, ca: str = "", seconds: float = 5) -> AzureError:
+    """How the SDK's transport fails to get that address."""
+    async with new_session(ca) as session:
+        with pytest.raises(AzureError) as caught:
+            await new_transport(session).send(HttpRequest("GET", url), connection_timeout=seconds, read_timeout=seconds)
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"), "vaults")
+
+
+@pytest.fixture
+async def vault(authority: Authority) -> AsyncIterator[ApiServer]:
+    pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.cert, pair.key)
+    async with serving(tls) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# What really happens
+
+
+async def test_a_certificate_of_an_unknown_authority(vault: ApiServer) -> None:
+    text = explain_connection(await failure(vault.url), VAULT)
+    assert text.startswith(f"{VAULT}: the TLS certificate is not trusted")
+    assert "chart's `clouds`" in text
+    assert not vault.asked
+
+
+async def test_the_clouds_own_authority_is_trusted_besides_the_systems(vault: ApiServer, authority: Authority) -> None:
+    vault.will_answer(Answer(b"yes"))
+    async with new_session(authority.pair.cert.read_text()) as session:
+        response = await new_transport(session).send(HttpRequest("GET", vault.url))
+        await response.load_body()
+    assert response.status_code == 200
+    assert vault.asked[0].path == "/"
+
+
+async def test_a_certificate_for_another_name(vault: ApiServer, authority: Authority) -> None:
+    elsewhere = vault.url.replace("127.0.0.1", "localhost")
+    assert "TLS certificate" in explain_connection(await failure(elsewhere, authority.pair.cert.read_text()), VAULT)
+
+
+async def test_a_port_that_nobody_listens_on() -> None:
+    async with serving() as server:
+        url = server.url
+    text = explain_connection(await failure(url), VAULT)
+    assert text == f"{VAULT} cannot be reached (ClientConnectorError); the controller tries again by itself"
+
+
+async def test_an_answer_that_does_not_come(vault: ApiServer, authority: Authority) -> None:
+    error = await failure(vault.url, authority.pair.cert.read_text(), seconds=0.1)
+    assert explain_connection(error, VAULT) == f"{VAULT} did not answer in time; check the route and firewall to it"
+
+
+async def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as server:
+        url = server.url
+    monkeypatch.setenv("HTTPS_PROXY", url)
+    text = explain_connection(await failure("https://shop.vault.example.com"), VAULT)
+    assert "the proxy refuses the connection; check HTTPS_PROXY" in text
+
+
+async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as proxy:
+        proxy.will_answer(Answer(b"", status=407))
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        text = explain_connection(await failure("https://shop.vault.example.com"), VAULT)
+    assert "the proxy refuses the connection; check HTTPS_PROXY" in text
+
+
+# What cannot be provoked here
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (
+            aiohttp.ClientConnectorDNSError(PLACE, OSError(-2, "Name or service not known")),
+            ["shop.vault.example.com does not resolve", "DNS"],
+        ),
+        (
+            aiohttp.ClientConnectorCertificateError(PLACE, ssl.SSLCertVerificationError("x")),
+            ["certificate is not trusted", "clouds"],
+        ),
+        (aiohttp.ClientConnectorSSLError(PLACE, ssl.SSLError("x")), ["certificate is not trusted"]),
+        (aiohttp.ServerTimeoutError(), ["did not answer in time", "firewall"]),
+        (TimeoutError(), ["did not answer in time"]),
+        (aiohttp.ServerDisconnectedError(), ["cannot be reached (ServerDisconnectedError)", "tries again"]),
+    ],
+)
+@pytest.mark.parametrize("kind", [ServiceRequestError, ServiceResponseError])
+def test_each_cause_has_a_next_step(cause: Exception, words: list[str], kind: type[AzureError]) -> None:
+    text = explain_connection(kind("canary", error=cause), VAULT)
+    for word in [VAULT, *words]:
+        assert word in text
+    assert "canary" not in text
+
+
+def test_a_failure_without_a_cause_is_named_by_its_kind() -> None:
+    assert "(ServiceRequestError)" in explain_connection(ServiceRequestError("canary"), VAULT)
+
+
+def test_a_cause_may_stand_behind_the_error() -> None:
+    error = ServiceRequestError("x")
+    error.inner_exception = None
+    error.__cause__ = TimeoutError()
+    assert "in time" in explain_connection(error, VAULT)
+
+
+async def test_a_ca_that_is_none_is_refused_before_any_connection() -> None:
+    with pytest.raises(ssl.SSLError):
+        new_session("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")

@@ -1,0 +1,351 @@
+"""What to do about one SecretSync: tables of what is seen and what is decided."""
+
+import base64
+import json
+import time
+from collections.abc import Iterable, Mapping
+
+import msgspec
+import pytest
+
+from controller.api.meta import ObjectMeta, OwnerReference
+from controller.api.secretsync import SecretObjectData, SecretSync
+from controller.errors import (
+    ControllerError,
+    InputError,
+    KubeError,
+    ObjectError,
+    OwnershipError,
+    ProviderError,
+    Unreachable,
+)
+from controller.fetched import Fetched
+from controller.plan import (
+    MOST_BYTES,
+    OUR_LABEL,
+    REQUIRED_KEYS,
+    Decision,
+    Keep,
+    Observed,
+    Refuse,
+    Wait,
+    Write,
+    mistake,
+    partial_message,
+    plan,
+)
+from tests.unit.objects_of import hand, owner, secret, sync, value
+
+GONE = ObjectError("secret pass is not in Key Vault shop; create it there")
+AWAY = ProviderError("Key Vault shop did not answer in time; check the route", retry_after=7)
+Given = Mapping[str, Fetched | ControllerError]
+BOTH: Given = {"user": value("me"), "pass": value("word")}
+
+
+def decide(
+    wanted: SecretSync | None = None,
+    found: ObjectMeta | None = None,
+    given: Given = BOTH,
+    *,
+    known: Iterable[str] = (),
+    partial: bool = True,
+) -> Decision:
+    """The decision where the digests of `known` keys are those of what was written last."""
+    digests = {key: item.value.reveal() for key, item in given.items() if isinstance(item, Fetched)}
+    return plan(
+        Observed(
+            sync=wanted or sync(),
+            secret=found,
+            fetched=given,
+            digests=digests,
+            known={key: digests.get(key, b"written earlier") for key in known},
+            partial=partial,
+        )
+    )
+
+
+def written(decision: Decision) -> Write:
+    assert isinstance(decision, Write), decision
+    return decision
+
+
+def refusal(decision: Decision) -> ControllerError:
+    assert isinstance(decision, Refuse), decision
+    return decision.error
+
+
+def data(decision: Decision) -> dict[str, str | None]:
+    """The data that is written, decoded; None for what is taken out."""
+    body = written(decision).body["data"]
+    return {key: None if text is None else base64.b64decode(text).decode() for key, text in body.items()}
+
+
+# Whose Secret is it?
+
+
+@pytest.mark.parametrize(
+    ("owners", "expected"),
+    [
+        pytest.param([owner()], Write, id="ours"),
+        pytest.param([owner(uid="an-earlier-one")], Wait, id="of a SecretSync of this name that is no more"),
+        pytest.param([owner(name="other", uid="another")], Refuse, id="of another SecretSync"),
+        pytest.param([owner(name="other")], Write, id="our UID decides, whatever name stands beside it"),
+        pytest.param([], Refuse, id="of nobody"),
+        pytest.param(
+            [owner(kind="Certificate", group="cert-manager.io")], Refuse, id="another kind, even with our UID"
+        ),
+        pytest.param([owner(group="secret-sync.example.com", uid="x")], Refuse, id="the kind of another group"),
+        pytest.param([owner(), owner(kind="Deployment", group="apps", uid="x")], Refuse, id="ours and somebody else's"),
+    ],
+)
+def test_ownership(owners: list[OwnerReference], expected: type[Decision]) -> None:
+    decision = decide(found=secret(owners=owners))
+    assert type(decision) is expected
+    if expected is Refuse:
+        error = refusal(decision)
+        assert isinstance(error, OwnershipError)
+        assert "not touched" in error.message
+
+
+def test_somebody_elses_secret_is_the_first_answer_whatever_the_vault_says() -> None:
+    assert isinstance(refusal(decide(found=secret(owners=[]), given={"user": AWAY, "pass": AWAY})), OwnershipError)
+
+
+# Write or keep?
+
+
+def test_a_new_secret_is_complete_and_its_owner_does_not_block() -> None:
+    decision = written(decide(sync(labels={"tier": "data"}, annotations={"note": "n"}, type="example.com/own")))
+    assert decision.create
+    assert decision.body["type"] == "example.com/own"
+    assert decision.body["metadata"] == {
+        "name": "shop",
+        "namespace": "team",
+        "labels": {"tier": "data", OUR_LABEL[0]: OUR_LABEL[1]},
+        "annotations": {"note": "n"},
+        "ownerReferences": [
+            {
+                "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
+                "kind": "SecretSync",
+                "name": "shop",
+                "uid": "uid-of-the-sync",
+            }
+        ],
+    }
+    assert data(decision) == {"user": "me", "pass": "word"}
+
+
+def test_binary_values_survive() -> None:
+    body = written(decide(sync(["key"]), given={"key": value(bytes(range(256)))})).body
+    assert base64.b64decode(body["data"]["key"]) == bytes(range(256))
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        pytest.param((), {"user": "me", "pass": "word"}, id="nothing known: all"),
+        pytest.param(("user",), {"pass": "word"}, id="only what differs"),
+        pytest.param(("user", "pass"), None, id="nothing differs: no write"),
+    ],
+)
+def test_only_changed_values_are_sent(known: tuple[str, ...], expected: dict[str, str] | None) -> None:
+    decision = decide(found=secret(), known=known)
+    if expected is None:
+        assert decision == Keep()
+    else:
+        assert data(decision) == expected
+        assert not written(decision).create
+
+
+def test_a_key_that_left_the_spec_leaves_the_secret() -> None:
+    decision = decide(sync(["user"]), secret(["user", "pass"]), {"user": value("me")}, known=["user"])
+    assert data(decision) == {"pass": None}
+
+
+def test_keys_that_others_put_in_are_leftovers_too() -> None:
+    found = secret(hands=[hand(["user", "pass"], labels=[OUR_LABEL[0]]), hand(["extra"], manager="kubectl-edit")])
+    assert data(decide(found=found, known=["user", "pass"])) == {"extra": None}
+
+
+def test_a_key_that_is_not_in_the_secret_is_written_even_where_its_value_was_written_before() -> None:
+    # It was taken out of the SecretSync (and so out of the Secret) and came back with the same value.
+    assert data(decide(found=secret(["user"]), known=["user", "pass"])) == {"pass": "word"}
+
+
+def test_a_decision_shows_no_value() -> None:
+    assert "word" not in repr(decide())
+    assert base64.b64encode(b"word").decode() not in repr(decide())
+
+
+# Labels and annotations
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "patch"),
+    [
+        pytest.param(sync(labels={"a": "1"}), secret(labels={"a": "1"}), {}, id="as they should be"),
+        pytest.param(
+            sync(labels={"a": "1"}), secret(labels={"a": "2"}), {"labels": {"a": "1"}}, id="edited label is set back"
+        ),
+        pytest.param(sync(), secret(labels={"a": "1"}), {"labels": {"a": None}}, id="our label left the spec"),
+        pytest.param(
+            sync(), secret(annotations={"n": "1"}), {"annotations": {"n": None}}, id="our annotation left the spec"
+        ),
+        pytest.param(
+            sync(),
+            secret(
+                labels={"backup": "yes"},
+                hands=[
+                    hand(["user", "pass"], labels=[OUR_LABEL[0]]),
+                    hand(labels=["backup"], manager="velero"),
+                ],
+            ),
+            {},
+            id="somebody else's label stays",
+        ),
+        pytest.param(sync(annotations={"n": "1"}), secret(), {"annotations": {"n": "1"}}, id="a new annotation"),
+        pytest.param(
+            sync(),
+            msgspec.structs.replace(secret(), labels={}),
+            {"labels": {OUR_LABEL[0]: OUR_LABEL[1]}},
+            id="our own mark was taken away",
+        ),
+    ],
+)
+def test_labels_and_annotations(wanted: SecretSync, found: ObjectMeta, patch: dict[str, object]) -> None:
+    decision = decide(wanted, found, known=["user", "pass"])
+    if patch:
+        assert written(decision).body["metadata"] == patch
+        assert data(decision) == {}
+    else:
+        assert decision == Keep()
+
+
+# What the vault did not give
+
+
+@pytest.mark.parametrize(
+    ("partial", "found", "given", "expected"),
+    [
+        pytest.param(True, secret(), {"user": value("me"), "pass": GONE}, Write, id="partial: the rest is written"),
+        pytest.param(False, secret(), {"user": value("me"), "pass": GONE}, Refuse, id="all or nothing: nothing"),
+        pytest.param(True, None, {"user": value("me"), "pass": GONE}, Write, id="partial: a new Secret with the rest"),
+        pytest.param(False, None, {"user": value("me"), "pass": GONE}, Refuse, id="all or nothing: no new Secret"),
+        pytest.param(True, secret(), {"user": GONE, "pass": GONE}, Refuse, id="partial of nothing is nothing"),
+        pytest.param(False, secret(), BOTH, Write, id="all or nothing: all"),
+    ],
+)
+def test_partial_sync(partial: bool, found: ObjectMeta | None, given: Given, expected: type[Decision]) -> None:
+    decision = decide(found=found, given=given, partial=partial)
+    assert type(decision) is expected
+    if isinstance(decision, Write):
+        assert data(decision) == {
+            key: item.value.reveal().decode() for key, item in given.items() if isinstance(item, Fetched)
+        }
+        assert decision.failed == {key: item for key, item in given.items() if isinstance(item, ControllerError)}
+
+
+def test_a_failed_key_keeps_its_last_good_value() -> None:
+    # It is not in the patch, neither with a value nor with null.
+    decision = decide(given={"user": value("new"), "pass": GONE}, found=secret(["user", "pass"]))
+    assert data(decision) == {"user": "new"}
+    unchanged = decide(given={"user": value("me"), "pass": GONE}, found=secret(["user", "pass"]), known=["user"])
+    assert unchanged == Keep(failed={"pass": GONE})
+
+
+def test_different_failures_are_counted_and_the_longest_wait_asked_for_counts() -> None:
+    error = refusal(decide(given={"user": AWAY, "pass": GONE}))
+    assert error.message == f"{AWAY.message} (and 1 more of 2 keys fail otherwise)"
+    assert error.retry_after == 7
+    assert refusal(decide(given={"user": AWAY, "pass": AWAY})).message == AWAY.message
+
+
+def test_a_failure_of_the_kubernetes_api_stays_one() -> None:
+    error = Unreachable("HTTP 503", status=503, retry_after=3)
+    found = refusal(decide(given={"user": error, "pass": error}))
+    assert isinstance(found, KubeError)
+    assert (found.message, found.retry_after) == ("HTTP 503", 3)
+
+
+# What the SecretSync itself gets wrong, and what Kubernetes would refuse
+
+
+@pytest.mark.parametrize(("secret_type", "required"), REQUIRED_KEYS.items())
+def test_required_keys_must_be_mapped(secret_type: str, required: tuple[str, ...]) -> None:
+    assert mistake(sync(required, type=secret_type)) is None
+    for missing in required:
+        error = mistake(sync([*(key for key in required if key != missing), "other"], type=secret_type))
+        assert isinstance(error, InputError)
+        assert f"type {secret_type} needs the key {missing}" in error.message
+
+
+@pytest.mark.parametrize("secret_type", ["Opaque", "kubernetes.io/basic-auth", "example.com/own"])
+def test_other_types_take_any_keys(secret_type: str) -> None:
+    assert mistake(sync(["any"], type=secret_type)) is None
+
+
+@pytest.mark.parametrize("key", ["a/b", "a/0", "/"])
+def test_a_target_key_with_a_slash(key: str) -> None:
+    error = mistake(sync(["fine", key]))
+    assert isinstance(error, InputError)
+    assert f"targetKey {key}:" in error.message
+
+
+def test_a_target_key_that_is_mapped_twice() -> None:
+    wanted = sync(["user", "pass"])
+    wanted.spec.secret_object.data.append(SecretObjectData(source_path="other", target_key="user"))
+    error = mistake(wanted)
+    assert isinstance(error, InputError)
+    assert "targetKey user is mapped 2 times" in error.message
+
+
+def test_four_thousand_keys_are_looked_through_in_no_time() -> None:
+    wanted = sync([f"key-{number}" for number in range(4096)])
+    began = time.process_time()
+    assert mistake(wanted) is None
+    assert time.process_time() - began < 0.05
+
+
+def test_a_new_secret_waits_for_its_required_keys_and_one_that_is_there_does_not() -> None:
+    wanted = sync(["tls.crt", "tls.key"], type="kubernetes.io/tls")
+    given: Given = {"tls.crt": value("certificate"), "tls.key": GONE}
+    assert refusal(decide(wanted, given=given)) is GONE
+    assert data(decide(wanted, secret(["tls.crt", "tls.key"]), given)) == {"tls.crt": "certificate"}
+
+
+@pytest.mark.parametrize(("size", "fits"), [(MOST_BYTES - 1, True), (MOST_BYTES, True), (MOST_BYTES + 1, False)])
+def test_a_secret_holds_one_mebibyte(size: int, fits: bool) -> None:
+    decision = decide(given={"user": value(b"x"), "pass": value(b"y" * (size - 1))})
+    if fits:
+        assert isinstance(decision, Write)
+    else:
+        error = refusal(decision)
+        assert isinstance(error, InputError)
+        for word in (str(size), str(MOST_BYTES), "split", "largest key is pass", str(size - 1)):
+            assert word in error.message
+
+
+# The message of PartialSync
+
+
+def test_partial_message_lists_failures_first() -> None:
+    message = partial_message({"b": GONE}, {"a": "path-a", "b": "path-b"})
+    assert json.loads(message) == [
+        {"targetKey": "b", "sourcePath": "path-b", "status": "failed", "message": GONE.message},
+        {"targetKey": "a", "sourcePath": "path-a", "status": "synced"},
+    ]
+
+
+@pytest.mark.parametrize(("failing", "fine"), [(1000, 0), (1000, 1000), (1, 4095), (4096, 0)])
+def test_partial_message_always_fits_and_ends_with_a_count(failing: int, fine: int) -> None:
+    long = ObjectError('"\\\n' * 400 + "é")
+    failed = {f"f{number}".ljust(253, "-"): long for number in range(failing)}
+    targets = dict.fromkeys([*failed, *(f"s{number}".ljust(253, "-") for number in range(fine))], "p" * 253)
+    message = partial_message(failed, targets)
+    assert len(message.encode()) < 32_768
+    *items, count = json.loads(message)
+    assert count == {"failed": failing, "keys": failing + fine, "notShown": failing + fine - len(items)}
+    statuses = [item["status"] for item in items]
+    assert statuses == sorted(statuses)  # "failed" comes before "synced"
+    assert statuses.count("failed") == min(failing, len(items))
+    assert len(items) > 10

@@ -1,0 +1,69 @@
+"""Permissions into rules: exactly what the table says, merged, with each reason."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from controller import permissions
+from controller.api.meta import CustomResourceDefinition, Event, Secret, ServiceAccount
+from controller.kube import Create, CreatePatch, CreateToken, Handle, ListWatch
+from tools import rbac
+from tools.rbac import Rule
+
+
+def granted(rules: Iterable[Rule]) -> set[tuple[str, str, str, tuple[str, ...]]]:
+    return {(r.group, resource, verb, r.names) for r in rules for resource in r.resources for verb in r.verbs}
+
+
+def asked(handles: Iterable[Handle[Any]]) -> set[tuple[str, str, str, tuple[str, ...]]]:
+    return {
+        (
+            handle.resource.group,
+            handle.resource.plural + (f"/{handle.subresource}" if handle.subresource else ""),
+            verb,
+            getattr(handle, "names", ()),
+        )
+        for handle in handles
+        for verb in handle.verbs
+    }
+
+
+def test_the_rules_grant_the_table_and_nothing_else() -> None:
+    assert granted(rbac.controller()) == asked(permissions.CONTROLLER)
+    assert granted(rbac.crd_job()) == asked(permissions.CRD_JOB)
+    assert granted(rbac.probe()) == {("", "secrets", "create", ())}
+
+
+def test_no_rule_has_a_star_and_none_reads_secrets() -> None:
+    rules = [*rbac.controller(), *rbac.crd_job(), *rbac.probe()]
+    assert all("*" not in (rule.group, *rule.resources, *rule.verbs) for rule in rules)
+    assert not {verb for _, resource, verb, _ in granted(rules) if resource == "secrets"} - {"create", "patch"}
+
+
+def test_verbs_of_one_resource_and_resources_of_equal_verbs_are_merged() -> None:
+    rules = rbac.rules(
+        [
+            Create(Secret, "make them"),
+            CreatePatch(Secret, "mend them"),
+            CreatePatch(ServiceAccount, "why not"),
+            CreateToken(ServiceAccount, "tokens"),
+            ListWatch(Event, "see them"),
+        ]
+    )
+    assert rules == [
+        Rule(
+            "",
+            ("secrets", "serviceaccounts"),
+            ("create", "patch"),
+            why=("secrets: make them", "secrets: mend them", "serviceaccounts: why not"),
+        ),
+        Rule("", ("serviceaccounts/token",), ("create",), why=("tokens",)),
+        Rule("events.k8s.io", ("events",), ("list", "watch"), why=("see them",)),
+    ]
+
+
+def test_a_right_that_watch_namespaces_could_not_hold_in_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permissions, "CONTROLLER", (ListWatch(CustomResourceDefinition, "look"),))
+    with pytest.raises(rbac.ScopeError, match="customresourcedefinitions has no namespace"):
+        rbac.controller()

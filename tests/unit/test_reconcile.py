@@ -1,0 +1,375 @@
+"""When what is done, in virtual time: a day takes none."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from controller.api.conditions import Reason
+from controller.api.secretsync import SecretSync
+from controller.errors import ClassError, ControllerError, OwnershipError, ProviderError
+from controller.queue import Key
+from controller.reflector import Unreadable
+from controller.status import Outcome, next_status
+from controller.sync import Again
+from tests.unit.objects_of import provider_class, sync
+from tests.unit.reconcile_stage import GOOD, NOON, Stage, staged
+
+HOUR, DAY = 3600, 86_400
+SHOP = Key("team", "shop")
+AWAY = ProviderError("Key Vault shop did not answer in time; check the route")
+CANARY = "canary-9a31"
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    yield from staged(monkeypatch)
+
+
+# The way of things
+
+
+def test_a_new_one_is_synced_at_once_and_then_every_interval(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(3 * HOUR + 1)
+    assert stage.times == [0, HOUR, 2 * HOUR, 3 * HOUR]
+
+
+def test_between_two_syncs_only_drift_is_looked_for(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR - 1)
+    assert len(stage.looked) == HOUR // 300 - 1
+    assert stage.times == [0]
+
+
+def test_what_a_person_edits_is_acted_on_at_once(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(100)
+    stage.has(sync(generation=2))
+    stage.passes(100)
+    stage.has_class(generation=2)
+    stage.passes(100)
+    assert stage.synced == [(0, 1), (100, 2), (200, 2)]
+
+
+def test_edits_of_other_classes_wake_nobody(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(100)
+    stage.reconciler.classes.put(provider_class(name="other"))
+    stage.passes(100)
+    assert stage.times == [0]
+
+
+@pytest.mark.parametrize("edited", ["the SecretSync", "the class"])
+def test_an_edit_while_it_is_worked_on_is_not_lost(stage: Stage, edited: str) -> None:
+    stage.takes = 10
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(5)
+    if edited == "the class":
+        stage.has_class(generation=2)
+    else:
+        stage.has(sync(generation=2))
+    stage.passes(20)
+    assert stage.times == [0, 10]  # not twice at the same time, and at once afterwards
+
+
+def test_a_hundred_edits_in_a_row_are_two_syncs(stage: Stage) -> None:
+    stage.takes = 10
+    stage.has_class()
+    for generation in range(1, 101):
+        stage.has(sync(generation=generation))
+        stage.passes(0.01)
+    stage.passes(60)
+    assert stage.synced == [(0, 1), (10, 100)]
+
+
+def test_after_the_queue_was_closed_workers_end_with_what_they_have(stage: Stage) -> None:
+    stage.takes = 10
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(5)
+    stage.has(sync(name="other"))
+    stage.queue.close()
+    stage.loop.run_until_complete(asyncio.wait_for(asyncio.gather(*stage.workers), 60))
+    assert len(stage.told) >= 1
+
+
+# After a restart
+
+
+def synced_ago(seconds: float, outcome: Outcome = GOOD, generation: int = 1) -> SecretSync:
+    """A SecretSync that another process has synced that long ago."""
+    before = sync()
+    status = next_status(before.metadata, before.status, provider_class(), outcome, NOON - timedelta(seconds=seconds))
+    return sync(status=status, generation=generation)
+
+
+@pytest.mark.parametrize(
+    ("found", "at"),
+    [
+        pytest.param(synced_ago(600), HOUR - 600, id="not due yet: no vault call"),
+        pytest.param(synced_ago(10 * HOUR), HOUR, id="overdue: within an interval"),
+        pytest.param(synced_ago(600, generation=2), 0, id="edited meanwhile"),
+        pytest.param(
+            synced_ago(600, Outcome(reason=Reason.PROVIDER_ERROR, message="m", ready=False)), 0, id="it had failed"
+        ),
+        pytest.param(synced_ago(-5 * HOUR), 0, id="in the future: the clock jumped"),
+    ],
+)
+def test_a_restart(stage: Stage, found: SecretSync, at: float) -> None:
+    stage.has_class()
+    stage.has(found)
+    stage.passes(at + 1)
+    assert stage.times == [at]
+
+
+# Failures
+
+
+def test_a_failure_is_told_once_and_tried_less_and_less(stage: Stage) -> None:
+    stage.comes_to = AWAY
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR)
+    waits = [later - earlier for earlier, later in zip(stage.times, stage.times[1:], strict=False)]
+    assert waits[:8] == [2, 4, 8, 16, 32, 64, 128, 256]
+    assert set(waits[8:]) == {300}
+    assert stage.told == [(0, Reason.PROVIDER_ERROR)]
+
+
+def test_an_edit_gives_a_failure_its_next_try_at_once(stage: Stage) -> None:
+    stage.comes_to = AWAY
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(400)
+    stage.has(sync(generation=2))
+    stage.passes(3)
+    assert stage.times[-2:] == [400, 402]
+
+
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [
+        pytest.param(ProviderError("throttled", retry_after=120), 300, id="time"),
+        pytest.param(OwnershipError("somebody else's"), 30, id="an obstacle"),
+        pytest.param(ClassError("no such class"), HOUR, id="only an edit"),
+    ],
+)
+def test_each_kind_of_failure_has_its_longest_wait(stage: Stage, error: ControllerError, longest: float) -> None:
+    stage.comes_to = error
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(5 * HOUR)
+    waits = [later - earlier for earlier, later in zip(stage.times, stage.times[1:], strict=False)]
+    assert max(waits) == longest
+    assert waits[-1] == longest
+    if error.retry_after:
+        assert min(waits) >= error.retry_after
+
+
+def test_a_missing_class_waits_for_it_and_no_longer(stage: Stage) -> None:
+    stage.comes_to = ClassError("no such class")
+    stage.has(sync())
+    stage.passes(100)
+    stage.comes_to = GOOD
+    stage.has_class()
+    stage.passes(1)
+    assert stage.times == [0, 100]
+    assert [reason for _, reason in stage.told] == [Reason.SPC_ERROR, Reason.UP_TO_DATE]
+
+
+def test_what_nobody_expected_is_told_without_its_words(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.comes_to = ZeroDivisionError(CANARY)
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(1)
+    assert stage.told == [(0, Reason.INTERNAL_ERROR)]
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "ZeroDivisionError" in record.getMessage()
+    assert CANARY not in caplog.text + repr(vars(record))
+
+
+@pytest.mark.parametrize("where", ["telling", "looking"])
+def test_one_that_fails_in_an_unexpected_place_takes_nobody_along(stage: Stage, where: str) -> None:
+    stage.has_class()
+    if where == "telling":
+        stage.telling = [ZeroDivisionError(CANARY)]
+    else:
+        stage.untouched = ZeroDivisionError(CANARY)
+    stage.has(sync())
+    stage.passes(HOUR)
+    stage.has(sync(name="other", uid="another"))
+    stage.passes(1)
+    assert stage.times[-1] == HOUR
+
+
+# Somebody was faster
+
+
+def test_a_status_that_met_a_conflict_is_told_soon(stage: Stage) -> None:
+    stage.telling = [Again(0.1)]
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(1)
+    ((moment, reason),) = stage.told
+    assert moment < 0.5
+    assert reason == Reason.UP_TO_DATE
+    stage.passes(HOUR - 2)
+    assert len(stage.times) == 2
+
+
+def test_an_old_secret_is_looked_at_often_then_less(stage: Stage) -> None:
+    # Within two seconds of its collection at first; and not every second for ever, should it never be collected.
+    stage.comes_to = Again(1)
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(20)
+    waits = [later - earlier for earlier, later in zip(stage.times, stage.times[1:], strict=False)]
+    assert max(waits) <= 2
+    stage.passes(HOUR)
+    assert 100 <= len(stage.times) <= 200
+
+
+@pytest.mark.parametrize("telling", [[], [Again(0.1)], [ZeroDivisionError(CANARY)]])
+def test_an_old_secret_that_stays_is_told_after_half_a_minute(stage: Stage, telling: list[bool | Exception]) -> None:
+    stage.comes_to = Again(1, "the Secret of an earlier SecretSync is still there")
+    stage.telling = telling
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(20)
+    assert not stage.told
+    stage.passes(100)
+    assert [reason for _, reason in stage.told] == [Reason.LABEL_ERROR]
+
+
+@pytest.mark.parametrize("outcome", [GOOD, Outcome(reason=Reason.PROVIDER_ERROR, message="m", ready=False)])
+def test_a_status_that_cannot_be_written_is_tried_less_and_less(stage: Stage, outcome: Outcome) -> None:
+    stage.always_telling = False
+    stage.comes_to = outcome
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR)
+    assert 5 <= len(stage.times) <= 30
+    stage.always_telling = True
+    stage.passes(301)
+    assert len(stage.told) == 1
+
+
+# Drift
+
+
+def test_drift_is_mended_at_once(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(1)
+    stage.untouched = False
+    stage.passes(300)
+    assert len(stage.times) == 2
+    assert stage.times[1] == stage.looked[-1]
+
+
+def test_drift_whose_mending_meets_a_conflict_is_mended_soon(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(1)
+    stage.untouched, stage.comes_to = False, Again(1)
+    stage.passes(300)
+    tries = len(stage.times)
+    stage.untouched, stage.comes_to = True, GOOD
+    stage.passes(31)
+    assert len(stage.times) == tries + 1
+
+
+def test_no_more_than_ten_looks_a_second(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(*(sync(name=f"s{number}", uid=f"uid-{number}") for number in range(500)))
+    stage.passes(HOUR - 10)
+    assert len(stage.looked) > 4000
+    for first, eleventh in zip(stage.looked, stage.looked[10:], strict=False):
+        assert eleventh - first >= 0.99
+
+
+# Those that are not, or no more, to be synced
+
+
+def test_a_deleted_one_is_forgotten(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(1)
+    stage.reconciler.syncs.drop(SHOP)
+    assert len(stage.queue) == 0
+    assert SHOP in stage.forgotten
+    stage.passes(DAY)
+    assert stage.times == [0]
+    assert not stage.reconciler._memory
+    assert not stage.reconciler._users
+
+
+def test_one_deleted_while_it_is_worked_on_leaves_nothing_behind(stage: Stage) -> None:
+    stage.takes = 10
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(5)
+    stage.reconciler.syncs.drop(SHOP)
+    stage.passes(DAY)
+    assert stage.times == [0]
+    assert len(stage.queue) == 0
+    assert not stage.reconciler._memory
+
+
+def test_one_about_to_be_deleted_is_left_alone(stage: Stage) -> None:
+    wanted = sync()
+    dying = msgspec.structs.replace(wanted.metadata, deletion_timestamp="2030-01-01T00:00:00Z")
+    stage.has_class()
+    stage.has(msgspec.structs.replace(wanted, metadata=dying))
+    stage.passes(DAY)
+    assert not stage.synced
+
+
+@pytest.mark.parametrize(("name", "ours"), [("", True), ("mine", True), ("another", False)])
+def test_another_controllers_is_left_alone(
+    name: str, ours: bool, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage.reconciler, "_names", ("", "mine"))
+    wanted = sync()
+    spec = msgspec.structs.replace(wanted.spec, secret_sync_controller_name=name)
+    stage.has_class()
+    stage.has(msgspec.structs.replace(wanted, spec=spec))
+    stage.passes(1)
+    assert bool(stage.synced) is ours
+
+
+def test_an_unreadable_one_is_told_once_and_synced_when_it_is_mended(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(Unreadable(metadata=sync().metadata, problem="Expected `str` - at `$.spec.serviceAccountName`"))
+    stage.passes(DAY)
+    assert not stage.synced
+    assert stage.told == [(0, Reason.INPUT_INVALID)]
+    stage.has(sync(generation=2))
+    stage.passes(1)
+    assert stage.times == [DAY]
+
+
+@pytest.mark.parametrize("telling", [False, Again(0.1)])
+def test_an_unreadable_one_is_told_even_if_the_first_attempt_fails(stage: Stage, telling: bool | Exception) -> None:
+    stage.telling = [telling]
+    stage.has(Unreadable(metadata=sync().metadata, problem="Expected `str` - at `$.spec.serviceAccountName`"))
+    stage.passes(300)
+    assert [reason for _, reason in stage.told] == [Reason.INPUT_INVALID]
+
+
+def test_a_thousand_unexpected_failures_do_not_flood_the_log(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.comes_to = ZeroDivisionError(CANARY)
+    stage.has_class()
+    stage.has(*(sync(name=f"s{number}", uid=f"uid-{number}") for number in range(1000)))
+    stage.passes(600)
+    assert 1 <= len(caplog.records) <= 120  # ten lines and a count a minute

@@ -1,0 +1,145 @@
+"""When to look again, with loaded dice."""
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.schedule import (
+    FIRST_RETRY,
+    LONGEST_OBSTACLE,
+    LONGEST_RETRY,
+    after_failure,
+    asked_to_wait,
+    format_time,
+    parse_time,
+    spread,
+    until_due,
+)
+
+NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+HOUR = 3600.0
+
+
+class Loaded(random.Random):
+    """Dice that always fall the same way: 0.0 gives the least of a range, 1.0 the most."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def uniform(self, a: float, b: float) -> float:
+        return a + (b - a) * self.share
+
+
+LEAST, MIDDLE, MOST = Loaded(0.0), Loaded(0.5), Loaded(1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2030-01-01T12:00:00Z", NOW),
+        ("2030-01-01T13:00:00+01:00", NOW),
+        ("2030-01-01T12:00:00.000000Z", NOW),
+        ("2030-01-01T12:00:00", NOW),
+        ("", None),
+        (None, None),
+        ("soon", None),
+        ("2030-13-01T00:00:00Z", None),
+    ],
+)
+def test_times_are_read(text: str | None, expected: datetime | None) -> None:
+    assert parse_time(text) == expected
+
+
+def test_times_are_written_in_utc_and_whole_seconds() -> None:
+    elsewhere = (NOW + timedelta(microseconds=999_999)).astimezone(tz=None)
+    assert format_time(elsewhere) == "2030-01-01T12:00:00Z"
+    assert parse_time(format_time(NOW)) == NOW
+
+
+@pytest.mark.parametrize(
+    ("ago", "jitter", "dice", "expected"),
+    [
+        pytest.param(600, 0, MOST, 3000, id="the rest of the interval"),
+        pytest.param(600, 60, LEAST, 3000, id="no jitter drawn"),
+        pytest.param(600, 60, MOST, 3060, id="all of it"),
+        pytest.param(0, 0, MOST, 3600, id="just synced"),
+        pytest.param(3599, 0, MOST, 1, id="nearly due"),
+        pytest.param(3600, 0, LEAST, 0, id="overdue: within the next interval, at its beginning"),
+        pytest.param(3600, 60, MOST, 3600, id="or at its end, whatever the jitter"),
+        pytest.param(99_999, 0, MOST, 3600, id="long overdue"),
+        pytest.param(-3600, 60, MOST, 0, id="last synced in the future: the clock jumped"),
+        pytest.param(-99_999, 60, MOST, 0, id="far in the future"),
+    ],
+)
+def test_due(ago: float, jitter: float, dice: random.Random, expected: float) -> None:
+    assert until_due(NOW - timedelta(seconds=ago), NOW, HOUR, jitter, dice) == expected
+
+
+def test_a_clock_that_is_a_moment_ahead_has_not_jumped() -> None:
+    # The due time is no further ahead than interval and jitter.
+    assert until_due(NOW + timedelta(seconds=5), NOW, HOUR, 60, LEAST) == pytest.approx(HOUR + 5)
+
+
+def test_never_synced_is_due_now() -> None:
+    assert until_due(None, NOW, HOUR, 60, MOST) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("failures", "dice", "expected"),
+    [
+        (1, MOST, 2.0),
+        (2, MOST, 4.0),
+        (8, MOST, 256.0),
+        (9, MOST, LONGEST_RETRY),
+        (10_000, MOST, LONGEST_RETRY),
+        (10_000, MIDDLE, LONGEST_RETRY / 2),
+        (3, MIDDLE, 4.0),
+        (1, LEAST, FIRST_RETRY / 2),
+        (10_000, LEAST, FIRST_RETRY / 2),
+    ],
+)
+def test_retries_double_with_full_jitter_and_a_floor(failures: int, dice: random.Random, expected: float) -> None:
+    assert after_failure(failures, dice) == expected
+
+
+def test_an_obstacle_is_looked_at_more_often() -> None:
+    assert after_failure(100, MOST, longest=LONGEST_OBSTACLE) == LONGEST_OBSTACLE
+
+
+@pytest.mark.parametrize(("asked", "dice", "expected"), [(30.0, LEAST, 30.0), (30.0, MOST, 32.0), (0.5, LEAST, 1.0)])
+def test_the_other_side_is_given_the_time_it_asks_for(asked: float, dice: random.Random, expected: float) -> None:
+    assert after_failure(1, dice, asked) == expected
+
+
+@given(st.integers(1, 10**6), st.integers(), st.floats(0, 1e12))
+def test_no_retry_is_hot_and_none_is_later_than_five_minutes(failures: int, seed: int, asked: float) -> None:
+    wait = after_failure(failures, random.Random(seed), asked)
+    assert 1.0 <= wait <= LONGEST_RETRY + FIRST_RETRY
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"Retry-After": "17"}, 17),
+        ({"Retry-After": " 17 "}, 17),
+        ({"Retry-After": "86400"}, LONGEST_RETRY),
+        ({"Retry-After": "9" * 400}, LONGEST_RETRY),
+        ({"Retry-After": "-1"}, None),
+        ({"Retry-After": "1.5"}, None),
+        ({"Retry-After": "²"}, None),
+        ({"Retry-After": "٣"}, None),
+        ({"Retry-After": "Wed, 01 Jan 2031 00:00:00 GMT"}, None),
+        ({"Retry-After": ""}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], expected: float | None) -> None:
+    assert asked_to_wait(headers) == expected
+
+
+def test_spread_fills_the_interval() -> None:
+    assert (spread(HOUR, LEAST), spread(HOUR, MOST)) == (0.0, HOUR)

@@ -1,0 +1,138 @@
+"""The Deployment's contract: every variable is read, and a bad one is named with what it accepts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from controller.settings import BUILT_IN_CLOUDS, Cloud, Settings, SettingsError
+
+MINE = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
+
+
+def read(**environment: str) -> Settings:
+    return Settings.from_environment(environment)
+
+
+def test_no_variable_is_needed() -> None:
+    assert read() == Settings()
+    assert read(PATH="/bin", HOME="/") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "expected"),
+    [
+        ("ROTATION_POLL_INTERVAL", "60", 60),
+        ("ENABLE_PARTIAL_SECRET_SYNC", "false", False),
+        ("ENABLE_PARTIAL_SECRET_SYNC", "true", True),
+        ("JITTER", "0", 0),
+        ("JITTER", "", 0),
+        ("DRIFT_INTERVAL", "5", 5),
+        ("CONTROLLER_NAME", "blue", "blue"),
+        ("WATCH_NAMESPACES", "a,b c", ("a", "b", "c")),
+        ("WATCH_NAMESPACES", " a , ", ("a",)),
+        ("WATCH_NAMESPACES", "a,b,a", ("a", "b")),
+        ("WATCH_NAMESPACES", "", ()),
+        ("DEFAULT_CLOUD", "AzureChinaCloud", "AzureChinaCloud"),
+        ("CLOUDS_FILE", "/etc/clouds.json", "/etc/clouds.json"),
+        ("PROBE_SECRET_TYPE", "example.com/no", "example.com/no"),
+        ("POD_NAMESPACE", "azure-secret-store", "azure-secret-store"),
+        ("POD_NAME", "pod-1", "pod-1"),
+        ("LISTEN_ADDRESS", "127.0.0.1", "127.0.0.1"),
+        ("LISTEN_PORT", "0", 0),
+        ("LOG_LEVEL", "debug", "debug"),
+    ],
+)
+def test_each_variable(variable: str, text: str, expected: object) -> None:
+    assert getattr(read(**{variable: text}), variable.lower()) == expected
+
+
+def test_the_table_above_knows_every_setting() -> None:
+    marks = [mark for mark in test_each_variable.pytestmark if mark.name == "parametrize"]  # type: ignore[attr-defined]
+    assert {variable.lower() for variable, *_ in marks[0].args[1]} == set(Settings.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "accepted"),
+    [
+        ("ROTATION_POLL_INTERVAL", "soon", "`int`"),
+        ("ROTATION_POLL_INTERVAL", "0", "`int` >= 1"),
+        ("ROTATION_POLL_INTERVAL", "1.5", "`int`"),
+        ("ENABLE_PARTIAL_SECRET_SYNC", "perhaps", "`bool`"),
+        ("JITTER", "-1", "`int` >= 0"),
+        ("DRIFT_INTERVAL", "-1", "`int` >= 1"),
+        ("LISTEN_PORT", "65536", "`int` <= 65535"),
+        ("LISTEN_PORT", "http", "`int`"),
+        ("LOG_LEVEL", "loud", "'loud'"),
+    ],
+)
+def test_a_bad_variable_is_named_with_what_it_accepts(variable: str, text: str, accepted: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(**{variable: text})
+    assert variable in str(caught.value)
+    assert accepted in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# Clouds
+
+
+def clouds(folder: Path, content: object, **environment: str) -> dict[str, Cloud]:
+    file = folder / "clouds.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return read(CLOUDS_FILE=str(file), **environment).clouds()
+
+
+def test_the_built_in_clouds_are_there_without_a_file() -> None:
+    assert read().clouds() == BUILT_IN_CLOUDS
+    assert set(BUILT_IN_CLOUDS) == {"AzurePublicCloud", "AzureUSGovernmentCloud", "AzureChinaCloud"}
+
+
+def test_a_file_adds_clouds_and_may_replace_one(tmp_path: Path) -> None:
+    found = clouds(tmp_path, {"Lab": MINE, "AzurePublicCloud": MINE}, DEFAULT_CLOUD="Lab")
+    assert found["Lab"] == found["AzurePublicCloud"]
+    assert found["Lab"].authority == "https://login.example.com"
+    assert found["Lab"].audience == "https://vault.azure.net"
+    assert found["AzureChinaCloud"] == BUILT_IN_CLOUDS["AzureChinaCloud"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        pytest.param({"authority": MINE["authority"]}, ["vaultUrl"], id="a missing field"),
+        pytest.param(MINE | {"vaultURL": "x"}, ["vaultURL"], id="a misspelt field"),
+        pytest.param(MINE | {"authority": "http://login.example.com"}, ["authority"], id="an authority without TLS"),
+        pytest.param(MINE | {"authority": "https://a@evil"}, ["authority"], id="a user in the address"),
+        pytest.param(
+            MINE | {"vaultUrl": "https://vault.example.com"}, ["vaultUrl"], id="no place for the vault's name"
+        ),
+        pytest.param(MINE | {"vaultUrl": "http://{vault}.example.com"}, ["vaultUrl"], id="a vault without TLS"),
+        pytest.param(MINE | {"vaultUrl": "https://x/?{vault}"}, ["vaultUrl"], id="the vault's name in a query"),
+        pytest.param(MINE | {"ca": 1}, ["ca"], id="a wrong type"),
+        pytest.param("x", [], id="no object at all"),
+        pytest.param(MINE | {"ca": "not a certificate"}, ["ca"], id="a CA that is none"),
+    ],
+)
+def test_a_bad_entry_is_named_with_its_field(entry: object, words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        clouds(tmp_path, {"Fine": MINE, "Broken": entry})
+    for word in ["CLOUDS_FILE", "Broken", *words]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"'])
+def test_a_file_that_is_no_json_object_is_named(content: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"CLOUDS_FILE .*clouds\.json"):
+        clouds(tmp_path, content)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"CLOUDS_FILE .*none\.json"):
+        read(CLOUDS_FILE=str(tmp_path / "none.json")).clouds()
+
+
+def test_an_unknown_default_cloud_is_named_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(DEFAULT_CLOUD="Lab").clouds()
+    for word in ("DEFAULT_CLOUD", "'Lab'", *BUILT_IN_CLOUDS):
+        assert word in str(caught.value)

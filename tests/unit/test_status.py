@@ -1,0 +1,199 @@
+"""The status: what it says of an outcome, when a condition's time moves, and what the hash covers."""
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from controller.api.conditions import Condition, ConditionType, Reason
+from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
+from controller.errors import ObjectError
+from controller.fetched import Fetched, Hidden
+from controller.objects import VaultObject, VersionOf
+from controller.status import Outcome, condition, next_status, ready_condition, same_news, sync_hash, versions
+from tests.unit.objects_of import provider_class, sync, value
+
+THEN = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+LATER = THEN + timedelta(minutes=5)
+META = sync().metadata
+EMPTY = SecretSyncStatus()
+USER = ObjectVersion(target_key="user", object="secret/user", version="v1", updated="2029-12-31T00:00:00Z")
+
+WRITTEN = Outcome(reason=Reason.WRITTEN, message="2 keys written", ready=True, equal=True, exists=True, objects=[USER])
+SAME = Outcome(reason=Reason.UP_TO_DATE, message="2 keys equal", ready=True, equal=True, exists=True, objects=[USER])
+PARTIAL = Outcome(reason=Reason.PARTIAL, message="[]", ready=False, exists=True, objects=[USER])
+AWAY = Outcome(reason=Reason.PROVIDER_ERROR, message="Key Vault shop is away", ready=False)
+FOREIGN = Outcome(reason=Reason.LABEL_ERROR, message="not ours", ready=False, exists=False)
+
+
+def after(*outcomes: Outcome, now: datetime = THEN) -> SecretSyncStatus:
+    """The status after these outcomes, five minutes apart."""
+    status = EMPTY
+    for number, outcome in enumerate(outcomes):
+        status = next_status(META, status, provider_class(), outcome, now + number * timedelta(minutes=5))
+    return status
+
+
+def told(status: SecretSyncStatus) -> dict[str, str]:
+    return {item.type: item.status for item in status.conditions}
+
+
+def of(status: SecretSyncStatus, kind: ConditionType) -> Condition:
+    found = condition(status, kind)
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "ready", "created", "updated"),
+    [
+        ([WRITTEN], "True", "True", "True"),
+        ([SAME], "True", "True", "True"),
+        ([PARTIAL], "False", "True", "False"),
+        ([AWAY], "False", "Unknown", "False"),
+        ([FOREIGN], "False", "False", "False"),
+        pytest.param([WRITTEN, AWAY], "False", "True", "False", id="the Secret stays while the vault is away"),
+        pytest.param([FOREIGN, AWAY], "False", "False", "False", id="nor does it appear"),
+    ],
+)
+def test_conditions(outcomes: list[Outcome], ready: str, created: str, updated: str) -> None:
+    status = after(*outcomes)
+    assert told(status) == {"Ready": ready, "SecretCreated": created, "SecretUpdated": updated}
+    for item in status.conditions:
+        assert (item.reason, item.message) == (outcomes[-1].reason, outcomes[-1].message)
+        assert item.observed_generation == status.observed_generation == META.generation
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "moved"),
+    [
+        pytest.param([WRITTEN, SAME], False, id="another reason, the same status"),
+        pytest.param([AWAY, PARTIAL], False, id="another failure"),
+        pytest.param([WRITTEN, AWAY], True, id="ready no more"),
+        pytest.param([AWAY, WRITTEN], True, id="ready at last"),
+    ],
+)
+def test_a_transition_time_moves_with_the_status_alone(outcomes: list[Outcome], moved: bool) -> None:
+    since = of(after(*outcomes), ConditionType.READY).last_transition_time
+    assert since == ("2030-01-01T12:05:00Z" if moved else "2030-01-01T12:00:00Z")
+
+
+def test_each_condition_has_a_transition_time_of_its_own() -> None:
+    status = after(WRITTEN, AWAY)
+    assert of(status, ConditionType.SECRET_CREATED).last_transition_time == "2030-01-01T12:00:00Z"
+    assert of(status, ConditionType.SECRET_UPDATED).last_transition_time == "2030-01-01T12:05:00Z"
+
+
+def test_an_unchanged_failure_is_an_equal_status() -> None:
+    # So a retry that fails alike writes nothing.
+    assert after(AWAY) == after(AWAY, AWAY) == after(AWAY, AWAY, AWAY)
+    assert after(PARTIAL) == after(PARTIAL, PARTIAL)
+
+
+def test_an_equal_status_survives_the_way_through_the_api_server() -> None:
+    status = after(WRITTEN, PARTIAL)
+    body = msgspec.json.encode({"metadata": {}, "spec": sync().spec, "status": status})
+    assert msgspec.json.decode(body, type=SecretSync).status == status
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "last"),
+    [
+        ([WRITTEN], "2030-01-01T12:00:00Z"),
+        ([WRITTEN, SAME], "2030-01-01T12:05:00Z"),
+        ([WRITTEN, AWAY], "2030-01-01T12:00:00Z"),
+        ([WRITTEN, PARTIAL], "2030-01-01T12:00:00Z"),
+        ([AWAY], None),
+    ],
+)
+def test_the_last_success_is_when_the_secret_was_last_equal(outcomes: list[Outcome], last: str | None) -> None:
+    assert after(*outcomes).last_successful_sync_time == last
+
+
+@pytest.mark.parametrize("outcome", [AWAY, FOREIGN])
+def test_a_failure_keeps_versions_and_hash(outcome: Outcome) -> None:
+    good = after(WRITTEN)
+    bad = after(WRITTEN, outcome)
+    assert good.sync_hash
+    assert (bad.objects, bad.sync_hash) == (good.objects, good.sync_hash)
+
+
+def test_an_endless_message_is_cut_to_what_the_crd_takes() -> None:
+    endless = msgspec.structs.replace(AWAY, message="x" * 100_000)
+    assert len(of(after(endless), ConditionType.READY).message) == 32_768
+
+
+# The hash
+
+
+def test_the_hash_changes_with_ids_generations_and_versions() -> None:
+    base = (META, provider_class(), [USER])
+    others = [
+        (sync(generation=2).metadata, provider_class(), [USER]),
+        (sync(uid="again").metadata, provider_class(), [USER]),
+        (META, provider_class(generation=2), [USER]),
+        (META, provider_class(uid="again"), [USER]),
+        (META, provider_class(), [msgspec.structs.replace(USER, version="v2")]),
+        (META, provider_class(), [msgspec.structs.replace(USER, object="secret/other")]),
+        (META, provider_class(), []),
+    ]
+    hashes = [sync_hash(*case) for case in [base, *others]]
+    assert len(set(hashes)) == len(hashes)
+    assert sync_hash(*base) == hashes[0]
+
+
+def test_the_hash_and_the_status_hold_nothing_made_from_a_value() -> None:
+    wanted = {"user": VersionOf(VaultObject(name="user"))}
+    for_values = [versions({"user": value(text)}, wanted, EMPTY) for text in ("weak", "other", "")]
+    assert for_values[0] == for_values[1] == for_values[2]
+    assert len({sync_hash(META, provider_class(), objects) for objects in for_values}) == 1
+
+
+def test_the_resource_version_does_not_count() -> None:
+    # Else every status write of ours would make the next hash another.
+    touched = msgspec.structs.replace(META, resource_version="999")
+    assert sync_hash(touched, provider_class(), [USER]) == sync_hash(META, provider_class(), [USER])
+
+
+# Versions behind the keys
+
+
+def test_versions_name_object_index_and_time() -> None:
+    several = VaultObject(name="db", history=3)
+    fetched = {
+        "now": Fetched(value=Hidden(b""), version="a1", updated=THEN),
+        "before": Fetched(value=Hidden(b""), version="a0"),
+    }
+    assert versions(fetched, {"now": VersionOf(several, 0), "before": VersionOf(several, 1)}, EMPTY) == [
+        ObjectVersion(target_key="now", object="secret/db/0", version="a1", updated="2030-01-01T12:00:00Z"),
+        ObjectVersion(target_key="before", object="secret/db/1", version="a0"),
+    ]
+
+
+def test_a_key_that_failed_keeps_its_version_and_one_that_left_the_spec_does_not() -> None:
+    wanted = {key: VersionOf(VaultObject(name=key)) for key in ("user", "new")}
+    before = SecretSyncStatus(objects=[USER, msgspec.structs.replace(USER, target_key="gone")])
+    gone = ObjectError("secret user is not in Key Vault shop; create it there")
+    assert versions({"user": gone, "new": gone}, wanted, before) == [USER]
+
+
+# What a person would call news
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "same"),
+    [
+        (AWAY, AWAY, True),
+        (WRITTEN, WRITTEN, True),
+        (WRITTEN, SAME, False),
+        (AWAY, PARTIAL, False),
+        (AWAY, msgspec.structs.replace(AWAY, message="Key Vault shop refuses"), False),
+    ],
+)
+def test_news_is_another_status_reason_or_message(first: Outcome, then: Outcome, same: bool) -> None:
+    assert same_news(after(first), after(first, then)) is same
+
+
+def test_the_first_status_is_news() -> None:
+    assert not same_news(EMPTY, after(WRITTEN))
+    assert ready_condition(EMPTY) is None

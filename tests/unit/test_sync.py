@@ -1,0 +1,330 @@
+"""One SecretSync from what is wanted to what is there: a scripted API server, a stand-in for the vault."""
+
+import json
+import traceback
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from controller import errors
+from controller.api.conditions import Reason
+from controller.api.meta import ObjectMeta
+from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
+from controller.api.secretsync import SecretSync
+from controller.errors import ControllerError, ObjectError, ProviderError, Retry
+from controller.fetched import Fetched
+from controller.identity import Identity
+from controller.objects import VersionOf
+from controller.plan import mark
+from controller.reflector import Unreadable
+from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, Settings
+from controller.status import Outcome
+from controller.sync import Again, Class, Syncer, Written, assertions
+from controller.telemetry import Metrics
+from controller.vault import Vaults
+from tests.unit.api_server import Answer, ApiServer, connected, refusal
+from tests.unit.objects_of import hand, owner, provider_class, secret, sync, value
+
+CANARY = "canary-51c0"
+ABSENT = refusal(404, "secrets not found")
+
+
+def source(**parameters: str) -> SecretProviderClass:
+    """A class with the objects that tests ask for."""
+    objects = "array: ['objectName: user', 'objectName: pass']"
+    base = {"keyvaultName": "shop-vault", "clientID": "client-1", "tenantID": "tenant-1", "objects": objects}
+    spec = SecretProviderClassSpec(provider="azure", parameters=base | parameters)
+    return msgspec.structs.replace(provider_class(), spec=spec)
+
+
+def sent(meta: ObjectMeta, version: str = "42", **metadata: Any) -> Answer:
+    """The Secret's metadata as the API server answers."""
+    body = msgspec.to_builtins(meta) | {"resourceVersion": version} | metadata
+    return Answer({"kind": "PartialObjectMetadata", "metadata": body})
+
+
+class Scene:
+    """A syncer, the API server it writes to, and what stands in for the vaults."""
+
+    def __init__(self, server: ApiServer, syncer: Syncer, vault: "VaultStandIn") -> None:
+        self.server = server
+        self.syncer = syncer
+        self.vault = vault
+        self.written = Written()
+
+    async def sync(self, *answers: Answer, wanted: SecretSync | None = None, of: Class = None) -> Outcome:
+        """Syncs while the API server gives these answers, all of them."""
+        self.server.will_answer(*answers)
+        outcome = await self.syncer.sync(wanted or sync(), of or source(), self.written)
+        assert not self.server.script
+        return outcome
+
+    async def fails(self, *answers: Answer, wanted: SecretSync | None = None) -> ControllerError:
+        with pytest.raises(ControllerError) as caught:
+            await self.sync(*answers, wanted=wanted)
+        return caught.value
+
+    @property
+    def requests(self) -> list[str]:
+        """Method and body's data of each request, `look` for a patch that changes nothing."""
+        return ["look" if asked.body == b"{}" else asked.method for asked in self.server.asked]
+
+    def body(self, number: int = -1) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.server.asked[number].body)
+        return found
+
+
+class VaultStandIn:
+    """Stands for `Vaults` and `VaultReader`."""
+
+    def __init__(self) -> None:
+        self.holds: dict[str, Fetched | ControllerError] = {"user": value("me"), "pass": value(CANARY)}
+        self.asked: list[tuple[Identity, str, str]] = []
+
+    def reader(self, identity: Identity, cloud: str, vault: str) -> "VaultStandIn":
+        self.asked.append((identity, cloud, vault))
+        return self
+
+    async def read(self, wanted: Iterable[VersionOf]) -> Mapping[VersionOf, Fetched | ControllerError]:
+        return {version: self.holds[version.object.name] for version in wanted}
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    async with connected() as (server, kube):
+        vault = VaultStandIn()
+        yield Scene(server, Syncer(kube, Settings(), cast("Vaults", vault), Metrics()), vault)
+
+
+# Writing
+
+
+async def test_an_absent_secret_is_created_from_the_vault_that_the_class_names(scene: Scene) -> None:
+    outcome = await scene.sync(ABSENT, sent(secret()))
+    assert scene.requests == ["look", "POST"]
+    assert set(scene.body()["data"]) == {"user", "pass"}
+    assert scene.vault.asked == [(Identity("team", "robot", "client-1", "tenant-1"), "AzurePublicCloud", "shop-vault")]
+    assert (outcome.reason, outcome.ready, outcome.equal, outcome.exists) == (Reason.WRITTEN, True, True, True)
+    assert outcome.message == "2 keys written from Key Vault shop-vault"
+    assert outcome.objects
+    assert [item.target_key for item in outcome.objects] == ["user", "pass"]
+
+
+async def test_what_is_equal_is_not_written_again(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    outcome = await scene.sync(sent(secret()))
+    assert scene.requests == ["look", "POST", "look"]
+    assert (outcome.reason, outcome.message) == (Reason.UP_TO_DATE, "2 keys equal to Key Vault shop-vault")
+
+
+async def test_only_a_rotated_value_is_sent(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    scene.vault.holds["user"] = value("new", version="v2")
+    outcome = await scene.sync(sent(secret()), sent(secret(), "43"))
+    assert set(scene.body()["data"]) == {"user"}
+    assert scene.body()["metadata"] == {"uid": "uid-of-the-secret", "resourceVersion": "42"}
+    assert outcome.reason == Reason.WRITTEN
+
+
+@pytest.mark.parametrize(("version", "reason"), [("42", Reason.UP_TO_DATE), ("43", Reason.WRITTEN)])
+async def test_after_a_restart_all_is_sent_and_the_api_server_compares(
+    scene: Scene, version: str, reason: Reason
+) -> None:
+    outcome = await scene.sync(sent(secret()), sent(secret(), version))
+    assert set(scene.body()["data"]) == {"user", "pass"}
+    assert outcome.reason == reason
+
+
+async def test_a_key_that_left_and_came_back_is_written_again(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    await scene.sync(sent(secret()), sent(secret(["user"]), "43"), wanted=sync(["user"]))
+    assert scene.body()["data"] == {"pass": None}
+    await scene.sync(sent(secret(["user"]), "43"), sent(secret(), "44"))
+    assert set(scene.body()["data"]) == {"pass"}
+
+
+async def test_after_somebody_elses_hand_all_is_sent(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    edited = secret(hands=[*secret().managed_fields, hand(["user"], manager="kubectl", time="2030-01-01T00:09:00Z")])
+    await scene.sync(sent(edited), sent(secret(), "43"))
+    assert set(scene.body()["data"]) == {"user", "pass"}
+
+
+async def test_what_could_not_be_fetched_keeps_its_last_value(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    scene.vault.holds = {"user": value("new"), "pass": ProviderError("throttled", retry_after=9)}
+    outcome = await scene.sync(sent(secret()), sent(secret(), "43"))
+    assert set(scene.body()["data"]) == {"user"}
+    assert (outcome.reason, outcome.ready, outcome.equal, outcome.exists) == (Reason.PARTIAL, False, False, True)
+    assert outcome.retry_after == 9
+    assert [item["status"] for item in json.loads(outcome.message)] == ["failed", "synced"]
+
+
+async def test_nothing_is_blanked_when_nothing_can_be_fetched(scene: Scene) -> None:
+    scene.vault.holds = dict.fromkeys(("user", "pass"), ObjectError("gone"))
+    assert (await scene.fails(sent(secret()))).message == "gone"
+    assert scene.requests == ["look"]
+
+
+# Whose Secret
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(sent(secret(owners=[])), id="as its metadata show"),
+        pytest.param(
+            refusal(422, f"ValidatingAdmissionPolicy 'x' denied request: {FOREIGN_SECRET}: …"), id="by policy"
+        ),
+    ],
+)
+async def test_somebody_elses_secret_costs_no_vault_call(scene: Scene, answer: Answer) -> None:
+    error = await scene.fails(answer)
+    assert error.reason == Reason.LABEL_ERROR
+    assert error.retry is Retry.OBSTACLE
+    assert scene.requests == ["look"]
+    assert not scene.vault.asked
+
+
+async def test_an_earlier_ones_secret_is_waited_for(scene: Scene) -> None:
+    with pytest.raises(Again) as caught:
+        await scene.sync(sent(secret(owners=[owner(uid="earlier")])))
+    assert caught.value.seconds <= 2
+    assert "shop" in caught.value.obstacle
+    assert not scene.vault.asked
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([ABSENT, refusal(409)], id="somebody created it"),
+        pytest.param([sent(secret()), refusal(409)], id="somebody changed it"),
+        pytest.param([sent(secret()), refusal(404)], id="somebody deleted it"),
+    ],
+)
+async def test_where_somebody_was_faster_it_is_looked_at_again(scene: Scene, answers: list[Answer]) -> None:
+    with pytest.raises(Again) as caught:
+        await scene.sync(*answers)
+    assert not caught.value.obstacle
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "retry", "words"),
+    [
+        (
+            "data: Forbidden: field is immutable when `immutable` is set",
+            Reason.SYNC_FAILED,
+            Retry.OBSTACLE,
+            ["Secret shop is marked immutable", "delete it"],
+        ),
+        (
+            'type: Invalid value: "Opaque": field is immutable',
+            Reason.INPUT_INVALID,
+            Retry.OBSTACLE,
+            ["another type than Opaque", "delete it"],
+        ),
+        ("exceeded quota: x", Reason.SYNC_FAILED, Retry.TIME, ["exceeded quota"]),
+        ("ValidatingAdmissionPolicy: type", Reason.POLICY_REFUSED, Retry.TIME, ["type"]),
+    ],
+)
+async def test_what_the_api_server_refuses(
+    scene: Scene, message: str, reason: Reason, retry: Retry, words: list[str]
+) -> None:
+    error = await scene.fails(sent(secret()), refusal(422, message))
+    assert (error.reason, error.retry) == (reason, retry)
+    for word in words:
+        assert word in error.message
+    assert CANARY not in "".join(traceback.format_exception(error))
+
+
+# What is wrong before anything is asked
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        (Unreadable(ObjectMeta(), "Expected `object`"), ["SecretProviderClass class", "Expected `object`"]),
+        (source(objects="array: x"), ["SecretProviderClass class", "array:"]),
+        (source(cloudName="Mars"), ["'Mars' is not one of the administrator's", "AzurePublicCloud"]),
+    ],
+)
+async def test_a_class_that_cannot_be_used(scene: Scene, of: Class, words: list[str]) -> None:
+    depths = set()
+    for _ in range(5):
+        with pytest.raises(errors.ClassError) as caught:
+            await scene.sync(of=of)
+        depths.add(len(traceback.extract_tb(caught.value.__traceback__)))
+        for word in words:
+            assert word in caught.value.message
+    assert len(depths) == 1  # an error that is kept must not gather frames
+    assert not scene.server.asked
+
+
+async def test_a_missing_class_is_named(scene: Scene) -> None:
+    with pytest.raises(errors.ClassError, match="no SecretProviderClass class in namespace team; create it"):
+        await scene.syncer.sync(sync(), None, scene.written)
+
+
+async def test_an_edited_class_is_read_again(scene: Scene) -> None:
+    with pytest.raises(errors.ClassError):
+        await scene.sync(of=source(objects="array: x"))
+    meta = msgspec.structs.replace(source().metadata, generation=2)
+    await scene.sync(ABSENT, sent(secret()), of=msgspec.structs.replace(source(), metadata=meta))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "word"),
+    [
+        (sync({"a/b": "user"}), "targetKey a/b"),
+        (sync({"a": "nothing"}), "sourcePath nothing"),
+        (sync({"a": "user/0"}), "sourcePath user/0"),
+        (sync(["user"], type="kubernetes.io/tls"), "needs the key tls.crt"),
+    ],
+)
+async def test_a_mistake_in_the_secretsync_costs_no_call(scene: Scene, wanted: SecretSync, word: str) -> None:
+    error = await scene.fails(wanted=wanted)
+    assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.EDIT)
+    assert word in error.message
+    assert not scene.server.asked
+    assert not scene.vault.asked
+
+
+# Drift
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        pytest.param(sent(secret()), True, id="as we left it"),
+        pytest.param(ABSENT, False, id="gone"),
+        pytest.param(sent(secret(owners=[])), False, id="without its owner"),
+        pytest.param(sent(secret(["user"])), False, id="a key is missing"),
+        pytest.param(sent(secret(), labels={}), False, id="its label is gone"),
+        pytest.param(refusal(503), True, id="nobody knows"),
+        pytest.param(refusal(422, f"ValidatingAdmissionPolicy: {FOREIGN_SECRET}"), False, id="another's, says policy"),
+    ],
+)
+async def test_looking_for_drift(scene: Scene, answer: Answer, expected: bool) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    scene.server.will_answer(answer)
+    assert await scene.syncer.unchanged(sync(), scene.written) is expected
+    assert scene.requests == ["look", "POST", "look"]
+    assert len(scene.vault.asked) == 1
+    if expected:
+        assert scene.written.mark == mark(secret())
+
+
+# Assertions
+
+
+async def test_an_assertion_is_a_token_for_entra_alone(scene: Scene) -> None:
+    scene.server.will_answer({"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:00Z"}})
+    who = Identity("team", "robot", "client-1", "tenant-1")
+    assert await assertions(scene.syncer._kube)(who) == "a.b.c"
+    assert scene.server.asked[0].path == "/api/v1/namespaces/team/serviceaccounts/robot/token"
+    assert scene.body()["spec"]["audiences"] == [TOKEN_AUDIENCE]
+    scene.server.will_answer(refusal(404))
+    with pytest.raises(ProviderError, match="no ServiceAccount robot in namespace team; create it"):
+        await assertions(scene.syncer._kube)(who)

@@ -1,0 +1,253 @@
+"""Logs, metrics and probes, as a machine reads them."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from controller.telemetry import LINES_A_MINUTE, MOST_LINE, Chorus, JsonLines, Metrics, Server, start_logging
+
+log = logging.getLogger("test_telemetry")
+
+
+class Lines(logging.Handler):
+    """Keeps what was logged, as the program would print it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(JsonLines())
+        self.raw: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.raw.append(self.format(record))
+
+    @property
+    def read(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.raw]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    handler = Lines()
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    yield handler
+    log.removeHandler(handler)
+
+
+class Clock:
+    """Seconds, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# Lines
+
+
+def test_a_line_is_one_json_object_with_its_fields(lines: Lines) -> None:
+    log.warning('two\nlines and "quotes" of %s', "ünïcode", extra={"fields": {"secretsync": "team/shop"}})
+    assert "\n" not in lines.raw[0]
+    line = lines.read[0]
+    assert line.pop("time")
+    assert line == {
+        "level": "warning",
+        "logger": "test_telemetry",
+        "message": 'two\nlines and "quotes" of ünïcode',
+        "secretsync": "team/shop",
+    }
+
+
+def test_the_time_is_utc_in_milliseconds() -> None:
+    record = logging.LogRecord("x", logging.INFO, "", 0, "m", None, None)
+    record.created = 1893499200.0005
+    assert json.loads(JsonLines().format(record))["time"] == "2030-01-01T12:00:00.000Z"
+
+
+def test_an_exception_stays_on_the_line(lines: Lines) -> None:
+    try:
+        raise ValueError("what it says")
+    except ValueError:
+        log.exception("it failed")
+    assert "ValueError: what it says" in str(lines.read[0]["exception"])
+
+
+def test_logging_goes_to_stdout_and_the_sdks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    quieted = {name: logging.getLogger(name) for name in ("azure", "msal", "asyncio", "aiohttp")}
+    levels = {name: logger.level for name, logger in quieted.items()}
+    try:
+        start_logging("info")
+        log.setLevel(logging.NOTSET)
+        log.debug("not this")
+        log.info("but this")
+        quieted["azure"].error("nor the SDK's")
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        for name, logger in quieted.items():
+            logger.setLevel(levels[name])
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["message"] for line in out.splitlines()] == ["but this"]
+    assert err == ""
+
+
+# The chorus
+
+
+def test_a_thousand_alike_are_a_few_lines_and_a_count(lines: Lines) -> None:
+    clock = Clock()
+    chorus = Chorus(log, clock)
+    for number in range(1000):
+        chorus.say(logging.WARNING, "ProviderError", f"team/{number}: secret {number} is gone", secretsync=f"s{number}")
+    assert [line["message"] for line in lines.read] == [
+        f"team/{number}: secret {number} is gone" for number in range(LINES_A_MINUTE)
+    ]
+    assert lines.read[3]["secretsync"] == "s3"
+    chorus.flush()
+    assert len(lines.raw) == LINES_A_MINUTE
+    clock.now += 60
+    chorus.flush()
+    (rest,) = lines.read[LINES_A_MINUTE:]
+    assert str(1000 - LINES_A_MINUTE) in str(rest["message"])
+    assert "ProviderError" in str(rest["message"])
+    # Else LOG_LEVEL=warning would hide that a thousand failed.
+    assert rest["level"] == "warning"
+    chorus.flush()
+    assert len(lines.raw) == LINES_A_MINUTE + 1
+
+
+def test_a_new_minute_begins_with_the_count_of_the_last(lines: Lines) -> None:
+    clock = Clock()
+    chorus = Chorus(log, clock)
+    for _ in range(LINES_A_MINUTE + 5):
+        chorus.say(logging.WARNING, "kind", "before")
+    clock.now += 60
+    chorus.say(logging.WARNING, "kind", "after")
+    told = [str(line["message"]) for line in lines.read[LINES_A_MINUTE:]]
+    assert len(told) == 2
+    assert told[0].startswith("5 more")
+    assert told[1] == "after"
+
+
+def test_a_few_lines_are_not_counted_afterwards(lines: Lines) -> None:
+    clock = Clock()
+    chorus = Chorus(log, clock)
+    for _ in range(LINES_A_MINUTE):
+        chorus.say(logging.INFO, "kind", "written")
+    clock.now += 60
+    chorus.flush()
+    assert len(lines.raw) == LINES_A_MINUTE
+
+
+def test_kinds_do_not_drown_each_other(lines: Lines) -> None:
+    chorus = Chorus(log, Clock())
+    for _ in range(100):
+        chorus.say(logging.WARNING, "one", "first")
+    chorus.say(logging.INFO, "two", "second", secretsync="b")
+    line = lines.read[-1]
+    assert (line["level"], line["message"], line["secretsync"]) == ("info", "second", "b")
+
+
+def test_a_line_has_an_end(lines: Lines) -> None:
+    # The message of a PartialSync may have 32,000 characters.
+    Chorus(log, Clock()).say(logging.WARNING, "PartialSync", "x" * 32_000)
+    message = str(lines.read[0]["message"])
+    assert len(message) == MOST_LINE
+    assert message.endswith("...")
+
+
+def test_the_chorus_forgets_kinds_that_fell_silent() -> None:
+    clock = Clock()
+    chorus = Chorus(log, clock)
+    for number in range(1000):
+        chorus.say(logging.DEBUG, f"kind {number}", "once")
+    clock.now += 60
+    chorus.flush()
+    assert not chorus._minutes
+
+
+# Probes and metrics
+
+
+class Probed:
+    """A running server and what it is asked."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.problems: list[str] = []
+        self.base = ""
+
+    async def get(self, path: str) -> tuple[int, str, str]:
+        async with aiohttp.ClientSession() as session, session.get(self.base + path) as response:
+            return response.status, response.headers["Content-Type"], await response.text()
+
+
+@pytest.fixture
+async def probed() -> AsyncIterator[Probed]:
+    probed = Probed()
+    server = Server(probed.metrics, lambda: probed.problems)
+    port = await server.start("127.0.0.1", 0)
+    probed.base = f"http://127.0.0.1:{port}"
+    yield probed
+    await server.stop()
+
+
+async def test_alive_as_long_as_it_answers(probed: Probed) -> None:
+    probed.problems = ["listing"]
+    assert (await probed.get("/healthz"))[0::2] == (200, "ok\n")
+
+
+async def test_ready_when_there_is_no_problem_and_else_it_says_which(probed: Probed) -> None:
+    assert (await probed.get("/readyz"))[0::2] == (200, "ok\n")
+    probed.problems = ["listing", "the admission policies are not in force yet"]
+    assert (await probed.get("/readyz"))[0::2] == (503, "listing\nthe admission policies are not in force yet\n")
+
+
+async def test_metrics_are_what_prometheus_reads(probed: Probed) -> None:
+    metrics = probed.metrics
+    metrics.reconciles.labels("ProviderError").inc(3)
+    metrics.count_call("shop", "secrets.get", "ok")
+    metrics.secret_writes.labels("create").inc()
+    metrics.reconcile_seconds.observe(0.2)
+    metrics.not_ready.set(2)
+    status, content_type, text = await probed.get("/metrics")
+    assert status == 200
+    assert content_type.startswith("text/plain; version=")
+    values = {
+        (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert values["akv_secret_store_reconciles_total", "ProviderError"] == 3
+    assert values["akv_secret_store_vault_calls_total", "secrets.get", "ok", "shop"] == 1
+    assert values["akv_secret_store_secret_writes_total", "create"] == 1
+    assert values["akv_secret_store_reconcile_seconds_bucket", "0.5"] == 1
+    assert values["akv_secret_store_reconcile_seconds_bucket", "0.1"] == 0
+    assert values[("akv_secret_store_not_ready",)] == 2
+    assert values[("akv_secret_store_queue_due",)] == 0
+
+
+async def test_nothing_else_is_served(probed: Probed) -> None:
+    assert (await probed.get("/"))[0] == 404
+    assert (await probed.get("/debug"))[0] == 404
+
+
+async def test_a_stopped_server_answers_no_more() -> None:
+    server = Server(Metrics(), list)
+    port = await server.start("127.0.0.1", 0)
+    await server.stop()
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(f"http://127.0.0.1:{port}/healthz")
+
+
+async def test_stopping_what_never_started_is_fine() -> None:
+    await Server(Metrics(), list).stop()

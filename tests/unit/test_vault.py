@@ -1,0 +1,341 @@
+"""Reading a vault: the Azure SDK against a vault on loopback that says what a test makes it say, over real TLS."""
+
+import asyncio
+import gc
+import ssl
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from azure.core.credentials import AccessTokenInfo
+from azure.keyvault.secrets._shared import http_challenge_cache
+
+from controller import vault
+from controller.errors import ControllerError, ObjectError, ProviderError
+from controller.fetched import Fetched
+from controller.identity import FederatedCredential, Identity
+from controller.network import new_session, new_transport
+from controller.objects import VaultObject, VersionOf
+from controller.settings import Cloud
+from controller.vault import AT_ONCE_EACH, LEAVE_ALONE, VaultReader, Vaults
+from tests.unit.api_server import Answer, ApiServer, Asked, serving
+from tools.local_cluster.pki import Authority
+
+JSON = {"Content-Type": "application/json"}
+CHALLENGE = Answer(
+    b"", status=401, headers={"WWW-Authenticate": 'Bearer authorization="https://login/t", resource="https://proposed"'}
+)
+CANARY = "canary-77aa"
+USER = VersionOf(VaultObject(name="user"))
+
+
+def refusal(status: int, code: str = "", inner: str = "", **headers: str) -> Answer:
+    """An error as Key Vault words it."""
+    error: dict[str, Any] = {"code": code, "message": f"Words of the vault {CANARY}"}
+    if inner:
+        error["innererror"] = {"code": inner}
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    return Answer({"error": error}, status=status, headers=JSON | named)
+
+
+class Scene:
+    """A reader, the vault that it reads, a token and a clock."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+        self.server.otherwise = self._answer
+        self.answers: dict[str, Answer] = {}
+        self.counted: list[tuple[str, str]] = []
+        self.no_token: ControllerError | None = None
+        self.now = 1000.0
+        self.reader: VaultReader
+
+    async def get_token_info(self, *_scopes: str, options: object = None) -> AccessTokenInfo:
+        """Stands for `FederatedCredential`."""
+        if self.no_token:
+            raise self.no_token
+        return AccessTokenInfo("token", 4_000_000_000)
+
+    def _answer(self, asked: Asked) -> Answer:
+        if "Authorization" not in asked.headers:
+            return CHALLENGE
+        return self.answers.get(asked.path) or refusal(404, "SecretNotFound")
+
+    def has(self, name: str, value: str | None = "value", version: str = "v1", *, newest: bool = True) -> None:
+        """Puts a version of a secret into the vault."""
+        body = {"id": f"{self.server.url}/secrets/{name}/{version}", "attributes": {"enabled": True, "updated": 9}}
+        answer = Answer(body | ({} if value is None else {"value": value}), headers=JSON)
+        self.answers[f"/secrets/{name}/{version}"] = answer
+        if newest:
+            self.answers[f"/secrets/{name}/"] = self.answers[f"/secrets/{name}"] = answer
+
+    def lists(self, name: str, *versions: tuple[str, int, bool]) -> None:
+        """Which versions a list of them names: id, created, enabled."""
+        items = [
+            {
+                "id": f"{self.server.url}/secrets/{name}/{version}",
+                "attributes": {"enabled": enabled, "created": created},
+            }
+            for version, created, enabled in versions
+        ]
+        self.answers[f"/secrets/{name}/versions"] = Answer({"value": items, "nextLink": None}, headers=JSON)
+        for version, _, _ in versions:
+            self.has(name, f"value of {version}", version, newest=False)
+
+    async def read(self, *wanted: VersionOf) -> list[str | ControllerError]:
+        found = await self.reader.read(wanted)
+        return [
+            item.value.reveal().decode() if isinstance(item, Fetched) else item
+            for item in map(found.get, wanted)
+            if item
+        ]
+
+    async def fails(self, wanted: VersionOf = USER) -> ControllerError:
+        (error,) = await self.read(wanted)
+        assert isinstance(error, ControllerError)
+        return error
+
+    @property
+    def reads(self) -> list[str]:
+        """The paths asked for with a token."""
+        return [asked.path for asked in self.server.asked if "Authorization" in asked.headers]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"), "vaults")
+
+
+@pytest.fixture
+async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    http_challenge_cache.clear()
+    pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.cert, pair.key)
+    async with serving(tls) as server, new_session(authority.pair.cert.read_text()) as session:
+        scene = Scene(server)
+        scene.reader = VaultReader(
+            "shop",
+            server.url,
+            cast("FederatedCredential", scene),
+            "client-1",
+            new_transport(session),
+            asyncio.Semaphore(50),
+            lambda vault_name, operation, outcome: scene.counted.append((operation, outcome)),
+        )
+        monkeypatch.setattr(vault, "time", SimpleNamespace(monotonic=lambda: scene.now))
+        yield scene
+        await scene.reader.close()
+
+
+# What is read
+
+
+async def test_the_newest_version_is_one_get(scene: Scene) -> None:
+    scene.has("user", "me")
+    assert await scene.read(USER) == ["me"]
+    assert [path.rstrip("/") for path in scene.reads] == ["/secrets/user"]
+    assert scene.counted == [("secrets.get", "ok")]
+
+
+async def test_a_pinned_version(scene: Scene) -> None:
+    scene.has("user", "old", "v0", newest=False)
+    assert await scene.read(VersionOf(VaultObject(name="user", version="v0"))) == ["old"]
+
+
+@pytest.mark.parametrize("value", ["", "ünïcode", "x" * 25_000])
+async def test_values_arrive_as_they_are(scene: Scene, value: str) -> None:
+    scene.has("user", value)
+    assert await scene.read(USER) == [value]
+
+
+async def test_an_answer_without_a_value_blanks_nothing(scene: Scene) -> None:
+    scene.has("user", None)
+    assert "no usable answer" in (await scene.fails()).message
+
+
+@pytest.mark.parametrize(
+    ("listed", "pinned", "expected"),
+    [
+        pytest.param([("a", 1, True), ("c", 3, True), ("b", 2, True)], "", ["c", "b", "a"], id="newest first"),
+        pytest.param([("a", 1, True), ("b", 2, False), ("c", 3, True)], "", ["c", "a"], id="disabled are skipped"),
+        pytest.param([("a", 1, True), ("b", 2, True), ("c", 3, True)], "b", ["b", "a"], id="from the pinned one on"),
+    ],
+)
+async def test_history(scene: Scene, listed: list[tuple[str, int, bool]], pinned: str, expected: list[str]) -> None:
+    scene.lists("db", *listed)
+    found = VaultObject(name="db", history=3, version=pinned)
+    answers = await scene.read(*(VersionOf(found, index) for index in range(3)))
+    assert answers[: len(expected)] == [f"value of {version}" for version in expected]
+    for missing in answers[len(expected) :]:
+        assert isinstance(missing, ObjectError)
+        assert f"has {len(expected)} enabled version(s)" in missing.message
+    assert scene.reads.count("/secrets/db/versions") == 1
+
+
+async def test_two_versions_of_one_second_are_told_apart_by_the_newest(scene: Scene) -> None:
+    scene.lists("db", ("a", 5, True), ("z", 5, True))
+    scene.has("db", "value of a", "a")
+    found = VaultObject(name="db", history=2)
+    assert await scene.read(VersionOf(found, 0), VersionOf(found, 1)) == ["value of a", "value of z"]
+
+
+async def test_that_the_newest_is_disabled_does_not_hide_the_others(scene: Scene) -> None:
+    scene.lists("db", ("a", 5, True), ("b", 5, True), ("c", 5, False))
+    scene.answers["/secrets/db/"] = scene.answers["/secrets/db"] = refusal(403, "Forbidden", "SecretDisabled")
+    assert len([item for item in await scene.read(VersionOf(VaultObject(name="db", history=2))) if item]) == 1
+
+
+# What is said of failures
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (refusal(404, "SecretNotFound"), ObjectError, ["secret user is not in Key Vault shop", "create or recover"]),
+        (refusal(403, "Forbidden", "SecretDisabled"), ObjectError, ["secret user is disabled", "enable it"]),
+        (refusal(403, "Forbidden", "ForbiddenByRbac"), ObjectError, ["client-1 may not read secret user", "assign"]),
+        (refusal(403, "Forbidden", "ForbiddenByFirewall"), ProviderError, ["firewall", "allow its address"]),
+        (refusal(403, "Forbidden"), ObjectError, ["client-1 may not read secret user"]),
+        (CHALLENGE, ProviderError, ["does not accept the token of identity client-1", "tenantID"]),
+        (refusal(429, "Throttled", Retry_After="17"), ProviderError, ["throttled", "rotationPollIntervalInSeconds"]),
+        (refusal(500), ProviderError, ["HTTP 500", "tries again"]),
+        (refusal(503), ProviderError, ["HTTP 503", "tries again"]),
+        (Answer(CANARY.encode(), status=502), ProviderError, ["HTTP 502", "tries again"]),
+        (Answer({"error": CANARY}, status=403, headers=JSON), ObjectError, ["may not read"]),
+        (Answer(b"", status=302, headers={"Location": "https://127.0.0.1:1/"}), ProviderError, ["HTTP 302"]),
+    ],
+)
+async def test_each_refusal_gives_cause_and_next_step(
+    scene: Scene, answer: Answer, kind: type[ControllerError], words: list[str]
+) -> None:
+    scene.answers["/secrets/user/"] = scene.answers["/secrets/user"] = answer
+    error = await scene.fails()
+    assert type(error) is kind
+    for word in words:
+        assert word in error.message
+    assert CANARY not in error.message
+    assert error.retry_after == (17 if answer.status == 429 else None)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>Sign in</html>", b"null", b"[]", b'"x"', b"{}", b'{"value":"v","id":5}'])
+async def test_a_good_status_with_a_body_that_makes_no_sense(scene: Scene, body: bytes) -> None:
+    scene.answers["/secrets/user/"] = scene.answers["/secrets/user"] = Answer(body, headers=JSON)
+    error = await scene.fails()
+    assert isinstance(error, ProviderError)
+    assert "gave no usable answer" in error.message
+
+
+async def test_without_a_token_the_vault_is_not_blamed(scene: Scene) -> None:
+    scene.no_token = ProviderError("no federated credential")
+    assert (await scene.fails()).message == "no federated credential"
+    assert scene.counted == [("secrets.get", "no token")]
+    scene.no_token = None
+    scene.has("user", "me")
+    assert await scene.read(USER) == ["me"]
+
+
+async def test_one_objects_failure_leaves_the_others_alone(scene: Scene) -> None:
+    scene.has("user", "me")
+    gone, me = await scene.read(VersionOf(VaultObject(name="gone")), USER)
+    assert isinstance(gone, ObjectError)
+    assert me == "me"
+
+
+async def test_errors_keep_neither_frames_nor_causes(scene: Scene) -> None:
+    # Frames hold their locals, among them the values of other objects.
+    scene.has("user", CANARY)
+    found = await scene.reader.read([USER, VersionOf(VaultObject(name="gone"))])
+    error = found[VersionOf(VaultObject(name="gone"))]
+    assert isinstance(error, ObjectError)
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
+    del found, error
+    gc.collect()
+    assert CANARY.encode() not in [item.value.reveal() for item in gc.get_objects() if isinstance(item, Fetched)]
+
+
+# A vault that is down
+
+
+async def test_a_vault_that_is_down_is_asked_once_by_a_thousand(scene: Scene) -> None:
+    scene.answers["/secrets/user/"] = scene.answers["/secrets/user"] = refusal(503)
+    first = await scene.fails()
+    before = len(scene.server.asked)
+    rest = await asyncio.gather(*(scene.fails() for _ in range(1000)))
+    assert {error.message for error in rest} == {first.message}
+    assert len(scene.server.asked) == before
+
+
+async def test_afterwards_one_tries_and_the_others_hear_what_they_heard(scene: Scene) -> None:
+    scene.answers["/secrets/user/"] = scene.answers["/secrets/user"] = refusal(503)
+    await scene.fails()
+    before = len(scene.reads)
+    scene.now += LEAVE_ALONE + 1
+    await asyncio.gather(*(scene.fails() for _ in range(100)))
+    assert len(scene.reads) - before == 1
+    scene.has("user", "me")
+    scene.now += LEAVE_ALONE + 1
+    assert await scene.read(USER) == ["me"]
+    assert await asyncio.gather(*(scene.read(USER) for _ in range(50))) == [["me"]] * 50
+
+
+async def test_retry_after_is_kept(scene: Scene) -> None:
+    scene.answers["/secrets/user/"] = scene.answers["/secrets/user"] = refusal(429, Retry_After="60")
+    await scene.fails()
+    before = len(scene.server.asked)
+    scene.now += 59
+    await scene.fails()
+    assert len(scene.server.asked) == before
+
+
+async def test_one_vault_does_not_take_every_slot(scene: Scene) -> None:
+    scene.has("user")
+    await scene.read(USER)  # the challenge has been met
+    hanging = 0
+    full = asyncio.Event()
+
+    def hang(_: Asked) -> Answer:
+        nonlocal hanging
+        hanging += 1
+        if hanging == AT_ONCE_EACH:
+            full.set()
+        return Answer(held=True)
+
+    scene.server.otherwise = hang
+    many = [VersionOf(VaultObject(name=f"s{number}")) for number in range(2 * AT_ONCE_EACH)]
+    reading = asyncio.create_task(scene.read(*many))
+    await asyncio.wait_for(full.wait(), 10)
+    for _ in range(1000):  # time enough for one more to arrive
+        await asyncio.sleep(0)
+    assert hanging == AT_ONCE_EACH
+    reading.cancel()
+    await asyncio.wait([reading])
+
+
+# All vaults
+
+
+async def test_readers_are_shared_by_one_identity_and_dropped_when_nobody_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(vault, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    clouds = {"here": Cloud(authority="https://login.example.com", vault_url="https://{vault}.example.com")}
+
+    async def assertion(_: Identity) -> str:
+        return "a.b.c"
+
+    vaults = Vaults(clouds, assertion, lambda *_: None)
+    one, other = Identity("team", "robot", "c", "tenant-1"), Identity("else", "robot", "c", "tenant-1")
+    first = vaults.reader(one, "here", "shop")
+    assert vaults.reader(one, "here", "shop") is first
+    assert vaults.reader(one, "here", "bank") is not first
+    assert vaults.reader(other, "here", "shop") is not first
+    now[0] = 500
+    assert vaults.reader(other, "here", "shop")
+    now[0] = 700
+    await vaults.drop_unused(600)
+    assert len(vaults._readers) == len(vaults._credentials) == 1
+    assert vaults.reader(one, "here", "shop") is not first
+    await vaults.close()

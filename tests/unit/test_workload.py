@@ -1,0 +1,288 @@
+"""A container as a process: what it is given, when it counts as ready, and that it never outlives its parent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools import kubelet
+from tools.kubelet import WorkloadError
+from tools.workload import ROOT, Workload
+
+PROGRAM = """
+import http.server, os, pathlib, signal, sys, threading
+if sys.argv[1:] == ["fail"]:
+    sys.exit("it cannot work like this")
+if sys.argv[1:] == ["once"]:
+    sys.exit(7)
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        ready = pathlib.Path("ready").exists()
+        self.send_response(200 if ready else 503)
+        self.end_headers()
+        self.wfile.write(b"" if ready else b"the policies are not in force")
+server = http.server.HTTPServer((os.environ["LISTEN_ADDRESS"], int(os.environ["LISTEN_PORT"])), Answers)
+if sys.argv[1:] == ["stubborn"]:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+else:
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+server.serve_forever()
+sys.exit(3)
+"""
+
+
+class Plane:
+    """An API server's answers."""
+
+    def __init__(self, folder: Path, **objects: dict[str, Any]) -> None:
+        self.folder, self.objects, self.asked = folder, objects, list[tuple[str, ...]]()
+
+    def kubectl(self, *args: str) -> str:
+        self.asked.append(args)
+        return json.dumps(self.objects[args[1]]) if args[0] == "get" else "a-token\n"
+
+    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
+        return self.folder / f"{namespace}-{name}"
+
+
+def deployment(**container: Any) -> dict[str, Any]:
+    template = {"spec": {"serviceAccountName": "robot", "containers": [{"name": "c", **container}]}}
+    return {"metadata": {"name": "akv", "namespace": "ns"}, "spec": {"template": template}}
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A package called `controller` that is not ours, for PYTHONPATH."""
+    package = tmp_path / "path" / "controller"
+    package.mkdir(parents=True)
+    (package / "__main__.py").write_text(PROGRAM)
+    return package.parent
+
+
+def make(tmp_path: Path, program: Path, *args: str) -> Workload:
+    found = deployment(args=list(args), readinessProbe={"httpGet": {"path": "/ready", "port": "http"}})
+    workload = Workload.of_deployment(Plane(tmp_path, deployment=found), "ns", "akv", tmp_path / "run")
+    workload.env["PYTHONPATH"] = str(program)
+    return workload
+
+
+@pytest.fixture
+def workload(tmp_path: Path, program: Path) -> Iterator[Workload]:
+    with make(tmp_path, program) as running:
+        yield running
+
+
+def gone(pid: int) -> bool:
+    """Within five seconds; a zombie is gone, too."""
+    for _ in range(500):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_the_environment_is_the_deployments(tmp_path: Path) -> None:
+    env = [
+        {"name": "LOG_LEVEL", "value": "debug"},
+        {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "CLOUDS_FILE", "value": "/etc/clouds/clouds.json"},
+        {"name": "EMPTY"},
+        {"name": "LISTEN_PORT", "value": "8080"},
+    ]
+    found = deployment(env=env, args=["crds", "/etc/clouds"], volumeMounts=[{"name": "v", "mountPath": "/etc/clouds/"}])
+    found["spec"]["template"]["spec"]["volumes"] = [{"name": "v", "configMap": {"name": "clouds"}}]
+    plane = Plane(tmp_path, deployment=found, configmap={"data": {"clouds.json": "{}"}})
+    workload = Workload.of_deployment(plane, "ns", "akv", tmp_path / "run")
+    file = Path(workload.env.pop("CLOUDS_FILE"))
+    assert file.read_text() == "{}"
+    assert file.is_relative_to(tmp_path / "run")
+    assert workload._args == ["controller", "crds", str(file.parent)]
+    port = workload.env["LISTEN_PORT"]
+    assert workload.url == f"http://127.0.0.1:{port}"
+    del workload.env["LISTEN_PORT"]
+    assert port != "8080"
+    assert workload.env == {
+        "LOG_LEVEL": "debug",
+        "POD_NAMESPACE": "ns",
+        "POD_NAME": "akv",
+        "EMPTY": "",
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "KUBECONFIG": str(tmp_path / "ns-robot"),
+        "LISTEN_ADDRESS": "127.0.0.1",
+    }
+
+
+def test_volumes_are_filled(tmp_path: Path) -> None:
+    configmap = {"data": {"a": "one", "b": "two"}, "binaryData": {"c": "/w=="}}
+    plane = Plane(tmp_path, configmap=configmap)
+    volumes = [
+        {"name": "some", "configMap": {"name": "m", "items": [{"key": "a", "path": "deep/er"}]}},
+        {"name": "all", "configMap": {"name": "m"}},
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "unused", "hostPath": {"path": "/"}},
+        {
+            "name": "both",
+            "projected": {
+                "sources": [
+                    {"serviceAccountToken": {"path": "token", "audience": "api://x", "expirationSeconds": 600}},
+                    {"configMap": {"name": "m", "items": [{"key": "b", "path": "b"}]}},
+                ]
+            },
+        },
+    ]
+    mounts = [
+        {"name": "some", "mountPath": "/some"},
+        {"name": "all", "mountPath": "/c", "subPath": "c"},
+        {"name": "scratch", "mountPath": "/tmp"},
+        {"name": "both", "mountPath": "/both"},
+    ]
+    places = kubelet.Volumes(plane, "ns", "robot", tmp_path / "volumes").mount(volumes, mounts)
+    assert (places["/some"] / "deep/er").read_text() == "one"
+    assert [path.name for path in places["/some"].iterdir()] == ["deep"]
+    assert places["/c"].read_bytes() == b"\xff"
+    assert list(places["/tmp"].iterdir()) == []
+    assert (places["/both"] / "token").read_text() == "a-token"
+    assert (places["/both"] / "b").read_text() == "two"
+    token = ("create", "token", "robot", "-n", "ns", "--duration=600s", "--audience=api://x")
+    assert token in plane.asked
+
+
+@pytest.mark.parametrize(
+    ("container", "pod", "named"),
+    [
+        ({"command": ["sh", "-c", "true"]}, {}, "only `python -P -m` is run here"),
+        ({"envFrom": [{}]}, {}, "envFrom"),
+        ({}, {"initContainers": [{}]}, "init containers"),
+        ({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}, {}, "env X"),
+        ({"env": [{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}, {}, "podIP"),
+        (
+            {"volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+            {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]},
+            "volume v: hostPath",
+        ),
+    ],
+)
+def test_what_needs_a_node_is_refused_by_name(
+    tmp_path: Path, container: dict[str, Any], pod: dict[str, Any], named: str
+) -> None:
+    found = deployment(**container)
+    found["spec"]["template"]["spec"] |= pod
+    with pytest.raises(WorkloadError, match=named):
+        Workload.of_deployment(Plane(tmp_path, deployment=found), "ns", "akv", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("--name=$(NAME)", "--name=akv"),
+        ("$(UNKNOWN)", "$(UNKNOWN)"),
+        ("$$(NAME)", "$(NAME)"),
+        ("$(NAME)$(NAME)", "akvakv"),
+        ("$NAME", "$NAME"),
+    ],
+)
+def test_variables_expand_as_in_kubernetes(text: str, expanded: str) -> None:
+    assert kubelet.expand(text, {"NAME": "akv"}) == expanded
+
+
+@pytest.mark.parametrize(
+    ("text", "relocated"),
+    [
+        ("/etc/x", "/1"),
+        ("/etc/x/y.json", "/1/y.json"),
+        ("/etc/x/deeper/y", "/tmp/2/y"),
+        ("--file=/etc/x:/etc/x/deeper", "--file=/1:/tmp/2"),
+        ("/etc/xyz", "/etc/xyz"),
+        ("/etc/x.json", "/etc/x.json"),
+        ("/other/etc/x", "/other/etc/x"),
+        ("https://host/etc/x", "https://host/etc/x"),
+        ("/tmp", "/3"),
+    ],
+)
+def test_mount_paths_are_relocated(text: str, relocated: str) -> None:
+    places = {"/etc/x": Path("/1"), "/etc/x/deeper": Path("/tmp/2"), "/tmp": Path("/3")}
+    assert kubelet.relocate(text, places) == relocated
+
+
+def test_ready_means_that_the_probe_succeeds(workload: Workload) -> None:
+    with pytest.raises(WorkloadError, match="503 the policies are not in force"):
+        workload.wait_ready(timeout=2)
+    (workload.log.parent / "ready").touch()
+    workload.wait_ready()
+
+
+def test_sigterm_and_the_exit_code(workload: Workload) -> None:
+    (workload.log.parent / "ready").touch()
+    workload.wait_ready()
+    pid = workload.pid
+    assert workload.stop() == 3
+    assert gone(pid)
+    workload.start()
+    assert workload.pid != pid
+    with pytest.raises(WorkloadError, match="runs already"):
+        workload.start()
+    workload.kill()
+    with pytest.raises(WorkloadError, match="not started, or was stopped"):
+        workload.stop()
+
+
+def test_one_that_does_not_stop_is_killed(tmp_path: Path, program: Path) -> None:
+    with make(tmp_path, program, "stubborn") as workload:
+        (workload.log.parent / "ready").touch()
+        workload.wait_ready()
+        pid = workload.pid
+        with pytest.raises(WorkloadError, match=r"still runs after 0\.2 s"):
+            workload.stop(timeout=0.2)
+        assert gone(pid)
+
+
+def test_one_that_ends_is_not_waited_for(tmp_path: Path, program: Path) -> None:
+    with make(tmp_path, program, "fail") as workload, pytest.raises(WorkloadError) as raised:
+        workload.wait_ready()
+    assert "ended with code 1" in str(raised.value)
+    assert "it cannot work like this" in str(raised.value)
+
+
+def test_a_job_is_waited_for(tmp_path: Path, program: Path) -> None:
+    job = deployment(command=["python", "-P", "-m", "controller"], args=["once"])
+    workload = Workload.of_job(Plane(tmp_path), "ns", job, tmp_path / "run")
+    workload.env["PYTHONPATH"] = str(program)
+    with workload:
+        assert workload.wait() == 7
+    assert Workload.of_job(Plane(tmp_path, job=job), "ns", "akv", tmp_path / "run")._args == ["controller", "once"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_it_dies_with_its_parent(tmp_path: Path, program: Path, how: signal.Signals) -> None:
+    parent = textwrap.dedent(f"""
+        import sys, time
+        from pathlib import Path
+        from tests.unit.test_workload import make
+        workload = make(Path({str(tmp_path)!r}), Path({str(program)!r}))
+        workload.start()
+        (workload.log.parent / "ready").touch()
+        workload.wait_ready()
+        print(workload.pid, flush=True)
+        time.sleep(60)
+    """)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, env=env) as process:
+        assert process.stdout
+        pid = int(process.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        process.send_signal(how)
+    assert gone(pid)
