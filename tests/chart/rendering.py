@@ -1,0 +1,59 @@
+"""The chart rendered by the pinned helm, and looking things up in what comes out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tools import helm
+
+ROOT = Path(__file__).resolve().parents[2]
+NEWEST, WITHOUT_POLICIES, OLDEST = "1.37.2", "1.29.15", "1.27.16"
+FILES = sorted((Path(__file__).parent / "values").glob("*.yaml"))
+Manifest = dict[str, Any]
+
+
+def render(
+    *args: str, version: str = NEWEST, release: str = helm.RELEASE, namespace: str = helm.RELEASE, given: Any = None
+) -> list[Manifest]:
+    return [
+        m
+        for m in yaml.safe_load_all(text(*args, version=version, release=release, namespace=namespace, given=given))
+        if m
+    ]
+
+
+def text(
+    *args: str, version: str = NEWEST, release: str = helm.RELEASE, namespace: str = helm.RELEASE, given: Any = None
+) -> str:
+    command = ["template", release, str(helm.CHART), "--namespace", namespace, "--kube-version", version, *args]
+    return helm.run([*command, "--values", "-"] if given is not None else command, stdin=given and json.dumps(given))
+
+
+def one(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
+    [found] = [m for m in manifests if m["kind"] == kind and (not name or m["metadata"]["name"] == name)]
+    return found
+
+
+def kinds(manifests: list[Manifest]) -> set[str]:
+    return {m["kind"] for m in manifests}
+
+
+def container(manifests: list[Manifest]) -> Manifest:
+    [found] = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+def environment(manifests: list[Manifest]) -> dict[str, str]:
+    """What a kubelet would set."""
+    fields = {"metadata.namespace": "the-namespace", "metadata.name": "the-pod"}
+    return {
+        item["name"]: item["value"] if "value" in item else fields[item["valueFrom"]["fieldRef"]["fieldPath"]]
+        for item in container(manifests)["env"]
+    }
+
+
+def version_for(path: Path) -> str:
+    first = path.read_text().splitlines()[0]
+    return first.removeprefix("# kube-version:").strip() if first.startswith("# kube-version:") else NEWEST

@@ -1,0 +1,362 @@
+"""The chart as helm renders it: over a matrix of values and Kubernetes versions, by the pinned helm."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from controller import permissions
+from controller.settings import Cloud, Settings
+from tests.chart.rendering import (
+    FILES,
+    NEWEST,
+    OLDEST,
+    ROOT,
+    WITHOUT_POLICIES,
+    Manifest,
+    container,
+    environment,
+    kinds,
+    one,
+    render,
+    text,
+    version_for,
+)
+from tools import helm, policies
+
+# --- It renders, cleanly -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_lint_strict_and_yamllint_over_the_matrix(path: Path) -> None:
+    version = version_for(path)
+    helm.run(["lint", "--strict", str(helm.CHART), "--kube-version", version, "--values", str(path)])
+    rendered = text("--values", str(path), version=version)
+    command = [sys.executable, "-m", "yamllint", "--strict", "--config-file", str(ROOT / ".yamllint"), "-"]
+    linted = subprocess.run(command, input=rendered, capture_output=True, text=True)
+    assert (linted.returncode, linted.stdout) == (0, "")
+    names = [
+        (m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in yaml.safe_load_all(rendered) if m
+    ]
+    assert len(names) == len(set(names))
+
+
+def test_defaults_need_no_values() -> None:
+    helm.run(["lint", "--strict", str(helm.CHART), "--kube-version", NEWEST])
+    assert kinds(render()) == {
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Deployment",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+        "ConfigMap",
+        "Job",
+    }
+
+
+def test_the_chart_refuses_kubernetes_before_1_27() -> None:
+    with pytest.raises(helm.HelmError, match=r">=1\.27\.0-0"):
+        render(version="1.26.15")
+
+
+@pytest.mark.parametrize("version", ["1.30.0", "1.31.4-gke.1183000", "1.33.5+k3s1", NEWEST])
+def test_policies_from_1_30_on(version: str) -> None:
+    manifests = render(version=version)
+    assert len([m for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"]) == len(policies.POLICIES)
+    assert environment(manifests)["PROBE_SECRET_TYPE"] in policies.NEVER_ALLOWED
+
+
+# --- Without policies ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "args", "why"),
+    [
+        (OLDEST, [], "Kubernetes v1.27.16 serves no v1 ValidatingAdmissionPolicy"),
+        (WITHOUT_POLICIES, [], "Kubernetes v1.29.15 serves no v1 ValidatingAdmissionPolicy"),
+        (
+            NEWEST,
+            ["--set-string", "validatingAdmissionPolicies.applyPolicies=false"],
+            "validatingAdmissionPolicies.applyPolicies is false",
+        ),
+        # A server that was asked and does not have them.
+        (NEWEST, ["--api-versions", "apps/v1/Deployment"], "serves no v1 ValidatingAdmissionPolicy"),
+    ],
+)
+def test_without_policies_the_administrator_chooses(version: str, args: list[str], why: str) -> None:
+    with pytest.raises(helm.BadValues) as refused:
+        render(*args, version=version)
+    for part in (why, "watchNamespaces", "acceptUnrestrictedTokens=true"):
+        assert part in str(refused.value)
+    for choice in (["--set-string", "acceptUnrestrictedTokens=true"], ["--set", "watchNamespaces={shop}"]):
+        manifests = render(*args, *choice, version=version)
+        assert "ValidatingAdmissionPolicy" not in kinds(manifests)
+        assert "PROBE_SECRET_TYPE" not in environment(manifests)
+
+
+def test_a_server_that_was_asked_and_has_them() -> None:
+    served = ["apps/v1/Deployment", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
+    assert "ValidatingAdmissionPolicy" in kinds(render(*(word for api in served for word in ("--api-versions", api))))
+
+
+def test_the_role_grants_the_table_of_permissions_and_nothing_else() -> None:
+    role = one(render(), "ClusterRole", "azure-secret-store-akv-secret-store.azure-secret-store")
+    granted = [
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    ]
+    asked = {
+        (handle.resource.group, "/".join(filter(None, [handle.resource.plural, handle.subresource])), verb)
+        for handle in permissions.CONTROLLER
+        for verb in handle.verbs
+    }
+    assert sorted(granted) == sorted(asked)
+
+
+# --- watchNamespaces -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "way", [["--set", "watchNamespaces={shop,web}"], ["--set-string", r"watchNamespaces=shop\, web"]]
+)
+def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way: list[str]) -> None:
+    manifests = render(*way, "--no-hooks")
+    assert not kinds(manifests) & {"ClusterRole", "ClusterRoleBinding"}
+    roles = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "Role"}
+    assert roles.keys() == {"shop", "web", helm.RELEASE}
+    everywhere = one(render(), "ClusterRole", "azure-secret-store-akv-secret-store.azure-secret-store")
+    assert roles["shop"]["rules"] == roles["web"]["rules"] == everywhere["rules"]
+    # Readiness tries, dry, whether a Secret is refused in the release's own namespace.
+    assert roles[helm.RELEASE]["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}]
+    bindings = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "RoleBinding"}
+    for namespace, role in roles.items():
+        assert bindings[namespace]["roleRef"]["name"] == role["metadata"]["name"]
+    assert environment(manifests)["WATCH_NAMESPACES"] == "shop,web"
+
+
+def test_no_probe_no_right_for_it() -> None:
+    assert {
+        m["metadata"]["namespace"]
+        for m in render("--set", "watchNamespaces={shop}", version=OLDEST)
+        if m["kind"] == "Role"
+    } == {"shop"}
+    both = render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}")
+    assert len([m for m in both if m["kind"] == "Role"]) == 2
+
+
+# --- Settings reach the controller ---------------------------------------------------------------------------------
+
+
+def test_the_environment_is_what_the_controller_reads() -> None:
+    given = {
+        "rotationPollIntervalInSeconds": "120",
+        "enablePartialSecretSync": "False",
+        "jitterSeconds": 86400000,
+        "driftIntervalInSeconds": "60",
+        "controllerName": "edge",
+        "watchNamespaces": ["shop", "web", "shop"],
+        "logLevel": "debug",
+    }
+    settings = Settings.from_environment(environment(render(given=given)))
+    assert settings == Settings(
+        rotation_poll_interval=120,
+        enable_partial_secret_sync=False,
+        jitter=86400000,
+        drift_interval=60,
+        controller_name="edge",
+        watch_namespaces=("shop", "web"),
+        log_level="debug",
+        probe_secret_type="akv-secret-store/probe",
+        pod_namespace="the-namespace",
+        pod_name="the-pod",
+    )
+
+
+def test_without_values_the_controllers_own_defaults_hold() -> None:
+    settings = Settings.from_environment(environment(render()))
+    assert settings == Settings(
+        probe_secret_type="akv-secret-store/probe", pod_namespace="the-namespace", pod_name="the-pod"
+    )
+
+
+def test_clouds_reach_the_controller_as_a_file_and_a_change_rolls_the_pod() -> None:
+    cloud = {"authority": "https://login.stack", "vaultUrl": "https://{vault}.<stack>", "ca": "-----\nabc\n-----\n"}
+    given = {"clouds": {"Stack": cloud}, "defaultCloud": "Stack"}
+    manifests = render(given=given)
+    [mount] = container(manifests)["volumeMounts"]
+    [volume] = one(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    config = one(manifests, "ConfigMap", volume["configMap"]["name"])
+    variables = environment(manifests)
+    [(name, content)] = config["data"].items()
+    assert variables["CLOUDS_FILE"] == f"{mount['mountPath']}/{name}"
+    found = msgspec.json.decode(content, type=dict[str, Cloud])["Stack"]
+    assert (found.authority, found.vault_url, found.ca) == (cloud["authority"], cloud["vaultUrl"], cloud["ca"])
+
+    def annotations(rendered: list[Manifest]) -> Any:
+        return one(rendered, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+
+    changed = copy.deepcopy(given)
+    changed["clouds"]["Stack"]["authority"] = "https://other.stack"  # type: ignore[index]
+    assert annotations(render(given=changed)) != annotations(manifests)
+    assert annotations(render(given=given)) == annotations(manifests)
+
+
+def test_an_unknown_default_cloud_is_refused() -> None:
+    with pytest.raises(helm.BadValues, match=r"defaultCloud: Stack is not among AzurePublicCloud, .*: name one"):
+        render("--set", "defaultCloud=Stack")
+
+
+# --- Names ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_releases_of_any_name_in_two_namespaces_share_no_object() -> None:
+    def names(release: str, namespace: str) -> set[tuple[str, str, str]]:
+        return {
+            (m["kind"], m["metadata"].get("namespace", ""), m["metadata"]["name"])
+            for m in render(release=release, namespace=namespace)
+        }
+
+    assert not names("one", "a") & names("one", "b")
+    assert not names("one", "a") & names("two", "a")
+
+
+def test_names_that_look_like_numbers_stay_names() -> None:
+    manifests = render(
+        "--set", "watchNamespaces={007}", "--set-string", "fullnameOverride=1e3,nameOverride=12", namespace="0123"
+    )
+    found = [m for m in manifests if m["metadata"].get("namespace")]
+    assert {m["metadata"]["namespace"] for m in found} == {"0123", "007"}
+    assert one(manifests, "Deployment")["metadata"]["name"] == "1e3"
+
+
+@pytest.mark.parametrize("args", [[], ["--set", "serviceAccount.name=writer"], ["--set", "fullnameOverride=x"]])
+def test_policies_and_bindings_follow_the_service_account(args: list[str]) -> None:
+    manifests = render(*args, release="mine", namespace="theirs")
+    account = one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
+    assert one(manifests, "ServiceAccount", account)["metadata"]["namespace"] == "theirs"
+    found = [m for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"]
+    assert found
+    for policy in found:
+        [condition] = policy["spec"]["matchConditions"]
+        assert condition["expression"] == f"request.userInfo.username == 'system:serviceaccount:theirs:{account}'"
+        binding = one(manifests, "ValidatingAdmissionPolicyBinding", policy["metadata"]["name"])
+        assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+    subjects = [
+        m["subjects"]
+        for m in manifests
+        if m["kind"] == "ClusterRoleBinding" and not m["metadata"]["name"].startswith("crds.")
+    ]
+    assert subjects == [[{"kind": "ServiceAccount", "name": account, "namespace": "theirs"}]]
+
+
+def test_a_service_account_that_exists_is_used_and_not_made() -> None:
+    manifests = render("--set-string", "serviceAccount.create=false,serviceAccount.name=there", "--no-hooks")
+    assert "ServiceAccount" not in kinds(manifests)
+    assert one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "there"
+
+
+# --- Pods ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_pods_fit_the_restricted_level(kind: str) -> None:
+    pod = one(render(), kind)["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    for each in pod["containers"]:
+        assert each["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+
+
+def test_only_the_pods_that_need_a_token_have_one() -> None:
+    manifests = render()
+    for account in (m for m in manifests if m["kind"] == "ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+    for kind in ("Deployment", "Job"):
+        assert one(manifests, kind)["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
+
+
+def test_probes_ask_the_port_that_is_named_http() -> None:
+    main = container(render())
+    assert main["ports"] == [{"name": "http", "containerPort": Settings().listen_port}]
+    assert main["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+    assert main["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+
+
+def test_a_label_of_the_users_cannot_break_the_selector() -> None:
+    deployment = one(render("--set", r"podLabels.app\.kubernetes\.io/name=other,podLabels.tier=x"), "Deployment")[
+        "spec"
+    ]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert labels["tier"] == "x"
+    assert deployment["selector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize(
+    ("args", "image"),
+    [
+        ([], "akv-secret-store:0.1.0"),
+        (["--set", "image.tag=2"], None),
+        (["--set-string", "image.registry=r.example:5000/,image.repository=a/b,image.tag=2"], "r.example:5000/a/b:2"),
+        (["--set", f"image.tag=x,image.digest=sha256:{'a' * 64}"], f"akv-secret-store@sha256:{'a' * 64}"),
+    ],
+)
+def test_the_image(args: list[str], image: str | None) -> None:
+    if image is None:
+        with pytest.raises(helm.BadValues, match=r"image\.tag: .*string"):
+            render(*args)
+        return
+    manifests = render(*args)
+    assert container(manifests)["image"] == image
+    assert one(manifests, "Job")["spec"]["template"]["spec"]["containers"][0]["image"] == image
+
+
+# --- CRDs ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_upgrade_job_brings_the_very_crds_of_the_chart() -> None:
+    manifests = render()
+    job = one(manifests, "Job")
+    config = one(manifests, "ConfigMap", job["metadata"]["name"])
+    files = {path.name: path.read_text() for path in (helm.CHART / "crds").glob("*.yaml")}
+    assert {name: yaml.safe_load(data) for name, data in config["data"].items()} == {
+        name: yaml.safe_load(data) for name, data in files.items()
+    }
+    [main] = job["spec"]["template"]["spec"]["containers"]
+    assert main["args"] == ["crds", main["volumeMounts"][0]["mountPath"]]
+    hooks = [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]
+    assert kinds(hooks) == {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "Job"}
+    weights = {m["kind"]: int(m["metadata"]["annotations"]["helm.sh/hook-weight"]) for m in hooks}
+    assert weights["Job"] == max(weights.values()) > weights["ClusterRoleBinding"] > weights["ClusterRole"]
+    # CRDs themselves are never hooks nor templates.
+    assert "CustomResourceDefinition" not in kinds(manifests)
+
+
+def test_the_upgrade_job_may_do_what_it_is_for() -> None:
+    role = one(render(), "ClusterRole", "crds.azure-secret-store-akv-secret-store.azure-secret-store")
+    [rule] = role["rules"]
+    assert sorted(rule["resourceNames"]) == [path.stem for path in sorted((helm.CHART / "crds").glob("*.yaml"))]
+    assert rule["verbs"] == ["get", "patch"]
+
+
+@pytest.mark.parametrize("off", ["false", "False"])
+def test_the_upgrade_job_can_be_left_out(off: str) -> None:
+    manifests = render("--set-string", f"crds.upgrade={off}")
+    assert not [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]

@@ -1,0 +1,280 @@
+"""What tools/render prints, writes and refuses, beside what helm makes of the same chart."""
+
+import json
+import re
+import resource
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tools import helm, lint, render
+
+MATRIX = {
+    "defaults": [],
+    "another namespace and release": ["--namespace", "elsewhere", "--release", "mine"],
+    "1.30": ["--kube-version", "1.30.0"],
+    "without CRDs": ["--no-include-crds"],
+    "without hooks": ["--no-hooks"],
+    "values": ["--set", "jitterSeconds=5,logLevel=debug", "--set-string", "podLabels.number=1"],
+    "the last one counts": ["--set", "image.tag=a", "--set-string", "image.tag=b"],
+    "json": ["--set-json", 'tolerations=[{"key": "edge", "operator": "Exists"}]'],
+    **{path.stem: ["--values", str(path), "--kube-version", lint.kube_version(path)] for path in lint.VALUES.glob("*")},
+}
+
+
+def run(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """The tool as people start it, from another folder, without helm on the PATH."""
+    return subprocess.run(
+        [lint.ROOT / "tools" / "render", *args],
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin"},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def helms(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
+    """The same by helm itself, whose flags differ a little."""
+    words = ["mine" if "mine" in arguments else helm.RELEASE, str(helm.CHART)]
+    if "--namespace" not in arguments:
+        words += ["--namespace", helm.RELEASE]
+    if "--kube-version" not in arguments:
+        words += ["--kube-version", render.Options().kube_version]
+    if "--no-include-crds" not in arguments:
+        words += ["--include-crds"]
+    given = iter(arguments)
+    for word in given:
+        if word == "--release":
+            next(given)
+        elif word != "--no-include-crds":
+            words.append(word)
+    command = [str(helm.program()), "template", *words]
+    done = subprocess.run(command, env=helm.environment(folder), check=True, capture_output=True, text=True)
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def key(document: dict[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True)
+
+
+def identity(document: dict[str, Any]) -> tuple[str, str, str]:
+    metadata = document["metadata"]
+    return document["kind"], metadata.get("namespace", ""), metadata["name"]
+
+
+@pytest.mark.parametrize("arguments", MATRIX.values(), ids=MATRIX.keys())
+def test_the_objects_are_those_of_helm_template(arguments: list[str], tmp_path: Path) -> None:
+    done = run(*arguments)
+    assert done.stderr == ""
+    ours = list(yaml.safe_load_all(done.stdout))
+    theirs = helms(arguments, tmp_path)
+    assert Counter(map(key, ours)) == Counter(map(key, theirs))
+    assert len(set(map(identity, ours))) == len(ours) > 5
+    files = render.render(options(arguments))
+    assert [manifest.object for manifest in files] == ours
+
+
+def options(arguments: list[str]) -> render.Options:
+    parser = render.parser()
+    return render.options(parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize("arguments", MATRIX.values(), ids=MATRIX.keys())
+def test_every_namespaced_object_names_its_namespace(arguments: list[str]) -> None:
+    for manifest in render.render(options(arguments)):
+        cluster_wide = manifest.kind.startswith(("ClusterRole", "CustomResource", "Validating"))
+        assert bool(manifest.namespace) is not cluster_wide, manifest.file
+
+
+def test_the_policies_come_before_what_they_watch_over(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    done = run("--create-namespace", "--output", folder)
+    assert done.returncode == 0, done.stderr
+    kinds = [yaml.safe_load(path.read_text())["kind"] for path in sorted(folder.iterdir())]
+    assert kinds[0] == "Namespace"
+    order = [kinds.index(kind) for kind in render.APPLY_ORDER if kind in kinds]
+    assert order == sorted(order)
+    for first, then in (
+        ("CustomResourceDefinition", "ClusterRole"),
+        ("ServiceAccount", "ClusterRoleBinding"),
+        ("ClusterRoleBinding", "Deployment"),
+        ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+        ("ValidatingAdmissionPolicyBinding", "Deployment"),
+        ("ValidatingAdmissionPolicyBinding", "Job"),
+    ):
+        assert max(i for i, kind in enumerate(kinds) if kind == first) < kinds.index(then)
+    assert done.stderr.strip() == f"{len(kinds)} files in {folder}"
+
+
+def test_the_version_decides_what_is_rendered() -> None:
+    oldest = ["--kube-version", "1.27.16", "--set", "acceptUnrestrictedTokens=true"]
+    assert "ValidatingAdmissionPolicy" not in {manifest.kind for manifest in render.render(options(oldest))}
+    assert "ValidatingAdmissionPolicy" in {manifest.kind for manifest in render.render(options([]))}
+
+
+def test_images_are_listed_for_mirroring() -> None:
+    done = run("--images", "--set-string", "image.registry=mirror.example,image.repository=akv,image.tag=1")
+    assert done.stdout == "mirror.example/akv:1\n"
+    digest = "sha256:" + "0" * 64
+    done = run("--images", "--set", f"image.registry=mirror.example,image.repository=akv,image.digest={digest}")
+    assert done.stdout == f"mirror.example/akv@{digest}\n"
+
+
+def test_values_from_standard_input() -> None:
+    done = run("--values", "-", stdin="jitterSeconds: 12345\n")
+    assert done.returncode == 0, done.stderr
+    assert '"12345"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--set", "jitterSeconds=-1"], r"jitterSeconds: "),
+        (["--set", "logLevel=loud"], r"logLevel: .*\"debug\""),
+        (
+            ["--set", "clouds.x.authority=http://a,clouds.x.vaultUrl=https://{vault}.b"],
+            r"clouds\.x\.authority: .*https.*Entra's address",
+        ),
+        (["--set", "clouds.x.authority=https://a"], r"clouds\.x\.vaultUrl: is required"),
+        (["--set", "jiterSeconds=1"], r"jiterSeconds: there is no such value; did you mean jitterSeconds\?"),
+        (["--set", "image.digests=x"], r"no such value; did you mean image\.digest\?"),
+        (["--set", "image.zzz=x"], r"image\.zzz: there is no such value; chart/values\.yaml"),
+        (["--set", "image=x"], r"image: .*object"),
+        (["--set", "image"], r"failed parsing --set data: .*no value"),
+        (["--set-file", "clouds.x.ca=/nowhere"], r"/nowhere"),
+        (["--set", "defaultCloud=Moon"], r"defaultCloud: Moon .*AzurePublicCloud"),
+        (["--kube-version", "1.27.16"], r"acceptUnrestrictedTokens"),
+        (["--kube-version", "1.20.0"], r"kubeVersion"),
+        (["--kube-version", "new"], r"new"),
+        (["--namespace", "Capital"], r"--namespace Capital: .*a-z"),
+        (["--release", "under_score"], r"under_score"),
+        (["--values", "/nowhere/values.yaml"], r"/nowhere/values\.yaml: cannot be read: No such file"),
+        (["--values", "/usr"], r"/usr: cannot be read: Is a directory"),
+        (["--values", "https://host.example/values.yaml"], r"https://host.example/values.yaml: cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_one_readable_line(arguments: list[str], line: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (told,) = done.stderr.splitlines()
+    assert told.startswith("tools/render: ")
+    assert len(told) < 500
+    assert ".go" not in told
+    assert re.search(line, told), told
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"a: b: c\n", "mapping values are not allowed"),
+        (b"- 1\n", "its top level must be a mapping (found: array)"),
+        (b"\xff\x00", "it is not text"),
+        (b"\n", "is empty"),
+    ],
+)
+def test_a_values_file_that_cannot_be_used_is_named(tmp_path: Path, text: bytes, why: str) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_bytes(text)
+    done = run("--values", path)
+    assert done.returncode == 2
+    (told,) = done.stderr.splitlines()
+    assert str(path) in told
+    assert why in told
+
+
+def test_several_wrong_values_are_told_at_once() -> None:
+    done = run("--set", "jitterSeconds=-1,logLevel=loud,nothing=1")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_a_broken_chart_is_not_the_callers_fault(tmp_path: Path) -> None:
+    error = helm.explain("Error: template: a/b.yaml:1:2: executing ... nil pointer\n\nUse --debug flag to ...\n")
+    assert not isinstance(error, helm.BadValues)
+    assert "nil pointer" in str(error)
+    assert "--debug" not in str(error)
+
+
+@pytest.mark.parametrize("text", ["a: 1\n", "- a\n", "kind: X\n", "kind: X\nmetadata: {}\n"])
+def test_a_document_that_is_no_object_is_the_charts_fault(text: str) -> None:
+    with pytest.raises(helm.HelmError, match="please report it"):
+        list(render.split(f"kind: A\nmetadata: {{name: b}}\n---\n{text}"))
+
+
+def test_documents_that_hold_nothing_are_left_out() -> None:
+    (only,) = render.split("---\n# nothing\n---\nkind: A\nmetadata: {name: b:c}\n--- \n\n")
+    assert only.object == {"kind": "A", "metadata": {"name": "b:c"}}
+    assert only.file == "18-a-b-c.yaml"
+
+
+def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    done = run("--output", tmp_path)
+    assert done.returncode == 2
+    assert "not empty" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_force_replaces_what_it_wrote_and_nothing_else(tmp_path: Path) -> None:
+    assert run("--output", tmp_path).returncode == 0
+    before = {path.name for path in tmp_path.iterdir()}
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "99-mine.yaml").write_text("a: 1\n")
+    done = run("--output", tmp_path, "--force", "--no-include-crds", "--set", "logLevel=debug")
+    assert done.returncode == 0, done.stderr
+    after = {path.name for path in tmp_path.iterdir()}
+    assert before - after == {name for name in before if "customresourcedefinition" in name}
+    assert after - before == {"notes.txt", "99-mine.yaml"}
+    (deployment,) = (path.read_text() for path in tmp_path.glob("*-deployment-*"))
+    assert 'value: "debug"' in deployment
+
+
+def test_a_file_of_somebody_else_is_never_overwritten(tmp_path: Path) -> None:
+    assert run("--output", tmp_path).returncode == 0
+    (taken,) = tmp_path.glob("*-deployment-*")
+    taken.write_text("mine: true\n")
+    texts = {path: path.read_text() for path in tmp_path.iterdir()}
+    done = run("--output", tmp_path, "--force", "--set", "logLevel=debug")
+    assert done.returncode == 2
+    assert f"{taken.name} is in the way" in done.stderr
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == texts
+
+
+def test_a_file_as_the_folder_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    done = run("--output", file)
+    assert done.returncode == 2
+    assert "is not a folder" in done.stderr
+
+
+def test_force_alone_means_nothing() -> None:
+    assert run("--force").returncode == 2
+
+
+def test_nothing_is_written_where_values_are_wrong(tmp_path: Path) -> None:
+    assert run("--output", tmp_path / "new", "--set", "nothing=1").returncode == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_settings_of_helm_in_the_environment_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = render.render(render.Options())
+    monkeypatch.setenv("HELM_NAMESPACE", "elsewhere")
+    monkeypatch.setenv("HELM_DEBUG", "true")
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    assert render.render(render.Options()) == plain
+
+
+def test_it_takes_less_than_a_second() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run().returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processors' time, so that other work of the machine does not count.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

@@ -1,0 +1,113 @@
+"""The chart's values: wrong ones are refused by their path, every one changes something."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from msgspec import inspect
+
+from tests.chart.rendering import NEWEST, WITHOUT_POLICIES, render, text
+from tools import helm, values
+
+
+@pytest.mark.parametrize(
+    ("args", "path"),
+    [
+        (["--set", "rotationPollIntervalInSeconds=0"], "rotationPollIntervalInSeconds"),
+        (["--set-string", "rotationPollIntervalInSeconds=0"], "rotationPollIntervalInSeconds"),
+        (["--set", "rotationPollIntervalInSeconds=soon"], "rotationPollIntervalInSeconds"),
+        (["--set", "jitterSeconds=-1"], "jitterSeconds"),
+        # helm would read it as octal.
+        (["--set-string", "jitterSeconds=010"], "jitterSeconds"),
+        (["--set", "jitterSeconds=1.5"], "jitterSeconds"),
+        (["--set", "enablePartialSecretSync=maybe"], "enablePartialSecretSync"),
+        (["--set", "logLevel=loud"], "logLevel"),
+        (["--set", "image.pullPolicy=Sometimes"], "image.pullPolicy"),
+        (["--set", "image.digest=sha256:abc"], "image.digest"),
+        (["--set", "image.repo=x"], "image.repo"),
+        (["--set", "rotationPollInterval=3"], "rotationPollInterval"),
+        (["--set", "validatingAdmissionPolicies.applyPolicy=true"], "validatingAdmissionPolicies.applyPolicy"),
+        (["--set", "clouds.Stack.authority=https://a"], "clouds.Stack.vaultUrl"),
+        (
+            ["--set", "clouds.Stack.authority=http://a,clouds.Stack.vaultUrl=https://{vault}.b"],
+            "clouds.Stack.authority",
+        ),
+        (["--set", "clouds.Stack.host=x"], "clouds.Stack.host"),
+        (["--set", "watchNamespaces.a=1"], "watchNamespaces"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_path(args: list[str], path: str) -> None:
+    with pytest.raises(helm.BadValues) as refused:
+        render(*args)
+    assert any(problem.startswith(f"{path}: ") for problem in refused.value.problems), refused.value.problems
+
+
+def test_what_helm_itself_puts_there_is_taken() -> None:
+    assert render("--set", "global.anything=1")
+
+
+def other(leaf: values.Leaf) -> Any:
+    """A value of the leaf's type that is not its default, as a string where it is a scalar."""
+    special = {
+        "image.digest": f"sha256:{'b' * 64}",
+        "defaultCloud": "AzureChinaCloud",
+        "clouds": {"Stack": {"authority": "https://a", "vaultUrl": "https://{vault}.b"}},
+        "tolerations": [{"operator": "Exists"}],
+        "imagePullSecrets": [{"name": "x"}],
+    }
+    if leaf.path in special:
+        return special[leaf.path]
+    match leaf.type:
+        case inspect.BoolType():
+            return str(not leaf.default).lower()
+        case inspect.IntType():
+            return str(leaf.default + 1)
+        case inspect.LiteralType():
+            return next(value for value in leaf.type.values if value != leaf.default)
+        case inspect.StrType():
+            return "changed"
+        case inspect.ListType():
+            return ["changed"]
+        case inspect.DictType():
+            return {"changed": "x"}
+    raise AssertionError(leaf)
+
+
+def leaves() -> Iterator[values.Leaf]:
+    return (entry for entry in values.walk() if isinstance(entry, values.Leaf))
+
+
+def outcome(given: Any, version: str) -> str:
+    """What is rendered, or why not. Without the hooks' Job, which has a pod too and would hide what the other lost."""
+    try:
+        return text("--no-hooks", given=given, version=version)
+    except helm.BadValues as refused:
+        return str(refused)
+
+
+@pytest.fixture(scope="module")
+def defaults() -> dict[str, str]:
+    return {version: outcome({}, version) for version in (NEWEST, WITHOUT_POLICIES)}
+
+
+@pytest.mark.parametrize("leaf", list(leaves()), ids=lambda leaf: leaf.path)
+def test_every_leaf_changes_something(leaf: values.Leaf, defaults: dict[str, str]) -> None:
+    given: Any = other(leaf)
+    for name in reversed(leaf.path.split(".")):
+        given = {name: given}
+    if leaf.path == "crds.upgrade":
+        assert "kind: Job" in text()
+        assert "kind: Job" not in text(given=given)
+        return
+    # Where there are policies, or else where there are none.
+    assert any(outcome(given, version) != defaults[version] for version in (NEWEST, WITHOUT_POLICIES))
+
+
+def test_values_yaml_says_the_typed_defaults() -> None:
+    written = yaml.safe_load((helm.CHART / "values.yaml").read_text())
+    for leaf in leaves():
+        found = written
+        for name in leaf.path.split("."):
+            found = found[name]
+        assert found == leaf.default, leaf.path

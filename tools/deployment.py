@@ -1,0 +1,59 @@
+"""The Deployment's environment: where the chart takes each field of the controller's `Settings` from."""
+
+from dataclasses import dataclass
+
+from controller.settings import Settings
+
+CLOUDS_FOLDER = "/etc/akv-secret-store"
+CLOUDS_FILE = "clouds.json"
+# A Secret type that the policies never allow, so that a refusal shows that they are in force.
+PROBE_SECRET_TYPE = "akv-secret-store/probe"  # noqa: S105 -- a type's name
+# Twice what the controller gives to what is under way when it is told to stop.
+GRACE_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable: a Helm expression, or a field of the pod. `when` is the Helm condition to set it on."""
+
+    value: str = ""
+    pod_field: str = ""
+    when: str = ""
+    name: str = ""
+
+
+_SOURCES: dict[str, Variable] = {
+    "rotation_poll_interval": Variable("int64 .Values.rotationPollIntervalInSeconds"),
+    "enable_partial_secret_sync": Variable("toString .Values.enablePartialSecretSync | lower"),
+    "jitter": Variable("int64 .Values.jitterSeconds"),
+    "drift_interval": Variable("int64 .Values.driftIntervalInSeconds"),
+    "controller_name": Variable(".Values.controllerName"),
+    "watch_namespaces": Variable('include "akv-secret-store.namespaces" . | fromJsonArray | join ","'),
+    "default_cloud": Variable(".Values.defaultCloud"),
+    "clouds_file": Variable(f'"{CLOUDS_FOLDER}/{CLOUDS_FILE}"', when=".Values.clouds"),
+    "probe_secret_type": Variable(f'"{PROBE_SECRET_TYPE}"', when='include "akv-secret-store.policies" .'),
+    "pod_namespace": Variable(pod_field="metadata.namespace"),
+    "pod_name": Variable(pod_field="metadata.name"),
+    "log_level": Variable(".Values.logLevel"),
+}
+# The program's own defaults are right in the image: the port is the one that the Deployment names.
+_NOT_SET = frozenset({"listen_address", "listen_port"})
+
+
+class SourceError(Exception):
+    """Settings and sources do not fit together; the message names the field."""
+
+
+def environment(sources: dict[str, Variable] | None = None) -> list[Variable]:
+    """One variable for each field of `Settings`, in its order. Raises `SourceError`."""
+    sources = _SOURCES if sources is None else sources
+    fields = set(Settings.__struct_fields__)
+    if missing := sorted(fields - sources.keys() - _NOT_SET):
+        raise SourceError(f"the chart sets no variable for {', '.join(missing)} of Settings: tools/deployment.py")
+    if unknown := sorted((sources.keys() | _NOT_SET) - fields):
+        raise SourceError(f"tools/deployment.py knows {', '.join(unknown)}, and Settings has no such field")
+    return [
+        Variable(source.value, source.pod_field, source.when, field.upper())
+        for field in Settings.__struct_fields__
+        if (source := sources.get(field))
+    ]

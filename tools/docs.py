@@ -1,0 +1,68 @@
+"""What people read that is made from the types: values.yaml with its comments, the tables of the chart's README."""
+
+from typing import Any
+
+from controller.api.conditions import Reason
+from tools import crds, policies, rbac, text, values
+
+
+def values_yaml() -> str:
+    """chart/values.yaml."""
+    lines = [
+        f"# {text.by('tools/values.py')}",
+        "# Every setting may be given as a string too, as Azure Arc gives all of them.",
+    ]
+    for entry in values.walk():
+        *groups, name = entry.path.split(".")
+        indent = "  " * len(groups)
+        if not groups:
+            lines.append("")
+        lines += [f"{indent}{line}" for line in text.comment(entry.description, text.WIDTH - len(indent)).splitlines()]
+        if isinstance(entry, values.Group):
+            lines.append(f"{indent}{name}:")
+            continue
+        for example in entry.examples:
+            lines.append(f"{indent}# For example:")
+            lines += [f"{indent}#   {line}" for line in text.yaml({name: example}).splitlines()]
+        lines += [f"{indent}{line}" for line in text.yaml({name: entry.default}).splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def readme(description: str) -> str:
+    """chart/README.md."""
+    return text.render(
+        "README.md",
+        description=description,
+        since=policies.SINCE,
+        values=_table(
+            ("value", "default", "meaning"),
+            [
+                (f"`{leaf.path}`", f"`{text.inline(leaf.default)}`", leaf.description)
+                for leaf in values.walk()
+                if isinstance(leaf, values.Leaf)
+            ],
+        ),
+        rights=_table(
+            ("resources", "verbs", "what for"),
+            [
+                (f"`{'`, `'.join(rule.resources)}`", ", ".join(rule.verbs), "; ".join(rule.why))
+                for rule in rbac.controller()
+            ],
+        ),
+        policies=policies.POLICIES,
+        reasons=_table(
+            ("reason", "meaning", "what to do"),
+            [(f"`{reason}`", reason.meaning, reason.next_step) for reason in Reason],
+        ),
+        widenings=_table(
+            ("kind", "field", "what differs, and why"),
+            [(widening.kind, f"`{widening.field}`", widening.reason) for widening in crds.WIDENINGS],
+        ),
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    def line(cells: tuple[Any, ...]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(head), "|" + " --- |" * len(head), *map(line, rows)])

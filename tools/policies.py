@@ -1,0 +1,151 @@
+"""ValidatingAdmissionPolicies that hold the controller, or whoever stole its token, to what it is for.
+
+RBAC cannot say "only Secrets that you own", and a patch answers with what it patched. So requests of the controller's
+own ServiceAccount are judged by these rules; nobody else's are. Each refusal tells the rule in words.
+Source: Kubernetes documentation, "Validating Admission Policy" (admissionregistration.k8s.io/v1).
+"""
+
+from dataclasses import dataclass
+
+from controller.api.meta import Secret, ServiceAccount
+from controller.api.secretsync import SecretSync
+from controller.plan import OUR_LABEL
+from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
+from tools.deployment import PROBE_SECRET_TYPE
+
+# The first Kubernetes release that serves ValidatingAdmissionPolicy as v1.
+SINCE = "1.30"
+# What is refused even where somebody lists it as allowed. A token of a ServiceAccount would be written into a Secret
+# of the first type; one of the second lets a machine join the cluster; the third is for the readiness probe.
+NEVER_ALLOWED = (
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+    PROBE_SECRET_TYPE,
+)
+# Replaced in the chart by a CEL list made from validatingAdmissionPolicies.allowedSecretTypes.
+ALLOWED_TYPES = "ALLOWED_SECRET_TYPES"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A CEL expression that must hold, and what the refusal says."""
+
+    expression: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One policy with its binding; `name` begins the object's name."""
+
+    name: str
+    why: str
+    group: str
+    version: str
+    resource: str
+    operations: tuple[str, ...]
+    validations: tuple[Validation, ...]
+    variables: tuple[tuple[str, str], ...] = ()
+
+
+def _sole_owner(which: str) -> str:
+    """CEL: that object's one and only owner is the SecretSync of its name."""
+    owners = f"{which}.metadata.ownerReferences"
+    return (
+        f"has({owners}) && {owners}.size() == 1"
+        f" && {owners}[0].kind == {_text(SecretSync.kind)}"
+        f" && {owners}[0].apiVersion.startsWith({_text(SecretSync.group + '/')})"
+        f" && {owners}[0].name == {which}.metadata.name"
+    )
+
+
+def _labelled(which: str) -> str:
+    key, value = OUR_LABEL
+    labels = f"{which}.metadata.labels"
+    return f"(has({labels}) && {_text(key)} in {labels} && {labels}[{_text(key)}] == {_text(value)})"
+
+
+def _text(value: str) -> str:
+    """A CEL string. Ours hold nothing that would have to be escaped."""
+    if not value.isprintable() or set(value) & set("'\\{}"):
+        raise ValueError(f"{value!r} cannot stand in a CEL string as it is")
+    return f"'{value}'"
+
+
+_SECRETS = Policy(
+    name="secrets",
+    why="The controller writes Secrets that a SecretSync of their name owns, of the allowed types, and no others.",
+    group=Secret.group,
+    version=Secret.version,
+    resource=Secret.plural,
+    operations=("CREATE", "UPDATE"),
+    variables=(
+        ("isUpdate", "request.operation == 'UPDATE'"),
+        # A missing type is Opaque; the API server has filled it in by now.
+        ("secretType", "has(object.type) ? object.type : 'Opaque'"),
+    ),
+    # In this order: the first that fails is the one that the answer tells.
+    validations=(
+        Validation(
+            f"!variables.isUpdate || ({_sole_owner('oldObject')})",
+            # A patch that changes nothing answers with the whole Secret. This stops that; it cannot stop a JSON patch
+            # that makes the API server quote a value in an error of its own, before admission (see the README).
+            f"{FOREIGN_SECRET}: its one owner must be that SecretSync",
+        ),
+        Validation(
+            _sole_owner("object"),
+            "the one owner of a Secret must be the SecretSync of its name",
+        ),
+        Validation(
+            "!variables.isUpdate || object.metadata.ownerReferences[0].uid =="
+            " oldObject.metadata.ownerReferences[0].uid",
+            # … else the garbage collector could be made to delete it.
+            "the owner of a Secret may not change",
+        ),
+        Validation(
+            # Where somebody took the label away it may be put back, and looked at meanwhile.
+            f"{_labelled('object')} || (variables.isUpdate && !{_labelled('oldObject')})",
+            f"the Secret must carry the label {OUR_LABEL[0]}",
+        ),
+        Validation(
+            f"!(variables.secretType in [{', '.join(map(_text, NEVER_ALLOWED))}])",
+            f"Secrets of the types {', '.join(NEVER_ALLOWED[:2])} are never written",
+        ),
+        Validation(
+            f"variables.secretType in {ALLOWED_TYPES}",
+            "this type of Secret is not among the chart's validatingAdmissionPolicies.allowedSecretTypes",
+        ),
+    ),
+)
+
+_NO_DELETE = Policy(
+    name="no-delete",
+    why="The controller never deletes a Secret: the garbage collector does, when the SecretSync is gone.",
+    group=Secret.group,
+    version=Secret.version,
+    resource=Secret.plural,
+    operations=("DELETE",),
+    validations=(Validation("false", "Secrets are not deleted by the controller: delete their SecretSync"),),
+)
+
+_TOKENS = Policy(
+    name="tokens",
+    why="The controller asks for tokens that Entra takes, and for no others: none that the Kubernetes API would take.",
+    group=ServiceAccount.group,
+    version=ServiceAccount.version,
+    resource=f"{ServiceAccount.plural}/token",
+    operations=("CREATE",),
+    validations=(
+        Validation(
+            "has(object.spec.audiences) && object.spec.audiences.size() == 1"
+            f" && object.spec.audiences[0] == {_text(TOKEN_AUDIENCE)}",
+            f"tokens are for the audience {TOKEN_AUDIENCE} alone",
+        ),
+        Validation(
+            f"has(object.spec.expirationSeconds) && object.spec.expirationSeconds <= {TOKEN_SECONDS}",
+            f"tokens last {TOKEN_SECONDS} seconds at most",
+        ),
+    ),
+)
+
+POLICIES: tuple[Policy, ...] = (_SECRETS, _NO_DELETE, _TOKENS)

@@ -1,0 +1,71 @@
+"""The permissions table as rules of a Role or ClusterRole (rbac.authorization.k8s.io/v1)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from controller import permissions
+from controller.kube import Handle
+
+
+class ScopeError(Exception):
+    """A permission that cannot be given in a namespace alone."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Verbs on resources of one group; `why` has a line for each permission that is in it."""
+
+    group: str
+    resources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    why: tuple[str, ...] = ()
+
+
+def rules(handles: Iterable[Handle[Any]]) -> list[Rule]:
+    """The fewest rules that grant the verbs of these handles and no more, in the order of the table."""
+    verbs: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    why: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for handle in handles:
+        resource = "/".join(filter(None, (handle.resource.plural, handle.subresource)))
+        place = (handle.resource.group, resource, getattr(handle, "names", ()))
+        known = verbs.setdefault(place, [])
+        known += [verb for verb in handle.verbs if verb not in known]
+        why.setdefault(place, []).append(handle.why)
+    together: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for (group, resource, names), allowed in verbs.items():
+        together.setdefault((group, tuple(allowed), names), []).append(resource)
+    return [
+        Rule(
+            group,
+            tuple(resources),
+            allowed,
+            names,
+            tuple(
+                f"{resource}: {reason}" if len(resources) > 1 else reason
+                for resource in resources
+                for reason in why[group, resource, names]
+            ),
+        )
+        for (group, allowed, names), resources in together.items()
+    ]
+
+
+def controller() -> list[Rule]:
+    """What the controller may do in each namespace that it serves. Raises `ScopeError`."""
+    for handle in permissions.CONTROLLER:
+        if not handle.resource.namespaced:
+            raise ScopeError(f"{handle.resource.plural} has no namespace, so watchNamespaces could not hold it in")
+    return rules(permissions.CONTROLLER)
+
+
+def probe() -> list[Rule]:
+    """What readiness needs in the controller's own namespace: to try, dry, whether policies refuse a Secret."""
+    secrets = permissions.SECRETS.resource
+    return [Rule(secrets.group, (secrets.plural,), ("create",), why=("try, dry, whether the policies are in force",))]
+
+
+def crd_job() -> list[Rule]:
+    """What the CRD upgrade Job may do in the cluster."""
+    return rules(permissions.CRD_JOB)

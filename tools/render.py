@@ -1,0 +1,303 @@
+"""The chart's manifests, offline: no cluster, no helm on the PATH, no network.
+
+They are what `helm template` prints, object for object, in an order in which they can be applied one after
+another: policies stand before the Deployment, which they watch over.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tools import helm
+from tools.local_cluster.versions import DEFAULT_KUBERNETES
+
+APPLY_ORDER = (
+    "Namespace",
+    "CustomResourceDefinition",
+    "ServiceAccount",
+    "Secret",
+    "ConfigMap",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "Lease",
+    "Service",
+    "Deployment",
+    "Job",
+)
+"""Kinds; one that is not here comes last, in alphabetical order."""
+
+_MARK = "# Written by tools/render; a later `tools/render --output DIR --force` replaces or removes this file."
+_NAMESPACE = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+# The C parser takes a tenth of the time; PyYAML has it wherever libyaml was there when its wheel was built.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One object: as helm wrote it, and as what it says."""
+
+    text: str
+    object: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """Such as `Deployment`."""
+        return str(self.object["kind"])
+
+    @property
+    def name(self) -> str:
+        """`metadata.name`."""
+        return str(self.object["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """`metadata.namespace`; empty where the object belongs to the whole cluster."""
+        return str(self.object["metadata"].get("namespace", ""))
+
+    @property
+    def file(self) -> str:
+        """`16-deployment-NAME.yaml`. The number stands for the kind, so that a file keeps its name."""
+        known = self.kind in APPLY_ORDER
+        number = APPLY_ORDER.index(self.kind) + 1 if known else len(APPLY_ORDER) + 1
+        parts = [f"{number:02}", self.kind.lower(), *([self.namespace] if self.namespace else []), self.name]
+        return re.sub(r"[^a-z0-9.-]", "-", "-".join(parts).lower()) + ".yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to render with, named as helm's flags are; `values` are pairs of such a flag and its argument."""
+
+    values: tuple[tuple[str, str], ...] = ()
+    kube_version: str = DEFAULT_KUBERNETES
+    namespace: str = helm.RELEASE
+    release: str = helm.RELEASE
+    include_crds: bool = True
+    hooks: bool = True
+    create_namespace: bool = False
+
+    def check(self) -> None:
+        """`helm.BadValues` for what helm would take, or say less clearly."""
+        if not re.fullmatch(_NAMESPACE, self.namespace):
+            raise helm.BadValues(
+                [f"--namespace {self.namespace}: a namespace has at most 63 characters of a-z, 0-9 and -"]
+            )
+        for flag, argument in self.values:
+            if flag == "--values" and argument != "-":
+                _check_readable(argument)
+
+    def arguments(self) -> list[str]:
+        """The command line of `helm template`."""
+        switches = [*(["--include-crds"] * self.include_crds), *(["--no-hooks"] * (not self.hooks))]
+        versions = ["--kube-version", self.kube_version, "--namespace", self.namespace]
+        values = [word for pair in self.values for word in pair]
+        return ["template", self.release, str(helm.CHART), *versions, *switches, *values]
+
+
+def _check_readable(path: str) -> None:
+    # helm takes URLs, too; here everything is offline.
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise helm.BadValues([f"{path}: cannot be read: {why}"]) from error
+    if not text.strip():
+        raise helm.BadValues([f"{path}: is empty; leave it out to render the defaults"])
+
+
+def render(chosen: Options, stdin: str | None = None) -> list[Manifest]:
+    """The manifests in the order in which to apply them. Raises `helm.BadValues` or `helm.HelmError`."""
+    chosen.check()
+    manifests = list(split(helm.run(chosen.arguments(), stdin=stdin)))
+    if chosen.create_namespace:
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": chosen.namespace}}
+        manifests.append(Manifest(yaml.safe_dump(namespace, sort_keys=False), namespace))
+    return sorted(manifests, key=lambda manifest: manifest.file)
+
+
+def split(stream: str) -> Iterator[Manifest]:
+    """The objects of a YAML stream, each with its own text; `helm.HelmError` for a document that is none."""
+    for text in re.split(r"^---\s*$", stream, flags=re.MULTILINE):
+        parsed = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
+        if parsed is None:
+            continue
+        if not (isinstance(parsed, dict) and "kind" in parsed and "name" in parsed.get("metadata", {})):
+            raise helm.HelmError(f"the chart is broken, please report it: this is no object:\n{text.strip()[:500]}")
+        yield Manifest(text.strip("\n") + "\n", parsed)
+
+
+def images(manifests: Sequence[Manifest]) -> list[str]:
+    """Every container image that the manifests name, each once."""
+    return sorted({image for manifest in manifests for image in _images(manifest.object)})
+
+
+def _images(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("containers", "initContainers") and isinstance(value, list):
+                yield from (str(container["image"]) for container in value)
+            else:
+                yield from _images(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from _images(item)
+
+
+def write(manifests: Sequence[Manifest], folder: Path, *, force: bool) -> None:
+    """One file for each manifest. `helm.BadValues` where the folder holds something already, unless `force`.
+
+    With `force`, files that an earlier call wrote are replaced, or removed where nothing takes their place.
+    Whatever else is in the folder stays as it is; a file of somebody else's that is in the way is an error.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise helm.BadValues([f"--output {folder}: is not a folder"])
+    present = list(folder.iterdir()) if folder.exists() else []
+    if present and not force:
+        raise helm.BadValues([f"--output {folder}: is not empty; name another folder, or add --force"])
+    ours = {path.name for path in present if _is_ours(path)}
+    wanted = {manifest.file: f"{_MARK}\n{manifest.text}" for manifest in manifests}
+    if len(wanted) < len(manifests):
+        raise helm.HelmError("the chart is broken, please report it: two of its objects have one name")
+    for path in present:
+        if path.name in wanted.keys() - ours:
+            raise helm.BadValues([f"--output {folder}: {path.name} is in the way; tools/render did not write it"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in wanted.items():
+        (folder / name).write_text(text)
+    for name in ours - wanted.keys():
+        (folder / name).unlink()
+
+
+def _is_ours(path: Path) -> bool:
+    if not path.is_file() or path.suffix != ".yaml":
+        return False
+    with path.open(errors="replace") as file:
+        return file.readline().rstrip("\n") == _MARK
+
+
+class _ValuesFlag(argparse.Action):
+    """Keeps the order in which values were given: it decides between two that name the same one."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        namespace.given = [*namespace.given, (self.option_strings[-1], values)]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    flags = argparse.ArgumentParser(
+        prog="tools/render",
+        description="The chart's manifests without a cluster: what `helm template` prints, in the order in"
+        " which to apply it.",
+        epilog="To apply them: tools/render --create-namespace --output DIR && kubectl apply -f DIR. Exit codes:"
+        " 0 done; 1 the chart or this machine failed; 2 a value or an option is wrong, nothing was written.",
+    )
+    flags.set_defaults(given=[])
+    for names, metavar, text in (
+        (
+            ("-f", "--values"),
+            "FILE",
+            "a file of values, - for standard input; may be repeated, the last one wins",
+        ),
+        (("--set",), "PATH=VALUE", "one value, over those of files; several with commas between"),
+        (("--set-string",), "PATH=VALUE", "the same, and the value is text even if it looks like a number"),
+        (
+            ("--set-file",),
+            "PATH=FILE",
+            "the same, and the value is what the file holds, such as clouds.mine.ca=ca.pem",
+        ),
+        (("--set-json",), "PATH=JSON", "the same, and the value is JSON"),
+    ):
+        flags.add_argument(*names, metavar=metavar, help=text, action=_ValuesFlag)
+    flags.add_argument(
+        "--kube-version",
+        default=DEFAULT_KUBERNETES,
+        metavar="1.N.P",
+        help="the cluster's version; it decides which objects are rendered (default: %(default)s)",
+    )
+    flags.add_argument("-n", "--namespace", default=helm.RELEASE, help="to install into (default: %(default)s)")
+    flags.add_argument("--release", default=helm.RELEASE, metavar="NAME", help="(default: %(default)s)")
+    flags.add_argument(
+        "--include-crds",
+        default=True,
+        action=argparse.BooleanOptionalAction,
+        help="the CRDs, too (default: yes)",
+    )
+    flags.add_argument(
+        "--hooks",
+        default=True,
+        action=argparse.BooleanOptionalAction,
+        help="also what helm runs before an upgrade: the Job that updates CRDs (default: yes)",
+    )
+    flags.add_argument(
+        "--create-namespace",
+        action="store_true",
+        help="the Namespace, too (helm does not count it to the chart)",
+    )
+    output = flags.add_mutually_exclusive_group()
+    output.add_argument("-o", "--output", type=Path, metavar="DIR", help="one file for each object, instead of stdout")
+    output.add_argument("--images", action="store_true", help="only list the container images, for mirroring")
+    flags.add_argument("--force", action="store_true", help="--output into a folder that holds something already")
+    return flags
+
+
+def options(args: argparse.Namespace) -> Options:
+    """What the command line says."""
+    return Options(
+        values=tuple(args.given),
+        kube_version=args.kube_version,
+        namespace=args.namespace,
+        release=args.release,
+        include_crds=args.include_crds,
+        hooks=args.hooks,
+        create_namespace=args.create_namespace,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see `--help`."""
+    flags = parser()
+    args = flags.parse_args(argv)
+    if args.force and not args.output:
+        flags.error("--force needs --output")
+    chosen = options(args)
+    try:
+        stdin = sys.stdin.read() if ("--values", "-") in chosen.values else None
+        manifests = render(chosen, stdin)
+        if args.images:
+            print(*images(manifests), sep="\n")
+        elif args.output:
+            write(manifests, args.output, force=args.force)
+            print(f"{len(manifests)} files in {args.output}", file=sys.stderr)
+        else:
+            for manifest in manifests:
+                print("---", manifest.text, sep="\n", end="")
+            sys.stdout.flush()
+    except helm.BadValues as error:
+        for problem in error.problems:
+            print(f"tools/render: {problem}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `| head`: whoever reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (helm.HelmError, OSError) as error:
+        print(f"tools/render: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""The chart's values, typed: one source of chart/values.yaml, values.schema.json and the table in chart/README.md.
+
+Every setting may arrive as a string, because Azure Arc passes all of them so: "120" is a number and "false" is false,
+here as in the templates.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, inspect
+
+from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Cloud, Settings
+
+Schema = dict[str, Any]
+Free = dict[str, Any]
+_DEFAULTS = Settings()
+
+
+class Values(msgspec.Struct, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """Base of all groups of values."""
+
+
+class Policies(Values):
+    """The admission policies that bind the controller (Kubernetes 1.30 and later)."""
+
+    apply_policies: Annotated[
+        bool,
+        Meta(
+            description="Whether the policies are installed. Without them the controller may ask for a token of any"
+            " audience and write any Secret: see acceptUnrestrictedTokens."
+        ),
+    ] = True
+    allowed_secret_types: Annotated[
+        list[str],
+        Meta(
+            description="The types of Secret that the controller may write, as a list or comma-separated."
+            " Service account tokens are never allowed."
+        ),
+    ] = msgspec.field(
+        default_factory=lambda: [
+            "Opaque",
+            "kubernetes.io/tls",
+            "kubernetes.io/ssh-auth",
+            "kubernetes.io/basic-auth",
+            "kubernetes.io/dockercfg",
+            "kubernetes.io/dockerconfigjson",
+        ]
+    )
+
+
+class Image(Values):
+    """The controller's image: registry/repository:tag, or @digest where one is given."""
+
+    registry: Annotated[str, Meta(description="The registry's host, if it does not stand in repository.")] = ""
+    repository: Annotated[str, Meta(min_length=1, description="The image's name.")] = "akv-secret-store"
+    tag: Annotated[str, Meta(description="The tag; empty: the chart's appVersion.")] = ""
+    digest: Annotated[
+        str, Meta(pattern=r"^(sha256:[0-9a-f]{64})?$", description="The digest, as sha256:…; it goes before the tag.")
+    ] = ""
+    pull_policy: Annotated[
+        Literal["Always", "IfNotPresent", "Never"], Meta(description="When the kubelet pulls the image.")
+    ] = "IfNotPresent"
+
+
+class ServiceAccount(Values):
+    """The controller's own ServiceAccount. What reads a vault are the ServiceAccounts that SecretSyncs name."""
+
+    create: Annotated[bool, Meta(description="Whether the chart makes it; if not, it must exist.")] = True
+    name: Annotated[
+        str, Meta(description="Its name; empty: the release's full name, or default if it is not made.")
+    ] = ""
+    annotations: Annotated[dict[str, str], Meta(description="Annotations of the ServiceAccount.")] = msgspec.field(
+        default_factory=dict
+    )
+
+
+class Crds(Values):
+    """The CustomResourceDefinitions: helm installs them where they are missing and never removes them."""
+
+    upgrade: Annotated[
+        bool,
+        Meta(
+            description="Whether a Job brings them up to date before an install or upgrade. It only ever adds to what"
+            " is there, and leaves a SecretProviderClass of the CSI driver alone."
+        ),
+    ] = True
+
+
+class ChartValues(Values):
+    """The whole of values.yaml, in its order."""
+
+    rotation_poll_interval_in_seconds: Annotated[
+        int, Meta(ge=1, description="How often each SecretSync is checked against its Key Vault, in seconds.")
+    ] = _DEFAULTS.rotation_poll_interval
+    enable_partial_secret_sync: Annotated[
+        bool,
+        Meta(
+            description="true: each key that could be fetched is written, the others keep their last good value."
+            " false: a Secret is written only when all its keys could be fetched."
+        ),
+    ] = _DEFAULTS.enable_partial_secret_sync
+    jitter_seconds: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="The longest random wait before each look at a vault, in seconds; it spreads a fleet's calls.",
+        ),
+    ] = _DEFAULTS.jitter
+    drift_interval_in_seconds: Annotated[
+        int,
+        Meta(ge=1, description="How often each Secret is checked for edits and deletion by others, in seconds."),
+    ] = _DEFAULTS.drift_interval
+    controller_name: Annotated[
+        str,
+        Meta(
+            description="SecretSyncs whose secretSyncControllerName is this are ours, besides those where it is empty."
+        ),
+    ] = _DEFAULTS.controller_name
+    watch_namespaces: Annotated[
+        list[str],
+        Meta(
+            description="The namespaces to serve, as a list or comma-separated; empty: all. With a list the controller"
+            " has rights in these namespaces alone, and none in the cluster at large."
+        ),
+    ] = msgspec.field(default_factory=list)
+    clouds: Annotated[
+        dict[str, Cloud],
+        Meta(
+            description="Clouds besides "
+            + ", ".join(BUILT_IN_CLOUDS)
+            + ". A SecretProviderClass can name a cloud (cloudName) and never a host, so only what stands here can be"
+            " reached.",
+            examples=[
+                {
+                    "Stack": {
+                        "authority": "https://login.stack.example",
+                        "vaultUrl": "https://{vault}.vault.stack.example",
+                        "audience": "https://vault.stack.example",
+                        "ca": "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n",
+                    }
+                }
+            ],
+        ),
+    ] = msgspec.field(default_factory=dict)
+    default_cloud: Annotated[
+        str, Meta(min_length=1, description="The cloud of a SecretProviderClass that names none.")
+    ] = DEFAULT_CLOUD
+    validating_admission_policies: Policies = msgspec.field(default_factory=Policies)
+    accept_unrestricted_tokens: Annotated[
+        bool,
+        Meta(
+            description="Whether to install for all namespaces without admission policies (before Kubernetes 1.30, or"
+            " with applyPolicies=false). The controller can then ask for a token of any ServiceAccount and any"
+            " audience: whoever gets hold of it is the cluster's administrator."
+        ),
+    ] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least severe lines to log.")
+    ] = _DEFAULTS.log_level
+    image: Image = msgspec.field(default_factory=Image)
+    image_pull_secrets: Annotated[
+        list[Free], Meta(description="Secrets for pulling the image.", examples=[[{"name": "registry"}]])
+    ] = msgspec.field(default_factory=list)
+    crds: Crds = msgspec.field(default_factory=Crds)
+    name_override: Annotated[str, Meta(max_length=40, description="Replaces the chart's name in objects' names.")] = ""
+    fullname_override: Annotated[str, Meta(max_length=53, description="Replaces the whole of that name.")] = ""
+    service_account: ServiceAccount = msgspec.field(default_factory=ServiceAccount)
+    pod_annotations: Annotated[dict[str, str], Meta(description="Annotations of the pod.")] = msgspec.field(
+        default_factory=dict
+    )
+    pod_labels: Annotated[dict[str, str], Meta(description="Labels of the pod.")] = msgspec.field(default_factory=dict)
+    resources: Annotated[
+        Free, Meta(description="CPU and memory. No limit of CPU: it would only make the controller slower.")
+    ] = msgspec.field(
+        default_factory=lambda: {"requests": {"cpu": "20m", "memory": "100Mi"}, "limits": {"memory": "256Mi"}}
+    )
+    node_selector: Annotated[dict[str, str], Meta(description="Labels of the nodes that the pod may run on.")] = (
+        msgspec.field(default_factory=lambda: {"kubernetes.io/os": "linux"})
+    )
+    tolerations: Annotated[list[Free], Meta(description="Taints that the pod tolerates.")] = msgspec.field(
+        default_factory=list
+    )
+    affinity: Annotated[Free, Meta(description="Where the pod would rather run.")] = msgspec.field(default_factory=dict)
+    priority_class_name: Annotated[str, Meta(description="The pod's PriorityClass.")] = ""
+
+
+def schema() -> Schema:
+    """values.schema.json: JSON Schema (draft 7) of what helm accepts."""
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$comment": "Generated by tools/generate from tools/values.py.",
+        "title": "Values of the chart akv-secret-store",
+        **_schema(inspect.type_info(ChartValues)),
+        # Values that helm itself puts there.
+        "properties": {**_schema(inspect.type_info(ChartValues))["properties"], "global": {"type": "object"}},
+    }
+
+
+def _schema(node: inspect.Type) -> Schema:
+    said: Schema = {}
+    while isinstance(node, inspect.Metadata):
+        said = {**(node.extra_json_schema or {}), **said}
+        node = node.type
+    schema = _made(node)
+    return {**{key: said[key] for key in ("description", "examples") if key in said}, **schema}
+
+
+def _made(node: inspect.Type) -> Schema:
+    match node:
+        case inspect.BoolType():
+            return {"enum": [True, False, "true", "false", "True", "False"]}
+        case inspect.IntType(ge=int(least), le=None):
+            # minimum speaks of numbers, pattern of strings.
+            pattern = {0: r"^(0|[1-9][0-9]{0,8})$", 1: r"^[1-9][0-9]{0,8}$"}[least]
+            return {"type": ["integer", "string"], "minimum": least, "maximum": 10**9 - 1, "pattern": pattern}
+        case inspect.StrType():
+            return {"type": "string"} | {
+                keyword: value
+                for keyword, value in (
+                    ("minLength", node.min_length),
+                    ("maxLength", node.max_length),
+                    ("pattern", node.pattern),
+                )
+                if value is not None
+            }
+        case inspect.LiteralType():
+            return {"enum": list(node.values)}
+        case inspect.ListType(item_type=inspect.StrType()):
+            # … or comma-separated in one string.
+            return {"type": ["array", "string"], "items": {"type": "string", "minLength": 1}}
+        case inspect.ListType():
+            return {"type": "array", "items": _schema(node.item_type)}
+        case inspect.DictType(value_type=inspect.AnyType()):
+            return {"type": "object"}
+        case inspect.DictType():
+            return {"type": "object", "additionalProperties": _schema(node.value_type)}
+        case inspect.StructType():
+            return {
+                "type": "object",
+                "description": " ".join((node.cls.__doc__ or "").split()),
+                "additionalProperties": False,
+                "properties": {field.encode_name: _schema(field.type) for field in node.fields},
+            } | ({"required": required} if (required := [f.encode_name for f in node.fields if f.required]) else {})
+    raise TypeError(f"{node} has no place among the chart's values")
+
+
+class Leaf(msgspec.Struct, frozen=True):
+    """One value: its dotted path, its type, its default as JSON has it, and what is said of it."""
+
+    path: str
+    type: inspect.Type
+    default: Any
+    description: str
+    examples: tuple[Any, ...] = ()
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A group of values, such as `image`."""
+
+    path: str
+    description: str
+
+
+def walk(values: msgspec.Struct | None = None, prefix: str = "") -> Iterator[Leaf | Group]:
+    """Every value in its order, a group before what is in it."""
+    values = values or ChartValues()
+    for field in msgspec.inspect.type_info(type(values)).fields:  # type: ignore[attr-defined]  # a StructType
+        path = f"{prefix}{field.encode_name}"
+        default = getattr(values, field.name)
+        if isinstance(default, Values):
+            yield Group(path, " ".join((type(default).__doc__ or "").split()))
+            yield from walk(default, f"{path}.")
+            continue
+        said = field.type.extra_json_schema or {}
+        yield Leaf(
+            path, field.type.type, msgspec.to_builtins(default), said["description"], tuple(said.get("examples", ()))
+        )
