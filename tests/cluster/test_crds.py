@@ -1,0 +1,364 @@
+"""The CRDs on a real API server: what they take, what they refuse and in which words, and the Job that widens them."""
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.world import eventually, for_version
+from tests.unit import upstream
+from tools import crds, helm
+from tools.local_cluster import ControlPlane
+from tools.workload import Workload
+
+ROOT = Path(__file__).resolve().parents[2]
+HOME = "crd-room"
+SYNCS, CLASSES = (crd["metadata"]["name"] for crd in crds.every())
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A program that ended."""
+
+    code: int
+    out: str
+
+
+class Server:
+    """A control plane of this module's own: it changes the CRDs under everybody's feet."""
+
+    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+        self.plane = plane
+        self._folder = folder
+        version = ["--kube-version", plane.version, *for_version(plane)]
+        hooks = helm.run(["template", "mine", str(helm.CHART), "--namespace", HOME, *version])
+        made = [m for m in yaml.safe_load_all(hooks) if m and "helm.sh/hook" in m["metadata"].get("annotations", {})]
+        self.job = next(m for m in made if m["kind"] == "Job")
+        [config] = [m for m in made if m["kind"] == "ConfigMap"]
+        self.crds = folder / "crds"
+        self.crds.mkdir()
+        for name, text in config["data"].items():
+            (self.crds / name).write_text(text)
+        plane.kubectl("create", "namespace", HOME)
+        for each in made:
+            if each["kind"] != "Job":
+                plane.kubectl("apply", "-f", "-", stdin=json.dumps(each))
+        self.account = self.job["spec"]["template"]["spec"]["serviceAccountName"]
+        self._kubeconfig = plane.service_account_kubeconfig(HOME, self.account)
+
+    def apply(self, *made: Manifest) -> Done:
+        return self.kubectl(
+            "apply", "--server-side", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
+        )
+
+    def kubectl(self, *args: str, stdin: str = "") -> Done:
+        command = [str(self.plane.kubectl_path), "--kubeconfig", str(self.plane.kubeconfig), *args]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
+        return Done(done.returncode, done.stdout + done.stderr)
+
+    def serve(self, *definitions: Manifest) -> None:
+        """Makes these the served CRDs, and no others."""
+        self.kubectl("delete", "crd", SYNCS, CLASSES, "--ignore-not-found")
+        for each in definitions:
+            made = self.kubectl("create", "-f", "-", stdin=json.dumps(each))
+            assert made.code == 0, made.out
+            self.kubectl("wait", "--for=condition=Established", f"crd/{each['metadata']['name']}", "--timeout=30s")
+
+    def crd(self, name: str) -> Manifest:
+        found: Manifest = json.loads(self.plane.kubectl("get", "crd", name, "-o", "json"))
+        return found
+
+    def upgrade(self) -> Done:
+        """The Job's program with the Job's own rights."""
+        command = [sys.executable, "-P", "-m", "controller.crds", str(self.crds)]
+        env = {"PYTHONPATH": str(ROOT), "KUBECONFIG": str(self._kubeconfig)}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+        return Done(done.returncode, done.stdout + done.stderr)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("crds")
+    with ControlPlane(folder / "plane") as plane:
+        yield Server(plane, folder)
+
+
+@pytest.fixture
+def ours(server: Server) -> Server:
+    """The chart's own CRDs are served."""
+    served = {m["metadata"]["name"] for m in json.loads(server.plane.kubectl("get", "crd", "-o", "json"))["items"]}
+    if served != {SYNCS, CLASSES} or any(
+        server.crd(name)["spec"]["versions"] != crd["spec"]["versions"] for name, crd in CHARTS.items()
+    ):
+        server.serve(*CHARTS.values())
+    return server
+
+
+CHARTS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((helm.CHART / "crds").glob("*.yaml"))}
+
+
+def sync(name: str = "thing", **spec: Any) -> Manifest:
+    data = spec.pop("data", [{"sourcePath": "a/0", "targetKey": "k"}])
+    return {
+        "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
+        "kind": "SecretSync",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "secretProviderClassName": "shop",
+            "serviceAccountName": "shop",
+            "secretObject": {"data": data, **spec.pop("secretObject", {})},
+            **spec,
+        },
+    }
+
+
+def pair(source: str = "a", key: str = "k") -> list[dict[str, str]]:
+    return [{"sourcePath": source, "targetKey": key}]
+
+
+# --- The chart's CRDs ----------------------------------------------------------------------------------------------
+
+
+def test_they_are_accepted_without_a_warning_and_established(ours: Server) -> None:
+    ours.kubectl("delete", "crd", SYNCS, CLASSES)
+    done = ours.kubectl("apply", "--server-side", "-f", str(helm.CHART / "crds"))
+    assert done.code == 0
+    assert "Warning" not in done.out
+    for name in (SYNCS, CLASSES):
+        assert ours.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s").code == 0
+        conditions = {item["type"]: item["status"] for item in ours.crd(name)["status"]["conditions"]}
+        # A schema that is not structural has this condition.
+        assert "NonStructuralSchema" not in conditions
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        sync(),
+        sync(data=pair("aCertificate/tls.crt", "tls.crt")),
+        sync(data=pair(".hidden/12", "a/0")),
+        sync(data=pair("a", "_netrc")),
+        sync(secretObject={"labels": {"a" * 253 + "/" + "b" * 63: "v" * 63}}),
+        sync(secretObject={"annotations": {"a" * 253 + "/" + "b" * 63: "v" * 262144}}),
+        sync(forceSynchronization="2030-01-31.1"),
+        sync(data=[{"sourcePath": "a", "targetKey": f"k{number}"} for number in range(1000)]),
+    ],
+    ids=["least", "certificate", "upstream's own", "key", "labels", "annotations", "force", "1,000 keys"],
+)
+def test_what_is_accepted(made: Manifest, ours: Server) -> None:
+    done = ours.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(made))
+    assert done.code == 0, done.out
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (sync(data=pair("my secret")), 'sourcePath: Invalid value: "my secret": … an object\'s name or alias, then /0'),
+        (sync(data=pair("a", "k k")), 'targetKey: Invalid value: "k k": … a key of a Secret holds letters'),
+        (sync(data=pair("a", "k" * 254)), "targetKey: Too long"),
+        (sync(data=[]), "spec.secretObject.data in body should have at least 1 items"),
+        (sync(data=[*pair("a"), *pair("b")]), "data[1]: Duplicate value"),
+        (sync(data=[{"sourcePath": "a"}]), "data[0].targetKey: Required value"),
+        (
+            sync(serviceAccountName="Shop"),
+            'serviceAccountName: Invalid value: "Shop": … an object\'s name: small letters',
+        ),
+        (sync(serviceAccountName=None), "serviceAccountName: Required value"),
+        (sync(forceSynchronization="now!"), "letters and digits, with - . _ one at a time between them"),
+        (sync(secretObject={"labels": {"secrets-store.sync.x-k8s.io": ""}}), "reserved for the controller"),
+        (sync(secretObject={"annotations": {"secrets-store.sync.x-k8s.io/a": ""}}), "reserved for the controller"),
+        (sync(secretObject={"labels": {"a": "v" * 64}}), "labels.a: Too long"),
+        (sync(secretObject={"labels": {"a" * 318: ""}}), "a key of labels has more than 317 characters"),
+        (sync(secretObject={"type": ""}), "secretObject.type"),
+    ],
+)
+def test_what_is_refused_is_told_in_words(made: Manifest, said: str, ours: Server) -> None:
+    done = ours.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(made))
+    assert done.code == 1
+    # Where "…" stands, releases of Kubernetes differ in what they say of the pattern beside the words.
+    for part in said.split("… "):
+        assert part in done.out
+
+
+def test_the_type_cannot_change_and_the_message_says_what_to_do(ours: Server) -> None:
+    assert ours.apply(sync("typed")).code == 0
+    done = ours.apply(sync("typed", secretObject={"type": "kubernetes.io/tls"}))
+    assert "delete the SecretSync and create it with the new type" in done.out
+    found = json.loads(ours.plane.kubectl("get", "secretsync", "typed", "-o", "json"))
+    assert found["spec"]["secretObject"]["type"] == "Opaque"
+    assert found["spec"]["secretSyncControllerName"] == ""
+
+
+def test_the_status_keeps_every_field_and_the_columns_show_it(ours: Server) -> None:
+    assert ours.apply(sync("told")).code == 0
+    status = {
+        "observedGeneration": 1,
+        "lastSuccessfulSyncTime": "2030-01-31T00:00:00Z",
+        "syncHash": "h",
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "Fine",
+                "message": "m" * 32768,
+                "lastTransitionTime": "2030-01-31T00:00:00Z",
+                "observedGeneration": 1,
+            }
+        ],
+        "objects": [{"targetKey": "k", "object": "secret/a", "version": "1", "updated": "2030-01-31T00:00:00Z"}],
+    }
+    patch = json.dumps({"status": status})
+    ours.plane.kubectl("patch", "secretsync", "told", "--subresource=status", "--type=merge", "-p", patch)
+    assert json.loads(ours.plane.kubectl("get", "secretsync", "told", "-o", "json"))["status"] == status
+    head, row = (line.split() for line in ours.plane.kubectl("get", "ssync", "told").splitlines())
+    assert head == ["NAME", "READY", "REASON", "LAST-SYNC", "AGE"]
+    assert row[:3] == ["told", "True", "Fine"]
+
+
+def test_an_old_provider_class_is_served_with_a_warning_and_keeps_the_drivers_fields(ours: Server) -> None:
+    made = {
+        "apiVersion": "secrets-store.csi.x-k8s.io/v1alpha1",
+        "kind": "SecretProviderClass",
+        "metadata": {"name": "old", "namespace": "default"},
+        "spec": {
+            "provider": "azure",
+            "parameters": {"keyvaultName": "kv", "objects": "array:\n  - |\n    objectName: a\n"},
+            "secretObjects": [{"secretName": "s", "type": "Opaque", "data": [{"key": "k", "objectName": "a"}]}],
+        },
+        "status": {"byPod": [{"id": "p", "namespace": "n"}]},
+    }
+    done = ours.kubectl("create", "-f", "-", stdin=json.dumps(made))
+    assert "secrets-store.csi.x-k8s.io/v1alpha1 is deprecated. Use secrets-store.csi.x-k8s.io/v1 instead." in done.out
+    found = json.loads(
+        ours.plane.kubectl("get", "secretproviderclasses.v1.secrets-store.csi.x-k8s.io", "old", "-o", "json")
+    )
+    # No status subresource, as in the driver's own: what was created with a status has it.
+    assert (found["spec"], found["status"]) == (made["spec"], made["status"])
+
+
+# --- The Job that widens them --------------------------------------------------------------------------------------
+
+
+def upstreams() -> list[Manifest]:
+    """Both CRDs as the Secrets Store Sync Controller and the CSI driver bring them; SecretSync has a field more."""
+    sync_crd, class_crd = copy.deepcopy(CHARTS[SYNCS]), copy.deepcopy(CHARTS[CLASSES])
+    tables = {SYNCS: upstream.SECRET_SYNC, CLASSES: upstream.SECRET_PROVIDER_CLASS}
+    for crd in (sync_crd, class_crd):
+        name = crd["metadata"]["name"]
+        crd["metadata"] = {"name": name}
+        crd["spec"]["names"].pop("shortNames", None)
+        for version in crd["spec"]["versions"]:
+            version.pop("additionalPrinterColumns", None)
+            version["schema"]["openAPIV3Schema"] = upstream.unflat(tables[name])
+    body = sync_crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    body["theirOwn"] = {"type": "string"}
+    body["secretObject"]["properties"]["labels"]["x-kubernetes-validations"] = [
+        {"rule": "self.all(key, key.size() < 63)", "message": "theirs"}
+    ]
+    return [sync_crd, class_crd]
+
+
+def test_absent_crds_are_said_to_be_absent(server: Server) -> None:
+    server.serve()
+    done = server.upgrade()
+    assert done.code == 0
+    assert done.out.count("the cluster does not have it") == 2
+    assert "helm show crds" in done.out
+    assert server.kubectl("get", "crd", SYNCS).code == 1
+
+
+def test_the_charts_own_need_nothing(ours: Server) -> None:
+    before = [ours.crd(name)["metadata"]["resourceVersion"] for name in (SYNCS, CLASSES)]
+    done = ours.upgrade()
+    assert (done.code, done.out.count("nothing to do")) == (0, 2)
+    assert [ours.crd(name)["metadata"]["resourceVersion"] for name in (SYNCS, CLASSES)] == before
+
+
+def test_an_older_release_of_ours_is_brought_up_to_date(server: Server) -> None:
+    old = copy.deepcopy(CHARTS)
+    root = old[SYNCS]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    del root["status"]["properties"]["objects"]
+    pattern = root["spec"]["properties"]["secretObject"]["properties"]["data"]["items"]["properties"]["sourcePath"]
+    pattern.update(
+        pattern="^[a-z]+$", **{"x-kubernetes-validations": [{"rule": "self.matches('^[a-z]+$')", "message": "old"}]}
+    )
+    del old[CLASSES]["spec"]["versions"][1]
+    server.serve(*old.values())
+    assert server.apply(sync("kept", data=pair("abc"))).code == 0
+    done = server.upgrade()
+    assert (done.code, done.out.count("brought up to date")) == (0, 2)
+    eventually(lambda: server.apply(sync("kept", data=pair("aCertificate/tls.crt"))).code, lambda code: code == 0)
+    assert [version["name"] for version in server.crd(CLASSES)["spec"]["versions"]] == ["v1", "v1alpha1"]
+    assert server.upgrade().out.count("nothing to do") == 2
+
+
+def test_somebody_elses_secretsync_is_widened_and_their_provider_class_left_alone(server: Server) -> None:
+    server.serve(*upstreams())
+    assert server.apply(sync("theirs", theirOwn="x")).code == 0
+    assert server.apply(sync("refused", data=pair("aCertificate/tls.crt"))).code == 1
+    before = server.crd(CLASSES)
+    done = server.upgrade()
+    assert done.code == 0
+    assert f"{SYNCS}: brought up to date" in done.out
+    assert f"{CLASSES}: nothing to do; somebody else brought it" in done.out
+    assert server.crd(CLASSES) == before
+    # What it could do, it can; what was stored is there; what we need is kept.
+    eventually(lambda: server.apply(sync("refused", data=pair("aCertificate/tls.crt"))).code, lambda code: code == 0)
+    found = json.loads(server.plane.kubectl("get", "secretsync", "theirs", "-o", "json"))
+    assert found["spec"]["theirOwn"] == "x"
+    patch = json.dumps({"status": {"objects": [{"targetKey": "k", "object": "secret/a"}], "observedGeneration": 1}})
+    server.plane.kubectl("patch", "secretsync", "theirs", "--subresource=status", "--type=merge", "-p", patch)
+    assert json.loads(server.plane.kubectl("get", "secretsync", "theirs", "-o", "json"))["status"]["objects"]
+    assert "theirs" in server.apply(sync("long", secretObject={"labels": {"a" * 100: ""}})).out
+    assert server.upgrade().out.count("nothing to do") == 2
+
+
+def test_one_that_cannot_be_widened_is_left_as_it_is(server: Server) -> None:
+    odd = upstreams()[0]
+    spec = odd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    spec["forceSynchronization"] = {"type": "integer"}
+    server.serve(odd)
+    before = server.crd(SYNCS)
+    done = server.upgrade()
+    # Theirs may be of any shape: that is a warning. One of ours must not be, and stops the upgrade.
+    assert done.code == 0
+    assert "WARNING" in done.out
+    assert "v1alpha1.spec.forceSynchronization: type is 'integer'" in done.out
+    assert server.crd(SYNCS) == before
+    odd["metadata"]["labels"] = CHARTS[SYNCS]["metadata"]["labels"]
+    server.serve(odd)
+    done = server.upgrade()
+    assert done.code == 1
+    assert "ERROR" in done.out
+
+
+def test_the_job_itself_as_the_chart_renders_it(ours: Server, tmp_path: Path) -> None:
+    with Workload.of_job(ours.plane, HOME, ours.job, tmp_path) as job:
+        assert job.wait() == 0, job.tail()
+        assert job.tail().count("nothing to do") == 2
+
+
+def test_the_job_may_touch_nothing_else(ours: Server) -> None:
+    def may(*what: str) -> bool:
+        done = ours.kubectl("auth", "can-i", *what, f"--as=system:serviceaccount:{HOME}:{ours.account}")
+        assert ("yes" in done.out.split()) is (done.code == 0), done.out
+        return done.code == 0
+
+    assert may("get", f"crd/{SYNCS}")
+    assert may("patch", f"crd/{CLASSES}")
+    for what in (
+        ["list", "crd"],
+        ["create", "crd"],
+        ["delete", f"crd/{SYNCS}"],
+        ["get", "crd/other.example.com"],
+        ["get", "secrets"],
+    ):
+        assert not may(*what), what

@@ -1,0 +1,30 @@
+"""What `helm install` tells a newcomer, with the real names. It asks the API server, so it is tried on one."""
+
+import pytest
+
+from tools import helm
+from tools.local_cluster import ControlPlane
+
+OPEN = "validatingAdmissionPolicies.applyPolicies=false"
+
+
+@pytest.mark.parametrize(
+    ("given", "said", "not_said"),
+    [
+        ("logLevel=info", ["all namespaces", "the namespace of your workload"], "WARNING"),
+        ("watchNamespaces={shop,web}", ["the namespaces shop, web", "one of these namespaces"], "WARNING"),
+        (
+            f"acceptUnrestrictedTokens=true,{OPEN}",
+            ["WARNING", "the cluster's administrator"],
+            "in the namespaces above",
+        ),
+        (f"watchNamespaces={{shop}},{OPEN}", ["WARNING", "In the namespaces above"], "administrator"),
+    ],
+)
+def test_notes_name_what_was_installed(given: str, said: list[str], not_said: str, plane: ControlPlane) -> None:
+    at = ["--namespace", "theirs", "--kubeconfig", str(plane.kubeconfig)]
+    told = helm.run(["install", "mine", str(helm.CHART), *at, "--dry-run=server", "--set", given])
+    notes = told.partition("NOTES:")[2]
+    for part in (*said, "deployment/mine-akv-secret-store", "--namespace theirs", "encrypt them at rest"):
+        assert part in notes, notes
+    assert not_said not in notes

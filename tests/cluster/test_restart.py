@@ -1,0 +1,130 @@
+"""Restarts of the controller and of the API server, and what they cost the vault."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.cluster.world import Installed, Namespace, value
+from tools.kubelet import WorkloadError
+from tools.workload import Workload
+
+
+@pytest.fixture(scope="module")
+def controller() -> None:
+    """Each test here starts controllers of its own; `space` needs none."""
+
+
+Start = Callable[..., Workload]
+
+
+@pytest.fixture
+def start(installed: Installed) -> Iterator[Start]:
+    """Starts controllers; those that a test does not end itself are killed."""
+    with contextlib.ExitStack() as stack:
+
+        def started(**settings: str) -> Workload:
+            workload = stack.enter_context(installed.workload(**settings))
+            installed.logs.append(workload.log)
+            workload.wait_ready()
+            return workload
+
+        yield started
+
+
+def test_a_restart_with_nothing_due_costs_the_vault_nothing(
+    installed: Installed, start: Start, space: Namespace
+) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    first = start()
+    space.wait_secret("s", {"k": "1"})
+    space.wait_reason("s", "UpdateValueChangeOrForceUpdateSucceeded")
+    stopping = time.monotonic()
+    assert first.stop() == 0
+    assert time.monotonic() - stopping < 3  # nothing is under way: nothing is waited for
+    installed.emulator.reset_counters()
+    second = start(DRIFT_INTERVAL="1")
+    time.sleep(4)  # several drift looks
+    assert installed.emulator.counters() == {}
+    # A Secret that was edited while nobody ran is found by its metadata alone, and costs one get.
+    assert second.stop() == 0
+    space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"data":{"k":"eA=="}}')
+    third = start(DRIFT_INTERVAL="1")
+    space.wait_secret("s", {"k": "1"})
+    assert space.calls("secrets.get/200") == 1
+    assert third.stop() == 0
+
+
+def test_rotation_comes_by_itself(installed: Installed, start: Start, space: Namespace) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    start(ROTATION_POLL_INTERVAL="2")
+    space.wait_secret("s", {"k": "1"})
+    space.put("a", "2")
+    space.wait_secret("s", {"k": "2"}, patience=6)
+    installed.emulator.cut_off()
+    space.wait_reason("s", "ProviderError")
+    assert space.secret("s") == {"k": value("2")}
+
+
+def test_everything_restarts_offline_and_the_secret_stays(installed: Installed, start: Start, space: Namespace) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    first = start(ROTATION_POLL_INTERVAL="2")
+    space.wait_secret("s", {"k": "1"})
+    installed.emulator.cut_off()
+    first.kill()
+    installed.plane.stop_apiserver()
+    installed.plane.start_apiserver()
+    second = start(ROTATION_POLL_INTERVAL="2")
+    space.wait_reason("s", "ProviderError")
+    assert space.secret("s") == {"k": value("1")}
+    installed.emulator.restore()
+    space.put("a", "2")
+    space.wait_secret("s", {"k": "2"}, patience=40)
+    assert second.stop() == 0
+
+
+def test_the_api_server_goes_away_and_comes_back(installed: Installed, start: Start, space: Namespace) -> None:
+    workload = start()
+    lines = len(workload.log.read_text().splitlines())
+    installed.plane.stop_apiserver()
+    time.sleep(3)
+    installed.plane.start_apiserver()
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"}, patience=40)
+    assert len(workload.log.read_text().splitlines()) - lines < 12
+    assert workload.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_cleanly_while_it_works(
+    installed: Installed, start: Start, space: Namespace, number: signal.Signals
+) -> None:
+    space.put("a", "1")
+    installed.emulator.delay(5)
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    workload = start()
+    time.sleep(1)
+    started = time.monotonic()
+    os.kill(workload.pid, number)
+    assert workload.wait(15) == 0
+    assert time.monotonic() - started < 15
+
+
+def test_not_ready_until_the_policies_are_in_force(installed: Installed) -> None:
+    plane = installed.plane
+    bindings = plane.kubectl("get", "validatingadmissionpolicybindings", "-o", "json")
+    plane.kubectl("delete", "validatingadmissionpolicybindings", "--all")
+    with installed.workload() as workload:
+        with pytest.raises(WorkloadError, match="admission policies are not in force yet"):
+            workload.wait_ready(timeout=4)
+        plane.kubectl("create", "-f", "-", stdin=bindings)
+        workload.wait_ready(timeout=30)
+        assert workload.stop() == 0
+    installed.logs.append(workload.log)

@@ -1,0 +1,178 @@
+"""One secret's life: synced, rotated, edited, deleted, restored. On the real API server, out of the chart."""
+
+import json
+
+import pytest
+
+from tests.cluster.world import Installed, Namespace, eventually, value
+from tools import guide
+from tools.workload import Workload
+
+UP_TO_DATE = "UpdateNoValueChangeSucceeded"
+WRITTEN = "UpdateValueChangeOrForceUpdateSucceeded"
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return {"DRIFT_INTERVAL": "2"}
+
+
+def test_the_guides_own_manifests_sync(installed: Installed, controller: Workload) -> None:
+    variables = {**guide.VARIABLES, "KUBERNETES_NAMESPACE": "my-namespace"}
+    emulator, plane = installed.emulator, installed.plane
+    vault, tenant = variables["KEYVAULT_NAME"], variables["AZURE_TENANT_ID"]
+    client = variables["USER_ASSIGNED_CLIENT_ID"]
+    emulator.add_vault(vault, tenant)
+    emulator.add_identity(client, tenant)
+    subject = f"system:serviceaccount:my-namespace:{variables['SERVICE_ACCOUNT_NAME']}"
+    emulator.federate(client, plane.issuer, subject)
+    emulator.assign_role(client, vault, "Key Vault Reader")
+    emulator.assign_role(client, vault, "Key Vault Secrets User")
+    for text in ("Hello!", "Hello2"):
+        emulator.set_secret(vault, variables["KEYVAULT_SECRET_NAME"], value(text))
+    plane.kubectl("create", "namespace", "my-namespace")
+    for manifest in (guide.SERVICE_ACCOUNT, guide.PROVIDER_CLASS, guide.SECRET_SYNC):
+        plane.kubectl("apply", "--filename", "-", stdin=guide.substitute(manifest, variables))
+
+    waiting = ["wait", "secretsync", guide.SYNC_NAME, "-n", "my-namespace", "--for=condition=Ready", "--timeout=20s"]
+    plane.kubectl(*waiting)
+    plane.kubectl("get", "secret", guide.SYNC_NAME, "-n", "my-namespace")
+    found = json.loads(plane.kubectl("get", "secret", guide.SYNC_NAME, "-n", "my-namespace", "-o", "json"))
+    assert sorted(found["data"]) == ["my-secret-data-key0", "my-secret-data-key1"]
+    assert found["metadata"]["labels"] == {"secrets-store.sync.x-k8s.io": ""}
+    (owner,) = found["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"]) == ("SecretSync", guide.SYNC_NAME)
+    assert "blockOwnerDeletion" not in owner
+
+
+def test_versions_in_their_order(space: Namespace) -> None:
+    for second, text in enumerate(("oldest", "older", "newest")):
+        space.installed.emulator.set_clock(-10 + second)  # Key Vault's times have a grain of one second
+        space.put("db", text)
+    space.installed.emulator.set_clock(0)
+    objects = "array:\n  - |\n    objectName: db\n    objectVersionHistory: 2\n"
+    space.apply(space.provider_class(objects=objects), space.sync("db", {"a": "db/0", "b": "db/1", "c": "db/2"}))
+    space.wait_secret("db", {"a": "newest", "b": "older", "c": "oldest"})
+    status = space.get("secretsync", "db")["status"]
+    assert [item["object"] for item in status["objects"]] == ["secret/db/0", "secret/db/1", "secret/db/2"]
+    assert len({item["version"] for item in status["objects"]}) == 3
+
+
+def test_a_pinned_version_stays(space: Namespace) -> None:
+    first = space.put("token", "one")
+    space.put("token", "two")
+    objects = f"array:\n  - |\n    objectName: token\n    objectVersion: {first}\n    objectAlias: pinned\n"
+    space.apply(space.provider_class(objects=objects), space.sync("token", {"t": "pinned"}))
+    space.wait_secret("token", {"t": "one"})
+
+
+def test_force_brings_the_new_value_and_says_so(space: Namespace) -> None:
+    space.put("token", "one")
+    space.apply(space.provider_class("token"), space.sync("token", {"t": "token"}))
+    space.wait_secret("token", {"t": "one"})
+    assert space.wait_reason("token", WRITTEN) == f"1 key written from Key Vault {space.vault}"
+    space.put("token", "two")
+    space.force("token")
+    space.wait_secret("token", {"t": "two"})
+    before = space.get("secret", "token")["metadata"]["resourceVersion"]
+    space.force("token")
+    assert space.wait_reason("token", UP_TO_DATE) == f"1 key equal to Key Vault {space.vault}"
+    assert space.get("secret", "token")["metadata"]["resourceVersion"] == before
+    events = json.loads(space.kubectl("get", "events", "--output", "json"))["items"]
+    assert {item["reason"] for item in events if item["involvedObject"]["name"] == "token"} >= {WRITTEN}
+
+
+def test_edits_of_the_secretsync_are_acted_on_at_once(space: Namespace) -> None:
+    space.put("a", "1")
+    space.put("b", "2")
+    space.apply(
+        space.provider_class("a", "b"),
+        space.sync("s", {"a": "a", "b": "b"}, secretObject={"labels": {"x": "1", "y": "1"}, "annotations": {"n": "1"}}),
+    )
+    space.wait_secret("s", {"a": "1", "b": "2"})
+    space.kubectl("label", "secret", "s", "backup=yes")
+    space.apply(space.sync("s", {"b": "a"}, secretObject={"labels": {"x": "2"}, "annotations": {"m": "1"}}))
+    space.wait_secret("s", {"b": "1"})
+    meta = space.get("secret", "s")["metadata"]
+    assert meta["labels"] == {"x": "2", "backup": "yes", "secrets-store.sync.x-k8s.io": ""}
+    assert meta["annotations"] == {"m": "1"}
+
+
+def test_an_edit_of_the_class_is_acted_on_at_once(space: Namespace) -> None:
+    space.put("a", "1")
+    space.put("b", "2")
+    space.apply(
+        space.provider_class(objects="array: ['{objectName: a, objectAlias: it}']"), space.sync("s", {"k": "it"})
+    )
+    space.wait_secret("s", {"k": "1"})
+    space.apply(space.provider_class(objects="array: ['{objectName: b, objectAlias: it}']"))
+    space.wait_secret("s", {"k": "2"})
+
+
+def test_a_deleted_secretsync_takes_its_secret_along_and_can_come_back_at_once(space: Namespace) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    old = space.get("secret", "s")["metadata"]["uid"]
+    space.kubectl("delete", "secretsync", "s")
+    space.apply(space.sync("s", {"k": "a"}))
+    eventually(lambda: space.get("secret", "s").get("metadata", {}).get("uid", old), lambda uid: uid != old)
+    space.wait_secret("s", {"k": "1"})
+    space.kubectl("delete", "secretsync", "s")
+    eventually(lambda: space.get("secret", "s"), lambda found: not found)
+
+
+@pytest.mark.parametrize("patch", ['{"data":{"k":"eA=="}}', '{"data":{"k":null}}', '{"data":{"extra":"eA=="}}'])
+def test_a_changed_secret_is_restored_by_the_drift_check(space: Namespace, patch: str) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    space.kubectl("patch", "secret", "s", "--type=merge", "--patch", patch)
+    assert space.secret("s") != {"k": value("1")}
+    space.wait_secret("s", {"k": "1"})
+
+
+def test_a_deleted_secret_is_restored_with_one_get(space: Namespace) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    space.wait_reason("s", WRITTEN)
+    before = space.calls()
+    space.kubectl("delete", "secret", "s")
+    space.wait_secret("s", {"k": "1"})
+    assert space.calls() - before == 1
+
+
+def test_a_secret_that_nobody_touches_is_looked_at_and_left_alone(space: Namespace) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    space.wait_reason("s", WRITTEN)
+    before = (space.get("secret", "s"), space.calls())
+    audit = space.installed.plane.audit_log
+
+    def looks() -> int:
+        lines = (json.loads(line) for line in audit.read_text().splitlines())
+        return sum(
+            line["verb"] == "patch"
+            and line["objectRef"].get("namespace") == space.name
+            and line["objectRef"]["resource"] == "secrets"
+            for line in lines
+            if "objectRef" in line
+        )
+
+    seen = looks()
+    eventually(looks, lambda found: found >= seen + 2)
+    assert (space.get("secret", "s"), space.calls()) == before
+
+
+def test_another_controllers_secretsync_is_left_alone(space: Namespace) -> None:
+    space.put("a", "1")
+    space.apply(
+        space.provider_class("a"),
+        space.sync("other", {"k": "a"}, secretSyncControllerName="somebody-else"),
+        space.sync("ours", {"k": "a"}),
+    )
+    space.wait_secret("ours", {"k": "1"})
+    assert "status" not in space.get("secretsync", "other")
+    assert space.get("secret", "other") == {}

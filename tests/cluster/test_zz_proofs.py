@@ -1,0 +1,75 @@
+"""Over everything that the suite did: granted == used, and no value anywhere but in a Secret. Collected last."""
+
+import base64
+import json
+from collections.abc import Iterable
+
+from tests.cluster.world import CANARY, Installed, Namespace, metrics, value
+from tools.workload import Workload
+
+Right = tuple[str, str, str]
+
+
+def granted(installed: Installed) -> set[Right]:
+    """(verb, group, resource[/subresource]) that the release's roles give to the controller's ServiceAccount."""
+    namespace, account = installed.user.split(":")[2:]
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
+    found: set[Right] = set()
+    for kind in ("clusterrolebindings", "rolebindings"):
+        bindings = json.loads(installed.plane.kubectl("get", kind, "--all-namespaces", "-o", "json"))["items"]
+        for binding in bindings:
+            if not any(subject.items() <= given.items() for given in binding.get("subjects", [])):
+                continue
+            role = installed.plane.kubectl(
+                "get", binding["roleRef"]["kind"].lower(), binding["roleRef"]["name"], "-o", "json"
+            )
+            for rule in json.loads(role)["rules"]:
+                found |= {(v, g, r) for v in rule["verbs"] for g in rule["apiGroups"] for r in rule["resources"]}
+    return found
+
+
+def used(installed: Installed) -> set[Right]:
+    """The same, from the audit log: what the controller's ServiceAccount asked for and was not forbidden."""
+    found: set[Right] = set()
+    for line in installed.plane.audit_log.read_text().splitlines():
+        entry = json.loads(line)
+        # Requests that a test sent with the controller's stolen token have another user agent.
+        if entry["user"]["username"] != installed.user or not entry.get("userAgent", "").startswith("akv-secret-store"):
+            continue
+        where = entry["objectRef"]
+        resource = "/".join(part for part in (where["resource"], where.get("subresource", "")) if part)
+        found.add((entry["verb"], where.get("apiGroup", ""), resource))
+    return found
+
+
+def test_granted_equals_used(space: Namespace, installed: Installed) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    space.put("a", "2")
+    space.force("s")
+    space.wait_secret("s", {"k": "2"})
+    assert used(installed) == granted(installed)
+
+
+def texts(installed: Installed, controller: Workload) -> Iterable[tuple[str, str]]:
+    """Everything that people and machines see, but Secrets."""
+    yield "metrics", metrics(controller)
+    for path in installed.logs:
+        yield path.name, path.read_text()
+    for kind in ("events", "secretsyncs", "secretproviderclasses", "configmaps"):
+        yield kind, installed.plane.kubectl("get", kind, "--all-namespaces", "-o", "yaml")
+    yield "audit log", installed.plane.audit_log.read_text()
+
+
+def test_no_value_is_anywhere_but_in_a_secret(space: Namespace, installed: Installed, controller: Workload) -> None:
+    space.put("a", "leak")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "leak"})
+    # Base64 of the canary, at each of its three alignments, without the characters that neighbours change.
+    encoded = [base64.b64encode(b"x" * shift + CANARY.encode())[4 if shift else 0 : -4].decode() for shift in range(3)]
+    assert encoded[0] in base64.b64encode(value("leak").encode()).decode()
+    for name, text in texts(installed, controller):
+        assert text, name
+        for form in [CANARY, *encoded]:
+            assert form not in text, f"a value is in {name}"

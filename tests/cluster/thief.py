@@ -1,0 +1,115 @@
+"""Somebody who has stolen a ServiceAccount's token, and a namespace worth stealing from."""
+
+import base64
+import http.client
+import json
+import ssl
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from controller.kube import METADATA_ONLY
+from tools.deployment import PROBE_SECRET_TYPE
+from tools.local_cluster import ControlPlane
+
+HOME, ACCOUNT, SHOP = "vault-room", "copyist", "stolen-shop"
+LABEL = {"secrets-store.sync.x-k8s.io": ""}
+# Even what nobody should list: two of these are refused all the same.
+LISTED = ["Opaque", "kubernetes.io/tls", "kubernetes.io/service-account-token", PROBE_SECRET_TYPE]
+MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"
+SECRETS = f"/api/v1/namespaces/{SHOP}/secrets"
+VALUE = base64.b64encode(b"nobody may read this").decode()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API server said."""
+
+    status: int
+    text: str
+
+    @property
+    def message(self) -> str:
+        return str(json.loads(self.text).get("message", ""))
+
+
+class Thief:
+    """Sends what it likes with one ServiceAccount's token."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, account: str) -> None:
+        self._address = urllib.parse.urlsplit(plane.url)
+        self._tls = ssl.create_default_context(cafile=str(plane.ca_file))
+        self._token = plane.kubectl("create", "token", account, "--namespace", namespace).strip()
+
+    def send(
+        self, method: str, path: str, body: Any = None, kind: str = "application/json", accept: str = "application/json"
+    ) -> Answer:
+        connection = http.client.HTTPSConnection(self._address.netloc, context=self._tls, timeout=30)
+        try:
+            headers = {
+                "Authorization": f"Bearer {self._token}",
+                "Content-Type": kind,
+                "Accept": accept,
+                "User-Agent": "thief",
+            }
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.read().decode())
+        finally:
+            connection.close()
+
+    def create(self, secret: Mapping[str, Any]) -> Answer:
+        return self.send("POST", SECRETS, secret)
+
+    def patch(self, name: str, body: Any, kind: str = MERGE, accept: str = METADATA_ONLY) -> Answer:
+        return self.send("PATCH", f"{SECRETS}/{name}", body, kind, accept)
+
+
+def secret(name: str, owners: list[dict[str, str]], **changes: Any) -> dict[str, Any]:
+    metadata = {"name": name, "labels": LABEL, "ownerReferences": owners} | changes.pop("metadata", {})
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"key": VALUE}, **changes}
+
+
+def owner(uid: str, name: str, /, **changes: str) -> dict[str, str]:
+    return {"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "SecretSync", "name": name, "uid": uid} | changes
+
+
+class Shop:
+    """A namespace with SecretSyncs that no controller serves."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self.plane = plane
+
+    def sync(self, name: str) -> str:
+        """Makes one; returns its UID."""
+        spec = {
+            "secretProviderClassName": "none",
+            "serviceAccountName": "none",
+            "secretSyncControllerName": "nobody",
+            "secretObject": {"data": [{"sourcePath": "a", "targetKey": "key"}]},
+        }
+        made = {
+            "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
+            "kind": "SecretSync",
+            "metadata": {"name": name, "namespace": SHOP},
+            "spec": spec,
+        }
+        return str(
+            json.loads(self.plane.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(made)))["metadata"]["uid"]
+        )
+
+    def put(self, made: Mapping[str, Any]) -> None:
+        """Makes an object as the cluster's administrator."""
+        self.plane.kubectl("create", "--namespace", SHOP, "-f", "-", stdin=json.dumps(made))
+
+    def secret(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.plane.kubectl("get", "secret", name, "--namespace", SHOP, "-o", "json"))
+        return found
+
+
+def refused(answer: Answer, why: str) -> None:
+    assert answer.status == 422, answer.text
+    assert "ValidatingAdmissionPolicy" in answer.message
+    assert why in answer.message
+    assert VALUE not in answer.text

@@ -1,0 +1,191 @@
+"""What the tests on the real API server do again and again: a namespace, objects in it, and waiting for what comes."""
+
+import base64
+import itertools
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tools import helm
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.errors import ClusterError
+from tools.workload import Workload
+
+# Every value in the vaults has this in it, and nothing but a Secret may.
+CANARY = "canary-4f1d"
+TENANT = "00000000-0000-0000-0000-00000000000a"
+PATIENCE = 20.0
+T = TypeVar("T")
+_numbers = itertools.count(1)
+
+
+def value(text: str) -> str:
+    """A secret value that the leak test will recognise."""
+    return f"{CANARY}-{text}"
+
+
+def eventually(look: Callable[[], T], wanted: Callable[[T], object], patience: float = PATIENCE) -> T:
+    """Looks until it finds what is wanted; fails with what it found last."""
+    deadline = time.monotonic() + patience
+    while not wanted(found := look()):
+        assert time.monotonic() < deadline, f"after {patience:g} s still {found!r}"
+        time.sleep(0.1)
+    return found
+
+
+class Installed:
+    """The release under test. `user` is the controller's name in the audit log."""
+
+    def __init__(self, plane: ControlPlane, emulator: Emulator, release: str, folder: Path) -> None:
+        self.plane = plane
+        self.emulator = emulator
+        self.release = release
+        self.folder = folder
+        self.logs: list[Path] = []
+        listed = json.loads(plane.kubectl("get", "deployment", "--namespace", release, "--output", "json"))
+        (deployment,) = listed["items"]
+        self.deployment = str(deployment["metadata"]["name"])
+        account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+        self.user = f"system:serviceaccount:{release}:{account}"
+
+    def workload(self, **settings: str) -> Workload:
+        """The Deployment as a process, not started yet; `settings` override its environment."""
+        workload = Workload.of_deployment(self.plane, self.release, self.deployment, self.folder)
+        workload.env.update(settings)
+        return workload
+
+
+def for_version(plane: ControlPlane) -> list[str]:
+    """Flags of helm for that version: before 1.30 there are no admission policies, and the chart asks about that."""
+    old = tuple(map(int, plane.version.split(".")[:2])) < (1, 30)
+    return ["--set", f"acceptUnrestrictedTokens={str(old).lower()}"]
+
+
+def install(plane: ControlPlane, emulator: Emulator, folder: Path) -> Installed:
+    """The chart, installed as a user would; its hook Jobs need a node and are run elsewhere (test_crds.py)."""
+    cloud = {"authority": emulator.authority, "vaultUrl": emulator.vault_pattern, "ca": emulator.ca_file.read_text()}
+    values = folder / "values.json"
+    clouds = {"emulator": cloud, "nowhere": {**cloud, "vaultUrl": "https://{vault}.invalid"}}
+    values.write_text(json.dumps({"clouds": clouds, "defaultCloud": "emulator"}))
+    arguments = ["install", helm.RELEASE, str(helm.CHART), "--namespace", helm.RELEASE, "--create-namespace"]
+    helm.run(
+        [*arguments, *for_version(plane), "--no-hooks", "--values", str(values), "--kubeconfig", str(plane.kubeconfig)]
+    )
+    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
+    return Installed(plane, emulator, helm.RELEASE, folder)
+
+
+def metrics(workload: Workload) -> str:
+    """What Prometheus would scrape."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(workload.url + "/metrics", timeout=5) as answer:
+        text: bytes = answer.read()
+    return text.decode()
+
+
+class Namespace:
+    """A namespace with a ServiceAccount, federated with an identity that may read one vault."""
+
+    def __init__(self, installed: Installed) -> None:
+        number = next(_numbers)
+        self.installed = installed
+        self.name = f"shop-{number}"
+        self.vault = f"shop-vault-{number}"
+        self.client = f"00000000-0000-0000-0000-{number:012}"
+        self.account = "shop"
+        emulator, plane = installed.emulator, installed.plane
+        emulator.add_vault(self.vault, TENANT)
+        emulator.add_identity(self.client, TENANT)
+        emulator.federate(self.client, plane.issuer, f"system:serviceaccount:{self.name}:{self.account}")
+        emulator.assign_role(self.client, self.vault, "Key Vault Secrets User")
+        plane.kubectl("create", "namespace", self.name)
+        plane.kubectl("create", "serviceaccount", self.account, "--namespace", self.name)
+
+    def remove(self) -> None:
+        """Deletes the namespace, without waiting for its end."""
+        self.installed.plane.kubectl("delete", "namespace", self.name, "--wait=false", "--ignore-not-found")
+
+    def kubectl(self, *args: str, stdin: str | None = None) -> str:
+        """kubectl as cluster-admin, in this namespace."""
+        return self.installed.plane.kubectl(*args, "--namespace", self.name, stdin=stdin)
+
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """kubectl apply."""
+        self.kubectl(
+            "apply", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        )
+
+    def put(self, name: str, text: str, **attributes: Any) -> str:
+        """A new version of a secret in the vault; returns its id."""
+        return self.installed.emulator.set_secret(self.vault, name, value(text), **attributes)
+
+    def provider_class(self, *names: str, name: str = "shop", objects: str = "", **parameters: str) -> dict[str, Any]:
+        """A SecretProviderClass with those secrets; `objects` replaces the text, parameters are added or replaced."""
+        items = "".join(f"  - |\n    objectName: {secret}\n    objectType: secret\n" for secret in names)
+        given = {"clientID": self.client, "tenantID": TENANT, "keyvaultName": self.vault} | parameters
+        return {
+            "apiVersion": "secrets-store.csi.x-k8s.io/v1",
+            "kind": "SecretProviderClass",
+            "metadata": {"name": name},
+            "spec": {"provider": "azure", "parameters": {**given, "objects": objects or f"array:\n{items}"}},
+        }
+
+    def sync(self, name: str, data: Mapping[str, str], **changes: Any) -> dict[str, Any]:
+        """A SecretSync; `data` maps target key to source path, `changes` go into spec (`secretObject` is merged)."""
+        pairs = [{"targetKey": key, "sourcePath": path} for key, path in data.items()]
+        secret_object = {"type": "Opaque", "data": pairs, **changes.pop("secretObject", {})}
+        spec = {"secretProviderClassName": "shop", "serviceAccountName": self.account, "secretObject": secret_object}
+        return {
+            "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
+            "kind": "SecretSync",
+            "metadata": {"name": name},
+            "spec": spec | changes,
+        }
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        """The object; empty where there is none."""
+        try:
+            found: dict[str, Any] = json.loads(
+                self.kubectl("get", kind, name, "--output", "json", "--show-managed-fields")
+            )
+        except ClusterError as error:
+            if "NotFound" in str(error):
+                return {}
+            raise
+        return found
+
+    def secret(self, name: str) -> dict[str, str]:
+        """The Secret's values; empty where there is none."""
+        data = self.get("secret", name).get("data", {})
+        return {key: base64.b64decode(text).decode() for key, text in data.items()}
+
+    def ready(self, name: str) -> tuple[str, str]:
+        """Reason and message of the SecretSync's Ready condition; empty where it has none of this generation."""
+        found = self.get("secretsync", name)
+        for item in found.get("status", {}).get("conditions", []):
+            if item["type"] == "Ready" and item["observedGeneration"] == found["metadata"]["generation"]:
+                return item["reason"], item["message"]
+        return "", ""
+
+    def wait_reason(self, name: str, *reasons: str, patience: float = PATIENCE) -> str:
+        """Waits until Ready has one of these reasons; returns the message."""
+        return eventually(lambda: self.ready(name), lambda found: found[0] in reasons, patience)[1]
+
+    def wait_secret(self, name: str, wanted: Mapping[str, str], patience: float = PATIENCE) -> None:
+        """Waits until the Secret has exactly these values (canaries are put around them)."""
+        expected = {key: value(text) for key, text in wanted.items()}
+        eventually(lambda: self.secret(name), lambda found: found == expected, patience)
+
+    def force(self, name: str) -> None:
+        """What a person does to have the vault looked at now."""
+        patch = json.dumps({"spec": {"forceSynchronization": f"now-{time.monotonic_ns()}"}})
+        self.kubectl("patch", "secretsync", name, "--type=merge", "--patch", patch)
+
+    def calls(self, operation: str = "") -> int:
+        """How many calls this namespace's vault has had."""
+        counters = self.installed.emulator.counters()
+        return sum(count for what, count in counters.items() if what.startswith(f"{self.vault}/{operation}"))

@@ -1,0 +1,57 @@
+"""A cluster that somebody has, reached by a kubeconfig: as much of `ControlPlane`'s face as the demo needs."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tools.local_cluster import ClusterError, assets
+
+
+class ExistingCluster:
+    """Asked as whoever the kubeconfig's current context says. Raises ClusterError where that does not work."""
+
+    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+        """`folder` gets the kubeconfigs of service accounts."""
+        self.kubeconfig = kubeconfig.absolute()
+        self._folder = folder
+        found = shutil.which("kubectl")
+        self.kubectl_path = Path(found) if found else assets.kubernetes().path("kubectl")
+        # Only the current context, with certificates instead of the names of their files.
+        self._config: dict[str, Any] = json.loads(
+            self.kubectl("config", "view", "--minify", "--raw", "--flatten", "--output=json")
+        )
+        self.url = str(self._config["clusters"][0]["cluster"]["server"])
+        discovery = json.loads(self.kubectl("get", "--raw", "/.well-known/openid-configuration"))
+        self.issuer = str(discovery["issuer"])
+        self.jwks: dict[str, Any] = json.loads(self.kubectl("get", "--raw", "/openid/v1/jwks"))
+
+    def kubectl(self, *args: str) -> str:
+        """What kubectl prints."""
+        done = subprocess.run(
+            [self.kubectl_path, "--kubeconfig", self.kubeconfig, "--request-timeout=15s", *args],
+            env=os.environ | {"KUBECACHEDIR": str(self._folder / "kubectl")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ClusterError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
+        """A kubeconfig of an existing service account, with a token for 24 hours, or as long as it allows."""
+        token = self.kubectl("create", "token", name, "--namespace", namespace, "--duration=24h").strip()
+        config = self._config | {"users": [{"name": self._config["contexts"][0]["context"]["user"]}]}
+        config["users"][0]["user"] = {"token": token}
+        path = self._folder / f"{namespace}-{name}.kubeconfig"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(config))
+        return path
+
+    def exists(self, kind: str, name: str) -> bool:
+        """Whether there is such an object, which does not belong to a namespace."""
+        return bool(self.kubectl("get", kind, name, "--ignore-not-found", "--output=name").strip())

@@ -1,0 +1,73 @@
+"""The SSE guide's way: its variables and its two manifests, which whoever comes from SSE applies unchanged.
+
+Source: Microsoft's "Use the Secret Store extension to fetch secrets for offline access in Azure Arc-enabled
+Kubernetes clusters", sections "Create a SecretProviderClass resource" and "Create a SecretSync object". Fields,
+values and the places of comments are the guide's: those below `objects` are part of a text that the controller reads.
+"""
+
+import string
+from collections.abc import Mapping
+
+VARIABLES: Mapping[str, str] = {
+    "AZURE_TENANT_ID": "00000000-0000-0000-0000-00000000000a",
+    "KEYVAULT_NAME": "my-UNIQUE-kv-name",
+    "KEYVAULT_SECRET_NAME": "my-secret",
+    "KUBERNETES_NAMESPACE": "my-namespace",
+    "SERVICE_ACCOUNT_NAME": "my-service-account",
+    "USER_ASSIGNED_CLIENT_ID": "00000000-0000-0000-0000-000000000001",
+}
+"""The guide's shell variables, with the guide's values; only the two ids are made up."""
+
+SYNC_NAME = "secret-sync-name"
+"""The SecretSync's name, and so the Secret's."""
+
+SERVICE_ACCOUNT = """\
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: ${SERVICE_ACCOUNT_NAME}
+  namespace: ${KUBERNETES_NAMESPACE}
+"""
+
+PROVIDER_CLASS = """\
+apiVersion: secrets-store.csi.x-k8s.io/v1
+kind: SecretProviderClass
+metadata:
+  name: secret-provider-class-name
+  namespace: ${KUBERNETES_NAMESPACE}
+spec:
+  provider: azure
+  parameters:
+    clientID: "${USER_ASSIGNED_CLIENT_ID}"               # the managed identity
+    keyvaultName: ${KEYVAULT_NAME}                       # the vault to read
+    objects: |
+      array:
+        - |
+          objectName: ${KEYVAULT_SECRET_NAME}            # the secret's name in the vault
+          objectType: secret
+          objectVersionHistory: 2                        # this many versions, the newest first
+    tenantID: "${AZURE_TENANT_ID}"                       # the vault's tenant
+"""
+
+SECRET_SYNC = """\
+apiVersion: secret-sync.x-k8s.io/v1alpha1
+kind: SecretSync
+metadata:
+  name: secret-sync-name
+  namespace: ${KUBERNETES_NAMESPACE}
+spec:
+  serviceAccountName: ${SERVICE_ACCOUNT_NAME}              # whose federated identity reads the vault
+  secretProviderClassName: secret-provider-class-name
+  secretObject:
+    type: Opaque
+    data:
+    - sourcePath: ${KEYVAULT_SECRET_NAME}/0                # the newest version
+      targetKey: ${KEYVAULT_SECRET_NAME}-data-key0
+    - sourcePath: ${KEYVAULT_SECRET_NAME}/1                # the one before it
+      targetKey: ${KEYVAULT_SECRET_NAME}-data-key1
+"""  # noqa: S105 -- a manifest
+
+
+def substitute(text: str, variables: Mapping[str, str] = VARIABLES) -> str:
+    """`text` with the shell's variables put in; KeyError names one that there is not."""
+    return string.Template(text).substitute(variables)
