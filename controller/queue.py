@@ -6,8 +6,11 @@ worked on it. The earliest of several wishes counts.
 
 import asyncio
 import heapq
-from collections.abc import Callable
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable, Hashable
+from typing import Generic, NamedTuple, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
 class Key(NamedTuple):
@@ -24,15 +27,16 @@ class Closed(Exception):  # noqa: N818 -- not an error
     """No more keys are handed out."""
 
 
-class Queue:
-    """Keys with due times, in seconds of `clock`."""
+class Queue(Generic[K]):
+    """Keys with due times, in seconds of `clock`; those due at the same time come in the order of asking."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._due: dict[Key, float] = {}
+        self._due: dict[K, float] = {}
         # Outdated entries stay in the heap until they come up; `_due` tells which one of a key counts.
-        self._heap: list[tuple[float, Key]] = []
-        self._busy: set[Key] = set()
+        self._heap: list[tuple[float, int, K]] = []
+        self._numbers = itertools.count()
+        self._busy: set[K] = set()
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -45,25 +49,25 @@ class Queue:
         now = self._clock()
         return sum(due <= now for due in self._due.values())
 
-    def add(self, key: Key, delay: float = 0.0) -> None:
+    def add(self, key: K, delay: float = 0.0) -> None:
         """Wants the key looked at after `delay` seconds, or earlier if that was wanted before."""
         due = self._clock() + delay
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
-            heapq.heappush(self._heap, (due, key))
+            heapq.heappush(self._heap, (due, next(self._numbers), key))
             self._changed.set()
 
-    def forget(self, key: Key) -> None:
+    def forget(self, key: K) -> None:
         """Nobody needs to look any more."""
         self._due.pop(key, None)
 
-    async def take(self) -> Key:
+    async def take(self) -> K:
         """The next due key; give it back with `done`. Raises `Closed` once `close` was called."""
         while not self._closed:
             self._changed.clear()
             wait = None
             while self._heap:
-                due, key = self._heap[0]
+                due, _, key = self._heap[0]
                 if self._due.get(key) != due or key in self._busy:
                     # Outdated, or busy: `done` puts a busy key back.
                     heapq.heappop(self._heap)
@@ -86,9 +90,9 @@ class Queue:
         self._closed = True
         self._changed.set()
 
-    def done(self, key: Key) -> None:
+    def done(self, key: K) -> None:
         """The work on a taken key has ended."""
         self._busy.discard(key)
         if key in self._due:
-            heapq.heappush(self._heap, (self._due[key], key))
+            heapq.heappush(self._heap, (self._due[key], next(self._numbers), key))
             self._changed.set()

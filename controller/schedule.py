@@ -27,20 +27,16 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def until_due(last: datetime | None, now: datetime, interval: float, jitter: float, dice: random.Random) -> float:
-    """Seconds until a SecretSync that was last equal to the vault at `last` is looked at again.
+def until_due(age: float, interval: float, jitter: float, draw: float) -> float:
+    """Seconds until what was equal to the vault `age` seconds ago is looked at again; `draw` is the dice's, 0 to 1.
 
     Overdue means that nobody ran: a whole fleet may come back in the same minute, so the look is spread over one
     interval. A due time further ahead than interval and jitter means that the clock jumped: now.
     """
-    if last is None:
-        return 0.0
-    wait = interval - (now - last).total_seconds()
+    wait = interval - age
     if wait > interval + jitter:
         return 0.0
-    if wait <= 0:
-        return spread(interval, dice)
-    return wait + dice.uniform(0, jitter)
+    return wait + draw * jitter if wait > 0 else draw * interval
 
 
 def after_failure(

@@ -107,6 +107,11 @@ class Workload:
         return f"http://127.0.0.1:{self.env['LISTEN_PORT']}"
 
     @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """Of the running process."""
         return self._running().pid

@@ -61,31 +61,27 @@ def test_times_are_written_in_utc_and_whole_seconds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ago", "jitter", "dice", "expected"),
+    ("age", "jitter", "draw", "expected"),
     [
-        pytest.param(600, 0, MOST, 3000, id="the rest of the interval"),
-        pytest.param(600, 60, LEAST, 3000, id="no jitter drawn"),
-        pytest.param(600, 60, MOST, 3060, id="all of it"),
-        pytest.param(0, 0, MOST, 3600, id="just synced"),
-        pytest.param(3599, 0, MOST, 1, id="nearly due"),
-        pytest.param(3600, 0, LEAST, 0, id="overdue: within the next interval, at its beginning"),
-        pytest.param(3600, 60, MOST, 3600, id="or at its end, whatever the jitter"),
-        pytest.param(99_999, 0, MOST, 3600, id="long overdue"),
-        pytest.param(-3600, 60, MOST, 0, id="last synced in the future: the clock jumped"),
-        pytest.param(-99_999, 60, MOST, 0, id="far in the future"),
+        pytest.param(600, 0, 1.0, 3000, id="the rest of the interval"),
+        pytest.param(600, 60, 0.0, 3000, id="no jitter drawn"),
+        pytest.param(600, 60, 1.0, 3060, id="all of it"),
+        pytest.param(0, 0, 1.0, 3600, id="just synced"),
+        pytest.param(3599, 0, 1.0, 1, id="nearly due"),
+        pytest.param(3600, 0, 0.0, 0, id="overdue: within the next interval, at its beginning"),
+        pytest.param(3600, 60, 1.0, 3600, id="or at its end, whatever the jitter"),
+        pytest.param(99_999, 0, 1.0, 3600, id="long overdue"),
+        pytest.param(-3600, 60, 1.0, 0, id="last synced in the future: the clock jumped"),
+        pytest.param(-99_999, 60, 1.0, 0, id="far in the future"),
     ],
 )
-def test_due(ago: float, jitter: float, dice: random.Random, expected: float) -> None:
-    assert until_due(NOW - timedelta(seconds=ago), NOW, HOUR, jitter, dice) == expected
+def test_due(age: float, jitter: float, draw: float, expected: float) -> None:
+    assert until_due(age, HOUR, jitter, draw) == expected
 
 
 def test_a_clock_that_is_a_moment_ahead_has_not_jumped() -> None:
     # The due time is no further ahead than interval and jitter.
-    assert until_due(NOW + timedelta(seconds=5), NOW, HOUR, 60, LEAST) == pytest.approx(HOUR + 5)
-
-
-def test_never_synced_is_due_now() -> None:
-    assert until_due(None, NOW, HOUR, 60, MOST) == 0.0
+    assert until_due(-5, HOUR, 60, 0.0) == pytest.approx(HOUR + 5)
 
 
 @pytest.mark.parametrize(

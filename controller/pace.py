@@ -1,0 +1,113 @@
+"""How fast one vault is asked: within its limit, and once it has refused, at the pace that it was seen to bear.
+
+A vault's limit is shared by everybody who uses it, a whole fleet perhaps, so what is left for us is not known before
+it refuses. Then callers stand in line: those who have nothing yet before those who refresh.
+Source: "Azure Key Vault service limits" (4,000 transactions per 10 s and vault); "Azure Key Vault throttling guidance".
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Hashable
+
+WINDOW = 10.0
+# What may start at once after a rest, and calls per second from then on: 190 + 10 s x 380/s stay below 4,000.
+BURST = 190.0
+LIMIT = 380.0
+# Where a refusal names no time to wait.
+PAUSE = 10.0
+# The slowest pace that a refusal can lead to: one call in ten seconds tells soon enough that it is over.
+SLOWEST = 0.1
+# A pace that was borne for a minute is doubled. Sooner would be refused more often, later would take long to recover.
+STEADY = 60.0
+# Nobody is sent away for longer: the pace may be another by then. It is more than a place in line is kept unused.
+LONGEST = 30.0
+SHORTEST = 0.001
+KEPT = 90.0
+
+
+class _Line:
+    """Callers in the order of their coming. Their places are estimates: one who left early still counts until found."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._places: dict[Hashable, tuple[int, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def join(self, who: Hashable, now: float) -> int:
+        """Joins, or comes again; answers how many are before this one."""
+        number = self._places[who][0] if who in self._places else next(self._numbers)
+        self._places[who] = (number, now)
+        return number - next(iter(self._places.values()))[0]
+
+    def leave(self, who: Hashable) -> None:
+        """Is served."""
+        self._places.pop(who, None)
+
+    def forget(self, before: float) -> None:
+        """Drops those who have not come again since: deleted, or served elsewhere."""
+        self._places = {who: place for who, place in self._places.items() if place[1] >= before}
+
+
+class Pace:
+    """The calls to one vault by all its readers. Times are in seconds of `clock`."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._rate = LIMIT
+        self._tokens = BURST
+        self._filled = clock()
+        self._closed_until = 0.0
+        self._steady_since = clock()
+        self._answered: deque[float] = deque(maxlen=int(LIMIT * WINDOW))
+        self._first, self._others = _Line(), _Line()
+
+    def wait(self, who: Hashable, *, first: bool) -> float:
+        """Seconds that this caller has to wait before it asks again; 0 where it may call now.
+
+        `first` says that it has nothing from this vault yet.
+        """
+        now = self._clock()
+        self._fill(now)
+        line = self._first if first else self._others
+        before = line.join(who, now) + (0 if first else len(self._first))
+        if now >= self._closed_until and self._tokens >= before + 1:
+            line.leave(who)
+            self._tokens -= 1
+            return 0.0
+        opens = max(0.0, self._closed_until - now)
+        return min(opens + max(SHORTEST, (before + 1 - self._tokens) / self._rate), max(opens, LONGEST))
+
+    def answered(self) -> None:
+        """A call was answered with anything but a refusal for being too many."""
+        now = self._clock()
+        self._answered.append(now)
+        if self._rate < LIMIT and now - self._steady_since >= STEADY:
+            self._fill(now)
+            self._rate = min(LIMIT, self._rate * 2)
+            self._steady_since = now
+
+    def refused(self, retry_after: float | None) -> None:
+        """The vault said that there were too many calls, and perhaps when to come again (seconds)."""
+        now = self._clock()
+        closed = now + (retry_after or PAUSE)
+        if now >= self._closed_until:
+            # The first refusal of several: what went through in the window before it is our share of the limit.
+            while self._answered and now - self._answered[0] > WINDOW:
+                self._answered.popleft()
+            self._rate = max(SLOWEST, min(LIMIT, len(self._answered) / WINDOW))
+        self._closed_until = max(self._closed_until, closed)
+        self._tokens = 0.0
+        self._steady_since = self._filled = self._closed_until
+
+    def forget(self) -> None:
+        """Drops callers that stopped coming."""
+        for line in (self._first, self._others):
+            line.forget(self._clock() - KEPT)
+
+    def _fill(self, now: float) -> None:
+        gained = max(0.0, now - self._filled) * self._rate
+        # Below one call per second a whole one must still be possible.
+        self._tokens = min(max(1.0, min(BURST, self._rate)), self._tokens + gained)
+        self._filled = max(self._filled, now)

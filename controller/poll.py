@@ -1,0 +1,135 @@
+"""Looking at a vault once for all SecretSyncs that read it as the same identity: a poll costs pages, not gets.
+
+A group is due one interval after the earliest of its members was last equal to the vault, plus one draw of the jitter
+for all of them: did each draw alone, the shared lists would fall apart. What a look shows makes some members stale; the
+others are confirmed, without a word to the vault or the API server.
+"""
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from controller import errors, schedule
+from controller.identity import Identity
+from controller.objects import VersionOf
+from controller.queue import Closed, Key, Queue
+from controller.survey import Survey
+from controller.telemetry import Chorus
+from controller.vault import Vaults
+
+log = logging.getLogger(__name__)
+# As a net under the lists, everything is read in full this often, spread evenly.
+FULL_READ = 86_400.0
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Who reads which vault how often. `interval` is in seconds."""
+
+    identity: Identity
+    cloud: str
+    vault: str
+    interval: int
+
+
+class Member(msgspec.Struct):
+    """One SecretSync: its group, what it wants by target key, and when everything is read (monotonic clock)."""
+
+    group: Group
+    wanted: Mapping[str, VersionOf]
+    full_read: float
+
+
+class _Cycle(msgspec.Struct):
+    """A group between two looks: its members, and where in jitter or interval its next look falls (0 to 1)."""
+
+    draw: float
+    members: set[Key] = msgspec.field(default_factory=set)
+    failures: int = 0
+
+
+Tell = Callable[[Key, Survey | None], None]
+
+
+class Poller:
+    """All groups. `tell` gets each member's key with what was seen, or None where all of it has to be fetched."""
+
+    def __init__(self, jitter: float, vaults: Vaults, tell: Tell) -> None:
+        self._jitter = jitter
+        self._vaults = vaults
+        self._tell = tell
+        self._dice = random.Random()  # noqa: S311 -- spreads load, guards nothing
+        self._queue: Queue[Group] = Queue(lambda: time.monotonic())
+        self._members: dict[Key, Member] = {}
+        self._cycles: dict[Group, _Cycle] = {}
+        self._chorus = Chorus(log)
+
+    def join(self, key: Key, group: Group, wanted: Mapping[str, VersionOf], age: float) -> None:
+        """Takes in a SecretSync that was equal to the vault `age` seconds ago."""
+        member = self._members.get(key)
+        if member and member.group != group:
+            self.leave(key)
+            member = None
+        now = time.monotonic()
+        if member is None:
+            member = Member(group, wanted, now + schedule.spread(FULL_READ, self._dice))
+            self._members[key] = member
+        member.wanted = wanted
+        cycle = self._cycles.setdefault(group, _Cycle(self._dice.random()))
+        cycle.members.add(key)
+        self._queue.add(group, schedule.until_due(age, group.interval, self._jitter, cycle.draw))
+
+    def leave(self, key: Key) -> None:
+        """Lets go of one that is gone, was edited or has failed."""
+        if member := self._members.pop(key, None):
+            cycle = self._cycles[member.group]
+            cycle.members.discard(key)
+            if not cycle.members:
+                del self._cycles[member.group]
+                self._queue.forget(member.group)
+
+    async def work(self) -> None:
+        """Takes groups and looks at their vaults until the queue is closed."""
+        with contextlib.suppress(Closed):
+            while True:
+                group = await self._queue.take()
+                wait = None
+                try:
+                    wait = await self._turn(group)
+                finally:
+                    self._queue.done(group)
+                if wait is not None and group in self._cycles:
+                    self._queue.add(group, wait)
+
+    def close(self) -> None:
+        """Begins no more looks."""
+        self._queue.close()
+
+    async def _turn(self, group: Group) -> float | None:
+        cycle = self._cycles.get(group)
+        if cycle is None:
+            return None
+        seen = await self._look(group, cycle)
+        now = time.monotonic()
+        for key in tuple(cycle.members):
+            member = self._members[key]
+            if member.full_read <= now:
+                member.full_read = now + FULL_READ
+                self._tell(key, None)
+            else:
+                self._tell(key, seen)
+        cycle.draw = self._dice.random()
+        return schedule.until_due(0.0, group.interval, self._jitter, cycle.draw)
+
+    async def _look(self, group: Group, cycle: _Cycle) -> Survey | None:
+        """What the vault shows; None where it could not be seen: then each member asks, and says why it cannot."""
+        reader = self._vaults.reader(group.identity, group.cloud, group.vault)
+        wanted = {version for key in cycle.members for version in self._members[key].wanted.values()}
+        try:
+            return await reader.survey(wanted)
+        except errors.ControllerError as error:
+            log.debug("%s could not be looked at: %s", group.vault, error.message)
+            return None

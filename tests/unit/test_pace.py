@@ -1,0 +1,113 @@
+"""The pace of calls to one vault, against the emulator's own limiter, in virtual time."""
+
+import heapq
+import itertools
+from collections import Counter
+
+import pytest
+
+from controller.pace import BURST, LIMIT, LONGEST, PAUSE, Pace
+from tools.keyvault_emulator.faults import Limiter
+
+
+class Crowd:
+    """Callers that ask the pace before each call, and come again when it says so, until each was answered once."""
+
+    def __init__(self, limit: int, retry_after: int | None) -> None:
+        self.now = 1000.0
+        self.began = self.now
+        self.limiter = Limiter(limit, retry_after)
+        self.retry_after = retry_after
+        self.pace = Pace(lambda: self.now)
+        self.answers: list[tuple[float, str]] = []
+        self.refusals: list[float] = []
+        self.closed_until = 0.0
+
+    def call(self, *crowds: tuple[int, str, bool]) -> None:
+        """`crowds`: how many of a kind, and whether they are first-timers; all come at once."""
+        number = itertools.count()
+        waiting = [
+            (self.now, next(number), (kind, each), first) for count, kind, first in crowds for each in range(count)
+        ]
+        heapq.heapify(waiting)
+        while waiting:
+            moment, _, who, first = heapq.heappop(waiting)
+            self.now = max(self.now, moment)
+            wait = self.pace.wait(who, first=first)
+            if not wait:
+                assert self.now >= self.closed_until, "a call inside Retry-After"
+                if self.limiter.admit(self.now) is None:
+                    self.pace.answered()
+                    self.answers.append((self.now - self.began, who[0]))
+                    continue
+                self.refusals.append(self.now)
+                self.pace.refused(self.retry_after)
+                self.closed_until = max(self.closed_until, self.now + (self.retry_after or PAUSE))
+                wait = self.pace.wait(who, first=first)
+            heapq.heappush(waiting, (self.now + wait, next(number), who, first))
+
+
+def test_within_the_limit_nobody_waits_long() -> None:
+    crowd = Crowd(4000, 10)
+    crowd.call((1000, "new", True))
+    assert not crowd.refusals
+    assert crowd.answers[int(BURST)][0] == pytest.approx(0, abs=0.01)
+    assert crowd.answers[-1][0] == pytest.approx((1000 - BURST) / LIMIT, rel=0.05)
+
+
+def test_a_fleet_of_one_never_meets_the_limit() -> None:
+    crowd = Crowd(4000, 10)
+    crowd.call((20_000, "new", True))
+    assert not crowd.refusals
+
+
+@pytest.mark.parametrize("retry_after", [10, None])
+def test_a_throttled_vault_is_asked_at_the_pace_it_bears(retry_after: int | None) -> None:
+    crowd = Crowd(25, retry_after)
+    crowd.call((300, "refresh", False), (500, "new", True))
+    seconds = crowd.answers[-1][0]
+    assert seconds == pytest.approx(800 / 2.5, rel=0.25)
+    # Each refusal is a try whether the vault bears more by now.
+    assert len(crowd.refusals) < 60
+    last_new = max(moment for moment, kind in crowd.answers if kind == "new")
+    early = Counter(kind for moment, kind in crowd.answers if moment < last_new)
+    assert early["refresh"] <= 25 + 0.1 * 300  # but for those that went before the first refusal
+
+
+def test_when_the_limit_is_lifted_the_pace_comes_back() -> None:
+    crowd = Crowd(25, 10)
+    crowd.call((100, "new", True))
+    crowd.limiter = Limiter(4000, 10)
+    crowd.began, crowd.answers = crowd.now, []
+    crowd.call((20_000, "more", True))
+    assert crowd.answers[-1][0] < 600
+
+
+def test_who_came_first_is_served_first() -> None:
+    now = [1000.0]
+    pace = Pace(lambda: now[0])
+    pace.refused(10)
+    first, second = pace.wait("a", first=True), pace.wait("b", first=True)
+    assert 10 <= first < second
+    now[0] += 20  # one call's worth at the slowest pace
+    assert pace.wait("b", first=True) > 0
+    assert pace.wait("a", first=True) == 0
+
+
+def test_nobody_is_sent_away_for_long() -> None:
+    pace = Pace(lambda: 1000.0)
+    pace.refused(10)
+    assert max(pace.wait(number, first=True) for number in range(1000)) == LONGEST
+    pace.refused(120)
+    assert pace.wait(0, first=True) == pytest.approx(120)
+
+
+def test_who_stopped_coming_is_dropped_from_the_line() -> None:
+    now = [1000.0]
+    pace = Pace(lambda: now[0])
+    pace.refused(1)
+    for number in range(10):
+        pace.wait(number, first=bool(number % 2))
+    now[0] += 100
+    pace.forget()
+    assert pace.wait("x", first=False) == 0
