@@ -175,9 +175,16 @@ def _leaf(found: Sequence[x509.Certificate], public: bytes) -> x509.Certificate 
     if not public:
         others = (item for item in found if not any(_issued(item, other) for other in found if other is not item))
         return next(others, found[0] if found else None)
-    ours = [item for item in found if _public(item.public_key()) == public]
+    ours = [item for item in found if _has_key(item, public)]
     # One key, several certificates: renewed ones. A self-signed one is what the CA's replaced.
     return max(ours, key=lambda item: (not _issued(item, item), item.not_valid_before_utc), default=None)
+
+
+def _has_key(certificate: x509.Certificate, public: bytes) -> bool:
+    try:
+        return _public(certificate.public_key()) == public
+    except Exception:  # a kind of key that is not known here, and so is not ours
+        return False
 
 
 def _chain(leaf: x509.Certificate, found: Sequence[x509.Certificate]) -> list[x509.Certificate]:
