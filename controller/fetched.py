@@ -26,11 +26,19 @@ class Hidden:
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One version of one object, read from the vault. `updated` is UTC, absent where the vault tells none."""
+    """One version of one object, read from the vault, or the part of it that a key takes.
+
+    Times are UTC, absent where the vault tells none. Outside `not_before` and `expires` it is served all the same.
+    `warnings` say what is odd about the content itself.
+    """
 
     value: Hidden
     version: str
     updated: datetime | None = None
+    not_before: datetime | None = None
+    expires: datetime | None = None
+    content_type: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 Results = Mapping[VersionOf, Fetched | ControllerError]

@@ -4,6 +4,7 @@ Source: SSE reference, "SecretProviderClass resources"; the CSI provider's "Usin
 Every refusal is a `ClassError` that names the parameter, or the line and item of `objects`, and says what to write.
 """
 
+import enum
 import re
 from collections.abc import Iterator, Mapping
 
@@ -11,13 +12,15 @@ import msgspec
 import yaml
 
 from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import TLS_TYPE, SecretObject, SecretObjectData
 from controller.errors import ClassError, InputError
 
 VAULT_NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9]){2,23}")
 TENANT = re.compile(r"[A-Za-z0-9.-]{1,253}")
 CLIENT = re.compile(r"[A-Za-z0-9-]{1,128}")
 OBJECT_NAME = re.compile(r"[0-9A-Za-z-]{1,127}")
-ALIAS = re.compile(r"[A-Za-z0-9.][-._A-Za-z0-9]{0,252}")
+# The CSI provider writes an object to the file of that name, and takes folders too.
+ALIAS = re.compile(r"(?=.{1,253}\Z)(?!.*\.\.)[A-Za-z0-9.][-._A-Za-z0-9]*(/[-._A-Za-z0-9]+)*")
 VERSION = re.compile(r"[0-9A-Za-z]{1,64}")
 
 # Key Vault keeps at most 500 versions of an object that it can back up (Key Vault, "Backup limitations").
@@ -35,6 +38,31 @@ _FIELDS = {
     "filePermission",
 }
 _IDENTITY_SWITCHES = ("usePodIdentity", "useVMManagedIdentity", "useAzureTokenProxy")
+_OFF = ("false", "f", "0")
+# In small letters, as the CSI provider asks; formats and encodings it takes in any.
+TYPES = ("secret", "cert", "key")
+FORMATS = ("pem", "pfx")
+ENCODINGS = ("utf-8", "hex", "base64")
+
+
+class Part(enum.StrEnum):
+    """What of an object's content a key takes. The private key of a TLS Secret is PKCS#1 or SEC 1, as upstream's."""
+
+    WHOLE = "all of it"
+    CERTIFICATES = "its certificates"
+    PRIVATE_KEY = "its private key"
+    TLS_KEY = "its private key for TLS"
+
+
+# How a sourcePath names a part of a certificate: as SSE does, and as the CSI provider's option does.
+_PARTS = {
+    "/tls.crt": Part.CERTIFICATES,
+    "/tls.key": Part.PRIVATE_KEY,
+    ".crt": Part.CERTIFICATES,
+    ".key": Part.PRIVATE_KEY,
+}
+# Of a TLS Secret's keys, these take their part out of whatever stands at the sourcePath, as upstream does.
+_TLS_PARTS = {"tls.crt": Part.CERTIFICATES, "tls.key": Part.TLS_KEY}
 
 
 class VaultObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,18 +73,31 @@ class VaultObject(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     history: int = 1
     alias: str = ""
+    format: str = "pem"
+    encoding: str = "utf-8"
 
     @property
     def served_as(self) -> str:
         """The first part of the sourcePath that finds it."""
         return self.alias or self.name
 
+    @property
+    def noun(self) -> str:
+        """What a message calls it."""
+        return f"{'certificate' if self.type == 'cert' else self.type} {self.name}"
+
 
 class VersionOf(msgspec.Struct, frozen=True):
-    """One version of one object: the `index`-th newest, counted from 0 at the object's own version."""
+    """One version of one object, the `index`-th newest counted from 0 at the object's own version; or a part of it."""
 
     object: VaultObject
     index: int = 0
+    part: Part = Part.WHOLE
+
+    @property
+    def whole(self) -> "VersionOf":
+        """The version, which is what a vault is asked for."""
+        return VersionOf(self.object, self.index)
 
     def __str__(self) -> str:
         return f"{self.object.type}/{self.object.name}" + (f"/{self.index}" if self.object.history > 1 else "")
@@ -71,27 +112,68 @@ class VaultClass(msgspec.Struct, frozen=True, kw_only=True):
     cloud: str = ""
     objects: Mapping[str, VaultObject] = {}
 
-    def find(self, source_path: str) -> VersionOf:
-        """What stands at a sourcePath; `InputError` says what would."""
-        name, _, rest = source_path.partition("/")
-        found = self.objects.get(name)
-        if not found:
-            known = ", ".join(sorted(self.objects)[:10]) or "none"
-            raise InputError(f"sourcePath {source_path}: the SecretProviderClass has no object {name}; it has: {known}")
-        if found.history <= 1:
-            if rest:
-                raise InputError(
-                    f"sourcePath {source_path}: {name} has no objectVersionHistory above 1 in the SecretProviderClass,"
-                    f" so write {name} alone"
-                )
-            return VersionOf(found)
-        # The CSI provider serves one version more than it is asked for; whoever mapped that one gets it.
-        if not rest.isascii() or not rest.isdigit() or int(rest) > found.history:
+    def wanted(self, secret: SecretObject) -> dict[str, VersionOf]:
+        """What each key of a Secret is made from, by targetKey; `InputError` where there is no such thing."""
+        return {pair.target_key: self._wanted(secret.type, pair) for pair in secret.data}
+
+    def _wanted(self, secret_type: str, pair: SecretObjectData) -> VersionOf:
+        found = self.find(pair.source_path)
+        part = _TLS_PARTS.get(pair.target_key) if secret_type == TLS_TYPE else None
+        if part is None:
+            return found
+        if found.part is not Part.WHOLE and (found.part is Part.CERTIFICATES) != (part is Part.CERTIFICATES):
             raise InputError(
-                f"sourcePath {source_path}: {name} has objectVersionHistory {found.history},"
-                f" so write {name}/0 to {name}/{found.history - 1}"
+                f"targetKey {pair.target_key} of a {TLS_TYPE} Secret takes {part.value}, and sourcePath"
+                f" {pair.source_path} is {found.part.value}; exchange the two sourcePaths, or write the name alone"
             )
-        return VersionOf(found, int(rest))
+        if found.object.type != "secret" and (found.object.type, part) != ("cert", Part.CERTIFICATES):
+            raise InputError(
+                f"targetKey {pair.target_key} of a {TLS_TYPE} Secret takes {part.value}, which objectType"
+                f" {found.object.type} does not have; give {found.object.served_as} objectType secret in the"
+                " SecretProviderClass"
+            )
+        return msgspec.structs.replace(found, part=part)
+
+    def find(self, source_path: str) -> VersionOf:
+        """What stands at a sourcePath; `InputError` says what would. An object of that very name comes first."""
+        for stem, part in self._readings(source_path):
+            name, _, number = stem.rpartition("/")
+            if found := self.objects.get(stem):
+                version = VersionOf(found, 0, part)
+                fits = found.history <= 1
+            elif (found := self.objects.get(name)) and number.isascii() and number.isdigit():
+                version = VersionOf(found, int(number), part)
+                # The CSI provider serves one version more than it is asked for; whoever mapped that one gets it.
+                fits = 1 < found.history >= version.index
+            else:
+                continue
+            if not fits or (part is not Part.WHOLE and found.type != "secret"):
+                raise InputError(f"sourcePath {source_path}: {_offer(found)}")
+            return version
+        if found := self.objects.get(source_path.partition("/")[0]):
+            raise InputError(f"sourcePath {source_path}: {_offer(found)}")
+        known = ", ".join(sorted(self.objects)[:10]) or "none"
+        raise InputError(f"sourcePath {source_path}: the SecretProviderClass has no such object; it has: {known}")
+
+    def _readings(self, source_path: str) -> Iterator[tuple[str, Part]]:
+        yield source_path, Part.WHOLE
+        for suffix, part in _PARTS.items():
+            if source_path.endswith(suffix):
+                yield source_path.removesuffix(suffix), part
+
+
+def _offer(found: VaultObject) -> str:
+    """What may be written to have that object."""
+    name = found.served_as
+    if found.history > 1:
+        text = f"{name} has objectVersionHistory {found.history}, so write {name}/0 to {name}/{found.history - 1}"
+        first = f"{name}/0"
+    else:
+        text = f"{name} has no objectVersionHistory above 1 in the SecretProviderClass, so write {name} alone"
+        first = name
+    if found.type == "secret":
+        return f"{text}; the parts of a certificate are {first}/tls.crt and {first}/tls.key"
+    return f"{text}; objectType {found.type} has no parts, secret has"
 
 
 def read_class(source: SecretProviderClass) -> VaultClass:
@@ -101,7 +183,7 @@ def read_class(source: SecretProviderClass) -> VaultClass:
     # An absent parameter and an empty one mean the same to the CSI provider.
     parameters = {key: value.strip() for key, value in source.spec.parameters.items() if value.strip()}
     for switch in _IDENTITY_SWITCHES:
-        if parameters.get(switch, "false").lower() != "false":
+        if parameters.get(switch, "false").lower() not in _OFF:
             raise ClassError(
                 f"parameter {switch} is {parameters[switch]!r}: only workload identity is served;"
                 " remove it and set clientID and tenantID"
@@ -153,10 +235,10 @@ def _read_objects(text: str) -> dict[str, VaultObject]:
         # A block text begins on the line after its `|`.
         first = item.start_mark.line + (1 if item.style in ("|", ">") else 0)
         found = _read_object(item.value, where, first)
-        if found.served_as in objects:
-            raise ClassError(
-                f"{where}: {found.served_as} is named twice; give one an objectAlias, or use objectVersionHistory"
-            )
+        if twin := objects.get(found.served_as):
+            types = f", as {twin.type} and as {found.type}" if twin.type != found.type else ""
+            history = "" if types else ", or use objectVersionHistory"
+            raise ClassError(f"{where}: {found.served_as} is named twice{types}; give one an objectAlias{history}")
         objects[found.served_as] = found
     return objects
 
@@ -181,12 +263,20 @@ def _read_object(text: str, where: str, first_line: int) -> VaultObject:
 
     if not given.get("objectName"):
         raise ClassError(f"{where}: objectName is missing")
-    kind = given.get("objectType") or "secret"
-    if kind != "secret":
-        raise ClassError(f"{where}: objectType is {_shown(kind)}: expected secret")
-    for name, only in (("objectFormat", ("pem",)), ("objectEncoding", ("utf-8",))):
-        if given.get(name) and given[name].lower() not in only:
-            raise ClassError(f"{where}: {name} is {_shown(given[name])}: expected {' or '.join(only)}")
+
+    def choice(name: str, known: tuple[str, ...], value: str) -> str:
+        if value and value not in known:
+            raise ClassError(
+                f"{where}: {name} is {_shown(given[name])}: expected {', '.join(known[:-1])} or {known[-1]}"
+            )
+        return value or known[0]
+
+    kind = choice("objectType", TYPES, given.get("objectType", ""))
+    form = choice("objectFormat", FORMATS, given.get("objectFormat", "").lower())
+    encoding = choice("objectEncoding", ENCODINGS, given.get("objectEncoding", "").lower())
+    for name, differs in (("objectFormat", form != "pem"), ("objectEncoding", encoding != "utf-8")):
+        if differs and kind != "secret":
+            raise ClassError(f"{where}: {name} {given[name]} goes with objectType secret alone; {kind} is always PEM")
     history = given.get("objectVersionHistory") or "1"
     if not re.fullmatch(r"[0-9]{1,4}", history) or int(history) > MOST_HISTORY:
         raise ClassError(
@@ -198,7 +288,9 @@ def _read_object(text: str, where: str, first_line: int) -> VaultObject:
         type=kind,
         version="" if version == "latest" else version,
         history=max(1, int(history)),
-        alias=field("objectAlias", ALIAS, "letters, digits, - . and _, a letter, digit or dot first"),
+        alias=field("objectAlias", ALIAS, "letters, digits, - . _ and, between folders, /; never two dots in a row"),
+        format=form,
+        encoding=encoding,
     )
 
 

@@ -66,7 +66,7 @@ def step(wanted: Made, found: Made | Unreadable | None) -> Step:
         return Make(_body(wanted))
     if hindrance := _not_ours(wanted, found.metadata) or _leaving(wanted, found.metadata):
         return hindrance
-    spec = msgspec.to_builtins(wanted.spec)
+    spec = _spec(wanted)
     if isinstance(found, Unreadable):
         return Mend(found.metadata, {"spec": spec})
     if isinstance(wanted, SecretSync) and isinstance(found, SecretSync):
@@ -75,7 +75,7 @@ def step(wanted: Made, found: Made | Unreadable | None) -> Step:
         # Whoever sets it by hand wants the vault looked at now, and an AKVSync has no other way to say so.
         if found.spec.force_synchronization:
             spec["forceSynchronization"] = found.spec.force_synchronization
-    difference = _difference(msgspec.to_builtins(found.spec), spec)
+    difference = _difference(_spec(found), spec)
     return Mend(found.metadata, {"spec": difference}) if difference else Keep()
 
 
@@ -84,8 +84,16 @@ def _body(wanted: Made) -> dict[str, Any]:
         "apiVersion": wanted.api_version(),
         "kind": wanted.kind,
         "metadata": msgspec.to_builtins(wanted.metadata),
-        "spec": msgspec.to_builtins(wanted.spec),
+        "spec": _spec(wanted),
     }
+
+
+def _spec(made: Made) -> dict[str, Any]:
+    spec: dict[str, Any] = msgspec.to_builtins(made.spec)
+    if isinstance(made, SecretSync):
+        # msgspec leaves a default out where it is the very object, and not where it is an equal text that was read.
+        spec["secretObject"]["type"] = made.spec.secret_object.type
+    return spec
 
 
 def _not_ours(wanted: Made, found: ObjectMeta) -> Hindered | None:

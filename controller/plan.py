@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from controller.api.meta import ManagedFieldsEntry, ObjectMeta, OwnerReference
-from controller.api.secretsync import RESERVED_PREFIX, SecretSync
+from controller.api.secretsync import RESERVED_PREFIX, TLS_TYPE, SecretSync
 from controller.errors import ControllerError, InputError, OwnershipError, ProviderError
 from controller.fetched import Fetched
 from controller.schedule import parse_time
@@ -25,7 +25,7 @@ MOST_BYTES = 1024 * 1024
 MOST_MESSAGE = 32_000
 # Keys that Kubernetes asks of each type (Kubernetes documentation, "Types of Secret").
 REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
-    "kubernetes.io/tls": ("tls.crt", "tls.key"),
+    TLS_TYPE: ("tls.crt", "tls.key"),
     "kubernetes.io/ssh-auth": ("ssh-privatekey",),
     "kubernetes.io/dockercfg": (".dockercfg",),
     "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),

@@ -191,6 +191,8 @@ class Reconciler:
     ) -> bool:
         self._metrics.reconciles.labels(outcome.reason).inc()
         status = next_status(meta, before, source, outcome, datetime.now(UTC))
+        if outcome.warnings is not None:
+            await self._reporter.warn(meta, outcome.warnings)
         return await self._reporter.report(meta, before, status)
 
     def _until_due(self, sync: SecretSync, source: Class) -> float:

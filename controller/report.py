@@ -5,12 +5,14 @@ Source: Kubernetes API reference, Event v1 events.k8s.io; Kubernetes API convent
 
 import logging
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 
 from controller import errors, permissions
-from controller.api.conditions import Condition, Reason
+from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta
 from controller.api.secretsync import SecretSync, SecretSyncStatus
 from controller.kube import Kube
@@ -20,6 +22,8 @@ from controller.sync import Again
 from controller.telemetry import Chorus, Metrics
 
 MOST_NOTE = 1024
+# The reason of an event about what was synced all the same.
+ATTENTION = "NeedsAttention"
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +36,7 @@ class Reporter:
         self._metrics = metrics
         self._chorus = Chorus(log)
         self._unready: set[str] = set()
+        self._warned: dict[str, frozenset[str]] = {}
 
     async def report(self, meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus) -> bool:
         """Writes the status unless it is the same, and tells a person what is news to one.
@@ -52,11 +57,25 @@ class Reporter:
             return True
         level = logging.INFO if ready.status == "True" else logging.WARNING
         self._chorus.say(level, ready.reason, f"{name}: {ready.message}", secretsync=name, reason=ready.reason)
-        await self._announce(meta, ready)
+        await self._announce(meta, "Normal" if ready.status == "True" else "Warning", ready.reason, ready.message)
         return True
+
+    async def warn(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
+        """Tells, once, what a person should look at though it was synced; what is told again is no news."""
+        name = f"{meta.namespace}/{meta.name}"
+        news = [text for text in warnings if text not in self._warned.get(name, ())]
+        if warnings:
+            self._warned[name] = frozenset(warnings)
+        else:
+            self._warned.pop(name, None)
+        if news:
+            text = "; ".join(news)
+            self._chorus.say(logging.WARNING, ATTENTION, f"{name}: {text}", secretsync=name, reason=ATTENTION)
+            await self._announce(meta, "Warning", ATTENTION, text)
 
     def forget(self, namespace: str, name: str) -> None:
         """The SecretSync is gone."""
+        self._warned.pop(f"{namespace}/{name}", None)
         self._unready.discard(f"{namespace}/{name}")
         self._metrics.not_ready.set(len(self._unready))
 
@@ -90,8 +109,8 @@ class Reporter:
             self._chorus.say(logging.WARNING, "crd", text)
         return True
 
-    async def _announce(self, meta: ObjectMeta, news: Condition) -> None:
-        note = news.message if len(news.message) <= MOST_NOTE else news.message[: MOST_NOTE - 3] + "..."
+    async def _announce(self, meta: ObjectMeta, kind: Literal["Normal", "Warning"], reason: str, text: str) -> None:
+        note = text if len(text) <= MOST_NOTE else text[: MOST_NOTE - 3] + "..."
         body = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
@@ -100,8 +119,8 @@ class Reporter:
             "reportingController": f"{SecretSync.group}/{FIELD_MANAGER}",
             "reportingInstance": self._instance,
             "action": "Sync",
-            "reason": news.reason,
-            "type": "Normal" if news.status == "True" else "Warning",
+            "reason": reason,
+            "type": kind,
             "note": note,
             "regarding": {
                 "apiVersion": SecretSync.api_version(),

@@ -25,7 +25,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a reconcile came to. `equal` says that the Secret now equals the vault, as far as keys could be fetched.
 
     `exists` says whether the Secret is there and ours, None where that is not known. `retry_after` (seconds) is what
-    the other side asked for.
+    the other side asked for. `warnings` are what a person should look at though it was synced, None where not known.
     """
 
     reason: Reason
@@ -36,6 +36,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     objects: list[ObjectVersion] | None = None
     retry_after: float | None = None
     retry: Retry = Retry.TIME
+    warnings: tuple[str, ...] | None = None
 
 
 def versions(

@@ -6,6 +6,7 @@ Everything that goes wrong leaves here as a `ControllerError` or, for what only 
 import hmac
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +16,7 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
+from controller.contents import contents, warnings
 from controller.fetched import Fetched
 from controller.identity import Identity
 from controller.kube import Kube
@@ -93,7 +95,7 @@ class Syncer:
         vault_class = self._understand(sync, source)
         if wrong := mistake(sync):
             raise wrong
-        wanted = {pair.target_key: vault_class.find(pair.source_path) for pair in sync.spec.secret_object.data}
+        wanted = vault_class.wanted(sync.spec.secret_object)
         try:
             secret = await self._look(sync)
             # Whose Secret it is comes first: no value is fetched for one that cannot be written.
@@ -166,8 +168,8 @@ class Syncer:
         namespace, account = sync.metadata.namespace, sync.spec.service_account_name
         identity = Identity(namespace, account, vault_class.client_id, vault_class.tenant_id)
         reader = self._vaults.reader(identity, vault_class.cloud, vault_class.vault)
-        read = await reader.read(set(wanted.values()))
-        return {key: read[version] for key, version in wanted.items()}
+        read = await reader.read({version.whole for version in wanted.values()})
+        return contents(vault_class.vault, wanted, read, datetime.now(UTC))
 
     async def _carry_out(
         self,
@@ -205,6 +207,7 @@ class Syncer:
             written.digests = {key: digest for key, digest in kept.items() if key in wanted} | digests
         written.mark = mark(secret) if secret else ""
         objects = versions(fetched, wanted, sync.status)
+        odd = tuple(warnings(vault_class.vault, wanted, fetched))
         if decision.failed:
             paths = {pair.target_key: pair.source_path for pair in sync.spec.secret_object.data}
             message = partial_message(decision.failed, paths)
@@ -216,6 +219,7 @@ class Syncer:
                 exists=True,
                 objects=objects,
                 retry_after=retry_after,
+                warnings=odd,
             )
         keys = f"{len(wanted)} key{'s' if len(wanted) != 1 else ''}"
         return Outcome(
@@ -225,6 +229,7 @@ class Syncer:
             equal=True,
             exists=True,
             objects=objects,
+            warnings=odd,
         )
 
     def _digest(self, item: Fetched) -> bytes:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from controller.api.akvsync import BASIC_AUTH_TYPE, MOST_PARTS, SECRET_TYPES, TLS_TYPE, AKVObject, AKVSync, Mapping
+from controller.api.akvsync import BASIC_AUTH_TYPE, MOST_PARTS, SECRET_TYPES, AKVObject, AKVSync, Mapping
 from controller.api.meta import DNS_SUBDOMAIN, ObjectMeta, OwnerReference
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
-from controller.api.secretsync import DEFAULT_TYPE, SecretObject, SecretObjectData, SecretSync, SecretSyncSpec
+from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretObject, SecretObjectData, SecretSync, SecretSyncSpec
 from controller.errors import InputError
 from controller.plan import REQUIRED_KEYS
 

@@ -1,27 +1,27 @@
 """Reading one Key Vault as one identity.
 
-Source: Azure Key Vault REST API reference, secrets; "Azure Key Vault throttling guidance"; "Common error codes".
+Source: Azure Key Vault REST API reference; "Azure Key Vault throttling guidance"; "Common error codes".
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from azure.core.exceptions import AzureError, DecodeError, HttpResponseError
 from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.transport import AioHttpTransport
-from azure.keyvault.secrets.aio import SecretClient
 
 from controller.errors import ControllerError, ObjectError, ProviderError
-from controller.fetched import Fetched, Hidden, Results
+from controller.fetched import Fetched, Results
 from controller.identity import FederatedCredential, Identity
 from controller.network import CLIENT_OPTIONS, explain_connection, new_session, new_transport
 from controller.objects import VaultObject, VersionOf
 from controller.schedule import asked_to_wait
 from controller.settings import Cloud
+from controller.sources import SOURCES, Source
 
 # A vault that could not be reached is left alone this long, whoever asks: a thousand SecretSyncs are one attempt.
 LEAVE_ALONE = 5.0
@@ -52,15 +52,22 @@ class VaultReader:
         self._own_slots = asyncio.Semaphore(AT_ONCE_EACH)
         self._count = count
         self._down: tuple[float, str] | None = None
+        self._url = url
+        self._credential = credential
         # The credential decides what tokens are for, so a challenge needs no check against the vault's host name.
-        self._secrets = SecretClient(
-            url,
-            credential,
-            transport=transport,
-            verify_challenge_resource=False,
-            raw_response_hook=_keep_status,
+        self._options = {
+            "transport": transport,
+            "verify_challenge_resource": False,
+            "raw_response_hook": _keep_status,
             **CLIENT_OPTIONS,
-        )
+        }
+        self._sources: dict[str, Source] = {}
+
+    def _source(self, object_type: str) -> Source:
+        """What reads objects of that type, made when it is needed first."""
+        if object_type not in self._sources:
+            self._sources[object_type] = SOURCES[object_type](self._vault, self._url, self._credential, **self._options)
+        return self._sources[object_type]
 
     async def read(self, wanted: Iterable[VersionOf]) -> Results:
         """Every wanted version, or the error that kept it away; never raises one of them."""
@@ -70,14 +77,15 @@ class VaultReader:
         results: dict[VersionOf, Fetched | ControllerError] = {}
 
         async def one(found: VaultObject, versions: list[VersionOf]) -> None:
+            source = self._source(found.type)
             try:
-                ids = await self._version_ids(found) if found.history > 1 else [found.version]
+                ids = await self._version_ids(source, found) if found.history > 1 else [found.version]
             except ControllerError as error:
                 results.update(dict.fromkeys(versions, error.bare()))
                 return
             for version in versions:
                 try:
-                    results[version] = await self._get(version, ids)
+                    results[version] = await self._get(source, version, ids)
                 except ControllerError as error:
                     results[version] = error.bare()
 
@@ -86,59 +94,44 @@ class VaultReader:
                 tasks.create_task(one(*item))
         return results
 
-    async def _get(self, wanted: VersionOf, ids: list[str]) -> Fetched:
-        name = wanted.object.name
+    async def _get(self, source: Source, wanted: VersionOf, ids: list[str]) -> Fetched:
+        found = wanted.object
         if wanted.index >= len(ids):
             raise ObjectError(
-                f"secret {name} has {len(ids)} enabled version(s) in Key Vault {self._vault}, so {wanted.index} is not"
-                " there; add versions or take the key out of the SecretSync"
+                f"{found.noun} has {len(ids)} enabled version(s) in Key Vault {self._vault}, so {wanted.index}"
+                " is not there; add versions or take the key out of the SecretSync"
             )
+        return await self._call(source, "get", found, lambda: source.get(found, ids[wanted.index]))
 
-        async def get() -> Any:
-            secret = await self._secrets.get_secret(name, ids[wanted.index] or None)
-            if secret.value is None:  # an empty text is the vault's word; none at all must not blank a key
-                raise ValueError
-            return secret
-
-        secret = await self._call("secrets.get", name, get)
-        properties = secret.properties
-        return Fetched(
-            value=Hidden(secret.value.encode()),
-            version=properties.version or "",
-            updated=properties.updated_on,
-        )
-
-    async def _version_ids(self, found: VaultObject) -> list[str]:
+    async def _version_ids(self, source: Source, found: VaultObject) -> list[str]:
         """Ids of the enabled versions, newest first, from the pinned one on."""
-        name = found.name
 
         async def collect() -> list[Any]:
-            pages: AsyncIterator[Any] = self._secrets.list_properties_of_secret_versions(name)
-            return [item async for item in pages]
+            return [item async for item in source.versions(found.name)]
 
-        listed = [item for item in await self._call("secrets.versions", name, collect) if item.enabled is not False]
+        listed = [item for item in await self._call(source, "versions", found, collect) if item.enabled is not False]
         if not listed:
             raise ObjectError(
-                f"secret {name} has no enabled version in Key Vault {self._vault}; create or enable one there"
+                f"{found.noun} has no enabled version in Key Vault {self._vault}; create or enable one there"
             )
         oldest = datetime.min.replace(tzinfo=UTC)
         listed.sort(key=lambda item: (item.created_on or oldest, item.version or ""), reverse=True)
         if len(listed) > 1 and listed[0].created_on == listed[1].created_on:
             # `created` has a grain of one second; what a get without a version answers is the newest.
             with contextlib.suppress(ObjectError):  # the newest is disabled: it is not among the listed either
-                newest = await self._call("secrets.get", name, lambda: self._secrets.get_secret(name))
-                listed.sort(key=lambda item: item.version != newest.properties.version)
+                newest = await self._call(source, "get", found, lambda: source.get(found, ""))
+                listed.sort(key=lambda item: item.version != newest.version)
         ids = [str(item.version) for item in listed]
         if not found.version:
             return ids
         if found.version not in ids:
             raise ObjectError(
-                f"secret {name} has no enabled version {found.version} in Key Vault {self._vault};"
+                f"{found.noun} has no enabled version {found.version} in Key Vault {self._vault};"
                 " correct objectVersion or remove it"
             )
         return ids[ids.index(found.version) :]
 
-    async def _call(self, operation: str, name: str, request: Callable[[], Awaitable[T]]) -> T:
+    async def _call(self, source: Source, verb: str, found: VaultObject, request: Callable[[], Awaitable[T]]) -> T:
         """One request; its failure is translated, counted, and remembered where it concerns the whole vault."""
         async with self._own_slots, self._slots:
             if self._down:
@@ -160,42 +153,51 @@ class VaultReader:
                 raise self._leave_alone(ProviderError(text)) from error
             except HttpResponseError as error:
                 outcome = str(error.status_code)
-                translated = self._explain(error, name)
+                translated = self._explain(error, source, verb, found)
                 if isinstance(translated, ObjectError):
                     self._down = None  # it speaks, and of this object alone
                 else:
                     self._leave_alone(translated)
                 raise translated from error
+            except ObjectError:  # it answered, with what nobody should have
+                outcome = "ok"
+                self._down = None
+                raise
             except ControllerError:  # from the credential, which remembers its own failures
                 outcome = "no token"
                 raise
             except AzureError as error:
                 raise self._leave_alone(ProviderError(explain_connection(error, f"Key Vault {self._vault}"))) from error
             finally:
-                self._count(self._vault, operation, outcome)
+                self._count(self._vault, f"{source.plural}.{verb}", outcome)
 
     def _leave_alone(self, error: ProviderError) -> ProviderError:
         self._down = (time.monotonic() + max(error.retry_after or 0.0, LEAVE_ALONE), error.message)
         return error
 
-    def _explain(self, error: HttpResponseError, name: str) -> ProviderError:
+    def _explain(self, error: HttpResponseError, source: Source, verb: str, found: VaultObject) -> ProviderError:
         status = error.status_code
         code = _inner_code(error)
         vault, client = f"Key Vault {self._vault}", f"identity {self._client_id}"
         if status == 404:
             return ObjectError(
-                f"secret {name} is not in {vault}; create or recover it there, or correct objectName or objectVersion"
+                f"{found.noun} is not in {vault}; create or recover it there, or correct objectName,"
+                " objectType or objectVersion"
             )
-        if code == "SecretDisabled":
-            return ObjectError(f"secret {name} is disabled in {vault}; enable it there")
+        if code.endswith("Disabled"):
+            return source.disabled(found)
         if code == "ForbiddenByFirewall":
             return ProviderError(
                 f"{vault}'s firewall refuses this cluster; allow its address in the vault's networking"
             )
-        if status == 403:
+        if status == 403 and code == "AccessDenied":  # the vault works with access policies
+            right = "List" if verb == "versions" else "Get"
             return ObjectError(
-                f"{client} may not read secret {name} in {vault}; assign it the role Key Vault Secrets User there"
+                f"{client} may not read {found.noun} in {vault}; give it the permission {right} for"
+                f" {source.plural} in the vault's access policies"
             )
+        if status == 403:
+            return ObjectError(f"{client} may not read {found.noun} in {vault}; assign it the role {source.role} there")
         if status == 401:
             return ProviderError(
                 f"{vault} does not accept the token of {client}; check that tenantID is the vault's tenant"
@@ -210,8 +212,9 @@ class VaultReader:
         return ProviderError(f"{vault} answered with HTTP {status}; the controller tries again by itself")
 
     async def close(self) -> None:
-        """Lets go of the client."""
-        await self._secrets.close()
+        """Lets go of the clients."""
+        for source in self._sources.values():
+            await source.close()
 
 
 def _keep_status(response: PipelineResponse[Any, Any]) -> None:

@@ -11,9 +11,8 @@ from msgspec import Meta
 
 from controller.api.conditions import Condition
 from controller.api.meta import Resource, Wire, rule, schema
-from controller.api.secretsync import DEFAULT_TYPE, NAME, ObjectVersion, unreserved
+from controller.api.secretsync import DEFAULT_TYPE, NAME, TLS_TYPE, ObjectVersion, unreserved
 
-TLS_TYPE = "kubernetes.io/tls"
 BASIC_AUTH_TYPE = "kubernetes.io/basic-auth"
 SECRET_TYPES = (
     DEFAULT_TYPE,
@@ -235,7 +234,7 @@ class AKVSyncSpec(Wire, frozen=True, kw_only=True):
     ]
 
 
-class Part(Wire, frozen=True, kw_only=True):
+class Part(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """One generated SecretSync, and so one Secret."""
 
     name: Annotated[str, Meta(description="The name of the SecretSync and of its Secret.")]

@@ -14,6 +14,7 @@ from controller.api.meta import DNS_SUBDOMAIN, Resource, Wire, rule, schema
 
 RESERVED_PREFIX = "secrets-store.sync.x-k8s.io"
 DEFAULT_TYPE = "Opaque"
+TLS_TYPE = "kubernetes.io/tls"
 
 NAME = schema(
     minLength=1,

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import cast
@@ -43,6 +43,7 @@ class Stage:
         self.synced: list[tuple[float, int]] = []
         self.looked: list[float] = []
         self.told: list[tuple[float, Reason | str]] = []
+        self.warned: list[tuple[str, ...]] = []
         self.forgotten: list[Key] = []
         self.takes = 0.0
         self.comes_to: Outcome | Exception = GOOD
@@ -87,6 +88,9 @@ class Stage:
             if isinstance(found, SecretSync):
                 self.reconciler.syncs.put(msgspec.structs.replace(found, status=after))
         return answer
+
+    async def warn(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
+        self.warned.append((meta.name, *warnings))
 
     def forget(self, namespace: str, name: str) -> None:
         self.forgotten.append(Key(namespace, name))

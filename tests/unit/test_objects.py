@@ -6,7 +6,8 @@ import pytest
 
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.errors import ClassError, InputError
-from controller.objects import VaultClass, read_class
+from controller.objects import Part, VaultClass, read_class
+from tests.unit.objects_of import sync
 
 ONE = "array:\n  - |\n    objectName: my-secret\n    objectType: secret\n"
 
@@ -56,7 +57,20 @@ def test_tenant_in_the_csi_providers_spelling() -> None:
             ["item 1", "line 7", "not YAML"],
         ),
         ("array:\n  - |\n    objectType: secret\n", ["item 0", "objectName is missing"]),
-        ("array:\n  - |\n    objectName: a\n    objectType: sekret\n", ["item 0", "objectType", "'sekret'"]),
+        (
+            "array:\n  - |\n    objectName: a\n    objectType: sekret\n",
+            ["item 0", "objectType", "'sekret'", "secret, cert or key"],
+        ),
+        ("array: ['{objectName: a, objectType: Cert}']", ["objectType", "'Cert'", "secret, cert or key"]),
+        ("array: ['{objectName: a, objectFormat: der}']", ["objectFormat", "'der'", "pem or pfx"]),
+        ("array: ['{objectName: a, objectType: cert, objectFormat: PFX}']", ["objectFormat PFX", "secret alone"]),
+        ("array: ['{objectName: a, objectType: key, objectEncoding: hex}']", ["objectEncoding hex", "secret alone"]),
+        (
+            "array: ['objectName: a', '{objectName: a, objectType: cert}']",
+            ["item 1", "a is named twice, as secret and as cert", "give one an objectAlias"],
+        ),
+        ("array: ['{objectName: a, objectAlias: ../a}']", ["objectAlias", "'../a'", "two dots"]),
+        ("array: ['{objectName: a, objectAlias: /a}']", ["objectAlias", "'/a'"]),
         ("array:\n  - |\n    objectName: a b\n", ["objectName", "'a b'"]),
         ("array:\n  - |\n    objectName: a\n    objectname: a\n", ["line 4", "unknown field 'objectname'"]),
         ("array:\n  - |\n    objectName: a\n    objectName: b\n", ["line 4", "given twice"]),
@@ -111,22 +125,143 @@ def test_another_provider_is_refused() -> None:
         read_class(spc(provider="vault"))
 
 
+def test_a_class_of_the_csi_provider_is_understood() -> None:
+    objects = """
+        array:
+          - |
+            objectName: web
+            objectType: secret
+            objectFormat: PFX
+            objectEncoding: Base64
+            filePermission: "0600"
+          - |
+            objectName: web
+            objectType: cert
+            objectAlias: "tls/web.pem"
+            objectFormat: PEM
+            objectVersion: latest
+          - |
+            objectName: web
+            objectType: key
+            objectAlias: web-key
+            objectEncoding: utf-8
+            objectVersionHistory: 5
+    """
+    found = read_class(spc(objects, useVMManagedIdentity="False", usePodIdentity="0", cloudName="")).objects
+    assert {name: (item.type, item.format, item.encoding, item.history) for name, item in found.items()} == {
+        "web": ("secret", "pfx", "base64", 1),
+        "tls/web.pem": ("cert", "pem", "utf-8", 1),
+        "web-key": ("key", "pem", "utf-8", 5),
+    }
+
+
+PATHS = [
+    "{objectName: a, objectAlias: one}",
+    "objectName: web",
+    "{objectName: many, objectVersionHistory: 2}",
+    "{objectName: a, objectAlias: web.crt}",
+    "{objectName: a, objectAlias: folder/file.key}",
+    "{objectName: a, objectAlias: many/7}",
+    "{objectName: public, objectType: cert}",
+    "{objectName: turned, objectType: key, objectVersionHistory: 2}",
+]
+
+
 @pytest.mark.parametrize(
-    ("path", "name", "index"), [("one", "a", 0), ("b", "b", 0), ("many/0", "many", 0), ("many/2", "many", 2)]
+    ("path", "served_as", "index", "part"),
+    [
+        ("one", "one", 0, Part.WHOLE),
+        ("web", "web", 0, Part.WHOLE),
+        ("web/tls.crt", "web", 0, Part.CERTIFICATES),
+        ("web/tls.key", "web", 0, Part.PRIVATE_KEY),
+        ("web.key", "web", 0, Part.PRIVATE_KEY),
+        ("one.crt", "one", 0, Part.CERTIFICATES),
+        pytest.param("web.crt", "web.crt", 0, Part.WHOLE, id="an object of that very name comes first"),
+        ("web.crt.crt", "web.crt", 0, Part.CERTIFICATES),
+        ("web.crt/tls.key", "web.crt", 0, Part.PRIVATE_KEY),
+        ("folder/file.key", "folder/file.key", 0, Part.WHOLE),
+        ("folder/file.key/tls.key", "folder/file.key", 0, Part.PRIVATE_KEY),
+        ("many/0", "many", 0, Part.WHOLE),
+        ("many/2", "many", 2, Part.WHOLE),
+        ("many/0/tls.crt", "many", 0, Part.CERTIFICATES),
+        ("many/1/tls.key", "many", 1, Part.PRIVATE_KEY),
+        ("many/1.crt", "many", 1, Part.CERTIFICATES),
+        ("many/2.key", "many", 2, Part.PRIVATE_KEY),
+        ("many/7", "many/7", 0, Part.WHOLE),
+        ("public", "public", 0, Part.WHOLE),
+        ("turned/1", "turned", 1, Part.WHOLE),
+    ],
 )
-def test_source_paths(path: str, name: str, index: int) -> None:
-    found = read(
-        "array: [\"{objectName: a, objectAlias: one}\", 'objectName: b', '{objectName: many, objectVersionHistory: 2}']"
-    )
-    version = found.find(path)
-    assert (version.object.name, version.index) == (name, index)
+def test_source_paths(path: str, served_as: str, index: int, part: Part) -> None:
+    version = read(f"array: {PATHS}").find(path)
+    assert (version.object.served_as, version.index, version.part) == (served_as, index, part)
+    assert version.whole.part is Part.WHOLE
 
 
-@pytest.mark.parametrize("path", ["a", "one/0", "many", "many/3", "many/x", "many/-1", "many/²", "nothing"])
-def test_source_paths_that_nothing_provides(path: str) -> None:
-    found = read("array: [\"{objectName: a, objectAlias: one}\", '{objectName: many, objectVersionHistory: 2}']")
-    with pytest.raises(InputError, match=path):
-        found.find(path)
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("a", ["has no such object", "it has: folder/file.key, many"]),
+        ("nothing/tls.crt", ["has no such object"]),
+        ("one/0", ["write one alone", "one/tls.crt"]),
+        ("one/tls.pem", ["write one alone", "one/tls.crt and one/tls.key"]),
+        ("one.pem", ["has no such object"]),
+        ("many", ["write many/0 to many/1"]),
+        ("many/3", ["write many/0 to many/1", "many/0/tls.crt"]),
+        ("many/x", ["write many/0"]),
+        ("many/-1", ["write many/0"]),
+        ("many/²", ["write many/0"]),
+        ("many/0/1", ["write many/0"]),
+        ("many/tls.crt", ["write many/0", "many/0/tls.crt"]),
+        ("many.crt", ["write many/0"]),
+        ("many/3.crt", ["write many/0"]),
+        ("public/tls.crt", ["write public alone", "objectType cert has no parts, secret has"]),
+        ("public.key", ["objectType cert has no parts"]),
+        ("turned/0.key", ["objectType key has no parts"]),
+    ],
+)
+def test_source_paths_that_nothing_provides(path: str, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read(f"array: {PATHS}").find(path)
+    assert path in caught.value.message
+    for word in words:
+        assert word in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("secret_type", "key", "path", "part"),
+    [
+        ("kubernetes.io/tls", "tls.crt", "web", Part.CERTIFICATES),
+        ("kubernetes.io/tls", "tls.key", "web", Part.TLS_KEY),
+        ("kubernetes.io/tls", "tls.key", "web/tls.key", Part.TLS_KEY),
+        ("kubernetes.io/tls", "tls.crt", "many/1.crt", Part.CERTIFICATES),
+        ("kubernetes.io/tls", "tls.crt", "public", Part.CERTIFICATES),
+        ("kubernetes.io/tls", "ca.crt", "web", Part.WHOLE),
+        ("Opaque", "tls.crt", "web", Part.WHOLE),
+        ("Opaque", "tls.key", "web.key", Part.PRIVATE_KEY),
+    ],
+)
+def test_a_tls_secret_takes_its_part_of_whatever_stands_there(
+    secret_type: str, key: str, path: str, part: Part
+) -> None:
+    wanted = read(f"array: {PATHS}").wanted(sync({key: path}, type=secret_type).spec.secret_object)
+    assert wanted[key].part is part
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "words"),
+    [
+        ("tls.crt", "web.key", ["takes its certificates", "web.key is its private key"]),
+        ("tls.key", "web/tls.crt", ["takes its private key", "web/tls.crt is its certificates"]),
+        ("tls.key", "public", ["objectType cert does not have", "objectType secret"]),
+        ("tls.crt", "turned/0", ["objectType key does not have"]),
+    ],
+)
+def test_a_tls_secret_whose_keys_are_mixed_up(key: str, path: str, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read(f"array: {PATHS}").wanted(sync({key: path}, type="kubernetes.io/tls").spec.secret_object)
+    for word in [key, *words]:
+        assert word in caught.value.message
 
 
 def test_twenty_thousand_objects_are_read_within_seconds() -> None:

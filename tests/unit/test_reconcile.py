@@ -175,6 +175,17 @@ def test_each_kind_of_failure_has_its_longest_wait(stage: Stage, error: Controll
         assert min(waits) >= error.retry_after
 
 
+def test_a_warning_is_passed_on_and_a_failure_says_nothing_of_it(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.comes_to = msgspec.structs.replace(GOOD, warnings=("a expired",))
+    stage.passes(100)
+    stage.comes_to = AWAY
+    stage.passes(HOUR)
+    assert len(stage.told) == 2
+    assert stage.warned == [("shop", "a expired")]
+
+
 def test_a_missing_class_waits_for_it_and_no_longer(stage: Stage) -> None:
     stage.comes_to = ClassError("no such class")
     stage.has(sync())

@@ -11,7 +11,7 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
-from controller.report import MOST_NOTE, Reporter
+from controller.report import ATTENTION, MOST_NOTE, Reporter
 from controller.settings import Settings
 from controller.status import Outcome, next_status
 from controller.sync import Again
@@ -184,3 +184,24 @@ async def test_a_thousand_failures_do_not_flood_the_log(scene: Scene, caplog: py
         await scene.tells(EMPTY, status(failed, of=one), of=one)
     assert len(caplog.records) == LINES_A_MINUTE
     assert scene.unready == 300
+
+
+# What was synced all the same
+
+
+async def test_what_a_person_should_look_at_is_told_once(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    meta = sync().metadata
+    for warnings in (["a expired", "b lacks"], ["a expired", "b lacks"], ["b lacks"], ["b lacks", "c expired"]):
+        await scene.reporter.warn(meta, warnings)
+    told = [(event["type"], event["reason"], event["note"]) for event in scene.sent("/events")]
+    assert told == [("Warning", ATTENTION, "a expired; b lacks"), ("Warning", ATTENTION, "c expired")]
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "team/shop: c expired" in caplog.text
+
+
+async def test_what_was_mended_and_comes_back_is_told_again(scene: Scene) -> None:
+    for warnings in (["a expired"], [], ["a expired"]):
+        await scene.reporter.warn(sync().metadata, warnings)
+    scene.reporter.forget("team", "shop")
+    await scene.reporter.warn(sync().metadata, ["a expired"])
+    assert len(scene.sent("/events")) == 3

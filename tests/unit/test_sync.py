@@ -1,12 +1,15 @@
 """One SecretSync from what is wanted to what is there: a scripted API server, a stand-in for the vault."""
 
+import base64
 import json
 import traceback
 from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from controller import errors
 from controller.api.conditions import Reason
@@ -24,6 +27,7 @@ from controller.sync import Again, Class, Syncer, Written, assertions
 from controller.telemetry import Metrics
 from controller.vault import Vaults
 from tests.unit.api_server import Answer, ApiServer, connected, refusal
+from tests.unit.issuing import issue, private_pem
 from tests.unit.objects_of import hand, owner, provider_class, secret, sync, value
 
 CANARY = "canary-51c0"
@@ -98,6 +102,34 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 # Writing
+
+
+async def test_a_tls_secret_takes_both_halves_out_of_one_secret(scene: Scene) -> None:
+    leaf = issue("web", issue("ca", ca=True))
+    scene.vault.holds["user"] = value(leaf.key_pem + leaf.pem)
+    wanted = sync({"tls.crt": "user", "tls.key": "user"}, type="kubernetes.io/tls")
+    outcome = await scene.sync(ABSENT, sent(secret()), wanted=wanted)
+    data = {key: base64.b64decode(text).decode() for key, text in scene.body()["data"].items()}
+    assert data == {"tls.crt": leaf.pem, "tls.key": private_pem(leaf.key, PrivateFormat.TraditionalOpenSSL)}
+    assert outcome.reason == Reason.WRITTEN
+    assert outcome.warnings == (
+        "secret user in Key Vault shop-vault lacks the certificate of an issuer; import it again with its whole chain",
+    )
+    assert outcome.objects
+    assert {item.object for item in outcome.objects} == {"secret/user"}
+
+
+async def test_what_expired_is_synced_with_a_warning_even_where_another_key_fails(scene: Scene) -> None:
+    scene.vault.holds["user"] = msgspec.structs.replace(value("me"), expires=datetime(2020, 1, 1, tzinfo=UTC))
+    scene.vault.holds["pass"] = ObjectError("secret pass is disabled")
+    outcome = await scene.sync(ABSENT, sent(secret(["user"])))
+    assert outcome.reason == Reason.PARTIAL
+    assert outcome.warnings
+    assert "secret user in Key Vault shop-vault expired at 2020-01-01T00:00:00Z" in outcome.warnings[0]
+
+
+async def test_without_anything_odd_there_is_nothing_to_warn_of(scene: Scene) -> None:
+    assert (await scene.sync(ABSENT, sent(secret()))).warnings == ()
 
 
 async def test_an_absent_secret_is_created_from_the_vault_that_the_class_names(scene: Scene) -> None:

@@ -165,7 +165,8 @@ def test_one_class_has_every_object_with_as_many_versions_as_are_needed() -> Non
             id="an old version alone",
         ),
         pytest.param(
-            "[{secretInAKV: web}, {certInAKV: web, kubernetesSecretName: tls, kubernetesSecretType: kubernetes.io/tls}]",
+            "[{secretInAKV: web}, {certInAKV: web, kubernetesSecretName: tls, kubernetesSecretType: kubernetes.io/tls}"
+            "]",
             {
                 "web": ("Opaque", {"v0": "web"}),
                 "tls": ("kubernetes.io/tls", {"tls.crt": "web/tls.crt", "tls.key": "web/tls.key"}),

@@ -1,15 +1,21 @@
 """Reading a vault: the Azure SDK against a vault on loopback that says what a test makes it say, over real TLS."""
 
 import asyncio
+import base64
 import gc
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from azure.core.credentials import AccessTokenInfo
-from azure.keyvault.secrets._shared import http_challenge_cache
+from azure.keyvault.certificates._shared import http_challenge_cache as certificates_challenges
+from azure.keyvault.keys._shared import http_challenge_cache as keys_challenges
+from azure.keyvault.secrets._shared import http_challenge_cache as secrets_challenges
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from controller import vault
 from controller.errors import ControllerError, ObjectError, ProviderError
@@ -20,6 +26,7 @@ from controller.objects import VaultObject, VersionOf
 from controller.settings import Cloud
 from controller.vault import AT_ONCE_EACH, LEAVE_ALONE, VaultReader, Vaults
 from tests.unit.api_server import Answer, ApiServer, Asked, serving
+from tests.unit.issuing import Issued, issue
 from tools.local_cluster.pki import Authority
 
 JSON = {"Content-Type": "application/json"}
@@ -109,7 +116,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    http_challenge_cache.clear()
+    for cache in (secrets_challenges, certificates_challenges, keys_challenges):
+        cache.clear()
     pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
@@ -187,7 +195,152 @@ async def test_that_the_newest_is_disabled_does_not_hide_the_others(scene: Scene
     assert len([item for item in await scene.read(VersionOf(VaultObject(name="db", history=2))) if item]) == 1
 
 
+# Certificates and keys
+
+LEAF = issue("web")
+WEB, SIGN = VersionOf(VaultObject(name="web", type="cert")), VersionOf(VaultObject(name="sign", type="key"))
+
+
+def shows(scene: Scene, path: str, version: str = "v1", enabled: bool = True, **body: Any) -> None:
+    """Puts a version of a certificate or key into the vault."""
+    url = f"{scene.server.url}{path}/{version}"
+    times = {"enabled": enabled, "created": 5, "updated": 9, "nbf": 10, "exp": 20}
+    if "key" in body:
+        body["key"]["kid"] = url
+    answer = Answer({"id": url, "attributes": times} | body, headers=JSON)
+    for each in (path, f"{path}/", f"{path}/{version}"):
+        scene.answers[each] = answer
+
+
+def cer(issued: Issued) -> str:
+    return base64.b64encode(issued.certificate.public_bytes(Encoding.DER)).decode()
+
+
+def b64url(number: int) -> str:
+    return base64.urlsafe_b64encode(number.to_bytes((number.bit_length() + 7) // 8, "big")).decode().rstrip("=")
+
+
+def jwk(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, kty: str, crv: str = "") -> dict[str, Any]:
+    numbers = key.public_numbers()
+    if isinstance(numbers, rsa.RSAPublicNumbers):
+        return {"kty": kty, "n": b64url(numbers.n), "e": b64url(numbers.e)}
+    return {"kty": kty, "crv": crv, "x": b64url(numbers.x), "y": b64url(numbers.y)}
+
+
+async def test_a_certificate_is_its_leaf(scene: Scene) -> None:
+    shows(scene, "/certificates/web", cer=cer(LEAF))
+    for wanted in (WEB, VersionOf(VaultObject(name="web", type="cert", version="v1"))):
+        (found,) = (await scene.reader.read([wanted])).values()
+        assert isinstance(found, Fetched), found
+        assert found.value.reveal().decode() == LEAF.pem
+        assert (found.version, found.updated) == ("v1", datetime.fromtimestamp(9, UTC))
+        assert (found.not_before, found.expires) == (datetime.fromtimestamp(10, UTC), datetime.fromtimestamp(20, UTC))
+    assert scene.counted == [("certificates.get", "ok")] * 2
+
+
+@pytest.mark.parametrize(
+    ("key", "kty", "crv"),
+    [
+        pytest.param(rsa.generate_private_key(65537, 2048), "RSA", "", id="RSA"),
+        pytest.param(rsa.generate_private_key(3, 2048), "RSA-HSM", "", id="RSA in hardware"),
+        pytest.param(ec.generate_private_key(ec.SECP256R1()), "EC", "P-256", id="P-256"),
+        pytest.param(ec.generate_private_key(ec.SECP384R1()), "EC-HSM", "P-384", id="P-384 in hardware"),
+        pytest.param(ec.generate_private_key(ec.SECP521R1()), "EC", "P-521", id="P-521"),
+        pytest.param(ec.generate_private_key(ec.SECP256K1()), "EC", "P-256K", id="P-256K"),
+    ],
+)
+async def test_a_key_is_its_public_half(
+    scene: Scene, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, kty: str, crv: str
+) -> None:
+    shows(scene, "/keys/sign", key=jwk(key.public_key(), kty, crv))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    assert await scene.read(SIGN) == [public.decode()]
+    assert scene.counted == [("keys.get", "ok")]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"kty": "RSA"},
+        {"kty": "RSA", "n": "AQ", "e": "AQ"},
+        {"kty": "EC", "crv": "P-256", "x": "AQ", "y": "AQ"},
+        {"kty": "EC", "crv": "P-1", "x": "AQ", "y": "AQ"},
+        {"kty": "OKP", "crv": "Ed25519", "x": "AQ"},
+        {},
+    ],
+)
+async def test_a_key_that_makes_no_sense(scene: Scene, key: dict[str, str]) -> None:
+    shows(scene, "/keys/sign", key=key)
+    assert "gave no usable answer" in (await scene.fails(SIGN)).message
+
+
+async def test_a_certificate_without_one(scene: Scene) -> None:
+    shows(scene, "/certificates/web")
+    assert "gave no usable answer" in (await scene.fails(WEB)).message
+
+
+async def test_a_symmetric_key_has_no_public_half(scene: Scene) -> None:
+    shows(scene, "/keys/sign", key={"kty": "oct-HSM"})
+    error = await scene.fails(SIGN)
+    assert isinstance(error, ObjectError)
+    assert "key sign in Key Vault shop is symmetric" in error.message
+
+
+async def test_what_is_disabled_is_not_taken_though_the_vault_shows_it(scene: Scene) -> None:
+    shows(scene, "/certificates/web", cer=cer(LEAF), enabled=False)
+    shows(scene, "/keys/sign", key=jwk(LEAF.key.public_key(), "EC", "P-256"), enabled=False)
+    certificate, key = await scene.read(WEB, SIGN)
+    assert isinstance(certificate, ObjectError)
+    assert certificate.message == "certificate web is disabled in Key Vault shop; enable it there"
+    assert isinstance(key, ObjectError)
+    assert key.message == "key sign is disabled in Key Vault shop; enable it there"
+
+
+@pytest.mark.parametrize("kind", ["cert", "key"])
+async def test_history_of_certificates_and_keys(scene: Scene, kind: str) -> None:
+    path, id_field = {"cert": ("/certificates/web", "id"), "key": ("/keys/web", "kid")}[kind]
+    listed = [("a", 1, True), ("b", 2, False), ("d", 3, True), ("c", 3, True)]
+    items = [
+        {id_field: f"{scene.server.url}{path}/{version}", "attributes": {"enabled": enabled, "created": created}}
+        for version, created, enabled in listed
+    ]
+    scene.answers[f"{path}/versions"] = Answer({"value": items, "nextLink": None}, headers=JSON)
+    for version, _, _ in sorted(listed):  # the last is what a get without a version answers
+        shows(scene, path, version, cer=cer(LEAF), key=jwk(LEAF.key.public_key(), "EC", "P-256"))
+    found = VaultObject(name="web", type=kind, history=3)
+    answers = await scene.reader.read([VersionOf(found, index) for index in range(4)])
+    told = [item.version if isinstance(item, Fetched) else item.message for item in answers.values()]
+    assert told[:3] == ["d", "c", "a"]
+    assert f"{found.noun} has 3 enabled version(s)" in told[3]
+
+
 # What is said of failures
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (USER, ["secret user", "Key Vault Secrets User"]),
+        (WEB, ["certificate web", "Key Vault Reader"]),
+        (SIGN, ["key sign", "Key Vault Reader"]),
+    ],
+)
+async def test_each_kind_is_called_by_its_name(scene: Scene, wanted: VersionOf, words: list[str]) -> None:
+    noun, role = words
+    assert f"{noun} is not in Key Vault shop" in (await scene.fails(wanted)).message
+    scene.server.otherwise = lambda asked: (
+        refusal(403, "Forbidden", "ForbiddenByRbac") if "Authorization" in asked.headers else CHALLENGE
+    )
+    assert f"may not read {noun} in Key Vault shop; assign it the role {role}" in (await scene.fails(wanted)).message
+
+
+@pytest.mark.parametrize(("history", "right"), [(1, "Get for certificates"), (2, "List for certificates")])
+async def test_a_vault_with_access_policies(scene: Scene, history: int, right: str) -> None:
+    for path in ("/certificates/web", "/certificates/web/", "/certificates/web/versions"):
+        scene.answers[path] = refusal(403, "Forbidden", "AccessDenied")
+    error = await scene.fails(VersionOf(VaultObject(name="web", type="cert", history=history)))
+    assert isinstance(error, ObjectError)
+    assert f"give it the permission {right} in the vault's access policies" in error.message
 
 
 @pytest.mark.parametrize(

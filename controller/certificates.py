@@ -1,0 +1,234 @@
+"""PEM and PFX, as people put them into a vault, taken apart: private key, chain, and the rest. Pure.
+
+Source: RFC 7468 (PEM), RFC 7292 (PFX), RFC 5280 section 6 (what makes a chain); Azure Key Vault, "Get started with
+Key Vault certificates".
+
+The leaf is the certificate of the private key; without a private key, the one that issued none of the others. After it
+comes its issuer, that one's issuer and so on: by name, then by the identifiers of keys, then by signature. What belongs
+to no chain comes last, in the order in which it was found.
+
+A chain is complete when it ends in a self-signed certificate, or in a CA's whose issuer is not there: roots are left
+out as a rule, since whoever verifies has them. It is incomplete when a leaf comes without its issuer, or when there is
+a root that the chain does not reach.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat, PublicFormat, pkcs12
+
+from controller.errors import ObjectError
+
+_BEGIN = b"-----BEGIN "
+_DASHES = b"-----"
+# A PFX is a SEQUENCE that begins with the INTEGER 3: its version (RFC 7292, 4).
+_PFX_VERSION = b"\x02\x01\x03"
+T = TypeVar("T")
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What a PEM or PFX holds. `chain` begins with the leaf; `loose` is what belongs to no chain.
+
+    `key` is the private key as PEM: as it was found, or PKCS#8 out of a PFX. `in_order` says whether the certificates
+    were found in this order. It holds a private key, so it is used and forgotten.
+    """
+
+    key: bytes
+    chain: Sequence[x509.Certificate]
+    loose: Sequence[x509.Certificate]
+    complete: bool
+    in_order: bool
+
+    def __repr__(self) -> str:
+        return f"Bundle({len(self.chain)} + {len(self.loose)} certificates)"
+
+    def certificates(self) -> bytes:
+        """All certificates, PEM."""
+        return b"".join(item.public_bytes(Encoding.PEM) for item in (*self.chain, *self.loose))
+
+    def tls_key(self, what: str) -> bytes:
+        """The private key as upstream writes it into a TLS Secret: PKCS#1 for RSA, SEC 1 for EC, PKCS#8 for others."""
+        return _try(lambda: _private_pem(_load_key(self.key), of_old=True), f"{what}: its private key cannot be read")
+
+
+def is_pem(data: bytes) -> bool:
+    """Whether there is anything between BEGIN and END."""
+    return _BEGIN in data
+
+
+def take_apart(data: bytes, what: str) -> Bundle:
+    """Reads a PEM, or a PFX in DER or base64. `ObjectError` speaks of `what`: `secret web in Key Vault shop`."""
+    key, certificates = _read_pem(data, what) if is_pem(data) else _read_pfx(data, what)
+    if not key and not certificates:
+        raise ObjectError(f"{what} holds neither a certificate nor a private key; map it by its name alone")
+    return _try(lambda: _arrange(key, certificates, what), f"{what} holds a certificate that cannot be read")
+
+
+def _try(attempt: Callable[[], T], failure: str) -> T:
+    """Whatever a parser trips over means the same: a person has to look at what is in the vault."""
+    try:
+        return attempt()
+    except ObjectError:
+        raise
+    except Exception as error:
+        raise ObjectError(f"{failure}; import it into the vault again") from error
+
+
+def _blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Label and text of each PEM block; what stands between them is comment, and what has no end is no block."""
+    start = data.find(_BEGIN)
+    while start >= 0:
+        after = data.find(_DASHES, start + len(_BEGIN))
+        label = data[start + len(_BEGIN) : after]
+        end = data.find(b"-----END " + label + _DASHES, after) if after > 0 and b"\n" not in label else -1
+        if end >= 0:
+            end += len(b"-----END ") + len(label) + len(_DASHES)
+            yield label, data[start:end] + b"\n"
+        start = data.find(_BEGIN, max(end, start + len(_BEGIN)))
+
+
+class _Contents(NamedTuple):
+    key: bytes
+    certificates: list[x509.Certificate]
+
+
+def _read_pem(data: bytes, what: str) -> _Contents:
+    key = b""
+    certificates: list[x509.Certificate] = []
+    for label, block in _blocks(data):
+        if label.endswith(b"PRIVATE KEY"):
+            if b"ENCRYPTED" in label or b",ENCRYPTED" in block:
+                raise ObjectError(f"{what}: its private key has a password; put it into the vault without one")
+            key = key or block
+        elif label in (b"CERTIFICATE", b"X509 CERTIFICATE"):
+            text = block.replace(b"X509 CERTIFICATE", b"CERTIFICATE")
+            failure = f"{what}: certificate {len(certificates) + 1} of its PEM cannot be read"
+            certificates.append(_try(partial(x509.load_pem_x509_certificate, text), failure))
+    return _Contents(key, certificates)
+
+
+def _read_pfx(data: bytes, what: str) -> _Contents:
+    if not data.startswith(b"\x30"):
+        try:
+            data = base64.b64decode(b"".join(data.split()), validate=True)
+        except binascii.Error:
+            data = b""
+    if not data.startswith(b"\x30") or _PFX_VERSION not in data[:10]:
+        raise ObjectError(f"{what} is neither PEM nor PFX; map it by its name alone, or put a certificate there")
+    try:
+        found = pkcs12.load_pkcs12(data, None)
+    except Exception as error:
+        raise ObjectError(
+            f"{what}: its PFX has a password, or is damaged; import it as a certificate, which takes the password"
+            " away, or store it without one"
+        ) from error
+    failure = f"{what}: the private key of its PFX cannot be read"
+    key = _try(lambda: _private_pem(found.key), failure) if found.key else b""
+    return _Contents(key, [item.certificate for item in (found.cert, *found.additional_certs) if item])
+
+
+def _private_pem(key: Any, *, of_old: bool = False) -> bytes:
+    old = of_old and isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
+    form = PrivateFormat.TraditionalOpenSSL if old else PrivateFormat.PKCS8
+    text: bytes = key.private_bytes(Encoding.PEM, form, serialization.NoEncryption())
+    return text
+
+
+def _load_key(text: bytes) -> Any:
+    # The check that an RSA key's primes are primes takes a quarter of a second, and whoever uses the key makes it.
+    return serialization.load_pem_private_key(text, None, unsafe_skip_rsa_key_validation=True)
+
+
+def _arrange(key: bytes, certificates: Sequence[x509.Certificate], what: str) -> Bundle:
+    found = list(dict.fromkeys(certificates))
+    public = (
+        _try(lambda: _public(_load_key(key).public_key()), f"{what}: its private key cannot be read") if key else b""
+    )
+    leaf = _leaf(found, public)
+    if found and leaf is None:
+        raise ObjectError(f"{what}: none of its certificates belongs to its private key; import the two that do")
+    chain = _chain(leaf, found) if leaf else []
+    loose = [item for item in found if item not in chain]
+    return Bundle(
+        key=key,
+        chain=chain,
+        loose=loose,
+        complete=_is_complete(chain, loose),
+        in_order=[*chain, *loose] == list(certificates),
+    )
+
+
+def _public(key: Any) -> bytes:
+    text: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return text
+
+
+def _leaf(found: Sequence[x509.Certificate], public: bytes) -> x509.Certificate | None:
+    if not public:
+        others = (item for item in found if not any(_issued(item, other) for other in found if other is not item))
+        return next(others, found[0] if found else None)
+    ours = [item for item in found if _public(item.public_key()) == public]
+    # One key, several certificates: renewed ones. A self-signed one is what the CA's replaced.
+    return max(ours, key=lambda item: (not _issued(item, item), item.not_valid_before_utc), default=None)
+
+
+def _chain(leaf: x509.Certificate, found: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    chain = [leaf]
+    while not _issued(chain[-1], chain[-1]):
+        issuers = [item for item in found if item not in chain and _issued(item, chain[-1])]
+        if not issuers:
+            break
+        # The same CA with the same key, several times: renewed, or signed by several roots.
+        chain.append(max(issuers, key=lambda item: item.not_valid_after_utc))
+    return chain
+
+
+def _issued(issuer: x509.Certificate, subject: x509.Certificate) -> bool:
+    """Whether `issuer` signed `subject`."""
+    if issuer.subject != subject.issuer:
+        return False
+    wanted, own = _authority_key(subject), _subject_key(issuer)
+    if wanted and own and wanted != own:
+        return False
+    try:
+        subject.verify_directly_issued_by(issuer)
+    except InvalidSignature:
+        return False
+    except Exception:  # an algorithm that cannot be checked here: names and identifiers have to do
+        return True
+    return True
+
+
+def _authority_key(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+
+
+def _subject_key(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+
+
+def _is_complete(chain: Sequence[x509.Certificate], loose: Sequence[x509.Certificate]) -> bool:
+    if not chain or _issued(chain[-1], chain[-1]):
+        return True
+    return (len(chain) > 1 or _is_ca(chain[0])) and not any(_is_ca(item) and _issued(item, item) for item in loose)
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False

@@ -1,0 +1,123 @@
+"""What a key gets of what the vault gave: decoded, out of its PFX, or the part of a certificate. Pure.
+
+Of a certificate's secret, told by its contentType, the whole is one PEM with private key and certificates: a PEM stays
+as it is unless its certificates are out of order; a PFX becomes PEM, unless objectFormat is pfx. A part is taken out of
+whatever PEM or PFX there is. The private key stays in the form in which it is kept (PKCS#8 out of a PFX); for a Secret
+of type kubernetes.io/tls it is PKCS#1 or SEC 1.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from controller.certificates import Bundle, is_pem, take_apart
+from controller.errors import ControllerError, ObjectError
+from controller.fetched import Fetched, Hidden, Results
+from controller.objects import Part, VersionOf
+from controller.schedule import format_time
+
+PEM = "application/x-pem-file"
+PFX = "application/x-pkcs12"
+_INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole chain"
+
+
+def contents(
+    vault: str, wanted: Mapping[str, VersionOf], read: Results, now: datetime
+) -> dict[str, Fetched | ControllerError]:
+    """What each key gets, by targetKey, or the error that keeps it away."""
+    bundles: dict[VersionOf, Bundle | ObjectError] = {}
+    result: dict[str, Fetched | ControllerError] = {}
+    for key, version in wanted.items():
+        found = read[version.whole]
+        if isinstance(found, Fetched):
+            try:
+                found = _content(found, version, f"{version.object.noun} in Key Vault {vault}", bundles)
+            except ObjectError as error:
+                result[key] = error.bare()
+                continue
+            if outside := _outside(found, now):
+                found = msgspec.structs.replace(found, warnings=(*found.warnings, outside))
+        result[key] = found
+    # A certificate and its key change together: halves of two versions in one TLS Secret are an outage.
+    for key, version in wanted.items():
+        if version.part is Part.TLS_KEY and isinstance(failed := result[key], ControllerError):
+            pair = msgspec.structs.replace(version, part=Part.CERTIFICATES)
+            result |= {other: failed for other, half in wanted.items() if half == pair}
+    return result
+
+
+def warnings(
+    vault: str, wanted: Mapping[str, VersionOf], fetched: Mapping[str, Fetched | ControllerError]
+) -> list[str]:
+    """What is odd about the contents that came, each once, in a sentence with the next step."""
+    said = []
+    for key, version in wanted.items():
+        found = fetched[key]
+        if isinstance(found, Fetched):
+            which = f" (version {found.version})" if version.object.history > 1 else ""
+            said += [f"{version.object.noun}{which} in Key Vault {vault} {warning}" for warning in found.warnings]
+    return list(dict.fromkeys(said))
+
+
+def _outside(found: Fetched, now: datetime) -> str:
+    """Key Vault serves what is outside its validity, and so do we; a person should know."""
+    if found.expires and found.expires <= now:
+        return f"expired at {format_time(found.expires)} and is synced all the same; renew it there"
+    if found.not_before and found.not_before > now:
+        return f"is not valid before {format_time(found.not_before)} and is synced all the same; check its dates there"
+    return ""
+
+
+def _content(found: Fetched, version: VersionOf, what: str, bundles: dict[VersionOf, Bundle | ObjectError]) -> Fetched:
+    data = _decode(found.value.reveal(), version.object.encoding, what)
+    form = found.content_type.partition(";")[0].strip().lower()
+    if version.part is Part.WHOLE and form not in (PEM, PFX):
+        return msgspec.structs.replace(found, value=Hidden(data))
+    bundle = bundles.get(version.whole)
+    if bundle is None:
+        bundle = bundles[version.whole] = _take_apart(data, what)
+    if version.part is Part.WHOLE and isinstance(bundle, ObjectError) and (form == PEM or is_pem(data)):
+        return msgspec.structs.replace(found, value=Hidden(data))  # whatever it is, it is text that somebody put there
+    if version.part is Part.WHOLE and version.object.format == "pfx" and not is_pem(data):
+        return msgspec.structs.replace(found, value=Hidden(data))
+    if isinstance(bundle, ObjectError):
+        raise bundle
+    if version.part is Part.WHOLE:
+        value = data if is_pem(data) and bundle.in_order else bundle.key + bundle.certificates()
+    else:
+        value = _part(bundle, version.part, what)
+    return msgspec.structs.replace(found, value=Hidden(value), warnings=() if bundle.complete else (_INCOMPLETE,))
+
+
+def _take_apart(data: bytes, what: str) -> Bundle | ObjectError:
+    try:
+        return take_apart(data, what)
+    except ObjectError as error:
+        return error.bare()
+
+
+def _part(bundle: Bundle, part: Part, what: str) -> bytes:
+    if part is Part.CERTIFICATES:
+        if not bundle.chain:
+            raise ObjectError(f"{what} holds no certificate; import one there, or correct the sourcePath")
+        return bundle.certificates()
+    if not bundle.key:
+        raise ObjectError(
+            f"{what} holds no private key; import the certificate with an exportable key, or correct the sourcePath"
+        )
+    return bundle.tls_key(what) if part is Part.TLS_KEY else bundle.key
+
+
+def _decode(text: bytes, encoding: str, what: str) -> bytes:
+    """The bytes that the vault's text stands for, as objectEncoding says."""
+    try:
+        if encoding == "base64":
+            return base64.b64decode(b"".join(text.split()), validate=True)
+        return binascii.unhexlify(text.strip()) if encoding == "hex" else text
+    except binascii.Error as error:
+        raise ObjectError(
+            f"{what} is not {encoding}, as objectEncoding says it is; correct objectEncoding or the value"
+        ) from error

@@ -1,0 +1,177 @@
+"""The three kinds of objects in a Key Vault, each read through its client of the Azure SDK into the same `Fetched`.
+
+Source: Azure Key Vault REST API reference, secrets, certificates, keys; "Azure Key Vault RBAC guide" for the roles.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, ClassVar
+
+from azure.keyvault.secrets.aio import SecretClient
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from controller.errors import ObjectError
+from controller.fetched import Fetched, Hidden
+from controller.objects import VaultObject
+
+# The SDK's certificate and key clients are imported where they are made: 12 MiB that few installations need.
+
+
+class Source:
+    """One kind of object in one vault, as one identity sees it. What fails is raised as the SDK raises it.
+
+    `plural` names the operations to counters and people; `role` is the least that may read the content.
+    """
+
+    plural: ClassVar[str]
+    role: ClassVar[str]
+
+    def __init__(self, vault: str, url: str, credential: Any, **options: Any) -> None:
+        self._vault = vault
+        self._client = self._client_type()(url, credential, **options)
+
+    @staticmethod
+    def _client_type() -> Any:
+        raise NotImplementedError
+
+    async def get(self, found: VaultObject, version: str) -> Fetched:
+        """A version's content; without `version`, the newest's. `ValueError` for a body that lacks what it must have.
+
+        `ObjectError` for what the vault shows and nobody should have.
+        """
+        raise NotImplementedError
+
+    def versions(self, name: str) -> AsyncIterator[Any]:
+        """The properties of every version, in no order: `version`, `enabled`, `created_on`, `updated_on` and so on."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Lets go of the client."""
+        await self._client.close()
+
+    def disabled(self, found: VaultObject) -> ObjectError:
+        """Secrets the vault refuses then; of certificates and keys it still shows the public half."""
+        return ObjectError(f"{found.noun} is disabled in Key Vault {self._vault}; enable it there")
+
+
+class Secrets(Source):
+    """Secrets; a certificate has one of its name, with its private key in it."""
+
+    plural, role = "secrets", "Key Vault Secrets User"
+
+    @staticmethod
+    def _client_type() -> Any:
+        return SecretClient
+
+    async def get(self, found: VaultObject, version: str) -> Fetched:
+        """The value, UTF-8."""
+        secret = await self._client.get_secret(found.name, version or None)
+        if secret.value is None:  # an empty text is the vault's word; none at all must not blank a key
+            raise ValueError
+        return _fetched(secret.value.encode(), secret.properties, secret.properties.content_type or "")
+
+    def versions(self, name: str) -> AsyncIterator[Any]:
+        """See `Source`."""
+        pages: AsyncIterator[Any] = self._client.list_properties_of_secret_versions(name)
+        return pages
+
+
+class Certificates(Source):
+    """Certificates: the leaf alone, without chain and private key."""
+
+    plural, role = "certificates", "Key Vault Reader"
+
+    @staticmethod
+    def _client_type() -> Any:
+        from azure.keyvault.certificates.aio import CertificateClient
+
+        return CertificateClient
+
+    async def get(self, found: VaultObject, version: str) -> Fetched:
+        """The certificate, PEM."""
+        if version:
+            answer = await self._client.get_certificate_version(found.name, version)
+        else:
+            answer = await self._client.get_certificate(found.name)
+        if not answer.cer:
+            raise ValueError
+        if answer.properties.enabled is False:
+            raise self.disabled(found)
+        return _fetched(ssl.DER_cert_to_PEM_cert(bytes(answer.cer)).encode(), answer.properties)
+
+    def versions(self, name: str) -> AsyncIterator[Any]:
+        """See `Source`."""
+        pages: AsyncIterator[Any] = self._client.list_properties_of_certificate_versions(name)
+        return pages
+
+
+class Keys(Source):
+    """Keys: the public half."""
+
+    plural, role = "keys", "Key Vault Reader"
+
+    @staticmethod
+    def _client_type() -> Any:
+        from azure.keyvault.keys.aio import KeyClient
+
+        return KeyClient
+
+    async def get(self, found: VaultObject, version: str) -> Fetched:
+        """The public key, PEM."""
+        answer = await self._client.get_key(found.name, version or None)
+        if answer.properties.enabled is False:
+            raise self.disabled(found)
+        if _text(answer.key.kty).startswith("oct"):
+            raise ObjectError(
+                f"{found.noun} in Key Vault {self._vault} is symmetric and has no public half; take it out of the"
+                " SecretSync"
+            )
+        return _fetched(_public_pem(answer.key), answer.properties)
+
+    def versions(self, name: str) -> AsyncIterator[Any]:
+        """See `Source`."""
+        pages: AsyncIterator[Any] = self._client.list_properties_of_key_versions(name)
+        return pages
+
+
+SOURCES: Mapping[str, type[Source]] = {"secret": Secrets, "cert": Certificates, "key": Keys}
+"""By the objectType of a SecretProviderClass."""
+
+_CURVES: Mapping[str, ec.EllipticCurve] = {
+    "P-256": ec.SECP256R1(),
+    "P-384": ec.SECP384R1(),
+    "P-521": ec.SECP521R1(),
+    "P-256K": ec.SECP256K1(),
+}
+
+
+def _public_pem(jwk: Any) -> bytes:
+    """A JSON Web Key's public half (SubjectPublicKeyInfo)."""
+    public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+    if _text(jwk.kty).startswith("RSA"):
+        public = rsa.RSAPublicNumbers(_number(jwk.e), _number(jwk.n)).public_key()
+    else:
+        curve = _CURVES[_text(jwk.crv)]
+        public = ec.EllipticCurvePublicNumbers(_number(jwk.x), _number(jwk.y), curve).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _text(word: Any) -> str:
+    """The SDK gives a member of its enums for words that it knows, and the text for others."""
+    return str(getattr(word, "value", word))
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
+def _fetched(value: bytes, properties: Any, content_type: str = "") -> Fetched:
+    return Fetched(
+        value=Hidden(value),
+        version=properties.version or "",
+        updated=properties.updated_on,
+        not_before=properties.not_before,
+        expires=properties.expires_on,
+        content_type=content_type,
+    )

@@ -1,0 +1,319 @@
+"""Certificates and keys, in every spelling, on the real API server: out of the vault, into Secrets that servers use."""
+
+import base64
+import json
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_public_key,
+)
+
+from controller.api.conditions import Reason
+from controller.report import ATTENTION
+from tests.cluster.world import Namespace, eventually
+from tests.unit.issuing import Issued, issue, new_key, pfx, private_pem
+
+TODAY = datetime.now(UTC)
+ROOT = issue("root", ca=True, start=TODAY)
+ISSUING = issue("issuing", ROOT, ca=True, start=TODAY)
+WEB = {kind: issue("web", ISSUING, key=new_key(kind), start=TODAY) for kind in ("EC", "RSA")}
+TLS = "kubernetes.io/tls"
+PAIR = {"tls.crt": "web", "tls.key": "web"}
+SYNCED = (Reason.WRITTEN, Reason.UP_TO_DATE)
+
+
+def objects(*items: str) -> str:
+    """The text of `objects`, one item a line, such as `web cert objectAlias=public`."""
+    text = "array:\n"
+    for item in items:
+        name, kind, *rest = item.split()
+        text += f"  - |\n    objectName: {name}\n    objectType: {kind}\n"
+        text += "".join("    {}: {}\n".format(*field.split("=")) for field in rest)
+    return text
+
+
+def bring(space: Namespace, data: bytes, name: str = "web", password: str | None = None) -> str:
+    """Imports a certificate, and lets the identity read certificates and keys too."""
+    space.installed.emulator.assign_role(space.client, space.vault, "Key Vault Reader")
+    return space.installed.emulator.import_certificate(space.vault, name, data, password=password)
+
+
+def as_pem(leaf: Issued, *others: Issued) -> bytes:
+    return (leaf.key_pem + leaf.pem + "".join(item.pem for item in others)).encode()
+
+
+def as_pfx(leaf: Issued, *others: Issued, password: str = "", key_id: bool = True) -> bytes:
+    return base64.b64decode(pfx(leaf.key, [leaf, *others], password, key_id=key_id))
+
+
+def public_pem(leaf: Issued) -> str:
+    return leaf.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def has(space: Namespace, name: str, **wanted: str) -> None:
+    """Waits until the Secret has exactly these values; `_` in a key's name stands for a dot."""
+    expected = {key.replace("_", "."): text for key, text in wanted.items()}
+    eventually(lambda: space.secret(name), lambda found: found == expected)
+
+
+def warned(space: Namespace, name: str) -> list[str]:
+    """What events say of a SecretSync that was synced all the same."""
+    found: list[dict[str, Any]] = json.loads(space.kubectl("get", "events", "--output", "json"))["items"]
+    return [
+        item["message"]
+        for item in found
+        if (item["involvedObject"]["name"], item["reason"], item["type"]) == (name, ATTENTION, "Warning")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["EC", "RSA"])
+@pytest.mark.parametrize("form", ["pem", "pfx", "pfx with password", "pfx without key id", "out of order"])
+def test_a_tls_secret_that_a_server_can_load(space: Namespace, kind: str, form: str, tmp_path: Path) -> None:
+    leaf = WEB[kind]
+    password = "swordfish" if "password" in form else None
+    data = {
+        "pem": as_pem(leaf, ISSUING),
+        "pfx": as_pfx(leaf, ISSUING),
+        "pfx with password": as_pfx(leaf, ISSUING, password="swordfish"),
+        "pfx without key id": as_pfx(leaf, ISSUING, key_id=False),
+        "out of order": (ISSUING.pem + leaf.pem + leaf.key_pem).encode(),
+    }[form]
+    bring(space, data, password=password)
+    space.apply(
+        space.provider_class(objects=objects("web secret")), space.sync("tls", PAIR, secretObject={"type": TLS})
+    )
+    chain, key = leaf.pem + ISSUING.pem, private_pem(leaf.key, PrivateFormat.TraditionalOpenSSL)
+    has(space, "tls", tls_crt=chain, tls_key=key)
+    assert space.get("secret", "tls")["type"] == TLS
+    for name, text in space.secret("tls").items():
+        (tmp_path / name).write_text(text)
+    ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    assert warned(space, "tls") == []
+
+
+def test_every_spelling(space: Namespace) -> None:
+    leaf = WEB["EC"]
+    bring(space, as_pfx(leaf, ROOT, ISSUING))
+    data = as_pfx(leaf, ROOT, ISSUING)
+    bring(space, data, "raw")
+    paths = {
+        "whole": "web",
+        "sse.crt": "web/tls.crt",
+        "sse.key": "web/tls.key",
+        "csi.crt": "web.crt",
+        "csi.key": "web.key",
+        "cert": "public",
+        "key": "public-key",
+        "pfx": "raw",
+        "pfx.crt": "raw/tls.crt",
+    }
+    given = objects(
+        "web secret",
+        "web cert objectAlias=public",
+        "web key objectAlias=public-key",
+        "raw secret objectFormat=PFX",
+    )
+    space.apply(space.provider_class(objects=given), space.sync("web", paths))
+    space.wait_reason("web", *SYNCED)
+    chain = leaf.pem + ISSUING.pem + ROOT.pem
+    found = space.secret("web")
+    assert found == {
+        "whole": leaf.key_pem + chain,
+        "sse.crt": chain,
+        "sse.key": leaf.key_pem,
+        "csi.crt": chain,
+        "csi.key": leaf.key_pem,
+        "cert": leaf.pem,
+        "key": public_pem(leaf),
+        "pfx": base64.b64encode(data).decode(),
+        "pfx.crt": chain,
+    }
+    status = {item["targetKey"]: item["object"] for item in space.get("secretsync", "web")["status"]["objects"]}
+    assert (status["whole"], status["sse.crt"], status["cert"], status["key"]) == (
+        "secret/web",
+        "secret/web",
+        "cert/web",
+        "key/web",
+    )
+    # However many keys are made from it, an object is read once.
+    assert space.calls("secrets.get") == 2
+
+
+@pytest.mark.parametrize("object_type", ["secret", "cert", "key"])
+def test_versions_in_their_order(space: Namespace, object_type: str) -> None:
+    emulator = space.installed.emulator
+    leaves = [issue(f"web-{number}", ISSUING, start=TODAY) for number in range(4)]
+    ids = [bring(space, as_pem(leaf, ISSUING)) for leaf in leaves]
+    for number, version in enumerate(ids):  # Key Vault's times have a grain of one second
+        emulator.set_attributes(space.vault, "web", version, kind="certificates", created=1_000 + number)
+    emulator.set_attributes(space.vault, "web", ids[2], kind="certificates", enabled=False)
+    newest, middle, oldest = leaves[3], leaves[1], leaves[0]
+    given = objects(f"web {object_type} objectVersionHistory=2")
+    paths = {"a": "web/0", "b": "web/1", "c": "web/2"}
+    space.apply(space.provider_class(objects=given), space.sync("web", paths))
+
+    def wanted(leaf: Issued) -> str:
+        return {"secret": as_pem(leaf, ISSUING).decode(), "cert": leaf.pem, "key": public_pem(leaf)}[object_type]
+
+    has(space, "web", a=wanted(newest), b=wanted(middle), c=wanted(oldest))
+    status = space.get("secretsync", "web")["status"]["objects"]
+    assert [(item["object"], item["version"]) for item in status] == [
+        (f"{object_type}/web/{index}", ids[number]) for index, number in enumerate((3, 1, 0))
+    ]
+
+
+def test_the_parts_of_earlier_versions(space: Namespace) -> None:
+    leaves = [issue(f"web-{number}", ISSUING, start=TODAY) for number in range(2)]
+    for number, leaf in enumerate(leaves):
+        version = bring(space, as_pfx(leaf, ISSUING))
+        space.installed.emulator.set_attributes(
+            space.vault, "web", version, kind="certificates", created=1_000 + number
+        )
+    old, new = leaves
+    paths = {"a": "web/0/tls.crt", "b": "web/0/tls.key", "c": "web/1.crt", "d": "web/1.key"}
+    pair = {"tls.crt": "web/1", "tls.key": "web/1/tls.key"}
+    space.apply(
+        space.provider_class(objects=objects("web secret objectVersionHistory=2")),
+        space.sync("parts", paths),
+        space.sync("before", pair, secretObject={"type": TLS}),
+    )
+    has(space, "parts", a=new.pem + ISSUING.pem, b=new.key_pem, c=old.pem + ISSUING.pem, d=old.key_pem)
+    has(
+        space,
+        "before",
+        tls_crt=old.pem + ISSUING.pem,
+        tls_key=private_pem(old.key, PrivateFormat.TraditionalOpenSSL),
+    )
+
+
+@pytest.mark.parametrize("object_type", ["secret", "cert", "key"])
+def test_five_hundred_versions_over_twenty_pages(space: Namespace, object_type: str) -> None:
+    data = as_pem(WEB["EC"], ISSUING)
+    ids = [bring(space, data) for _ in range(500)]
+    for number in (0, 499):
+        space.installed.emulator.set_attributes(
+            space.vault, "web", ids[number], kind="certificates", created=TODAY.timestamp() + number * 10 - 1_000
+        )
+    given = objects(f"web {object_type} objectVersionHistory=500")
+    space.apply(space.provider_class(objects=given), space.sync("web", {"new": "web/0", "old": "web/499"}))
+    space.wait_reason("web", *SYNCED)
+    status = space.get("secretsync", "web")["status"]["objects"]
+    assert [item["version"] for item in status] == [ids[499], ids[0]]
+    plural = {"secret": "secrets", "cert": "certificates", "key": "keys"}[object_type]
+    assert space.calls(f"{plural}.versions") == 20
+
+
+def test_a_renewed_certificate_takes_its_key_along(space: Namespace) -> None:
+    bring(space, as_pem(WEB["RSA"], ISSUING))
+    space.apply(
+        space.provider_class(objects=objects("web secret")), space.sync("tls", PAIR, secretObject={"type": TLS})
+    )
+    space.wait_reason("tls", *SYNCED)
+    leaf = issue("web", ISSUING, start=TODAY)
+    bring(space, as_pfx(leaf, ISSUING))
+    space.force("tls")
+    has(
+        space,
+        "tls",
+        tls_crt=leaf.pem + ISSUING.pem,
+        tls_key=private_pem(leaf.key, PrivateFormat.TraditionalOpenSSL),
+    )
+
+
+def test_what_is_odd_is_synced_and_told_once(space: Namespace) -> None:
+    emulator = space.installed.emulator
+    bring(space, as_pem(WEB["EC"]))
+    space.put("token", "1", expires=1_000)
+    space.apply(
+        space.provider_class(objects=objects("web secret", "token secret")),
+        space.sync("tls", PAIR, secretObject={"type": TLS}),
+        space.sync("token", {"k": "token"}),
+    )
+    (said,) = eventually(lambda: warned(space, "tls"), len)
+    assert f"secret web in Key Vault {space.vault} lacks the certificate of an issuer" in said
+    (said,) = eventually(lambda: warned(space, "token"), len)
+    assert f"secret token in Key Vault {space.vault} expired at 1970-01-01T00:16:40Z" in said
+    space.wait_secret("token", {"k": "1"})
+    space.wait_reason("tls", *SYNCED)
+    space.force("tls")  # and again: nothing new
+    space.wait_reason("tls", Reason.UP_TO_DATE)
+    emulator.set_attributes(space.vault, "web", kind="certificates", not_before=4_000_000_000)
+    space.force("tls")
+    eventually(lambda: warned(space, "tls"), lambda found: len(found) == 2)
+    assert any("is not valid before 2096-10-02T07:06:40Z" in text for text in warned(space, "tls"))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (pfx(WEB["EC"].key, [WEB["EC"]], "swordfish"), ["PFX has a password", "import it as a certificate"]),
+        (ISSUING.pem + WEB["EC"].key_pem, ["none of its certificates belongs to its private key"]),
+        ("no certificate at all", ["neither PEM nor PFX"]),
+    ],
+)
+def test_what_cannot_be_taken_apart_says_why(space: Namespace, value: str, words: list[str]) -> None:
+    space.installed.emulator.set_secret(space.vault, "web", value)
+    space.apply(
+        space.provider_class(objects=objects("web secret")), space.sync("tls", PAIR, secretObject={"type": TLS})
+    )
+    said = space.wait_reason("tls", Reason.PROVIDER_ERROR)
+    for word in [f"secret web in Key Vault {space.vault}", *words]:
+        assert word in said
+    assert space.secret("tls") == {}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("role", ["may not read {noun} in Key Vault", "assign it the role Key Vault Reader"]),
+        ("missing", ["{noun} is not in Key Vault", "objectName"]),
+        ("disabled", ["{noun} is disabled in Key Vault", "enable it"]),
+        ("deleted", ["{noun} is not in Key Vault", "recover it"]),
+    ],
+)
+@pytest.mark.parametrize(("object_type", "noun"), [("cert", "certificate web"), ("key", "key web")])
+def test_each_kind_is_called_by_its_name(
+    space: Namespace, trouble: str, words: list[str], object_type: str, noun: str
+) -> None:
+    emulator = space.installed.emulator
+    bring(space, as_pem(WEB["EC"], ISSUING), "other" if trouble == "missing" else "web")
+    if trouble == "role":
+        emulator.revoke_role(space.client, space.vault, "Key Vault Reader")
+    elif trouble == "disabled":
+        emulator.set_attributes(space.vault, "web", kind="certificates", enabled=False)
+    elif trouble == "deleted":
+        emulator.delete_secret(space.vault, "web", kind="certificates")
+    space.apply(space.provider_class(objects=objects(f"web {object_type}")), space.sync("web", {"k": "web"}))
+    said = space.wait_reason("web", Reason.PROVIDER_ERROR)
+    for word in words:
+        assert word.format(noun=noun) in said
+
+
+def test_keys_that_belong_to_no_certificate(space: Namespace) -> None:
+    emulator = space.installed.emulator
+    emulator.assign_role(space.client, space.vault, "Key Vault Crypto User")
+    for kind in ("RSA", "EC"):
+        emulator.create_key(space.vault, f"sign-{kind}", kind)
+    given = objects("sign-RSA key", "sign-EC key objectAlias=ec.pub")
+    space.apply(space.provider_class(objects=given), space.sync("keys", {"rsa": "sign-RSA", "ec": "ec.pub"}))
+    found = eventually(lambda: space.secret("keys"), len)
+    kinds = {name: type(load_pem_public_key(text.encode())).__name__ for name, text in found.items()}
+    assert kinds == {"rsa": "RSAPublicKey", "ec": "ECPublicKey"}
+
+
+def test_values_that_are_kept_as_text_of_their_bytes(space: Namespace) -> None:
+    emulator = space.installed.emulator
+    emulator.set_secret(space.vault, "hex", "00ff41")
+    emulator.set_secret(space.vault, "base64", "AP9B")
+    given = objects("hex secret objectEncoding=hex", "base64 secret objectEncoding=base64")
+    space.apply(space.provider_class(objects=given), space.sync("bytes", {"a": "hex", "b": "base64"}))
+    space.wait_reason("bytes", *SYNCED)
+    data = space.get("secret", "bytes")["data"]
+    assert {base64.b64decode(text) for text in data.values()} == {b"\x00\xffA"}

@@ -1,0 +1,236 @@
+"""PEM and PFX taken apart, as tables: who is the leaf, who comes after it, what is complete, and what garbage gives."""
+
+import base64
+import contextlib
+import itertools
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.certificates import Bundle, take_apart
+from controller.errors import ObjectError
+from tests.unit.issuing import NOON, Issued, issue, new_key, pfx, private_pem
+
+OPENSSL = Path(__file__).parent / "openssl"
+WHAT = "secret web in Key Vault shop"
+ROOT = issue("root", ca=True)
+MIDDLE = issue("middle", ROOT, ca=True)
+ISSUING = issue("issuing", MIDDLE, ca=True)
+LEAF = issue("web", ISSUING)
+STRANGER = issue("stranger", issue("elsewhere", ca=True))
+RSA_LEAF = issue("rsa", ISSUING, key=new_key("RSA"))
+# A CA of that name which is another one.
+NAMESAKE = issue("issuing", ROOT, ca=True)
+BARE_NAMESAKE = issue("issuing", ROOT, ca=True, identifiers=False)
+BARE_LEAF = issue("web", ISSUING, key=LEAF.key, identifiers=False)
+# The same names and keys again, later.
+RENEWED_CA = issue("issuing", MIDDLE, ca=True, key=ISSUING.key, days=60)
+RENEWED_LEAF = issue("web", ISSUING, key=LEAF.key, start=NOON + timedelta(days=1))
+SELF_SIGNED = issue("web", key=LEAF.key, start=NOON + timedelta(days=2))
+NAMES = {item.certificate: name for name, item in list(globals().items()) if isinstance(item, Issued)}
+
+
+def pem_of(items: Sequence[Issued]) -> str:
+    return "".join(item.pem for item in items)
+
+
+def read(text: str | bytes) -> Bundle:
+    return take_apart(text.encode() if isinstance(text, str) else text, WHAT)
+
+
+def fails(text: str | bytes) -> str:
+    with pytest.raises(ObjectError) as caught:
+        read(text)
+    assert caught.value.message.startswith(WHAT)
+    return caught.value.message
+
+
+CHAINS = [
+    pytest.param([LEAF], ["LEAF"], False, id="a leaf alone"),
+    pytest.param([LEAF, ISSUING], ["LEAF", "ISSUING"], True, id="what is missing may be the root"),
+    pytest.param([LEAF, ISSUING, MIDDLE, ROOT], ["LEAF", "ISSUING", "MIDDLE", "ROOT"], True, id="all"),
+    pytest.param([LEAF, MIDDLE, ROOT], ["LEAF"], False, id="the first CA is missing"),
+    pytest.param([LEAF, ISSUING, ROOT], ["LEAF", "ISSUING"], False, id="the second CA is missing"),
+    pytest.param([LEAF, STRANGER, ISSUING], ["LEAF", "ISSUING"], True, id="a stranger"),
+    pytest.param([LEAF, NAMESAKE, ISSUING], ["LEAF", "ISSUING"], True, id="a namesake"),
+    pytest.param([BARE_LEAF, BARE_NAMESAKE, ISSUING], ["BARE_LEAF", "ISSUING"], True, id="told by signature alone"),
+    pytest.param([LEAF, NAMESAKE], ["LEAF"], False, id="only a namesake"),
+    pytest.param([LEAF, ISSUING, RENEWED_CA], ["LEAF", "RENEWED_CA"], True, id="a renewed CA"),
+    pytest.param([RENEWED_LEAF, LEAF, ISSUING], ["RENEWED_LEAF", "ISSUING"], True, id="a renewed leaf"),
+    pytest.param([LEAF, SELF_SIGNED, ISSUING], ["LEAF", "ISSUING"], True, id="a self-signed leaf was before it"),
+    pytest.param([SELF_SIGNED], ["SELF_SIGNED"], True, id="self-signed"),
+]
+
+
+@pytest.mark.parametrize("form", ["key first", "key last", "pfx", "pfx in DER"])
+@pytest.mark.parametrize(("items", "chain", "complete"), CHAINS)
+def test_leaf_first_then_its_issuers_then_the_rest(
+    form: str, items: list[Issued], chain: list[str], complete: bool
+) -> None:
+    for mixed in itertools.permutations(items):
+        if form.startswith("pfx"):  # without a key id, nothing says which certificate is the key's
+            text = pfx(LEAF.key, mixed, key_id=False).encode()
+            bundle = read(base64.b64decode(text) if form.endswith("DER") else text)
+        else:
+            parts = [LEAF.key_pem, pem_of(mixed)]
+            bundle = read("".join(parts if form == "key first" else reversed(parts)))
+            assert bundle.in_order == (bundle.certificates().decode() == pem_of(mixed))
+        found = [NAMES[item] for item in bundle.chain]
+        rest = [item for item in mixed if NAMES[item.certificate] not in chain]
+        assert (found, bundle.complete) == (chain, complete)
+        assert bundle.certificates().decode() == pem_of([globals()[name] for name in chain] + rest)
+        assert bundle.key.decode() == LEAF.key_pem
+
+
+@pytest.mark.parametrize(
+    ("items", "chain"),
+    [
+        ([LEAF, ISSUING, ROOT], ["LEAF", "ISSUING"]),
+        ([ROOT, ISSUING, MIDDLE, LEAF], ["LEAF", "ISSUING", "MIDDLE", "ROOT"]),
+        ([ROOT], ["ROOT"]),
+        ([ROOT, STRANGER], ["ROOT"]),
+    ],
+)
+def test_certificates_without_a_private_key(items: list[Issued], chain: list[str]) -> None:
+    for text in (pem_of(items), pfx(None, items, key_id=False)):
+        bundle = read(text)
+        assert [NAMES[item] for item in bundle.chain] == chain
+        assert bundle.key == b""
+
+
+def test_a_private_key_without_certificates() -> None:
+    bundle = read(LEAF.key_pem)
+    assert (bundle.key.decode(), bundle.certificates(), bundle.complete) == (LEAF.key_pem, b"", True)
+
+
+def test_a_certificate_that_is_there_twice_is_there_once() -> None:
+    bundle = read(LEAF.key_pem + pem_of([LEAF, ISSUING, LEAF]))
+    assert bundle.certificates().decode() == pem_of([LEAF, ISSUING])
+    assert not bundle.in_order
+
+
+@pytest.mark.parametrize("leaf", [LEAF, RSA_LEAF], ids=["EC", "RSA"])
+@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
+def test_a_tls_secrets_key_is_pkcs1_or_sec1_and_others_stay_as_they_are(leaf: Issued, form: PrivateFormat) -> None:
+    text = private_pem(leaf.key, form)
+    bundle = read(pem_of([ISSUING, leaf]) + "a comment\n" + text)
+    assert bundle.key.decode() == text
+    assert bundle.tls_key(WHAT).decode() == private_pem(leaf.key, PrivateFormat.TraditionalOpenSSL)
+    opened = read(pfx(leaf.key, [leaf, ISSUING]))
+    assert opened.key.decode() == leaf.key_pem
+    assert opened.tls_key(WHAT) == bundle.tls_key(WHAT)
+    assert opened.certificates().decode() == pem_of([leaf, ISSUING])
+
+
+def test_a_key_that_has_no_older_form_is_pkcs8_everywhere() -> None:
+    text = ed25519.Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    assert read(text).tls_key(WHAT) == text
+
+
+def test_what_openssl_writes() -> None:
+    files = [take_apart((OPENSSL / name).read_bytes(), WHAT) for name in ("aes.pfx", "rc2.pfx", "bag.pem")]
+    assert len({item.certificates() for item in files}) == len({item.tls_key(WHAT) for item in files}) == 1
+    assert all(len(item.chain) == 1 and item.complete for item in files)
+
+
+CUT = LEAF.pem[: len(LEAF.pem) // 2]
+PASSWORD = "swordfish"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        pytest.param("", ["neither PEM nor PFX", "by its name alone"], id="empty"),
+        pytest.param("hello", ["neither PEM nor PFX"], id="a text"),
+        pytest.param(base64.b64encode(b"hello").decode(), ["neither PEM nor PFX"], id="base64 of something else"),
+        pytest.param(b"\x30\x82\xff\xff" * 5, ["neither PEM nor PFX"], id="DER of something else"),
+        pytest.param("-----BEGIN ", ["neither a certificate nor a private key"], id="a beginning"),
+        pytest.param(CUT, ["neither a certificate nor a private key"], id="cut off"),
+        pytest.param(
+            "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n",
+            ["certificate 1 of its PEM cannot be read", "import it"],
+            id="no certificate in a certificate",
+        ),
+        pytest.param(
+            "-----BEGIN PRIVATE KEY-----\naGVsbG8=\n-----END PRIVATE KEY-----\n",
+            ["private key cannot be read", "import it"],
+            id="no key in a key",
+        ),
+        pytest.param(
+            pem_of([LEAF]) + private_pem(LEAF.key, password=PASSWORD), ["private key has a password"], id="encrypted"
+        ),
+        pytest.param(
+            pem_of([RSA_LEAF]) + private_pem(RSA_LEAF.key, PrivateFormat.TraditionalOpenSSL, PASSWORD),
+            ["private key has a password", "without one"],
+            id="encrypted as of old",
+        ),
+        pytest.param(
+            pem_of([ISSUING]) + LEAF.key_pem, ["none of its certificates belongs to its private key"], id="no leaf"
+        ),
+        pytest.param(pfx(LEAF.key, [LEAF], PASSWORD), ["PFX has a password", "import it"], id="a PFX with a password"),
+        pytest.param(
+            base64.b64decode(pfx(LEAF.key, [LEAF]))[:-9], ["PFX has a password, or is damaged"], id="a damaged PFX"
+        ),
+    ],
+)
+def test_what_cannot_be_read_says_so(text: str | bytes, words: list[str]) -> None:
+    message = fails(text)
+    for word in words:
+        assert word in message
+    assert PASSWORD not in message
+
+
+def test_neither_key_nor_causes_show() -> None:
+    bundle = read(LEAF.key_pem + LEAF.pem)
+    assert repr(bundle) == "Bundle(1 + 0 certificates)"
+
+
+WHOLE = (LEAF.key_pem + pem_of([LEAF, ISSUING, ROOT])).encode()
+WHOLE_PFX = base64.b64decode(pfx(LEAF.key, [LEAF, ISSUING, ROOT]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    whole=st.sampled_from([WHOLE, WHOLE_PFX, base64.b64encode(WHOLE_PFX)]),
+    edits=st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 40), st.binary(max_size=8)), max_size=6),
+)
+def test_whatever_is_damaged_gives_a_bundle_or_an_error_that_says_so(
+    whole: bytes, edits: list[tuple[int, int, bytes]]
+) -> None:
+    for start, length, new in edits:
+        whole = whole[:start] + new + whole[start + length :]
+    _survives(whole)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([b"-----BEGIN ", b"-----END ", b"-----", b"CERTIFICATE", b"PRIVATE KEY", b"EC ", b"\n"]),
+            st.sampled_from([LEAF.pem.encode(), LEAF.key_pem.encode(), ISSUING.pem.encode(), WHOLE_PFX[:20]]),
+            st.binary(max_size=20),
+        )
+    ).map(b"".join)
+)
+def test_whatever_is_put_together_gives_a_bundle_or_an_error_that_says_so(text: bytes) -> None:
+    _survives(text)
+
+
+def _survives(text: bytes) -> None:
+    with contextlib.suppress(ObjectError):
+        bundle = read(text)
+        bundle.certificates()
+        if bundle.key:
+            bundle.tls_key(WHAT)
+
+
+def test_certificates_that_all_seem_to_issue_each_other_come_to_an_end() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    crowd = [issue("x", Issued(issue("x", key=key).certificate, key), key=key, days=n + 1) for n in range(40)]
+    assert len(read(pem_of(crowd)).chain) + len(read(pem_of(crowd)).loose) == 40

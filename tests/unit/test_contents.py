@@ -1,0 +1,154 @@
+"""What a key gets of what the vault gave, as a table: by contentType, objectFormat, objectEncoding and part."""
+
+import base64
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import PrivateFormat
+
+from controller.contents import PEM, PFX, contents, warnings
+from controller.errors import ControllerError, ObjectError
+from controller.fetched import Fetched, Hidden
+from controller.objects import Part, VaultObject, VersionOf
+from tests.unit.issuing import NOON, issue, new_key, pfx, private_pem
+
+ROOT = issue("root", ca=True)
+ISSUING = issue("issuing", ROOT, ca=True)
+LEAF = issue("web", ISSUING, key=new_key("RSA"))
+CHAIN = LEAF.pem + ISSUING.pem + ROOT.pem
+MIXED = LEAF.pem + ROOT.pem + ISSUING.pem
+PKCS8 = LEAF.key_pem
+PKCS1 = private_pem(LEAF.key, PrivateFormat.TraditionalOpenSSL)
+AS_PFX = pfx(LEAF.key, [LEAF, ROOT, ISSUING])
+LOCKED = pfx(LEAF.key, [LEAF], "swordfish")
+CERTIFICATES, PRIVATE_KEY, TLS_KEY, WHOLE = Part.CERTIFICATES, Part.PRIVATE_KEY, Part.TLS_KEY, Part.WHOLE
+
+
+def given(value: str | bytes, content_type: str = "", **times: Any) -> Fetched:
+    data = value.encode() if isinstance(value, str) else value
+    return Fetched(value=Hidden(data), version="v1", content_type=content_type, **times)
+
+
+def of(found: Fetched | ControllerError, part: Part = WHOLE, now: datetime = NOON, **item: Any) -> Any:
+    """What one key gets."""
+    version = VersionOf(VaultObject(name="web", **item), 0, part)
+    return contents("shop", {"k": version}, {version.whole: found}, now)["k"]
+
+
+@pytest.mark.parametrize(
+    ("value", "content_type", "part", "item", "expected"),
+    [
+        pytest.param("x", "", WHOLE, {}, "x", id="a text"),
+        pytest.param(PKCS8 + MIXED, "", WHOLE, {}, PKCS8 + MIXED, id="a text that nobody called a certificate"),
+        pytest.param("x", "text/plain", WHOLE, {"format": "pfx"}, "x", id="a text with a format"),
+        pytest.param("x", PEM, WHOLE, {}, "x", id="a text that is wrongly called PEM"),
+        pytest.param(CHAIN + "# a comment\n" + PKCS1, PEM, WHOLE, {}, CHAIN + "# a comment\n" + PKCS1, id="in order"),
+        pytest.param(MIXED + PKCS1, PEM, WHOLE, {}, PKCS1 + CHAIN, id="out of order"),
+        pytest.param(MIXED + PKCS8, PEM, WHOLE, {"format": "pfx"}, PKCS8 + CHAIN, id="PEM is no PFX"),
+        pytest.param(AS_PFX, PFX, WHOLE, {}, PKCS8 + CHAIN, id="PFX becomes PEM"),
+        pytest.param(AS_PFX, f"{PFX.upper()}; a=b", WHOLE, {}, PKCS8 + CHAIN, id="in any letters"),
+        pytest.param(AS_PFX, PFX, WHOLE, {"format": "pfx"}, AS_PFX, id="unless it is to stay"),
+        pytest.param(LOCKED, PFX, WHOLE, {"format": "pfx"}, LOCKED, id="with a password too"),
+        pytest.param(
+            AS_PFX, PFX, WHOLE, {"format": "pfx", "encoding": "base64"}, base64.b64decode(AS_PFX), id="its bytes"
+        ),
+        pytest.param(AS_PFX, PFX, WHOLE, {"encoding": "base64"}, PKCS8 + CHAIN, id="PEM from its bytes"),
+        pytest.param(AS_PFX, "", WHOLE, {}, AS_PFX, id="a PFX that nobody called one"),
+        pytest.param(MIXED + PKCS8, PEM, CERTIFICATES, {}, CHAIN, id="certificates of a PEM"),
+        pytest.param(AS_PFX, PFX, CERTIFICATES, {"format": "pfx"}, CHAIN, id="certificates of a PFX"),
+        pytest.param(AS_PFX, "", CERTIFICATES, {"encoding": "base64"}, CHAIN, id="whatever it is called"),
+        pytest.param(MIXED + PKCS1, PEM, PRIVATE_KEY, {}, PKCS1, id="key of a PEM, as it is kept"),
+        pytest.param(MIXED + PKCS8, PEM, TLS_KEY, {}, PKCS1, id="key of a PEM, for TLS"),
+        pytest.param(AS_PFX, PFX, PRIVATE_KEY, {}, PKCS8, id="key of a PFX"),
+        pytest.param(AS_PFX, PFX, TLS_KEY, {}, PKCS1, id="key of a PFX, for TLS"),
+        pytest.param(CHAIN, "", CERTIFICATES, {}, CHAIN, id="certificates of which the key is elsewhere"),
+        pytest.param(PKCS8, "", TLS_KEY, {}, PKCS1, id="a key of which the certificate is elsewhere"),
+        pytest.param(LEAF.pem, "", CERTIFICATES, {"type": "cert"}, LEAF.pem, id="objectType cert"),
+        pytest.param(" 00fF\n", "", WHOLE, {"encoding": "hex"}, b"\x00\xff", id="hex"),
+        pytest.param("AP8=\n", "", WHOLE, {"encoding": "base64"}, b"\x00\xff", id="base64"),
+        pytest.param("", "", WHOLE, {"encoding": "base64"}, b"", id="nothing, in base64"),
+    ],
+)
+def test_what_a_key_gets(
+    value: str, content_type: str, part: Part, item: dict[str, Any], expected: str | bytes
+) -> None:
+    found = of(given(value, content_type), part, **item)
+    assert isinstance(found, Fetched), found
+    assert found.value.reveal() == (expected.encode() if isinstance(expected, str) else expected)
+    assert found.version == "v1"
+
+
+@pytest.mark.parametrize(
+    ("value", "content_type", "part", "item", "words"),
+    [
+        ("xyz", "", WHOLE, {"encoding": "hex"}, ["is not hex", "correct objectEncoding"]),
+        ("abc", "", WHOLE, {"encoding": "base64"}, ["is not base64", "correct objectEncoding"]),
+        ("a-_b", "", WHOLE, {"encoding": "base64"}, ["is not base64"]),
+        ("ünï", "", WHOLE, {"encoding": "hex"}, ["is not hex"]),
+        ("x", PFX, WHOLE, {}, ["neither PEM nor PFX"]),
+        (LOCKED, PFX, WHOLE, {}, ["PFX has a password"]),
+        (LOCKED, PFX, CERTIFICATES, {"format": "pfx"}, ["PFX has a password"]),
+        ("x", "", CERTIFICATES, {}, ["neither PEM nor PFX"]),
+        (PKCS8, "", CERTIFICATES, {}, ["holds no certificate", "sourcePath"]),
+        (CHAIN, "", PRIVATE_KEY, {}, ["holds no private key", "exportable"]),
+        (CHAIN, PEM, TLS_KEY, {}, ["holds no private key"]),
+    ],
+)
+def test_what_it_cannot_get_says_why(
+    value: str, content_type: str, part: Part, item: dict[str, Any], words: list[str]
+) -> None:
+    error = of(given(value, content_type), part, **item)
+    assert isinstance(error, ObjectError)
+    for word in ["secret web in Key Vault shop", *words]:
+        assert word in error.message
+    assert value not in error.message or len(value) < 3
+    assert (error.__cause__, error.__traceback__) == (None, None)
+
+
+def test_what_the_vault_could_not_give_stays_what_it_is() -> None:
+    error = ObjectError("gone")
+    assert of(error, CERTIFICATES) is error
+
+
+def test_a_tls_secret_gets_both_halves_of_one_version_or_none() -> None:
+    pair = VersionOf(VaultObject(name="web"))
+    other = VersionOf(VaultObject(name="other"))
+    wanted = {
+        "tls.crt": VersionOf(pair.object, 0, CERTIFICATES),
+        "tls.key": VersionOf(pair.object, 0, TLS_KEY),
+        "ca.crt": VersionOf(other.object, 0, CERTIFICATES),
+    }
+    found = contents("shop", wanted, {pair: given(CHAIN, PEM), other: given(ROOT.pem)}, NOON)
+    assert {key for key, item in found.items() if isinstance(item, ObjectError)} == {"tls.crt", "tls.key"}
+    found = contents("shop", wanted, {pair: given(CHAIN + PKCS8, PEM), other: given(ROOT.pem)}, NOON)
+    assert all(isinstance(item, Fetched) for item in found.values())
+
+
+SOON, LATE = NOON + timedelta(hours=1), NOON - timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("found", "item", "words"),
+    [
+        (given("x", not_before=LATE, expires=SOON), {}, []),
+        (given("x", expires=LATE), {}, ["secret web in Key Vault shop expired at 2030-01-01T11:00:00Z", "renew it"]),
+        (given("x", expires=NOON), {}, ["expired at"]),
+        (given("x", not_before=SOON), {"type": "key"}, ["key web", "is not valid before 2030-01-01T13:00:00Z"]),
+        (given("x", expires=LATE), {"type": "cert", "history": 2}, ["certificate web (version v1) in Key Vault shop"]),
+        (given(PKCS8 + LEAF.pem, PEM), {}, ["lacks the certificate of an issuer", "whole chain"]),
+        (given(pfx(LEAF.key, [LEAF, ROOT]), PFX), {}, ["lacks the certificate of an issuer"]),
+        (given(PKCS8 + LEAF.pem + ISSUING.pem, PEM), {}, []),
+        (given(PKCS8 + LEAF.pem), {}, []),
+        (given(LEAF.pem), {"type": "cert"}, []),
+    ],
+)
+def test_what_is_odd_is_synced_and_told_once(found: Fetched, item: dict[str, Any], words: list[str]) -> None:
+    version = VersionOf(VaultObject(name="web", **item))
+    wanted = {"a": version, "b": version}
+    fetched = contents("shop", wanted, {version: found}, NOON)
+    assert all(isinstance(got, Fetched) for got in fetched.values())
+    told = warnings("shop", wanted, fetched)
+    assert len(told) == (1 if words else 0)
+    for word in words:
+        assert word in told[0]
