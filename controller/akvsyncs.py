@@ -148,6 +148,8 @@ class AKVSyncs:
         pruned = await asyncio.gather(*[self._prune(owned) for owned in unwanted])
         failed = {owned.name: what for owned, what in zip(unwanted, pruned, strict=True) if what}
         first = parts.step(generated.source, self._classes.get(key))
+        if isinstance(first, Hindered):
+            return {**dict.fromkeys(generated.syncs, first), **failed}
         steps = {
             name: parts.step(wanted, self._syncs.get(Key(key.namespace, name)))
             for name, wanted in generated.syncs.items()
@@ -157,7 +159,7 @@ class AKVSyncs:
         else:
             self._busy.pop(key, None)
         source = await self._do(permissions.MADE_CLASSES, key.namespace, first)
-        if isinstance(source, Hindered | errors.ControllerError):
+        if isinstance(source, errors.ControllerError):
             return {**dict.fromkeys(generated.syncs, source), **failed}
         done = await asyncio.gather(*[self._do(permissions.MADE_SYNCS, key.namespace, what) for what in steps.values()])
         return {**dict(zip(steps, done, strict=True)), **failed}

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from tests.cluster.world import TENANT, Namespace, eventually, value
+from tests.cluster.world import Namespace, eventually, value
 from tests.unit.issuing import Issued, issue, private_pem
 from tests.unit.test_translate import SHOP
 
@@ -25,20 +25,8 @@ def settings() -> dict[str, str]:
 
 
 def akv_sync(space: Namespace, objects: str, name: str = "shop") -> dict[str, Any]:
-    """An AKVSync of the namespace's vault."""
-    spec = {
-        "keyvaultName": space.vault,
-        "clientID": space.client,
-        "tenantID": TENANT,
-        "serviceAccountName": space.account,
-        "objects": msgspec.yaml.decode(textwrap.dedent(objects)),
-    }
-    return {
-        "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
-        "kind": "AKVSync",
-        "metadata": {"name": name},
-        "spec": spec,
-    }
+    """An AKVSync with objects as a person writes them."""
+    return space.akv_sync(*msgspec.yaml.decode(textwrap.dedent(objects)), name=name)
 
 
 def ready(space: Namespace, name: str = "shop") -> tuple[str, str, str]:
@@ -53,11 +41,6 @@ def ready(space: Namespace, name: str = "shop") -> tuple[str, str, str]:
 def becomes(space: Namespace, *wanted: str, name: str = "shop") -> str:
     """Waits until Ready begins so; returns its message."""
     return eventually(lambda: ready(space, name), lambda found: found[: len(wanted)] == wanted)[2]
-
-
-def names(space: Namespace, kind: str) -> list[str]:
-    items = json.loads(space.kubectl("get", kind, "--output", "json"))["items"]
-    return sorted(item["metadata"]["name"] for item in items)
 
 
 def parts(space: Namespace, name: str = "shop") -> dict[str, dict[str, Any]]:
@@ -165,7 +148,7 @@ def test_an_edit_updates_and_prunes(space: Namespace) -> None:
     space.wait_secret("c", {"v0": "b"})
     gone(lambda: space.get("secretsync", "b"))
     gone(lambda: space.get("secret", "b"))
-    assert names(space, "secretsync") == ["a", "c"]
+    assert space.names("secretsync") == ["a", "c"]
 
 
 def test_what_is_edited_or_deleted_by_hand_is_restored(space: Namespace) -> None:
@@ -253,7 +236,7 @@ def test_somebody_elses_class_is_not_touched_and_told(space: Namespace) -> None:
     space.apply(akv_sync(space, "[{secretInAKV: a}]"))
     assert "a SecretProviderClass shop exists" in becomes(space, "False", "NameTaken")
     assert space.get("secretproviderclass", "shop") == before
-    assert names(space, "secretsync") == []
+    assert space.names("secretsync") == []
     space.kubectl("delete", "secretproviderclass", "shop")
     becomes(space, *SYNCED)
     space.wait_secret("a", {"v0": "1"})
@@ -287,7 +270,7 @@ def test_a_mistake_that_only_the_controller_sees_changes_nothing(space: Namespac
     )
     message = becomes(space, "False", "UserInputValidationFailed")
     assert "secretInAKV a and secretInAKV a both make a Secret a-v1" in message
-    assert names(space, "secretsync") == ["a-v1", "b"]
+    assert space.names("secretsync") == ["a-v1", "b"]
     assert space.get("akvsync", "shop")["status"]["summary"] == "2/2"
 
 
@@ -297,7 +280,7 @@ def test_deleting_it_removes_everything_that_it_made(space: Namespace) -> None:
     becomes(space, *SYNCED)
     space.kubectl("delete", "akvsync", "shop")
     for kind in ("secretsync", "secretproviderclass", "secret"):
-        gone(lambda kind=kind: names(space, kind))  # type: ignore[misc]
+        gone(lambda kind=kind: space.names(kind))  # type: ignore[misc]
 
 
 def test_deleted_and_applied_again_at_once(space: Namespace) -> None:
