@@ -14,7 +14,7 @@ import msgspec
 
 from controller import errors, permissions
 from controller.api.conditions import Reason
-from controller.api.meta import ObjectMeta
+from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.contents import contents, warnings
@@ -36,7 +36,6 @@ from controller.plan import (
     plan,
 )
 from controller.queue import Key
-from controller.reflector import Unreadable
 from controller.schedule import COLLECTED_SOON
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS, Settings
 from controller.status import Outcome, versions

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from controller import errors
 from controller.api.conditions import Reason
-from controller.api.meta import ObjectMeta
+from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.api.secretsync import SecretSync
 from controller.errors import ControllerError, ObjectError, ProviderError, Retry
@@ -21,7 +21,6 @@ from controller.fetched import Fetched
 from controller.identity import Identity
 from controller.objects import VersionOf
 from controller.plan import mark
-from controller.reflector import Unreadable
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, Settings
 from controller.status import Outcome
 from controller.sync import Again, Class, Syncer, Written, assertions
