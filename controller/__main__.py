@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from controller import errors, permissions
+from controller.akvsyncs import AKVSyncs
 from controller.api.meta import Secret
 from controller.kube import Kube, load_configuration
 from controller.queue import Queue
@@ -86,14 +87,21 @@ async def run(settings: Settings) -> None:
         reporter = Reporter(kube, settings, metrics)
         queue = Queue(time.monotonic)
         reconciler = Reconciler(settings, Syncer(kube, settings, vaults, metrics), reporter, metrics, queue)
+        makers = Queue(time.monotonic)
+        akv_syncs = AKVSyncs(kube, reconciler.syncs, reconciler.classes, makers) if settings.akv_sync else None
         guard = PolicyGuard(kube, settings)
+        namespaces = settings.watch_namespaces or ("",)
         reflectors: list[Reflector[Any]] = [
             reflector
-            for namespace in settings.watch_namespaces or ("",)
+            for namespace in namespaces
             for reflector in (
                 Reflector(kube, permissions.CLASSES, namespace, reconciler.classes),
                 Reflector(kube, permissions.SECRET_SYNCS, namespace, reconciler.syncs),
             )
+        ]
+        # Nobody waits for these to be ready: a cluster whose AKVSync CRD is still missing has its SecretSyncs served.
+        akv_reflectors = [
+            Reflector(kube, permissions.AKV_SYNCS, namespace, akv_syncs.store) for namespace in namespaces if akv_syncs
         ]
 
         def problems() -> list[str]:
@@ -105,22 +113,30 @@ async def run(settings: Settings) -> None:
         log.info("started", extra={"fields": {"port": port, "settings": msgspec.to_builtins(settings)}})
         try:
             async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(item.run()) for item in reflectors]
+                background = [tasks.create_task(item.run()) for item in (*reflectors, *akv_reflectors)]
                 background.append(tasks.create_task(guard.run()))
                 background.append(
                     tasks.create_task(
-                        _tidy(reporter, reconciler, vaults, max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval))
+                        _tidy(
+                            [reporter, reconciler, *([akv_syncs] if akv_syncs else [])],
+                            vaults,
+                            max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval),
+                        )
                     )
                 )
                 work = tasks.create_task(_work(reflectors, guard, reconciler))
+                makes = tasks.create_task(_make(reflectors, akv_reflectors, guard, akv_syncs))
                 await stop.wait()
                 log.info("stopping")
                 for task in background:
                     task.cancel()
                 # What is under way may end; what was not begun is for the next process.
                 queue.close()
-                await asyncio.wait([work], timeout=0 if problems() else GRACE_SECONDS)
+                makers.close()
+                listed = all(item.synced.is_set() for item in akv_reflectors)
+                await asyncio.wait([work, *([makes] if listed else [])], timeout=0 if problems() else GRACE_SECONDS)
                 work.cancel()
+                makes.cancel()
         finally:
             await vaults.close()
             await server.stop()
@@ -138,11 +154,25 @@ async def _work(reflectors: Sequence[Reflector[Any]], guard: PolicyGuard, reconc
             tasks.create_task(reconciler.work())
 
 
-async def _tidy(reporter: Reporter, reconciler: Reconciler, vaults: Vaults, unused: float) -> None:
+async def _make(
+    reflectors: Sequence[Reflector[Any]],
+    akv_reflectors: Sequence[Reflector[Any]],
+    guard: PolicyGuard,
+    akv_syncs: AKVSyncs | None,
+) -> None:
+    """The same for what AKVSyncs stand for."""
+    for reflector in (*reflectors, *akv_reflectors):
+        await reflector.synced.wait()
+    await guard.in_force.wait()
+    if akv_syncs:
+        await akv_syncs.work()
+
+
+async def _tidy(talkers: Sequence[Reporter | Reconciler | AKVSyncs], vaults: Vaults, unused: float) -> None:
     while True:
         await asyncio.sleep(30)
-        reporter.flush()
-        reconciler.flush()
+        for talker in talkers:
+            talker.flush()
         await vaults.drop_unused(unused)
 
 

@@ -11,8 +11,9 @@
     ├── ProviderError          Entra or the Key Vault did not do what it was asked
     │   └── ObjectError        … for this one object alone: missing, disabled, forbidden
     ├── ClassError             the SecretProviderClass is missing or wrong
-    ├── InputError             the SecretSync itself cannot be carried out
-    └── OwnershipError         a Secret of that name belongs to somebody else
+    ├── InputError             the SecretSync or AKVSync itself cannot be carried out
+    ├── OwnershipError         a Secret of that name belongs to somebody else
+    └── Overtaken              what an AKVSync owns changed while it was written
 
 Each is made once, at the boundary where the foreign error arrives. Payloads, tokens and query strings never reach a
 message. `retry_after` is in seconds and only set where the other side asked for it.
@@ -111,7 +112,7 @@ class ClassError(ControllerError):
 
 
 class InputError(ControllerError):
-    """The SecretSync itself cannot be carried out."""
+    """The SecretSync or AKVSync itself cannot be carried out."""
 
     reason = Reason.INPUT_INVALID
     retry = Retry.EDIT
@@ -122,3 +123,9 @@ class OwnershipError(ControllerError):
 
     reason = Reason.LABEL_ERROR
     retry = Retry.OBSTACLE
+
+
+class Overtaken(ControllerError):  # noqa: N818 -- the next look mends it
+    """What an AKVSync owns changed while it was written: the watch has not told everything yet."""
+
+    reason = Reason.IN_PROGRESS

@@ -328,6 +328,18 @@ class Create(Handle[R]):
         await kube.call("POST", self.path(namespace), body=body, accept=METADATA_ONLY)
 
 
+class Delete(Handle[R]):
+    """May delete by name."""
+
+    verbs = ("delete",)
+
+    async def delete(self, kube: Kube, meta: ObjectMeta) -> None:
+        """Deletes the object unless it changed since `meta` was read (`errors.Conflict`)."""
+        preconditions = {"uid": meta.uid, "resourceVersion": meta.resource_version}
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
+        await kube.call("DELETE", self.path(meta.namespace, meta.name), body=body, accept=METADATA_ONLY)
+
+
 class CreateToken(Handle[R]):
     """May ask for tokens of a ServiceAccount."""
 

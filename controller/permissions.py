@@ -6,10 +6,11 @@ end-to-end tests shows that no right is here that the code does not use.
 
 from typing import Any
 
+from controller.api.akvsync import AKVSync
 from controller.api.meta import CustomResourceDefinition, Event, Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.kube import Create, CreatePatch, CreateToken, GetPatchNamed, Handle, ListWatch, StatusPatch
+from controller.kube import Create, CreatePatch, CreateToken, Delete, GetPatchNamed, Handle, ListWatch, StatusPatch
 
 SECRET_SYNCS = ListWatch(SecretSync, "what is to be synced")
 SECRET_SYNC_STATUS = StatusPatch(SecretSync, "what came of it")
@@ -21,10 +22,19 @@ EVENTS = Create(Event, "what a person sees with kubectl describe")
 # Where a handle's resource is namespaced, the chart grants it in the watched namespaces, or everywhere.
 CONTROLLER: tuple[Handle[Any], ...] = (SECRET_SYNCS, SECRET_SYNC_STATUS, CLASSES, SECRETS, TOKENS, EVENTS)
 
+AKV_SYNCS = ListWatch(AKVSync, "what is to be made of a vault")
+AKV_SYNC_STATUS = StatusPatch(AKVSync, "what became of its parts")
+MADE_SYNCS = CreatePatch(SecretSync, "make and mend those of an AKVSync")
+MADE_SYNCS_GONE = Delete(SecretSync, "prune what an AKVSync no longer has")
+MADE_CLASSES = CreatePatch(SecretProviderClass, "make and mend that of an AKVSync")
+
+# … and these only where akvSync.enabled is true.
+AKV_SYNC: tuple[Handle[Any], ...] = (AKV_SYNCS, AKV_SYNC_STATUS, MADE_SYNCS, MADE_SYNCS_GONE, MADE_CLASSES)
+
 CRDS = GetPatchNamed(
     CustomResourceDefinition,
     "bring our CRDs up to date before an upgrade",
-    names=tuple(f"{resource.plural}.{resource.group}" for resource in (SecretSync, SecretProviderClass)),
+    names=tuple(f"{resource.plural}.{resource.group}" for resource in (SecretSync, SecretProviderClass, AKVSync)),
 )
 
 # The chart's upgrade Job runs under a ServiceAccount of its own.

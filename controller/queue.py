@@ -5,9 +5,10 @@ worked on it. The earliest of several wishes counts.
 """
 
 import asyncio
+import contextlib
 import heapq
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -84,6 +85,18 @@ class Queue(Generic[K]):
             except TimeoutError:
                 continue
         raise Closed
+
+    async def work(self, turn: Callable[[Key], Awaitable[float | None]]) -> None:
+        """Takes keys and has their turn, until closed; a turn answers in how many seconds the key wants another."""
+        with contextlib.suppress(Closed):
+            while True:
+                key = await self.take()
+                try:
+                    wait = await turn(key)
+                finally:
+                    self.done(key)
+                if wait is not None:
+                    self.add(key, wait)
 
     def close(self) -> None:
         """Hands out nothing more."""

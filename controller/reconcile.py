@@ -7,18 +7,17 @@ import contextlib
 import logging
 import random
 import time
-import traceback
 from datetime import UTC, datetime
 
 import msgspec
 
 from controller import errors, schedule
 from controller.api.conditions import Reason
-from controller.api.meta import ObjectMeta
+from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync, SecretSyncStatus
-from controller.queue import Closed, Key, Queue
-from controller.reflector import Store, Unreadable
+from controller.queue import Key, Queue
+from controller.reflector import Store
 from controller.report import Reporter
 from controller.settings import Settings
 from controller.status import Outcome, next_status, ready_condition, sync_hash
@@ -65,8 +64,10 @@ class Reconciler:
         self._memory: dict[Key, Memory] = {}
         self._users: dict[Key, set[Key]] = {}
         self._last_look = 0.0
-        self.syncs: Store[SecretSync] = Store(self._sync_changed)
-        self.classes: Store[SecretProviderClass] = Store(self._class_changed)
+        self.syncs: Store[SecretSync] = Store()
+        self.syncs.listen(self._sync_changed)
+        self.classes: Store[SecretProviderClass] = Store()
+        self.classes.listen(self._class_changed)
 
     def _sync_changed(self, key: Key, before: SecretSync | Unreadable | None) -> None:
         if isinstance(before, SecretSync) and (users := self._users.get(class_key(before))):
@@ -97,17 +98,14 @@ class Reconciler:
 
     async def work(self) -> None:
         """Takes keys and works on them until the queue is closed."""
-        with contextlib.suppress(Closed):
-            while True:
-                key = await self._queue.take()
-                started = time.monotonic()
-                try:
-                    wait = await self._turn(key)
-                finally:
-                    self._queue.done(key)
-                    self._metrics.reconcile_seconds.observe(time.monotonic() - started)
-                if wait is not None:
-                    self._queue.add(key, wait)
+        await self._queue.work(self._timed_turn)
+
+    async def _timed_turn(self, key: Key) -> float | None:
+        started = time.monotonic()
+        try:
+            return await self._turn(key)
+        finally:
+            self._metrics.reconcile_seconds.observe(time.monotonic() - started)
 
     async def _turn(self, key: Key) -> float | None:
         """Does what is due for one SecretSync; returns the seconds until it wants to be looked at again."""
@@ -127,7 +125,7 @@ class Reconciler:
                 return await self._wait(again, sync, memory)
         except Exception as error:
             memory.failures += 1
-            self._log_unexpected(error)
+            self._chorus.unexpected(error)
             wait = schedule.after_failure(memory.failures, self._dice)
             memory.due = time.monotonic() + wait
             return wait
@@ -238,17 +236,11 @@ class Reconciler:
         except Again:
             raise
         except Exception as error:
-            self._log_unexpected(error)
+            self._chorus.unexpected(error)
             message = (
                 f"unexpected {type(error).__name__}: the controller's log has the place; the Secret stays as it is"
             )
             return Outcome(reason=Reason.INTERNAL_ERROR, message=message, ready=False)
-
-    def _log_unexpected(self, error: Exception) -> None:
-        """The type and the places: the exception's own text could hold a value."""
-        frames = traceback.extract_tb(error.__traceback__)
-        places = ", ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
-        self._chorus.say(logging.ERROR, "unexpected", f"unexpected {type(error).__name__}", at=places)
 
     def flush(self) -> None:
         """Says how many lines of one kind were held back."""

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from controller import errors
-from controller.api.meta import ObjectMeta, Partial, Resource
+from controller.api.meta import ObjectMeta, Partial, Resource, Unreadable
 from controller.kube import Kube, ListWatch
 from controller.queue import Key
 
@@ -24,19 +24,34 @@ R = TypeVar("R", bound=Resource)
 log = logging.getLogger(__name__)
 
 
-class Unreadable(msgspec.Struct, frozen=True):
-    """An object that does not fit its type: it slipped in under an older or another CRD."""
+def same_spec(old: ObjectMeta, new: ObjectMeta) -> bool:
+    """Whether nobody edited what is wanted.
 
-    metadata: ObjectMeta
-    problem: str
+    Status patches and relabelling leave the generation alone; both kinds of CRD count it (with and without a status
+    subresource), so our own status writes wake nobody.
+    """
+    return (old.uid, old.generation, old.deletion_timestamp) == (new.uid, new.generation, new.deletion_timestamp)
+
+
+def same_version(old: ObjectMeta, new: ObjectMeta) -> bool:
+    """Whether it is the same to the last field: status, labels and owners, too."""
+    return (old.uid, old.resource_version) == (new.uid, new.resource_version)
+
+
+Changed = Callable[[Key, R | Unreadable | None], None]
+Same = Callable[[ObjectMeta, ObjectMeta], bool]
 
 
 class Store(Generic[R]):
     """What is there, by key; shared by the reflectors of several namespaces."""
 
-    def __init__(self, changed: Callable[[Key, R | Unreadable | None], None]) -> None:
+    def __init__(self) -> None:
         self._objects: dict[Key, R | Unreadable] = {}
-        self._changed = changed
+        self._listeners: list[tuple[Changed[R], Same]] = []
+
+    def listen(self, changed: Changed[R], same: Same = same_spec) -> None:
+        """From now on calls `changed`, with what stood there before, for what comes, goes, or is not the same."""
+        self._listeners.append((changed, same))
 
     def get(self, key: Key) -> R | Unreadable | None:
         """The object as last seen."""
@@ -50,25 +65,21 @@ class Store(Generic[R]):
         return iter(tuple(self._objects))
 
     def put(self, item: R | Unreadable) -> Key:
-        """Takes in what was seen; calls `changed` with what stood there before if the spec is another."""
+        """Takes in what was seen."""
         key = Key(item.metadata.namespace, item.metadata.name)
         before = self._objects.get(key)
         self._objects[key] = item
-        if before is None or not _same(before.metadata, item.metadata):
-            self._changed(key, before)
+        for changed, same in self._listeners:
+            if before is None or not same(before.metadata, item.metadata):
+                changed(key, before)
         return key
 
     def drop(self, key: Key) -> None:
         """Takes note that the object is gone."""
         before = self._objects.pop(key, None)
         if before is not None:
-            self._changed(key, before)
-
-
-def _same(old: ObjectMeta, new: ObjectMeta) -> bool:
-    # Status patches and relabelling leave the generation alone; both kinds of CRD count it (with and without a status
-    # subresource), so our own status writes wake nobody.
-    return (old.uid, old.generation, old.deletion_timestamp) == (new.uid, new.generation, new.deletion_timestamp)
+            for changed, _ in self._listeners:
+                changed(key, before)
 
 
 def _metadata(raw: msgspec.Raw) -> ObjectMeta:

@@ -79,6 +79,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     ] = True
     jitter: Annotated[int, Meta(ge=0, description="The most that is added, at random, before each look")] = 0
     drift_interval: Annotated[Seconds, Meta(description="How often a Secret is checked for edits and deletion")] = 300
+    akv_sync: Annotated[bool, Meta(description="Whether AKVSyncs are served")] = True
     controller_name: Annotated[
         str, Meta(description="The secretSyncControllerName that is ours; the empty one always is")
     ] = ""

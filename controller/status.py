@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from controller.api.akvsync import AKVSyncStatus
 from controller.api.conditions import Condition, ConditionType, Reason
 from controller.api.meta import ObjectMeta
 from controller.api.secretproviderclass import SecretProviderClass
@@ -74,17 +75,7 @@ def next_status(
     generation = meta.generation
 
     def told(kind: ConditionType, holds: bool | None) -> Condition:
-        status: Literal["True", "False", "Unknown"] = "Unknown" if holds is None else "True" if holds else "False"
-        was = condition(before, kind)
-        since = was.last_transition_time if was and was.status == status else format_time(now)
-        return Condition(
-            type=kind,
-            status=status,
-            reason=outcome.reason,
-            message=outcome.message[:MOST_MESSAGE],
-            last_transition_time=since,
-            observed_generation=generation,
-        )
+        return next_condition(kind, holds, outcome.reason, outcome.message, generation, before, now)
 
     exists = outcome.exists if outcome.exists is not None else _was(before, ConditionType.SECRET_CREATED)
     return SecretSyncStatus(
@@ -100,22 +91,44 @@ def next_status(
     )
 
 
+def next_condition(
+    kind: ConditionType,
+    holds: bool | None,
+    reason: str,
+    message: str,
+    generation: int,
+    before: SecretSyncStatus | AKVSyncStatus,
+    now: datetime,
+) -> Condition:
+    """A condition; since when it is so stays where it was so before."""
+    was = condition(before, kind)
+    status: Literal["True", "False", "Unknown"] = "Unknown" if holds is None else "True" if holds else "False"
+    return Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message[:MOST_MESSAGE],
+        last_transition_time=was.last_transition_time if was and was.status == status else format_time(now),
+        observed_generation=generation,
+    )
+
+
 def _was(status: SecretSyncStatus, kind: ConditionType) -> bool | None:
     found = condition(status, kind)
     return None if found is None or found.status == "Unknown" else found.status == "True"
 
 
-def condition(status: SecretSyncStatus, kind: ConditionType) -> Condition | None:
+def condition(status: SecretSyncStatus | AKVSyncStatus, kind: ConditionType) -> Condition | None:
     """The condition of that type, if there is one."""
     return next((item for item in status.conditions if item.type == kind), None)
 
 
-def ready_condition(status: SecretSyncStatus) -> Condition | None:
+def ready_condition(status: SecretSyncStatus | AKVSyncStatus) -> Condition | None:
     """What people and tools wait for."""
     return condition(status, ConditionType.READY)
 
 
-def same_news(before: SecretSyncStatus, after: SecretSyncStatus) -> bool:
+def same_news(before: SecretSyncStatus | AKVSyncStatus, after: SecretSyncStatus | AKVSyncStatus) -> bool:
     """Whether a person reading `kubectl describe` would see no difference in Ready's status, reason and message."""
     old, new = ready_condition(before), ready_condition(after)
     return (

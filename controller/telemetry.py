@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -64,6 +65,12 @@ class Chorus:
         self._minutes[kind] = (began, count + 1, level)
         if count < LINES_A_MINUTE:
             self._log.log(level, shorten(message), extra={"fields": fields})
+
+    def unexpected(self, error: Exception) -> None:
+        """Logs an error's type and its places: its own text could hold a value."""
+        frames = traceback.extract_tb(error.__traceback__)
+        places = ", ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
+        self.say(logging.ERROR, "unexpected", f"unexpected {type(error).__name__}", at=places)
 
     def flush(self) -> None:
         """Ends the minutes that are over, and says how many lines each has held back."""

@@ -1,6 +1,6 @@
 """The CustomResourceDefinitions: the API types' schemas, with what stands around them.
 
-Both kinds are somebody else's first: SecretSync the Secrets Store Sync Controller's, SecretProviderClass the Secrets
+Two kinds are somebody else's first: SecretSync the Secrets Store Sync Controller's, SecretProviderClass the Secrets
 Store CSI Driver's. What they accept is accepted here; `WIDENINGS` lists every field that accepts more or says more, and
 the two places where a bound of SSE's or of the API server stands that the original lacks.
 """
@@ -8,6 +8,7 @@ the two places where a bound of SSE's or of the API server stands that the origi
 from dataclasses import dataclass
 from typing import Any
 
+from controller.api.akvsync import AKVSync
 from controller.api.meta import Resource
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassStatus
 from controller.api.secretsync import SecretSync
@@ -93,17 +94,16 @@ WIDENINGS: tuple[Widening, ...] = (
     Widening("SecretSync", "status.objects", (), "which version of which object each key of the Secret holds"),
 )
 
-_COLUMNS = (
-    {"name": "Ready", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].status'},
-    {"name": "Reason", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'},
-    {"name": "Last-Sync", "type": "date", "jsonPath": ".status.lastSuccessfulSyncTime"},
-    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-)
+_READY = {"name": "Ready", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].status'}
+_REASON = {"name": "Reason", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'}
+_LAST_SYNC = {"name": "Last-Sync", "type": "date", "jsonPath": ".status.lastSuccessfulSyncTime"}
+_SUMMARY = {"name": "Status", "type": "string", "jsonPath": ".status.summary"}
+_AGE = {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
 
 
 def every() -> tuple[Manifest, ...]:
     """The CRDs that the chart brings, in the order in which it lists them."""
-    return secret_sync(), secret_provider_class()
+    return secret_sync(), secret_provider_class(), akv_sync()
 
 
 def secret_sync() -> Manifest:
@@ -111,16 +111,15 @@ def secret_sync() -> Manifest:
     body = schema.resource(SecretSync)
     # Upstream takes one without a spec; the controller tells in its status what is missing.
     del body["required"]
-    version = {
-        "name": SecretSync.version,
-        "served": True,
-        "storage": True,
-        "additionalPrinterColumns": [dict(column) for column in _COLUMNS],
-        "subresources": {"status": {}},
-        "schema": {"openAPIV3Schema": body},
-    }
     # `ss` is taken: by External Secrets' SecretStore.
-    return _definition(SecretSync, [version], short_names=["ssync"])
+    return _definition(
+        SecretSync, [_version(SecretSync, body, _READY, _REASON, _LAST_SYNC, _AGE)], short_names=["ssync"]
+    )
+
+
+def akv_sync() -> Manifest:
+    """AKVSync: one version, a status subresource, columns."""
+    return _definition(AKVSync, [_version(AKVSync, schema.resource(AKVSync), _READY, _REASON, _SUMMARY, _AGE)])
 
 
 def secret_provider_class() -> Manifest:
@@ -137,6 +136,18 @@ def secret_provider_class() -> Manifest:
         "schema": body,
     }
     return _definition(SecretProviderClass, [current, old])
+
+
+def _version(kind: type[Resource], body: Manifest, *columns: Manifest) -> Manifest:
+    """The one version of a kind with a status subresource."""
+    return {
+        "name": kind.version,
+        "served": True,
+        "storage": True,
+        "additionalPrinterColumns": [dict(column) for column in columns],
+        "subresources": {"status": {}},
+        "schema": {"openAPIV3Schema": body},
+    }
 
 
 def _definition(kind: type[Resource], versions: list[Manifest], short_names: list[str] | None = None) -> Manifest:

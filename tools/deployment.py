@@ -27,6 +27,7 @@ _SOURCES: dict[str, Variable] = {
     "enable_partial_secret_sync": Variable("toString .Values.enablePartialSecretSync | lower"),
     "jitter": Variable("int64 .Values.jitterSeconds"),
     "drift_interval": Variable("int64 .Values.driftIntervalInSeconds"),
+    "akv_sync": Variable("toString .Values.akvSync.enabled | lower"),
     "controller_name": Variable(".Values.controllerName"),
     "watch_namespaces": Variable('include "akv-secret-store.namespaces" . | fromJsonArray | join ","'),
     "default_cloud": Variable(".Values.defaultCloud"),

@@ -48,7 +48,7 @@ def readme(description: str) -> str:
             ("resources", "verbs", "what for"),
             [
                 (f"`{'`, `'.join(rule.resources)}`", ", ".join(rule.verbs), "; ".join(rule.why))
-                for rule in rbac.controller()
+                for rule in [*rbac.controller(), *rbac.akv_sync()]
             ],
         ),
         policies=policies.POLICIES,

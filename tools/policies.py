@@ -7,7 +7,9 @@ Source: Kubernetes documentation, "Validating Admission Policy" (admissionregist
 
 from dataclasses import dataclass
 
-from controller.api.meta import Secret, ServiceAccount
+from controller.api.akvsync import AKVSync
+from controller.api.meta import Resource, Secret, ServiceAccount
+from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.plan import OUR_LABEL
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
@@ -46,17 +48,24 @@ class Policy:
     operations: tuple[str, ...]
     validations: tuple[Validation, ...]
     variables: tuple[tuple[str, str], ...] = ()
+    # A value of the chart that must be true.
+    when: str = ""
+
+
+def _owned_by(which: str, kind: type[Resource]) -> str:
+    """CEL: that object has one owner and no other, of that kind."""
+    owners = f"{which}.metadata.ownerReferences"
+    return (
+        f"has({owners}) && {owners}.size() == 1"
+        f" && {owners}[0].kind == {_text(kind.kind)}"
+        f" && {owners}[0].apiVersion.startsWith({_text(kind.group + '/')})"
+    )
 
 
 def _sole_owner(which: str) -> str:
     """CEL: that object's one and only owner is the SecretSync of its name."""
-    owners = f"{which}.metadata.ownerReferences"
-    return (
-        f"has({owners}) && {owners}.size() == 1"
-        f" && {owners}[0].kind == {_text(SecretSync.kind)}"
-        f" && {owners}[0].apiVersion.startsWith({_text(SecretSync.group + '/')})"
-        f" && {owners}[0].name == {which}.metadata.name"
-    )
+    name = f"{which}.metadata.ownerReferences[0].name == {which}.metadata.name"
+    return f"{_owned_by(which, SecretSync)} && {name}"
 
 
 def _labelled(which: str) -> str:
@@ -148,4 +157,34 @@ _TOKENS = Policy(
     ),
 )
 
-POLICIES: tuple[Policy, ...] = (_SECRETS, _NO_DELETE, _TOKENS)
+
+def _made(kind: type[Resource]) -> Policy:
+    """Of objects that people write too, the controller touches those alone that it made for an AKVSync."""
+    return Policy(
+        name=kind.plural,
+        why=f"The controller makes, changes and deletes a {kind.kind} only where an AKVSync is its one owner, before"
+        " and after.",
+        group=kind.group,
+        version=kind.version,
+        resource=kind.plural,
+        operations=("CREATE", "UPDATE", "DELETE"),
+        validations=(
+            Validation(
+                f"request.operation == 'CREATE' || ({_owned_by('oldObject', AKVSync)})",
+                f"this {kind.kind} does not belong to an AKVSync",
+            ),
+            Validation(
+                f"request.operation == 'DELETE' || ({_owned_by('object', AKVSync)})",
+                f"the one owner of a {kind.kind} must be an AKVSync",
+            ),
+            Validation(
+                "request.operation != 'UPDATE' || object.metadata.ownerReferences[0].uid =="
+                " oldObject.metadata.ownerReferences[0].uid",
+                f"the owner of a {kind.kind} may not change",
+            ),
+        ),
+        when="akvSync.enabled",
+    )
+
+
+POLICIES: tuple[Policy, ...] = (_SECRETS, _NO_DELETE, _TOKENS, _made(SecretSync), _made(SecretProviderClass))

@@ -54,10 +54,19 @@ def rules(handles: Iterable[Handle[Any]]) -> list[Rule]:
 
 def controller() -> list[Rule]:
     """What the controller may do in each namespace that it serves. Raises `ScopeError`."""
-    for handle in permissions.CONTROLLER:
+    return _in_namespaces(permissions.CONTROLLER)
+
+
+def akv_sync() -> list[Rule]:
+    """What it may do besides where it serves AKVSyncs. Raises `ScopeError`."""
+    return _in_namespaces(permissions.AKV_SYNC)
+
+
+def _in_namespaces(handles: tuple[Handle[Any], ...]) -> list[Rule]:
+    for handle in handles:
         if not handle.resource.namespaced:
             raise ScopeError(f"{handle.resource.plural} has no namespace, so watchNamespaces could not hold it in")
-    return rules(permissions.CONTROLLER)
+    return rules(handles)
 
 
 def probe() -> list[Rule]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, inspect
 
+from controller.api.akvsync import SECRET_TYPES
 from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Cloud, Settings
 
 Schema = dict[str, Any]
@@ -37,16 +38,19 @@ class Policies(Values):
             description="The types of Secret that the controller may write, as a list or comma-separated."
             " Service account tokens are never allowed."
         ),
-    ] = msgspec.field(
-        default_factory=lambda: [
-            "Opaque",
-            "kubernetes.io/tls",
-            "kubernetes.io/ssh-auth",
-            "kubernetes.io/basic-auth",
-            "kubernetes.io/dockercfg",
-            "kubernetes.io/dockerconfigjson",
-        ]
-    )
+    ] = msgspec.field(default_factory=lambda: list(SECRET_TYPES))
+
+
+class AkvSync(Values):
+    """AKVSync: a vault and the Secrets to make of it in one object (SSE has it in preview)."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="Whether AKVSyncs are served. With false the controller has no right to make, change or delete"
+            " SecretSyncs and SecretProviderClasses."
+        ),
+    ] = _DEFAULTS.akv_sync
 
 
 class Image(Values):
@@ -111,6 +115,7 @@ class ChartValues(Values):
         int,
         Meta(ge=1, description="How often each Secret is checked for edits and deletion by others, in seconds."),
     ] = _DEFAULTS.drift_interval
+    akv_sync: AkvSync = msgspec.field(default_factory=AkvSync)
     controller_name: Annotated[
         str,
         Meta(

@@ -20,7 +20,7 @@ class ConditionType(enum.StrEnum):
 
 
 class Reason(enum.StrEnum):
-    """Why a SecretSync is as it is. `meaning` and `next_step` are what the documentation prints."""
+    """Why a SecretSync or AKVSync is as it is. `meaning` and `next_step` are what the documentation prints."""
 
     meaning: str
     next_step: str
@@ -60,7 +60,7 @@ class Reason(enum.StrEnum):
     )
     INPUT_INVALID = (
         "UserInputValidationFailed",
-        "The SecretSync itself cannot be carried out.",
+        "The SecretSync or AKVSync itself cannot be carried out.",
         "Correct the field that the message names.",
     )
     SPC_ERROR = (
@@ -77,6 +77,22 @@ class Reason(enum.StrEnum):
         "ControllerSyncFailed",
         "The Kubernetes API refused or failed a request that the sync needs.",
         "The message carries the API server's answer; the controller retries.",
+    )
+    NAME_TAKEN = (
+        "NameTaken",
+        "A SecretSync or SecretProviderClass that the AKVSync needs exists and does not belong to it. It was not"
+        " touched.",
+        "Delete or rename it, or choose another kubernetesSecretName; the AKVSync follows by itself.",
+    )
+    TYPE_CHANGE_WAITS = (
+        "SecretTypeChangeWaits",
+        "kubernetesSecretType was changed, and the Secret is still of the old type. It was not touched.",
+        "Delete the generated SecretSync, and its Secret with it; both are made anew with the new type.",
+    )
+    IN_PROGRESS = (
+        "InProgress",
+        "A part of the AKVSync was just made or changed and has not been synced yet.",
+        "Wait a moment; if it stays, the message names what is waited for.",
     )
     INTERNAL_ERROR = (
         "ControllerInternalError",
@@ -109,5 +125,5 @@ class Condition(Wire, frozen=True, kw_only=True, omit_defaults=False):
     message: Annotated[str, schema("Why, in a sentence, with the next step.", maxLength=32768)]
     last_transition_time: Annotated[str, schema("When `status` last changed.", format="date-time")]
     observed_generation: Annotated[
-        int, schema("The SecretSync's generation that this speaks of.", format="int64", minimum=0)
+        int, schema("The object's generation that this speaks of.", format="int64", minimum=0)
     ] = 0

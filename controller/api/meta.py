@@ -88,6 +88,13 @@ class Partial(Resource, frozen=True, kw_only=True):
     """Any object's metadata and nothing else (PartialObjectMetadata, meta.k8s.io/v1)."""
 
 
+class Unreadable(msgspec.Struct, frozen=True):
+    """An object that does not fit its type: it slipped in under an older or another CRD."""
+
+    metadata: ObjectMeta
+    problem: str
+
+
 class Secret(Resource, frozen=True, kw_only=True):
     """core/v1 Secret. The controller has no right to read one: it is only written, and seen as `Partial`."""
 

@@ -16,7 +16,7 @@ RESERVED_PREFIX = "secrets-store.sync.x-k8s.io"
 DEFAULT_TYPE = "Opaque"
 TLS_TYPE = "kubernetes.io/tls"
 
-_NAME = schema(
+NAME = schema(
     minLength=1,
     maxLength=253,
     pattern=DNS_SUBDOMAIN,
@@ -27,7 +27,8 @@ _NAME = schema(
 _MAX_KEYS = 4096
 
 
-def _unreserved(what: str) -> list[dict[str, str]]:
+def unreserved(what: str) -> list[dict[str, str]]:
+    """The rules on keys of the Secret's labels or annotations."""
     return [
         rule(
             "self.all(key, key.size() <= 317)",
@@ -97,11 +98,11 @@ class SecretObject(Wire, frozen=True, kw_only=True):
     ] = DEFAULT_TYPE
     labels: Annotated[
         dict[str, Annotated[str, schema(maxLength=63)]],
-        schema("Labels of the Secret.", x_kubernetes_validations=_unreserved("labels")),
+        schema("Labels of the Secret.", x_kubernetes_validations=unreserved("labels")),
     ] = msgspec.field(default_factory=dict)
     annotations: Annotated[
         dict[str, Annotated[str, schema(maxLength=262144)]],
-        schema("Annotations of the Secret.", x_kubernetes_validations=_unreserved("annotations")),
+        schema("Annotations of the Secret.", x_kubernetes_validations=unreserved("annotations")),
     ] = msgspec.field(default_factory=dict)
 
 
@@ -109,10 +110,10 @@ class SecretSyncSpec(Wire, frozen=True, kw_only=True):
     """What is wanted."""
 
     secret_provider_class_name: Annotated[
-        str, _NAME, Meta(description="The SecretProviderClass, in the same namespace.")
+        str, NAME, Meta(description="The SecretProviderClass, in the same namespace.")
     ]
     service_account_name: Annotated[
-        str, _NAME, Meta(description="The ServiceAccount whose federated identity reads the vault.")
+        str, NAME, Meta(description="The ServiceAccount whose federated identity reads the vault.")
     ]
     secret_object: SecretObject
     secret_sync_controller_name: Annotated[

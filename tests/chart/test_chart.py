@@ -105,8 +105,10 @@ def test_a_server_that_was_asked_and_has_them() -> None:
     assert "ValidatingAdmissionPolicy" in kinds(render(*(word for api in served for word in ("--api-versions", api))))
 
 
-def test_the_role_grants_the_table_of_permissions_and_nothing_else() -> None:
-    role = one(render(), "ClusterRole", "azure-secret-store-akv-secret-store.azure-secret-store")
+@pytest.mark.parametrize("enabled", ["true", "True", "false"])
+def test_the_role_grants_the_table_of_permissions_and_nothing_else(enabled: str) -> None:
+    manifests = render("--set-string", f"akvSync.enabled={enabled}")
+    role = one(manifests, "ClusterRole", "azure-secret-store-akv-secret-store.azure-secret-store")
     granted = [
         (group, resource, verb)
         for rule in role["rules"]
@@ -116,10 +118,24 @@ def test_the_role_grants_the_table_of_permissions_and_nothing_else() -> None:
     ]
     asked = {
         (handle.resource.group, "/".join(filter(None, [handle.resource.plural, handle.subresource])), verb)
-        for handle in permissions.CONTROLLER
+        for handle in (*permissions.CONTROLLER, *(permissions.AKV_SYNC if enabled != "false" else ()))
         for verb in handle.verbs
     }
     assert sorted(granted) == sorted(asked)
+
+
+def test_without_akvsync_its_rights_and_policies_are_gone_and_the_controller_knows() -> None:
+    manifests = render("--set-string", "akvSync.enabled=false", "--no-hooks")
+    role = one(manifests, "ClusterRole")
+    assert [rule for rule in role["rules"] if set(rule["verbs"]) - {"list", "watch"}] == [
+        {"apiGroups": ["secret-sync.x-k8s.io"], "resources": ["secretsyncs/status"], "verbs": ["patch"]},
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "patch"]},
+        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+    ]
+    installed = {m["metadata"]["name"].split(".")[0] for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"}
+    assert installed == {policy.name for policy in policies.POLICIES if not policy.when}
+    assert not Settings.from_environment(environment(manifests)).akv_sync
 
 
 # --- watchNamespaces -----------------------------------------------------------------------------------------------
@@ -162,6 +178,7 @@ def test_the_environment_is_what_the_controller_reads() -> None:
         "enablePartialSecretSync": "False",
         "jitterSeconds": 86400000,
         "driftIntervalInSeconds": "60",
+        "akvSync": {"enabled": "False"},
         "controllerName": "edge",
         "watchNamespaces": ["shop", "web", "shop"],
         "logLevel": "debug",
@@ -172,6 +189,7 @@ def test_the_environment_is_what_the_controller_reads() -> None:
         enable_partial_secret_sync=False,
         jitter=86400000,
         drift_interval=60,
+        akv_sync=False,
         controller_name="edge",
         watch_namespaces=("shop", "web"),
         log_level="debug",

@@ -3,11 +3,15 @@
 The controller is the chart's Deployment run as a process, under the chart's own ServiceAccount and Roles.
 """
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.world import Installed, Namespace, install
+from tests.cluster.thief import ACCOUNT, HOME, LISTED, SECRETS, SHOP, Shop, Thief, secret
+from tests.cluster.world import Installed, Namespace, eventually, install
+from tools import helm
+from tools.deployment import PROBE_SECRET_TYPE
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.workload import Workload
@@ -60,3 +64,31 @@ def space(installed: Installed, controller: Workload) -> Iterator[Namespace]:
     installed.emulator.heal()
     installed.emulator.restore()
     namespace.remove()
+
+
+@pytest.fixture(scope="session")
+def shop(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A second release, under attack: renamed in every way that the chart knows, so policies must follow the names."""
+    values = tmp_path_factory.mktemp("policies") / "values.json"
+    values.write_text(
+        json.dumps(
+            {
+                "fullnameOverride": "scribe",
+                "serviceAccount": {"name": ACCOUNT},
+                "validatingAdmissionPolicies": {"allowedSecretTypes": LISTED},
+            }
+        )
+    )
+    at = ["--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)]
+    helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", "--values", str(values)])
+    plane.kubectl("create", "namespace", SHOP)
+    thief = Thief(plane, HOME, ACCOUNT)
+    # What the controller itself waits for before it is ready: the policies are in force a moment after the install.
+    probe = {**secret("probe", []), "type": PROBE_SECRET_TYPE}
+    eventually(lambda: thief.send("POST", f"{SECRETS}?dryRun=All", probe), lambda answer: answer.status == 422)
+    return Shop(plane)
+
+
+@pytest.fixture
+def thief(shop: Shop) -> Thief:
+    return Thief(shop.plane, HOME, ACCOUNT)

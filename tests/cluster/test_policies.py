@@ -1,11 +1,7 @@
-"""The controller's own token, stolen: what the chart's admission policies and Roles let a thief do.
-
-The release under attack is renamed in every way that the chart knows, so the policies are seen to follow the names.
-"""
+"""The controller's own token, stolen: what the chart's admission policies and Roles let a thief do."""
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +12,6 @@ from tests.cluster.thief import (
     ACCOUNT,
     HOME,
     LABEL,
-    LISTED,
     MERGE,
     SECRETS,
     SHOP,
@@ -30,38 +25,7 @@ from tests.cluster.thief import (
     secret,
 )
 from tests.cluster.world import eventually
-from tools import helm
 from tools.deployment import PROBE_SECRET_TYPE
-from tools.local_cluster import ControlPlane
-
-
-@pytest.fixture(scope="module")
-def shop(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    values = tmp_path_factory.mktemp("policies") / "values.json"
-    values.write_text(
-        json.dumps(
-            {
-                "fullnameOverride": "scribe",
-                "serviceAccount": {"name": ACCOUNT},
-                "validatingAdmissionPolicies": {"allowedSecretTypes": LISTED},
-            }
-        )
-    )
-    at = ["--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)]
-    helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", "--values", str(values)])
-    plane.kubectl("create", "namespace", SHOP)
-    thief = Thief(plane, HOME, ACCOUNT)
-    # What the controller itself waits for before it is ready: the policies are in force a moment after the install.
-    probe = {**secret("probe", []), "type": PROBE_SECRET_TYPE}
-    eventually(lambda: thief.send("POST", f"{SECRETS}?dryRun=All", probe), lambda answer: answer.status == 422)
-    yield Shop(plane)
-    helm.run(["uninstall", "mine", *at])
-    plane.kubectl("delete", "namespace", SHOP, HOME, "--wait=false")
-
-
-@pytest.fixture(scope="module")
-def thief(shop: Shop) -> Thief:
-    return Thief(shop.plane, HOME, ACCOUNT)
 
 
 @pytest.fixture(scope="module")

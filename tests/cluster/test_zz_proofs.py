@@ -4,7 +4,7 @@ import base64
 import json
 from collections.abc import Iterable
 
-from tests.cluster.world import CANARY, Installed, Namespace, metrics, value
+from tests.cluster.world import CANARY, Installed, Namespace, eventually, metrics, value
 from tools.workload import Workload
 
 Right = tuple[str, str, str]
@@ -49,7 +49,11 @@ def test_granted_equals_used(space: Namespace, installed: Installed) -> None:
     space.put("a", "2")
     space.force("s")
     space.wait_secret("s", {"k": "2"})
-    assert used(installed) == granted(installed)
+    # AKVSync: made, mended and pruned, with its class, and told.
+    for labels, *secrets in (["one", "a"], ["two", "a", "b"], ["three", "b"]):
+        space.apply(space.akv_sync(*({"secretInAKV": name, "labels": {"of": labels}} for name in secrets)))
+        eventually(lambda: space.names("secretsync"), [*secrets, "s"].__eq__)
+    eventually(lambda: used(installed), lambda found: found == granted(installed))
 
 
 def texts(installed: Installed, controller: Workload) -> Iterable[tuple[str, str]]:
@@ -57,7 +61,7 @@ def texts(installed: Installed, controller: Workload) -> Iterable[tuple[str, str
     yield "metrics", metrics(controller)
     for path in installed.logs:
         yield path.name, path.read_text()
-    for kind in ("events", "secretsyncs", "secretproviderclasses", "configmaps"):
+    for kind in ("events", "secretsyncs", "akvsyncs", "secretproviderclasses", "configmaps"):
         yield kind, installed.plane.kubectl("get", kind, "--all-namespaces", "-o", "yaml")
     yield "audit log", installed.plane.audit_log.read_text()
 

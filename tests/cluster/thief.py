@@ -75,6 +75,25 @@ def owner(uid: str, name: str, /, **changes: str) -> dict[str, str]:
     return {"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "SecretSync", "name": name, "uid": uid} | changes
 
 
+def made(kind: str, name: str, owners: list[dict[str, str]]) -> dict[str, Any]:
+    """A SecretSync or SecretProviderClass."""
+    spec = {
+        "secretProviderClassName": "none",
+        "serviceAccountName": "none",
+        "secretSyncControllerName": "nobody",
+        "secretObject": {"data": [{"sourcePath": "a", "targetKey": "key"}]},
+    }
+    metadata = {"name": name, "namespace": SHOP, "ownerReferences": owners}
+    if kind == "SecretSync":
+        return {"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+    return {
+        "apiVersion": "secrets-store.csi.x-k8s.io/v1",
+        "kind": kind,
+        "metadata": metadata,
+        "spec": {"provider": "azure"},
+    }
+
+
 class Shop:
     """A namespace with SecretSyncs that no controller serves."""
 
@@ -83,21 +102,24 @@ class Shop:
 
     def sync(self, name: str) -> str:
         """Makes one; returns its UID."""
+        return self.create(made("SecretSync", name, []))
+
+    def create(self, body: Mapping[str, Any]) -> str:
+        """Makes an object as the cluster's administrator; returns its UID."""
+        answer = self.plane.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(body))
+        return str(json.loads(answer)["metadata"]["uid"])
+
+    def akv_sync(self, name: str) -> str:
+        """Makes an AKVSync; returns its UID."""
         spec = {
-            "secretProviderClassName": "none",
+            "keyvaultName": "none",
+            "clientID": "none",
+            "tenantID": "none",
             "serviceAccountName": "none",
-            "secretSyncControllerName": "nobody",
-            "secretObject": {"data": [{"sourcePath": "a", "targetKey": "key"}]},
+            "objects": [{"secretInAKV": "a"}],
         }
-        made = {
-            "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
-            "kind": "SecretSync",
-            "metadata": {"name": name, "namespace": SHOP},
-            "spec": spec,
-        }
-        return str(
-            json.loads(self.plane.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(made)))["metadata"]["uid"]
-        )
+        body = {"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", "spec": spec}
+        return self.create(body | {"metadata": {"name": name, "namespace": SHOP}})
 
     def put(self, made: Mapping[str, Any]) -> None:
         """Makes an object as the cluster's administrator."""

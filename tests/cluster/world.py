@@ -146,6 +146,26 @@ class Namespace:
             "spec": spec | changes,
         }
 
+    def akv_sync(self, *objects: Mapping[str, Any], name: str = "made") -> dict[str, Any]:
+        """An AKVSync of the namespace's vault."""
+        return {
+            "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
+            "kind": "AKVSync",
+            "metadata": {"name": name},
+            "spec": {
+                "keyvaultName": self.vault,
+                "clientID": self.client,
+                "tenantID": TENANT,
+                "serviceAccountName": self.account,
+                "objects": objects,
+            },
+        }
+
+    def names(self, kind: str) -> list[str]:
+        """The names of all objects of a kind, sorted."""
+        items = json.loads(self.kubectl("get", kind, "--output", "json"))["items"]
+        return sorted(item["metadata"]["name"] for item in items)
+
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """The object; empty where there is none."""
         try:

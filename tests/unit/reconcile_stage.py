@@ -12,11 +12,10 @@ import pytest
 
 from controller import reconcile
 from controller.api.conditions import Reason
-from controller.api.meta import ObjectMeta
+from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretsync import SecretSync, SecretSyncStatus
 from controller.queue import Key, Queue
 from controller.reconcile import Reconciler
-from controller.reflector import Unreadable
 from controller.report import Reporter
 from controller.settings import Settings
 from controller.status import Outcome, ready_condition

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.unit import upstream
 from tools import crds
 
-SYNC, CLASS = crds.every()
+SYNC, CLASS, AKV_SYNC = crds.every()
 
 
 def versions(crd: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -25,8 +25,9 @@ def schema(crd: dict[str, Any], version: str) -> dict[str, Any]:
 def test_names_scope_and_versions() -> None:
     assert SYNC["metadata"]["name"] == "secretsyncs.secret-sync.x-k8s.io"
     assert CLASS["metadata"]["name"] == "secretproviderclasses.secrets-store.csi.x-k8s.io"
-    assert {crd["spec"]["scope"] for crd in (SYNC, CLASS)} == {"Namespaced"}
-    assert {crd["metadata"]["annotations"]["helm.sh/resource-policy"] for crd in (SYNC, CLASS)} == {"keep"}
+    assert AKV_SYNC["metadata"]["name"] == "akvsyncs.secret-sync.x-k8s.io"
+    assert {crd["spec"]["scope"] for crd in crds.every()} == {"Namespaced"}
+    assert {crd["metadata"]["annotations"]["helm.sh/resource-policy"] for crd in crds.every()} == {"keep"}
     sync = versions(SYNC)
     assert sync.keys() == {"v1alpha1"}
     assert sync["v1alpha1"]["subresources"] == {"status": {}}
@@ -34,6 +35,15 @@ def test_names_scope_and_versions() -> None:
         "Ready",
         "Reason",
         "Last-Sync",
+        "Age",
+    ]
+    akv_sync = versions(AKV_SYNC)
+    assert akv_sync.keys() == {"v1alpha1"}
+    assert akv_sync["v1alpha1"]["subresources"] == {"status": {}}
+    assert [column["name"] for column in akv_sync["v1alpha1"]["additionalPrinterColumns"]] == [
+        "Ready",
+        "Reason",
+        "Status",
         "Age",
     ]
     classes = versions(CLASS)

@@ -178,6 +178,32 @@ async def test_ready_once_everything_was_listed_and_gone_soon_after_sigterm(tmp_
     assert [one.query.get("dryRun") for one in server.asked if one.method == "POST"] == ["All"]
 
 
+@pytest.mark.parametrize(("akv_sync", "asks"), [("true", True), ("false", False)])
+async def test_akvsyncs_are_asked_for_where_they_are_served(akv_sync: str, asks: bool, tmp_path: Path) -> None:
+    async with serving() as server:
+        server.otherwise = empty_cluster
+        async with living(tmp_path, server, AKV_SYNC=akv_sync) as life:
+            await life.says("listed")
+            life.process.terminate()
+            await life.says("stopped")
+            assert (await life.ends())[0] == 0
+    assert any("/akvsyncs" in one.path for one in server.asked) is asks
+
+
+async def test_a_cluster_without_the_akvsync_crd_has_its_secretsyncs_served(tmp_path: Path) -> None:
+    async with serving() as server:
+        server.otherwise = lambda asked: refusal(404) if "/akvsyncs" in asked.path else empty_cluster(asked)
+        async with living(tmp_path, server) as life:
+            port = (await life.says("started"))["port"]
+            await life.says("listed")
+            assert await life.probe(port, "/readyz") == (200, "ok\n")
+            life.process.terminate()
+            # … and nobody waits for what has never begun.
+            async with asyncio.timeout(GRACE_SECONDS / 2):
+                await life.says("stopped")
+            assert (await life.ends())[0] == 0
+
+
 async def test_not_ready_while_the_policies_are_not_in_force(tmp_path: Path) -> None:
     async with serving() as server:
         server.otherwise = lambda asked: Answer({}) if asked.method == "POST" else empty_cluster(asked)

@@ -1,6 +1,6 @@
 """Permissions into rules: exactly what the table says, merged, with each reason."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -31,12 +31,13 @@ def asked(handles: Iterable[Handle[Any]]) -> set[tuple[str, str, str, tuple[str,
 
 def test_the_rules_grant_the_table_and_nothing_else() -> None:
     assert granted(rbac.controller()) == asked(permissions.CONTROLLER)
+    assert granted(rbac.akv_sync()) == asked(permissions.AKV_SYNC)
     assert granted(rbac.crd_job()) == asked(permissions.CRD_JOB)
     assert granted(rbac.probe()) == {("", "secrets", "create", ())}
 
 
 def test_no_rule_has_a_star_and_none_reads_secrets() -> None:
-    rules = [*rbac.controller(), *rbac.crd_job(), *rbac.probe()]
+    rules = [*rbac.controller(), *rbac.akv_sync(), *rbac.crd_job(), *rbac.probe()]
     assert all("*" not in (rule.group, *rule.resources, *rule.verbs) for rule in rules)
     assert not {verb for _, resource, verb, _ in granted(rules) if resource == "secrets"} - {"create", "patch"}
 
@@ -63,7 +64,10 @@ def test_verbs_of_one_resource_and_resources_of_equal_verbs_are_merged() -> None
     ]
 
 
-def test_a_right_that_watch_namespaces_could_not_hold_in_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(permissions, "CONTROLLER", (ListWatch(CustomResourceDefinition, "look"),))
+@pytest.mark.parametrize(("table", "rules"), [("CONTROLLER", rbac.controller), ("AKV_SYNC", rbac.akv_sync)])
+def test_a_right_that_watch_namespaces_could_not_hold_in_is_an_error(
+    table: str, rules: Callable[[], list[Rule]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(permissions, table, (ListWatch(CustomResourceDefinition, "look"),))
     with pytest.raises(rbac.ScopeError, match="customresourcedefinitions has no namespace"):
-        rbac.controller()
+        rules()

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from controller.api.conditions import Reason
+from controller.api.meta import Unreadable
 from controller.api.secretsync import SecretSync
 from controller.errors import ClassError, ControllerError, OwnershipError, ProviderError
 from controller.queue import Key
-from controller.reflector import Unreadable
 from controller.status import Outcome, next_status
 from controller.sync import Again
 from tests.unit.objects_of import provider_class, sync

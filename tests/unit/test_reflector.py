@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from controller import reflector
-from controller.api.meta import ObjectMeta
+from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretsync import SecretSync
 from controller.kube import Kube
 from controller.permissions import SECRET_SYNCS
 from controller.queue import Key
-from controller.reflector import LONGEST_PAUSE, Reflector, Store, Unreadable
+from controller.reflector import LONGEST_PAUSE, Reflector, Store
 from tests.unit.api_server import Answer, ApiServer, connected, refusal
 
 A, B, C = (Key("team", name) for name in "abc")
@@ -56,7 +56,8 @@ class Scene:
     def __init__(self, server: ApiServer, kube: Kube) -> None:
         self.server = server
         self.told: list[tuple[Key, str | None]] = []
-        self.store: Store[SecretSync] = Store(self._changed)
+        self.store: Store[SecretSync] = Store()
+        self.store.listen(self._changed)
         self.reflector = Reflector(kube, SECRET_SYNCS, "team", self.store)
         self.pauses: list[float] = []
         self.now = 0.0

@@ -28,6 +28,7 @@ def test_no_variable_is_needed() -> None:
         ("JITTER", "0", 0),
         ("JITTER", "", 0),
         ("DRIFT_INTERVAL", "5", 5),
+        ("AKV_SYNC", "false", False),
         ("CONTROLLER_NAME", "blue", "blue"),
         ("WATCH_NAMESPACES", "a,b c", ("a", "b", "c")),
         ("WATCH_NAMESPACES", " a , ", ("a",)),

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from controller import errors
 from controller.api.conditions import Reason
-from controller.api.meta import ObjectMeta
+from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.api.secretsync import SecretSync
 from controller.errors import ControllerError, ObjectError, ProviderError, Retry
@@ -21,7 +21,6 @@ from controller.fetched import Fetched
 from controller.identity import Identity
 from controller.objects import VersionOf
 from controller.plan import mark
-from controller.reflector import Unreadable
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, Settings
 from controller.status import Outcome
 from controller.sync import Again, Class, Syncer, Written, assertions
@@ -106,7 +105,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 async def test_a_tls_secret_takes_both_halves_out_of_one_secret(scene: Scene) -> None:
-    leaf = issue("web", issue("ca", ca=True))
+    leaf = issue("web", issue("ca", ca=True), start=datetime(2020, 1, 1, tzinfo=UTC), days=36_500)
     scene.vault.holds["user"] = value(leaf.key_pem + leaf.pem)
     wanted = sync({"tls.crt": "user", "tls.key": "user"}, type="kubernetes.io/tls")
     outcome = await scene.sync(ABSENT, sent(secret()), wanted=wanted)

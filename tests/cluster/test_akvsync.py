@@ -1,0 +1,326 @@
+"""AKVSync on the real API server: the reference's own example, and what becomes of its parts."""
+
+import json
+import textwrap
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.serialization import PrivateFormat
+
+from tests.cluster.world import Namespace, eventually, value
+from tests.unit.issuing import Issued, issue, private_pem
+from tests.unit.test_translate import SHOP
+
+UP_TO_DATE = "UpdateNoValueChangeSucceeded"
+SYNCED = ("True", UP_TO_DATE)
+WRITTEN = ("UpdateValueChangeOrForceUpdateSucceeded", UP_TO_DATE)
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return {"DRIFT_INTERVAL": "2"}
+
+
+def akv_sync(space: Namespace, objects: str, name: str = "shop") -> dict[str, Any]:
+    """An AKVSync with objects as a person writes them."""
+    return space.akv_sync(*msgspec.yaml.decode(textwrap.dedent(objects)), name=name)
+
+
+def ready(space: Namespace, name: str = "shop") -> tuple[str, str, str]:
+    """Ready's status, reason and message, of this generation."""
+    found = space.get("akvsync", name)
+    for item in found.get("status", {}).get("conditions", []):
+        if item["type"] == "Ready" and item["observedGeneration"] == found["metadata"]["generation"]:
+            return item["status"], item["reason"], item["message"]
+    return "", "", ""
+
+
+def becomes(space: Namespace, *wanted: str, name: str = "shop") -> str:
+    """Waits until Ready begins so; returns its message."""
+    return eventually(lambda: ready(space, name), lambda found: found[: len(wanted)] == wanted)[2]
+
+
+def parts(space: Namespace, name: str = "shop") -> dict[str, dict[str, Any]]:
+    return {item["name"]: item for item in space.get("akvsync", name)["status"]["parts"]}
+
+
+def gone(look: Callable[[], object]) -> None:
+    eventually(look, lambda found: not found)
+
+
+def versions(space: Namespace, name: str, *texts: str) -> None:
+    """Versions of a secret, the newest first, each a second older than the one before."""
+    emulator = space.installed.emulator
+    for age, text in reversed(list(enumerate(texts))):
+        emulator.set_clock(-10 - age)
+        space.put(name, text)
+    emulator.set_clock(0)
+
+
+def certificates(space: Namespace, name: str, count: int) -> list[Issued]:
+    """Versions of a certificate, the newest first."""
+    emulator = space.installed.emulator
+    issued = [issue(name, start=datetime.now(UTC)) for _ in range(count)]
+    for age, leaf in reversed(list(enumerate(issued))):
+        emulator.set_clock(-10 - age)
+        emulator.import_certificate(space.vault, name, (leaf.key_pem + leaf.pem).encode())
+    emulator.set_clock(0)
+    return issued
+
+
+def one_pem(leaf: Issued) -> set[str]:
+    return {leaf.pem, leaf.key_pem}
+
+
+def halves(text: str) -> set[str]:
+    """The two parts of a PEM."""
+    middle = text.index("-----BEGIN", 1)
+    return {text[:middle], text[middle:]}
+
+
+def test_the_references_own_example(space: Namespace) -> None:
+    versions(space, "api-token", "token")
+    versions(space, "db-password", "new", "old", "oldest")
+    versions(space, "deploy-key", "ssh")
+    versions(space, "db-user", "user")
+    [web] = certificates(space, "web", 1)
+    old = certificates(space, "web-old", 2)
+    edge = certificates(space, "edge", 2)
+    space.apply(akv_sync(space, SHOP))
+
+    message = becomes(space, *SYNCED)
+    assert message == "8/8 ready: every Secret holds what the vault holds"
+    assert space.secret("api-token") == {"v0": value("token")}
+    assert space.secret("db") == {"v0": value("new"), "v1": value("old"), "v2": value("oldest")}
+    assert space.secret("deploy-key") == {"ssh-privatekey": value("ssh")}
+    bundle = space.secret("bundle")
+    assert (bundle["user"], bundle["previous"]) == (value("user"), value("old"))
+    assert halves(bundle["chain"]) == one_pem(web)
+    for name, leaf in (("web", web), ("edge-v0", edge[0]), ("edge-v1", edge[1])):
+        found = space.secret(name)
+        assert found.keys() == {"tls.crt", "tls.key"}
+        assert found["tls.crt"] == leaf.pem
+        assert found["tls.key"] == private_pem(leaf.key, PrivateFormat.TraditionalOpenSSL)
+    assert {key: halves(text) for key, text in space.secret("web-old").items()} == {
+        f"v{number}": one_pem(leaf) for number, leaf in enumerate(old)
+    }
+    types = {item: space.get("secret", item)["type"] for item in ("api-token", "web", "edge-v1", "deploy-key")}
+    assert types == {
+        "api-token": "Opaque",
+        "web": "kubernetes.io/tls",
+        "edge-v1": "kubernetes.io/tls",
+        "deploy-key": "kubernetes.io/ssh-auth",
+    }
+    meta = space.get("secret", "db")["metadata"]
+    assert meta["labels"] == {"tier": "data", "secrets-store.sync.x-k8s.io": ""}
+    assert meta["annotations"] == {"note": "rotated-weekly"}
+    told = parts(space)
+    assert all(part["ready"] for part in told.values())
+    assert [item["targetKey"] for item in told["db"]["versions"]] == ["v0", "v1", "v2"]
+    assert len({item["version"] for item in told["db"]["versions"]}) == 3
+    head, row = (line.split() for line in space.kubectl("get", "akvsync", "shop").splitlines())
+    assert head == ["NAME", "READY", "REASON", "STATUS", "AGE"]
+    assert row[:4] == ["shop", "True", UP_TO_DATE, "8/8"]
+    # What was made is an ordinary SecretSync with an ordinary class, and belongs to the AKVSync.
+    uid = space.get("akvsync", "shop")["metadata"]["uid"]
+    for kind, name in (("secretproviderclass", "shop"), ("secretsync", "edge-v0")):
+        [owner] = space.get(kind, name)["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"], owner["controller"]) == ("AKVSync", uid, True)
+        assert "blockOwnerDeletion" not in owner
+
+
+def test_an_edit_updates_and_prunes(space: Namespace) -> None:
+    versions(space, "a", "new", "old")
+    versions(space, "b", "b")
+    space.apply(akv_sync(space, "[{secretInAKV: a, labels: {x: '1', y: '1'}}, {secretInAKV: b}]"))
+    becomes(space, *SYNCED)
+    space.apply(
+        akv_sync(
+            space, "[{secretInAKV: a, labels: {x: '2'}, versionHistory: 2}, {secretInAKV: b, kubernetesSecretName: c}]"
+        )
+    )
+    assert becomes(space, *SYNCED).startswith("2/2")
+    assert space.secret("a") == {"v0": value("new"), "v1": value("old")}
+    assert space.get("secret", "a")["metadata"]["labels"] == {"x": "2", "secrets-store.sync.x-k8s.io": ""}
+    space.wait_secret("c", {"v0": "b"})
+    gone(lambda: space.get("secretsync", "b"))
+    gone(lambda: space.get("secret", "b"))
+    assert space.names("secretsync") == ["a", "c"]
+
+
+def test_what_is_edited_or_deleted_by_hand_is_restored(space: Namespace) -> None:
+    versions(space, "a", "1")
+    versions(space, "b", "2")
+    space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: b}]"))
+    becomes(space, *SYNCED)
+    wanted = {
+        kind: space.get(kind, name)["spec"] for kind, name in (("secretsync", "a"), ("secretproviderclass", "shop"))
+    }
+    spec = {
+        "serviceAccountName": "other",
+        "secretObject": {"labels": {"by": "hand"}, "data": [{"sourcePath": "b", "targetKey": "mine"}]},
+    }
+    space.kubectl("patch", "secretsync", "a", "--type=merge", "--patch", json.dumps({"spec": spec}))
+    eventually(lambda: space.get("secretsync", "a")["spec"], lambda found: found == wanted["secretsync"])
+    parameters = {"spec": {"parameters": {"objects": "array: []", "cloudName": "nowhere"}}}
+    space.kubectl("patch", "secretproviderclass", "shop", "--type=merge", "--patch", json.dumps(parameters))
+    eventually(
+        lambda: space.get("secretproviderclass", "shop")["spec"], lambda found: found == wanted["secretproviderclass"]
+    )
+    for kind, name in (("secretsync", "a"), ("secretproviderclass", "shop")):
+        uid = space.get(kind, name)["metadata"]["uid"]
+        space.kubectl("delete", kind, name, "--wait=false")
+        eventually(
+            lambda kind=kind, name=name: space.get(kind, name).get("metadata", {}).get("uid"),  # type: ignore[misc]
+            lambda found, uid=uid: found not in (None, uid),  # type: ignore[misc]
+        )
+        assert space.get(kind, name)["spec"] == wanted[kind]
+    becomes(space, *SYNCED)
+    space.wait_secret("a", {"v0": "1"})
+
+
+def test_a_forced_look_at_the_vault_is_nobodys_edit(space: Namespace) -> None:
+    versions(space, "a", "1")
+    space.apply(akv_sync(space, "[{secretInAKV: a}]"))
+    becomes(space, *SYNCED)
+    space.put("a", "2")
+    space.force("a")
+    space.wait_secret("a", {"v0": "2"})
+    assert space.get("secretsync", "a")["spec"]["forceSynchronization"]
+    becomes(space, *SYNCED)
+
+
+def test_a_failing_part_is_told_with_its_reason_and_the_others_go_on(space: Namespace) -> None:
+    versions(space, "a", "1")
+    space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: missing}]"))
+    message = becomes(space, "False", "ProviderError")
+    assert message.startswith("1/2 ready; missing: ")
+    told = parts(space)
+    assert (told["a"]["ready"], told["missing"]["ready"]) == (True, False)
+    assert told["missing"]["message"] == space.ready("missing")[1]
+    space.wait_secret("a", {"v0": "1"})
+    # … and the summary follows when it is mended.
+    space.put("missing", "here")
+    space.force("missing")
+    assert becomes(space, *SYNCED).startswith("2/2")
+
+
+def test_somebody_elses_secretsync_is_not_touched_and_told(space: Namespace) -> None:
+    versions(space, "a", "1")
+    versions(space, "b", "2")
+    foreign = space.sync("a", {"k": "b"})
+    space.apply(space.provider_class("b"), foreign)
+    space.wait_secret("a", {"k": "2"})
+    space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: b}]", name="mine"))
+    space.wait_reason("b", *WRITTEN)
+    message = eventually(lambda: ready(space, "mine"), lambda found: found[2].startswith("1/2 "))[2]
+    assert message == (
+        "1/2 ready; a: a SecretSync a exists that does not belong to this AKVSync, so it was not touched; set another"
+        " kubernetesSecretName, or delete that SecretSync and the AKVSync follows by itself"
+    )
+    space.wait_secret("b", {"v0": "2"})
+    assert space.get("secretsync", "a")["spec"]["secretObject"]["data"] == foreign["spec"]["secretObject"]["data"]
+    space.wait_secret("a", {"k": "2"})
+    space.kubectl("delete", "secretsync", "a")
+    becomes(space, *SYNCED, name="mine")
+    space.wait_secret("a", {"v0": "1"})
+
+
+def test_somebody_elses_class_is_not_touched_and_told(space: Namespace) -> None:
+    versions(space, "a", "1")
+    space.apply(space.provider_class("other"))
+    before = space.get("secretproviderclass", "shop")
+    space.apply(akv_sync(space, "[{secretInAKV: a}]"))
+    assert "a SecretProviderClass shop exists" in becomes(space, "False", "NameTaken")
+    assert space.get("secretproviderclass", "shop") == before
+    assert space.names("secretsync") == []
+    space.kubectl("delete", "secretproviderclass", "shop")
+    becomes(space, *SYNCED)
+    space.wait_secret("a", {"v0": "1"})
+
+
+def test_a_new_type_waits_until_the_secretsync_is_deleted(space: Namespace) -> None:
+    versions(space, "key", "ssh")
+    space.apply(akv_sync(space, "[{secretInAKV: key}]"))
+    becomes(space, *SYNCED)
+    space.apply(akv_sync(space, "[{secretInAKV: key, kubernetesSecretType: kubernetes.io/ssh-auth}]"))
+    message = becomes(space, "False", "SecretTypeChangeWaits")
+    assert "the Secret is of type Opaque, which cannot change: delete the SecretSync key" in message
+    space.wait_secret("key", {"v0": "ssh"})
+    space.kubectl("delete", "secretsync", "key")
+    becomes(space, *SYNCED)
+    space.wait_secret("key", {"ssh-privatekey": "ssh"})
+    assert space.get("secret", "key")["type"] == "kubernetes.io/ssh-auth"
+
+
+def test_a_mistake_that_only_the_controller_sees_changes_nothing(space: Namespace) -> None:
+    versions(space, "a", "new", "old")
+    space.apply(
+        akv_sync(space, "[{secretInAKV: a, kubernetesSecretName: a-v1}, {secretInAKV: a, kubernetesSecretName: b}]")
+    )
+    becomes(space, *SYNCED)
+    typed = "kubernetesSecretType: kubernetes.io/ssh-auth"
+    space.apply(
+        akv_sync(
+            space, f"[{{secretInAKV: a, kubernetesSecretName: a-v1}}, {{secretInAKV: a, versionHistory: 2, {typed}}}]"
+        )
+    )
+    message = becomes(space, "False", "UserInputValidationFailed")
+    assert "secretInAKV a and secretInAKV a both make a Secret a-v1" in message
+    assert space.names("secretsync") == ["a-v1", "b"]
+    assert space.get("akvsync", "shop")["status"]["summary"] == "2/2"
+
+
+def test_deleting_it_removes_everything_that_it_made(space: Namespace) -> None:
+    versions(space, "a", "1")
+    space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: a, kubernetesSecretName: b}]"))
+    becomes(space, *SYNCED)
+    space.kubectl("delete", "akvsync", "shop")
+    for kind in ("secretsync", "secretproviderclass", "secret"):
+        gone(lambda kind=kind: space.names(kind))  # type: ignore[misc]
+
+
+def test_deleted_and_applied_again_at_once(space: Namespace) -> None:
+    versions(space, "a", "1")
+    made = akv_sync(space, "[{secretInAKV: a}]")
+    space.apply(made)
+    becomes(space, *SYNCED)
+    old = space.get("secretsync", "a")["metadata"]["uid"]
+    space.kubectl("delete", "akvsync", "shop")
+    space.apply(made)
+    eventually(lambda: space.get("secretsync", "a").get("metadata", {}).get("uid", old), lambda uid: uid != old)
+    becomes(space, *SYNCED)
+    space.wait_secret("a", {"v0": "1"})
+
+
+def test_what_nobody_touches_is_not_written_again(space: Namespace) -> None:
+    versions(space, "a", "1")
+    space.apply(akv_sync(space, "[{secretInAKV: a}]"))
+    becomes(space, *SYNCED)
+
+    def seen() -> list[str]:
+        found = [
+            space.get(kind, name)
+            for kind, name in (("akvsync", "shop"), ("secretsync", "a"), ("secretproviderclass", "shop"))
+        ]
+        return [item["metadata"]["resourceVersion"] for item in found]
+
+    def writes() -> list[str]:
+        lines = (json.loads(line) for line in space.installed.plane.audit_log.read_text().splitlines())
+        return [
+            f"{line['verb']} {line['objectRef']['resource']}"
+            for line in lines
+            if line.get("objectRef", {}).get("namespace") == space.name
+            and line["user"]["username"] == space.installed.user
+            and line["objectRef"]["resource"] != "secrets"
+        ]
+
+    before = seen(), writes()
+    space.put("b", "2")
+    space.apply(akv_sync(space, "[{secretInAKV: b}]", name="other"))
+    becomes(space, *SYNCED, name="other")
+    assert seen() == before[0]
+    assert writes()[: len(before[1])] == before[1]

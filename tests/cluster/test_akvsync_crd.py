@@ -1,0 +1,132 @@
+"""The AKVSync CRD on a real API server: what it takes, and in which words it refuses what can be seen early."""
+
+import json
+import subprocess
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.api.akvsync import MOST_MAPPED, MOST_OBJECTS, SECRET_TYPES
+from tests.cluster.world import Installed
+from tests.unit.test_translate import SHOP
+
+MAPPED = "kubernetesSecretName: m, mapping"
+TLS = "kubernetesSecretType: kubernetes.io/tls"
+ONE_OF = "an object is exactly one of secretInAKV, certInAKV, or kubernetesSecretName with mapping"
+SAME = "two objects make Secrets of the same name: give one another kubernetesSecretName"
+RESERVED = "that start with secrets-store.sync.x-k8s.io are reserved for the controller"
+
+
+def send(installed: Installed, objects: str | list[dict[str, Any]], /, **spec: Any) -> tuple[int, str]:
+    """Exit code and output of a dry run on the server."""
+    plane = installed.plane
+    given = {"keyvaultName": "shop-vault", "clientID": "client", "tenantID": "tenant", "serviceAccountName": "shop"}
+    made = {
+        "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
+        "kind": "AKVSync",
+        "metadata": {"name": "shop", "namespace": "default"},
+        "spec": {**given, "objects": msgspec.yaml.decode(objects) if isinstance(objects, str) else objects, **spec},
+    }
+    command = [str(plane.kubectl_path), "--kubeconfig", str(plane.kubeconfig), "create", "--dry-run=server", "-f", "-"]
+    done = subprocess.run(command, input=json.dumps(made), capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        pytest.param(SHOP, id="the reference's own"),
+        pytest.param([{"secretInAKV": "A-1"}, {"secretInAKV": "b"}], id="capitals"),
+        pytest.param("[{secretInAKV: a-, kubernetesSecretName: a.b}]", id="a name of its own"),
+        pytest.param(f"[{{certInAKV: e, {TLS}, versionHistory: 2}}, {{secretInAKV: e}}]", id="e-v0 and e are two"),
+        pytest.param("[{secretInAKV: web}, {certInAKV: web, kubernetesSecretName: tls}]", id="one object twice"),
+        pytest.param(
+            [
+                {
+                    "kubernetesSecretName": f"{number}{'n' * 248}",
+                    "mapping": [{"dataKey": f"k{key}", "secretInAKV": "s" * 127} for key in range(MOST_MAPPED)],
+                    "labels": {"a" * 253 + "/" + "b" * 63: "v" * 63},
+                }
+                for number in range(MOST_OBJECTS)
+            ],
+            id="the most of everything",
+        ),
+        *(
+            pytest.param([{"kubernetesSecretName": "m", "kubernetesSecretType": kind, "mapping": [
+                {"dataKey": "username", "secretInAKV": "s"}
+            ]}], id=kind)
+            for kind in SECRET_TYPES
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_accepted(objects: str | list[dict[str, Any]], installed: Installed) -> None:
+    assert send(installed, objects) == (0, "akvsync.secret-sync.x-k8s.io/shop created (server dry run)\n")
+
+
+@pytest.mark.parametrize(
+    ("objects", "said"),
+    [
+        ("[]", "spec.objects in body should have at least 1 items"),
+        ("[{}]", ONE_OF),
+        ("[{kubernetesSecretName: a}]", ONE_OF),
+        ("[{secretInAKV: a, certInAKV: a}]", ONE_OF),
+        (f"[{{secretInAKV: a, {MAPPED}: [{{dataKey: k, secretInAKV: s}}]}}]", ONE_OF),
+        ("[{mapping: [{dataKey: k, secretInAKV: s}]}]", "mapping needs kubernetesSecretName, the name of the Secret"),
+        (f"[{{{MAPPED}: [{{dataKey: k, secretInAKV: s}}], versionHistory: 2}}]", "versionHistory does not go with"),
+        (f"[{{{MAPPED}: [{{dataKey: k, secretInAKV: s, certInAKV: s}}]}}]", "a mapping's entry names exactly one of"),
+        (f"[{{{MAPPED}: [{{dataKey: k}}]}}]", "a mapping's entry names exactly one of secretInAKV and certInAKV"),
+        (f"[{{{MAPPED}: [{{secretInAKV: s}}]}}]", "mapping[0].dataKey: Required value"),
+        (
+            f"[{{{MAPPED}: [{{dataKey: k, secretInAKV: s}}, {{dataKey: k, secretInAKV: t}}]}}]",
+            'mapping[1]: Duplicate value: {"dataKey":"k"}',
+        ),
+        (f"[{{{MAPPED}: [{{dataKey: k k, secretInAKV: s}}]}}]", "a key of a Secret holds letters, digits, - . _ and"),
+        (f"[{{{MAPPED}: [{{dataKey: k, secretInAKV: s, version: -1}}]}}]", "should be greater than or equal to 0"),
+        ("[{secretInAKV: a, versionHistory: 0}]", "should be greater than or equal to 1"),
+        ("[{secretInAKV: a, versionHistory: 501}]", "should be less than or equal to 500"),
+        ("[{secretInAKV: API}, {secretInAKV: api}]", SAME),
+        ("[{secretInAKV: a, kubernetesSecretName: b}, {certInAKV: b}]", SAME),
+        (f"[{{certInAKV: e, {TLS}, versionHistory: 2}}, {{secretInAKV: e-v0}}]", SAME),
+        ("[{secretInAKV: a_b}]", "an object's name in Key Vault: letters, digits and -"),
+        ("[{secretInAKV: a-}]", "this name makes no Secret's name: set kubernetesSecretName"),
+        ("[{secretInAKV: a, kubernetesSecretName: A}]", "an object's name: small letters, digits, - and ."),
+        ("[{secretInAKV: a, kubernetesSecretType: other}]", 'kubernetesSecretType: Unsupported value: "other"'),
+        (
+            "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/basic-auth}]",
+            "kubernetes.io/basic-auth needs a mapping with the dataKeys username and password",
+        ),
+        (
+            "[{certInAKV: a, kubernetesSecretType: kubernetes.io/ssh-auth}]",
+            "a certificate becomes a Secret of type Opaque or kubernetes.io/tls",
+        ),
+        ("[{secretInAKV: a, labels: {secrets-store.sync.x-k8s.io: ''}}]", f"keys of labels {RESERVED}"),
+        ("[{secretInAKV: a, annotations: {secrets-store.sync.x-k8s.io/a: ''}}]", f"keys of annotations {RESERVED}"),
+        ([{"secretInAKV": "a", "labels": {"a" * 318: ""}}], "a key of labels has more than 317 characters"),
+        ([{"secretInAKV": "a", "labels": {"a": "v" * 64}}], "labels.a: Too long"),
+        ([{"secretInAKV": f"a{number}"} for number in range(MOST_OBJECTS + 1)], "must have at most 128 items"),
+    ],
+)
+def test_what_is_refused_is_told_in_words(objects: str | list[dict[str, Any]], said: str, installed: Installed) -> None:
+    code, out = send(installed, objects)
+    assert code == 1
+    assert said in out
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"keyvaultName": "a.evil.example"}, "a Key Vault's name has 3 to 24 letters, digits and single -"),
+        ({"keyvaultName": "ab"}, "keyvaultName in body should be at least 3 chars long"),
+        ({"clientID": "a/b"}, "a client id holds letters, digits and -"),
+        ({"tenantID": "a/b"}, "a tenant's id or domain holds letters, digits, . and -"),
+        ({"serviceAccountName": "Shop"}, "an object's name: small letters"),
+        *(({name: None}, f"spec.{name}: Required value") for name in ("keyvaultName", "clientID", "tenantID")),
+        ({"serviceAccountName": None}, "spec.serviceAccountName: Required value"),
+        ({"objects": None}, "spec.objects: Required value"),
+    ],
+)
+def test_what_stands_around_the_objects(spec: dict[str, Any], said: str, installed: Installed) -> None:
+    code, out = send(installed, "[{secretInAKV: a}]", **spec)
+    assert code == 1
+    assert said in out

@@ -1,0 +1,161 @@
+"""The controller's own token, stolen, among SecretSyncs and SecretProviderClasses: it touches an AKVSync's alone."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cluster.thief import ACCOUNT, HOME, MERGE, SHOP, Answer, Shop, Thief, made, owner, refused
+from tests.cluster.world import eventually
+
+PATHS = {
+    "SecretSync": f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{SHOP}/secretsyncs",
+    "SecretProviderClass": f"/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{SHOP}/secretproviderclasses",
+}
+AKV_SYNCS = f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{SHOP}/akvsyncs"
+OLD_CLASSES = f"/apis/secrets-store.csi.x-k8s.io/v1alpha1/namespaces/{SHOP}/secretproviderclasses"
+NOBODY = "44444444-4444-4444-4444-444444444444"
+both = pytest.mark.parametrize("kind", list(PATHS))
+
+
+def akv_owner(uid: str, **changes: str) -> dict[str, str]:
+    return owner(uid, "maker", kind="AKVSync") | changes
+
+
+@pytest.fixture(scope="module")
+def maker(shop: Shop) -> str:
+    """The UID of an AKVSync that no controller serves."""
+    return shop.akv_sync("maker")
+
+
+@pytest.fixture(scope="module")
+def mighty(shop: Shop) -> Thief:
+    """The same account, to which somebody has granted everything on these kinds besides."""
+    resources = "secretsyncs.secret-sync.x-k8s.io,secretproviderclasses.secrets-store.csi.x-k8s.io"
+    shop.plane.kubectl("create", "clusterrole", "too-much-more", "--verb=*", f"--resource={resources}")
+    shop.plane.kubectl(
+        "create",
+        "clusterrolebinding",
+        "too-much-more",
+        "--clusterrole=too-much-more",
+        f"--serviceaccount={HOME}:{ACCOUNT}",
+    )
+    thief = Thief(shop.plane, HOME, ACCOUNT)
+    eventually(lambda: thief.send("GET", f"{PATHS['SecretSync']}/none").status, lambda status: status == 404)
+    return thief
+
+
+def patch(thief: Thief, kind: str, name: str, body: Any) -> Answer:
+    return thief.send("PATCH", f"{PATHS[kind]}/{name}", body, MERGE)
+
+
+def seen(shop: Shop, kind: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(shop.plane.kubectl("get", kind, name, "--namespace", SHOP, "-o", "json"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", f"{PATHS['SecretProviderClass']}/none"),
+        ("DELETE", PATHS["SecretSync"]),
+        ("PUT", f"{PATHS['SecretSync']}/none"),
+        ("PATCH", f"{AKV_SYNCS}/maker"),
+        ("DELETE", f"{AKV_SYNCS}/maker"),
+        ("POST", AKV_SYNCS),
+        ("GET", f"{AKV_SYNCS}/maker"),
+    ],
+)
+def test_the_roles_grant_no_other_verb(method: str, path: str, thief: Thief) -> None:
+    body: dict[str, Any] = {}
+    assert thief.send(method, path, body, MERGE if method == "PATCH" else "application/json").status == 403
+
+
+@both
+def test_what_an_akvsync_owns_can_be_made_and_mended(kind: str, thief: Thief, maker: str) -> None:
+    assert thief.send("POST", PATHS[kind], made(kind, "made-own", [akv_owner(maker)])).status == 201
+    assert patch(thief, kind, "made-own", {"metadata": {"labels": {"a": "b"}}}).status == 200
+
+
+def test_and_a_secretsync_of_its_own_can_be_deleted(thief: Thief, maker: str) -> None:
+    assert thief.send("POST", PATHS["SecretSync"], made("SecretSync", "pruned", [akv_owner(maker)])).status == 201
+    assert thief.send("DELETE", f"{PATHS['SecretSync']}/pruned").status == 200
+
+
+@both
+@pytest.mark.parametrize(
+    "change",
+    [None, {"kind": "ConfigMap"}, {"kind": "SecretSync"}, {"apiVersion": "secret-sync.x-k8s.io.evil.example/v1"}, {}],
+    ids=["no owner", "another kind", "a SecretSync", "another group", "two"],
+)
+def test_nothing_can_be_made_for_anybody_else(
+    kind: str, change: dict[str, str] | None, thief: Thief, maker: str
+) -> None:
+    owners = [akv_owner(maker, **change)] if change is not None else []
+    if change == {}:
+        owners = [akv_owner(maker), akv_owner(NOBODY, name="second")]
+    answer = thief.send("POST", PATHS[kind], made(kind, "disowned", owners))
+    refused(answer, f"the one owner of a {kind} must be an AKVSync")
+
+
+@both
+@pytest.mark.parametrize("query", ["", "?dryRun=All"])
+@pytest.mark.parametrize(
+    "body", [{}, {"spec": {"provider": "x", "serviceAccountName": "x"}}, {"metadata": {"labels": {"a": "b"}}}]
+)
+def test_what_people_wrote_is_not_changed(kind: str, query: str, body: Any, thief: Thief, shop: Shop) -> None:
+    name = "written"
+    if thief.send("PATCH", f"{PATHS[kind]}/{name}", {}, MERGE).status == 404:
+        shop.create(made(kind, name, []))
+    before = seen(shop, kind, name)
+    answer = thief.send("PATCH", f"{PATHS[kind]}/{name}{query}", body, MERGE)
+    refused(answer, f"this {kind} does not belong to an AKVSync")
+    assert seen(shop, kind, name) == before
+
+
+@both
+def test_nor_is_it_adopted_given_away_or_handed_on(kind: str, mighty: Thief, shop: Shop, maker: str) -> None:
+    shop.create(made(kind, "made-adopted", []))
+    adopting = {"metadata": {"ownerReferences": [akv_owner(maker)]}}
+    refused(patch(mighty, kind, "made-adopted", adopting), f"this {kind} does not belong to an AKVSync")
+    shop.create(made(kind, "made-lasting", [akv_owner(maker)]))
+    for owners, why in (
+        (None, f"the one owner of a {kind} must be an AKVSync"),
+        ([akv_owner(maker), akv_owner(NOBODY, name="second")], f"the one owner of a {kind} must be an AKVSync"),
+        ([akv_owner(NOBODY)], f"the owner of a {kind} may not change"),
+    ):
+        refused(patch(mighty, kind, "made-lasting", {"metadata": {"ownerReferences": owners}}), why)
+    [kept] = seen(shop, kind, "made-lasting")["metadata"]["ownerReferences"]
+    assert kept["uid"] == maker
+
+
+@both
+def test_what_people_wrote_is_not_deleted(kind: str, mighty: Thief, shop: Shop) -> None:
+    shop.create(made(kind, "kept", []))
+    for path in (
+        f"{PATHS[kind]}/kept",
+        f"{PATHS[kind]}/kept?dryRun=All",
+        f"{PATHS[kind]}?fieldSelector=metadata.name=kept",
+    ):
+        refused(mighty.send("DELETE", path), f"this {kind} does not belong to an AKVSync")
+    assert seen(shop, kind, "kept")
+
+
+def test_the_old_version_of_a_class_is_no_way_around(mighty: Thief, shop: Shop) -> None:
+    shop.create(made("SecretProviderClass", "aged", []))
+    answer = mighty.send("PATCH", f"{OLD_CLASSES}/aged", {"spec": {"provider": "x"}}, MERGE)
+    refused(answer, "this SecretProviderClass does not belong to an AKVSync")
+    body = made("SecretProviderClass", "older", []) | {"apiVersion": "secrets-store.csi.x-k8s.io/v1alpha1"}
+    refused(mighty.send("POST", OLD_CLASSES, body), "the one owner of a SecretProviderClass must be an AKVSync")
+
+
+def test_the_status_of_what_people_wrote_is_still_told(thief: Thief, shop: Shop) -> None:
+    shop.sync("told")
+    path = f"{PATHS['SecretSync']}/told/status"
+    assert thief.send("PATCH", path, {"status": {"syncHash": "h"}}, MERGE).status == 200
+    # … and that is no way to change anything else.
+    theft = {"metadata": {"ownerReferences": [akv_owner(NOBODY)]}, "spec": {"serviceAccountName": "mine"}}
+    assert thief.send("PATCH", path, theft, MERGE).status == 200
+    found = seen(shop, "SecretSync", "told")
+    assert found["spec"]["serviceAccountName"] == "none"
+    assert "ownerReferences" not in found["metadata"]

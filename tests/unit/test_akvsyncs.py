@@ -1,0 +1,343 @@
+"""What is made, mended, pruned and told of AKVSyncs, and when, in virtual time."""
+
+import itertools
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from controller.api.conditions import Reason
+from controller.errors import PolicyRefused, Refused, Unreachable
+from controller.parts import MOST_MESSAGE, MOST_VERSIONS
+from tests.unit.akvsync_stage import Stage, staged
+
+A, B = {"secretInAKV": "a"}, {"secretInAKV": "b"}
+SSH = {"kubernetesSecretType": "kubernetes.io/ssh-auth"}
+FRESH = ["POST secretproviderclasses shop", "POST secretsyncs a", "POST secretsyncs b"]
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    yield from staged(monkeypatch)
+
+
+@pytest.fixture
+def settled(stage: Stage) -> Stage:
+    """`shop` with the parts a and b, both synced and told."""
+    stage.has([A, B])
+    stage.passes(5)
+    stage.synced("a")
+    stage.synced("b")
+    stage.passes(5)
+    assert stage.ready() == ("True", Reason.UP_TO_DATE, "2/2 ready: every Secret holds what the vault holds")
+    assert stage.did == FRESH
+    return stage
+
+
+def parts(stage: Stage) -> dict[str, dict[str, Any]]:
+    return {item["name"]: item for item in stage.objects["akvsyncs", "shop"]["status"]["parts"]}
+
+
+def foreign(stage: Stage, plural: str, name: str, /, **owner: str) -> None:
+    """Somebody else's object."""
+    spec = {
+        "serviceAccountName": "x",
+        "secretProviderClassName": "x",
+        "secretObject": {"data": [{"sourcePath": "x", "targetKey": "x"}]},
+    }
+    owners = [{"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", **owner}] if owner else []
+    stage.put(plural, name, {"metadata": {"ownerReferences": owners}, "spec": spec if plural == "secretsyncs" else {}})
+
+
+# The way of things
+
+
+def test_it_is_made_at_once_and_told_as_its_parts_are_synced(stage: Stage) -> None:
+    stage.has([A, B])
+    stage.passes(0.1)
+    assert stage.did == FRESH
+    assert stage.ready()[:2] == ("False", Reason.IN_PROGRESS)
+    stage.passes(5)
+    stage.synced("a", keys=2)
+    stage.passes(1)
+    assert stage.objects["akvsyncs", "shop"]["status"]["summary"] == "1/2"
+    assert [item["targetKey"] for item in parts(stage)["a"]["versions"]] == ["v0", "v1"]
+    stage.synced("b", reason=Reason.PROVIDER_ERROR, message="the vault is away")
+    stage.passes(1)
+    assert stage.ready() == ("False", Reason.PROVIDER_ERROR, "1/2 ready; b: the vault is away")
+    stage.synced("b")
+    stage.passes(1)
+    assert stage.ready()[0] == "True"
+
+
+def test_nothing_is_polled(settled: Stage) -> None:
+    settled.asked.clear()
+    settled.passes(100_000)
+    assert settled.asked == []
+
+
+def test_an_edit_makes_mends_and_prunes(settled: Stage) -> None:
+    settled.has([A | {"labels": {"x": "1"}}, {"secretInAKV": "c"}])
+    settled.passes(1)
+    assert settled.did == [
+        "DELETE secretsyncs b",
+        "PATCH secretproviderclasses shop",
+        "PATCH secretsyncs a",
+        "POST secretsyncs c",
+    ]
+    assert settled.names() == ["a", "c"]
+    # Ready speaks of the new edit: what was just written has not been synced yet.
+    assert settled.ready()[:2] == ("False", Reason.IN_PROGRESS)
+
+
+def test_a_burst_of_news_is_told_in_one_status(stage: Stage) -> None:
+    stage.has([{"secretInAKV": f"s{number}"} for number in range(100)])
+    stage.passes(5)
+    stage.asked.clear()
+    for number in range(100):
+        stage.synced(f"s{number}")
+        stage.passes(0.001)
+    stage.passes(5)
+    assert stage.ready()[2].startswith("100/100")
+    assert len(stage.asked) == 1
+
+
+# Hands
+
+
+@pytest.mark.parametrize(
+    ("plural", "name", "spec"),
+    [
+        ("secretsyncs", "a", {"serviceAccountName": "other"}),
+        ("secretsyncs", "a", {"secretSyncControllerName": "other"}),
+        ("secretsyncs", "a", {"secretObject": {"labels": {"by": "hand"}}}),
+        ("secretsyncs", "a", {"secretObject": {"data": [{"sourcePath": "b", "targetKey": "mine"}]}}),
+        ("secretproviderclasses", "shop", {"parameters": {"cloudName": "other"}}),
+        ("secretproviderclasses", "shop", {"provider": "aws", "parameters": {"objects": ""}}),
+    ],
+)
+def test_what_is_edited_by_hand_is_mended(plural: str, name: str, spec: dict[str, Any], settled: Stage) -> None:
+    before = settled.objects[plural, name]["spec"]
+    settled.put(plural, name, {"spec": spec})
+    settled.passes(1)
+    assert settled.did == [f"PATCH {plural} {name}"]
+    after = settled.objects[plural, name]["spec"]
+    assert {key: value for key, value in after.items() if value} == before
+
+
+@pytest.mark.parametrize(("plural", "name"), [("secretsyncs", "a"), ("secretproviderclasses", "shop")])
+def test_what_is_deleted_by_hand_is_made_anew(plural: str, name: str, settled: Stage) -> None:
+    settled.remove(plural, name)
+    settled.passes(1)
+    assert settled.did == [f"POST {plural} {name}"]
+
+
+def test_a_forced_look_at_the_vault_stays(settled: Stage) -> None:
+    settled.put("secretsyncs", "a", {"spec": {"forceSynchronization": "now"}})
+    settled.passes(1)
+    assert settled.did == []
+    settled.has([A | {"labels": {"x": "1"}}, B])
+    settled.passes(1)
+    assert settled.objects["secretsyncs", "a"]["spec"]["forceSynchronization"] == "now"
+
+
+def test_a_fight_over_a_field_is_fought_less_and_less(settled: Stage) -> None:
+    for _ in range(600):
+        if settled.objects["secretsyncs", "a"]["spec"]["serviceAccountName"] == "robot":
+            settled.put("secretsyncs", "a", {"spec": {"serviceAccountName": "other"}})
+        settled.passes(0.1)
+    assert 3 < len(settled.did) < 10
+
+
+def test_one_that_is_being_deleted_is_made_anew_when_it_is_gone(settled: Stage) -> None:
+    settled.put("secretsyncs", "a", {"metadata": {"deletionTimestamp": "2030-01-01T12:00:00Z"}})
+    settled.passes(60)
+    assert settled.did == []
+    assert settled.ready()[1:] == (
+        Reason.IN_PROGRESS,
+        "1/2 ready; a: the SecretSync a is being deleted and is made anew when it is gone; if it stays, look at its"
+        " finalizers",
+    )
+    settled.remove("secretsyncs", "a")
+    settled.passes(1)
+    assert settled.did == ["POST secretsyncs a"]
+
+
+# What is not ours
+
+
+def test_somebody_elses_secretsync_is_told_and_the_others_go_on(stage: Stage) -> None:
+    foreign(stage, "secretsyncs", "a")
+    stage.passes(1)
+    stage.has([A, B])
+    stage.passes(60)
+    assert stage.did == ["POST secretproviderclasses shop", "POST secretsyncs b"]
+    stage.synced("b")
+    stage.passes(1)
+    status, reason, message = stage.ready()
+    assert (status, reason) == ("False", Reason.NAME_TAKEN)
+    assert message.startswith("1/2 ready; a: a SecretSync a exists that does not belong to this AKVSync")
+    # It is free again, and nothing had to be polled for that.
+    stage.remove("secretsyncs", "a")
+    stage.passes(1)
+    assert stage.did == ["POST secretsyncs a"]
+
+
+def test_somebody_elses_class_holds_everything_up(stage: Stage) -> None:
+    foreign(stage, "secretproviderclasses", "shop")
+    stage.passes(1)
+    stage.has([A, B])
+    stage.passes(60)
+    assert stage.did == []
+    assert "a SecretProviderClass shop exists that does not belong to this AKVSync" in stage.ready()[2]
+    stage.remove("secretproviderclasses", "shop")
+    stage.passes(1)
+    assert stage.did == FRESH
+
+
+@pytest.mark.parametrize(
+    ("owner", "reason"),
+    [
+        ({"name": "shop", "uid": "an-earlier-one"}, Reason.IN_PROGRESS),
+        ({"name": "other", "uid": "of-another"}, Reason.NAME_TAKEN),
+        ({"name": "shop", "uid": "x", "kind": "ConfigMap"}, Reason.NAME_TAKEN),
+        ({"name": "shop", "uid": "x", "apiVersion": "example.com/v1"}, Reason.NAME_TAKEN),
+    ],
+)
+def test_ours_is_what_this_very_akvsync_owns(owner: dict[str, str], reason: Reason, stage: Stage) -> None:
+    foreign(stage, "secretsyncs", "a", **owner)
+    stage.passes(1)
+    stage.has([A])
+    stage.passes(60)
+    assert stage.did == ["POST secretproviderclasses shop"]
+    assert stage.ready()[1] == reason
+
+
+def test_what_others_own_is_not_pruned(settled: Stage) -> None:
+    foreign(settled, "secretsyncs", "mine")
+    foreign(settled, "secretsyncs", "theirs", name="other", uid="of-another")
+    settled.has([A])
+    settled.passes(5)
+    assert settled.did == ["DELETE secretsyncs b", "PATCH secretproviderclasses shop"]
+
+
+# Types
+
+
+def test_a_new_type_waits_and_leaves_the_old_one_alone(settled: Stage) -> None:
+    settled.has([A | SSH, B])
+    settled.passes(60)
+    assert settled.did == []
+    assert settled.ready()[1:] == (
+        Reason.TYPE_CHANGE_WAITS,
+        "1/2 ready; a: the Secret is of type Opaque, which cannot change: delete the SecretSync a, its Secret goes with"
+        " it and both are made anew with type kubernetes.io/ssh-auth",
+    )
+    settled.remove("secretsyncs", "a")
+    settled.passes(1)
+    assert settled.did == ["POST secretsyncs a"]
+    assert settled.objects["secretsyncs", "a"]["spec"]["secretObject"]["type"] == "kubernetes.io/ssh-auth"
+
+
+# Mistakes and failures
+
+
+def test_a_mistake_changes_and_prunes_nothing(settled: Stage) -> None:
+    settled.has([A, A])
+    settled.passes(60)
+    assert settled.did == []
+    status, reason, message = settled.ready()
+    assert (status, reason) == ("False", Reason.INPUT_INVALID)
+    assert "both make a Secret a" in message
+    assert settled.objects["akvsyncs", "shop"]["status"]["summary"] == "2/2"
+
+
+def test_one_that_cannot_be_read_says_so(settled: Stage) -> None:
+    settled.unreadable()
+    settled.passes(60)
+    assert settled.did == []
+    assert settled.ready()[1:] == (
+        Reason.INPUT_INVALID,
+        "this AKVSync cannot be read: Expected `array` - at `$.spec.objects`",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PolicyRefused("ValidatingAdmissionPolicy 'x' denied", status=422), Reason.POLICY_REFUSED),
+        (Refused("namespace is being terminated", status=403), Reason.SYNC_FAILED),
+        (Unreachable("the Kubernetes API did not answer in time"), Reason.SYNC_FAILED),
+    ],
+)
+def test_what_the_api_server_refuses_is_told_and_tried_less_and_less(error: Any, reason: Reason, stage: Stage) -> None:
+    stage.fails["POST secretsyncs a"] = error
+    stage.has([A, B])
+    stage.passes(3600)
+    assert stage.ready()[1] == reason
+    assert error.message in stage.ready()[2]
+    times = [moment for moment, what in stage.asked if what == "POST secretsyncs a"]
+    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert waits[-1] > 200
+    assert len(times) < 30
+    assert "b" in stage.names()
+    stage.fails.clear()
+    stage.passes(300)
+    assert stage.names() == ["a", "b"]
+
+
+def test_a_prune_that_fails_is_told(settled: Stage) -> None:
+    settled.fails["DELETE secretsyncs b"] = Refused("no", status=403)
+    settled.has([A])
+    settled.passes(5)
+    assert settled.ready()[1:] == (Reason.SYNC_FAILED, "1/2 ready; b: no")
+    settled.fails.clear()
+    settled.passes(60)
+    assert settled.names() == ["a"]
+    assert settled.ready()[0] == "True"
+
+
+def test_a_slow_watch_makes_nothing_twice(stage: Stage) -> None:
+    stage.lag = 3.0
+    stage.has([A])
+    stage.passes(60)
+    stage.has([A | {"labels": {"x": "1"}}])
+    stage.passes(60)
+    assert stage.did == ["POST secretproviderclasses shop", "POST secretsyncs a", "PATCH secretsyncs a"]
+
+
+def test_a_status_that_could_not_be_written_is_told_later(settled: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    settled.fails["PATCH akvsyncs shop/status"] = Unreachable("no answer")
+    settled.synced("a", reason=Reason.PARTIAL, message="x" * 1000, keys=30)
+    settled.passes(5)
+    assert settled.ready()[0] == "True"
+    assert "cannot write a status: no answer" in caplog.text
+    settled.fails.clear()
+    with caplog.at_level(logging.WARNING):
+        settled.passes(60)
+    assert settled.ready()[:2] == ("False", Reason.PARTIAL)
+    assert "team/shop: 1/2 ready; a: xxx" in caplog.text
+    told = parts(settled)["a"]
+    assert len(told["message"]) == MOST_MESSAGE
+    assert len(told["versions"]) == MOST_VERSIONS
+
+
+def test_a_deleted_one_is_left_to_the_garbage_collector(settled: Stage) -> None:
+    settled.remove("akvsyncs", "shop")
+    settled.passes(1)
+    settled.remove("secretsyncs", "a")
+    settled.passes(60)
+    assert settled.asked == []
+    assert settled.akv_syncs._users == {}
+
+
+def test_two_akvsyncs_that_want_the_same_name(settled: Stage) -> None:
+    settled.has([A], name="other")
+    settled.passes(5)
+    assert settled.ready("other")[1] == Reason.NAME_TAKEN
+    settled.has([B])
+    settled.passes(5)
+    settled.did  # noqa: B018 -- forgotten
+    assert settled.objects["secretsyncs", "a"]["metadata"]["ownerReferences"][0]["name"] == "other"
+    assert settled.ready("other")[1] == Reason.IN_PROGRESS

@@ -1,0 +1,242 @@
+"""What an AKVSync stands for, row by row of the reference's example; and what is refused, in which words."""
+
+import textwrap
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.api.akvsync import MOST_PARTS, AKVSync
+from controller.api.secretsync import SecretSync
+from controller.errors import InputError
+from controller.objects import read_class
+from controller.translate import Generated, translate
+
+SHOP = """
+    - secretInAKV: api-token
+    - secretInAKV: db-password
+      kubernetesSecretName: db
+      labels: {tier: data}
+      annotations: {note: rotated-weekly}
+      versionHistory: 3
+    - certInAKV: web
+      kubernetesSecretType: kubernetes.io/tls
+    - certInAKV: web-old
+      versionHistory: 2
+    - certInAKV: edge
+      kubernetesSecretType: kubernetes.io/tls
+      versionHistory: 2
+    - secretInAKV: deploy-key
+      kubernetesSecretType: kubernetes.io/ssh-auth
+    - kubernetesSecretName: bundle
+      mapping:
+        - {dataKey: user, secretInAKV: db-user}
+        - {dataKey: previous, secretInAKV: db-password, version: 1}
+        - {dataKey: chain, certInAKV: web}
+"""
+
+
+def akv_sync(objects: str) -> AKVSync:
+    """The AKVSync `team/shop` with these objects."""
+    made = {
+        "metadata": {"name": "shop", "namespace": "team", "uid": "uid-of-the-akvsync"},
+        "spec": {
+            "keyvaultName": "shop-vault",
+            "clientID": "the-client",
+            "tenantID": "the-tenant",
+            "serviceAccountName": "robot",
+            "objects": msgspec.yaml.decode(textwrap.dedent(objects)),
+        },
+    }
+    return msgspec.convert(made, AKVSync)
+
+
+def made(objects: str) -> Generated:
+    return translate(akv_sync(objects))
+
+
+def keys(sync: SecretSync) -> dict[str, str]:
+    return {pair.target_key: pair.source_path for pair in sync.spec.secret_object.data}
+
+
+def described(sync: SecretSync) -> tuple[str, dict[str, str]]:
+    return sync.spec.secret_object.type, keys(sync)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "data"),
+    [
+        ("api-token", "Opaque", {"v0": "api-token"}),
+        ("db", "Opaque", {"v0": "db-password/0", "v1": "db-password/1", "v2": "db-password/2"}),
+        ("web", "kubernetes.io/tls", {"tls.crt": "web/tls.crt", "tls.key": "web/tls.key"}),
+        ("web-old", "Opaque", {"v0": "web-old/0", "v1": "web-old/1"}),
+        ("edge-v0", "kubernetes.io/tls", {"tls.crt": "edge/0/tls.crt", "tls.key": "edge/0/tls.key"}),
+        ("edge-v1", "kubernetes.io/tls", {"tls.crt": "edge/1/tls.crt", "tls.key": "edge/1/tls.key"}),
+        ("deploy-key", "kubernetes.io/ssh-auth", {"ssh-privatekey": "deploy-key"}),
+        ("bundle", "Opaque", {"user": "db-user", "previous": "db-password/1", "chain": "web"}),
+    ],
+)
+def test_each_row_of_the_example(name: str, kind: str, data: dict[str, str]) -> None:
+    assert described(made(SHOP).syncs[name]) == (kind, data)
+
+
+def test_the_example_makes_these_and_no_others() -> None:
+    generated = made(SHOP)
+    assert list(generated.syncs) == ["api-token", "db", "web", "web-old", "edge-v0", "edge-v1", "deploy-key", "bundle"]
+    db = generated.syncs["db"].spec.secret_object
+    assert (db.labels, db.annotations) == ({"tier": "data"}, {"note": "rotated-weekly"})
+    for sync in generated.syncs.values():
+        assert (sync.spec.secret_provider_class_name, sync.spec.service_account_name) == ("shop", "robot")
+
+
+def test_everything_is_owned_by_the_akvsync_without_blocking_its_deletion() -> None:
+    generated = made(SHOP)
+    for thing in (generated.source, *generated.syncs.values()):
+        assert thing.metadata.namespace == "team"
+        assert msgspec.to_builtins(thing.metadata)["ownerReferences"] == [
+            {
+                "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
+                "kind": "AKVSync",
+                "name": "shop",
+                "uid": "uid-of-the-akvsync",
+                "controller": True,
+            }
+        ]
+
+
+def test_one_class_has_every_object_with_as_many_versions_as_are_needed() -> None:
+    source = made(SHOP).source
+    assert source.metadata.name == "shop"
+    understood = read_class(source)
+    assert (understood.vault, understood.client_id, understood.tenant_id) == ("shop-vault", "the-client", "the-tenant")
+    assert {item.served_as: (item.type, item.history) for item in understood.objects.values()} == {
+        "api-token": ("secret", 1),
+        "db-password": ("secret", 3),
+        "web": ("secret", 1),
+        "web-old": ("secret", 2),
+        "edge": ("secret", 2),
+        "deploy-key": ("secret", 1),
+        "db-user": ("secret", 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("objects", "expected"),
+    [
+        pytest.param(
+            "[{secretInAKV: A-Token}]", {"a-token": ("Opaque", {"v0": "A-Token"})}, id="small letters by default"
+        ),
+        pytest.param(
+            "[{secretInAKV: a, versionHistory: 1}]", {"a": ("Opaque", {"v0": "a"})}, id="a history of one is none"
+        ),
+        pytest.param(
+            "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/dockercfg}]",
+            {"a": ("kubernetes.io/dockercfg", {".dockercfg": "a"})},
+            id="dockercfg",
+        ),
+        pytest.param(
+            "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/dockerconfigjson}]",
+            {"a": ("kubernetes.io/dockerconfigjson", {".dockerconfigjson": "a"})},
+            id="dockerconfigjson",
+        ),
+        pytest.param(
+            "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/ssh-auth, versionHistory: 2}]",
+            {
+                "a-v0": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "a/0"}),
+                "a-v1": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "a/1"}),
+            },
+            id="every type with a key of its own has a Secret per version",
+        ),
+        pytest.param(
+            "[{kubernetesSecretName: a, kubernetesSecretType: kubernetes.io/basic-auth, mapping: ["
+            "{dataKey: username, secretInAKV: u}, {dataKey: password, secretInAKV: p}]}]",
+            {"a": ("kubernetes.io/basic-auth", {"username": "u", "password": "p"})},
+            id="basic-auth by a mapping",
+        ),
+        pytest.param(
+            "[{kubernetesSecretName: a, kubernetesSecretType: kubernetes.io/tls, mapping: ["
+            "{dataKey: tls.crt, certInAKV: c}, {dataKey: tls.key, certInAKV: c}, {dataKey: ca, secretInAKV: r}]}]",
+            {"a": ("kubernetes.io/tls", {"tls.crt": "c", "tls.key": "c", "ca": "r"})},
+            id="TLS by a mapping: each key takes its part of the certificate",
+        ),
+        pytest.param(
+            "[{kubernetesSecretName: a, mapping: [{dataKey: k, secretInAKV: s, version: 4}]}]",
+            {"a": ("Opaque", {"k": "s/4"})},
+            id="an old version alone",
+        ),
+        pytest.param(
+            "[{secretInAKV: web}, {certInAKV: web, kubernetesSecretName: tls, kubernetesSecretType: kubernetes.io/tls}"
+            "]",
+            {
+                "web": ("Opaque", {"v0": "web"}),
+                "tls": ("kubernetes.io/tls", {"tls.crt": "web/tls.crt", "tls.key": "web/tls.key"}),
+            },
+            id="a certificate's value is the secret of its name",
+        ),
+        pytest.param(
+            "[{secretInAKV: s}, {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, version: 1}]}]",
+            {"s": ("Opaque", {"v0": "s/0"}), "m": ("Opaque", {"k": "s/1"})},
+            id="one object's need of versions moves the paths of another's",
+        ),
+    ],
+)
+def test_other_rows(objects: str, expected: dict[str, Any]) -> None:
+    generated = made(objects)
+    assert {name: described(sync) for name, sync in generated.syncs.items()} == expected
+    # Each name that a path begins with is there.
+    served = read_class(generated.source).objects
+    assert {path.split("/")[0] for sync in generated.syncs.values() for path in keys(sync).values()} == served.keys()
+
+
+def test_as_many_versions_are_asked_for_as_anybody_needs() -> None:
+    objects = "[{secretInAKV: s, versionHistory: 3}, {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, "
+    for version, history in ((1, 3), (6, 7)):
+        [one] = read_class(made(f"{objects}version: {version}}}]}}]").source).objects.values()
+        assert one.history == history
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        (
+            "[{secretInAKV: API-token}, {secretInAKV: api-token}]",
+            "secretInAKV API-token and secretInAKV api-token both make a Secret api-token: give one another"
+            " kubernetesSecretName",
+        ),
+        (
+            "[{certInAKV: edge, kubernetesSecretType: kubernetes.io/tls, versionHistory: 2}, {secretInAKV: edge-v1}]",
+            "certInAKV edge and secretInAKV edge-v1 both make a Secret edge-v1",
+        ),
+        (
+            "[{secretInAKV: m}, {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s}]}]",
+            "secretInAKV m and the mapping of m both make a Secret m",
+        ),
+        (
+            "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/basic-auth}]",
+            "secretInAKV a: kubernetes.io/basic-auth needs a mapping with the dataKeys username and password",
+        ),
+        (
+            "[{certInAKV: a, kubernetesSecretType: kubernetes.io/ssh-auth}]",
+            "certInAKV a: a certificate becomes a Secret of type Opaque or kubernetes.io/tls",
+        ),
+        ("[{secretInAKV: a, kubernetesSecretType: example.com/x}]", "kubernetesSecretType example.com/x is none of"),
+        ("[{secretInAKV: a, certInAKV: a}]", "write exactly one of secretInAKV, certInAKV and mapping"),
+        ("[{kubernetesSecretName: a}]", "the mapping of a: write exactly one of"),
+        ("[{kubernetesSecretName: a, mapping: [{dataKey: k}]}]", "dataKey k needs exactly one of secretInAKV and"),
+        (
+            "[{kubernetesSecretName: a, mapping: [{dataKey: k, secretInAKV: s, certInAKV: s}]}]",
+            "dataKey k needs exactly one of secretInAKV and certInAKV",
+        ),
+        ("[{mapping: [{dataKey: k, secretInAKV: s}]}]", "the mapping of no name: nothing is no Secret's name"),
+        ("[{secretInAKV: a-}]", "secretInAKV a-: a- is no Secret's name: set kubernetesSecretName"),
+        (f"[{{secretInAKV: a, kubernetesSecretName: {'a' * 254}}}]", "is no Secret's name"),
+        (
+            "[{certInAKV: a, kubernetesSecretType: kubernetes.io/tls, versionHistory: 257}]",
+            f"this makes 257 Secrets, and an AKVSync may have {MOST_PARTS}: split it",
+        ),
+    ],
+)
+def test_what_is_refused_is_told_in_words(objects: str, message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        made(objects)
+    assert message in refused.value.message
