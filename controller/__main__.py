@@ -16,16 +16,19 @@ from controller import errors, permissions
 from controller.akvsyncs import AKVSyncs
 from controller.api.meta import Secret
 from controller.kube import Kube, load_configuration
-from controller.queue import Queue
+from controller.poll import Poller
+from controller.queue import Key, Queue
 from controller.reconcile import Reconciler
 from controller.reflector import Reflector
 from controller.report import Reporter
 from controller.settings import Settings, SettingsError
 from controller.sync import Syncer, assertions
 from controller.telemetry import Metrics, Server, start_logging
-from controller.vault import Vaults
+from controller.vaults import Vaults
 
 WORKERS = 32
+# A vault that does not answer holds one of these for a minute.
+POLLS_AT_ONCE = 8
 # Seconds that a vault's client and its token are kept at the least when nobody asks for them.
 KEEP_UNUSED = 600.0
 # Seconds until the log says that the policies are awaited; helm needs a few.
@@ -85,9 +88,10 @@ async def run(settings: Settings) -> None:
     async with Kube(await load_configuration(os.environ.get("KUBECONFIG"))) as kube:
         vaults = Vaults(settings.clouds(), assertions(kube), metrics.count_call)
         reporter = Reporter(kube, settings, metrics)
-        queue = Queue(time.monotonic)
-        reconciler = Reconciler(settings, Syncer(kube, settings, vaults, metrics), reporter, metrics, queue)
-        makers = Queue(time.monotonic)
+        queue: Queue[Key] = Queue(time.monotonic)
+        syncer = Syncer(kube, settings, vaults, metrics)
+        reconciler = Reconciler(settings, syncer, vaults, reporter, metrics, queue)
+        makers: Queue[Key] = Queue(time.monotonic)
         akv_syncs = AKVSyncs(kube, reconciler.syncs, reconciler.classes, makers) if settings.akv_sync else None
         guard = PolicyGuard(kube, settings)
         namespaces = settings.watch_namespaces or ("",)
@@ -118,7 +122,7 @@ async def run(settings: Settings) -> None:
                 background.append(
                     tasks.create_task(
                         _tidy(
-                            [reporter, reconciler, *([akv_syncs] if akv_syncs else [])],
+                            [reporter, reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])],
                             vaults,
                             max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval),
                         )
@@ -131,6 +135,7 @@ async def run(settings: Settings) -> None:
                 for task in background:
                     task.cancel()
                 # What is under way may end; what was not begun is for the next process.
+                reconciler.poller.close()
                 queue.close()
                 makers.close()
                 listed = all(item.synced.is_set() for item in akv_reflectors)
@@ -152,6 +157,8 @@ async def _work(reflectors: Sequence[Reflector[Any]], guard: PolicyGuard, reconc
     async with asyncio.TaskGroup() as tasks:
         for _ in range(WORKERS):
             tasks.create_task(reconciler.work())
+        for _ in range(POLLS_AT_ONCE):
+            tasks.create_task(reconciler.poller.work())
 
 
 async def _make(
@@ -168,7 +175,7 @@ async def _make(
         await akv_syncs.work()
 
 
-async def _tidy(talkers: Sequence[Reporter | Reconciler | AKVSyncs], vaults: Vaults, unused: float) -> None:
+async def _tidy(talkers: Sequence[Reporter | Reconciler | Poller | AKVSyncs], vaults: Vaults, unused: float) -> None:
     while True:
         await asyncio.sleep(30)
         for talker in talkers:

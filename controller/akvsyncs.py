@@ -38,7 +38,9 @@ log = logging.getLogger(__name__)
 class AKVSyncs:
     """Works on one AKVSync at a time per worker. The stores of the other two kinds are the `Reconciler`'s."""
 
-    def __init__(self, kube: Kube, syncs: Store[SecretSync], classes: Store[SecretProviderClass], queue: Queue) -> None:
+    def __init__(
+        self, kube: Kube, syncs: Store[SecretSync], classes: Store[SecretProviderClass], queue: Queue[Key]
+    ) -> None:
         self._kube = kube
         self._syncs = syncs
         self._classes = classes

@@ -15,7 +15,7 @@ import msgspec
 
 from controller.certificates import Bundle, is_pem, take_apart
 from controller.errors import ControllerError, ObjectError
-from controller.fetched import Fetched, Hidden, Results
+from controller.fetched import Fetched, Hidden, Results, Same
 from controller.objects import Part, VersionOf
 from controller.schedule import format_time
 
@@ -50,8 +50,15 @@ def contents(
     return result
 
 
+def needs_parsing(version: VersionOf, found: Fetched | ControllerError) -> bool:
+    """Whether `contents` may take long for it."""
+    return isinstance(found, Fetched) and (
+        version.part is not Part.WHOLE or found.content_type.partition(";")[0].strip().lower() == PFX
+    )
+
+
 def warnings(
-    vault: str, wanted: Mapping[str, VersionOf], fetched: Mapping[str, Fetched | ControllerError]
+    vault: str, wanted: Mapping[str, VersionOf], fetched: Mapping[str, Fetched | Same | ControllerError]
 ) -> list[str]:
     """What is odd about the contents that came, each once, in a sentence with the next step."""
     said = []

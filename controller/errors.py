@@ -32,6 +32,7 @@ class Retry(enum.Enum):
     OBSTACLE = (
         "obstacle"  # something in the cluster is in the way, and nothing tells when it goes: look every half minute
     )
+    TURN = "turn"  # its turn at a busy vault, after `retry_after` and no later
     EDIT = "edit"  # only an edit of the objects involved can help, and wakes us
 
 

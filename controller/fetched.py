@@ -41,4 +41,8 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     warnings: tuple[str, ...] = ()
 
 
+class Same(msgspec.Struct, frozen=True):
+    """A key whose value in the Secret is the vault's, as a list has shown: it was not fetched."""
+
+
 Results = Mapping[VersionOf, Fetched | ControllerError]

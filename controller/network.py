@@ -5,10 +5,19 @@ so extra certificates go into one context on a session of ours.
 """
 
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.exceptions import AzureError
+from azure.core.pipeline import PipelineResponse
+from azure.core.pipeline.policies import (
+    AsyncBearerTokenCredentialPolicy,
+    ContentDecodePolicy,
+    CustomHookPolicy,
+    UserAgentPolicy,
+)
 from azure.core.pipeline.transport import AioHttpTransport
 
 CONNECT_SECONDS = 10
@@ -37,9 +46,26 @@ def new_session(ca: str) -> aiohttp.ClientSession:
     )
 
 
+def new_pipeline(credential: AsyncTokenCredential, note: Callable[[PipelineResponse[Any, Any]], None]) -> list[Any]:
+    """What a request to a vault passes on its way; `note` sees every answer first.
+
+    The SDK's own way begins with a request without a token, to be told where to get one and for what. Both are the
+    administrator's to say, so the token goes along at once. Retries belong to the queue, and an answer never names the
+    next host: there is no policy for either.
+    """
+    return [
+        UserAgentPolicy(sdk_moniker="akv-secret-store"),
+        ContentDecodePolicy(),
+        AsyncBearerTokenCredentialPolicy(credential, "vault"),
+        CustomHookPolicy(raw_response_hook=note),
+    ]
+
+
 def new_transport(session: aiohttp.ClientSession) -> AioHttpTransport:
     """The SDK's transport on a session that it shares and does not own."""
-    return AioHttpTransport(session=session, session_owner=False)
+    return AioHttpTransport(
+        session=session, session_owner=False, connection_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS
+    )
 
 
 def explain_connection(error: AzureError, other: str) -> str:

@@ -79,6 +79,10 @@ class Pace:
         opens = max(0.0, self._closed_until - now)
         return min(opens + max(SHORTEST, (before + 1 - self._tokens) / self._rate), max(opens, LONGEST))
 
+    def closed(self) -> float:
+        """Seconds for which nobody may call."""
+        return max(0.0, self._closed_until - self._clock())
+
     def answered(self) -> None:
         """A call was answered with anything but a refusal for being too many."""
         now = self._clock()

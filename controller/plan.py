@@ -14,7 +14,7 @@ import msgspec
 from controller.api.meta import ManagedFieldsEntry, ObjectMeta, OwnerReference
 from controller.api.secretsync import RESERVED_PREFIX, TLS_TYPE, SecretSync
 from controller.errors import ControllerError, InputError, OwnershipError, ProviderError
-from controller.fetched import Fetched
+from controller.fetched import Fetched, Same
 from controller.schedule import parse_time
 from controller.settings import FIELD_MANAGER
 
@@ -72,7 +72,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
     sync: SecretSync
     secret: ObjectMeta | None
-    fetched: Mapping[str, Fetched | ControllerError]
+    fetched: Mapping[str, Fetched | Same | ControllerError]
     digests: Mapping[str, bytes]
     known: Mapping[str, bytes]
     partial: bool
@@ -220,7 +220,7 @@ def _metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str,
     return patch
 
 
-def failures(fetched: Mapping[str, Fetched | ControllerError]) -> dict[str, ControllerError]:
+def failures(fetched: Mapping[str, Fetched | Same | ControllerError]) -> dict[str, ControllerError]:
     """The keys that could not be fetched."""
     return {key: item for key, item in fetched.items() if isinstance(item, ControllerError)}
 

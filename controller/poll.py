@@ -5,7 +5,6 @@ for all of them: did each draw alone, the shared lists would fall apart. What a 
 others are confirmed, without a word to the vault or the API server.
 """
 
-import contextlib
 import logging
 import random
 import time
@@ -16,10 +15,10 @@ import msgspec
 from controller import errors, schedule
 from controller.identity import Identity
 from controller.objects import VersionOf
-from controller.queue import Closed, Key, Queue
+from controller.queue import Key, Queue
 from controller.survey import Survey
 from controller.telemetry import Chorus
-from controller.vault import Vaults
+from controller.vaults import Vaults
 
 log = logging.getLogger(__name__)
 # As a net under the lists, everything is read in full this often, spread evenly.
@@ -48,21 +47,20 @@ class _Cycle(msgspec.Struct):
 
     draw: float
     members: set[Key] = msgspec.field(default_factory=set)
-    failures: int = 0
 
 
-Tell = Callable[[Key, Survey | None], None]
+Tell = Callable[[Key, Mapping[str, VersionOf], Survey | None], None]
 
 
 class Poller:
-    """All groups. `tell` gets each member's key with what was seen, or None where all of it has to be fetched."""
+    """All groups. `tell` gets each member with what was seen, or None where all of it has to be fetched."""
 
     def __init__(self, jitter: float, vaults: Vaults, tell: Tell) -> None:
         self._jitter = jitter
         self._vaults = vaults
         self._tell = tell
         self._dice = random.Random()  # noqa: S311 -- spreads load, guards nothing
-        self._queue: Queue[Group] = Queue(lambda: time.monotonic())
+        self._queue: Queue[Group] = Queue(time.monotonic)
         self._members: dict[Key, Member] = {}
         self._cycles: dict[Group, _Cycle] = {}
         self._chorus = Chorus(log)
@@ -93,16 +91,11 @@ class Poller:
 
     async def work(self) -> None:
         """Takes groups and looks at their vaults until the queue is closed."""
-        with contextlib.suppress(Closed):
-            while True:
-                group = await self._queue.take()
-                wait = None
-                try:
-                    wait = await self._turn(group)
-                finally:
-                    self._queue.done(group)
-                if wait is not None and group in self._cycles:
-                    self._queue.add(group, wait)
+        await self._queue.work(self._turn)
+
+    def flush(self) -> None:
+        """Says how many lines of one kind were held back."""
+        self._chorus.flush()
 
     def close(self) -> None:
         """Begins no more looks."""
@@ -112,24 +105,29 @@ class Poller:
         cycle = self._cycles.get(group)
         if cycle is None:
             return None
+        began = time.monotonic()
         seen = await self._look(group, cycle)
         now = time.monotonic()
         for key in tuple(cycle.members):
             member = self._members[key]
             if member.full_read <= now:
                 member.full_read = now + FULL_READ
-                self._tell(key, None)
+                self._tell(key, member.wanted, None)
             else:
-                self._tell(key, seen)
+                self._tell(key, member.wanted, seen)
+        if group not in self._cycles:
+            return None
         cycle.draw = self._dice.random()
-        return schedule.until_due(0.0, group.interval, self._jitter, cycle.draw)
+        return schedule.until_due(now - began, group.interval, self._jitter, cycle.draw)
 
     async def _look(self, group: Group, cycle: _Cycle) -> Survey | None:
         """What the vault shows; None where it could not be seen: then each member asks, and says why it cannot."""
         reader = self._vaults.reader(group.identity, group.cloud, group.vault)
         wanted = {version for key in cycle.members for version in self._members[key].wanted.values()}
         try:
-            return await reader.survey(wanted)
+            return await reader.survey(wanted, time.monotonic())
         except errors.ControllerError as error:
             log.debug("%s could not be looked at: %s", group.vault, error.message)
-            return None
+        except Exception as error:
+            self._chorus.unexpected(error)
+        return None

@@ -86,7 +86,7 @@ class Queue(Generic[K]):
                 continue
         raise Closed
 
-    async def work(self, turn: Callable[[Key], Awaitable[float | None]]) -> None:
+    async def work(self, turn: Callable[[K], Awaitable[float | None]]) -> None:
         """Takes keys and has their turn, until closed; a turn answers in how many seconds the key wants another."""
         with contextlib.suppress(Closed):
             while True:

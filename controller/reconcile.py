@@ -1,12 +1,15 @@
 """When to do it: what the reflectors saw becomes keys in the queue, and a key's turn becomes a sync, a look or a wait.
 
-reflectors → queue → `Reconciler` → `Syncer` → one status by `Reporter` → the queue again, with the next due time.
+reflectors → queue → `Reconciler` → `Syncer` → one status by `Reporter` → `Poller`, which looks at a vault for all that
+read it alike, and queues those whose objects have changed.
 """
 
 import contextlib
 import logging
+import math
 import random
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -16,33 +19,44 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.objects import VersionOf
+from controller.poll import Group, Poller
 from controller.queue import Key, Queue
 from controller.reflector import Store
 from controller.report import Reporter
 from controller.settings import Settings
 from controller.status import Outcome, next_status, ready_condition, sync_hash
-from controller.sync import Again, Class, Syncer, Written
+from controller.survey import Survey
+from controller.sync import Again, Ask, Class, Reading, Syncer, Written, confirmed
 from controller.telemetry import Chorus, Metrics
+from controller.vaults import Vaults
 
 # Drift looks are paced: however many SecretSyncs there are, the API server sees no more than ten a second.
 BETWEEN_LOOKS = 0.1
 # Turns that wait for an old Secret's collection before it is worth a word: about half a minute.
 PATIENT_TURNS = 15
+# The status of a SecretSync that polls find unchanged says so once an hour: a restart needs to know, nobody else does.
+CONFIRM_EVERY = 3600.0
 log = logging.getLogger(__name__)
 
 
 class Memory(msgspec.Struct):
     """What this process remembers of one SecretSync; all of it can be lost without harm.
 
-    `due` and `look` are moments of the monotonic clock, None where not decided yet. `edited` is set while others may
-    work on the key, and taken at the start of a turn, so that no edit is lost. `again` counts turns in a row that told
-    nothing; `told` is the last message that the status took.
+    `due` and `look` are moments of the monotonic clock, None where not decided yet; `due` is infinite where the poll
+    of its group decides. `edited` is set while others may work on the key, and taken at the start of a turn, so that no
+    edit is lost. `asked` is since when its values are wanted; `stale` are the keys that a poll found changed, None
+    where all may be, and `confirmed` says that it found none. `again` counts turns in a row that told nothing; `told`
+    is the last message that the status took.
     """
 
     written: Written = msgspec.field(default_factory=Written)
     failures: int = 0
     again: int = 0
     edited: bool = False
+    asked: float | None = None
+    stale: frozenset[str] | None = None
+    confirmed: bool = False
     told: str = ""
     due: float | None = None
     look: float | None = None
@@ -51,7 +65,16 @@ class Memory(msgspec.Struct):
 class Reconciler:
     """Works on one key at a time per worker; several workers share one."""
 
-    def __init__(self, settings: Settings, syncer: Syncer, reporter: Reporter, metrics: Metrics, queue: Queue) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        syncer: Syncer,
+        vaults: Vaults,
+        reporter: Reporter,
+        metrics: Metrics,
+        queue: Queue[Key],
+    ) -> None:
+        self.poller = Poller(settings.jitter, vaults, self._polled)
         self._settings = settings
         self._syncer = syncer
         self._reporter = reporter
@@ -78,6 +101,7 @@ class Reconciler:
         if isinstance(now, SecretSync):
             self._users.setdefault(class_key(now), set()).add(key)
         if now is None:
+            self.poller.leave(key)
             self._memory.pop(key, None)
             self._queue.forget(key)
             self._reporter.forget(*key)
@@ -91,10 +115,27 @@ class Reconciler:
 
     def _wake(self, key: Key) -> None:
         # An edit is news: whatever failed before gets its next try at once.
-        if memory := self._memory.get(key):
-            memory.failures = memory.again = 0
-            memory.edited = True
+        memory = self._memory.setdefault(key, Memory())
+        memory.failures = memory.again = 0
+        memory.edited = True
+        memory.asked = time.monotonic()
         self._queue.add(key)
+
+    def _polled(self, key: Key, wanted: Mapping[str, VersionOf], seen: Survey | None) -> None:
+        """A poll has looked at what the SecretSync reads; None: all of it has to be fetched to know."""
+        sync, memory = self.syncs.get(key), self._memory.get(key)
+        if memory is None or not isinstance(sync, SecretSync):
+            return
+        stale = seen.stale(wanted, sync.status.objects) if seen else None
+        if stale is None or stale:
+            memory.due = memory.asked = time.monotonic()
+            memory.stale = stale
+            self._queue.add(key)
+            return
+        last = schedule.parse_time(sync.status.last_successful_sync_time)
+        if last is None or (datetime.now(UTC) - last).total_seconds() >= CONFIRM_EVERY:
+            memory.confirmed = True
+            self._queue.add(key)
 
     async def work(self) -> None:
         """Takes keys and works on them until the queue is closed."""
@@ -114,13 +155,16 @@ class Reconciler:
             return None
         if isinstance(sync, SecretSync) and sync.spec.secret_sync_controller_name not in self._names:
             self._reporter.forget(*key)
+            self.poller.leave(key)
             return None
         memory = self._memory.setdefault(key, Memory())
         if memory.edited:
             memory.edited, memory.due, memory.told = False, None, ""
+            memory.stale, memory.confirmed = None, False
+            self.poller.leave(key)
         try:
             try:
-                return await self._reconcile(sync, memory)
+                return await self._reconcile(key, sync, memory)
             except Again as again:
                 return await self._wait(again, sync, memory)
         except Exception as error:
@@ -142,7 +186,7 @@ class Reconciler:
                 await self._tell(sync.metadata, sync.status, None, outcome)
         return wait
 
-    async def _reconcile(self, sync: SecretSync | Unreadable, memory: Memory) -> float:
+    async def _reconcile(self, key: Key, sync: SecretSync | Unreadable, memory: Memory) -> float:
         if isinstance(sync, Unreadable):
             message = f"this SecretSync cannot be read: {sync.problem}"
             if memory.told == message:
@@ -153,16 +197,17 @@ class Reconciler:
         source = self.classes.get(class_key(sync))
         now = time.monotonic()
         if memory.due is None:
-            memory.due = now + self._until_due(sync, source)
+            memory.due = now + self._until_due(key, sync, source)
         if memory.look is None:
             memory.look = self._next_look(schedule.spread(self._settings.drift_interval, self._dice))
-        if memory.due > now:
+        if memory.due > now and not memory.confirmed:
             if memory.look > now:
                 return min(memory.due, memory.look) - now
             memory.look = self._next_look(self._settings.drift_interval)
             if await self._syncer.unchanged(sync, memory.written):
                 return max(0.0, min(memory.due, memory.look) - time.monotonic())
-        outcome = await self._attempt(sync, source, memory)
+            memory.stale, memory.asked = None, now
+        outcome = await self._attempt(key, sync, source, memory)
         known = source if isinstance(source, SecretProviderClass) else None
         wait = await self._settle(sync.metadata, sync.status, known, outcome, memory)
         return max(0.0, min(wait, memory.look - time.monotonic())) if outcome.ready else wait
@@ -195,21 +240,33 @@ class Reconciler:
             await self._reporter.warn(meta, outcome.warnings)
         return await self._reporter.report(meta, before, status)
 
-    def _until_due(self, sync: SecretSync, source: Class) -> float:
-        """When a SecretSync that this process sees for the first time, or that was edited, is due."""
+    def _until_due(self, key: Key, sync: SecretSync, source: Class) -> float:
+        """When a SecretSync that this process sees for the first time, or that was edited, is due by itself."""
         ready = ready_condition(sync.status)
         if not ready or ready.status != "True" or not isinstance(source, SecretProviderClass):
             return 0.0
         if sync.status.sync_hash != sync_hash(sync.metadata, source, sync.status.objects):
             return 0.0  # the SecretSync or its class was edited since
         last = schedule.parse_time(sync.status.last_successful_sync_time)
-        interval = self._settings.rotation_poll_interval
-        return schedule.until_due(last, datetime.now(UTC), interval, self._settings.jitter, self._dice)
+        if last is None:
+            return 0.0
+        try:
+            reading = self._syncer.reading(sync, source)
+        except errors.ControllerError:
+            return 0.0  # the attempt will say why
+        self._join(key, reading, (datetime.now(UTC) - last).total_seconds())
+        return math.inf
+
+    def _join(self, key: Key, reading: Reading, age: float) -> None:
+        group = Group(reading.identity, reading.cloud, reading.vault, self._settings.rotation_poll_interval)
+        self.poller.join(key, group, reading.wanted, age)
 
     def _until_next(self, outcome: Outcome, memory: Memory) -> float:
         if outcome.ready:
             memory.failures = 0
-            return self._settings.rotation_poll_interval + self._dice.uniform(0, self._settings.jitter)
+            return math.inf  # its group's poll decides
+        if outcome.retry is errors.Retry.TURN:
+            return outcome.retry_after or schedule.FIRST_RETRY
         memory.failures += 1
         if outcome.retry is errors.Retry.EDIT:
             return self._settings.rotation_poll_interval  # the edit will wake it
@@ -220,11 +277,24 @@ class Reconciler:
         self._last_look = max(time.monotonic() + interval, self._last_look + BETWEEN_LOOKS)
         return self._last_look
 
-    async def _attempt(self, sync: SecretSync, source: Class, memory: Memory) -> Outcome:
+    async def _attempt(self, key: Key, sync: SecretSync, source: Class, memory: Memory) -> Outcome:
         """Syncs, and turns whatever went wrong into an outcome that a person can read."""
+        ask = Ask(time.monotonic() if memory.asked is None else memory.asked, memory.stale)
+        memory.asked = None
         try:
-            return await self._syncer.sync(sync, source, memory.written)
+            reading = self._syncer.reading(sync, source)
+            if memory.confirmed:
+                memory.confirmed = False
+                return confirmed(reading)
+            outcome = await self._syncer.sync(sync, reading, memory.written, ask)
+            if outcome.ready:
+                memory.stale = None
+                self._join(key, reading, 0.0)
+            else:
+                self.poller.leave(key)
+            return outcome
         except errors.ControllerError as error:
+            self.poller.leave(key)
             return Outcome(
                 reason=error.reason,
                 message=error.message,

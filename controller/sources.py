@@ -4,7 +4,7 @@ Source: Azure Key Vault REST API reference, secrets, certificates, keys; "Azure 
 """
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from azure.keyvault.secrets.aio import SecretClient
@@ -42,8 +42,12 @@ class Source:
         """
         raise NotImplementedError
 
-    def versions(self, name: str) -> AsyncIterator[Any]:
+    def versions(self, name: str) -> Any:
         """The properties of every version, in no order: `version`, `enabled`, `created_on`, `updated_on` and so on."""
+        raise NotImplementedError
+
+    def listed(self) -> Any:
+        """The properties of every object's newest version, page by page (the SDK's `AsyncItemPaged`)."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -71,10 +75,13 @@ class Secrets(Source):
             raise ValueError
         return _fetched(secret.value.encode(), secret.properties, secret.properties.content_type or "")
 
-    def versions(self, name: str) -> AsyncIterator[Any]:
+    def versions(self, name: str) -> Any:
         """See `Source`."""
-        pages: AsyncIterator[Any] = self._client.list_properties_of_secret_versions(name)
-        return pages
+        return self._client.list_properties_of_secret_versions(name)
+
+    def listed(self) -> Any:
+        """See `Source`."""
+        return self._client.list_properties_of_secrets()
 
 
 class Certificates(Source):
@@ -100,10 +107,13 @@ class Certificates(Source):
             raise self.disabled(found)
         return _fetched(ssl.DER_cert_to_PEM_cert(bytes(answer.cer)).encode(), answer.properties)
 
-    def versions(self, name: str) -> AsyncIterator[Any]:
+    def versions(self, name: str) -> Any:
         """See `Source`."""
-        pages: AsyncIterator[Any] = self._client.list_properties_of_certificate_versions(name)
-        return pages
+        return self._client.list_properties_of_certificate_versions(name)
+
+    def listed(self) -> Any:
+        """See `Source`."""
+        return self._client.list_properties_of_certificates()
 
 
 class Keys(Source):
@@ -129,10 +139,13 @@ class Keys(Source):
             )
         return _fetched(_public_pem(answer.key), answer.properties)
 
-    def versions(self, name: str) -> AsyncIterator[Any]:
+    def versions(self, name: str) -> Any:
         """See `Source`."""
-        pages: AsyncIterator[Any] = self._client.list_properties_of_key_versions(name)
-        return pages
+        return self._client.list_properties_of_key_versions(name)
+
+    def listed(self) -> Any:
+        """See `Source`."""
+        return self._client.list_properties_of_keys()
 
 
 SOURCES: Mapping[str, type[Source]] = {"secret": Secrets, "cert": Certificates, "key": Keys}

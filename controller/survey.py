@@ -1,8 +1,9 @@
 """What one look at a vault has shown, and which keys of a Secret that makes stale. Pure.
 
 A list names each object with the time of its last change and no value (Azure Key Vault REST API reference, "Get
-Secrets"), so equal times mean an equal value, but for one edge: they have a grain of one second. Whoever fetches a value
-so soon after its change that another may follow within that second keeps no time, and is stale at the next look.
+Secrets"), so equal times mean an equal value, but for one edge: they have a grain of one second. A value that was
+fetched so soon after its change that another may have followed within that second is kept without a time, and is stale
+at the next look.
 """
 
 from collections.abc import Iterable, Mapping

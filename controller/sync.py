@@ -17,8 +17,8 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.contents import contents, warnings
-from controller.fetched import Fetched
+from controller.contents import contents, needs_parsing, warnings
+from controller.fetched import Fetched, Same
 from controller.identity import Identity
 from controller.kube import Kube
 from controller.objects import VaultClass, VersionOf, read_class
@@ -27,6 +27,7 @@ from controller.plan import (
     Refuse,
     Wait,
     Write,
+    data_keys,
     drifted,
     foreign,
     mark,
@@ -40,7 +41,7 @@ from controller.schedule import COLLECTED_SOON
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS, Settings
 from controller.status import Outcome, versions
 from controller.telemetry import Metrics
-from controller.vault import Vaults
+from controller.vaults import Vaults
 
 NOT_COLLECTED = (
     "the Secret {0} of an earlier SecretSync of this name is still there; look at its finalizers and at the cluster's"
@@ -58,6 +59,22 @@ class Again(Exception):  # noqa: N818 -- not an error
         super().__init__()
         self.seconds = seconds
         self.obstacle = obstacle
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """What is to be fetched: nothing read before `since` (monotonic clock); of `stale` target keys, None: of all."""
+
+    since: float
+    stale: frozenset[str] | None = None
+
+
+class Reading(NamedTuple):
+    """From which vault a SecretSync reads as whom, and what, by target key."""
+
+    identity: Identity
+    cloud: str
+    vault: str
+    wanted: Mapping[str, VersionOf]
 
 
 class Written(msgspec.Struct):
@@ -91,12 +108,18 @@ class Syncer:
         self._key = secrets.token_bytes(32)
         self._understood: dict[Key, _Understood] = {}
 
-    async def sync(self, sync: SecretSync, source: Class, written: Written) -> Outcome:
-        """Makes the Secret equal to the vault. Raises `ControllerError` where nothing could be done, or `Again`."""
+    def reading(self, sync: SecretSync, source: Class) -> Reading:
+        """What the SecretSync and its class ask for. Raises `ControllerError` where they cannot be understood."""
         vault_class = self._understand(sync, source)
         if wrong := mistake(sync):
             raise wrong
-        wanted = vault_class.wanted(sync.spec.secret_object)
+        identity = Identity(
+            sync.metadata.namespace, sync.spec.service_account_name, vault_class.client_id, vault_class.tenant_id
+        )
+        return Reading(identity, vault_class.cloud, vault_class.vault, vault_class.wanted(sync.spec.secret_object))
+
+    async def sync(self, sync: SecretSync, reading: Reading, written: Written, ask: Ask) -> Outcome:
+        """Makes the Secret equal to the vault. Raises `ControllerError` where nothing could be done, or `Again`."""
         try:
             secret = await self._look(sync)
             # Whose Secret it is comes first: no value is fetched for one that cannot be written.
@@ -105,8 +128,8 @@ class Syncer:
                     raise Again(COLLECTED_SOON, NOT_COLLECTED.format(sync.metadata.name))
                 case Refuse(error):
                     raise error
-            fetched = await self._fetch(sync, vault_class, wanted)
-            return await self._carry_out(sync, vault_class, wanted, secret, fetched, written)
+            fetched = await self._fetch(sync, reading, ask, _unchanged_keys(sync, secret, written, ask))
+            return await self._carry_out(sync, reading, secret, fetched, written)
         except errors.Conflict as error:
             raise Again(COLLECTED_SOON) from error
 
@@ -164,24 +187,29 @@ class Syncer:
             raise
 
     async def _fetch(
-        self, sync: SecretSync, vault_class: VaultClass, wanted: Mapping[str, VersionOf]
-    ) -> dict[str, Fetched | errors.ControllerError]:
-        namespace, account = sync.metadata.namespace, sync.spec.service_account_name
-        identity = Identity(namespace, account, vault_class.client_id, vault_class.tenant_id)
-        reader = self._vaults.reader(identity, vault_class.cloud, vault_class.vault)
-        read = await reader.read({version.whole for version in wanted.values()})
-        # A PFX with a long RSA key takes a quarter of a second: other SecretSyncs go on between one and the next.
-        return await asyncio.to_thread(contents, vault_class.vault, wanted, read, datetime.now(UTC))
+        self, sync: SecretSync, reading: Reading, ask: Ask, unchanged: frozenset[str]
+    ) -> dict[str, Fetched | Same | errors.ControllerError]:
+        wanted = {key: version for key, version in reading.wanted.items() if key not in unchanged}
+        reader = self._vaults.reader(reading.identity, reading.cloud, reading.vault)
+        first = not sync.status.objects
+        read = await reader.read({version.whole for version in wanted.values()}, since=ask.since, first=first)
+        arguments = (reading.vault, wanted, read, datetime.now(UTC))
+        if any(needs_parsing(version, read[version.whole]) for version in wanted.values()):
+            # A PFX with a long RSA key takes a quarter of a second: other SecretSyncs go on between one and the next.
+            fetched = await asyncio.to_thread(contents, *arguments)
+        else:
+            fetched = contents(*arguments)
+        return {key: Same() if key in unchanged else fetched[key] for key in reading.wanted}
 
     async def _carry_out(
         self,
         sync: SecretSync,
-        vault_class: VaultClass,
-        wanted: Mapping[str, VersionOf],
+        reading: Reading,
         secret: ObjectMeta | None,
-        fetched: Mapping[str, Fetched | errors.ControllerError],
+        fetched: Mapping[str, Fetched | Same | errors.ControllerError],
         written: Written,
     ) -> Outcome:
+        wanted = reading.wanted
         digests = {key: self._digest(item) for key, item in fetched.items() if isinstance(item, Fetched)}
         untouched = secret is not None and written.mark == mark(secret)
         decision = plan(
@@ -209,7 +237,7 @@ class Syncer:
             written.digests = {key: digest for key, digest in kept.items() if key in wanted} | digests
         written.mark = mark(secret) if secret else ""
         objects = versions(fetched, wanted, sync.status)
-        odd = tuple(warnings(vault_class.vault, wanted, fetched))
+        odd = tuple(warnings(reading.vault, wanted, fetched))
         if decision.failed:
             paths = {pair.target_key: pair.source_path for pair in sync.spec.secret_object.data}
             message = partial_message(decision.failed, paths)
@@ -223,15 +251,13 @@ class Syncer:
                 retry_after=retry_after,
                 warnings=odd,
             )
-        keys = f"{len(wanted)} key{'s' if len(wanted) != 1 else ''}"
-        return Outcome(
+        everything = not any(isinstance(item, Same) for item in fetched.values())
+        return msgspec.structs.replace(
+            confirmed(reading),
             reason=Reason.WRITTEN if changed else Reason.UP_TO_DATE,
-            message=f"{keys} {'written from' if changed else 'equal to'} Key Vault {vault_class.vault}",
-            ready=True,
-            equal=True,
-            exists=True,
+            message=_told(reading, "written from" if changed else "equal to"),
             objects=objects,
-            warnings=odd,
+            warnings=odd if odd or everything else None,
         )
 
     def _digest(self, item: Fetched) -> bytes:
@@ -258,6 +284,23 @@ class Syncer:
                 text = f"Secret {name} is of another type than {sync.spec.secret_object.type}: delete it and the sync"
                 raise errors.InputError(f"{text} makes it anew", retry=errors.Retry.OBSTACLE) from error
             raise
+
+
+def confirmed(reading: Reading) -> Outcome:
+    """The outcome where a look has shown that the Secret equals the vault."""
+    return Outcome(reason=Reason.UP_TO_DATE, message=_told(reading, "equal to"), ready=True, equal=True, exists=True)
+
+
+def _told(reading: Reading, how: str) -> str:
+    count = len(reading.wanted)
+    return f"{count} key{'s' if count != 1 else ''} {how} Key Vault {reading.vault}"
+
+
+def _unchanged_keys(sync: SecretSync, secret: ObjectMeta | None, written: Written, ask: Ask) -> frozenset[str]:
+    """The keys that need no fetch: they are not stale, and nobody else's hand shows in the Secret."""
+    if ask.stale is None or secret is None or drifted(sync, secret, written.mark):
+        return frozenset()
+    return frozenset(data_keys(secret) - ask.stale)
 
 
 def _try_read(source: SecretProviderClass) -> VaultClass | errors.ClassError:

@@ -1,27 +1,31 @@
-"""Reading one Key Vault as one identity.
+"""Reading one Key Vault as one identity: what is wanted of it, or, without any value, what has changed.
 
-Source: Azure Key Vault REST API reference; "Azure Key Vault throttling guidance"; "Common error codes".
+Source: Azure Key Vault REST API reference; "Azure Key Vault throttling guidance".
 """
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+import msgspec
 from azure.core.exceptions import AzureError, DecodeError, HttpResponseError
 from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.transport import AioHttpTransport
 
 from controller.errors import ControllerError, ObjectError, ProviderError
 from controller.fetched import Fetched, Results
-from controller.identity import FederatedCredential, Identity
-from controller.network import CLIENT_OPTIONS, explain_connection, new_session, new_transport
+from controller.identity import FederatedCredential
+from controller.network import explain_connection, new_pipeline
 from controller.objects import VaultObject, VersionOf
-from controller.schedule import asked_to_wait
-from controller.settings import Cloud
+from controller.pace import Pace
+from controller.refusals import explain, throttled
+from controller.shared import Shared
 from controller.sources import SOURCES, Source
+from controller.survey import Listed, Survey, settled
 
 # A vault that could not be reached is left alone this long, whoever asks: a thousand SecretSyncs are one attempt.
 LEAVE_ALONE = 5.0
@@ -29,6 +33,14 @@ LEAVE_ALONE = 5.0
 # lets every request hang leaves room for the others.
 AT_ONCE = 40
 AT_ONCE_EACH = 24
+# Whoever would wait longer for its turn at a busy vault makes room for the work on other vaults, and comes again.
+PATIENCE = 1.0
+# Items of a list's page (Azure Key Vault REST API reference, "Get Secrets", maxresults).
+PAGE = 25
+# Whether a list may be had, and is cheaper than gets, is tried again after a day.
+LISTS_AGAIN = 86_400.0
+# Answers kept for others who read the same meanwhile; none is kept once nobody reads.
+MOST_SHARED = 256
 
 T = TypeVar("T")
 
@@ -44,84 +56,172 @@ class VaultReader:
         client_id: str,
         transport: AioHttpTransport,
         slots: asyncio.Semaphore,
+        pace: Pace,
         count: Callable[[str, str, str], None],
     ) -> None:
         self._vault = vault
         self._client_id = client_id
         self._slots = slots
         self._own_slots = asyncio.Semaphore(AT_ONCE_EACH)
+        self._pace = pace
         self._count = count
         self._down: tuple[float, str] | None = None
+        self._server_ahead = timedelta()
         self._url = url
         self._credential = credential
-        # The credential decides what tokens are for, so a challenge needs no check against the vault's host name.
-        self._options = {
-            "transport": transport,
-            "verify_challenge_resource": False,
-            "raw_response_hook": _keep_status,
-            **CLIENT_OPTIONS,
-        }
+        self._transport = transport
         self._sources: dict[str, Source] = {}
+        self._readers = 0
+        self._values: Shared[Fetched | ControllerError] = Shared(MOST_SHARED, time.monotonic)
+        self._versions: Shared[list[str] | ControllerError] = Shared(MOST_SHARED, time.monotonic)
+        self._orders: dict[VaultObject, tuple[object, list[str]]] = {}
+        self._gets_instead: dict[str, _GetsInstead] = {}
 
-    def _source(self, object_type: str) -> Source:
-        """What reads objects of that type, made when it is needed first."""
-        if object_type not in self._sources:
-            self._sources[object_type] = SOURCES[object_type](self._vault, self._url, self._credential, **self._options)
-        return self._sources[object_type]
+    def _source(self, kind: str) -> Source:
+        """What reads objects of that objectType, made when it is needed first."""
+        if kind not in self._sources:
+            pipeline = new_pipeline(self._credential, self._note)  # a client links its policies, so each has its own
+            self._sources[kind] = SOURCES[kind](
+                self._vault, self._url, self._credential, transport=self._transport, policies=pipeline
+            )
+        return self._sources[kind]
 
-    async def read(self, wanted: Iterable[VersionOf]) -> Results:
-        """Every wanted version, or the error that kept it away; never raises one of them."""
+    async def read(self, wanted: Iterable[VersionOf], *, since: float, first: bool) -> Results:
+        """Every wanted version, or the error that kept it away; never raises one of them.
+
+        No answer is older than `since` (monotonic clock). `first` says that the caller has nothing from this vault yet.
+        """
         by_object: dict[VaultObject, list[VersionOf]] = {}
         for version in wanted:
             by_object.setdefault(version.object, []).append(version)
         results: dict[VersionOf, Fetched | ControllerError] = {}
 
         async def one(found: VaultObject, versions: list[VersionOf]) -> None:
-            source = self._source(found.type)
-            try:
-                ids = await self._version_ids(source, found) if found.history > 1 else [found.version]
-            except ControllerError as error:
-                results.update(dict.fromkeys(versions, error.bare()))
-                return
+            ids = await self._ids(found, since, first) if found.history > 1 else [found.version]
             for version in versions:
-                try:
-                    results[version] = await self._get(source, version, ids)
-                except ControllerError as error:
-                    results[version] = error.bare()
+                if isinstance(ids, ControllerError):
+                    results[version] = ids
+                else:
+                    results[version] = await self._value(version, ids, since, first)
 
-        async with asyncio.TaskGroup() as tasks:
-            for item in by_object.items():
-                tasks.create_task(one(*item))
+        self._readers += 1
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for item in by_object.items():
+                    tasks.create_task(one(*item))
+        finally:
+            self._readers -= 1
+            if not self._readers:
+                self._values.clear()
+                self._versions.clear()
         return results
 
-    async def _get(self, source: Source, wanted: VersionOf, ids: list[str]) -> Fetched:
-        found = wanted.object
+    async def survey(self, wanted: Collection[VersionOf], since: float) -> Survey:
+        """What a list tells of the wanted versions, where lists cost no more calls than gets. Raises `ProviderError`.
+
+        An object of which several versions are kept has them listed: the vault's list shows the newest one alone.
+        """
+        single = {version.object for version in wanted if version.object.history <= 1}
+        listed = {}
+        for kind, gets in sorted(Counter(found.type for found in single).items()):
+            if (objects := await self._list(kind, gets)) is not None:
+                listed[kind] = objects
+        versions: dict[VaultObject, tuple[str, ...]] = {}
+
+        async def one(found: VaultObject) -> None:
+            ids = await self._ids(found, since, first=False)
+            if not isinstance(ids, ControllerError):
+                versions[found] = tuple(ids)
+
+        async with asyncio.TaskGroup() as tasks:
+            for found in {version.object for version in wanted if version.object.history > 1}:
+                tasks.create_task(one(found))
+        return Survey(listed=listed, versions=versions)
+
+    async def _list(self, kind: str, gets: int) -> dict[str, Listed] | None:
+        """Everything of that kind by its name in small letters, or None where the gets are cheaper."""
+        instead = self._gets_instead.get(kind)
+        if instead and gets <= instead.gets and time.monotonic() < instead.until:
+            return None
+        source = self._source(kind)
+        found: dict[str, Listed] = {}
+        pages = 0
+        try:
+            async for page in self._pages(source, "list", None, source.listed(), first=False):
+                if pages == gets:  # … and this one is not the last
+                    raise _Dearer
+                pages += 1
+                found |= {item.name.lower(): Listed(item.updated_on, item.enabled is not False) for item in page}
+        except (ObjectError, _Dearer) as reason:
+            # Forbidden for whatever number of objects; or dearer for this one.
+            limit = gets if isinstance(reason, _Dearer) else 1_000_000
+            self._gets_instead[kind] = _GetsInstead(limit, time.monotonic() + LISTS_AGAIN)
+            return None
+        return found
+
+    async def _pages(
+        self, source: Source, verb: str, found: VaultObject | None, items: Any, *, first: bool
+    ) -> AsyncIterator[list[Any]]:
+        """A list page by page; each is a call of its own."""
+        pages = items.by_page()
+
+        async def following() -> list[Any]:
+            return [item async for item in await anext(pages)]
+
+        while True:
+            yield await self._call(source, verb, found, following, first=first)
+            if not pages.continuation_token:
+                return
+
+    async def _value(self, wanted: VersionOf, ids: list[str], since: float, first: bool) -> Fetched | ControllerError:
+        found, source = wanted.object, self._source(wanted.object.type)
         if wanted.index >= len(ids):
-            raise ObjectError(
+            return ObjectError(
                 f"{found.noun} has {len(ids)} enabled version(s) in Key Vault {self._vault}, so {wanted.index}"
                 " is not there; add versions or take the key out of the SecretSync"
             )
-        return await self._call(source, "get", found, lambda: source.get(found, ids[wanted.index]))
+        version = ids[wanted.index]
 
-    async def _version_ids(self, source: Source, found: VaultObject) -> list[str]:
+        async def ask() -> Fetched | ControllerError:
+            try:
+                answer = await self._call(source, "get", found, lambda: source.get(found, version), first=first)
+            except ControllerError as error:
+                return error.bare()
+            updated = settled(answer.updated, datetime.now(UTC) + self._server_ahead)
+            return msgspec.structs.replace(answer, updated=updated)
+
+        return await self._values.get((found.type, found.name, version), since, ask)
+
+    async def _ids(self, found: VaultObject, since: float, first: bool) -> list[str] | ControllerError:
         """Ids of the enabled versions, newest first, from the pinned one on."""
 
-        async def collect() -> list[Any]:
-            return [item async for item in source.versions(found.name)]
+        async def ask() -> list[str] | ControllerError:
+            try:
+                return await self._enabled_ids(found, first)
+            except ControllerError as error:
+                return error.bare()
 
-        listed = [item for item in await self._call(source, "versions", found, collect) if item.enabled is not False]
+        return await self._versions.get(found, since, ask)
+
+    async def _enabled_ids(self, found: VaultObject, first: bool) -> list[str]:
+        source = self._source(found.type)
+        listed = [
+            item
+            async for page in self._pages(source, "versions", found, source.versions(found.name), first=first)
+            for item in page
+            if item.enabled is not False
+        ]
         if not listed:
             raise ObjectError(
                 f"{found.noun} has no enabled version in Key Vault {self._vault}; create or enable one there"
             )
-        oldest = datetime.min.replace(tzinfo=UTC)
-        listed.sort(key=lambda item: (item.created_on or oldest, item.version or ""), reverse=True)
-        if len(listed) > 1 and listed[0].created_on == listed[1].created_on:
-            # `created` has a grain of one second; what a get without a version answers is the newest.
-            with contextlib.suppress(ObjectError):  # the newest is disabled: it is not among the listed either
-                newest = await self._call(source, "get", found, lambda: source.get(found, ""))
-                listed.sort(key=lambda item: item.version != newest.version)
-        ids = [str(item.version) for item in listed]
+        seen = {(item.version, item.created_on) for item in listed}
+        known = self._orders.get(found)
+        if known and known[0] == seen:
+            ids = known[1]
+        else:
+            ids = await self._in_order(source, found, listed, first)
+            self._orders[found] = (seen, ids)
         if not found.version:
             return ids
         if found.version not in ids:
@@ -131,21 +231,43 @@ class VaultReader:
             )
         return ids[ids.index(found.version) :]
 
-    async def _call(self, source: Source, verb: str, found: VaultObject, request: Callable[[], Awaitable[T]]) -> T:
+    async def _in_order(self, source: Source, found: VaultObject, listed: list[Any], first: bool) -> list[str]:
+        oldest = datetime.min.replace(tzinfo=UTC)
+        listed.sort(key=lambda item: (item.created_on or oldest, item.version or ""), reverse=True)
+        if len(listed) > 1 and listed[0].created_on == listed[1].created_on:
+            # `created` has a grain of one second; what a get without a version answers is the newest.
+            try:
+                newest = await self._call(source, "get", found, lambda: source.get(found, ""), first=first)
+                listed.sort(key=lambda item: item.version != newest.version)
+            except ObjectError:
+                pass  # the newest is disabled: it is not among the listed either
+        return [str(item.version) for item in listed]
+
+    async def _call(
+        self,
+        source: Source,
+        verb: str,
+        found: VaultObject | None,
+        request: Callable[[], Awaitable[T]],
+        *,
+        first: bool,
+    ) -> T:
         """One request; its failure is translated, counted, and remembered where it concerns the whole vault."""
+        self._raise_if_down()
+        await self._turn((self, verb, found or source.plural), first)
         async with self._own_slots, self._slots:
+            self._raise_if_down()
+            if closed := self._pace.closed():
+                raise throttled(self._vault, closed)
             if self._down:
-                until, message = self._down
-                if time.monotonic() < until:
-                    raise ProviderError(message)
                 # One caller tries whether the vault is back; until it knows, the others hear what they heard before.
-                self._down = (time.monotonic() + LEAVE_ALONE, message)
+                self._down = (time.monotonic() + LEAVE_ALONE, self._down[1])
             outcome = "error"
             try:
                 async with asyncio.timeout(60):
                     answer = await request()
                 outcome = "ok"
-                self._down = None
+                self._answered()
                 return answer
             except (DecodeError, AttributeError, TimeoutError, ValueError, TypeError, KeyError) as error:
                 # A body that is not what the API promises surfaces as whatever the SDK tripped over.
@@ -153,15 +275,17 @@ class VaultReader:
                 raise self._leave_alone(ProviderError(text)) from error
             except HttpResponseError as error:
                 outcome = str(error.status_code)
-                translated = self._explain(error, source, verb, found)
-                if isinstance(translated, ObjectError):
-                    self._down = None  # it speaks, and of this object alone
+                translated = explain(error, self._vault, self._client_id, source, verb, found)
+                if error.status_code == 429:
+                    self._pace.refused(translated.retry_after)
+                elif isinstance(translated, ObjectError):
+                    self._answered()  # it speaks, and of this object alone
                 else:
                     self._leave_alone(translated)
                 raise translated from error
             except ObjectError:  # it answered, with what nobody should have
                 outcome = "ok"
-                self._down = None
+                self._answered()
                 raise
             except ControllerError:  # from the credential, which remembers its own failures
                 outcome = "no token"
@@ -171,45 +295,34 @@ class VaultReader:
             finally:
                 self._count(self._vault, f"{source.plural}.{verb}", outcome)
 
+    async def _turn(self, who: object, first: bool) -> None:
+        while wait := self._pace.wait(who, first=first):
+            if wait > PATIENCE:
+                raise throttled(self._vault, wait)
+            await asyncio.sleep(wait)
+
+    def _raise_if_down(self) -> None:
+        if self._down and time.monotonic() < self._down[0]:
+            raise ProviderError(self._down[1])
+
+    def _answered(self) -> None:
+        self._down = None
+        self._pace.answered()
+
     def _leave_alone(self, error: ProviderError) -> ProviderError:
         self._down = (time.monotonic() + max(error.retry_after or 0.0, LEAVE_ALONE), error.message)
         return error
 
-    def _explain(self, error: HttpResponseError, source: Source, verb: str, found: VaultObject) -> ProviderError:
-        status = error.status_code
-        code = _inner_code(error)
-        vault, client = f"Key Vault {self._vault}", f"identity {self._client_id}"
-        if status == 404:
-            return ObjectError(
-                f"{found.noun} is not in {vault}; create or recover it there, or correct objectName,"
-                " objectType or objectVersion"
-            )
-        if code.endswith("Disabled"):
-            return source.disabled(found)
-        if code == "ForbiddenByFirewall":
-            return ProviderError(
-                f"{vault}'s firewall refuses this cluster; allow its address in the vault's networking"
-            )
-        if status == 403 and code == "AccessDenied":  # the vault works with access policies
-            right = "List" if verb == "versions" else "Get"
-            return ObjectError(
-                f"{client} may not read {found.noun} in {vault}; give it the permission {right} for"
-                f" {source.plural} in the vault's access policies"
-            )
-        if status == 403:
-            return ObjectError(f"{client} may not read {found.noun} in {vault}; assign it the role {source.role} there")
-        if status == 401:
-            return ProviderError(
-                f"{vault} does not accept the token of {client}; check that tenantID is the vault's tenant"
-            )
-        if status == 429:
-            wait = asked_to_wait(getattr(error.response, "headers", {}))
-            return ProviderError(
-                f"{vault} is throttled: too many calls by all its users; raise rotationPollIntervalInSeconds or"
-                " jitterSeconds if it lasts",
-                retry_after=wait,
-            )
-        return ProviderError(f"{vault} answered with HTTP {status}; the controller tries again by itself")
+    def _note(self, response: PipelineResponse[Any, Any]) -> None:
+        """Takes the server's clock from an answer, and the status of one whose body the SDK could not decode."""
+        answer = response.http_response
+        try:
+            said = parsedate_to_datetime(answer.headers.get("Date", ""))
+            self._server_ahead = said.astimezone(UTC) - datetime.now(UTC)
+        except (ValueError, TypeError):
+            pass
+        if answer.status_code >= 500:  # a gateway's error page, mostly
+            raise HttpResponseError(response=answer)
 
     async def close(self) -> None:
         """Lets go of the clients."""
@@ -217,80 +330,12 @@ class VaultReader:
             await source.close()
 
 
-def _keep_status(response: PipelineResponse[Any, Any]) -> None:
-    """The SDK forgets the status of an answer whose body it cannot decode: a gateway's error page, mostly."""
-    if response.http_response.status_code >= 500:
-        raise HttpResponseError(response=response.http_response)
+class _Dearer(Exception):  # noqa: N818 -- not an error
+    """A list has more pages than gets would be calls."""
 
 
-def _inner_code(error: HttpResponseError) -> str:
-    """Key Vault's own word for a refusal: error.innererror.code, such as ForbiddenByRbac."""
-    inner = getattr(error.error, "innererror", None)
-    code = inner.get("code") if isinstance(inner, dict) else None
-    return code if isinstance(code, str) else ""
+class _GetsInstead(msgspec.Struct, frozen=True):
+    """Up to `gets` objects are got rather than listed until then (monotonic clock)."""
 
-
-class Vaults:
-    """All readers there are: one per identity, cloud and vault. Close it to let go of every connection."""
-
-    def __init__(
-        self,
-        clouds: Mapping[str, Cloud],
-        assertion: Callable[[Identity], Awaitable[str]],
-        count: Callable[[str, str, str], None],
-    ) -> None:
-        self._clouds = clouds
-        self._assertion = assertion
-        self._count = count
-        self._slots = asyncio.Semaphore(AT_ONCE)
-        self._transports: dict[str, AioHttpTransport] = {}
-        self._credentials: dict[tuple[Identity, str], FederatedCredential] = {}
-        self._readers: dict[tuple[Identity, str, str], VaultReader] = {}
-        self._used: dict[tuple[Identity, str, str], float] = {}
-
-    def reader(self, identity: Identity, cloud: str, vault: str) -> VaultReader:
-        """The reader of that vault as that identity. `cloud` must be one of the administrator's."""
-        found = self._readers.get((identity, cloud, vault))
-        if not found:
-            where = self._clouds[cloud]
-            transport = self._transport(where.ca)
-            credential = self._credentials.get((identity, cloud))
-            if not credential:
-                credential = FederatedCredential(identity, where, transport, lambda: self._assertion(identity))
-                self._credentials[identity, cloud] = credential
-            found = VaultReader(
-                vault,
-                where.vault_url.replace("{vault}", vault),
-                credential,
-                identity.client_id,
-                transport,
-                self._slots,
-                self._count,
-            )
-            self._readers[identity, cloud, vault] = found
-        self._used[identity, cloud, vault] = time.monotonic()
-        return found
-
-    async def drop_unused(self, seconds: float) -> None:
-        """Lets go of readers that nobody asked for in that time, and of their identities' tokens."""
-        now = time.monotonic()
-        for key in [key for key, used in self._used.items() if now - used > seconds]:
-            del self._used[key]
-            await self._readers.pop(key).close()
-        for credential in self._credentials.keys() - {key[:2] for key in self._readers}:
-            await self._credentials.pop(credential).close()
-
-    def _transport(self, ca: str) -> AioHttpTransport:
-        if ca not in self._transports:
-            self._transports[ca] = new_transport(new_session(ca))
-        return self._transports[ca]
-
-    async def close(self) -> None:
-        """Closes every connection and forgets every token."""
-        for reader in self._readers.values():
-            await reader.close()
-        for credential in self._credentials.values():
-            await credential.close()
-        for transport in self._transports.values():
-            if transport.session:
-                await transport.session.close()
+    gets: int
+    until: float

@@ -10,17 +10,21 @@ from typing import cast
 import msgspec
 import pytest
 
-from controller import reconcile
+from controller import poll, reconcile
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.identity import Identity
+from controller.objects import VaultObject, VersionOf
 from controller.queue import Key, Queue
 from controller.reconcile import Reconciler
 from controller.report import Reporter
 from controller.settings import Settings
 from controller.status import Outcome, ready_condition
-from controller.sync import Class, Syncer, Written
+from controller.survey import Survey
+from controller.sync import Ask, Class, Reading, Syncer, Written
 from controller.telemetry import Metrics
+from controller.vaults import Vaults
 from tests.unit.objects_of import provider_class
 from tests.unit.virtual import VirtualLoop
 
@@ -34,13 +38,19 @@ class Dice(random.Random):
     def uniform(self, _least: float, most: float) -> float:
         return most
 
+    def random(self) -> float:
+        return 1.0
+
 
 class Stage:
     """A reconciler with four workers on a clock that only moves when a test says so."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.loop = VirtualLoop()
+    def __init__(self, settings: Settings, loop: VirtualLoop) -> None:
+        self.loop = loop
+        self.polls: list[float] = []
+        self.seen: Survey | Exception = Survey()
         self.synced: list[tuple[float, int]] = []
+        self.asked: list[Ask] = []
         self.looked: list[float] = []
         self.told: list[tuple[float, Reason | str]] = []
         self.warned: list[tuple[str, ...]] = []
@@ -51,13 +61,23 @@ class Stage:
         self.telling: list[bool | Exception] = []
         self.always_telling: bool | Exception = True
         self.queue = Queue(self.loop.time)
-        self.reconciler = Reconciler(settings, cast("Syncer", self), cast("Reporter", self), Metrics(), self.queue)
-        self.reconciler._dice = Dice()
+        self.reconciler = Reconciler(
+            settings, cast("Syncer", self), cast("Vaults", self), cast("Reporter", self), Metrics(), self.queue
+        )
+        self.reconciler._dice = self.reconciler.poller._dice = Dice()
         self.workers = [self.loop.create_task(self.reconciler.work()) for _ in range(4)]
+        self.workers += [self.loop.create_task(self.reconciler.poller.work()) for _ in range(2)]
 
     # What stands in for the Syncer
 
-    async def sync(self, wanted: SecretSync, _source: Class, _written: Written) -> Outcome:
+    def reading(self, wanted: SecretSync, _source: Class) -> Reading:
+        account = wanted.spec.service_account_name
+        pairs = wanted.spec.secret_object.data
+        keys = {pair.target_key: VersionOf(VaultObject(name=pair.source_path)) for pair in pairs}
+        return Reading(Identity(wanted.metadata.namespace, account, "client", "tenant"), "cloud", "vault", keys)
+
+    async def sync(self, wanted: SecretSync, _reading: Reading, _written: Written, ask: Ask) -> Outcome:
+        self.asked.append(ask)
         self.synced.append((self.loop.time(), wanted.metadata.generation))
         await asyncio.sleep(self.takes)
         if isinstance(self.comes_to, Exception):
@@ -72,6 +92,17 @@ class Stage:
 
     def forget_class(self, _key: Key) -> None:
         pass
+
+    # What stands in for Vaults and VaultReader
+
+    def reader(self, *_: object) -> "Stage":
+        return self
+
+    async def survey(self, _wanted: object, _since: float) -> Survey:
+        self.polls.append(self.loop.time())
+        if isinstance(self.seen, Exception):
+            raise self.seen.with_traceback(None)
+        return self.seen
 
     # What stands in for the Reporter
 
@@ -117,8 +148,10 @@ class Stage:
 
 def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """A stage, taken down afterwards; the reconciler's clocks are the loop's."""
-    stage = Stage(Settings())
-    monkeypatch.setattr(reconcile, "time", SimpleNamespace(monotonic=stage.loop.time))
+    loop = VirtualLoop()
+    for module in (reconcile, poll):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
+    stage = Stage(Settings(), loop)
     now = SimpleNamespace(now=lambda _zone: NOON + timedelta(seconds=stage.loop.time()))
     monkeypatch.setattr(reconcile, "datetime", now)
     yield stage

@@ -10,10 +10,13 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.api.meta import Unreadable
-from controller.api.secretsync import SecretSync
-from controller.errors import ClassError, ControllerError, OwnershipError, ProviderError
+from controller.api.secretsync import ObjectVersion, SecretSync
+from controller.errors import ClassError, ControllerError, OwnershipError, ProviderError, Retry
 from controller.queue import Key
+from controller.schedule import parse_time
+from controller.settings import Settings
 from controller.status import Outcome, next_status
+from controller.survey import Listed, Survey
 from controller.sync import Again
 from tests.unit.objects_of import provider_class, sync
 from tests.unit.reconcile_stage import GOOD, NOON, Stage, staged
@@ -98,8 +101,109 @@ def test_after_the_queue_was_closed_workers_end_with_what_they_have(stage: Stage
     stage.passes(5)
     stage.has(sync(name="other"))
     stage.queue.close()
+    stage.reconciler.poller.close()
     stage.loop.run_until_complete(asyncio.wait_for(asyncio.gather(*stage.workers), 60))
     assert len(stage.told) >= 1
+
+
+# Polls
+
+
+def known(*names: str, updated: str = "2030-01-01T00:00:00Z") -> Outcome:
+    """A sync after which the status has these objects, each the key of its own name."""
+    objects = [ObjectVersion(target_key=name, object=f"secret/{name}", version="v1", updated=updated) for name in names]
+    return msgspec.structs.replace(GOOD, objects=objects)
+
+
+def seen(**updated: str) -> Survey:
+    """A list that shows these objects with these times."""
+    return Survey(listed={"secret": {name: Listed(parse_time(text), True) for name, text in updated.items()}})
+
+
+BEFORE, AFTER = "2030-01-01T00:00:00Z", "2030-01-01T12:30:00Z"
+
+
+def test_a_poll_that_finds_nothing_changed_syncs_nobody(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(*(sync(name=f"s{number}", uid=f"uid-{number}") for number in range(100)))
+    stage.passes(5 * HOUR + 1)
+    assert len(stage.times) == 100
+    assert stage.polls == [HOUR, 2 * HOUR, 3 * HOUR, 4 * HOUR, 5 * HOUR]
+
+
+def test_only_those_whose_objects_changed_are_synced_and_only_these_fetched(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(sync(), sync(["user"], name="other", uid="another"))
+    stage.passes(HOUR - 1)
+    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
+    stage.passes(2)
+    assert [ask.stale for ask in stage.asked] == [None, None, frozenset({"pass"})]
+
+
+def test_what_polls_confirm_is_written_once_an_hour(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage.reconciler, "_settings", Settings(rotation_poll_interval=60))
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(3 * HOUR + 100)
+    assert len(stage.polls) == 181
+    assert [moment for moment, _ in stage.told] == [0, HOUR, 2 * HOUR, 3 * HOUR]
+
+
+def test_a_vault_that_cannot_be_looked_at_is_for_each_to_tell(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR - 1)
+    stage.seen = stage.comes_to = AWAY
+    stage.passes(2)
+    assert stage.told[-1] == (HOUR, Reason.PROVIDER_ERROR)
+    stage.seen, stage.comes_to = Survey(), known("user", "pass")
+    stage.passes(300)
+    assert stage.told[-1][1] == Reason.UP_TO_DATE
+
+
+def test_a_poll_that_fails_unexpectedly_ends_nothing(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.seen = ZeroDivisionError(CANARY)
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(3 * HOUR + 1)
+    assert len(stage.times) == 4
+    assert CANARY not in caplog.text
+
+
+def test_after_a_poll_the_drift_check_fetches_everything(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR + 1)
+    stage.untouched = False
+    stage.passes(300)
+    assert [ask.stale for ask in stage.asked] == [None, frozenset({"pass"}), None]
+
+
+def test_everything_is_read_in_full_once_a_day(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(3 * DAY + HOUR)
+    assert [ask.stale for ask in stage.asked] == [None] * 4
+    assert len(stage.polls) == 73
+
+
+def test_a_throttled_vault_is_asked_when_it_is_ones_turn(stage: Stage) -> None:
+    stage.comes_to = ProviderError("throttled", retry_after=25, retry=Retry.TURN)
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(130)
+    assert stage.times == [0, 25, 50, 75, 100, 125]
 
 
 # After a restart

@@ -23,9 +23,9 @@ from controller.objects import VersionOf
 from controller.plan import mark
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, Settings
 from controller.status import Outcome
-from controller.sync import Again, Class, Syncer, Written, assertions
+from controller.sync import Again, Ask, Class, Syncer, Written, assertions
 from controller.telemetry import Metrics
-from controller.vault import Vaults
+from controller.vaults import Vaults
 from tests.unit.api_server import Answer, ApiServer, connected, refusal
 from tests.unit.issuing import issue, private_pem
 from tests.unit.objects_of import hand, owner, provider_class, secret, sync, value
@@ -57,10 +57,17 @@ class Scene:
         self.vault = vault
         self.written = Written()
 
-    async def sync(self, *answers: Answer, wanted: SecretSync | None = None, of: Class = None) -> Outcome:
+    async def sync(
+        self,
+        *answers: Answer,
+        wanted: SecretSync | None = None,
+        of: Class = None,
+        stale: frozenset[str] | None = None,
+    ) -> Outcome:
         """Syncs while the API server gives these answers, all of them."""
         self.server.will_answer(*answers)
-        outcome = await self.syncer.sync(wanted or sync(), of or source(), self.written)
+        reading = self.syncer.reading(wanted or sync(), of or source())
+        outcome = await self.syncer.sync(wanted or sync(), reading, self.written, Ask(0.0, stale))
         assert not self.server.script
         return outcome
 
@@ -85,12 +92,16 @@ class VaultStandIn:
     def __init__(self) -> None:
         self.holds: dict[str, Fetched | ControllerError] = {"user": value("me"), "pass": value(CANARY)}
         self.asked: list[tuple[Identity, str, str]] = []
+        self.read_names: list[str] = []
 
     def reader(self, identity: Identity, cloud: str, vault: str) -> "VaultStandIn":
         self.asked.append((identity, cloud, vault))
         return self
 
-    async def read(self, wanted: Iterable[VersionOf]) -> Mapping[VersionOf, Fetched | ControllerError]:
+    async def read(
+        self, wanted: Iterable[VersionOf], *, since: float, first: bool
+    ) -> Mapping[VersionOf, Fetched | ControllerError]:
+        self.read_names = sorted(version.object.name for version in wanted)
         return {version: self.holds[version.object.name] for version in wanted}
 
 
@@ -295,7 +306,7 @@ async def test_a_class_that_cannot_be_used(scene: Scene, of: Class, words: list[
 
 async def test_a_missing_class_is_named(scene: Scene) -> None:
     with pytest.raises(errors.ClassError, match="no SecretProviderClass class in namespace team; create it"):
-        await scene.syncer.sync(sync(), None, scene.written)
+        scene.syncer.reading(sync(), None)
 
 
 async def test_an_edited_class_is_read_again(scene: Scene) -> None:

@@ -11,20 +11,19 @@ from typing import Any, cast
 
 import pytest
 from azure.core.credentials import AccessTokenInfo
-from azure.keyvault.certificates._shared import http_challenge_cache as certificates_challenges
-from azure.keyvault.keys._shared import http_challenge_cache as keys_challenges
-from azure.keyvault.secrets._shared import http_challenge_cache as secrets_challenges
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from controller import vault
+from controller import vault, vaults
 from controller.errors import ControllerError, ObjectError, ProviderError
 from controller.fetched import Fetched
 from controller.identity import FederatedCredential, Identity
 from controller.network import new_session, new_transport
 from controller.objects import VaultObject, VersionOf
+from controller.pace import Pace
 from controller.settings import Cloud
-from controller.vault import AT_ONCE_EACH, LEAVE_ALONE, VaultReader, Vaults
+from controller.vault import AT_ONCE_EACH, LEAVE_ALONE, VaultReader
+from controller.vaults import Vaults
 from tests.unit.api_server import Answer, ApiServer, Asked, serving
 from tests.unit.issuing import Issued, issue
 from tools.local_cluster.pki import Authority
@@ -91,7 +90,7 @@ class Scene:
             self.has(name, f"value of {version}", version, newest=False)
 
     async def read(self, *wanted: VersionOf) -> list[str | ControllerError]:
-        found = await self.reader.read(wanted)
+        found = await self.reader.read(wanted, since=self.now, first=True)
         return [
             item.value.reveal().decode() if isinstance(item, Fetched) else item
             for item in map(found.get, wanted)
@@ -116,13 +115,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    for cache in (secrets_challenges, certificates_challenges, keys_challenges):
-        cache.clear()
     pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
     async with serving(tls) as server, new_session(authority.pair.cert.read_text()) as session:
         scene = Scene(server)
+        monkeypatch.setattr(vault, "time", SimpleNamespace(monotonic=lambda: scene.now))
         scene.reader = VaultReader(
             "shop",
             server.url,
@@ -130,9 +128,9 @@ async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncI
             "client-1",
             new_transport(session),
             asyncio.Semaphore(50),
+            Pace(lambda: scene.now),
             lambda vault_name, operation, outcome: scene.counted.append((operation, outcome)),
         )
-        monkeypatch.setattr(vault, "time", SimpleNamespace(monotonic=lambda: scene.now))
         yield scene
         await scene.reader.close()
 
@@ -230,7 +228,7 @@ def jwk(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, kty: str, crv: str = 
 async def test_a_certificate_is_its_leaf(scene: Scene) -> None:
     shows(scene, "/certificates/web", cer=cer(LEAF))
     for wanted in (WEB, VersionOf(VaultObject(name="web", type="cert", version="v1"))):
-        (found,) = (await scene.reader.read([wanted])).values()
+        (found,) = (await scene.reader.read([wanted], since=scene.now, first=True)).values()
         assert isinstance(found, Fetched), found
         assert found.value.reveal().decode() == LEAF.pem
         assert (found.version, found.updated) == ("v1", datetime.fromtimestamp(9, UTC))
@@ -308,7 +306,7 @@ async def test_history_of_certificates_and_keys(scene: Scene, kind: str) -> None
     for version, _, _ in sorted(listed):  # the last is what a get without a version answers
         shows(scene, path, version, cer=cer(LEAF), key=jwk(LEAF.key.public_key(), "EC", "P-256"))
     found = VaultObject(name="web", type=kind, history=3)
-    answers = await scene.reader.read([VersionOf(found, index) for index in range(4)])
+    answers = await scene.reader.read([VersionOf(found, index) for index in range(4)], since=scene.now, first=True)
     told = [item.version if isinstance(item, Fetched) else item.message for item in answers.values()]
     assert told[:3] == ["d", "c", "a"]
     assert f"{found.noun} has 3 enabled version(s)" in told[3]
@@ -399,7 +397,7 @@ async def test_one_objects_failure_leaves_the_others_alone(scene: Scene) -> None
 async def test_errors_keep_neither_frames_nor_causes(scene: Scene) -> None:
     # Frames hold their locals, among them the values of other objects.
     scene.has("user", CANARY)
-    found = await scene.reader.read([USER, VersionOf(VaultObject(name="gone"))])
+    found = await scene.reader.read([USER, VersionOf(VaultObject(name="gone"))], since=scene.now, first=True)
     error = found[VersionOf(VaultObject(name="gone"))]
     assert isinstance(error, ObjectError)
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
@@ -473,22 +471,22 @@ async def test_readers_are_shared_by_one_identity_and_dropped_when_nobody_asks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(vault, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(vaults, "time", SimpleNamespace(monotonic=lambda: now[0]))
     clouds = {"here": Cloud(authority="https://login.example.com", vault_url="https://{vault}.example.com")}
 
     async def assertion(_: Identity) -> str:
         return "a.b.c"
 
-    vaults = Vaults(clouds, assertion, lambda *_: None)
+    all_vaults = Vaults(clouds, assertion, lambda *_: None)
     one, other = Identity("team", "robot", "c", "tenant-1"), Identity("else", "robot", "c", "tenant-1")
-    first = vaults.reader(one, "here", "shop")
-    assert vaults.reader(one, "here", "shop") is first
-    assert vaults.reader(one, "here", "bank") is not first
-    assert vaults.reader(other, "here", "shop") is not first
+    first = all_vaults.reader(one, "here", "shop")
+    assert all_vaults.reader(one, "here", "shop") is first
+    assert all_vaults.reader(one, "here", "bank") is not first
+    assert all_vaults.reader(other, "here", "shop") is not first
     now[0] = 500
-    assert vaults.reader(other, "here", "shop")
+    assert all_vaults.reader(other, "here", "shop")
     now[0] = 700
-    await vaults.drop_unused(600)
-    assert len(vaults._readers) == len(vaults._credentials) == 1
-    assert vaults.reader(one, "here", "shop") is not first
-    await vaults.close()
+    await all_vaults.drop_unused(600)
+    assert len(all_vaults._readers) == len(all_vaults._credentials) == 1
+    assert all_vaults.reader(one, "here", "shop") is not first
+    await all_vaults.close()

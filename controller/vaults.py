@@ -1,0 +1,85 @@
+"""All Key Vaults that are read: one reader per identity and vault, one pool of connections per set of trusted roots."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from azure.core.pipeline.transport import AioHttpTransport
+
+from controller.identity import FederatedCredential, Identity
+from controller.network import new_session, new_transport
+from controller.pace import Pace
+from controller.settings import Cloud
+from controller.vault import AT_ONCE, VaultReader
+
+
+class Vaults:
+    """All readers there are: one per identity, cloud and vault. Close it to let go of every connection."""
+
+    def __init__(
+        self,
+        clouds: Mapping[str, Cloud],
+        assertion: Callable[[Identity], Awaitable[str]],
+        count: Callable[[str, str, str], None],
+    ) -> None:
+        self._clouds = clouds
+        self._assertion = assertion
+        self._count = count
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._transports: dict[str, AioHttpTransport] = {}
+        self._paces: dict[str, Pace] = {}
+        self._credentials: dict[tuple[Identity, str], FederatedCredential] = {}
+        self._readers: dict[tuple[Identity, str, str], VaultReader] = {}
+        self._used: dict[tuple[Identity, str, str], float] = {}
+
+    def reader(self, identity: Identity, cloud: str, vault: str) -> VaultReader:
+        """The reader of that vault as that identity. `cloud` must be one of the administrator's."""
+        found = self._readers.get((identity, cloud, vault))
+        if not found:
+            where = self._clouds[cloud]
+            transport = self._transport(where.ca)
+            credential = self._credentials.get((identity, cloud))
+            if not credential:
+                credential = FederatedCredential(identity, where, transport, lambda: self._assertion(identity))
+                self._credentials[identity, cloud] = credential
+            url = where.vault_url.replace("{vault}", vault.lower())
+            pace = self._paces.setdefault(url, Pace(time.monotonic))
+            found = VaultReader(
+                vault,
+                url,
+                credential,
+                identity.client_id,
+                transport,
+                self._slots,
+                pace,
+                self._count,
+            )
+            self._readers[identity, cloud, vault] = found
+        self._used[identity, cloud, vault] = time.monotonic()
+        return found
+
+    async def drop_unused(self, seconds: float) -> None:
+        """Lets go of readers that nobody asked for in that time, and of their identities' tokens."""
+        now = time.monotonic()
+        for pace in self._paces.values():
+            pace.forget()
+        for key in [key for key, used in self._used.items() if now - used > seconds]:
+            del self._used[key]
+            await self._readers.pop(key).close()
+        for credential in self._credentials.keys() - {key[:2] for key in self._readers}:
+            await self._credentials.pop(credential).close()
+
+    def _transport(self, ca: str) -> AioHttpTransport:
+        if ca not in self._transports:
+            self._transports[ca] = new_transport(new_session(ca))
+        return self._transports[ca]
+
+    async def close(self) -> None:
+        """Closes every connection and forgets every token."""
+        for reader in self._readers.values():
+            await reader.close()
+        for credential in self._credentials.values():
+            await credential.close()
+        for transport in self._transports.values():
+            if transport.session:
+                await transport.session.close()
