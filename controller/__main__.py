@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ import msgspec
 from controller import errors, permissions
 from controller.api.meta import Secret
 from controller.kube import Kube, load_configuration
+from controller.lease import Elector, Leader
 from controller.queue import Queue
 from controller.reconcile import Reconciler
 from controller.reflector import Reflector
@@ -82,10 +84,12 @@ async def run(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
     async with Kube(await load_configuration(os.environ.get("KUBECONFIG"))) as kube:
-        vaults = Vaults(settings.clouds(), assertions(kube), metrics.count_call)
-        reporter = Reporter(kube, settings, metrics)
+        elector = _elector(kube, settings, metrics)
+        fenced = kube.fenced(elector.check)
+        vaults = Vaults(settings.clouds(), assertions(fenced), metrics.count_call, elector.check)
+        reporter = Reporter(fenced, settings, metrics)
         queue = Queue(time.monotonic)
-        reconciler = Reconciler(settings, Syncer(kube, settings, vaults, metrics), reporter, metrics, queue)
+        reconciler = Reconciler(settings, Syncer(fenced, settings, vaults, metrics), reporter, metrics, queue)
         guard = PolicyGuard(kube, settings)
         reflectors: list[Reflector[Any]] = [
             reflector
@@ -97,6 +101,7 @@ async def run(settings: Settings) -> None:
         ]
 
         def problems() -> list[str]:
+            # A follower is as ready as a leader: it could take over now, and an update must not wait for it to lead.
             found = [item.problem or "listing" for item in reflectors if not item.synced.is_set()]
             return found + ([] if guard.in_force.is_set() else ["the admission policies are not in force yet"])
 
@@ -112,14 +117,14 @@ async def run(settings: Settings) -> None:
                         _tidy(reporter, reconciler, vaults, max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval))
                     )
                 )
-                work = tasks.create_task(_work(reflectors, guard, reconciler))
+                work = tasks.create_task(_work(reflectors, guard, elector, reconciler))
                 await stop.wait()
                 log.info("stopping")
                 for task in background:
                     task.cancel()
-                # What is under way may end; what was not begun is for the next process.
+                # What is under way may end; what was not begun is for the next leader.
                 queue.close()
-                await asyncio.wait([work], timeout=0 if problems() else GRACE_SECONDS)
+                await asyncio.wait([work], timeout=GRACE_SECONDS if elector.leads else 0)
                 work.cancel()
         finally:
             await vaults.close()
@@ -127,15 +132,30 @@ async def run(settings: Settings) -> None:
     log.info("stopped")
 
 
-async def _work(reflectors: Sequence[Reflector[Any]], guard: PolicyGuard, reconciler: Reconciler) -> None:
-    """Workers, once everything was listed: what is not there then is really missing."""
+def _elector(kube: Kube, settings: Settings, metrics: Metrics) -> Elector | Leader:
+    if not settings.lease_name:
+        return Leader(metrics.leader.set)
+    # The kubelet starts a crashed container again under the same pod's name: it is another process all the same.
+    identity = f"{settings.pod_name}_{secrets.token_hex(4)}"
+    return Elector(kube, settings.pod_namespace, settings.lease_name, identity, metrics.leader.set)
+
+
+async def _work(
+    reflectors: Sequence[Reflector[Any]], guard: PolicyGuard, elector: Elector | Leader, reconciler: Reconciler
+) -> None:
+    """Workers while this process leads, once everything was listed: what is not there then is really missing."""
     for reflector in reflectors:
         await reflector.synced.wait()
     await guard.in_force.wait()
     log.info("listed", extra={"fields": {"secretsyncs": len(reconciler.syncs), "classes": len(reconciler.classes)}})
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(WORKERS):
-            tasks.create_task(reconciler.work())
+
+    async def lead() -> None:
+        reconciler.begin()
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(WORKERS):
+                tasks.create_task(reconciler.work())
+
+    await elector.run(lead)
 
 
 async def _tidy(reporter: Reporter, reconciler: Reconciler, vaults: Vaults, unused: float) -> None:

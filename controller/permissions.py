@@ -6,10 +6,11 @@ end-to-end tests shows that no right is here that the code does not use.
 
 from typing import Any
 
+from controller.api.lease import Lease
 from controller.api.meta import CustomResourceDefinition, Event, Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.kube import Create, CreatePatch, CreateToken, GetPatchNamed, Handle, ListWatch, StatusPatch
+from controller.kube import Create, CreatePatch, CreateToken, GetPatch, GetPatchNamed, Handle, ListWatch, StatusPatch
 
 SECRET_SYNCS = ListWatch(SecretSync, "what is to be synced")
 SECRET_SYNC_STATUS = StatusPatch(SecretSync, "what came of it")
@@ -20,6 +21,11 @@ EVENTS = Create(Event, "what a person sees with kubectl describe")
 
 # Where a handle's resource is namespaced, the chart grants it in the watched namespaces, or everywhere.
 CONTROLLER: tuple[Handle[Any], ...] = (SECRET_SYNCS, SECRET_SYNC_STATUS, CLASSES, SECRETS, TOKENS, EVENTS)
+
+LEASE = GetPatch(Lease, "one process leads; the chart makes the Lease, and the right is for that name alone")
+
+# Granted in the release's own namespace, whatever is watched.
+HOME: tuple[Handle[Any], ...] = (LEASE,)
 
 CRDS = GetPatchNamed(
     CustomResourceDefinition,

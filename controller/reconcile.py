@@ -95,6 +95,12 @@ class Reconciler:
             memory.edited = True
         self._queue.add(key)
 
+    def begin(self) -> None:
+        """This process leads from now on. What another did meanwhile is in the objects; what we remember is old."""
+        self._memory.clear()
+        for key in self.syncs.keys():  # noqa: SIM118 -- a store is no mapping
+            self._queue.add(key)
+
     async def work(self) -> None:
         """Takes keys and works on them until the queue is closed."""
         with contextlib.suppress(Closed):

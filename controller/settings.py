@@ -90,6 +90,9 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     probe_secret_type: Annotated[
         str, Meta(description="A Secret type that policies must refuse before the controller is ready; none: no check")
     ] = ""
+    lease_name: Annotated[
+        str, Meta(description="The Lease, in the controller's own namespace, whose holder works; none: always work")
+    ] = ""
     pod_namespace: Annotated[str, Meta(description="The controller's own namespace")] = "default"
     pod_name: Annotated[str, Meta(description="The controller's own name, for events")] = "akv-secret-store"
     listen_address: Annotated[str, Meta(description="Where probes and metrics are served")] = "0.0.0.0"  # noqa: S104

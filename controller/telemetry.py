@@ -106,6 +106,7 @@ class Metrics:
         self.not_ready = Gauge(
             prefix + "not_ready", "SecretSyncs whose Ready condition is not True", registry=self.registry
         )
+        self.leader = Gauge(prefix + "leader", "1 while this process leads, else 0", registry=self.registry)
         self.queue_due = Gauge(prefix + "queue_due", "SecretSyncs that wait for a worker", registry=self.registry)
 
     def count_call(self, vault: str, operation: str, outcome: str) -> None:

@@ -235,8 +235,10 @@ class Vaults:
         clouds: Mapping[str, Cloud],
         assertion: Callable[[Identity], Awaitable[str]],
         count: Callable[[str, str, str], None],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._clouds = clouds
+        self._check = check
         self._assertion = assertion
         self._count = count
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -279,7 +281,7 @@ class Vaults:
 
     def _transport(self, ca: str) -> AioHttpTransport:
         if ca not in self._transports:
-            self._transports[ca] = new_transport(new_session(ca))
+            self._transports[ca] = new_transport(new_session(ca), self._check)
         return self._transports[ca]
 
     async def close(self) -> None:

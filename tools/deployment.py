@@ -32,6 +32,7 @@ _SOURCES: dict[str, Variable] = {
     "default_cloud": Variable(".Values.defaultCloud"),
     "clouds_file": Variable(f'"{CLOUDS_FOLDER}/{CLOUDS_FILE}"', when=".Values.clouds"),
     "probe_secret_type": Variable(f'"{PROBE_SECRET_TYPE}"', when='include "akv-secret-store.policies" .'),
+    "lease_name": Variable('include "akv-secret-store.fullname" .'),
     "pod_namespace": Variable(pod_field="metadata.namespace"),
     "pod_name": Variable(pod_field="metadata.name"),
     "log_level": Variable(".Values.logLevel"),

@@ -49,6 +49,10 @@ def readme(description: str) -> str:
                 for rule in rbac.controller()
             ],
         ),
+        home=_table(
+            ("resources", "verbs", "what for"),
+            [(f"`{'`, `'.join(rule.resources)}`", ", ".join(rule.verbs), "; ".join(rule.why)) for rule in rbac.home()],
+        ),
         policies=policies.POLICIES,
         reasons=_table(
             ("reason", "meaning", "what to do"),

@@ -41,7 +41,10 @@ def files() -> Iterator[tuple[str, str]]:
             clouds_file=deployment.CLOUDS_FILE,
         ),
     )
-    yield "chart/templates/rbac.yaml", text.render("rbac.yaml", controller=rbac.controller(), probe=rbac.probe())
+    yield (
+        "chart/templates/rbac.yaml",
+        text.render("rbac.yaml", controller=rbac.controller(), home=rbac.home(), probe=rbac.probe()),
+    )
     yield "chart/templates/crd-job.yaml", text.render("crd-job.yaml", rules=rbac.crd_job())
     yield (
         "chart/templates/policies.yaml",

@@ -1,11 +1,14 @@
 """The permissions table as rules of a Role or ClusterRole (rbac.authorization.k8s.io/v1)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from controller import permissions
 from controller.kube import Handle
+
+# The release's name in the chart's templates.
+FULL_NAME = "{{ include `akv-secret-store.fullname` . }}"
 
 
 class ScopeError(Exception):
@@ -58,6 +61,11 @@ def controller() -> list[Rule]:
         if not handle.resource.namespaced:
             raise ScopeError(f"{handle.resource.plural} has no namespace, so watchNamespaces could not hold it in")
     return rules(permissions.CONTROLLER)
+
+
+def home() -> list[Rule]:
+    """What the controller may do in its own namespace, with the one object whose name the chart makes up."""
+    return [replace(rule, names=(FULL_NAME,)) for rule in rules(permissions.HOME)]
 
 
 def probe() -> list[Rule]:

@@ -155,6 +155,14 @@ class ChartValues(Values):
             " audience: whoever gets hold of it is the cluster's administrator."
         ),
     ] = False
+    replica_count: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="How many pods run. One of them leads and does everything; with 2, another takes over within"
+            " 15 seconds where the leader's node is lost, and at once where its pod is deleted.",
+        ),
+    ] = 1
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe lines to log.")
     ] = _DEFAULTS.log_level

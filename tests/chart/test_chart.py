@@ -29,6 +29,14 @@ from tests.chart.rendering import (
 )
 from tools import helm, policies
 
+FULL_NAME = "azure-secret-store-akv-secret-store"
+LEASE_RULE = {
+    "apiGroups": ["coordination.k8s.io"],
+    "resources": ["leases"],
+    "resourceNames": [FULL_NAME],
+    "verbs": ["get", "patch"],
+}
+
 # --- It renders, cleanly -------------------------------------------------------------------------------------------
 
 
@@ -52,7 +60,10 @@ def test_defaults_need_no_values() -> None:
         "ServiceAccount",
         "ClusterRole",
         "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
         "Deployment",
+        "Lease",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
         "ConfigMap",
@@ -136,7 +147,10 @@ def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way:
     everywhere = one(render(), "ClusterRole", "azure-secret-store-akv-secret-store.azure-secret-store")
     assert roles["shop"]["rules"] == roles["web"]["rules"] == everywhere["rules"]
     # Readiness tries, dry, whether a Secret is refused in the release's own namespace.
-    assert roles[helm.RELEASE]["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}]
+    assert roles[helm.RELEASE]["rules"] == [
+        LEASE_RULE,
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+    ]
     bindings = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "RoleBinding"}
     for namespace, role in roles.items():
         assert bindings[namespace]["roleRef"]["name"] == role["metadata"]["name"]
@@ -144,13 +158,31 @@ def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way:
 
 
 def test_no_probe_no_right_for_it() -> None:
-    assert {
-        m["metadata"]["namespace"]
-        for m in render("--set", "watchNamespaces={shop}", version=OLDEST)
-        if m["kind"] == "Role"
-    } == {"shop"}
-    both = render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}")
-    assert len([m for m in both if m["kind"] == "Role"]) == 2
+    for manifests in (
+        render("--set", "watchNamespaces={shop}", version=OLDEST),
+        render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}"),
+    ):
+        assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE]
+
+
+# --- One leads -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [[], ["--set", "fullnameOverride=x"], ["--set-string", "nameOverride=1e3"]])
+def test_the_lease_and_the_right_to_it_follow_the_names(args: list[str]) -> None:
+    manifests = render(*args)
+    lease = one(manifests, "Lease")
+    name = lease["metadata"]["name"]
+    assert lease["metadata"]["namespace"] == helm.RELEASE
+    assert "spec" not in lease  # an upgrade of the release would take the leader's word away
+    assert environment(manifests)["LEASE_NAME"] == name
+    assert one(manifests, "Role")["rules"] == [{**LEASE_RULE, "resourceNames": [name]}]
+
+
+def test_an_update_starts_the_new_pod_before_the_old_one_ends() -> None:
+    spec = one(render("--set-string", "replicaCount=2"), "Deployment")["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
 # --- Settings reach the controller ---------------------------------------------------------------------------------
@@ -176,6 +208,7 @@ def test_the_environment_is_what_the_controller_reads() -> None:
         watch_namespaces=("shop", "web"),
         log_level="debug",
         probe_secret_type="akv-secret-store/probe",
+        lease_name=FULL_NAME,
         pod_namespace="the-namespace",
         pod_name="the-pod",
     )
@@ -184,7 +217,10 @@ def test_the_environment_is_what_the_controller_reads() -> None:
 def test_without_values_the_controllers_own_defaults_hold() -> None:
     settings = Settings.from_environment(environment(render()))
     assert settings == Settings(
-        probe_secret_type="akv-secret-store/probe", pod_namespace="the-namespace", pod_name="the-pod"
+        probe_secret_type="akv-secret-store/probe",
+        lease_name=FULL_NAME,
+        pod_namespace="the-namespace",
+        pod_name="the-pod",
     )
 
 

@@ -262,7 +262,7 @@ def test_a_thousand_failing_secretsyncs_are_few_calls_and_few_lines(space: Names
 def test_an_unexpected_error_is_contained(installed: Installed, space: Namespace) -> None:
     """The one reason that needs a bug: a controller with one planted in plan(), against the same API server."""
     space.put("a", "1")
-    broken = installed.workload(WATCH_NAMESPACES=space.name, CONTROLLER_NAME="broken")
+    broken = installed.workload(WATCH_NAMESPACES=space.name, CONTROLLER_NAME="broken", LEASE_NAME="")
     plant = installed.folder / "planted"
     plant.mkdir(exist_ok=True)
     (plant / "sitecustomize.py").write_text(

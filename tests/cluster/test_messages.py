@@ -84,7 +84,8 @@ def refusing_proxy() -> Iterator[str]:
 
 def test_a_proxy_refuses(installed: Installed, space: Namespace, refusing_proxy: str) -> None:
     space.put("a", "1")
-    workload = installed.workload(WATCH_NAMESPACES=space.name, CONTROLLER_NAME="proxied", HTTPS_PROXY=refusing_proxy)
+    settings = {"WATCH_NAMESPACES": space.name, "CONTROLLER_NAME": "proxied", "LEASE_NAME": ""}
+    workload = installed.workload(**settings, HTTPS_PROXY=refusing_proxy)
     installed.logs.append(workload.log)
     with workload:
         workload.wait_ready()

@@ -23,16 +23,21 @@ Start = Callable[..., Workload]
 
 @pytest.fixture
 def start(installed: Installed) -> Iterator[Start]:
-    """Starts controllers; those that a test does not end itself are killed."""
+    """Starts controllers; those that a test does not end itself are told to, so that the lease is free for the next."""
     with contextlib.ExitStack() as stack:
 
         def started(**settings: str) -> Workload:
             workload = stack.enter_context(installed.workload(**settings))
             installed.logs.append(workload.log)
             workload.wait_ready()
+            running.append(workload)
             return workload
 
+        running: list[Workload] = []
         yield started
+        for workload in running:
+            with contextlib.suppress(WorkloadError):
+                workload.stop()
 
 
 def test_a_restart_with_nothing_due_costs_the_vault_nothing(

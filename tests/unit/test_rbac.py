@@ -32,11 +32,14 @@ def asked(handles: Iterable[Handle[Any]]) -> set[tuple[str, str, str, tuple[str,
 def test_the_rules_grant_the_table_and_nothing_else() -> None:
     assert granted(rbac.controller()) == asked(permissions.CONTROLLER)
     assert granted(rbac.crd_job()) == asked(permissions.CRD_JOB)
+    assert granted(rbac.home()) == {
+        (group, resource, verb, (rbac.FULL_NAME,)) for group, resource, verb, _ in asked(permissions.HOME)
+    }
     assert granted(rbac.probe()) == {("", "secrets", "create", ())}
 
 
 def test_no_rule_has_a_star_and_none_reads_secrets() -> None:
-    rules = [*rbac.controller(), *rbac.crd_job(), *rbac.probe()]
+    rules = [*rbac.controller(), *rbac.home(), *rbac.crd_job(), *rbac.probe()]
     assert all("*" not in (rule.group, *rule.resources, *rule.verbs) for rule in rules)
     assert not {verb for _, resource, verb, _ in granted(rules) if resource == "secrets"} - {"create", "patch"}
 

@@ -47,6 +47,21 @@ def test_between_two_syncs_only_drift_is_looked_for(stage: Stage) -> None:
     assert stage.times == [0]
 
 
+def test_one_who_leads_again_does_what_is_due_and_no_more(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(100)
+    stage.reconciler.begin()
+    stage.passes(100)
+    # Another synced it meanwhile and told so: its time counts.
+    stage.has(synced_ago(-200))
+    stage.reconciler.begin()
+    stage.passes(HOUR - 1)
+    assert stage.times == [0]
+    stage.passes(2)
+    assert stage.times == [0, HOUR + 200]
+
+
 def test_what_a_person_edits_is_acted_on_at_once(stage: Stage) -> None:
     stage.has_class()
     stage.has(sync())

@@ -36,6 +36,7 @@ def test_no_variable_is_needed() -> None:
         ("DEFAULT_CLOUD", "AzureChinaCloud", "AzureChinaCloud"),
         ("CLOUDS_FILE", "/etc/clouds.json", "/etc/clouds.json"),
         ("PROBE_SECRET_TYPE", "example.com/no", "example.com/no"),
+        ("LEASE_NAME", "shop", "shop"),
         ("POD_NAMESPACE", "azure-secret-store", "azure-secret-store"),
         ("POD_NAME", "pod-1", "pod-1"),
         ("LISTEN_ADDRESS", "127.0.0.1", "127.0.0.1"),
