@@ -332,14 +332,20 @@ class CreatePatch(Handle[R]):
         return _read(answer, Partial).metadata
 
 
-class GetPatch(Handle[R]):
-    """May get and patch the one object whose name the chart knows."""
+class Get(Handle[R]):
+    """May get by name."""
 
-    verbs = ("get", "patch")
+    verbs: ClassVar[tuple[str, ...]] = ("get",)
 
     async def get(self, kube: Kube, namespace: str, name: str) -> R:
         """The object."""
         return _read(await kube.call("GET", self.path(namespace, name)), self.resource)
+
+
+class GetPatch(Get[R]):
+    """May get and patch by name."""
+
+    verbs = ("get", "patch")
 
     async def merge(self, kube: Kube, before: R, body: Mapping[str, Any]) -> R:
         """Merge patch, unless the object changed since (`errors.Conflict`)."""

@@ -10,7 +10,17 @@ from controller.api.lease import Lease
 from controller.api.meta import CustomResourceDefinition, Event, Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.kube import Create, CreatePatch, CreateToken, GetPatch, GetPatchNamed, Handle, ListWatch, StatusPatch
+from controller.kube import (
+    Create,
+    CreatePatch,
+    CreateToken,
+    Get,
+    GetPatch,
+    GetPatchNamed,
+    Handle,
+    ListWatch,
+    StatusPatch,
+)
 
 SECRET_SYNCS = ListWatch(SecretSync, "what is to be synced")
 SECRET_SYNC_STATUS = StatusPatch(SecretSync, "what came of it")
@@ -21,6 +31,11 @@ EVENTS = Create(Event, "what a person sees with kubectl describe")
 
 # Where a handle's resource is namespaced, the chart grants it in the watched namespaces, or everywhere.
 CONTROLLER: tuple[Handle[Any], ...] = (SECRET_SYNCS, SECRET_SYNC_STATUS, CLASSES, SECRETS, TOKENS, EVENTS)
+
+SERVICE_ACCOUNTS = Get(ServiceAccount, "clientID and tenantID, where the SecretProviderClass leaves them to it")
+
+# Granted where the controller's rights are, if identityFromServiceAccount is set.
+IDENTITY: tuple[Handle[Any], ...] = (SERVICE_ACCOUNTS,)
 
 LEASE = GetPatch(Lease, "one process leads; the chart makes the Lease, and the right is for that name alone")
 

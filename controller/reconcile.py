@@ -16,7 +16,7 @@ from controller import errors, schedule
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync, SecretSyncStatus
 from controller.queue import Closed, Key, Queue
 from controller.reflector import Store, Unreadable
 from controller.report import Reporter
@@ -184,7 +184,7 @@ class Reconciler:
         memory: Memory,
     ) -> float:
         """Reports the outcome; returns, and remembers, how long nothing is due."""
-        wait = self._until_next(outcome, memory)
+        wait = self._until_next(meta, outcome, memory)
         if await self._tell(meta, before, source, outcome):
             memory.again, memory.told = 0, outcome.message
         else:
@@ -209,13 +209,18 @@ class Reconciler:
         if sync.status.sync_hash != sync_hash(sync.metadata, source, sync.status.objects):
             return 0.0  # the SecretSync or its class was edited since
         last = schedule.parse_time(sync.status.last_successful_sync_time)
-        interval = self._settings.rotation_poll_interval
+        interval = self._interval(sync.metadata)
         return schedule.until_due(last, datetime.now(UTC), interval, self._settings.jitter, self._dice)
 
-    def _until_next(self, outcome: Outcome, memory: Memory) -> float:
+    def _interval(self, meta: ObjectMeta) -> float:
+        usual = self._settings.rotation_poll_interval
+        asked = meta.annotations.get(REFRESH_INTERVAL)
+        return schedule.refresh_interval(asked, usual, self._settings.shortest_refresh_interval) or usual
+
+    def _until_next(self, meta: ObjectMeta, outcome: Outcome, memory: Memory) -> float:
         if outcome.ready:
             memory.failures = 0
-            return self._settings.rotation_poll_interval + self._dice.uniform(0, self._settings.jitter)
+            return self._interval(meta) + self._dice.uniform(0, self._settings.jitter)
         memory.failures += 1
         if outcome.retry is errors.Retry.EDIT:
             return self._settings.rotation_poll_interval  # the edit will wake it

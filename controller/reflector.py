@@ -14,6 +14,7 @@ import msgspec
 
 from controller import errors
 from controller.api.meta import ObjectMeta, Partial, Resource
+from controller.api.secretsync import REFRESH_INTERVAL
 from controller.kube import Kube, ListWatch
 from controller.queue import Key
 
@@ -67,8 +68,12 @@ class Store(Generic[R]):
 
 def _same(old: ObjectMeta, new: ObjectMeta) -> bool:
     # Status patches and relabelling leave the generation alone; both kinds of CRD count it (with and without a status
-    # subresource), so our own status writes wake nobody.
-    return (old.uid, old.generation, old.deletion_timestamp) == (new.uid, new.generation, new.deletion_timestamp)
+    # subresource), so our own status writes wake nobody. Of annotations one is as good as a field.
+    return _spec(old) == _spec(new)
+
+
+def _spec(meta: ObjectMeta) -> tuple[object, ...]:
+    return meta.uid, meta.generation, meta.deletion_timestamp, meta.annotations.get(REFRESH_INTERVAL)
 
 
 def _metadata(raw: msgspec.Raw) -> ObjectMeta:

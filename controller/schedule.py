@@ -27,6 +27,13 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def refresh_interval(asked: str | None, usual: float, shortest: float) -> float | None:
+    """How long a SecretSync's vault is not looked at: what it asks for, where it may; None where that is no number."""
+    if not shortest or asked is None:
+        return usual
+    return max(shortest, float(asked)) if asked.isascii() and asked.isdecimal() and len(asked) < 10 else None
+
+
 def until_due(last: datetime | None, now: datetime, interval: float, jitter: float, dice: random.Random) -> float:
     """Seconds until a SecretSync that was last equal to the vault at `last` is looked at again.
 

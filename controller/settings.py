@@ -79,6 +79,12 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     ] = True
     jitter: Annotated[int, Meta(ge=0, description="The most that is added, at random, before each look")] = 0
     drift_interval: Annotated[Seconds, Meta(description="How often a Secret is checked for edits and deletion")] = 300
+    shortest_refresh_interval: Annotated[
+        int, Meta(ge=0, description="The shortest interval that a SecretSync's annotation may ask for; 0: none may")
+    ] = 0
+    identity_from_service_account: Annotated[
+        bool, Meta(description="Whether the ServiceAccount's annotations tell what clientID and tenantID do not")
+    ] = False
     controller_name: Annotated[
         str, Meta(description="The secretSyncControllerName that is ours; the empty one always is")
     ] = ""

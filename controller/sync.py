@@ -4,6 +4,7 @@ Everything that goes wrong leaves here as a `ControllerError` or, for what only 
 """
 
 import hmac
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
@@ -12,13 +13,13 @@ import msgspec
 
 from controller import errors, permissions
 from controller.api.conditions import Reason
-from controller.api.meta import ObjectMeta
+from controller.api.meta import CLIENT_ID, TENANT_ID, ObjectMeta, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import SecretSync
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.fetched import Fetched
 from controller.identity import Identity
 from controller.kube import Kube
-from controller.objects import VaultClass, VersionOf, read_class
+from controller.objects import CLIENT, TENANT, VaultClass, VersionOf, read_class
 from controller.plan import (
     Observed,
     Refuse,
@@ -34,7 +35,7 @@ from controller.plan import (
 )
 from controller.queue import Key
 from controller.reflector import Unreadable
-from controller.schedule import COLLECTED_SOON
+from controller.schedule import COLLECTED_SOON, refresh_interval
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS, Settings
 from controller.status import Outcome, versions
 from controller.telemetry import Metrics
@@ -92,7 +93,7 @@ class Syncer:
     async def sync(self, sync: SecretSync, source: Class, written: Written) -> Outcome:
         """Makes the Secret equal to the vault. Raises `ControllerError` where nothing could be done, or `Again`."""
         vault_class = self._understand(sync, source)
-        if wrong := mistake(sync):
+        if wrong := mistake(sync) or self._interval_mistake(sync):
             raise wrong
         wanted = {pair.target_key: vault_class.find(pair.source_path) for pair in sync.spec.secret_object.data}
         try:
@@ -138,7 +139,8 @@ class Syncer:
         key, meta = Key(sync.metadata.namespace, name), source.metadata
         known = self._understood.get(key)
         if not known or (known.uid, known.generation) != (meta.uid, meta.generation):
-            known = self._understood[key] = _Understood(meta.uid, meta.generation, _try_read(source))
+            read = _try_read(source, self._settings.identity_from_service_account)
+            known = self._understood[key] = _Understood(meta.uid, meta.generation, read)
         if isinstance(known.result, errors.ClassError):
             raise known.result.bare()
         cloud = known.result.cloud or self._settings.default_cloud
@@ -148,6 +150,12 @@ class Syncer:
                 f" {', '.join(sorted(self._clouds))}"
             )
         return msgspec.structs.replace(known.result, cloud=cloud)
+
+    def _interval_mistake(self, sync: SecretSync) -> errors.InputError | None:
+        asked, shortest = sync.metadata.annotations.get(REFRESH_INTERVAL), self._settings.shortest_refresh_interval
+        if refresh_interval(asked, self._settings.rotation_poll_interval, shortest) is not None:
+            return None
+        return errors.InputError(f"annotation {REFRESH_INTERVAL} is {str(asked)[:60]!r}: write a number of seconds")
 
     async def _look(self, sync: SecretSync) -> ObjectMeta | None:
         """The metadata of the Secret of that name; None where there is none, `OwnershipError` where it is foreign."""
@@ -164,11 +172,23 @@ class Syncer:
     async def _fetch(
         self, sync: SecretSync, vault_class: VaultClass, wanted: Mapping[str, VersionOf]
     ) -> dict[str, Fetched | errors.ControllerError]:
-        namespace, account = sync.metadata.namespace, sync.spec.service_account_name
-        identity = Identity(namespace, account, vault_class.client_id, vault_class.tenant_id)
+        identity = await self._identity(sync, vault_class)
         reader = self._vaults.reader(identity, vault_class.cloud, vault_class.vault)
         read = await reader.read(set(wanted.values()))
         return {key: read[version] for key, version in wanted.items()}
+
+    async def _identity(self, sync: SecretSync, vault_class: VaultClass) -> Identity:
+        """Who reads the vault; what the class leaves out (where it may) is in the ServiceAccount's annotations."""
+        namespace, name = sync.metadata.namespace, sync.spec.service_account_name
+        client, tenant = vault_class.client_id, vault_class.tenant_id
+        if not client or not tenant:
+            try:
+                account = await permissions.SERVICE_ACCOUNTS.get(self._kube, namespace, name)
+            except errors.NotFound as error:
+                raise no_account(namespace, name) from error
+            client = client or _annotated(account, CLIENT_ID, "clientID", CLIENT)
+            tenant = tenant or _annotated(account, TENANT_ID, "tenantID", TENANT)
+        return Identity(namespace, name, client, tenant)
 
     async def _carry_out(
         self,
@@ -254,11 +274,31 @@ class Syncer:
             raise
 
 
-def _try_read(source: SecretProviderClass) -> VaultClass | errors.ClassError:
+def _try_read(source: SecretProviderClass, without_identity: bool) -> VaultClass | errors.ClassError:
     try:
-        return read_class(source)
+        return read_class(source, without_identity=without_identity)
     except errors.ClassError as error:
         return errors.ClassError(f"SecretProviderClass {source.metadata.name}: {error.message}")
+
+
+def no_account(namespace: str, name: str) -> errors.ProviderError:
+    """The error for a ServiceAccount that is not there."""
+    return errors.ProviderError(
+        f"there is no ServiceAccount {name} in namespace {namespace}; create it or correct serviceAccountName"
+    )
+
+
+def _annotated(account: ServiceAccount, annotation: str, parameter: str, pattern: re.Pattern[str]) -> str:
+    """The annotation's value. Nobody watches ServiceAccounts, so its absence is looked into again by itself."""
+    value = account.metadata.annotations.get(annotation, "").strip()
+    if not pattern.fullmatch(value):
+        said = f"is {value[:60]!r}" if value else "is missing"
+        raise errors.ClassError(
+            f"annotation {annotation} of ServiceAccount {account.metadata.name} {said}: correct it, or set the"
+            f" SecretProviderClass's {parameter}",
+            retry=errors.Retry.TIME,
+        )
+    return value
 
 
 def assertions(kube: Kube) -> Callable[[Identity], Awaitable[str]]:
@@ -271,8 +311,7 @@ def assertions(kube: Kube) -> Callable[[Identity], Awaitable[str]]:
                 kube, namespace, name, audience=TOKEN_AUDIENCE, seconds=TOKEN_SECONDS
             )
         except errors.NotFound as error:
-            text = f"there is no ServiceAccount {name} in namespace {namespace}"
-            raise errors.ProviderError(f"{text}; create it or correct serviceAccountName") from error
+            raise no_account(namespace, name) from error
         return answer.status.token
 
     return request

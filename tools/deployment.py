@@ -27,6 +27,8 @@ _SOURCES: dict[str, Variable] = {
     "enable_partial_secret_sync": Variable("toString .Values.enablePartialSecretSync | lower"),
     "jitter": Variable("int64 .Values.jitterSeconds"),
     "drift_interval": Variable("int64 .Values.driftIntervalInSeconds"),
+    "shortest_refresh_interval": Variable("int64 .Values.shortestRefreshIntervalInSeconds"),
+    "identity_from_service_account": Variable("toString .Values.identityFromServiceAccount | lower"),
     "controller_name": Variable(".Values.controllerName"),
     "watch_namespaces": Variable('include "akv-secret-store.namespaces" . | fromJsonArray | join ","'),
     "default_cloud": Variable(".Values.defaultCloud"),

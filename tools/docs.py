@@ -49,10 +49,12 @@ def readme(description: str) -> str:
                 for rule in rbac.controller()
             ],
         ),
+        identity=rbac.identity(),
         home=_table(
             ("resources", "verbs", "what for"),
             [(f"`{'`, `'.join(rule.resources)}`", ", ".join(rule.verbs), "; ".join(rule.why)) for rule in rbac.home()],
         ),
+        people=rbac.people(),
         policies=policies.POLICIES,
         reasons=_table(
             ("reason", "meaning", "what to do"),

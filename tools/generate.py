@@ -41,10 +41,8 @@ def files() -> Iterator[tuple[str, str]]:
             clouds_file=deployment.CLOUDS_FILE,
         ),
     )
-    yield (
-        "chart/templates/rbac.yaml",
-        text.render("rbac.yaml", controller=rbac.controller(), home=rbac.home(), probe=rbac.probe()),
-    )
+    roles = {role.__name__: role() for role in (rbac.controller, rbac.identity, rbac.home, rbac.probe, rbac.people)}
+    yield "chart/templates/rbac.yaml", text.render("rbac.yaml", **roles)
     yield "chart/templates/crd-job.yaml", text.render("crd-job.yaml", rules=rbac.crd_job())
     yield (
         "chart/templates/policies.yaml",

@@ -14,6 +14,8 @@ from controller.api.meta import DNS_SUBDOMAIN, Resource, Wire, rule, schema
 
 RESERVED_PREFIX = "secrets-store.sync.x-k8s.io"
 DEFAULT_TYPE = "Opaque"
+# An annotation, for the fields are upstream's: how many seconds apart the vault is looked at, where that is allowed.
+REFRESH_INTERVAL = "akv-secret-store/refresh-interval-in-seconds"
 
 _NAME = schema(
     minLength=1,

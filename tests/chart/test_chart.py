@@ -165,6 +165,30 @@ def test_no_probe_no_right_for_it() -> None:
         assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE]
 
 
+@pytest.mark.parametrize("where", [[], ["--set", "watchNamespaces={shop}"]])
+def test_the_right_to_get_service_accounts_comes_with_the_value_alone(where: list[str]) -> None:
+    def grants(*args: str) -> list[Manifest]:
+        rules = [rule for m in render("--no-hooks", *where, *args) for rule in m.get("rules", [])]
+        return [rule for rule in rules if "serviceaccounts" in rule["resources"]]
+
+    assert grants() == []
+    [rule] = grants("--set-string", "identityFromServiceAccount=true")
+    assert rule == {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get"]}
+
+
+# --- Rights of people -----------------------------------------------------------------------------------------------
+
+
+def test_people_get_rights_by_kubernetes_own_roles_unless_switched_off() -> None:
+    def found(*args: str) -> list[str]:
+        label = "rbac.authorization.k8s.io/aggregate-to-admin"
+        return [m["metadata"]["name"] for m in render(*args) if label in m["metadata"].get("labels", {})]
+
+    assert found() == [f"{name}.{FULL_NAME}.{helm.RELEASE}" for name in ("view", "edit")]
+    assert found("--set-string", "rbac.aggregateToDefaultRoles=False") == []
+    assert found("--set", "watchNamespaces={shop}") == []
+
+
 # --- One leads -----------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +219,8 @@ def test_the_environment_is_what_the_controller_reads() -> None:
         "jitterSeconds": 86400000,
         "driftIntervalInSeconds": "60",
         "controllerName": "edge",
+        "shortestRefreshIntervalInSeconds": "30",
+        "identityFromServiceAccount": "True",
         "watchNamespaces": ["shop", "web", "shop"],
         "logLevel": "debug",
     }
@@ -205,6 +231,8 @@ def test_the_environment_is_what_the_controller_reads() -> None:
         jitter=86400000,
         drift_interval=60,
         controller_name="edge",
+        shortest_refresh_interval=30,
+        identity_from_service_account=True,
         watch_namespaces=("shop", "web"),
         log_level="debug",
         probe_secret_type="akv-secret-store/probe",

@@ -1,4 +1,4 @@
-"""Two processes of the controller, one leads: it is killed, paused past its time, told to stop, its release upgraded."""
+"""Two processes, one leads: it is killed, paused past its time, told to stop, and its release is upgraded."""
 
 import base64
 import contextlib

@@ -28,6 +28,8 @@ def test_no_variable_is_needed() -> None:
         ("JITTER", "0", 0),
         ("JITTER", "", 0),
         ("DRIFT_INTERVAL", "5", 5),
+        ("SHORTEST_REFRESH_INTERVAL", "60", 60),
+        ("IDENTITY_FROM_SERVICE_ACCOUNT", "true", True),
         ("CONTROLLER_NAME", "blue", "blue"),
         ("WATCH_NAMESPACES", "a,b c", ("a", "b", "c")),
         ("WATCH_NAMESPACES", " a , ", ("a",)),
