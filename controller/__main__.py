@@ -15,6 +15,7 @@ import msgspec
 
 from controller import errors, permissions
 from controller.api.meta import Secret
+from controller.census import Census
 from controller.kube import Kube, load_configuration
 from controller.lease import Elector, Leader
 from controller.queue import Queue
@@ -90,6 +91,7 @@ async def run(settings: Settings) -> None:
         reporter = Reporter(fenced, settings, metrics)
         queue = Queue(time.monotonic)
         reconciler = Reconciler(settings, Syncer(fenced, settings, vaults, metrics), reporter, metrics, queue)
+        metrics.registry.register(Census(reconciler.ours))
         guard = PolicyGuard(kube, settings)
         reflectors: list[Reflector[Any]] = [
             reflector
@@ -112,11 +114,8 @@ async def run(settings: Settings) -> None:
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(item.run()) for item in reflectors]
                 background.append(tasks.create_task(guard.run()))
-                background.append(
-                    tasks.create_task(
-                        _tidy(reporter, reconciler, vaults, max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval))
-                    )
-                )
+                unused = max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval)
+                background.append(tasks.create_task(_tidy(metrics, reporter, reconciler, vaults, unused)))
                 work = tasks.create_task(_work(reflectors, guard, elector, reconciler))
                 await stop.wait()
                 log.info("stopping")
@@ -150,20 +149,23 @@ async def _work(
     log.info("listed", extra={"fields": {"secretsyncs": len(reconciler.syncs), "classes": len(reconciler.classes)}})
 
     async def lead() -> None:
-        reconciler.begin()
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(WORKERS):
-                tasks.create_task(reconciler.work())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(WORKERS):
+                    tasks.create_task(reconciler.work())
+        finally:
+            reconciler.reset()
 
     await elector.run(lead)
 
 
-async def _tidy(reporter: Reporter, reconciler: Reconciler, vaults: Vaults, unused: float) -> None:
+async def _tidy(metrics: Metrics, reporter: Reporter, reconciler: Reconciler, vaults: Vaults, unused: float) -> None:
     while True:
         await asyncio.sleep(30)
         reporter.flush()
         reconciler.flush()
         await vaults.drop_unused(unused)
+        metrics.forget_vaults(vaults.names())
 
 
 def _help() -> str:

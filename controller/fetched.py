@@ -26,11 +26,12 @@ class Hidden:
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """One version of one object, read from the vault. `updated` is UTC, absent where the vault tells none."""
+    """One version of one object, read from the vault. Times are UTC, absent where the vault tells none."""
 
     value: Hidden
     version: str
     updated: datetime | None = None
+    expires: datetime | None = None
 
 
 Results = Mapping[VersionOf, Fetched | ControllerError]

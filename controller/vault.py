@@ -106,6 +106,7 @@ class VaultReader:
             value=Hidden(secret.value.encode()),
             version=properties.version or "",
             updated=properties.updated_on,
+            expires=properties.expires_on,
         )
 
     async def _version_ids(self, found: VaultObject) -> list[str]:
@@ -269,6 +270,10 @@ class Vaults:
             self._readers[identity, cloud, vault] = found
         self._used[identity, cloud, vault] = time.monotonic()
         return found
+
+    def names(self) -> set[str]:
+        """The vaults that there are readers of."""
+        return {vault for _, _, vault in self._readers}
 
     async def drop_unused(self, seconds: float) -> None:
         """Lets go of readers that nobody asked for in that time, and of their identities' tokens."""

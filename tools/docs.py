@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from controller import census
 from controller.api.conditions import Reason
+from controller.settings import Settings
+from controller.telemetry import Metrics
 from tools import crds, policies, rbac, text, values
 
 
@@ -34,6 +37,7 @@ def readme(description: str) -> str:
         "README.md",
         description=description,
         since=policies.SINCE,
+        port=Settings().listen_port,
         values=_table(
             ("value", "default", "meaning"),
             [
@@ -53,6 +57,13 @@ def readme(description: str) -> str:
         home=_table(
             ("resources", "verbs", "what for"),
             [(f"`{'`, `'.join(rule.resources)}`", ", ".join(rule.verbs), "; ".join(rule.why)) for rule in rbac.home()],
+        ),
+        metrics=_table(
+            ("metric", "labels", "meaning"),
+            [
+                (f"`{item.name}`", ", ".join(f"`{label}`" for label in item.labels), item.meaning)
+                for item in (*Metrics().described, *census.DESCRIBED)
+            ],
         ),
         people=rbac.people(),
         policies=policies.POLICIES,

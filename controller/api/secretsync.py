@@ -137,6 +137,7 @@ class ObjectVersion(Wire, frozen=True, kw_only=True):
     object: Annotated[str, Meta(description="`<type>/<name>` in the vault.")]
     version: Annotated[str, Meta(description="The version's id in the vault.")] = ""
     updated: Annotated[str, schema("When the vault last changed that version.", format="date-time")] = ""
+    expires: Annotated[str, schema("When it expires, by the vault's word.", format="date-time")] = ""
 
 
 class SecretSyncStatus(Wire, frozen=True, kw_only=True):
