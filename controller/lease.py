@@ -90,24 +90,22 @@ class Elector:
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Waits for its turn and runs `lead` while it lasts, again and again; until `lead` ends by itself.
 
-        However `lead` ends, by itself, by cancellation or by a crash, the lease is given back then.
+        However this ends, by itself, by cancellation or by a crash, the lease is given back then.
         """
-        while True:
-            if not await self._attempt():
-                await asyncio.sleep(RETRY)
-                continue
-            log.info("leading", extra={"fields": {"identity": self._identity}})
-            self._leading(True)
-            try:
-                if await self._term(lead):
-                    return
-                log.warning("not leading any more: the lease could not be renewed in time, or another process has it")
-            finally:
-                self._leading(False)
-                await self._release()
+        try:
+            ended = False
+            while not ended:
+                if not await self._attempt():
+                    await asyncio.sleep(RETRY)
+                    continue
+                log.info("leading", extra={"fields": {"identity": self._identity}})
+                ended = await self._term(lead)
+        finally:
+            await self._release()
 
     async def _term(self, lead: Callable[[], Awaitable[None]]) -> bool:
         """Runs `lead` while the lease is renewed; answers whether it ended by itself."""
+        self._leading(True)
         try:
             async with asyncio.timeout(self._rest()) as term:
                 renewing = asyncio.ensure_future(self._renew(term))
@@ -118,8 +116,12 @@ class Elector:
         except TimeoutError:
             if not term.expired():
                 raise
+            log.warning("not leading any more: the lease could not be renewed in time, or another process has it")
             return False
-        return True
+        else:
+            return True
+        finally:
+            self._leading(False)
 
     async def _renew(self, term: asyncio.Timeout) -> None:
         while not term.expired():

@@ -9,7 +9,7 @@ from tests.cluster.world import Namespace, eventually, metrics
 from tools.workload import Workload
 
 
-def series(controller: Workload, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
+def series(controller: Workload, name: str, /, **labels: str) -> list[tuple[dict[str, str], float]]:
     """Labels and value of the series of that name with those labels."""
     return [
         (sample.labels, sample.value)

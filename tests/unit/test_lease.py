@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from controller import errors
 from controller.api.lease import Lease
 from controller.kube import Kube
-from controller.lease import HOLD, LEASE_SECONDS, PATIENCE, RETRY, Elector
+from controller.lease import ATTEMPT, HOLD, LEASE_SECONDS, PATIENCE, RETRY, Elector
 from tests.unit import virtual
 from tests.unit.api_server import connected, refusal
 
@@ -115,6 +116,28 @@ def test_a_leader_that_ends_gives_the_lease_back(way: str) -> None:
     virtual.run(crashing if way == "it crashes" else main)
 
 
+def test_one_who_is_stopped_in_the_moment_of_taking_it_gives_it_back() -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        first = Replica(api, "a", clock)
+        way = api.call
+
+        async def slow_answers(*args: Any, **options: Any) -> bytes:
+            answer = await way(*args, **options)
+            await asyncio.sleep(1)
+            return answer
+
+        first.elector._kube = cast("Kube", SimpleNamespace(call=slow_answers))
+        await asyncio.sleep(1.5)
+        assert (api.holder, first.led) == ("a", 0)  # it was granted, and the answer is on its way
+        first.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first.task
+        assert api.holder == ""
+
+    virtual.run(main)
+
+
 def test_a_leader_that_cannot_renew_stops_in_time_and_leads_again_afterwards() -> None:
     async def main(clock: Clock) -> None:
         api = Api()
@@ -127,7 +150,7 @@ def test_a_leader_that_cannot_renew_stops_in_time_and_leads_again_afterwards() -
         with pytest.raises(errors.Deposed):
             first.elector.check()
         api.trouble = lambda: asyncio.sleep(0)
-        await asyncio.sleep(RETRY + 0.1)
+        await asyncio.sleep(ATTEMPT + RETRY + 0.1)
         first.elector.check()
         assert (first.gauge, first.led) == ([True, False, True], 2)
         await first.dies()
