@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from controller import errors, permissions
+from controller.accounts import assertions
 from controller.api.meta import Secret
 from controller.census import Census
 from controller.kube import Kube, load_configuration
@@ -23,7 +24,7 @@ from controller.reconcile import Reconciler
 from controller.reflector import Reflector
 from controller.report import Reporter
 from controller.settings import Settings, SettingsError
-from controller.sync import Syncer, assertions
+from controller.sync import Syncer
 from controller.telemetry import Metrics, Server, start_logging
 from controller.vault import Vaults
 

@@ -4,22 +4,21 @@ Everything that goes wrong leaves here as a `ControllerError` or, for what only 
 """
 
 import hmac
-import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from controller import errors, permissions
+from controller.accounts import identity_of
 from controller.api.conditions import Reason
-from controller.api.meta import CLIENT_ID, TENANT_ID, ObjectMeta, ServiceAccount
+from controller.api.meta import ObjectMeta
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.fetched import Fetched
-from controller.identity import Identity
 from controller.kube import Kube
-from controller.objects import CLIENT, TENANT, VaultClass, VersionOf, read_class
+from controller.objects import VaultClass, VersionOf, read_class
 from controller.plan import (
     Observed,
     Refuse,
@@ -36,7 +35,7 @@ from controller.plan import (
 from controller.queue import Key
 from controller.reflector import Unreadable
 from controller.schedule import COLLECTED_SOON, refresh_interval
-from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS, Settings
+from controller.settings import FOREIGN_SECRET, Settings
 from controller.status import Outcome, versions
 from controller.telemetry import Metrics
 from controller.vault import Vaults
@@ -172,23 +171,10 @@ class Syncer:
     async def _fetch(
         self, sync: SecretSync, vault_class: VaultClass, wanted: Mapping[str, VersionOf]
     ) -> dict[str, Fetched | errors.ControllerError]:
-        identity = await self._identity(sync, vault_class)
+        identity = await identity_of(self._kube, sync, vault_class)
         reader = self._vaults.reader(identity, vault_class.cloud, vault_class.vault)
         read = await reader.read(set(wanted.values()))
         return {key: read[version] for key, version in wanted.items()}
-
-    async def _identity(self, sync: SecretSync, vault_class: VaultClass) -> Identity:
-        """Who reads the vault; what the class leaves out (where it may) is in the ServiceAccount's annotations."""
-        namespace, name = sync.metadata.namespace, sync.spec.service_account_name
-        client, tenant = vault_class.client_id, vault_class.tenant_id
-        if not client or not tenant:
-            try:
-                account = await permissions.SERVICE_ACCOUNTS.get(self._kube, namespace, name)
-            except errors.NotFound as error:
-                raise no_account(namespace, name) from error
-            client = client or _annotated(account, CLIENT_ID, "clientID", CLIENT)
-            tenant = tenant or _annotated(account, TENANT_ID, "tenantID", TENANT)
-        return Identity(namespace, name, client, tenant)
 
     async def _carry_out(
         self,
@@ -279,39 +265,3 @@ def _try_read(source: SecretProviderClass, without_identity: bool) -> VaultClass
         return read_class(source, without_identity=without_identity)
     except errors.ClassError as error:
         return errors.ClassError(f"SecretProviderClass {source.metadata.name}: {error.message}")
-
-
-def no_account(namespace: str, name: str) -> errors.ProviderError:
-    """The error for a ServiceAccount that is not there."""
-    return errors.ProviderError(
-        f"there is no ServiceAccount {name} in namespace {namespace}; create it or correct serviceAccountName"
-    )
-
-
-def _annotated(account: ServiceAccount, annotation: str, parameter: str, pattern: re.Pattern[str]) -> str:
-    """The annotation's value. Nobody watches ServiceAccounts, so its absence is looked into again by itself."""
-    value = account.metadata.annotations.get(annotation, "").strip()
-    if not pattern.fullmatch(value):
-        said = f"is {value[:60]!r}" if value else "is missing"
-        raise errors.ClassError(
-            f"annotation {annotation} of ServiceAccount {account.metadata.name} {said}: correct it, or set the"
-            f" SecretProviderClass's {parameter}",
-            retry=errors.Retry.TIME,
-        )
-    return value
-
-
-def assertions(kube: Kube) -> Callable[[Identity], Awaitable[str]]:
-    """How an identity's assertion is made: a token of its ServiceAccount, for Entra alone."""
-
-    async def request(identity: Identity) -> str:
-        namespace, name = identity.namespace, identity.service_account
-        try:
-            answer = await permissions.TOKENS.request(
-                kube, namespace, name, audience=TOKEN_AUDIENCE, seconds=TOKEN_SECONDS
-            )
-        except errors.NotFound as error:
-            raise no_account(namespace, name) from error
-        return answer.status.token
-
-    return request

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from controller import errors
+from controller.accounts import assertions
 from controller.api.conditions import Reason
 from controller.api.meta import CLIENT_ID, TENANT_ID, ObjectMeta
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
@@ -21,7 +22,7 @@ from controller.plan import mark
 from controller.reflector import Unreadable
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, Settings
 from controller.status import Outcome
-from controller.sync import Again, Class, Syncer, Written, assertions
+from controller.sync import Again, Class, Syncer, Written
 from controller.telemetry import Metrics
 from controller.vault import Vaults
 from tests.unit.api_server import Answer, ApiServer, connected, refusal
