@@ -8,7 +8,7 @@ Source: Kubernetes documentation, "Validating Admission Policy" (admissionregist
 from dataclasses import dataclass
 
 from controller.api.meta import Secret, ServiceAccount
-from controller.api.secretsync import SecretSync
+from controller.api.secretsync import DEFAULT_TYPE, TYPE_STAYS, SecretSync
 from controller.plan import OUR_LABEL
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
 from tools.deployment import PROBE_SECRET_TYPE
@@ -46,6 +46,8 @@ class Policy:
     operations: tuple[str, ...]
     validations: tuple[Validation, ...]
     variables: tuple[tuple[str, str], ...] = ()
+    # Whether it binds everybody, in the namespaces that are served, and not the controller alone.
+    everybody: bool = False
 
 
 def _sole_owner(which: str) -> str:
@@ -148,4 +150,21 @@ _TOKENS = Policy(
     ),
 )
 
-POLICIES: tuple[Policy, ...] = (_SECRETS, _NO_DELETE, _TOKENS)
+
+def _type_of(which: str) -> str:
+    field = f"{which}.spec.secretObject.type"
+    return f"(has({field}) ? {field} : {_text(DEFAULT_TYPE)})"
+
+
+_TYPE_STAYS = Policy(
+    name="type-stays",
+    why="A SecretSync keeps the type of its Secret, which cannot change it either; also where a CRD would allow that.",
+    group=SecretSync.group,
+    version=SecretSync.version,
+    resource=SecretSync.plural,
+    operations=("UPDATE",),
+    validations=(Validation(f"{_type_of('object')} == {_type_of('oldObject')}", TYPE_STAYS),),
+    everybody=True,
+)
+
+POLICIES: tuple[Policy, ...] = (_SECRETS, _NO_DELETE, _TOKENS, _TYPE_STAYS)

@@ -14,6 +14,7 @@ from controller.api.meta import DNS_SUBDOMAIN, Resource, Wire, rule, schema
 
 RESERVED_PREFIX = "secrets-store.sync.x-k8s.io"
 DEFAULT_TYPE = "Opaque"
+TYPE_STAYS = "secretObject.type cannot change: delete the SecretSync and create it with the new type"
 # An annotation, for the fields are upstream's: how many seconds apart the vault is looked at, where that is allowed.
 REFRESH_INTERVAL = "akv-secret-store/refresh-interval-in-seconds"
 
@@ -88,12 +89,7 @@ class SecretObject(Wire, frozen=True, kw_only=True):
             minLength=1,
             maxLength=253,
             default=DEFAULT_TYPE,
-            x_kubernetes_validations=[
-                rule(
-                    "self == oldSelf",
-                    "secretObject.type cannot change: delete the SecretSync and create it with the new type",
-                )
-            ],
+            x_kubernetes_validations=[rule("self == oldSelf", TYPE_STAYS)],
         ),
     ] = DEFAULT_TYPE
     labels: Annotated[

@@ -310,8 +310,11 @@ def test_policies_and_bindings_follow_the_service_account(args: list[str]) -> No
     found = [m for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"]
     assert found
     for policy in found:
-        [condition] = policy["spec"]["matchConditions"]
-        assert condition["expression"] == f"request.userInfo.username == 'system:serviceaccount:theirs:{account}'"
+        conditions = [item["expression"] for item in policy["spec"].get("matchConditions", [])]
+        everybody = policy["metadata"]["name"].startswith("type-stays.")
+        assert conditions == (
+            [] if everybody else [f"request.userInfo.username == 'system:serviceaccount:theirs:{account}'"]
+        )
         binding = one(manifests, "ValidatingAdmissionPolicyBinding", policy["metadata"]["name"])
         assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
     subjects = [
@@ -320,6 +323,18 @@ def test_policies_and_bindings_follow_the_service_account(args: list[str]) -> No
         if m["kind"] == "ClusterRoleBinding" and not m["metadata"]["name"].startswith("crds.")
     ]
     assert subjects == [[{"kind": "ServiceAccount", "name": account, "namespace": "theirs"}]]
+
+
+def test_the_policy_for_everybody_stays_in_the_namespaces_that_are_served() -> None:
+    manifests = render("--set", "watchNamespaces={shop,web}")
+    [binding] = [
+        m
+        for m in manifests
+        if m["kind"] == "ValidatingAdmissionPolicyBinding" and "matchResources" in m["spec"]
+    ]
+    assert binding["spec"]["policyName"].startswith("type-stays.")
+    [expression] = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+    assert expression == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["shop", "web"]}
 
 
 def test_a_service_account_that_exists_is_used_and_not_made() -> None:
