@@ -5,6 +5,7 @@ so extra certificates go into one context on a session of ours.
 """
 
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -37,9 +38,21 @@ def new_session(ca: str) -> aiohttp.ClientSession:
     )
 
 
-def new_transport(session: aiohttp.ClientSession) -> AioHttpTransport:
-    """The SDK's transport on a session that it shares and does not own."""
-    return AioHttpTransport(session=session, session_owner=False)
+class _Transport(AioHttpTransport):  # type: ignore[misc]  # untyped, as the SDK exports it
+    """The SDK's, with a question before each request: whether it may still be sent."""
+
+    def __init__(self, session: aiohttp.ClientSession, check: Callable[[], None]) -> None:
+        super().__init__(session=session, session_owner=False)
+        self._check = check
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        self._check()
+        return await super().send(request, **options)
+
+
+def new_transport(session: aiohttp.ClientSession, check: Callable[[], None] = lambda: None) -> AioHttpTransport:
+    """The SDK's transport on a session that it shares and does not own; `check` raises where nothing may be sent."""
+    return _Transport(session, check)
 
 
 def explain_connection(error: AzureError, other: str) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -15,7 +16,7 @@ from controller import errors, schedule
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync, SecretSyncStatus
 from controller.queue import Key, Queue
 from controller.reflector import Store
 from controller.report import Reporter
@@ -95,6 +96,23 @@ class Reconciler:
             memory.failures = memory.again = 0
             memory.edited = True
         self._queue.add(key)
+
+    def ours(self) -> Iterator[SecretSync]:
+        """The SecretSyncs that are ours to carry out and can be read."""
+        for key in self.syncs.keys():  # noqa: SIM118 -- a store is no mapping
+            sync = self.syncs.get(key)
+            if isinstance(sync, SecretSync) and sync.spec.secret_sync_controller_name in self._names:
+                yield sync
+
+    def reset(self) -> None:
+        """Forgets what is remembered of SecretSyncs: from now on another process may work on them.
+
+        What that does is in the objects, so one who begins anew with everything costs no vault more than is due.
+        """
+        self._memory.clear()
+        for key in self.syncs.keys():  # noqa: SIM118
+            self._reporter.forget(*key)
+            self._queue.add(key)
 
     async def work(self) -> None:
         """Takes keys and works on them until the queue is closed."""
@@ -176,7 +194,7 @@ class Reconciler:
         memory: Memory,
     ) -> float:
         """Reports the outcome; returns, and remembers, how long nothing is due."""
-        wait = self._until_next(outcome, memory)
+        wait = self._until_next(meta, outcome, memory)
         if await self._tell(meta, before, source, outcome):
             memory.again, memory.told = 0, outcome.message
         else:
@@ -197,19 +215,29 @@ class Reconciler:
 
     def _until_due(self, sync: SecretSync, source: Class) -> float:
         """When a SecretSync that this process sees for the first time, or that was edited, is due."""
+        if not isinstance(source, SecretProviderClass):
+            return 0.0  # the vault is not asked: there is only something to tell
         ready = ready_condition(sync.status)
-        if not ready or ready.status != "True" or not isinstance(source, SecretProviderClass):
-            return 0.0
-        if sync.status.sync_hash != sync_hash(sync.metadata, source, sync.status.objects):
-            return 0.0  # the SecretSync or its class was edited since
         last = schedule.parse_time(sync.status.last_successful_sync_time)
-        interval = self._settings.rotation_poll_interval
+        edited = sync.status.sync_hash != sync_hash(sync.metadata, source, sync.status.objects)
+        if not ready or ready.status != "True" or not last or edited:
+            return self._jitter()
+        interval = self._interval(sync.metadata)
+        if interval is None:
+            return 0.0  # what is wrong with its annotation is to be told
         return schedule.until_due(last, datetime.now(UTC), interval, self._settings.jitter, self._dice)
 
-    def _until_next(self, outcome: Outcome, memory: Memory) -> float:
+    def _interval(self, meta: ObjectMeta) -> float | None:
+        usual, shortest = self._settings.rotation_poll_interval, self._settings.shortest_refresh_interval
+        return schedule.refresh_interval(meta.annotations.get(REFRESH_INTERVAL), usual, shortest)
+
+    def _jitter(self) -> float:
+        return self._dice.uniform(0, self._settings.jitter)
+
+    def _until_next(self, meta: ObjectMeta, outcome: Outcome, memory: Memory) -> float:
         if outcome.ready:
             memory.failures = 0
-            return self._settings.rotation_poll_interval + self._dice.uniform(0, self._settings.jitter)
+            return (self._interval(meta) or self._settings.rotation_poll_interval) + self._jitter()
         memory.failures += 1
         if outcome.retry is errors.Retry.EDIT:
             return self._settings.rotation_poll_interval  # the edit will wake it

@@ -27,17 +27,22 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def until_due(last: datetime | None, now: datetime, interval: float, jitter: float, dice: random.Random) -> float:
+def refresh_interval(asked: str | None, usual: float, shortest: float) -> float | None:
+    """How long a SecretSync's vault is not looked at: what it asks for, where it may; None where that is no number."""
+    if not shortest or asked is None:
+        return usual
+    return max(shortest, float(asked)) if asked.isascii() and asked.isdecimal() and len(asked) < 10 else None
+
+
+def until_due(last: datetime, now: datetime, interval: float, jitter: float, dice: random.Random) -> float:
     """Seconds until a SecretSync that was last equal to the vault at `last` is looked at again.
 
     Overdue means that nobody ran: a whole fleet may come back in the same minute, so the look is spread over one
-    interval. A due time further ahead than interval and jitter means that the clock jumped: now.
+    interval. A due time further ahead than interval and jitter means that the clock jumped: soon.
     """
-    if last is None:
-        return 0.0
     wait = interval - (now - last).total_seconds()
     if wait > interval + jitter:
-        return 0.0
+        return dice.uniform(0, jitter)
     if wait <= 0:
         return spread(interval, dice)
     return wait + dice.uniform(0, jitter)

@@ -10,9 +10,10 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.api.meta import Unreadable
-from controller.api.secretsync import SecretSync
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.errors import ClassError, ControllerError, OwnershipError, ProviderError
 from controller.queue import Key
+from controller.settings import Settings
 from controller.status import Outcome, next_status
 from controller.sync import Again
 from tests.unit.objects_of import provider_class, sync
@@ -45,6 +46,59 @@ def test_between_two_syncs_only_drift_is_looked_for(stage: Stage) -> None:
     stage.passes(HOUR - 1)
     assert len(stage.looked) == HOUR // 300 - 1
     assert stage.times == [0]
+
+
+def test_one_who_leads_again_does_what_is_due_and_no_more(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(100)
+    stage.reconciler.reset()
+    stage.passes(100)
+    # Another synced it meanwhile and told so: its time counts.
+    stage.has(synced_ago(-200))
+    stage.reconciler.reset()
+    stage.passes(HOUR - 1)
+    assert stage.times == [0]
+    stage.passes(2)
+    assert stage.times == [0, HOUR + 200]
+
+
+def test_jitter_is_waited_at_the_start_after_each_interval_and_after_each_edit(stage: Stage) -> None:
+    stage.reconciler._settings = Settings(jitter=60)  # and the dice give the most
+    stage.has_class()
+    stage.has(sync(), synced_ago(2 * HOUR, name="overdue"), synced_ago(600, name="due"))
+    stage.passes(2 * HOUR)
+    mine = [moment for moment, generation in stage.synced if generation == 1]
+    assert mine[:4] == [60, HOUR - 600 + 60, HOUR, 60 + HOUR + 60]
+    stage.has(sync(generation=2))
+    stage.passes(30)
+    stage.has(sync(generation=3))
+    stage.passes(100)
+    assert [one for one in stage.synced if one[1] > 1] == [(2 * HOUR + 90, 3)]
+
+
+def test_the_vault_is_not_asked_about_a_class_that_is_not_there_so_nothing_is_waited_for(stage: Stage) -> None:
+    stage.reconciler._settings = Settings(jitter=60)
+    stage.has(sync())
+    stage.passes(1)
+    assert stage.times == [0]
+
+
+def test_an_interval_of_its_own_counts_from_the_last_sync_on(stage: Stage) -> None:
+    stage.reconciler._settings = Settings(shortest_refresh_interval=10)
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(100)
+    found = stage.reconciler.syncs.get(SHOP)
+    assert isinstance(found, SecretSync)
+    asking = msgspec.structs.replace(found.metadata, annotations={REFRESH_INTERVAL: "120"})
+    stage.has(msgspec.structs.replace(found, metadata=asking))
+    stage.passes(300)
+    assert stage.times == [0, 120, 240, 360]
+    unreadable = msgspec.structs.replace(asking, annotations={REFRESH_INTERVAL: "soon"})
+    stage.has(msgspec.structs.replace(found, metadata=unreadable))
+    stage.passes(1)
+    assert stage.times[-1] == 400  # at once: it is to be told
 
 
 def test_what_a_person_edits_is_acted_on_at_once(stage: Stage) -> None:
@@ -105,11 +159,11 @@ def test_after_the_queue_was_closed_workers_end_with_what_they_have(stage: Stage
 # After a restart
 
 
-def synced_ago(seconds: float, outcome: Outcome = GOOD, generation: int = 1) -> SecretSync:
+def synced_ago(seconds: float, outcome: Outcome = GOOD, generation: int = 1, name: str = "shop") -> SecretSync:
     """A SecretSync that another process has synced that long ago."""
-    before = sync()
+    before = sync(name=name)
     status = next_status(before.metadata, before.status, provider_class(), outcome, NOON - timedelta(seconds=seconds))
-    return sync(status=status, generation=generation)
+    return sync(status=status, generation=generation, name=name)
 
 
 @pytest.mark.parametrize(
@@ -357,6 +411,7 @@ def test_another_controllers_is_left_alone(
     stage.has(msgspec.structs.replace(wanted, spec=spec))
     stage.passes(1)
     assert bool(stage.synced) is ours
+    assert bool(list(stage.reconciler.ours())) is ours
 
 
 def test_an_unreadable_one_is_told_once_and_synced_when_it_is_mended(stage: Stage) -> None:

@@ -15,6 +15,7 @@ from controller.schedule import (
     asked_to_wait,
     format_time,
     parse_time,
+    refresh_interval,
     spread,
     until_due,
 )
@@ -71,21 +72,38 @@ def test_times_are_written_in_utc_and_whole_seconds() -> None:
         pytest.param(3600, 0, LEAST, 0, id="overdue: within the next interval, at its beginning"),
         pytest.param(3600, 60, MOST, 3600, id="or at its end, whatever the jitter"),
         pytest.param(99_999, 0, MOST, 3600, id="long overdue"),
-        pytest.param(-3600, 60, MOST, 0, id="last synced in the future: the clock jumped"),
-        pytest.param(-99_999, 60, MOST, 0, id="far in the future"),
+        pytest.param(-3600, 60, LEAST, 0, id="last synced in the future: the clock jumped"),
+        pytest.param(-99_999, 60, MOST, 60, id="far in the future"),
     ],
 )
 def test_due(ago: float, jitter: float, dice: random.Random, expected: float) -> None:
     assert until_due(NOW - timedelta(seconds=ago), NOW, HOUR, jitter, dice) == expected
 
 
+@pytest.mark.parametrize(
+    ("asked", "shortest", "expected"),
+    [
+        pytest.param(None, 60, HOUR, id="nothing is asked for"),
+        pytest.param("600", 60, 600, id="more often"),
+        pytest.param("86400", 60, 86400, id="less often"),
+        pytest.param("5", 60, 60, id="more often than is allowed"),
+        pytest.param("5", 0, HOUR, id="nobody may ask"),
+        pytest.param("soon", 0, HOUR, id="nobody looks at it"),
+        pytest.param("soon", 60, None, id="no number"),
+        pytest.param("", 60, None, id="empty"),
+        pytest.param("1.5", 60, None, id="a fraction"),
+        pytest.param("-5", 60, None, id="negative"),
+        pytest.param("١٢", 60, None, id="other digits"),
+        pytest.param("9" * 400, 60, None, id="endless"),
+    ],
+)
+def test_the_interval_that_a_secretsync_asks_for(asked: str | None, shortest: float, expected: float | None) -> None:
+    assert refresh_interval(asked, HOUR, shortest) == expected
+
+
 def test_a_clock_that_is_a_moment_ahead_has_not_jumped() -> None:
     # The due time is no further ahead than interval and jitter.
     assert until_due(NOW + timedelta(seconds=5), NOW, HOUR, 60, LEAST) == pytest.approx(HOUR + 5)
-
-
-def test_never_synced_is_due_now() -> None:
-    assert until_due(None, NOW, HOUR, 60, MOST) == 0.0
 
 
 @pytest.mark.parametrize(
