@@ -96,12 +96,17 @@ class Elector:
             ended = False
             while not ended:
                 if not await self._attempt():
-                    await asyncio.sleep(RETRY)
+                    await asyncio.sleep(self._pause())
                     continue
                 log.info("leading", extra={"fields": {"identity": self._identity}})
                 ended = await self._term(lead)
         finally:
             await self._release()
+
+    def _pause(self) -> float:
+        """Until the next attempt to take the lease: not later than the moment from which on it may be taken."""
+        left = PATIENCE - (self._clock() - self._seen_at)
+        return left if 0 < left < RETRY else RETRY
 
     async def _term(self, lead: Callable[[], Awaitable[None]]) -> bool:
         """Runs `lead` while the lease is renewed; answers whether it ended by itself."""

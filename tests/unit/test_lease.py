@@ -67,11 +67,15 @@ class Replica:
             await self.task
 
 
-def test_one_leads_and_when_it_dies_the_other_takes_over_within_the_lease_time() -> None:
+@pytest.mark.parametrize("later", [0.0, 0.3, 0.9, 1.3, 1.9])
+@pytest.mark.parametrize("moment", [0.01, 0.5, 1.0, 1.5, 1.99])
+def test_one_leads_and_when_it_dies_the_other_takes_over_within_the_lease_time(moment: float, later: float) -> None:
     async def main(clock: Clock) -> None:
         api = Api()
-        first, second = Replica(api, "a", clock), Replica(api, "b", clock)
-        await asyncio.sleep(100)
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(later)
+        second = Replica(api, "b", clock)
+        await asyncio.sleep(100 + moment - later)
         assert (first.elector.leads, second.elector.leads, api.holder) == (True, False, "a")
         assert first.gauge == [True]
         assert api.spec["leaseDurationSeconds"] == LEASE_SECONDS
