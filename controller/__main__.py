@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -13,16 +14,18 @@ from typing import Any
 import msgspec
 
 from controller import errors, permissions
+from controller.accounts import assertions
 from controller.akvsyncs import AKVSyncs
 from controller.api.meta import Secret
+from controller.census import Census
 from controller.kube import Kube, load_configuration
-from controller.poll import Poller
+from controller.lease import Elector, Leader
 from controller.queue import Key, Queue
 from controller.reconcile import Reconciler
 from controller.reflector import Reflector
 from controller.report import Reporter
 from controller.settings import Settings, SettingsError
-from controller.sync import Syncer, assertions
+from controller.sync import Syncer
 from controller.telemetry import Metrics, Server, start_logging
 from controller.vaults import Vaults
 
@@ -86,13 +89,16 @@ async def run(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
     async with Kube(await load_configuration(os.environ.get("KUBECONFIG"))) as kube:
-        vaults = Vaults(settings.clouds(), assertions(kube), metrics.count_call)
-        reporter = Reporter(kube, settings, metrics)
+        elector = _elector(kube, settings, metrics)
+        fenced = kube.fenced(elector.check)
+        vaults = Vaults(settings.clouds(), assertions(fenced), metrics.count_call, elector.check)
+        reporter = Reporter(fenced, settings, metrics)
         queue: Queue[Key] = Queue(time.monotonic)
-        syncer = Syncer(kube, settings, vaults, metrics)
+        syncer = Syncer(fenced, settings, vaults, metrics)
         reconciler = Reconciler(settings, syncer, vaults, reporter, metrics, queue)
+        metrics.registry.register(Census(reconciler.ours))
         makers: Queue[Key] = Queue(time.monotonic)
-        akv_syncs = AKVSyncs(kube, reconciler.syncs, reconciler.classes, makers) if settings.akv_sync else None
+        akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes, makers) if settings.akv_sync else None
         guard = PolicyGuard(kube, settings)
         namespaces = settings.watch_namespaces or ("",)
         reflectors: list[Reflector[Any]] = [
@@ -109,6 +115,7 @@ async def run(settings: Settings) -> None:
         ]
 
         def problems() -> list[str]:
+            # A follower is as ready as a leader: it could take over now, and an update must not wait for it to lead.
             found = [item.problem or "listing" for item in reflectors if not item.synced.is_set()]
             return found + ([] if guard.in_force.is_set() else ["the admission policies are not in force yet"])
 
@@ -119,68 +126,83 @@ async def run(settings: Settings) -> None:
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(item.run()) for item in (*reflectors, *akv_reflectors)]
                 background.append(tasks.create_task(guard.run()))
-                background.append(
-                    tasks.create_task(
-                        _tidy(
-                            [reporter, reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])],
-                            vaults,
-                            max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval),
-                        )
-                    )
-                )
-                work = tasks.create_task(_work(reflectors, guard, reconciler))
-                makes = tasks.create_task(_make(reflectors, akv_reflectors, guard, akv_syncs))
+                unused = max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval)
+                background.append(tasks.create_task(_tidy(metrics, reporter, reconciler, akv_syncs, vaults, unused)))
+                work = tasks.create_task(_work(reflectors, guard, elector, reconciler, akv_syncs))
                 await stop.wait()
                 log.info("stopping")
                 for task in background:
                     task.cancel()
-                # What is under way may end; what was not begun is for the next process.
-                reconciler.poller.close()
+                # What is under way may end; what was not begun is for the next leader.
                 queue.close()
+                reconciler.poller.close()
                 makers.close()
-                listed = all(item.synced.is_set() for item in akv_reflectors)
-                await asyncio.wait([work, *([makes] if listed else [])], timeout=0 if problems() else GRACE_SECONDS)
+                await asyncio.wait([work], timeout=GRACE_SECONDS if elector.leads else 0)
                 work.cancel()
-                makes.cancel()
         finally:
             await vaults.close()
             await server.stop()
     log.info("stopped")
 
 
-async def _work(reflectors: Sequence[Reflector[Any]], guard: PolicyGuard, reconciler: Reconciler) -> None:
-    """Workers, once everything was listed: what is not there then is really missing."""
+def _elector(kube: Kube, settings: Settings, metrics: Metrics) -> Elector | Leader:
+    if not settings.lease_name:
+        return Leader(metrics.leader.set)
+    # The kubelet starts a crashed container again under the same pod's name: it is another process all the same.
+    identity = f"{settings.pod_name}_{secrets.token_hex(4)}"
+    return Elector(kube, settings.pod_namespace, settings.lease_name, identity, metrics.leader.set)
+
+
+async def _work(
+    reflectors: Sequence[Reflector[Any]],
+    guard: PolicyGuard,
+    elector: Elector | Leader,
+    reconciler: Reconciler,
+    akv_syncs: AKVSyncs | None,
+) -> None:
+    """Workers while this process leads, once everything was listed: what is not there then is really missing.
+
+    AKVSyncs need not be listed: none depends on another.
+    """
     for reflector in reflectors:
         await reflector.synced.wait()
     await guard.in_force.wait()
     log.info("listed", extra={"fields": {"secretsyncs": len(reconciler.syncs), "classes": len(reconciler.classes)}})
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(WORKERS):
-            tasks.create_task(reconciler.work())
-        for _ in range(POLLS_AT_ONCE):
-            tasks.create_task(reconciler.poller.work())
+
+    async def lead() -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(WORKERS):
+                    tasks.create_task(reconciler.work())
+                for _ in range(POLLS_AT_ONCE):
+                    tasks.create_task(reconciler.poller.work())
+                if akv_syncs:
+                    tasks.create_task(akv_syncs.work())
+        finally:
+            reconciler.reset()
+            if akv_syncs:
+                akv_syncs.reset()
+
+    await elector.run(lead)
 
 
-async def _make(
-    reflectors: Sequence[Reflector[Any]],
-    akv_reflectors: Sequence[Reflector[Any]],
-    guard: PolicyGuard,
+async def _tidy(
+    metrics: Metrics,
+    reporter: Reporter,
+    reconciler: Reconciler,
     akv_syncs: AKVSyncs | None,
+    vaults: Vaults,
+    unused: float,
 ) -> None:
-    """The same for what AKVSyncs stand for."""
-    for reflector in (*reflectors, *akv_reflectors):
-        await reflector.synced.wait()
-    await guard.in_force.wait()
-    if akv_syncs:
-        await akv_syncs.work()
-
-
-async def _tidy(talkers: Sequence[Reporter | Reconciler | Poller | AKVSyncs], vaults: Vaults, unused: float) -> None:
     while True:
         await asyncio.sleep(30)
-        for talker in talkers:
-            talker.flush()
+        reporter.flush()
+        reconciler.flush()
+        reconciler.poller.flush()
+        if akv_syncs:
+            akv_syncs.flush()
         await vaults.drop_unused(unused)
+        metrics.forget_vaults(vaults.names())
 
 
 def _help() -> str:

@@ -98,6 +98,13 @@ class AKVSyncs:
         else:
             self._wanted.pop(key, None)
 
+    def reset(self) -> None:
+        """Forgets what failed and what went in circles: from now on another process may work on them."""
+        self._failures.clear()
+        self._busy.clear()
+        for key in self.store.keys():  # noqa: SIM118 -- a store is no mapping
+            self._queue.add(key)
+
     async def work(self) -> None:
         """Works until the queue is closed."""
         async with asyncio.TaskGroup() as tasks:

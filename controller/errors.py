@@ -7,7 +7,8 @@
     │   ├── Expired            410: the resourceVersion is too old to watch from
     │   ├── Refused            401, 403, 413, 422: asking again the same way is of no use
     │   │   └── PolicyRefused  … by an admission policy
-    │   └── Unreachable        no answer, a time-out, 429, 5xx
+    │   ├── Unreachable        no answer, a time-out, 429, 5xx
+    │   └── Deposed            nothing was sent: another process leads
     ├── ProviderError          Entra or the Key Vault did not do what it was asked
     │   └── ObjectError        … for this one object alone: missing, disabled, forbidden
     ├── ClassError             the SecretProviderClass is missing or wrong
@@ -93,6 +94,10 @@ class PolicyRefused(Refused):
 
 class Unreachable(KubeError):  # noqa: N818
     """No answer in time, or one that says to come back: 429, 5xx."""
+
+
+class Deposed(KubeError):  # noqa: N818
+    """This process does not lead any more. Nothing was sent, and the new leader does what is left."""
 
 
 class ProviderError(ControllerError):

@@ -20,7 +20,7 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.identity.aio import ClientAssertionCredential
 
-from controller.errors import ControllerError, ProviderError
+from controller.errors import ControllerError, Deposed, ProviderError
 from controller.network import CLIENT_OPTIONS, explain_connection
 from controller.schedule import asked_to_wait
 from controller.settings import TOKEN_AUDIENCE, Cloud
@@ -84,6 +84,8 @@ class FederatedCredential:
                 raise self._failure[1].bare()
             try:
                 token = await self._exchange()
+            except Deposed:
+                raise  # nothing was asked, so there is nothing to remember
             except ControllerError as error:
                 if self._token and self._token.expires_on > now:
                     self._renew_at = now + REMEMBER_FAILURE  # early renewal has failed, and what is there still serves

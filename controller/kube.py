@@ -10,8 +10,9 @@ used and the requests are plain HTTP, typed by our own structs.
 
 import asyncio
 import contextlib
+import copy
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import quote
@@ -104,6 +105,13 @@ class Kube:
         self._configuration = configuration
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
+        self._check: Callable[[], None] = _anybody
+
+    def fenced(self, check: Callable[[], None]) -> "Kube":
+        """The same open connections, for who writes only while it leads: else `check` raises, and nothing is sent."""
+        fenced = copy.copy(self)
+        fenced._check = check
+        return fenced
 
     async def __aenter__(self) -> "Kube":
         tls = ssl.create_default_context(cafile=self._configuration.ssl_ca_cert)
@@ -131,6 +139,8 @@ class Kube:
             token = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
             if token:
                 headers["Authorization"] = token
+            if method != "GET":
+                self._check()
             async with self._session.request(
                 method,
                 self._configuration.host + path,
@@ -186,6 +196,10 @@ class Kube:
                 for line in lines:
                     if line:
                         yield line
+
+
+def _anybody() -> None:
+    """Who was not fenced may always write."""
 
 
 def _translate(response: aiohttp.ClientResponse, body: bytes) -> errors.KubeError:
@@ -316,6 +330,34 @@ class CreatePatch(Handle[R]):
             content_type=MERGE_PATCH,
         )
         return _read(answer, Partial).metadata
+
+
+class Get(Handle[R]):
+    """May get by name."""
+
+    verbs: ClassVar[tuple[str, ...]] = ("get",)
+
+    async def get(self, kube: Kube, namespace: str, name: str) -> R:
+        """The object."""
+        return _read(await kube.call("GET", self.path(namespace, name)), self.resource)
+
+
+class GetPatch(Get[R]):
+    """May get and patch by name."""
+
+    verbs = ("get", "patch")
+
+    async def merge(self, kube: Kube, before: R, body: Mapping[str, Any]) -> R:
+        """Merge patch, unless the object changed since (`errors.Conflict`)."""
+        meta = before.metadata
+        answer = await kube.call(
+            "PATCH",
+            self.path(meta.namespace, meta.name),
+            query={"fieldManager": FIELD_MANAGER},
+            body={**body, "metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version}},
+            content_type=MERGE_PATCH,
+        )
+        return _read(answer, self.resource)
 
 
 class Create(Handle[R]):

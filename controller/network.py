@@ -46,6 +46,25 @@ def new_session(ca: str) -> aiohttp.ClientSession:
     )
 
 
+class _Transport(AioHttpTransport):  # type: ignore[misc]  # untyped, as the SDK exports it
+    """The SDK's, with a question before each request: whether it may still be sent."""
+
+    def __init__(self, session: aiohttp.ClientSession, check: Callable[[], None]) -> None:
+        super().__init__(
+            session=session, session_owner=False, connection_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS
+        )
+        self._check = check
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        self._check()
+        return await super().send(request, **options)
+
+
+def new_transport(session: aiohttp.ClientSession, check: Callable[[], None] = lambda: None) -> AioHttpTransport:
+    """The SDK's transport on a session that it shares and does not own; `check` raises where nothing may be sent."""
+    return _Transport(session, check)
+
+
 def new_pipeline(credential: AsyncTokenCredential, note: Callable[[PipelineResponse[Any, Any]], None]) -> list[Any]:
     """What a request to a vault passes on its way; `note` sees every answer first.
 
@@ -59,13 +78,6 @@ def new_pipeline(credential: AsyncTokenCredential, note: Callable[[PipelineRespo
         AsyncBearerTokenCredentialPolicy(credential, "vault"),
         CustomHookPolicy(raw_response_hook=note),
     ]
-
-
-def new_transport(session: aiohttp.ClientSession) -> AioHttpTransport:
-    """The SDK's transport on a session that it shares and does not own."""
-    return AioHttpTransport(
-        session=session, session_owner=False, connection_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS
-    )
 
 
 def explain_connection(error: AzureError, other: str) -> str:

@@ -104,7 +104,10 @@ class VersionOf(msgspec.Struct, frozen=True):
 
 
 class VaultClass(msgspec.Struct, frozen=True, kw_only=True):
-    """A SecretProviderClass, understood. `cloud` is empty for the administrator's default."""
+    """A SecretProviderClass, understood. `cloud` is empty for the administrator's default.
+
+    `client_id` and `tenant_id` are empty where the ServiceAccount tells them.
+    """
 
     vault: str
     client_id: str
@@ -176,8 +179,8 @@ def _offer(found: VaultObject) -> str:
     return f"{text}; objectType {found.type} has no parts, secret has"
 
 
-def read_class(source: SecretProviderClass) -> VaultClass:
-    """Understands a SecretProviderClass, or raises `ClassError`."""
+def read_class(source: SecretProviderClass, *, without_identity: bool = False) -> VaultClass:
+    """Understands a SecretProviderClass, or raises `ClassError`. `without_identity`: it may leave that out."""
     if source.spec.provider != "azure":
         raise ClassError(f"spec.provider is {source.spec.provider!r}: this controller serves azure alone")
     # An absent parameter and an empty one mean the same to the CSI provider.
@@ -200,19 +203,31 @@ def read_class(source: SecretProviderClass) -> VaultClass:
         )
     return VaultClass(
         vault=_parameter(parameters, ("keyvaultName",), VAULT_NAME, "a Key Vault's name, 3 to 24 letters, digits, -"),
-        client_id=_parameter(parameters, ("clientID", "clientId"), CLIENT, "the managed identity's client id"),
-        tenant_id=_parameter(parameters, ("tenantID", "tenantId"), TENANT, "the Key Vault's tenant id"),
+        client_id=_parameter(
+            parameters, ("clientID", "clientId"), CLIENT, "the managed identity's client id", without_identity
+        ),
+        tenant_id=_parameter(
+            parameters, ("tenantID", "tenantId"), TENANT, "the Key Vault's tenant id", without_identity
+        ),
         cloud=parameters.get("cloudName", ""),
         objects=_read_objects(source.spec.parameters.get("objects", "")),
     )
 
 
-def _parameter(parameters: Mapping[str, str], names: tuple[str, ...], pattern: re.Pattern[str], meaning: str) -> str:
+def _parameter(
+    parameters: Mapping[str, str],
+    names: tuple[str, ...],
+    pattern: re.Pattern[str],
+    meaning: str,
+    optional: bool = False,
+) -> str:
     for name in names:
         if value := parameters.get(name):
             if not pattern.fullmatch(value):
                 raise ClassError(f"parameter {name} is {_shown(value)}: expected {meaning}")
             return value
+    if optional:
+        return ""
     raise ClassError(f"parameter {names[0]} is missing: set it to {meaning}")
 
 

@@ -7,10 +7,22 @@ end-to-end tests shows that no right is here that the code does not use.
 from typing import Any
 
 from controller.api.akvsync import AKVSync
+from controller.api.lease import Lease
 from controller.api.meta import CustomResourceDefinition, Event, Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.kube import Create, CreatePatch, CreateToken, Delete, GetPatchNamed, Handle, ListWatch, StatusPatch
+from controller.kube import (
+    Create,
+    CreatePatch,
+    CreateToken,
+    Delete,
+    Get,
+    GetPatch,
+    GetPatchNamed,
+    Handle,
+    ListWatch,
+    StatusPatch,
+)
 
 SECRET_SYNCS = ListWatch(SecretSync, "what is to be synced")
 SECRET_SYNC_STATUS = StatusPatch(SecretSync, "what came of it")
@@ -28,8 +40,18 @@ MADE_SYNCS = CreatePatch(SecretSync, "make and mend those of an AKVSync")
 MADE_SYNCS_GONE = Delete(SecretSync, "prune what an AKVSync no longer has")
 MADE_CLASSES = CreatePatch(SecretProviderClass, "make and mend that of an AKVSync")
 
-# … and these only where akvSync.enabled is true.
+# … granted there as well, if akvSync.enabled is set.
 AKV_SYNC: tuple[Handle[Any], ...] = (AKV_SYNCS, AKV_SYNC_STATUS, MADE_SYNCS, MADE_SYNCS_GONE, MADE_CLASSES)
+
+SERVICE_ACCOUNTS = Get(ServiceAccount, "clientID and tenantID, where the SecretProviderClass leaves them to it")
+
+# … and this, if identityFromServiceAccount is set.
+IDENTITY: tuple[Handle[Any], ...] = (SERVICE_ACCOUNTS,)
+
+LEASE = GetPatch(Lease, "one process leads; the chart makes the Lease, and the right is for that name alone")
+
+# Granted in the release's own namespace, whatever is watched.
+HOME: tuple[Handle[Any], ...] = (LEASE,)
 
 CRDS = GetPatchNamed(
     CustomResourceDefinition,

@@ -30,6 +30,10 @@ REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
     "kubernetes.io/dockercfg": (".dockercfg",),
     "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
 }
+# … and those of which one is enough.
+EITHER_KEY: Mapping[str, tuple[str, ...]] = {"kubernetes.io/basic-auth": ("username", "password")}
+# Types whose one key must hold a JSON object. The API server's own refusal would quote a character of the value.
+JSON_TYPES = ("kubernetes.io/dockercfg", "kubernetes.io/dockerconfigjson")
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -138,14 +142,31 @@ def mistake(sync: SecretSync) -> InputError | None:
     for key in REQUIRED_KEYS.get(wanted.type, ()):
         if key not in targets:
             return InputError(f"type {wanted.type} needs the key {key}: map it in secretObject.data")
+    if (either := EITHER_KEY.get(wanted.type)) and not set(either) & set(targets):
+        return InputError(
+            f"type {wanted.type} needs the key {' or '.join(either)}, or both: map one in secretObject.data"
+        )
     return None
 
 
 def _impossible(seen: Observed) -> Refuse | None:
     """What Kubernetes would not take."""
-    for key in REQUIRED_KEYS.get(seen.sync.spec.secret_object.type, ()):
-        if seen.secret is None and isinstance(error := seen.fetched[key], ControllerError):
-            return Refuse(error)
+    wanted = seen.sync.spec.secret_object.type
+    for key in REQUIRED_KEYS.get(wanted, ()):
+        item = seen.fetched[key]
+        if isinstance(item, ControllerError):
+            if seen.secret is None:
+                return Refuse(item)
+        elif wanted in JSON_TYPES and isinstance(item, Fetched) and not _is_json_object(item):
+            return Refuse(
+                InputError(
+                    f"the value for {key} is no JSON object, which type {wanted} needs: put into the vault what"
+                    " `kubectl create secret docker-registry` makes"
+                )
+            )
+    either = [seen.fetched[key] for key in EITHER_KEY.get(wanted, ()) if key in seen.fetched]
+    if seen.secret is None and either and all(isinstance(item, ControllerError) for item in either):
+        return Refuse(next(item for item in either if isinstance(item, ControllerError)))
     sizes = {key: len(item.value.reveal()) for key, item in seen.fetched.items() if isinstance(item, Fetched)}
     if sum(sizes.values()) > MOST_BYTES:
         largest = max(sizes, key=lambda key: sizes[key])
@@ -156,6 +177,13 @@ def _impossible(seen: Observed) -> Refuse | None:
             )
         )
     return None
+
+
+def _is_json_object(item: Fetched) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(item.value.reveal()), dict)
+    except msgspec.DecodeError:
+        return False
 
 
 def _difference(seen: Observed) -> Keep | Write:

@@ -31,7 +31,7 @@ class Group(msgspec.Struct, frozen=True):
     identity: Identity
     cloud: str
     vault: str
-    interval: int
+    interval: float
 
 
 class Member(msgspec.Struct):
@@ -88,6 +88,11 @@ class Poller:
             if not cycle.members:
                 del self._cycles[member.group]
                 self._queue.forget(member.group)
+
+    def reset(self) -> None:
+        """Lets go of everybody: another process may poll from now on."""
+        for key in tuple(self._members):
+            self.leave(key)
 
     async def work(self) -> None:
         """Takes groups and looks at their vaults until the queue is closed."""

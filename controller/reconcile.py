@@ -9,7 +9,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -18,7 +18,7 @@ from controller import errors, schedule
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync, SecretSyncStatus
 from controller.objects import VersionOf
 from controller.poll import Group, Poller
 from controller.queue import Key, Queue
@@ -137,6 +137,25 @@ class Reconciler:
             memory.confirmed = True
             self._queue.add(key)
 
+    def ours(self) -> Iterator[SecretSync]:
+        """The SecretSyncs that are ours to carry out and can be read."""
+        for key in self.syncs.keys():  # noqa: SIM118 -- a store is no mapping
+            sync = self.syncs.get(key)
+            if isinstance(sync, SecretSync) and sync.spec.secret_sync_controller_name in self._names:
+                yield sync
+
+    def reset(self) -> None:
+        """Forgets what is remembered of SecretSyncs: from now on another process may work on them.
+
+        What that does is in the objects, so one who begins anew with everything costs no vault more than is due.
+        """
+        self._memory.clear()
+        self.poller.reset()
+        for key in self.syncs.keys():  # noqa: SIM118
+            self._reporter.forget(*key)
+            self._queue.add(key)
+            self._queue.add(key)
+
     async def work(self) -> None:
         """Takes keys and works on them until the queue is closed."""
         await self._queue.work(self._timed_turn)
@@ -197,7 +216,7 @@ class Reconciler:
         source = self.classes.get(class_key(sync))
         now = time.monotonic()
         if memory.due is None:
-            memory.due = now + self._until_due(key, sync, source)
+            memory.due = now + await self._until_due(key, sync, source)
         if memory.look is None:
             memory.look = self._next_look(schedule.spread(self._settings.drift_interval, self._dice))
         if memory.due > now and not memory.confirmed:
@@ -240,26 +259,30 @@ class Reconciler:
             await self._reporter.warn(meta, outcome.warnings)
         return await self._reporter.report(meta, before, status)
 
-    def _until_due(self, key: Key, sync: SecretSync, source: Class) -> float:
+    async def _until_due(self, key: Key, sync: SecretSync, source: Class) -> float:
         """When a SecretSync that this process sees for the first time, or that was edited, is due by itself."""
+        if not isinstance(source, SecretProviderClass):
+            return 0.0  # the vault is not asked: there is only something to tell
         ready = ready_condition(sync.status)
-        if not ready or ready.status != "True" or not isinstance(source, SecretProviderClass):
-            return 0.0
-        if sync.status.sync_hash != sync_hash(sync.metadata, source, sync.status.objects):
-            return 0.0  # the SecretSync or its class was edited since
         last = schedule.parse_time(sync.status.last_successful_sync_time)
-        if last is None:
-            return 0.0
+        edited = sync.status.sync_hash != sync_hash(sync.metadata, source, sync.status.objects)
+        if not ready or ready.status != "True" or not last or edited:
+            return self._jitter()
         try:
-            reading = self._syncer.reading(sync, source)
+            reading = await self._syncer.reading(sync, source)
         except errors.ControllerError:
             return 0.0  # the attempt will say why
-        self._join(key, reading, (datetime.now(UTC) - last).total_seconds())
+        self._join(key, sync, reading, (datetime.now(UTC) - last).total_seconds())
         return math.inf
 
-    def _join(self, key: Key, reading: Reading, age: float) -> None:
-        group = Group(reading.identity, reading.cloud, reading.vault, self._settings.rotation_poll_interval)
+    def _join(self, key: Key, sync: SecretSync, reading: Reading, age: float) -> None:
+        usual, shortest = self._settings.rotation_poll_interval, self._settings.shortest_refresh_interval
+        interval = schedule.refresh_interval(sync.metadata.annotations.get(REFRESH_INTERVAL), usual, shortest)
+        group = Group(reading.identity, reading.cloud, reading.vault, interval or usual)
         self.poller.join(key, group, reading.wanted, age)
+
+    def _jitter(self) -> float:
+        return self._dice.uniform(0, self._settings.jitter)
 
     def _until_next(self, outcome: Outcome, memory: Memory) -> float:
         if outcome.ready:
@@ -282,14 +305,14 @@ class Reconciler:
         ask = Ask(time.monotonic() if memory.asked is None else memory.asked, memory.stale)
         memory.asked = None
         try:
-            reading = self._syncer.reading(sync, source)
+            reading = await self._syncer.reading(sync, source)
             if memory.confirmed:
                 memory.confirmed = False
                 return confirmed(reading)
             outcome = await self._syncer.sync(sync, reading, memory.written, ask)
             if outcome.ready:
                 memory.stale = None
-                self._join(key, reading, 0.0)
+                self._join(key, sync, reading, 0.0)
             else:
                 self.poller.leave(key)
             return outcome

@@ -14,6 +14,7 @@ import msgspec
 
 from controller import errors
 from controller.api.meta import ObjectMeta, Partial, Resource, Unreadable
+from controller.api.secretsync import REFRESH_INTERVAL
 from controller.kube import Kube, ListWatch
 from controller.queue import Key
 
@@ -28,9 +29,13 @@ def same_spec(old: ObjectMeta, new: ObjectMeta) -> bool:
     """Whether nobody edited what is wanted.
 
     Status patches and relabelling leave the generation alone; both kinds of CRD count it (with and without a status
-    subresource), so our own status writes wake nobody.
+    subresource), so our own status writes wake nobody. Of annotations one is as good as a field.
     """
-    return (old.uid, old.generation, old.deletion_timestamp) == (new.uid, new.generation, new.deletion_timestamp)
+    return _spec(old) == _spec(new)
+
+
+def _spec(meta: ObjectMeta) -> tuple[object, ...]:
+    return meta.uid, meta.generation, meta.deletion_timestamp, meta.annotations.get(REFRESH_INTERVAL)
 
 
 def same_version(old: ObjectMeta, new: ObjectMeta) -> bool:

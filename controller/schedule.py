@@ -27,15 +27,22 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def refresh_interval(asked: str | None, usual: float, shortest: float) -> float | None:
+    """How long a SecretSync's vault is not looked at: what it asks for, where it may; None where that is no number."""
+    if not shortest or asked is None:
+        return usual
+    return max(shortest, float(asked)) if asked.isascii() and asked.isdecimal() and len(asked) < 10 else None
+
+
 def until_due(age: float, interval: float, jitter: float, draw: float) -> float:
     """Seconds until what was equal to the vault `age` seconds ago is looked at again; `draw` is the dice's, 0 to 1.
 
     Overdue means that nobody ran: a whole fleet may come back in the same minute, so the look is spread over one
-    interval. A due time further ahead than interval and jitter means that the clock jumped: now.
+    interval. A due time further ahead than interval and jitter means that the clock jumped: soon.
     """
     wait = interval - age
     if wait > interval + jitter:
-        return 0.0
+        return draw * jitter
     return wait + draw * jitter if wait > 0 else draw * interval
 
 

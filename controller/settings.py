@@ -79,6 +79,12 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     ] = True
     jitter: Annotated[int, Meta(ge=0, description="The most that is added, at random, before each look")] = 0
     drift_interval: Annotated[Seconds, Meta(description="How often a Secret is checked for edits and deletion")] = 300
+    shortest_refresh_interval: Annotated[
+        int, Meta(ge=0, description="The shortest interval that a SecretSync's annotation may ask for; 0: none may")
+    ] = 0
+    identity_from_service_account: Annotated[
+        bool, Meta(description="Whether the ServiceAccount's annotations tell what clientID and tenantID do not")
+    ] = False
     akv_sync: Annotated[bool, Meta(description="Whether AKVSyncs are served")] = True
     controller_name: Annotated[
         str, Meta(description="The secretSyncControllerName that is ours; the empty one always is")
@@ -90,6 +96,9 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     clouds_file: Annotated[str, Meta(description="JSON file of further clouds by name")] = ""
     probe_secret_type: Annotated[
         str, Meta(description="A Secret type that policies must refuse before the controller is ready; none: no check")
+    ] = ""
+    lease_name: Annotated[
+        str, Meta(description="The Lease, in the controller's own namespace, whose holder works; none: always work")
     ] = ""
     pod_namespace: Annotated[str, Meta(description="The controller's own namespace")] = "default"
     pod_name: Annotated[str, Meta(description="The controller's own name, for events")] = "akv-secret-store"

@@ -54,6 +54,7 @@ def versions(
                     object=str(version),
                     version=item.version,
                     updated=format_time(item.updated) if item.updated else "",
+                    expires=format_time(item.expires) if item.expires else "",
                 )
             )
         elif key in old:

@@ -6,17 +6,18 @@ Everything that goes wrong leaves here as a `ControllerError` or, for what only 
 import asyncio
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
 
 from controller import errors, permissions
+from controller.accounts import identity_of
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import SecretSync
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.contents import contents, needs_parsing, warnings
 from controller.fetched import Fetched, Same
 from controller.identity import Identity
@@ -37,8 +38,8 @@ from controller.plan import (
     plan,
 )
 from controller.queue import Key
-from controller.schedule import COLLECTED_SOON
-from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS, Settings
+from controller.schedule import COLLECTED_SOON, refresh_interval
+from controller.settings import FOREIGN_SECRET, Settings
 from controller.status import Outcome, versions
 from controller.telemetry import Metrics
 from controller.vaults import Vaults
@@ -108,14 +109,12 @@ class Syncer:
         self._key = secrets.token_bytes(32)
         self._understood: dict[Key, _Understood] = {}
 
-    def reading(self, sync: SecretSync, source: Class) -> Reading:
+    async def reading(self, sync: SecretSync, source: Class) -> Reading:
         """What the SecretSync and its class ask for. Raises `ControllerError` where they cannot be understood."""
         vault_class = self._understand(sync, source)
-        if wrong := mistake(sync):
+        if wrong := mistake(sync) or self._interval_mistake(sync):
             raise wrong
-        identity = Identity(
-            sync.metadata.namespace, sync.spec.service_account_name, vault_class.client_id, vault_class.tenant_id
-        )
+        identity = await identity_of(self._kube, sync, vault_class)
         return Reading(identity, vault_class.cloud, vault_class.vault, vault_class.wanted(sync.spec.secret_object))
 
     async def sync(self, sync: SecretSync, reading: Reading, written: Written, ask: Ask) -> Outcome:
@@ -163,7 +162,8 @@ class Syncer:
         key, meta = Key(sync.metadata.namespace, name), source.metadata
         known = self._understood.get(key)
         if not known or (known.uid, known.generation) != (meta.uid, meta.generation):
-            known = self._understood[key] = _Understood(meta.uid, meta.generation, _try_read(source))
+            read = _try_read(source, self._settings.identity_from_service_account)
+            known = self._understood[key] = _Understood(meta.uid, meta.generation, read)
         if isinstance(known.result, errors.ClassError):
             raise known.result.bare()
         cloud = known.result.cloud or self._settings.default_cloud
@@ -173,6 +173,12 @@ class Syncer:
                 f" {', '.join(sorted(self._clouds))}"
             )
         return msgspec.structs.replace(known.result, cloud=cloud)
+
+    def _interval_mistake(self, sync: SecretSync) -> errors.InputError | None:
+        asked, shortest = sync.metadata.annotations.get(REFRESH_INTERVAL), self._settings.shortest_refresh_interval
+        if refresh_interval(asked, self._settings.rotation_poll_interval, shortest) is not None:
+            return None
+        return errors.InputError(f"annotation {REFRESH_INTERVAL} is {str(asked)[:60]!r}: write a number of seconds")
 
     async def _look(self, sync: SecretSync) -> ObjectMeta | None:
         """The metadata of the Secret of that name; None where there is none, `OwnershipError` where it is foreign."""
@@ -303,25 +309,8 @@ def _unchanged_keys(sync: SecretSync, secret: ObjectMeta | None, written: Writte
     return frozenset(data_keys(secret) - ask.stale)
 
 
-def _try_read(source: SecretProviderClass) -> VaultClass | errors.ClassError:
+def _try_read(source: SecretProviderClass, without_identity: bool) -> VaultClass | errors.ClassError:
     try:
-        return read_class(source)
+        return read_class(source, without_identity=without_identity)
     except errors.ClassError as error:
         return errors.ClassError(f"SecretProviderClass {source.metadata.name}: {error.message}")
-
-
-def assertions(kube: Kube) -> Callable[[Identity], Awaitable[str]]:
-    """How an identity's assertion is made: a token of its ServiceAccount, for Entra alone."""
-
-    async def request(identity: Identity) -> str:
-        namespace, name = identity.namespace, identity.service_account
-        try:
-            answer = await permissions.TOKENS.request(
-                kube, namespace, name, audience=TOKEN_AUDIENCE, seconds=TOKEN_SECONDS
-            )
-        except errors.NotFound as error:
-            text = f"there is no ServiceAccount {name} in namespace {namespace}"
-            raise errors.ProviderError(f"{text}; create it or correct serviceAccountName") from error
-        return answer.status.token
-
-    return request

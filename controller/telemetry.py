@@ -8,9 +8,9 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -19,6 +19,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 # Lines of one kind in a minute; more are only counted.
 LINES_A_MINUTE = 10
 MOST_LINE = 500
+# Of every metric's name.
+PREFIX = "akv_secret_store_"
 
 
 class JsonLines(logging.Formatter):
@@ -86,38 +88,60 @@ def shorten(message: str) -> str:
     return message if len(message) <= MOST_LINE else message[: MOST_LINE - 3] + "..."
 
 
+class Described(NamedTuple):
+    """A metric as the documentation tells it."""
+
+    name: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
 class Metrics:
-    """The controller's metrics, in a registry of their own."""
+    """The controller's metrics, in a registry of their own. `described` has each; `controller.census` adds to them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        prefix = "akv_secret_store_"
-        self.reconciles = Counter(
-            prefix + "reconciles", "Reconciles of SecretSyncs by outcome", ["reason"], registry=self.registry
-        )
+        self.described: list[Described] = []
+        self.reconciles = self._counter("reconciles", "Reconciles of SecretSyncs by what came of them", "reason")
         self.reconcile_seconds = Histogram(
-            prefix + "reconcile_seconds",
-            "Seconds that one reconcile took",
+            *self._described("reconcile_seconds", "Seconds that one reconcile took"),
             buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 30),
             registry=self.registry,
         )
-        self.vault_calls = Counter(
-            prefix + "vault_calls",
-            "Calls to Key Vaults by operation and outcome (HTTP status, ok, error, no token)",
-            ["vault", "operation", "outcome"],
-            registry=self.registry,
+        self.vault_calls = self._counter(
+            "vault_calls",
+            "Calls to Key Vaults by operation and outcome (ok, HTTP status, no token, error)",
+            "vault",
+            "operation",
+            "outcome",
         )
-        self.secret_writes = Counter(
-            prefix + "secret_writes", "Secrets created or patched", ["verb"], registry=self.registry
-        )
-        self.not_ready = Gauge(
-            prefix + "not_ready", "SecretSyncs whose Ready condition is not True", registry=self.registry
-        )
-        self.queue_due = Gauge(prefix + "queue_due", "SecretSyncs that wait for a worker", registry=self.registry)
+        self.secret_writes = self._counter("secret_writes", "Secrets written, by verb (create, patch)", "verb")
+        self.not_ready = self._gauge("not_ready", "SecretSyncs whose Ready condition is not True")
+        self.queue_due = self._gauge("queue_due", "SecretSyncs that could be worked on now and wait for a worker")
+        self.leader = self._gauge("leader", "1 while this process leads, else 0")
+        # Vaults are named by namespaces: without a bound, names that nobody uses any more would stay for ever.
+        self._vaults: dict[str, set[tuple[str, str]]] = {}
+
+    def _described(self, name: str, meaning: str, *labels: str, suffix: str = "") -> tuple[str, str, tuple[str, ...]]:
+        self.described.append(Described(PREFIX + name + suffix, labels, meaning))
+        return PREFIX + name, meaning, labels
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(*self._described(name, meaning, *labels, suffix="_total"), registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str) -> Gauge:
+        return Gauge(*self._described(name, meaning), registry=self.registry)
 
     def count_call(self, vault: str, operation: str, outcome: str) -> None:
         """One call to a Key Vault has ended."""
+        self._vaults.setdefault(vault, set()).add((operation, outcome))
         self.vault_calls.labels(vault, operation, outcome).inc()
+
+    def forget_vaults(self, known: Collection[str]) -> None:
+        """Drops the counters of all other vaults."""
+        for vault in self._vaults.keys() - set(known):
+            for operation, outcome in self._vaults.pop(vault):
+                self.vault_calls.remove(vault, operation, outcome)
 
 
 class Server:

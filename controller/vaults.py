@@ -21,8 +21,10 @@ class Vaults:
         clouds: Mapping[str, Cloud],
         assertion: Callable[[Identity], Awaitable[str]],
         count: Callable[[str, str, str], None],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._clouds = clouds
+        self._check = check
         self._assertion = assertion
         self._count = count
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -58,6 +60,10 @@ class Vaults:
         self._used[identity, cloud, vault] = time.monotonic()
         return found
 
+    def names(self) -> set[str]:
+        """The vaults that there are readers of."""
+        return {vault for _, _, vault in self._readers}
+
     async def drop_unused(self, seconds: float) -> None:
         """Lets go of readers that nobody asked for in that time, and of their identities' tokens."""
         now = time.monotonic()
@@ -71,7 +77,7 @@ class Vaults:
 
     def _transport(self, ca: str) -> AioHttpTransport:
         if ca not in self._transports:
-            self._transports[ca] = new_transport(new_session(ca))
+            self._transports[ca] = new_transport(new_session(ca), self._check)
         return self._transports[ca]
 
     async def close(self) -> None:

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from controller import census
 from controller.api.conditions import Reason
 from controller.report import ATTENTION
+from controller.settings import Settings
 from controller.sources import SOURCES
+from controller.telemetry import Metrics
 from tools import crds, policies, rbac, text, values
 
 
@@ -30,12 +33,20 @@ def values_yaml() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _rights(rules: list[rbac.Rule]) -> str:
+    return _table(
+        ("resources", "verbs", "what for"),
+        [(f"`{'`, `'.join(rule.resources)}`", ", ".join(rule.verbs), "; ".join(rule.why)) for rule in rules],
+    )
+
+
 def readme(description: str) -> str:
     """chart/README.md."""
     return text.render(
         "README.md",
         description=description,
         since=policies.SINCE,
+        port=Settings().listen_port,
         values=_table(
             ("value", "default", "meaning"),
             [
@@ -44,13 +55,17 @@ def readme(description: str) -> str:
                 if isinstance(leaf, values.Leaf)
             ],
         ),
-        rights=_table(
-            ("resources", "verbs", "what for"),
+        rights=_rights([*rbac.controller(), *rbac.akv_sync()]),
+        identity=rbac.identity(),
+        home=_rights(rbac.home()),
+        metrics=_table(
+            ("metric", "labels", "meaning"),
             [
-                (f"`{'`, `'.join(rule.resources)}`", ", ".join(rule.verbs), "; ".join(rule.why))
-                for rule in [*rbac.controller(), *rbac.akv_sync()]
+                (f"`{item.name}`", ", ".join(f"`{label}`" for label in item.labels), item.meaning)
+                for item in (*Metrics().described, *census.DESCRIBED)
             ],
         ),
+        people=rbac.people(),
         policies=policies.POLICIES,
         roles={kind: source.role for kind, source in SOURCES.items()},
         attention=ATTENTION,

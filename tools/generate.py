@@ -41,10 +41,8 @@ def files() -> Iterator[tuple[str, str]]:
             clouds_file=deployment.CLOUDS_FILE,
         ),
     )
-    yield (
-        "chart/templates/rbac.yaml",
-        text.render("rbac.yaml", controller=rbac.controller(), akv_sync=rbac.akv_sync(), probe=rbac.probe()),
-    )
+    roles = (rbac.controller, rbac.akv_sync, rbac.identity, rbac.home, rbac.probe, rbac.people)
+    yield "chart/templates/rbac.yaml", text.render("rbac.yaml", **{role.__name__: role() for role in roles})
     yield "chart/templates/crd-job.yaml", text.render("crd-job.yaml", rules=rbac.crd_job())
     yield (
         "chart/templates/policies.yaml",

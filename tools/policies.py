@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from controller.api.akvsync import AKVSync
 from controller.api.meta import Resource, Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import SecretSync
+from controller.api.secretsync import DEFAULT_TYPE, TYPE_STAYS, SecretSync
 from controller.plan import OUR_LABEL
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
 from tools.deployment import PROBE_SECRET_TYPE
@@ -48,6 +48,8 @@ class Policy:
     operations: tuple[str, ...]
     validations: tuple[Validation, ...]
     variables: tuple[tuple[str, str], ...] = ()
+    # Whether it binds everybody, in the namespaces that are served, and not the controller alone.
+    everybody: bool = False
     # A value of the chart that must be true.
     when: str = ""
 
@@ -158,6 +160,23 @@ _TOKENS = Policy(
 )
 
 
+def _type_of(which: str) -> str:
+    field = f"{which}.spec.secretObject.type"
+    return f"(has({field}) ? {field} : {_text(DEFAULT_TYPE)})"
+
+
+_TYPE_STAYS = Policy(
+    name="type-stays",
+    why="A SecretSync keeps the type of its Secret, which cannot change it either; also where a CRD would allow that.",
+    group=SecretSync.group,
+    version=SecretSync.version,
+    resource=SecretSync.plural,
+    operations=("UPDATE",),
+    validations=(Validation(f"{_type_of('object')} == {_type_of('oldObject')}", TYPE_STAYS),),
+    everybody=True,
+)
+
+
 def _made(kind: type[Resource]) -> Policy:
     """Of objects that people write too, the controller touches those alone that it made for an AKVSync."""
     return Policy(
@@ -187,4 +206,11 @@ def _made(kind: type[Resource]) -> Policy:
     )
 
 
-POLICIES: tuple[Policy, ...] = (_SECRETS, _NO_DELETE, _TOKENS, _made(SecretSync), _made(SecretProviderClass))
+POLICIES: tuple[Policy, ...] = (
+    _SECRETS,
+    _NO_DELETE,
+    _TOKENS,
+    _TYPE_STAYS,
+    _made(SecretSync),
+    _made(SecretProviderClass),
+)

@@ -1,11 +1,19 @@
 """The permissions table as rules of a Role or ClusterRole (rbac.authorization.k8s.io/v1)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from controller import permissions
+from controller.api.akvsync import AKVSync
+from controller.api.meta import Resource
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
 from controller.kube import Handle
+
+# The release's name in the chart's templates.
+FULL_NAME = "{{ include `akv-secret-store.fullname` . }}"
+WRITTEN_BY_PEOPLE: tuple[type[Resource], ...] = (AKVSync, SecretSync, SecretProviderClass)
 
 
 class ScopeError(Exception):
@@ -58,8 +66,13 @@ def controller() -> list[Rule]:
 
 
 def akv_sync() -> list[Rule]:
-    """What it may do besides where it serves AKVSyncs. Raises `ScopeError`."""
+    """What akvSync.enabled adds to that. Raises `ScopeError`."""
     return _in_namespaces(permissions.AKV_SYNC)
+
+
+def identity() -> list[Rule]:
+    """What identityFromServiceAccount adds to that. Raises `ScopeError`."""
+    return _in_namespaces(permissions.IDENTITY)
 
 
 def _in_namespaces(handles: tuple[Handle[Any], ...]) -> list[Rule]:
@@ -69,10 +82,36 @@ def _in_namespaces(handles: tuple[Handle[Any], ...]) -> list[Rule]:
     return rules(handles)
 
 
+def home() -> list[Rule]:
+    """What the controller may do in its own namespace, with the one object whose name the chart makes up."""
+    return [replace(rule, names=(FULL_NAME,)) for rule in rules(permissions.HOME)]
+
+
 def probe() -> list[Rule]:
     """What readiness needs in the controller's own namespace: to try, dry, whether policies refuse a Secret."""
     secrets = permissions.SECRETS.resource
     return [Rule(secrets.group, (secrets.plural,), ("create",), why=("try, dry, whether the policies are in force",))]
+
+
+@dataclass(frozen=True)
+class People:
+    """A ClusterRole that Kubernetes adds to some of its own: view, edit and admin."""
+
+    name: str
+    to: tuple[str, ...]
+    rules: tuple[Rule, ...]
+
+
+def people() -> list[People]:
+    """What people may do with the kinds that they write, never with a status: that is the controller's word."""
+    return [
+        People("view", ("view", "edit", "admin"), _on_kinds(("get", "list", "watch"))),
+        People("edit", ("edit", "admin"), _on_kinds(("create", "update", "patch", "delete", "deletecollection"))),
+    ]
+
+
+def _on_kinds(verbs: tuple[str, ...]) -> tuple[Rule, ...]:
+    return tuple(Rule(kind.group, (kind.plural,), verbs) for kind in WRITTEN_BY_PEOPLE)
 
 
 def crd_job() -> list[Rule]:

@@ -11,6 +11,8 @@ import msgspec
 from msgspec import Meta, inspect
 
 from controller.api.akvsync import SECRET_TYPES
+from controller.api.meta import CLIENT_ID, TENANT_ID
+from controller.api.secretsync import REFRESH_INTERVAL
 from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Cloud, Settings
 
 Schema = dict[str, Any]
@@ -79,6 +81,19 @@ class ServiceAccount(Values):
     )
 
 
+class Rbac(Values):
+    """Rights of people. The controller's own are not a matter of choice."""
+
+    aggregate_to_default_roles: Annotated[
+        bool,
+        Meta(
+            description="Whether whoever has the ClusterRole view may see SecretSyncs and SecretProviderClasses, and"
+            " whoever has edit or admin may write them. Not with watchNamespaces: nothing is granted in the cluster"
+            " at large then."
+        ),
+    ] = True
+
+
 class Crds(Values):
     """The CustomResourceDefinitions: helm installs them where they are missing and never removes them."""
 
@@ -115,6 +130,22 @@ class ChartValues(Values):
         int,
         Meta(ge=1, description="How often each Secret is checked for edits and deletion by others, in seconds."),
     ] = _DEFAULTS.drift_interval
+    shortest_refresh_interval_in_seconds: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description=f"0: every SecretSync is checked as often as rotationPollIntervalInSeconds says. More: the"
+            f" annotation {REFRESH_INTERVAL} of a SecretSync may say otherwise, and no less than this many seconds.",
+        ),
+    ] = _DEFAULTS.shortest_refresh_interval
+    identity_from_service_account: Annotated[
+        bool,
+        Meta(
+            description="Whether clientID and tenantID may be left out of a SecretProviderClass: they are then read"
+            f" from the annotations {CLIENT_ID} and {TENANT_ID} of the ServiceAccount. Grants the controller to get"
+            " ServiceAccounts."
+        ),
+    ] = _DEFAULTS.identity_from_service_account
     akv_sync: AkvSync = msgspec.field(default_factory=AkvSync)
     controller_name: Annotated[
         str,
@@ -160,6 +191,14 @@ class ChartValues(Values):
             " audience: whoever gets hold of it is the cluster's administrator."
         ),
     ] = False
+    replica_count: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="How many pods run. One of them leads and does everything; with 2, another takes over within"
+            " 15 seconds where the leader's node is lost, and at once where its pod is deleted.",
+        ),
+    ] = 1
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe lines to log.")
     ] = _DEFAULTS.log_level
@@ -171,6 +210,7 @@ class ChartValues(Values):
     name_override: Annotated[str, Meta(max_length=40, description="Replaces the chart's name in objects' names.")] = ""
     fullname_override: Annotated[str, Meta(max_length=53, description="Replaces the whole of that name.")] = ""
     service_account: ServiceAccount = msgspec.field(default_factory=ServiceAccount)
+    rbac: Rbac = msgspec.field(default_factory=Rbac)
     pod_annotations: Annotated[dict[str, str], Meta(description="Annotations of the pod.")] = msgspec.field(
         default_factory=dict
     )

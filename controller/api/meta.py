@@ -104,8 +104,13 @@ class Secret(Resource, frozen=True, kw_only=True):
     plural = "secrets"
 
 
+# What Azure's workload identity webhook reads, too (Azure Workload Identity, "Service account annotations").
+CLIENT_ID = "azure.workload.identity/client-id"
+TENANT_ID = "azure.workload.identity/tenant-id"
+
+
 class ServiceAccount(Resource, frozen=True, kw_only=True):
-    """core/v1 ServiceAccount: asked for tokens, never read."""
+    """core/v1 ServiceAccount: asked for tokens, and for its annotations where the administrator wants that."""
 
     group = ""
     version = "v1"

@@ -15,6 +15,9 @@ from controller.api.meta import DNS_SUBDOMAIN, Resource, Wire, rule, schema
 RESERVED_PREFIX = "secrets-store.sync.x-k8s.io"
 DEFAULT_TYPE = "Opaque"
 TLS_TYPE = "kubernetes.io/tls"
+TYPE_STAYS = "secretObject.type cannot change: delete the SecretSync and create it with the new type"
+# An annotation, for the fields are upstream's: how many seconds apart the vault is looked at, where that is allowed.
+REFRESH_INTERVAL = "akv-secret-store/refresh-interval-in-seconds"
 
 NAME = schema(
     minLength=1,
@@ -88,12 +91,7 @@ class SecretObject(Wire, frozen=True, kw_only=True):
             minLength=1,
             maxLength=253,
             default=DEFAULT_TYPE,
-            x_kubernetes_validations=[
-                rule(
-                    "self == oldSelf",
-                    "secretObject.type cannot change: delete the SecretSync and create it with the new type",
-                )
-            ],
+            x_kubernetes_validations=[rule("self == oldSelf", TYPE_STAYS)],
         ),
     ] = DEFAULT_TYPE
     labels: Annotated[
@@ -137,6 +135,9 @@ class ObjectVersion(Wire, frozen=True, kw_only=True):
     object: Annotated[str, Meta(description="`<type>/<name>` in the vault.")]
     version: Annotated[str, Meta(description="The version's id in the vault.")] = ""
     updated: Annotated[str, schema("When the vault last changed that version.", format="date-time")] = ""
+    expires: Annotated[
+        str, schema("When it expires, by the vault's or the certificate's word.", format="date-time")
+    ] = ""
 
 
 class SecretSyncStatus(Wire, frozen=True, kw_only=True):

@@ -29,6 +29,14 @@ from tests.chart.rendering import (
 )
 from tools import helm, policies
 
+FULL_NAME = "azure-secret-store-akv-secret-store"
+LEASE_RULE = {
+    "apiGroups": ["coordination.k8s.io"],
+    "resources": ["leases"],
+    "resourceNames": [FULL_NAME],
+    "verbs": ["get", "patch"],
+}
+
 # --- It renders, cleanly -------------------------------------------------------------------------------------------
 
 
@@ -52,7 +60,10 @@ def test_defaults_need_no_values() -> None:
         "ServiceAccount",
         "ClusterRole",
         "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
         "Deployment",
+        "Lease",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
         "ConfigMap",
@@ -126,7 +137,7 @@ def test_the_role_grants_the_table_of_permissions_and_nothing_else(enabled: str)
 
 def test_without_akvsync_its_rights_and_policies_are_gone_and_the_controller_knows() -> None:
     manifests = render("--set-string", "akvSync.enabled=false", "--no-hooks")
-    role = one(manifests, "ClusterRole")
+    role = one(manifests, "ClusterRole", "azure-secret-store-akv-secret-store.azure-secret-store")
     assert [rule for rule in role["rules"] if set(rule["verbs"]) - {"list", "watch"}] == [
         {"apiGroups": ["secret-sync.x-k8s.io"], "resources": ["secretsyncs/status"], "verbs": ["patch"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "patch"]},
@@ -152,7 +163,10 @@ def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way:
     everywhere = one(render(), "ClusterRole", "azure-secret-store-akv-secret-store.azure-secret-store")
     assert roles["shop"]["rules"] == roles["web"]["rules"] == everywhere["rules"]
     # Readiness tries, dry, whether a Secret is refused in the release's own namespace.
-    assert roles[helm.RELEASE]["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}]
+    assert roles[helm.RELEASE]["rules"] == [
+        LEASE_RULE,
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+    ]
     bindings = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "RoleBinding"}
     for namespace, role in roles.items():
         assert bindings[namespace]["roleRef"]["name"] == role["metadata"]["name"]
@@ -160,13 +174,55 @@ def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way:
 
 
 def test_no_probe_no_right_for_it() -> None:
-    assert {
-        m["metadata"]["namespace"]
-        for m in render("--set", "watchNamespaces={shop}", version=OLDEST)
-        if m["kind"] == "Role"
-    } == {"shop"}
-    both = render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}")
-    assert len([m for m in both if m["kind"] == "Role"]) == 2
+    for manifests in (
+        render("--set", "watchNamespaces={shop}", version=OLDEST),
+        render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}"),
+    ):
+        assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE]
+
+
+@pytest.mark.parametrize("where", [[], ["--set", "watchNamespaces={shop}"]])
+def test_the_right_to_get_service_accounts_comes_with_the_value_alone(where: list[str]) -> None:
+    def grants(*args: str) -> list[Manifest]:
+        rules = [rule for m in render("--no-hooks", *where, *args) for rule in m.get("rules", [])]
+        return [rule for rule in rules if "serviceaccounts" in rule["resources"]]
+
+    assert grants() == []
+    [rule] = grants("--set-string", "identityFromServiceAccount=true")
+    assert rule == {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get"]}
+
+
+# --- Rights of people -----------------------------------------------------------------------------------------------
+
+
+def test_people_get_rights_by_kubernetes_own_roles_unless_switched_off() -> None:
+    def found(*args: str) -> list[str]:
+        label = "rbac.authorization.k8s.io/aggregate-to-admin"
+        return [m["metadata"]["name"] for m in render(*args) if label in m["metadata"].get("labels", {})]
+
+    assert found() == [f"{name}.{FULL_NAME}.{helm.RELEASE}" for name in ("view", "edit")]
+    assert found("--set-string", "rbac.aggregateToDefaultRoles=False") == []
+    assert found("--set", "watchNamespaces={shop}") == []
+
+
+# --- One leads -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [[], ["--set", "fullnameOverride=x"], ["--set-string", "nameOverride=1e3"]])
+def test_the_lease_and_the_right_to_it_follow_the_names(args: list[str]) -> None:
+    manifests = render(*args)
+    lease = one(manifests, "Lease")
+    name = lease["metadata"]["name"]
+    assert lease["metadata"]["namespace"] == helm.RELEASE
+    assert "spec" not in lease  # an upgrade of the release would take the leader's word away
+    assert environment(manifests)["LEASE_NAME"] == name
+    assert one(manifests, "Role")["rules"] == [{**LEASE_RULE, "resourceNames": [name]}]
+
+
+def test_an_update_starts_the_new_pod_before_the_old_one_ends() -> None:
+    spec = one(render("--set-string", "replicaCount=2"), "Deployment")["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
 # --- Settings reach the controller ---------------------------------------------------------------------------------
@@ -180,6 +236,8 @@ def test_the_environment_is_what_the_controller_reads() -> None:
         "driftIntervalInSeconds": "60",
         "akvSync": {"enabled": "False"},
         "controllerName": "edge",
+        "shortestRefreshIntervalInSeconds": "30",
+        "identityFromServiceAccount": "True",
         "watchNamespaces": ["shop", "web", "shop"],
         "logLevel": "debug",
     }
@@ -191,9 +249,12 @@ def test_the_environment_is_what_the_controller_reads() -> None:
         drift_interval=60,
         akv_sync=False,
         controller_name="edge",
+        shortest_refresh_interval=30,
+        identity_from_service_account=True,
         watch_namespaces=("shop", "web"),
         log_level="debug",
         probe_secret_type="akv-secret-store/probe",
+        lease_name=FULL_NAME,
         pod_namespace="the-namespace",
         pod_name="the-pod",
     )
@@ -202,7 +263,10 @@ def test_the_environment_is_what_the_controller_reads() -> None:
 def test_without_values_the_controllers_own_defaults_hold() -> None:
     settings = Settings.from_environment(environment(render()))
     assert settings == Settings(
-        probe_secret_type="akv-secret-store/probe", pod_namespace="the-namespace", pod_name="the-pod"
+        probe_secret_type="akv-secret-store/probe",
+        lease_name=FULL_NAME,
+        pod_namespace="the-namespace",
+        pod_name="the-pod",
     )
 
 
@@ -264,8 +328,11 @@ def test_policies_and_bindings_follow_the_service_account(args: list[str]) -> No
     found = [m for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"]
     assert found
     for policy in found:
-        [condition] = policy["spec"]["matchConditions"]
-        assert condition["expression"] == f"request.userInfo.username == 'system:serviceaccount:theirs:{account}'"
+        conditions = [item["expression"] for item in policy["spec"].get("matchConditions", [])]
+        everybody = policy["metadata"]["name"].startswith("type-stays.")
+        assert conditions == (
+            [] if everybody else [f"request.userInfo.username == 'system:serviceaccount:theirs:{account}'"]
+        )
         binding = one(manifests, "ValidatingAdmissionPolicyBinding", policy["metadata"]["name"])
         assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
     subjects = [
@@ -274,6 +341,18 @@ def test_policies_and_bindings_follow_the_service_account(args: list[str]) -> No
         if m["kind"] == "ClusterRoleBinding" and not m["metadata"]["name"].startswith("crds.")
     ]
     assert subjects == [[{"kind": "ServiceAccount", "name": account, "namespace": "theirs"}]]
+
+
+def test_the_policy_for_everybody_stays_in_the_namespaces_that_are_served() -> None:
+    manifests = render("--set", "watchNamespaces={shop,web}")
+    [binding] = [
+        m
+        for m in manifests
+        if m["kind"] == "ValidatingAdmissionPolicyBinding" and "matchResources" in m["spec"]
+    ]
+    assert binding["spec"]["policyName"].startswith("type-stays.")
+    [expression] = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+    assert expression == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["shop", "web"]}
 
 
 def test_a_service_account_that_exists_is_used_and_not_made() -> None:

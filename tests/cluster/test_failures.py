@@ -80,29 +80,6 @@ def test_the_vault_fails_and_the_secret_stays(space: Namespace, trouble: str, me
     space.wait_secret("s", {"k": "2"}, patience=40)
 
 
-def test_a_missing_service_account_is_named(space: Namespace) -> None:
-    space.put("a", "1")
-    space.apply(space.provider_class("a"), space.sync("s", ONE, serviceAccountName="nobody"))
-    message = space.wait_reason("s", Reason.PROVIDER_ERROR)
-    assert f"no ServiceAccount nobody in namespace {space.name}" in message
-
-
-@pytest.mark.parametrize(
-    ("parameters", "words"),
-    [
-        ({"clientID": "00000000-0000-0000-0000-0000000000ff"}, ["is unknown in tenant", "700016"]),
-        ({"tenantID": "00000000-0000-0000-0000-0000000000ff"}, ["tenant", "90002"]),
-    ],
-)
-def test_a_wrong_identity_is_named(space: Namespace, parameters: dict[str, str], words: list[str]) -> None:
-    space.put("a", "1")
-    space.apply(space.provider_class("a", **parameters), space.sync("s", ONE))
-    message = space.wait_reason("s", Reason.PROVIDER_ERROR)
-    for word in words:
-        assert word in message
-    assert space.secret("s") == {}
-
-
 @pytest.mark.parametrize(
     ("objects", "words"),
     [
@@ -149,6 +126,12 @@ def test_a_cloud_that_the_administrator_did_not_define(space: Namespace) -> None
         ({"k": "a/0"}, "Opaque", ["sourcePath a/0", "write a alone"]),
         ({"k/0": "a"}, "Opaque", ["targetKey k/0"]),
         ({"k": "a"}, "kubernetes.io/tls", ["needs the key tls.crt"]),
+        ({"tls.crt": "a"}, "kubernetes.io/tls", ["needs the key tls.key"]),
+        ({"k": "a"}, "kubernetes.io/ssh-auth", ["needs the key ssh-privatekey"]),
+        ({"k": "a"}, "kubernetes.io/basic-auth", ["needs the key username or password"]),
+        ({"k": "a"}, "kubernetes.io/dockercfg", ["needs the key .dockercfg"]),
+        ({"k": "a"}, "kubernetes.io/dockerconfigjson", ["needs the key .dockerconfigjson"]),
+        ({".dockerconfigjson": "a"}, "kubernetes.io/dockerconfigjson", ["no JSON object", "docker-registry"]),
     ],
 )
 def test_a_secretsync_that_cannot_be_carried_out(
@@ -262,7 +245,7 @@ def test_a_thousand_failing_secretsyncs_are_few_calls_and_few_lines(space: Names
 def test_an_unexpected_error_is_contained(installed: Installed, space: Namespace) -> None:
     """The one reason that needs a bug: a controller with one planted in plan(), against the same API server."""
     space.put("a", "1")
-    broken = installed.workload(WATCH_NAMESPACES=space.name, CONTROLLER_NAME="broken")
+    broken = installed.workload(WATCH_NAMESPACES=space.name, CONTROLLER_NAME="broken", LEASE_NAME="")
     plant = installed.folder / "planted"
     plant.mkdir(exist_ok=True)
     (plant / "sitecustomize.py").write_text(

@@ -1,77 +1,194 @@
-"""For each cause that people meet, the status names it and the next step. The vault's own: test_failures.py."""
+"""For each cause that people meet, the status names it and the next step in one sentence. More: test_failures.py."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import pytest
 
 from controller.api.conditions import Reason
 from tests.cluster.world import Installed, Namespace
+from tools.keyvault_emulator import Emulator
 from tools.workload import Workload
 
 ONE = {"k": "a"}
+UNKNOWN = "00000000-0000-0000-0000-0000000000ff"
 
 
 def message(space: Namespace, **parameters: str) -> str:
     """What a fresh SecretSync says in the end."""
-    space.put("a", "1")
-    space.apply(space.provider_class("a", **parameters), space.sync("s", ONE))
+    account = parameters.pop("serviceAccountName", space.account)
+    space.apply(space.provider_class("a", **parameters), space.sync("s", ONE, serviceAccountName=account))
     said = space.wait_reason("s", Reason.PROVIDER_ERROR)
     assert space.secret("s") == {}
     return said
 
 
-@pytest.mark.parametrize(
-    ("issuer", "subject", "audience", "words"),
-    [
-        ("https://another.example", "{right}", None, ["names this cluster's issuer", "issuer {issuer}", "700211"]),
-        (
-            "{issuer}",
-            "system:serviceaccount:other:shop",
-            None,
-            ["names this ServiceAccount", "subject {right}", "700213"],
-        ),
-        ("{issuer}", "{shouted}", None, ["letter case", "subject {right}", "7002138"]),
-        ("{issuer}", "{right}", "api://other", ["another audience", "audience api://AzureADTokenExchange", "700212"]),
-    ],
-)
-def test_the_federated_credential_does_not_fit(
-    space: Namespace, issuer: str, subject: str, audience: str | None, words: list[str]
-) -> None:
-    emulator, real = space.installed.emulator, space.installed.plane.issuer
-    right = f"system:serviceaccount:{space.name}:{space.account}"
-    fill = {"issuer": real, "right": right, "shouted": right.replace("shop", "Shop")}
-    emulator.unfederate(space.client, real, right)
-    more = {"audience": audience} if audience else {}
-    emulator.federate(space.client, issuer.format(**fill), subject.format(**fill), **more)
-    said = message(space)
-    for word in words:
-        assert word.format(**fill) in said
+Make = Callable[[Namespace, Emulator], dict[str, str] | None]
 
 
-def test_the_clock_is_wrong(space: Namespace) -> None:
-    space.installed.emulator.set_clock(3600)
+class Cause(NamedTuple):
+    """What is wrong: made so by `make`, which may return parameters of the SecretProviderClass that make it so."""
+
+    name: str
+    make: Make
+    cause: str
+    step: str
+
+
+def federated(
+    issuer: str = "{issuer}", subject: str = "{subject}", **more: str
+) -> Callable[[Namespace, Emulator], None]:
+    """The identity's one federated credential is this instead."""
+
+    def make(space: Namespace, emulator: Emulator) -> None:
+        right = f"system:serviceaccount:{space.name}:{space.account}"
+        fill = {"issuer": space.installed.plane.issuer, "subject": right, "shouted": right.replace("shop", "Shop")}
+        emulator.unfederate(space.client, space.installed.plane.issuer, right)
+        if issuer:
+            emulator.federate(space.client, issuer.format(**fill), subject.format(**fill), **more)
+
+    return make
+
+
+def in_another_tenant(space: Namespace, emulator: Emulator) -> dict[str, str]:
+    emulator.add_vault(f"{space.vault}-far", UNKNOWN)
+    emulator.set_secret(f"{space.vault}-far", "a", "x")
+    return {"keyvaultName": f"{space.vault}-far"}
+
+
+CREDENTIAL = "issuer {issuer}, subject {subject} and audience api://AzureADTokenExchange"
+CAUSES = [
+    Cause(
+        "service account missing",
+        lambda _s, _e: {"serviceAccountName": "nobody"},
+        "there is no ServiceAccount nobody in namespace {namespace}",
+        "create it or correct serviceAccountName",
+    ),
+    Cause(
+        "another issuer",
+        federated(issuer="https://another.example"),
+        "no federated credential of identity {client} names this cluster's issuer",
+        "give it a federated credential with " + CREDENTIAL + " (AADSTS700211)",
+    ),
+    Cause(
+        "another subject",
+        federated(subject="system:serviceaccount:other:shop"),
+        "no federated credential of identity {client} names this ServiceAccount",
+        "give it a federated credential with " + CREDENTIAL + " (AADSTS700213)",
+    ),
+    Cause(
+        "subject in another letter case",
+        federated(subject="{shouted}"),
+        "differs from the subject in letter case",
+        "give it a federated credential with " + CREDENTIAL + " (AADSTS7002138)",
+    ),
+    Cause(
+        "another audience",
+        federated(audience="api://other"),
+        "the federated credential of identity {client} names another audience",
+        "give it a federated credential with " + CREDENTIAL + " (AADSTS700212)",
+    ),
+    Cause(
+        "no federated credential",
+        federated(issuer=""),
+        "identity {client} has no federated credential",
+        "give it a federated credential with " + CREDENTIAL + " (AADSTS70025)",
+    ),
+    Cause(
+        "no such tenant",
+        lambda _s, _e: {"tenantID": UNKNOWN},
+        f"tenant {UNKNOWN} does not exist",
+        "correct tenantID (AADSTS90002)",
+    ),
+    Cause(
+        "the vault is another tenant's",
+        in_another_tenant,
+        "Key Vault {vault}-far does not accept the token of identity {client}",
+        "check that tenantID is the vault's tenant",
+    ),
+    Cause(
+        "unknown client",
+        lambda _s, _e: {"clientID": UNKNOWN},
+        f"identity {UNKNOWN} is unknown in tenant",
+        "correct clientID or tenantID (AADSTS700016)",
+    ),
+    Cause(
+        "no role on the vault",
+        lambda space, emulator: emulator.revoke_role(space.client, space.vault),
+        "identity {client} may not read secret a in Key Vault {vault}",
+        "assign it the role Key Vault Secrets User there",
+    ),
+    Cause(
+        "firewall",
+        lambda space, emulator: emulator.firewall(space.vault, True),
+        "Key Vault {vault}'s firewall refuses this cluster",
+        "allow its address in the vault's networking",
+    ),
+    Cause(
+        "the name does not resolve",
+        lambda _s, _e: {"cloudName": "nowhere"},
+        "Key Vault {vault}: the name {vault}.invalid does not resolve",
+        "check that name and the cluster's DNS",
+    ),
+    Cause(
+        "TLS is intercepted",
+        lambda _s, emulator: emulator.certificate_flaw("unknown-ca"),
+        "the TLS certificate is not trusted",
+        "if a proxy inspects TLS, add its CA to the cloud in the chart's `clouds`",
+    ),
+    Cause(
+        "throttled",
+        lambda space, emulator: emulator.throttle(space.vault, 0, 1),
+        "Key Vault {vault} is throttled",
+        "raise rotationPollIntervalInSeconds or jitterSeconds if it lasts",
+    ),
+    Cause(
+        "object missing",
+        lambda space, emulator: emulator.delete_secret(space.vault, "a"),
+        "secret a is not in Key Vault {vault}",
+        "create or recover it there, or correct objectName or objectVersion",
+    ),
+    Cause(
+        "object disabled",
+        lambda space, emulator: emulator.disable_secret(space.vault, "a"),
+        "secret a is disabled in Key Vault {vault}",
+        "enable it there",
+    ),
+    Cause(
+        "the cluster's clock is six minutes ahead",
+        lambda _s, emulator: emulator.set_clock(-360),
+        "the ServiceAccount's token is outside its valid time",
+        "set the clock of the cluster's nodes (more than five minutes off) (AADSTS700024)",
+    ),
+    Cause(
+        "… and far behind",
+        lambda _s, emulator: emulator.set_clock(3600),
+        "the ServiceAccount's token is outside its valid time",
+        "set the clock of the cluster's nodes (more than five minutes off) (AADSTS700024)",
+    ),
+]
+
+
+@pytest.mark.parametrize("wrong", CAUSES, ids=lambda wrong: wrong.name)
+def test_the_status_names_the_cause_and_the_next_step_in_one_sentence(space: Namespace, wrong: Cause) -> None:
+    emulator = space.installed.emulator
+    space.put("a", "1")
     try:
-        said = message(space)
+        said = message(space, **(wrong.make(space, emulator) or {}))
     finally:
-        space.installed.emulator.set_clock(0)
-    assert "set the clock" in said
-    assert "700024" in said
-
-
-def test_the_vaults_name_does_not_resolve(space: Namespace) -> None:
-    said = message(space, cloudName="nowhere")
-    assert f"the name {space.vault}.invalid does not resolve" in said
-
-
-def test_a_proxy_inspects_tls(space: Namespace) -> None:
-    space.installed.emulator.certificate_flaw("unknown-ca")
-    try:
-        said = message(space)
-    finally:
-        space.installed.emulator.certificate_flaw("none")
-    assert "certificate is not trusted" in said
-    assert "add its CA to the cloud" in said
+        emulator.set_clock(0)
+    fill = {
+        "namespace": space.name,
+        "vault": space.vault,
+        "client": space.client,
+        "issuer": space.installed.plane.issuer,
+        "subject": f"system:serviceaccount:{space.name}:{space.account}",
+    }
+    assert wrong.cause.format(**fill) in said
+    assert said.endswith(wrong.step.format(**fill))
+    assert ". " not in said
+    assert "\n" not in said
 
 
 @pytest.fixture
@@ -84,7 +201,8 @@ def refusing_proxy() -> Iterator[str]:
 
 def test_a_proxy_refuses(installed: Installed, space: Namespace, refusing_proxy: str) -> None:
     space.put("a", "1")
-    workload = installed.workload(WATCH_NAMESPACES=space.name, CONTROLLER_NAME="proxied", HTTPS_PROXY=refusing_proxy)
+    settings = {"WATCH_NAMESPACES": space.name, "CONTROLLER_NAME": "proxied", "LEASE_NAME": ""}
+    workload = installed.workload(**settings, HTTPS_PROXY=refusing_proxy)
     installed.logs.append(workload.log)
     with workload:
         workload.wait_ready()
@@ -98,6 +216,7 @@ def test_a_proxy_refuses(installed: Installed, space: Namespace, refusing_proxy:
 def test_a_redirect_is_not_followed(space: Namespace, controller: Workload) -> None:
     elsewhere = f"{space.installed.emulator.url}/elsewhere/secrets/a"
     space.installed.emulator.add_vault("elsewhere", "00000000-0000-0000-0000-00000000000a")
+    space.put("a", "1")
     space.installed.emulator.fail(status=307, where=space.vault, headers={"Location": elsewhere})
     said = message(space)
     assert "HTTP 307" in said

@@ -27,6 +27,8 @@ from tests.cluster.thief import (
 from tests.cluster.world import eventually
 from tools.deployment import PROBE_SECRET_TYPE
 
+LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases"
+
 
 @pytest.fixture(scope="module")
 def mighty(shop: Shop) -> Thief:
@@ -190,12 +192,25 @@ def test_a_secret_whose_ownership_was_edited_is_foreign(thief: Thief, shop: Shop
         ("PUT", f"{SECRETS}/foreign"),
         ("GET", "/api/v1/pods"),
         ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles"),
+        ("GET", LEASES),
+        ("POST", LEASES),
+        ("GET", f"{LEASES}/another"),
+        ("PATCH", f"{LEASES}/another"),
+        ("DELETE", f"{LEASES}/scribe"),
+        ("PATCH", LEASES.replace(HOME, SHOP) + "/scribe"),
     ],
 )
 def test_the_roles_grant_no_other_verb(method: str, path: str, thief: Thief, foreign: dict[str, Any]) -> None:
     answer = thief.send(method, path, foreign if method == "PUT" else None)
     assert answer.status == 403
     assert VALUE not in answer.text
+
+
+def test_the_one_lease_that_it_may_touch_is_the_releases_own(thief: Thief) -> None:
+    own = f"{LEASES}/scribe"
+    assert thief.send("GET", own).status == 200
+    assert thief.send("PATCH", own, {"spec": {"holderIdentity": "thief"}}, MERGE).status == 200
+    assert thief.send("PATCH", own, {"spec": {"holderIdentity": None}}, MERGE).status == 200
 
 
 def test_a_create_tells_nothing_of_what_is_there(thief: Thief, foreign: dict[str, Any]) -> None:

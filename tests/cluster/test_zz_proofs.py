@@ -1,45 +1,11 @@
 """Over everything that the suite did: granted == used, and no value anywhere but in a Secret. Collected last."""
 
 import base64
-import json
 from collections.abc import Iterable
 
+from tests.cluster.rights import granted, used
 from tests.cluster.world import CANARY, Installed, Namespace, eventually, metrics, value
 from tools.workload import Workload
-
-Right = tuple[str, str, str]
-
-
-def granted(installed: Installed) -> set[Right]:
-    """(verb, group, resource[/subresource]) that the release's roles give to the controller's ServiceAccount."""
-    namespace, account = installed.user.split(":")[2:]
-    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
-    found: set[Right] = set()
-    for kind in ("clusterrolebindings", "rolebindings"):
-        bindings = json.loads(installed.plane.kubectl("get", kind, "--all-namespaces", "-o", "json"))["items"]
-        for binding in bindings:
-            if not any(subject.items() <= given.items() for given in binding.get("subjects", [])):
-                continue
-            role = installed.plane.kubectl(
-                "get", binding["roleRef"]["kind"].lower(), binding["roleRef"]["name"], "-o", "json"
-            )
-            for rule in json.loads(role)["rules"]:
-                found |= {(v, g, r) for v in rule["verbs"] for g in rule["apiGroups"] for r in rule["resources"]}
-    return found
-
-
-def used(installed: Installed) -> set[Right]:
-    """The same, from the audit log: what the controller's ServiceAccount asked for and was not forbidden."""
-    found: set[Right] = set()
-    for line in installed.plane.audit_log.read_text().splitlines():
-        entry = json.loads(line)
-        # Requests that a test sent with the controller's stolen token have another user agent.
-        if entry["user"]["username"] != installed.user or not entry.get("userAgent", "").startswith("akv-secret-store"):
-            continue
-        where = entry["objectRef"]
-        resource = "/".join(part for part in (where["resource"], where.get("subresource", "")) if part)
-        found.add((entry["verb"], where.get("apiGroup", ""), resource))
-    return found
 
 
 def test_granted_equals_used(space: Namespace, installed: Installed) -> None:

@@ -66,17 +66,23 @@ def for_version(plane: ControlPlane) -> list[str]:
 
 
 def install(plane: ControlPlane, emulator: Emulator, folder: Path) -> Installed:
+    """The chart's first release in a new cluster."""
+    found = release(plane, emulator, folder, helm.RELEASE)
+    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
+    return found
+
+
+def release(plane: ControlPlane, emulator: Emulator, folder: Path, name: str, **more: Any) -> Installed:
     """The chart, installed as a user would; its hook Jobs need a node and are run elsewhere (test_crds.py)."""
     cloud = {"authority": emulator.authority, "vaultUrl": emulator.vault_pattern, "ca": emulator.ca_file.read_text()}
     values = folder / "values.json"
     clouds = {"emulator": cloud, "nowhere": {**cloud, "vaultUrl": "https://{vault}.invalid"}}
-    values.write_text(json.dumps({"clouds": clouds, "defaultCloud": "emulator"}))
-    arguments = ["install", helm.RELEASE, str(helm.CHART), "--namespace", helm.RELEASE, "--create-namespace"]
+    values.write_text(json.dumps({"clouds": clouds, "defaultCloud": "emulator", **more}))
+    arguments = ["install", name, str(helm.CHART), "--namespace", name, "--create-namespace"]
     helm.run(
         [*arguments, *for_version(plane), "--no-hooks", "--values", str(values), "--kubeconfig", str(plane.kubeconfig)]
     )
-    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
-    return Installed(plane, emulator, helm.RELEASE, folder)
+    return Installed(plane, emulator, name, folder)
 
 
 def metrics(workload: Workload) -> str:

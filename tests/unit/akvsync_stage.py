@@ -47,7 +47,7 @@ class Stage:
         self._version = 0
         self.syncs: Store[SecretSync] = Store()
         self.classes: Store[SecretProviderClass] = Store()
-        self.queue = Queue(self.loop.time)
+        self.queue: Queue[Key] = Queue(self.loop.time)
         self.akv_syncs = AKVSyncs(cast("Kube", self), self.syncs, self.classes, self.queue)
         self.akv_syncs._dice = Dice()
         self._stores: dict[str, Store[Any]] = {

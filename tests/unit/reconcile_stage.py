@@ -51,6 +51,7 @@ class Stage:
         self.seen: Survey | Exception = Survey()
         self.synced: list[tuple[float, int]] = []
         self.asked: list[Ask] = []
+        self.misread: Exception | None = None
         self.looked: list[float] = []
         self.told: list[tuple[float, Reason | str]] = []
         self.warned: list[tuple[str, ...]] = []
@@ -60,7 +61,7 @@ class Stage:
         self.untouched: bool | Exception = True
         self.telling: list[bool | Exception] = []
         self.always_telling: bool | Exception = True
-        self.queue = Queue(self.loop.time)
+        self.queue: Queue[Key] = Queue(self.loop.time)
         self.reconciler = Reconciler(
             settings, cast("Syncer", self), cast("Vaults", self), cast("Reporter", self), Metrics(), self.queue
         )
@@ -70,7 +71,9 @@ class Stage:
 
     # What stands in for the Syncer
 
-    def reading(self, wanted: SecretSync, _source: Class) -> Reading:
+    async def reading(self, wanted: SecretSync, _source: Class) -> Reading:
+        if self.misread:
+            raise self.misread.with_traceback(None)
         account = wanted.spec.service_account_name
         pairs = wanted.spec.secret_object.data
         keys = {pair.target_key: VersionOf(VaultObject(name=pair.source_path)) for pair in pairs}

@@ -266,6 +266,14 @@ async def test_one_failure_answers_a_thousand_and_is_forgotten(scene: Scene) -> 
     assert await scene.ask() == "t1"
 
 
+async def test_who_leads_again_is_not_held_up_by_what_was_not_sent_meanwhile(scene: Scene) -> None:
+    scene.no_assertion = errors.Deposed("this process does not lead any more")
+    assert isinstance(await scene.fails(), errors.Deposed)
+    scene.no_assertion = None
+    scene.entra.will_answer(token("t1"))
+    assert await scene.ask() == "t1"
+
+
 async def test_a_remembered_failure_does_not_grow(scene: Scene) -> None:
     scene.entra.will_answer(refusal("AADSTS700213"))
     depths = set()

@@ -204,6 +204,20 @@ async def test_a_cluster_without_the_akvsync_crd_has_its_secretsyncs_served(tmp_
             assert (await life.ends())[0] == 0
 
 
+async def test_a_follower_is_ready_sends_nothing_and_ends_at_once(tmp_path: Path) -> None:
+    lease = {"metadata": {"name": "l", "namespace": "default"}, "spec": {"holderIdentity": "another"}}
+    async with serving() as server:
+        server.otherwise = lambda asked: Answer(lease) if "/leases/" in asked.path else empty_cluster(asked)
+        async with living(tmp_path, server, LEASE_NAME="l") as life:
+            port = (await life.says("started"))["port"]
+            assert (await life.says("following"))["leader"] == "another"
+            assert await life.probe(port, "/readyz") == (200, "ok\n")
+            assert "akv_secret_store_leader 0.0" in (await life.probe(port, "/metrics"))[1]
+            life.process.terminate()
+            assert (await life.ends())[0] == 0
+    assert {asked.method for asked in server.asked} == {"GET"}
+
+
 async def test_not_ready_while_the_policies_are_not_in_force(tmp_path: Path) -> None:
     async with serving() as server:
         server.otherwise = lambda asked: Answer({}) if asked.method == "POST" else empty_cluster(asked)

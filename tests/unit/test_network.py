@@ -9,6 +9,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
 from azure.core.pipeline.transport import HttpRequest
 
+from controller.errors import Deposed
 from controller.network import explain_connection, new_session, new_transport
 from tests.unit.api_server import Answer, ApiServer, serving
 from tools.local_cluster.pki import Authority
@@ -62,6 +63,16 @@ async def test_the_clouds_own_authority_is_trusted_besides_the_systems(vault: Ap
         await response.load_body()
     assert response.status_code == 200
     assert vault.asked[0].path == "/"
+
+
+async def test_nothing_is_sent_where_the_check_says_no(vault: ApiServer, authority: Authority) -> None:
+    def check() -> None:
+        raise Deposed("another leads")
+
+    async with new_session(authority.pair.cert.read_text()) as session:
+        with pytest.raises(Deposed):
+            await new_transport(session, check).send(HttpRequest("GET", vault.url))
+    assert not vault.asked
 
 
 async def test_a_certificate_for_another_name(vault: ApiServer, authority: Authority) -> None:

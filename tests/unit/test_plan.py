@@ -279,7 +279,38 @@ def test_required_keys_must_be_mapped(secret_type: str, required: tuple[str, ...
         assert f"type {secret_type} needs the key {missing}" in error.message
 
 
-@pytest.mark.parametrize("secret_type", ["Opaque", "kubernetes.io/basic-auth", "example.com/own"])
+@pytest.mark.parametrize("keys", [["username"], ["password"], ["username", "password"], ["password", "other"]])
+def test_basic_auth_needs_one_of_its_keys(keys: list[str]) -> None:
+    assert mistake(sync(keys, type="kubernetes.io/basic-auth")) is None
+    error = mistake(sync(["other"], type="kubernetes.io/basic-auth"))
+    assert isinstance(error, InputError)
+    assert "kubernetes.io/basic-auth needs the key username or password, or both" in error.message
+
+
+def test_a_new_basic_auth_secret_waits_for_one_of_its_keys() -> None:
+    wanted = sync(["username", "password", "other"], type="kubernetes.io/basic-auth")
+    given: Given = {"username": GONE, "password": AWAY, "other": value("x")}
+    assert refusal(decide(wanted, given=given)) is GONE
+    assert data(decide(wanted, secret(["username", "password", "other"]), given)) == {"other": "x"}
+    assert data(decide(wanted, given={**given, "password": value("p")})) == {"password": "p", "other": "x"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "canary-77"])
+@pytest.mark.parametrize(
+    ("secret_type", "key"),
+    [("kubernetes.io/dockercfg", ".dockercfg"), ("kubernetes.io/dockerconfigjson", ".dockerconfigjson")],
+)
+def test_a_registrys_credentials_must_be_a_json_object(secret_type: str, key: str, text: str) -> None:
+    wanted = sync([key], type=secret_type)
+    assert data(decide(wanted, given={key: value('{"auths": {}}')})) == {key: '{"auths": {}}'}
+    for there in (None, secret([key])):
+        error = refusal(decide(wanted, there, given={key: value(text)}))
+        assert isinstance(error, InputError)
+        assert f"the value for {key} is no JSON object, which type {secret_type} needs" in error.message
+        assert "canary" not in error.message
+
+
+@pytest.mark.parametrize("secret_type", ["Opaque", "example.com/own"])
 def test_other_types_take_any_keys(secret_type: str) -> None:
     assert mistake(sync(["any"], type=secret_type)) is None
 

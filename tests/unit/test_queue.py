@@ -20,7 +20,7 @@ def test_a_key_reads_as_namespace_and_name() -> None:
 
 def test_the_earliest_comes_first_and_when_it_is_due() -> None:
     async def main(clock: Callable[[], float]) -> list[tuple[Key, float]]:
-        queue = Queue(clock)
+        queue: Queue[Key] = Queue(clock)
         queue.add(A, 3600)
         queue.add(B, 60)
         queue.add(C)
@@ -32,7 +32,7 @@ def test_the_earliest_comes_first_and_when_it_is_due() -> None:
 @pytest.mark.parametrize(("first", "second"), [(10, 5), (5, 10), (5, 5)])
 def test_of_several_wishes_the_earliest_counts_once(first: float, second: float) -> None:
     async def main(clock: Callable[[], float]) -> None:
-        queue = Queue(clock)
+        queue: Queue[Key] = Queue(clock)
         queue.add(A, first)
         queue.add(A, second)
         assert await queue.take() == A
@@ -47,7 +47,7 @@ def test_of_several_wishes_the_earliest_counts_once(first: float, second: float)
 
 def test_a_waiting_worker_hears_of_an_earlier_key() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        queue = Queue(clock)
+        queue: Queue[Key] = Queue(clock)
         queue.add(A, 3600)
         asyncio.get_running_loop().call_later(7, queue.add, B)
         assert (await queue.take(), clock()) == (B, 7)
@@ -58,7 +58,7 @@ def test_a_waiting_worker_hears_of_an_earlier_key() -> None:
 
 def test_a_busy_key_is_not_handed_out_twice_and_comes_again() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        queue = Queue(clock)
+        queue: Queue[Key] = Queue(clock)
         queue.add(A)
         await queue.take()
         queue.add(A)
@@ -74,7 +74,7 @@ def test_a_busy_key_is_not_handed_out_twice_and_comes_again() -> None:
 
 def test_other_keys_pass_a_busy_one() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        queue = Queue(clock)
+        queue: Queue[Key] = Queue(clock)
         queue.add(A)
         await queue.take()
         queue.add(A)
@@ -88,7 +88,7 @@ def test_other_keys_pass_a_busy_one() -> None:
 
 def test_a_forgotten_key_does_not_come_and_may_be_wanted_again() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        queue = Queue(clock)
+        queue: Queue[Key] = Queue(clock)
         queue.add(A, 5)
         queue.forget(A)
         queue.add(A, 50)
@@ -103,7 +103,7 @@ def test_a_forgotten_key_does_not_come_and_may_be_wanted_again() -> None:
 
 def test_every_one_of_many_workers_gets_a_key_and_a_cancelled_one_takes_none_along() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        queue = Queue(clock)
+        queue: Queue[Key] = Queue(clock)
         keys = [Key("team", str(number)) for number in range(32)]
         workers = [asyncio.create_task(queue.take()) for _ in range(40)]
         await asyncio.sleep(1)
@@ -118,7 +118,7 @@ def test_every_one_of_many_workers_gets_a_key_and_a_cancelled_one_takes_none_alo
 
 def test_overdue_counts_what_could_be_taken_now() -> None:
     now = [0.0]
-    queue = Queue(lambda: now[0])
+    queue: Queue[Key] = Queue(lambda: now[0])
     queue.add(A)
     queue.add(B, 5)
     assert (len(queue), queue.overdue()) == (2, 1)
@@ -135,7 +135,7 @@ class QueueModel(RuleBasedStateMachine):
         super().__init__()
         self.loop = VirtualLoop()
         self.now = 0.0
-        self.queue = Queue(lambda: self.now)
+        self.queue: Queue[Key] = Queue(lambda: self.now)
         self.due: dict[Key, float] = {}
         self.busy: set[Key] = set()
 

@@ -33,11 +33,37 @@ def test_the_rules_grant_the_table_and_nothing_else() -> None:
     assert granted(rbac.controller()) == asked(permissions.CONTROLLER)
     assert granted(rbac.akv_sync()) == asked(permissions.AKV_SYNC)
     assert granted(rbac.crd_job()) == asked(permissions.CRD_JOB)
+    assert granted(rbac.identity()) == asked(permissions.IDENTITY)
+    assert granted(rbac.home()) == {
+        (group, resource, verb, (rbac.FULL_NAME,)) for group, resource, verb, _ in asked(permissions.HOME)
+    }
     assert granted(rbac.probe()) == {("", "secrets", "create", ())}
 
 
+def test_people_see_and_write_what_is_theirs_to_write() -> None:
+    view, edit = rbac.people()
+    kinds = {(kind.group, kind.plural) for kind in rbac.WRITTEN_BY_PEOPLE}
+    assert kinds == {
+        (handle.resource.group, handle.resource.plural)
+        for handle in (*permissions.CONTROLLER, *permissions.AKV_SYNC)
+        if isinstance(handle, ListWatch)
+    }
+    for role in (view, edit):
+        assert {(group, resource) for group, resource, _, _ in granted(role.rules)} == kinds
+    assert {verb for _, _, verb, _ in granted(view.rules)} == {"get", "list", "watch"}
+    assert "edit" in edit.to
+    assert "view" not in edit.to
+
+
 def test_no_rule_has_a_star_and_none_reads_secrets() -> None:
-    rules = [*rbac.controller(), *rbac.akv_sync(), *rbac.crd_job(), *rbac.probe()]
+    rules = [
+        *rbac.controller(),
+        *rbac.akv_sync(),
+        *rbac.identity(),
+        *rbac.home(),
+        *rbac.crd_job(),
+        *rbac.probe(),
+    ]
     assert all("*" not in (rule.group, *rule.resources, *rule.verbs) for rule in rules)
     assert not {verb for _, resource, verb, _ in granted(rules) if resource == "secrets"} - {"create", "patch"}
 

@@ -10,8 +10,8 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.api.meta import Unreadable
-from controller.api.secretsync import ObjectVersion, SecretSync
-from controller.errors import ClassError, ControllerError, OwnershipError, ProviderError, Retry
+from controller.api.secretsync import REFRESH_INTERVAL, ObjectVersion, SecretSync
+from controller.errors import ClassError, ControllerError, InputError, OwnershipError, ProviderError, Retry
 from controller.queue import Key
 from controller.schedule import parse_time
 from controller.settings import Settings
@@ -48,6 +48,62 @@ def test_between_two_syncs_only_drift_is_looked_for(stage: Stage) -> None:
     stage.passes(HOUR - 1)
     assert len(stage.looked) == HOUR // 300 - 1
     assert stage.times == [0]
+
+
+def test_one_who_leads_again_does_what_is_due_and_no_more(stage: Stage) -> None:
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(100)
+    stage.reconciler.reset()
+    stage.passes(100)
+    # Another synced it meanwhile and told so: its time counts.
+    stage.has(synced_ago(-200))
+    stage.reconciler.reset()
+    stage.passes(HOUR - 1)
+    assert stage.times == [0]
+    stage.passes(2)
+    assert stage.times == [0, HOUR + 200]
+
+
+def test_jitter_is_waited_at_the_start_after_each_interval_and_after_each_edit(stage: Stage) -> None:
+    stage.reconciler._settings = Settings(jitter=60)  # and the dice give the most
+    stage.reconciler.poller._jitter = 60
+    stage.has_class()
+    stage.has(sync(), synced_ago(2 * HOUR, name="overdue"), synced_ago(600, name="due"))
+    stage.passes(2 * HOUR)
+    # One look for all that read alike, when the first of them is due; and each look draws anew.
+    assert stage.polls == [HOUR - 600 + 60, HOUR - 600 + 60 + HOUR + 60]
+    assert stage.times == [60, *[stage.polls[0]] * 3, *[stage.polls[1]] * 3]
+    stage.has(sync(generation=2))
+    stage.passes(30)
+    stage.has(sync(generation=3))
+    stage.passes(100)
+    assert [one for one in stage.synced if one[1] > 1] == [(2 * HOUR + 90, 3)]
+
+
+def test_the_vault_is_not_asked_about_a_class_that_is_not_there_so_nothing_is_waited_for(stage: Stage) -> None:
+    stage.reconciler._settings = Settings(jitter=60)
+    stage.has(sync())
+    stage.passes(1)
+    assert stage.times == [0]
+
+
+def test_an_interval_of_its_own_counts_from_the_last_sync_on(stage: Stage) -> None:
+    stage.reconciler._settings = Settings(shortest_refresh_interval=10)
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(100)
+    found = stage.reconciler.syncs.get(SHOP)
+    assert isinstance(found, SecretSync)
+    asking = msgspec.structs.replace(found.metadata, annotations={REFRESH_INTERVAL: "120"})
+    stage.has(msgspec.structs.replace(found, metadata=asking))
+    stage.passes(300)
+    assert stage.times == [0, 120, 240, 360]
+    stage.misread = InputError("annotation: write a number of seconds")
+    unreadable = msgspec.structs.replace(asking, annotations={REFRESH_INTERVAL: "soon"})
+    stage.has(msgspec.structs.replace(found, metadata=unreadable))
+    stage.passes(1)
+    assert stage.told[-1] == (400, Reason.INPUT_INVALID)
 
 
 def test_what_a_person_edits_is_acted_on_at_once(stage: Stage) -> None:
@@ -160,7 +216,8 @@ def test_a_vault_that_cannot_be_looked_at_is_for_each_to_tell(stage: Stage) -> N
     stage.has_class()
     stage.has(sync())
     stage.passes(HOUR - 1)
-    stage.seen = stage.comes_to = AWAY
+    stage.seen = AWAY
+    stage.comes_to = AWAY
     stage.passes(2)
     assert stage.told[-1] == (HOUR, Reason.PROVIDER_ERROR)
     stage.seen, stage.comes_to = Survey(), known("user", "pass")
@@ -209,11 +266,11 @@ def test_a_throttled_vault_is_asked_when_it_is_ones_turn(stage: Stage) -> None:
 # After a restart
 
 
-def synced_ago(seconds: float, outcome: Outcome = GOOD, generation: int = 1) -> SecretSync:
+def synced_ago(seconds: float, outcome: Outcome = GOOD, generation: int = 1, name: str = "shop") -> SecretSync:
     """A SecretSync that another process has synced that long ago."""
-    before = sync()
+    before = sync(name=name)
     status = next_status(before.metadata, before.status, provider_class(), outcome, NOON - timedelta(seconds=seconds))
-    return sync(status=status, generation=generation)
+    return sync(status=status, generation=generation, name=name)
 
 
 @pytest.mark.parametrize(
@@ -461,6 +518,7 @@ def test_another_controllers_is_left_alone(
     stage.has(msgspec.structs.replace(wanted, spec=spec))
     stage.passes(1)
     assert bool(stage.synced) is ours
+    assert bool(list(stage.reconciler.ours())) is ours
 
 
 def test_an_unreadable_one_is_told_once_and_synced_when_it_is_mended(stage: Stage) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from controller import reflector
 from controller.api.meta import ObjectMeta, Unreadable
-from controller.api.secretsync import SecretSync
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.kube import Kube
 from controller.permissions import SECRET_SYNCS
 from controller.queue import Key
@@ -144,6 +144,8 @@ async def test_events_move_the_store(scene: Scene) -> None:
     [
         pytest.param(item("a", version="2"), False, id="a status write of ours"),
         pytest.param(item("a", labels={"x": "y"}), False, id="a label"),
+        pytest.param(item("a", annotations={"x": "y"}), False, id="an annotation"),
+        pytest.param(item("a", annotations={REFRESH_INTERVAL: "60"}), True, id="the annotation that is as a field"),
         pytest.param(item("a", generation=2), True, id="an edited spec"),
         pytest.param(item("a", uid="another"), True, id="another object of that name"),
         pytest.param(item("a", deletionTimestamp="2030-01-01T00:00:00Z"), True, id="about to be deleted"),

@@ -15,6 +15,7 @@ from controller.schedule import (
     asked_to_wait,
     format_time,
     parse_time,
+    refresh_interval,
     spread,
     until_due,
 )
@@ -71,12 +72,33 @@ def test_times_are_written_in_utc_and_whole_seconds() -> None:
         pytest.param(3600, 0, 0.0, 0, id="overdue: within the next interval, at its beginning"),
         pytest.param(3600, 60, 1.0, 3600, id="or at its end, whatever the jitter"),
         pytest.param(99_999, 0, 1.0, 3600, id="long overdue"),
-        pytest.param(-3600, 60, 1.0, 0, id="last synced in the future: the clock jumped"),
-        pytest.param(-99_999, 60, 1.0, 0, id="far in the future"),
+        pytest.param(-3600, 60, 0.0, 0, id="last synced in the future: the clock jumped"),
+        pytest.param(-99_999, 60, 1.0, 60, id="far in the future"),
     ],
 )
 def test_due(age: float, jitter: float, draw: float, expected: float) -> None:
     assert until_due(age, HOUR, jitter, draw) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "shortest", "expected"),
+    [
+        pytest.param(None, 60, HOUR, id="nothing is asked for"),
+        pytest.param("600", 60, 600, id="more often"),
+        pytest.param("86400", 60, 86400, id="less often"),
+        pytest.param("5", 60, 60, id="more often than is allowed"),
+        pytest.param("5", 0, HOUR, id="nobody may ask"),
+        pytest.param("soon", 0, HOUR, id="nobody looks at it"),
+        pytest.param("soon", 60, None, id="no number"),
+        pytest.param("", 60, None, id="empty"),
+        pytest.param("1.5", 60, None, id="a fraction"),
+        pytest.param("-5", 60, None, id="negative"),
+        pytest.param("١٢", 60, None, id="other digits"),
+        pytest.param("9" * 400, 60, None, id="endless"),
+    ],
+)
+def test_the_interval_that_a_secretsync_asks_for(asked: str | None, shortest: float, expected: float | None) -> None:
+    assert refresh_interval(asked, HOUR, shortest) == expected
 
 
 def test_a_clock_that_is_a_moment_ahead_has_not_jumped() -> None:

@@ -161,11 +161,17 @@ def test_the_resource_version_does_not_count() -> None:
 def test_versions_name_object_index_and_time() -> None:
     several = VaultObject(name="db", history=3)
     fetched = {
-        "now": Fetched(value=Hidden(b""), version="a1", updated=THEN),
+        "now": Fetched(value=Hidden(b""), version="a1", updated=THEN, expires=THEN + timedelta(days=1)),
         "before": Fetched(value=Hidden(b""), version="a0"),
     }
     assert versions(fetched, {"now": VersionOf(several, 0), "before": VersionOf(several, 1)}, EMPTY) == [
-        ObjectVersion(target_key="now", object="secret/db/0", version="a1", updated="2030-01-01T12:00:00Z"),
+        ObjectVersion(
+            target_key="now",
+            object="secret/db/0",
+            version="a1",
+            updated="2030-01-01T12:00:00Z",
+            expires="2030-01-02T12:00:00Z",
+        ),
         ObjectVersion(target_key="before", object="secret/db/1", version="a0"),
     ]
 

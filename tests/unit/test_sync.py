@@ -12,10 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from controller import errors
+from controller.accounts import assertions
 from controller.api.conditions import Reason
-from controller.api.meta import ObjectMeta, Unreadable
+from controller.api.meta import CLIENT_ID, TENANT_ID, ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
-from controller.api.secretsync import SecretSync
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.errors import ControllerError, ObjectError, ProviderError, Retry
 from controller.fetched import Fetched
 from controller.identity import Identity
@@ -23,7 +24,7 @@ from controller.objects import VersionOf
 from controller.plan import mark
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, Settings
 from controller.status import Outcome
-from controller.sync import Again, Ask, Class, Syncer, Written, assertions
+from controller.sync import Again, Ask, Class, Syncer, Written
 from controller.telemetry import Metrics
 from controller.vaults import Vaults
 from tests.unit.api_server import Answer, ApiServer, connected, refusal
@@ -66,7 +67,7 @@ class Scene:
     ) -> Outcome:
         """Syncs while the API server gives these answers, all of them."""
         self.server.will_answer(*answers)
-        reading = self.syncer.reading(wanted or sync(), of or source())
+        reading = await self.syncer.reading(wanted or sync(), of or source())
         outcome = await self.syncer.sync(wanted or sync(), reading, self.written, Ask(0.0, stale))
         assert not self.server.script
         return outcome
@@ -306,7 +307,7 @@ async def test_a_class_that_cannot_be_used(scene: Scene, of: Class, words: list[
 
 async def test_a_missing_class_is_named(scene: Scene) -> None:
     with pytest.raises(errors.ClassError, match="no SecretProviderClass class in namespace team; create it"):
-        scene.syncer.reading(sync(), None)
+        await scene.syncer.reading(sync(), None)
 
 
 async def test_an_edited_class_is_read_again(scene: Scene) -> None:
@@ -331,6 +332,85 @@ async def test_a_mistake_in_the_secretsync_costs_no_call(scene: Scene, wanted: S
     assert word in error.message
     assert not scene.server.asked
     assert not scene.vault.asked
+
+
+# Who reads the vault, where the class does not say
+
+
+SELF = {"clientID": "", "tenantID": ""}
+
+
+def account(**annotations: str) -> Answer:
+    return Answer({"metadata": {"name": "robot", "annotations": annotations}})
+
+
+ACCOUNT = account(**{CLIENT_ID: "client-2", TENANT_ID: " tenant-2 "})
+
+
+@pytest.fixture
+async def trusting() -> AsyncIterator[Scene]:
+    async with connected() as (server, kube):
+        vault, settings = VaultStandIn(), Settings(identity_from_service_account=True, shortest_refresh_interval=60)
+        yield Scene(server, Syncer(kube, settings, cast("Vaults", vault), Metrics()), vault)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (SELF, Identity("team", "robot", "client-2", "tenant-2")),
+        ({"clientID": ""}, Identity("team", "robot", "client-2", "tenant-1")),
+        ({"tenantID": ""}, Identity("team", "robot", "client-1", "tenant-2")),
+    ],
+)
+async def test_the_service_account_tells_what_the_class_leaves_out(
+    trusting: Scene, given: dict[str, str], expected: Identity
+) -> None:
+    await trusting.sync(ACCOUNT, ABSENT, sent(secret()), of=source(**given))
+    assert [who for who, *_ in trusting.vault.asked] == [expected]
+    assert trusting.server.asked[0].path == "/api/v1/namespaces/team/serviceaccounts/robot"
+
+
+async def test_a_class_that_says_it_all_asks_no_service_account(trusting: Scene) -> None:
+    await trusting.sync(ABSENT, sent(secret()))
+    assert trusting.vault.asked[0][0].client_id == "client-1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            Answer({"metadata": {"name": "robot"}}),
+            f"annotation {CLIENT_ID} of ServiceAccount robot is missing: correct",
+        ),
+        (
+            Answer({"metadata": {"name": "robot", "annotations": {CLIENT_ID: "a/b"}}}),
+            "is 'a/b': correct it, or set the",
+        ),
+        (refusal(404), "there is no ServiceAccount robot in namespace team; create it"),
+    ],
+)
+async def test_a_service_account_that_does_not_tell(trusting: Scene, answer: Answer, words: str) -> None:
+    with pytest.raises(ControllerError) as caught:
+        await trusting.sync(answer, of=source(**SELF))
+    assert words in caught.value.message
+    assert caught.value.retry is Retry.TIME  # nobody watches ServiceAccounts
+
+
+async def test_unless_it_may_the_class_must_say_it_all(scene: Scene) -> None:
+    with pytest.raises(ControllerError, match="parameter clientID is missing"):
+        await scene.sync(of=source(**SELF))
+    assert not scene.server.asked
+
+
+async def test_an_interval_that_is_no_number_is_told(trusting: Scene, scene: Scene) -> None:
+    wanted = sync()
+    meta = msgspec.structs.replace(wanted.metadata, annotations={REFRESH_INTERVAL: "soon"})
+    wanted = msgspec.structs.replace(wanted, metadata=meta)
+    error = await trusting.fails(wanted=wanted)
+    assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.EDIT)
+    assert "'soon': write a number of seconds" in error.message
+    # Where no SecretSync may choose, the annotation is nobody's business.
+    assert (await scene.sync(ABSENT, sent(secret()), wanted=wanted)).ready
 
 
 # Drift

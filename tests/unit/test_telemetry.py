@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from controller.census import DESCRIBED, Census
 from controller.telemetry import LINES_A_MINUTE, MOST_LINE, Chorus, JsonLines, Metrics, Server, start_logging
 
 log = logging.getLogger("test_telemetry")
@@ -233,6 +234,28 @@ async def test_metrics_are_what_prometheus_reads(probed: Probed) -> None:
     assert values["akv_secret_store_reconcile_seconds_bucket", "0.1"] == 0
     assert values[("akv_secret_store_not_ready",)] == 2
     assert values[("akv_secret_store_queue_due",)] == 0
+
+
+async def test_vaults_that_nobody_reads_any_more_are_forgotten(probed: Probed) -> None:
+    for outcome in ("ok", "403"):
+        for vault in ("shop", "old"):
+            probed.metrics.count_call(vault, "secrets.get", outcome)
+    probed.metrics.forget_vaults(["shop", "never-called"])
+    text = (await probed.get("/metrics"))[2]
+    assert text.count('vault="shop"') == 4  # each with the moment of its creation
+    assert 'vault="old"' not in text
+    probed.metrics.count_call("old", "secrets.get", "ok")
+    assert 'vault="old"' in (await probed.get("/metrics"))[2]
+
+
+def test_what_is_documented_is_what_is_served() -> None:
+    metrics = Metrics()
+    metrics.registry.register(Census(list))
+    served = {
+        family.name + ("_total" if family.type == "counter" else ""): family.documentation
+        for family in metrics.registry.collect()
+    }
+    assert {item.name: item.meaning for item in (*metrics.described, *DESCRIBED)} == served
 
 
 async def test_nothing_else_is_served(probed: Probed) -> None:

@@ -1,0 +1,29 @@
+"""Lease (coordination.k8s.io/v1): which process leads.
+
+Source: Kubernetes API reference, Lease v1.
+"""
+
+import msgspec
+
+from controller.api.meta import Resource, Wire
+
+
+class LeaseSpec(Wire, frozen=True, kw_only=True):
+    """Who leads, and the moment of the last word from there. Times are for people: no clock is compared with them."""
+
+    holder_identity: str = ""
+    lease_duration_seconds: int = 0
+    acquire_time: str | None = None
+    renew_time: str | None = None
+    lease_transitions: int = 0
+
+
+class Lease(Resource, frozen=True, kw_only=True):
+    """Rendered by the chart without a spec; the processes of the Deployment fill it in."""
+
+    group = "coordination.k8s.io"
+    version = "v1"
+    kind = "Lease"
+    plural = "leases"
+
+    spec: LeaseSpec = msgspec.field(default_factory=LeaseSpec)

@@ -1,0 +1,75 @@
+"""What a release's ServiceAccount may do, by its bindings, and what it did, by the audit log."""
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.cluster.world import Installed
+
+EVERYWHERE = "*"
+
+
+class Right(NamedTuple):
+    """A verb on a resource: in a namespace or everywhere, with all objects or the one of that name."""
+
+    scope: str
+    verb: str
+    group: str
+    resource: str
+    name: str = ""
+
+
+def granted(installed: Installed) -> set[Right]:
+    """What the release's roles give to the controller's ServiceAccount."""
+    return set(_granted(installed))
+
+
+def _granted(installed: Installed) -> Iterator[Right]:
+    namespace, account = installed.user.split(":")[2:]
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
+    for kind in ("clusterrolebindings", "rolebindings"):
+        found = json.loads(installed.plane.kubectl("get", kind, "--all-namespaces", "-o", "json"))
+        for binding in found["items"]:
+            if not any(subject.items() <= given.items() for given in binding.get("subjects", [])):
+                continue
+            place = binding["metadata"].get("namespace")
+            where = ["--namespace", place] if place else []
+            role = installed.plane.kubectl(
+                "get", binding["roleRef"]["kind"].lower(), binding["roleRef"]["name"], *where, "-o", "json"
+            )
+            for rule in json.loads(role)["rules"]:
+                for name in rule.get("resourceNames", [""]):
+                    for group in rule["apiGroups"]:
+                        for resource in rule["resources"]:
+                            yield from (
+                                Right(place or EVERYWHERE, verb, group, resource, name) for verb in rule["verbs"]
+                            )
+
+
+def used(installed: Installed) -> set[Right]:
+    """What the controller's ServiceAccount asked for, each as the narrowest right that allows it."""
+    allowed = granted(installed)
+    return {next((right for right in _by_width(asked) if right in allowed), asked) for asked in _asked(installed)}
+
+
+def _by_width(asked: Right) -> Iterator[Right]:
+    for scope in (asked.scope, EVERYWHERE):
+        for name in (asked.name, ""):
+            yield asked._replace(scope=scope, name=name)
+
+
+def _asked(installed: Installed) -> Iterator[Right]:
+    for line in installed.plane.audit_log.read_text().splitlines():
+        entry = json.loads(line)
+        # Requests that a test sent with the controller's stolen token have another user agent.
+        if entry["user"]["username"] != installed.user or not entry.get("userAgent", "").startswith("akv-secret-store"):
+            continue
+        where = entry["objectRef"]
+        resource = "/".join(part for part in (where["resource"], where.get("subresource", "")) if part)
+        yield Right(
+            where.get("namespace") or EVERYWHERE,
+            entry["verb"],
+            where.get("apiGroup", ""),
+            resource,
+            where.get("name", ""),
+        )

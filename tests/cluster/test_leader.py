@@ -1,0 +1,171 @@
+"""Two processes, one leads: it is killed, paused past its time, told to stop, and its release is upgraded."""
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controller.lease import HOLD, LEASE_SECONDS, RETRY
+from tests.cluster.world import Installed, Namespace, eventually, metrics, value
+from tools import helm
+from tools.kubelet import WorkloadError
+from tools.workload import Workload
+
+Pair = tuple[Workload, Workload]
+
+
+@pytest.fixture(scope="module")
+def controller() -> None:
+    """Each test here starts a leader and a follower; `space` needs none."""
+
+
+def leads(workload: Workload) -> bool:
+    return "akv_secret_store_leader 1.0" in metrics(workload)
+
+
+@pytest.fixture
+def start(installed: Installed) -> Iterator[Callable[[], Workload]]:
+    with contextlib.ExitStack() as stack:
+
+        def started() -> Workload:
+            workload = stack.enter_context(installed.workload(ROTATION_POLL_INTERVAL="1"))
+            # The next process gets a token of its own into the same file.
+            workload.env["TOKEN_ID"] = token_id(Path(workload.env["KUBECONFIG"]))
+            installed.logs.append(workload.log)
+            workload.wait_ready()
+            running.append(workload)
+            return workload
+
+        running: list[Workload] = []
+        yield started
+        # Whoever still leads gives the lease back: the next test need not wait for it.
+        for workload in running:
+            with contextlib.suppress(WorkloadError):
+                workload.stop(timeout=5)
+
+
+@pytest.fixture
+def pair(start: Callable[[], Workload]) -> Pair:
+    """A leader, and a follower that is ready."""
+    leader = start()
+    eventually(lambda: leads(leader), lambda found: found)
+    follower = start()
+    assert not leads(follower)
+    return leader, follower
+
+
+def token_id(kubeconfig: Path) -> str:
+    """How the audit log tells this process's requests from the other's."""
+    token = yaml.safe_load(kubeconfig.read_text())["users"][0]["user"]["token"]
+    body = token.split(".")[1]
+    return f"JTI={json.loads(base64.urlsafe_b64decode(body + '=' * (-len(body) % 4)))['jti']}"
+
+
+def writes(installed: Installed, workload: Workload, since: str) -> list[tuple[str, str, int]]:
+    """What a process sent since then to change something, but for its word on the lease: verb, resource, answer."""
+    found: list[tuple[str, str, int]] = []
+    for line in installed.plane.audit_log.read_text().splitlines():
+        entry = json.loads(line)
+        who = entry["user"].get("extra", {}).get("authentication.kubernetes.io/credential-id", [])
+        what = (entry["verb"], entry.get("objectRef", {}).get("resource", ""), entry["responseStatus"]["code"])
+        if (
+            who == [workload.env["TOKEN_ID"]]
+            and entry["requestReceivedTimestamp"] > since
+            and what[0] not in ("get", "list", "watch")
+        ):
+            found.append(what)
+    return [what for what in found if what[1] != "leases"]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def lease(installed: Installed) -> dict[str, Any]:
+    name = installed.deployment
+    found = installed.plane.kubectl("get", "lease", name, "--namespace", installed.release, "--output", "json")
+    return dict(json.loads(found)["spec"])
+
+
+def test_a_follower_makes_no_call_and_no_write(installed: Installed, space: Namespace, pair: Pair) -> None:
+    leader, follower = pair
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    assert writes(installed, leader, "")
+    # While the leader is paused for less than its time, nobody looks at the vault although much is due.
+    os.kill(leader.pid, signal.SIGSTOP)
+    installed.emulator.reset_counters()
+    space.force("s")
+    time.sleep(HOLD / 2)
+    assert installed.emulator.counters() == {}
+    os.kill(leader.pid, signal.SIGCONT)
+    eventually(space.calls, lambda count: count > 0)
+    # Readiness tries the policies, dry; beyond that a follower sends nothing.
+    assert set(writes(installed, follower, "")) <= {("create", "secrets", 422)}
+    assert "akv_secret_store_vault_calls_total{" not in metrics(follower)
+
+
+def test_a_killed_leader_is_replaced_within_the_lease_time(installed: Installed, space: Namespace, pair: Pair) -> None:
+    leader, _ = pair
+    space.put("a", "1")
+    space.apply(space.provider_class("a"))
+    killed = datetime.now(UTC)
+    leader.kill()
+    space.apply(space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"}, patience=LEASE_SECONDS + 5)
+    assert datetime.fromisoformat(lease(installed)["acquireTime"]) - killed < timedelta(seconds=LEASE_SECONDS)
+
+
+def test_a_leader_that_was_paused_past_its_time_writes_nothing(
+    installed: Installed, space: Namespace, pair: Pair
+) -> None:
+    old, new = pair
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    # It polls every second: when it is paused it waits for the vault's answer, with which it would go on.
+    space.put("a", "2")
+    installed.emulator.delay(6)
+    time.sleep(2.5)
+    os.kill(old.pid, signal.SIGSTOP)
+    installed.emulator.heal()
+    eventually(lambda: leads(new), lambda found: found, patience=LEASE_SECONDS + 5)
+    space.put("a", "3")
+    space.wait_secret("s", {"k": "3"})
+    woken = now()
+    os.kill(old.pid, signal.SIGCONT)
+    eventually(lambda: leads(old), lambda found: not found)
+    time.sleep(RETRY)
+    assert leads(new)
+    assert writes(installed, old, woken) == []
+    assert space.secret("s") == {"k": value("3")}
+
+
+def test_a_leader_that_is_told_to_stop_hands_over_at_once(installed: Installed, pair: Pair) -> None:
+    leader, follower = pair
+    assert leader.stop() == 0
+    eventually(lambda: leads(follower), lambda found: found, patience=RETRY + 1)
+    assert follower.stop() == 0
+    assert "holderIdentity" not in lease(installed)
+
+
+def test_an_upgrade_of_the_release_leaves_the_leader_alone(installed: Installed, pair: Pair) -> None:
+    leader, _ = pair
+    before = lease(installed)
+    at = ["--namespace", installed.release, "--kubeconfig", str(installed.plane.kubeconfig)]
+    changes = ["--reuse-values", "--set-string", "podAnnotations.upgraded=yes"]
+    helm.run(["upgrade", installed.release, str(helm.CHART), *at, *changes, "--no-hooks"])
+    after = eventually(lambda: lease(installed), lambda found: found["renewTime"] > before["renewTime"])
+    assert after["holderIdentity"] == before["holderIdentity"]
+    assert after["leaseTransitions"] == before["leaseTransitions"]
+    assert leads(leader)

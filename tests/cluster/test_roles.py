@@ -1,0 +1,60 @@
+"""What people may do who have Kubernetes' own ClusterRoles in one namespace, asked of the API server."""
+
+import pytest
+
+from tests.cluster.world import Installed, eventually
+from tools.local_cluster.errors import ClusterError
+from tools.rbac import WRITTEN_BY_PEOPLE
+
+HERE, ELSEWHERE = "people-here", "people-elsewhere"
+KINDS = [f"{kind.plural}.{kind.group}" for kind in WRITTEN_BY_PEOPLE]
+SEE = ["get", "list", "watch"]
+WRITE = ["create", "update", "patch", "delete", "deletecollection"]
+
+
+@pytest.fixture(scope="module")
+def bound(installed: Installed) -> Installed:
+    """Users that are named after their role."""
+    plane = installed.plane
+    for namespace in (HERE, ELSEWHERE):
+        plane.kubectl("create", "namespace", namespace)
+    for role in ("view", "edit", "admin"):
+        options = [f"--clusterrole={role}", f"--user={role}", "--namespace", HERE]
+        plane.kubectl("create", "rolebinding", role, *options)
+    # The controller manager adds our roles to Kubernetes' own a moment after the install.
+    eventually(lambda: may(installed, "admin", "delete", KINDS[-1]), lambda answer: answer)
+    return installed
+
+
+def may(installed: Installed, user: str, verb: str, what: str, sub: str = "", namespace: str = HERE) -> bool:
+    options = [f"--as={user}", f"--subresource={sub}", "--namespace", namespace]
+    try:
+        answer = installed.plane.kubectl("auth", "can-i", verb, what, *options)
+    except ClusterError:  # kubectl says no by its exit code, too
+        return False
+    return answer.strip() == "yes"
+
+
+@pytest.mark.parametrize(("user", "writes"), [("view", False), ("edit", True), ("admin", True)])
+def test_each_sees_and_only_editors_write(bound: Installed, user: str, writes: bool) -> None:
+    for kind in KINDS:
+        assert [may(bound, user, verb, kind) for verb in SEE] == [True] * len(SEE), kind
+        assert [may(bound, user, verb, kind) for verb in WRITE] == [writes] * len(WRITE), kind
+
+
+@pytest.mark.parametrize("user", ["view", "edit", "admin"])
+def test_nobody_may_write_a_status_or_go_elsewhere(bound: Installed, user: str) -> None:
+    for kind in KINDS:
+        assert not may(bound, user, "patch", kind, "status")
+        assert not may(bound, user, "update", kind, "status")
+        assert not may(bound, user, "get", kind, namespace=ELSEWHERE)
+
+
+def test_the_chart_shows_no_secret_to_whoever_could_see_none(bound: Installed) -> None:
+    for verb in SEE:
+        assert not may(bound, "view", verb, "secrets")
+    assert not may(bound, "view", "create", "serviceaccounts", "token")
+    # What makes the editors' rights on SecretSyncs no more than they had: see the chart's README.
+    assert may(bound, "edit", "get", "secrets")
+    assert may(bound, "edit", "create", "serviceaccounts", "token")
+    assert may(bound, "edit", "create", "pods")

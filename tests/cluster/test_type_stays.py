@@ -1,0 +1,52 @@
+"""The policy that keeps a SecretSync's type where the served CRD, another's, would let it change."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from controller.api.secretsync import TYPE_STAYS, SecretSync
+from tests.cluster.world import Installed, Namespace, eventually
+from tools.local_cluster.errors import ClusterError
+
+CRD = f"{SecretSync.plural}.{SecretSync.group}"
+RULES = (
+    "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/secretObject/properties/type"
+    "/x-kubernetes-validations"
+)
+
+
+@pytest.fixture(scope="module")
+def controller() -> None:
+    """None is needed."""
+
+
+@pytest.fixture
+def lax(installed: Installed) -> Iterator[None]:
+    """The CRD without its own rule."""
+
+    def patch(**operation: object) -> None:
+        change = json.dumps([{"path": RULES, **operation}])
+        installed.plane.kubectl("patch", "crd", CRD, "--type=json", "--patch", change)
+
+    patch(op="remove")
+    yield
+    patch(op="add", value=[{"rule": "self == oldSelf", "message": TYPE_STAYS}])
+
+
+@pytest.mark.usefixtures("lax")
+def test_the_policy_keeps_the_type(space: Namespace) -> None:
+    space.apply(space.sync("s", {"tls.crt": "a", "tls.key": "b"}))
+
+    def change(kind: str) -> str:
+        patch = json.dumps({"spec": {"secretObject": {"type": kind}}})
+        try:
+            return space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", patch)
+        except ClusterError as error:
+            return str(error)
+
+    # The API server takes a moment until the changed CRD is the one that it asks.
+    said = eventually(lambda: change("kubernetes.io/tls"), lambda text: "ValidatingAdmissionPolicy" in text)
+    assert TYPE_STAYS in said
+    assert "patched" in change("Opaque")
+    space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"forceSynchronization":"x"}}')

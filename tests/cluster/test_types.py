@@ -1,0 +1,26 @@
+"""Secrets of Kubernetes' own types, with the keys that each needs."""
+
+import json
+
+import pytest
+
+from tests.cluster.world import CANARY, Namespace, eventually
+
+REGISTRY = {"registry.example": {"username": "u", "password": CANARY, "auth": "dTpw"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "text"),
+    [
+        ("kubernetes.io/ssh-auth", ["ssh-privatekey"], CANARY),
+        ("kubernetes.io/basic-auth", ["username"], CANARY),
+        ("kubernetes.io/basic-auth", ["password", "more"], CANARY),
+        ("kubernetes.io/dockercfg", [".dockercfg"], json.dumps(REGISTRY)),
+        ("kubernetes.io/dockerconfigjson", [".dockerconfigjson"], json.dumps({"auths": REGISTRY})),
+    ],
+)
+def test_each_type_is_written_as_kubernetes_wants_it(space: Namespace, kind: str, keys: list[str], text: str) -> None:
+    space.installed.emulator.set_secret(space.vault, "a", text)
+    space.apply(space.provider_class("a"), space.sync("s", dict.fromkeys(keys, "a"), secretObject={"type": kind}))
+    eventually(lambda: space.secret("s"), lambda found: found == dict.fromkeys(keys, text))
+    assert space.get("secret", "s")["type"] == kind

@@ -1,0 +1,49 @@
+"""What Prometheus hears of each SecretSync: as many series as there are objects, and none of what is gone."""
+
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
+from controller.census import EXPIRY, LAST_SYNC, Census
+from tests.unit.objects_of import sync
+
+NOON = 1_893_499_200.0
+
+
+def told(syncs: list[SecretSync]) -> dict[tuple[str, ...], float]:
+    registry = CollectorRegistry()
+    registry.register(Census(lambda: syncs))
+    return {
+        (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
+    }
+
+
+def with_status(name: str, **status: Any) -> SecretSync:
+    return msgspec.structs.replace(sync(name=name), status=SecretSyncStatus(**status))
+
+
+def test_the_last_sync_and_what_expires() -> None:
+    objects = [
+        ObjectVersion(target_key="a", object="secret/a", version="1", expires="2030-01-01T12:00:01Z"),
+        ObjectVersion(target_key="b", object="secret/b", version="1"),
+    ]
+    found = told(
+        [
+            with_status("new"),
+            with_status("old", last_successful_sync_time="2030-01-01T12:00:00Z", objects=objects),
+            with_status("odd", last_successful_sync_time="yesterday"),
+        ]
+    )
+    assert found == {
+        (LAST_SYNC.name, "new", "team"): 0,
+        (LAST_SYNC.name, "old", "team"): NOON,
+        (LAST_SYNC.name, "odd", "team"): 0,
+        (EXPIRY.name, "a", "old", "team"): NOON + 1,
+    }
+    assert told([]) == {}

@@ -1,0 +1,319 @@
+"""The election, in virtual time: never two leaders, a dead one replaced in time, a lease given back at once."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from controller import errors
+from controller.api.lease import Lease
+from controller.kube import Kube
+from controller.lease import ATTEMPT, HOLD, LEASE_SECONDS, PATIENCE, RETRY, Elector
+from tests.unit import virtual
+from tests.unit.api_server import connected, refusal
+
+Clock = Callable[[], float]
+
+
+class Api:
+    """One Lease, kept as the API server keeps it."""
+
+    def __init__(self) -> None:
+        self.version = 1
+        self.spec: dict[str, Any] = {}
+        self.trouble: Callable[[], Any] = lambda: asyncio.sleep(0)
+
+    async def call(self, method: str, _path: str, *, body: Mapping[str, Any] | None = None, **_: Any) -> bytes:
+        await self.trouble()
+        if method == "PATCH":
+            assert body
+            if body["metadata"]["resourceVersion"] != str(self.version):
+                raise errors.Conflict("the object has been modified")
+            self.version += 1
+            self.spec = {key: value for key, value in (self.spec | body["spec"]).items() if value is not None}
+        answer = {"metadata": {"name": "l", "namespace": "n", "resourceVersion": str(self.version)}, "spec": self.spec}
+        return msgspec.json.encode(answer)
+
+    @property
+    def holder(self) -> str:
+        return str(self.spec.get("holderIdentity", ""))
+
+
+class Replica:
+    """One process: what it would send, and when it led."""
+
+    def __init__(self, api: Api, name: str, clock: Clock) -> None:
+        self.gauge: list[bool] = []
+        self.elector = Elector(cast("Kube", api), "n", "l", name, self.gauge.append, clock)
+        self.done = asyncio.Event()
+        self.led = 0
+        self.task = asyncio.ensure_future(self.elector.run(self._lead))
+
+    async def _lead(self) -> None:
+        self.led += 1
+        await self.done.wait()
+
+    async def dies(self) -> None:
+        """As by SIGKILL: nothing is given back."""
+        self.elector._kube = cast("Kube", Api())
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+
+
+@pytest.mark.parametrize("later", [0.0, 0.3, 0.9, 1.3, 1.9])
+@pytest.mark.parametrize("moment", [0.01, 0.5, 1.0, 1.5, 1.99])
+def test_one_leads_and_when_it_dies_the_other_takes_over_within_the_lease_time(moment: float, later: float) -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(later)
+        second = Replica(api, "b", clock)
+        await asyncio.sleep(100 + moment - later)
+        assert (first.elector.leads, second.elector.leads, api.holder) == (True, False, "a")
+        assert first.gauge == [True]
+        assert api.spec["leaseDurationSeconds"] == LEASE_SECONDS
+        await first.dies()
+        await asyncio.sleep(LEASE_SECONDS)
+        assert second.elector.leads
+        assert (api.holder, api.spec["leaseTransitions"]) == ("b", 2)
+        await second.dies()
+
+    virtual.run(main)
+
+
+@pytest.mark.parametrize("way", ["it ends by itself", "it is cancelled", "it crashes"])
+def test_a_leader_that_ends_gives_the_lease_back(way: str) -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        first, second = Replica(api, "a", clock), Replica(api, "b", clock)
+        await asyncio.sleep(30)
+        if way == "it is cancelled":
+            first.task.cancel()
+        else:
+            first.done.set()
+        await asyncio.sleep(RETRY + 0.1)
+        assert second.elector.leads
+        assert first.gauge == [True, False]
+        with pytest.raises(errors.Deposed):
+            first.elector.check()
+        second.elector.check()
+        await second.dies()
+
+    async def crashing(clock: Clock) -> None:
+        api = Api()
+
+        async def crash() -> None:
+            await asyncio.sleep(5)
+            raise RuntimeError("a bug")
+
+        with pytest.raises(RuntimeError, match="a bug"):
+            await Elector(cast("Kube", api), "n", "l", "a", print, clock).run(crash)
+        assert api.holder == ""
+
+    virtual.run(crashing if way == "it crashes" else main)
+
+
+def test_one_who_is_stopped_in_the_moment_of_taking_it_gives_it_back() -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        first = Replica(api, "a", clock)
+        way = api.call
+
+        async def slow_answers(*args: Any, **options: Any) -> bytes:
+            answer = await way(*args, **options)
+            await asyncio.sleep(1)
+            return answer
+
+        first.elector._kube = cast("Kube", SimpleNamespace(call=slow_answers))
+        await asyncio.sleep(1.5)
+        assert (api.holder, first.led) == ("a", 0)  # it was granted, and the answer is on its way
+        first.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first.task
+        assert api.holder == ""
+
+    virtual.run(main)
+
+
+def test_a_leader_that_cannot_renew_stops_in_time_and_leads_again_afterwards() -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(30)
+
+        api.trouble = lambda: asyncio.sleep(60)  # longer than any attempt waits
+        await asyncio.sleep(HOLD + 0.1)
+        assert first.gauge == [True, False]
+        with pytest.raises(errors.Deposed):
+            first.elector.check()
+        api.trouble = lambda: asyncio.sleep(0)
+        await asyncio.sleep(ATTEMPT + RETRY + 0.1)
+        first.elector.check()
+        assert (first.gauge, first.led) == ([True, False, True], 2)
+        await first.dies()
+
+    virtual.run(main)
+
+
+def test_a_short_outage_and_a_stranger_that_touches_the_lease_change_nothing() -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        first, second = Replica(api, "a", clock), Replica(api, "b", clock)
+        await asyncio.sleep(30)
+        for _ in range(20):
+            api.version += 1  # a label, say
+            await asyncio.sleep(3)
+        api.trouble = lambda: asyncio.sleep(60)  # longer than any attempt waits
+        await asyncio.sleep(HOLD - RETRY - 3.5)
+        api.trouble = lambda: asyncio.sleep(0)
+        await asyncio.sleep(60)
+        assert (first.led, second.led) == (1, 0)
+        await first.dies()
+        await second.dies()
+
+    virtual.run(main)
+
+
+class Drifting:
+    """A process's own clock: it goes a little faster or slower than time does."""
+
+    def __init__(self, clock: Clock, rate: float) -> None:
+        self._clock, self._rate = clock, rate
+
+    def __call__(self) -> float:
+        return 1000.0 + self._clock() * self._rate
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """What one replica's requests meet for some time."""
+
+    begin: float
+    seconds: float
+    kind: str
+
+
+class Way:
+    """One replica's own way to the API."""
+
+    def __init__(self, api: Api, clock: Clock, outages: list[Outage]) -> None:
+        self._api, self._clock, self._outages = api, clock, outages
+
+    async def call(self, *args: Any, **options: Any) -> bytes:
+        now = self._clock()
+        kind = next((o.kind for o in self._outages if o.begin <= now < o.begin + o.seconds), "")
+        if kind == "no way":
+            raise errors.Unreachable("the Kubernetes API cannot be reached")
+        if kind == "late":
+            # Whoever asked has given up by then; what was asked for is done all the same.
+            return await asyncio.shield(asyncio.ensure_future(self._later(*args, **options)))
+        answer = await self._api.call(*args, **options)
+        if kind == "answers are lost":
+            raise errors.Unreachable("the Kubernetes API did not answer in time")
+        if kind == "slow":
+            await asyncio.sleep(2.9)
+        return answer
+
+    async def _later(self, *args: Any, **options: Any) -> bytes:
+        await asyncio.sleep(5)
+        with contextlib.suppress(errors.Conflict):
+            return await self._api.call(*args, **options)
+        return b""
+
+
+OUTAGES = st.lists(
+    st.builds(
+        Outage,
+        begin=st.floats(0, 60),
+        seconds=st.floats(0, 40),
+        kind=st.sampled_from(["no way", "answers are lost", "late", "slow"]),
+    ),
+    max_size=4,
+)
+REPLICA = st.tuples(st.floats(0.9, 1.1), OUTAGES)
+
+
+@given(st.tuples(REPLICA, REPLICA, REPLICA))
+@example(((1.0, []), (0.9, [Outage(20.0, 40.0, "no way")]), (1.1, [])))
+@example(((0.9, [Outage(20.0, 40.0, "no way")]), (1.1, []), (1.1, [])))
+@example(((0.9, [Outage(20.0, 1.0, "slow"), Outage(21.0, 40.0, "no way")]), (1.1, []), (1.1, [])))
+def test_never_two_lead_whatever_clocks_and_network_do(replicas: tuple[tuple[float, list[Outage]], ...]) -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        running = [
+            Replica(cast("Api", Way(api, clock, outages)), str(number), Drifting(clock, rate))
+            for number, (rate, outages) in enumerate(replicas)
+        ]
+        for _ in range(480):
+            await asyncio.sleep(0.25)
+            assert sum(replica.elector.leads for replica in running) <= 1
+        await asyncio.sleep(60)
+        assert sum(replica.elector.leads for replica in running) == 1
+        for replica in running:
+            await replica.dies()
+
+    virtual.run(main)
+
+
+def test_a_sleeper_wakes_past_its_deadline_and_sends_nothing() -> None:
+    """SIGSTOP and SIGCONT: no timer of its own has run in between, only time has passed."""
+
+    async def main(clock: Clock) -> None:
+        api, slept = Api(), [0.0]
+        first = Replica(api, "a", lambda: clock() + slept[0])
+        await asyncio.sleep(30)
+        first.elector.check()
+        slept[0] = HOLD
+        with pytest.raises(errors.Deposed):
+            first.elector.check()
+        await first.dies()
+
+    virtual.run(main)
+
+
+def test_followers_wait_long_enough() -> None:
+    assert HOLD * 1.25 <= PATIENCE
+    assert PATIENCE + RETRY <= LEASE_SECONDS
+
+
+async def test_a_fenced_connection_reads_and_does_not_write() -> None:
+    async with connected() as (server, kube):
+        server.will_answer({"metadata": {"name": "l"}}, refusal(404))
+
+        def check() -> None:
+            raise errors.Deposed("no")
+
+        fenced = kube.fenced(check)
+        assert msgspec.json.decode(await fenced.call("GET", "/x"), type=Lease).metadata.name == "l"
+        for method in ("POST", "PATCH", "PUT", "DELETE"):
+            with pytest.raises(errors.Deposed):
+                await fenced.call(method, "/x", body={})
+        with pytest.raises(errors.NotFound):
+            await kube.call("POST", "/x", body={})
+        assert [asked.method for asked in server.asked] == ["GET", "POST"]
+
+
+async def test_the_lease_is_read_and_patched_by_its_name_with_a_precondition() -> None:
+    async with connected() as (server, kube):
+        found = {"metadata": {"name": "l", "namespace": "n", "uid": "u", "resourceVersion": "7"}}
+        taken = found | {"spec": {"holderIdentity": "me"}}
+        server.will_answer(found, taken, taken)
+        elector = Elector(kube, "n", "l", "me", print)
+
+        async def lead() -> None:
+            elector.check()
+
+        await elector.run(lead)
+        get, take, give = server.asked
+        assert {asked.path for asked in server.asked} == {"/apis/coordination.k8s.io/v1/namespaces/n/leases/l"}
+        assert [get.method, take.method, give.method] == ["GET", "PATCH", "PATCH"]
+        body = msgspec.json.decode(take.body)
+        assert body["metadata"] == {"uid": "u", "resourceVersion": "7"}
+        assert body["spec"]["holderIdentity"] == "me"
+        assert msgspec.json.decode(give.body)["spec"] == {"holderIdentity": None}
