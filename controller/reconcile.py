@@ -25,6 +25,7 @@ from controller.status import Outcome, next_status, ready_condition, sync_hash
 from controller.sync import Again, Class, Syncer, Written
 from controller.telemetry import Chorus, Metrics
 
+WORKERS = 32
 # Drift looks are paced: however many SecretSyncs there are, the API server sees no more than ten a second.
 BETWEEN_LOOKS = 0.1
 # Turns that wait for an old Secret's collection before it is worth a word: about half a minute.
@@ -50,7 +51,7 @@ class Memory(msgspec.Struct):
 
 
 class Reconciler:
-    """Works on one key at a time per worker; several workers share one."""
+    """Works on one key at a time per worker."""
 
     def __init__(self, settings: Settings, syncer: Syncer, reporter: Reporter, metrics: Metrics, queue: Queue) -> None:
         self._settings = settings
@@ -115,8 +116,8 @@ class Reconciler:
             self._queue.add(key)
 
     async def work(self) -> None:
-        """Takes keys and works on them until the queue is closed."""
-        await self._queue.work(self._timed_turn)
+        """Works until the queue is closed."""
+        await self._queue.work(self._timed_turn, WORKERS)
 
     async def _timed_turn(self, key: Key) -> float | None:
         started = time.monotonic()

@@ -36,7 +36,7 @@ class Dice(random.Random):
 
 
 class Stage:
-    """A reconciler with four workers on a clock that only moves when a test says so."""
+    """A reconciler and its workers on a clock that only moves when a test says so."""
 
     def __init__(self, settings: Settings) -> None:
         self.loop = VirtualLoop()
@@ -53,7 +53,7 @@ class Stage:
         self.queue = Queue(self.loop.time)
         self.reconciler = Reconciler(settings, cast("Syncer", self), cast("Reporter", self), Metrics(), self.queue)
         self.reconciler._dice = Dice()
-        self.workers = [self.loop.create_task(self.reconciler.work()) for _ in range(4)]
+        self.working = self.loop.create_task(self.reconciler.work())
 
     # What stands in for the Syncer
 
@@ -106,8 +106,7 @@ class Stage:
 
     def passes(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
-        for worker in self.workers:
-            assert not worker.done(), f"a worker has ended: {worker}"
+        assert not self.working.done(), f"the workers have ended: {self.working}"
 
     @property
     def times(self) -> list[float]:
@@ -122,7 +121,6 @@ def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     now = SimpleNamespace(now=lambda _zone: NOON + timedelta(seconds=stage.loop.time()))
     monkeypatch.setattr(reconcile, "datetime", now)
     yield stage
-    for worker in stage.workers:
-        worker.cancel()
-    stage.loop.run_until_complete(asyncio.gather(*stage.workers, return_exceptions=True))
+    stage.working.cancel()
+    stage.loop.run_until_complete(asyncio.gather(stage.working, return_exceptions=True))
     stage.loop.close()

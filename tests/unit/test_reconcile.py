@@ -152,7 +152,7 @@ def test_after_the_queue_was_closed_workers_end_with_what_they_have(stage: Stage
     stage.passes(5)
     stage.has(sync(name="other"))
     stage.queue.close()
-    stage.loop.run_until_complete(asyncio.wait_for(asyncio.gather(*stage.workers), 60))
+    stage.loop.run_until_complete(asyncio.wait_for(stage.working, 60))
     assert len(stage.told) >= 1
 
 
