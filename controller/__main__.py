@@ -20,6 +20,7 @@ from controller.api.meta import Secret
 from controller.census import Census
 from controller.kube import Kube, load_configuration
 from controller.lease import Elector, Leader
+from controller.poll import Poller
 from controller.queue import Key, Queue
 from controller.reconcile import Reconciler
 from controller.reflector import Reflector
@@ -29,15 +30,13 @@ from controller.sync import Syncer
 from controller.telemetry import Metrics, Server, start_logging
 from controller.vaults import Vaults
 
-WORKERS = 32
-# A vault that does not answer holds one of these for a minute.
-POLLS_AT_ONCE = 8
 # Seconds that a vault's client and its token are kept at the least when nobody asks for them.
 KEEP_UNUSED = 600.0
 # Seconds until the log says that the policies are awaited; helm needs a few.
 TRIES_IN_SILENCE = 15
 # What is under way when the pod is told to stop may end within this time; the Deployment gives twice as much.
 GRACE_SECONDS = 10
+Loop = Reconciler | Poller | AKVSyncs
 log = logging.getLogger("controller")
 
 
@@ -99,6 +98,7 @@ async def run(settings: Settings) -> None:
         metrics.registry.register(Census(reconciler.ours))
         makers: Queue[Key] = Queue(time.monotonic)
         akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes, makers) if settings.akv_sync else None
+        loops: list[Loop] = [reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])]
         guard = PolicyGuard(kube, settings)
         namespaces = settings.watch_namespaces or ("",)
         reflectors: list[Reflector[Any]] = [
@@ -127,8 +127,8 @@ async def run(settings: Settings) -> None:
                 background = [tasks.create_task(item.run()) for item in (*reflectors, *akv_reflectors)]
                 background.append(tasks.create_task(guard.run()))
                 unused = max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval)
-                background.append(tasks.create_task(_tidy(metrics, reporter, reconciler, akv_syncs, vaults, unused)))
-                work = tasks.create_task(_work(reflectors, guard, elector, reconciler, akv_syncs))
+                background.append(tasks.create_task(_tidy([reporter, *loops], metrics, vaults, unused)))
+                work = tasks.create_task(_work(reflectors, guard, elector, loops))
                 await stop.wait()
                 log.info("stopping")
                 for task in background:
@@ -157,50 +157,34 @@ async def _work(
     reflectors: Sequence[Reflector[Any]],
     guard: PolicyGuard,
     elector: Elector | Leader,
-    reconciler: Reconciler,
-    akv_syncs: AKVSyncs | None,
+    loops: Sequence[Loop],
 ) -> None:
-    """Workers while this process leads, once everything was listed: what is not there then is really missing.
+    """Works while this process leads, once everything was listed: what is not there then is really missing.
 
-    AKVSyncs need not be listed: none depends on another.
+    AKVSyncs need not be listed: none depends on another, and their CRD may be missing.
     """
     for reflector in reflectors:
         await reflector.synced.wait()
     await guard.in_force.wait()
-    log.info("listed", extra={"fields": {"secretsyncs": len(reconciler.syncs), "classes": len(reconciler.classes)}})
+    log.info("listed", extra={"fields": dict(reflector.count() for reflector in reflectors)})
 
     async def lead() -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(WORKERS):
-                    tasks.create_task(reconciler.work())
-                for _ in range(POLLS_AT_ONCE):
-                    tasks.create_task(reconciler.poller.work())
-                if akv_syncs:
-                    tasks.create_task(akv_syncs.work())
+                for loop in loops:
+                    tasks.create_task(loop.work())
         finally:
-            reconciler.reset()
-            if akv_syncs:
-                akv_syncs.reset()
+            for loop in loops:
+                loop.reset()
 
     await elector.run(lead)
 
 
-async def _tidy(
-    metrics: Metrics,
-    reporter: Reporter,
-    reconciler: Reconciler,
-    akv_syncs: AKVSyncs | None,
-    vaults: Vaults,
-    unused: float,
-) -> None:
+async def _tidy(talkers: Sequence[Reporter | Loop], metrics: Metrics, vaults: Vaults, unused: float) -> None:
     while True:
         await asyncio.sleep(30)
-        reporter.flush()
-        reconciler.flush()
-        reconciler.poller.flush()
-        if akv_syncs:
-            akv_syncs.flush()
+        for talker in talkers:
+            talker.flush()
         await vaults.drop_unused(unused)
         metrics.forget_vaults(vaults.names())
 

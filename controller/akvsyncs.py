@@ -107,9 +107,7 @@ class AKVSyncs:
 
     async def work(self) -> None:
         """Works until the queue is closed."""
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(WORKERS):
-                tasks.create_task(self._queue.work(self._turn))
+        await self._queue.work(self._turn, WORKERS)
 
     def flush(self) -> None:
         """Says how many lines of one kind were held back."""

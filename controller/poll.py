@@ -23,6 +23,8 @@ from controller.vaults import Vaults
 log = logging.getLogger(__name__)
 # As a net under the lists, everything is read in full this often, spread evenly.
 FULL_READ = 86_400.0
+# A vault that does not answer holds one of these for a minute.
+WORKERS = 8
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -96,7 +98,7 @@ class Poller:
 
     async def work(self) -> None:
         """Takes groups and looks at their vaults until the queue is closed."""
-        await self._queue.work(self._turn)
+        await self._queue.work(self._turn, WORKERS)
 
     def flush(self) -> None:
         """Says how many lines of one kind were held back."""

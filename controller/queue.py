@@ -86,8 +86,16 @@ class Queue(Generic[K]):
                 continue
         raise Closed
 
-    async def work(self, turn: Callable[[K], Awaitable[float | None]]) -> None:
-        """Takes keys and has their turn, until closed; a turn answers in how many seconds the key wants another."""
+    async def work(self, turn: Callable[[K], Awaitable[float | None]], workers: int) -> None:
+        """Takes keys and has their turns, so many at a time, until closed.
+
+        A turn answers in how many seconds the key wants another.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(workers):
+                tasks.create_task(self._work(turn))
+
+    async def _work(self, turn: Callable[[K], Awaitable[float | None]]) -> None:
         with contextlib.suppress(Closed):
             while True:
                 key = await self.take()

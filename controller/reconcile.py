@@ -31,6 +31,7 @@ from controller.sync import Again, Ask, Class, Reading, Syncer, Written, confirm
 from controller.telemetry import Chorus, Metrics
 from controller.vaults import Vaults
 
+WORKERS = 32
 # Drift looks are paced: however many SecretSyncs there are, the API server sees no more than ten a second.
 BETWEEN_LOOKS = 0.1
 # Turns that wait for an old Secret's collection before it is worth a word: about half a minute.
@@ -63,7 +64,7 @@ class Memory(msgspec.Struct):
 
 
 class Reconciler:
-    """Works on one key at a time per worker; several workers share one."""
+    """Works on one key at a time per worker."""
 
     def __init__(
         self,
@@ -150,15 +151,14 @@ class Reconciler:
         What that does is in the objects, so one who begins anew with everything costs no vault more than is due.
         """
         self._memory.clear()
-        self.poller.reset()
         for key in self.syncs.keys():  # noqa: SIM118
             self._reporter.forget(*key)
             self._queue.add(key)
             self._queue.add(key)
 
     async def work(self) -> None:
-        """Takes keys and works on them until the queue is closed."""
-        await self._queue.work(self._timed_turn)
+        """Works until the queue is closed."""
+        await self._queue.work(self._timed_turn, WORKERS)
 
     async def _timed_turn(self, key: Key) -> float | None:
         started = time.monotonic()

@@ -108,6 +108,10 @@ class Reflector(Generic[R]):
         self.problem = ""
         self._trouble: type[errors.KubeError] | None = None
 
+    def count(self) -> tuple[str, int]:
+        """What the store is of, and how many are in it."""
+        return self._handle.resource.plural, len(self._store)
+
     async def run(self) -> None:
         """Lists and watches until cancelled."""
         version = ""

@@ -87,9 +87,9 @@ class Rbac(Values):
     aggregate_to_default_roles: Annotated[
         bool,
         Meta(
-            description="Whether whoever has the ClusterRole view may see SecretSyncs and SecretProviderClasses, and"
-            " whoever has edit or admin may write them. Not with watchNamespaces: nothing is granted in the cluster"
-            " at large then."
+            description="Whether whoever has the ClusterRole view may see AKVSyncs, SecretSyncs and"
+            " SecretProviderClasses, and whoever has edit or admin may write them. Not with watchNamespaces:"
+            " nothing is granted in the cluster at large then."
         ),
     ] = True
 

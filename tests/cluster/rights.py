@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.cluster.world import Installed
+from tests.cluster.world import Installed, Namespace, eventually
 
 EVERYWHERE = "*"
 
@@ -44,6 +44,13 @@ def _granted(installed: Installed) -> Iterator[Right]:
                             yield from (
                                 Right(place or EVERYWHERE, verb, group, resource, name) for verb in rule["verbs"]
                             )
+
+
+def make_mend_prune(space: Namespace, beside: list[str]) -> None:
+    """What the controller does for an AKVSync, with its class; `beside` are the other SecretSyncs that are there."""
+    for labels, *secrets in (["one", "a"], ["two", "a", "b"], ["three", "b"]):
+        space.apply(space.akv_sync(*({"secretInAKV": name, "labels": {"of": labels}} for name in secrets)))
+        eventually(lambda: space.names("secretsync"), sorted([*secrets, *beside]).__eq__)
 
 
 def used(installed: Installed) -> set[Right]:

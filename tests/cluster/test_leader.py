@@ -142,6 +142,8 @@ def test_a_leader_that_was_paused_past_its_time_writes_nothing(
     eventually(lambda: leads(new), lambda found: found, patience=LEASE_SECONDS + 5)
     space.put("a", "3")
     space.wait_secret("s", {"k": "3"})
+    space.apply(space.akv_sync({"secretInAKV": "a"}))
+    space.wait_secret("a", {"v0": "3"})
     woken = now()
     os.kill(old.pid, signal.SIGCONT)
     eventually(lambda: leads(old), lambda found: not found)

@@ -7,7 +7,7 @@ import pytest
 from controller.api.conditions import Reason
 from controller.api.meta import CLIENT_ID, TENANT_ID
 from controller.api.secretsync import REFRESH_INTERVAL
-from tests.cluster.rights import Right, granted, used
+from tests.cluster.rights import Right, granted, make_mend_prune, used
 from tests.cluster.world import TENANT, Installed, Namespace, eventually, release
 from tools import helm
 from tools.local_cluster.errors import ClusterError
@@ -78,6 +78,7 @@ def test_it_syncs_there_and_leaves_others_alone(
     assert space.secret("s") == {}
     assert space.ready("s") == ("", "")
     assert space.calls() == 0
+    make_mend_prune(served, beside=["s"])
     # The event comes after the status.
     eventually(lambda: used(second), lambda found: found == granted(second))
     assert {right.scope for right in granted(second)} == {served.name, HOME}

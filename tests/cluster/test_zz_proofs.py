@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterable
 
-from tests.cluster.rights import granted, used
+from tests.cluster.rights import granted, make_mend_prune, used
 from tests.cluster.world import CANARY, Installed, Namespace, eventually, metrics, value
 from tools.workload import Workload
 
@@ -15,10 +15,7 @@ def test_granted_equals_used(space: Namespace, installed: Installed) -> None:
     space.put("a", "2")
     space.force("s")
     space.wait_secret("s", {"k": "2"})
-    # AKVSync: made, mended and pruned, with its class, and told.
-    for labels, *secrets in (["one", "a"], ["two", "a", "b"], ["three", "b"]):
-        space.apply(space.akv_sync(*({"secretInAKV": name, "labels": {"of": labels}} for name in secrets)))
-        eventually(lambda: space.names("secretsync"), [*secrets, "s"].__eq__)
+    make_mend_prune(space, beside=["s"])
     eventually(lambda: used(installed), lambda found: found == granted(installed))
 
 

@@ -134,6 +134,13 @@ class Stage:
         self.loop.run_until_complete(asyncio.sleep(seconds))
         assert not self.working.done(), f"the workers have ended: {self.working}"
 
+    def next_term(self) -> None:
+        """This process leads no more, and then again."""
+        self.working.cancel()
+        self.loop.run_until_complete(asyncio.gather(self.working, return_exceptions=True))
+        self.akv_syncs.reset()
+        self.working = self.loop.create_task(self.akv_syncs.work())
+
     @property
     def did(self) -> list[str]:
         """What was asked, without the status patches; forgotten afterwards."""

@@ -43,7 +43,7 @@ class Dice(random.Random):
 
 
 class Stage:
-    """A reconciler with four workers on a clock that only moves when a test says so."""
+    """A reconciler and its workers on a clock that only moves when a test says so."""
 
     def __init__(self, settings: Settings, loop: VirtualLoop) -> None:
         self.loop = loop
@@ -66,8 +66,8 @@ class Stage:
             settings, cast("Syncer", self), cast("Vaults", self), cast("Reporter", self), Metrics(), self.queue
         )
         self.reconciler._dice = self.reconciler.poller._dice = Dice()
-        self.workers = [self.loop.create_task(self.reconciler.work()) for _ in range(4)]
-        self.workers += [self.loop.create_task(self.reconciler.poller.work()) for _ in range(2)]
+        self.polling = self.loop.create_task(self.reconciler.poller.work())
+        self.working = self.loop.create_task(self.reconciler.work())
 
     # What stands in for the Syncer
 
@@ -138,10 +138,18 @@ class Stage:
     def has_class(self, generation: int = 1) -> None:
         self.reconciler.classes.put(provider_class(generation))
 
+    def loses_the_lease(self) -> None:
+        self.reconciler.reset()
+        self.reconciler.poller.reset()
+
+    def answers(self, seen: Survey | Exception, comes_to: Outcome | Exception) -> None:
+        """What polls and syncs come to from now on."""
+        self.seen, self.comes_to = seen, comes_to
+
     def passes(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
-        for worker in self.workers:
-            assert not worker.done(), f"a worker has ended: {worker}"
+        for task in (self.working, self.polling):
+            assert not task.done(), f"the workers have ended: {task}"
 
     @property
     def times(self) -> list[float]:
@@ -158,7 +166,7 @@ def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     now = SimpleNamespace(now=lambda _zone: NOON + timedelta(seconds=stage.loop.time()))
     monkeypatch.setattr(reconcile, "datetime", now)
     yield stage
-    for worker in stage.workers:
-        worker.cancel()
-    stage.loop.run_until_complete(asyncio.gather(*stage.workers, return_exceptions=True))
+    stage.working.cancel()
+    stage.polling.cancel()
+    stage.loop.run_until_complete(asyncio.gather(stage.working, stage.polling, return_exceptions=True))
     stage.loop.close()

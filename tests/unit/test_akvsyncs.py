@@ -323,6 +323,22 @@ def test_a_status_that_could_not_be_written_is_told_later(settled: Stage, caplog
     assert len(told["versions"]) == MOST_VERSIONS
 
 
+def test_a_turn_that_a_terms_end_cut_short_is_had_in_the_next(stage: Stage) -> None:
+    stage.has([A, B])
+    stage.passes(stage.lag + 0.0005)  # the first request is under way
+    stage.next_term()
+    stage.passes(5)
+    assert stage.did == FRESH
+    assert stage.names() == ["a", "b"]
+
+
+def test_a_next_term_begins_with_all_of_them_and_does_nothing_twice(settled: Stage) -> None:
+    settled.asked.clear()
+    settled.next_term()
+    settled.passes(100)
+    assert settled.asked == []
+
+
 def test_a_deleted_one_is_left_to_the_garbage_collector(settled: Stage) -> None:
     settled.remove("akvsyncs", "shop")
     settled.passes(1)

@@ -54,11 +54,11 @@ def test_one_who_leads_again_does_what_is_due_and_no_more(stage: Stage) -> None:
     stage.has_class()
     stage.has(sync())
     stage.passes(100)
-    stage.reconciler.reset()
+    stage.loses_the_lease()
     stage.passes(100)
     # Another synced it meanwhile and told so: its time counts.
     stage.has(synced_ago(-200))
-    stage.reconciler.reset()
+    stage.loses_the_lease()
     stage.passes(HOUR - 1)
     assert stage.times == [0]
     stage.passes(2)
@@ -158,7 +158,7 @@ def test_after_the_queue_was_closed_workers_end_with_what_they_have(stage: Stage
     stage.has(sync(name="other"))
     stage.queue.close()
     stage.reconciler.poller.close()
-    stage.loop.run_until_complete(asyncio.wait_for(asyncio.gather(*stage.workers), 60))
+    stage.loop.run_until_complete(asyncio.wait_for(asyncio.gather(stage.working, stage.polling), 60))
     assert len(stage.told) >= 1
 
 
@@ -216,13 +216,12 @@ def test_a_vault_that_cannot_be_looked_at_is_for_each_to_tell(stage: Stage) -> N
     stage.has_class()
     stage.has(sync())
     stage.passes(HOUR - 1)
-    stage.seen = AWAY
-    stage.comes_to = AWAY
+    stage.answers(AWAY, AWAY)
     stage.passes(2)
-    assert stage.told[-1] == (HOUR, Reason.PROVIDER_ERROR)
-    stage.seen, stage.comes_to = Survey(), known("user", "pass")
+    stage.answers(Survey(), known("user", "pass"))
     stage.passes(300)
-    assert stage.told[-1][1] == Reason.UP_TO_DATE
+    assert [reason for _, reason in stage.told] == [Reason.UP_TO_DATE, Reason.PROVIDER_ERROR, Reason.UP_TO_DATE]
+    assert stage.told[1][0] == HOUR
 
 
 def test_a_poll_that_fails_unexpectedly_ends_nothing(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
