@@ -4,8 +4,8 @@ Source: RFC 7468 (PEM), RFC 7292 (PFX), RFC 5280 section 6 (what makes a chain);
 Key Vault certificates".
 
 The leaf is the certificate of the private key; without a private key, the one that issued none of the others. After it
-comes its issuer, that one's issuer and so on: by name, then by the identifiers of keys, then by signature. What belongs
-to no chain comes last, in the order in which it was found.
+comes its issuer, that one's issuer and so on, told by name and signature. What belongs to no chain comes last, in the
+order in which it was found.
 
 A chain is complete when it ends in a self-signed certificate, or in a CA's whose issuer is not there: roots are left
 out as a rule, since whoever verifies has them. It is incomplete when a leaf comes without its issuer, or when there is
@@ -175,9 +175,16 @@ def _leaf(found: Sequence[x509.Certificate], public: bytes) -> x509.Certificate 
     if not public:
         others = (item for item in found if not any(_issued(item, other) for other in found if other is not item))
         return next(others, found[0] if found else None)
-    ours = [item for item in found if _public(item.public_key()) == public]
+    ours = [item for item in found if _has_key(item, public)]
     # One key, several certificates: renewed ones. A self-signed one is what the CA's replaced.
     return max(ours, key=lambda item: (not _issued(item, item), item.not_valid_before_utc), default=None)
+
+
+def _has_key(certificate: x509.Certificate, public: bytes) -> bool:
+    try:
+        return _public(certificate.public_key()) == public
+    except Exception:  # a kind of key that is not known here, and so is not ours
+        return False
 
 
 def _chain(leaf: x509.Certificate, found: Sequence[x509.Certificate]) -> list[x509.Certificate]:
@@ -195,30 +202,13 @@ def _issued(issuer: x509.Certificate, subject: x509.Certificate) -> bool:
     """Whether `issuer` signed `subject`."""
     if issuer.subject != subject.issuer:
         return False
-    wanted, own = _authority_key(subject), _subject_key(issuer)
-    if wanted and own and wanted != own:
-        return False
     try:
         subject.verify_directly_issued_by(issuer)
     except InvalidSignature:
         return False
-    except Exception:  # an algorithm that cannot be checked here: names and identifiers have to do
+    except Exception:  # an algorithm that cannot be checked here: names have to do
         return True
     return True
-
-
-def _authority_key(certificate: x509.Certificate) -> bytes | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-    except (x509.ExtensionNotFound, ValueError):
-        return None
-
-
-def _subject_key(certificate: x509.Certificate) -> bytes | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except (x509.ExtensionNotFound, ValueError):
-        return None
 
 
 def _is_complete(chain: Sequence[x509.Certificate], loose: Sequence[x509.Certificate]) -> bool:

@@ -21,6 +21,7 @@ from controller.schedule import format_time
 
 PEM = "application/x-pem-file"
 PFX = "application/x-pkcs12"
+_HALVES = (Part.CERTIFICATES, Part.TLS_KEY)
 _INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole chain"
 
 
@@ -42,10 +43,10 @@ def contents(
                 found = msgspec.structs.replace(found, warnings=(*found.warnings, outside))
         result[key] = found
     # A certificate and its key change together: halves of two versions in one TLS Secret are an outage.
-    for key, version in wanted.items():
-        if version.part is Part.TLS_KEY and isinstance(failed := result[key], ControllerError):
-            pair = msgspec.structs.replace(version, part=Part.CERTIFICATES)
-            result |= {other: failed for other, half in wanted.items() if half == pair}
+    for whole in {version.whole for version in wanted.values() if version.part is Part.TLS_KEY}:
+        halves = [key for key, version in wanted.items() if version.whole == whole and version.part in _HALVES]
+        if failed := next((item for key in halves if isinstance(item := result[key], ControllerError)), None):
+            result |= dict.fromkeys(halves, failed)
     return result
 
 
@@ -89,7 +90,15 @@ def _content(found: Fetched, version: VersionOf, what: str, bundles: dict[Versio
         value = data if is_pem(data) and bundle.in_order else bundle.key + bundle.certificates()
     else:
         value = _part(bundle, version.part, what)
-    return msgspec.structs.replace(found, value=Hidden(value), warnings=() if bundle.complete else (_INCOMPLETE,))
+    leaf = bundle.chain[0] if bundle.chain else None
+    return msgspec.structs.replace(
+        found,
+        value=Hidden(value),
+        warnings=() if bundle.complete else (_INCOMPLETE,),
+        # A secret that somebody pasted a certificate into has no dates of its own.
+        not_before=found.not_before or (leaf.not_valid_before_utc if leaf else None),
+        expires=found.expires or (leaf.not_valid_after_utc if leaf else None),
+    )
 
 
 def _take_apart(data: bytes, what: str) -> Bundle | ObjectError:

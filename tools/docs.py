@@ -3,6 +3,8 @@
 from typing import Any
 
 from controller.api.conditions import Reason
+from controller.report import ATTENTION
+from controller.sources import SOURCES
 from tools import crds, policies, rbac, text, values
 
 
@@ -50,6 +52,8 @@ def readme(description: str) -> str:
             ],
         ),
         policies=policies.POLICIES,
+        roles={kind: source.role for kind, source in SOURCES.items()},
+        attention=ATTENTION,
         reasons=_table(
             ("reason", "meaning", "what to do"),
             [(f"`{reason}`", reason.meaning, reason.next_step) for reason in Reason],

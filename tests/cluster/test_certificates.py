@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from controller.api.conditions import Reason
 from controller.report import ATTENTION
 from tests.cluster.world import Namespace, eventually
-from tests.unit.issuing import Issued, issue, new_key, pfx, private_pem
+from tests.unit.issuing import Issued, as_pem, issue, new_key, pfx, private_pem
 
 TODAY = datetime.now(UTC)
 ROOT = issue("root", ca=True, start=TODAY)
@@ -43,10 +43,6 @@ def bring(space: Namespace, data: bytes, name: str = "web", password: str | None
     """Imports a certificate, and lets the identity read certificates and keys too."""
     space.installed.emulator.assign_role(space.client, space.vault, "Key Vault Reader")
     return space.installed.emulator.import_certificate(space.vault, name, data, password=password)
-
-
-def as_pem(leaf: Issued, *others: Issued) -> bytes:
-    return (leaf.key_pem + leaf.pem + "".join(item.pem for item in others)).encode()
 
 
 def as_pfx(leaf: Issued, *others: Issued, password: str = "", key_id: bool = True) -> bytes:

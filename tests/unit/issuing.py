@@ -76,6 +76,11 @@ def private_pem(
     return key.private_bytes(serialization.Encoding.PEM, form, encryption).decode()
 
 
+def as_pem(leaf: Issued, *others: Issued, password: str = "") -> bytes:
+    """A certificate with its key and others in one file."""
+    return "".join([private_pem(leaf.key, password=password), leaf.pem, *(item.pem for item in others)]).encode()
+
+
 def pfx(key: PrivateKey | None, certificates: Iterable[Issued], password: str = "", *, key_id: bool = True) -> str:
     """A PFX in base64, as a vault keeps it; without `key_id` nothing in it says which certificate is the key's."""
     first, *rest = [item.certificate for item in certificates]

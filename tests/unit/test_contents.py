@@ -121,8 +121,19 @@ def test_a_tls_secret_gets_both_halves_of_one_version_or_none() -> None:
     }
     found = contents("shop", wanted, {pair: given(CHAIN, PEM), other: given(ROOT.pem)}, NOON)
     assert {key for key, item in found.items() if isinstance(item, ObjectError)} == {"tls.crt", "tls.key"}
+    found = contents("shop", wanted, {pair: given(PKCS8, PEM), other: given(ROOT.pem)}, NOON)
+    assert {key for key, item in found.items() if isinstance(item, ObjectError)} == {"tls.crt", "tls.key"}
     found = contents("shop", wanted, {pair: given(CHAIN + PKCS8, PEM), other: given(ROOT.pem)}, NOON)
     assert all(isinstance(item, Fetched) for item in found.values())
+
+
+def test_a_certificate_that_somebody_pasted_in_has_the_dates_of_its_leaf() -> None:
+    found = of(given(CHAIN), CERTIFICATES)
+    assert (found.not_before, found.expires) == (NOON, NOON + timedelta(days=30))
+    found = of(given(CHAIN, expires=SOON), CERTIFICATES)
+    assert (found.not_before, found.expires) == (NOON, SOON)
+    found = of(given(CHAIN), CERTIFICATES, now=NOON + timedelta(days=31))
+    assert "expired at 2030-01-31T12:00:00Z" in found.warnings[0]
 
 
 SOON, LATE = NOON + timedelta(hours=1), NOON - timedelta(hours=1)

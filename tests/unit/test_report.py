@@ -191,7 +191,7 @@ async def test_a_thousand_failures_do_not_flood_the_log(scene: Scene, caplog: py
 
 async def test_what_a_person_should_look_at_is_told_once(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     meta = sync().metadata
-    for warnings in (["a expired", "b lacks"], ["a expired", "b lacks"], ["b lacks"], ["b lacks", "c expired"]):
+    for warnings in (["a expired", "b lacks"], ["a expired", "b lacks"], ["b lacks"], *[["b lacks", "c expired"]] * 2):
         await scene.reporter.warn(meta, warnings)
     told = [(event["type"], event["reason"], event["note"]) for event in scene.sent("/events")]
     assert told == [("Warning", ATTENTION, "a expired; b lacks"), ("Warning", ATTENTION, "c expired")]

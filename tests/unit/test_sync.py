@@ -105,7 +105,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 async def test_a_tls_secret_takes_both_halves_out_of_one_secret(scene: Scene) -> None:
-    leaf = issue("web", issue("ca", ca=True))
+    leaf = issue("web", issue("ca", ca=True), start=datetime(2020, 1, 1, tzinfo=UTC), days=36_500)
     scene.vault.holds["user"] = value(leaf.key_pem + leaf.pem)
     wanted = sync({"tls.crt": "user", "tls.key": "user"}, type="kubernetes.io/tls")
     outcome = await scene.sync(ABSENT, sent(secret()), wanted=wanted)

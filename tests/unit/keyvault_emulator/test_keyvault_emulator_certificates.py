@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from tests.unit.keyvault_emulator.certificates import PRIVATE, chain, pem
+from tests.unit.issuing import as_pem, issue, new_key, pfx
 from tests.unit.keyvault_emulator.scene import CLIENT, VAULT, Scene
 from tools.keyvault_emulator import EmulatorError
 
@@ -20,17 +20,16 @@ from tools.keyvault_emulator import EmulatorError
 @pytest.mark.parametrize("kind", ["EC", "RSA"])
 def test_a_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind: str) -> None:
     scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Certificate User")
-    key: PRIVATE = ec.generate_private_key(ec.SECP384R1()) if kind == "EC" else rsa.generate_private_key(65537, 2048)
-    leaf, ca = chain(key)
-    password = "swordfish" if form in ("encrypted pem", "pfx with password") else None
+    key = ec.generate_private_key(ec.SECP384R1()) if kind == "EC" else new_key(kind)
+    issuer = issue("ca", ca=True)
+    issued = issue("shop", issuer, key=key)
+    leaf, ca = issued.certificate, issuer.certificate
+    password = "swordfish" if form in ("encrypted pem", "pfx with password") else ""
     if "pem" in form:
-        data = pem(key, (leaf, ca), password.encode() if password else None)
+        data = as_pem(issued, issuer, password=password)
     else:
-        protection = (
-            serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
-        )
-        data = pkcs12.serialize_key_and_certificates(b"web", key, leaf, [ca], protection)
-    version = scene.emulator.import_certificate(VAULT, "web", data, password=password)
+        data = base64.b64decode(pfx(key, [issued, issuer], password))
+    version = scene.emulator.import_certificate(VAULT, "web", data, password=password or None)
     der = leaf.public_bytes(serialization.Encoding.DER)
 
     with scene.certificates() as client:
@@ -85,8 +84,7 @@ def test_a_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind:
 
 def test_a_disabled_certificate_keeps_its_public_half(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Certificate User")
-    key = ec.generate_private_key(ec.SECP256R1())
-    scene.emulator.import_certificate(VAULT, "web", pem(key, chain(key)))
+    scene.emulator.import_certificate(VAULT, "web", as_pem(issue("shop")))
     scene.emulator.set_attributes(VAULT, "web", kind="certificates", enabled=False)
     with scene.certificates() as client:
         properties = client.get_certificate("web").properties
@@ -102,9 +100,8 @@ def test_a_disabled_certificate_keeps_its_public_half(scene: Scene) -> None:
 
 async def test_certificates_and_keys_with_asyncio(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Administrator")
-    key = ec.generate_private_key(ec.SECP256R1())
     for _ in range(2):
-        scene.emulator.import_certificate(VAULT, "web", pem(key, chain(key)))
+        scene.emulator.import_certificate(VAULT, "web", as_pem(issue("shop")))
     for kty in ("RSA", "EC"):
         scene.emulator.create_key(VAULT, f"sign-{kty}", kty)
     url = scene.emulator.vault_pattern.format(vault=VAULT)
@@ -137,11 +134,10 @@ def test_what_is_no_certificate_is_refused(scene: Scene, data: bytes, message: s
 
 
 def test_a_certificate_needs_its_own_key(scene: Scene) -> None:
-    key, other = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    leaf, _ = chain(key)
+    leaf = issue("shop")
     with pytest.raises(EmulatorError, match="no certificate belongs to the private key"):
-        scene.emulator.import_certificate(VAULT, "web", pem(other, (leaf,)))
+        scene.emulator.import_certificate(VAULT, "web", as_pem(leaf._replace(key=new_key())))
     with pytest.raises(EmulatorError, match="holds no private key"):
-        scene.emulator.import_certificate(VAULT, "web", leaf.public_bytes(serialization.Encoding.PEM))
+        scene.emulator.import_certificate(VAULT, "web", leaf.pem.encode())
     with pytest.raises(EmulatorError, match=r"\(password\?\)"):
-        scene.emulator.import_certificate(VAULT, "web", pem(key, (leaf,), b"swordfish"), password="guess")
+        scene.emulator.import_certificate(VAULT, "web", as_pem(leaf, password="swordfish"), password="guess")

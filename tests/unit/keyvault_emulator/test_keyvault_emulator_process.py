@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.unit.keyvault_emulator.certificates import chain, pem
+from tests.unit.issuing import as_pem, issue
 from tests.unit.keyvault_emulator.scene import CLIENT, TENANT, VAULT, Scene
 from tools.keyvault_emulator import Emulator, EmulatorError
 
@@ -41,8 +40,7 @@ def test_it_starts_quickly_and_keeps_everything_over_a_restart(tmp_path: Path) -
         emulator.add_vault(VAULT, TENANT)
         emulator.add_identity(CLIENT, TENANT)
         version = emulator.set_secret(VAULT, "pin", "1", expires=datetime(2099, 1, 1, tzinfo=UTC))
-        key = ec.generate_private_key(ec.SECP256R1())
-        emulator.import_certificate(VAULT, "web", pem(key, chain(key)))
+        emulator.import_certificate(VAULT, "web", as_pem(issue("shop")))
         emulator.delete_secret(VAULT, "web", kind="certificates")
         before = json.loads(emulator.call("dump"))
         url, ca = emulator.url, emulator.ca_file.read_bytes()
@@ -169,8 +167,7 @@ def test_help_teaches() -> None:
 
 
 def test_a_state_file_makes_a_world_and_its_files_are_found_beside_it(tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    (tmp_path / "web.pem").write_bytes(pem(key, chain(key)))
+    (tmp_path / "web.pem").write_bytes(as_pem(issue("shop")))
     (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----")
     state = tmp_path / "state.yaml"
     state.write_text(

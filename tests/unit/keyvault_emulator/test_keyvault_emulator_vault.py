@@ -10,9 +10,8 @@ import pytest
 import requests
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.keyvault.secrets import SecretClient
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.unit.keyvault_emulator.certificates import chain, pem
+from tests.unit.issuing import as_pem, issue
 from tests.unit.keyvault_emulator.scene import CLIENT, OTHER_TENANT, SCOPE, TENANT, VAULT, Scene
 from tools.keyvault_emulator import EmulatorError
 
@@ -197,8 +196,7 @@ def test_a_token_that_is_not_for_this_vault_is_refused(scene: Scene) -> None:
 
 def test_roles_allow_what_they_do_in_azure(scene: Scene) -> None:
     scene.emulator.set_secret(VAULT, "pin", "1")
-    key = ec.generate_private_key(ec.SECP256R1())
-    scene.emulator.import_certificate(VAULT, "web", pem(key, chain(key)))
+    scene.emulator.import_certificate(VAULT, "web", as_pem(issue("shop")))
     token = scene.access_token()
     operations = [
         "secrets/pin",
