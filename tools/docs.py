@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import msgspec
+
+from controller.api.akvsync import MOST_OBJECTS, MOST_PARTS, MOST_VERSIONS, AKVSync
 from controller.api.conditions import Reason
 from controller.report import ATTENTION
 from controller.sources import SOURCES
-from tools import crds, policies, rbac, text, values
+from controller.translate import translate
+from tools import crds, guide, policies, rbac, text, values
 
 
 def values_yaml() -> str:
@@ -51,6 +55,21 @@ def readme(description: str) -> str:
                 for rule in [*rbac.controller(), *rbac.akv_sync()]
             ],
         ),
+        akv_sync=guide.AKV_SYNC.strip(),
+        made=_table(
+            ("Secret", "type", "keys, and the sourcePath of each"),
+            [
+                (
+                    f"`{name}`",
+                    sync.spec.secret_object.type,
+                    ", ".join(f"`{pair.target_key}` (`{pair.source_path}`)" for pair in sync.spec.secret_object.data),
+                )
+                for name, sync in translate(msgspec.yaml.decode(guide.AKV_SYNC, type=AKVSync)).syncs.items()
+            ],
+        ),
+        most_objects=MOST_OBJECTS,
+        most_parts=MOST_PARTS,
+        most_versions=MOST_VERSIONS,
         policies=policies.POLICIES,
         roles={kind: source.role for kind, source in SOURCES.items()},
         attention=ATTENTION,

@@ -9,7 +9,7 @@ import pytest
 
 from controller.api.akvsync import MOST_MAPPED, MOST_OBJECTS, SECRET_TYPES
 from tests.cluster.world import Installed
-from tests.unit.test_translate import SHOP
+from tests.unit.test_translate import EXAMPLE
 
 MAPPED = "kubernetesSecretName: m, mapping"
 TLS = "kubernetesSecretType: kubernetes.io/tls"
@@ -36,7 +36,7 @@ def send(installed: Installed, objects: str | list[dict[str, Any]], /, **spec: A
 @pytest.mark.parametrize(
     "objects",
     [
-        pytest.param(SHOP, id="the reference's own"),
+        pytest.param(EXAMPLE, id="the reference's own"),
         pytest.param([{"secretInAKV": "A-1"}, {"secretInAKV": "b"}], id="capitals"),
         pytest.param("[{secretInAKV: a-, kubernetesSecretName: a.b}]", id="a name of its own"),
         pytest.param(f"[{{certInAKV: e, {TLS}, versionHistory: 2}}, {{secretInAKV: e}}]", id="e-v0 and e are two"),
