@@ -55,7 +55,7 @@ def send(installed: Installed, objects: str | list[dict[str, Any]], /, **spec: A
         pytest.param(
             [
                 {
-                    "certInAKV": f"{number}{'C' * 125}",
+                    "certInAKV": f"{number}{'C' * 124}",
                     "kubernetesSecretName": f"{number}{'n' * 248}",
                     "kubernetesSecretType": "kubernetes.io/tls",
                     "versionHistory": 2,
