@@ -2,13 +2,17 @@
 
 from typing import Any
 
+import msgspec
+
 from controller import census
+from controller.api.akvsync import MOST_OBJECTS, MOST_PARTS, MOST_VERSIONS, AKVSync
 from controller.api.conditions import Reason
 from controller.report import ATTENTION
 from controller.settings import Settings
 from controller.sources import SOURCES
 from controller.telemetry import Metrics
-from tools import crds, policies, rbac, text, values
+from controller.translate import translate
+from tools import crds, guide, policies, rbac, text, values
 
 
 def values_yaml() -> str:
@@ -66,6 +70,21 @@ def readme(description: str) -> str:
             ],
         ),
         people=rbac.people(),
+        akv_sync=guide.AKV_SYNC.strip(),
+        made=_table(
+            ("Secret", "type", "keys, and the sourcePath of each"),
+            [
+                (
+                    f"`{name}`",
+                    sync.spec.secret_object.type,
+                    ", ".join(f"`{pair.target_key}` (`{pair.source_path}`)" for pair in sync.spec.secret_object.data),
+                )
+                for name, sync in translate(msgspec.yaml.decode(guide.AKV_SYNC, type=AKVSync)).syncs.items()
+            ],
+        ),
+        most_objects=MOST_OBJECTS,
+        most_parts=MOST_PARTS,
+        most_versions=MOST_VERSIONS,
         policies=policies.POLICIES,
         roles={kind: source.role for kind, source in SOURCES.items()},
         attention=ATTENTION,

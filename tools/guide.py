@@ -67,6 +67,39 @@ spec:
       targetKey: ${KEYVAULT_SECRET_NAME}-data-key1
 """  # noqa: S105 -- a manifest
 
+AKV_SYNC = """\
+apiVersion: secret-sync.x-k8s.io/v1alpha1
+kind: AKVSync
+metadata: {name: shop, namespace: shop}
+spec:
+  keyvaultName: shop-vault
+  clientID: 00000000-0000-0000-0000-000000000001
+  tenantID: 00000000-0000-0000-0000-000000000002
+  serviceAccountName: shop
+  objects:
+    - secretInAKV: api-token
+    - secretInAKV: db-password
+      kubernetesSecretName: db
+      labels: {tier: data}
+      annotations: {note: rotated-weekly}
+      versionHistory: 3
+    - certInAKV: web
+      kubernetesSecretType: kubernetes.io/tls
+    - certInAKV: web-old
+      versionHistory: 2
+    - certInAKV: edge
+      kubernetesSecretType: kubernetes.io/tls
+      versionHistory: 2
+    - secretInAKV: deploy-key
+      kubernetesSecretType: kubernetes.io/ssh-auth
+    - kubernetesSecretName: bundle
+      mapping:
+        - {dataKey: user, secretInAKV: db-user}
+        - {dataKey: previous, secretInAKV: db-password, version: 1}
+        - {dataKey: chain, certInAKV: web}
+"""
+"""An AKVSync of every kind of object; the chart's README shows it with what it makes."""
+
 
 def substitute(text: str, variables: Mapping[str, str] = VARIABLES) -> str:
     """`text` with the shell's variables put in; KeyError names one that there is not."""

@@ -1,7 +1,6 @@
 """AKVSync on the real API server: the reference's own example, and what becomes of its parts."""
 
 import json
-import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from tests.cluster.world import Namespace, eventually, value
 from tests.unit.issuing import Issued, issue, private_pem
-from tests.unit.test_translate import SHOP
+from tests.unit.test_translate import EXAMPLE
 
 UP_TO_DATE = "UpdateNoValueChangeSucceeded"
 SYNCED = ("True", UP_TO_DATE)
@@ -26,7 +25,7 @@ def settings() -> dict[str, str]:
 
 def akv_sync(space: Namespace, objects: str, name: str = "shop") -> dict[str, Any]:
     """An AKVSync with objects as a person writes them."""
-    return space.akv_sync(*msgspec.yaml.decode(textwrap.dedent(objects)), name=name)
+    return space.akv_sync(*msgspec.yaml.decode(objects), name=name)
 
 
 def ready(space: Namespace, name: str = "shop") -> tuple[str, str, str]:
@@ -89,7 +88,7 @@ def test_the_references_own_example(space: Namespace) -> None:
     [web] = certificates(space, "web", 1)
     old = certificates(space, "web-old", 2)
     edge = certificates(space, "edge", 2)
-    space.apply(akv_sync(space, SHOP))
+    space.apply(space.akv_sync(*EXAMPLE, name="shop"))
 
     message = becomes(space, *SYNCED)
     assert message == "8/8 ready: every Secret holds what the vault holds"

@@ -9,7 +9,7 @@ import pytest
 
 from controller.api.akvsync import MOST_MAPPED, MOST_OBJECTS, SECRET_TYPES
 from tests.cluster.world import Installed
-from tests.unit.test_translate import SHOP
+from tests.unit.test_translate import EXAMPLE
 
 MAPPED = "kubernetesSecretName: m, mapping"
 TLS = "kubernetesSecretType: kubernetes.io/tls"
@@ -36,7 +36,7 @@ def send(installed: Installed, objects: str | list[dict[str, Any]], /, **spec: A
 @pytest.mark.parametrize(
     "objects",
     [
-        pytest.param(SHOP, id="the reference's own"),
+        pytest.param(EXAMPLE, id="the reference's own"),
         pytest.param([{"secretInAKV": "A-1"}, {"secretInAKV": "b"}], id="capitals"),
         pytest.param("[{secretInAKV: a-, kubernetesSecretName: a.b}]", id="a name of its own"),
         pytest.param(f"[{{certInAKV: e, {TLS}, versionHistory: 2}}, {{secretInAKV: e}}]", id="e-v0 and e are two"),
@@ -51,6 +51,18 @@ def send(installed: Installed, objects: str | list[dict[str, Any]], /, **spec: A
                 for number in range(MOST_OBJECTS)
             ],
             id="the most of everything",
+        ),
+        pytest.param(
+            [
+                {
+                    "certInAKV": f"{number}{'C' * 124}",
+                    "kubernetesSecretName": f"{number}{'n' * 248}",
+                    "kubernetesSecretType": "kubernetes.io/tls",
+                    "versionHistory": 2,
+                }
+                for number in range(MOST_OBJECTS)
+            ],
+            id="names that take longest to compare",
         ),
         *(
             pytest.param([{"kubernetesSecretName": "m", "kubernetesSecretType": kind, "mapping": [
@@ -104,7 +116,10 @@ def test_what_is_accepted(objects: str | list[dict[str, Any]], installed: Instal
         ("[{secretInAKV: a, annotations: {secrets-store.sync.x-k8s.io/a: ''}}]", f"keys of annotations {RESERVED}"),
         ([{"secretInAKV": "a", "labels": {"a" * 318: ""}}], "a key of labels has more than 317 characters"),
         ([{"secretInAKV": "a", "labels": {"a": "v" * 64}}], "labels.a: Too long"),
-        ([{"secretInAKV": f"a{number}"} for number in range(MOST_OBJECTS + 1)], "must have at most 128 items"),
+        (
+            [{"secretInAKV": f"a{number}"} for number in range(MOST_OBJECTS + 1)],
+            f"must have at most {MOST_OBJECTS} items",
+        ),
     ],
 )
 def test_what_is_refused_is_told_in_words(objects: str | list[dict[str, Any]], said: str, installed: Installed) -> None:

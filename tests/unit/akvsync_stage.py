@@ -87,12 +87,14 @@ class Stage:
         merged: dict[str, Any] = merge(there, json.loads(msgspec.json.encode(body)))
         if merged == there:
             return there
+        if plural == "secretsyncs":
+            merged["spec"]["secretObject"].setdefault("type", "Opaque")
         self._version += 1
         meta = {"name": name, "namespace": "team", "uid": f"uid-{self._version}", "generation": 0}
         merged["metadata"] = meta | merged["metadata"] | {"resourceVersion": str(self._version)}
         merged["metadata"]["generation"] += merged.get("spec") != there.get("spec")
         self.objects[plural, name] = merged
-        item = msgspec.convert(merged, KINDS[plural])
+        item = msgspec.json.decode(msgspec.json.encode(merged), type=KINDS[plural])
         self.loop.call_later(self.lag, self._stores[plural].put, item)
         return merged
 

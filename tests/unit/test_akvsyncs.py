@@ -39,15 +39,15 @@ def parts(stage: Stage) -> dict[str, dict[str, Any]]:
     return {item["name"]: item for item in stage.objects["akvsyncs", "shop"]["status"]["parts"]}
 
 
-def foreign(stage: Stage, plural: str, name: str, /, **owner: str) -> None:
+def foreign(stage: Stage, plural: str, name: str, /, *, owners: int = 1, **owner: str) -> None:
     """Somebody else's object."""
     spec = {
         "serviceAccountName": "x",
         "secretProviderClassName": "x",
         "secretObject": {"data": [{"sourcePath": "x", "targetKey": "x"}]},
     }
-    owners = [{"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", **owner}] if owner else []
-    stage.put(plural, name, {"metadata": {"ownerReferences": owners}, "spec": spec if plural == "secretsyncs" else {}})
+    listed = [{"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", **owner}] * owners if owner else []
+    stage.put(plural, name, {"metadata": {"ownerReferences": listed}, "spec": spec if plural == "secretsyncs" else {}})
 
 
 # The way of things
@@ -75,6 +75,10 @@ def test_nothing_is_polled(settled: Stage) -> None:
     settled.asked.clear()
     settled.passes(100_000)
     assert settled.asked == []
+    # News that makes no difference is not told either.
+    settled.put("secretsyncs", "a", {"metadata": {"labels": {"x": "y"}}})
+    settled.passes(60)
+    assert settled.asked == []
 
 
 def test_an_edit_makes_mends_and_prunes(settled: Stage) -> None:
@@ -87,8 +91,27 @@ def test_an_edit_makes_mends_and_prunes(settled: Stage) -> None:
         "POST secretsyncs c",
     ]
     assert settled.names() == ["a", "c"]
-    # Ready speaks of the new edit: what was just written has not been synced yet.
-    assert settled.ready()[:2] == ("False", Reason.IN_PROGRESS)
+
+
+def test_ready_speaks_of_the_latest_edit(settled: Stage) -> None:
+    settled.lag = 2.0
+    settled.has([A | {"labels": {"x": "1"}}, B])
+    settled.passes(3)
+    # It was mended, and neither the watch nor the Reconciler has told of it yet.
+    assert settled.ready()[2].startswith("1/2 ready; a: the SecretSync a was just written")
+    settled.passes(60)
+    assert settled.ready()[2].startswith("1/2 ready; a: the SecretSync a was just written")
+    settled.synced("a")
+    settled.passes(5)
+    assert settled.ready()[0] == "True"
+
+
+def test_what_has_gone_wrong_is_told_before_what_goes_on(stage: Stage) -> None:
+    stage.has([A, B])
+    stage.passes(5)
+    stage.synced("b", reason=Reason.SPC_ERROR, message="no")
+    stage.passes(5)
+    assert stage.ready()[2] == "0/2 ready; b: no (and 1 more: see status.parts)"
 
 
 def test_a_burst_of_news_is_told_in_one_status(stage: Stage) -> None:
@@ -169,9 +192,11 @@ def test_one_that_is_being_deleted_is_made_anew_when_it_is_gone(settled: Stage) 
 
 def test_somebody_elses_secretsync_is_told_and_the_others_go_on(stage: Stage) -> None:
     foreign(stage, "secretsyncs", "a")
+    stage.synced("a")
     stage.passes(1)
     stage.has([A, B])
     stage.passes(60)
+    assert parts(stage)["a"]["versions"] == []
     assert stage.did == ["POST secretproviderclasses shop", "POST secretsyncs b"]
     stage.synced("b")
     stage.passes(1)
@@ -201,11 +226,12 @@ def test_somebody_elses_class_holds_everything_up(stage: Stage) -> None:
     [
         ({"name": "shop", "uid": "an-earlier-one"}, Reason.IN_PROGRESS),
         ({"name": "other", "uid": "of-another"}, Reason.NAME_TAKEN),
+        ({"name": "shop", "uid": "an-earlier-one", "owners": 2}, Reason.NAME_TAKEN),
         ({"name": "shop", "uid": "x", "kind": "ConfigMap"}, Reason.NAME_TAKEN),
         ({"name": "shop", "uid": "x", "apiVersion": "example.com/v1"}, Reason.NAME_TAKEN),
     ],
 )
-def test_ours_is_what_this_very_akvsync_owns(owner: dict[str, str], reason: Reason, stage: Stage) -> None:
+def test_ours_is_what_this_very_akvsync_owns(owner: dict[str, Any], reason: Reason, stage: Stage) -> None:
     foreign(stage, "secretsyncs", "a", **owner)
     stage.passes(1)
     stage.has([A])
@@ -298,6 +324,17 @@ def test_a_prune_that_fails_is_told(settled: Stage) -> None:
     assert settled.ready()[0] == "True"
 
 
+def test_a_prune_that_fails_is_told_even_where_nothing_else_can_be_done(settled: Stage) -> None:
+    settled.fails["DELETE secretsyncs b"] = Refused("no", status=403)
+    settled.put("secretproviderclasses", "shop", {"metadata": {"ownerReferences": []}})
+    settled.has([A])
+    settled.passes(5)
+    assert [(name, item["reason"]) for name, item in parts(settled).items()] == [
+        ("a", Reason.NAME_TAKEN),
+        ("b", Reason.SYNC_FAILED),
+    ]
+
+
 def test_a_slow_watch_makes_nothing_twice(stage: Stage) -> None:
     stage.lag = 3.0
     stage.has([A])
@@ -344,8 +381,10 @@ def test_a_deleted_one_is_left_to_the_garbage_collector(settled: Stage) -> None:
     settled.passes(1)
     settled.remove("secretsyncs", "a")
     settled.passes(60)
+    settled.remove("secretsyncs", "b")
+    settled.passes(60)
     assert settled.asked == []
-    assert settled.akv_syncs._users == {}
+    assert (settled.akv_syncs._users, settled.akv_syncs._owned) == ({}, {})
 
 
 def test_two_akvsyncs_that_want_the_same_name(settled: Stage) -> None:

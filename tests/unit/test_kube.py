@@ -102,6 +102,19 @@ def look(api: Kube) -> Awaitable[object]:
             id="status",
         ),
         pytest.param(
+            lambda api: permissions.MADE_SYNCS_GONE.delete(api, META),
+            {},
+            "DELETE",
+            "/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/team/secretsyncs/shop",
+            {},
+            {
+                "apiVersion": "v1",
+                "kind": "DeleteOptions",
+                "preconditions": {"uid": "u1", "resourceVersion": "42"},
+            },
+            id="delete, unless it changed",
+        ),
+        pytest.param(
             lambda api: permissions.TOKENS.request(api, "team", "robot", audience="a://b", seconds=600),
             TOKEN,
             "POST",

@@ -45,6 +45,25 @@ def test_of_several_wishes_the_earliest_counts_once(first: float, second: float)
     run(main)
 
 
+def test_a_worker_has_the_turn_of_each_key_until_the_queue_is_closed() -> None:
+    async def main(clock: Callable[[], float]) -> list[tuple[Key, float]]:
+        queue = Queue(clock)
+        turns: list[tuple[Key, float]] = []
+
+        async def turn(key: Key) -> float | None:
+            turns.append((key, clock()))
+            if clock() >= 20:
+                queue.close()
+            return 10 if key == A else None
+
+        queue.add(A)
+        queue.add(B)
+        await queue.work(turn)
+        return turns
+
+    assert run(main) == [(A, 0), (B, 0), (A, 10), (A, 20)]
+
+
 def test_a_waiting_worker_hears_of_an_earlier_key() -> None:
     async def main(clock: Callable[[], float]) -> None:
         queue: Queue[Key] = Queue(clock)

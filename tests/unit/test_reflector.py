@@ -15,7 +15,7 @@ from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.kube import Kube
 from controller.permissions import SECRET_SYNCS
 from controller.queue import Key
-from controller.reflector import LONGEST_PAUSE, Reflector, Store
+from controller.reflector import LONGEST_PAUSE, Reflector, Store, same_version
 from tests.unit.api_server import Answer, ApiServer, connected, refusal
 
 A, B, C = (Key("team", name) for name in "abc")
@@ -154,6 +154,22 @@ async def test_events_move_the_store(scene: Scene) -> None:
 async def test_only_news_is_told(scene: Scene, then: dict[str, Any], news: bool) -> None:
     await scene.plays(listed(item("a")), [event("MODIFIED", then)])
     assert scene.told == [(A, None), *([(A, "generation 1")] if news else [])]
+
+
+@pytest.mark.parametrize(
+    ("then", "news"),
+    [
+        pytest.param(item("a"), False, id="the same, listed again"),
+        pytest.param(item("a", version="2"), True, id="a status write"),
+        pytest.param(item("a", version="2", labels={"x": "y"}), True, id="a label"),
+        pytest.param(item("a", uid="another"), True, id="another object of that name"),
+    ],
+)
+async def test_a_listener_may_want_every_change(scene: Scene, then: dict[str, Any], news: bool) -> None:
+    heard: list[Key] = []
+    scene.store.listen(lambda key, _: heard.append(key), same_version)
+    await scene.plays(listed(item("a")), [event("MODIFIED", then), event("DELETED", then)])
+    assert heard == [A] * (3 if news else 2)
 
 
 async def test_bookmarks_move_the_version_and_nothing_else(scene: Scene) -> None:

@@ -1,6 +1,5 @@
 """What an AKVSync stands for, row by row of the reference's example; and what is refused, in which words."""
 
-import textwrap
 from typing import Any
 
 import msgspec
@@ -11,32 +10,12 @@ from controller.api.secretsync import SecretSync
 from controller.errors import InputError
 from controller.objects import read_class
 from controller.translate import Generated, translate
+from tools import guide
 
-SHOP = """
-    - secretInAKV: api-token
-    - secretInAKV: db-password
-      kubernetesSecretName: db
-      labels: {tier: data}
-      annotations: {note: rotated-weekly}
-      versionHistory: 3
-    - certInAKV: web
-      kubernetesSecretType: kubernetes.io/tls
-    - certInAKV: web-old
-      versionHistory: 2
-    - certInAKV: edge
-      kubernetesSecretType: kubernetes.io/tls
-      versionHistory: 2
-    - secretInAKV: deploy-key
-      kubernetesSecretType: kubernetes.io/ssh-auth
-    - kubernetesSecretName: bundle
-      mapping:
-        - {dataKey: user, secretInAKV: db-user}
-        - {dataKey: previous, secretInAKV: db-password, version: 1}
-        - {dataKey: chain, certInAKV: web}
-"""
+EXAMPLE = msgspec.yaml.decode(guide.AKV_SYNC)["spec"]["objects"]
 
 
-def akv_sync(objects: str) -> AKVSync:
+def akv_sync(objects: str | list[dict[str, Any]]) -> AKVSync:
     """The AKVSync `team/shop` with these objects."""
     made = {
         "metadata": {"name": "shop", "namespace": "team", "uid": "uid-of-the-akvsync"},
@@ -45,13 +24,13 @@ def akv_sync(objects: str) -> AKVSync:
             "clientID": "the-client",
             "tenantID": "the-tenant",
             "serviceAccountName": "robot",
-            "objects": msgspec.yaml.decode(textwrap.dedent(objects)),
+            "objects": msgspec.yaml.decode(objects) if isinstance(objects, str) else objects,
         },
     }
     return msgspec.convert(made, AKVSync)
 
 
-def made(objects: str) -> Generated:
+def made(objects: str | list[dict[str, Any]]) -> Generated:
     return translate(akv_sync(objects))
 
 
@@ -77,11 +56,11 @@ def described(sync: SecretSync) -> tuple[str, dict[str, str]]:
     ],
 )
 def test_each_row_of_the_example(name: str, kind: str, data: dict[str, str]) -> None:
-    assert described(made(SHOP).syncs[name]) == (kind, data)
+    assert described(made(EXAMPLE).syncs[name]) == (kind, data)
 
 
 def test_the_example_makes_these_and_no_others() -> None:
-    generated = made(SHOP)
+    generated = made(EXAMPLE)
     assert list(generated.syncs) == ["api-token", "db", "web", "web-old", "edge-v0", "edge-v1", "deploy-key", "bundle"]
     db = generated.syncs["db"].spec.secret_object
     assert (db.labels, db.annotations) == ({"tier": "data"}, {"note": "rotated-weekly"})
@@ -90,7 +69,7 @@ def test_the_example_makes_these_and_no_others() -> None:
 
 
 def test_everything_is_owned_by_the_akvsync_without_blocking_its_deletion() -> None:
-    generated = made(SHOP)
+    generated = made(EXAMPLE)
     for thing in (generated.source, *generated.syncs.values()):
         assert thing.metadata.namespace == "team"
         assert msgspec.to_builtins(thing.metadata)["ownerReferences"] == [
@@ -105,7 +84,7 @@ def test_everything_is_owned_by_the_akvsync_without_blocking_its_deletion() -> N
 
 
 def test_one_class_has_every_object_with_as_many_versions_as_are_needed() -> None:
-    source = made(SHOP).source
+    source = made(EXAMPLE).source
     assert source.metadata.name == "shop"
     understood = read_class(source)
     assert (understood.vault, understood.client_id, understood.tenant_id) == ("shop-vault", "the-client", "the-tenant")
