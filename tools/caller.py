@@ -11,8 +11,9 @@ import msgspec
 
 from controller import errors
 from controller.api.meta import Resource
-from controller.kube import Handle, Kube, Page, load_configuration
+from controller.kube import METADATA_ONLY, Handle, Kube, Page, load_configuration
 
+JSON_PATCH = "application/json-patch+json"
 _USER_AGENT = "akv-secret-store-tools"
 
 R = TypeVar("R", bound=Resource)
@@ -44,6 +45,20 @@ class Caller:
     async def object(self, path: str) -> Object:
         """Whatever is at that path; the key set is JSON of a media type of its own."""
         return _decode(await self.kube.call("GET", path, accept="*/*"), dict[str, Any], path)
+
+    async def metadata(self, path: str) -> Object:
+        """The metadata of what is at that path, as it is; the rest is not even sent."""
+        held = _decode(await self.kube.call("GET", path, accept=METADATA_ONLY), dict[str, Any], path)
+        found: Object = held["metadata"]
+        return found
+
+    async def set_managed_fields(self, path: str, held: Object, entries: list[Object]) -> None:
+        """Replaces them, unless the object changed since `held`, its metadata, was read (`KubeError`)."""
+        body = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": held["resourceVersion"]},
+            {"op": "replace", "path": "/metadata/managedFields", "value": entries},
+        ]
+        await self.kube.call("PATCH", path, body=body, accept=METADATA_ONLY, content_type=JSON_PATCH)
 
     async def objects(self, path: str, labels: str = "") -> list[Object]:
         """Every item of the list at that path, with these labels."""

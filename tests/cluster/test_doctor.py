@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.test_messages import refusing_proxy  # noqa: F401 -- a fixture
-from tests.cluster.world import CANARY, TENANT, Installed, Namespace, eventually
+from tests.cluster.world import CANARY, TENANT, Installed, Namespace
 from tools import doctor
 from tools.local_cluster import ControlPlane
 from tools.workload import ROOT
@@ -22,21 +22,7 @@ Found = list[dict[str, str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def available(installed: Installed) -> None:
-    """Plays the kubelet: the Deployment's pod is told to be ready, so that the Deployment is available."""
-    plane, at = installed.plane, ("--namespace", installed.release)
-
-    def pods() -> list[str]:
-        return plane.kubectl("get", "pods", *at, "--output", "name").split()
-
-    for pod in eventually(pods, bool):
-        ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}
-        body = json.dumps({"status": {"phase": "Running", "conditions": [ready]}})
-        plane.kubectl("patch", pod, *at, "--subresource=status", "--type=merge", "--patch", body)
-    jsonpath = "jsonpath={.status.availableReplicas}"
-    eventually(
-        lambda: plane.kubectl("get", "deployment", installed.deployment, *at, "--output", jsonpath),
-        lambda found: found == "1",
-    )
+    installed.make_available()
 
 
 @pytest.fixture(autouse=True)
