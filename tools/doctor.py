@@ -21,7 +21,7 @@ from tools.checks import CLUSTER, Check, fail, ok
 from tools.examination import Examination
 
 _KINDS = {"secretsync": "SecretSync", "secretsyncs": "SecretSync", "akvsync": "AKVSync", "akvsyncs": "AKVSync"}
-_AKVSYNCS = f"/apis/{SecretSync.group}/{SecretSync.version}/namespaces/{{0}}/akvsyncs/{{1}}"
+_API = f"/apis/{SecretSync.group}/{SecretSync.version}"
 _EPILOG = """\
 examples:
   tools/doctor                                 the whole cluster
@@ -62,13 +62,16 @@ async def examine(kubeconfig: Path | None, kind: str, name: str, namespace: str)
 
 
 async def _named(caller: Caller, kind: str, name: str, namespace: str) -> tuple[list[SecretSync], list[Check]]:
-    """The SecretSyncs to look at, and what is to be said of their owner."""
+    """The SecretSyncs to look at, and what is to be said of the AKVSyncs that own them."""
     try:
         if kind == SecretSync.kind:
             return [await caller.get(SecretSync, namespace, name)], []
         if kind:
-            return await _generated(caller, await caller.object(_AKVSYNCS.format(namespace, name)))
-        return await caller.every(SecretSync, namespace), []
+            owner = await caller.object(f"{_API}/namespaces/{namespace}/akvsyncs/{name}")
+            owned = _owned(owner, await caller.every(SecretSync, namespace))
+            return owned, [_akvsync(owner, owned)]
+        syncs = await caller.every(SecretSync, namespace)
+        return syncs, [_akvsync(owner, _owned(owner, syncs)) for owner in await _akvsyncs(caller, namespace)]
     except errors.NotFound as error:
         if name and f'"{name}"' in error.message:
             raise BadInput(f"there is no {kind} {name} in namespace {namespace}") from error
@@ -78,22 +81,29 @@ async def _named(caller: Caller, kind: str, name: str, namespace: str) -> tuple[
         raise BadInput(error.message) from error
 
 
-async def _generated(caller: Caller, owner: Object) -> tuple[list[SecretSync], list[Check]]:
-    """An AKVSync's own line, and the SecretSyncs that it owns."""
-    meta = owner["metadata"]
-    subject = f"{meta['namespace']}/{meta['name']}"
-    syncs = [
-        sync
-        for sync in await caller.every(SecretSync, meta["namespace"])
-        if any(reference.uid == meta["uid"] for reference in sync.metadata.owner_references)
-    ]
+async def _akvsyncs(caller: Caller, namespace: str) -> list[Object]:
+    """All of them; none where the cluster does not know the kind: a SecretSync does without."""
+    try:
+        return await caller.objects(f"{_API}/namespaces/{namespace}/akvsyncs" if namespace else f"{_API}/akvsyncs")
+    except errors.NotFound:
+        return []
+
+
+def _owned(owner: Object, syncs: Sequence[SecretSync]) -> list[SecretSync]:
+    uid = owner["metadata"]["uid"]
+    return [sync for sync in syncs if any(reference.uid == uid for reference in sync.metadata.owner_references)]
+
+
+def _akvsync(owner: Object, owned: Sequence[SecretSync]) -> Check:
+    """An AKVSync's own line."""
+    subject = f"{owner['metadata']['namespace']}/{owner['metadata']['name']}"
     conditions = owner.get("status", {}).get("conditions", [])
     ready: Object = next((each for each in conditions if each.get("type") == "Ready"), {})
     text = f"{ready.get('reason', 'no status')}: {ready.get('message', 'the controller has not looked at it')}"
     if ready.get("status") == "True":
-        return syncs, [ok(subject, "akvsync", f"{len(syncs)} SecretSyncs; {text}")]
+        return ok(subject, "akvsync", f"{len(owned)} SecretSyncs; {text}")
     cause, _, step = text.partition("; ")
-    return syncs, [fail(subject, "akvsync", cause, step or "see the lines of its parts, and the controller's log")]
+    return fail(subject, "akvsync", cause, step or "see the lines of its parts, and the controller's log")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

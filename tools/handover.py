@@ -49,9 +49,11 @@ def _union(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def obstacle(sync: SecretSync, secret: ObjectMeta | None) -> str:
-    """Why this controller would not just go on with what SSE left; empty where it would."""
+    """Why this controller would not just go on with what SSE left; empty where it would, or may begin anew."""
+    if sync.spec.secret_sync_controller_name:
+        return f"it names controller {sync.spec.secret_sync_controller_name}: set the chart's controllerName to that"
     if secret is None:
-        return "there is no Secret yet: it is made at the first look"
+        return ""
     match ownership(sync, secret):
         case Refuse(error):
             return error.message
@@ -59,8 +61,6 @@ def obstacle(sync: SecretSync, secret: ObjectMeta | None) -> str:
             return "its Secret belongs to an earlier SecretSync of this name and is about to be collected"
     if secret.labels.get(OUR_LABEL[0]) != OUR_LABEL[1]:
         return f"its Secret lacks the label {OUR_LABEL[0]}: it is added at the first look"
-    if sync.spec.secret_sync_controller_name:
-        return f"it names controller {sync.spec.secret_sync_controller_name}: set the chart's controllerName to that"
     return ""
 
 

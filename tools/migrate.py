@@ -162,7 +162,8 @@ async def from_sse(args: argparse.Namespace) -> int:
         for sync in await caller.every(SecretSync, args.namespace):
             held = await _metadata(caller, sync)
             why = handover.obstacle(sync, msgspec.convert(held, ObjectMeta) if held else None)
-            print(f"{_name(sync)}: {why or 'taken over as it is; an equal Secret is not rewritten'}")
+            well = "taken over as it is; an equal Secret is not rewritten" if held else "has no Secret yet"
+            print(f"{_name(sync)}: {why or well}")
             code = 1 if why else code
     return code
 

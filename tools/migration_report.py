@@ -34,15 +34,15 @@ def _lines(found: Migration, issuer: str) -> Iterator[str]:
     yield from _commands([f"helm install {helm.RELEASE} ./chart --namespace {helm.RELEASE} --create-namespace"])
     yield from ("", "## 4. Classes and SecretSyncs", "", "Running pods are not touched.")
     yield from _commands([f"kubectl apply --filename {MANIFESTS}"])
+    yield from ("", "## 5. Workloads", "", "Each patch replaces the volume and keeps its paths; it rolls the pods.")
+    yield from _commands([_patch(each) for each in found.patches])
     if found.replaced:
         yield from (
             "",
-            "These Secrets are the CSI driver's own until you delete them, and their SecretSyncs wait meanwhile. Do so",
-            "once the workloads are patched: the new Secret is there within half a minute, and running pods go on.",
+            "Then, once no pod mounts a class any more: these Secrets are still the CSI driver's; their SecretSyncs wait.",
+            "Deleted, each is there anew within half a minute. Who reads them as environment variables needs no patch.",
         )
         yield from _commands([_delete(each) for each in sorted(found.replaced)])
-    yield from ("", "## 5. Workloads", "", "Each patch replaces the volume and keeps its paths; it rolls the pods.")
-    yield from _commands([_patch(each) for each in found.patches])
     yield from ("", "## 6. Verify, then revoke", "")
     yield "Then delete the classes that the CSI driver alone used, and the old service principal's credentials."
     syncs = [each for each in found.manifests if each["kind"] != "SecretProviderClass"]

@@ -10,7 +10,7 @@ import pytest
 
 from controller.api.meta import ObjectMeta, OwnerReference
 from controller.api.secretsync import SecretSync
-from controller.errors import ObjectError
+from controller.errors import NotFound, ObjectError
 from controller.fetched import Fetched, Hidden
 from controller.identity import Identity
 from controller.settings import Settings
@@ -192,15 +192,26 @@ def test_nothing_writes_to_the_terminal() -> None:
 
 
 class FakeCaller(Caller):
-    """Answers with what is owned and what is not."""
+    """A cluster with one AKVSync, a SecretSync that it owns, and one that it does not; `kinds` are served."""
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, conditions: list[Any], kinds: set[str]) -> None:
+        self._owner = {"metadata": {"name": "x", "namespace": "shop", "uid": "o"}, "status": {"conditions": conditions}}
+        self._kinds = kinds
 
     async def every(self, kind: Any, namespace: str = "") -> list[Any]:
         owner = OwnerReference(api_version="secret-sync.x-k8s.io/v1alpha1", kind="AKVSync", name="x", uid="o")
         found = sync()
         return [found, msgspec.structs.replace(found, metadata=ObjectMeta(name="part", owner_references=[owner]))]
+
+    async def object(self, path: str) -> Any:
+        if path.split("/")[-2] not in self._kinds:
+            raise NotFound("the server could not find the requested resource", status=404)
+        if not path.endswith("/x"):
+            raise NotFound('akvsyncs.secret-sync.x-k8s.io "y" not found', status=404)
+        return self._owner
+
+    async def objects(self, path: str, labels: str = "") -> list[Any]:
+        return [await self.object(f"{path}/x")]
 
 
 @pytest.mark.parametrize(
@@ -208,11 +219,21 @@ class FakeCaller(Caller):
     [([], Level.FAIL, "not looked"), ([ready("False")], Level.FAIL, "Because"), ([ready()], Level.OK, "1 SecretSyncs")],
 )
 async def test_an_akvsync_stands_for_what_it_owns(conditions: list[Any], level: Level, word: str) -> None:
-    owner = {"metadata": {"name": "x", "namespace": "shop", "uid": "o"}, "status": {"conditions": conditions}}
-    syncs, (check,) = await doctor._generated(FakeCaller(), owner)
+    caller = FakeCaller(conditions, {"akvsyncs"})
+    syncs, (check,) = await doctor._named(caller, "AKVSync", "x", "shop")
     assert [each.metadata.name for each in syncs] == ["part"]
     assert check.level is level
     assert word in check.text
+    everything = await doctor._named(caller, "", "", "")
+    assert ([each.metadata.name for each in everything[0]], everything[1]) == (["s", "part"], [check])
+
+
+async def test_an_akvsync_that_is_not_there_or_not_known() -> None:
+    with pytest.raises(doctor.BadInput, match="no AKVSync y in namespace shop"):
+        await doctor._named(FakeCaller([], {"akvsyncs"}), "AKVSync", "y", "shop")
+    (check,) = (await doctor._named(FakeCaller([], set()), "AKVSync", "x", "shop"))[1]
+    assert check.text == "the cluster does not serve AKVSync"
+    assert len((await doctor._named(FakeCaller([], set()), "", "", ""))[0]) == 2
 
 
 @pytest.mark.parametrize("argument", ["secretsync", "secretsync/", "pod/x", "/x"])

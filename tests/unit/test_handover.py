@@ -66,7 +66,7 @@ def secret(uid: str = "u", label: str = "") -> ObjectMeta:
     ("found", "spec", "words"),
     [
         (secret(), {}, ""),
-        (None, {}, "no Secret yet"),
+        (None, {}, ""),
         (ObjectMeta(name="s"), {}, "does not belong to this SecretSync"),
         (secret(uid="old"), {}, "an earlier SecretSync"),
         (secret(label="x"), {}, "lacks the label"),
