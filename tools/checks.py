@@ -167,7 +167,7 @@ def credentials(identities: Iterable[Identity]) -> list[Check]:
         subjects[identity.client_id.lower()].add(identity.subject)
     checks = []
     for client, names in sorted(subjects.items()):
-        text = f"identity {client} serves {len(names)} ServiceAccounts here"
+        text = f"identity {client} serves {len(names)} ServiceAccount{'s' if len(names) > 1 else ''} here"
         if len(names) > CREDENTIALS_PER_IDENTITY:
             fix = f"share them out: an identity takes {CREDENTIALS_PER_IDENTITY} federated credentials, of all clusters"
             checks.append(fail(CLUSTER, "credentials", text, fix))

@@ -77,14 +77,16 @@ def _checked(item: Any, path: Path) -> Manifest:
 
 
 async def gather(caller: Caller, namespace: str) -> tuple[list[Manifest], str]:
-    """The cluster's classes and workloads, and its issuer (empty where it may not be seen)."""
+    """The cluster's classes, SecretSyncs and workloads, and its issuer (empty where it may not be seen)."""
     at = f"/namespaces/{namespace}" if namespace else ""
-    places = [(f"/apis/{SecretProviderClass.api_version()}", (SecretProviderClass.plural,)), *_WORKLOADS.items()]
+    places = [(f"/apis/{kind.api_version()}", (kind.plural,)) for kind in (SecretProviderClass, SecretSync)]
     found: list[Manifest] = []
-    for api, plurals in places:
+    for api, plurals in (*places, *_WORKLOADS.items()):
         for plural in plurals:
-            path = f"{api}{at}/{plural}"
-            found += [_typed(item, api, plural) for item in await caller.objects(path)]
+            try:
+                found += [_typed(item, api, plural) for item in await caller.objects(f"{api}{at}/{plural}")]
+            except errors.NotFound:
+                continue  # a kind that is not installed: SecretSync comes with stage 3
     try:
         issuer = str((await caller.object("/.well-known/openid-configuration"))["issuer"])
     except errors.KubeError:
@@ -94,7 +96,7 @@ async def gather(caller: Caller, namespace: str) -> tuple[list[Manifest], str]:
 
 def _typed(item: Object, api: str, plural: str) -> Object:
     """Items of a list come without kind and apiVersion."""
-    kinds = {kind.lower(): kind for kind in (*migration.TEMPLATES, SecretProviderClass.kind)}
+    kinds = {kind.lower(): kind for kind in (*migration.TEMPLATES, SecretProviderClass.kind, SecretSync.kind)}
     kind = next(kind for name, kind in kinds.items() if plural in (f"{name}s", f"{name}es"))
     return {"apiVersion": api.removeprefix("/apis/").removeprefix("/api/"), "kind": kind, **item}
 

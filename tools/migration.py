@@ -68,11 +68,11 @@ class Note(msgspec.Struct, frozen=True, order=True):
 
 
 class Migration(msgspec.Struct, frozen=True):
-    """All that comes out: objects to apply, patches of workloads, identities to federate, and what to know."""
+    """All that comes out: objects to apply, patches of workloads, who reads which vault, and what to know."""
 
     manifests: list[Manifest]
     patches: list[Manifest]
-    identities: list[Identity]
+    readers: list[tuple[Identity, str]]
     notes: list[Note]
     replaced: list[str]
     """Secrets (`namespace/name`) that the CSI driver made and a SecretSync is to make: theirs must go first."""
@@ -98,14 +98,22 @@ def migrate(objects: Iterable[Manifest], options: Options) -> Migration:
     objects = list(objects)
     classes = sorted((each for each in objects if each.get("kind") == SecretProviderClass.kind), key=place)
     mounts = sorted((mount for each in objects for mount in _mounts(each)), key=lambda mount: place(mount.workload))
+    # What SecretSyncs read already and nobody mounts has nothing of the CSI driver's.
+    moved = {
+        (namespace(each), each.get("spec", {}).get("secretProviderClassName"))
+        for each in objects
+        if each.get("kind") == SecretSync.kind
+    }
     result = Migration([], [], [], [], [])
     secrets: dict[tuple[str, str], tuple[str, list[_File]]] = {}
     for source in classes:
         if (provider := source.get("spec", {}).get("provider")) != "azure":
             result.notes.append(Note(place(source), f"provider {provider} is not azure: left alone"))
             continue
-        own = [mount for mount in mounts if _class_of(mount) == (namespace(source), source["metadata"]["name"])]
-        secrets[namespace(source), source["metadata"]["name"]] = _class(source, own, options, result)
+        here = (namespace(source), source["metadata"]["name"])
+        own = [mount for mount in mounts if _class_of(mount) == here]
+        if own or here not in moved:
+            secrets[here] = _class(source, own, options, result)
     for workload in {place(mount.workload): mount.workload for mount in mounts}.values():
         _workload(workload, [mount for mount in mounts if mount.workload is workload], secrets, result)
     return result
@@ -160,7 +168,8 @@ def _class(source: Manifest, mounts: Sequence[Mount], options: Options, result: 
             " workloads are patched; delete this one at the end"
         )
     result.manifests.append(edited)
-    result.identities.append(Identity(namespace(source), account, understood.client_id, understood.tenant_id))
+    who = Identity(namespace(source), account, understood.client_id, understood.tenant_id)
+    result.readers.append((who, understood.vault))
     files = list(_files(understood, source, say))
     keys = {file.path: file.key for file in files}
     syncs = []

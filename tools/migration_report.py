@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from controller.api.secretsync import SecretSync
 from tools import helm
-from tools.checks import federated_credential
+from tools.checks import federated_credential, role
 from tools.fleet import CREDENTIALS_PER_IDENTITY
 from tools.migration import Manifest, Migration, namespace, place
 
@@ -28,8 +28,13 @@ def _lines(found: Migration, issuer: str) -> Iterator[str]:
     yield from ("", "## 1. Inventory", "")
     yield from [f"- {place(each)}" for each in (*found.manifests, *found.patches)]
     yield from ("", "## 2. Identity and federation", "")
-    yield f"Each needs the role Key Vault Secrets User, and takes {CREDENTIALS_PER_IDENTITY} federated credentials."
-    yield from _commands(sorted({federated_credential(identity, issuer) for identity in found.identities}))
+    yield f"An identity takes {CREDENTIALS_PER_IDENTITY} federated credentials, of all clusters."
+    yield from _commands(
+        [
+            *sorted({federated_credential(identity, issuer) for identity, _ in found.readers}),
+            *sorted({role(identity, vault) for identity, vault in found.readers}),
+        ]
+    )
     yield from ("", "## 3. Install", "", "It runs beside the CSI driver; Linux nodes only.")
     yield from _commands([f"helm install {helm.RELEASE} ./chart --namespace {helm.RELEASE} --create-namespace"])
     yield from ("", "## 4. Classes and SecretSyncs", "", "Running pods are not touched.")
@@ -39,7 +44,7 @@ def _lines(found: Migration, issuer: str) -> Iterator[str]:
     if found.replaced:
         yield from (
             "",
-            "Then, once no pod mounts a class any more: these Secrets are still the CSI driver's; their SecretSyncs wait.",
+            "Then, once no pod mounts a class: these Secrets are still the CSI driver's, and their SecretSyncs wait.",
             "Deleted, each is there anew within half a minute. Who reads them as environment variables needs no patch.",
         )
         yield from _commands([_delete(each) for each in sorted(found.replaced)])

@@ -79,6 +79,13 @@ def test_an_interval_that_is_given_stays() -> None:
     assert found.vaults == 4
 
 
+def test_the_jitter_never_passes_the_interval() -> None:
+    """Else the second round would meet the first."""
+    found = fleet.plan(Fleet(clusters=1_000, secrets=50, interval=300, wait=3_000))
+    assert found.jitter_seconds <= 300
+    assert found.vaults == 3
+
+
 def test_the_vaults_own_ten_seconds_allow_more() -> None:
     strict = fleet.plan(Fleet(clusters=1_000, secrets=50))
     real = fleet.plan(Fleet(clusters=1_000, secrets=50, per=10))

@@ -207,7 +207,7 @@ def test_other_ways_to_sign_in_become_a_class_beside_the_old_one(
     (sync,) = of_kind(found, "SecretSync")
     assert sync["spec"]["secretProviderClassName"] == "app-akv"
     assert words in said(found)
-    assert [identity.client_id for identity in found.identities] == [client]
+    assert [(who.client_id, vault) for who, vault in found.readers] == [(client, "shop-vault")]
 
 
 def test_a_cloud_that_is_not_the_usual_one_is_kept() -> None:
@@ -235,10 +235,20 @@ def test_who_reads_the_vault_is_who_mounts_the_class() -> None:
     other = workload(name="batch")
     other["spec"]["template"]["spec"]["serviceAccountName"] = "another"
     found = moved(source(), workload(), other)
-    assert found.identities[0].service_account == "another"
+    assert found.readers[0][0].service_account == "another"
     assert "pods of another, runner mount it" in said(found)
     assert "give --service-account" in said(moved(source()))
-    assert moved(source(), workload(), service_account="mine").identities[0].subject.endswith(":shop:mine")
+    assert moved(source(), workload(), service_account="mine").readers[0][0].subject.endswith(":shop:mine")
+
+
+def test_what_secretsyncs_read_already_and_nobody_mounts_is_left_alone() -> None:
+    sync = {
+        "kind": "SecretSync",
+        "metadata": {"name": "s", "namespace": "shop"},
+        "spec": {"secretProviderClassName": "app"},
+    }
+    assert moved(source(), sync) == Migration([], [], [], [], [])
+    assert len(moved(source(), sync, workload()).patches) == 1
 
 
 def test_the_order_is_the_names_not_the_files() -> None:
@@ -295,7 +305,9 @@ def test_the_report_has_the_six_stages_and_their_commands() -> None:
     for stage in ("1. Inventory", "2. Identity", "3. Install", "4. Classes", "5. Workloads", "6. Verify"):
         assert f"## {stage}" in text
     assert "--issuer https://issuer.example --subject system:serviceaccount:shop:runner" in text
-    assert "kubectl delete secret db --namespace shop" in text
+    assert "az role assignment create" in text
+    assert "--name shop-vault --query id" in text
+    assert text.index("kubectl patch") < text.index("kubectl delete secret db --namespace shop")
     assert "kubectl patch deployment web --namespace shop --patch-file patches/deployment-shop-web.yaml" in text
     assert "kubectl wait secretsync/db --namespace shop --for=condition=Ready" in text
     assert "- Deployment shop/web: Secret principal" in text
