@@ -12,7 +12,6 @@ from controller.objects import VaultObject, read_class
 from tools.migration import SUFFIX
 
 Manifest = dict[str, Any]
-_TYPES = {"secret": "secretInAKV", "cert": "certInAKV"}
 
 
 class Inexpressible(Exception):  # noqa: N818 -- an answer, not an error
@@ -68,7 +67,7 @@ def _entry(pair: Manifest, objects: Any) -> Manifest:
     for field in ("format", "encoding"):
         if getattr(found, field, "") not in ("", "pem", "utf-8"):
             raise Inexpressible(f"{field} {getattr(found, field)} of {found.name}")
-    if found.type not in _TYPES:
+    if found.type != "secret":  # its certInAKV is the certificate with its key, and that is the secret of its name
         raise Inexpressible(f"objectType {found.type} of {found.name}")
     version = {"version": int(number)} if found.history > 1 and stem else {}
-    return {"dataKey": pair["targetKey"], _TYPES[found.type]: found.name, **version}
+    return {"dataKey": pair["targetKey"], "secretInAKV": found.name, **version}

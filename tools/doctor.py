@@ -43,6 +43,8 @@ network differs, run it there. The vault counts these calls like any others.
 as a kubectl plugin (`kubectl akv doctor ...`):
   ln -s "$PWD/tools/doctor" ~/.local/bin/kubectl-akv-doctor
 
+-o json prints {"checks": [{"subject", "name", "level", "text", "fix"}, ...]}; level is ok, warn or fail.
+
 exit codes: 0 nothing fails, 1 something does, 2 bad input or no way to the cluster
 """
 

@@ -53,6 +53,7 @@ class Examination:
         self._caller = caller
         self._settings = Settings()
         self._clouds = self._settings.clouds()
+        self._settings_seen = False
         self._issuer = ""
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._asked: dict[object, asyncio.Task[Any]] = {}
@@ -103,6 +104,7 @@ class Examination:
         clouds = environment.pop("CLOUDS_FILE", "").rpartition("/")[2]
         try:
             self._settings = Settings.from_environment(environment)
+            self._settings_seen = not clouds
             if not clouds:
                 self._clouds = self._settings.clouds()
                 return []
@@ -113,6 +115,7 @@ class Examination:
                 file.write(held["data"][clouds])
                 file.flush()
                 self._clouds = msgspec.structs.replace(self._settings, clouds_file=file.name).clouds()
+            self._settings_seen = True
         except (SettingsError, errors.KubeError, LookupError) as error:
             return [warn(CLUSTER, "settings", f"the release's settings cannot be read ({error})", "helm upgrade it")]
         return [ok(CLUSTER, "settings", f"clouds {', '.join(sorted(self._clouds))}")]
@@ -182,7 +185,7 @@ class Examination:
                 raise wrong
             wanted = {pair.target_key: source.find(pair.source_path) for pair in sync.spec.secret_object.data}
         except errors.KubeError as error:
-            yield warn(subject, "class", _short(error), "ask for the right to read it; nothing further was looked at")
+            yield warn(subject, "class", _short(error), "ask for the right to read it; no more was looked at")
             return
         except errors.ControllerError as error:
             yield failed(subject, "class" if isinstance(error, errors.ClassError) else "mapping", error)
@@ -220,6 +223,8 @@ class Examination:
             text = f"there is no SecretProviderClass {name}; create it or correct secretProviderClassName"
             raise errors.ClassError(text) from error
         cloud = source.cloud or self._settings.default_cloud
+        if cloud not in self._clouds and not self._settings_seen:
+            raise errors.Refused(f"cloud {cloud[:60]!r} is in the release's settings, which could not be read")
         if cloud not in self._clouds:
             known = ", ".join(sorted(self._clouds))
             raise errors.ClassError(f"cloudName {cloud[:60]!r} is not one of the administrator's; known are {known}")

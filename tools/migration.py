@@ -86,11 +86,15 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _File(msgspec.Struct, frozen=True):
-    """One file that the CSI driver mounts: its path below the volume, and how a SecretSync has it."""
+    """One file that the CSI driver mounts: its path below the volume, and how a SecretSync has it.
+
+    One of several versions is `optional`: the vault may not have that many, and pods start all the same.
+    """
 
     path: str
     key: str
     mode: int | None = None
+    optional: bool = False
 
 
 def migrate(objects: Iterable[Manifest], options: Options) -> Migration:
@@ -264,9 +268,12 @@ def _files(understood: VaultClass, source: Manifest, say: _Sayer) -> Iterator[_F
             while key in taken:
                 key += "-"
             taken.add(key)
-            yield _File(path, key, modes.get(found.served_as))
+            yield _File(path, key, modes.get(found.served_as), optional=found.history > 1)
         if found.history > 1:
-            say(f"{found.served_as} has {found.history} versions; the CSI provider mounts one more, which is not kept")
+            say(
+                f"{found.served_as} has {found.history} versions; the CSI provider mounts one more, which is not kept."
+                " The vault may have fewer, so the volume is optional: pods start even before the Secret is there"
+            )
 
 
 def _paths(found: VaultObject) -> list[str]:
@@ -350,7 +357,8 @@ def _workload(
             for file in files
         ]
         # A strategic merge patch finds the volume by its name; null takes its old source away.
-        volumes.append({"name": mount.volume["name"], "csi": None, "secret": {"secretName": name, "items": items}})
+        secret = {"secretName": name, "items": items} | ({"optional": True} if any(f.optional for f in files) else {})
+        volumes.append({"name": mount.volume["name"], "csi": None, "secret": secret})
         if publish := (mount.volume["csi"].get("nodePublishSecretRef") or {}).get("name"):
             say(f"Secret {publish} (a service principal) is no longer read: revoke it once all is verified")
     if not volumes:

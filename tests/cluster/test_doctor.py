@@ -286,6 +286,20 @@ def test_who_may_only_view_is_told_what_could_not_be_seen(space: Namespace, exam
     assert "serviceaccounts/token" in next(check["fix"] for check in found if check["name"] == "token")
 
 
+def test_whoever_may_not_see_the_settings_is_not_told_that_they_are_wrong(space: Namespace, examine: Examine) -> None:
+    start(space, cloudName="emulator")
+    plane = space.installed.plane
+    space.kubectl("create", "serviceaccount", "narrow")
+    resources = "--resource=secretsyncs.secret-sync.x-k8s.io,secretproviderclasses.secrets-store.csi.x-k8s.io"
+    space.kubectl("create", "role", "narrow", "--verb=get,list", resources)
+    space.kubectl("create", "rolebinding", "narrow", "--role=narrow", f"--serviceaccount={space.name}:narrow")
+    narrow = plane.service_account_kubeconfig(space.name, "narrow")
+    found = examine("secretsync/s", "--namespace", space.name, kubeconfig=narrow)[1]
+    levels = {check["name"]: check["level"] for check in found}
+    assert levels["controller"] == levels["class"] == "warn"
+    assert "could not be read" in next(check["text"] for check in found if check["name"] == "class")
+
+
 def test_what_is_not_there_is_bad_input(space: Namespace, examine: Examine) -> None:
     code, found = examine("secretsync/nobody", "--namespace", space.name)
     assert code == 2

@@ -111,6 +111,7 @@ def test_paths_and_modes_are_kept() -> None:
         {"key": "a-1", "path": "a/1"},
         {"key": "a-0-", "path": "a-0", "mode": 0o400},
     ]
+    assert volume["secret"]["optional"] is True  # the vault may have fewer versions
     (sync,) = of_kind(found, "SecretSync")
     assert data(sync) == {"a-0": "a/0", "a-1": "a/1", "a-0-": "a-0"}
     assert "one more, which is not kept" in said(found)
