@@ -139,19 +139,19 @@ class FederatedCredential:
         await self.close()
 
 
-def _claims(token: str) -> dict[str, Any]:
+def claims(token: str) -> dict[str, Any]:
     """What a token says of itself, unverified: only for messages."""
     try:
         part = token.split(".")[1]
-        claims = msgspec.json.decode(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        found = msgspec.json.decode(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (IndexError, ValueError, msgspec.DecodeError):
         return {}
-    return claims if isinstance(claims, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _explain(number: str, identity: Identity, assertion: str) -> str:
     """One sentence of cause and one of what to do. Entra's own text goes no further than its number."""
-    issuer = str(_claims(assertion).get("iss", "the cluster's"))
+    issuer = str(claims(assertion).get("iss", "the cluster's"))
     client = f"identity {identity.client_id}"
     credential = (
         f"give it a federated credential with issuer {issuer}, subject {identity.subject} and audience {TOKEN_AUDIENCE}"

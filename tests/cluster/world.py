@@ -58,6 +58,20 @@ class Installed:
         workload.env.update(settings)
         return workload
 
+    def make_available(self) -> None:
+        """Plays the kubelet: the Deployment's pod is told to be ready, so that the Deployment is available."""
+        at = ("--namespace", self.release)
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}
+        body = json.dumps({"status": {"phase": "Running", "conditions": [ready]}})
+        for pod in eventually(lambda: self.plane.kubectl("get", "pods", *at, "--output", "name").split(), bool):
+            self.plane.kubectl("patch", pod, *at, "--subresource=status", "--type=merge", "--patch", body)
+        eventually(self.available, lambda found: found == "1")
+
+    def available(self) -> str:
+        """How many of the Deployment's pods are available; empty for none."""
+        words = ("get", "deployment", self.deployment, "--namespace", self.release)
+        return self.plane.kubectl(*words, "--output", "jsonpath={.status.availableReplicas}")
+
 
 def for_version(plane: ControlPlane) -> list[str]:
     """Flags of helm for that version: before 1.30 there are no admission policies, and the chart asks about that."""

@@ -1,0 +1,317 @@
+"""tools/doctor on the real API server and the emulator: all is ok where all is well, and each cause is recognised."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.test_messages import refusing_proxy  # noqa: F401 -- a fixture
+from tests.cluster.world import CANARY, TENANT, Installed, Namespace
+from tools import doctor
+from tools.local_cluster import ControlPlane
+from tools.workload import ROOT
+
+ONE = {"k": "a"}
+OTHER = "00000000-0000-0000-0000-0000000000ff"
+Found = list[dict[str, str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def available(installed: Installed) -> None:
+    installed.make_available()
+
+
+@pytest.fixture(autouse=True)
+def trusted_issuer(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's certificates are the cluster's: as a public issuer's are on a real one."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(plane.ca_file))
+
+
+@pytest.fixture
+def examine(plane: ControlPlane, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Found]]:
+    def run(*arguments: str, kubeconfig: Path | None = None) -> tuple[int, Found]:
+        code = doctor.main([*arguments, "--kubeconfig", str(kubeconfig or plane.kubeconfig), "-o", "json"])
+        told = capsys.readouterr()
+        assert CANARY not in told.out + told.err
+        return code, json.loads(told.out)["checks"] if code != 2 else [{"text": told.err}]
+
+    return run
+
+
+Examine = Callable[..., tuple[int, Found]]
+
+
+def start(space: Namespace, **parameters: str) -> None:
+    """A SecretSync `s`, whatever becomes of it."""
+    space.put("a", "1")
+    space.apply(space.provider_class("a", **parameters), space.sync("s", ONE))
+
+
+def failing(found: Found, name: str) -> str:
+    """Text and fix of the failing check of that name."""
+    texts = [f"{check['text']}; {check['fix']}" for check in found if (check["name"], check["level"]) == (name, "fail")]
+    assert texts, found
+    return texts[0]
+
+
+def test_a_healthy_one_is_all_ok(space: Namespace, examine: Examine, plane: ControlPlane) -> None:
+    start(space)
+    space.wait_secret("s", {"k": "1"})
+    space.kubectl("wait", "secretsync/s", "--for=condition=Ready", "--timeout=20s")
+    code, found = examine("secretsync/s", "--namespace", space.name)
+    assert [check for check in found if check["level"] != "ok"] == []
+    assert code == 0
+    names = {check["name"] for check in found}
+    assert names >= {"controller", "settings", "policies", "issuer", "clock", "credentials"}
+    assert names >= {"class", "account", "token", "entra", "dns", "vault", "object secret/a", "secret", "status"}
+    texts = {check["name"]: check["text"] for check in found}
+    assert f"subject system:serviceaccount:{space.name}:{space.account}" in texts["token"]
+    assert plane.issuer in texts["issuer"]
+    assert "a private address" in texts["dns"]
+    assert "1 of 1 keys equal" in texts["secret"]
+
+
+def test_the_service_account_is_missing(space: Namespace, examine: Examine) -> None:
+    start(space)
+    space.kubectl("delete", "serviceaccount", space.account)
+    code, found = examine("secretsync/s", "--namespace", space.name)
+    assert code == 1
+    assert f"kubectl create serviceaccount {space.account} --namespace {space.name}" in failing(found, "account")
+
+
+@pytest.mark.parametrize(
+    ("issuer", "subject", "number"),
+    [("https://another.example", None, "700211"), (None, "system:serviceaccount:other:shop", "700213")],
+)
+def test_the_federated_credential_does_not_fit(
+    space: Namespace, examine: Examine, issuer: str | None, subject: str | None, number: str
+) -> None:
+    emulator, real = space.installed.emulator, space.installed.plane.issuer
+    right = f"system:serviceaccount:{space.name}:{space.account}"
+    emulator.unfederate(space.client, real, right)
+    emulator.federate(space.client, issuer or real, subject or right)
+    start(space)
+    text = failing(examine("secretsync/s", "--namespace", space.name)[1], "entra")
+    assert number in text
+    line = f"--issuer {real} --subject {right} --audiences api://AzureADTokenExchange"
+    assert "az identity federated-credential create" in text
+    assert line in text
+    assert space.client in text
+
+
+@pytest.mark.parametrize(
+    ("parameters", "known", "number"),
+    [
+        ({"clientID": OTHER}, False, "700016"),
+        ({"tenantID": OTHER}, False, "90002"),
+        ({"tenantID": OTHER}, True, "700016"),
+    ],
+)
+def test_client_or_tenant_is_wrong(
+    space: Namespace, examine: Examine, parameters: dict[str, str], known: bool, number: str
+) -> None:
+    if known:
+        space.installed.emulator.add_tenant(OTHER)
+    start(space, **parameters)
+    found = examine("secretsync/s", "--namespace", space.name)[1]
+    assert number in failing(found, "entra")
+    if "tenantID" in parameters:
+        text = failing(found, "tenant")
+        assert f"is in tenant {TENANT}" in text
+        assert "correct tenantID" in text
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("revoke_role", ["may not read secret a", "az role assignment create", "az keyvault show --name {vault}"]),
+        ("firewall", ["firewall refuses", "networking"]),
+        ("throttle", ["throttled", "jitterSeconds"]),
+        ("disable_secret", ["secret a is disabled", "enable it"]),
+        ("delete_secret", ["secret a is not in", "recover it"]),
+    ],
+)
+def test_the_vault_refuses(space: Namespace, examine: Examine, trouble: str, words: list[str]) -> None:
+    start(space)
+    arguments: dict[str, tuple[Any, ...]] = {
+        "revoke_role": (space.client, space.vault),
+        "firewall": (space.vault, True),
+        "throttle": (space.vault, 0, 1),
+    }
+    getattr(space.installed.emulator, trouble)(*arguments.get(trouble, (space.vault, "a")))
+    code, found = examine("secretsync/s", "--namespace", space.name)
+    assert code == 1
+    for word in words:
+        assert word.format(vault=space.vault) in failing(found, "object secret/a")
+
+
+def test_an_object_was_never_there(space: Namespace, examine: Examine) -> None:
+    space.apply(space.provider_class("a"), space.sync("s", ONE))
+    found = examine("secretsync/s", "--namespace", space.name)[1]
+    assert "secret a is not in" in failing(found, "object secret/a")
+    assert "there is no Secret s" in failing(found, "secret")
+
+
+def test_the_vaults_name_does_not_resolve(space: Namespace, examine: Examine) -> None:
+    start(space, cloudName="nowhere")
+    text = failing(examine("secretsync/s", "--namespace", space.name)[1], "vault")
+    assert f"the name {space.vault}.invalid does not resolve" in text
+
+
+def test_a_proxy_inspects_tls(space: Namespace, examine: Examine) -> None:
+    start(space)
+    space.installed.emulator.certificate_flaw("unknown-ca")
+    found = examine("secretsync/s", "--namespace", space.name)[1]
+    for name in ("entra", "vault"):
+        assert "certificate is not trusted" in failing(found, name)
+        assert "add its CA to the cloud" in failing(found, name)
+
+
+def test_a_proxy_refuses(
+    space: Namespace,
+    examine: Examine,
+    refusing_proxy: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start(space)
+    monkeypatch.setenv("HTTPS_PROXY", refusing_proxy)
+    found = examine("secretsync/s", "--namespace", space.name)[1]
+    assert "the proxy refuses the connection" in failing(found, "vault")
+    assert any("is left to the proxy 127.0.0.1" in check["text"] for check in found)
+
+
+def test_the_vault_is_cut_off(space: Namespace, examine: Examine) -> None:
+    start(space)
+    space.installed.emulator.cut_off()
+    text = failing(examine("secretsync/s", "--namespace", space.name)[1], "vault")
+    assert "check route, firewall and proxy to 127.0.0.1" in text
+
+
+@pytest.fixture
+def late_clock(installed: Installed) -> Iterator[None]:
+    installed.emulator.set_clock(3600)
+    yield
+    installed.emulator.set_clock(0)
+
+
+def test_the_clock_is_wrong(space: Namespace, examine: Examine, late_clock: None) -> None:
+    start(space)
+    found = examine("secretsync/s", "--namespace", space.name)[1]
+    assert "60 minutes off" in failing(found, "clock")
+    assert "700024" in failing(found, "entra")
+
+
+def test_the_class_is_missing_or_wrong(space: Namespace, examine: Examine) -> None:
+    space.apply(space.sync("s", ONE))
+    assert "create it or correct" in failing(examine("secretsync/s", "--namespace", space.name)[1], "class")
+    space.apply(space.provider_class("b"))
+    assert "it has: b" in failing(examine("secretsync/s", "--namespace", space.name)[1], "mapping")
+
+
+def test_somebody_elses_secret(space: Namespace, examine: Examine) -> None:
+    theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"x": "eA=="}}
+    space.apply(theirs)
+    start(space)
+    assert "does not belong to this SecretSync" in failing(
+        examine("secretsync/s", "--namespace", space.name)[1], "secret"
+    )
+
+
+def test_a_secret_that_is_behind_is_named_by_key(space: Namespace, examine: Examine) -> None:
+    start(space)
+    space.wait_secret("s", {"k": "1"})
+    space.put("a", "2")
+    found = examine("secretsync/s", "--namespace", space.name)[1]
+    (check,) = [check for check in found if check["name"] == "secret"]
+    assert check["level"] == "warn"
+    assert "differs from the vault in k" in check["text"]
+
+
+def test_a_policy_is_missing_or_does_not_deny(installed: Installed, space: Namespace, examine: Examine) -> None:
+    plane = installed.plane
+    name = f"no-delete.{installed.deployment}.{installed.release}"
+    policy, binding = f"validatingadmissionpolicy/{name}", f"validatingadmissionpolicybinding/{name}"
+    held = json.loads(plane.kubectl("get", policy, "--output", "json"))
+    for field in ("resourceVersion", "uid", "creationTimestamp"):
+        del held["metadata"][field]
+    plane.kubectl("patch", binding, "--type=merge", "--patch", '{"spec":{"validationActions":["Audit"]}}')
+    assert f"{name} not bound to Deny" in failing(examine("--namespace", space.name)[1], "policies")
+    plane.kubectl("patch", binding, "--type=merge", "--patch", '{"spec":{"validationActions":["Deny"]}}')
+    plane.kubectl("delete", policy)
+    try:
+        code, found = examine("--namespace", space.name)
+    finally:
+        plane.kubectl("create", "--filename", "-", stdin=json.dumps(held))
+    assert code == 1
+    assert f"{name} missing" in failing(found, "policies")
+    assert examine("--namespace", space.name)[0] == 0
+
+
+def test_several_are_looked_at_together(space: Namespace, examine: Examine) -> None:
+    start(space)
+    space.apply(space.sync("t", {"x": "b"}))
+    space.wait_secret("s", {"k": "1"})
+    before = space.calls()
+    code, found = examine("--namespace", space.name)
+    assert code == 1
+    assert {check["subject"] for check in found} == {"cluster", f"{space.name}/s", f"{space.name}/t"}
+    assert space.calls() - before == 2  # the probe, and the one object that can be read
+
+
+def test_who_may_only_view_is_told_what_could_not_be_seen(space: Namespace, examine: Examine) -> None:
+    start(space)
+    space.wait_secret("s", {"k": "1"})
+    space.kubectl("wait", "secretsync/s", "--for=condition=Ready", "--timeout=20s")
+    plane = space.installed.plane
+    space.kubectl("create", "serviceaccount", "viewer")
+    rules = "--resource=secretsyncs.secret-sync.x-k8s.io,secretproviderclasses.secrets-store.csi.x-k8s.io"
+    role = f"viewer-{space.name}"
+    plane.kubectl("create", "clusterrole", role, "--verb=get,list", rules)
+    for number, bound in enumerate(("view", role)):
+        account = f"--serviceaccount={space.name}:viewer"
+        plane.kubectl("create", "clusterrolebinding", f"{role}-{number}", f"--clusterrole={bound}", account)
+    viewer = plane.service_account_kubeconfig(space.name, "viewer")
+    code, found = examine("secretsync/s", "--namespace", space.name, kubeconfig=viewer)
+    for number in range(2):
+        plane.kubectl("delete", "clusterrolebinding", f"{role}-{number}")
+    plane.kubectl("delete", "clusterrole", role)
+    assert code == 0
+    levels = {check["name"]: check["level"] for check in found}
+    assert levels["token"] == levels["policies"] == "warn"
+    assert levels["controller"] == levels["class"] == levels["vault"] == levels["status"] == "ok"
+    assert "serviceaccounts/token" in next(check["fix"] for check in found if check["name"] == "token")
+
+
+def test_whoever_may_not_see_the_settings_is_not_told_that_they_are_wrong(space: Namespace, examine: Examine) -> None:
+    start(space, cloudName="emulator")
+    plane = space.installed.plane
+    space.kubectl("create", "serviceaccount", "narrow")
+    resources = "--resource=secretsyncs.secret-sync.x-k8s.io,secretproviderclasses.secrets-store.csi.x-k8s.io"
+    space.kubectl("create", "role", "narrow", "--verb=get,list", resources)
+    space.kubectl("create", "rolebinding", "narrow", "--role=narrow", f"--serviceaccount={space.name}:narrow")
+    narrow = plane.service_account_kubeconfig(space.name, "narrow")
+    found = examine("secretsync/s", "--namespace", space.name, kubeconfig=narrow)[1]
+    levels = {check["name"]: check["level"] for check in found}
+    assert levels["controller"] == levels["class"] == "warn"
+    assert "could not be read" in next(check["text"] for check in found if check["name"] == "class")
+
+
+def test_what_is_not_there_is_bad_input(space: Namespace, examine: Examine) -> None:
+    code, found = examine("secretsync/nobody", "--namespace", space.name)
+    assert code == 2
+    assert f"there is no SecretSync nobody in namespace {space.name}" in found[0]["text"]
+
+
+def test_as_a_kubectl_plugin(plane: ControlPlane, space: Namespace, tmp_path: Path) -> None:
+    start(space)
+    (tmp_path / "kubectl-akv-doctor").symlink_to(ROOT / "tools" / "doctor")
+    env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "KUBECONFIG": str(plane.kubeconfig)}
+    command = [str(plane.kubectl_path), "akv", "doctor", "secretsync/s", "--namespace", space.name]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert f"ok    {space.name}/s  class: Key Vault {space.vault}, 1 objects, cloud emulator" in done.stdout, (
+        done.stderr
+    )

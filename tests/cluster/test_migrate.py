@@ -1,0 +1,164 @@
+"""tools/migrate on the real API server: off the CSI driver's mounts, over from SSE in place, and back to SSE."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.api.conditions import Reason
+from tests.cluster.world import Installed, Namespace, eventually, value
+from tools import migrate
+from tools.local_cluster.errors import ClusterError
+
+SSE = "secrets-store-sync-controller"
+
+
+def run(space: Namespace, *arguments: str) -> int:
+    return migrate.main([*arguments, "--namespace", space.name, "--kubeconfig", str(space.installed.plane.kubeconfig)])
+
+
+def driven(space: Namespace, class_name: str) -> dict[str, Any]:
+    """A Deployment that mounts a class through the CSI driver."""
+    driver = {"driver": "secrets-store.csi.k8s.io", "volumeAttributes": {"secretProviderClass": class_name}}
+    spec = {
+        "serviceAccountName": space.account,
+        "containers": [{"name": "web", "image": "web", "volumeMounts": [{"name": "secrets", "mountPath": "/secrets"}]}],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "secrets", "csi": {**driver, "readOnly": True}}],
+    }
+    labels = {"app": "web"}
+    template = {"metadata": {"labels": labels}, "spec": spec}
+    body = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": body}
+
+
+def test_off_the_csi_driver(space: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report's own commands, run as they stand: classes, SecretSyncs, patches; then the Secrets are there."""
+    space.put("a", "1")
+    space.put("b", "2")
+    spc = space.provider_class("a", "b", name="app", clientID="", userAssignedIdentityID=space.client)
+    spc["spec"]["parameters"] = {key: text for key, text in spc["spec"]["parameters"].items() if text}
+    spc["spec"]["parameters"]["useVMManagedIdentity"] = "true"
+    spc["spec"]["secretObjects"] = [
+        {"secretName": "db", "type": "Opaque", "data": [{"objectName": "a", "key": "password"}]}
+    ]
+    theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"}, "stringData": {"password": "theirs"}}
+    space.apply(spc, driven(space, "app"), theirs)
+    out = tmp_path / "moved"
+    assert run(space, "csi", "--cluster", "--output", str(out)) == 1
+    assert "REPORT.md" in capsys.readouterr().out
+    report = (out / "REPORT.md").read_text()
+    assert f"--issuer {space.installed.plane.issuer} --subject system:serviceaccount:{space.name}:shop" in report
+    commands = [line.split() for line in report.splitlines() if line.startswith("kubectl ")]
+    for _, *words in (each for each in commands if each[1] in ("apply", "patch", "delete")):
+        files = [str(out / word) if word.endswith(".yaml") else word for word in words]
+        space.kubectl(*files)
+    space.wait_secret("app", {"a": "1", "b": "2"})
+    space.wait_secret("db", {"password": "1"}, patience=40)
+    volumes = {each["name"]: each for each in space.get("deployment", "web")["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["secrets"]["secret"]["secretName"] == "app"
+    assert volumes["secrets"]["secret"]["items"] == [{"key": "a", "path": "a"}, {"key": "b", "path": "b"}]
+    assert "csi" not in volumes["secrets"]
+    assert "emptyDir" in volumes["tmp"]
+    for _, *words in (each for each in commands if each[1] == "wait"):
+        space.kubectl(*words, "--timeout=20s")
+
+
+def apply_as_sse(space: Namespace, text: str) -> None:
+    """What SSE's controller does: a server-side apply, without force."""
+    sync = space.get("secretsync", "s")
+    owner = {"apiVersion": sync["apiVersion"], "kind": "SecretSync", "name": "s", "uid": sync["metadata"]["uid"]}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "s", "labels": {"secrets-store.sync.x-k8s.io": ""}, "ownerReferences": [owner]},
+        "type": "Opaque",
+        "data": {"k": base64.b64encode(value(text).encode()).decode()},
+    }
+    arguments = ["apply", "--server-side", f"--field-manager={SSE}", "--filename", "-"]
+    space.kubectl(*arguments, stdin=json.dumps(secret))
+
+
+def managers(space: Namespace) -> set[tuple[str, str]]:
+    return {(each["manager"], each["operation"]) for each in space.get("secret", "s")["metadata"]["managedFields"]}
+
+
+@pytest.fixture
+def stopped(installed: Installed) -> Iterator[None]:
+    """The Deployment has no replicas: what the tests run beside it is not one of its pods."""
+    plane, at = installed.plane, ("deployment", installed.deployment, "--namespace", installed.release)
+    plane.kubectl("scale", *at, "--replicas=0")
+    eventually(installed.available, lambda found: not found)
+    yield
+    plane.kubectl("scale", *at, "--replicas=1")
+
+
+def test_over_from_sse_and_back(space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]) -> None:
+    # SSE's own: a SecretSync that another controller carries out, and the Secret that it applied.
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}, secretSyncControllerName="sse"))
+    apply_as_sse(space, "1")
+    assert run(space, "from-sse") == 1
+    assert "it names controller sse" in capsys.readouterr().out
+    before = space.get("secret", "s")
+    assert managers(space) == {(SSE, "Apply")}
+
+    # Taken over: not deleted, and not rewritten, because it is equal.
+    space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":""}}')
+    space.wait_reason("s", Reason.UP_TO_DATE)
+    assert space.get("secret", "s") == before
+    assert run(space, "from-sse") == 0
+    assert "taken over as it is" in capsys.readouterr().out
+
+    # A rotation makes it ours, and SSE's unforced apply of a new value conflicts.
+    space.put("a", "2")
+    space.force("s")
+    space.wait_secret("s", {"k": "2"})
+    assert ("akv-secret-store", "Update") in managers(space)
+    space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":"sse"}}')
+    with pytest.raises(ClusterError, match="conflict"):
+        apply_as_sse(space, "3")
+
+    # Told, and nothing done; then handed back: the same values, and SSE writes on.
+    assert run(space, "to-sse") == 0
+    assert "would be handed back" in capsys.readouterr().out
+    assert ("akv-secret-store", "Update") in managers(space)
+    assert run(space, "to-sse", "--apply") == 0
+    assert f"{space.name}/s: handed back" in capsys.readouterr().out
+    assert managers(space) == {(SSE, "Apply")}
+    assert space.secret("s") == {"k": value("2")}
+    apply_as_sse(space, "3")
+    assert space.secret("s") == {"k": value("3")}
+    assert run(space, "to-sse", "--apply") == 0
+    assert "is SSE's to write already" in capsys.readouterr().out
+
+
+def test_a_secret_that_this_controller_made_goes_to_sse_too(
+    space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":"sse"}}')
+    assert run(space, "to-sse", "--apply") == 0
+    apply_as_sse(space, "2")
+    assert space.secret("s") == {"k": value("2")}
+    # A key that somebody else set is in SSE's way, and is said.
+    space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"data":{"k":"eA=="}}')
+    assert run(space, "to-sse") == 1
+    assert "kubectl-patch set a part of the data too" in capsys.readouterr().out
+
+
+def test_nothing_is_handed_back_while_the_controller_runs(
+    installed: Installed, space: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed.make_available()
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    before = managers(space)
+    assert run(space, "to-sse", "--apply") == 2
+    assert f"scale deployment {installed.deployment} --replicas=0" in capsys.readouterr().err
+    assert managers(space) == before

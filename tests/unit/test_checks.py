@@ -1,0 +1,248 @@
+"""tools/doctor's judgments, one by one; what they are made from is gathered in tests/cluster/test_doctor.py."""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.api.meta import ObjectMeta, OwnerReference
+from controller.api.secretsync import SecretSync
+from controller.errors import NotFound, ObjectError
+from controller.fetched import Fetched, Hidden
+from controller.identity import Identity
+from controller.settings import Settings
+from tools import checks, doctor
+from tools.caller import Caller
+from tools.checks import Level, SecretData
+
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+WHO = Identity("shop", "shop", "client-1", "tenant-1")
+
+
+def sync(**status: Any) -> SecretSync:
+    return msgspec.convert(
+        {
+            "metadata": {"name": "s", "namespace": "shop", "uid": "u1", "generation": 2},
+            "spec": {
+                "secretProviderClassName": "c",
+                "serviceAccountName": "shop",
+                "secretObject": {"data": [{"sourcePath": "a", "targetKey": "k"}]},
+            },
+            "status": status,
+        },
+        SecretSync,
+    )
+
+
+def ready(status: str = "True", generation: int = 2, message: str = "equal") -> dict[str, Any]:
+    return {
+        "type": "Ready",
+        "status": status,
+        "reason": "Because",
+        "message": message,
+        "lastTransitionTime": "2030-01-01T00:00:00Z",
+        "observedGeneration": generation,
+    }
+
+
+def deployment(name: str, available: int) -> Mapping[str, Any]:
+    return {"metadata": {"name": name, "namespace": "n"}, "status": {"availableReplicas": available}}
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "word"),
+    [
+        ([], Level.FAIL, "install the chart"),
+        ([deployment("a", 0)], Level.FAIL, "n/a has no pod"),
+        ([deployment("a", 1), deployment("b", 1)], Level.WARN, "n/a, n/b"),
+        ([deployment("a", 1)], Level.OK, "n/a is available"),
+    ],
+)
+def test_the_controller(found: list[Mapping[str, Any]], level: Level, word: str) -> None:
+    check = checks.controller(found)
+    assert check.level is level
+    assert word in str(check)
+
+
+@pytest.mark.parametrize(
+    ("present", "bound", "word"),
+    [
+        (["p", "q"], {"p": "Deny", "q": "Deny"}, "2 in force"),
+        (["p"], {"p": "Deny", "q": "Deny"}, "q missing"),
+        (["p", "q"], {"p": "Deny", "q": "Audit"}, "q not bound"),
+        (["p", "q"], {"p": "Deny"}, "q not bound"),
+    ],
+)
+def test_the_policies(present: list[str], bound: dict[str, str], word: str) -> None:
+    bindings = [{"spec": {"policyName": name, "validationActions": [action]}} for name, action in bound.items()]
+    assert word in checks.policies(["p", "q"], present, bindings).text
+
+
+def test_the_issuer_publishes_what_the_cluster_signs_with() -> None:
+    name = "https://issuer.example"
+    assert checks.issuer(name, ["1"], {"issuer": name}, ["1", "2"]).level is Level.OK
+    assert checks.issuer(name, ["1", "3"], {"issuer": name}, ["1"]).text.startswith("1 of the keys")
+    assert "names issuer https://other" in checks.issuer(name, ["1"], {"issuer": "https://other"}, ["1"]).text
+
+
+@pytest.mark.parametrize(("off", "level"), [(0, Level.OK), (-299, Level.OK), (301, Level.FAIL), (-3600, Level.FAIL)])
+def test_the_clock(off: int, level: Level) -> None:
+    assert checks.clock(1_000_000, 1_000_000 + off).level is level
+
+
+def test_credentials_are_counted_by_service_account() -> None:
+    def several(client: str, count: int) -> list[Identity]:
+        return [Identity(f"n{number}", "a", client, "t") for number in range(count)] * 2
+
+    found = checks.credentials(several("few", 15) + several("many", 16) + several("over", 21))
+    assert [(check.level, check.text.split()[3]) for check in found] == [
+        (Level.OK, "15"),
+        (Level.WARN, "16"),
+        (Level.FAIL, "21"),
+    ]
+
+
+def test_a_token_must_say_what_a_credential_can_match() -> None:
+    right = {"iss": "i", "sub": WHO.subject, "aud": ["api://AzureADTokenExchange"], "iat": 1, "exp": 601}
+    assert checks.token("s", WHO, right, "i").text.endswith("for 600 s")
+    for wrong in ({"iss": "j"}, {"sub": "x"}, {"aud": ["x"]}):
+        assert checks.token("s", WHO, right | wrong, "i").level is Level.FAIL
+
+
+@pytest.mark.parametrize(
+    ("challenge", "named", "said"),
+    [
+        ('Bearer authorization="https://login.example/t1", resource="r"', "T1", False),
+        ('Bearer authorization="https://login.example/t2/", resource="r"', "t1", True),
+        ('Bearer authorization="https://login.example/t2", resource="r"', "contoso.example", False),
+        ("", "t1", False),
+    ],
+)
+def test_the_vaults_tenant(challenge: str, named: str, said: bool) -> None:
+    assert bool(checks.tenant("s", "v", challenge, named)) is said
+
+
+def test_addresses_say_what_is_private() -> None:
+    assert "private" in checks.addresses("s", "v", ["10.0.0.4", "52.1.2.3"]).text
+    assert "private" not in checks.addresses("s", "v", ["52.1.2.3", "2603:1030::1"]).text
+
+
+def held(data: Mapping[str, bytes], uid: str = "u1", **changes: Any) -> SecretData:
+    owner = OwnerReference(api_version="secret-sync.x-k8s.io/v1alpha1", kind="SecretSync", name="s", uid=uid)
+    meta = ObjectMeta(name="s", labels={"secrets-store.sync.x-k8s.io": ""}, owner_references=[owner])
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    return msgspec.structs.replace(SecretData(metadata=meta, type="Opaque", data=encoded), **changes)
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "word"),
+    [
+        (None, Level.FAIL, "there is no Secret s"),
+        (held({"k": b"v"}), Level.OK, "1 of 1 keys equal"),
+        (held({"k": b"old"}), Level.WARN, "in k"),
+        (held({"k": b"v", "extra": b""}), Level.WARN, "in extra"),
+        (held({"k": b"v"}, uid="u0"), Level.WARN, "an earlier SecretSync"),
+        (held({"k": b"v"}, metadata=ObjectMeta(name="s")), Level.FAIL, "not touched"),
+        (held({"k": b"v"}, type="other"), Level.FAIL, "of type other, not Opaque"),
+    ],
+)
+def test_the_secret(found: SecretData | None, level: Level, word: str) -> None:
+    fetched = {"k": Fetched(value=Hidden(b"v"), version="1")}
+    check = checks.secret("s", sync(), found, fetched)
+    assert check.level is level, check
+    assert word in check.text
+
+
+def test_a_key_that_could_not_be_read_is_said() -> None:
+    check = checks.secret("s", sync(), held({"k": b"v"}), {"k": ObjectError("it is gone; bring it back")})
+    assert "1 could not be read" in check.text
+    (read,) = checks.objects("s", WHO, "v", {"secret/a": ObjectError("it is gone; bring it back")})
+    assert (read.text, read.fix) == ("it is gone", "bring it back")
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "word"),
+    [
+        ({}, Level.FAIL, "has not looked at it"),
+        ({"conditions": [ready(generation=1)]}, Level.FAIL, "since its last edit"),
+        ({"conditions": [ready("False", message="no role; assign it")]}, Level.FAIL, "Because: no role"),
+        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2030-01-01T11:30:00Z"}, Level.OK, "Because: equal"),
+        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2030-01-01T10:30:00Z"}, Level.WARN, "10:30:00Z"),
+    ],
+)
+def test_the_status(status: dict[str, Any], level: Level, word: str) -> None:
+    check = checks.status("s", sync(**status), Settings(), NOW)
+    assert check.level is level
+    assert word in check.text
+
+
+def test_a_secretsync_that_this_release_leaves_alone() -> None:
+    elsewhere = checks.served("s", sync(), Settings(watch_namespaces=("other",)))
+    assert elsewhere
+    assert elsewhere.level is Level.FAIL
+    assert checks.served("s", sync(), Settings(watch_namespaces=("shop",))) is None
+
+
+def test_nothing_writes_to_the_terminal() -> None:
+    line = str(checks.fail("s", "status", "red \x1b[31m\ntwo", "fix"))
+    assert line == "fail  s  status: red  [31m two; fix"
+
+
+class FakeCaller(Caller):
+    """A cluster with one AKVSync, a SecretSync that it owns, and one that it does not; `kinds` are served."""
+
+    def __init__(self, conditions: list[Any], kinds: set[str]) -> None:
+        self._owner = {"metadata": {"name": "x", "namespace": "shop", "uid": "o"}, "status": {"conditions": conditions}}
+        self._kinds = kinds
+
+    async def every(self, kind: Any, namespace: str = "") -> list[Any]:
+        owner = OwnerReference(api_version="secret-sync.x-k8s.io/v1alpha1", kind="AKVSync", name="x", uid="o")
+        found = sync()
+        return [found, msgspec.structs.replace(found, metadata=ObjectMeta(name="part", owner_references=[owner]))]
+
+    async def object(self, path: str) -> Any:
+        if path.split("/")[-2] not in self._kinds:
+            raise NotFound("the server could not find the requested resource", status=404)
+        if not path.endswith("/x"):
+            raise NotFound('akvsyncs.secret-sync.x-k8s.io "y" not found', status=404)
+        return self._owner
+
+    async def objects(self, path: str, labels: str = "") -> list[Any]:
+        return [await self.object(f"{path}/x")]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "level", "word"),
+    [([], Level.FAIL, "not looked"), ([ready("False")], Level.FAIL, "Because"), ([ready()], Level.OK, "1 SecretSyncs")],
+)
+async def test_an_akvsync_stands_for_what_it_owns(conditions: list[Any], level: Level, word: str) -> None:
+    caller = FakeCaller(conditions, {"akvsyncs"})
+    syncs, (check,) = await doctor._named(caller, "AKVSync", "x", "shop")
+    assert [each.metadata.name for each in syncs] == ["part"]
+    assert check.level is level
+    assert word in check.text
+    everything = await doctor._named(caller, "", "", "")
+    assert ([each.metadata.name for each in everything[0]], everything[1]) == (["s", "part"], [check])
+
+
+async def test_an_akvsync_that_is_not_there_or_not_known() -> None:
+    with pytest.raises(doctor.BadInput, match="no AKVSync y in namespace shop"):
+        await doctor._named(FakeCaller([], {"akvsyncs"}), "AKVSync", "y", "shop")
+    (check,) = (await doctor._named(FakeCaller([], set()), "AKVSync", "x", "shop"))[1]
+    assert check.text == "the cluster does not serve AKVSync"
+    assert len((await doctor._named(FakeCaller([], set()), "", "", ""))[0]) == 2
+
+
+@pytest.mark.parametrize("argument", ["secretsync", "secretsync/", "pod/x", "/x"])
+def test_bad_input_is_exit_code_two(argument: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        doctor.main([argument])
+    assert ended.value.code == 2
+
+
+def test_no_way_to_the_cluster_is_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--kubeconfig", "/nowhere"]) == 2
+    assert "/nowhere" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+"""The cluster as the caller sees it, with the rights of a kubeconfig; the controller's own handles are narrower."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from controller import errors
+from controller.api.meta import Resource
+from controller.kube import METADATA_ONLY, Handle, Kube, Page, load_configuration
+
+JSON_PATCH = "application/json-patch+json"
+_USER_AGENT = "akv-secret-store-tools"
+
+R = TypeVar("R", bound=Resource)
+T = TypeVar("T")
+Object = dict[str, Any]
+
+
+class Caller:
+    """Objects by their kind where one of our structs has it, or by their path. Raises `KubeError`."""
+
+    def __init__(self, kube: Kube) -> None:
+        self.kube = kube
+
+    async def get(self, kind: type[R], namespace: str, name: str) -> R:
+        """One object; `NotFound` where there is none, `Refused` where it is not as its kind should be."""
+        return _decode(await self.kube.call("GET", Handle(kind, "").path(namespace, name)), kind, name)
+
+    async def every(self, kind: type[R], namespace: str = "") -> list[R]:
+        """All objects of that kind that can be read, in one namespace or in all."""
+        raw = await self._items(Handle(kind, "").path(namespace), "")
+        found = []
+        for item in raw:
+            try:
+                found.append(msgspec.json.decode(item, type=kind))
+            except msgspec.ValidationError:
+                continue  # the controller tells its owner
+        return found
+
+    async def object(self, path: str) -> Object:
+        """Whatever is at that path; the key set is JSON of a media type of its own."""
+        return _decode(await self.kube.call("GET", path, accept="*/*"), dict[str, Any], path)
+
+    async def metadata(self, path: str) -> Object:
+        """The metadata of what is at that path, as it is; the rest is not even sent."""
+        held = _decode(await self.kube.call("GET", path, accept=METADATA_ONLY), dict[str, Any], path)
+        found: Object = held["metadata"]
+        return found
+
+    async def set_managed_fields(self, path: str, held: Object, entries: list[Object]) -> None:
+        """Replaces them, unless the object changed since `held`, its metadata, was read (`KubeError`)."""
+        body = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": held["resourceVersion"]},
+            {"op": "replace", "path": "/metadata/managedFields", "value": entries},
+        ]
+        await self.kube.call("PATCH", path, body=body, accept=METADATA_ONLY, content_type=JSON_PATCH)
+
+    async def objects(self, path: str, labels: str = "") -> list[Object]:
+        """Every item of the list at that path, with these labels."""
+        return [msgspec.json.decode(item) for item in await self._items(path, labels)]
+
+    async def _items(self, path: str, labels: str) -> list[msgspec.Raw]:
+        items: list[msgspec.Raw] = []
+        token = ""
+        while True:
+            query = {"limit": "500"} | ({"labelSelector": labels} if labels else {})
+            query |= {"continue": token} if token else {}
+            page = _decode(await self.kube.call("GET", path, query=query), Page, path)
+            items += page.items
+            token = page.metadata.continue_
+            if not token:
+                return items
+
+
+def _decode(answer: bytes, shape: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(answer, type=shape)
+    except msgspec.DecodeError as error:
+        raise errors.Refused(f"{what} is not as its kind should be: {error}") from None
+
+
+@asynccontextmanager
+async def connect(kubeconfig: Path | None) -> AsyncIterator[Caller]:
+    """Asks as whoever the kubeconfig says: the one that is named, $KUBECONFIG, ~/.kube/config, or the pod's own."""
+    named = str(kubeconfig or "") or os.environ.get("KUBECONFIG", "") or await asyncio.to_thread(_usual)
+    async with Kube(await load_configuration(named or None), _USER_AGENT) as kube:
+        yield Caller(kube)
+
+
+def _usual() -> str:
+    path = Path("~/.kube/config").expanduser()
+    return str(path) if path.is_file() else ""

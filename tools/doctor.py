@@ -1,0 +1,154 @@
+"""Why a Secret is not what the vault holds: one line for each thing that must be right, with the step that mends it.
+
+tools/examination.py asks, tools/checks.py judges; here is the command line.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from controller import errors
+from controller.api.secretsync import SecretSync
+from tools import checks
+from tools.caller import Caller, Object, connect
+from tools.checks import CLUSTER, Check, fail, ok
+from tools.examination import Examination
+
+_KINDS = {"secretsync": "SecretSync", "secretsyncs": "SecretSync", "akvsync": "AKVSync", "akvsyncs": "AKVSync"}
+_API = f"/apis/{SecretSync.group}/{SecretSync.version}"
+_EPILOG = """\
+examples:
+  tools/doctor                                 the whole cluster
+  tools/doctor --namespace shop                one namespace
+  tools/doctor secretsync/db --namespace shop  one SecretSync
+  tools/doctor akvsync/shop -n shop -o json    one AKVSync with what it generated
+
+what it looks at:
+  cluster  the Deployment, its settings, the admission policies, the issuer's discovery document and keys as the world
+           sees them, the clock against Entra's, and the ServiceAccounts for each identity (20 federated credentials)
+  each     class and mapping, ServiceAccount, token, Entra's answer (with the `az` line that is needed), DNS, route and
+           TLS to the vault, its tenant, each object with the role it takes, the Secret's owner and contents, the status
+
+It reads with the rights of your kubeconfig and writes nothing. A line `warn` says what you may not see: to sign in as
+a workload it needs `create` on serviceaccounts/token, and to compare, `get` on secrets. It never prints a value. Entra
+and the vault are asked from this machine, with its proxies (HTTPS_PROXY) and its certificates: where the controller's
+network differs, run it there. The vault counts these calls like any others.
+
+as a kubectl plugin (`kubectl akv doctor ...`):
+  ln -s "$PWD/tools/doctor" ~/.local/bin/kubectl-akv-doctor
+
+-o json prints {"checks": [{"subject", "name", "level", "text", "fix"}, ...]}; level is ok, warn or fail.
+
+exit codes: 0 nothing fails, 1 something does, 2 bad input or no way to the cluster
+"""
+
+
+class BadInput(Exception):  # noqa: N818 -- the caller's error
+    """There is nothing to look at, or no way to it."""
+
+
+async def examine(kubeconfig: Path | None, kind: str, name: str, namespace: str) -> list[Check]:
+    """All checks of the cluster and of what was named; without a name of everything, without a namespace everywhere."""
+    async with connect(kubeconfig) as caller, Examination(caller) as examination:
+        try:
+            syncs, found = await _named(caller, kind, name, namespace)
+        except errors.Unreachable as error:
+            raise BadInput(error.message) from error
+        return await examination.cluster() + await examination.everything(syncs) + found
+
+
+async def _named(caller: Caller, kind: str, name: str, namespace: str) -> tuple[list[SecretSync], list[Check]]:
+    """The SecretSyncs to look at, and what is to be said of the AKVSyncs that own them."""
+    try:
+        if kind == SecretSync.kind:
+            return [await caller.get(SecretSync, namespace, name)], []
+        if kind:
+            owner = await caller.object(f"{_API}/namespaces/{namespace}/akvsyncs/{name}")
+            owned = _owned(owner, await caller.every(SecretSync, namespace))
+            return owned, [_akvsync(owner, owned)]
+        syncs = await caller.every(SecretSync, namespace)
+        return syncs, [_akvsync(owner, _owned(owner, syncs)) for owner in await _akvsyncs(caller, namespace)]
+    except errors.NotFound as error:
+        if name and f'"{name}"' in error.message:
+            raise BadInput(f"there is no {kind} {name} in namespace {namespace}") from error
+        fix = "install the chart, or kubectl apply --filename chart/crds"
+        return [], [fail(CLUSTER, "crds", f"the cluster does not serve {kind or SecretSync.kind}", fix)]
+    except errors.Refused as error:
+        raise BadInput(error.message) from error
+
+
+async def _akvsyncs(caller: Caller, namespace: str) -> list[Object]:
+    """All of them; none where the cluster does not know the kind: a SecretSync does without."""
+    try:
+        return await caller.objects(f"{_API}/namespaces/{namespace}/akvsyncs" if namespace else f"{_API}/akvsyncs")
+    except errors.NotFound:
+        return []
+
+
+def _owned(owner: Object, syncs: Sequence[SecretSync]) -> list[SecretSync]:
+    uid = owner["metadata"]["uid"]
+    return [sync for sync in syncs if any(reference.uid == uid for reference in sync.metadata.owner_references)]
+
+
+def _akvsync(owner: Object, owned: Sequence[SecretSync]) -> Check:
+    """An AKVSync's own line."""
+    subject = f"{owner['metadata']['namespace']}/{owner['metadata']['name']}"
+    conditions = owner.get("status", {}).get("conditions", [])
+    ready: Object = next((each for each in conditions if each.get("type") == "Ready"), {})
+    text = f"{ready.get('reason', 'no status')}: {ready.get('message', 'the controller has not looked at it')}"
+    if ready.get("status") == "True":
+        return ok(subject, "akvsync", f"{len(owned)} SecretSyncs; {text}")
+    cause, _, step = text.partition("; ")
+    return fail(subject, "akvsync", cause, step or "see the lines of its parts, and the controller's log")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="tools/doctor",
+        description="Finds out why a Secret is not what the vault holds. One line for each thing that must be right:"
+        " ok, warn or fail, what was found, and what to do.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("object", nargs="?", default="", metavar="KIND/NAME",
+                        help="secretsync/NAME or akvsync/NAME (default: every SecretSync)")  # fmt: skip
+    parser.add_argument("-n", "--namespace", default="", help="(default: all, or `default` for one object)")
+    parser.add_argument("--kubeconfig", type=Path, metavar="FILE",
+                        help="its current context is asked (default: $KUBECONFIG, ~/.kube/config, the pod's)"
+    )  # fmt: skip
+    parser.add_argument("-q", "--quiet", action="store_true", help="leave out what is ok")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="(default: text)")
+    args = parser.parse_args(argv)
+    kind, slash, name = args.object.partition("/")
+    if args.object and (kind.lower() not in _KINDS or not slash or not name):
+        parser.error(f"{args.object}: expected secretsync/NAME or akvsync/NAME")
+    kind = _KINDS.get(kind.lower(), "")
+    # What the libraries would tell is told in one line, with the next step.
+    for library in ("azure", "msal", "asyncio", "aiohttp"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    try:
+        found = asyncio.run(examine(args.kubeconfig, kind, name, args.namespace or ("default" if name else "")))
+    except (BadInput, errors.KubeError) as error:
+        print(f"tools/doctor: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    shown = [check for check in found if not args.quiet or check.level is not checks.Level.OK]
+    with contextlib.suppress(BrokenPipeError):
+        if args.output == "json":
+            print(msgspec.json.format(msgspec.json.encode({"checks": shown})).decode())
+        else:
+            for check in shown:
+                print(check)
+    return checks.worst(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,388 @@
+"""Gathers what `tools.checks` judges: from the API server with the caller's rights, from Entra and the vault as the
+ServiceAccount, all from where it runs. What was asked once is not asked again.
+"""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+from azure.core.exceptions import AzureError
+from azure.core.pipeline.transport import HttpRequest
+
+from controller import errors, permissions
+from controller.api.meta import Secret, ServiceAccount
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
+from controller.crds import PART_OF
+from controller.fetched import Fetched
+from controller.identity import FederatedCredential, Identity, claims
+from controller.kube import Handle
+from controller.network import CONNECT_SECONDS, explain_connection, new_session, new_transport
+from controller.objects import VaultClass, read_class
+from controller.plan import mistake
+from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS, Cloud, Settings, SettingsError
+from controller.vault import Vaults
+from tools import checks, policies
+from tools.caller import Caller, Object
+from tools.checks import CLUSTER, Check, SecretData, fail, failed, ok, warn
+
+_LABELS = "=".join(PART_OF)
+# A small read that every vault refuses without a token: its refusal tells the vault's tenant.
+_PROBE = "/secrets?api-version=7.4"
+_AT_ONCE = 8
+T = TypeVar("T")
+Answer = Mapping[str, str]
+
+
+class Examination:
+    """One round of questions. `cluster()` comes first: the release that it finds is what the others are held against.
+
+    Use as a context manager, which closes the connections.
+    """
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._settings = Settings()
+        self._clouds = self._settings.clouds()
+        self._settings_seen = False
+        self._issuer = ""
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._asked: dict[object, asyncio.Task[Any]] = {}
+        self._vaults: Vaults | None = None
+        self._clock: Check | None = None
+
+    async def __aenter__(self) -> "Examination":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._vaults:
+            await self._vaults.close()
+        for session in self._sessions.values():
+            await session.close()
+
+    async def cluster(self) -> list[Check]:
+        """The release, its policies, and the cluster as an issuer of tokens."""
+        found: list[Check] = []
+        deployments: list[Object] = []
+        try:
+            deployments = await self._caller.objects("/apis/apps/v1/deployments", _LABELS)
+            found.append(checks.controller(deployments))
+        except errors.Refused as error:
+            found.append(_unseen("controller", error, "the chart's default values are taken to be in force"))
+        if deployments:
+            found += await self._read_settings(deployments[0])
+            found.append(await self._policies(deployments[0]))
+        found.append(await self._read_issuer())
+        return found
+
+    async def everything(self, syncs: list[SecretSync]) -> list[Check]:
+        """Each of these SecretSyncs, what they share in identities, and the clock."""
+        slots = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(sync: SecretSync) -> list[Check]:
+            async with slots:
+                return await self._sync(sync)
+
+        async with asyncio.TaskGroup() as tasks:
+            each = [tasks.create_task(one(sync)) for sync in syncs]
+        found = [check for task in each for check in task.result()]
+        return ([self._clock] if self._clock else []) + await self._credentials() + found
+
+    async def _read_settings(self, deployment: Object) -> list[Check]:
+        """What the Deployment's environment says, and the ConfigMap of clouds that it mounts."""
+        spec = deployment["spec"]["template"]["spec"]
+        environment = {each["name"]: each.get("value", "") for each in spec["containers"][0].get("env", [])}
+        clouds = environment.pop("CLOUDS_FILE", "").rpartition("/")[2]
+        try:
+            self._settings = Settings.from_environment(environment)
+            self._settings_seen = not clouds
+            if not clouds:
+                self._clouds = self._settings.clouds()
+                return []
+            names = [each["configMap"]["name"] for each in spec.get("volumes", []) if "configMap" in each]
+            namespace = deployment["metadata"]["namespace"]
+            held = await self._caller.object(f"/api/v1/namespaces/{namespace}/configmaps/{names[0]}")
+            with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+                file.write(held["data"][clouds])
+                file.flush()
+                self._clouds = msgspec.structs.replace(self._settings, clouds_file=file.name).clouds()
+            self._settings_seen = True
+        except (SettingsError, errors.KubeError, LookupError) as error:
+            return [warn(CLUSTER, "settings", f"the release's settings cannot be read ({error})", "helm upgrade it")]
+        return [ok(CLUSTER, "settings", f"clouds {', '.join(sorted(self._clouds))}")]
+
+    async def _policies(self, deployment: Object) -> Check:
+        meta = deployment["metadata"]
+        wanted = [f"{policy.name}.{meta['name']}.{meta['namespace']}" for policy in policies.POLICIES]
+        path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
+        try:
+            there = await self._caller.objects(f"{path}ies", _LABELS)
+            bindings = await self._caller.objects(f"{path}ybindings", _LABELS)
+        except errors.NotFound:
+            text = f"this Kubernetes has no admission policies (they came with {policies.SINCE})"
+            return warn(CLUSTER, "policies", text, "upgrade it, or confine the controller with watchNamespaces")
+        except errors.Refused as error:
+            return _unseen("policies", error, "ask an administrator to look")
+        return checks.policies(wanted, [each["metadata"]["name"] for each in there], bindings)
+
+    async def _read_issuer(self) -> Check:
+        """The issuer that the API server names, and what the world finds there."""
+        try:
+            document = await self._caller.object("/.well-known/openid-configuration")
+            held = await self._caller.object("/openid/v1/jwks")
+        except errors.KubeError as error:
+            return _unseen("issuer", error, "bind yourself to the ClusterRole system:service-account-issuer-discovery")
+        self._issuer = str(document["issuer"])
+        try:
+            published = await self._fetch(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
+            public = await self._fetch(str(published.get("jwks_uri", "")))
+        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
+            text = f"{self._issuer} cannot be reached from here ({type(error).__name__})"
+            return warn(CLUSTER, "issuer", text, "Entra must reach it: publish the discovery document there")
+        return checks.issuer(self._issuer, _key_ids(held), published, _key_ids(public))
+
+    async def _fetch(self, url: str) -> Object:
+        async with self._session("").get(url, timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS)) as answer:
+            found = json.loads(await answer.read())
+        if not isinstance(found, dict):
+            raise ValueError(url)
+        return found
+
+    async def _credentials(self) -> list[Check]:
+        """All identities that the cluster's SecretSyncs use, where the caller may list them."""
+        used = set()
+        with contextlib.suppress(errors.KubeError):
+            classes = await self._caller.every(SecretProviderClass)
+            known = {(each.metadata.namespace, each.metadata.name): each for each in classes}
+            for sync in await self._caller.every(SecretSync):
+                source = known.get((sync.metadata.namespace, sync.spec.secret_provider_class_name))
+                with contextlib.suppress(errors.ClassError):
+                    used |= {_identity(sync, read_class(source))} if source else set()
+        return checks.credentials(used)
+
+    async def _sync(self, sync: SecretSync) -> list[Check]:
+        """One SecretSync, from its class to its status. What can no longer be asked is left out."""
+        subject = f"{sync.metadata.namespace}/{sync.metadata.name}"
+        found = [each async for each in self._chain(subject, sync)]
+        found.append(checks.status(subject, sync, self._settings, datetime.now(UTC)))
+        return found
+
+    async def _chain(self, subject: str, sync: SecretSync) -> AsyncIterator[Check]:
+        if aside := checks.served(subject, sync, self._settings):
+            yield aside
+        try:
+            source = await self._class(sync)
+            if wrong := mistake(sync):
+                raise wrong
+            wanted = {pair.target_key: source.find(pair.source_path) for pair in sync.spec.secret_object.data}
+        except errors.KubeError as error:
+            yield warn(subject, "class", _short(error), "ask for the right to read it; no more was looked at")
+            return
+        except errors.ControllerError as error:
+            yield failed(subject, "class" if isinstance(error, errors.ClassError) else "mapping", error)
+            return
+        yield ok(subject, "class", f"Key Vault {source.vault}, {len(source.objects)} objects, cloud {source.cloud}")
+        cloud, identity = self._clouds[source.cloud], _identity(sync, source)
+        yield await self._account(subject, identity)
+        token = await self._once(("token", identity), lambda: self._token(identity))
+        if isinstance(token, errors.KubeError):
+            yield _no_token(subject, token)
+        else:
+            yield checks.token(subject, identity, claims(token), self._issuer)
+        signed_in = False
+        async for check in self._entra(subject, identity, source.cloud, token):
+            signed_in = check.name == "entra" and check.level is checks.Level.OK
+            yield check
+        vault_url = cloud.vault_url.replace("{vault}", source.vault)
+        async for check in self._vault(subject, source, vault_url, cloud):
+            signed_in = signed_in and check.level is not checks.Level.FAIL
+            yield check
+        if not signed_in:
+            return
+        reader = self._reader(identity, source)
+        read = await reader.read(set(wanted.values()))
+        named = {str(version): read[version] for version in sorted(set(wanted.values()), key=str)}
+        for check in checks.objects(subject, identity, source.vault, named):
+            yield check
+        yield await self._secret(subject, sync, {key: read[version] for key, version in wanted.items()})
+
+    async def _class(self, sync: SecretSync) -> VaultClass:
+        name = sync.spec.secret_provider_class_name
+        try:
+            source = read_class(await self._caller.get(SecretProviderClass, sync.metadata.namespace, name))
+        except errors.NotFound as error:
+            text = f"there is no SecretProviderClass {name}; create it or correct secretProviderClassName"
+            raise errors.ClassError(text) from error
+        cloud = source.cloud or self._settings.default_cloud
+        if cloud not in self._clouds and not self._settings_seen:
+            raise errors.Refused(f"cloud {cloud[:60]!r} is in the release's settings, which could not be read")
+        if cloud not in self._clouds:
+            known = ", ".join(sorted(self._clouds))
+            raise errors.ClassError(f"cloudName {cloud[:60]!r} is not one of the administrator's; known are {known}")
+        return msgspec.structs.replace(source, cloud=cloud)
+
+    async def _account(self, subject: str, identity: Identity) -> Check:
+        namespace, name = identity.namespace, identity.service_account
+        try:
+            await self._once(("account", namespace, name), lambda: self._caller.get(ServiceAccount, namespace, name))
+        except errors.NotFound:
+            fix = f"kubectl create serviceaccount {name} --namespace {namespace}, or correct serviceAccountName"
+            return fail(subject, "account", f"there is no ServiceAccount {name}", fix)
+        except errors.KubeError as error:
+            return warn(subject, "account", _short(error), "whether it exists could not be seen")
+        return ok(subject, "account", f"ServiceAccount {name} is there")
+
+    async def _token(self, identity: Identity) -> str | errors.KubeError:
+        """A token such as the controller asks for, or why the caller gets none."""
+        try:
+            answer = await permissions.TOKENS.request(
+                self._caller.kube,
+                identity.namespace,
+                identity.service_account,
+                audience=TOKEN_AUDIENCE,
+                seconds=TOKEN_SECONDS,
+            )
+        except errors.KubeError as error:
+            return error.bare()
+        return answer.status.token
+
+    async def _entra(
+        self, subject: str, identity: Identity, cloud_name: str, token: str | errors.KubeError
+    ) -> AsyncIterator[Check]:
+        cloud = self._clouds[cloud_name]
+        url = f"{cloud.authority}/{identity.tenant_id}/v2.0/.well-known/openid-configuration"
+        headers = await self._once(url, lambda: self._reach(url, cloud, "Microsoft Entra"))
+        if isinstance(headers, errors.ProviderError):
+            yield failed(subject, "entra", headers, _route(headers, url))
+            return
+        if isinstance(token, errors.KubeError):
+            return
+        if (date := headers.get("Date")) and (issued := claims(token).get("iat")):
+            with contextlib.suppress(ValueError):  # a proxy's idea of a date
+                self._clock = checks.clock(float(issued), parsedate_to_datetime(date).timestamp())
+
+        async def assertion() -> str:
+            return token
+
+        async def sign_in() -> errors.ControllerError | None:
+            transport = new_transport(self._session(cloud.ca))
+            async with FederatedCredential(identity, cloud, transport, assertion) as credential:
+                try:
+                    await credential.get_token_info()
+                except errors.ControllerError as error:
+                    return error.bare()
+            return None
+
+        refused = await self._once(("entra", identity, cloud_name), sign_in)
+        if refused:
+            issuer = self._issuer or str(claims(token).get("iss"))
+            needed = "give it a federated credential" in refused.message
+            yield failed(subject, "entra", refused, checks.federated_credential(identity, issuer) if needed else "")
+        else:
+            yield ok(subject, "entra", f"it takes the token for identity {identity.client_id}")
+
+    async def _vault(self, subject: str, source: VaultClass, url: str, cloud: Cloud) -> AsyncIterator[Check]:
+        """The way there, and what the vault says to a stranger."""
+        where = urlsplit(url)
+        host, port = where.hostname or "", where.port or 443
+        proxy = urllib.request.getproxies().get("https")
+        if proxy and not urllib.request.proxy_bypass(host):
+            yield ok(subject, "dns", f"{host} is left to the proxy {urlsplit(proxy).hostname}")
+        else:
+            with contextlib.suppress(OSError):
+                loop = asyncio.get_running_loop()
+                yield checks.addresses(subject, host, [str(each[4][0]) for each in await loop.getaddrinfo(host, port)])
+        headers = await self._once(url, lambda: self._reach(url + _PROBE, cloud, f"Key Vault {source.vault}"))
+        if isinstance(headers, errors.ProviderError):
+            yield failed(subject, "vault", headers, _route(headers, url))
+            return
+        wrong = checks.tenant(subject, source.vault, headers.get("WWW-Authenticate", ""), source.tenant_id)
+        yield wrong or ok(subject, "vault", f"{where.netloc} answers, and its certificate is trusted")
+
+    async def _reach(self, url: str, cloud: Cloud, other: str) -> Answer | errors.ProviderError:
+        """The headers of any answer at all, or why there is none, in the controller's words."""
+        transport = new_transport(self._session(cloud.ca))
+        try:
+            answer = await transport.send(
+                HttpRequest("GET", url), connection_timeout=CONNECT_SECONDS, read_timeout=CONNECT_SECONDS
+            )
+        except AzureError as error:
+            return errors.ProviderError(explain_connection(error, other))
+        headers: Answer = answer.headers  # whatever their letters' case
+        return headers
+
+    async def _secret(
+        self, subject: str, sync: SecretSync, fetched: Mapping[str, Fetched | errors.ControllerError]
+    ) -> Check:
+        path = Handle(Secret, "").path(sync.metadata.namespace, sync.metadata.name)
+        try:
+            found = msgspec.json.decode(await self._caller.kube.call("GET", path), type=SecretData)
+        except errors.NotFound:
+            found = None
+        except (errors.KubeError, msgspec.DecodeError) as error:
+            text = _short(error) if isinstance(error, errors.KubeError) else "it cannot be read"
+            return warn(subject, "secret", text, "whether it is equal could not be seen")
+        return checks.secret(subject, sync, found, fetched)
+
+    def _reader(self, identity: Identity, source: VaultClass) -> Any:
+        if not self._vaults:
+            # The same token that was judged above is the one that is exchanged.
+            async def assertion(who: Identity) -> str:
+                token = await self._once(("token", who), lambda: self._token(who))
+                if isinstance(token, errors.KubeError):
+                    raise token
+                return token
+
+            self._vaults = Vaults(self._clouds, assertion, lambda *_: None)
+        return self._vaults.reader(identity, source.cloud, source.vault)
+
+    def _session(self, ca: str) -> aiohttp.ClientSession:
+        if ca not in self._sessions:
+            self._sessions[ca] = new_session(ca)
+        return self._sessions[ca]
+
+    async def _once(self, what: object, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question that several SecretSyncs have, asked for the first of them."""
+        if what not in self._asked:
+            self._asked[what] = asyncio.ensure_future(ask())
+        answer: T = await self._asked[what]
+        return answer
+
+
+def _identity(sync: SecretSync, source: VaultClass) -> Identity:
+    return Identity(sync.metadata.namespace, sync.spec.service_account_name, source.client_id, source.tenant_id)
+
+
+def _key_ids(document: Object) -> list[str]:
+    return [str(key["kid"]) for key in document["keys"]]
+
+
+def _short(error: errors.KubeError) -> str:
+    return error.message.partition("\n")[0][:200]
+
+
+def _unseen(name: str, error: errors.KubeError, fix: str) -> Check:
+    return warn(CLUSTER, name, f"it could not be seen: {_short(error)}", fix)
+
+
+def _no_token(subject: str, error: errors.KubeError) -> Check:
+    if isinstance(error, errors.NotFound):
+        return fail(subject, "token", "there is no ServiceAccount to sign one for", "see the line above")
+    text = f"none could be had, so neither Entra nor the vault was asked: {_short(error)}"
+    return warn(subject, "token", text, "ask for the right to create serviceaccounts/token here")
+
+
+def _route(error: errors.ProviderError, url: str) -> str:
+    """The next step where the controller's own would be to wait."""
+    return (
+        f"check route, firewall and proxy to {urlsplit(url).netloc}" if "tries again by itself" in error.message else ""
+    )

@@ -1,0 +1,257 @@
+"""From the CSI driver's mounts to SecretSyncs or AKVSyncs; from SSE to this controller, and back to SSE.
+
+tools/migration.py, akvsyncs.py and handover.py decide; here is what is read and written.
+"""
+
+import argparse
+import asyncio
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from controller import errors
+from controller.api.meta import DNS_SUBDOMAIN, ObjectMeta, Secret
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
+from controller.crds import PART_OF
+from controller.kube import Handle
+from tools import akvsyncs, handover, migration, text
+from tools.caller import Caller, Object, connect
+from tools.migration import Manifest, Migration, Note, Options
+from tools.migration_report import MANIFESTS, patch_file, report, syncs_of
+
+_WORKLOADS = {
+    "/apis/apps/v1": ("deployments", "statefulsets", "daemonsets", "replicasets"),
+    "/apis/batch/v1": ("cronjobs", "jobs"),
+    "/api/v1": ("pods", "replicationcontrollers"),
+}
+_EPILOG = """\
+examples:
+  tools/migrate csi --cluster --output moved/       what the cluster has, as files to review and apply
+  tools/migrate csi class.yaml app.yaml --akvsync   the same from files, to stdout; the report to stderr
+  tools/migrate from-sse                            what this controller would find where SSE runs now
+  tools/migrate to-sse                              what would be handed back, and with --apply: hands it back
+
+`csi` and `from-sse` only read, with your own rights, and of Secrets the metadata alone. `to-sse --apply` changes which
+controller the managedFields of Secrets name, and nothing else; it wants this controller stopped first.
+
+exit codes: 0 done, 1 something needs a person (the report says what), 2 bad input or no way to the cluster
+"""
+
+
+class BadInput(Exception):  # noqa: N818 -- the caller's error
+    """A file that cannot be read, or nothing to do; the message names it."""
+
+
+def load(paths: Iterable[Path]) -> list[Manifest]:
+    """All objects in those files; a List is its items."""
+    found: list[Manifest] = []
+    for path in paths:
+        try:
+            documents = list(yaml.safe_load_all(sys.stdin if str(path) == "-" else path.read_text()))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise BadInput(f"{path}: {error}") from error
+        for document in filter(None, documents):
+            items = document.get("items", [document]) if isinstance(document, dict) else [document]
+            found += [_checked(item, path) for item in items]
+    return found
+
+
+def _checked(item: Any, path: Path) -> Manifest:
+    """An object that has what every object has. Its names become those of files and parts of commands."""
+    try:
+        meta, spec = item["metadata"], item.get("spec", {})
+        names = (meta["name"], meta.get("namespace") or "default")
+        fits = isinstance(spec, dict) and all(re.fullmatch(DNS_SUBDOMAIN, name) for name in names)
+    except (TypeError, KeyError, AttributeError):
+        fits = False
+    if not fits:
+        raise BadInput(f"{path}: a document in it is no Kubernetes object with kind, name and spec")
+    found: Manifest = item
+    return found
+
+
+async def gather(caller: Caller, namespace: str) -> tuple[list[Manifest], str]:
+    """The cluster's classes, SecretSyncs and workloads, and its issuer (empty where it may not be seen)."""
+    at = f"/namespaces/{namespace}" if namespace else ""
+    places = [(f"/apis/{kind.api_version()}", (kind.plural,)) for kind in (SecretProviderClass, SecretSync)]
+    found: list[Manifest] = []
+    for api, plurals in (*places, *_WORKLOADS.items()):
+        for plural in plurals:
+            try:
+                found += [_typed(item, api, plural) for item in await caller.objects(f"{api}{at}/{plural}")]
+            except errors.NotFound:
+                continue  # a kind that is not installed: SecretSync comes with stage 3
+    try:
+        issuer = str((await caller.object("/.well-known/openid-configuration"))["issuer"])
+    except errors.KubeError:
+        issuer = ""
+    return found, issuer
+
+
+def _typed(item: Object, api: str, plural: str) -> Object:
+    """Items of a list come without kind and apiVersion."""
+    kinds = {kind.lower(): kind for kind in (*migration.TEMPLATES, SecretProviderClass.kind, SecretSync.kind)}
+    kind = next(kind for name, kind in kinds.items() if plural in (f"{name}s", f"{name}es"))
+    return {"apiVersion": api.removeprefix("/apis/").removeprefix("/api/"), "kind": kind, **item}
+
+
+def as_akvsyncs(found: Migration) -> Migration:
+    """The same with an AKVSync in place of each class and its SecretSyncs, where it can say as much."""
+    manifests: list[Manifest] = []
+    notes = list(found.notes)
+    for source in (each for each in found.manifests if each["kind"] == SecretProviderClass.kind):
+        syncs = syncs_of(found, source)
+        try:
+            manifests += [akvsyncs.akvsync(source, syncs)]
+        except akvsyncs.Inexpressible as word:
+            notes.append(Note(migration.place(source), f"no AKVSync can say {word}: it stays a class and SecretSyncs"))
+            manifests += [source, *syncs]
+    return msgspec.structs.replace(found, manifests=manifests, notes=notes)
+
+
+def write(found: Migration, issuer: str, folder: Path) -> None:
+    """The files of a migration, into a folder that is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"--output {folder} exists and is not an empty folder")
+    (folder / "patches").mkdir(parents=True)
+    (folder / MANIFESTS).write_text(_documents(found.manifests))
+    for patch in found.patches:
+        (folder / patch_file(patch)).write_text(text.yaml(patch))
+    (folder / "REPORT.md").write_text(report(found, issuer))
+
+
+def _documents(manifests: Iterable[Manifest]) -> str:
+    return "---\n".join(map(text.yaml, manifests))
+
+
+async def csi(args: argparse.Namespace) -> int:
+    """`tools/migrate csi`."""
+    if args.cluster == bool(args.files):
+        raise BadInput("name files, or --cluster")
+    if args.cluster:
+        async with connect(args.kubeconfig) as caller:
+            objects, issuer = await gather(caller, args.namespace)
+    else:
+        objects, issuer = await asyncio.to_thread(load, args.files), ""
+    found = migration.migrate(objects, Options(client_id=args.client_id, service_account=args.service_account))
+    if args.akvsync:
+        found = as_akvsyncs(found)
+    issuer = args.issuer or issuer or "$ISSUER"
+    if args.output:
+        await asyncio.to_thread(write, found, issuer, args.output)
+        print(f"{len(found.manifests)} manifests, {len(found.patches)} patches: {args.output}/REPORT.md tells the rest")
+    else:
+        print(_documents([*found.manifests, *found.patches]), end="")
+        print(report(found, issuer), file=sys.stderr)
+    return 1 if found.notes else 0
+
+
+async def from_sse(args: argparse.Namespace) -> int:
+    """`tools/migrate from-sse`."""
+    code = 0
+    async with connect(args.kubeconfig) as caller:
+        for deployment in await caller.objects("/apis/apps/v1/deployments"):
+            meta = deployment["metadata"]
+            if handover.SSE_MANAGER in meta["name"] and deployment.get("spec", {}).get("replicas", 1):
+                print(f"SSE runs as {meta['namespace']}/{meta['name']}: stop it before this controller starts")
+                code = 1
+        for sync in await caller.every(SecretSync, args.namespace):
+            held = await _metadata(caller, sync)
+            why = handover.obstacle(sync, msgspec.convert(held, ObjectMeta) if held else None)
+            well = "taken over as it is; an equal Secret is not rewritten" if held else "has no Secret yet"
+            print(f"{_name(sync)}: {why or well}")
+            code = 1 if why else code
+    return code
+
+
+async def to_sse(args: argparse.Namespace) -> int:
+    """`tools/migrate to-sse`."""
+    code = 0
+    async with connect(args.kubeconfig) as caller:
+        for deployment in await caller.objects("/apis/apps/v1/deployments", "=".join(PART_OF)):
+            meta = deployment["metadata"]
+            if deployment.get("status", {}).get("availableReplicas"):
+                stop = f"kubectl --namespace {meta['namespace']} scale deployment {meta['name']} --replicas=0"
+                if args.apply:
+                    raise BadInput(f"this controller still runs and would write again; first: {stop}")
+                print(f"before --apply, stop this controller: {stop}")
+        for sync in await caller.every(SecretSync, args.namespace):
+            held = await _metadata(caller, sync)
+            if held is None:
+                print(f"{_name(sync)}: has no Secret; SSE makes it")
+                continue
+            entries = handover.handed_back(held.get("managedFields", []))
+            if entries and args.apply:
+                await caller.set_managed_fields(_path(sync), held, entries)
+            print(f"{_name(sync)}: " + (_DONE[args.apply] if entries else "is SSE's to write already"))
+            if foreign := handover.others(held.get("managedFields", [])):
+                print(f"{_name(sync)}: {', '.join(foreign)} set a part of the data too, and SSE conflicts with that")
+                code = 1
+    return code
+
+
+_DONE = {True: "handed back", False: "would be handed back (--apply)"}
+
+
+def _name(sync: SecretSync) -> str:
+    return f"{sync.metadata.namespace}/{sync.metadata.name}"
+
+
+def _path(sync: SecretSync) -> str:
+    return Handle(Secret, "").path(sync.metadata.namespace, sync.metadata.name)
+
+
+async def _metadata(caller: Caller, sync: SecretSync) -> Object | None:
+    try:
+        return await caller.metadata(_path(sync))
+    except errors.NotFound:
+        return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/migrate",
+        description="Moves a cluster from the Secrets Store CSI driver, from SSE, or back to SSE.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("csi", help="classes and mounts of the CSI driver, as manifests, patches and a report")
+    one.add_argument("files", nargs="*", type=Path, metavar="FILE", help="YAML with classes and workloads; - is stdin")
+    one.add_argument("--cluster", action="store_true", help="read them from the cluster instead")
+    one.add_argument("--akvsync", action="store_true", help="make AKVSyncs, where they can say as much")
+    one.add_argument("--client-id", default="", help="the managed identity, for classes that name none or another way")
+    one.add_argument("--service-account", default="", help="who reads the vault (default: as who mounts the class)")
+    one.add_argument("--issuer", default="", help="the cluster's issuer, for the az lines (default: the cluster's own)")
+    one.add_argument("--output", type=Path, metavar="DIR", help="write files there (default: stdout)")
+    two = commands.add_parser("from-sse", help="what this controller would find of SSE's; changes nothing")
+    three = commands.add_parser("to-sse", help="hands every Secret back to SSE, so that its next apply succeeds")
+    three.add_argument("--apply", action="store_true", help="do it (default: tell what would be done)")
+    for command, run in ((one, csi), (two, from_sse), (three, to_sse)):
+        command.add_argument("-n", "--namespace", default="", help="(default: all)")
+        command.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
+        command.set_defaults(run=run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see `--help`."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = asyncio.run(args.run(args))
+    except (BadInput, errors.KubeError) as error:
+        print(f"tools/migrate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
