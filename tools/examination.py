@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from controller import errors, permissions
 from controller.api.meta import Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
+from controller.contents import contents
 from controller.crds import PART_OF
 from controller.fetched import Fetched
 from controller.identity import FederatedCredential, Identity, claims
@@ -30,7 +32,7 @@ from controller.network import CONNECT_SECONDS, explain_connection, new_session,
 from controller.objects import VaultClass, read_class
 from controller.plan import mistake
 from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS, Cloud, Settings, SettingsError
-from controller.vault import Vaults
+from controller.vaults import Vaults
 from tools import checks, policies
 from tools.caller import Caller, Object
 from tools.checks import CLUSTER, Check, SecretData, fail, failed, ok, warn
@@ -183,7 +185,7 @@ class Examination:
             source = await self._class(sync)
             if wrong := mistake(sync):
                 raise wrong
-            wanted = {pair.target_key: source.find(pair.source_path) for pair in sync.spec.secret_object.data}
+            wanted = source.wanted(sync.spec.secret_object)
         except errors.KubeError as error:
             yield warn(subject, "class", _short(error), "ask for the right to read it; no more was looked at")
             return
@@ -209,11 +211,12 @@ class Examination:
         if not signed_in:
             return
         reader = self._reader(identity, source)
-        read = await reader.read(set(wanted.values()))
-        named = {str(version): read[version] for version in sorted(set(wanted.values()), key=str)}
+        wholes = {version.whole for version in wanted.values()}
+        read = await reader.read(wholes, since=time.monotonic(), first=True)
+        named = {str(version): read[version] for version in sorted(read, key=str)}
         for check in checks.objects(subject, identity, source.vault, named):
             yield check
-        yield await self._secret(subject, sync, {key: read[version] for key, version in wanted.items()})
+        yield await self._secret(subject, sync, contents(source.vault, wanted, read, datetime.now(UTC)))
 
     async def _class(self, sync: SecretSync) -> VaultClass:
         name = sync.spec.secret_provider_class_name

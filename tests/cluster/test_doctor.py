@@ -75,6 +75,23 @@ def test_a_healthy_one_is_all_ok(space: Namespace, examine: Examine, plane: Cont
     assert "1 of 1 keys equal" in texts["secret"]
 
 
+def test_an_akvsync_with_what_it_generated(space: Namespace, examine: Examine) -> None:
+    space.put("a", "1")
+    objects = [{"secretInAKV": "a"}, {"secretInAKV": "b"}]
+    identity = {"clientID": space.client, "tenantID": TENANT, "serviceAccountName": space.account}
+    kind = {"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", "metadata": {"name": "both"}}
+    space.apply({**kind, "spec": {"keyvaultName": space.vault, **identity, "objects": objects}})
+    space.wait_secret("a", {"v0": "1"})
+    code, found = examine("akvsync/both", "--namespace", space.name)
+    assert code == 1
+    assert "secret b is not in" in failing(found, "object secret/b")
+    failing(found, "akvsync")
+    assert {check["subject"] for check in found} == {
+        "cluster",
+        *(f"{space.name}/{name}" for name in ("both", "a", "b")),
+    }
+
+
 def test_the_service_account_is_missing(space: Namespace, examine: Examine) -> None:
     start(space)
     space.kubectl("delete", "serviceaccount", space.account)

@@ -66,6 +66,18 @@ def test_off_the_csi_driver(space: Namespace, tmp_path: Path, capsys: pytest.Cap
         space.kubectl(*words, "--timeout=20s")
 
 
+def test_off_the_csi_driver_with_an_akvsync(space: Namespace, tmp_path: Path) -> None:
+    space.put("a", "1")
+    space.put("a", "2")
+    spc = space.provider_class(name="app", objects="array:\n  - |\n    objectName: a\n    objectVersionHistory: 2\n")
+    space.apply(spc, driven(space, "app"))
+    out = tmp_path / "moved"
+    assert run(space, "csi", "--cluster", "--akvsync", "--output", str(out)) == 1
+    assert "kind: AKVSync" in (out / "manifests.yaml").read_text()
+    space.kubectl("apply", "--filename", str(out / "manifests.yaml"))
+    space.wait_secret("app", {"a-0": "2", "a-1": "1"})
+
+
 def apply_as_sse(space: Namespace, text: str) -> None:
     """What SSE's controller does: a server-side apply, without force."""
     sync = space.get("secretsync", "s")

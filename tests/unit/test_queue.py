@@ -47,7 +47,7 @@ def test_of_several_wishes_the_earliest_counts_once(first: float, second: float)
 
 def test_a_worker_has_the_turn_of_each_key_until_the_queue_is_closed() -> None:
     async def main(clock: Callable[[], float]) -> list[tuple[Key, float]]:
-        queue = Queue(clock)
+        queue: Queue[Key] = Queue(clock)
         turns: list[tuple[Key, float]] = []
 
         async def turn(key: Key) -> float | None:
@@ -58,7 +58,7 @@ def test_a_worker_has_the_turn_of_each_key_until_the_queue_is_closed() -> None:
 
         queue.add(A)
         queue.add(B)
-        await queue.work(turn)
+        await queue.work(turn, 1)
         return turns
 
     assert run(main) == [(A, 0), (B, 0), (A, 10), (A, 20)]
