@@ -286,7 +286,7 @@ class TestVersions:
 
     def test_a_go_mod_of_another_shape_is_refused(self) -> None:
         with pytest.raises(ClusterError, match=r"go\.mod of Kubernetes 1\.40\.0 is not like those"):
-            versions.go_mod("1.40.0", UPSTREAM.replace("./staging/", "./libraries/"))
+            versions.go_mod("1.40.0", UPSTREAM.replace("./staging/", "./libraries/"), "it", [])
 
     @pytest.mark.parametrize("version", [folder.name for folder in assets.PINS.glob("1.*")])
     def test_pins_name_one_release_throughout(self, version: str) -> None:
