@@ -21,6 +21,8 @@ _OPTIONS = (
     "--variant=essential",
     f"--include={','.join(_PACKAGES)}",
     *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")),
+    # Every base has one; where there is none, a builder leaves an empty one behind.
+    '--customize-hook=echo 127.0.0.1 localhost > "$1/etc/hosts"',
 )
 # An image says nothing of glibc's age; wheels do: 2.36 is SUITE's.
 _GLIBC = range(17, 37)

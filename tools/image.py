@@ -73,14 +73,19 @@ def build(archive: Path, *, base: str = "") -> Image:
             wheels = Path(scratch, "wheels")
             wheels.mkdir()
             pip = debian_base.wheels(wheels)
-            options += ["--pull-never", f"--volume={wheels}:/wheels:ro"]
-            arguments |= {"BASE": _DEBIAN_NAME, "PYTHONPATH": f"/wheels/{pip.name}"}
-            arguments |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
+            options += ["--pull-never", f"--volume={wheels}:/mnt:ro"]
+            arguments |= {"BASE": _DEBIAN_NAME, "PYTHONPATH": f"/mnt/{pip.name}"}
+            arguments |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/mnt"}
         elif base:
             arguments["BASE"] = base
         options += [f"--build-arg={key}={value}" for key, value in arguments.items()]
         # The time of every file and of the image is 0, so that the same input makes the same digest.
-        buildah.run("build", "--quiet", "--timestamp=0", *options, f"--tag={name}", str(ROOT))
+        try:
+            buildah.run("build", "--quiet", "--timestamp=0", *options, f"--tag={name}", str(ROOT))
+        except ImageError as error:
+            if base == DEBIAN:
+                raise
+            raise ImageError(f"{error}\nwhere no registry is reachable: make image BASE={DEBIAN}") from error
         archive.parent.mkdir(parents=True, exist_ok=True)
         archive.unlink(missing_ok=True)  # buildah would add to it
         buildah.run("push", "--quiet", name, f"oci-archive:{archive}:{name}")
@@ -105,7 +110,8 @@ class _Buildah:
             check=False,
         )
         if done.returncode:
-            last = "\n".join(done.stderr.strip().splitlines()[-12:])
+            lines = [line for line in done.stderr.strip().splitlines() if "level=warning" not in line]
+            last = "\n".join(lines[-12:])
             raise ImageError(f"buildah {args[0]} failed:\n{last}")
         return done.stdout.strip()
 

@@ -42,8 +42,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> I
 @pytest.fixture(scope="session")
 def release(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Release:
     plane.kubectl("create", "namespace", helm.RELEASE)
-    for mode in ("enforce", "warn"):
-        plane.kubectl("label", "namespace", helm.RELEASE, f"pod-security.kubernetes.io/{mode}=restricted")
+    plane.kubectl("label", "namespace", helm.RELEASE, "pod-security.kubernetes.io/enforce=restricted")
     release = Release(plane, emulator, tmp_path_factory.mktemp("release"))
     release.install()
     return release

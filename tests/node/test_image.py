@@ -58,7 +58,7 @@ def test_it_says_what_it_is_and_runs_as_nobody(config: dict[str, Any]) -> None:
 
 def test_it_holds_the_controller_and_nothing_of_tests_and_tools(own: tarfile.TarFile) -> None:
     names = {name for name in own.getnames() if not name.endswith("/")}
-    assert {name.split("/")[0] for name in names} <= {"app", "usr", "tmp"}
+    assert {name.split("/")[0] for name in names} == {"app"}
     sources = {
         str(path.relative_to(ROOT)) for path in (ROOT / "controller").rglob("*.py") if "__pycache__" not in path.parts
     }
@@ -76,6 +76,15 @@ def test_it_has_neither_a_compiler_nor_pip(built: image.Image) -> None:
             with tarfile.open(fileobj=archive.extractfile(_path(described["digest"]))) as layer:
                 names = {Path(name).name for name in layer.getnames()}
                 assert not names & {"gcc", "cc", "pip", "pip3", "apt-get"}
+
+
+def test_a_base_that_cannot_be_had_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(image.ImageError) as caught:
+        image.build(tmp_path / "none.tar", base="registry.invalid/python:3.13-slim")
+    first, *_, last = str(caught.value).splitlines()
+    assert first == "buildah build failed:"
+    assert "registry.invalid" in str(caught.value)
+    assert last == "where no registry is reachable: make image BASE=debian"
 
 
 def test_it_is_small(built: image.Image) -> None:

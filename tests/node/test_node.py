@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.world import eventually
 from tools import image
-from tools.local_cluster import ControlPlane
+from tools.local_cluster import ControlPlane, cache
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -41,8 +41,12 @@ def traces() -> dict[str, set[str]]:
 
 
 def program(process: Path) -> str:
+    return Path(command(process).split("\0")[0]).name
+
+
+def command(process: Path) -> str:
     try:
-        return Path((process / "cmdline").read_text().split("\0")[0]).name
+        return (process / "cmdline").read_text()
     except OSError:  # it has ended meanwhile
         return ""
 
@@ -84,3 +88,38 @@ def test_a_second_cluster_runs_beside_the_first_and_leaves_nothing(
     eventually(folder.exists, lambda there: not there)
     assert list(tmp_path.iterdir()) == []
     plane.check()
+
+
+def test_the_command_and_a_server_that_ends(built: image.Image, tmp_path: Path) -> None:
+    home = tmp_path / "akv-secret-store"
+    home.mkdir()
+    for made in cache.root().glob("*-*/"):
+        (home / made.name).symlink_to(made)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(tmp_path)}
+
+    def cluster(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        argv = [sys.executable, "-P", "-m", "tools.local_cluster", *arguments]
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+
+    try:
+        up = cluster("up", "--node")
+        assert up.returncode == 0, up.stderr
+        assert cluster("up", "--node").stdout == up.stdout
+        missing = cluster("load", str(tmp_path / "none.tar"))
+        assert (missing.returncode, missing.stderr) == (
+            2, f"error: {tmp_path}/none.tar: there is no such file; `make image` makes one\n",
+        )  # fmt: skip
+        loaded = cluster("load", str(built.archive))
+        assert loaded.returncode == 0, loaded.stderr
+        run = ["run", "it", f"--image=akv-secret-store:{image.version()}", "--restart=Never", "--", "--help"]
+        cluster("kubectl", "--", *run)
+        done = cluster("kubectl", "--", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/it", "--timeout=30s")
+        assert done.returncode == 0, done.stderr
+        folder = home / "clusters" / "default"
+        kubelets = [path for path in Path("/proc").glob("[0-9]*") if program(path) == "kubelet"]
+        [kubelet] = [path for path in kubelets if str(folder) in command(path)]
+        os.kill(int(kubelet.name), signal.SIGKILL)
+        eventually(lambda: cluster("status").returncode, lambda code: code == 1)
+        assert "kubelet ended with code -9" in (folder / "serve.log").read_text()
+    finally:
+        cluster("down")

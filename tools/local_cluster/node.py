@@ -6,7 +6,7 @@ It needs root, and nothing of it is left when it ends: one process holds the net
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tools import system_packages
@@ -14,6 +14,7 @@ from tools.local_cluster import assets, kubeconfig, network, node_init, node_ser
 from tools.local_cluster.errors import BadInput, ClusterError
 from tools.local_cluster.network import Network
 from tools.local_cluster.processes import Processes
+from tools.local_cluster.supervisor import remove_cgroup
 
 _INIT = Path(__file__).with_name("node_init.py")
 _CONTAINERD_SECONDS = 20.0
@@ -71,7 +72,9 @@ class Node:
             credentials = {"client-certificate": str(pair.cert), "client-key": str(pair.key)}
             kubeconfig.write(layout.kubeconfig(name), url, authority.pair.cert, user, credentials)
         cgroup = f"akv-node{self.network.number}-{os.getpid()}"
-        self._processes.remove_cgroups(node_init.cgroup_folders(cgroup))
+        cgroups = node_init.cgroup_folders(cgroup)
+        _remove_abandoned(cgroups)
+        self._processes.remove_cgroups(cgroups)
         self.pid = self._processes.start("node", layout.init(_INIT, cgroup, self._logs), self._logs / "node.log")
         socket = Path(f"/proc/{self.pid}/root{node_servers.SOCKET}")
         deadline = time.monotonic() + _CONTAINERD_SECONDS
@@ -91,6 +94,14 @@ class Node:
     def load(self, archive: Path) -> None:
         """Make the images of an archive (OCI or `docker save`) known to the node."""
         load(self.pid, archive.read_bytes())
+
+
+def _remove_abandoned(cgroups: Iterable[Path]) -> None:
+    """Remove what those left whose supervisor was killed together with them: empty, since the kernel ended the rest."""
+    for folder in cgroups:
+        for old in folder.parent.glob("akv-node*-*"):
+            if not Path("/proc", old.name.rpartition("-")[2]).exists():
+                remove_cgroup(str(old))
 
 
 def load(pid: int, archive: bytes) -> None:

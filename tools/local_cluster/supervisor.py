@@ -72,7 +72,7 @@ class _Supervisor:
         deadline = time.monotonic() + _CGROUP_SECONDS
         for folder in self._cgroups:
             # The processes of a namespace whose first one was killed end a moment later.
-            while not _remove_cgroup(folder) and time.monotonic() < deadline:
+            while not remove_cgroup(folder) and time.monotonic() < deadline:
                 time.sleep(0.02)
 
     def _start(self, name: str, argv: list[str], log: str) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class _Supervisor:
             return {"code": process.wait()}
 
 
-def _remove_cgroup(top: str) -> bool:
+def remove_cgroup(top: str) -> bool:
     """Remove a cgroup with all below it; False where somebody is still in one of them."""
     for folder, _, _ in os.walk(top, topdown=False):
         try:
