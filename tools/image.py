@@ -93,16 +93,20 @@ def build(archive: Path, *, base: str = "") -> Image:
 
 
 class _Buildah:
-    """buildah with a storage of its own, in plain folders: it needs neither a daemon nor a kernel's blessing."""
+    """buildah with a storage of its own, without a daemon.
+
+    It takes overlay mounts where the kernel and the disk allow it, else plain copies. What it mounts is seen in its own
+    mount namespace alone, so that the folder can be removed whatever happens.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def run(self, *args: str) -> str:
         """What it prints."""
-        storage = [f"--root={self._folder}/storage", f"--runroot={self._folder}/run", "--storage-driver=vfs"]
+        storage = [f"--root={self._folder}/storage", f"--runroot={self._folder}/run"]
         done = subprocess.run(
-            ["buildah", *storage, *args],
+            ["unshare", "--mount", "buildah", *storage, *args],
             env=os.environ | {"BUILDAH_ISOLATION": "chroot"},
             stdin=subprocess.DEVNULL,
             capture_output=True,

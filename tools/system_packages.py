@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-BUILDER: Mapping[str, str] = {"buildah": "buildah"}
+BUILDER: Mapping[str, str] = {"buildah": "buildah", "unshare": "util-linux"}
 DEBIAN_BASE: Mapping[str, str] = {"mmdebstrap": "mmdebstrap"}
 NODE: Mapping[str, str] = {
     "containerd": "containerd",
