@@ -60,6 +60,8 @@ def version() -> str:
 
 def build(archive: Path, *, base: str = "") -> Image:
     """Build the image into `archive`. `base`: DEBIAN, or an image's name; empty: the Containerfile's own."""
+    if os.geteuid() != 0:
+        raise ImageError("building an image here needs root: run the same command with sudo")
     system_packages.require(system_packages.BUILDER)
     name = f"{_REPOSITORY}:{version()}"
     with tempfile.TemporaryDirectory(prefix="akv-image-", ignore_cleanup_errors=True) as scratch:

@@ -11,8 +11,8 @@ from tools.local_cluster.network import Network
 
 NAME = "node"
 SANDBOX_IMAGE = "localhost/pause:1"
-SOCKET = Path("/run/containerd/containerd.sock")
-"""containerd's, as the node sees it."""
+SOCKET = Path("/run/akv-node/containerd.sock")
+"""The containerd's, as the node sees it; not where a containerd of this machine would have its own."""
 
 CLIENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "kubelet": (f"system:node:{NAME}", ("system:nodes",)),
