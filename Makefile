@@ -27,8 +27,15 @@ assets: $(VENV)/ready ## etcd, kube-apiserver, kube-controller-manager, kubectl,
 demo: assets ## one secret's whole life on a real API server, narrated (options: DEMO="--keep")
 	@$(RUN) tools.demo $(DEMO)
 
-test: assets ## every test (options: TEST="-k name", KUBERNETES=1.x.y)
+test: assets ## every test but those of test-node (options: TEST="-k name", KUBERNETES=1.x.y)
 	$(RUN) pytest $(TEST)
+
+test-node: assets ## what needs a node, as root: the image in a pod, helm's whole life (options: TEST="-k name")
+	@$(RUN) tools.local_cluster assets --node
+	$(RUN) pytest tests/node $(TEST)
+
+image: $(VENV)/ready ## the controller's image as build/*.tar, by buildah as root (options: BASE=image, BASE=debian)
+	@$(RUN) tools.image $(if $(BASE),--base $(BASE))
 
 bench: assets ## seconds from kubectl apply to the Secret, and the controller's memory
 	@$(RUN) tests.bench $(BENCH)
@@ -44,4 +51,4 @@ lock: $(VENV)/ready ## requirements/*.txt from requirements/*.in, with hashes an
 	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
 	  -o $$name.txt $$name.in; done
 
-.PHONY: help setup assets demo test bench lint generate lock
+.PHONY: help setup assets demo test test-node image bench lint generate lock

@@ -7,7 +7,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tools import helm
 from tools.keyvault_emulator import Emulator
@@ -107,10 +107,17 @@ def metrics(workload: Workload) -> str:
     return text.decode()
 
 
+class Scene(Protocol):
+    """Where a namespace is: a cluster, and the vaults that it reads."""
+
+    plane: ControlPlane
+    emulator: Emulator
+
+
 class Namespace:
     """A namespace with a ServiceAccount, federated with an identity that may read one vault."""
 
-    def __init__(self, installed: Installed) -> None:
+    def __init__(self, installed: Scene) -> None:
         number = next(_numbers)
         self.installed = installed
         self.name = f"shop-{number}"

@@ -40,7 +40,11 @@ case "$1 $2" in
     slow) sleep 0.5 ;;
     partial) exit 0 ;;
     esac
-    for name in server kube-controller-manager kubectl; do
+    case "$PWD" in
+    */node-*) names="kubelet kube-proxy kube-scheduler" ;;
+    *) names="server kube-controller-manager kubectl" ;;
+    esac
+    for name in $names; do
         cp "$2/kube-apiserver" "$2/$name"
     done ;;
 esac
@@ -154,6 +158,16 @@ class TestOrder:
 
 
 class TestBuild:
+    def test_a_nodes_programs_are_built_by_themselves(self, fake_go: FakeGo) -> None:
+        control_plane, node = assets.kubernetes(), assets.node(DEFAULT)
+        assert node.folder == cache.root() / f"node-{DEFAULT}-{cache.architecture()}"
+        assert {"kubelet", "kube-proxy", "kube-scheduler"} <= {file.name for file in node.folder.iterdir()}
+        assert [command.split(" ", 1)[0] for command in fake_go.commands("build")] == [
+            str(assets.PINS / DEFAULT),
+            str(assets.PINS / f"node-{DEFAULT}"),
+        ]
+        assert (assets.kubernetes(), assets.node(DEFAULT)) == (control_plane, node)
+
     def test_a_pinned_release_is_built_once_from_its_pins(self, fake_go: FakeGo) -> None:
         built = assets.kubernetes()
         assert assets.kubernetes() == built
@@ -279,6 +293,14 @@ class TestVersions:
         assert assets.kubernetes("1.36.1") == built
         assert len(fake_go.commands("build")) == 1
 
+    def test_an_unpinned_node_has_programs_of_its_own_and_no_etcd(self, fake_go: FakeGo) -> None:
+        with pytest.raises(ClusterError, match="made no kube-proxy, kube-scheduler, kubelet"):
+            assets.node("1.36.1")  # the pretended Go makes them in the pins' folder alone
+        go_mod = versions.go_mod("1.36.1", UPSTREAM, assets.NODE.about, assets.NODE.packages.values())
+        assert go_mod.startswith("// The node's programs of Kubernetes 1.36.1: ")
+        assert "\tk8s.io/kubernetes/cmd/kubelet\n" in go_mod
+        assert "etcd" not in go_mod
+
     def test_a_release_that_does_not_exist(self, fake_go: FakeGo) -> None:
         with pytest.raises(ClusterError, match=r"^Kubernetes 1\.99\.0 cannot be had; .*unknown revision v1\.99\.0"):
             assets.kubernetes("1.99.0")
@@ -286,11 +308,12 @@ class TestVersions:
 
     def test_a_go_mod_of_another_shape_is_refused(self) -> None:
         with pytest.raises(ClusterError, match=r"go\.mod of Kubernetes 1\.40\.0 is not like those"):
-            versions.go_mod("1.40.0", UPSTREAM.replace("./staging/", "./libraries/"))
+            versions.go_mod("1.40.0", UPSTREAM.replace("./staging/", "./libraries/"), "it", [])
 
-    @pytest.mark.parametrize("version", [folder.name for folder in assets.PINS.glob("1.*")])
-    def test_pins_name_one_release_throughout(self, version: str) -> None:
-        go_mod = (assets.PINS / version / "go.mod").read_text()
+    @pytest.mark.parametrize("pins", [*assets.PINS.glob("1.*"), *assets.PINS.glob("node-*")], ids=lambda it: it.name)
+    def test_pins_name_one_release_throughout(self, pins: Path) -> None:
+        version = pins.name.removeprefix("node-")
+        go_mod = (pins / "go.mod").read_text()
         assert f"k8s.io/kubernetes v{version}" in go_mod
         published = [line.split()[-1] for line in go_mod.splitlines() if " => k8s.io/" in line]
         exact, series = "v0." + version.split(".", 1)[1], "v0." + version.split(".")[1] + "."
@@ -299,6 +322,7 @@ class TestVersions:
 
     def test_the_default_is_pinned(self) -> None:
         assert (assets.PINS / DEFAULT / "go.sum").exists()
+        assert (assets.PINS / f"node-{DEFAULT}" / "go.sum").exists()
 
 
 class TestGo:
@@ -496,6 +520,16 @@ def test_the_commands_errors(
 ) -> None:
     assert main(arguments) == code
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_node_needs_root(
+    fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main(["up", "--node"]) == 2
+    assert capsys.readouterr().err == (
+        "error: a node needs root, for namespaces, mounts and cgroups: run the same command with sudo\n"
+    )
 
 
 def test_down_and_status_where_nothing_runs(fake_go: FakeGo, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@
     with ControlPlane() as plane:
         print(plane.kubectl("get", "namespaces"))
 
+`ControlPlane(with_node=True)`, as root, has a node that runs pods: `plane.node`.
 `tools.local_cluster.assets` finds or builds the programs, `tools/cluster` is the same for people.
 """
 

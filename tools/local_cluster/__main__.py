@@ -4,14 +4,17 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from tools.local_cluster import assets, versions
+from tools.local_cluster import assets, node, versions
 from tools.local_cluster.errors import BadInput, ClusterError
 from tools.local_cluster.named import NamedCluster, every
 
 _DESCRIPTION = """\
 A real Kubernetes control plane on this machine: etcd, kube-apiserver and kube-controller-manager as ordinary
-processes on 127.0.0.1. No containers, no root, no node: pods stay Pending."""
+processes on 127.0.0.1. No containers, no root, no node: pods stay Pending. With --node, as root, there is a node:
+kubelet, kube-proxy, scheduler, CoreDNS and Debian's containerd, in namespaces, so that nothing is left of it.
+Pods see this machine and each other, and nothing of the world."""
 
 _EXAMPLES = """\
 examples:
@@ -19,6 +22,8 @@ examples:
   export KUBECONFIG=$(tools/cluster kubeconfig)     use it with any client
   tools/cluster kubectl -- get namespaces           use it with a kubectl of the same version
   tools/cluster up --name old --kubernetes 1.27.16  a second one, of another release
+  sudo tools/cluster up --node                      one that runs pods
+  sudo tools/cluster load build/NAME.tar            ... of this image (`make image`); there is no registry
   tools/cluster down                                stop it and forget its data
 
 Its programs are looked for in $KUBEBUILDER_ASSETS, then in ~/.cache/akv-secret-store; else they are built
@@ -44,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.command == "assets":
         programs = assets.kubernetes(options.kubernetes)
-        for tool in assets.TOOLS:
-            assets.tool(tool)
+        assets.tool("ct")
+        if options.node:
+            node.prepare(programs.version)
         print(programs.folder)
         return 0
     if options.command == "status" and options.name is None:
@@ -53,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
     cluster = NamedCluster(options.name or "default")
     match options.command:
         case "up":
-            running = cluster.up(options.kubernetes)
+            running = cluster.up(options.kubernetes, node=options.node)
             print(f"cluster {running.name!r} is up: Kubernetes {running.version} at {running.url}")
             print(f"  export KUBECONFIG={running.kubeconfig}")
             print(f"stop it: tools/cluster down{_name_option(running.name)}")
@@ -70,7 +76,9 @@ def _run(options: argparse.Namespace) -> int:
             sys.stdout.flush()
             os.execv(program, [str(program), "--kubeconfig", running.kubeconfig, *options.arguments])  # noqa: S606
         case "serve":
-            cluster.serve(options.kubernetes)
+            cluster.serve(options.kubernetes, node=options.node)
+        case "load":
+            cluster.load(options.archive)
     return 0
 
 
@@ -101,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         ("status", "say what runs: one cluster, or all"),
         ("kubectl", "run kubectl against it: tools/cluster kubectl -- get pods"),
         ("assets", "find or build the programs, print their folder; also builds ct, which `make lint` needs"),
+        ("load", "make the images of an archive known to its node"),
         ("serve", "be the cluster in the foreground (what `up` starts)"),
     ):
         one = commands.add_parser(command, help=about, description=about)
@@ -108,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--name", help="for more than one at a time (default: default)")
         if command in ("up", "assets", "serve"):
             one.add_argument("--kubernetes", metavar="1.x.y", help=release)
+            one.add_argument("--node", action="store_true", help="with a node, which needs root")
+        if command == "load":
+            one.add_argument("archive", type=Path, metavar="ARCHIVE", help="OCI's or docker's, such as build/NAME.tar")
         if command == "kubectl":
             one.add_argument("arguments", nargs="*", help="after --: what kubectl is to do")
     return parser

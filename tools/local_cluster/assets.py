@@ -1,9 +1,9 @@
-"""The programs of a control plane, and the tools that are built like it: found, or built once.
+"""The programs of a control plane and of a node, and the tools that are built like them: found, or built once.
 
-Looked for in this order: the folder in `KUBEBUILDER_ASSETS`, the cache, a build from Go modules. The
-modules are pinned by go/<version>/go.mod and go.sum here; for any other release a go.mod is made from the
-release's own, and lies with the go.sum that came of it in graph/ beside the programs: to pin the release,
-copy the two here.
+Looked for in this order: the folder in `KUBEBUILDER_ASSETS` (it replaces the control plane alone), the cache, a
+build from Go modules. The modules are pinned by go/<version>/go.mod and go.sum here; for any other release a go.mod
+is made from the release's own, and lies with the go.sum that came of it in graph/ beside the programs: to pin the
+release, copy the two here.
 """
 
 import hashlib
@@ -20,22 +20,61 @@ from tools.local_cluster import cache, golang, versions
 from tools.local_cluster.errors import BadInput, ClusterError
 
 PINS = Path(__file__).with_name("go")
-PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 
-_DURATION = "once; about 15 minutes on 2 cores"
+
+@dataclass(frozen=True)
+class Suite:
+    """Programs of a release that are built together: `packages` by the programs' names.
+
+    They are pinned by go/<prefix><version>/ and lie in the cache under that name.
+    """
+
+    prefix: str
+    about: str
+    duration: str
+    packages: Mapping[str, str]
+
+    def missing(self, folder: Path) -> list[str]:
+        """The programs that `folder` lacks."""
+        return [name for name in self.packages if not os.access(folder / name, os.X_OK)]
+
+
+CONTROL_PLANE = Suite(
+    "",
+    "the control plane",
+    "once; about 15 minutes on 2 cores",
+    {
+        "etcd": "go.etcd.io/etcd/server/v3",
+        "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+        "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+        "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+    },
+)
+NODE = Suite(
+    "node-",
+    "the node's programs",
+    "once; 2 minutes after the control plane's",
+    {
+        "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
+        "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+        "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+    },
+)
+PROGRAMS = tuple(CONTROL_PLANE.packages)
+
 _GO_NAMES = {"server": "etcd"}
 """Where Go's name of a program, the last part of its package's path, is not the one that people know."""
 
 
 @dataclass(frozen=True)
 class Assets:
-    """The programs of one release: `folder` holds all of PROGRAMS."""
+    """The programs of one suite of one release; `folder` holds all of them."""
 
     folder: Path
     version: str
 
     def path(self, program: str) -> Path:
-        """One of PROGRAMS."""
+        """One of the suite's programs."""
         return self.folder / program
 
 
@@ -55,7 +94,9 @@ TOOLS: Mapping[str, Tool] = {
         "github.com/helm/chart-testing/v3",
         "-s -w -X github.com/helm/chart-testing/v3/ct/cmd.Version=v3.14.0",
         ("etc",),  # chart_schema.yaml and lintconf.yaml, which `ct lint` would else look for in /etc/ct
-    )
+    ),
+    # Its folder holds `pause` as well, the process in each pod's sandbox.
+    "coredns": Tool("1.15.0", "github.com/coredns/coredns", "-s -w"),
 }
 
 
@@ -72,19 +113,30 @@ def kubernetes(version: str | None = None) -> Assets:
     if given := os.environ.get("KUBEBUILDER_ASSETS"):
         explicit = version or os.environ.get("KUBERNETES")
         return _given(Path(given), requested(version) if explicit else None)
-    wanted = requested(version)
-    pins = PINS / wanted
+    return _suite(CONTROL_PLANE, requested(version))
+
+
+def node(version: str) -> Assets:
+    """The programs that a node of that release needs beside its control plane."""
+    return _suite(NODE, version)
+
+
+def _suite(suite: Suite, version: str) -> Assets:
+    name = f"{suite.prefix}{version}"
+    pins = PINS / name
     recipe = _recipe(pins) if pins.is_dir() else versions.GO_MOD
-    flags = versions.kubernetes_link_flags(wanted)
+    flags = versions.kubernetes_link_flags(version)
 
     def make(folder: Path) -> None:
         go = golang.find()
-        graph = pins if pins.is_dir() else _derive(go, wanted, folder / "graph")
-        _build(go, graph, folder, flags, f"building the control plane of Kubernetes {wanted} ({_DURATION})")
-        _require_programs(folder)
+        graph = pins if pins.is_dir() else _derive(go, suite, version, folder / "graph")
+        _build(go, graph, folder, flags, f"building {suite.about} of Kubernetes {version} ({suite.duration})")
+        if missing := suite.missing(folder):
+            raise ClusterError(
+                f"the build ended well but made no {', '.join(missing)}: see the tool block of its go.mod"
+            )
 
-    folder = cache.populate(f"{wanted}-{cache.architecture()}", _stamp(recipe, flags), make)
-    return Assets(folder, wanted)
+    return Assets(cache.populate(f"{name}-{cache.architecture()}", _stamp(recipe, flags), make), version)
 
 
 def tool(name: str) -> Path:
@@ -106,8 +158,7 @@ def tool(name: str) -> Path:
 
 
 def _given(folder: Path, wanted: str | None) -> Assets:
-    missing = [name for name in PROGRAMS if not os.access(folder / name, os.X_OK)]
-    if missing:
+    if missing := CONTROL_PLANE.missing(folder):
         raise BadInput(
             f"KUBEBUILDER_ASSETS={folder} has no {', '.join(missing)}: put it there (setup-envtest brings no"
             " kube-controller-manager), or unset KUBEBUILDER_ASSETS to have everything built"
@@ -125,7 +176,7 @@ def _given(folder: Path, wanted: str | None) -> Assets:
     return Assets(folder.absolute(), match[1])
 
 
-def _derive(go: golang.Go, version: str, graph: Path) -> Path:
+def _derive(go: golang.Go, suite: Suite, version: str, graph: Path) -> Path:
     print(
         f"Kubernetes {version} is not pinned in this repository: the hashes of its modules come from Go's"
         " checksum database instead",
@@ -137,7 +188,8 @@ def _derive(go: golang.Go, version: str, graph: Path) -> Path:
         upstream = go.output(*query, cwd=graph).strip()
     except ClusterError as error:
         raise ClusterError(f"Kubernetes {version} cannot be had; is there such a release? {error}") from error
-    (graph / "go.mod").write_text(versions.go_mod(version, Path(upstream).read_text()))
+    packages = suite.packages.values()
+    (graph / "go.mod").write_text(versions.go_mod(version, Path(upstream).read_text(), suite.about, packages))
     go.run("mod", "tidy", cwd=graph, doing=f"resolving the modules of Kubernetes {version}")
     return graph
 
@@ -151,14 +203,8 @@ def _build(go: golang.Go, graph: Path, folder: Path, link_flags: str, doing: str
             (folder / built).rename(folder / known)
 
 
-def _require_programs(folder: Path) -> None:
-    missing = [name for name in PROGRAMS if not os.access(folder / name, os.X_OK)]
-    if missing:
-        raise ClusterError(f"the build ended well but made no {', '.join(missing)}: see the tool block of its go.mod")
-
-
 def _recipe(pins: Path) -> str:
-    return (pins / "go.mod").read_text() + (pins / "go.sum").read_text()
+    return "".join(path.read_text() for path in (pins / "go.mod", pins / "go.sum", *sorted(pins.glob("*/*.go"))))
 
 
 def _stamp(*recipe: str) -> str:

@@ -6,17 +6,18 @@ import json
 import ssl
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tools.local_cluster import assets, kubeconfig, pki, servers
+from tools.local_cluster import assets, kubeconfig, node, node_servers, pki, servers
 from tools.local_cluster.errors import ClusterError
+from tools.local_cluster.node import Node
 from tools.local_cluster.processes import Processes
 from tools.local_cluster.workspace import Workspace, reserve_port
 
-_START_SECONDS = 60.0  # it takes 5; a machine that is busy with something else gets its chance
+_START_SECONDS = 60.0  # it takes 5, and a node 5 more; a machine that is busy with something else gets its chance
 # The API server closes its port within 0.02 s of SIGTERM, then waits up to a minute for watches to go away.
 _GRACE_SECONDS = 0.5
 _POLL_SECONDS = 0.05
@@ -43,8 +44,9 @@ class ControlPlane:
     They end at `stop()`, and when this process ends, however it ends. State, logs and keys lie in
     `directory`: a temporary one, removed at the end, unless one is given. `kubernetes` is a release such as
     "1.37.2" (default: the environment's KUBERNETES, else DEFAULT_KUBERNETES); `issuer` that of service
-    account tokens (default: `url`); `apiserver_flags` come after ours. Raises ClusterError with the log's
-    end where a server does not start.
+    account tokens (default: `url`); `apiserver_flags` come after ours. With `with_node`, as root, there is a
+    scheduler and a `node` that runs pods, and the API server listens where these can reach it. Raises ClusterError
+    with the log's end where a server does not start.
 
     Known from the beginning: `version`, `kubectl_path`. Known once it runs: `url`, `ca_file` (signs the API
     server's certificate), `issuer`, `kubeconfig` (cluster-admin), `audit_log` (JSON lines of
@@ -58,14 +60,27 @@ class ControlPlane:
         kubernetes: str | None = None,
         issuer: str | None = None,
         apiserver_flags: Sequence[str] = (),
+        with_node: bool = False,
     ) -> None:
         self._assets = assets.kubernetes(kubernetes)
         self.version = self._assets.version
         self.kubectl_path = self._assets.path("kubectl")
+        if with_node:
+            node.prepare(self.version)
+        self._with_node = with_node
         self._directory = directory
         self._requested_issuer = issuer
         self._apiserver_flags = tuple(apiserver_flags)
         self._running = contextlib.ExitStack()
+        self._running_servers: list[str] = []
+        self._node: Node | None = None
+
+    @property
+    def node(self) -> Node:
+        """The node of a cluster that has one."""
+        if not self._node:
+            raise ClusterError("this cluster has no node: ask for one, ControlPlane(with_node=True)")
+        return self._node
 
     def __enter__(self) -> Self:
         self.start()
@@ -81,10 +96,13 @@ class ControlPlane:
         with contextlib.ExitStack() as stack:
             workspace = Workspace(self._directory)
             stack.callback(workspace.close)
-            self._prepare(workspace, stack)
+            logs = workspace.empty("logs")
             scratch = workspace.folder if workspace.temporary else None
             self._processes = Processes(scratch=scratch, keep_open=[workspace.lock])
             stack.callback(self._processes.close)
+            if self._with_node:
+                self._node = Node(workspace.empty("node"), self.version, self._processes, logs)
+            authority = self._prepare(workspace, stack)
             self._launch("etcd", self._layout.etcd())
             self._launch("kube-apiserver", self._layout.apiserver())
             self._launch("kube-controller-manager", self._layout.controller_manager())
@@ -92,6 +110,8 @@ class ControlPlane:
             self._request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", _ISSUER_DISCOVERY)
             # Made by controllers: once it is there, namespaces can be used.
             self._wait_for("/api/v1/namespaces/default/serviceaccounts/default")
+            if self._with_node:
+                self._start_node(authority)
             self._running = stack.pop_all()
 
     def stop(self) -> None:
@@ -100,7 +120,7 @@ class ControlPlane:
 
     def check(self) -> None:
         """Raise ClusterError, with the end of its log, if one of the three servers does not run."""
-        for name in servers.NAMES:
+        for name in self._running_servers:
             self._processes.require(name)
 
     def stop_apiserver(self) -> None:
@@ -159,11 +179,12 @@ class ControlPlane:
         token = self.kubectl("create", "token", name, "--namespace", namespace, "--duration", "24h").strip()
         return self.kubeconfig_for(token, f"{namespace}-{name}")
 
-    def _prepare(self, workspace: Workspace, stack: contextlib.ExitStack) -> None:
-        """Ports, certificates and configuration files."""
+    def _prepare(self, workspace: Workspace, stack: contextlib.ExitStack) -> pki.Authority:
+        """Ports, certificates and configuration files; the cluster's authority."""
+        network = self._node.network if self._node else None
 
-        def reserve() -> int:
-            reserved = stack.enter_context(reserve_port())
+        def reserve(host: str = servers.LOOPBACK) -> int:
+            reserved = stack.enter_context(reserve_port(host))
             return int(reserved.getsockname()[1])
 
         layout = servers.Layout(
@@ -171,23 +192,28 @@ class ControlPlane:
             programs=self._assets.folder,
             etcd_port=reserve(),
             etcd_peer_port=reserve(),
-            apiserver_port=reserve(),
+            apiserver_port=reserve(network.host if network else servers.LOOPBACK),
             requested_issuer=self._requested_issuer,
             extra_flags=self._apiserver_flags,
+            network=network,
         )
         workspace.empty("etcd")
-        workspace.empty("logs")
         folder = workspace.empty("pki")
         layout.write()
         etcd, cluster = pki.Authority(folder, "etcd-ca"), pki.Authority(folder, "ca")
-        loopback = ("127.0.0.1", "localhost")
-        etcd.issue("etcd", user="etcd", hosts=loopback)
+        etcd.issue("etcd", user="etcd", hosts=(servers.LOOPBACK, "localhost"))
         etcd.issue("etcd-client", user="kube-apiserver")
-        cluster.issue("apiserver", user="kube-apiserver", hosts=(*loopback, *servers.SERVICE_NAMES))
+        cluster.issue("apiserver", user="kube-apiserver", hosts=layout.hosts)
         admin = cluster.issue("admin", user="admin", groups=["system:masters"])
         manager = cluster.issue("controller-manager", user="system:kube-controller-manager")
+        scheduler = cluster.issue("scheduler", user="system:kube-scheduler")
+        cluster.issue("apiserver-kubelet", user="kube-apiserver", groups=["system:masters"])
         pki.service_account_key(folder / "service-accounts.key")
-        for pair, path in ((admin, layout.admin_kubeconfig), (manager, layout.manager_kubeconfig)):
+        for pair, path in (
+            (admin, layout.admin_kubeconfig),
+            (manager, layout.manager_kubeconfig),
+            (scheduler, layout.scheduler_kubeconfig),
+        ):
             user = {"client-certificate": str(pair.cert), "client-key": str(pair.key)}
             kubeconfig.write(path, layout.url, layout.ca_file, pair.cert.stem, user)
         self._layout = layout
@@ -195,14 +221,29 @@ class ControlPlane:
         self._tls.load_cert_chain(admin.cert, admin.key)
         self.url, self.ca_file, self.issuer = layout.url, layout.ca_file, layout.issuer
         self.kubeconfig, self.audit_log = layout.admin_kubeconfig, layout.audit_log
+        return cluster
+
+    def _start_node(self, authority: pki.Authority) -> None:
+        self._launch("kube-scheduler", self._layout.scheduler(assets.node(self.version).path("kube-scheduler")))
+        for plural, body in (("clusterroles", node.DNS_RIGHTS), ("clusterrolebindings", node.DNS_BINDING)):
+            self._request("POST", f"/apis/rbac.authorization.k8s.io/v1/{plural}", body)
+        self._running_servers += ["network", "node"]
+        self.node.start(self.url, authority, self.check)
+        ready = {"type": "Ready", "status": "True"}
+        self._wait_for(
+            f"/api/v1/nodes/{node_servers.NAME}",
+            lambda found: any(ready.items() <= each.items() for each in found["status"].get("conditions", [])),
+        )
 
     def _launch(self, name: str, argv: Sequence[str]) -> None:
         self._processes.start(name, argv, self._layout.log(name))
+        if name not in self._running_servers:
+            self._running_servers.append(name)
 
     def _wait_until_ready(self) -> None:
         self._wait_for("/readyz")
 
-    def _wait_for(self, path: str) -> None:
+    def _wait_for(self, path: str, wanted: Callable[[dict[str, Any]], bool] | None = None) -> None:
         deadline = time.monotonic() + _START_SECONDS
         last = "no answer"
         while time.monotonic() < deadline:
@@ -211,7 +252,7 @@ class ControlPlane:
                 status, body = self._request("GET", path)
             except OSError as error:  # it does not listen yet, or is gone again
                 status, body = 0, str(error)
-            if status == http.HTTPStatus.OK:
+            if status == http.HTTPStatus.OK and (wanted is None or wanted(json.loads(body))):
                 return
             last = f"{status} {body}".strip() if status else body
             time.sleep(_POLL_SECONDS)
@@ -219,7 +260,7 @@ class ControlPlane:
 
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
         connection = http.client.HTTPSConnection(
-            "127.0.0.1", self._layout.apiserver_port, context=self._tls, timeout=10
+            self._layout.host, self._layout.apiserver_port, context=self._tls, timeout=10
         )
         with contextlib.closing(connection):
             headers = {"Content-Type": "application/json"}

@@ -14,8 +14,10 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from tools.local_cluster import assets, cache, workspace
+from tools.local_cluster import node as nodes
 from tools.local_cluster.control_plane import ControlPlane
 from tools.local_cluster.errors import BadInput, ClusterError
 
@@ -34,6 +36,7 @@ class Running:
     version: str
     url: str
     kubeconfig: str
+    node: int = 0  # the process of its node, where it has one
 
 
 class NamedCluster:
@@ -62,7 +65,7 @@ class NamedCluster:
         name = "" if self.name == "default" else f" --name {self.name}"
         raise ClusterError(f"no cluster {self.name!r} is running; start it: tools/cluster up{name}")
 
-    def up(self, kubernetes: str | None) -> Running:
+    def up(self, kubernetes: str | None, *, node: bool = False) -> Running:
         """Start it in the background unless it runs; it stays until `down()`."""
         if running := self.running():
             asked_for = kubernetes or os.environ.get("KUBERNETES")
@@ -71,15 +74,22 @@ class NamedCluster:
                     f"cluster {self.name!r} runs Kubernetes {running.version}: stop it first (tools/cluster"
                     " down), or choose another --name"
                 )
+            if node and not running.node:
+                raise ClusterError(
+                    f"cluster {self.name!r} runs without a node: stop it first (tools/cluster down), or choose another"
+                    " --name"
+                )
             return running
         version = assets.kubernetes(kubernetes).version  # built here, where its progress can be seen
+        if node:
+            nodes.prepare(version)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._state.unlink(missing_ok=True)  # of one that was killed: it would be believed as soon as this one runs
         log = self.folder / "serve.log"
         command = [sys.executable, "-P", "-m", "tools.local_cluster", "serve", "--name", self.name]
         with log.open("w") as output:
             process = subprocess.Popen(
-                [*command, "--kubernetes", version],
+                [*command, "--kubernetes", version, *(["--node"] if node else [])],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -96,12 +106,22 @@ class NamedCluster:
         process.terminate()
         raise ClusterError(f"cluster {self.name!r} was not ready after {_START_SECONDS:g} s; see {log}")
 
-    def serve(self, kubernetes: str | None) -> None:
+    def load(self, archive: Path) -> None:
+        """Make the images of an archive known to its node."""
+        running = self.require()
+        if not running.node:
+            raise ClusterError(f"cluster {self.name!r} has no node: stop it, then tools/cluster up --node")
+        if not archive.is_file():
+            raise BadInput(f"{archive}: there is no such file; `make image` makes one")
+        nodes.load(running.node, archive.read_bytes())
+
+    def serve(self, kubernetes: str | None, *, node: bool = False) -> None:
         """Be the cluster until SIGTERM."""
         end = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: end.set())
-        with ControlPlane(self.folder, kubernetes=kubernetes) as plane:
-            running = Running(self.name, os.getpid(), plane.version, plane.url, str(plane.kubeconfig))
+        with ControlPlane(self.folder, kubernetes=kubernetes, with_node=node) as plane:
+            pid = plane.node.pid if node else 0
+            running = Running(self.name, os.getpid(), plane.version, plane.url, str(plane.kubeconfig), pid)
             part = self._state.with_suffix(".part")
             part.write_text(json.dumps(asdict(running)))
             part.replace(self._state)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class Processes:
     def stop(self, name: str, grace: float) -> None:
         """SIGTERM; SIGKILL where that has not helped after `grace` seconds."""
         self._ask(stop=name, grace=grace)
+
+    def remove_cgroups(self, folders: Iterable[Path]) -> None:
+        """Have these cgroups, with all below them, removed at the end, when nobody is in them any more."""
+        self._ask(cgroups=[str(folder) for folder in folders])
 
     def require(self, name: str) -> None:
         """Raise what the server's log ends with, if it is not running."""

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.local_cluster.network import Network
+
+LOOPBACK = "127.0.0.1"
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager")
 
-SERVICE_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "10.96.0.1")
-"""By these the API server is known inside a cluster; the address is the first of the range below."""
+_SERVICE_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc")
 _SERVICE_RANGE = "10.96.0.0/16"
+_SERVICE_ADDRESS = "10.96.0.1"  # the first
 
 _AUDIT_POLICY = {
     # RequestReceived would say everything twice. A watch has two lines: ResponseStarted, ResponseComplete.
@@ -31,11 +34,22 @@ class Layout:
     apiserver_port: int
     requested_issuer: str | None
     extra_flags: Sequence[str]
+    network: Network | None = None  # of the node, where there is one: then the API server listens there
 
     @property
     def url(self) -> str:
         """Of the API server."""
-        return f"https://127.0.0.1:{self.apiserver_port}"
+        return f"https://{self.host}:{self.apiserver_port}"
+
+    @property
+    def host(self) -> str:
+        """The API server's address: loopback, or where pods can reach it."""
+        return self.network.host if self.network else LOOPBACK
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Every name and address by which somebody calls the API server."""
+        return self.host, "localhost", *_SERVICE_NAMES, self.network.api if self.network else _SERVICE_ADDRESS
 
     @property
     def issuer(self) -> str:
@@ -56,6 +70,11 @@ class Layout:
     def manager_kubeconfig(self) -> Path:
         """Of the controller-manager."""
         return self.folder / "controller-manager.kubeconfig"
+
+    @property
+    def scheduler_kubeconfig(self) -> Path:
+        """Of the scheduler."""
+        return self.folder / "scheduler.kubeconfig"
 
     @property
     def audit_log(self) -> Path:
@@ -98,13 +117,11 @@ class Layout:
         """As on a cluster that people use, but for the audit log of everything."""
         return [
             f"{self.programs}/kube-apiserver",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
+            f"--bind-address={self.host}",
+            f"--advertise-address={self.host}",
             f"--secure-port={self.apiserver_port}",
             "--permit-port-sharing",  # see reserve_port()
-            # 127.0.0.1 may not stand in the endpoints of the Service `kubernetes`.
-            "--endpoint-reconciler-type=none",
-            f"--service-cluster-ip-range={_SERVICE_RANGE}",
+            *self._for_pods(),
             f"--etcd-servers=https://127.0.0.1:{self.etcd_port}",
             f"--etcd-cafile={self._pki('etcd-ca.crt')}",
             f"--etcd-certfile={self._pki('etcd-client.crt')}",
@@ -127,6 +144,28 @@ class Layout:
             "--audit-log-maxbackup=1",
             "--profiling=false",
             *self.extra_flags,
+        ]
+
+    def _for_pods(self) -> list[str]:
+        if not self.network:
+            # 127.0.0.1 may not stand in the endpoints of the Service `kubernetes`.
+            return ["--endpoint-reconciler-type=none", f"--service-cluster-ip-range={_SERVICE_RANGE}"]
+        return [
+            f"--service-cluster-ip-range={self.network.services}",
+            "--kubelet-preferred-address-types=InternalIP",
+            f"--kubelet-certificate-authority={self.ca_file}",
+            f"--kubelet-client-certificate={self._pki('apiserver-kubelet.crt')}",
+            f"--kubelet-client-key={self._pki('apiserver-kubelet.key')}",
+        ]
+
+    def scheduler(self, program: Path) -> list[str]:
+        """Where there is a node."""
+        return [
+            str(program),
+            f"--kubeconfig={self.scheduler_kubeconfig}",
+            "--secure-port=0",  # it serves nothing
+            "--leader-elect=false",
+            "--profiling=false",
         ]
 
     def controller_manager(self) -> list[str]:

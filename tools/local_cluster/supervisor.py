@@ -7,14 +7,15 @@ Reads commands from stdin and answers each with one line on stdout, both JSON:
     {"start": name, "argv": [...], "log": path}    -> {"pid": 123}
     {"stop": name, "grace": seconds}               -> {"code": 0}    SIGTERM, after `grace` SIGKILL
     {"ask": name}                                  -> {"code": null} running; else its exit code (signal: -9)
+    {"cgroups": [path, ...]}                       -> {}             to be removed at the end
     {"end": true}                                  no answer: everything is killed, and so it ends
 
 It also ends when the parent is gone: stdin ends, or this process has another parent. (Not stdin alone: a
 child that the caller forked may still hold the other end.) At its end it kills every server and removes the
-scratch folder. If the supervisor itself is killed, the kernel kills the servers (PR_SET_PDEATHSIG). That
-alone would not do for the caller: the signal is tied to the *thread* that forked, and removes no folder;
-this process has one thread only. Nothing of this repository is imported here: the process is started by its
-path, and stays small.
+cgroups and the scratch folder. If the supervisor itself is killed, the kernel kills the servers
+(PR_SET_PDEATHSIG). That alone would not do for the caller: the signal is tied to the *thread* that forked, and
+removes no folder; this process has one thread only. Nothing of this repository is imported here: the process is
+started by its path, and stays small.
 """
 
 import contextlib
@@ -26,12 +27,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PARENT_CHECK_MS = 500
+_CGROUP_SECONDS = 10.0
 
 
 def die_with(parent: int) -> Callable[[], None]:
@@ -48,12 +51,16 @@ def die_with(parent: int) -> Callable[[], None]:
 class _Supervisor:
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._cgroups: list[str] = []
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         if name := command.get("start"):
             return self._start(name, command["argv"], command["log"])
         if name := command.get("stop"):
             return self._stop(name, command["grace"])
+        if "cgroups" in command:
+            self._cgroups += command["cgroups"]
+            return {}
         return {"code": self._processes[command["ask"]].poll()}
 
     def kill_all(self) -> None:
@@ -62,6 +69,11 @@ class _Supervisor:
                 process.kill()
         for process in self._processes.values():
             process.wait()
+        deadline = time.monotonic() + _CGROUP_SECONDS
+        for folder in self._cgroups:
+            # The processes of a namespace whose first one was killed end a moment later.
+            while not remove_cgroup(folder) and time.monotonic() < deadline:
+                time.sleep(0.02)
 
     def _start(self, name: str, argv: list[str], log: str) -> dict[str, Any]:
         with open(log, "ab") as output:  # noqa: PTH123 - no pathlib: this process is to start quickly
@@ -83,6 +95,18 @@ class _Supervisor:
         except subprocess.TimeoutExpired:
             process.kill()
             return {"code": process.wait()}
+
+
+def remove_cgroup(top: str) -> bool:
+    """Remove a cgroup with all below it; False where somebody is still in one of them."""
+    for folder, _, _ in os.walk(top, topdown=False):
+        try:
+            os.rmdir(folder)  # noqa: PTH106 - its files go with it
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+    return True
 
 
 def _commands(parent: int) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """Version numbers of Kubernetes and Go, and the go.mod of a Kubernetes release. No file is touched here."""
 
 import re
+from collections.abc import Collection
 
 from tools.local_cluster.errors import BadInput, ClusterError
 
@@ -11,7 +12,7 @@ MINIMUM_GO = "1.26.0"
 """Written into the go.mod of every graph; a Go below it is not used."""
 
 GO_MOD = """\
-// The control plane of Kubernetes {version}: which programs, out of which modules. go.sum holds their hashes.
+// {about} of Kubernetes {version}: which programs, out of which modules. go.sum holds their hashes.
 // Kubernetes is built in a tree where its libraries are replaced by folders; here each of them is replaced by
 // the version of it that was published with the release.
 module akv-secret-store/local-cluster
@@ -19,15 +20,11 @@ module akv-secret-store/local-cluster
 go {go}
 
 tool (
-	go.etcd.io/etcd/server/v3
-	k8s.io/kubernetes/cmd/kube-apiserver
-	k8s.io/kubernetes/cmd/kube-controller-manager
-	k8s.io/kubernetes/cmd/kubectl
+{packages}
 )
 
 require (
-	go.etcd.io/etcd/server/v3 {etcd}
-	k8s.io/kubernetes v{version}
+{requirements}
 )
 
 replace (
@@ -50,8 +47,8 @@ def go_version(text: str) -> tuple[int, int, int] | None:
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
 
 
-def go_mod(version: str, upstream: str) -> str:
-    """The go.mod that builds the release `version`, from the release's own go.mod (`upstream`).
+def go_mod(version: str, upstream: str, about: str, packages: Collection[str]) -> str:
+    """The go.mod that builds `packages` of the release `version`, from the release's own go.mod (`upstream`).
 
     The libraries of a release v1.N.P are published as v0.N.P. etcd's server is taken in the very version
     whose client the release uses.
@@ -64,10 +61,14 @@ def go_mod(version: str, upstream: str) -> str:
             " library by ./staging/…, or names no go.etcd.io/etcd/client/v3"
         )
     published = "v0." + version.split(".", 1)[1]
+    required = {"go.etcd.io/etcd/server/v3": etcd[1]} if any("/etcd/" in package for package in packages) else {}
+    required["k8s.io/kubernetes"] = f"v{version}"
     return GO_MOD.format(
         version=version,
+        about=about[0].upper() + about[1:],
         go=MINIMUM_GO,
-        etcd=etcd[1],
+        packages="\n".join(f"\t{package}" for package in packages),
+        requirements="\n".join(f"\t{module} {wanted}" for module, wanted in required.items()),
         replacements="\n".join(f"\t{library} => {library} {published}" for library in libraries),
     )
 

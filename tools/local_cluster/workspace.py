@@ -74,15 +74,15 @@ def _try_lock(lock: int) -> bool:
     return True
 
 
-def reserve_port() -> socket.socket:
-    """A TCP port of 127.0.0.1 that stays ours while the socket is open, and on which our servers can listen.
+def reserve_port(host: str = "127.0.0.1") -> socket.socket:
+    """A TCP port of `host` that stays ours while the socket is open, and on which our servers can listen.
 
     The kernel picks a port that nobody has; allowing to share it *afterwards* lets in servers of the same
     user that ask for sharing, too (SO_REUSEPORT). So nobody takes the port while its server is being
     restarted, and connecting to it then is refused, since this socket never listens.
     """
     reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    reserved.bind(("127.0.0.1", 0))
+    reserved.bind((host, 0))
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return reserved
 

@@ -1,0 +1,82 @@
+"""The chart on a node: installed, upgraded and removed by helm, its pod looked at by kubectl."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.world import eventually
+from tools import helm
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
+
+PATIENCE = 60.0
+Pod = dict[str, Any]
+
+
+class Release:
+    """A release of the chart with its default values, and the emulator as its cloud."""
+
+    def __init__(self, plane: ControlPlane, emulator: Emulator, folder: Path, name: str = helm.RELEASE) -> None:
+        self.plane, self.emulator = plane, emulator
+        self.name, self.namespace = name, helm.RELEASE
+        cloud = {
+            "authority": emulator.authority,
+            "vaultUrl": emulator.vault_pattern,
+            "ca": emulator.ca_file.read_text(),
+        }
+        self._values = folder / "values.json"
+        self._values.write_text(json.dumps({"clouds": {"emulator": cloud}, "defaultCloud": "emulator"}))
+
+    @property
+    def full_name(self) -> str:
+        """As the chart names the release's objects."""
+        return f"{self.name}-akv-secret-store"
+
+    def install(self) -> None:
+        """helm install --wait."""
+        self._helm("install", self.name, str(helm.CHART), "--values", str(self._values), "--wait")
+
+    def upgrade(self, *flags: str) -> None:
+        """helm upgrade --wait, of this very chart with other values."""
+        self._helm("upgrade", self.name, str(helm.CHART), "--values", str(self._values), "--wait", *flags)
+
+    def rollback(self) -> None:
+        """helm rollback --wait, to the revision before."""
+        self._helm("rollback", self.name, "--wait")
+
+    def uninstall(self) -> None:
+        """helm uninstall --wait."""
+        self._helm("uninstall", self.name, "--wait")
+
+    def kubectl(self, *args: str, check: bool = True) -> str:
+        """kubectl as cluster-admin, in the release's namespace."""
+        return self.plane.kubectl("--namespace", self.namespace, *args, check=check)
+
+    def pod(self) -> Pod:
+        """The controller's pod, once there is one alone and it is Ready."""
+
+        def pods() -> list[Pod]:
+            selector = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=controller"
+            found = json.loads(self.kubectl("get", "pods", "--selector", selector, "--output", "json"))["items"]
+            return list(found)
+
+        [pod] = eventually(pods, lambda found: len(found) == 1 and ready(found[0]), PATIENCE)
+        return dict(pod)
+
+    def ended(self, restarts: int) -> Pod:
+        """How the container ended the last time, once it was started again for the `restarts`th time."""
+        status = eventually(
+            lambda: self.pod()["status"]["containerStatuses"][0], lambda it: it["restartCount"] == restarts, PATIENCE
+        )
+        return dict(status["lastState"]["terminated"])
+
+    def _helm(self, *args: str) -> None:
+        helm.run([*args, "--namespace", self.namespace, "--kubeconfig", str(self.plane.kubeconfig), "--timeout", "2m"])
+
+
+def ready(pod: Pod) -> bool:
+    """Whether it is Ready and not on its way out."""
+    conditions = pod["status"].get("conditions", [])
+    return "deletionTimestamp" not in pod["metadata"] and any(
+        (each["type"], each["status"]) == ("Ready", "True") for each in conditions
+    )

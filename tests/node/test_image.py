@@ -1,0 +1,92 @@
+"""The image: the same each time, and nothing in it but what the controller needs."""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools import image
+
+ROOT = Path(__file__).parents[2]
+MOST_PACKED = 25e6
+
+
+@pytest.fixture(scope="module")
+def config(built: image.Image) -> dict[str, Any]:
+    with tarfile.open(built.archive) as archive:
+        manifest = _json(archive, built.digest)
+        return _json(archive, manifest["config"]["digest"])
+
+
+@pytest.fixture(scope="module")
+def own(built: image.Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tarfile.TarFile]:
+    """The layer on top of the base."""
+    with tarfile.open(built.archive) as archive:
+        digest = _json(archive, built.digest)["layers"][-1]["digest"]
+        with tarfile.open(fileobj=archive.extractfile(_path(digest))) as layer:
+            yield layer
+
+
+def _path(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
+
+
+def _json(archive: tarfile.TarFile, digest: str) -> dict[str, Any]:
+    file = archive.extractfile(_path(digest))
+    assert file is not None
+    found: dict[str, Any] = json.load(file)
+    return found
+
+
+def test_two_builds_have_one_digest(built: image.Image, tmp_path: Path) -> None:
+    assert image.build(tmp_path / "again.tar", base=image.DEBIAN).digest == built.digest
+
+
+def test_it_says_what_it_is_and_runs_as_nobody(config: dict[str, Any]) -> None:
+    ran = config["config"]
+    assert ran["User"] == "65532:65532"
+    assert ran["Entrypoint"] == ["python", "-P", "-m", "controller"]
+    labels = {key.removeprefix("org.opencontainers.image."): text for key, text in ran["Labels"].items()}
+    assert labels["version"] == image.version()
+    assert labels["title"] == "akv-secret-store"
+    assert labels["licenses"] == "Apache-2.0"
+    assert len(labels["revision"].removesuffix("-dirty")) == 40
+
+
+def test_it_holds_the_controller_and_nothing_of_tests_and_tools(own: tarfile.TarFile) -> None:
+    names = {name for name in own.getnames() if not name.endswith("/")}
+    # buildah leaves empty files and folders where it mounted its own for a RUN.
+    assert {entry.name for entry in own if entry.name.split("/")[0] != "app" and entry.size} == set()
+    sources = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "controller").rglob("*.py") if "__pycache__" not in path.parts
+    }
+    assert {
+        name.removeprefix("app/") for name in names if name.startswith("app/controller/") and name.endswith(".py")
+    } == sources
+    unwanted = ("tests", "tools", "pip", "test")
+    assert not [name for name in names if any(word in unwanted for word in name.split("/"))]
+    assert not any(entry.mode & 0o022 for entry in own.getmembers() if entry.isfile()), "somebody else can write"
+
+
+def test_it_has_neither_a_compiler_nor_pip(built: image.Image) -> None:
+    with tarfile.open(built.archive) as archive:
+        for described in _json(archive, built.digest)["layers"]:
+            with tarfile.open(fileobj=archive.extractfile(_path(described["digest"]))) as layer:
+                names = {Path(name).name for name in layer.getnames()}
+                assert not names & {"gcc", "cc", "pip", "pip3", "apt-get"}
+
+
+def test_a_base_that_cannot_be_had_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(image.ImageError) as caught:
+        image.build(tmp_path / "none.tar", base="registry.invalid/python:3.13-slim")
+    first, *_, last = str(caught.value).splitlines()
+    assert first == "buildah build failed:"
+    assert "registry.invalid" in str(caught.value)
+    assert last == "where no registry is reachable: make image BASE=debian"
+
+
+def test_it_is_small(built: image.Image) -> None:
+    assert built.own_packed < MOST_PACKED

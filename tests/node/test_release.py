@@ -1,0 +1,189 @@
+"""One release's life on a node, told from top to bottom: each test goes on where the one before it ended."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+
+from tests.cluster.world import CANARY, Namespace, eventually
+from tests.node.conftest import figures
+from tests.node.release import Release
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.errors import ClusterError
+
+SYNCS = "secretsyncs.secret-sync.x-k8s.io"
+CRDS = (SYNCS, "secretproviderclasses.secrets-store.csi.x-k8s.io")
+
+# Twelve processes, each smaller than the controller, that together are more than the pod may have: the kernel ends the
+# largest process of the pod, which is the controller.
+_FILL = """
+import os, time
+for _ in range(12):
+    if os.fork() == 0:
+        held = bytearray(os.urandom(1) * (24 << 20))
+        break
+time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(release: Release) -> Iterator[Namespace]:
+    """A namespace whose SecretSync `db` the whole story is about."""
+    namespace = Namespace(release)
+    yield namespace
+    namespace.remove()
+
+
+def stored(shop: Namespace) -> str:
+    """Changes whenever the Secret is written."""
+    version: str = shop.get("secret", "db")["metadata"]["resourceVersion"]
+    return version
+
+
+def rotates(shop: Namespace, text: str) -> None:
+    """Whoever runs now brings a new value."""
+    shop.put("db", text)
+    shop.force("db")
+    shop.wait_secret("db", {"password": text})
+
+
+def test_the_defaults_run_where_only_restricted_pods_may(release: Release) -> None:
+    pod = release.pod()
+    created, ready = (
+        datetime.fromisoformat(text)
+        for text in (
+            pod["metadata"]["creationTimestamp"],
+            next(each for each in pod["status"]["conditions"] if each["type"] == "Ready")["lastTransitionTime"],
+        )
+    )
+    figures.append(f"pod Ready: {(ready - created).total_seconds():.0f} s after it was created")
+    with pytest.raises(ClusterError, match='violates PodSecurity "restricted:latest"'):
+        release.kubectl("run", "root", "--image=localhost/pause:1")
+
+
+def test_the_upgrade_job_ran_in_a_pod(release: Release) -> None:
+    events = json.loads(release.kubectl("get", "events", "--output", "json"))["items"]
+    ended = [each for each in events if each["reason"] == "Completed" and each["involvedObject"]["kind"] == "Job"]
+    assert [each["involvedObject"]["name"] for each in ended] == [f"{release.full_name}-crds"]
+
+
+def test_the_sample_syncs(release: Release, shop: Namespace) -> None:
+    shop.put("db", "first")
+    shop.apply(shop.provider_class("db"), shop.sync("db", {"password": "db"}))
+    shop.wait_secret("db", {"password": "first"})
+
+
+def test_the_log_is_json_for_kubectl_logs(release: Release, shop: Namespace) -> None:
+    text = release.kubectl("logs", f"deployment/{release.full_name}")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert {"started", "listed"} <= {line["message"] for line in lines}
+    assert any(line.get("secretsync") == f"{shop.name}/db" or shop.name in json.dumps(line) for line in lines)
+    assert CANARY not in text
+
+
+def test_probes_and_metrics_answer(release: Release) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for path, wanted in (("healthz", "ok\n"), ("readyz", "ok\n"), ("metrics", "akv_secret_store_reconciles_total")):
+        with opener.open(f"http://{release.pod()['status']['podIP']}:8080/{path}", timeout=5) as answer:
+            assert wanted in answer.read().decode()
+
+
+def test_its_memory_is_far_from_the_limit(release: Release) -> None:
+    uid = release.pod()["metadata"]["uid"]
+
+    def memory() -> int:
+        summary = json.loads(release.plane.kubectl("get", "--raw", "/api/v1/nodes/node/proxy/stats/summary"))
+        [found] = [pod for pod in summary["pods"] if pod["podRef"]["uid"] == uid] or [{}]
+        return int(found.get("memory", {}).get("workingSetBytes", 0))
+
+    used = eventually(memory, bool, 60)
+    figures.append(f"memory of the pod (its cgroup's working set): {used / 2**20:.0f} MiB")
+    assert used < 128 * 2**20
+
+
+def test_a_deleted_pod_loses_nothing(release: Release, shop: Namespace) -> None:
+    before, pod = stored(shop), release.pod()["metadata"]["name"]
+    release.kubectl("delete", "pod", pod)
+    assert release.pod()["metadata"]["name"] != pod
+    assert stored(shop) == before
+    rotates(shop, "after-delete")
+
+
+def test_sigterm_reaches_the_first_process(release: Release) -> None:
+    pod = release.pod()["metadata"]["name"]
+    asked = time.monotonic()
+    release.kubectl("exec", pod, "--", "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
+    ended = release.ended(1)
+    assert (ended["reason"], ended["exitCode"]) == ("Completed", 0)
+    assert time.monotonic() - asked < 20
+    assert json.loads(release.kubectl("logs", pod, "--previous").splitlines()[-1])["message"] == "stopped"
+
+
+def test_an_oom_kill_loses_nothing(release: Release, shop: Namespace) -> None:
+    before, pod = stored(shop), release.pod()["metadata"]["name"]
+    # It ends with the container, or before.
+    release.kubectl("exec", pod, "--", "python", "-c", _FILL, check=False)
+    assert release.ended(2)["reason"] == "OOMKilled"
+    assert stored(shop) == before
+    rotates(shop, "after-oom")
+
+
+def test_an_upgrade_brings_newer_crds_and_a_rollback_goes_back(release: Release, shop: Namespace) -> None:
+    before = stored(shop)
+    columns = "{.spec.versions[0].additionalPrinterColumns[*].name}"
+
+    def shown() -> str:
+        return release.plane.kubectl("get", "crd", SYNCS, "--output", f"jsonpath={columns}")
+
+    def level() -> str:
+        [container] = release.pod()["spec"]["containers"]
+        return next(str(each["value"]) for each in container["env"] if each["name"] == "LOG_LEVEL")
+
+    newest = shown()
+    older = [{"op": "remove", "path": "/spec/versions/0/additionalPrinterColumns"}]
+    release.plane.kubectl("patch", "crd", SYNCS, "--type=json", "--patch", json.dumps(older))
+    assert shown() != newest
+    release.upgrade("--set", "logLevel=debug")
+    assert shown() == newest
+    assert level() == "debug"
+    assert stored(shop) == before
+    rotates(shop, "after-upgrade")
+    release.rollback()
+    assert level() == "info"
+    rotates(shop, "after-rollback")
+
+
+def test_uninstalling_leaves_what_is_the_users(release: Release, shop: Namespace) -> None:
+    before = stored(shop)
+    release.uninstall()
+    assert stored(shop) == before
+    assert shop.get("secretsync", "db")
+    for crd in CRDS:
+        release.plane.kubectl("get", "crd", crd)
+    # The pod takes its time to end, the Deployment is gone by then.
+    kinds = "deployments,pods,serviceaccounts,jobs,roles,rolebindings"
+    eventually(
+        lambda: release.kubectl("get", kinds, "--output=name").split(), lambda it: it == ["serviceaccount/default"]
+    )
+
+
+def test_another_release_picks_them_up(plane: ControlPlane, release: Release, shop: Namespace) -> None:
+    before = stored(shop)
+    release.name = "another"
+    release.install()
+    assert "another" in release.pod()["metadata"]["name"]
+    assert stored(shop) == before
+    rotates(shop, "after-reinstall")
+
+
+def test_deleting_the_crd_removes_the_secrets_that_are_still_owned(release: Release, shop: Namespace) -> None:
+    shop.apply(shop.sync("kept", {"password": "db"}))
+    shop.wait_secret("kept", {"password": "after-reinstall"})
+    shop.kubectl("patch", "secret", "kept", "--type=merge", "--patch", '{"metadata":{"ownerReferences":null}}')
+    release.plane.kubectl("delete", "crd", SYNCS)
+    eventually(lambda: shop.get("secret", "db"), lambda found: not found, 60)
+    shop.wait_secret("kept", {"password": "after-reinstall"})

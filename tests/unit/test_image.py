@@ -1,0 +1,46 @@
+"""What of building an image needs no buildah."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tools import debian_base, image, system_packages
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_it_is_named_as_the_chart_names_it() -> None:
+    values = yaml.safe_load((ROOT / "chart" / "values.yaml").read_text())
+    assert f"docker.io/library/{values['image']['repository']}" == image._REPOSITORY
+    assert values["image"]["tag"] == "", "the chart's appVersion"
+
+
+def test_others_than_root_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert image.main(["--output", str(tmp_path / "image.tar")]) == 1
+    assert capsys.readouterr().err == (
+        "tools/image: building an image here needs root: run the same command with sudo\n"
+    )
+
+
+def test_a_failing_mmdebstrap_is_told_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "mmdebstrap"
+    program.write_text("#!/bin/sh\necho 'E: no way to the archive' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(system_packages, "_PLACES", str(tmp_path))
+    with pytest.raises(debian_base.DebianBaseError, match=r"^mmdebstrap failed:\nE: no way to the archive$"):
+        debian_base.rootfs()
+    assert not list((tmp_path / "cache").glob("*/base-*"))
+
+
+def test_the_containerfile_names_its_base_and_runs_what_the_chart_expects() -> None:
+    lines = (ROOT / "Containerfile").read_text().splitlines()
+    assert any(line.startswith("ARG BASE=docker.io/library/python:3.") for line in lines)
+    assert 'ENTRYPOINT ["python", "-P", "-m", "controller"]' in lines
+    assert "USER 65532:65532" in lines

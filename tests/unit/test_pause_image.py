@@ -1,0 +1,26 @@
+"""The sandbox's image: what `docker save` would have written."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+from tools.local_cluster import cache, pause_image
+
+
+def _files(archive: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]  # all are files
+
+
+def test_it_runs_the_program_and_says_for_which_machine(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF")
+    files = _files(pause_image.archive(program, "localhost/pause:1"))
+    [image] = json.loads(files["manifest.json"])
+    assert image == {"Config": "config.json", "RepoTags": ["localhost/pause:1"], "Layers": ["layer.tar"]}
+    config = json.loads(files["config.json"])
+    assert config["architecture"] == cache.architecture()
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(files['layer.tar']).hexdigest()}"]
+    assert _files(files["layer.tar"]) == {config["config"]["Entrypoint"][0].removeprefix("/"): b"\x7fELF"}
