@@ -18,6 +18,7 @@ from controller.accounts import assertions
 from controller.akvsyncs import AKVSyncs
 from controller.api.meta import Secret
 from controller.census import Census
+from controller.events import Events
 from controller.kube import Kube, load_configuration
 from controller.lease import Elector, Leader
 from controller.poll import Poller
@@ -36,7 +37,7 @@ KEEP_UNUSED = 600.0
 TRIES_IN_SILENCE = 15
 # What is under way when the pod is told to stop may end within this time; the Deployment gives twice as much.
 GRACE_SECONDS = 10
-Loop = Reconciler | Poller | AKVSyncs
+Talker = Reconciler | Poller | AKVSyncs
 log = logging.getLogger("controller")
 
 
@@ -91,14 +92,16 @@ async def run(settings: Settings) -> None:
         elector = _elector(kube, settings, metrics)
         fenced = kube.fenced(elector.check)
         vaults = Vaults(settings.clouds(), assertions(fenced), metrics.count_call, elector.check)
-        reporter = Reporter(fenced, settings, metrics)
+        events = Events(fenced, settings.pod_name)
+        reporter = Reporter(fenced, events, metrics)
         queue: Queue[Key] = Queue(time.monotonic)
         syncer = Syncer(fenced, settings, vaults, metrics)
         reconciler = Reconciler(settings, syncer, vaults, reporter, metrics, queue)
         metrics.registry.register(Census(reconciler.ours))
         makers: Queue[Key] = Queue(time.monotonic)
         akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes, makers) if settings.akv_sync else None
-        loops: list[Loop] = [reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])]
+        talkers: list[Talker] = [reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])]
+        loops: list[Talker | Events] = [*talkers, events]
         guard = PolicyGuard(kube, settings)
         namespaces = settings.watch_namespaces or ("",)
         reflectors: list[Reflector[Any]] = [
@@ -127,7 +130,7 @@ async def run(settings: Settings) -> None:
                 background = [tasks.create_task(item.run()) for item in (*reflectors, *akv_reflectors)]
                 background.append(tasks.create_task(guard.run()))
                 unused = max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval)
-                background.append(tasks.create_task(_tidy([reporter, *loops], metrics, vaults, unused)))
+                background.append(tasks.create_task(_tidy([reporter, *talkers], metrics, vaults, unused)))
                 work = tasks.create_task(_work(reflectors, guard, elector, loops))
                 await stop.wait()
                 log.info("stopping")
@@ -137,6 +140,7 @@ async def run(settings: Settings) -> None:
                 queue.close()
                 reconciler.poller.close()
                 makers.close()
+                events.close()
                 await asyncio.wait([work], timeout=GRACE_SECONDS if elector.leads else 0)
                 work.cancel()
         finally:
@@ -157,7 +161,7 @@ async def _work(
     reflectors: Sequence[Reflector[Any]],
     guard: PolicyGuard,
     elector: Elector | Leader,
-    loops: Sequence[Loop],
+    loops: Sequence[Talker | Events],
 ) -> None:
     """Works while this process leads, once everything was listed: what is not there then is really missing.
 
@@ -180,7 +184,7 @@ async def _work(
     await elector.run(lead)
 
 
-async def _tidy(talkers: Sequence[Reporter | Loop], metrics: Metrics, vaults: Vaults, unused: float) -> None:
+async def _tidy(talkers: Sequence[Reporter | Talker], metrics: Metrics, vaults: Vaults, unused: float) -> None:
     while True:
         await asyncio.sleep(30)
         for talker in talkers:

@@ -256,7 +256,7 @@ class Reconciler:
         self._metrics.reconciles.labels(outcome.reason).inc()
         status = next_status(meta, before, source, outcome, datetime.now(UTC))
         if outcome.warnings is not None:
-            await self._reporter.warn(meta, outcome.warnings)
+            self._reporter.warn(meta, outcome.warnings)
         return await self._reporter.report(meta, before, status)
 
     async def _until_due(self, key: Key, sync: SecretSync, source: Class) -> float:

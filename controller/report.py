@@ -1,27 +1,23 @@
 """Telling it: one status patch where something changed, a log line, and an event for `kubectl describe`.
 
-Source: Kubernetes API reference, Event v1 events.k8s.io; Kubernetes API conventions, "Typical status properties".
+Source: Kubernetes API conventions, "Typical status properties".
 """
 
 import logging
-import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Literal
 
 import msgspec
 
 from controller import errors, permissions
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta
-from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.api.secretsync import SecretSyncStatus
+from controller.events import Events, Kind
 from controller.kube import Kube
-from controller.settings import FIELD_MANAGER, Settings
 from controller.status import ready_condition, same_news
 from controller.sync import Again
 from controller.telemetry import Chorus, Metrics
 
-MOST_NOTE = 1024
 # The reason of an event about what was synced all the same.
 ATTENTION = "NeedsAttention"
 log = logging.getLogger(__name__)
@@ -30,9 +26,9 @@ log = logging.getLogger(__name__)
 class Reporter:
     """Tells what came of SecretSyncs."""
 
-    def __init__(self, kube: Kube, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, kube: Kube, events: Events, metrics: Metrics) -> None:
         self._kube = kube
-        self._instance = settings.pod_name[:128]
+        self._events = events
         self._metrics = metrics
         self._chorus = Chorus(log)
         self._unready: set[str] = set()
@@ -57,10 +53,11 @@ class Reporter:
             return True
         level = logging.INFO if ready.status == "True" else logging.WARNING
         self._chorus.say(level, ready.reason, f"{name}: {ready.message}", secretsync=name, reason=ready.reason)
-        await self._announce(meta, "Normal" if ready.status == "True" else "Warning", ready.reason, ready.message)
+        kind: Kind = "Normal" if ready.status == "True" else "Warning"
+        self._events.say(meta, kind, ready.reason, ready.message)
         return True
 
-    async def warn(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
+    def warn(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
         """Tells, once, what a person should look at though it was synced; what is told again is no news."""
         name = f"{meta.namespace}/{meta.name}"
         news = [text for text in warnings if text not in self._warned.get(name, ())]
@@ -71,7 +68,7 @@ class Reporter:
         if news:
             text = "; ".join(news)
             self._chorus.say(logging.WARNING, ATTENTION, f"{name}: {text}", secretsync=name, reason=ATTENTION)
-            await self._announce(meta, "Warning", ATTENTION, text)
+            self._events.say(meta, "Warning", ATTENTION, text)
 
     def forget(self, namespace: str, name: str) -> None:
         """The SecretSync is gone."""
@@ -108,30 +105,3 @@ class Reporter:
             )
             self._chorus.say(logging.WARNING, "crd", text)
         return True
-
-    async def _announce(self, meta: ObjectMeta, kind: Literal["Normal", "Warning"], reason: str, text: str) -> None:
-        note = text if len(text) <= MOST_NOTE else text[: MOST_NOTE - 3] + "..."
-        body = {
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {"name": f"{meta.name[:230]}.{secrets.token_hex(8)}", "namespace": meta.namespace},
-            "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            "reportingController": f"{SecretSync.group}/{FIELD_MANAGER}",
-            "reportingInstance": self._instance,
-            "action": "Sync",
-            "reason": reason,
-            "type": kind,
-            "note": note,
-            "regarding": {
-                "apiVersion": SecretSync.api_version(),
-                "kind": SecretSync.kind,
-                "namespace": meta.namespace,
-                "name": meta.name,
-                "uid": meta.uid,
-                "resourceVersion": meta.resource_version,
-            },
-        }
-        try:
-            await permissions.EVENTS.create(self._kube, meta.namespace, body)
-        except errors.KubeError as error:
-            log.debug("event not written: %s", error.message)

@@ -79,10 +79,14 @@ class Reading(NamedTuple):
 
 
 class Written(msgspec.Struct):
-    """What this process knows of a Secret that it wrote: digests by key, and the mark of managedFields (see `plan`)."""
+    """What this process knows of a Secret that it wrote: digests by key, and the mark of managedFields (see `plan`).
+
+    `untried` until the first attempt.
+    """
 
     digests: Mapping[str, bytes] = {}
     mark: str = ""
+    untried: bool = True
 
 
 class _Understood(NamedTuple):
@@ -120,8 +124,10 @@ class Syncer:
     async def sync(self, sync: SecretSync, reading: Reading, written: Written, ask: Ask) -> Outcome:
         """Makes the Secret equal to the vault. Raises `ControllerError` where nothing could be done, or `Again`."""
         try:
-            secret = await self._look(sync)
-            # Whose Secret it is comes first: no value is fetched for one that cannot be written.
+            # Whose Secret it is comes first: no value is fetched for one that cannot be written. But where nobody has
+            # worked on a SecretSync yet there is rarely a Secret, and if there is one, the attempt to create it tells.
+            secret = None if written.untried and not sync.status.conditions else await self._look(sync)
+            written.untried = False
             match ownership(sync, secret):
                 case Wait():
                     raise Again(COLLECTED_SOON, NOT_COLLECTED.format(sync.metadata.name))

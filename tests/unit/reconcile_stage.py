@@ -123,7 +123,7 @@ class Stage:
                 self.reconciler.syncs.put(msgspec.structs.replace(found, status=after))
         return answer
 
-    async def warn(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
+    def warn(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
         self.warned.append((meta.name, *warnings))
 
     def forget(self, namespace: str, name: str) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
-from controller.report import ATTENTION, MOST_NOTE, Reporter
-from controller.settings import Settings
+from controller.events import MOST_NOTE, Events
+from controller.report import ATTENTION, Reporter
 from controller.status import Outcome, next_status
 from controller.sync import Again
 from controller.telemetry import LINES_A_MINUTE, Metrics
@@ -39,14 +39,18 @@ def keeps(asked: Asked) -> Answer:
 class Scene:
     """A reporter and who listens to it."""
 
-    def __init__(self, server: ApiServer, reporter: Reporter, metrics: Metrics) -> None:
+    def __init__(self, server: ApiServer, reporter: Reporter, events: Events, metrics: Metrics) -> None:
         self.server = server
+        self.events = events
+        events.close()  # so that its work ends with what there is
         self.reporter = reporter
         self.metrics = metrics
         self.server.otherwise = keeps
 
     async def tells(self, before: SecretSyncStatus, after: SecretSyncStatus, of: SecretSync | None = None) -> bool:
-        return await self.reporter.report((of or sync()).metadata, before, after)
+        told = await self.reporter.report((of or sync()).metadata, before, after)
+        await self.events.work()
+        return told
 
     def sent(self, what: str) -> list[dict[str, Any]]:
         """The bodies sent to a path that ends so."""
@@ -62,7 +66,8 @@ async def scene(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Scene]:
     caplog.set_level(logging.INFO)
     async with connected() as (server, kube):
         metrics = Metrics()
-        yield Scene(server, Reporter(kube, Settings(pod_name="pod-1"), metrics), metrics)
+        events = Events(kube, "pod-1")
+        yield Scene(server, Reporter(kube, events, metrics), events, metrics)
 
 
 # The status
@@ -192,7 +197,8 @@ async def test_a_thousand_failures_do_not_flood_the_log(scene: Scene, caplog: py
 async def test_what_a_person_should_look_at_is_told_once(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     meta = sync().metadata
     for warnings in (["a expired", "b lacks"], ["a expired", "b lacks"], ["b lacks"], *[["b lacks", "c expired"]] * 2):
-        await scene.reporter.warn(meta, warnings)
+        scene.reporter.warn(meta, warnings)
+    await scene.events.work()
     told = [(event["type"], event["reason"], event["note"]) for event in scene.sent("/events")]
     assert told == [("Warning", ATTENTION, "a expired; b lacks"), ("Warning", ATTENTION, "c expired")]
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
@@ -201,7 +207,8 @@ async def test_what_a_person_should_look_at_is_told_once(scene: Scene, caplog: p
 
 async def test_what_was_mended_and_comes_back_is_told_again(scene: Scene) -> None:
     for warnings in (["a expired"], [], ["a expired"]):
-        await scene.reporter.warn(sync().metadata, warnings)
+        scene.reporter.warn(sync().metadata, warnings)
     scene.reporter.forget("team", "shop")
-    await scene.reporter.warn(sync().metadata, ["a expired"])
+    scene.reporter.warn(sync().metadata, ["a expired"])
+    await scene.events.work()
     assert len(scene.sent("/events")) == 3

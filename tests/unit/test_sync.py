@@ -17,7 +17,7 @@ from controller.api.conditions import Reason
 from controller.api.meta import CLIENT_ID, TENANT_ID, ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
-from controller.errors import ControllerError, ObjectError, ProviderError, Retry
+from controller.errors import ControllerError, ObjectError, OwnershipError, ProviderError, Retry
 from controller.fetched import Fetched
 from controller.identity import Identity
 from controller.objects import VersionOf
@@ -56,7 +56,7 @@ class Scene:
         self.server = server
         self.syncer = syncer
         self.vault = vault
-        self.written = Written()
+        self.written = Written(untried=False)
 
     async def sync(
         self,
@@ -142,6 +142,23 @@ async def test_what_expired_is_synced_with_a_warning_even_where_another_key_fail
 
 async def test_without_anything_odd_there_is_nothing_to_warn_of(scene: Scene) -> None:
     assert (await scene.sync(ABSENT, sent(secret()))).warnings == ()
+
+
+async def test_the_first_attempt_creates_without_a_look(scene: Scene) -> None:
+    scene.written = Written()
+    await scene.sync(sent(secret()))
+    assert scene.requests == ["POST"]
+    await scene.sync(sent(secret()))
+    assert scene.requests == ["POST", "look"]
+
+
+async def test_what_is_in_the_way_of_the_first_attempt_is_looked_at_in_the_second(scene: Scene) -> None:
+    scene.written = Written()
+    with pytest.raises(Again):
+        await scene.sync(refusal(409, "secrets already exists"))
+    scene.server.asked.clear()
+    assert isinstance(await scene.fails(sent(secret(owners=[]))), OwnershipError)
+    assert scene.requests == ["look"]
 
 
 async def test_an_absent_secret_is_created_from_the_vault_that_the_class_names(scene: Scene) -> None:

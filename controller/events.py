@@ -1,0 +1,82 @@
+"""Events for `kubectl describe`, sent one after the other behind the work: news must not keep a Secret waiting.
+
+Source: Kubernetes API reference, Event v1 events.k8s.io.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from controller import errors, permissions
+from controller.api.meta import ObjectMeta
+from controller.api.secretsync import SecretSync
+from controller.kube import Kube
+from controller.settings import FIELD_MANAGER
+
+Kind = Literal["Normal", "Warning"]
+MOST_NOTE = 1024
+# Of more that wait the oldest are dropped: the status has it all.
+MOST_WAITING = 2000
+log = logging.getLogger(__name__)
+
+
+class Events:
+    """Events about SecretSyncs. `instance` is the controller's own name."""
+
+    def __init__(self, kube: Kube, instance: str) -> None:
+        self._kube = kube
+        self._instance = instance[:128]
+        self._waiting: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_WAITING)
+        self._news = asyncio.Event()
+        self._closed = False
+
+    def say(self, meta: ObjectMeta, kind: Kind, reason: str, text: str) -> None:
+        """Will be sent soon."""
+        body = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{meta.name[:230]}.{secrets.token_hex(8)}", "namespace": meta.namespace},
+            "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "reportingController": f"{SecretSync.group}/{FIELD_MANAGER}",
+            "reportingInstance": self._instance,
+            "action": "Sync",
+            "reason": reason,
+            "type": kind,
+            "note": text if len(text) <= MOST_NOTE else text[: MOST_NOTE - 3] + "...",
+            "regarding": {
+                "apiVersion": SecretSync.api_version(),
+                "kind": SecretSync.kind,
+                "namespace": meta.namespace,
+                "name": meta.name,
+                "uid": meta.uid,
+                "resourceVersion": meta.resource_version,
+            },
+        }
+        self._waiting.append((meta.namespace, body))
+        self._news.set()
+
+    async def work(self) -> None:
+        """Sends what was said, until closed and all was sent."""
+        while True:
+            while self._waiting:
+                namespace, body = self._waiting.popleft()
+                try:
+                    await permissions.EVENTS.create(self._kube, namespace, body)
+                except errors.KubeError as error:
+                    log.debug("event not written: %s", error.message)
+            if self._closed:
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    def close(self) -> None:
+        """Nothing more will be said."""
+        self._closed = True
+        self._news.set()
+
+    def reset(self) -> None:
+        """Forgets what waits: another process leads, and tells by itself."""
+        self._waiting.clear()
