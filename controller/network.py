@@ -4,9 +4,12 @@ azure-core's `connection_verify=<file>` makes a new TLS context for every reques
 so extra certificates go into one context on a session of ours.
 """
 
+import functools
 import ssl
+import urllib.request
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from azure.core.credentials_async import AsyncTokenCredential
@@ -33,31 +36,43 @@ CLIENT_OPTIONS: dict[str, Any] = {
 
 
 def new_session(ca: str) -> aiohttp.ClientSession:
-    """Connections that trust the system's roots and `ca` (PEM, may be empty); proxies come from the environment."""
+    """Connections that trust the system's roots and `ca` (PEM, may be empty)."""
     tls = ssl.create_default_context()
     if ca:
         tls.load_verify_locations(cadata=ca)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=tls, limit=32),
         timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS + READ_SECONDS),
-        trust_env=True,
         auto_decompress=False,  # azure-core does that itself
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
 class _Transport(AioHttpTransport):  # type: ignore[misc]  # untyped, as the SDK exports it
-    """The SDK's, with a question before each request: whether it may still be sent."""
+    """The SDK's, with a question before each request: whether it may still be sent.
+
+    Proxies come from the environment, looked up once for each host. aiohttp's own `trust_env` does so for each request,
+    in two threads, and takes credentials out of a .netrc besides.
+    """
 
     def __init__(self, session: aiohttp.ClientSession, check: Callable[[], None]) -> None:
         super().__init__(
             session=session, session_owner=False, connection_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS
         )
         self._check = check
+        self._proxy_for = functools.cache(proxy_for)
 
     async def send(self, request: Any, **options: Any) -> Any:
         self._check()
+        address = urlsplit(request.url)
+        if proxy := self._proxy_for(address.scheme, address.netloc):
+            options["proxies"] = {address.scheme: proxy}
         return await super().send(request, **options)
+
+
+def proxy_for(scheme: str, host: str) -> str | None:
+    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY ask for, as curl and the Python library read them."""
+    return None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
 
 
 def new_transport(session: aiohttp.ClientSession, check: Callable[[], None] = lambda: None) -> AioHttpTransport:

@@ -28,7 +28,7 @@ from controller.crds import PART_OF
 from controller.fetched import Fetched
 from controller.identity import FederatedCredential, Identity, claims
 from controller.kube import Handle
-from controller.network import CONNECT_SECONDS, explain_connection, new_session, new_transport
+from controller.network import CONNECT_SECONDS, explain_connection, new_session, new_transport, proxy_for
 from controller.objects import VaultClass, read_class
 from controller.plan import mistake
 from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS, Cloud, Settings, SettingsError
@@ -153,7 +153,9 @@ class Examination:
         return checks.issuer(self._issuer, _key_ids(held), published, _key_ids(public))
 
     async def _fetch(self, url: str) -> Object:
-        async with self._session("").get(url, timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS)) as answer:
+        address, limit = urlsplit(url), aiohttp.ClientTimeout(total=CONNECT_SECONDS)
+        proxy = proxy_for(address.scheme, address.netloc)
+        async with self._session("").get(url, proxy=proxy, timeout=limit) as answer:
             found = json.loads(await answer.read())
         if not isinstance(found, dict):
             raise ValueError(url)

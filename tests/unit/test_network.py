@@ -10,7 +10,7 @@ from azure.core.exceptions import AzureError, ServiceRequestError, ServiceRespon
 from azure.core.pipeline.transport import HttpRequest
 
 from controller.errors import Deposed
-from controller.network import explain_connection, new_session, new_transport
+from controller.network import explain_connection, new_session, new_transport, proxy_for
 from tests.unit.api_server import Answer, ApiServer, serving
 from tools.local_cluster.pki import Authority
 
@@ -150,3 +150,23 @@ def test_a_cause_may_stand_behind_the_error() -> None:
 async def test_a_ca_that_is_none_is_refused_before_any_connection() -> None:
     with pytest.raises(ssl.SSLError):
         new_session("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "proxy"),
+    [
+        ("shop.vault.azure.net", "http://proxy:3128"),
+        ("shop.vault.azure.net:443", "http://proxy:3128"),
+        ("vault.corp.example", None),
+        ("10.0.0.1", None),
+        ("corp.example.org", "http://proxy:3128"),
+    ],
+)
+def test_which_proxy(host: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.1,.corp.example")
+    assert proxy_for("https", host) == proxy
+
+
+def test_without_an_environment_there_is_no_proxy() -> None:
+    assert proxy_for("https", "shop.vault.azure.net") is None
