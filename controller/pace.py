@@ -79,6 +79,11 @@ class Pace:
         opens = max(0.0, self._closed_until - now)
         return min(opens + max(SHORTEST, (before + 1 - self._tokens) / self._rate), max(opens, LONGEST))
 
+    @property
+    def slowed(self) -> bool:
+        """Whether the vault has refused, and is not yet asked at the full pace again."""
+        return self._rate < LIMIT or self._clock() < self._closed_until
+
     def closed(self) -> float:
         """Seconds for which nobody may call."""
         return max(0.0, self._closed_until - self._clock())

@@ -33,7 +33,7 @@ LEAVE_ALONE = 5.0
 # lets every request hang leaves room for the others.
 AT_ONCE = 40
 AT_ONCE_EACH = 24
-# Whoever would wait longer for its turn at a busy vault makes room for the work on other vaults, and comes again.
+# Whoever would wait longer for its turn at a vault that refuses makes room for the work on others, and comes again.
 PATIENCE = 1.0
 # Items of a list's page (Azure Key Vault REST API reference, "Get Secrets", maxresults).
 PAGE = 25
@@ -297,7 +297,7 @@ class VaultReader:
 
     async def _turn(self, who: object, first: bool) -> None:
         while wait := self._pace.wait(who, first=first):
-            if wait > PATIENCE:
+            if wait > PATIENCE and self._pace.slowed:
                 raise throttled(self._vault, wait)
             await asyncio.sleep(wait)
 
