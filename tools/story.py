@@ -7,6 +7,7 @@ under the chart's own ServiceAccount and Roles, and the two manifests of the SSE
 import json
 import time
 
+from controller import permissions
 from tools import guide, helm
 from tools.existing_cluster import ExistingCluster
 from tools.keyvault_emulator import Emulator
@@ -21,7 +22,7 @@ _NAME = guide.SYNC_NAME
 NAMESPACE = guide.VARIABLES["KUBERNETES_NAMESPACE"]
 VAULT = guide.VARIABLES["KEYVAULT_NAME"]
 OBJECT = guide.VARIABLES["KEYVAULT_SECRET_NAME"]
-CRDS = ("secretsyncs.secret-sync.x-k8s.io", "secretproviderclasses.secrets-store.csi.x-k8s.io")
+CRDS = permissions.CRDS.names
 
 _VALUES = """\
 rotationPollIntervalInSeconds: {seconds}
