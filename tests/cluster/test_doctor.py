@@ -16,7 +16,7 @@ from tools.local_cluster import ControlPlane
 from tools.workload import ROOT
 
 ONE = {"k": "a"}
-OTHER = "00000000-0000-0000-0000-0000000000ff"
+OTHER = "00000000-0000-0000-0000-0000000000d0"
 Found = list[dict[str, str]]
 
 
