@@ -39,8 +39,10 @@ PATIENCE = 1.0
 PAGE = 25
 # Whether a list may be had, and is cheaper than gets, is tried again after a day.
 LISTS_AGAIN = 86_400.0
-# Answers kept for others who read the same meanwhile; none is kept once nobody reads.
+# Answers kept for others who want the same, and for how long after the last reader has gone: those whom one poll woke
+# come in several batches.
 MOST_SHARED = 256
+KEEP_SHARED = 2.0
 
 T = TypeVar("T")
 
@@ -112,9 +114,13 @@ class VaultReader:
         finally:
             self._readers -= 1
             if not self._readers:
-                self._values.clear()
-                self._versions.clear()
+                asyncio.get_running_loop().call_later(KEEP_SHARED, self._forget_values)
         return results
+
+    def _forget_values(self) -> None:
+        if not self._readers:
+            self._values.clear()
+            self._versions.clear()
 
     async def survey(self, wanted: Collection[VersionOf], since: float) -> Survey:
         """What a list tells of the wanted versions, where lists cost no more calls than gets. Raises `ProviderError`.

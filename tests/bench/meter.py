@@ -69,7 +69,7 @@ class Meter:
         return dict(found)
 
     def writes(self) -> list[Write]:
-        """The controller's writes, in their order."""
+        """The controller's writes, in their order, but for the renewal of its lease."""
         found = []
         with self._installed.plane.audit_log.open("rb") as log:
             log.seek(self._position)
@@ -83,6 +83,8 @@ class Meter:
                 if entry["verb"] not in ("create", "patch", "update", "delete") or entry["stage"] != "ResponseComplete":
                     continue
                 where = entry["objectRef"]
+                if where["resource"] == "leases":
+                    continue
                 resource = "/".join(part for part in (where["resource"], where.get("subresource", "")) if part)
                 moment = datetime.fromisoformat(entry["stageTimestamp"]).timestamp()
                 found.append(Write(moment, entry["verb"], resource, where.get("name", "")))

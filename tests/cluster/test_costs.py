@@ -1,0 +1,112 @@
+"""What the vault is asked, counted at the vault: the counts that the README promises, whatever the machine's speed."""
+
+import math
+
+import pytest
+
+from tests.bench.meter import Meter
+from tests.cluster.world import Installed, Namespace
+from tools.workload import Workload
+
+COUNT = 100
+PAGES = math.ceil(COUNT / 25)
+INTERVAL = 15.0
+NAMES = [f"s{number:03}" for number in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return {"ROTATION_POLL_INTERVAL": f"{INTERVAL:.0f}", "DRIFT_INTERVAL": "3600"}
+
+
+@pytest.fixture
+def meter(installed: Installed, controller: Workload) -> Meter:
+    return Meter(installed, controller)
+
+
+def history(space: Namespace, versions: int) -> dict[str, object]:
+    """One class of all the objects."""
+    items = "".join(f"  - |\n    objectName: {name}\n    objectVersionHistory: {versions}\n" for name in NAMES)
+    return space.provider_class(objects=f"array:\n{items}")
+
+
+def all_synced(space: Namespace, meter: Meter) -> None:
+    """Every SecretSync's first status is written, and what was fetched too soon after its setting is fetched again."""
+    meter.wait("all statuses", lambda: _written(meter, "secretsyncs/status") >= COUNT, 60)
+    meter.wait("a poll", lambda: "secrets.list" in meter.calls() or "secrets.versions" in meter.calls(), 2 * INTERVAL)
+    meter.quiet()
+
+
+def poll(meter: Meter) -> dict[str, int]:
+    """The calls of the next poll."""
+    meter.reset()
+    meter.wait("a poll", lambda: bool(meter.calls()), 2 * INTERVAL)
+    meter.quiet()
+    return meter.calls()
+
+
+def _written(meter: Meter, resource: str) -> int:
+    return sum(item.resource == resource for item in meter.writes())
+
+
+def test_polls_cost_pages_and_restarts_nothing(
+    space: Namespace, installed: Installed, controller: Workload, meter: Meter
+) -> None:
+    for name in NAMES:
+        space.put(name, "first")
+    meter.reset()
+    space.apply(history(space, 1), *(space.sync(name, {"key": name}) for name in NAMES))
+    meter.wait("all Secrets", lambda: _written(meter, "secrets") >= COUNT, 60)
+    first = meter.calls()
+    assert first["secrets.get"] == COUNT
+    assert first["token"] == 1
+    assert "challenge" not in first  # the token goes along with the first call
+    all_synced(space, meter)
+
+    assert poll(meter) == {"secrets.list": PAGES}
+    assert not meter.writes()
+
+    for name in NAMES[:10]:
+        space.put(name, "second")
+    rotated = poll(meter)
+    assert rotated["secrets.list"] == PAGES
+    # Fetched once; and once more in the next poll, had that begun before the measuring ended.
+    assert 10 <= rotated["secrets.get"] <= 20
+    assert {item.name for item in meter.writes() if item.resource == "secrets"} == set(NAMES[:10])
+
+    assert controller.stop() == 0
+    interval = controller.env.pop("ROTATION_POLL_INTERVAL")
+    meter.reset()
+    controller.start()
+    controller.wait_ready()
+    meter.quiet(seconds=5)
+    assert meter.calls() == {}
+    assert not meter.writes()
+    assert controller.stop() == 0
+    controller.env["ROTATION_POLL_INTERVAL"] = interval
+    controller.start()
+    controller.wait_ready()
+
+
+def test_a_class_with_history_costs_a_list_of_versions_each(space: Namespace, meter: Meter) -> None:
+    for text in ("older", "newer"):
+        for name in NAMES:
+            space.put(name, text)
+    meter.reset()
+    space.apply(history(space, 2), *(space.sync(name, {"new": f"{name}/0", "old": f"{name}/1"}) for name in NAMES))
+    all_synced(space, meter)
+    assert poll(meter) == {"secrets.versions": COUNT}
+    assert [(item.resource, item.name) for item in meter.writes()] == []
+
+
+def test_an_object_that_many_want_is_fetched_once(space: Namespace, meter: Meter) -> None:
+    space.put("shared", "first")
+    meter.reset()
+    space.apply(space.provider_class("shared"), *(space.sync(name, {"key": "shared"}) for name in NAMES))
+    meter.wait("all Secrets", lambda: _written(meter, "secrets") >= COUNT, 60)
+    # kubectl hands them over one by one, and each is served by a request that began after it came.
+    assert meter.calls()["secrets.get"] <= COUNT
+    all_synced(space, meter)
+    space.put("shared", "second")
+    assert poll(meter)["secrets.get"] == 1
+    assert _written(meter, "secrets") >= COUNT
