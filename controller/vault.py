@@ -317,6 +317,8 @@ class VaultReader:
             except HttpResponseError as error:
                 outcome = str(error.status_code)
                 translated = explain(error, self._vault, self._client_id, source, verb, found)
+                if error.status_code == 401:
+                    self._credential.refused()
                 if error.status_code == 429:
                     self._pace.refused(translated.retry_after)
                 elif isinstance(translated, ObjectError):

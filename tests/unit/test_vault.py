@@ -270,6 +270,7 @@ async def test_each_refusal_gives_cause_and_next_step(
         assert word in error.message
     assert CANARY not in error.message
     assert error.retry_after == (17 if answer.status == 429 else None)
+    assert scene.tokens_refused == (1 if answer.status == 401 else 0)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>Sign in</html>", b"null", b"[]", b'"x"', b"{}", b'{"value":"v","id":5}'])

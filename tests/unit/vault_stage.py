@@ -47,6 +47,7 @@ class Scene:
         self.answers: dict[str, Answer] = {}
         self.counted: list[tuple[str, str]] = []
         self.no_token: ControllerError | None = None
+        self.tokens_refused = 0
         self.now = 1000.0
         self.reader: VaultReader
 
@@ -55,6 +56,10 @@ class Scene:
         if self.no_token:
             raise self.no_token
         return AccessTokenInfo("token", 4_000_000_000)
+
+    def refused(self) -> None:
+        """… and is told where the vault does not take it."""
+        self.tokens_refused += 1
 
     def _answer(self, asked: Asked) -> Answer:
         if "Authorization" not in asked.headers:
