@@ -63,9 +63,10 @@ class FederatedCredential:
         self._lock = asyncio.Lock()
         self._token: AccessTokenInfo | None = None
         self._renew_at = 0.0
+        self._given_at = 0.0
         self._failure: tuple[float, ControllerError] | None = None
         # `func` is synchronous and runs on the event loop: the assertion is fetched before, and only handed over here.
-        self._credential = ClientAssertionCredential(
+        self._new_credential: Callable[[], ClientAssertionCredential] = lambda: ClientAssertionCredential(
             identity.tenant_id,
             identity.client_id,
             func=lambda: self._assertion,
@@ -73,6 +74,7 @@ class FederatedCredential:
             transport=transport,
             **CLIENT_OPTIONS,
         )
+        self._credential = self._new_credential()
 
     async def get_token_info(self, *_scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
         """A token for the cloud's vaults; `ProviderError` or `KubeError` says why there is none."""
@@ -95,8 +97,15 @@ class FederatedCredential:
             # The SDK gives the old token back where renewal failed: half of what is left, so that it is asked seldom.
             left = token.expires_on - now
             self._token, self._failure = token, None
+            self._given_at = time.monotonic()
             self._renew_at = now + max(left - RENEW_BEFORE, left / 2)
             return token
+
+    def refused(self) -> None:
+        """A vault did not take the token. Another may do, as after Entra's keys were replaced in haste; not at once."""
+        if time.monotonic() - self._given_at >= REMEMBER_FAILURE:
+            self._renew_at = 0.0
+            self._credential = self._new_credential()  # the SDK remembers tokens, too
 
     async def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
         """As `get_token_info`, in the SDK's older form."""

@@ -25,6 +25,8 @@ from azure.core.pipeline.transport import AioHttpTransport
 
 CONNECT_SECONDS = 10
 READ_SECONDS = 20
+# Far above what Key Vault and Entra say (25 KB a value, 25 items a page); above it an answer is not read to its end.
+MOST_ANSWER = 2 * 2**20
 CLIENT_OPTIONS: dict[str, Any] = {
     # Retries belong to the queue, which knows the object, the vault and what else is waiting.
     "retry_total": 0,
@@ -33,6 +35,22 @@ CLIENT_OPTIONS: dict[str, Any] = {
     # An answer must not name the next host: only the administrator does.
     "permit_redirects": False,
 }
+
+
+class _Bounded(aiohttp.ClientResponse):
+    """An answer that cannot fill the memory."""
+
+    async def read(self) -> bytes:
+        answer = bytearray()
+        try:
+            async for part in self.content.iter_any():
+                answer += part
+                if len(answer) > MOST_ANSWER:
+                    raise aiohttp.ClientPayloadError("more than is ever answered")
+        except BaseException:
+            self.close()
+            raise
+        return bytes(answer)
 
 
 def new_session(ca: str) -> aiohttp.ClientSession:
@@ -45,6 +63,9 @@ def new_session(ca: str) -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS + READ_SECONDS),
         auto_decompress=False,  # azure-core does that itself
         cookie_jar=aiohttp.DummyCookieJar(),
+        response_class=_Bounded,
+        # Neither can what is small and grows: the SDK would unpack it whole.
+        headers={"Accept-Encoding": "identity"},
     )
 
 

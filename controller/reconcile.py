@@ -130,7 +130,7 @@ class Reconciler:
         stale = seen.stale(wanted, sync.status.objects) if seen else None
         if stale is None or stale:
             memory.due = memory.asked = time.monotonic()
-            memory.stale = stale
+            memory.stale, memory.confirmed = stale, False
             self._queue.add(key)
             return
         last = schedule.parse_time(sync.status.last_successful_sync_time)

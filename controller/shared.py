@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 T = TypeVar("T")
 
@@ -24,7 +25,8 @@ class Shared(Generic[T]):
         self._most = most
         self._clock = clock
         self._kept: OrderedDict[Hashable, _Kept[T]] = OrderedDict()
-        self._locks: dict[Hashable, asyncio.Lock] = {}
+        # A lock lives as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
     async def get(self, what: Hashable, since: float, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer to `what`, asked at `since` or later, by oneself or by another."""
@@ -38,12 +40,9 @@ class Shared(Generic[T]):
             self._kept[what] = _Kept(began, answer)
             self._kept.move_to_end(what)
             if len(self._kept) > self._most:
-                gone, _ = self._kept.popitem(last=False)
-                if not self._locks[gone].locked():
-                    del self._locks[gone]
+                self._kept.popitem(last=False)
             return answer
 
     def clear(self) -> None:
         """Keeps nothing any more."""
         self._kept.clear()
-        self._locks = {what: lock for what, lock in self._locks.items() if lock.locked()}

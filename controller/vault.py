@@ -4,12 +4,14 @@ Source: Azure Key Vault REST API reference; "Azure Key Vault throttling guidance
 """
 
 import asyncio
+import contextlib
+import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from azure.core.exceptions import AzureError, DecodeError, HttpResponseError
@@ -37,12 +39,26 @@ AT_ONCE_EACH = 24
 PATIENCE = 1.0
 # Items of a list's page (Azure Key Vault REST API reference, "Get Secrets", maxresults).
 PAGE = 25
+# Pages of one object's versions: 10,000 of them, twenty times what Key Vault can back up.
+MOST_PAGES = 400
 # Whether a list may be had, and is cheaper than gets, is tried again after a day.
 LISTS_AGAIN = 86_400.0
 # Answers kept for others who want the same, and for how long after the last reader has gone: those whom one poll woke
 # come in several batches.
 MOST_SHARED = 256
 KEEP_SHARED = 2.0
+
+# A body that is not what the API promises surfaces as whatever the SDK tripped over.
+UNUSABLE = (
+    DecodeError,
+    AttributeError,
+    TimeoutError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+)
 
 T = TypeVar("T")
 
@@ -106,16 +122,22 @@ class VaultReader:
                 else:
                     results[version] = await self._value(version, ids, since, first)
 
-        self._readers += 1
-        try:
+        with self._reading():
             async with asyncio.TaskGroup() as tasks:
                 for item in by_object.items():
                     tasks.create_task(one(*item))
+        return results
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Answers are kept for as long as somebody reads, and a moment longer."""
+        self._readers += 1
+        try:
+            yield
         finally:
             self._readers -= 1
             if not self._readers:
                 asyncio.get_running_loop().call_later(KEEP_SHARED, self._forget_values)
-        return results
 
     def _forget_values(self) -> None:
         if not self._readers:
@@ -127,6 +149,10 @@ class VaultReader:
 
         An object of which several versions are kept has them listed: the vault's list shows the newest one alone.
         """
+        with self._reading():
+            return await self._survey(wanted, since)
+
+    async def _survey(self, wanted: Collection[VersionOf], since: float) -> Survey:
         single = {version.object for version in wanted if version.object.history <= 1}
         listed = {}
         for kind, gets in sorted(Counter(found.type for found in single).items()):
@@ -151,33 +177,47 @@ class VaultReader:
             return None
         source = self._source(kind)
         found: dict[str, Listed] = {}
-        pages = 0
         try:
-            async for page in self._pages(source, "list", None, source.listed(), first=False):
-                if pages == gets:  # … and this one is not the last
-                    raise _Dearer
-                pages += 1
-                found |= {item.name.lower(): Listed(item.updated_on, item.enabled is not False) for item in page}
-        except (ObjectError, _Dearer) as reason:
+            async for page in self._pages(source, "list", None, source.listed(), _listed, gets, first=False):
+                found |= page
+        except (ObjectError, _TooManyPages) as reason:
             # Forbidden for whatever number of objects; or dearer for this one.
-            limit = gets if isinstance(reason, _Dearer) else 1_000_000
+            limit = gets if isinstance(reason, _TooManyPages) else 1_000_000
             self._gets_instead[kind] = _GetsInstead(limit, time.monotonic() + LISTS_AGAIN)
             return None
         return found
 
     async def _pages(
-        self, source: Source, verb: str, found: VaultObject | None, items: Any, *, first: bool
-    ) -> AsyncIterator[list[Any]]:
-        """A list page by page; each is a call of its own."""
+        self,
+        source: Source,
+        verb: str,
+        found: VaultObject | None,
+        items: Any,
+        take: Callable[[Any], T],
+        most: int,
+        *,
+        first: bool,
+    ) -> AsyncIterator[list[T]]:
+        """A list page by page, what `take` makes of each item; each page is a call of its own.
+
+        Raises `_TooManyPages` where there are more than `most`.
+        """
         pages = items.by_page()
 
-        async def following() -> list[Any]:
-            return [item async for item in await anext(pages)]
+        async def following() -> list[T]:
+            return [take(item) async for item in await anext(pages)]
 
-        while True:
+        for _ in range(most):
             yield await self._call(source, verb, found, following, first=first)
             if not pages.continuation_token:
                 return
+            # The token would go along to wherever the answer says.
+            if _host(pages.continuation_token) != _host(self._url):
+                raise ProviderError(
+                    f"Key Vault {self._vault} names another host for the rest of a list, which is not asked; look at"
+                    " what answers in its place"
+                )
+        raise _TooManyPages
 
     async def _value(self, wanted: VersionOf, ids: list[str], since: float, first: bool) -> Fetched | ControllerError:
         found, source = wanted.object, self._source(wanted.object.type)
@@ -211,17 +251,19 @@ class VaultReader:
 
     async def _enabled_ids(self, found: VaultObject, first: bool) -> list[str]:
         source = self._source(found.type)
-        listed = [
-            item
-            async for page in self._pages(source, "versions", found, source.versions(found.name), first=first)
-            for item in page
-            if item.enabled is not False
-        ]
+        pages = self._pages(source, "versions", found, source.versions(found.name), _version, MOST_PAGES, first=first)
+        try:
+            listed = [item async for page in pages for item in page if item.enabled]
+        except _TooManyPages:
+            raise ObjectError(
+                f"{found.noun} has more versions than can be looked through in Key Vault {self._vault}; take"
+                " objectVersionHistory out, or name the object anew there"
+            ) from None
         if not listed:
             raise ObjectError(
                 f"{found.noun} has no enabled version in Key Vault {self._vault}; create or enable one there"
             )
-        seen = {(item.version, item.created_on) for item in listed}
+        seen = set(listed)
         known = self._orders.get(found)
         if known and known[0] == seen:
             ids = known[1]
@@ -237,17 +279,17 @@ class VaultReader:
             )
         return ids[ids.index(found.version) :]
 
-    async def _in_order(self, source: Source, found: VaultObject, listed: list[Any], first: bool) -> list[str]:
+    async def _in_order(self, source: Source, found: VaultObject, listed: list["_Version"], first: bool) -> list[str]:
         oldest = datetime.min.replace(tzinfo=UTC)
-        listed.sort(key=lambda item: (item.created_on or oldest, item.version or ""), reverse=True)
-        if len(listed) > 1 and listed[0].created_on == listed[1].created_on:
+        listed.sort(key=lambda item: (item.created or oldest, item.id), reverse=True)
+        if len(listed) > 1 and listed[0].created == listed[1].created:
             # `created` has a grain of one second; what a get without a version answers is the newest.
             try:
                 newest = await self._call(source, "get", found, lambda: source.get(found, ""), first=first)
-                listed.sort(key=lambda item: item.version != newest.version)
+                listed.sort(key=lambda item: item.id != newest.version)
             except ObjectError:
                 pass  # the newest is disabled: it is not among the listed either
-        return [str(item.version) for item in listed]
+        return [item.id for item in listed]
 
     async def _call(
         self,
@@ -275,13 +317,14 @@ class VaultReader:
                 outcome = "ok"
                 self._answered()
                 return answer
-            except (DecodeError, AttributeError, TimeoutError, ValueError, TypeError, KeyError) as error:
-                # A body that is not what the API promises surfaces as whatever the SDK tripped over.
+            except UNUSABLE as error:
                 text = f"Key Vault {self._vault} gave no usable answer; the controller tries again by itself"
                 raise self._leave_alone(ProviderError(text)) from error
             except HttpResponseError as error:
                 outcome = str(error.status_code)
                 translated = explain(error, self._vault, self._client_id, source, verb, found)
+                if error.status_code == 401:
+                    self._credential.refused()
                 if error.status_code == 429:
                     self._pace.refused(translated.retry_after)
                 elif isinstance(translated, ObjectError):
@@ -336,8 +379,32 @@ class VaultReader:
             await source.close()
 
 
-class _Dearer(Exception):  # noqa: N818 -- not an error
-    """A list has more pages than gets would be calls."""
+def _host(url: object) -> tuple[str, str]:
+    """Scheme and host of whatever stands where an address should."""
+    scheme, _, rest = str(url).lower().partition("://")
+    return scheme, re.split(r"[/?#]", rest, maxsplit=1)[0].removesuffix(":443")
+
+
+def _listed(item: Any) -> tuple[str, Listed]:
+    return item.name.lower(), Listed(item.updated_on, item.enabled is not False)
+
+
+class _Version(NamedTuple):
+    """One version of an object, as a list shows it."""
+
+    id: str
+    created: datetime | None
+    enabled: bool
+
+
+def _version(item: Any) -> _Version:
+    if not item.version:
+        raise ValueError
+    return _Version(str(item.version), item.created_on, item.enabled is not False)
+
+
+class _TooManyPages(Exception):  # noqa: N818 -- not an error
+    """A list has more pages than are read."""
 
 
 class _GetsInstead(msgspec.Struct, frozen=True):

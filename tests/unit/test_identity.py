@@ -298,6 +298,24 @@ async def test_while_renewal_fails_the_old_token_serves_to_its_end(scene: Scene,
     assert isinstance(await scene.fails(), errors.ProviderError if entra_fails else errors.KubeError)
 
 
+async def test_a_token_that_a_vault_refuses_is_replaced_but_not_at_once_again(scene: Scene) -> None:
+    scene.entra.will_answer(token("t1"), token("t2"), refusal("AADSTS700213"))
+    assert await scene.ask() == "t1"
+    scene.credential.refused()
+    assert await scene.ask() == "t1"
+    scene.now += REMEMBER_FAILURE
+    scene.credential.refused()
+    assert await scene.ask() == "t2"
+    for _ in range(9):
+        scene.credential.refused()
+        assert await scene.ask() == "t2"
+    # One vault of several may be the wrong one: where there is no other token, this one goes on serving.
+    scene.now += REMEMBER_FAILURE
+    scene.credential.refused()
+    assert await scene.ask() == "t2"
+    assert scene.assertions == 3
+
+
 async def test_a_token_that_lives_shorter_than_the_margin_does_not_make_a_storm(scene: Scene) -> None:
     scene.entra.will_answer(*[token("short", lives=120)] * 5)
     assert {await scene.ask() for _ in range(5)} == {"short"}

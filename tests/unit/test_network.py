@@ -1,6 +1,7 @@
 """Ways on which no answer comes, provoked on loopback where they can be, and what is said of each."""
 
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -10,7 +11,7 @@ from azure.core.exceptions import AzureError, ServiceRequestError, ServiceRespon
 from azure.core.pipeline.transport import HttpRequest
 
 from controller.errors import Deposed
-from controller.network import explain_connection, new_session, new_transport, proxy_for
+from controller.network import MOST_ANSWER, explain_connection, new_session, new_transport, proxy_for
 from tests.unit.api_server import Answer, ApiServer, serving
 from tools.local_cluster.pki import Authority
 
@@ -63,6 +64,25 @@ async def test_the_clouds_own_authority_is_trusted_besides_the_systems(vault: Ap
         await response.load_body()
     assert response.status_code == 200
     assert vault.asked[0].path == "/"
+
+
+async def test_an_answer_without_end_does_not_fill_the_memory(vault: ApiServer, authority: Authority) -> None:
+    """100 MB, of which a pod of 256 MiB could not hold two."""
+    part = b"x" * 2**16
+    vault.will_answer(Answer([part] * (100 * 16)), Answer(b"yes"))
+    async with new_session(authority.pair.cert.read_text()) as session:
+        transport, request = new_transport(session), HttpRequest("GET", vault.url)
+        tracemalloc.start()
+        try:
+            with pytest.raises(AzureError):
+                await transport.send(request)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < 4 * MOST_ANSWER
+        answer = await transport.send(request)  # … and the next one comes on a connection of its own
+        assert answer.body() == b"yes"
+    assert {asked.headers["Accept-Encoding"] for asked in vault.asked} == {"identity"}  # what unpacks has no bound
 
 
 async def test_nothing_is_sent_where_the_check_says_no(vault: ApiServer, authority: Authority) -> None:

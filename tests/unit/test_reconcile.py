@@ -8,10 +8,12 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from controller import reconcile
 from controller.api.conditions import Reason
 from controller.api.meta import Unreadable
 from controller.api.secretsync import REFRESH_INTERVAL, ObjectVersion, SecretSync
 from controller.errors import ClassError, ControllerError, InputError, OwnershipError, ProviderError, Retry
+from controller.objects import VaultObject, VersionOf
 from controller.queue import Key
 from controller.schedule import parse_time
 from controller.settings import Settings
@@ -209,6 +211,23 @@ def test_what_polls_confirm_is_written_once_an_hour(stage: Stage, monkeypatch: p
     stage.passes(3 * HOUR + 100)
     assert len(stage.polls) == 181
     assert [moment for moment, _ in stage.told] == [0, HOUR, 2 * HOUR, 3 * HOUR]
+
+
+def test_what_was_confirmed_is_not_told_where_the_next_poll_found_a_change(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn may come late: after both polls."""
+    monkeypatch.setattr(reconcile, "CONFIRM_EVERY", 0)
+    stage.comes_to = known("user", "pass")
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(10)
+    key, wanted = Key("team", "shop"), {name: VersionOf(VaultObject(name=name)) for name in ("user", "pass")}
+    for time in (BEFORE, AFTER):
+        stage.reconciler._polled(key, wanted, seen(user=BEFORE, **{"pass": time}))
+    before = len(stage.asked)
+    stage.passes(1)
+    assert [ask.stale for ask in stage.asked[before:]] == [frozenset({"pass"})]
 
 
 def test_a_vault_that_cannot_be_looked_at_is_for_each_to_tell(stage: Stage) -> None:

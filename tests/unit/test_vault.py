@@ -3,109 +3,27 @@
 import asyncio
 import base64
 import gc
-import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from azure.core.credentials import AccessTokenInfo
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from controller import vault, vaults
+from controller import vaults
 from controller.errors import ControllerError, ObjectError, ProviderError
 from controller.fetched import Fetched
-from controller.identity import FederatedCredential, Identity
-from controller.network import new_session, new_transport
+from controller.identity import Identity
 from controller.objects import VaultObject, VersionOf
-from controller.pace import Pace
 from controller.settings import Cloud
-from controller.vault import AT_ONCE_EACH, LEAVE_ALONE, VaultReader
+from controller.vault import AT_ONCE_EACH, LEAVE_ALONE
 from controller.vaults import Vaults
-from tests.unit.api_server import Answer, ApiServer, Asked, serving
+from tests.unit.api_server import Answer, Asked
 from tests.unit.issuing import Issued, issue
+from tests.unit.vault_stage import CANARY, CHALLENGE, JSON, USER, Scene, refusal, staged
 from tools.local_cluster.pki import Authority
-
-JSON = {"Content-Type": "application/json"}
-CHALLENGE = Answer(
-    b"", status=401, headers={"WWW-Authenticate": 'Bearer authorization="https://login/t", resource="https://proposed"'}
-)
-CANARY = "canary-77aa"
-USER = VersionOf(VaultObject(name="user"))
-
-
-def refusal(status: int, code: str = "", inner: str = "", **headers: str) -> Answer:
-    """An error as Key Vault words it."""
-    error: dict[str, Any] = {"code": code, "message": f"Words of the vault {CANARY}"}
-    if inner:
-        error["innererror"] = {"code": inner}
-    named = {name.replace("_", "-"): text for name, text in headers.items()}
-    return Answer({"error": error}, status=status, headers=JSON | named)
-
-
-class Scene:
-    """A reader, the vault that it reads, a token and a clock."""
-
-    def __init__(self, server: ApiServer) -> None:
-        self.server = server
-        self.server.otherwise = self._answer
-        self.answers: dict[str, Answer] = {}
-        self.counted: list[tuple[str, str]] = []
-        self.no_token: ControllerError | None = None
-        self.now = 1000.0
-        self.reader: VaultReader
-
-    async def get_token_info(self, *_scopes: str, options: object = None) -> AccessTokenInfo:
-        """Stands for `FederatedCredential`."""
-        if self.no_token:
-            raise self.no_token
-        return AccessTokenInfo("token", 4_000_000_000)
-
-    def _answer(self, asked: Asked) -> Answer:
-        if "Authorization" not in asked.headers:
-            return CHALLENGE
-        return self.answers.get(asked.path) or refusal(404, "SecretNotFound")
-
-    def has(self, name: str, value: str | None = "value", version: str = "v1", *, newest: bool = True) -> None:
-        """Puts a version of a secret into the vault."""
-        body = {"id": f"{self.server.url}/secrets/{name}/{version}", "attributes": {"enabled": True, "updated": 9}}
-        answer = Answer(body | ({} if value is None else {"value": value}), headers=JSON)
-        self.answers[f"/secrets/{name}/{version}"] = answer
-        if newest:
-            self.answers[f"/secrets/{name}/"] = self.answers[f"/secrets/{name}"] = answer
-
-    def lists(self, name: str, *versions: tuple[str, int, bool]) -> None:
-        """Which versions a list of them names: id, created, enabled."""
-        items = [
-            {
-                "id": f"{self.server.url}/secrets/{name}/{version}",
-                "attributes": {"enabled": enabled, "created": created},
-            }
-            for version, created, enabled in versions
-        ]
-        self.answers[f"/secrets/{name}/versions"] = Answer({"value": items, "nextLink": None}, headers=JSON)
-        for version, _, _ in versions:
-            self.has(name, f"value of {version}", version, newest=False)
-
-    async def read(self, *wanted: VersionOf) -> list[str | ControllerError]:
-        found = await self.reader.read(wanted, since=self.now, first=True)
-        return [
-            item.value.reveal().decode() if isinstance(item, Fetched) else item
-            for item in map(found.get, wanted)
-            if item
-        ]
-
-    async def fails(self, wanted: VersionOf = USER) -> ControllerError:
-        (error,) = await self.read(wanted)
-        assert isinstance(error, ControllerError)
-        return error
-
-    @property
-    def reads(self) -> list[str]:
-        """The paths asked for with a token."""
-        return [asked.path for asked in self.server.asked if "Authorization" in asked.headers]
 
 
 @pytest.fixture(scope="module")
@@ -115,24 +33,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(pair.cert, pair.key)
-    async with serving(tls) as server, new_session(authority.pair.cert.read_text()) as session:
-        scene = Scene(server)
-        monkeypatch.setattr(vault, "time", SimpleNamespace(monotonic=lambda: scene.now))
-        scene.reader = VaultReader(
-            "shop",
-            server.url,
-            cast("FederatedCredential", scene),
-            "client-1",
-            new_transport(session),
-            asyncio.Semaphore(50),
-            Pace(lambda: scene.now),
-            lambda vault_name, operation, outcome: scene.counted.append((operation, outcome)),
-        )
-        yield scene
-        await scene.reader.close()
+    async with staged(authority, monkeypatch) as found:
+        yield found
 
 
 # What is read
@@ -368,6 +270,7 @@ async def test_each_refusal_gives_cause_and_next_step(
         assert word in error.message
     assert CANARY not in error.message
     assert error.retry_after == (17 if answer.status == 429 else None)
+    assert scene.tokens_refused == (1 if answer.status == 401 else 0)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>Sign in</html>", b"null", b"[]", b'"x"', b"{}", b'{"value":"v","id":5}'])
@@ -402,6 +305,7 @@ async def test_errors_keep_neither_frames_nor_causes(scene: Scene) -> None:
     assert isinstance(error, ObjectError)
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
     del found, error
+    scene.reader._forget_values()  # as happens two seconds later
     gc.collect()
     assert CANARY.encode() not in [item.value.reveal() for item in gc.get_objects() if isinstance(item, Fetched)]
 

@@ -1,0 +1,290 @@
+"""Looking at a vault by its lists: how many calls that costs, what is remembered, and what a hostile list comes to."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from controller import vault
+from controller.errors import ObjectError, ProviderError
+from controller.fetched import Fetched
+from controller.objects import VaultObject, VersionOf
+from controller.survey import Listed
+from controller.vault import LISTS_AGAIN
+from tests.unit.api_server import Answer, Asked
+from tests.unit.vault_stage import CHALLENGE, JSON, USER, Scene, refusal, staged
+from tools.local_cluster.pki import Authority
+
+DAY = LISTS_AGAIN
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"), "vaults")
+
+
+@pytest.fixture
+async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    async with staged(authority, monkeypatch) as found:
+        yield found
+
+
+def secrets(count: int, **changes: Any) -> list[VersionOf]:
+    return [VersionOf(VaultObject(name=f"s{number}", **changes)) for number in range(count)]
+
+
+def serve_list(scene: Scene, *pages: list[dict[str, Any]], path: str = "/secrets", link: Any = None) -> None:
+    """A list in pages, each with the address of the next; `link` is the last one's."""
+
+    def answer(asked: Asked) -> Answer:
+        if asked.path != path:
+            return scene._answer(asked)
+        number = int(asked.query.get("$skiptoken", 0))
+        more = f"{scene.server.url}{path}?api-version=7.6&$skiptoken={number + 1}"
+        after = more if number + 1 < len(pages) else link
+        return Answer({"value": pages[number], "nextLink": after}, headers=JSON)
+
+    scene.server.otherwise = answer
+
+
+def item(scene: Scene, name: str, updated: int = 9, enabled: bool = True, path: str = "/secrets") -> dict[str, Any]:
+    return {"id": f"{scene.server.url}{path}/{name}", "attributes": {"enabled": enabled, "updated": updated}}
+
+
+async def look(scene: Scene, *wanted: VersionOf) -> tuple[list[str], dict[str, dict[str, Listed]]]:
+    """What one look asked for, and what it listed."""
+    before = len(scene.server.asked)
+    seen = await scene.reader.survey(wanted, scene.now)
+    listed = {kind: dict(objects) for kind, objects in seen.listed.items()}
+    return [asked.path for asked in scene.server.asked[before:]], listed
+
+
+# What it costs
+
+
+async def test_a_list_tells_of_everything_and_names_are_compared_in_small_letters(scene: Scene) -> None:
+    serve_list(scene, [item(scene, "User", 9), item(scene, "off", 10, False)])
+    asked, listed = await look(scene, USER)
+    assert asked == ["/secrets"]
+    assert listed == {
+        "secret": {
+            "user": Listed(datetime.fromtimestamp(9, UTC), True),
+            "off": Listed(datetime.fromtimestamp(10, UTC), False),
+        }
+    }
+    assert scene.counted == [("secrets.list", "ok")]
+
+
+async def test_pages_are_read_to_the_end_where_they_are_fewer_than_gets(scene: Scene) -> None:
+    serve_list(scene, [item(scene, "a")], [item(scene, "b")], [item(scene, "c")])
+    asked, listed = await look(scene, *secrets(3))
+    assert asked == ["/secrets"] * 3
+    assert set(listed["secret"]) == {"a", "b", "c"}
+
+
+async def test_a_list_that_turns_out_dearer_is_given_up_and_not_begun_for_a_day(scene: Scene) -> None:
+    serve_list(scene, *[[item(scene, f"x{page}")] for page in range(5)])
+    assert await look(scene, *secrets(2)) == (["/secrets"] * 2, {})
+    scene.now += DAY - 1
+    assert await look(scene, *secrets(2)) == ([], {})
+    assert await look(scene, USER) == ([], {})
+    # More gets would be dearer than the list, after all.
+    asked, listed = await look(scene, *secrets(5))
+    assert len(asked) == len(listed["secret"]) == 5
+    scene.now += 2
+    assert await look(scene, *secrets(2)) == (["/secrets"] * 2, {})
+
+
+async def test_a_list_that_is_forbidden_is_asked_for_again_after_a_day(scene: Scene) -> None:
+    scene.answers["/secrets"] = refusal(403, "Forbidden", "ForbiddenByRbac")
+    scene.has("user", "me")
+    assert await look(scene, USER) == (["/secrets"], {})
+    scene.now += DAY - 1
+    assert await look(scene, *secrets(1000)) == ([], {})
+    assert await scene.read(USER) == ["me"]  # the vault is not taken for down
+    scene.now += 2
+    serve_list(scene, [item(scene, "user")])
+    assert (await look(scene, USER))[1].keys() == {"secret"}
+
+
+async def test_each_kind_has_its_own_list_and_its_own_refusal(scene: Scene) -> None:
+    scene.answers["/secrets"] = refusal(403, "Forbidden", "ForbiddenByRbac")
+    kinds = [VersionOf(VaultObject(name="web", type=kind)) for kind in ("secret", "cert", "key")]
+    for path, each in (("/certificates", "id"), ("/keys", "kid")):
+        found = item(scene, "web", path=path)
+        scene.answers[path] = Answer({"value": [{each: found["id"]} | found], "nextLink": None}, headers=JSON)
+    asked, listed = await look(scene, *kinds)
+    assert sorted(asked) == ["/certificates", "/keys", "/secrets"]
+    assert {kind: set(objects) for kind, objects in listed.items()} == {"cert": {"web"}, "key": {"web"}}
+    assert sorted((await look(scene, *kinds))[0]) == ["/certificates", "/keys"]
+
+
+async def test_an_object_with_history_has_its_versions_listed_each_time(scene: Scene) -> None:
+    scene.lists("db", ("a", 1, True), ("b", 2, True), ("c", 3, False))
+    found = VaultObject(name="db", history=2)
+    for versions in (("b", "a"), ("b", "a")):
+        scene.now += 1
+        seen = await scene.reader.survey([VersionOf(found, 0), VersionOf(found, 1)], scene.now)
+        assert (seen.listed, seen.versions) == ({}, {found: versions})
+    assert scene.reads == ["/secrets/db/versions"] * 2
+
+
+async def test_versions_that_cannot_be_listed_are_for_the_read_to_tell(scene: Scene) -> None:
+    seen = await scene.reader.survey([VersionOf(VaultObject(name="db", history=2))], scene.now)
+    assert not seen.versions
+
+
+@pytest.mark.parametrize("answer", [refusal(503), refusal(429), CHALLENGE, Answer(b"<html>", headers=JSON)])
+async def test_a_vault_that_fails_is_no_reason_to_get_instead(scene: Scene, answer: Answer) -> None:
+    scene.answers["/secrets"] = answer
+    with pytest.raises(ProviderError):
+        await scene.reader.survey([USER], scene.now)
+    scene.now += 60
+    serve_list(scene, [item(scene, "user")])
+    assert (await look(scene, USER))[1]["secret"].keys() == {"user"}
+
+
+async def test_an_empty_list_is_believed_of_nothing(scene: Scene) -> None:
+    serve_list(scene, [])
+    assert (await look(scene, USER))[1] == {"secret": {}}
+    seen = await scene.reader.survey([USER], scene.now)
+    assert seen.stale({"k": USER}, []) == {"k"}
+
+
+async def test_nothing_is_kept_of_a_look(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault, "KEEP_SHARED", 0)
+    scene.lists("db", ("a", 1, True), ("b", 2, True))
+    await scene.reader.survey([VersionOf(VaultObject(name="db", history=2))], scene.now)
+    await asyncio.sleep(0.01)
+    assert not scene.reader._versions._kept
+
+
+# Lists that no vault makes
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://127.0.0.1:1/secrets?api-version=7.6",
+        "https://vault.example.com/secrets",
+        "http://127.0.0.1/secrets",
+        "https://[",
+        "{0}@vault.example.com/secrets",
+        "{0}\\@vault.example.com/secrets",
+        "/secrets",
+        5,
+    ],
+)
+async def test_the_next_page_is_never_another_hosts(scene: Scene, link: Any) -> None:
+    """Its address comes with the answer, and the token would go along."""
+    link = link.format(scene.server.url) if isinstance(link, str) else link
+    serve_list(scene, [item(scene, "user")], link=link)
+    with pytest.raises(ProviderError, match="another host"):
+        await scene.reader.survey(secrets(3), scene.now)
+    assert len(scene.server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"value": None},
+        {"value": 5},
+        {"value": "text"},
+        {"value": [None]},
+        {"value": [{}]},
+        {"value": [5]},
+        {"value": [{"id": 5}]},
+        {"value": [{"id": "https://x/secrets/user", "attributes": 5}]},
+        {"value": [{"id": "https://x/secrets/user", "attributes": {"updated": 10**30}}]},
+        {"value": [{"id": "https://x/secrets/user", "attributes": {"updated": "soon"}}]},
+        {"value": [{"id": "no address"}]},
+        {"value": [], "nextLink": 5},
+        [],
+        5,
+        b"[" * 100_000,
+    ],
+)
+async def test_a_list_that_makes_no_sense_is_no_usable_answer(scene: Scene, body: Any) -> None:
+    for path in ("/secrets", "/secrets/db/versions"):
+        scene.answers[path] = Answer(body, headers=JSON)
+    with contextlib.suppress(ProviderError):  # … or the items that make no sense are passed over
+        await scene.reader.survey(secrets(3), scene.now)
+    scene.now += 60
+    (answer,) = await scene.read(VersionOf(VaultObject(name="db", history=2)))
+    assert isinstance(answer, ProviderError)
+
+
+async def test_a_list_of_versions_without_end_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault, "MOST_PAGES", 9)
+    scene.lists("db", ("a", 1, True))
+    first = scene.answers["/secrets/db/versions"].body["value"]
+    more = f"{scene.server.url}/secrets/db/versions?api-version=7.6&$skiptoken=1"
+    scene.answers["/secrets/db/versions"] = Answer({"value": first, "nextLink": more}, headers=JSON)
+    (error,) = await scene.read(VersionOf(VaultObject(name="db", history=2)))
+    assert isinstance(error, ObjectError)
+    assert "more versions than" in error.message
+    assert len(scene.reads) == 9
+
+
+# Values: how old they may be, and whose they are
+
+
+async def test_one_get_serves_all_who_asked_before_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault, "KEEP_SHARED", 0)
+    scene.has("user", "me")
+    reads = await asyncio.gather(*(scene.reader.read([USER], since=scene.now, first=False) for _ in range(50)))
+    assert len(scene.reads) == 1
+    answers = [found[USER] for found in reads]
+    assert {item.value.reveal() for item in answers if isinstance(item, Fetched)} == {b"me"}
+    # Nobody reads any more, so a moment later no value is kept.
+    await asyncio.sleep(0.01)
+    assert not scene.reader._values._kept
+
+
+@pytest.mark.parametrize(("ahead", "age", "kept"), [(0, 1, False), (0, 60, True), (3600, 1, False), (-3600, 60, True)])
+async def test_the_servers_clock_says_whether_a_value_has_settled(
+    scene: Scene, ahead: int, age: int, kept: bool
+) -> None:
+    """A clock that is off by an hour, theirs or ours, makes no difference: both times are theirs."""
+    server = datetime.now(UTC) + timedelta(seconds=ahead)
+    changed = int((server - timedelta(seconds=age)).timestamp())
+    body = {"id": f"{scene.server.url}/secrets/user/v1", "value": "me", "attributes": {"updated": changed}}
+    answer = Answer(body, headers=JSON | {"Date": format_datetime(server, usegmt=True)})
+    scene.answers["/secrets/user"] = scene.answers["/secrets/user/"] = answer
+    found = (await scene.reader.read([USER], since=scene.now, first=True))[USER]
+    assert isinstance(found, Fetched)
+    assert found.updated == (datetime.fromtimestamp(changed, UTC) if kept else None)
+
+
+# The pace
+
+
+@pytest.mark.parametrize("seconds", [7, 60])
+async def test_nobody_calls_inside_retry_after(scene: Scene, seconds: int) -> None:
+    scene.answers["/secrets"] = scene.answers["/secrets/user/"] = refusal(429, "Throttled", Retry_After=str(seconds))
+    scene.answers["/secrets/user"] = scene.answers["/secrets/user/"]
+    assert isinstance(await scene.fails(), ProviderError)
+    asked = len(scene.server.asked)
+    for moment in (0.0, 1.0, seconds / 2, seconds - 0.01):
+        scene.now = 1000.0 + moment
+        error = await scene.fails()
+        assert error.retry_after
+        assert moment + error.retry_after >= seconds
+        with pytest.raises(ProviderError):
+            await scene.reader.survey([USER], scene.now)
+    assert len(scene.server.asked) == asked
+    scene.has("user", "me")
+    scene.now = 1000.0 + seconds + 60  # its pace is slow now: one call needs its time
+    assert await scene.read(USER) == ["me"]
+
+
+async def test_those_under_way_when_the_vault_refuses_are_the_last(scene: Scene) -> None:
+    """Callers that wait for a connection look at the pace once more before they call."""
+    scene.server.otherwise = lambda _: refusal(429, "Throttled", Retry_After="30")
+    answers = await scene.reader.read(secrets(200), since=scene.now, first=True)
+    assert all(isinstance(answer, ProviderError) for answer in answers.values())
+    assert len(scene.server.asked) <= 24

@@ -1,0 +1,130 @@
+"""A reader of a vault on loopback that says what a test makes it say, over real TLS; the clock stands still."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from azure.core.credentials import AccessTokenInfo
+
+from controller import vault
+from controller.errors import ControllerError
+from controller.fetched import Fetched
+from controller.identity import FederatedCredential
+from controller.network import new_session, new_transport
+from controller.objects import VaultObject, VersionOf
+from controller.pace import Pace
+from controller.vault import VaultReader
+from tests.unit.api_server import Answer, ApiServer, Asked, serving
+from tools.local_cluster.pki import Authority
+
+JSON = {"Content-Type": "application/json"}
+CHALLENGE = Answer(
+    b"", status=401, headers={"WWW-Authenticate": 'Bearer authorization="https://login/t", resource="https://proposed"'}
+)
+CANARY = "canary-77aa"
+USER = VersionOf(VaultObject(name="user"))
+
+
+def refusal(status: int, code: str = "", inner: str = "", **headers: str) -> Answer:
+    """An error as Key Vault words it."""
+    error: dict[str, Any] = {"code": code, "message": f"Words of the vault {CANARY}"}
+    if inner:
+        error["innererror"] = {"code": inner}
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    return Answer({"error": error}, status=status, headers=JSON | named)
+
+
+class Scene:
+    """A reader, the vault that it reads, a token and a clock."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+        self.server.otherwise = self._answer
+        self.answers: dict[str, Answer] = {}
+        self.counted: list[tuple[str, str]] = []
+        self.no_token: ControllerError | None = None
+        self.tokens_refused = 0
+        self.now = 1000.0
+        self.reader: VaultReader
+
+    async def get_token_info(self, *_scopes: str, options: object = None) -> AccessTokenInfo:
+        """Stands for `FederatedCredential`."""
+        if self.no_token:
+            raise self.no_token
+        return AccessTokenInfo("token", 4_000_000_000)
+
+    def refused(self) -> None:
+        """… and is told where the vault does not take it."""
+        self.tokens_refused += 1
+
+    def _answer(self, asked: Asked) -> Answer:
+        if "Authorization" not in asked.headers:
+            return CHALLENGE
+        return self.answers.get(asked.path) or refusal(404, "SecretNotFound")
+
+    def has(self, name: str, value: str | None = "value", version: str = "v1", *, newest: bool = True) -> None:
+        """Puts a version of a secret into the vault."""
+        body = {"id": f"{self.server.url}/secrets/{name}/{version}", "attributes": {"enabled": True, "updated": 9}}
+        answer = Answer(body | ({} if value is None else {"value": value}), headers=JSON)
+        self.answers[f"/secrets/{name}/{version}"] = answer
+        if newest:
+            self.answers[f"/secrets/{name}/"] = self.answers[f"/secrets/{name}"] = answer
+
+    def lists(self, name: str, *versions: tuple[str, int, bool]) -> None:
+        """Which versions a list of them names: id, created, enabled."""
+        items = [
+            {
+                "id": f"{self.server.url}/secrets/{name}/{version}",
+                "attributes": {"enabled": enabled, "created": created},
+            }
+            for version, created, enabled in versions
+        ]
+        self.answers[f"/secrets/{name}/versions"] = Answer({"value": items, "nextLink": None}, headers=JSON)
+        for version, _, _ in versions:
+            self.has(name, f"value of {version}", version, newest=False)
+
+    async def read(self, *wanted: VersionOf) -> list[str | ControllerError]:
+        self.now += 0.001  # what was asked for before is answered by what was read before, and this is not
+        found = await self.reader.read(wanted, since=self.now, first=True)
+        return [
+            item.value.reveal().decode() if isinstance(item, Fetched) else item
+            for item in map(found.get, wanted)
+            if item
+        ]
+
+    async def fails(self, wanted: VersionOf = USER) -> ControllerError:
+        (error,) = await self.read(wanted)
+        assert isinstance(error, ControllerError)
+        return error
+
+    @property
+    def reads(self) -> list[str]:
+        """The paths asked for with a token."""
+        return [asked.path for asked in self.server.asked if "Authorization" in asked.headers]
+
+
+@contextlib.asynccontextmanager
+async def staged(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    """A scene, taken down afterwards."""
+    pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.cert, pair.key)
+    async with serving(tls) as server, new_session(authority.pair.cert.read_text()) as session:
+        scene = Scene(server)
+        monkeypatch.setattr(vault, "time", SimpleNamespace(monotonic=lambda: scene.now))
+        scene.reader = VaultReader(
+            "shop",
+            server.url,
+            cast("FederatedCredential", scene),
+            "client-1",
+            new_transport(session),
+            asyncio.Semaphore(50),
+            Pace(lambda: scene.now),
+            lambda vault_name, operation, outcome: scene.counted.append((operation, outcome)),
+        )
+        yield scene
+        await scene.reader.close()
