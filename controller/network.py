@@ -123,8 +123,8 @@ def explain_connection(error: AzureError, other: str) -> str:
         return f"{other}: the name {cause.host} does not resolve; check that name and the cluster's DNS"
     if isinstance(cause, aiohttp.ClientConnectorCertificateError | ssl.SSLError | aiohttp.ClientConnectorSSLError):
         return (
-            f"{other}: the TLS certificate is not trusted; if a proxy inspects TLS, add its CA to the cloud in the"
-            " chart's `clouds`"
+            f"{other}: the TLS certificate is not trusted; if a proxy inspects TLS, add its CA to the chart's"
+            " `caBundle`"
         )
     if isinstance(cause, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
         return f"{other}: the proxy refuses the connection; check HTTPS_PROXY and what the proxy allows"

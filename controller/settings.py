@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, structs
 
 # The name under which our writes stand in managedFields.
 FIELD_MANAGER = "akv-secret-store"
@@ -94,6 +94,9 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     ] = ()
     default_cloud: Annotated[str, Meta(description="The cloud of classes that name none")] = DEFAULT_CLOUD
     clouds_file: Annotated[str, Meta(description="JSON file of further clouds by name")] = ""
+    ca_file: Annotated[
+        str, Meta(description="File of certificates (PEM) to trust besides the system's, whatever the cloud")
+    ] = ""
     probe_secret_type: Annotated[
         str, Meta(description="A Secret type that policies must refuse before the controller is ready; none: no check")
     ] = ""
@@ -127,7 +130,10 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
             raise SettingsError(f"{found[2].upper()} is {given[found[2]]!r}: {found[1]}") from error
 
     def clouds(self) -> dict[str, Cloud]:
-        """The built-in clouds and those of the file; `SettingsError` names the entry that does not fit."""
+        """The built-in clouds and those of the file, each with all that it is to trust besides the system's roots.
+
+        `SettingsError` names the entry that does not fit.
+        """
         clouds = dict(BUILT_IN_CLOUDS)
         if self.clouds_file:
             try:
@@ -145,4 +151,17 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
                     raise SettingsError(f"{text}{wrong}") from error
         if self.default_cloud not in clouds:
             raise SettingsError(f"DEFAULT_CLOUD is {self.default_cloud!r}; known are {', '.join(sorted(clouds))}")
+        if bundle := self._bundle():
+            return {name: structs.replace(cloud, ca=f"{cloud.ca}\n{bundle}") for name, cloud in clouds.items()}
         return clouds
+
+    def _bundle(self) -> str:
+        try:
+            bundle = Path(self.ca_file).read_text() if self.ca_file else ""
+            if bundle:
+                ssl.create_default_context(cadata=bundle)
+        except (ssl.SSLError, ValueError) as error:
+            raise SettingsError(f"CA_FILE {self.ca_file}: expected certificates in PEM") from error
+        except OSError as error:
+            raise SettingsError(f"CA_FILE {self.ca_file}: {error}") from error
+        return bundle

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from controller.settings import Settings
 
-CLOUDS_FOLDER = "/etc/akv-secret-store"
-CLOUDS_FILE = "clouds.json"
+FOLDER = "/etc/akv-secret-store"
+CLOUDS_FILE, CA_FILE = "clouds.json", "ca.pem"
 # A Secret type that the policies never allow, so that a refusal shows that they are in force.
 PROBE_SECRET_TYPE = "akv-secret-store/probe"  # noqa: S105 -- a type's name
 # Twice what the controller gives to what is under way when it is told to stop.
@@ -32,8 +32,9 @@ _SOURCES: dict[str, Variable] = {
     "akv_sync": Variable("toString .Values.akvSync.enabled | lower"),
     "controller_name": Variable(".Values.controllerName"),
     "watch_namespaces": Variable('include "akv-secret-store.namespaces" . | fromJsonArray | join ","'),
-    "default_cloud": Variable(".Values.defaultCloud"),
-    "clouds_file": Variable(f'"{CLOUDS_FOLDER}/{CLOUDS_FILE}"', when=".Values.clouds"),
+    "default_cloud": Variable('include "akv-secret-store.defaultCloud" .'),
+    "clouds_file": Variable(f'"{FOLDER}/{CLOUDS_FILE}"', when=".Values.clouds"),
+    "ca_file": Variable(f'"{FOLDER}/{CA_FILE}"', when='include "akv-secret-store.ca" .'),
     "probe_secret_type": Variable(f'"{PROBE_SECRET_TYPE}"', when='include "akv-secret-store.policies" .'),
     "lease_name": Variable('include "akv-secret-store.fullname" .'),
     "pod_namespace": Variable(pod_field="metadata.namespace"),

@@ -12,7 +12,7 @@ from controller.settings import Settings
 from controller.sources import SOURCES
 from controller.telemetry import Metrics
 from controller.translate import translate
-from tools import crds, guide, policies, rbac, text, values
+from tools import crds, guide, monitoring, policies, rbac, text, values
 
 
 def values_yaml() -> str:
@@ -68,6 +68,10 @@ def readme(description: str) -> str:
                 (f"`{item.name}`", ", ".join(f"`{label}`" for label in item.labels), item.meaning)
                 for item in (*Metrics().described, *census.DESCRIBED)
             ],
+        ),
+        alarms=_table(
+            ("alarm", "when", "expression"),
+            [(f"`{alarm.name}`", alarm.what, f"`{alarm.expression}`") for alarm in monitoring.ALARMS],
         ),
         people=rbac.people(),
         akv_sync=guide.AKV_SYNC.strip(),

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -100,23 +101,25 @@ class Examination:
         return ([self._clock] if self._clock else []) + await self._credentials() + found
 
     async def _read_settings(self, deployment: Object) -> list[Check]:
-        """What the Deployment's environment says, and the ConfigMap of clouds that it mounts."""
+        """What the Deployment's environment says, and the ConfigMap of files that it mounts."""
         spec = deployment["spec"]["template"]["spec"]
         environment = {each["name"]: each.get("value", "") for each in spec["containers"][0].get("env", [])}
-        clouds = environment.pop("CLOUDS_FILE", "").rpartition("/")[2]
+        paths = {field: environment.pop(field.upper(), "") for field in ("clouds_file", "ca_file")}
+        files = {field: path.rpartition("/")[2] for field, path in paths.items() if path}
         try:
             self._settings = Settings.from_environment(environment)
-            self._settings_seen = not clouds
-            if not clouds:
+            self._settings_seen = not files
+            if not files:
                 self._clouds = self._settings.clouds()
                 return []
             names = [each["configMap"]["name"] for each in spec.get("volumes", []) if "configMap" in each]
             namespace = deployment["metadata"]["namespace"]
             held = await self._caller.object(f"/api/v1/namespaces/{namespace}/configmaps/{names[0]}")
-            with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-                file.write(held["data"][clouds])
-                file.flush()
-                self._clouds = msgspec.structs.replace(self._settings, clouds_file=file.name).clouds()
+            with tempfile.TemporaryDirectory() as folder:
+                for name in files.values():
+                    (Path(folder) / name).write_text(held["data"][name])
+                here = {field: f"{folder}/{name}" for field, name in files.items()}
+                self._clouds = msgspec.structs.replace(self._settings, **here).clouds()
             self._settings_seen = True
         except (SettingsError, errors.KubeError, LookupError) as error:
             return [warn(CLUSTER, "settings", f"the release's settings cannot be read ({error})", "helm upgrade it")]

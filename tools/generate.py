@@ -13,8 +13,8 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from controller.settings import BUILT_IN_CLOUDS, Settings
-from tools import crds, deployment, docs, policies, rbac, schema, text, values
+from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Settings
+from tools import crds, deployment, docs, monitoring, policies, rbac, schema, text, values
 
 ROOT = Path(__file__).resolve().parent.parent
 _SHOWN_LINES = 20
@@ -37,8 +37,9 @@ def files() -> Iterator[tuple[str, str]]:
             environment=deployment.environment(),
             port=Settings().listen_port,
             grace_seconds=deployment.GRACE_SECONDS,
-            clouds_folder=deployment.CLOUDS_FOLDER,
+            folder=deployment.FOLDER,
             clouds_file=deployment.CLOUDS_FILE,
+            ca_file=deployment.CA_FILE,
         ),
     )
     roles = (rbac.controller, rbac.akv_sync, rbac.identity, rbac.home, rbac.probe, rbac.people)
@@ -50,7 +51,26 @@ def files() -> Iterator[tuple[str, str]]:
             "policies.yaml", policies=policies.POLICIES, allowed_types=policies.ALLOWED_TYPES, since=policies.SINCE
         ),
     )
-    yield "chart/templates/checks.yaml", text.render("checks.yaml", clouds=list(BUILT_IN_CLOUDS), since=policies.SINCE)
+    yield (
+        "chart/templates/checks.yaml",
+        text.render(
+            "checks.yaml",
+            clouds=list(BUILT_IN_CLOUDS),
+            default_cloud=DEFAULT_CLOUD,
+            since=policies.SINCE,
+            variables=[variable.name for variable in deployment.environment()],
+        ),
+    )
+    yield (
+        "chart/templates/monitoring.yaml",
+        text.render(
+            "monitoring.yaml",
+            port=Settings().listen_port,
+            alarms=monitoring.ALARMS,
+            longest=monitoring.LONGEST,
+        ),
+    )
+    yield "chart/dashboard.json", monitoring.dashboard()
     yield "chart/values.yaml", docs.values_yaml()
     yield "chart/README.md", docs.readme(project["description"])
     value_schema = json.dumps(values.schema(), indent=2, ensure_ascii=False) + "\n"

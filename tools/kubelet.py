@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,8 +72,26 @@ class Volumes:
         return self._plane.kubectl("create", "token", self._account, "-n", self._namespace, *flags).strip().encode()
 
 
-def environment(entries: list[dict[str, Any]], fields: Mapping[str, str], places: Mapping[str, Path]) -> dict[str, str]:
-    """A container's `env` as plain values; `fields` is what a fieldRef may name, `places` is as in `relocate`."""
+def secrets(plane: Cluster, namespace: str) -> Callable[[str], dict[str, str]]:
+    """What the Secrets of a namespace hold, by their names."""
+
+    def read(name: str) -> dict[str, str]:
+        found = json.loads(plane.kubectl("get", "secret", name, "--namespace", namespace, "--output", "json"))
+        return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
+
+    return read
+
+
+def environment(
+    entries: list[dict[str, Any]],
+    fields: Mapping[str, str],
+    places: Mapping[str, Path],
+    secret: Callable[[str], Mapping[str, str]],
+) -> dict[str, str]:
+    """A container's `env` as plain values.
+
+    `fields` is what a fieldRef may name, `places` is as in `relocate`, `secret` reads what a secretKeyRef names.
+    """
     env: dict[str, str] = {}
     for entry in entries:
         name = entry["name"]
@@ -82,6 +100,8 @@ def environment(entries: list[dict[str, Any]], fields: Mapping[str, str], places
             env[name] = relocate(expand(entry.get("value", ""), env), places)
         elif (field := source.get("fieldRef", {}).get("fieldPath")) in fields:
             env[name] = fields[field]
+        elif reference := source.get("secretKeyRef"):
+            env[name] = secret(reference["name"])[reference["key"]]
         else:
             raise WorkloadError(f"env {name}: {json.dumps(source)} cannot be had without a node")
     return env

@@ -82,6 +82,7 @@ class Options:
 
     values: tuple[tuple[str, str], ...] = ()
     kube_version: str = DEFAULT_KUBERNETES
+    api_versions: tuple[str, ...] = ()
     namespace: str = helm.RELEASE
     release: str = helm.RELEASE
     include_crds: bool = True
@@ -101,7 +102,8 @@ class Options:
     def arguments(self) -> list[str]:
         """The command line of `helm template`."""
         switches = [*(["--include-crds"] * self.include_crds), *(["--no-hooks"] * (not self.hooks))]
-        versions = ["--kube-version", self.kube_version, "--namespace", self.namespace]
+        served = [word for kind in self.api_versions for word in ("--api-versions", kind)]
+        versions = ["--kube-version", self.kube_version, *served, "--namespace", self.namespace]
         values = [word for pair in self.values for word in pair]
         return ["template", self.release, str(helm.CHART), *versions, *switches, *values]
 
@@ -228,6 +230,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="1.N.P",
         help="the cluster's version; it decides which objects are rendered (default: %(default)s)",
     )
+    flags.add_argument(
+        "--api-versions",
+        default=[],
+        action="append",
+        metavar="GROUP/VERSION[/KIND]",
+        help="what the cluster serves besides, such as security.openshift.io/v1; may be repeated",
+    )
     flags.add_argument("-n", "--namespace", default=helm.RELEASE, help="to install into (default: %(default)s)")
     flags.add_argument("--release", default=helm.RELEASE, metavar="NAME", help="(default: %(default)s)")
     flags.add_argument(
@@ -259,6 +268,7 @@ def options(args: argparse.Namespace) -> Options:
     return Options(
         values=tuple(args.given),
         kube_version=args.kube_version,
+        api_versions=tuple(args.api_versions),
         namespace=args.namespace,
         release=args.release,
         include_crds=args.include_crds,

@@ -18,10 +18,177 @@ from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Cloud, Settings
 Schema = dict[str, Any]
 Free = dict[str, Any]
 _DEFAULTS = Settings()
+NumberOrShare = Annotated[int | str, Meta(extra_json_schema={"pattern": "^([0-9]+%?)?$"})]
+RenderMode = Literal["failIfMissing", "skipIfMissing", "alwaysRender"]
+RENDER_MODE = (
+    "Where the cluster does not serve that kind: failIfMissing says so, skipIfMissing leaves it out, alwaysRender does"
+    " not ask."
+)
+# The image's own user and group, as its Containerfile has them.
+IMAGE_USER = 65532
+DURATION = r"^([0-9]+(ms|[smhd]))+$"
+
+
+def _port(port: int | str, protocol: str = "TCP") -> Free:
+    return {"port": port, "protocol": protocol}
 
 
 class Values(msgspec.Struct, rename="camel", kw_only=True, forbid_unknown_fields=True):
     """Base of all groups of values."""
+
+
+class Open(Values, forbid_unknown_fields=False):
+    """Base of groups that somebody else fills, and may fill with more than is known here."""
+
+
+class Global(Open):
+    """What a chart shares with those that it is installed with."""
+
+    image_pull_secrets: Annotated[
+        list[Free], Meta(description="Secrets for pulling images, besides imagePullSecrets.")
+    ] = msgspec.field(default_factory=list)
+
+
+class Proxy(Values):
+    """The proxy on the way to Entra and the vaults. It is kept in a Secret, for it may have a password.
+
+    The API server is never asked through it, whatever noProxy says.
+    """
+
+    http: Annotated[
+        str, Meta(description="As http://host:port; for http addresses, of which there are none in Azure.")
+    ] = ""
+    https: Annotated[
+        str, Meta(description="As http://host:port or http://user:password@host:port; for https addresses.")
+    ] = ""
+    no_proxy: Annotated[
+        list[str],
+        Meta(
+            description="Hosts that are reached without it, as a list or comma-separated: names, or ends of names such"
+            " as .example.com. Networks such as 10.0.0.0/8 are not understood."
+        ),
+    ] = msgspec.field(default_factory=list)
+
+
+class Disruption(Values):
+    """A PodDisruptionBudget. With one replica and minAvailable 1, no node can be drained."""
+
+    enabled: Annotated[bool, Meta(description="Whether there is one.")] = False
+    min_available: Annotated[NumberOrShare, Meta(description="How many pods stay, as a number or a percentage.")] = ""
+    max_unavailable: Annotated[
+        NumberOrShare, Meta(description="Or how many may be missing; where neither is given: 1.")
+    ] = ""
+
+
+class Network(Values):
+    """A NetworkPolicy for the controller's pods."""
+
+    enabled: Annotated[bool, Meta(description="Whether there is one.")] = False
+    ingress: Annotated[list[Free], Meta(description="Who may come in: to the probes and metrics, everybody.")] = (
+        msgspec.field(default_factory=lambda: [{"ports": [_port("http")]}])
+    )
+    egress: Annotated[
+        list[Free],
+        Meta(
+            description="Where it may go: DNS, the API server (443 or 6443), Entra and the vaults (443). The ports of"
+            " the proxy and of clouds are added."
+        ),
+    ] = msgspec.field(
+        default_factory=lambda: [{"ports": [_port(53, "UDP"), _port(53)]}, {"ports": [_port(443), _port(6443)]}]
+    )
+
+
+class Monitor(Values):
+    """A ServiceMonitor of the Prometheus Operator, and the Service that it needs."""
+
+    enabled: Annotated[bool, Meta(description="Whether there is one.")] = False
+    render_mode: Annotated[RenderMode, Meta(description=RENDER_MODE)] = "failIfMissing"
+    additional_labels: Annotated[
+        dict[str, str], Meta(description="More labels, such as those by which your Prometheus finds it.")
+    ] = msgspec.field(default_factory=dict)
+    interval: Annotated[str, Meta(pattern=DURATION, description="How often it is scraped.")] = "30s"
+    scrape_timeout: Annotated[str, Meta(pattern=DURATION, description="After how long a scrape is given up.")] = "25s"
+
+
+class Rules(Values):
+    """A PrometheusRule with the alarms that the chart's README explains."""
+
+    enabled: Annotated[bool, Meta(description="Whether there is one.")] = False
+    render_mode: Annotated[RenderMode, Meta(description=RENDER_MODE)] = "failIfMissing"
+    additional_labels: Annotated[
+        dict[str, str], Meta(description="More labels, such as those by which your Prometheus finds it.")
+    ] = msgspec.field(default_factory=dict)
+
+
+class Dashboard(Values):
+    """A ConfigMap with a dashboard, as Grafana's sidecar looks for it."""
+
+    enabled: Annotated[bool, Meta(description="Whether there is one.")] = False
+    sidecar_label: Annotated[str, Meta(min_length=1, description="The label by which the sidecar finds it.")] = (
+        "grafana_dashboard"
+    )
+    sidecar_label_value: Annotated[str, Meta(description="… and its value.")] = "1"
+    annotations: Annotated[dict[str, str], Meta(description="Annotations, such as the folder for the sidecar.")] = (
+        msgspec.field(default_factory=dict)
+    )
+    extra_labels: Annotated[dict[str, str], Meta(description="More labels.")] = msgspec.field(default_factory=dict)
+
+
+class AzureCluster(Open, rename="pascal"):
+    """The Arc-enabled cluster."""
+
+    resource_id: Annotated[str, Meta(description="Its id in Azure; told in an annotation of the Deployment.")] = ""
+    region: Annotated[str, Meta(description="Its region; told there, too.")] = ""
+    distribution: Annotated[
+        str, Meta(description="Its distribution; told there, and openshift counts as OpenShift (podSecurityContext).")
+    ] = ""
+    infrastructure: Annotated[str, Meta(description="What it runs on; told there, too.")] = ""
+    cloud: Annotated[
+        str, Meta(description="Its cloud, such as AZUREPUBLICCLOUD; the default cloud, where defaultCloud names none.")
+    ] = ""
+
+
+class AzureProxy(Open):
+    """The proxy that the cluster was connected with. What proxy and caBundle say goes before it."""
+
+    is_proxy_enabled: Annotated[bool, Meta(description="Whether there is one.")] = False
+    http_proxy: Annotated[str, Meta(description="As proxy.http.")] = ""
+    https_proxy: Annotated[str, Meta(description="As proxy.https.")] = ""
+    no_proxy: Annotated[str, Meta(description="As proxy.noProxy, comma-separated.")] = ""
+    proxy_cert: Annotated[
+        str, Meta(description="Certificates to trust, as PEM or its base64; they count without a proxy, too.")
+    ] = ""
+    is_custom_cert: Annotated[
+        bool, Meta(description="Whether they came without a proxy; told in an annotation of the Deployment.")
+    ] = False
+    autonomous_fqdn: Annotated[
+        str, Meta(description="The domain of a cloud of one's own; told there, too. Its vaults must stand in clouds.")
+    ] = ""
+
+
+class AzureIdentity(Open):
+    """The extension's own identity. The controller reads vaults as those that SecretSyncs name, never as this one."""
+
+    is_enabled: Annotated[bool, Meta(description="Whether it has one; told in an annotation of the Deployment.")] = (
+        msgspec.field(default=False, name="isEnabled")
+    )
+    type: Annotated[str, Meta(description="Its type; told there, too.")] = msgspec.field(default="", name="Type")
+
+
+class AzureExtension(Open, rename="pascal"):
+    """The extension of which this is the release."""
+
+    name: Annotated[str, Meta(description="Its name; told in an annotation of the Deployment.")] = ""
+    resource_id: Annotated[str, Meta(description="Its id in Azure; told there, too.")] = ""
+
+
+class Azure(Open):
+    """What the extension manager of Azure Arc says. Nobody else need set any of it."""
+
+    cluster: AzureCluster = msgspec.field(default_factory=AzureCluster, name="Cluster")
+    proxy_settings: AzureProxy = msgspec.field(default_factory=AzureProxy)
+    identity: AzureIdentity = msgspec.field(default_factory=AzureIdentity, name="Identity")
+    extension: AzureExtension = msgspec.field(default_factory=AzureExtension, name="Extension")
 
 
 class Policies(Values):
@@ -82,8 +249,15 @@ class ServiceAccount(Values):
 
 
 class Rbac(Values):
-    """Rights of people. The controller's own are not a matter of choice."""
+    """Roles and their bindings."""
 
+    create: Annotated[
+        bool,
+        Meta(
+            description="Whether the chart makes them. If not, somebody else must grant what the README lists; no Job"
+            " brings CRDs up to date then, and people get no rights."
+        ),
+    ] = True
     aggregate_to_default_roles: Annotated[
         bool,
         Meta(
@@ -180,8 +354,20 @@ class ChartValues(Values):
         ),
     ] = msgspec.field(default_factory=dict)
     default_cloud: Annotated[
-        str, Meta(min_length=1, description="The cloud of a SecretProviderClass that names none.")
-    ] = DEFAULT_CLOUD
+        str,
+        Meta(
+            description="The cloud of a SecretProviderClass that names none; empty: what Azure.Cluster.Cloud says,"
+            f" or else {DEFAULT_CLOUD}."
+        ),
+    ] = ""
+    proxy: Proxy = msgspec.field(default_factory=Proxy)
+    ca_bundle: Annotated[
+        str,
+        Meta(
+            description="Certificates to trust on the way to Entra and the vaults, besides the system's and those of"
+            " clouds: PEM, or its base64."
+        ),
+    ] = ""
     validating_admission_policies: Policies = msgspec.field(default_factory=Policies)
     accept_unrestricted_tokens: Annotated[
         bool,
@@ -203,18 +389,59 @@ class ChartValues(Values):
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe lines to log.")
     ] = _DEFAULTS.log_level
     image: Image = msgspec.field(default_factory=Image)
+    global_: Global = msgspec.field(default_factory=Global, name="global")
     image_pull_secrets: Annotated[
         list[Free], Meta(description="Secrets for pulling the image.", examples=[[{"name": "registry"}]])
     ] = msgspec.field(default_factory=list)
     crds: Crds = msgspec.field(default_factory=Crds)
     name_override: Annotated[str, Meta(max_length=40, description="Replaces the chart's name in objects' names.")] = ""
     fullname_override: Annotated[str, Meta(max_length=53, description="Replaces the whole of that name.")] = ""
+    namespace_override: Annotated[
+        str,
+        Meta(
+            max_length=63,
+            pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$",
+            description="The namespace to install into, instead of the release's; it must exist.",
+        ),
+    ] = ""
+    common_labels: Annotated[dict[str, str], Meta(description="Labels of all objects and of the pods.")] = (
+        msgspec.field(default_factory=dict)
+    )
     service_account: ServiceAccount = msgspec.field(default_factory=ServiceAccount)
     rbac: Rbac = msgspec.field(default_factory=Rbac)
+    strategy: Annotated[
+        Free, Meta(description="How pods are replaced: the new one is ready before the old one ends.")
+    ] = msgspec.field(
+        default_factory=lambda: {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    )
+    revision_history_limit: Annotated[
+        int, Meta(ge=0, description="How many old ReplicaSets are kept, to roll back to.")
+    ] = 10
     pod_annotations: Annotated[dict[str, str], Meta(description="Annotations of the pod.")] = msgspec.field(
         default_factory=dict
     )
     pod_labels: Annotated[dict[str, str], Meta(description="Labels of the pod.")] = msgspec.field(default_factory=dict)
+    pod_security_context: Annotated[
+        Free,
+        Meta(
+            description="The pods' securityContext. Where the cluster is OpenShift, the user and group below are left"
+            " out, because it gives every namespace its own."
+        ),
+    ] = msgspec.field(
+        default_factory=lambda: {
+            "runAsNonRoot": True,
+            "runAsUser": IMAGE_USER,
+            "runAsGroup": IMAGE_USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+    )
+    security_context: Annotated[Free, Meta(description="The containers' securityContext.")] = msgspec.field(
+        default_factory=lambda: {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    )
     resources: Annotated[
         Free, Meta(description="CPU and memory. No limit of CPU: it would only make the controller slower.")
     ] = msgspec.field(
@@ -227,7 +454,32 @@ class ChartValues(Values):
         default_factory=list
     )
     affinity: Annotated[Free, Meta(description="Where the pod would rather run.")] = msgspec.field(default_factory=dict)
+    topology_spread_constraints: Annotated[
+        list[Free], Meta(description="How the pods are spread over zones or nodes.")
+    ] = msgspec.field(default_factory=list)
     priority_class_name: Annotated[str, Meta(description="The pod's PriorityClass.")] = ""
+    extra_env: Annotated[
+        list[Free],
+        Meta(
+            description="More environment variables of the controller; its settings are not among them.",
+            examples=[[{"name": "TZ", "value": "Europe/Zurich"}]],
+        ),
+    ] = msgspec.field(default_factory=list)
+    extra_volumes: Annotated[list[Free], Meta(description="More volumes of the controller's pods.")] = msgspec.field(
+        default_factory=list
+    )
+    extra_volume_mounts: Annotated[list[Free], Meta(description="… and where they are mounted.")] = msgspec.field(
+        default_factory=list
+    )
+    extra_objects: Annotated[
+        list[Free], Meta(description="More objects to install with the release; templates in them are rendered.")
+    ] = msgspec.field(default_factory=list)
+    pod_disruption_budget: Disruption = msgspec.field(default_factory=Disruption)
+    network_policy: Network = msgspec.field(default_factory=Network)
+    service_monitor: Monitor = msgspec.field(default_factory=Monitor)
+    prometheus_rule: Rules = msgspec.field(default_factory=Rules)
+    grafana_dashboard: Dashboard = msgspec.field(default_factory=Dashboard)
+    azure: Azure = msgspec.field(default_factory=Azure, name="Azure")
 
 
 def schema() -> Schema:
@@ -237,8 +489,6 @@ def schema() -> Schema:
         "$comment": "Generated by tools/generate from tools/values.py.",
         "title": "Values of the chart akv-secret-store",
         **_schema(inspect.type_info(ChartValues)),
-        # Values that helm itself puts there.
-        "properties": {**_schema(inspect.type_info(ChartValues))["properties"], "global": {"type": "object"}},
     }
 
 
@@ -248,7 +498,7 @@ def _schema(node: inspect.Type) -> Schema:
         said = {**(node.extra_json_schema or {}), **said}
         node = node.type
     schema = _made(node)
-    return {**{key: said[key] for key in ("description", "examples") if key in said}, **schema}
+    return {**{key: said[key] for key in ("description", "examples", "pattern") if key in said}, **schema}
 
 
 def _made(node: inspect.Type) -> Schema:
@@ -259,6 +509,8 @@ def _made(node: inspect.Type) -> Schema:
             # minimum speaks of numbers, pattern of strings.
             pattern = {0: r"^(0|[1-9][0-9]{0,8})$", 1: r"^[1-9][0-9]{0,8}$"}[least]
             return {"type": ["integer", "string"], "minimum": least, "maximum": 10**9 - 1, "pattern": pattern}
+        case inspect.UnionType(types=(inspect.IntType(), inspect.StrType())):
+            return {"type": ["integer", "string"], "minimum": 0}
         case inspect.StrType():
             return {"type": "string"} | {
                 keyword: value
@@ -284,7 +536,7 @@ def _made(node: inspect.Type) -> Schema:
             return {
                 "type": "object",
                 "description": " ".join((node.cls.__doc__ or "").split()),
-                "additionalProperties": False,
+                "additionalProperties": issubclass(node.cls, Open),
                 "properties": {field.encode_name: _schema(field.type) for field in node.fields},
             } | ({"required": required} if (required := [f.encode_name for f in node.fields if f.required]) else {})
     raise TypeError(f"{node} has no place among the chart's values")

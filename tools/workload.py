@@ -86,7 +86,7 @@ class Workload:
         volumes = kubelet.Volumes(plane, namespace, account, folder / "volumes")
         places = volumes.mount(spec.get("volumes", []), container.get("volumeMounts", []))
         fields = {"metadata.name": name, "metadata.namespace": namespace, "spec.serviceAccountName": account}
-        env = kubelet.environment(container.get("env", []), fields, places)
+        env = kubelet.environment(container.get("env", []), fields, places, kubelet.secrets(plane, namespace))
         env |= {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),

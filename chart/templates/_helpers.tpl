@@ -14,8 +14,12 @@
 {{- end }}
 {{- end }}
 
+{{- define "akv-secret-store.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
 {{- define "akv-secret-store.globalName" -}}
-{{- printf "%s.%s" (include "akv-secret-store.fullname" .) .Release.Namespace }}
+{{- printf "%s.%s" (include "akv-secret-store.fullname" .) (include "akv-secret-store.namespace" .) }}
 {{- end }}
 
 {{- define "akv-secret-store.serviceAccountName" -}}
@@ -42,7 +46,7 @@ app.kubernetes.io/name: {{ include "akv-secret-store.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- define "akv-secret-store.labels" -}}
+{{- define "akv-secret-store.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{ include "akv-secret-store.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -50,18 +54,25 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: akv-secret-store
 {{- end }}
 
-{{/* What the user says of the pod goes first, so that nothing can break the selector. */}}
-{{- define "akv-secret-store.podLabels" -}}
-{{- $ours := include "akv-secret-store.labels" . | fromYaml }}
-{{- $_ := set $ours "app.kubernetes.io/component" "controller" }}
-{{- merge $ours (deepCopy .Values.podLabels) | toYaml }}
+{{/* Ours go before what the user says, so that nothing can break a selector. */}}
+{{- define "akv-secret-store.labels" -}}
+{{- merge (include "akv-secret-store.ownLabels" . | fromYaml) .Values.commonLabels | toYaml }}
 {{- end }}
 
-{{/* A changed cloud rolls the pod: it reads the file once. */}}
+{{- define "akv-secret-store.podLabels" -}}
+{{- $ours := include "akv-secret-store.ownLabels" . | fromYaml }}
+{{- $_ := set $ours "app.kubernetes.io/component" "controller" }}
+{{- merge $ours .Values.podLabels .Values.commonLabels | toYaml }}
+{{- end }}
+
+{{/* A changed file or proxy rolls the pod: it reads them once. */}}
 {{- define "akv-secret-store.podAnnotations" -}}
 {{- $annotations := deepCopy .Values.podAnnotations }}
-{{- if .Values.clouds }}
-{{- $_ := set $annotations "checksum/clouds" (toJson .Values.clouds | sha256sum) }}
+{{- range $name := list "files" "proxy" }}
+{{- $content := include (printf "akv-secret-store.%s" $name) $ }}
+{{- if $content | fromYaml }}
+{{- $_ := set $annotations (printf "checksum/%s" $name) ($content | sha256sum) }}
+{{- end }}
 {{- end }}
 {{- with $annotations }}{{ toYaml . }}{{ end }}
 {{- end }}
@@ -92,15 +103,103 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- end }}
 {{- end }}
 
+{{/* The way to the outside: what the user says, then what Azure Arc says. */}}
+{{- define "akv-secret-store.proxy" -}}
+{{- $said := dict }}
+{{- $arc := .Values.Azure.proxySettings }}
+{{- if include "akv-secret-store.true" $arc.isProxyEnabled }}
+{{- $said = dict "HTTP_PROXY" $arc.httpProxy "HTTPS_PROXY" $arc.httpsProxy "NO_PROXY" $arc.noProxy }}
+{{- end }}
+{{- with .Values.proxy.http }}{{ $_ := set $said "HTTP_PROXY" . }}{{ end }}
+{{- with .Values.proxy.https }}{{ $_ := set $said "HTTPS_PROXY" . }}{{ end }}
+{{- with include "akv-secret-store.list" .Values.proxy.noProxy | fromJsonArray }}
+{{- $_ := set $said "NO_PROXY" (join "," .) }}
+{{- end }}
+{{- range $name, $text := $said }}{{ if not $text }}{{ $_ := unset $said $name }}{{ end }}{{ end }}
+{{- if or $said.HTTP_PROXY $said.HTTPS_PROXY }}{{ toYaml $said }}{{ end }}
+{{- end }}
+
+{{/* Certificates as PEM, from that or its base64. */}}
+{{- define "akv-secret-store.pem" -}}
+{{- $text := trim .text }}
+{{- if and $text (not (contains "-----BEGIN CERTIFICATE-----" $text)) }}
+{{- $text = regexReplaceAll "\\s" $text "" | b64dec | trim }}
+{{- if not (contains "-----BEGIN CERTIFICATE-----" $text) }}
+{{- fail (printf "%s: expected certificates, as PEM (-----BEGIN CERTIFICATE-----) or its base64" .path) }}
+{{- end }}
+{{- end }}
+{{- $text }}
+{{- end }}
+
+{{- define "akv-secret-store.ca" -}}
+{{- $own := include "akv-secret-store.pem" (dict "text" .Values.caBundle "path" "caBundle") }}
+{{- $arc := include "akv-secret-store.pem" (dict "text" .Values.Azure.proxySettings.proxyCert "path" "Azure.proxySettings.proxyCert") }}
+{{- compact (list $own $arc) | join "\n" }}
+{{- end }}
+
+{{/* What Azure Arc says of the cluster and the extension, without what stands elsewhere. */}}
+{{- define "akv-secret-store.arc" -}}
+{{- $said := dict }}
+{{- $proxy := pick .Values.Azure.proxySettings "isCustomCert" "autonomousFqdn" }}
+{{- range $group, $entries := set (deepCopy .Values.Azure) "proxySettings" $proxy }}
+{{- if kindIs "map" $entries }}
+{{- range $name, $text := $entries }}
+{{- if not (has (toString $text | lower) (list "" "false")) }}
+{{- $_ := set $said (printf "%s.%s" $group $name) (toString $text) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toYaml $said }}
+{{- end }}
+
+{{/* Whether the API server has a kind, by its renderMode. */}}
+{{- define "akv-secret-store.renders" -}}
+{{- if include "akv-secret-store.true" .value.enabled }}
+{{- if or (eq .value.renderMode "alwaysRender") (.root.Capabilities.APIVersions.Has .kind) }}true
+{{- else if eq .value.renderMode "failIfMissing" }}
+{{- fail (printf "%s.enabled: the cluster does not serve %s, the Prometheus Operator's; install that first, or set %s.renderMode to skipIfMissing, or to alwaysRender where no cluster is asked" .path .kind .path) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "akv-secret-store.openshift" -}}
+{{- if or (.Capabilities.APIVersions.Has "security.openshift.io/v1") (eq (lower .Values.Azure.Cluster.Distribution) "openshift") }}true{{ end }}
+{{- end }}
+
+{{/* A securityContext whose numbers and truths may have come as strings. */}}
+{{- define "akv-secret-store.security" -}}
+{{- $given := deepCopy . }}
+{{- range $key, $text := . }}
+{{- if kindIs "string" $text }}
+{{- if regexMatch "^[0-9]+$" $text }}{{ $_ := set $given $key (int64 $text) }}{{ end }}
+{{- if has (lower $text) (list "true" "false") }}{{ $_ := set $given $key (eq (lower $text) "true") }}{{ end }}
+{{- end }}
+{{- end }}
+{{- toYaml $given }}
+{{- end }}
+
+{{- define "akv-secret-store.podSecurity" -}}
+{{- $given := deepCopy .Values.podSecurityContext }}
+{{- if include "akv-secret-store.openshift" . }}
+{{- range list "runAsUser" "runAsGroup" }}
+{{- if eq (get $given . | toString) "65532" }}{{ $_ := unset $given . }}{{ end }}
+{{- end }}
+{{- end }}
+{{- include "akv-secret-store.security" $given }}
+{{- end }}
+
+{{- define "akv-secret-store.imagePullSecrets" -}}
+{{- concat .Values.global.imagePullSecrets .Values.imagePullSecrets | uniq | toYaml }}
+{{- end }}
+
 {{/* Pods */}}
 {{- define "akv-secret-store.pod" -}}
+{{- with include "akv-secret-store.podSecurity" . | fromYaml }}
 securityContext:
-  runAsNonRoot: true
-  runAsUser: 65532
-  runAsGroup: 65532
-  seccompProfile:
-    type: RuntimeDefault
-{{- with .Values.imagePullSecrets }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with include "akv-secret-store.imagePullSecrets" . | fromYamlArray }}
 imagePullSecrets:
 {{- toYaml . | nindent 0 }}
 {{- end }}
@@ -119,11 +218,4 @@ tolerations:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- end }}
-
-{{- define "akv-secret-store.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
 {{- end }}

@@ -1,12 +1,13 @@
 """The chart rendered by the pinned helm, and looking things up in what comes out."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tools import helm
+from tools import helm, kubelet
 
 ROOT = Path(__file__).resolve().parents[2]
 NEWEST, WITHOUT_POLICIES, OLDEST = "1.37.2", "1.29.15", "1.27.16"
@@ -48,10 +49,11 @@ def container(manifests: list[Manifest]) -> Manifest:
 def environment(manifests: list[Manifest]) -> dict[str, str]:
     """What a kubelet would set."""
     fields = {"metadata.namespace": "the-namespace", "metadata.name": "the-pod"}
-    return {
-        item["name"]: item["value"] if "value" in item else fields[item["valueFrom"]["fieldRef"]["fieldPath"]]
-        for item in container(manifests)["env"]
-    }
+
+    def secret(name: str) -> dict[str, str]:
+        return {key: base64.b64decode(text).decode() for key, text in one(manifests, "Secret", name)["data"].items()}
+
+    return kubelet.environment(container(manifests)["env"], fields, {}, secret)
 
 
 def version_for(path: Path) -> str:

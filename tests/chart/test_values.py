@@ -1,6 +1,7 @@
 """The chart's values: wrong ones are refused by their path, every one changes something."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -55,6 +56,18 @@ def other(leaf: values.Leaf) -> Any:
         "clouds": {"Stack": {"authority": "https://a", "vaultUrl": "https://{vault}.b"}},
         "tolerations": [{"operator": "Exists"}],
         "imagePullSecrets": [{"name": "x"}],
+        "global.imagePullSecrets": [{"name": "x"}],
+        "extraEnv": [{"name": "TZ", "value": "x"}],
+        "extraVolumes": [{"name": "x", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],
+        "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}],
+        "topologySpreadConstraints": [{"maxSkew": 1}],
+        "networkPolicy.ingress": [{}],
+        "networkPolicy.egress": [{}],
+        "caBundle": "-----BEGIN CERTIFICATE-----",
+        "Azure.proxySettings.proxyCert": "-----BEGIN CERTIFICATE-----",
+        "serviceMonitor.interval": "1m",
+        "serviceMonitor.scrapeTimeout": "5s",
     }
     if leaf.path in special:
         return special[leaf.path]
@@ -65,6 +78,8 @@ def other(leaf: values.Leaf) -> Any:
             return str(leaf.default + 1)
         case inspect.LiteralType():
             return next(value for value in leaf.type.values if value != leaf.default)
+        case inspect.UnionType():
+            return "50%"
         case inspect.StrType():
             return "changed"
         case inspect.ListType():
@@ -86,22 +101,66 @@ def outcome(given: Any, version: str) -> str:
         return str(refused)
 
 
-@pytest.fixture(scope="module")
-def defaults() -> dict[str, str]:
-    return {version: outcome({}, version) for version in (NEWEST, WITHOUT_POLICIES)}
+# What has to be given for another value to matter.
+BASES: dict[str, dict[str, str]] = {
+    "proxy.noProxy": {"proxy.https": "http://proxy:1"},
+    "podDisruptionBudget.minAvailable": {"podDisruptionBudget.enabled": "true"},
+    "podDisruptionBudget.maxUnavailable": {"podDisruptionBudget.enabled": "true"},
+    "networkPolicy.ingress": {"networkPolicy.enabled": "true"},
+    "networkPolicy.egress": {"networkPolicy.enabled": "true"},
+    "serviceMonitor.renderMode": {"serviceMonitor.enabled": "true"},
+    "prometheusRule.renderMode": {"prometheusRule.enabled": "true"},
+    "prometheusRule.additionalLabels": {"prometheusRule.enabled": "true", "prometheusRule.renderMode": "alwaysRender"},
+    **{
+        f"serviceMonitor.{name}": {"serviceMonitor.enabled": "true", "serviceMonitor.renderMode": "alwaysRender"}
+        for name in ("additionalLabels", "interval", "scrapeTimeout")
+    },
+    **{
+        f"grafanaDashboard.{name}": {"grafanaDashboard.enabled": "true"}
+        for name in ("sidecarLabel", "sidecarLabelValue", "annotations", "extraLabels")
+    },
+    "Azure.proxySettings.isProxyEnabled": {"Azure.proxySettings.httpsProxy": "http://proxy:1"},
+    "Azure.proxySettings.httpProxy": {"Azure.proxySettings.isProxyEnabled": "true"},
+    "Azure.proxySettings.httpsProxy": {"Azure.proxySettings.isProxyEnabled": "true"},
+    "Azure.proxySettings.noProxy": {
+        "Azure.proxySettings.isProxyEnabled": "true",
+        "Azure.proxySettings.httpsProxy": "http://proxy:1",
+    },
+}
+
+
+def nested(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by their dotted paths, as a file would say them."""
+    whole: dict[str, Any] = {}
+    for path, value in given.items():
+        *groups, name = path.split(".")
+        place = whole
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[name] = value
+    return whole
+
+
+@functools.cache
+def without(path: str, version: str) -> str:
+    """What is rendered without that value."""
+    return outcome(nested(BASES.get(path, {})), version)
 
 
 @pytest.mark.parametrize("leaf", list(leaves()), ids=lambda leaf: leaf.path)
-def test_every_leaf_changes_something(leaf: values.Leaf, defaults: dict[str, str]) -> None:
-    given: Any = other(leaf)
-    for name in reversed(leaf.path.split(".")):
-        given = {name: given}
+def test_every_leaf_changes_something(leaf: values.Leaf) -> None:
+    given = nested({**BASES.get(leaf.path, {}), leaf.path: other(leaf)})
     if leaf.path == "crds.upgrade":
         assert "kind: Job" in text()
         assert "kind: Job" not in text(given=given)
         return
     # Where there are policies, or else where there are none.
-    assert any(outcome(given, version) != defaults[version] for version in (NEWEST, WITHOUT_POLICIES))
+    known = leaf.path if leaf.path in BASES else ""
+    assert any(outcome(given, version) != without(known, version) for version in (NEWEST, WITHOUT_POLICIES))
+
+
+def test_only_values_that_are_there_need_others() -> None:
+    assert {path for value, base in BASES.items() for path in (value, *base)} <= {leaf.path for leaf in leaves()}
 
 
 def test_values_yaml_says_the_typed_defaults() -> None:

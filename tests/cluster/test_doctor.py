@@ -185,7 +185,7 @@ def test_a_proxy_inspects_tls(space: Namespace, examine: Examine) -> None:
     found = examine("secretsync/s", "--namespace", space.name)[1]
     for name in ("entra", "vault"):
         assert "certificate is not trusted" in failing(found, name)
-        assert "add its CA to the cloud" in failing(found, name)
+        assert "add its CA to the chart's `caBundle`" in failing(found, name)
 
 
 def test_a_proxy_refuses(

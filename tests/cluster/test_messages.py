@@ -135,7 +135,7 @@ CAUSES = [
         "TLS is intercepted",
         lambda _s, emulator: emulator.certificate_flaw("unknown-ca"),
         "the TLS certificate is not trusted",
-        "if a proxy inspects TLS, add its CA to the cloud in the chart's `clouds`",
+        "if a proxy inspects TLS, add its CA to the chart's `caBundle`",
     ),
     Cause(
         "throttled",

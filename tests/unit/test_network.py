@@ -53,7 +53,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_certificate_of_an_unknown_authority(vault: ApiServer) -> None:
     text = explain_connection(await failure(vault.url), VAULT)
     assert text.startswith(f"{VAULT}: the TLS certificate is not trusted")
-    assert "chart's `clouds`" in text
+    assert "chart's `caBundle`" in text
     assert not vault.asked
 
 
@@ -140,7 +140,7 @@ async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             aiohttp.ClientConnectorCertificateError(PLACE, ssl.SSLCertVerificationError("x")),
-            ["certificate is not trusted", "clouds"],
+            ["certificate is not trusted", "caBundle"],
         ),
         (aiohttp.ClientConnectorSSLError(PLACE, ssl.SSLError("x")), ["certificate is not trusted"]),
         (aiohttp.ServerTimeoutError(), ["did not answer in time", "firewall"]),

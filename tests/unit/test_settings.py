@@ -1,11 +1,13 @@
 """The Deployment's contract: every variable is read, and a bad one is named with what it accepts."""
 
 import json
+import ssl
 from pathlib import Path
 
 import pytest
 
 from controller.settings import BUILT_IN_CLOUDS, Cloud, Settings, SettingsError
+from tools.local_cluster.pki import Authority
 
 MINE = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
 
@@ -38,6 +40,7 @@ def test_no_variable_is_needed() -> None:
         ("WATCH_NAMESPACES", "", ()),
         ("DEFAULT_CLOUD", "AzureChinaCloud", "AzureChinaCloud"),
         ("CLOUDS_FILE", "/etc/clouds.json", "/etc/clouds.json"),
+        ("CA_FILE", "/etc/ca.pem", "/etc/ca.pem"),
         ("PROBE_SECRET_TYPE", "example.com/no", "example.com/no"),
         ("LEASE_NAME", "shop", "shop"),
         ("POD_NAMESPACE", "azure-secret-store", "azure-secret-store"),
@@ -133,6 +136,25 @@ def test_a_file_that_is_no_json_object_is_named(content: str, tmp_path: Path) ->
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"CLOUDS_FILE .*none\.json"):
         read(CLOUDS_FILE=str(tmp_path / "none.json")).clouds()
+
+
+def test_the_bundle_is_trusted_in_every_cloud_besides_the_clouds_own(tmp_path: Path) -> None:
+    own, bundle = (Authority(tmp_path, name).pair.cert for name in ("own", "bundle"))
+    found = clouds(tmp_path, {"Lab": MINE | {"ca": own.read_text()}}, CA_FILE=str(bundle))
+    trusted = {name: cloud.ca.count("BEGIN CERTIFICATE") for name, cloud in found.items()}
+    assert trusted == {"Lab": 2, **dict.fromkeys(BUILT_IN_CLOUDS, 1)}
+    for cloud in found.values():
+        assert bundle.read_text() in cloud.ca
+        ssl.create_default_context(cadata=cloud.ca)
+
+
+@pytest.mark.parametrize("content", [None, "not a certificate"])
+def test_a_bundle_that_cannot_be_used_is_named(content: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    if content:
+        file.write_text(content)
+    with pytest.raises(SettingsError, match=r"CA_FILE .*/ca\.pem: .*(No such file|expected certificates in PEM)"):
+        read(CA_FILE=str(file)).clouds()
 
 
 def test_an_unknown_default_cloud_is_named_with_the_known_ones() -> None:

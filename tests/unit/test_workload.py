@@ -100,11 +100,13 @@ def test_the_environment_is_the_deployments(tmp_path: Path) -> None:
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "CLOUDS_FILE", "value": "/etc/clouds/clouds.json"},
         {"name": "EMPTY"},
+        {"name": "HTTPS_PROXY", "valueFrom": {"secretKeyRef": {"name": "proxy", "key": "url"}}},
         {"name": "LISTEN_PORT", "value": "8080"},
     ]
     found = deployment(env=env, args=["crds", "/etc/clouds"], volumeMounts=[{"name": "v", "mountPath": "/etc/clouds/"}])
     found["spec"]["template"]["spec"]["volumes"] = [{"name": "v", "configMap": {"name": "clouds"}}]
     plane = Plane(tmp_path, deployment=found, configmap={"data": {"clouds.json": "{}"}})
+    plane.objects["secret"] = {"data": {"url": "aHR0cDovL3Byb3h5"}}
     workload = Workload.of_deployment(plane, "ns", "akv", tmp_path / "run")
     file = Path(workload.env.pop("CLOUDS_FILE"))
     assert file.read_text() == "{}"
@@ -119,6 +121,7 @@ def test_the_environment_is_the_deployments(tmp_path: Path) -> None:
         "POD_NAMESPACE": "ns",
         "POD_NAME": "akv",
         "EMPTY": "",
+        "HTTPS_PROXY": "http://proxy",
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
         "KUBECONFIG": str(tmp_path / "ns-robot"),
@@ -167,7 +170,7 @@ def test_volumes_are_filled(tmp_path: Path) -> None:
         ({"command": ["sh", "-c", "true"]}, {}, "only `python -P -m` is run here"),
         ({"envFrom": [{}]}, {}, "envFrom"),
         ({}, {"initContainers": [{}]}, "init containers"),
-        ({"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}, {}, "env X"),
+        ({"env": [{"name": "X", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]}, {}, "env X"),
         ({"env": [{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}, {}, "podIP"),
         (
             {"volumeMounts": [{"name": "v", "mountPath": "/v"}]},

@@ -1,0 +1,257 @@
+"""The values that people expect of any chart: where each of them goes."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from controller.settings import Settings
+from tests.chart.rendering import Manifest, container, environment, kinds, one, render
+from tools import helm
+from tools.values import IMAGE_USER
+
+PEM = "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----"
+OPENSHIFT = ["--api-versions", "security.openshift.io/v1"]
+OPERATOR = [f"monitoring.coreos.com/v1/{kind}" for kind in ("ServiceMonitor", "PrometheusRule")]
+
+
+def pod(manifests: list[Manifest], kind: str = "Deployment") -> Manifest:
+    return dict(one(manifests, kind)["spec"]["template"]["spec"])
+
+
+# --- Everywhere ----------------------------------------------------------------------------------------------------
+
+
+def test_pull_secrets_of_the_parent_chart_count_too_and_each_once() -> None:
+    given = {"global": {"imagePullSecrets": [{"name": "a"}, {"name": "b"}]}, "imagePullSecrets": [{"name": "b"}]}
+    manifests = render(given=given)
+    for kind in ("Deployment", "Job"):
+        assert pod(manifests, kind)["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+    assert one(manifests, "ServiceAccount", "azure-secret-store-akv-secret-store-crds")["imagePullSecrets"]
+
+
+@pytest.mark.parametrize("where", [{}, {"watchNamespaces": ["shop"]}])
+def test_another_namespace_leaves_nothing_behind_in_the_releases(where: dict[str, Any]) -> None:
+    # Words that no other name holds.
+    given = {"namespaceOverride": "elsewhere", **where}
+    manifests = render(given=given, release="mine", namespace="first-one")
+    assert "first-one" not in str(manifests)
+    assert {m["metadata"].get("namespace", "elsewhere") for m in manifests} - {"shop"} == {"elsewhere"}
+
+
+def test_common_labels_are_on_everything_and_break_no_selector() -> None:
+    own = {"app.kubernetes.io/name": "x", "team": "a"}
+    everything = {group: {"enabled": True} for group in ("podDisruptionBudget", "networkPolicy", "grafanaDashboard")}
+    for manifest in (manifests := render(given={"commonLabels": own, **everything})):
+        labels = manifest["metadata"]["labels"]
+        assert (labels["team"], labels["app.kubernetes.io/name"]) == ("a", "akv-secret-store"), manifest["kind"]
+    labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert labels["team"] == "a"
+    for kind, path in (("Deployment", "selector"), ("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        assert one(manifests, kind)["spec"][path]["matchLabels"].items() <= labels.items()
+
+
+def test_without_rbac_no_role_is_made_and_no_job_that_would_need_one() -> None:
+    manifests = render("--set-string", "rbac.create=false")
+    assert kinds(manifests) == {
+        "ServiceAccount",
+        "Deployment",
+        "Lease",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
+
+
+def test_objects_of_ones_own_are_rendered() -> None:
+    made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}, "data": {"a": "1"}}
+    found = one(render("--no-hooks", given={"extraObjects": [made]}), "ConfigMap")
+    assert found == {**made, "metadata": {"name": f"{helm.RELEASE}-x"}}
+
+
+# --- Pods ----------------------------------------------------------------------------------------------------------
+
+
+def test_how_pods_are_replaced() -> None:
+    spec = one(render("--set-string", "strategy.type=Recreate,revisionHistoryLimit=3"), "Deployment")["spec"]
+    # The API server takes no rollingUpdate beside it, and helm keeps the default's.
+    assert spec["strategy"] == {"type": "Recreate"}
+    assert spec["revisionHistoryLimit"] == 3
+    slow = render("--set", "strategy.rollingUpdate.maxUnavailable=1")
+    assert one(slow, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 1}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+@pytest.mark.parametrize("sign", [OPENSHIFT, ["--set", "Azure.Cluster.Distribution=OpenShift"]])
+def test_openshift_gives_the_user_by_itself(sign: list[str], kind: str) -> None:
+    assert pod(render(*sign), kind)["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    chosen = pod(render(*sign, "--set-string", "podSecurityContext.runAsUser=1000680000"), kind)["securityContext"]
+    assert chosen["runAsUser"] == 1000680000
+    assert "runAsGroup" not in chosen
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_security_contexts_may_come_as_strings(kind: str) -> None:
+    given = {
+        "podSecurityContext": {"runAsUser": "7", "runAsNonRoot": "true", "fsGroup": "8"},
+        "securityContext": {"readOnlyRootFilesystem": "False", "runAsUser": "9"},
+    }
+    found = pod(render(given=given), kind)
+    assert found["securityContext"] == {
+        "runAsUser": 7,
+        "runAsGroup": IMAGE_USER,
+        "runAsNonRoot": True,
+        "fsGroup": 8,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert found["containers"][0]["securityContext"] == {
+        "readOnlyRootFilesystem": False,
+        "runAsUser": 9,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_what_is_added_to_the_pod() -> None:
+    given = {
+        "extraEnv": [{"name": "TZ", "value": "UTC"}],
+        "extraVolumes": [{"name": "x", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+        "caBundle": PEM,
+    }
+    manifests = render(given=given)
+    main = container(manifests)
+    assert main["env"][-1] == {"name": "TZ", "value": "UTC"}
+    assert [mount["name"] for mount in main["volumeMounts"]] == ["files", "x"]
+    assert [volume["name"] for volume in pod(manifests)["volumes"]] == ["files", "x"]
+    assert pod(manifests)["topologySpreadConstraints"] == given["topologySpreadConstraints"]
+
+
+def test_a_setting_cannot_be_given_twice() -> None:
+    with pytest.raises(helm.BadValues, match=r"extraEnv\.1\.name: LOG_LEVEL is set by a value of the chart"):
+        render(given={"extraEnv": [{"name": "A"}, {"name": "LOG_LEVEL", "value": "debug"}]})
+
+
+@pytest.mark.parametrize(
+    ("said", "spec"),
+    [
+        ("", {"maxUnavailable": 1}),
+        (",podDisruptionBudget.minAvailable=2", {"minAvailable": 2}),
+        (",podDisruptionBudget.minAvailable=0", {"minAvailable": 0}),
+        (",podDisruptionBudget.maxUnavailable=50%", {"maxUnavailable": "50%"}),
+    ],
+)
+@pytest.mark.parametrize("way", ["--set", "--set-string"])
+def test_the_disruption_budget(said: str, spec: dict[str, Any], way: str) -> None:
+    found = one(render(way, f"podDisruptionBudget.enabled=true{said}"), "PodDisruptionBudget")["spec"]
+    assert {name: found[name] for name in found if name != "selector"} == spec
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ("podDisruptionBudget.minAvailable=1,podDisruptionBudget.maxUnavailable=1", "are both given: give one"),
+        ("podDisruptionBudget.minAvailable=half", r"podDisruptionBudget\.minAvailable: .*\(How many pods stay"),
+        ("serviceMonitor.interval=often", r"serviceMonitor\.interval: .*\(How often"),
+        ("namespaceOverride=Big", r"namespaceOverride: .*\(The namespace"),
+        ("caBundle=no", r"caBundle: expected certificates, as PEM \(-----BEGIN CERTIFICATE-----\) or its base64"),
+        ("Azure.proxySettings.proxyCert=bm8=", r"Azure\.proxySettings\.proxyCert: expected certificates"),
+        ("Azure.Cluster.Cloud=USNat", r"Azure\.Cluster\.Cloud: USNat is not among .* name one of these in defaultCloud"),
+    ],
+)
+def test_a_wrong_value_tells_what_is_allowed(args: str, told: str) -> None:
+    with pytest.raises(helm.BadValues, match=told):
+        render("--set", args)
+
+
+# --- The way outside -----------------------------------------------------------------------------------------------
+
+
+def test_the_proxy_is_kept_in_a_secret_and_a_change_rolls_the_pod() -> None:
+    proxy = {"http": "http://h:1", "https": "http://user:pass@h:1", "noProxy": ["a.example", ".b.example"]}
+    manifests = render(given={"proxy": proxy})
+    found = environment(manifests)
+    assert (found["HTTP_PROXY"], found["HTTPS_PROXY"]) == (proxy["http"], proxy["https"])
+    assert found["NO_PROXY"] == "a.example,.b.example"
+    assert "user:pass" not in str(manifests)
+
+    def rolled(**change: str) -> Any:
+        return one(render(given={"proxy": {**proxy, **change}}), "Deployment")["spec"]["template"]["metadata"]
+
+    assert rolled() == one(manifests, "Deployment")["spec"]["template"]["metadata"] != rolled(https="http://other")
+    assert "Secret" not in kinds(render("--set", "proxy.noProxy=a.example"))
+
+
+@pytest.mark.parametrize("text", [PEM, base64.encodebytes(PEM.encode()).decode()], ids=["PEM", "base64"])
+def test_the_bundle_reaches_the_controller_as_a_file_beside_the_clouds(text: str) -> None:
+    clouds = {"Stack": {"authority": "https://a", "vaultUrl": "https://{vault}.b"}}
+    manifests = render(given={"caBundle": text, "clouds": clouds})
+    [mount] = container(manifests)["volumeMounts"]
+    [volume] = pod(manifests)["volumes"]
+    files = one(manifests, "ConfigMap", volume["configMap"]["name"])["data"]
+    settings = Settings.from_environment(environment(manifests))
+    assert settings.ca_file == f"{mount['mountPath']}/ca.pem"
+    assert settings.clouds_file == f"{mount['mountPath']}/clouds.json"
+    assert files.keys() == {"ca.pem", "clouds.json"}
+    assert files["ca.pem"] == PEM
+
+
+def test_the_network_policy_lets_out_to_where_the_controller_goes() -> None:
+    given = {
+        "networkPolicy": {"enabled": "true"},
+        "proxy": {"https": "http://user:pass@proxy.example:3128"},
+        "clouds": {
+            "A": {"authority": "https://login.a", "vaultUrl": "https://{vault}.a:8443"},
+            "B": {"authority": "https://login.b:9443/adfs", "vaultUrl": "https://b/{vault}"},
+        },
+    }
+    spec = one(render(given=given), "NetworkPolicy")["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert spec["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}]}]
+    open_ports = [(port["port"], port["protocol"]) for rule in spec["egress"] for port in rule["ports"]]
+    assert open_ports == [(53, "UDP"), (53, "TCP"), (443, "TCP"), (6443, "TCP")] + [
+        (port, "TCP") for port in (3128, 8443, 9443)
+    ]
+    closed = one(render("--set-json", 'networkPolicy={"enabled":true,"egress":[],"ingress":[]}'), "NetworkPolicy")
+    assert closed["spec"].keys() == {"podSelector", "policyTypes"}
+
+
+# --- What watches it -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "kind"), [("serviceMonitor", OPERATOR[0]), ("prometheusRule", OPERATOR[1])])
+def test_a_kind_that_the_cluster_lacks(group: str, kind: str) -> None:
+    plain = kinds(render())
+    added = {"serviceMonitor": {"Service", "ServiceMonitor"}, "prometheusRule": {"PrometheusRule"}}[group]
+    on = ["--set-string", f"{group}.enabled=true"]
+    with pytest.raises(helm.BadValues) as refused:
+        render(*on)
+    assert str(refused.value).startswith(f"{group}.enabled: the cluster does not serve {kind}, ")
+    assert f"set {group}.renderMode to skipIfMissing, or to alwaysRender" in str(refused.value)
+    assert kinds(render(*on, "--set", f"{group}.renderMode=skipIfMissing")) == plain
+    assert kinds(render(*on, "--set", f"{group}.renderMode=alwaysRender")) == plain | added
+    assert kinds(render(*on, "--api-versions", kind)) == plain | added
+
+
+def test_the_monitor_finds_the_pods_through_its_service() -> None:
+    manifests = render("--set", "serviceMonitor.enabled=true", "--api-versions", OPERATOR[0])
+    monitor, service = one(manifests, "ServiceMonitor")["spec"], one(manifests, "Service")
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    [endpoint] = monitor["endpoints"]
+    assert endpoint["port"] == service["spec"]["ports"][0]["name"]
+    # The pod's own labels would take the names of those that say which SecretSync it is.
+    assert endpoint["honorLabels"] is True
+
+
+def test_a_secret_is_missed_by_what_the_values_let_one_expect() -> None:
+    def first(*args: str) -> str:
+        on = ["--set", "prometheusRule.enabled=true", "--api-versions", OPERATOR[1]]
+        return str(one(render(*on, *args), "PrometheusRule")["spec"]["groups"][0]["rules"][0]["expr"])
+
+    assert first().endswith(" > 10800")
+    assert first("--set-string", "rotationPollIntervalInSeconds=86400,jitterSeconds=600").endswith(" > 94200")
