@@ -71,22 +71,29 @@ def extension(chart: values.ChartValues) -> str:
 
 
 def commands(version: str) -> str:
-    """`az k8s-extension create`, `update`, `show` and `delete`."""
-    of = (
-        '--resource-group "$RESOURCE_GROUP" --cluster-name "$CLUSTER_NAME" --cluster-type connectedClusters'
-        f" --name {helm.RELEASE}"
-    )
-    first = next(arm.settings(values.ChartValues()))
+    """The page about `az k8s-extension`."""
     return f"""\
-# An extension type of your own stands for the chart: EXTENSION_TYPE. Every setting of chart/values.yaml is one of
-# --configuration-settings, by its dotted name; `az deployment group create --template-file extension.json` has them as
-# parameters.
-az k8s-extension create {of} --extension-type "$EXTENSION_TYPE" --scope cluster \\
-  --release-namespace {helm.RELEASE} --auto-upgrade-minor-version false --version {version}
-az k8s-extension update {of} \\
-  --configuration-settings {first.path}={first.default}
-az k8s-extension show {of}
-az k8s-extension delete {of}
+## As an extension of an Arc-enabled cluster
+
+The chart, registered as an extension type of your own: `EXTENSION_TYPE`. Every setting of the chart's values.yaml is
+one of `--configuration-settings`, by its dotted name.
+
+```console
+az k8s-extension create {arm.of_cluster()} \\
+  --extension-type "$EXTENSION_TYPE" --scope cluster --release-namespace {helm.RELEASE} \\
+  --auto-upgrade-minor-version false --version {version}
+az k8s-extension update {arm.of_cluster()} \\
+  --configuration-settings rotationPollIntervalInSeconds=120 validatingAdmissionPolicies.applyPolicies=true
+az k8s-extension show {arm.of_cluster()}
+az k8s-extension delete {arm.of_cluster()}
+```
+
+Or with the settings as parameters, which have their bounds and descriptions:
+
+```console
+az deployment group create --resource-group "$RESOURCE_GROUP" --template-file extension.json \\
+  --parameters clusterName="$CLUSTER_NAME" extensionType="$EXTENSION_TYPE" rotationPollIntervalInSeconds=120
+```
 """
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import inspect
 
-from tools import values
+from tools import helm, values
 
 Json = dict[str, Any]
 
@@ -30,6 +30,14 @@ def template(parameters: Mapping[str, Json], resources: list[Json], **more: Json
     """A template's text; `more`: variables, outputs."""
     content = {"$schema": SCHEMA, "contentVersion": "1.0.0.0", "parameters": parameters, **more, "resources": resources}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def of_cluster() -> str:
+    """The flags by which az knows what is installed where, as a command's second line."""
+    return (
+        f'\\\n  --name {helm.RELEASE} --cluster-type connectedClusters --cluster-name "$CLUSTER_NAME"'
+        ' --resource-group "$RESOURCE_GROUP"'
+    )
 
 
 def settings(chart: values.ChartValues) -> Iterator[values.Leaf]:

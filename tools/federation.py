@@ -102,6 +102,23 @@ def template() -> str:
     return arm.template(parameters, [identity, _roles(), credential], outputs=outputs)
 
 
+def commands() -> str:
+    """The page about the identities."""
+    return """\
+## The identities that read the vault
+
+A managed identity with both roles on the vault, and a federated credential for each ServiceAccount that SecretSyncs
+name; with more than 20 ServiceAccounts, as many identities as it takes. The outputs say which clientID goes into whose
+SecretProviderClass.
+
+```console
+az deployment group create --resource-group "$RESOURCE_GROUP" --template-file identity.json \\
+  --parameters vaultName="$KEYVAULT_NAME" issuer="$SERVICE_ACCOUNT_ISSUER" \\
+  serviceAccounts='[{"namespace": "my-namespace", "name": "my-service-account"}]' --query properties.outputs
+```
+"""
+
+
 def _roles() -> arm.Json:
     """Both roles of each identity: a deployment of its own, since it goes into the vault's resource group."""
     inner = {

@@ -120,17 +120,32 @@ def configuration(chart: values.ChartValues, registry: str, artifact: str, versi
 
 
 def commands(registry: str, artifact: str, version: str) -> str:
-    """`az k8s-configuration flux create` and what goes with it."""
-    of = (
-        '--resource-group "$RESOURCE_GROUP" --cluster-name "$CLUSTER_NAME" --cluster-type connectedClusters'
-        f" --name {helm.RELEASE}"
-    )
+    """The page about `az k8s-configuration flux`."""
     return f"""\
-# The chart's defaults. Other values: a Secret with the key values.yaml, before or after; Flux takes it up.
-#   kubectl create secret generic {SETTINGS} --namespace {helm.RELEASE} --from-file=values.yaml
-# `az deployment group create --template-file flux.json` has the values as parameters instead.
-az k8s-configuration flux create {of} --namespace {helm.RELEASE} --scope cluster \\
-  --kind oci --url oci://{registry}/{artifact} --tag {version} --kustomization name=release path=./{_RELEASE} prune=true
-az k8s-configuration flux show {of}
-az k8s-configuration flux delete {of}
+## Through Flux
+
+For whoever cannot register an extension type; the cluster needs the extension microsoft.flux. With the chart's
+defaults:
+
+```console
+az k8s-configuration flux create {arm.of_cluster()} \\
+  --namespace {helm.RELEASE} --scope cluster --kind oci \\
+  --url oci://{registry}/{artifact} --tag {version} \\
+  --kustomization name={_RELEASE} path=./{_RELEASE} prune=true
+az k8s-configuration flux show {arm.of_cluster()}
+az k8s-configuration flux delete {arm.of_cluster()}
+```
+
+Other values, before or after, from a file of values:
+
+```console
+kubectl create secret generic {SETTINGS} --namespace {helm.RELEASE} --from-file=values.yaml
+```
+
+Or as parameters:
+
+```console
+az deployment group create --resource-group "$RESOURCE_GROUP" --template-file flux.json \\
+  --parameters clusterName="$CLUSTER_NAME" rotationPollIntervalInSeconds=120
+```
 """

@@ -133,19 +133,17 @@ PARAMETER: Schema = closed(
     maxLength={"type": "integer"},
     metadata=closed("description", description={"type": "string", "minLength": 1}),
 )
-TEMPLATE: Schema = closed(
-    "$schema contentVersion resources",
-    **{
-        "$schema": {"const": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#"},
-        "contentVersion": {"type": "string", "pattern": r"^\d+\.\d+\.\d+\.\d+$"},
-        "parameters": {
-            "type": "object",
-            "maxProperties": 256,
-            "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
-            "additionalProperties": PARAMETER,
-        },
-        "variables": {"type": "object", "maxProperties": 256},
-        "resources": {"type": "array", "minItems": 1},
-        "outputs": {"type": "object"},
+_TEMPLATE_PARTS: dict[str, Schema] = {
+    "$schema": {"const": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#"},
+    "contentVersion": {"type": "string", "pattern": r"^\d+\.\d+\.\d+\.\d+$"},
+    "parameters": {
+        "type": "object",
+        "maxProperties": 256,
+        "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        "additionalProperties": PARAMETER,
     },
-)
+    "variables": {"type": "object", "maxProperties": 256},
+    "resources": {"type": "array", "minItems": 1},
+    "outputs": {"type": "object"},
+}
+TEMPLATE: Schema = closed("$schema contentVersion resources", **_TEMPLATE_PARTS)
