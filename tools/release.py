@@ -96,21 +96,26 @@ def files(source: Source) -> oci.Files:
 
 
 def _relocation(source: Source) -> str:
-    target = f"docker://{source.registry}"
-    if source.archive:
-        image = f"skopeo copy --preserve-digests oci-archive:{_archive(source)} {target}/{NAME}:{source.version}"
-    else:
-        image = f'skopeo copy --preserve-digests "$1" {target}/{NAME}:{source.version}'
-    given = "" if source.archive else ": ${1:?from where? such as oci-archive:build/akv-secret-store-0.1.0.tar}\n"
+    places = {
+        f"oci-archive:{_archive(source)}": NAME,
+        f"oci:oci/chart:{source.version}": CHART,
+        f"oci:oci/flux:{source.version}": MANIFESTS,
+    }
+    if not source.archive:
+        places.pop(f"oci-archive:{_archive(source)}")
+    copies = [
+        f'skopeo copy --preserve-digests "$@" {here} docker://{source.registry}/{there}:{source.version}'
+        for here, there in places.items()
+    ]
+    missing = "" if source.archive else f"# The image is not in this release: bring it to {source.reference}.\n"
     return f"""\
 #!/bin/sh
-# Brings this release into {source.registry}, where its chart looks for it. skopeo asks nobody else.
+# Brings this release into {source.registry}, where its chart looks for it, and asks no other registry. What is given
+# here goes to skopeo, such as --dest-creds USER:PASSWORD or --dest-tls-verify=false.
 set -eu
 cd "$(dirname "$0")"
-{given}sha256sum --check --quiet SHA256SUMS
-{image}
-skopeo copy --preserve-digests oci:oci/chart:{source.version} {target}/{CHART}:{source.version}
-skopeo copy --preserve-digests oci:oci/flux:{source.version} {target}/{MANIFESTS}:{source.version}
+sha256sum --check --quiet SHA256SUMS
+{missing}{chr(10).join(copies)}
 """
 
 

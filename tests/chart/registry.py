@@ -9,6 +9,7 @@ import http.client
 import json
 import re
 import threading
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ class Registry:
     address: str
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    """What came in pieces so far, by the upload's path."""
 
     def push(self, repository: str, layout: Mapping[str, bytes]) -> str:
         """Push the one artifact of an OCI layout under its tag; returns the digest that the registry tells."""
@@ -92,10 +95,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self._body()
-        self._answer(202, location=f"{self.path}the-upload")
+        upload = f"{urlsplit(self.path).path}{uuid.uuid4()}"
+        self.kept.uploads[upload] = b""
+        self._answer(202, location=upload)
+
+    def do_PATCH(self) -> None:
+        self.kept.uploads[self.path] += self._body()
+        self._answer(202, location=self.path)
 
     def do_PUT(self) -> None:
-        body = self._body()
+        body = self.kept.uploads.pop(urlsplit(self.path).path, b"") + self._body()
         found = f"sha256:{hashlib.sha256(body).hexdigest()}"
         url = urlsplit(self.path)
         if match := re.fullmatch(r"/v2/(.+)/manifests/([^/]+)", url.path):
@@ -114,7 +123,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(400)
 
     def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.headers["Transfer-Encoding"] != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"] or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _answer(self, status: int, body: bytes = b"", kind: str = "", *, location: str = "", digest: str = "") -> None:
         self.send_response(status)

@@ -136,14 +136,14 @@ def test_relocation_copies_all_of_it(folder: Path, store: registry.Registry, tmp
     program = tmp_path / "skopeo"
     program.write_text('#!/bin/sh\necho "$@"\n')
     program.chmod(0o755)
-    ran = subprocess.run([script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True)
+    ran = subprocess.run([script, "--more"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     version, target = image.version(), f"docker://{store.address}/akv"
     assert ran.stdout.splitlines() == [
-        f"copy --preserve-digests oci-archive:images/akv-secret-store-{version}.tar"
+        f"copy --preserve-digests --more oci-archive:images/akv-secret-store-{version}.tar"
         f" {target}/akv-secret-store:{version}",
-        f"copy --preserve-digests oci:oci/chart:{version} {target}/charts/akv-secret-store:{version}",
-        f"copy --preserve-digests oci:oci/flux:{version} {target}/flux/akv-secret-store:{version}",
+        f"copy --preserve-digests --more oci:oci/chart:{version} {target}/charts/akv-secret-store:{version}",
+        f"copy --preserve-digests --more oci:oci/flux:{version} {target}/flux/akv-secret-store:{version}",
     ]
 
 

@@ -1,5 +1,6 @@
 """An image's OCI archive as buildah writes it, small: two layers with what an inventory reads."""
 
+import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from tools import oci, sbom
 
 ROOT = Path(__file__).parents[2]
+CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 BASE = {
     "etc/os-release": b'ID=debian\nVERSION_ID="12"\n',
@@ -31,10 +33,22 @@ def installed() -> dict[str, bytes]:
 def archive(path: Path, *layers: Mapping[str, bytes]) -> Path:
     """Written to `path`."""
     packed = [oci.tgz(files) for files in layers or (BASE, installed())]
-    manifest = oci.to_json(
-        {"schemaVersion": 2, "layers": [{"mediaType": LAYER, "digest": oci.digest(layer)} for layer in packed]}
+    unpacked = [oci.digest(gzip.decompress(layer)) for layer in packed]
+    config = oci.to_json(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": unpacked}, "config": {}}
     )
-    index = {"manifests": [{"mediaType": oci.MANIFEST, "digest": oci.digest(manifest)}]}
-    blobs = {f"blobs/{oci.digest(blob).replace(':', '/')}": blob for blob in (manifest, *packed)}
-    path.write_bytes(oci.tgz({"index.json": json.dumps(index).encode(), **blobs}))
+    described = [
+        {"mediaType": kind, "digest": oci.digest(content), "size": len(content)}
+        for kind, content in ((CONFIG, config), *((LAYER, layer) for layer in packed))
+    ]
+    manifest = oci.to_json(
+        {"schemaVersion": 2, "mediaType": oci.MANIFEST, "config": described[0], "layers": described[1:]}
+    )
+    index = {
+        "schemaVersion": 2,
+        "manifests": [{"mediaType": oci.MANIFEST, "digest": oci.digest(manifest), "size": len(manifest)}],
+    }
+    blobs = {f"blobs/{oci.digest(blob).replace(':', '/')}": blob for blob in (manifest, config, *packed)}
+    version = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
+    path.write_bytes(oci.tgz({"index.json": json.dumps(index).encode(), **version, **blobs}))
     return path
