@@ -7,6 +7,7 @@ first of all.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import inspect
@@ -112,7 +113,10 @@ def _parameter(leaf: values.Leaf) -> arm.Json:
             }
         case inspect.ListType(item_type=inspect.DictType()):
             more = _FIELDS.format(path=leaf.path)
-            return described | {"metadata": {"description": f"{leaf.description} {more}"}}
+            return described | {
+                "defaultValue": [dict(_flat(item)) for item in leaf.default],
+                "metadata": {"description": f"{leaf.description} {more}"},
+            }
     return described
 
 
@@ -152,14 +156,18 @@ def _as_parts(leaf: values.Leaf) -> str:
 
 def as_settings(leaf: values.Leaf, value: Any) -> list[tuple[str, str]]:
     """The setting as the extension manager gets it: dotted keys and strings."""
-    if isinstance(value, list) and isinstance(leaf.type, inspect.ListType):
-        if isinstance(leaf.type.item_type, inspect.StrType):
-            return [(leaf.path, ",".join(value))]
-        return [pair for at, item in enumerate(value) for pair in _flat(item, f"{leaf.path}[{at}].")]
-    return _flat(value, f"{leaf.path}.")
+    if isinstance(leaf.type, inspect.ListType) and isinstance(leaf.type.item_type, inspect.StrType):
+        return [(leaf.path, ",".join(value))]
+    return list(_flat(value, leaf.path))
 
 
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, dict):
-        return [pair for key, item in value.items() for pair in _flat(item, f"{prefix}{arm.escape(key)}.")]
-    return [(prefix.removesuffix("."), value if isinstance(value, str) else json.dumps(value))]
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    match value:
+        case dict():
+            for key, item in value.items():
+                yield from _flat(item, f"{path}.{arm.escape(key)}".removeprefix("."))
+        case list():
+            for at, item in enumerate(value):
+                yield from _flat(item, f"{path}[{at}]")
+        case _:
+            yield path, value if isinstance(value, str) else json.dumps(value)
