@@ -128,7 +128,7 @@ def _as_text(leaf: values.Leaf) -> str:
             return f"[if({given}, 'true', 'false')]"
         case inspect.IntType():
             return f"[string({given})]"
-        case inspect.StrType() | inspect.LiteralType():
+        case inspect.StrType() | inspect.LiteralType() | inspect.UnionType():
             return f"[{given}]"
         case inspect.ListType(item_type=inspect.StrType()):
             return f"[join({given}, ',')]"

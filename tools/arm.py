@@ -90,6 +90,7 @@ _TYPES: Mapping[type[inspect.Type], str] = {
     inspect.IntType: "int",
     inspect.StrType: "string",
     inspect.LiteralType: "string",
+    inspect.UnionType: "string",  # a number or a share
     inspect.ListType: "array",
     inspect.DictType: "object",
 }

@@ -3,31 +3,32 @@
 import base64
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from msgspec import inspect
 
-from tests.chart.rendering import NEWEST, WITHOUT_POLICIES, text
-from tests.chart.test_values import leaves, other, outcome
+from tests.chart.rendering import text
 from tests.unit.arm_expressions import Deployment
 from tools import arc, arm, flux, helm, values
 
 CHART = values.ChartValues()
+SETTINGS = list(arm.settings(CHART))
 EXTENSION = json.loads(arc.extension(CHART))
-FLUX = json.loads(flux.configuration(CHART, "registry.example/akv", "manifests", "0.1.0"))
+FLUX = json.loads(flux.configuration(CHART, "registry.example/akv", "flux", "0.1.0"))
 REQUIRED = {"clusterName": "edge", "extensionType": "example.secretstore"}
 
 
-def settings(given: dict[str, Any]) -> dict[str, str]:
+def settings(**given: Any) -> dict[str, str]:
     """What the extension manager would get."""
     deployment = Deployment(EXTENSION, REQUIRED | given)
     [resource] = map(deployment.value, EXTENSION["resources"])
     return dict(resource["properties"]["configurationSettings"])
 
 
-def manifest_values(given: dict[str, Any]) -> Any:
+def secret_values(**given: Any) -> Any:
     """What the Secret beside the HelmRelease would hold."""
     deployment = Deployment(FLUX, REQUIRED | given)
     [resource] = map(deployment.value, FLUX["resources"])
@@ -43,67 +44,81 @@ def as_helm_gets_it(given: dict[str, str]) -> list[str]:
     return list(itertools.chain.from_iterable(("--set-string", f"{key}={value}") for key, value in pairs))
 
 
-def nested(leaf: values.Leaf) -> tuple[Any, Any]:
-    """Another value of the setting in its own type, and the values that say so."""
-    changed: Any = other(leaf)
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chart with our chart's values, which renders nothing but them."""
+    folder = tmp_path_factory.mktemp("mirror")
+    (folder / "templates").mkdir()
+    (folder / "Chart.yaml").write_text("{apiVersion: v2, name: mirror, version: 0.1.0}")
+    (folder / "values.yaml").write_bytes((helm.CHART / "values.yaml").read_bytes())
+    (folder / "templates" / "values.yaml").write_text("{{ toJson .Values }}")
+    return folder
+
+
+def at(path: str, whole: Any) -> Any:
+    for word in path.split("."):
+        whole = whole[word]
+    return whole
+
+
+def changed(leaf: values.Leaf) -> tuple[Any, Any]:
+    """Another value as the extension's parameter takes it, and as the chart then has it."""
     match leaf.type:
         case inspect.BoolType():
-            changed = changed == "true"
+            return not leaf.default, str(not leaf.default).lower()
         case inspect.IntType():
-            changed = int(changed)
-    given: Any = changed
-    for name in reversed(leaf.path.split(".")):
-        given = {name: given}
-    return changed, given
-
-
-def as_parameter(leaf: values.Leaf, changed: Any) -> Any:
-    """As the template of the extension takes it: deep values by the rest of their dotted names."""
-    match leaf.type:
+            return leaf.default + 1, str(leaf.default + 1)
+        case inspect.LiteralType():
+            one = next(value for value in leaf.type.values if value != leaf.default)
+            return one, one
+        case inspect.StrType() | inspect.UnionType():
+            return "a, b = {c}", "a, b = {c}"
+        case inspect.ListType(item_type=inspect.StrType()):
+            return ["one", "two"], "one,two"
+        case inspect.ListType():
+            items = [{"key": "b", "deep.key": 1}, {"key": "a"}]
+            return items, [{"key": "b", "deep": {"key": "1"}}, {"key": "a"}]
         case inspect.DictType(value_type=inspect.StrType()):
-            return changed
+            return {"example.com/x": "y"}, {**leaf.default, "example.com/x": "y"}
         case inspect.DictType():
-            return {key.removeprefix(f"{leaf.path}."): value for key, value in arc.as_settings(leaf, changed)}
-    return changed
+            return {"deep.key": True, r"example\.com/x": "y"}, {**leaf.default, "deep": {"key": "True"}, "example.com/x": "y"}
+    raise AssertionError(leaf)
 
 
-@pytest.mark.parametrize("leaf", list(leaves()), ids=lambda leaf: leaf.path)
-def test_every_parameter_reaches_its_setting(leaf: values.Leaf) -> None:
-    if leaf not in list(arm.settings(CHART)):
-        pytest.fail("no parameter")
-    changed, given = nested(leaf)
-    name = arm.name(leaf.path)
-    handed = settings({name: as_parameter(leaf, changed)})
-    assert handed, "left out as if it were the default"
-    assert all(key.startswith(leaf.path) for key in handed)
-    for version in (NEWEST, WITHOUT_POLICIES):
-        expected = outcome(given, version)
-        try:
-            found = text("--no-hooks", *as_helm_gets_it(handed), version=version)
-        except helm.BadValues as refused:
-            found = str(refused)
-        assert found == expected
-        assert outcome(manifest_values({name: changed}), version) == expected
+@pytest.mark.parametrize("leaf", SETTINGS, ids=lambda leaf: leaf.path)
+def test_every_parameter_of_the_extension_reaches_its_setting(leaf: values.Leaf, mirror: Path) -> None:
+    given, expected = changed(leaf)
+    handed = settings(**{arm.name(leaf.path): given})
+    found = json.loads(helm.run(["template", str(mirror), *as_helm_gets_it(handed)]).partition(".yaml\n")[2])
+    assert at(leaf.path, found) == expected
+    without = yaml.safe_load((mirror / "values.yaml").read_text())
+    differing = [one.path for one in SETTINGS if at(one.path, found) != at(one.path, without)]
+    assert differing == [leaf.path]
+
+
+@pytest.mark.parametrize("leaf", SETTINGS, ids=lambda leaf: leaf.path)
+def test_every_parameter_of_the_flux_configuration_reaches_its_value(leaf: values.Leaf) -> None:
+    given = [{"deep": ["$", "'", '"', "ä"]}] if isinstance(leaf.type, inspect.ListType) else {"of": leaf.path}
+    found = secret_values(**{arm.name(leaf.path): given})
+    for one in SETTINGS:
+        assert at(one.path, found) == (given if one == leaf else one.default)
+
+
+def test_every_value_is_a_setting() -> None:
+    """But for what Arc sets, and what belongs to a chart of charts."""
+    every = [entry for entry in values.walk() if isinstance(entry, values.Leaf)]
+    assert {leaf.path.split(".")[0] for leaf in every if leaf not in SETTINGS} <= {"Azure", "global"}
+
+
+def test_a_default_is_the_same_as_a_string() -> None:
+    scalars = [leaf for leaf in SETTINGS if not isinstance(leaf.type, inspect.DictType)]
+    handed = dict(
+        pair for leaf in scalars for pair in arc.as_settings(leaf, leaf.default) if not isinstance(leaf.default, list)
+    )
+    assert len(handed) > 20
+    assert text(*as_helm_gets_it(handed)) == text()
 
 
 def test_defaults_do_not_travel() -> None:
-    assert settings({}) == {}
-    assert settings({"resources": {"limits.memory": "1Gi", "requests.cpu": "20m"}}) == {
-        "resources.limits.memory": "1Gi"
-    }
-
-
-def test_dots_in_names_part_nothing() -> None:
-    handed = settings({"podLabels": {"example.com/team": "edge"}})
-    assert handed == {r"podLabels.example\.com/team": "edge"}
-    assert "example.com/team: edge" in text(*as_helm_gets_it(handed))
-
-
-def test_a_list_keeps_its_order() -> None:
-    handed = settings({"tolerations": [{"key": "b", "operator": "Exists"}, {"key": "a", "operator": "Exists"}]})
-    assert list(handed.items()) == [
-        ("tolerations[0].key", "b"),
-        ("tolerations[0].operator", "Exists"),
-        ("tolerations[1].key", "a"),
-        ("tolerations[1].operator", "Exists"),
-    ]
+    assert settings() == {}
+    assert settings(resources={"limits.memory": "1Gi", "requests.cpu": "20m"}) == {"resources.limits.memory": "1Gi"}

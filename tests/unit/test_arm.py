@@ -157,3 +157,15 @@ def test_the_outputs_say_the_client_id_of_each_account() -> None:
         "name": "account-20",
         "clientID": "client of akv-secret-store-2",
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "settings"),
+    [
+        ([{"ports": [{"port": 53}, {"port": 443}]}], [("x[0].ports[0].port", "53"), ("x[0].ports[1].port", "443")]),
+        ([{"a": True}, {"a": None}], [("x[0].a", "true"), ("x[1].a", "null")]),
+    ],
+)
+def test_deep_values_are_settings_by_their_dotted_names(value: Any, settings: list[tuple[str, str]]) -> None:
+    listed = next(leaf for leaf in arm.settings(CHART) if leaf.path == "tolerations")
+    assert arc.as_settings(values.Leaf("x", listed.type, value, ""), value) == settings
