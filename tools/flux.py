@@ -15,6 +15,9 @@ SETTINGS = f"{helm.RELEASE}-settings"
 VARIABLE = "values"
 """What the Kustomization substitutes in the Secret."""
 
+PULLS = "default"
+"""The ServiceAccount whose imagePullSecrets open the registry; without any, it is asked as nobody."""
+
 _RELEASE, _SETTINGS = "release", "settings"
 
 
@@ -29,6 +32,7 @@ def manifests(registry: str, chart: str, version: str) -> oci.Files:
             "interval": "10m",
             "url": f"oci://{registry}/{chart}",
             "ref": {"tag": version},
+            "serviceAccountName": PULLS,
             # The chart goes to helm as it is.
             "layerSelector": {"mediaType": oci.CHART.layer, "operation": "copy"},
         },
@@ -74,9 +78,6 @@ def configuration(chart: values.ChartValues, registry: str, artifact: str, versi
     own: dict[str, arm.Json] = {
         "clusterName": arm.CLUSTER,
         "artifactUrl": arm.text("Where the OCI artifact with the manifests lies.", f"oci://{registry}/{artifact}"),
-        "artifactCredentials": arm.text(
-            f"A Secret in the namespace {helm.RELEASE} with the registry's credentials; empty: none are needed.", ""
-        ),
     }
     nested: arm.Json = {}
     for leaf in leaves:
@@ -98,8 +99,7 @@ def configuration(chart: values.ChartValues, registry: str, artifact: str, versi
             "ociRepository": {
                 "url": "[parameters('artifactUrl')]",
                 "repositoryRef": {"tag": version},
-                "localAuthRef": "[if(empty(parameters('artifactCredentials')), null(),"
-                " parameters('artifactCredentials'))]",
+                "serviceAccountName": PULLS,
                 "syncIntervalInSeconds": 600,
             },
             "kustomizations": {
@@ -130,13 +130,24 @@ defaults:
 ```console
 az k8s-configuration flux create {arm.of_cluster()} \\
   --namespace {helm.RELEASE} --scope cluster --kind oci \\
-  --url oci://{registry}/{artifact} --tag {version} \\
+  --url oci://{registry}/{artifact} --tag {version} --service-account-name {PULLS} \\
   --kustomization name={_RELEASE} path=./{_RELEASE} prune=true
 az k8s-configuration flux show {arm.of_cluster()}
 az k8s-configuration flux delete {arm.of_cluster()}
 ```
 
-Other values, before or after, from a file of values:
+Where the registry wants credentials, before that:
+
+```console
+kubectl create namespace {helm.RELEASE}
+kubectl create secret docker-registry registry --namespace {helm.RELEASE} \\
+  --docker-server={registry.partition("/")[0]} \\
+  --docker-username="$REGISTRY_USER" --docker-password="$REGISTRY_PASSWORD"
+kubectl patch serviceaccount {PULLS} --namespace {helm.RELEASE} \\
+  --patch '{{"imagePullSecrets": [{{"name": "registry"}}]}}'
+```
+
+The controller's own pod pulls with the value `imagePullSecrets`. Other values, before or after, from a file of them:
 
 ```console
 kubectl create secret generic {SETTINGS} --namespace {helm.RELEASE} --from-file=values.yaml

@@ -45,7 +45,7 @@ _OCI_REPOSITORY = closed(
     url={"type": "string", "pattern": "^oci://"},
     repositoryRef=closed(tag=TEXT, semver=TEXT, digest=TEXT),
     layerSelector=closed(mediaType=TEXT, operation={"enum": ["extract", "copy"]}),
-    localAuthRef={"anyOf": OR_NULL},
+    serviceAccountName=TEXT,
     syncIntervalInSeconds=SECONDS,
     timeoutInSeconds=SECONDS,
 )
