@@ -169,3 +169,27 @@ def test_the_outputs_say_the_client_id_of_each_account() -> None:
 def test_deep_values_are_settings_by_their_dotted_names(value: Any, settings: list[tuple[str, str]]) -> None:
     listed = next(leaf for leaf in arm.settings(CHART) if leaf.path == "tolerations")
     assert arc.as_settings(values.Leaf("x", listed.type, value, ""), value) == settings
+
+
+def test_what_az_is_told_to_deploy_has_those_parameters() -> None:
+    pages = [
+        federation.commands(),
+        arc.commands("0.1.0"),
+        flux.commands("registry.example/akv", "flux/akv-secret-store", "0.1.0"),
+    ]
+    told = re.findall(
+        r"--template-file (\w+)\.json \\\n  --parameters ((?:.|\\\n)+?)(?: --query|\n```)", "\n".join(pages)
+    )
+    assert sorted(name for name, _ in told) == sorted(TEMPLATES)
+    for name, parameters in told:
+        described = TEMPLATES[name]["parameters"]
+        given = set(re.findall(r"(\w+)=", parameters))
+        assert given <= described.keys()
+        assert {one for one, about in described.items() if "defaultValue" not in about} <= given
+
+
+def test_the_settings_that_az_is_told_are_settings() -> None:
+    told = re.findall(r"--configuration-settings (.*)", arc.commands("0.1.0"))
+    paths = {leaf.path for leaf in arm.settings(CHART)}
+    assert {word.partition("=")[0] for line in told for word in line.split()} <= paths
+    assert told
