@@ -15,13 +15,13 @@ from controller.translate import translate
 from tools import crds, guide, monitoring, policies, rbac, text, values
 
 
-def values_yaml() -> str:
+def values_yaml(chart: values.ChartValues) -> str:
     """chart/values.yaml."""
     lines = [
         f"# {text.by('tools/values.py')}",
         "# Every setting may be given as a string too, as Azure Arc gives all of them.",
     ]
-    for entry in values.walk():
+    for entry in values.walk(chart):
         *groups, name = entry.path.split(".")
         indent = "  " * len(groups)
         if not groups:
@@ -44,7 +44,7 @@ def _rights(rules: list[rbac.Rule]) -> str:
     )
 
 
-def readme(description: str) -> str:
+def readme(description: str, chart: values.ChartValues) -> str:
     """chart/README.md."""
     return text.render(
         "README.md",
@@ -55,7 +55,7 @@ def readme(description: str) -> str:
             ("value", "default", "meaning"),
             [
                 (f"`{leaf.path}`", f"`{text.inline(leaf.default)}`", leaf.description)
-                for leaf in values.walk()
+                for leaf in values.walk(chart)
                 if isinstance(leaf, values.Leaf)
             ],
         ),

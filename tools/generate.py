@@ -20,14 +20,23 @@ ROOT = Path(__file__).resolve().parent.parent
 _SHOWN_LINES = 20
 
 
-def files() -> Iterator[tuple[str, str]]:
-    """Path in the repository and content of every generated file."""
+def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
+    """Path in the repository and content of every generated file; a release has other defaults in its `chart`."""
+    chart = chart or values.ChartValues()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    definitions = crds.every()
     yield (
         "chart/Chart.yaml",
-        text.render("Chart.yaml", description=project["description"], version=project["version"], since=policies.SINCE),
+        text.render(
+            "Chart.yaml",
+            description=project["description"],
+            version=project["version"],
+            since=policies.SINCE,
+            image=chart.image.reference(project["version"]),
+            definitions=definitions,
+        ),
     )
-    for definition in crds.every():
+    for definition in definitions:
         head = f"# {text.by('controller/api and tools/crds.py')}\n"
         yield f"chart/crds/{definition['metadata']['name']}.yaml", head + text.yaml(definition)
     yield (
@@ -71,8 +80,8 @@ def files() -> Iterator[tuple[str, str]]:
         ),
     )
     yield "chart/dashboard.json", monitoring.dashboard()
-    yield "chart/values.yaml", docs.values_yaml()
-    yield "chart/README.md", docs.readme(project["description"])
+    yield "chart/values.yaml", docs.values_yaml(chart)
+    yield "chart/README.md", docs.readme(project["description"], chart)
     value_schema = json.dumps(values.schema(), indent=2, ensure_ascii=False) + "\n"
     yield "chart/values.schema.json", value_schema
     yield "values.schema.json", value_schema

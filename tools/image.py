@@ -66,7 +66,7 @@ def build(archive: Path, *, base: str = "") -> Image:
     name = f"{_REPOSITORY}:{version()}"
     with tempfile.TemporaryDirectory(prefix="akv-image-", ignore_cleanup_errors=True) as scratch:
         buildah = _Buildah(Path(scratch))
-        arguments = {"VERSION": version(), "REVISION": _revision()}
+        arguments = {"VERSION": version(), "REVISION": revision()}
         options: list[str] = []
         if base == DEBIAN:
             container = buildah.run("from", "scratch")
@@ -122,7 +122,7 @@ class _Buildah:
         return done.stdout.strip()
 
 
-def _revision() -> str:
+def revision() -> str:
     """The commit, and whether something was changed since."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

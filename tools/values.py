@@ -235,6 +235,11 @@ class Image(Values):
         Literal["Always", "IfNotPresent", "Never"], Meta(description="When the kubelet pulls the image.")
     ] = "IfNotPresent"
 
+    def reference(self, version: str) -> str:
+        """The image that the chart of that version asks for, as its templates write it."""
+        name = "/".join(filter(None, (self.registry.removesuffix("/"), self.repository)))
+        return f"{name}@{self.digest}" if self.digest else f"{name}:{self.tag or version}"
+
 
 class ServiceAccount(Values):
     """The controller's own ServiceAccount. What reads a vault are the ServiceAccounts that SecretSyncs name."""

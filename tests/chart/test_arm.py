@@ -1,0 +1,124 @@
+"""What Azure hands to helm: every parameter of the templates reaches its setting, and only what was changed travels."""
+
+import base64
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from msgspec import inspect
+
+from tests.chart.rendering import text
+from tests.unit.arm_expressions import Deployment
+from tools import arc, arm, flux, helm, values
+
+CHART = values.ChartValues()
+SETTINGS = list(arm.settings(CHART))
+EXTENSION = json.loads(arc.extension(CHART))
+FLUX = json.loads(flux.configuration(CHART, "registry.example/akv", "flux", "0.1.0"))
+REQUIRED = {"clusterName": "edge", "extensionType": "example.secretstore"}
+
+
+def settings(**given: Any) -> dict[str, str]:
+    """What the extension manager would get."""
+    deployment = Deployment(EXTENSION, REQUIRED | given)
+    [resource] = map(deployment.value, EXTENSION["resources"])
+    return dict(resource["properties"]["configurationSettings"])
+
+
+def secret_values(**given: Any) -> Any:
+    """What the Secret beside the HelmRelease would hold."""
+    deployment = Deployment(FLUX, REQUIRED | given)
+    [resource] = map(deployment.value, FLUX["resources"])
+    substituted = resource["properties"]["kustomizations"]["settings"]["postBuild"]["substitute"]
+    secret = flux.manifests("registry.example/akv", "chart", "0.1.0")["settings/secret.yaml"].decode()
+    for name, value in substituted.items():
+        secret = secret.replace(f"${{{name}}}", value)
+    return yaml.safe_load(base64.b64decode(yaml.safe_load(secret)["data"]["values.yaml"], validate=True))
+
+
+def as_helm_gets_it(given: dict[str, str]) -> list[str]:
+    pairs = ((key, value.replace(",", r"\,")) for key, value in given.items())
+    return list(itertools.chain.from_iterable(("--set-string", f"{key}={value}") for key, value in pairs))
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chart with our chart's values, which renders nothing but them."""
+    folder = tmp_path_factory.mktemp("mirror")
+    (folder / "templates").mkdir()
+    (folder / "Chart.yaml").write_text("{apiVersion: v2, name: mirror, version: 0.1.0}")
+    (folder / "values.yaml").write_bytes((helm.CHART / "values.yaml").read_bytes())
+    (folder / "templates" / "values.yaml").write_text("{{ toJson .Values }}")
+    return folder
+
+
+def at(path: str, whole: Any) -> Any:
+    for word in path.split("."):
+        whole = whole[word]
+    return whole
+
+
+def changed(leaf: values.Leaf) -> tuple[Any, Any]:
+    """Another value as the extension's parameter takes it, and as the chart then has it."""
+    match leaf.type:
+        case inspect.BoolType():
+            return not leaf.default, str(not leaf.default).lower()
+        case inspect.IntType():
+            return leaf.default + 1, str(leaf.default + 1)
+        case inspect.LiteralType():
+            one = next(value for value in leaf.type.values if value != leaf.default)
+            return one, one
+        case inspect.StrType() | inspect.UnionType():
+            return "a, b = {c}", "a, b = {c}"
+        case inspect.ListType(item_type=inspect.StrType()):
+            return ["one", "two"], "one,two"
+        case inspect.ListType():
+            items = [{"key": "b", "deep.key": 1}, {"key": "a"}]
+            return items, [{"key": "b", "deep": {"key": "1"}}, {"key": "a"}]
+        case inspect.DictType(value_type=inspect.StrType()):
+            return {"example.com/x": "y"}, {**leaf.default, "example.com/x": "y"}
+        case inspect.DictType():
+            return {"deep.key": True, r"example\.com/x": "y"}, {**leaf.default, "deep": {"key": "True"}, "example.com/x": "y"}
+    raise AssertionError(leaf)
+
+
+@pytest.mark.parametrize("leaf", SETTINGS, ids=lambda leaf: leaf.path)
+def test_every_parameter_of_the_extension_reaches_its_setting(leaf: values.Leaf, mirror: Path) -> None:
+    given, expected = changed(leaf)
+    handed = settings(**{arm.name(leaf.path): given})
+    found = json.loads(helm.run(["template", str(mirror), *as_helm_gets_it(handed)]).partition(".yaml\n")[2])
+    assert at(leaf.path, found) == expected
+    without = yaml.safe_load((mirror / "values.yaml").read_text())
+    differing = [one.path for one in SETTINGS if at(one.path, found) != at(one.path, without)]
+    assert differing == [leaf.path]
+
+
+@pytest.mark.parametrize("leaf", SETTINGS, ids=lambda leaf: leaf.path)
+def test_every_parameter_of_the_flux_configuration_reaches_its_value(leaf: values.Leaf) -> None:
+    given = [{"deep": ["$", "'", '"', "ä"]}] if isinstance(leaf.type, inspect.ListType) else {"of": leaf.path}
+    found = secret_values(**{arm.name(leaf.path): given})
+    for one in SETTINGS:
+        assert at(one.path, found) == (given if one == leaf else one.default)
+
+
+def test_every_value_is_a_setting() -> None:
+    """But for what Arc sets, and what belongs to a chart of charts."""
+    every = [entry for entry in values.walk() if isinstance(entry, values.Leaf)]
+    assert {leaf.path.split(".")[0] for leaf in every if leaf not in SETTINGS} <= {"Azure", "global"}
+
+
+def test_a_default_is_the_same_as_a_string() -> None:
+    scalars = [leaf for leaf in SETTINGS if not isinstance(leaf.type, inspect.DictType)]
+    handed = dict(
+        pair for leaf in scalars for pair in arc.as_settings(leaf, leaf.default) if not isinstance(leaf.default, list)
+    )
+    assert len(handed) > 20
+    assert text(*as_helm_gets_it(handed)) == text()
+
+
+def test_defaults_do_not_travel() -> None:
+    assert settings() == {}
+    assert settings(resources={"limits.memory": "1Gi", "requests.cpu": "20m"}) == {"resources.limits.memory": "1Gi"}

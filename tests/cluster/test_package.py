@@ -1,0 +1,53 @@
+"""A packaged release in a registry becomes one in a cluster: helm installs, upgrades and removes it from there."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chart import registry
+from tests.unit.oci_archive import archive
+from tools import helm, image, package, release
+from tools.local_cluster import ControlPlane
+
+HOME = "from-registry"
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[registry.Registry]:
+    with registry.running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def packaged(site: registry.Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    options = ["--registry", f"{site.address}/akv", "--image", str(archive(folder / "image.tar"))]
+    assert package.main(["--changed", "--output", str(folder / "release"), *options]) == 0
+    chart = folder / "release" / "oci" / "chart"
+    site.push(
+        f"akv/{release.CHART}",
+        {str(path.relative_to(chart)): path.read_bytes() for path in chart.rglob("*") if path.is_file()},
+    )
+    return folder / "release"
+
+
+def test_it_is_installed_from_a_registry(packaged: Path, site: registry.Registry, plane: ControlPlane) -> None:
+    chart = [f"oci://{site.address}/akv/{release.CHART}", "--plain-http", "--version", image.version(), "--no-hooks"]
+    at = ["--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)]
+    settings = ["--set-string", "watchNamespaces=shop", "--set-string"]
+    helm.run(["install", HOME, *chart, *at, "--create-namespace", *settings, "replicaCount=1"])
+    assert containers(plane) == [(packaged / "images.txt").read_text().strip()]
+    helm.run(["upgrade", HOME, *chart, *at, *settings, "replicaCount=2"])
+    listed = json.loads(plane.kubectl("get", "deployments", "--namespace", HOME, "--output", "json"))["items"]
+    assert [one["spec"]["replicas"] for one in listed] == [2]
+    helm.run(["uninstall", HOME, *at])
+    assert containers(plane) == []
+    plane.kubectl("delete", "namespace", HOME, "--wait=false")
+
+
+def containers(plane: ControlPlane) -> list[str]:
+    """The images of the release's Deployments."""
+    listed = json.loads(plane.kubectl("get", "deployments", "--namespace", HOME, "--output", "json"))["items"]
+    return [one["image"] for each in listed for one in each["spec"]["template"]["spec"]["containers"]]

@@ -1,0 +1,34 @@
+"""A release with the real image in it, brought into a registry by the real skopeo, as an air-gapped site does it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.chart import registry
+from tools import image, package, release, system_packages
+
+
+def test_a_release_with_the_image_reaches_the_sites_registry(built: image.Image, tmp_path: Path) -> None:
+    system_packages.require({"skopeo": "skopeo"})
+    with registry.running() as store:
+        place, folder = f"{store.address}/akv", tmp_path / "release"
+        made = ["--changed", "--output", str(folder), "--registry", place, "--image", str(built.archive)]
+        assert package.main(made) == 0
+        assert (folder / "images.txt").read_text() == f"{place}/akv-secret-store@{built.digest}\n"
+        done = subprocess.run([folder / "relocate.sh", "--dest-tls-verify=false"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert built.digest in store.manifests[f"akv/{release.NAME}"]
+        for name, repository in (("chart", release.CHART), ("flux", release.MANIFESTS)):
+            [described] = json.loads((folder / "oci" / name / "index.json").read_text())["manifests"]
+            assert described["digest"] in store.manifests[f"akv/{repository}"]
+
+
+@pytest.mark.parametrize("name", ["pkg:pypi/cryptography@", "pkg:deb/debian/python3", "pkg:deb/debian/libc6@"])
+def test_the_bill_has_what_is_in_the_image(built: image.Image, tmp_path: Path, name: str) -> None:
+    assert package.main(["--changed", "--output", str(tmp_path / "release"), "--image", str(built.archive)]) == 0
+    bill = json.loads((tmp_path / "release" / "sbom" / "image.cdx.json").read_text())
+    [content] = [one["content"] for one in bill["metadata"]["component"]["hashes"]]
+    assert f"sha256:{content}" == built.digest
+    assert any(one.get("purl", "").startswith(name) for one in bill["components"])
