@@ -1,0 +1,93 @@
+"""How long one Secret takes, and how much memory the controller holds meanwhile.
+
+Latency is taken from the start of `kubectl apply` (its own time is in it) to the moment a watch shows the Secret.
+"""
+
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tests.bench.meter import resident
+from tests.cluster.world import Namespace, install
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
+from tools.workload import Workload
+
+
+class Arrivals:
+    """When each Secret of a namespace was first seen, by name, as `kubectl get --watch` tells."""
+
+    def __init__(self, plane: ControlPlane, namespace: str) -> None:
+        arguments = [f"--kubeconfig={plane.kubeconfig}", "get", "secrets", "-n", namespace, "--watch", "-o", "name"]
+        self._process = subprocess.Popen([str(plane.kubectl_path), *arguments], stdout=subprocess.PIPE, text=True)
+        self._seen: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            with self._changed:
+                self._seen.setdefault(line.strip().removeprefix("secret/"), time.monotonic())
+                self._changed.notify_all()
+
+    def wait(self, name: str, patience: float = 30.0) -> float:
+        """The moment of the Secret's arrival."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: name in self._seen, patience):
+                raise TimeoutError(f"Secret {name} did not come within {patience:g} s")
+            return self._seen[name]
+
+    def close(self) -> None:
+        """Ends the watch."""
+        self._process.terminate()
+        self._process.wait()
+        self._thread.join()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+def measure(controller: Workload, space: Namespace, count: int) -> tuple[float, list[float], float]:
+    """Memory idle (MiB), seconds for each of `count` Secrets one after another, memory with all of them."""
+    time.sleep(2)
+    idle = resident(controller.pid)
+    arrivals = Arrivals(space.installed.plane, space.name)
+    try:
+        space.put("warm-up", "x")
+        space.apply(space.provider_class("warm-up"), space.sync("warm-up", {"k": "warm-up"}))
+        arrivals.wait("warm-up")
+        seconds = []
+        for number in range(count):
+            if number % 20 == 0:
+                print(f"{number} of {count} Secrets", file=sys.stderr, flush=True)
+            name = f"s{number}"
+            manifest = space.sync(name, {"k": "warm-up"})
+            began = time.monotonic()
+            space.apply(manifest)
+            seconds.append(arrivals.wait(name) - began)
+    finally:
+        arrivals.close()
+    time.sleep(2)
+    return idle, seconds, resident(controller.pid)
+
+
+def run(count: int, folder: Path) -> dict[str, float]:
+    """Figures by name; seconds and MiB."""
+    with ControlPlane(folder / "plane") as plane, Emulator(folder / "emulator") as emulator:
+        emulator.trust_issuer(plane.issuer, plane.ca_file)
+        installed = install(plane, emulator, folder)
+        with installed.workload() as controller:
+            controller.wait_ready()
+            idle, seconds, full = measure(controller, Namespace(installed), count)
+    centiles = statistics.quantiles(seconds, n=100, method="inclusive")
+    return {
+        f"kubectl apply to the Secret, s, median of {count}": statistics.median(seconds),
+        "… 99th percentile": centiles[98],
+        "… fastest": min(seconds),
+        "… slowest": max(seconds),
+        "memory, MiB, idle": idle,
+        f"memory, MiB, with {count} SecretSyncs": full,
+    }
