@@ -39,11 +39,13 @@ def files() -> Iterator[tuple[str, str]]:
             grace_seconds=deployment.GRACE_SECONDS,
             clouds_folder=deployment.CLOUDS_FOLDER,
             clouds_file=deployment.CLOUDS_FILE,
+            test_clouds_folder=deployment.TEST_CLOUDS_FOLDER,
         ),
     )
     roles = (rbac.controller, rbac.akv_sync, rbac.identity, rbac.home, rbac.probe, rbac.people)
     yield "chart/templates/rbac.yaml", text.render("rbac.yaml", **{role.__name__: role() for role in roles})
     yield "chart/templates/crd-job.yaml", text.render("crd-job.yaml", rules=rbac.crd_job())
+    yield "chart/templates/test.yaml", text.render("test.yaml", sample=rbac.test_sample(), vault=rbac.test_vault())
     yield (
         "chart/templates/policies.yaml",
         text.render(
