@@ -1,0 +1,46 @@
+"""Every object that the chart renders, over the matrix of values, fits the schemas that the API server serves."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tools import lint, render
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.errors import ClusterError
+
+MATRIX = dict(lint.rendered())
+
+
+@pytest.fixture(scope="module")
+def namespaces(plane: ControlPlane) -> Iterator[None]:
+    """A dry run makes no namespace, and looks into it all the same."""
+    there = set(plane.kubectl("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}").split())
+    wanted = {each.namespace for options in MATRIX.values() for each in render.render(options)} - {""} - there
+    for name in wanted:
+        plane.kubectl("create", "namespace", name)
+    yield
+    for name in wanted:
+        plane.kubectl("delete", "namespace", name)
+
+
+def apply(plane: ControlPlane, *objects: object) -> list[str]:
+    """What a server would do with them, any field that it does not know being an error."""
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    words = ("apply", "--dry-run=server", "--validate=strict", "--filename", "-", "--output=name")
+    return plane.kubectl(*words, stdin=listed).split()
+
+
+@pytest.mark.parametrize("options", MATRIX.values(), ids=MATRIX)
+def test_every_object_is_valid(plane: ControlPlane, namespaces: None, options: render.Options) -> None:
+    # Before 1.30 there are no admission policies.
+    served = plane.kubectl("api-versions").split()
+    manifests = [each for each in render.render(options) if each.object["apiVersion"] in served]
+    assert len(apply(plane, *(each.object for each in manifests))) == len(manifests)
+
+
+def test_an_unknown_field_is_refused(plane: ControlPlane, namespaces: None) -> None:
+    [deployment] = [each.object for each in render.render(render.Options()) if each.kind == "Deployment"]
+    deployment["spec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"
+    with pytest.raises(ClusterError, match=r"unknown field .*imagePolicy"):
+        apply(plane, deployment)
