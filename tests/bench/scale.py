@@ -61,7 +61,7 @@ class Figures(msgspec.Struct):
 
 
 @contextmanager
-def stage(shape: Shape, folder: Path) -> Iterator[tuple[Namespace, Workload]]:
+def stage(shape: Shape, folder: Path) -> Iterator[tuple[Namespace, Meter, Workload]]:
     """A cluster with the chart, a vault with the secrets, their SecretSyncs applied, and a controller not started."""
     with ControlPlane(folder / "plane") as plane, Emulator(folder / "emulator") as emulator:
         emulator.trust_issuer(plane.issuer, plane.ca_file)
@@ -90,7 +90,7 @@ def stage(shape: Shape, folder: Path) -> Iterator[tuple[Namespace, Workload]]:
         emulator.delay(shape.latency)
         workload = installed.workload(ROTATION_POLL_INTERVAL=str(shape.interval), DRIFT_INTERVAL="86400")
         try:
-            yield space, workload
+            yield space, Meter(installed, workload), workload
         finally:
             workload.kill()
 
@@ -98,8 +98,7 @@ def stage(shape: Shape, folder: Path) -> Iterator[tuple[Namespace, Workload]]:
 def run(shape: Shape, folder: Path) -> Figures:
     """One run from nothing."""
     found = Figures()
-    with stage(shape, folder) as (space, workload):
-        meter = Meter(space.installed, workload)
+    with stage(shape, folder) as (space, meter, workload):
         first_sync(shape, workload, meter, found)
         quiet_poll(shape, workload, meter, found)
         if shape.count > ROTATED:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from tests.cluster.world import Namespace, eventually, value
+from tests.cluster.world import Installed, Namespace, eventually, value
 from tests.unit.issuing import Issued, issue, private_pem
 from tests.unit.test_translate import EXAMPLE
 
@@ -295,7 +295,7 @@ def test_deleted_and_applied_again_at_once(space: Namespace) -> None:
     space.wait_secret("a", {"v0": "1"})
 
 
-def test_what_nobody_touches_is_not_written_again(space: Namespace) -> None:
+def test_what_nobody_touches_is_not_written_again(space: Namespace, installed: Installed) -> None:
     versions(space, "a", "1")
     space.apply(akv_sync(space, "[{secretInAKV: a}]"))
     becomes(space, *SYNCED)
@@ -308,12 +308,12 @@ def test_what_nobody_touches_is_not_written_again(space: Namespace) -> None:
         return [item["metadata"]["resourceVersion"] for item in found]
 
     def writes() -> list[str]:
-        lines = (json.loads(line) for line in space.installed.plane.audit_log.read_text().splitlines())
+        lines = (json.loads(line) for line in installed.plane.audit_log.read_text().splitlines())
         return [
             f"{line['verb']} {line['objectRef']['resource']}"
             for line in lines
             if line.get("objectRef", {}).get("namespace") == space.name
-            and line["user"]["username"] == space.installed.user
+            and line["user"]["username"] == installed.user
             and line["objectRef"]["resource"] != "secrets"
         ]
 
