@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import secrets
-import time
 from typing import Any, TypeVar
 
 from controller import errors
@@ -23,6 +22,7 @@ CLOUD_SECONDS = 180.0
 # Seconds for everything else: to sync, to rotate, to be collected.
 SYNC_SECONDS = 30.0
 BETWEEN_LOOKS = 1.0
+_SILENCE = "the controller says nothing of its SecretSync"
 R = TypeVar("R", bound=Resource)
 
 
@@ -56,21 +56,17 @@ class Sample:
 
     async def arrives(self, vault: Vault) -> None:
         """Waits until the Secret equals the vault. `FailedError` with the controller's own word where it does not."""
-        began = since = time.monotonic()
-        while not vault.is_equal(await self._value() or b""):
+        began = since = _now()
+        while (value := await self._value()) is None or not vault.is_equal(value):
             sync = await permissions.SYNC.get(self._kube, *self._at)
             ready = _ready(sync)
-            now = time.monotonic()
+            now = _now()
             waits = vault.is_new and ready is not None and ready.reason == Reason.SPC_ERROR
             since = now if waits else since
             if now > (began + CLOUD_SECONDS if waits else since + SYNC_SECONDS):
+                says = f"the SecretSync says {ready.reason}: {ready.message}" if ready else _SILENCE
                 raise FailedError(
-                    f"the Secret {'/'.join(self._at)} does not equal the vault after {now - began:.0f} s: "
-                    + (
-                        f"the SecretSync says {ready.reason}: {ready.message}"
-                        if ready
-                        else "the controller says nothing of its SecretSync"
-                    )
+                    f"the Secret {'/'.join(self._at)} does not equal the vault after {now - began:.0f} s: {says}"
                 )
             if ready:
                 with contextlib.suppress(errors.Conflict):
@@ -88,9 +84,9 @@ class Sample:
     async def remove(self) -> None:
         """Deletes what this test, or one before it, made; the garbage collector takes the Secret away."""
         if await self._delete(permissions.SYNC, permissions.SYNC_GONE):
-            deadline = time.monotonic() + SYNC_SECONDS
+            deadline = _now() + SYNC_SECONDS
             while await self._value() is not None:
-                if time.monotonic() > deadline:
+                if _now() > deadline:
                     raise FailedError(f"the Secret {'/'.join(self._at)} outlives its SecretSync; see who owns it")
                 await asyncio.sleep(BETWEEN_LOOKS)
         await self._delete(permissions.CLASS, permissions.CLASS_GONE)
@@ -113,3 +109,7 @@ def _ready(sync: SecretSync) -> Condition | None:
     if sync.status.observed_generation != sync.metadata.generation:
         return None
     return next((each for each in sync.status.conditions if each.type == ConditionType.READY), None)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
