@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def test_ct_install(plane: ControlPlane) -> None:
-    programs = (helm.program().parent, assets.tool("kubectl").parent)
+    programs = (helm.program().parent, plane.kubectl_path.parent)
     done = subprocess.run(
         [assets.tool("ct"), "install", f"--charts={helm.CHART}", "--helm-extra-args=--timeout 2m"],
         env={
