@@ -2,37 +2,22 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 from tools import helm
 from tools.local_cluster import ControlPlane, assets
 
-REPOSITORY = Path(__file__).parents[2]
-
 
 def test_ct_install(plane: ControlPlane) -> None:
-    programs = (helm.program().parent, plane.kubectl_path.parent)
+    programs = (str(helm.program().parent), str(plane.kubectl_path.parent), os.environ["PATH"])
     done = subprocess.run(
-        [assets.tool("ct"), "install", f"--charts={helm.CHART}", "--helm-extra-args=--timeout 2m"],
-        env={
-            **os.environ,
-            "KUBECONFIG": str(plane.kubeconfig),
-            "PATH": os.pathsep.join(map(str, [*programs, os.environ["PATH"]])),
-        },
-        cwd=REPOSITORY,
+        [assets.tool("ct"), "install", f"--charts={helm.CHART.name}", "--helm-extra-args=--timeout 2m"],
+        env={**os.environ, "KUBECONFIG": str(plane.kubeconfig), "PATH": os.pathsep.join(programs)},
+        cwd=helm.CHART.parent,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All charts installed successfully" in done.stdout
     assert "Phase:          Succeeded" in done.stdout
-    assert (
-        plane.kubectl(
-            "get",
-            "deployments",
-            "--all-namespaces",
-            "--selector=app.kubernetes.io/part-of=akv-secret-store",
-            "--output=name",
-        )
-        == ""
-    )
+    ours = "--selector=app.kubernetes.io/part-of=akv-secret-store"
+    assert plane.kubectl("get", "deployments", "--all-namespaces", ours, "--output=name") == ""
