@@ -34,7 +34,7 @@ test-node: assets ## what needs a node, as root: the image in a pod, helm's whol
 	@$(RUN) tools.local_cluster assets --node
 	$(RUN) pytest tests/node $(TEST)
 
-image: $(VENV)/ready ## the controller's image as build/*.tar, by buildah as root (options: BASE=image, BASE=debian)
+image: $(VENV)/ready ## the images as build/*.tar, by buildah as root (options: BASE=image, BASE=debian)
 	@$(RUN) tools.image $(if $(BASE),--base $(BASE))
 
 bench: assets ## seconds, memory, calls and writes with 100 and 1,000 SecretSyncs (options: BENCH="--count 100 --runs 1")

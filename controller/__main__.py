@@ -18,6 +18,7 @@ from controller.accounts import assertions
 from controller.akvsyncs import AKVSyncs
 from controller.api.meta import Secret
 from controller.census import Census
+from controller.clouds import Clouds
 from controller.events import Events
 from controller.kube import Kube, load_configuration
 from controller.lease import Elector, Leader
@@ -91,11 +92,12 @@ async def run(settings: Settings) -> None:
     async with Kube(await load_configuration(os.environ.get("KUBECONFIG"))) as kube:
         elector = _elector(kube, settings, metrics)
         fenced = kube.fenced(elector.check)
-        vaults = Vaults(settings.clouds(), assertions(fenced), metrics.count_call, elector.check)
+        clouds = Clouds(settings)
+        vaults = Vaults(clouds, assertions(fenced), metrics.count_call, elector.check)
         events = Events(fenced, settings.pod_name)
         reporter = Reporter(fenced, events, metrics)
         queue: Queue[Key] = Queue(time.monotonic)
-        syncer = Syncer(fenced, settings, vaults, metrics)
+        syncer = Syncer(fenced, settings, clouds, vaults, metrics)
         reconciler = Reconciler(settings, syncer, vaults, reporter, metrics, queue)
         metrics.registry.register(Census(reconciler.ours))
         makers: Queue[Key] = Queue(time.monotonic)
@@ -128,7 +130,7 @@ async def run(settings: Settings) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(item.run()) for item in (*reflectors, *akv_reflectors)]
-                background.append(tasks.create_task(guard.run()))
+                background += [tasks.create_task(guard.run()), tasks.create_task(clouds.follow())]
                 unused = max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval)
                 background.append(tasks.create_task(_tidy([reporter, *talkers], metrics, vaults, unused)))
                 work = tasks.create_task(_work(reflectors, guard, elector, loops))

@@ -129,9 +129,9 @@ class Poller:
 
     async def _look(self, group: Group, cycle: _Cycle) -> Survey | None:
         """What the vault shows; None where it could not be seen: then each member asks, and says why it cannot."""
-        reader = self._vaults.reader(group.identity, group.cloud, group.vault)
         wanted = {version for key in cycle.members for version in self._members[key].wanted.values()}
         try:
+            reader = self._vaults.reader(group.identity, group.cloud, group.vault)
             return await reader.survey(wanted, time.monotonic())
         except errors.ControllerError as error:
             log.debug("%s could not be looked at: %s", group.vault, error.message)

@@ -97,6 +97,9 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     ca_file: Annotated[
         str, Meta(description="File of certificates (PEM) to trust besides the system's, whatever the cloud")
     ] = ""
+    test_clouds_file: Annotated[
+        str, Meta(description="The same, of clouds that come and go while the controller runs: those of helm test")
+    ] = ""
     probe_secret_type: Annotated[
         str, Meta(description="A Secret type that policies must refuse before the controller is ready; none: no check")
     ] = ""
@@ -137,18 +140,9 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
         clouds = dict(BUILT_IN_CLOUDS)
         if self.clouds_file:
             try:
-                given = msgspec.json.decode(Path(self.clouds_file).read_bytes(), type=dict[str, msgspec.Raw])
-            except (OSError, msgspec.DecodeError) as error:
+                clouds |= parse_clouds(Path(self.clouds_file).read_bytes())
+            except (OSError, SettingsError) as error:
                 raise SettingsError(f"CLOUDS_FILE {self.clouds_file}: {error}") from error
-            for name, raw in given.items():
-                try:
-                    clouds[name] = msgspec.json.decode(raw, type=Cloud)
-                    if clouds[name].ca:
-                        ssl.create_default_context(cadata=clouds[name].ca)
-                except (msgspec.DecodeError, ssl.SSLError, ValueError) as error:
-                    text = f"CLOUDS_FILE {self.clouds_file}: cloud {name}: "
-                    wrong = error if isinstance(error, msgspec.DecodeError) else "ca: expected certificates in PEM"
-                    raise SettingsError(f"{text}{wrong}") from error
         if self.default_cloud not in clouds:
             raise SettingsError(f"DEFAULT_CLOUD is {self.default_cloud!r}; known are {', '.join(sorted(clouds))}")
         if bundle := self._bundle():
@@ -165,3 +159,21 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
         except OSError as error:
             raise SettingsError(f"CA_FILE {self.ca_file}: {error}") from error
         return bundle
+
+
+def parse_clouds(text: bytes) -> dict[str, Cloud]:
+    """Clouds by name, from JSON; `SettingsError` names the entry that does not fit."""
+    clouds = {}
+    try:
+        given = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError as error:
+        raise SettingsError(str(error)) from error
+    for name, raw in given.items():
+        try:
+            clouds[name] = msgspec.json.decode(raw, type=Cloud)
+            if clouds[name].ca:
+                ssl.create_default_context(cadata=clouds[name].ca)
+        except (msgspec.DecodeError, ssl.SSLError, ValueError) as error:
+            wrong = error if isinstance(error, msgspec.DecodeError) else "ca: expected certificates in PEM"
+            raise SettingsError(f"cloud {name}: {wrong}") from error
+    return clouds

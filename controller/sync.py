@@ -39,7 +39,7 @@ from controller.plan import (
 )
 from controller.queue import Key
 from controller.schedule import COLLECTED_SOON, refresh_interval
-from controller.settings import FOREIGN_SECRET, Settings
+from controller.settings import FOREIGN_SECRET, Cloud, Settings
 from controller.status import Outcome, versions
 from controller.telemetry import Metrics
 from controller.vaults import Vaults
@@ -103,12 +103,14 @@ Class = SecretProviderClass | Unreadable | None
 class Syncer:
     """Syncs one SecretSync at a time per caller; several callers share one."""
 
-    def __init__(self, kube: Kube, settings: Settings, vaults: Vaults, metrics: Metrics) -> None:
+    def __init__(
+        self, kube: Kube, settings: Settings, clouds: Mapping[str, Cloud], vaults: Vaults, metrics: Metrics
+    ) -> None:
         self._kube = kube
         self._settings = settings
         self._vaults = vaults
         self._metrics = metrics
-        self._clouds = settings.clouds()
+        self._clouds = clouds
         # Digests tell equal values from others; under a key that never leaves this process they tell nobody else.
         self._key = secrets.token_bytes(32)
         self._understood: dict[Key, _Understood] = {}

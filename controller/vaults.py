@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from azure.core.pipeline.transport import AioHttpTransport
 
+from controller import errors
 from controller.identity import FederatedCredential, Identity
 from controller.network import new_session, new_transport
 from controller.pace import Pace
@@ -30,20 +31,23 @@ class Vaults:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._transports: dict[str, AioHttpTransport] = {}
         self._paces: dict[str, Pace] = {}
-        self._credentials: dict[tuple[Identity, str], FederatedCredential] = {}
-        self._readers: dict[tuple[Identity, str, str], VaultReader] = {}
-        self._used: dict[tuple[Identity, str, str], float] = {}
+        self._credentials: dict[tuple[Identity, Cloud], FederatedCredential] = {}
+        # By what the cloud's name means: one that was taken away and brought back may be elsewhere.
+        self._readers: dict[tuple[Identity, Cloud, str], VaultReader] = {}
+        self._used: dict[tuple[Identity, Cloud, str], float] = {}
 
     def reader(self, identity: Identity, cloud: str, vault: str) -> VaultReader:
-        """The reader of that vault as that identity. `cloud` must be one of the administrator's."""
-        found = self._readers.get((identity, cloud, vault))
+        """The reader of that vault as that identity. `errors.ClassError` where there is no such cloud, or no more."""
+        where = self._clouds.get(cloud)
+        if not where:
+            raise errors.ClassError(f"cloud {cloud[:60]!r} is gone; known are {', '.join(sorted(self._clouds))}")
+        found = self._readers.get((identity, where, vault))
         if not found:
-            where = self._clouds[cloud]
             transport = self._transport(where.ca)
-            credential = self._credentials.get((identity, cloud))
+            credential = self._credentials.get((identity, where))
             if not credential:
                 credential = FederatedCredential(identity, where, transport, lambda: self._assertion(identity))
-                self._credentials[identity, cloud] = credential
+                self._credentials[identity, where] = credential
             url = where.vault_url.replace("{vault}", vault.lower())
             pace = self._paces.setdefault(url, Pace(time.monotonic))
             found = VaultReader(
@@ -56,8 +60,8 @@ class Vaults:
                 pace,
                 self._count,
             )
-            self._readers[identity, cloud, vault] = found
-        self._used[identity, cloud, vault] = time.monotonic()
+            self._readers[identity, where, vault] = found
+        self._used[identity, where, vault] = time.monotonic()
         return found
 
     def names(self) -> set[str]:
@@ -74,6 +78,8 @@ class Vaults:
             await self._readers.pop(key).close()
         for credential in self._credentials.keys() - {key[:2] for key in self._readers}:
             await self._credentials.pop(credential).close()
+        for ca in self._transports.keys() - {where.ca for _, where, _ in self._readers}:
+            await _close(self._transports.pop(ca))
 
     def _transport(self, ca: str) -> AioHttpTransport:
         if ca not in self._transports:
@@ -87,5 +93,9 @@ class Vaults:
         for credential in self._credentials.values():
             await credential.close()
         for transport in self._transports.values():
-            if transport.session:
-                await transport.session.close()
+            await _close(transport)
+
+
+async def _close(transport: AioHttpTransport) -> None:
+    if transport.session:
+        await transport.session.close()

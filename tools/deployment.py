@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from controller.settings import Settings
+from tools.release_test import settings as release_test
 
 FOLDER = "/etc/akv-secret-store"
 CLOUDS_FILE, CA_FILE = "clouds.json", "ca.pem"
+TEST_CLOUDS_FOLDER = "/etc/akv-secret-store-test"
 # A Secret type that the policies never allow, so that a refusal shows that they are in force.
 PROBE_SECRET_TYPE = "akv-secret-store/probe"  # noqa: S105 -- a type's name
 # Twice what the controller gives to what is under way when it is told to stop.
@@ -35,6 +37,9 @@ _SOURCES: dict[str, Variable] = {
     "default_cloud": Variable('include "akv-secret-store.defaultCloud" .'),
     "clouds_file": Variable(f'"{FOLDER}/{CLOUDS_FILE}"', when=".Values.clouds"),
     "ca_file": Variable(f'"{FOLDER}/{CA_FILE}"', when='include "akv-secret-store.ca" .'),
+    "test_clouds_file": Variable(
+        f'"{TEST_CLOUDS_FOLDER}/{release_test.CLOUDS_FILE}"', when='include "akv-secret-store.testVault" .'
+    ),
     "probe_secret_type": Variable(f'"{PROBE_SECRET_TYPE}"', when='include "akv-secret-store.policies" .'),
     "lease_name": Variable('include "akv-secret-store.fullname" .'),
     "pod_namespace": Variable(pod_field="metadata.namespace"),

@@ -62,6 +62,8 @@ def readme(description: str, chart: values.ChartValues) -> str:
         rights=_rights([*rbac.controller(), *rbac.akv_sync()]),
         identity=rbac.identity(),
         home=_rights(rbac.home()),
+        test_sample=_rights(rbac.test_sample()),
+        test_vault=_rights(rbac.test_vault()),
         metrics=_table(
             ("metric", "labels", "meaning"),
             [

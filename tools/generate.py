@@ -49,11 +49,13 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             folder=deployment.FOLDER,
             clouds_file=deployment.CLOUDS_FILE,
             ca_file=deployment.CA_FILE,
+            test_clouds_folder=deployment.TEST_CLOUDS_FOLDER,
         ),
     )
     roles = (rbac.controller, rbac.akv_sync, rbac.identity, rbac.home, rbac.probe, rbac.people)
     yield "chart/templates/rbac.yaml", text.render("rbac.yaml", **{role.__name__: role() for role in roles})
     yield "chart/templates/crd-job.yaml", text.render("crd-job.yaml", rules=rbac.crd_job())
+    yield "chart/templates/test.yaml", text.render("test.yaml", sample=rbac.test_sample(), vault=rbac.test_vault())
     yield (
         "chart/templates/policies.yaml",
         text.render(

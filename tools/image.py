@@ -1,4 +1,4 @@
-"""The controller's image, built by buildah from the Containerfile into an OCI archive: `make image`."""
+"""The images, built by buildah from the Containerfile into OCI archives: `make image`."""
 
 import argparse
 import gzip
@@ -25,8 +25,11 @@ DEBIAN = "debian"
 """The base that is made here; any other is an image's name."""
 
 _DEBIAN_NAME = "localhost/debian-python"
-_REPOSITORY = "docker.io/library/akv-secret-store"
-"""What the chart's default image is called, in full."""
+REPOSITORIES = {
+    "controller": "docker.io/library/akv-secret-store",
+    "test": "docker.io/library/akv-secret-store-test",
+}
+"""What the chart's default images are called, in full, by the Containerfile's targets."""
 
 
 class ImageError(Exception):
@@ -58,16 +61,16 @@ def version() -> str:
     return str(yaml.safe_load((ROOT / "chart" / "Chart.yaml").read_text())["appVersion"])
 
 
-def build(archive: Path, *, base: str = "") -> Image:
-    """Build the image into `archive`. `base`: DEBIAN, or an image's name; empty: the Containerfile's own."""
+def build(archive: Path, *, base: str = "", target: str = "controller") -> Image:
+    """Build an image into `archive`. `base`: DEBIAN, or an image's name; empty: the Containerfile's own."""
     if os.geteuid() != 0:
         raise ImageError("building an image here needs root: run the same command with sudo")
     system_packages.require(system_packages.BUILDER)
-    name = f"{_REPOSITORY}:{version()}"
+    name = f"{REPOSITORIES[target]}:{version()}"
     with tempfile.TemporaryDirectory(prefix="akv-image-", ignore_cleanup_errors=True) as scratch:
         buildah = _Buildah(Path(scratch))
         arguments = {"VERSION": version(), "REVISION": revision()}
-        options: list[str] = []
+        options = [f"--target={target}"]
         if base == DEBIAN:
             container = buildah.run("from", "scratch")
             buildah.run("add", "--quiet", container, str(debian_base.rootfs()), "/")
@@ -155,8 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see `--help`."""
     parser = argparse.ArgumentParser(
         prog="tools/image",
-        description="Builds the controller's image with buildah, without a daemon, into an OCI archive, which"
-        " `skopeo copy`, `docker load` and `ctr images import` take. Needs root.",
+        description="Builds the controller's image and that of `helm test` with buildah, without a daemon, into OCI"
+        " archives, which `skopeo copy`, `docker load` and `ctr images import` take. Needs root.",
         epilog="Exit codes: 0 built; 1 it failed; 2 wrong usage.",
     )
     parser.add_argument(
@@ -167,12 +170,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         " is reachable (default: the Containerfile's)",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="the archive (default: build/akv-secret-store-VERSION.tar)"
+        "--output", type=Path, default=ROOT / "build", metavar="DIR", help="the archives' folder (default: build/)"
     )
+    parser.add_argument("--target", choices=REPOSITORIES, help="only this one (default: both)")
     options = parser.parse_args(argv)
-    archive = (options.output or ROOT / "build" / f"akv-secret-store-{version()}.tar").absolute()
     try:
-        print(build(archive, base=options.base))
+        for target in [options.target] if options.target else REPOSITORIES:
+            archive = options.output.absolute() / f"{REPOSITORIES[target].rpartition('/')[2]}-{version()}.tar"
+            print(build(archive, base=options.base, target=target), flush=True)
     except (ImageError, DebianBaseError, MissingPackagesError, ClusterError, OSError) as error:
         print(f"tools/image: {error}", file=sys.stderr)
         return 1

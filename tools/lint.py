@@ -59,9 +59,9 @@ def _module(name: str, *args: str | Path) -> None:
 
 def rendered() -> Iterator[tuple[str, render.Options]]:
     """What to render the chart with, and a name for it: the defaults, and each file in `VALUES`."""
-    yield "defaults", render.Options()
+    yield "defaults", render.Options(tests=True)
     for path in sorted(VALUES.glob("*.yaml")):
-        yield path.stem, render.Options(values=(("--values", str(path)),), kube_version=kube_version(path))
+        yield path.stem, render.Options(values=(("--values", str(path)),), kube_version=kube_version(path), tests=True)
 
 
 def kube_version(values: Path) -> str:

@@ -10,9 +10,11 @@ from controller.api.meta import Resource
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.kube import Handle
+from tools.release_test import permissions as release_test
 
-# The release's name in the chart's templates.
+# The release's name in the chart's templates, and that of all that its test makes.
 FULL_NAME = "{{ include `akv-secret-store.fullname` . }}"
+TEST_NAME = "{{ include `akv-secret-store.testName` . }}"
 WRITTEN_BY_PEOPLE: tuple[type[Resource], ...] = (AKVSync, SecretSync, SecretProviderClass)
 
 
@@ -117,3 +119,13 @@ def _on_kinds(verbs: tuple[str, ...]) -> tuple[Rule, ...]:
 def crd_job() -> list[Rule]:
     """What the CRD upgrade Job may do in the cluster."""
     return rules(permissions.CRD_JOB)
+
+
+def test_sample() -> list[Rule]:
+    """What the Pod of `helm test` may do where its sample is."""
+    return [*rules(release_test.MAKE), *(replace(rule, names=(TEST_NAME,)) for rule in rules(release_test.SAMPLE))]
+
+
+def test_vault() -> list[Rule]:
+    """What it may do in the release's namespace where it brings its own vault."""
+    return [replace(rule, names=(TEST_NAME,)) for rule in rules(release_test.OWN_VAULT)]

@@ -1,6 +1,6 @@
 """The chart's manifests, offline: no cluster, no helm on the PATH, no network.
 
-They are what `helm template` prints, object for object, in an order in which they can be applied one after
+They are what `helm template --skip-tests` prints, object for object, in an order in which they can be applied one after
 another: policies stand before the Deployment, which they watch over.
 """
 
@@ -87,6 +87,7 @@ class Options:
     release: str = helm.RELEASE
     include_crds: bool = True
     hooks: bool = True
+    tests: bool = False
     create_namespace: bool = False
 
     def check(self) -> None:
@@ -101,7 +102,11 @@ class Options:
 
     def arguments(self) -> list[str]:
         """The command line of `helm template`."""
-        switches = [*(["--include-crds"] * self.include_crds), *(["--no-hooks"] * (not self.hooks))]
+        switches = [
+            *(["--include-crds"] * self.include_crds),
+            *(["--no-hooks"] * (not self.hooks)),
+            *(["--skip-tests"] * (not self.tests)),
+        ]
         served = [word for kind in self.api_versions for word in ("--api-versions", kind)]
         versions = ["--kube-version", self.kube_version, *served, "--namespace", self.namespace]
         values = [word for pair in self.values for word in pair]
@@ -202,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     flags = argparse.ArgumentParser(
         prog="tools/render",
-        description="The chart's manifests without a cluster: what `helm template` prints, in the order in"
+        description="The chart's manifests without a cluster: what `helm template --skip-tests` prints, in the order in"
         " which to apply it.",
         epilog="To apply them: tools/render --create-namespace --output DIR && kubectl apply -f DIR. Exit codes:"
         " 0 done; 1 the chart or this machine failed; 2 a value or an option is wrong, nothing was written.",
@@ -258,7 +263,9 @@ def parser() -> argparse.ArgumentParser:
     )
     output = flags.add_mutually_exclusive_group()
     output.add_argument("-o", "--output", type=Path, metavar="DIR", help="one file for each object, instead of stdout")
-    output.add_argument("--images", action="store_true", help="only list the container images, for mirroring")
+    output.add_argument(
+        "--images", action="store_true", help="only list the container images, for mirroring, with that of helm test"
+    )
     flags.add_argument("--force", action="store_true", help="--output into a folder that holds something already")
     return flags
 
@@ -273,6 +280,7 @@ def options(args: argparse.Namespace) -> Options:
         release=args.release,
         include_crds=args.include_crds,
         hooks=args.hooks,
+        tests=args.images and args.hooks,
         create_namespace=args.create_namespace,
     )
 

@@ -31,12 +31,21 @@
 {{- end }}
 
 {{- define "akv-secret-store.image" -}}
-{{- $name := .Values.image.repository }}
-{{- with .Values.image.registry }}{{ $name = printf "%s/%s" (trimSuffix "/" .) $name }}{{ end }}
-{{- if .Values.image.digest }}
-{{- printf "%s@%s" $name .Values.image.digest }}
+{{- include "akv-secret-store.reference" (dict "image" .Values.image "registry" .Values.image.registry "tag" .Chart.AppVersion) }}
+{{- end }}
+
+{{- define "akv-secret-store.testImage" -}}
+{{- $registry := default .Values.image.registry .Values.test.image.registry }}
+{{- include "akv-secret-store.reference" (dict "image" .Values.test.image "registry" $registry "tag" .Chart.AppVersion) }}
+{{- end }}
+
+{{- define "akv-secret-store.reference" -}}
+{{- $name := .image.repository }}
+{{- with .registry }}{{ $name = printf "%s/%s" (trimSuffix "/" .) $name }}{{ end }}
+{{- if .image.digest }}
+{{- printf "%s@%s" $name .image.digest }}
 {{- else }}
-{{- printf "%s:%s" $name (default .Chart.AppVersion .Values.image.tag) }}
+{{- printf "%s:%s" $name (default .tag .image.tag) }}
 {{- end }}
 {{- end }}
 
@@ -94,6 +103,20 @@ app.kubernetes.io/part-of: akv-secret-store
 
 {{- define "akv-secret-store.namespaces" -}}
 {{- include "akv-secret-store.list" .Values.watchNamespaces | fromJsonArray | uniq | toJson }}
+{{- end }}
+
+{{/* helm test: the name of all that it makes, where its sample is, and whether it brings a vault of its own. */}}
+{{- define "akv-secret-store.testName" -}}
+{{- printf "%s-test" (include "akv-secret-store.fullname" .) }}
+{{- end }}
+
+{{- define "akv-secret-store.testNamespace" -}}
+{{- $namespaces := include "akv-secret-store.namespaces" . | fromJsonArray }}
+{{- if or (not $namespaces) (has .Release.Namespace $namespaces) }}{{ .Release.Namespace }}{{ else }}{{ first $namespaces }}{{ end }}
+{{- end }}
+
+{{- define "akv-secret-store.testVault" -}}
+{{- if and (include "akv-secret-store.true" .Values.test.enabled) (not .Values.test.sample.keyvaultName) }}true{{ end }}
 {{- end }}
 
 {{/* Whether admission policies are rendered: asked for, and known to the API server. */}}

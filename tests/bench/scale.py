@@ -22,6 +22,8 @@ from tools.workload import Workload
 # Objects of one SecretProviderClass: its `objects` is one text, so people keep it short.
 CLASS_SIZE = 100
 ROTATED = 100
+# Connections that nobody uses are closed after 15 s, and each has had a buffer of 256 KiB.
+IDLE_AFTER = 18
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -34,7 +36,7 @@ class Shape(msgspec.Struct, frozen=True):
     @property
     def interval(self) -> int:
         """Seconds between polls: long enough for what happens between two of them."""
-        return 20 + self.count // 50
+        return 40 + self.count // 50
 
     def __str__(self) -> str:
         history = f", history {self.history}" if self.history > 1 else ""
@@ -126,7 +128,9 @@ def first_sync(shape: Shape, workload: Workload, meter: Meter, found: Figures) -
     found.note_calls("first sync", meter)
     found.note("first sync: CPU seconds", meter.cpu)
     found.note("first sync: API writes", len(meter.writes()))
-    found.note("memory: MiB", resident(workload.pid))
+    found.note("memory: MiB at work", resident(workload.pid))
+    time.sleep(IDLE_AFTER)
+    found.note("memory: MiB idle again", resident(workload.pid))
 
 
 def quiet_poll(shape: Shape, workload: Workload, meter: Meter, found: Figures) -> None:

@@ -16,19 +16,28 @@ Manifest = dict[str, Any]
 
 
 def render(
-    *args: str, version: str = NEWEST, release: str = helm.RELEASE, namespace: str = helm.RELEASE, given: Any = None
+    *args: str,
+    version: str = NEWEST,
+    release: str = helm.RELEASE,
+    namespace: str = helm.RELEASE,
+    given: Any = None,
+    tests: bool = False,
 ) -> list[Manifest]:
-    return [
-        m
-        for m in yaml.safe_load_all(text(*args, version=version, release=release, namespace=namespace, given=given))
-        if m
-    ]
+    found = text(*args, version=version, release=release, namespace=namespace, given=given, tests=tests)
+    return [m for m in yaml.safe_load_all(found) if m]
 
 
 def text(
-    *args: str, version: str = NEWEST, release: str = helm.RELEASE, namespace: str = helm.RELEASE, given: Any = None
+    *args: str,
+    version: str = NEWEST,
+    release: str = helm.RELEASE,
+    namespace: str = helm.RELEASE,
+    given: Any = None,
+    tests: bool = False,
 ) -> str:
+    """What helm renders; without what only `helm test` applies, unless `tests`."""
     command = ["template", release, str(helm.CHART), "--namespace", namespace, "--kube-version", version, *args]
+    command += [] if tests else ["--skip-tests"]
     return helm.run([*command, "--values", "-"] if given is not None else command, stdin=given and json.dumps(given))
 
 

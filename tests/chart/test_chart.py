@@ -30,6 +30,7 @@ from tests.chart.rendering import (
 from tools import helm, policies
 
 FULL_NAME = "azure-secret-store-akv-secret-store"
+NO_TEST = ("--set-string", "test.enabled=false")
 LEASE_RULE = {
     "apiGroups": ["coordination.k8s.io"],
     "resources": ["leases"],
@@ -156,7 +157,7 @@ def test_without_akvsync_its_rights_and_policies_are_gone_and_the_controller_kno
     "way", [["--set", "watchNamespaces={shop,web}"], ["--set-string", r"watchNamespaces=shop\, web"]]
 )
 def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way: list[str]) -> None:
-    manifests = render(*way, "--no-hooks")
+    manifests = render(*way, "--no-hooks", *NO_TEST)
     assert not kinds(manifests) & {"ClusterRole", "ClusterRoleBinding"}
     roles = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "Role"}
     assert roles.keys() == {"shop", "web", helm.RELEASE}
@@ -210,7 +211,7 @@ def test_people_get_rights_by_kubernetes_own_roles_unless_switched_off() -> None
 
 @pytest.mark.parametrize("args", [[], ["--set", "fullnameOverride=x"], ["--set-string", "nameOverride=1e3"]])
 def test_the_lease_and_the_right_to_it_follow_the_names(args: list[str]) -> None:
-    manifests = render(*args)
+    manifests = render(*args, *NO_TEST)
     lease = one(manifests, "Lease")
     name = lease["metadata"]["name"]
     assert lease["metadata"]["namespace"] == helm.RELEASE
@@ -253,6 +254,7 @@ def test_the_environment_is_what_the_controller_reads() -> None:
         identity_from_service_account=True,
         watch_namespaces=("shop", "web"),
         log_level="debug",
+        test_clouds_file="/etc/akv-secret-store-test/clouds.json",
         probe_secret_type="akv-secret-store/probe",
         lease_name=FULL_NAME,
         pod_namespace="the-namespace",
@@ -263,6 +265,7 @@ def test_the_environment_is_what_the_controller_reads() -> None:
 def test_without_values_the_controllers_own_defaults_hold() -> None:
     settings = Settings.from_environment(environment(render()))
     assert settings == Settings(
+        test_clouds_file="/etc/akv-secret-store-test/clouds.json",
         probe_secret_type="akv-secret-store/probe",
         lease_name=FULL_NAME,
         pod_namespace="the-namespace",
@@ -274,8 +277,8 @@ def test_clouds_reach_the_controller_as_a_file_and_a_change_rolls_the_pod() -> N
     cloud = {"authority": "https://login.stack", "vaultUrl": "https://{vault}.<stack>", "ca": "-----\nabc\n-----\n"}
     given = {"clouds": {"Stack": cloud}, "defaultCloud": "Stack"}
     manifests = render(given=given)
-    [mount] = container(manifests)["volumeMounts"]
-    [volume] = one(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    [mount, _] = container(manifests)["volumeMounts"]
+    [volume, _] = one(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
     config = one(manifests, "ConfigMap", volume["configMap"]["name"])
     variables = environment(manifests)
     [(name, content)] = config["data"].items()
@@ -356,7 +359,7 @@ def test_the_policy_for_everybody_stays_in_the_namespaces_that_are_served() -> N
 
 
 def test_a_service_account_that_exists_is_used_and_not_made() -> None:
-    manifests = render("--set-string", "serviceAccount.create=false,serviceAccount.name=there", "--no-hooks")
+    manifests = render("--set-string", "serviceAccount.create=false,serviceAccount.name=there", "--no-hooks", *NO_TEST)
     assert "ServiceAccount" not in kinds(manifests)
     assert one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "there"
 

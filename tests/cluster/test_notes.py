@@ -25,6 +25,12 @@ def test_notes_name_what_was_installed(given: str, said: list[str], not_said: st
     at = ["--namespace", "theirs", "--kubeconfig", str(plane.kubeconfig)]
     told = helm.run(["install", "mine", str(helm.CHART), *at, "--dry-run=server", "--set", given])
     notes = told.partition("NOTES:")[2]
-    for part in (*said, "deployment/mine-akv-secret-store", "--namespace theirs", "encrypt them at rest"):
+    for part in (
+        *said,
+        "deployment/mine-akv-secret-store",
+        "--namespace theirs",
+        "encrypt them at rest",
+        "helm test mine",
+    ):
         assert part in notes, notes
     assert not_said not in notes

@@ -1,11 +1,11 @@
-"""One image, one cluster with a node and one emulator for the whole suite; the story of one release runs on them."""
+"""Two images, one cluster with a node and one emulator for the whole suite; the story of one release runs on them."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from tests.node.release import Release
-from tools import helm, image
+from tools import image
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
@@ -26,9 +26,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> image.Image:
 
 
 @pytest.fixture(scope="session")
-def plane(tmp_path_factory: pytest.TempPathFactory, built: image.Image) -> Iterator[ControlPlane]:
+def built_test(tmp_path_factory: pytest.TempPathFactory) -> image.Image:
+    return image.build(tmp_path_factory.mktemp("image") / "test.tar", base=image.DEBIAN, target="test")
+
+
+@pytest.fixture(scope="session")
+def plane(
+    tmp_path_factory: pytest.TempPathFactory, built: image.Image, built_test: image.Image
+) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("plane"), with_node=True) as running:
         running.node.load(built.archive)
+        running.node.load(built_test.archive)
         yield running
 
 
@@ -41,8 +49,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> I
 
 @pytest.fixture(scope="session")
 def release(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Release:
-    plane.kubectl("create", "namespace", helm.RELEASE)
-    plane.kubectl("label", "namespace", helm.RELEASE, "pod-security.kubernetes.io/enforce=restricted")
     release = Release(plane, emulator, tmp_path_factory.mktemp("release"))
+    release.make_namespace()
     release.install()
     return release

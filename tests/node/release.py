@@ -16,9 +16,11 @@ Pod = dict[str, Any]
 class Release:
     """A release of the chart with its default values, and the emulator as its cloud."""
 
-    def __init__(self, plane: ControlPlane, emulator: Emulator, folder: Path, name: str = helm.RELEASE) -> None:
+    def __init__(
+        self, plane: ControlPlane, emulator: Emulator, folder: Path, name: str = helm.RELEASE, namespace: str = ""
+    ) -> None:
         self.plane, self.emulator = plane, emulator
-        self.name, self.namespace = name, helm.RELEASE
+        self.name, self.namespace = name, namespace or helm.RELEASE
         cloud = {
             "authority": emulator.authority,
             "vaultUrl": emulator.vault_pattern,
@@ -31,6 +33,11 @@ class Release:
     def full_name(self) -> str:
         """As the chart names the release's objects."""
         return f"{self.name}-akv-secret-store"
+
+    def make_namespace(self) -> None:
+        """Its namespace, in which only pods of the restricted Pod Security level may run."""
+        self.plane.kubectl("create", "namespace", self.namespace)
+        self.plane.kubectl("label", "namespace", self.namespace, "pod-security.kubernetes.io/enforce=restricted")
 
     def install(self) -> None:
         """helm install --wait."""
@@ -47,6 +54,10 @@ class Release:
     def uninstall(self) -> None:
         """helm uninstall --wait."""
         self._helm("uninstall", self.name, "--wait")
+
+    def test(self) -> str:
+        """helm test --logs; what it prints. `helm.HelmError` where the test failed."""
+        return self._helm("test", self.name, "--logs")
 
     def kubectl(self, *args: str, check: bool = True) -> str:
         """kubectl as cluster-admin, in the release's namespace."""
@@ -70,8 +81,9 @@ class Release:
         )
         return dict(status["lastState"]["terminated"])
 
-    def _helm(self, *args: str) -> None:
-        helm.run([*args, "--namespace", self.namespace, "--kubeconfig", str(self.plane.kubeconfig), "--timeout", "2m"])
+    def _helm(self, *args: str) -> str:
+        at = ["--namespace", self.namespace, "--kubeconfig", str(self.plane.kubeconfig)]
+        return helm.run([*args, *at, "--timeout", "2m"])
 
 
 def ready(pod: Pod) -> bool:

@@ -1,4 +1,4 @@
-"""The image: the same each time, and nothing in it but what the controller needs."""
+"""The images: the same each time, and nothing in them but what their programs need."""
 
 import json
 import tarfile
@@ -69,6 +69,17 @@ def test_it_holds_the_controller_and_nothing_of_tests_and_tools(own: tarfile.Tar
     unwanted = ("tests", "tools", "pip", "test")
     assert not [name for name in names if any(word in unwanted for word in name.split("/"))]
     assert not any(entry.mode & 0o022 for entry in own.getmembers() if entry.isfile()), "somebody else can write"
+
+
+def test_that_of_the_test_has_its_own_two_tools_besides(built_test: image.Image) -> None:
+    with tarfile.open(built_test.archive) as archive:
+        digest = _json(archive, built_test.digest)["layers"][-1]["digest"]
+        with tarfile.open(fileobj=archive.extractfile(_path(digest))) as layer:
+            sources = {name.removeprefix("app/") for name in layer.getnames() if name.endswith(".py")}
+    folders = ("controller", "tools/keyvault_emulator", "tools/release_test")
+    assert {name for name in sources if name.startswith(("controller/", "tools/"))} == {
+        str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")
+    }
 
 
 def test_it_has_neither_a_compiler_nor_pip(built: image.Image) -> None:

@@ -10,6 +10,7 @@ from controller.api.meta import CustomResourceDefinition, Event, Secret, Service
 from controller.kube import Create, CreatePatch, CreateToken, Handle, ListWatch
 from tools import rbac
 from tools.rbac import Rule
+from tools.release_test import permissions as release_test
 
 
 def granted(rules: Iterable[Rule]) -> set[tuple[str, str, str, tuple[str, ...]]]:
@@ -29,6 +30,10 @@ def asked(handles: Iterable[Handle[Any]]) -> set[tuple[str, str, str, tuple[str,
     }
 
 
+def named(handles: Iterable[Handle[Any]]) -> set[tuple[str, str, str, tuple[str, ...]]]:
+    return {(group, resource, verb, (rbac.TEST_NAME,)) for group, resource, verb, _ in asked(handles)}
+
+
 def test_the_rules_grant_the_table_and_nothing_else() -> None:
     assert granted(rbac.controller()) == asked(permissions.CONTROLLER)
     assert granted(rbac.akv_sync()) == asked(permissions.AKV_SYNC)
@@ -37,6 +42,8 @@ def test_the_rules_grant_the_table_and_nothing_else() -> None:
     assert granted(rbac.home()) == {
         (group, resource, verb, (rbac.FULL_NAME,)) for group, resource, verb, _ in asked(permissions.HOME)
     }
+    assert granted(rbac.test_sample()) == asked(release_test.MAKE) | named(release_test.SAMPLE)
+    assert granted(rbac.test_vault()) == named(release_test.OWN_VAULT)
     assert granted(rbac.probe()) == {("", "secrets", "create", ())}
 
 

@@ -41,6 +41,7 @@ def test_no_variable_is_needed() -> None:
         ("DEFAULT_CLOUD", "AzureChinaCloud", "AzureChinaCloud"),
         ("CLOUDS_FILE", "/etc/clouds.json", "/etc/clouds.json"),
         ("CA_FILE", "/etc/ca.pem", "/etc/ca.pem"),
+        ("TEST_CLOUDS_FILE", "/etc/test.json", "/etc/test.json"),
         ("PROBE_SECRET_TYPE", "example.com/no", "example.com/no"),
         ("LEASE_NAME", "shop", "shop"),
         ("POD_NAMESPACE", "azure-secret-store", "azure-secret-store"),

@@ -22,7 +22,7 @@ from controller.fetched import Fetched
 from controller.identity import Identity
 from controller.objects import VersionOf
 from controller.plan import mark
-from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, Settings
+from controller.settings import BUILT_IN_CLOUDS, FOREIGN_SECRET, TOKEN_AUDIENCE, Settings
 from controller.status import Outcome
 from controller.sync import Again, Ask, Class, Syncer, Written
 from controller.telemetry import Metrics
@@ -110,7 +110,7 @@ class VaultStandIn:
 async def scene() -> AsyncIterator[Scene]:
     async with connected() as (server, kube):
         vault = VaultStandIn()
-        yield Scene(server, Syncer(kube, Settings(), cast("Vaults", vault), Metrics()), vault)
+        yield Scene(server, Syncer(kube, Settings(), BUILT_IN_CLOUDS, cast("Vaults", vault), Metrics()), vault)
 
 
 # Writing
@@ -368,7 +368,7 @@ ACCOUNT = account(**{CLIENT_ID: "client-2", TENANT_ID: " tenant-2 "})
 async def trusting() -> AsyncIterator[Scene]:
     async with connected() as (server, kube):
         vault, settings = VaultStandIn(), Settings(identity_from_service_account=True, shortest_refresh_interval=60)
-        yield Scene(server, Syncer(kube, settings, cast("Vaults", vault), Metrics()), vault)
+        yield Scene(server, Syncer(kube, settings, BUILT_IN_CLOUDS, cast("Vaults", vault), Metrics()), vault)
 
 
 @pytest.mark.parametrize(

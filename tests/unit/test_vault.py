@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from controller import vaults
-from controller.errors import ControllerError, ObjectError, ProviderError
+from controller.errors import ClassError, ControllerError, ObjectError, ProviderError
 from controller.fetched import Fetched
 from controller.identity import Identity
 from controller.objects import VaultObject, VersionOf
@@ -392,5 +392,16 @@ async def test_readers_are_shared_by_one_identity_and_dropped_when_nobody_asks(
     now[0] = 700
     await all_vaults.drop_unused(600)
     assert len(all_vaults._readers) == len(all_vaults._credentials) == 1
-    assert all_vaults.reader(one, "here", "shop") is not first
+    second = all_vaults.reader(one, "here", "shop")
+    assert second is not first
+    # A cloud that was taken away is not reached by what was made for it, nor when it comes back somewhere else.
+    clouds["here"] = Cloud(authority="https://login.example.org", vault_url="https://{vault}.example.org")
+    assert all_vaults.reader(one, "here", "shop") is not second
+    del clouds["here"]
+    with pytest.raises(ClassError, match=r"cloud 'here' is gone"):
+        all_vaults.reader(one, "here", "shop")
+    now[0] = 1400
+    await all_vaults.drop_unused(600)
+    assert not all_vaults._readers
+    assert not all_vaults._transports
     await all_vaults.close()

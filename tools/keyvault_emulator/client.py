@@ -57,13 +57,21 @@ class Client:
         """Deletes an identity with its federated credentials and roles."""
         self.call("remove_identity", client_id=client_id)
 
-    def trust_issuer(self, issuer_url: str, ca_file: Path | None, *, discovery: str | None = None) -> None:
+    def trust_issuer(
+        self,
+        issuer_url: str,
+        ca_file: Path | None,
+        *,
+        discovery: str | None = None,
+        jwks: dict[str, Any] | None = None,
+    ) -> None:
         """Allows OIDC discovery at the issuer, with that CA (None: the system's); forgets keys fetched before.
 
-        `discovery` is the URL to look below instead, where the issuer's own name cannot be resolved from here.
+        `discovery` is the URL to look below instead, where the issuer's own name cannot be resolved from here; `jwks`
+        are its keys where they are known already: then nobody is asked as long as they will do.
         """
         ca = ca_file.read_text() if ca_file else None
-        self.call("trust_issuer", issuer_url=issuer_url, ca=ca, discovery=discovery)
+        self.call("trust_issuer", issuer_url=issuer_url, ca=ca, discovery=discovery, jwks=jwks)
 
     def federate(self, client_id: str, issuer: str, subject: str, audience: str = "api://AzureADTokenExchange") -> None:
         """Adds a federated credential."""

@@ -82,9 +82,18 @@ class Control:
         self._world.identity(client_id)
         del self._world.identities[client_id.lower()]
 
-    def trust_issuer(self, issuer_url: str, ca: str | None = None, discovery: str | None = None) -> None:
-        """Allows OIDC discovery at an issuer. `ca` is PEM text; `discovery` replaces the issuer's URL for the look."""
-        self._world.issuers[issuer_url] = Issuer(ca=ca, discovery=discovery)
+    def trust_issuer(
+        self,
+        issuer_url: str,
+        ca: str | None = None,
+        discovery: str | None = None,
+        jwks: dict[str, object] | None = None,
+    ) -> None:
+        """Allows OIDC discovery at an issuer. `ca` is PEM text; `discovery` replaces the issuer's URL for the look.
+
+        `jwks` are keys that are known already: nobody is asked as long as they will do.
+        """
+        self._world.issuers[issuer_url] = Issuer(ca=ca, discovery=discovery, jwks=jwks)
 
     def federate(self, client_id: str, issuer: str, subject: str, audience: str = "api://AzureADTokenExchange") -> None:
         """Adds a federated credential."""

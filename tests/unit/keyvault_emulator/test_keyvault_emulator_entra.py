@@ -222,6 +222,14 @@ def test_an_issuer_whose_name_does_not_resolve_is_looked_up_elsewhere(
     assert post(scene, client_assertion=scene.issuer.token(iss=name))[0] == 200
 
 
+def test_an_issuer_whose_keys_are_given_is_not_asked(scene: Scene) -> None:
+    jwks = requests.get(f"{scene.issuer.url}/openid/v1/jwks", verify=str(scene.issuer.ca_file), timeout=10).json()
+    scene.emulator.trust_issuer(scene.issuer.url, None, jwks=jwks)
+    scene.issuer.asked.clear()
+    assert post(scene)[0] == 200
+    assert scene.issuer.asked == []
+
+
 def test_an_identity_has_at_most_20_federated_credentials(scene: Scene) -> None:
     for number in range(19):
         scene.emulator.federate(CLIENT, scene.issuer.url, f"subject-{number}")

@@ -1,0 +1,88 @@
+"""What `helm test` applies, and what of it stays in the cluster."""
+
+from typing import Any
+
+import pytest
+
+from tests.chart.rendering import Manifest, container, environment, one, render
+from tools import helm
+from tools.release_test.settings import CLOUDS_FILE, Settings
+
+NAME = "azure-secret-store-akv-secret-store-test"
+SAMPLE = {"keyvaultName": "kv", "clientID": "c", "tenantID": "t", "secretName": "s"}
+
+
+def belonging(manifests: list[Manifest]) -> list[tuple[str, str, str]]:
+    return [
+        (m["kind"], m["metadata"]["namespace"], m["metadata"]["name"])
+        for m in manifests
+        if m["metadata"]["labels"].get("app.kubernetes.io/component") == "test"
+    ]
+
+
+def sees(manifests: list[Manifest]) -> Settings:
+    """What the test's program reads of its environment."""
+    [main] = one(manifests, "Pod")["spec"]["containers"]
+    given = {each["name"]: each.get("value", "10.0.0.1") for each in main["env"]}
+    assert {name.lower() for name in given} == set(Settings.__struct_fields__)
+    return Settings.from_environment(given)
+
+
+def test_the_pod_alone_is_a_hook_and_fits_the_restricted_level() -> None:
+    manifests = render(tests=True)
+    hooks = [m for m in manifests if m["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+    [pod] = hooks
+    assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"
+    job = one(manifests, "Job")["spec"]["template"]["spec"]
+    assert pod["spec"]["securityContext"] == job["securityContext"]
+    assert pod["spec"]["containers"][0]["securityContext"] == job["containers"][0]["securityContext"]
+    assert pod["spec"]["containers"][0]["image"] == "akv-secret-store-test:0.1.0"
+    # No Service and no Deployment takes it for one of the controller's.
+    selector = one(manifests, "Deployment")["spec"]["selector"]["matchLabels"]
+    assert not selector.items() <= pod["metadata"]["labels"].items()
+
+
+def test_the_controller_looks_where_the_test_writes() -> None:
+    manifests = render(tests=True)
+    config = one(manifests, "ConfigMap", sees(manifests).name)
+    assert "data" not in config
+    [mount] = container(manifests)["volumeMounts"]
+    [volume] = one(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert volume["configMap"] == {"name": config["metadata"]["name"], "optional": True}
+    assert environment(manifests)["TEST_CLOUDS_FILE"] == f"{mount['mountPath']}/{CLOUDS_FILE}"
+
+
+@pytest.mark.parametrize("given", [{"enabled": False}, {"enabled": "false"}, {"sample": SAMPLE}])
+def test_without_a_vault_of_its_own_the_controller_looks_nowhere(given: dict[str, Any]) -> None:
+    manifests = render(given={"test": given}, tests=True)
+    assert "volumes" not in one(manifests, "Deployment")["spec"]["template"]["spec"]
+    assert "TEST_CLOUDS_FILE" not in environment(manifests)
+    found = belonging(manifests)
+    assert not [kind for kind, *_ in found if kind == "ConfigMap"]
+    assert bool(found) is ("sample" in given)
+
+
+def test_somebodys_vault_reaches_the_test() -> None:
+    seen = sees(render(given={"test": {"sample": SAMPLE | {"serviceAccount": "theirs"}}}, tests=True))
+    assert (seen.keyvault_name, seen.client_id, seen.tenant_id, seen.secret_name) == ("kv", "c", "t", "s")
+    assert seen.service_account == "theirs"
+
+
+def test_a_vault_without_a_secret_is_refused() -> None:
+    with pytest.raises(helm.BadValues, match=r"^test\.sample\.secretName: is empty"):
+        render("--set", "test.sample.keyvaultName=kv")
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "where"),
+    [([], helm.RELEASE), (["shop", helm.RELEASE], helm.RELEASE), (["shop", "web"], "shop"), ("shop, web", "shop")],
+)
+def test_the_sample_is_where_the_controller_serves(namespaces: object, where: str) -> None:
+    manifests = render(given={"watchNamespaces": namespaces}, tests=True)
+    seen = sees(manifests)
+    assert (seen.sample_namespace, seen.namespace) == (where, helm.RELEASE)
+    found = belonging(manifests)
+    assert {("Role", where, NAME), ("RoleBinding", where, NAME)} <= set(found)
+    assert ("ServiceAccount", where, seen.service_account) in found
+    assert ("Pod", helm.RELEASE, NAME) in found
+    assert {namespace for _, namespace, _ in found} <= {where, helm.RELEASE}

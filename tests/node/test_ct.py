@@ -1,0 +1,23 @@
+"""chart-testing installs the chart with its defaults, waits for the Deployment, runs `helm test` and removes it all."""
+
+import os
+import subprocess
+
+from tools import helm
+from tools.local_cluster import ControlPlane, assets
+
+
+def test_ct_install(plane: ControlPlane) -> None:
+    programs = (str(helm.program().parent), str(plane.kubectl_path.parent), os.environ["PATH"])
+    done = subprocess.run(
+        [assets.tool("ct"), "install", f"--charts={helm.CHART.name}", "--helm-extra-args=--timeout 2m"],
+        env={**os.environ, "KUBECONFIG": str(plane.kubeconfig), "PATH": os.pathsep.join(programs)},
+        cwd=helm.CHART.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All charts installed successfully" in done.stdout
+    assert "Phase:          Succeeded" in done.stdout
+    ours = "--selector=app.kubernetes.io/part-of=akv-secret-store"
+    assert plane.kubectl("get", "deployments", "--all-namespaces", ours, "--output=name") == ""

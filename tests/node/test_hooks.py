@@ -1,0 +1,158 @@
+"""`helm test` of a release on a node, with a vault of its own and with somebody's; each test goes on after the last."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.chart.rendering import render
+from tests.cluster.world import TENANT, eventually
+from tests.node.conftest import figures
+from tests.node.release import Release
+from tools import helm
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
+
+CLIENT = "00000000-0000-0000-0000-0000000000cc"
+VAULT = "users-vault"
+VALUE = "what the user keeps there"
+
+
+@pytest.fixture(scope="module")
+def tested(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    release = Release(plane, emulator, tmp_path_factory.mktemp("tested"), "tested", "tested")
+    release.make_namespace()
+    release.install()
+    yield release
+    release.uninstall()
+    plane.kubectl("delete", "namespace", release.namespace)
+
+
+@pytest.fixture(scope="module")
+def users_vault(tested: Release) -> dict[str, str]:
+    """Values for a test with a vault that is there."""
+    emulator = tested.emulator
+    emulator.add_vault(VAULT, TENANT)
+    emulator.add_identity(CLIENT, TENANT)
+    subject = f"system:serviceaccount:{tested.namespace}:{tested.full_name}-sample"
+    emulator.federate(CLIENT, tested.plane.issuer, subject)
+    emulator.assign_role(CLIENT, VAULT)
+    emulator.set_secret(VAULT, "there", VALUE)
+    return {
+        "keyvaultName": VAULT,
+        "clientID": CLIENT,
+        "tenantID": TENANT,
+        "secretName": "there",
+        "sha256": hashlib.sha256(VALUE.encode()).hexdigest(),
+    }
+
+
+def verdict(tested: Release) -> str:
+    """The termination message of the test's Pod, which is the last line of its log too."""
+    pod = json.loads(tested.kubectl("get", "pod", f"{tested.full_name}-test", "--output", "json"))
+    [container] = pod["status"]["containerStatuses"]
+    said: str = container["state"]["terminated"]["message"]
+    [*_, last] = tested.kubectl("logs", f"{tested.full_name}-test").splitlines()
+    assert last.partition(" ")[2] == said
+    return said
+
+
+def left(tested: Release) -> list[str]:
+    """What there is of a test besides its Pod and what the chart itself has."""
+    made = tested.kubectl("get", "secretsyncs,secretproviderclasses", "--output", "name").split()
+    secrets = tested.kubectl("get", "secrets", "--output", "name").split()
+    clouds = tested.kubectl("get", "configmaps", "--output", "jsonpath={.items[*].data.clouds\\.json}").split("\n")
+    return [
+        *made,
+        *(name for name in secrets if name.endswith("-test")),
+        *(text for text in clouds if "helm-test" in text),
+    ]
+
+
+def rights(manifests: list[dict[str, Any]]) -> set[tuple[str, ...]]:
+    """What the roles of a test grant."""
+    roles = [each for each in manifests if each["kind"] == "Role" and "-test" in each["metadata"]["name"]]
+    return {
+        (verb, resource, name)
+        for role in roles
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for resource in rule["resources"]
+        for name in rule.get("resourceNames", [""])
+    }
+
+
+def asked(tested: Release) -> set[tuple[str, ...]]:
+    """What the test's Pod asked the API server for."""
+    user = f"system:serviceaccount:{tested.namespace}:{tested.full_name}-test"
+    lines = [json.loads(line) for line in tested.plane.audit_log.read_text().splitlines()]
+    mine = [line for line in lines if line["user"]["username"] == user and "resource" in line.get("objectRef", {})]
+    return {
+        # Of what is not there yet, RBAC sees no name.
+        (line["verb"], where["resource"], "" if line["verb"] == "create" else where["name"])
+        for line in mine
+        for where in [line["objectRef"]]
+    }
+
+
+def test_it_passes_with_a_vault_of_its_own(tested: Release) -> None:
+    began = time.monotonic()
+    printed = tested.test()
+    figures.append(f"helm test: {time.monotonic() - began:.0f} s")
+    said = "passed: a sample arrives, and its next version too, byte for byte"
+    assert "Phase:          Succeeded" in printed
+    assert f"INFO {said}" in printed
+    assert verdict(tested) == said
+    assert left(tested) == []
+
+
+def test_it_may_do_what_it_did_and_no_more(tested: Release) -> None:
+    granted = rights(render(release=tested.name, namespace=tested.namespace))
+    assert len(granted) == 10
+    assert eventually(lambda: asked(tested), lambda found: len(found) >= len(granted)) == granted
+
+
+def test_nobody_trusts_its_vault_afterwards(tested: Release) -> None:
+    def told() -> list[str]:
+        lines = tested.kubectl("logs", f"deployment/{tested.full_name}").splitlines()
+        return [message for line in lines if (message := json.loads(line)["message"]).startswith("clouds of a test")]
+
+    assert eventually(told, lambda found: len(found) >= 2, 120) == [
+        "clouds of a test: helm-test",
+        "clouds of a test: none",
+    ]
+
+
+def configure(tested: Release, sample: dict[str, str], **changes: str) -> None:
+    flags = [word for key, text in (sample | changes).items() for word in ("--set-string", f"test.sample.{key}={text}")]
+    tested.upgrade(*flags)
+
+
+def test_it_passes_with_somebodys_vault(tested: Release, users_vault: dict[str, str]) -> None:
+    configure(tested, users_vault)
+    assert "passed: secret there of Key Vault users-vault arrives" in tested.test()
+    assert left(tested) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"secretName": "missing"}, ["the SecretSync says ProviderError", "missing", VAULT]),
+        ({"sha256": "0" * 64}, ["does not equal the vault"]),
+    ],
+)
+def test_it_fails_and_leaves_nothing(
+    tested: Release, users_vault: dict[str, str], changes: dict[str, str], words: list[str]
+) -> None:
+    configure(tested, users_vault, **changes)
+    with pytest.raises(helm.HelmError, match=r"pod tested-akv-secret-store-test failed"):
+        tested.test()
+    said = verdict(tested)
+    assert said.startswith("failed: the Secret tested/tested-akv-secret-store-test ")
+    for word in [*words, "kubectl --namespace tested logs deployment/tested-akv-secret-store"]:
+        assert word in said
+    assert VALUE not in tested.kubectl("logs", "tested-akv-secret-store-test")
+    assert left(tested) == []

@@ -1,0 +1,76 @@
+"""Clouds that come and go: the administrator's stay as they are, whatever a test brings."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from controller.clouds import LONGEST, Clouds
+from controller.settings import BUILT_IN_CLOUDS, Settings
+
+MINE = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "clouds.json"
+
+
+@pytest.fixture
+def clouds(file: Path) -> Clouds:
+    return Clouds(Settings(test_clouds_file=str(file)))
+
+
+def test_they_come_and_go_with_the_file(clouds: Clouds, file: Path) -> None:
+    clouds.look()
+    assert dict(clouds) == BUILT_IN_CLOUDS
+    for host in ("one", "two"):
+        file.write_text(json.dumps({"Test": MINE | {"authority": f"https://{host}.example.com"}}))
+        clouds.look()
+        assert clouds["Test"].authority == f"https://{host}.example.com"
+        assert len(clouds) == len(BUILT_IN_CLOUDS) + 1
+    file.unlink()
+    clouds.look()
+    assert dict(clouds) == BUILT_IN_CLOUDS
+
+
+def test_one_that_nobody_takes_away_is_not_trusted_for_long(file: Path) -> None:
+    now = [1000.0]
+    clouds = Clouds(Settings(test_clouds_file=str(file)), lambda: now[0])
+    file.write_text(json.dumps({"Test": MINE}))
+    for passed, there in ((0, True), (LONGEST, True), (LONGEST + 1, False)):
+        now[0] = 1000.0 + passed
+        clouds.look()
+        assert ("Test" in clouds) is there
+    file.write_text(json.dumps({"Test": MINE}) + " ")
+    clouds.look()
+    assert "Test" in clouds
+
+
+def test_none_of_the_administrators_can_be_replaced(clouds: Clouds, file: Path) -> None:
+    file.write_text(json.dumps(dict.fromkeys(BUILT_IN_CLOUDS, MINE)))
+    clouds.look()
+    assert dict(clouds) == BUILT_IN_CLOUDS
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"Test": MINE, "Broken": {}}), "\udcff"])
+def test_a_file_that_cannot_be_read_brings_none_and_is_told_once(
+    clouds: Clouds, file: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text(json.dumps({"Test": MINE}))
+    clouds.look()
+    assert "Test" in clouds
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with caplog.at_level(logging.WARNING):
+        clouds.look()
+        clouds.look()
+    [told] = caplog.messages
+    assert str(file) in told
+    assert dict(clouds) == BUILT_IN_CLOUDS
+
+
+def test_without_a_file_there_is_nothing_to_follow() -> None:
+    clouds = Clouds(Settings())
+    clouds.look()
+    assert dict(clouds) == BUILT_IN_CLOUDS
