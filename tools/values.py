@@ -26,6 +26,7 @@ RENDER_MODE = (
 )
 # The image's own user and group, as its Containerfile has them.
 IMAGE_USER = 65532
+PROXY_URL = r"^(https?://\S+)?$"
 DURATION = r"^([0-9]+(ms|[smhd]))+$"
 
 
@@ -56,10 +57,17 @@ class Proxy(Values):
     """
 
     http: Annotated[
-        str, Meta(description="As http://host:port; for http addresses, of which there are none in Azure.")
+        str,
+        Meta(
+            pattern=PROXY_URL, description="As http://host:port; for http addresses, of which there are none in Azure."
+        ),
     ] = ""
     https: Annotated[
-        str, Meta(description="As http://host:port or http://user:password@host:port; for https addresses.")
+        str,
+        Meta(
+            pattern=PROXY_URL,
+            description="As http://host:port or http://user:password@host:port; for https addresses.",
+        ),
     ] = ""
     no_proxy: Annotated[
         list[str],

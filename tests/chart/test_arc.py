@@ -2,12 +2,14 @@
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
 
 from controller.settings import Settings
 from tests.chart.rendering import Manifest, container, environment, kinds, one, render
+from tools import helm
 
 PEM = "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----"
 CLUSTER = {
@@ -54,6 +56,11 @@ def test_the_deployment_tells_where_it_comes_from_and_is_the_same_otherwise() ->
         "Extension.ResourceId": f"{CLUSTER['ResourceId']}/extensions/akv",
     }
     assert manifests == render()
+
+
+def test_no_template_asks_a_cluster() -> None:
+    for path in (helm.CHART / "templates").iterdir():
+        assert not re.search(r"\blookup\b", path.read_text()), path
 
 
 def test_what_a_newer_extension_manager_adds_is_taken() -> None:

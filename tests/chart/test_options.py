@@ -156,6 +156,8 @@ def test_the_disruption_budget(said: str, spec: dict[str, Any], way: str) -> Non
         ("podDisruptionBudget.minAvailable=1,podDisruptionBudget.maxUnavailable=1", "are both given: give one"),
         ("podDisruptionBudget.minAvailable=half", r"podDisruptionBudget\.minAvailable: .*\(How many pods stay"),
         ("serviceMonitor.interval=often", r"serviceMonitor\.interval: .*\(How often"),
+        ("proxy.https=proxy:3128", r"proxy\.https: .*\(As http://host:port"),
+        ("serviceMonitor.renderMode=never", r'serviceMonitor\.renderMode: .*"failIfMissing", "skipIfMissing"'),
         ("namespaceOverride=Big", r"namespaceOverride: .*\(The namespace"),
         ("caBundle=no", r"caBundle: expected certificates, as PEM \(-----BEGIN CERTIFICATE-----\) or its base64"),
         ("Azure.proxySettings.proxyCert=bm8=", r"Azure\.proxySettings\.proxyCert: expected certificates"),

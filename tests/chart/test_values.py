@@ -68,6 +68,8 @@ def other(leaf: values.Leaf) -> Any:
         "networkPolicy.egress": [{}],
         "caBundle": "-----BEGIN CERTIFICATE-----",
         "Azure.proxySettings.proxyCert": "-----BEGIN CERTIFICATE-----",
+        "proxy.http": "http://proxy:1",
+        "proxy.https": "http://proxy:1",
         "serviceMonitor.interval": "1m",
         "serviceMonitor.scrapeTimeout": "5s",
     }

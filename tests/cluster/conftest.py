@@ -74,12 +74,14 @@ def shop(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Shop:
         json.dumps(
             {
                 "fullnameOverride": "scribe",
+                "namespaceOverride": HOME,
                 "serviceAccount": {"name": ACCOUNT},
                 "validatingAdmissionPolicies": {"allowedSecretTypes": LISTED},
             }
         )
     )
-    at = ["--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)]
+    plane.kubectl("create", "namespace", HOME)
+    at = ["--namespace", "release-room", "--kubeconfig", str(plane.kubeconfig)]
     helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", "--values", str(values)])
     plane.kubectl("create", "namespace", SHOP)
     thief = Thief(plane, HOME, ACCOUNT)

@@ -19,12 +19,18 @@ OPEN = "validatingAdmissionPolicies.applyPolicies=false"
             "in the namespaces above",
         ),
         (f"watchNamespaces={{shop}},{OPEN}", ["WARNING", "In the namespaces above"], "administrator"),
+        ("Azure.Cluster.Cloud=AZURECHINACLOUD", ["no cloud is read in AzureChinaCloud"], "WARNING"),
+        (
+            "rbac.create=false,serviceAccount.name=writer",
+            ["WARNING: rbac.create is false", "the ServiceAccount writer of namespace"],
+            "policies hold",
+        ),
     ],
 )
 def test_notes_name_what_was_installed(given: str, said: list[str], not_said: str, plane: ControlPlane) -> None:
     at = ["--namespace", "theirs", "--kubeconfig", str(plane.kubeconfig)]
-    told = helm.run(["install", "mine", str(helm.CHART), *at, "--dry-run=server", "--set", given])
-    notes = told.partition("NOTES:")[2]
+    install = ["install", "mine", str(helm.CHART), *at, "--dry-run=server", "--set", given]
+    notes = helm.run(install).partition("NOTES:")[2]
     for part in (
         *said,
         "deployment/mine-akv-secret-store",
@@ -34,3 +40,6 @@ def test_notes_name_what_was_installed(given: str, said: list[str], not_said: st
     ):
         assert part in notes, notes
     assert not_said not in notes
+    renamed = helm.run([*install, "--set", "namespaceOverride=elsewhere,fullnameOverride=scribe"])
+    assert "--namespace elsewhere rollout status deployment/scribe" in renamed
+    assert "theirs" not in renamed.partition("NOTES:")[2]
