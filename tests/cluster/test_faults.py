@@ -208,8 +208,6 @@ def test_everything_outside_fails(fleet: Fleet, begin: Callable[[Any], None], se
     # Tokens that Entra gave serve on: only who needs a new one meets an Entra in trouble.
     emulator.roll_signing_key()
     begin(emulator)
-    emulator.cut_off()  # a certificate is looked at when a connection begins
-    emulator.restore()
     fleet.endures(seconds)
     took = max(now - before[fault] for fault, now in fleet.calls().items())
     asked = sum(count for what, count in emulator.counters().items() if what.startswith("entra/")) - entra
