@@ -38,8 +38,8 @@ VAULT_FAULTS: dict[str, dict[str, Any]] = {
     "null": {"status": 200, "body": "null"},
     "500": {"status": 500},
     "503": {"status": 503},
-    "429 with Retry-After": {"status": 429, "headers": {"Retry-After": "4"}},
-    "429 without": {"status": 429},
+    "429 with Retry-After": {"retry_after": 4},
+    "429 without": {"retry_after": None},
     "a redirect": {"status": 302},
     "100 MB": {"kind": "huge"},
     "an empty list": {"status": 200, "body": json.dumps({"value": []}), "operation": "secrets.list"},
@@ -164,8 +164,10 @@ def test_a_vault_fails_in_any_way(fleet: Fleet) -> None:
     emulator = fleet.installed.emulator
     before = fleet.calls()
     for name, given in VAULT_FAULTS.items():
-        fault = dict(given)
-        space = fleet.spaces[name]
+        fault, space = dict(given), fleet.spaces[name]
+        if name.startswith("429"):  # less than is wanted, as where many share a vault
+            emulator.throttle(space.vault, 15, **fault)
+            continue
         if name == "a redirect":
             fault["headers"] = {"Location": f"{emulator.url}/{BAIT}/secrets/a?api-version=7.6"}
         if name == "a list without end":
@@ -180,8 +182,8 @@ def test_a_vault_fails_in_any_way(fleet: Fleet) -> None:
     assert not [key for key in emulator.counters() if key.startswith(BAIT)], "a redirect was followed"
     emulator.heal()
     for name, calls in took.items():
-        # A vault that fails is left alone for 5 s; one whose gets work is asked for every value at every poll.
-        most = 8 * seconds if "list" in name else 5 + seconds
+        # A vault that fails is left alone for 5 s; one that answers some calls is asked at every poll.
+        most = 8 * seconds if "list" in name or "429" in name else 5 + seconds
         assert calls <= most, f"{name}: {calls} calls"
     fleet.closes()
 
