@@ -63,7 +63,7 @@ class FederatedCredential:
         self._lock = asyncio.Lock()
         self._token: AccessTokenInfo | None = None
         self._renew_at = 0.0
-        self._given_at = 0.0
+        self._asked_at = 0.0
         self._failure: tuple[float, ControllerError] | None = None
         # `func` is synchronous and runs on the event loop: the assertion is fetched before, and only handed over here.
         self._new_credential: Callable[[], ClientAssertionCredential] = lambda: ClientAssertionCredential(
@@ -84,6 +84,7 @@ class FederatedCredential:
                 return self._token
             if self._failure and time.monotonic() < self._failure[0]:
                 raise self._failure[1].bare()
+            self._asked_at = time.monotonic()
             try:
                 token = await self._exchange()
             except Deposed:
@@ -97,13 +98,12 @@ class FederatedCredential:
             # The SDK gives the old token back where renewal failed: half of what is left, so that it is asked seldom.
             left = token.expires_on - now
             self._token, self._failure = token, None
-            self._given_at = time.monotonic()
             self._renew_at = now + max(left - RENEW_BEFORE, left / 2)
             return token
 
     def refused(self) -> None:
         """A vault did not take the token. Another may do, as after Entra's keys were replaced in haste; not at once."""
-        if time.monotonic() - self._given_at >= REMEMBER_FAILURE:
+        if time.monotonic() - self._asked_at >= REMEMBER_FAILURE:
             self._renew_at = 0.0
             self._credential = self._new_credential()  # the SDK remembers tokens, too
 

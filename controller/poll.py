@@ -45,10 +45,20 @@ class Member(msgspec.Struct):
 
 
 class _Cycle(msgspec.Struct):
-    """A group between two looks: its members, and where in jitter or interval its next look falls (0 to 1)."""
+    """A group between two looks: its members, and where in jitter or interval its next look falls (0 to 1).
+
+    `put_off` is since when (monotonic clock) a busy vault has had the look wait for its turn.
+    """
 
     draw: float
+    put_off: float | None = None
     members: set[Key] = msgspec.field(default_factory=set)
+
+
+class _Later(msgspec.Struct, frozen=True):
+    """The turn at a busy vault comes in that time."""
+
+    seconds: float
 
 
 Tell = Callable[[Key, Mapping[str, VersionOf], Survey | None], None]
@@ -114,6 +124,12 @@ class Poller:
             return None
         began = time.monotonic()
         seen = await self._look(group, cycle)
+        if isinstance(seen, _Later):
+            cycle.put_off = began if cycle.put_off is None else cycle.put_off
+            if began - cycle.put_off < group.interval:
+                return seen.seconds
+            seen = None  # it is time that somebody is told
+        cycle.put_off = None
         now = time.monotonic()
         for key in tuple(cycle.members):
             member = self._members[key]
@@ -127,13 +143,18 @@ class Poller:
         cycle.draw = self._dice.random()
         return schedule.until_due(now - began, group.interval, self._jitter, cycle.draw)
 
-    async def _look(self, group: Group, cycle: _Cycle) -> Survey | None:
-        """What the vault shows; None where it could not be seen: then each member asks, and says why it cannot."""
+    async def _look(self, group: Group, cycle: _Cycle) -> "Survey | _Later | None":
+        """What the vault shows; None where it could not be seen: then each member asks, and says why it cannot.
+
+        Where the vault is busy that would make it worse: one look waits for its turn instead.
+        """
         wanted = {version for key in cycle.members for version in self._members[key].wanted.values()}
         try:
             reader = self._vaults.reader(group.identity, group.cloud, group.vault)
             return await reader.survey(wanted, time.monotonic())
         except errors.ControllerError as error:
+            if error.retry is errors.Retry.TURN:
+                return _Later(error.retry_after or schedule.FIRST_RETRY)
             log.debug("%s could not be looked at: %s", group.vault, error.message)
         except Exception as error:
             self._chorus.unexpected(error)

@@ -5,6 +5,7 @@ Source: Azure Key Vault REST API reference, secrets, certificates, keys; "Azure 
 
 import ssl
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, ClassVar
 
 from azure.keyvault.secrets.aio import SecretClient
@@ -179,12 +180,22 @@ def _number(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
+def moment(found: Any) -> datetime | None:
+    """A time as the vault tells it. `ValueError` for anything else: the SDK hands on what it cannot convert."""
+    if found is None or isinstance(found, datetime):
+        return found
+    raise ValueError
+
+
 def _fetched(value: bytes, properties: Any, content_type: str = "") -> Fetched:
+    version = properties.version or ""
+    if not (isinstance(version, str) and isinstance(content_type, str)):
+        raise ValueError
     return Fetched(
         value=Hidden(value),
-        version=properties.version or "",
-        updated=properties.updated_on,
-        not_before=properties.not_before,
-        expires=properties.expires_on,
+        version=version,
+        updated=moment(properties.updated_on),
+        not_before=moment(properties.not_before),
+        expires=moment(properties.expires_on),
         content_type=content_type,
     )

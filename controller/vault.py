@@ -26,7 +26,7 @@ from controller.objects import VaultObject, VersionOf
 from controller.pace import Pace
 from controller.refusals import explain, throttled
 from controller.shared import Shared
-from controller.sources import SOURCES, Source
+from controller.sources import SOURCES, Source, moment
 from controller.survey import Listed, Survey, settled
 
 # A vault that could not be reached is left alone this long, whoever asks: a thousand SecretSyncs are one attempt.
@@ -386,7 +386,7 @@ def _host(url: object) -> tuple[str, str]:
 
 
 def _listed(item: Any) -> tuple[str, Listed]:
-    return item.name.lower(), Listed(item.updated_on, item.enabled is not False)
+    return item.name.lower(), Listed(moment(item.updated_on), item.enabled is not False)
 
 
 class _Version(NamedTuple):
@@ -400,7 +400,7 @@ class _Version(NamedTuple):
 def _version(item: Any) -> _Version:
     if not item.version:
         raise ValueError
-    return _Version(str(item.version), item.created_on, item.enabled is not False)
+    return _Version(str(item.version), moment(item.created_on), item.enabled is not False)
 
 
 class _TooManyPages(Exception):  # noqa: N818 -- not an error

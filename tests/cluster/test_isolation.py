@@ -149,7 +149,7 @@ def test_a_hundred_broken_secretsyncs_hold_nobody_up(space: Namespace, neighbour
     neighbour.apply(neighbour.provider_class("a"), neighbour.sync("s", {"k": "a"}))
     neighbour.wait_secret("s", {"k": "0"})
     space.put("a", "1")
-    many = "array:\n" + "".join(f"- 'objectName: a{number}'\n" for number in range(42_000))
+    many = "array:\n" + "".join(f"- 'objectName: a{number}'\n" for number in range(44_000))
     assert len(many) > 1_000_000
     huge = space.provider_class(name="huge", objects=many)
     deep = space.provider_class(name="deep", objects="[" * 1_000_000)

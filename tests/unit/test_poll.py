@@ -14,6 +14,7 @@ from controller.identity import Identity
 from controller.objects import VaultObject, VersionOf
 from controller.poll import FULL_READ, Group, Poller
 from controller.queue import Key
+from controller.refusals import throttled
 from controller.survey import Survey
 from controller.vaults import Vaults
 from tests.unit.virtual import VirtualLoop
@@ -164,11 +165,11 @@ def test_one_who_has_left_is_not_told_and_a_group_of_nobody_not_looked_at(stage:
     stage.passes(3601)
     assert stage.who == [A]
     stage.poller.leave(A)
-    stage.passes(10_000)
-    assert stage.times == [3600]
     assert not stage.poller._cycles
     assert not stage.poller._members
     assert not len(stage.poller._queue)
+    stage.passes(10_000)
+    assert stage.times == [3600]
 
 
 def test_one_who_joins_another_group_has_left_the_first(stage: Stage) -> None:
@@ -236,6 +237,45 @@ def test_a_look_that_fails_leaves_it_to_each_and_comes_again(stage: Stage, error
     stage.seen = error
     stage.passes(2 * 3600 + 1)
     assert [seen for *_, seen in stage.told] == [None, None]
+
+
+def test_a_look_waits_for_its_turn_at_a_busy_vault_and_nobody_asks_instead(stage: Stage) -> None:
+    stage.join(A)
+    stage.join(B)
+    stage.seen = throttled("vault", 30)
+    stage.passes(3600 + 100)
+    assert stage.times == [3600, 3630, 3660, 3690]
+    assert not stage.told
+    stage.seen = SEEN
+    stage.passes(30)
+    assert [seen for *_, seen in stage.told] == [SEEN, SEEN]
+    # What was put off then is forgotten when it happens again.
+    stage.seen = throttled("vault", 30)
+    stage.passes(3600)
+    assert stage.times[4:] == [3720, 7320]
+    assert len(stage.told) == 2
+
+
+@pytest.mark.parametrize("seconds", [None, 30, 300])
+def test_a_vault_that_stays_busy_for_an_interval_is_for_each_to_tell(stage: Stage, seconds: float | None) -> None:
+    stage.join(A)
+    stage.seen = throttled("vault", seconds)
+    stage.passes(2 * 3600 - 1)
+    assert not stage.told
+    stage.passes(2)
+    assert stage.told == [(7200, A, {"k": USER}, None)]
+    stage.passes(3600 - 10)
+    assert len(stage.told) == 1
+
+
+def test_who_leaves_a_group_whose_look_is_put_off_is_not_told(stage: Stage) -> None:
+    stage.join(A)
+    stage.seen = throttled("vault", 30)
+    stage.passes(3601)
+    stage.poller.leave(A)
+    stage.passes(10_000)
+    assert stage.times == [3600]
+    assert not len(stage.poller._queue)
 
 
 def test_a_vault_that_hangs_does_not_hold_up_the_others(stage: Stage) -> None:

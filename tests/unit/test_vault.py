@@ -273,7 +273,15 @@ async def test_each_refusal_gives_cause_and_next_step(
     assert scene.tokens_refused == (1 if answer.status == 401 else 0)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>Sign in</html>", b"null", b"[]", b'"x"', b"{}", b'{"value":"v","id":5}'])
+ODD = [
+    b'{"value":"v","id":"https://x/secrets/user/v1","attributes":{"%s":{}}}' % name.encode()
+    for name in ("updated", "exp", "nbf")
+]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>Sign in</html>", b"null", b"[]", b'"x"', b"{}", b'{"value":"v","id":5}', *ODD]
+)
 async def test_a_good_status_with_a_body_that_makes_no_sense(scene: Scene, body: bytes) -> None:
     scene.answers["/secrets/user/"] = scene.answers["/secrets/user"] = Answer(body, headers=JSON)
     error = await scene.fails()
