@@ -4,7 +4,6 @@ Its verdict is the last line of the log, and the pod's termination message. Exit
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -60,7 +59,7 @@ def main() -> int:
         look = f"kubectl --namespace {settings.namespace} logs deployment/{settings.deployment}"
         verdict, code = f"failed: {error}; the controller's log tells more: {look}", 1
     log.log(logging.ERROR if code else logging.INFO, "%s", verdict)
-    with contextlib.suppress(OSError):  # outside a pod
+    if TERMINATION_LOG.exists():  # the kubelet made it
         TERMINATION_LOG.write_text(verdict)
     return code
 

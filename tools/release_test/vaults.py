@@ -120,6 +120,9 @@ async def _document(kube: Kube, path: str) -> dict[str, Any]:
 
 async def _tell(kube: Kube, settings: Settings, data: dict[str, str] | None) -> None:
     """Puts this into the ConfigMap that the controller mounts; whoever removed it has taken the cloud away already."""
-    with contextlib.suppress(*(() if data else (errors.NotFound,))):
+    try:
         before = await permissions.CLOUDS.get(kube, settings.namespace, settings.name)
         await permissions.CLOUDS.merge(kube, before, {"data": data})
+    except errors.NotFound:
+        if data:
+            raise
