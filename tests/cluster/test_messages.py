@@ -147,7 +147,7 @@ CAUSES = [
         "object missing",
         lambda space, emulator: emulator.delete_secret(space.vault, "a"),
         "secret a is not in Key Vault {vault}",
-        "create or recover it there, or correct objectName or objectVersion",
+        "create or recover it there, or correct objectName, objectType or objectVersion",
     ),
     Cause(
         "object disabled",
