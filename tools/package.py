@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from tools import generate, helm, image, inventory, oci, release, sbom
+from tools import generate, helm, image, inventory, oci, release, sbom, signing
+from tools.local_cluster import ClusterError
 
 ROOT = Path(__file__).resolve().parent.parent
 _REGISTRY = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
@@ -20,7 +21,7 @@ class PackageError(Exception):
     """No release can be made; the message says why."""
 
 
-def source(registry: str, archive: Path | None, *, changed: bool = False) -> release.Source:
+def source(registry: str, archive: Path | None, *, changed: bool = False, signed: bool = False) -> release.Source:
     """Reads what a release is made from. `changed`: also from a checkout with changes that no commit has."""
     if registry and not _REGISTRY.fullmatch(registry):
         raise PackageError(f"--registry {registry}: a registry is HOST[:PORT][/PATH] in lower case, without https://")
@@ -43,11 +44,12 @@ def source(registry: str, archive: Path | None, *, changed: bool = False) -> rel
         changes=_changes(),
         image=found,
         archive=archive.read_bytes() if archive else b"",
+        signed=signed,
     )
 
 
-def write(files: oci.Files, folder: Path) -> None:
-    """The folder appears whole or not at all."""
+def write(files: oci.Files, folder: Path, key: Path | None) -> None:
+    """The folder appears whole or not at all. A `key` signs its checksums."""
     if folder.exists():
         raise PackageError(f"--output {folder}: is there already; remove it, or name another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +61,8 @@ def write(files: oci.Files, folder: Path) -> None:
             path.write_bytes(content)
             if name.endswith(".sh"):
                 path.chmod(0o755)
+        if key:
+            signing.sign(fresh / "SHA256SUMS", key)
         shutil.move(fresh, folder)
 
 
@@ -112,12 +116,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         " what Flux needs",
     )
     parser.add_argument("--changed", action="store_true", help="also from a checkout with changes that no commit has")
+    parser.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY",
+        help="sign SHA256SUMS with this key of cosign's (`cosign generate-key-pair`), whose password is in"
+        " COSIGN_PASSWORD; cosign is built on first use, which takes minutes",
+    )
     options = parser.parse_args(argv)
     folder = (options.output or ROOT / "build" / f"release-{image.version()}").absolute()
     try:
-        made = source(options.registry, options.image, changed=options.changed)
-        write(release.files(made), folder)
-    except (PackageError, inventory.InventoryError, sbom.DisagreeError, OSError) as error:
+        made = source(options.registry, options.image, changed=options.changed, signed=options.sign is not None)
+        write(release.files(made), folder, options.sign)
+    except (
+        PackageError,
+        inventory.InventoryError,
+        sbom.DisagreeError,
+        signing.SigningError,
+        ClusterError,
+        OSError,
+    ) as error:
         print(f"tools/package: {error}", file=sys.stderr)
         return 1
     print(folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from tools import arc, federation, flux, helm, oci, sbom, values
+from tools import arc, federation, flux, helm, oci, sbom, signing, values
 from tools.inventory import Inventory
 
 NAME = "akv-secret-store"
@@ -32,6 +32,8 @@ class Source:
     image: Inventory | None = None
     archive: bytes = b""
     """The image's, where there is one."""
+    signed: bool = False
+    """Whether SHA256SUMS gets a signature, and with it all that it lists."""
 
     @property
     def registry(self) -> str:
@@ -138,13 +140,14 @@ def _notes(source: Source, digests: Mapping[str, str]) -> str:
         relocation = (
             f"\n`./relocate.sh` brings all of it into {source.registry}; it needs skopeo, and no other network.\n"
         )
+    signature = f"\nIt is signed:\n\n```console\n{signing.verification('SHA256SUMS')}\n```\n" if source.signed else ""
     changes = [f"- {subject}" for subject in source.changes] or ["The first release."]
     lines = [f"| {name} | `{digest}` |" for name, digest in digests.items()]
     return f"""\
 # {NAME} {source.version}
 
 Made from {source.revision}. `sha256sum --check SHA256SUMS` checks every file here.
-
+{signature}
 | what | digest |
 | --- | --- |
 {chr(10).join(lines)}

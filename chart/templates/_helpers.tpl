@@ -112,7 +112,8 @@ app.kubernetes.io/part-of: akv-secret-store
 
 {{- define "akv-secret-store.testNamespace" -}}
 {{- $namespaces := include "akv-secret-store.namespaces" . | fromJsonArray }}
-{{- if or (not $namespaces) (has .Release.Namespace $namespaces) }}{{ .Release.Namespace }}{{ else }}{{ first $namespaces }}{{ end }}
+{{- $home := include "akv-secret-store.namespace" . }}
+{{- if or (not $namespaces) (has $home $namespaces) }}{{ $home }}{{ else }}{{ first $namespaces }}{{ end }}
 {{- end }}
 
 {{- define "akv-secret-store.testVault" -}}

@@ -36,7 +36,7 @@ def packaged(site: registry.Registry, tmp_path_factory: pytest.TempPathFactory) 
 def test_it_is_installed_from_a_registry(packaged: Path, site: registry.Registry, plane: ControlPlane) -> None:
     chart = [f"oci://{site.address}/akv/{release.CHART}", "--plain-http", "--version", image.version(), "--no-hooks"]
     at = ["--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)]
-    settings = ["--set-string", "watchNamespaces=shop", "--set-string"]
+    settings = ["--set-string", f"watchNamespaces={HOME}", "--set-string"]
     helm.run(["install", HOME, *chart, *at, "--create-namespace", *settings, "replicaCount=1"])
     assert containers(plane) == [(packaged / "images.txt").read_text().strip()]
     helm.run(["upgrade", HOME, *chart, *at, *settings, "replicaCount=2"])

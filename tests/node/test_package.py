@@ -8,6 +8,7 @@ import pytest
 
 from tests.chart import registry
 from tools import image, package, release, system_packages
+from tools.local_cluster import assets
 
 
 def test_a_release_with_the_image_reaches_the_sites_registry(built: image.Image, tmp_path: Path) -> None:
@@ -23,6 +24,28 @@ def test_a_release_with_the_image_reaches_the_sites_registry(built: image.Image,
         for name, repository in (("chart", release.CHART), ("flux", release.MANIFESTS)):
             [described] = json.loads((folder / "oci" / name / "index.json").read_text())["manifests"]
             assert described["digest"] in store.manifests[f"akv/{repository}"]
+
+
+def test_the_checksums_are_signed_and_what_was_changed_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COSIGN_PASSWORD", "only for this test")
+    monkeypatch.setenv("TUF_ROOT", str(tmp_path / "tuf"))
+    # Without a network: nobody is asked about the signature.
+    alone = ["unshare", "--net", str(assets.tool("cosign"))]
+    subprocess.run([*alone, "generate-key-pair"], cwd=tmp_path, check=True, capture_output=True)
+    folder, key = tmp_path / "release", tmp_path / "cosign.key"
+    assert package.main(["--changed", "--output", str(folder), "--sign", str(key)]) == 0
+    (told,) = [line for line in (folder / "RELEASE.md").read_text().splitlines() if line.startswith("cosign ")]
+    check = [*alone, *told.replace("cosign.pub", str(tmp_path / "cosign.pub")).split()[1:]]
+    assert subprocess.run(check, cwd=folder, capture_output=True).returncode == 0
+    with (folder / "SHA256SUMS").open("a") as sums:
+        sums.write("0  more\n")
+    assert subprocess.run(check, cwd=folder, capture_output=True).returncode != 0
+    monkeypatch.setenv("COSIGN_PASSWORD", "another")
+    assert package.main(["--changed", "--output", str(tmp_path / "second"), "--sign", str(key)]) == 1
+    assert "tools/package: cosign signs nothing with" in capsys.readouterr().err
+    assert not (tmp_path / "second").exists()
 
 
 @pytest.mark.parametrize("name", ["pkg:pypi/cryptography@", "pkg:deb/debian/python3", "pkg:deb/debian/libc6@"])

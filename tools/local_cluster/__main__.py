@@ -50,6 +50,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "assets":
         programs = assets.kubernetes(options.kubernetes)
         assets.tool("ct")
+        if options.cosign:
+            assets.tool("cosign")
         if options.node:
             node.prepare(programs.version)
         print(programs.folder)
@@ -118,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         if command in ("up", "assets", "serve"):
             one.add_argument("--kubernetes", metavar="1.x.y", help=release)
             one.add_argument("--node", action="store_true", help="with a node, which needs root")
+        if command == "assets":
+            one.add_argument("--cosign", action="store_true", help="cosign, too, which `tools/package --sign` needs")
         if command == "load":
             one.add_argument("archive", type=Path, metavar="ARCHIVE", help="OCI's or docker's, such as build/NAME.tar")
         if command == "kubectl":

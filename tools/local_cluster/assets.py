@@ -95,6 +95,7 @@ TOOLS: Mapping[str, Tool] = {
         "-s -w -X github.com/helm/chart-testing/v3/ct/cmd.Version=v3.14.0",
         ("etc",),  # chart_schema.yaml and lintconf.yaml, which `ct lint` would else look for in /etc/ct
     ),
+    "cosign": Tool("3.1.3", "github.com/sigstore/cosign/v3", "-s -w"),
     # Its folder holds `pause` as well, the process in each pod's sandbox.
     "coredns": Tool("1.15.0", "github.com/coredns/coredns", "-s -w"),
 }
@@ -146,7 +147,7 @@ def tool(name: str) -> Path:
 
     def make(folder: Path) -> None:
         go = golang.find()
-        _build(go, pins, folder, about.link_flags, f"building {name} {about.version} (once; about a minute)")
+        _build(go, pins, folder, about.link_flags, f"building {name} {about.version} (once; a few minutes)")
         source = Path(go.output("list", "-m", "-f", "{{.Dir}}", about.module, cwd=pins).strip())
         for data in about.data:
             # What the module cache holds is read-only, and so would be copies that keep their mode.
