@@ -48,7 +48,9 @@ class Source:
 
 def chart_values(registry: str, image: Inventory | None) -> values.ChartValues:
     """The chart's values in a release: its image from that registry, by its digest."""
-    return values.ChartValues(image=values.Image(registry=registry, digest=image.digest if image else ""))
+    # helm test has an image of its own, which a release does not carry.
+    test = values.Test(enabled=image is None)
+    return values.ChartValues(image=values.Image(registry=registry, digest=image.digest if image else ""), test=test)
 
 
 def files(source: Source) -> oci.Files:

@@ -335,8 +335,8 @@ class Test(Values):
     enabled: Annotated[
         bool,
         Meta(
-            description="Whether there is a test. With false the controller does not look for the cloud that a test"
-            " brings."
+            description="Whether there is a test; it needs rbac.create. With false the controller does not look for the"
+            " cloud that a test brings."
         ),
     ] = True
     image: TestImage = msgspec.field(default_factory=TestImage)

@@ -116,8 +116,12 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- if or (not $namespaces) (has $home $namespaces) }}{{ $home }}{{ else }}{{ first $namespaces }}{{ end }}
 {{- end }}
 
+{{- define "akv-secret-store.test" -}}
+{{- if and (include "akv-secret-store.true" .Values.test.enabled) (include "akv-secret-store.true" .Values.rbac.create) }}true{{ end }}
+{{- end }}
+
 {{- define "akv-secret-store.testVault" -}}
-{{- if and (include "akv-secret-store.true" .Values.test.enabled) (not .Values.test.sample.keyvaultName) }}true{{ end }}
+{{- if and (include "akv-secret-store.test" .) (not .Values.test.sample.keyvaultName) }}true{{ end }}
 {{- end }}
 
 {{/* Whether admission policies are rendered: asked for, and known to the API server. */}}

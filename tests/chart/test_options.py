@@ -64,7 +64,7 @@ def test_without_rbac_no_role_is_made_and_no_job_that_would_need_one() -> None:
 
 def test_objects_of_ones_own_are_rendered() -> None:
     made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}, "data": {"a": "1"}}
-    found = one(render("--no-hooks", given={"extraObjects": [made]}), "ConfigMap")
+    found = one(render("--no-hooks", given={"extraObjects": [made]}), "ConfigMap", f"{helm.RELEASE}-x")
     assert found == {**made, "metadata": {"name": f"{helm.RELEASE}-x"}}
 
 
@@ -125,8 +125,8 @@ def test_what_is_added_to_the_pod() -> None:
     manifests = render(given=given)
     main = container(manifests)
     assert main["env"][-1] == {"name": "TZ", "value": "UTC"}
-    assert [mount["name"] for mount in main["volumeMounts"]] == ["files", "x"]
-    assert [volume["name"] for volume in pod(manifests)["volumes"]] == ["files", "x"]
+    assert [mount["name"] for mount in main["volumeMounts"]] == ["files", "test-clouds", "x"]
+    assert [volume["name"] for volume in pod(manifests)["volumes"]] == ["files", "test-clouds", "x"]
     assert pod(manifests)["topologySpreadConstraints"] == given["topologySpreadConstraints"]
 
 
@@ -191,8 +191,8 @@ def test_the_proxy_is_kept_in_a_secret_and_a_change_rolls_the_pod() -> None:
 def test_the_bundle_reaches_the_controller_as_a_file_beside_the_clouds(text: str) -> None:
     clouds = {"Stack": {"authority": "https://a", "vaultUrl": "https://{vault}.b"}}
     manifests = render(given={"caBundle": text, "clouds": clouds})
-    [mount] = container(manifests)["volumeMounts"]
-    [volume] = pod(manifests)["volumes"]
+    mount = container(manifests)["volumeMounts"][0]
+    volume = pod(manifests)["volumes"][0]
     files = one(manifests, "ConfigMap", volume["configMap"]["name"])["data"]
     settings = Settings.from_environment(environment(manifests))
     assert settings.ca_file == f"{mount['mountPath']}/ca.pem"
