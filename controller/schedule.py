@@ -49,12 +49,13 @@ def until_due(age: float, interval: float, jitter: float, draw: float) -> float:
 def after_failure(
     failures: int, dice: random.Random, asked: float | None = None, longest: float = LONGEST_RETRY
 ) -> float:
-    """Seconds to wait after the n-th failure in a row: exponential with full jitter, not less than was asked for.
+    """Seconds to wait after the n-th failure in a row: exponential, half of it by chance, not less than was asked for.
 
-    Never a hot loop, and never more than `longest`, whatever was asked for.
+    So a trouble is over about as soon again as it lasted: with all of it by chance, a run of short waits would be
+    followed by one of a minute. Never a hot loop, and never more than `longest`, whatever was asked for.
     """
     most = min(longest, FIRST_RETRY * 2.0 ** min(failures - 1, 16))
-    wait = max(FIRST_RETRY / 2, dice.uniform(0, most))
+    wait = dice.uniform(most / 2, most)
     if asked:
         wait = max(wait, asked + dice.uniform(0, FIRST_RETRY))
     return min(longest, wait)

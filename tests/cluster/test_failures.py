@@ -221,7 +221,7 @@ def test_failures_back_off(space: Namespace, controller: Workload) -> None:
     space.force("s")
     space.wait_reason("s", Reason.PROVIDER_ERROR)
     time.sleep(10)
-    # 2, 4, 8 … s with full jitter, each at least 1 s, and 5 s of leaving a vault alone.
+    # 2, 4, 8 … s, half of each by chance, and 5 s of leaving a vault alone.
     assert 1 <= space.calls() - before <= 4
 
 

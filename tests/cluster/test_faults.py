@@ -22,7 +22,7 @@ from tools.local_cluster.errors import ClusterError
 from tools.workload import Workload
 
 POLL = 2
-# What failed is tried again after 2, 4, 8 … s at the most, so after twelve seconds of trouble within another 32; and a
+# What failed is tried again after 2, 4, 8 … s, so after twenty seconds of trouble within another 32; and a
 # vault that was throttled has its calls at the pace that it bore.
 SOON = 60.0
 # The dice of these tests; the same seed, the same moments.

@@ -121,7 +121,7 @@ def broken(space: Namespace) -> list[dict[str, object]]:
     ways: list[tuple[dict[str, str], dict[str, object]]] = [
         ({"k": "missing"}, {}),
         ({"k": "unlisted"}, {}),
-        ({"k/x": "a"}, {}),
+        ({"k/0": "a"}, {}),
         ({"k": "a"}, {"secretProviderClassName": "absent"}),
         ({"k": "a"}, {"serviceAccountName": "absent"}),
         ({"k": "a"}, {"secretObject": {"type": "kubernetes.io/tls"}}),

@@ -114,13 +114,13 @@ def test_a_clock_that_is_a_moment_ahead_has_not_jumped() -> None:
         (8, MOST, 256.0),
         (9, MOST, LONGEST_RETRY),
         (10_000, MOST, LONGEST_RETRY),
-        (10_000, MIDDLE, LONGEST_RETRY / 2),
-        (3, MIDDLE, 4.0),
+        (10_000, MIDDLE, LONGEST_RETRY * 0.75),
+        (3, MIDDLE, 6.0),
         (1, LEAST, FIRST_RETRY / 2),
-        (10_000, LEAST, FIRST_RETRY / 2),
+        (10_000, LEAST, LONGEST_RETRY / 2),
     ],
 )
-def test_retries_double_with_full_jitter_and_a_floor(failures: int, dice: random.Random, expected: float) -> None:
+def test_retries_double_and_half_of_each_is_chance(failures: int, dice: random.Random, expected: float) -> None:
     assert after_failure(failures, dice) == expected
 
 
