@@ -15,10 +15,12 @@ BURST = 190.0
 LIMIT = 380.0
 # Where a refusal names no time to wait.
 PAUSE = 10.0
-# The slowest pace that a refusal can lead to: one call in ten seconds tells soon enough that it is over.
-SLOWEST = 0.1
+# The slowest pace that a refusal can lead to: a call every other second tells soon enough that it is over.
+SLOWEST = 0.5
 # A pace that was borne for a minute is doubled. Sooner would be refused more often, later would take long to recover.
+# Where next to nothing got through, nothing is known of what the vault bears, and each window doubles it.
 STEADY = 60.0
+KNOWN = 10
 # Nobody is sent away for longer: the pace may be another by then. It is more than a place in line is kept unused.
 LONGEST = 30.0
 SHORTEST = 0.001
@@ -60,6 +62,7 @@ class Pace:
         self._filled = clock()
         self._closed_until = 0.0
         self._steady_since = clock()
+        self._steady = STEADY
         self._answered: deque[float] = deque(maxlen=int(LIMIT * WINDOW))
         self._first, self._others = _Line(), _Line()
 
@@ -92,7 +95,7 @@ class Pace:
         """A call was answered with anything but a refusal for being too many."""
         now = self._clock()
         self._answered.append(now)
-        if self._rate < LIMIT and now - self._steady_since >= STEADY:
+        if self._rate < LIMIT and now - self._steady_since >= self._steady:
             self._fill(now)
             self._rate = min(LIMIT, self._rate * 2)
             self._steady_since = now
@@ -106,6 +109,7 @@ class Pace:
             while self._answered and now - self._answered[0] > WINDOW:
                 self._answered.popleft()
             self._rate = max(SLOWEST, min(LIMIT, len(self._answered) / WINDOW))
+            self._steady = STEADY if len(self._answered) >= KNOWN else WINDOW
         self._closed_until = max(self._closed_until, closed)
         self._tokens = 0.0
         self._steady_since = self._filled = self._closed_until

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.cluster.world import Installed
+from tests.cluster.world import Installed, Namespace
 from tools.workload import Workload
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -40,10 +40,11 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Meter:
-    """Counts from the moment of its making, or of the last `reset`."""
+    """Counts from the moment of its making, or of the last `reset`, what concerns one namespace and its vault."""
 
-    def __init__(self, installed: Installed, workload: Workload) -> None:
+    def __init__(self, installed: Installed, space: Namespace, workload: Workload) -> None:
         self._installed = installed
+        self._space = space
         self._workload = workload
         self._cpu = 0.0
         self._position = 0
@@ -64,12 +65,14 @@ class Meter:
         """Answered calls by operation, as {"secrets.get": 3, "token": 1}; 401 challenges count as "challenge"."""
         found: Counter[str] = Counter()
         for what, count in self._installed.emulator.counters().items():
-            _, operation, outcome = what.split("/")
+            where, operation, outcome = what.split("/")
+            if where not in (self._space.vault, "entra"):
+                continue
             found["challenge" if outcome == "401" else operation] += count
         return dict(found)
 
     def writes(self) -> list[Write]:
-        """The controller's writes, in their order, but for the renewal of its lease."""
+        """The controller's writes, in their order."""
         found = []
         with self._installed.plane.audit_log.open("rb") as log:
             log.seek(self._position)
@@ -83,7 +86,7 @@ class Meter:
                 if entry["verb"] not in ("create", "patch", "update", "delete") or entry["stage"] != "ResponseComplete":
                     continue
                 where = entry["objectRef"]
-                if where["resource"] == "leases":
+                if where.get("namespace") != self._space.name:
                     continue
                 resource = "/".join(part for part in (where["resource"], where.get("subresource", "")) if part)
                 moment = datetime.fromisoformat(entry["stageTimestamp"]).timestamp()

@@ -92,7 +92,7 @@ def stage(shape: Shape, folder: Path) -> Iterator[tuple[Namespace, Meter, Worklo
         emulator.delay(shape.latency)
         workload = installed.workload(ROTATION_POLL_INTERVAL=str(shape.interval), DRIFT_INTERVAL="86400")
         try:
-            yield space, Meter(installed, workload), workload
+            yield space, Meter(installed, space, workload), workload
         finally:
             workload.kill()
 

@@ -39,7 +39,7 @@ class Server:
         self.plane = plane
         self._folder = folder
         version = ["--kube-version", plane.version, *for_version(plane)]
-        hooks = helm.run(["template", "mine", str(helm.CHART), "--namespace", HOME, *version])
+        hooks = helm.run(["template", "mine", str(helm.CHART), "--namespace", HOME, "--skip-tests", *version])
         made = [m for m in yaml.safe_load_all(hooks) if m and "helm.sh/hook" in m["metadata"].get("annotations", {})]
         self.job = next(m for m in made if m["kind"] == "Job")
         [config] = [m for m in made if m["kind"] == "ConfigMap"]

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from controller.pace import BURST, LIMIT, LONGEST, PAUSE, Pace
+from controller.pace import BURST, LIMIT, LONGEST, PAUSE, SLOWEST, Pace
 from tools.keyvault_emulator.faults import Limiter
 
 
@@ -83,13 +83,25 @@ def test_when_the_limit_is_lifted_the_pace_comes_back() -> None:
     assert crowd.answers[-1][0] < 600
 
 
+def test_a_vault_that_refused_everything_is_soon_asked_as_before() -> None:
+    crowd = Crowd(0, 10)
+    for _ in range(3):
+        assert crowd.pace.wait("a", first=True) == 0 or crowd.pace.slowed
+        crowd.pace.refused(10)
+        crowd.now += 11
+    crowd.limiter = Limiter(4000, 10)
+    crowd.began, crowd.closed_until = crowd.now, 0.0
+    crowd.call((1000, "new", True))
+    assert crowd.answers[-1][0] < 120
+
+
 def test_who_came_first_is_served_first() -> None:
     now = [1000.0]
     pace = Pace(lambda: now[0])
     pace.refused(10)
     first, second = pace.wait("a", first=True), pace.wait("b", first=True)
     assert 10 <= first < second
-    now[0] += 20  # one call's worth at the slowest pace
+    now[0] += 10 + 1 / SLOWEST  # one call's worth at the slowest pace
     assert pace.wait("b", first=True) > 0
     assert pace.wait("a", first=True) == 0
 
