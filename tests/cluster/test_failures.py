@@ -185,7 +185,8 @@ def test_somebody_elses_secret_is_never_touched(space: Namespace) -> None:
     message = space.wait_reason("s", Reason.LABEL_ERROR)
     assert "was not touched" in message
     assert space.get("secret", "s") == before
-    assert space.calls("secrets.get") == 0
+    # The very first attempt may have fetched it, on its way to find out whose the Secret is; no later one does.
+    assert space.calls("secrets.get") <= 1
     space.kubectl("delete", "secret", "s")
     space.wait_secret("s", {"k": "1"}, patience=40)
 
