@@ -36,10 +36,12 @@ def test_notes_name_what_was_installed(given: str, said: list[str], not_said: st
         "deployment/mine-akv-secret-store",
         "--namespace theirs",
         "encrypt them at rest",
-        "helm test mine",
     ):
         assert part in notes, notes
     assert not_said not in notes
+    assert ("helm test mine --namespace theirs --logs" in notes) is ("rbac.create=false" not in given)
     renamed = helm.run([*install, "--set", "namespaceOverride=elsewhere,fullnameOverride=scribe"])
     assert "--namespace elsewhere rollout status deployment/scribe" in renamed
-    assert "theirs" not in renamed.partition("NOTES:")[2]
+    # helm goes by the release's namespace, and looks nowhere else for a test's log.
+    assert "--logs" not in renamed
+    assert "theirs" not in renamed.partition("NOTES:")[2].replace("helm test mine --namespace theirs", "")
