@@ -83,6 +83,8 @@ def shop(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     plane.kubectl("create", "namespace", HOME)
     at = ["--namespace", "release-room", "--kubeconfig", str(plane.kubeconfig)]
     helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", "--values", str(values)])
+    # Nothing of it runs: its account, its rights and its policies are all that a thief meets.
+    plane.kubectl("delete", "deployment", "scribe", "--namespace", HOME)
     plane.kubectl("create", "namespace", SHOP)
     thief = Thief(plane, HOME, ACCOUNT)
     # What the controller itself waits for before it is ready: the policies are in force a moment after the install.

@@ -22,8 +22,10 @@ def scene(plane: ControlPlane) -> Iterator[None]:
     wanted = {each.namespace for each in rendered} - {""} - there
     for name in wanted:
         plane.kubectl("create", "namespace", name)
-    for name in {each.name for each in rendered if each.kind == "ServiceAccount" and each.namespace == RELEASE}:
-        plane.kubectl("create", "serviceaccount", name, "--namespace", RELEASE)
+    accounts = {(each.namespace, each.name) for each in rendered if each.kind == "ServiceAccount"}
+    for namespace, name in accounts:
+        if namespace in wanted:
+            plane.kubectl("create", "serviceaccount", name, "--namespace", namespace)
     yield
     for name in wanted:
         plane.kubectl("delete", "namespace", name)
