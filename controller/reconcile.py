@@ -154,7 +154,6 @@ class Reconciler:
         for key in self.syncs.keys():  # noqa: SIM118
             self._reporter.forget(*key)
             self._queue.add(key)
-            self._queue.add(key)
 
     async def work(self) -> None:
         """Works until the queue is closed."""

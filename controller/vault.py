@@ -37,8 +37,6 @@ AT_ONCE = 40
 AT_ONCE_EACH = 24
 # Whoever would wait longer for its turn at a vault that refuses makes room for the work on others, and comes again.
 PATIENCE = 1.0
-# Items of a list's page (Azure Key Vault REST API reference, "Get Secrets", maxresults).
-PAGE = 25
 # Pages of one object's versions: 10,000 of them, twenty times what Key Vault can back up.
 MOST_PAGES = 400
 # Whether a list may be had, and is cheaper than gets, is tried again after a day.
