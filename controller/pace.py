@@ -24,7 +24,8 @@ KNOWN = 10
 # Nobody is sent away for longer: the pace may be another by then. It is more than a place in line is kept unused.
 LONGEST = 30.0
 SHORTEST = 0.001
-KEPT = 90.0
+# Who comes later than this after the time it was told has lost its place: deleted meanwhile, or served elsewhere.
+GRACE = 30.0
 
 
 class _Line:
@@ -40,16 +41,21 @@ class _Line:
     def join(self, who: Hashable, now: float) -> int:
         """Joins, or comes again; answers how many are before this one."""
         number = self._places[who][0] if who in self._places else next(self._numbers)
-        self._places[who] = (number, now)
+        self._places[who] = (number, now + GRACE)
         return number - next(iter(self._places.values()))[0]
+
+    def drop_gone(self, now: float) -> None:
+        """Nobody waits behind one who does not come."""
+        while self._places and self._places[head := next(iter(self._places))][1] < now:
+            del self._places[head]
+
+    def told(self, who: Hashable, when: float) -> None:
+        """Comes again then."""
+        self._places[who] = (self._places[who][0], when + GRACE)
 
     def leave(self, who: Hashable) -> None:
         """Is served."""
         self._places.pop(who, None)
-
-    def forget(self, before: float) -> None:
-        """Drops those who have not come again since: deleted, or served elsewhere."""
-        self._places = {who: place for who, place in self._places.items() if place[1] >= before}
 
 
 class Pace:
@@ -73,6 +79,8 @@ class Pace:
         """
         now = self._clock()
         self._fill(now)
+        self._first.drop_gone(now)
+        self._others.drop_gone(now)
         line = self._first if first else self._others
         before = line.join(who, now) + (0 if first else len(self._first))
         if now >= self._closed_until and self._tokens >= before + 1:
@@ -80,7 +88,9 @@ class Pace:
             self._tokens -= 1
             return 0.0
         opens = max(0.0, self._closed_until - now)
-        return min(opens + max(SHORTEST, (before + 1 - self._tokens) / self._rate), max(opens, LONGEST))
+        wait = min(opens + max(SHORTEST, (before + 1 - self._tokens) / self._rate), max(opens, LONGEST))
+        line.told(who, now + wait)
+        return wait
 
     @property
     def slowed(self) -> bool:
@@ -113,11 +123,6 @@ class Pace:
         self._closed_until = max(self._closed_until, closed)
         self._tokens = 0.0
         self._steady_since = self._filled = self._closed_until
-
-    def forget(self) -> None:
-        """Drops callers that stopped coming."""
-        for line in (self._first, self._others):
-            line.forget(self._clock() - KEPT)
 
     def _fill(self, now: float) -> None:
         gained = max(0.0, now - self._filled) * self._rate

@@ -71,8 +71,6 @@ class Vaults:
     async def drop_unused(self, seconds: float) -> None:
         """Lets go of readers that nobody asked for in that time, and of their identities' tokens."""
         now = time.monotonic()
-        for pace in self._paces.values():
-            pace.forget()
         for key in [key for key, used in self._used.items() if now - used > seconds]:
             del self._used[key]
             await self._readers.pop(key).close()

@@ -19,15 +19,19 @@ def scene(plane: ControlPlane) -> Iterator[None]:
     """A dry run makes neither a namespace nor a ServiceAccount, and a Pod is admitted only where they are."""
     rendered = [each for options in MATRIX.values() for each in render.render(options)]
     there = set(plane.kubectl("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}").split())
-    wanted = {each.namespace for each in rendered} - {""} - there
-    for name in wanted:
+    namespaces = {each.namespace for each in rendered} - {""} - there
+    for name in namespaces:
         plane.kubectl("create", "namespace", name)
-    accounts = {(each.namespace, each.name) for each in rendered if each.kind == "ServiceAccount"}
+    # Another module's namespace of that name is used as it stands.
+    listed = plane.kubectl("get", "serviceaccounts", "--all-namespaces", "--no-headers")
+    present = {tuple(line.split()[:2]) for line in listed.splitlines()}
+    accounts = {(each.namespace, each.name) for each in rendered if each.kind == "ServiceAccount"} - present
     for namespace, name in accounts:
-        if namespace in wanted:
-            plane.kubectl("create", "serviceaccount", name, "--namespace", namespace)
+        plane.kubectl("create", "serviceaccount", name, "--namespace", namespace)
     yield
-    for name in wanted:
+    for namespace, name in accounts:
+        plane.kubectl("delete", "serviceaccount", name, "--namespace", namespace)
+    for name in namespaces:
         plane.kubectl("delete", "namespace", name)
 
 

@@ -121,5 +121,4 @@ def test_who_stopped_coming_is_dropped_from_the_line() -> None:
     for number in range(10):
         pace.wait(number, first=bool(number % 2))
     now[0] += 100
-    pace.forget()
     assert pace.wait("x", first=False) == 0
