@@ -96,6 +96,8 @@ TOOLS: Mapping[str, Tool] = {
         "-s -w -X github.com/helm/chart-testing/v3/ct/cmd.Version=v3.14.0",
         ("etc",),  # chart_schema.yaml and lintconf.yaml, which `ct lint` would else look for in /etc/ct
     ),
+    # Beside helm 3, which comes as a wheel.
+    "helm": Tool("4.3.1", "helm.sh/helm/v4", "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1"),
     "cosign": Tool("3.1.3", "github.com/sigstore/cosign/v3", "-s -w"),
     # Its folder holds `pause` as well, the process in each pod's sandbox.
     "coredns": Tool("1.15.0", "github.com/coredns/coredns", "-s -w"),
