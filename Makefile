@@ -28,6 +28,7 @@ demo: assets ## one secret's whole life on a real API server, narrated (options:
 	@$(RUN) tools.demo $(DEMO)
 
 test: assets ## every test but those of test-node (options: TEST="-k name", KUBERNETES=1.x.y)
+	@$(RUN) tools.local_cluster assets --tool prometheus
 	$(RUN) pytest $(TEST)
 
 test-node: assets ## what needs a node, as root: the image in a pod, helm's whole life (options: TEST="-k name")
