@@ -53,6 +53,16 @@ def links(page: str) -> list[str]:
     return [str(child.attrs["href"]) for child in inlines if child.type == "link_open"]
 
 
+def alike(found: str, wanted: str) -> bool:
+    """Whether it is what a page shows: the spaces between words do not count, and … is anything, alone in its line any
+    number of lines."""
+    parts = [
+        r"(.*\n)*?" if line.strip() == "…" else r"\s+".join(map(_word, line.split())) + r"\s*\n"
+        for line in wanted.splitlines()
+    ]
+    return re.fullmatch("".join(parts), found if found.endswith("\n") else f"{found}\n") is not None
+
+
 def _tokens(page: str) -> list[Token]:
     return _MARKDOWN.parse((ROOT / page).read_text())
 
@@ -69,3 +79,7 @@ def _words(heading: Token) -> str:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _word(word: str) -> str:
+    return ".*?".join(map(re.escape, word.split("…")))

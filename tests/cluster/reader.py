@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from tests.cluster.world import TENANT, Installed
-from tests.pages import ROOT, Block
+from tests.pages import ROOT, Block, alike
 from tools import helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
@@ -108,7 +108,7 @@ class Reader:
         deadline = time.monotonic() + (PATIENCE if again else 0)
         while True:
             done = self._shell(text)
-            right = done.returncode == 0 and (not shown or _alike(done.stdout, self.here(shown.text)))
+            right = done.returncode == 0 and (not shown or alike(done.stdout, self.here(shown.text)))
             if right:
                 return
             if time.monotonic() >= deadline:
@@ -173,16 +173,3 @@ def _commands(text: str) -> list[str]:
     """The lines that begin a command."""
     lines = re.sub(r"\\\n", " ", text).splitlines()
     return [line for line in lines if line.strip()]
-
-
-def _alike(found: str, wanted: str) -> bool:
-    """Line by line, whatever the spaces between words; … is anything, on a line of its own any number of lines."""
-    parts = [
-        r"(.*\n)*?" if line.strip() == "…" else r"\s+".join(map(_word, line.split())) + r"\s*\n"
-        for line in wanted.splitlines()
-    ]
-    return re.fullmatch("".join(parts), found if found.endswith("\n") else f"{found}\n") is not None
-
-
-def _word(word: str) -> str:
-    return ".*?".join(map(re.escape, word.split("…")))

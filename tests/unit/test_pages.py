@@ -8,7 +8,7 @@ import yaml
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.errors import ClassError
 from controller.objects import read_class
-from tests.pages import PAGES, ROOT, anchors, blocks, links
+from tests.pages import PAGES, ROOT, alike, anchors, blocks, links
 from tools import arc, federation, flux, guide, reference
 from tools.image import version
 
@@ -70,3 +70,22 @@ def test_the_fields_of_an_object_are_those_that_are_understood() -> None:
     with pytest.raises(ClassError) as refused:
         read_class(SecretProviderClass(spec=SecretProviderClassSpec(provider="azure", parameters=parameters)))
     assert str(refused.value).partition("known are ")[2].split(", ") == sorted(reference.OBJECT_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("found", "shown", "wanted"),
+    [
+        ("a  b\n", "a b\n", True),
+        ("a b", "a     b\n", True),
+        ("a bc\n", "a b\n", False),
+        ("a 12s x\n", "a … x\n", True),
+        ("a x\n", "a … x\n", False),
+        ("id=7;\n", "id=…;\n", True),
+        ("a\nb\nc\n", "…\nc\n", True),
+        ("c\n", "…\nc\n", True),
+        ("a\nb\n", "a\n", False),
+        ("a.c\n", "abc\n", False),
+    ],
+)
+def test_what_is_shown_is_what_was_found(found: str, shown: str, wanted: bool) -> None:
+    assert alike(found, shown) is wanted
