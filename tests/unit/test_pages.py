@@ -1,15 +1,17 @@
 """The pages: links lead somewhere, blocks are of a kind that is run, tables name what there is."""
 
 import re
+import shlex
 
 import pytest
 import yaml
 
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.errors import ClassError
+from controller.identity import Identity
 from controller.objects import read_class
 from tests.pages import PAGES, ROOT, alike, anchors, blocks, links
-from tools import arc, federation, flux, guide, reference
+from tools import arc, checks, federation, flux, guide, reference
 from tools.image import version
 
 
@@ -58,6 +60,27 @@ def test_the_page_about_arc_has_the_commands_of_a_release() -> None:
     )
     shown = {block.text for block in blocks("docs/arc.md")}
     assert set(re.findall(r"```console\n(.*?)```", made, re.DOTALL)) - shown == set()
+
+
+def options(command: str) -> set[str]:
+    return {word for word in shlex.split(command) if word.startswith("--")}
+
+
+def test_the_commands_for_azure_are_the_doctors() -> None:
+    identity = Identity("my-namespace", "my-service-account", "a-client", "a-tenant")
+    shown = "\n".join(block.text for block in blocks("docs/install.md")).replace("\\\n", " ").splitlines()
+    for said in (checks.federated_credential(identity, "https://issuer.example"), checks.role(identity, "a-vault")):
+        start = said.partition(" --")[0]
+        assert options(said) in [options(line) for line in shown if line.startswith(start)]
+
+
+def test_our_figures_are_the_readmes() -> None:
+    figures = (ROOT / "README.md").read_text().partition("## Figures")[2].partition("\n## ")[0]
+    table = (ROOT / "docs" / "comparison.md").read_text().partition("## Figures")[2]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    numbers = {number for _, ours, *_ in rows for number in re.findall(r"\d[\d.,]+", ours)}
+    assert len(numbers) > 4
+    assert {number for number in numbers if not re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", figures)} == set()
 
 
 def test_the_fields_of_an_object_are_those_that_are_understood() -> None:
