@@ -35,6 +35,8 @@ set -euo pipefail
 {{ export -p; printf 'cd %q\\n' "$PWD"; }} > {state}
 """
 _READS = ("kubectl get ", "kubectl describe ", "tools/doctor ", "export ", "#")
+# What values may ask for, of those whom this cluster does not have: cert-manager and trust-manager.
+_ASKED_FOR = ("cert-manager.io/v1/Certificate", "trust.cert-manager.io/v1alpha1/Bundle")
 _SYNCED = ("SecretSync", "AKVSync")
 
 
@@ -107,14 +109,14 @@ class Reader:
         text = self.here(block.text)
         again = shown and all(line.startswith(_READS) for line in _commands(text))
         deadline = time.monotonic() + (PATIENCE if again else 0)
-        while True:
-            done = self._shell(text)
-            right = done.returncode == 0 and (not shown or alike(done.stdout, self.here(shown.text)))
-            if right:
-                return
+        done = self._shell(text)
+        while not (right := done.returncode == 0 and (not shown or alike(done.stdout, self.here(shown.text)))):
             if time.monotonic() >= deadline:
                 break
             time.sleep(0.2)
+            done = self._shell(text)
+        if right:
+            return
         wanted = f"\n--- wanted, line {shown.line}\n{shown.text}" if shown else ""
         log = f"\n--- the controller's log\n{self._controller.tail()}" if self._controller else ""
         pytest.fail(f"{block}, exit code {done.returncode}\n{text}--- found\n{done.stdout}{done.stderr}{wanted}{log}")
@@ -123,7 +125,8 @@ class Reader:
         text = self.here(block.text)
         objects = [item for item in yaml.safe_load_all(text) if item]
         if not any("kind" in item for item in objects):
-            helm.run(["template", helm.RELEASE, str(helm.CHART), "--values", "-"], stdin=text)
+            served = [word for kind in _ASKED_FOR for word in ("--api-versions", kind)]
+            helm.run(["template", helm.RELEASE, str(helm.CHART), "--values", "-", *served], stdin=text)
             return
         self.plane.kubectl("apply", "--filename", "-", stdin=text)
         for item in objects:
