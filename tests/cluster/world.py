@@ -66,7 +66,8 @@ class Installed:
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}
         body = json.dumps({"status": {"phase": "Running", "conditions": [ready]}})
         for pod in eventually(lambda: self.plane.kubectl("get", "pods", *at, "--output", "name").split(), bool):
-            self.plane.kubectl("patch", pod, *at, "--subresource=status", "--type=merge", "--patch", body)
+            # Of an upgrade the old pod may be gone by now.
+            self.plane.kubectl("patch", pod, *at, "--subresource=status", "--type=merge", "--patch", body, check=False)
         eventually(self.available, lambda found: found == "1")
 
     def available(self) -> str:
