@@ -62,6 +62,7 @@ def readme(description: str, chart: values.ChartValues) -> str:
         rights=_rights([*rbac.controller(), *rbac.akv_sync()]),
         identity=rbac.identity(),
         home=_rights(rbac.home()),
+        probe=rbac.probe(),
         test_sample=_rights(rbac.test_sample()),
         test_vault=_rights(rbac.test_vault()),
         metrics=table(

@@ -58,9 +58,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
     yield "chart/templates/test.yaml", text.render("test.yaml", sample=rbac.test_sample(), vault=rbac.test_vault())
     yield (
         "chart/templates/policies.yaml",
-        text.render(
-            "policies.yaml", policies=policies.POLICIES, allowed_types=policies.ALLOWED_TYPES, since=policies.SINCE
-        ),
+        text.render("policies.yaml", policies=policies.POLICIES, since=policies.SINCE),
     )
     yield (
         "chart/templates/checks.yaml",

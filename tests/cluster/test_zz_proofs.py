@@ -3,20 +3,14 @@
 import base64
 from collections.abc import Iterable
 
-from tests.cluster.rights import granted, make_mend_prune, used
-from tests.cluster.world import CANARY, Installed, Namespace, eventually, metrics, value
+from tests.cluster.rights import play, uses_what_is_granted
+from tests.cluster.world import CANARY, Installed, Namespace, metrics, value
 from tools.workload import Workload
 
 
 def test_granted_equals_used(space: Namespace, installed: Installed) -> None:
-    space.put("a", "1")
-    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
-    space.wait_secret("s", {"k": "1"})
-    space.put("a", "2")
-    space.force("s")
-    space.wait_secret("s", {"k": "2"})
-    make_mend_prune(space, beside=["s"])
-    eventually(lambda: used(installed), lambda found: found == granted(installed))
+    play(space)
+    uses_what_is_granted(installed)
 
 
 def texts(installed: Installed, controller: Workload) -> Iterable[tuple[str, str]]:

@@ -105,9 +105,8 @@ def release(plane: ControlPlane, emulator: Emulator, folder: Path, name: str, **
     clouds = {"emulator": cloud, "nowhere": {**cloud, "vaultUrl": "https://{vault}.invalid"}}
     values.write_text(json.dumps({"clouds": clouds, "defaultCloud": "emulator", **more}))
     arguments = ["install", name, str(helm.CHART), "--namespace", name, "--create-namespace"]
-    helm.run(
-        [*arguments, *for_version(plane), "--no-hooks", "--values", str(values), "--kubeconfig", str(plane.kubeconfig)]
-    )
+    arguments += [] if "acceptUnrestrictedTokens" in more else for_version(plane)
+    helm.run([*arguments, "--no-hooks", "--values", str(values), "--kubeconfig", str(plane.kubeconfig)])
     return Installed(plane, emulator, name, folder)
 
 
