@@ -31,7 +31,8 @@ from controller.sync import Again, Ask, Class, Reading, Syncer, Written, confirm
 from controller.telemetry import Chorus, Metrics
 from controller.vaults import Vaults
 
-WORKERS = 32
+# What one namespace alone gets of these, half, is enough for all the calls that its vault bears.
+WORKERS = 64
 # Drift looks are paced: however many SecretSyncs there are, the API server sees no more than ten a second.
 BETWEEN_LOOKS = 0.1
 # Turns that wait for an old Secret's collection before it is worth a word: about half a minute.
@@ -73,16 +74,15 @@ class Reconciler:
         vaults: Vaults,
         reporter: Reporter,
         metrics: Metrics,
-        queue: Queue[Key],
     ) -> None:
         self.poller = Poller(settings.jitter, vaults, self._polled)
         self._settings = settings
         self._syncer = syncer
         self._reporter = reporter
         self._metrics = metrics
-        self._queue = queue
+        self._queue: Queue[Key] = Queue(time.monotonic, WORKERS)
         self._names = ("", settings.controller_name)
-        metrics.queue_due.set_function(queue.overdue)
+        metrics.queue_due.set_function(self._queue.overdue)
         self._dice = random.Random()  # noqa: S311 -- spreads load, guards nothing
         self._chorus = Chorus(log)
         self._memory: dict[Key, Memory] = {}
@@ -156,8 +156,12 @@ class Reconciler:
             self._queue.add(key)
 
     async def work(self) -> None:
-        """Works until the queue is closed."""
-        await self._queue.work(self._timed_turn, WORKERS)
+        """Works until closed."""
+        await self._queue.work(self._timed_turn)
+
+    def close(self) -> None:
+        """Begins nothing more."""
+        self._queue.close()
 
     async def _timed_turn(self, key: Key) -> float | None:
         started = time.monotonic()

@@ -152,13 +152,13 @@ def test_a_hundred_edits_in_a_row_are_two_syncs(stage: Stage) -> None:
     assert stage.synced == [(0, 1), (10, 100)]
 
 
-def test_after_the_queue_was_closed_workers_end_with_what_they_have(stage: Stage) -> None:
+def test_after_it_was_closed_workers_end_with_what_they_have(stage: Stage) -> None:
     stage.takes = 10
     stage.has_class()
     stage.has(sync())
     stage.passes(5)
     stage.has(sync(name="other"))
-    stage.queue.close()
+    stage.reconciler.close()
     stage.reconciler.poller.close()
     stage.loop.run_until_complete(asyncio.wait_for(asyncio.gather(stage.working, stage.polling), 60))
     assert len(stage.told) >= 1
