@@ -1,7 +1,8 @@
 """Who has how much of what is scarce: nobody gets more of it than stays free for the others.
 
-So one who takes all that it gets has half, each of two a third, and whoever comes new finds some free, however long the
-others keep theirs. Those who share are namespaces: what is done for one must not wait for what another never lets end.
+So the first to take all that it gets has half, the next one half of the rest, and whoever comes new finds some free,
+however long the others keep theirs. Of 64 it takes seven to hold all; then one who has none comes before all who have
+some. Those who share are namespaces: what is done for one must not wait for what another never lets end.
 """
 
 import asyncio

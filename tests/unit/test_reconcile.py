@@ -472,7 +472,7 @@ def test_drift_whose_mending_meets_a_conflict_is_mended_soon(stage: Stage) -> No
     stage.has(sync())
     stage.passes(1)
     stage.untouched, stage.comes_to = False, Again(1)
-    stage.passes(300)
+    stage.passes(300.5)
     tries = len(stage.times)
     stage.untouched, stage.comes_to = True, GOOD
     stage.passes(31)
