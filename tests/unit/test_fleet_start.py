@@ -1,0 +1,130 @@
+"""2,000 clusters on one vault with the jitter that `tools/plan` suggests: its limit is never met, and why not less."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from controller import poll, reconcile
+from controller.settings import Settings
+from tests.unit.fleet_stage import Fleet, at
+from tests.unit.virtual import VirtualLoop
+from tools import fleet
+from tools.keyvault_emulator.faults import VAULT_LIMIT
+
+CLUSTERS = 2_000
+INTERVAL = 3_600
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualLoop]:
+    loop = VirtualLoop()
+    for module in (reconcile, poll):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
+    monkeypatch.setattr(reconcile, "datetime", at(loop))
+    yield loop
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+def suggested(secrets: int, per: int, risk: float = fleet.RISK) -> int:
+    asked = fleet.Fleet(clusters=CLUSTERS, secrets=secrets, interval=INTERVAL, per=per, risk=risk)
+    return fleet.plan(asked).jitter_seconds
+
+
+def settings(jitter: int) -> Settings:
+    # Drift checks call no vault.
+    return Settings(jitter=jitter, rotation_poll_interval=INTERVAL, drift_interval=86_400)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "per", "lists", "syncs", "start", "poll"),
+    [
+        pytest.param(20, 1, True, 1, (1_800, 2_200), (200, 300), id="as SSE's guide reckons"),
+        pytest.param(10, 10, False, 2, (3_200, VAULT_LIMIT), (3_000, VAULT_LIMIT), id="as the vault counts, by gets"),
+    ],
+)
+def test_a_fleet_that_starts_together_never_meets_the_limit(
+    loop: VirtualLoop,
+    secrets: int,
+    per: int,
+    lists: bool,
+    syncs: int,
+    start: tuple[int, int],
+    poll: tuple[int, int],
+) -> None:
+    """`start` and `poll` are between what the most calls of any ten seconds are, of the vault's 4,000.
+
+    SSE's guide leaves half of the limit unused. Who reckons as the vault counts leaves next to nothing, and needs it.
+    """
+    # Who may not list tries that once a day: one call more.
+    jitter = suggested(secrets if lists else secrets + 1, per)
+    them = Fleet(loop, settings(jitter), clusters=CLUSTERS, secrets=secrets, syncs=syncs, lists=lists)
+    vault = them.vault
+    them.start()
+    them.passes(jitter)
+    assert len(vault.taken) == CLUSTERS * secrets
+    assert start[0] <= vault.worst() <= start[1]
+    them.passes(INTERVAL + jitter)
+    calls = 1 if lists else secrets + 1
+    assert len(vault.taken) >= CLUSTERS * (secrets + calls)
+    assert poll[0] <= vault.worst(since=jitter + 1) <= poll[1]
+    assert not vault.refused
+
+
+def test_half_of_what_is_suggested_is_too_little(loop: VirtualLoop) -> None:
+    them = Fleet(loop, settings(suggested(10, per=10) // 2), clusters=CLUSTERS, secrets=10)
+    them.start()
+    them.passes(INTERVAL / 2)
+    assert them.vault.refused
+    # Then each keeps to what the vault bears, and all have everything in the end.
+    assert len(them.vault.taken) == CLUSTERS * 10
+
+
+def test_a_restart_of_the_whole_fleet_costs_nothing(loop: VirtualLoop) -> None:
+    jitter = suggested(5, per=1)
+    them = Fleet(loop, settings(jitter), clusters=CLUSTERS, secrets=5)
+    vault = them.vault
+    them.start()
+    them.passes(INTERVAL / 2)
+    before = len(vault.taken)
+    assert before == CLUSTERS * 5
+    them.stop()
+    them.start()
+    them.passes(INTERVAL / 2 - 1)
+    assert len(vault.taken) == before
+    # Each is due when it would have been, jitter included; and that is a list, but for the daily read of some.
+    them.passes(1 + 2 * jitter)
+    polled = len(vault.taken)
+    assert before + CLUSTERS <= polled <= before + 1.2 * CLUSTERS
+
+    them.stop()
+    them.passes(10 * INTERVAL)
+    them.start()
+    back = loop.time()
+    them.passes(INTERVAL)
+    assert polled + CLUSTERS <= len(vault.taken) <= polled + 1.2 * CLUSTERS
+    # Who comes back overdue is spread over an interval.
+    assert vault.worst(since=back) <= 20
+    assert not vault.refused
+
+
+def test_the_risk_that_a_plan_states_is_what_is_seen(loop: VirtualLoop) -> None:
+    """Of the seconds of a start, so many bring as many clusters as the vault takes calls of in a second, or more."""
+    risk, secrets = 0.1, 20
+    jitter = suggested(secrets, per=1, risk=risk)
+    fit = VAULT_LIMIT // 10 // secrets
+    full = 0
+    for seed in range(8):
+        them = Fleet(loop, settings(jitter), clusters=CLUSTERS, secrets=1, seed=seed)
+        began = loop.time()
+        them.start()
+        them.passes(jitter)
+        them.stop()
+        seconds = Counter(int(moment - began) for moment in them.vault.taken)
+        full += sum(count >= fit for count in seconds.values())
+    assert 0.75 * risk < full / (8 * jitter) < 1.1 * risk
