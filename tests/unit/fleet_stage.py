@@ -6,7 +6,7 @@ Of each cluster all that decides about calls is real: `Reconciler`, `Poller`, th
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -48,13 +48,15 @@ ROBOT = Identity("team", "robot", "client", "tenant")
 class Vault:
     """What all clusters share: the limit, and the moments at which it took calls and refused them."""
 
-    def __init__(self, loop: VirtualLoop, names: Sequence[str], lists: bool) -> None:
+    def __init__(self, loop: VirtualLoop, names: list[str], lists: bool) -> None:
         self.loop = loop
         self.names = names
         self.lists = lists
         self.limiter = Limiter()
         self.taken: list[float] = []
         self.refused: list[float] = []
+        self.got: list[tuple[float, str]] = []
+        self.changed: set[str] = set()
 
     def call(self, status: int = 200) -> None:
         """One call; raises where it is one too many, or forbidden."""
@@ -65,6 +67,10 @@ class Vault:
         self.taken.append(now)
         if status >= 400:
             raise _error(status, {})
+
+    def updated(self, name: str) -> datetime:
+        """When its value was set last."""
+        return LONG_AGO + timedelta(days=name in self.changed)
 
     def worst(self, since: float = 0.0) -> int:
         """The most calls that any ten seconds have brought."""
@@ -104,7 +110,7 @@ class _Pages:
 
     async def _items(self, page: Iterable[str]) -> AsyncIterator[Any]:
         for name in page:
-            yield SimpleNamespace(name=name, updated_on=LONG_AGO, enabled=True)
+            yield SimpleNamespace(name=name, updated_on=self._vault.updated(name), enabled=True)
 
 
 class _Shelf:
@@ -115,9 +121,10 @@ class _Shelf:
     def __init__(self, vault: Vault) -> None:
         self._shared = vault
 
-    async def get(self, _found: VaultObject, _version: str) -> Fetched:
+    async def get(self, found: VaultObject, _version: str) -> Fetched:
         self._shared.call()
-        return Fetched(value=Hidden(b"value"), version="v1", updated=LONG_AGO)
+        self._shared.got.append((self._shared.taken[-1], found.name))
+        return Fetched(value=Hidden(b"value"), version="v1", updated=self._shared.updated(found.name))
 
     def listed(self) -> Any:
         return _Pages(self._shared)
@@ -234,7 +241,7 @@ class Fleet:
         self._seed = seed
         self._metrics = Metrics()
         self._starts = 0
-        self._clusters: list[Cluster] = []
+        self.clusters: list[Cluster] = []
         each = [
             sync(self.vault.names[number::syncs], name=f"shop-{number}", uid=f"uid-{number}") for number in range(syncs)
         ]
@@ -243,22 +250,22 @@ class Fleet:
     def start(self) -> None:
         """All clusters at this moment, each with what its API server has."""
         self._starts += 1
-        self._clusters = [
+        self.clusters = [
             Cluster(self.vault, self.settings, self._metrics, (self._seed, self._starts, number), syncs)
             for number, syncs in enumerate(self._kept)
         ]
 
     def stop(self) -> None:
         """Ends all controllers; the API servers keep what was told."""
-        self._kept = [cluster.kept for cluster in self._clusters]
+        self._kept = [cluster.kept for cluster in self.clusters]
 
         async def all_of_them() -> None:
             async with asyncio.TaskGroup() as tasks:
-                for cluster in self._clusters:
+                for cluster in self.clusters:
                     tasks.create_task(cluster.stop())
 
         self.loop.run_until_complete(all_of_them())
-        self._clusters = []
+        self.clusters = []
 
     def passes(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))

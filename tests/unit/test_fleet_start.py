@@ -10,10 +10,12 @@ import pytest
 
 from controller import poll, reconcile
 from controller.settings import Settings
+from controller.status import ready_condition
 from tests.unit.fleet_stage import Fleet, at
+from tests.unit.objects_of import sync
 from tests.unit.virtual import VirtualLoop
 from tools import fleet
-from tools.keyvault_emulator.faults import VAULT_LIMIT
+from tools.keyvault_emulator.faults import VAULT_LIMIT, Limiter
 
 CLUSTERS = 2_000
 INTERVAL = 3_600
@@ -134,3 +136,32 @@ def test_the_risk_that_a_plan_states_is_what_is_seen(loop: VirtualLoop) -> None:
         seconds = Counter(int(moment - began) for moment in them.vault.taken)
         full += sum(count >= fit for count in seconds.values())
     assert 0.7 * risk < full / (starts * jitter) < 1.2 * risk
+
+
+def test_at_a_throttled_vault_who_has_nothing_comes_first_and_nobody_calls_when_told_to_wait(loop: VirtualLoop) -> None:
+    """25 calls in ten seconds: ten values are to be refreshed, and fifty come new, ten of them in one SecretSync."""
+    them = Fleet(loop, settings(0), clusters=1, secrets=10, syncs=10)
+    vault = them.vault
+    them.start()
+    them.passes(INTERVAL - 1)
+    old, new, keys = [*vault.names], [f"n{number}" for number in range(40)], [f"k{number}" for number in range(10)]
+    vault.names += [*new, *keys]
+    vault.changed |= set(old)
+    vault.limiter = Limiter(25, retry_after=10)
+    began, before = loop.time(), len(vault.taken)
+    store = them.clusters[0].reconciler.syncs
+    for name in new:
+        store.put(sync([name], name=name, uid=name))
+    store.put(sync(keys, name="many", uid="many"))
+    them.passes(90)
+
+    got = {name: moment - began for moment, name in vault.got if moment >= began}
+    assert got.keys() == {*old, *new, *keys}
+    assert max(got[name] for name in [*new, *keys]) < min(got[name] for name in old)
+    for refused in vault.refused:
+        assert not [moment for moment in vault.taken if refused < moment < refused + 10]
+    # Each was got once, and the list has three pages; so it took what the limit makes of that, and one time of waiting.
+    calls = len(got) + 3
+    assert len(vault.taken) - before == calls
+    assert max(got.values()) < 10 + (calls - 25) / 2.5 + 10
+    assert all(ready.status == "True" for item in them.clusters[0].kept if (ready := ready_condition(item.status)))
