@@ -83,16 +83,19 @@ def test_who_has_nothing_yet_comes_first_and_all_comes_at_the_pace_that_the_vaul
             space.wait_secret(name, {"k": "2"}, patience=60)
     answered, refused = watch.answered, watch.refused
     writes = [item for item in meter.writes() if item.resource == "secrets"]
-    print("TOOK", took, "ALL", time.time() - began, len(answered), len(refused))
-    print([round(moment - began, 1) for moment in answered])
-    print([round(moment - began, 1) for moment in refused])
-    print([(item.verb, item.name, round(item.moment - began, 1)) for item in writes])
-
+    diary = "\n".join(
+        [
+            f"all new after {took:.1f} s",
+            f"answered {[round(moment - began, 1) for moment in answered]}",
+            f"refused {[round(moment - began, 1) for moment in refused]}",
+            f"written {[(item.name, round(item.moment - began, 1)) for item in writes]}",
+        ]
+    )
     for moment in refused:
         inside = [at for at in [*answered, *refused] if moment + SEEN < at < moment + RETRY_AFTER - SEEN]
-        assert not inside, f"refused at {moment - began}, and calls at {[at - began for at in inside]}"
+        assert not inside, diary
     last_new = max(item.moment for item in writes if item.name not in OLD)
-    assert not [item for item in writes if item.name in OLD and item.moment < last_new]
+    assert not [item for item in writes if item.name in OLD and item.moment < last_new], diary
     # Each value was fetched once, and the rest are polls; none was fetched in vain.
-    assert len(answered) <= len(NEW) + len(KEYS) + len(OLD) + 10
-    assert took < 1.5 * (RETRY_AFTER + (len(NEW) + len(KEYS) - LIMIT) / (LIMIT / 10)) + 5
+    assert len(answered) <= len(NEW) + len(KEYS) + len(OLD) + 10, diary
+    assert took < 1.5 * (RETRY_AFTER + (len(NEW) + len(KEYS) - LIMIT) / (LIMIT / 10)) + 5, diary
