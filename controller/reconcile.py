@@ -287,7 +287,7 @@ class Reconciler:
     def _until_next(self, outcome: Outcome, memory: Memory) -> float:
         if outcome.ready:
             memory.failures = 0
-            return math.inf  # its group's poll decides
+            return 0.0 if memory.found else math.inf  # its group's poll decides, or has done so meanwhile
         if outcome.retry is errors.Retry.TURN:
             return outcome.retry_after or schedule.FIRST_RETRY
         memory.failures += 1

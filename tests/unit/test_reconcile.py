@@ -230,6 +230,18 @@ def test_what_was_confirmed_is_not_told_where_the_next_poll_found_a_change(
     assert [ask.stale for ask in stage.asked[before:]] == [frozenset({"pass"})]
 
 
+def test_what_a_poll_finds_while_it_is_synced_is_not_lost(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.takes = 10
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(5)
+    wanted = {name: VersionOf(VaultObject(name=name)) for name in ("user", "pass")}
+    stage.reconciler._polled(SHOP, wanted, seen(user=BEFORE, **{"pass": AFTER}))
+    stage.passes(10)
+    assert stage.times == [0, 10]
+
+
 def test_one_whose_confirmation_failed_is_polled_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """It left its group when it failed, so only a sync brings it back."""
     monkeypatch.setattr(stage.reconciler, "_settings", Settings(rotation_poll_interval=60))
