@@ -13,6 +13,7 @@ import pytest
 from controller.api.conditions import Reason
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
+from controller.calls import AT_ONCE
 from controller.status import sync_hash
 from tests.cluster.world import TENANT, Installed, Namespace, eventually, value
 from tools.workload import Workload
@@ -173,6 +174,12 @@ def test_a_hundred_broken_secretsyncs_hold_nobody_up(space: Namespace, neighbour
         assert space.ready(f"broken-{number}")[0] not in ("", Reason.INTERNAL_ERROR)
 
 
+def hanging(space: Namespace) -> int:
+    """How many requests have come to the vaults that let them hang."""
+    counters = space.installed.emulator.counters()
+    return sum(count for what, count in counters.items() if what.startswith(f"{space.vault}-"))
+
+
 def test_vaults_that_hang_hold_nobody_up(space: Namespace, neighbour: Namespace) -> None:
     """A namespace that lets every request hang, as many as it can, of many vaults, leaves half of all to others."""
     neighbour.put("a", "0")
@@ -188,12 +195,11 @@ def test_vaults_that_hang_hold_nobody_up(space: Namespace, neighbour: Namespace)
         each = {"secretProviderClassName": f"class-{number}"}
         manifests += [space.sync(f"{name}-{number}", {"k": name}, **each) for name in ("a", "b")]
     space.apply(*manifests)
+    eventually(lambda: hanging(space), lambda count: count >= AT_ONCE / 2)
     for number in range(1, 5):
         assert arrival(neighbour, f"{number}") < POLL + HELD_UP
     began = time.monotonic()
     neighbour.apply(neighbour.sync("new", {"k": "a"}))
     neighbour.wait_secret("new", {"k": "4"})
     assert time.monotonic() - began < HELD_UP
-    # All that time the hostile one's first requests have hung.
-    assert not any(space.ready(f"a-{number}")[0] for number in range(5))
-    assert "did not answer in time" in space.wait_reason("a-0", Reason.PROVIDER_ERROR, patience=90)
+    space.wait_reason("a-0", Reason.PROVIDER_ERROR, patience=90)
