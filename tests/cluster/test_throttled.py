@@ -20,7 +20,7 @@ SEEN = 1.0
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    return {"ROTATION_POLL_INTERVAL": "4", "LEASE_NAME": ""}
+    return {"ROTATION_POLL_INTERVAL": "30", "LEASE_NAME": ""}
 
 
 class Watch:
