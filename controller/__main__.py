@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,6 @@ from controller.events import Events
 from controller.kube import Kube, load_configuration
 from controller.lease import Elector, Leader
 from controller.poll import Poller
-from controller.queue import Key, Queue
 from controller.reconcile import Reconciler
 from controller.reflector import Reflector
 from controller.report import Reporter
@@ -96,12 +94,10 @@ async def run(settings: Settings) -> None:
         vaults = Vaults(clouds, assertions(fenced), metrics.count_call, elector.check)
         events = Events(fenced, settings.pod_name)
         reporter = Reporter(fenced, events, metrics)
-        queue: Queue[Key] = Queue(time.monotonic)
         syncer = Syncer(fenced, settings, clouds, vaults, metrics)
-        reconciler = Reconciler(settings, syncer, vaults, reporter, metrics, queue)
+        reconciler = Reconciler(settings, syncer, vaults, reporter, metrics)
         metrics.registry.register(Census(reconciler.ours))
-        makers: Queue[Key] = Queue(time.monotonic)
-        akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes, makers) if settings.akv_sync else None
+        akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes) if settings.akv_sync else None
         talkers: list[Talker] = [reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])]
         loops: list[Talker | Events] = [*talkers, events]
         guard = PolicyGuard(kube, settings)
@@ -139,10 +135,8 @@ async def run(settings: Settings) -> None:
                 for task in background:
                     task.cancel()
                 # What is under way may end; what was not begun is for the next leader.
-                queue.close()
-                reconciler.poller.close()
-                makers.close()
-                events.close()
+                for loop in loops:
+                    loop.close()
                 await asyncio.wait([work], timeout=GRACE_SECONDS if elector.leads else 0)
                 work.cancel()
         finally:

@@ -59,7 +59,8 @@ def new_session(ca: str) -> aiohttp.ClientSession:
     if ca:
         tls.load_verify_locations(cadata=ca)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls, limit=32),
+        # Unlimited: how many requests are under way is decided before, by `Slots`.
+        connector=aiohttp.TCPConnector(ssl=tls, limit=0),
         timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS + READ_SECONDS),
         auto_decompress=False,  # azure-core does that itself
         cookie_jar=aiohttp.DummyCookieJar(),
