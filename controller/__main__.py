@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from controller import errors, permissions
+from controller import access, errors, permissions
 from controller.accounts import assertions
 from controller.akvsyncs import AKVSyncs
 from controller.api.meta import Secret
 from controller.census import Census
 from controller.clouds import Clouds
 from controller.events import Events
-from controller.kube import Kube, load_configuration
+from controller.kube import Kube
 from controller.lease import Elector, Leader
 from controller.poll import Poller
 from controller.queue import Key, Queue
@@ -89,7 +89,7 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
-    async with Kube(await load_configuration(os.environ.get("KUBECONFIG"))) as kube:
+    async with Kube(await access.find(os.environ)) as kube:
         elector = _elector(kube, settings, metrics)
         fenced = kube.fenced(elector.check)
         clouds = Clouds(settings)
@@ -200,7 +200,9 @@ def _help() -> str:
     for field in msgspec.inspect.type_info(Settings).fields:  # type: ignore[attr-defined]
         described = getattr(field.type, "extra_json_schema", None) or {}
         lines.append(f"  {field.name.upper():28} {described.get('description', '')} (default: {field.default!r})")
-    return "\n".join([*lines, "  KUBECONFIG                   a kubeconfig, outside a pod"])
+    lines.append("  KUBECONFIG                   a kubeconfig, outside a pod; the image lacks what reads it")
+    lines.append(f"  SERVICE_ACCOUNT_FOLDER       where token and ca.crt are (default: '{access.FOLDER}')")
+    return "\n".join(lines)
 
 
 def main() -> int:
