@@ -62,7 +62,7 @@ def parameters(own: Mapping[str, Json], described: Mapping[str, Json]) -> dict[s
     """The template's own parameters and the settings'. Resource Manager does not tell upper case from lower."""
     names = [one.lower() for one in (*own, *described)]
     if twice := sorted({one for one in names if names.count(one) > 1}):
-        raise NamesCollideError(f"two parameters are called {', '.join(twice)}: rename a value in tools/values.py")
+        raise NamesCollideError(f"two parameters are called {', '.join(twice)}: rename a value in tools/values/")
     return {**own, **described}
 
 

@@ -18,7 +18,7 @@ from tools import crds, guide, monitoring, policies, rbac, text, values
 def values_yaml(chart: values.ChartValues) -> str:
     """chart/values.yaml."""
     lines = [
-        f"# {text.by('tools/values.py')}",
+        f"# {text.by('tools/values/')}",
         "# Every setting may be given as a string too, as Azure Arc gives all of them.",
     ]
     for entry in values.walk(chart):
