@@ -58,8 +58,10 @@ def test_polls_cost_pages_and_restarts_nothing(
     space.apply(history(space, 1), *(space.sync(name, {"key": name}) for name in NAMES))
     meter.wait("all Secrets", lambda: _written(meter, "secrets") >= COUNT, 60)
     first = meter.calls()
-    assert first["secrets.get"] == COUNT
-    assert "challenge" not in first  # the token goes along with the first call
+    # A slow machine may be at its first poll already.
+    assert first.pop("secrets.list", 0) <= PAGES
+    # No challenge either: the token goes along with the first call.
+    assert first == {"secrets.get": COUNT, "token": 1}
     all_synced(space, meter)
 
     assert poll(meter) == {"secrets.list": PAGES}
