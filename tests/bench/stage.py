@@ -32,8 +32,8 @@ class Shape(msgspec.Struct, frozen=True):
 
     @property
     def interval(self) -> int:
-        """Seconds between polls: long enough for what happens between two of them."""
-        return 8 + self.count // 100
+        """Seconds between polls: long enough for what happens between two of them, on a slower machine, too."""
+        return 8 + self.count // (100 if self.count <= 1_000 else 40)
 
     def __str__(self) -> str:
         history = f", history {self.history}" if self.history > 1 else ""
