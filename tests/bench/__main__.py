@@ -27,9 +27,9 @@ HEAD = """\
 
 # Figures
 
-Vault calls are counted at the vault, API writes in the audit log, CPU and memory in /proc. A first sync counts from
-the first Secret to the last, a rotation from the poll's first call to the last Secret. Before are the figures of the
-last commit.
+Vault calls are counted at the vault, API writes in the audit log, CPU and memory in /proc. Each SecretSync has one key,
+and each SecretProviderClass 100 objects. A first sync counts from the first Secret to the last, a rotation from the
+poll's first call to the last Secret. Before are the figures of the last commit.
 """
 
 
