@@ -130,8 +130,8 @@ def drift(stage: Stage, found: Figures) -> None:
     workload.stop()
     workload.env["DRIFT_INTERVAL"] = "10"
     workload.start()
-    workload.wait_ready()
-    meter.quiet()
+    meter.reset()
+    meter.wait("the first look", lambda: _written(meter, "secrets") > 0, 60)
     meter.reset()
     time.sleep(LOOKING)
     spent, looks = meter.cpu, _written(meter, "secrets")
