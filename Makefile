@@ -38,7 +38,7 @@ test-node: assets ## what needs a node, as root: the image in a pod, helm's whol
 image: $(VENV)/ready ## the images as build/*.tar, by buildah as root (options: BASE=image, BASE=debian)
 	@$(RUN) tools.image $(if $(BASE),--base $(BASE))
 
-bench: assets ## seconds, memory, calls and writes with 100 and 1,000 SecretSyncs (options: BENCH="--count 100 --runs 1")
+bench: assets ## seconds, memory, CPU and calls, in about 11 min, into docs/figures.md (options: BENCH="--growth")
 	@$(RUN) tests.bench $(BENCH)
 
 lint: assets ## ruff, mypy, import-linter, yamllint, helm lint, ct lint, generated files

@@ -7,19 +7,20 @@ import os
 import secrets
 import signal
 import sys
+from asyncio import sslproto
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from controller import errors, permissions
+from controller import access, errors, permissions
 from controller.accounts import assertions
 from controller.akvsyncs import AKVSyncs
 from controller.api.meta import Secret
 from controller.census import Census
 from controller.clouds import Clouds
 from controller.events import Events
-from controller.kube import Kube, load_configuration
+from controller.kube import Kube
 from controller.lease import Elector, Leader
 from controller.poll import Poller
 from controller.reconcile import Reconciler
@@ -36,6 +37,9 @@ KEEP_UNUSED = 600.0
 TRIES_IN_SILENCE = 15
 # What is under way when the pod is told to stop may end within this time; the Deployment gives twice as much.
 GRACE_SECONDS = 10
+# What asyncio keeps ready for each TLS connection, and takes for each read, is 256 KiB; nothing comes in larger pieces
+# than a TLS record. With 60 connections at work that is 14 MiB.
+TLS_BUFFER = 2**14
 Talker = Reconciler | Poller | AKVSyncs
 log = logging.getLogger("controller")
 
@@ -83,11 +87,12 @@ class PolicyGuard:
 
 async def run(settings: Settings) -> None:
     """Everything, until SIGTERM or SIGINT."""
+    sslproto.SSLProtocol.max_size = TLS_BUFFER
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
-    async with Kube(await load_configuration(os.environ.get("KUBECONFIG"))) as kube:
+    async with Kube(await access.find(os.environ)) as kube:
         elector = _elector(kube, settings, metrics)
         fenced = kube.fenced(elector.check)
         clouds = Clouds(settings)
@@ -194,7 +199,9 @@ def _help() -> str:
     for field in msgspec.inspect.type_info(Settings).fields:  # type: ignore[attr-defined]
         described = getattr(field.type, "extra_json_schema", None) or {}
         lines.append(f"  {field.name.upper():28} {described.get('description', '')} (default: {field.default!r})")
-    return "\n".join([*lines, "  KUBECONFIG                   a kubeconfig, outside a pod"])
+    lines.append("  KUBECONFIG                   a kubeconfig, outside a pod; the image lacks what reads it")
+    lines.append(f"  SERVICE_ACCOUNT_FOLDER       where token and ca.crt are (default: '{access.FOLDER}')")
+    return "\n".join(lines)
 
 
 def main() -> int:

@@ -17,7 +17,6 @@ from azure.core.exceptions import AzureError
 from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.policies import (
     AsyncBearerTokenCredentialPolicy,
-    ContentDecodePolicy,
     CustomHookPolicy,
     UserAgentPolicy,
 )
@@ -111,7 +110,6 @@ def new_pipeline(credential: AsyncTokenCredential, note: Callable[[PipelineRespo
     """
     return [
         UserAgentPolicy(sdk_moniker="akv-secret-store"),
-        ContentDecodePolicy(),
         AsyncBearerTokenCredentialPolicy(credential, "vault"),
         CustomHookPolicy(raw_response_hook=note),
     ]

@@ -18,8 +18,8 @@ class Cluster(Protocol):
     def kubectl(self, *args: str) -> str:
         """What kubectl prints."""
 
-    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
-        """A kubeconfig with a token of that ServiceAccount."""
+    def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
+        """The variables by which `controller.access` finds the API server as that ServiceAccount; files in `folder`."""
 
 
 class Volumes:

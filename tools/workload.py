@@ -90,7 +90,7 @@ class Workload:
         env |= {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
-            "KUBECONFIG": str(plane.service_account_kubeconfig(namespace, account)),
+            **plane.account_environment(namespace, account, folder / "account"),
             "LISTEN_ADDRESS": "127.0.0.1",
             "LISTEN_PORT": str(free_port()),
         }

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from controller.lease import HOLD, LEASE_SECONDS, RETRY
 from tests.cluster.world import Installed, Namespace, eventually, metrics, value
@@ -40,8 +39,7 @@ def start(installed: Installed) -> Iterator[Callable[[], Workload]]:
 
         def started() -> Workload:
             workload = stack.enter_context(installed.workload(ROTATION_POLL_INTERVAL="1"))
-            # The next process gets a token of its own into the same file.
-            workload.env["TOKEN_ID"] = token_id(Path(workload.env["KUBECONFIG"]))
+            workload.env["TOKEN_ID"] = token_id(Path(workload.env["SERVICE_ACCOUNT_FOLDER"], "token").read_text())
             installed.logs.append(workload.log)
             workload.wait_ready()
             running.append(workload)
@@ -65,9 +63,8 @@ def pair(start: Callable[[], Workload]) -> Pair:
     return leader, follower
 
 
-def token_id(kubeconfig: Path) -> str:
+def token_id(token: str) -> str:
     """How the audit log tells this process's requests from the other's."""
-    token = yaml.safe_load(kubeconfig.read_text())["users"][0]["user"]["token"]
     body = token.split(".")[1]
     return f"JTI={json.loads(base64.urlsafe_b64decode(body + '=' * (-len(body) % 4))).get('jti')}"
 

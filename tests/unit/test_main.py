@@ -5,7 +5,9 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import sys
+from asyncio import sslproto
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from controller.__main__ import GRACE_SECONDS
+from controller.__main__ import GRACE_SECONDS, TLS_BUFFER
 from controller.settings import Settings
 from tests.unit.api_server import Answer, ApiServer, Asked, refusal, serving
 
@@ -118,6 +120,13 @@ async def test_a_port_in_use_is_one_readable_line_and_exit_2(tmp_path: Path) -> 
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert port in err
+
+
+async def test_a_tls_connection_keeps_no_more_ready_than_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sslproto.SSLProtocol, "max_size", TLS_BUFFER)
+    loop, tls = asyncio.get_running_loop(), ssl.create_default_context()
+    connection = sslproto.SSLProtocol(loop, asyncio.Protocol(), tls, loop.create_future())
+    assert len(connection.get_buffer(-1)) == TLS_BUFFER
 
 
 class Life:

@@ -49,8 +49,8 @@ class Plane:
         self.asked.append(args)
         return json.dumps(self.objects[args[1]]) if args[0] == "get" else "a-token\n"
 
-    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
-        return self.folder / f"{namespace}-{name}"
+    def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
+        return {"ACCOUNT": f"{namespace} {name} {folder.name}"}
 
 
 def deployment(**container: Any) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def test_the_environment_is_the_deployments(tmp_path: Path) -> None:
         "HTTPS_PROXY": "http://proxy",
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
-        "KUBECONFIG": str(tmp_path / "ns-robot"),
+        "ACCOUNT": "ns robot account",
         "LISTEN_ADDRESS": "127.0.0.1",
     }
 

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import shutil
 import ssl
 import subprocess
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from tools.local_cluster import assets, kubeconfig, node, node_servers, pki, servers
 from tools.local_cluster.errors import ClusterError
@@ -176,8 +178,24 @@ class ControlPlane:
 
     def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
         """A kubeconfig of an existing service account, with a token for 24 hours."""
-        token = self.kubectl("create", "token", name, "--namespace", namespace, "--duration", "24h").strip()
-        return self.kubeconfig_for(token, f"{namespace}-{name}")
+        return self.kubeconfig_for(self._token(namespace, name), f"{namespace}-{name}")
+
+    def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
+        """What a pod of that service account finds in its environment; `folder` gets what a kubelet would mount."""
+        folder.mkdir()
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(self._token(namespace, name))
+        shutil.copy(self.ca_file, folder / "ca.crt")
+        where = urlsplit(self.url)
+        return {
+            "KUBERNETES_SERVICE_HOST": str(where.hostname),
+            "KUBERNETES_SERVICE_PORT": str(where.port),
+            "SERVICE_ACCOUNT_FOLDER": str(folder),
+        }
+
+    def _token(self, namespace: str, name: str) -> str:
+        return self.kubectl("create", "token", name, "--namespace", namespace, "--duration", "24h").strip()
 
     def _prepare(self, workspace: Workspace, stack: contextlib.ExitStack) -> pki.Authority:
         """Ports, certificates and configuration files; the cluster's authority."""
