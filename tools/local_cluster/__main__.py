@@ -52,6 +52,8 @@ def _run(options: argparse.Namespace) -> int:
         assets.tool("ct")
         if options.cosign:
             assets.tool("cosign")
+        for name in assets.LOGS if options.logs else ():
+            assets.tool(name)
         if options.node:
             node.prepare(programs.version)
         print(programs.folder)
@@ -122,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--node", action="store_true", help="with a node, which needs root")
         if command == "assets":
             one.add_argument("--cosign", action="store_true", help="cosign, too, which `tools/package --sign` needs")
+            one.add_argument("--logs", action="store_true", help=f"{', '.join(assets.LOGS)}, too, for `make test-logs`")
         if command == "load":
             one.add_argument("archive", type=Path, metavar="ARCHIVE", help="OCI's or docker's, such as build/NAME.tar")
         if command == "kubectl":

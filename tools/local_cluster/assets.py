@@ -98,7 +98,12 @@ TOOLS: Mapping[str, Tool] = {
     "cosign": Tool("3.1.3", "github.com/sigstore/cosign/v3", "-s -w"),
     # Its folder holds `pause` as well, the process in each pod's sandbox.
     "coredns": Tool("1.15.0", "github.com/coredns/coredns", "-s -w"),
+    # What the way of the logs is tried with; the first two bring their CustomResourceDefinitions.
+    "cert-manager": Tool("1.21.2", "github.com/cert-manager/cert-manager", "-s -w", ("deploy/crds",)),
+    "trust-manager": Tool("0.25.0", "github.com/cert-manager/trust-manager", "-s -w", ("deploy/crds",)),
+    "otelcol": Tool("0.165.0", "go.opentelemetry.io/collector/otelcol", "-s -w"),
 }
+LOGS = ("cert-manager", "trust-manager", "otelcol")
 
 
 def requested(version: str | None = None) -> str:
