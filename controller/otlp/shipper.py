@@ -76,7 +76,8 @@ class Shipper:
             self._tell(verdict.why)
             if self._closing.is_set():
                 return False
-            await self._rest(schedule.after_failure(failures, self._dice, verdict.wait, LONGEST_PAUSE))
+            longest = LONGEST_PAUSE + (verdict.wait or 0.0)
+            await self._rest(schedule.after_failure(failures, self._dice, verdict.wait, longest))
         self._held = 0
         self._metrics.log_lines_shipped.inc(lines - verdict.lost)
         if verdict.lost:

@@ -26,6 +26,7 @@ import (
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/requestmanager"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/revisionmanager"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificates/trigger"
+	_ "github.com/cert-manager/cert-manager/pkg/controller/clusterissuers"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/issuers"
 	_ "github.com/cert-manager/cert-manager/pkg/issuer/ca"
 	_ "github.com/cert-manager/cert-manager/pkg/issuer/selfsigned"
@@ -35,17 +36,19 @@ const workers = 2
 
 func main() {
 	kubeconfig := flag.String("kubeconfig", "", "of the cluster to serve")
+	namespace := flag.String("cluster-resource-namespace", "cert-manager", "where the Secrets of ClusterIssuers are")
 	flag.Parse()
 	until, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := run(until, *kubeconfig); err != nil {
+	if err := run(until, *kubeconfig, *namespace); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(until context.Context, kubeconfig string) error {
+func run(until context.Context, kubeconfig, namespace string) error {
 	options := controller.ContextOptions{Kubeconfig: kubeconfig}
+	options.ClusterResourceNamespace = namespace
 	// As its own command has them.
 	options.CertificateRequestMinimumBackoffDuration = time.Hour
 	options.CertificateRequestMaximumBackoffDuration = 32 * time.Hour
