@@ -73,7 +73,9 @@ class Shipper:
         failures = 0
         while (verdict := await self._try(body, lines)).again:
             failures += 1
-            self._tell(verdict.why)
+            # Once is nothing: an idle connection may have been closed, a collector started anew.
+            if failures > 1 or self._closing.is_set():
+                self._tell(verdict.why)
             if self._closing.is_set():
                 return False
             longest = LONGEST_PAUSE + (verdict.wait or 0.0)

@@ -17,7 +17,7 @@ import pytest
 
 from controller.otlp.backlog import OWN
 from tests.cluster.test_metrics import series
-from tests.cluster.world import Installed, Namespace, eventually
+from tests.cluster.world import CANARY, Installed, Namespace, eventually
 from tests.logs.stack import OTHER, Stack, certificate
 from tools.workload import Workload
 
@@ -204,3 +204,7 @@ def test_the_last_lines_arrive_before_the_process_ends(stack: Stack, controller:
     lines = printed(controller)
     assert lines[-1]["message"] == "stopped"
     wait_arrived(stack, controller, patience=10)
+
+
+def test_no_secret_value_has_been_shipped(stack: Stack) -> None:
+    assert CANARY not in stack.received.read_text()

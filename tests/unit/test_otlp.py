@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import logging
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
@@ -165,6 +166,19 @@ def test_more_than_fits_costs_the_oldest() -> None:
     assert len(waiting) == len(lines)
 
 
+def test_what_waits_takes_no_more_memory_than_is_allowed() -> None:
+    waiting = Backlog(lambda: None)
+    tracemalloc.start()
+    try:
+        for number in range(30_000):
+            waiting.handle(made(f"line {number}", name="some-namespace/some-name"))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(waiting) < 20_000
+    assert used < backlog.MOST_BYTES
+
+
 def test_a_request_has_as_many_as_fit_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "BATCH_BYTES", 5_000)
     waiting = Backlog(lambda: None)
@@ -300,6 +314,20 @@ def test_trouble_is_tried_again_ever_more_slowly(trouble: Answer | Exception) ->
     virtual.run(main)
 
 
+def test_one_failure_alone_is_not_told() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        stage = Stage(clock)
+        stage.collector.script = [UnsentError("the connection was closed meanwhile"), TAKEN, BUSY]
+        async with shipping(stage):
+            for number in range(3):
+                log.info("line %d", number)
+                await asyncio.sleep(10)
+        assert stage.collector.taken == ["line 0", "line 1", "line 2"]
+        assert not stage.told
+
+    virtual.run(main)
+
+
 @pytest.mark.parametrize("asked", [20, 200])
 def test_retry_after_is_honoured(asked: int) -> None:
     async def main(clock: Callable[[], float]) -> None:
@@ -371,10 +399,10 @@ def test_another_trouble_is_told_sooner_but_never_at_each_try() -> None:
 def test_its_own_words_are_never_shipped() -> None:
     async def main(clock: Callable[[], float]) -> None:
         stage = Stage(clock)
-        stage.collector.script = [BUSY]
+        stage.collector.script = [BUSY] * 3
         async with shipping(stage):
             log.info("a line")
-            await asyncio.sleep(10)
+            await asyncio.sleep(30)
         assert len(stage.told) == 2
         assert stage.collector.taken == ["a line"]
 
