@@ -28,7 +28,7 @@ class Client:
     """Sends to one collector."""
 
     def __init__(self, endpoint: str, folder: Path) -> None:
-        self._url = endpoint.rstrip("/") + wire.PATH
+        self._url = endpoint.rstrip("/").removesuffix(wire.PATH) + wire.PATH
         self._folder = folder
         self._files: tuple[bytes, ...] = ()
         self._session: aiohttp.ClientSession | None = None
@@ -88,4 +88,5 @@ def explain(error: Exception, url: str) -> str:
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientConnectorSSLError):
         return f"{url} cannot be reached ({error.strerror}); is the collector running?"
     # What a server does with a certificate that it does not accept: in TLS 1.3 after the client's handshake.
-    return f"{url}: the collector ends the connection ({type(error).__name__}); does it trust the CA of {CERTIFICATE}?"
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return f"{url}: the collector ends the connection ({reason}); does it trust the CA of {CERTIFICATE}?"

@@ -101,6 +101,11 @@ async def test_a_request_and_its_answer(scene: Scene) -> None:
     assert set(scene.collector.shown) == {serial(own)}
 
 
+@pytest.mark.parametrize("given", ["https://c:4318", "https://c:4318/", "https://c:4318/v1/logs"])
+def test_the_path_is_otlps_whether_it_is_given_or_not(given: str) -> None:
+    assert Client(given, Path())._url == "https://c:4318/v1/logs"
+
+
 async def test_a_renewed_certificate_is_used_at_once(scene: Scene) -> None:
     pairs = [scene.authority.issue(name, user="controller") for name in ("first", "second")]
     async with scene.serving() as shipping:
