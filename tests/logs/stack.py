@@ -105,6 +105,10 @@ class Stack:
         """Stops it; what it has taken is in its file by then."""
         self._processes.stop("otelcol", grace=10)
 
+    def refused(self) -> int:
+        """How many connections the collector has refused for their certificates."""
+        return (self._folder / "otelcol.log").read_text().count("failed to verify certificate")
+
     def lines(self) -> list[dict[str, Any]]:
         """The records that the collector has written, as the lines of standard output that they were."""
         if not self.received.exists():
