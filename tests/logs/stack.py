@@ -64,7 +64,7 @@ class Stack:
 
     def wait_ready(self, name: str, namespace: str) -> None:
         """Waits for a Certificate."""
-        waiting = ("wait", "certificate", name, "--namespace", namespace, "--for=condition=Ready", "--timeout=30s")
+        waiting = ("wait", "certificate", name, "--namespace", namespace, "--for=condition=Ready", "--timeout=60s")
         self.plane.kubectl(*waiting)
 
     def mounted(self, namespace: str, *secrets: str) -> Path:

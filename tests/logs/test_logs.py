@@ -101,7 +101,7 @@ def test_lines_arrive_once_cert_manager_and_trust_manager_are_through(
     stack.issue()
     stack.start_collector()
     stack.wait_ready(CERTIFICATE, installed.release)
-    stack.plane.kubectl("wait", "bundle", "--all", "--for=condition=Synced", "--timeout=30s")
+    stack.plane.kubectl("wait", "bundle", "--all", "--for=condition=Synced", "--timeout=60s")
     controller.volumes.refresh()
     # From the very first line on.
     wait_arrived(stack, controller, patience=90)
@@ -200,7 +200,7 @@ def test_while_the_collector_is_down_secrets_are_synced_and_no_line_is_lost(
 
 
 def test_the_last_lines_arrive_before_the_process_ends(stack: Stack, controller: Workload) -> None:
-    controller.stop()
+    assert controller.stop() == 0
     lines = printed(controller)
     assert lines[-1]["message"] == "stopped"
     wait_arrived(stack, controller, patience=10)
