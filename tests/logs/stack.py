@@ -1,5 +1,6 @@
 """cert-manager, trust-manager and an OpenTelemetry Collector as processes beside a control plane that has no node."""
 
+import functools
 import json
 import socket
 from collections.abc import Mapping
@@ -29,16 +30,17 @@ class Stack:
             self._port = reserved.getsockname()[1]
         self.url = f"https://127.0.0.1:{self._port}"
         self.received = folder / "received.json"
-        for tool, flags in (
-            ("cert-manager", [f"-cluster-resource-namespace={TRUST}"]),
-            ("trust-manager", [f"-trust-namespace={TRUST}"]),
+        for namespace in (TRUST, COLLECTOR):
+            plane.kubectl("create", "namespace", namespace)
+        for tool, group, flag in (
+            ("cert-manager", "cert-manager.io", f"-cluster-resource-namespace={TRUST}"),
+            ("trust-manager", "trust.cert-manager.io", f"-trust-namespace={TRUST}"),
         ):
             program = assets.tool(tool)
             plane.kubectl("apply", "--server-side", "--filename", str(program.parent / "deploy" / "crds"))
-            command = [str(program), f"-kubeconfig={plane.kubeconfig}", *flags]
-            self._processes.start(tool, command, folder / f"{tool}.log")
-        for namespace in (TRUST, COLLECTOR):
-            plane.kubectl("create", "namespace", namespace)
+            served = ("api-resources", f"--api-group={group}", "--output=name")
+            eventually(functools.partial(plane.kubectl, *served), bool)
+            self._processes.start(tool, [str(program), f"-kubeconfig={plane.kubeconfig}", flag], folder / f"{tool}.log")
 
     def close(self) -> None:
         """Ends them all."""
@@ -115,7 +117,8 @@ class Stack:
             return []
         return [
             line(record, scope["scope"]["name"])
-            for request in self.received.read_text().splitlines()
+            # The last one may not be whole yet.
+            for request in self.received.read_text().rpartition("\n")[0].splitlines()
             for resource in json.loads(request)["resourceLogs"]
             for scope in resource["scopeLogs"]
             for record in scope["logRecords"]
