@@ -7,6 +7,7 @@ import pytest
 from controller.settings import Settings
 from tests.chart.rendering import Manifest, container, environment, kinds, one, render, text
 from tests.chart.test_options import pod
+from tests.logs import page
 from tools import helm
 
 ENDPOINT = "https://collector.observability.svc:4318"
@@ -128,3 +129,9 @@ def test_a_renewal_starts_no_pod_anew() -> None:
     manifests = render(*SERVED, given=given())
     annotations = one(manifests, "Deployment")["spec"]["template"]["metadata"].get("annotations", {})
     assert annotations == one(render(), "Deployment")["spec"]["template"]["metadata"].get("annotations", {})
+
+
+def test_the_values_of_the_readme_are_all_that_it_takes() -> None:
+    manifests = render(*SERVED, given=page.blocks()[0])
+    assert kinds(manifests) - kinds(render()) == {"Certificate", "Bundle"}
+    assert environment(manifests)["OTLP_ENDPOINT"] == ENDPOINT

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.world import Installed, release
+from tests.logs import page
 from tests.logs.stack import ROOT, Stack
 from tools import helm
 from tools.keyvault_emulator import Emulator
@@ -36,12 +37,10 @@ def installed(
     plane: ControlPlane, emulator: Emulator, stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> Installed:
     """The chart, installed before anybody has issued anything: helm asks the API server for the kinds."""
-    otlp = {
-        "enabled": True,
-        "endpoint": stack.url,
-        "certificate": {"issuerRef": {"name": ROOT, "kind": "ClusterIssuer"}},
-        "ca": {"secretName": ROOT},
-    }
-    found = release(plane, emulator, tmp_path_factory.mktemp("release"), helm.RELEASE, logs={"otlp": otlp})
+    values, _ = page.blocks()
+    otlp = values["logs"]["otlp"]
+    otlp["endpoint"] = stack.url
+    otlp["certificate"]["issuerRef"]["name"] = otlp["ca"]["secretName"] = ROOT
+    found = release(plane, emulator, tmp_path_factory.mktemp("release"), helm.RELEASE, **values)
     plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
     return found

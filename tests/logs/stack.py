@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.world import eventually
+from tests.logs import page
 from tools import kubelet
 from tools.local_cluster import ControlPlane, assets
 from tools.local_cluster.processes import Processes
@@ -81,25 +82,22 @@ class Stack:
     def start_collector(self, clients: Path | None = None) -> None:
         """Starts the collector; `clients` has what it knows its clients by, the root CA where nothing is said."""
         server = self.mounted(COLLECTOR, "collector") / "collector"
-        tls = {
-            "cert_file": str(server / "tls.crt"),
-            "key_file": str(server / "tls.key"),
-            "client_ca_file": str(clients or server / "ca.crt"),
+        _, config = page.blocks()
+        http = config["receivers"]["otlp"]["protocols"]["http"]
+        http["endpoint"] = f"127.0.0.1:{self._port}"
+        http["tls"] = {name: path.replace("/tls", str(server), 1) for name, path in http["tls"].items()}
+        if clients:
+            http["tls"]["client_ca_file"] = str(clients)
+        config |= {
+            "exporters": {"file": {"path": str(self.received), "append": True, "flush_interval": "100ms"}},
+            "service": {
+                "pipelines": {"logs": {"receivers": ["otlp"], "exporters": ["file"]}},
+                "telemetry": {"metrics": {"level": "none"}},
+            },
         }
-        config = self._folder / "collector.json"
-        config.write_text(
-            json.dumps(
-                {
-                    "receivers": {"otlp": {"protocols": {"http": {"endpoint": f"127.0.0.1:{self._port}", "tls": tls}}}},
-                    "exporters": {"file": {"path": str(self.received), "append": True, "flush_interval": "100ms"}},
-                    "service": {
-                        "pipelines": {"logs": {"receivers": ["otlp"], "exporters": ["file"]}},
-                        "telemetry": {"metrics": {"level": "none"}},
-                    },
-                }
-            )
-        )
-        command = [str(assets.tool("otelcol")), f"--config=file:{config}"]
+        file = self._folder / "collector.json"
+        file.write_text(json.dumps(config))
+        command = [str(assets.tool("otelcol")), f"--config=file:{file}"]
         self._processes.start("otelcol", command, self._folder / "otelcol.log")
         eventually(self._listens, bool)
 
