@@ -15,8 +15,6 @@ CERTIFICATE, KEY, CA = "tls.crt", "tls.key", "ca.crt"
 SECONDS = 10
 # More than a collector ever says.
 _MOST_ANSWER = 2**16
-
-
 _WHENCE = "see the Certificate and the Bundle, or the Secret and the ConfigMap that the chart's values name"
 
 
@@ -40,8 +38,12 @@ class Client:
             async with session.post(
                 self._url, data=body, headers={"Content-Type": "application/json"}, allow_redirects=False
             ) as response:
-                said = await response.content.read(_MOST_ANSWER)
-                return wire.Answer(response.status, response.headers, said)
+                said = bytearray()
+                async for part in response.content.iter_any():
+                    said += part
+                    if len(said) > _MOST_ANSWER:
+                        break
+                return wire.Answer(response.status, response.headers, bytes(said))
         except (aiohttp.ClientError, OSError) as error:
             raise UnsentError(explain(error, self._url)) from error
 
@@ -58,7 +60,8 @@ class Client:
             if self._session and files == self._files:
                 return self._session
             tls = ssl.create_default_context(cafile=str(self._folder / CA))
-            tls.load_cert_chain(self._folder / CERTIFICATE, self._folder / KEY)
+            # A password is given, or OpenSSL would ask the terminal for one where the key is encrypted.
+            tls.load_cert_chain(self._folder / CERTIFICATE, self._folder / KEY, password="")
         except ssl.SSLError as error:
             reason = (error.reason or "not PEM").replace("_", " ").lower()
             raise UnsentError(
