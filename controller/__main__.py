@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -92,6 +93,20 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
+    async with _shipping(settings, metrics):
+        await _serve(settings, metrics, stop)
+        log.info("stopped")
+
+
+def _shipping(settings: Settings, metrics: Metrics) -> contextlib.AbstractAsyncContextManager[None]:
+    if not settings.otlp_endpoint:
+        return contextlib.nullcontext()
+    from controller.otlp.shipper import shipping  # only who ships its logs has it
+
+    return shipping(settings, metrics)
+
+
+async def _serve(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     async with Kube(await access.find(os.environ)) as kube:
         elector = _elector(kube, settings, metrics)
         fenced = kube.fenced(elector.check)
@@ -147,7 +162,6 @@ async def run(settings: Settings) -> None:
         finally:
             await vaults.close()
             await server.stop()
-    log.info("stopped")
 
 
 def _elector(kube: Kube, settings: Settings, metrics: Metrics) -> Elector | Leader:

@@ -50,6 +50,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             clouds_file=deployment.CLOUDS_FILE,
             ca_file=deployment.CA_FILE,
             test_clouds_folder=deployment.TEST_CLOUDS_FOLDER,
+            logs_folder=deployment.LOGS_FOLDER,
         ),
     )
     roles = (rbac.controller, rbac.akv_sync, rbac.identity, rbac.home, rbac.probe, rbac.people)

@@ -193,6 +193,25 @@ async def test_ready_once_everything_was_listed_and_gone_soon_after_sigterm(tmp_
     assert [one.query.get("dryRun") for one in server.asked if one.method == "POST"] == ["All"]
 
 
+@pytest.mark.parametrize("ships", [False, True])
+async def test_what_ships_logs_is_imported_only_where_it_is_asked_for(ships: bool, tmp_path: Path) -> None:
+    """And a collector that cannot be reached holds nothing up, neither at work nor at the end."""
+    settings = {"OTLP_ENDPOINT": "https://127.0.0.1:9", "OTLP_FOLDER": str(tmp_path)} if ships else {}
+    async with serving() as server:
+        server.otherwise = empty_cluster
+        async with living(tmp_path, server, PYTHONPROFILEIMPORTTIME="1", **settings) as life:
+            await life.says("listed")
+            life.process.terminate()
+            async with asyncio.timeout(GRACE_SECONDS / 2):
+                await life.says("stopped")
+                out, err = await life.process.communicate()
+            assert life.process.returncode == 0
+    assert ("controller.otlp" in err.decode()) is ships
+    said = [json.loads(line)["message"] for line in out.decode().splitlines()]
+    assert [message.endswith("log lines were not shipped") for message in said[-1:]] == [True] * ships
+    assert all("not shipped" in message for message in said)
+
+
 @pytest.mark.parametrize(("akv_sync", "asks"), [("true", True), ("false", False)])
 async def test_akvsyncs_are_asked_for_where_they_are_served(akv_sync: str, asks: bool, tmp_path: Path) -> None:
     async with serving() as server:

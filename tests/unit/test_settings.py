@@ -48,6 +48,8 @@ def test_no_variable_is_needed() -> None:
         ("POD_NAME", "pod-1", "pod-1"),
         ("LISTEN_ADDRESS", "127.0.0.1", "127.0.0.1"),
         ("LISTEN_PORT", "0", 0),
+        ("OTLP_ENDPOINT", "https://collector.shop.svc:4318", "https://collector.shop.svc:4318"),
+        ("OTLP_FOLDER", "/etc/logs", "/etc/logs"),
         ("LOG_LEVEL", "debug", "debug"),
     ],
 )
