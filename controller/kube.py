@@ -28,6 +28,7 @@ from controller import errors
 from controller.api.meta import ObjectMeta, Partial, Resource, Wire
 from controller.schedule import asked_to_wait
 from controller.settings import FIELD_MANAGER
+from controller.wiped import wipe
 
 TIMEOUT = 30.0
 PAGE = 500
@@ -39,6 +40,7 @@ MERGE_PATCH = "application/merge-patch+json"
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 Query = Mapping[str, str]
+_ENCODER = msgspec.json.Encoder()
 
 
 class _Status(Wire, frozen=True, kw_only=True):
@@ -135,6 +137,9 @@ class Kube:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if not self._session:
             raise RuntimeError("use `async with Kube(...)`")
+        content = bytearray()
+        if body is not None:
+            _ENCODER.encode_into(body, content)
         try:
             token = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
             if token:
@@ -145,7 +150,7 @@ class Kube:
                 method,
                 self._configuration.host + path,
                 params=query,
-                data=None if body is None else msgspec.json.encode(body),
+                data=None if body is None else content,
                 headers=headers,
                 timeout=limits,
             ) as response:
@@ -157,6 +162,8 @@ class Kube:
         except (aiohttp.ClientError, OSError, ConfigException) as error:
             text = f"the Kubernetes API cannot be reached ({type(error).__name__}); it is tried again"
             raise errors.Unreachable(text) from error
+        finally:
+            wipe(content)  # a Secret's has values in it
 
     async def call(
         self,
