@@ -5,6 +5,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.unit.issuing import Issued
+
 _REGION = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw")
 
 
@@ -16,6 +20,14 @@ def forms(value: bytes) -> list[bytes]:
         # At each of its alignments, without the characters that what stands beside it changes.
         *(base64.b64encode(b"x" * shift + value)[4 if shift else 0 : -4] for shift in range(3)),
     ]
+
+
+def piece(leaf: Issued) -> bytes:
+    """Of a private key a part that no form of it cuts: from the middle of its number (EC), or of its first prime."""
+    numbers = leaf.key.private_numbers()
+    number = numbers.p if isinstance(numbers, rsa.RSAPrivateNumbers) else numbers.private_value
+    data = number.to_bytes(-(-number.bit_length() // 8), "big")
+    return data[len(data) // 2 - 12 :][:24]
 
 
 def copies(pid: int, values: Mapping[str, bytes]) -> dict[str, int]:

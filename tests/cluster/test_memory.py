@@ -8,13 +8,12 @@ import time
 from collections.abc import Mapping
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from controller.contents import PEM, PFX
 from controller.vault import KEEP_SHARED
-from tests.cluster.memory import copies
+from tests.cluster.memory import copies, piece
 from tests.cluster.world import Namespace, eventually
-from tests.unit.issuing import Issued, as_pem, issue, new_key, pfx
+from tests.unit.issuing import as_pem, issue, new_key, pfx
 from tools.workload import Workload
 
 TEXTS = 16
@@ -53,13 +52,6 @@ def synced(space: Namespace, values: Mapping[str, tuple[str, str]], **secret_obj
     eventually(lambda: set(values) - set(space.names("secret")), lambda missing: not missing)
 
 
-def prime(leaf: Issued) -> bytes:
-    """A piece of a private key that is in every form of it."""
-    assert isinstance(leaf.key, rsa.RSAPrivateKey)
-    number = leaf.key.private_numbers().p
-    return number.to_bytes(number.bit_length() // 8, "big")[40:64]
-
-
 def test_of_a_value_that_was_synced_next_to_nothing_stays(space: Namespace, controller: Workload) -> None:
     marks = {f"text-{number}": secrets.token_hex(20) for number in range(TEXTS)}
     # Short ones and long ones are kept in different places.
@@ -84,5 +76,5 @@ def test_of_a_private_key_the_parsers_copies_stay(space: Namespace, controller: 
     }
     synced(space, files, type="kubernetes.io/tls")
     time.sleep(KEEP_SHARED + 1)
-    found = copies(controller.pid, {name: prime(leaf) for name, leaf in leaves.items()})
+    found = copies(controller.pid, {name: piece(leaf) for name, leaf in leaves.items()})
     assert sum(found.values()) <= MOST_OF_KEYS, found

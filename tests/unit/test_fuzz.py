@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.certificates import Bundle
+from controller.certificates import Bundle, take_apart
 from controller.errors import ObjectError
 from tests.fuzz import splitter
 from tests.fuzz.mutation import mutate
@@ -39,7 +39,7 @@ def test_a_message_with_a_piece_of_the_value_does_not_hold() -> None:
 
 def test_a_bundle_that_comes_apart_otherwise_does_not_hold() -> None:
     pem = next(path for path in CORPUS if path.name == "out-of-order.pem").read_bytes()[2:]
-    found = splitter.take_apart(pem, splitter.WHAT)
+    found = take_apart(pem, splitter.WHAT)
     splitter.whole(found)
     wrong = Bundle(key=found.key, chain=found.chain[::-1], loose=found.loose, complete=True, in_order=True)
     with pytest.raises(AssertionError):
