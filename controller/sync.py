@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from controller import errors, permissions
+from controller import confined, errors, permissions
 from controller.accounts import identity_of
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
@@ -207,7 +207,7 @@ class Syncer:
         reader = self._vaults.reader(reading.identity, reading.cloud, reading.vault)
         first = not sync.status.objects
         read = await reader.read({version.whole for version in wanted.values()}, since=ask.since, first=first)
-        arguments = (reading.vault, wanted, read, datetime.now(UTC))
+        arguments = (reading.vault, wanted, read, datetime.now(UTC), confined.pem_of_pfx)
         if any(needs_parsing(version, read[version.whole]) for version in wanted.values()):
             # A PFX with a long RSA key takes a quarter of a second: other SecretSyncs go on between one and the next.
             fetched = await asyncio.to_thread(contents, *arguments)

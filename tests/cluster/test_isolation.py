@@ -12,8 +12,10 @@ import pytest
 from controller.api.conditions import Reason
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
+from controller.contents import PFX
 from controller.status import sync_hash
 from tests.cluster.world import Installed, Namespace, eventually, metrics, value
+from tests.unit.issuing import slow_pfx
 from tools.workload import Workload
 
 POLL = 2
@@ -138,7 +140,7 @@ def test_a_status_tells_nothing_of_a_value_not_even_of_a_pin(space: Namespace, c
 
 
 def broken(space: Namespace) -> list[dict[str, object]]:
-    """A hundred SecretSyncs, each wrong in one of many ways."""
+    """Some hundred SecretSyncs, each wrong in one of many ways."""
     ways: list[tuple[dict[str, str], dict[str, object]]] = [
         ({"k": "missing"}, {}),
         ({"k": "unlisted"}, {}),
@@ -150,10 +152,11 @@ def broken(space: Namespace) -> list[dict[str, object]]:
         ({"k": "a/7"}, {}),
         ({"k": "a"}, {"secretProviderClassName": "huge"}),
         ({"k": "a"}, {"secretProviderClassName": "deep"}),
+        ({"tls.crt": "slow/tls.crt", "tls.key": "slow/tls.key"}, {"secretObject": {"type": "kubernetes.io/tls"}}),
     ]
     return [
         space.sync(f"broken-{number}", data, **json.loads(json.dumps(changes)))
-        for number, (data, changes) in enumerate(ways * 10)
+        for number, (data, changes) in enumerate(ways * 9)
     ]
 
 
@@ -176,7 +179,8 @@ def test_a_hundred_broken_secretsyncs_hold_nobody_up(space: Namespace, neighbour
     deep = space.provider_class(name="deep", objects="[" * 1_000_000)
     for manifest in (huge, deep):  # `apply` would keep a second copy in an annotation, which has a limit
         space.kubectl("create", "--filename", "-", stdin=json.dumps(manifest))
-    space.apply(space.provider_class("a", "missing"), *broken(space))
+    space.installed.emulator.set_secret(space.vault, "slow", slow_pfx(), content_type=PFX)
+    space.apply(space.provider_class("a", "missing", "slow"), *broken(space))
     waits = []
     for number in range(5):
         # The million bytes are looked through anew at every edit.
@@ -190,8 +194,9 @@ def test_a_hundred_broken_secretsyncs_hold_nobody_up(space: Namespace, neighbour
     neighbour.wait_secret("new", {"k": "4"})
     assert time.monotonic() - began < HELD_UP
     # And the hostile ones were told, each with a reason.
-    for number in range(10):
+    for number in range(11):
         assert space.ready(f"broken-{number}")[0] not in ("", Reason.INTERNAL_ERROR)
+    assert "more work than any needs" in space.ready("broken-10")[1]
 
 
 def test_a_vault_that_hangs_holds_others_up_once(space: Namespace, neighbour: Namespace) -> None:
