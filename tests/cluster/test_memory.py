@@ -17,14 +17,14 @@ from tools.workload import Workload
 
 TEXTS = 16
 KEYS = 8
-OTHERS = 40
+OTHERS = 100
 # An answer is kept for two seconds, for others who ask the same.
 SHARED = 4.0
-# Of one that is kept there would be a copy for certain. Counted on this program: 0 to 3 of the sixteen, and none or one
+# Of each that is kept there would be a copy for certain. Counted on this program: 1 to 6 of the sixteen, and none or one
 # once others were synced.
-MOST_OF_TEXTS = TEXTS // 2
-MOST_AFTER_OTHERS = TEXTS // 4
-# What parses a private key frees it as it was parsed: 1 to 3 of each.
+MOST_OF_TEXTS = 12
+MOST_AFTER_OTHERS = 6
+# What parses a private key frees it as it was parsed: 2 or 3 of each.
 MOST_OF_KEYS = 4 * KEYS
 
 
