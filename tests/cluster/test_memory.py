@@ -20,7 +20,7 @@ KEYS = 8
 OTHERS = 100
 # An answer is kept for two seconds, for others who ask the same.
 SHARED = 4.0
-# Of each that is kept there would be a copy for certain. Counted on this program: 1 to 6 of the sixteen, and none or one
+# Of each that is kept there would be a copy for certain. Counted on this program: 1 to 6 of the sixteen, none or one
 # once others were synced.
 MOST_OF_TEXTS = 12
 MOST_AFTER_OTHERS = 6
