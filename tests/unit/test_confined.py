@@ -46,6 +46,15 @@ def test_one_that_would_take_for_ever_is_given_up_and_holds_nobody_up() -> None:
     assert max(gaps) < 1
 
 
+def test_what_was_given_up_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = base64.b64decode(slow_pfx(2**31 - 2))
+    with pytest.raises(TimeoutError):
+        confined.pem_of_pfx(data)
+    monkeypatch.setattr("subprocess.run", None)
+    with pytest.raises(TimeoutError):
+        confined.pem_of_pfx(data)
+
+
 def test_the_same_pfx_with_little_to_do_opens() -> None:
     """So it is the number alone that the test above fails on: here the password is only found to be wrong."""
     with pytest.raises(ObjectError, match="has a password, or is damaged"):
