@@ -79,11 +79,10 @@ class Soak:
             self.do(step, time.monotonic() - began)
         self.watch_until(began + seconds)
         took, calls = time.monotonic() - began, self.calls() - before
-        self.close()
         found = growth(self.life, min(WARM_UP, WARM_PART * (self.life[-1].at - self.life[0].at)))
-        self.tell(
-            f"{found}; {calls / VAULTS / took:.1f} calls a second to each vault; {dict(sorted(self.done.items()))}"
-        )
+        done = ", ".join(f"{deed} {times}" for deed, times in sorted(self.done.items()))
+        self.tell(f"{found}; {calls / VAULTS / took:.1f} calls a second to each vault; {done}")
+        self.close()
         assert calls <= MOST_CALLS * VAULTS * took, f"{calls} calls in {took:.0f} s"
         assert found.mebibytes <= MOST_MEBIBYTES, found
         assert found.descriptors <= MOST_DESCRIPTORS, found
@@ -168,11 +167,17 @@ class Soak:
         self.by_name[item[0]].kubectl("delete", "secret", item[1], "--ignore-not-found", "--wait=false")
 
     def replace(self, dice: random.Random) -> None:
-        """Somebody deletes a SecretSync and applies it again at once."""
+        """Somebody deletes a SecretSync and applies it again at once.
+
+        The Secret's collection is waited for: a SecretSync that goes and comes back while Kubernetes' garbage collector
+        does not see it, as when the API server restarts, is taken for the old one, and its Secret stays for good.
+        """
         space, name = self.by_name[(item := dice.choice(self.objects))[0]], item[1]
         self.uids.pop(item, None)
+        old = self.uid(item)
         space.kubectl("delete", "secretsync", name)
         space.kubectl("create", "--filename", "-", stdin=_list(space.sync(name, {"k": name})))
+        eventually(lambda: self.uid(item), lambda found: found != old or not old, SOON)
 
     def edit_class(self, dice: random.Random) -> None:
         """A class changes, and with it all who use it are due."""
@@ -218,6 +223,10 @@ class Soak:
                 data = {key: base64.b64decode(text).decode() for key, text in secret.get("data", {}).items()}
                 found[space.name, secret["metadata"]["name"]] = (secret["metadata"]["uid"], data)
         return found
+
+    def uid(self, item: Object) -> str:
+        """A Secret's UID; empty where there is none."""
+        return str(self.by_name[item[0]].get("secret", item[1]).get("metadata", {}).get("uid", ""))
 
     def sound(self) -> None:
         """Nothing is lost at this moment."""
