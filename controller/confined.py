@@ -41,7 +41,7 @@ def pem_of_pfx(data: bytes) -> bytes:
     if done.returncode == -signal.SIGXCPU:
         _given_up[digest] = None
         if len(_given_up) > MOST_GIVEN_UP:
-            del _given_up[next(iter(_given_up))]
+            _given_up.pop(next(iter(_given_up)), None)
         raise TimeoutError
     if done.returncode:
         raise ValueError
