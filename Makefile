@@ -31,7 +31,7 @@ test: assets ## every test but those of test-node (options: TEST="-k name", KUBE
 	$(RUN) pytest $(TEST)
 
 test-node: assets ## what needs a node, as root: the image in a pod, helm's whole life (options: TEST="-k name")
-	@$(RUN) tools.local_cluster assets --node --cosign
+	@$(RUN) tools.local_cluster assets --node --tool cosign --tool helm
 	$(RUN) pytest tests/node $(TEST)
 
 image: $(VENV)/ready ## the images as build/*.tar, by buildah as root (options: BASE=image, BASE=debian)

@@ -92,7 +92,7 @@ class Workload:
             "PYTHONPATH": str(ROOT),
             "KUBECONFIG": str(plane.service_account_kubeconfig(namespace, account)),
             "LISTEN_ADDRESS": "127.0.0.1",
-            "LISTEN_PORT": str(_free_port()),
+            "LISTEN_PORT": str(free_port()),
         }
         words = [*(container.get("command") or _ENTRYPOINT), *container.get("args", [])]
         if words[:3] != _ENTRYPOINT[:3]:
@@ -198,7 +198,8 @@ class Workload:
         return self._process
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

@@ -24,9 +24,10 @@ from tests.cluster.thief import (
     refused,
     secret,
 )
-from tests.cluster.world import eventually
+from tests.cluster.world import POLICIES, eventually
 from tools.deployment import PROBE_SECRET_TYPE
 
+pytestmark = pytest.mark.since(*POLICIES)
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases"
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tools import helm
+from tools import helm, policies
 from tools.keyvault_emulator import Emulator
-from tools.local_cluster import ControlPlane
+from tools.local_cluster import ControlPlane, versions
 from tools.local_cluster.errors import ClusterError
 from tools.workload import Workload
 
@@ -19,6 +19,8 @@ from tools.workload import Workload
 CANARY = "canary-4f1d"
 TENANT = "00000000-0000-0000-0000-00000000000a"
 PATIENCE = 20.0
+POLICIES = (policies.SINCE, "admission policies")
+"""For `pytest.mark.since`."""
 T = TypeVar("T")
 _numbers = itertools.count(1)
 
@@ -73,10 +75,19 @@ class Installed:
         return self.plane.kubectl(*words, "--output", "jsonpath={.status.availableReplicas}")
 
 
+def serves_policies(version: str) -> bool:
+    """Whether that Kubernetes has admission policies."""
+    return has(version, policies.SINCE)
+
+
+def has(version: str, since: str) -> bool:
+    """Whether Kubernetes `version` has what came with the release `since`."""
+    return versions.minor(version) >= versions.minor(since)
+
+
 def for_version(plane: ControlPlane) -> list[str]:
-    """Flags of helm for that version: before 1.30 there are no admission policies, and the chart asks about that."""
-    old = tuple(map(int, plane.version.split(".")[:2])) < (1, 30)
-    return ["--set", f"acceptUnrestrictedTokens={str(old).lower()}"]
+    """Flags of helm for that version: where there are no admission policies the chart asks about that."""
+    return ["--set", f"acceptUnrestrictedTokens={str(not serves_policies(plane.version)).lower()}"]
 
 
 def install(plane: ControlPlane, emulator: Emulator, folder: Path) -> Installed:
