@@ -45,6 +45,16 @@ image: $(VENV)/ready ## the images as build/*.tar, by buildah as root (options: 
 bench: assets ## seconds, memory, CPU and calls, in about 11 min, into docs/figures.md (options: BENCH="--growth")
 	@$(RUN) tests.bench $(BENCH)
 
+soak: assets ## an hour of everything at once: rotations, faults, restarts (options: SOAK="--seconds 600 --count 300 --seed 8")
+	@$(RUN) tests.soak $(SOAK)
+
+$(VENV)/fuzz: requirements/fuzz.txt $(VENV)/ready
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/fuzz.txt
+	@touch $@
+
+fuzz: $(VENV)/fuzz ## what the certificate splitter does not bear, searched for ten minutes (options: FUZZ="--seconds 20")
+	@$(RUN) tests.fuzz $(FUZZ)
+
 lint: assets ## ruff, mypy, import-linter, yamllint, helm lint, ct lint, generated files
 	@$(RUN) tools.lint
 
@@ -52,8 +62,8 @@ generate: $(VENV)/ready ## CRDs, RBAC, policies, values, schema and docs from th
 	@$(RUN) tools.generate
 
 lock: $(VENV)/ready ## requirements/*.txt from requirements/*.in, with hashes and without addresses
-	@cd requirements && for name in controller dev; do ../$(VENV)/bin/pip-compile --quiet --generate-hashes --strip-extras \
+	@cd requirements && for name in controller dev fuzz; do ../$(VENV)/bin/pip-compile --quiet --generate-hashes --strip-extras \
 	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
 	  -o $$name.txt $$name.in; done
 
-.PHONY: help setup assets demo test test-node test-logs image bench lint generate lock
+.PHONY: help setup assets demo test test-node test-logs image bench soak fuzz lint generate lock

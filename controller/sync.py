@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from controller import errors, permissions
+from controller import confined, errors, permissions
 from controller.accounts import identity_of
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
@@ -213,7 +213,7 @@ class Syncer:
         # What there is nothing of yet comes first at a busy vault.
         first = not {item.target_key for item in sync.status.objects}.issuperset(wanted)
         read = await reader.read({version.whole for version in wanted.values()}, since=ask.since, first=first)
-        arguments = (reading.vault, wanted, read, datetime.now(UTC))
+        arguments = (reading.vault, wanted, read, datetime.now(UTC), confined.pem_of_pfx)
         if any(needs_parsing(version, read[version.whole]) for version in wanted.values()):
             # A PFX with a long RSA key takes a quarter of a second: other SecretSyncs go on between one and the next.
             fetched = await asyncio.to_thread(contents, *arguments)
