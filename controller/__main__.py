@@ -196,7 +196,7 @@ async def _tidy(talkers: Sequence[Reporter | Talker], metrics: Metrics, vaults: 
 
 
 def _help() -> str:
-    lines = ["settings (environment variables; times in seconds):"]
+    lines = ["settings (environment variables, or arguments: --log-level debug is LOG_LEVEL=debug; times in seconds):"]
     for field in msgspec.inspect.type_info(Settings).fields:  # type: ignore[attr-defined]
         described = getattr(field.type, "extra_json_schema", None) or {}
         lines.append(f"  {field.name.upper():28} {described.get('description', '')} (default: {field.default!r})")
@@ -214,10 +214,14 @@ def main() -> int:
         description="Copies secrets from Azure Key Vault into Kubernetes Secrets; `crds DIR` updates CRDs instead.",
         epilog=_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--setting VALUE ...] | crds DIR",
+        allow_abbrev=False,
     )
-    parser.parse_args()
+    for field in Settings.__struct_fields__:
+        parser.add_argument(f"--{field.replace('_', '-')}", dest=field.upper(), help=argparse.SUPPRESS)
+    arguments = {name: text for name, text in vars(parser.parse_args()).items() if text is not None}
     try:
-        settings = Settings.from_environment()
+        settings = Settings.from_environment(os.environ | arguments)
         settings.clouds()
         start_logging(settings.log_level)
         asyncio.run(run(settings))

@@ -19,7 +19,7 @@ from controller.status import next_condition, ready_condition
 
 # What a part's line in the status may hold; its SecretSync has the rest.
 MOST_MESSAGE = 512
-MOST_VERSIONS = 10
+MOST_SHOWN = 10
 
 Made = SecretSync | SecretProviderClass
 
@@ -165,7 +165,7 @@ def part(name: str, done: Done, found: SecretSync | Unreadable | None) -> Part:
 
 def _part(name: str, ready: bool, reason: str, message: str, sync: SecretSync | None) -> Part:
     short = message if len(message) <= MOST_MESSAGE else message[: MOST_MESSAGE - 3] + "..."
-    versions = sync.status.objects[:MOST_VERSIONS] if sync else []
+    versions = sync.status.objects[:MOST_SHOWN] if sync else []
     return Part(name=name, ready=ready, reason=str(reason), message=short, versions=versions)
 
 

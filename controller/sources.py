@@ -3,6 +3,7 @@
 Source: Azure Key Vault REST API reference, secrets, certificates, keys; "Azure Key Vault RBAC guide" for the roles.
 """
 
+import abc
 import ssl
 from collections.abc import Mapping
 from datetime import datetime
@@ -19,7 +20,7 @@ from controller.objects import VaultObject
 # The SDK's certificate and key clients are imported where they are made: 12 MiB that few installations need.
 
 
-class Source:
+class Source(abc.ABC):
     """One kind of object in one vault, as one identity sees it. What fails is raised as the SDK raises it.
 
     `plural` names the operations to counters and people; `role` is the least that may read the content.
@@ -33,23 +34,23 @@ class Source:
         self._client = self._client_type()(url, credential, **options)
 
     @staticmethod
-    def _client_type() -> Any:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _client_type() -> Any: ...
 
+    @abc.abstractmethod
     async def get(self, found: VaultObject, version: str) -> Fetched:
         """A version's content; without `version`, the newest's. `ValueError` for a body that lacks what it must have.
 
         `ObjectError` for what the vault shows and nobody should have.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def versions(self, name: str) -> Any:
         """The properties of every version, in no order: `version`, `enabled`, `created_on`, `updated_on` and so on."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def listed(self) -> Any:
         """The properties of every object's newest version, page by page (the SDK's `AsyncItemPaged`)."""
-        raise NotImplementedError
 
     async def close(self) -> None:
         """Lets go of the client."""

@@ -10,7 +10,15 @@ from collections.abc import Iterator
 
 import msgspec
 
-from controller.api.akvsync import BASIC_AUTH_TYPE, MOST_PARTS, SECRET_TYPES, AKVObject, AKVSync, Mapping
+from controller.api.akvsync import (
+    BASIC_AUTH_TYPE,
+    MOST_PARTS,
+    MOST_VERSIONS,
+    SECRET_TYPES,
+    AKVObject,
+    AKVSync,
+    Mapping,
+)
 from controller.api.meta import DNS_SUBDOMAIN, ObjectMeta, OwnerReference
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretObject, SecretObjectData, SecretSync, SecretSyncSpec
@@ -79,6 +87,8 @@ def _secrets(wish: AKVObject) -> Iterator[_Secret]:
         raise InputError(f"{_shown(wish)}: kubernetesSecretType {kind} is none of {', '.join(SECRET_TYPES)}")
     if sum(map(bool, (wish.secret_in_akv, wish.cert_in_akv, wish.mapping))) != 1:
         raise InputError(f"{_shown(wish)}: write exactly one of secretInAKV, certInAKV and mapping")
+    if not 1 <= wish.version_history <= MOST_VERSIONS:
+        raise InputError(f"{_shown(wish)}: versionHistory is {wish.version_history}: expected 1 to {MOST_VERSIONS}")
     if wish.mapping:
         keys = [_Key(entry.data_key, _mapped(wish, entry), entry.version) for entry in wish.mapping]
         yield _Secret(_name(wish), wish, keys)
@@ -100,6 +110,10 @@ def _mapped(wish: AKVObject, entry: Mapping) -> str:
     """The vault's name of a mapping's entry."""
     if bool(entry.secret_in_akv) == bool(entry.cert_in_akv):
         raise InputError(f"{_shown(wish)}: dataKey {entry.data_key} needs exactly one of secretInAKV and certInAKV")
+    if not 0 <= entry.version < MOST_VERSIONS:
+        raise InputError(
+            f"{_shown(wish)}: version of dataKey {entry.data_key} is {entry.version}: expected 0 to {MOST_VERSIONS - 1}"
+        )
     return entry.secret_in_akv or entry.cert_in_akv
 
 

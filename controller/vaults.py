@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from azure.core.pipeline.transport import AioHttpTransport
 
 from controller import errors
+from controller.calls import AT_ONCE, Calls
 from controller.identity import FederatedCredential, Identity
 from controller.network import new_session, new_transport
 from controller.pace import Pace
 from controller.settings import Cloud
-from controller.vault import AT_ONCE, VaultReader
+from controller.vault import VaultReader
 
 
 class Vaults:
@@ -50,16 +51,8 @@ class Vaults:
                 self._credentials[identity, where] = credential
             url = where.vault_url.replace("{vault}", vault.lower())
             pace = self._paces.setdefault(url, Pace(time.monotonic))
-            found = VaultReader(
-                vault,
-                url,
-                credential,
-                identity.client_id,
-                transport,
-                self._slots,
-                pace,
-                self._count,
-            )
+            calls = Calls(vault, url, credential, identity.client_id, transport, self._slots, pace, self._count)
+            found = VaultReader(calls)
             self._readers[identity, where, vault] = found
         self._used[identity, where, vault] = time.monotonic()
         return found

@@ -9,7 +9,7 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.errors import PolicyRefused, Refused, Unreachable
-from controller.parts import MOST_MESSAGE, MOST_VERSIONS
+from controller.parts import MOST_MESSAGE, MOST_SHOWN
 from tests.unit.akvsync_stage import Stage, staged
 
 A, B = {"secretInAKV": "a"}, {"secretInAKV": "b"}
@@ -357,7 +357,7 @@ def test_a_status_that_could_not_be_written_is_told_later(settled: Stage, caplog
     assert "team/shop: 1/2 ready; a: xxx" in caplog.text
     told = parts(settled)["a"]
     assert len(told["message"]) == MOST_MESSAGE
-    assert len(told["versions"]) == MOST_VERSIONS
+    assert len(told["versions"]) == MOST_SHOWN
 
 
 def test_a_turn_that_a_terms_end_cut_short_is_had_in_the_next(stage: Stage) -> None:

@@ -1,6 +1,7 @@
 """What of building an image needs no buildah."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,17 @@ def test_the_containerfile_names_its_base_and_runs_what_the_chart_expects() -> N
         f'ENTRYPOINT ["python", "-P", "-m", "{module}"]' for module in ("tools.release_test", "controller")
     ]
     assert "USER 65532:65532" in lines
+
+
+def test_the_test_image_has_every_module_of_ours_that_its_programs_import() -> None:
+    copied = [
+        ROOT / path for path in re.findall(r"^COPY (\S+) /app/", (ROOT / "Containerfile").read_text(), re.MULTILINE)
+    ]
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{path.relative_to(ROOT)}" for path in copied} <= set(ignored)
+    for path in [file for found in copied for file in ([found] if found.suffix else found.rglob("*.py"))]:
+        for line in re.findall(r"^\s*(?:from (tools\S* import .+)|import (tools\S*))", path.read_text(), re.MULTILINE):
+            package, _, names = (line[0] or line[1]).partition(" import ")
+            for module in [package] if package != "tools" else [f"tools.{name.strip()}" for name in names.split(",")]:
+                place = ROOT / module.replace(".", "/")
+                assert any(place.is_relative_to(each.with_suffix("")) for each in copied), f"{path}: {module}"

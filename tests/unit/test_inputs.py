@@ -220,7 +220,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    async with staged(authority, monkeypatch) as found:
+    async with staged(authority) as found:
         yield found
 
 
@@ -268,7 +268,7 @@ async def test_any_answer_of_a_vault_is_a_value_or_an_error_of_ours(
 ) -> None:
     for number, (body, status, text) in enumerate(drawn):
         scene.now += 1000  # what failed before is over
-        scene.reader._pace = Pace(lambda: scene.now)
+        scene.reader._calls._pace = Pace(lambda: scene.now)
         wait = {"Retry-After": text} if text.isascii() and text.isprintable() else {}
         scene.server.otherwise = always(Answer(body, status=status, headers=JSON | wait))
         before = len(scene.server.asked)

@@ -77,6 +77,12 @@ async def test_what_cannot_be_used_is_one_readable_line_and_exit_2(
         assert word in err
 
 
+async def test_a_setting_may_be_an_argument_which_goes_before_the_environment() -> None:
+    code, _, err = await ended("--log-level=loud", "--jitter", "5", LOG_LEVEL="info")
+    assert code == 2
+    assert "LOG_LEVEL is 'loud'" in err
+
+
 async def test_an_unknown_argument_is_exit_2() -> None:
     code, _, err = await ended("--nonsense")
     assert code == 2

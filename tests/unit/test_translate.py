@@ -199,6 +199,12 @@ def test_as_many_versions_are_asked_for_as_anybody_needs() -> None:
             "certInAKV a: a certificate becomes a Secret of type Opaque or kubernetes.io/tls",
         ),
         ("[{secretInAKV: a, kubernetesSecretType: example.com/x}]", "kubernetesSecretType example.com/x is none of"),
+        ("[{secretInAKV: a, versionHistory: 0}]", "secretInAKV a: versionHistory is 0: expected 1 to 500"),
+        ("[{secretInAKV: a, versionHistory: 501}]", "secretInAKV a: versionHistory is 501: expected 1 to 500"),
+        (
+            "[{kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, version: 500}]}]",
+            "the mapping of m: version of dataKey k is 500: expected 0 to 499",
+        ),
         ("[{secretInAKV: a, certInAKV: a}]", "write exactly one of secretInAKV, certInAKV and mapping"),
         ("[{kubernetesSecretName: a}]", "the mapping of a: write exactly one of"),
         ("[{kubernetesSecretName: a, mapping: [{dataKey: k}]}]", "dataKey k needs exactly one of secretInAKV and"),

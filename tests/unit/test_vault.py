@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from controller import vaults
+from controller.calls import AT_ONCE_EACH, LEAVE_ALONE
 from controller.errors import ClassError, ControllerError, ObjectError, ProviderError
 from controller.fetched import Fetched
 from controller.identity import Identity
 from controller.objects import VaultObject, VersionOf
 from controller.settings import Cloud
-from controller.vault import AT_ONCE_EACH, LEAVE_ALONE
 from controller.vaults import Vaults
 from tests.unit.api_server import Answer, Asked
 from tests.unit.issuing import Issued, issue
@@ -32,8 +32,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    async with staged(authority, monkeypatch) as found:
+async def scene(authority: Authority) -> AsyncIterator[Scene]:
+    async with staged(authority) as found:
         yield found
 
 

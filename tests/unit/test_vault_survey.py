@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from controller import vault
+from controller import lists, vault
 from controller.errors import ObjectError, ProviderError
 from controller.fetched import Fetched
+from controller.lists import LISTS_AGAIN
 from controller.objects import VaultObject, VersionOf
 from controller.survey import Listed
-from controller.vault import LISTS_AGAIN
 from tests.unit.api_server import Answer, Asked
 from tests.unit.vault_stage import CHALLENGE, JSON, USER, Scene, refusal, staged
 from tools.local_cluster.pki import Authority
@@ -28,8 +28,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    async with staged(authority, monkeypatch) as found:
+async def scene(authority: Authority) -> AsyncIterator[Scene]:
+    async with staged(authority) as found:
         yield found
 
 
@@ -219,7 +219,7 @@ async def test_a_list_that_makes_no_sense_is_no_usable_answer(scene: Scene, body
 
 
 async def test_a_list_of_versions_without_end_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vault, "MOST_PAGES", 9)
+    monkeypatch.setattr(lists, "MOST_PAGES", 9)
     scene.lists("db", ("a", 1, True))
     first = scene.answers["/secrets/db/versions"].body["value"]
     more = f"{scene.server.url}/secrets/db/versions?api-version=7.6&$skiptoken=1"

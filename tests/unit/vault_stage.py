@@ -4,13 +4,11 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any, cast
 
-import pytest
 from azure.core.credentials import AccessTokenInfo
 
-from controller import vault
+from controller.calls import Calls
 from controller.errors import ControllerError
 from controller.fetched import Fetched
 from controller.identity import FederatedCredential
@@ -108,15 +106,14 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def staged(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+async def staged(authority: Authority) -> AsyncIterator[Scene]:
     """A scene, taken down afterwards."""
     pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
     async with serving(tls) as server, new_session(authority.pair.cert.read_text()) as session:
         scene = Scene(server)
-        monkeypatch.setattr(vault, "time", SimpleNamespace(monotonic=lambda: scene.now))
-        scene.reader = VaultReader(
+        calls = Calls(
             "shop",
             server.url,
             cast("FederatedCredential", scene),
@@ -125,6 +122,8 @@ async def staged(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Async
             asyncio.Semaphore(50),
             Pace(lambda: scene.now),
             lambda vault_name, operation, outcome: scene.counted.append((operation, outcome)),
+            lambda: scene.now,
         )
+        scene.reader = VaultReader(calls)
         yield scene
         await scene.reader.close()

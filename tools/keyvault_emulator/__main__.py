@@ -12,11 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tools.certify import write_private
 from tools.keyvault_emulator.errors import EmulatorError
 from tools.keyvault_emulator.listener import url_of
 from tools.keyvault_emulator.server import Server
 from tools.keyvault_emulator.state import World, load
-from tools.keyvault_emulator.tls import write_private
 
 DESCRIPTION = """\
 Azure Key Vault and Entra over HTTPS on this machine: what the official clients read (secrets, certificates, keys,

@@ -1,18 +1,16 @@
 """The emulator's own certificate authority, and the server certificates made by it."""
 
 import datetime as dt
-import ipaddress
-import os
 import ssl
 from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from tools import certify
 from tools.keyvault_emulator.errors import EmulatorError
 from tools.keyvault_emulator.routes import SUFFIXES
 
@@ -27,7 +25,9 @@ NAMES = (
 )
 """Besides the addresses it listens on, the names that the server proves to be."""
 
-YEAR = dt.timedelta(days=365)
+AUTHORITY = "Key Vault emulator CA"
+# So long that also a certificate that has expired was signed by one that had not.
+AUTHORITY_LIFETIME = (-4 * certify.YEAR, 4 * certify.YEAR)
 
 
 class Authority:
@@ -48,9 +48,9 @@ class Authority:
                 raise EmulatorError(f"{key_file} was not made by the emulator; delete it and ca.pem")
             self._key = key
         else:
-            self._key = ec.generate_private_key(ec.SECP256R1())
-            self._certificate = _authority_certificate(self._key)
-            write_private(key_file, pem(self._key))
+            self._key = certify.new_key()
+            self._certificate = certify.authority(AUTHORITY, self._key, AUTHORITY_LIFETIME)
+            certify.write_private(key_file, certify.pem(self._key))
             self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def load_into(self, context: ssl.SSLContext, folder: Path, addresses: list[str], flaw: Flaw = "none") -> None:
@@ -60,82 +60,20 @@ class Authority:
         """
         key, certificate = self._key, self._certificate
         if flaw == "unknown-ca":
-            key = ec.generate_private_key(ec.SECP256R1())
-            certificate = _authority_certificate(key)
-        server_key = ec.generate_private_key(ec.SECP256R1())
-        now = dt.datetime.now(dt.UTC)
-        shift = -2 * YEAR if flaw == "expired" else dt.timedelta()
-        names = ["elsewhere.invalid"] if flaw == "wrong-name" else [*addresses, *NAMES]
-        server = (
-            x509.CertificateBuilder()
-            .subject_name(_name("Key Vault emulator"))
-            .issuer_name(certificate.subject)
-            .public_key(server_key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1) + shift)
-            .not_valid_after(now + YEAR + shift)
-            .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
-            .sign(key, hashes.SHA256())
+            key = certify.new_key()
+            certificate = certify.authority(AUTHORITY, key, AUTHORITY_LIFETIME)
+        server_key = certify.new_key()
+        shift = -2 * certify.YEAR if flaw == "expired" else dt.timedelta()
+        server = certify.issue(
+            certificate,
+            key,
+            server_key.public_key(),
+            user="Key Vault emulator",
+            hosts=["elsewhere.invalid"] if flaw == "wrong-name" else [*addresses, *NAMES],
+            usages=[ExtendedKeyUsageOID.SERVER_AUTH],
+            lifetime=(shift - dt.timedelta(days=1), shift + certify.YEAR),
         )
         # The ssl module reads certificates from files only.
         file = folder / "server.pem"
-        write_private(file, pem(server_key) + server.public_bytes(serialization.Encoding.PEM))
+        certify.write_private(file, certify.pem(server_key) + server.public_bytes(serialization.Encoding.PEM))
         context.load_cert_chain(file)
-
-
-def write_private(file: Path, content: bytes) -> None:
-    """Writes a file that only its owner may read, from the first byte on."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-
-
-def _authority_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    now = dt.datetime.now(dt.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(_name("Key Vault emulator CA"))
-        .issuer_name(_name("Key Vault emulator CA"))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - 4 * YEAR)
-        .not_valid_after(now + 4 * YEAR)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.KeyUsage(
-                digital_signature=True,
-                key_cert_sign=True,
-                crl_sign=True,
-                content_commitment=False,
-                key_encipherment=False,
-                data_encipherment=False,
-                key_agreement=False,
-                encipher_only=False,
-                decipher_only=False,
-            ),
-            critical=True,
-        )
-        .sign(key, hashes.SHA256())
-    )
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _alternative(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def pem(key: PrivateKeyTypes) -> bytes:
-    """A private key as PEM, not encrypted."""
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

@@ -9,11 +9,11 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tools.certify import pem, write_private
 from tools.keyvault_emulator.access import Caller
 from tools.keyvault_emulator.certificates import base64url, public_jwk
 from tools.keyvault_emulator.errors import EmulatorError, Refusal, vault_error
 from tools.keyvault_emulator.state import Identity, Vault
-from tools.keyvault_emulator.tls import pem, write_private
 
 SKEW = 300
 """Seconds that clocks may differ before a token is refused: five minutes, in Entra and in Key Vault."""

@@ -197,6 +197,13 @@ class ChartValues(Values):
         list[Free], Meta(description="How the pods are spread over zones or nodes.")
     ] = msgspec.field(default_factory=list)
     priority_class_name: Annotated[str, Meta(description="The pod's PriorityClass.")] = ""
+    extra_args: Annotated[
+        list[str],
+        Meta(
+            description="More arguments of the controller; settings that values of the chart have are not among them.",
+            examples=[["--listen-address=::"]],
+        ),
+    ] = msgspec.field(default_factory=list)
     extra_env: Annotated[
         list[Free],
         Meta(
