@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,10 +26,15 @@ class MemoryVault:
         self.asked: Counter[str] = Counter()
         self.secrets: dict[str, list[tuple[str, float]]] = {}
         self.fails: Callable[[str], Answer | None] = lambda _: None
+        self._tokens = self._rolled = 0
 
     def put(self, name: str, value: str) -> None:
         """A new version."""
         self.secrets.setdefault(name, []).append((value, time.time()))
+
+    def roll_key(self) -> None:
+        """Tokens that were given so far are good for nothing."""
+        self._rolled = self._tokens
 
     async def send(self, request: Any, **_: Any) -> AsyncHttpResponseImpl:
         """What the SDK asks of its transport."""
@@ -37,7 +42,7 @@ class MemoryVault:
         who = "entra" if address.hostname == LOGIN else "vault"
         self.asked[who] += 1
         await asyncio.sleep(SECONDS)
-        status, body, headers = self.fails(who) or (200, self._answer(who, address.path), {})
+        status, body, headers = self.fails(who) or self._answer(who, address.path, request.headers)
         response = AsyncHttpResponseImpl(
             request=request,
             internal_response=SimpleNamespace(close=_nothing),
@@ -51,13 +56,17 @@ class MemoryVault:
         response._content = json.dumps(body).encode()
         return response
 
-    def _answer(self, who: str, path: str) -> dict[str, Any]:
+    def _answer(self, who: str, path: str, headers: Mapping[str, str]) -> Answer:
         if who == "entra":
-            return {"token_type": "Bearer", "access_token": "token", "expires_in": TOKEN_SECONDS}
+            self._tokens += 1
+            token = {"token_type": "Bearer", "access_token": str(self._tokens), "expires_in": TOKEN_SECONDS}
+            return 200, token, {}
+        if int(headers["Authorization"].split()[1]) <= self._rolled:
+            return 401, {"error": {"code": "Unauthorized", "message": "another key"}}, {}
         _, _, name, *_ = [*path.split("/"), "", ""]
-        if not name:
-            return {"value": [self._secret(each, valued=False) for each in self.secrets]}
-        return self._secret(name, valued=True)
+        if name:
+            return 200, self._secret(name, valued=True), {}
+        return 200, {"value": [self._secret(each, valued=False) for each in self.secrets]}, {}
 
     def _secret(self, name: str, *, valued: bool) -> dict[str, Any]:
         value, moment = self.secrets[name][-1]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime as dates
+import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ import pytest
 from azure.core.exceptions import ServiceRequestError
 
 import controller.__main__ as program
-from controller import errors, events, reconcile, sync, vault, vaults
+from controller import calls, errors, events, reconcile, sync, vaults
 from controller.settings import Settings
 from tests.ledger import SYNCS, Ledger, Name, Rate, Seen, Source, arrives, closes, sound, too_many
 from tests.unit.memory_cluster import MemoryCluster, Object
@@ -155,8 +156,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Small]:
     monkeypatch.setattr(time, "monotonic", loop.time)
     monkeypatch.setattr(time, "time", small.wall)
     monkeypatch.setattr(random, "Random", Dice)
-    for module in (events, reconcile, sync, vault):
+    for module in (calls, events, reconcile, sync):
         monkeypatch.setattr(module, "datetime", Now)
+    monkeypatch.setattr(vaults, "Calls", functools.partial(calls.Calls, clock=loop.time))
     monkeypatch.setattr(vaults, "new_session", lambda _: None)
     monkeypatch.setattr(vaults, "new_transport", lambda *_: small.vault)
     monkeypatch.setattr(program, "Kube", lambda _: small.cluster)
@@ -206,10 +208,19 @@ def unreachable(who: str) -> Fails:
 def test_an_hour_of_a_failing_vault_or_entra(world: Small, fails: Fails, most: dict[str, int]) -> None:
     world.vault.fails = fails
     world.endures(HOUR)
-    calls = world.calls()
-    assert not {who: calls[who] for who in most if calls[who] > most[who]}
+    took = world.calls()
+    assert not {who: took[who] for who in most if took[who] > most[who]}
     world.vault.fails = lambda _: None
     closes(world, SOON)
+
+
+def test_entras_key_is_rolled_and_nobody_waits_for_it(world: Small) -> None:
+    for rolled in range(1, 6):
+        world.vault.roll_key()
+        world.rotate()
+        arrives(world, POLL + 2)
+        assert world.calls()["entra"] == rolled
+    closes(world, POLL + 2)
 
 
 def refuses(error: type[errors.KubeError], status: int, *methods: str, retry_after: float | None = None) -> Refusing:
