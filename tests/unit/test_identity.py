@@ -94,9 +94,7 @@ async def scene(authority: Authority, tmp_path: Path, monkeypatch: pytest.Monkey
         )
         scene = Scene(entra, lambda scene: FederatedCredential(WHO, cloud, new_transport(session), scene.assertion))
         monkeypatch.setattr(time, "time", lambda: scene.now)
-        monkeypatch.setattr(
-            identity, "time", SimpleNamespace(time=lambda: scene.now, monotonic=lambda: scene.steady)
-        )
+        monkeypatch.setattr(identity, "time", SimpleNamespace(time=lambda: scene.now, monotonic=lambda: scene.steady))
         async with scene.credential:
             yield scene
 

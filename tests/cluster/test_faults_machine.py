@@ -1,0 +1,123 @@
+"""The machine under the controller fails: clock, names, disk, memory, descriptors (`tests.ledger.closes`)."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from controller.api.conditions import Reason
+from tests.cluster.fleet import ALONE, Fleet, fleet
+from tests.cluster.machine import Machine
+from tests.cluster.relay import Relay
+from tests.cluster.world import Installed
+from tools.workload import Workload
+
+SECONDS = 3.0
+DAY = 86_400.0
+
+
+@pytest.fixture(scope="module")
+def unstarted(installed: Installed, relay: Relay) -> Workload:
+    """Which reaches vault and Entra by a name."""
+    workload = relay.workload(installed, **ALONE)
+    clouds = workload.log.with_name("clouds.json")
+    emulator = installed.emulator
+    named = {
+        "authority": emulator.authority.replace("127.0.0.1", "localhost"),
+        "vaultUrl": emulator.vault_pattern.replace("127.0.0.1", "localhost"),
+        "ca": emulator.ca_file.read_text(),
+    }
+    clouds.write_text(json.dumps({"emulator": named}))
+    workload.env["CLOUDS_FILE"] = str(clouds)
+    return workload
+
+
+@pytest.fixture(scope="module")
+def machine(unstarted: Workload, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return Machine(unstarted, tmp_path_factory.mktemp("machine"))
+
+
+@pytest.fixture(scope="module")
+def controller(unstarted: Workload, machine: Machine) -> Iterator[Workload]:
+    with unstarted:
+        unstarted.wait_ready()
+        yield unstarted
+        assert unstarted.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def shops(installed: Installed, controller: Workload) -> Iterator[Fleet]:
+    with fleet(installed, "one", "two") as found:
+        yield found
+
+
+def restart(controller: Workload) -> None:
+    """As a kubelet does."""
+    controller.kill()
+    controller.start()
+    controller.wait_ready()
+
+
+@pytest.mark.parametrize("jumps", [(DAY, 0.0), (-DAY, 0.0)], ids=["forward", "back"])
+def test_the_clock_jumps_and_jumps_back(
+    shops: Fleet, machine: Machine, controller: Workload, jumps: tuple[float, float]
+) -> None:
+    for ahead in jumps:
+        machine.clock_goes(ahead)
+        # Whoever trusts the clock takes its token for a good one, and what a status says for long ago or yet to come.
+        shops.installed.emulator.roll_signing_key()
+        shops.endures(2)
+        restart(controller)
+        shops.closes()
+
+
+def test_no_name_resolves(shops: Fleet, machine: Machine, controller: Workload) -> None:
+    machine.names_resolve(False)
+    try:
+        restart(controller)  # what was resolved is forgotten
+        shops.endures(SECONDS)
+        assert "does not resolve" in shops.spaces["one"].wait_reason("one", Reason.PROVIDER_ERROR)
+    finally:
+        machine.names_resolve(True)
+    shops.closes()
+
+
+def test_nothing_more_can_be_opened(shops: Fleet, machine: Machine, relay: Relay, controller: Workload) -> None:
+    with machine.no_more_descriptors():
+        shops.installed.emulator.heal()  # resets every connection
+        relay.cut_watches()
+        shops.endures(SECONDS)
+        assert "no more files" in shops.spaces["one"].wait_reason("one", Reason.PROVIDER_ERROR)
+    shops.closes()
+
+
+def test_the_disk_under_the_log_is_full(shops: Fleet, machine: Machine, controller: Workload) -> None:
+    """A line that cannot be written is lost, and nothing else."""
+    before = controller.log.stat().st_size
+    with machine.full_disk():
+        shops.installed.emulator.cut_off()
+        shops.spaces["one"].wait_reason("one", Reason.PROVIDER_ERROR)  # which is worth a line
+        shops.endures(SECONDS)
+        assert controller.log.stat().st_size == before
+        shops.installed.emulator.restore()
+    shops.closes()
+    assert controller.lives
+    assert controller.log.stat().st_size > before
+
+
+def test_memory_is_used_up(shops: Fleet, machine: Machine, controller: Workload) -> None:
+    """It goes on without what it cannot have, or ends and is started again; a kubelet's kill is tested on the node."""
+    space = shops.spaces["one"]
+    large = "array:\n" + "".join(
+        f"  - |\n    objectName: n{number}\n    objectType: secret\n" for number in range(8000)
+    )
+    with machine.no_more_memory():
+        space.apply(space.provider_class(name="large", objects=large))
+        space.apply(space.sync("large", {"k": "n1"}, secretProviderClassName="large"))
+        shops.endures(SECONDS)
+        died = not controller.lives
+        assert died or "MemoryError" in space.wait_reason("large", Reason.INTERNAL_ERROR)
+    space.kubectl("delete", "secretsync/large", "secretproviderclass/large")
+    if died:
+        restart(controller)
+    shops.closes()
