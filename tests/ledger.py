@@ -63,6 +63,9 @@ class Ledger:
         self._first: dict[Name, Seen] = {}
         self._foreign: dict[Name, Seen] = {}
 
+    def __len__(self) -> int:
+        return len(self._wanted)
+
     def put(self, source: Source, value: str) -> None:
         """A vault's object has a new value."""
         self._ever[source].append(value)

@@ -15,10 +15,11 @@ POLL = 1
 LEADING = {"ROTATION_POLL_INTERVAL": str(POLL), "DRIFT_INTERVAL": "5"}
 # Nobody waits for a killed leader's lease.
 ALONE = {**LEADING, "LEASE_NAME": ""}
-# A vault is asked at every poll by three SecretSyncs at the most; each of them is looked at, written and told of.
+# A vault is asked at every poll for a list and two values; Entra by who was started, or whose token was refused; and
+# the API server about each SecretSync: for a look, a write and a status.
 TO_A_VAULT = Rate(20, 10)
-TO_ENTRA = Rate(5, 0.2)
-TO_THE_API_SERVER = Rate(60, 16)
+TO_ENTRA = Rate(10, 0.5)
+TO_THE_API_SERVER = Rate(20, 5)
 
 
 class Fleet:
@@ -113,7 +114,7 @@ class Fleet:
     def storms(self) -> list[str]:
         calls = {name: count - self._before[name] for name, count in self.calls().items()}
         calls |= {"Entra": self.to_entra() - self._entra, "API server": self.requests()}
-        rates = {"Entra": TO_ENTRA.times(len(self.spaces)), "API server": TO_THE_API_SERVER.times(len(self.spaces))}
+        rates = {"Entra": TO_ENTRA.times(len(self.spaces)), "API server": TO_THE_API_SERVER.times(len(self.ledger))}
         return too_many(calls, rates | dict.fromkeys(self.spaces, TO_A_VAULT), self.now() - self._began)
 
     def _mark(self) -> None:
@@ -125,7 +126,9 @@ class Fleet:
 def fleet(installed: Installed, *names: str, **syncs: Mapping[str, str]) -> Iterator[Fleet]:
     """A fleet, taken down afterwards; `syncs` are each namespace's SecretSyncs, else `SYNCS`."""
     found = Fleet(installed, *names, syncs=syncs or SYNCS)
-    yield found
-    installed.emulator.heal()
-    for space in found.spaces.values():
-        space.remove()
+    try:
+        yield found
+    finally:
+        installed.emulator.heal()
+        for space in found.spaces.values():
+            space.remove()
