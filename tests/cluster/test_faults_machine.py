@@ -75,7 +75,7 @@ def test_no_name_resolves(shops: Fleet, machine: Machine, controller: Workload) 
     machine.names_resolve(False)
     try:
         restart(controller)  # what was resolved is forgotten
-        shops.endures(SECONDS)
+        shops.endures(1)
         assert "does not resolve" in shops.spaces["one"].wait_reason("one", Reason.PROVIDER_ERROR)
     finally:
         machine.names_resolve(True)
@@ -101,8 +101,10 @@ def test_the_disk_under_the_log_is_full(shops: Fleet, machine: Machine, controll
         assert controller.log.stat().st_size == before
         shops.installed.emulator.restore()
     shops.closes()
-    assert controller.lives
-    assert controller.log.stat().st_size > before
+    assert controller.stop() == 0
+    assert "stopped" in controller.log.read_bytes()[before:].decode()
+    controller.start()
+    controller.wait_ready()
 
 
 def test_memory_is_used_up(shops: Fleet, machine: Machine, controller: Workload) -> None:
@@ -112,7 +114,8 @@ def test_memory_is_used_up(shops: Fleet, machine: Machine, controller: Workload)
         f"  - |\n    objectName: n{number}\n    objectType: secret\n" for number in range(8000)
     )
     with machine.no_more_memory():
-        space.apply(space.provider_class(name="large", objects=large))
+        # What kubectl applies it keeps in an annotation, and that has a limit.
+        space.kubectl("create", "--filename", "-", stdin=json.dumps(space.provider_class(name="large", objects=large)))
         space.apply(space.sync("large", {"k": "n1"}, secretProviderClassName="large"))
         shops.endures(SECONDS)
         died = not controller.lives
