@@ -112,11 +112,6 @@ class Workload:
         return self._process is not None
 
     @property
-    def lives(self) -> bool:
-        """Whether it runs at this moment; one that ended by itself is still to be waited for."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
     def pid(self) -> int:
         """Of the running process."""
         return self._running().pid

@@ -1,4 +1,4 @@
-"""The machine as a controller sees it: its clock, its names, its disk, its memory and its descriptors, while it runs.
+"""The machine as a controller sees it: its clock, its names, its disk and its descriptors, while it runs.
 
 Limits are the kernel's own. Clock and names are bent inside the process, by a module that Python loads first: whatever
 asks for the time of day or resolves a name in there asks this. The clock that only goes on is left alone, as by a real
@@ -79,13 +79,6 @@ class Machine:
             yield
 
     @contextmanager
-    def no_more_memory(self, spare: int = 0) -> Iterator[None]:
-        """It may take so many bytes more than it has."""
-        pages = int(Path(f"/proc/{self._workload.pid}/statm").read_text().split()[0])
-        with self._limited(resource.RLIMIT_AS, pages * resource.getpagesize() + spare):
-            yield
-
-    @contextmanager
     def _limited(self, what: int, most: int) -> Iterator[None]:
         pid = self._workload.pid
         before, hard = resource.prlimit(pid, what)
@@ -93,5 +86,4 @@ class Machine:
         try:
             yield
         finally:
-            if self._workload.lives:
-                resource.prlimit(pid, what, (before, hard))
+            resource.prlimit(pid, what, (before, hard))

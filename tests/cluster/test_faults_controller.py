@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from controller.lease import LEASE_SECONDS, RETRY
-from tests.cluster.fleet import ALONE, LEADING, POLL, fleet
+from tests.cluster.fleet import ALONE, LEADING, fleet
 from tests.cluster.relay import Asked, Moment, Relay
 from tests.cluster.world import Installed, eventually, metrics
 from tests.ledger import SOON, SYNCS, arrives, sound
@@ -93,14 +93,12 @@ def test_a_leader_dies_around_its_claim(installed: Installed, relay: Relay) -> N
     """One that freezes past it is in test_leader.py."""
     first, second = Mortal(relay, relay.workload(installed, **LEADING)), installed.workload(**LEADING)
     installed.logs.append(second.log)
-    with first.workload, second:
-        eventually(lambda: leads(first.workload) or leads(second), bool, LEASE_SECONDS + 5)
-        first.workload.kill()
+    with second:
+        second.wait_ready()
         eventually(lambda: leads(second), bool, LEASE_SECONDS + 5)
-        with fleet(installed, "one") as shops:
-            # What was just given back was not claimed yet: nobody waits for the end of a claim.
-            first.workload.start()
+        with fleet(installed, "one") as shops, first.workload:
             first.workload.wait_ready()
+            # What was just given back was not claimed yet: nobody waits for the end of a claim.
             first.will_die(LEASE, "before the request")
             assert second.stop() == 0
             first.comes_back()
@@ -111,9 +109,9 @@ def test_a_leader_dies_around_its_claim(installed: Installed, relay: Relay) -> N
             first.will_die(LEASE, "before the response")
             first.comes_back()
             shops.rotate()
-            arrives(shops, LEASE_SECONDS + 2 * POLL)
+            arrives(shops, LEASE_SECONDS + 5)
             shops.closes()
-        assert first.workload.stop() == 0
+            assert first.workload.stop() == 0
 
 
 def test_it_ends_at_any_moment_of_a_storm(installed: Installed, mortal: Mortal) -> None:

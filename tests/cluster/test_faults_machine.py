@@ -1,4 +1,7 @@
-"""The machine under the controller fails: clock, names, disk, memory, descriptors (`tests.ledger.closes`)."""
+"""The machine under the controller fails: clock, names, disk, descriptors (`tests.ledger.closes`).
+
+Memory, which only a kubelet limits as it is in a cluster, is in tests/node/test_release.py.
+"""
 
 import json
 from collections.abc import Iterator
@@ -105,22 +108,3 @@ def test_the_disk_under_the_log_is_full(shops: Fleet, machine: Machine, controll
     assert "stopped" in controller.log.read_bytes()[before:].decode()
     controller.start()
     controller.wait_ready()
-
-
-def test_memory_is_used_up(shops: Fleet, machine: Machine, controller: Workload) -> None:
-    """It goes on without what it cannot have, or ends and is started again; a kubelet's kill is tested on the node."""
-    space = shops.spaces["one"]
-    large = "array:\n" + "".join(
-        f"  - |\n    objectName: n{number}\n    objectType: secret\n" for number in range(8000)
-    )
-    with machine.no_more_memory():
-        # What kubectl applies it keeps in an annotation, and that has a limit.
-        space.kubectl("create", "--filename", "-", stdin=json.dumps(space.provider_class(name="large", objects=large)))
-        space.apply(space.sync("large", {"k": "n1"}, secretProviderClassName="large"))
-        shops.endures(SECONDS)
-        died = not controller.lives
-        assert died or "MemoryError" in space.wait_reason("large", Reason.INTERNAL_ERROR)
-    space.kubectl("delete", "secretsync/large", "secretproviderclass/large")
-    if died:
-        restart(controller)
-    shops.closes()
