@@ -20,7 +20,7 @@ from tests.unit.memory_vault import Answer, MemoryVault
 from tests.unit.virtual import VirtualLoop
 
 BEGAN = 2_000_000_000.0
-HOUR, DAY = 3600.0, 86_400.0
+HOUR, MONTH = 3600.0, 2_592_000.0
 POLL = 60
 # A failure's longest wait, a poll, and what else is waited for on the way.
 SOON = 300.0 + POLL + 40
@@ -254,7 +254,7 @@ def test_an_hour_of_a_failing_api_server(world: Small, fails: Refusing, most: in
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-@pytest.mark.parametrize("ahead", [DAY, -DAY, 30 * DAY, -30 * DAY])
+@pytest.mark.parametrize("ahead", [MONTH, -MONTH])
 def test_the_clock_jumps_and_jumps_back(world: Small, ahead: float, restarted: bool) -> None:
     for jump in (ahead, 0.0):
         world.ahead = jump
