@@ -2,12 +2,12 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
 import signal
 import sys
-import time
 from asyncio import sslproto
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,6 @@ from controller.events import Events
 from controller.kube import Kube
 from controller.lease import Elector, Leader
 from controller.poll import Poller
-from controller.queue import Key, Queue
 from controller.reconcile import Reconciler
 from controller.reflector import Reflector
 from controller.report import Reporter
@@ -94,6 +93,20 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
+    async with _shipping(settings, metrics):
+        await _serve(settings, metrics, stop)
+        log.info("stopped")
+
+
+def _shipping(settings: Settings, metrics: Metrics) -> contextlib.AbstractAsyncContextManager[None]:
+    if not settings.otlp_endpoint:
+        return contextlib.nullcontext()
+    from controller.otlp.shipper import shipping  # only who ships its logs has it
+
+    return shipping(settings, metrics)
+
+
+async def _serve(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     async with Kube(await access.find(os.environ)) as kube:
         elector = _elector(kube, settings, metrics)
         fenced = kube.fenced(elector.check)
@@ -101,12 +114,10 @@ async def run(settings: Settings) -> None:
         vaults = Vaults(clouds, assertions(fenced), metrics.count_call, elector.check)
         events = Events(fenced, settings.pod_name)
         reporter = Reporter(fenced, events, metrics)
-        queue: Queue[Key] = Queue(time.monotonic)
         syncer = Syncer(fenced, settings, clouds, vaults, metrics)
-        reconciler = Reconciler(settings, syncer, vaults, reporter, metrics, queue)
+        reconciler = Reconciler(settings, syncer, vaults, reporter, metrics)
         metrics.registry.register(Census(reconciler.ours))
-        makers: Queue[Key] = Queue(time.monotonic)
-        akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes, makers) if settings.akv_sync else None
+        akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes) if settings.akv_sync else None
         talkers: list[Talker] = [reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])]
         loops: list[Talker | Events] = [*talkers, events]
         guard = PolicyGuard(kube, settings)
@@ -144,16 +155,13 @@ async def run(settings: Settings) -> None:
                 for task in background:
                     task.cancel()
                 # What is under way may end; what was not begun is for the next leader.
-                queue.close()
-                reconciler.poller.close()
-                makers.close()
-                events.close()
+                for loop in loops:
+                    loop.close()
                 await asyncio.wait([work], timeout=GRACE_SECONDS if elector.leads else 0)
                 work.cancel()
         finally:
             await vaults.close()
             await server.stop()
-    log.info("stopped")
 
 
 def _elector(kube: Kube, settings: Settings, metrics: Metrics) -> Elector | Leader:
@@ -201,7 +209,7 @@ async def _tidy(talkers: Sequence[Reporter | Talker], metrics: Metrics, vaults: 
 
 
 def _help() -> str:
-    lines = ["settings (environment variables; times in seconds):"]
+    lines = ["settings (environment variables, or arguments: --log-level debug is LOG_LEVEL=debug; times in seconds):"]
     for field in msgspec.inspect.type_info(Settings).fields:  # type: ignore[attr-defined]
         described = getattr(field.type, "extra_json_schema", None) or {}
         lines.append(f"  {field.name.upper():28} {described.get('description', '')} (default: {field.default!r})")
@@ -221,10 +229,14 @@ def main() -> int:
         description="Copies secrets from Azure Key Vault into Kubernetes Secrets; `crds DIR` updates CRDs instead.",
         epilog=_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--setting VALUE ...] | crds DIR",
+        allow_abbrev=False,
     )
-    parser.parse_args()
+    for field in Settings.__struct_fields__:
+        parser.add_argument(f"--{field.replace('_', '-')}", dest=field.upper(), help=argparse.SUPPRESS)
+    arguments = {name: text for name, text in vars(parser.parse_args()).items() if text is not None}
     try:
-        settings = Settings.from_environment()
+        settings = Settings.from_environment(os.environ | arguments)
         settings.clouds()
         start_logging(settings.log_level)
         asyncio.run(run(settings))

@@ -22,6 +22,7 @@ from controller.access import Access
 from controller.api.meta import ObjectMeta, Partial, Resource, Wire
 from controller.schedule import asked_to_wait
 from controller.settings import FIELD_MANAGER
+from controller.wiped import wipe
 
 TIMEOUT = 30.0
 PAGE = 500
@@ -33,6 +34,7 @@ MERGE_PATCH = "application/merge-patch+json"
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 Query = Mapping[str, str]
+_ENCODER = msgspec.json.Encoder()
 
 
 class _Status(Wire, frozen=True, kw_only=True):
@@ -106,6 +108,9 @@ class Kube:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if not self._session:
             raise RuntimeError("use `async with Kube(...)`")
+        content = bytearray()
+        if body is not None:
+            _ENCODER.encode_into(body, content)
         try:
             if authorization := await self._access.authorization():
                 headers["Authorization"] = authorization
@@ -115,7 +120,7 @@ class Kube:
                 method,
                 self._access.server + path,
                 params=query,
-                data=None if body is None else msgspec.json.encode(body),
+                data=None if body is None else content,
                 headers=headers,
                 timeout=limits,
             ) as response:
@@ -127,6 +132,8 @@ class Kube:
         except (aiohttp.ClientError, OSError) as error:
             text = f"the Kubernetes API cannot be reached ({type(error).__name__}); it is tried again"
             raise errors.Unreachable(text) from error
+        finally:
+            wipe(content)  # a Secret's has values in it
 
     async def call(
         self,

@@ -22,6 +22,8 @@ from azure.core.pipeline.policies import (
 )
 from azure.core.pipeline.transport import AioHttpTransport
 
+from controller.wiped import Wiped
+
 CONNECT_SECONDS = 10
 READ_SECONDS = 20
 # Far above what Key Vault and Entra say (25 KB a value, 25 items a page); above it an answer is not read to its end.
@@ -40,7 +42,7 @@ class _Bounded(aiohttp.ClientResponse):
     """An answer that cannot fill the memory."""
 
     async def read(self) -> bytes:
-        answer = bytearray()
+        answer = Wiped()  # it may have a value in it
         try:
             async for part in self.content.iter_any():
                 answer += part
@@ -49,7 +51,7 @@ class _Bounded(aiohttp.ClientResponse):
         except BaseException:
             self.close()
             raise
-        return bytes(answer)
+        return answer  # type: ignore[return-value]  # the SDK only decodes it
 
 
 def new_session(ca: str) -> aiohttp.ClientSession:
@@ -58,7 +60,8 @@ def new_session(ca: str) -> aiohttp.ClientSession:
     if ca:
         tls.load_verify_locations(cadata=ca)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls, limit=32),
+        # Unlimited: how many requests are under way is decided before, by `Slots`.
+        connector=aiohttp.TCPConnector(ssl=tls, limit=0),
         timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS + READ_SECONDS),
         auto_decompress=False,  # azure-core does that itself
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -95,3 +95,8 @@ async def connect(kubeconfig: Path | None) -> AsyncIterator[Caller]:
 def _usual() -> str:
     path = Path("~/.kube/config").expanduser()
     return str(path) if path.is_file() else ""
+
+
+def short(error: errors.KubeError) -> str:
+    """The first line of what the API server says, at most 200 characters."""
+    return error.message.partition("\n")[0][:200]

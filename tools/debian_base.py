@@ -46,13 +46,20 @@ def rootfs() -> Path:
     return cache.populate(name, " ".join((SUITE, *_OPTIONS)), make) / "rootfs.tar"
 
 
-def wheels(folder: Path) -> Path:
+def unpacked(folder: Path, architecture: str) -> None:
+    """The base's files for another processor. Nothing of it has run, so it is no base, but its Python works."""
+    system_packages.require(system_packages.DEBIAN_BASE)
+    options = ["--quiet", "--variant=extract", f"--architectures={architecture}", f"--include={','.join(_PACKAGES)}"]
+    _run(["mmdebstrap", *options, SUITE, str(folder)], dict(os.environ))
+
+
+def wheels(folder: Path, architecture: str = "") -> Path:
     """Fetch what the image installs, and a pip, since the base has none, as this machine's pip is set up; the pip."""
     pin = re.search(r"^pip==.*\n(?: .*\n?)+", (ROOT / "requirements" / "dev.txt").read_text(), re.MULTILINE)
     assert pin is not None  # noqa: S101
     own = folder / "pip.txt"
     own.write_text(pin[0])
-    machine = _MACHINES[cache.architecture()]
+    machine = _MACHINES[architecture or cache.architecture()]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes", f"--python-version={PYTHON}", f"--dest={folder}"]
     command += [f"--platform=manylinux_2_{minor}_{machine}" for minor in reversed(_GLIBC)]

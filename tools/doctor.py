@@ -1,6 +1,7 @@
 """Why a Secret is not what the vault holds: one line for each thing that must be right, with the step that mends it.
 
-tools/examination.py asks, tools/checks.py judges; here is the command line.
+tools/examination.py asks (of the release through tools/installation.py, of the world through tools/outside.py),
+tools/checks.py judges; here is the command line.
 """
 
 import argparse

@@ -4,46 +4,38 @@ ServiceAccount, all from where it runs. What was asked once is not asked again.
 
 import asyncio
 import contextlib
-import json
-import tempfile
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
-from azure.core.exceptions import AzureError
-from azure.core.pipeline.transport import HttpRequest
 
 from controller import errors, permissions
 from controller.api.meta import Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.contents import contents
-from controller.crds import PART_OF
 from controller.fetched import Fetched
-from controller.identity import FederatedCredential, Identity, claims
+from controller.identity import Identity, claims
 from controller.kube import Handle
-from controller.network import CONNECT_SECONDS, explain_connection, new_session, new_transport, proxy_for
 from controller.objects import VaultClass, read_class
 from controller.plan import mistake
-from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS, Cloud, Settings, SettingsError
+from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS, Cloud
 from controller.vaults import Vaults
-from tools import checks, policies
-from tools.caller import Caller, Object
-from tools.checks import CLUSTER, Check, SecretData, fail, failed, ok, warn
+from tools import checks
+from tools.caller import Caller, short
+from tools.checks import Check, SecretData, fail, failed, ok, warn
+from tools.installation import Installation
+from tools.outside import Outside
 
-_LABELS = "=".join(PART_OF)
 # A small read that every vault refuses without a token: its refusal tells the vault's tenant.
 _PROBE = "/secrets?api-version=7.4"
 _AT_ONCE = 8
 T = TypeVar("T")
-Answer = Mapping[str, str]
 
 
 class Examination:
@@ -54,11 +46,8 @@ class Examination:
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
-        self._settings = Settings()
-        self._clouds = self._settings.clouds()
-        self._settings_seen = False
-        self._issuer = ""
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._outside = Outside()
+        self._release = Installation(caller, self._outside)
         self._asked: dict[object, asyncio.Task[Any]] = {}
         self._vaults: Vaults | None = None
         self._clock: Check | None = None
@@ -69,23 +58,11 @@ class Examination:
     async def __aexit__(self, *_: object) -> None:
         if self._vaults:
             await self._vaults.close()
-        for session in self._sessions.values():
-            await session.close()
+        await self._outside.close()
 
     async def cluster(self) -> list[Check]:
         """The release, its policies, and the cluster as an issuer of tokens."""
-        found: list[Check] = []
-        deployments: list[Object] = []
-        try:
-            deployments = await self._caller.objects("/apis/apps/v1/deployments", _LABELS)
-            found.append(checks.controller(deployments))
-        except errors.Refused as error:
-            found.append(_unseen("controller", error, "the chart's default values are taken to be in force"))
-        if deployments:
-            found += await self._read_settings(deployments[0])
-            found.append(await self._policies(deployments[0]))
-        found.append(await self._read_issuer())
-        return found
+        return await self._release.examine()
 
     async def everything(self, syncs: list[SecretSync]) -> list[Check]:
         """Each of these SecretSyncs, what they share in identities, and the clock."""
@@ -99,70 +76,6 @@ class Examination:
             each = [tasks.create_task(one(sync)) for sync in syncs]
         found = [check for task in each for check in task.result()]
         return ([self._clock] if self._clock else []) + await self._credentials() + found
-
-    async def _read_settings(self, deployment: Object) -> list[Check]:
-        """What the Deployment's environment says, and the ConfigMap of files that it mounts."""
-        spec = deployment["spec"]["template"]["spec"]
-        environment = {each["name"]: each.get("value", "") for each in spec["containers"][0].get("env", [])}
-        paths = {field: environment.pop(field.upper(), "") for field in ("clouds_file", "ca_file")}
-        files = {field: path.rpartition("/")[2] for field, path in paths.items() if path}
-        try:
-            self._settings = Settings.from_environment(environment)
-            self._settings_seen = not files
-            if not files:
-                self._clouds = self._settings.clouds()
-                return []
-            names = [each["configMap"]["name"] for each in spec.get("volumes", []) if "configMap" in each]
-            namespace = deployment["metadata"]["namespace"]
-            held = await self._caller.object(f"/api/v1/namespaces/{namespace}/configmaps/{names[0]}")
-            with tempfile.TemporaryDirectory() as folder:
-                for name in files.values():
-                    (Path(folder) / name).write_text(held["data"][name])
-                here = {field: f"{folder}/{name}" for field, name in files.items()}
-                self._clouds = msgspec.structs.replace(self._settings, **here).clouds()
-            self._settings_seen = True
-        except (SettingsError, errors.KubeError, LookupError) as error:
-            return [warn(CLUSTER, "settings", f"the release's settings cannot be read ({error})", "helm upgrade it")]
-        return [ok(CLUSTER, "settings", f"clouds {', '.join(sorted(self._clouds))}")]
-
-    async def _policies(self, deployment: Object) -> Check:
-        meta = deployment["metadata"]
-        wanted = [f"{policy.name}.{meta['name']}.{meta['namespace']}" for policy in policies.POLICIES]
-        path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
-        try:
-            there = await self._caller.objects(f"{path}ies", _LABELS)
-            bindings = await self._caller.objects(f"{path}ybindings", _LABELS)
-        except errors.NotFound:
-            text = f"this Kubernetes has no admission policies (they came with {policies.SINCE})"
-            return warn(CLUSTER, "policies", text, "upgrade it, or confine the controller with watchNamespaces")
-        except errors.Refused as error:
-            return _unseen("policies", error, "ask an administrator to look")
-        return checks.policies(wanted, [each["metadata"]["name"] for each in there], bindings)
-
-    async def _read_issuer(self) -> Check:
-        """The issuer that the API server names, and what the world finds there."""
-        try:
-            document = await self._caller.object("/.well-known/openid-configuration")
-            held = await self._caller.object("/openid/v1/jwks")
-        except errors.KubeError as error:
-            return _unseen("issuer", error, "bind yourself to the ClusterRole system:service-account-issuer-discovery")
-        self._issuer = str(document["issuer"])
-        try:
-            published = await self._fetch(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
-            public = await self._fetch(str(published.get("jwks_uri", "")))
-        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
-            text = f"{self._issuer} cannot be reached from here ({type(error).__name__})"
-            return warn(CLUSTER, "issuer", text, "Entra must reach it: publish the discovery document there")
-        return checks.issuer(self._issuer, _key_ids(held), published, _key_ids(public))
-
-    async def _fetch(self, url: str) -> Object:
-        address, limit = urlsplit(url), aiohttp.ClientTimeout(total=CONNECT_SECONDS)
-        proxy = proxy_for(address.scheme, address.netloc)
-        async with self._session("").get(url, proxy=proxy, timeout=limit) as answer:
-            found = json.loads(await answer.read())
-        if not isinstance(found, dict):
-            raise ValueError(url)
-        return found
 
     async def _credentials(self) -> list[Check]:
         """All identities that the cluster's SecretSyncs use, where the caller may list them."""
@@ -180,11 +93,11 @@ class Examination:
         """One SecretSync, from its class to its status. What can no longer be asked is left out."""
         subject = f"{sync.metadata.namespace}/{sync.metadata.name}"
         found = [each async for each in self._chain(subject, sync)]
-        found.append(checks.status(subject, sync, self._settings, datetime.now(UTC)))
+        found.append(checks.status(subject, sync, self._release.settings, datetime.now(UTC)))
         return found
 
     async def _chain(self, subject: str, sync: SecretSync) -> AsyncIterator[Check]:
-        if aside := checks.served(subject, sync, self._settings):
+        if aside := checks.served(subject, sync, self._release.settings):
             yield aside
         try:
             source = await self._class(sync)
@@ -192,19 +105,19 @@ class Examination:
                 raise wrong
             wanted = source.wanted(sync.spec.secret_object)
         except errors.KubeError as error:
-            yield warn(subject, "class", _short(error), "ask for the right to read it; no more was looked at")
+            yield warn(subject, "class", short(error), "ask for the right to read it; no more was looked at")
             return
         except errors.ControllerError as error:
             yield failed(subject, "class" if isinstance(error, errors.ClassError) else "mapping", error)
             return
         yield ok(subject, "class", f"Key Vault {source.vault}, {len(source.objects)} objects, cloud {source.cloud}")
-        cloud, identity = self._clouds[source.cloud], _identity(sync, source)
+        cloud, identity = self._release.clouds[source.cloud], _identity(sync, source)
         yield await self._account(subject, identity)
         token = await self._once(("token", identity), lambda: self._token(identity))
         if isinstance(token, errors.KubeError):
             yield _no_token(subject, token)
         else:
-            yield checks.token(subject, identity, claims(token), self._issuer)
+            yield checks.token(subject, identity, claims(token), self._release.issuer)
         signed_in = False
         async for check in self._entra(subject, identity, source.cloud, token):
             signed_in = check.name == "entra" and check.level is checks.Level.OK
@@ -230,11 +143,11 @@ class Examination:
         except errors.NotFound as error:
             text = f"there is no SecretProviderClass {name}; create it or correct secretProviderClassName"
             raise errors.ClassError(text) from error
-        cloud = source.cloud or self._settings.default_cloud
-        if cloud not in self._clouds and not self._settings_seen:
+        cloud = source.cloud or self._release.settings.default_cloud
+        if cloud not in self._release.clouds and not self._release.settings_seen:
             raise errors.Refused(f"cloud {cloud[:60]!r} is in the release's settings, which could not be read")
-        if cloud not in self._clouds:
-            known = ", ".join(sorted(self._clouds))
+        if cloud not in self._release.clouds:
+            known = ", ".join(sorted(self._release.clouds))
             raise errors.ClassError(f"cloudName {cloud[:60]!r} is not one of the administrator's; known are {known}")
         return msgspec.structs.replace(source, cloud=cloud)
 
@@ -246,7 +159,7 @@ class Examination:
             fix = f"kubectl create serviceaccount {name} --namespace {namespace}, or correct serviceAccountName"
             return fail(subject, "account", f"there is no ServiceAccount {name}", fix)
         except errors.KubeError as error:
-            return warn(subject, "account", _short(error), "whether it exists could not be seen")
+            return warn(subject, "account", short(error), "whether it exists could not be seen")
         return ok(subject, "account", f"ServiceAccount {name} is there")
 
     async def _token(self, identity: Identity) -> str | errors.KubeError:
@@ -266,9 +179,9 @@ class Examination:
     async def _entra(
         self, subject: str, identity: Identity, cloud_name: str, token: str | errors.KubeError
     ) -> AsyncIterator[Check]:
-        cloud = self._clouds[cloud_name]
+        cloud = self._release.clouds[cloud_name]
         url = f"{cloud.authority}/{identity.tenant_id}/v2.0/.well-known/openid-configuration"
-        headers = await self._once(url, lambda: self._reach(url, cloud, "Microsoft Entra"))
+        headers = await self._once(url, lambda: self._outside.reach(url, cloud, "Microsoft Entra"))
         if isinstance(headers, errors.ProviderError):
             yield failed(subject, "entra", headers, _route(headers, url))
             return
@@ -278,21 +191,11 @@ class Examination:
             with contextlib.suppress(ValueError):  # a proxy's idea of a date
                 self._clock = checks.clock(float(issued), parsedate_to_datetime(date).timestamp())
 
-        async def assertion() -> str:
-            return token
-
-        async def sign_in() -> errors.ControllerError | None:
-            transport = new_transport(self._session(cloud.ca))
-            async with FederatedCredential(identity, cloud, transport, assertion) as credential:
-                try:
-                    await credential.get_token_info()
-                except errors.ControllerError as error:
-                    return error.bare()
-            return None
-
-        refused = await self._once(("entra", identity, cloud_name), sign_in)
+        refused = await self._once(
+            ("entra", identity, cloud_name), lambda: self._outside.sign_in(identity, cloud, token)
+        )
         if refused:
-            issuer = self._issuer or str(claims(token).get("iss"))
+            issuer = self._release.issuer or str(claims(token).get("iss"))
             needed = "give it a federated credential" in refused.message
             yield failed(subject, "entra", refused, checks.federated_credential(identity, issuer) if needed else "")
         else:
@@ -309,24 +212,12 @@ class Examination:
             with contextlib.suppress(OSError):
                 loop = asyncio.get_running_loop()
                 yield checks.addresses(subject, host, [str(each[4][0]) for each in await loop.getaddrinfo(host, port)])
-        headers = await self._once(url, lambda: self._reach(url + _PROBE, cloud, f"Key Vault {source.vault}"))
+        headers = await self._once(url, lambda: self._outside.reach(url + _PROBE, cloud, f"Key Vault {source.vault}"))
         if isinstance(headers, errors.ProviderError):
             yield failed(subject, "vault", headers, _route(headers, url))
             return
         wrong = checks.tenant(subject, source.vault, headers.get("WWW-Authenticate", ""), source.tenant_id)
         yield wrong or ok(subject, "vault", f"{where.netloc} answers, and its certificate is trusted")
-
-    async def _reach(self, url: str, cloud: Cloud, other: str) -> Answer | errors.ProviderError:
-        """The headers of any answer at all, or why there is none, in the controller's words."""
-        transport = new_transport(self._session(cloud.ca))
-        try:
-            answer = await transport.send(
-                HttpRequest("GET", url), connection_timeout=CONNECT_SECONDS, read_timeout=CONNECT_SECONDS
-            )
-        except AzureError as error:
-            return errors.ProviderError(explain_connection(error, other))
-        headers: Answer = answer.headers  # whatever their letters' case
-        return headers
 
     async def _secret(
         self, subject: str, sync: SecretSync, fetched: Mapping[str, Fetched | errors.ControllerError]
@@ -337,7 +228,7 @@ class Examination:
         except errors.NotFound:
             found = None
         except (errors.KubeError, msgspec.DecodeError) as error:
-            text = _short(error) if isinstance(error, errors.KubeError) else "it cannot be read"
+            text = short(error) if isinstance(error, errors.KubeError) else "it cannot be read"
             return warn(subject, "secret", text, "whether it is equal could not be seen")
         return checks.secret(subject, sync, found, fetched)
 
@@ -350,13 +241,8 @@ class Examination:
                     raise token
                 return token
 
-            self._vaults = Vaults(self._clouds, assertion, lambda *_: None)
+            self._vaults = Vaults(self._release.clouds, assertion, lambda *_: None)
         return self._vaults.reader(identity, source.cloud, source.vault)
-
-    def _session(self, ca: str) -> aiohttp.ClientSession:
-        if ca not in self._sessions:
-            self._sessions[ca] = new_session(ca)
-        return self._sessions[ca]
 
     async def _once(self, what: object, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer to a question that several SecretSyncs have, asked for the first of them."""
@@ -370,22 +256,10 @@ def _identity(sync: SecretSync, source: VaultClass) -> Identity:
     return Identity(sync.metadata.namespace, sync.spec.service_account_name, source.client_id, source.tenant_id)
 
 
-def _key_ids(document: Object) -> list[str]:
-    return [str(key["kid"]) for key in document["keys"]]
-
-
-def _short(error: errors.KubeError) -> str:
-    return error.message.partition("\n")[0][:200]
-
-
-def _unseen(name: str, error: errors.KubeError, fix: str) -> Check:
-    return warn(CLUSTER, name, f"it could not be seen: {_short(error)}", fix)
-
-
 def _no_token(subject: str, error: errors.KubeError) -> Check:
     if isinstance(error, errors.NotFound):
         return fail(subject, "token", "there is no ServiceAccount to sign one for", "see the line above")
-    text = f"none could be had, so neither Entra nor the vault was asked: {_short(error)}"
+    text = f"none could be had, so neither Entra nor the vault was asked: {short(error)}"
     return warn(subject, "token", text, "ask for the right to create serviceaccounts/token here")
 
 

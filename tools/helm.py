@@ -46,11 +46,11 @@ def environment(home: Path) -> dict[str, str]:
     return kept | {f"HELM_{name}_HOME": str(home) for name in ("CACHE", "CONFIG", "DATA")}
 
 
-def run(args: Sequence[str], *, stdin: str | None = None) -> str:
-    """What helm prints. Raises `BadValues` or `HelmError`."""
+def run(args: Sequence[str], *, stdin: str | None = None, executable: Path | None = None) -> str:
+    """What helm prints; `executable` is another than the requirements'. Raises `BadValues` or `HelmError`."""
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
-            [program(), *args],
+            [executable or program(), *args],
             env=environment(Path(home)),
             input=stdin or "",
             capture_output=True,

@@ -9,17 +9,18 @@ from pathlib import Path
 
 BUILDER: Mapping[str, str] = {"buildah": "buildah", "unshare": "util-linux"}
 DEBIAN_BASE: Mapping[str, str] = {"mmdebstrap": "mmdebstrap"}
+ARM64: Mapping[str, str] = {"qemu-aarch64-static": "qemu-user-static"}
 NODE: Mapping[str, str] = {
     "containerd": "containerd",
     "ctr": "containerd",
     "runc": "runc",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
-    "nft": "nftables",
     "ip": "iproute2",
     "nsenter": "util-linux",
     "mount": "mount",
 }
-"""Programs, or their paths, and the package that each comes with."""
+PROXY: Mapping[str, Mapping[str, str]] = {"nftables": {"nft": "nftables"}, "iptables": {"iptables": "iptables"}}
+"""Programs, or their paths, and the package that each comes with; kube-proxy's by its mode."""
 
 _PLACES = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 

@@ -116,6 +116,7 @@ def test_security_contexts_may_come_as_strings(kind: str) -> None:
 
 def test_what_is_added_to_the_pod() -> None:
     given = {
+        "extraArgs": "--listen-address=::, --listen-port=8081",
         "extraEnv": [{"name": "TZ", "value": "UTC"}],
         "extraVolumes": [{"name": "x", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],
@@ -124,6 +125,7 @@ def test_what_is_added_to_the_pod() -> None:
     }
     manifests = render(given=given)
     main = container(manifests)
+    assert main["args"] == ["--listen-address=::", "--listen-port=8081"]
     assert main["env"][-1] == {"name": "TZ", "value": "UTC"}
     assert [mount["name"] for mount in main["volumeMounts"]] == ["files", "test-clouds", "x"]
     assert [volume["name"] for volume in pod(manifests)["volumes"]] == ["files", "test-clouds", "x"]
@@ -133,6 +135,8 @@ def test_what_is_added_to_the_pod() -> None:
 def test_a_setting_cannot_be_given_twice() -> None:
     with pytest.raises(helm.BadValues, match=r"extraEnv\.1\.name: LOG_LEVEL is set by a value of the chart"):
         render(given={"extraEnv": [{"name": "A"}, {"name": "LOG_LEVEL", "value": "debug"}]})
+    with pytest.raises(helm.BadValues, match=r"extraArgs\.0: --log-level=debug is set by a value of the chart"):
+        render(given={"extraArgs": ["--log-level=debug"]})
 
 
 @pytest.mark.parametrize(

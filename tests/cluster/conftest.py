@@ -4,22 +4,36 @@ The controller is the chart's Deployment run as a process, under the chart's own
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster.thief import ACCOUNT, HOME, LISTED, SECRETS, SHOP, Shop, Thief, secret
-from tests.cluster.world import Installed, Namespace, eventually, install
+from tests.cluster.world import Installed, Namespace, eventually, has, install
 from tools import helm
 from tools.deployment import PROBE_SECRET_TYPE
 from tools.keyvault_emulator import Emulator
-from tools.local_cluster import ControlPlane
+from tools.local_cluster import ControlPlane, assets
 from tools.workload import Workload
 
+_left_out = pytest.StashKey[Counter[str]]()
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The proofs over everything that the suite did come last."""
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The proofs over everything that the suite did come last; what this Kubernetes does not have yet is left out."""
     items.sort(key=lambda item: "test_zz_" in item.nodeid)
+    marked = {item: mark.args for item in items if (mark := item.get_closest_marker("since"))}
+    pointless = {item: what for item, (since, what) in marked.items() if not has(assets.kubernetes().version, since)}
+    items[:] = [item for item in items if item not in pointless]
+    config.hook.pytest_deselected(items=list(pointless))
+    config.stash[_left_out] = Counter(pointless.values())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for what, count in config.stash.get(_left_out, Counter()).items():
+        version = assets.kubernetes().version
+        terminalreporter.write_line(f"Kubernetes {version} has no {what}: {count} tests of them are left out")
 
 
 @pytest.fixture(scope="session")

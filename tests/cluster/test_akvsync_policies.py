@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.thief import ACCOUNT, HOME, MERGE, SHOP, Answer, Shop, Thief, made, owner, refused
-from tests.cluster.world import eventually
+from tests.cluster.world import POLICIES, eventually
 
+pytestmark = pytest.mark.since(*POLICIES)
 PATHS = {
     "SecretSync": f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{SHOP}/secretsyncs",
     "SecretProviderClass": f"/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{SHOP}/secretproviderclasses",

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from controller.settings import Settings
-from tests.cluster.world import Installed, Namespace, for_version
+from tests.cluster.world import POLICIES, Installed, Namespace, for_version
 from tools import doctor, helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
@@ -125,6 +125,7 @@ def test_settings_are_upgraded_one_by_one(
     assert getattr(extension.read(), field) == wanted
 
 
+@pytest.mark.since(*POLICIES)
 def test_false_is_false_for_policies_too(extension: Extension) -> None:
     extension.settings |= {"validatingAdmissionPolicies.applyPolicies": "false", "acceptUnrestrictedTokens": "true"}
     extension.put()

@@ -247,25 +247,6 @@ def test_an_old_provider_class_is_served_with_a_warning_and_keeps_the_drivers_fi
 # --- The Job that widens them --------------------------------------------------------------------------------------
 
 
-def upstreams() -> list[Manifest]:
-    """Both CRDs as the Secrets Store Sync Controller and the CSI driver bring them; SecretSync has a field more."""
-    sync_crd, class_crd = copy.deepcopy(CHARTS[SYNCS]), copy.deepcopy(CHARTS[CLASSES])
-    tables = {SYNCS: upstream.SECRET_SYNC, CLASSES: upstream.SECRET_PROVIDER_CLASS}
-    for crd in (sync_crd, class_crd):
-        name = crd["metadata"]["name"]
-        crd["metadata"] = {"name": name}
-        crd["spec"]["names"].pop("shortNames", None)
-        for version in crd["spec"]["versions"]:
-            version.pop("additionalPrinterColumns", None)
-            version["schema"]["openAPIV3Schema"] = upstream.unflat(tables[name])
-    body = sync_crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-    body["theirOwn"] = {"type": "string"}
-    body["secretObject"]["properties"]["labels"]["x-kubernetes-validations"] = [
-        {"rule": "self.all(key, key.size() < 63)", "message": "theirs"}
-    ]
-    return [sync_crd, class_crd]
-
-
 def test_absent_crds_are_said_to_be_absent(server: Server) -> None:
     server.serve()
     done = server.upgrade()
@@ -304,7 +285,7 @@ def test_an_older_release_of_ours_is_brought_up_to_date(server: Server) -> None:
 
 
 def test_somebody_elses_secretsync_is_widened_and_their_provider_class_left_alone(server: Server) -> None:
-    server.serve(*upstreams())
+    server.serve(*upstream.definitions())
     assert server.apply(sync("theirs", theirOwn="x")).code == 0
     assert server.apply(sync("refused", data=pair("aCertificate/tls.crt"))).code == 1
     before = server.crd(CLASSES)
@@ -325,7 +306,7 @@ def test_somebody_elses_secretsync_is_widened_and_their_provider_class_left_alon
 
 
 def test_one_that_cannot_be_widened_is_left_as_it_is(server: Server) -> None:
-    odd = upstreams()[0]
+    odd = upstream.definitions()[0]
     spec = odd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     spec["forceSynchronization"] = {"type": "integer"}
     server.serve(odd)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.test_messages import refusing_proxy  # noqa: F401 -- a fixture
-from tests.cluster.world import CANARY, TENANT, Installed, Namespace
+from tests.cluster.world import CANARY, POLICIES, TENANT, Installed, Namespace
 from tools import doctor
 from tools.local_cluster import ControlPlane
 from tools.workload import ROOT
@@ -248,6 +248,7 @@ def test_a_secret_that_is_behind_is_named_by_key(space: Namespace, examine: Exam
     assert "differs from the vault in k" in check["text"]
 
 
+@pytest.mark.since(*POLICIES)
 def test_a_policy_is_missing_or_does_not_deny(installed: Installed, space: Namespace, examine: Examine) -> None:
     plane = installed.plane
     name = f"no-delete.{installed.deployment}.{installed.release}"

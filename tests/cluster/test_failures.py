@@ -10,7 +10,7 @@ import time
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import Installed, Namespace, eventually, value
+from tests.cluster.world import POLICIES, Installed, Namespace, eventually, value
 from tools.workload import Workload
 
 ONE = {"k": "a"}
@@ -208,6 +208,7 @@ def test_an_immutable_secret_is_named(space: Namespace) -> None:
     assert space.secret("s") == {"k": value("1")}
 
 
+@pytest.mark.since(*POLICIES)
 def test_a_type_that_the_policies_do_not_allow(space: Namespace) -> None:
     space.put("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", ONE, secretObject={"type": "example.com/other"}))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster.world import Installed, Namespace, eventually, value
+from tests.cluster.world import POLICIES, Installed, Namespace, eventually, value
 from tools.deployment import PROBE_SECRET_TYPE
 from tools.kubelet import WorkloadError
 from tools.local_cluster.errors import ClusterError
@@ -134,6 +134,7 @@ def refused(installed: Installed) -> bool:
     return False
 
 
+@pytest.mark.since(*POLICIES)
 def test_not_ready_until_the_policies_are_in_force(installed: Installed) -> None:
     plane = installed.plane
     bindings = plane.kubectl("get", "validatingadmissionpolicybindings", "-o", "json")

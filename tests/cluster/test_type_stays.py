@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.secretsync import TYPE_STAYS, SecretSync
-from tests.cluster.world import Installed, Namespace, eventually
+from tests.cluster.world import POLICIES, Installed, Namespace, eventually
 from tools.local_cluster.errors import ClusterError
 
 CRD = f"{SecretSync.plural}.{SecretSync.group}"
@@ -35,6 +35,7 @@ def lax(installed: Installed) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("lax")
+@pytest.mark.since(*POLICIES)
 def test_the_policy_keeps_the_type(space: Namespace) -> None:
     space.apply(space.sync("s", {"tls.crt": "a", "tls.key": "b"}))
 

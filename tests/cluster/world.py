@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tools import helm
+from tools import helm, policies
 from tools.keyvault_emulator import Emulator
-from tools.local_cluster import ControlPlane
+from tools.local_cluster import ControlPlane, versions
 from tools.local_cluster.errors import ClusterError
 from tools.workload import Workload
 
@@ -19,6 +19,8 @@ from tools.workload import Workload
 CANARY = "canary-4f1d"
 TENANT = "00000000-0000-0000-0000-00000000000a"
 PATIENCE = 20.0
+POLICIES = (policies.SINCE, "admission policies")
+"""For `pytest.mark.since`."""
 T = TypeVar("T")
 _numbers = itertools.count(1)
 
@@ -64,7 +66,8 @@ class Installed:
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}
         body = json.dumps({"status": {"phase": "Running", "conditions": [ready]}})
         for pod in eventually(lambda: self.plane.kubectl("get", "pods", *at, "--output", "name").split(), bool):
-            self.plane.kubectl("patch", pod, *at, "--subresource=status", "--type=merge", "--patch", body)
+            # Of an upgrade the old pod may be gone by now.
+            self.plane.kubectl("patch", pod, *at, "--subresource=status", "--type=merge", "--patch", body, check=False)
         eventually(self.available, lambda found: found == "1")
 
     def available(self) -> str:
@@ -73,10 +76,19 @@ class Installed:
         return self.plane.kubectl(*words, "--output", "jsonpath={.status.availableReplicas}")
 
 
+def serves_policies(version: str) -> bool:
+    """Whether that Kubernetes has admission policies."""
+    return has(version, policies.SINCE)
+
+
+def has(version: str, since: str) -> bool:
+    """Whether Kubernetes `version` has what came with the release `since`."""
+    return versions.minor(version) >= versions.minor(since)
+
+
 def for_version(plane: ControlPlane) -> list[str]:
-    """Flags of helm for that version: before 1.30 there are no admission policies, and the chart asks about that."""
-    old = tuple(map(int, plane.version.split(".")[:2])) < (1, 30)
-    return ["--set", f"acceptUnrestrictedTokens={str(old).lower()}"]
+    """Flags of helm for that version: where there are no admission policies the chart asks about that."""
+    return ["--set", f"acceptUnrestrictedTokens={str(not serves_policies(plane.version)).lower()}"]
 
 
 def install(plane: ControlPlane, emulator: Emulator, folder: Path) -> Installed:
@@ -93,9 +105,8 @@ def release(plane: ControlPlane, emulator: Emulator, folder: Path, name: str, **
     clouds = {"emulator": cloud, "nowhere": {**cloud, "vaultUrl": "https://{vault}.invalid"}}
     values.write_text(json.dumps({"clouds": clouds, "defaultCloud": "emulator", **more}))
     arguments = ["install", name, str(helm.CHART), "--namespace", name, "--create-namespace"]
-    helm.run(
-        [*arguments, *for_version(plane), "--no-hooks", "--values", str(values), "--kubeconfig", str(plane.kubeconfig)]
-    )
+    arguments += [] if "acceptUnrestrictedTokens" in more else for_version(plane)
+    helm.run([*arguments, "--no-hooks", "--values", str(values), "--kubeconfig", str(plane.kubeconfig)])
     return Installed(plane, emulator, name, folder)
 
 

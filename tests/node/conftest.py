@@ -47,9 +47,11 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> I
         yield running
 
 
-@pytest.fixture(scope="session")
-def release(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Release:
+@pytest.fixture(scope="module")
+def release(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     release = Release(plane, emulator, tmp_path_factory.mktemp("release"))
     release.make_namespace()
     release.install()
-    return release
+    yield release
+    release.uninstall()
+    plane.kubectl("delete", "namespace", release.namespace, "--wait=false")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.world import eventually
+from tests.cluster.world import eventually, for_version
 from tools import helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
@@ -17,10 +17,16 @@ class Release:
     """A release of the chart with its default values, and the emulator as its cloud."""
 
     def __init__(
-        self, plane: ControlPlane, emulator: Emulator, folder: Path, name: str = helm.RELEASE, namespace: str = ""
+        self,
+        plane: ControlPlane,
+        emulator: Emulator,
+        folder: Path,
+        name: str = helm.RELEASE,
+        executable: Path | None = None,
     ) -> None:
         self.plane, self.emulator = plane, emulator
-        self.name, self.namespace = name, namespace or helm.RELEASE
+        self.name = self.namespace = name
+        self.executable = executable
         cloud = {
             "authority": emulator.authority,
             "vaultUrl": emulator.vault_pattern,
@@ -34,18 +40,23 @@ class Release:
         """As the chart names the release's objects."""
         return f"{self.name}-akv-secret-store"
 
+    @property
+    def user(self) -> str:
+        """The controller's name in the audit log."""
+        return f"system:serviceaccount:{self.namespace}:{self.full_name}"
+
     def make_namespace(self) -> None:
         """Its namespace, in which only pods of the restricted Pod Security level may run."""
         self.plane.kubectl("create", "namespace", self.namespace)
         self.plane.kubectl("label", "namespace", self.namespace, "pod-security.kubernetes.io/enforce=restricted")
 
-    def install(self) -> None:
-        """helm install --wait."""
-        self._helm("install", self.name, str(helm.CHART), "--values", str(self._values), "--wait")
+    def install(self, *flags: str) -> str:
+        """helm install --wait; what it prints."""
+        return self._helm("install", self.name, *self._chart(), *flags)
 
     def upgrade(self, *flags: str) -> None:
         """helm upgrade --wait, of this very chart with other values."""
-        self._helm("upgrade", self.name, str(helm.CHART), "--values", str(self._values), "--wait", *flags)
+        self._helm("upgrade", self.name, *self._chart(), *flags)
 
     def rollback(self) -> None:
         """helm rollback --wait, to the revision before."""
@@ -63,15 +74,19 @@ class Release:
         """kubectl as cluster-admin, in the release's namespace."""
         return self.plane.kubectl("--namespace", self.namespace, *args, check=check)
 
+    @property
+    def selector(self) -> str:
+        """Of the controller's pods."""
+        return f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=controller"
+
+    def pods(self) -> list[Pod]:
+        """The controller's, as they are now."""
+        found = json.loads(self.kubectl("get", "pods", "--selector", self.selector, "--output", "json"))["items"]
+        return list(found)
+
     def pod(self) -> Pod:
         """The controller's pod, once there is one alone and it is Ready."""
-
-        def pods() -> list[Pod]:
-            selector = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=controller"
-            found = json.loads(self.kubectl("get", "pods", "--selector", selector, "--output", "json"))["items"]
-            return list(found)
-
-        [pod] = eventually(pods, lambda found: len(found) == 1 and ready(found[0]), PATIENCE)
+        [pod] = eventually(self.pods, lambda found: len(found) == 1 and ready(found[0]), PATIENCE)
         return dict(pod)
 
     def ended(self, restarts: int) -> Pod:
@@ -81,9 +96,12 @@ class Release:
         )
         return dict(status["lastState"]["terminated"])
 
+    def _chart(self) -> list[str]:
+        return [str(helm.CHART), "--values", str(self._values), *for_version(self.plane), "--wait"]
+
     def _helm(self, *args: str) -> str:
         at = ["--namespace", self.namespace, "--kubeconfig", str(self.plane.kubeconfig)]
-        return helm.run([*args, *at, "--timeout", "2m"])
+        return helm.run([*args, *at, "--timeout", "2m"], executable=self.executable)
 
 
 def ready(pod: Pod) -> bool:

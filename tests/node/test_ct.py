@@ -3,6 +3,7 @@
 import os
 import subprocess
 
+from tests.cluster.world import for_version
 from tools import helm
 from tools.local_cluster import ControlPlane, assets
 
@@ -10,7 +11,13 @@ from tools.local_cluster import ControlPlane, assets
 def test_ct_install(plane: ControlPlane) -> None:
     programs = (str(helm.program().parent), str(plane.kubectl_path.parent), os.environ["PATH"])
     done = subprocess.run(
-        [assets.tool("ct"), "install", f"--charts={helm.CHART.name}", "--helm-extra-args=--timeout 2m"],
+        [
+            assets.tool("ct"),
+            "install",
+            f"--charts={helm.CHART.name}",
+            "--helm-extra-args=--timeout 2m",
+            f"--helm-extra-set-args={' '.join(for_version(plane))}",
+        ],
         env={**os.environ, "KUBECONFIG": str(plane.kubeconfig), "PATH": os.pathsep.join(programs)},
         cwd=helm.CHART.parent,
         capture_output=True,

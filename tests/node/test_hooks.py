@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chart.rendering import render
-from tests.cluster.world import TENANT, eventually
+from tests.cluster.world import TENANT, eventually, for_version
 from tests.node.conftest import figures
 from tests.node.release import Release
 from tools import helm
@@ -23,7 +23,7 @@ VALUE = "what the user keeps there"
 
 @pytest.fixture(scope="module")
 def tested(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    release = Release(plane, emulator, tmp_path_factory.mktemp("tested"), "tested", "tested")
+    release = Release(plane, emulator, tmp_path_factory.mktemp("tested"), "tested")
     release.make_namespace()
     release.install()
     yield release
@@ -110,7 +110,9 @@ def test_it_passes_with_a_vault_of_its_own(tested: Release) -> None:
 
 
 def test_it_may_do_what_it_did_and_no_more(tested: Release) -> None:
-    granted = rights(render(release=tested.name, namespace=tested.namespace))
+    granted = rights(
+        render(*for_version(tested.plane), version=tested.plane.version, release="tested", namespace="tested")
+    )
     assert len(granted) == 10
     assert eventually(lambda: asked(tested), lambda found: len(found) >= len(granted)) == granted
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ from controller import errors, kube, permissions
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta
 from controller.kube import Kube
+from controller.wiped import wipe
 from tests.unit.api_server import Answer, ApiServer, connected, refusal, serving
 from tools.local_cluster.pki import Authority
 
@@ -161,6 +163,25 @@ async def test_requests(
     (asked,) = server.asked
     assert (asked.method, asked.path, asked.query) == (method, path, query)
     assert (msgspec.json.decode(asked.body) if asked.body else None) == body
+
+
+@pytest.mark.parametrize("answer", [PARTIAL, refusal(403, "no")])
+async def test_what_was_sent_is_overwritten(
+    both: tuple[ApiServer, Kube], answer: dict[str, object] | Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, api = both
+    bodies: list[bytearray] = []
+
+    def watched(body: bytearray) -> None:
+        bodies.append(body)
+        wipe(body)
+
+    monkeypatch.setattr(kube, "wipe", watched)
+    server.will_answer(answer)
+    with contextlib.suppress(errors.Refused):
+        await permissions.SECRETS.create(api, "team", {"data": {"k": CANARY}})
+    assert CANARY.encode() in server.asked[0].body
+    assert bodies == [bytes(len(server.asked[0].body))]
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,12 @@ async def test_what_cannot_be_used_is_one_readable_line_and_exit_2(
         assert word in err
 
 
+async def test_a_setting_may_be_an_argument_which_goes_before_the_environment() -> None:
+    code, _, err = await ended("--log-level=loud", "--jitter", "5", LOG_LEVEL="info")
+    assert code == 2
+    assert "LOG_LEVEL is 'loud'" in err
+
+
 async def test_an_unknown_argument_is_exit_2() -> None:
     code, _, err = await ended("--nonsense")
     assert code == 2
@@ -185,6 +191,25 @@ async def test_ready_once_everything_was_listed_and_gone_soon_after_sigterm(tmp_
                 await life.says("stopped")
                 assert await life.ends() == (0, "")
     assert [one.query.get("dryRun") for one in server.asked if one.method == "POST"] == ["All"]
+
+
+@pytest.mark.parametrize("ships", [False, True])
+async def test_what_ships_logs_is_imported_only_where_it_is_asked_for(ships: bool, tmp_path: Path) -> None:
+    """And a collector that cannot be reached holds nothing up, neither at work nor at the end."""
+    settings = {"OTLP_ENDPOINT": "https://127.0.0.1:9", "OTLP_FOLDER": str(tmp_path)} if ships else {}
+    async with serving() as server:
+        server.otherwise = empty_cluster
+        async with living(tmp_path, server, PYTHONPROFILEIMPORTTIME="1", **settings) as life:
+            await life.says("listed")
+            life.process.terminate()
+            async with asyncio.timeout(GRACE_SECONDS / 2):
+                await life.says("stopped")
+                out, err = await life.process.communicate()
+            assert life.process.returncode == 0
+    assert ("controller.otlp" in err.decode()) is ships
+    said = [json.loads(line)["message"] for line in out.decode().splitlines()]
+    assert [message.endswith("log lines were not shipped") for message in said[-1:]] == [True] * ships
+    assert all("not shipped" in message for message in said)
 
 
 @pytest.mark.parametrize(("akv_sync", "asks"), [("true", True), ("false", False)])

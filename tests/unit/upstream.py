@@ -6,6 +6,8 @@ secretproviderclasses CRD (v1). The CEL rules stand here as their messages' gist
 
 from typing import Any
 
+from tools import crds
+
 _PATH = r"^[A-Za-z0-9.]([-A-Za-z0-9]+([-._a-zA-Z0-9]?[A-Za-z0-9])*)?(\/([0-9]+))*$"
 _DNS = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 _RULES = "x-kubernetes-validations"
@@ -125,3 +127,21 @@ def unflat(table: dict[str, dict[str, Any]], path: str = "") -> dict[str, Any]:
         if path and f"{path}{mark}" in table:
             schema[keyword] = unflat(table, f"{path}{mark}")
     return schema
+
+
+def definitions() -> list[dict[str, Any]]:
+    """Both CRDs as those bring them, with a rule, and with a field of SecretSync's that we do not know."""
+    made = []
+    for crd, table in ((crds.secret_sync(), SECRET_SYNC), (crds.secret_provider_class(), SECRET_PROVIDER_CLASS)):
+        crd["metadata"] = {"name": crd["metadata"]["name"]}
+        crd["spec"]["names"].pop("shortNames", None)
+        for version in crd["spec"]["versions"]:
+            version.pop("additionalPrinterColumns", None)
+            version["schema"]["openAPIV3Schema"] = unflat(table)
+        made.append(crd)
+    body = made[0]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    body["theirOwn"] = {"type": "string"}
+    body["secretObject"]["properties"]["labels"][_RULES] = [
+        {"rule": "self.all(key, key.size() < 63)", "message": "theirs"}
+    ]
+    return made

@@ -50,8 +50,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "assets":
         programs = assets.kubernetes(options.kubernetes)
         assets.tool("ct")
-        if options.cosign:
-            assets.tool("cosign")
+        for name in options.tool:
+            assets.tool(name)
         if options.node:
             node.prepare(programs.version)
         print(programs.folder)
@@ -121,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--kubernetes", metavar="1.x.y", help=release)
             one.add_argument("--node", action="store_true", help="with a node, which needs root")
         if command == "assets":
-            one.add_argument("--cosign", action="store_true", help="cosign, too, which `tools/package --sign` needs")
+            about = "this tool, too: such as cosign, which `tools/package --sign` needs"
+            one.add_argument("--tool", action="append", default=[], choices=sorted(assets.TOOLS), help=about)
         if command == "load":
             one.add_argument("archive", type=Path, metavar="ARCHIVE", help="OCI's or docker's, such as build/NAME.tar")
         if command == "kubectl":

@@ -43,7 +43,7 @@ def prepare(version: str) -> None:
     if os.geteuid() != 0:
         raise BadInput("a node needs root, for namespaces, mounts and cgroups: run the same command with sudo")
     try:
-        system_packages.require(system_packages.NODE)
+        system_packages.require({**system_packages.NODE, **system_packages.PROXY[node_servers.proxy_mode(version)]})
     except system_packages.MissingPackagesError as error:
         raise ClusterError(f"a node needs Debian's packages {error}") from error
     assets.node(version)
@@ -63,7 +63,7 @@ class Node:
         coredns = assets.tool("coredns")
         pki_folder = authority.pair.cert.parent
         layout = node_servers.NodeLayout(
-            self._folder, pki_folder, assets.node(self._version).folder, coredns, self.network
+            self._folder, self._version, pki_folder, assets.node(self._version).folder, coredns, self.network
         )
         layout.write()
         authority.issue("kubelet-server", user=node_servers.NAME, hosts=(self.network.node, node_servers.NAME))

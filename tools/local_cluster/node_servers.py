@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools.local_cluster import versions
 from tools.local_cluster.network import Network
 
 NAME = "node"
 SANDBOX_IMAGE = "localhost/pause:1"
 SOCKET = Path("/run/akv-node/containerd.sock")
 """The containerd's, as the node sees it; not where a containerd of this machine would have its own."""
+
+# Minor releases. A kubelet ends at a setting that it does not know.
+_NFTABLES_SINCE = 31
+_FAIL_CGROUP_V1_SINCE = 31
 
 CLIENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "kubelet": (f"system:node:{NAME}", ("system:nodes",)),
@@ -50,11 +55,17 @@ _COREFILE = """\
 """
 
 
+def proxy_mode(version: str) -> str:
+    """By which of the kernel's tables that release's kube-proxy leads to Services."""
+    return "nftables" if versions.minor(version) >= _NFTABLES_SINCE else "iptables"
+
+
 @dataclass(frozen=True)
 class NodeLayout:
-    """One node's folder, programs and network. `pki` has kubelet.crt and ca.crt of the control plane."""
+    """One node's folder, release, programs and network. `pki` has kubelet.crt and ca.crt of the control plane."""
 
     folder: Path
+    version: str
     pki: Path
     kubernetes: Path
     coredns: Path
@@ -122,12 +133,11 @@ class NodeLayout:
             "tlsCertFile": f"{self.pki}/kubelet-server.crt",
             "tlsPrivateKeyFile": f"{self.pki}/kubelet-server.key",
             "containerRuntimeEndpoint": f"unix://{SOCKET}",
-            "podLogsDir": "/run/pods",
             "clusterDNS": [self.network.dns],
             "clusterDomain": "cluster.local",
             "resolvConf": f"{self.folder}/resolv.conf",
             "cgroupDriver": "cgroupfs",
-            "failCgroupV1": False,
+            **({"failCgroupV1": False} if versions.minor(self.version) >= _FAIL_CGROUP_V1_SINCE else {}),
             "failSwapOn": False,
             "oomScoreAdj": 0,  # lower than its own nobody may set it without CAP_SYS_RESOURCE
             # The machine is somebody's: neither its full disk nor its old images are the node's business.
@@ -142,7 +152,7 @@ class NodeLayout:
         return {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
-            "mode": "nftables",
+            "mode": proxy_mode(self.version),
             "clientConnection": {"kubeconfig": str(self.kubeconfig("kube-proxy"))},
             "hostnameOverride": NAME,
             "clusterCIDR": self.network.pods,

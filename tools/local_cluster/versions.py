@@ -41,6 +41,11 @@ def kubernetes_version(text: str, source: str) -> str:
     return match[1]
 
 
+def minor(version: str) -> int:
+    """37 out of `1.37.2`."""
+    return int(version.split(".")[1])
+
+
 def go_version(text: str) -> tuple[int, int, int] | None:
     """(1, 26, 8) out of what `go env GOVERSION` prints (`go1.26.8`), None where no number can be read."""
     match = re.match(r"(?:go)?(\d+)\.(\d+)(?:\.(\d+))?", text.strip())
@@ -75,8 +80,8 @@ def go_mod(version: str, upstream: str, about: str, packages: Collection[str]) -
 
 def kubernetes_link_flags(version: str) -> str:
     """What the linker writes into the programs, so that they tell their version and not `v0.0.0`."""
-    minor = version.split(".")[1]
-    facts = {"gitVersion": f"v{version}", "gitMajor": "1", "gitMinor": minor, "gitCommit": "modules"}
+    numbers = {"gitMajor": "1", "gitMinor": str(minor(version))}
+    facts = {"gitVersion": f"v{version}", **numbers, "gitCommit": "modules"}
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
     flags = [f"-X {package}.{fact}={value}" for package in packages for fact, value in facts.items()]
     return " ".join(["-s", "-w", *flags])

@@ -1,0 +1,32 @@
+"""Admission policies stand where the API server serves them; where it does not, the chart asks first, and says so."""
+
+import pytest
+
+from tests.cluster.world import Installed, serves_policies
+from tools import helm
+
+KIND = "kind: ValidatingAdmissionPolicy\n"
+
+
+def test_they_stand_where_they_are_served(installed: Installed) -> None:
+    plane = installed.plane
+    kinds = plane.kubectl("api-resources", "--api-group=admissionregistration.k8s.io", "--output=name").split()
+    served = "validatingadmissionpolicies.admissionregistration.k8s.io" in kinds
+    assert served is serves_policies(plane.version)
+    at = ["--namespace", installed.release, "--kubeconfig", str(plane.kubeconfig)]
+    assert (KIND in helm.run(["get", "manifest", installed.release, *at])) is served
+    notes = helm.run(["get", "notes", installed.release, *at])
+    assert ("WARNING: no admission policies hold the controller" in notes) is not served
+    assert ("PROBE_SECRET_TYPE" in installed.workload().env) is served
+
+
+def test_without_them_it_is_installed_only_if_somebody_says_so(installed: Installed) -> None:
+    plane = installed.plane
+    served = serves_policies(plane.version)
+    at = ["--namespace", "theirs", "--kubeconfig", str(plane.kubeconfig), "--dry-run=server"]
+    off = ["--set", "validatingAdmissionPolicies.applyPolicies=false"] if served else []
+    why = "applyPolicies is false" if served else "serves no v1 ValidatingAdmissionPolicy"
+    with pytest.raises(helm.BadValues, match=rf"{why}.*watchNamespaces.*acceptUnrestrictedTokens=true"):
+        helm.run(["install", "mine", str(helm.CHART), *at, *off])
+    for said in ("watchNamespaces={shop}", "acceptUnrestrictedTokens=true"):
+        assert KIND not in helm.run(["install", "mine", str(helm.CHART), *at, *off, "--set", said])

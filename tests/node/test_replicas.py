@@ -1,0 +1,112 @@
+"""Two replicas on the one node: a drain goes as far as the budget lets it, and the leader's eviction costs nothing."""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from controller.lease import RETRY
+from tests.cluster.world import Namespace, eventually
+from tests.node.conftest import figures
+from tests.node.release import PATIENCE, Pod, Release, ready
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.errors import ClusterError
+
+
+@pytest.fixture(scope="module")
+def pair(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    release = Release(plane, emulator, tmp_path_factory.mktemp("pair"), "pair")
+    release.make_namespace()
+    release.install("--set", "replicaCount=2,podDisruptionBudget.enabled=true,podDisruptionBudget.minAvailable=1")
+    yield release
+    plane.kubectl("uncordon", "node")
+    release.uninstall()
+    plane.kubectl("delete", "namespace", release.namespace)
+
+
+@pytest.fixture(scope="module")
+def shop(pair: Release) -> Iterator[Namespace]:
+    namespace = Namespace(pair)
+    namespace.put("db", "first")
+    namespace.apply(namespace.provider_class("db"), namespace.sync("db", {"password": "db"}))
+    namespace.wait_secret("db", {"password": "first"})
+    yield namespace
+    namespace.remove()
+
+
+def both_ready(pair: Release) -> list[Pod]:
+    return eventually(pair.pods, lambda found: [ready(pod) for pod in found] == [True, True], PATIENCE)
+
+
+def lease(pair: Release) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(pair.kubectl("get", "lease", pair.full_name, "--output", "json"))["spec"]
+    return found
+
+
+def leader(pair: Release) -> str:
+    """The name of the pod that leads."""
+    names = [str(pod["metadata"]["name"]) for pod in pair.pods()]
+    [found] = [name for name in names if lease(pair).get("holderIdentity", "").startswith(name)]
+    return found
+
+
+def rotates(shop: Namespace, text: str, patience: float = PATIENCE) -> None:
+    shop.put("db", text)
+    shop.force("db")
+    shop.wait_secret("db", {"password": text}, patience)
+
+
+def written(shop: Namespace, since: str) -> list[str]:
+    """The Secret's events after that resourceVersion."""
+    where = f"/api/v1/namespaces/{shop.name}/secrets?watch=true&fieldSelector=metadata.name%3Ddb&timeoutSeconds=1"
+    lines = shop.installed.plane.kubectl("get", "--raw", f"{where}&resourceVersion={since}").splitlines()
+    return [json.loads(line)["type"] for line in lines]
+
+
+def test_a_drain_takes_one_and_is_refused_the_last(pair: Release, shop: Namespace) -> None:
+    both_ready(pair)
+    drain = ["drain", "node", "--ignore-daemonsets", f"--pod-selector={pair.selector}", "--timeout=15s"]
+    with pytest.raises(ClusterError, match="violate the pod's disruption budget"):
+        pair.plane.kubectl(*drain)
+    # The other cannot be placed: there is no second node.
+    left = eventually(pair.pods, lambda found: [ready(pod) for pod in found].count(True) == 1 and len(found) == 2)
+    assert {pod["status"]["phase"] for pod in left} == {"Running", "Pending"}
+    rotates(shop, "drained")
+    pair.plane.kubectl("uncordon", "node")
+    both_ready(pair)
+    rotates(shop, "uncordoned")
+
+
+def test_the_leader_is_evicted_and_the_other_goes_on(pair: Release, shop: Namespace) -> None:
+    both_ready(pair)
+    old, before = leader(pair), lease(pair)
+    stored = shop.get("secret", "db")["metadata"]["resourceVersion"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": old, "namespace": pair.namespace}}
+    path = f"/api/v1/namespaces/{pair.namespace}/pods/{old}/eviction"
+    pair.plane.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
+    # Asked for while nobody leads, or the one or the other: there within the time in which a follower tries again.
+    rotates(shop, "evicted", patience=RETRY + 3)
+    after = eventually(lambda: lease(pair), lambda found: found["leaseTransitions"] > before["leaseTransitions"])
+    gap = datetime.fromisoformat(after["acquireTime"]) - datetime.fromisoformat(before["renewTime"])
+    both_ready(pair)
+    new = leader(pair)
+    assert new != old
+    rotates(shop, "after")
+    assert written(shop, stored) == ["MODIFIED", "MODIFIED"]
+    assert writers_since(pair, after["acquireTime"]) == {new}
+    figures.append(f"leader evicted: another led {gap.total_seconds():.1f} s after its last renewal")
+    assert gap < timedelta(seconds=2 * RETRY + 3)
+
+
+def writers_since(pair: Release, moment: str) -> set[str]:
+    """The pods that sent a request to change a Secret, but for dry runs, since then."""
+    found = set()
+    for line in pair.plane.audit_log.read_text().splitlines():
+        entry = json.loads(line)
+        what = (entry["user"]["username"], entry["verb"], entry.get("objectRef", {}).get("resource"))
+        if what == (pair.user, "patch", "secrets") and entry["requestReceivedTimestamp"] > moment:
+            found.update(entry["user"]["extra"]["authentication.kubernetes.io/pod-name"])
+    return found

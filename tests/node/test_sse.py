@@ -1,0 +1,101 @@
+"""Installed over what SSE and the CSI driver have brought: their CRDs stay theirs, and what stands in them goes on."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.api.conditions import Reason
+from tests.cluster.world import Namespace, value
+from tests.node.release import Release
+from tests.unit import upstream
+from tools import crds
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane, assets
+
+SYNCS, CLASSES = (crd["metadata"]["name"] for crd in upstream.definitions())
+SSE = "secrets-store-sync-controller"
+Manifest = dict[str, Any]
+
+
+@pytest.fixture
+def theirs(plane: ControlPlane) -> Iterator[list[Manifest]]:
+    """Their CRDs, as each brings them: with labels, annotations and a field manager of its own."""
+    every = [crd["metadata"]["name"] for crd in crds.every()]
+    plane.kubectl("delete", "crd", *every, "--ignore-not-found")
+    made = upstream.definitions()
+    for crd, release, manager in zip(made, ("sse", "csi-driver"), ("helm", "csi-installer"), strict=True):
+        crd["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "Helm", "helm.sh/chart": release}
+        crd["metadata"]["annotations"] = {"meta.helm.sh/release-name": release, "helm.sh/resource-policy": "keep"}
+        apply = ["apply", "--server-side", f"--field-manager={manager}", "--filename", "-"]
+        plane.kubectl(*apply, stdin=json.dumps(crd))
+        plane.kubectl("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=30s")
+    yield made
+    plane.kubectl("delete", "crd", *every)
+
+
+def served(plane: ControlPlane, name: str) -> Manifest:
+    found: Manifest = json.loads(plane.kubectl("get", "crd", name, "--output=json", "--show-managed-fields"))
+    return found
+
+
+def applied_by_sse(shop: Namespace, text: str) -> None:
+    """The Secret that SSE's controller has made of `db`."""
+    sync = shop.get("secretsync", "db")
+    owner = {"apiVersion": sync["apiVersion"], "kind": "SecretSync", "name": "db", "uid": sync["metadata"]["uid"]}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "db", "labels": {"secrets-store.sync.x-k8s.io": ""}, "ownerReferences": [owner]},
+        "type": "Opaque",
+        "data": {"password": base64.b64encode(value(text).encode()).decode()},
+    }
+    shop.kubectl("apply", "--server-side", f"--field-manager={SSE}", "--filename", "-", stdin=json.dumps(secret))
+
+
+def test_it_takes_over_and_leaves_everything(
+    plane: ControlPlane, emulator: Emulator, theirs: list[Manifest], tmp_path: Path
+) -> None:
+    release = Release(plane, emulator, tmp_path, "over-sse")
+    shop = Namespace(release)
+    shop.put("db", "sse")
+    shop.apply(shop.provider_class("db"), shop.sync("db", {"password": "db"}, theirOwn="kept"))
+    applied_by_sse(shop, "sse")
+    secret = shop.get("secret", "db")
+    syncs, classes = served(plane, SYNCS), served(plane, CLASSES)
+
+    release.make_namespace()
+    release.install()
+    shop.wait_reason("db", Reason.UP_TO_DATE)
+    assert shop.get("secret", "db") == secret
+    assert shop.get("secretsync", "db")["spec"]["theirOwn"] == "kept"
+    assert served(plane, CLASSES) == classes
+    widened = served(plane, SYNCS)
+    assert widened["spec"] != syncs["spec"]
+    for part in ("labels", "annotations", "uid"):
+        assert widened["metadata"][part] == syncs["metadata"][part]
+    assert "helm" in {each["manager"] for each in widened["metadata"]["managedFields"]}
+    rotates(shop, "ours")
+
+    # Again, as another release, by the other helm; what the first had is still there, and theirs.
+    before = shop.get("secret", "db")
+    release.uninstall()
+    release.name, release.executable = "over-sse-again", assets.tool("helm")
+    assert served(plane, SYNCS)["metadata"]["annotations"] == syncs["metadata"]["annotations"]
+    release.install()
+    assert shop.get("secret", "db") == before
+    rotates(shop, "ours-again")
+    release.uninstall()
+    assert (served(plane, CLASSES), shop.get("secretsync", "db")["spec"]["theirOwn"]) == (classes, "kept")
+    shop.wait_secret("db", {"password": "ours-again"})
+    shop.remove()
+    plane.kubectl("delete", "namespace", release.namespace, "--wait=false")
+
+
+def rotates(shop: Namespace, text: str) -> None:
+    shop.put("db", text)
+    shop.force("db")
+    shop.wait_secret("db", {"password": text})

@@ -1,0 +1,111 @@
+"""The release that is examined: its settings and policies, and the cluster as an issuer of tokens."""
+
+import tempfile
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from controller import errors
+from controller.crds import PART_OF
+from controller.settings import Settings, SettingsError
+from tools import checks, policies
+from tools.caller import Caller, Object, short
+from tools.checks import CLUSTER, Check, ok, warn
+from tools.outside import Outside
+
+_LABELS = "=".join(PART_OF)
+
+
+class Installation:
+    """What `examine` finds: the settings and clouds that are in force, and the issuer; the defaults until then.
+
+    `settings_seen` says that they were read, so that what is not among them is not there.
+    """
+
+    def __init__(self, caller: Caller, outside: Outside) -> None:
+        self._caller = caller
+        self._outside = outside
+        self.settings = Settings()
+        self.clouds = self.settings.clouds()
+        self.settings_seen = False
+        self.issuer = ""
+
+    async def examine(self) -> list[Check]:
+        """The release, its policies, and the cluster as an issuer of tokens."""
+        found: list[Check] = []
+        deployments: list[Object] = []
+        try:
+            deployments = await self._caller.objects("/apis/apps/v1/deployments", _LABELS)
+            found.append(checks.controller(deployments))
+        except errors.Refused as error:
+            found.append(_unseen("controller", error, "the chart's default values are taken to be in force"))
+        if deployments:
+            found += await self._read_settings(deployments[0])
+            found.append(await self._policies(deployments[0]))
+        found.append(await self._read_issuer())
+        return found
+
+    async def _read_settings(self, deployment: Object) -> list[Check]:
+        """What the Deployment's environment says, and the ConfigMap of files that it mounts."""
+        spec = deployment["spec"]["template"]["spec"]
+        environment = {each["name"]: each.get("value", "") for each in spec["containers"][0].get("env", [])}
+        paths = {field: environment.pop(field.upper(), "") for field in ("clouds_file", "ca_file")}
+        files = {field: path.rpartition("/")[2] for field, path in paths.items() if path}
+        try:
+            self.settings = Settings.from_environment(environment)
+            self.settings_seen = not files
+            if not files:
+                self.clouds = self.settings.clouds()
+                return []
+            names = [each["configMap"]["name"] for each in spec.get("volumes", []) if "configMap" in each]
+            namespace = deployment["metadata"]["namespace"]
+            held = await self._caller.object(f"/api/v1/namespaces/{namespace}/configmaps/{names[0]}")
+            with tempfile.TemporaryDirectory() as folder:
+                for name in files.values():
+                    (Path(folder) / name).write_text(held["data"][name])
+                here = {field: f"{folder}/{name}" for field, name in files.items()}
+                self.clouds = msgspec.structs.replace(self.settings, **here).clouds()
+            self.settings_seen = True
+        except (SettingsError, errors.KubeError, LookupError) as error:
+            return [warn(CLUSTER, "settings", f"the release's settings cannot be read ({error})", "helm upgrade it")]
+        return [ok(CLUSTER, "settings", f"clouds {', '.join(sorted(self.clouds))}")]
+
+    async def _policies(self, deployment: Object) -> Check:
+        meta = deployment["metadata"]
+        brought = [policy for policy in policies.POLICIES if policy.there(self.settings)]
+        wanted = [f"{policy.name}.{meta['name']}.{meta['namespace']}" for policy in brought]
+        path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
+        try:
+            there = await self._caller.objects(f"{path}ies", _LABELS)
+            bindings = await self._caller.objects(f"{path}ybindings", _LABELS)
+        except errors.NotFound:
+            text = f"this Kubernetes has no admission policies (they came with {policies.SINCE})"
+            return warn(CLUSTER, "policies", text, "upgrade it, or confine the controller with watchNamespaces")
+        except errors.Refused as error:
+            return _unseen("policies", error, "ask an administrator to look")
+        return checks.policies(wanted, [each["metadata"]["name"] for each in there], bindings)
+
+    async def _read_issuer(self) -> Check:
+        """The issuer that the API server names, and what the world finds there."""
+        try:
+            document = await self._caller.object("/.well-known/openid-configuration")
+            held = await self._caller.object("/openid/v1/jwks")
+        except errors.KubeError as error:
+            return _unseen("issuer", error, "bind yourself to the ClusterRole system:service-account-issuer-discovery")
+        self.issuer = str(document["issuer"])
+        try:
+            published = await self._outside.document(f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
+            public = await self._outside.document(str(published.get("jwks_uri", "")))
+        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
+            text = f"{self.issuer} cannot be reached from here ({type(error).__name__})"
+            return warn(CLUSTER, "issuer", text, "Entra must reach it: publish the discovery document there")
+        return checks.issuer(self.issuer, _key_ids(held), published, _key_ids(public))
+
+
+def _key_ids(document: Object) -> list[str]:
+    return [str(key["kid"]) for key in document["keys"]]
+
+
+def _unseen(name: str, error: errors.KubeError, fix: str) -> Check:
+    return warn(CLUSTER, name, f"it could not be seen: {short(error)}", fix)
