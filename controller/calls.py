@@ -111,7 +111,7 @@ class Calls:
             outcome = "error"
             try:
                 async with asyncio.timeout(60):
-                    answer = await request()
+                    answer = await self._with_a_good_token(request)
                 outcome = "ok"
                 self._answered()
                 return answer
@@ -121,8 +121,6 @@ class Calls:
             except HttpResponseError as error:
                 outcome = str(error.status_code)
                 translated = explain(error, self.vault, self._identity.client_id, source, verb, found)
-                if error.status_code == 401:
-                    self._credential.refused()
                 if error.status_code == 429:
                     self._pace.refused(translated.retry_after)
                 elif isinstance(translated, ObjectError):
@@ -141,6 +139,19 @@ class Calls:
                 raise self._leave_alone(ProviderError(explain_connection(error, f"Key Vault {self.vault}"))) from error
             finally:
                 self._count(self.vault, f"{source.plural}.{verb}", outcome)
+
+    async def _with_a_good_token(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Sent once more where the vault did not take the token and there is another.
+
+        Else a token that went bad would look like a vault that is down, and be waited for.
+        """
+        sent = self.clock()
+        try:
+            return await request()
+        except HttpResponseError as error:
+            if error.status_code != 401 or not self._credential.refused(sent):
+                raise
+        return await request()
 
     async def _turn(self, who: object, first: bool) -> None:
         while wait := self._pace.wait(who, first=first):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from controller.lease import HOLD, LEASE_SECONDS, RETRY
+from tests.cluster.fleet import Fleet, fleet
 from tests.cluster.world import Installed, Namespace, eventually, metrics, value
 from tools import helm
 from tools.kubelet import WorkloadError
@@ -61,6 +62,12 @@ def pair(start: Callable[[], Workload]) -> Pair:
     follower = start()
     assert not leads(follower)
     return leader, follower
+
+
+@pytest.fixture
+def shops(installed: Installed, pair: Pair) -> Iterator[Fleet]:
+    with fleet(installed, "one") as found:
+        yield found
 
 
 def token_id(token: str) -> str:
@@ -128,7 +135,7 @@ def test_a_killed_leader_is_replaced_within_the_lease_time(installed: Installed,
 
 @by_token
 def test_a_leader_that_was_paused_past_its_time_writes_nothing(
-    installed: Installed, space: Namespace, pair: Pair
+    installed: Installed, space: Namespace, pair: Pair, shops: Fleet
 ) -> None:
     old, new = pair
     space.put("a", "1")
@@ -150,8 +157,9 @@ def test_a_leader_that_was_paused_past_its_time_writes_nothing(
     eventually(lambda: leads(old), lambda found: not found)
     time.sleep(RETRY)
     assert leads(new)
-    assert writes(installed, old, woken) == []
     assert space.secret("s") == {"k": value("3")}
+    shops.closes()
+    assert writes(installed, old, woken) == []
 
 
 def test_a_leader_that_is_told_to_stop_hands_over_at_once(installed: Installed, pair: Pair) -> None:

@@ -55,9 +55,10 @@ class Scene:
             raise self.no_token
         return AccessTokenInfo("token", 4_000_000_000)
 
-    def refused(self) -> None:
+    def refused(self, _sent: float) -> bool:
         """… and is told where the vault does not take it."""
         self.tokens_refused += 1
+        return False
 
     def _answer(self, asked: Asked) -> Answer:
         if "Authorization" not in asked.headers:
