@@ -12,7 +12,7 @@ import pytest
 from azure.core.exceptions import ServiceRequestError
 
 import controller.__main__ as program
-from controller import calls, errors, events, reconcile, sync, vaults
+from controller import access, calls, errors, events, reconcile, sync, vaults
 from controller.settings import Settings
 from tests.ledger import SYNCS, Ledger, Name, Rate, Seen, Source, arrives, closes, sound, too_many
 from tests.unit.memory_cluster import MemoryCluster, Object
@@ -162,7 +162,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Small]:
     monkeypatch.setattr(vaults, "new_session", lambda _: None)
     monkeypatch.setattr(vaults, "new_transport", lambda *_: small.vault)
     monkeypatch.setattr(program, "Kube", lambda _: small.cluster)
-    monkeypatch.setattr(program, "load_configuration", nowhere)
+    monkeypatch.setattr(access, "find", nowhere)
     monkeypatch.setattr(program, "Server", lambda *_: Deaf())
     small.begins()
     small.troubles()
