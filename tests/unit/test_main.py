@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from controller.__main__ import GRACE_SECONDS, TLS_BUFFER
+from controller.__main__ import GRACE_SECONDS
 from controller.settings import Settings
 from tests.unit.api_server import Answer, ApiServer, Asked, refusal, serving
 
@@ -121,8 +122,8 @@ async def test_a_port_in_use_is_one_readable_line_and_exit_2(tmp_path: Path) -> 
     assert port in err
 
 
-def test_asyncio_keeps_more_ready_for_a_connection_than_we_have_it_do() -> None:
-    assert sslproto.SSLProtocol.max_size > TLS_BUFFER
+def test_asyncio_takes_the_size_of_its_tls_buffer_from_where_it_is_set() -> None:
+    assert "bytearray(self.max_size)" in inspect.getsource(sslproto.SSLProtocol.__init__)
 
 
 class Life:
