@@ -28,7 +28,7 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 META = {"name": "a", "namespace": "b", "uid": "u", "generation": 1, "resourceVersion": "1"}
 FEW = 3
 LONG = 300
-PATIENT = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], deadline=None)
+PATIENT = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
 def part(crd: dict[str, Any], name: str) -> dict[str, Any]:

@@ -316,5 +316,5 @@ class QueueModel(RuleBasedStateMachine):
         assert len(self.queue) == len(self.due)
 
 
-QueueModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+QueueModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestQueueModel = QueueModel.TestCase
