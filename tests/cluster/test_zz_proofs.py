@@ -4,20 +4,14 @@ import base64
 
 from tests.cluster.leaks import leaked
 from tests.cluster.memory import forms
-from tests.cluster.rights import granted, make_mend_prune, used
-from tests.cluster.world import CANARY, Installed, Namespace, eventually, value
+from tests.cluster.rights import play, uses_what_is_granted
+from tests.cluster.world import CANARY, Installed, Namespace, value
 from tools.workload import Workload
 
 
 def test_granted_equals_used(space: Namespace, installed: Installed) -> None:
-    space.put("a", "1")
-    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
-    space.wait_secret("s", {"k": "1"})
-    space.put("a", "2")
-    space.force("s")
-    space.wait_secret("s", {"k": "2"})
-    make_mend_prune(space, beside=["s"])
-    eventually(lambda: used(installed), lambda found: found == granted(installed))
+    play(space)
+    uses_what_is_granted(installed)
 
 
 def test_no_value_is_anywhere_but_in_a_secret(space: Namespace, installed: Installed, controller: Workload) -> None:

@@ -103,6 +103,10 @@ TOOLS: Mapping[str, Tool] = {
     "coredns": Tool("1.15.0", "github.com/coredns/coredns", "-s -w"),
     # Its folder holds `promtool` as well. It finds nobody by itself: what it scrapes is told.
     "prometheus": Tool("3.16.0", "github.com/prometheus/prometheus", "-s -w", tags="remove_all_sd,netgo"),
+    # What the way of the logs is tried with; the first two bring their CustomResourceDefinitions.
+    "cert-manager": Tool("1.21.2", "github.com/cert-manager/cert-manager", "-s -w", ("deploy/crds",)),
+    "trust-manager": Tool("0.25.0", "github.com/cert-manager/trust-manager", "-s -w", ("deploy/crds",)),
+    "otelcol": Tool("0.165.0", "go.opentelemetry.io/collector/otelcol", "-s -w"),
 }
 
 
