@@ -27,18 +27,33 @@ assets: $(VENV)/ready ## etcd, kube-apiserver, kube-controller-manager, kubectl,
 demo: assets ## one secret's whole life on a real API server, narrated (options: DEMO="--keep")
 	@$(RUN) tools.demo $(DEMO)
 
-test: assets ## every test but those of test-node (options: TEST="-k name", KUBERNETES=1.x.y)
+test: assets ## every test but those of test-node and test-logs (options: TEST="-k name", KUBERNETES=1.x.y)
+	@$(RUN) tools.local_cluster assets --tool prometheus
 	$(RUN) pytest $(TEST)
 
 test-node: assets ## what needs a node, as root: the image in a pod, helm's whole life (options: TEST="-k name")
 	@$(RUN) tools.local_cluster assets --node --tool cosign --tool helm
 	$(RUN) pytest tests/node $(TEST)
 
+test-logs: assets ## logs by OTLP, with cert-manager, trust-manager and a collector, built once (options: TEST="-k name")
+	@$(RUN) tools.local_cluster assets --tool cert-manager --tool trust-manager --tool otelcol
+	$(RUN) pytest tests/logs $(TEST)
+
 image: $(VENV)/ready ## the images as build/*.tar, by buildah as root (options: BASE=image, BASE=debian)
 	@$(RUN) tools.image $(if $(BASE),--base $(BASE))
 
-bench: assets ## seconds, memory, calls and writes with 100 and 1,000 SecretSyncs (options: BENCH="--count 100 --runs 1")
+bench: assets ## seconds, memory, CPU and calls, in about 11 min, into docs/figures.md (options: BENCH="--growth")
 	@$(RUN) tests.bench $(BENCH)
+
+soak: assets ## an hour of everything at once: rotations, faults, restarts (options: SOAK="--seconds 600 --count 300 --seed 8")
+	@$(RUN) tests.soak $(SOAK)
+
+$(VENV)/fuzz: requirements/fuzz.txt $(VENV)/ready
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/fuzz.txt
+	@touch $@
+
+fuzz: $(VENV)/fuzz ## what the certificate splitter does not bear, searched for ten minutes (options: FUZZ="--seconds 20")
+	@$(RUN) tests.fuzz $(FUZZ)
 
 lint: assets ## ruff, mypy, import-linter, yamllint, helm lint, ct lint, generated files
 	@$(RUN) tools.lint
@@ -47,8 +62,8 @@ generate: $(VENV)/ready ## CRDs, RBAC, policies, values, schema and docs from th
 	@$(RUN) tools.generate
 
 lock: $(VENV)/ready ## requirements/*.txt from requirements/*.in, with hashes and without addresses
-	@cd requirements && for name in controller dev; do ../$(VENV)/bin/pip-compile --quiet --generate-hashes --strip-extras \
+	@cd requirements && for name in controller dev fuzz; do ../$(VENV)/bin/pip-compile --quiet --generate-hashes --strip-extras \
 	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
 	  -o $$name.txt $$name.in; done
 
-.PHONY: help setup assets demo test test-node image bench lint generate lock
+.PHONY: help setup assets demo test test-node test-logs image bench soak fuzz lint generate lock

@@ -2,28 +2,28 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
 import signal
 import sys
-import time
+from asyncio import sslproto
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from controller import errors, permissions
+from controller import access, errors, permissions
 from controller.accounts import assertions
 from controller.akvsyncs import AKVSyncs
 from controller.api.meta import Secret
 from controller.census import Census
 from controller.clouds import Clouds
 from controller.events import Events
-from controller.kube import Kube, load_configuration
+from controller.kube import Kube
 from controller.lease import Elector, Leader
 from controller.poll import Poller
-from controller.queue import Key, Queue
 from controller.reconcile import Reconciler
 from controller.reflector import Reflector
 from controller.report import Reporter
@@ -38,6 +38,9 @@ KEEP_UNUSED = 600.0
 TRIES_IN_SILENCE = 15
 # What is under way when the pod is told to stop may end within this time; the Deployment gives twice as much.
 GRACE_SECONDS = 10
+# What asyncio keeps ready for each TLS connection, and takes for each read, is 256 KiB; nothing comes in larger pieces
+# than a TLS record. With 60 connections at work that is 14 MiB.
+TLS_BUFFER = 2**14
 Talker = Reconciler | Poller | AKVSyncs
 log = logging.getLogger("controller")
 
@@ -85,23 +88,36 @@ class PolicyGuard:
 
 async def run(settings: Settings) -> None:
     """Everything, until SIGTERM or SIGINT."""
+    sslproto.SSLProtocol.max_size = TLS_BUFFER
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
-    async with Kube(await load_configuration(os.environ.get("KUBECONFIG"))) as kube:
+    async with _shipping(settings, metrics):
+        await _serve(settings, metrics, stop)
+        log.info("stopped")
+
+
+def _shipping(settings: Settings, metrics: Metrics) -> contextlib.AbstractAsyncContextManager[None]:
+    if not settings.otlp_endpoint:
+        return contextlib.nullcontext()
+    from controller.otlp.shipper import shipping  # only who ships its logs has it
+
+    return shipping(settings, metrics)
+
+
+async def _serve(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
+    async with Kube(await access.find(os.environ)) as kube:
         elector = _elector(kube, settings, metrics)
         fenced = kube.fenced(elector.check)
         clouds = Clouds(settings)
         vaults = Vaults(clouds, assertions(fenced), metrics.count_call, elector.check)
         events = Events(fenced, settings.pod_name)
         reporter = Reporter(fenced, events, metrics)
-        queue: Queue[Key] = Queue(time.monotonic)
         syncer = Syncer(fenced, settings, clouds, vaults, metrics)
-        reconciler = Reconciler(settings, syncer, vaults, reporter, metrics, queue)
+        reconciler = Reconciler(settings, syncer, vaults, reporter, metrics)
         metrics.registry.register(Census(reconciler.ours))
-        makers: Queue[Key] = Queue(time.monotonic)
-        akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes, makers) if settings.akv_sync else None
+        akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes) if settings.akv_sync else None
         talkers: list[Talker] = [reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])]
         loops: list[Talker | Events] = [*talkers, events]
         guard = PolicyGuard(kube, settings)
@@ -139,16 +155,13 @@ async def run(settings: Settings) -> None:
                 for task in background:
                     task.cancel()
                 # What is under way may end; what was not begun is for the next leader.
-                queue.close()
-                reconciler.poller.close()
-                makers.close()
-                events.close()
+                for loop in loops:
+                    loop.close()
                 await asyncio.wait([work], timeout=GRACE_SECONDS if elector.leads else 0)
                 work.cancel()
         finally:
             await vaults.close()
             await server.stop()
-    log.info("stopped")
 
 
 def _elector(kube: Kube, settings: Settings, metrics: Metrics) -> Elector | Leader:
@@ -200,7 +213,9 @@ def _help() -> str:
     for field in msgspec.inspect.type_info(Settings).fields:  # type: ignore[attr-defined]
         described = getattr(field.type, "extra_json_schema", None) or {}
         lines.append(f"  {field.name.upper():28} {described.get('description', '')} (default: {field.default!r})")
-    return "\n".join([*lines, "  KUBECONFIG                   a kubeconfig, outside a pod"])
+    lines.append("  KUBECONFIG                   a kubeconfig, outside a pod; the image lacks what reads it")
+    lines.append(f"  SERVICE_ACCOUNT_FOLDER       where token and ca.crt are (default: '{access.FOLDER}')")
+    return "\n".join(lines)
 
 
 def main() -> int:

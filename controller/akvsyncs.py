@@ -7,6 +7,7 @@ watches of the three kinds tell whatever could make a difference, and only what 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -29,7 +30,7 @@ from controller.translate import Generated, translate
 
 # Parts change in bursts: what comes within this time is told in one status. In seconds.
 GATHER = 0.5
-WORKERS = 4
+WORKERS = 8
 # Writes under way at the same time, of all AKVSyncs together.
 MOST_WRITES = 16
 log = logging.getLogger(__name__)
@@ -38,13 +39,11 @@ log = logging.getLogger(__name__)
 class AKVSyncs:
     """Works on one AKVSync at a time per worker. The stores of the other two kinds are the `Reconciler`'s."""
 
-    def __init__(
-        self, kube: Kube, syncs: Store[SecretSync], classes: Store[SecretProviderClass], queue: Queue[Key]
-    ) -> None:
+    def __init__(self, kube: Kube, syncs: Store[SecretSync], classes: Store[SecretProviderClass]) -> None:
         self._kube = kube
         self._syncs = syncs
         self._classes = classes
-        self._queue = queue
+        self._queue: Queue[Key] = Queue(time.monotonic, WORKERS)
         self._writes = asyncio.Semaphore(MOST_WRITES)
         self._dice = random.Random()  # noqa: S311 -- spreads load, guards nothing
         self._chorus = Chorus(log)
@@ -106,8 +105,12 @@ class AKVSyncs:
             self._queue.add(key)
 
     async def work(self) -> None:
-        """Works until the queue is closed."""
-        await self._queue.work(self._turn, WORKERS)
+        """Works until closed."""
+        await self._queue.work(self._turn)
+
+    def close(self) -> None:
+        """Begins nothing more."""
+        self._queue.close()
 
     def flush(self) -> None:
         """Says how many lines of one kind were held back."""

@@ -15,18 +15,19 @@ from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.transport import AioHttpTransport
 
 from controller.errors import ControllerError, ObjectError, ProviderError
-from controller.identity import FederatedCredential
+from controller.identity import FederatedCredential, Identity
 from controller.network import explain_connection, new_pipeline
 from controller.objects import VaultObject
 from controller.pace import Pace
 from controller.refusals import explain, throttled
+from controller.shares import Slots
 from controller.sources import SOURCES, Source
 
 # A vault that could not be reached is left alone this long, whoever asks: a thousand SecretSyncs are one attempt.
 LEAVE_ALONE = 5.0
-# Requests under way at once to all vaults, enough to fill 400/s at 50 ms each; and to one of them, so that one which
-# lets every request hang leaves room for the others.
-AT_ONCE = 40
+# Requests under way at once to all vaults, of which a namespace has at most half; and to one vault, enough to fill
+# 400/s at 50 ms each: where it lets every request hang, there is room for the namespace's others.
+AT_ONCE = 64
 AT_ONCE_EACH = 24
 # Whoever would wait longer for its turn at a vault that refuses makes room for the work on others, and comes again.
 PATIENCE = 1.0
@@ -53,10 +54,10 @@ class Calls:
         self,
         vault: str,
         url: str,
+        identity: Identity,
         credential: FederatedCredential,
-        client_id: str,
         transport: AioHttpTransport,
-        slots: asyncio.Semaphore,
+        slots: Slots,
         pace: Pace,
         count: Callable[[str, str, str], None],
         clock: Callable[[], float] = time.monotonic,
@@ -64,7 +65,7 @@ class Calls:
         self.clock = clock
         self.vault = vault
         self.url = url
-        self._client_id = client_id
+        self._identity = identity
         self._slots = slots
         self._own_slots = asyncio.Semaphore(AT_ONCE_EACH)
         self._pace = pace
@@ -100,7 +101,7 @@ class Calls:
         """One request; its failure is translated, counted, and remembered where it concerns the whole vault."""
         self._raise_if_down()
         await self._turn((self, verb, found or source.plural), first)
-        async with self._own_slots, self._slots:
+        async with self._own_slots, self._slots.of(self._identity.namespace):
             self._raise_if_down()
             if closed := self._pace.closed():
                 raise throttled(self.vault, closed)
@@ -110,7 +111,7 @@ class Calls:
             outcome = "error"
             try:
                 async with asyncio.timeout(60):
-                    answer = await request()
+                    answer = await self._with_a_good_token(request)
                 outcome = "ok"
                 self._answered()
                 return answer
@@ -119,9 +120,7 @@ class Calls:
                 raise self._leave_alone(ProviderError(text)) from error
             except HttpResponseError as error:
                 outcome = str(error.status_code)
-                translated = explain(error, self.vault, self._client_id, source, verb, found)
-                if error.status_code == 401:
-                    self._credential.refused()
+                translated = explain(error, self.vault, self._identity.client_id, source, verb, found)
                 if error.status_code == 429:
                     self._pace.refused(translated.retry_after)
                 elif isinstance(translated, ObjectError):
@@ -140,6 +139,19 @@ class Calls:
                 raise self._leave_alone(ProviderError(explain_connection(error, f"Key Vault {self.vault}"))) from error
             finally:
                 self._count(self.vault, f"{source.plural}.{verb}", outcome)
+
+    async def _with_a_good_token(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Sent once more where the vault did not take the token and there is another.
+
+        Else a token that went bad would look like a vault that is down, and be waited for.
+        """
+        sent = self.clock()
+        try:
+            return await request()
+        except HttpResponseError as error:
+            if error.status_code != 401 or not self._credential.refused(sent):
+                raise
+        return await request()
 
     async def _turn(self, who: object, first: bool) -> None:
         while wait := self._pace.wait(who, first=first):

@@ -32,6 +32,7 @@ _DASHES = b"-----"
 # A PFX is a SEQUENCE that begins with the INTEGER 3: its version (RFC 7292, 4).
 _PFX_VERSION = b"\x02\x01\x03"
 T = TypeVar("T")
+OpenPfx = Callable[[bytes], bytes]
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -64,9 +65,20 @@ def is_pem(data: bytes) -> bool:
     return _BEGIN in data
 
 
-def take_apart(data: bytes, what: str) -> Bundle:
-    """Reads a PEM, or a PFX in DER or base64. `ObjectError` speaks of `what`: `secret web in Key Vault shop`."""
-    key, certificates = _read_pem(data, what) if is_pem(data) else _read_pfx(data, what)
+def pem_of_pfx(data: bytes) -> bytes:
+    """Private key and certificates of a PFX (DER), as PEM. It raises anything, and takes as long as the PFX likes."""
+    found = pkcs12.load_pkcs12(data, None)
+    key = _private_pem(found.key) if found.key else b""
+    certificates = [item.certificate for item in (found.cert, *found.additional_certs) if item]
+    return key + b"".join(item.public_bytes(Encoding.PEM) for item in certificates)
+
+
+def take_apart(data: bytes, what: str, open_pfx: OpenPfx = pem_of_pfx) -> Bundle:
+    """Reads a PEM, or a PFX in DER or base64. `ObjectError` speaks of `what`: `secret web in Key Vault shop`.
+
+    `open_pfx` does what `pem_of_pfx` does, or raises `TimeoutError`.
+    """
+    key, certificates = _read_pem(data if is_pem(data) else _read_pfx(data, what, open_pfx), what)
     if not key and not certificates:
         raise ObjectError(f"{what} holds neither a certificate nor a private key; map it by its name alone")
     return _try(lambda: _arrange(key, certificates, what), f"{what} holds a certificate that cannot be read")
@@ -115,7 +127,7 @@ def _read_pem(data: bytes, what: str) -> _Contents:
     return _Contents(key, certificates)
 
 
-def _read_pfx(data: bytes, what: str) -> _Contents:
+def _read_pfx(data: bytes, what: str, open_pfx: OpenPfx) -> bytes:
     if not data.startswith(b"\x30"):
         try:
             data = base64.b64decode(b"".join(data.split()), validate=True)
@@ -124,15 +136,17 @@ def _read_pfx(data: bytes, what: str) -> _Contents:
     if not data.startswith(b"\x30") or _PFX_VERSION not in data[:10]:
         raise ObjectError(f"{what} is neither PEM nor PFX; map it by its name alone, or put a certificate there")
     try:
-        found = pkcs12.load_pkcs12(data, None)
+        return open_pfx(data)
+    except TimeoutError as error:
+        raise ObjectError(
+            f"{what}: its PFX asks for more work than any needs before it opens; export it anew, with the usual number"
+            " of iterations"
+        ) from error
     except Exception as error:
         raise ObjectError(
             f"{what}: its PFX has a password, or is damaged; import it as a certificate, which takes the password"
             " away, or store it without one"
         ) from error
-    failure = f"{what}: the private key of its PFX cannot be read"
-    key = _try(lambda: _private_pem(found.key), failure) if found.key else b""
-    return _Contents(key, [item.certificate for item in (found.cert, *found.additional_certs) if item])
 
 
 def _private_pem(key: Any, *, of_old: bool = False) -> bytes:

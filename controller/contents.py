@@ -13,7 +13,7 @@ from datetime import datetime
 
 import msgspec
 
-from controller.certificates import Bundle, is_pem, take_apart
+from controller.certificates import Bundle, OpenPfx, is_pem, pem_of_pfx, take_apart
 from controller.errors import ControllerError, ObjectError
 from controller.fetched import Fetched, Hidden, Results, Same
 from controller.objects import Part, VersionOf
@@ -26,7 +26,7 @@ _INCOMPLETE = "lacks the certificate of an issuer; import it again with its whol
 
 
 def contents(
-    vault: str, wanted: Mapping[str, VersionOf], read: Results, now: datetime
+    vault: str, wanted: Mapping[str, VersionOf], read: Results, now: datetime, open_pfx: OpenPfx = pem_of_pfx
 ) -> dict[str, Fetched | ControllerError]:
     """What each key gets, by targetKey, or the error that keeps it away."""
     bundles: dict[VersionOf, Bundle | ObjectError] = {}
@@ -35,7 +35,7 @@ def contents(
         found = read[version.whole]
         if isinstance(found, Fetched):
             try:
-                found = _content(found, version, f"{version.object.noun} in Key Vault {vault}", bundles)
+                found = _content(found, version, f"{version.object.noun} in Key Vault {vault}", bundles, open_pfx)
             except ObjectError as error:
                 result[key] = error.bare()
                 continue
@@ -53,7 +53,7 @@ def contents(
 def needs_parsing(version: VersionOf, found: Fetched | ControllerError) -> bool:
     """Whether `contents` may take long for it."""
     return isinstance(found, Fetched) and (
-        version.part is not Part.WHOLE or found.content_type.partition(";")[0].strip().lower() == PFX
+        version.part is not Part.WHOLE or found.content_type.partition(";")[0].strip().lower() in (PEM, PFX)
     )
 
 
@@ -79,14 +79,20 @@ def _outside(found: Fetched, now: datetime) -> str:
     return ""
 
 
-def _content(found: Fetched, version: VersionOf, what: str, bundles: dict[VersionOf, Bundle | ObjectError]) -> Fetched:
+def _content(
+    found: Fetched,
+    version: VersionOf,
+    what: str,
+    bundles: dict[VersionOf, Bundle | ObjectError],
+    open_pfx: OpenPfx,
+) -> Fetched:
     data = _decode(found.value.reveal(), version.object.encoding, what)
     form = found.content_type.partition(";")[0].strip().lower()
     if version.part is Part.WHOLE and form not in (PEM, PFX):
         return msgspec.structs.replace(found, value=Hidden(data))
     bundle = bundles.get(version.whole)
     if bundle is None:
-        bundle = bundles[version.whole] = _take_apart(data, what)
+        bundle = bundles[version.whole] = _take_apart(data, what, open_pfx)
     if version.part is Part.WHOLE and isinstance(bundle, ObjectError) and (form == PEM or is_pem(data)):
         return msgspec.structs.replace(found, value=Hidden(data))  # whatever it is, it is text that somebody put there
     if version.part is Part.WHOLE and version.object.format == "pfx" and not is_pem(data):
@@ -108,9 +114,9 @@ def _content(found: Fetched, version: VersionOf, what: str, bundles: dict[Versio
     )
 
 
-def _take_apart(data: bytes, what: str) -> Bundle | ObjectError:
+def _take_apart(data: bytes, what: str, open_pfx: OpenPfx) -> Bundle | ObjectError:
     try:
-        return take_apart(data, what)
+        return take_apart(data, what, open_pfx)
     except ObjectError as error:
         return error.bare()
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import yaml
 
-from controller import errors
+from controller import access, errors
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.kube import Kube, load_configuration
+from controller.kube import Kube
 from controller.permissions import CRDS
 from controller.widening import Irreconcilable, widened
 
@@ -111,8 +111,8 @@ async def upgrade(kube: Kube, ours: Manifest) -> bool:
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _run(manifests: Sequence[Manifest], kubeconfig: str | None) -> bool:
-    async with Kube(await load_configuration(kubeconfig)) as kube:
+async def _run(manifests: Sequence[Manifest], environment: Mapping[str, str]) -> bool:
+    async with Kube(await access.find(environment)) as kube:
         return all([await upgrade(kube, manifest) for manifest in manifests])
 
 
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     try:
-        well = asyncio.run(_run(load(options.folder), environment.get("KUBECONFIG")))
+        well = asyncio.run(_run(load(options.folder), environment))
     except BadInput as error:
         log.error("%s", error)
         return 2

@@ -1,12 +1,18 @@
 """Events for `kubectl describe`, sent one after the other behind the work: news must not keep a Secret waiting.
 
+To the API server an event is as dear as a Secret, so of many that come at once most are sent later.
+
 Source: Kubernetes API reference, Event v1 events.k8s.io.
 """
 
 import asyncio
+import contextlib
 import logging
+import math
 import secrets
+import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -20,18 +26,23 @@ Kind = Literal["Normal", "Warning"]
 MOST_NOTE = 1024
 # Of more that wait the oldest are dropped: the status has it all.
 MOST_WAITING = 2000
+# What may be sent at once after a rest, and events per second from then on.
+BURST = 50
+PER_SECOND = 20.0
 log = logging.getLogger(__name__)
 
 
 class Events:
-    """Events about SecretSyncs. `instance` is the controller's own name."""
+    """Events about SecretSyncs. `instance` is the controller's own name, `clock` that of the event loop."""
 
-    def __init__(self, kube: Kube, instance: str) -> None:
+    def __init__(self, kube: Kube, instance: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._kube = kube
+        self._clock = clock
+        self._rested = -math.inf  # when a whole burst may be sent again
         self._instance = instance[:128]
         self._waiting: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_WAITING)
         self._news = asyncio.Event()
-        self._closed = False
+        self._closed = asyncio.Event()
 
     def say(self, meta: ObjectMeta, kind: Kind, reason: str, text: str) -> None:
         """Will be sent soon."""
@@ -62,19 +73,32 @@ class Events:
         """Sends what was said, until closed and all was sent."""
         while True:
             while self._waiting:
+                await self._pause()
+                if not self._waiting:
+                    break  # forgotten meanwhile
                 namespace, body = self._waiting.popleft()
                 try:
                     await permissions.EVENTS.create(self._kube, namespace, body)
                 except errors.KubeError as error:
                     log.debug("event not written: %s", error.message)
-            if self._closed:
+            if self._closed.is_set():
                 return
             self._news.clear()
             await self._news.wait()
 
+    async def _pause(self) -> None:
+        """Until the next one may be sent; who is closed has no time for that."""
+        now = self._clock()
+        wait = self._rested - (BURST - 1) / PER_SECOND - now
+        if wait > 0 and not self._closed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._closed.wait()
+        self._rested = max(self._rested, now) + 1 / PER_SECOND
+
     def close(self) -> None:
         """Nothing more will be said."""
-        self._closed = True
+        self._closed.set()
         self._news.set()
 
     def reset(self) -> None:

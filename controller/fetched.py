@@ -7,6 +7,7 @@ import msgspec
 
 from controller.errors import ControllerError
 from controller.objects import VersionOf
+from controller.wiped import Wiped
 
 
 class Hidden:
@@ -15,11 +16,11 @@ class Hidden:
     __slots__ = ("_value",)
 
     def __init__(self, value: bytes) -> None:
-        self._value = value
+        self._value = Wiped(value)
 
     def reveal(self) -> bytes:
-        """The value, for the one place that writes it."""
-        return self._value
+        """A copy of the value, for the one place that writes it; to be used and dropped at once."""
+        return bytes(self._value)
 
     def __repr__(self) -> str:
         return "<hidden>"

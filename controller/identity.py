@@ -101,11 +101,16 @@ class FederatedCredential:
             self._renew_at = now + max(left - RENEW_BEFORE, left / 2)
             return token
 
-    def refused(self) -> None:
-        """A vault did not take the token. Another may do, as after Entra's keys were replaced in haste; not at once."""
-        if time.monotonic() - self._asked_at >= REMEMBER_FAILURE:
-            self._renew_at = 0.0
-            self._credential = self._new_credential()  # the SDK remembers tokens, too
+    def refused(self, sent: float) -> bool:
+        """A vault did not take the token of a request of that moment; answers whether it is worth another try.
+
+        Another token may do, as after Entra's keys were replaced in haste. It is asked for, but not at once again.
+        """
+        if time.monotonic() - self._asked_at < REMEMBER_FAILURE:
+            return self._asked_at > sent  # for somebody else, meanwhile
+        self._renew_at = 0.0
+        self._credential = self._new_credential()  # the SDK remembers tokens, too
+        return True
 
     async def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
         """As `get_token_info`, in the SDK's older form."""

@@ -4,30 +4,25 @@ A handle is a resource together with verbs. `controller.permissions` makes every
 API only through them, and the chart's Roles are generated from the same table: a verb that is not granted has no
 method, and the type checker fails.
 
-The official client's typed models cost 110 MiB and 1.8 s on first use, so its configuration and authentication are
-used and the requests are plain HTTP, typed by our own structs.
+The official client's typed models cost 110 MiB and 1.8 s on first use, so requests are plain HTTP, typed by our own
+structs. `controller.access` says where to and as whom.
 """
 
-import asyncio
 import contextlib
 import copy
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
-import yaml
-from kubernetes.aio import config as kube_config
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config.config_exception import ConfigException
 
 from controller import errors
+from controller.access import Access
 from controller.api.meta import ObjectMeta, Partial, Resource, Wire
 from controller.schedule import asked_to_wait
 from controller.settings import FIELD_MANAGER
+from controller.wiped import wipe
 
 TIMEOUT = 30.0
 PAGE = 500
@@ -39,6 +34,7 @@ MERGE_PATCH = "application/merge-patch+json"
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
 Query = Mapping[str, str]
+_ENCODER = msgspec.json.Encoder()
 
 
 class _Status(Wire, frozen=True, kw_only=True):
@@ -78,31 +74,11 @@ class TokenRequest(Wire, frozen=True, kw_only=True):
     status: _TokenStatus
 
 
-async def load_configuration(kubeconfig: str | None) -> Configuration:
-    """Where the API server is and who we are: a kubeconfig if one is named, else the pod's own ServiceAccount.
-
-    Raises `errors.Refused` naming what is missing.
-    """
-    configuration = Configuration()
-    try:
-        if kubeconfig:
-            if not await asyncio.to_thread(Path(kubeconfig).is_file):
-                raise errors.Refused(f"KUBECONFIG names {kubeconfig}, which is not a file")
-            await kube_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
-        else:
-            kube_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    except (ConfigException, yaml.YAMLError, TypeError, KeyError, ValueError, OSError) as error:
-        raise errors.Refused(
-            f"no way to the Kubernetes API: {str(error).rstrip('.')}; run in a pod or set KUBECONFIG"
-        ) from error
-    return configuration
-
-
 class Kube:
     """One connection pool to the API server. Use as an async context manager."""
 
-    def __init__(self, configuration: Configuration, user_agent: str = FIELD_MANAGER) -> None:
-        self._configuration = configuration
+    def __init__(self, access: Access, user_agent: str = FIELD_MANAGER) -> None:
+        self._access = access
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
         self._check: Callable[[], None] = _anybody
@@ -114,12 +90,9 @@ class Kube:
         return fenced
 
     async def __aenter__(self) -> "Kube":
-        tls = ssl.create_default_context(cafile=self._configuration.ssl_ca_cert)
-        if self._configuration.cert_file:
-            tls.load_cert_chain(self._configuration.cert_file, keyfile=self._configuration.key_file)
         self._session = aiohttp.ClientSession(
             # Unlimited: each watch holds one, and the number of workers bounds the rest.
-            connector=aiohttp.TCPConnector(ssl=tls, limit=0),
+            connector=aiohttp.TCPConnector(ssl=self._access.tls, limit=0),
             headers={"User-Agent": self._user_agent},
             read_bufsize=2**20,
         )
@@ -135,17 +108,19 @@ class Kube:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if not self._session:
             raise RuntimeError("use `async with Kube(...)`")
+        content = bytearray()
+        if body is not None:
+            _ENCODER.encode_into(body, content)
         try:
-            token = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
-            if token:
-                headers["Authorization"] = token
+            if authorization := await self._access.authorization():
+                headers["Authorization"] = authorization
             if method != "GET":
                 self._check()
             async with self._session.request(
                 method,
-                self._configuration.host + path,
+                self._access.server + path,
                 params=query,
-                data=None if body is None else msgspec.json.encode(body),
+                data=None if body is None else content,
                 headers=headers,
                 timeout=limits,
             ) as response:
@@ -154,9 +129,11 @@ class Kube:
                 yield response
         except TimeoutError as error:
             raise errors.Unreachable("the Kubernetes API did not answer in time; it is tried again") from error
-        except (aiohttp.ClientError, OSError, ConfigException) as error:
+        except (aiohttp.ClientError, OSError) as error:
             text = f"the Kubernetes API cannot be reached ({type(error).__name__}); it is tried again"
             raise errors.Unreachable(text) from error
+        finally:
+            wipe(content)  # a Secret's has values in it
 
     async def call(
         self,

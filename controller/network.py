@@ -4,6 +4,7 @@ azure-core's `connection_verify=<file>` makes a new TLS context for every reques
 so extra certificates go into one context on a session of ours.
 """
 
+import errno
 import functools
 import ssl
 import urllib.request
@@ -17,11 +18,12 @@ from azure.core.exceptions import AzureError
 from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.policies import (
     AsyncBearerTokenCredentialPolicy,
-    ContentDecodePolicy,
     CustomHookPolicy,
     UserAgentPolicy,
 )
 from azure.core.pipeline.transport import AioHttpTransport
+
+from controller.wiped import Wiped
 
 CONNECT_SECONDS = 10
 READ_SECONDS = 20
@@ -41,7 +43,7 @@ class _Bounded(aiohttp.ClientResponse):
     """An answer that cannot fill the memory."""
 
     async def read(self) -> bytes:
-        answer = bytearray()
+        answer = Wiped()  # it may have a value in it
         try:
             async for part in self.content.iter_any():
                 answer += part
@@ -50,7 +52,7 @@ class _Bounded(aiohttp.ClientResponse):
         except BaseException:
             self.close()
             raise
-        return bytes(answer)
+        return answer  # type: ignore[return-value]  # the SDK only decodes it
 
 
 def new_session(ca: str) -> aiohttp.ClientSession:
@@ -59,7 +61,8 @@ def new_session(ca: str) -> aiohttp.ClientSession:
     if ca:
         tls.load_verify_locations(cadata=ca)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls, limit=32),
+        # Unlimited: how many requests are under way is decided before, by `Slots`.
+        connector=aiohttp.TCPConnector(ssl=tls, limit=0),
         timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS + READ_SECONDS),
         auto_decompress=False,  # azure-core does that itself
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -110,7 +113,6 @@ def new_pipeline(credential: AsyncTokenCredential, note: Callable[[PipelineRespo
     """
     return [
         UserAgentPolicy(sdk_moniker="akv-secret-store"),
-        ContentDecodePolicy(),
         AsyncBearerTokenCredentialPolicy(credential, "vault"),
         CustomHookPolicy(raw_response_hook=note),
     ]
@@ -119,6 +121,8 @@ def new_pipeline(credential: AsyncTokenCredential, note: Callable[[PipelineRespo
 def explain_connection(error: AzureError, other: str) -> str:
     """Why no usable answer came from `other`, in one sentence with the next step."""
     cause: BaseException | None = getattr(error, "inner_exception", None) or error.__cause__
+    if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{other}: the controller may open no more files or connections; raise the limit of its node (nofile)"
     if isinstance(cause, aiohttp.ClientConnectorDNSError):
         return f"{other}: the name {cause.host} does not resolve; check that name and the cluster's DNS"
     if isinstance(cause, aiohttp.ClientConnectorCertificateError | ssl.SSLError | aiohttp.ClientConnectorSSLError):

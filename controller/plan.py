@@ -13,9 +13,9 @@ import msgspec
 
 from controller.api.meta import ManagedFieldsEntry, ObjectMeta, OwnerReference
 from controller.api.secretsync import RESERVED_PREFIX, TLS_TYPE, SecretSync
-from controller.errors import ControllerError, InputError, OwnershipError, ProviderError
+from controller.errors import ControllerError, InputError, OwnershipError, ProviderError, Retry
 from controller.fetched import Fetched, Same
-from controller.schedule import parse_time
+from controller.schedule import FIRST_RETRY, parse_time
 from controller.settings import FIELD_MANAGER
 
 # What SSE puts on its Secrets, so that a cluster can change between it and us without a Secret being rewritten.
@@ -124,10 +124,18 @@ def _nothing_fetched(seen: Observed) -> Refuse | None:
     message = first.message + (
         f" (and {len(others)} more of {len(seen.fetched)} keys fail otherwise)" if others else ""
     )
+    if len(failed) == len(seen.fetched) and (wait := turn(failed)):
+        return Refuse(ProviderError(message, retry_after=wait, retry=Retry.TURN))
     asked = [error.retry_after for error in failed.values() if error.retry_after]
     return Refuse(
         type(first)(message, retry_after=max(asked, default=None)) if isinstance(first, ProviderError) else first
     )
+
+
+def turn(failed: Mapping[str, ControllerError]) -> float | None:
+    """Seconds until the first of what a busy vault has put off has its turn there; None where it has put off none."""
+    waits = (error.retry_after or FIRST_RETRY for error in failed.values() if error.retry is Retry.TURN)
+    return min(waits, default=None)
 
 
 def mistake(sync: SecretSync) -> InputError | None:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 # As a net under the lists, everything is read in full this often, spread evenly.
 FULL_READ = 86_400.0
 # A vault that does not answer holds one of these for a minute.
-WORKERS = 8
+WORKERS = 16
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -34,6 +34,11 @@ class Group(msgspec.Struct, frozen=True):
     cloud: str
     vault: str
     interval: float
+
+    @property
+    def namespace(self) -> str:
+        """Whose it is."""
+        return self.identity.namespace
 
 
 class Member(msgspec.Struct):
@@ -72,7 +77,7 @@ class Poller:
         self._vaults = vaults
         self._tell = tell
         self._dice = random.Random()  # noqa: S311 -- spreads load, guards nothing
-        self._queue: Queue[Group] = Queue(time.monotonic)
+        self._queue: Queue[Group] = Queue(time.monotonic, WORKERS)
         self._members: dict[Key, Member] = {}
         self._cycles: dict[Group, _Cycle] = {}
         self._chorus = Chorus(log)
@@ -108,7 +113,7 @@ class Poller:
 
     async def work(self) -> None:
         """Takes groups and looks at their vaults until the queue is closed."""
-        await self._queue.work(self._turn, WORKERS)
+        await self._queue.work(self._turn)
 
     def flush(self) -> None:
         """Says how many lines of one kind were held back."""

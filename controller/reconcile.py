@@ -27,11 +27,12 @@ from controller.report import Reporter
 from controller.settings import Settings
 from controller.status import Outcome, next_status, ready_condition, sync_hash
 from controller.survey import Survey
-from controller.sync import Again, Ask, Class, Reading, Syncer, Written, confirmed
+from controller.sync import Again, Ask, Class, Equal, Reading, Syncer, Written, confirmed
 from controller.telemetry import Chorus, Metrics
 from controller.vaults import Vaults
 
-WORKERS = 32
+# What one namespace alone gets of these, half, is enough for all the calls that its vault bears.
+WORKERS = 64
 # Drift looks are paced: however many SecretSyncs there are, the API server sees no more than ten a second.
 BETWEEN_LOOKS = 0.1
 # Turns that wait for an old Secret's collection before it is worth a word: about half a minute.
@@ -46,18 +47,16 @@ class Memory(msgspec.Struct):
 
     `due` and `look` are moments of the monotonic clock, None where not decided yet; `due` is infinite where the poll
     of its group decides. `edited` is set while others may work on the key, and taken at the start of a turn, so that no
-    edit is lost. `asked` is since when its values are wanted; `stale` are the keys that a poll found changed, None
-    where all may be, and `confirmed` says that it found none. `again` counts turns in a row that told nothing; `told`
-    is the last message that the status took.
+    edit is lost. `found` is what the last look, or edit, or attempt has left to do; an attempt takes it, and where
+    there is none it asks for everything. `again` counts turns in a row that told nothing; `told` is the last message
+    that the status took.
     """
 
     written: Written = msgspec.field(default_factory=Written)
     failures: int = 0
     again: int = 0
     edited: bool = False
-    asked: float | None = None
-    stale: frozenset[str] | None = None
-    confirmed: bool = False
+    found: Ask | Equal | None = None
     told: str = ""
     due: float | None = None
     look: float | None = None
@@ -73,16 +72,15 @@ class Reconciler:
         vaults: Vaults,
         reporter: Reporter,
         metrics: Metrics,
-        queue: Queue[Key],
     ) -> None:
         self.poller = Poller(settings.jitter, vaults, self._polled)
         self._settings = settings
         self._syncer = syncer
         self._reporter = reporter
         self._metrics = metrics
-        self._queue = queue
+        self._queue: Queue[Key] = Queue(time.monotonic, WORKERS)
         self._names = ("", settings.controller_name)
-        metrics.queue_due.set_function(queue.overdue)
+        metrics.queue_due.set_function(self._queue.overdue)
         self._dice = random.Random()  # noqa: S311 -- spreads load, guards nothing
         self._chorus = Chorus(log)
         self._memory: dict[Key, Memory] = {}
@@ -119,23 +117,23 @@ class Reconciler:
         memory = self._memory.setdefault(key, Memory())
         memory.failures = memory.again = 0
         memory.edited = True
-        memory.asked = time.monotonic()
+        memory.found = Ask(time.monotonic())
         self._queue.add(key)
 
     def _polled(self, key: Key, wanted: Mapping[str, VersionOf], seen: Survey | None) -> None:
         """A poll has looked at what the SecretSync reads; None: all of it has to be fetched to know."""
         sync, memory = self.syncs.get(key), self._memory.get(key)
-        if memory is None or not isinstance(sync, SecretSync):
-            return
+        if memory is None or memory.edited or not isinstance(sync, SecretSync):
+            return  # an edit asks for everything anyway
         stale = seen.stale(wanted, sync.status.objects) if seen else None
         if stale is None or stale:
-            memory.due = memory.asked = time.monotonic()
-            memory.stale, memory.confirmed = stale, False
+            memory.due = time.monotonic()
+            memory.found = Ask(memory.due, stale)
             self._queue.add(key)
             return
         last = schedule.parse_time(sync.status.last_successful_sync_time)
         if last is None or (datetime.now(UTC) - last).total_seconds() >= CONFIRM_EVERY:
-            memory.confirmed = True
+            memory.found = memory.found or Equal()
             self._queue.add(key)
 
     def ours(self) -> Iterator[SecretSync]:
@@ -156,8 +154,12 @@ class Reconciler:
             self._queue.add(key)
 
     async def work(self) -> None:
-        """Works until the queue is closed."""
-        await self._queue.work(self._timed_turn, WORKERS)
+        """Works until closed."""
+        await self._queue.work(self._timed_turn)
+
+    def close(self) -> None:
+        """Begins nothing more."""
+        self._queue.close()
 
     async def _timed_turn(self, key: Key) -> float | None:
         started = time.monotonic()
@@ -178,7 +180,6 @@ class Reconciler:
         memory = self._memory.setdefault(key, Memory())
         if memory.edited:
             memory.edited, memory.due, memory.told = False, None, ""
-            memory.stale, memory.confirmed = None, False
             self.poller.leave(key)
         try:
             try:
@@ -218,13 +219,13 @@ class Reconciler:
             memory.due = now + await self._until_due(key, sync, source)
         if memory.look is None:
             memory.look = self._next_look(schedule.spread(self._settings.drift_interval, self._dice))
-        if memory.due > now and not memory.confirmed:
+        if memory.due > now and not isinstance(memory.found, Equal):
             if memory.look > now:
                 return min(memory.due, memory.look) - now
             memory.look = self._next_look(self._settings.drift_interval)
             if await self._syncer.unchanged(sync, memory.written):
                 return max(0.0, min(memory.due, memory.look) - time.monotonic())
-            memory.stale, memory.asked = None, now
+            memory.found = Ask(now)
         outcome = await self._attempt(key, sync, source, memory)
         known = source if isinstance(source, SecretProviderClass) else None
         wait = await self._settle(sync.metadata, sync.status, known, outcome, memory)
@@ -286,7 +287,7 @@ class Reconciler:
     def _until_next(self, outcome: Outcome, memory: Memory) -> float:
         if outcome.ready:
             memory.failures = 0
-            return math.inf  # its group's poll decides
+            return 0.0 if memory.found else math.inf  # its group's poll decides, or has done so meanwhile
         if outcome.retry is errors.Retry.TURN:
             return outcome.retry_after or schedule.FIRST_RETRY
         memory.failures += 1
@@ -300,23 +301,32 @@ class Reconciler:
         return self._last_look
 
     async def _attempt(self, key: Key, sync: SecretSync, source: Class, memory: Memory) -> Outcome:
+        """Does what was found, and leaves to the next attempt what could not be done."""
+        found, memory.found = memory.found or Ask(time.monotonic()), None
+        stale = None if isinstance(found, Equal) else found.stale
+        try:
+            outcome = await self._try(key, sync, source, memory, found)
+        except Again:
+            memory.found = memory.found or Ask(time.monotonic(), stale)
+            raise
+        if not outcome.ready:
+            self.poller.leave(key)
+            # Only who waits for a turn asks for no more than is left: nobody polls meanwhile.
+            left = (outcome.left or stale) if outcome.retry is errors.Retry.TURN else None
+            memory.found = memory.found or Ask(time.monotonic(), left)
+        return outcome
+
+    async def _try(self, key: Key, sync: SecretSync, source: Class, memory: Memory, found: Ask | Equal) -> Outcome:
         """Syncs, and turns whatever went wrong into an outcome that a person can read."""
-        ask = Ask(time.monotonic() if memory.asked is None else memory.asked, memory.stale)
-        memory.asked = None
         try:
             reading = await self._syncer.reading(sync, source)
-            if memory.confirmed:
-                memory.confirmed = False
+            if isinstance(found, Equal):
                 return confirmed(reading)
-            outcome = await self._syncer.sync(sync, reading, memory.written, ask)
+            outcome = await self._syncer.sync(sync, reading, memory.written, found)
             if outcome.ready:
-                memory.stale = None
                 self._join(key, sync, reading, 0.0)
-            else:
-                self.poller.leave(key)
             return outcome
         except errors.ControllerError as error:
-            self.poller.leave(key)
             return Outcome(
                 reason=error.reason,
                 message=error.message,

@@ -110,6 +110,13 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     pod_name: Annotated[str, Meta(description="The controller's own name, for events")] = "akv-secret-store"
     listen_address: Annotated[str, Meta(description="Where probes and metrics are served")] = "0.0.0.0"  # noqa: S104
     listen_port: Annotated[int, Meta(ge=0, le=65535, description="… and the port; 0: a free one")] = 8080
+    otlp_endpoint: Annotated[
+        str,
+        Meta(pattern=f"^$|{HTTPS_URL}", description="The collector to ship logs to, as https://host:4318; none: none"),
+    ] = ""
+    otlp_folder: Annotated[
+        str, Meta(description="Folder of the tls.crt and tls.key to show it, and the ca.crt to know it by")
+    ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe lines to log")
     ] = "info"

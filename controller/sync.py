@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from controller import errors, permissions
+from controller import confined, errors, permissions
 from controller.accounts import identity_of
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
@@ -36,6 +36,7 @@ from controller.plan import (
     ownership,
     partial_message,
     plan,
+    turn,
 )
 from controller.queue import Key
 from controller.schedule import COLLECTED_SOON, refresh_interval
@@ -67,6 +68,10 @@ class Ask(msgspec.Struct, frozen=True):
 
     since: float
     stale: frozenset[str] | None = None
+
+
+class Equal(msgspec.Struct, frozen=True):
+    """Nothing is to be fetched: a look at the vault has found the Secret equal to it, and that is to be told."""
 
 
 class Reading(NamedTuple):
@@ -205,9 +210,10 @@ class Syncer:
     ) -> dict[str, Fetched | Same | errors.ControllerError]:
         wanted = {key: version for key, version in reading.wanted.items() if key not in unchanged}
         reader = self._vaults.reader(reading.identity, reading.cloud, reading.vault)
-        first = not sync.status.objects
+        # What there is nothing of yet comes first at a busy vault.
+        first = not {item.target_key for item in sync.status.objects}.issuperset(wanted)
         read = await reader.read({version.whole for version in wanted.values()}, since=ask.since, first=first)
-        arguments = (reading.vault, wanted, read, datetime.now(UTC))
+        arguments = (reading.vault, wanted, read, datetime.now(UTC), confined.pem_of_pfx)
         if any(needs_parsing(version, read[version.whole]) for version in wanted.values()):
             # A PFX with a long RSA key takes a quarter of a second: other SecretSyncs go on between one and the next.
             fetched = await asyncio.to_thread(contents, *arguments)
@@ -254,15 +260,16 @@ class Syncer:
         odd = tuple(warnings(reading.vault, wanted, fetched))
         if decision.failed:
             paths = {pair.target_key: pair.source_path for pair in sync.spec.secret_object.data}
-            message = partial_message(decision.failed, paths)
-            retry_after = max((error.retry_after or 0.0 for error in decision.failed.values()), default=0.0)
+            wait = turn(decision.failed)
             return Outcome(
                 reason=Reason.PARTIAL,
-                message=message,
+                message=partial_message(decision.failed, paths),
                 ready=False,
                 exists=True,
                 objects=objects,
-                retry_after=retry_after,
+                retry_after=wait or max(error.retry_after or 0.0 for error in decision.failed.values()),
+                retry=errors.Retry.TURN if wait else errors.Retry.TIME,
+                left=frozenset(decision.failed) if wait else None,
                 warnings=odd,
             )
         everything = not any(isinstance(item, Same) for item in fetched.values())

@@ -119,6 +119,12 @@ class Metrics:
         self.not_ready = self._gauge("not_ready", "SecretSyncs whose Ready condition is not True")
         self.queue_due = self._gauge("queue_due", "SecretSyncs that could be worked on now and wait for a worker")
         self.leader = self._gauge("leader", "1 while this process leads, else 0")
+        self.log_lines_shipped = self._counter("log_lines_shipped", "Log lines that the logs' collector has taken")
+        self.log_lines_lost = self._counter(
+            "log_lines_lost",
+            "Log lines that it has not: more waited for it than is kept (full), or it did not want them (refused)",
+            "cause",
+        )
         # Vaults are named by namespaces: without a bound, names that nobody uses any more would stay for ever.
         self._vaults: dict[str, set[tuple[str, str]]] = {}
 

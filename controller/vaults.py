@@ -1,6 +1,5 @@
 """All Key Vaults that are read: one reader per identity and vault, one pool of connections per set of trusted roots."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -12,6 +11,7 @@ from controller.identity import FederatedCredential, Identity
 from controller.network import new_session, new_transport
 from controller.pace import Pace
 from controller.settings import Cloud
+from controller.shares import Slots
 from controller.vault import VaultReader
 
 
@@ -29,7 +29,7 @@ class Vaults:
         self._check = check
         self._assertion = assertion
         self._count = count
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots = Slots(AT_ONCE)
         self._transports: dict[str, AioHttpTransport] = {}
         self._paces: dict[str, Pace] = {}
         self._credentials: dict[tuple[Identity, Cloud], FederatedCredential] = {}
@@ -51,7 +51,7 @@ class Vaults:
                 self._credentials[identity, where] = credential
             url = where.vault_url.replace("{vault}", vault.lower())
             pace = self._paces.setdefault(url, Pace(time.monotonic))
-            calls = Calls(vault, url, credential, identity.client_id, transport, self._slots, pace, self._count)
+            calls = Calls(vault, url, identity, credential, transport, self._slots, pace, self._count)
             found = VaultReader(calls)
             self._readers[identity, where, vault] = found
         self._used[identity, where, vault] = time.monotonic()

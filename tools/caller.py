@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from controller import errors
+from controller import access, errors
 from controller.api.meta import Resource
-from controller.kube import METADATA_ONLY, Handle, Kube, Page, load_configuration
+from controller.kube import METADATA_ONLY, Handle, Kube, Page
 
 JSON_PATCH = "application/json-patch+json"
 _USER_AGENT = "akv-secret-store-tools"
@@ -88,7 +88,7 @@ def _decode(answer: bytes, shape: type[T], what: str) -> T:
 async def connect(kubeconfig: Path | None) -> AsyncIterator[Caller]:
     """Asks as whoever the kubeconfig says: the one that is named, $KUBECONFIG, ~/.kube/config, or the pod's own."""
     named = str(kubeconfig or "") or os.environ.get("KUBECONFIG", "") or await asyncio.to_thread(_usual)
-    async with Kube(await load_configuration(named or None), _USER_AGENT) as kube:
+    async with Kube(await access.find({**os.environ, "KUBECONFIG": named}), _USER_AGENT) as kube:
         yield Caller(kube)
 
 

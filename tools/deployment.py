@@ -7,6 +7,7 @@ from tools.release_test import settings as release_test
 
 FOLDER = "/etc/akv-secret-store"
 CLOUDS_FILE, CA_FILE = "clouds.json", "ca.pem"
+LOGS_FOLDER = "/etc/akv-secret-store-logs"
 TEST_CLOUDS_FOLDER = "/etc/akv-secret-store-test"
 # A Secret type that the policies never allow, so that a refusal shows that they are in force.
 PROBE_SECRET_TYPE = "akv-secret-store/probe"  # noqa: S105 -- a type's name
@@ -44,6 +45,8 @@ _SOURCES: dict[str, Variable] = {
     "lease_name": Variable('include "akv-secret-store.fullname" .'),
     "pod_namespace": Variable(pod_field="metadata.namespace"),
     "pod_name": Variable(pod_field="metadata.name"),
+    "otlp_endpoint": Variable(".Values.logs.otlp.endpoint", when='include "akv-secret-store.logs" .'),
+    "otlp_folder": Variable(f'"{LOGS_FOLDER}"', when='include "akv-secret-store.logs" .'),
     "log_level": Variable(".Values.logLevel"),
 }
 # The program's own defaults are right in the image: the port is the one that the Deployment names.

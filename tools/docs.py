@@ -38,7 +38,7 @@ def values_yaml(chart: values.ChartValues) -> str:
 
 
 def _rights(rules: list[rbac.Rule]) -> str:
-    return _table(
+    return table(
         ("resources", "verbs", "what for"),
         [(f"`{'`, `'.join(rule.resources)}`", ", ".join(rule.verbs), "; ".join(rule.why)) for rule in rules],
     )
@@ -51,7 +51,7 @@ def readme(description: str, chart: values.ChartValues) -> str:
         description=description,
         since=policies.SINCE,
         port=Settings().listen_port,
-        values=_table(
+        values=table(
             ("value", "default", "meaning"),
             [
                 (f"`{leaf.path}`", f"`{text.inline(leaf.default)}`", leaf.description)
@@ -62,22 +62,23 @@ def readme(description: str, chart: values.ChartValues) -> str:
         rights=_rights([*rbac.controller(), *rbac.akv_sync()]),
         identity=rbac.identity(),
         home=_rights(rbac.home()),
+        probe=rbac.probe(),
         test_sample=_rights(rbac.test_sample()),
         test_vault=_rights(rbac.test_vault()),
-        metrics=_table(
+        metrics=table(
             ("metric", "labels", "meaning"),
             [
                 (f"`{item.name}`", ", ".join(f"`{label}`" for label in item.labels), item.meaning)
                 for item in (*Metrics().described, *census.DESCRIBED)
             ],
         ),
-        alarms=_table(
+        alarms=table(
             ("alarm", "when", "expression"),
             [(f"`{alarm.name}`", alarm.what, f"`{alarm.expression}`") for alarm in monitoring.ALARMS],
         ),
         people=rbac.people(),
         akv_sync=guide.AKV_SYNC.strip(),
-        made=_table(
+        made=table(
             ("Secret", "type", "keys, and the sourcePath of each"),
             [
                 (
@@ -94,18 +95,20 @@ def readme(description: str, chart: values.ChartValues) -> str:
         policies=policies.POLICIES,
         roles={kind: source.role for kind, source in SOURCES.items()},
         attention=ATTENTION,
-        reasons=_table(
+        reasons=table(
             ("reason", "meaning", "what to do"),
             [(f"`{reason}`", reason.meaning, reason.next_step) for reason in Reason],
         ),
-        widenings=_table(
+        widenings=table(
             ("kind", "field", "what differs, and why"),
             [(widening.kind, f"`{widening.field}`", widening.reason) for widening in crds.WIDENINGS],
         ),
     )
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Markdown."""
+
     def line(cells: tuple[Any, ...]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 

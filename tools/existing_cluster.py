@@ -42,15 +42,16 @@ class ExistingCluster:
             raise ClusterError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
         return done.stdout
 
-    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
+    def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
         """A kubeconfig of an existing service account, with a token for 24 hours, or as long as it allows."""
         token = self.kubectl("create", "token", name, "--namespace", namespace, "--duration=24h").strip()
         config = self._config | {"users": [{"name": self._config["contexts"][0]["context"]["user"]}]}
         config["users"][0]["user"] = {"token": token}
-        path = self._folder / f"{namespace}-{name}.kubeconfig"
+        folder.mkdir()
+        path = folder / "kubeconfig"
         path.touch(mode=0o600)
         path.write_text(json.dumps(config))
-        return path
+        return {"KUBECONFIG": str(path)}
 
     def exists(self, kind: str, name: str) -> bool:
         """Whether there is such an object, which does not belong to a namespace."""

@@ -1,4 +1,4 @@
-"""Writes every file that is made from the types: CRDs, Roles, policies, values, their schema, the chart's README.
+"""Writes every file that is made from the types: CRDs, Roles, policies, values, their schema, reference pages.
 
 Exit codes: 0 all files are written, or as they should be; 1 `--check` found differences; 2 wrong usage, or types that
 cannot be written.
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Settings
-from tools import crds, deployment, docs, monitoring, policies, rbac, schema, text, values
+from tools import crds, deployment, docs, monitoring, policies, rbac, reference, schema, text, values
 
 ROOT = Path(__file__).resolve().parent.parent
 _SHOWN_LINES = 20
@@ -50,6 +50,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             clouds_file=deployment.CLOUDS_FILE,
             ca_file=deployment.CA_FILE,
             test_clouds_folder=deployment.TEST_CLOUDS_FOLDER,
+            logs_folder=deployment.LOGS_FOLDER,
         ),
     )
     roles = (rbac.controller, rbac.akv_sync, rbac.identity, rbac.home, rbac.probe, rbac.people)
@@ -58,9 +59,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
     yield "chart/templates/test.yaml", text.render("test.yaml", sample=rbac.test_sample(), vault=rbac.test_vault())
     yield (
         "chart/templates/policies.yaml",
-        text.render(
-            "policies.yaml", policies=policies.POLICIES, allowed_types=policies.ALLOWED_TYPES, since=policies.SINCE
-        ),
+        text.render("policies.yaml", policies=policies.POLICIES, since=policies.SINCE),
     )
     yield (
         "chart/templates/checks.yaml",
@@ -84,6 +83,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
     yield "chart/dashboard.json", monitoring.dashboard()
     yield "chart/values.yaml", docs.values_yaml(chart)
     yield "chart/README.md", docs.readme(project["description"], chart)
+    yield "docs/reference.md", reference.page()
     value_schema = json.dumps(values.schema(), indent=2, ensure_ascii=False) + "\n"
     yield "chart/values.schema.json", value_schema
     yield "values.schema.json", value_schema
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="tools/generate",
         description="Write the files that are made from the types in controller/ and tools/: "
-        "CRDs, Roles, admission policies, values.yaml, values.schema.json and the chart's README.",
+        "CRDs, Roles, admission policies, values.yaml, values.schema.json, the chart's README and docs/reference.md.",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a file differs, and show how")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to write to (default: this one)")

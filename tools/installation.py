@@ -73,7 +73,8 @@ class Installation:
 
     async def _policies(self, deployment: Object) -> Check:
         meta = deployment["metadata"]
-        wanted = [f"{policy.name}.{meta['name']}.{meta['namespace']}" for policy in policies.POLICIES]
+        brought = [policy for policy in policies.POLICIES if policy.there(self.settings)]
+        wanted = [f"{policy.name}.{meta['name']}.{meta['namespace']}" for policy in brought]
         path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
         try:
             there = await self._caller.objects(f"{path}ies", _LABELS)

@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,50 +20,60 @@ class Cluster(Protocol):
     def kubectl(self, *args: str) -> str:
         """What kubectl prints."""
 
-    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
-        """A kubeconfig with a token of that ServiceAccount."""
+    def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
+        """The variables by which `controller.access` finds the API server as that ServiceAccount; files in `folder`."""
 
 
 class Volumes:
-    """A pod's volumes as folders."""
+    """A pod's volumes as folders, in which all files change at once."""
 
     def __init__(self, plane: Cluster, namespace: str, account: str, folder: Path) -> None:
         self._plane, self._namespace, self._account, self._folder = plane, namespace, account, folder
+        self._mounted: dict[str, Mapping[str, Any]] = {}
 
     def mount(self, volumes: list[dict[str, Any]], mounts: list[dict[str, Any]]) -> dict[str, Path]:
         """Where each mountPath is found here."""
-        by_name = {volume["name"]: volume for volume in volumes}
-        folders = {name: self._fill(self._folder / name, by_name[name]) for name in {m["name"] for m in mounts}}
-        return {m["mountPath"].rstrip("/"): folders[m["name"]] / m.get("subPath", "") for m in mounts}
+        names = {mount["name"] for mount in mounts}
+        self._mounted = {volume["name"]: volume for volume in volumes if volume["name"] in names}
+        for name in self._mounted:
+            (self._folder / name).mkdir(parents=True)
+        self.refresh()
+        return {m["mountPath"].rstrip("/"): self._folder / m["name"] / m.get("subPath", "") for m in mounts}
 
-    def _fill(self, folder: Path, volume: Mapping[str, Any]) -> Path:
-        folder.mkdir(parents=True)
+    def refresh(self) -> None:
+        """Brings what the API server has now, as a kubelet does within a minute or two of a change."""
+        for name, volume in self._mounted.items():
+            if "emptyDir" not in volume:
+                _publish(self._folder / name, self._files(volume))
+
+    def _files(self, volume: Mapping[str, Any]) -> dict[str, bytes]:
         kind = next(key for key in volume if key != "name")
-        if kind == "projected":
-            for source in volume["projected"]["sources"]:
-                ((part, about),) = source.items()
-                self._write(folder, volume["name"], part, about)
-        elif kind != "emptyDir":
-            self._write(folder, volume["name"], kind, volume[kind])
-        return folder
+        if kind != "projected":
+            return self._source(volume["name"], kind, volume[kind])
+        files: dict[str, bytes] = {}
+        for source in volume["projected"]["sources"]:
+            ((part, about),) = source.items()
+            files |= self._source(volume["name"], part, about)
+        return files
 
-    def _write(self, folder: Path, volume: str, kind: str, about: Mapping[str, Any]) -> None:
-        if kind == "configMap":
-            files = self._config_map(about["name"])
+    def _source(self, volume: str, kind: str, about: Mapping[str, Any]) -> dict[str, bytes]:
+        if kind in ("configMap", "secret"):
+            files = self._data(kind, about.get("name") or about["secretName"], optional=about.get("optional", False))
         elif kind == "serviceAccountToken":
             files = {about["path"]: self._token(about)}
         else:
             raise WorkloadError(f"volume {volume}: {kind} cannot be had without a node")
         paths = {item["key"]: item["path"] for item in about.get("items", [])} or {name: name for name in files}
-        for key, path in paths.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(files[key])
+        return {path: files[key] for key, path in paths.items() if key in files or not about.get("optional")}
 
-    def _config_map(self, name: str) -> dict[str, bytes]:
-        arguments = ("get", "configmap", name, "--namespace", self._namespace, "--output", "json")
-        found = json.loads(self._plane.kubectl(*arguments))
-        texts = {key: value.encode() for key, value in found.get("data", {}).items()}
-        return texts | {key: base64.b64decode(value) for key, value in found.get("binaryData", {}).items()}
+    def _data(self, kind: str, name: str, *, optional: bool) -> dict[str, bytes]:
+        arguments = ("get", kind.lower(), name, "--namespace", self._namespace, "--output", "json")
+        found = json.loads(self._plane.kubectl(*arguments, *(["--ignore-not-found"] if optional else [])) or "{}")
+        encoded = found.get("data" if kind == "secret" else "binaryData", {})
+        texts = {} if kind == "secret" else found.get("data", {})
+        return {key: text.encode() for key, text in texts.items()} | {
+            key: base64.b64decode(text) for key, text in encoded.items()
+        }
 
     def _token(self, about: Mapping[str, Any]) -> bytes:
         seconds = about.get("expirationSeconds", 3600)
@@ -70,6 +82,26 @@ class Volumes:
             *([f"--audience={about['audience']}"] if "audience" in about else []),
         ]
         return self._plane.kubectl("create", "token", self._account, "-n", self._namespace, *flags).strip().encode()
+
+
+def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Each name is a link through `..data`, and `..data` is changed by one rename."""
+    fresh = Path(tempfile.mkdtemp(prefix="..", dir=folder))
+    for path, content in files.items():
+        (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / path).write_bytes(content)
+    data, new = folder / "..data", folder / "..new"
+    old = data.resolve() if data.exists() else None
+    new.symlink_to(fresh.name)
+    new.rename(data)
+    for name in {Path(path).parts[0] for path in files}:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(Path("..data") / name)
+    for link in folder.iterdir():
+        if not link.exists():
+            link.unlink()
+    if old:
+        shutil.rmtree(old)
 
 
 def secrets(plane: Cluster, namespace: str) -> Callable[[str], dict[str, str]]:

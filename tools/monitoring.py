@@ -122,6 +122,14 @@ PANELS = (
         (("sum by (verb) (rate(akv_secret_store_secret_writes_total[$__rate_interval]))", "{{verb}}"),),
     ),
     Panel(
+        "Log lines to the collector",
+        "ops",
+        (
+            ("sum(rate(akv_secret_store_log_lines_shipped_total[$__rate_interval]))", "shipped"),
+            ("sum by (cause) (rate(akv_secret_store_log_lines_lost_total[$__rate_interval]))", "lost: {{cause}}"),
+        ),
+    ),
+    Panel(
         "Who leads, and what waits",
         "short",
         (("sum(akv_secret_store_leader)", "leaders"), ("max(akv_secret_store_queue_due)", "due and waiting")),

@@ -5,15 +5,18 @@ own ServiceAccount are judged by these rules; nobody else's are. Each refusal te
 Source: Kubernetes documentation, "Validating Admission Policy" (admissionregistration.k8s.io/v1).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from controller.api.akvsync import AKVSync
+from controller.api.lease import Lease
 from controller.api.meta import Resource, Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import DEFAULT_TYPE, TYPE_STAYS, SecretSync
 from controller.plan import OUR_LABEL
-from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
+from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS, Settings
 from tools.deployment import PROBE_SECRET_TYPE
+from tools.rbac import FULL_NAME
 
 # The first Kubernetes release that serves ValidatingAdmissionPolicy as v1.
 SINCE = "1.30"
@@ -24,8 +27,10 @@ NEVER_ALLOWED = (
     "bootstrap.kubernetes.io/token",
     PROBE_SECRET_TYPE,
 )
-# Replaced in the chart by a CEL list made from validatingAdmissionPolicies.allowedSecretTypes.
-ALLOWED_TYPES = "ALLOWED_SECRET_TYPES"
+# What the chart's templates put in: a JSON list of texts is a CEL list, too.
+_ALLOWED_TYPES = "{{ include `akv-secret-store.list` .Values.validatingAdmissionPolicies.allowedSecretTypes }}"
+_SERVED = "{{ include `akv-secret-store.namespaces` . }}"
+_HOME = "'{{ include `akv-secret-store.namespace` . }}'"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,20 @@ class Validation:
 
     expression: str
     message: str
+
+
+@dataclass(frozen=True)
+class When:
+    """Where there is a policy: the condition in the chart, and the same by what the Deployment tells the controller."""
+
+    template: str
+    holds: Callable[[Settings], bool]
+
+
+_AKV_SYNC = When('include "akv-secret-store.true" .Values.akvSync.enabled', lambda settings: settings.akv_sync)
+_WATCHING = When(
+    'include "akv-secret-store.namespaces" . | fromJsonArray', lambda settings: bool(settings.watch_namespaces)
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +69,12 @@ class Policy:
     variables: tuple[tuple[str, str], ...] = ()
     # Whether it binds everybody, in the namespaces that are served, and not the controller alone.
     everybody: bool = False
-    # A value of the chart that must be true.
-    when: str = ""
+    # Without one it is always there.
+    when: When | None = None
+
+    def there(self, settings: Settings) -> bool:
+        """Whether a release whose controller has these settings brings it."""
+        return self.when is None or self.when.holds(settings)
 
 
 def _owned_by(which: str, kind: type[Resource]) -> str:
@@ -123,7 +146,7 @@ _SECRETS = Policy(
             f"Secrets of the types {', '.join(NEVER_ALLOWED[:2])} are never written",
         ),
         Validation(
-            f"variables.secretType in {ALLOWED_TYPES}",
+            f"variables.secretType in {_ALLOWED_TYPES}",
             "this type of Secret is not among the chart's validatingAdmissionPolicies.allowedSecretTypes",
         ),
     ),
@@ -157,6 +180,52 @@ _TOKENS = Policy(
             f"tokens last {TOKEN_SECONDS} seconds at most",
         ),
     ),
+)
+
+
+_LEASES = Policy(
+    name="lease",
+    why="The controller renews the Lease that the chart made for it, and touches no other.",
+    group=Lease.group,
+    version=Lease.version,
+    resource=Lease.plural,
+    operations=("CREATE", "UPDATE", "DELETE"),
+    validations=(
+        Validation(
+            f"request.operation == 'UPDATE' && request.namespace == {_HOME} && request.name == '{FULL_NAME}'",
+            "the controller updates its own Lease, and makes, changes or deletes no other",
+        ),
+    ),
+)
+
+_NAMESPACES = Policy(
+    name="namespaces",
+    why="With `watchNamespaces` the controller changes nothing elsewhere, and nothing of the cluster's own; at home"
+    " there is its Lease.",
+    group="*",
+    version="*",
+    resource="*/*",
+    operations=("*",),
+    variables=(
+        # A Namespace counts as within itself, and is the cluster's own all the same.
+        (
+            "place",
+            "has(request.namespace) && request.resource.resource != 'namespaces' ? request.namespace : ''",
+        ),
+        ("lease", f"request.resource.resource == {_text(Lease.plural)}"),
+        # The controller is not ready until the policy on Secrets refuses one that it tries, dry, to create.
+        (
+            "probe",
+            f"request.operation == 'CREATE' && request.resource.resource == {_text(Secret.plural)} && request.dryRun",
+        ),
+    ),
+    validations=(
+        Validation(
+            f"variables.place in {_SERVED} || variables.place == {_HOME} && (variables.lease || variables.probe)",
+            "the controller changes nothing outside the chart's watchNamespaces",
+        ),
+    ),
+    when=_WATCHING,
 )
 
 
@@ -202,7 +271,7 @@ def _made(kind: type[Resource]) -> Policy:
                 f"the owner of a {kind.kind} may not change",
             ),
         ),
-        when="akvSync.enabled",
+        when=_AKV_SYNC,
     )
 
 
@@ -210,6 +279,8 @@ POLICIES: tuple[Policy, ...] = (
     _SECRETS,
     _NO_DELETE,
     _TOKENS,
+    _LEASES,
+    _NAMESPACES,
     _TYPE_STAYS,
     _made(SecretSync),
     _made(SecretProviderClass),

@@ -44,13 +44,22 @@ _POLL_SECONDS = 0.05
 class Workload:
     """One container as a process. A context manager: started on entry unless it runs, killed at the end.
 
-    `env` is the whole environment and may be changed before `start()`. `log` gets stdout and stderr.
+    `env` is the whole environment and may be changed before `start()`. `log` gets stdout and stderr. What its volumes
+    hold changes when they are told to `refresh()`.
     """
 
     def __init__(
-        self, name: str, folder: Path, args: list[str], env: dict[str, str], ready_path: str, service_account: str
+        self,
+        name: str,
+        folder: Path,
+        args: list[str],
+        env: dict[str, str],
+        ready_path: str,
+        service_account: str,
+        volumes: kubelet.Volumes,
     ) -> None:
         self.env = env
+        self.volumes = volumes
         self.log = folder / "log"
         self.service_account = service_account
         self._name, self._folder, self._args, self._ready_path = name, folder, args, ready_path
@@ -90,16 +99,16 @@ class Workload:
         env |= {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
-            "KUBECONFIG": str(plane.service_account_kubeconfig(namespace, account)),
+            **plane.account_environment(namespace, account, folder / "account"),
             "LISTEN_ADDRESS": "127.0.0.1",
-            "LISTEN_PORT": str(_free_port()),
+            "LISTEN_PORT": str(free_port()),
         }
         words = [*(container.get("command") or _ENTRYPOINT), *container.get("args", [])]
         if words[:3] != _ENTRYPOINT[:3]:
             raise WorkloadError(f"{name}: only `{' '.join(_ENTRYPOINT[:3])}` is run here, not {words[:3]}")
         args = [kubelet.relocate(kubelet.expand(word, env), places) for word in words[3:]]
         ready = container.get("readinessProbe", {}).get("httpGet", {}).get("path", "/readyz")
-        return cls(name, folder, args, env, ready, account)
+        return cls(name, folder, args, env, ready, account, volumes)
 
     @property
     def url(self) -> str:
@@ -198,7 +207,8 @@ class Workload:
         return self._process
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

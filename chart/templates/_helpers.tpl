@@ -181,13 +181,32 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- toYaml $said }}
 {{- end }}
 
-{{/* Whether the API server has a kind, by its renderMode. */}}
+{{/* Logs to a collector: whether, and the names of the certificate and of the bundle, which belongs to no namespace. */}}
+{{- define "akv-secret-store.logs" -}}
+{{- include "akv-secret-store.true" .Values.logs.otlp.enabled }}
+{{- end }}
+
+{{- define "akv-secret-store.logsName" -}}
+{{- printf "%s-logs" (include "akv-secret-store.fullname" .) }}
+{{- end }}
+
+{{- define "akv-secret-store.logsBundle" -}}
+{{- /* trust-manager makes it a label's value, which has 63 characters at most. */ -}}
+{{- $name := include "akv-secret-store.fullname" . | trunc 49 | trimSuffix "-" }}
+{{- printf "%s-logs-%s" $name (include "akv-secret-store.globalName" . | sha256sum | trunc 8) }}
+{{- end }}
+
+{{/* Whether the API server has a kind, by its renderMode; `instead` is a way to do without. */}}
+{{- define "akv-secret-store.served" -}}
+{{- if or (eq .renderMode "alwaysRender") (.root.Capabilities.APIVersions.Has .kind) }}true
+{{- else if eq .renderMode "failIfMissing" }}
+{{- fail (printf "%s: the cluster does not serve %s, %s's; install that first, %sor set %s.renderMode to skipIfMissing, or to alwaysRender where no cluster is asked" .wanted .kind .whose .instead .path) }}
+{{- end }}
+{{- end }}
+
 {{- define "akv-secret-store.renders" -}}
 {{- if include "akv-secret-store.true" .value.enabled }}
-{{- if or (eq .value.renderMode "alwaysRender") (.root.Capabilities.APIVersions.Has .kind) }}true
-{{- else if eq .value.renderMode "failIfMissing" }}
-{{- fail (printf "%s.enabled: the cluster does not serve %s, the Prometheus Operator's; install that first, or set %s.renderMode to skipIfMissing, or to alwaysRender where no cluster is asked" .path .kind .path) }}
-{{- end }}
+{{- include "akv-secret-store.served" (dict "root" .root "kind" .kind "path" .path "renderMode" .value.renderMode "wanted" (printf "%s.enabled" .path) "whose" "the Prometheus Operator" "instead" "") }}
 {{- end }}
 {{- end }}
 

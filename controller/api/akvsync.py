@@ -138,7 +138,7 @@ class AKVObject(Wire, frozen=True, kw_only=True):
         int,
         schema(
             "How many versions, the newest first; left out, that one alone. An Opaque Secret has them as keys v0, v1 …;"
-            " of the other types there is a Secret for each, <name>-v0, <name>-v1 …",
+            " of the other types there is a Secret for each, `<name>-v0`, `<name>-v1` …",
             format="int32",
             minimum=1,
             maximum=MOST_VERSIONS,

@@ -1,6 +1,7 @@
 """Conditions and the reasons people know from SSE's troubleshooting guide.
 
 Each reason becomes a row of the documentation's table. SSE's UnknownError has no member: nothing here is unknown.
+Nor has InvalidClusterSecretAnnotationError: the owner tells whose a Secret is, so there is one reason, the label's.
 """
 
 import enum

@@ -1,70 +1,91 @@
-"""`make bench`: what the controller takes of the machine, the API server and the vault, as Markdown and JSON.
+"""`make bench`: what the controller takes of the machine, the API server and the vault, as JSON and Markdown.
 
 Each run has a control plane and an emulator of its own, and the chart's controller under the chart's rights. Counts do
-not depend on the machine; times do, so the table says on which one they were taken.
+not depend on the machine; times do, so the tables say on which one they were taken.
 """
 
 import argparse
-import json
 import os
-import platform
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench import latency, scale
-from tests.bench.scale import Shape
+from tests.bench import growth, latency, scale
+from tests.bench.results import ROOT, Machine, Results, committed, markdown, read
+from tests.bench.stage import Shape, cluster
+from tests.bench.targets import IDLE_MEMORY, targets
+from tools.local_cluster.versions import DEFAULT_KUBERNETES
 
-RESULTS = Path("build/bench.json")
-Figures = dict[str, float]
+COUNTS = (100, 1_000)
+GROWTH = (100, 300, 1_000, 3_000, 10_000)
+NAME, GROWN = "figures", "growth"
+PAGE = ROOT / "docs/figures.md"
+PLOT = ROOT / "docs/growth.svg"
+HEAD = """\
+<!-- Written by `make bench`; do not edit. What was found and done about it: performance.md. -->
+
+# Figures
+
+Vault calls are counted at the vault, API writes in the audit log, CPU and memory in /proc. Each SecretSync has one key,
+and each SecretProviderClass 100 objects. A first sync counts from the first Secret to the last, a rotation from the
+poll's first call to the last Secret. Before are the figures of the last commit.
+"""
 
 
 def shapes(counts: Sequence[int]) -> list[Shape]:
-    """Each number of Secrets with a vault that answers at once, and with one that takes its time."""
-    return [Shape(count, seconds) for count in counts for seconds in (0.0, 0.05)]
+    """Each number with a vault that answers at once, and one that takes its time; the largest with history, too."""
+    plain = [Shape(count, seconds) for count in counts for seconds in (0.0, 0.05)]
+    return [*plain, Shape(max(counts), history=2)]
 
 
-def runs(number: int, wanted: Sequence[Shape]) -> dict[str, list[Figures]]:
-    """Figures of each shape, one item a run; the shapes take turns, so that a slow minute hits all of them."""
-    found: dict[str, list[Figures]] = {}
-    for each in range(number):
-        for shape in wanted:
-            print(f"run {each + 1} of {number}: {shape}", file=sys.stderr, flush=True)
-            with tempfile.TemporaryDirectory() as folder:
-                found.setdefault(str(shape), []).append(scale.run(shape, Path(folder)).figures)
-    return found
+def measure(wanted: Sequence[Shape], runs: int, results: Results) -> None:
+    """Each shape once a run, in a cluster of the run's own: so a slow minute hits all of them alike."""
+    for number in range(runs):
+        with tempfile.TemporaryDirectory() as folder, cluster(Path(folder)) as installed:
+            print(f"run {number + 1} of {runs}: {scale.IDLE}", file=sys.stderr, flush=True)
+            results.add(scale.idle(installed))
+            for shape in wanted:
+                print(f"run {number + 1} of {runs}: {shape}", file=sys.stderr, flush=True)
+                results.add(scale.run(installed, shape))
 
 
-def table(found: Sequence[Figures]) -> list[str]:
-    """A row for each figure: the median, the least and the most of the runs."""
-    rows = ["| what | median | least | most |", "| --- | --- | --- | --- |"]
-    for name in found[0]:
-        values = [run[name] for run in found if name in run]
-        rows.append(f"| {name} | {statistics.median(values):.4g} | {min(values):.4g} | {max(values):.4g} |")
-    return rows
+def write_page() -> None:
+    """The page of both measurings, and the plot, as last written."""
+    limits = {str(shape): targets(shape) for shape in [*shapes(COUNTS), *map(Shape, GROWTH)]}
+    limits[scale.IDLE] = {scale.MEMORY: IDLE_MEMORY}
+    PAGE.parent.mkdir(exist_ok=True)
+    lines = [HEAD]
+    if now := read(NAME):
+        lines += markdown(now, committed(NAME), limits)
+    if grown := read(GROWN):
+        PLOT.write_text(growth.plot(grown))
+        lines += ["", "## Growth", "", f"![Time, calls, CPU and memory by number of SecretSyncs]({PLOT.name})", ""]
+        lines += markdown(grown, committed(GROWN), limits)
+    PAGE.write_text("\n".join(lines) + "\n")
 
 
 def main() -> int:
-    """Prints the tables, and writes build/bench.json."""
+    """Writes tests/bench/results/*.json and docs/figures.md; with --growth the plot, too."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--count", type=int, nargs="*", default=[100, 1000], metavar="N", help="how many Secrets")
+    parser.add_argument("--count", type=int, nargs="*", default=[], metavar="N", help="how many SecretSyncs")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each (default: 3)")
-    parser.add_argument("--only", choices=("latency", "scale"), help="only the time of one Secret, or only the rest")
+    parser.add_argument("--growth", action="store_true", help=f"one run each of {GROWTH} instead, and their plot")
+    parser.add_argument("--draw", action="store_true", help="measure nothing: page and plot of what was measured last")
     options = parser.parse_args()
-    machine = f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}"
-    found: dict[str, list[Figures]] = {}
-    if options.only != "scale":
+    results = Results(Machine.this(os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES))
+    if options.growth:
+        measure([Shape(count) for count in options.count or GROWTH], 1, results)
+        if before := read(GROWN):
+            results.keep(before, list(map(str, map(Shape, GROWTH))))
+        results.write(GROWN)
+    elif not options.draw:
+        measure(shapes(options.count or COUNTS), options.runs, results)
         with tempfile.TemporaryDirectory() as folder:
-            found["one Secret after another"] = [latency.run(100, Path(folder))]
-    if options.only != "latency":
-        found |= runs(options.runs, shapes(options.count))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "runs": found}, indent=1))
-    print(f"{machine}; also in {RESULTS}")
-    for title, figures in found.items():
-        print("\n".join(["", f"### {title}", "", *table(figures)]))
+            results.add(latency.run(100, Path(folder)))
+        results.write(NAME)
+    write_page()
+    print(f"{PAGE.relative_to(ROOT)} has it")
     return 0
 
 

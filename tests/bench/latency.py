@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from tests.bench.meter import resident
-from tests.cluster.world import Namespace, install
-from tools.keyvault_emulator import Emulator
+from tests.bench.results import Figures
+from tests.bench.stage import cluster
+from tests.cluster.world import Namespace
 from tools.local_cluster import ControlPlane
 from tools.workload import Workload
 
@@ -50,10 +51,8 @@ class Arrivals:
             self._process.stdout.close()
 
 
-def measure(controller: Workload, space: Namespace, count: int) -> tuple[float, list[float], float]:
-    """Memory idle (MiB), seconds for each of `count` Secrets one after another, memory with all of them."""
-    time.sleep(2)
-    idle = resident(controller.pid)
+def measure(controller: Workload, space: Namespace, count: int) -> tuple[list[float], float]:
+    """Seconds for each of `count` Secrets one after another, memory with all of them (MiB)."""
     arrivals = Arrivals(space.installed.plane, space.name)
     try:
         space.put("warm-up", "x")
@@ -71,23 +70,19 @@ def measure(controller: Workload, space: Namespace, count: int) -> tuple[float, 
     finally:
         arrivals.close()
     time.sleep(2)
-    return idle, seconds, resident(controller.pid)
+    return seconds, resident(controller.pid)
 
 
-def run(count: int, folder: Path) -> dict[str, float]:
+def run(count: int, folder: Path) -> Figures:
     """Figures by name; seconds and MiB."""
-    with ControlPlane(folder / "plane") as plane, Emulator(folder / "emulator") as emulator:
-        emulator.trust_issuer(plane.issuer, plane.ca_file)
-        installed = install(plane, emulator, folder)
-        with installed.workload() as controller:
-            controller.wait_ready()
-            idle, seconds, full = measure(controller, Namespace(installed), count)
+    with cluster(folder) as installed, installed.workload() as controller:
+        controller.wait_ready()
+        seconds, full = measure(controller, Namespace(installed), count)
     centiles = statistics.quantiles(seconds, n=100, method="inclusive")
-    return {
-        f"kubectl apply to the Secret, s, median of {count}": statistics.median(seconds),
-        "… 99th percentile": centiles[98],
-        "… fastest": min(seconds),
-        "… slowest": max(seconds),
-        "memory, MiB, idle": idle,
-        f"memory, MiB, with {count} SecretSyncs": full,
-    }
+    found = Figures("one Secret after another")
+    found.note(f"kubectl apply to the Secret, s, median of {count}", statistics.median(seconds))
+    found.note("… 99th percentile", centiles[98])
+    found.note("… fastest", min(seconds))
+    found.note("… slowest", max(seconds))
+    found.note(f"memory with {count} SecretSyncs, MiB", full)
+    return found

@@ -28,8 +28,8 @@ class Registry:
     uploads: dict[str, bytes] = field(default_factory=dict)
     """What came in pieces so far, by the upload's path."""
 
-    def push(self, repository: str, layout: Mapping[str, bytes]) -> str:
-        """Push the one artifact of an OCI layout under its tag; returns the digest that the registry tells."""
+    def push(self, repository: str, layout: Mapping[str, bytes], tag: str = "") -> str:
+        """Push the one artifact of an OCI layout, under its own tag or another; returns the registry's digest of it."""
         [described] = json.loads(layout["index.json"])["manifests"]
         manifest = json.loads(_blob(layout, described["digest"]))
         for part in (manifest["config"], *manifest["layers"]):
@@ -37,7 +37,7 @@ class Registry:
             assert status == 202
             target = f"{headers['Location']}?digest={part['digest']}"
             assert self._send("PUT", target, _blob(layout, part["digest"]))[0] == 201
-        tag = described["annotations"]["org.opencontainers.image.ref.name"]
+        tag = tag or described["annotations"]["org.opencontainers.image.ref.name"]
         body = _blob(layout, described["digest"])
         status, headers = self._send("PUT", f"/v2/{repository}/manifests/{tag}", body, described["mediaType"])
         assert status == 201

@@ -37,6 +37,14 @@ LEASE_RULE = {
     "resourceNames": [FULL_NAME],
     "verbs": ["get", "patch"],
 }
+# Policies on what the controller makes for an AKVSync.
+MADE = {"secretsyncs", "secretproviderclasses"}
+
+
+def installed(manifests: list[Manifest]) -> set[str]:
+    """The policies, by what their names begin with."""
+    return {m["metadata"]["name"].split(".")[0] for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"}
+
 
 # --- It renders, cleanly -------------------------------------------------------------------------------------------
 
@@ -80,7 +88,7 @@ def test_the_chart_refuses_kubernetes_before_1_27() -> None:
 @pytest.mark.parametrize("version", ["1.30.0", "1.31.4-gke.1183000", "1.33.5+k3s1", NEWEST])
 def test_policies_from_1_30_on(version: str) -> None:
     manifests = render(version=version)
-    assert len([m for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"]) == len(policies.POLICIES)
+    assert installed(manifests) == {"secrets", "no-delete", "tokens", "lease", "type-stays", *MADE}
     assert environment(manifests)["PROBE_SECRET_TYPE"] in policies.NEVER_ALLOWED
 
 
@@ -145,9 +153,17 @@ def test_without_akvsync_its_rights_and_policies_are_gone_and_the_controller_kno
         {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]},
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
     ]
-    installed = {m["metadata"]["name"].split(".")[0] for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"}
-    assert installed == {policy.name for policy in policies.POLICIES if not policy.when}
+    assert installed(manifests) == installed(render()) - MADE
     assert not Settings.from_environment(environment(manifests)).akv_sync
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["--set-string", "akvSync.enabled=False"], ["--set", "watchNamespaces={shop,web}"]]
+)
+def test_the_settings_tell_which_policies_there_are(args: list[str]) -> None:
+    manifests = render(*args)
+    settings = Settings.from_environment(environment(manifests))
+    assert installed(manifests) == {policy.name for policy in policies.POLICIES if policy.there(settings)}
 
 
 # --- watchNamespaces -----------------------------------------------------------------------------------------------

@@ -71,6 +71,9 @@ def other(leaf: values.Leaf) -> Any:
         "proxy.http": "http://proxy:1",
         "proxy.https": "http://proxy:1",
         "serviceMonitor.interval": "1m",
+        "logs.otlp.endpoint": "https://other:4318",
+        "logs.otlp.certificate.duration": "90m",
+        "logs.otlp.certificate.renewBefore": "60m",
         "serviceMonitor.scrapeTimeout": "5s",
     }
     if leaf.path in special:
@@ -105,6 +108,13 @@ def outcome(given: Any, version: str, hooks: bool = False) -> str:
         return str(refused)
 
 
+LOGS = {
+    "logs.otlp.enabled": "true",
+    "logs.otlp.endpoint": "https://collector:4318",
+    "logs.otlp.certificate.issuerRef.name": "issuer",
+    "logs.otlp.ca.secretName": "root",
+}
+LOGS_RENDERED = {f"logs.otlp.{group}.renderMode": "alwaysRender" for group in ("certificate", "ca")}
 # What has to be given for another value to matter.
 BASES: dict[str, dict[str, str]] = {
     "proxy.noProxy": {"proxy.https": "http://proxy:1"},
@@ -123,6 +133,17 @@ BASES: dict[str, dict[str, str]] = {
         f"grafanaDashboard.{name}": {"grafanaDashboard.enabled": "true"}
         for name in ("sidecarLabel", "sidecarLabelValue", "annotations", "extraLabels")
     },
+    **{
+        f"logs.otlp.{name}": LOGS | LOGS_RENDERED
+        for name in (
+            "endpoint",
+            *(f"certificate.{name}" for name in ("secretName", "duration", "renewBefore")),
+            *(f"certificate.issuerRef.{name}" for name in ("name", "kind", "group")),
+            *(f"ca.{name}" for name in ("configMapName", "key", "secretName", "secretKey")),
+        )
+    },
+    "logs.otlp.certificate.renderMode": LOGS | {"logs.otlp.ca.renderMode": "alwaysRender"},
+    "logs.otlp.ca.renderMode": LOGS | {"logs.otlp.certificate.renderMode": "alwaysRender"},
     "Azure.proxySettings.isProxyEnabled": {"Azure.proxySettings.httpsProxy": "http://proxy:1"},
     "Azure.proxySettings.httpProxy": {"Azure.proxySettings.isProxyEnabled": "true"},
     "Azure.proxySettings.httpsProxy": {"Azure.proxySettings.isProxyEnabled": "true"},

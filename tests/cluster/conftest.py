@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.relay import Relay
 from tests.cluster.thief import ACCOUNT, HOME, LISTED, SECRETS, SHOP, Shop, Thief, secret
 from tests.cluster.world import Installed, Namespace, eventually, has, install
 from tools import helm
@@ -68,6 +69,13 @@ def controller(installed: Installed, settings: dict[str, str]) -> Iterator[Workl
         workload.wait_ready()
         yield workload
         assert workload.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def relay(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    """A way to the API server that fails where a test says so."""
+    with Relay(plane, tmp_path_factory.mktemp("relay")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ COUNT = 100
 PAGES = math.ceil(COUNT / 25)
 INTERVAL = 15.0
 NAMES = [f"s{number:03}" for number in range(COUNT)]
+# Each object is read in full once a day, with a look at its Secret: of a hundred one or two may be due just then.
+DAILY = 2
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +60,16 @@ def test_polls_cost_pages_and_restarts_nothing(
     space.apply(history(space, 1), *(space.sync(name, {"key": name}) for name in NAMES))
     meter.wait("all Secrets", lambda: _written(meter, "secrets") >= COUNT, 60)
     first = meter.calls()
-    assert first["secrets.get"] == COUNT
-    assert "challenge" not in first  # the token goes along with the first call
+    # A slow machine may be at its first poll already.
+    assert first.pop("secrets.list", 0) <= PAGES
+    # No challenge either: the token goes along with the first call.
+    assert first == {"secrets.get": COUNT, "token": 1}
     all_synced(space, meter)
 
-    assert poll(meter) == {"secrets.list": PAGES}
-    assert not meter.writes()
+    quiet = poll(meter)
+    assert quiet.pop("secrets.get", 0) <= DAILY
+    assert quiet == {"secrets.list": PAGES}
+    assert len(meter.writes()) <= DAILY
 
     for name in NAMES[:10]:
         space.put(name, "second")
@@ -71,7 +77,9 @@ def test_polls_cost_pages_and_restarts_nothing(
     assert rotated["secrets.list"] == PAGES
     # Fetched once; and once more in the next poll, had that begun before the measuring ended.
     assert 10 <= rotated["secrets.get"] <= 20
-    assert {item.name for item in meter.writes() if item.resource == "secrets"} == set(NAMES[:10])
+    written = {item.name for item in meter.writes() if item.resource == "secrets"}
+    assert written >= set(NAMES[:10])
+    assert len(written) <= 10 + DAILY
 
     assert controller.stop() == 0
     interval = controller.env.pop("ROTATION_POLL_INTERVAL")
@@ -94,8 +102,11 @@ def test_a_class_with_history_costs_a_list_of_versions_each(space: Namespace, me
     meter.reset()
     space.apply(history(space, 2), *(space.sync(name, {"new": f"{name}/0", "old": f"{name}/1"}) for name in NAMES))
     all_synced(space, meter)
-    assert poll(meter) == {"secrets.versions": COUNT}
-    assert [(item.resource, item.name) for item in meter.writes()] == []
+    quiet = poll(meter)
+    assert quiet.pop("secrets.get", 0) <= 2 * DAILY
+    assert COUNT <= quiet.pop("secrets.versions") <= COUNT + DAILY
+    assert quiet == {}
+    assert len(meter.writes()) <= DAILY
 
 
 def test_an_object_that_many_want_is_fetched_once(space: Namespace, meter: Meter) -> None:
@@ -107,5 +118,5 @@ def test_an_object_that_many_want_is_fetched_once(space: Namespace, meter: Meter
     assert meter.calls()["secrets.get"] <= COUNT
     all_synced(space, meter)
     space.put("shared", "second")
-    assert poll(meter)["secrets.get"] == 1
+    assert 1 <= poll(meter)["secrets.get"] <= 1 + DAILY
     assert _written(meter, "secrets") >= COUNT

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from controller.lease import HOLD, LEASE_SECONDS, RETRY
+from tests.cluster.fleet import Fleet, fleet
 from tests.cluster.world import Installed, Namespace, eventually, metrics, value
 from tools import helm
 from tools.kubelet import WorkloadError
@@ -40,8 +40,7 @@ def start(installed: Installed) -> Iterator[Callable[[], Workload]]:
 
         def started() -> Workload:
             workload = stack.enter_context(installed.workload(ROTATION_POLL_INTERVAL="1"))
-            # The next process gets a token of its own into the same file.
-            workload.env["TOKEN_ID"] = token_id(Path(workload.env["KUBECONFIG"]))
+            workload.env["TOKEN_ID"] = token_id(Path(workload.env["SERVICE_ACCOUNT_FOLDER"], "token").read_text())
             installed.logs.append(workload.log)
             workload.wait_ready()
             running.append(workload)
@@ -65,9 +64,14 @@ def pair(start: Callable[[], Workload]) -> Pair:
     return leader, follower
 
 
-def token_id(kubeconfig: Path) -> str:
+@pytest.fixture
+def shops(installed: Installed, pair: Pair) -> Iterator[Fleet]:
+    with fleet(installed, "one") as found:
+        yield found
+
+
+def token_id(token: str) -> str:
     """How the audit log tells this process's requests from the other's."""
-    token = yaml.safe_load(kubeconfig.read_text())["users"][0]["user"]["token"]
     body = token.split(".")[1]
     return f"JTI={json.loads(base64.urlsafe_b64decode(body + '=' * (-len(body) % 4))).get('jti')}"
 
@@ -131,7 +135,7 @@ def test_a_killed_leader_is_replaced_within_the_lease_time(installed: Installed,
 
 @by_token
 def test_a_leader_that_was_paused_past_its_time_writes_nothing(
-    installed: Installed, space: Namespace, pair: Pair
+    installed: Installed, space: Namespace, pair: Pair, shops: Fleet
 ) -> None:
     old, new = pair
     space.put("a", "1")
@@ -153,8 +157,9 @@ def test_a_leader_that_was_paused_past_its_time_writes_nothing(
     eventually(lambda: leads(old), lambda found: not found)
     time.sleep(RETRY)
     assert leads(new)
-    assert writes(installed, old, woken) == []
     assert space.secret("s") == {"k": value("3")}
+    shops.closes()
+    assert writes(installed, old, woken) == []
 
 
 def test_a_leader_that_is_told_to_stop_hands_over_at_once(installed: Installed, pair: Pair) -> None:

@@ -57,6 +57,11 @@ def in_another_tenant(space: Namespace, emulator: Emulator) -> dict[str, str]:
     return {"keyvaultName": f"{space.vault}-far"}
 
 
+def never_there(space: Namespace, emulator: Emulator) -> None:
+    emulator.delete_secret(space.vault, "a")
+    emulator.purge_secret(space.vault, "a")
+
+
 CREDENTIAL = "issuer {issuer}, subject {subject} and audience api://AzureADTokenExchange"
 CAUSES = [
     Cause(
@@ -145,6 +150,12 @@ CAUSES = [
     ),
     Cause(
         "object missing",
+        never_there,
+        "secret a is not in Key Vault {vault}",
+        "create or recover it there, or correct objectName, objectType or objectVersion",
+    ),
+    Cause(
+        "object deleted",
         lambda space, emulator: emulator.delete_secret(space.vault, "a"),
         "secret a is not in Key Vault {vault}",
         "create or recover it there, or correct objectName, objectType or objectVersion",
@@ -209,8 +220,8 @@ def test_a_proxy_refuses(installed: Installed, space: Namespace, refusing_proxy:
         space.apply(space.provider_class("a"), space.sync("s", ONE, secretSyncControllerName="proxied"))
         said = space.wait_reason("s", Reason.PROVIDER_ERROR)
         assert workload.stop() == 0
-    assert "the proxy refuses the connection" in said
-    assert "HTTPS_PROXY" in said
+    assert said.endswith(": the proxy refuses the connection; check HTTPS_PROXY and what the proxy allows")
+    assert ". " not in said
 
 
 def test_a_redirect_is_not_followed(space: Namespace, controller: Workload) -> None:

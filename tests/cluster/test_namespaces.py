@@ -1,14 +1,18 @@
 """A second release that serves one namespace: rights there and at home, none elsewhere and none in the cluster."""
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from controller.api.conditions import Reason
-from controller.api.meta import CLIENT_ID, TENANT_ID
+from controller.api.meta import CLIENT_ID
 from controller.api.secretsync import REFRESH_INTERVAL
-from tests.cluster.rights import Right, granted, make_mend_prune, used
-from tests.cluster.world import TENANT, Installed, Namespace, eventually, release
+from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS
+from tests.cluster.rights import Right, granted, play, uses_what_is_granted
+from tests.cluster.thief import MERGE, Thief, owner, refused, secret
+from tests.cluster.world import Installed, Namespace, eventually, metrics, release
 from tools import helm
 from tools.local_cluster.errors import ClusterError
 from tools.workload import Workload
@@ -70,17 +74,11 @@ def test_it_syncs_there_and_leaves_others_alone(
     said = served.wait_reason("s", Reason.SPC_ERROR)
     assert said.startswith(f"annotation {CLIENT_ID} of ServiceAccount shop is missing: correct it, or set")
     # Beyond SSE, and asked for in this release's values: the ServiceAccount tells who it is.
-    served.kubectl("annotate", "serviceaccount", "shop", f"{CLIENT_ID}={served.client}", f"{TENANT_ID}={TENANT}")
-    served.wait_secret("s", {"k": "1"})
-    served.put("a", "2")
-    served.force("s")
-    served.wait_secret("s", {"k": "2"})
+    play(served, identity=True)
     assert space.secret("s") == {}
     assert space.ready("s") == ("", "")
     assert space.calls() == 0
-    make_mend_prune(served, beside=["s"])
-    # The event comes after the status.
-    eventually(lambda: used(second), lambda found: found == granted(second))
+    uses_what_is_granted(second)
     assert {right.scope for right in granted(second)} == {served.name, HOME}
 
 
@@ -106,3 +104,66 @@ def test_no_right_reaches_beyond(second: Installed, served: Namespace, space: Na
         assert may(second, right, "--namespace", served.name), right
         assert not may(second, right, "--namespace", space.name), right
         assert not may(second, right, "--all-namespaces"), right
+
+
+@pytest.fixture
+def mighty(running: Workload, second: Installed) -> Iterator[Thief]:
+    """Somebody who stole the token, after somebody else had made the controller the cluster's administrator."""
+    _, _, home, account = second.user.split(":")
+    to = ("--clusterrole=cluster-admin", f"--serviceaccount={home}:{account}")
+    second.plane.kubectl("create", "clusterrolebinding", "far-too-much", *to)
+    thief = Thief(second.plane, home, account)
+    eventually(lambda: thief.send("GET", "/api/v1/secrets?limit=1").status, lambda status: status == 200)
+    yield thief
+    second.plane.kubectl("delete", "clusterrolebinding", "far-too-much")
+
+
+def test_nothing_is_changed_elsewhere_whatever_was_granted(
+    mighty: Thief, running: Workload, served: Namespace, space: Namespace
+) -> None:
+    space.apply(space.sync("theirs", {"k": "a"}))
+    here, there, home = (f"/api/v1/namespaces/{name}" for name in (served.name, space.name, HOME))
+    syncs = f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{space.name}/secretsyncs"
+    cluster = "/apis/rbac.authorization.k8s.io/v1"
+    named: dict[str, Any] = {"metadata": {"name": "by-the-thief"}}
+    binding = {**named, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}}
+    token = {"spec": {"audiences": [TOKEN_AUDIENCE], "expirationSeconds": TOKEN_SECONDS}}
+    owned = secret("made-up", [owner("11111111-1111-1111-1111-111111111111", "made-up")])
+    for method, path, body in (
+        ("POST", f"{there}/secrets", owned),
+        ("POST", f"{there}/configmaps", named),
+        ("POST", f"{there}/configmaps?dryRun=All", named),
+        ("POST", f"{there}/serviceaccounts/shop/token", token),
+        ("POST", f"{there}/pods/any/exec?command=id", None),
+        ("PATCH", f"{there}/configmaps/kube-root-ca.crt", {}),
+        ("PATCH", f"{syncs}/theirs/status", {"status": {"syncHash": "h"}}),
+        ("DELETE", f"{there}/configmaps/kube-root-ca.crt", None),
+        ("DELETE", f"{there}/configmaps", None),
+        # At home there is its Lease, and a Secret that it tries to create, dry.
+        ("POST", f"{home}/secrets", owned),
+        ("PATCH", f"{home}/serviceaccounts/writer", {}),
+        ("POST", f"{home}/serviceaccounts/writer/token", token),
+        # What belongs to no namespace.
+        ("POST", "/api/v1/namespaces", named),
+        ("PATCH", here, {"metadata": {"labels": {"a": "b"}}}),
+        ("DELETE", here, None),
+        ("POST", f"{cluster}/clusterrolebindings", binding),
+    ):
+        answer = mighty.send(method, path, body, MERGE if method == "PATCH" else "application/json")
+        refused(answer, "the controller changes nothing outside the chart's watchNamespaces")
+    # Where it serves, this policy leaves the rest to the others; and the controller itself goes on.
+    assert mighty.send("POST", f"{here}/configmaps", named).status == 201
+    assert mighty.send("POST", f"{home}/secrets?dryRun=All", owned).status == 201
+    lease = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases/scribe"
+
+    def renewed() -> str:
+        return str(json.loads(mighty.send("GET", lease).text)["spec"]["renewTime"])
+
+    before = renewed()
+    eventually(renewed, lambda found: found > before)
+    assert "akv_secret_store_leader 1.0" in metrics(running)
+    served.put("c", "1")
+    served.apply(
+        served.provider_class("c", name="third"), served.sync("u", {"k": "c"}, secretProviderClassName="third")
+    )
+    served.wait_secret("u", {"k": "1"})

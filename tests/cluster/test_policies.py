@@ -33,8 +33,9 @@ LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases"
 
 @pytest.fixture(scope="module")
 def mighty(shop: Shop) -> Thief:
-    """The same account, to which somebody has granted everything on Secrets besides."""
-    shop.plane.kubectl("create", "clusterrole", "too-much", "--verb=*", "--resource=secrets")
+    """The same account, to which somebody has granted everything on Secrets and Leases besides."""
+    resources = "secrets,leases.coordination.k8s.io"
+    shop.plane.kubectl("create", "clusterrole", "too-much", "--verb=*", f"--resource={resources}")
     shop.plane.kubectl(
         "create", "clusterrolebinding", "too-much", "--clusterrole=too-much", f"--serviceaccount={HOME}:{ACCOUNT}"
     )
@@ -191,7 +192,12 @@ def test_a_secret_whose_ownership_was_edited_is_foreign(thief: Thief, shop: Shop
         ("DELETE", f"{SECRETS}/foreign"),
         ("DELETE", SECRETS),
         ("PUT", f"{SECRETS}/foreign"),
+        ("GET", f"{SECRETS}/foreign?resourceVersion=0"),
+        ("GET", f"/api/v1/watch/namespaces/{SHOP}/secrets/foreign"),
         ("GET", "/api/v1/pods"),
+        ("GET", f"/api/v1/namespaces/{SHOP}/pods/any/log"),
+        ("GET", f"/api/v1/namespaces/{SHOP}/events"),
+        ("GET", f"/apis/events.k8s.io/v1/namespaces/{SHOP}/events?watch=true"),
         ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles"),
         ("GET", LEASES),
         ("POST", LEASES),
@@ -254,6 +260,25 @@ def test_a_foreign_secret_cannot_be_adopted(mighty: Thief, shop: Shop) -> None:
     whole = shop.secret("adopted")
     whole["metadata"] |= body["metadata"]
     refused(mighty.send("PUT", f"{SECRETS}/adopted", whole), FOREIGN_SECRET)
+
+
+@pytest.mark.parametrize("query", ["", "?dryRun=All"])
+def test_no_lease_but_its_own(query: str, mighty: Thief, shop: Shop) -> None:
+    why = "the controller updates its own Lease, and makes, changes or deletes no other"
+    there = LEASES.replace(HOME, SHOP)
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+    # One of another name at home, and one of its name elsewhere, such as another controller's election holds.
+    for namespace, name in ((HOME, "another"), (SHOP, "scribe")):
+        body = json.dumps({**lease, "metadata": {"name": name, "namespace": namespace}})
+        shop.plane.kubectl("apply", "-f", "-", stdin=body)
+    for path in (f"{LEASES}/another", f"{there}/scribe"):
+        refused(mighty.send("PATCH", path + query, {"spec": {"holderIdentity": "thief"}}, MERGE), why)
+        refused(mighty.send("DELETE", path + query), why)
+    for path in (LEASES, there):
+        refused(mighty.send("POST", path + query, {**lease, "metadata": {"name": "made-up"}}), why)
+        refused(mighty.send("DELETE", path + query), why)
+    refused(mighty.send("DELETE", f"{LEASES}/scribe{query}"), why)
+    assert mighty.send("PATCH", f"{LEASES}/scribe{query}", {"spec": {"leaseTransitions": 1}}, MERGE).status == 200
 
 
 # --- Tokens --------------------------------------------------------------------------------------------------------

@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-from tests.cluster.world import Installed, Namespace, eventually, value
-from tools import guide
-from tools.workload import Workload
+from tests.cluster.world import Namespace, eventually, value
 
 UP_TO_DATE = "UpdateNoValueChangeSucceeded"
 WRITTEN = "UpdateValueChangeOrForceUpdateSucceeded"
@@ -15,34 +13,6 @@ WRITTEN = "UpdateValueChangeOrForceUpdateSucceeded"
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
     return {"DRIFT_INTERVAL": "2"}
-
-
-def test_the_guides_own_manifests_sync(installed: Installed, controller: Workload) -> None:
-    variables = {**guide.VARIABLES, "KUBERNETES_NAMESPACE": "my-namespace"}
-    emulator, plane = installed.emulator, installed.plane
-    vault, tenant = variables["KEYVAULT_NAME"], variables["AZURE_TENANT_ID"]
-    client = variables["USER_ASSIGNED_CLIENT_ID"]
-    emulator.add_vault(vault, tenant)
-    emulator.add_identity(client, tenant)
-    subject = f"system:serviceaccount:my-namespace:{variables['SERVICE_ACCOUNT_NAME']}"
-    emulator.federate(client, plane.issuer, subject)
-    emulator.assign_role(client, vault, "Key Vault Reader")
-    emulator.assign_role(client, vault, "Key Vault Secrets User")
-    for text in ("Hello!", "Hello2"):
-        emulator.set_secret(vault, variables["KEYVAULT_SECRET_NAME"], value(text))
-    plane.kubectl("create", "namespace", "my-namespace")
-    for manifest in (guide.SERVICE_ACCOUNT, guide.PROVIDER_CLASS, guide.SECRET_SYNC):
-        plane.kubectl("apply", "--filename", "-", stdin=guide.substitute(manifest, variables))
-
-    waiting = ["wait", "secretsync", guide.SYNC_NAME, "-n", "my-namespace", "--for=condition=Ready", "--timeout=20s"]
-    plane.kubectl(*waiting)
-    plane.kubectl("get", "secret", guide.SYNC_NAME, "-n", "my-namespace")
-    found = json.loads(plane.kubectl("get", "secret", guide.SYNC_NAME, "-n", "my-namespace", "-o", "json"))
-    assert sorted(found["data"]) == ["my-secret-data-key0", "my-secret-data-key1"]
-    assert found["metadata"]["labels"] == {"secrets-store.sync.x-k8s.io": ""}
-    (owner,) = found["metadata"]["ownerReferences"]
-    assert (owner["kind"], owner["name"]) == ("SecretSync", guide.SYNC_NAME)
-    assert "blockOwnerDeletion" not in owner
 
 
 def test_versions_in_their_order(space: Namespace) -> None:

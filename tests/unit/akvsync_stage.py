@@ -19,7 +19,7 @@ from controller.api.meta import Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
 from controller.kube import Kube
-from controller.queue import Key, Queue
+from controller.queue import Key
 from controller.reflector import Store
 from tests.unit.virtual import VirtualLoop
 
@@ -39,16 +39,15 @@ class Stage:
 
     lag = 0.01
 
-    def __init__(self) -> None:
-        self.loop = VirtualLoop()
+    def __init__(self, loop: VirtualLoop) -> None:
+        self.loop = loop
         self.asked: list[tuple[float, str]] = []
         self.fails: dict[str, errors.KubeError] = {}
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self._version = 0
         self.syncs: Store[SecretSync] = Store()
         self.classes: Store[SecretProviderClass] = Store()
-        self.queue: Queue[Key] = Queue(self.loop.time)
-        self.akv_syncs = AKVSyncs(cast("Kube", self), self.syncs, self.classes, self.queue)
+        self.akv_syncs = AKVSyncs(cast("Kube", self), self.syncs, self.classes)
         self.akv_syncs._dice = Dice()
         self._stores: dict[str, Store[Any]] = {
             "akvsyncs": self.akv_syncs.store,
@@ -181,7 +180,9 @@ def merge(old: Any, patch: Any) -> Any:
 
 def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """A stage, taken down afterwards."""
-    stage = Stage()
+    loop = VirtualLoop()
+    monkeypatch.setattr(akvsyncs, "time", SimpleNamespace(monotonic=loop.time))
+    stage = Stage(loop)
     now = SimpleNamespace(now=lambda _zone: NOON + timedelta(seconds=stage.loop.time()))
     monkeypatch.setattr(akvsyncs, "datetime", now)
     yield stage

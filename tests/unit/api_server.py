@@ -9,13 +9,18 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from aiohttp import web
-from kubernetes.aio.client.configuration import Configuration
 
+from controller.access import Access
 from controller.kube import Kube
+
+
+async def _anonymous() -> str:
+    return ""
 
 
 class Asked(msgspec.Struct):
@@ -75,11 +80,9 @@ class ApiServer:
         self.script += [item if isinstance(item, Answer) else Answer(item) for item in answers]
         self.idle.clear()
 
-    def configuration(self) -> Configuration:
+    def access(self, ca_file: Path | None = None) -> Access:
         """How a client finds it."""
-        configuration = Configuration()
-        configuration.host = self.url
-        return configuration
+        return Access(self.url, ssl.create_default_context(cafile=ca_file), _anonymous)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         asked = Asked(request.method, request.path, dict(request.query), dict(request.headers), await request.read())
@@ -122,5 +125,5 @@ async def serving(tls: ssl.SSLContext | None = None) -> AsyncIterator[ApiServer]
 @contextlib.asynccontextmanager
 async def connected() -> AsyncIterator[tuple[ApiServer, Kube]]:
     """A running server and a client of it."""
-    async with serving() as server, Kube(server.configuration()) as kube:
+    async with serving() as server, Kube(server.access()) as kube:
         yield server, kube

@@ -87,3 +87,19 @@ def pfx(key: PrivateKey | None, certificates: Iterable[Issued], password: str = 
     encryption = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
     own, others = (first, rest) if key_id else (None, [first, *rest])
     return base64.b64encode(pkcs12.serialize_key_and_certificates(None, key, own, others, encryption)).decode()
+
+
+def slow_pfx(iterations: int = 2**31 - 1) -> str:
+    """An empty PFX in base64, before which a password is to be hashed so many times (RFC 7292, 4)."""
+    data = bytes.fromhex("2a864886f70d010701")
+    sha256 = bytes.fromhex("608648016503040201")
+    safe = _der(0x30, _der(0x06, data), _der(0xA0, _der(0x04, _der(0x30))))
+    digest = _der(0x30, _der(0x30, _der(0x06, sha256), _der(0x05)), _der(0x04, bytes(32)))
+    mac = _der(0x30, digest, _der(0x04, bytes(8)), _der(0x02, iterations.to_bytes(4)))
+    return base64.b64encode(_der(0x30, _der(0x02, b"\x03"), safe, mac)).decode()
+
+
+def _der(tag: int, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    length = bytes([len(content)]) if len(content) < 128 else bytes([0x81, len(content)])
+    return bytes([tag]) + length + content

@@ -16,7 +16,7 @@ from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretsync import SecretSync, SecretSyncStatus
 from controller.identity import Identity
 from controller.objects import VaultObject, VersionOf
-from controller.queue import Key, Queue
+from controller.queue import Key
 from controller.reconcile import Reconciler
 from controller.report import Reporter
 from controller.settings import Settings
@@ -61,10 +61,10 @@ class Stage:
         self.untouched: bool | Exception = True
         self.telling: list[bool | Exception] = []
         self.always_telling: bool | Exception = True
-        self.queue: Queue[Key] = Queue(self.loop.time)
         self.reconciler = Reconciler(
-            settings, cast("Syncer", self), cast("Vaults", self), cast("Reporter", self), Metrics(), self.queue
+            settings, cast("Syncer", self), cast("Vaults", self), cast("Reporter", self), Metrics()
         )
+        self.queue = self.reconciler._queue
         self.reconciler._dice = self.reconciler.poller._dice = Dice()
         self.polling = self.loop.create_task(self.reconciler.poller.work())
         self.working = self.loop.create_task(self.reconciler.work())

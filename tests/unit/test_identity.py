@@ -55,6 +55,11 @@ class Scene:
         self.no_assertion: errors.ControllerError | None = None
         self.credential = credential(self)
 
+    @property
+    def steady(self) -> float:
+        """The clock that only goes on."""
+        return self.now - 1_000_000
+
     async def assertion(self) -> str:
         """A new ServiceAccount token; one that yields to the loop, as a request would."""
         self.assertions += 1
@@ -89,9 +94,7 @@ async def scene(authority: Authority, tmp_path: Path, monkeypatch: pytest.Monkey
         )
         scene = Scene(entra, lambda scene: FederatedCredential(WHO, cloud, new_transport(session), scene.assertion))
         monkeypatch.setattr(time, "time", lambda: scene.now)
-        monkeypatch.setattr(
-            identity, "time", SimpleNamespace(time=lambda: scene.now, monotonic=lambda: scene.now - 1_000_000)
-        )
+        monkeypatch.setattr(identity, "time", SimpleNamespace(time=lambda: scene.now, monotonic=lambda: scene.steady))
         async with scene.credential:
             yield scene
 
@@ -301,19 +304,22 @@ async def test_while_renewal_fails_the_old_token_serves_to_its_end(scene: Scene,
 async def test_a_token_that_a_vault_refuses_is_replaced_but_not_at_once_again(scene: Scene) -> None:
     scene.entra.will_answer(token("t1"), token("t2"), refusal("AADSTS700213"))
     assert await scene.ask() == "t1"
-    scene.credential.refused()
+    assert not scene.credential.refused(scene.steady)
     assert await scene.ask() == "t1"
+    sent = scene.steady
     scene.now += REMEMBER_FAILURE
-    scene.credential.refused()
+    assert scene.credential.refused(sent)
     assert await scene.ask() == "t2"
     for _ in range(9):
-        scene.credential.refused()
+        assert scene.credential.refused(sent)  # who was under way with the old one
+        assert not scene.credential.refused(scene.steady)
         assert await scene.ask() == "t2"
     # One vault of several may be the wrong one: where there is no other token, this one goes on serving.
     scene.now += REMEMBER_FAILURE
+    assert scene.credential.refused(scene.steady)
     for _ in range(9):
-        scene.credential.refused()
         assert await scene.ask() == "t2"
+        assert not scene.credential.refused(scene.steady)
     assert scene.assertions == 3
 
 

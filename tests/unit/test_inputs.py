@@ -100,7 +100,7 @@ TYPES = st.one_of(
     there=st.booleans(),
     partial=st.booleans(),
 )
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_any_secretsync_with_any_values_comes_to_a_decision(
     pairs: dict[str, str],
     kind: str,

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,12 +10,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from kubernetes.aio.client.configuration import Configuration
 
 from controller import errors, kube, permissions
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta
 from controller.kube import Kube
+from controller.wiped import wipe
 from tests.unit.api_server import Answer, ApiServer, connected, refusal, serving
 from tools.local_cluster.pki import Authority
 
@@ -164,6 +165,25 @@ async def test_requests(
     assert (msgspec.json.decode(asked.body) if asked.body else None) == body
 
 
+@pytest.mark.parametrize("answer", [PARTIAL, refusal(403, "no")])
+async def test_what_was_sent_is_overwritten(
+    both: tuple[ApiServer, Kube], answer: dict[str, object] | Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, api = both
+    bodies: list[bytearray] = []
+
+    def watched(body: bytearray) -> None:
+        bodies.append(body)
+        wipe(body)
+
+    monkeypatch.setattr(kube, "wipe", watched)
+    server.will_answer(answer)
+    with contextlib.suppress(errors.Refused):
+        await permissions.SECRETS.create(api, "team", {"data": {"k": CANARY}})
+    assert CANARY.encode() in server.asked[0].body
+    assert bodies == [bytes(len(server.asked[0].body))]
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -189,22 +209,19 @@ async def test_names_cannot_leave_their_place_in_the_path(both: tuple[ApiServer,
 
 
 async def test_every_request_carries_the_token_of_its_moment() -> None:
-    def renew(configuration: Configuration) -> None:
-        configuration.api_key["authorization"] = f"Bearer number-{len(server.asked)}"
+    async def renewed() -> str:
+        return f"Bearer number-{len(server.asked)}"
 
-    async with serving() as server:
-        configuration = server.configuration()
-        configuration.refresh_api_key_hook = renew  # type: ignore[assignment]  # the client calls None and hooks alike
-        async with Kube(configuration) as api:
-            server.will_answer(PARTIAL, PARTIAL)
-            await look(api)
-            await look(api)
+    async with serving() as server, Kube(server.access()._replace(authorization=renewed)) as api:
+        server.will_answer(PARTIAL, PARTIAL)
+        await look(api)
+        await look(api)
     assert [asked.headers["Authorization"] for asked in server.asked] == ["Bearer number-0", "Bearer number-1"]
 
 
 async def test_without_a_connection_the_mistake_is_named() -> None:
     with pytest.raises(RuntimeError, match="async with Kube"):
-        await look(Kube(Configuration()))
+        await look(Kube(ApiServer().access()))
 
 
 # What failures become
@@ -317,8 +334,8 @@ async def test_a_connection_that_breaks_off(both: tuple[ApiServer, Kube]) -> Non
 
 async def test_a_port_that_nobody_listens_on() -> None:
     async with serving() as server:
-        configuration = server.configuration()
-    async with Kube(configuration) as api:
+        access = server.access()
+    async with Kube(access) as api:
         error = await failure(look(api))
     assert isinstance(error, errors.Unreachable)
     assert error.status == 0
@@ -336,12 +353,9 @@ async def test_only_the_clusters_own_authority_is_trusted(tmp_path: Path) -> Non
     tls.load_cert_chain(pair.cert, pair.key)
     async with serving(tls) as server:
         server.will_answer(PARTIAL)
-        configuration = server.configuration()
-        configuration.ssl_ca_cert = str(authority.pair.cert)
-        async with Kube(configuration) as api:
+        async with Kube(server.access(authority.pair.cert)) as api:
             assert await look(api)
-        configuration.ssl_ca_cert = str(stranger.pair.cert)
-        async with Kube(configuration) as api:
+        async with Kube(server.access(stranger.pair.cert)) as api:
             error = await failure(look(api))
         assert "ClientConnectorCertificateError" in error.message
         assert len(server.asked) == 1

@@ -5,7 +5,9 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import sys
+from asyncio import sslproto
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from controller.__main__ import GRACE_SECONDS
+from controller.__main__ import GRACE_SECONDS, TLS_BUFFER
 from controller.settings import Settings
 from tests.unit.api_server import Answer, ApiServer, Asked, refusal, serving
 
@@ -120,6 +122,13 @@ async def test_a_port_in_use_is_one_readable_line_and_exit_2(tmp_path: Path) -> 
     assert port in err
 
 
+async def test_a_tls_connection_keeps_no_more_ready_than_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sslproto.SSLProtocol, "max_size", TLS_BUFFER)
+    loop, tls = asyncio.get_running_loop(), ssl.create_default_context()
+    connection = sslproto.SSLProtocol(loop, asyncio.Protocol(), tls, loop.create_future())
+    assert len(connection.get_buffer(-1)) == TLS_BUFFER
+
+
 class Life:
     """A running controller: its log and its probes."""
 
@@ -182,6 +191,25 @@ async def test_ready_once_everything_was_listed_and_gone_soon_after_sigterm(tmp_
                 await life.says("stopped")
                 assert await life.ends() == (0, "")
     assert [one.query.get("dryRun") for one in server.asked if one.method == "POST"] == ["All"]
+
+
+@pytest.mark.parametrize("ships", [False, True])
+async def test_what_ships_logs_is_imported_only_where_it_is_asked_for(ships: bool, tmp_path: Path) -> None:
+    """And a collector that cannot be reached holds nothing up, neither at work nor at the end."""
+    settings = {"OTLP_ENDPOINT": "https://127.0.0.1:9", "OTLP_FOLDER": str(tmp_path)} if ships else {}
+    async with serving() as server:
+        server.otherwise = empty_cluster
+        async with living(tmp_path, server, PYTHONPROFILEIMPORTTIME="1", **settings) as life:
+            await life.says("listed")
+            life.process.terminate()
+            async with asyncio.timeout(GRACE_SECONDS / 2):
+                await life.says("stopped")
+                out, err = await life.process.communicate()
+            assert life.process.returncode == 0
+    assert ("controller.otlp" in err.decode()) is ships
+    said = [json.loads(line)["message"] for line in out.decode().splitlines()]
+    assert [message.endswith("log lines were not shipped") for message in said[-1:]] == [True] * ships
+    assert all("not shipped" in message for message in said)
 
 
 @pytest.mark.parametrize(("akv_sync", "asks"), [("true", True), ("false", False)])

@@ -1,6 +1,6 @@
 """Rules and dashboard name only metrics and labels that the controller has, and the dashboard shows every one.
 
-They are not run here: a Prometheus is not at hand. A query that Prometheus would not understand is found by nobody.
+Prometheus itself runs them in tests/cluster/test_prometheus.py.
 """
 
 import json

@@ -138,6 +138,8 @@ async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
             aiohttp.ClientConnectorDNSError(PLACE, OSError(-2, "Name or service not known")),
             ["shop.vault.example.com does not resolve", "DNS"],
         ),
+        (aiohttp.ClientConnectorDNSError(PLACE, OSError(24, "Too many open files")), ["no more files", "nofile"]),
+        (aiohttp.ClientConnectorError(PLACE, OSError(23, "Too many open files in system")), ["no more files"]),
         (
             aiohttp.ClientConnectorCertificateError(PLACE, ssl.SSLCertVerificationError("x")),
             ["certificate is not trusted", "caBundle"],

@@ -17,6 +17,7 @@ from controller.errors import (
     ObjectError,
     OwnershipError,
     ProviderError,
+    Retry,
     Unreachable,
 )
 from controller.fetched import Fetched
@@ -34,6 +35,7 @@ from controller.plan import (
     partial_message,
     plan,
 )
+from controller.refusals import throttled
 from tests.unit.objects_of import hand, owner, secret, sync, value
 
 GONE = ObjectError("secret pass is not in Key Vault shop; create it there")
@@ -258,6 +260,15 @@ def test_different_failures_are_counted_and_the_longest_wait_asked_for_counts() 
     assert error.message == f"{AWAY.message} (and 1 more of 2 keys fail otherwise)"
     assert error.retry_after == 7
     assert refusal(decide(given={"user": AWAY, "pass": AWAY})).message == AWAY.message
+
+
+def test_who_was_put_off_by_a_busy_vault_comes_again_when_the_first_of_it_has_its_turn() -> None:
+    soon, late = throttled("shop", 3), throttled("shop", 9)
+    error = refusal(decide(given={"user": late, "pass": soon}))
+    assert (error.retry, error.retry_after) == (Retry.TURN, 3)
+    # What was fetched is lost where all keys or none are written: that is not tried as often as turns come.
+    error = refusal(decide(given={"user": late, "pass": value()}, partial=False))
+    assert (error.retry, error.retry_after) == (Retry.TIME, 9)
 
 
 def test_a_failure_of_the_kubernetes_api_stays_one() -> None:

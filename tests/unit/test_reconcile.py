@@ -152,13 +152,13 @@ def test_a_hundred_edits_in_a_row_are_two_syncs(stage: Stage) -> None:
     assert stage.synced == [(0, 1), (10, 100)]
 
 
-def test_after_the_queue_was_closed_workers_end_with_what_they_have(stage: Stage) -> None:
+def test_after_it_was_closed_workers_end_with_what_they_have(stage: Stage) -> None:
     stage.takes = 10
     stage.has_class()
     stage.has(sync())
     stage.passes(5)
     stage.has(sync(name="other"))
-    stage.queue.close()
+    stage.reconciler.close()
     stage.reconciler.poller.close()
     stage.loop.run_until_complete(asyncio.wait_for(asyncio.gather(stage.working, stage.polling), 60))
     assert len(stage.told) >= 1
@@ -228,6 +228,68 @@ def test_what_was_confirmed_is_not_told_where_the_next_poll_found_a_change(
     before = len(stage.asked)
     stage.passes(1)
     assert [ask.stale for ask in stage.asked[before:]] == [frozenset({"pass"})]
+
+
+def test_what_a_poll_finds_while_it_is_synced_is_not_lost(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.takes = 10
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(5)
+    wanted = {name: VersionOf(VaultObject(name=name)) for name in ("user", "pass")}
+    stage.reconciler._polled(SHOP, wanted, seen(user=BEFORE, **{"pass": AFTER}))
+    stage.passes(10)
+    assert stage.times == [0, 10]
+
+
+def test_one_whose_confirmation_failed_is_polled_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It left its group when it failed, so only a sync brings it back."""
+    monkeypatch.setattr(stage.reconciler, "_settings", Settings(rotation_poll_interval=60))
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR - 1)
+    stage.misread = ProviderError("the API server is away")
+    stage.passes(3)
+    stage.misread = None
+    stage.passes(10)
+    polls = len(stage.polls)
+    stage.passes(10 * 60)
+    assert len(stage.polls) == polls + 10
+    assert [reason for _, reason in stage.told] == [Reason.UP_TO_DATE, Reason.PROVIDER_ERROR, Reason.UP_TO_DATE]
+
+
+def test_while_a_key_fails_the_others_are_not_forgotten(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR - 1)
+    stage.comes_to = Outcome(reason=Reason.PARTIAL, message="pass is missing", ready=False)
+    stage.passes(10)
+    assert [ask.stale for ask in stage.asked] == [None, frozenset({"pass"}), None, None]
+
+
+def test_who_waits_for_a_turn_at_a_busy_vault_asks_for_what_is_left(stage: Stage) -> None:
+    def busy(*left: str) -> Outcome:
+        return Outcome(
+            reason=Reason.PARTIAL,
+            message="throttled",
+            ready=False,
+            retry=Retry.TURN,
+            retry_after=10,
+            left=frozenset(left) or None,
+        )
+
+    stage.has_class()
+    stage.has(sync(["a", "b", "c"]))
+    for outcome in (busy(), busy("b", "c"), busy("c"), busy(), known("a", "b", "c")):
+        stage.comes_to = outcome
+        stage.passes(10 if stage.asked else 5)
+    asked = [(moment, ask.stale) for (moment, _), ask in zip(stage.synced, stage.asked, strict=True)]
+    rest = frozenset({"c"})
+    assert asked == [(0, None), (10, None), (20, frozenset({"b", "c"})), (30, rest), (40, rest)]
 
 
 def test_a_vault_that_cannot_be_looked_at_is_for_each_to_tell(stage: Stage) -> None:
@@ -472,7 +534,7 @@ def test_drift_whose_mending_meets_a_conflict_is_mended_soon(stage: Stage) -> No
     stage.has(sync())
     stage.passes(1)
     stage.untouched, stage.comes_to = False, Again(1)
-    stage.passes(300)
+    stage.passes(300.5)
     tries = len(stage.times)
     stage.untouched, stage.comes_to = True, GOOD
     stage.passes(31)

@@ -1,21 +1,24 @@
 """Telling: the status patch, the event and the log line of each outcome; a scripted API server listens."""
 
+import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from controller.api.conditions import Reason
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
-from controller.events import MOST_NOTE, Events
+from controller.events import BURST, MOST_NOTE, PER_SECOND, Events
+from controller.kube import Kube
 from controller.report import ATTENTION, Reporter
 from controller.status import Outcome, next_status
 from controller.sync import Again
 from controller.telemetry import LINES_A_MINUTE, Metrics
+from tests.unit import virtual
 from tests.unit.api_server import Answer, ApiServer, Asked, connected, refusal
 from tests.unit.objects_of import provider_class, sync
 
@@ -212,3 +215,33 @@ async def test_what_was_mended_and_comes_back_is_told_again(scene: Scene) -> Non
     scene.reporter.warn(sync().metadata, ["a expired"])
     await scene.events.work()
     assert len(scene.sent("/events")) == 3
+
+
+def test_of_many_events_at_once_most_come_later_and_the_end_does_not_wait_for_them() -> None:
+    class Clocked:
+        """Takes what is created, with the moment of it."""
+
+        def __init__(self, clock: Callable[[], float]) -> None:
+            self.clock = clock
+            self.moments: list[float] = []
+
+        async def call(self, *_: object, **__: object) -> bytes:
+            self.moments.append(self.clock())
+            return b"{}"
+
+    async def main(clock: Callable[[], float]) -> list[float]:
+        kube = Clocked(clock)
+        events = Events(cast("Kube", kube), "pod-1", clock)
+        for number in range(2 * BURST):
+            events.say(sync().metadata, "Normal", "Synced", f"number {number}")
+        work = asyncio.create_task(events.work())
+        await asyncio.sleep(1)
+        assert len(kube.moments) == BURST + PER_SECOND
+        events.close()
+        await work
+        return kube.moments
+
+    moments = virtual.run(main)
+    assert len(moments) == 2 * BURST
+    assert moments[BURST - 1] == 0
+    assert moments[-1] == pytest.approx(1)

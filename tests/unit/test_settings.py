@@ -48,6 +48,8 @@ def test_no_variable_is_needed() -> None:
         ("POD_NAME", "pod-1", "pod-1"),
         ("LISTEN_ADDRESS", "127.0.0.1", "127.0.0.1"),
         ("LISTEN_PORT", "0", 0),
+        ("OTLP_ENDPOINT", "https://collector.shop.svc:4318", "https://collector.shop.svc:4318"),
+        ("OTLP_FOLDER", "/etc/logs", "/etc/logs"),
         ("LOG_LEVEL", "debug", "debug"),
     ],
 )
@@ -93,7 +95,26 @@ def clouds(folder: Path, content: object, **environment: str) -> dict[str, Cloud
 
 def test_the_built_in_clouds_are_there_without_a_file() -> None:
     assert read().clouds() == BUILT_IN_CLOUDS
-    assert set(BUILT_IN_CLOUDS) == {"AzurePublicCloud", "AzureUSGovernmentCloud", "AzureChinaCloud"}
+    assert {
+        name: (cloud.authority, cloud.vault_url.format(vault="shop"), cloud.audience)
+        for name, cloud in BUILT_IN_CLOUDS.items()
+    } == {
+        "AzurePublicCloud": (
+            "https://login.microsoftonline.com",
+            "https://shop.vault.azure.net",
+            "https://vault.azure.net",
+        ),
+        "AzureUSGovernmentCloud": (
+            "https://login.microsoftonline.us",
+            "https://shop.vault.usgovcloudapi.net",
+            "https://vault.usgovcloudapi.net",
+        ),
+        "AzureChinaCloud": (
+            "https://login.chinacloudapi.cn",
+            "https://shop.vault.azure.cn",
+            "https://vault.azure.cn",
+        ),
+    }
 
 
 def test_a_file_adds_clouds_and_may_replace_one(tmp_path: Path) -> None:

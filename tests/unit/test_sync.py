@@ -16,14 +16,15 @@ from controller.accounts import assertions
 from controller.api.conditions import Reason
 from controller.api.meta import CLIENT_ID, TENANT_ID, ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
-from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync, SecretSyncStatus
 from controller.errors import ControllerError, ObjectError, OwnershipError, ProviderError, Retry
 from controller.fetched import Fetched
 from controller.identity import Identity
 from controller.objects import VersionOf
 from controller.plan import mark
+from controller.refusals import throttled
 from controller.settings import BUILT_IN_CLOUDS, FOREIGN_SECRET, TOKEN_AUDIENCE, Settings
-from controller.status import Outcome
+from controller.status import Outcome, next_status
 from controller.sync import Again, Ask, Class, Syncer, Written
 from controller.telemetry import Metrics
 from controller.vaults import Vaults
@@ -94,6 +95,7 @@ class VaultStandIn:
         self.holds: dict[str, Fetched | ControllerError] = {"user": value("me"), "pass": value(CANARY)}
         self.asked: list[tuple[Identity, str, str]] = []
         self.read_names: list[str] = []
+        self.first: list[bool] = []
 
     def reader(self, identity: Identity, cloud: str, vault: str) -> "VaultStandIn":
         self.asked.append((identity, cloud, vault))
@@ -103,6 +105,7 @@ class VaultStandIn:
         self, wanted: Iterable[VersionOf], *, since: float, first: bool
     ) -> Mapping[VersionOf, Fetched | ControllerError]:
         self.read_names = sorted(version.object.name for version in wanted)
+        self.first.append(first)
         return {version: self.holds[version.object.name] for version in wanted}
 
 
@@ -220,6 +223,25 @@ async def test_what_could_not_be_fetched_keeps_its_last_value(scene: Scene) -> N
     assert (outcome.reason, outcome.ready, outcome.equal, outcome.exists) == (Reason.PARTIAL, False, False, True)
     assert outcome.retry_after == 9
     assert [item["status"] for item in json.loads(outcome.message)] == ["failed", "synced"]
+
+
+async def test_what_a_busy_vault_put_off_is_all_that_is_left_and_comes_first(scene: Scene) -> None:
+    scene.vault.holds["pass"] = throttled("shop", 4)
+    outcome = await scene.sync(ABSENT, sent(secret(["user"])))
+    assert (outcome.reason, outcome.left) == (Reason.PARTIAL, frozenset({"pass"}))
+    assert (outcome.retry, outcome.retry_after) == (Retry.TURN, 4)
+    scene.vault.holds["pass"] = value(CANARY)
+    status = next_status(sync().metadata, SecretSyncStatus(), provider_class(), outcome, datetime.now(UTC))
+    outcome = await scene.sync(
+        sent(secret(["user"])), sent(secret(), "43"), wanted=sync(status=status), stale=outcome.left
+    )
+    assert scene.vault.read_names == ["pass"]
+    assert set(scene.body()["data"]) == {"pass"}
+    assert outcome.ready
+    # … and a refresh of what is there does not.
+    status = next_status(sync().metadata, status, provider_class(), outcome, datetime.now(UTC))
+    await scene.sync(sent(secret(), "43"), wanted=sync(status=status))
+    assert scene.vault.first == [True, True, False]
 
 
 async def test_nothing_is_blanked_when_nothing_can_be_fetched(scene: Scene) -> None:

@@ -298,6 +298,25 @@ async def test_without_a_token_the_vault_is_not_blamed(scene: Scene) -> None:
     assert await scene.read(USER) == ["me"]
 
 
+@pytest.mark.parametrize("takes_the_other", [True, False])
+async def test_where_a_token_is_refused_and_there_is_another_it_is_tried(scene: Scene, takes_the_other: bool) -> None:
+    refused = refusal(401)
+    scene.answers["/secrets/user/"] = scene.answers["/secrets/user"] = refused
+
+    def another(_sent: float) -> bool:
+        if takes_the_other:
+            scene.has("user", "me")
+        return True
+
+    scene.refused = another  # type: ignore[method-assign]
+    if takes_the_other:
+        assert await scene.read(USER) == ["me"]
+    else:
+        assert "does not accept the token" in (await scene.fails()).message
+    assert len(scene.reads) == 2
+    assert scene.counted == [("secrets.get", "ok" if takes_the_other else "401")]
+
+
 async def test_one_objects_failure_leaves_the_others_alone(scene: Scene) -> None:
     scene.has("user", "me")
     gone, me = await scene.read(VersionOf(VaultObject(name="gone")), USER)

@@ -49,8 +49,8 @@ class Plane:
         self.asked.append(args)
         return json.dumps(self.objects[args[1]]) if args[0] == "get" else "a-token\n"
 
-    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
-        return self.folder / f"{namespace}-{name}"
+    def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
+        return {"ACCOUNT": f"{namespace} {name} {folder.name}"}
 
 
 def deployment(**container: Any) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def test_the_environment_is_the_deployments(tmp_path: Path) -> None:
         "HTTPS_PROXY": "http://proxy",
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
-        "KUBECONFIG": str(tmp_path / "ns-robot"),
+        "ACCOUNT": "ns robot account",
         "LISTEN_ADDRESS": "127.0.0.1",
     }
 
@@ -155,13 +155,39 @@ def test_volumes_are_filled(tmp_path: Path) -> None:
     ]
     places = kubelet.Volumes(plane, "ns", "robot", tmp_path / "volumes").mount(volumes, mounts)
     assert (places["/some"] / "deep/er").read_text() == "one"
-    assert [path.name for path in places["/some"].iterdir()] == ["deep"]
+    assert [path.name for path in places["/some"].glob("[!.]*")] == ["deep"]
     assert places["/c"].read_bytes() == b"\xff"
     assert list(places["/tmp"].iterdir()) == []
     assert (places["/both"] / "token").read_text() == "a-token"
     assert (places["/both"] / "b").read_text() == "two"
     token = ("create", "token", "robot", "-n", "ns", "--duration=600s", "--audience=api://x")
     assert token in plane.asked
+
+
+def test_volumes_change_as_a_whole_and_what_is_optional_may_be_missing(tmp_path: Path) -> None:
+    plane = Plane(tmp_path, configmap={}, secret={"data": {"k": "b25l", "other": ""}})
+    sources: list[dict[str, Any]] = [
+        {"secret": {"name": "s", "optional": True, "items": [{"key": "k", "path": "key"}]}},
+        {"configMap": {"name": "m", "optional": True, "items": [{"key": "c", "path": "ca"}]}},
+    ]
+    volumes = kubelet.Volumes(plane, "ns", "robot", tmp_path / "volumes")
+    place = volumes.mount(
+        [{"name": "v", "projected": {"sources": sources}}, {"name": "s", "secret": {"secretName": "s"}}],
+        [{"name": "v", "mountPath": "/v"}, {"name": "s", "mountPath": "/s"}],
+    )
+    assert ("get", "secret", "s", "--namespace", "ns", "--output", "json", "--ignore-not-found") in plane.asked
+    assert (place["/s"] / "other").read_bytes() == b""
+    folder = place["/v"]
+    assert {path.name: path.read_text() for path in folder.glob("[!.]*")} == {"key": "one"}
+    was = (folder / "..data").resolve()
+    plane.objects |= {"secret": {"data": {"k": "dHdv"}}, "configmap": {"data": {"c": "CA"}}}
+    assert (folder / "key").read_text() == "one"
+    volumes.refresh()
+    assert {path.name: path.read_text() for path in folder.glob("[!.]*")} == {"key": "two", "ca": "CA"}
+    assert not was.exists()
+    plane.objects |= {"secret": {}}
+    volumes.refresh()
+    assert [path.name for path in folder.glob("[!.]*")] == ["ca"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A reader of a vault on loopback that says what a test makes it say, over real TLS; the clock stands still."""
 
-import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
@@ -8,13 +7,14 @@ from typing import Any, cast
 
 from azure.core.credentials import AccessTokenInfo
 
-from controller.calls import Calls
+from controller.calls import AT_ONCE, Calls
 from controller.errors import ControllerError
 from controller.fetched import Fetched
-from controller.identity import FederatedCredential
+from controller.identity import FederatedCredential, Identity
 from controller.network import new_session, new_transport
 from controller.objects import VaultObject, VersionOf
 from controller.pace import Pace
+from controller.shares import Slots
 from controller.vault import VaultReader
 from tests.unit.api_server import Answer, ApiServer, Asked, serving
 from tools.local_cluster.pki import Authority
@@ -55,9 +55,10 @@ class Scene:
             raise self.no_token
         return AccessTokenInfo("token", 4_000_000_000)
 
-    def refused(self) -> None:
+    def refused(self, _sent: float) -> bool:
         """… and is told where the vault does not take it."""
         self.tokens_refused += 1
+        return False
 
     def _answer(self, asked: Asked) -> Answer:
         if "Authorization" not in asked.headers:
@@ -116,10 +117,10 @@ async def staged(authority: Authority) -> AsyncIterator[Scene]:
         calls = Calls(
             "shop",
             server.url,
+            Identity("team", "robot", "client-1", "tenant-1"),
             cast("FederatedCredential", scene),
-            "client-1",
             new_transport(session),
-            asyncio.Semaphore(50),
+            Slots(AT_ONCE),
             Pace(lambda: scene.now),
             lambda vault_name, operation, outcome: scene.counted.append((operation, outcome)),
             lambda: scene.now,

@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--kubernetes", metavar="1.x.y", help=release)
             one.add_argument("--node", action="store_true", help="with a node, which needs root")
         if command == "assets":
-            about = "this tool, too: cosign, which `tools/package --sign` needs, or helm (4)"
+            about = "this tool, too: such as cosign, which `tools/package --sign` needs"
             one.add_argument("--tool", action="append", default=[], choices=sorted(assets.TOOLS), help=about)
         if command == "load":
             one.add_argument("archive", type=Path, metavar="ARCHIVE", help="OCI's or docker's, such as build/NAME.tar")

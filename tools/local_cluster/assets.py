@@ -86,6 +86,7 @@ class Tool:
     module: str
     link_flags: str
     data: tuple[str, ...] = ()  # folders of the module that the tool needs beside it
+    tags: str = ""
 
 
 TOOLS: Mapping[str, Tool] = {
@@ -100,6 +101,12 @@ TOOLS: Mapping[str, Tool] = {
     "cosign": Tool("3.1.3", "github.com/sigstore/cosign/v3", "-s -w"),
     # Its folder holds `pause` as well, the process in each pod's sandbox.
     "coredns": Tool("1.15.0", "github.com/coredns/coredns", "-s -w"),
+    # Its folder holds `promtool` as well. It finds nobody by itself: what it scrapes is told.
+    "prometheus": Tool("3.16.0", "github.com/prometheus/prometheus", "-s -w", tags="remove_all_sd,netgo"),
+    # What the way of the logs is tried with; the first two bring their CustomResourceDefinitions.
+    "cert-manager": Tool("1.21.2", "github.com/cert-manager/cert-manager", "-s -w", ("deploy/crds",)),
+    "trust-manager": Tool("0.25.0", "github.com/cert-manager/trust-manager", "-s -w", ("deploy/crds",)),
+    "otelcol": Tool("0.165.0", "go.opentelemetry.io/collector/otelcol", "-s -w"),
 }
 
 
@@ -149,14 +156,15 @@ def tool(name: str) -> Path:
 
     def make(folder: Path) -> None:
         go = golang.find()
-        _build(go, pins, folder, about.link_flags, f"building {name} {about.version} (once; a few minutes)")
+        doing = f"building {name} {about.version} (once; a few minutes)"
+        _build(go, pins, folder, about.link_flags, doing, about.tags)
         source = Path(go.output("list", "-m", "-f", "{{.Dir}}", about.module, cwd=pins).strip())
         for data in about.data:
             # What the module cache holds is read-only, and so would be copies that keep their mode.
             shutil.copytree(source / data, folder / data, copy_function=shutil.copyfile)
             (folder / data).chmod(0o755)
 
-    stamp = _stamp(_recipe(pins), about.link_flags)
+    stamp = _stamp(_recipe(pins), about.link_flags, *filter(None, [about.tags]))
     return cache.populate(f"{name}-{about.version}-{cache.architecture()}", stamp, make) / name
 
 
@@ -197,9 +205,9 @@ def _derive(go: golang.Go, suite: Suite, version: str, graph: Path) -> Path:
     return graph
 
 
-def _build(go: golang.Go, graph: Path, folder: Path, link_flags: str, doing: str) -> None:
+def _build(go: golang.Go, graph: Path, folder: Path, link_flags: str, doing: str, tags: str = "") -> None:
     # -mod=readonly: a module whose hash is not in go.sum fails the build.
-    flags = ["-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", link_flags]
+    flags = ["-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-tags", tags, "-ldflags", link_flags]
     go.run("build", *flags, "-o", f"{folder}/", "tool", cwd=graph, doing=f"{doing} with {go.version}")
     for built, known in _GO_NAMES.items():
         if (folder / built).exists():

@@ -4,6 +4,7 @@
     1.37.2-amd64/                  the programs of one control plane
     node-1.37.2-amd64/             those of a node
     ct-3.14.0-amd64/               a tool
+    otelcol-0.165.0-amd64/         … and cert-manager and trust-manager likewise, for `make test-logs`
     base-debian-bookworm-amd64/    the image's base, where no registry is reachable
     go-1.26.6-amd64/               Go, where the machine has none
     clusters/<name>/               what `tools/cluster up` started

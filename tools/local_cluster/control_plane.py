@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import shutil
 import ssl
 import subprocess
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from tools.local_cluster import assets, kubeconfig, node, node_servers, pki, servers
 from tools.local_cluster.errors import ClusterError
@@ -107,7 +109,7 @@ class ControlPlane:
             self._launch("kube-apiserver", self._layout.apiserver())
             self._launch("kube-controller-manager", self._layout.controller_manager())
             self._wait_until_ready()
-            self._request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", _ISSUER_DISCOVERY)
+            self.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", _ISSUER_DISCOVERY)
             # Made by controllers: once it is there, namespaces can be used.
             self._wait_for("/api/v1/namespaces/default/serviceaccounts/default")
             if self._with_node:
@@ -131,6 +133,17 @@ class ControlPlane:
         """Bring the API server back; returns when it is ready."""
         self._launch("kube-apiserver", self._layout.apiserver())
         self._wait_until_ready()
+
+    def fill_etcd(self) -> None:
+        """Have etcd say that its space is used up: whatever would write is refused."""
+        self._ask_etcd("/v3/maintenance/alarm", {"action": "ACTIVATE", "alarm": "NOSPACE"})
+
+    def free_etcd(self) -> None:
+        """What an administrator does then: drop old revisions, give the space back, switch the alarm off."""
+        revision = self._ask_etcd("/v3/maintenance/status", {})["header"]["revision"]
+        self._ask_etcd("/v3/kv/compaction", {"revision": revision})
+        self._ask_etcd("/v3/maintenance/defragment", {})
+        self._ask_etcd("/v3/maintenance/alarm", {"action": "DEACTIVATE", "alarm": "NOSPACE"})
 
     def restart_controller_manager(self) -> None:
         """Make the garbage collector see new kinds now: it looks every 30 s, and no flag changes that."""
@@ -169,6 +182,10 @@ class ControlPlane:
             raise ClusterError(f"{shown}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
+        """One request as cluster-admin, sooner than kubectl has started: status and body; OSError without an answer."""
+        return _send(f"{self._layout.host}:{self._layout.apiserver_port}", self._tls, method, path, body)
+
     def kubeconfig_for(self, token: str, name: str) -> Path:
         """A kubeconfig that presents a bearer token; the same `name` with a new token replaces the file."""
         path = self._layout.folder / f"{name}.kubeconfig"
@@ -176,8 +193,24 @@ class ControlPlane:
 
     def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
         """A kubeconfig of an existing service account, with a token for 24 hours."""
-        token = self.kubectl("create", "token", name, "--namespace", namespace, "--duration", "24h").strip()
-        return self.kubeconfig_for(token, f"{namespace}-{name}")
+        return self.kubeconfig_for(self._token(namespace, name), f"{namespace}-{name}")
+
+    def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
+        """What a pod of that service account finds in its environment; `folder` gets what a kubelet would mount."""
+        folder.mkdir()
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(self._token(namespace, name))
+        shutil.copy(self.ca_file, folder / "ca.crt")
+        where = urlsplit(self.url)
+        return {
+            "KUBERNETES_SERVICE_HOST": str(where.hostname),
+            "KUBERNETES_SERVICE_PORT": str(where.port),
+            "SERVICE_ACCOUNT_FOLDER": str(folder),
+        }
+
+    def _token(self, namespace: str, name: str) -> str:
+        return self.kubectl("create", "token", name, "--namespace", namespace, "--duration", "24h").strip()
 
     def _prepare(self, workspace: Workspace, stack: contextlib.ExitStack) -> pki.Authority:
         """Ports, certificates and configuration files; the cluster's authority."""
@@ -202,7 +235,7 @@ class ControlPlane:
         layout.write()
         etcd, cluster = pki.Authority(folder, "etcd-ca"), pki.Authority(folder, "ca")
         etcd.issue("etcd", user="etcd", hosts=(servers.LOOPBACK, "localhost"))
-        etcd.issue("etcd-client", user="kube-apiserver")
+        client = etcd.issue("etcd-client", user="kube-apiserver")
         cluster.issue("apiserver", user="kube-apiserver", hosts=layout.hosts)
         admin = cluster.issue("admin", user="admin", groups=["system:masters"])
         manager = cluster.issue("controller-manager", user="system:kube-controller-manager")
@@ -219,6 +252,8 @@ class ControlPlane:
         self._layout = layout
         self._tls = ssl.create_default_context(cafile=layout.ca_file)
         self._tls.load_cert_chain(admin.cert, admin.key)
+        self._etcd_tls = ssl.create_default_context(cafile=etcd.pair.cert)
+        self._etcd_tls.load_cert_chain(client.cert, client.key)
         self.url, self.ca_file, self.issuer = layout.url, layout.ca_file, layout.issuer
         self.kubeconfig, self.audit_log = layout.admin_kubeconfig, layout.audit_log
         return cluster
@@ -226,7 +261,7 @@ class ControlPlane:
     def _start_node(self, authority: pki.Authority) -> None:
         self._launch("kube-scheduler", self._layout.scheduler(assets.node(self.version).path("kube-scheduler")))
         for plural, body in (("clusterroles", node.DNS_RIGHTS), ("clusterrolebindings", node.DNS_BINDING)):
-            self._request("POST", f"/apis/rbac.authorization.k8s.io/v1/{plural}", body)
+            self.request("POST", f"/apis/rbac.authorization.k8s.io/v1/{plural}", body)
         self._running_servers += ["network", "node"]
         self.node.start(self.url, authority, self.check)
         ready = {"type": "Ready", "status": "True"}
@@ -249,7 +284,7 @@ class ControlPlane:
         while time.monotonic() < deadline:
             self.check()
             try:
-                status, body = self._request("GET", path)
+                status, body = self.request("GET", path)
             except OSError as error:  # it does not listen yet, or is gone again
                 status, body = 0, str(error)
             if status == http.HTTPStatus.OK and (wanted is None or wanted(json.loads(body))):
@@ -258,12 +293,18 @@ class ControlPlane:
             time.sleep(_POLL_SECONDS)
         raise ClusterError(f"the control plane was not ready after {_START_SECONDS:g} s: {path} answers {last[-1000:]}")
 
-    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
-        connection = http.client.HTTPSConnection(
-            self._layout.host, self._layout.apiserver_port, context=self._tls, timeout=10
-        )
-        with contextlib.closing(connection):
-            headers = {"Content-Type": "application/json"}
-            connection.request(method, path, json.dumps(body) if body else None, headers)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
+    def _ask_etcd(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        status, text = _send(f"{servers.LOOPBACK}:{self._layout.etcd_port}", self._etcd_tls, "POST", path, body)
+        if status != http.HTTPStatus.OK:
+            raise ClusterError(f"etcd answers {path} with {status} {text[-1000:]}")
+        answer: dict[str, Any] = json.loads(text)
+        return answer
+
+
+def _send(address: str, tls: ssl.SSLContext, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, str]:
+    connection = http.client.HTTPSConnection(address, context=tls, timeout=10)
+    with contextlib.closing(connection):
+        headers = {"Content-Type": "application/json"}
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        return response.status, response.read().decode()

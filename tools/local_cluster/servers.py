@@ -108,7 +108,6 @@ class Layout:
             "--client-cert-auth",
             "--peer-client-cert-auth",
             "--socket-reuse-port",  # see reserve_port()
-            "--enable-grpc-gateway=false",
             "--unsafe-no-fsync",  # a cluster that ends with its process need not survive a power cut
             "--log-level=warn",
         ]

@@ -10,8 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
-from controller import errors
-from controller.kube import Kube, load_configuration
+from controller import access, errors
+from controller.kube import Kube
 from tools.keyvault_emulator import EmulatorError
 from tools.release_test.sample import FailedError, Sample
 from tools.release_test.settings import Settings
@@ -28,7 +28,7 @@ async def run(settings: Settings) -> str:
     assert task is not None  # noqa: S101 - this runs in one
     # A pod that is deleted has removed what it made before it ends.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with Kube(await load_configuration(os.environ.get("KUBECONFIG")), USER_AGENT) as kube:
+    async with Kube(await access.find(os.environ), USER_AGENT) as kube:
         sample = Sample(kube, settings)
         await sample.remove()
         async with opened(kube, settings) as vault:

@@ -11,6 +11,7 @@ from controller.api.secretsync import REFRESH_INTERVAL
 from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Cloud, Settings
 from tools.values.azure import Azure
 from tools.values.base import Free, Values
+from tools.values.logs import Logs
 from tools.values.observing import Dashboard, Monitor, Rules
 from tools.values.pod import IMAGE_USER, Disruption, Global, Image, Network, Proxy, ServiceAccount
 from tools.values.release_test import Test
@@ -127,6 +128,7 @@ class ChartValues(Values):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="The least severe lines to log.")
     ] = _DEFAULTS.log_level
+    logs: Logs = msgspec.field(default_factory=Logs)
     image: Image = msgspec.field(default_factory=Image)
     global_: Global = msgspec.field(default_factory=Global, name="global")
     image_pull_secrets: Annotated[

@@ -104,7 +104,7 @@ class Network(Values):
         list[Free],
         Meta(
             description="Where it may go: DNS, the API server (443 or 6443), Entra and the vaults (443). The ports of"
-            " the proxy and of clouds are added."
+            " the proxy, of clouds and of the logs' collector are added."
         ),
     ] = msgspec.field(
         default_factory=lambda: [{"ports": [_port(53, "UDP"), _port(53)]}, {"ports": [_port(443), _port(6443)]}]

@@ -1,0 +1,135 @@
+"""Figures of several runs: kept as JSON, told as Markdown beside their targets and those of another time."""
+
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).parent / "results"
+# What is no call to a vault.
+ENTRA = ("token", "discovery", "instance")
+# By title and name, one value a run.
+Found = dict[str, dict[str, list[float]]]
+
+
+class Figures:
+    """What one run of one kind found: figures by name, in the order of measuring."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.figures: dict[str, float] = {}
+
+    def note(self, name: str, value: float) -> None:
+        """Keeps one and tells it."""
+        self.figures[name] = round(value, 3)
+        print(f"  {name}: {value:.4g}", file=sys.stderr, flush=True)
+
+    def note_calls(self, name: str, calls: Mapping[str, int]) -> None:
+        """Keeps how many calls there were of each operation, and how many to the vault in all."""
+        for operation, count in sorted(calls.items()):
+            self.note(f"{name}: {operation}", count)
+        self.note(f"{name}: vault calls", sum(n for what, n in calls.items() if what not in ENTRA))
+
+
+class Machine(msgspec.Struct):
+    """On what it was measured; `load` is what else kept it busy when the measuring began."""
+
+    cores: int
+    cpu: str
+    kernel: str
+    python: str
+    kubernetes: str
+    load: float
+
+    @classmethod
+    def this(cls, kubernetes: str) -> "Machine":
+        """The one that this runs on."""
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        return cls(
+            cores=len(os.sched_getaffinity(0)),
+            cpu=found[1] if found else platform.machine(),
+            kernel=f"{platform.system()} {platform.release()}",
+            python=platform.python_version(),
+            kubernetes=kubernetes,
+            load=round(os.getloadavg()[0], 1),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cores} cores ({self.cpu}), {self.kernel}, Python {self.python}, Kubernetes {self.kubernetes};"
+            f" load average {self.load:g} before"
+        )
+
+
+class Results(msgspec.Struct):
+    """One measuring."""
+
+    machine: Machine
+    figures: Found = {}
+
+    def add(self, run: Figures) -> None:
+        """Takes one more run in."""
+        of = self.figures.setdefault(run.title, {})
+        for name, value in run.figures.items():
+            of.setdefault(name, []).append(value)
+
+    def keep(self, before: "Results", titles: Sequence[str]) -> None:
+        """Takes over what was not measured again, and the order of the titles."""
+        both = before.figures | self.figures
+        self.figures = {title: both[title] for title in titles if title in both}
+
+    def write(self, name: str) -> None:
+        """Into the folder of results, to be committed."""
+        FOLDER.mkdir(exist_ok=True)
+        (FOLDER / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+
+
+def read(name: str) -> Results | None:
+    """What was written last."""
+    path = FOLDER / f"{name}.json"
+    return msgspec.json.decode(path.read_bytes(), type=Results) if path.is_file() else None
+
+
+def committed(name: str) -> Results | None:
+    """What the last commit holds."""
+    path = (FOLDER / f"{name}.json").relative_to(ROOT)
+    found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=False)
+    return msgspec.json.decode(found.stdout, type=Results) if found.returncode == 0 else None
+
+
+def markdown(now: Results, before: Results | None, targets: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """The lines of one table for each title."""
+    yield f"Measured on {now.machine}."
+    if before:
+        yield f"Before: {before.machine}."
+    for title, figures in now.figures.items():
+        runs = max(map(len, figures.values()))
+        yield from ("", f"### {title}", "", f"{runs} run{'s' if runs > 1 else ''}.", "")
+        yield from ("| what | target | median | least | most | before |", "| --- | --- | --- | --- | --- | --- |")
+        old = before.figures.get(title, {}) if before else {}
+        limits = targets.get(title, {})
+        for name, values in figures.items():
+            median = statistics.median(values)
+            limit = limits.get(name)
+            target = "" if limit is None else f"≤ {_shown(limit)}{'' if median <= limit else ' **missed**'}"
+            cells = [target, _shown(median), _shown(min(values)), _shown(max(values)), _compared(median, old.get(name))]
+            yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
+
+
+def _compared(median: float, old: list[float] | None) -> str:
+    if not old:
+        return ""
+    was = statistics.median(old)
+    change = f" ({(median / was - 1) * 100:+.0f} %)" if was and median != was else ""
+    return _shown(was) + change

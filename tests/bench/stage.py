@@ -1,0 +1,99 @@
+"""What is measured: N SecretSyncs and their vault, in a namespace of a cluster with the chart."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controller import access
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
+from controller.kube import Handle, Kube
+from tests.bench.meter import Meter
+from tests.cluster.world import Installed, Namespace, install
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
+
+# Objects of one SecretProviderClass: its `objects` is one text, so people keep it short.
+CLASS_SIZE = 100
+AT_ONCE = 16
+HANDLES: Sequence[Handle[Any]] = (Handle(SecretProviderClass, "bench"), Handle(SecretSync, "bench"))
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """How many SecretSyncs, of one key each; seconds that each vault call takes; versions of each object."""
+
+    count: int
+    latency: float = 0.0
+    history: int = 1
+
+    @property
+    def interval(self) -> int:
+        """Seconds between polls: long enough for what happens between two of them, on a slower machine, too."""
+        return 8 + self.count // (100 if self.count <= 1_000 else 40)
+
+    def __str__(self) -> str:
+        history = f", history {self.history}" if self.history > 1 else ""
+        return f"{self.count:,} SecretSyncs, vault at {self.latency * 1000:.0f} ms{history}"
+
+    def names(self) -> list[str]:
+        """Of the SecretSyncs, and of their objects in the vault."""
+        return [f"s{number:05}" for number in range(self.count)]
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[Installed]:
+    """A cluster with the chart, and an emulator; nothing runs yet."""
+    with ControlPlane(folder / "plane") as plane, Emulator(folder / "emulator") as emulator:
+        emulator.trust_issuer(plane.issuer, plane.ca_file)
+        yield install(plane, emulator, folder)
+
+
+class Stage:
+    """A namespace with its SecretSyncs applied, and a controller that watches it alone, not started yet.
+
+    So several shapes follow each other in one cluster, and none of them sees what another has left.
+    """
+
+    def __init__(self, installed: Installed, shape: Shape) -> None:
+        self.shape = shape
+        self.space = Namespace(installed)
+        for _ in range(shape.history):
+            for name in shape.names():
+                self.space.put(name, "first")
+        asyncio.run(_create(installed.plane.kubeconfig, self.space.name, list(self._objects())))
+        installed.emulator.delay(shape.latency)
+        self.workload = installed.workload(
+            ROTATION_POLL_INTERVAL=str(shape.interval), DRIFT_INTERVAL="86400", WATCH_NAMESPACES=self.space.name
+        )
+        self.meter = Meter(installed, self.space, self.workload)
+
+    def _objects(self) -> Iterator[Mapping[str, Any]]:
+        shape, names = self.shape, self.shape.names()
+        path = "{}/0" if shape.history > 1 else "{}"
+        for start in range(0, shape.count, CLASS_SIZE):
+            part = names[start : start + CLASS_SIZE]
+            items = "".join(
+                f"  - |\n    objectName: {name}\n    objectType: secret\n    objectVersionHistory: {shape.history}\n"
+                for name in part
+            )
+            yield self.space.provider_class(name=f"class-{start}", objects=f"array:\n{items}")
+            for name in part:
+                yield self.space.sync(name, {"key": path.format(name)}, secretProviderClassName=f"class-{start}")
+
+
+async def _create(kubeconfig: Path, namespace: str, objects: Sequence[Mapping[str, Any]]) -> None:
+    """As cluster-admin; kubectl would take a second for 50."""
+    paths = {handle.resource.kind: handle.path(namespace) for handle in HANDLES}
+    slots = asyncio.Semaphore(AT_ONCE)
+    async with Kube(await access.find({"KUBECONFIG": str(kubeconfig)})) as kube, asyncio.TaskGroup() as tasks:
+
+        async def create(item: Mapping[str, Any]) -> None:
+            async with slots:
+                await kube.call("POST", paths[item["kind"]], body=item)
+
+        for item in objects:
+            tasks.create_task(create(item))

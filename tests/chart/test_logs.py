@@ -1,0 +1,137 @@
+"""Logs to a collector: what is asked of cert-manager and trust-manager, what is mounted, and that off means nothing."""
+
+from typing import Any
+
+import pytest
+
+from controller.settings import Settings
+from tests.chart.rendering import Manifest, container, environment, kinds, one, render, text
+from tests.chart.test_options import pod
+from tests.logs import page
+from tools import helm
+
+ENDPOINT = "https://collector.observability.svc:4318"
+KINDS = ("cert-manager.io/v1/Certificate", "trust.cert-manager.io/v1alpha1/Bundle")
+SERVED = [word for kind in KINDS for word in ("--api-versions", kind)]
+
+
+def given(**otlp: Any) -> dict[str, Any]:
+    """Values as Arc gives them; `otlp` replaces groups."""
+    groups = {"certificate": {"issuerRef": {"name": "issuer"}}, "ca": {"secretName": "root"}}
+    return {"logs": {"otlp": {"enabled": "true", "endpoint": ENDPOINT, **groups, **otlp}}}
+
+
+def sources(manifests: list[Manifest]) -> dict[str, Any]:
+    """Where the files of the mounted folder come from."""
+    mount = next(mount for mount in container(manifests)["volumeMounts"] if mount["name"] == "logs")
+    assert Settings.from_environment(environment(manifests)).otlp_folder == mount["mountPath"]
+    volume = next(volume for volume in pod(manifests)["volumes"] if volume["name"] == "logs")
+    return {kind: about for source in volume["projected"]["sources"] for kind, about in source.items()}
+
+
+def test_off_means_that_nothing_is_there() -> None:
+    rendered = text(*SERVED)
+    assert "OTLP" not in rendered
+    assert "akv-secret-store-logs" not in rendered
+    on = given()
+    on["logs"]["otlp"]["enabled"] = "False"
+    assert text(*SERVED, given=on) == rendered
+
+
+def test_the_certificate_and_the_bundle_fill_what_is_mounted() -> None:
+    manifests = render(*SERVED, given=given())
+    assert kinds(manifests) - kinds(render()) == {"Certificate", "Bundle"}
+    certificate, bundle = one(manifests, "Certificate"), one(manifests, "Bundle")
+    found = sources(manifests)
+    assert found["secret"]["name"] == certificate["spec"]["secretName"]
+    assert {item["key"]: item["path"] for item in found["secret"]["items"]} == {
+        "tls.crt": "tls.crt",
+        "tls.key": "tls.key",
+    }
+    # trust-manager's ConfigMap has the Bundle's name.
+    assert found["configMap"]["name"] == bundle["metadata"]["name"]
+    assert found["configMap"]["items"] == [{"key": bundle["spec"]["target"]["configMap"]["key"], "path": "ca.crt"}]
+    # Secrets are synced whether these are there or not.
+    assert found["secret"]["optional"] is found["configMap"]["optional"] is True
+    assert certificate["spec"]["issuerRef"] == {"name": "issuer", "kind": "Issuer", "group": "cert-manager.io"}
+    assert certificate["spec"]["usages"] == ["digital signature", "client auth"]
+    assert bundle["spec"]["sources"] == [{"secret": {"name": "root", "key": "tls.crt"}}]
+    namespace = certificate["metadata"]["namespace"]
+    assert bundle["spec"]["target"]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+    assert environment(manifests)["OTLP_ENDPOINT"] == ENDPOINT
+
+
+def test_names_are_no_longer_than_a_label_and_those_of_two_namespaces_differ() -> None:
+    """trust-manager has the Bundle's name as the value of a label, and a Bundle belongs to no namespace."""
+    names = set()
+    for namespace in ("a" * 63, "b" * 63):
+        manifests = render(*SERVED, given=given() | {"fullnameOverride": "n" * 53}, namespace=namespace)
+        names.add(one(manifests, "Bundle")["metadata"]["name"])
+        names.add(one(manifests, "Certificate")["metadata"]["name"])
+    assert len(names) == 3
+    assert max(map(len, names)) <= 63
+
+
+def test_ones_own_secret_and_config_map_need_neither() -> None:
+    own = given(certificate={"secretName": "mine"}, ca={"configMapName": "roots", "key": "all.pem"})
+    manifests = render(given=own)
+    assert kinds(manifests) == kinds(render())
+    found = sources(manifests)
+    assert (found["secret"]["name"], found["configMap"]["name"]) == ("mine", "roots")
+    assert found["configMap"]["items"] == [{"key": "all.pem", "path": "ca.crt"}]
+
+
+@pytest.mark.parametrize(
+    ("group", "kind", "whose", "instead"),
+    [
+        ("certificate", KINDS[0], "cert-manager", "logs.otlp.certificate.secretName"),
+        ("ca", KINDS[1], "trust-manager", "logs.otlp.ca.configMapName"),
+    ],
+)
+def test_a_kind_that_the_cluster_lacks(group: str, kind: str, whose: str, instead: str) -> None:
+    (other,) = set(KINDS) - {kind}
+    served = ["--api-versions", other]
+    with pytest.raises(helm.BadValues) as refused:
+        render(*served, given=given())
+    assert str(refused.value).startswith(f"logs.otlp.enabled: the cluster does not serve {kind}, {whose}'s; ")
+    assert instead in str(refused.value)
+    mode = f"logs.otlp.{group}.renderMode"
+    assert f"set {mode} to skipIfMissing" in str(refused.value)
+    made = kind.rpartition("/")[2]
+    assert made not in kinds(render(*served, "--set", f"{mode}=skipIfMissing", given=given()))
+    assert made in kinds(render(*served, "--set", f"{mode}=alwaysRender", given=given()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"endpoint": ""}, "logs.otlp.endpoint"),
+        ({"endpoint": "http://plain:4318"}, "logs.otlp.endpoint"),
+        ({"certificate": {}}, "logs.otlp.certificate.issuerRef.name"),
+        ({"certificate": {"duration": "90d"}}, "logs.otlp.certificate.duration"),
+        ({"ca": {}}, "logs.otlp.ca.secretName"),
+    ],
+)
+def test_what_is_missing_is_asked_for_by_its_path(changes: dict[str, Any], path: str) -> None:
+    with pytest.raises(helm.BadValues) as refused:
+        render(*SERVED, given=given(**changes))
+    assert any(problem.startswith(f"{path}: ") for problem in refused.value.problems), refused.value.problems
+
+
+def test_the_network_policy_lets_out_to_the_collector() -> None:
+    manifests = render(*SERVED, given=given() | {"networkPolicy": {"enabled": "true"}})
+    ports = [port["port"] for rule in one(manifests, "NetworkPolicy")["spec"]["egress"] for port in rule["ports"]]
+    assert ports == [53, 53, 443, 6443, 4318]
+
+
+def test_a_renewal_starts_no_pod_anew() -> None:
+    """The pod reads what is renewed by itself; what is in its template would have to wait for an upgrade, too."""
+    manifests = render(*SERVED, given=given())
+    annotations = one(manifests, "Deployment")["spec"]["template"]["metadata"].get("annotations", {})
+    assert annotations == one(render(), "Deployment")["spec"]["template"]["metadata"].get("annotations", {})
+
+
+def test_the_values_of_the_readme_are_all_that_it_takes() -> None:
+    manifests = render(*SERVED, given=page.blocks()[0])
+    assert kinds(manifests) - kinds(render()) == {"Certificate", "Bundle"}
+    assert environment(manifests)["OTLP_ENDPOINT"] == ENDPOINT

@@ -1,0 +1,110 @@
+"""The machine under the controller fails: clock, names, disk, descriptors (`tests.ledger.closes`).
+
+Memory, which only a kubelet limits as it is in a cluster, is in tests/node/test_release.py.
+"""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from controller.api.conditions import Reason
+from tests.cluster.fleet import ALONE, Fleet, fleet
+from tests.cluster.machine import Machine
+from tests.cluster.relay import Relay
+from tests.cluster.world import Installed
+from tools.workload import Workload
+
+SECONDS = 3.0
+DAY = 86_400.0
+
+
+@pytest.fixture(scope="module")
+def unstarted(installed: Installed, relay: Relay) -> Workload:
+    """Which reaches vault and Entra by a name."""
+    workload = relay.workload(installed, **ALONE)
+    clouds = workload.log.with_name("clouds.json")
+    emulator = installed.emulator
+    named = {
+        "authority": emulator.authority.replace("127.0.0.1", "localhost"),
+        "vaultUrl": emulator.vault_pattern.replace("127.0.0.1", "localhost"),
+        "ca": emulator.ca_file.read_text(),
+    }
+    clouds.write_text(json.dumps({"emulator": named}))
+    workload.env["CLOUDS_FILE"] = str(clouds)
+    return workload
+
+
+@pytest.fixture(scope="module")
+def machine(unstarted: Workload, tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return Machine(unstarted, tmp_path_factory.mktemp("machine"))
+
+
+@pytest.fixture(scope="module")
+def controller(unstarted: Workload, machine: Machine) -> Iterator[Workload]:
+    with unstarted:
+        unstarted.wait_ready()
+        yield unstarted
+        assert unstarted.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def shops(installed: Installed, controller: Workload) -> Iterator[Fleet]:
+    with fleet(installed, "one", "two") as found:
+        yield found
+
+
+def restart(controller: Workload) -> None:
+    """As a kubelet does."""
+    controller.kill()
+    controller.start()
+    controller.wait_ready()
+
+
+@pytest.mark.parametrize("jumps", [(DAY, 0.0), (-DAY, 0.0)], ids=["forward", "back"])
+def test_the_clock_jumps_and_jumps_back(
+    shops: Fleet, machine: Machine, controller: Workload, jumps: tuple[float, float]
+) -> None:
+    for ahead in jumps:
+        machine.clock_goes(ahead)
+        # Whoever trusts the clock takes its token for a good one, and what a status says for long ago or yet to come.
+        shops.installed.emulator.roll_signing_key()
+        shops.endures(2)
+        restart(controller)
+        shops.closes()
+
+
+def test_no_name_resolves(shops: Fleet, machine: Machine, controller: Workload) -> None:
+    machine.names_resolve(False)
+    try:
+        restart(controller)  # what was resolved is forgotten
+        shops.endures(1)
+        assert "does not resolve" in shops.spaces["one"].wait_reason("one", Reason.PROVIDER_ERROR)
+    finally:
+        machine.names_resolve(True)
+    shops.closes()
+
+
+def test_nothing_more_can_be_opened(shops: Fleet, machine: Machine, relay: Relay, controller: Workload) -> None:
+    with machine.no_more_descriptors():
+        shops.installed.emulator.heal()  # resets every connection
+        relay.cut_watches()
+        shops.endures(SECONDS)
+        assert "no more files" in shops.spaces["one"].wait_reason("one", Reason.PROVIDER_ERROR)
+    shops.closes()
+
+
+def test_the_disk_under_the_log_is_full(shops: Fleet, machine: Machine, controller: Workload) -> None:
+    """A line that cannot be written is lost, and nothing else."""
+    before = controller.log.stat().st_size
+    with machine.full_disk():
+        shops.installed.emulator.cut_off()
+        shops.spaces["one"].wait_reason("one", Reason.PROVIDER_ERROR)  # which is worth a line
+        shops.endures(SECONDS)
+        assert controller.log.stat().st_size == before
+        shops.installed.emulator.restore()
+    shops.closes()
+    assert controller.stop() == 0
+    assert "stopped" in controller.log.read_bytes()[before:].decode()
+    controller.start()
+    controller.wait_ready()

@@ -1,0 +1,102 @@
+"""A vault fails in every way that one can; Secrets of others and of the past stay whole (`tests.ledger.closes`)."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from tests.cluster.fleet import ALONE, Fleet, fleet
+from tests.cluster.world import Installed
+from tests.ledger import SOON, arrives
+from tools.keyvault_emulator.errors import EmulatorError
+from tools.workload import Workload
+
+BAIT = "bait-vault"
+# One vault each, all at the same time.
+FAULTS: dict[str, dict[str, Any]] = {
+    "refused": {"kind": "drop"},
+    "hangs": {"kind": "hang", "seconds": 25},
+    "drips": {"kind": "drip", "status": 200, "body": json.dumps({"value": "x" * 99}), "seconds": 1},
+    "reset in the middle": {"kind": "reset", "status": 200, "body": json.dumps({"value": "x" * 99})},
+    "garbage": {"kind": "garbage"},
+    "null": {"status": 200, "body": "null"},
+    "500": {"status": 500},
+    "503": {"status": 503},
+    "429 with Retry-After": {"per_10s": 15, "retry_after": 4},
+    "429 without": {"per_10s": 15, "retry_after": None},
+    "429 to everything": {"per_10s": 0, "retry_after": 2},
+    "a redirect": {"status": 302},
+    "100 MB": {"kind": "huge"},
+    "an empty list": {"status": 200, "body": json.dumps({"value": []}), "operation": "secrets.list"},
+    "a list without end": {"status": 200, "operation": "secrets.list"},
+}
+SECONDS = 12.0
+POLL = 2
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return ALONE | {"ROTATION_POLL_INTERVAL": str(POLL)}
+
+
+@pytest.fixture(scope="module")
+def shops(installed: Installed, controller: Workload) -> Iterator[Fleet]:
+    with fleet(installed, "one", "two") as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("verb", "values"),
+    [
+        pytest.param("certificate_flaw", ("expired", "unknown-ca"), id="expired TLS, wrong CA"),
+        pytest.param("set_clock", (3600, -3600), id="clock ahead and behind by an hour"),
+    ],
+)
+def test_all_vaults_fail_together(shops: Fleet, verb: str, values: tuple[Any, Any]) -> None:
+    emulator = shops.installed.emulator
+    try:
+        for value in values:
+            getattr(emulator, verb)(value)
+            shops.endures(2.5)
+    finally:
+        emulator.heal()
+        emulator.set_clock(0)
+    shops.closes()
+
+
+@pytest.fixture(scope="module")
+def vaults(installed: Installed, controller: Workload) -> Iterator[Fleet]:
+    with suppress(EmulatorError):  # a second run on the same emulator has it
+        installed.emulator.add_vault(BAIT, "00000000-0000-0000-0000-00000000000a")
+    with fleet(installed, *FAULTS) as found:
+        yield found
+
+
+def test_a_vault_fails_in_any_way(vaults: Fleet) -> None:
+    emulator = vaults.installed.emulator
+    before = vaults.calls()
+    for name, given in FAULTS.items():
+        fault, space = dict(given), vaults.spaces[name]
+        if "per_10s" in fault:  # less than is wanted, as where many share a vault
+            emulator.throttle(space.vault, **fault)
+            continue
+        if name == "a redirect":
+            fault["headers"] = {"Location": f"{emulator.url}/{BAIT}/secrets/a?api-version=7.6"}
+        if name == "a list without end":
+            link = f"{emulator.url}/{space.vault}/secrets?api-version=7.6&$skiptoken=1"
+            fault["body"] = json.dumps({"value": [], "nextLink": link})
+        emulator.fail(where=space.vault, **fault)
+    vaults.endures(SECONDS)
+    # Gets work there: whatever the list says, the newest arrives.
+    arrives(vaults, 4 * POLL, {vaults.spaces[name].name for name in FAULTS if "list" in name})
+    took = {fault: now - before[fault] for fault, now in vaults.calls().items()}
+    assert not [key for key in emulator.counters() if key.startswith(BAIT)], "a redirect was followed"
+    emulator.heal()
+    for name, calls in took.items():
+        # A vault that fails is left alone for 5 s; one that answers some calls is asked at every poll.
+        most = 8 * SECONDS if "list" in name or "429" in name else 5 + SECONDS
+        assert calls <= most, f"{name}: {calls} calls"
+    # A vault that refused everything is asked anew at the slowest pace.
+    vaults.closes(2 * SOON)

@@ -1,0 +1,87 @@
+"""Canaries on every way that a value takes, and on those on which it fails: none comes out but in its Secret."""
+
+import base64
+import secrets
+from typing import Any
+
+import pytest
+
+from controller.api.conditions import Reason
+from controller.contents import PEM, PFX
+from tests.cluster.leaks import leaked
+from tests.cluster.memory import piece
+from tests.cluster.world import Installed, Namespace, eventually
+from tests.unit.issuing import as_pem, issue, new_key, pfx
+from tools.workload import Workload
+
+TLS = {"type": "kubernetes.io/tls"}
+PAIR = {"tls.crt": "{}/tls.crt", "tls.key": "{}/tls.key"}
+PASSWORD = f"canary-{secrets.token_hex(8)}"
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    """What is not on this machine goes to a proxy that wants a password, and is not there."""
+    return {
+        "HTTPS_PROXY": f"http://user:{PASSWORD}@127.0.0.1:9",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "LOG_LEVEL": "debug",
+        "ROTATION_POLL_INTERVAL": "5",
+    }
+
+
+def test_no_canary_comes_out_on_any_way(space: Namespace, installed: Installed, controller: Workload) -> None:
+    issuer = issue("issuer", ca=True)
+    leaves = {name: issue("web", issuer, key=new_key("RSA")) for name in ("pem", "pfx", "imported", "strange", "cut")}
+    marks = {name: secrets.token_hex(12) for name in ("text", "made", "json", "base64", "hex", "large", "key", "old")}
+    emulator, vault = installed.emulator, space.vault
+
+    def put(name: str, text: str, kind: str | None = None) -> None:
+        emulator.set_secret(vault, name, text, content_type=kind)
+
+    put("text", marks["old"])
+    for name in ("text", "made"):
+        put(name, marks[name])
+    put("json", f'{{"auths": "{marks["json"]}"')
+    for name in ("base64", "hex"):
+        put(name, f"!{marks[name]}")
+    put("large", marks["large"] * 1000)
+    put("pem", as_pem(leaves["pem"], issuer).decode(), PEM)
+    put("pfx", pfx(leaves["pfx"].key, [leaves["pfx"], issuer]), PFX)
+    put("strange", leaves["strange"].key_pem + issuer.pem, PEM)
+    put("cut", base64.b64encode(base64.b64decode(pfx(leaves["cut"].key, [leaves["cut"]]))[:-9]).decode(), PFX)
+    emulator.import_certificate(vault, "imported", as_pem(leaves["imported"], issuer))
+    emulator.create_key(vault, "public")
+    emulator.assign_role(space.client, vault, "Key Vault Reader")
+
+    names = ["text", "json", "large", "pem", "pfx", "strange", "cut", "imported"]
+    items = [f"objectName: {name}\n    objectType: secret\n" for name in names]
+    items += [f"objectName: {name}\n    objectType: secret\n    objectEncoding: {name}\n" for name in ("base64", "hex")]
+    items += ["objectName: public\n    objectType: key\n"]
+    text = "array:\n" + "".join(f"  - |\n    {item}" for item in items)
+
+    def pair(name: str) -> dict[str, Any]:
+        return space.sync(name, {key: path.format(name) for key, path in PAIR.items()}, secretObject=TLS)
+
+    docker = {"type": "kubernetes.io/dockerconfigjson"}
+    large = {f"k{number}": "large" for number in range(50)}
+    synced = [space.sync(name, {"k": name}) for name in ("text", "public")]
+    synced += [pair(name) for name in ("pem", "pfx", "imported")]
+    failing = [space.sync(name, {"k": name}) for name in ("base64", "hex")]
+    failing += [pair("strange"), pair("cut"), space.sync("large", large)]
+    failing += [space.sync("json", {".dockerconfigjson": "json"}, secretObject=docker)]
+    failing += [space.sync("proxied", {"k": "text"}, secretProviderClassName="elsewhere")]
+    elsewhere = space.provider_class("text", name="elsewhere", cloudName="nowhere")
+    made = space.akv_sync({"secretInAKV": "made", "kubernetesSecretName": "made-secret"})
+    space.apply(space.provider_class(objects=text), elsewhere, made, *synced, *failing)
+
+    for item in [*synced, {"metadata": {"name": "made-secret"}}]:
+        eventually(lambda item=item: space.secret(item["metadata"]["name"]), bool)  # type: ignore[misc]
+    for item in failing:
+        space.wait_reason(item["metadata"]["name"], Reason.PROVIDER_ERROR, Reason.INPUT_INVALID, Reason.SPC_ERROR)
+    assert "proxy" in space.ready("proxied")[1]
+    put("text", marks["key"])
+    eventually(lambda: space.secret("text"), lambda found: found == {"k": marks["key"]})
+
+    hidden = [mark.encode() for mark in marks.values()] + [piece(leaf) for leaf in leaves.values()]
+    assert leaked(installed, controller, [*hidden, PASSWORD.encode()]) == []

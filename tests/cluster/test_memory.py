@@ -1,0 +1,81 @@
+"""What stays of a value in the memory of the controller that has synced it, counted in /proc as root on the node could.
+
+Nothing keeps a value. What is found is memory that was freed and not used again yet: the libraries' own copies.
+"""
+
+import secrets
+import time
+from collections.abc import Mapping
+
+import pytest
+
+from controller.contents import PEM, PFX
+from tests.cluster.memory import copies, piece
+from tests.cluster.world import Namespace, eventually
+from tests.unit.issuing import as_pem, issue, new_key, pfx
+from tools.workload import Workload
+
+TEXTS = 16
+KEYS = 8
+OTHERS = 100
+# An answer is kept for two seconds, for others who ask the same.
+SHARED = 4.0
+# Of each that is kept there would be a copy for certain. Counted on this program: 1 to 6 of the sixteen, none or one
+# once others were synced.
+MOST_OF_TEXTS = 12
+MOST_AFTER_OTHERS = 6
+# What parses a private key frees it as it was parsed: 2 or 3 of each.
+MOST_OF_KEYS = 4 * KEYS
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return {"ROTATION_POLL_INTERVAL": "3600", "DRIFT_INTERVAL": "3600", "LEASE_NAME": ""}
+
+
+def synced(space: Namespace, values: Mapping[str, tuple[str, str]], **secret_object: str) -> None:
+    """Each of these values, text and contentType, is in a Secret of its name."""
+    for name, (text, kind) in values.items():
+        space.installed.emulator.set_secret(space.vault, name, text, content_type=kind or None)
+    time.sleep(2)  # a value fetched sooner after its setting is fetched again
+    first = next(iter(values))
+    keys = ("tls.crt", "tls.key") if secret_object else ()
+    syncs = [
+        space.sync(
+            name,
+            {key: f"{name}/{key}" for key in keys} or {"k": name},
+            secretProviderClassName=first,
+            secretObject=secret_object,
+        )
+        for name in values
+    ]
+    space.apply(space.provider_class(*values, name=first), *syncs)
+    eventually(lambda: set(values) - set(space.names("secret")), lambda missing: not missing)
+
+
+def test_of_a_value_that_was_synced_next_to_nothing_stays(space: Namespace, controller: Workload) -> None:
+    marks = {f"text-{number}": secrets.token_hex(20) for number in range(TEXTS)}
+    # Short ones and long ones are kept in different places.
+    beside = {name: "x" * 3000 * (number % 2) for number, name in enumerate(marks)}
+    synced(space, {name: (beside[name] + mark + beside[name], "") for name, mark in marks.items()})
+    time.sleep(SHARED)
+    looked_for = {name: mark.encode() for name, mark in marks.items()}
+    found = copies(controller.pid, looked_for)
+    assert sum(found.values()) <= MOST_OF_TEXTS, found
+
+    synced(space, {f"other-{number}": (f"{number}", "") for number in range(OTHERS)})
+    found = copies(controller.pid, looked_for)
+    assert sum(found.values()) <= MOST_AFTER_OTHERS, found
+
+
+def test_of_a_private_key_the_parsers_copies_stay(space: Namespace, controller: Workload) -> None:
+    issuer = issue("issuer", ca=True)
+    leaves = {f"key-{number}": issue("web", issuer, key=new_key("RSA")) for number in range(KEYS)}
+    files = {
+        name: (pfx(leaf.key, [leaf, issuer]), PFX) if number % 2 else (as_pem(leaf, issuer).decode(), PEM)
+        for number, (name, leaf) in enumerate(leaves.items())
+    }
+    synced(space, files, type="kubernetes.io/tls")
+    time.sleep(SHARED)
+    found = copies(controller.pid, {name: piece(leaf) for name, leaf in leaves.items()})
+    assert sum(found.values()) <= MOST_OF_KEYS, found

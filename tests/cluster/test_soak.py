@@ -1,0 +1,29 @@
+"""The soak, short: everything at once, by a seed of its own. `make soak` is the long one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.world import Installed
+from tests.soak.soak import SETTINGS, Soak
+from tools.workload import Workload
+
+SEED = 4
+SECONDS = 100.0
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return SETTINGS
+
+
+@pytest.fixture
+def soak(installed: Installed, controller: Workload) -> Iterator[Soak]:
+    found = Soak(installed, controller, COUNT, print)
+    yield found
+    found.remove()
+
+
+def test_nothing_is_lost_and_nothing_grows(soak: Soak) -> None:
+    soak.run(SEED, SECONDS)

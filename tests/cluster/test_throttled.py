@@ -1,0 +1,101 @@
+"""A vault that takes 25 calls in ten seconds: who has nothing yet comes first, and nobody calls when told to wait."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from tests.bench.meter import Meter
+from tests.cluster.world import Installed, Namespace, eventually
+from tools.workload import Workload
+
+LIMIT, RETRY_AFTER = 25, 10
+OLD = [f"old-{number}" for number in range(10)]
+NEW = [f"new-{number}" for number in range(40)]
+KEYS = [f"key-{number}" for number in range(10)]
+# Seconds between the vault's answer and its being seen here, and for what was under way.
+SEEN = 1.0
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return {"ROTATION_POLL_INTERVAL": "30", "LEASE_NAME": ""}
+
+
+class Watch:
+    """What the vault counts, looked at all the time: when it answered how many calls, and refused how many."""
+
+    def __init__(self, space: Namespace) -> None:
+        self._space = space
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.answered: list[float] = []
+        self.refused: list[float] = []
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(0.05):
+            now, totals = time.time(), [0, 0]
+            for what, count in self._space.installed.emulator.counters().items():
+                vault, _, outcome = what.split("/")
+                if vault == self._space.vault:
+                    totals[outcome == "429"] += count
+            self.answered += [now] * (totals[0] - len(self.answered))
+            self.refused += [now] * (totals[1] - len(self.refused))
+
+
+def complete(space: Namespace) -> bool:
+    """Whether every new Secret is there, with all its keys."""
+    items = json.loads(space.kubectl("get", "secrets", "--output", "json"))["items"]
+    found = {item["metadata"]["name"]: item.get("data", {}) for item in items}
+    return found.keys() >= {*NEW, "many"} and len(found["many"]) == len(KEYS)
+
+
+def test_who_has_nothing_yet_comes_first_and_all_comes_at_the_pace_that_the_vault_bears(
+    space: Namespace, installed: Installed, controller: Workload
+) -> None:
+    for name in [*OLD, *NEW, *KEYS]:
+        space.put(name, "1")
+    space.apply(space.provider_class(*OLD, *NEW, *KEYS), *(space.sync(name, {"k": name}) for name in OLD))
+    for name in OLD:
+        space.wait_secret(name, {"k": "1"})
+    assert controller.stop() == 0  # … so that all come at one moment, however long kubectl takes
+    space.apply(*(space.sync(name, {"k": name}) for name in NEW), space.sync("many", {name: name for name in KEYS}))
+    for name in OLD:
+        space.put(name, "2")
+    controller.start()
+    meter = Meter(installed, space, controller)
+    installed.emulator.throttle(space.vault, LIMIT, RETRY_AFTER)
+    began = time.time()
+    with Watch(space) as watch:
+        eventually(lambda: watch.refused, bool)
+        meter.wait("all new Secrets", lambda: complete(space), 90, every=0.5)
+        took = time.time() - began
+        for name in OLD:
+            space.wait_secret(name, {"k": "2"}, patience=60)
+    answered, refused = watch.answered, watch.refused
+    writes = [item for item in meter.writes() if item.resource == "secrets"]
+    diary = "\n".join(
+        [
+            f"all new after {took:.1f} s",
+            f"answered {[round(moment - began, 1) for moment in answered]}",
+            f"refused {[round(moment - began, 1) for moment in refused]}",
+            f"written {[(item.name, round(item.moment - began, 1)) for item in writes]}",
+        ]
+    )
+    for moment in refused:
+        inside = [at for at in [*answered, *refused] if moment + SEEN < at < moment + RETRY_AFTER - SEEN]
+        assert not inside, diary
+    last_new = max(item.moment for item in writes if item.name not in OLD)
+    assert not [item for item in writes if item.name in OLD and item.moment < last_new], diary
+    # Each value was fetched once, and the rest are polls; none was fetched in vain.
+    assert len(answered) <= len(NEW) + len(KEYS) + len(OLD) + 10, diary
+    assert took < 1.5 * (RETRY_AFTER + (len(NEW) + len(KEYS) - LIMIT) / (LIMIT / 10)) + 5, diary

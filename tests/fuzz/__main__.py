@@ -1,0 +1,49 @@
+"""`make fuzz`: a coverage-guided search for what the certificate splitter does not bear.
+
+Begins with the inputs in tests/fuzz/corpus; what leads to new code is kept in build/fuzz and begins the next search.
+What does not hold ends it, with the input in build/fuzz/crash-*: put that into the corpus once it is mended.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import atheris
+
+# Before it is imported, the code that is searched has to be told to the fuzzer.
+with atheris.instrument_imports(include=["controller.certificates", "controller.contents"]):
+    from controller import certificates, contents  # noqa: F401
+
+from tests.fuzz.mutation import mutate
+from tests.fuzz.splitter import MOST_BYTES, check
+
+CORPUS = Path(__file__).parent / "corpus"
+FOUND = Path("build/fuzz")
+
+
+def main() -> None:
+    """Never returns: the fuzzer ends the process, with 0 where everything held."""
+    parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=600, metavar="N", help="how long (default: ten minutes)")
+    parser.add_argument("--seed", type=int, default=0, help="the dice; 0: others each time")
+    options = parser.parse_args()
+    FOUND.mkdir(parents=True, exist_ok=True)
+    words = [
+        f"-max_total_time={options.seconds}",
+        f"-seed={options.seed}",
+        f"-max_len={MOST_BYTES}",
+        f"-artifact_prefix={FOUND}/",
+        "-timeout=30",
+        "-rss_limit_mb=2048",
+        "-print_final_stats=1",
+    ]
+    atheris.Setup([sys.argv[0], *words, str(FOUND), str(CORPUS)], check, custom_mutator=_mutate)
+    atheris.Fuzz()
+
+
+def _mutate(data: bytes, most: int, seed: int) -> bytes:
+    return mutate(data, most, seed, lambda part, size: bytes(atheris.Mutate(part, size)))
+
+
+if __name__ == "__main__":
+    main()

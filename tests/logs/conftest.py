@@ -1,0 +1,46 @@
+"""One control plane, one emulator and one set of what ships logs for the whole suite."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.world import Installed, release
+from tests.logs import page
+from tests.logs.stack import ROOT, Stack
+from tools import helm
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with ControlPlane(tmp_path_factory.mktemp("plane")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iterator[Emulator]:
+    with Emulator(tmp_path_factory.mktemp("emulator")) as running:
+        running.trust_issuer(plane.issuer, plane.ca_file)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iterator[Stack]:
+    running = Stack(plane, tmp_path_factory.mktemp("stack"))
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def installed(
+    plane: ControlPlane, emulator: Emulator, stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Installed:
+    """The chart, installed before anybody has issued anything: helm asks the API server for the kinds."""
+    values, _ = page.blocks()
+    otlp = values["logs"]["otlp"]
+    otlp["endpoint"] = stack.url
+    otlp["certificate"]["issuerRef"]["name"] = otlp["ca"]["secretName"] = ROOT
+    found = release(plane, emulator, tmp_path_factory.mktemp("release"), helm.RELEASE, **values)
+    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
+    return found

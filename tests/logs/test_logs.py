@@ -1,0 +1,209 @@
+"""The way of the logs on real parts: certificates by cert-manager, the CA by trust-manager, lines by the collector.
+
+One controller lives through all of it, as its pod would; the tests are its story, in this order.
+"""
+
+import json
+import shutil
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.otlp.backlog import OWN
+from tests.cluster.test_metrics import series
+from tests.cluster.world import CANARY, Installed, Namespace, eventually
+from tests.logs.stack import OTHER, Stack, certificate
+from tools.workload import Workload
+
+CERTIFICATE = "azure-secret-store-akv-secret-store-logs"
+
+
+@pytest.fixture(scope="module")
+def controller(installed: Installed) -> Iterator[Workload]:
+    workload = installed.workload()
+    with workload:
+        workload.wait_ready()
+        yield workload
+
+
+@pytest.fixture(scope="module")
+def space(installed: Installed) -> Iterator[Namespace]:
+    namespace = Namespace(installed)
+    yield namespace
+    namespace.remove()
+
+
+def printed(workload: Workload, own: bool = False) -> list[dict[str, Any]]:
+    """The lines on standard output; about shipping itself with `own`, else the others."""
+    lines = []
+    for text in workload.log.read_text().splitlines():
+        line = json.loads(text)
+        line["time"] = round(datetime.fromisoformat(line["time"]).timestamp() * 1000)
+        if (line["logger"] == OWN) is own:
+            lines.append(line)
+    return lines
+
+
+def told(workload: Workload) -> list[str]:
+    return [line["message"] for line in printed(workload, own=True)]
+
+
+def wait_arrived(stack: Stack, workload: Workload, patience: float = 30) -> None:
+    """Until the collector has every line that standard output has now, each once, in the order of each logger."""
+    wanted = printed(workload)
+
+    def missing() -> list[dict[str, Any]]:
+        there = stack.lines()
+        return [line for line in wanted if line not in there]
+
+    eventually(missing, lambda found: not found, patience)
+    there = [line for line in stack.lines() if line in wanted]
+    for logger in {line["logger"] for line in wanted}:
+        assert [line for line in there if line["logger"] == logger] == [
+            line for line in wanted if line["logger"] == logger
+        ]
+
+
+def shipped(workload: Workload) -> float:
+    return series(workload, "log_lines_shipped_total")[0][1]
+
+
+def sync(space: Namespace, workload: Workload, name: str) -> None:
+    """A new SecretSync, of which the log has told."""
+    space.put(name, name)
+    space.apply(space.provider_class(name, name=name), space.sync(name, {"k": name}, secretProviderClassName=name))
+    space.wait_secret(name, {"k": name})
+    eventually(
+        lambda: [line.get("secretsync") for line in printed(workload)], lambda names: f"{space.name}/{name}" in names
+    )
+
+
+def secret(installed: Installed, name: str) -> dict[str, str]:
+    found = installed.plane.kubectl("get", "secret", name, "--namespace", installed.release, "--output", "json")
+    return dict(json.loads(found)["data"])
+
+
+def test_before_anything_is_issued_the_controller_works_and_says_what_it_waits_for(
+    controller: Workload, space: Namespace
+) -> None:
+    sync(space, controller, "first")
+    found = eventually(lambda: told(controller), bool)
+    assert len(found) == 1
+    assert "tls.crt: No such file or directory; see the Certificate and the Bundle" in found[0]
+
+
+def test_lines_arrive_once_cert_manager_and_trust_manager_are_through(
+    installed: Installed, stack: Stack, controller: Workload
+) -> None:
+    stack.issue()
+    stack.start_collector()
+    stack.wait_ready(CERTIFICATE, installed.release)
+    stack.plane.kubectl("wait", "bundle", "--all", "--for=condition=Synced", "--timeout=60s")
+    controller.volumes.refresh()
+    # From the very first line on.
+    wait_arrived(stack, controller, patience=90)
+    assert printed(controller)[0]["message"] == "started"
+    eventually(lambda: told(controller)[-1], lambda last: last == "logs are shipped again")
+    # The ConfigMap came into the release's namespace alone.
+    named = stack.plane.kubectl("get", "configmaps", "-A", "--selector=trust.cert-manager.io/bundle", "-o", "json")
+    assert [item["metadata"]["namespace"] for item in json.loads(named)["items"]] == [installed.release]
+
+
+def test_what_happens_arrives_soon(stack: Stack, controller: Workload, space: Namespace) -> None:
+    before = len(stack.lines())
+    sync(space, controller, "second")
+    wait_arrived(stack, controller, patience=10)
+    assert len(stack.lines()) > before
+    eventually(lambda: (shipped(controller), len(stack.lines())), lambda counts: counts[0] == counts[1])
+
+
+def test_who_shows_no_certificate_or_one_of_another_ca_is_not_let_in(
+    installed: Installed, stack: Stack, tmp_path: Path
+) -> None:
+    """And who shows one of the root's is: the same request, three times."""
+    stack.apply(certificate("stranger", installed.release, OTHER, commonName="stranger", usages=["client auth"]))
+    stack.wait_ready("stranger", installed.release)
+    folder = stack.mounted(installed.release, "stranger", CERTIFICATE)
+
+    def ask(shown: str) -> int:
+        tls = ssl.create_default_context(cafile=str(folder / CERTIFICATE / "ca.crt"))
+        if shown:
+            tls.load_cert_chain(folder / shown / "tls.crt", folder / shown / "tls.key")
+        request = urllib.request.Request(f"{stack.url}/v1/logs", b"{}", {"Content-Type": "application/json"})  # noqa: S310
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
+        with opener.open(request, timeout=5) as answer:
+            return int(answer.status)
+
+    assert ask(CERTIFICATE) == 200
+    for shown in ("", "stranger"):
+        with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
+            ask(shown)
+
+    # The controller itself, with the stranger's certificate: it says so, and nothing of it arrives.
+    impostor = tmp_path / "impostor"
+    shutil.copytree(folder / "stranger", impostor)
+    shutil.copyfile(folder / CERTIFICATE / "ca.crt", impostor / "ca.crt")
+    with installed.workload(OTLP_FOLDER=str(impostor), POD_NAME="impostor") as other:
+        other.wait_ready()
+        (said,) = eventually(lambda: told(other), bool)
+        assert "the collector ends the connection" in said
+        assert other.stop() == 0
+    assert told(other)[-1].endswith("log lines were not shipped")
+    assert "impostor" not in stack.received.read_text()
+
+
+def test_after_a_renewal_the_same_process_goes_on_with_the_new_certificate(
+    installed: Installed, stack: Stack, controller: Workload, space: Namespace
+) -> None:
+    pid, old = controller.pid, secret(installed, CERTIFICATE)
+    # What `cmctl renew` does.
+    renew = [
+        {"op": "add", "path": "/status/conditions/-", "value": {"type": "Issuing", "status": "True", "reason": "Test"}}
+    ]
+    at = ("--namespace", installed.release)
+    stack.plane.kubectl(
+        "patch", "certificate", CERTIFICATE, *at, "--subresource=status", "--type=json", "--patch", json.dumps(renew)
+    )
+    new = eventually(lambda: secret(installed, CERTIFICATE), lambda found: found["tls.crt"] != old["tls.crt"])
+    assert new["tls.key"] != old["tls.key"]
+    # A collector that accepts the new certificate and no other: until the kubelet has brought it, nothing arrives.
+    folder = stack.mounted(installed.release, CERTIFICATE)
+    stack.stop_collector()
+    stack.start_collector(clients=folder / CERTIFICATE / "tls.crt")
+    before, refused = len(stack.lines()), stack.refused()
+    sync(space, controller, "third")
+    eventually(stack.refused, lambda count: count > refused, patience=90)
+    assert len(stack.lines()) == before
+    controller.volumes.refresh()
+    wait_arrived(stack, controller, patience=90)
+    assert controller.pid == pid
+
+
+def test_while_the_collector_is_down_secrets_are_synced_and_no_line_is_lost(
+    stack: Stack, controller: Workload, space: Namespace
+) -> None:
+    stack.stop_collector()
+    before = len(stack.lines())
+    for number in range(5):
+        sync(space, controller, f"down-{number}")
+    assert len(stack.lines()) == before
+    stack.start_collector()
+    wait_arrived(stack, controller, patience=90)
+    assert not series(controller, "log_lines_lost_total")
+
+
+def test_the_last_lines_arrive_before_the_process_ends(stack: Stack, controller: Workload) -> None:
+    assert controller.stop() == 0
+    lines = printed(controller)
+    assert lines[-1]["message"] == "stopped"
+    wait_arrived(stack, controller, patience=10)
+
+
+def test_no_secret_value_has_been_shipped(stack: Stack) -> None:
+    assert CANARY not in stack.received.read_text()

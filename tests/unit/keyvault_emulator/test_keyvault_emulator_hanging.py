@@ -1,0 +1,52 @@
+"""The controller's readers on the emulator, over real connections: what hangs for one namespace hangs for it alone."""
+
+import asyncio
+
+from controller.calls import AT_ONCE, AT_ONCE_EACH
+from controller.fetched import Fetched
+from controller.identity import Identity
+from controller.objects import VaultObject, VersionOf
+from controller.settings import Cloud
+from controller.vaults import Vaults
+from tests.unit.keyvault_emulator.scene import CLIENT, SUBJECT, TENANT, VAULT, Scene
+from tools.keyvault_emulator import Emulator
+
+HANGING = 10
+WANTED = [VersionOf(VaultObject(name=f"s{number}")) for number in range(AT_ONCE_EACH)]
+
+
+def under_way(emulator: Emulator) -> int:
+    """How many requests of the hanging vaults have arrived."""
+    return sum(count for what, count in emulator.counters().items() if what.startswith("hangs-"))
+
+
+async def test_vaults_that_hang_leave_half_of_the_requests_to_other_namespaces(scene: Scene) -> None:
+    emulator = scene.emulator
+    emulator.assign_role(CLIENT, VAULT, "Key Vault Secrets User")
+    emulator.set_secret(VAULT, "s0", "value")
+    for number in range(HANGING):
+        emulator.add_vault(f"hangs-{number}", TENANT)
+        emulator.fail(kind="hang", where=f"hangs-{number}", seconds=60)
+    ca = emulator.ca_file.read_text()
+    clouds = {"here": Cloud(authority=emulator.authority, vault_url=emulator.vault_pattern, ca=ca)}
+
+    async def assertion(_: Identity) -> str:
+        return scene.issuer.token(sub=SUBJECT)
+
+    vaults = Vaults(clouds, assertion, lambda *_: None)
+    hostile, shop = Identity("hostile", "robot", CLIENT, TENANT), Identity("shop", "shop", CLIENT, TENANT)
+    readers = [vaults.reader(hostile, "here", f"hangs-{number}") for number in range(HANGING)]
+    hanging = [asyncio.create_task(reader.read(WANTED, since=0.0, first=True)) for reader in readers]
+    try:
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(under_way, emulator) < AT_ONCE / 2:  # noqa: ASYNC110 -- another process
+                await asyncio.sleep(0.02)
+        async with asyncio.timeout(5):
+            found = await vaults.reader(shop, "here", VAULT).read(WANTED[:1], since=0.0, first=True)
+        assert isinstance(found[WANTED[0]], Fetched)
+        assert await asyncio.to_thread(under_way, emulator) == AT_ONCE / 2
+    finally:
+        for task in hanging:
+            task.cancel()
+        await asyncio.wait(hanging)
+        await vaults.close()

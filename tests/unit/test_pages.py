@@ -1,0 +1,114 @@
+"""The pages: links lead somewhere, blocks are of a kind that is run, tables name what there is."""
+
+import re
+import shlex
+
+import pytest
+import yaml
+
+from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
+from controller.errors import ClassError
+from controller.identity import Identity
+from controller.objects import read_class
+from tests.pages import PAGES, ROOT, alike, anchors, blocks, links
+from tools import arc, checks, federation, flux, guide, reference
+from tools.image import version
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(str(target.resolve().relative_to(ROOT))), link
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    found, waiting = set(), ["README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page not in PAGES or page in found:
+            continue
+        found.add(page)
+        paths = [link.partition("#")[0] for link in links(page) if not link.startswith("https://")]
+        waiting += [str(((ROOT / page).parent / path).resolve().relative_to(ROOT)) for path in paths if path]
+    assert set(PAGES) == found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_are_of_a_kind_that_is_followed(page: str) -> None:
+    for block in blocks(page):
+        assert block.language in ("console", "yaml", "text"), block
+        if block.language == "yaml":
+            assert list(yaml.safe_load_all(block.text)), block
+
+
+@pytest.mark.parametrize("manifest", [guide.SERVICE_ACCOUNT, guide.PROVIDER_CLASS, guide.SECRET_SYNC])
+def test_the_manifests_are_those_of_the_demo(manifest: str) -> None:
+    assert any(f"EOF | kubectl apply -f -\n{manifest}EOF" in block.text or f".yaml\n{manifest}EOF" in block.text
+               for block in blocks("docs/install.md"))  # fmt: skip
+
+
+def test_the_page_about_arc_has_the_commands_of_a_release() -> None:
+    registry = "registry.example/akv"
+    made = "\n".join(
+        [federation.commands(), arc.commands(version()), flux.commands(registry, "flux/akv-secret-store", version())]
+    )
+    shown = {block.text for block in blocks("docs/arc.md")}
+    assert set(re.findall(r"```console\n(.*?)```", made, re.DOTALL)) - shown == set()
+
+
+def options(command: str) -> set[str]:
+    return {word for word in shlex.split(command) if word.startswith("--")}
+
+
+def test_the_commands_for_azure_are_the_doctors() -> None:
+    identity = Identity("my-namespace", "my-service-account", "a-client", "a-tenant")
+    shown = "\n".join(block.text for block in blocks("docs/install.md")).replace("\\\n", " ").splitlines()
+    for said in (checks.federated_credential(identity, "https://issuer.example"), checks.role(identity, "a-vault")):
+        start = said.partition(" --")[0]
+        assert options(said) in [options(line) for line in shown if line.startswith(start)]
+
+
+def test_our_figures_are_the_readmes() -> None:
+    figures = (ROOT / "README.md").read_text().partition("## Figures")[2].partition("\n## ")[0]
+    table = (ROOT / "docs" / "comparison.md").read_text().partition("## Figures")[2]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    numbers = {number for _, ours, *_ in rows for number in re.findall(r"\d[\d.,]+", ours)}
+    assert len(numbers) > 4
+    assert {number for number in numbers if not re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", figures)} == set()
+
+
+def test_the_fields_of_an_object_are_those_that_are_understood() -> None:
+    parameters = {
+        "keyvaultName": "shop",
+        "clientID": "c",
+        "tenantID": "t",
+        "objects": "array:\n  - |\n    objectName: a\n    nonsense: 1\n",
+    }
+    with pytest.raises(ClassError) as refused:
+        read_class(SecretProviderClass(spec=SecretProviderClassSpec(provider="azure", parameters=parameters)))
+    assert str(refused.value).partition("known are ")[2].split(", ") == sorted(reference.OBJECT_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("found", "shown", "wanted"),
+    [
+        ("a  b\n", "a b\n", True),
+        ("a b", "a     b\n", True),
+        ("a bc\n", "a b\n", False),
+        ("a 12s x\n", "a … x\n", True),
+        ("a x\n", "a … x\n", False),
+        ("id=7;\n", "id=…;\n", True),
+        ("a\nb\nc\n", "…\nc\n", True),
+        ("c\n", "…\nc\n", True),
+        ("a\nb\n", "a\n", False),
+        ("a.c\n", "abc\n", False),
+    ],
+)
+def test_what_is_shown_is_what_was_found(found: str, shown: str, wanted: bool) -> None:
+    assert alike(found, shown) is wanted

@@ -1,0 +1,103 @@
+"""docs/reference.md: every field of the three kinds with its bounds, and the controller's settings."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from controller.objects import ENCODINGS, FORMATS, MOST_HISTORY, TYPES
+from controller.settings import BUILT_IN_CLOUDS, Settings
+from tools import crds, text
+from tools.docs import table
+from tools.schema import Schema
+
+OBJECT_FIELDS = {
+    "objectName": "The object's name in the vault. Required.",
+    "objectType": f"One of {', '.join(TYPES)}; left out, {TYPES[0]}. A certificate with its private key is a secret.",
+    "objectVersion": "A version's id; left out, the newest.",
+    "objectVersionHistory": f"How many versions, that one first; at most {MOST_HISTORY}. Above 1, paths end in `/0`,"
+    " `/1` and so on.",
+    "objectAlias": "Takes the name's place in a sourcePath.",
+    "objectFormat": f"Of a certificate's secret: {' or '.join(FORMATS)}; left out, {FORMATS[0]}.",
+    "objectEncoding": f"How the vault has a secret's value: {', '.join(ENCODINGS)}; left out, {ENCODINGS[0]}.",
+    "filePermission": "The CSI driver's: allowed, and ignored.",
+}
+"""The fields of an item of a class's `objects`: a text within a text, which no schema describes."""
+
+_BOUNDS = (
+    ("minLength", "maxLength", " characters"),
+    ("minItems", "maxItems", " items"),
+    ("minProperties", "maxProperties", " keys"),
+    ("minimum", "maximum", ""),
+)
+
+
+def page() -> str:
+    """The whole page."""
+    settings = msgspec.json.schema_components([Settings])[1]["Settings"]["properties"]
+    return text.render(
+        "reference.md",
+        kinds=[_kind(definition) for definition in crds.every()],
+        clouds=list(BUILT_IN_CLOUDS),
+        object_fields=OBJECT_FIELDS,
+        settings=table(
+            ("variable", "default", "meaning"),
+            [
+                (f"`{name.upper()}`", f"`{text.inline(about.get('default', ''))}`", about["description"])
+                for name, about in settings.items()
+            ],
+        ),
+    )
+
+
+def _kind(definition: crds.Manifest) -> dict[str, Any]:
+    """A kind as the page tells of it, in its first version."""
+    spec = definition["spec"]
+    version = spec["versions"][0]
+    body = version["schema"]["openAPIV3Schema"]
+    parts = [row for name in ("spec", "status") for row in _rows(body["properties"][name], name, required=False)]
+    return {
+        "name": spec["names"]["kind"],
+        "group_version": f"{spec['group']}/{version['name']}",
+        "short_names": spec["names"].get("shortNames", []),
+        "description": body["description"],
+        "fields": table(("field", "type", "bounds, and the words of a refusal", "meaning"), parts),
+    }
+
+
+def _rows(node: Schema, path: str, *, required: bool) -> Iterator[tuple[str, ...]]:
+    """The field and all below it."""
+    yield f"`{path}`", _type(node), _bounds(node, required=required), node.get("description", "")
+    if isinstance(values := node.get("additionalProperties"), dict) and (bounds := _bounds(values, required=False)):
+        yield f"`{path}{{}}`", _type(values), bounds, values.get("description", "")
+    items = node.get("items", {})
+    if items and "properties" not in items:
+        yield f"`{path}[]`", _type(items), _bounds(items, required=False), items.get("description", "")
+    for below, mark in ((node, ""), (items, "[]")):
+        for name, child in below.get("properties", {}).items():
+            yield from _rows(child, f"{path}{mark}.{name}", required=name in below.get("required", ()))
+
+
+def _type(node: Schema) -> str:
+    if items := node.get("items"):
+        return f"list of {_type(items)}s"
+    if values := node.get("additionalProperties"):
+        return f"map of {_type(values)}s"
+    return str(node["type"])
+
+
+def _bounds(node: Schema, *, required: bool) -> str:
+    """What the API server holds a value to, in words: a pattern has its explanation among the rules."""
+    said = ["required"] if required else []
+    if "default" in node:
+        said.append(f"default `{text.inline(node['default'])}`")
+    if "enum" in node:
+        said.append("one of " + ", ".join(f"`{value}`" for value in node["enum"]))
+    for least, most, what in _BOUNDS:
+        if least in node and most in node:
+            said.append(f"{node[least]} to {node[most]}{what}")
+        elif least in node or most in node:
+            said.append(f"at least {node[least]}{what}" if least in node else f"at most {node[most]}{what}")
+    inside = node.get("items", {}) if "properties" in node.get("items", {}) else {}
+    rules = [*node.get("x-kubernetes-validations", ()), *inside.get("x-kubernetes-validations", ())]
+    return "; ".join([*said, *(rule["message"] for rule in rules)])
