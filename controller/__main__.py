@@ -88,7 +88,6 @@ class PolicyGuard:
 
 async def run(settings: Settings) -> None:
     """Everything, until SIGTERM or SIGINT."""
-    sslproto.SSLProtocol.max_size = TLS_BUFFER
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -239,6 +238,7 @@ def main() -> int:
         settings = Settings.from_environment(os.environ | arguments)
         settings.clouds()
         start_logging(settings.log_level)
+        sslproto.SSLProtocol.max_size = TLS_BUFFER
         asyncio.run(run(settings))
     except (SettingsError, errors.Refused, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201

@@ -10,9 +10,7 @@ import contextlib
 import logging
 import math
 import secrets
-import time
 from collections import deque
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -33,12 +31,11 @@ log = logging.getLogger(__name__)
 
 
 class Events:
-    """Events about SecretSyncs. `instance` is the controller's own name, `clock` that of the event loop."""
+    """Events about SecretSyncs. `instance` is the controller's own name."""
 
-    def __init__(self, kube: Kube, instance: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, kube: Kube, instance: str) -> None:
         self._kube = kube
-        self._clock = clock
-        self._rested = -math.inf  # when a whole burst may be sent again
+        self._rested = -math.inf  # when, by the event loop's clock, a whole burst may be sent again
         self._instance = instance[:128]
         self._waiting: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_WAITING)
         self._news = asyncio.Event()
@@ -88,7 +85,7 @@ class Events:
 
     async def _pause(self) -> None:
         """Until the next one may be sent; who is closed has no time for that."""
-        now = self._clock()
+        now = asyncio.get_running_loop().time()
         wait = self._rested - (BURST - 1) / PER_SECOND - now
         if wait > 0 and not self._closed.is_set():
             with contextlib.suppress(TimeoutError):

@@ -77,7 +77,7 @@ def main() -> int:
     if options.growth:
         measure([Shape(count) for count in options.count or GROWTH], 1, results)
         if before := read(GROWN):
-            results.keep(before, list(map(str, map(Shape, GROWTH))))
+            results.keep(before, [scale.IDLE, *map(str, map(Shape, GROWTH))])
         results.write(GROWN)
     elif not options.draw:
         measure(shapes(options.count or COUNTS), options.runs, results)

@@ -55,7 +55,7 @@ class Machine(msgspec.Struct):
         return cls(
             cores=len(os.sched_getaffinity(0)),
             cpu=found[1] if found else platform.machine(),
-            kernel=f"{platform.system()} {platform.release()}",
+            kernel=f"{platform.system()} {platform.release().partition('-')[0]}",
             python=platform.python_version(),
             kubernetes=kubernetes,
             load=round(os.getloadavg()[0], 1),

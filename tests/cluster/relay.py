@@ -1,6 +1,7 @@
 """What stands between a controller and the API server: passes on what it is asked, and fails where a test says so."""
 
 import asyncio
+import shutil
 import ssl
 import threading
 from collections import Counter
@@ -9,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
-import yaml
 from aiohttp import web
 
 from tests.cluster.world import Installed
-from tools.local_cluster import ControlPlane, kubeconfig
+from tools.local_cluster import ControlPlane
 from tools.local_cluster.pki import Authority
 from tools.workload import Workload
 
@@ -89,9 +90,9 @@ class Relay:
         """The release's controller, not started yet, which reaches the API server by this way."""
         workload = installed.workload(**settings)
         installed.logs.append(workload.log)
-        user = yaml.safe_load(Path(workload.env["KUBECONFIG"]).read_text())["users"][0]["user"]
-        path = kubeconfig.write(self._folder / "relay.kubeconfig", self._url, self._ca, "relay", user)
-        workload.env["KUBECONFIG"] = str(path)
+        where = urlsplit(self._url)
+        workload.env |= {"KUBERNETES_SERVICE_HOST": str(where.hostname), "KUBERNETES_SERVICE_PORT": str(where.port)}
+        shutil.copy(self._ca, Path(workload.env["SERVICE_ACCOUNT_FOLDER"], "ca.crt"))
         return workload
 
     def fail(self, failure: Failure) -> None:

@@ -35,6 +35,8 @@ def history(space: Namespace, versions: int) -> dict[str, object]:
 def all_synced(space: Namespace, meter: Meter) -> None:
     """Every SecretSync's first status is written, and what was fetched too soon after its setting is fetched again."""
     meter.wait("all statuses", lambda: _written(meter, "secretsyncs/status") >= COUNT, 60)
+    # They come after all else, and no more than 20 a second.
+    meter.wait("all events", lambda: _written(meter, "events") >= COUNT, 60)
     meter.wait("a poll", lambda: "secrets.list" in meter.calls() or "secrets.versions" in meter.calls(), 2 * INTERVAL)
     meter.quiet()
 

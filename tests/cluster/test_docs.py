@@ -31,10 +31,13 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
      " that of helm test"): IMAGE,
     ("README.md", "make test"): CI,
     ("chart/README.md", HELM_TEST): NODE,
+    ("chart/README.md", "receivers:"): "a collector's file: tests/logs runs one",
     ("docs/air-gapped.md", "sudo make image"): IMAGE,
     ("docs/air-gapped.md", "cosign verify-blob --key cosign.pub --bundle SHA256SUMS.sigstore.json"
      " --insecure-ignore-tlog SHA256SUMS"): "cosign takes minutes to build: tests/node/test_package.py",
     ("docs/arc.md", "sudo make image"): IMAGE,
+    ("docs/performance.md", "make bench                      # 100 and 1,000 SecretSyncs, three runs, about 11 minutes:"
+     " docs/figures.md"): "it takes minutes: tests/cluster/test_costs.py has the counts",
     ("docs/install.md", "kube-apiserver-arg:"): "a file of k3s: test_flags_of_k3s_are_the_api_servers",
     ("docs/install.md", "sudo systemctl restart k3s"): "k3s is not here",
     ("docs/install.md", "sudo make image"): IMAGE,

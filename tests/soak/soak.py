@@ -170,11 +170,7 @@ class Soak:
         self.by_name[item[0]].kubectl("delete", "secret", item[1], "--ignore-not-found", "--wait=false")
 
     def replace(self, dice: random.Random) -> None:
-        """Somebody deletes a SecretSync and applies it again at once.
-
-        The Secret's collection is waited for: a SecretSync that goes and comes back while Kubernetes' garbage collector
-        does not see it, as when the API server restarts, is taken for the old one, and its Secret stays for good.
-        """
+        """Somebody deletes a SecretSync and applies it again at once; Kubernetes collects the old one's Secret."""
         space, name = self.by_name[(item := dice.choice(self.objects))[0]], item[1]
         self.uids.pop(item, None)
         old = self.uid(item)
@@ -198,10 +194,14 @@ class Soak:
         self._start()
 
     def restart_apiserver(self, dice: random.Random) -> None:
-        """The API server is away for a moment, and every watch is cut."""
+        """The API server is away for a moment, and every watch is cut.
+
+        So is the garbage collector's, which then misses that a SecretSync was replaced; a new one does not.
+        """
         self.installed.plane.stop_apiserver()
         time.sleep(dice.uniform(0, 5))
         self.installed.plane.start_apiserver()
+        self.installed.plane.restart_controller_manager()
 
     def _start(self) -> None:
         self.controller.start()

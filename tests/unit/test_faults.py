@@ -26,7 +26,7 @@ POLL = 60
 SOON = 300.0 + POLL + 40
 SEED = 20301
 # Healthy, a poll and its writes are 2 calls to the vault and 9 to the API server a minute.
-RATES = {"vault": Rate(20, 0.12), "entra": Rate(5, 0.02), "API server": Rate(60, 0.5)}
+RATES = {"vault": Rate(20, 0.12), "entra": Rate(5, 0.02), "API server": Rate(100, 0.5)}
 
 
 class Small:
@@ -53,8 +53,8 @@ class Small:
         self.starts()
         arrives(self, 10)
 
-    def starts(self) -> None:
-        self._running = self.loop.create_task(program.run(Settings(rotation_poll_interval=POLL)))
+    def starts(self, poll: int = POLL) -> None:
+        self._running = self.loop.create_task(program.run(Settings(rotation_poll_interval=poll)))
 
     def ends(self) -> None:
         self._running.cancel()
@@ -212,6 +212,18 @@ def test_an_hour_of_a_failing_vault_or_entra(world: Small, fails: Fails, most: d
     assert not {who: took[who] for who in most if took[who] > most[who]}
     world.vault.fails = lambda _: None
     closes(world, SOON)
+
+
+def test_a_vault_that_refused_everything_is_soon_asked_as_before(world: Small) -> None:
+    world.ends()
+    world.starts(poll=2)
+    world.passes(10)
+    world.vault.fails = answers("vault", 429, 2)
+    for _ in range(6):
+        world.rotate()
+        world.passes(2)
+    world.vault.fails = lambda _: None
+    closes(world, 30)
 
 
 def test_entras_key_is_rolled_and_nobody_waits_for_it(world: Small) -> None:

@@ -231,7 +231,7 @@ def test_of_many_events_at_once_most_come_later_and_the_end_does_not_wait_for_th
 
     async def main(clock: Callable[[], float]) -> list[float]:
         kube = Clocked(clock)
-        events = Events(cast("Kube", kube), "pod-1", clock)
+        events = Events(cast("Kube", kube), "pod-1")
         for number in range(2 * BURST):
             events.say(sync().metadata, "Normal", "Synced", f"number {number}")
         work = asyncio.create_task(events.work())
