@@ -76,12 +76,18 @@ class Events:
                 namespace, body = self._waiting.popleft()
                 try:
                     await permissions.EVENTS.create(self._kube, namespace, body)
+                except errors.NotFound:
+                    self._forget(namespace)
                 except errors.KubeError as error:
                     log.debug("event not written: %s", error.message)
             if self._closed.is_set():
                 return
             self._news.clear()
             await self._news.wait()
+
+    def _forget(self, namespace: str) -> None:
+        """It is gone, and what was to be told of it tells nobody anything."""
+        self._waiting = deque((each for each in self._waiting if each[0] != namespace), maxlen=MOST_WAITING)
 
     async def _pause(self) -> None:
         """Until the next one may be sent; who is closed has no time for that."""

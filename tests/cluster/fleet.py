@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from tests.cluster.world import Installed, Namespace, create, eventually, value
+from tests.cluster.world import Installed, Namespace, create, value
 from tests.ledger import SOON, SYNCS, Ledger, Name, Rate, Seen, Source, arrives, closes, sound, too_many
 from tools.local_cluster.errors import ClusterError
 
@@ -124,12 +124,7 @@ class Fleet:
 
 @contextmanager
 def fleet(installed: Installed, *names: str, **syncs: Mapping[str, str]) -> Iterator[Fleet]:
-    """A fleet, taken down afterwards; `syncs` are each namespace's SecretSyncs, else `SYNCS`.
-
-    What others had is gone first: its end makes calls, too.
-    """
-    ending = ("get", "namespaces", "--field-selector=status.phase=Terminating", "--output=name")
-    eventually(lambda: installed.plane.kubectl(*ending), lambda found: not found, patience=120)
+    """A fleet, taken down afterwards; `syncs` are each namespace's SecretSyncs, else `SYNCS`."""
     found = Fleet(installed, *names, syncs=syncs or SYNCS)
     try:
         yield found

@@ -178,6 +178,14 @@ async def test_an_event_that_is_refused_changes_nothing(scene: Scene) -> None:
     assert await scene.tells(EMPTY, status(AWAY))
 
 
+async def test_of_a_namespace_that_is_gone_nothing_more_is_told(scene: Scene) -> None:
+    scene.server.will_answer(refusal(404))
+    for number in range(3):
+        scene.events.say(sync().metadata, "Normal", "Synced", f"number {number}")
+    await scene.events.work()
+    assert len(scene.sent("/events")) == 1
+
+
 async def test_an_endless_message_is_cut_in_event_and_line(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     await scene.tells(EMPTY, status(msgspec.structs.replace(AWAY, message="x" * 32_000)))
     (event,) = scene.sent("/events")
