@@ -88,7 +88,7 @@ def options(arguments: list[str]) -> render.Options:
 @pytest.mark.parametrize("arguments", MATRIX.values(), ids=MATRIX.keys())
 def test_every_namespaced_object_names_its_namespace(arguments: list[str]) -> None:
     for manifest in render.render(options(arguments)):
-        cluster_wide = manifest.kind.startswith(("ClusterRole", "CustomResource", "Validating"))
+        cluster_wide = manifest.kind.startswith(("ClusterRole", "CustomResource", "Validating", "Bundle"))
         assert bool(manifest.namespace) is not cluster_wide, manifest.file
 
 
