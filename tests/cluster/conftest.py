@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.fleet import Fleet, fleet
 from tests.cluster.relay import Relay
 from tests.cluster.thief import ACCOUNT, HOME, LISTED, SECRETS, SHOP, Shop, Thief, secret
-from tests.cluster.world import Installed, Namespace, eventually, has, install
+from tests.cluster.world import Installed, Namespace, at_work, eventually, has, install
 from tools import helm
 from tools.deployment import PROBE_SECRET_TYPE
 from tools.keyvault_emulator import Emulator
@@ -65,10 +66,14 @@ def settings() -> dict[str, str]:
 def controller(installed: Installed, settings: dict[str, str]) -> Iterator[Workload]:
     workload = installed.workload(**settings)
     installed.logs.append(workload.log)
-    with workload:
-        workload.wait_ready()
+    with at_work(workload):
         yield workload
-        assert workload.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def shops(installed: Installed, controller: Workload) -> Iterator[Fleet]:
+    with fleet(installed, "one", "two") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.fleet import LEADING, POLL, Fleet, fleet
+from tests.cluster.fleet import LEADING, POLL, Fleet
 from tests.cluster.relay import Failure, Relay
-from tests.cluster.world import Installed, Namespace, eventually
+from tests.cluster.world import Installed, Namespace, at_work, eventually
 from tools.local_cluster.errors import ClusterError
 from tools.workload import Workload
 
@@ -20,17 +20,8 @@ def controller(installed: Installed, relay: Relay) -> Iterator[Workload]:
     # What others had is gone first: its end makes calls, too, and these are counted here.
     ending = ("get", "namespaces", "--field-selector=status.phase=Terminating", "--output=name")
     eventually(lambda: installed.plane.kubectl(*ending), lambda found: not found, patience=120)
-    workload = relay.workload(installed, **LEADING)
-    with workload:
-        workload.wait_ready()
+    with at_work(relay.workload(installed, **LEADING)) as workload:
         yield workload
-        assert workload.stop() == 0
-
-
-@pytest.fixture(scope="module")
-def shops(installed: Installed, controller: Workload) -> Iterator[Fleet]:
-    with fleet(installed, "one", "two") as found:
-        yield found
 
 
 SECONDS = 2.5

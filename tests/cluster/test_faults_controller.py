@@ -12,7 +12,7 @@ import pytest
 from controller.lease import LEASE_SECONDS, RETRY
 from tests.cluster.fleet import ALONE, LEADING, fleet
 from tests.cluster.relay import Asked, Moment, Relay
-from tests.cluster.world import Installed, eventually, metrics
+from tests.cluster.world import Installed, at_work, eventually, metrics
 from tests.ledger import SOON, SYNCS, arrives, sound
 from tools.workload import Workload
 
@@ -62,10 +62,8 @@ def mortal(installed: Installed, relay: Relay) -> Iterator[Mortal]:
     """It polls often, and looks at no Secret without a reason."""
     settings = {**ALONE, "ROTATION_POLL_INTERVAL": "1", "DRIFT_INTERVAL": "3600"}
     found = Mortal(relay, relay.workload(installed, **settings))
-    with found.workload:
-        found.workload.wait_ready()
+    with at_work(found.workload):
         yield found
-        assert found.workload.stop() == 0
 
 
 def test_it_is_killed_around_every_request_of_a_write(installed: Installed, relay: Relay, mortal: Mortal) -> None:

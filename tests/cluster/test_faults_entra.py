@@ -1,24 +1,16 @@
 """Entra fails, and everybody needs a new token of it (`tests.ledger.closes`)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.fleet import ALONE, Fleet, fleet
-from tests.cluster.world import Installed
+from tests.cluster.fleet import ALONE, Fleet
 from tools.keyvault_emulator import Emulator
-from tools.workload import Workload
 
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
     return ALONE
-
-
-@pytest.fixture(scope="module")
-def shops(installed: Installed, controller: Workload) -> Iterator[Fleet]:
-    with fleet(installed, "one", "two") as found:
-        yield found
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.fleet import ALONE, Fleet, fleet
+from tests.cluster.fleet import ALONE, Fleet
 from tests.cluster.machine import Machine
 from tests.cluster.relay import Relay
-from tests.cluster.world import Installed
+from tests.cluster.world import Installed, at_work
 from tools.workload import Workload
 
 SECONDS = 3.0
@@ -42,16 +42,8 @@ def machine(unstarted: Workload, tmp_path_factory: pytest.TempPathFactory) -> Ma
 
 @pytest.fixture(scope="module")
 def controller(unstarted: Workload, machine: Machine) -> Iterator[Workload]:
-    with unstarted:
-        unstarted.wait_ready()
+    with at_work(unstarted):
         yield unstarted
-        assert unstarted.stop() == 0
-
-
-@pytest.fixture(scope="module")
-def shops(installed: Installed, controller: Workload) -> Iterator[Fleet]:
-    with fleet(installed, "one", "two") as found:
-        yield found
 
 
 def restart(controller: Workload) -> None:

@@ -41,12 +41,6 @@ def settings() -> dict[str, str]:
     return ALONE | {"ROTATION_POLL_INTERVAL": str(POLL)}
 
 
-@pytest.fixture(scope="module")
-def shops(installed: Installed, controller: Workload) -> Iterator[Fleet]:
-    with fleet(installed, "one", "two") as found:
-        yield found
-
-
 @pytest.mark.parametrize(
     ("verb", "values"),
     [

@@ -12,7 +12,7 @@ from controller.api.secretsync import REFRESH_INTERVAL
 from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS
 from tests.cluster.rights import Right, granted, play, uses_what_is_granted
 from tests.cluster.thief import MERGE, Thief, owner, refused, secret
-from tests.cluster.world import Installed, Namespace, eventually, metrics, release
+from tests.cluster.world import Installed, Namespace, at_work, eventually, metrics, release
 from tools import helm
 from tools.local_cluster.errors import ClusterError
 from tools.workload import Workload
@@ -49,11 +49,10 @@ def second(installed: Installed, served: Namespace, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def running(second: Installed) -> Iterator[Workload]:
-    with second.workload() as workload:
-        second.logs.append(workload.log)
-        workload.wait_ready()
+    workload = second.workload()
+    second.logs.append(workload.log)
+    with at_work(workload):
         yield workload
-        assert workload.stop() == 0
 
 
 def may(installed: Installed, right: Right, *where: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import Installed, Namespace, value
+from tests.cluster.world import Installed, Namespace, at_work, value
 from tools.workload import Workload
 
 MANY = 1000
@@ -16,11 +16,10 @@ MANY = 1000
 def strict(installed: Installed) -> Iterator[Workload]:
     """Beside the module's own controller, and with no part in its election."""
     settings = {"CONTROLLER_NAME": "strict", "ENABLE_PARTIAL_SECRET_SYNC": "false", "LEASE_NAME": ""}
-    with installed.workload(**settings) as workload:
-        installed.logs.append(workload.log)
-        workload.wait_ready()
+    workload = installed.workload(**settings)
+    installed.logs.append(workload.log)
+    with at_work(workload):
         yield workload
-        assert workload.stop() == 0
 
 
 def test_a_thousand_failing_keys_are_told_in_one_status(space: Namespace) -> None:

@@ -38,7 +38,7 @@ from tests.cluster.sse import (
     traditional,
     whole,
 )
-from tests.cluster.world import TENANT, Installed, Namespace, eventually, release, value
+from tests.cluster.world import TENANT, Installed, Namespace, at_work, eventually, release, value
 from tests.unit.issuing import as_pem, issue
 from tools import guide, helm
 from tools.local_cluster.errors import ClusterError
@@ -470,11 +470,10 @@ def tuned(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "validatingAdmissionPolicies": {"applyPolicies": "true", "allowedSecretTypes": "Opaque, example.com/own"},
     }
     second = release(installed.plane, installed.emulator, tmp_path_factory.mktemp("tuned"), name, **values)
-    with second.workload() as workload:
-        installed.logs.append(workload.log)
-        workload.wait_ready()
+    workload = second.workload()
+    installed.logs.append(workload.log)
+    with at_work(workload):
         yield space
-        assert workload.stop() == 0
     helm.run(["uninstall", name, "--namespace", name, "--kubeconfig", str(installed.plane.kubeconfig)])
     installed.plane.kubectl("delete", "namespace", name, "--wait=false")
     space.remove()

@@ -1,11 +1,12 @@
 """What the tests on the real API server do again and again: a namespace, objects in it, and waiting for what comes."""
 
 import base64
+import contextlib
 import itertools
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -114,6 +115,15 @@ def release(plane: ControlPlane, emulator: Emulator, folder: Path, name: str, **
     arguments += [] if "acceptUnrestrictedTokens" in more else for_version(plane)
     helm.run([*arguments, "--no-hooks", "--values", str(values), "--kubeconfig", str(plane.kubeconfig)])
     return Installed(plane, emulator, name, folder)
+
+
+@contextlib.contextmanager
+def at_work(workload: Workload) -> Iterator[Workload]:
+    """It has started and is ready; at the end it stops as it is told."""
+    with workload:
+        workload.wait_ready()
+        yield workload
+        assert workload.stop() == 0
 
 
 def metrics(workload: Workload) -> str:
