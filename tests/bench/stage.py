@@ -21,7 +21,7 @@ from tools.local_cluster import ControlPlane
 # Objects of one SecretProviderClass: its `objects` is one text, so people keep it short.
 CLASS_SIZE = 100
 AT_ONCE = 16
-# Versions made within the same second cannot be told apart without a get, which happens to nobody who makes them.
+# Which of two versions made within one second is the newer, only a get tells; people do not make them so.
 SECOND = 1.0
 # A value that is fetched sooner after its change is fetched again at the next poll (controller/survey.py).
 SETTLED = 2.0
