@@ -11,7 +11,6 @@ from controller.otlp.wire import Answer, Verdict, judge
 from controller.telemetry import JsonLines
 from tests.unit.otlp_lines import made, plain
 
-
 # What is sent
 
 
