@@ -19,6 +19,8 @@ from tools.workload import Workload
 # Every value in the vaults has this in it, and nothing but a Secret may.
 CANARY = "canary-4f1d"
 TENANT = "00000000-0000-0000-0000-00000000000a"
+LABEL = {"secrets-store.sync.x-k8s.io": ""}
+"""Of every Secret that is the controller's."""
 PATIENCE = 20.0
 POLICIES = (policies.SINCE, "admission policies")
 """For `pytest.mark.since`."""
