@@ -64,9 +64,7 @@ def settings() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def controller(installed: Installed, settings: dict[str, str]) -> Iterator[Workload]:
-    workload = installed.workload(**settings)
-    installed.logs.append(workload.log)
-    with at_work(workload):
+    with at_work(installed.workload(**settings)) as workload:
         yield workload
 
 

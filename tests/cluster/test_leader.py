@@ -41,7 +41,6 @@ def start(installed: Installed) -> Iterator[Callable[[], Workload]]:
         def started() -> Workload:
             workload = stack.enter_context(installed.workload(ROTATION_POLL_INTERVAL="1"))
             workload.env["TOKEN_ID"] = token_id(Path(workload.env["SERVICE_ACCOUNT_FOLDER"], "token").read_text())
-            installed.logs.append(workload.log)
             workload.wait_ready()
             running.append(workload)
             return workload

@@ -30,7 +30,6 @@ def start(installed: Installed) -> Iterator[Start]:
 
         def started(**settings: str) -> Workload:
             workload = stack.enter_context(installed.workload(**settings))
-            installed.logs.append(workload.log)
             workload.wait_ready()
             running.append(workload)
             return workload
@@ -148,4 +147,3 @@ def test_not_ready_until_the_policies_are_in_force(installed: Installed) -> None
             plane.kubectl("create", "-f", "-", stdin=bindings)
         workload.wait_ready(timeout=30)
         assert workload.stop() == 0
-    installed.logs.append(workload.log)

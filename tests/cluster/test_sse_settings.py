@@ -26,9 +26,7 @@ def tuned(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "validatingAdmissionPolicies": {"applyPolicies": "true", "allowedSecretTypes": "Opaque, example.com/own"},
     }
     second = release(installed.plane, installed.emulator, tmp_path_factory.mktemp("tuned"), name, **values)
-    workload = second.workload()
-    installed.logs.append(workload.log)
-    with at_work(workload):
+    with at_work(second.workload()):
         yield space
     helm.run(["uninstall", name, "--namespace", name, "--kubeconfig", str(installed.plane.kubeconfig)])
     installed.plane.kubectl("delete", "namespace", name, "--wait=false")
