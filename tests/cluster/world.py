@@ -24,6 +24,8 @@ LABEL = {"secrets-store.sync.x-k8s.io": ""}
 PATIENCE = 20.0
 POLICIES = (policies.SINCE, "admission policies")
 """For `pytest.mark.since`."""
+Start = Callable[..., Workload]
+"""Of the fixture of that name: starts a controller with these settings."""
 T = TypeVar("T")
 _numbers = itertools.count(1)
 
