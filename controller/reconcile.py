@@ -19,6 +19,7 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync, SecretSyncStatus
+from controller.looks import Looks
 from controller.objects import VersionOf
 from controller.poll import Group, Poller
 from controller.queue import Key, Queue
@@ -33,8 +34,6 @@ from controller.vaults import Vaults
 
 # What one namespace alone gets of these, half, is enough for all the calls that its vault bears.
 WORKERS = 64
-# Drift looks are paced: however many SecretSyncs there are, the API server sees no more than ten a second.
-BETWEEN_LOOKS = 0.1
 # Turns that wait for an old Secret's collection before it is worth a word: about half a minute.
 PATIENT_TURNS = 15
 # The status of a SecretSync that polls find unchanged says so once an hour: a restart needs to know, nobody else does.
@@ -85,7 +84,7 @@ class Reconciler:
         self._chorus = Chorus(log)
         self._memory: dict[Key, Memory] = {}
         self._users: dict[Key, set[Key]] = {}
-        self._last_look = 0.0
+        self._looks = Looks(time.monotonic)
         self.syncs: Store[SecretSync] = Store()
         self.syncs.listen(self._sync_changed)
         self.classes: Store[SecretProviderClass] = Store()
@@ -218,11 +217,11 @@ class Reconciler:
         if memory.due is None:
             memory.due = now + await self._until_due(key, sync, source)
         if memory.look is None:
-            memory.look = self._next_look(schedule.spread(self._settings.drift_interval, self._dice))
+            memory.look = self._looks.book(schedule.spread(self._settings.drift_interval, self._dice))
         if memory.due > now and not isinstance(memory.found, Equal):
             if memory.look > now:
                 return min(memory.due, memory.look) - now
-            memory.look = self._next_look(self._settings.drift_interval)
+            memory.look = self._looks.book(self._settings.drift_interval)
             if await self._syncer.unchanged(sync, memory.written):
                 return max(0.0, min(memory.due, memory.look) - time.monotonic())
             memory.found = Ask(now)
@@ -295,10 +294,6 @@ class Reconciler:
             return self._settings.rotation_poll_interval  # the edit will wake it
         longest = schedule.LONGEST_OBSTACLE if outcome.retry is errors.Retry.OBSTACLE else schedule.LONGEST_RETRY
         return schedule.after_failure(memory.failures, self._dice, outcome.retry_after, longest)
-
-    def _next_look(self, interval: float) -> float:
-        self._last_look = max(time.monotonic() + interval, self._last_look + BETWEEN_LOOKS)
-        return self._last_look
 
     async def _attempt(self, key: Key, sync: SecretSync, source: Class, memory: Memory) -> Outcome:
         """Does what was found, and leaves to the next attempt what could not be done."""
