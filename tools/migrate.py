@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from controller import errors
-from controller.api.meta import DNS_SUBDOMAIN, ObjectMeta, Secret
+from controller.api.meta import DNS_SUBDOMAIN, ObjectMeta, Resource, Secret
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.crds import PART_OF
 from controller.kube import Handle
-from tools import akvsyncs, handover, migration, text
+from tools import akvsyncs, command, handover, migration, text
 from tools.caller import Caller, Object, connect
+from tools.command import BadInput, read_yaml
 from tools.migration import Manifest, Migration, Note, Options
 from tools.migration_report import MANIFESTS, patch_file, report, syncs_of
 
@@ -30,6 +30,7 @@ _WORKLOADS = {
     "/apis/batch/v1": ("cronjobs", "jobs"),
     "/api/v1": ("pods", "replicationcontrollers"),
 }
+_STRUCTS: dict[str, type[Resource]] = {kind.kind: kind for kind in (SecretProviderClass, SecretSync)}
 _EPILOG = """\
 examples:
   tools/migrate csi --cluster --output moved/       what the cluster has, as files to review and apply
@@ -44,19 +45,11 @@ exit codes: 0 done, 1 something needs a person (the report says what), 2 bad inp
 """
 
 
-class BadInput(Exception):  # noqa: N818 -- the caller's error
-    """A file that cannot be read, or nothing to do; the message names it."""
-
-
 def load(paths: Iterable[Path]) -> list[Manifest]:
     """All objects in those files; a List is its items."""
     found: list[Manifest] = []
     for path in paths:
-        try:
-            documents = list(yaml.safe_load_all(sys.stdin if str(path) == "-" else path.read_text()))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise BadInput(f"{path}: {error}") from error
-        for document in filter(None, documents):
+        for document in read_yaml(path):
             items = document.get("items", [document]) if isinstance(document, dict) else [document]
             found += [_checked(item, path) for item in items]
     return found
@@ -71,8 +64,17 @@ def _checked(item: Any, path: Path) -> Manifest:
     except (TypeError, KeyError, AttributeError):
         fits = False
     if not fits:
-        raise BadInput(f"{path}: a document in it is no Kubernetes object with kind, name and spec")
+        raise BadInput(f"{path}: a document in it is no Kubernetes object: kind, metadata.name in small letters, spec")
     found: Manifest = item
+    about = f"{path}: {found.get('kind', 'object')} {names[0]}"
+    try:
+        if struct := _STRUCTS.get(found.get("kind", "")):
+            msgspec.convert(found, struct)
+        list(migration.mounts_of(found))
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{about} is not as its kind should be: {error}") from error
+    except (AttributeError, TypeError, ValueError):
+        raise BadInput(f"{about}: its pods' volumes are not as Kubernetes has them") from None
     return found
 
 
@@ -152,6 +154,16 @@ async def csi(args: argparse.Namespace) -> int:
     return 1 if found.notes else 0
 
 
+async def _syncs(caller: Caller, namespace: str) -> list[SecretSync]:
+    try:
+        found = await caller.every(SecretSync, namespace)
+    except errors.NotFound as error:
+        raise BadInput("the cluster does not serve SecretSync, so that there is nothing of SSE's or ours") from error
+    if not found:
+        print("there is no SecretSync", file=sys.stderr)
+    return found
+
+
 async def from_sse(args: argparse.Namespace) -> int:
     """`tools/migrate from-sse`."""
     code = 0
@@ -161,7 +173,7 @@ async def from_sse(args: argparse.Namespace) -> int:
             if handover.SSE_MANAGER in meta["name"] and deployment.get("spec", {}).get("replicas", 1):
                 print(f"SSE runs as {meta['namespace']}/{meta['name']}: stop it before this controller starts")
                 code = 1
-        for sync in await caller.every(SecretSync, args.namespace):
+        for sync in await _syncs(caller, args.namespace):
             held = await _metadata(caller, sync)
             why = handover.obstacle(sync, msgspec.convert(held, ObjectMeta) if held else None)
             well = "taken over as it is; an equal Secret is not rewritten" if held else "has no Secret yet"
@@ -181,7 +193,7 @@ async def to_sse(args: argparse.Namespace) -> int:
                 if args.apply:
                     raise BadInput(f"this controller still runs and would write again; first: {stop}")
                 print(f"before --apply, stop this controller: {stop}")
-        for sync in await caller.every(SecretSync, args.namespace):
+        for sync in await _syncs(caller, args.namespace):
             held = await _metadata(caller, sync)
             if held is None:
                 print(f"{_name(sync)}: has no Secret; SSE makes it")
@@ -233,10 +245,10 @@ def _parser() -> argparse.ArgumentParser:
     two = commands.add_parser("from-sse", help="what this controller would find of SSE's; changes nothing")
     three = commands.add_parser("to-sse", help="hands every Secret back to SSE, so that its next apply succeeds")
     three.add_argument("--apply", action="store_true", help="do it (default: tell what would be done)")
-    for command, run in ((one, csi), (two, from_sse), (three, to_sse)):
-        command.add_argument("-n", "--namespace", default="", help="(default: all)")
-        command.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
-        command.set_defaults(run=run)
+    for each, run in ((one, csi), (two, from_sse), (three, to_sse)):
+        each.add_argument("-n", "--namespace", default="", help="(default: all)")
+        each.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
+        each.set_defaults(run=run)
     return parser
 
 
@@ -248,10 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BadInput, errors.KubeError) as error:
         print(f"tools/migrate: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end("tools/migrate", main)

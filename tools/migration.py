@@ -101,7 +101,7 @@ def migrate(objects: Iterable[Manifest], options: Options) -> Migration:
     """What takes the place of every azure class among `objects`, and of the volumes that mount them."""
     objects = list(objects)
     classes = sorted((each for each in objects if each.get("kind") == SecretProviderClass.kind), key=place)
-    mounts = sorted((mount for each in objects for mount in _mounts(each)), key=lambda mount: place(mount.workload))
+    mounts = sorted((mount for each in objects for mount in mounts_of(each)), key=lambda mount: place(mount.workload))
     # What SecretSyncs read already and nobody mounts has nothing of the CSI driver's.
     moved = {
         (namespace(each), each.get("spec", {}).get("secretProviderClassName"))
@@ -140,7 +140,8 @@ def _template(workload: Manifest) -> Manifest:
     return dict(found)
 
 
-def _mounts(workload: Manifest) -> Iterator[Mount]:
+def mounts_of(workload: Manifest) -> Iterator[Mount]:
+    """The CSI driver's volumes in its pods."""
     if workload.get("kind") not in TEMPLATES or workload["metadata"].get("ownerReferences"):
         return  # whatever owns it is looked at instead
     for volume in (_template(workload).get("spec") or {}).get("volumes") or []:
