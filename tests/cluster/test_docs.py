@@ -25,6 +25,9 @@ IMAGE = "it needs root: tests/node/test_image.py"
 CI = "it is what CI runs"
 HELM_TEST = "helm test azure-secret-store --namespace azure-secret-store --logs"
 ELSEWHERE: Mapping[tuple[str, str], str] = {
+    ("README.md", "apiVersion: secret-sync.x-k8s.io/v1alpha1"): (
+        "a part of the one in docs/secretsyncs.md: test_the_readmes_example_is_a_part_of_one_that_is_run"
+    ),
     ("README.md", "make demo"): "tests/cluster/test_demo.py plays it",
     ("README.md", HELM_TEST): NODE,
     ("README.md", "make image                  # as root, with buildah: OCI archives in build/, the controller's and"
