@@ -30,6 +30,32 @@ _WORKLOADS = {
     "/apis/batch/v1": ("cronjobs", "jobs"),
     "/api/v1": ("pods", "replicationcontrollers"),
 }
+
+
+class _Csi(msgspec.Struct, rename="camel"):
+    driver: str = ""
+    volume_attributes: dict[str, str] | None = None
+    node_publish_secret_ref: dict[str, str] | None = None
+
+
+class _Volume(msgspec.Struct, rename="camel"):
+    name: str
+    csi: _Csi | None = None
+
+
+class _Pods(msgspec.Struct, rename="camel"):
+    volumes: list[_Volume] | None = None
+    service_account_name: str | None = None
+    service_account: str | None = None
+
+
+class _Workload(msgspec.Struct, rename="camel"):
+    """What is asked of a workload that a file holds: its own version, and the specification of its pods."""
+
+    api_version: str
+    spec: _Pods
+
+
 _STRUCTS: dict[str, type[Resource]] = {kind.kind: kind for kind in (SecretProviderClass, SecretSync)}
 _EPILOG = """\
 examples:
@@ -66,15 +92,19 @@ def _checked(item: Any, path: Path) -> Manifest:
     if not fits:
         raise BadInput(f"{path}: a document in it is no Kubernetes object: kind, metadata.name in small letters, spec")
     found: Manifest = item
-    about = f"{path}: {found.get('kind', 'object')} {names[0]}"
+    kind = str(found.get("kind", ""))
+    about = f"{path}: {kind} {names[0]} is not as its kind should be"
     try:
-        if struct := _STRUCTS.get(found.get("kind", "")):
+        if struct := _STRUCTS.get(kind):
             msgspec.convert(found, struct)
-        list(migration.mounts_of(found))
+        if kind in migration.TEMPLATES:
+            msgspec.convert(
+                {"apiVersion": None, **found, "spec": migration.template(found).get("spec") or {}}, _Workload
+            )
     except msgspec.ValidationError as error:
-        raise BadInput(f"{about} is not as its kind should be: {error}") from error
+        raise BadInput(f"{about}: {error}") from error
     except (AttributeError, TypeError, ValueError):
-        raise BadInput(f"{about}: its pods' volumes are not as Kubernetes has them") from None
+        raise BadInput(f"{about}: its pods' template is no object") from None
     return found
 
 

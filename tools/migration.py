@@ -53,7 +53,7 @@ class Mount(msgspec.Struct, frozen=True):
     @property
     def service_account(self) -> str:
         """As whom the pods run."""
-        spec = _template(self.workload).get("spec", {})
+        spec = template(self.workload).get("spec", {})
         return str(spec.get("serviceAccountName") or spec.get("serviceAccount") or "default")
 
 
@@ -101,7 +101,7 @@ def migrate(objects: Iterable[Manifest], options: Options) -> Migration:
     """What takes the place of every azure class among `objects`, and of the volumes that mount them."""
     objects = list(objects)
     classes = sorted((each for each in objects if each.get("kind") == SecretProviderClass.kind), key=place)
-    mounts = sorted((mount for each in objects for mount in mounts_of(each)), key=lambda mount: place(mount.workload))
+    mounts = sorted((mount for each in objects for mount in _mounts(each)), key=lambda mount: place(mount.workload))
     # What SecretSyncs read already and nobody mounts has nothing of the CSI driver's.
     moved = {
         (namespace(each), each.get("spec", {}).get("secretProviderClassName"))
@@ -133,18 +133,18 @@ def place(manifest: Manifest) -> str:
     return f"{manifest['kind']} {namespace(manifest)}/{manifest['metadata']['name']}"
 
 
-def _template(workload: Manifest) -> Manifest:
+def template(workload: Manifest) -> Manifest:
+    """Of its pods."""
     found: Any = workload
     for step in TEMPLATES[workload["kind"]]:
         found = found.get(step) or {}
     return dict(found)
 
 
-def mounts_of(workload: Manifest) -> Iterator[Mount]:
-    """The CSI driver's volumes in its pods."""
+def _mounts(workload: Manifest) -> Iterator[Mount]:
     if workload.get("kind") not in TEMPLATES or workload["metadata"].get("ownerReferences"):
         return  # whatever owns it is looked at instead
-    for volume in (_template(workload).get("spec") or {}).get("volumes") or []:
+    for volume in (template(workload).get("spec") or {}).get("volumes") or []:
         csi = volume.get("csi") or {}
         if csi.get("driver") == DRIVER:
             yield Mount(workload, volume, str((csi.get("volumeAttributes") or {}).get("secretProviderClass", "")))
