@@ -1,11 +1,10 @@
 """From the CSI driver's mounts to SecretSyncs or AKVSyncs; from SSE to this controller, and back to SSE.
 
-tools/migration.py, akvsyncs.py and handover.py decide; here is what is read and written.
+tools/migration.py, akvsyncs.py and handover.py decide, manifests.py reads files; here is what else is read and written.
 """
 
 import argparse
 import asyncio
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,14 +13,15 @@ from typing import Any
 import msgspec
 
 from controller import errors
-from controller.api.meta import DNS_SUBDOMAIN, ObjectMeta, Resource, Secret
+from controller.api.meta import ObjectMeta, Secret
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.crds import PART_OF
 from controller.kube import Handle
 from tools import akvsyncs, command, handover, migration, text
 from tools.caller import Caller, Object, connect
-from tools.command import BadInput, read_yaml
+from tools.command import BadInput
+from tools.manifests import load
 from tools.migration import Manifest, Migration, Note, Options
 from tools.migration_report import MANIFESTS, patch_file, report, syncs_of
 
@@ -30,33 +30,6 @@ _WORKLOADS = {
     "/apis/batch/v1": ("cronjobs", "jobs"),
     "/api/v1": ("pods", "replicationcontrollers"),
 }
-
-
-class _Csi(msgspec.Struct, rename="camel"):
-    driver: str = ""
-    volume_attributes: dict[str, str] | None = None
-    node_publish_secret_ref: dict[str, str] | None = None
-
-
-class _Volume(msgspec.Struct, rename="camel"):
-    name: str
-    csi: _Csi | None = None
-
-
-class _Pods(msgspec.Struct, rename="camel"):
-    volumes: list[_Volume] | None = None
-    service_account_name: str | None = None
-    service_account: str | None = None
-
-
-class _Workload(msgspec.Struct, rename="camel"):
-    """What is asked of a workload that a file holds: its own version, and the specification of its pods."""
-
-    api_version: str
-    spec: _Pods
-
-
-_STRUCTS: dict[str, type[Resource]] = {kind.kind: kind for kind in (SecretProviderClass, SecretSync)}
 _EPILOG = """\
 examples:
   tools/migrate csi --cluster --output moved/       what the cluster has, as files to review and apply
@@ -69,43 +42,6 @@ controller the managedFields of Secrets name, and nothing else; it wants this co
 
 exit codes: 0 done, 1 something needs a person (the report says what), 2 bad input or no way to the cluster
 """
-
-
-def load(paths: Iterable[Path]) -> list[Manifest]:
-    """All objects in those files; a List is its items."""
-    found: list[Manifest] = []
-    for path in paths:
-        for document in read_yaml(path):
-            items = document.get("items", [document]) if isinstance(document, dict) else [document]
-            found += [_checked(item, path) for item in items]
-    return found
-
-
-def _checked(item: Any, path: Path) -> Manifest:
-    """An object that has what every object has. Its names become those of files and parts of commands."""
-    try:
-        meta, spec = item["metadata"], item.get("spec", {})
-        names = (meta["name"], meta.get("namespace") or "default")
-        fits = isinstance(spec, dict) and all(re.fullmatch(DNS_SUBDOMAIN, name) for name in names)
-    except (TypeError, KeyError, AttributeError):
-        fits = False
-    if not fits:
-        raise BadInput(f"{path}: a document in it is no Kubernetes object: kind, metadata.name in small letters, spec")
-    found: Manifest = item
-    kind = str(found.get("kind", ""))
-    about = f"{path}: {kind} {names[0]} is not as its kind should be"
-    try:
-        if struct := _STRUCTS.get(kind):
-            msgspec.convert(found, struct)
-        if kind in migration.TEMPLATES:
-            msgspec.convert(
-                {"apiVersion": None, **found, "spec": migration.template(found).get("spec") or {}}, _Workload
-            )
-    except msgspec.ValidationError as error:
-        raise BadInput(f"{about}: {error}") from error
-    except (AttributeError, TypeError, ValueError):
-        raise BadInput(f"{about}: its pods' template is no object") from None
-    return found
 
 
 async def gather(caller: Caller, namespace: str) -> tuple[list[Manifest], str]:
