@@ -100,8 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         server = Server(world, directory, options.address, options.port, options.control_port)
         asyncio.run(_serve(server, directory, options.address, options.until_stdin_closes))
-    except (EmulatorError, OSError) as problem:
+    except EmulatorError as problem:
         print(f"keyvault-emulator: {problem}", file=sys.stderr)
+        return 1
+    except OSError as problem:
+        print(f"keyvault-emulator: {problem.filename or directory}: {problem.strerror}", file=sys.stderr)
         return 1
     return 0
 
