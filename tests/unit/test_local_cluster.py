@@ -507,6 +507,7 @@ def test_flags_of_the_caller_come_last(tmp_path: Path) -> None:
             1,
             "error: no cluster 'x' is running; start it: tools/cluster up --name x\n",
         ),
+        (["up", "--name", ""], 2, "error: --name '': up to 32 lower-case letters, digits and hyphens\n"),
         (
             ["up", "--name", "../x"],
             2,
