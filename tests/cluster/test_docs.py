@@ -39,7 +39,7 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("docs/air-gapped.md", "cosign verify-blob --key cosign.pub --bundle SHA256SUMS.sigstore.json"
      " --insecure-ignore-tlog SHA256SUMS"): "cosign takes minutes to build: tests/node/test_package.py",
     ("docs/arc.md", "sudo make image"): IMAGE,
-    ("docs/performance.md", "make bench                      # 100 and 1,000 SecretSyncs, three runs, about 11 minutes:"
+    ("docs/performance.md", "make bench                      # 100 and 1,000 SecretSyncs, three runs, about 20 minutes:"
      " docs/figures.md"): "it takes minutes: tests/cluster/test_costs.py has the counts",
     ("docs/install.md", "kube-apiserver-arg:"): "a file of k3s: test_flags_of_k3s_are_the_api_servers",
     ("docs/install.md", "sudo systemctl restart k3s"): "k3s is not here",
