@@ -12,6 +12,7 @@ import msgspec
 from controller import access, errors
 from controller.api.meta import Resource
 from controller.kube import METADATA_ONLY, Handle, Kube, Page
+from tools import command
 
 JSON_PATCH = "application/json-patch+json"
 _USER_AGENT = "akv-secret-store-tools"
@@ -88,8 +89,18 @@ def _decode(answer: bytes, shape: type[T], what: str) -> T:
 async def connect(kubeconfig: Path | None) -> AsyncIterator[Caller]:
     """Asks as whoever the kubeconfig says: the one that is named, $KUBECONFIG, ~/.kube/config, or the pod's own."""
     named = str(kubeconfig or "") or os.environ.get("KUBECONFIG", "") or await asyncio.to_thread(_usual)
+    await asyncio.to_thread(_check_kubeconfig, Path(named))
     async with Kube(await access.find({**os.environ, "KUBECONFIG": named}), _USER_AGENT) as kube:
         yield Caller(kube)
+
+
+def _check_kubeconfig(path: Path) -> None:
+    """What is no YAML of that form the client's own reader tells in words of Python's, or not at all."""
+    if not path.is_file():
+        return  # the next step says it, or there is none to read
+    found = command.read_yaml(path)
+    if len(found) > 1 or not isinstance(found[0], dict) or not {"clusters", "contexts"} <= found[0].keys():
+        raise command.BadInput(f"{path} is no kubeconfig: it has no clusters and contexts; set KUBECONFIG to another")
 
 
 def _usual() -> str:

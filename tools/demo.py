@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools import guide, helm, story
+from tools import command, guide, helm, story
 from tools.existing_cluster import ExistingCluster
 from tools.keyvault_emulator import Emulator
 from tools.keyvault_emulator.errors import EmulatorError
@@ -160,4 +160,4 @@ def _end_as_with_ctrl_c() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end("tools/demo", main)

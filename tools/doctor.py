@@ -6,8 +6,8 @@ tools/checks.py judges; here is the command line.
 
 import argparse
 import asyncio
-import contextlib
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,12 @@ from pathlib import Path
 import msgspec
 
 from controller import errors
+from controller.api.meta import DNS_SUBDOMAIN
 from controller.api.secretsync import SecretSync
-from tools import checks
+from tools import checks, command
 from tools.caller import Caller, Object, connect
 from tools.checks import CLUSTER, Check, fail, ok
+from tools.command import BadInput
 from tools.examination import Examination
 
 _KINDS = {"secretsync": "SecretSync", "secretsyncs": "SecretSync", "akvsync": "AKVSync", "akvsyncs": "AKVSync"}
@@ -48,10 +50,6 @@ as a kubectl plugin (`kubectl akv doctor ...`):
 
 exit codes: 0 nothing fails, 1 something does, 2 bad input or no way to the cluster
 """
-
-
-class BadInput(Exception):  # noqa: N818 -- the caller's error
-    """There is nothing to look at, or no way to it."""
 
 
 async def examine(kubeconfig: Path | None, kind: str, name: str, namespace: str) -> list[Check]:
@@ -130,6 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind, slash, name = args.object.partition("/")
     if args.object and (kind.lower() not in _KINDS or not slash or not name):
         parser.error(f"{args.object}: expected secretsync/NAME or akvsync/NAME")
+    for given in filter(None, (name, args.namespace)):
+        if not re.fullmatch(DNS_SUBDOMAIN, given):
+            parser.error(f"{given}: a name in Kubernetes has small letters, digits, - and . alone")
     kind = _KINDS.get(kind.lower(), "")
     # What the libraries would tell is told in one line, with the next step.
     for library in ("azure", "msal", "asyncio", "aiohttp"):
@@ -139,17 +140,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BadInput, errors.KubeError) as error:
         print(f"tools/doctor: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     shown = [check for check in found if not args.quiet or check.level is not checks.Level.OK]
-    with contextlib.suppress(BrokenPipeError):
-        if args.output == "json":
-            print(msgspec.json.format(msgspec.json.encode({"checks": shown})).decode())
-        else:
-            for check in shown:
-                print(check)
+    if args.output == "json":
+        print(msgspec.json.format(msgspec.json.encode({"checks": shown})).decode())
+    else:
+        for check in shown:
+            print(check)
     return checks.worst(found)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end("tools/doctor", main)

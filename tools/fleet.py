@@ -17,6 +17,7 @@ from statistics import NormalDist
 import msgspec
 
 from controller.settings import Settings
+from tools import command
 
 VAULT_CALLS = 4_000
 WINDOW_SECONDS = 10
@@ -259,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _at_least_one(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= 10**9:
-        raise argparse.ArgumentTypeError("expected a whole number from 1 on")
+        raise argparse.ArgumentTypeError("expected a whole number from 1 to 1000000000")
     return int(text)
 
 
@@ -274,4 +275,4 @@ def _percent(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end("tools/plan", main)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Settings
-from tools import crds, deployment, docs, monitoring, policies, rbac, reference, schema, text, values
+from tools import command, crds, deployment, docs, monitoring, policies, rbac, reference, schema, text, values
 
 ROOT = Path(__file__).resolve().parent.parent
 _SHOWN_LINES = 20
@@ -130,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a file differs, and show how")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to write to (default: this one)")
     options = parser.parse_args(argv)
+    if options.check and not (options.root / "chart").is_dir():
+        parser.error(f"--root {options.root}: is no checkout; there is no folder chart in it")
     try:
         if options.check:
             found = list(differences(options.root))
@@ -147,4 +149,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end("tools/generate", main)

@@ -71,7 +71,8 @@ def explain(stderr: str) -> HelmError:
     """
     text = stderr.partition("Error: ")[2].partition("\n\nUse --debug")[0].strip() or stderr.strip()
     if text.startswith("values don't meet the specifications"):
-        return BadValues([_violation(line[2:]) for line in text.splitlines() if line.startswith("- ")])
+        found = [_violation(line[2:]) for line in text.splitlines() if line.startswith("- ")]
+        return BadValues(found or [text.splitlines()[-1]])
     if text.startswith("template: ") or "YAML parse error on" in text:
         return HelmError(f"the chart is broken, please report it: {text}")
     if match := re.match(r"execution error at \(.*?\): ", text):

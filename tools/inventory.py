@@ -10,6 +10,8 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
+from tools import command
+
 _WANTED = re.compile(r"(.*\.dist-info/METADATA|var/lib/dpkg/status|etc/os-release)$")
 _HIDES_ITS_FOLDER = ".wh..wh..opq"
 _HIDES = ".wh."
@@ -50,7 +52,7 @@ def read(archive: Path) -> Inventory:
             files = _last_of_each(tar, [layer["digest"] for layer in manifest["layers"]])
     except (tarfile.TarError, KeyError, ValueError, OSError) as error:
         raise InventoryError(
-            f"{archive} is no OCI archive of one image ({error}): make one with `make image`"
+            f"{archive} is no OCI archive of one image ({_why(error)}): make one with `make image`"
         ) from error
     return Inventory(
         described.get("annotations", {}).get("org.opencontainers.image.ref.name", ""),
@@ -59,6 +61,11 @@ def read(archive: Path) -> Inventory:
         tuple(sorted(system_packages(files.get("var/lib/dpkg/status", "")))),
         _distribution(files.get("etc/os-release", "")),
     )
+
+
+def _why(error: Exception) -> str:
+    # tarfile says of each way to unpack why it was not that one, in lines.
+    return "it is no tar file" if isinstance(error, tarfile.ReadError) else command.why(error)
 
 
 def python_package(metadata: str) -> Package:

@@ -1,27 +1,26 @@
 """From the CSI driver's mounts to SecretSyncs or AKVSyncs; from SSE to this controller, and back to SSE.
 
-tools/migration.py, akvsyncs.py and handover.py decide; here is what is read and written.
+tools/migration.py, akvsyncs.py and handover.py decide, manifests.py reads files; here is what else is read and written.
 """
 
 import argparse
 import asyncio
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import yaml
 
 from controller import errors
-from controller.api.meta import DNS_SUBDOMAIN, ObjectMeta, Secret
+from controller.api.meta import ObjectMeta, Secret
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.crds import PART_OF
 from controller.kube import Handle
-from tools import akvsyncs, handover, migration, text
+from tools import akvsyncs, command, handover, migration, text
 from tools.caller import Caller, Object, connect
+from tools.command import BadInput
+from tools.manifests import load
 from tools.migration import Manifest, Migration, Note, Options
 from tools.migration_report import MANIFESTS, patch_file, report, syncs_of
 
@@ -42,38 +41,6 @@ controller the managedFields of Secrets name, and nothing else; it wants this co
 
 exit codes: 0 done, 1 something needs a person (the report says what), 2 bad input or no way to the cluster
 """
-
-
-class BadInput(Exception):  # noqa: N818 -- the caller's error
-    """A file that cannot be read, or nothing to do; the message names it."""
-
-
-def load(paths: Iterable[Path]) -> list[Manifest]:
-    """All objects in those files; a List is its items."""
-    found: list[Manifest] = []
-    for path in paths:
-        try:
-            documents = list(yaml.safe_load_all(sys.stdin if str(path) == "-" else path.read_text()))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise BadInput(f"{path}: {error}") from error
-        for document in filter(None, documents):
-            items = document.get("items", [document]) if isinstance(document, dict) else [document]
-            found += [_checked(item, path) for item in items]
-    return found
-
-
-def _checked(item: Any, path: Path) -> Manifest:
-    """An object that has what every object has. Its names become those of files and parts of commands."""
-    try:
-        meta, spec = item["metadata"], item.get("spec", {})
-        names = (meta["name"], meta.get("namespace") or "default")
-        fits = isinstance(spec, dict) and all(re.fullmatch(DNS_SUBDOMAIN, name) for name in names)
-    except (TypeError, KeyError, AttributeError):
-        fits = False
-    if not fits:
-        raise BadInput(f"{path}: a document in it is no Kubernetes object with kind, name and spec")
-    found: Manifest = item
-    return found
 
 
 async def gather(caller: Caller, namespace: str) -> tuple[list[Manifest], str]:
@@ -152,6 +119,16 @@ async def csi(args: argparse.Namespace) -> int:
     return 1 if found.notes else 0
 
 
+async def _syncs(caller: Caller, namespace: str) -> list[SecretSync]:
+    try:
+        found = await caller.every(SecretSync, namespace)
+    except errors.NotFound as error:
+        raise BadInput("the cluster does not serve SecretSync, so that there is nothing of SSE's or ours") from error
+    if not found:
+        print("there is no SecretSync", file=sys.stderr)
+    return found
+
+
 async def from_sse(args: argparse.Namespace) -> int:
     """`tools/migrate from-sse`."""
     code = 0
@@ -161,7 +138,7 @@ async def from_sse(args: argparse.Namespace) -> int:
             if handover.SSE_MANAGER in meta["name"] and deployment.get("spec", {}).get("replicas", 1):
                 print(f"SSE runs as {meta['namespace']}/{meta['name']}: stop it before this controller starts")
                 code = 1
-        for sync in await caller.every(SecretSync, args.namespace):
+        for sync in await _syncs(caller, args.namespace):
             held = await _metadata(caller, sync)
             why = handover.obstacle(sync, msgspec.convert(held, ObjectMeta) if held else None)
             well = "taken over as it is; an equal Secret is not rewritten" if held else "has no Secret yet"
@@ -181,7 +158,7 @@ async def to_sse(args: argparse.Namespace) -> int:
                 if args.apply:
                     raise BadInput(f"this controller still runs and would write again; first: {stop}")
                 print(f"before --apply, stop this controller: {stop}")
-        for sync in await caller.every(SecretSync, args.namespace):
+        for sync in await _syncs(caller, args.namespace):
             held = await _metadata(caller, sync)
             if held is None:
                 print(f"{_name(sync)}: has no Secret; SSE makes it")
@@ -233,10 +210,10 @@ def _parser() -> argparse.ArgumentParser:
     two = commands.add_parser("from-sse", help="what this controller would find of SSE's; changes nothing")
     three = commands.add_parser("to-sse", help="hands every Secret back to SSE, so that its next apply succeeds")
     three.add_argument("--apply", action="store_true", help="do it (default: tell what would be done)")
-    for command, run in ((one, csi), (two, from_sse), (three, to_sse)):
-        command.add_argument("-n", "--namespace", default="", help="(default: all)")
-        command.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
-        command.set_defaults(run=run)
+    for each, run in ((one, csi), (two, from_sse), (three, to_sse)):
+        each.add_argument("-n", "--namespace", default="", help="(default: all)")
+        each.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
+        each.set_defaults(run=run)
     return parser
 
 
@@ -248,10 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BadInput, errors.KubeError) as error:
         print(f"tools/migrate: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end("tools/migrate", main)

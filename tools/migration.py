@@ -53,7 +53,7 @@ class Mount(msgspec.Struct, frozen=True):
     @property
     def service_account(self) -> str:
         """As whom the pods run."""
-        spec = _template(self.workload).get("spec", {})
+        spec = template(self.workload).get("spec", {})
         return str(spec.get("serviceAccountName") or spec.get("serviceAccount") or "default")
 
 
@@ -133,7 +133,8 @@ def place(manifest: Manifest) -> str:
     return f"{manifest['kind']} {namespace(manifest)}/{manifest['metadata']['name']}"
 
 
-def _template(workload: Manifest) -> Manifest:
+def template(workload: Manifest) -> Manifest:
+    """Of its pods."""
     found: Any = workload
     for step in TEMPLATES[workload["kind"]]:
         found = found.get(step) or {}
@@ -143,7 +144,7 @@ def _template(workload: Manifest) -> Manifest:
 def _mounts(workload: Manifest) -> Iterator[Mount]:
     if workload.get("kind") not in TEMPLATES or workload["metadata"].get("ownerReferences"):
         return  # whatever owns it is looked at instead
-    for volume in (_template(workload).get("spec") or {}).get("volumes") or []:
+    for volume in (template(workload).get("spec") or {}).get("volumes") or []:
         csi = volume.get("csi") or {}
         if csi.get("driver") == DRIVER:
             yield Mount(workload, volume, str((csi.get("volumeAttributes") or {}).get("secretProviderClass", "")))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from tools import generate, helm, image, inventory, oci, release, sbom, signing
+from tools import command, generate, helm, image, inventory, oci, release, sbom, signing
 from tools.local_cluster import ClusterError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,7 +134,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sbom.DisagreeError,
         signing.SigningError,
         ClusterError,
-        OSError,
     ) as error:
         print(f"tools/package: {error}", file=sys.stderr)
         return 1
@@ -143,4 +142,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end("tools/package", main)

@@ -5,7 +5,6 @@ another: policies stand before the Deployment, which they watch over.
 """
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tools import helm
+from tools import command, helm, values_file
 from tools.local_cluster.versions import DEFAULT_KUBERNETES
 
 APPLY_ORDER = (
@@ -41,8 +40,6 @@ APPLY_ORDER = (
 
 _MARK = "# Written by tools/render; a later `tools/render --output DIR --force` replaces or removes this file."
 _NAMESPACE = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-# The C parser takes a tenth of the time; PyYAML has it wherever libyaml was there when its wheel was built.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -90,15 +87,18 @@ class Options:
     tests: bool = False
     create_namespace: bool = False
 
-    def check(self) -> None:
+    def check(self, stdin: str | None = None) -> None:
         """`helm.BadValues` for what helm would take, or say less clearly."""
         if not re.fullmatch(_NAMESPACE, self.namespace):
             raise helm.BadValues(
                 [f"--namespace {self.namespace}: a namespace has at most 63 characters of a-z, 0-9 and -"]
             )
         for flag, argument in self.values:
-            if flag == "--values" and argument != "-":
-                _check_readable(argument)
+            if flag == "--values":
+                values_file.check(argument, stdin if argument == "-" else None)
+            if flag == "--set-file":
+                for pair in re.split(r"(?<!\\),", argument):
+                    values_file.read(pair.partition("=")[2])
 
     def arguments(self) -> list[str]:
         """The command line of `helm template`."""
@@ -113,20 +113,9 @@ class Options:
         return ["template", self.release, str(helm.CHART), *versions, *switches, *values]
 
 
-def _check_readable(path: str) -> None:
-    # helm takes URLs, too; here everything is offline.
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise helm.BadValues([f"{path}: cannot be read: {why}"]) from error
-    if not text.strip():
-        raise helm.BadValues([f"{path}: is empty; leave it out to render the defaults"])
-
-
 def render(chosen: Options, stdin: str | None = None) -> list[Manifest]:
     """The manifests in the order in which to apply them. Raises `helm.BadValues` or `helm.HelmError`."""
-    chosen.check()
+    chosen.check(stdin)
     manifests = list(split(helm.run(chosen.arguments(), stdin=stdin)))
     if chosen.create_namespace:
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": chosen.namespace}}
@@ -137,7 +126,7 @@ def render(chosen: Options, stdin: str | None = None) -> list[Manifest]:
 def split(stream: str) -> Iterator[Manifest]:
     """The objects of a YAML stream, each with its own text; `helm.HelmError` for a document that is none."""
     for text in re.split(r"^---\s*$", stream, flags=re.MULTILINE):
-        parsed = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
+        parsed = yaml.load(text, Loader=values_file.LOADER)  # noqa: S506 - a safe loader
         if parsed is None:
             continue
         if not (isinstance(parsed, dict) and "kind" in parsed and "name" in parsed.get("metadata", {})):
@@ -303,19 +292,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             for manifest in manifests:
                 print("---", manifest.text, sep="\n", end="")
-            sys.stdout.flush()
     except helm.BadValues as error:
         for problem in error.problems:
             print(f"tools/render: {problem}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `| head`: whoever reads has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (helm.HelmError, OSError) as error:
+    except helm.HelmError as error:
         print(f"tools/render: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.end("tools/render", main)

@@ -74,6 +74,27 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- merge $ours .Values.podLabels .Values.commonLabels | toYaml }}
 {{- end }}
 
+{{/* How the controller's pods are spread: by themselves over nodes, for two on one node are lost together. */}}
+{{- define "akv-secret-store.spread" -}}
+{{- $labels := include "akv-secret-store.selectorLabels" . | fromYaml }}
+{{- $ours := dict "matchLabels" (set $labels "app.kubernetes.io/component" "controller") }}
+{{- $given := .Values.topologySpreadConstraints }}
+{{- if and (not $given) (gt (int64 .Values.replicaCount) 1) }}
+{{- $given = list (dict "maxSkew" 1 "topologyKey" "kubernetes.io/hostname" "whenUnsatisfiable" "ScheduleAnyway") }}
+{{- end }}
+{{- range $given }}
+- {{- toYaml (ternary . (set (deepCopy .) "labelSelector" $ours) (hasKey . "labelSelector")) | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "akv-secret-store.deploymentAnnotations" -}}
+{{- $annotations := deepCopy .Values.deploymentAnnotations }}
+{{- with include "akv-secret-store.arc" . | fromYaml }}
+{{- $_ := set $annotations "akv-secret-store/azure-arc" (toJson .) }}
+{{- end }}
+{{- with $annotations }}{{ toYaml . }}{{ end }}
+{{- end }}
+
 {{/* A changed file or proxy rolls the pod: it reads them once. */}}
 {{- define "akv-secret-store.podAnnotations" -}}
 {{- $annotations := deepCopy .Values.podAnnotations }}
@@ -242,6 +263,7 @@ app.kubernetes.io/part-of: akv-secret-store
 
 {{/* Pods */}}
 {{- define "akv-secret-store.pod" -}}
+enableServiceLinks: false
 {{- with include "akv-secret-store.podSecurity" . | fromYaml }}
 securityContext:
   {{- toYaml . | nindent 2 }}

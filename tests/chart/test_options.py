@@ -124,7 +124,8 @@ def test_what_is_added_to_the_pod() -> None:
         "extraEnv": [{"name": "TZ", "value": "UTC"}],
         "extraVolumes": [{"name": "x", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],
-        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+        "hostAliases": [{"ip": "10.1.2.3", "hostnames": ["my-vault.vault.azure.net"]}],
+        "dnsConfig": {"options": [{"name": "ndots", "value": "2"}]},
         "caBundle": PEM,
     }
     manifests = render(given=given)
@@ -133,7 +134,53 @@ def test_what_is_added_to_the_pod() -> None:
     assert main["env"][-1] == {"name": "TZ", "value": "UTC"}
     assert [mount["name"] for mount in main["volumeMounts"]] == ["files", "test-clouds", "x"]
     assert [volume["name"] for volume in pod(manifests)["volumes"]] == ["files", "test-clouds", "x"]
-    assert pod(manifests)["topologySpreadConstraints"] == given["topologySpreadConstraints"]
+    assert pod(manifests)["hostAliases"] == given["hostAliases"]
+    assert pod(manifests)["dnsConfig"] == given["dnsConfig"]
+
+
+OURS = {
+    "matchLabels": {
+        "app.kubernetes.io/name": "akv-secret-store",
+        "app.kubernetes.io/instance": "azure-secret-store",
+        "app.kubernetes.io/component": "controller",
+    }
+}
+OVER_NODES = {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+OVER_ZONES = {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+
+
+@pytest.mark.parametrize(
+    ("given", "spread"),
+    [
+        ({"replicaCount": 1}, None),
+        ({"replicaCount": "2"}, [{**OVER_NODES, "labelSelector": OURS}]),
+        ({"topologySpreadConstraints": [OVER_ZONES]}, [{**OVER_ZONES, "labelSelector": OURS}]),
+        (
+            {"replicaCount": 3, "topologySpreadConstraints": [OVER_NODES, OVER_ZONES]},
+            [{**OVER_NODES, "labelSelector": OURS}, {**OVER_ZONES, "labelSelector": OURS}],
+        ),
+        (
+            {"topologySpreadConstraints": [OVER_ZONES | {"labelSelector": {"matchLabels": {"a": "b"}}}]},
+            [{**OVER_ZONES, "labelSelector": {"matchLabels": {"a": "b"}}}],
+        ),
+    ],
+)
+def test_two_pods_are_not_lost_with_one_node(given: dict[str, Any], spread: list[Any] | None) -> None:
+    assert pod(render(given=given)).get("topologySpreadConstraints") == spread
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job", "Pod"])
+def test_no_pod_is_told_of_the_namespaces_services(kind: str) -> None:
+    manifests = render(tests=True)
+    spec = one(manifests, kind)["spec"] if kind == "Pod" else pod(manifests, kind)
+    assert spec["enableServiceLinks"] is False
+
+
+def test_annotations_of_the_deployment_stand_beside_those_of_arc() -> None:
+    given = {"deploymentAnnotations": {"a": "b"}, "Azure": {"Cluster": {"Region": "westeurope"}}}
+    found = one(render(given=given), "Deployment")["metadata"]["annotations"]
+    assert found == {"a": "b", "akv-secret-store/azure-arc": '{"Cluster.Region":"westeurope"}'}
+    assert "annotations" not in one(render(), "Deployment")["metadata"]
 
 
 def test_a_setting_cannot_be_given_twice() -> None:
@@ -166,6 +213,7 @@ def test_the_disruption_budget(said: str, spec: dict[str, Any], way: str) -> Non
         ("serviceMonitor.interval=often", r"serviceMonitor\.interval: .*\(How often"),
         ("proxy.https=proxy:3128", r"proxy\.https: .*\(As http://host:port"),
         ("serviceMonitor.renderMode=never", r'serviceMonitor\.renderMode: .*"failIfMissing", "skipIfMissing"'),
+        ("watchNamespaces={shop,Big}", r"watchNamespaces: Big is no name of a namespace"),
         ("namespaceOverride=Big", r"namespaceOverride: .*\(The namespace"),
         ("caBundle=no", r"caBundle: expected certificates, as PEM \(-----BEGIN CERTIFICATE-----\) or its base64"),
         ("Azure.proxySettings.proxyCert=bm8=", r"Azure\.proxySettings\.proxyCert: expected certificates"),

@@ -4,6 +4,7 @@ import json
 import re
 import resource
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,9 @@ def test_values_from_standard_input() -> None:
         (["--set", "image.zzz=x"], r"image\.zzz: there is no such value; chart/values\.yaml"),
         (["--set", "image=x"], r"image: .*object"),
         (["--set", "image"], r"failed parsing --set data: .*no value"),
-        (["--set-file", "clouds.x.ca=/nowhere"], r"/nowhere"),
+        (["--set-file", "clouds.x.ca=/nowhere"], r"/nowhere: cannot be read: No such file"),
+        (["--set-file", "logLevel=/dev/null,clouds.x.ca=/usr"], r"/usr: cannot be read: Is a directory"),
+        (["--set-file", f"clouds.x.ca={sys.executable}"], r"python.*: cannot be read: it is not text"),
         (["--set", "defaultCloud=Moon"], r"defaultCloud: Moon .*AzurePublicCloud"),
         (["--kube-version", "1.27.16"], r"acceptUnrestrictedTokens"),
         (["--kube-version", "1.20.0"], r"kubeVersion"),
@@ -177,6 +180,9 @@ def test_what_is_wrong_is_one_readable_line(arguments: list[str], line: str) -> 
         (b"- 1\n", "its top level must be a mapping (found: array)"),
         (b"\xff\x00", "it is not text"),
         (b"\n", "is empty"),
+        (b"logLevel: info\n---\nlogLevel: debug\n", "has several documents"),
+        (b"image:\n  tag: a\n  tag: b\n", "line 3: tag stands there twice"),
+        (b"podLabels: [{a: b, a: c}]\n", "line 1: a stands there twice"),
     ],
 )
 def test_a_values_file_that_cannot_be_used_is_named(tmp_path: Path, text: bytes, why: str) -> None:
@@ -187,6 +193,11 @@ def test_a_values_file_that_cannot_be_used_is_named(tmp_path: Path, text: bytes,
     (told,) = done.stderr.splitlines()
     assert str(path) in told
     assert why in told
+
+
+def test_what_helm_says_of_values_without_naming_one_is_told() -> None:
+    said = "Error: values don't meet the specifications of the schema(s)\nchart:\nyaml: control characters\n"
+    assert str(helm.explain(said)) == "yaml: control characters"
 
 
 def test_several_wrong_values_are_told_at_once() -> None:

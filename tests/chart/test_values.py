@@ -59,6 +59,7 @@ def other(leaf: values.Leaf) -> Any:
         "tolerations": [{"operator": "Exists"}],
         "imagePullSecrets": [{"name": "x"}],
         "global.imagePullSecrets": [{"name": "x"}],
+        "hostAliases": [{"ip": "10.1.2.3", "hostnames": ["x"]}],
         "extraEnv": [{"name": "TZ", "value": "x"}],
         "extraVolumes": [{"name": "x", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],

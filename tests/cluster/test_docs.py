@@ -25,6 +25,9 @@ IMAGE = "it needs root: tests/node/test_image.py"
 CI = "it is what CI runs"
 HELM_TEST = "helm test azure-secret-store --namespace azure-secret-store --logs"
 ELSEWHERE: Mapping[tuple[str, str], str] = {
+    ("README.md", "apiVersion: secret-sync.x-k8s.io/v1alpha1"): (
+        "a part of the one in docs/secretsyncs.md: test_the_readmes_example_is_a_part_of_one_that_is_run"
+    ),
     ("README.md", "make demo"): "tests/cluster/test_demo.py plays it",
     ("README.md", HELM_TEST): NODE,
     ("README.md", "make image                  # as root, with buildah: OCI archives in build/, the controller's and"
@@ -36,7 +39,7 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("docs/air-gapped.md", "cosign verify-blob --key cosign.pub --bundle SHA256SUMS.sigstore.json"
      " --insecure-ignore-tlog SHA256SUMS"): "cosign takes minutes to build: tests/node/test_package.py",
     ("docs/arc.md", "sudo make image"): IMAGE,
-    ("docs/performance.md", "make bench                      # 100 and 1,000 SecretSyncs, three runs, about 11 minutes:"
+    ("docs/performance.md", "make bench                      # 100 and 1,000 SecretSyncs, three runs, about 20 minutes:"
      " docs/figures.md"): "it takes minutes: tests/cluster/test_costs.py has the counts",
     ("docs/install.md", "kube-apiserver-arg:"): "a file of k3s: test_flags_of_k3s_are_the_api_servers",
     ("docs/install.md", "sudo systemctl restart k3s"): "k3s is not here",

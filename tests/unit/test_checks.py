@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from controller.settings import Settings
 from tools import checks, doctor
 from tools.caller import Caller
 from tools.checks import Level, SecretData
+from tools.command import BadInput
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 WHO = Identity("shop", "shop", "client-1", "tenant-1")
@@ -229,14 +231,16 @@ async def test_an_akvsync_stands_for_what_it_owns(conditions: list[Any], level: 
 
 
 async def test_an_akvsync_that_is_not_there_or_not_known() -> None:
-    with pytest.raises(doctor.BadInput, match="no AKVSync y in namespace shop"):
+    with pytest.raises(BadInput, match="no AKVSync y in namespace shop"):
         await doctor._named(FakeCaller([], {"akvsyncs"}), "AKVSync", "y", "shop")
     (check,) = (await doctor._named(FakeCaller([], set()), "AKVSync", "x", "shop"))[1]
     assert check.text == "the cluster does not serve AKVSync"
     assert len((await doctor._named(FakeCaller([], set()), "", "", ""))[0]) == 2
 
 
-@pytest.mark.parametrize("argument", ["secretsync", "secretsync/", "pod/x", "/x"])
+@pytest.mark.parametrize(
+    "argument", ["secretsync", "secretsync/", "pod/x", "/x", "secretsync/a/b", "secretsync/A", "akvsync/x?y"]
+)
 def test_bad_input_is_exit_code_two(argument: str) -> None:
     with pytest.raises(SystemExit) as ended:
         doctor.main([argument])
@@ -246,3 +250,25 @@ def test_bad_input_is_exit_code_two(argument: str) -> None:
 def test_no_way_to_the_cluster_is_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--kubeconfig", "/nowhere"]) == 2
     assert "/nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is empty"),
+        ("- a", "is no kubeconfig"),
+        ("a: b", "is no kubeconfig"),
+        ("clusters: []\ncontexts: []\n---\na: b", "is no kubeconfig"),
+        ("[" * 3000, "nested too deeply"),
+        ("clusters: [", "line 1"),
+    ],
+)
+def test_what_is_no_kubeconfig_is_told_in_a_line(
+    text: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    assert doctor.main(["--kubeconfig", str(path)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"tools/doctor: {path}")
+    assert why in told

@@ -335,11 +335,31 @@ def test_files_in_and_files_out(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [", "- 1", "kind: x", "{metadata: {name: ../../x}}", "{metadata: {name: x}, spec: 1}"]
+    "text",
+    [
+        "",
+        "a: [",
+        "- 1",
+        "kind: x",
+        "{metadata: {name: ../../x}}",
+        "{metadata: {name: x}, spec: 1}",
+        "{kind: Deployment, metadata: {name: x}, spec: {template: {spec: {volumes: [5]}}}}",
+        "{kind: Deployment, metadata: {name: x}, spec: {template: {spec: {volumes: [{csi: 5}]}}}}",
+        "{kind: Deployment, metadata: {name: x}, spec: {template: 5}}",
+        "{kind: CronJob, apiVersion: batch/v1, metadata: {name: x}, spec: {jobTemplate: [a]}}",
+        "{kind: Pod, apiVersion: v1, metadata: {name: x}, spec: {volumes: [{csi: {driver: a}}]}}",
+        "{kind: Pod, apiVersion: v1, metadata: {name: x}, spec: {serviceAccountName: 5}}",
+        "{kind: Pod, metadata: {name: x}, spec: {}}",
+        "{kind: SecretProviderClass, metadata: {name: x}, spec: {provider: azure, secretObjects: [5]}}",
+        "{kind: SecretProviderClass, metadata: {name: x}, spec: {provider: azure, secretObjects: [{data: [5]}]}}",
+        "{kind: SecretProviderClass, metadata: {name: x}, spec: {parameters: {objects: 5}}}",
+        "{kind: SecretProviderClass, metadata: {name: x}, spec: {secretObjects: 5}}",
+    ],
 )
 def test_bad_files_are_exit_code_two(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.yaml").write_text(text)
     assert migrate.main(["csi", str(tmp_path / "in.yaml")]) == 2
-    assert "in.yaml" in capsys.readouterr().err
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "in.yaml: " in told
     assert migrate.main(["csi"]) == 2
     assert migrate.main(["csi", str(tmp_path / "none.yaml")]) == 2

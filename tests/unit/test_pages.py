@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from controller.errors import ClassError
 from controller.identity import Identity
 from controller.objects import read_class
 from tests.pages import PAGES, ROOT, alike, anchors, blocks, links
-from tools import arc, checks, federation, flux, guide, reference
+from tools import arc, checks, federation, flux, guide, reference, values
 from tools.image import version
 
 
@@ -72,6 +73,32 @@ def test_the_commands_for_azure_are_the_doctors() -> None:
     for said in (checks.federated_credential(identity, "https://issuer.example"), checks.role(identity, "a-vault")):
         start = said.partition(" --")[0]
         assert options(said) in [options(line) for line in shown if line.startswith(start)]
+
+
+def akvsync_of(page: str) -> dict[str, Any]:
+    documents = (yaml.safe_load_all(block.text) for block in blocks(page) if block.language == "yaml")
+    [found] = [document["spec"] for some in documents for document in some if document.get("kind") == "AKVSync"]
+    return dict(found)
+
+
+def test_the_readmes_example_is_a_part_of_one_that_is_run() -> None:
+    shown, run = akvsync_of("README.md"), akvsync_of("docs/secretsyncs.md")
+    assert [each for each in shown.pop("objects") if each not in run["objects"]] == []
+    assert shown.items() < run.items()
+
+
+def test_values_that_pages_name_are_values() -> None:
+    known = {entry.path for entry in values.walk()}
+    groups = {path.partition(".")[0] for path in known if "." in path}
+    (table,) = re.findall(
+        r"### For a cluster that matters\n(.*?)\n## ", (ROOT / "docs/install.md").read_text(), re.DOTALL
+    )
+    named = set(re.findall(r"`([a-z]\w+(?:\.\w+)*)`", table))
+    assert len(named) > 8
+    assert named <= known
+    for page in PAGES:
+        dotted = re.findall(r"`(\w+\.[\w.]+)=[^`]*`", (ROOT / page).read_text())
+        assert {name for name in dotted if name.partition(".")[0] in groups} <= known
 
 
 def test_our_figures_are_the_readmes() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         "the addresses and this run's control key is written (default: a new folder below the temporary one)",
     )
     parser.add_argument("--state", type=Path, help="what exists at the start, a YAML or JSON file (default: nothing)")
-    parser.add_argument("--address", default="127.0.0.1", help="where to listen (default: %(default)s)")
+    parser.add_argument("--address", type=_address, default="127.0.0.1", help="where to listen (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=0, help="for vaults and Entra (default: a free one)")
     parser.add_argument("--control-port", type=_port, default=0, help="for the control API (default: a free one)")
     parser.add_argument(
@@ -99,8 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         server = Server(world, directory, options.address, options.port, options.control_port)
         asyncio.run(_serve(server, directory, options.address, options.until_stdin_closes))
-    except (EmulatorError, OSError) as problem:
+    except EmulatorError as problem:
         print(f"keyvault-emulator: {problem}", file=sys.stderr)
+        return 1
+    except OSError as problem:
+        print(f"keyvault-emulator: {problem.filename or directory}: {problem.strerror}", file=sys.stderr)
         return 1
     return 0
 
@@ -134,6 +138,8 @@ def _world(state: Path | None) -> World:
         text = state.read_text()
     except OSError as problem:
         raise EmulatorError(f"--state {state}: {problem.strerror}") from problem
+    except UnicodeDecodeError as problem:
+        raise EmulatorError(f"--state {state}: it is not text") from problem
     return load(text, state.resolve().parent)
 
 
@@ -143,8 +149,14 @@ def _refuse_taken(address: str, port: int) -> None:
         raise EmulatorError(f"port {port} is in use; choose another one, or 0 for a free one")
 
 
+def _address(text: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z.:-]+", text):
+        raise argparse.ArgumentTypeError("an address is an IP address of this machine, or a name for one")
+    return text
+
+
 def _port(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isascii() and text.isdecimal() else -1
     if not 0 <= number <= 65535:
         raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
     return number

@@ -216,7 +216,7 @@ def load(text: str | bytes, folder: Path) -> World:
     try:
         world = msgspec.yaml.decode(text, type=World, strict=False)
     except (msgspec.DecodeError, msgspec.ValidationError) as problem:
-        raise EmulatorError(f"the state cannot be read: {problem}") from problem
+        raise EmulatorError(f"the state cannot be read: {' '.join(str(problem).split())}") from problem
     for name, vault in world.vaults.items():
         vault.name = vault.name or name
         for kind in ("secrets", "certificates", "keys"):

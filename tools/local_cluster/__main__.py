@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tools.command import end
 from tools.local_cluster import assets, node, versions
 from tools.local_cluster.errors import BadInput, ClusterError
 from tools.local_cluster.named import NamedCluster, every
@@ -41,9 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadInput) else 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 1
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -58,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.command == "status" and options.name is None:
         return _status_of_all()
-    cluster = NamedCluster(options.name or "default")
+    cluster = NamedCluster("default" if options.name is None else options.name)
     match options.command:
         case "up":
             running = cluster.up(options.kubernetes, node=options.node)
@@ -131,4 +129,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end("tools/cluster", main)

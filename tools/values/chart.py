@@ -158,6 +158,9 @@ class ChartValues(Values):
     revision_history_limit: Annotated[
         int, Meta(ge=0, description="How many old ReplicaSets are kept, to roll back to.")
     ] = 10
+    deployment_annotations: Annotated[dict[str, str], Meta(description="Annotations of the Deployment.")] = (
+        msgspec.field(default_factory=dict)
+    )
     pod_annotations: Annotated[dict[str, str], Meta(description="Annotations of the pod.")] = msgspec.field(
         default_factory=dict
     )
@@ -196,9 +199,27 @@ class ChartValues(Values):
     )
     affinity: Annotated[Free, Meta(description="Where the pod would rather run.")] = msgspec.field(default_factory=dict)
     topology_spread_constraints: Annotated[
-        list[Free], Meta(description="How the pods are spread over zones or nodes.")
+        list[Free],
+        Meta(
+            description="How the pods are spread over zones or nodes; one without labelSelector is for the controller's"
+            " pods. Empty: over nodes, where there are several pods and it can be done."
+        ),
     ] = msgspec.field(default_factory=list)
     priority_class_name: Annotated[str, Meta(description="The pod's PriorityClass.")] = ""
+    host_aliases: Annotated[
+        list[Free],
+        Meta(
+            description="Addresses for names that the cluster's DNS does not know, such as those of private endpoints.",
+            examples=[[{"ip": "10.1.2.3", "hostnames": ["my-vault.vault.azure.net"]}]],
+        ),
+    ] = msgspec.field(default_factory=list)
+    dns_config: Annotated[
+        Free,
+        Meta(
+            description="Servers and options besides those of the cluster's DNS.",
+            examples=[{"nameservers": ["10.1.0.2"], "options": [{"name": "ndots", "value": "2"}]}],
+        ),
+    ] = msgspec.field(default_factory=dict)
     extra_args: Annotated[
         list[str],
         Meta(

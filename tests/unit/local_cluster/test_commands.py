@@ -17,6 +17,7 @@ from tools.local_cluster.__main__ import main
             1,
             "error: no cluster 'x' is running; start it: tools/cluster up --name x\n",
         ),
+        (["up", "--name", ""], 2, "error: --name '': up to 32 lower-case letters, digits and hyphens\n"),
         (
             ["up", "--name", "../x"],
             2,

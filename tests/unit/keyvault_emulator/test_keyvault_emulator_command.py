@@ -1,0 +1,49 @@
+"""The emulator's command line: what cannot be used is told in one line that names it."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.keyvault_emulator.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "the state cannot be read"),
+        (b"\xff\xfe", "it is not text"),
+        (b"a: 1\n---\nb: 2\n", "the state cannot be read: expected a single document"),
+        (b"vaults: {v: {secrets: [a]}}", "$.vaults[...].secrets"),
+        (b"vaults: [", "the state cannot be read"),
+    ],
+)
+def test_a_state_that_cannot_be_used(
+    content: bytes, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state.yaml").write_bytes(content)
+    assert main(["--state", str(tmp_path / "state.yaml")]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("keyvault-emulator: ")
+    assert why in told
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("--port=x", "a port is a number from 0 to 65535"),
+        ("--port=-1", "a port is a number from 0 to 65535"),
+        ("--control-port=65536", "a port is a number from 0 to 65535"),
+        ("--address=ü", "an address is an IP address of this machine"),
+    ],
+)
+def test_an_option_that_cannot_be_used(option: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([option])
+    assert ended.value.code == 2
+    assert why in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--directory", str(tmp_path / "file" / "x")]) == 1
+    assert capsys.readouterr().err == f"keyvault-emulator: {tmp_path}/file/x: Not a directory\n"

@@ -1,0 +1,65 @@
+"""A file of the chart's values, before helm reads it: what helm would fetch, take in silence, or say less clearly.
+
+Everything here raises `helm.BadValues`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tools import helm
+
+# The C parser takes a tenth of the time; PyYAML has it wherever libyaml was there when its wheel was built.
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NOTHING = "tag:yaml.org,2002:null"
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def read(path: str) -> str:
+    """Its text."""
+    # helm takes URLs, too; here everything is offline.
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise helm.BadValues([f"{path}: cannot be read: {why}"]) from error
+
+
+def check(path: str, stdin: str | None) -> None:
+    """Nothing where it is one document that names each value once; `stdin` is what to look at instead of the file."""
+    text = read(path) if stdin is None else stdin
+    if not text.strip():
+        raise helm.BadValues([f"{path}: is empty; leave it out to render the defaults"])
+    try:
+        documents = list(yaml.compose_all(text, Loader=LOADER))
+    except yaml.YAMLError:
+        return  # helm says it
+    if sum(document.tag != _NOTHING for document in documents) > 1:
+        raise helm.BadValues([f"{path}: has several documents, of which helm reads the first; leave one"])
+    for key in _twice(documents):
+        line = key.start_mark.line + 1
+        raise helm.BadValues(
+            [f"{path}: line {line}: {key.value} stands there twice, and helm takes the last; leave one"]
+        )
+
+
+def _twice(nodes: list[yaml.Node]) -> Iterator[yaml.Node]:
+    """Keys that their mapping has already."""
+    seen: set[int] = set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            keys: set[str] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                    if key.value in keys:
+                        yield key
+                    keys.add(key.value)
+                nodes.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
