@@ -74,7 +74,8 @@ class Soak:
         self._sampled = self._checked = 0.0
 
     def run(self, seed: int, seconds: float) -> Growth:
-        """All of it; the growth of the last process."""
+        """All of it; the growth of the last process. What has it happen again is told first."""
+        self.tell(f"--seconds {seconds:g} --count {len(self.objects)} --seed {seed}")
         self.begin()
         before, began = self.calls(), time.monotonic()
         for step in steps(seed, seconds):
