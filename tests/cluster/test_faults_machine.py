@@ -1,6 +1,6 @@
-"""The machine under the controller fails: clock, names, disk, descriptors (`tests.ledger.closes`).
+"""The machine under the controller fails: clock, names, disk, descriptors, memory (`tests.ledger.closes`).
 
-Memory, which only a kubelet limits as it is in a cluster, is in tests/node/test_release.py.
+The limit that a pod has, at which the kernel kills it, is in tests/node/test_release.py.
 """
 
 import json
@@ -100,3 +100,13 @@ def test_the_disk_under_the_log_is_full(shops: Fleet, machine: Machine, controll
     assert "stopped" in controller.log.read_bytes()[before:].decode()
     controller.start()
     controller.wait_ready()
+
+
+def test_no_more_memory_can_be_had(shops: Fleet, machine: Machine, controller: Workload) -> None:
+    """What that keeps from being done is told, and done later."""
+    space = shops.spaces["one"]
+    with machine.no_more_memory():
+        shops.adds_large(space, 16)
+        shops.endures(SECONDS)
+        assert "MemoryError" in controller.tail(1000)
+    shops.closes()

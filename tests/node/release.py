@@ -96,6 +96,11 @@ class Release:
         )
         return dict(status["lastState"]["terminated"])
 
+    def ends(self) -> list[Pod]:
+        """How the last container of each pod there is now ended, of those that were started again."""
+        containers = (each for pod in self.pods() for each in pod["status"].get("containerStatuses", []))
+        return [each["lastState"]["terminated"] for each in containers if "terminated" in each["lastState"]]
+
     def _chart(self) -> list[str]:
         return [str(helm.CHART), "--values", str(self._values), *for_version(self.plane), "--wait"]
 
