@@ -70,7 +70,8 @@ class Calls:
         self._own_slots = asyncio.Semaphore(AT_ONCE_EACH)
         self._pace = pace
         self._count = count
-        self._down: tuple[float, str] | None = None
+        # By verb: where only lists are out of order, values can still be had.
+        self._down: dict[str, tuple[float, str]] = {}
         self._server_ahead = timedelta()
         self._credential = credential
         self._transport = transport
@@ -99,44 +100,46 @@ class Calls:
         first: bool,
     ) -> T:
         """One request; its failure is translated, counted, and remembered where it concerns the whole vault."""
-        self._raise_if_down()
+        self._raise_if_down(verb)
         await self._turn((self, verb, found or source.plural), first)
         async with self._own_slots, self._slots.of(self._identity.namespace):
-            self._raise_if_down()
+            self._raise_if_down(verb)
             if closed := self._pace.closed():
                 raise throttled(self.vault, closed)
-            if self._down:
+            if before := self._down.get(verb):
                 # One caller tries whether the vault is back; until it knows, the others hear what they heard before.
-                self._down = (self.clock() + LEAVE_ALONE, self._down[1])
+                self._down[verb] = (self.clock() + LEAVE_ALONE, before[1])
             outcome = "error"
             try:
                 async with asyncio.timeout(60):
                     answer = await self._with_a_good_token(request)
                 outcome = "ok"
-                self._answered()
+                self._answered(verb)
                 return answer
             except UNUSABLE as error:
                 text = f"Key Vault {self.vault} gave no usable answer; the controller tries again by itself"
-                raise self._leave_alone(ProviderError(text)) from error
+                raise self._leave_alone(verb, ProviderError(text)) from error
             except HttpResponseError as error:
                 outcome = str(error.status_code)
                 translated = explain(error, self.vault, self._identity.client_id, source, verb, found)
                 if error.status_code == 429:
                     self._pace.refused(translated.retry_after)
                 elif isinstance(translated, ObjectError):
-                    self._answered()  # it speaks, and of this object alone
+                    self._answered(verb)  # it speaks, and of this object alone
                 else:
-                    self._leave_alone(translated)
+                    self._leave_alone(verb, translated)
                 raise translated from error
             except ObjectError:  # it answered, with what nobody should have
                 outcome = "ok"
-                self._answered()
+                self._answered(verb)
                 raise
             except ControllerError:  # from the credential, which remembers its own failures
                 outcome = "no token"
                 raise
             except AzureError as error:
-                raise self._leave_alone(ProviderError(explain_connection(error, f"Key Vault {self.vault}"))) from error
+                raise self._leave_alone(
+                    verb, ProviderError(explain_connection(error, f"Key Vault {self.vault}"))
+                ) from error
             finally:
                 self._count(self.vault, f"{source.plural}.{verb}", outcome)
 
@@ -159,16 +162,16 @@ class Calls:
                 raise throttled(self.vault, wait)
             await asyncio.sleep(wait)
 
-    def _raise_if_down(self) -> None:
-        if self._down and self.clock() < self._down[0]:
-            raise ProviderError(self._down[1])
+    def _raise_if_down(self, verb: str) -> None:
+        if (down := self._down.get(verb)) and self.clock() < down[0]:
+            raise ProviderError(down[1])
 
-    def _answered(self) -> None:
-        self._down = None
+    def _answered(self, verb: str) -> None:
+        self._down.pop(verb, None)
         self._pace.answered()
 
-    def _leave_alone(self, error: ProviderError) -> ProviderError:
-        self._down = (self.clock() + max(error.retry_after or 0.0, LEAVE_ALONE), error.message)
+    def _leave_alone(self, verb: str, error: ProviderError) -> ProviderError:
+        self._down[verb] = (self.clock() + max(error.retry_after or 0.0, LEAVE_ALONE), error.message)
         return error
 
     def _note(self, response: PipelineResponse[Any, Any]) -> None:

@@ -5,24 +5,22 @@ keys.
 """
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
 
 import msgspec
 
 from controller.calls import Calls
 from controller.errors import ObjectError, ProviderError
 from controller.objects import VaultObject
-from controller.sources import Source, moment
+from controller.sources import Item, Page, Source
 from controller.survey import Listed
 
 # Pages of one object's versions: 10,000 of them, twenty times what Key Vault can back up.
 MOST_PAGES = 400
 # Whether a list may be had, and is cheaper than gets, is tried again after a day.
 LISTS_AGAIN = 86_400.0
-
-T = TypeVar("T")
 
 
 class Lists:
@@ -44,8 +42,8 @@ class Lists:
         source = self._calls.source(kind)
         found: dict[str, Listed] = {}
         try:
-            async for page in self._pages(source, "list", None, source.listed(), _listed, gets, first=False):
-                found |= page
+            async for item in self._items(source, "list", None, source.everything(), gets, first=False):
+                found[item.name.lower()] = Listed(item.updated, item.enabled)
         except (ObjectError, _TooManyPages) as reason:
             # Forbidden for whatever number of objects; or dearer for this one.
             limit = gets if isinstance(reason, _TooManyPages) else 1_000_000
@@ -53,44 +51,32 @@ class Lists:
             return None
         return found
 
-    async def _pages(
-        self,
-        source: Source,
-        verb: str,
-        found: VaultObject | None,
-        items: Any,
-        take: Callable[[Any], T],
-        most: int,
-        *,
-        first: bool,
-    ) -> AsyncIterator[list[T]]:
-        """A list page by page, what `take` makes of each item; each page is a call of its own.
-
-        Raises `_TooManyPages` where there are more than `most`.
-        """
-        pages = items.by_page()
-
-        async def following() -> list[T]:
-            return [take(item) async for item in await anext(pages)]
-
+    async def _items(
+        self, source: Source, verb: str, found: VaultObject | None, where: str, most: int, *, first: bool
+    ) -> AsyncIterator[Item]:
+        """A list's items; each page is a call of its own. Raises `_TooManyPages` where there are more than `most`."""
         for _ in range(most):
-            yield await self._calls.make(source, verb, found, following, first=first)
-            if not pages.continuation_token:
+            ask = partial(_page, source, found, where)
+            page = await self._calls.make(source, verb, found, ask, first=first)
+            for item in page.items:
+                yield item
+            if not page.following:
                 return
             # The token would go along to wherever the answer says.
-            if _host(pages.continuation_token) != _host(self._calls.url):
+            if _host(page.following) != _host(self._calls.url):
                 raise ProviderError(
                     f"Key Vault {self._calls.vault} names another host for the rest of a list, which is not asked; look"
                     " at what answers in its place"
                 )
+            where = page.following
         raise _TooManyPages
 
     async def enabled_ids(self, found: VaultObject, first: bool) -> list[str]:
         """Ids of the enabled versions, newest first, from the pinned one on. Raises `ControllerError`."""
         source = self._calls.source(found.type)
-        pages = self._pages(source, "versions", found, source.versions(found.name), _version, MOST_PAGES, first=first)
+        items = self._items(source, "versions", found, source.versions(found.name), MOST_PAGES, first=first)
         try:
-            listed = [item async for page in pages for item in page if item.enabled]
+            listed = [item async for item in items if item.enabled]
         except _TooManyPages:
             raise ObjectError(
                 f"{found.noun} has more versions than can be looked through in Key Vault {self._calls.vault}; take"
@@ -100,7 +86,7 @@ class Lists:
             raise ObjectError(
                 f"{found.noun} has no enabled version in Key Vault {self._calls.vault}; create or enable one there"
             )
-        seen = set(listed)
+        seen = {(item.version, item.created) for item in listed}
         known = self._orders.get(found)
         if known and known[0] == seen:
             ids = known[1]
@@ -116,41 +102,30 @@ class Lists:
             )
         return ids[ids.index(found.version) :]
 
-    async def _in_order(self, source: Source, found: VaultObject, listed: list["_Version"], first: bool) -> list[str]:
+    async def _in_order(self, source: Source, found: VaultObject, listed: list[Item], first: bool) -> list[str]:
         oldest = datetime.min.replace(tzinfo=UTC)
-        listed.sort(key=lambda item: (item.created or oldest, item.id), reverse=True)
+        listed.sort(key=lambda item: (item.created or oldest, item.version), reverse=True)
         if len(listed) > 1 and listed[0].created == listed[1].created:
             # `created` has a grain of one second; what a get without a version answers is the newest.
             try:
                 newest = await self._calls.make(source, "get", found, lambda: source.get(found, ""), first=first)
-                listed.sort(key=lambda item: item.id != newest.version)
+                listed.sort(key=lambda item: item.version != newest.version)
             except ObjectError:
                 pass  # the newest is disabled: it is not among the listed either
-        return [item.id for item in listed]
+        return [item.version for item in listed]
 
 
-def _host(url: object) -> tuple[str, str]:
-    """Scheme and host of whatever stands where an address should."""
-    scheme, _, rest = str(url).lower().partition("://")
-    return scheme, re.split(r"[/?#]", rest, maxsplit=1)[0].removesuffix(":443")
-
-
-def _listed(item: Any) -> tuple[str, Listed]:
-    return item.name.lower(), Listed(moment(item.updated_on), item.enabled is not False)
-
-
-class _Version(NamedTuple):
-    """One version of an object, as a list shows it."""
-
-    id: str
-    created: datetime | None
-    enabled: bool
-
-
-def _version(item: Any) -> _Version:
-    if not item.version:
+async def _page(source: Source, found: VaultObject | None, where: str) -> Page:
+    page = await source.page(where)
+    if found and not all(item.version for item in page.items):
         raise ValueError
-    return _Version(str(item.version), moment(item.created_on), item.enabled is not False)
+    return page
+
+
+def _host(url: str) -> tuple[str, str]:
+    """Scheme and host of whatever stands where an address should."""
+    scheme, _, rest = url.lower().partition("://")
+    return scheme, re.split(r"[/?#]", rest, maxsplit=1)[0].removesuffix(":443")
 
 
 class _TooManyPages(Exception):  # noqa: N818 -- not an error

@@ -3,6 +3,8 @@
 A group is due one interval after the earliest of its members was last equal to the vault, plus one draw of the jitter
 for all of them: did each draw alone, the shared lists would fall apart. What a look shows makes some members stale; the
 others are confirmed, without a word to the vault or the API server.
+
+While a vault is away, one look after the other tries whether it is back, for all of the group.
 """
 
 import logging
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 FULL_READ = 86_400.0
 # A vault that does not answer holds one of these for a minute.
 WORKERS = 16
+# Looks that fail in a row before it is news.
+UNTOLD = 1
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -52,25 +56,25 @@ class Member(msgspec.Struct):
 class _Cycle(msgspec.Struct):
     """A group between two looks: its members, and where in jitter or interval its next look falls (0 to 1).
 
-    `put_off` is since when (monotonic clock) a busy vault has had the look wait for its turn.
+    `put_off` is since when (monotonic clock) a busy vault has had the look wait for its turn. `failures` are looks that
+    failed in a row; `read` says that members could be read all the same: then only the lists are out of order.
     """
 
     draw: float
     put_off: float | None = None
+    failures: int = 0
+    read: bool = False
     members: set[Key] = msgspec.field(default_factory=set)
 
 
-class _Later(msgspec.Struct, frozen=True):
-    """The turn at a busy vault comes in that time."""
+Seen = Survey | errors.ControllerError | None
+"""What a look has shown, or why it could not; None: all of it has to be fetched to know."""
 
-    seconds: float
-
-
-Tell = Callable[[Key, Mapping[str, VersionOf], Survey | None], None]
+Tell = Callable[[Key, Mapping[str, VersionOf], Seen], None]
 
 
 class Poller:
-    """All groups. `tell` gets each member with what was seen, or None where all of it has to be fetched."""
+    """All groups. `tell` gets each member with what was seen."""
 
     def __init__(self, jitter: float, vaults: Vaults, tell: Tell) -> None:
         self._jitter = jitter
@@ -82,8 +86,8 @@ class Poller:
         self._cycles: dict[Group, _Cycle] = {}
         self._chorus = Chorus(log)
 
-    def join(self, key: Key, group: Group, wanted: Mapping[str, VersionOf], age: float) -> None:
-        """Takes in a SecretSync that was equal to the vault `age` seconds ago."""
+    def join(self, key: Key, group: Group, wanted: Mapping[str, VersionOf], age: float | None) -> None:
+        """Takes in a SecretSync that was equal to the vault `age` seconds ago; None: it is not known to be any more."""
         member = self._members.get(key)
         if member and member.group != group:
             self.leave(key)
@@ -95,7 +99,9 @@ class Poller:
         member.wanted = wanted
         cycle = self._cycles.setdefault(group, _Cycle(self._dice.random()))
         cycle.members.add(key)
-        self._queue.add(group, schedule.until_due(age, group.interval, self._jitter, cycle.draw))
+        cycle.read = cycle.read or (cycle.failures > 0 and age == 0)
+        soon = cycle.draw * self._jitter
+        self._queue.add(group, soon if age is None else self._until_due(age, group, cycle))
 
     def leave(self, key: Key) -> None:
         """Lets go of one that is gone, was edited or has failed."""
@@ -123,18 +129,24 @@ class Poller:
         """Begins no more looks."""
         self._queue.close()
 
+    def waits(self, key: Key) -> bool:
+        """Whether its vault is away, and the look that finds it back is for this SecretSync, too."""
+        member = self._members.get(key)
+        cycle = self._cycles[member.group] if member else None
+        return bool(cycle and cycle.failures and not cycle.read)
+
     async def _turn(self, group: Group) -> float | None:
         cycle = self._cycles.get(group)
         if cycle is None:
             return None
         began = time.monotonic()
         seen = await self._look(group, cycle)
-        if isinstance(seen, _Later):
-            cycle.put_off = began if cycle.put_off is None else cycle.put_off
-            if began - cycle.put_off < group.interval:
-                return seen.seconds
-            seen = None  # it is time that somebody is told
-        cycle.put_off = None
+        if isinstance(seen, Survey):
+            cycle.failures, cycle.read, cycle.put_off = 0, False, None
+        elif cycle.read:
+            seen = None
+        elif cycle.members:
+            return self._failed(group, cycle, seen, began)
         now = time.monotonic()
         for key in tuple(cycle.members):
             member = self._members[key]
@@ -146,21 +158,36 @@ class Poller:
         if group not in self._cycles:
             return None
         cycle.draw = self._dice.random()
-        return schedule.until_due(now - began, group.interval, self._jitter, cycle.draw)
+        return self._until_due(now - began, group, cycle)
 
-    async def _look(self, group: Group, cycle: _Cycle) -> "Survey | _Later | None":
-        """What the vault shows; None where it could not be seen: then each member asks, and says why it cannot.
+    def _failed(self, group: Group, cycle: _Cycle, error: errors.ControllerError | None, began: float) -> float:
+        """Tells all why they are not looked at, and has one read its values: perhaps only the lists are out of order.
 
-        Where the vault is busy that would make it worse: one look waits for its turn instead.
+        Answers with the time until the next look.
         """
+        if error and error.retry is errors.Retry.TURN:
+            # A busy vault: one look waits for its turn. Did each member ask, the vault would be busier still.
+            cycle.put_off = began if cycle.put_off is None else cycle.put_off
+            if began - cycle.put_off < group.interval:
+                return error.retry_after or schedule.FIRST_RETRY
+            cycle.failures = max(cycle.failures, UNTOLD)  # it is time that somebody is told
+        cycle.failures += 1
+        scout = tuple(cycle.members)[cycle.failures % len(cycle.members)]
+        for key in tuple(cycle.members) if cycle.failures > UNTOLD else ():
+            self._tell(key, self._members[key].wanted, None if key == scout else error)
+        return schedule.after_failure(cycle.failures, self._dice, error.retry_after if error else None)
+
+    def _until_due(self, age: float, group: Group, cycle: _Cycle) -> float:
+        return schedule.until_due(age, group.interval, self._jitter, cycle.draw)
+
+    async def _look(self, group: Group, cycle: _Cycle) -> Seen:
         wanted = {version for key in cycle.members for version in self._members[key].wanted.values()}
         try:
             reader = self._vaults.reader(group.identity, group.cloud, group.vault)
             return await reader.survey(wanted, time.monotonic())
         except errors.ControllerError as error:
-            if error.retry is errors.Retry.TURN:
-                return _Later(error.retry_after or schedule.FIRST_RETRY)
             log.debug("%s could not be looked at: %s", group.vault, error.message)
+            return error.bare()
         except Exception as error:
             self._chorus.unexpected(error)
         return None

@@ -19,22 +19,20 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync, SecretSyncStatus
+from controller.looks import Looks
 from controller.objects import VersionOf
-from controller.poll import Group, Poller
+from controller.poll import Group, Poller, Seen
 from controller.queue import Key, Queue
 from controller.reflector import Store
 from controller.report import Reporter
 from controller.settings import Settings
 from controller.status import Outcome, next_status, ready_condition, sync_hash
-from controller.survey import Survey
 from controller.sync import Again, Ask, Class, Equal, Reading, Syncer, Written, confirmed
 from controller.telemetry import Chorus, Metrics
 from controller.vaults import Vaults
 
 # What one namespace alone gets of these, half, is enough for all the calls that its vault bears.
 WORKERS = 64
-# Drift looks are paced: however many SecretSyncs there are, the API server sees no more than ten a second.
-BETWEEN_LOOKS = 0.1
 # Turns that wait for an old Secret's collection before it is worth a word: about half a minute.
 PATIENT_TURNS = 15
 # The status of a SecretSync that polls find unchanged says so once an hour: a restart needs to know, nobody else does.
@@ -47,16 +45,16 @@ class Memory(msgspec.Struct):
 
     `due` and `look` are moments of the monotonic clock, None where not decided yet; `due` is infinite where the poll
     of its group decides. `edited` is set while others may work on the key, and taken at the start of a turn, so that no
-    edit is lost. `found` is what the last look, or edit, or attempt has left to do; an attempt takes it, and where
-    there is none it asks for everything. `again` counts turns in a row that told nothing; `told` is the last message
-    that the status took.
+    edit is lost. `found` is what the last look, or edit, or attempt has left to do, or why there was nothing to see; an
+    attempt takes it, and where there is none it asks for everything. `again` counts turns in a row that told nothing;
+    `told` is the last message that the status took.
     """
 
     written: Written = msgspec.field(default_factory=Written)
     failures: int = 0
     again: int = 0
     edited: bool = False
-    found: Ask | Equal | None = None
+    found: Ask | Equal | errors.ControllerError | None = None
     told: str = ""
     due: float | None = None
     look: float | None = None
@@ -85,7 +83,7 @@ class Reconciler:
         self._chorus = Chorus(log)
         self._memory: dict[Key, Memory] = {}
         self._users: dict[Key, set[Key]] = {}
-        self._last_look = 0.0
+        self._looks = Looks(time.monotonic)
         self.syncs: Store[SecretSync] = Store()
         self.syncs.listen(self._sync_changed)
         self.classes: Store[SecretProviderClass] = Store()
@@ -120,13 +118,20 @@ class Reconciler:
         memory.found = Ask(time.monotonic())
         self._queue.add(key)
 
-    def _polled(self, key: Key, wanted: Mapping[str, VersionOf], seen: Survey | None) -> None:
-        """A poll has looked at what the SecretSync reads; None: all of it has to be fetched to know."""
+    def _polled(self, key: Key, wanted: Mapping[str, VersionOf], seen: Seen) -> None:
+        """A poll has looked, or could not look, at what the SecretSync reads."""
         sync, memory = self.syncs.get(key), self._memory.get(key)
         if memory is None or memory.edited or not isinstance(sync, SecretSync):
             return  # an edit asks for everything anyway
+        if isinstance(seen, errors.ControllerError):
+            if memory.told != seen.message:
+                memory.found = memory.found or seen
+                self._queue.add(key)
+            return
         stale = seen.stale(wanted, sync.status.objects) if seen else None
-        if stale is None or stale:
+        ready = ready_condition(sync.status)
+        if stale is None or stale or not ready or ready.status != "True":
+            # Where the vault was away and nothing is stale, the Secret is looked at before all is said to be well.
             memory.due = time.monotonic()
             memory.found = Ask(memory.due, stale)
             self._queue.add(key)
@@ -218,18 +223,18 @@ class Reconciler:
         if memory.due is None:
             memory.due = now + await self._until_due(key, sync, source)
         if memory.look is None:
-            memory.look = self._next_look(schedule.spread(self._settings.drift_interval, self._dice))
-        if memory.due > now and not isinstance(memory.found, Equal):
+            memory.look = self._looks.book(schedule.spread(self._settings.drift_interval, self._dice))
+        if memory.due > now and (memory.found is None or isinstance(memory.found, Ask)):
             if memory.look > now:
                 return min(memory.due, memory.look) - now
-            memory.look = self._next_look(self._settings.drift_interval)
+            memory.look = self._looks.book(self._settings.drift_interval)
             if await self._syncer.unchanged(sync, memory.written):
                 return max(0.0, min(memory.due, memory.look) - time.monotonic())
             memory.found = Ask(now)
         outcome = await self._attempt(key, sync, source, memory)
         known = source if isinstance(source, SecretProviderClass) else None
         wait = await self._settle(sync.metadata, sync.status, known, outcome, memory)
-        return max(0.0, min(wait, memory.look - time.monotonic())) if outcome.ready else wait
+        return max(0.0, min(wait, memory.look - time.monotonic())) if memory.due == math.inf else wait
 
     async def _settle(
         self,
@@ -240,7 +245,7 @@ class Reconciler:
         memory: Memory,
     ) -> float:
         """Reports the outcome; returns, and remembers, how long nothing is due."""
-        wait = self._until_next(outcome, memory)
+        wait = self._until_next(Key(meta.namespace, meta.name), outcome, memory)
         if await self._tell(meta, before, source, outcome):
             memory.again, memory.told = 0, outcome.message
         else:
@@ -266,16 +271,20 @@ class Reconciler:
         ready = ready_condition(sync.status)
         last = schedule.parse_time(sync.status.last_successful_sync_time)
         edited = sync.status.sync_hash != sync_hash(sync.metadata, source, sync.status.objects)
-        if not ready or ready.status != "True" or not last or edited:
+        if not ready or not last or edited:
+            return self._jitter()
+        # One that was synced and then found its vault away needs no more than a look, which is for all of them.
+        away = ready.status != "True" and ready.reason == Reason.PROVIDER_ERROR
+        if ready.status != "True" and not away:
             return self._jitter()
         try:
             reading = await self._syncer.reading(sync, source)
         except errors.ControllerError:
             return 0.0  # the attempt will say why
-        self._join(key, sync, reading, (datetime.now(UTC) - last).total_seconds())
+        self._join(key, sync, reading, None if away else (datetime.now(UTC) - last).total_seconds())
         return math.inf
 
-    def _join(self, key: Key, sync: SecretSync, reading: Reading, age: float) -> None:
+    def _join(self, key: Key, sync: SecretSync, reading: Reading, age: float | None) -> None:
         usual, shortest = self._settings.rotation_poll_interval, self._settings.shortest_refresh_interval
         interval = schedule.refresh_interval(sync.metadata.annotations.get(REFRESH_INTERVAL), usual, shortest)
         group = Group(reading.identity, reading.cloud, reading.vault, interval or usual)
@@ -284,8 +293,8 @@ class Reconciler:
     def _jitter(self) -> float:
         return self._dice.uniform(0, self._settings.jitter)
 
-    def _until_next(self, outcome: Outcome, memory: Memory) -> float:
-        if outcome.ready:
+    def _until_next(self, key: Key, outcome: Outcome, memory: Memory) -> float:
+        if outcome.ready or self.poller.waits(key):
             memory.failures = 0
             return 0.0 if memory.found else math.inf  # its group's poll decides, or has done so meanwhile
         if outcome.retry is errors.Retry.TURN:
@@ -296,29 +305,29 @@ class Reconciler:
         longest = schedule.LONGEST_OBSTACLE if outcome.retry is errors.Retry.OBSTACLE else schedule.LONGEST_RETRY
         return schedule.after_failure(memory.failures, self._dice, outcome.retry_after, longest)
 
-    def _next_look(self, interval: float) -> float:
-        self._last_look = max(time.monotonic() + interval, self._last_look + BETWEEN_LOOKS)
-        return self._last_look
-
     async def _attempt(self, key: Key, sync: SecretSync, source: Class, memory: Memory) -> Outcome:
         """Does what was found, and leaves to the next attempt what could not be done."""
         found, memory.found = memory.found or Ask(time.monotonic()), None
-        stale = None if isinstance(found, Equal) else found.stale
+        stale = found.stale if isinstance(found, Ask) else None
         try:
             outcome = await self._try(key, sync, source, memory, found)
         except Again:
             memory.found = memory.found or Ask(time.monotonic(), stale)
             raise
-        if not outcome.ready:
+        if not outcome.ready and not self.poller.waits(key):
             self.poller.leave(key)
             # Only who waits for a turn asks for no more than is left: nobody polls meanwhile.
             left = (outcome.left or stale) if outcome.retry is errors.Retry.TURN else None
             memory.found = memory.found or Ask(time.monotonic(), left)
         return outcome
 
-    async def _try(self, key: Key, sync: SecretSync, source: Class, memory: Memory, found: Ask | Equal) -> Outcome:
+    async def _try(
+        self, key: Key, sync: SecretSync, source: Class, memory: Memory, found: Ask | Equal | errors.ControllerError
+    ) -> Outcome:
         """Syncs, and turns whatever went wrong into an outcome that a person can read."""
         try:
+            if isinstance(found, errors.ControllerError):
+                raise found.bare()
             reading = await self._syncer.reading(sync, source)
             if isinstance(found, Equal):
                 return confirmed(reading)

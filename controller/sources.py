@@ -7,7 +7,7 @@ import abc
 import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -21,13 +21,34 @@ from controller.errors import ObjectError
 from controller.fetched import Fetched, Hidden
 from controller.objects import VaultObject
 
+T = TypeVar("T")
 # The SDK's certificate and key clients are imported where they are made: 12 MiB that few installations need.
+
+
+class Item(NamedTuple):
+    """What a list shows of an object, or of a version of one. `version` is empty in a list of objects."""
+
+    name: str
+    version: str
+    enabled: bool
+    created: datetime | None
+    updated: datetime | None
+
+
+class Page(NamedTuple):
+    """A part of a list, in no order, and the address of the next; empty after the last."""
+
+    items: list[Item]
+    following: str
 
 
 class Source(abc.ABC):
     """One kind of object in one vault, as one identity sees it. What fails is raised as the SDK raises it.
 
-    `plural` names the operations to counters and people; `role` is the least that may read the content.
+    `plural` names the operations to counters, to people and in paths; `role` is the least that may read the content.
+
+    What is asked often, the lists and the get of a secret, the SDK sends, and its models have no part in it: they cost
+    more than the request.
     """
 
     plural: ClassVar[str]
@@ -48,13 +69,25 @@ class Source(abc.ABC):
         `ObjectError` for what the vault shows and nobody should have.
         """
 
-    @abc.abstractmethod
-    def versions(self, name: str) -> Any:
-        """The properties of every version, in no order: `version`, `enabled`, `created_on`, `updated_on` and so on."""
+    def everything(self) -> str:
+        """Where the list of all objects begins, each with its newest version's attributes."""
+        return f"/{self.plural}"
 
-    @abc.abstractmethod
-    def listed(self) -> Any:
-        """The properties of every object's newest version, page by page (the SDK's `AsyncItemPaged`)."""
+    def versions(self, name: str) -> str:
+        """Where the list of an object's versions begins."""
+        return f"/{self.plural}/{quote(name, safe='')}/versions"
+
+    async def page(self, where: str) -> Page:
+        """A page of a list. `ValueError` for a body that lacks what it must have."""
+        answer = _read(await self._ask(where), _Listed)
+        return Page([item.read() for item in answer.value], answer.next_link or "")
+
+    async def _ask(self, where: str) -> bytes:
+        answer = await self._client.send_request(HttpRequest("GET", where))
+        if answer.status_code != 200:
+            raise HttpResponseError(response=answer)
+        content: bytes = answer.content
+        return content
 
     async def close(self) -> None:
         """Lets go of the client."""
@@ -68,8 +101,10 @@ class Source(abc.ABC):
 class _Attributes(msgspec.Struct):
     """Times are in seconds since 1970."""
 
+    enabled: bool | None = None
     nbf: int | None = None
     exp: int | None = None
+    created: int | None = None
     updated: int | None = None
 
 
@@ -82,12 +117,29 @@ class _Secret(msgspec.Struct, rename="camel"):
     attributes: _Attributes = msgspec.field(default_factory=_Attributes)
 
 
-class Secrets(Source):
-    """Secrets; a certificate has one of its name, with its private key in it.
+class _Item(msgspec.Struct):
+    """An item of a list (SecretItem, CertificateItem, KeyItem); a key's id is called kid."""
 
-    Of all that is asked of a vault most is this get, so the SDK sends it and its models, which cost as much again as
-    the request, have no part in it.
-    """
+    id: str = ""
+    kid: str = ""
+    attributes: _Attributes | None = None
+
+    def read(self) -> Item:
+        """`ValueError` where it does not say what it is."""
+        name, version = _identified(self.id or self.kid)
+        told = self.attributes or _Attributes()
+        return Item(name, version, told.enabled is not False, _moment(told.created), _moment(told.updated))
+
+
+class _Listed(msgspec.Struct, rename="camel"):
+    """What is read of a page (SecretListResult, CertificateListResult, KeyListResult)."""
+
+    value: list[_Item]
+    next_link: str | None = None
+
+
+class Secrets(Source):
+    """Secrets; a certificate has one of its name, with its private key in it."""
 
     plural, role = "secrets", "Key Vault Secrets User"
 
@@ -97,31 +149,16 @@ class Secrets(Source):
 
     async def get(self, found: VaultObject, version: str) -> Fetched:
         """The value, UTF-8."""
-        path = f"/secrets/{quote(found.name, safe='')}/{quote(version, safe='')}"
-        answer = await self._client.send_request(HttpRequest("GET", path))
-        if answer.status_code != 200:
-            raise HttpResponseError(response=answer)
-        try:
-            # An empty text is the vault's word; none at all must not blank a key.
-            secret = msgspec.json.decode(answer.content, type=_Secret)
-        except msgspec.DecodeError:
-            raise ValueError from None
+        # An empty text is the vault's word; none at all must not blank a key.
+        secret = _read(await self._ask(f"/secrets/{quote(found.name, safe='')}/{quote(version, safe='')}"), _Secret)
         return Fetched(
             value=Hidden(secret.value.encode()),
-            version=_version(secret.id),
+            version=_identified(secret.id)[1],
             updated=_moment(secret.attributes.updated),
             not_before=_moment(secret.attributes.nbf),
             expires=_moment(secret.attributes.exp),
             content_type=secret.content_type or "",
         )
-
-    def versions(self, name: str) -> Any:
-        """See `Source`."""
-        return self._client.list_properties_of_secret_versions(name)
-
-    def listed(self) -> Any:
-        """See `Source`."""
-        return self._client.list_properties_of_secrets()
 
 
 class Certificates(Source):
@@ -147,14 +184,6 @@ class Certificates(Source):
             raise self.disabled(found)
         return _fetched(ssl.DER_cert_to_PEM_cert(bytes(answer.cer)).encode(), answer.properties)
 
-    def versions(self, name: str) -> Any:
-        """See `Source`."""
-        return self._client.list_properties_of_certificate_versions(name)
-
-    def listed(self) -> Any:
-        """See `Source`."""
-        return self._client.list_properties_of_certificates()
-
 
 class Keys(Source):
     """Keys: the public half."""
@@ -178,14 +207,6 @@ class Keys(Source):
                 " SecretSync"
             )
         return _fetched(_public_pem(answer.key), answer.properties)
-
-    def versions(self, name: str) -> Any:
-        """See `Source`."""
-        return self._client.list_properties_of_key_versions(name)
-
-    def listed(self) -> Any:
-        """See `Source`."""
-        return self._client.list_properties_of_keys()
 
 
 SOURCES: Mapping[str, type[Source]] = {"secret": Secrets, "cert": Certificates, "key": Keys}
@@ -219,21 +240,21 @@ def _number(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
-def moment(found: Any) -> datetime | None:
-    """A time as the vault tells it. `ValueError` for anything else: the SDK hands on what it cannot convert."""
-    if found is None or isinstance(found, datetime):
-        return found
-    raise ValueError
+def _read(content: bytes, shape: type[T]) -> T:
+    try:
+        return msgspec.json.decode(content, type=shape)
+    except msgspec.DecodeError:
+        raise ValueError from None
 
 
 def _moment(seconds: int | None) -> datetime | None:
     return None if seconds is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
 
 
-def _version(identifier: str) -> str:
-    """Of an object's id, https://<vault>/secrets/<name>/<version>."""
-    _, _, _, *rest = urlsplit(identifier).path.split("/")
-    return rest[0] if rest else ""
+def _identified(identifier: str) -> tuple[str, str]:
+    """Name and version of an object's id, https://<vault>/secrets/<name>/<version>; the version may lack."""
+    _, _, name, *rest = urlsplit(identifier).path.split("/")
+    return name, rest[0] if rest else ""
 
 
 def _fetched(value: bytes, properties: Any) -> Fetched:
@@ -243,7 +264,14 @@ def _fetched(value: bytes, properties: Any) -> Fetched:
     return Fetched(
         value=Hidden(value),
         version=version,
-        updated=moment(properties.updated_on),
-        not_before=moment(properties.not_before),
-        expires=moment(properties.expires_on),
+        updated=_checked(properties.updated_on),
+        not_before=_checked(properties.not_before),
+        expires=_checked(properties.expires_on),
     )
+
+
+def _checked(found: Any) -> datetime | None:
+    """A time as the SDK tells it. `ValueError` for anything else: it hands on what it cannot convert."""
+    if found is None or isinstance(found, datetime):
+        return found
+    raise ValueError

@@ -220,6 +220,14 @@ def test_the_api_server_comes_back_with_its_data_and_address(plane: ControlPlane
     assert plane.kubectl("get", "configmap", "kept", "-n", namespace, "-o", "jsonpath={.data.key}") == "value"
 
 
+def test_a_controller_manager_that_ended_for_want_of_the_api_server_comes_back_with_it(plane: ControlPlane) -> None:
+    plane.restart_controller_manager()
+    plane.stop_apiserver()  # it is just starting
+    assert eventually(lambda: not plane._processes.runs("kube-controller-manager"), seconds=30)
+    plane.start_apiserver()
+    plane.check()
+
+
 def test_etcd_is_open_to_the_api_server_alone(plane: ControlPlane) -> None:
     pki = plane.ca_file.parent
 

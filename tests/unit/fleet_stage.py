@@ -6,7 +6,7 @@ Of each cluster all that decides about calls is real: `Reconciler`, `Poller`, th
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,7 +29,7 @@ from controller.reconcile import Reconciler
 from controller.report import Reporter
 from controller.settings import Settings
 from controller.shares import Slots
-from controller.sources import Secrets, Source
+from controller.sources import Item, Page, Secrets, Source
 from controller.status import Outcome, versions
 from controller.sync import Ask, Class, Reading, Syncer, Written
 from controller.telemetry import Metrics
@@ -90,29 +90,6 @@ def _error(status: int, headers: dict[str, str]) -> HttpResponseError:
     return error
 
 
-class _Pages:
-    """A list of secrets as the SDK gives it: page by page, each a call."""
-
-    def __init__(self, vault: Vault) -> None:
-        self._vault = vault
-        self._next = 0
-        self.continuation_token: str | None = None
-
-    def by_page(self) -> "_Pages":
-        return self
-
-    async def __anext__(self) -> AsyncIterator[Any]:
-        self._vault.call(200 if self._vault.lists else 403)
-        page = self._vault.names[self._next : self._next + LIST_PAGE]
-        self._next += LIST_PAGE
-        self.continuation_token = "https://vault/next" if self._next < len(self._vault.names) else None
-        return self._items(page)
-
-    async def _items(self, page: Iterable[str]) -> AsyncIterator[Any]:
-        for name in page:
-            yield SimpleNamespace(name=name, updated_on=self._vault.updated(name), enabled=True)
-
-
 class _Shelf:
     """Stands for `Secrets`, without HTTP."""
 
@@ -126,8 +103,16 @@ class _Shelf:
         self._shared.got.append((self._shared.taken[-1], found.name))
         return Fetched(value=Hidden(b"value"), version="v1", updated=self._shared.updated(found.name))
 
-    def listed(self) -> Any:
-        return _Pages(self._shared)
+    def everything(self) -> str:
+        return "https://vault/0"
+
+    async def page(self, where: str) -> Page:
+        self._shared.call(200 if self._shared.lists else 403)
+        start = int(where.rpartition("/")[2])
+        names = self._shared.names[start : start + LIST_PAGE]
+        items = [Item(name, "", True, LONG_AGO, self._shared.updated(name)) for name in names]
+        after = start + LIST_PAGE
+        return Page(items, f"https://vault/{after}" if after < len(self._shared.names) else "")
 
 
 class _Calls(Calls):

@@ -1,6 +1,7 @@
 """The groups of the poller in virtual time: who is in which, when it is looked at, and who is told what."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Collection, Iterator, Mapping
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from controller import poll
 from controller.errors import ProviderError
 from controller.identity import Identity
 from controller.objects import VaultObject, VersionOf
-from controller.poll import FULL_READ, Group, Poller
+from controller.poll import FULL_READ, Group, Poller, Seen
 from controller.queue import Key
 from controller.refusals import throttled
 from controller.survey import Survey
@@ -21,9 +22,10 @@ from tests.unit.virtual import VirtualLoop
 
 WHO = Identity("team", "robot", "client", "tenant")
 HOURLY = Group(WHO, "cloud", "vault", 3600.0)
-A, B = Key("team", "a"), Key("team", "b")
+A, B, C = (Key("team", name) for name in "abc")
 USER, PASS = VersionOf(VaultObject(name="user")), VersionOf(VaultObject(name="pass"))
 SEEN = Survey(listed={"secret": {}})
+AWAY = ProviderError("down")
 
 
 class Dice(random.Random):
@@ -46,7 +48,7 @@ class Stage:
     def __init__(self, loop: VirtualLoop, jitter: float = 0.0) -> None:
         self.loop = loop
         self.looks: list[tuple[float, str, Collection[VersionOf]]] = []
-        self.told: list[tuple[float, Key, Mapping[str, VersionOf], Survey | None]] = []
+        self.told: list[tuple[float, Key, Mapping[str, VersionOf], Seen]] = []
         self.takes = 0.0
         self.seen: Survey | Exception = SEEN
         self.poller = Poller(jitter, cast("Vaults", self), self._tell)
@@ -64,10 +66,10 @@ class Stage:
             raise self.seen
         return self.seen
 
-    def _tell(self, key: Key, wanted: Mapping[str, VersionOf], seen: Survey | None) -> None:
+    def _tell(self, key: Key, wanted: Mapping[str, VersionOf], seen: Seen) -> None:
         self.told.append((self.loop.time(), key, wanted, seen))
 
-    def join(self, key: Key, group: Group = HOURLY, wanted: VersionOf = USER, age: float = 0.0) -> None:
+    def join(self, key: Key, group: Group = HOURLY, wanted: VersionOf = USER, age: float | None = 0.0) -> None:
         self.poller.join(key, group, {"k": wanted}, age)
 
     def passes(self, seconds: float) -> None:
@@ -231,12 +233,113 @@ def test_who_wants_something_else_since_the_look_began_is_told_by_what_he_wants_
     assert stage.told == [(3610, A, {"k": PASS}, SEEN)]
 
 
-@pytest.mark.parametrize("error", [ProviderError("down"), RuntimeError("bug")])
-def test_a_look_that_fails_leaves_it_to_each_and_comes_again(stage: Stage, error: Exception) -> None:
+# A vault that is away
+
+
+def told(stage: Stage, since: float = 0.0) -> dict[float, list[Seen]]:
+    """What all were told, by the moment; those who are to read first."""
+    found: dict[float, list[Seen]] = {}
+    for moment, _, _, seen in stage.told:
+        if moment >= since:
+            found.setdefault(moment, []).append(seen)
+    return {moment: sorted(each, key=lambda seen: seen is not None) for moment, each in found.items()}
+
+
+def test_one_look_that_fails_is_no_news(stage: Stage) -> None:
     stage.join(A)
-    stage.seen = error
-    stage.passes(2 * 3600 + 1)
-    assert [seen for *_, seen in stage.told] == [None, None]
+    stage.seen = AWAY
+    stage.passes(3601)
+    assert stage.poller.waits(A)
+    stage.seen = SEEN
+    stage.passes(10)
+    assert not stage.poller.waits(A)
+    assert told(stage) == {3601.5: [SEEN]}
+    stage.passes(3600)
+    assert stage.times[2:] == [3601.5 + 3600]
+
+
+def test_while_a_vault_is_away_one_look_after_the_other_is_for_all_and_one_member_reads(stage: Stage) -> None:
+    for key in (A, B, C):
+        stage.join(key)
+    stage.seen = AWAY
+    stage.passes(2 * 3600)
+    first, second, *later = stage.times
+    assert (first, second) == (3600, 3601.5)
+    # … after 2, 4, 8 … 300 s, half of it by chance.
+    waits = [after - before for before, after in itertools.pairwise(stage.times)]
+    assert waits == [1.5, 3, 6, 12, 24, 48, 96, 192, *[225] * (len(waits) - 8)]
+    assert told(stage) == {moment: [None, AWAY, AWAY] for moment in (second, *later)}
+    readers = {key for _, key, _, seen in stage.told if seen is None}
+    assert readers == {A, B, C}
+    stage.seen = SEEN
+    stage.passes(225)
+    assert told(stage, 2 * 3600) == {stage.times[-1]: [SEEN] * 3}
+    stage.passes(3600)
+    assert stage.times[-1] - stage.times[-2] == 3600
+
+
+def test_a_look_is_tried_again_when_it_was_told_to(stage: Stage) -> None:
+    stage.join(A)
+    stage.seen = ProviderError("down", retry_after=100)
+    stage.passes(3600 + 150)
+    assert stage.times == [3600, 3701]
+
+
+def test_where_the_lists_alone_are_out_of_order_all_read_at_every_interval(stage: Stage) -> None:
+    stage.join(A)
+    stage.join(B)
+    stage.seen = AWAY
+    stage.passes(3602)
+    stage.join(A)  # it was told to read, and could
+    assert not stage.poller.waits(B)
+    stage.passes(3 * 3600)
+    second = stage.times[1]
+    third = second + 3
+    assert stage.times[2:] == [third, third + 3600, third + 2 * 3600]
+    assert told(stage, third) == {moment: [None, None] for moment in stage.times[2:]}
+    # … until there are lists again.
+    stage.seen = SEEN
+    stage.passes(3600)
+    stage.seen = AWAY
+    stage.passes(3600)
+    assert stage.poller.waits(A)
+
+
+def test_who_is_taken_in_while_his_vault_is_away_waits_with_the_others(stage: Stage) -> None:
+    stage.join(A)
+    stage.seen = AWAY
+    stage.passes(3605)
+    stage.join(B, age=None)
+    stage.passes(5)
+    assert told(stage, 3605).popitem()[1] == [None, AWAY]
+
+
+def test_who_is_not_known_to_be_equal_is_looked_at_soon(loop: VirtualLoop) -> None:
+    stage = Stage(loop, jitter=100)
+    stage.join(A, age=None)
+    stage.join(B)
+    stage.passes(60)
+    assert told(stage) == {50: [SEEN, SEEN]}
+
+
+def test_a_group_that_all_leave_while_its_vault_is_away_is_over(stage: Stage) -> None:
+    stage.join(A)
+    stage.seen = AWAY
+    stage.takes = 1
+    stage.passes(3600.5)
+    stage.poller.leave(A)
+    stage.passes(10_000)
+    assert stage.times == [3600]
+    assert not stage.told
+    assert not stage.poller.waits(A)
+
+
+def test_a_look_that_fails_unexpectedly_is_taken_for_one_that_shows_nothing(stage: Stage) -> None:
+    stage.join(A)
+    stage.join(B)
+    stage.seen = RuntimeError("bug")
+    stage.passes(3602)
+    assert told(stage) == {3601.5: [None, None]}
 
 
 def test_a_look_waits_for_its_turn_at_a_busy_vault_and_nobody_asks_instead(stage: Stage) -> None:
@@ -257,15 +360,22 @@ def test_a_look_waits_for_its_turn_at_a_busy_vault_and_nobody_asks_instead(stage
 
 
 @pytest.mark.parametrize("seconds", [None, 30, 300])
-def test_a_vault_that_stays_busy_for_an_interval_is_for_each_to_tell(stage: Stage, seconds: float | None) -> None:
+def test_a_vault_that_stays_busy_for_an_interval_is_told_of_as_one_that_is_away(
+    stage: Stage, seconds: float | None
+) -> None:
     stage.join(A)
-    stage.seen = throttled("vault", seconds)
+    stage.join(B)
+    stage.seen = busy = throttled("vault", seconds)
     stage.passes(2 * 3600 - 1)
     assert not stage.told
+    assert not stage.poller.waits(A)
     stage.passes(2)
-    assert stage.told == [(7200, A, {"k": USER}, None)]
-    stage.passes(3600 - 10)
-    assert len(stage.told) == 1
+    assert told(stage) == {7200: [None, busy]}
+    assert stage.poller.waits(A)
+    stage.seen = SEEN
+    stage.passes(300)
+    assert stage.told[-1][-1] == SEEN
+    assert not stage.poller.waits(A)
 
 
 def test_who_leaves_a_group_whose_look_is_put_off_is_not_told(stage: Stage) -> None:

@@ -130,8 +130,10 @@ class ControlPlane:
         self._processes.stop("kube-apiserver", _GRACE_SECONDS)
 
     def start_apiserver(self) -> None:
-        """Bring the API server back; returns when it is ready."""
+        """Bring the API server back, and the controller manager if it has ended for want of it; returns when ready."""
         self._launch("kube-apiserver", self._layout.apiserver())
+        if not self._processes.runs("kube-controller-manager"):
+            self._launch("kube-controller-manager", self._layout.controller_manager())
         self._wait_until_ready()
 
     def fill_etcd(self) -> None:

@@ -50,6 +50,10 @@ class Processes:
         """Have these cgroups, with all below them, removed at the end, when nobody is in them any more."""
         self._ask(cgroups=[str(folder) for folder in folders])
 
+    def runs(self, name: str) -> bool:
+        """Whether it has not ended."""
+        return self._ask(ask=name)["code"] is None
+
     def require(self, name: str) -> None:
         """Raise what the server's log ends with, if it is not running."""
         code = self._ask(ask=name)["code"]
