@@ -42,7 +42,7 @@ test-logs: assets ## logs by OTLP, with cert-manager, trust-manager and a collec
 image: $(VENV)/ready ## the images as build/*.tar, by buildah as root (options: BASE=image, BASE=debian)
 	@$(RUN) tools.image $(if $(BASE),--base $(BASE))
 
-bench: assets ## seconds, memory, CPU and calls, in about 11 min, into docs/figures.md (options: BENCH="--growth")
+bench: assets ## seconds, memory, CPU and calls, in about 20 min, into docs/figures.md (options: BENCH="--growth")
 	@$(RUN) tests.bench $(BENCH)
 
 soak: assets ## an hour of everything at once: rotations, faults, restarts (options: SOAK="--seconds 600 --count 300 --seed 8")

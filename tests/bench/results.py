@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from tests.bench.targets import Target
+
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "results"
 # What is no call to a vault.
@@ -104,7 +106,7 @@ def committed(name: str) -> Results | None:
     return msgspec.json.decode(found.stdout, type=Results) if found.returncode == 0 else None
 
 
-def markdown(now: Results, before: Results | None, targets: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+def markdown(now: Results, before: Results | None, targets: Mapping[str, Mapping[str, Target]]) -> Iterator[str]:
     """The lines of one table for each title."""
     yield f"Measured on {now.machine}."
     if before:
@@ -117,14 +119,20 @@ def markdown(now: Results, before: Results | None, targets: Mapping[str, Mapping
         limits = targets.get(title, {})
         for name, values in figures.items():
             median = statistics.median(values)
-            limit = limits.get(name)
-            target = "" if limit is None else f"≤ {_shown(limit)}{'' if median <= limit else ' **missed**'}"
-            cells = [target, _shown(median), _shown(min(values)), _shown(max(values)), _compared(median, old.get(name))]
+            spread = (_shown(figure) for figure in (median, min(values), max(values)))
+            cells = [_judged(median, limits.get(name)), *spread, _compared(median, old.get(name))]
             yield f"| {name} | {' | '.join(cells)} |"
 
 
 def _shown(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
+
+
+def _judged(median: float, target: Target | None) -> str:
+    if target is None:
+        return ""
+    daily = f" + {target.daily}" if target.daily else ""
+    return f"≤ {_shown(target.most)}{daily}{'' if target.met(median) else ' **missed**'}"
 
 
 def _compared(median: float, old: list[float] | None) -> str:

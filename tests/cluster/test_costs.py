@@ -5,6 +5,7 @@ import math
 import pytest
 
 from tests.bench.meter import Meter
+from tests.bench.stage import NEVER
 from tests.cluster.world import Installed, Namespace
 from tools.workload import Workload
 
@@ -18,7 +19,7 @@ DAILY = 2
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    return {"ROTATION_POLL_INTERVAL": f"{INTERVAL:.0f}", "DRIFT_INTERVAL": "3600"}
+    return {"ROTATION_POLL_INTERVAL": f"{INTERVAL:.0f}", "DRIFT_INTERVAL": str(NEVER)}
 
 
 @pytest.fixture

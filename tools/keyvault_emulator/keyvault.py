@@ -2,8 +2,9 @@
 
 import base64
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -28,7 +29,8 @@ def answer(vault: Vault, route: Route, query: Mapping[str, str], origin: str) ->
     kind_name, _, verb = route.operation.partition(".")
     kind: Kind = kind_name  # type: ignore[assignment]  # routes.KINDS
     if verb == "list":
-        listed = [(entry.name.lower(), entry, entry.versions[-1], managed) for entry, managed in vault.entries(kind)]
+        entries = vault.entries(kind, after=_marker(query))
+        listed = ((entry.name.lower(), entry, entry.versions[-1], managed) for entry, managed in entries)
         page, following = _page(listed, query, f"{origin}{route.base}/{kind}")
         return {"value": [_item(vault, kind, *each[1:]) for each in page], "nextLink": following}
     if not NAME.fullmatch(route.name):
@@ -37,7 +39,9 @@ def answer(vault: Vault, route: Route, query: Mapping[str, str], origin: str) ->
     if verb == "versions":
         # Key Vault sorts versions by their ids, which are random: their order says nothing about their age.
         entry, managed = found or (Entry(), False)
-        listed = [(each.id, entry, each, managed) for each in sorted(entry.versions, key=lambda each: each.id)]
+        after = _marker(query)
+        versions = sorted((each for each in entry.versions if each.id > after), key=lambda each: each.id)
+        listed = ((each.id, entry, each, managed) for each in versions)
         page, following = _page(listed, query, f"{origin}{route.base}/{kind}/{route.name}/versions")
         return {
             "value": [_item(vault, kind, *each[1:], versioned=True) for each in page],
@@ -157,16 +161,15 @@ def _item(
     return item
 
 
-def _page(listed: list[_Listed], query: Mapping[str, str], url: str) -> tuple[list[_Listed], str | None]:
-    """The part of `listed` that the query asks for, and the address of the next part.
+def _page(listed: Iterator[_Listed], query: Mapping[str, str], url: str) -> tuple[list[_Listed], str | None]:
+    """As many of `listed` as the query asks for, and the address of the next part; it begins behind the query's marker.
 
     The token of the next page names the last key served, so what is added or deleted between two pages neither repeats
     nor hides another item.
     """
-    size, after = _size(query), _marker(query.get("$skiptoken"))
-    remaining = [each for each in listed if after is None or each[0] > after]
-    page = remaining[:size]
-    if len(remaining) <= size:
+    size = _size(query)
+    page = list(itertools.islice(listed, size))
+    if next(listed, None) is None:
         return page, None
     marker = json.dumps({"NextMarker": page[-1][0], "TargetLocation": 0})
     parameters = {
@@ -184,9 +187,11 @@ def _size(query: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _marker(token: str | None) -> str | None:
+def _marker(query: Mapping[str, str]) -> str:
+    """The last key that was served; empty, which is before all keys, for the first page."""
+    token = query.get("$skiptoken")
     if token is None:
-        return None
+        return ""
     try:
         return str(json.loads(base64.b64decode(token, validate=True))["NextMarker"])
     except (ValueError, KeyError, TypeError):
