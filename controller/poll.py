@@ -161,21 +161,26 @@ class Poller:
         return self._until_due(now - began, group, cycle)
 
     def _failed(self, group: Group, cycle: _Cycle, error: errors.ControllerError | None, began: float) -> float:
-        """Tells all why they are not looked at, and has one read its values: perhaps only the lists are out of order.
+        """Tells all why they are not looked at, and has one read: perhaps only the lists are out of order.
 
         Answers with the time until the next look.
         """
         if error and error.retry is errors.Retry.TURN:
             # A busy vault: one look waits for its turn. Did each member ask, the vault would be busier still.
             cycle.put_off = began if cycle.put_off is None else cycle.put_off
-            if began - cycle.put_off < group.interval:
-                return error.retry_after or schedule.FIRST_RETRY
-            cycle.failures = max(cycle.failures, UNTOLD)  # it is time that somebody is told
+            if began - cycle.put_off >= group.interval:  # it is time that somebody is told
+                cycle.failures = max(1, cycle.failures)
+                self._tell_all(cycle, error)
+            return error.retry_after or schedule.FIRST_RETRY
         cycle.failures += 1
-        scout = tuple(cycle.members)[cycle.failures % len(cycle.members)]
-        for key in tuple(cycle.members) if cycle.failures > UNTOLD else ():
-            self._tell(key, self._members[key].wanted, None if key == scout else error)
+        if cycle.failures > UNTOLD:
+            self._tell_all(cycle, error, tuple(cycle.members)[cycle.failures % len(cycle.members)])
         return schedule.after_failure(cycle.failures, self._dice, error.retry_after if error else None)
+
+    def _tell_all(self, cycle: _Cycle, seen: Seen, reader: Key | None = None) -> None:
+        """Tells all members the same, but for one that is to read."""
+        for key in tuple(cycle.members):
+            self._tell(key, self._members[key].wanted, None if key == reader else seen)
 
     def _until_due(self, age: float, group: Group, cycle: _Cycle) -> float:
         return schedule.until_due(age, group.interval, self._jitter, cycle.draw)

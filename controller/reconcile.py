@@ -294,9 +294,12 @@ class Reconciler:
         return self._dice.uniform(0, self._settings.jitter)
 
     def _until_next(self, key: Key, outcome: Outcome, memory: Memory) -> float:
-        if outcome.ready or self.poller.waits(key):
+        if outcome.ready:
             memory.failures = 0
             return 0.0 if memory.found else math.inf  # its group's poll decides, or has done so meanwhile
+        if self.poller.waits(key):
+            memory.failures = 0
+            return math.inf
         if outcome.retry is errors.Retry.TURN:
             return outcome.retry_after or schedule.FIRST_RETRY
         memory.failures += 1
@@ -314,10 +317,13 @@ class Reconciler:
         except Again:
             memory.found = memory.found or Ask(time.monotonic(), stale)
             raise
-        if not outcome.ready and not self.poller.waits(key):
-            self.poller.leave(key)
-            # Only who waits for a turn asks for no more than is left: nobody polls meanwhile.
-            left = (outcome.left or stale) if outcome.retry is errors.Retry.TURN else None
+        if not outcome.ready:
+            # The look that finds a vault back is for those, too, who came while it was away.
+            polled = outcome.away or self.poller.waits(key)
+            if not polled:
+                self.poller.leave(key)
+            # Whom nobody polls meanwhile asks for everything, but for one that waits for its turn at a busy vault.
+            left = (outcome.left or stale) if polled or outcome.retry is errors.Retry.TURN else None
             memory.found = memory.found or Ask(time.monotonic(), left)
         return outcome
 
@@ -343,6 +349,7 @@ class Reconciler:
                 exists=False if isinstance(error, errors.OwnershipError) else None,
                 retry_after=error.retry_after,
                 retry=error.retry,
+                away=errors.is_away(error),
             )
         except Again:
             raise

@@ -25,7 +25,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a reconcile came to. `equal` says that the Secret now equals the vault, as far as keys could be fetched.
 
     `exists` says whether the Secret is there and ours, None where that is not known. `retry_after` (seconds) is what
-    the other side asked for. `left` are the only keys to ask for then, where the others are written; None: all.
+    the other side asked for. `left` are the only keys to ask for then, where the others are written; None: all. `away`
+    says that the vault as a whole could not be read, so that a look at it tells when another try is worth it.
     `warnings` are what a person should look at though it was synced, None where not known.
     """
 
@@ -38,6 +39,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: float | None = None
     retry: Retry = Retry.TIME
     left: frozenset[str] | None = None
+    away: bool = False
     warnings: tuple[str, ...] | None = None
 
 

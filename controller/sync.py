@@ -270,6 +270,7 @@ class Syncer:
                 retry_after=wait or max(error.retry_after or 0.0 for error in decision.failed.values()),
                 retry=errors.Retry.TURN if wait else errors.Retry.TIME,
                 left=frozenset(decision.failed) if wait else None,
+                away=all(errors.is_away(error) for error in decision.failed.values()),
                 warnings=odd,
             )
         everything = not any(isinstance(item, Same) for item in fetched.values())

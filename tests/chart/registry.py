@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 -- BaseHTTPRequestHandler's name
 
     def do_POST(self) -> None:
         self._body()

@@ -12,6 +12,7 @@ from tools import helm, kubelet
 ROOT = Path(__file__).resolve().parents[2]
 NEWEST, WITHOUT_POLICIES, OLDEST = "1.37.2", "1.29.15", "1.27.16"
 FILES = sorted((Path(__file__).parent / "values").glob("*.yaml"))
+FULL_NAME = f"{helm.RELEASE}-akv-secret-store"
 Manifest = dict[str, Any]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from controller.settings import Settings
-from tests.chart.rendering import Manifest, container, environment, kinds, one, render
+from tests.chart.rendering import FULL_NAME, Manifest, container, environment, kinds, one, render
 from tools import helm
 
 PEM = "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----"
@@ -105,7 +105,5 @@ def test_a_certificate_counts_without_a_proxy_and_beside_ours(text: str) -> None
     own = "-----BEGIN CERTIFICATE-----\nown\n-----END CERTIFICATE-----"
     manifests = arc({"proxyCert": text, "isCustomCert": "true"}, caBundle=own)
     assert proxies(manifests) == {}
-    assert one(manifests, "ConfigMap", "azure-secret-store-akv-secret-store-files")["data"] == {
-        "ca.pem": f"{own}\n{PEM}"
-    }
+    assert one(manifests, "ConfigMap", f"{FULL_NAME}-files")["data"] == {"ca.pem": f"{own}\n{PEM}"}
     assert environment(manifests)["CA_FILE"] == f"{container(manifests)['volumeMounts'][0]['mountPath']}/ca.pem"

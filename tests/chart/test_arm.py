@@ -81,7 +81,11 @@ def changed(leaf: values.Leaf) -> tuple[Any, Any]:
         case inspect.DictType(value_type=inspect.StrType()):
             return {"example.com/x": "y"}, {**leaf.default, "example.com/x": "y"}
         case inspect.DictType():
-            return {"deep.key": True, r"example\.com/x": "y"}, {**leaf.default, "deep": {"key": "True"}, "example.com/x": "y"}
+            return {"deep.key": True, r"example\.com/x": "y"}, {
+                **leaf.default,
+                "deep": {"key": "True"},
+                "example.com/x": "y",
+            }
     raise AssertionError(leaf)
 
 

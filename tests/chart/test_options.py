@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from controller.settings import Settings
-from tests.chart.rendering import Manifest, container, environment, kinds, one, render
+from tests.chart.rendering import FULL_NAME, Manifest, container, environment, kinds, one, render
 from tools import helm
 from tools.values import IMAGE_USER
 
@@ -27,7 +27,7 @@ def test_pull_secrets_of_the_parent_chart_count_too_and_each_once() -> None:
     manifests = render(given=given)
     for kind in ("Deployment", "Job"):
         assert pod(manifests, kind)["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
-    assert one(manifests, "ServiceAccount", "azure-secret-store-akv-secret-store-crds")["imagePullSecrets"]
+    assert one(manifests, "ServiceAccount", f"{FULL_NAME}-crds")["imagePullSecrets"]
 
 
 @pytest.mark.parametrize("where", [{}, {"watchNamespaces": ["shop"]}])
@@ -47,7 +47,11 @@ def test_common_labels_are_on_everything_and_break_no_selector() -> None:
         assert (labels["team"], labels["app.kubernetes.io/name"]) == ("a", "akv-secret-store"), manifest["kind"]
     labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert labels["team"] == "a"
-    for kind, path in (("Deployment", "selector"), ("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+    for kind, path in (
+        ("Deployment", "selector"),
+        ("PodDisruptionBudget", "selector"),
+        ("NetworkPolicy", "podSelector"),
+    ):
         assert one(manifests, kind)["spec"][path]["matchLabels"].items() <= labels.items()
 
 
@@ -165,7 +169,10 @@ def test_the_disruption_budget(said: str, spec: dict[str, Any], way: str) -> Non
         ("namespaceOverride=Big", r"namespaceOverride: .*\(The namespace"),
         ("caBundle=no", r"caBundle: expected certificates, as PEM \(-----BEGIN CERTIFICATE-----\) or its base64"),
         ("Azure.proxySettings.proxyCert=bm8=", r"Azure\.proxySettings\.proxyCert: expected certificates"),
-        ("Azure.Cluster.Cloud=USNat", r"Azure\.Cluster\.Cloud: USNat is not among .* name one of these in defaultCloud"),
+        (
+            "Azure.Cluster.Cloud=USNat",
+            r"Azure\.Cluster\.Cloud: USNat is not among .* name one of these in defaultCloud",
+        ),
     ],
 )
 def test_a_wrong_value_tells_what_is_allowed(args: str, told: str) -> None:

@@ -54,7 +54,9 @@ def tgz(folder: Path) -> Path:
     return folder / f"akv-secret-store-{image.version()}.tgz"
 
 
-def test_twice_makes_the_same_bytes(folder: Path, store: registry.Registry, image_archive: Path, tmp_path: Path) -> None:
+def test_twice_makes_the_same_bytes(
+    folder: Path, store: registry.Registry, image_archive: Path, tmp_path: Path
+) -> None:
     again = made(tmp_path / "again", "--registry", f"{store.address}/akv", "--image", str(image_archive))
     assert again == contents(folder)
 
@@ -69,10 +71,8 @@ def test_the_checksums_are_those_of_every_file(folder: Path) -> None:
 def test_helm_pulls_what_was_pushed_from_the_layout(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
     pushed = store.push(f"akv/{release.CHART}", layout(folder, "chart"))
     assert pushed in (folder / "RELEASE.md").read_text()
-    helm.run(
-        ["pull", f"oci://{store.address}/akv/{release.CHART}", "--plain-http", "--destination", str(tmp_path)]
-        + ["--version", image.version()]
-    )
+    at = ["--plain-http", "--version", image.version(), "--destination", str(tmp_path)]
+    helm.run(["pull", f"oci://{store.address}/akv/{release.CHART}", *at])
     assert (tmp_path / tgz(folder).name).read_bytes() == tgz(folder).read_bytes()
 
 
@@ -89,9 +89,7 @@ def test_the_artifact_is_what_helm_itself_would_push(folder: Path, store: regist
 def test_it_renders_from_the_registry_with_the_image_by_digest(folder: Path, store: registry.Registry) -> None:
     store.push(f"akv/{release.CHART}", layout(folder, "chart"))
     where = ["--plain-http", "--version", image.version(), "--namespace", helm.RELEASE, "--kube-version", "1.37.2"]
-    manifests = render.split(
-        helm.run(["template", helm.RELEASE, f"oci://{store.address}/akv/{release.CHART}", *where])
-    )
+    manifests = render.split(helm.run(["template", helm.RELEASE, f"oci://{store.address}/akv/{release.CHART}", *where]))
     [named] = render.images(list(manifests))
     assert named == f"{store.address}/akv/akv-secret-store@{image_digest(folder)}"
     assert (folder / "images.txt").read_text() == f"{named}\n"

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from tests.chart.rendering import Manifest, container, environment, one, render
+from tests.chart.rendering import FULL_NAME, Manifest, container, environment, one, render
 from tools import helm
 from tools.release_test.settings import CLOUDS_FILE, Settings
 
-NAME = "azure-secret-store-akv-secret-store-test"
+NAME = f"{FULL_NAME}-test"
 SAMPLE = {"keyvaultName": "kv", "clientID": "c", "tenantID": "t", "secretName": "s"}
 
 

@@ -3,6 +3,7 @@
 The controller is the chart's Deployment run as a process, under the chart's own ServiceAccount and Roles.
 """
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ import pytest
 from tests.cluster.fleet import Fleet, fleet
 from tests.cluster.relay import Relay
 from tests.cluster.thief import ACCOUNT, HOME, LISTED, SECRETS, SHOP, Shop, Thief, secret
-from tests.cluster.world import Installed, Namespace, at_work, eventually, has, install
+from tests.cluster.world import Installed, Namespace, Start, at_work, eventually, has, install
 from tools import helm
 from tools.deployment import PROBE_SECRET_TYPE
 from tools.keyvault_emulator import Emulator
+from tools.kubelet import WorkloadError
 from tools.local_cluster import ControlPlane, assets
 from tools.workload import Workload
 
@@ -64,10 +66,26 @@ def settings() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def controller(installed: Installed, settings: dict[str, str]) -> Iterator[Workload]:
-    workload = installed.workload(**settings)
-    installed.logs.append(workload.log)
-    with at_work(workload):
+    with at_work(installed.workload(**settings)) as workload:
         yield workload
+
+
+@pytest.fixture
+def start(installed: Installed) -> Iterator[Start]:
+    """Starts controllers; those that a test does not end itself are told to, so that the lease is free for the next."""
+    with contextlib.ExitStack() as stack:
+
+        def started(**settings: str) -> Workload:
+            workload = stack.enter_context(installed.workload(**settings))
+            workload.wait_ready()
+            running.append(workload)
+            return workload
+
+        running: list[Workload] = []
+        yield started
+        for workload in running:
+            with contextlib.suppress(WorkloadError):
+                workload.stop()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from tests.cluster.memory import forms
 from tests.cluster.world import Installed, metrics
@@ -14,8 +15,8 @@ _JWT = re.compile(r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}")
 def texts(installed: Installed, controller: Workload) -> Iterator[tuple[str, str]]:
     """Name and contents of each place: metrics, logs, every object of every kind, the API server's audit log."""
     yield "metrics", metrics(controller)
-    for path in installed.logs:
-        yield path.name, path.read_text()
+    for path in filter(Path.exists, installed.logs):
+        yield str(path), path.read_text()
     kubectl = installed.plane.kubectl
     kinds = set(kubectl("api-resources", "--verbs=list", "--output=name").split()) - {"secrets"}
     for kind in sorted(kinds):

@@ -90,7 +90,6 @@ class Relay:
     def workload(self, installed: Installed, **settings: str) -> Workload:
         """The release's controller, not started yet, which reaches the API server by this way."""
         workload = installed.workload(**settings)
-        installed.logs.append(workload.log)
         where = urlsplit(self._url)
         workload.env |= {"KUBERNETES_SERVICE_HOST": str(where.hostname), "KUBERNETES_SERVICE_PORT": str(where.port)}
         shutil.copy(self._ca, Path(workload.env["SERVICE_ACCOUNT_FOLDER"], "ca.crt"))

@@ -1,17 +1,20 @@
 """What SSE understands, row by row: what somebody writes, and what must come out of it.
 
 Source: SSE's reference, guide and troubleshooting page, the CRD of the Secrets Store Sync Controller, and the CSI
-provider's parameters, as `ROWS` lists them. test_sse_table.py plays all this, and fails where a row has no case.
+provider's parameters, as `ROWS` lists them. test_sse_*.py play all this, and test_sse_rows.py fails where a row has no
+case.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat, PublicFormat
 
 from controller.api.conditions import Reason
 from tests.unit.issuing import Issued, as_pem, issue, new_key, pfx, private_pem
+
+Test = TypeVar("Test", bound=Callable[..., None])
 
 ROWS: Mapping[str, str] = {
     "setting": """
@@ -80,6 +83,15 @@ ELSEWHERE: Mapping[str, str] = {
     "migration: to an AKVSync": "cluster/test_migrate.py::test_off_the_csi_driver_with_an_akvsync",
     "migration: from SSE in place": "cluster/test_migrate.py::test_over_from_sse_and_back",
 }
+
+held: set[str] = set(ELSEWHERE)
+
+
+def holds(*rows: str) -> Callable[[Test], Test]:
+    """Marks a test as the case of these rows."""
+    held.update(rows)
+    return lambda test: test
+
 
 # --- What is in the vault --------------------------------------------------------------------------------------------
 
@@ -275,95 +287,4 @@ CASES: tuple[Case, ...] = (
          {"k": "token", "n": "none"}, NEWER, Reason.PARTIAL, "secret none is not in Key Vault {vault}"),
     Case("no object that is there", ["reason: ProviderError"], ("objectName: none",), {"k": "none"},
          reason=Reason.PROVIDER_ERROR, said="secret none is not in Key Vault {vault}; create or recover it there"),
-)  # fmt: skip
-
-# --- What the API server takes and what it refuses -------------------------------------------------------------------
-
-
-class Bound(NamedTuple):
-    """Fields of a SecretSync's spec, dotted, as they are taken at the edge of what SSE takes, and one step beyond."""
-
-    row: str
-    taken: Mapping[str, Any]
-    refused: Mapping[str, Any]
-    said: str
-
-
-DATA = "secretObject.data"
-LABELS, ANNOTATIONS = "secretObject.labels", "secretObject.annotations"
-LONG = "a" * 253
-LONG_KEY = f"{LONG}/{'b' * 63}"
-RESERVED = "reserved for the controller: choose another key"
-
-
-def pair(source: str = "a", key: str = "k") -> dict[str, str]:
-    return {"sourcePath": source, "targetKey": key}
-
-
-BOUNDS = (
-    Bound("spec: secretProviderClassName", {"secretProviderClassName": LONG}, {"secretProviderClassName": LONG + "a"},
-          "Too long"),
-    Bound("spec: secretProviderClassName", {"secretProviderClassName": "a.b-c"}, {"secretProviderClassName": None},
-          "Required value"),
-    Bound("spec: serviceAccountName", {"serviceAccountName": LONG}, {"serviceAccountName": LONG + "a"}, "Too long"),
-    Bound("spec: serviceAccountName", {"serviceAccountName": "a.b-c"}, {"serviceAccountName": "Shop"},
-          "an object's name: small letters"),
-    Bound("spec: type", {"secretObject.type": LONG}, {"secretObject.type": LONG + "a"}, "Too long"),
-    Bound("spec: data", {DATA: [pair()]}, {DATA: []}, "should have at least 1 items"),
-    Bound("spec: data", {DATA: [pair()]}, {DATA: None}, "Required value"),
-    Bound("spec: data by targetKey", {DATA: [pair(key="a"), pair(key="b")]}, {DATA: [pair("a"), pair("b")]},
-          "Duplicate value"),
-    Bound("spec: sourcePath", {DATA: [pair(LONG)]}, {DATA: [pair(LONG + "a")]}, "Too long"),
-    Bound("spec: sourcePath", {DATA: [pair(".a-b._c/0/12")]}, {DATA: [pair("-a")]}, "an object's name or alias"),
-    Bound("spec: sourcePath", {DATA: [pair()]}, {DATA: [{"targetKey": "k"}]}, "Required value"),
-    Bound("spec: targetKey", {DATA: [pair(key=LONG)]}, {DATA: [pair(key=LONG + "a")]}, "Too long"),
-    Bound("spec: targetKey", {DATA: [pair(key=".a-b._c")]}, {DATA: [pair(key="k k")]}, "a key of a Secret holds"),
-    Bound("spec: targetKey", {DATA: [pair()]}, {DATA: [{"sourcePath": "a"}]}, "Required value"),
-    Bound("spec: labels", {LABELS: {LONG_KEY: "v" * 63}}, {LABELS: {LONG_KEY + "b": ""}}, "more than 317 characters"),
-    Bound("spec: labels", {LABELS: {"a": "v" * 63}}, {LABELS: {"a": "v" * 64}}, "Too long"),
-    Bound("spec: labels", {LABELS: {"b": ""}}, {LABELS: {"secrets-store.sync.x-k8s.io": ""}}, RESERVED),
-    Bound("spec: annotations", {ANNOTATIONS: {LONG_KEY: ""}}, {ANNOTATIONS: {LONG_KEY + "b": ""}},
-          "more than 317 characters"),
-    Bound("spec: annotations", {ANNOTATIONS: {"a": "v" * 262_144}}, {ANNOTATIONS: {"a": "v" * 262_145}}, "Too long"),
-    Bound("spec: annotations", {ANNOTATIONS: {"b": ""}}, {ANNOTATIONS: {"secrets-store.sync.x-k8s.io/a": ""}},
-          RESERVED),
-    Bound("spec: forceSynchronization", {"forceSynchronization": "2026-03.1_a"}, {"forceSynchronization": "now!"},
-          "letters and digits, with - . _"),
-    Bound("spec: forceSynchronization", {"forceSynchronization": LONG}, {"forceSynchronization": LONG + "a"},
-          "Too long"),
-)  # fmt: skip
-
-
-class Mistake(NamedTuple):
-    """A change to the manifest of the reference's AKVSync, in its spec or its first object, which is refused."""
-
-    row: str
-    said: str
-    spec: Mapping[str, Any] = {}
-    first: Mapping[str, Any] | None = None
-
-
-ENTRY = {"dataKey": "k", "secretInAKV": "a"}
-COMPOUND = {"kubernetesSecretName": "m", "mapping": [ENTRY]}
-MISTAKES = (
-    *(
-        Mistake(f"AKVSync: {name}", f"spec.{name}: Required value", spec={name: None})
-        for name in ("keyvaultName", "clientID", "tenantID", "serviceAccountName", "objects")
-    ),
-    Mistake("AKVSync: exactly one of these", "an object is exactly one of", first={}),
-    Mistake("AKVSync: exactly one of these", "an object is exactly one of",
-            first={"secretInAKV": "a", "certInAKV": "b"}),
-    Mistake("AKVSync: exactly one of these", "mapping needs kubernetesSecretName", first={"mapping": [ENTRY]}),
-    Mistake("AKVSync: kubernetesSecretType", "Unsupported value",
-            first={"secretInAKV": "a", "kubernetesSecretType": "x"}),
-    Mistake("AKVSync: no versionHistory on a compound", "versionHistory does not go with mapping",
-            first={**COMPOUND, "versionHistory": 2}),
-    Mistake("AKVSync: dataKey", "dataKey: Required value", first={**COMPOUND, "mapping": [{"secretInAKV": "a"}]}),
-    Mistake("AKVSync: mapping's one of", "exactly one of secretInAKV and certInAKV",
-            first={**COMPOUND, "mapping": [{**ENTRY, "certInAKV": "b"}]}),
-    Mistake("AKVSync: mapping's one of", "exactly one of secretInAKV and certInAKV",
-            first={**COMPOUND, "mapping": [{"dataKey": "k"}]}),
-    Mistake("AKVSync: labels", RESERVED, first={"secretInAKV": "a", "labels": {"secrets-store.sync.x-k8s.io": ""}}),
-    Mistake("AKVSync: annotations", RESERVED,
-            first={"secretInAKV": "a", "annotations": {"secrets-store.sync.x-k8s.io": ""}}),
 )  # fmt: skip

@@ -1,12 +1,11 @@
 """Two processes, one leads: it is killed, paused past its time, told to stop, and its release is upgraded."""
 
 import base64
-import contextlib
 import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ import pytest
 
 from controller.lease import HOLD, LEASE_SECONDS, RETRY
 from tests.cluster.fleet import Fleet, fleet
-from tests.cluster.world import Installed, Namespace, eventually, metrics, value
+from tests.cluster.world import Installed, Namespace, Start, eventually, metrics, value
 from tools import helm
-from tools.kubelet import WorkloadError
 from tools.workload import Workload
 
 by_token = pytest.mark.since("1.30", "tokens' names in the audit log")
@@ -35,31 +33,11 @@ def leads(workload: Workload) -> bool:
 
 
 @pytest.fixture
-def start(installed: Installed) -> Iterator[Callable[[], Workload]]:
-    with contextlib.ExitStack() as stack:
-
-        def started() -> Workload:
-            workload = stack.enter_context(installed.workload(ROTATION_POLL_INTERVAL="1"))
-            workload.env["TOKEN_ID"] = token_id(Path(workload.env["SERVICE_ACCOUNT_FOLDER"], "token").read_text())
-            installed.logs.append(workload.log)
-            workload.wait_ready()
-            running.append(workload)
-            return workload
-
-        running: list[Workload] = []
-        yield started
-        # Whoever still leads gives the lease back: the next test need not wait for it.
-        for workload in running:
-            with contextlib.suppress(WorkloadError):
-                workload.stop(timeout=5)
-
-
-@pytest.fixture
-def pair(start: Callable[[], Workload]) -> Pair:
+def pair(start: Start) -> Pair:
     """A leader, and a follower that is ready."""
-    leader = start()
+    leader = start(ROTATION_POLL_INTERVAL="1")
     eventually(lambda: leads(leader), lambda found: found)
-    follower = start()
+    follower = start(ROTATION_POLL_INTERVAL="1")
     assert not leads(follower)
     return leader, follower
 
@@ -70,24 +48,21 @@ def shops(installed: Installed, pair: Pair) -> Iterator[Fleet]:
         yield found
 
 
-def token_id(token: str) -> str:
+def token_id(workload: Workload) -> str:
     """How the audit log tells this process's requests from the other's."""
-    body = token.split(".")[1]
+    body = Path(workload.env["SERVICE_ACCOUNT_FOLDER"], "token").read_text().split(".")[1]
     return f"JTI={json.loads(base64.urlsafe_b64decode(body + '=' * (-len(body) % 4))).get('jti')}"
 
 
 def writes(installed: Installed, workload: Workload, since: str) -> list[tuple[str, str, int]]:
     """What a process sent since then to change something, but for its word on the lease: verb, resource, answer."""
     found: list[tuple[str, str, int]] = []
+    ours = token_id(workload)
     for line in installed.plane.audit_log.read_text().splitlines():
         entry = json.loads(line)
         who = entry["user"].get("extra", {}).get("authentication.kubernetes.io/credential-id", [])
         what = (entry["verb"], entry.get("objectRef", {}).get("resource", ""), entry["responseStatus"]["code"])
-        if (
-            who == [workload.env["TOKEN_ID"]]
-            and entry["requestReceivedTimestamp"] > since
-            and what[0] not in ("get", "list", "watch")
-        ):
+        if who == [ours] and entry["requestReceivedTimestamp"] > since and what[0] not in ("get", "list", "watch"):
             found.append(what)
     return [what for what in found if what[1] != "leases"]
 

@@ -9,13 +9,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 
+from tests.cluster.world import eventually
 from tools.local_cluster import ClusterError, ControlPlane, assets
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,15 +42,6 @@ def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
     name = str(request.node.name).replace("_", "-")[:60].strip("-")
     plane.kubectl("create", "namespace", name)
     return name
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def get_anonymously(plane: ControlPlane, url: str) -> dict[str, Any]:
@@ -125,7 +117,7 @@ def test_every_request_of_a_user_is_in_the_audit_log(plane: ControlPlane, namesp
             if event["user"]["username"] == user and event.get("objectRef", {}).get("resource") == "secrets"
         ]
 
-    assert eventually(lambda: written() != [])
+    eventually(written, bool)
     [event] = written()
     assert event["verb"] == "get"
     assert event["objectRef"]["namespace"] == namespace
@@ -166,7 +158,7 @@ def test_owner_references_need_the_right_to_delete(plane: ControlPlane, namespac
     def collected() -> bool:
         return plane.kubectl("get", "configmap", "owned", "-n", namespace, "--ignore-not-found") == ""
 
-    assert eventually(collected, seconds=5)
+    eventually(collected, bool, patience=5)
 
 
 CRD = """
@@ -204,7 +196,7 @@ def test_new_kinds_are_collected_after_a_restart_of_the_controller_manager(plane
     def collected() -> bool:
         return plane.kubectl("get", "configmap", "of-a", "-n", namespace, "--ignore-not-found") == ""
 
-    assert eventually(collected, seconds=10)
+    eventually(collected, bool, patience=10)
 
 
 def test_the_api_server_comes_back_with_its_data_and_address(plane: ControlPlane, namespace: str) -> None:
@@ -223,7 +215,7 @@ def test_the_api_server_comes_back_with_its_data_and_address(plane: ControlPlane
 def test_a_controller_manager_that_ended_for_want_of_the_api_server_comes_back_with_it(plane: ControlPlane) -> None:
     plane.restart_controller_manager()
     plane.stop_apiserver()  # it is just starting
-    assert eventually(lambda: not plane._processes.runs("kube-controller-manager"), seconds=30)
+    eventually(lambda: plane._processes.runs("kube-controller-manager"), lambda there: not there, patience=30)
     plane.start_apiserver()
     plane.check()
 
@@ -295,8 +287,8 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
         assert len(processes_below(str(folder))) == 4
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        assert eventually(lambda: processes_below(str(folder)) == [], seconds=3)
-    assert eventually(lambda: not folder.exists(), seconds=3)
+        eventually(lambda: processes_below(str(folder)), lambda left: not left, patience=3)
+    eventually(folder.exists, lambda there: not there, patience=3)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import Installed, Namespace
+from tests.cluster.world import Installed, Namespace, at_work
 from tools.keyvault_emulator import Emulator
 from tools.workload import Workload
 
@@ -213,13 +213,9 @@ def refusing_proxy() -> Iterator[str]:
 def test_a_proxy_refuses(installed: Installed, space: Namespace, refusing_proxy: str) -> None:
     space.put("a", "1")
     settings = {"WATCH_NAMESPACES": space.name, "CONTROLLER_NAME": "proxied", "LEASE_NAME": ""}
-    workload = installed.workload(**settings, HTTPS_PROXY=refusing_proxy)
-    installed.logs.append(workload.log)
-    with workload:
-        workload.wait_ready()
+    with at_work(installed.workload(**settings, HTTPS_PROXY=refusing_proxy)):
         space.apply(space.provider_class("a"), space.sync("s", ONE, secretSyncControllerName="proxied"))
         said = space.wait_reason("s", Reason.PROVIDER_ERROR)
-        assert workload.stop() == 0
     assert said.endswith(": the proxy refuses the connection; check HTTPS_PROXY and what the proxy allows")
     assert ". " not in said
 

@@ -1,7 +1,5 @@
 """tools/migrate on the real API server: off the CSI driver's mounts, over from SSE in place, and back to SSE."""
 
-import base64
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,11 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
+from tests.cluster.sse_controller import apply_as_sse
 from tests.cluster.world import Installed, Namespace, eventually, value
 from tools import migrate
+from tools.handover import SSE_MANAGER
 from tools.local_cluster.errors import ClusterError
-
-SSE = "secrets-store-sync-controller"
 
 
 def run(space: Namespace, *arguments: str) -> int:
@@ -78,21 +76,6 @@ def test_off_the_csi_driver_with_an_akvsync(space: Namespace, tmp_path: Path) ->
     space.wait_secret("app", {"a-0": "2", "a-1": "1"})
 
 
-def apply_as_sse(space: Namespace, text: str) -> None:
-    """What SSE's controller does: a server-side apply, without force."""
-    sync = space.get("secretsync", "s")
-    owner = {"apiVersion": sync["apiVersion"], "kind": "SecretSync", "name": "s", "uid": sync["metadata"]["uid"]}
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "s", "labels": {"secrets-store.sync.x-k8s.io": ""}, "ownerReferences": [owner]},
-        "type": "Opaque",
-        "data": {"k": base64.b64encode(value(text).encode()).decode()},
-    }
-    arguments = ["apply", "--server-side", f"--field-manager={SSE}", "--filename", "-"]
-    space.kubectl(*arguments, stdin=json.dumps(secret))
-
-
 def managers(space: Namespace) -> set[tuple[str, str]]:
     return {(each["manager"], each["operation"]) for each in space.get("secret", "s")["metadata"]["managedFields"]}
 
@@ -111,11 +94,11 @@ def test_over_from_sse_and_back(space: Namespace, stopped: None, capsys: pytest.
     # SSE's own: a SecretSync that another controller carries out, and the Secret that it applied.
     space.put("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}, secretSyncControllerName="sse"))
-    apply_as_sse(space, "1")
+    apply_as_sse(space, "s", {"k": "1"})
     assert run(space, "from-sse") == 1
     assert "it names controller sse" in capsys.readouterr().out
     before = space.get("secret", "s")
-    assert managers(space) == {(SSE, "Apply")}
+    assert managers(space) == {(SSE_MANAGER, "Apply")}
 
     # Taken over: not deleted, and not rewritten, because it is equal.
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":""}}')
@@ -131,7 +114,7 @@ def test_over_from_sse_and_back(space: Namespace, stopped: None, capsys: pytest.
     assert ("akv-secret-store", "Update") in managers(space)
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":"sse"}}')
     with pytest.raises(ClusterError, match="conflict"):
-        apply_as_sse(space, "3")
+        apply_as_sse(space, "s", {"k": "3"})
 
     # Told, and nothing done; then handed back: the same values, and SSE writes on.
     assert run(space, "to-sse") == 0
@@ -139,9 +122,9 @@ def test_over_from_sse_and_back(space: Namespace, stopped: None, capsys: pytest.
     assert ("akv-secret-store", "Update") in managers(space)
     assert run(space, "to-sse", "--apply") == 0
     assert f"{space.name}/s: handed back" in capsys.readouterr().out
-    assert managers(space) == {(SSE, "Apply")}
+    assert managers(space) == {(SSE_MANAGER, "Apply")}
     assert space.secret("s") == {"k": value("2")}
-    apply_as_sse(space, "3")
+    apply_as_sse(space, "s", {"k": "3"})
     assert space.secret("s") == {"k": value("3")}
     assert run(space, "to-sse", "--apply") == 0
     assert "is SSE's to write already" in capsys.readouterr().out
@@ -155,7 +138,7 @@ def test_a_secret_that_this_controller_made_goes_to_sse_too(
     space.wait_secret("s", {"k": "1"})
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":"sse"}}')
     assert run(space, "to-sse", "--apply") == 0
-    apply_as_sse(space, "2")
+    apply_as_sse(space, "s", {"k": "2"})
     assert space.secret("s") == {"k": value("2")}
     # A key that somebody else set is in SSE's way, and is said.
     space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"data":{"k":"eA=="}}')

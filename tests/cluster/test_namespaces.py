@@ -49,9 +49,7 @@ def second(installed: Installed, served: Namespace, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def running(second: Installed) -> Iterator[Workload]:
-    workload = second.workload()
-    second.logs.append(workload.log)
-    with at_work(workload):
+    with at_work(second.workload()) as workload:
         yield workload
 
 

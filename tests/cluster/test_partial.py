@@ -16,9 +16,7 @@ MANY = 1000
 def strict(installed: Installed) -> Iterator[Workload]:
     """Beside the module's own controller, and with no part in its election."""
     settings = {"CONTROLLER_NAME": "strict", "ENABLE_PARTIAL_SECRET_SYNC": "false", "LEASE_NAME": ""}
-    workload = installed.workload(**settings)
-    installed.logs.append(workload.log)
-    with at_work(workload):
+    with at_work(installed.workload(**settings)) as workload:
         yield workload
 
 

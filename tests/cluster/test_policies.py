@@ -11,7 +11,6 @@ from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
 from tests.cluster.thief import (
     ACCOUNT,
     HOME,
-    LABEL,
     MERGE,
     SECRETS,
     SHOP,
@@ -24,7 +23,7 @@ from tests.cluster.thief import (
     refused,
     secret,
 )
-from tests.cluster.world import POLICIES, eventually
+from tests.cluster.world import LABEL, POLICIES, eventually
 from tools.deployment import PROBE_SECRET_TYPE
 
 pytestmark = pytest.mark.since(*POLICIES)

@@ -1,45 +1,20 @@
 """Restarts of the controller and of the API server, and what they cost the vault."""
 
-import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster.world import POLICIES, Installed, Namespace, eventually, value
+from tests.cluster.world import POLICIES, Installed, Namespace, Start, eventually, value
 from tools.deployment import PROBE_SECRET_TYPE
 from tools.kubelet import WorkloadError
 from tools.local_cluster.errors import ClusterError
-from tools.workload import Workload
 
 
 @pytest.fixture(scope="module")
 def controller() -> None:
     """Each test here starts controllers of its own; `space` needs none."""
-
-
-Start = Callable[..., Workload]
-
-
-@pytest.fixture
-def start(installed: Installed) -> Iterator[Start]:
-    """Starts controllers; those that a test does not end itself are told to, so that the lease is free for the next."""
-    with contextlib.ExitStack() as stack:
-
-        def started(**settings: str) -> Workload:
-            workload = stack.enter_context(installed.workload(**settings))
-            installed.logs.append(workload.log)
-            workload.wait_ready()
-            running.append(workload)
-            return workload
-
-        running: list[Workload] = []
-        yield started
-        for workload in running:
-            with contextlib.suppress(WorkloadError):
-                workload.stop()
 
 
 def test_a_restart_with_nothing_due_costs_the_vault_nothing(
@@ -148,4 +123,3 @@ def test_not_ready_until_the_policies_are_in_force(installed: Installed) -> None
             plane.kubectl("create", "-f", "-", stdin=bindings)
         workload.wait_ready(timeout=30)
         assert workload.stop() == 0
-    installed.logs.append(workload.log)

@@ -55,7 +55,6 @@ def test_granted_equals_used(case: Switched, installed: Installed, space: Namesp
     switched = release(plane, installed.emulator, tmp_path, home, **values)
     try:
         with switched.workload() as workload:
-            installed.logs.append(workload.log)
             workload.wait_ready()
             settings = Settings.from_environment(workload.env)
             play(space, akv_sync=settings.akv_sync, identity=settings.identity_from_service_account)

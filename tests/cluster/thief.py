@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.kube import METADATA_ONLY
+from tests.cluster.world import LABEL
 from tools.deployment import PROBE_SECRET_TYPE
 from tools.local_cluster import ControlPlane
 
 HOME, ACCOUNT, SHOP = "vault-room", "copyist", "stolen-shop"
-LABEL = {"secrets-store.sync.x-k8s.io": ""}
 # Even what nobody should list: two of these are refused all the same.
 LISTED = ["Opaque", "kubernetes.io/tls", "kubernetes.io/service-account-token", PROBE_SECRET_TYPE]
 MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from tools import helm, policies
 from tools.keyvault_emulator import Emulator
@@ -19,9 +19,13 @@ from tools.workload import Workload
 # Every value in the vaults has this in it, and nothing but a Secret may.
 CANARY = "canary-4f1d"
 TENANT = "00000000-0000-0000-0000-00000000000a"
+LABEL = {"secrets-store.sync.x-k8s.io": ""}
+"""Of every Secret that is the controller's."""
 PATIENCE = 20.0
 POLICIES = (policies.SINCE, "admission policies")
 """For `pytest.mark.since`."""
+Start = Callable[..., Workload]
+"""Of the fixture of that name: starts a controller with these settings."""
 T = TypeVar("T")
 _numbers = itertools.count(1)
 
@@ -49,12 +53,14 @@ def create(plane: ControlPlane, where: str, name: str, **fields: Any) -> None:
 class Installed:
     """The release under test. `user` is the controller's name in the audit log."""
 
+    logs: ClassVar[list[Path]] = []
+    """Of every controller of every release: what `tests.cluster.leaks` reads. One that never started has none."""
+
     def __init__(self, plane: ControlPlane, emulator: Emulator, release: str, folder: Path) -> None:
         self.plane = plane
         self.emulator = emulator
         self.release = release
         self.folder = folder
-        self.logs: list[Path] = []
         listed = json.loads(plane.kubectl("get", "deployment", "--namespace", release, "--output", "json"))
         (deployment,) = listed["items"]
         self.deployment = str(deployment["metadata"]["name"])
@@ -65,6 +71,7 @@ class Installed:
         """The Deployment as a process, not started yet; `settings` override its environment."""
         workload = Workload.of_deployment(self.plane, self.release, self.deployment, self.folder)
         workload.env.update(settings)
+        self.logs.append(workload.log)
         return workload
 
     def make_available(self) -> None:

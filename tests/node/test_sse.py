@@ -1,6 +1,5 @@
 """Installed over what SSE and the CSI driver have brought: their CRDs stay theirs, and what stands in them goes on."""
 
-import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import Namespace, value
+from tests.cluster.sse_controller import apply_as_sse
+from tests.cluster.world import Namespace
 from tests.node.release import Release
 from tests.unit import upstream
 from tools import crds, helm
@@ -17,7 +17,6 @@ from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane, assets
 
 SYNCS, CLASSES = (crd["metadata"]["name"] for crd in upstream.definitions())
-SSE = "secrets-store-sync-controller"
 Manifest = dict[str, Any]
 
 
@@ -42,20 +41,6 @@ def served(plane: ControlPlane, name: str) -> Manifest:
     return found
 
 
-def applied_by_sse(shop: Namespace, text: str) -> None:
-    """The Secret that SSE's controller has made of `db`."""
-    sync = shop.get("secretsync", "db")
-    owner = {"apiVersion": sync["apiVersion"], "kind": "SecretSync", "name": "db", "uid": sync["metadata"]["uid"]}
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "db", "labels": {"secrets-store.sync.x-k8s.io": ""}, "ownerReferences": [owner]},
-        "type": "Opaque",
-        "data": {"password": base64.b64encode(value(text).encode()).decode()},
-    }
-    shop.kubectl("apply", "--server-side", f"--field-manager={SSE}", "--filename", "-", stdin=json.dumps(secret))
-
-
 def test_it_takes_over_and_leaves_everything(
     plane: ControlPlane, emulator: Emulator, theirs: list[Manifest], tmp_path: Path
 ) -> None:
@@ -63,7 +48,7 @@ def test_it_takes_over_and_leaves_everything(
     shop = Namespace(release)
     shop.put("db", "sse")
     shop.apply(shop.provider_class("db"), shop.sync("db", {"password": "db"}, theirOwn="kept"))
-    applied_by_sse(shop, "sse")
+    apply_as_sse(shop, "db", {"password": "sse"})
     secret = shop.get("secret", "db")
     syncs, classes = served(plane, SYNCS), served(plane, CLASSES)
 

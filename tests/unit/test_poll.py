@@ -370,7 +370,7 @@ def test_a_vault_that_stays_busy_for_an_interval_is_told_of_as_one_that_is_away(
     assert not stage.told
     assert not stage.poller.waits(A)
     stage.passes(2)
-    assert told(stage) == {7200: [None, busy]}
+    assert told(stage) == {7200: [busy, busy]}
     assert stage.poller.waits(A)
     stage.seen = SEEN
     stage.passes(300)

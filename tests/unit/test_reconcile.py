@@ -244,7 +244,6 @@ def test_what_a_poll_finds_while_it_is_synced_is_not_lost(stage: Stage) -> None:
 
 
 def test_one_whose_confirmation_failed_is_polled_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It left its group when it failed, so only a sync brings it back."""
     monkeypatch.setattr(stage.reconciler, "_settings", Settings(rotation_poll_interval=60))
     stage.comes_to = known("user", "pass")
     stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
@@ -343,6 +342,25 @@ def test_what_has_not_changed_while_a_vault_was_away_is_not_fetched(stage: Stage
     stage.passes(64)
     assert [reason for _, reason in stage.told] == [Reason.UP_TO_DATE] * 4
     assert [ask.stale for ask in stage.asked] == [frozenset()] * 4
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_one_that_found_the_vault_away_again_and_again_is_polled_with_the_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, partial: bool
+) -> None:
+    """Looks have come through, and its tries have not: its own next one may be minutes away."""
+    monkeypatch.setattr(stage.reconciler, "_settings", Settings(rotation_poll_interval=60))
+    stage.comes_to = known("user", "pass")
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(1)
+    some = Outcome(reason=Reason.PARTIAL, message="503", ready=False, away=True)
+    stage.answers(seen(user=BEFORE, **{"pass": AFTER}), some if partial else AWAY)
+    stage.passes(1200)
+    assert {ask.stale for ask in stage.asked[1:]} == {frozenset({"pass"})}
+    stage.comes_to = known("user", "pass")
+    stage.passes(61)
+    assert stage.told[-1][1] == Reason.UP_TO_DATE
 
 
 def test_drift_is_looked_for_while_a_vault_is_away(stage: Stage) -> None:

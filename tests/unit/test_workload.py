@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.pids import wait_gone
 from tools import kubelet
 from tools.kubelet import WorkloadError
 from tools.workload import ROOT, Workload
@@ -78,19 +78,6 @@ def make(tmp_path: Path, program: Path, *args: str) -> Workload:
 def workload(tmp_path: Path, program: Path) -> Iterator[Workload]:
     with make(tmp_path, program) as running:
         yield running
-
-
-def gone(pid: int) -> bool:
-    """Within five seconds; a zombie is gone, too."""
-    for _ in range(500):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_the_environment_is_the_deployments(tmp_path: Path) -> None:
@@ -259,7 +246,7 @@ def test_sigterm_and_the_exit_code(workload: Workload) -> None:
     workload.wait_ready()
     pid = workload.pid
     assert workload.stop() == 3
-    assert gone(pid)
+    wait_gone(pid)
     workload.start()
     assert workload.pid != pid
     with pytest.raises(WorkloadError, match="runs already"):
@@ -276,7 +263,7 @@ def test_one_that_does_not_stop_is_killed(tmp_path: Path, program: Path) -> None
         pid = workload.pid
         with pytest.raises(WorkloadError, match=r"still runs after 0\.2 s"):
             workload.stop(timeout=0.2)
-        assert gone(pid)
+        wait_gone(pid)
 
 
 def test_one_that_ends_is_not_waited_for(tmp_path: Path, program: Path) -> None:
@@ -314,4 +301,4 @@ def test_it_dies_with_its_parent(tmp_path: Path, program: Path, how: signal.Sign
         pid = int(process.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
         process.send_signal(how)
-    assert gone(pid)
+    wait_gone(pid)

@@ -15,26 +15,25 @@ RENDER_MODE = (
 DURATION = r"^([0-9]+(ms|[smhd]))+$"
 
 
-class Monitor(Values):
-    """A ServiceMonitor of the Prometheus Operator, and the Service that it needs."""
+class Operated(Values):
+    """What the Prometheus Operator reads."""
 
     enabled: Annotated[bool, Meta(description="Whether there is one.")] = False
     render_mode: Annotated[RenderMode, Meta(description=RENDER_MODE)] = "failIfMissing"
     additional_labels: Annotated[
         dict[str, str], Meta(description="More labels, such as those by which your Prometheus finds it.")
     ] = msgspec.field(default_factory=dict)
+
+
+class Monitor(Operated):
+    """A ServiceMonitor of the Prometheus Operator, and the Service that it needs."""
+
     interval: Annotated[str, Meta(pattern=DURATION, description="How often it is scraped.")] = "30s"
     scrape_timeout: Annotated[str, Meta(pattern=DURATION, description="After how long a scrape is given up.")] = "25s"
 
 
-class Rules(Values):
+class Rules(Operated):
     """A PrometheusRule with the alarms that the chart's README explains."""
-
-    enabled: Annotated[bool, Meta(description="Whether there is one.")] = False
-    render_mode: Annotated[RenderMode, Meta(description=RENDER_MODE)] = "failIfMissing"
-    additional_labels: Annotated[
-        dict[str, str], Meta(description="More labels, such as those by which your Prometheus finds it.")
-    ] = msgspec.field(default_factory=dict)
 
 
 class Dashboard(Values):

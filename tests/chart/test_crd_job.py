@@ -1,0 +1,38 @@
+"""The Job that upgrades the CRDs, as the chart brings it."""
+
+import pytest
+import yaml
+
+from tests.chart.rendering import FULL_NAME, kinds, one, render
+from tools import helm
+
+
+def test_the_upgrade_job_brings_the_very_crds_of_the_chart() -> None:
+    manifests = render()
+    job = one(manifests, "Job")
+    config = one(manifests, "ConfigMap", job["metadata"]["name"])
+    files = {path.name: path.read_text() for path in (helm.CHART / "crds").glob("*.yaml")}
+    assert {name: yaml.safe_load(data) for name, data in config["data"].items()} == {
+        name: yaml.safe_load(data) for name, data in files.items()
+    }
+    [main] = job["spec"]["template"]["spec"]["containers"]
+    assert main["args"] == ["crds", main["volumeMounts"][0]["mountPath"]]
+    hooks = [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]
+    assert kinds(hooks) == {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "Job"}
+    weights = {m["kind"]: int(m["metadata"]["annotations"]["helm.sh/hook-weight"]) for m in hooks}
+    assert weights["Job"] == max(weights.values()) > weights["ClusterRoleBinding"] > weights["ClusterRole"]
+    # CRDs themselves are never hooks nor templates.
+    assert "CustomResourceDefinition" not in kinds(manifests)
+
+
+def test_the_upgrade_job_may_do_what_it_is_for() -> None:
+    role = one(render(), "ClusterRole", f"crds.{FULL_NAME}.{helm.RELEASE}")
+    [rule] = role["rules"]
+    assert sorted(rule["resourceNames"]) == [path.stem for path in sorted((helm.CHART / "crds").glob("*.yaml"))]
+    assert rule["verbs"] == ["get", "patch"]
+
+
+@pytest.mark.parametrize("off", ["false", "False"])
+def test_the_upgrade_job_can_be_left_out(off: str) -> None:
+    manifests = render("--set-string", f"crds.upgrade={off}")
+    assert not [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]

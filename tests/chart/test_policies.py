@@ -1,0 +1,107 @@
+"""The admission policies: where they are, what they are bound to, and the choice where there are none."""
+
+import pytest
+
+from controller.settings import Settings
+from tests.chart.rendering import FULL_NAME, NEWEST, OLDEST, WITHOUT_POLICIES, Manifest, environment, kinds, one, render
+from tools import helm, policies
+
+# Policies on what the controller makes for an AKVSync.
+MADE = {"secretsyncs", "secretproviderclasses"}
+
+
+def installed(manifests: list[Manifest]) -> set[str]:
+    """The policies, by what their names begin with."""
+    return {m["metadata"]["name"].split(".")[0] for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"}
+
+
+@pytest.mark.parametrize("version", ["1.30.0", "1.31.4-gke.1183000", "1.33.5+k3s1", NEWEST])
+def test_policies_from_1_30_on(version: str) -> None:
+    manifests = render(version=version)
+    assert installed(manifests) == {"secrets", "no-delete", "tokens", "lease", "type-stays", *MADE}
+    assert environment(manifests)["PROBE_SECRET_TYPE"] in policies.NEVER_ALLOWED
+
+
+def test_a_server_that_was_asked_and_has_them() -> None:
+    served = ["apps/v1/Deployment", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
+    assert "ValidatingAdmissionPolicy" in kinds(render(*(word for api in served for word in ("--api-versions", api))))
+
+
+@pytest.mark.parametrize(
+    ("version", "args", "why"),
+    [
+        (OLDEST, [], "Kubernetes v1.27.16 serves no v1 ValidatingAdmissionPolicy"),
+        (WITHOUT_POLICIES, [], "Kubernetes v1.29.15 serves no v1 ValidatingAdmissionPolicy"),
+        (
+            NEWEST,
+            ["--set-string", "validatingAdmissionPolicies.applyPolicies=false"],
+            "validatingAdmissionPolicies.applyPolicies is false",
+        ),
+        # A server that was asked and does not have them.
+        (NEWEST, ["--api-versions", "apps/v1/Deployment"], "serves no v1 ValidatingAdmissionPolicy"),
+    ],
+)
+def test_without_policies_the_administrator_chooses(version: str, args: list[str], why: str) -> None:
+    with pytest.raises(helm.BadValues) as refused:
+        render(*args, version=version)
+    for part in (why, "watchNamespaces", "acceptUnrestrictedTokens=true"):
+        assert part in str(refused.value)
+    for choice in (["--set-string", "acceptUnrestrictedTokens=true"], ["--set", "watchNamespaces={shop}"]):
+        manifests = render(*args, *choice, version=version)
+        assert "ValidatingAdmissionPolicy" not in kinds(manifests)
+        assert "PROBE_SECRET_TYPE" not in environment(manifests)
+
+
+def test_without_akvsync_its_rights_and_policies_are_gone_and_the_controller_knows() -> None:
+    manifests = render("--set-string", "akvSync.enabled=false", "--no-hooks")
+    role = one(manifests, "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")
+    assert [rule for rule in role["rules"] if set(rule["verbs"]) - {"list", "watch"}] == [
+        {"apiGroups": ["secret-sync.x-k8s.io"], "resources": ["secretsyncs/status"], "verbs": ["patch"]},
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "patch"]},
+        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+    ]
+    assert installed(manifests) == installed(render()) - MADE
+    assert not Settings.from_environment(environment(manifests)).akv_sync
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["--set-string", "akvSync.enabled=False"], ["--set", "watchNamespaces={shop,web}"]]
+)
+def test_the_settings_tell_which_policies_there_are(args: list[str]) -> None:
+    manifests = render(*args)
+    settings = Settings.from_environment(environment(manifests))
+    assert installed(manifests) == {policy.name for policy in policies.POLICIES if policy.there(settings)}
+
+
+@pytest.mark.parametrize("args", [[], ["--set", "serviceAccount.name=writer"], ["--set", "fullnameOverride=x"]])
+def test_policies_and_bindings_follow_the_service_account(args: list[str]) -> None:
+    manifests = render(*args, release="mine", namespace="theirs")
+    account = one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
+    assert one(manifests, "ServiceAccount", account)["metadata"]["namespace"] == "theirs"
+    found = [m for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"]
+    assert found
+    for policy in found:
+        conditions = [item["expression"] for item in policy["spec"].get("matchConditions", [])]
+        everybody = policy["metadata"]["name"].startswith("type-stays.")
+        assert conditions == (
+            [] if everybody else [f"request.userInfo.username == 'system:serviceaccount:theirs:{account}'"]
+        )
+        binding = one(manifests, "ValidatingAdmissionPolicyBinding", policy["metadata"]["name"])
+        assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+    subjects = [
+        m["subjects"]
+        for m in manifests
+        if m["kind"] == "ClusterRoleBinding" and not m["metadata"]["name"].startswith("crds.")
+    ]
+    assert subjects == [[{"kind": "ServiceAccount", "name": account, "namespace": "theirs"}]]
+
+
+def test_the_policy_for_everybody_stays_in_the_namespaces_that_are_served() -> None:
+    manifests = render("--set", "watchNamespaces={shop,web}")
+    [binding] = [
+        m for m in manifests if m["kind"] == "ValidatingAdmissionPolicyBinding" and "matchResources" in m["spec"]
+    ]
+    assert binding["spec"]["policyName"].startswith("type-stays.")
+    [expression] = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+    assert expression == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["shop", "web"]}

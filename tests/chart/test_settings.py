@@ -1,0 +1,80 @@
+"""Values on their way into the controller: its environment, and the file of clouds."""
+
+import copy
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.settings import Cloud, Settings
+from tests.chart.rendering import FULL_NAME, Manifest, container, environment, one, render
+from tools import helm
+
+# What the chart sets in any case, beside the controller's own defaults.
+DEFAULTS = Settings(
+    test_clouds_file="/etc/akv-secret-store-test/clouds.json",
+    probe_secret_type="akv-secret-store/probe",
+    lease_name=FULL_NAME,
+    pod_namespace="the-namespace",
+    pod_name="the-pod",
+)
+
+
+def test_the_environment_is_what_the_controller_reads() -> None:
+    given = {
+        "rotationPollIntervalInSeconds": "120",
+        "enablePartialSecretSync": "False",
+        "jitterSeconds": 86400000,
+        "driftIntervalInSeconds": "60",
+        "akvSync": {"enabled": "False"},
+        "controllerName": "edge",
+        "shortestRefreshIntervalInSeconds": "30",
+        "identityFromServiceAccount": "True",
+        "watchNamespaces": ["shop", "web", "shop"],
+        "logLevel": "debug",
+    }
+    settings = Settings.from_environment(environment(render(given=given)))
+    assert settings == msgspec.structs.replace(
+        DEFAULTS,
+        rotation_poll_interval=120,
+        enable_partial_secret_sync=False,
+        jitter=86400000,
+        drift_interval=60,
+        akv_sync=False,
+        controller_name="edge",
+        shortest_refresh_interval=30,
+        identity_from_service_account=True,
+        watch_namespaces=("shop", "web"),
+        log_level="debug",
+    )
+
+
+def test_without_values_the_controllers_own_defaults_hold() -> None:
+    assert Settings.from_environment(environment(render())) == DEFAULTS
+
+
+def test_clouds_reach_the_controller_as_a_file_and_a_change_rolls_the_pod() -> None:
+    cloud = {"authority": "https://login.stack", "vaultUrl": "https://{vault}.<stack>", "ca": "-----\nabc\n-----\n"}
+    given = {"clouds": {"Stack": cloud}, "defaultCloud": "Stack"}
+    manifests = render(given=given)
+    [mount, _] = container(manifests)["volumeMounts"]
+    [volume, _] = one(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    config = one(manifests, "ConfigMap", volume["configMap"]["name"])
+    variables = environment(manifests)
+    [(name, content)] = config["data"].items()
+    assert variables["CLOUDS_FILE"] == f"{mount['mountPath']}/{name}"
+    found = msgspec.json.decode(content, type=dict[str, Cloud])["Stack"]
+    assert (found.authority, found.vault_url, found.ca) == (cloud["authority"], cloud["vaultUrl"], cloud["ca"])
+
+    def annotations(rendered: list[Manifest]) -> Any:
+        return one(rendered, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+
+    changed = copy.deepcopy(given)
+    changed["clouds"]["Stack"]["authority"] = "https://other.stack"  # type: ignore[index]
+    assert annotations(render(given=changed)) != annotations(manifests)
+    assert annotations(render(given=given)) == annotations(manifests)
+
+
+def test_an_unknown_default_cloud_is_refused() -> None:
+    with pytest.raises(helm.BadValues, match=r"defaultCloud: Stack is not among AzurePublicCloud, .*: name one"):
+        render("--set", "defaultCloud=Stack")

@@ -1,0 +1,73 @@
+"""What the API server takes of SSE's kinds, and what it refuses, one step beyond the bound."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.api.secretsync import TYPE_STAYS
+from tests.cluster.sse import holds
+from tests.cluster.sse_bounds import BOUNDS, MISTAKES, Bound, Mistake
+from tests.cluster.world import Installed, Namespace
+from tools import guide
+from tools.local_cluster.errors import ClusterError
+
+
+@pytest.fixture(scope="module")
+def space(installed: Installed) -> Iterator[Namespace]:
+    """One for all of them, since nothing is left in it."""
+    namespace = Namespace(installed)
+    yield namespace
+    namespace.remove()
+
+
+def answer(space: Namespace, manifest: Mapping[str, Any]) -> str:
+    """What the API server says to a manifest, dry."""
+    try:
+        return space.kubectl("create", "--dry-run=server", "--filename", "-", stdin=json.dumps(manifest))
+    except ClusterError as error:
+        return str(error)
+
+
+def put(manifest: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """With these fields of spec, dotted, put in; None takes one away."""
+    for path, given in fields.items():
+        *parents, last = path.split(".")
+        place = manifest["spec"]
+        for parent in parents:
+            place = place[parent]
+        if given is None:
+            del place[last]
+        else:
+            place[last] = given
+    return manifest
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: f"{bound.row} {bound.said}")
+def test_a_field_at_its_bound_and_beyond(bound: Bound, space: Namespace) -> None:
+    def manifest() -> dict[str, Any]:
+        return space.sync("bound", {"k": "a"})
+
+    assert "created (server dry run)" in answer(space, put(manifest(), bound.taken))
+    assert bound.said in answer(space, put(manifest(), bound.refused))
+
+
+@pytest.mark.parametrize("wrong", MISTAKES, ids=lambda wrong: f"{wrong.row} {wrong.said}")
+def test_an_akvsync_that_is_refused(wrong: Mistake, space: Namespace) -> None:
+    manifest = msgspec.yaml.decode(guide.AKV_SYNC)
+    manifest["metadata"]["namespace"] = space.name
+    assert "created (server dry run)" in answer(space, manifest)
+    if wrong.first is not None:
+        manifest["spec"]["objects"][0] = wrong.first
+    assert wrong.said in answer(space, put(manifest, wrong.spec))
+
+
+@holds("spec: type is immutable")
+def test_the_type_is_immutable(space: Namespace) -> None:
+    space.apply(space.sync("there", {"k": "a"}))
+    patch = json.dumps({"spec": {"secretObject": {"type": "kubernetes.io/ssh-auth"}}})
+    with pytest.raises(ClusterError, match=TYPE_STAYS):
+        space.kubectl("patch", "secretsync", "there", "--type=merge", "--patch", patch)
+    space.kubectl("delete", "secretsync", "there")

@@ -1,0 +1,126 @@
+"""The manifests of SSE's guide and reference, as they stand."""
+
+import base64
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tests.cluster.sse import ISSUER, TODAY, chain, holds, traditional, whole
+from tests.cluster.world import LABEL, TENANT, Installed, eventually
+from tests.unit.issuing import as_pem, issue
+from tools import guide
+from tools.workload import Workload
+
+
+@contextlib.contextmanager
+def place(installed: Installed, namespace: str, account: str, vault: str, client: str) -> Iterator[None]:
+    """A namespace, a vault and an identity of given names; `tests.cluster.world.Namespace` makes its own up."""
+    emulator, plane = installed.emulator, installed.plane
+    emulator.add_vault(vault, TENANT)
+    emulator.add_identity(client, TENANT)
+    emulator.federate(client, plane.issuer, f"system:serviceaccount:{namespace}:{account}")
+    for role in ("Key Vault Reader", "Key Vault Secrets User"):
+        emulator.assign_role(client, vault, role)
+    plane.kubectl("create", "namespace", namespace)
+    yield
+    plane.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@holds(
+    "guide: ServiceAccount",
+    "guide: SecretProviderClass",
+    "guide: SecretSync",
+    "guide: kubectl get secrets",
+    "guide: kubectl get secret -o jsonpath",
+)
+def test_the_guides_own_manifests(installed: Installed, controller: Workload) -> None:
+    fill = guide.VARIABLES
+    namespace, secret = fill["KUBERNETES_NAMESPACE"], fill["KEYVAULT_SECRET_NAME"]
+    account, vault, client = (
+        fill[name] for name in ("SERVICE_ACCOUNT_NAME", "KEYVAULT_NAME", "USER_ASSIGNED_CLIENT_ID")
+    )
+    kubectl = installed.plane.kubectl
+    with place(installed, namespace, account, vault, client):
+        for second, text in enumerate(("Hello!", "Hello2")):
+            installed.emulator.set_clock(-10 + second)
+            installed.emulator.set_secret(vault, secret, text)
+        installed.emulator.set_clock(0)
+        for manifest in (guide.SERVICE_ACCOUNT, guide.PROVIDER_CLASS, guide.SECRET_SYNC):
+            kubectl("apply", "--filename", "-", stdin=guide.substitute(manifest))
+        kubectl("wait", "secretsync", guide.SYNC_NAME, "-n", namespace, "--for=condition=Ready", "--timeout=20s")
+        assert guide.SYNC_NAME in kubectl("get", "secrets", "-n", namespace)
+        # The guide's two commands to view the values, and what its two `az keyvault secret set` have put there.
+        for number, text in enumerate(("Hello2", "Hello!")):
+            path = f"jsonpath={{.data.{secret}-data-key{number}}}"
+            shown = kubectl("get", "secret", guide.SYNC_NAME, "-n", namespace, "-o", path)
+            assert base64.b64decode(shown).decode() == text
+        found = json.loads(kubectl("get", "secret", guide.SYNC_NAME, "-n", namespace, "-o", "json"))
+        assert (found["type"], found["metadata"]["labels"], len(found["data"])) == ("Opaque", LABEL, 2)
+        (owner,) = found["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["name"]) == ("SecretSync", guide.SYNC_NAME)
+        assert "blockOwnerDeletion" not in owner
+
+
+@holds(
+    "AKVSync: manifest",
+    "AKVSync: secretInAKV",
+    "AKVSync: certInAKV",
+    "AKVSync: mapping",
+    "AKVSync: kubernetesSecretName",
+    "AKVSync: kubernetesSecretType",
+    "AKVSync: versionHistory",
+    "AKVSync: versionHistory of TLS",
+    "AKVSync: version",
+    "AKVSync: status of every part",
+    "AKVSync: deleting it",
+)
+def test_the_references_own_akvsync(installed: Installed, controller: Workload) -> None:
+    spec = msgspec.yaml.decode(guide.AKV_SYNC)["spec"]
+    vault, client, emulator = spec["keyvaultName"], spec["clientID"], installed.emulator
+    # The emulator's identities have one tenant, which stands for the placeholder.
+    manifest = guide.AKV_SYNC.replace(spec["tenantID"], TENANT)
+    leaves = {name: [issue(name, ISSUER, start=TODAY) for _ in range(2)] for name in ("web", "web-old", "edge")}
+    with place(installed, "shop", spec["serviceAccountName"], vault, client):
+        for second, text in enumerate(("oldest", "old", "new")):
+            emulator.set_clock(-10 + second)
+            emulator.set_secret(vault, "db-password", text)
+            for name, versions in leaves.items():
+                if second:
+                    emulator.import_certificate(vault, name, as_pem(versions[2 - second], ISSUER))
+        emulator.set_clock(0)
+        for name in ("api-token", "deploy-key", "db-user"):
+            emulator.set_secret(vault, name, f"the {name}")
+        installed.plane.kubectl("create", "serviceaccount", spec["serviceAccountName"], "--namespace", "shop")
+        installed.plane.kubectl("apply", "--filename", "-", stdin=manifest)
+
+        def get(kind: str) -> dict[str, dict[str, Any]]:
+            found = json.loads(installed.plane.kubectl("get", kind, "--namespace", "shop", "--output", "json"))
+            return {item["metadata"]["name"]: item for item in found["items"]}
+
+        status = eventually(
+            lambda: get("akvsync")["shop"].get("status", {}), lambda found: found.get("summary") == "8/8"
+        )
+        web, old, edge = leaves.values()
+        wanted: dict[str, tuple[str, dict[str, str]]] = {
+            "api-token": ("Opaque", {"v0": "the api-token"}),
+            "db": ("Opaque", {"v0": "new", "v1": "old", "v2": "oldest"}),
+            "web": ("kubernetes.io/tls", {"tls.crt": chain(web[0]), "tls.key": traditional(web[0])}),
+            "web-old": ("Opaque", {"v0": whole(old[0]), "v1": whole(old[1])}),
+            "edge-v0": ("kubernetes.io/tls", {"tls.crt": chain(edge[0]), "tls.key": traditional(edge[0])}),
+            "edge-v1": ("kubernetes.io/tls", {"tls.crt": chain(edge[1]), "tls.key": traditional(edge[1])}),
+            "deploy-key": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "the deploy-key"}),
+            "bundle": ("Opaque", {"user": "the db-user", "previous": "old", "chain": whole(web[0])}),
+        }
+        secrets = get("secrets")
+        assert {
+            name: (item["type"], {key: base64.b64decode(text).decode() for key, text in item["data"].items()})
+            for name, item in secrets.items()
+        } == wanted
+        assert secrets["db"]["metadata"]["labels"] == LABEL | {"tier": "data"}
+        assert secrets["db"]["metadata"]["annotations"] == {"note": "rotated-weekly"}
+        assert {part["name"]: part["ready"] for part in status["parts"]} == dict.fromkeys(wanted, True)
+        installed.plane.kubectl("delete", "akvsync", "shop", "--namespace", "shop")
+        eventually(lambda: [*get("secretsync"), *get("secretproviderclass"), *get("secrets")], lambda left: not left)

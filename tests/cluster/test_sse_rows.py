@@ -1,0 +1,29 @@
+"""No row of what SSE understands is without its case."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.sse import CASES, ELSEWHERE, ROWS, held
+from tests.cluster.sse_bounds import BOUNDS, MISTAKES
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def test_every_row_has_a_case() -> None:
+    for path in Path(__file__).parent.glob("test_sse_*.py"):
+        importlib.import_module(f"{__package__}.{path.stem}")  # which says what its tests hold
+    rows = {f"{part}: {' '.join(row.split())}" for part, text in ROWS.items() for row in text.split(",")}
+    shown = {row for case in CASES for row in case.rows}
+    shown |= {bound.row for bound in BOUNDS} | {wrong.row for wrong in MISTAKES}
+    assert sorted(rows - shown - held) == []
+    assert sorted((shown | held) - rows) == []
+
+
+@pytest.mark.parametrize("named", sorted(set(ELSEWHERE.values())))
+def test_what_is_played_elsewhere_is_there(named: str) -> None:
+    path, _, name = named.partition("::")
+    tree = ast.parse((TESTS / path).read_text())
+    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}

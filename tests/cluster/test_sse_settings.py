@@ -1,0 +1,76 @@
+"""SSE's settings as Azure Arc passes them: their defaults, and what other values do."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from controller.api.conditions import Reason
+from controller.settings import Settings
+from tests.cluster.sse import holds
+from tests.cluster.world import Installed, Namespace, at_work, release
+from tools import helm
+
+TUNED = "tuned"
+
+
+@pytest.fixture(scope="module")
+def tuned(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
+    """A namespace that a release of its own serves, with SSE's settings at other values than their defaults."""
+    space, name = Namespace(installed), "tuned-home"
+    values = {
+        "watchNamespaces": space.name,
+        "controllerName": TUNED,
+        "rotationPollIntervalInSeconds": "1",
+        "enablePartialSecretSync": "false",
+        "jitterSeconds": "1",
+        "validatingAdmissionPolicies": {"applyPolicies": "true", "allowedSecretTypes": "Opaque, example.com/own"},
+    }
+    second = release(installed.plane, installed.emulator, tmp_path_factory.mktemp("tuned"), name, **values)
+    with at_work(second.workload()):
+        yield space
+    helm.run(["uninstall", name, "--namespace", name, "--kubeconfig", str(installed.plane.kubeconfig)])
+    installed.plane.kubectl("delete", "namespace", name, "--wait=false")
+    space.remove()
+
+
+@holds("setting: rotationPollIntervalInSeconds", "setting: jitterSeconds", "setting: enablePartialSecretSync")
+@holds("setting: the names of release and namespace")
+def test_the_settings_have_sses_defaults(installed: Installed) -> None:
+    found = Settings.from_environment(installed.workload().env)
+    assert (found.rotation_poll_interval, found.jitter, found.enable_partial_secret_sync) == (3600, 0, True)
+    assert installed.release == "azure-secret-store"
+
+
+def test_a_new_value_comes_within_interval_and_jitter(tuned: Namespace) -> None:
+    tuned.put("a", "1")
+    tuned.apply(tuned.provider_class("a"), tuned.sync("s", {"k": "a"}, secretSyncControllerName=TUNED))
+    tuned.wait_secret("s", {"k": "1"})
+    tuned.put("a", "2")
+    tuned.wait_secret("s", {"k": "2"}, patience=8)
+
+
+def test_all_keys_or_none(tuned: Namespace) -> None:
+    tuned.put("there", "1")
+    tuned.apply(tuned.provider_class("there", "none", name="halves"))
+    given = {"secretProviderClassName": "halves", "secretSyncControllerName": TUNED}
+    tuned.apply(tuned.sync("both", {"a": "there", "b": "none"}, **given))
+    assert "secret none is not in Key Vault" in tuned.wait_reason("both", Reason.PROVIDER_ERROR)
+    assert tuned.secret("both") == {}
+
+
+def test_the_types_that_the_administrator_allows(tuned: Namespace) -> None:
+    tuned.put("b", "1")
+    tuned.apply(tuned.provider_class("b", name="types"))
+    for name, kind, key in (("own", "example.com/own", "k"), ("ssh", "kubernetes.io/ssh-auth", "ssh-privatekey")):
+        given = {"secretProviderClassName": "types", "secretSyncControllerName": TUNED}
+        tuned.apply(tuned.sync(name, {key: "b"}, secretObject={"type": kind}, **given))
+    tuned.wait_secret("own", {"k": "1"})
+    assert tuned.get("secret", "own")["type"] == "example.com/own"
+    assert "allowedSecretTypes" in tuned.wait_reason("ssh", Reason.POLICY_REFUSED)
+
+
+@holds("setting: kubectl.image")
+def test_the_image_of_sses_own_job_is_no_setting_here() -> None:
+    """Ours takes the controller's image, and who brings that setting along is told."""
+    with pytest.raises(helm.BadValues, match=r"kubectl: there is no such value"):
+        helm.run(["template", "mine", str(helm.CHART), "--set", "kubectl.image.tag=1"])

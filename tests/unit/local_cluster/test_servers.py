@@ -1,0 +1,13 @@
+"""What the control plane's servers are told."""
+
+from pathlib import Path
+
+from tools.local_cluster import servers
+
+
+def test_flags_of_the_caller_come_last(tmp_path: Path) -> None:
+    layout = servers.Layout(tmp_path, tmp_path, 1, 2, 3, "https://issuer.example", ("--feature-gates=A=true",))
+    flags = layout.apiserver()
+    assert flags[-1] == "--feature-gates=A=true"
+    assert "--service-account-issuer=https://issuer.example" in flags
+    assert "--service-account-jwks-uri=https://127.0.0.1:3/openid/v1/jwks" in flags

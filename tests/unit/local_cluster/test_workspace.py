@@ -1,0 +1,60 @@
+"""The folder and the ports of one control plane."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tools.local_cluster import ClusterError, workspace
+
+
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def test_a_temporary_folder_goes_and_a_given_one_stays(tmp_path: Path) -> None:
+    temporary = workspace.Workspace(None)
+    given = workspace.Workspace(tmp_path / "given")
+    assert temporary.folder.stat().st_mode & 0o777 == 0o700
+    temporary.close()
+    given.close()
+    assert not temporary.folder.exists()
+    assert given.folder.exists()
+
+
+def test_a_folder_is_for_one_control_plane_at_a_time(tmp_path: Path) -> None:
+    first = workspace.Workspace(tmp_path / "given")
+    assert workspace.in_use(first.folder)
+    with pytest.raises(ClusterError, match="another control plane runs in"):
+        workspace.Workspace(tmp_path / "given")
+    first.close()
+    assert not workspace.in_use(first.folder)
+    workspace.Workspace(tmp_path / "given").close()
+
+
+def test_abandoned_folders_do_not_pile_up(tmp_path: Path) -> None:
+    running = workspace.Workspace(None)
+    abandoned, foreign = tmp_path / "akv-cluster-x", tmp_path / "akv-cluster-y"
+    abandoned.mkdir()
+    (abandoned / "lock").touch()
+    foreign.mkdir()  # no lock: not one of ours
+    workspace.Workspace(None).close()
+    assert running.folder.exists()
+    assert foreign.exists()
+    assert not abandoned.exists()
+    running.close()
+
+
+def test_a_reserved_port_is_ours_alone() -> None:
+    with workspace.reserve_port() as reserved:
+        address = reserved.getsockname()
+        with socket.socket() as stranger, pytest.raises(OSError, match="Address already in use"):
+            stranger.bind(address)
+        with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+            client.connect(address)
+        with socket.socket() as server, socket.socket() as client:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            server.bind(address)
+            server.listen()
+            client.connect(address)
