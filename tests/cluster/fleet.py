@@ -20,6 +20,8 @@ ALONE = {**LEADING, "LEASE_NAME": ""}
 TO_A_VAULT = Rate(20, 10)
 TO_ENTRA = Rate(10, 0.5)
 TO_THE_API_SERVER = Rate(20, 5)
+# Of a large Secret: how many keys, and of how many bytes, which is nearly what a vault takes.
+LARGE_KEYS, LARGE = 40, 24_000
 
 
 class Fleet:
@@ -47,8 +49,21 @@ class Fleet:
         self.ledger.want(Name(space.name, name), space.vault, SYNCS["both"])
         space.apply(space.sync(name, SYNCS["both"]))
 
+    def adds_large(self, space: Namespace, count: int) -> None:
+        """So many more SecretSyncs, whose Secrets are nearly as large as Kubernetes takes them; not rotated."""
+        keys = {name: name for name in (f"large-{number}" for number in range(LARGE_KEYS))}
+        for name in keys:
+            text = name.ljust(LARGE, "x")
+            self.ledger.put(Source(space.vault, name), value(text))
+            space.put(name, text)
+        names = [f"large-{number}" for number in range(count)]
+        for name in names:
+            self.ledger.want(Name(space.name, name), space.vault, keys)
+        syncs = (space.sync(name, keys, secretProviderClassName="large") for name in names)
+        space.apply(space.provider_class(*keys, name="large"), *syncs)
+
     def rotate(self) -> None:
-        """A new version of everything, in every vault."""
+        """A new version of everything small, in every vault."""
         self._number += 1
         for space in self.spaces.values():
             for name in ("a", "b"):

@@ -1,4 +1,4 @@
-"""The machine as a controller sees it: its clock, its names, its disk and its descriptors, while it runs.
+"""The machine as a controller sees it: its clock, its names, disk, descriptors and memory, while it runs.
 
 Limits are the kernel's own. Clock and names are bent inside the process, by a module that Python loads first: whatever
 asks for the time of day or resolves a name in there asks this. The clock that only goes on is left alone, as by a real
@@ -6,6 +6,7 @@ jump.
 """
 
 import os
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,14 @@ class Machine:
     def full_disk(self) -> Iterator[None]:
         """Its log takes no more: each write to it fails."""
         with self._limited(resource.RLIMIT_FSIZE, self._workload.log.stat().st_size):
+            yield
+
+    @contextmanager
+    def no_more_memory(self) -> Iterator[None]:
+        """It gets no more than it has: whatever it asks for beyond is refused."""
+        status = Path(f"/proc/{self._workload.pid}/status").read_text()
+        [kibibytes] = re.findall(r"VmData:\s+(\d+) kB", status)
+        with self._limited(resource.RLIMIT_DATA, int(kibibytes) * 1024):
             yield
 
     @contextmanager

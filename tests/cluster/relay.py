@@ -1,6 +1,7 @@
 """What stands between a controller and the API server: passes on what it is asked, and fails where a test says so."""
 
 import asyncio
+import io
 import shutil
 import ssl
 import threading
@@ -187,7 +188,8 @@ class Relay:
 
     def _send(self, request: web.Request, body: bytes) -> Any:
         headers = {name: text for name, text in request.headers.items() if name.lower() not in _HOP}
-        return self._session.request(request.method, self._plane.url + request.path_qs, data=body, headers=headers)
+        data = io.BytesIO(body) if body else None  # aiohttp warns of more than a mebibyte of bytes
+        return self._session.request(request.method, self._plane.url + request.path_qs, data=data, headers=headers)
 
     async def _forward(self, request: web.Request) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of the API server's answer; 0 where none came."""

@@ -1,9 +1,10 @@
-"""The machine under the controller fails: clock, names, disk, descriptors (`tests.ledger.closes`).
+"""The machine under the controller fails: clock, names, disk, descriptors, memory (`tests.ledger.closes`).
 
-Memory, which only a kubelet limits as it is in a cluster, is in tests/node/test_release.py.
+The limit that a pod has, at which the kernel kills it, is in tests/node/test_release.py.
 """
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ from tests.cluster.fleet import ALONE, Fleet
 from tests.cluster.machine import Machine
 from tests.cluster.relay import Relay
 from tests.cluster.world import Installed, at_work
+from tools.kubelet import WorkloadError
 from tools.workload import Workload
 
 SECONDS = 3.0
@@ -49,6 +51,16 @@ def controller(unstarted: Workload, machine: Machine) -> Iterator[Workload]:
 def restart(controller: Workload) -> None:
     """As a kubelet does."""
     controller.kill()
+    controller.start()
+    controller.wait_ready()
+
+
+def revive(controller: Workload) -> None:
+    """As a kubelet does where it has ended."""
+    try:
+        controller.wait(0)
+    except WorkloadError:  # it lives
+        return
     controller.start()
     controller.wait_ready()
 
@@ -100,3 +112,13 @@ def test_the_disk_under_the_log_is_full(shops: Fleet, machine: Machine, controll
     assert "stopped" in controller.log.read_bytes()[before:].decode()
     controller.start()
     controller.wait_ready()
+
+
+def test_no_more_memory_can_be_had(shops: Fleet, machine: Machine, controller: Workload) -> None:
+    """Python itself ends where it gets none for a frame, and a task where it gets none for what it does."""
+    with machine.no_more_memory():
+        shops.adds_large(shops.spaces["one"], 16)
+        shops.endures(SECONDS)
+        assert re.search("MemoryError|Fatal Python error", controller.tail(1000))
+    revive(controller)
+    shops.closes()

@@ -96,6 +96,12 @@ class Release:
         )
         return dict(status["lastState"]["terminated"])
 
+    def ends(self) -> list[Pod]:
+        """How the container of each pod that is to stay ended the last time, if it was started again."""
+        staying = (pod for pod in self.pods() if "deletionTimestamp" not in pod["metadata"])
+        containers = (each for pod in staying for each in pod["status"].get("containerStatuses", []))
+        return [each["lastState"]["terminated"] for each in containers if "terminated" in each["lastState"]]
+
     def _chart(self) -> list[str]:
         return [str(helm.CHART), "--values", str(self._values), *for_version(self.plane), "--wait"]
 

@@ -6,28 +6,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
-from tests.cluster.world import CANARY, Namespace, eventually
+from tests.cluster.fleet import POLL, fleet
+from tests.cluster.world import CANARY, Installed, Namespace, eventually
 from tests.node.conftest import figures
-from tests.node.release import Release
+from tests.node.release import PATIENCE, Release
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError
 
 SYNCS = "secretsyncs.secret-sync.x-k8s.io"
 CRDS = (SYNCS, "secretproviderclasses.secrets-store.csi.x-k8s.io")
 
-# Twelve processes, each smaller than the controller, that together are more than the pod may have: the kernel ends the
-# largest process of the pod, which is the controller.
-_FILL = """
-import os, time
-for _ in range(12):
-    if os.fork() == 0:
-        held = bytearray(os.urandom(1) * (24 << 20))
-        break
-time.sleep(60)
-"""
+# Idle it needs two thirds of that, and one large Secret on its way several times its size.
+TIGHT = "96Mi"
+LARGE_SECRETS = 16
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +118,21 @@ def test_sigterm_reaches_the_first_process(release: Release) -> None:
     assert json.loads(release.kubectl("logs", pod, "--previous").splitlines()[-1])["message"] == "stopped"
 
 
-def test_an_oom_kill_loses_nothing(release: Release, shop: Namespace) -> None:
-    before, pod = stored(shop), release.pod()["metadata"]["name"]
-    # It ends with the container, or before.
-    release.kubectl("exec", pod, "--", "python", "-c", _FILL, check=False)
-    assert release.ended(2)["reason"] == "OOMKilled"
+def test_a_memory_limit_that_is_hit_loses_nothing(release: Release, shop: Namespace, tmp_path: Path) -> None:
+    """The kernel kills what needs more than the pod may have, and the kubelet starts it again."""
+    before = stored(shop)
+    polls = ("--set", f"rotationPollIntervalInSeconds={POLL}")
+    release.upgrade(*polls, "--set", f"resources.limits.memory={TIGHT}", "--set", f"resources.requests.memory={TIGHT}")
+    with fleet(Installed(release.plane, release.emulator, release.namespace, tmp_path), "one", "two") as shops:
+        assert not release.ends()
+        shops.adds_large(shops.spaces["one"], LARGE_SECRETS)
+        eventually(release.ends, bool, PATIENCE)
+        shops.endures(10)
+        assert {end["reason"] for end in release.ends()} == {"OOMKilled"}
+        release.upgrade(*polls)  # with the room that the chart gives it
+        shops.closes()
+        assert not release.ends()
+    release.upgrade()
     assert stored(shop) == before
     rotates(shop, "after-oom")
 

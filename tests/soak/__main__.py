@@ -23,7 +23,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="the dice; told at the start where none is given")
     options = parser.parse_args()
     seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
-    print(f"--seconds {options.seconds:g} --count {options.count} --seed {seed}", flush=True)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         with ControlPlane(folder / "plane") as plane, Emulator(folder / "emulator") as emulator:
