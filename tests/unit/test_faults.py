@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import datetime as dates
 import functools
+import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pytest
 from azure.core.exceptions import ServiceRequestError
@@ -53,8 +55,8 @@ class Small:
         self.starts()
         arrives(self, 10)
 
-    def starts(self, poll: int = POLL) -> None:
-        self._running = self.loop.create_task(program.run(Settings(rotation_poll_interval=poll)))
+    def starts(self, poll: int = POLL, **settings: bool) -> None:
+        self._running = self.loop.create_task(program.run(Settings(rotation_poll_interval=poll, **settings)))
 
     def ends(self) -> None:
         self._running.cancel()
@@ -108,19 +110,19 @@ class Small:
         return too_many(self.calls(), RATES, self.now() - self._began)
 
 
-def provider_class() -> Object:
-    objects = "array:\n" + "".join(f"  - |\n    objectName: {name}\n    objectType: secret\n" for name in "ab")
+def provider_class(names: Iterable[str] = "ab", name: str = "class") -> Object:
+    objects = "array:\n" + "".join(f"  - |\n    objectName: {each}\n    objectType: secret\n" for each in names)
     parameters = {"clientID": "client", "tenantID": "tenant", "keyvaultName": "shop", "objects": objects}
     return {
-        "metadata": {"namespace": "shop", "name": "class"},
+        "metadata": {"namespace": "shop", "name": name},
         "spec": {"provider": "azure", "parameters": parameters},
     }
 
 
-def secret_sync(name: str, keys: Mapping[str, str]) -> Object:
+def secret_sync(name: str, keys: Mapping[str, str], source: str = "class") -> Object:
     pairs = [{"targetKey": key, "sourcePath": path} for key, path in keys.items()]
     spec = {
-        "secretProviderClassName": "class",
+        "secretProviderClassName": source,
         "serviceAccountName": "robot",
         "secretObject": {"data": pairs, "type": "Opaque"},
     }
@@ -225,6 +227,40 @@ def test_a_vault_that_refused_everything_is_soon_asked_as_before(world: Small) -
         world.passes(2)
     world.vault.fails = lambda _: None
     closes(world, 30)
+
+
+def bears(loop: VirtualLoop, calls_in_ten_seconds: int) -> Fails:
+    """The vault takes so many calls in each ten seconds, and says when the next begin."""
+    asked: Counter[int] = Counter()
+
+    def fails(who: str) -> Answer | None:
+        window, into = divmod(loop.time(), 10)
+        asked[int(window)] += who == "vault"
+        if who != "vault" or asked[int(window)] <= calls_in_ten_seconds:
+            return None
+        return 429, {"error": {"code": "Throttled", "message": "too many"}}, {"Retry-After": str(math.ceil(10 - into))}
+
+    return fails
+
+
+def test_a_secret_comes_whole_from_a_vault_that_lets_through_fewer_calls_than_it_has_keys(world: Small) -> None:
+    """60 keys of which none is to be written before all are there, first as new ones, then rotated together."""
+    world.ends()
+    world.starts(enable_partial_secret_sync=False)
+    keys = {f"key-{number}": f"key-{number}" for number in range(60)}
+    world.ledger.want(Name("shop", "many"), "shop", keys)
+    world.cluster.put("secretproviderclasses", provider_class(keys, "many"))
+    world.vault.fails = bears(world.loop, 25)
+    for version in range(2):
+        for name in keys:
+            value = f"{name} {version}"
+            world.vault.put(name, value)
+            world.ledger.put(Source("shop", name), value)
+        if not version:
+            world.cluster.put("secretsyncs", secret_sync("many", keys, "many"))
+        world.troubles()
+        arrives(world, POLL + 60)
+        assert world.calls()["vault"] <= 2 * len(keys)
 
 
 def test_entras_key_is_rolled_and_nobody_waits_for_it(world: Small) -> None:
