@@ -25,7 +25,8 @@ from controller.settings import FIELD_MANAGER
 from controller.wiped import wipe
 
 TIMEOUT = 30.0
-PAGE = 500
+# Objects of a list's page. An object may have a million bytes, and a page is in memory twice while it is read.
+PAGE = 50
 # A watch is ended by the server after this long, so that a connection that died in silence is noticed.
 WATCH_SECONDS = 290
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"

@@ -173,12 +173,10 @@ class Reflector(Generic[R]):
 
     def _decode(self, raw: msgspec.Raw) -> R | Unreadable:
         try:
-            item: R | Unreadable = self._handle.decode(raw)
+            return self._handle.decode(raw).trimmed()
         except msgspec.ValidationError as error:
             # BOOKMARK events come here too: they carry metadata alone, which is all that is read of them.
-            item = Unreadable(_metadata(raw), str(error))
-        # Nobody asks who set which field of these, and it would be most of what the store holds.
-        return msgspec.structs.replace(item, metadata=msgspec.structs.replace(item.metadata, managed_fields=[]))
+            return Unreadable(_metadata(raw).trimmed(), str(error))
 
     def _failed(self, error: errors.KubeError) -> None:
         if type(error) is not self._trouble:  # an outage has many faces; its first one is enough

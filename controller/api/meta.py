@@ -3,7 +3,7 @@
 Source: Kubernetes API reference, ObjectMeta v1; CustomResourceDefinition v1, JSONSchemaProps.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 from msgspec import Meta
@@ -66,6 +66,11 @@ class ObjectMeta(Wire, frozen=True, kw_only=True):
     owner_references: list[OwnerReference] = msgspec.field(default_factory=list)
     managed_fields: list[ManagedFieldsEntry] = msgspec.field(default_factory=list)
 
+    def trimmed(self, *annotations: str) -> Self:
+        """Without what would be most of it: who set which field, and all annotations but these."""
+        kept = {name: text for name, text in self.annotations.items() if name in annotations}
+        return msgspec.structs.replace(self, annotations=kept, managed_fields=[])
+
 
 class Resource(Wire, frozen=True, kw_only=True):
     """A kind of object with its place in the API. Subclasses set the class variables."""
@@ -77,6 +82,10 @@ class Resource(Wire, frozen=True, kw_only=True):
     namespaced: ClassVar[bool] = True
 
     metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
+
+    def trimmed(self) -> Self:
+        """Without what nobody asks for once it was seen: who may write objects must not fill the memory with them."""
+        return msgspec.structs.replace(self, metadata=self.metadata.trimmed())
 
     @classmethod
     def api_version(cls) -> str:

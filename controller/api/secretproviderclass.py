@@ -3,12 +3,16 @@
 Source: Secrets Store CSI Driver, SecretProviderClass v1; SSE reference, "SecretProviderClass resources".
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
 from msgspec import Meta
 
 from controller.api.meta import Resource, Wire
+
+# Characters of all parameters together: room for a thousand objects. A text of a million, dense enough, would take the
+# parser 140 MiB.
+MOST_PARAMETERS = 128 * 1024
 
 
 class SecretObjectData(Wire, frozen=True, kw_only=True):
@@ -45,6 +49,12 @@ class SecretProviderClassSpec(Wire, frozen=True, kw_only=True):
         Meta(description="The CSI driver's own sync: allowed, and ignored by this controller."),
     ] = msgspec.field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        size = sum(map(len, self.parameters.values()))
+        if size > MOST_PARAMETERS:
+            text = f"its parameters have {size} characters, and {MOST_PARAMETERS} at most are read"
+            raise ValueError(f"{text}; put some of its objects into another class")
+
 
 class ByPodStatus(Wire, frozen=True, kw_only=True):
     """What one pod of the CSI driver reported."""
@@ -68,4 +78,10 @@ class SecretProviderClass(Resource, frozen=True, kw_only=True):
     plural = "secretproviderclasses"
 
     spec: SecretProviderClassSpec = msgspec.field(default_factory=SecretProviderClassSpec)
+
+    def trimmed(self) -> Self:
+        """What belongs to the CSI driver alone is not kept."""
+        spec = msgspec.structs.replace(self.spec, secret_objects=[])
+        return msgspec.structs.replace(self, spec=spec, metadata=self.metadata.trimmed())
+
     # `status` belongs to the CSI driver: the CRD has it (tools/crds.py), the controller never looks.

@@ -4,7 +4,7 @@ Source: SSE reference, "SecretSync resources"; the field names, bounds and patte
 Controller's CRD. Where ours is wider, `tools/crds.py` lists the field and the reason.
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
 from msgspec import Meta
@@ -186,3 +186,7 @@ class SecretSync(Resource, frozen=True, kw_only=True):
 
     spec: SecretSyncSpec
     status: SecretSyncStatus = msgspec.field(default_factory=SecretSyncStatus)
+
+    def trimmed(self) -> Self:
+        """Of its annotations one is as good as a field."""
+        return msgspec.structs.replace(self, metadata=self.metadata.trimmed(REFRESH_INTERVAL))

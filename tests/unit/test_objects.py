@@ -82,7 +82,7 @@ def test_tenant_in_the_csi_providers_spelling() -> None:
         ("array:\n  - |\n    objectName: a\n    objectVersionHistory: two\n", ["objectVersionHistory", "'two'"]),
         ("array:\n  - |\n    objectName: a\n    objectVersionHistory: 501\n", ["0 to 500"]),
         ("array: &x ['objectName: a']\nb: *x\n", ["alias"]),
-        ("[" * 1_000_000, ["more than 4 levels"]),
+        ("[" * 100_000, ["more than 4 levels"]),
         ("array:\n  - |\n    objectName: a\n    objectEncoding: rot13\n", ["objectEncoding", "'rot13'"]),
     ],
 )
@@ -264,8 +264,8 @@ def test_a_tls_secret_whose_keys_are_mixed_up(key: str, path: str, words: list[s
         assert word in caught.value.message
 
 
-def test_twenty_thousand_objects_are_read_within_seconds() -> None:
-    text = "array:\n" + "".join(f"  - |\n    objectName: a{i}\n    objectType: secret\n" for i in range(20_000))
+def test_two_thousand_objects_are_read_within_seconds() -> None:
+    text = "array:\n" + "".join(f"  - |\n    objectName: a{i}\n    objectType: secret\n" for i in range(2_000))
     start = time.process_time()
-    assert len(read(text).objects) == 20_000
-    assert time.process_time() - start < 10
+    assert len(read(text).objects) == 2_000
+    assert time.process_time() - start < 2

@@ -4,16 +4,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from controller import reflector
 from controller.api.meta import ObjectMeta, Unreadable
+from controller.api.secretproviderclass import MOST_PARAMETERS, SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.kube import Kube
-from controller.permissions import SECRET_SYNCS
+from controller.permissions import CLASSES, SECRET_SYNCS
 from controller.queue import Key
 from controller.reflector import LONGEST_PAUSE, Reflector, Store, same_version
 from tests.unit.api_server import Answer, ApiServer, connected, refusal
@@ -210,6 +211,39 @@ async def test_a_bad_item_names_its_field(scene: Scene) -> None:
     found = scene.store.get(B)
     assert isinstance(found, Unreadable)
     assert "$.spec.secretObject.data[0].targetKey" in found.problem
+
+
+# What is kept
+
+
+async def test_of_annotations_and_managers_nothing_is_kept_but_what_is_asked(scene: Scene) -> None:
+    annotations = {REFRESH_INTERVAL: "60", "kubectl.kubernetes.io/last-applied-configuration": "x" * 1000}
+    managers = [{"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {}}}]
+    bad = item("b", annotations=annotations, managedFields=managers) | {"spec": 5}
+    await scene.plays(listed(item("a", annotations=annotations, managedFields=managers), bad), FOREVER)
+    found, unreadable = scene.store.get(A), scene.store.get(B)
+    assert found
+    assert unreadable
+    assert found.metadata.annotations == {REFRESH_INTERVAL: "60"}
+    assert not unreadable.metadata.annotations
+    assert not found.metadata.managed_fields + unreadable.metadata.managed_fields
+
+
+@pytest.mark.parametrize(("size", "read"), [(MOST_PARAMETERS - 5, True), (MOST_PARAMETERS - 4, False)])
+def test_of_a_class_that_is_too_large_nothing_is_kept_but_why(size: int, read: bool) -> None:
+    spec = {"provider": "azure", "parameters": {"objects": "x" * size, "clientID": "robot"}}
+    mounted = {"secretObjects": [{"secretName": "the driver's"}]}
+    raw = msgspec.Raw(msgspec.json.encode({"metadata": {"name": "a", "namespace": "team"}, "spec": spec | mounted}))
+    store: Store[SecretProviderClass] = Store()
+    found = Reflector(cast("Kube", None), CLASSES, "", store)._decode(raw)
+    if read:
+        assert isinstance(found, SecretProviderClass)
+        assert found.spec.parameters["clientID"] == "robot"
+        assert not found.spec.secret_objects
+    else:
+        assert isinstance(found, Unreadable)
+        assert f"{MOST_PARAMETERS + 1} characters, and {MOST_PARAMETERS} at most" in found.problem
+        assert "into another class" in found.problem
 
 
 # Lists again
