@@ -132,7 +132,7 @@ def _nothing_fetched(seen: Observed) -> Refuse | None:
     )
 
 
-def turn(failed: Mapping[str, ControllerError]) -> float | None:
+def turn(failed: Mapping[Any, ControllerError]) -> float | None:
     """Seconds until the first of what a busy vault has put off has its turn there; None where it has put off none."""
     waits = (error.retry_after or FIRST_RETRY for error in failed.values() if error.retry is Retry.TURN)
     return min(waits, default=None)

@@ -6,7 +6,7 @@ Everything that goes wrong leaves here as a `ControllerError` or, for what only 
 import asyncio
 import hmac
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.contents import contents, needs_parsing, warnings
-from controller.fetched import Fetched, Same
+from controller.fetched import Fetched, Results, Same
 from controller.identity import Identity
 from controller.kube import Kube
 from controller.objects import VaultClass, VersionOf, read_class
@@ -45,6 +45,8 @@ from controller.status import Outcome, versions
 from controller.telemetry import Metrics
 from controller.vaults import Vaults
 
+# Seconds for which values are kept that can only be written together with others.
+MOST_PATIENCE = 300.0
 NOT_COLLECTED = (
     "the Secret {0} of an earlier SecretSync of this name is still there; look at its finalizers and at the cluster's"
     " garbage collector (kube-controller-manager), or delete it"
@@ -209,10 +211,9 @@ class Syncer:
         self, sync: SecretSync, reading: Reading, ask: Ask, unchanged: frozenset[str]
     ) -> dict[str, Fetched | Same | errors.ControllerError]:
         wanted = {key: version for key, version in reading.wanted.items() if key not in unchanged}
-        reader = self._vaults.reader(reading.identity, reading.cloud, reading.vault)
         # What there is nothing of yet comes first at a busy vault.
         first = not {item.target_key for item in sync.status.objects}.issuperset(wanted)
-        read = await reader.read({version.whole for version in wanted.values()}, since=ask.since, first=first)
+        read = await self._read(reading, {version.whole for version in wanted.values()}, ask.since, first)
         arguments = (reading.vault, wanted, read, datetime.now(UTC), confined.pem_of_pfx)
         if any(needs_parsing(version, read[version.whole]) for version in wanted.values()):
             # A PFX with a long RSA key takes a quarter of a second: other SecretSyncs go on between one and the next.
@@ -220,6 +221,20 @@ class Syncer:
         else:
             fetched = contents(*arguments)
         return {key: Same() if key in unchanged else fetched[key] for key in reading.wanted}
+
+    async def _read(self, reading: Reading, wanted: Collection[VersionOf], since: float, first: bool) -> Results:
+        """What is wanted; where only all of it makes a Secret, what a busy vault puts off is waited for."""
+        reader = self._vaults.reader(reading.identity, reading.cloud, reading.vault)
+        read = dict(await reader.read(wanted, since=since, first=first))
+        patience = 0.0 if self._settings.enable_partial_secret_sync else MOST_PATIENCE
+        while failed := {version: item for version, item in read.items() if isinstance(item, errors.ControllerError)}:
+            wait = turn(failed)
+            if wait is None or wait > patience or any(item.retry is not errors.Retry.TURN for item in failed.values()):
+                break
+            patience -= wait
+            await asyncio.sleep(wait)
+            read |= await reader.read(failed, since=since, first=first)
+        return read
 
     async def _carry_out(
         self,

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.bench.meter import Meter
+from tests.bench.stage import NEVER
 from tests.cluster.world import Installed, Namespace, eventually
 from tools.workload import Workload
 
@@ -20,7 +21,7 @@ SEEN = 1.0
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    return {"ROTATION_POLL_INTERVAL": "30", "LEASE_NAME": ""}
+    return {"ROTATION_POLL_INTERVAL": "30", "DRIFT_INTERVAL": str(NEVER), "LEASE_NAME": ""}
 
 
 class Watch:

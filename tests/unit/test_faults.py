@@ -55,8 +55,9 @@ class Small:
         self.starts()
         arrives(self, 10)
 
-    def starts(self, poll: int = POLL, **settings: bool) -> None:
-        self._running = self.loop.create_task(program.run(Settings(rotation_poll_interval=poll, **settings)))
+    def starts(self, poll: int = POLL, partial: bool = True) -> None:
+        settings = Settings(rotation_poll_interval=poll, enable_partial_secret_sync=partial)
+        self._running = self.loop.create_task(program.run(settings))
 
     def ends(self) -> None:
         self._running.cancel()
@@ -246,7 +247,7 @@ def bears(loop: VirtualLoop, calls_in_ten_seconds: int) -> Fails:
 def test_a_secret_comes_whole_from_a_vault_that_lets_through_fewer_calls_than_it_has_keys(world: Small) -> None:
     """60 keys of which none is to be written before all are there, first as new ones, then rotated together."""
     world.ends()
-    world.starts(enable_partial_secret_sync=False)
+    world.starts(partial=False)
     keys = {f"key-{number}": f"key-{number}" for number in range(60)}
     world.ledger.want(Name("shop", "many"), "shop", keys)
     world.cluster.put("secretproviderclasses", provider_class(keys, "many"))
