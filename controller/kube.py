@@ -25,7 +25,7 @@ from controller.settings import FIELD_MANAGER
 from controller.wiped import wipe
 
 TIMEOUT = 30.0
-# Objects of a list's page. An object may have a million bytes, and a page is in memory twice while it is read.
+# Objects of a list's page: each may have more than a million bytes, and a page is in memory as a whole.
 PAGE = 50
 # A watch is ended by the server after this long, so that a connection that died in silence is noticed.
 WATCH_SECONDS = 290
@@ -145,7 +145,7 @@ class Kube:
         body: Any = None,
         accept: str = "application/json",
         content_type: str = "application/json",
-    ) -> bytes:
+    ) -> bytes | bytearray:
         """One request, answered within `TIMEOUT` or `errors.KubeError`."""
         async with self._open(
             method,
@@ -155,7 +155,10 @@ class Kube:
             headers={"Accept": accept, "Content-Type": content_type},
             limits=aiohttp.ClientTimeout(total=TIMEOUT),
         ) as response:
-            return await response.read()
+            answer = bytearray()  # `response.read()` would have it in memory twice for a moment
+            async for chunk in response.content.iter_any():
+                answer += chunk
+            return answer
 
     async def lines(self, path: str, query: Query, quiet: float) -> AsyncIterator[bytes]:
         """The lines of a watch; `errors.Unreachable` after `quiet` seconds without one."""
@@ -200,7 +203,7 @@ def _translate(response: aiohttp.ClientResponse, body: bytes) -> errors.KubeErro
     return errors.Refused(text, status=code)
 
 
-def _read(answer: bytes, shape: type[T]) -> T:
+def _read(answer: bytes | bytearray, shape: type[T]) -> T:
     """A decoded answer; one of another shape (a proxy's page, say) is as good as none, and its text goes nowhere."""
     try:
         return msgspec.json.decode(answer, type=shape)

@@ -78,7 +78,7 @@ class Caller:
                 return items
 
 
-def _decode(answer: bytes, shape: type[T], what: str) -> T:
+def _decode(answer: bytes | bytearray, shape: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(answer, type=shape)
     except msgspec.DecodeError as error:

@@ -123,11 +123,19 @@ def series(controller: Workload) -> set[str]:
     return {re.sub(r'name="[^"]*"', 'name="NAME"', line.rpartition(" ")[0]) for line in lines}
 
 
+def looked_at_twice(controller: Workload) -> tuple[set[str], set[str]]:
+    """All metrics before and after whatever was under way has been counted."""
+    before = series(controller)
+    time.sleep(POLL + 1)
+    return before, series(controller)
+
+
 def test_a_status_tells_nothing_of_a_value_not_even_of_a_pin(space: Namespace, controller: Workload) -> None:
     """Whatever the value is, all that can be seen is the same, but for what is of another origin."""
     # Those of namespaces that are ending still have failures of their own, which are counted.
     listed = partial(space.installed.plane.kubectl, "get", "secretsyncs", "--all-namespaces", "--output=name")
     eventually(listed, lambda left: not left, patience=120)
+    eventually(partial(looked_at_twice, controller), lambda found: found[0] == found[1], patience=60)
     pins = {"pin-a1": "4711", "pin-b2": "4711", "pin-c3": "0042", "pin-d4": "x" * 999}
     emulator = space.installed.emulator
     ids = {name: emulator.set_secret(space.vault, name, pin).rpartition("/")[2] for name, pin in pins.items()}
