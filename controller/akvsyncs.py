@@ -223,7 +223,7 @@ class AKVSyncs:
         ready = ready_condition(after)
         if ready and not same_news(before, after) and ready.reason != Reason.IN_PROGRESS:
             name = f"{akv.metadata.namespace}/{akv.metadata.name}"
-            level = logging.INFO if ready.status == "True" else logging.WARNING
+            level = logging.INFO if ready.holds else logging.WARNING
             self._chorus.say(level, ready.reason, f"{name}: {ready.message}", akvsync=name, reason=ready.reason)
         return True
 

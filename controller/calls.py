@@ -137,9 +137,8 @@ class Calls:
                 outcome = "no token"
                 raise
             except AzureError as error:
-                raise self._leave_alone(
-                    verb, ProviderError(explain_connection(error, f"Key Vault {self.vault}"))
-                ) from error
+                text = explain_connection(error, f"Key Vault {self.vault}")
+                raise self._leave_alone(verb, ProviderError(text)) from error
             finally:
                 self._count(self.vault, f"{source.plural}.{verb}", outcome)
 

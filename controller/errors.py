@@ -106,13 +106,13 @@ class ProviderError(ControllerError):
     reason = Reason.PROVIDER_ERROR
 
 
+class ObjectError(ProviderError):
+    """One object of the vault cannot be had; others may."""
+
+
 def is_away(error: ControllerError) -> bool:
     """Whether it speaks of a vault, or of Entra, as a whole: nothing can be read there, whichever object it is."""
     return isinstance(error, ProviderError) and not isinstance(error, ObjectError) and error.retry is Retry.TIME
-
-
-class ObjectError(ProviderError):
-    """One object of the vault cannot be had; others may."""
 
 
 class ClassError(ControllerError):

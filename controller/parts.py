@@ -157,7 +157,7 @@ def part(name: str, done: Done, found: SecretSync | Unreadable | None) -> Part:
         holds, reason = False, Reason.IN_PROGRESS
         message = f"the SecretSync {name} was just written and is about to be synced"
     else:
-        return _part(name, ready.status == "True", ready.reason, ready.message, sync)
+        return _part(name, ready.holds, ready.reason, ready.message, sync)
     # Somebody else's has versions of its own.
     foreign = reason is Reason.NAME_TAKEN
     return _part(name, holds, reason, message, None if foreign else sync)

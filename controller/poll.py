@@ -100,8 +100,7 @@ class Poller:
         cycle = self._cycles.setdefault(group, _Cycle(self._dice.random()))
         cycle.members.add(key)
         cycle.read = cycle.read or (cycle.failures > 0 and age == 0)
-        soon = cycle.draw * self._jitter
-        self._queue.add(group, soon if age is None else self._until_due(age, group, cycle))
+        self._queue.add(group, self._until_due(age, group, cycle))
 
     def leave(self, key: Key) -> None:
         """Lets go of one that is gone, was edited or has failed."""
@@ -182,7 +181,9 @@ class Poller:
         for key in tuple(cycle.members):
             self._tell(key, self._members[key].wanted, None if key == reader else seen)
 
-    def _until_due(self, age: float, group: Group, cycle: _Cycle) -> float:
+    def _until_due(self, age: float | None, group: Group, cycle: _Cycle) -> float:
+        if age is None:
+            return cycle.draw * self._jitter
         return schedule.until_due(age, group.interval, self._jitter, cycle.draw)
 
     async def _look(self, group: Group, cycle: _Cycle) -> Seen:

@@ -40,6 +40,10 @@ CONFIRM_EVERY = 3600.0
 log = logging.getLogger(__name__)
 
 
+Found = Ask | Equal | errors.ControllerError
+"""What a turn is for: fetching, telling that nothing has changed, or telling why that cannot be known."""
+
+
 class Memory(msgspec.Struct):
     """What this process remembers of one SecretSync; all of it can be lost without harm.
 
@@ -54,7 +58,7 @@ class Memory(msgspec.Struct):
     failures: int = 0
     again: int = 0
     edited: bool = False
-    found: Ask | Equal | errors.ControllerError | None = None
+    found: Found | None = None
     told: str = ""
     due: float | None = None
     look: float | None = None
@@ -130,7 +134,7 @@ class Reconciler:
             return
         stale = seen.stale(wanted, sync.status.objects) if seen else None
         ready = ready_condition(sync.status)
-        if stale is None or stale or not ready or ready.status != "True":
+        if stale is None or stale or not ready or not ready.holds:
             # Where the vault was away and nothing is stale, the Secret is looked at before all is said to be well.
             memory.due = time.monotonic()
             memory.found = Ask(memory.due, stale)
@@ -274,8 +278,8 @@ class Reconciler:
         if not ready or not last or edited:
             return self._jitter()
         # One that was synced and then found its vault away needs no more than a look, which is for all of them.
-        away = ready.status != "True" and ready.reason == Reason.PROVIDER_ERROR
-        if ready.status != "True" and not away:
+        away = not ready.holds and ready.reason == Reason.PROVIDER_ERROR
+        if not (ready.holds or away):
             return self._jitter()
         try:
             reading = await self._syncer.reading(sync, source)
@@ -327,9 +331,7 @@ class Reconciler:
             memory.found = memory.found or Ask(time.monotonic(), left)
         return outcome
 
-    async def _try(
-        self, key: Key, sync: SecretSync, source: Class, memory: Memory, found: Ask | Equal | errors.ControllerError
-    ) -> Outcome:
+    async def _try(self, key: Key, sync: SecretSync, source: Class, memory: Memory, found: Found) -> Outcome:
         """Syncs, and turns whatever went wrong into an outcome that a person can read."""
         try:
             if isinstance(found, errors.ControllerError):

@@ -42,18 +42,18 @@ class Reporter:
         name, ready = f"{meta.namespace}/{meta.name}", ready_condition(after)
         if ready is None:
             raise ValueError("a status without Ready tells nothing")
-        (self._unready.discard if ready.status == "True" else self._unready.add)(name)
+        (self._unready.discard if ready.holds else self._unready.add)(name)
         self._metrics.not_ready.set(len(self._unready))
         if after == before:
             return True
         if not await self._patch(meta, after):
             return False
         was = ready_condition(before)
-        if same_news(before, after) or (ready.reason == Reason.UP_TO_DATE and was and was.status == "True"):
+        if same_news(before, after) or (ready.reason == Reason.UP_TO_DATE and was and was.holds):
             return True
-        level = logging.INFO if ready.status == "True" else logging.WARNING
+        level = logging.INFO if ready.holds else logging.WARNING
         self._chorus.say(level, ready.reason, f"{name}: {ready.message}", secretsync=name, reason=ready.reason)
-        kind: Kind = "Normal" if ready.status == "True" else "Warning"
+        kind: Kind = "Normal" if ready.holds else "Warning"
         self._events.say(meta, kind, ready.reason, ready.message)
         return True
 

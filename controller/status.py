@@ -120,7 +120,7 @@ def next_condition(
 
 def _was(status: SecretSyncStatus, kind: ConditionType) -> bool | None:
     found = condition(status, kind)
-    return None if found is None or found.status == "Unknown" else found.status == "True"
+    return None if found is None or found.status == "Unknown" else found.holds
 
 
 def condition(status: SecretSyncStatus | AKVSyncStatus, kind: ConditionType) -> Condition | None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from controller.api.conditions import ConditionType
 from controller.api.meta import ObjectMeta, Wire
 from controller.api.secretsync import SecretSync
 from controller.errors import ControllerError
@@ -23,6 +22,7 @@ from controller.identity import Identity
 from controller.plan import OUR_LABEL, Refuse, Wait, ownership
 from controller.schedule import parse_time
 from controller.settings import TOKEN_AUDIENCE, Settings
+from controller.status import ready_condition
 from tools.fleet import CREDENTIALS_PER_IDENTITY
 
 # More than that Entra does not forgive (AADSTS700024).
@@ -275,11 +275,11 @@ def _errors(fetched: Mapping[str, Fetched | ControllerError]) -> list[Controller
 
 def status(subject: str, sync: SecretSync, settings: Settings, now: datetime) -> Check:
     """What the controller itself says, and whether it still looks."""
-    ready = next((each for each in sync.status.conditions if each.type == ConditionType.READY), None)
+    ready = ready_condition(sync.status)
     if ready is None or ready.observed_generation not in (0, sync.metadata.generation):
         what = "the controller has not looked at it" + (" since its last edit" if ready else "")
         return fail(subject, "status", what, "see that the controller runs, and its log")
-    if ready.status != "True":
+    if not ready.holds:
         text, _, step = ready.message.partition("; ")
         return fail(subject, "status", f"{ready.reason}: {text}", step or "see the other lines")
     last = parse_time(sync.status.last_successful_sync_time)

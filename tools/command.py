@@ -18,7 +18,7 @@ def end(name: str, main: Callable[[], int]) -> NoReturn:
     try:
         code = _code(name, main)
     except BrokenPipeError:  # `| head`: whoever reads has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         code = 0
     sys.exit(code)
 
@@ -46,7 +46,11 @@ def _drop_what_is_unwritten() -> None:
     try:
         print(end="", flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
+
+
+def _write_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def why(error: Exception) -> str:
@@ -63,14 +67,18 @@ def why(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def unreadable(path: Path | str, error: Exception) -> str:
+    """Why the file of that name cannot be read, in one line."""
+    return f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else why(error)}"
+
+
 def read_yaml(path: Path) -> list[Any]:
     """The documents of a file, or of standard input for `-`, without empty ones. Raises `BadInput`."""
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text()
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        said = error.strerror if isinstance(error, OSError) else why(error)
-        raise BadInput(f"{path}: cannot be read: {said}") from error
+        raise BadInput(unreadable(path, error)) from error
     if not documents:
         raise BadInput(f"{path}: is empty")
     return documents

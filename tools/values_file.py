@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tools import helm
+from tools import command, helm
 
 # The C parser takes a tenth of the time; PyYAML has it wherever libyaml was there when its wheel was built.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -23,8 +23,7 @@ def read(path: str) -> str:
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise helm.BadValues([f"{path}: cannot be read: {why}"]) from error
+        raise helm.BadValues([command.unreadable(path, error)]) from error
 
 
 def check(path: str, stdin: str | None) -> None:

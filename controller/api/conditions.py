@@ -128,3 +128,8 @@ class Condition(Wire, frozen=True, kw_only=True, omit_defaults=False):
     observed_generation: Annotated[
         int, schema("The object's generation that this speaks of.", format="int64", minimum=0)
     ] = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is known to hold."""
+        return self.status == "True"

@@ -78,10 +78,9 @@ class SecretProviderClass(Resource, frozen=True, kw_only=True):
     plural = "secretproviderclasses"
 
     spec: SecretProviderClassSpec = msgspec.field(default_factory=SecretProviderClassSpec)
+    # `status` belongs to the CSI driver: the CRD has it (tools/crds.py), the controller never looks.
 
     def trimmed(self) -> Self:
         """What belongs to the CSI driver alone is not kept."""
         spec = msgspec.structs.replace(self.spec, secret_objects=[])
         return msgspec.structs.replace(self, spec=spec, metadata=self.metadata.trimmed())
-
-    # `status` belongs to the CSI driver: the CRD has it (tools/crds.py), the controller never looks.
