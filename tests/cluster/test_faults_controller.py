@@ -12,7 +12,7 @@ import pytest
 from controller.lease import LEASE_SECONDS, RETRY
 from tests.cluster.fleet import ALONE, LEADING, fleet
 from tests.cluster.relay import Asked, Moment, Relay
-from tests.cluster.world import Installed, at_work, eventually, metrics
+from tests.cluster.world import Installed, at_work, eventually, leads
 from tests.ledger import SOON, SYNCS, arrives, sound
 from tools.workload import Workload
 
@@ -83,14 +83,9 @@ def test_it_is_killed_around_every_request_of_a_write(installed: Installed, rela
         shops.closes()
 
 
-def leads(workload: Workload) -> bool:
-    return "akv_secret_store_leader 1.0" in metrics(workload)
-
-
 def test_a_leader_dies_around_its_claim(installed: Installed, relay: Relay) -> None:
     """One that freezes past it is in test_leader.py."""
     first, second = Mortal(relay, relay.workload(installed, **LEADING)), installed.workload(**LEADING)
-    installed.logs.append(second.log)
     with second:
         second.wait_ready()
         eventually(lambda: leads(second), bool, LEASE_SECONDS + 5)

@@ -14,7 +14,7 @@ import pytest
 
 from controller.lease import HOLD, LEASE_SECONDS, RETRY
 from tests.cluster.fleet import Fleet, fleet
-from tests.cluster.world import Installed, Namespace, Start, eventually, metrics, value
+from tests.cluster.world import Installed, Namespace, Start, eventually, leads, metrics, value
 from tools import helm
 from tools.workload import Workload
 
@@ -26,10 +26,6 @@ Pair = tuple[Workload, Workload]
 @pytest.fixture(scope="module")
 def controller() -> None:
     """Each test here starts a leader and a follower; `space` needs none."""
-
-
-def leads(workload: Workload) -> bool:
-    return "akv_secret_store_leader 1.0" in metrics(workload)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from controller.api.secretsync import REFRESH_INTERVAL
 from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS
 from tests.cluster.rights import Right, granted, play, uses_what_is_granted
 from tests.cluster.thief import MERGE, Thief, owner, refused, secret
-from tests.cluster.world import Installed, Namespace, at_work, eventually, metrics, release
+from tests.cluster.world import Installed, Namespace, at_work, eventually, leads, release
 from tools import helm
 from tools.local_cluster.errors import ClusterError
 from tools.workload import Workload
@@ -158,7 +158,7 @@ def test_nothing_is_changed_elsewhere_whatever_was_granted(
 
     before = renewed()
     eventually(renewed, lambda found: found > before)
-    assert "akv_secret_store_leader 1.0" in metrics(running)
+    assert leads(running)
     served.put("c", "1")
     served.apply(
         served.provider_class("c", name="third"), served.sync("u", {"k": "c"}, secretProviderClassName="third")

@@ -141,6 +141,11 @@ def metrics(workload: Workload) -> str:
     return text.decode()
 
 
+def leads(workload: Workload) -> bool:
+    """Whether it holds the lease."""
+    return "akv_secret_store_leader 1.0" in metrics(workload)
+
+
 class Scene(Protocol):
     """Where a namespace is: a cluster, and the vaults that it reads."""
 
