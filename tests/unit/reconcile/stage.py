@@ -13,21 +13,28 @@ import pytest
 from controller import poll, reconcile
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
-from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
+from controller.errors import ProviderError
 from controller.identity import Identity
 from controller.objects import VaultObject, VersionOf
 from controller.queue import Key
 from controller.reconcile import Reconciler
 from controller.report import Reporter
+from controller.schedule import parse_time
 from controller.settings import Settings
-from controller.status import Outcome, ready_condition
-from controller.survey import Survey
+from controller.status import Outcome, next_status, ready_condition
+from controller.survey import Listed, Survey
 from controller.sync import Ask, Class, Reading, Syncer, Written
 from controller.telemetry import Metrics
 from controller.vaults import Vaults
-from tests.unit.objects_of import provider_class
+from tests.unit.objects_of import provider_class, sync
 from tests.unit.virtual import VirtualLoop
 
+HOUR, DAY = 3600, 86_400
+SHOP = Key("team", "shop")
+AWAY = ProviderError("Key Vault shop did not answer in time; check the route")
+CANARY = "canary-9a31"
+BEFORE, AFTER = "2030-01-01T00:00:00Z", "2030-01-01T12:30:00Z"
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 GOOD = Outcome(reason=Reason.UP_TO_DATE, message="2 keys equal", ready=True, equal=True, exists=True, objects=[])
 
@@ -146,6 +153,12 @@ class Stage:
         """What polls and syncs come to from now on."""
         self.seen, self.comes_to = seen, comes_to
 
+    def forgets(self) -> None:
+        """From now on what is told, polled and asked is counted anew."""
+        self.told.clear()
+        self.polls.clear()
+        self.asked.clear()
+
     def passes(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
         for task in (self.working, self.polling):
@@ -155,6 +168,24 @@ class Stage:
     def times(self) -> list[float]:
         """When it was synced."""
         return [moment for moment, _ in self.synced]
+
+
+def known(*names: str, updated: str = "2030-01-01T00:00:00Z") -> Outcome:
+    """A sync after which the status has these objects, each the key of its own name."""
+    objects = [ObjectVersion(target_key=name, object=f"secret/{name}", version="v1", updated=updated) for name in names]
+    return msgspec.structs.replace(GOOD, objects=objects)
+
+
+def seen(**updated: str) -> Survey:
+    """A list that shows these objects with these times."""
+    return Survey(listed={"secret": {name: Listed(parse_time(text), True) for name, text in updated.items()}})
+
+
+def synced_ago(seconds: float, outcome: Outcome = GOOD, generation: int = 1, name: str = "shop") -> SecretSync:
+    """A SecretSync that another process has synced that long ago."""
+    before = sync(name=name)
+    status = next_status(before.metadata, before.status, provider_class(), outcome, NOON - timedelta(seconds=seconds))
+    return sync(status=status, generation=generation, name=name)
 
 
 def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:

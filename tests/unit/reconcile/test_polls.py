@@ -1,0 +1,161 @@
+"""What a look at a vault comes to for each SecretSync that reads it, in virtual time."""
+
+import pytest
+
+from controller import reconcile
+from controller.api.conditions import Reason
+from controller.errors import ProviderError, Retry
+from controller.objects import VaultObject, VersionOf
+from controller.queue import Key
+from controller.settings import Settings
+from controller.status import Outcome
+from tests.unit.objects_of import sync
+from tests.unit.reconcile.stage import AFTER, BEFORE, CANARY, DAY, HOUR, SHOP, Stage, known, seen
+
+
+def test_a_poll_that_finds_nothing_changed_syncs_nobody(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(*(sync(name=f"s{number}", uid=f"uid-{number}") for number in range(100)))
+    stage.passes(5 * HOUR + 1)
+    assert len(stage.times) == 100
+    assert stage.polls == [HOUR, 2 * HOUR, 3 * HOUR, 4 * HOUR, 5 * HOUR]
+
+
+def test_only_those_whose_objects_changed_are_synced_and_only_these_fetched(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(sync(), sync(["user"], name="other", uid="another"))
+    stage.passes(HOUR - 1)
+    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
+    stage.passes(2)
+    assert [ask.stale for ask in stage.asked] == [None, None, frozenset({"pass"})]
+
+
+def test_what_polls_confirm_is_written_once_an_hour(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage.reconciler, "_settings", Settings(rotation_poll_interval=60))
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(3 * HOUR + 100)
+    assert len(stage.polls) == 181
+    assert [moment for moment, _ in stage.told] == [0, HOUR, 2 * HOUR, 3 * HOUR]
+
+
+def test_what_was_confirmed_is_not_told_where_the_next_poll_found_a_change(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn may come late: after both polls."""
+    monkeypatch.setattr(reconcile, "CONFIRM_EVERY", 0)
+    stage.comes_to = known("user", "pass")
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(10)
+    key, wanted = Key("team", "shop"), {name: VersionOf(VaultObject(name=name)) for name in ("user", "pass")}
+    for time in (BEFORE, AFTER):
+        stage.reconciler._polled(key, wanted, seen(user=BEFORE, **{"pass": time}))
+    before = len(stage.asked)
+    stage.passes(1)
+    assert [ask.stale for ask in stage.asked[before:]] == [frozenset({"pass"})]
+
+
+def test_what_a_poll_finds_while_it_is_synced_is_not_lost(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.takes = 10
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(5)
+    wanted = {name: VersionOf(VaultObject(name=name)) for name in ("user", "pass")}
+    stage.reconciler._polled(SHOP, wanted, seen(user=BEFORE, **{"pass": AFTER}))
+    stage.passes(10)
+    assert stage.times == [0, 10]
+
+
+def test_one_whose_confirmation_failed_is_polled_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage.reconciler, "_settings", Settings(rotation_poll_interval=60))
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR - 1)
+    stage.misread = ProviderError("the API server is away")
+    stage.passes(3)
+    stage.misread = None
+    stage.passes(10)
+    polls = len(stage.polls)
+    stage.passes(10 * 60)
+    assert len(stage.polls) == polls + 10
+    assert [reason for _, reason in stage.told] == [Reason.UP_TO_DATE, Reason.PROVIDER_ERROR, Reason.UP_TO_DATE]
+
+
+def test_while_a_key_fails_the_others_are_not_forgotten(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR - 1)
+    stage.comes_to = Outcome(reason=Reason.PARTIAL, message="pass is missing", ready=False)
+    stage.passes(10)
+    assert [ask.stale for ask in stage.asked] == [None, frozenset({"pass"}), None, None]
+
+
+def test_who_waits_for_a_turn_at_a_busy_vault_asks_for_what_is_left(stage: Stage) -> None:
+    def busy(*left: str) -> Outcome:
+        return Outcome(
+            reason=Reason.PARTIAL,
+            message="throttled",
+            ready=False,
+            retry=Retry.TURN,
+            retry_after=10,
+            left=frozenset(left) or None,
+        )
+
+    stage.has_class()
+    stage.has(sync(["a", "b", "c"]))
+    for outcome in (busy(), busy("b", "c"), busy("c"), busy(), known("a", "b", "c")):
+        stage.comes_to = outcome
+        stage.passes(10 if stage.asked else 5)
+    asked = [(moment, ask.stale) for (moment, _), ask in zip(stage.synced, stage.asked, strict=True)]
+    rest = frozenset({"c"})
+    assert asked == [(0, None), (10, None), (20, frozenset({"b", "c"})), (30, rest), (40, rest)]
+
+
+def test_a_poll_that_fails_unexpectedly_ends_nothing(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.seen = ZeroDivisionError(CANARY)
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(3 * HOUR + 1)
+    assert len(stage.times) == 4
+    assert CANARY not in caplog.text
+
+
+def test_after_a_poll_the_drift_check_fetches_everything(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR + 1)
+    stage.untouched = False
+    stage.passes(300)
+    assert [ask.stale for ask in stage.asked] == [None, frozenset({"pass"}), None]
+
+
+def test_everything_is_read_in_full_once_a_day(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(3 * DAY + HOUR)
+    assert [ask.stale for ask in stage.asked] == [None] * 4
+    assert len(stage.polls) == 73
+
+
+def test_a_throttled_vault_is_asked_when_it_is_ones_turn(stage: Stage) -> None:
+    stage.comes_to = ProviderError("throttled", retry_after=25, retry=Retry.TURN)
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(130)
+    assert stage.times == [0, 25, 50, 75, 100, 125]
