@@ -66,7 +66,7 @@ ROWS: Mapping[str, str] = {
 # What another test plays at length, on the real API server or, for what is computed, without one.
 ELSEWHERE: Mapping[str, str] = {
     "setting: jitterSeconds": (
-        "unit/test_reconcile.py::test_jitter_is_waited_at_the_start_after_each_interval_and_after_each_edit"
+        "unit/reconcile/test_turns.py::test_jitter_is_waited_at_the_start_after_each_interval_and_after_each_edit"
     ),
     "setting: validatingAdmissionPolicies.applyPolicies": "cluster/test_arc.py::test_false_is_false_for_policies_too",
     "guide: uninstalling leaves everything": "node/test_release.py::test_uninstalling_leaves_what_is_the_users",

@@ -25,7 +25,7 @@ from controller.translate import translate
 from tests.unit.api_server import Answer
 from tests.unit.objects_of import secret, sync
 from tests.unit.test_objects import spc
-from tests.unit.vault_stage import JSON, Scene, staged
+from tests.unit.vault.stage import JSON, Scene, staged
 from tools.local_cluster.pki import Authority
 
 # Texts that mean something to YAML, JSON, paths or shells, besides any others.

@@ -25,6 +25,7 @@ CHALLENGE = Answer(
 )
 CANARY = "canary-77aa"
 USER = VersionOf(VaultObject(name="user"))
+WEB, SIGN = VersionOf(VaultObject(name="web", type="cert")), VersionOf(VaultObject(name="sign", type="key"))
 
 
 def refusal(status: int, code: str = "", inner: str = "", **headers: str) -> Answer:

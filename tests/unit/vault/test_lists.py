@@ -1,7 +1,6 @@
 """Looking at a vault by its lists: how many calls that costs, what is remembered, and what a hostile list comes to."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -15,21 +14,9 @@ from controller.lists import LISTS_AGAIN
 from controller.objects import VaultObject, VersionOf
 from controller.survey import Listed
 from tests.unit.api_server import Answer, Asked
-from tests.unit.vault_stage import CHALLENGE, JSON, USER, Scene, refusal, staged
-from tools.local_cluster.pki import Authority
+from tests.unit.vault.stage import CHALLENGE, JSON, USER, Scene, refusal
 
 DAY = LISTS_AGAIN
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"), "vaults")
-
-
-@pytest.fixture
-async def scene(authority: Authority) -> AsyncIterator[Scene]:
-    async with staged(authority) as found:
-        yield found
 
 
 def secrets(count: int, **changes: Any) -> list[VersionOf]:

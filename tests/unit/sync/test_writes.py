@@ -1,0 +1,176 @@
+"""What is written of what the vault gave, and what a look finds of it later."""
+
+import base64
+import json
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.serialization import PrivateFormat
+
+from controller.api.conditions import Reason
+from controller.api.secretsync import SecretSyncStatus
+from controller.errors import ObjectError, OwnershipError, ProviderError, Retry
+from controller.identity import Identity
+from controller.plan import mark
+from controller.refusals import throttled
+from controller.settings import FOREIGN_SECRET
+from controller.status import next_status
+from controller.sync import Again, Written
+from tests.unit.api_server import Answer, refusal
+from tests.unit.issuing import issue, private_pem
+from tests.unit.objects_of import hand, provider_class, secret, sync, value
+from tests.unit.sync.stage import ABSENT, CANARY, Scene, sent
+
+
+async def test_a_tls_secret_takes_both_halves_out_of_one_secret(scene: Scene) -> None:
+    leaf = issue("web", issue("ca", ca=True), start=datetime(2020, 1, 1, tzinfo=UTC), days=36_500)
+    scene.vault.holds["user"] = value(leaf.key_pem + leaf.pem)
+    wanted = sync({"tls.crt": "user", "tls.key": "user"}, type="kubernetes.io/tls")
+    outcome = await scene.sync(ABSENT, sent(secret()), wanted=wanted)
+    data = {key: base64.b64decode(text).decode() for key, text in scene.body()["data"].items()}
+    assert data == {"tls.crt": leaf.pem, "tls.key": private_pem(leaf.key, PrivateFormat.TraditionalOpenSSL)}
+    assert outcome.reason == Reason.WRITTEN
+    assert outcome.warnings == (
+        "secret user in Key Vault shop-vault lacks the certificate of an issuer; import it again with its whole chain",
+    )
+    assert outcome.objects
+    assert {item.object for item in outcome.objects} == {"secret/user"}
+
+
+async def test_what_expired_is_synced_with_a_warning_even_where_another_key_fails(scene: Scene) -> None:
+    scene.vault.holds["user"] = msgspec.structs.replace(value("me"), expires=datetime(2020, 1, 1, tzinfo=UTC))
+    scene.vault.holds["pass"] = ObjectError("secret pass is disabled")
+    outcome = await scene.sync(ABSENT, sent(secret(["user"])))
+    assert outcome.reason == Reason.PARTIAL
+    assert outcome.warnings
+    assert "secret user in Key Vault shop-vault expired at 2020-01-01T00:00:00Z" in outcome.warnings[0]
+
+
+async def test_without_anything_odd_there_is_nothing_to_warn_of(scene: Scene) -> None:
+    assert (await scene.sync(ABSENT, sent(secret()))).warnings == ()
+
+
+async def test_the_first_attempt_creates_without_a_look(scene: Scene) -> None:
+    scene.written = Written()
+    await scene.sync(sent(secret()))
+    assert scene.requests == ["POST"]
+    await scene.sync(sent(secret()))
+    assert scene.requests == ["POST", "look"]
+
+
+async def test_what_is_in_the_way_of_the_first_attempt_is_looked_at_in_the_second(scene: Scene) -> None:
+    scene.written = Written()
+    with pytest.raises(Again):
+        await scene.sync(refusal(409, "secrets already exists"))
+    scene.server.asked.clear()
+    assert isinstance(await scene.fails(sent(secret(owners=[]))), OwnershipError)
+    assert scene.requests == ["look"]
+
+
+async def test_an_absent_secret_is_created_from_the_vault_that_the_class_names(scene: Scene) -> None:
+    outcome = await scene.sync(ABSENT, sent(secret()))
+    assert scene.requests == ["look", "POST"]
+    assert set(scene.body()["data"]) == {"user", "pass"}
+    assert scene.vault.asked == [(Identity("team", "robot", "client-1", "tenant-1"), "AzurePublicCloud", "shop-vault")]
+    assert (outcome.reason, outcome.ready, outcome.equal, outcome.exists) == (Reason.WRITTEN, True, True, True)
+    assert outcome.message == "2 keys written from Key Vault shop-vault"
+    assert outcome.objects
+    assert [item.target_key for item in outcome.objects] == ["user", "pass"]
+
+
+async def test_what_is_equal_is_not_written_again(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    outcome = await scene.sync(sent(secret()))
+    assert scene.requests == ["look", "POST", "look"]
+    assert (outcome.reason, outcome.message) == (Reason.UP_TO_DATE, "2 keys equal to Key Vault shop-vault")
+
+
+async def test_only_a_rotated_value_is_sent(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    scene.vault.holds["user"] = value("new", version="v2")
+    outcome = await scene.sync(sent(secret()), sent(secret(), "43"))
+    assert set(scene.body()["data"]) == {"user"}
+    assert scene.body()["metadata"] == {"uid": "uid-of-the-secret", "resourceVersion": "42"}
+    assert outcome.reason == Reason.WRITTEN
+
+
+@pytest.mark.parametrize(("version", "reason"), [("42", Reason.UP_TO_DATE), ("43", Reason.WRITTEN)])
+async def test_after_a_restart_all_is_sent_and_the_api_server_compares(
+    scene: Scene, version: str, reason: Reason
+) -> None:
+    outcome = await scene.sync(sent(secret()), sent(secret(), version))
+    assert set(scene.body()["data"]) == {"user", "pass"}
+    assert outcome.reason == reason
+
+
+async def test_a_key_that_left_and_came_back_is_written_again(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    await scene.sync(sent(secret()), sent(secret(["user"]), "43"), wanted=sync(["user"]))
+    assert scene.body()["data"] == {"pass": None}
+    await scene.sync(sent(secret(["user"]), "43"), sent(secret(), "44"))
+    assert set(scene.body()["data"]) == {"pass"}
+
+
+async def test_after_somebody_elses_hand_all_is_sent(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    edited = secret(hands=[*secret().managed_fields, hand(["user"], manager="kubectl", time="2030-01-01T00:09:00Z")])
+    await scene.sync(sent(edited), sent(secret(), "43"))
+    assert set(scene.body()["data"]) == {"user", "pass"}
+
+
+async def test_what_could_not_be_fetched_keeps_its_last_value(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    scene.vault.holds = {"user": value("new"), "pass": ProviderError("throttled", retry_after=9)}
+    outcome = await scene.sync(sent(secret()), sent(secret(), "43"))
+    assert set(scene.body()["data"]) == {"user"}
+    assert (outcome.reason, outcome.ready, outcome.equal, outcome.exists) == (Reason.PARTIAL, False, False, True)
+    assert outcome.retry_after == 9
+    assert [item["status"] for item in json.loads(outcome.message)] == ["failed", "synced"]
+
+
+async def test_what_a_busy_vault_put_off_is_all_that_is_left_and_comes_first(scene: Scene) -> None:
+    scene.vault.holds["pass"] = throttled("shop", 4)
+    outcome = await scene.sync(ABSENT, sent(secret(["user"])))
+    assert (outcome.reason, outcome.left) == (Reason.PARTIAL, frozenset({"pass"}))
+    assert (outcome.retry, outcome.retry_after) == (Retry.TURN, 4)
+    scene.vault.holds["pass"] = value(CANARY)
+    status = next_status(sync().metadata, SecretSyncStatus(), provider_class(), outcome, datetime.now(UTC))
+    outcome = await scene.sync(
+        sent(secret(["user"])), sent(secret(), "43"), wanted=sync(status=status), stale=outcome.left
+    )
+    assert scene.vault.read_names == ["pass"]
+    assert set(scene.body()["data"]) == {"pass"}
+    assert outcome.ready
+    # … and a refresh of what is there does not.
+    status = next_status(sync().metadata, status, provider_class(), outcome, datetime.now(UTC))
+    await scene.sync(sent(secret(), "43"), wanted=sync(status=status))
+    assert scene.vault.first == [True, True, False]
+
+
+async def test_nothing_is_blanked_when_nothing_can_be_fetched(scene: Scene) -> None:
+    scene.vault.holds = dict.fromkeys(("user", "pass"), ObjectError("gone"))
+    assert (await scene.fails(sent(secret()))).message == "gone"
+    assert scene.requests == ["look"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        pytest.param(sent(secret()), True, id="as we left it"),
+        pytest.param(ABSENT, False, id="gone"),
+        pytest.param(sent(secret(owners=[])), False, id="without its owner"),
+        pytest.param(sent(secret(["user"])), False, id="a key is missing"),
+        pytest.param(sent(secret(), labels={}), False, id="its label is gone"),
+        pytest.param(refusal(503), True, id="nobody knows"),
+        pytest.param(refusal(422, f"ValidatingAdmissionPolicy: {FOREIGN_SECRET}"), False, id="another's, says policy"),
+    ],
+)
+async def test_looking_for_drift(scene: Scene, answer: Answer, expected: bool) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    scene.server.will_answer(answer)
+    assert await scene.syncer.unchanged(sync(), scene.written) is expected
+    assert scene.requests == ["look", "POST", "look"]
+    assert len(scene.vault.asked) == 1
+    if expected:
+        assert scene.written.mark == mark(secret())

@@ -1,0 +1,62 @@
+"""Reading secrets, one version or several: the Azure SDK against a vault that says what a test makes it say."""
+
+import pytest
+
+from controller.errors import ObjectError
+from controller.objects import VaultObject, VersionOf
+from tests.unit.vault.stage import USER, Scene, refusal
+
+
+async def test_the_newest_version_is_one_get(scene: Scene) -> None:
+    scene.has("user", "me")
+    assert await scene.read(USER) == ["me"]
+    assert [path.rstrip("/") for path in scene.reads] == ["/secrets/user"]
+    assert scene.counted == [("secrets.get", "ok")]
+
+
+async def test_a_pinned_version(scene: Scene) -> None:
+    scene.has("user", "old", "v0", newest=False)
+    assert await scene.read(VersionOf(VaultObject(name="user", version="v0"))) == ["old"]
+
+
+@pytest.mark.parametrize("value", ["", "ünïcode", "x" * 25_000])
+async def test_values_arrive_as_they_are(scene: Scene, value: str) -> None:
+    scene.has("user", value)
+    assert await scene.read(USER) == [value]
+
+
+async def test_an_answer_without_a_value_blanks_nothing(scene: Scene) -> None:
+    scene.has("user", None)
+    assert "no usable answer" in (await scene.fails()).message
+
+
+@pytest.mark.parametrize(
+    ("listed", "pinned", "expected"),
+    [
+        pytest.param([("a", 1, True), ("c", 3, True), ("b", 2, True)], "", ["c", "b", "a"], id="newest first"),
+        pytest.param([("a", 1, True), ("b", 2, False), ("c", 3, True)], "", ["c", "a"], id="disabled are skipped"),
+        pytest.param([("a", 1, True), ("b", 2, True), ("c", 3, True)], "b", ["b", "a"], id="from the pinned one on"),
+    ],
+)
+async def test_history(scene: Scene, listed: list[tuple[str, int, bool]], pinned: str, expected: list[str]) -> None:
+    scene.lists("db", *listed)
+    found = VaultObject(name="db", history=3, version=pinned)
+    answers = await scene.read(*(VersionOf(found, index) for index in range(3)))
+    assert answers[: len(expected)] == [f"value of {version}" for version in expected]
+    for missing in answers[len(expected) :]:
+        assert isinstance(missing, ObjectError)
+        assert f"has {len(expected)} enabled version(s)" in missing.message
+    assert scene.reads.count("/secrets/db/versions") == 1
+
+
+async def test_two_versions_of_one_second_are_told_apart_by_the_newest(scene: Scene) -> None:
+    scene.lists("db", ("a", 5, True), ("z", 5, True))
+    scene.has("db", "value of a", "a")
+    found = VaultObject(name="db", history=2)
+    assert await scene.read(VersionOf(found, 0), VersionOf(found, 1)) == ["value of a", "value of z"]
+
+
+async def test_that_the_newest_is_disabled_does_not_hide_the_others(scene: Scene) -> None:
+    scene.lists("db", ("a", 5, True), ("b", 5, True), ("c", 5, False))
+    scene.answers["/secrets/db/"] = scene.answers["/secrets/db"] = refusal(403, "Forbidden", "SecretDisabled")
+    assert len([item for item in await scene.read(VersionOf(VaultObject(name="db", history=2))) if item]) == 1
