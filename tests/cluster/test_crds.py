@@ -66,11 +66,16 @@ class Server:
 
     def serve(self, *definitions: Manifest) -> None:
         """Makes these the served CRDs, and no others."""
-        self.kubectl("delete", "crd", *NAMES, "--ignore-not-found")
+        self.remove()
         for each in definitions:
             made = self.kubectl("create", "-f", "-", stdin=json.dumps(each))
             assert made.code == 0, made.out
             self.kubectl("wait", "--for=condition=Established", f"crd/{each['metadata']['name']}", "--timeout=30s")
+
+    def remove(self) -> None:
+        """Has none served. One that is deleted while its storage is being made stays until it is deleted again."""
+        delete = ["delete", "crd", *NAMES, "--ignore-not-found", "--timeout=10s"]
+        eventually(lambda: self.kubectl(*delete), lambda done: done.code == 0, patience=60)
 
     def crd(self, name: str) -> Manifest:
         found: Manifest = json.loads(self.plane.kubectl("get", "crd", name, "-o", "json"))
@@ -128,7 +133,7 @@ def pair(source: str = "a", key: str = "k") -> list[dict[str, str]]:
 
 
 def test_they_are_accepted_without_a_warning_and_established(ours: Server) -> None:
-    ours.kubectl("delete", "crd", *NAMES)
+    ours.remove()
     done = ours.kubectl("apply", "--server-side", "-f", str(helm.CHART / "crds"))
     assert done.code == 0
     assert "Warning" not in done.out

@@ -132,9 +132,9 @@ def looked_at_twice(controller: Workload) -> tuple[set[str], set[str]]:
 
 def test_a_status_tells_nothing_of_a_value_not_even_of_a_pin(space: Namespace, controller: Workload) -> None:
     """Whatever the value is, all that can be seen is the same, but for what is of another origin."""
-    # Those of namespaces that are ending still have failures of their own, which are counted.
-    listed = partial(space.installed.plane.kubectl, "get", "secretsyncs", "--all-namespaces", "--output=name")
-    eventually(listed, lambda left: not left, patience=120)
+    # In namespaces that are ending there are failures of their own still to come, which are counted.
+    phases = partial(space.installed.plane.kubectl, "get", "namespaces", "--output=jsonpath={.items[*].status.phase}")
+    eventually(phases, lambda found: "Terminating" not in found, patience=120)
     eventually(partial(looked_at_twice, controller), lambda found: found[0] == found[1], patience=60)
     pins = {"pin-a1": "4711", "pin-b2": "4711", "pin-c3": "0042", "pin-d4": "x" * 999}
     emulator = space.installed.emulator
