@@ -19,7 +19,7 @@ from controller.kube import Kube, ListWatch
 from controller.queue import Key
 
 LONGEST_PAUSE = 30.0
-# A watch lasts for minutes; one that ends within this time is counted as a failure.
+# A watch lasts for minutes; one that ends within this time is counted as one more failure.
 QUICK_END = 1.0
 R = TypeVar("R", bound=Resource)
 log = logging.getLogger(__name__)
@@ -127,12 +127,17 @@ class Reflector(Generic[R]):
                 self._failed(error)
                 if isinstance(error, errors.Refused | errors.NotFound):
                     version = ""  # the rights or the kind may be others when it works again
-                failures += 1
+                # A watch that broke after a while is the first failure again, as one that ended then is none.
+                failures = 1 if not error.status and self._lasted(began) else failures + 1
                 await asyncio.sleep(max(error.retry_after or 0.0, self._pause(failures)))
                 continue
             # A watch that ends at once, or has always expired, must not become a hot loop of lists.
-            failures = failures + 1 if time.monotonic() - began < QUICK_END else 0
+            failures = 0 if self._lasted(began) else failures + 1
             await asyncio.sleep(self._pause(failures) if failures else 0)
+
+    @staticmethod
+    def _lasted(began: float) -> bool:
+        return time.monotonic() - began >= QUICK_END
 
     def _pause(self, failures: int) -> float:
         return self._dice.uniform(0.2, min(LONGEST_PAUSE, 0.5 * 2 ** min(failures, 8)))

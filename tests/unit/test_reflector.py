@@ -333,6 +333,17 @@ async def test_after_a_success_the_pauses_begin_small_again(scene: Scene, monkey
     assert scene.pauses == [1, 2, 4, 1]
 
 
+@pytest.mark.parametrize(("lasts", "pause"), [(60.0, 1), (0.0, 8)], ids=["after a while", "at once"])
+async def test_a_watch_that_breaks_begins_the_pauses_anew_if_it_lasted(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, lasts: float, pause: float
+) -> None:
+    monkeypatch.setattr(scene.reflector._dice, "uniform", lambda _least, most: most)
+    scene.lasts = lasts
+    cut = Answer([msgspec.json.encode(bookmark("11")) + b"\n"], broken=True)
+    await scene.plays(*[refusal(500)] * 3, listed(), cut, FOREVER)
+    assert scene.pauses == [1, 2, 4, pause]
+
+
 # What is told about it
 
 
