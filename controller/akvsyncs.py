@@ -213,13 +213,14 @@ class AKVSyncs:
             "parts": msgspec.to_builtins(after.parts),
         }
         try:
-            await permissions.AKV_SYNC_STATUS.patch(self._kube, akv.metadata, body)
+            kept = await permissions.AKV_SYNC_STATUS.patch(self._kube, akv.metadata, body)
         except errors.NotFound:
             return True  # deleted meanwhile: nobody is left to tell
         except errors.KubeError as error:
             if not isinstance(error, errors.Conflict):
                 self._chorus.say(logging.WARNING, "status", f"cannot write a status: {error.message}")
             return False
+        self.store.wrote(akv.metadata, kept)
         ready = ready_condition(after)
         if ready and not same_news(before, after) and ready.reason != Reason.IN_PROGRESS:
             name = f"{akv.metadata.namespace}/{akv.metadata.name}"

@@ -263,10 +263,10 @@ class StatusPatch(Handle[R]):
     verbs = ("patch",)
     subresource = "status"
 
-    async def patch(self, kube: Kube, meta: ObjectMeta, status: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def patch(self, kube: Kube, meta: ObjectMeta, status: Mapping[str, Any]) -> R:
         """Merges into `status` unless the object changed since `meta` was read (`errors.Conflict`).
 
-        Answers with the status as the API server keeps it: a foreign CRD may have pruned fields of it.
+        Answers with the object as the API server keeps it: a foreign CRD may have pruned fields of its status.
         """
         body = {"metadata": {"resourceVersion": meta.resource_version}, "status": status}
         answer = await kube.call(
@@ -276,8 +276,7 @@ class StatusPatch(Handle[R]):
             body=body,
             content_type=MERGE_PATCH,
         )
-        kept: Mapping[str, Any] = _read(answer, dict[str, Any]).get("status") or {}
-        return kept
+        return _read(answer, self.resource).trimmed()
 
 
 class CreatePatch(Handle[R]):

@@ -266,7 +266,7 @@ class Reconciler:
         status = next_status(meta, before, source, outcome, datetime.now(UTC))
         if outcome.warnings is not None:
             self._reporter.warn(meta, outcome.warnings)
-        return await self._reporter.report(meta, before, status)
+        return await self._reporter.report(self.syncs, meta, before, status)
 
     async def _until_due(self, key: Key, sync: SecretSync, source: Class) -> float:
         """When a SecretSync that this process sees for the first time, or that was edited, is due by itself."""

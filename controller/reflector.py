@@ -79,6 +79,15 @@ class Store(Generic[R]):
                 changed(key, before)
         return key
 
+    def wrote(self, before: ObjectMeta, after: R) -> None:
+        """Takes in what a write of ours made of what stood here; where something newer stands, a watch was faster.
+
+        So a watch that is behind has none of our own writes refused as a conflict with the one before it.
+        """
+        known = self._objects.get(Key(before.namespace, before.name))
+        if known and same_version(known.metadata, before):
+            self.put(after)
+
     def drop(self, key: Key) -> None:
         """Takes note that the object is gone."""
         before = self._objects.pop(key, None)

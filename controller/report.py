@@ -11,9 +11,10 @@ import msgspec
 from controller import errors, permissions
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta
-from controller.api.secretsync import SecretSyncStatus
+from controller.api.secretsync import SecretSync, SecretSyncStatus
 from controller.events import Events, Kind
 from controller.kube import Kube
+from controller.reflector import Store
 from controller.status import ready_condition, same_news
 from controller.sync import Again
 from controller.telemetry import Chorus, Metrics
@@ -34,8 +35,10 @@ class Reporter:
         self._unready: set[str] = set()
         self._warned: dict[str, frozenset[str]] = {}
 
-    async def report(self, meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus) -> bool:
-        """Writes the status unless it is the same, and tells a person what is news to one.
+    async def report(
+        self, syncs: Store[SecretSync], meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus
+    ) -> bool:
+        """Writes the status unless it is the same, into `syncs` too, and tells a person what is news to one.
 
         Answers whether the status now stands; raises `Again` where the object has changed meanwhile.
         """
@@ -46,7 +49,7 @@ class Reporter:
         self._metrics.not_ready.set(len(self._unready))
         if after == before:
             return True
-        if not await self._patch(meta, after):
+        if not await self._patch(syncs, meta, after):
             return False
         was = ready_condition(before)
         if same_news(before, after) or (ready.reason == Reason.UP_TO_DATE and was and was.holds):
@@ -80,7 +83,7 @@ class Reporter:
         """Says how many lines of one kind were held back."""
         self._chorus.flush()
 
-    async def _patch(self, meta: ObjectMeta, status: SecretSyncStatus) -> bool:
+    async def _patch(self, syncs: Store[SecretSync], meta: ObjectMeta, status: SecretSyncStatus) -> bool:
         # Every field is named, so that the merge also takes away what has become empty.
         body = {
             "conditions": msgspec.to_builtins(status.conditions),
@@ -99,7 +102,8 @@ class Reporter:
         except errors.KubeError as error:
             self._chorus.say(logging.WARNING, "status", f"cannot write a status: {error.message}")
             return False
-        if status.objects and "objects" not in kept:
+        syncs.wrote(meta, kept)
+        if status.objects and not kept.status.objects:
             text = (
                 "the served SecretSync CRD drops status.objects: apply this chart's CRDs, or every restart costs a poll"
             )

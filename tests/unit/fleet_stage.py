@@ -26,6 +26,7 @@ from controller.pace import Pace
 from controller.plan import turn
 from controller.queue import Key
 from controller.reconcile import Reconciler
+from controller.reflector import Store
 from controller.report import Reporter
 from controller.settings import Settings
 from controller.shares import Slots
@@ -183,7 +184,9 @@ class Cluster:
     def reader(self, *_: object) -> VaultReader:
         return self.reader_of_vault
 
-    async def report(self, meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus) -> bool:
+    async def report(
+        self, _: Store[SecretSync], meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus
+    ) -> bool:
         found = self.reconciler.syncs.get(Key(meta.namespace, meta.name))
         if isinstance(found, SecretSync) and after != before:
             self.reconciler.syncs.put(msgspec.structs.replace(found, status=after))

@@ -14,6 +14,8 @@ from controller.api.conditions import Reason
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
 from controller.events import BURST, MOST_NOTE, PER_SECOND, Events
 from controller.kube import Kube
+from controller.queue import Key
+from controller.reflector import Store
 from controller.report import ATTENTION, Reporter
 from controller.status import Outcome, next_status
 from controller.sync import Again
@@ -28,15 +30,27 @@ WRITTEN = Outcome(reason=Reason.WRITTEN, message="1 key written", ready=True, eq
 SAME = Outcome(reason=Reason.UP_TO_DATE, message="1 key equal", ready=True, equal=True, exists=True, objects=[USER])
 AWAY = Outcome(reason=Reason.PROVIDER_ERROR, message="Key Vault shop is away", ready=False)
 EMPTY = SecretSyncStatus()
+SHOP = Key("team", "shop")
 
 
 def status(outcome: Outcome, before: SecretSyncStatus = EMPTY, of: SecretSync | None = None) -> SecretSyncStatus:
     return next_status((of or sync()).metadata, before, provider_class(), outcome, NOON)
 
 
+def edited(found: SecretSync) -> SecretSync:
+    """The same at a later version."""
+    return msgspec.structs.replace(found, metadata=msgspec.structs.replace(found.metadata, resource_version="9"))
+
+
+def kept(status: object) -> Answer:
+    """The SecretSync with this status, as the API server keeps it from now on."""
+    found = msgspec.to_builtins(sync())
+    return Answer(found | {"status": status, "metadata": found["metadata"] | {"resourceVersion": "8"}})
+
+
 def keeps(asked: Asked) -> Answer:
     """The API server keeps what it is given."""
-    return Answer(json.loads(asked.body))
+    return kept(json.loads(asked.body).get("status"))
 
 
 class Scene:
@@ -49,9 +63,10 @@ class Scene:
         self.reporter = reporter
         self.metrics = metrics
         self.server.otherwise = keeps
+        self.syncs: Store[SecretSync] = Store()
 
     async def tells(self, before: SecretSyncStatus, after: SecretSyncStatus, of: SecretSync | None = None) -> bool:
-        told = await self.reporter.report((of or sync()).metadata, before, after)
+        told = await self.reporter.report(self.syncs, (of or sync()).metadata, before, after)
         await self.events.work()
         return told
 
@@ -113,6 +128,30 @@ async def test_an_object_that_changed_meanwhile_is_looked_at_again(scene: Scene)
     assert not scene.sent("/events")
 
 
+async def test_what_was_written_stands_before_a_watch_brings_it(scene: Scene) -> None:
+    scene.syncs.put(sync())
+    await scene.tells(EMPTY, status(WRITTEN))
+    found = scene.syncs.get(SHOP)
+    assert isinstance(found, SecretSync)
+    assert found.status == status(WRITTEN)
+    assert found.metadata.resource_version == "8"
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        pytest.param(sync(uid="another"), id="one made anew"),
+        pytest.param(edited(sync(("other",), generation=2)), id="one edited since"),
+        pytest.param(None, id="one that is gone"),
+    ],
+)
+async def test_but_not_where_a_watch_was_faster(scene: Scene, newer: SecretSync | None) -> None:
+    if newer:
+        scene.syncs.put(newer)
+    await scene.tells(EMPTY, status(WRITTEN))
+    assert scene.syncs.get(SHOP) is newer
+
+
 async def test_one_that_was_deleted_meanwhile_is_forgotten(scene: Scene) -> None:
     scene.server.will_answer(refusal(404))
     assert await scene.tells(EMPTY, status(AWAY))
@@ -120,7 +159,7 @@ async def test_one_that_was_deleted_meanwhile_is_forgotten(scene: Scene) -> None
 
 
 async def test_a_crd_that_drops_our_fields_is_named(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    scene.server.will_answer({"status": {"conditions": []}})
+    scene.server.will_answer(kept({"conditions": []}))
     await scene.tells(EMPTY, status(WRITTEN))
     assert "drops status.objects: apply this chart's CRDs" in caplog.text
 
@@ -174,7 +213,7 @@ async def test_event_and_line_say_the_same(
 
 
 async def test_an_event_that_is_refused_changes_nothing(scene: Scene) -> None:
-    scene.server.will_answer({"status": {"objects": []}}, refusal(403))
+    scene.server.will_answer(kept({"objects": []}), refusal(403))
     assert await scene.tells(EMPTY, status(AWAY))
 
 

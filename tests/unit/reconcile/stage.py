@@ -19,6 +19,7 @@ from controller.identity import Identity
 from controller.objects import VaultObject, VersionOf
 from controller.queue import Key
 from controller.reconcile import Reconciler
+from controller.reflector import Store
 from controller.report import Reporter
 from controller.schedule import parse_time
 from controller.settings import Settings
@@ -116,7 +117,9 @@ class Stage:
 
     # What stands in for the Reporter
 
-    async def report(self, meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus) -> bool:
+    async def report(
+        self, _: Store[SecretSync], meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus
+    ) -> bool:
         answer = self.telling.pop(0) if self.telling else self.always_telling
         if isinstance(answer, Exception):
             raise answer.with_traceback(None)
