@@ -344,6 +344,17 @@ def test_a_slow_watch_makes_nothing_twice(stage: Stage) -> None:
     assert stage.did == ["POST secretproviderclasses shop", "POST secretsyncs a", "PATCH secretsyncs a"]
 
 
+def test_a_slow_watch_has_no_status_told_twice(settled: Stage) -> None:
+    settled.lag = 20.0
+    settled.asked.clear()
+    settled.synced("a", reason=Reason.PROVIDER_ERROR, message="the vault is away")
+    settled.passes(10)  # the news of the second comes before that of the first status
+    settled.synced("b", reason=Reason.PROVIDER_ERROR, message="the vault is away")
+    settled.passes(60)
+    assert settled.ready()[2].startswith("0/2 ready")
+    assert [what for _, what in settled.asked] == ["PATCH akvsyncs shop/status"] * 2
+
+
 def test_a_status_that_could_not_be_written_is_told_later(settled: Stage, caplog: pytest.LogCaptureFixture) -> None:
     settled.fails["PATCH akvsyncs shop/status"] = Unreachable("no answer")
     settled.synced("a", reason=Reason.PARTIAL, message="x" * 1000, keys=30)
