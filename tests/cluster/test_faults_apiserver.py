@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.fleet import LEADING, POLL, Fleet
 from tests.cluster.relay import Failure, Relay
-from tests.cluster.world import Installed, Namespace, at_work, eventually
+from tests.cluster.world import Installed, Namespace, at_work, eventually, none_is_ending
 from tools.local_cluster.errors import ClusterError
 from tools.workload import Workload
 
@@ -17,9 +17,7 @@ from tools.workload import Workload
 @pytest.fixture(scope="module")
 def controller(installed: Installed, relay: Relay) -> Iterator[Workload]:
     """With its lease: it is nobody else's in this module, and has to be renewed the same way."""
-    # What others had is gone first: its end makes calls, too, and these are counted here.
-    ending = ("get", "namespaces", "--field-selector=status.phase=Terminating", "--output=name")
-    eventually(lambda: installed.plane.kubectl(*ending), lambda found: not found, patience=120)
+    none_is_ending(installed.plane)  # its calls would be counted here
     with at_work(relay.workload(installed, **LEADING)) as workload:
         yield workload
 

@@ -16,7 +16,7 @@ from controller.api.secretsync import SecretSync
 from controller.calls import AT_ONCE
 from controller.contents import PFX
 from controller.status import sync_hash
-from tests.cluster.world import TENANT, Installed, Namespace, eventually, metrics, value
+from tests.cluster.world import TENANT, Installed, Namespace, eventually, metrics, none_is_ending, value
 from tests.unit.issuing import slow_pfx
 from tools.workload import Workload
 
@@ -136,9 +136,7 @@ def looked_at_twice(space: Namespace, controller: Workload) -> tuple[set[str], s
 
 def test_a_status_tells_nothing_of_a_value_not_even_of_a_pin(space: Namespace, controller: Workload) -> None:
     """Whatever the value is, all that can be seen is the same, but for what is of another origin."""
-    # In namespaces that are ending there are failures of their own still to come, which are counted.
-    phases = partial(space.installed.plane.kubectl, "get", "namespaces", "--output=jsonpath={.items[*].status.phase}")
-    eventually(phases, lambda found: "Terminating" not in found, patience=120)
+    none_is_ending(space.installed.plane)  # its failures would be counted here
     eventually(partial(looked_at_twice, space, controller), lambda found: found[0] == found[1], patience=60)
     pins = {"pin-a1": "4711", "pin-b2": "4711", "pin-c3": "0042", "pin-d4": "x" * 999}
     emulator = space.installed.emulator

@@ -50,6 +50,12 @@ def create(plane: ControlPlane, where: str, name: str, **fields: Any) -> None:
     assert status == 201, answer
 
 
+def none_is_ending(plane: ControlPlane) -> None:
+    """Waits for the namespaces of earlier tests to be gone: while they end there are calls and failures still."""
+    ending = ("get", "namespaces", "--field-selector=status.phase=Terminating", "--output=name")
+    eventually(lambda: plane.kubectl(*ending), lambda found: not found, patience=120)
+
+
 class Installed:
     """The release under test. `user` is the controller's name in the audit log."""
 
