@@ -185,11 +185,11 @@ class Cluster:
         return self.reader_of_vault
 
     async def report(
-        self, _: Store[SecretSync], meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus
+        self, syncs: Store[SecretSync], meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus
     ) -> bool:
-        found = self.reconciler.syncs.get(Key(meta.namespace, meta.name))
+        found = syncs.get(Key(meta.namespace, meta.name))
         if isinstance(found, SecretSync) and after != before:
-            self.reconciler.syncs.put(msgspec.structs.replace(found, status=after))
+            syncs.put(msgspec.structs.replace(found, status=after))
         return True
 
     def warn(self, *_: object) -> None:

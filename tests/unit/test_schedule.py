@@ -19,23 +19,13 @@ from controller.schedule import (
     spread,
     until_due,
 )
+from tests.unit.dice import Dice
 
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 HOUR = 3600.0
 
 
-class Loaded(random.Random):
-    """Dice that always fall the same way: 0.0 gives the least of a range, 1.0 the most."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def uniform(self, a: float, b: float) -> float:
-        return a + (b - a) * self.share
-
-
-LEAST, MIDDLE, MOST = Loaded(0.0), Loaded(0.5), Loaded(1.0)
+LEAST, MIDDLE, MOST = Dice(0.0), Dice(0.5), Dice(1.0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """A poller in virtual time; the vault is the stage itself, and keeps a diary."""
 
 import asyncio
-import random
 from collections.abc import Collection, Mapping
 from typing import cast
 
@@ -12,6 +11,7 @@ from controller.poll import Group, Poller, Seen
 from controller.queue import Key
 from controller.survey import Survey
 from controller.vaults import Vaults
+from tests.unit.dice import Dice
 from tests.unit.virtual import VirtualLoop
 
 WHO = Identity("team", "robot", "client", "tenant")
@@ -20,20 +20,6 @@ A, B, C = (Key("team", name) for name in "abc")
 USER, PASS = VersionOf(VaultObject(name="user")), VersionOf(VaultObject(name="pass"))
 SEEN = Survey(listed={"secret": {}})
 AWAY = ProviderError("down")
-
-
-class Dice(random.Random):
-    """Always the same share of a range."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def random(self) -> float:
-        return self.share
-
-    def uniform(self, least: float, most: float) -> float:
-        return least + self.share * (most - least)
 
 
 class Stage:

@@ -5,7 +5,8 @@ import pytest
 from controller.identity import Identity
 from controller.poll import FULL_READ, Group
 from controller.queue import Key
-from tests.unit.poll.stage import HOURLY, PASS, SEEN, USER, WHO, A, B, Dice, Stage
+from tests.unit.dice import Dice
+from tests.unit.poll.stage import HOURLY, PASS, SEEN, USER, WHO, A, B, Stage
 from tests.unit.virtual import VirtualLoop
 
 

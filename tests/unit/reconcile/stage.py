@@ -1,7 +1,6 @@
 """A reconciler in virtual time, with stand-ins for Syncer and Reporter that keep a diary."""
 
 import asyncio
-import random
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -28,6 +27,7 @@ from controller.survey import Listed, Survey
 from controller.sync import Ask, Class, Reading, Syncer, Written
 from controller.telemetry import Metrics
 from controller.vaults import Vaults
+from tests.unit.dice import Dice
 from tests.unit.objects_of import provider_class, sync
 from tests.unit.virtual import VirtualLoop
 
@@ -38,16 +38,6 @@ CANARY = "canary-9a31"
 BEFORE, AFTER = "2030-01-01T00:00:00Z", "2030-01-01T12:30:00Z"
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 GOOD = Outcome(reason=Reason.UP_TO_DATE, message="2 keys equal", ready=True, equal=True, exists=True, objects=[])
-
-
-class Dice(random.Random):
-    """Always the most of a range: waits are as long as they may be."""
-
-    def uniform(self, _least: float, most: float) -> float:
-        return most
-
-    def random(self) -> float:
-        return 1.0
 
 
 class Stage:
@@ -73,7 +63,7 @@ class Stage:
             settings, cast("Syncer", self), cast("Vaults", self), cast("Reporter", self), Metrics()
         )
         self.queue = self.reconciler._queue
-        self.reconciler._dice = self.reconciler.poller._dice = Dice()
+        self.reconciler._dice = self.reconciler.poller._dice = Dice(1.0)
         self.polling = self.loop.create_task(self.reconciler.poller.work())
         self.working = self.loop.create_task(self.reconciler.work())
 
@@ -118,7 +108,7 @@ class Stage:
     # What stands in for the Reporter
 
     async def report(
-        self, _: Store[SecretSync], meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus
+        self, syncs: Store[SecretSync], meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus
     ) -> bool:
         answer = self.telling.pop(0) if self.telling else self.always_telling
         if isinstance(answer, Exception):
@@ -128,9 +118,9 @@ class Stage:
         if answer and after != before:
             self.told.append((self.loop.time(), ready.reason))
             # The API server keeps it, and the watch brings it back.
-            found = self.reconciler.syncs.get(Key(meta.namespace, meta.name))
+            found = syncs.get(Key(meta.namespace, meta.name))
             if isinstance(found, SecretSync):
-                self.reconciler.syncs.put(msgspec.structs.replace(found, status=after))
+                syncs.put(msgspec.structs.replace(found, status=after))
         return answer
 
     def warn(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -21,17 +20,13 @@ from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatu
 from controller.kube import Kube
 from controller.queue import Key
 from controller.reflector import Store
+from tests.unit.dice import Dice
 from tests.unit.virtual import VirtualLoop
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 KINDS: dict[str, Any] = {"akvsyncs": AKVSync, "secretsyncs": SecretSync, "secretproviderclasses": SecretProviderClass}
-
-
-class Dice(random.Random):
-    """Always the most of a range: waits are as long as they may be."""
-
-    def uniform(self, _least: float, most: float) -> float:
-        return most
+A, B = {"secretInAKV": "a"}, {"secretInAKV": "b"}
+FRESH = ["POST secretproviderclasses shop", "POST secretsyncs a", "POST secretsyncs b"]
 
 
 class Stage:
@@ -48,7 +43,7 @@ class Stage:
         self.syncs: Store[SecretSync] = Store()
         self.classes: Store[SecretProviderClass] = Store()
         self.akv_syncs = AKVSyncs(cast("Kube", self), self.syncs, self.classes)
-        self.akv_syncs._dice = Dice()
+        self.akv_syncs._dice = Dice(1.0)
         self._stores: dict[str, Store[Any]] = {
             "akvsyncs": self.akv_syncs.store,
             "secretsyncs": self.syncs,
@@ -176,6 +171,21 @@ def merge(old: Any, patch: Any) -> Any:
         else:
             merged[key] = merge(merged.get(key), value)
     return merged
+
+
+def parts(stage: Stage) -> dict[str, dict[str, Any]]:
+    return {item["name"]: item for item in stage.objects["akvsyncs", "shop"]["status"]["parts"]}
+
+
+def foreign(stage: Stage, plural: str, name: str, /, *, owners: int = 1, **owner: str) -> None:
+    """Somebody else's object."""
+    spec = {
+        "serviceAccountName": "x",
+        "secretProviderClassName": "x",
+        "secretObject": {"data": [{"sourcePath": "x", "targetKey": "x"}]},
+    }
+    listed = [{"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", **owner}] * owners if owner else []
+    stage.put(plural, name, {"metadata": {"ownerReferences": listed}, "spec": spec if plural == "secretsyncs" else {}})
 
 
 def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
