@@ -8,7 +8,6 @@ has the rights that it will have in a pod. What needs a node is a `WorkloadError
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any, Self
 
 from tools import kubelet
 from tools.kubelet import Cluster, WorkloadError
+from tools.local_cluster.ports import PortClaim
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,7 +58,8 @@ class Workload:
         service_account: str,
         volumes: kubelet.Volumes,
     ) -> None:
-        self.env = env
+        self._port = PortClaim()
+        self.env = env | {"LISTEN_PORT": str(self._port.port)}
         self.volumes = volumes
         self.log = folder / "log"
         self.service_account = service_account
@@ -101,7 +102,6 @@ class Workload:
             "PYTHONPATH": str(ROOT),
             **plane.account_environment(namespace, account, folder / "account"),
             "LISTEN_ADDRESS": "127.0.0.1",
-            "LISTEN_PORT": str(free_port()),
         }
         words = [*(container.get("command") or _ENTRYPOINT), *container.get("args", [])]
         if words[:3] != _ENTRYPOINT[:3]:
@@ -205,11 +205,3 @@ class Workload:
         if not self._process:
             raise WorkloadError(f"{self._name} was not started, or was stopped")
         return self._process
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

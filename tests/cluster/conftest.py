@@ -1,19 +1,26 @@
-"""One control plane, one emulator and one installed release for the whole suite; a controller per test module.
+"""Give each test module its own control plane, emulator and release, and check what all of them did at the end.
 
-The controller is the chart's Deployment run as a process, under the chart's own ServiceAccount and Roles.
+The controller is the chart's Deployment, run as a process under the chart's own ServiceAccount and Roles. A module
+shares nothing with another one, so that modules run alone, in any order and side by side with the same result.
 """
 
 import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.cluster import suite_checks
 from tests.cluster.fleet import Fleet, fleet
+from tests.cluster.leaks import search, texts
 from tests.cluster.relay import Relay
+from tests.cluster.rights import granted, used
+from tests.cluster.suite_checks import ModuleRecord
 from tests.cluster.thief import ACCOUNT, HOME, LISTED, SECRETS, SHOP, Shop, Thief, secret
-from tests.cluster.world import Installed, Namespace, Start, at_work, eventually, has, install
+from tests.cluster.world import Installed, Namespace, Start, at_work, eventually, has, install, metrics
 from tools import helm
 from tools.deployment import PROBE_SECRET_TYPE
 from tools.keyvault_emulator import Emulator
@@ -21,17 +28,59 @@ from tools.kubelet import WorkloadError
 from tools.local_cluster import ControlPlane, assets
 from tools.workload import Workload
 
+HERE = Path(__file__).parent
 _left_out = pytest.StashKey[Counter[str]]()
+_records = pytest.StashKey[list[ModuleRecord]]()
+_has_deselected = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_records] = []
+    config.stash[_has_deselected] = False
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The proofs over everything that the suite did come last; what this Kubernetes does not have yet is left out."""
-    items.sort(key=lambda item: "test_zz_" in item.nodeid)
+    """Leave out the tests of what this Kubernetes does not have yet."""
     marked = {item: mark.args for item in items if (mark := item.get_closest_marker("since"))}
     pointless = {item: what for item, (since, what) in marked.items() if not has(assets.kubernetes().version, since)}
     items[:] = [item for item in items if item not in pointless]
     config.hook.pytest_deselected(items=list(pointless))
     config.stash[_left_out] = Counter(pointless.values())
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Note that the caller chose some tests: then a right may be unused because its test did not run."""
+    for item in items:
+        if not item.get_closest_marker("since") and not item.get_closest_marker("long"):
+            item.config.stash[_has_deselected] = True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a pytest-xdist worker recorded. A worker that crashed recorded nothing: its test fails."""
+    if output := getattr(node, "workeroutput", {}).get("module_records"):
+        node.config.stash[_records] += suite_checks.decode(output)
+        node.config.stash[_has_deselected] |= node.workeroutput["is_partial_run"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a worker, hand over the records. In the session itself, run the checks over all of them."""
+    config, records = session.config, session.config.stash[_records]
+    is_partial = config.stash[_has_deselected] or bool(session.shouldfail or session.shouldstop)
+    # With workers the session itself collects nothing; they say what they have seen.
+    is_partial |= bool(session.items) and not set(HERE.glob("test_*.py")) <= {item.path for item in session.items}
+    if hasattr(config, "workeroutput"):
+        config.workeroutput |= {"module_records": suite_checks.encode(records), "is_partial_run": is_partial}
+        return
+    is_complete = config.getoption("--granted-equals-used") or not is_partial
+    for name, problem in suite_checks.check(records, is_complete=is_complete) if records else ():
+        node_id = f"tests/cluster/suite_checks.py::{name}"
+        outcome: Any = "failed" if problem else "passed"
+        report = pytest.TestReport(node_id, (node_id, None, name), {}, outcome, problem or None, "call")
+        config.hook.pytest_runtest_logreport(report=report)
+        if problem:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -40,22 +89,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"Kubernetes {version} has no {what}: {count} tests of them are left out")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("plane")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iterator[Emulator]:
     with Emulator(tmp_path_factory.mktemp("emulator")) as running:
         running.trust_issuer(plane.issuer, plane.ca_file)
         yield running
 
 
-@pytest.fixture(scope="session")
-def installed(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    return install(plane, emulator, tmp_path_factory.mktemp("release"))
+@pytest.fixture(scope="module")
+def installed(
+    plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Installed]:
+    Installed.logs.clear()
+    Installed.exposed.clear()
+    found = install(plane, emulator, tmp_path_factory.mktemp("release"))
+    yield found
+    leaks = tuple(search((*Installed.exposed, *texts(found))))
+    record = ModuleRecord(request.path.name, frozenset(granted(found)), frozenset(used(found)), leaks)
+    request.config.stash[_records].append(record)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +125,7 @@ def settings() -> dict[str, str]:
 def controller(installed: Installed, settings: dict[str, str]) -> Iterator[Workload]:
     with at_work(installed.workload(**settings)) as workload:
         yield workload
+        Installed.exposed.append(("metrics", metrics(workload)))
 
 
 @pytest.fixture
@@ -111,7 +169,7 @@ def space(installed: Installed, controller: Workload) -> Iterator[Namespace]:
     namespace.remove()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shop(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A second release, under attack: renamed in every way that the chart knows, so policies must follow the names."""
     values = tmp_path_factory.mktemp("policies") / "values.json"

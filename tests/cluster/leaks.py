@@ -1,37 +1,63 @@
-"""Where a value could have got to, and whether it has: everything that people and machines see, but Secrets."""
+"""Every place that a value could reach, except Secrets, and whether one is there."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.cluster.memory import forms
-from tests.cluster.world import Installed, metrics
+from tests.cluster.world import CANARY, Installed, metrics
+from tools.local_cluster import ControlPlane
 from tools.workload import Workload
 
-# Three parts in base64, the first of which is a JSON object's beginning.
+# Three parts in base64. The first one begins a JSON object.
 _JWT = re.compile(r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}")
 
 
-def texts(installed: Installed, controller: Workload) -> Iterator[tuple[str, str]]:
-    """Name and contents of each place: metrics, logs, every object of every kind, the API server's audit log."""
-    yield "metrics", metrics(controller)
+def texts(installed: Installed) -> Iterator[tuple[str, str]]:
+    """Yield name and contents of each place: logs, every object of every kind, the API server's audit log."""
     for path in filter(Path.exists, installed.logs):
         yield str(path), path.read_text()
-    kubectl = installed.plane.kubectl
-    kinds = set(kubectl("api-resources", "--verbs=list", "--output=name").split()) - {"secrets"}
-    for kind in sorted(kinds):
-        yield kind, kubectl("get", kind, "--all-namespaces", "--output=yaml", "--show-managed-fields")
+    yield from objects(installed.plane)
     yield "audit log", installed.plane.audit_log.read_text()
 
 
+def objects(plane: ControlPlane) -> Iterator[tuple[str, str]]:
+    """Yield all objects of each kind that can be listed, except Secrets, as JSON with managed fields."""
+    for group in _group_versions(plane):
+        for resource in _get(plane, group)["resources"]:
+            if "list" in resource["verbs"] and resource["name"] != "secrets":
+                path = f"{group}/{resource['name']}"
+                status, text = plane.request("GET", path)
+                if status != 404:  # a CRD that was removed meanwhile
+                    assert status == 200, f"GET {path}: {status} {text}"
+                    yield path, text
+
+
+def _group_versions(plane: ControlPlane) -> Iterator[str]:
+    yield "/api/v1"
+    for group in _get(plane, "/apis")["groups"]:
+        yield f"/apis/{group['preferredVersion']['groupVersion']}"
+
+
+def _get(plane: ControlPlane, path: str) -> Any:
+    status, text = plane.request("GET", path)
+    assert status == 200, f"GET {path}: {status} {text}"
+    return json.loads(text)
+
+
 def leaked(installed: Installed, controller: Workload, values: Iterable[bytes]) -> list[str]:
-    """The places in which one of the values is, in any form, or a token."""
+    """Return the places in which one of the values is, in any form, or a token."""
+    return list(search([("metrics", metrics(controller)), *texts(installed)], values))
+
+
+def search(places: Iterable[tuple[str, str]], values: Iterable[bytes] = (CANARY.encode(),)) -> Iterator[str]:
+    """Yield what was found in which of the places: one of the values in any form, or a token."""
     needles = [form for value in values for form in forms(value)]
-    found = []
-    for name, text in texts(installed, controller):
+    for name, text in places:
         data = text.encode()
         if any(needle in data for needle in needles):
-            found.append(f"a value is in {name}")
+            yield f"a value is in {name}"
         if _JWT.search(text):
-            found.append(f"a token is in {name}")
-    return found
+            yield f"a token is in {name}"

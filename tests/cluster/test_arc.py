@@ -140,7 +140,7 @@ def test_the_certificate_alone_is_enough_to_sync_and_nothing_is_lost_with_the_ex
     place = synced(extension, proxyCert=certificate, isCustomCert="true")
     extension.delete()
     assert place.secret("s")
-    assert place.names("secretsyncs") == ["s"]
+    assert place.names("secretsync") == ["s"]
     # And back again, as the PEM this time.
     assert synced(extension, proxyCert=extension.emulator.ca_file.read_text()).secret("s")
 

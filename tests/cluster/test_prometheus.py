@@ -16,8 +16,9 @@ import yaml
 from tests.cluster.world import Namespace, eventually, metrics
 from tools import monitoring, render
 from tools.local_cluster import assets
+from tools.local_cluster.ports import PortClaim
 from tools.local_cluster.processes import Processes
-from tools.workload import Workload, free_port
+from tools.workload import Workload
 
 # Of what is off by default.
 SILENT = ["Log lines to the collector"]
@@ -160,7 +161,8 @@ class Prometheus:
 
 @pytest.fixture
 def prometheus(programs: Path, rules: Path, controller: Workload, tmp_path: Path) -> Iterator[Prometheus]:
-    port = free_port()
+    claim = PortClaim()
+    port = claim.port
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(rules)],

@@ -1,6 +1,6 @@
-"""granted == used, with every feature on and with each switched off, each as a release of its own.
+"""The granted rights equal the used ones with every feature on and with each switched off, each as its own release.
 
-With the chart's defaults: test_zz_proofs.py. With everything on, in one namespace: test_namespaces.py.
+With the chart's defaults: test_defaults.py. With everything on, in one namespace: test_namespaces.py.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Over everything that the suite did: granted == used, and no value anywhere but in a Secret. Collected last."""
+"""With the chart's defaults: the rights that are granted are used, and no value is anywhere but in a Secret."""
 
 import base64
 
