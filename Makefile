@@ -5,6 +5,12 @@ RUN := $(VENV)/bin/python -P -m
 export PYTHONPATH := $(CURDIR)
 # KUBERNETES=1.x.y picks another control plane; its default stands in tools/local_cluster.
 .DEFAULT_GOAL := help
+# pytest-xdist: a worker has one module at a time, and each module of tests/cluster its own control plane. These tests
+# wait more than they compute, so there are more workers than cores.
+PARALLEL := -n $(shell nproc) --dist loadfile
+PARALLEL_CLUSTER := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist loadfile
+# $(call stage,name,command): run it, and print how long it took.
+stage = @started=$$(date +%s); printf '\n== %s\n' '$(1)'; $(2) && printf '== %s: %d s\n' '$(1)' $$(( $$(date +%s) - started ))
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -27,17 +33,37 @@ assets: $(VENV)/ready ## etcd, kube-apiserver, kube-controller-manager, kubectl,
 demo: assets ## one secret's whole life on a real API server, narrated (options: DEMO="--keep")
 	@$(RUN) tools.demo $(DEMO)
 
-test: assets ## every test but those of test-node and test-logs (options: TEST="-k name", KUBERNETES=1.x.y)
+check: setup ## what to run before a commit, in 3 minutes: lint, tests without a cluster
+	$(call stage,lint,$(RUN) tools.lint)
+	$(call stage,unit and chart,$(RUN) pytest $(PARALLEL) --durations=10 tests/unit tests/chart)
+
+test: assets ## unit, chart and cluster, but no test that takes minutes by nature (options: TEST="-k name", KUBERNETES=1.x.y)
 	@$(RUN) tools.local_cluster assets --tool prometheus
+ifdef TEST
 	$(RUN) pytest $(TEST)
+else
+	$(call stage,unit and chart,$(RUN) pytest $(PARALLEL) --durations=10 tests/unit tests/chart)
+	$(call stage,cluster,$(RUN) pytest $(PARALLEL_CLUSTER) --durations=10 -m "not long" tests/cluster)
+endif
+
+test-cluster: assets ## the cluster tests, with those that take minutes by nature (options: TEST="-k name")
+	@$(RUN) tools.local_cluster assets --tool prometheus
+	$(RUN) pytest $(PARALLEL_CLUSTER) --durations=10 tests/cluster $(TEST)
 
 test-node: assets ## what needs a node, as root: the image in a pod, helm's whole life (options: TEST="-k name")
 	@$(RUN) tools.local_cluster assets --node --tool cosign --tool helm
-	$(RUN) pytest tests/node $(TEST)
+	$(RUN) pytest --durations=10 tests/node $(TEST)
 
 test-logs: assets ## logs by OTLP, with cert-manager, trust-manager and a collector, built once (options: TEST="-k name")
 	@$(RUN) tools.local_cluster assets --tool cert-manager --tool trust-manager --tool otelcol
 	$(RUN) pytest tests/logs $(TEST)
+
+test-all: ## every test there is, as root: check, test-cluster, test-node, test-logs, a short fuzz
+	$(call stage,check,$(MAKE) check)
+	$(call stage,cluster,$(MAKE) test-cluster)
+	$(call stage,node,$(MAKE) test-node)
+	$(call stage,logs,$(MAKE) test-logs)
+	$(call stage,fuzz,$(MAKE) fuzz FUZZ='--seconds 20')
 
 image: $(VENV)/ready ## the images as build/*.tar, by buildah as root (options: BASE=image, BASE=debian)
 	@$(RUN) tools.image $(if $(BASE),--base $(BASE))
@@ -55,7 +81,7 @@ $(VENV)/fuzz: requirements/fuzz.txt $(VENV)/ready
 fuzz: $(VENV)/fuzz ## what the certificate splitter does not bear, searched for ten minutes (options: FUZZ="--seconds 20")
 	@$(RUN) tests.fuzz $(FUZZ)
 
-lint: assets ## ruff, mypy, import-linter, yamllint, helm lint, ct lint, generated files
+lint: setup ## ruff, mypy, import-linter, yamllint, helm lint, ct lint, generated files
 	@$(RUN) tools.lint
 
 generate: $(VENV)/ready ## CRDs, RBAC, policies, values, schema and docs from the types
@@ -66,4 +92,4 @@ lock: $(VENV)/ready ## requirements/*.txt from requirements/*.in, with hashes an
 	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
 	  -o $$name.txt $$name.in; done
 
-.PHONY: help setup assets demo test test-node test-logs image bench soak fuzz lint generate lock
+.PHONY: help setup assets demo check test test-cluster test-node test-logs test-all image bench soak fuzz lint generate lock

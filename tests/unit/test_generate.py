@@ -16,9 +16,9 @@ def test_what_is_generated_is_what_the_checkout_holds() -> None:
 
 
 def test_it_is_quick_and_the_same_each_time(tmp_path: Path) -> None:
-    started = time.process_time()
+    started = time.thread_time()  # other tests may have left threads
     first, second = dict(generate.files()), dict(generate.files())
-    assert time.process_time() - started < 6
+    assert time.thread_time() - started < 6
     assert first == second
 
 
