@@ -30,6 +30,10 @@ setup: $(VENV)/ready ## the Python environment
 assets: $(VENV)/ready ## etcd, kube-apiserver, kube-controller-manager, kubectl, ct: found, or built once (about 15 min)
 	@$(RUN) tools.local_cluster assets
 
+assets-all: assets ## … and the programs of every suite: what is missing is built, which takes another half hour
+	@$(RUN) tools.local_cluster assets --node --tool prometheus --tool cosign --tool helm \
+	  --tool cert-manager --tool trust-manager --tool otelcol
+
 demo: assets ## one secret's whole life on a real API server, narrated (options: DEMO="--keep")
 	@$(RUN) tools.demo $(DEMO)
 
@@ -92,4 +96,4 @@ lock: $(VENV)/ready ## requirements/*.txt from requirements/*.in, with hashes an
 	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
 	  -o $$name.txt $$name.in; done
 
-.PHONY: help setup assets demo check test test-cluster test-node test-logs test-all image bench soak fuzz lint generate lock
+.PHONY: help setup assets assets-all demo check test test-cluster test-node test-logs test-all image bench soak fuzz lint generate lock

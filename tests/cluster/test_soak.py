@@ -25,6 +25,7 @@ def soak(installed: Installed, controller: Workload) -> Iterator[Soak]:
     found.remove()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(SECONDS + 2 * SOON)
 def test_nothing_is_lost_and_nothing_grows(soak: Soak) -> None:
     soak.run(SEED, SECONDS)
