@@ -21,7 +21,8 @@ CLIENT = re.compile(r"[A-Za-z0-9-]{1,128}")
 OBJECT_NAME = re.compile(r"[0-9A-Za-z-]{1,127}")
 # The CSI provider writes an object to the file of that name, and takes folders too.
 ALIAS = re.compile(r"(?=.{1,253}\Z)(?!.*\.\.)[A-Za-z0-9.][-._A-Za-z0-9]*(/[-._A-Za-z0-9]+)*")
-VERSION = re.compile(r"[0-9A-Za-z]{1,64}")
+# Key Vault takes anything else for an operation. SSE and the CSI provider take "latest" for no version.
+VERSION = re.compile(r"[0-9A-Fa-f]{32}|latest")
 
 # Key Vault keeps at most 500 versions of an object that it can back up (Key Vault, "Backup limitations").
 MOST_HISTORY = 500
@@ -297,7 +298,7 @@ def _read_object(text: str, where: str, first_line: int) -> VaultObject:
         raise ClassError(
             f"{where}: objectVersionHistory is {_shown(history)}: expected a number from 0 to {MOST_HISTORY}"
         )
-    version = field("objectVersion", VERSION, "a version's id, or nothing for the newest")
+    version = field("objectVersion", VERSION, "a version's id, 32 hexadecimal digits, or nothing for the newest")
     return VaultObject(
         name=field("objectName", OBJECT_NAME, "1 to 127 letters, digits and -"),
         type=kind,

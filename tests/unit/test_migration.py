@@ -287,7 +287,7 @@ def test_an_akvsync_can_say_most() -> None:
 @pytest.mark.parametrize(
     ("spc", "word"),
     [
-        (source("objectName: a; objectVersion: 1f"), "objectVersion of a"),
+        (source("objectName: a; objectVersion: " + 8 * "00ff"), "objectVersion of a"),
         (source(cloudName="AzureChinaCloud"), "cloudName"),
     ],
 )

@@ -269,3 +269,17 @@ def test_two_thousand_objects_are_read_within_seconds() -> None:
     start = time.process_time()
     assert len(read(text).objects) == 2_000
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("version", ["0" * 32, "00ff" * 8, "00FF" * 8])
+def test_version_is_32_hexadecimal_digits(version: str) -> None:
+    (found,) = read_class(spc(f"array: ['{{objectName: a, objectVersion: \"{version}\"}}']")).objects.values()
+    assert found.version == version
+
+
+@pytest.mark.parametrize(
+    "version", ["v1", "1", "pending", "policy", "versions", "0" * 31, "0" * 33, "g" * 32, "../a", "Latest"]
+)
+def test_what_cannot_be_a_version_is_refused_in_the_class(version: str) -> None:
+    with pytest.raises(ClassError, match=r"objectVersion is .*: expected a version's id, 32 hexadecimal digits"):
+        read_class(spc(f"array: ['{{objectName: a, objectVersion: \"{version}\"}}']"))
