@@ -4,27 +4,35 @@ Source: Azure Key Vault REST API reference; "Azure Key Vault throttling guidance
 """
 
 import asyncio
+import itertools
+import random
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-from azure.core.exceptions import AzureError, DecodeError, HttpResponseError
+from azure.core.exceptions import (
+    AzureError,
+    DecodeError,
+    HttpResponseError,
+    ServiceRequestTimeoutError,
+    ServiceResponseTimeoutError,
+)
 from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.transport import AioHttpTransport
 
-from controller.errors import ControllerError, ObjectError, ProviderError
+from controller.breaker import CircuitBreaker
+from controller.errors import AccessDenied, ControllerError, ObjectError, ProviderError
 from controller.identity import FederatedCredential, Identity
-from controller.network import explain_connection, new_pipeline
+from controller.network import explain_connection, is_too_large, new_pipeline
 from controller.objects import VaultObject
 from controller.pace import Pace
-from controller.refusals import explain, throttled
+from controller.refusals import LASTING, Refused, VaultAddress, explain, throttled, unusable
 from controller.shares import Slots
 from controller.sources import SOURCES, Source
 
-# A vault that could not be reached is left alone this long, whoever asks: a thousand SecretSyncs are one attempt.
-LEAVE_ALONE = 5.0
 # Requests under way at once to all vaults, of which a namespace has at most half; and to one vault, enough to fill
 # 400/s at 50 ms each: where it lets every request hang, there is room for the namespace's others.
 AT_ONCE = 64
@@ -32,19 +40,30 @@ AT_ONCE_EACH = 24
 # Whoever would wait longer for its turn at a vault that refuses makes room for the work on others, and comes again.
 PATIENCE = 1.0
 
-# A body that is not what the API promises surfaces as whatever the SDK tripped over.
+# Seconds before a call that failed is sent again, by retry; half as much again at random.
+RETRY_DELAYS = (0.2, 1.0)
+
+# The SDK fails in these ways on a body that does not match the API.
 UNUSABLE = (
-    DecodeError,
     AttributeError,
-    TimeoutError,
     ValueError,
     TypeError,
     LookupError,
     OverflowError,
     RecursionError,
 )
+TIMEOUTS = (ServiceRequestTimeoutError, ServiceResponseTimeoutError)
 
 T = TypeVar("T")
+
+
+class _Failed(Exception):  # noqa: N818 -- carries an error
+    """A request failed. `again` says that another attempt may succeed at once."""
+
+    def __init__(self, error: ProviderError, *, again: bool) -> None:
+        super().__init__()
+        self.error = error
+        self.again = again
 
 
 class Calls:
@@ -52,8 +71,7 @@ class Calls:
 
     def __init__(
         self,
-        vault: str,
-        url: str,
+        address: VaultAddress,
         identity: Identity,
         credential: FederatedCredential,
         transport: AioHttpTransport,
@@ -63,15 +81,16 @@ class Calls:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
-        self.vault = vault
-        self.url = url
+        self.vault = address.name
+        self.url = address.url
+        self._address = address
         self._identity = identity
         self._slots = slots
         self._own_slots = asyncio.Semaphore(AT_ONCE_EACH)
         self._pace = pace
         self._count = count
-        # By verb: where only lists are out of order, values can still be had.
-        self._down: dict[str, tuple[float, str]] = {}
+        # By verb: where only lists fail, values can still be had.
+        self._breakers: defaultdict[str, CircuitBreaker] = defaultdict(lambda: CircuitBreaker(clock))
         self._server_ahead = timedelta()
         self._credential = credential
         self._transport = transport
@@ -82,7 +101,12 @@ class Calls:
         if kind not in self._sources:
             pipeline = new_pipeline(self._credential, self._note)  # a client links its policies, so each has its own
             self._sources[kind] = SOURCES[kind](
-                self.vault, self.url, self._credential, transport=self._transport, policies=pipeline
+                self.vault,
+                self.url,
+                self._credential,
+                transport=self._transport,
+                policies=pipeline,
+                api_version=self._address.api_version,
             )
         return self._sources[kind]
 
@@ -99,61 +123,90 @@ class Calls:
         *,
         first: bool,
     ) -> T:
-        """One request; its failure is translated, counted, and remembered where it concerns the whole vault."""
-        self._raise_if_down(verb)
-        await self._turn((self, verb, found or source.plural), first)
-        async with self._own_slots, self._slots.of(self._identity.namespace):
-            self._raise_if_down(verb)
-            if closed := self._pace.closed():
-                raise throttled(self.vault, closed)
-            if before := self._down.get(verb):
-                # One caller tries whether the vault is back; until it knows, the others hear what they heard before.
-                self._down[verb] = (self.clock() + LEAVE_ALONE, before[1])
-            outcome = "error"
-            try:
-                async with asyncio.timeout(60):
-                    answer = await self._with_a_good_token(request)
-                outcome = "ok"
-                self._answered(verb)
-                return answer
-            except UNUSABLE as error:
-                text = f"Key Vault {self.vault} gave no usable answer; the controller tries again by itself"
-                raise self._leave_alone(verb, ProviderError(text)) from error
-            except HttpResponseError as error:
-                outcome = str(error.status_code)
-                translated = explain(error, self.vault, self._identity.client_id, source, verb, found)
-                if error.status_code == 429:
-                    self._pace.refused(translated.retry_after)
-                elif isinstance(translated, ObjectError):
-                    self._answered(verb)  # it speaks, and of this object alone
-                else:
-                    self._leave_alone(verb, translated)
-                raise translated from error
-            except ObjectError:  # it answered, with what nobody should have
-                outcome = "ok"
-                self._answered(verb)
-                raise
-            except ControllerError:  # from the credential, which remembers its own failures
-                outcome = "no token"
-                raise
-            except AzureError as error:
-                text = explain_connection(error, f"Key Vault {self.vault}")
-                raise self._leave_alone(verb, ProviderError(text)) from error
-            finally:
-                self._count(self.vault, f"{source.plural}.{verb}", outcome)
+        """Send one request. Its failure is retried where that may help, translated, and remembered for the vault."""
+        breaker = self._breakers[verb]
+        for attempt in itertools.count(1):
+            self._raise_if_open(breaker)
+            await self._turn((self, verb, found or source.plural), first)
+            async with self._own_slots, self._slots.of(self._identity.namespace):
+                self._raise_if_open(breaker)
+                if closed := self._pace.closed():
+                    raise throttled(self.vault, closed)
+                breaker.begin()
+                try:
+                    return await self._attempt(source, verb, found, request)
+                except _Failed as failed:
+                    if not (failed.again and breaker.can_retry(attempt)):
+                        raise failed.error from failed.__cause__
+            await asyncio.sleep(RETRY_DELAYS[attempt - 1] * random.uniform(1, 1.5))  # noqa: S311 -- spreads load
+        raise AssertionError  # a breaker allows a bounded number of retries
 
-    async def _with_a_good_token(self, request: Callable[[], Awaitable[T]]) -> T:
-        """Sent once more where the vault did not take the token and there is another.
-
-        Else a token that went bad would look like a vault that is down, and be waited for.
-        """
-        sent = self.clock()
+    async def _attempt(
+        self, source: Source, verb: str, found: VaultObject | None, request: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Send the request once and count it. Raises `_Failed` if the vault as a whole failed."""
+        breaker, place = self._breakers[verb], f"Key Vault {self.vault}"
+        outcome = "error"
         try:
-            return await request()
+            async with asyncio.timeout(60):
+                answer = await request()
+            outcome = "ok"
+            self._answered(breaker)
+            return answer
+        except TimeoutError as error:
+            text = f"{place} did not answer in time; check the route and firewall to it"
+            raise self._failed(breaker, ProviderError(text), again=False) from error
         except HttpResponseError as error:
-            if error.status_code != 401 or not self._credential.refused(sent):
-                raise
-        return await request()
+            if isinstance(error, DecodeError):
+                raise self._odd(breaker, found) from error
+            outcome = str(error.status_code)
+            raise self._refused(breaker, error, source, verb, found) from error
+        except UNUSABLE as error:
+            if isinstance(error.__cause__, HttpResponseError):  # a challenge that the SDK could not read
+                outcome = str(error.__cause__.status_code)
+                raise self._refused(breaker, error.__cause__, source, verb, found) from error
+            raise self._odd(breaker, found) from error
+        except ObjectError:  # the vault answered, with an object that cannot be used
+            outcome = "ok"
+            self._answered(breaker)
+            raise
+        except ControllerError:  # from the credential, which remembers its own failures
+            outcome = "no token"
+            raise
+        except AzureError as error:
+            if found and is_too_large(error):
+                raise self._odd(breaker, found) from error
+            text = explain_connection(error, place)
+            raise self._failed(breaker, ProviderError(text), again=not isinstance(error, TIMEOUTS)) from error
+        finally:
+            self._count(self.vault, f"{source.plural}.{verb}", outcome)
+
+    def _odd(self, breaker: CircuitBreaker, found: VaultObject | None) -> Exception:
+        """Success by its status, with a body that cannot be read: that concerns the object, if one was asked for."""
+        if found:
+            self._answered(breaker)
+            return unusable(self.vault, found)
+        text = f"Key Vault {self.vault} gave no usable answer; the controller tries again by itself"
+        return self._failed(breaker, ProviderError(text), again=True)
+
+    def _refused(
+        self, breaker: CircuitBreaker, error: HttpResponseError, source: Source, verb: str, found: VaultObject | None
+    ) -> Exception:
+        """Any status but success: it concerns the object, the identity's token or the vault."""
+        refused = Refused.by(error)
+        translated = explain(refused, self._address, self._identity.client_id, source, verb, found)
+        if refused.status == 429:
+            self._pace.refused(refused.retry_after)
+            return translated
+        if isinstance(translated, AccessDenied):
+            self._credential.forbidden()
+        if isinstance(translated, ObjectError):
+            self._answered(breaker)
+            return translated
+        again = refused.may_pass and not refused.retry_after
+        if refused.status == 401 and refused.token_fault not in LASTING:
+            again = self._credential.refused(refused.token) or again
+        return self._failed(breaker, translated, again=again, lasts=not again)
 
     async def _turn(self, who: object, first: bool) -> None:
         while wait := self._pace.wait(who, first=first):
@@ -161,17 +214,20 @@ class Calls:
                 raise throttled(self.vault, wait)
             await asyncio.sleep(wait)
 
-    def _raise_if_down(self, verb: str) -> None:
-        if (down := self._down.get(verb)) and self.clock() < down[0]:
-            raise ProviderError(down[1])
+    def _raise_if_open(self, breaker: CircuitBreaker) -> None:
+        if reason := breaker.reason():
+            raise ProviderError(reason)
 
-    def _answered(self, verb: str) -> None:
-        self._down.pop(verb, None)
+    def _answered(self, breaker: CircuitBreaker) -> None:
+        breaker.succeed()
         self._pace.answered()
 
-    def _leave_alone(self, verb: str, error: ProviderError) -> ProviderError:
-        self._down[verb] = (self.clock() + max(error.retry_after or 0.0, LEAVE_ALONE), error.message)
-        return error
+    def _failed(self, breaker: CircuitBreaker, error: ProviderError, *, again: bool, lasts: bool = False) -> _Failed:
+        if lasts:
+            breaker.trip(error.message, error.retry_after or 0.0)
+        else:
+            breaker.fail(error.message)
+        return _Failed(error, again=again)
 
     def _note(self, response: PipelineResponse[Any, Any]) -> None:
         """Takes the server's clock from an answer, and the status of one whose body the SDK could not decode."""

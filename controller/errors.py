@@ -10,7 +10,8 @@
     │   ├── Unreachable        no answer, a time-out, 429, 5xx
     │   └── Deposed            nothing was sent: another process leads
     ├── ProviderError          Entra or the Key Vault did not do what it was asked
-    │   └── ObjectError        … for this one object alone: missing, disabled, forbidden
+    │   └── ObjectError        … for this one object alone: missing, disabled, odd
+    │       └── AccessDenied   … because the identity lacks the right
     ├── ClassError             the SecretProviderClass is missing or wrong
     ├── InputError             the SecretSync or AKVSync itself cannot be carried out
     ├── OwnershipError         a Secret of that name belongs to somebody else
@@ -108,6 +109,10 @@ class ProviderError(ControllerError):
 
 class ObjectError(ProviderError):
     """One object of the vault cannot be had; others may."""
+
+
+class AccessDenied(ObjectError):  # noqa: N818 -- named as Key Vault names it
+    """The identity lacks the right to read this object, or this list."""
 
 
 def is_away(error: ControllerError) -> bool:

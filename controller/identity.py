@@ -27,8 +27,17 @@ from controller.settings import TOKEN_AUDIENCE, Cloud
 
 # A token is renewed this long before it ends, so that none expires on its way to the vault.
 RENEW_BEFORE = 300.0
-# One failed exchange answers for everybody who asks within this time: a thousand SecretSyncs are one call to Entra.
+# One failed exchange answers all callers within this time: a thousand SecretSyncs are one call to Entra. A vault's
+# refusals of tokens cause no more exchanges than that either.
 REMEMBER_FAILURE = 10.0
+# A token that a vault forbids to read is renewed at this age: group memberships are in the token, and change.
+RENEW_FORBIDDEN = 300.0
+# A claims challenge is answered at once, and so often at most: a vault that is never content costs that much.
+CHALLENGE_AGAIN = 60.0
+# Far above what a claims challenge asks (Microsoft identity platform, "Claims challenges and claims requests").
+MAX_CLAIMS = 4096
+# Entra could not reach the issuer's discovery document or keys, or could not parse them.
+UNREACHABLE_ISSUER = ("50166", "501661", "90061", "900612")
 NO_USABLE_ANSWER = "Microsoft Entra gave no usable answer; the controller tries again by itself"
 
 
@@ -57,6 +66,7 @@ class FederatedCredential:
         self, identity: Identity, cloud: Cloud, transport: AioHttpTransport, assertion: Callable[[], Awaitable[str]]
     ) -> None:
         self._identity = identity
+        self._audience = cloud.audience
         self._scope = f"{cloud.audience}/.default"
         self._new_assertion = assertion
         self._assertion = ""
@@ -65,6 +75,8 @@ class FederatedCredential:
         self._renew_at = 0.0
         self._asked_at = 0.0
         self._failure: tuple[float, ControllerError] | None = None
+        self._claims = ""
+        self._challenged_at = -CHALLENGE_AGAIN
         # `func` is synchronous and runs on the event loop: the assertion is fetched before, and only handed over here.
         self._new_credential: Callable[[], ClientAssertionCredential] = lambda: ClientAssertionCredential(
             identity.tenant_id,
@@ -80,6 +92,8 @@ class FederatedCredential:
         """A token for the cloud's vaults; `ProviderError` or `KubeError` says why there is none."""
         async with self._lock:
             now = time.time()
+            if options and (asked := options.get("claims")):
+                self._take_challenge(asked)
             if self._token and now < self._renew_at:
                 return self._token
             if self._failure and time.monotonic() < self._failure[0]:
@@ -101,16 +115,33 @@ class FederatedCredential:
             self._renew_at = now + max(left - RENEW_BEFORE, left / 2)
             return token
 
-    def refused(self, sent: float) -> bool:
-        """A vault did not take the token of a request of that moment; answers whether it is worth another try.
+    def refused(self, token: str) -> bool:
+        """Note that a vault refused this token; return whether another one is there, or will be asked for.
 
-        Another token may do, as after Entra's keys were replaced in haste. It is asked for, but not at once again.
+        Another token helps after Entra replaced its keys in haste, for example. Exchanges keep their distance.
         """
-        if time.monotonic() - self._asked_at < REMEMBER_FAILURE:
-            return self._asked_at > sent  # for somebody else, meanwhile
+        if self._token and self._token.token != token:
+            return True  # another caller's exchange has replaced it meanwhile
+        return self._renew(REMEMBER_FAILURE)
+
+    def forbidden(self) -> None:
+        """Note that a vault denies access: the groups that grant it are in the token, and may have changed since."""
+        self._renew(RENEW_FORBIDDEN)
+
+    def _renew(self, age: float) -> bool:
+        """Have the next caller exchange, if the last exchange is at least `age` seconds old."""
+        if time.monotonic() - self._asked_at < age:
+            return False
         self._renew_at = 0.0
-        self._credential = self._new_credential()  # the SDK remembers tokens, too
+        self._credential = self._new_credential()  # the SDK caches tokens too
         return True
+
+    def _take_challenge(self, claims: str) -> None:
+        """Prepare the one exchange that a vault's claims challenge asks for."""
+        now = time.monotonic()
+        if len(claims) <= MAX_CLAIMS and now - self._challenged_at >= CHALLENGE_AGAIN:
+            self._challenged_at, self._claims = now, claims
+            self._renew(0.0)
 
     async def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
         """As `get_token_info`, in the SDK's older form."""
@@ -119,14 +150,16 @@ class FederatedCredential:
 
     async def _exchange(self) -> AccessTokenInfo:
         self._assertion = await self._new_assertion()
+        claims, self._claims = self._claims, ""
         try:
-            return await self._credential.get_token_info(self._scope)
+            options: TokenRequestOptions = {"claims": claims} if claims else {}
+            return await self._credential.get_token_info(self._scope, options=options)
         except HttpResponseError as error:
             if error.status_code == 429 or (error.status_code or 0) >= 500:
                 text = f"Microsoft Entra answered with HTTP {error.status_code}; the controller tries again by itself"
                 raise ProviderError(text, retry_after=asked_to_wait(getattr(error.response, "headers", {}))) from error
             if number := re.search(r"AADSTS(\d+)", str(error.message)):
-                raise ProviderError(_explain(number[1], self._identity, self._assertion)) from error
+                raise ProviderError(_explain(number[1], self._identity, self._audience, self._assertion)) from error
             raise ProviderError(NO_USABLE_ANSWER) from error
         except AzureError as error:
             raise ProviderError(explain_connection(error, "Microsoft Entra")) from error
@@ -163,7 +196,7 @@ def claims(token: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _explain(number: str, identity: Identity, assertion: str) -> str:
+def _explain(number: str, identity: Identity, audience: str, assertion: str) -> str:
     """One sentence of cause and one of what to do. Entra's own text goes no further than its number."""
     issuer = str(claims(assertion).get("iss", "the cluster's"))
     client = f"identity {identity.client_id}"
@@ -180,6 +213,33 @@ def _explain(number: str, identity: Identity, assertion: str) -> str:
         "700016": f"{client} is unknown in tenant {identity.tenant_id}; correct clientID or tenantID",
         "90002": f"tenant {identity.tenant_id} does not exist; correct tenantID",
         "900023": f"tenant {identity.tenant_id} is no tenant's name or id; correct tenantID",
+        "900382": (
+            f"tenant {identity.tenant_id} belongs to another cloud than the one that was asked; correct cloudName or"
+            " tenantID"
+        ),
+        "7000229": (
+            f"{client} has no service principal in tenant {identity.tenant_id}; create it there (az ad sp create --id"
+            f" {identity.client_id}), or correct clientID or tenantID"
+        ),
+        "53003": (
+            f"a Conditional Access policy of tenant {identity.tenant_id} blocks {client}; exclude this workload"
+            " identity from the policy, or allow the cluster's addresses in it"
+        ),
+        "50020": (
+            f"{client} comes from another identity provider than tenant {identity.tenant_id} allows; correct tenantID,"
+            " or use an identity of that tenant"
+        ),
+        "50058": (
+            f"Entra expects a sign-in for {client}, which a workload cannot do; check that clientID names a managed"
+            " identity or an application"
+        ),
+        "500011": (
+            f"the audience {audience} is unknown in tenant {identity.tenant_id}; correct tenantID, cloudName, or the"
+            " cloud's audience in the chart's clouds"
+        ),
+        "1002012": (
+            f"Entra does not take {audience}/.default as a scope; correct the cloud's audience in the chart's clouds"
+        ),
         "700024": (
             "the ServiceAccount's token is outside its valid time; set the clock of the cluster's nodes (more than five"
             " minutes off)"
@@ -189,6 +249,15 @@ def _explain(number: str, identity: Identity, assertion: str) -> str:
             " that the cluster signs with"
         ),
     }
-    causes["50166"] = causes["7000272"] = causes["700027"]
-    text = causes.get(number, f"Entra refused {client}; look its number up in the Entra error reference")
+    causes["7000272"] = causes["700027"]
+    for same in UNREACHABLE_ISSUER:
+        causes[same] = (
+            f"Entra could not fetch or read the keys of the issuer {issuer}; publish its discovery document and keys"
+            " there, so that they can be read from the internet"
+        )
+    text = causes.get(
+        number,
+        f"Entra refused {client}; search for AADSTS{number} in Microsoft's documentation 'Microsoft Entra"
+        " authentication and authorization error codes'",
+    )
     return f"{text} (AADSTS{number})"

@@ -12,15 +12,16 @@ from functools import partial
 import msgspec
 
 from controller.calls import Calls
-from controller.errors import ObjectError, ProviderError
+from controller.errors import AccessDenied, ObjectError, ProviderError
 from controller.objects import VaultObject
 from controller.sources import Item, Page, Source
 from controller.survey import Listed
 
 # Pages of one object's versions: 10,000 of them, twenty times what Key Vault can back up.
 MOST_PAGES = 400
-# Whether a list may be had, and is cheaper than gets, is tried again after a day.
-LISTS_AGAIN = 86_400.0
+# Whether a list is cheaper than gets is tried again after a day. Whether it is allowed, within the hour.
+CHEAPER_AGAIN = 86_400.0
+ALLOWED_AGAIN = 3_000.0
 
 
 class Lists:
@@ -37,19 +38,25 @@ class Lists:
         Raises `ProviderError`.
         """
         instead = self._gets_instead.get(kind)
-        if instead and gets <= instead.gets and self._calls.clock() < instead.until:
+        if instead and (instead.gets is None or gets <= instead.gets) and self._calls.clock() < instead.until:
             return None
         source = self._calls.source(kind)
         found: dict[str, Listed] = {}
         try:
             async for item in self._items(source, "list", None, source.everything(), gets, first=False):
                 found[item.name.lower()] = Listed(item.updated, item.enabled)
-        except (ObjectError, _TooManyPages) as reason:
-            # Forbidden for whatever number of objects; or dearer for this one.
-            limit = gets if isinstance(reason, _TooManyPages) else 1_000_000
-            self._gets_instead[kind] = _GetsInstead(limit, self._calls.clock() + LISTS_AGAIN)
+        except AccessDenied:
+            self._gets_instead[kind] = _GetsInstead(None, self._calls.clock() + ALLOWED_AGAIN)
+            return None
+        except _TooManyPages:
+            self._gets_instead[kind] = _GetsInstead(gets, self._calls.clock() + CHEAPER_AGAIN)
             return None
         return found
+
+    def note_denied_get(self, kind: str) -> None:
+        """Try the list again at the next poll: gets are denied too, so they do not replace it."""
+        if (instead := self._gets_instead.get(kind)) and instead.gets is None:
+            del self._gets_instead[kind]
 
     async def _items(
         self, source: Source, verb: str, found: VaultObject | None, where: str, most: int, *, first: bool
@@ -117,9 +124,8 @@ class Lists:
 
 async def _page(source: Source, found: VaultObject | None, where: str) -> Page:
     page = await source.page(where)
-    if found and not all(item.version for item in page.items):
-        raise ValueError
-    return page
+    # An item that does not say what it is concerns no other item.
+    return Page([item for item in page.items if (item.version if found else item.name)], page.following)
 
 
 def _host(url: str) -> tuple[str, str]:
@@ -133,7 +139,7 @@ class _TooManyPages(Exception):  # noqa: N818 -- not an error
 
 
 class _GetsInstead(msgspec.Struct, frozen=True):
-    """Up to `gets` objects are got rather than listed until then (monotonic clock)."""
+    """Up to `gets` objects are got rather than listed until then (monotonic clock); None: any number of them."""
 
-    gets: int
+    gets: int | None
     until: float

@@ -39,6 +39,10 @@ CLIENT_OPTIONS: dict[str, Any] = {
 }
 
 
+class AnswerTooLarge(aiohttp.ClientPayloadError):
+    """An answer is longer than any that the API gives."""
+
+
 class _Bounded(aiohttp.ClientResponse):
     """An answer that cannot fill the memory."""
 
@@ -48,7 +52,7 @@ class _Bounded(aiohttp.ClientResponse):
             async for part in self.content.iter_any():
                 answer += part
                 if len(answer) > MOST_ANSWER:
-                    raise aiohttp.ClientPayloadError("more than is ever answered")
+                    raise AnswerTooLarge("more than is ever answered")
         except BaseException:
             self.close()
             raise
@@ -116,6 +120,11 @@ def new_pipeline(credential: AsyncTokenCredential, note: Callable[[PipelineRespo
         AsyncBearerTokenCredentialPolicy(credential, "vault"),
         CustomHookPolicy(raw_response_hook=note),
     ]
+
+
+def is_too_large(error: AzureError) -> bool:
+    """Return whether the SDK failed because the answer was too large to be read."""
+    return isinstance(getattr(error, "inner_exception", None) or error.__cause__, AnswerTooLarge)
 
 
 def explain_connection(error: AzureError, other: str) -> str:

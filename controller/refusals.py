@@ -1,47 +1,122 @@
 """What Key Vault's refusals mean, each with the next step. Pure.
 
-Source: Azure Key Vault REST API reference, "Common error codes"; "Azure Key Vault RBAC guide".
+Source: Azure Key Vault REST API reference, "Common error codes"; "Azure Key Vault REST API error codes"; "Azure Key
+Vault RBAC guide"; recorded answers of vaults in the public, US Government and China clouds.
 """
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
 
 from azure.core.exceptions import HttpResponseError
 
-from controller.errors import ObjectError, ProviderError, Retry
+from controller.errors import AccessDenied, ObjectError, ProviderError, Retry
 from controller.objects import VaultObject
 from controller.schedule import asked_to_wait
+from controller.settings import DEFAULT_CLOUD, KEY_VAULT_API_VERSION
 from controller.sources import Source
+
+# How Key Vault refuses an api-version, and names the newest that it knows.
+_UNKNOWN_VERSION = re.compile(
+    r"The specified version \([^()]{1,40}\) is not recognized"
+    r"(?:\. Consider using the latest supported version \((?P<offered>[0-9][-.0-9a-z]{0,30})\))?"
+)
+_TOKEN_FAULT = re.compile(r"\b(?:AKV|IDX)[0-9]{4,6}\b")
+_INNER_CODE = re.compile(r"[A-Za-z]{1,60}")
+# Key Vault nests one inner error; more are not looked at.
+MAX_INNER_ERRORS = 3
+WRONG_TENANT, WRONG_AUDIENCE, NO_TOKEN = "AKV10032", "AKV10022", "AKV10000"
+# Of tokens that are past their end, or before their start.
+OUTSIDE_TIMES = ("IDX10223", "IDX10222")
+# Faults of the token that another attempt with the same identity cannot cure.
+LASTING = (WRONG_TENANT, WRONG_AUDIENCE)
+SEARCH_HINT = "search for {} in Microsoft's documentation of Azure Key Vault (REST API error codes)"
+
+
+class VaultAddress(NamedTuple):
+    """One Key Vault: its name, its URL, the cloud that it belongs to, and the REST API's version to ask for."""
+
+    name: str
+    url: str
+    cloud: str = DEFAULT_CLOUD
+    api_version: str = KEY_VAULT_API_VERSION
+
+
+class Refused(NamedTuple):
+    """What an answer other than success says. `text` is the vault's own: it never reaches a message."""
+
+    status: int
+    codes: tuple[str, ...] = ()
+    """error.code, then those of its inner errors, such as Forbidden and ForbiddenByRbac."""
+    text: str = ""
+    retry_after: float | None = None
+    token: str = ""
+    """The token that was refused."""
+
+    @classmethod
+    def by(cls, error: HttpResponseError) -> Self:
+        """Read the SDK's error; what the answer lacks, or has in another form, is left empty."""
+        response: Any = error.response
+        text = getattr(error.error, "message", None)
+        sent = getattr(getattr(response, "request", None), "headers", {})
+        return cls(
+            status=error.status_code or 0,
+            codes=tuple(_codes(error.error)),
+            text=text if isinstance(text, str) else "",
+            retry_after=asked_to_wait(getattr(response, "headers", {})),
+            token=sent.get("Authorization", "").partition(" ")[2],
+        )
+
+    @property
+    def token_fault(self) -> str:
+        """Key Vault's number for what is wrong with the token, such as AKV10032; empty if it names none."""
+        found = _TOKEN_FAULT.search(self.text) if self.status == 401 else None
+        return found[0] if found else ""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same request may succeed a moment later."""
+        return self.status in (408, 500, 502, 503, 504) or (self.status == 401 and self.token_fault not in LASTING)
+
+    def has(self, *codes: str) -> bool:
+        """Return whether one of these is among the codes."""
+        return not set(self.codes).isdisjoint(codes)
 
 
 def explain(
-    error: HttpResponseError, vault: str, client_id: str, source: Source, verb: str, found: VaultObject | None
+    refused: Refused, address: VaultAddress, client_id: str, source: Source, verb: str, found: VaultObject | None
 ) -> ProviderError:
     """The error of one call; an `ObjectError` where it speaks of `found`, or of the list where there is none, alone."""
-    status = error.status_code
-    code = _inner_code(error)
-    place, client = f"Key Vault {vault}", f"identity {client_id}"
-    noun = found.noun if found else f"the list of {source.plural}"
-    if status == 404 and found:
-        return ObjectError(
-            f"{noun} is not in {place}; create or recover it there, or correct objectName, objectType or objectVersion"
-        )
-    if code.endswith("Disabled") and found:
-        return source.disabled(found)
-    if code == "ForbiddenByFirewall":
-        return ProviderError(f"{place}'s firewall refuses this cluster; allow its address in the vault's networking")
-    if status == 403 and code == "AccessDenied":  # the vault works with access policies
-        right = "Get" if verb == "get" else "List"
-        return ObjectError(
-            f"{client} may not read {noun} in {place}; give it the permission {right} for {source.plural} in the"
-            " vault's access policies"
-        )
-    if status == 403:
-        return ObjectError(f"{client} may not read {noun} in {place}; assign it the role {source.role} there")
-    if status == 401:
-        return ProviderError(
-            f"{place} does not accept the token of {client}; check that tenantID is the vault's tenant"
-        )
-    if status == 429:
-        return throttled(vault, asked_to_wait(getattr(error.response, "headers", {})))
-    return ProviderError(f"{place} answered with HTTP {status}; the controller tries again by itself")
+    place, noun = f"Key Vault {address.name}", found.noun if found else f"the list of {source.plural}"
+    match refused.status:
+        case 400:
+            return _bad_request(refused, address, found)
+        case 401:
+            return ProviderError(_unauthorized(refused, place, f"identity {client_id}"))
+        case 403:
+            return _forbidden(refused, place, f"identity {client_id}", source, verb, found)
+        case 404 if found:
+            return ObjectError(
+                f"{noun} is not in {place}; create or recover it there, or correct objectName, objectType or"
+                " objectVersion"
+            )
+        case 429:
+            return throttled(address.name, refused.retry_after)
+        case status if found and 400 < status < 500 and status != 408:
+            return ObjectError(
+                f"{place} does not give {noun} (HTTP {status}); correct objectName, objectType or objectVersion"
+            )
+        case status:
+            text = f"{place} answered with HTTP {status}; the controller tries again by itself"
+            return ProviderError(text, retry_after=refused.retry_after)
+
+
+def unusable(vault: str, found: VaultObject) -> ObjectError:
+    """The answer about one object has success as its status and a body that cannot be read."""
+    return ObjectError(
+        f"Key Vault {vault} gave no usable answer for {found.noun}; look at it with `az keyvault"
+        f" {found.noun.split()[0]} show`"
+    )
 
 
 def throttled(vault: str, seconds: float | None) -> ProviderError:
@@ -54,8 +129,94 @@ def throttled(vault: str, seconds: float | None) -> ProviderError:
     )
 
 
-def _inner_code(error: HttpResponseError) -> str:
-    """Key Vault's own word for a refusal: error.innererror.code, such as ForbiddenByRbac."""
-    inner = getattr(error.error, "innererror", None)
-    code = inner.get("code") if isinstance(inner, dict) else None
-    return code if isinstance(code, str) else ""
+def _bad_request(refused: Refused, address: VaultAddress, found: VaultObject | None) -> ProviderError:
+    place = f"Key Vault {address.name}"
+    if unknown := _UNKNOWN_VERSION.search(refused.text):
+        offered = unknown["offered"]
+        known = f" and knows at most {offered}" if offered else ""
+        return ProviderError(
+            f"{place} does not know version {address.api_version} of the REST API{known}; set"
+            f" clouds.{address.cloud}.apiVersion{f' to {offered!r}' if offered else ''} among the chart's values"
+        )
+    if found:
+        fix = "correct objectVersion or remove it" if found.version else "correct objectName or objectType"
+        return ObjectError(f"{place} refuses to read {found.noun}: not a valid request (HTTP 400); {fix}")
+    return ProviderError(f"{place} answered with HTTP 400; the controller tries again by itself")
+
+
+def _unauthorized(refused: Refused, place: str, client: str) -> str:
+    fault = refused.token_fault
+    if fault == WRONG_TENANT or not fault:
+        tail = f" ({fault})" if fault else ""
+        return f"{place} does not accept the token of {client}; check that tenantID is the vault's tenant{tail}"
+    if fault == WRONG_AUDIENCE:
+        return (
+            f"{place} expects tokens for another audience than {client} has; correct cloudName, or the cloud's audience"
+            f" in the chart's clouds ({fault})"
+        )
+    if fault in OUTSIDE_TIMES:
+        when = "has expired" if fault == "IDX10223" else "is not valid yet"
+        return (
+            f"{place} says that the token of {client} {when}; check the clock of the cluster's nodes, the controller"
+            f" gets another token by itself ({fault})"
+        )
+    if fault == NO_TOKEN:
+        return (
+            f"{place} did not see the token of {client}; check whether a proxy removes the Authorization header"
+            f" ({fault})"
+        )
+    return (
+        f"{place} refused the token of {client} for the moment; the controller tries again by itself, and if it lasts,"
+        f" {SEARCH_HINT.format(fault)}"
+    )
+
+
+def _forbidden(
+    refused: Refused, place: str, client: str, source: Source, verb: str, found: VaultObject | None
+) -> ProviderError:
+    noun = found.noun if found else f"the list of {source.plural}"
+    if found and any(code.endswith("Disabled") for code in refused.codes):
+        return source.disabled(found)
+    if refused.has("ForbiddenByFirewall"):
+        return ProviderError(f"{place}'s firewall refuses this cluster; allow its address in the vault's networking")
+    if refused.has("ForbiddenByConnection"):
+        return ProviderError(
+            f"{place} has its public access off and was not reached by an approved private link; use a private endpoint"
+            " and check its DNS zone (privatelink), or allow public access in the vault's networking"
+        )
+    if any("nsp" in code.lower() or "perimeter" in code.lower() for code in refused.codes):
+        return ProviderError(
+            f"{place}'s network security perimeter refuses this cluster; add an inbound access rule for its address to"
+            " the perimeter's profile"
+        )
+    if refused.has("ForbiddenByPolicy") and "on-behalf-of" in refused.text:
+        return ObjectError(
+            f"{client} may not read {noun} in {place}: the vault's access policies allow it only together with another"
+            " application; add one of the vault's access policies for the identity alone"
+        )
+    if refused.has("AccessDenied", "ForbiddenByPolicy"):  # the vault works with access policies
+        right = "Get" if verb == "get" else "List"
+        return AccessDenied(
+            f"{client} may not read {noun} in {place}; give it the permission {right} for {source.plural} in the"
+            " vault's access policies"
+        )
+    if refused.has("ForbiddenByRbac") or len(refused.codes) < 2:
+        return AccessDenied(f"{client} may not read {noun} in {place}; assign it the role {source.role} there")
+    return ObjectError(
+        f"{client} may not read {noun} in {place} ({refused.codes[-1]}); check the identity's roles and the vault's"
+        f" networking, or {SEARCH_HINT.format(refused.codes[-1])}"
+    )
+
+
+def _codes(error: Any) -> Iterator[str]:
+    """The codes of an error and of those inside it. A code is a word: anything else is left out."""
+    code = getattr(error, "code", None)
+    if isinstance(code, str) and _INNER_CODE.fullmatch(code):
+        yield code
+    inner = getattr(error, "innererror", None)
+    for _ in range(MAX_INNER_ERRORS):
+        if not isinstance(inner, dict):
+            return
+        if isinstance(code := inner.get("code"), str) and _INNER_CODE.fullmatch(code):
+            yield code
+        inner = inner.get("innererror")

@@ -22,6 +22,9 @@ TOKEN_AUDIENCE = "api://AzureADTokenExchange"  # noqa: S105 -- the audience that
 TOKEN_SECONDS = 600
 DEFAULT_CLOUD = "AzurePublicCloud"
 HTTPS_URL = r"^https://[^\s/?#@]+(/[^\s?#]*)?$"
+# The version of Key Vault's REST API to ask for, whichever the SDK prefers: every cloud of Azure knows it.
+KEY_VAULT_API_VERSION = "7.4"
+API_VERSION = r"^([0-9]{1,4}\.[0-9]{1,4}|[0-9]{4}-[0-9]{2}-[0-9]{2})(-preview(\.[0-9]{1,4})?)?$"
 
 
 class SettingsError(Exception):
@@ -46,6 +49,13 @@ class Cloud(msgspec.Struct, rename="camel", kw_only=True, frozen=True, forbid_un
         str, Meta(pattern=HTTPS_URL, description="What tokens are asked for, as https://vault.azure.net")
     ] = "https://vault.azure.net"
     ca: Annotated[str, Meta(description="Certificates (PEM) to trust besides the system's")] = ""
+    api_version: Annotated[
+        str,
+        Meta(
+            pattern=API_VERSION,
+            description="The version of Key Vault's REST API to ask for, as a string: 7.1 for Azure Stack Hub",
+        ),
+    ] = KEY_VAULT_API_VERSION
 
 
 # Source: Azure Key Vault developer's guide and "Azure environments" of the Azure SDK for Python.
@@ -177,7 +187,9 @@ def parse_clouds(text: bytes) -> dict[str, Cloud]:
         raise SettingsError(str(error)) from error
     for name, raw in given.items():
         try:
-            clouds[name] = msgspec.json.decode(raw, type=Cloud)
+            # An entry under the name of a built-in cloud changes the fields that it names.
+            built_in = msgspec.to_builtins(BUILT_IN_CLOUDS[name]) if name in BUILT_IN_CLOUDS else {}
+            clouds[name] = msgspec.convert(built_in | msgspec.json.decode(raw, type=dict[str, object]), Cloud)
             if clouds[name].ca:
                 ssl.create_default_context(cadata=clouds[name].ca)
         except (msgspec.DecodeError, ssl.SSLError, ValueError) as error:

@@ -4,10 +4,11 @@ Source: Azure Key Vault REST API reference, secrets, certificates, keys; "Azure 
 """
 
 import abc
+import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -21,7 +22,6 @@ from controller.errors import ObjectError
 from controller.fetched import Fetched, Hidden
 from controller.objects import VaultObject
 
-T = TypeVar("T")
 # The SDK's certificate and key clients are imported where they are made: 12 MiB that few installations need.
 
 
@@ -80,7 +80,7 @@ class Source(abc.ABC):
     async def page(self, where: str) -> Page:
         """A page of a list. `ValueError` for a body that lacks what it must have."""
         answer = _read(await self._ask(where), _Listed)
-        return Page([item.read() for item in answer.value], answer.next_link or "")
+        return Page(list(_items(answer.value)), answer.next_link or "")
 
     async def _ask(self, where: str) -> bytes:
         answer = await self._client.send_request(HttpRequest("GET", where))
@@ -122,20 +122,33 @@ class _Item(msgspec.Struct):
 
     id: str = ""
     kid: str = ""
-    attributes: _Attributes | None = None
-
-    def read(self) -> Item:
-        """`ValueError` where it does not say what it is."""
-        name, version = _identified(self.id or self.kid)
-        told = self.attributes or _Attributes()
-        return Item(name, version, told.enabled is not False, _moment(told.created), _moment(told.updated))
+    attributes: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Listed(msgspec.Struct, rename="camel"):
     """What is read of a page (SecretListResult, CertificateListResult, KeyListResult)."""
 
-    value: list[_Item]
+    value: list[msgspec.Raw]
     next_link: str | None = None
+
+
+def _items(listed: Iterable[msgspec.Raw]) -> Iterator[Item]:
+    """Read each item by itself. One without an id is left out; odd attributes are as good as none.
+
+    An object without the time of its last change is read in full at every poll, so nothing is missed.
+    """
+    for raw in listed:
+        try:
+            item = _read(raw, _Item)
+            name, version = _identified(item.id or item.kid)
+        except ValueError:
+            continue
+        try:
+            said = _read(item.attributes, _Attributes | None) or _Attributes()
+            created, updated = _moment(said.created), _moment(said.updated)
+        except (ValueError, OverflowError):
+            said, created, updated = _Attributes(), None, None
+        yield Item(name, version, said.enabled is not False, created, updated)
 
 
 class Secrets(Source):
@@ -174,12 +187,19 @@ class Certificates(Source):
 
     async def get(self, found: VaultObject, version: str) -> Fetched:
         """The certificate, PEM."""
+        if found.name.lower() in RESERVED_CERTIFICATES:
+            raise ObjectError(
+                f"{found.noun}: Key Vault reserves this name for something else; correct objectName or objectType"
+            )
         if version:
             answer = await self._client.get_certificate_version(found.name, version)
         else:
             answer = await self._client.get_certificate(found.name)
         if not answer.cer:
-            raise ValueError
+            raise ObjectError(
+                f"{found.noun} in Key Vault {self._vault} has no version yet: its request is pending, merge it (az"
+                " keyvault certificate pending merge) or delete it"
+            )
         if answer.properties.enabled is False:
             raise self.disabled(found)
         return _fetched(ssl.DER_cert_to_PEM_cert(bytes(answer.cer)).encode(), answer.properties)
@@ -201,10 +221,19 @@ class Keys(Source):
         answer = await self._client.get_key(found.name, version or None)
         if answer.properties.enabled is False:
             raise self.disabled(found)
-        if _text(answer.key.kty).startswith("oct"):
+        kind, curve = _text(answer.key.kty), _text(answer.key.crv)
+        if kind.startswith("oct"):
             raise ObjectError(
                 f"{found.noun} in Key Vault {self._vault} is symmetric and has no public half; take it out of the"
                 " SecretSync"
+            )
+        if not kind or (kind.startswith("EC") and not curve):
+            raise ValueError
+        if not kind.startswith(("RSA", "EC")) or (kind.startswith("EC") and curve not in _CURVES):
+            what = curve if kind.startswith("EC") else kind
+            raise ObjectError(
+                f"{found.noun} in Key Vault {self._vault} is of a kind without a PEM form here"
+                f"{f' ({what})' if _WORD.fullmatch(what) else ''}; take it out of the SecretSync"
             )
         return _fetched(_public_pem(answer.key), answer.properties)
 
@@ -212,6 +241,11 @@ class Keys(Source):
 SOURCES: Mapping[str, type[Source]] = {"secret": Secrets, "cert": Certificates, "key": Keys}
 """By the objectType of a SecretProviderClass."""
 
+# Below /certificates, these are not certificates (Azure Key Vault REST API reference, "Get Certificate Issuers" and
+# "Get Certificate Contacts").
+RESERVED_CERTIFICATES = ("issuers", "contacts")
+# What a key's type or curve looks like: anything else stays out of messages.
+_WORD = re.compile(r"[A-Za-z0-9-]{1,20}")
 _CURVES: Mapping[str, ec.EllipticCurve] = {
     "P-256": ec.SECP256R1(),
     "P-384": ec.SECP384R1(),
@@ -233,14 +267,14 @@ def _public_pem(jwk: Any) -> bytes:
 
 def _text(word: Any) -> str:
     """The SDK gives a member of its enums for words that it knows, and the text for others."""
-    return str(getattr(word, "value", word))
+    return "" if word is None else str(getattr(word, "value", word))
 
 
 def _number(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
-def _read(content: bytes, shape: type[T]) -> T:
+def _read(content: bytes | msgspec.Raw, shape: Any) -> Any:
     try:
         return msgspec.json.decode(content, type=shape)
     except msgspec.DecodeError:

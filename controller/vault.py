@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 import msgspec
 
 from controller.calls import Calls
-from controller.errors import ControllerError, ObjectError
+from controller.errors import AccessDenied, ControllerError, ObjectError
 from controller.fetched import Fetched, Results
 from controller.lists import Lists
 from controller.objects import VaultObject, VersionOf
@@ -110,6 +110,8 @@ class VaultReader:
             try:
                 answer = await self._calls.make(source, "get", found, lambda: source.get(found, version), first=first)
             except ControllerError as error:
+                if isinstance(error, AccessDenied):
+                    self._lists.note_denied_get(found.type)
                 return error.bare()
             updated = settled(answer.updated, self._calls.server_time())
             return msgspec.structs.replace(answer, updated=updated)

@@ -10,6 +10,7 @@ from controller.calls import AT_ONCE, Calls
 from controller.identity import FederatedCredential, Identity
 from controller.network import new_session, new_transport
 from controller.pace import Pace
+from controller.refusals import VaultAddress
 from controller.settings import Cloud
 from controller.shares import Slots
 from controller.vault import VaultReader
@@ -51,7 +52,15 @@ class Vaults:
                 self._credentials[identity, where] = credential
             url = where.vault_url.replace("{vault}", vault.lower())
             pace = self._paces.setdefault(url, Pace(time.monotonic))
-            calls = Calls(vault, url, identity, credential, transport, self._slots, pace, self._count)
+            calls = Calls(
+                VaultAddress(vault, url, cloud, where.api_version),
+                identity,
+                credential,
+                transport,
+                self._slots,
+                pace,
+                self._count,
+            )
             found = VaultReader(calls)
             self._readers[identity, where, vault] = found
         self._used[identity, where, vault] = time.monotonic()

@@ -33,7 +33,7 @@ from tools.installation import Installation
 from tools.outside import Outside
 
 # A small read that every vault refuses without a token: its refusal tells the vault's tenant.
-_PROBE = "/secrets?api-version=7.4"
+_PROBE = "/secrets?api-version="
 _AT_ONCE = 8
 T = TypeVar("T")
 
@@ -212,7 +212,9 @@ class Examination:
             with contextlib.suppress(OSError):
                 loop = asyncio.get_running_loop()
                 yield checks.addresses(subject, host, [str(each[4][0]) for each in await loop.getaddrinfo(host, port)])
-        headers = await self._once(url, lambda: self._outside.reach(url + _PROBE, cloud, f"Key Vault {source.vault}"))
+        headers = await self._once(
+            url, lambda: self._outside.reach(f"{url}{_PROBE}{cloud.api_version}", cloud, f"Key Vault {source.vault}")
+        )
         if isinstance(headers, errors.ProviderError):
             yield failed(subject, "vault", headers, _route(headers, url))
             return

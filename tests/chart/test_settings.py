@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.settings import Cloud, Settings
+from controller.settings import BUILT_IN_CLOUDS, Cloud, Settings, parse_clouds
 from tests.chart.rendering import FULL_NAME, Manifest, container, environment, one, render
 from tools import helm
 
@@ -73,6 +73,21 @@ def test_clouds_reach_the_controller_as_a_file_and_a_change_rolls_the_pod() -> N
     changed["clouds"]["Stack"]["authority"] = "https://other.stack"  # type: ignore[index]
     assert annotations(render(given=changed)) != annotations(manifests)
     assert annotations(render(given=given)) == annotations(manifests)
+
+
+def test_one_field_of_a_built_in_cloud_can_be_set_alone() -> None:
+    arguments = ["--set-string", "clouds.AzureChinaCloud.apiVersion=2016-10-01", "--set", "networkPolicy.enabled=true"]
+    [volume, _] = one(manifests := render(*arguments), "Deployment")["spec"]["template"]["spec"]["volumes"]
+    content = one(manifests, "ConfigMap", volume["configMap"]["name"])["data"]["clouds.json"]
+    assert parse_clouds(content.encode())["AzureChinaCloud"] == msgspec.structs.replace(
+        BUILT_IN_CLOUDS["AzureChinaCloud"], api_version="2016-10-01"
+    )
+
+
+@pytest.mark.parametrize("version", ["latest", "7", "7.4.1 "])
+def test_an_api_version_of_another_form_is_refused(version: str) -> None:
+    with pytest.raises(helm.BadValues, match=r"clouds\.AzureChinaCloud\.apiVersion"):
+        render("--set-string", f"clouds.AzureChinaCloud.apiVersion={version}")
 
 
 def test_an_unknown_default_cloud_is_refused() -> None:

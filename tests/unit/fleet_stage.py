@@ -27,6 +27,7 @@ from controller.plan import turn
 from controller.queue import Key
 from controller.reconcile import Reconciler
 from controller.reflector import Store
+from controller.refusals import VaultAddress
 from controller.report import Reporter
 from controller.settings import Settings
 from controller.shares import Slots
@@ -121,9 +122,16 @@ class _Calls(Calls):
 
     def __init__(self, vault: Vault) -> None:
         clock = vault.loop.time
-        nobody = cast("FederatedCredential", None)
+        credential = cast("FederatedCredential", SimpleNamespace(forbidden=_nobody))
         super().__init__(
-            "vault", "https://vault", ROBOT, nobody, cast("Any", None), Slots(AT_ONCE), Pace(clock), _nobody, clock
+            VaultAddress("vault", "https://vault"),
+            ROBOT,
+            credential,
+            cast("Any", None),
+            Slots(AT_ONCE),
+            Pace(clock),
+            _nobody,
+            clock,
         )
         self._shelf = cast("Source", _Shelf(vault))
 

@@ -12,9 +12,18 @@ from types import SimpleNamespace
 from urllib.parse import parse_qs
 
 import pytest
+from azure.core.credentials import TokenRequestOptions
 
 from controller import errors, identity
-from controller.identity import REMEMBER_FAILURE, RENEW_BEFORE, FederatedCredential, Identity
+from controller.identity import (
+    CHALLENGE_AGAIN,
+    MAX_CLAIMS,
+    REMEMBER_FAILURE,
+    RENEW_BEFORE,
+    RENEW_FORBIDDEN,
+    FederatedCredential,
+    Identity,
+)
 from controller.network import new_session, new_transport
 from controller.settings import TOKEN_AUDIENCE, Cloud
 from tests.unit.api_server import Answer, ApiServer, serving
@@ -160,6 +169,9 @@ async def test_closing_forgets_the_token(scene: Scene) -> None:
 # Failures
 
 
+UNREACHABLE = (50166, 501661, 90061, 900612)
+
+
 @pytest.mark.parametrize(
     ("number", "cause", "step"),
     [
@@ -175,8 +187,22 @@ async def test_closing_forgets_the_token(scene: Scene) -> None:
         ("AADSTS700024", "outside its valid time", "set the clock"),
         ("AADSTS700027", "could not verify", f"published at {ISSUER}"),
         ("AADSTS7000272", "could not verify", "publish the keys"),
-        ("AADSTS50166", "could not verify", "publish the keys"),
-        ("AADSTS999999", "Entra refused identity client-1", "look its number up"),
+        *(
+            (f"AADSTS{number}", "could not fetch or read the keys", f"issuer {ISSUER}; publish")
+            for number in UNREACHABLE
+        ),
+        ("AADSTS900382", "another cloud", "correct cloudName or tenantID"),
+        ("AADSTS7000229", "no service principal in tenant tenant-1", "az ad sp create --id client-1"),
+        ("AADSTS53003", "Conditional Access policy of tenant tenant-1", "exclude this workload identity"),
+        ("AADSTS50020", "another identity provider", "use an identity of that tenant"),
+        (
+            "AADSTS500011",
+            "audience https://vault.example.com is unknown in tenant tenant-1",
+            "correct tenantID, cloudName",
+        ),
+        ("AADSTS1002012", "https://vault.example.com/.default", "the cloud's audience in the chart's clouds"),
+        ("AADSTS50058", "expects a sign-in", "check that clientID"),
+        ("AADSTS999999", "Entra refused identity client-1", "search for AADSTS999999 in Microsoft's documentation"),
     ],
 )
 async def test_each_number_gives_cause_and_next_step(scene: Scene, number: str, cause: str, step: str) -> None:
@@ -301,26 +327,75 @@ async def test_while_renewal_fails_the_old_token_serves_to_its_end(scene: Scene,
     assert isinstance(await scene.fails(), errors.ProviderError if entra_fails else errors.KubeError)
 
 
-async def test_a_token_that_a_vault_refuses_is_replaced_but_not_at_once_again(scene: Scene) -> None:
+async def test_token_that_a_vault_refuses_is_replaced_but_not_at_once_again(scene: Scene) -> None:
     scene.entra.will_answer(token("t1"), token("t2"), refusal("AADSTS700213"))
     assert await scene.ask() == "t1"
-    assert not scene.credential.refused(scene.steady)
+    # The exchange that just made this token is not another caller's: it brought nothing newer.
+    assert not scene.credential.refused("t1")
     assert await scene.ask() == "t1"
-    sent = scene.steady
     scene.now += REMEMBER_FAILURE
-    assert scene.credential.refused(sent)
+    assert scene.credential.refused("t1")
     assert await scene.ask() == "t2"
     for _ in range(9):
-        assert scene.credential.refused(sent)  # who was under way with the old one
-        assert not scene.credential.refused(scene.steady)
+        assert scene.credential.refused("t1")  # of a caller that was under way with the old one
+        assert not scene.credential.refused("t2")
         assert await scene.ask() == "t2"
     # One vault of several may be the wrong one: where there is no other token, this one goes on serving.
     scene.now += REMEMBER_FAILURE
-    assert scene.credential.refused(scene.steady)
+    assert scene.credential.refused("t2")
     for _ in range(9):
         assert await scene.ask() == "t2"
-        assert not scene.credential.refused(scene.steady)
+        assert not scene.credential.refused("t2")
     assert scene.assertions == 3
+
+
+async def test_lasting_denial_renews_the_token_within_minutes_and_not_more_often(scene: Scene) -> None:
+    """Group memberships are in the token: what an administrator grants is in the next one."""
+    scene.entra.will_answer(*[token(f"t{number}") for number in range(1, 9)])
+    assert await scene.ask() == "t1"
+    seen = []
+    for _ in range(60):  # an hour, with a denial every ten seconds
+        for _ in range(6):
+            scene.now += 10
+            scene.credential.forbidden()
+            seen.append(await scene.ask())
+        if scene.assertions == 3:
+            break
+    assert seen.count("t1") == RENEW_FORBIDDEN / 10 - 1
+    assert seen.count("t2") == RENEW_FORBIDDEN / 10
+
+
+def claims_options(text: str = '{"access_token":{"nbf":{"essential":true}}}') -> TokenRequestOptions:
+    return {"claims": text}
+
+
+async def test_claims_challenge_costs_one_exchange(scene: Scene) -> None:
+    scene.entra.will_answer(token("t1"), token("t2"), token("t3"))
+    assert await scene.ask() == "t1"
+    answers = await asyncio.gather(*(scene.credential.get_token_info("x", options=claims_options()) for _ in range(24)))
+    assert {answer.token for answer in answers} == {"t2"}
+    form = parse_qs(scene.entra.asked[-1].body.decode())
+    assert "essential" in form["claims"][0]
+    # A vault that is never content costs an exchange a minute.
+    scene.now += CHALLENGE_AGAIN - 1
+    assert (await scene.credential.get_token_info("x", options=claims_options())).token == "t2"
+    assert await scene.ask() == "t2"
+    assert scene.assertions == 2
+    scene.now += 1
+    assert (await scene.credential.get_token_info("x", options=claims_options())).token == "t3"
+    # What the challenge asked for is not asked for again.
+    scene.now += 3600
+    scene.entra.will_answer(token("t4"))
+    assert await scene.ask() == "t4"
+    assert "claims" not in parse_qs(scene.entra.asked[-1].body.decode())
+
+
+async def test_claims_without_end_are_not_passed_on(scene: Scene) -> None:
+    scene.entra.will_answer(token("t1"))
+    assert await scene.ask() == "t1"
+    found = await scene.credential.get_token_info("x", options=claims_options("x" * (MAX_CLAIMS + 1)))
+    assert found.token == "t1"
+    assert scene.assertions == 1
 
 
 async def test_a_token_that_lives_shorter_than_the_margin_does_not_make_a_storm(scene: Scene) -> None:

@@ -5,6 +5,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from controller.settings import BUILT_IN_CLOUDS, Cloud, Settings, SettingsError
 from tools.local_cluster.pki import Authority
@@ -123,6 +124,27 @@ def test_a_file_adds_clouds_and_may_replace_one(tmp_path: Path) -> None:
     assert found["Lab"].authority == "https://login.example.com"
     assert found["Lab"].audience == "https://vault.azure.net"
     assert found["AzureChinaCloud"] == BUILT_IN_CLOUDS["AzureChinaCloud"]
+
+
+def test_entry_under_a_built_in_name_changes_the_fields_that_it_sets(tmp_path: Path) -> None:
+    found = clouds(tmp_path, {"AzureChinaCloud": {"apiVersion": "2016-10-01"}})["AzureChinaCloud"]
+    assert found == structs.replace(BUILT_IN_CLOUDS["AzureChinaCloud"], api_version="2016-10-01")
+
+
+def test_every_cloud_has_the_same_api_version_unless_it_says_otherwise(tmp_path: Path) -> None:
+    versions = {name: cloud.api_version for name, cloud in clouds(tmp_path, {"Lab": MINE}).items()}
+    assert versions == dict.fromkeys(["Lab", *BUILT_IN_CLOUDS], "7.4")
+
+
+@pytest.mark.parametrize("version", ["7.0", "7.6-preview.2", "2016-10-01", "2025-06-01-preview"])
+def test_api_version_is_a_number_or_a_date(tmp_path: Path, version: str) -> None:
+    assert clouds(tmp_path, {"Lab": MINE | {"apiVersion": version}})["Lab"].api_version == version
+
+
+@pytest.mark.parametrize("version", ["", "latest", "7", "v7.4", "7.4&x=1", "7.4/..", "2016-10", 7.4])
+def test_api_version_of_another_form_is_named(tmp_path: Path, version: object) -> None:
+    with pytest.raises(SettingsError, match=r"cloud Lab: .*apiVersion"):
+        clouds(tmp_path, {"Lab": MINE | {"apiVersion": version}})
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,8 @@ class ChartValues(Values):
         Meta(
             description="Clouds besides "
             + ", ".join(BUILT_IN_CLOUDS)
-            + ". A SecretProviderClass can name a cloud (cloudName) and never a host, so only what stands here can be"
+            + ". An entry under one of these names changes the fields that it sets, such as apiVersion."
+            " A SecretProviderClass can name a cloud (cloudName) and never a host, so only what stands here can be"
             " reached.",
             examples=[
                 {

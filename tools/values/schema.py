@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec import inspect
 
+from controller.settings import BUILT_IN_CLOUDS, Cloud
 from tools.values.base import Open
 from tools.values.chart import ChartValues
 
@@ -58,6 +59,15 @@ def _made(node: inspect.Type) -> Schema:
             return {"type": "array", "items": _schema(node.item_type)}
         case inspect.DictType(value_type=inspect.AnyType()):
             return {"type": "object"}
+        case inspect.DictType(value_type=inspect.StructType() as entry) if entry.cls is Cloud:
+            # An entry under the name of a built-in cloud changes the fields that it names.
+            whole = _schema(entry)
+            some = {key: value for key, value in whole.items() if key != "required"}
+            return {
+                "type": "object",
+                "properties": dict.fromkeys(BUILT_IN_CLOUDS, some),
+                "additionalProperties": whole,
+            }
         case inspect.DictType():
             return {"type": "object", "additionalProperties": _schema(node.value_type)}
         case inspect.StructType():

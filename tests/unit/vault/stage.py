@@ -14,6 +14,7 @@ from controller.identity import FederatedCredential, Identity
 from controller.network import new_session, new_transport
 from controller.objects import VaultObject, VersionOf
 from controller.pace import Pace
+from controller.refusals import VaultAddress
 from controller.shares import Slots
 from controller.vault import VaultReader
 from tests.unit.api_server import Answer, ApiServer, Asked, serving
@@ -46,7 +47,7 @@ class Scene:
         self.answers: dict[str, Answer] = {}
         self.counted: list[tuple[str, str]] = []
         self.no_token: ControllerError | None = None
-        self.tokens_refused = 0
+        self.tokens_refused = self.denials = 0
         self.now = 1000.0
         self.reader: VaultReader
 
@@ -56,10 +57,15 @@ class Scene:
             raise self.no_token
         return AccessTokenInfo("token", 4_000_000_000)
 
-    def refused(self, _sent: float) -> bool:
-        """… and is told where the vault does not take it."""
+    def refused(self, token: str) -> bool:
+        """… and hears which token the vault refuses."""
+        assert token == "token"
         self.tokens_refused += 1
         return False
+
+    def forbidden(self) -> None:
+        """… or that the vault denies access."""
+        self.denials += 1
 
     def _answer(self, asked: Asked) -> Answer:
         if "Authorization" not in asked.headers:
@@ -116,8 +122,7 @@ async def staged(authority: Authority) -> AsyncIterator[Scene]:
     async with serving(tls) as server, new_session(authority.pair.cert.read_text()) as session:
         scene = Scene(server)
         calls = Calls(
-            "shop",
-            server.url,
+            VaultAddress("shop", server.url),
             Identity("team", "robot", "client-1", "tenant-1"),
             cast("FederatedCredential", scene),
             new_transport(session),

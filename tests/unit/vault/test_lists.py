@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 from controller import lists, vault
+from controller.api.secretsync import ObjectVersion
 from controller.errors import ObjectError, ProviderError
 from controller.fetched import Fetched
-from controller.lists import LISTS_AGAIN
+from controller.lists import ALLOWED_AGAIN, CHEAPER_AGAIN
 from controller.objects import VaultObject, VersionOf
-from controller.survey import Listed
+from controller.survey import Listed, Survey
 from tests.unit.api_server import Answer, Asked
 from tests.unit.vault.stage import CHALLENGE, JSON, USER, Scene, refusal
 
-DAY = LISTS_AGAIN
+DAY = CHEAPER_AGAIN
 
 
 def secrets(count: int, **changes: Any) -> list[VersionOf]:
@@ -85,14 +86,36 @@ async def test_a_list_that_turns_out_dearer_is_given_up_and_not_begun_for_a_day(
     assert await look(scene, *secrets(2)) == (["/secrets"] * 2, {})
 
 
-async def test_a_list_that_is_forbidden_is_asked_for_again_after_a_day(scene: Scene) -> None:
-    scene.answers["/secrets"] = refusal(403, "Forbidden", "ForbiddenByRbac")
+@pytest.mark.parametrize("inner", ["ForbiddenByRbac", "AccessDenied", "ForbiddenByPolicy", ""])
+async def test_forbidden_list_is_replaced_by_gets_for_less_than_an_hour(scene: Scene, inner: str) -> None:
+    scene.answers["/secrets"] = refusal(403, "Forbidden", inner)
     scene.has("user", "me")
     assert await look(scene, USER) == (["/secrets"], {})
-    scene.now += DAY - 1
+    assert ALLOWED_AGAIN < 3600
+    scene.now += ALLOWED_AGAIN - 1
     assert await look(scene, *secrets(1000)) == ([], {})
     assert await scene.read(USER) == ["me"]  # the vault is not taken for down
     scene.now += 2
+    serve_list(scene, [item(scene, "user")])
+    assert (await look(scene, USER))[1].keys() == {"secret"}
+
+
+@pytest.mark.parametrize("inner", ["ForbiddenByFirewall", "ForbiddenByConnection", "ForbiddenByNsp", "SomethingNew"])
+async def test_refusal_that_is_not_about_lists_keeps_the_lists(scene: Scene, inner: str) -> None:
+    scene.answers["/secrets"] = refusal(403, "Forbidden", inner)
+    with pytest.raises(ProviderError):
+        await scene.reader.survey([USER], scene.now)
+    scene.now += 60
+    serve_list(scene, [item(scene, "user")])
+    assert (await look(scene, USER))[1]["secret"].keys() == {"user"}
+
+
+async def test_forbidden_list_is_asked_again_if_gets_are_forbidden_too(scene: Scene) -> None:
+    for path in ("/secrets", "/secrets/user", "/secrets/user/"):
+        scene.answers[path] = refusal(403, "Forbidden", "ForbiddenByRbac")
+    assert await look(scene, USER) == (["/secrets"], {})
+    await scene.fails()
+    scene.now += 60
     serve_list(scene, [item(scene, "user")])
     assert (await look(scene, USER))[1].keys() == {"secret"}
 
@@ -178,14 +201,6 @@ async def test_the_next_page_is_never_another_hosts(scene: Scene, link: str) -> 
         {"value": None},
         {"value": 5},
         {"value": "text"},
-        {"value": [None]},
-        {"value": [{}]},
-        {"value": [5]},
-        {"value": [{"id": 5}]},
-        {"value": [{"id": "https://x/secrets/user", "attributes": 5}]},
-        {"value": [{"id": "https://x/secrets/user", "attributes": {"updated": 10**30}}]},
-        {"value": [{"id": "https://x/secrets/user", "attributes": {"updated": "soon"}}]},
-        {"value": [{"id": "no address"}]},
         {"value": [], "nextLink": 5},
         [],
         5,
@@ -200,6 +215,53 @@ async def test_a_list_that_makes_no_sense_is_no_usable_answer(scene: Scene, body
     scene.now += 60
     (answer,) = await scene.read(VersionOf(VaultObject(name="db", history=2)))
     assert isinstance(answer, ProviderError)
+
+
+ODD_ITEMS: list[Any] = [
+    None,
+    5,
+    "text",
+    [],
+    {},
+    {"id": 5},
+    {"id": "no address"},
+    {"id": "https://x/"},
+    {"id": "https://["},
+    {"attributes": {"enabled": True}},
+    {"kid": None},
+]
+ODD_ATTRIBUTES: list[Any] = [
+    5,
+    "text",
+    [],
+    {"updated": 10**30},
+    {"updated": "soon"},
+    {"updated": -(10**15), "created": {}},
+    {"enabled": "yes"},
+    {"created": 1.5},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_ITEMS, ids=str)
+async def test_odd_item_does_not_void_its_page(scene: Scene, odd: Any) -> None:
+    good = item(scene, "user")
+    serve_list(scene, [odd, good, odd], [odd], [item(scene, "pass")])
+    assert set((await look(scene, *secrets(3)))[1]["secret"]) == {"user", "pass"}
+    scene.lists("db", ("a", 1, True), ("b", 2, True))
+    scene.answers["/secrets/db/versions"].body["value"] += [odd, item(scene, "db")]
+    scene.server.otherwise = scene._answer
+    db = VaultObject(name="db", history=2)
+    assert await scene.read(VersionOf(db, 0), VersionOf(db, 1)) == ["value of b", "value of a"]
+
+
+@pytest.mark.parametrize("odd", ODD_ATTRIBUTES, ids=str)
+async def test_object_with_odd_attributes_is_read_at_every_poll(scene: Scene, odd: Any) -> None:
+    serve_list(scene, [item(scene, "pass"), {"id": f"{scene.server.url}/secrets/user", "attributes": odd}])
+    listed = (await look(scene, *secrets(3)))[1]["secret"]
+    assert listed.keys() == {"user", "pass"}
+    assert listed["user"].updated is None
+    known = [ObjectVersion(target_key="k", object=str(USER), version="v1", updated="1970-01-01T00:00:09Z")]
+    assert Survey(listed={"secret": listed}).stale({"k": USER}, known) == {"k"}
 
 
 async def test_a_list_of_versions_without_end_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,10 @@ import pytest
 
 from controller.errors import ObjectError
 from controller.objects import VaultObject, VersionOf
-from tests.unit.vault.stage import USER, Scene, refusal
+from tests.unit.api_server import Answer
+from tests.unit.vault.stage import JSON, USER, Scene, refusal
+
+KINDS = {"secret": "secrets", "cert": "certificates", "key": "keys"}
 
 
 async def test_the_newest_version_is_one_get(scene: Scene) -> None:
@@ -12,6 +15,17 @@ async def test_the_newest_version_is_one_get(scene: Scene) -> None:
     assert await scene.read(USER) == ["me"]
     assert [path.rstrip("/") for path in scene.reads] == ["/secrets/user"]
     assert scene.counted == [("secrets.get", "ok")]
+
+
+async def test_all_kinds_are_asked_for_in_the_api_version_of_the_cloud(scene: Scene) -> None:
+    """The SDK's clients prefer newer versions, each its own, which not all clouds know."""
+    for path in KINDS.values():
+        scene.answers[f"/{path}"] = Answer({"value": [], "nextLink": None}, headers=JSON)
+    db = [VersionOf(VaultObject(name="db", type=kind, history=history)) for kind in KINDS for history in (1, 2)]
+    await scene.read(*db)
+    await scene.reader.survey(db, scene.now)
+    assert {asked.query["api-version"] for asked in scene.server.asked} == {"7.4"}
+    assert {asked.path.split("/")[1] for asked in scene.server.asked} == set(KINDS.values())
 
 
 async def test_a_pinned_version(scene: Scene) -> None:

@@ -1,0 +1,98 @@
+"""An object with any body concerns that object alone: its neighbors are read at once, and the vault is not blamed."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from controller.errors import ObjectError
+from controller.fetched import Fetched
+from controller.objects import VaultObject, VersionOf
+from tests.unit.api_server import Answer
+from tests.unit.vault.stage import JSON, Scene, refusal
+
+OTHER = VersionOf(VaultObject(name="other"))
+KINDS = {"secret": "secrets", "cert": "certificates", "key": "keys"}
+GOOD: dict[str, dict[str, Any]] = {
+    "secret": {"value": "v", "id": "https://x/secrets/odd/v1", "attributes": {"enabled": True, "updated": 9}},
+    "cert": {"cer": "AAAA", "id": "https://x/certificates/odd/v1", "attributes": {"enabled": True}, "policy": {}},
+    "key": {
+        "key": {"kid": "https://x/keys/odd/v1", "kty": "EC", "crv": "P-256", "x": "AQ", "y": "AQ", "key_ops": []},
+        "attributes": {"enabled": True},
+    },
+}
+BODIES = [
+    pytest.param(b"", id="empty"),
+    pytest.param(b"<html>Sign in</html>", id="HTML"),
+    pytest.param(b"null", id="null"),
+    pytest.param(b"{}", id="no field"),
+    pytest.param(b"[]", id="list"),
+    pytest.param(b'{"value": null, "id": "https://x/secrets/odd/v1"}', id="value null"),
+    pytest.param(b'{"value": "\\ud800", "id": "https://x/secrets/odd/v1"}', id="lone surrogate"),
+    pytest.param(b'{"value": "\xff", "id": "https://x/secrets/odd/v1"}', id="bytes that are not UTF-8"),
+    pytest.param(b"[" * 100_000, id="deep"),
+    pytest.param(b'{"value": "' + b"x" * (3 << 20) + b'"}', id="huge"),
+    pytest.param(b'{"value": "v", "id": "https://x/secrets/odd/v1"', id="cut short"),
+    pytest.param(b'{"value": "v", "attributes": {}}', id="no id"),
+    pytest.param(b'{"error": {"code": "Forbidden"}}', id="error with success as its status"),
+]
+
+
+async def read_both(scene: Scene, kind: str, answer: Answer) -> None:
+    """Read the odd object, then its neighbor: the vault answers both."""
+    scene.has("other", "me")
+    for path in (f"/{KINDS[kind]}/odd", f"/{KINDS[kind]}/odd/", f"/{KINDS[kind]}/odd/versions"):
+        scene.answers[path] = answer
+    scene.now += 1
+    odd = VersionOf(VaultObject(name="odd", type=kind))
+    several = VersionOf(VaultObject(name="odd", type=kind, history=2))
+    found = await scene.reader.read([odd, several], since=scene.now, first=True)
+    for item in found.values():
+        assert isinstance(item, ObjectError | Fetched)
+    assert await scene.read(OTHER) == ["me"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("body", BODIES)
+async def test_odd_body_concerns_its_object_alone(scene: Scene, kind: str, body: bytes) -> None:
+    await read_both(scene, kind, Answer(body, headers=JSON))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("code", ["BadParameter", "BadRequest", "InvalidRequestUri", ""])
+@pytest.mark.parametrize("status", [400, 404, 405, 409, 410, 412, 422])
+async def test_refusal_of_a_request_concerns_its_object_alone(scene: Scene, kind: str, code: str, status: int) -> None:
+    await read_both(scene, kind, refusal(status, code))
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def changed(draw: st.DrawFn, body: dict[str, Any]) -> dict[str, Any]:
+    """A good body in which some fields lack or have another value."""
+    copy: dict[str, Any] = json.loads(json.dumps(body))
+    places = [(copy, field) for field in copy]
+    places += [(inner, field) for inner in copy.values() if isinstance(inner, dict) for field in inner]
+    for holder, field in draw(st.lists(st.sampled_from(places), min_size=1, max_size=3)):
+        if draw(st.booleans()):
+            holder.pop(field, None)
+        else:
+            holder[field] = draw(JSON_VALUES)
+    return copy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+async def test_any_change_of_a_good_body_concerns_its_object_alone(
+    scene: Scene, kind: str, data: st.DataObject
+) -> None:
+    body = data.draw(changed(GOOD[kind]) | JSON_VALUES)
+    await read_both(scene, kind, Answer(json.dumps(body).encode(), headers=JSON))
