@@ -56,7 +56,7 @@ test-cluster: assets ## the cluster tests, with those that take minutes by natur
 
 test-node: assets ## what needs a node, as root: the image in a pod, helm's whole life (options: TEST="-k name")
 	@$(RUN) tools.local_cluster assets --node --tool cosign --tool helm
-	$(RUN) pytest --durations=10 tests/node $(TEST)
+	$(RUN) pytest $(PARALLEL) --durations=10 tests/node $(TEST)
 
 test-logs: assets ## logs by OTLP, with cert-manager, trust-manager and a collector, built once (options: TEST="-k name")
 	@$(RUN) tools.local_cluster assets --tool cert-manager --tool trust-manager --tool otelcol

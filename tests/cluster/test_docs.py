@@ -32,7 +32,7 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("README.md", HELM_TEST): NODE,
     ("README.md", "make image                  # as root, with buildah: OCI archives in build/, the controller's and"
      " that of helm test"): IMAGE,
-    ("README.md", "make test"): CI,
+    ("README.md", "make check"): CI,
     ("chart/README.md", HELM_TEST): NODE,
     ("chart/README.md", "receivers:"): "a collector's file: tests/logs runs one",
     ("docs/air-gapped.md", "sudo make image"): IMAGE,

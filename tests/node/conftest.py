@@ -1,7 +1,10 @@
-"""Two images, one cluster with a node and one emulator for the whole suite; the story of one release runs on them."""
+"""Give each worker one cluster with a node and one emulator; build the two images once for all workers."""
 
+import fcntl
 from collections.abc import Iterator
+from typing import Any
 
+import msgspec
 import pytest
 
 from tests.node.release import Release
@@ -13,21 +16,46 @@ figures: list[str] = []
 """What was measured on the way, for the README."""
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = figures
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a pytest-xdist worker measured."""
+    found = getattr(node, "workeroutput", {}).get("figures", [])
+    figures.extend(figure for figure in found if figure not in figures)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for figure in figures:
         terminalreporter.write_line(figure)
 
 
+def _built_once(factory: pytest.TempPathFactory, worker: str, target: str) -> image.Image:
+    """Return the image of a target of the Containerfile, built by the first worker that asks for it."""
+    base = factory.getbasetemp()
+    folder = base if worker == "master" else base.parent  # the workers' common folder
+    made = folder / f"{target}.json"
+    with (folder / f"{target}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            built = image.build(folder / f"{target}.tar", base=image.DEBIAN, target=target)
+            made.write_bytes(msgspec.json.encode(built, enc_hook=str))
+    return msgspec.json.decode(made.read_bytes(), type=image.Image, dec_hook=lambda kind, given: kind(given))
+
+
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> image.Image:
-    made = image.build(tmp_path_factory.mktemp("image") / "image.tar", base=image.DEBIAN)
+def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> image.Image:
+    made = _built_once(tmp_path_factory, worker_id, "controller")
     figures.append(f"image: {made.own_packed / 1e6:.1f} MB packed, {made.own_unpacked / 1e6:.1f} MB unpacked")
     return made
 
 
 @pytest.fixture(scope="session")
-def built_test(tmp_path_factory: pytest.TempPathFactory) -> image.Image:
-    return image.build(tmp_path_factory.mktemp("image") / "test.tar", base=image.DEBIAN, target="test")
+def built_test(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> image.Image:
+    return _built_once(tmp_path_factory, worker_id, "test")
 
 
 @pytest.fixture(scope="session")
