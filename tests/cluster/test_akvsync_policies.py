@@ -1,7 +1,6 @@
 """The controller's own token, stolen, among SecretSyncs and SecretProviderClasses: it touches an AKVSync's alone."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,10 +24,9 @@ def akv_owner(uid: str, **changes: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def maker(shop: Shop) -> Iterator[str]:
-    """The UID of an AKVSync that no controller serves, and that is gone before the next module's would."""
-    yield shop.akv_sync("maker")
-    shop.plane.kubectl("delete", "akvsync", "maker", "--namespace", SHOP, "--cascade=foreground")
+def maker(shop: Shop) -> str:
+    """The UID of an AKVSync that no controller serves."""
+    return shop.akv_sync("maker")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS
 from tests.cluster.rights import Right, granted, play, uses_what_is_granted
 from tests.cluster.thief import MERGE, Thief, owner, refused, secret
 from tests.cluster.world import Installed, Namespace, at_work, eventually, leads, release
-from tools import helm
 from tools.local_cluster.errors import ClusterError
 from tools.workload import Workload
 
@@ -33,7 +32,7 @@ def served(installed: Installed) -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="module")
-def second(installed: Installed, served: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+def second(installed: Installed, served: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder, plane = tmp_path_factory.mktemp("second"), installed.plane
     values = {
         "watchNamespaces": [served.name],
@@ -42,9 +41,7 @@ def second(installed: Installed, served: Namespace, tmp_path_factory: pytest.Tem
         "identityFromServiceAccount": True,
         "shortestRefreshIntervalInSeconds": 1,
     }
-    yield release(plane, installed.emulator, folder, HOME, **values)
-    helm.run(["uninstall", HOME, "--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)])
-    plane.kubectl("delete", "namespace", HOME, "--wait=false")
+    return release(plane, installed.emulator, folder, HOME, **values)
 
 
 @pytest.fixture(scope="module")

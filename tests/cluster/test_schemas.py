@@ -1,11 +1,11 @@
 """Every object that the chart renders, over the matrix of values, fits the schemas that the API server serves."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
+from tests.cluster.world import create
 from tools import lint, render
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError
@@ -15,24 +15,14 @@ MATRIX = {name: replace(options, release=RELEASE, namespace=RELEASE) for name, o
 
 
 @pytest.fixture(scope="module")
-def scene(plane: ControlPlane) -> Iterator[None]:
-    """A dry run makes neither a namespace nor a ServiceAccount, and a Pod is admitted only where they are."""
+def scene(plane: ControlPlane) -> None:
+    """Create what a dry run does not: the namespaces, and the ServiceAccounts without which no Pod is admitted."""
     rendered = [each for options in MATRIX.values() for each in render.render(options)]
     there = set(plane.kubectl("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}").split())
-    namespaces = {each.namespace for each in rendered} - {""} - there
-    for name in namespaces:
-        plane.kubectl("create", "namespace", name)
-    # Another module's namespace of that name is used as it stands.
-    listed = plane.kubectl("get", "serviceaccounts", "--all-namespaces", "--no-headers")
-    present = {tuple(line.split()[:2]) for line in listed.splitlines()}
-    accounts = {(each.namespace, each.name) for each in rendered if each.kind == "ServiceAccount"} - present
-    for namespace, name in accounts:
-        plane.kubectl("create", "serviceaccount", name, "--namespace", namespace)
-    yield
-    for namespace, name in accounts:
-        plane.kubectl("delete", "serviceaccount", name, "--namespace", namespace)
-    for name in namespaces:
-        plane.kubectl("delete", "namespace", name)
+    for name in {each.namespace for each in rendered} - {""} - there:
+        create(plane, "namespaces", name)
+    for namespace, name in {(each.namespace, each.name) for each in rendered if each.kind == "ServiceAccount"}:
+        create(plane, f"namespaces/{namespace}/serviceaccounts", name)
 
 
 def apply(plane: ControlPlane, *objects: object) -> list[str]:

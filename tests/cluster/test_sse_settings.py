@@ -28,8 +28,6 @@ def tuned(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Ite
     second = release(installed.plane, installed.emulator, tmp_path_factory.mktemp("tuned"), name, **values)
     with at_work(second.workload()):
         yield space
-    helm.run(["uninstall", name, "--namespace", name, "--kubeconfig", str(installed.plane.kubeconfig)])
-    installed.plane.kubectl("delete", "namespace", name, "--wait=false")
     space.remove()
 
 

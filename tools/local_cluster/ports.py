@@ -1,16 +1,14 @@
 """Claim TCP ports of 127.0.0.1 so that test runs side by side never choose the same one.
 
 Asking the kernel for a free port and closing it again is a race: until the server listens, another process can get the
-same port, or an outgoing connection can use it. A claimed port is below the range of outgoing connections, and a lock
-on a file tells other processes of this user that it is taken.
+same port, or an outgoing connection can use it. A claimed port is below the range of outgoing connections, and a bound
+name in Linux's abstract socket namespace tells other processes that it is taken. The kernel frees the name when the
+process ends, however it ends, and nothing is left on disk.
 """
 
 import contextlib
-import fcntl
-import os
 import random
 import socket
-import tempfile
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,35 +21,30 @@ _DEFAULT_EPHEMERAL = 32_768
 
 
 class PortClaim:
-    """A port that no other claim has, until this object is gone.
+    """A port that no other claim has, until this object is gone. ClusterError where all `ports` are taken."""
 
-    Processes that use the same `folder` see each other's claims. ClusterError where all `ports` are taken.
-    """
-
-    def __init__(self, folder: Path | None = None, ports: Iterable[int] | None = None) -> None:
-        folder = folder or Path(tempfile.gettempdir()) / f"akv-ports-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
+    def __init__(self, ports: Iterable[int] | None = None) -> None:
         candidates = list(ports or range(_LOWEST, _first_ephemeral()))
         random.shuffle(candidates)
         for port in candidates:
-            if (lock := _try_lock(folder / str(port))) is not None:
+            if claim := _try_claim(port):
                 if _is_free(port):
                     self.port = port
-                    weakref.finalize(self, os.close, lock)
+                    weakref.finalize(self, claim.close)
                     return
-                os.close(lock)
+                claim.close()
         first, last = min(candidates), max(candidates)
-        raise ClusterError(f"every port from {first} to {last} is taken: stop a server, or look for locks in {folder}")
+        raise ClusterError(f"every port from {first} to {last} is taken: end servers or test runs that you do not need")
 
 
-def _try_lock(path: Path) -> int | None:
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _try_claim(port: int) -> socket.socket | None:
+    claim = socket.socket(socket.AF_UNIX)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
+        claim.bind(f"\0akv-secret-store-port-{port}")
+    except OSError:
+        claim.close()
         return None
-    return lock
+    return claim
 
 
 def _is_free(port: int) -> bool:
