@@ -23,6 +23,7 @@ from azure.core.exceptions import (
 from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.transport import AioHttpTransport
 
+from controller import budgets
 from controller.breaker import CircuitBreaker
 from controller.errors import AccessDenied, ControllerError, ObjectError, ProviderError
 from controller.identity import FederatedCredential, Identity
@@ -35,7 +36,7 @@ from controller.sources import SOURCES, Source
 
 # Requests under way at once to all vaults, of which a namespace has at most half; and to one vault, enough to fill
 # 400/s at 50 ms each: where it lets every request hang, there is room for the namespace's others.
-AT_ONCE = 64
+AT_ONCE = 2 * int(budgets.REQUESTS.most)
 AT_ONCE_EACH = 24
 # Whoever would wait longer for its turn at a vault that refuses makes room for the work on others, and comes again.
 PATIENCE = 1.0

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from controller import errors, schedule
+from controller import budgets, errors, schedule
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
@@ -31,8 +31,8 @@ from controller.sync import Again, Ask, Class, Equal, Reading, Syncer, Written, 
 from controller.telemetry import Chorus, Metrics
 from controller.vaults import Vaults
 
-# What one namespace alone gets of these, half, is enough for all the calls that its vault bears.
-WORKERS = 64
+# One namespace alone gets half of these, which is enough for all the calls that its vault bears.
+WORKERS = 2 * int(budgets.WORKERS.most)
 # Turns that wait for an old Secret's collection before it is worth a word: about half a minute.
 PATIENT_TURNS = 15
 # The status of a SecretSync that polls find unchanged says so once an hour: a restart needs to know, nobody else does.

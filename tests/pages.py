@@ -1,5 +1,6 @@
 """The pages that people read, taken apart: fenced blocks in their order, headings as anchors, links."""
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,6 +66,13 @@ def alike(found: str, wanted: str) -> bool:
 
 def _tokens(page: str) -> list[Token]:
     return _MARKDOWN.parse((ROOT / page).read_text())
+
+
+def names_in(path: str) -> set[str]:
+    """Return the names of the tests in a file."""
+    nodes = ast.walk(ast.parse((ROOT / path).read_text()))
+    found = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return {name for name in found if name.startswith("test_")}
 
 
 def _below(token: Token) -> Iterator[Token]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from controller import census
+from controller import budgets, census
 from controller.api.akvsync import MOST_OBJECTS, MOST_PARTS, MOST_VERSIONS, AKVSync
 from controller.api.conditions import Reason
 from controller.report import ATTENTION
@@ -104,6 +104,26 @@ def readme(description: str, chart: values.ChartValues) -> str:
             [(widening.kind, f"`{widening.field}`", widening.reason) for widening in crds.WIDENINGS],
         ),
     )
+
+
+BUDGETS_BEGIN, BUDGETS_END = "<!-- budgets: generated from controller/budgets.py -->", "<!-- /budgets -->"
+
+
+def budget_table() -> str:
+    """Return the table of `controller.budgets` as Markdown."""
+    return table(
+        ("what is limited, by namespace", "how much", "at the bound", "the test"),
+        [(item.what, f"{item.most:,g} {item.unit}", item.at_the_bound, f"`{item.test}`") for item in budgets.BUDGETS],
+    )
+
+
+def with_budgets(page: str) -> str:
+    """Return the page with the present table of budgets between its marks."""
+    before, begin, rest = page.partition(BUDGETS_BEGIN)
+    _, end, after = rest.partition(BUDGETS_END)
+    if not begin or not end:
+        raise ValueError(f"SECURITY.md needs the lines {BUDGETS_BEGIN} and {BUDGETS_END}")
+    return f"{before}{BUDGETS_BEGIN}\n\n{budget_table()}\n\n{BUDGETS_END}{after}"
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

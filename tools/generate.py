@@ -84,6 +84,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
     yield "chart/values.yaml", docs.values_yaml(chart)
     yield "chart/README.md", docs.readme(project["description"], chart)
     yield "docs/reference.md", reference.page()
+    yield "SECURITY.md", docs.with_budgets((ROOT / "SECURITY.md").read_text())
     value_schema = json.dumps(values.schema(), indent=2, ensure_ascii=False) + "\n"
     yield "chart/values.schema.json", value_schema
     yield "values.schema.json", value_schema

@@ -17,7 +17,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("chart", "controller", "tools"):
         shutil.copytree(lint.ROOT / folder, tmp_path / folder, ignore=WITHOUT)
     shutil.copytree(lint.VALUES, tmp_path / "tests" / "chart" / "values")
-    for file in ("pyproject.toml", ".yamllint", "values.schema.json", "README.md"):
+    for file in ("pyproject.toml", ".yamllint", "values.schema.json", "README.md", "SECURITY.md"):
         if (lint.ROOT / file).exists():
             shutil.copy(lint.ROOT / file, tmp_path)
     monkeypatch.setattr(lint, "ROOT", tmp_path)

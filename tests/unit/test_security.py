@@ -1,22 +1,16 @@
 """SECURITY.md: each promise names the tests that hold it, and these exist."""
 
-import ast
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.pages import names_in
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "SECURITY.md").read_text()
 PROMISES = [line for line in TEXT.splitlines() if line.startswith("| **")]
 NAMED = re.compile(r"`(tests/\S+\.py)::(\w+)`")
-
-
-def names_in(path: str) -> set[str]:
-    """The tests of a file, by their names."""
-    nodes = ast.walk(ast.parse((ROOT / path).read_text()))
-    found = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    return {name for name in found if name.startswith("test_")}
 
 
 @pytest.mark.parametrize(("path", "name"), sorted(set(NAMED.findall(TEXT))))
@@ -31,6 +25,6 @@ def test_a_promise_is_held_by_a_test(promise: str) -> None:
 
 def test_it_is_about_a_page() -> None:
     assert len(PROMISES) > 10
-    assert len(TEXT.splitlines()) < 70
+    assert len(TEXT.splitlines()) < 100
     # Whatever looks like a test's name is one that was looked for above.
     assert len(re.findall(r"test_\w+", NAMED.sub("", TEXT))) == 0
