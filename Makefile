@@ -85,6 +85,9 @@ $(VENV)/fuzz: requirements/fuzz.txt $(VENV)/ready
 fuzz: $(VENV)/fuzz ## what the certificate splitter does not bear, searched for ten minutes (options: FUZZ="--seconds 20")
 	@$(RUN) tests.fuzz $(FUZZ)
 
+mutate: $(VENV)/ready ## changes of controller/ that no unit test notices (options: MUTATE="--module pace --seed 8 --sample 50")
+	@$(RUN) tests.mutation $(MUTATE)
+
 lint: setup ## ruff, mypy, import-linter, yamllint, helm lint, ct lint, generated files
 	@$(RUN) tools.lint
 
@@ -96,4 +99,4 @@ lock: $(VENV)/ready ## requirements/*.txt from requirements/*.in, with hashes an
 	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
 	  -o $$name.txt $$name.in; done
 
-.PHONY: help setup assets assets-all demo check test test-cluster test-node test-logs test-all image bench soak fuzz lint generate lock
+.PHONY: help setup assets assets-all demo check test test-cluster test-node test-logs test-all image bench soak fuzz mutate lint generate lock

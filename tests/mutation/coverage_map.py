@@ -1,0 +1,124 @@
+"""Which unit tests run which functions of `controller/`: recorded once by coverage.py, kept in build/mutation."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import coverage
+import pytest
+
+from tests.mutation.forks import BROKEN, run_forked
+from tests.mutation.mutants import functions_of
+from tests.mutation.paths import BUILD, CONTROLLER, ROOT, module_name
+from tests.mutation.pytest_runs import run_pytest
+
+# So many test files are recorded in one process: what is kept of an interrupted run is not much less than was done.
+CHUNK = 12
+MOST_SECONDS = 1800
+
+
+class Test(NamedTuple):
+    """A test that passes on unchanged code, and the functions (`module:function`) that it runs."""
+
+    id: str
+    seconds: float
+    functions: frozenset[str]
+
+
+def test_files(places: Iterable[Path]) -> list[Path]:
+    """Return the test modules in these files and folders."""
+    found: set[Path] = set()
+    for place in places:
+        found.update(place.rglob("test_*.py") if place.is_dir() else [place])
+    return sorted(found)
+
+
+def load_tests(files: list[Path], tell: Callable[[str], object], fresh: bool) -> list[Test]:
+    """Return the tests of these files. Those of a file that changed since they were recorded are run now."""
+    missing = [file for file in files if fresh or _recorded(file) is None]
+    for start in range(0, len(missing), CHUNK):
+        chunk = missing[start : start + CHUNK]
+        tell(f"recording which functions each test runs: {start + len(chunk)} of {len(missing)} files\n")
+        ended = run_forked(lambda _, files=chunk: _record(files), MOST_SECONDS)  # type: ignore[misc]
+        if ended.code != 0:
+            raise RuntimeError(f"the unit tests could not be recorded: see {BUILD}/pytest.log")
+    return [test for file in files for test in _recorded(file) or []]
+
+
+def _kept(file: Path) -> Path:
+    return BUILD / "tests" / f"{hashlib.sha256(str(file.relative_to(ROOT)).encode()).hexdigest()[:16]}.json"
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _recorded(file: Path) -> list[Test] | None:
+    try:
+        kept = json.loads(_kept(file).read_text())
+    except (OSError, ValueError):
+        return None
+    if kept["digest"] != _digest(file):
+        return None
+    return [Test(test["id"], test["seconds"], frozenset(test["functions"])) for test in kept["tests"]]
+
+
+def _record(files: list[Path]) -> int:
+    recorder = _Recorder()
+    code = run_pytest([str(file) for file in files], recorder)
+    if code not in (0, 1, 5):
+        return BROKEN
+    functions = recorder.functions()
+    for file in files:
+        name = str(file.relative_to(ROOT))
+        tests = [
+            {"id": test, "seconds": round(seconds, 4), "functions": sorted(functions.get(test, ()))}
+            for test, seconds in recorder.seconds.items()
+            if test.partition("::")[0] == name and test not in recorder.failed
+        ]
+        path = _kept(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"digest": _digest(file), "tests": tests}))
+    return 0
+
+
+class _Recorder:
+    """A pytest plugin: measures each test's lines and seconds."""
+
+    def __init__(self) -> None:
+        self._coverage = coverage.Coverage(data_file=None, config_file=False, source=[str(CONTROLLER)])
+        self.seconds: dict[str, float] = {}
+        self.failed: set[str] = set()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Iterator[None]:
+        self._coverage.start()
+        try:
+            return (yield)
+        finally:
+            self._coverage.stop()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self._coverage.switch_context(item.nodeid)
+        return (yield)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        if not report.passed:
+            self.failed.add(report.nodeid)
+
+    def functions(self) -> dict[str, set[str]]:
+        """Return the functions that each test ran."""
+        found: dict[str, set[str]] = {}
+        data = self._coverage.get_data()
+        for measured in data.measured_files():
+            path = Path(measured)
+            lines = data.contexts_by_lineno(measured)
+            for name, first, last, _ in functions_of(path.read_text()):
+                for line in range(first, last + 1):
+                    for test in lines.get(line, ()):
+                        found.setdefault(test, set()).add(f"{module_name(path)}:{name}")
+        return found

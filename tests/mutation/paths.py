@@ -1,0 +1,17 @@
+"""Where things are."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTROLLER = ROOT / "controller"
+BUILD = ROOT / "build" / "mutation"
+
+
+def module_name(path: Path) -> str:
+    """Return a file's module below `controller`: `pace`, `otlp.wire`."""
+    return ".".join(path.relative_to(CONTROLLER).with_suffix("").parts)
+
+
+def module_path(name: str) -> Path:
+    """Return the file of a module below `controller`."""
+    return CONTROLLER.joinpath(*name.split(".")).with_suffix(".py")

@@ -1,0 +1,77 @@
+"""pytest inside this process, quiet, the same every time, and without a trace in the work tree."""
+
+import os
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import Phase, settings
+
+from tests.mutation.paths import BUILD, ROOT
+
+_OPTIONS = [
+    "-q",
+    "-s",
+    "--no-header",
+    "--no-summary",
+    *(word for name in ("cacheprovider", "randomly", "xdist", "pytest_cov") for word in ("-p", f"no:{name}")),
+    "-o",
+    "addopts=--strict-markers --import-mode=importlib",
+    "--timeout=0",
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+    "--hypothesis-profile=mutation",
+    f"--rootdir={ROOT}",
+]
+
+
+def run_pytest(words: list[str], plugin: object) -> int:
+    """Run pytest with this plugin; what it prints goes to build/mutation/pytest.log. For a child process."""
+    # One failing example is a verdict: no search for a smaller one, and the same examples for each mutant.
+    settings.register_profile(
+        "mutation", deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
+    )
+    BUILD.mkdir(parents=True, exist_ok=True)
+    log = os.open(BUILD / "pytest.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.chdir(ROOT)
+    return int(pytest.main([*_OPTIONS, "-c", str(ROOT / "pyproject.toml"), *words], plugins=[plugin]))
+
+
+class Verdict:
+    """A pytest plugin: runs chosen tests until one fails."""
+
+    def __init__(self) -> None:
+        self.failed = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Remember the first test that failed."""
+        if report.failed:
+            self.failed = self.failed or report.nodeid
+
+    def run(self, items: Iterable[pytest.Item]) -> bool:
+        """Answer whether every test passed."""
+        chosen = list(items)
+        for place, item in enumerate(chosen):
+            following = chosen[place + 1] if place + 1 < len(chosen) else None
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if self.failed:
+                return False
+        return True
+
+
+def load_libraries() -> None:
+    """Import what takes long to import, once for all children."""
+    for name in (
+        "aiohttp.web",
+        "azure.identity.aio",
+        "azure.keyvault.secrets.aio",
+        "cryptography.x509",
+        "cryptography.hazmat.primitives.serialization.pkcs12",
+        "hypothesis.strategies",
+        "msgspec",
+        "prometheus_client",
+        "pytest_asyncio",
+        "yaml",
+    ):
+        __import__(name)
