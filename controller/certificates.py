@@ -14,6 +14,7 @@ a root that the chain does not reach.
 
 import base64
 import binascii
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -28,7 +29,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from controller.errors import ObjectError
 
 _BEGIN = b"-----BEGIN "
+_END = b"-----END "
 _DASHES = b"-----"
+# Key Vault keeps values of up to 25 KB. What parsing costs grows with the square of the number of certificates.
+MAX_BUNDLE_BYTES = 64 * 1024
+MAX_CERTIFICATES = 100
+# OpenSSL tests the primes of a Diffie-Hellman key whenever it loads one: a minute for 10,000 bits, in which no other
+# thread of the process runs. No certificate of a server has such a key. (RFC 3279, 2.3.3; PKCS #3.)
+_DH_ALGORITHMS = {
+    "1.2.840.113549.1.3.1": bytes.fromhex("06092a864886f70d010301"),
+    "1.2.840.10046.2.1": bytes.fromhex("06072a8648ce3e0201"),
+}
+# Where the algorithm of a private key in PKCS#8 (RFC 5208, 5) ends at the latest: after a header of at most four bytes,
+# the version, another header and an identifier.
+_ALGORITHM_ENDS = 32
 # A PFX is a SEQUENCE that begins with the INTEGER 3: its version (RFC 7292, 4).
 _PFX_VERSION = b"\x02\x01\x03"
 T = TypeVar("T")
@@ -78,6 +92,11 @@ def take_apart(data: bytes, what: str, open_pfx: OpenPfx = pem_of_pfx) -> Bundle
 
     `open_pfx` does what `pem_of_pfx` does, or raises `TimeoutError`.
     """
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise ObjectError(
+            f"{what} has {len(data)} bytes, and {MAX_BUNDLE_BYTES} bytes of PEM or PFX at most are read; map it by its"
+            " name alone, or split it"
+        )
     key, certificates = _read_pem(data if is_pem(data) else _read_pfx(data, what, open_pfx), what)
     if not key and not certificates:
         raise ObjectError(f"{what} holds neither a certificate nor a private key; map it by its name alone")
@@ -94,17 +113,38 @@ def _try(attempt: Callable[[], T], failure: str) -> T:
         raise ObjectError(f"{failure}; import it into the vault again") from error
 
 
-def _blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Label and text of each PEM block; what stands between them is comment, and what has no end is no block."""
-    start = data.find(_BEGIN)
+def pem_blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield label and text of each PEM block, in time that grows with the size alone.
+
+    A block reaches from a BEGIN to the first END of its label. Text between blocks, and a BEGIN without its END, count
+    as comments.
+    """
+    ends: defaultdict[bytes, deque[int]] = defaultdict(deque)
+    for position, label in _marks(data, _END):
+        ends[label].append(position)
+    done = 0
+    for start, label in _marks(data, _BEGIN):
+        if start < done or b"\n" in label:
+            continue
+        closed = start + len(_BEGIN) + len(label)
+        line = ends.get(label, deque())
+        while line and line[0] < closed:
+            line.popleft()
+        if line:
+            done = line.popleft() + len(_END) + len(label) + len(_DASHES)
+            yield label, data[start:done] + b"\n"
+
+
+def _marks(data: bytes, mark: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield position and label of each BEGIN, or END, that has dashes behind its label."""
+    start = data.find(mark)
     while start >= 0:
-        after = data.find(_DASHES, start + len(_BEGIN))
-        label = data[start + len(_BEGIN) : after]
-        end = data.find(b"-----END " + label + _DASHES, after) if after > 0 and b"\n" not in label else -1
-        if end >= 0:
-            end += len(b"-----END ") + len(label) + len(_DASHES)
-            yield label, data[start:end] + b"\n"
-        start = data.find(_BEGIN, max(end, start + len(_BEGIN)))
+        first = start + len(mark)
+        after = data.find(_DASHES, first)
+        if after < 0:
+            return
+        yield start, data[first:after]
+        start = data.find(mark, first)
 
 
 class _Contents(NamedTuple):
@@ -115,13 +155,17 @@ class _Contents(NamedTuple):
 def _read_pem(data: bytes, what: str) -> _Contents:
     key = b""
     certificates: list[x509.Certificate] = []
-    for label, block in _blocks(data):
+    for label, block in pem_blocks(data):
         if label.endswith(b"PRIVATE KEY"):
             if b"ENCRYPTED" in label or b",ENCRYPTED" in block:
                 raise ObjectError(f"{what}: its private key has a password; put it into the vault without one")
             key = key or block
         elif label in (b"CERTIFICATE", b"X509 CERTIFICATE"):
             text = block.replace(b"X509 CERTIFICATE", b"CERTIFICATE")
+            if len(certificates) == MAX_CERTIFICATES:
+                raise ObjectError(
+                    f"{what} holds more than {MAX_CERTIFICATES} certificates; split it into several objects"
+                )
             failure = f"{what}: certificate {len(certificates) + 1} of its PEM cannot be read"
             certificates.append(_try(partial(x509.load_pem_x509_certificate, text), failure))
     return _Contents(key, certificates)
@@ -157,8 +201,20 @@ def _private_pem(key: Any, *, of_old: bool = False) -> bytes:
 
 
 def _load_key(text: bytes) -> Any:
+    """Load a private key (PEM). Raise anything where that fails, and for a Diffie-Hellman key before it is loaded."""
+    data = _key_der(text)
+    if any(algorithm in data[:_ALGORITHM_ENDS] for algorithm in _DH_ALGORITHMS.values()):
+        raise ValueError("a Diffie-Hellman key")
     # The check that an RSA key's primes are primes takes a quarter of a second, and whoever uses the key makes it.
-    return serialization.load_pem_private_key(text, None, unsafe_skip_rsa_key_validation=True)
+    return serialization.load_der_private_key(data, None, unsafe_skip_rsa_key_validation=True)
+
+
+def _key_der(text: bytes) -> bytes:
+    """Return the DER inside one PEM block, without the headers that RFC 1421 allows before it."""
+    lines = [line.strip() for line in text.split(_DASHES)[2].strip().split(b"\n")]
+    if any(b":" in line for line in lines):
+        lines = lines[lines.index(b"") :]
+    return base64.b64decode(b"".join(b"".join(lines).split()), validate=True)
 
 
 def _arrange(key: bytes, certificates: Sequence[x509.Certificate], what: str) -> Bundle:
@@ -194,7 +250,14 @@ def _leaf(found: Sequence[x509.Certificate], public: bytes) -> x509.Certificate 
     return max(ours, key=lambda item: (not _issued(item, item), item.not_valid_before_utc), default=None)
 
 
+def _is_comparable(certificate: x509.Certificate) -> bool:
+    """Return whether its public key may be loaded."""
+    return certificate.public_key_algorithm_oid.dotted_string not in _DH_ALGORITHMS
+
+
 def _has_key(certificate: x509.Certificate, public: bytes) -> bool:
+    if not _is_comparable(certificate):
+        return False
     try:
         return _public(certificate.public_key()) == public
     except Exception:  # a kind of key that is not known here, and so is not ours
@@ -215,6 +278,8 @@ def _chain(leaf: x509.Certificate, found: Sequence[x509.Certificate]) -> list[x5
 def _issued(issuer: x509.Certificate, subject: x509.Certificate) -> bool:
     """Whether `issuer` signed `subject`."""
     if issuer.subject != subject.issuer:
+        return False
+    if not _is_comparable(issuer):  # no signature is made with such a key
         return False
     try:
         subject.verify_directly_issued_by(issuer)

@@ -93,13 +93,15 @@ def slow_pfx(iterations: int = 2**31 - 1) -> str:
     """An empty PFX in base64, before which a password is to be hashed so many times (RFC 7292, 4)."""
     data = bytes.fromhex("2a864886f70d010701")
     sha256 = bytes.fromhex("608648016503040201")
-    safe = _der(0x30, _der(0x06, data), _der(0xA0, _der(0x04, _der(0x30))))
-    digest = _der(0x30, _der(0x30, _der(0x06, sha256), _der(0x05)), _der(0x04, bytes(32)))
-    mac = _der(0x30, digest, _der(0x04, bytes(8)), _der(0x02, iterations.to_bytes(4)))
-    return base64.b64encode(_der(0x30, _der(0x02, b"\x03"), safe, mac)).decode()
+    safe = der(0x30, der(0x06, data), der(0xA0, der(0x04, der(0x30))))
+    digest = der(0x30, der(0x30, der(0x06, sha256), der(0x05)), der(0x04, bytes(32)))
+    mac = der(0x30, digest, der(0x04, bytes(8)), der(0x02, iterations.to_bytes(4)))
+    return base64.b64encode(der(0x30, der(0x02, b"\x03"), safe, mac)).decode()
 
 
-def _der(tag: int, *parts: bytes) -> bytes:
+def der(tag: int, *parts: bytes) -> bytes:
+    """An element of DER (X.690): tag, length, content."""
     content = b"".join(parts)
-    length = bytes([len(content)]) if len(content) < 128 else bytes([0x81, len(content)])
+    size = len(content).to_bytes((len(content).bit_length() + 7) // 8)
+    length = bytes([len(content)]) if len(content) < 128 else bytes([0x80 | len(size)]) + size
     return bytes([tag]) + length + content
