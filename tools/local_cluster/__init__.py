@@ -6,7 +6,7 @@
         print(plane.kubectl("get", "namespaces"))
 
 `ControlPlane(with_node=True)`, as root, has a node that runs pods: `plane.node`.
-`tools.local_cluster.assets` finds or builds the programs, `tools/cluster` is the same for people.
+`tools.local_cluster.assets` finds, downloads or builds the programs, `tools/cluster` is the same for people.
 """
 
 from tools.local_cluster.control_plane import ControlPlane

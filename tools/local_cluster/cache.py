@@ -1,8 +1,10 @@
-"""The folder that keeps what is built once: whole or absent, whoever builds at the same time.
+"""The folder that keeps what is built or downloaded once. An entry is complete or absent, also with several processes.
 
 ~/.cache/akv-secret-store/         ($XDG_CACHE_HOME/akv-secret-store where that is set)
-    1.37.2-amd64/                  the programs of one control plane
+    1.37.2-amd64/                  the programs of one control plane, built
     node-1.37.2-amd64/             those of a node
+    downloaded-1.37.2-amd64/       the programs of one control plane, downloaded, with their checksums
+    downloaded-node-1.37.2-amd64/  those of a node
     ct-3.14.0-amd64/               a tool
     otelcol-0.165.0-amd64/         … and cert-manager and trust-manager likewise, for `make test-logs`
     base-debian-bookworm-amd64/    the image's base, where no registry is reachable

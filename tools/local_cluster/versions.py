@@ -78,6 +78,14 @@ def go_mod(version: str, upstream: str, about: str, packages: Collection[str]) -
     )
 
 
+def etcd_of(go_mod: str) -> str:
+    """The version of etcd's server that a go.mod of ours builds, such as 3.7.0."""
+    match = re.search(r"^\s*(?:require )?go\.etcd\.io/etcd/server/v3 v(\S+)", go_mod, re.MULTILINE)
+    if not match:
+        raise ClusterError("the go.mod of the control plane names no version of go.etcd.io/etcd/server/v3")
+    return match[1]
+
+
 def kubernetes_link_flags(version: str) -> str:
     """What the linker writes into the programs, so that they tell their version and not `v0.0.0`."""
     numbers = {"gitMajor": "1", "gitMinor": str(minor(version))}

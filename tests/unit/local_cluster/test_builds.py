@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.world import eventually
 from tests.unit.local_cluster.fake_go import FakeGo
 from tests.unit.pids import wait_gone
-from tools.local_cluster import ClusterError, assets, cache, golang, versions
+from tools.local_cluster import ClusterError, assets, cache, progress, versions
 from tools.workload import ROOT
 
 DEFAULT = versions.DEFAULT_KUBERNETES
@@ -109,8 +109,8 @@ def test_of_two_builds_at_once_the_second_waits_and_uses_the_first(fake_go: Fake
 def test_progress_is_told_while_it_takes_long(
     fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(golang, "_SECONDS_BETWEEN_UPDATES", 0.05)
-    monkeypatch.setattr(golang, "_SECONDS_BETWEEN_LINES", 0.1)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.05)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.1)
     fake_go.set("mode", "slow")
     assets.kubernetes()
     lines = capsys.readouterr().err.splitlines()
