@@ -62,6 +62,11 @@ def never_there(space: Namespace, emulator: Emulator) -> None:
     emulator.purge_secret(space.vault, "a")
 
 
+def denied_by_policy(space: Namespace, emulator: Emulator, *, on_behalf_of: bool = False) -> None:
+    emulator.set_policy(space.client, space.vault, {"secrets": ["list"]})
+    emulator.policy_refusals(space.vault, "ForbiddenByPolicy", on_behalf_of=on_behalf_of)
+
+
 CREDENTIAL = "issuer {issuer}, subject {subject} and audience api://AzureADTokenExchange"
 CAUSES = [
     Cause(
@@ -110,7 +115,7 @@ CAUSES = [
         "the vault is another tenant's",
         in_another_tenant,
         "Key Vault {vault}-far does not accept the token of identity {client}",
-        "check that tenantID is the vault's tenant",
+        "check that tenantID is the vault's tenant (AKV10032)",
     ),
     Cause(
         "unknown client",
@@ -129,6 +134,54 @@ CAUSES = [
         lambda space, emulator: emulator.firewall(space.vault, True),
         "Key Vault {vault}'s firewall refuses this cluster",
         "allow its address in the vault's networking",
+    ),
+    Cause(
+        "public access is off",
+        lambda space, emulator: emulator.public_access(space.vault, False),
+        "Key Vault {vault} has its public access off and was not reached by an approved private link",
+        "use a private endpoint and check its DNS zone (privatelink), or allow public access in the vault's networking",
+    ),
+    Cause(
+        "network security perimeter",
+        lambda space, emulator: emulator.perimeter(space.vault, True),
+        "Key Vault {vault}'s network security perimeter refuses this cluster",
+        "add an inbound access rule for its address to the perimeter's profile",
+    ),
+    Cause(
+        "no permission in the access policies",
+        denied_by_policy,
+        "identity {client} may not read secret a in Key Vault {vault}",
+        "give it the permission Get for secrets in the vault's access policies",
+    ),
+    Cause(
+        "access policies want another application besides",
+        lambda space, emulator: denied_by_policy(space, emulator, on_behalf_of=True),
+        "the vault's access policies allow it only together with another application",
+        "add one of the vault's access policies for the identity alone",
+    ),
+    Cause(
+        "the vault does not know the api-version",
+        lambda space, emulator: emulator.api_versions(space.vault, ["2016-10-01", "7.1"]),
+        "Key Vault {vault} does not know version 7.4 of the REST API and knows at most 7.1",
+        "set clouds.emulator.apiVersion to '7.1' among the chart's values",
+    ),
+    Cause(
+        "the issuer cannot be read",
+        lambda _s, emulator: emulator.refuse_tokens(90061),
+        "Entra could not fetch or read the keys of the issuer {issuer}",
+        "publish its discovery document and keys there, so that they can be read from the internet (AADSTS90061)",
+    ),
+    Cause(
+        "no service principal",
+        lambda _s, emulator: emulator.refuse_tokens(7000229),
+        "identity {client} has no service principal in tenant",
+        "correct clientID or tenantID (AADSTS7000229)",
+    ),
+    Cause(
+        "a number without a text",
+        lambda _s, emulator: emulator.refuse_tokens(123456),
+        "Entra refused identity {client}",
+        "'Microsoft Entra authentication and authorization error codes' (AADSTS123456)",
     ),
     Cause(
         "the name does not resolve",

@@ -33,6 +33,9 @@ PERMISSIONS: dict[str, Permission] = {
     "certificates.list": Permission("certificates", "read", "list"),
     "certificates.versions": Permission("certificates", "read", "list"),
     "certificates.policy": Permission("certificates", "read", "get"),
+    "certificates.pending": Permission("certificates", "read", "get"),
+    "certificates.issuers": Permission("certificates", "read", "get"),
+    "certificates.contacts": Permission("certificates", "read", "get"),
     "keys.get": Permission("keys", "read", "get"),
     "keys.list": Permission("keys", "read", "list"),
     "keys.versions": Permission("keys", "read", "list"),
@@ -63,6 +66,14 @@ def refusal(caller: Caller, identity: Identity | None, vault: Vault, operation: 
             return None
         return _forbidden_by_rbac(caller, vault, need, name)
     policies = identity.policies.get(vault.name.lower(), {}) if identity else {}
+    if vault.on_behalf_of:
+        return vault_error(
+            403,
+            "Forbidden",
+            f"The policy requires the caller '{caller}' to use on-behalf-of (OBO) flow. For more information on OBO, "
+            "please see https://go.microsoft.com/fwlink/?linkid=2152310",
+            inner="ForbiddenByPolicy",
+        )
     if need.policy in policies.get(need.kind, []):
         return None
     return vault_error(
@@ -71,8 +82,36 @@ def refusal(caller: Caller, identity: Identity | None, vault: Vault, operation: 
         f"The user, group or application '{caller}' does not have {need.kind} {need.policy} permission on key vault "
         f"'{vault.name};location={vault.location}'. For help resolving this issue, please see "
         "https://go.microsoft.com/fwlink/?linkid=2125287",
-        inner="AccessDenied",
+        inner=vault.policy_refusal,
     )
+
+
+def network_refusal(caller: Caller, vault: Vault, address: str | None) -> Refusal | None:
+    """The 403 for a caller from that address, or None where the vault's networking lets everybody in."""
+    tail = f"Caller: {caller}\r\nVault: {vault.name};location={vault.location}"
+    source = f"Client address: {address}\r\n"
+    for refuses, inner, text in (
+        (
+            vault.perimeter,
+            "ForbiddenByNsp",
+            "Request was not allowed by NSP rules and the client address is not authorized and caller is not a trusted "
+            f"service.\r\n{source}",
+        ),
+        (
+            not vault.public_access,
+            "ForbiddenByConnection",
+            "Public network access is disabled and request is not from a trusted service nor via an approved private "
+            "link.\r\n",
+        ),
+        (
+            vault.firewall,
+            "ForbiddenByFirewall",
+            f"Client address is not authorized and caller is not a trusted service.\r\n{source}",
+        ),
+    ):
+        if refuses:
+            return vault_error(403, "Forbidden", text + tail, inner=inner)
+    return None
 
 
 def _forbidden_by_rbac(caller: Caller, vault: Vault, need: Permission, name: str) -> Refusal:
@@ -87,7 +126,7 @@ def _forbidden_by_rbac(caller: Caller, vault: Vault, need: Permission, name: str
         "Caller is not authorized to perform action on resource.\r\n"
         "If role assignments, deny assignments or role definitions were changed recently, please observe propagation "
         f"time.\r\nCaller: {caller}\r\nAction: 'Microsoft.KeyVault/vaults/{need.kind}/{need.action}'\r\n"
-        f"Resource: '{resource}'\r\nAssignment: (not found)\r\nDenyAssignmentId: null\r\nDecisionReason: null \r\n"
+        f"Resource: '{resource}'\r\nAssignment: (not found)\r\nDecisionReason: 'DeniedWithNoValidRBAC' \r\n"
         f"Vault: {vault.name};location={vault.location}\r\n",
         inner="ForbiddenByRbac",
     )

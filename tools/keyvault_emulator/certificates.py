@@ -17,6 +17,14 @@ PFX = "application/x-pkcs12"
 CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521", "secp256k1": "P-256K"}
 
 
+_BY_CURVE: dict[str, ec.EllipticCurve] = {
+    "P-256": ec.SECP256R1(),
+    "P-384": ec.SECP384R1(),
+    "P-521": ec.SECP521R1(),
+    "P-256K": ec.SECP256K1(),
+}
+
+
 class Material(NamedTuple):
     """One certificate with its private key, as the vault keeps it."""
 
@@ -123,6 +131,22 @@ def public_jwk(key: PublicKeyTypes) -> dict[str, str]:
             "y": _number(point.y, size),
         }
     raise EmulatorError(f"a vault holds RSA keys and the curves {', '.join(CURVES.values())}; use one of them")
+
+
+def new_jwk(kty: str, curve: str) -> dict[str, str]:
+    """The public JWK of a new key; EmulatorError for a type or curve that Key Vault does not know."""
+    family, hardware = kty.removesuffix("-HSM"), kty.endswith("-HSM")
+    if kty == "oct-HSM":
+        return {"kty": kty}
+    if family == "RSA":
+        jwk = public_jwk(rsa.generate_private_key(65537, 2048).public_key())
+        # Keys in hardware have been seen with a leading zero.
+        return {**jwk, "kty": kty, "e": "AAEAAQ"} if hardware else jwk
+    if family != "EC":
+        raise EmulatorError(f"kty: {kty!r} is not known; use RSA, EC, RSA-HSM, EC-HSM or oct-HSM")
+    if curve not in _BY_CURVE:
+        raise EmulatorError(f"curve: {curve!r} is not known; use one of {', '.join(_BY_CURVE)}")
+    return {**public_jwk(ec.generate_private_key(_BY_CURVE[curve]).public_key()), "kty": kty}
 
 
 def base64url(data: bytes) -> str:

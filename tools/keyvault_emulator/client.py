@@ -97,6 +97,26 @@ class Client:
         """On: the vault refuses every caller's address."""
         self.call("firewall", vault=vault, on=on)
 
+    def public_access(self, vault: str, on: bool) -> None:
+        """Off: only an approved private link leads to the vault, so every caller is refused."""
+        self.call("public_access", vault=vault, on=on)
+
+    def perimeter(self, vault: str, on: bool) -> None:
+        """On: a network security perimeter refuses every caller."""
+        self.call("perimeter", vault=vault, on=on)
+
+    def policy_refusals(self, vault: str, code: str = "AccessDenied", *, on_behalf_of: bool = False) -> None:
+        """How access policies refuse: the inner code, and whether they demand an on-behalf-of flow."""
+        self.call("policy_refusals", vault=vault, code=code, on_behalf_of=on_behalf_of)
+
+    def api_versions(self, vault: str, versions: list[str]) -> None:
+        """The versions of the REST API that the vault knows, oldest first; none: all that Key Vault knows."""
+        self.call("api_versions", vault=vault, versions=versions)
+
+    def page_sizes(self, vault: str, sizes: list[int]) -> None:
+        """How many items the pages of the vault's lists have, in turn; none: as many as there may be."""
+        self.call("page_sizes", vault=vault, sizes=sizes)
+
     # Objects
 
     def set_secret(
@@ -131,9 +151,15 @@ class Client:
         encoded = base64.b64encode(data).decode()
         return str(self.call("import_certificate", vault=vault, name=name, data=encoded, password=password))
 
-    def create_key(self, vault: str, name: str, kty: str = "RSA") -> str:
-        """Adds a version to a key, RSA or EC, and returns its id."""
-        return str(self.call("create_key", vault=vault, name=name, kty=kty))
+    def request_certificate(self, vault: str, name: str) -> None:
+        """Requests a certificate, or another version of one: until one is imported, the request is pending."""
+        self.call("request_certificate", vault=vault, name=name)
+
+    def create_key(
+        self, vault: str, name: str, kty: str = "RSA", *, curve: str = "P-256", release_policy: bool = False
+    ) -> str:
+        """Adds a version to a key (RSA, EC on `curve`, RSA-HSM, EC-HSM or oct-HSM), and returns its id."""
+        return str(self.call("create_key", vault=vault, name=name, kty=kty, curve=curve, release_policy=release_policy))
 
     def set_attributes(
         self,
@@ -196,8 +222,8 @@ class Client:
         """Makes calls slower: an operation ("secrets.get", "token"), a vault or "entra" (`where`), or everything."""
         self.call("delay", seconds=seconds, operation=operation, where=where)
 
-    def throttle(self, vault: str, per_10s: int, retry_after: int | None = 10) -> None:
-        """Limits a vault's calls; `retry_after` seconds, None leaves that header out."""
+    def throttle(self, vault: str, per_10s: int, retry_after: int | None = None) -> None:
+        """Limits a vault's calls; without `retry_after`, refusals do not say when to come again, as Azure's."""
         self.call("throttle", vault=vault, per_10s=per_10s, retry_after=retry_after)
 
     def fail(
@@ -226,6 +252,10 @@ class Client:
             seconds=seconds,
             size=size,
         )
+
+    def refuse_tokens(self, number: int, *, times: int | None = None) -> None:
+        """Has Entra refuse every exchange with that AADSTS number."""
+        self.call("refuse_tokens", number=number, times=times)
 
     def certificate_flaw(self, flaw: Flaw) -> None:
         """Presents a server certificate that is expired, from an unknown CA, or for another name; "none" ends that."""

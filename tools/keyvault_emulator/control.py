@@ -2,18 +2,20 @@
 
 import base64
 import inspect
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tools.keyvault_emulator import certificates, state
 from tools.keyvault_emulator.access import ROLES
-from tools.keyvault_emulator.errors import EmulatorError
+from tools.keyvault_emulator.entra_numbers import AADSTS, ENTRA_URI
+from tools.keyvault_emulator.errors import EmulatorError, entra_error
 from tools.keyvault_emulator.faults import Break, Fault, Limiter
+from tools.keyvault_emulator.routes import ENTRA
 from tools.keyvault_emulator.state import (
     FEDERATED_LIMIT,
     Allowed,
@@ -135,6 +137,34 @@ class Control:
         """On: the vault refuses every caller's address."""
         self._world.vault(vault).firewall = on
 
+    def public_access(self, vault: str, on: bool) -> None:
+        """Off: only an approved private link leads to the vault, so every caller is refused."""
+        self._world.vault(vault).public_access = on
+
+    def perimeter(self, vault: str, on: bool) -> None:
+        """On: a network security perimeter refuses every caller."""
+        self._world.vault(vault).perimeter = on
+
+    def policy_refusals(
+        self,
+        vault: str,
+        code: Literal["AccessDenied", "ForbiddenByPolicy"] = "AccessDenied",
+        on_behalf_of: bool = False,
+    ) -> None:
+        """How access policies refuse: the inner code, and whether they demand an on-behalf-of flow."""
+        holder = self._world.vault(vault)
+        holder.policy_refusal, holder.on_behalf_of = code, on_behalf_of
+
+    def api_versions(self, vault: str, versions: list[str]) -> None:
+        """The versions of the REST API that the vault knows, oldest first; none: all that Key Vault knows."""
+        self._world.vault(vault).api_versions = versions
+
+    def page_sizes(self, vault: str, sizes: list[int]) -> None:
+        """How many items the pages of the vault's lists have, in turn; none: as many as there may be."""
+        if sizes and not any(sizes):
+            raise EmulatorError("sizes: a list of empty pages alone has no end; make one of them larger")
+        self._world.vault(vault).page_sizes = sizes
+
     # Objects
 
     def set_secret(
@@ -169,12 +199,18 @@ class Control:
         state.fill(version, certificates.parse(raw, password))
         return self._world.put_version(vault, "certificates", name, version)
 
-    def create_key(self, vault: str, name: str, kty: str = "RSA") -> str:
-        """Adds a version to a key, RSA of 2048 bits or EC on P-256, and returns its id. Its private half is dropped."""
-        if kty not in ("RSA", "EC"):
-            raise EmulatorError(f"kty: {kty!r} is not known; use RSA or EC")
-        key = rsa.generate_private_key(65537, 2048) if kty == "RSA" else ec.generate_private_key(ec.SECP256R1())
-        version = Version(jwk=certificates.public_jwk(key.public_key()))
+    def request_certificate(self, vault: str, name: str) -> None:
+        """Requests a certificate, or another version of one: until one is imported, the request is pending."""
+        self._world.request_certificate(vault, name)
+
+    def create_key(
+        self, vault: str, name: str, kty: str = "RSA", curve: str = "P-256", release_policy: bool = False
+    ) -> str:
+        """Adds a version to a key and returns its id. Its private half is dropped.
+
+        `kty` is RSA (2048 bits), EC (on `curve`), or one of them in hardware, with the suffix -HSM, or oct-HSM.
+        """
+        version = Version(jwk=certificates.new_jwk(kty, curve), release_policy=release_policy)
         return self._world.put_version(vault, "keys", name, version)
 
     def set_attributes(
@@ -230,8 +266,8 @@ class Control:
         """Makes calls slower: an operation ("secrets.get", "token"), a vault or "entra", or everything."""
         self._server.faults.delay(seconds, where, operation)
 
-    def throttle(self, vault: str, per_10s: int, retry_after: int | None = 10) -> None:
-        """Limits a vault's calls; retry_after None leaves that header out."""
+    def throttle(self, vault: str, per_10s: int, retry_after: int | None = None) -> None:
+        """Limits a vault's calls; without `retry_after`, refusals do not say when to come again, as Azure's."""
         self._world.vault(vault)
         self._server.faults.throttle(vault, Limiter(per_10s, retry_after))
 
@@ -260,6 +296,14 @@ class Control:
                 seconds=seconds,
                 size=size,
             )
+        )
+
+    def refuse_tokens(self, number: int, times: int | None = None) -> None:
+        """Has Entra refuse every exchange with that AADSTS number, in its own words where they are known."""
+        status, error, text = AADSTS.get(number, (400, "invalid_request", "Words without a meaning."))
+        body = entra_error(status, error, number, text, now=self._world.now(), error_uri=ENTRA_URI).body
+        self._server.faults.fail(
+            Break(status=status, body=json.dumps(body), where=ENTRA, operation="token", times=times)
         )
 
     def certificate_flaw(self, flaw: Flaw) -> None:

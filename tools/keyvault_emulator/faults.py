@@ -56,7 +56,7 @@ class Break(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class Limiter:
     """A vault's limit: at most `limit` transactions in any WINDOW; refused calls do not count, failed ones do."""
 
-    def __init__(self, limit: int = VAULT_LIMIT, retry_after: int | None = 10) -> None:
+    def __init__(self, limit: int = VAULT_LIMIT, retry_after: int | None = None) -> None:
         self.limit = limit
         self.retry_after = retry_after
         self._admitted: deque[float] = deque()

@@ -1,38 +1,72 @@
 """Key Vault's data plane: what each operation answers. Pure: the world in, a JSON body or a Refusal out."""
 
 import base64
-import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlencode
 
+from controller.settings import KEY_VAULT_API_VERSION
+from tools.keyvault_emulator import bundles
+from tools.keyvault_emulator.bundles import is_live, item
 from tools.keyvault_emulator.certificates import base64url
-from tools.keyvault_emulator.errors import vault_error
+from tools.keyvault_emulator.errors import Refusal, vault_error
 from tools.keyvault_emulator.routes import Route
 from tools.keyvault_emulator.state import NAME, Entry, Kind, Vault, Version
 
 PAGE = 25
-"""Items in a page, and the most that `maxresults` may ask for."""
+"""The most items in a page, and the most that `maxresults` may ask for. A page may have fewer, or none."""
 
-_Listed = tuple[str, Entry, Version, bool]
-"""Sort key, entry, version, and whether it is managed."""
+API_VERSIONS = (
+    "2015-06-01",
+    "2016-10-01",
+    "7.0-preview",
+    "7.0",
+    "7.1-preview",
+    "7.1",
+    "7.2-preview",
+    "7.2",
+    "7.3-preview",
+    "7.3",
+    "7.4-preview.1",
+    KEY_VAULT_API_VERSION,
+    "7.5-preview.1",
+    "7.5",
+    "7.6-preview.1",
+    "7.6-preview.2",
+    "7.6",
+    "2025-06-01-preview",
+    "2025-07-01",
+    "2026-04-01",
+)
+"""The versions of the REST API that Key Vault has known, oldest first."""
 
-RECOVERY = {"recoveryLevel": "Recoverable+Purgeable", "recoverableDays": 90}
+_VERSION = re.compile(r"[0-9a-fA-F]{32}")
+_Listed = tuple[str, Entry, Version | None, bool]
+"""Sort key, entry, version (None: not to be seen), and whether it is managed."""
 
 
 def answer(vault: Vault, route: Route, query: Mapping[str, str], origin: str) -> dict[str, Any]:
     """The body of a successful call. `origin` is the address that was asked, where the next page is found too."""
-    if not query.get("api-version"):
-        raise vault_error(400, "BadParameter", "api-version must be specified")
+    _check_version(vault, query.get("api-version"))
     kind_name, _, verb = route.operation.partition(".")
     kind: Kind = kind_name  # type: ignore[assignment]  # routes.KINDS
+    if verb == "issuers":
+        return {"value": [], "nextLink": None}
+    if verb == "contacts":
+        raise vault_error(404, "ContactsNotFound", "Contacts not found")
     if verb == "list":
         entries = vault.entries(kind, after=_marker(query))
-        listed = ((entry.name.lower(), entry, entry.versions[-1], managed) for entry, managed in entries)
-        page, following = _page(listed, query, f"{origin}{route.base}/{kind}")
-        return {"value": [_item(vault, kind, *each[1:]) for each in page], "nextLink": following}
+        listed = (
+            (entry.name.lower(), entry, entry.versions[-1] if is_live(entry) else None, managed)
+            for entry, managed in entries
+        )
+        page, following = _page(vault, listed, query, f"{origin}{route.base}/{kind}")
+        return {
+            "value": [item(vault, kind, entry, version, managed) for _, entry, version, managed in page if version],
+            "nextLink": following,
+        }
     if not NAME.fullmatch(route.name):
         raise vault_error(400, "BadParameter", f"The request URI contains an invalid name: {route.name}")
     found = vault.find(kind, route.name)
@@ -42,18 +76,51 @@ def answer(vault: Vault, route: Route, query: Mapping[str, str], origin: str) ->
         after = _marker(query)
         versions = sorted((each for each in entry.versions if each.id > after), key=lambda each: each.id)
         listed = ((each.id, entry, each, managed) for each in versions)
-        page, following = _page(listed, query, f"{origin}{route.base}/{kind}/{route.name}/versions")
+        page, following = _page(vault, listed, query, f"{origin}{route.base}/{kind}/{route.name}/versions")
         return {
-            "value": [_item(vault, kind, *each[1:], versioned=True) for each in page],
+            "value": [
+                item(vault, kind, entry, version, managed, versioned=True)
+                for _, entry, version, managed in page
+                if version
+            ],
             "nextLink": following,
         }
+    if verb == "pending" or (found is None and kind == "certificates"):
+        return _request(vault, route, verb)
     if found is None:
         raise _not_found(kind, route.name)
     entry, managed = found
+    if route.version and not _VERSION.fullmatch(route.version):
+        raise vault_error(400, "BadParameter", f"Method GET does not allow operation '{route.version}'")
     version = _version(kind, entry, route.version)
     if verb == "policy":
-        return _policy(vault, entry, version)
+        return bundles.policy(vault, entry, version)
+    if kind == "certificates" and route.version:
+        return bundles.certificate_version(vault, entry, version)
     return _BUNDLES[kind](vault, entry, version, managed)
+
+
+def _check_version(vault: Vault, asked: str | None) -> None:
+    if not asked:
+        raise vault_error(400, "BadParameter", "api-version must be specified")
+    known = vault.api_versions or API_VERSIONS
+    if asked not in known:
+        raise vault_error(
+            400,
+            "BadParameter",
+            f"The specified version ({asked[:40]}) is not recognized. Consider using the latest supported version"
+            f" ({known[-1]}).",
+        )
+
+
+def _request(vault: Vault, route: Route, verb: str) -> dict[str, Any]:
+    """What is to be seen of a certificate's request that is not answered yet."""
+    entry = vault.certificates.get(route.name.lower())
+    if entry is None or entry.deleted or not entry.pending:
+        if verb == "pending":
+            raise vault_error(404, "PendingCertificateNotFound", f"Pending certificate not found: {route.name}")
+        raise _not_found("certificates", route.name)
+    return bundles.operation(vault, entry) if verb == "pending" else bundles.requested(vault, entry)
 
 
 def _not_found(kind: Kind, name: str) -> Exception:
@@ -76,108 +143,32 @@ def _version(kind: Kind, entry: Entry, wanted: str) -> Version:
     raise _not_found(kind, f"{entry.name}/{wanted}")
 
 
-def _attributes(version: Version) -> dict[str, Any]:
-    times = {"nbf": version.not_before, "exp": version.expires}
-    return {
-        "enabled": version.enabled,
-        **{key: value for key, value in times.items() if value is not None},
-        "created": version.created,
-        "updated": version.updated,
-        **RECOVERY,
-    }
-
-
-def _secret(vault: Vault, entry: Entry, version: Version, managed: bool) -> dict[str, Any]:
-    # Outside nbf and exp a secret is still served; disabled it is not. The public half of a disabled certificate and a
-    # disabled key are (Azure/azure-cli#26044).
-    if not version.enabled:
-        raise vault_error(
-            403, "Forbidden", "Operation get is not allowed on a disabled secret.", inner="SecretDisabled"
-        )
-    body = {"value": version.value, **_item(vault, "secrets", entry, version, managed, versioned=True)}
-    if managed:
-        body["kid"] = vault.url("keys", entry.name, version.id)
-    return body
-
-
-def _certificate(vault: Vault, entry: Entry, version: Version, _managed: bool) -> dict[str, Any]:
-    der = version.certificate or b""
-    return {
-        **_item(vault, "certificates", entry, version, managed=False, versioned=True),
-        "kid": vault.url("keys", entry.name, version.id),
-        "sid": vault.url("secrets", entry.name, version.id),
-        "cer": base64.b64encode(der).decode(),
-        "policy": _policy(vault, entry, version),
-    }
-
-
-def _policy(vault: Vault, entry: Entry, version: Version) -> dict[str, Any]:
-    jwk = version.jwk or {}
-    properties: dict[str, Any] = {"exportable": True, "kty": jwk.get("kty"), "reuse_key": False}
-    if jwk.get("kty") == "RSA":
-        properties["key_size"] = len(base64.urlsafe_b64decode(jwk["n"] + "==")) * 8
-    else:
-        properties["crv"] = jwk.get("crv")
-    return {
-        "id": f"{vault.url('certificates', entry.name)}/policy",
-        "key_props": properties,
-        "secret_props": {"contentType": version.content_type},
-        "issuer": {"name": "Unknown"},
-        "attributes": {"enabled": True, "created": version.created, "updated": version.updated},
-    }
-
-
-def _key(vault: Vault, entry: Entry, version: Version, managed: bool) -> dict[str, Any]:
-    jwk = version.jwk or {}
-    operations = ["sign", "verify"] + (
-        ["encrypt", "decrypt", "wrapKey", "unwrapKey"] if jwk.get("kty") == "RSA" else []
-    )
-    item = _item(vault, "keys", entry, version, managed, versioned=True)
-    return {"key": {"kid": item.pop("kid"), "key_ops": operations, **jwk}, **item}
-
-
 _BUNDLES: dict[Kind, Callable[[Vault, Entry, Version, bool], dict[str, Any]]] = {
-    "secrets": _secret,
-    "certificates": _certificate,
-    "keys": _key,
+    "secrets": bundles.secret,
+    "certificates": bundles.certificate,
+    "keys": bundles.key,
 }
 
 
-def _item(
-    vault: Vault, kind: Kind, entry: Entry, version: Version, managed: bool, *, versioned: bool = False
-) -> dict[str, Any]:
-    """What a list shows of an object or, `versioned`, of one of its versions."""
-    url = vault.url(kind, entry.name, version.id if versioned else "")
-    item: dict[str, Any] = {"kid" if kind == "keys" else "id": url, "attributes": _attributes(version)}
-    if kind == "secrets" and version.content_type is not None:
-        item["contentType"] = version.content_type
-    if kind == "certificates":
-        # Key Vault's x5t is SHA-1 by definition (RFC 7515, 4.1.7); nothing is protected by it.
-        item["x5t"] = base64url(hashlib.sha1(version.certificate or b"", usedforsecurity=False).digest())
-    if managed:
-        item["managed"] = True
-    if version.tags:
-        item["tags"] = version.tags
-    return item
-
-
-def _page(listed: Iterator[_Listed], query: Mapping[str, str], url: str) -> tuple[list[_Listed], str | None]:
+def _page(
+    vault: Vault, listed: Iterator[_Listed], query: Mapping[str, str], url: str
+) -> tuple[list[_Listed], str | None]:
     """As many of `listed` as the query asks for, and the address of the next part; it begins behind the query's marker.
 
-    The token of the next page names the last key served, so what is added or deleted between two pages neither repeats
-    nor hides another item.
+    The token of the next page names the last key that was looked at, so what is added or deleted between two pages
+    neither repeats nor hides another item.
     """
-    size = _size(query)
+    size, number = _size(query), _number(query)
+    if vault.page_sizes:
+        size = min(size, vault.page_sizes[number % len(vault.page_sizes)])
     page = list(itertools.islice(listed, size))
     if next(listed, None) is None:
         return page, None
-    marker = json.dumps({"NextMarker": page[-1][0], "TargetLocation": 0})
-    parameters = {
-        "api-version": query["api-version"],
-        "$skiptoken": base64.b64encode(marker.encode()).decode(),
-        "maxresults": str(size),
-    }
-    return page, f"{url}?{urlencode(parameters)}"
+    # An empty page begins again where it began itself.
+    last = page[-1][0] if page else _marker(query)
+    marker = json.dumps({"NextMarker": last, "TargetLocation": 0, "Page": number + 1})
+    most = f"&maxresults={query['maxresults']}" if "maxresults" in query else ""
+    return page, f"{url}?api-version={query['api-version']}&$skiptoken={base64url(marker.encode())}{most}"
 
 
 def _size(query: Mapping[str, str]) -> int:
@@ -188,11 +179,28 @@ def _size(query: Mapping[str, str]) -> int:
 
 
 def _marker(query: Mapping[str, str]) -> str:
-    """The last key that was served; empty, which is before all keys, for the first page."""
+    """The last key that was looked at; empty, which is before all keys, for the first page."""
+    return str(_token(query).get("NextMarker", ""))
+
+
+def _number(query: Mapping[str, str]) -> int:
+    """The number of the page, counted from 0."""
+    number = _token(query).get("Page", 0)
+    return number if isinstance(number, int) and number >= 0 else 0
+
+
+def _token(query: Mapping[str, str]) -> dict[str, Any]:
     token = query.get("$skiptoken")
     if token is None:
-        return ""
+        return {}
     try:
-        return str(json.loads(base64.b64decode(token, validate=True))["NextMarker"])
-    except (ValueError, KeyError, TypeError):
-        raise vault_error(400, "BadParameter", "The $skiptoken is invalid; start again with the first page") from None
+        found = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
+        if "NextMarker" in found:
+            return dict(found)
+    except (ValueError, TypeError):
+        pass
+    raise _bad_token()
+
+
+def _bad_token() -> Refusal:
+    return vault_error(400, "BadParameter", "The $skiptoken is invalid; start again with the first page")

@@ -55,12 +55,14 @@ def _vault(vault: str, base: str, rest: list[str]) -> Route | None:
     match rest:
         case [kind] if kind in KINDS:
             return Route(vault, f"{kind}.list", base=base)
+        case ["certificates", "issuers" | "contacts" as reserved]:
+            return Route(vault, f"certificates.{reserved}", base=base)
         case [kind, name] if kind in KINDS:
             return Route(vault, f"{kind}.get", name=name, base=base)
         case [kind, name, "versions"] if kind in KINDS:
             return Route(vault, f"{kind}.versions", name=name, base=base)
-        case ["certificates", name, "policy"]:
-            return Route(vault, "certificates.policy", name=name, base=base)
+        case ["certificates", name, "policy" | "pending" as part]:
+            return Route(vault, f"certificates.{part}", name=name, base=base)
         case [kind, name, version] if kind in KINDS:
             return Route(vault, f"{kind}.get", name=name, version=version, base=base)
     return None

@@ -6,7 +6,6 @@ import hmac
 import logging
 import ssl
 import uuid
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tools.keyvault_emulator import access, keyvault, routes
 from tools.keyvault_emulator.breaking import break_off
 from tools.keyvault_emulator.control import Control
 from tools.keyvault_emulator.entra import Entra
+from tools.keyvault_emulator.envelope import envelope
 from tools.keyvault_emulator.errors import EmulatorError, Refusal, vault_error
 from tools.keyvault_emulator.faults import Counters, Faults
 from tools.keyvault_emulator.issuers import Issuers
@@ -90,7 +90,7 @@ class Server:
         return web.Response(
             body=msgspec.json.encode(body),
             status=status,
-            headers={**headers, **self._headers(request)},
+            headers={**headers, **envelope(request, route, self.world)},
             content_type="application/json",
             charset="utf-8",
         )
@@ -129,32 +129,14 @@ class Server:
             )
             raise
         asked.client_id = caller.client_id
-        if vault.firewall:
-            raise vault_error(
-                403,
-                "Forbidden",
-                "Client address is not authorized and caller is not a trusted service.\r\n"
-                f"Client address: {asked.request.remote}\r\nCaller: {caller}\r\n"
-                f"Vault: {vault.name};location={vault.location}",
-                inner="ForbiddenByFirewall",
-            )
+        if refused := access.network_refusal(caller, vault, asked.request.remote):
+            raise refused
         identity = self.world.identities.get(caller.client_id.lower())
         if forbidden := access.refusal(caller, identity, vault, route.operation, route.name):
             raise forbidden
-        return keyvault.answer(vault, route, asked.request.query, asked.origin)
-
-    def _headers(self, request: web.Request) -> dict[str, str]:
-        headers = {
-            "Cache-Control": "no-cache",
-            "Pragma": "no-cache",
-            "Expires": "-1",
-            "Date": formatdate(self.world.now(), usegmt=True),
-            "X-Content-Type-Options": "nosniff",
-            "x-ms-request-id": str(uuid.uuid4()),
-        }
-        if client_request := request.headers.get("x-ms-client-request-id"):
-            headers["x-ms-client-request-id"] = client_request
-        return headers
+        # Key Vault names its port in the addresses of pages.
+        port = "" if ":" in asked.request.host else ":443"
+        return keyvault.answer(vault, route, asked.request.query, f"{asked.origin}{port}")
 
     async def _handle_control(self, request: web.Request) -> web.Response:
         _, _, given = request.headers.get("Authorization", "").partition(" ")

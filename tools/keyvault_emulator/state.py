@@ -53,6 +53,8 @@ class Version(Model):
     tags: dict[str, str] = {}
     certificate: bytes | None = None
     jwk: dict[str, str] | None = None
+    release_policy: bool = False
+    """Whether the key can be exported to an attested environment: then Key Vault shows its release policy."""
     file: str | None = None
     """In a state file, for certificates: the PEM or PFX to import, relative to the state file."""
     password: str | None = None
@@ -68,6 +70,8 @@ class Entry(Model):
     versions: list[Version] = []
     deleted: bool = False
     """Soft-deleted: invisible until it is recovered; its name cannot be used meanwhile."""
+    pending: bool = False
+    """Of a certificate: its request is not answered yet. Without a version, only the request can be seen."""
 
 
 class Vault(Model):
@@ -81,6 +85,19 @@ class Vault(Model):
     rbac: bool = True
     """False: the vault works with access policies instead of role assignments, and refuses in their words."""
     firewall: bool = False
+    """Whether the vault refuses every caller's address."""
+    public_access: bool = True
+    """False: only an approved private link leads to the vault, and nothing here is one."""
+    perimeter: bool = False
+    """Whether a network security perimeter refuses every caller."""
+    policy_refusal: Literal["AccessDenied", "ForbiddenByPolicy"] = "AccessDenied"
+    """The inner code of what access policies refuse; Key Vault was seen to answer either."""
+    on_behalf_of: bool = False
+    """Whether the access policies allow identities only together with an application."""
+    api_versions: list[str] = []
+    """The versions of the REST API that the vault knows, oldest first; empty: all of `keyvault.API_VERSIONS`."""
+    page_sizes: list[int] = []
+    """How many items the pages of its lists have, in turn; empty: as many as there may be."""
     secrets: dict[str, Entry] = {}
     certificates: dict[str, Entry] = {}
     keys: dict[str, Entry] = {}
@@ -95,15 +112,15 @@ class Vault(Model):
         return f"https://{self.name}.{self.suffix}/{kind}/{name}" + (f"/{version}" if version else "")
 
     def entries(self, kind: Kind, after: str = "") -> Iterator[tuple[Entry, bool]]:
-        """The live entries of a kind by name, and whether each is managed: the secret or key behind a certificate.
+        """The entries of a kind by name, and whether each is managed: the secret or key behind a certificate.
 
-        Only those behind the name `after`: of 10,000 listed page by page each is looked at once.
+        Only those behind the name `after`: of 10,000 listed page by page each is looked at once. Deleted ones and
+        those without a version are among them: lists leave them out, and have shorter pages for that.
         """
         own, certificates = getattr(self, kind), {} if kind == "certificates" else self.certificates
         for key in sorted(name for name in {**own, **certificates} if name > after):
             entry, managed = (certificates[key], True) if key in certificates else (own[key], False)
-            if entry.versions and not entry.deleted:
-                yield entry, managed
+            yield entry, managed
 
     def find(self, kind: Kind, name: str) -> tuple[Entry, bool] | None:
         """The live entry of that name, or None."""
@@ -194,7 +211,15 @@ class World(Model):
         version.created = version.created or int(self.now())
         version.updated = version.updated or version.created
         entry.versions.append(version)
+        entry.pending = False
         return version.id
+
+    def request_certificate(self, vault: str, name: str) -> None:
+        """Notes that a certificate, or its next version, is requested and not issued yet."""
+        if not NAME.fullmatch(name):
+            raise EmulatorError(f"name: {_bad_name(name)}")
+        entry = self.vault(vault).certificates.setdefault(name.lower(), Entry(name=name))
+        entry.pending = True
 
     def versions(self, vault: str, kind: Kind, name: str, version: str | None) -> list[Version]:
         """The version asked for, or the newest if None; EmulatorError if it does not exist."""

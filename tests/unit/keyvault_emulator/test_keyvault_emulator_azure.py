@@ -1,0 +1,410 @@
+"""The emulator answers as Azure was seen to: fields, their types, headers, and the form of texts.
+
+A shape is a JSON value in which a type takes the place of what varies, and `Text` that of a text with a fixed form.
+"""
+
+import itertools
+import json
+import re
+from typing import Any, NamedTuple
+
+import pytest
+import requests
+from azure.core.exceptions import HttpResponseError
+
+from controller.settings import KEY_VAULT_API_VERSION
+from tests.unit.issuing import as_pem, issue
+from tests.unit.keyvault_emulator.scene import CLIENT, TENANT, VAULT, Scene
+from tools.keyvault_emulator import EmulatorError
+from tools.keyvault_emulator.entra_numbers import AADSTS
+from tools.keyvault_emulator.keyvault import API_VERSIONS, PAGE
+
+HOST = f"https://{VAULT}.vault.azure.net"
+ID = "[0-9a-f]{32}"
+GUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+CALLER = f"appid={GUID};oid={GUID};iss=https://sts.windows.net/{TENANT}/"
+
+
+class Text(NamedTuple):
+    """A text of this form."""
+
+    pattern: str
+
+
+def difference(found: Any, shape: Any, path: str = "$") -> str:
+    """Where `found` has another shape; empty if it has not."""
+    if isinstance(shape, Text):
+        fits = isinstance(found, str) and re.fullmatch(shape.pattern, found, re.DOTALL)
+        return "" if fits else f"{path}: {found!r} is not {shape.pattern!r}"
+    if isinstance(shape, type):
+        return "" if type(found) is shape else f"{path}: {found!r} is not {shape.__name__}"
+    if isinstance(shape, dict) and isinstance(found, dict):
+        if found.keys() != shape.keys():
+            return f"{path}: {sorted(found)}, not {sorted(shape)}"
+        return next(filter(None, (difference(found[key], shape[key], f"{path}.{key}") for key in shape)), "")
+    if isinstance(shape, list) and isinstance(found, list) and len(shape) == 1:
+        return next(filter(None, (difference(each, shape[0], f"{path}[]") for each in found)), "")
+    return "" if found == shape else f"{path}: {found!r} is not {shape!r}"
+
+
+TIMES = {"enabled": bool, "created": int, "updated": int}
+RECOVERY = {"recoveryLevel": "Recoverable+Purgeable", "recoverableDays": 90}
+VALIDITY = {"nbf": int, "exp": int}
+CERTIFICATE = {
+    "id": Text(f"{HOST}/certificates/web/{ID}"),
+    "kid": Text(f"{HOST}/keys/web/{ID}"),
+    "sid": Text(f"{HOST}/secrets/web/{ID}"),
+    "x5t": Text("[-_0-9A-Za-z]{27}"),
+    "cer": Text("[+/=0-9A-Za-z]+"),
+    "attributes": TIMES | VALIDITY | RECOVERY,
+    "tags": {},
+}
+RSA = {
+    "kid": Text(f"{HOST}/keys/[a-z-]+/{ID}"),
+    "kty": Text("RSA(-HSM)?"),
+    "key_ops": ["encrypt", "decrypt", "sign", "verify", "wrapKey", "unwrapKey"],
+    "n": Text("[-_0-9A-Za-z]{342}"),
+    "e": Text("AQAB|AAEAAQ"),
+}
+EC = {
+    "kid": Text(f"{HOST}/keys/[a-z-]+/{ID}"),
+    "kty": Text("EC(-HSM)?"),
+    "key_ops": ["sign", "verify"],
+    "crv": Text("P-(256|256K|384|521)"),
+    "x": Text("[-_0-9A-Za-z]{43,88}"),
+    "y": Text("[-_0-9A-Za-z]{43,88}"),
+}
+RELEASE = {
+    "contentType": "application/json; charset=utf-8",
+    "data": Text("[-_0-9A-Za-z]+"),
+    "immutable": False,
+}
+SHAPES: dict[str, Any] = {
+    "secrets/pin": {
+        "value": "1",
+        "id": Text(f"{HOST}/secrets/pin/{ID}"),
+        "attributes": TIMES | RECOVERY,
+    },
+    "secrets/web": {
+        "value": str,
+        "contentType": "application/x-pem-file",
+        "id": Text(f"{HOST}/secrets/web/{ID}"),
+        "managed": True,
+        "attributes": TIMES | VALIDITY | RECOVERY,
+        "tags": {},
+        "kid": Text(f"{HOST}/keys/web/{ID}"),
+    },
+    "certificates/web": CERTIFICATE
+    | {
+        "policy": {
+            "id": f"{HOST}/certificates/web/policy",
+            "key_props": {"exportable": True, "kty": "EC", "crv": "P-256", "reuse_key": False},
+            "secret_props": {"contentType": "application/x-pem-file"},
+            "x509_props": {
+                "subject": "CN=shop",
+                "ekus": list,
+                "key_usage": list,
+                "validity_months": int,
+                "basic_constraints": {"ca": False},
+            },
+            "lifetime_actions": list,
+            "issuer": {"name": str},
+            "attributes": TIMES,
+        },
+        "pending": {"id": f"{HOST}/certificates/web/pending"},
+    },
+    "certificates/web/{version}": CERTIFICATE
+    | {"subject": str, "issuer": str, "sans": {"dns_names": list}, "serialnumber": Text("[0-9A-F]{32,}")},
+    "certificates/soon": {
+        "id": f"{HOST}/certificates/soon",
+        "attributes": {"enabled": False} | RECOVERY,
+        "tags": {},
+        "policy": dict,
+        "pending": {"id": f"{HOST}/certificates/soon/pending"},
+    },
+    "certificates/soon/pending": {
+        "id": f"{HOST}/certificates/soon/pending",
+        "issuer": dict,
+        "csr": str,
+        "cancellation_requested": False,
+        "status": "inProgress",
+        "status_details": str,
+    },
+    "certificates/issuers": {"value": [], "nextLink": None},
+    "certificates/soon/versions": {"value": [], "nextLink": None},
+    "certificates/none/versions": {"value": [], "nextLink": None},
+    "keys/rsa": {"key": RSA, "attributes": TIMES | RECOVERY},
+    "keys/rsa-hsm": {"key": RSA, "attributes": TIMES | RECOVERY},
+    "keys/ec": {"key": EC, "attributes": TIMES | RECOVERY},
+    "keys/ec-k": {"key": EC, "attributes": TIMES | RECOVERY},
+    "keys/ec-hsm": {"key": EC, "attributes": TIMES | RECOVERY},
+    "keys/released": {"key": EC, "attributes": TIMES | RECOVERY | {"exportable": True}, "release_policy": RELEASE},
+    "certificates": {
+        "value": [
+            {
+                "id": f"{HOST}/certificates/web",
+                "x5t": Text("[-_0-9A-Za-z]{27}"),
+                "attributes": TIMES | VALIDITY,
+                "tags": {},
+                "subject": "",
+            }
+        ],
+        "nextLink": None,
+    },
+    "keys/ec/versions": {
+        "value": [{"kid": Text(f"{HOST}/keys/ec/{ID}"), "attributes": TIMES | RECOVERY}],
+        "nextLink": None,
+    },
+}
+HEADERS = {
+    "Cache-Control": "no-cache",
+    "Pragma": "no-cache",
+    "Content-Type": "application/json; charset=utf-8",
+    "Expires": "-1",
+    "x-ms-keyvault-region": "westeurope",
+    "x-ms-client-request-id": GUID,
+    "x-ms-request-id": GUID,
+    "x-ms-keyvault-service-version": r"1\.9\.[0-9]+\.[0-9]+",
+    "x-ms-keyvault-network-info": r"conn_type=Ipv4;addr=[0-9.]+;act_addr_fam=InterNetwork;",
+    "X-Content-Type-Options": "nosniff",
+    "Strict-Transport-Security": "max-age=31536000;includeSubDomains",
+    "Date": r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT",
+}
+
+
+class Reply(NamedTuple):
+    """What a plain GET of the vault brings."""
+
+    status: int
+    headers: Any
+    body: Any
+
+    @property
+    def error(self) -> tuple[int, str, str | None, str]:
+        """Status, code, inner code and message of a refusal."""
+        error = self.body["error"]
+        return self.status, error["code"], error.get("innererror", {}).get("code"), error["message"]
+
+
+def ask(scene: Scene, path: str, *, token: str, query: str = f"api-version={KEY_VAULT_API_VERSION}") -> Reply:
+    url = path if path.startswith("https:") else f"{scene.emulator.url}/{VAULT}/{path}?{query}"
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = requests.get(url, headers=headers, verify=str(scene.emulator.ca_file), timeout=10)
+    return Reply(answer.status_code, answer.headers, answer.json())
+
+
+@pytest.fixture
+def token(scene: Scene) -> str:
+    scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Administrator")
+    return scene.access_token()
+
+
+def test_bodies_and_headers_have_the_shapes_of_recorded_answers(scene: Scene, token: str) -> None:
+    emulator = scene.emulator
+    emulator.set_secret(VAULT, "pin", "1")
+    version = emulator.import_certificate(VAULT, "web", as_pem(issue("shop")))
+    emulator.request_certificate(VAULT, "soon")
+    emulator.create_key(VAULT, "rsa")
+    emulator.create_key(VAULT, "rsa-hsm", "RSA-HSM")
+    emulator.create_key(VAULT, "ec", "EC", curve="P-521")
+    emulator.create_key(VAULT, "ec-k", "EC", curve="P-256K")
+    emulator.create_key(VAULT, "ec-hsm", "EC-HSM", curve="P-384")
+    emulator.create_key(VAULT, "released", "EC-HSM", release_policy=True)
+    wrong = {}
+    for path, shape in SHAPES.items():
+        reply = ask(scene, path.format(version=version), token=token)
+        assert reply.status == 200, (path, reply.body)
+        wrong[path] = difference(reply.body, shape)
+        for name, pattern in HEADERS.items():
+            assert re.fullmatch(pattern, reply.headers.get(name, "")), (path, name, reply.headers.get(name))
+    assert {path: text for path, text in wrong.items() if text} == {}
+
+
+def test_a_shape_that_differs_is_noticed() -> None:
+    good = {"id": f"{HOST}/secrets/pin/{'0' * 32}", "attributes": TIMES, "value": ["x"]}
+    shape = {"id": Text(f"{HOST}/secrets/pin/{ID}"), "attributes": dict, "value": [str]}
+    assert not difference(good, shape)
+    for change in ({"id": "x"}, {"attributes": None}, {"value": [1]}, {"more": 1}):
+        assert difference(good | change, shape)
+
+
+REFUSALS = [
+    (
+        "secrets/none",
+        404,
+        "SecretNotFound",
+        None,
+        r"A secret with \(name/id\) none was not found in this key vault\. .*",
+    ),
+    ("keys/none", 404, "KeyNotFound", None, r"A key with \(name/id\) none was not found in this key vault\. .*"),
+    ("secrets/soon", 404, "SecretNotFound", None, ".*"),
+    ("certificates/contacts", 404, "ContactsNotFound", None, ".*"),
+    ("certificates/none/pending", 404, "PendingCertificateNotFound", None, "Pending certificate not found: none"),
+    ("secrets/pin/v1", 400, "BadParameter", None, "Method GET does not allow operation 'v1'"),
+    ("keys/rsa/latest", 400, "BadParameter", None, "Method GET does not allow operation 'latest'"),
+]
+
+
+def test_refusals_of_objects_have_the_words_of_recorded_answers(scene: Scene, token: str) -> None:
+    scene.emulator.set_secret(VAULT, "pin", "1")
+    scene.emulator.create_key(VAULT, "rsa")
+    scene.emulator.request_certificate(VAULT, "soon")
+    for path, status, code, inner, text in REFUSALS:
+        found = ask(scene, path, token=token).error
+        assert found[:3] == (status, code, inner), path
+        assert re.fullmatch(text, found[3], re.DOTALL), found[3]
+
+
+def test_networking_refuses_with_its_own_codes(scene: Scene, token: str) -> None:
+    emulator = scene.emulator
+    cases = {
+        "ForbiddenByFirewall": (emulator.firewall, True, "Client address is not authorized"),
+        "ForbiddenByConnection": (emulator.public_access, False, "Public network access is disabled"),
+        "ForbiddenByNsp": (emulator.perimeter, True, "Request was not allowed by NSP rules"),
+    }
+    for inner, (switch, state, text) in cases.items():
+        switch(VAULT, state)
+        status, code, found, message = ask(scene, "secrets", token=token).error
+        assert (status, code, found) == (403, "Forbidden", inner)
+        assert message.startswith(text)
+        assert re.search(rf"Caller: {CALLER}\r\nVault: {VAULT};location=westeurope", message)
+        switch(VAULT, not state)
+    assert ask(scene, "secrets", token=token).status == 200
+
+
+def test_roles_and_policies_refuse_with_their_own_codes(scene: Scene, token: str) -> None:
+    emulator = scene.emulator
+    emulator.set_secret(VAULT, "pin", "1")
+    emulator.revoke_role(CLIENT, VAULT)
+    _, _, inner, message = ask(scene, "secrets", token=token).error
+    assert inner == "ForbiddenByRbac"
+    assert re.fullmatch(
+        r"Caller is not authorized to perform action on resource\.\r\nIf role assignments, .* propagation time\.\r\n"
+        rf"Caller: {CALLER}\r\nAction: 'Microsoft\.KeyVault/vaults/secrets/readMetadata/action'\r\n"
+        rf"Resource: '/subscriptions/{GUID}/resourcegroups/[a-z]+/providers/microsoft\.keyvault/vaults/{VAULT}'\r\n"
+        rf"Assignment: \(not found\)\r\nDecisionReason: 'DeniedWithNoValidRBAC' \r\n"
+        rf"Vault: {VAULT};location=westeurope\r\n",
+        message,
+    )
+    emulator.set_policy(CLIENT, VAULT, {"secrets": ["list"]})
+    words = f"The user, group or application '{CALLER}' does not have secrets get permission on key vault .*"
+    for code in ("AccessDenied", "ForbiddenByPolicy"):
+        emulator.policy_refusals(VAULT, code)
+        _, _, inner, message = ask(scene, "secrets/pin", token=token).error
+        assert inner == code
+        assert re.fullmatch(words, message)
+    emulator.policy_refusals(VAULT, on_behalf_of=True)
+    for path in ("secrets", "secrets/pin"):
+        _, _, inner, message = ask(scene, path, token=token).error
+        assert inner == "ForbiddenByPolicy"
+        assert re.fullmatch(
+            rf"The policy requires the caller '{CALLER}' to use on-behalf-of \(OBO\) flow\. .*", message
+        )
+
+
+# Versions of the REST API
+
+
+@pytest.mark.parametrize("version", API_VERSIONS)
+def test_versions_that_key_vault_knows_are_served(scene: Scene, token: str, version: str) -> None:
+    assert ask(scene, "secrets", token=token, query=f"api-version={version}").status == 200
+
+
+@pytest.mark.parametrize("version", ["7.7", "2099-01-01", "7.4-preview", "latest", "7.4 "])
+def test_other_versions_are_refused_with_the_newest(scene: Scene, token: str, version: str) -> None:
+    error = ask(scene, "secrets", token=token, query=f"api-version={version}").error
+    text = f"The specified version ({version}) is not recognized. Consider using the latest supported version ({{}})."
+    assert error == (400, "BadParameter", None, text.format(API_VERSIONS[-1]))
+
+
+def test_a_vault_may_know_fewer_versions(scene: Scene, token: str) -> None:
+    scene.emulator.api_versions(VAULT, ["2016-10-01", "7.0", "7.1"])
+    assert ask(scene, "secrets", token=token, query="api-version=7.1").status == 200
+    assert ask(scene, "secrets", token=token).error[3].endswith("Consider using the latest supported version (7.1).")
+
+
+# Pages
+
+
+def pages(scene: Scene, token: str, query: str = "api-version=7.4") -> list[tuple[list[str], str | None]]:
+    """The names on each page of the list of secrets, and the address of the next."""
+    found: list[tuple[list[str], str | None]] = []
+    where: str | None = "secrets"
+    while where:
+        body = ask(scene, where, token=token, query=query).body
+        where = body["nextLink"]
+        found.append(([item["id"].rpartition("/")[2] for item in body["value"]], where))
+        assert len(found) < 200
+    return found
+
+
+def test_pages_are_short_and_empty_in_the_middle_of_a_list(scene: Scene, token: str) -> None:
+    names = [f"s{number:02}" for number in range(80)]
+    for name in names:
+        scene.emulator.set_secret(VAULT, name, "1")
+    assert [len(listed) for listed, _ in pages(scene, token)] == [25, 25, 25, 5]
+    # What is deleted takes its place all the same.
+    for name in names[20:55]:
+        scene.emulator.delete_secret(VAULT, name)
+    assert [len(listed) for listed, _ in pages(scene, token)] == [20, 0, 20, 5]
+    scene.emulator.page_sizes(VAULT, [24, 0, 0, 3])
+    found = pages(scene, token)
+    assert [len(listed) for listed, _ in found][:5] == [20, 0, 0, 0, 0]
+    assert list(itertools.chain.from_iterable(listed for listed, _ in found)) == names[:20] + names[55:]
+    with pytest.raises(EmulatorError, match="empty pages alone has no end"):
+        scene.emulator.page_sizes(VAULT, [0, 0])
+
+
+def test_next_links_have_azures_form(scene: Scene, token: str) -> None:
+    for number in range(PAGE + 1):
+        scene.emulator.set_secret(VAULT, f"s{number:02}", "1")
+    base = re.escape(f"{scene.emulator.url}/{VAULT}/secrets")
+    link = pages(scene, token)[0][1]
+    assert re.fullmatch(rf"{base}\?api-version=7\.4&\$skiptoken=[-_0-9A-Za-z]+", link or "")
+    link = pages(scene, token, "api-version=7.4&maxresults=20")[0][1]
+    assert re.fullmatch(rf"{base}\?api-version=7\.4&\$skiptoken=[-_0-9A-Za-z]+&maxresults=20", link or "")
+    with scene.secrets() as client:
+        assert len(list(client.list_properties_of_secrets())) == PAGE + 1
+
+
+def test_a_request_becomes_a_certificate_when_it_is_merged(scene: Scene, token: str) -> None:
+    scene.emulator.request_certificate(VAULT, "web")
+    with scene.certificates() as client:
+        assert client.get_certificate("web").cer is None
+        assert list(client.list_properties_of_certificates()) == []
+        scene.emulator.import_certificate(VAULT, "web", as_pem(issue("shop")))
+        assert client.get_certificate("web").cer
+    assert ask(scene, "certificates/web/pending", token=token).status == 404
+
+
+# Throttling and Entra
+
+
+def test_throttling_does_not_say_when_to_come_again_unless_told(scene: Scene, token: str) -> None:
+    scene.emulator.throttle(VAULT, 0)
+    reply = ask(scene, "secrets", token=token)
+    assert "Retry-After" not in reply.headers
+    assert reply.error[:2] == (429, "Throttled")
+    assert reply.error[3].endswith("Reason: VaultRequestTypeLimitReached")
+    scene.emulator.throttle(VAULT, 0, 7)
+    assert ask(scene, "secrets", token=token).headers["Retry-After"] == "7"
+
+
+@pytest.mark.parametrize("number", [*AADSTS, 9999999])
+def test_entra_refuses_with_any_number(scene: Scene, number: int) -> None:
+    scene.emulator.refuse_tokens(number, times=1)
+    with scene.credential() as credential:
+        with pytest.raises(HttpResponseError, match=f"AADSTS{number}: "):
+            credential.get_token("https://vault.azure.net/.default")
+        assert credential.get_token("https://vault.azure.net/.default").token
+
+
+def test_entras_answers_have_its_headers(scene: Scene) -> None:
+    url = f"{scene.emulator.url}/{TENANT}/oauth2/v2.0/token"
+    answer = requests.post(url, data={"client_id": CLIENT}, verify=str(scene.emulator.ca_file), timeout=10)
+    body = json.loads(answer.text)
+    keys = {"error", "error_description", "error_codes", "timestamp", "trace_id", "correlation_id", "error_uri"}
+    assert body.keys() == keys
+    assert answer.headers["Cache-Control"] == "no-store, no-cache"
+    assert answer.headers["Strict-Transport-Security"] == "max-age=31536000; includeSubDomains"
+    assert {"P3P", "x-ms-ests-server", "X-XSS-Protection", "x-ms-request-id"} <= set(answer.headers)
