@@ -12,10 +12,12 @@ import msgspec
 from controller import access, errors
 from controller.api.meta import Resource
 from controller.kube import METADATA_ONLY, Handle, Kube, Page
-from tools import command
+from tools import command, json_depth
 
 JSON_PATCH = "application/json-patch+json"
 _USER_AGENT = "akv-secret-store-tools"
+MAX_DEPTH = 200
+"""Levels of JSON. Structural schemas and managed fields of real objects have far fewer."""
 
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
@@ -30,7 +32,11 @@ class Caller:
 
     async def get(self, kind: type[R], namespace: str, name: str) -> R:
         """One object; `NotFound` where there is none, `Refused` where it is not as its kind should be."""
-        return _decode(await self.kube.call("GET", Handle(kind, "").path(namespace, name)), kind, name)
+        return await self.read(Handle(kind, "").path(namespace, name), kind)
+
+    async def read(self, path: str, shape: type[T]) -> T:
+        """Return what is at that path; `Refused` where it has another shape."""
+        return _decode(await self.kube.call("GET", path), shape, path)
 
     async def every(self, kind: type[R], namespace: str = "") -> list[R]:
         """All objects of that kind that can be read, in one namespace or in all."""
@@ -38,8 +44,8 @@ class Caller:
         found = []
         for item in raw:
             try:
-                found.append(msgspec.json.decode(item, type=kind))
-            except msgspec.ValidationError:
+                found.append(_decode(item, kind, ""))
+            except errors.Refused:
                 continue  # the controller tells its owner
         return found
 
@@ -48,9 +54,14 @@ class Caller:
         return _decode(await self.kube.call("GET", path, accept="*/*"), dict[str, Any], path)
 
     async def metadata(self, path: str) -> Object:
-        """The metadata of what is at that path, as it is; the rest is not even sent."""
-        held = _decode(await self.kube.call("GET", path, accept=METADATA_ONLY), dict[str, Any], path)
-        found: Object = held["metadata"]
+        """Return the metadata of what is at that path, unchanged. The API server does not send the rest.
+
+        `Refused` where it is nested more deeply than managed fields can be.
+        """
+        answer = await self.kube.call("GET", path, accept=METADATA_ONLY)
+        if json_depth.exceeds(answer, MAX_DEPTH):
+            raise errors.Refused(f"{path}: its metadata is nested more than {MAX_DEPTH} levels deep")
+        found: Object = _decode(answer, dict[str, Any], path)["metadata"]
         return found
 
     async def set_managed_fields(self, path: str, held: Object, entries: list[Object]) -> None:
@@ -63,7 +74,7 @@ class Caller:
 
     async def objects(self, path: str, labels: str = "") -> list[Object]:
         """Every item of the list at that path, with these labels."""
-        return [msgspec.json.decode(item) for item in await self._items(path, labels)]
+        return [_decode(item, dict[str, Any], path) for item in await self._items(path, labels)]
 
     async def _items(self, path: str, labels: str) -> list[msgspec.Raw]:
         items: list[msgspec.Raw] = []
@@ -78,10 +89,14 @@ class Caller:
                 return items
 
 
-def _decode(answer: bytes | bytearray, shape: type[T], what: str) -> T:
+def _decode(answer: bytes | bytearray | msgspec.Raw, shape: type[T], what: str) -> T:
     try:
-        return msgspec.json.decode(answer, type=shape)
-    except msgspec.DecodeError as error:
+        try:
+            return msgspec.json.decode(answer, type=shape)
+        except RecursionError:
+            # Managed fields may be nested 9,995 levels deep. Nothing that the tools read is.
+            return msgspec.json.decode(json_depth.cut(answer, MAX_DEPTH), type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise errors.Refused(f"{what} is not as its kind should be: {error}") from None
 
 

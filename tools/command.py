@@ -8,9 +8,17 @@ from typing import Any, NoReturn
 
 import yaml
 
+from tools import bounded_yaml
+from tools.printable import line
+
 
 class BadInput(Exception):  # noqa: N818 -- the caller's error
     """What the caller gave cannot be used, or there is nothing to do; the message names it."""
+
+
+def complain(name: str, problem: object) -> None:
+    """Print what is wrong to stderr, as one printable line that begins with the tool's name."""
+    print(f"{name}: {line(problem)}", file=sys.stderr)
 
 
 def end(name: str, main: Callable[[], int]) -> NoReturn:
@@ -32,9 +40,9 @@ def _code(name: str, main: Callable[[], int]) -> int:
             print(end="", flush=True)
     except BrokenPipeError:
         raise
-    except OSError as error:
+    except (OSError, RecursionError) as error:
         _drop_what_is_unwritten()
-        print(f"{name}: {why(error)}", file=sys.stderr)
+        complain(name, why(error))
         return 1
     except KeyboardInterrupt:
         print(f"\n{name}: stopped", file=sys.stderr)
@@ -75,9 +83,9 @@ def unreadable(path: Path | str, error: Exception) -> str:
 def read_yaml(path: Path) -> list[Any]:
     """The documents of a file, or of standard input for `-`, without empty ones. Raises `BadInput`."""
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        text = bounded_yaml.read_text(path)
+        documents = [document for document in bounded_yaml.load_all(text) if document is not None]
+    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
         raise BadInput(unreadable(path, error)) from error
     if not documents:
         raise BadInput(f"{path}: is empty")

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools import command, guide, helm, story
+from tools import command, guide, helm, printable, story
 from tools.existing_cluster import ExistingCluster
 from tools.keyvault_emulator import Emulator
 from tools.keyvault_emulator.errors import EmulatorError
@@ -141,10 +141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             play(Path(folder), args.kubeconfig, yes=args.yes, keep=args.keep)
         except BadInput as error:
-            print(f"tools/demo: {error}", file=sys.stderr)
+            command.complain("tools/demo", error)
             return 2
         except (StageError, WorkloadError, ClusterError, EmulatorError, helm.HelmError, OSError) as error:
-            print(f"\ntools/demo: {error}", file=sys.stderr)
+            print(printable.block(f"\ntools/demo: {error}"), file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("\nstopped; nothing is left running", file=sys.stderr)

@@ -10,14 +10,13 @@ chi-square".
 
 import argparse
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
 import msgspec
 
 from controller.settings import Settings
-from tools import command
+from tools import command, printable
 
 VAULT_CALLS = 4_000
 WINDOW_SECONDS = 10
@@ -249,10 +248,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found = plan(fleet)
     except NoPlan as answer:
-        print(f"tools/plan: {answer}", file=sys.stderr)
+        command.complain("tools/plan", answer)
         return 1
     if output == "json":
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        print(printable.as_json(found))
     else:
         print("\n".join(lines(fleet, found)))
     return 0

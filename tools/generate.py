@@ -14,7 +14,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Settings
-from tools import command, crds, deployment, docs, monitoring, policies, rbac, reference, schema, text, values
+from tools import (
+    command,
+    crds,
+    deployment,
+    docs,
+    monitoring,
+    policies,
+    printable,
+    rbac,
+    reference,
+    schema,
+    text,
+    values,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 _SHOWN_LINES = 20
@@ -140,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = []
             print(f"{write(options.root)} files changed")
     except (schema.SchemaError, deployment.SourceError, rbac.ScopeError) as error:
-        print(f"tools/generate: {error}", file=sys.stderr)
+        print(printable.block(f"tools/generate: {error}"), file=sys.stderr)
         return 2
     for difference in found:
         print(difference, file=sys.stderr)

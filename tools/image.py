@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tools import command, debian_base, system_packages
+from tools import command, debian_base, printable, system_packages
 from tools.debian_base import DebianBaseError
 from tools.local_cluster import ClusterError
 from tools.system_packages import MissingPackagesError
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             archive = options.output.absolute() / f"{REPOSITORIES[target].rpartition('/')[2]}-{version()}.tar"
             print(build(archive, base=options.base, target=target), flush=True)
     except (ImageError, DebianBaseError, MissingPackagesError, ClusterError) as error:
-        print(f"tools/image: {error}", file=sys.stderr)
+        print(printable.block(f"tools/image: {error}"), file=sys.stderr)
         return 1
     return 0
 

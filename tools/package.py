@@ -4,7 +4,6 @@ import argparse
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from importlib import metadata
@@ -135,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signing.SigningError,
         ClusterError,
     ) as error:
-        print(f"tools/package: {error}", file=sys.stderr)
+        command.complain("tools/package", error)
         return 1
     print(folder)
     return 0

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tools import command, helm, values_file
+from tools import bounded_yaml, command, helm, printable, values_file
 from tools.local_cluster.versions import DEFAULT_KUBERNETES
 
 APPLY_ORDER = (
@@ -126,7 +126,7 @@ def render(chosen: Options, stdin: str | None = None) -> list[Manifest]:
 def split(stream: str) -> Iterator[Manifest]:
     """The objects of a YAML stream, each with its own text; `helm.HelmError` for a document that is none."""
     for text in re.split(r"^---\s*$", stream, flags=re.MULTILINE):
-        parsed = yaml.load(text, Loader=values_file.LOADER)  # noqa: S506 - a safe loader
+        parsed = yaml.load(text, Loader=bounded_yaml.LOADER)  # noqa: S506 - a safe loader
         if parsed is None:
             continue
         if not (isinstance(parsed, dict) and "kind" in parsed and "name" in parsed.get("metadata", {})):
@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags.error("--force needs --output")
     chosen = options(args)
     try:
-        stdin = sys.stdin.read() if ("--values", "-") in chosen.values else None
+        stdin = values_file.read("-") if ("--values", "-") in chosen.values else None
         manifests = render(chosen, stdin)
         if args.images:
             print(*images(manifests), sep="\n")
@@ -294,10 +294,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("---", manifest.text, sep="\n", end="")
     except helm.BadValues as error:
         for problem in error.problems:
-            print(f"tools/render: {problem}", file=sys.stderr)
+            command.complain("tools/render", problem)
         return 2
     except helm.HelmError as error:
-        print(f"tools/render: {error}", file=sys.stderr)
+        print(printable.block(f"tools/render: {error}"), file=sys.stderr)
         return 1
     return 0
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tools import printable
+
 _POLL_SECONDS = 0.2
 _PROGRESS_SECONDS = 2.0
 
@@ -49,7 +51,7 @@ class Stage:
         _print(_bold(f"$ {command}"))
         done = self._shell(command)
         if printed := (done.stdout + done.stderr).rstrip("\n"):
-            _print(printed)
+            _print(printable.block(printed))
         if expect is not None and done.returncode != expect:
             raise StageError(f"expected exit code {expect} of the command above, but it ended with {done.returncode}")
         return done.stdout

@@ -5,14 +5,11 @@ Everything here raises `helm.BadValues`.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from tools import command, helm
+from tools import bounded_yaml, command, helm
 
-# The C parser takes a tenth of the time; PyYAML has it wherever libyaml was there when its wheel was built.
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NOTHING = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -21,8 +18,8 @@ def read(path: str) -> str:
     """Its text."""
     # helm takes URLs, too; here everything is offline.
     try:
-        return Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        return bounded_yaml.read_text(Path(path))
+    except (OSError, UnicodeDecodeError, bounded_yaml.OutOfBounds) as error:
         raise helm.BadValues([command.unreadable(path, error)]) from error
 
 
@@ -32,7 +29,9 @@ def check(path: str, stdin: str | None) -> None:
     if not text.strip():
         raise helm.BadValues([f"{path}: is empty; leave it out to render the defaults"])
     try:
-        documents = list(yaml.compose_all(text, Loader=LOADER))
+        documents = bounded_yaml.compose_all(text)
+    except bounded_yaml.OutOfBounds as error:
+        raise helm.BadValues([command.unreadable(path, error)]) from error
     except yaml.YAMLError:
         return  # helm says it
     if sum(document.tag != _NOTHING for document in documents) > 1:
