@@ -24,6 +24,8 @@ from controller.schedule import parse_time
 from controller.settings import TOKEN_AUDIENCE, Settings
 from controller.status import ready_condition
 from tools.fleet import CREDENTIALS_PER_IDENTITY
+from tools.printable import command, line, word
+from tools.releases import Release
 
 # More than that Entra does not forgive (AADSTS700024).
 CLOCK_SECONDS = 300
@@ -51,9 +53,9 @@ class Check(msgspec.Struct, frozen=True):
     fix: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.level:<4}  {self.subject}  {self.name}: {self.text}" + (f"; {self.fix}" if self.fix else "")
-        # Names and messages are other people's: none of them writes to the terminal.
-        return "".join(letter if letter.isprintable() else " " for letter in line)
+        return line(
+            f"{self.level:<4}  {self.subject}  {self.name}: {self.text}" + (f"; {self.fix}" if self.fix else "")
+        )
 
 
 class SecretData(Wire, frozen=True, kw_only=True):
@@ -91,38 +93,44 @@ def failed(subject: str, name: str, error: ControllerError, fix: str = "") -> Ch
 
 def federated_credential(identity: Identity, issuer: str) -> str:
     """The command that gives an identity the credential that it needs."""
-    client = f"[?clientId=='{identity.client_id}']"
+    client = _by_client(identity)
     name = f"{identity.namespace}-{identity.service_account}".replace(".", "-")[:120]
+    where = word(issuer) if issuer else '"$ISSUER"'
     return (
-        f"az identity federated-credential create --name {name}"
-        f' --identity-name "$(az identity list --query "{client}.name" --output tsv)"'
-        f' --resource-group "$(az identity list --query "{client}.resourceGroup" --output tsv)"'
-        f" --issuer {issuer} --subject {identity.subject} --audiences {TOKEN_AUDIENCE}"
+        f"az identity federated-credential create --name {word(name)}"
+        f' --identity-name "$(az identity list --query {word(f"{client}.name")} --output tsv)"'
+        f' --resource-group "$(az identity list --query {word(f"{client}.resourceGroup")} --output tsv)"'
+        f" --issuer {where} --subject {word(identity.subject)} --audiences {word(TOKEN_AUDIENCE)}"
     )
+
+
+def _by_client(identity: Identity) -> str:
+    """A JMESPath expression; a raw string in it ends at a quote, and client ids have none."""
+    return f"[?clientId=='{re.sub(r'[^A-Za-z0-9-]', '', identity.client_id)}']"
 
 
 def role(identity: Identity, vault: str) -> str:
     """The command that lets an identity read a vault's secrets."""
     return (
-        f'az role assignment create --role "Key Vault Secrets User" --assignee {identity.client_id}'
-        f' --scope "$(az keyvault show --name {vault} --query id --output tsv)"'
+        f'az role assignment create --role "Key Vault Secrets User" --assignee {word(identity.client_id)}'
+        f' --scope "$(az keyvault show --name {word(vault)} --query id --output tsv)"'
     )
 
 
-def controller(deployments: Sequence[Mapping[str, Any]]) -> Check:
-    """Whether the controller runs, by its Deployment."""
-    if not deployments:
-        return fail(CLUSTER, "controller", "no Deployment of akv-secret-store", "install the chart")
-    found = deployments[0]
-    where = f"{found['metadata']['namespace']}/{found['metadata']['name']}"
-    if not found.get("status", {}).get("availableReplicas"):
-        fix = f"kubectl --namespace {found['metadata']['namespace']} describe pods, and their logs, tell why"
-        return fail(CLUSTER, "controller", f"Deployment {where} has no pod that is ready", fix)
-    if len(deployments) > 1:
-        names = ", ".join(f"{each['metadata']['namespace']}/{each['metadata']['name']}" for each in deployments)
-        fix = "remove one, or give each its own controllerName or watchNamespaces"
-        return warn(CLUSTER, "controller", f"there are several releases ({names}); {where} is looked at", fix)
-    return ok(CLUSTER, "controller", f"Deployment {where} is available")
+def controller(found: Release | None) -> Check:
+    """Return whether the controller runs, by its Deployment."""
+    if not found:
+        text = "no ClusterRoleBinding or admission policy of the cluster names a release whose Deployment is there"
+        fix = "install the chart; name a release that has neither with --release-namespace NAMESPACE"
+        return fail(CLUSTER, "controller", text, fix)
+    deployment = f"Deployment {found.namespace}/{found.name}"
+    if not found.deployment.get("status", {}).get("availableReplicas"):
+        fix = f"{command('kubectl', '--namespace', found.namespace, 'describe', 'pods')}, and their logs, tell why"
+        return fail(CLUSTER, "controller", f"{deployment} has no pod that is ready", fix)
+    if not found.verified:
+        text = f"{deployment} is available; no ClusterRoleBinding or admission policy that you may list names it"
+        return warn(CLUSTER, "controller", text, "see that this is the release's namespace")
+    return ok(CLUSTER, "controller", f"{deployment} is available")
 
 
 def policies(wanted: Iterable[str], found: Iterable[str], bindings: Iterable[Mapping[str, Any]]) -> Check:
@@ -177,6 +185,16 @@ def credentials(identities: Iterable[Identity]) -> list[Check]:
         else:
             checks.append(ok(CLUSTER, "credentials", f"{text}, of {CREDENTIALS_PER_IDENTITY} that it can"))
     return checks
+
+
+def hosts(subject: str, cloud: str, unnamed: Sequence[str]) -> Check:
+    """Return why neither Entra nor the vault was asked: the release names these hosts, and the caller does not."""
+    text = (
+        f"cloud {cloud} of the release names {', '.join(unnamed)}, which Azure's own clouds do not have;"
+        " nothing is sent there"
+    )
+    flags = " ".join(command("--allow-host", host) for host in unnamed)
+    return warn(subject, "hosts", text, f"if you know and trust them, add: {flags}")
 
 
 def served(subject: str, sync: SecretSync, settings: Settings) -> Check | None:

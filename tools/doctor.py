@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +16,12 @@ import msgspec
 from controller import errors
 from controller.api.meta import DNS_SUBDOMAIN
 from controller.api.secretsync import SecretSync
-from tools import checks, command
+from tools import checks, command, printable, trusted_hosts
 from tools.caller import Caller, Object, connect
 from tools.checks import CLUSTER, Check, fail, ok
 from tools.command import BadInput
 from tools.examination import Examination
+from tools.releases import Choice
 
 _KINDS = {"secretsync": "SecretSync", "secretsyncs": "SecretSync", "akvsync": "AKVSync", "akvsyncs": "AKVSync"}
 _API = f"/apis/{SecretSync.group}/{SecretSync.version}"
@@ -43,6 +43,12 @@ a workload it needs `create` on serviceaccounts/token, and to compare, `get` on 
 and the vault are asked from this machine, with its proxies (HTTPS_PROXY) and its certificates: where the controller's
 network differs, run it there. The vault counts these calls like any others.
 
+A release is found by what only cluster administrators can create: a ClusterRoleBinding or an admission policy. Where
+several fit, --release-namespace says which. The caller of --release-namespace vouches for that namespace.
+
+Tokens go to the hosts of Azure's own clouds alone. A release's `clouds` are in a ConfigMap that editors of its
+namespace can change, so nothing is sent to other hosts until --allow-host names them, as the line `hosts` shows them.
+
 as a kubectl plugin (`kubectl akv doctor ...`):
   ln -s "$PWD/tools/doctor" ~/.local/bin/kubectl-akv-doctor
 
@@ -52,9 +58,23 @@ exit codes: 0 nothing fails, 1 something does, 2 bad input or no way to the clus
 """
 
 
-async def examine(kubeconfig: Path | None, kind: str, name: str, namespace: str) -> list[Check]:
-    """All checks of the cluster and of what was named; without a name of everything, without a namespace everywhere."""
-    async with connect(kubeconfig) as caller, Examination(caller) as examination:
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What is examined: an object, without a name every SecretSync, without a namespace everywhere.
+
+    `choice` says which release serves it, `hosts` which hosts the caller trusts besides Azure's own.
+    """
+
+    kind: str = ""
+    name: str = ""
+    namespace: str = ""
+    choice: Choice = Choice()
+    hosts: tuple[str, ...] = ()
+
+
+async def examine(kubeconfig: Path | None, question: Question) -> list[Check]:
+    """Return all checks of the cluster and of what was named."""
+    kind, name, namespace = question.kind, question.name, question.namespace
+    async with connect(kubeconfig) as caller, Examination(caller, question.choice, question.hosts) as examination:
         try:
             syncs, found = await _named(caller, kind, name, namespace)
         except errors.Unreachable as error:
@@ -122,31 +142,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kubeconfig", type=Path, metavar="FILE",
                         help="its current context is asked (default: $KUBECONFIG, ~/.kube/config, the pod's)"
     )  # fmt: skip
+    parser.add_argument("--release-namespace", default="", metavar="NAMESPACE",
+                        help="the namespace of the release (default: the one that the cluster has)")  # fmt: skip
+    parser.add_argument("--release", default="", metavar="NAME", help="its name, where a namespace has several")
+    parser.add_argument("--allow-host", default=[], action="append", type=_host, metavar="HOST[:PORT]",
+                        help="also send tokens to this host of the release's clouds, such as login.example.com or"
+                        " '*.vault.example.com'; may be repeated")  # fmt: skip
     parser.add_argument("-q", "--quiet", action="store_true", help="leave out what is ok")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="(default: text)")
     args = parser.parse_args(argv)
     kind, slash, name = args.object.partition("/")
     if args.object and (kind.lower() not in _KINDS or not slash or not name):
         parser.error(f"{args.object}: expected secretsync/NAME or akvsync/NAME")
-    for given in filter(None, (name, args.namespace)):
+    for given in filter(None, (name, args.namespace, args.release_namespace, args.release)):
         if not re.fullmatch(DNS_SUBDOMAIN, given):
             parser.error(f"{given}: a name in Kubernetes has small letters, digits, - and . alone")
     kind = _KINDS.get(kind.lower(), "")
     # What the libraries would tell is told in one line, with the next step.
     for library in ("azure", "msal", "asyncio", "aiohttp"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    question = Question(
+        kind=kind,
+        name=name,
+        namespace=args.namespace or ("default" if name else ""),
+        choice=Choice(args.release_namespace, args.release),
+        hosts=tuple(args.allow_host),
+    )
     try:
-        found = asyncio.run(examine(args.kubeconfig, kind, name, args.namespace or ("default" if name else "")))
+        found = asyncio.run(examine(args.kubeconfig, question))
     except (BadInput, errors.KubeError) as error:
-        print(f"tools/doctor: {error}", file=sys.stderr)
+        command.complain("tools/doctor", error)
         return 2
     shown = [check for check in found if not args.quiet or check.level is not checks.Level.OK]
     if args.output == "json":
-        print(msgspec.json.format(msgspec.json.encode({"checks": shown})).decode())
+        print(printable.as_json({"checks": shown}))
     else:
         for check in shown:
             print(check)
     return checks.worst(found)
+
+
+def _host(text: str) -> str:
+    try:
+        return trusted_hosts.parse(text)
+    except trusted_hosts.HostError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 if __name__ == "__main__":

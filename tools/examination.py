@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from controller import errors, permissions
+from controller import confined, errors, permissions
 from controller.api.meta import Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
@@ -26,11 +26,12 @@ from controller.objects import VaultClass, read_class
 from controller.plan import mistake
 from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS, Cloud
 from controller.vaults import Vaults
-from tools import checks
+from tools import checks, trusted_hosts
 from tools.caller import Caller, short
 from tools.checks import Check, SecretData, fail, failed, ok, warn
 from tools.installation import Installation
 from tools.outside import Outside
+from tools.releases import Choice
 
 # A small read that every vault refuses without a token: its refusal tells the vault's tenant.
 _PROBE = "/secrets?api-version="
@@ -44,12 +45,14 @@ class Examination:
     Use as a context manager, which closes the connections.
     """
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, choice: Choice = Choice(), hosts: Collection[str] = ()) -> None:  # noqa: B008
         self._caller = caller
         self._outside = Outside()
-        self._release = Installation(caller, self._outside)
+        self._release = Installation(caller, self._outside, choice)
+        self._hosts = hosts
         self._asked: dict[object, asyncio.Task[Any]] = {}
         self._vaults: Vaults | None = None
+        self._connecting: dict[str, Cloud] = {}
         self._clock: Check | None = None
 
     async def __aenter__(self) -> "Examination":
@@ -111,30 +114,35 @@ class Examination:
             yield failed(subject, "class" if isinstance(error, errors.ClassError) else "mapping", error)
             return
         yield ok(subject, "class", f"Key Vault {source.vault}, {len(source.objects)} objects, cloud {source.cloud}")
-        cloud, identity = self._release.clouds[source.cloud], _identity(sync, source)
+        identity = _identity(sync, source)
         yield await self._account(subject, identity)
         token = await self._once(("token", identity), lambda: self._token(identity))
         if isinstance(token, errors.KubeError):
             yield _no_token(subject, token)
         else:
             yield checks.token(subject, identity, claims(token), self._release.issuer)
+        cloud = self._release.clouds[source.cloud]
+        if unnamed := trusted_hosts.unnamed(cloud, source.vault, self._hosts):
+            yield checks.hosts(subject, source.cloud, unnamed)
+            return
+        cloud = trusted_hosts.connecting(cloud, source.vault, self._hosts)
         signed_in = False
-        async for check in self._entra(subject, identity, source.cloud, token):
+        async for check in self._entra(subject, identity, cloud, token):
             signed_in = check.name == "entra" and check.level is checks.Level.OK
             yield check
-        vault_url = cloud.vault_url.replace("{vault}", source.vault)
-        async for check in self._vault(subject, source, vault_url, cloud):
+        async for check in self._vault(subject, source, cloud):
             signed_in = signed_in and check.level is not checks.Level.FAIL
             yield check
         if not signed_in:
             return
-        reader = self._reader(identity, source)
+        reader = self._reader(identity, source, cloud)
         wholes = {version.whole for version in wanted.values()}
         read = await reader.read(wholes, since=time.monotonic(), first=True)
         named = {str(version): read[version] for version in sorted(read, key=str)}
         for check in checks.objects(subject, identity, source.vault, named):
             yield check
-        yield await self._secret(subject, sync, contents(source.vault, wanted, read, datetime.now(UTC)))
+        arguments = (source.vault, wanted, read, datetime.now(UTC), confined.pem_of_pfx)
+        yield await self._secret(subject, sync, await asyncio.to_thread(contents, *arguments))
 
     async def _class(self, sync: SecretSync) -> VaultClass:
         name = sync.spec.secret_provider_class_name
@@ -177,13 +185,12 @@ class Examination:
         return answer.status.token
 
     async def _entra(
-        self, subject: str, identity: Identity, cloud_name: str, token: str | errors.KubeError
+        self, subject: str, identity: Identity, cloud: Cloud, token: str | errors.KubeError
     ) -> AsyncIterator[Check]:
-        cloud = self._release.clouds[cloud_name]
         url = f"{cloud.authority}/{identity.tenant_id}/v2.0/.well-known/openid-configuration"
         headers = await self._once(url, lambda: self._outside.reach(url, cloud, "Microsoft Entra"))
         if isinstance(headers, errors.ProviderError):
-            yield failed(subject, "entra", headers, _route(headers, url))
+            yield failed(subject, "entra", headers, _route(headers, url, cloud))
             return
         if isinstance(token, errors.KubeError):
             return
@@ -191,9 +198,7 @@ class Examination:
             with contextlib.suppress(ValueError):  # a proxy's idea of a date
                 self._clock = checks.clock(float(issued), parsedate_to_datetime(date).timestamp())
 
-        refused = await self._once(
-            ("entra", identity, cloud_name), lambda: self._outside.sign_in(identity, cloud, token)
-        )
+        refused = await self._once(("entra", identity, cloud), lambda: self._outside.sign_in(identity, cloud, token))
         if refused:
             issuer = self._release.issuer or str(claims(token).get("iss"))
             needed = "give it a federated credential" in refused.message
@@ -201,8 +206,9 @@ class Examination:
         else:
             yield ok(subject, "entra", f"it takes the token for identity {identity.client_id}")
 
-    async def _vault(self, subject: str, source: VaultClass, url: str, cloud: Cloud) -> AsyncIterator[Check]:
+    async def _vault(self, subject: str, source: VaultClass, cloud: Cloud) -> AsyncIterator[Check]:
         """The way there, and what the vault says to a stranger."""
+        url = trusted_hosts.vault_url(cloud, source.vault)
         where = urlsplit(url)
         host, port = where.hostname or "", where.port or 443
         proxy = urllib.request.getproxies().get("https")
@@ -216,7 +222,7 @@ class Examination:
             url, lambda: self._outside.reach(f"{url}{_PROBE}{cloud.api_version}", cloud, f"Key Vault {source.vault}")
         )
         if isinstance(headers, errors.ProviderError):
-            yield failed(subject, "vault", headers, _route(headers, url))
+            yield failed(subject, "vault", headers, _route(headers, url, cloud))
             return
         wrong = checks.tenant(subject, source.vault, headers.get("WWW-Authenticate", ""), source.tenant_id)
         yield wrong or ok(subject, "vault", f"{where.netloc} answers, and its certificate is trusted")
@@ -226,15 +232,14 @@ class Examination:
     ) -> Check:
         path = Handle(Secret, "").path(sync.metadata.namespace, sync.metadata.name)
         try:
-            found = msgspec.json.decode(await self._caller.kube.call("GET", path), type=SecretData)
+            found = await self._caller.read(path, SecretData)
         except errors.NotFound:
             found = None
-        except (errors.KubeError, msgspec.DecodeError) as error:
-            text = short(error) if isinstance(error, errors.KubeError) else "it cannot be read"
-            return warn(subject, "secret", text, "whether it is equal could not be seen")
+        except errors.KubeError as error:
+            return warn(subject, "secret", short(error), "whether it is equal could not be seen")
         return checks.secret(subject, sync, found, fetched)
 
-    def _reader(self, identity: Identity, source: VaultClass) -> Any:
+    def _reader(self, identity: Identity, source: VaultClass, cloud: Cloud) -> Any:
         if not self._vaults:
             # The same token that was judged above is the one that is exchanged.
             async def assertion(who: Identity) -> str:
@@ -243,8 +248,11 @@ class Examination:
                     raise token
                 return token
 
-            self._vaults = Vaults(self._release.clouds, assertion, lambda *_: None)
-        return self._vaults.reader(identity, source.cloud, source.vault)
+            self._vaults = Vaults(self._connecting, assertion, lambda *_: None)
+        # Whether the release's certificates count depends on the vault, too.
+        name = f"{source.cloud}{' with its certificates' * bool(cloud.ca)}"
+        self._connecting[name] = cloud
+        return self._vaults.reader(identity, name, source.vault)
 
     async def _once(self, what: object, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer to a question that several SecretSyncs have, asked for the first of them."""
@@ -265,8 +273,14 @@ def _no_token(subject: str, error: errors.KubeError) -> Check:
     return warn(subject, "token", text, "ask for the right to create serviceaccounts/token here")
 
 
-def _route(error: errors.ProviderError, url: str) -> str:
-    """The next step where the controller's own would be to wait."""
-    return (
-        f"check route, firewall and proxy to {urlsplit(url).netloc}" if "tries again by itself" in error.message else ""
-    )
+def _route(error: errors.ProviderError, url: str, cloud: Cloud) -> str:
+    """The next step where the controller's own would be to wait, or is not this machine's."""
+    host = urlsplit(url).netloc
+    if "tries again by itself" in error.message:
+        return f"check route, firewall and proxy to {host}"
+    if "certificate is not trusted" in error.message and not cloud.ca:
+        return (
+            "if a proxy inspects TLS, add its CA to this machine's certificates and to the chart's `caBundle`; to use"
+            " the release's certificates here, name the cloud's hosts with --allow-host"
+        )
+    return ""

@@ -3,15 +3,18 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.cluster.test_messages import refusing_proxy  # noqa: F401 -- a fixture
 from tests.cluster.world import CANARY, POLICIES, TENANT, Installed, Namespace
-from tools import doctor
+from tests.unit.issuing import slow_pfx
+from tools import doctor, helm
 from tools.local_cluster import ControlPlane
 from tools.workload import ROOT
 
@@ -32,9 +35,19 @@ def trusted_issuer(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-def examine(plane: ControlPlane, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Found]]:
+def examine(installed: Installed, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Found]]:
+    """Runs the doctor, as the caller who knows the emulator's hosts and which of the suite's releases is meant."""
+
     def run(*arguments: str, kubeconfig: Path | None = None) -> tuple[int, Found]:
-        code = doctor.main([*arguments, "--kubeconfig", str(kubeconfig or plane.kubeconfig), "-o", "json"])
+        hosts = (urlsplit(installed.emulator.authority).netloc, "*.invalid")
+        known = [word for host in hosts for word in ("--allow-host", host)]
+        known += [
+            "--release-namespace",
+            installed.release,
+            "--kubeconfig",
+            str(kubeconfig or installed.plane.kubeconfig),
+        ]
+        code = doctor.main([*arguments, *known, "-o", "json"])
         told = capsys.readouterr()
         assert CANARY not in told.out + told.err
         return code, json.loads(told.out)["checks"] if code != 2 else [{"text": told.err}]
@@ -299,8 +312,9 @@ def test_who_may_only_view_is_told_what_could_not_be_seen(space: Namespace, exam
     plane.kubectl("delete", "clusterrole", role)
     assert code == 0
     levels = {check["name"]: check["level"] for check in found}
-    assert levels["token"] == levels["policies"] == "warn"
-    assert levels["controller"] == levels["class"] == levels["vault"] == levels["status"] == "ok"
+    assert levels["token"] == levels["policies"] == levels["controller"] == "warn"
+    assert "that you may list names it" in next(check["text"] for check in found if check["name"] == "controller")
+    assert levels["class"] == levels["vault"] == levels["status"] == "ok"
     assert "serviceaccounts/token" in next(check["fix"] for check in found if check["name"] == "token")
 
 
@@ -318,6 +332,17 @@ def test_whoever_may_not_see_the_settings_is_not_told_that_they_are_wrong(space:
     assert "could not be read" in next(check["text"] for check in found if check["name"] == "class")
 
 
+def test_a_pfx_that_takes_an_hour_to_open_is_given_up(space: Namespace, examine: Examine) -> None:
+    space.installed.emulator.set_secret(space.vault, "slow", slow_pfx(), content_type="application/x-pkcs12")
+    space.apply(space.provider_class("slow"), space.sync("s", {"k": "slow"}))
+    began = time.monotonic()
+    code, found = examine("secretsync/s", "--namespace", space.name)
+    assert time.monotonic() - began < 60
+    assert code == 1
+    assert "there is no Secret s" in failing(found, "secret")
+    assert "ok" in {check["level"] for check in found if check["name"] == "object secret/slow"}
+
+
 def test_what_is_not_there_is_bad_input(space: Namespace, examine: Examine) -> None:
     code, found = examine("secretsync/nobody", "--namespace", space.name)
     assert code == 2
@@ -329,6 +354,7 @@ def test_as_a_kubectl_plugin(plane: ControlPlane, space: Namespace, tmp_path: Pa
     (tmp_path / "kubectl-akv-doctor").symlink_to(ROOT / "tools" / "doctor")
     env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "KUBECONFIG": str(plane.kubeconfig)}
     command = [str(plane.kubectl_path), "akv", "doctor", "secretsync/s", "--namespace", space.name]
+    command += ["--release-namespace", helm.RELEASE]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert f"ok    {space.name}/s  class: Key Vault {space.vault}, 1 objects, cloud emulator" in done.stdout, (
         done.stderr

@@ -19,6 +19,7 @@ from tools import checks, doctor
 from tools.caller import Caller
 from tools.checks import Level, SecretData
 from tools.command import BadInput
+from tools.releases import Release
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 WHO = Identity("shop", "shop", "client-1", "tenant-1")
@@ -50,20 +51,21 @@ def ready(status: str = "True", generation: int = 2, message: str = "equal") -> 
     }
 
 
-def deployment(name: str, available: int) -> Mapping[str, Any]:
-    return {"metadata": {"name": name, "namespace": "n"}, "status": {"availableReplicas": available}}
+def release(available: int, *, verified: bool = True) -> Release:
+    deployment = {"metadata": {"name": "a", "namespace": "n"}, "status": {"availableReplicas": available}}
+    return Release(deployment, "mine", verified=verified)
 
 
 @pytest.mark.parametrize(
     ("found", "level", "word"),
     [
-        ([], Level.FAIL, "install the chart"),
-        ([deployment("a", 0)], Level.FAIL, "n/a has no pod"),
-        ([deployment("a", 1), deployment("b", 1)], Level.WARN, "n/a, n/b"),
-        ([deployment("a", 1)], Level.OK, "n/a is available"),
+        (None, Level.FAIL, "install the chart"),
+        (release(0), Level.FAIL, "n/a has no pod"),
+        (release(1, verified=False), Level.WARN, "no ClusterRoleBinding or admission policy"),
+        (release(1), Level.OK, "n/a is available"),
     ],
 )
-def test_the_controller(found: list[Mapping[str, Any]], level: Level, word: str) -> None:
+def test_the_controller(found: Release | None, level: Level, word: str) -> None:
     check = checks.controller(found)
     assert check.level is level
     assert word in str(check)

@@ -23,14 +23,17 @@ class Server:
         self._environment = [{"name": name, "value": text} for name, text in environment.items()]
 
     async def objects(self, path: str, _: str) -> list[Object]:
-        if path.endswith("/deployments"):
-            pod = {"spec": {"containers": [{"env": self._environment}]}}
-            return [{"metadata": {"name": "scribe", "namespace": "home"}, "spec": {"template": pod}}]
+        if path.endswith("/clusterrolebindings"):
+            subject = {"kind": "ServiceAccount", "name": "scribe", "namespace": "home"}
+            return [{"metadata": {"name": "scribe.home"}, "subjects": [subject]}]
         if path.endswith("policies"):
-            return [{"metadata": {"name": name}} for name in self._names]
+            return [{"metadata": {"name": name}, "spec": {}} for name in self._names]
         return [{"spec": {"policyName": name, "validationActions": ["Deny"]}} for name in self._names]
 
-    async def object(self, _: str) -> Object:
+    async def object(self, path: str) -> Object:
+        if path.endswith("/namespaces/home/deployments/scribe"):
+            pod = {"spec": {"serviceAccountName": "scribe", "containers": [{"env": self._environment}]}}
+            return {"metadata": {"name": "scribe", "namespace": "home"}, "spec": {"template": pod}}
         raise errors.Refused("not yours to see", status=403)
 
 

@@ -1,0 +1,236 @@
+"""tools/doctor, run by an administrator, while an editor of one namespace has objects that look like a release."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.cluster.world import Installed, Namespace, install
+from tools import doctor, helm
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.errors import ClusterError
+
+# It sorts before the release's namespace.
+EDITORS = "aaa"
+Found = list[dict[str, str]]
+
+
+class Listener:
+    """A host of the editor's on loopback. It counts connections and answers none."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self.connections = 0
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self.connections += 1
+                connection.close()
+
+    def close(self) -> None:
+        # Closing alone does not wake a thread that accepts.
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(timeout=5)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    found = Listener()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """A cluster of its own: how many releases it has is what this is about."""
+    with ControlPlane(tmp_path_factory.mktemp("plane")) as plane, Emulator(tmp_path_factory.mktemp("az")) as emulator:
+        emulator.trust_issuer(plane.issuer, plane.ca_file)
+        found = install(plane, emulator, tmp_path_factory.mktemp("release"))
+        found.make_available()
+        plane.kubectl("create", "namespace", EDITORS)
+        plane.kubectl("create", "serviceaccount", "editor", "--namespace", EDITORS)
+        edit = ("--clusterrole=edit", f"--serviceaccount={EDITORS}:editor", "--namespace", EDITORS)
+        plane.kubectl("create", "rolebinding", "editor", *edit)
+        yield found
+
+
+@pytest.fixture
+def space(here: Installed) -> Iterator[Namespace]:
+    """A namespace with a SecretSync of the release."""
+    found = Namespace(here)
+    found.put("a", "1")
+    found.apply(found.provider_class("a"), found.sync("s", {"k": "a"}))
+    yield found
+    found.remove()
+
+
+Examine = Callable[..., tuple[int, Found, str]]
+
+
+@pytest.fixture
+def examine(here: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Examine:
+    monkeypatch.setenv("SSL_CERT_FILE", str(here.plane.ca_file))
+
+    def run(*arguments: str) -> tuple[int, Found, str]:
+        code = doctor.main([*arguments, "--kubeconfig", str(here.plane.kubeconfig), "-o", "json"])
+        told = capsys.readouterr()
+        return code, json.loads(told.out)["checks"] if told.out else [], told.err
+
+    return run
+
+
+def clouds(address: str) -> dict[str, Any]:
+    """Clouds whose every host is that one; Azure's own are renamed to it, too."""
+    cloud = {"authority": f"https://{address}", "vaultUrl": f"https://{address}/{{vault}}"}
+    return {"emulator": cloud, "AzurePublicCloud": cloud}
+
+
+def fakes(installed: Installed, address: str) -> list[dict[str, Any]]:
+    """What an editor makes up: the release's own Deployment and ConfigMap, and two that are named otherwise."""
+    plane, at = installed.plane, ("--namespace", installed.release, "--output", "json")
+    held = json.loads(plane.kubectl("get", "deployment", installed.deployment, *at))
+    found: list[dict[str, Any]] = []
+    for name in (installed.deployment, "akv-secret-store", "zzz"):
+        meta = {"namespace": EDITORS, "labels": held["metadata"]["labels"]}
+        files = {"clouds.json": json.dumps(clouds(address))}
+        spec = json.loads(json.dumps(held["spec"]).replace(f"{installed.deployment}-files", f"{name}-files"))
+        found += [
+            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {**meta, "name": name}, "spec": spec},
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**meta, "name": f"{name}-files"}, "data": files},
+        ]
+        spec["template"]["spec"]["containers"][0]["env"] = [
+            {"name": "CLOUDS_FILE", "value": "/etc/akv-secret-store/clouds.json"},
+            {"name": "DEFAULT_CLOUD", "value": "emulator"},
+        ]
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {**meta, "name": name}}
+        found += [account] if name != "default" else []
+    return found
+
+
+def as_editor(installed: Installed, objects: list[dict[str, Any]]) -> None:
+    kubeconfig = installed.plane.service_account_kubeconfig(EDITORS, "editor")
+    body = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    installed.plane.kubectl("apply", "--filename", "-", stdin=body, kubeconfig=kubeconfig)
+
+
+@pytest.fixture
+def attacked(here: Installed, listener: Listener) -> Iterator[Listener]:
+    as_editor(here, fakes(here, listener.address))
+    yield listener
+    names = ("deployments", "configmaps")
+    here.plane.kubectl("delete", ",".join(names), "--namespace", EDITORS, "--selector", "app.kubernetes.io/part-of")
+
+
+def texts(found: Found) -> dict[str, str]:
+    # The cluster's own lines come first.
+    return {check["name"]: f"{check['level']} {check['text']}; {check['fix']}" for check in reversed(found)}
+
+
+def test_an_editors_release_is_neither_examined_nor_contacted(
+    here: Installed, space: Namespace, attacked: Listener, examine: Examine
+) -> None:
+    host = urlsplit(here.emulator.authority).netloc
+    code, found, _ = examine("--allow-host", host)
+    told = texts(found)
+    assert attacked.connections == 0
+    assert f"Deployment {here.release}/{here.deployment} is available" in told["controller"]
+    assert told["entra"].startswith("ok ")
+    assert told["vault"].startswith("ok ")
+    assert code in (0, 1)  # nothing runs that would write the Secret
+    # Also where the caller trusts the editor's host: it is none of the release's.
+    examine("--allow-host", host, "--allow-host", attacked.address)
+    assert attacked.connections == 0
+
+
+def test_an_editor_cannot_create_what_names_a_release(here: Installed) -> None:
+    for kind in ("clusterrolebinding", "validatingadmissionpolicy", "clusterrole"):
+        held = json.loads(here.plane.kubectl("get", kind, "--output", "json", "-lapp.kubernetes.io/part-of"))["items"]
+        assert held, kind
+        meta = {"name": f"fake.{EDITORS}", "labels": held[0]["metadata"]["labels"]}
+        fake = {key: value for key, value in held[0].items() if key != "status"} | {"metadata": meta}
+        with pytest.raises(ClusterError, match="forbidden"):
+            as_editor(here, [fake])
+
+
+def test_nothing_is_sent_to_a_host_that_the_caller_did_not_name(
+    here: Installed, space: Namespace, listener: Listener, examine: Examine
+) -> None:
+    """The release's own ConfigMap, changed by an editor of its namespace."""
+    plane, at = here.plane, ("configmap", f"{here.deployment}-files", "--namespace", here.release)
+    before = json.loads(plane.kubectl("get", *at, "--output", "json"))["data"]
+    audited = here.emulator.counters()
+    changed = json.dumps({"data": {"clouds.json": json.dumps(clouds(listener.address))}})
+    plane.kubectl("patch", *at, "--type=merge", "--patch", changed)
+    try:
+        _, found, _ = examine("--namespace", space.name)
+    finally:
+        plane.kubectl("patch", *at, "--type=merge", "--patch", json.dumps({"data": before}))
+    told = texts(found)
+    assert listener.connections == 0
+    assert here.emulator.counters() == audited
+    assert told["hosts"].startswith("warn ")
+    assert f"--allow-host {listener.address}" in told["hosts"]
+    assert f"emulator ({listener.address})" in told["settings"]
+    assert f"AzurePublicCloud ({listener.address})" in told["settings"]
+    assert "entra" not in told
+    # What needs no token is examined all the same.
+    assert told["class"].startswith("ok ")
+    assert told["account"].startswith("ok ")
+    assert told["token"].startswith("ok ")
+    assert "status" in told
+
+
+@pytest.mark.parametrize("renamed", [{"nameOverride": "other"}, {"fullnameOverride": "scribe"}])
+def test_two_releases_are_a_question(
+    here: Installed, space: Namespace, attacked: Listener, examine: Examine, renamed: dict[str, str], tmp_path: Path
+) -> None:
+    plane = here.plane
+    at = ["--namespace", "second", "--kubeconfig", str(plane.kubeconfig)]
+    values = [word for pair in renamed.items() for word in ("--set", "=".join(pair))]
+    helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", *values])
+    try:
+        code, _, told = examine()
+        assert code == 2
+        assert "several releases fit: " in told
+        assert "--release-namespace" in told
+        assert EDITORS not in told
+        _, found, _ = examine("--release-namespace", "second")
+        assert "Deployment second/" in texts(found)["controller"]
+        # Uninstalled, and its binding left behind: there is one release.
+        name = plane.kubectl("get", "deployments", "--namespace", "second", "--output", "name").strip()
+        plane.kubectl("delete", name, "--namespace", "second")
+        _, found, _ = examine()
+        assert f"Deployment {here.release}/{here.deployment}" in texts(found)["controller"]
+    finally:
+        helm.run(["uninstall", "mine", *at, "--no-hooks"])
+    assert attacked.connections == 0
+
+
+def test_a_release_in_named_namespaces_is_found_by_its_policies(
+    here: Installed, examine: Examine, listener: Listener
+) -> None:
+    plane = here.plane
+    at = ["--namespace", "narrow", "--kubeconfig", str(plane.kubeconfig)]
+    served = ["--set", "watchNamespaces={default}"]
+    helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", *served])
+    try:
+        code, _, told = examine()
+        assert code == 2
+        assert "narrow/mine-akv-secret-store (release mine)" in told
+        _, found, _ = examine("--release", "mine")
+        assert "Deployment narrow/" in texts(found)["controller"]
+    finally:
+        helm.run(["uninstall", "mine", *at, "--no-hooks"])
