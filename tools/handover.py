@@ -64,6 +64,11 @@ def obstacle(sync: SecretSync, secret: ObjectMeta | None) -> str:
     return ""
 
 
+def is_owned(sync: SecretSync, secret: ObjectMeta) -> bool:
+    """Return whether the Secret of the SecretSync's name is the SecretSync's own."""
+    return not isinstance(ownership(sync, secret), Refuse | Wait)
+
+
 def others(entries: Iterable[Entry]) -> list[str]:
     """Managers besides the two controllers that own a part of the data; each would make SSE's writing conflict."""
     return sorted(

@@ -1,16 +1,15 @@
 """Objects of Kubernetes that files hold, each checked to be one before anything is made of it."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from controller.api.meta import DNS_SUBDOMAIN, Resource
+from controller.api.meta import Resource
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from tools import migration
+from tools import kube_names, migration
 from tools.command import BadInput, read_yaml
 from tools.migration import Manifest
 
@@ -56,15 +55,15 @@ def _checked(item: Any, path: Path) -> Manifest:
     """An object that has what every object has. Its names become those of files and parts of commands."""
     try:
         meta, spec = item["metadata"], item.get("spec", {})
-        names = (meta["name"], meta.get("namespace") or "default")
-        fits = isinstance(spec, dict) and all(re.fullmatch(DNS_SUBDOMAIN, name) for name in names)
+        name, namespace = meta["name"], meta.get("namespace") or "default"
+        fits = isinstance(spec, dict) and kube_names.is_name(name) and kube_names.is_namespace(namespace)
     except (TypeError, KeyError, AttributeError):
         fits = False
     if not fits:
         raise BadInput(f"{path}: a document in it is no Kubernetes object: kind, metadata.name in small letters, spec")
     found: Manifest = item
     kind = str(found.get("kind", ""))
-    about = f"{path}: {kind} {names[0]} is not as its kind should be"
+    about = f"{path}: {kind} {name} is not as its kind should be"
     try:
         if struct := _STRUCTS.get(kind):
             msgspec.convert(found, struct)

@@ -19,6 +19,7 @@ from controller.errors import ClassError
 from controller.identity import Identity
 from controller.objects import VaultClass, VaultObject, read_class
 from controller.settings import DEFAULT_CLOUD
+from tools import kube_names
 
 # What is made anew beside an object of the CSI driver's, or of a name that an AKVSync must not share.
 SUFFIX = "-akv"
@@ -251,6 +252,9 @@ def _edit(source: Manifest, options: Options, say: _Sayer) -> Manifest:
 
 def _account(mounts: Sequence[Mount], options: Options, say: _Sayer) -> str:
     accounts = sorted({mount.service_account for mount in mounts})
+    for bad in (name for name in accounts if not kube_names.is_name(name)):
+        say(f"a workload runs as {bad!r}, a name that no ServiceAccount can have: it is left out")
+    accounts = [name for name in accounts if kube_names.is_name(name)]
     if options.service_account:
         return options.service_account
     if not accounts:
@@ -300,9 +304,15 @@ def _modes(objects: str, say: _Sayer) -> dict[str, int]:
 def _synced(wanted: Manifest, source: Manifest, account: str, keys: Mapping[str, str], say: _Sayer) -> Manifest | None:
     """A SecretSync for one of the class's secretObjects."""
     name = str(wanted.get("secretName", ""))
+    if not kube_names.is_name(name):
+        say(f"secretObject {name!r} is left out: no Secret can have this name; a name has small letters, digits, -, .")
+        return None
     pairs = [(str(each.get("objectName", "")), str(each.get("key", ""))) for each in wanted.get("data") or []]
     stems = {path.partition("/")[0] for path in keys}
     lost = [path for path, _ in pairs if path not in keys and path.partition("/")[0] not in stems]
+    if bad := [key for _, key in pairs if not kube_names.is_key(key)]:
+        say(f"secretObject {name} is left out: no Secret can have the key {bad[0]!r}; it has letters, digits, -, _, .")
+        return None
     if lost or not pairs:
         say(f"secretObject {name} is left out: " + (f"the class has no object {lost[0]}" if lost else "it has no data"))
         return None
@@ -311,7 +321,7 @@ def _synced(wanted: Manifest, source: Manifest, account: str, keys: Mapping[str,
         "data": [{"sourcePath": path, "targetKey": key} for path, key in pairs],
     }
     for field in ("labels", "annotations"):
-        kept = {k: v for k, v in (wanted.get(field) or {}).items() if not k.startswith(RESERVED_PREFIX)}
+        kept = {k: v for k, v in (wanted.get(field) or {}).items() if not str(k).startswith(RESERVED_PREFIX)}
         secret |= {field: kept} if kept else {}
     return _sync(name, source, account, secret)
 

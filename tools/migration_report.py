@@ -1,5 +1,6 @@
 """What a person does with a migration: the six stages, each with its commands, and what to know. Pure."""
 
+import hashlib
 from collections.abc import Iterator
 
 from controller.api.secretsync import SecretSync
@@ -7,26 +8,32 @@ from tools import helm
 from tools.checks import federated_credential, role
 from tools.fleet import CREDENTIALS_PER_IDENTITY
 from tools.migration import Manifest, Migration, namespace, place
+from tools.printable import command, markdown
 
 MANIFESTS = "manifests.yaml"
+MAX_FILE_NAME = 200
+"""Characters of a patch's file name, without what makes it unique. File systems take 255."""
 
 
 def patch_file(patch: Manifest) -> str:
     """Where a workload's patch is kept, below the folder."""
-    return f"patches/{patch['kind'].lower()}-{namespace(patch)}-{patch['metadata']['name']}.yaml"
+    name = f"{patch['kind'].lower()}-{namespace(patch)}-{patch['metadata']['name']}"
+    if len(name) > MAX_FILE_NAME:
+        name = f"{name[:MAX_FILE_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return f"patches/{name}.yaml"
 
 
 def report(found: Migration, issuer: str) -> str:
-    """The report, Markdown."""
+    """Return the report, Markdown. Without an issuer its commands name the variable ISSUER."""
     return "\n".join(_lines(found, issuer)) + "\n"
 
 
 def _lines(found: Migration, issuer: str) -> Iterator[str]:
     yield "# From the CSI driver to Secrets that stay"
     yield from ("", "## What needs a person", "")
-    yield from ([f"- {note}" for note in sorted(found.notes)] or ["Nothing."])
+    yield from ([f"- {markdown(note)}" for note in sorted(found.notes)] or ["Nothing."])
     yield from ("", "## 1. Inventory", "")
-    yield from [f"- {place(each)}" for each in (*found.manifests, *found.patches)]
+    yield from [f"- {markdown(place(each))}" for each in (*found.manifests, *found.patches)]
     yield from ("", "## 2. Identity and federation", "")
     yield f"An identity takes {CREDENTIALS_PER_IDENTITY} federated credentials, of all clusters."
     yield from _commands(
@@ -53,8 +60,10 @@ def _lines(found: Migration, issuer: str) -> Iterator[str]:
     syncs = [each for each in found.manifests if each["kind"] != "SecretProviderClass"]
     yield from _commands(
         [
-            f"kubectl wait {each['kind'].lower()}/{each['metadata']['name']} --namespace {namespace(each)}"
-            " --for=condition=Ready"
+            command(
+                *("kubectl", "wait", f"{each['kind'].lower()}/{each['metadata']['name']}"),
+                *("--namespace", namespace(each), "--for=condition=Ready"),
+            )
             for each in syncs
         ]
         + ["tools/doctor --quiet"]
@@ -67,12 +76,12 @@ def _commands(lines: list[str]) -> Iterator[str]:
 
 def _delete(secret: str) -> str:
     at, _, name = secret.partition("/")
-    return f"kubectl delete secret {name} --namespace {at}"
+    return command("kubectl", "delete", "secret", name, "--namespace", at)
 
 
 def _patch(patch: Manifest) -> str:
     kind, name = patch["kind"].lower(), patch["metadata"]["name"]
-    return f"kubectl patch {kind} {name} --namespace {namespace(patch)} --patch-file {patch_file(patch)}"
+    return command("kubectl", "patch", kind, name, "--namespace", namespace(patch), "--patch-file", patch_file(patch))
 
 
 def syncs_of(found: Migration, source: Manifest) -> list[Manifest]:

@@ -7,13 +7,13 @@ Templates of the chart are Helm templates themselves, so jinja's own marks are `
 import io
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import LiteralScalarString
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 WIDTH = 116
@@ -58,6 +58,19 @@ def yaml(value: Any) -> str:
     return stream.getvalue()
 
 
+def foreign_yaml(value: Any) -> str:
+    """Return the same for text of others: printable ASCII and line breaks, everything else as YAML's escapes."""
+    writer = YAML()
+    writer.width = 10**6
+    writer.default_flow_style = False
+    writer.allow_unicode = False
+    writer.indent(mapping=2, sequence=4, offset=2)
+    writer.representer.ignore_aliases = lambda _: True
+    stream = io.StringIO()
+    writer.dump(_blocks(value, _is_plain), stream)
+    return stream.getvalue()
+
+
 def inline(value: Any) -> str:
     """YAML that fits in a line: JSON's form, which every YAML parser reads."""
     if isinstance(value, Mapping):
@@ -72,9 +85,20 @@ def comment(text: str, width: int = WIDTH) -> str:
     return "\n".join(f"# {line}" for line in textwrap.wrap(text, width - 2))
 
 
-def _blocks(value: Any) -> Any:
+def _blocks(value: Any, fits: Callable[[str], bool] = lambda _: True) -> Any:
+    """Texts of several lines as literal blocks, where they fit into one."""
     if isinstance(value, Mapping):
-        return {key: _blocks(item) for key, item in value.items()}
+        return {_scalar(key, fits): _blocks(item, fits) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_blocks(item) for item in value]
-    return LiteralScalarString(value) if isinstance(value, str) and "\n" in value else value
+        return [_blocks(item, fits) for item in value]
+    if isinstance(value, str) and "\n" in value and fits(value):
+        return LiteralScalarString(value)
+    return _scalar(value, fits)
+
+
+def _scalar(value: Any, fits: Callable[[str], bool]) -> Any:
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not fits(value) else value
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and all(each.isprintable() or each == "\n" for each in text)

@@ -1,5 +1,8 @@
 """tools/migrate on the real API server: off the CSI driver's mounts, over from SSE in place, and back to SSE."""
 
+import json
+import ssl
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,3 +160,94 @@ def test_nothing_is_handed_back_while_the_controller_runs(
     assert run(space, "to-sse", "--apply") == 2
     assert f"scale deployment {installed.deployment} --replicas=0" in capsys.readouterr().err
     assert managers(space) == before
+
+
+def editors(space: Namespace, *objects: dict[str, Any]) -> None:
+    """Applies objects as an editor of the namespace and nothing else."""
+    name = "the-editor"
+    if not space.get("serviceaccount", name):
+        space.kubectl("create", "serviceaccount", name)
+        account = f"--serviceaccount={space.name}:{name}"
+        space.kubectl("create", "rolebinding", name, "--clusterrole=edit", account)
+    if not objects:
+        return
+    plane = space.installed.plane
+    kubeconfig = plane.service_account_kubeconfig(space.name, name)
+    body = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    plane.kubectl("apply", "--filename", "-", "--namespace", space.name, stdin=body, kubeconfig=kubeconfig)
+
+
+def test_an_editors_deployment_is_neither_this_controller_nor_sse(
+    installed: Installed, space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    at = ("--namespace", installed.release, "--output", "json")
+    held = json.loads(installed.plane.kubectl("get", "deployment", installed.deployment, *at))
+    for name in (installed.deployment, SSE_MANAGER):
+        meta = {"name": name, "labels": held["metadata"]["labels"]}
+        editors(space, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": held["spec"]})
+        status = json.dumps({"status": {"replicas": 1, "availableReplicas": 1, "readyReplicas": 1}})
+        space.kubectl("patch", "deployment", name, "--subresource=status", "--type=merge", "--patch", status)
+    capsys.readouterr()
+    assert run(space, "to-sse", "--apply") == 0
+    assert f"{space.name}/s: handed back" in capsys.readouterr().out
+    assert run(space, "from-sse") == 0
+    assert "SSE runs as" not in capsys.readouterr().out
+
+
+def test_a_secret_of_another_owner_is_not_handed_back(
+    space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Secret that names this controller among its managers, and that no SecretSync owns."""
+    theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "eA=="}}
+    space.kubectl("create", "--field-manager=akv-secret-store", "--filename", "-", stdin=json.dumps(theirs))
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    before = managers(space)
+    assert run(space, "to-sse", "--apply") == 1
+    assert "does not belong to this SecretSync" in capsys.readouterr().out
+    assert managers(space) == before
+
+
+def nest(space: Namespace, path: str, levels: int = 2_000) -> None:
+    """Replaces an object's managed fields by some that are nested that deeply, as an editor can."""
+    fields = '{"f:a":' * levels + "{}" + "}" * levels
+    entry = (
+        '{"manager":"editor","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1",'
+        f'"time":"2030-01-01T00:00:00Z","fieldsV1":{fields}}}'
+    )
+    patch = f'{{"metadata":{{"managedFields":[{entry}]}}}}'
+    plane = space.installed.plane
+    token = plane.kubectl("create", "token", "the-editor", "--namespace", space.name).strip()
+    headers = {"Content-Type": "application/merge-patch+json", "Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(plane.url + path, patch.encode(), headers)  # noqa: S310 -- loopback
+    request.method = "PATCH"
+    tls = ssl.create_default_context(cafile=plane.ca_file)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)).open(
+        request
+    ) as answer:
+        assert answer.status == 200
+
+
+def test_deeply_nested_managed_fields_end_no_tool(
+    space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}), driven(space, "shop"))
+    space.wait_secret("s", {"k": "1"})
+    editors(space)
+    for path in (
+        f"/apis/apps/v1/namespaces/{space.name}/deployments/web",
+        f"/api/v1/namespaces/{space.name}/secrets/s",
+    ):
+        nest(space, path)
+    capsys.readouterr()
+    assert run(space, "csi", "--cluster", "--output", str(tmp_path / "out")) in (0, 1)
+    assert "Deployment" in (tmp_path / "out" / "REPORT.md").read_text()
+    assert run(space, "from-sse") == 1
+    assert "nested more than" in capsys.readouterr().out
+    assert run(space, "to-sse", "--apply") == 1
+    told = capsys.readouterr()
+    assert f"{space.name}/s: is left as it is: " in told.out
+    assert told.err == ""

@@ -1,0 +1,24 @@
+"""Names as the API server takes them. Pure."""
+
+import re
+
+# Kubernetes documentation, "Object Names and IDs"; "Secrets", for the keys.
+MAX_NAME = 253
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+
+
+def is_name(text: object) -> bool:
+    """Return whether an object can have this name: a DNS subdomain."""
+    return isinstance(text, str) and len(text) <= MAX_NAME and _SUBDOMAIN.fullmatch(text) is not None
+
+
+def is_namespace(text: object) -> bool:
+    """Return whether a namespace can have this name: a DNS label."""
+    return isinstance(text, str) and _LABEL.fullmatch(text) is not None
+
+
+def is_key(text: object) -> bool:
+    """Return whether a Secret's data can have this key."""
+    return isinstance(text, str) and _KEY.fullmatch(text) is not None and text not in (".", "..")
