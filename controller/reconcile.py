@@ -35,6 +35,8 @@ from controller.vaults import Vaults
 WORKERS = 2 * int(budgets.WORKERS.most)
 # Turns that wait for an old Secret's collection before it is worth a word: about half a minute.
 PATIENT_TURNS = 15
+# Failures in a row that are not reported while a Secret is up to date.
+UNREPORTED_FAILURES = 1
 # The status of a SecretSync that polls find unchanged says so once an hour: a restart needs to know, nobody else does.
 CONFIRM_EVERY = 3600.0
 log = logging.getLogger(__name__)
@@ -250,7 +252,9 @@ class Reconciler:
     ) -> float:
         """Reports the outcome; returns, and remembers, how long nothing is due."""
         wait = self._until_next(Key(meta.namespace, meta.name), outcome, memory)
-        if await self._tell(meta, before, source, outcome):
+        if _may_pass(meta, before, outcome, memory):
+            log.debug("%s/%s failed once: %s", meta.namespace, meta.name, outcome.message)
+        elif await self._tell(meta, before, source, outcome):
             memory.again, memory.told = 0, outcome.message
         else:
             # What came of it is worth telling long before the next look at the vault is due.
@@ -365,6 +369,16 @@ class Reconciler:
     def flush(self) -> None:
         """Says how many lines of one kind were held back."""
         self._chorus.flush()
+
+
+def _may_pass(meta: ObjectMeta, before: SecretSyncStatus, outcome: Outcome, memory: Memory) -> bool:
+    """Return whether this is a first failure of the vault, during a rotation: as with a list, one is not reported.
+
+    What a user edited is reported at once. So is what has not been synced yet.
+    """
+    ready = ready_condition(before)
+    current = ready is not None and ready.holds and ready.observed_generation in (0, meta.generation)
+    return outcome.away and memory.failures == UNREPORTED_FAILURES and current
 
 
 def class_key(sync: SecretSync) -> Key:

@@ -8,11 +8,12 @@ import pytest
 
 from controller import looks
 from controller.api.conditions import Reason
-from controller.errors import ClassError, ControllerError, OwnershipError, ProviderError
+from controller.api.secretsync import SecretSync
+from controller.errors import AccessDenied, ClassError, ControllerError, ObjectError, OwnershipError, ProviderError
 from controller.status import Outcome
 from controller.sync import Again
 from tests.unit.objects_of import sync
-from tests.unit.reconcile.stage import AWAY, CANARY, GOOD, HOUR, Stage
+from tests.unit.reconcile.stage import AFTER, AWAY, BEFORE, CANARY, GOOD, HOUR, SHOP, Stage, known, seen
 
 # Failures
 
@@ -26,6 +27,56 @@ def test_a_failure_is_told_once_and_tried_less_and_less(stage: Stage) -> None:
     assert waits[:8] == [2, 4, 8, 16, 32, 64, 128, 256]
     assert set(waits[8:]) == {300}
     assert stage.told == [(0, Reason.PROVIDER_ERROR)]
+
+
+def rotates(stage: Stage) -> None:
+    """One SecretSync, synced; the poll that comes in a second finds one of its objects changed."""
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR - 1)
+    stage.forgets()
+    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
+
+
+def test_single_failure_during_a_rotation_is_not_reported(stage: Stage) -> None:
+    rotates(stage)
+    stage.comes_to = AWAY
+    stage.passes(2)
+    assert [ask.stale for ask in stage.asked] == [frozenset({"pass"})]
+    assert not stage.told
+    stage.comes_to = known("user", "pass", updated=AFTER)
+    stage.passes(4)
+    # What was left to fetch is fetched, and nothing else.
+    assert [ask.stale for ask in stage.asked] == [frozenset({"pass"})] * 2
+    assert [reason for _, reason in stage.told] == [GOOD.reason]
+
+
+def test_second_failure_during_a_rotation_is_reported(stage: Stage) -> None:
+    rotates(stage)
+    stage.comes_to = AWAY
+    stage.passes(10)
+    assert len(stage.asked) > 1
+    assert [reason for _, reason in stage.told] == [Reason.PROVIDER_ERROR]
+
+
+@pytest.mark.parametrize("error", [ObjectError("secret pass is disabled"), AccessDenied("may not read secret pass")])
+def test_failure_of_one_object_is_reported_at_once(stage: Stage, error: ControllerError) -> None:
+    rotates(stage)
+    stage.comes_to = error
+    stage.passes(1.5)
+    assert [reason for _, reason in stage.told] == [Reason.PROVIDER_ERROR]
+
+
+def test_single_failure_after_an_edit_is_reported_at_once(stage: Stage) -> None:
+    rotates(stage)
+    stage.comes_to = AWAY
+    found = stage.reconciler.syncs.get(SHOP)
+    assert isinstance(found, SecretSync)
+    stage.has(sync(generation=2, status=found.status))
+    stage.passes(0.5)
+    assert [reason for _, reason in stage.told] == [Reason.PROVIDER_ERROR]
 
 
 def test_an_edit_gives_a_failure_its_next_try_at_once(stage: Stage) -> None:
