@@ -21,6 +21,7 @@ from controller.api.meta import Secret
 from controller.census import Census
 from controller.clouds import Clouds
 from controller.events import Events
+from controller.http_server import Servers
 from controller.kube import Kube
 from controller.lease import Elector, Leader
 from controller.poll import Poller
@@ -29,7 +30,7 @@ from controller.reflector import Reflector
 from controller.report import Reporter
 from controller.settings import Settings, SettingsError
 from controller.sync import Syncer
-from controller.telemetry import Metrics, Server, start_logging
+from controller.telemetry import Metrics, start_logging
 from controller.vaults import Vaults
 
 # Seconds that a vault's client and its token are kept at the least when nobody asks for them.
@@ -110,12 +111,13 @@ async def _serve(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> N
         elector = _elector(kube, settings, metrics)
         fenced = kube.fenced(elector.check)
         clouds = Clouds(settings)
-        vaults = Vaults(clouds, assertions(fenced), metrics.count_call, elector.check)
+        vaults = Vaults(clouds, assertions(fenced), metrics.count_call, elector.check, metrics.count_no_token)
         events = Events(fenced, settings.pod_name)
         reporter = Reporter(fenced, events, metrics)
         syncer = Syncer(fenced, settings, clouds, vaults, metrics)
         reconciler = Reconciler(settings, syncer, vaults, reporter, metrics)
-        metrics.registry.register(Census(reconciler.ours))
+        census = Census(reconciler.ours)
+        metrics.registry.register(census)
         akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes) if settings.akv_sync else None
         talkers: list[Talker] = [reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])]
         loops: list[Talker | Events] = [*talkers, events]
@@ -139,10 +141,11 @@ async def _serve(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> N
             found = [item.problem or "listing" for item in reflectors if not item.synced.is_set()]
             return found + ([] if guard.in_force.is_set() else ["the admission policies are not in force yet"])
 
-        server = Server(metrics, problems)
-        port = await server.start(settings.listen_address, settings.listen_port)
-        log.info("started", extra={"fields": {"port": port, "settings": msgspec.to_builtins(settings)}})
+        servers = Servers(metrics, problems, census.prepare)
         try:
+            ports = servers.start(settings.listen_address, settings.listen_port, settings.health_port)
+            fields = {"port": ports[0], "health_port": ports[1], "settings": msgspec.to_builtins(settings)}
+            log.info("started", extra={"fields": fields})
             async with asyncio.TaskGroup() as tasks:
                 background = [tasks.create_task(item.run()) for item in (*reflectors, *akv_reflectors)]
                 background += [tasks.create_task(guard.run()), tasks.create_task(clouds.follow())]
@@ -160,7 +163,7 @@ async def _serve(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> N
                 work.cancel()
         finally:
             await vaults.close()
-            await server.stop()
+            await servers.stop()
 
 
 def _elector(kube: Kube, settings: Settings, metrics: Metrics) -> Elector | Leader:

@@ -218,14 +218,16 @@ class AKVSyncs:
             return True  # deleted meanwhile: nobody is left to tell
         except errors.KubeError as error:
             if not isinstance(error, errors.Conflict):
-                self._chorus.say(logging.WARNING, "status", f"cannot write a status: {error.message}")
+                text = f"cannot write a status: {error.message}"
+                self._chorus.say(logging.WARNING, "status", text, namespace=akv.metadata.namespace)
             return False
         self.store.wrote(akv.metadata, kept)
         ready = ready_condition(after)
         if ready and not same_news(before, after) and ready.reason != Reason.IN_PROGRESS:
             name = f"{akv.metadata.namespace}/{akv.metadata.name}"
             level = logging.INFO if ready.holds else logging.WARNING
-            self._chorus.say(level, ready.reason, f"{name}: {ready.message}", akvsync=name, reason=ready.reason)
+            about = {"namespace": akv.metadata.namespace, "akvsync": name, "reason": ready.reason}
+            self._chorus.say(level, ready.reason, f"{name}: {ready.message}", **about)
         return True
 
 

@@ -20,6 +20,7 @@ Which class fits:
 All three are pure: the clock is an argument, and nothing waits. A namespace without an entry costs no memory.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, NamedTuple, TypeVar
@@ -54,8 +55,52 @@ REQUESTS = Budget(
     at_the_bound="its other requests wait; a new namespace's request is sent at once",
     test="tests/unit/test_shares.py::test_who_comes_new_waits_for_nobody",
 )
+PLACES = Budget(
+    what="places in the waiting line of a throttled vault",
+    most=4096,
+    unit="by vault",
+    at_the_bound="further requests have no place; namespaces are served in turn, however long their lines are",
+    test="tests/unit/test_pace.py::test_flood_of_one_namespace_halves_the_rate_of_another_at_most",
+)
+READERS = Budget(
+    what="vault clients, one for each identity and vault",
+    most=64,
+    unit="at a time",
+    at_the_bound="the client that was used least recently makes room",
+    test="tests/cluster/test_budgets.py::test_renamed_vault_leaks_neither_memory_nor_metrics",
+)
+SERIES = Budget(
+    what="metric series of calls to vaults",
+    most=256,
+    unit="at a time",
+    at_the_bound="the series that was counted least recently is removed",
+    test="tests/unit/test_telemetry.py::test_series_of_one_namespace_are_bounded_and_leave_the_neighbours_alone",
+)
+OBJECT_SERIES = Budget(
+    what="metric series of SecretSyncs and their keys",
+    most=10_000,
+    unit="at a time",
+    at_the_bound="further SecretSyncs of the namespace have no series; akv_secret_store_series_dropped counts them",
+    test="tests/unit/test_census.py::test_series_of_one_namespace_are_bounded",
+)
+LOG_LINES = Budget(
+    what="log lines about its objects",
+    most=10,
+    unit="of one kind a minute",
+    at_the_bound="further lines are counted, and one line tells how many there were",
+    test="tests/unit/test_telemetry.py::test_flood_of_one_namespace_hides_no_line_of_another",
+    seconds=60,
+)
+EVENTS = Budget(
+    what="events about its objects",
+    most=100,
+    unit="a minute",
+    at_the_bound="further events are dropped; the status of the object has the message",
+    test="tests/unit/test_report.py::test_flood_of_one_namespace_hides_no_event_of_another",
+    seconds=60,
+)
 
-BUDGETS = (WORKERS, REQUESTS)
+BUDGETS = (WORKERS, REQUESTS, PLACES, READERS, SERIES, OBJECT_SERIES, LOG_LINES, EVENTS)
 
 
 class Rates:
@@ -133,11 +178,19 @@ class Totals(Generic[K]):
 
 
 class Recent(Generic[K, V]):
-    """The entries of each namespace that were used last, so many of each; the oldest makes room for a new one."""
+    """The entries of each namespace that were used last: so many of each, and so many together.
 
-    def __init__(self, budget: Budget) -> None:
+    The oldest entry makes room for a new one; for a total that is reached, the oldest of the largest namespace.
+    """
+
+    def __init__(self, budget: Budget, total: float = math.inf) -> None:
         self._most = budget.most
+        self._total = total
+        self._size = 0
         self._entries: dict[str, OrderedDict[K, V]] = {}
+
+    def __len__(self) -> int:
+        return self._size
 
     def get(self, namespace: str, key: K) -> V | None:
         """Return the entry, which is the newest then, or None."""
@@ -147,16 +200,30 @@ class Recent(Generic[K, V]):
         entries.move_to_end(key)
         return entries[key]
 
+    def has(self, namespace: str, key: K) -> bool:
+        """Return whether there is such an entry."""
+        return key in self._entries.get(namespace, ())
+
     def put(self, namespace: str, key: K, value: V) -> list[tuple[K, V]]:
         """Keep the entry as the newest; return what made room for it."""
         entries = self._entries.setdefault(namespace, OrderedDict())
+        self._size += key not in entries
         entries[key] = value
         entries.move_to_end(key)
-        return [entries.popitem(last=False) for _ in range(len(entries) - int(self._most))]
+        evicted = []
+        while len(entries) > self._most:
+            evicted.append(entries.popitem(last=False))
+            self._size -= 1
+        if self._size > self._total:
+            largest = max(self._entries, key=lambda name: len(self._entries[name]))
+            evicted.append(self._entries[largest].popitem(last=False))
+            self._size -= 1
+        return evicted
 
     def drop(self, namespace: str, key: K) -> V | None:
         """Remove the entry and return it, or None where there is none."""
         entries = self._entries.get(namespace, OrderedDict())
+        self._size -= key in entries
         found = entries.pop(key, None)
         if not entries:
             self._entries.pop(namespace, None)

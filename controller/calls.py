@@ -92,6 +92,8 @@ class Calls:
         self._count = count
         # By verb: where only lists fail, values can still be had.
         self._breakers: defaultdict[str, CircuitBreaker] = defaultdict(lambda: CircuitBreaker(clock))
+        # None until the vault has decided about this identity; True once it has ever let it read something.
+        self._access: bool | None = None
         self._server_ahead = timedelta()
         self._credential = credential
         self._transport = transport
@@ -128,7 +130,10 @@ class Calls:
         breaker = self._breakers[verb]
         for attempt in itertools.count(1):
             self._raise_if_open(breaker)
-            await self._turn((self, verb, found or source.plural), first)
+            # Entra's faults and delays are not the vault's, so the token is there before the vault is asked.
+            await self._credential.get_token_info()
+            # A requester that has only been refused does not come before the refreshes of its namespace.
+            await self._turn((self, verb, found or source.plural), first and self._access is not False)
             async with self._own_slots, self._slots.of(self._identity.namespace):
                 self._raise_if_open(breaker)
                 if closed := self._pace.closed():
@@ -152,6 +157,7 @@ class Calls:
             async with asyncio.timeout(60):
                 answer = await request()
             outcome = "ok"
+            self._access = True
             self._answered(breaker)
             return answer
         except TimeoutError as error:
@@ -171,8 +177,8 @@ class Calls:
             outcome = "ok"
             self._answered(breaker)
             raise
-        except ControllerError:  # from the credential, which remembers its own failures
-            outcome = "no token"
+        except ControllerError:  # from the credential, which counts and remembers its own failures
+            outcome = ""
             raise
         except AzureError as error:
             if found and is_too_large(error):
@@ -180,7 +186,8 @@ class Calls:
             text = explain_connection(error, place)
             raise self._failed(breaker, ProviderError(text), again=not isinstance(error, TIMEOUTS)) from error
         finally:
-            self._count(self.vault, f"{source.plural}.{verb}", outcome)
+            if outcome:
+                self._count(self.vault, f"{source.plural}.{verb}", outcome)
 
     def _odd(self, breaker: CircuitBreaker, found: VaultObject | None) -> Exception:
         """Success by its status, with a body that cannot be read: that concerns the object, if one was asked for."""
@@ -199,6 +206,8 @@ class Calls:
         if refused.status == 429:
             self._pace.refused(refused.retry_after)
             return translated
+        if isinstance(translated, AccessDenied) or refused.status == 401:
+            self._access = self._access or False
         if isinstance(translated, AccessDenied):
             self._credential.forbidden()
         if isinstance(translated, ObjectError):
@@ -210,7 +219,7 @@ class Calls:
         return self._failed(breaker, translated, again=again, lasts=not again)
 
     async def _turn(self, who: object, first: bool) -> None:
-        while wait := self._pace.wait(who, first=first):
+        while wait := self._pace.wait(self._identity.namespace, who, first=first):
             if wait > PATIENCE and self._pace.slowed:
                 raise throttled(self.vault, wait)
             await asyncio.sleep(wait)

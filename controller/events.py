@@ -1,6 +1,7 @@
 """Events for `kubectl describe`, sent one after the other behind the work: news must not keep a Secret waiting.
 
-To the API server an event is as dear as a Secret, so of many that come at once most are sent later.
+To the API server an event costs as much as a Secret, so of many that come at once most are sent later. Namespaces take
+turns, and each has a budget: a flood of one neither hides nor delays the events of another.
 
 Source: Kubernetes API reference, Event v1 events.k8s.io.
 """
@@ -10,20 +11,21 @@ import contextlib
 import logging
 import math
 import secrets
+import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from controller import errors, permissions
+from controller import budgets, errors, permissions
 from controller.api.meta import ObjectMeta
 from controller.api.secretsync import SecretSync
+from controller.budgets import Rates
 from controller.kube import Kube
 from controller.settings import FIELD_MANAGER
 
 Kind = Literal["Normal", "Warning"]
 MOST_NOTE = 1024
-# Of more that wait the oldest are dropped: the status has it all.
-MOST_WAITING = 2000
 # What may be sent at once after a rest, and events per second from then on.
 BURST = 50
 PER_SECOND = 20.0
@@ -33,16 +35,20 @@ log = logging.getLogger(__name__)
 class Events:
     """Events about SecretSyncs. `instance` is the controller's own name."""
 
-    def __init__(self, kube: Kube, instance: str) -> None:
+    def __init__(self, kube: Kube, instance: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._kube = kube
         self._rested = -math.inf  # when, by the event loop's clock, a whole burst may be sent again
         self._instance = instance[:128]
-        self._waiting: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MOST_WAITING)
+        self._rates = Rates(budgets.EVENTS, clock)
+        # By namespace; the one whose event was sent last comes last.
+        self._waiting: dict[str, deque[dict[str, Any]]] = {}
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
 
     def say(self, meta: ObjectMeta, kind: Kind, reason: str, text: str) -> None:
-        """Will be sent soon."""
+        """Send the event soon, unless its namespace has had its share: the status has the message, too."""
+        if not self._rates.take(meta.namespace):
+            return
         body = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
@@ -63,7 +69,8 @@ class Events:
                 "resourceVersion": meta.resource_version,
             },
         }
-        self._waiting.append((meta.namespace, body))
+        waiting = self._waiting.setdefault(meta.namespace, deque(maxlen=int(budgets.EVENTS.most)))
+        waiting.append(body)
         self._news.set()
 
     async def work(self) -> None:
@@ -73,7 +80,7 @@ class Events:
                 await self._pause()
                 if not self._waiting:
                     break  # forgotten meanwhile
-                namespace, body = self._waiting.popleft()
+                namespace, body = self._next()
                 try:
                     await permissions.EVENTS.create(self._kube, namespace, body)
                 except errors.NotFound:
@@ -85,9 +92,18 @@ class Events:
             self._news.clear()
             await self._news.wait()
 
+    def _next(self) -> tuple[str, dict[str, Any]]:
+        """Take the oldest event of the namespace that waits longest for its turn."""
+        namespace = next(iter(self._waiting))
+        waiting = self._waiting.pop(namespace)
+        body = waiting.popleft()
+        if waiting:
+            self._waiting[namespace] = waiting
+        return namespace, body
+
     def _forget(self, namespace: str) -> None:
-        """It is gone, and what was to be told of it tells nobody anything."""
-        self._waiting = deque((each for each in self._waiting if each[0] != namespace), maxlen=MOST_WAITING)
+        """Drop the events of a namespace that is gone."""
+        self._waiting.pop(namespace, None)
 
     async def _pause(self) -> None:
         """Until the next one may be sent; who is closed has no time for that."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOptions
@@ -38,7 +39,9 @@ CHALLENGE_AGAIN = 60.0
 MAX_CLAIMS = 4096
 # Entra could not reach the issuer's discovery document or keys, or could not parse them.
 UNREACHABLE_ISSUER = ("50166", "501661", "90061", "900612")
-NO_USABLE_ANSWER = "Microsoft Entra gave no usable answer; the controller tries again by itself"
+# An exchange may take several requests, the first to learn of Entra's addresses. A vault's request waits longer.
+EXCHANGE_SECONDS = 40.0
+NO_USABLE_ANSWER = " gave no usable answer; the controller tries again by itself"
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -63,10 +66,18 @@ class FederatedCredential:
     """
 
     def __init__(
-        self, identity: Identity, cloud: Cloud, transport: AioHttpTransport, assertion: Callable[[], Awaitable[str]]
+        self,
+        identity: Identity,
+        cloud: Cloud,
+        transport: AioHttpTransport,
+        assertion: Callable[[], Awaitable[str]],
+        count_failure: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._identity = identity
         self._audience = cloud.audience
+        self._host = urlsplit(cloud.authority).netloc
+        self._entra = f"Microsoft Entra ({self._host})"
+        self._count_failure = count_failure
         self._scope = f"{cloud.audience}/.default"
         self._new_assertion = assertion
         self._assertion = ""
@@ -104,6 +115,7 @@ class FederatedCredential:
             except Deposed:
                 raise  # nothing was asked, so there is nothing to remember
             except ControllerError as error:
+                self._count_failure(self._host)
                 if self._token and self._token.expires_on > now:
                     self._renew_at = now + REMEMBER_FAILURE  # early renewal has failed, and what is there still serves
                     return self._token
@@ -153,19 +165,22 @@ class FederatedCredential:
         claims, self._claims = self._claims, ""
         try:
             options: TokenRequestOptions = {"claims": claims} if claims else {}
-            return await self._credential.get_token_info(self._scope, options=options)
+            async with asyncio.timeout(EXCHANGE_SECONDS):
+                return await self._credential.get_token_info(self._scope, options=options)
+        except TimeoutError as error:
+            raise ProviderError(f"{self._entra} did not answer in time; check the route and firewall to it") from error
         except HttpResponseError as error:
             if error.status_code == 429 or (error.status_code or 0) >= 500:
-                text = f"Microsoft Entra answered with HTTP {error.status_code}; the controller tries again by itself"
+                text = f"{self._entra} answered with HTTP {error.status_code}; the controller tries again by itself"
                 raise ProviderError(text, retry_after=asked_to_wait(getattr(error.response, "headers", {}))) from error
             if number := re.search(r"AADSTS(\d+)", str(error.message)):
                 raise ProviderError(_explain(number[1], self._identity, self._audience, self._assertion)) from error
-            raise ProviderError(NO_USABLE_ANSWER) from error
+            raise ProviderError(self._entra + NO_USABLE_ANSWER) from error
         except AzureError as error:
-            raise ProviderError(explain_connection(error, "Microsoft Entra")) from error
+            raise ProviderError(explain_connection(error, self._entra)) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             # What the SDK trips over where an answer is not what Entra promises.
-            raise ProviderError(NO_USABLE_ANSWER) from error
+            raise ProviderError(self._entra + NO_USABLE_ANSWER) from error
         finally:
             self._assertion = ""
 

@@ -1,13 +1,16 @@
 """How fast one vault is asked: within its limit, and once it has refused, at the pace that it was seen to bear.
 
 A vault's limit is shared by everybody who uses it, a whole fleet perhaps, so what is left for us is not known before
-it refuses. Then callers stand in line: those who have nothing yet before those who refresh.
+it refuses. Then callers wait in lines, one for each namespace, which are served in turn. Within a namespace, callers
+that have nothing yet come before those that refresh.
 Source: "Azure Key Vault service limits" (4,000 transactions per 10 s and vault); "Azure Key Vault throttling guidance".
 """
 
 import itertools
 from collections import deque
 from collections.abc import Callable, Hashable
+
+from controller import budgets
 
 WINDOW = 10.0
 # What may start at once after a rest, and calls per second from then on: 190 + 10 s x 380/s stay below 4,000.
@@ -26,10 +29,12 @@ LONGEST = 30.0
 SHORTEST = 0.001
 # Who comes later than this after the time it was told has lost its place: deleted meanwhile, or served elsewhere.
 GRACE = 30.0
+# Places that are kept for one namespace; a caller beyond them has none, and tries again.
+MAX_PLACES = int(budgets.PLACES.most)
 
 
 class _Line:
-    """Callers in the order of their coming. Their places are estimates: one who left early still counts until found."""
+    """Callers in the order of their arrival. Places are estimates: a caller that left counts until it is found."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -39,27 +44,48 @@ class _Line:
         return len(self._places)
 
     def join(self, who: Hashable, now: float) -> int:
-        """Joins, or comes again; answers how many are before this one."""
+        """Join, or come again; return how many are before this caller."""
+        if who not in self._places and len(self._places) >= MAX_PLACES:
+            return MAX_PLACES
         number = self._places[who][0] if who in self._places else next(self._numbers)
         self._places[who] = (number, now + GRACE)
-        return number - next(iter(self._places.values()))[0]
+        return min(number - next(iter(self._places.values()))[0], MAX_PLACES)
 
     def drop_gone(self, now: float) -> None:
-        """Nobody waits behind one who does not come."""
+        """Drop callers at the head that did not come again in time."""
         while self._places and self._places[head := next(iter(self._places))][1] < now:
             del self._places[head]
 
-    def told(self, who: Hashable, when: float) -> None:
-        """Comes again then."""
-        self._places[who] = (self._places[who][0], when + GRACE)
+    def come_back_at(self, who: Hashable, when: float) -> None:
+        """Keep the caller's place until some time after that moment."""
+        if who in self._places:
+            self._places[who] = (self._places[who][0], when + GRACE)
 
     def leave(self, who: Hashable) -> None:
-        """Is served."""
+        """Remove the caller."""
         self._places.pop(who, None)
 
 
+class _Lines:
+    """The callers of one namespace: those that have nothing from the vault yet come before those that refresh."""
+
+    def __init__(self) -> None:
+        self.first, self.others = _Line(), _Line()
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.others)
+
+    def drop_gone(self, now: float) -> None:
+        """Drop callers that did not come again in time."""
+        self.first.drop_gone(now)
+        self.others.drop_gone(now)
+
+
 class Pace:
-    """The calls to one vault by all its readers. Times are in seconds of `clock`."""
+    """The calls to one vault by all its readers. Times are in seconds of `clock`.
+
+    Namespaces take turns: a namespace with many callers delays another one by one call for each call of that other.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -70,27 +96,45 @@ class Pace:
         self._steady_since = clock()
         self._steady = STEADY
         self._answered: deque[float] = deque(maxlen=int(LIMIT * WINDOW))
-        self._first, self._others = _Line(), _Line()
+        # By namespace; the one that was served last comes last.
+        self._lines: dict[str, _Lines] = {}
 
-    def wait(self, who: Hashable, *, first: bool) -> float:
-        """Seconds that this caller has to wait before it asks again; 0 where it may call now.
+    def wait(self, namespace: str, who: Hashable, *, first: bool) -> float:
+        """Return the seconds until this caller may ask again; 0 where it may call now.
 
         `first` says that it has nothing from this vault yet.
         """
         now = self._clock()
         self._fill(now)
-        self._first.drop_gone(now)
-        self._others.drop_gone(now)
-        line = self._first if first else self._others
-        before = line.join(who, now) + (0 if first else len(self._first))
+        mine = self._lines.setdefault(namespace, _Lines())
+        mine.drop_gone(now)
+        line = mine.first if first else mine.others
+        place = line.join(who, now) + (0 if first else len(mine.first))
+        before = place + self._others_before(namespace, place, now)
         if now >= self._closed_until and self._tokens >= before + 1:
             line.leave(who)
             self._tokens -= 1
+            del self._lines[namespace]
+            if len(mine):
+                self._lines[namespace] = mine  # behind the other namespaces
             return 0.0
         opens = max(0.0, self._closed_until - now)
         wait = min(opens + max(SHORTEST, (before + 1 - self._tokens) / self._rate), max(opens, LONGEST))
-        line.told(who, now + wait)
+        line.come_back_at(who, now + wait)
         return wait
+
+    def _others_before(self, namespace: str, place: int, now: float) -> int:
+        """Return how many callers of other namespaces are served before the one at `place` of this namespace."""
+        before, rounds = 0, place + 1  # a namespace that is ahead of this one has one turn more
+        for other, lines in list(self._lines.items()):
+            if other == namespace:
+                rounds = place
+                continue
+            lines.drop_gone(now)
+            before += min(len(lines), rounds)
+            if not len(lines):
+                del self._lines[other]
+        return before
 
     @property
     def slowed(self) -> bool:

@@ -71,7 +71,7 @@ class Queue(Generic[K]):
     def overdue(self) -> int:
         """How many keys could be worked on now."""
         now = self._clock()
-        return sum(due <= now for due in self._due.values())
+        return sum(due <= now for due in list(self._due.values()))  # a copy: another thread may ask
 
     def add(self, key: K, delay: float = 0.0) -> None:
         """Wants the key looked at after `delay` seconds, or earlier if that was wanted before."""

@@ -55,7 +55,8 @@ class Reporter:
         if same_news(before, after) or (ready.reason == Reason.UP_TO_DATE and was and was.holds):
             return True
         level = logging.INFO if ready.holds else logging.WARNING
-        self._chorus.say(level, ready.reason, f"{name}: {ready.message}", secretsync=name, reason=ready.reason)
+        about = {"namespace": meta.namespace, "secretsync": name}
+        self._chorus.say(level, ready.reason, f"{name}: {ready.message}", **about, reason=ready.reason)
         kind: Kind = "Normal" if ready.holds else "Warning"
         self._events.say(meta, kind, ready.reason, ready.message)
         return True
@@ -70,7 +71,8 @@ class Reporter:
             self._warned.pop(name, None)
         if news:
             text = "; ".join(news)
-            self._chorus.say(logging.WARNING, ATTENTION, f"{name}: {text}", secretsync=name, reason=ATTENTION)
+            about = {"namespace": meta.namespace, "secretsync": name}
+            self._chorus.say(logging.WARNING, ATTENTION, f"{name}: {text}", **about, reason=ATTENTION)
             self._events.say(meta, "Warning", ATTENTION, text)
 
     def forget(self, namespace: str, name: str) -> None:
@@ -100,7 +102,8 @@ class Reporter:
         except errors.Conflict as error:
             raise Again(0.1) from error
         except errors.KubeError as error:
-            self._chorus.say(logging.WARNING, "status", f"cannot write a status: {error.message}")
+            text = f"cannot write a status: {error.message}"
+            self._chorus.say(logging.WARNING, "status", text, namespace=meta.namespace)
             return False
         syncs.wrote(meta, kept)
         if status.objects and not kept.status.objects:

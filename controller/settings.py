@@ -119,7 +119,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     pod_namespace: Annotated[str, Meta(description="The controller's own namespace")] = "default"
     pod_name: Annotated[str, Meta(description="The controller's own name, for events")] = "akv-secret-store"
     listen_address: Annotated[str, Meta(description="Where probes and metrics are served")] = "0.0.0.0"  # noqa: S104
-    listen_port: Annotated[int, Meta(ge=0, le=65535, description="… and the port; 0: a free one")] = 8080
+    listen_port: Annotated[int, Meta(ge=0, le=65535, description="The port of metrics; 0: a free one")] = 8080
+    health_port: Annotated[int, Meta(ge=0, le=65535, description="The port of probes; 0: a free one")] = 8081
     otlp_endpoint: Annotated[
         str,
         Meta(pattern=f"^$|{HTTPS_URL}", description="The collector to ship logs to, as https://host:4318; none: none"),

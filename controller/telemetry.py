@@ -1,4 +1,4 @@
-"""What people and machines see of the controller: JSON logs, Prometheus metrics, probes.
+"""What people and machines see of the controller: JSON logs and Prometheus metrics.
 
 A secret value has no way here: values travel as `controller.vault.Hidden`, errors are written by ourselves.
 """
@@ -12,12 +12,15 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-# Lines of one kind in a minute; more are only counted.
-LINES_A_MINUTE = 10
+from controller import budgets
+from controller.budgets import Recent
+
+# Lines of one kind and namespace in a minute; more are only counted.
+LINES_A_MINUTE, SECONDS = int(budgets.LOG_LINES.most), budgets.LOG_LINES.seconds
+# Outcomes of calls that have a series of their own: a hostile vault may answer with any number.
+OUTCOMES = frozenset({"ok", "error", "400", "401", "403", "404", "409", "429", "500", "502", "503", "504"})
 MOST_LINE = 500
 # Of every metric's name.
 PREFIX = "akv_secret_store_"
@@ -52,19 +55,20 @@ def start_logging(level: str) -> None:
 
 
 class Chorus:
-    """Logs what many objects have in common a few times a minute, then how many more said the same."""
+    """Logs what many objects have in common a few times a minute for each namespace, then how many more there were."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._clock = clock
-        # By kind: when its minute began, how many lines it had, and the level.
-        self._minutes: dict[str, tuple[float, int, int]] = {}
+        # By kind and namespace: when its minute began, how many lines it had, and the level.
+        self._minutes: dict[tuple[str, str], tuple[float, int, int]] = {}
 
-    def say(self, level: int, kind: str, message: str, **fields: str) -> None:
-        """Logs the line, or only counts it where its kind has had its lines of this minute."""
-        self.flush()
-        began, count, _ = self._minutes.get(kind, (self._clock(), 0, level))
-        self._minutes[kind] = (began, count + 1, level)
+    def say(self, level: int, kind: str, message: str, *, namespace: str = "", **fields: str) -> None:
+        """Log the line, or only count it where its kind and namespace have had their lines of this minute."""
+        key = (kind, namespace)
+        self._end(key)
+        began, count, _ = self._minutes.get(key, (self._clock(), 0, level))
+        self._minutes[key] = (began, count + 1, level)
         if count < LINES_A_MINUTE:
             self._log.log(level, shorten(message), extra={"fields": fields})
 
@@ -75,12 +79,20 @@ class Chorus:
         self.say(logging.ERROR, "unexpected", f"unexpected {type(error).__name__}", at=places)
 
     def flush(self) -> None:
-        """Ends the minutes that are over, and says how many lines each has held back."""
-        for kind, (began, count, level) in list(self._minutes.items()):
-            if self._clock() - began >= 60:
-                del self._minutes[kind]
-                if count > LINES_A_MINUTE:
-                    self._log.log(level, "%d more lines like the last of this kind: %s", count - LINES_A_MINUTE, kind)
+        """End the minutes that are over, and log how many lines each has held back."""
+        for key in list(self._minutes):
+            self._end(key)
+
+    def _end(self, key: tuple[str, str]) -> None:
+        began, count, level = self._minutes.get(key, (self._clock(), 0, 0))
+        if self._clock() - began < SECONDS:
+            return
+        del self._minutes[key]
+        kind, namespace = key
+        if count > LINES_A_MINUTE:
+            fields = {"namespace": namespace} if namespace else {}
+            text = "%d more lines like the last of this kind: %s"
+            self._log.log(level, text, count - LINES_A_MINUTE, kind, extra={"fields": fields})
 
 
 def shorten(message: str) -> str:
@@ -110,10 +122,13 @@ class Metrics:
         )
         self.vault_calls = self._counter(
             "vault_calls",
-            "Calls to Key Vaults by operation and outcome (ok, HTTP status, no token, error)",
+            "Calls to Key Vaults by operation and outcome (ok, HTTP status, other, error)",
             "vault",
             "operation",
             "outcome",
+        )
+        self.token_failures = self._counter(
+            "token_failures", "Tokens for vaults that could not be had, by the host of Microsoft Entra", "authority"
         )
         self.secret_writes = self._counter("secret_writes", "Secrets written, by verb (create, patch)", "verb")
         self.not_ready = self._gauge("not_ready", "SecretSyncs whose Ready condition is not True")
@@ -125,8 +140,9 @@ class Metrics:
             "Log lines that it has not: more waited for it than is kept (full), or it did not want them (refused)",
             "cause",
         )
-        # Vaults are named by namespaces: without a bound, names that nobody uses any more would stay for ever.
-        self._vaults: dict[str, set[tuple[str, str]]] = {}
+        # Editors name vaults: without a bound, series of names that are not used any more would stay.
+        self._series: Recent[tuple[str, str, str], None] = Recent(budgets.SERIES)
+        self._users: dict[tuple[str, str, str], int] = {}
 
     def _described(self, name: str, meaning: str, *labels: str, suffix: str = "") -> tuple[str, str, tuple[str, ...]]:
         self.described.append(Described(PREFIX + name + suffix, labels, meaning))
@@ -138,50 +154,31 @@ class Metrics:
     def _gauge(self, name: str, meaning: str) -> Gauge:
         return Gauge(*self._described(name, meaning), registry=self.registry)
 
-    def count_call(self, vault: str, operation: str, outcome: str) -> None:
-        """One call to a Key Vault has ended."""
-        self._vaults.setdefault(vault, set()).add((operation, outcome))
-        self.vault_calls.labels(vault, operation, outcome).inc()
+    def count_call(self, namespace: str, vault: str, operation: str, outcome: str) -> None:
+        """Count a call to a Key Vault that has ended, on behalf of that namespace."""
+        if outcome not in OUTCOMES:
+            outcome = "other"
+        series = (vault, operation, outcome)
+        if not self._series.has(namespace, series):
+            self._users[series] = self._users.get(series, 0) + 1
+        for evicted, _ in self._series.put(namespace, series, None):
+            self._remove(evicted)
+        self.vault_calls.labels(*series).inc()
+
+    def count_no_token(self, authority: str) -> None:
+        """Count a token that was not granted: a fault of Entra or of an identity, and no vault's."""
+        self.token_failures.labels(authority).inc()
 
     def forget_vaults(self, known: Collection[str]) -> None:
-        """Drops the counters of all other vaults."""
-        for vault in self._vaults.keys() - set(known):
-            for operation, outcome in self._vaults.pop(vault):
-                self.vault_calls.remove(vault, operation, outcome)
+        """Remove the series of all other vaults."""
+        for namespace, series, _ in self._series.items():
+            if series[0] not in known:
+                self._series.drop(namespace, series)
+                self._remove(series)
 
-
-class Server:
-    """/healthz, /readyz and /metrics over HTTP. `problems` says what keeps the controller from being ready."""
-
-    def __init__(self, metrics: Metrics, problems: Callable[[], list[str]]) -> None:
-        self._metrics = metrics
-        self._problems = problems
-        self._runner: web.AppRunner | None = None
-
-    async def start(self, address: str, port: int) -> int:
-        """Listens, and returns the port (a free one where 0 was asked for)."""
-        app = web.Application()
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._serve_metrics)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, address, port).start()
-        return int(self._runner.addresses[0][1])
-
-    async def stop(self) -> None:
-        """Stops listening."""
-        if self._runner:
-            await self._runner.cleanup()
-
-    async def _healthz(self, _: web.Request) -> web.Response:
-        # Answering at all is the point: the event loop that does the work runs this too.
-        return web.Response(text="ok\n")
-
-    async def _readyz(self, _: web.Request) -> web.Response:
-        problems = self._problems()
-        return web.Response(text="\n".join(problems or ["ok"]) + "\n", status=503 if problems else 200)
-
-    async def _serve_metrics(self, _: web.Request) -> web.Response:
-        body = generate_latest(self._metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    def _remove(self, series: tuple[str, str, str]) -> None:
+        """Remove the series, unless another namespace's calls are counted there, too."""
+        self._users[series] -= 1
+        if not self._users[series]:
+            del self._users[series]
+            self.vault_calls.remove(*series)

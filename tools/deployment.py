@@ -49,8 +49,8 @@ _SOURCES: dict[str, Variable] = {
     "otlp_folder": Variable(f'"{LOGS_FOLDER}"', when='include "akv-secret-store.logs" .'),
     "log_level": Variable(".Values.logLevel"),
 }
-# The program's own defaults are right in the image: the port is the one that the Deployment names.
-_NOT_SET = frozenset({"listen_address", "listen_port"})
+# The program's own defaults are right in the image: the ports are those that the Deployment names.
+_NOT_SET = frozenset({"listen_address", "listen_port", "health_port"})
 
 
 class SourceError(Exception):

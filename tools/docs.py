@@ -51,6 +51,7 @@ def readme(description: str, chart: values.ChartValues) -> str:
         description=description,
         since=policies.SINCE,
         port=Settings().listen_port,
+        health_port=Settings().health_port,
         values=table(
             ("value", "default", "meaning"),
             [

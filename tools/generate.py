@@ -58,6 +58,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             "deployment.yaml",
             environment=deployment.environment(),
             port=Settings().listen_port,
+            health_port=Settings().health_port,
             grace_seconds=deployment.GRACE_SECONDS,
             folder=deployment.FOLDER,
             clouds_file=deployment.CLOUDS_FILE,

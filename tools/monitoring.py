@@ -97,6 +97,10 @@ PANELS = (
                 "sum by (vault, outcome) (rate(akv_secret_store_vault_calls_total[$__rate_interval]))",
                 "{{vault}} {{outcome}}",
             ),
+            (
+                "sum by (authority) (rate(akv_secret_store_token_failures_total[$__rate_interval]))",
+                "no token of {{authority}}",
+            ),
         ),
     ),
     Panel(
@@ -132,7 +136,11 @@ PANELS = (
     Panel(
         "Who leads, and what waits",
         "short",
-        (("sum(akv_secret_store_leader)", "leaders"), ("max(akv_secret_store_queue_due)", "due and waiting")),
+        (
+            ("sum(akv_secret_store_leader)", "leaders"),
+            ("max(akv_secret_store_queue_due)", "due and waiting"),
+            ("max by (namespace) (akv_secret_store_series_dropped)", "without series: {{namespace}}"),
+        ),
     ),
 )
 _COLUMNS, _WIDTH, _HEIGHT = 2, 12, 8

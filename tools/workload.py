@@ -58,8 +58,8 @@ class Workload:
         service_account: str,
         volumes: kubelet.Volumes,
     ) -> None:
-        self._port = PortClaim()
-        self.env = env | {"LISTEN_PORT": str(self._port.port)}
+        self._port, self._health_port = PortClaim(), PortClaim()
+        self.env = env | {"LISTEN_PORT": str(self._port.port), "HEALTH_PORT": str(self._health_port.port)}
         self.volumes = volumes
         self.log = folder / "log"
         self.service_account = service_account
@@ -112,8 +112,13 @@ class Workload:
 
     @property
     def url(self) -> str:
-        """Where probes and metrics are."""
+        """Where metrics are."""
         return f"http://127.0.0.1:{self.env['LISTEN_PORT']}"
+
+    @property
+    def health_url(self) -> str:
+        """Where probes are answered."""
+        return f"http://127.0.0.1:{self.env['HEALTH_PORT']}"
 
     @property
     def running(self) -> bool:
@@ -150,7 +155,7 @@ class Workload:
                 code = self.wait(0)
                 raise WorkloadError(f"{self._name} ended with code {code}:\n{self.tail()}")
             try:
-                with opener.open(self.url + self._ready_path, timeout=2.0):
+                with opener.open(self.health_url + self._ready_path, timeout=2.0):
                     return
             except urllib.error.HTTPError as error:
                 with error:

@@ -33,11 +33,14 @@ def test_only_the_pods_that_need_a_token_have_one() -> None:
         assert one(manifests, kind)["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
 
 
-def test_probes_ask_the_port_that_is_named_http() -> None:
+def test_probes_ask_a_port_of_their_own() -> None:
     main = container(render())
-    assert main["ports"] == [{"name": "http", "containerPort": Settings().listen_port}]
-    assert main["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
-    assert main["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    assert main["ports"] == [
+        {"name": "http", "containerPort": Settings().listen_port},
+        {"name": "health", "containerPort": Settings().health_port},
+    ]
+    assert main["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert main["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
 
 
 def test_a_label_of_the_users_cannot_break_the_selector() -> None:

@@ -82,8 +82,9 @@ def test_the_log_is_json_for_kubectl_logs(release: Release, shop: Namespace) -> 
 
 def test_probes_and_metrics_answer(release: Release) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for path, wanted in (("healthz", "ok\n"), ("readyz", "ok\n"), ("metrics", "akv_secret_store_reconciles_total")):
-        with opener.open(f"http://{release.pod()['status']['podIP']}:8080/{path}", timeout=5) as answer:
+    reconciles = "akv_secret_store_reconciles_total"
+    for path, wanted in (("8081/healthz", "ok\n"), ("8081/readyz", "ok\n"), ("8080/metrics", reconciles)):
+        with opener.open(f"http://{release.pod()['status']['podIP']}:{path}", timeout=5) as answer:
             assert wanted in answer.read().decode()
 
 

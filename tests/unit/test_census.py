@@ -3,12 +3,14 @@
 from typing import Any
 
 import msgspec
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from controller import budgets
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
-from controller.census import EXPIRY, LAST_SYNC, Census
+from controller.census import DROPPED, EXPIRY, LAST_SYNC, Census
 from tests.unit.objects_of import sync
 
 NOON = 1_893_499_200.0
@@ -47,3 +49,26 @@ def test_the_last_sync_and_what_expires() -> None:
         (EXPIRY.name, "a", "old", "team"): NOON + 1,
     }
     assert told([]) == {}
+
+
+def test_series_of_one_namespace_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "OBJECT_SERIES", budgets.OBJECT_SERIES._replace(most=10))
+    expires = "2030-01-01T12:00:01Z"
+    objects = [ObjectVersion(target_key=key, object="secret/a", version="1", expires=expires) for key in "ab"]
+    many = [with_status(f"s{number}", objects=objects) for number in range(20)]
+    other = sync(name="shop")
+    other = msgspec.structs.replace(other, metadata=msgspec.structs.replace(other.metadata, namespace="neighbour"))
+    found = told([*many, other])
+    assert len([1 for name, *labels in found if name in (LAST_SYNC.name, EXPIRY.name) and "team" in labels]) == 9
+    assert found[LAST_SYNC.name, "shop", "neighbour"] == 0
+    assert found[DROPPED.name, "team"] == 17
+    assert (DROPPED.name, "neighbour") not in found
+
+
+def test_what_was_prepared_is_told_once() -> None:
+    syncs = [sync(name="before")]
+    census = Census(lambda: syncs)
+    census.prepare()
+    syncs[0] = sync(name="after")
+    names = [[sample.labels["name"] for sample in next(iter(census.collect())).samples] for _ in range(2)]
+    assert names == [["before"], ["after"]]

@@ -21,7 +21,7 @@ from controller.settings import Settings
 from tests.unit.api_server import Answer, ApiServer, Asked, refusal, serving
 
 ROOT = Path(__file__).parents[2]
-CALM = {"LISTEN_ADDRESS": "127.0.0.1", "LISTEN_PORT": "0"}
+CALM = {"LISTEN_ADDRESS": "127.0.0.1", "LISTEN_PORT": "0", "HEALTH_PORT": "0"}
 
 
 async def start(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
@@ -176,11 +176,11 @@ async def test_ready_once_everything_was_listed_and_gone_soon_after_sigterm(tmp_
     async with serving() as server:
         server.otherwise = empty_cluster
         async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no") as life:
-            port = (await life.says("started"))["port"]
+            started = await life.says("started")
             assert (await life.says("listed"))["secretsyncs"] == 0
-            assert await life.probe(port, "/readyz") == (200, "ok\n")
-            assert await life.probe(port, "/healthz") == (200, "ok\n")
-            assert "akv_secret_store_queue_due 0.0" in (await life.probe(port, "/metrics"))[1]
+            assert await life.probe(started["health_port"], "/readyz") == (200, "ok\n")
+            assert await life.probe(started["health_port"], "/healthz") == (200, "ok\n")
+            assert "akv_secret_store_queue_due 0.0" in (await life.probe(started["port"], "/metrics"))[1]
             life.process.terminate()
             # Nothing was under way, so there is nothing to wait for.
             async with asyncio.timeout(GRACE_SECONDS / 2):
@@ -225,9 +225,9 @@ async def test_a_cluster_without_the_akvsync_crd_has_its_secretsyncs_served(tmp_
     async with serving() as server:
         server.otherwise = lambda asked: refusal(404) if "/akvsyncs" in asked.path else empty_cluster(asked)
         async with living(tmp_path, server) as life:
-            port = (await life.says("started"))["port"]
+            started = await life.says("started")
             await life.says("listed")
-            assert await life.probe(port, "/readyz") == (200, "ok\n")
+            assert await life.probe(started["health_port"], "/readyz") == (200, "ok\n")
             life.process.terminate()
             # … and nobody waits for what has never begun.
             async with asyncio.timeout(GRACE_SECONDS / 2):
@@ -240,10 +240,10 @@ async def test_a_follower_is_ready_sends_nothing_and_ends_at_once(tmp_path: Path
     async with serving() as server:
         server.otherwise = lambda asked: Answer(lease) if "/leases/" in asked.path else empty_cluster(asked)
         async with living(tmp_path, server, LEASE_NAME="l") as life:
-            port = (await life.says("started"))["port"]
+            started = await life.says("started")
             assert (await life.says("following"))["leader"] == "another"
-            assert await life.probe(port, "/readyz") == (200, "ok\n")
-            assert "akv_secret_store_leader 0.0" in (await life.probe(port, "/metrics"))[1]
+            assert await life.probe(started["health_port"], "/readyz") == (200, "ok\n")
+            assert "akv_secret_store_leader 0.0" in (await life.probe(started["port"], "/metrics"))[1]
             life.process.terminate()
             assert (await life.ends())[0] == 0
     assert {asked.method for asked in server.asked} == {"GET"}
@@ -253,11 +253,11 @@ async def test_not_ready_while_the_policies_are_not_in_force(tmp_path: Path) -> 
     async with serving() as server:
         server.otherwise = lambda asked: Answer({}) if asked.method == "POST" else empty_cluster(asked)
         async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no") as life:
-            port = (await life.says("started"))["port"]
-            while "listing" in (answer := await life.probe(port, "/readyz"))[1]:
+            started = await life.says("started")
+            while "listing" in (answer := await life.probe(started["health_port"], "/readyz"))[1]:
                 pass
             assert answer == (503, "the admission policies are not in force yet\n")
-            assert (await life.probe(port, "/healthz"))[0] == 200
+            assert (await life.probe(started["health_port"], "/healthz"))[0] == 200
             life.process.terminate()
             assert (await life.ends())[0] == 0
 
@@ -266,8 +266,8 @@ async def test_not_ready_while_the_api_server_refuses_and_it_says_why(tmp_path: 
     async with serving() as server:
         server.otherwise = lambda _: refusal(403, "secretsyncs is forbidden")
         async with living(tmp_path, server) as life:
-            port = (await life.says("started"))["port"]
-            while "listing" in (answer := await life.probe(port, "/readyz"))[1]:
+            started = await life.says("started")
+            while "listing" in (answer := await life.probe(started["health_port"], "/readyz"))[1]:
                 pass
             assert answer == (503, "secretsyncs is forbidden\nsecretsyncs is forbidden\n")
             life.process.terminate()

@@ -6,8 +6,15 @@ from collections import Counter
 
 import pytest
 
-from controller.pace import BURST, LIMIT, LONGEST, PAUSE, SLOWEST, Pace
+from controller.pace import BURST, LIMIT, LONGEST, MAX_PLACES, PAUSE, SLOWEST, Pace
 from tools.keyvault_emulator.faults import Limiter
+
+SHOP = "shop"
+
+
+def space(kind: str) -> str:
+    """Return the namespace of a kind of callers: what is before the slash, if there is one."""
+    return kind.partition("/")[0] if "/" in kind else SHOP
 
 
 class Crowd:
@@ -33,7 +40,7 @@ class Crowd:
         while waiting:
             moment, _, who, first = heapq.heappop(waiting)
             self.now = max(self.now, moment)
-            wait = self.pace.wait(who, first=first)
+            wait = self.pace.wait(space(who[0]), who, first=first)
             if not wait:
                 assert self.now >= self.closed_until, "a call inside Retry-After"
                 if self.limiter.admit(self.now) is None:
@@ -43,7 +50,7 @@ class Crowd:
                 self.refusals.append(self.now)
                 self.pace.refused(self.retry_after)
                 self.closed_until = max(self.closed_until, self.now + (self.retry_after or PAUSE))
-                wait = self.pace.wait(who, first=first)
+                wait = self.pace.wait(space(who[0]), who, first=first)
             heapq.heappush(waiting, (self.now + wait, next(number), who, first))
 
 
@@ -86,7 +93,7 @@ def test_when_the_limit_is_lifted_the_pace_comes_back() -> None:
 def test_a_vault_that_refused_everything_is_soon_asked_as_before() -> None:
     crowd = Crowd(0, 10)
     for _ in range(3):
-        assert crowd.pace.wait("a", first=True) == 0 or crowd.pace.slowed
+        assert crowd.pace.wait(SHOP, "a", first=True) == 0 or crowd.pace.slowed
         crowd.pace.refused(10)
         crowd.now += 11
     crowd.limiter = Limiter(4000, 10)
@@ -99,19 +106,19 @@ def test_who_came_first_is_served_first() -> None:
     now = [1000.0]
     pace = Pace(lambda: now[0])
     pace.refused(10)
-    first, second = pace.wait("a", first=True), pace.wait("b", first=True)
+    first, second = pace.wait(SHOP, "a", first=True), pace.wait(SHOP, "b", first=True)
     assert 10 <= first < second
     now[0] += 10 + 1 / SLOWEST  # one call's worth at the slowest pace
-    assert pace.wait("b", first=True) > 0
-    assert pace.wait("a", first=True) == 0
+    assert pace.wait(SHOP, "b", first=True) > 0
+    assert pace.wait(SHOP, "a", first=True) == 0
 
 
 def test_nobody_is_sent_away_for_long() -> None:
     pace = Pace(lambda: 1000.0)
     pace.refused(10)
-    assert max(pace.wait(number, first=True) for number in range(1000)) == LONGEST
+    assert max(pace.wait(SHOP, number, first=True) for number in range(1000)) == LONGEST
     pace.refused(120)
-    assert pace.wait(0, first=True) == pytest.approx(120)
+    assert pace.wait(SHOP, 0, first=True) == pytest.approx(120)
 
 
 def test_who_stopped_coming_is_dropped_from_the_line() -> None:
@@ -119,6 +126,57 @@ def test_who_stopped_coming_is_dropped_from_the_line() -> None:
     pace = Pace(lambda: now[0])
     pace.refused(1)
     for number in range(10):
-        pace.wait(number, first=bool(number % 2))
+        pace.wait(SHOP, number, first=bool(number % 2))
     now[0] += 100
-    assert pace.wait("x", first=False) == 0
+    assert pace.wait(SHOP, "x", first=False) == 0
+
+
+def moments(crowd: Crowd, kind: str) -> list[float]:
+    return [moment for moment, each in crowd.answers if each == kind]
+
+
+@pytest.mark.parametrize("flood", [500, 5000])
+def test_flood_of_one_namespace_halves_the_rate_of_another_at_most(flood: int) -> None:
+    """An editor names the victim's vault and asks for objects that it never had; the victim refreshes."""
+    alone, attacked = Crowd(25, 10), Crowd(25, 10)
+    for crowd in (alone, attacked):
+        crowd.call((30, "warm", False))  # the vault has refused before, so that all wait
+        crowd.began, crowd.answers = crowd.now, []
+    alone.call((100, "victim/refresh", False))
+    attacked.call((flood, "editor/new", True), (100, "victim/refresh", False))
+    took = moments(alone, "victim/refresh")[-1]
+    assert moments(attacked, "victim/refresh")[-1] < 2 * took + 30
+    assert len([at for at in moments(attacked, "editor/new") if at < took]) >= 30  # it is not starved either
+
+
+def test_namespaces_take_turns_however_long_their_lines_are() -> None:
+    crowd = Crowd(25, 10)
+    crowd.call((30, "warm", False))
+    crowd.began, crowd.answers = crowd.now, []
+    crowd.call((2000, "one/new", True), (2000, "two/new", True), (40, "three/refresh", False), (10, "four/new", True))
+    last = max(moments(crowd, "four/new"))
+    served = Counter(kind for at, kind in crowd.answers if at <= last)
+    assert served["three/refresh"] >= 8
+    assert served["one/new"] <= 25
+    assert served["two/new"] <= 25
+
+
+def test_within_a_namespace_initial_requests_come_before_refreshes() -> None:
+    crowd = Crowd(25, 10)
+    crowd.call((30, "warm", False))
+    crowd.began, crowd.answers = crowd.now, []
+    crowd.call((50, "shop/refresh", False), (50, "shop/new", True))
+    early = [kind for _, kind in crowd.answers[:50]]
+    assert early.count("shop/new") >= 45
+
+
+def test_lines_of_many_callers_are_bounded_and_dropped() -> None:
+    now = [1000.0]
+    pace = Pace(lambda: now[0])
+    pace.refused(300)
+    for number in range(2 * MAX_PLACES):
+        assert pace.wait("editor", number, first=True) >= 300
+    assert len(pace._lines["editor"].first) == MAX_PLACES
+    now[0] += 1000
+    assert pace.wait("victim", "x", first=False) == 0
+    assert not pace._lines

@@ -10,6 +10,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from controller import budgets
 from controller.api.conditions import Reason
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
 from controller.events import BURST, MOST_NOTE, PER_SECOND, Events
@@ -292,3 +293,39 @@ def test_of_many_events_at_once_most_come_later_and_the_end_does_not_wait_for_th
     assert len(moments) == 2 * BURST
     assert moments[BURST - 1] == 0
     assert moments[-1] == pytest.approx(1)
+
+
+def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
+    """An editor's SecretSyncs fail a thousand times a minute; a neighbour's event is sent within a second."""
+
+    class Clocked:
+        """Takes what is created, with the moment of it."""
+
+        def __init__(self, clock: Callable[[], float]) -> None:
+            self.clock = clock
+            self.sent: list[tuple[str, float]] = []
+
+        async def call(self, *_: object, body: dict[str, Any], **__: object) -> bytes:
+            self.sent.append((body["metadata"]["namespace"], self.clock()))
+            return b"{}"
+
+    async def main(clock: Callable[[], float]) -> list[tuple[str, float]]:
+        kube = Clocked(clock)
+        events = Events(cast("Kube", kube), "pod-1", clock)
+        work = asyncio.create_task(events.work())
+        neighbour = msgspec.structs.replace(sync().metadata, namespace="neighbour")
+        for second in range(120):
+            for number in range(100):
+                events.say(sync().metadata, "Warning", "ProviderError", f"number {number}")
+            if second == 60:
+                events.say(neighbour, "Warning", "ProviderError", "the neighbour's")
+            assert sum(map(len, events._waiting.values())) <= 2 * budgets.EVENTS.most
+            await asyncio.sleep(1)
+        events.close()
+        await work
+        return kube.sent
+
+    sent = virtual.run(main)
+    (at,) = [moment for namespace, moment in sent if namespace == "neighbour"]
+    assert 59.9 <= at <= 61
+    assert len(sent) - 1 <= 3 * budgets.EVENTS.most

@@ -49,6 +49,7 @@ def test_no_variable_is_needed() -> None:
         ("POD_NAME", "pod-1", "pod-1"),
         ("LISTEN_ADDRESS", "127.0.0.1", "127.0.0.1"),
         ("LISTEN_PORT", "0", 0),
+        ("HEALTH_PORT", "0", 0),
         ("OTLP_ENDPOINT", "https://collector.shop.svc:4318", "https://collector.shop.svc:4318"),
         ("OTLP_FOLDER", "/etc/logs", "/etc/logs"),
         ("LOG_LEVEL", "debug", "debug"),
@@ -74,6 +75,7 @@ def test_the_table_above_knows_every_setting() -> None:
         ("DRIFT_INTERVAL", "-1", "`int` >= 1"),
         ("LISTEN_PORT", "65536", "`int` <= 65535"),
         ("LISTEN_PORT", "http", "`int`"),
+        ("HEALTH_PORT", "65536", "`int` <= 65535"),
         ("LOG_LEVEL", "loud", "'loud'"),
     ],
 )

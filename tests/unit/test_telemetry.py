@@ -1,15 +1,17 @@
-"""Logs, metrics and probes, as a machine reads them."""
+"""Logs and metrics, as a machine reads them."""
 
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import Iterator
 
-import aiohttp
 import pytest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from controller import budgets
 from controller.census import DESCRIBED, Census
-from controller.telemetry import LINES_A_MINUTE, MOST_LINE, Chorus, JsonLines, Metrics, Server, start_logging
+from controller.telemetry import LINES_A_MINUTE, MOST_LINE, OUTCOMES, Chorus, JsonLines, Metrics, start_logging
 
 log = logging.getLogger("test_telemetry")
 
@@ -175,53 +177,41 @@ def test_the_chorus_forgets_kinds_that_fell_silent() -> None:
     assert not chorus._minutes
 
 
-# Probes and metrics
+def test_flood_of_one_namespace_hides_no_line_of_another(lines: Lines) -> None:
+    clock = Clock()
+    chorus = Chorus(log, clock)
+    for number in range(10_000):
+        chorus.say(logging.WARNING, "ProviderError", f"editor {number}", namespace="editor")
+    chorus.say(logging.WARNING, "ProviderError", "the neighbour's", namespace="neighbour")
+    assert len(lines.raw) == LINES_A_MINUTE + 1
+    assert lines.read[-1]["message"] == "the neighbour's"
+    clock.now += 60
+    chorus.flush()
+    (rest,) = lines.read[LINES_A_MINUTE + 1 :]
+    assert rest["namespace"] == "editor"
+    assert str(rest["message"]).startswith(str(10_000 - LINES_A_MINUTE))
+    assert not chorus._minutes
 
 
-class Probed:
-    """A running server and what it is asked."""
-
-    def __init__(self) -> None:
-        self.metrics = Metrics()
-        self.problems: list[str] = []
-        self.base = ""
-
-    async def get(self, path: str) -> tuple[int, str, str]:
-        async with aiohttp.ClientSession() as session, session.get(self.base + path) as response:
-            return response.status, response.headers["Content-Type"], await response.text()
+# Metrics
 
 
 @pytest.fixture
-async def probed() -> AsyncIterator[Probed]:
-    probed = Probed()
-    server = Server(probed.metrics, lambda: probed.problems)
-    port = await server.start("127.0.0.1", 0)
-    probed.base = f"http://127.0.0.1:{port}"
-    yield probed
-    await server.stop()
+def metrics() -> Metrics:
+    return Metrics()
 
 
-async def test_alive_as_long_as_it_answers(probed: Probed) -> None:
-    probed.problems = ["listing"]
-    assert (await probed.get("/healthz"))[0::2] == (200, "ok\n")
+def text_of(metrics: Metrics) -> str:
+    return generate_latest(metrics.registry).decode()
 
 
-async def test_ready_when_there_is_no_problem_and_else_it_says_which(probed: Probed) -> None:
-    assert (await probed.get("/readyz"))[0::2] == (200, "ok\n")
-    probed.problems = ["listing", "the admission policies are not in force yet"]
-    assert (await probed.get("/readyz"))[0::2] == (503, "listing\nthe admission policies are not in force yet\n")
-
-
-async def test_metrics_are_what_prometheus_reads(probed: Probed) -> None:
-    metrics = probed.metrics
+def test_metrics_are_what_prometheus_reads(metrics: Metrics) -> None:
     metrics.reconciles.labels("ProviderError").inc(3)
-    metrics.count_call("shop", "secrets.get", "ok")
+    metrics.count_call("team", "shop", "secrets.get", "ok")
     metrics.secret_writes.labels("create").inc()
     metrics.reconcile_seconds.observe(0.2)
     metrics.not_ready.set(2)
-    status, content_type, text = await probed.get("/metrics")
-    assert status == 200
-    assert content_type.startswith("text/plain; version=")
+    text = text_of(metrics)
     values = {
         (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
         for family in text_string_to_metric_families(text)
@@ -236,16 +226,37 @@ async def test_metrics_are_what_prometheus_reads(probed: Probed) -> None:
     assert values[("akv_secret_store_queue_due",)] == 0
 
 
-async def test_vaults_that_nobody_reads_any_more_are_forgotten(probed: Probed) -> None:
+def test_vaults_that_nobody_reads_any_more_are_forgotten(metrics: Metrics) -> None:
     for outcome in ("ok", "403"):
         for vault in ("shop", "old"):
-            probed.metrics.count_call(vault, "secrets.get", outcome)
-    probed.metrics.forget_vaults(["shop", "never-called"])
-    text = (await probed.get("/metrics"))[2]
+            metrics.count_call("team", vault, "secrets.get", outcome)
+    metrics.forget_vaults(["shop", "never-called"])
+    text = text_of(metrics)
     assert text.count('vault="shop"') == 4  # each with the moment of its creation
     assert 'vault="old"' not in text
-    probed.metrics.count_call("old", "secrets.get", "ok")
-    assert 'vault="old"' in (await probed.get("/metrics"))[2]
+    metrics.count_call("team", "old", "secrets.get", "ok")
+    assert 'vault="old"' in text_of(metrics)
+
+
+def test_series_of_one_namespace_are_bounded_and_leave_the_neighbours_alone(metrics: Metrics) -> None:
+    """An editor renames keyvaultName: new names, a neighbour's name, and a host that answers with any status."""
+    most = int(budgets.SERIES.most)
+    metrics.count_call("neighbour", "shop", "secrets.get", "ok")
+    for number in range(3000):
+        metrics.count_call("editor", f"v{number}", "secrets.get", str(400 + number % 600))
+        if number == 1000:
+            metrics.count_call("editor", "shop", "secrets.get", "ok")
+    text = text_of(metrics)
+    assert text.count("vault_calls_total{") == most + 1
+    assert 'vault="shop"} 2.0' in text
+    assert 'vault="v2999"' in text
+    assert len(metrics._series) == most + 1
+    assert len(metrics._users) == most + 1
+    outcomes = {re.search('outcome="([^"]*)"', line)[1] for line in text.splitlines() if "calls_total{" in line}  # type: ignore[index]
+    assert outcomes <= OUTCOMES | {"other"}
+    metrics.forget_vaults([])
+    assert not metrics._users
+    assert "vault_calls_total{" not in text_of(metrics)
 
 
 def test_what_is_documented_is_what_is_served() -> None:
@@ -256,21 +267,3 @@ def test_what_is_documented_is_what_is_served() -> None:
         for family in metrics.registry.collect()
     }
     assert {item.name: item.meaning for item in (*metrics.described, *DESCRIBED)} == served
-
-
-async def test_nothing_else_is_served(probed: Probed) -> None:
-    assert (await probed.get("/"))[0] == 404
-    assert (await probed.get("/debug"))[0] == 404
-
-
-async def test_a_stopped_server_answers_no_more() -> None:
-    server = Server(Metrics(), list)
-    port = await server.start("127.0.0.1", 0)
-    await server.stop()
-    async with aiohttp.ClientSession() as session:
-        with pytest.raises(aiohttp.ClientConnectorError):
-            await session.get(f"http://127.0.0.1:{port}/healthz")
-
-
-async def test_stopping_what_never_started_is_fine() -> None:
-    await Server(Metrics(), list).stop()

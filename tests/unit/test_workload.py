@@ -29,7 +29,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.send_response(200 if ready else 503)
         self.end_headers()
         self.wfile.write(b"" if ready else b"the policies are not in force")
-server = http.server.HTTPServer((os.environ["LISTEN_ADDRESS"], int(os.environ["LISTEN_PORT"])), Answers)
+server = http.server.HTTPServer((os.environ["LISTEN_ADDRESS"], int(os.environ["HEALTH_PORT"])), Answers)
 if sys.argv[1:] == ["stubborn"]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 else:
@@ -101,7 +101,8 @@ def test_the_environment_is_the_deployments(tmp_path: Path) -> None:
     assert workload._args == ["controller", "crds", str(file.parent)]
     port = workload.env["LISTEN_PORT"]
     assert workload.url == f"http://127.0.0.1:{port}"
-    del workload.env["LISTEN_PORT"]
+    assert workload.health_url == f"http://127.0.0.1:{workload.env['HEALTH_PORT']}"
+    del workload.env["LISTEN_PORT"], workload.env["HEALTH_PORT"]
     assert port != "8080"
     assert workload.env == {
         "LOG_LEVEL": "debug",

@@ -92,7 +92,7 @@ async def test_a_good_status_with_a_body_that_makes_no_sense(scene: Scene, body:
 async def test_without_a_token_the_vault_is_not_blamed(scene: Scene) -> None:
     scene.no_token = ProviderError("no federated credential")
     assert (await scene.fails()).message == "no federated credential"
-    assert scene.counted == [("secrets.get", "no token")]
+    assert scene.counted == []  # it is no fault of the vault
     scene.no_token = None
     scene.has("user", "me")
     assert await scene.read(USER) == ["me"]

@@ -1,0 +1,250 @@
+"""Budgets by namespace on the real API server: what an editor floods reaches no neighbour, and has a bound."""
+
+import json
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from controller import budgets
+from controller.api.conditions import Reason
+from tests.cluster.world import Installed, Namespace, eventually, metrics, value
+from tools.workload import Workload
+
+POLL = 2
+# Whatever a namespace does, a neighbour's new value arrives after the interval and this.
+HELD_UP = 10.0
+RENAMES, CLASSES = 2000, 25
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return {"ROTATION_POLL_INTERVAL": str(POLL)}
+
+
+@pytest.fixture
+def neighbour(installed: Installed, controller: Workload) -> Iterator[Namespace]:
+    """Another namespace, whose Secret was synced."""
+    namespace = Namespace(installed)
+    namespace.put("a", "0")
+    namespace.apply(namespace.provider_class("a"), namespace.sync("s", {"k": "a"}))
+    namespace.wait_secret("s", {"k": "0"})
+    yield namespace
+    namespace.remove()
+
+
+def arrival(space: Namespace, text: str) -> float:
+    """Seconds from a new value in the vault to the Secret."""
+    space.put("a", text)
+    began = time.monotonic()
+    space.wait_secret("s", {"k": text}, patience=60)
+    return time.monotonic() - began
+
+
+def resident(controller: Workload) -> float:
+    """MiB of the process's memory."""
+    (line,) = [line for line in Path(f"/proc/{controller.pid}/status").read_text().splitlines() if "VmRSS" in line]
+    return int(line.split()[1]) / 1024
+
+
+def vaults_with_series(controller: Workload) -> list[str]:
+    """The vault of each series of calls to vaults."""
+    return [
+        sample.labels["vault"]
+        for family in text_string_to_metric_families(metrics(controller))
+        for sample in family.samples
+        if sample.name == "akv_secret_store_vault_calls_total"
+    ]
+
+
+@pytest.mark.timeout(600)
+def test_renamed_vault_leaks_neither_memory_nor_metrics(
+    space: Namespace, neighbour: Namespace, controller: Workload
+) -> None:
+    """An editor renames keyvaultName two thousand times; each name is asked for."""
+    plane = space.installed.plane
+    for number in range(CLASSES):
+        manifest = space.provider_class("a", name=f"c{number}", keyvaultName=f"none-{number}")
+        space.apply(manifest, space.sync(f"s{number}", {"k": "a"}, secretProviderClassName=f"c{number}"))
+    before = resident(controller)
+    path = f"/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{space.name}/secretproviderclasses"
+
+    def rename(numbers: Sequence[int]) -> None:
+        found = json.loads(plane.request("GET", f"{path}/c{numbers[0] % CLASSES}")[1])
+        for number in numbers:
+            found["spec"]["parameters"]["keyvaultName"] = f"v{number}-{space.name}"
+            status, answer = plane.request("PUT", f"{path}/c{number % CLASSES}", found)
+            assert status == 200, answer
+            found = json.loads(answer)
+
+    waits = []
+    began = time.monotonic()
+    for first in range(0, RENAMES, RENAMES // 8):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(rename, [range(first + each, first + RENAMES // 8, CLASSES) for each in range(CLASSES)]))
+        waits.append(arrival(neighbour, f"r{first}"))
+    grown = resident(controller) - before
+    told = f"{RENAMES} renames in {time.monotonic() - began:.0f} s: {grown:.1f} MiB more, arrivals {waits}"
+    assert max(waits) < POLL + HELD_UP, told
+    assert grown < 40, told
+    series = vaults_with_series(controller)
+    assert sum(vault != neighbour.vault for vault in series) <= budgets.SERIES.most, told
+    assert neighbour.vault in series
+    print(told)  # noqa: T201
+
+
+# A hostile client of metrics
+
+
+class Hostile:
+    """So many connections to the port of metrics, each of one kind, opened again whenever they end."""
+
+    def __init__(self, controller: Workload, count: int) -> None:
+        self._port = int(controller.env["LISTEN_PORT"])
+        self._end = threading.Event()
+        kinds = (self._does_not_read, self._drips, self._reconnects)
+        self._threads = [threading.Thread(target=self._run, args=(kinds[n % 3],)) for n in range(count)]
+
+    def __enter__(self) -> "Hostile":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, kind: object) -> None:
+        while not self._end.wait(0.01):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 2) as connection:
+                connection.settimeout(2)
+                kind(connection)  # type: ignore[operator]
+
+    def _does_not_read(self, connection: socket.socket) -> None:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        self._end.wait(20)
+
+    def _drips(self, connection: socket.socket) -> None:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\n")
+        while not self._end.wait(0.5):
+            connection.sendall(b"X: y\r\n")
+
+    def _reconnects(self, connection: socket.socket) -> None:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        while connection.recv(2**16):
+            pass
+
+
+def probe(controller: Workload, path: str) -> float:
+    """Seconds until the probe is answered."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    began = time.monotonic()
+    with opener.open(controller.health_url + path, timeout=10) as answer:
+        answer.read()
+    return time.monotonic() - began
+
+
+def test_hostile_client_of_metrics_delays_neither_probes_nor_namespaces(
+    installed: Installed, neighbour: Namespace, controller: Workload
+) -> None:
+    plane, release = installed.plane, installed.release
+
+    def holder() -> tuple[str, int]:
+        lease = json.loads(
+            plane.kubectl("get", "lease", controller.env["LEASE_NAME"], "--namespace", release, "--output", "json")
+        )
+        return lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]
+
+    held = holder()
+    before, probes, waits = resident(controller), [], []
+    with Hostile(controller, 200):
+        time.sleep(2)
+        for number in range(5):
+            waits.append(arrival(neighbour, f"h{number}"))
+            probes += [probe(controller, path) for path in ("/healthz", "/readyz") for _ in range(5)]
+    told = f"probes {max(probes):.3f} s, arrivals {waits}, {resident(controller) - before:.1f} MiB more"
+    assert max(probes) < 1, told
+    assert max(waits) < POLL + HELD_UP, told
+    assert holder() == held, told
+    assert resident(controller) - before < 30, told
+    eventually(lambda: metrics(controller), lambda text: "akv_secret_store_leader 1.0" in text, patience=30)
+    print(told)  # noqa: T201
+
+
+# A victim's vault, named by an editor without a role on it
+
+
+def test_editor_without_a_role_does_not_starve_the_refresh_of_a_vault(space: Namespace, neighbour: Namespace) -> None:
+    """The vault throttles; the editor has hundreds of SecretSyncs that were never synced, the victim refreshes one."""
+    names = [f"n{number}" for number in range(300)]
+    space.apply(space.provider_class(*names, keyvaultName=neighbour.vault))
+    space.installed.emulator.throttle(neighbour.vault, 10, 5)
+    space.apply(*(space.sync(name, {"k": name}) for name in names))
+    space.wait_reason(names[0], Reason.PROVIDER_ERROR, patience=60)
+    # Both have half of what the vault bears: one call a second of two, and a refresh takes two.
+    waits = [arrival(neighbour, f"t{number}") for number in range(3)]
+    assert max(waits) < POLL + 45, waits
+    assert space.secret(names[0]) == {}
+    print(f"arrivals {waits}")  # noqa: T201
+
+
+# Lines and events
+
+
+def test_flood_of_failures_hides_neither_lines_nor_events_of_a_neighbour(
+    space: Namespace, neighbour: Namespace, controller: Workload
+) -> None:
+    space.apply(space.provider_class("a"))
+    space.apply(*(space.sync(f"s{number}", {"k": "missing"}) for number in range(300)))
+    space.wait_reason("s299", Reason.PROVIDER_ERROR, Reason.INPUT_INVALID, patience=60)
+    neighbour.apply(neighbour.sync("odd", {"k": "missing"}))
+    neighbour.wait_reason("odd", Reason.PROVIDER_ERROR, Reason.INPUT_INVALID)
+
+    def lines(namespace: str) -> int:
+        return controller.log.read_text().count(f'"secretsync": "{namespace}/')
+
+    assert f'"secretsync": "{neighbour.name}/odd"' in eventually(
+        controller.log.read_text, lambda text: f"{neighbour.name}/odd" in text
+    )
+    assert lines(space.name) <= 3 * budgets.LOG_LINES.most
+
+    def events(about: Namespace) -> list[str]:
+        items = json.loads(about.kubectl("get", "events", "--output", "json"))["items"]
+        return [item["involvedObject"]["name"] for item in items]
+
+    eventually(partial(events, neighbour), lambda found: "odd" in found)
+    assert len(events(space)) <= 2 * budgets.EVENTS.most
+
+
+# Entra
+
+
+def test_fault_of_entra_is_not_blamed_on_the_vault(neighbour: Namespace, controller: Workload) -> None:
+    """A new identity has no token yet: while Entra is down the status names it, and the vault counts nothing."""
+    emulator = neighbour.installed.emulator
+    other = Namespace(neighbour.installed)
+    try:
+        other.put("a", "1")
+        emulator.fail(status=503, where="entra", seconds=30)
+        other.apply(other.provider_class("a"), other.sync("s", {"k": "a"}))
+        message = other.wait_reason("s", Reason.PROVIDER_ERROR)
+        host = emulator.authority.partition("://")[2].partition("/")[0]
+        assert f"Microsoft Entra ({host})" in message
+        assert other.vault not in vaults_with_series(controller)
+        assert f'token_failures_total{{authority="{host}"}}' in metrics(controller)
+        assert other.vault not in message
+        emulator.heal()
+        other.wait_secret("s", {"k": "1"}, patience=60)
+        assert neighbour.secret("s") == {"k": value("0")}
+    finally:
+        emulator.heal()
+        other.remove()
