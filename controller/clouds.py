@@ -8,7 +8,7 @@ SecretSync then.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from controller.settings import Cloud, Settings, SettingsError, parse_clouds
@@ -18,6 +18,17 @@ LOOK_SECONDS = 2.0
 # Seconds for which a cloud of the file is trusted at the most: a test that was killed cannot take its own back.
 LONGEST = 600.0
 log = logging.getLogger(__name__)
+
+
+# Other names of the built-in clouds, in small letters, as the CSI provider's Azure SDK (go-autorest) knows them.
+CLOUD_ALIASES = {"azurecloud": "AzurePublicCloud", "azureusgovernment": "AzureUSGovernmentCloud"}
+
+
+def find_cloud(name: str, clouds: Iterable[str]) -> str | None:
+    """Return which of the clouds a cloudName means, whatever its letter case; None where it means none of them."""
+    names = list(clouds)
+    known = {each.lower(): each for each in names}
+    return name if name in names else known.get(CLOUD_ALIASES.get(name.lower(), name).lower())
 
 
 class Clouds(Mapping[str, Cloud]):

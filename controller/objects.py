@@ -1,49 +1,29 @@
 """What a SecretProviderClass asks for, and what a sourcePath of a SecretSync means in it. Pure.
 
 Source: SSE reference, "SecretProviderClass resources"; the CSI provider's "Using the Azure Key Vault Provider".
-Every refusal is a `ClassError` that names the parameter, or the line and item of `objects`, and says what to write.
+Every refusal is a `ClassError` that names the parameter, or the line and item of `objects`, and says what to write. An
+item of `objects` that cannot be used concerns only the SecretSyncs that ask for it.
 """
 
 import enum
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import msgspec
-import yaml
 
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import TLS_TYPE, SecretObject, SecretObjectData
 from controller.errors import ClassError, InputError
+from controller.vault_objects import VaultObject as VaultObject
+from controller.vault_objects import brief, read_objects, shown
 
 VAULT_NAME = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9]){2,23}")
 TENANT = re.compile(r"[A-Za-z0-9.-]{1,253}")
 CLIENT = re.compile(r"[A-Za-z0-9-]{1,128}")
-OBJECT_NAME = re.compile(r"[0-9A-Za-z-]{1,127}")
-# The CSI provider writes an object to the file of that name, and takes folders too.
-ALIAS = re.compile(r"(?=.{1,253}\Z)(?!.*\.\.)[A-Za-z0-9.][-._A-Za-z0-9]*(/[-._A-Za-z0-9]+)*")
-# Key Vault takes anything else for an operation. SSE and the CSI provider take "latest" for no version.
-VERSION = re.compile(r"[0-9A-Fa-f]{32}|latest")
-
-# Key Vault keeps at most 500 versions of an object that it can back up (Key Vault, "Backup limitations").
-MOST_HISTORY = 500
-# The outer list, its items and their fields: three levels. More is a mistake, or an attack on the parser's stack.
-_DEPTH = 4
-_FIELDS = {
-    "objectName",
-    "objectType",
-    "objectVersion",
-    "objectVersionHistory",
-    "objectAlias",
-    "objectFormat",
-    "objectEncoding",
-    "filePermission",
-}
+_CLIENT_ID = ("clientID", "clientId")
 _IDENTITY_SWITCHES = ("usePodIdentity", "useVMManagedIdentity", "useAzureTokenProxy")
 _OFF = ("false", "f", "0")
-# In small letters, as the CSI provider asks; formats and encodings it takes in any.
-TYPES = ("secret", "cert", "key")
-FORMATS = ("pem", "pfx")
-ENCODINGS = ("utf-8", "hex", "base64")
 
 
 class Part(enum.StrEnum):
@@ -66,28 +46,6 @@ _PARTS = {
 _TLS_PARTS = {"tls.crt": Part.CERTIFICATES, "tls.key": Part.TLS_KEY}
 
 
-class VaultObject(msgspec.Struct, frozen=True, kw_only=True):
-    """One object of the vault. `version` is empty for the newest; `history` 1 means that version alone."""
-
-    name: str
-    type: str = "secret"
-    version: str = ""
-    history: int = 1
-    alias: str = ""
-    format: str = "pem"
-    encoding: str = "utf-8"
-
-    @property
-    def served_as(self) -> str:
-        """The first part of the sourcePath that finds it."""
-        return self.alias or self.name
-
-    @property
-    def noun(self) -> str:
-        """What a message calls it."""
-        return f"{'certificate' if self.type == 'cert' else self.type} {self.name}"
-
-
 class VersionOf(msgspec.Struct, frozen=True):
     """One version of one object, the `index`-th newest counted from 0 at the object's own version; or a part of it."""
 
@@ -107,7 +65,9 @@ class VersionOf(msgspec.Struct, frozen=True):
 class VaultClass(msgspec.Struct, frozen=True, kw_only=True):
     """A SecretProviderClass, understood. `cloud` is empty for the administrator's default.
 
-    `client_id` and `tenant_id` are empty where the ServiceAccount tells them.
+    `client_id` and `tenant_id` are empty where the ServiceAccount tells them. `faults` and `warnings` are sentences by
+    the first part of the sourcePath: why no SecretSync can have that object, and what was ignored in it. An item that
+    does not even say its name is in `unnamed_faults`.
     """
 
     vault: str
@@ -115,6 +75,19 @@ class VaultClass(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: str
     cloud: str = ""
     objects: Mapping[str, VaultObject] = {}
+    faults: Mapping[str, str] = {}
+    unnamed_faults: Sequence[str] = ()
+    warnings: Mapping[str, Sequence[str]] = {}
+
+    @property
+    def problems(self) -> list[str]:
+        """Return everything that is wrong with single items, for a person who examines the class."""
+        return [*self.faults.values(), *self.unnamed_faults, *chain.from_iterable(self.warnings.values())]
+
+    def warnings_about(self, wanted: Iterable[VersionOf]) -> tuple[str, ...]:
+        """Return what was ignored in the items of these objects, each sentence once."""
+        names = dict.fromkeys(version.object.served_as for version in wanted)
+        return tuple(chain.from_iterable(self.warnings.get(name, ()) for name in names))
 
     def wanted(self, secret: SecretObject) -> dict[str, VersionOf]:
         """What each key of a Secret is made from, by targetKey; `InputError` where there is no such thing."""
@@ -139,9 +112,14 @@ class VaultClass(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(found, part=part)
 
     def find(self, source_path: str) -> VersionOf:
-        """What stands at a sourcePath; `InputError` says what would. An object of that very name comes first."""
+        """Return what a sourcePath means; an object of that very name comes first.
+
+        Raise `InputError`, which says what can be written, or `ClassError` where that item of the class is at fault.
+        """
         for stem, part in self._readings(source_path):
             name, _, number = stem.rpartition("/")
+            if fault := self.faults.get(stem) or self.faults.get(name):
+                raise ClassError(fault)
             if found := self.objects.get(stem):
                 version = VersionOf(found, 0, part)
                 fits = found.history <= 1
@@ -156,7 +134,9 @@ class VaultClass(msgspec.Struct, frozen=True, kw_only=True):
             return version
         if found := self.objects.get(source_path.partition("/")[0]):
             raise InputError(f"sourcePath {source_path}: {_offer(found)}")
-        known = ", ".join(sorted(self.objects)[:10]) or "none"
+        if self.unnamed_faults:
+            raise ClassError(f"sourcePath {source_path}: no such object, and {self.unnamed_faults[0]}")
+        known = ", ".join(map(brief, sorted(self.objects)[:10])) or "none"
         raise InputError(f"sourcePath {source_path}: the SecretProviderClass has no such object; it has: {known}")
 
     def _readings(self, source_path: str) -> Iterator[tuple[str, Part]]:
@@ -192,7 +172,8 @@ def read_class(source: SecretProviderClass, *, without_identity: bool = False) -
                 f"parameter {switch} is {parameters[switch]!r}: only workload identity is served;"
                 " remove it and set clientID and tenantID"
             )
-    if "userAssignedIdentityID" in parameters:
+    # The CSI provider prefers clientID, and so ignores the other.
+    if "userAssignedIdentityID" in parameters and not parameters.keys() & set(_CLIENT_ID):
         raise ClassError(
             "parameter userAssignedIdentityID belongs to another way to sign in: rename it to clientID, federate that"
             " identity with the ServiceAccount"
@@ -202,16 +183,20 @@ def read_class(source: SecretProviderClass, *, without_identity: bool = False) -
             "parameter cloudEnvFileName names a file on the node: ask the administrator to add the cloud to the chart's"
             " `clouds` and name it in cloudName"
         )
+    items = read_objects(source.spec.parameters.get("objects", ""))
     return VaultClass(
         vault=_parameter(parameters, ("keyvaultName",), VAULT_NAME, "a Key Vault's name, 3 to 24 letters, digits, -"),
         client_id=_parameter(
-            parameters, ("clientID", "clientId"), CLIENT, "the managed identity's client id", without_identity
+            parameters, _CLIENT_ID, CLIENT, "the managed identity's client id", without_identity
         ),
         tenant_id=_parameter(
             parameters, ("tenantID", "tenantId"), TENANT, "the Key Vault's tenant id", without_identity
         ),
         cloud=parameters.get("cloudName", ""),
-        objects=_read_objects(source.spec.parameters.get("objects", "")),
+        objects=items.objects,
+        faults=items.faults,
+        unnamed_faults=items.unnamed_faults,
+        warnings=items.warnings,
     )
 
 
@@ -225,120 +210,8 @@ def _parameter(
     for name in names:
         if value := parameters.get(name):
             if not pattern.fullmatch(value):
-                raise ClassError(f"parameter {name} is {_shown(value)}: expected {meaning}")
+                raise ClassError(f"parameter {name} is {shown(value)}: expected {meaning}")
             return value
     if optional:
         return ""
     raise ClassError(f"parameter {names[0]} is missing: set it to {meaning}")
-
-
-def _shown(text: str) -> str:
-    """Somebody's text in a message: quoted, on one line, not endless."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def _read_objects(text: str) -> dict[str, VaultObject]:
-    root = _compose(text, "parameter objects")
-    entries = dict(_fields(root, "parameter objects", 0)) if isinstance(root, yaml.MappingNode) else {}
-    array = entries.get("array")
-    if not isinstance(array, yaml.SequenceNode) or not array.value:
-        raise ClassError("parameter objects: expected `array:` with one `- |` item per object, see the guide's example")
-    objects: dict[str, VaultObject] = {}
-    for number, item in enumerate(array.value):
-        where = f"objects item {number} (line {item.start_mark.line + 1})"
-        if not isinstance(item, yaml.ScalarNode):
-            raise ClassError(f"{where}: expected a text; write `- |` and the fields below it, indented")
-        # A block text begins on the line after its `|`.
-        first = item.start_mark.line + (1 if item.style in ("|", ">") else 0)
-        found = _read_object(item.value, where, first)
-        if twin := objects.get(found.served_as):
-            types = f", as {twin.type} and as {found.type}" if twin.type != found.type else ""
-            history = "" if types else ", or use objectVersionHistory"
-            raise ClassError(f"{where}: {found.served_as} is named twice{types}; give one an objectAlias{history}")
-        objects[found.served_as] = found
-    return objects
-
-
-def _read_object(text: str, where: str, first_line: int) -> VaultObject:
-    node = _compose(text, where, first_line)
-    if not isinstance(node, yaml.MappingNode):
-        raise ClassError(f"{where}: expected fields such as `objectName: my-secret`")
-    given: dict[str, str] = {}
-    for name, value in _fields(node, where, first_line):
-        line = f"{where}, line {first_line + value.start_mark.line + 1}"
-        if name not in _FIELDS:
-            raise ClassError(f"{line}: unknown field {_shown(name)}; known are {', '.join(sorted(_FIELDS))}")
-        if not isinstance(value, yaml.ScalarNode):
-            raise ClassError(f"{line}: {name} must be one value")
-        given[name] = value.value.strip()
-
-    def field(name: str, pattern: re.Pattern[str], meaning: str) -> str:
-        if (value := given.get(name, "")) and not pattern.fullmatch(value):
-            raise ClassError(f"{where}: {name} is {_shown(value)}: expected {meaning}")
-        return value
-
-    if not given.get("objectName"):
-        raise ClassError(f"{where}: objectName is missing")
-
-    def choice(name: str, known: tuple[str, ...], value: str) -> str:
-        if value and value not in known:
-            raise ClassError(
-                f"{where}: {name} is {_shown(given[name])}: expected {', '.join(known[:-1])} or {known[-1]}"
-            )
-        return value or known[0]
-
-    kind = choice("objectType", TYPES, given.get("objectType", ""))
-    form = choice("objectFormat", FORMATS, given.get("objectFormat", "").lower())
-    encoding = choice("objectEncoding", ENCODINGS, given.get("objectEncoding", "").lower())
-    for name, differs in (("objectFormat", form != "pem"), ("objectEncoding", encoding != "utf-8")):
-        if differs and kind != "secret":
-            raise ClassError(f"{where}: {name} {given[name]} goes with objectType secret alone; {kind} is always PEM")
-    history = given.get("objectVersionHistory") or "1"
-    if not re.fullmatch(r"[0-9]{1,4}", history) or int(history) > MOST_HISTORY:
-        raise ClassError(
-            f"{where}: objectVersionHistory is {_shown(history)}: expected a number from 0 to {MOST_HISTORY}"
-        )
-    version = field("objectVersion", VERSION, "a version's id, 32 hexadecimal digits, or nothing for the newest")
-    return VaultObject(
-        name=field("objectName", OBJECT_NAME, "1 to 127 letters, digits and -"),
-        type=kind,
-        version="" if version == "latest" else version,
-        history=max(1, int(history)),
-        alias=field("objectAlias", ALIAS, "letters, digits, - . _ and, between folders, /; never two dots in a row"),
-        format=form,
-        encoding=encoding,
-    )
-
-
-def _fields(node: yaml.MappingNode, where: str, first_line: int) -> Iterator[tuple[str, yaml.Node]]:
-    seen: set[str] = set()
-    for key, value in node.value:
-        line = first_line + key.start_mark.line + 1
-        if not isinstance(key, yaml.ScalarNode):
-            raise ClassError(f"{where}, line {line}: a field's name must be one word")
-        if key.value in seen:
-            raise ClassError(f"{where}, line {line}: {_shown(key.value)} is given twice")
-        seen.add(key.value)
-        yield key.value, value
-
-
-def _compose(text: str, where: str, first_line: int = 0) -> yaml.Node | None:
-    """The text's nodes. Every scalar stays the text it is: YAML's `no`, `1e3` or `0x10` are names here.
-
-    Depth and aliases are checked on the event stream first: the C composer recurses, and a text of a million brackets
-    would end the process.
-    """
-    depth = 0
-    try:
-        for event in yaml.parse(text, Loader=yaml.CBaseLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEPTH or isinstance(event, yaml.AliasEvent):
-                number = first_line + (event.start_mark.line if event.start_mark else 0) + 1
-                what = "an alias" if depth <= _DEPTH else f"more than {_DEPTH} levels"
-                raise ClassError(f"{where}, line {number}: {what}; expected `array:` with one `- |` item per object")
-        return yaml.compose(text, Loader=yaml.CBaseLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {first_line + mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be read"
-        raise ClassError(f"{where}{line}: not YAML: {problem}") from error

@@ -18,6 +18,7 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
+from controller.clouds import find_cloud
 from controller.contents import contents, needs_parsing, warnings
 from controller.fetched import Fetched, Results, Same
 from controller.identity import Identity
@@ -83,6 +84,7 @@ class Reading(NamedTuple):
     cloud: str
     vault: str
     wanted: Mapping[str, VersionOf]
+    warnings: tuple[str, ...] = ()  # about the items of the class that it asks for
 
 
 class Written(msgspec.Struct):
@@ -128,7 +130,9 @@ class Syncer:
         if wrong := mistake(sync) or self._interval_mistake(sync):
             raise wrong
         identity = await identity_of(self._kube, sync, vault_class)
-        return Reading(identity, vault_class.cloud, vault_class.vault, vault_class.wanted(sync.spec.secret_object))
+        wanted = vault_class.wanted(sync.spec.secret_object)
+        warnings = vault_class.warnings_about(wanted.values())
+        return Reading(identity, vault_class.cloud, vault_class.vault, wanted, warnings)
 
     async def sync(self, sync: SecretSync, reading: Reading, written: Written, ask: Ask) -> Outcome:
         """Makes the Secret equal to the vault. Raises `ControllerError` where nothing could be done, or `Again`."""
@@ -181,10 +185,11 @@ class Syncer:
             known = self._understood[key] = _Understood(meta.uid, meta.generation, read)
         if isinstance(known.result, errors.ClassError):
             raise known.result.bare()
-        cloud = known.result.cloud or self._settings.default_cloud
-        if cloud not in self._clouds:
+        asked = known.result.cloud or self._settings.default_cloud
+        cloud = find_cloud(asked, self._clouds)
+        if cloud is None:
             raise errors.ClassError(
-                f"SecretProviderClass {name}: cloudName {cloud[:60]!r} is not one of the administrator's; known are"
+                f"SecretProviderClass {name}: cloudName {asked[:60]!r} is not one of the administrator's; known are"
                 f" {', '.join(sorted(self._clouds))}"
             )
         return msgspec.structs.replace(known.result, cloud=cloud)
@@ -272,7 +277,7 @@ class Syncer:
             written.digests = {key: digest for key, digest in kept.items() if key in wanted} | digests
         written.mark = mark(secret) if secret else ""
         objects = versions(fetched, wanted, sync.status)
-        odd = tuple(warnings(reading.vault, wanted, fetched))
+        odd = (*reading.warnings, *warnings(reading.vault, wanted, fetched))
         if decision.failed:
             paths = {pair.target_key: pair.source_path for pair in sync.spec.secret_object.data}
             wait = turn(decision.failed)

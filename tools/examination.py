@@ -18,6 +18,7 @@ from controller import confined, errors, permissions
 from controller.api.meta import Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
+from controller.clouds import find_cloud
 from controller.contents import contents
 from controller.fetched import Fetched
 from controller.identity import Identity, claims
@@ -114,6 +115,8 @@ class Examination:
             yield failed(subject, "class" if isinstance(error, errors.ClassError) else "mapping", error)
             return
         yield ok(subject, "class", f"Key Vault {source.vault}, {len(source.objects)} objects, cloud {source.cloud}")
+        for problem in source.problems:
+            yield warn(subject, "class", problem, "correct it; other objects of the class are synced all the same")
         identity = _identity(sync, source)
         yield await self._account(subject, identity)
         token = await self._once(("token", identity), lambda: self._token(identity))
@@ -151,12 +154,13 @@ class Examination:
         except errors.NotFound as error:
             text = f"there is no SecretProviderClass {name}; create it or correct secretProviderClassName"
             raise errors.ClassError(text) from error
-        cloud = source.cloud or self._release.settings.default_cloud
-        if cloud not in self._release.clouds and not self._release.settings_seen:
-            raise errors.Refused(f"cloud {cloud[:60]!r} is in the release's settings, which could not be read")
-        if cloud not in self._release.clouds:
+        asked = source.cloud or self._release.settings.default_cloud
+        cloud = find_cloud(asked, self._release.clouds)
+        if cloud is None and not self._release.settings_seen:
+            raise errors.Refused(f"cloud {asked[:60]!r} is in the release's settings, which could not be read")
+        if cloud is None:
             known = ", ".join(sorted(self._release.clouds))
-            raise errors.ClassError(f"cloudName {cloud[:60]!r} is not one of the administrator's; known are {known}")
+            raise errors.ClassError(f"cloudName {asked[:60]!r} is not one of the administrator's; known are {known}")
         return msgspec.structs.replace(source, cloud=cloud)
 
     async def _account(self, subject: str, identity: Identity) -> Check:

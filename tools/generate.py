@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from controller.clouds import CLOUD_ALIASES
 from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Settings
 from tools import (
     command,
@@ -80,6 +81,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
         text.render(
             "checks.yaml",
             clouds=list(BUILT_IN_CLOUDS),
+            cloud_aliases=CLOUD_ALIASES,
             default_cloud=DEFAULT_CLOUD,
             since=policies.SINCE,
             variables=[variable.name for variable in deployment.environment()],

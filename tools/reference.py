@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from controller.objects import ENCODINGS, FORMATS, MOST_HISTORY, TYPES
 from controller.settings import BUILT_IN_CLOUDS, Settings
+from controller.vault_objects import ENCODINGS, FORMATS, MOST_HISTORY, TYPES
 from tools import crds, text
 from tools.docs import table
 from tools.schema import Schema

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.clouds import LONGEST, Clouds
+from controller.clouds import LONGEST, Clouds, find_cloud
 from controller.settings import BUILT_IN_CLOUDS, Settings
 
 MINE = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
@@ -74,3 +74,22 @@ def test_without_a_file_there_is_nothing_to_follow() -> None:
     clouds = Clouds(Settings())
     clouds.look()
     assert dict(clouds) == BUILT_IN_CLOUDS
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        *((name, "AzurePublicCloud") for name in ("AzurePublicCloud", "AZUREPUBLICCLOUD", "azurecloud", "AzureCloud")),
+        *((name, "AzureUSGovernmentCloud") for name in ("azureusgovernmentcloud", "AZUREUSGOVERNMENT")),
+        ("AzureChinacloud", "AzureChinaCloud"),
+        ("stack", "Stack"),
+        ("AzureGermanCloud", None),
+        ("", None),
+    ],
+)
+def test_cloud_is_found_in_any_letter_case_and_by_its_other_names(name: str, found: str | None) -> None:
+    assert find_cloud(name, [*BUILT_IN_CLOUDS, "Stack"]) == found
+
+
+def test_exact_name_wins_over_another_letter_case() -> None:
+    assert [find_cloud(name, ["own", "Own"]) for name in ("own", "Own")] == ["own", "Own"]

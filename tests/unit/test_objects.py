@@ -63,7 +63,7 @@ def test_tenant_in_the_csi_providers_spelling() -> None:
         ),
         ("array: ['{objectName: a, objectType: Cert}']", ["objectType", "'Cert'", "secret, cert or key"]),
         ("array: ['{objectName: a, objectFormat: der}']", ["objectFormat", "'der'", "pem or pfx"]),
-        ("array: ['{objectName: a, objectType: cert, objectFormat: PFX}']", ["objectFormat PFX", "secret alone"]),
+        ("array: ['{objectName: a, objectType: cert, objectFormat: pfx}']", ["objectFormat pfx", "secret alone"]),
         ("array: ['{objectName: a, objectType: key, objectEncoding: hex}']", ["objectEncoding hex", "secret alone"]),
         (
             "array: ['objectName: a', '{objectName: a, objectType: cert}']",
@@ -76,7 +76,7 @@ def test_tenant_in_the_csi_providers_spelling() -> None:
         ("array:\n  - |\n    objectName: a\n    objectName: b\n", ["line 4", "given twice"]),
         ("array:\n  - |\n    objectName: [a]\n", ["line 3", "one value"]),
         (
-            "array:\n  - |\n    objectName: a\n  - |\n    objectName: a\n",
+            "array:\n  - |\n    objectName: a\n  - |\n    objectName: a\n    objectFormat: pfx\n",
             ["item 1 (line 4)", "named twice", "objectAlias"],
         ),
         ("array:\n  - |\n    objectName: a\n    objectVersionHistory: two\n", ["objectVersionHistory", "'two'"]),
@@ -87,11 +87,13 @@ def test_tenant_in_the_csi_providers_spelling() -> None:
     ],
 )
 def test_wrong_objects_name_the_place_and_the_way_out(objects: str, words: list[str]) -> None:
-    with pytest.raises(ClassError) as caught:
-        read(objects)
+    try:
+        (message,) = read(objects).problems
+    except ClassError as error:
+        message = error.message
     for word in words:
-        assert word in caught.value.message
-    assert len(caught.value.message) < 500
+        assert word in message
+    assert len(message) < 500
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_wrong_objects_name_the_place_and_the_way_out(objects: str, words: list[
         ({"keyvaultName": "vault\n"}, []),
         ({"tenantID": "../x"}, ["tenantID"]),
         ({"useVMManagedIdentity": "true"}, ["useVMManagedIdentity", "workload identity"]),
-        ({"userAssignedIdentityID": "x"}, ["userAssignedIdentityID", "clientID"]),
+        ({"userAssignedIdentityID": "x", "clientID": ""}, ["userAssignedIdentityID", "clientID"]),
         ({"cloudEnvFileName": "/etc/x"}, ["cloudEnvFileName", "clouds"]),
     ],
 )
@@ -281,5 +283,121 @@ def test_version_is_32_hexadecimal_digits(version: str) -> None:
     "version", ["v1", "1", "pending", "policy", "versions", "0" * 31, "0" * 33, "g" * 32, "../a", "Latest"]
 )
 def test_what_cannot_be_a_version_is_refused_in_the_class(version: str) -> None:
+    found = read_class(spc(f"array: ['{{objectName: a, objectVersion: \"{version}\"}}']"))
     with pytest.raises(ClassError, match=r"objectVersion is .*: expected a version's id, 32 hexadecimal digits"):
-        read_class(spc(f"array: ['{{objectName: a, objectVersion: \"{version}\"}}']"))
+        found.find("a")
+
+
+FAULTY = {
+    "alias": "{objectName: bad, objectAlias: a..b}",
+    "name": "{objectName: b d, objectAlias: bad}",
+    "type": "{objectName: bad, objectType: Secret}",
+    "format": "{objectName: bad, objectFormat: der}",
+    "pfx of a certificate": "{objectName: bad, objectType: cert, objectFormat: pfx}",
+    "encoding": "{objectName: bad, objectEncoding: rot13}",
+    "version": "{objectName: bad, objectVersion: v1}",
+    "history": "{objectName: bad, objectVersionHistory: many}",
+    "a field twice": "{objectName: bad, objectName: bad}",
+    "a list": "{objectName: bad, objectVersion: [1]}",
+    "no YAML": "objectName: bad: x",
+    "no fields": "bad",
+    "no name": "{objectType: secret}",
+    "too deep": "{objectName: bad, x: [[[[[1]]]]]}",
+}
+
+
+@pytest.mark.parametrize("item", FAULTY.values(), ids=FAULTY)
+def test_item_that_cannot_be_used_concerns_only_who_asks_for_it(item: str) -> None:
+    found = read(f"array:\n  - 'objectName: good'\n  - '{item}'\n  - 'objectName: better'\n")
+    assert set(found.objects) == {"good", "better"}
+    assert len(found.problems) == 1
+    assert "item 1 (line 3)" in found.problems[0]
+    assert found.find("good").object.name == "good"
+    for path in ("bad", "a..b") if "a..b" in item else ("bad", "bad/0", "bad.crt", "bad/tls.key"):
+        with pytest.raises(ClassError if path in ("bad", "a..b") and "a..b" not in item else (ClassError, InputError)):
+            found.find(path)
+
+
+@pytest.mark.parametrize(
+    "alias", ["_x", "ConnectionStrings:Default", "a b", "x" * 254, "x" * 5000, "a//b", "./a", "\u00e9", "-a", "a/"]
+)
+def test_alias_that_no_source_path_can_name_stops_no_other_object(alias: str) -> None:
+    found = read(f"array:\n  - 'objectName: good'\n  - '{{objectName: odd, objectAlias: \"{alias}\"}}'\n")
+    assert set(found.objects) == {"good", alias}
+    assert found.problems == []
+    with pytest.raises(InputError, match="it has: ") as caught:
+        found.find("other")
+    assert len(caught.value.message) < 500
+
+
+def test_same_item_twice_word_for_word_is_one_object() -> None:
+    item = "{objectName: opcua, objectType: secret, objectEncoding: hex}"
+    found = read(f"array: ['{item}', '{item}', 'objectName: other', '{item}']")
+    assert set(found.objects) == {"opcua", "other"}
+    assert found.problems == []
+
+
+def test_different_items_of_one_name_fail_for_that_name_alone() -> None:
+    found = read("array: ['objectName: a', '{objectName: a, objectType: cert}', 'objectName: a', 'objectName: b']")
+    assert set(found.objects) == {"b"}
+    with pytest.raises(ClassError, match="a is named twice, as secret and as cert; give one an objectAlias"):
+        found.find("a")
+
+
+def test_unknown_field_is_ignored_and_reported_for_its_object() -> None:
+    found = read("array: ['{objectName: a, objectname: b, extra: [1]}', 'objectName: c']")
+    assert found.find("a").object.name == "a"
+    assert found.warnings_about([found.find("c")]) == ()
+    said = found.warnings_about([found.find("a"), found.find("a")])
+    assert [text.partition(": ")[2] for text in said] == [
+        "unknown field 'objectname' is ignored; write objectName",
+        "unknown field 'extra' is ignored",
+    ]
+    assert all("item 0 (line 1), line 1" in text for text in said)
+
+
+@pytest.mark.parametrize("null", ["null", "Null", "NULL", "~", ""])
+def test_null_is_a_field_left_out(null: str) -> None:
+    names = ("objectType", "objectVersion", "objectVersionHistory", "objectAlias", "objectFormat", "objectEncoding")
+    fields = "".join(f"    {name}: {null}\n" for name in (*names, "filePermission"))
+    found = read(f"array:\n  - |\n    objectName: a\n{fields}  - {null}\n  - |\n    {null}\n")
+    assert found.problems == []
+    assert found.objects == read("array: ['objectName: a']").objects
+
+
+def test_quoted_null_is_a_text() -> None:
+    assert read("array: ['{objectName: \"null\", objectAlias: \"Null\"}']").find("Null").object.name == "null"
+    assert set(read("array: ['{objectName: a, objectAlias: \"~\"}']").objects) == {"~"}
+
+
+@pytest.mark.parametrize(
+    ("text", "history"),
+    [
+        *(("010", 8), ("0x3", 3), ("0X1f", 31), ("+2", 2), ("2.0", 2), ("2.9", 2), ("0o17", 15), ("0b11", 3)),
+        *(("1_0", 10), ("1e2", 100), ("08", 8), (".5", 1), ("0", 1), ("-3", 1), ("-0x2", 1), ("5.", 5), ("00", 1)),
+        *(("two", None), ("0x", None), ("1 2", None), ("501", None), ("99999999999", None), ("1e400", None)),
+        *((".inf", None), (".nan", None), ("true", None), ("9" * 5000, None), ("\u0665", None), ("1e", None)),
+    ],
+)
+def test_history_is_the_integer_that_sse_reads(text: str, history: int | None) -> None:
+    found = read(f"array: ['{{objectName: a, objectVersionHistory: {text}}}']")
+    if history is None:
+        assert "objectVersionHistory is" in found.problems[0]
+        assert "expected a number from 0 to 500" in found.problems[0]
+    else:
+        assert found.objects["a"].history == history
+
+
+@pytest.mark.parametrize("kind", ["cert", "key"])
+@pytest.mark.parametrize("form", ["PFX", "Pfx", "PEM", "pem"])
+def test_format_in_capitals_means_nothing_for_a_certificate_or_key(kind: str, form: str) -> None:
+    found = read(f"array: ['{{objectName: a, objectType: {kind}, objectFormat: {form}}}']")
+    assert found.problems == []
+    assert found.objects["a"].format == "pem"
+
+
+@pytest.mark.parametrize("spelling", ["clientID", "clientId"])
+def test_user_assigned_identity_is_ignored_beside_a_client_id(spelling: str) -> None:
+    source = spc(userAssignedIdentityID="another")
+    source.spec.parameters[spelling] = source.spec.parameters.pop("clientID")
+    assert read_class(source).client_id == "client"
