@@ -10,7 +10,7 @@ import time
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import POLICIES, Installed, Namespace, eventually, value
+from tests.cluster.world import PATHS, POLICIES, Installed, Namespace, eventually, value
 from tools.workload import Workload
 
 ONE = {"k": "a"}
@@ -85,7 +85,7 @@ def test_the_vault_fails_and_the_secret_stays(space: Namespace, trouble: str, me
     [
         ("array: [", ["not YAML", "line 2"]),
         ("array:\n  - objectName: a\n", ["item 0 (line 2)", "`- |`"]),
-        ("array: ['objectName: a', 'objectName: a']", ["item 1", "named twice"]),
+        ("array: ['objectName: a', '{objectName: a, objectType: cert}']", ["item 1", "named twice"]),
         ("array: ['{objectName: a, objectType: sekret}']", ["item 0", "'sekret'"]),
         ("[" * 100_000, ["levels"]),
     ],
@@ -99,6 +99,27 @@ def test_wrong_objects_are_named_and_cost_nothing(space: Namespace, objects: str
     space.put("a", "1")
     space.apply(space.provider_class("a"))
     space.wait_secret("s", {"k": "1"})
+
+
+def test_faulty_item_stops_no_other_object_and_unknown_field_is_warned_about(space: Namespace) -> None:
+    twice = "{objectName: c, kind: x}"
+    items = ["objectName: a", "{objectName: b, objectType: sekret}", twice, "null", twice]
+    space.put("a", "1")
+    space.put("c", "2")
+    listed = "".join(f"  - {json.dumps(item)}\n" for item in items)
+    syncs = (space.sync(name, {"k": name}) for name in ("a", "b", "c"))
+    space.apply(space.provider_class(objects=f"array:\n{listed}  - null\n", cloudName="EMULATOR"), *syncs)
+    space.wait_secret("a", {"k": "1"})
+    space.wait_secret("c", {"k": "2"})
+    assert "item 1 (line 3): objectType is 'sekret'" in space.wait_reason("b", Reason.SPC_ERROR)
+
+    def warned() -> list[str]:
+        status, text = space.installed.plane.request("GET", PATHS["events"].format(space.name))
+        assert status == 200
+        events = json.loads(text)["items"]
+        return [item["involvedObject"]["name"] for item in events if "unknown field 'kind'" in item["message"]]
+
+    eventually(warned, lambda found: found == ["c"])
 
 
 def test_a_class_that_is_missing_and_then_comes(space: Namespace) -> None:
