@@ -1,7 +1,7 @@
 """The clouds that may be reached: the administrator's, and those that a file brings and takes away while this runs.
 
-The file is `helm test`'s, in a ConfigMap that the test fills and empties. It only ever adds: a cloud of the
-administrator's keeps its hosts whatever the file says. Nobody is woken by a new cloud: who brings one edits a
+The file is `helm test`'s, in a ConfigMap that the test fills and empties. It only ever adds, and only the cloud of
+that one name: a cloud of the administrator's keeps its hosts whatever the file says. Nobody is woken by a new cloud: who brings one edits a
 SecretSync then.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from controller.settings import Cloud, Settings, SettingsError, parse_clouds
+from controller.settings import TEST_CLOUD, Cloud, Settings, SettingsError, parse_clouds
 
 # Seconds between two looks at the file; the kubelet takes far longer to bring a change.
 LOOK_SECONDS = 2.0
@@ -73,7 +73,11 @@ class Clouds(Mapping[str, Cloud]):
 
     def _parse(self, text: bytes) -> Mapping[str, Cloud]:
         try:
-            return parse_clouds(text) if text else {}
+            given = parse_clouds(text) if text else {}
         except SettingsError as error:
             log.warning("TEST_CLOUDS_FILE %s is not used: %s", self._file, error)
             return {}
+        if ignored := len(given.keys() - {TEST_CLOUD}):
+            # The names are not printed: an editor of the release's namespace can write anything into this file.
+            log.warning("TEST_CLOUDS_FILE %s: %d clouds are ignored, it may add only %s", self._file, ignored, TEST_CLOUD)
+        return {name: cloud for name, cloud in given.items() if name == TEST_CLOUD}

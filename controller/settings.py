@@ -21,6 +21,8 @@ TOKEN_AUDIENCE = "api://AzureADTokenExchange"  # noqa: S105 -- the audience that
 # The shortest expiry that a TokenRequest accepts (Kubernetes API reference, TokenRequestSpec), and all we need.
 TOKEN_SECONDS = 600
 DEFAULT_CLOUD = "AzurePublicCloud"
+# The only cloud that TEST_CLOUDS_FILE may add: the emulator of `helm test`.
+TEST_CLOUD = "helm-test"
 HTTPS_URL = r"^https://[^\s/?#@]+(/[^\s?#]*)?$"
 # The version of Key Vault's REST API to ask for, whichever the SDK prefers: every cloud of Azure knows it.
 KEY_VAULT_API_VERSION = "7.4"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from controller.clouds import LONGEST, Clouds, find_cloud
-from controller.settings import BUILT_IN_CLOUDS, Settings
+from controller.settings import BUILT_IN_CLOUDS, TEST_CLOUD, Settings
 
 MINE = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
 
@@ -26,9 +26,9 @@ def test_they_come_and_go_with_the_file(clouds: Clouds, file: Path) -> None:
     clouds.look()
     assert dict(clouds) == BUILT_IN_CLOUDS
     for host in ("one", "two"):
-        file.write_text(json.dumps({"Test": MINE | {"authority": f"https://{host}.example.com"}}))
+        file.write_text(json.dumps({TEST_CLOUD: MINE | {"authority": f"https://{host}.example.com"}}))
         clouds.look()
-        assert clouds["Test"].authority == f"https://{host}.example.com"
+        assert clouds[TEST_CLOUD].authority == f"https://{host}.example.com"
         assert len(clouds) == len(BUILT_IN_CLOUDS) + 1
     file.unlink()
     clouds.look()
@@ -38,14 +38,14 @@ def test_they_come_and_go_with_the_file(clouds: Clouds, file: Path) -> None:
 def test_one_that_nobody_takes_away_is_not_trusted_for_long(file: Path) -> None:
     now = [1000.0]
     clouds = Clouds(Settings(test_clouds_file=str(file)), lambda: now[0])
-    file.write_text(json.dumps({"Test": MINE}))
+    file.write_text(json.dumps({TEST_CLOUD: MINE}))
     for passed, there in ((0, True), (LONGEST, True), (LONGEST + 1, False)):
         now[0] = 1000.0 + passed
         clouds.look()
-        assert ("Test" in clouds) is there
-    file.write_text(json.dumps({"Test": MINE}) + " ")
+        assert (TEST_CLOUD in clouds) is there
+    file.write_text(json.dumps({TEST_CLOUD: MINE}) + " ")
     clouds.look()
-    assert "Test" in clouds
+    assert TEST_CLOUD in clouds
 
 
 def test_none_of_the_administrators_can_be_replaced(clouds: Clouds, file: Path) -> None:
@@ -54,13 +54,27 @@ def test_none_of_the_administrators_can_be_replaced(clouds: Clouds, file: Path) 
     assert dict(clouds) == BUILT_IN_CLOUDS
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"Test": MINE, "Broken": {}}), "\udcff"])
+@pytest.mark.parametrize("name", ["Test", "helm-test ", "Helm-Test", "helm-test-2", "", "AzurePublicCloud"])
+def test_file_adds_only_the_cloud_of_helm_test(
+    clouds: Clouds, file: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text(json.dumps({name: MINE, TEST_CLOUD: MINE}))
+    with caplog.at_level(logging.WARNING):
+        clouds.look()
+    assert clouds.keys() == {*BUILT_IN_CLOUDS, TEST_CLOUD}
+    assert [str(file) in line for line in caplog.messages] == [True]
+    file.write_text(json.dumps({name: MINE}))
+    clouds.look()
+    assert dict(clouds) == BUILT_IN_CLOUDS
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({TEST_CLOUD: MINE, "Broken": {}}), "\udcff"])
 def test_a_file_that_cannot_be_read_brings_none_and_is_told_once(
     clouds: Clouds, file: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file.write_text(json.dumps({"Test": MINE}))
+    file.write_text(json.dumps({TEST_CLOUD: MINE}))
     clouds.look()
-    assert "Test" in clouds
+    assert TEST_CLOUD in clouds
     file.write_bytes(text.encode(errors="surrogateescape"))
     with caplog.at_level(logging.WARNING):
         clouds.look()

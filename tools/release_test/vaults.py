@@ -11,11 +11,11 @@ from typing import Any
 
 from controller import errors
 from controller.kube import Kube
+from controller.settings import TEST_CLOUD
 from tools.keyvault_emulator import Emulator
 from tools.release_test import permissions
 from tools.release_test.settings import CLOUDS_FILE, Settings
 
-CLOUD = "helm-test"
 VAULT = "helm-test"
 OBJECT = "sample"
 TENANT = "00000000-0000-0000-0000-00000000000a"
@@ -34,7 +34,7 @@ class OwnVault:
         self._emulator = emulator
         self._value = ""
         self.parameters = {
-            "cloudName": CLOUD,
+            "cloudName": TEST_CLOUD,
             "keyvaultName": VAULT,
             "clientID": CLIENT,
             "tenantID": TENANT,
@@ -92,7 +92,7 @@ async def opened(kube: Kube, settings: Settings) -> AsyncIterator[Vault]:
     with tempfile.TemporaryDirectory() as folder, Emulator(Path(folder), address=settings.pod_ip) as emulator:
         await _federate(kube, settings, emulator)
         cloud = {"authority": emulator.authority, "vaultUrl": emulator.vault_pattern}
-        clouds = json.dumps({CLOUD: cloud | {"ca": emulator.ca_file.read_text()}})
+        clouds = json.dumps({TEST_CLOUD: cloud | {"ca": emulator.ca_file.read_text()}})
         try:
             await _tell(kube, settings, {CLOUDS_FILE: clouds})
             yield OwnVault(emulator)
