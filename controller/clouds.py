@@ -1,8 +1,8 @@
-"""The clouds that may be reached: the administrator's, and those that a file brings and takes away while this runs.
+"""The clouds that may be reached: the administrator's, and one that a file brings and takes away while this runs.
 
 The file is `helm test`'s, in a ConfigMap that the test fills and empties. It only ever adds, and only the cloud of
-that one name: a cloud of the administrator's keeps its hosts whatever the file says. Nobody is woken by a new cloud: who brings one edits a
-SecretSync then.
+that one name: a cloud of the administrator's keeps its hosts whatever the file says. Nobody is woken by a new cloud:
+who brings one edits a SecretSync then.
 """
 
 import asyncio
@@ -79,5 +79,7 @@ class Clouds(Mapping[str, Cloud]):
             return {}
         if ignored := len(given.keys() - {TEST_CLOUD}):
             # The names are not printed: an editor of the release's namespace can write anything into this file.
-            log.warning("TEST_CLOUDS_FILE %s: %d clouds are ignored, it may add only %s", self._file, ignored, TEST_CLOUD)
+            log.warning(
+                "TEST_CLOUDS_FILE %s: %d clouds are ignored, it may add only %s", self._file, ignored, TEST_CLOUD
+            )
         return {name: cloud for name, cloud in given.items() if name == TEST_CLOUD}

@@ -23,6 +23,7 @@ TOKEN_SECONDS = 600
 DEFAULT_CLOUD = "AzurePublicCloud"
 # The only cloud that TEST_CLOUDS_FILE may add: the emulator of `helm test`.
 TEST_CLOUD = "helm-test"
+NAMESPACE, MAX_NAMESPACE = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", 63
 HTTPS_URL = r"^https://[^\s/?#@]+(/[^\s?#]*)?$"
 # The version of Key Vault's REST API to ask for, whichever the SDK prefers: every cloud of Azure knows it.
 KEY_VAULT_API_VERSION = "7.4"
@@ -141,8 +142,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
         given = {field: text for field in cls.__struct_fields__ if (text := environment.get(field.upper()))}
         values: dict[str, object] = dict(given)
         if "watch_namespaces" in given:
-            names = [name for name in re.split(r"[,\s]+", given["watch_namespaces"]) if name]
-            values["watch_namespaces"] = list(dict.fromkeys(names))
+            values["watch_namespaces"] = _namespaces(given["watch_namespaces"])
         try:
             # strict=False: every value arrives as a string.
             return msgspec.convert(values, cls, strict=False)
@@ -179,6 +179,21 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
         except OSError as error:
             raise SettingsError(f"CA_FILE {self.ca_file}: {error}") from error
         return bundle
+
+
+def _namespaces(text: str) -> list[str]:
+    """Return the names in a comma-separated list; raise `SettingsError` for anything else.
+
+    A text without a name must not pass as an empty list, because that would mean all namespaces.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if len(name) > MAX_NAMESPACE or not re.fullmatch(NAMESPACE, name):
+            raise SettingsError(
+                f"WATCH_NAMESPACES is {text!r}: {name!r} is not a namespace's name; write names of at most"
+                f" {MAX_NAMESPACE} characters of a-z, 0-9 and - with commas between them"
+            )
+    return list(dict.fromkeys(names))
 
 
 def parse_clouds(text: bytes) -> dict[str, Cloud]:

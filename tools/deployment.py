@@ -27,12 +27,16 @@ class Variable:
 
 _SOURCES: dict[str, Variable] = {
     "rotation_poll_interval": Variable("int64 .Values.rotationPollIntervalInSeconds"),
-    "enable_partial_secret_sync": Variable("toString .Values.enablePartialSecretSync | lower"),
+    "enable_partial_secret_sync": Variable(
+        'include "akv-secret-store.on" .Values.enablePartialSecretSync | default "false"'
+    ),
     "jitter": Variable("int64 .Values.jitterSeconds"),
     "drift_interval": Variable("int64 .Values.driftIntervalInSeconds"),
     "shortest_refresh_interval": Variable("int64 .Values.shortestRefreshIntervalInSeconds"),
-    "identity_from_service_account": Variable("toString .Values.identityFromServiceAccount | lower"),
-    "akv_sync": Variable("toString .Values.akvSync.enabled | lower"),
+    "identity_from_service_account": Variable(
+        'include "akv-secret-store.true" .Values.identityFromServiceAccount | default "false"'
+    ),
+    "akv_sync": Variable('include "akv-secret-store.on" .Values.akvSync.enabled | default "false"'),
     "controller_name": Variable(".Values.controllerName"),
     "watch_namespaces": Variable('include "akv-secret-store.namespaces" . | fromJsonArray | join ","'),
     "default_cloud": Variable('include "akv-secret-store.defaultCloud" .'),

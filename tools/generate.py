@@ -84,6 +84,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             cloud_aliases=CLOUD_ALIASES,
             default_cloud=DEFAULT_CLOUD,
             since=policies.SINCE,
+            never_types=policies.NEVER_ALLOWED,
             variables=[variable.name for variable in deployment.environment()],
         ),
     )

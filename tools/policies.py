@@ -49,7 +49,7 @@ class When:
     holds: Callable[[Settings], bool]
 
 
-_AKV_SYNC = When('include "akv-secret-store.true" .Values.akvSync.enabled', lambda settings: settings.akv_sync)
+_AKV_SYNC = When('include "akv-secret-store.on" .Values.akvSync.enabled', lambda settings: settings.akv_sync)
 _WATCHING = When(
     'include "akv-secret-store.namespaces" . | fromJsonArray', lambda settings: bool(settings.watch_namespaces)
 )

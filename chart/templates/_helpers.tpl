@@ -23,7 +23,7 @@
 {{- end }}
 
 {{- define "akv-secret-store.serviceAccountName" -}}
-{{- if include "akv-secret-store.true" .Values.serviceAccount.create }}
+{{- if include "akv-secret-store.on" .Values.serviceAccount.create }}
 {{- default (include "akv-secret-store.fullname" .) .Values.serviceAccount.name }}
 {{- else }}
 {{- default "default" .Values.serviceAccount.name }}
@@ -112,6 +112,11 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- if eq (toString . | lower) "true" }}true{{ end }}
 {{- end }}
 
+{{/* The same of a value whose default is true: where it is null it has its default. */}}
+{{- define "akv-secret-store.on" -}}
+{{- if ne (toString . | lower) "false" }}true{{ end }}
+{{- end }}
+
 {{- define "akv-secret-store.list" -}}
 {{- $items := list }}
 {{- if kindIs "string" . }}
@@ -138,7 +143,7 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- end }}
 
 {{- define "akv-secret-store.test" -}}
-{{- if and (include "akv-secret-store.true" .Values.test.enabled) (include "akv-secret-store.true" .Values.rbac.create) }}true{{ end }}
+{{- if and (include "akv-secret-store.on" .Values.test.enabled) (include "akv-secret-store.on" .Values.rbac.create) }}true{{ end }}
 {{- end }}
 
 {{- define "akv-secret-store.testVault" -}}
@@ -147,7 +152,7 @@ app.kubernetes.io/part-of: akv-secret-store
 
 {{/* Whether admission policies are rendered: asked for, and known to the API server. */}}
 {{- define "akv-secret-store.policies" -}}
-{{- if include "akv-secret-store.true" .Values.validatingAdmissionPolicies.applyPolicies }}
+{{- if include "akv-secret-store.on" .Values.validatingAdmissionPolicies.applyPolicies }}
 {{- include "akv-secret-store.policiesServed" . }}
 {{- end }}
 {{- end }}

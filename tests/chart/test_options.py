@@ -213,7 +213,7 @@ def test_the_disruption_budget(said: str, spec: dict[str, Any], way: str) -> Non
         ("serviceMonitor.interval=often", r"serviceMonitor\.interval: .*\(How often"),
         ("proxy.https=proxy:3128", r"proxy\.https: .*\(As http://host:port"),
         ("serviceMonitor.renderMode=never", r'serviceMonitor\.renderMode: .*"failIfMissing", "skipIfMissing"'),
-        ("watchNamespaces={shop,Big}", r"watchNamespaces: Big is no name of a namespace"),
+        ("watchNamespaces={shop,Big}", r"watchNamespaces\.1: .*pattern"),
         ("namespaceOverride=Big", r"namespaceOverride: .*\(The namespace"),
         ("caBundle=no", r"caBundle: expected certificates, as PEM \(-----BEGIN CERTIFICATE-----\) or its base64"),
         ("Azure.proxySettings.proxyCert=bm8=", r"Azure\.proxySettings\.proxyCert: expected certificates"),

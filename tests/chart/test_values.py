@@ -1,7 +1,7 @@
 """The chart's values: wrong ones are refused by their path, every one changes something."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -42,6 +42,74 @@ def test_a_wrong_value_is_refused_with_its_path(args: list[str], path: str) -> N
     with pytest.raises(helm.BadValues) as refused:
         render(*args)
     assert any(problem.startswith(f"{path}: ") for problem in refused.value.problems), refused.value.problems
+
+
+NOT_NAMESPACES = (",", " ", ", ", "shop,", ",shop", "shop,,web", "shop web", "Shop", "*", "a.b", "-a", "x" * 64, "a\nb")
+
+
+@pytest.mark.parametrize("text", NOT_NAMESPACES)
+def test_watch_namespaces_takes_only_names(text: str) -> None:
+    """A text without a name must not mean all namespaces."""
+    for given in (text, ["shop", text]):
+        with pytest.raises(helm.BadValues, match="watchNamespaces"):
+            render(given={"watchNamespaces": given})
+
+
+NEVER_TYPES = (
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+    "helm.sh/release.v1",
+    "helm.sh/",
+    "akv-secret-store/probe",
+)
+
+
+@pytest.mark.parametrize("kind", NEVER_TYPES)
+@pytest.mark.parametrize("write", [str, str.upper, str.title, " {}".format, "{}\t".format, "\n{} ".format])
+def test_types_that_are_never_written_are_not_listed(kind: str, write: Callable[[str], str]) -> None:
+    for types in (["Opaque", write(kind)], f"Opaque, {write(kind)}")[: 1 if write is not str else 2]:
+        with pytest.raises(helm.BadValues, match=r"validatingAdmissionPolicies\.allowedSecretTypes.*never written"):
+            render(given={"validatingAdmissionPolicies": {"allowedSecretTypes": types}})
+
+
+@pytest.mark.parametrize("kind", [" Opaque", "Opaque ", "a b", "a'] + ['b", "{{ x }}", '"', "-a", "a/"])
+def test_what_is_not_a_type_is_not_listed(kind: str) -> None:
+    with pytest.raises(helm.BadValues, match=r"allowedSecretTypes: .* is no type of a Secret"):
+        render(given={"validatingAdmissionPolicies": {"allowedSecretTypes": [kind]}})
+
+
+def protection(given: Any) -> list[Any]:
+    """What of a release protects: rights, policies, accounts, and what its pods may do."""
+    found: list[Any] = []
+    for manifest in yaml.safe_load_all(text(given=given, tests=True)):
+        if not manifest:
+            continue
+        spec = manifest.get("spec", {})
+        pod = spec if manifest["kind"] == "Pod" else spec.get("template", {}).get("spec")
+        if pod:
+            environment = {each["name"]: each for item in pod["containers"] for each in item.get("env", [])}
+            names = ("WATCH_NAMESPACES", "PROBE_SECRET_TYPE", "AKV_SYNC", "IDENTITY_FROM_SERVICE_ACCOUNT")
+            found.append([environment.get(name) for name in names])
+            found.append([pod.get("serviceAccountName"), pod.get("securityContext")])
+            found.append([item.get("securityContext") for item in pod["containers"]])
+        else:
+            found.append((manifest["kind"], manifest.get("rules"), spec if "Polic" in manifest["kind"] else None))
+    return found
+
+
+@pytest.mark.parametrize("path", [entry.path for entry in values.walk()])
+def test_null_drops_no_protection(path: str) -> None:
+    """It has the default's effect, or the chart refuses it and names it."""
+    # Without this value the chart refuses to render where policies are missing, which would hide that they are.
+    accepting = {"acceptUnrestrictedTokens": True}
+    try:
+        found = protection({**accepting, **nested({path: None})})
+    except helm.BadValues as refused:
+        problem = str(refused)
+    else:
+        assert found == protection(accepting)
+        return
+    assert path in problem
 
 
 def test_what_helm_itself_puts_there_is_taken() -> None:

@@ -10,7 +10,7 @@ from controller.api.meta import CLIENT_ID, TENANT_ID
 from controller.api.secretsync import REFRESH_INTERVAL
 from controller.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Cloud, Settings
 from tools.values.azure import Azure
-from tools.values.base import Free, Values
+from tools.values.base import NAMESPACES, Free, Values
 from tools.values.logs import Logs
 from tools.values.observing import Dashboard, Monitor, Rules
 from tools.values.pod import IMAGE_USER, Disruption, Global, Image, Network, Proxy, ServiceAccount
@@ -71,7 +71,8 @@ class ChartValues(Values):
         list[str],
         Meta(
             description="The namespaces to serve, as a list or comma-separated; empty: all. With a list the controller"
-            " has rights in these namespaces alone, and none in the cluster at large."
+            " has rights in these namespaces alone, and none in the cluster at large.",
+            extra_json_schema=NAMESPACES,
         ),
     ] = msgspec.field(default_factory=list)
     clouds: Annotated[

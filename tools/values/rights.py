@@ -24,7 +24,7 @@ class Policies(Values):
         list[str],
         Meta(
             description="The types of Secret that the controller may write, as a list or comma-separated."
-            " Service account tokens are never allowed."
+            " Tokens of ServiceAccounts, bootstrap tokens and records of helm are never allowed."
         ),
     ] = msgspec.field(default_factory=lambda: list(SECRET_TYPES))
 

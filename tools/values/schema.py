@@ -9,6 +9,20 @@ from tools.values.base import Open
 from tools.values.chart import ChartValues
 
 Schema = dict[str, Any]
+# Values that protect, and whose default a template does not know. (A boolean that is null counts as its default.)
+_PROTECTING = ("podSecurityContext", "securityContext", "allowedSecretTypes")
+# Values that no template can do without.
+_NEEDED = (
+    "clouds",
+    "caBundle",
+    "imagePullSecrets",
+    "commonLabels",
+    "deploymentAnnotations",
+    "podAnnotations",
+    "podLabels",
+    "Distribution",
+    "proxyCert",
+)
 
 
 def schema() -> Schema:
@@ -27,7 +41,8 @@ def _schema(node: inspect.Type) -> Schema:
         said = {**(node.extra_json_schema or {}), **said}
         node = node.type
     schema = _made(node)
-    return {**{key: said[key] for key in ("description", "examples", "pattern") if key in said}, **schema}
+    given = {key: said[key] for key in ("description", "examples", "pattern", "items") if key in said}
+    return {**given, **schema, **({"items": given["items"]} if "items" in given else {})}
 
 
 def _made(node: inspect.Type) -> Schema:
@@ -76,5 +91,13 @@ def _made(node: inspect.Type) -> Schema:
                 "description": " ".join((node.cls.__doc__ or "").split()),
                 "additionalProperties": issubclass(node.cls, Open),
                 "properties": {field.encode_name: _schema(field.type) for field in node.fields},
-            } | ({"required": required} if (required := [f.encode_name for f in node.fields if f.required]) else {})
+            } | ({"required": required} if (required := [f.encode_name for f in node.fields if _is_needed(f)]) else {})
     raise TypeError(f"{node} has no place among the chart's values")
+
+
+def _is_needed(field: inspect.Field) -> bool:
+    """Whether the value must be there: helm leaves out what is set to null, with the protection that it gives."""
+    node = field.type
+    while isinstance(node, inspect.Metadata):
+        node = node.type
+    return field.required or isinstance(node, inspect.StructType) or field.encode_name in _PROTECTING + _NEEDED
