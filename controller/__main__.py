@@ -17,13 +17,13 @@ import msgspec
 from controller import access, errors, permissions
 from controller.accounts import assertions
 from controller.akvsyncs import AKVSyncs
-from controller.api.meta import Secret
 from controller.census import Census
 from controller.clouds import Clouds
 from controller.events import Events
 from controller.http_server import Servers
 from controller.kube import Kube
 from controller.lease import Elector, Leader
+from controller.policy_guard import PolicyGuard
 from controller.poll import Poller
 from controller.reconcile import Reconciler
 from controller.reflector import Reflector
@@ -35,8 +35,6 @@ from controller.vaults import Vaults
 
 # Seconds that a vault's client and its token are kept at the least when nobody asks for them.
 KEEP_UNUSED = 600.0
-# Seconds until the log says that the policies are awaited; helm needs a few.
-TRIES_IN_SILENCE = 15
 # What is under way when the pod is told to stop may end within this time; the Deployment gives twice as much.
 GRACE_SECONDS = 10
 # What asyncio keeps ready for each TLS connection, and takes for each read, is 256 KiB; nothing comes in larger pieces
@@ -44,47 +42,6 @@ GRACE_SECONDS = 10
 TLS_BUFFER = 2**14
 Talker = Reconciler | Poller | AKVSyncs
 log = logging.getLogger("controller")
-
-
-class PolicyGuard:
-    """Not ready until the admission policies are in force.
-
-    Helm applies policies after the Deployment. A Secret of a type that only the policy forbids is created dry, until
-    the API server refuses it.
-    """
-
-    def __init__(self, kube: Kube, settings: Settings) -> None:
-        self._kube = kube
-        self._settings = settings
-        self.in_force = asyncio.Event()
-        if not settings.probe_secret_type:
-            self.in_force.set()
-
-    async def run(self) -> None:
-        """Tries until refused by policy."""
-        body = {
-            "apiVersion": Secret.api_version(),
-            "kind": Secret.kind,
-            "metadata": {"name": "akv-secret-store-probe"},
-            "type": self._settings.probe_secret_type,
-        }
-        tries = 0
-        while not self.in_force.is_set():
-            tries += 1
-            if tries == TRIES_IN_SILENCE:
-                log.warning(
-                    "waiting for the admission policies: see `kubectl get validatingadmissionpolicybindings`, or set"
-                    " validatingAdmissionPolicies.applyPolicies=false in the chart's values"
-                )
-            try:
-                await permissions.SECRETS.create(self._kube, self._settings.pod_namespace, body, dry_run=True)
-            except errors.PolicyRefused:
-                self.in_force.set()
-                log.info("admission policies are in force")
-                return
-            except errors.KubeError as error:
-                log.debug("cannot try the policies yet: %s", error.message)
-            await asyncio.sleep(1)
 
 
 async def run(settings: Settings) -> None:
@@ -139,7 +96,7 @@ async def _serve(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> N
         def problems() -> list[str]:
             # A follower is as ready as a leader: it could take over now, and an update must not wait for it to lead.
             found = [item.problem or "listing" for item in reflectors if not item.synced.is_set()]
-            return found + ([] if guard.in_force.is_set() else ["the admission policies are not in force yet"])
+            return found + ([] if guard.in_force.is_set() else [guard.problem])
 
         servers = Servers(metrics, problems, census.prepare)
         try:

@@ -26,6 +26,8 @@ from controller.settings import FIELD_MANAGER
 
 Kind = Literal["Normal", "Warning"]
 MOST_NOTE = 1024
+REPORTER = f"{SecretSync.group}/{FIELD_MANAGER}"
+ACTION = "Sync"
 # What may be sent at once after a rest, and events per second from then on.
 BURST = 50
 PER_SECOND = 20.0
@@ -54,9 +56,9 @@ class Events:
             "kind": "Event",
             "metadata": {"name": f"{meta.name[:230]}.{secrets.token_hex(8)}", "namespace": meta.namespace},
             "eventTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            "reportingController": f"{SecretSync.group}/{FIELD_MANAGER}",
+            "reportingController": REPORTER,
             "reportingInstance": self._instance,
-            "action": "Sync",
+            "action": ACTION,
             "reason": reason,
             "type": kind,
             "note": text if len(text) <= MOST_NOTE else text[: MOST_NOTE - 3] + "...",

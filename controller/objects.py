@@ -186,9 +186,7 @@ def read_class(source: SecretProviderClass, *, without_identity: bool = False) -
     items = read_objects(source.spec.parameters.get("objects", ""))
     return VaultClass(
         vault=_parameter(parameters, ("keyvaultName",), VAULT_NAME, "a Key Vault's name, 3 to 24 letters, digits, -"),
-        client_id=_parameter(
-            parameters, _CLIENT_ID, CLIENT, "the managed identity's client id", without_identity
-        ),
+        client_id=_parameter(parameters, _CLIENT_ID, CLIENT, "the managed identity's client id", without_identity),
         tenant_id=_parameter(
             parameters, ("tenantID", "tenantId"), TENANT, "the Key Vault's tenant id", without_identity
         ),

@@ -116,6 +116,12 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     probe_secret_type: Annotated[
         str, Meta(description="A Secret type that policies must refuse before the controller is ready; none: no check")
     ] = ""
+    policies_name: Annotated[
+        str, Meta(description="What the names of the release's admission policies end with: secrets.<name> and so on")
+    ] = ""
+    service_account: Annotated[
+        str, Meta(description="The controller's own ServiceAccount, for which it tries the policy on tokens")
+    ] = "default"
     lease_name: Annotated[
         str, Meta(description="The Lease, in the controller's own namespace, whose holder works; none: always work")
     ] = ""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from controller import confined, errors, permissions
+from controller import confined, errors, permissions, reserved
 from controller.accounts import identity_of
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
@@ -127,7 +127,7 @@ class Syncer:
     async def reading(self, sync: SecretSync, source: Class) -> Reading:
         """What the SecretSync and its class ask for. Raises `ControllerError` where they cannot be understood."""
         vault_class = self._understand(sync, source)
-        if wrong := mistake(sync) or self._interval_mistake(sync):
+        if wrong := mistake(sync) or self._reserved_mistake(sync) or self._interval_mistake(sync):
             raise wrong
         identity = await identity_of(self._kube, sync, vault_class)
         wanted = vault_class.wanted(sync.spec.secret_object)
@@ -193,6 +193,12 @@ class Syncer:
                 f" {', '.join(sorted(self._clouds))}"
             )
         return msgspec.structs.replace(known.result, cloud=cloud)
+
+    def _reserved_mistake(self, sync: SecretSync) -> errors.InputError | None:
+        """What the admission policies would refuse after the vault was read."""
+        wanted = sync.spec.secret_object
+        found = reserved.violation(sync.metadata.name, wanted.labels, wanted.annotations)
+        return errors.InputError(found) if found and self._settings.probe_secret_type else None
 
     def _interval_mistake(self, sync: SecretSync) -> errors.InputError | None:
         asked, shortest = sync.metadata.annotations.get(REFRESH_INTERVAL), self._settings.shortest_refresh_interval

@@ -94,6 +94,8 @@ def readme(description: str, chart: values.ChartValues) -> str:
         most_parts=MOST_PARTS,
         most_versions=MOST_VERSIONS,
         policies=policies.POLICIES,
+        crd_policy=policies.CRD_JOB,
+        token_probe=rbac.token_probe(),
         roles={kind: source.role for kind, source in SOURCES.items()},
         attention=ATTENTION,
         reasons=table(

@@ -1,21 +1,27 @@
 """ValidatingAdmissionPolicies that hold the controller, or whoever stole its token, to what it is for.
 
 RBAC cannot say "only Secrets that you own", and a patch answers with what it patched. So requests of the controller's
-own ServiceAccount are judged by these rules; nobody else's are. Each refusal tells the rule in words.
+own ServiceAccount are judged by these rules, and only one policy judges the requests of others. Each refusal tells the
+rule in words. Admission sees no other object than the one that is written, so no rule can compare a Secret with its
+SecretSync: with `paramKind: SecretSync` the API server would evaluate the rule for each SecretSync of the namespace, on
+every write of a Secret.
 Source: Kubernetes documentation, "Validating Admission Policy" (admissionregistration.k8s.io/v1).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
+from controller import permissions, reserved
 from controller.api.akvsync import AKVSync
+from controller.api.conditions import Reason
 from controller.api.lease import Lease
-from controller.api.meta import Resource, Secret, ServiceAccount
+from controller.api.meta import CustomResourceDefinition, Event, Resource, Secret, ServiceAccount
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import DEFAULT_TYPE, TYPE_STAYS, SecretSync
+from controller.events import ACTION, MOST_NOTE, REPORTER
 from controller.plan import OUR_LABEL
-from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS, Settings
+from controller.policy_guard import NEVER_WRITTEN, ONE_AUDIENCE, PROBE_AUDIENCE
+from controller.report import ATTENTION
+from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
 from tools.deployment import PROBE_SECRET_TYPE
+from tools.policy import Policy, Validation, When, owned_by, owner_as_written, pattern, text, unchanged
 from tools.rbac import FULL_NAME
 
 # The first Kubernetes release that serves ValidatingAdmissionPolicy as v1.
@@ -27,26 +33,19 @@ NEVER_ALLOWED = (
     "bootstrap.kubernetes.io/token",
     PROBE_SECRET_TYPE,
 )
+# … nor any type that begins so: helm's records of releases.
+NEVER_ALLOWED_PREFIX = "helm.sh/"
 # What the chart's templates put in: a JSON list of texts is a CEL list, too.
 _ALLOWED_TYPES = "{{ include `akv-secret-store.list` .Values.validatingAdmissionPolicies.allowedSecretTypes }}"
 _SERVED = "{{ include `akv-secret-store.namespaces` . }}"
 _HOME = "'{{ include `akv-secret-store.namespace` . }}'"
-
-
-@dataclass(frozen=True)
-class Validation:
-    """A CEL expression that must hold, and what the refusal says."""
-
-    expression: str
-    message: str
-
-
-@dataclass(frozen=True)
-class When:
-    """Where there is a policy: the condition in the chart, and the same by what the Deployment tells the controller."""
-
-    template: str
-    holds: Callable[[Settings], bool]
+_EXCLUDED = "{{ include `akv-secret-store.excluded` . }}"
+_NOT_EXCLUDED = Validation(
+    f"!has(request.namespace) || !(request.namespace in {_EXCLUDED})",
+    "this namespace is among the chart's validatingAdmissionPolicies.excludedNamespaces, and watchNamespaces does not"
+    " name it",
+)
+_NO_FINALIZERS = "finalizers are neither added nor removed by the controller"
 
 
 _AKV_SYNC = When('include "akv-secret-store.on" .Values.akvSync.enabled', lambda settings: settings.akv_sync)
@@ -55,55 +54,38 @@ _WATCHING = When(
 )
 
 
-@dataclass(frozen=True)
-class Policy:
-    """One policy with its binding; `name` begins the object's name."""
-
-    name: str
-    why: str
-    group: str
-    version: str
-    resource: str
-    operations: tuple[str, ...]
-    validations: tuple[Validation, ...]
-    variables: tuple[tuple[str, str], ...] = ()
-    # Whether it binds everybody, in the namespaces that are served, and not the controller alone.
-    everybody: bool = False
-    # Without one it is always there.
-    when: When | None = None
-
-    def there(self, settings: Settings) -> bool:
-        """Whether a release whose controller has these settings brings it."""
-        return self.when is None or self.when.holds(settings)
-
-
-def _owned_by(which: str, kind: type[Resource]) -> str:
-    """CEL: that object has one owner and no other, of that kind."""
-    owners = f"{which}.metadata.ownerReferences"
-    return (
-        f"has({owners}) && {owners}.size() == 1"
-        f" && {owners}[0].kind == {_text(kind.kind)}"
-        f" && {owners}[0].apiVersion.startsWith({_text(kind.group + '/')})"
-    )
-
-
 def _sole_owner(which: str) -> str:
     """CEL: that object's one and only owner is the SecretSync of its name."""
     name = f"{which}.metadata.ownerReferences[0].name == {which}.metadata.name"
-    return f"{_owned_by(which, SecretSync)} && {name}"
+    return f"{owned_by(which, SecretSync)} && {name}"
 
 
 def _labelled(which: str) -> str:
     key, value = OUR_LABEL
     labels = f"{which}.metadata.labels"
-    return f"(has({labels}) && {_text(key)} in {labels} && {labels}[{_text(key)}] == {_text(value)})"
+    return f"(has({labels}) && {text(key)} in {labels} && {labels}[{text(key)}] == {text(value)})"
 
 
-def _text(value: str) -> str:
-    """A CEL string. Ours hold nothing that would have to be escaped."""
-    if not value.isprintable() or set(value) & set("'\\{}"):
-        raise ValueError(f"{value!r} cannot stand in a CEL string as it is")
-    return f"'{value}'"
+def _entries(field: str) -> list[tuple[str, str]]:
+    """CEL variables: the labels or annotations of both objects."""
+    new, old = (f"{which}.metadata.{field}" for which in ("object", "oldObject"))
+    return [
+        (field, f"has({new}) ? {new} : {{}}"),
+        (f"old{field.capitalize()}", f"variables.isUpdate && has({old}) ? {old} : {{}}"),
+    ]
+
+
+def _kept(field: str) -> str:
+    """CEL: every reserved label or annotation is as it was."""
+    new, old = f"variables.{field}", f"variables.old{field.capitalize()}"
+
+    def all_in(one: str, other: str) -> str:
+        is_reserved = f"key.matches({pattern(reserved.KEY)})"
+        if field == "labels":
+            is_reserved += f" || key == {text(reserved.HELM_OWNER[0])} && {one}[key] == {text(reserved.HELM_OWNER[1])}"
+        return f"{one}.all(key, !({is_reserved}) || (key in {other} && {one}[key] == {other}[key]))"
+
+    return f"{all_in(new, old)} && {all_in(old, new)}"
 
 
 _SECRETS = Policy(
@@ -117,6 +99,8 @@ _SECRETS = Policy(
         ("isUpdate", "request.operation == 'UPDATE'"),
         # A missing type is Opaque; the API server has filled it in by now.
         ("secretType", "has(object.type) ? object.type : 'Opaque'"),
+        *_entries("labels"),
+        *_entries("annotations"),
     ),
     # In this order: the first that fails is the one that the answer tells.
     validations=(
@@ -131,10 +115,24 @@ _SECRETS = Policy(
             "the one owner of a Secret must be the SecretSync of its name",
         ),
         Validation(
-            "!variables.isUpdate || object.metadata.ownerReferences[0].uid =="
-            " oldObject.metadata.ownerReferences[0].uid",
-            # … else the garbage collector could be made to delete it.
+            "!variables.isUpdate || object.metadata.ownerReferences == oldObject.metadata.ownerReferences",
+            # … else the garbage collector could be made to delete it, or never to do so.
             "the owner of a Secret may not change",
+        ),
+        Validation(
+            f"variables.isUpdate || ({owner_as_written(SecretSync, controls=False)})",
+            f"the owner of a Secret must be a {SecretSync.api_version()} without controller and blockOwnerDeletion",
+        ),
+        Validation(
+            "variables.isUpdate || !has(object.metadata.generateName)"
+            + "".join(f" && !object.metadata.name.startsWith({text(each)})" for each in reserved.NAME_PREFIXES),
+            f"the name of a Secret must not begin with {' or '.join(reserved.NAME_PREFIXES)}, nor be generated",
+        ),
+        Validation(unchanged("finalizers", "[]", "!variables.isUpdate"), _NO_FINALIZERS),
+        Validation(
+            "(has(object.immutable) && object.immutable)"
+            " == (variables.isUpdate && has(oldObject.immutable) && oldObject.immutable)",
+            "immutable is neither set nor unset by the controller",
         ),
         Validation(
             # Where somebody took the label away it may be put back, and looked at meanwhile.
@@ -142,13 +140,19 @@ _SECRETS = Policy(
             f"the Secret must carry the label {OUR_LABEL[0]}",
         ),
         Validation(
-            f"!(variables.secretType in [{', '.join(map(_text, NEVER_ALLOWED))}])",
-            f"Secrets of the types {', '.join(NEVER_ALLOWED[:2])} are never written",
+            f"!(variables.secretType in [{', '.join(map(text, NEVER_ALLOWED))}])"
+            f" && !variables.secretType.startsWith({text(NEVER_ALLOWED_PREFIX)})",
+            NEVER_WRITTEN,
         ),
         Validation(
             f"variables.secretType in {_ALLOWED_TYPES}",
             "this type of Secret is not among the chart's validatingAdmissionPolicies.allowedSecretTypes",
         ),
+        Validation(
+            f"{_kept('labels')} && {_kept('annotations')}",
+            f"labels and annotations of {reserved.SHOWN} are neither set, changed nor removed by the controller",
+        ),
+        _NOT_EXCLUDED,
     ),
 )
 
@@ -172,12 +176,54 @@ _TOKENS = Policy(
     validations=(
         Validation(
             "has(object.spec.audiences) && object.spec.audiences.size() == 1"
-            f" && object.spec.audiences[0] == {_text(TOKEN_AUDIENCE)}",
-            f"tokens are for the audience {TOKEN_AUDIENCE} alone",
+            f" && object.spec.audiences[0] == {text(TOKEN_AUDIENCE)}",
+            ONE_AUDIENCE,
         ),
         Validation(
             f"has(object.spec.expirationSeconds) && object.spec.expirationSeconds <= {TOKEN_SECONDS}",
             f"tokens last {TOKEN_SECONDS} seconds at most",
+        ),
+        # Where it is absent the API server has put null there.
+        Validation(
+            "!has(object.spec.boundObjectRef) || object.spec.boundObjectRef == null",
+            "tokens are bound to no other object",
+        ),
+        _NOT_EXCLUDED,
+    ),
+)
+
+_EVENTS = Policy(
+    name="events",
+    why="The controller writes events about SecretSyncs, in its own name, with its own reasons.",
+    group=Event.group,
+    version=Event.version,
+    resource=Event.plural,
+    operations=("CREATE", "UPDATE", "DELETE"),
+    validations=(
+        Validation("request.operation == 'CREATE'", "the controller neither changes nor deletes events"),
+        Validation(
+            f"has(object.reportingController) && object.reportingController == {text(REPORTER)}"
+            f" && has(object.action) && object.action == {text(ACTION)}"
+            f" && has(object.reason) && object.reason in [{', '.join(map(text, (*Reason, ATTENTION)))}]"
+            " && has(object.type) && object.type in ['Normal', 'Warning']",
+            f"events are those of {REPORTER}: with its reasons, and of the type Normal or Warning",
+        ),
+        Validation(
+            f"has(object.regarding) && has(object.regarding.kind) && object.regarding.kind == {text(SecretSync.kind)}"
+            f" && has(object.regarding.apiVersion) && object.regarding.apiVersion == {text(SecretSync.api_version())}"
+            " && has(object.regarding.namespace) && object.regarding.namespace == request.namespace"
+            " && has(object.regarding.name) && !has(object.related)",
+            f"events are about a {SecretSync.kind} of their own namespace",
+        ),
+        Validation(
+            f"!has(object.note) || object.note.size() <= {MOST_NOTE}",
+            f"the note of an event has at most {MOST_NOTE} characters",
+        ),
+        Validation(
+            "!has(object.metadata.labels) && !has(object.metadata.annotations) && !has(object.metadata.finalizers)"
+            " && !has(object.metadata.ownerReferences) && !has(object.series)"
+            " && (!has(object.deprecatedSource) || !has(object.deprecatedSource.component))",
+            "events have no labels, annotations, finalizers, owners, series or deprecated source",
         ),
     ),
 )
@@ -194,6 +240,18 @@ _LEASES = Policy(
         Validation(
             f"request.operation == 'UPDATE' && request.namespace == {_HOME} && request.name == '{FULL_NAME}'",
             "the controller updates its own Lease, and makes, changes or deletes no other",
+        ),
+        Validation(
+            " && ".join(
+                f"({unchanged(field, empty, 'false')})"
+                for field, empty in (
+                    ("finalizers", "[]"),
+                    ("ownerReferences", "[]"),
+                    ("labels", "{}"),
+                    ("annotations", "{}"),
+                )
+            ),
+            "the controller leaves the labels, annotations, finalizers and owners of its Lease as they are",
         ),
     ),
 )
@@ -212,11 +270,15 @@ _NAMESPACES = Policy(
             "place",
             "has(request.namespace) && request.resource.resource != 'namespaces' ? request.namespace : ''",
         ),
-        ("lease", f"request.resource.resource == {_text(Lease.plural)}"),
-        # The controller is not ready until the policy on Secrets refuses one that it tries, dry, to create.
+        ("lease", f"request.resource.resource == {text(Lease.plural)}"),
+        # The controller is not ready until the policies on Secrets and tokens refuse one of each. No other policy may
+        # answer in their place.
         (
             "probe",
-            f"request.operation == 'CREATE' && request.resource.resource == {_text(Secret.plural)} && request.dryRun",
+            f"request.operation == 'CREATE' && request.resource.resource == {text(Secret.plural)} && request.dryRun"
+            f" || request.operation == 'CREATE' && request.resource.resource == {text(ServiceAccount.plural)}"
+            " && request.subResource == 'token'"
+            f" && has(object.spec.audiences) && object.spec.audiences == [{text(PROBE_AUDIENCE)}]",
         ),
     ),
     validations=(
@@ -231,7 +293,7 @@ _NAMESPACES = Policy(
 
 def _type_of(which: str) -> str:
     field = f"{which}.spec.secretObject.type"
-    return f"(has({field}) ? {field} : {_text(DEFAULT_TYPE)})"
+    return f"(has({field}) ? {field} : {text(DEFAULT_TYPE)})"
 
 
 _TYPE_STAYS = Policy(
@@ -248,6 +310,11 @@ _TYPE_STAYS = Policy(
 
 def _made(kind: type[Resource]) -> Policy:
     """Of objects that people write too, the controller touches those alone that it made for an AKVSync."""
+    # A SecretProviderClass has the name of its AKVSync.
+    owner = "object.metadata.ownerReferences[0].name"
+    shares_name = kind is SecretProviderClass
+    name = f"{owner} == object.metadata.name" if shares_name else f"{owner} == object.spec.secretProviderClassName"
+    named = " and has its name" if shares_name else " and gives its SecretProviderClass its name"
     return Policy(
         name=kind.plural,
         why=f"The controller makes, changes and deletes a {kind.kind} only where an AKVSync is its one owner, before"
@@ -258,27 +325,98 @@ def _made(kind: type[Resource]) -> Policy:
         operations=("CREATE", "UPDATE", "DELETE"),
         validations=(
             Validation(
-                f"request.operation == 'CREATE' || ({_owned_by('oldObject', AKVSync)})",
+                f"request.operation == 'CREATE' || ({owned_by('oldObject', AKVSync)})",
                 f"this {kind.kind} does not belong to an AKVSync",
             ),
             Validation(
-                f"request.operation == 'DELETE' || ({_owned_by('object', AKVSync)})",
+                f"request.operation == 'DELETE' || ({owned_by('object', AKVSync)})",
                 f"the one owner of a {kind.kind} must be an AKVSync",
             ),
             Validation(
-                "request.operation != 'UPDATE' || object.metadata.ownerReferences[0].uid =="
-                " oldObject.metadata.ownerReferences[0].uid",
+                "request.operation != 'UPDATE' || object.metadata.ownerReferences =="
+                " oldObject.metadata.ownerReferences",
                 f"the owner of a {kind.kind} may not change",
             ),
+            Validation(
+                f"request.operation != 'CREATE' || ({owner_as_written(AKVSync, controls=True)} && {name})",
+                f"the owner of a {kind.kind} must be a {AKVSync.api_version()} that controls it{named}",
+            ),
+            Validation(
+                f"request.operation == 'DELETE' || ({unchanged('finalizers', '[]')})",
+                _NO_FINALIZERS,
+            ),
+            Validation(
+                f"request.operation == 'DELETE' || ({unchanged('labels', '{}')} && {unchanged('annotations', '{}')}"
+                " && !has(object.metadata.generateName))",
+                f"a {kind.kind} has a name, labels and annotations of its own: the controller sets none",
+            ),
+            _NOT_EXCLUDED,
         ),
         when=_AKV_SYNC,
     )
+
+
+def _kept_versions() -> str:
+    """CEL: every version that was served is, with its fields; which one is stored stays."""
+    fields = (
+        "(!has(before.schema.openAPIV3Schema.properties) || before.schema.openAPIV3Schema.properties.all(field,"
+        " field in after.schema.openAPIV3Schema.properties))"
+    )
+    return (
+        "oldObject.spec.versions.all(before, object.spec.versions.exists(after, after.name == before.name"
+        " && after.storage == before.storage && (after.served || !before.served)"
+        " && (has(after.subresources) && has(after.subresources.status))"
+        f" == (has(before.subresources) && has(before.subresources.status)) && {fields}))"
+    )
+
+
+CRD_JOB = Policy(
+    name="crds",
+    why="The Job that widens the chart's CustomResourceDefinitions changes their versions and names, and nothing else.",
+    group=CustomResourceDefinition.group,
+    version=CustomResourceDefinition.version,
+    resource=CustomResourceDefinition.plural,
+    operations=("CREATE", "UPDATE", "DELETE"),
+    validations=(
+        Validation(
+            f"request.operation == 'UPDATE' && request.name in [{', '.join(map(text, permissions.CRDS.names))}]",
+            "the Job changes the chart's CustomResourceDefinitions, and makes, changes or deletes no other",
+        ),
+        Validation(
+            "object.spec.group == oldObject.spec.group && object.spec.scope == oldObject.spec.scope"
+            " && object.spec.names.kind == oldObject.spec.names.kind"
+            " && object.spec.names.plural == oldObject.spec.names.plural",
+            "the Job leaves group, scope, kind and plural of a CustomResourceDefinition as they are",
+        ),
+        Validation(
+            # The API server sets the strategy None where there is none.
+            "!has(object.spec.conversion) || object.spec.conversion.strategy == 'None'"
+            " || (has(oldObject.spec.conversion) && object.spec.conversion == oldObject.spec.conversion)",
+            "the Job sets no conversion webhook",
+        ),
+        Validation(_kept_versions(), "the Job takes away no version, and no field of its first level"),
+        Validation(
+            " && ".join(
+                f"({unchanged(field, empty, 'false')})"
+                for field, empty in (
+                    ("finalizers", "[]"),
+                    ("ownerReferences", "[]"),
+                    ("labels", "{}"),
+                    ("annotations", "{}"),
+                )
+            ),
+            "the Job leaves the labels, annotations, finalizers and owners of a CustomResourceDefinition as they are",
+        ),
+    ),
+    account="$name",
+)
 
 
 POLICIES: tuple[Policy, ...] = (
     _SECRETS,
     _NO_DELETE,
     _TOKENS,
+    _EVENTS,
     _LEASES,
     _NAMESPACES,
     _TYPE_STAYS,

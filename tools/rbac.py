@@ -14,6 +14,7 @@ from tools.release_test import permissions as release_test
 
 # The release's name in the chart's templates, and that of all that its test makes.
 FULL_NAME = "{{ include `akv-secret-store.fullname` . }}"
+ACCOUNT_NAME = "{{ include `akv-secret-store.serviceAccountName` . }}"
 TEST_NAME = "{{ include `akv-secret-store.testName` . }}"
 WRITTEN_BY_PEOPLE: tuple[type[Resource], ...] = (AKVSync, SecretSync, SecretProviderClass)
 
@@ -93,6 +94,14 @@ def probe() -> list[Rule]:
     """What readiness needs in the controller's own namespace: to try, dry, whether policies refuse a Secret."""
     secrets = permissions.SECRETS.resource
     return [Rule(secrets.group, (secrets.plural,), ("create",), why=("try, dry, whether the policies are in force",))]
+
+
+def token_probe() -> list[Rule]:
+    """What readiness needs there besides: to try, with the controller's own account, whether a token is refused."""
+    tokens = permissions.TOKENS
+    resource = f"{tokens.resource.plural}/{tokens.subresource}"
+    why = "try, with a token that is of no use, whether the policies are in force"
+    return [Rule(tokens.resource.group, (resource,), tokens.verbs, (ACCOUNT_NAME,), why=(why,))]
 
 
 @dataclass(frozen=True)

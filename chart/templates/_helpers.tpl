@@ -131,6 +131,16 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- include "akv-secret-store.list" .Values.watchNamespaces | fromJsonArray | uniq | toJson }}
 {{- end }}
 
+{{/* Where the controller writes nothing: a namespace that watchNamespaces names is served all the same. */}}
+{{- define "akv-secret-store.excluded" -}}
+{{- $served := include "akv-secret-store.namespaces" . | fromJsonArray }}
+{{- $left := list }}
+{{- range include "akv-secret-store.list" .Values.validatingAdmissionPolicies.excludedNamespaces | fromJsonArray }}
+{{- if not (has . $served) }}{{ $left = append $left . }}{{ end }}
+{{- end }}
+{{- toJson $left }}
+{{- end }}
+
 {{/* helm test: the name of all that it makes, where its sample is, and whether it brings a vault of its own. */}}
 {{- define "akv-secret-store.testName" -}}
 {{- printf "%s-test" (include "akv-secret-store.fullname" .) }}

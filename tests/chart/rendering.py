@@ -58,7 +58,11 @@ def container(manifests: list[Manifest]) -> Manifest:
 
 def environment(manifests: list[Manifest]) -> dict[str, str]:
     """What a kubelet would set."""
-    fields = {"metadata.namespace": "the-namespace", "metadata.name": "the-pod"}
+    fields = {
+        "metadata.namespace": "the-namespace",
+        "metadata.name": "the-pod",
+        "spec.serviceAccountName": "the-account",
+    }
 
     def secret(name: str) -> dict[str, str]:
         return {key: base64.b64decode(text).decode() for key, text in one(manifests, "Secret", name)["data"].items()}

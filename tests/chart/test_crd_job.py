@@ -18,9 +18,18 @@ def test_the_upgrade_job_brings_the_very_crds_of_the_chart() -> None:
     [main] = job["spec"]["template"]["spec"]["containers"]
     assert main["args"] == ["crds", main["volumeMounts"][0]["mountPath"]]
     hooks = [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]
-    assert kinds(hooks) == {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "Job"}
+    assert kinds(hooks) == {
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "Job",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
     weights = {m["kind"]: int(m["metadata"]["annotations"]["helm.sh/hook-weight"]) for m in hooks}
     assert weights["Job"] == max(weights.values()) > weights["ClusterRoleBinding"] > weights["ClusterRole"]
+    assert weights["Job"] > weights["ValidatingAdmissionPolicyBinding"] > weights["ValidatingAdmissionPolicy"]
     # CRDs themselves are never hooks nor templates.
     assert "CustomResourceDefinition" not in kinds(manifests)
 

@@ -6,6 +6,12 @@ from controller import permissions
 from tests.chart.rendering import FULL_NAME, OLDEST, Manifest, environment, kinds, one, render
 from tools import helm
 
+TOKEN_PROBE = {
+    "apiGroups": [""],
+    "resources": ["serviceaccounts/token"],
+    "resourceNames": [FULL_NAME],
+    "verbs": ["create"],
+}
 NO_TEST = ("--set-string", "test.enabled=false")
 LEASE_RULE = {
     "apiGroups": ["coordination.k8s.io"],
@@ -48,6 +54,7 @@ def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way:
     assert roles[helm.RELEASE]["rules"] == [
         LEASE_RULE,
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+        TOKEN_PROBE,
     ]
     bindings = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "RoleBinding"}
     for namespace, role in roles.items():
@@ -56,11 +63,10 @@ def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way:
 
 
 def test_no_probe_no_right_for_it() -> None:
-    for manifests in (
-        render("--set", "watchNamespaces={shop}", version=OLDEST),
-        render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}"),
-    ):
-        assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE]
+    manifests = render("--set", "watchNamespaces={shop}", version=OLDEST)
+    assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE]
+    manifests = render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}")
+    assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE, TOKEN_PROBE]
 
 
 @pytest.mark.parametrize("where", [[], ["--set", "watchNamespaces={shop}"]])
@@ -82,7 +88,10 @@ def test_the_lease_and_the_right_to_it_follow_the_names(args: list[str]) -> None
     assert lease["metadata"]["namespace"] == helm.RELEASE
     assert "spec" not in lease  # an upgrade of the release would take the leader's word away
     assert environment(manifests)["LEASE_NAME"] == name
-    assert one(manifests, "Role")["rules"] == [{**LEASE_RULE, "resourceNames": [name]}]
+    assert one(manifests, "Role")["rules"] == [
+        {**LEASE_RULE, "resourceNames": [name]},
+        {**TOKEN_PROBE, "resourceNames": [name]},
+    ]
 
 
 def test_a_service_account_that_exists_is_used_and_not_made() -> None:

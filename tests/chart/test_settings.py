@@ -14,6 +14,8 @@ from tools import helm
 DEFAULTS = Settings(
     test_clouds_file="/etc/akv-secret-store-test/clouds.json",
     probe_secret_type="akv-secret-store/probe",
+    policies_name=f"{FULL_NAME}.{helm.RELEASE}",
+    service_account="the-account",
     lease_name=FULL_NAME,
     pod_namespace="the-namespace",
     pod_name="the-pod",

@@ -169,9 +169,21 @@ def space(installed: Installed, controller: Workload) -> Iterator[Namespace]:
     namespace.remove()
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["owners-enforced", "owners-not-enforced"])
+def attacked_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane with the plugin OwnerReferencesPermissionEnforcement, and one without, as by default."""
+    if request.param:
+        yield request.getfixturevalue("plane")
+        return
+    flags = ["--enable-admission-plugins=NodeRestriction"]
+    with ControlPlane(tmp_path_factory.mktemp("lenient"), apiserver_flags=flags) as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
-def shop(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def shop(attacked_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A second release, under attack: renamed in every way that the chart knows, so policies must follow the names."""
+    plane = attacked_plane
     values = tmp_path_factory.mktemp("policies") / "values.json"
     values.write_text(
         json.dumps(
@@ -189,6 +201,7 @@ def shop(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     # Nothing of it runs: its account, its rights and its policies are all that a thief meets.
     plane.kubectl("delete", "deployment", "scribe", "--namespace", HOME)
     plane.kubectl("create", "namespace", SHOP)
+    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
     thief = Thief(plane, HOME, ACCOUNT)
     # What the controller itself waits for before it is ready: the policies are in force a moment after the install.
     probe = {**secret("probe", []), "type": PROBE_SECRET_TYPE}

@@ -15,12 +15,14 @@ PATHS = {
 }
 AKV_SYNCS = f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{SHOP}/akvsyncs"
 OLD_CLASSES = f"/apis/secrets-store.csi.x-k8s.io/v1alpha1/namespaces/{SHOP}/secretproviderclasses"
+NO_FINALIZERS = '{"metadata":{"finalizers":null}}'
 NOBODY = "44444444-4444-4444-4444-444444444444"
+OWN_NAMES = {"SecretSync": "made-own", "SecretProviderClass": "maker"}
 both = pytest.mark.parametrize("kind", list(PATHS))
 
 
-def akv_owner(uid: str, **changes: str) -> dict[str, str]:
-    return owner(uid, "maker", kind="AKVSync") | changes
+def akv_owner(uid: str, **changes: Any) -> dict[str, Any]:
+    return owner(uid, "maker", kind="AKVSync", controller=True) | changes
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +76,10 @@ def test_the_roles_grant_no_other_verb(method: str, path: str, thief: Thief) -> 
 
 @both
 def test_what_an_akvsync_owns_can_be_made_and_mended(kind: str, thief: Thief, maker: str) -> None:
-    assert thief.send("POST", PATHS[kind], made(kind, "made-own", [akv_owner(maker)])).status == 201
-    assert patch(thief, kind, "made-own", {"metadata": {"labels": {"a": "b"}}}).status == 200
+    name = OWN_NAMES[kind]
+    assert thief.send("POST", PATHS[kind], made(kind, name, [akv_owner(maker)])).status == 201
+    change = {"forceSynchronization": "now"} if kind == "SecretSync" else {"parameters": {"a": "b"}}
+    assert patch(thief, kind, name, {"spec": change}).status == 200
 
 
 def test_and_a_secretsync_of_its_own_can_be_deleted(thief: Thief, maker: str) -> None:
@@ -94,7 +98,7 @@ def test_nothing_can_be_made_for_anybody_else(
 ) -> None:
     owners = [akv_owner(maker, **change)] if change is not None else []
     if change == {}:
-        owners = [akv_owner(maker), akv_owner(NOBODY, name="second")]
+        owners = [akv_owner(maker), akv_owner(NOBODY, name="second", controller=False)]
     answer = thief.send("POST", PATHS[kind], made(kind, "disowned", owners))
     refused(answer, f"the one owner of a {kind} must be an AKVSync")
 
@@ -122,7 +126,10 @@ def test_nor_is_it_adopted_given_away_or_handed_on(kind: str, mighty: Thief, sho
     shop.create(made(kind, "made-lasting", [akv_owner(maker)]))
     for owners, why in (
         (None, f"the one owner of a {kind} must be an AKVSync"),
-        ([akv_owner(maker), akv_owner(NOBODY, name="second")], f"the one owner of a {kind} must be an AKVSync"),
+        (
+            [akv_owner(maker), akv_owner(NOBODY, name="second", controller=False)],
+            f"the one owner of a {kind} must be an AKVSync",
+        ),
         ([akv_owner(NOBODY)], f"the owner of a {kind} may not change"),
     ):
         refused(patch(mighty, kind, "made-lasting", {"metadata": {"ownerReferences": owners}}), why)
@@ -140,6 +147,77 @@ def test_what_people_wrote_is_not_deleted(kind: str, mighty: Thief, shop: Shop) 
     ):
         refused(mighty.send("DELETE", path), f"this {kind} does not belong to an AKVSync")
     assert seen(shop, kind, "kept")
+
+
+@both
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"apiVersion": "secret-sync.x-k8s.io/v9"}, "must be a secret-sync.x-k8s.io/v1alpha1 that controls it"),
+        ({"controller": False}, "that controls it"),
+        ({"controller": None}, "that controls it"),
+        ({"name": "another"}, "that controls it"),
+        ({"metadata": {"finalizers": ["x.example/y"]}}, "finalizers are neither added nor removed"),
+        ({"metadata": {"labels": {"a": "b"}}}, "the controller sets none"),
+        (
+            {"metadata": {"annotations": {"argocd.argoproj.io/sync-options": "Delete=false"}}},
+            "the controller sets none",
+        ),
+        ({"metadata": {"generateName": "x-"}}, "the controller sets none"),
+    ],
+    ids=str,
+)
+def test_stolen_token_makes_objects_only_as_the_controller_does(
+    kind: str, change: dict[str, Any], why: str, thief: Thief
+) -> None:
+    own = akv_owner(NOBODY, name="odd") | {key: value for key, value in change.items() if key != "metadata"}
+    body = made(kind, "odd", [{key: value for key, value in own.items() if value is not None}])
+    body["spec"] |= {"secretProviderClassName": "odd"} if kind == "SecretSync" else {}
+    body["metadata"] |= change.get("metadata", {})
+    refused(thief.send("POST", PATHS[kind] + "?dryRun=All", body), why)
+
+
+@both
+def test_stolen_token_leaves_metadata_as_it_is(kind: str, thief: Thief, shop: Shop, maker: str) -> None:
+    body = made(kind, "made-marked", [akv_owner(maker)])
+    body["metadata"] |= {"labels": {"a": "b"}, "annotations": {"c": "d"}, "finalizers": ["x.example/y"]}
+    shop.create(body)
+    try:
+        for metadata, why in (
+            ({"labels": {"a": None}}, "labels and annotations of its own"),
+            ({"labels": {"x": "y"}}, "labels and annotations of its own"),
+            ({"annotations": {"c": "e"}}, "labels and annotations of its own"),
+            ({"finalizers": None}, "finalizers are neither added nor removed"),
+            ({"finalizers": ["x.example/y", "x.example/z"]}, "finalizers are neither added nor removed"),
+        ):
+            refused(patch(thief, kind, "made-marked", {"metadata": metadata}), why)
+        assert patch(thief, kind, "made-marked", {}).status == 200
+    finally:
+        shop.plane.kubectl("patch", kind, "made-marked", "-n", SHOP, "--type=merge", "-p", NO_FINALIZERS)
+
+
+def test_stolen_token_changes_only_the_status_through_the_status(thief: Thief, shop: Shop) -> None:
+    uid = shop.sync("status-only")
+    before = seen(shop, "SecretSync", "status-only")
+    metadata: dict[str, Any] = {
+        "finalizers": ["x.example/y"],
+        "labels": {"a": "b"},
+        "annotations": {"a": "b"},
+        "generateName": "x",
+    }
+    metadata["ownerReferences"] = [owner(uid, "status-only")]
+    path = f"{PATHS['SecretSync']}/status-only/status"
+    body = {"metadata": metadata, "spec": {"serviceAccountName": "x"}, "status": {"syncHash": "h"}}
+    assert thief.send("PATCH", path, body, MERGE).status == 200
+    apply = {"apiVersion": before["apiVersion"], "kind": "SecretSync", **body}
+    applied = thief.send("PATCH", f"{path}?fieldManager=x&force=true", apply, "application/apply-patch+yaml")
+    assert applied.status < 500
+    after = seen(shop, "SecretSync", "status-only")
+    assert after["spec"] == before["spec"]
+    volatile = ("resourceVersion", "managedFields")
+    assert {k: v for k, v in after["metadata"].items() if k not in volatile} == {
+        k: v for k, v in before["metadata"].items() if k not in volatile
+    }
 
 
 def test_the_old_version_of_a_class_is_no_way_around(mighty: Thief, shop: Shop) -> None:

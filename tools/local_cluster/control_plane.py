@@ -46,9 +46,9 @@ class ControlPlane:
     They end at `stop()`, and when this process ends, however it ends. State, logs and keys lie in
     `directory`: a temporary one, removed at the end, unless one is given. `kubernetes` is a release such as
     "1.37.2" (default: the environment's KUBERNETES, else DEFAULT_KUBERNETES); `issuer` that of service
-    account tokens (default: `url`); `apiserver_flags` come after ours. With `with_node`, as root, there is a
-    scheduler and a `node` that runs pods, and the API server listens where these can reach it. Raises ClusterError
-    with the log's end where a server does not start.
+    account tokens (default: `url`); `apiserver_flags` replace those of the same name. With `with_node`, as root,
+    there is a scheduler and a `node` that runs pods, and the API server listens where these can reach it. Raises
+    ClusterError with the log's end where a server does not start.
 
     Known from the beginning: `version`, `kubectl_path`. Known once it runs: `url`, `ca_file` (signs the API
     server's certificate), `issuer`, `kubeconfig` (cluster-admin), `audit_log` (JSON lines of

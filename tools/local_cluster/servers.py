@@ -114,6 +114,10 @@ class Layout:
 
     def apiserver(self) -> list[str]:
         """As on a cluster that people use, but for the audit log of everything."""
+        replaced = {flag.partition("=")[0] for flag in self.extra_flags}
+        return [flag for flag in self._apiserver() if flag.partition("=")[0] not in replaced] + list(self.extra_flags)
+
+    def _apiserver(self) -> list[str]:
         return [
             f"{self.programs}/kube-apiserver",
             f"--bind-address={self.host}",
@@ -142,7 +146,6 @@ class Layout:
             "--audit-log-maxsize=1024",  # MiB; without it the log would be cut off at 100
             "--audit-log-maxbackup=1",
             "--profiling=false",
-            *self.extra_flags,
         ]
 
     def _for_pods(self) -> list[str]:

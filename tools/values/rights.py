@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from controller.api.akvsync import SECRET_TYPES
 from controller.settings import Settings
-from tools.values.base import Values
+from tools.values.base import NAMESPACES, Values
 
 
 class Policies(Values):
@@ -27,6 +27,15 @@ class Policies(Values):
             " Tokens of ServiceAccounts, bootstrap tokens and records of helm are never allowed."
         ),
     ] = msgspec.field(default_factory=lambda: list(SECRET_TYPES))
+    excluded_namespaces: Annotated[
+        list[str],
+        Meta(
+            description="Namespaces in which the controller writes nothing and asks for no token, as a list or"
+            " comma-separated: a SecretSync there gets a status that says so. A namespace that watchNamespaces names is"
+            " not excluded.",
+            extra_json_schema=NAMESPACES,
+        ),
+    ] = msgspec.field(default_factory=lambda: ["kube-system", "kube-public", "kube-node-lease"])
 
 
 class AkvSync(Values):

@@ -10,7 +10,7 @@ from tools.values.chart import ChartValues
 
 Schema = dict[str, Any]
 # Values that protect, and whose default a template does not know. (A boolean that is null counts as its default.)
-_PROTECTING = ("podSecurityContext", "securityContext", "allowedSecretTypes")
+_PROTECTING = ("podSecurityContext", "securityContext", "allowedSecretTypes", "excludedNamespaces")
 # Values that no template can do without.
 _NEEDED = (
     "clouds",
@@ -41,7 +41,7 @@ def _schema(node: inspect.Type) -> Schema:
         said = {**(node.extra_json_schema or {}), **said}
         node = node.type
     schema = _made(node)
-    given = {key: said[key] for key in ("description", "examples", "pattern", "items") if key in said}
+    given: Schema = {key: said[key] for key in ("description", "examples", "pattern", "items") if key in said}
     return {**given, **schema, **({"items": given["items"]} if "items" in given else {})}
 
 

@@ -1,0 +1,48 @@
+"""Names, labels and annotations of Secrets that other software obeys, and that the controller never writes.
+
+Helm takes a Secret with such a name or label for the record of a release; Argo CD takes one for a cluster or a
+repository, or deletes it as a part of an application; kubectl deletes what an ApplySet claims. The admission policies
+refuse them (tools/policies.py), so that a stolen token cannot make a Secret that gives orders to an administrator's
+tools. The controller refuses a SecretSync that asks for one before it asks the vault.
+"""
+
+import re
+from collections.abc import Mapping
+
+# A key belongs to a domain where the part before the slash is the domain or a subdomain of it.
+DOMAINS = (
+    "helm.sh",
+    "argoproj.io",
+    "toolkit.fluxcd.io",
+    "objectset.rio.cattle.io",
+    "applyset.kubernetes.io",
+    "addonmanager.kubernetes.io",
+    "kubectl.kubernetes.io",
+)
+MANAGED_BY = "app.kubernetes.io/managed-by"
+ACCOUNT_PREFIX = "kubernetes.io/service-account."
+# Helm lists its records by this label. Any other value of it is an ordinary label.
+HELM_OWNER = ("owner", "helm")
+# Helm reads a record by its name alone; the other is where a cluster looks for bootstrap tokens.
+NAME_PREFIXES = ("sh.helm.release.v1.", "bootstrap-token-")
+SHOWN = ", ".join((*DOMAINS, MANAGED_BY, "owner=helm"))
+# Both Python and CEL (RE2) read this pattern.
+KEY = (
+    rf"(?i)^(([^/]*\.)?({'|'.join(map(re.escape, DOMAINS))})/"
+    rf"|{re.escape(MANAGED_BY)}$|{re.escape(ACCOUNT_PREFIX)})"
+)
+_KEY = re.compile(KEY)
+
+
+def violation(name: str, labels: Mapping[str, str], annotations: Mapping[str, str]) -> str | None:
+    """Return why the controller does not write a Secret with these, with the fix; None where it does."""
+    if name.startswith(NAME_PREFIXES):
+        return f"a Secret's name must not begin with {' or '.join(NAME_PREFIXES)}: rename the SecretSync"
+    for what, entries in (("label", labels), ("annotation", annotations)):
+        for key, value in entries.items():
+            if _KEY.match(key) or (what == "label" and (key, value) == HELM_OWNER):
+                return (
+                    f"secretObject.{what}s: the controller does not write the {what} {key[:317]!r}, because other tools"
+                    f" obey it; remove it here. A {what} that you set on the Secret itself stays there"
+                )
+    return None

@@ -1,0 +1,231 @@
+"""Random requests of a stolen token, against a model in Python of what the policies allow.
+
+The seed is fixed, so that a failure repeats; POLICY_SEED draws others. Every request is a dry run, or a patch that is
+one, so that an allowed one changes nothing.
+"""
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.cluster.thief import MERGE, SECRETS, SHOP, VALUE, Answer, Shop, Thief, owner, secret
+from tests.cluster.world import LABEL, POLICIES
+
+pytestmark = pytest.mark.since(*POLICIES)
+SEED = int(os.environ.get("POLICY_SEED", "20261128"))
+EXAMPLES = 100
+UID = "11111111-1111-1111-1111-111111111111"
+TOOLS = ("helm.sh", "argoproj.io", "toolkit.fluxcd.io", "applyset.kubernetes.io", "kubectl.kubernetes.io")
+HOSTS = st.sampled_from(
+    [*TOOLS, "example.com", "helm.sh.example.com", "xargoproj.io", "meta.helm.sh", "a.b.argoproj.io"]
+)
+KEYS = st.one_of(
+    st.builds("{}/{}".format, HOSTS, st.sampled_from(["a", "managed-by", "instance"])),
+    st.sampled_from(["owner", "app.kubernetes.io/managed-by", "app.kubernetes.io/name", "app", "status", "version"]),
+)
+ENTRIES = st.dictionaries(KEYS, st.sampled_from(["helm", "Helm", "x", ""]), max_size=2)
+REFERENCES = st.fixed_dictionaries(
+    {
+        "apiVersion": st.sampled_from(["secret-sync.x-k8s.io/v1alpha1"] * 6 + ["secret-sync.x-k8s.io/v9", "v1"]),
+        "kind": st.sampled_from(["SecretSync"] * 6 + ["AKVSync", "ConfigMap"]),
+        "name": st.sampled_from(["drawn"] * 6 + ["other"]),
+        "uid": st.just(UID),
+    },
+    optional={"controller": st.booleans()},
+)
+METADATA = st.fixed_dictionaries(
+    {
+        "labels": ENTRIES.map(lambda entries: entries | LABEL),
+        "ownerReferences": st.lists(REFERENCES, min_size=1, max_size=2),
+    },
+    optional={
+        "annotations": ENTRIES,
+        "finalizers": st.lists(st.just("example.com/stay"), max_size=1),
+        "generateName": st.just("drawn-"),
+    },
+)
+BODIES = st.fixed_dictionaries(
+    {"metadata": METADATA},
+    optional={
+        "immutable": st.booleans(),
+        "type": st.sampled_from(
+            ["Opaque"] * 3 + ["helm.sh/release.v1", "example.com/x", "akv-secret-store/probe", "OPAQUE"]
+        ),
+        "stringData": st.just({"more": "text"}),
+    },
+)
+
+
+def obeyed(labels: dict[str, str], annotations: dict[str, str]) -> bool:
+    """Whether some other tool obeys one of these, by the words of docs/secretsyncs.md."""
+    for key in (*labels, *annotations):
+        domain, slash, _ = key.partition("/")
+        if slash and any(domain == tool or domain.endswith(f".{tool}") for tool in TOOLS):
+            return True
+        if key == "app.kubernetes.io/managed-by":
+            return True
+    return labels.get("owner") == "helm"
+
+
+def creatable(body: dict[str, Any], *, generates: bool = False) -> bool:
+    """Whether the controller's account may create this Secret."""
+    metadata = body["metadata"]
+    expected = owner(UID, "drawn")
+    return (
+        metadata["ownerReferences"] == [expected]
+        and not metadata.get("finalizers")
+        and not generates
+        and not body.get("immutable")
+        and body.get("type", "Opaque") == "Opaque"
+        and not obeyed(metadata["labels"], metadata.get("annotations", {}))
+    )
+
+
+def judged(answer: Answer, allowed: bool, body: Any) -> None:
+    assert answer.status in ({200, 201} if allowed else {403, 409, 422}), (allowed, body, answer.text)
+    assert allowed or VALUE not in answer.text
+
+
+def bounded(test: Any) -> Any:
+    """Run a test with `EXAMPLES` examples, from the seed."""
+    limits = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    return seed(SEED)(limits(test))
+
+
+def test_creation_follows_the_model(thief: Thief, record_property: Any) -> None:
+    record_property("seed", SEED)
+    seen = {True: 0, False: 0}
+
+    @bounded
+    @given(BODIES, st.sampled_from(["POST", "apply"]))
+    def run(drawn: dict[str, Any], way: str) -> None:
+        body = secret("drawn", [], **drawn)
+        body["metadata"]["namespace"] = SHOP
+        allowed = creatable(drawn, generates="generateName" in drawn["metadata"])
+        if way == "POST":
+            answer = thief.send("POST", f"{SECRETS}?dryRun=All", body)
+        else:
+            query = "fieldManager=x&force=true&dryRun=All"
+            answer = thief.send("PATCH", f"{SECRETS}/drawn?{query}", body, "application/apply-patch+yaml")
+        judged(answer, allowed, body)
+        seen[allowed] += 1
+
+    run()
+    assert min(seen.values()) > EXAMPLES // 20, seen
+
+
+def test_change_follows_the_model(thief: Thief, shop: Shop) -> None:
+    """A Secret of the controller, on which somebody has put a label of Helm's and a finalizer."""
+    uid = shop.sync("changing")
+    reference = owner(uid, "changing")
+    kept = {"meta.helm.sh/x": "kept"}
+    before: dict[str, Any] = {"labels": {**LABEL, **kept}, "annotations": kept, "finalizers": ["example.com/theirs"]}
+    shop.put(secret("changing", [reference], metadata=before))
+    entries = st.dictionaries(
+        st.one_of(KEYS, st.just("meta.helm.sh/x")), st.sampled_from(["helm", "x", "kept", None]), max_size=2
+    )
+    owners = [
+        None,
+        [],
+        [reference],
+        [reference | {"uid": UID}],
+        [reference | {"apiVersion": "secret-sync.x-k8s.io/v9"}],
+    ]
+    metadata = st.fixed_dictionaries(
+        {},
+        optional={
+            "labels": entries,
+            "annotations": entries,
+            "ownerReferences": st.sampled_from([*owners, [reference, owner(UID, "second")]]),
+            "finalizers": st.sampled_from(
+                [None, [], ["example.com/theirs"], ["example.com/theirs", "example.com/stay"]]
+            ),
+        },
+    )
+    bodies = st.fixed_dictionaries({"metadata": metadata}, optional={"immutable": st.sampled_from([None, False, True])})
+    seen = {True: 0, False: 0}
+
+    def reserved_changes(field: str, patch: dict[str, Any]) -> bool:
+        for key, value in (patch.get(field) or {}).items():
+            old = before[field].get(key)
+            after = {} if value is None else {key: value}
+            now = {} if old is None else {key: old}
+            as_labels = field == "labels"
+            either = [obeyed(each, {}) if as_labels else obeyed({}, each) for each in (after, now)]
+            if any(either) and value != old:
+                return True
+        return False
+
+    @bounded
+    @given(bodies, st.sampled_from([MERGE, "application/strategic-merge-patch+json"]))
+    def run(body: dict[str, Any], kind: str) -> None:
+        patch = body["metadata"]
+        if kind != MERGE and ("ownerReferences" in patch or "finalizers" in patch):
+            kind = MERGE  # the other kind merges these lists
+        allowed = (
+            not reserved_changes("labels", patch)
+            and not reserved_changes("annotations", patch)
+            and patch.get("ownerReferences", [reference]) == [reference]
+            and patch.get("finalizers", ["example.com/theirs"]) == ["example.com/theirs"]
+            and not body.get("immutable")
+        )
+        judged(thief.send("PATCH", f"{SECRETS}/changing?dryRun=All", body, kind), allowed, body)
+        seen[allowed] += 1
+
+    try:
+        run()
+    finally:
+        shop.plane.kubectl(
+            "patch", "secret", "changing", "-n", SHOP, "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
+        )
+    assert min(seen.values()) > EXAMPLES // 20, seen
+
+
+def test_events_follow_the_model(thief: Thief) -> None:
+    path = f"/apis/events.k8s.io/v1/namespaces/{SHOP}/events"
+    regarding = st.fixed_dictionaries(
+        {
+            "apiVersion": st.sampled_from(["secret-sync.x-k8s.io/v1alpha1"] * 5 + ["v1"]),
+            "kind": st.sampled_from(["SecretSync"] * 5 + ["Pod", "AKVSync"]),
+            "name": st.just("x"),
+            "namespace": st.sampled_from([SHOP] * 5 + ["kube-system"]),
+        }
+    )
+    events = st.fixed_dictionaries(
+        {
+            "reportingController": st.sampled_from(["secret-sync.x-k8s.io/akv-secret-store"] * 5 + ["kubelet"]),
+            "action": st.sampled_from(["Sync"] * 5 + ["Kill"]),
+            "reason": st.sampled_from(["ProviderError", "NeedsAttention", "PartialSync", "Killing"]),
+            "type": st.sampled_from(["Normal", "Warning", "Error"]),
+            "note": st.sampled_from(["", "x", "x" * 1024]),
+            "regarding": regarding,
+        },
+        optional={"related": regarding},
+    )
+    seen = {True: 0, False: 0}
+
+    @bounded
+    @given(events, ENTRIES)
+    def run(drawn: dict[str, Any], labels: dict[str, str]) -> None:
+        metadata = {"name": "drawn.1", "namespace": SHOP} | ({"labels": labels} if labels else {})
+        fixed = {"eventTime": "2026-01-01T00:00:00.000000Z", "reportingInstance": "pod", "metadata": metadata}
+        body = {"apiVersion": "events.k8s.io/v1", "kind": "Event", **fixed, **drawn}
+        about = drawn["regarding"]
+        allowed = (
+            drawn["reportingController"] == "secret-sync.x-k8s.io/akv-secret-store"
+            and drawn["action"] == "Sync"
+            and drawn["reason"] != "Killing"
+            and drawn["type"] != "Error"
+            and (about["kind"], about["namespace"]) == ("SecretSync", SHOP)
+            and about["apiVersion"] == "secret-sync.x-k8s.io/v1alpha1"
+            and "related" not in drawn
+            and not labels
+        )
+        judged(thief.send("POST", f"{path}?dryRun=All", body), allowed, body)
+        seen[allowed] += 1
+
+    run()
+    assert seen[False] > EXAMPLES // 20, seen
