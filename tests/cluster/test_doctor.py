@@ -160,6 +160,9 @@ def test_client_or_tenant_is_wrong(
     [
         ("revoke_role", ["may not read secret a", "az role assignment create", "az keyvault show --name {vault}"]),
         ("firewall", ["firewall refuses", "networking"]),
+        ("public_access", ["public access off", "private endpoint", "DNS zone"]),
+        ("perimeter", ["network security perimeter", "inbound access rule"]),
+        ("api_versions", ["does not know version 7.4", "clouds.emulator.apiVersion to '7.1'"]),
         ("throttle", ["throttled", "jitterSeconds"]),
         ("disable_secret", ["secret a is disabled", "enable it"]),
         ("delete_secret", ["secret a is not in", "recover it"]),
@@ -170,6 +173,9 @@ def test_the_vault_refuses(space: Namespace, examine: Examine, trouble: str, wor
     arguments: dict[str, tuple[Any, ...]] = {
         "revoke_role": (space.client, space.vault),
         "firewall": (space.vault, True),
+        "public_access": (space.vault, False),
+        "perimeter": (space.vault, True),
+        "api_versions": (space.vault, ["2016-10-01", "7.1"]),
         "throttle": (space.vault, 0, 1),
     }
     getattr(space.installed.emulator, trouble)(*arguments.get(trouble, (space.vault, "a")))
