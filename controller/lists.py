@@ -22,6 +22,8 @@ MOST_PAGES = 400
 # Whether a list is cheaper than gets is tried again after a day. Whether it is allowed, within the hour.
 CHEAPER_AGAIN = 86_400.0
 ALLOWED_AGAIN = 3_000.0
+# Objects whose order of versions is remembered.
+MAX_ORDERS = 256
 
 
 class Lists:
@@ -100,6 +102,8 @@ class Lists:
         else:
             ids = await self._in_order(source, found, listed, first)
             self._orders[found] = (seen, ids)
+            if len(self._orders) > MAX_ORDERS:  # editors name objects
+                del self._orders[next(iter(self._orders))]
         if not found.version:
             return ids
         if found.version not in ids:

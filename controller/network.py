@@ -29,6 +29,8 @@ CONNECT_SECONDS = 10
 READ_SECONDS = 20
 # Far above what Key Vault and Entra say (25 KB a value, 25 items a page); above it an answer is not read to its end.
 MOST_ANSWER = 2 * 2**20
+# Hosts whose proxy is remembered.
+MAX_HOSTS = 1024
 CLIENT_OPTIONS: dict[str, Any] = {
     # Retries belong to the queue, which knows the object, the vault and what else is waiting.
     "retry_total": 0,
@@ -88,7 +90,7 @@ class _Transport(AioHttpTransport):  # type: ignore[misc]  # untyped, as the SDK
             session=session, session_owner=False, connection_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS
         )
         self._check = check
-        self._proxy_for = functools.cache(proxy_for)
+        self._proxy_for = functools.lru_cache(MAX_HOSTS)(proxy_for)  # editors name vaults, and so hosts
 
     async def send(self, request: Any, **options: Any) -> Any:
         self._check()

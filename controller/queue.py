@@ -24,6 +24,8 @@ class Owned(Hashable, Protocol):
 
 
 K = TypeVar("K", bound=Owned)
+# Outdated entries are dropped once they are more than those that count, and more than these.
+MIN_COMPACTED = 64
 
 
 class Key(NamedTuple):
@@ -130,6 +132,9 @@ class Queue(Generic[K]):
 
     def _wish(self, key: K) -> None:
         heapq.heappush(self._wishes, _Wish(self._due[key], next(self._numbers), key))
+        if len(self._wishes) > MIN_COMPACTED + 2 * len(self._due):
+            self._wishes = [wish for wish in self._wishes if self._counts(wish)]
+            heapq.heapify(self._wishes)
         self._changed.set()
 
     def _counts(self, wish: _Wish[K]) -> bool:

@@ -278,6 +278,23 @@ async def test_an_entra_that_cannot_be_reached(scene: Scene) -> None:
     assert "refused" not in error.message
 
 
+async def test_entra_that_hangs_is_named_and_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a vault's request is given up: else the vault would be blamed."""
+    monkeypatch.setattr(identity, "EXCHANGE_SECONDS", 0.2)
+    failed: list[str] = []
+    scene.credential._count_failure = failed.append
+
+    async def hangs(*_: object, **__: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(scene.credential._credential, "get_token_info", hangs)
+    error = await scene.fails()
+    host = scene.entra.url.partition("://")[2]
+    assert error.message.startswith(f"Microsoft Entra ({host}) did not answer in time")
+    assert isinstance(error, errors.ProviderError)
+    assert failed == [host]
+
+
 async def test_without_an_assertion_there_is_no_exchange(scene: Scene) -> None:
     scene.no_assertion = errors.ProviderError("there is no ServiceAccount robot")
     assert (await scene.fails()).message == "there is no ServiceAccount robot"

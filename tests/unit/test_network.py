@@ -11,7 +11,7 @@ from azure.core.exceptions import AzureError, ServiceRequestError, ServiceRespon
 from azure.core.pipeline.transport import HttpRequest
 
 from controller.errors import Deposed
-from controller.network import MOST_ANSWER, explain_connection, new_session, new_transport, proxy_for
+from controller.network import MAX_HOSTS, MOST_ANSWER, explain_connection, new_session, new_transport, proxy_for
 from tests.unit.api_server import Answer, ApiServer, serving
 from tools.local_cluster.pki import Authority
 
@@ -192,3 +192,12 @@ def test_which_proxy(host: str, proxy: str | None, monkeypatch: pytest.MonkeyPat
 
 def test_without_an_environment_there_is_no_proxy() -> None:
     assert proxy_for("https", "shop.vault.azure.net") is None
+
+
+async def test_proxies_of_hosts_are_remembered_up_to_a_bound() -> None:
+    """Editors name vaults, and so hosts."""
+    async with new_session("") as session:
+        transport = new_transport(session)
+        for number in range(3 * MAX_HOSTS):
+            transport._proxy_for("https", f"v{number}.vault.azure.net")
+        assert transport._proxy_for.cache_info().currsize == MAX_HOSTS

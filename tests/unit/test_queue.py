@@ -136,6 +136,23 @@ def test_every_one_of_many_workers_gets_a_key_and_a_cancelled_one_takes_none_alo
     run(main)
 
 
+def test_edits_of_one_key_keep_no_outdated_entries() -> None:
+    """Each edit is served at once, and the key is due again in an hour: the heap must not keep that hour's entries."""
+
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 4)
+        for number in range(100):
+            queue.add(Key("neighbour", f"{number}"), 3600)
+        for _ in range(10_000):
+            queue.add(Key("editor", "edited"))
+            queue.done(await queue.take())
+            queue.add(Key("editor", "edited"), 3600)
+        assert len(queue) == 101
+        assert len(queue._wishes) <= 64 + 2 * 101 + 1
+
+    run(main)
+
+
 def test_overdue_counts_what_could_be_taken_now() -> None:
     now = [0.0]
     queue: Queue[Key] = Queue(lambda: now[0], 64)

@@ -10,6 +10,7 @@ from controller.calls import AT_ONCE_EACH
 from controller.errors import AccessDenied, ControllerError, ObjectError, ProviderError
 from controller.fetched import Fetched
 from controller.objects import VaultObject, VersionOf
+from controller.pace import Pace
 from controller.survey import Survey
 from tests.unit.api_server import Answer, Asked
 from tests.unit.vault.stage import CANARY, CHALLENGE, JSON, SIGN, USER, WEB, Scene, refusal
@@ -96,6 +97,36 @@ async def test_without_a_token_the_vault_is_not_blamed(scene: Scene) -> None:
     scene.no_token = None
     scene.has("user", "me")
     assert await scene.read(USER) == ["me"]
+
+
+async def test_fault_of_entra_opens_no_breaker_of_a_vault(scene: Scene) -> None:
+    scene.no_token = ProviderError("Microsoft Entra (login.example.com) did not answer in time")
+    for _ in range(50):
+        assert "Microsoft Entra (login.example.com)" in (await scene.fails()).message
+    scene.no_token = None
+    scene.has("user", "me")
+    assert await scene.read(USER) == ["me"]
+    assert scene.counted == [("secrets.get", "ok")]
+
+
+async def test_requester_that_was_only_refused_is_not_served_first(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An editor without a role asks for a victim's vault: that is no initial sync."""
+    waited: list[tuple[str, bool]] = []
+
+    def wait(_: Pace, namespace: str, _who: object, *, first: bool) -> float:
+        waited.append((namespace, first))
+        return 0.0
+
+    monkeypatch.setattr(Pace, "wait", wait)
+    scene.answers["/secrets/user/"] = scene.answers["/secrets/user"] = refusal(403, "Forbidden", "ForbiddenByRbac")
+    for _ in range(2):
+        await scene.fails()
+    scene.has("user", "me")
+    for _ in range(2):
+        await scene.read(USER)
+    assert waited == [("team", True), ("team", False), ("team", False), ("team", True)]
 
 
 @pytest.mark.parametrize("takes_the_other", [True, False])

@@ -11,7 +11,7 @@ from controller import lists, vault
 from controller.api.secretsync import ObjectVersion
 from controller.errors import ObjectError, ProviderError
 from controller.fetched import Fetched
-from controller.lists import ALLOWED_AGAIN, CHEAPER_AGAIN
+from controller.lists import ALLOWED_AGAIN, CHEAPER_AGAIN, MAX_ORDERS
 from controller.objects import VaultObject, VersionOf
 from controller.survey import Listed, Survey
 from tests.unit.api_server import Answer, Asked
@@ -334,3 +334,11 @@ async def test_those_under_way_when_the_vault_refuses_are_the_last(scene: Scene)
     answers = await scene.reader.read(secrets(200), since=scene.now, first=True)
     assert all(isinstance(answer, ProviderError) for answer in answers.values())
     assert len(scene.server.asked) <= 24
+
+
+async def test_orders_of_versions_are_bounded_however_many_objects_are_named(scene: Scene) -> None:
+    for number in range(MAX_ORDERS + 20):
+        scene.now += 10  # so that the vault's rate is no matter
+        scene.lists(f"s{number}", ("v1", 1, True), ("v2", 2, True))
+        await scene.read(VersionOf(VaultObject(name=f"s{number}", history=2)))
+    assert len(scene.reader._lists._orders) == MAX_ORDERS
