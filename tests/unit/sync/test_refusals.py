@@ -10,11 +10,11 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretsync import SecretSync
 from controller.errors import Retry
-from controller.settings import FOREIGN_SECRET
+from controller.settings import FOREIGN_SECRET, Settings
 from controller.sync import Again, Class
 from tests.unit.api_server import Answer, refusal
 from tests.unit.objects_of import owner, secret, sync
-from tests.unit.sync.stage import ABSENT, CANARY, Scene, sent, source
+from tests.unit.sync.stage import ABSENT, CANARY, Scene, sent, source, staged
 
 
 @pytest.mark.parametrize(
@@ -132,3 +132,16 @@ async def test_a_mistake_in_the_secretsync_costs_no_call(scene: Scene, wanted: S
     assert word in error.message
     assert not scene.server.asked
     assert not scene.vault.asked
+
+
+async def test_label_that_other_tools_obey_is_refused_before_the_vault_is_asked() -> None:
+    """With policies, which would refuse it after that; without them it is written, as by SSE."""
+    wanted = sync(labels={"argocd.argoproj.io/secret-type": "cluster"})
+    async with staged(Settings(probe_secret_type="example.com/no")) as scene:
+        error = await scene.fails(wanted=wanted)
+        assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.EDIT)
+        assert "secretObject.labels: the controller does not write the label 'argocd" in error.message
+        assert not scene.vault.asked
+        assert not scene.server.asked
+    async with staged(Settings()) as scene:
+        assert (await scene.sync(ABSENT, sent(secret()), wanted=wanted)).ready
