@@ -88,8 +88,8 @@ def test_a_vault_fails_in_any_way(vaults: Fleet) -> None:
     took = {fault: now - before[fault] for fault, now in vaults.calls().items()}
     assert not [key for key in emulator.counters() if key.startswith(BAIT)], "a redirect was followed"
     emulator.heal()
-    for name, calls in took.items():
-        # A vault that fails is left alone for 5 s; one that answers some calls is asked at every poll.
-        most = 8 * SECONDS if "list" in name or "429" in name else 5 + SECONDS
-        assert calls <= most, f"{name}: {calls} calls"
+    # A vault that fails is left alone for 5 s, after one retry of a list and of a get; one that answers some calls is
+    # asked at every poll. An answer that cannot be read concerns its object, which backs off by itself.
+    most = {name: 8 * SECONDS if "list" in name or "429" in name else 8 + SECONDS for name in took}
+    assert not {name: calls for name, calls in took.items() if calls > most[name]}, took
     vaults.closes()
