@@ -192,6 +192,23 @@ async def test_client_that_sends_without_end_is_closed(served: Served, endless: 
     writer.close()
 
 
+async def test_request_that_is_too_long_is_closed_at_once(served: Served) -> None:
+    """Each header is within aiohttp's own bounds, and the request never ends."""
+    reader, writer = await served.connect()
+    writer.write(b"GET /metrics HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (each, b"y" * 4000) for each in range(9)))
+    assert await ends(reader, 3)
+    writer.close()
+
+
+async def test_one_address_leaves_connections_to_others(served: Served) -> None:
+    held = [await served.connect("127.0.0.2") for _ in range(2 * MAX_CONNECTIONS)]
+    await asyncio.sleep(1)
+    assert served.servers._metrics._from == {"127.0.0.2": MAX_FROM_ONE}
+    assert "akv_secret_store_leader" in await served.scrape()
+    for _, writer in held:
+        writer.close()
+
+
 async def test_connections_are_bounded_by_address_and_together(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "MAX_SECONDS", 3.0)
     held = []

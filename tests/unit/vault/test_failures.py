@@ -99,10 +99,19 @@ async def test_without_a_token_the_vault_is_not_blamed(scene: Scene) -> None:
     assert await scene.read(USER) == ["me"]
 
 
-async def test_fault_of_entra_opens_no_breaker_of_a_vault(scene: Scene) -> None:
+async def test_fault_of_entra_opens_no_breaker_of_a_vault(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it take a place in the vault's waiting line: the token is there before the vault is asked."""
+    waited: list[object] = []
+
+    def wait(*arguments: object, **_: object) -> float:
+        waited.append(arguments)
+        return 0.0
+
+    monkeypatch.setattr(Pace, "wait", wait)
     scene.no_token = ProviderError("Microsoft Entra (login.example.com) did not answer in time")
     for _ in range(50):
         assert "Microsoft Entra (login.example.com)" in (await scene.fails()).message
+    assert not waited
     scene.no_token = None
     scene.has("user", "me")
     assert await scene.read(USER) == ["me"]
