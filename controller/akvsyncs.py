@@ -50,8 +50,9 @@ class AKVSyncs:
         self._failures: dict[Key, int] = {}
         # How many turns in a row have written objects: somebody may undo each time what we do.
         self._busy: dict[Key, int] = {}
-        # By UID of an AKVSync, the SecretSyncs that it owns; and whose turn it is when a SecretSync comes or goes.
-        self._owned: dict[str, set[Key]] = {}
+        # By namespace and UID of an AKVSync, the SecretSyncs that it owns: other namespaces may write any UID into an
+        # owner reference. And the AKVSyncs to process when a SecretSync changes.
+        self._owned: dict[tuple[str, str], set[Key]] = {}
         self._wanted: dict[Key, set[Key]] = {}
         self._users: dict[Key, set[Key]] = {}
         self.store: Store[AKVSync] = Store()
@@ -72,10 +73,10 @@ class AKVSyncs:
     def _sync_changed(self, key: Key, before: SecretSync | Unreadable | None) -> None:
         now = self._syncs.get(key)
         if before and (owner := parts.owner(before.metadata)):
-            _discard(self._owned, owner.uid, key)
+            _discard(self._owned, (key.namespace, owner.uid), key)
             self._wake(Key(key.namespace, owner.name))
         if now and (owner := parts.owner(now.metadata)):
-            self._owned.setdefault(owner.uid, set()).add(key)
+            self._owned.setdefault((key.namespace, owner.uid), set()).add(key)
             self._wake(Key(key.namespace, owner.name))
         for user in self._users.get(key, ()):
             self._wake(user)
@@ -143,7 +144,7 @@ class AKVSyncs:
         except errors.InputError as error:
             # What was made stays as it is: a mistake prunes nothing.
             problem = error.bare()
-            done = {owned.name: Keep() for owned in sorted(self._owned.get(akv.metadata.uid, ()))}
+            done = {owned.name: Keep() for owned in sorted(self._owned.get((key.namespace, akv.metadata.uid), ()))}
         else:
             self._want(key, generated.syncs)
             done = await self._carry_out(key, akv.metadata.uid, generated)
@@ -154,7 +155,8 @@ class AKVSyncs:
     async def _carry_out(self, key: Key, uid: str, generated: Generated) -> dict[str, Done]:
         """Prunes, makes and mends; what came of each SecretSync, by name."""
         # First what nobody wants any more: it would complain about what the class no longer has.
-        unwanted = [owned for owned in sorted(self._owned.get(uid, ())) if owned.name not in generated.syncs]
+        ours = sorted(self._owned.get((key.namespace, uid), ()))
+        unwanted = [owned for owned in ours if owned.name not in generated.syncs]
         pruned = await asyncio.gather(*[self._prune(owned) for owned in unwanted])
         failed = {owned.name: what for owned, what in zip(unwanted, pruned, strict=True) if what}
         first = parts.step(generated.source, self._classes.get(key))

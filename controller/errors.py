@@ -8,6 +8,7 @@
     │   ├── Refused            401, 403, 413, 422: asking again the same way is of no use
     │   │   └── PolicyRefused  … by an admission policy
     │   ├── Unreachable        no answer, a time-out, 429, 5xx
+    │   │   └── AnswerTooLarge … or more than is read of one
     │   └── Deposed            nothing was sent: another process leads
     ├── ProviderError          Entra or the Key Vault did not do what it was asked
     │   └── ObjectError        … for this one object alone: missing, disabled, odd
@@ -95,6 +96,10 @@ class PolicyRefused(Refused):
 
 class Unreachable(KubeError):  # noqa: N818
     """No answer in time, or one that says to come back: 429, 5xx."""
+
+
+class AnswerTooLarge(Unreachable):
+    """An answer has more bytes than are read; ask for less at once."""
 
 
 class Deposed(KubeError):  # noqa: N818

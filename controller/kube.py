@@ -8,6 +8,7 @@ The official client's typed models cost 110 MiB and 1.8 s on first use, so reque
 structs. `controller.access` says where to and as whom.
 """
 
+import asyncio
 import contextlib
 import copy
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,13 +21,21 @@ import msgspec
 from controller import errors
 from controller.access import Access
 from controller.api.meta import ObjectMeta, Partial, Resource, Wire
+from controller.decode import Undecodable, decode
 from controller.schedule import asked_to_wait
 from controller.settings import FIELD_MANAGER
 from controller.wiped import wipe
 
 TIMEOUT = 30.0
-# Objects of a list's page: each may have more than a million bytes, and a page is in memory as a whole.
+# Most objects of a list's page. The reflector asks for fewer where they are large: a page is in memory as a whole.
 PAGE = 50
+# Bytes of an answer, and of a line of a watch. etcd takes objects of 1.5 MiB by default, so an answer with one object
+# is always smaller.
+MAX_ANSWER = 8 * 2**20
+# An error is a short Status; of a longer answer nothing is read.
+MAX_ERROR = 2**16
+# Larger answers are decoded in a thread: text that is nested deep takes up to 100 ms for each MiB.
+_LARGE = 2**19
 # A watch is ended by the server after this long, so that a connection that died in silence is noticed.
 WATCH_SECONDS = 290
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -55,6 +64,11 @@ class Page(Wire, frozen=True, kw_only=True):
 
     metadata: _ListMeta
     items: list[msgspec.Raw] = msgspec.field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """The bytes of its items."""
+        return sum(memoryview(item).nbytes for item in self.items)
 
 
 class WatchEvent(Wire, frozen=True, kw_only=True):
@@ -94,7 +108,9 @@ class Kube:
         self._session = aiohttp.ClientSession(
             # Unlimited: each watch holds one, and the number of workers bounds the rest.
             connector=aiohttp.TCPConnector(ssl=self._access.tls, limit=0),
-            headers={"User-Agent": self._user_agent},
+            # Compressed, a small answer could fill the memory. `_open` rejects one that is compressed all the same.
+            headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity"},
+            auto_decompress=False,
             read_bufsize=2**20,
         )
         return self
@@ -125,8 +141,13 @@ class Kube:
                 headers=headers,
                 timeout=limits,
             ) as response:
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise errors.Unreachable(
+                        "the Kubernetes API sent a compressed answer that was not asked for; if a proxy is in between,"
+                        " turn its compression off"
+                    )
                 if response.status >= 400:
-                    raise _translate(response, await response.read())
+                    raise _translate(response, await _read_error(response), sent_values=_has_values(body))
                 yield response
         except TimeoutError as error:
             raise errors.Unreachable("the Kubernetes API did not answer in time; it is tried again") from error
@@ -158,6 +179,11 @@ class Kube:
             answer = bytearray()  # `response.read()` would have it in memory twice for a moment
             async for chunk in response.content.iter_any():
                 answer += chunk
+                if len(answer) > MAX_ANSWER:
+                    response.close()
+                    raise errors.AnswerTooLarge(
+                        f"the Kubernetes API sent more than {MAX_ANSWER} bytes at once; it is tried again"
+                    )
             return answer
 
     async def lines(self, path: str, query: Query, quiet: float) -> AsyncIterator[bytes]:
@@ -171,22 +197,44 @@ class Kube:
             limits=aiohttp.ClientTimeout(total=None, connect=TIMEOUT, sock_read=quiet),
         ) as response:
             # readline is bounded by the read buffer and an object may be larger, so lines are cut here.
-            rest = b""
+            rest = bytearray()
             async for chunk in response.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if line:
-                        yield line
+                first, *others = chunk.split(b"\n")
+                rest += first
+                for other in others:
+                    if rest:
+                        yield bytes(rest)
+                    rest = bytearray(other)
+                if len(rest) > MAX_ANSWER:
+                    response.close()
+                    raise errors.AnswerTooLarge(
+                        f"the Kubernetes API sent an event of more than {MAX_ANSWER} bytes; everything is listed again"
+                    )
 
 
 def _anybody() -> None:
     """Who was not fenced may always write."""
 
 
-def _translate(response: aiohttp.ClientResponse, body: bytes) -> errors.KubeError:
+async def _read_error(response: aiohttp.ClientResponse) -> bytes:
+    answer = bytearray()
+    async for chunk in response.content.iter_any():
+        answer += chunk
+        if len(answer) > MAX_ERROR:
+            response.close()
+            break
+    return bytes(answer)
+
+
+def _has_values(body: Any) -> bool:
+    """Whether a request writes the data of a Secret."""
+    return isinstance(body, Mapping) and bool(body.get("data"))
+
+
+def _translate(response: aiohttp.ClientResponse, body: bytes, *, sent_values: bool) -> errors.KubeError:
     try:
-        status = msgspec.json.decode(body, type=_Status)
-    except msgspec.DecodeError:
+        status = decode(body, _Status)
+    except Undecodable:
         status = _Status(message=f"HTTP {response.status}")
     code = response.status
     text = status.message[:1000] or f"HTTP {response.status}"
@@ -200,15 +248,37 @@ def _translate(response: aiohttp.ClientResponse, body: bytes) -> errors.KubeErro
         return errors.Unreachable(text, status=code, retry_after=asked_to_wait(response.headers))
     if "ValidatingAdmissionPolicy" in text:
         return errors.PolicyRefused(text, status=code)
+    if sent_values and code in (400, 422):
+        text = _without_values(text)
     return errors.Refused(text, status=code)
+
+
+# What the API server says of a Secret that it rejects, and `Syncer` explains.
+_KNOWN_REFUSALS = ("`immutable` is set", "field is immutable")
+
+
+def _without_values(text: str) -> str:
+    """Return what may be passed on of a refused write with values: a validation message can quote the values."""
+    for known in _KNOWN_REFUSALS:
+        if known in text:
+            return f"the API server rejected the Secret: {known}"
+    return (
+        "the API server rejected the Secret as invalid; its message is not shown, because it can quote values: check"
+        " that the values have the form that the Secret's type needs"
+    )
 
 
 def _read(answer: bytes | bytearray, shape: type[T]) -> T:
     """A decoded answer; one of another shape (a proxy's page, say) is as good as none, and its text goes nowhere."""
     try:
-        return msgspec.json.decode(answer, type=shape)
-    except msgspec.DecodeError:
+        return decode(answer, shape)
+    except Undecodable:
         raise errors.Unreachable("the Kubernetes API gave no usable answer; it is tried again") from None
+
+
+async def _read_large(answer: bytes | bytearray, shape: type[T]) -> T:
+    """As `_read`, for answers whose size others choose."""
+    return _read(answer, shape) if len(answer) < _LARGE else await asyncio.to_thread(_read, answer, shape)
 
 
 class Handle(Generic[R]):
@@ -231,8 +301,8 @@ class Handle(Generic[R]):
         return "/".join(part for part in parts if part)
 
     def decode(self, raw: msgspec.Raw) -> R:
-        """One object of this resource; `msgspec.ValidationError` names the field that does not fit."""
-        return msgspec.json.decode(raw, type=self.resource)
+        """Decode one object of this resource; `Undecodable` names the field that does not fit."""
+        return decode(raw, self.resource)
 
 
 class ListWatch(Handle[R]):
@@ -240,10 +310,10 @@ class ListWatch(Handle[R]):
 
     verbs = ("list", "watch")
 
-    async def page(self, kube: Kube, namespace: str, token: str) -> Page:
-        """Up to `PAGE` objects, from the continue token on."""
-        query = {"limit": str(PAGE)} | ({"continue": token} if token else {})
-        return _read(await kube.call("GET", self.path(namespace), query=query), Page)
+    async def page(self, kube: Kube, namespace: str, token: str, limit: int = PAGE) -> Page:
+        """Return up to `limit` objects from the continue token on; raise `errors.AnswerTooLarge` for large ones."""
+        query = {"limit": str(limit)} | ({"continue": token} if token else {})
+        return await _read_large(await kube.call("GET", self.path(namespace), query=query), Page)
 
     async def watch(self, kube: Kube, namespace: str, resource_version: str) -> AsyncIterator[WatchEvent]:
         """Events from that resourceVersion on, until the server ends the watch."""
@@ -254,7 +324,7 @@ class ListWatch(Handle[R]):
             "timeoutSeconds": str(WATCH_SECONDS),
         }
         async for line in kube.lines(self.path(namespace), query, quiet=WATCH_SECONDS + TIMEOUT):
-            yield _read(line, WatchEvent)
+            yield await _read_large(line, WatchEvent)
 
 
 class StatusPatch(Handle[R]):

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.connector import Connection
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.exceptions import AzureError
 from azure.core.pipeline import PipelineResponse
@@ -45,8 +46,20 @@ class AnswerTooLarge(aiohttp.ClientPayloadError):
     """An answer is longer than any that the API gives."""
 
 
+class CompressedAnswer(aiohttp.ClientPayloadError):
+    """An answer is compressed, although the request asked that it is not."""
+
+
 class _Bounded(aiohttp.ClientResponse):
     """An answer that cannot fill the memory."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        # The SDK decompresses by itself, without a bound, so such an answer must not reach it.
+        started = await super().start(connection)
+        if self.headers.get("Content-Encoding", "identity").lower() != "identity":
+            self.close()
+            raise CompressedAnswer("it is compressed")
+        return started
 
     async def read(self) -> bytes:
         answer = Wiped()  # it may have a value in it
@@ -70,10 +83,10 @@ def new_session(ca: str) -> aiohttp.ClientSession:
         # Unlimited: how many requests are under way is decided before, by `Slots`.
         connector=aiohttp.TCPConnector(ssl=tls, limit=0),
         timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS + READ_SECONDS),
-        auto_decompress=False,  # azure-core does that itself
+        auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         response_class=_Bounded,
-        # Neither can what is small and grows: the SDK would unpack it whole.
+        # `_Bounded` rejects an answer that is compressed all the same.
         headers={"Accept-Encoding": "identity"},
     )
 
@@ -134,6 +147,11 @@ def explain_connection(error: AzureError, other: str) -> str:
     cause: BaseException | None = getattr(error, "inner_exception", None) or error.__cause__
     if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
         return f"{other}: the controller may open no more files or connections; raise the limit of its node (nofile)"
+    if isinstance(cause, CompressedAnswer):
+        return (
+            f"{other} sent a compressed answer that was not asked for, so it was not read; if a proxy is in between,"
+            " turn its compression off"
+        )
     if isinstance(cause, aiohttp.ClientConnectorDNSError):
         return f"{other}: the name {cause.host} does not resolve; check that name and the cluster's DNS"
     if isinstance(cause, aiohttp.ClientConnectorCertificateError | ssl.SSLError | aiohttp.ClientConnectorSSLError):

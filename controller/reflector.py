@@ -4,6 +4,7 @@ Source: Kubernetes API concepts, "Efficient detection of changes" (resourceVersi
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -13,14 +14,21 @@ from typing import Generic, TypeVar
 import msgspec
 
 from controller import errors
-from controller.api.meta import ObjectMeta, Partial, Resource, Unreadable
+from controller.api.meta import Identified, ObjectMeta, Partial, Resource, Unreadable
 from controller.api.secretsync import REFRESH_INTERVAL
-from controller.kube import Kube, ListWatch
+from controller.decode import Undecodable, decode
+from controller.kube import PAGE, Kube, ListWatch, Page
 from controller.queue import Key
+from controller.telemetry import Chorus
 
 LONGEST_PAUSE = 30.0
 # A watch lasts for minutes; one that ends within this time is counted as one more failure.
 QUICK_END = 1.0
+# Bytes of a page that are usual: with more, the next page has fewer objects.
+PAGE_BYTES = 2**20
+# Bytes of a whole spec, as JSON. It is room for a thousand objects or keys; etcd would take ten times as much, and an
+# object may be kept many times (parsed, and as what an AKVSync makes of it).
+MAX_SPEC = 128 * 1024
 R = TypeVar("R", bound=Resource)
 log = logging.getLogger(__name__)
 
@@ -53,6 +61,7 @@ class Store(Generic[R]):
     def __init__(self) -> None:
         self._objects: dict[Key, R | Unreadable] = {}
         self._listeners: list[tuple[Changed[R], Same]] = []
+        self._chorus = Chorus(log)
 
     def listen(self, changed: Changed[R], same: Same = same_spec) -> None:
         """From now on calls `changed`, with what stood there before, for what comes, goes, or is not the same."""
@@ -76,7 +85,7 @@ class Store(Generic[R]):
         self._objects[key] = item
         for changed, same in self._listeners:
             if before is None or not same(before.metadata, item.metadata):
-                changed(key, before)
+                self._call(changed, key, before)
         return key
 
     def wrote(self, before: ObjectMeta, after: R) -> None:
@@ -93,14 +102,33 @@ class Store(Generic[R]):
         before = self._objects.pop(key, None)
         if before is not None:
             for changed, _ in self._listeners:
-                changed(key, before)
+                self._call(changed, key, before)
+
+    def _call(self, changed: Changed[R], key: Key, before: R | Unreadable | None) -> None:
+        """Call a listener; its failure about one object must not keep the others from being seen."""
+        try:
+            changed(key, before)
+        except Exception as error:
+            self._chorus.unexpected(error)
 
 
-def _metadata(raw: msgspec.Raw) -> ObjectMeta:
-    try:
-        return msgspec.json.decode(raw, type=Partial).metadata
-    except msgspec.DecodeError:
-        raise errors.Unreachable("the Kubernetes API sent what is no object; it is asked again") from None
+def identify(raw: msgspec.Raw) -> ObjectMeta | None:
+    """Return as much of an object's metadata as can be read; None where not even its name can."""
+    with contextlib.suppress(Undecodable):
+        return decode(raw, Partial).metadata.trimmed()
+    with contextlib.suppress(Undecodable):
+        return decode(raw, Identified).meta()
+    return None
+
+
+def _too_large(raw: msgspec.Raw, item: Resource) -> str:
+    """Return what is wrong with an object whose spec is too large to be kept, else an empty text."""
+    if memoryview(raw).nbytes <= MAX_SPEC:
+        return ""
+    size = len(msgspec.json.encode(getattr(item.trimmed(), "spec", None)))
+    if size <= MAX_SPEC:
+        return ""
+    return f"its spec has {size} bytes as JSON, and at most {MAX_SPEC} are read: split it into several"
 
 
 class Reflector(Generic[R]):
@@ -112,6 +140,9 @@ class Reflector(Generic[R]):
         self._namespace = namespace
         self._store = store
         self._mine: set[Key] = set()
+        # Objects asked for with the next page.
+        self._limit = PAGE
+        self._chorus = Chorus(log)
         self._dice = random.Random()  # noqa: S311 -- spreads load, guards nothing
         self.synced = asyncio.Event()
         self.problem = ""
@@ -140,6 +171,14 @@ class Reflector(Generic[R]):
                 failures = 1 if not error.status and self._lasted(began) else failures + 1
                 await asyncio.sleep(max(error.retry_after or 0.0, self._pause(failures)))
                 continue
+            except Exception as error:
+                # Whatever it is, it must not end the process: the other reflectors and all work go on.
+                self._chorus.unexpected(error)
+                self.problem = f"unexpected {type(error).__name__}: the log has the place"
+                version = ""
+                failures += 1
+                await asyncio.sleep(self._pause(failures))
+                continue
             # A watch that ends at once, or has always expired, must not become a hot loop of lists.
             failures = 0 if self._lasted(began) else failures + 1
             await asyncio.sleep(self._pause(failures) if failures else 0)
@@ -153,20 +192,43 @@ class Reflector(Generic[R]):
 
     async def _list(self) -> str:
         seen: set[Key] = set()
+        complete = True
         token = ""
         while True:
-            page = await self._handle.page(self._kube, self._namespace, token)
+            page = await self._page(token)
             for raw in page.items:
-                seen.add(key := self._store.put(self._decode(raw)))
+                item = self._decode(raw)
+                if item is None or not item.metadata.name:
+                    complete = False
+                    continue
+                seen.add(key := self._store.put(item))
                 self._mine.add(key)
             token = page.metadata.continue_
             if not token:
                 break
-        for key in self._mine - seen:
-            self._store.drop(key)
-        self._mine = seen
+        if complete:
+            for key in self._mine - seen:
+                self._store.drop(key)
+            self._mine = seen
+        # Else one that was not seen may be the object whose name cannot be read: none is taken for gone.
         self.synced.set()
         return page.metadata.resource_version
+
+    async def _page(self, token: str) -> Page:
+        """Ask for a page, with fewer objects where they are large."""
+        while True:
+            try:
+                page = await self._handle.page(self._kube, self._namespace, token, self._limit)
+            except errors.AnswerTooLarge:
+                if self._limit == 1:
+                    raise
+                self._limit = max(1, self._limit // 8)
+                continue
+            if page.size > PAGE_BYTES:
+                self._limit = max(1, self._limit // 2)
+            elif page.size < PAGE_BYTES // 2:
+                self._limit = min(PAGE, self._limit * 2)
+            return page
 
     async def _watch(self, version: str) -> str:
         async for event in self._handle.watch(self._kube, self._namespace, version):
@@ -175,22 +237,34 @@ class Reflector(Generic[R]):
                 raise errors.Expired("the watch has expired", status=410)
             self._recovered()
             item = self._decode(event.object)
+            if item is None:
+                continue
             version = item.metadata.resource_version or version
             if event.type == "DELETED":
                 key = Key(item.metadata.namespace, item.metadata.name)
                 self._mine.discard(key)
                 self._store.drop(key)
-            elif event.type in ("ADDED", "MODIFIED"):
+            elif event.type in ("ADDED", "MODIFIED") and item.metadata.name:
                 self._mine.add(self._store.put(item))
         self._recovered()
         return version
 
-    def _decode(self, raw: msgspec.Raw) -> R | Unreadable:
+    def _decode(self, raw: msgspec.Raw) -> R | Unreadable | None:
+        """Return the object, or what is wrong with it; None, with a log line, where not even its name can be read."""
         try:
-            return self._handle.decode(raw).trimmed()
-        except msgspec.ValidationError as error:
+            item = self._handle.decode(raw)
+            problem = _too_large(raw, item)
+        except Undecodable as error:
             # BOOKMARK events come here too: they carry metadata alone, which is all that is read of them.
-            return Unreadable(_metadata(raw).trimmed(), str(error))
+            problem = error.problem
+        if not problem:
+            return item.trimmed()
+        meta = identify(raw)
+        if meta is None:
+            kind = self._handle.resource.kind
+            self._chorus.say(logging.WARNING, "unreadable", f"ignored what is no {kind}: {problem}")
+            return None
+        return Unreadable(meta, problem)
 
     def _failed(self, error: errors.KubeError) -> None:
         if type(error) is not self._trouble:  # an outage has many faces; its first one is enough

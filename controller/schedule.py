@@ -19,12 +19,18 @@ def parse_time(text: str | None) -> datetime | None:
         found = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    try:
+        # In the years 1 and 9999 a time zone can move it beyond what a datetime holds.
+        return found.astimezone(UTC)
+    except OverflowError:
+        return None
 
 
 def format_time(moment: datetime) -> str:
     """A Kubernetes timestamp: UTC, whole seconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Not strftime: before the year 1000 it writes fewer than four digits, which the API server rejects.
+    return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def refresh_interval(asked: str | None, usual: float, shortest: float) -> float | None:

@@ -97,8 +97,25 @@ class Partial(Resource, frozen=True, kw_only=True):
     """Any object's metadata and nothing else (PartialObjectMetadata, meta.k8s.io/v1)."""
 
 
+class _Identity(Wire, frozen=True, kw_only=True):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+
+
+class Identified(Wire, frozen=True, kw_only=True):
+    """What identifies any object, for one whose metadata does not fit `ObjectMeta`."""
+
+    metadata: _Identity
+
+    def meta(self) -> ObjectMeta:
+        """Return it as metadata of which nothing else is known."""
+        return ObjectMeta(**msgspec.structs.asdict(self.metadata))
+
+
 class Unreadable(msgspec.Struct, frozen=True):
-    """An object that does not fit its type: it slipped in under an older or another CRD."""
+    """An object that does not fit its type or is too large: it was created under an older or another CRD."""
 
     metadata: ObjectMeta
     problem: str

@@ -1,5 +1,6 @@
 """Ways on which no answer comes, provoked on loopback where they can be, and what is said of each."""
 
+import gzip
 import ssl
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -201,3 +202,12 @@ async def test_proxies_of_hosts_are_remembered_up_to_a_bound() -> None:
         for number in range(3 * MAX_HOSTS):
             transport._proxy_for("https", f"v{number}.vault.azure.net")
         assert transport._proxy_for.cache_info().currsize == MAX_HOSTS
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x"])
+async def test_a_compressed_answer_is_not_decompressed(encoding: str) -> None:
+    """The SDK decompresses without a bound, so it never gets one."""
+    async with serving() as server:
+        server.will_answer(Answer(gzip.compress(b"0" * 2**20), headers={"Content-Encoding": encoding}))
+        error = await failure(server.url)
+    assert "Key Vault shop sent a compressed answer" in explain_connection(error, VAULT)

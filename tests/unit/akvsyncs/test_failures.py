@@ -4,12 +4,16 @@ import itertools
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
+from controller.api.akvsync import AKVSync
 from controller.api.conditions import Reason
+from controller.api.meta import ObjectMeta, OwnerReference
 from controller.errors import PolicyRefused, Refused, Unreachable
 from controller.parts import MOST_MESSAGE, MOST_SHOWN
 from tests.unit.akvsyncs.stage import FRESH, A, B, Stage, parts
+from tests.unit.objects_of import sync
 
 # Mistakes and refusals
 
@@ -147,3 +151,24 @@ def test_a_deleted_one_is_left_to_the_garbage_collector(settled: Stage) -> None:
     settled.passes(60)
     assert settled.asked == []
     assert (settled.akv_syncs._users, settled.akv_syncs._owned) == ({}, {})
+
+
+# Other namespaces
+
+
+def test_another_namespace_that_names_the_uid_as_owner_changes_nothing(settled: Stage) -> None:
+    """An editor there can write any owner reference: that adds no part, neither now nor after a mistake."""
+    meta = settled.objects["akvsyncs", "shop"]["metadata"]
+    owner = OwnerReference(api_version=AKVSync.api_version(), kind=AKVSync.kind, name="shop", uid=meta["uid"])
+    for number in range(300):
+        theirs = sync(name=f"theirs-{number}")
+        place = ObjectMeta(name=f"theirs-{number}", namespace="elsewhere", uid=f"u{number}", owner_references=[owner])
+        settled.syncs.put(msgspec.structs.replace(theirs, metadata=place))
+    before = settled.objects["akvsyncs", "shop"]["status"]
+    settled.passes(60)
+    assert settled.objects["akvsyncs", "shop"]["status"] == before
+    settled.has([A, A])
+    settled.passes(60)
+    assert settled.did == []
+    assert settled.objects["akvsyncs", "shop"]["status"]["summary"] == "2/2"
+    assert parts(settled).keys() == {item["name"] for item in before["parts"]}

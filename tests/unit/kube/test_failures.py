@@ -1,6 +1,7 @@
 """What every failure of the Kubernetes API becomes, over real HTTP."""
 
 import base64
+import gzip
 import ssl
 import traceback
 from pathlib import Path
@@ -144,3 +145,29 @@ async def test_only_the_clusters_own_authority_is_trusted(tmp_path: Path) -> Non
             error = await failure(look(api))
         assert "ClientConnectorCertificateError" in error.message
         assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x"])
+@pytest.mark.parametrize("status", [200, 403])
+async def test_a_compressed_answer_is_not_decompressed(
+    both: tuple[ApiServer, Kube], encoding: str, status: int
+) -> None:
+    server, api = both
+    server.will_answer(Answer(gzip.compress(b"{}" * 2**20), status=status, headers={"Content-Encoding": encoding}))
+    assert "compressed answer" in (await failure(look(api))).message
+    assert server.asked[0].headers["Accept-Encoding"] == "identity"
+
+
+async def test_an_answer_of_many_bytes_is_not_read_to_its_end(both: tuple[ApiServer, Kube]) -> None:
+    server, api = both
+    server.will_answer(Answer(b" " * (kube.MAX_ANSWER + 1)))
+    assert isinstance(await failure(look(api)), errors.AnswerTooLarge)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_nothing_is_passed_on_of_a_refused_write_of_values(both: tuple[ApiServer, Kube], status: int) -> None:
+    server, api = both
+    server.will_answer(refusal(status, f'Secret "shop" is invalid: json: cannot unmarshal number {CANARY}'))
+    error = await failure(permissions.SECRETS.create(api, "team", {"data": {"key": "x"}}))
+    assert CANARY not in error.message
+    assert "rejected the Secret as invalid" in error.message
