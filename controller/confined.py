@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from controller import certificates
 
@@ -25,17 +26,27 @@ _TURNS = threading.Semaphore(2)
 # What took too long is not tried again, so that it costs its two seconds once; by digest, the last so many.
 MOST_GIVEN_UP = 1000
 _given_up: dict[bytes, None] = {}
+# Where the child finds this package, however this process found it.
+_ROOT = Path(__file__).parents[1]
 
 
 def pem_of_pfx(data: bytes) -> bytes:
     """As `certificates.pem_of_pfx`: `ValueError` where that fails, `TimeoutError` where it takes too long."""
     words = [sys.executable, "-P", "-m", __name__]
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     digest = hashlib.sha256(data).digest()
     with _TURNS:
         if digest in _given_up:
             raise TimeoutError
         try:
-            done = subprocess.run(words, input=data, capture_output=True, timeout=PATIENCE, check=False)
+            done = subprocess.run(
+                words,
+                env=os.environ | {"PYTHONPATH": path},
+                input=data,
+                capture_output=True,
+                timeout=PATIENCE,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             raise TimeoutError from None  # its own has what was read so far
     if done.returncode == -signal.SIGXCPU:

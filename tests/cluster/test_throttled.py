@@ -30,7 +30,7 @@ class Watch:
     def __init__(self, space: Namespace) -> None:
         self._space = space
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self.answered: list[float] = []
         self.refused: list[float] = []
 

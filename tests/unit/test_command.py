@@ -11,13 +11,14 @@ import pytest
 from tools import command
 from tools.command import BadInput, read_yaml
 
+ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 RUN = "from tools.command import end\n{body}\nend('tools/x', main)"
 
 
 def run(body: str, stdout: int = subprocess.PIPE) -> tuple[int, str]:
     """The exit code and stderr of a tool of that body."""
     program = [sys.executable, "-P", "-c", RUN.format(body=body)]
-    done = subprocess.run(program, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(program, env=ENV, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     return done.returncode, done.stderr
 
 
@@ -53,7 +54,9 @@ def test_a_full_disk_is_said_once() -> None:
 
 def test_a_closed_output_is_none() -> None:
     program = [sys.executable, "-P", "-c", RUN.format(body="main = lambda: print('few')")]
-    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *program], env=ENV, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 

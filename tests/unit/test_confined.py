@@ -37,12 +37,14 @@ def test_one_that_would_take_for_ever_is_given_up_and_holds_nobody_up() -> None:
         while not done.wait(0.02):
             gaps.append(-(last - (last := time.monotonic())))
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    with pytest.raises(ObjectError, match="more work than any needs"):
-        certificates.take_apart(slow_pfx().encode(), WHAT, confined.pem_of_pfx)
-    done.set()
-    watcher.join()
+    try:
+        with pytest.raises(ObjectError, match="more work than any needs"):
+            certificates.take_apart(slow_pfx().encode(), WHAT, confined.pem_of_pfx)
+    finally:
+        done.set()
+        watcher.join()
     assert max(gaps) < 1
 
 
