@@ -180,3 +180,179 @@ def test_lines_of_many_callers_are_bounded_and_dropped() -> None:
     now[0] += 1000
     assert pace.wait("victim", "x", first=False) == 0
     assert not pace._lines
+
+
+class Vault:
+    """The pace of one vault, with a clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.pace = Pace(lambda: self.now)
+
+    def answer(self, count: int) -> None:
+        for _ in range(count):
+            self.pace.answered()
+
+    def wait(self, who: str, *, first: bool = True) -> float:
+        return self.pace.wait("team", who, first=first)
+
+    def burst(self) -> int:
+        """How many may call at this moment."""
+        return next(count for count in itertools.count() if self.wait(f"burst {count}"))
+
+    def rate(self) -> float:
+        """The calls per second that newcomers are promised now; the pace is of no use to a test after this."""
+        self.burst()
+        earlier = self.wait("earlier")
+        return 1 / (self.wait("later") - earlier)
+
+
+def test_after_a_rest_190_calls_start_at_once_and_380_follow_each_second() -> None:
+    vault = Vault()
+    vault.now += 1000
+    assert vault.burst() == 190
+    assert vault.wait("burst 190") == pytest.approx(1 / 380)
+    assert vault.wait("next") == pytest.approx(2 / 380)
+    vault.now += 0.5 / 380
+    assert vault.wait("burst 190") == pytest.approx(0.5 / 380)
+    # The sum that Azure's limit is about: 4,000 calls in any ten seconds.
+    assert 3900 < 190 + 380 * 10 < 4000
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_each_caller_that_comes_when_it_was_promised_may_call(first: bool) -> None:
+    vault = Vault()
+    vault.pace.refused(10)
+    promised = [vault.wait(str(number), first=first) for number in range(6)]
+    # Closed for ten seconds, and then one call every other second.
+    assert promised == pytest.approx([12, 14, 16, 18, 20, 22])
+    for number, wait in enumerate(promised):
+        vault.now = 1000 + wait
+        assert vault.wait(str(number), first=first) == 0
+        assert vault.wait("a newcomer", first=first) > 0
+
+
+def test_those_who_have_nothing_yet_go_before_all_who_refresh() -> None:
+    vault = Vault()
+    vault.pace.refused(10)
+    assert vault.wait("refresh", first=False) == pytest.approx(12)
+    assert vault.wait("new", first=True) == pytest.approx(12)
+    assert vault.wait("another", first=True) == pytest.approx(14)
+    assert vault.wait("refresh", first=False) == pytest.approx(16)
+    vault.now += 12
+    assert vault.wait("new", first=True) == 0
+    assert vault.wait("refresh", first=False) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_place_is_kept_for_half_a_minute_after_the_promised_time(first: bool) -> None:
+    vault = Vault()
+    vault.pace.refused(10)
+    assert [vault.wait(who, first=first) for who in ("late", "next")] == pytest.approx([12, 14])
+    vault.now = 1000 + 12 + 30
+    assert vault.wait("next", first=first) > 0
+    vault.now += 0.1
+    assert vault.wait("next", first=first) == 0
+
+
+def test_a_refusal_that_names_no_time_closes_for_ten_seconds() -> None:
+    vault = Vault()
+    vault.pace.refused(None)
+    assert (vault.pace.closed(), vault.pace.slowed) == (10, True)
+    vault.now += 10
+    assert vault.pace.closed() == 0
+    vault.now += 10
+    assert vault.pace.closed() == 0
+
+
+def test_of_several_refusals_the_latest_end_counts() -> None:
+    vault = Vault()
+    vault.answer(100)
+    vault.pace.refused(10)
+    vault.now += 5
+    vault.pace.refused(20)
+    vault.pace.refused(1)
+    assert vault.pace.closed() == 20
+    # Only the first of them says how much the vault bore: the others came of calls that were under way.
+    vault.now += 20
+    assert vault.rate() == pytest.approx(10)
+
+
+def test_a_refusal_at_the_moment_of_opening_is_a_new_one() -> None:
+    vault = Vault()
+    vault.answer(100)
+    vault.pace.refused(10)
+    vault.now += 10
+    vault.answer(50)
+    vault.pace.refused(10)
+    vault.now += 10
+    assert vault.rate() == pytest.approx(15)
+
+
+@pytest.mark.parametrize(("later", "rate"), [(0, 300), (10, 300), (10.1, 0.5)])
+def test_the_pace_is_what_was_answered_in_the_ten_seconds_before(later: float, rate: float) -> None:
+    vault = Vault()
+    vault.answer(3000)
+    vault.now += later
+    vault.pace.refused(1)
+    vault.now += 1
+    assert vault.rate() == pytest.approx(rate)
+
+
+def test_more_was_answered_than_we_ever_ask_for_so_the_pace_stays() -> None:
+    vault = Vault()
+    vault.answer(4000)
+    vault.pace.refused(5)
+    slowed = [vault.pace.slowed]
+    vault.now += 5
+    assert [*slowed, vault.pace.slowed] == [True, False]
+    assert vault.rate() == pytest.approx(380)
+
+
+@pytest.mark.parametrize(
+    ("answers", "after", "rate"),
+    [
+        pytest.param(10, 59.9, 1, id="not yet a minute"),
+        pytest.param(10, 60, 2, id="a minute"),
+        pytest.param(9, 9.9, 0.9, id="next to nothing is known: not yet a window"),
+        pytest.param(9, 10, 1.8, id="a window"),
+        pytest.param(3000, 60, 380, id="never above the limit"),
+    ],
+)
+def test_a_pace_that_was_borne_is_doubled(answers: int, after: float, rate: float) -> None:
+    vault = Vault()
+    vault.answer(answers)
+    vault.pace.refused(10)
+    vault.now += 10 + after
+    vault.answer(2)  # twice, and doubled once
+    assert vault.rate() == pytest.approx(rate)
+
+
+def test_a_doubled_pace_has_to_be_borne_as_long_before_it_is_doubled_again() -> None:
+    vault = Vault()
+    vault.answer(100)
+    vault.pace.refused(10)
+    for after, slowed in [(70, True), (59, True), (1, True), (60, True), (60, True), (60, True), (60, False)]:
+        vault.now += after
+        vault.answer(1)
+        assert vault.pace.slowed is slowed
+
+
+def test_time_is_gained_at_the_pace_that_was_until_then() -> None:
+    vault = Vault()
+    vault.answer(100)
+    vault.pace.refused(10)
+    vault.now += 10 + 60
+    vault.answer(1)
+    # Ten calls had been gained at ten per second; at twenty per second as many more take half a second.
+    assert vault.burst() == 10
+    vault.now += 0.5
+    assert vault.wait("burst 10") == 0
+
+
+def test_nobody_is_sent_away_for_more_than_half_a_minute_but_where_the_vault_asks_for_it() -> None:
+    vault = Vault()
+    vault.pace.refused(10)
+    assert [vault.wait(str(number)) for number in range(20)][-1] == 30
+    vault.pace.refused(31)
+    assert vault.wait("0") == 31
