@@ -17,6 +17,7 @@ _OPTIONS = [
     "-o",
     "addopts=--strict-markers --import-mode=importlib",
     "--timeout=0",
+    "--tb=native",  # no source is parsed for a failure: quicker, and it cannot fail itself
     "-W",
     "ignore::pytest.PytestAssertRewriteWarning",
     "--hypothesis-profile=mutation",
