@@ -359,8 +359,8 @@ def _made(kind: type[Resource]) -> Policy:
 def _kept_versions() -> str:
     """CEL: every version that was served is, with its fields; which one is stored stays."""
     fields = (
-        "(!has(before.schema.openAPIV3Schema.properties) || before.schema.openAPIV3Schema.properties.all(field,"
-        " field in after.schema.openAPIV3Schema.properties))"
+        "(!has(before.schema.openAPIV3Schema.properties) || has(after.schema.openAPIV3Schema.properties)"
+        " && before.schema.openAPIV3Schema.properties.all(field, field in after.schema.openAPIV3Schema.properties))"
     )
     return (
         "oldObject.spec.versions.all(before, object.spec.versions.exists(after, after.name == before.name"

@@ -374,6 +374,12 @@ def _without_fields(crd: Manifest) -> Manifest:
     return _every_version(schema=empty)(crd)
 
 
+def _other_status(crd: Manifest) -> Manifest:
+    """The status subresource is added where there is none, and taken away where there is one."""
+    there = all("status" in version.get("subresources", {}) for version in crd["spec"]["versions"])
+    return _every_version(subresources=None if there else {"status": {}})(crd)
+
+
 WEBHOOK = {
     "strategy": "Webhook",
     "webhook": {"clientConfig": {"url": "https://thief.example/convert"}, "conversionReviewVersions": ["v1"]},
@@ -389,7 +395,7 @@ WEBHOOK = {
         (lambda _: {"metadata": {"labels": {"x": "y"}}}, "the Job leaves the labels"),
         (lambda _: {"metadata": {"annotations": {"helm.sh/resource-policy": "delete"}}}, "the Job leaves the labels"),
         (_without_fields, "the Job takes away no version"),
-        (_every_version(subresources=None), "the Job takes away no version"),
+        (_other_status, "the Job takes away no version"),
         (_every_version(served=False), "the Job takes away no version"),
     ],
     ids=["webhook", "finalizers", "labels", "annotations", "fields", "status", "not served"],
