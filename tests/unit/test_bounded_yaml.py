@@ -41,6 +41,8 @@ BOMBS = {
     "deep aliases": "a0: &a0 x\n" + "\n".join(f"a{n}: &a{n} [[[*a{n - 1}]]]" for n in range(1, 60)),
     "many documents": "--- x\n" * 450_000,
 }
+# libyaml refuses the first line, and Python's parser takes it.
+HIDDEN = {name: '- "\\ud800"\n---\n' + BOMBS[name] for name in ("billion laughs", "merge keys", "deep flow, closed")}
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -97,6 +99,14 @@ def test_what_no_parser_takes_is_one_line(text: str, tmp_path: Path) -> None:
     except BadInput as error:
         told = str(error)
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_follows_a_fault_is_not_read(name: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(yaml.YAMLError):
+        bounded_yaml.load_all(HIDDEN[name])
+    assert time.monotonic() - began < SECONDS
 
 
 def test_ordinary_anchors_are_read(tmp_path: Path) -> None:
