@@ -34,6 +34,7 @@ _DASHES = b"-----"
 # Key Vault keeps values of up to 25 KB. What parsing costs grows with the square of the number of certificates.
 MAX_BUNDLE_BYTES = 64 * 1024
 MAX_CERTIFICATES = 100
+MAX_KEYS = 20
 # OpenSSL tests the primes of a Diffie-Hellman key whenever it loads one: a minute for 10,000 bits, in which no other
 # thread of the process runs. No certificate of a server has such a key. (RFC 3279, 2.3.3; PKCS #3.)
 _DH_ALGORITHMS = {
@@ -52,11 +53,15 @@ OpenPfx = Callable[[bytes], bytes]
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What a PEM or PFX holds. `chain` begins with the leaf; `loose` is what belongs to no chain.
 
-    `key` is the private key as PEM: as it was found, or PKCS#8 out of a PFX. `in_order` says whether the certificates
-    were found in this order. It holds a private key, so it is used and forgotten.
+    `key` is the private key as PEM: as it was found, or PKCS#8 out of a PFX. `key_problem` says why a key that is there
+    cannot be used; then `key` is empty. `in_order` says whether the certificates were found in this order. `others` are
+    the PEM blocks that are neither, such as CRLs and DH parameters. The bundle holds a private key, so it is used and
+    forgotten.
     """
 
     key: bytes
+    key_problem: str = ""
+    others: Sequence[bytes] = ()
     chain: Sequence[x509.Certificate]
     loose: Sequence[x509.Certificate]
     complete: bool
@@ -69,9 +74,24 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """All certificates, PEM."""
         return b"".join(item.public_bytes(Encoding.PEM) for item in (*self.chain, *self.loose))
 
+    def reordered(self) -> bytes:
+        """Return everything as PEM: the private key, all certificates from the leaf on, the other blocks."""
+        return self.key + self.certificates() + b"".join(self.others)
+
     def tls_key(self, what: str) -> bytes:
-        """The private key as upstream writes it into a TLS Secret: PKCS#1 for RSA, SEC 1 for EC, PKCS#8 for others."""
-        return _try(lambda: _private_pem(_load_key(self.key), of_old=True), f"{what}: its private key cannot be read")
+        """Return the private key as upstream writes it into a TLS Secret: PKCS#1 for RSA, SEC 1 for EC, else PKCS#8.
+
+        The exception is RSASSA-PSS (RFC 4055): PKCS#1 cannot say it, and a TLS server refuses a certificate for it with
+        any other kind of key.
+        """
+        return _try(self._tls_key, f"{what}: its private key cannot be read")
+
+    def _tls_key(self) -> bytes:
+        key, is_pss = _load_key(self.key), _is_pss_key(self.key)
+        needs_pss = _has_pss(self.chain[0]) if self.chain else is_pss
+        if isinstance(key, rsa.RSAPrivateKey) and needs_pss:
+            return self.key if is_pss else _as_pss(key)
+        return _private_pem(key, of_old=True)
 
 
 def is_pem(data: bytes) -> bool:
@@ -87,24 +107,24 @@ def pem_of_pfx(data: bytes) -> bytes:
     return key + b"".join(item.public_bytes(Encoding.PEM) for item in certificates)
 
 
-def take_apart(data: bytes, what: str, open_pfx: OpenPfx = pem_of_pfx) -> Bundle:
-    """Reads a PEM, or a PFX in DER or base64. `ObjectError` speaks of `what`: `secret web in Key Vault shop`.
+def take_apart(data: bytes, what: str, open_pfx: OpenPfx = pem_of_pfx, advice: str = "import it again") -> Bundle:
+    """Read a PEM, or a PFX in DER or base64. Raise `ObjectError` about `what`: `secret web in Key Vault shop`.
 
-    `open_pfx` does what `pem_of_pfx` does, or raises `TimeoutError`.
+    `open_pfx` does what `pem_of_pfx` does, or raises `TimeoutError`. `advice` is the next step where it cannot be read.
     """
     if len(data) > MAX_BUNDLE_BYTES:
         raise ObjectError(
             f"{what} has {len(data)} bytes, and {MAX_BUNDLE_BYTES} bytes of PEM or PFX at most are read; map it by its"
             " name alone, or split it"
         )
-    key, certificates = _read_pem(data if is_pem(data) else _read_pfx(data, what, open_pfx), what)
-    if not key and not certificates:
-        raise ObjectError(f"{what} holds neither a certificate nor a private key; map it by its name alone")
-    return _try(lambda: _arrange(key, certificates, what), f"{what} holds a certificate that cannot be read")
+    found = _read_pem(data if is_pem(data) else _read_pfx(data, what, open_pfx, advice), what)
+    if not found.keys and not found.locked and not found.certificates:
+        raise ObjectError(f"{what} holds neither a certificate nor a private key; {advice}")
+    return _try(lambda: _arrange(found, what), f"{what} holds a certificate that cannot be read")
 
 
 def _try(attempt: Callable[[], T], failure: str) -> T:
-    """Whatever a parser trips over means the same: a person has to look at what is in the vault."""
+    """Run a parser. Whatever it stumbles over means the same: a person has to check what is in the vault."""
     try:
         return attempt()
     except ObjectError:
@@ -148,48 +168,52 @@ def _marks(data: bytes, mark: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class _Contents(NamedTuple):
-    key: bytes
+    """What a PEM holds, in its order. `locked` are private keys with a password."""
+
+    keys: list[bytes]
+    locked: list[bytes]
     certificates: list[x509.Certificate]
+    others: list[bytes]
 
 
 def _read_pem(data: bytes, what: str) -> _Contents:
-    key = b""
-    certificates: list[x509.Certificate] = []
+    found = _Contents([], [], [], [])
     for label, block in pem_blocks(data):
         if label.endswith(b"PRIVATE KEY"):
-            if b"ENCRYPTED" in label or b",ENCRYPTED" in block:
-                raise ObjectError(f"{what}: its private key has a password; put it into the vault without one")
-            key = key or block
+            is_locked = b"ENCRYPTED" in label or b",ENCRYPTED" in block
+            (found.locked if is_locked else found.keys).append(block)
         elif label in (b"CERTIFICATE", b"X509 CERTIFICATE"):
             text = block.replace(b"X509 CERTIFICATE", b"CERTIFICATE")
-            if len(certificates) == MAX_CERTIFICATES:
+            if len(found.certificates) == MAX_CERTIFICATES:
                 raise ObjectError(
                     f"{what} holds more than {MAX_CERTIFICATES} certificates; split it into several objects"
                 )
-            failure = f"{what}: certificate {len(certificates) + 1} of its PEM cannot be read"
-            certificates.append(_try(partial(x509.load_pem_x509_certificate, text), failure))
-    return _Contents(key, certificates)
+            failure = f"{what}: certificate {len(found.certificates) + 1} of its PEM cannot be read"
+            found.certificates.append(_try(partial(x509.load_pem_x509_certificate, text), failure))
+        else:
+            found.others.append(block)
+    if len(found.keys) > MAX_KEYS:
+        raise ObjectError(f"{what} holds more than {MAX_KEYS} private keys; split it into several objects")
+    return found
 
 
-def _read_pfx(data: bytes, what: str, open_pfx: OpenPfx) -> bytes:
+def _read_pfx(data: bytes, what: str, open_pfx: OpenPfx, advice: str) -> bytes:
     if not data.startswith(b"\x30"):
         try:
             data = base64.b64decode(b"".join(data.split()), validate=True)
         except binascii.Error:
             data = b""
     if not data.startswith(b"\x30") or _PFX_VERSION not in data[:10]:
-        raise ObjectError(f"{what} is neither PEM nor PFX; map it by its name alone, or put a certificate there")
+        raise ObjectError(f"{what} is neither PEM nor PFX; {advice}")
     try:
         return open_pfx(data)
     except TimeoutError as error:
         raise ObjectError(
-            f"{what}: its PFX asks for more work than any needs before it opens; export it anew, with the usual number"
-            " of iterations"
+            f"{what}: its PFX takes too long to open; export it with the usual number of iterations, and {advice}"
         ) from error
     except Exception as error:
         raise ObjectError(
-            f"{what}: its PFX has a password, or is damaged; import it as a certificate, which takes the password"
-            " away, or store it without one"
+            f"{what}: its PFX has a password, or is damaged; export it without a password, and {advice}"
         ) from error
 
 
@@ -217,23 +241,72 @@ def _key_der(text: bytes) -> bytes:
     return base64.b64decode(b"".join(b"".join(lines).split()), validate=True)
 
 
-def _arrange(key: bytes, certificates: Sequence[x509.Certificate], what: str) -> Bundle:
-    found = list(dict.fromkeys(certificates))
-    public = (
-        _try(lambda: _public(_load_key(key).public_key()), f"{what}: its private key cannot be read") if key else b""
-    )
-    leaf = _leaf(found, public)
+# The AlgorithmIdentifier of an RSASSA-PSS key without parameters (RFC 4055, section 1.2; OID 1.2.840.113549.1.1.10).
+# Before it comes the INTEGER 0 of a PrivateKeyInfo (RFC 5958).
+_PSS = bytes.fromhex("06092a864886f70d01010a")
+_PSS_ALGORITHM = b"\x02\x01\x00\x30" + bytes([len(_PSS)]) + _PSS
+
+
+def _is_pss_key(pem: bytes) -> bool:
+    """Return whether a private key in PEM is PKCS#8 for RSASSA-PSS."""
+    return pem.startswith(b"-----BEGIN PRIVATE KEY-----") and _PSS in _key_der(pem)[:_ALGORITHM_ENDS]
+
+
+def _has_pss(certificate: x509.Certificate) -> bool:
+    return certificate.public_key_algorithm_oid == x509.PublicKeyAlgorithmOID.RSASSA_PSS
+
+
+def _as_pss(key: rsa.RSAPrivateKey) -> bytes:
+    """Return an RSA key as PKCS#8 for RSASSA-PSS, which `cryptography` reads and does not write."""
+    inner = key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
+    der = _der(0x30, _PSS_ALGORITHM + _der(0x04, inner))
+    text = base64.encodebytes(der).replace(b"\n", b"")
+    lines = [text[start : start + 64] for start in range(0, len(text), 64)]
+    return b"\n".join([b"-----BEGIN PRIVATE KEY-----", *lines, b"-----END PRIVATE KEY-----", b""])
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    """Return one DER value; X.690, section 8.1.3, says how the length is written."""
+    size = len(content)
+    length = bytes([size]) if size < 128 else size.to_bytes(-(-size.bit_length() // 8), "big")
+    return bytes([tag]) + (length if size < 128 else bytes([0x80 | len(length)]) + length) + content
+
+
+def _arrange(read: _Contents, what: str) -> Bundle:
+    found = list(dict.fromkeys(read.certificates))
+    publics = {key: _public_of(key) for key in read.keys}
+    readable = [key for key, public in publics.items() if public]
+    key = next((key for key in readable if any(_has_key(item, publics[key]) for item in found)), b"")
+    key = key or next(iter(readable), b"")
+    problem = ""
+    if not key and read.keys:
+        problem = f"{what}: its private key cannot be read; import it into the vault again"
+    elif not key and read.locked:
+        problem = f"{what}: its private key has a password; put it into the vault without one"
+    if problem and not found:
+        raise ObjectError(problem)
+    leaf = _leaf(found, publics.get(key, b""))
     if found and leaf is None:
         raise ObjectError(f"{what}: none of its certificates belongs to its private key; import the two that do")
     chain = _chain(leaf, found) if leaf else []
     loose = [item for item in found if item not in chain]
     return Bundle(
         key=key,
+        key_problem=problem,
         chain=chain,
         loose=loose,
+        others=read.others,
         complete=_is_complete(chain, loose),
-        in_order=[*chain, *loose] == list(certificates),
+        in_order=[*chain, *loose] == list(read.certificates),
     )
+
+
+def _public_of(key: bytes) -> bytes:
+    """Return the public half of a private key; empty where the key cannot be read."""
+    try:
+        return _public(_load_key(key).public_key())
+    except Exception:  # whatever a parser stumbles over means the same
+        return b""
 
 
 def _public(key: Any) -> bytes:

@@ -1,9 +1,10 @@
-"""What a key gets of what the vault gave: decoded, out of its PFX, or the part of a certificate. Pure.
+"""Make what each key gets out of what the vault gave: decoded, out of a PFX, or a part of a certificate. Pure.
 
-Of a certificate's secret, told by its contentType, the whole is one PEM with private key and certificates: a PEM stays
-as it is unless its certificates are out of order; a PFX becomes PEM, unless objectFormat is pfx. A part is taken out of
-whatever PEM or PFX there is. The private key stays in the form in which it is kept (PKCS#8 out of a PFX); for a Secret
-of type kubernetes.io/tls it is PKCS#1 or SEC 1.
+A secret that no certificate owns (Key Vault REST API, SecretBundle: no `kid`) is delivered byte for byte, whatever its
+contentType says, as the CSI provider delivers it. The secret of a certificate is one PEM with private key and
+certificates: a PEM stays as it is unless its certificates are out of order; a PFX becomes PEM, unless objectFormat is
+pfx. A part is taken out of any PEM or PFX. The private key stays in the form in which it is kept (PKCS#8 out of a PFX);
+for a Secret of type kubernetes.io/tls it is PKCS#1 or SEC 1.
 """
 
 import base64
@@ -52,9 +53,16 @@ def contents(
 
 def needs_parsing(version: VersionOf, found: Fetched | ControllerError) -> bool:
     """Whether `contents` may take long for it."""
-    return isinstance(found, Fetched) and (
-        version.part is not Part.WHOLE or found.content_type.partition(";")[0].strip().lower() in (PEM, PFX)
-    )
+    return isinstance(found, Fetched) and (version.part is not Part.WHOLE or _is_bundle(found))
+
+
+def _is_bundle(found: Fetched) -> bool:
+    """Return whether the value is what a certificate consists of, and not just a text."""
+    return found.of_certificate and _form(found) in (PEM, PFX)
+
+
+def _form(found: Fetched) -> str:
+    return found.content_type.partition(";")[0].strip().lower()
 
 
 def warnings(
@@ -87,20 +95,19 @@ def _content(
     open_pfx: OpenPfx,
 ) -> Fetched:
     data = _decode(found.value.reveal(), version.object.encoding, what)
-    form = found.content_type.partition(";")[0].strip().lower()
-    if version.part is Part.WHOLE and form not in (PEM, PFX):
+    is_whole = version.part is Part.WHOLE
+    if is_whole and (not _is_bundle(found) or (version.object.format == "pfx" and not is_pem(data))):
         return msgspec.structs.replace(found, value=Hidden(data))
     bundle = bundles.get(version.whole)
     if bundle is None:
-        bundle = bundles[version.whole] = _take_apart(data, what, open_pfx)
-    if version.part is Part.WHOLE and isinstance(bundle, ObjectError) and (form == PEM or is_pem(data)):
-        return msgspec.structs.replace(found, value=Hidden(data))  # whatever it is, it is text that somebody put there
-    if version.part is Part.WHOLE and version.object.format == "pfx" and not is_pem(data):
-        return msgspec.structs.replace(found, value=Hidden(data))
+        bundle = bundles[version.whole] = _take_apart(data, what, open_pfx, _advice(found, version.object.format))
+    is_text = is_pem(data) or _form(found) == PEM
+    if is_whole and is_text and (isinstance(bundle, ObjectError) or not bundle.key):
+        return msgspec.structs.replace(found, value=Hidden(data))  # nothing that could be put into a better order
     if isinstance(bundle, ObjectError):
         raise bundle
-    if version.part is Part.WHOLE:
-        value = data if is_pem(data) and bundle.in_order else bundle.key + bundle.certificates()
+    if is_whole:
+        value = data if is_pem(data) and bundle.in_order else bundle.reordered()
     else:
         value = _part(bundle, version.part, what)
     leaf = bundle.chain[0] if bundle.chain else None
@@ -108,15 +115,24 @@ def _content(
         found,
         value=Hidden(value),
         warnings=() if bundle.complete else (_INCOMPLETE,),
-        # A secret that somebody pasted a certificate into has no dates of its own.
+        # A secret that a person pasted a certificate into has no dates of its own.
         not_before=found.not_before or (leaf.not_valid_before_utc if leaf else None),
         expires=found.expires or (leaf.not_valid_after_utc if leaf else None),
     )
 
 
-def _take_apart(data: bytes, what: str, open_pfx: OpenPfx) -> Bundle | ObjectError:
+def _advice(found: Fetched, form: str) -> str:
+    """Return the next step where a bundle cannot be read: nothing that was done already."""
+    if not found.of_certificate:
+        return "correct the value, import it as a certificate, or map it by its name alone"
+    if form == "pfx":
+        return "import the certificate again, or map it by its name alone"
+    return "import the certificate again, or write objectFormat: pfx to have the PFX as it is"
+
+
+def _take_apart(data: bytes, what: str, open_pfx: OpenPfx, advice: str) -> Bundle | ObjectError:
     try:
-        return take_apart(data, what, open_pfx)
+        return take_apart(data, what, open_pfx, advice)
     except ObjectError as error:
         return error.bare()
 
@@ -128,7 +144,8 @@ def _part(bundle: Bundle, part: Part, what: str) -> bytes:
         return bundle.certificates()
     if not bundle.key:
         raise ObjectError(
-            f"{what} holds no private key; import the certificate with an exportable key, or correct the sourcePath"
+            bundle.key_problem
+            or f"{what} holds no private key; import the certificate with an exportable key, or correct the sourcePath"
         )
     return bundle.tls_key(what) if part is Part.TLS_KEY else bundle.key
 

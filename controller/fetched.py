@@ -30,7 +30,7 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One version of one object, read from the vault, or the part of it that a key takes.
 
     Times are UTC, absent where the vault tells none. Outside `not_before` and `expires` it is served all the same.
-    `warnings` say what is odd about the content itself.
+    `of_certificate` says that a secret belongs to a certificate. `warnings` say what is odd about the content itself.
     """
 
     value: Hidden
@@ -39,6 +39,7 @@ class Fetched(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     not_before: datetime | None = None
     expires: datetime | None = None
     content_type: str = ""
+    of_certificate: bool = False
     warnings: tuple[str, ...] = ()
 
 

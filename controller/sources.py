@@ -113,6 +113,7 @@ class _Secret(msgspec.Struct, rename="camel"):
 
     id: str
     value: str
+    kid: str | None = None
     content_type: str | None = None
     attributes: _Attributes = msgspec.field(default_factory=_Attributes)
 
@@ -171,6 +172,7 @@ class Secrets(Source):
             not_before=_moment(secret.attributes.nbf),
             expires=_moment(secret.attributes.exp),
             content_type=secret.content_type or "",
+            of_certificate=bool(secret.kid),
         )
 
 

@@ -67,7 +67,8 @@ def asked(how: int, data: bytes) -> None:
     how, form = divmod(how, len(TYPES))
     how, encoding = divmod(how, len(ENCODINGS))
     found = VaultObject(name="web", encoding=ENCODINGS[encoding], format=FORMATS[how % len(FORMATS)])
-    read = Fetched(value=Hidden(data), version="v1", content_type=TYPES[form])
+    owned = bool(how // len(FORMATS) % 2)
+    read = Fetched(value=Hidden(data), version="v1", content_type=TYPES[form], of_certificate=owned)
     wanted = {"one": VersionOf(found, 0, PARTS[part]), "tls.crt": VersionOf(found, 0, Part.CERTIFICATES)}
     for item in contents("shop", wanted, dict.fromkeys((each.whole for each in wanted.values()), read), NOW).values():
         assert isinstance(item, Fetched | ControllerError)

@@ -3,11 +3,13 @@
 import base64
 import contextlib
 import itertools
+import ssl
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
@@ -146,7 +148,7 @@ PASSWORD = "swordfish"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        pytest.param("", ["neither PEM nor PFX", "by its name alone"], id="empty"),
+        pytest.param("", ["neither PEM nor PFX", "import it again"], id="empty"),
         pytest.param("hello", ["neither PEM nor PFX"], id="a text"),
         pytest.param(base64.b64encode(b"hello").decode(), ["neither PEM nor PFX"], id="base64 of something else"),
         pytest.param(b"\x30\x82\xff\xff" * 5, ["neither PEM nor PFX"], id="DER of something else"),
@@ -162,11 +164,9 @@ PASSWORD = "swordfish"
             ["private key cannot be read", "import it"],
             id="no key in a key",
         ),
+        pytest.param(private_pem(LEAF.key, password=PASSWORD), ["private key has a password"], id="encrypted"),
         pytest.param(
-            pem_of([LEAF]) + private_pem(LEAF.key, password=PASSWORD), ["private key has a password"], id="encrypted"
-        ),
-        pytest.param(
-            pem_of([RSA_LEAF]) + private_pem(RSA_LEAF.key, PrivateFormat.TraditionalOpenSSL, PASSWORD),
+            private_pem(RSA_LEAF.key, PrivateFormat.TraditionalOpenSSL, PASSWORD),
             ["private key has a password", "without one"],
             id="encrypted as of old",
         ),
@@ -184,6 +184,59 @@ def test_what_cannot_be_read_says_so(text: str | bytes, words: list[str]) -> Non
     for word in words:
         assert word in message
     assert PASSWORD not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        (private_pem(LEAF.key, password=PASSWORD), "private key has a password"),
+        (private_pem(RSA_LEAF.key, PrivateFormat.TraditionalOpenSSL, PASSWORD), "private key has a password"),
+        ("-----BEGIN PRIVATE KEY-----\naGVsbG8=\n-----END PRIVATE KEY-----\n", "private key cannot be read"),
+    ],
+    ids=["encrypted", "encrypted as of old", "no key"],
+)
+def test_key_that_cannot_be_used_does_not_hide_the_certificates(key: str, problem: str) -> None:
+    bundle = read(key + pem_of([ISSUING, LEAF]))
+    assert bundle.certificates().decode() == pem_of([LEAF, ISSUING])
+    assert bundle.key == b""
+    assert problem in bundle.key_problem
+    assert PASSWORD not in bundle.key_problem
+
+
+@pytest.mark.parametrize("others", [[RSA_LEAF.key_pem], [RSA_LEAF.key_pem, private_pem(LEAF.key, password=PASSWORD)]])
+def test_of_several_keys_the_one_that_fits_a_certificate_is_used(others: list[str]) -> None:
+    for keys in itertools.permutations([LEAF.key_pem, *others]):
+        bundle = read("".join(keys) + pem_of([ISSUING, LEAF]))
+        assert (bundle.key.decode(), bundle.key_problem) == (LEAF.key_pem, "")
+        assert [NAMES[item] for item in bundle.chain] == ["LEAF", "ISSUING"]
+
+
+def test_other_blocks_survive_reordering() -> None:
+    others = [f"-----BEGIN {label}-----\naGVsbG8=\n-----END {label}-----\n" for label in ("X509 CRL", "DH PARAMETERS")]
+    bundle = read(others[0] + pem_of([ISSUING, LEAF]) + others[1] + LEAF.key_pem)
+    assert not bundle.in_order
+    assert bundle.reordered().decode() == LEAF.key_pem + pem_of([LEAF, ISSUING]) + "".join(others)
+
+
+@pytest.mark.parametrize("form", ["pss.pem", "pss.pfx"])
+def test_rsa_pss_key_of_a_tls_secret_loads_in_a_tls_server(form: str, tmp_path: Path) -> None:
+    """OpenSSL refuses a certificate for RSASSA-PSS with a key for plain RSA, and PKCS#1 is always plain."""
+    bundle = take_apart((OPENSSL / form).read_bytes(), WHAT)
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    certificate.write_bytes(bundle.certificates())
+    key.write_bytes(bundle.tls_key(WHAT))
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    assert key.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
+
+
+def test_plain_rsa_key_next_to_a_pss_certificate_becomes_pss() -> None:
+    bundle = take_apart((OPENSSL / "pss.pem").read_bytes(), WHAT)
+    plain = serialization.load_pem_private_key(bundle.key, None).private_bytes(
+        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+    )
+    again = take_apart(plain + bundle.certificates(), WHAT)
+    assert again.tls_key(WHAT) != plain
+    assert again.tls_key(WHAT).startswith(b"-----BEGIN PRIVATE KEY-----")
 
 
 def test_neither_key_nor_causes_show() -> None:

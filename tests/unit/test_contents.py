@@ -25,9 +25,11 @@ LOCKED = pfx(LEAF.key, [LEAF], "swordfish")
 CERTIFICATES, PRIVATE_KEY, TLS_KEY, WHOLE = Part.CERTIFICATES, Part.PRIVATE_KEY, Part.TLS_KEY, Part.WHOLE
 
 
-def given(value: str | bytes, content_type: str = "", **times: Any) -> Fetched:
+def given(value: str | bytes, content_type: str = "", **more: Any) -> Fetched:
+    """A secret; one with a contentType of certificates belongs to a certificate unless `more` says otherwise."""
     data = value.encode() if isinstance(value, str) else value
-    return Fetched(value=Hidden(data), version="v1", content_type=content_type, **times)
+    more = {"of_certificate": content_type.partition(";")[0].lower() in (PEM, PFX)} | more
+    return Fetched(value=Hidden(data), version="v1", content_type=content_type, **more)
 
 
 def of(found: Fetched | ControllerError, part: Part = WHOLE, now: datetime = NOON, **item: Any) -> Any:
@@ -104,6 +106,57 @@ def test_what_it_cannot_get_says_why(
         assert word in error.message
     assert value not in error.message or len(value) < 3
     assert (error.__cause__, error.__traceback__) == (None, None)
+
+
+CRL = "-----BEGIN X509 CRL-----\naGVsbG8=\n-----END X509 CRL-----\n"
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", PEM, PFX, f"{PFX}; a=b"])
+@pytest.mark.parametrize("form", ["pem", "pfx"])
+@pytest.mark.parametrize(
+    "value",
+    ["x", "", AS_PFX, LOCKED, "bm90IGEgcGZ4", MIXED + PKCS1, "# a comment\r\n" + MIXED + CRL, PKCS8, "\ufeffx\n"],
+)
+def test_secret_that_no_certificate_owns_is_delivered_byte_for_byte(value: str, form: str, content_type: str) -> None:
+    found = of(given(value, content_type, of_certificate=False), format=form)
+    assert found.value.reveal() == value.encode()
+    assert found.warnings == ()
+
+
+def test_parts_are_taken_out_of_a_secret_that_no_certificate_owns() -> None:
+    for value, content_type in ((MIXED + PKCS8, ""), (AS_PFX, ""), (AS_PFX, PFX), (MIXED + PKCS8, PEM)):
+        found = given(value, content_type, of_certificate=False)
+        assert of(found, CERTIFICATES).value.reveal() == CHAIN.encode()
+        assert of(found, TLS_KEY).value.reveal() == PKCS1.encode()
+
+
+def test_other_blocks_of_a_certificates_pem_survive_reordering() -> None:
+    assert of(given(CRL + MIXED + PKCS1, PEM)).value.reveal() == (PKCS1 + CHAIN + CRL).encode()
+
+
+def test_certificates_pem_with_a_locked_key_stays_as_it_is() -> None:
+    locked = private_pem(LEAF.key, password="swordfish")
+    assert of(given(MIXED + locked, PEM)).value.reveal() == (MIXED + locked).encode()
+    assert of(given(MIXED + locked, PEM), CERTIFICATES).value.reveal() == CHAIN.encode()
+    assert "private key has a password" in of(given(MIXED + locked, PEM), TLS_KEY).message
+
+
+@pytest.mark.parametrize(
+    ("item", "owned", "part", "advice", "never"),
+    [
+        ({}, True, WHOLE, "write objectFormat: pfx to have the PFX as it is", "name alone"),
+        ({}, True, CERTIFICATES, "write objectFormat: pfx to have the PFX as it is", "correct the value"),
+        ({"format": "pfx"}, True, CERTIFICATES, "map it by its name alone", "objectFormat"),
+        ({}, False, CERTIFICATES, "import it as a certificate, or map it by its name alone", "objectFormat"),
+    ],
+)
+def test_advice_is_nothing_that_was_done_already(
+    item: dict[str, Any], owned: bool, part: Part, advice: str, never: str
+) -> None:
+    for value in (LOCKED, "bm90IGEgcGZ4"):
+        message = of(given(value, PFX, of_certificate=owned), part, **item).message
+        assert advice in message
+        assert never not in message
 
 
 def test_what_the_vault_could_not_give_stays_what_it_is() -> None:
