@@ -148,10 +148,10 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Small]:
         pass
 
     class Deaf:
-        """Stands for the server of probes and metrics."""
+        """Serve neither probes nor metrics."""
 
-        async def start(self, *_: object) -> int:
-            return 0
+        def start(self, *_: object) -> tuple[int, int]:
+            return 0, 0
 
         async def stop(self) -> None:
             pass
@@ -162,11 +162,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Small]:
     for module in (calls, events, reconcile, sync):
         monkeypatch.setattr(module, "datetime", Now)
     monkeypatch.setattr(vaults, "Calls", functools.partial(calls.Calls, clock=loop.time))
-    monkeypatch.setattr(vaults, "new_session", lambda _: None)
+    monkeypatch.setattr(vaults, "new_session", lambda *_: None)
     monkeypatch.setattr(vaults, "new_transport", lambda *_: small.vault)
     monkeypatch.setattr(program, "Kube", lambda _: small.cluster)
     monkeypatch.setattr(access, "find", nowhere)
-    monkeypatch.setattr(program, "Server", lambda *_: Deaf())
+    monkeypatch.setattr(program, "Servers", lambda *_: Deaf())
     small.begins()
     small.troubles()
     yield small
