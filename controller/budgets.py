@@ -99,8 +99,23 @@ EVENTS = Budget(
     test="tests/unit/test_report.py::test_flood_of_one_namespace_hides_no_event_of_another",
     seconds=60,
 )
+PARSING = Budget(
+    what="CPU time for reading its SecretProviderClasses, PEM and PFX files",
+    most=20,
+    unit="seconds",
+    at_the_bound="the SecretSync's status says so, and it is tried again half a minute later or when the budget allows",
+    test="tests/unit/test_parsing.py::test_namespace_that_spent_its_budget_is_deferred_and_others_are_not",
+    seconds=60,
+)
+LOOKUPS = Budget(
+    what="lookups of vaults' names in flight",
+    most=32,
+    unit="of 64 at a time",
+    at_the_bound="its other lookups wait, ten seconds at most; a new namespace's lookup starts at once",
+    test="tests/unit/test_resolver.py::test_lookups_that_hang_leave_half_of_the_threads_to_others",
+)
 
-BUDGETS = (WORKERS, REQUESTS, PLACES, READERS, SERIES, OBJECT_SERIES, LOG_LINES, EVENTS)
+BUDGETS = (WORKERS, REQUESTS, PLACES, READERS, SERIES, OBJECT_SERIES, LOG_LINES, EVENTS, PARSING, LOOKUPS)
 
 
 class Rates:

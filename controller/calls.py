@@ -31,6 +31,7 @@ from controller.network import explain_connection, is_too_large, new_pipeline
 from controller.objects import VaultObject
 from controller.pace import Pace
 from controller.refusals import LASTING, Refused, VaultAddress, explain, throttled, unusable
+from controller.resolver import requesting_namespace
 from controller.shares import Slots
 from controller.sources import SOURCES, Source
 
@@ -127,6 +128,7 @@ class Calls:
         first: bool,
     ) -> T:
         """Send one request. Its failure is retried where that may help, translated, and remembered for the vault."""
+        requesting_namespace.set(self._identity.namespace)
         breaker = self._breakers[verb]
         for attempt in itertools.count(1):
             self._raise_if_open(breaker)

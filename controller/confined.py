@@ -10,7 +10,8 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from controller import certificates
@@ -21,8 +22,6 @@ MOST_MEMORY = 512 * 2**20
 # Where the machine gives it no CPU either.
 PATIENCE = 60.0
 NICE = 10
-# Each takes 25 MiB.
-_TURNS = threading.Semaphore(2)
 # What took too long is not tried again, so that it costs its two seconds once; by digest, the last so many.
 MOST_GIVEN_UP = 1000
 _given_up: dict[bytes, None] = {}
@@ -30,25 +29,29 @@ _given_up: dict[bytes, None] = {}
 _ROOT = Path(__file__).parents[1]
 
 
-def pem_of_pfx(data: bytes) -> bytes:
-    """As `certificates.pem_of_pfx`: `ValueError` where that fails, `TimeoutError` where it takes too long."""
+def pem_of_pfx(data: bytes, charge: Callable[[float], None] = lambda _: None) -> bytes:
+    """As `certificates.pem_of_pfx`: `ValueError` where that fails, `TimeoutError` where it takes too long.
+
+    `charge` gets the seconds of CPU that the process took.
+    """
     words = [sys.executable, "-P", "-m", __name__]
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     digest = hashlib.sha256(data).digest()
-    with _TURNS:
-        if digest in _given_up:
-            raise TimeoutError
-        try:
-            done = subprocess.run(
-                words,
-                env=os.environ | {"PYTHONPATH": path},
-                input=data,
-                capture_output=True,
-                timeout=PATIENCE,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise TimeoutError from None  # its own has what was read so far
+    if digest in _given_up:
+        raise TimeoutError
+    try:
+        done = subprocess.run(
+            words,
+            env=os.environ | {"PYTHONPATH": path},
+            input=data,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        charge(CPU_SECONDS)
+        raise TimeoutError from None  # its own has what was read so far
+    charge(_seconds(done.stderr))
     if done.returncode == -signal.SIGXCPU:
         _given_up[digest] = None
         if len(_given_up) > MOST_GIVEN_UP:
@@ -57,6 +60,14 @@ def pem_of_pfx(data: bytes) -> bytes:
     if done.returncode:
         raise ValueError
     return done.stdout
+
+
+def _seconds(said: bytes) -> float:
+    """Return the CPU time that a process told at its end; one that was ended by a signal counts as the longest."""
+    try:
+        return min(float(said), CPU_SECONDS)
+    except ValueError:
+        return CPU_SECONDS
 
 
 def main() -> int:
@@ -69,6 +80,8 @@ def main() -> int:
         pem = certificates.pem_of_pfx(sys.stdin.buffer.read())
     except Exception:
         return 1
+    finally:
+        sys.stderr.write(f"{time.process_time():.3f}")
     sys.stdout.buffer.write(pem)
     return 0
 

@@ -15,6 +15,7 @@
     │       └── AccessDenied   … because the identity lacks the right
     ├── ClassError             the SecretProviderClass is missing or wrong
     ├── InputError             the SecretSync or AKVSync itself cannot be carried out
+    ├── ParsingDeferred        its namespace has spent its budget for parsing
     ├── OwnershipError         a Secret of that name belongs to somebody else
     └── Overtaken              what an AKVSync owns changed while it was written
 
@@ -137,6 +138,13 @@ class InputError(ControllerError):
 
     reason = Reason.INPUT_INVALID
     retry = Retry.EDIT
+
+
+class ParsingDeferred(ControllerError):  # noqa: N818 -- nothing is wrong with what is parsed
+    """The namespace has spent its budget for parsing."""
+
+    reason = Reason.SYNC_FAILED
+    retry = Retry.TURN
 
 
 class OwnershipError(ControllerError):

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from aiohttp.connector import Connection
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.exceptions import AzureError
@@ -74,14 +75,14 @@ class _Bounded(aiohttp.ClientResponse):
         return answer  # type: ignore[return-value]  # the SDK only decodes it
 
 
-def new_session(ca: str) -> aiohttp.ClientSession:
-    """Connections that trust the system's roots and `ca` (PEM, may be empty)."""
+def new_session(ca: str, resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
+    """Connections that trust the system's roots and `ca` (PEM, may be empty). `resolver` keeps its own answers."""
     tls = ssl.create_default_context()
     if ca:
         tls.load_verify_locations(cadata=ca)
     return aiohttp.ClientSession(
         # Unlimited: how many requests are under way is decided before, by `Slots`.
-        connector=aiohttp.TCPConnector(ssl=tls, limit=0),
+        connector=aiohttp.TCPConnector(ssl=tls, limit=0, resolver=resolver, use_dns_cache=resolver is None),
         timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS + READ_SECONDS),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -19,6 +19,7 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync, SecretSyncStatus
+from controller.class_reader import EDIT_INTERVAL
 from controller.looks import Looks
 from controller.objects import VersionOf
 from controller.poll import Group, Poller, Seen
@@ -52,7 +53,8 @@ class Memory(msgspec.Struct):
     `due` and `look` are moments of the monotonic clock, None where not decided yet; `due` is infinite where the poll
     of its group decides. `edited` is set while others may work on the key, and taken at the start of a turn, so that no
     edit is lost. `found` is what the last look, or edit, or attempt has left to do, or why there was nothing to see; an
-    attempt takes it, and where there is none it asks for everything. `again` counts turns in a row that told nothing;
+    attempt takes it, and where there is none it asks for everything. `edit_taken` is when the last edit
+    was taken. `again` counts turns in a row that told nothing;
     `told` is the last message that the status took.
     """
 
@@ -60,6 +62,7 @@ class Memory(msgspec.Struct):
     failures: int = 0
     again: int = 0
     edited: bool = False
+    edit_taken: float = -math.inf
     found: Found | None = None
     told: str = ""
     due: float | None = None
@@ -112,7 +115,8 @@ class Reconciler:
             self._wake(key)
 
     def _class_changed(self, key: Key, _before: SecretProviderClass | Unreadable | None) -> None:
-        self._syncer.forget_class(key)
+        if self.classes.get(key) is None:
+            self._syncer.forget_class(key)
         for user in self._users.get(key, ()):
             self._wake(user)
 
@@ -121,8 +125,10 @@ class Reconciler:
         memory = self._memory.setdefault(key, Memory())
         memory.failures = memory.again = 0
         memory.edited = True
-        memory.found = Ask(time.monotonic())
-        self._queue.add(key)
+        now = time.monotonic()
+        memory.found = Ask(now)
+        # However often it is edited: the first edit at once, then the last one of each second.
+        self._queue.add(key, max(0.0, memory.edit_taken + EDIT_INTERVAL - now))
 
     def _polled(self, key: Key, wanted: Mapping[str, VersionOf], seen: Seen) -> None:
         """A poll has looked, or could not look, at what the SecretSync reads."""
@@ -191,6 +197,7 @@ class Reconciler:
         memory = self._memory.setdefault(key, Memory())
         if memory.edited:
             memory.edited, memory.due, memory.told = False, None, ""
+            memory.edit_taken = time.monotonic()
             self.poller.leave(key)
         try:
             try:

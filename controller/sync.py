@@ -8,6 +8,7 @@ import hmac
 import secrets
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -18,12 +19,15 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
+from controller.certificates import is_pem
+from controller.class_reader import ClassReader
 from controller.clouds import find_cloud
 from controller.contents import contents, needs_parsing, warnings
 from controller.fetched import Fetched, Results, Same
 from controller.identity import Identity
 from controller.kube import Kube
-from controller.objects import VaultClass, VersionOf, read_class
+from controller.objects import VaultClass, VersionOf
+from controller.parsing import Parser
 from controller.plan import (
     Observed,
     Refuse,
@@ -98,14 +102,6 @@ class Written(msgspec.Struct):
     untried: bool = True
 
 
-class _Understood(NamedTuple):
-    """What was read of a SecretProviderClass, as of one edit of it."""
-
-    uid: str
-    generation: int
-    result: VaultClass | errors.ClassError
-
-
 Class = SecretProviderClass | Unreadable | None
 
 
@@ -122,11 +118,12 @@ class Syncer:
         self._clouds = clouds
         # Digests tell equal values from others; under a key that never leaves this process they tell nobody else.
         self._key = secrets.token_bytes(32)
-        self._understood: dict[Key, _Understood] = {}
+        self._parser = Parser()
+        self._classes = ClassReader(self._parser, without_identity=settings.identity_from_service_account)
 
     async def reading(self, sync: SecretSync, source: Class) -> Reading:
         """What the SecretSync and its class ask for. Raises `ControllerError` where they cannot be understood."""
-        vault_class = self._understand(sync, source)
+        vault_class = await self._understand(sync, source)
         if wrong := mistake(sync) or self._reserved_mistake(sync) or self._interval_mistake(sync):
             raise wrong
         identity = await identity_of(self._kube, sync, vault_class)
@@ -166,10 +163,10 @@ class Syncer:
         return True
 
     def forget_class(self, key: Key) -> None:
-        """The class was edited or is gone."""
-        self._understood.pop(key, None)
+        """The class is gone."""
+        self._classes.forget(key)
 
-    def _understand(self, sync: SecretSync, source: Class) -> VaultClass:
+    async def _understand(self, sync: SecretSync, source: Class) -> VaultClass:
         name = sync.spec.secret_provider_class_name
         if source is None:
             raise errors.ClassError(
@@ -178,21 +175,17 @@ class Syncer:
             )
         if isinstance(source, Unreadable):
             raise errors.ClassError(f"SecretProviderClass {name}: {source.problem}")
-        key, meta = Key(sync.metadata.namespace, name), source.metadata
-        known = self._understood.get(key)
-        if not known or (known.uid, known.generation) != (meta.uid, meta.generation):
-            read = _try_read(source, self._settings.identity_from_service_account)
-            known = self._understood[key] = _Understood(meta.uid, meta.generation, read)
-        if isinstance(known.result, errors.ClassError):
-            raise known.result.bare()
-        asked = known.result.cloud or self._settings.default_cloud
+        if wait := self._classes.wait(source):
+            raise Again(wait)  # by then there may be a newer edit
+        read = await self._classes.read(source)
+        asked = read.cloud or self._settings.default_cloud
         cloud = find_cloud(asked, self._clouds)
         if cloud is None:
             raise errors.ClassError(
                 f"SecretProviderClass {name}: cloudName {asked[:60]!r} is not one of the administrator's; known are"
                 f" {', '.join(sorted(self._clouds))}"
             )
-        return msgspec.structs.replace(known.result, cloud=cloud)
+        return msgspec.structs.replace(read, cloud=cloud)
 
     def _reserved_mistake(self, sync: SecretSync) -> errors.InputError | None:
         """What the admission policies would refuse after the vault was read."""
@@ -225,13 +218,28 @@ class Syncer:
         # What there is nothing of yet comes first at a busy vault.
         first = not {item.target_key for item in sync.status.objects}.issuperset(wanted)
         read = await self._read(reading, {version.whole for version in wanted.values()}, ask.since, first)
-        arguments = (reading.vault, wanted, read, datetime.now(UTC), confined.pem_of_pfx)
-        if any(needs_parsing(version, read[version.whole]) for version in wanted.values()):
-            # A PFX with a long RSA key takes a quarter of a second: other SecretSyncs go on between one and the next.
-            fetched = await asyncio.to_thread(contents, *arguments)
-        else:
-            fetched = contents(*arguments)
+        fetched: dict[str, Fetched | errors.ControllerError] = {}
+        for whole in {version.whole for version in wanted.values()}:
+            keys = {key: version for key, version in wanted.items() if version.whole == whole}
+            fetched |= await self._contents(sync.metadata.namespace, reading.vault, keys, read[whole])
         return {key: Same() if key in unchanged else fetched[key] for key in reading.wanted}
+
+    async def _contents(
+        self, namespace: str, vault: str, keys: Mapping[str, VersionOf], read: Fetched | errors.ControllerError
+    ) -> Mapping[str, Fetched | errors.ControllerError]:
+        """Return what each of these keys gets of one version of one object."""
+        now = datetime.now(UTC)
+        results = dict.fromkeys((version.whole for version in keys.values()), read)
+        if not isinstance(read, Fetched) or not any(needs_parsing(version, read) for version in keys.values()):
+            return contents(vault, keys, results, now)
+        try:
+            return await self._parser.run(
+                namespace,
+                lambda charge: contents(vault, keys, results, now, partial(confined.pem_of_pfx, charge=charge)),
+                pfx=not is_pem(read.value.reveal()),
+            )
+        except errors.ParsingDeferred as error:
+            return dict.fromkeys(keys, error.bare())
 
     async def _read(self, reading: Reading, wanted: Collection[VersionOf], since: float, first: bool) -> Results:
         """What is wanted; where only all of it makes a Secret, what a busy vault puts off is waited for."""
@@ -349,10 +357,3 @@ def _unchanged_keys(sync: SecretSync, secret: ObjectMeta | None, written: Writte
     if ask.stale is None or secret is None or drifted(sync, secret, written.mark):
         return frozenset()
     return frozenset(data_keys(secret) - ask.stale)
-
-
-def _try_read(source: SecretProviderClass, without_identity: bool) -> VaultClass | errors.ClassError:
-    try:
-        return read_class(source, without_identity=without_identity)
-    except errors.ClassError as error:
-        return errors.ClassError(f"SecretProviderClass {source.metadata.name}: {error.message}")

@@ -15,6 +15,7 @@ from controller.identity import FederatedCredential, Identity
 from controller.network import new_session, new_transport
 from controller.pace import Pace
 from controller.refusals import VaultAddress
+from controller.resolver import FairResolver
 from controller.settings import Cloud
 from controller.shares import Slots
 from controller.vault import VaultReader
@@ -60,6 +61,7 @@ class Vaults:
         self._assertion = assertion
         self._count = count
         self._slots = Slots(AT_ONCE)
+        self._resolver = FairResolver()
         self._transports: dict[str, AioHttpTransport] = {}
         self._paces: dict[str, Pace] = {}
         self._credentials: dict[tuple[Identity, Cloud], FederatedCredential] = {}
@@ -128,7 +130,7 @@ class Vaults:
 
     def _transport(self, ca: str) -> AioHttpTransport:
         if ca not in self._transports:
-            self._transports[ca] = new_transport(new_session(ca), self._check)
+            self._transports[ca] = new_transport(new_session(ca, self._resolver), self._check)
         return self._transports[ca]
 
     async def close(self) -> None:
@@ -139,6 +141,7 @@ class Vaults:
             await credential.close()
         for transport in self._transports.values():
             await _close(transport)
+        await self._resolver.close()
 
 
 async def _close(transport: AioHttpTransport) -> None:

@@ -112,7 +112,8 @@ async def test_a_missing_class_is_named(scene: Scene) -> None:
         await scene.syncer.reading(sync(), None)
 
 
-async def test_an_edited_class_is_read_again(scene: Scene) -> None:
+async def test_an_edited_class_is_read_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.class_reader.EDIT_INTERVAL", 0.0)
     with pytest.raises(errors.ClassError):
         await scene.sync(of=source(objects="array: x"))
     meta = msgspec.structs.replace(source().metadata, generation=2)
