@@ -2,6 +2,8 @@
 
 import re
 
+from controller.api.secretsync import SOURCE_PATH
+
 # Kubernetes documentation, "Object Names and IDs"; "Secrets", for the keys.
 MAX_NAME = 253
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -17,6 +19,11 @@ def is_name(text: object) -> bool:
 def is_namespace(text: object) -> bool:
     """Return whether a namespace can have this name: a DNS label."""
     return isinstance(text, str) and _LABEL.fullmatch(text) is not None
+
+
+def is_source_path(text: str) -> bool:
+    """Return whether a SecretSync can have this sourcePath."""
+    return len(text) <= MAX_NAME and re.fullmatch(SOURCE_PATH, text) is not None and not text.endswith("\n")
 
 
 def is_key(text: object) -> bool:

@@ -19,7 +19,7 @@ from controller.errors import ClassError
 from controller.identity import Identity
 from controller.objects import VaultClass, VaultObject, read_class
 from controller.settings import DEFAULT_CLOUD
-from tools import kube_names
+from tools import bounded_yaml, kube_names
 
 # What is made anew beside an object of the CSI driver's, or of a name that an AKVSync must not share.
 SUFFIX = "-akv"
@@ -267,8 +267,14 @@ def _account(mounts: Sequence[Mount], options: Options, say: _Sayer) -> str:
 def _files(understood: VaultClass, source: Manifest, say: _Sayer) -> Iterator[_File]:
     modes = _modes(str(source["spec"]["parameters"].get("objects", "")), say)
     taken: set[str] = set()
+    for problem in understood.problems:
+        say(problem)
     for found in understood.objects.values():
-        for path in _paths(found):
+        paths = list(_paths(found))
+        if bad := next((path for path in paths if not kube_names.is_source_path(path)), ""):
+            say(f"{bad!r} is left out: no sourcePath can name it; give the object another objectAlias")
+            continue
+        for path in paths:
             key = re.sub(r"[^-._A-Za-z0-9]", "-", path)
             while key in taken:
                 key += "-"
@@ -288,16 +294,22 @@ def _paths(found: VaultObject) -> list[str]:
 
 
 def _modes(objects: str, say: _Sayer) -> dict[str, int]:
-    """filePermission by file. The text was understood before, so it is YAML; to this loader all of it is text."""
+    """Return filePermission by file. The text was read before, so it is YAML; to this loader all of it is text."""
     modes = {}
     for text in yaml.load(objects, Loader=yaml.CBaseLoader)["array"]:  # noqa: S506 -- it makes strings alone
-        item = yaml.load(text, Loader=yaml.CBaseLoader)  # noqa: S506
-        if permission := item.get("filePermission", ""):
-            name = item.get("objectAlias") or item["objectName"]
-            if re.fullmatch(r"0?o?[0-7]{3,4}", permission):
-                modes[name] = int(permission.replace("o", ""), 8)
-            else:
-                say(f"filePermission {permission} of {name} is no octal number: it gets the volume's own")
+        try:
+            bounded_yaml.check(text)
+            item = yaml.load(text, Loader=yaml.CBaseLoader)  # noqa: S506
+        except (yaml.YAMLError, AttributeError, TypeError):  # an item at fault, which is reported already
+            continue
+        given = item if isinstance(item, dict) else {}
+        name, permission = given.get("objectAlias") or given.get("objectName"), given.get("filePermission")
+        if not (name and permission and isinstance(name, str) and isinstance(permission, str)):
+            continue
+        if re.fullmatch(r"0?o?[0-7]{3,4}", permission):
+            modes[name] = int(permission.replace("o", ""), 8)
+        else:
+            say(f"filePermission {permission} of {name} is no octal number: it gets the volume's own")
     return modes
 
 

@@ -44,6 +44,9 @@ def unreserved(what: str) -> list[dict[str, str]]:
     ]
 
 
+SOURCE_PATH = r"^[A-Za-z0-9.][-._A-Za-z0-9]*(/[-._A-Za-z0-9]+)*$"
+
+
 class SecretObjectData(Wire, frozen=True, kw_only=True):
     """One key of the Secret."""
 
@@ -54,7 +57,7 @@ class SecretObjectData(Wire, frozen=True, kw_only=True):
             " versions, `<name>/tls.crt` or `<name>/tls.key` for the parts of a certificate.",
             minLength=1,
             maxLength=253,
-            pattern=r"^[A-Za-z0-9.][-._A-Za-z0-9]*(/[-._A-Za-z0-9]+)*$",
+            pattern=SOURCE_PATH,
             explanation="an object's name or alias, then /0 or /1 for a version, /tls.crt or /tls.key for a part of a"
             " certificate: letters, digits, - . _ between the slashes, a letter, digit or . first",
         ),

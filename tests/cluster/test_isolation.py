@@ -217,7 +217,7 @@ def test_a_hundred_broken_secretsyncs_hold_nobody_up(space: Namespace, neighbour
         told_why = eventually(partial(space.ready, f"broken-{number}"), lambda found: found[0] != "", patience=90)
         assert told_why[0] != Reason.INTERNAL_ERROR
     assert "at most are read" in space.ready("broken-8")[1]
-    assert "more work than any needs" in space.ready("broken-11")[1]
+    assert "takes too long to open" in space.ready("broken-11")[1]
 
 
 def hanging(space: Namespace) -> int:

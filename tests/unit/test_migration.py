@@ -1,5 +1,6 @@
 """tools/migrate csi: what the CSI driver's classes and mounts become, and what a person is told."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +364,20 @@ def test_bad_files_are_exit_code_two(text: str, tmp_path: Path, capsys: pytest.C
     assert "in.yaml: " in told
     assert migrate.main(["csi"]) == 2
     assert migrate.main(["csi", str(tmp_path / "none.yaml")]) == 2
+
+
+@pytest.mark.parametrize(
+    "item",
+    ["[" * 5000, "{objectName: [a], filePermission: '0600'}", "x", "a: [", "{objectName: a, filePermission: [1]}"],
+)
+def test_item_at_fault_ends_no_migration(item: str) -> None:
+    made = source()
+    made["spec"]["parameters"]["objects"] = f"array:\n  - 'objectName: good'\n  - {json.dumps(item)}\n"
+    assert any("item 1 (line 3)" in note.text for note in moved(made, workload()).notes)
+
+
+def test_alias_that_no_source_path_can_name_is_left_out_and_reported() -> None:
+    found = moved(source("objectName: a; objectAlias: _a", "objectName: b"), workload())
+    assert any("'_a' is left out: no sourcePath can name it" in note.text for note in found.notes)
+    (sync,) = of_kind(found, "SecretSync")
+    assert [pair["sourcePath"] for pair in sync["spec"]["secretObject"]["data"]] == ["b"]
