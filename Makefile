@@ -27,7 +27,7 @@ $(VENV)/ready: requirements/dev.txt
 setup: $(VENV)/ready ## the Python environment
 	@:
 
-assets: $(VENV)/ready ## etcd, kube-apiserver, kube-controller-manager, kubectl, ct: found, or built once (about 15 min)
+assets: $(VENV)/ready ## etcd, kube-apiserver, kube-controller-manager, kubectl, ct: found, downloaded or built once (about 15 min)
 	@$(RUN) tools.local_cluster assets
 
 assets-all: assets ## … and the programs of every suite: what is missing is built, which takes another half hour
