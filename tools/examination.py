@@ -253,10 +253,9 @@ class Examination:
                 return token
 
             self._vaults = Vaults(self._connecting, assertion, lambda *_: None)
-        # Whether the release's certificates count depends on the vault, too.
-        name = f"{source.cloud}{' with its certificates' * bool(cloud.ca)}"
-        self._connecting[name] = cloud
-        return self._vaults.reader(identity, name, source.vault)
+        # Whether the release's certificates count depends on the vault, too. A reader keeps the cloud it is made with.
+        self._connecting[source.cloud] = cloud
+        return self._vaults.reader(identity, source.cloud, source.vault)
 
     async def _once(self, what: object, ask: Callable[[], Awaitable[T]]) -> T:
         """The answer to a question that several SecretSyncs have, asked for the first of them."""

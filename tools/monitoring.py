@@ -97,10 +97,6 @@ PANELS = (
                 "sum by (vault, outcome) (rate(akv_secret_store_vault_calls_total[$__rate_interval]))",
                 "{{vault}} {{outcome}}",
             ),
-            (
-                "sum by (authority) (rate(akv_secret_store_token_failures_total[$__rate_interval]))",
-                "no token of {{authority}}",
-            ),
         ),
     ),
     Panel(
@@ -139,6 +135,16 @@ PANELS = (
         (
             ("sum(akv_secret_store_leader)", "leaders"),
             ("max(akv_secret_store_queue_due)", "due and waiting"),
+        ),
+    ),
+    Panel(
+        "Failures to sign in, and series that were left out",
+        "short",
+        (
+            (
+                "sum by (authority) (rate(akv_secret_store_token_failures_total[$__rate_interval]))",
+                "no token of {{authority}}",
+            ),
             ("max by (namespace) (akv_secret_store_series_dropped)", "without series: {{namespace}}"),
         ),
     ),

@@ -340,7 +340,7 @@ def test_whoever_may_not_see_the_settings_is_not_told_that_they_are_wrong(space:
 
 def test_a_pfx_that_takes_an_hour_to_open_is_given_up(space: Namespace, examine: Examine) -> None:
     space.installed.emulator.set_secret(space.vault, "slow", slow_pfx(), content_type="application/x-pkcs12")
-    space.apply(space.provider_class("slow"), space.sync("s", {"k": "slow"}))
+    space.apply(space.provider_class("slow"), space.sync("s", {"k": "slow/tls.crt"}))
     began = time.monotonic()
     code, found = examine("secretsync/s", "--namespace", space.name)
     assert time.monotonic() - began < 60

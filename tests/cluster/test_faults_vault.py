@@ -1,6 +1,7 @@
 """A vault fails in every way that one can; Secrets of others and of the past stay whole (`tests.ledger.closes`)."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -70,7 +71,7 @@ def vaults(installed: Installed, controller: Workload) -> Iterator[Fleet]:
 
 def test_a_vault_fails_in_any_way(vaults: Fleet) -> None:
     emulator = vaults.installed.emulator
-    before = vaults.calls()
+    before, began = vaults.calls(), time.monotonic()
     for name, given in FAULTS.items():
         fault, space = dict(given), vaults.spaces[name]
         if "per_10s" in fault:  # less than is wanted, as where many share a vault
@@ -86,10 +87,11 @@ def test_a_vault_fails_in_any_way(vaults: Fleet) -> None:
     # Gets work there: whatever the list says, the newest arrives.
     arrives(vaults, 4 * POLL, {vaults.spaces[name].name for name in FAULTS if "list" in name})
     took = {fault: now - before[fault] for fault, now in vaults.calls().items()}
+    seconds = time.monotonic() - began  # on a busy machine more than was meant
     assert not [key for key in emulator.counters() if key.startswith(BAIT)], "a redirect was followed"
     emulator.heal()
     # A vault that fails is left alone for 5 s, after one retry of a list and of a get; one that answers some calls is
     # asked at every poll. An answer that cannot be read concerns its object, which backs off by itself.
-    most = {name: 8 * SECONDS if "list" in name or "429" in name else 8 + SECONDS for name in took}
+    most = {name: 8 * seconds if "list" in name or "429" in name else 8 + seconds for name in took}
     assert not {name: calls for name, calls in took.items() if calls > most[name]}, took
     vaults.closes()

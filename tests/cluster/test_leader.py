@@ -88,8 +88,9 @@ def test_a_follower_makes_no_call_and_no_write(installed: Installed, space: Name
     assert installed.emulator.counters() == {}
     os.kill(leader.pid, signal.SIGCONT)
     eventually(space.calls, lambda count: count > 0)
-    # Readiness tries the policies, dry; beyond that a follower sends nothing.
-    assert set(writes(installed, follower, "")) <= {("create", "secrets", 422)}
+    # Readiness tries the policies with a dry run and a token that they refuse; beyond that a follower sends nothing.
+    tried = {("create", "secrets", 422), ("create", "serviceaccounts", 422)}
+    assert set(writes(installed, follower, "")) <= tried
     assert "akv_secret_store_vault_calls_total{" not in metrics(follower)
 
 
