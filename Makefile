@@ -37,7 +37,7 @@ assets-all: assets ## … and the programs of every suite: what is missing is bu
 demo: assets ## one secret's whole life on a real API server, narrated (options: DEMO="--keep")
 	@$(RUN) tools.demo $(DEMO)
 
-check: setup ## what to run before a commit, in 3 minutes: lint, tests without a cluster
+check: setup ## what to run before a commit, in 5 minutes: lint, tests without a cluster
 	$(call stage,lint,$(RUN) tools.lint)
 	$(call stage,unit and chart,$(RUN) pytest $(PARALLEL) --durations=10 tests/unit tests/chart)
 
