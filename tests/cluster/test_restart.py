@@ -1,8 +1,10 @@
 """Restarts of the controller and of the API server, and what they cost the vault."""
 
+import json
 import os
 import signal
 import time
+from collections import Counter
 
 import pytest
 
@@ -80,7 +82,11 @@ def test_the_api_server_goes_away_and_comes_back(installed: Installed, start: St
     space.put("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"}, patience=40)
-    assert len(workload.log.read_text().splitlines()) - lines < 12
+    # Lines about namespaces that earlier tests removed do not count.
+    said = [json.loads(line) for line in workload.log.read_text().splitlines()[lines:]]
+    own = [line["message"] for line in said if line.get("secretsync", f"{space.name}/s") == f"{space.name}/s"]
+    assert max(Counter(own).values()) <= 3
+    assert len(own) < 16
     assert workload.stop() == 0
 
 

@@ -23,6 +23,7 @@ def test_versions_in_their_order(space: Namespace) -> None:
     objects = "array:\n  - |\n    objectName: db\n    objectVersionHistory: 2\n"
     space.apply(space.provider_class(objects=objects), space.sync("db", {"a": "db/0", "b": "db/1", "c": "db/2"}))
     space.wait_secret("db", {"a": "newest", "b": "older", "c": "oldest"})
+    space.wait_reason("db", WRITTEN)
     status = space.get("secretsync", "db")["status"]
     assert [item["object"] for item in status["objects"]] == ["secret/db/0", "secret/db/1", "secret/db/2"]
     assert len({item["version"] for item in status["objects"]}) == 3
