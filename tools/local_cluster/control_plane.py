@@ -265,7 +265,7 @@ class ControlPlane:
         for plural, body in (("clusterroles", node.DNS_RIGHTS), ("clusterrolebindings", node.DNS_BINDING)):
             self.request("POST", f"/apis/rbac.authorization.k8s.io/v1/{plural}", body)
         self._running_servers += ["network", "node"]
-        self.node.start(self.url, authority, self.check)
+        self.node.start(self.url, authority)
         ready = {"type": "Ready", "status": "True"}
         self._wait_for(
             f"/api/v1/nodes/{node_servers.NAME}",

@@ -5,8 +5,7 @@ It needs root, and nothing of it is left when it ends: one process holds the net
 
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from tools import system_packages
@@ -17,8 +16,6 @@ from tools.local_cluster.processes import Processes
 from tools.local_cluster.supervisor import remove_cgroup
 
 _INIT = Path(__file__).with_name("node_init.py")
-_CONTAINERD_SECONDS = 20.0
-_POLL_SECONDS = 0.05
 
 DNS_RIGHTS = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -58,7 +55,7 @@ class Node:
         self.pid = 0
         self.network: Network = network.create(processes, logs / "network.log")
 
-    def start(self, url: str, authority: pki.Authority, check: Callable[[], None]) -> None:
+    def start(self, url: str, authority: pki.Authority) -> None:
         """Start it, with the image that every pod needs; the kubelet registers it with the API server at `url`."""
         coredns = assets.tool("coredns")
         pki_folder = authority.pair.cert.parent
@@ -66,6 +63,7 @@ class Node:
             self._folder, self._version, pki_folder, assets.node(self._version).folder, coredns, self.network
         )
         layout.write()
+        layout.image.write_bytes(pause_image.archive(coredns.with_name("pause"), node_servers.SANDBOX_IMAGE))
         authority.issue("kubelet-server", user=node_servers.NAME, hosts=(self.network.node, node_servers.NAME))
         for name, (user, groups) in node_servers.CLIENTS.items():
             pair = authority.issue(name, user=user, groups=groups)
@@ -76,20 +74,6 @@ class Node:
         _remove_abandoned(cgroups)
         self._processes.remove_cgroups(cgroups)
         self.pid = self._processes.start("node", layout.init(_INIT, cgroup, self._logs), self._logs / "node.log")
-        socket = Path(f"/proc/{self.pid}/root{node_servers.SOCKET}")
-        deadline = time.monotonic() + _CONTAINERD_SECONDS
-        while not socket.exists():
-            check()
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"containerd was not ready after {_CONTAINERD_SECONDS:g} s; see {self._logs}/containerd.log"
-                )
-            time.sleep(_POLL_SECONDS)
-        try:
-            load(self.pid, pause_image.archive(coredns.with_name("pause"), node_servers.SANDBOX_IMAGE))
-        except ClusterError:
-            check()  # where one of the servers has ended, this tells why
-            raise
 
     def load(self, archive: Path) -> None:
         """Make the images of an archive (OCI or `docker save`) known to the node."""

@@ -5,8 +5,8 @@
 
 What the node mounts, writes to /run, /var and /etc, and starts, is seen inside alone and gone with this process. The
 file says: `namespace` the network's, `cgroup` the name of the node's cgroups, `hostname`, `servers` their command lines
-by name, `sockets` what has to be there before the next is started, by the same, `logs` the folder of their logs. It
-ends, and so everything does, when one of the servers ends.
+by name, `containerd_socket` where containerd listens, `image` the archive that it imports before the next server is
+started, `logs` the folder of their logs. This process ends when one of the servers ends, and everything ends with it.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _UNSHARED = ("mount", "pid", "ipc", "uts", "cgroup")
@@ -70,15 +70,15 @@ def inside(config: dict[str, Any]) -> NoReturn:
     """Be the node's pid 1."""
     # Opened before the mounts: the folder may lie below one of them.
     logs = {name: Path(config["logs"], f"{name}.log").open("ab") for name in config["servers"]}  # noqa: SIM115
+    image = Path(config["image"]).open("rb")  # noqa: SIM115
     _mount()
     ctypes.CDLL(None).sethostname(config["hostname"].encode(), len(config["hostname"]))
     servers = {}
     for name, argv in config["servers"].items():
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=logs[name], stderr=logs[name])
         servers[process.pid] = name
-        if socket := config["sockets"].get(name):
-            while process.poll() is None and not Path(socket).exists():
-                time.sleep(0.01)
+        if name == "containerd":
+            _import_image(process, config["containerd_socket"], image)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # What containerd's shims leave behind becomes a child of this process, too.
     while True:
@@ -86,6 +86,17 @@ def inside(config: dict[str, Any]) -> NoReturn:
         if name := servers.get(pid):
             last = Path(logs[name].name).read_text(errors="replace").splitlines()[-4:]
             sys.exit(f"{name} ended with code {os.waitstatus_to_exitcode(status)}:\n" + "\n".join(last))
+
+
+def _import_image(containerd: "subprocess.Popen[bytes]", socket: str, image: BinaryIO) -> None:
+    """Import the image before the kubelet starts: a kubelet that meets the import's temporary mount ends."""
+    while containerd.poll() is None and not Path(socket).exists():
+        time.sleep(0.01)
+    command = ["ctr", f"--address={socket}", "--namespace=k8s.io", "images", "import", "-"]
+    done = subprocess.run(command, stdin=image, capture_output=True, check=False)
+    # Where containerd has ended, the caller reports its last lines.
+    if done.returncode and containerd.poll() is None:
+        sys.exit(f"the image cannot be imported: {done.stderr.decode(errors='replace').strip()}")
 
 
 def _mount() -> None:

@@ -71,6 +71,11 @@ class NodeLayout:
     coredns: Path
     network: Network
 
+    @property
+    def image(self) -> Path:
+        """The archive with the image of every pod's sandbox."""
+        return self.folder / "pause.tar"
+
     def kubeconfig(self, client: str) -> Path:
         """Of one of CLIENTS."""
         return self.folder / f"{client}.kubeconfig"
@@ -97,7 +102,8 @@ class NodeLayout:
             "cgroup": cgroup,
             "hostname": NAME,
             "servers": self._servers(),
-            "sockets": {"containerd": str(SOCKET)},  # the kubelet ends if it is not there
+            "containerd_socket": str(SOCKET),
+            "image": str(self.image),
             "logs": str(logs),
         }
         file = self.folder / "node.json"
