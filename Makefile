@@ -6,9 +6,9 @@ export PYTHONPATH := $(CURDIR)
 # KUBERNETES=1.x.y picks another control plane; its default stands in tools/local_cluster.
 .DEFAULT_GOAL := help
 # pytest-xdist: a worker has one module at a time, and each module of tests/cluster its own control plane. These tests
-# wait more than they compute, so there are more workers than cores.
+# wait more than they compute, so there are more workers than cores; the slowest modules come first (their conftest.py).
 PARALLEL := -n $(shell nproc) --dist loadfile
-PARALLEL_CLUSTER := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist loadfile
+PARALLEL_CLUSTER := -n $(shell echo $$(( $$(nproc) * 2 ))) --dist loadfile --no-loadscope-reorder
 # $(call stage,name,command): run it, and print how long it took.
 stage = @started=$$(date +%s); printf '\n== %s\n' '$(1)'; $(2) && printf '== %s: %d s\n' '$(1)' $$(( $$(date +%s) - started ))
 

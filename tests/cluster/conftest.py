@@ -29,6 +29,35 @@ from tools.local_cluster import ControlPlane, assets
 from tools.workload import Workload
 
 HERE = Path(__file__).parent
+# The modules that take most time, longest first. pytest-xdist starts modules in this order (--no-loadscope-reorder), so
+# that no worker begins a long one when the others have nothing left to do.
+SLOW_MODULES = (
+    "test_soak",
+    "test_failures",
+    "test_demo",
+    "test_policies",
+    "test_docs",
+    "test_costs",
+    "test_restart",
+    "test_budgets",
+    "test_faults_apiserver",
+    "test_faults_controller",
+    "test_arc",
+    "test_isolation",
+    "test_faults_entra",
+    "test_crds",
+    "test_faults_machine",
+    "test_rights",
+    "test_leader",
+    "test_doctor",
+    "test_faults_vault",
+    "test_akvsync",
+    "test_local_cluster",
+    "test_throttled",
+    "test_release_test",
+    "test_namespaces",
+    "test_memory",
+)
 _left_out = pytest.StashKey[Counter[str]]()
 _records = pytest.StashKey[list[ModuleRecord]]()
 _has_deselected = pytest.StashKey[bool]()
@@ -46,6 +75,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in pointless]
     config.hook.pytest_deselected(items=list(pointless))
     config.stash[_left_out] = Counter(pointless.values())
+    is_random = config.pluginmanager.hasplugin("randomly")
+    slow = {name: rank for rank, name in enumerate(SLOW_MODULES[: 1 if is_random else None])}
+    items.sort(key=lambda item: slow.get(item.path.stem, len(slow)))
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

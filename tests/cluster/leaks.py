@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.memory import forms
-from tests.cluster.world import CANARY, Installed, metrics
+from tests.cluster.world import CANARY, Installed, eventually, metrics
 from tools.local_cluster import ControlPlane
 from tools.workload import Workload
 
@@ -29,7 +30,8 @@ def objects(plane: ControlPlane) -> Iterator[tuple[str, str]]:
         for resource in _get(plane, group)["resources"]:
             if "list" in resource["verbs"] and resource["name"] != "secrets":
                 path = f"{group}/{resource['name']}"
-                status, text = plane.request("GET", path)
+                # 429: a CRD has just been changed, and the API server prepares its storage.
+                status, text = eventually(partial(plane.request, "GET", path), lambda answer: answer[0] != 429)
                 if status != 404:  # a CRD that was removed meanwhile
                     assert status == 200, f"GET {path}: {status} {text}"
                     yield path, text

@@ -1,12 +1,13 @@
 """The controller's own token, stolen, among SecretSyncs and SecretProviderClasses: it touches an AKVSync's alone."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.cluster.thief import ACCOUNT, HOME, MERGE, SHOP, Answer, Shop, Thief, made, owner, refused
-from tests.cluster.world import POLICIES, eventually
+from tests.cluster.thief import MERGE, SHOP, Answer, Shop, Thief, granted_everything, made, owner, refused
+from tests.cluster.world import POLICIES
 
 pytestmark = pytest.mark.since(*POLICIES)
 PATHS = {
@@ -18,6 +19,7 @@ OLD_CLASSES = f"/apis/secrets-store.csi.x-k8s.io/v1alpha1/namespaces/{SHOP}/secr
 NO_FINALIZERS = '{"metadata":{"finalizers":null}}'
 NOBODY = "44444444-4444-4444-4444-444444444444"
 OWN_NAMES = {"SecretSync": "made-own", "SecretProviderClass": "maker"}
+KINDS = (("secret-sync.x-k8s.io", "secretsyncs"), ("secrets-store.csi.x-k8s.io", "secretproviderclasses"))
 both = pytest.mark.parametrize("kind", list(PATHS))
 
 
@@ -31,21 +33,11 @@ def maker(shop: Shop) -> str:
     return shop.akv_sync("maker")
 
 
-@pytest.fixture(scope="module")
-def mighty(shop: Shop) -> Thief:
-    """The same account, to which somebody has granted everything on these kinds besides."""
-    resources = "secretsyncs.secret-sync.x-k8s.io,secretproviderclasses.secrets-store.csi.x-k8s.io"
-    shop.plane.kubectl("create", "clusterrole", "too-much-more", "--verb=*", f"--resource={resources}")
-    shop.plane.kubectl(
-        "create",
-        "clusterrolebinding",
-        "too-much-more",
-        "--clusterrole=too-much-more",
-        f"--serviceaccount={HOME}:{ACCOUNT}",
-    )
-    thief = Thief(shop.plane, HOME, ACCOUNT)
-    eventually(lambda: thief.send("GET", f"{PATHS['SecretSync']}/none").status, lambda status: status == 404)
-    return thief
+@pytest.fixture
+def mighty(shop: Shop) -> Iterator[Thief]:
+    """The same account while it has been granted everything on these kinds besides."""
+    with granted_everything(shop, *KINDS) as thief:
+        yield thief
 
 
 def patch(thief: Thief, kind: str, name: str, body: Any) -> Answer:

@@ -20,6 +20,7 @@ from tools.workload import ROOT
 
 ONE = {"k": "a"}
 OTHER = "00000000-0000-0000-0000-0000000000d0"
+KNOWN = "00000000-0000-0000-0000-0000000000d1"
 Found = list[dict[str, str]]
 
 
@@ -138,14 +139,14 @@ def test_the_federated_credential_does_not_fit(
     [
         ({"clientID": OTHER}, False, "700016"),
         ({"tenantID": OTHER}, False, "90002"),
-        ({"tenantID": OTHER}, True, "700016"),
+        ({"tenantID": KNOWN}, True, "700016"),
     ],
 )
 def test_client_or_tenant_is_wrong(
     space: Namespace, examine: Examine, parameters: dict[str, str], known: bool, number: str
 ) -> None:
     if known:
-        space.installed.emulator.add_tenant(OTHER)
+        space.installed.emulator.add_tenant(KNOWN)
     start(space, **parameters)
     found = examine("secretsync/s", "--namespace", space.name)[1]
     assert number in failing(found, "entra")

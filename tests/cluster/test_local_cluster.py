@@ -41,6 +41,8 @@ def plane(own: tuple[ControlPlane, float]) -> ControlPlane:
 def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
     name = str(request.node.name).replace("_", "-")[:60].strip("-")
     plane.kubectl("create", "namespace", name)
+    account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+    eventually(lambda: plane.request("GET", account)[0], lambda status: status == 200)
     return name
 
 

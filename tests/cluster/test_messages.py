@@ -13,6 +13,7 @@ from tools.workload import Workload
 
 ONE = {"k": "a"}
 UNKNOWN = "00000000-0000-0000-0000-0000000000ff"
+ANOTHER = "00000000-0000-0000-0000-0000000000fe"
 
 
 def message(space: Namespace, **parameters: str) -> str:
@@ -52,7 +53,7 @@ def federated(
 
 
 def in_another_tenant(space: Namespace, emulator: Emulator) -> dict[str, str]:
-    emulator.add_vault(f"{space.vault}-far", UNKNOWN)
+    emulator.add_vault(f"{space.vault}-far", ANOTHER)
     emulator.set_secret(f"{space.vault}-far", "a", "x")
     return {"keyvaultName": f"{space.vault}-far"}
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from controller.kube import METADATA_ONLY
 from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
 from tests.cluster.thief import (
-    ACCOUNT,
     HOME,
     MERGE,
     SECRETS,
@@ -19,6 +19,7 @@ from tests.cluster.thief import (
     Answer,
     Shop,
     Thief,
+    granted_everything,
     owner,
     refused,
     secret,
@@ -30,17 +31,11 @@ pytestmark = pytest.mark.since(*POLICIES)
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases"
 
 
-@pytest.fixture(scope="module")
-def mighty(shop: Shop) -> Thief:
-    """The same account, to which somebody has granted everything on Secrets and Leases besides."""
-    resources = "secrets,leases.coordination.k8s.io"
-    shop.plane.kubectl("create", "clusterrole", "too-much", "--verb=*", f"--resource={resources}")
-    shop.plane.kubectl(
-        "create", "clusterrolebinding", "too-much", "--clusterrole=too-much", f"--serviceaccount={HOME}:{ACCOUNT}"
-    )
-    thief = Thief(shop.plane, HOME, ACCOUNT)
-    eventually(lambda: thief.send("GET", SECRETS).status, lambda status: status == 200)
-    return thief
+@pytest.fixture
+def mighty(shop: Shop) -> Iterator[Thief]:
+    """The same account while it has been granted everything on Secrets and Leases besides."""
+    with granted_everything(shop, ("", "secrets"), ("coordination.k8s.io", "leases")) as thief:
+        yield thief
 
 
 # --- What the controller is for works ------------------------------------------------------------------------------

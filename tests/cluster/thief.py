@@ -1,22 +1,26 @@
 """Somebody who has stolen a ServiceAccount's token, and a namespace worth stealing from."""
 
 import base64
+import contextlib
 import http.client
+import itertools
 import json
 import ssl
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from controller.kube import METADATA_ONLY
-from tests.cluster.world import LABEL
+from tests.cluster.world import LABEL, eventually
 from tools.local_cluster import ControlPlane
 
 HOME, ACCOUNT, SHOP = "vault-room", "copyist", "stolen-shop"
 LISTED = ["Opaque", "kubernetes.io/tls"]
 MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"
 SECRETS = f"/api/v1/namespaces/{SHOP}/secrets"
+_RBAC = "/apis/rbac.authorization.k8s.io/v1"
+_numbers = itertools.count(1)
 VALUE = base64.b64encode(b"nobody may read this").decode()
 
 
@@ -126,6 +130,31 @@ class Shop:
     def secret(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.plane.kubectl("get", "secret", name, "--namespace", SHOP, "-o", "json"))
         return found
+
+
+@contextlib.contextmanager
+def granted_everything(shop: Shop, *resources: tuple[str, str]) -> Iterator[Thief]:
+    """A thief whose account has every verb on these resources (API group, plural) meanwhile, and not afterwards."""
+    rules = [{"apiGroups": [group], "resources": [plural], "verbs": ["*"]} for group, plural in resources]
+    name = f"too-much-{next(_numbers)}"
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    account = {"kind": "ServiceAccount", "namespace": HOME, "name": ACCOUNT}
+    for plural, fields in (
+        ("clusterroles", {"rules": rules}),
+        ("clusterrolebindings", {"roleRef": role, "subjects": [account]}),
+    ):
+        status, text = shop.plane.request("POST", f"{_RBAC}/{plural}", {"metadata": {"name": name}, **fields})
+        assert status == 201, text
+    thief = Thief(shop.plane, HOME, ACCOUNT)
+    [(group, plural), *_] = resources
+    path = f"/apis/{group}/v1alpha1" if group else "/api/v1"
+    probe = f"{path}/namespaces/{SHOP}/{plural}/none"
+    eventually(lambda: thief.send("GET", probe).status, lambda status: status == 404)
+    try:
+        yield thief
+    finally:
+        shop.plane.request("DELETE", f"{_RBAC}/clusterrolebindings/{name}")
+        eventually(lambda: thief.send("GET", probe).status, lambda status: status == 403)
 
 
 def refused(answer: Answer, why: str) -> None:
