@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
-from controller import access, errors, permissions
+from controller import access, budgets, errors, permissions
 from controller.accounts import assertions
 from controller.akvsyncs import AKVSyncs
+from controller.budgets import Totals
 from controller.census import Census
 from controller.clouds import Clouds
 from controller.events import Events
@@ -26,7 +27,7 @@ from controller.lease import Elector, Leader
 from controller.policy_guard import PolicyGuard
 from controller.poll import Poller
 from controller.reconcile import Reconciler
-from controller.reflector import Reflector
+from controller.reflector import Kept, Reflector
 from controller.report import Reporter
 from controller.settings import Settings, SettingsError
 from controller.sync import Syncer
@@ -80,17 +81,20 @@ async def _serve(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> N
         loops: list[Talker | Events] = [*talkers, events]
         guard = PolicyGuard(kube, settings)
         namespaces = settings.watch_namespaces or ("",)
+        kept: Kept = Totals(budgets.KEPT)
         reflectors: list[Reflector[Any]] = [
             reflector
             for namespace in namespaces
             for reflector in (
-                Reflector(kube, permissions.CLASSES, namespace, reconciler.classes),
-                Reflector(kube, permissions.SECRET_SYNCS, namespace, reconciler.syncs),
+                Reflector(kube, permissions.CLASSES, namespace, reconciler.classes, kept),
+                Reflector(kube, permissions.SECRET_SYNCS, namespace, reconciler.syncs, kept),
             )
         ]
         # Nobody waits for these to be ready: a cluster whose AKVSync CRD is still missing has its SecretSyncs served.
         akv_reflectors = [
-            Reflector(kube, permissions.AKV_SYNCS, namespace, akv_syncs.store) for namespace in namespaces if akv_syncs
+            Reflector(kube, permissions.AKV_SYNCS, namespace, akv_syncs.store, kept)
+            for namespace in namespaces
+            if akv_syncs
         ]
 
         def problems() -> list[str]:

@@ -107,6 +107,13 @@ PARSING = Budget(
     test="tests/unit/test_parsing.py::test_namespace_that_spent_its_budget_is_deferred_and_others_are_not",
     seconds=60,
 )
+KEPT = Budget(
+    what="bytes of its objects that the controller keeps, as JSON",
+    most=24 * 2**20,
+    unit="at a time",
+    at_the_bound="further objects are not read; their status says so, and they are read again when there is room",
+    test="tests/unit/reflector/test_hostile_objects.py::test_objects_of_one_namespace_are_kept_up_to_its_budget",
+)
 LOOKUPS = Budget(
     what="lookups of vaults' names in flight",
     most=32,
@@ -115,7 +122,7 @@ LOOKUPS = Budget(
     test="tests/unit/test_resolver.py::test_lookups_that_hang_leave_half_of_the_threads_to_others",
 )
 
-BUDGETS = (WORKERS, REQUESTS, PLACES, READERS, SERIES, OBJECT_SERIES, LOG_LINES, EVENTS, PARSING, LOOKUPS)
+BUDGETS = (WORKERS, REQUESTS, PLACES, READERS, SERIES, OBJECT_SERIES, LOG_LINES, EVENTS, PARSING, KEPT, LOOKUPS)
 
 
 class Rates:

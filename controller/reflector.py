@@ -13,9 +13,10 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from controller import errors
+from controller import budgets, errors
 from controller.api.meta import Identified, ObjectMeta, Partial, Resource, Unreadable
 from controller.api.secretsync import REFRESH_INTERVAL
+from controller.budgets import Totals
 from controller.decode import Undecodable, decode
 from controller.kube import PAGE, Kube, ListWatch, Page
 from controller.queue import Key
@@ -121,6 +122,10 @@ def identify(raw: msgspec.Raw) -> ObjectMeta | None:
     return None
 
 
+Kept = Totals[tuple[str, str]]
+"""What the objects of each namespace keep, by plural and name; shared by all reflectors of a process."""
+
+
 def _too_large(raw: msgspec.Raw, item: Resource) -> str:
     """Return what is wrong with an object whose spec is too large to be kept, else an empty text."""
     if memoryview(raw).nbytes <= MAX_SPEC:
@@ -134,12 +139,17 @@ def _too_large(raw: msgspec.Raw, item: Resource) -> str:
 class Reflector(Generic[R]):
     """Keeps a store equal to one namespace (or all, where it is empty)."""
 
-    def __init__(self, kube: Kube, handle: ListWatch[R], namespace: str, store: Store[R]) -> None:
+    def __init__(
+        self, kube: Kube, handle: ListWatch[R], namespace: str, store: Store[R], kept: Kept | None = None
+    ) -> None:
         self._kube = kube
         self._handle = handle
         self._namespace = namespace
         self._store = store
+        self._kept = kept or Totals(budgets.KEPT)
         self._mine: set[Key] = set()
+        # Whether an object was not read for want of room: then a list follows the watch, and reads it if there is room.
+        self._is_short = False
         # Objects asked for with the next page.
         self._limit = PAGE
         self._chorus = Chorus(log)
@@ -193,6 +203,7 @@ class Reflector(Generic[R]):
     async def _list(self) -> str:
         seen: set[Key] = set()
         complete = True
+        self._is_short = False
         token = ""
         while True:
             page = await self._page(token)
@@ -208,7 +219,7 @@ class Reflector(Generic[R]):
                 break
         if complete:
             for key in self._mine - seen:
-                self._store.drop(key)
+                self._drop(key)
             self._mine = seen
         # Else one that was not seen may be the object whose name cannot be read: none is taken for gone.
         self.synced.set()
@@ -243,11 +254,11 @@ class Reflector(Generic[R]):
             if event.type == "DELETED":
                 key = Key(item.metadata.namespace, item.metadata.name)
                 self._mine.discard(key)
-                self._store.drop(key)
+                self._drop(key)
             elif event.type in ("ADDED", "MODIFIED") and item.metadata.name:
                 self._mine.add(self._store.put(item))
         self._recovered()
-        return version
+        return "" if self._is_short else version
 
     def _decode(self, raw: msgspec.Raw) -> R | Unreadable | None:
         """Return the object, or what is wrong with it; None, with a log line, where not even its name can be read."""
@@ -258,13 +269,32 @@ class Reflector(Generic[R]):
             # BOOKMARK events come here too: they carry metadata alone, which is all that is read of them.
             problem = error.problem
         if not problem:
-            return item.trimmed()
+            kept = item.trimmed()
+            if self._has_room(kept):
+                return kept
+            self._is_short = True
+            most = int(budgets.KEPT.most)
+            problem = (
+                f"the objects of namespace {kept.metadata.namespace} have more than {most} bytes together, and no more"
+                " are read: delete some, or spread them over several namespaces"
+            )
         meta = identify(raw)
         if meta is None:
             kind = self._handle.resource.kind
             self._chorus.say(logging.WARNING, "unreadable", f"ignored what is no {kind}: {problem}")
             return None
+        self._kept.drop(meta.namespace, (self._handle.resource.plural, meta.name))
         return Unreadable(meta, problem)
+
+    def _has_room(self, item: R) -> bool:
+        """Whether the object fits what its namespace may keep; then it counts from now on."""
+        meta = item.metadata
+        size = len(msgspec.json.encode(item))
+        return self._kept.set(meta.namespace, (self._handle.resource.plural, meta.name), size)
+
+    def _drop(self, key: Key) -> None:
+        self._kept.drop(key.namespace, (self._handle.resource.plural, key.name))
+        self._store.drop(key)
 
     def _failed(self, error: errors.KubeError) -> None:
         if type(error) is not self._trouble:  # an outage has many faces; its first one is enough

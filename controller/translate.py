@@ -12,6 +12,7 @@ import msgspec
 
 from controller.api.akvsync import (
     BASIC_AUTH_TYPE,
+    MAX_GENERATED,
     MOST_PARTS,
     MOST_VERSIONS,
     SECRET_TYPES,
@@ -74,9 +75,24 @@ def translate(akv: AKVSync) -> Generated:
     for secret in secrets.values():
         for key in secret.keys:
             histories[key.object] = max(histories.get(key.object, 0), key.version + 1)
-    return Generated(
-        source=_source(akv, histories),
-        syncs={name: _sync(akv, secret, histories) for name, secret in secrets.items()},
+    syncs: dict[str, SecretSync] = {}
+    size = 0
+    for name, secret in secrets.items():
+        syncs[name] = _sync(akv, secret, histories)
+        size += len(msgspec.json.encode(syncs[name].spec))
+        if size > MAX_GENERATED:
+            raise InputError(
+                f"the {len(secrets)} SecretSyncs that this makes have more than {MAX_GENERATED} bytes together, the"
+                f" limit of an AKVSync: shorten labels and annotations of {_shown(_largest(secrets).wish)}, lower its"
+                " versionHistory, or split the AKVSync"
+            )
+    return Generated(source=_source(akv, histories), syncs=syncs)
+
+
+def _largest(secrets: dict[str, _Secret]) -> _Secret:
+    """Return a Secret whose object has the longest labels and annotations."""
+    return max(
+        secrets.values(), key=lambda secret: len(msgspec.json.encode([secret.wish.labels, secret.wish.annotations]))
     )
 
 

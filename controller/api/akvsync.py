@@ -29,6 +29,9 @@ MOST_OBJECTS = 128
 MOST_MAPPED = 100
 MOST_VERSIONS = 500
 _MOST_LABELS = 32
+# Bytes of all generated SecretSyncs together, as JSON: 8 KiB for each of 256. Every one of them is kept in etcd, and by
+# every program that watches SecretSyncs.
+MAX_GENERATED = 2 * 2**20
 
 _IN_VAULT = schema(
     minLength=1,

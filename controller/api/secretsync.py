@@ -28,6 +28,9 @@ NAME = schema(
 # The API server wants a bound before it estimates what the CEL rules on each item cost, and refuses twice as much.
 # Nobody meets it: a Secret holds 1 MiB, so 256 bytes would be left for each key with its value.
 _MAX_KEYS = 4096
+# Characters of all labels, and of all annotations, with their keys: half of what Kubernetes takes for one object's
+# annotations, and as much as the controller reads of a whole spec.
+MAX_TEXT = 128 * 1024
 
 
 def unreserved(what: str) -> list[dict[str, str]]:
@@ -40,6 +43,10 @@ def unreserved(what: str) -> list[dict[str, str]]:
         rule(
             f"self.all(key, !key.startsWith('{RESERVED_PREFIX}'))",
             f"keys of {what} that start with {RESERVED_PREFIX} are reserved for the controller: choose another key",
+        ),
+        rule(
+            f"self.map(key, key.size() + self[key].size()).sum() <= {MAX_TEXT}",
+            f"all {what} with their keys have more than {MAX_TEXT} characters together: shorten them",
         ),
     ]
 

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller import budgets
 from controller.api.conditions import Reason
-from tests.cluster.world import Installed, Namespace, eventually, metrics, value
+from tests.cluster.world import Installed, Namespace, arrival, eventually, metrics, resident, value
 from tools.workload import Workload
 
 POLL = 2
@@ -39,20 +38,6 @@ def neighbour(installed: Installed, controller: Workload) -> Iterator[Namespace]
     namespace.wait_secret("s", {"k": "0"})
     yield namespace
     namespace.remove()
-
-
-def arrival(space: Namespace, text: str) -> float:
-    """Seconds from a new value in the vault to the Secret."""
-    space.put("a", text)
-    began = time.monotonic()
-    space.wait_secret("s", {"k": text}, patience=60)
-    return time.monotonic() - began
-
-
-def resident(controller: Workload) -> float:
-    """MiB of the process's memory."""
-    (line,) = [line for line in Path(f"/proc/{controller.pid}/status").read_text().splitlines() if "VmRSS" in line]
-    return int(line.split()[1]) / 1024
 
 
 def vaults_with_series(controller: Workload) -> list[str]:

@@ -47,6 +47,7 @@ class Thief:
     def send(
         self, method: str, path: str, body: Any = None, kind: str = "application/json", accept: str = "application/json"
     ) -> Answer:
+        """Send a request; a body that is no text yet is sent as JSON."""
         connection = http.client.HTTPSConnection(self._address.netloc, context=self._tls, timeout=30)
         try:
             headers = {
@@ -55,7 +56,8 @@ class Thief:
                 "Accept": accept,
                 "User-Agent": "thief",
             }
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            text = body if body is None or isinstance(body, str) else json.dumps(body)
+            connection.request(method, path, text, headers)
             response = connection.getresponse()
             return Answer(response.status, response.read().decode())
         finally:

@@ -302,3 +302,17 @@ class Namespace:
         """How many calls this namespace's vault has had."""
         counters = self.installed.emulator.counters()
         return sum(count for what, count in counters.items() if what.startswith(f"{self.vault}/{operation}"))
+
+
+def arrival(space: Namespace, text: str) -> float:
+    """Seconds from a new value in the vault to the Secret."""
+    space.put("a", text)
+    began = time.monotonic()
+    space.wait_secret("s", {"k": text}, patience=60)
+    return time.monotonic() - began
+
+
+def resident(controller: Workload) -> float:
+    """MiB of the process's memory."""
+    (line,) = [line for line in Path(f"/proc/{controller.pid}/status").read_text().splitlines() if "VmRSS" in line]
+    return int(line.split()[1]) / 1024

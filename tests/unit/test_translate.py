@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.api.akvsync import MOST_PARTS, AKVSync
+from controller.api.akvsync import MAX_GENERATED, MOST_PARTS, AKVSync
 from controller.api.secretsync import SecretSync
 from controller.errors import InputError
 from controller.objects import read_class
@@ -225,3 +225,22 @@ def test_what_is_refused_is_told_in_words(objects: str, message: str) -> None:
     with pytest.raises(InputError) as refused:
         made(objects)
     assert message in refused.value.message
+
+
+@pytest.mark.parametrize(("history", "fits"), [(15, True), (17, False)])
+def test_bytes_that_an_akvsync_generates_are_bounded(history: int, fits: bool) -> None:
+    """Sixteen Secrets of 128 KiB each are the bound: the labels and annotations of one object go into each of them."""
+    note = "x" * (MAX_GENERATED // 16)
+    objects = (
+        f"[{{secretInAKV: small}}, {{certInAKV: big, kubernetesSecretType: kubernetes.io/tls,"
+        f" versionHistory: {history}, annotations: {{note: {note}}}}}]"
+    )
+    if fits:
+        assert len(made(objects).syncs) == history + 1
+        return
+    with pytest.raises(InputError) as refused:
+        made(objects)
+    assert refused.value.message == (
+        f"the {history + 1} SecretSyncs that this makes have more than 2097152 bytes together, the limit of an AKVSync:"
+        " shorten labels and annotations of certInAKV big, lower its versionHistory, or split the AKVSync"
+    )

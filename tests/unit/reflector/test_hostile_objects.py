@@ -5,12 +5,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from controller import budgets
 from controller.api.meta import Unreadable
+from controller.budgets import Totals
 from controller.kube import PAGE
+from controller.permissions import SECRET_SYNCS
 from controller.queue import Key
 from controller.reflector import MAX_SPEC
 from tests.unit.api_server import Answer
-from tests.unit.reflector.stage import FOREVER, A, B, Scene, event, item, listed
+from tests.unit.reflector.stage import FOREVER, A, B, Scene, event, item, listed, raw
 
 
 def deep(name: str) -> dict[str, Any]:
@@ -57,6 +60,39 @@ async def test_a_spec_that_is_too_large_is_not_kept(scene: Scene) -> None:
     assert isinstance(found, Unreadable)
     assert "at most 131072 are read" in found.problem
     assert not isinstance(scene.store.get(B), Unreadable)  # its metadata is large, and is not kept
+
+
+async def test_objects_of_one_namespace_are_kept_up_to_its_budget(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sixth object of the namespace does not fit; a deleted one makes room for it at the next list."""
+    size = len(msgspec.json.encode(SECRET_SYNCS.decode(raw(item("a")))))
+    small = budgets.KEPT._replace(most=5 * size)
+    monkeypatch.setattr(budgets, "KEPT", small)
+    scene.reflector._kept = Totals(small)
+    others = [item(name) | {"metadata": item(name)["metadata"] | {"namespace": "other"}} for name in "xyz"]
+    await scene.plays(
+        listed(*(item(name) for name in "abcdef"), *others),
+        [event("MODIFIED", item("f", generation=2)), event("DELETED", item("a"))],
+        listed(*(item(name) for name in "bcdef"), *others),
+        FOREVER,
+    )
+    assert scene.asked == ["list", "watch 10", "list", "watch 10"]
+    assert (Key("team", "f"), "generation 1") in scene.told
+    assert not any(isinstance(scene.store.get(key), Unreadable) for key in scene.store.keys())  # noqa: SIM118
+
+
+async def test_status_of_an_object_beyond_the_budget_says_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = budgets.KEPT._replace(most=100)
+    monkeypatch.setattr(budgets, "KEPT", small)
+    scene.reflector._kept = Totals(small)
+    await scene.plays(listed(item("a")), FOREVER)
+    found = scene.store.get(A)
+    assert isinstance(found, Unreadable)
+    assert found.problem == (
+        "the objects of namespace team have more than 100 bytes together, and no more are read: delete some, or spread"
+        " them over several namespaces"
+    )
 
 
 async def test_an_unexpected_failure_is_followed_by_a_list(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
