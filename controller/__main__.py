@@ -100,7 +100,8 @@ async def _serve(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> N
         def problems() -> list[str]:
             # A follower is as ready as a leader: it could take over now, and an update must not wait for it to lead.
             found = [item.problem or "listing" for item in reflectors if not item.synced.is_set()]
-            return found + ([] if guard.in_force.is_set() else [guard.problem])
+            found += [] if guard.in_force.is_set() else [guard.problem]
+            return found + ([elector.problem] if elector.problem else [])
 
         servers = Servers(metrics, problems, census.prepare)
         try:

@@ -37,6 +37,8 @@ def since_boot() -> float:
 class Leader:
     """Leads always: a process that is told of no Lease is the only one."""
 
+    problem = ""
+
     def __init__(self, leading: Callable[[bool], object]) -> None:
         self._leading = leading
         self.leads = False
@@ -76,6 +78,8 @@ class Elector:
         # The lease as our last write left it; None where we did not write, or where somebody else may have since.
         self._ours: Lease | None = None
         self._trouble = ""
+        # Why no process can ever lead, for readiness: the Lease can neither be read nor created. Empty otherwise.
+        self.problem = ""
 
     @property
     def leads(self) -> bool:
@@ -142,7 +146,7 @@ class Elector:
         asked = self._clock()
         try:
             async with asyncio.timeout(ATTEMPT):
-                lease = self._ours or await permissions.LEASE.get(self._kube, self._namespace, self._name)
+                lease = self._ours or await self._get()
                 self._ours = None
                 if not self._may_have(lease.spec):
                     self._deadline = float("-inf")
@@ -150,12 +154,40 @@ class Elector:
                 self._ours = await permissions.LEASE.merge(self._kube, lease, {"spec": self._claim(lease.spec)})
         except errors.Conflict:
             return False  # somebody was faster; who, the next attempt sees
+        except errors.NotFound as error:
+            # It was deleted while this process held it. Another process may create it and lead at once.
+            self._deadline = float("-inf")
+            self._complain(error.message)
+            return False
         except (errors.KubeError, TimeoutError) as error:
             self._complain(error.message if isinstance(error, errors.KubeError) else "no answer in time")
             return False
         self._complain("")
         self._deadline = asked + HOLD
         return True
+
+    async def _get(self) -> Lease:
+        """Return the Lease, and create it where it is missing: Argo CD leaves Leases out of every application."""
+        try:
+            try:
+                found = await permissions.LEASE.get(self._kube, self._namespace, self._name)
+            except errors.NotFound:
+                body = {
+                    "apiVersion": Lease.api_version(),
+                    "kind": Lease.kind,
+                    "metadata": {"name": self._name, "namespace": self._namespace},
+                }
+                await permissions.LEASE_CREATED.create(self._kube, self._namespace, body)
+                log.info("created the lease", extra={"fields": {"lease": f"{self._namespace}/{self._name}"}})
+                found = await permissions.LEASE.get(self._kube, self._namespace, self._name)
+        except errors.Refused as error:
+            self.problem = (
+                f"no replica can lead: the Lease {self._namespace}/{self._name} cannot be read or created"
+                f" ({error.message}); restore the Role {self._name} of the chart, or create the Lease with kubectl"
+            )
+            raise
+        self.problem = ""
+        return found
 
     def _may_have(self, spec: LeaseSpec) -> bool:
         """Free, ours already, or its holder has not been heard of for too long."""
@@ -188,5 +220,5 @@ class Elector:
 
     def _complain(self, trouble: str) -> None:
         if trouble and not self._trouble:  # an outage has many faces; its first one is enough
-            log.warning("cannot reach for the lease %s/%s: %s", self._namespace, self._name, trouble)
+            log.warning("cannot use the lease %s/%s: %s", self._namespace, self._name, trouble)
         self._trouble = trouble

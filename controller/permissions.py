@@ -48,10 +48,15 @@ SERVICE_ACCOUNTS = Get(ServiceAccount, "clientID and tenantID, where the SecretP
 # … and this, if identityFromServiceAccount is set.
 IDENTITY: tuple[Handle[Any], ...] = (SERVICE_ACCOUNTS,)
 
-LEASE = GetPatch(Lease, "one process leads; the chart makes the Lease, and the right is for that name alone")
+LEASE = GetPatch(Lease, "one process leads; the right is for that name alone")
 
 # Granted in the release's own namespace, whatever is watched.
 HOME: tuple[Handle[Any], ...] = (LEASE,)
+
+LEASE_CREATED = Create(Lease, "create the Lease where it is missing; the admission policy allows that name alone")
+
+# … and this there as well, where the chart's admission policies are in force. Else the chart creates the Lease.
+HOME_WITH_POLICIES: tuple[Handle[Any], ...] = (LEASE_CREATED,)
 
 CRDS = GetPatchNamed(
     CustomResourceDefinition,

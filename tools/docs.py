@@ -63,6 +63,7 @@ def readme(description: str, chart: values.ChartValues) -> str:
         rights=_rights([*rbac.controller(), *rbac.akv_sync()]),
         identity=rbac.identity(),
         home=_rights(rbac.home()),
+        lease=rbac.lease(),
         probe=rbac.probe(),
         test_sample=_rights(rbac.test_sample()),
         test_vault=_rights(rbac.test_vault()),

@@ -68,7 +68,16 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             logs_folder=deployment.LOGS_FOLDER,
         ),
     )
-    roles = (rbac.controller, rbac.akv_sync, rbac.identity, rbac.home, rbac.probe, rbac.token_probe, rbac.people)
+    roles = (
+        rbac.controller,
+        rbac.akv_sync,
+        rbac.identity,
+        rbac.home,
+        rbac.lease,
+        rbac.probe,
+        rbac.token_probe,
+        rbac.people,
+    )
     yield "chart/templates/rbac.yaml", text.render("rbac.yaml", **{role.__name__: role() for role in roles})
     yield "chart/templates/crd-job.yaml", text.render("crd-job.yaml", rules=rbac.crd_job(), policy=policies.CRD_JOB)
     yield "chart/templates/test.yaml", text.render("test.yaml", sample=rbac.test_sample(), vault=rbac.test_vault())

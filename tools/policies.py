@@ -231,19 +231,19 @@ _EVENTS = Policy(
 
 _LEASES = Policy(
     name="lease",
-    why="The controller renews the Lease that the chart made for it, and touches no other.",
+    why="The controller creates and renews its own Lease, and touches no other.",
     group=Lease.group,
     version=Lease.version,
     resource=Lease.plural,
     operations=("CREATE", "UPDATE", "DELETE"),
     validations=(
         Validation(
-            f"request.operation == 'UPDATE' && request.namespace == {_HOME} && request.name == '{FULL_NAME}'",
-            "the controller updates its own Lease, and makes, changes or deletes no other",
+            f"request.operation != 'DELETE' && request.namespace == {_HOME} && object.metadata.name == '{FULL_NAME}'",
+            "the controller creates and updates its own Lease, and creates, changes or deletes no other",
         ),
         Validation(
             " && ".join(
-                f"({unchanged(field, empty, 'false')})"
+                f"({unchanged(field, empty)})"
                 for field, empty in (
                     ("finalizers", "[]"),
                     ("ownerReferences", "[]"),
@@ -397,7 +397,7 @@ CRD_JOB = Policy(
         Validation(_kept_versions(), "the Job takes away no version, and no field of its first level"),
         Validation(
             " && ".join(
-                f"({unchanged(field, empty, 'false')})"
+                f"({unchanged(field, empty)})"
                 for field, empty in (
                     ("finalizers", "[]"),
                     ("ownerReferences", "[]"),

@@ -90,6 +90,11 @@ def home() -> list[Rule]:
     return [replace(rule, names=(FULL_NAME,)) for rule in rules(permissions.HOME)]
 
 
+def lease() -> list[Rule]:
+    """Return what the controller may do there besides, where admission policies limit it to the name of its Lease."""
+    return rules(permissions.HOME_WITH_POLICIES)
+
+
 def probe() -> list[Rule]:
     """What readiness needs in the controller's own namespace: to try, dry, whether policies refuse a Secret."""
     secrets = permissions.SECRETS.resource

@@ -19,7 +19,7 @@ class LeaseSpec(Wire, frozen=True, kw_only=True):
 
 
 class Lease(Resource, frozen=True, kw_only=True):
-    """Rendered by the chart without a spec; the processes of the Deployment fill it in."""
+    """Created without a spec, by the controller or by the chart; the processes of the Deployment fill it in."""
 
     group = "coordination.k8s.io"
     version = "v1"

@@ -34,7 +34,6 @@ def test_defaults_need_no_values() -> None:
         "Role",
         "RoleBinding",
         "Deployment",
-        "Lease",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
         "ConfigMap",

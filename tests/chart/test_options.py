@@ -60,7 +60,6 @@ def test_without_rbac_no_role_is_made_and_no_job_that_would_need_one() -> None:
     assert kinds(manifests) == {
         "ServiceAccount",
         "Deployment",
-        "Lease",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
     }

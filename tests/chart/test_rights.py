@@ -19,6 +19,7 @@ LEASE_RULE = {
     "resourceNames": [FULL_NAME],
     "verbs": ["get", "patch"],
 }
+LEASE_CREATION = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]}
 
 
 @pytest.mark.parametrize("enabled", ["true", "True", "false"])
@@ -54,6 +55,7 @@ def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way:
     assert roles[helm.RELEASE]["rules"] == [
         LEASE_RULE,
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
+        LEASE_CREATION,
         TOKEN_PROBE,
     ]
     bindings = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "RoleBinding"}
@@ -66,7 +68,7 @@ def test_no_probe_no_right_for_it() -> None:
     manifests = render("--set", "watchNamespaces={shop}", version=OLDEST)
     assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE]
     manifests = render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}")
-    assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE, TOKEN_PROBE]
+    assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE, LEASE_CREATION, TOKEN_PROBE]
 
 
 @pytest.mark.parametrize("where", [[], ["--set", "watchNamespaces={shop}"]])
@@ -83,15 +85,21 @@ def test_the_right_to_get_service_accounts_comes_with_the_value_alone(where: lis
 @pytest.mark.parametrize("args", [[], ["--set", "fullnameOverride=x"], ["--set-string", "nameOverride=1e3"]])
 def test_the_lease_and_the_right_to_it_follow_the_names(args: list[str]) -> None:
     manifests = render(*args, *NO_TEST)
-    lease = one(manifests, "Lease")
-    name = lease["metadata"]["name"]
-    assert lease["metadata"]["namespace"] == helm.RELEASE
-    assert "spec" not in lease  # an upgrade of the release would take the leader's word away
+    name = one(manifests, "Deployment")["metadata"]["name"]
+    assert "Lease" not in kinds(manifests)
     assert environment(manifests)["LEASE_NAME"] == name
     assert one(manifests, "Role")["rules"] == [
         {**LEASE_RULE, "resourceNames": [name]},
+        LEASE_CREATION,
         {**TOKEN_PROBE, "resourceNames": [name]},
     ]
+    # Where no policy limits what it creates, the chart creates the Lease, and the controller creates none.
+    unlimited = ("--set", "validatingAdmissionPolicies.applyPolicies=false", "--set", "acceptUnrestrictedTokens=true")
+    manifests = render(*args, *NO_TEST, *unlimited)
+    lease = one(manifests, "Lease")
+    assert (lease["metadata"]["name"], lease["metadata"]["namespace"]) == (name, helm.RELEASE)
+    assert "spec" not in lease  # an upgrade of the release would remove what the leader wrote
+    assert one(manifests, "Role")["rules"] == [{**LEASE_RULE, "resourceNames": [name]}]
 
 
 def test_a_service_account_that_exists_is_used_and_not_made() -> None:

@@ -232,6 +232,9 @@ def shop(attacked_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
     helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", "--values", str(values)])
     # Nothing of it runs: its account, its rights and its policies are all that a thief meets.
     plane.kubectl("delete", "deployment", "scribe", "--namespace", HOME)
+    lease = {"metadata": {"name": "scribe"}}
+    status, answer = plane.request("POST", f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases", lease)
+    assert status == 201, answer
     plane.kubectl("create", "namespace", SHOP)
     plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
     thief = Thief(plane, HOME, ACCOUNT)

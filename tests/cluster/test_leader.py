@@ -1,10 +1,13 @@
 """Two processes, one leads: it is killed, paused past its time, told to stop, and its release is upgraded."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -152,3 +155,66 @@ def test_an_upgrade_of_the_release_leaves_the_leader_alone(installed: Installed,
     assert after["holderIdentity"] == before["holderIdentity"]
     assert after["leaseTransitions"] == before["leaseTransitions"]
     assert leads(leader)
+
+
+def delete_lease(installed: Installed) -> None:
+    at = ("--namespace", installed.release, "--ignore-not-found")
+    installed.plane.kubectl("delete", "lease", installed.deployment, *at)
+
+
+def test_lease_that_is_deleted_is_created_and_the_work_goes_on(
+    installed: Installed, space: Namespace, start: Start
+) -> None:
+    """As where Argo CD prunes it, or never applied it: by default it leaves Leases out of every application."""
+    plane = installed.plane
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{installed.release}/leases/{installed.deployment}"
+    delete_lease(installed)
+    alone = start(ROTATION_POLL_INTERVAL="1")
+    eventually(lambda: leads(alone), bool)
+    space.put("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    delete_lease(installed)
+    eventually(lambda: plane.request("GET", path), lambda found: "holderIdentity" in found[1])
+    space.put("a", "2")
+    space.wait_secret("s", {"k": "2"})
+
+
+def test_controller_that_cannot_have_its_lease_is_not_ready_and_says_what_to_do(
+    installed: Installed,
+) -> None:
+    plane = installed.plane
+    at = ("--namespace", installed.release)
+    role = json.loads(plane.kubectl("get", "role", installed.deployment, *at, "--output", "json"))
+    others = [rule for rule in role["rules"] if rule["resources"] != ["leases"]]
+
+    def grant(rules: list[dict[str, Any]]) -> None:
+        patch = json.dumps({"rules": rules})
+        plane.kubectl("patch", "role", installed.deployment, *at, "--type=merge", "--patch", patch)
+
+    delete_lease(installed)
+    grant(others)
+    try:
+        with installed.workload() as workload:
+            problem = eventually(lambda: readiness(workload), lambda found: "Lease" in found)
+            assert (
+                f"no replica can lead: the Lease {installed.release}/{installed.deployment} cannot be read" in problem
+            )
+            assert f"restore the Role {installed.deployment} of the chart" in problem
+            grant(role["rules"])
+            workload.wait_ready()
+            eventually(lambda: leads(workload), bool)
+            assert workload.stop() == 0
+    finally:
+        grant(role["rules"])
+
+
+def readiness(workload: Workload) -> str:
+    """Return the body of /readyz; empty while the port is closed."""
+    with contextlib.suppress(OSError, urllib.error.URLError):
+        try:
+            with urllib.request.urlopen(f"{workload.health_url}/readyz", timeout=5) as answer:  # noqa: S310
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as refused:
+            return refused.read().decode()
+    return ""

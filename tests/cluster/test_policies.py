@@ -194,7 +194,6 @@ def test_a_secret_whose_ownership_was_edited_is_foreign(thief: Thief, shop: Shop
         ("GET", f"/apis/events.k8s.io/v1/namespaces/{SHOP}/events?watch=true"),
         ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles"),
         ("GET", LEASES),
-        ("POST", LEASES),
         ("GET", f"{LEASES}/another"),
         ("PATCH", f"{LEASES}/another"),
         ("DELETE", f"{LEASES}/scribe"),
@@ -258,7 +257,7 @@ def test_a_foreign_secret_cannot_be_adopted(mighty: Thief, shop: Shop) -> None:
 
 @pytest.mark.parametrize("query", ["", "?dryRun=All"])
 def test_no_lease_but_its_own(query: str, mighty: Thief, shop: Shop) -> None:
-    why = "the controller updates its own Lease, and makes, changes or deletes no other"
+    why = "the controller creates and updates its own Lease, and creates, changes or deletes no other"
     there = LEASES.replace(HOME, SHOP)
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
     # One of another name at home, and one of its name elsewhere, such as another controller's election holds.
@@ -272,6 +271,14 @@ def test_no_lease_but_its_own(query: str, mighty: Thief, shop: Shop) -> None:
         refused(mighty.send("POST", path + query, {**lease, "metadata": {"name": "made-up"}}), why)
         refused(mighty.send("DELETE", path + query), why)
     refused(mighty.send("DELETE", f"{LEASES}/scribe{query}"), why)
+    own = {**lease, "metadata": {"name": "scribe"}}
+    assert mighty.send("POST", LEASES + query, own).status in (201, 409)
+    assert mighty.send("POST", f"{LEASES}?dryRun=All", own).status in (201, 409)
+    for change in ({"labels": {"a": "b"}}, {"annotations": {"a": "b"}}, {"finalizers": ["example.com/x"]}):
+        marked = {**lease, "metadata": {"name": "scribe", **change}}
+        shop.plane.kubectl("delete", "lease", "scribe", "--namespace", HOME)
+        refused(mighty.send("POST", LEASES + query, marked), "labels, annotations, finalizers and owners of its Lease")
+        assert mighty.send("POST", LEASES, own).status == 201
     assert mighty.send("PATCH", f"{LEASES}/scribe{query}", {"spec": {"leaseTransitions": 1}}, MERGE).status == 200
 
 

@@ -27,10 +27,16 @@ class Api:
     def __init__(self) -> None:
         self.version = 1
         self.spec: dict[str, Any] = {}
+        self.exists = True
+        self.may_create = True
         self.trouble: Callable[[], Any] = lambda: asyncio.sleep(0)
 
     async def call(self, method: str, _path: str, *, body: Mapping[str, Any] | None = None, **_: Any) -> bytes:
         await self.trouble()
+        if method == "POST":
+            self._create()
+        elif not self.exists:
+            raise errors.NotFound('leases "l" not found', status=404)
         if method == "PATCH":
             assert body
             if body["metadata"]["resourceVersion"] != str(self.version):
@@ -39,6 +45,14 @@ class Api:
             self.spec = {key: value for key, value in (self.spec | body["spec"]).items() if value is not None}
         answer = {"metadata": {"name": "l", "namespace": "n", "resourceVersion": str(self.version)}, "spec": self.spec}
         return msgspec.json.encode(answer)
+
+    def _create(self) -> None:
+        if not self.may_create:
+            raise errors.Refused("no right to create leases in n", status=403)
+        if self.exists:
+            raise errors.Conflict("it exists")
+        self.exists, self.spec = True, {}
+        self.version += 1
 
     @property
     def holder(self) -> str:
@@ -84,6 +98,69 @@ def test_one_leads_and_when_it_dies_the_other_takes_over_within_the_lease_time(m
         assert second.elector.leads
         assert (api.holder, api.spec["leaseTransitions"]) == ("b", 2)
         await second.dies()
+
+    virtual.run(main)
+
+
+@pytest.mark.parametrize("others", [0, 1, 4])
+def test_missing_lease_is_created_and_one_leads_at_once(others: int) -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        api.exists = False
+        replicas = [Replica(api, name, clock) for name in "abcde"[: 1 + others]]
+        await asyncio.sleep(0.1)
+        assert [replica.elector.leads for replica in replicas] == [True] + [False] * others
+        await asyncio.sleep(60)
+        assert sum(replica.led for replica in replicas) == 1
+        for replica in replicas:
+            assert replica.elector.problem == ""
+            await replica.dies()
+
+    virtual.run(main)
+
+
+def test_leader_whose_lease_is_deleted_stops_and_creates_it() -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(30.5)
+        api.exists = False
+        await asyncio.sleep(2 * RETRY)
+        first.elector.check()
+        assert (first.gauge, first.led, api.holder) == ([True, False, True], 2, "a")
+        await first.dies()
+
+    virtual.run(main)
+
+
+def test_leader_whose_deleted_lease_another_created_stops_at_its_next_renewal() -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(30.5)
+        api.spec, api.version = {"holderIdentity": "b"}, 99
+        await asyncio.sleep(2 * RETRY)
+        assert (first.elector.leads, api.holder) == (False, "b")
+        await first.dies()
+
+    virtual.run(main)
+
+
+def test_lease_that_can_neither_be_read_nor_created_is_a_problem_until_it_is_there() -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        api.exists = api.may_create = False
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(10)
+        assert first.elector.problem == (
+            "no replica can lead: the Lease n/l cannot be read or created (no right to create leases in n); restore the"
+            " Role l of the chart, or create the Lease with kubectl"
+        )
+        api.exists = True
+        await asyncio.sleep(RETRY)
+        assert first.elector.problem == ""
+        assert first.elector.leads
+        await first.dies()
 
     virtual.run(main)
 

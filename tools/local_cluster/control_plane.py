@@ -107,8 +107,9 @@ class ControlPlane:
             authority = self._prepare(workspace, stack)
             self._launch("etcd", self._layout.etcd())
             self._launch("kube-apiserver", self._layout.apiserver())
-            self._launch("kube-controller-manager", self._layout.controller_manager())
             self._wait_until_ready()
+            # It ends where the API server does not grant it its rights within ten seconds, as on a busy machine.
+            self._launch("kube-controller-manager", self._layout.controller_manager())
             self.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", _ISSUER_DISCOVERY)
             # Made by controllers: once it is there, namespaces can be used.
             self._wait_for("/api/v1/namespaces/default/serviceaccounts/default")
