@@ -60,7 +60,8 @@ class Fleet:
             self.ledger.put(Source(space.vault, name), value(text))
             space.put(name, text)
         [of] = [each for each, found in self.spaces.items() if found is space]
-        self._large_calls[of] += LARGE_KEYS * LARGE_READS
+        # Each of them may read its keys once: they share a reading only where they want it at the same moment.
+        self._large_calls[of] += LARGE_KEYS * (count + LARGE_READS)
         names = [f"large-{number}" for number in range(count)]
         for name in names:
             self.ledger.want(Name(space.name, name), space.vault, keys)
