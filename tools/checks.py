@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from controller.api.lease import Lease
 from controller.api.meta import ObjectMeta, Wire
 from controller.api.secretsync import SecretSync
 from controller.errors import ControllerError
@@ -31,6 +32,8 @@ from tools.releases import Release
 CLOCK_SECONDS = 300
 # A look that is late by more than this is not one that is merely on its way.
 LATE_SECONDS = 600
+# A leader renews its Lease every two seconds.
+STALE_LEASE_SECONDS = 60
 CLUSTER = "cluster"
 _ENTRA_NUMBER = re.compile(r" \(AADSTS\d+\)$")
 
@@ -131,6 +134,25 @@ def controller(found: Release | None) -> Check:
         text = f"{deployment} is available; no ClusterRoleBinding or admission policy that you may list names it"
         return warn(CLUSTER, "controller", text, "see that this is the release's namespace")
     return ok(CLUSTER, "controller", f"{deployment} is available")
+
+
+def leader(lease: Lease | None, now: datetime) -> Check:
+    """Return which replica leads, by the controller's Lease. `now` is this machine's time, in UTC."""
+    name = "leader"
+    restart = "see the log of the controller's pods; a pod that is not ready says why at /readyz"
+    if lease is None:
+        return fail(CLUSTER, name, "no replica leads: the controller's Lease is missing and was not created", restart)
+    spec = lease.spec
+    if not spec.holder_identity:
+        return fail(CLUSTER, name, "no replica leads: the controller's Lease has no holder", restart)
+    try:
+        age = (now - datetime.fromisoformat(spec.renew_time or "")).total_seconds()
+    except (ValueError, TypeError):
+        return fail(CLUSTER, name, f"{spec.holder_identity} holds the Lease and has never renewed it", restart)
+    if age > STALE_LEASE_SECONDS:
+        text = f"{spec.holder_identity} holds the Lease and has not renewed it for {age:.0f} s"
+        return warn(CLUSTER, name, text, f"{restart}; or set this machine's clock")
+    return ok(CLUSTER, name, f"{spec.holder_identity} leads since {spec.acquire_time or 'an unknown time'}")
 
 
 def policies(wanted: Iterable[str], found: Iterable[str], bindings: Iterable[Mapping[str, Any]]) -> Check:

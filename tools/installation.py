@@ -2,12 +2,14 @@
 
 import tempfile
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
 import msgspec
 
 from controller import errors
+from controller.api.lease import Lease
 from controller.settings import BUILT_IN_CLOUDS, Cloud, Settings, SettingsError
 from tools import checks, policies, releases, trusted_hosts
 from tools.caller import Caller, Object, short
@@ -45,6 +47,7 @@ class Installation:
             found.append(_unseen("controller", error, "the chart's default values are taken to be in force"))
         if release:
             found += await self._read_settings(release)
+            found += await self._leader(release)
             found.append(await self._policies(release))
         found.append(await self._read_issuer())
         return found
@@ -68,6 +71,21 @@ class Installation:
         except (SettingsError, errors.KubeError, LookupError, TypeError, ValueError, RecursionError) as error:
             return [warn(CLUSTER, "settings", f"the release's settings cannot be read ({error})", "helm upgrade it")]
         return [ok(CLUSTER, "settings", f"clouds {', '.join(self._described(sorted(self.clouds)))}")]
+
+    async def _leader(self, release: Release) -> list[Check]:
+        """Return which replica leads, unless the release has no election."""
+        if not (name := self.settings.lease_name):
+            return []
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{release.namespace}/leases/{name}"
+        try:
+            lease = msgspec.convert(await self._caller.object(path), Lease)
+        except errors.NotFound:
+            lease = None
+        except (errors.KubeError, msgspec.ValidationError) as error:
+            return [
+                warn(CLUSTER, "leader", f"the Lease {name} cannot be read ({short(error)})", "ask an administrator")
+            ]
+        return [checks.leader(lease, datetime.now(UTC))]
 
     def _described(self, names: Iterable[str]) -> Iterable[str]:
         """The clouds with the hosts of those that are not Azure's own."""

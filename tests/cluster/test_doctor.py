@@ -80,7 +80,8 @@ def test_a_healthy_one_is_all_ok(space: Namespace, examine: Examine, plane: Cont
     assert [check for check in found if check["level"] != "ok"] == []
     assert code == 0
     names = {check["name"] for check in found}
-    assert names >= {"controller", "settings", "policies", "issuer", "clock", "credentials"}
+    assert "leads since" in next(check["text"] for check in found if check["name"] == "leader")
+    assert names >= {"controller", "leader", "settings", "policies", "issuer", "clock", "credentials"}
     assert names >= {"class", "account", "token", "entra", "dns", "vault", "object secret/a", "secret", "status"}
     texts = {check["name"]: check["text"] for check in found}
     assert f"subject system:serviceaccount:{space.name}:{space.account}" in texts["token"]

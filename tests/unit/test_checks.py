@@ -2,13 +2,14 @@
 
 import base64
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from controller.api.lease import Lease, LeaseSpec
 from controller.api.meta import ObjectMeta, OwnerReference
 from controller.api.secretsync import SecretSync
 from controller.errors import NotFound, ObjectError
@@ -274,3 +275,29 @@ def test_what_is_no_kubeconfig_is_told_in_a_line(
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(f"tools/doctor: {path}")
     assert why in told
+
+
+def renewed(seconds_ago: float, holder: str = "pod-1_ab") -> Lease:
+    text = (NOW - timedelta(seconds=seconds_ago)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return Lease(spec=LeaseSpec(holder_identity=holder, acquire_time="2029-12-31T00:00:00.000000Z", renew_time=text))
+
+
+@pytest.mark.parametrize(
+    ("lease", "level", "text"),
+    [
+        (renewed(2), "ok", "pod-1_ab leads since 2029-12-31T00:00:00.000000Z"),
+        (renewed(-100), "ok", "pod-1_ab leads since"),
+        (renewed(60), "ok", "pod-1_ab leads since"),
+        (renewed(61), "warn", "pod-1_ab holds the Lease and has not renewed it for 61 s"),
+        (renewed(2, holder=""), "fail", "no replica leads: the controller's Lease has no holder"),
+        (Lease(spec=LeaseSpec(holder_identity="x")), "fail", "x holds the Lease and has never renewed it"),
+        (Lease(spec=LeaseSpec(holder_identity="x", renew_time="soon")), "fail", "has never renewed it"),
+        (Lease(spec=LeaseSpec(holder_identity="x", renew_time="2030-01-01T12:00:00")), "fail", "has never renewed it"),
+        (None, "fail", "no replica leads: the controller's Lease is missing and was not created"),
+    ],
+)
+def test_which_replica_leads(lease: Lease | None, level: str, text: str) -> None:
+    found = checks.leader(lease, NOW)
+    assert found.level == level
+    assert text in found.text
+    assert bool(found.fix) == (level != "ok")
