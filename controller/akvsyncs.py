@@ -149,7 +149,10 @@ class AKVSyncs:
             self._want(key, generated.syncs)
             done = await self._carry_out(key, akv.metadata.uid, generated)
         told = [parts.part(name, what, self._syncs.get(Key(key.namespace, name))) for name, what in done.items()]
-        well = not any(isinstance(what, errors.ControllerError) for what in done.values())
+        # What only an edit can mend is not tried again before one: the watches tell of it.
+        well = not any(
+            isinstance(what, errors.ControllerError) and what.retry is not errors.Retry.EDIT for what in done.values()
+        )
         return await self._tell(akv, told, problem) and well
 
     async def _carry_out(self, key: Key, uid: str, generated: Generated) -> dict[str, Done]:

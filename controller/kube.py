@@ -244,15 +244,26 @@ def _translate(response: aiohttp.ClientResponse, body: bytes, *, sent_values: bo
         return errors.Conflict(text, status=code)
     if code == 410:
         return errors.Expired(text, status=code)
+    if code >= 500 and any(known in text for known in _TOO_LARGE):
+        return errors.Refused(
+            "the object is larger than the cluster's database accepts (1.5 MiB by default): write fewer or shorter"
+            " keys, labels and annotations",
+            status=code,
+            retry=errors.Retry.EDIT,
+        )
     if code == 429 or code >= 500:
         return errors.Unreachable(text, status=code, retry_after=asked_to_wait(response.headers))
     if "ValidatingAdmissionPolicy" in text:
         return errors.PolicyRefused(text, status=code)
+    # What is invalid or too large stays so until somebody edits it. A webhook's rules may change without an edit.
+    lasting = code in (400, 413, 422) and "admission webhook" not in text
     if sent_values and code in (400, 422):
         text = _without_values(text)
-    return errors.Refused(text, status=code)
+    return errors.Refused(text, status=code, retry=errors.Retry.EDIT if lasting else None)
 
 
+# What etcd, and the client of it in the API server, answer to an object that is too large.
+_TOO_LARGE = ("etcdserver: request is too large", "trying to send message larger than max")
 # What the API server says of a Secret that it rejects, and `Syncer` explains.
 _KNOWN_REFUSALS = ("`immutable` is set", "field is immutable")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from controller import secret_limits
 from controller.api.meta import ManagedFieldsEntry, ObjectMeta, OwnerReference
 from controller.api.secretsync import RESERVED_PREFIX, TLS_TYPE, SecretSync
 from controller.errors import ControllerError, InputError, OwnershipError, ProviderError, Retry
@@ -143,8 +144,8 @@ def mistake(sync: SecretSync) -> InputError | None:
     wanted = sync.spec.secret_object
     targets = [item.target_key for item in wanted.data]
     for key, times in Counter(targets).items():
-        if "/" in key:
-            return InputError(f"targetKey {key}: a Secret's keys have letters, digits, - . and _ only")
+        if found := secret_limits.key_violation(key):
+            return InputError(found)
         if times > 1:
             return InputError(f"targetKey {key} is mapped {times} times: give each key one sourcePath")
     for key in REQUIRED_KEYS.get(wanted.type, ()):
@@ -154,7 +155,8 @@ def mistake(sync: SecretSync) -> InputError | None:
         return InputError(
             f"type {wanted.type} needs the key {' or '.join(either)}, or both: map one in secretObject.data"
         )
-    return None
+    found = secret_limits.violation(wanted.labels, wanted.annotations)
+    return InputError(found) if found else None
 
 
 def _impossible(seen: Observed) -> Refuse | None:

@@ -116,6 +116,10 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     probe_secret_type: Annotated[
         str, Meta(description="A Secret type that policies must refuse before the controller is ready; none: no check")
     ] = ""
+    allowed_secret_types: Annotated[
+        tuple[str, ...],
+        Meta(description="The Secret types that the admission policies allow, comma-separated; none: any type"),
+    ] = ()
     policies_name: Annotated[
         str, Meta(description="What the names of the release's admission policies end with: secrets.<name> and so on")
     ] = ""
@@ -147,6 +151,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
         # An empty variable is as good as none.
         given = {field: text for field in cls.__struct_fields__ if (text := environment.get(field.upper()))}
         values: dict[str, object] = dict(given)
+        if "allowed_secret_types" in given:
+            values["allowed_secret_types"] = [text.strip() for text in given["allowed_secret_types"].split(",")]
         if "watch_namespaces" in given:
             values["watch_namespaces"] = _namespaces(given["watch_namespaces"])
         try:

@@ -83,17 +83,28 @@ def next_status(
         return next_condition(kind, holds, outcome.reason, outcome.message, generation, before, now)
 
     exists = outcome.exists if outcome.exists is not None else _was(before, ConditionType.SECRET_CREATED)
+    never_synced = not (outcome.equal or exists or before.sync_hash)
+    if never_synced:
+        # As upstream's controller: until the first success, it is the creation that fails, and no update was attempted.
+        exists = False
     return SecretSyncStatus(
         conditions=[
             told(ConditionType.READY, outcome.ready),
             told(ConditionType.SECRET_CREATED, exists),
-            told(ConditionType.SECRET_UPDATED, outcome.equal),
+            _not_updated_yet(generation, before, now)
+            if never_synced
+            else told(ConditionType.SECRET_UPDATED, outcome.equal),
         ],
         last_successful_sync_time=format_time(now) if outcome.equal else before.last_successful_sync_time,
         sync_hash=sync_hash(meta, source, objects) if source and outcome.equal else before.sync_hash,
         observed_generation=generation,
         objects=objects,
     )
+
+
+def _not_updated_yet(generation: int, before: SecretSyncStatus, now: datetime) -> Condition:
+    message = "no update was attempted yet; SecretCreated says why"
+    return next_condition(ConditionType.SECRET_UPDATED, None, Reason.NO_UPDATE, message, generation, before, now)
 
 
 def next_condition(

@@ -124,7 +124,12 @@ class Syncer:
     async def reading(self, sync: SecretSync, source: Class) -> Reading:
         """What the SecretSync and its class ask for. Raises `ControllerError` where they cannot be understood."""
         vault_class = await self._understand(sync, source)
-        if wrong := mistake(sync) or self._reserved_mistake(sync) or self._interval_mistake(sync):
+        if (
+            wrong := self._type_mistake(sync)
+            or mistake(sync)
+            or self._reserved_mistake(sync)
+            or self._interval_mistake(sync)
+        ):
             raise wrong
         identity = await identity_of(self._kube, sync, vault_class)
         wanted = vault_class.wanted(sync.spec.secret_object)
@@ -186,6 +191,15 @@ class Syncer:
                 f" {', '.join(sorted(self._clouds))}"
             )
         return msgspec.structs.replace(read, cloud=cloud)
+
+    def _type_mistake(self, sync: SecretSync) -> errors.InputError | None:
+        allowed, asked = self._settings.allowed_secret_types, sync.spec.secret_object.type
+        if not allowed or asked in allowed:
+            return None
+        return errors.InputError(
+            f"secretObject.type is {asked[:100]!r}: accepted are {', '.join(allowed)}; to accept another type, the"
+            " administrator adds it to the chart's validatingAdmissionPolicies.allowedSecretTypes"
+        )
 
     def _reserved_mistake(self, sync: SecretSync) -> errors.InputError | None:
         """What the admission policies would refuse after the vault was read."""

@@ -46,6 +46,11 @@ _SOURCES: dict[str, Variable] = {
         f'"{TEST_CLOUDS_FOLDER}/{release_test.CLOUDS_FILE}"', when='include "akv-secret-store.testVault" .'
     ),
     "probe_secret_type": Variable(f'"{PROBE_SECRET_TYPE}"', when='include "akv-secret-store.policies" .'),
+    "allowed_secret_types": Variable(
+        'include "akv-secret-store.list" .Values.validatingAdmissionPolicies.allowedSecretTypes | fromJsonArray'
+        ' | join ","',
+        when='include "akv-secret-store.policies" .',
+    ),
     "policies_name": Variable('include "akv-secret-store.globalName" .', when='include "akv-secret-store.policies" .'),
     "service_account": Variable(pod_field="spec.serviceAccountName"),
     "lease_name": Variable('include "akv-secret-store.fullname" .'),

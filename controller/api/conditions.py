@@ -95,6 +95,11 @@ class Reason(enum.StrEnum):
         "A part of the AKVSync was just made or changed and has not been synced yet.",
         "Wait a moment; if it stays, the message names what is waited for.",
     )
+    NO_UPDATE = (
+        "NoUpdatesAttemptedYet",
+        "Only of SecretUpdated, which is Unknown until the controller has created the Secret.",
+        "See SecretCreated or Ready.",
+    )
     INTERNAL_ERROR = (
         "ControllerInternalError",
         "The controller met a state that it does not know.",

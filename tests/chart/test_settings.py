@@ -14,6 +14,14 @@ from tools import helm
 DEFAULTS = Settings(
     test_clouds_file="/etc/akv-secret-store-test/clouds.json",
     probe_secret_type="akv-secret-store/probe",
+    allowed_secret_types=(
+        "Opaque",
+        "kubernetes.io/tls",
+        "kubernetes.io/ssh-auth",
+        "kubernetes.io/basic-auth",
+        "kubernetes.io/dockercfg",
+        "kubernetes.io/dockerconfigjson",
+    ),
     policies_name=f"{FULL_NAME}.{helm.RELEASE}",
     service_account="the-account",
     lease_name=FULL_NAME,

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from controller.api.conditions import Reason
+from tests.cluster.sse import holds
 from tests.cluster.world import PATHS, POLICIES, Installed, Namespace, eventually, value
 from tools.workload import Workload
 
@@ -233,8 +234,65 @@ def test_an_immutable_secret_is_named(space: Namespace) -> None:
 def test_a_type_that_the_policies_do_not_allow(space: Namespace) -> None:
     space.put("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", ONE, secretObject={"type": "example.com/other"}))
-    message = space.wait_reason("s", Reason.POLICY_REFUSED)
+    message = space.wait_reason("s", Reason.INPUT_INVALID)
+    assert "secretObject.type is 'example.com/other': accepted are Opaque, " in message
     assert "allowedSecretTypes" in message
+    assert space.calls() == 0
+    conditions = {item["type"]: item["status"] for item in space.get("secretsync", "s")["status"]["conditions"]}
+    assert conditions == {"Ready": "False", "SecretCreated": "False", "SecretUpdated": "Unknown"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"labels": {"a b": "x"}}, "secretObject.labels: the key 'a b'"),
+        ({"labels": {"x": "no value "}}, "secretObject.labels: the value 'no value '"),
+        ({"annotations": {"a/b/c": "x"}}, "secretObject.annotations: the key 'a/b/c'"),
+        ({"annotations": {"a": "x" * 150_000, "b": "y" * 150_000}}, "at most 131072"),
+        ({"data": [{"sourcePath": "a", "targetKey": "..k"}]}, "targetKey ..k: "),
+    ],
+    ids=["label key", "label value", "annotation key", "annotations' size", "data key"],
+)
+def test_what_kubernetes_refuses_costs_no_vault_read_and_waits_for_an_edit(
+    space: Namespace, given: dict[str, object], said: str
+) -> None:
+    space.put("a", "1")
+    space.apply(space.provider_class("a"))
+    # `kubectl apply` would copy the annotations into one of its own.
+    space.kubectl("create", "--filename", "-", stdin=json.dumps(space.sync("s", ONE, secretObject=given)))
+    assert said in space.wait_reason("s", Reason.INPUT_INVALID)
+    time.sleep(5)
+    assert space.calls() == 0
+    space.kubectl("replace", "--filename", "-", stdin=json.dumps(space.sync("s", ONE)))
+    space.wait_secret("s", {"k": "1"})
+
+
+@holds("reason: ValidatingAdmissionPolicyCheckFailed")
+@pytest.mark.since(*POLICIES)
+def test_a_policy_of_the_cluster_refuses_the_secret(space: Namespace) -> None:
+    space.put("a", "1")
+    name = f"no-{space.name}"
+    refusing = {
+        "matchConstraints": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}},
+            "resourceRules": [
+                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["secrets"]}
+            ],
+        },
+        "validations": [{"expression": "false", "message": "secrets are not for this namespace"}],
+    }
+    kinds = {"ValidatingAdmissionPolicy": refusing, "ValidatingAdmissionPolicyBinding": {"policyName": name}}
+    kinds["ValidatingAdmissionPolicyBinding"]["validationActions"] = ["Deny"]
+    admission = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
+    try:
+        space.apply(*({**admission, "kind": kind, "spec": spec} for kind, spec in kinds.items()))
+        time.sleep(3)  # until the API server knows the policy
+        space.apply(space.provider_class("a"), space.sync("s", ONE))
+        assert "secrets are not for this namespace" in space.wait_reason("s", Reason.POLICY_REFUSED)
+    finally:
+        for kind in kinds:
+            space.kubectl("delete", kind.lower(), name, "--ignore-not-found")
+    space.wait_secret("s", {"k": "1"}, patience=40)
 
 
 def test_failures_back_off(space: Namespace, controller: Workload) -> None:

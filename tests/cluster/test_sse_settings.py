@@ -64,7 +64,8 @@ def test_the_types_that_the_administrator_allows(tuned: Namespace) -> None:
         tuned.apply(tuned.sync(name, {key: "b"}, secretObject={"type": kind}, **given))
     tuned.wait_secret("own", {"k": "1"})
     assert tuned.get("secret", "own")["type"] == "example.com/own"
-    assert "allowedSecretTypes" in tuned.wait_reason("ssh", Reason.POLICY_REFUSED)
+    message = tuned.wait_reason("ssh", Reason.INPUT_INVALID)
+    assert "secretObject.type is 'kubernetes.io/ssh-auth': accepted are Opaque, example.com/own; " in message
 
 
 @holds("setting: kubectl.image")

@@ -43,6 +43,7 @@ def test_no_variable_is_needed() -> None:
         ("CA_FILE", "/etc/ca.pem", "/etc/ca.pem"),
         ("TEST_CLOUDS_FILE", "/etc/test.json", "/etc/test.json"),
         ("PROBE_SECRET_TYPE", "example.com/no", "example.com/no"),
+        ("ALLOWED_SECRET_TYPES", "Opaque, kubernetes.io/tls", ("Opaque", "kubernetes.io/tls")),
         ("POLICIES_NAME", "mine.home", "mine.home"),
         ("SERVICE_ACCOUNT", "scribe", "scribe"),
         ("LEASE_NAME", "shop", "shop"),

@@ -50,10 +50,9 @@ def of(status: SecretSyncStatus, kind: ConditionType) -> Condition:
         ([WRITTEN], "True", "True", "True"),
         ([SAME], "True", "True", "True"),
         ([PARTIAL], "False", "True", "False"),
-        ([AWAY], "False", "Unknown", "False"),
-        ([FOREIGN], "False", "False", "False"),
+        ([WRITTEN, FOREIGN], "False", "False", "False"),
+        ([PARTIAL, AWAY], "False", "True", "False"),
         pytest.param([WRITTEN, AWAY], "False", "True", "False", id="the Secret stays while the vault is away"),
-        pytest.param([FOREIGN, AWAY], "False", "False", "False", id="nor does it appear"),
     ],
 )
 def test_conditions(outcomes: list[Outcome], ready: str, created: str, updated: str) -> None:
@@ -62,6 +61,16 @@ def test_conditions(outcomes: list[Outcome], ready: str, created: str, updated: 
     for item in status.conditions:
         assert (item.reason, item.message) == (outcomes[-1].reason, outcomes[-1].message)
         assert item.observed_generation == status.observed_generation == META.generation
+
+
+@pytest.mark.parametrize("outcomes", [[AWAY], [FOREIGN], [FOREIGN, AWAY], [AWAY, FOREIGN]])
+def test_before_first_success_creation_fails_and_no_update_was_attempted(outcomes: list[Outcome]) -> None:
+    """As upstream's initConditions and updateStatusConditions leave them."""
+    status = after(*outcomes)
+    assert told(status) == {"Ready": "False", "SecretCreated": "False", "SecretUpdated": "Unknown"}
+    assert of(status, ConditionType.SECRET_CREATED).reason == outcomes[-1].reason
+    assert of(status, ConditionType.SECRET_UPDATED).reason == "NoUpdatesAttemptedYet"
+    assert told(after(*outcomes, WRITTEN)) == {"Ready": "True", "SecretCreated": "True", "SecretUpdated": "True"}
 
 
 @pytest.mark.parametrize(

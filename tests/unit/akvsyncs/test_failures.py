@@ -10,7 +10,7 @@ import pytest
 from controller.api.akvsync import AKVSync
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, OwnerReference
-from controller.errors import PolicyRefused, Refused, Unreachable
+from controller.errors import PolicyRefused, Refused, Retry, Unreachable
 from controller.parts import MOST_MESSAGE, MOST_SHOWN
 from tests.unit.akvsyncs.stage import FRESH, A, B, Stage, parts
 from tests.unit.objects_of import sync
@@ -36,6 +36,18 @@ def test_one_that_cannot_be_read_says_so(settled: Stage) -> None:
         Reason.INPUT_INVALID,
         "this AKVSync cannot be read: Expected `array` - at `$.spec.objects`",
     )
+
+
+def test_what_only_an_edit_can_mend_is_tried_again_after_the_edit_only(stage: Stage) -> None:
+    stage.fails["POST secretsyncs a"] = Refused("spec: Invalid value", status=422, retry=Retry.EDIT)
+    stage.has([A, B])
+    stage.passes(3600)
+    assert "spec: Invalid value" in stage.ready()[2]
+    assert [what for _, what in stage.asked].count("POST secretsyncs a") <= 2  # B's SecretSync wakes the AKVSync
+    stage.fails.clear()
+    stage.has([A])
+    stage.passes(60)
+    assert stage.names() == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,32 @@ async def test_a_mistake_in_the_secretsync_costs_no_call(scene: Scene, wanted: S
     assert not scene.vault.asked
 
 
+async def test_type_that_is_not_allowed_costs_no_call_and_names_the_accepted_ones() -> None:
+    async with staged(Settings(allowed_secret_types=("Opaque", "kubernetes.io/tls"))) as scene:
+        error = await scene.fails(wanted=sync(type="example.com/own"))
+        assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.EDIT)
+        assert "secretObject.type is 'example.com/own': accepted are Opaque, kubernetes.io/tls;" in error.message
+        assert not scene.server.asked
+        assert not scene.vault.asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "retry"),
+    [
+        (refusal(422, "metadata.labels: Invalid value"), Retry.EDIT),
+        (refusal(400, "unknown field"), Retry.EDIT),
+        (refusal(413, "Request entity too large: limit is 3145728"), Retry.EDIT),
+        (refusal(500, "etcdserver: request is too large"), Retry.EDIT),
+        (refusal(403, "forbidden: no such right"), Retry.TIME),
+        (refusal(422, 'admission webhook "x" denied the request'), Retry.TIME),
+        (refusal(500, "etcdserver: leader changed"), Retry.TIME),
+    ],
+)
+async def test_what_only_an_edit_can_mend_waits_for_one(scene: Scene, answer: Answer, retry: Retry) -> None:
+    error = await scene.fails(ABSENT, answer)
+    assert (error.reason, error.retry) == (Reason.SYNC_FAILED, retry)
+
+
 async def test_label_that_other_tools_obey_is_refused_before_the_vault_is_asked() -> None:
     """With policies, which would refuse it after that; without them it is written, as by SSE."""
     wanted = sync(labels={"argocd.argoproj.io/secret-type": "cluster"})
