@@ -82,9 +82,8 @@ class Installation:
         except errors.NotFound:
             lease = None
         except (errors.KubeError, msgspec.ValidationError) as error:
-            return [
-                warn(CLUSTER, "leader", f"the Lease {name} cannot be read ({short(error)})", "ask an administrator")
-            ]
+            why = short(error) if isinstance(error, errors.KubeError) else str(error)
+            return [warn(CLUSTER, "leader", f"the Lease {name} cannot be read ({why})", "ask an administrator")]
         return [checks.leader(lease, datetime.now(UTC))]
 
     def _described(self, names: Iterable[str]) -> Iterable[str]:

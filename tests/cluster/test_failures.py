@@ -281,8 +281,8 @@ def test_a_policy_of_the_cluster_refuses_the_secret(space: Namespace) -> None:
         },
         "validations": [{"expression": "false", "message": "secrets are not for this namespace"}],
     }
-    kinds = {"ValidatingAdmissionPolicy": refusing, "ValidatingAdmissionPolicyBinding": {"policyName": name}}
-    kinds["ValidatingAdmissionPolicyBinding"]["validationActions"] = ["Deny"]
+    binding = {"policyName": name, "validationActions": ["Deny"]}
+    kinds = {"ValidatingAdmissionPolicy": refusing, "ValidatingAdmissionPolicyBinding": binding}
     admission = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
     try:
         space.apply(*({**admission, "kind": kind, "spec": spec} for kind, spec in kinds.items()))
