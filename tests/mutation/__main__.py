@@ -154,7 +154,9 @@ def _run(judge: Judge, module: str, mutants: list[Mutant]) -> list[Fate]:
     for fate in judge.fates(mutants):
         fates.append(fate)
         killed = sum(item.killed for item in fates)
-        _progress(f"{module}: {len(fates)} of {len(mutants)} tried, {killed} killed")
+        # A line for each twentieth where there is no terminal, so that a log shows that it goes on.
+        end = "\n" if not sys.stderr.isatty() and len(fates) % 20 == 0 else ""
+        _progress(f"{module}: {len(fates)} of {len(mutants)} tried, {killed} killed{end}")
     return fates
 
 

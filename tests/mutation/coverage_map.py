@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,14 +10,14 @@ from typing import Any, NamedTuple
 import coverage
 import pytest
 
-from tests.mutation.forks import BROKEN, run_forked
+from tests.mutation.forks import BROKEN, Limit, run_forked
 from tests.mutation.mutants import functions_of
 from tests.mutation.paths import BUILD, CONTROLLER, ROOT, module_name
 from tests.mutation.pytest_runs import run_pytest
 
 # So many test files are recorded in one process: what is kept of an interrupted run is not much less than was done.
 CHUNK = 12
-MOST_SECONDS = 1800
+RECORDING = Limit(cpu=1800, wall=7200)
 
 
 class Test(NamedTuple):
@@ -24,6 +25,7 @@ class Test(NamedTuple):
 
     id: str
     seconds: float
+    cpu: float
     functions: frozenset[str]
 
 
@@ -41,7 +43,7 @@ def load_tests(files: list[Path], tell: Callable[[str], object], fresh: bool) ->
     for start in range(0, len(missing), CHUNK):
         chunk = missing[start : start + CHUNK]
         tell(f"recording which functions each test runs: {start + len(chunk)} of {len(missing)} files\n")
-        ended = run_forked(lambda _, files=chunk: _record(files), MOST_SECONDS)  # type: ignore[misc]
+        ended = run_forked(lambda _, files=chunk: _record(files), RECORDING)  # type: ignore[misc]
         if ended.code != 0:
             raise RuntimeError(f"the unit tests could not be recorded: see {BUILD}/pytest.log")
     return [test for file in files for test in _recorded(file) or []]
@@ -60,9 +62,9 @@ def _recorded(file: Path) -> list[Test] | None:
         kept = json.loads(_kept(file).read_text())
     except (OSError, ValueError):
         return None
-    if kept["digest"] != _digest(file):
+    if kept["digest"] != _digest(file) or any("cpu" not in test for test in kept["tests"]):
         return None
-    return [Test(test["id"], test["seconds"], frozenset(test["functions"])) for test in kept["tests"]]
+    return [Test(test["id"], test["seconds"], test["cpu"], frozenset(test["functions"])) for test in kept["tests"]]
 
 
 def _record(files: list[Path]) -> int:
@@ -74,7 +76,12 @@ def _record(files: list[Path]) -> int:
     for file in files:
         name = str(file.relative_to(ROOT))
         tests = [
-            {"id": test, "seconds": round(seconds, 4), "functions": sorted(functions.get(test, ()))}
+            {
+                "id": test,
+                "seconds": round(seconds, 4),
+                "cpu": round(recorder.cpu[test], 4),
+                "functions": sorted(functions.get(test, ())),
+            }
             for test, seconds in recorder.seconds.items()
             if test.partition("::")[0] == name and test not in recorder.failed
         ]
@@ -85,11 +92,12 @@ def _record(files: list[Path]) -> int:
 
 
 class _Recorder:
-    """A pytest plugin: measures each test's lines and seconds."""
+    """A pytest plugin: measures each test's lines, its seconds and its CPU seconds."""
 
     def __init__(self) -> None:
         self._coverage = coverage.Coverage(data_file=None, config_file=False, source=[str(CONTROLLER)])
         self.seconds: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
         self.failed: set[str] = set()
 
     @pytest.hookimpl(wrapper=True)
@@ -103,7 +111,11 @@ class _Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self._coverage.switch_context(item.nodeid)
-        return (yield)
+        before = time.process_time()
+        try:
+            return (yield)
+        finally:
+            self.cpu[item.nodeid] = time.process_time() - before
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration

@@ -20,16 +20,23 @@ class Ended(NamedTuple):
     said: str
 
 
-def run_forked(function: Callable[[Callable[[str], object]], int], seconds: float) -> Ended:
-    """Run a function, which is given a way to say something, in a child; stop it and its children after `seconds`."""
+class Limit(NamedTuple):
+    """When a child hangs. CPU seconds do not depend on how busy the machine is; the others are for one that waits."""
+
+    cpu: float
+    wall: float
+
+
+def run_forked(function: Callable[[Callable[[str], object]], int], limit: Limit) -> Ended:
+    """Run a function, which is given a way to say something, in a child; stop it and its children at the limit."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        _be_child(function, reading, writing, seconds)
+        _be_child(function, reading, writing, limit.cpu)
     os.close(writing)
     watched = os.pidfd_open(child)
     try:
-        ended = bool(select.select([watched], [], [], seconds)[0])
+        ended = bool(select.select([watched], [], [], limit.wall)[0])
     finally:
         # On Ctrl-C, too: neither the child nor a process that a test started outlives this function.
         _kill_group(child)
@@ -42,14 +49,14 @@ def run_forked(function: Callable[[Callable[[str], object]], int], seconds: floa
     return Ended(os.waitstatus_to_exitcode(status) if ended and os.WIFEXITED(status) else None, said)
 
 
-def _be_child(function: Callable[[Callable[[str], object]], int], reading: int, writing: int, seconds: float) -> None:
+def _be_child(function: Callable[[Callable[[str], object]], int], reading: int, writing: int, cpu: float) -> None:
     code = BROKEN
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.close(reading)
-        most = int(seconds) + 1
+        most = int(cpu) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (most, most))
         code = function(lambda text: os.write(writing, text.encode()))
     except BaseException:

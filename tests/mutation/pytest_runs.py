@@ -1,13 +1,19 @@
 """pytest inside this process, quiet, the same every time, and without a trace in the work tree."""
 
 import os
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import pytest
 from hypothesis import Phase, settings
 
 from tests.mutation.paths import BUILD, ROOT
 
+# A test hangs that uses this many CPU seconds and this many times what it uses on unchanged code; or, where it waits,
+# this many seconds and this many times what it takes.
+LEAST_CPU, CPU_FACTOR = 2.0, 5
+LEAST_WALL, WALL_FACTOR = 20.0, 20
 _OPTIONS = [
     "-q",
     "-s",
@@ -39,6 +45,13 @@ def run_pytest(words: list[str], plugin: object) -> int:
     return int(pytest.main([*_OPTIONS, "-c", str(ROOT / "pyproject.toml"), *words], plugins=[plugin]))
 
 
+class Usage(NamedTuple):
+    """What a test takes on unchanged code."""
+
+    seconds: float
+    cpu: float
+
+
 class Verdict:
     """A pytest plugin: runs chosen tests until one fails."""
 
@@ -50,14 +63,21 @@ class Verdict:
         if report.failed:
             self.failed = self.failed or report.nodeid
 
-    def run(self, items: Iterable[pytest.Item]) -> bool:
-        """Answer whether every test passed."""
+    def run(self, items: Iterable[pytest.Item], usual: Mapping[str, Usage]) -> bool:
+        """Return whether every test passed. A test that hangs, going by what is usual, ends the process."""
         chosen = list(items)
+        for number in (signal.SIGPROF, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
         for place, item in enumerate(chosen):
             following = chosen[place + 1] if place + 1 < len(chosen) else None
+            usage = usual[item.nodeid]
+            signal.setitimer(signal.ITIMER_PROF, LEAST_CPU + CPU_FACTOR * usage.cpu)
+            signal.setitimer(signal.ITIMER_REAL, LEAST_WALL + WALL_FACTOR * usage.seconds)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if self.failed:
                 return False
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
         return True
 
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +21,10 @@ from typing import NamedTuple
 import pytest
 
 from tests.mutation.coverage_map import Test
-from tests.mutation.forks import BROKEN, run_forked
+from tests.mutation.forks import BROKEN, Limit, run_forked
 from tests.mutation.mutants import Mutant, functions_of, mutate
 from tests.mutation.paths import BUILD, CONTROLLER, module_name, module_path
-from tests.mutation.pytest_runs import Verdict, run_pytest
+from tests.mutation.pytest_runs import Usage, Verdict, run_pytest
 
 SURVIVED, KILLED = 0, 1
 HANGS = "the limit of its time"
@@ -132,9 +132,13 @@ def _file(test: Test) -> str:
     return test.id.partition("::")[0]
 
 
-def _limit(tests: Sequence[Test]) -> float:
-    """Return the seconds after which a mutant hangs: far more than its tests take without it."""
-    return 30.0 + 5 * sum(test.seconds for test in tests)
+def _usual(tests: Sequence[Test]) -> dict[str, Usage]:
+    return {test.id: Usage(test.seconds, test.cpu) for test in tests}
+
+
+def _limit(tests: Sequence[Test]) -> Limit:
+    """Return when a mutant hangs: after far more than its tests take without it."""
+    return Limit(cpu=10.0 + 5 * sum(test.cpu for test in tests), wall=120.0 + 20 * sum(test.seconds for test in tests))
 
 
 def _be_session(files: list[str], jobs: list[tuple[Mutant, list[Test]]], writing: int) -> None:
@@ -173,9 +177,14 @@ class _Session(Verdict):
         for mutant, tests in self._jobs:
             # What killed a neighbour is likely to kill this one.
             known = killers.setdefault(mutant.function, [])
-            names = [*known, *(test.id for test in tests if test.id not in known)]
+            ids = [test.id for test in tests]
+            names = [*(name for name in known if name in ids), *(name for name in ids if name not in known)]
             chosen = [items[name] for name in names if name in items]
-            ended = run_forked(lambda say, m=mutant, c=chosen: self._try(m, functions, c, say), _limit(tests))  # type: ignore[misc]
+            usual = _usual(tests)
+            ended = run_forked(
+                lambda say, m=mutant, c=chosen, u=usual: self._try(m, functions, c, u, say),  # type: ignore[misc]
+                _limit(tests),
+            )
             by = ended.said or (HANGS if ended.code is None else "")
             if ended.code == KILLED and by not in known:
                 known.insert(0, by)
@@ -188,6 +197,7 @@ class _Session(Verdict):
         mutant: Mutant,
         functions: list[types.FunctionType],
         items: list[pytest.Item],
+        usual: Mapping[str, Usage],
         say: Callable[[str], object],
     ) -> int:
         path = module_path(mutant.module)
@@ -198,7 +208,7 @@ class _Session(Verdict):
                 if new.co_freevars != code.co_freevars:
                     return NOT_HERE
                 function.__code__ = new
-        if self.run(items):
+        if self.run(items, usual):
             return SURVIVED
         say(self.failed)
         return KILLED
@@ -216,7 +226,7 @@ def _codes(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:
 def _imported(mutant: Mutant, files: list[str], tests: list[Test]) -> Callable[[Callable[[str], object]], int]:
     def judge(say: Callable[[str], object]) -> int:
         sys.meta_path.insert(0, _MutantFinder(mutant))
-        plugin = _Selected([test.id for test in tests])
+        plugin = _Selected(_usual(tests))
         code = run_pytest(files, plugin)
         if code == 0 and not plugin.failed:
             return SURVIVED
@@ -229,15 +239,15 @@ def _imported(mutant: Mutant, files: list[str], tests: list[Test]) -> Callable[[
 class _Selected(Verdict):
     """A pytest plugin: the tests of that order alone, until one fails."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, usual: Mapping[str, Usage]) -> None:
         super().__init__()
-        self._names = names
+        self._usual = usual
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run them; a module that could not be imported has failed already."""
         items = {item.nodeid: item for item in session.items}
         if not session.testsfailed:
-            self.run(items[name] for name in self._names if name in items)
+            self.run((items[name] for name in self._usual if name in items), self._usual)
         return True
 
 

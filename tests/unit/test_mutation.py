@@ -3,14 +3,18 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.mutation.equivalent import load_equivalent
-from tests.mutation.forks import run_forked
+from tests.mutation.forks import Limit, run_forked
 from tests.mutation.mutants import mutants_of, mutate
 from tests.mutation.paths import ROOT, module_path
+from tests.mutation.pytest_runs import Usage, Verdict
 from tests.unit.pids import wait_gone
 
 SCHEDULE = "tests/unit/test_schedule.py"
@@ -99,8 +103,37 @@ def test_a_child_that_hangs_is_stopped_with_its_own_children(tmp_path: Path) -> 
             (tmp_path / "pid").write_text(str(sleeper.pid))
         return 0
 
-    assert run_forked(hang, 0.5).code is None
+    assert run_forked(hang, Limit(cpu=60, wall=0.5)).code is None
     wait_gone(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("cpu", "waits", "killed"),
+    [
+        pytest.param(0.0, 0.0, False, id="as usual"),
+        pytest.param(0.0, 0.2, False, id="a machine that has no CPU for it"),
+        pytest.param(60.0, 0.0, True, id="a hot loop"),
+        pytest.param(0.0, 60.0, True, id="it waits for ever"),
+    ],
+)
+def test_a_test_is_stopped_for_its_cpu_seconds_and_hardly_for_its_seconds(
+    monkeypatch: pytest.MonkeyPatch, cpu: float, waits: float, killed: bool
+) -> None:
+    monkeypatch.setattr("tests.mutation.pytest_runs.LEAST_CPU", 0.1)
+    monkeypatch.setattr("tests.mutation.pytest_runs.LEAST_WALL", 0.4)
+
+    def use(**_: object) -> None:
+        ends = time.process_time() + cpu
+        while time.process_time() < ends:
+            pass
+        time.sleep(waits)
+
+    def run(_say: object) -> int:
+        config = SimpleNamespace(hook=SimpleNamespace(pytest_runtest_protocol=use))
+        item: Any = SimpleNamespace(nodeid="t", config=config)
+        return int(not Verdict().run([item], {"t": Usage(0.0, 0.0)}))
+
+    assert run_forked(run, Limit(cpu=120, wall=600)).code == (None if killed else 0)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
