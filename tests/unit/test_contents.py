@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from controller.contents import PEM, PFX, contents, warnings
+from controller.contents import PEM, PFX, contents, needs_parsing, warnings
 from controller.errors import ControllerError, ObjectError
 from controller.fetched import Fetched, Hidden
 from controller.objects import Part, VaultObject, VersionOf
@@ -48,6 +48,10 @@ def of(found: Fetched | ControllerError, part: Part = WHOLE, now: datetime = NOO
         pytest.param(CHAIN + "# a comment\n" + PKCS1, PEM, WHOLE, {}, CHAIN + "# a comment\n" + PKCS1, id="in order"),
         pytest.param(MIXED + PKCS1, PEM, WHOLE, {}, PKCS1 + CHAIN, id="out of order"),
         pytest.param(MIXED + PKCS8, PEM, WHOLE, {"format": "pfx"}, PKCS8 + CHAIN, id="PEM is no PFX"),
+        pytest.param(MIXED, PFX, WHOLE, {}, MIXED, id="a PEM without a key that is wrongly called PFX"),
+        pytest.param(
+            base64.b64encode(CHAIN.encode()), PEM, WHOLE, {"encoding": "base64"}, CHAIN, id="PEM without a key, decoded"
+        ),
         pytest.param(AS_PFX, PFX, WHOLE, {}, PKCS8 + CHAIN, id="PFX becomes PEM"),
         pytest.param(AS_PFX, f"{PFX.upper()}; a=b", WHOLE, {}, PKCS8 + CHAIN, id="in any letters"),
         pytest.param(AS_PFX, PFX, WHOLE, {"format": "pfx"}, AS_PFX, id="unless it is to stay"),
@@ -123,6 +127,58 @@ def test_secret_that_no_certificate_owns_is_delivered_byte_for_byte(value: str, 
     assert found.warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("content_type", "counts"),
+    [
+        ("application/x-pem-file", True),
+        ("application/x-pkcs12", True),
+        (" Application/X-PKCS12 ; charset=utf-8", True),
+        ("APPLICATION/X-PEM-FILE;", True),
+        ("", False),
+        ("text/plain", False),
+        ("application/x-pem-file-2", False),
+        ("application/x-pem", False),
+        ("text/plain; application/x-pem-file", False),
+    ],
+)
+def test_content_types_of_a_certificates_secret_that_count_as_pem_or_pfx(content_type: str, counts: bool) -> None:
+    found = given(MIXED + PKCS1, content_type, of_certificate=True)
+    assert of(found).value.reveal() == (PKCS1 + CHAIN if counts else MIXED + PKCS1).encode()
+    assert needs_parsing(VersionOf(VaultObject(name="web")), found) is counts
+
+
+@pytest.mark.parametrize(
+    ("found", "part", "parsed"),
+    [
+        (given(AS_PFX, PFX), WHOLE, True),
+        (given(AS_PFX, PFX, of_certificate=False), WHOLE, False),
+        (given("x"), WHOLE, False),
+        (given("x"), CERTIFICATES, True),
+        (given("x"), TLS_KEY, True),
+        (ObjectError("gone"), TLS_KEY, False),
+    ],
+)
+def test_only_bundles_and_parts_are_parsed_off_the_event_loop(
+    found: Fetched | ControllerError, part: Part, parsed: bool
+) -> None:
+    assert needs_parsing(VersionOf(VaultObject(name="web"), 0, part), found) is parsed
+
+
+def test_a_pfx_is_opened_once_for_all_keys_of_its_version() -> None:
+    opened = []
+
+    def open_pfx(data: bytes) -> bytes:
+        opened.append(data)
+        return (PKCS8 + CHAIN).encode()
+
+    web = VaultObject(name="web")
+    parts = {"all": WHOLE, "tls.crt": CERTIFICATES, "tls.key": TLS_KEY}
+    wanted = {key: VersionOf(web, 0, part) for key, part in parts.items()}
+    found = contents("shop", wanted, {VersionOf(web): given(AS_PFX, PFX)}, NOON, open_pfx)
+    assert all(isinstance(item, Fetched) for item in found.values())
+    assert opened == [base64.b64decode(AS_PFX)]
+
+
 def test_parts_are_taken_out_of_a_secret_that_no_certificate_owns() -> None:
     for value, content_type in ((MIXED + PKCS8, ""), (AS_PFX, ""), (AS_PFX, PFX), (MIXED + PKCS8, PEM)):
         found = given(value, content_type, of_certificate=False)
@@ -185,6 +241,9 @@ def test_a_certificate_that_somebody_pasted_in_has_the_dates_of_its_leaf() -> No
     assert (found.not_before, found.expires) == (NOON, NOON + timedelta(days=30))
     found = of(given(CHAIN, expires=SOON), CERTIFICATES)
     assert (found.not_before, found.expires) == (NOON, SOON)
+    lasting = issue("lasting", ca=True, start=NOON - timedelta(days=9), days=9000)
+    found = of(given(issue("web", lasting).pem + lasting.pem), CERTIFICATES)
+    assert (found.not_before, found.expires) == (NOON, NOON + timedelta(days=30))
     found = of(given(CHAIN), CERTIFICATES, now=NOON + timedelta(days=31))
     assert "expired at 2030-01-31T12:00:00Z" in found.warnings[0]
 

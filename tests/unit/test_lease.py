@@ -258,6 +258,50 @@ def test_a_short_outage_and_a_stranger_that_touches_the_lease_change_nothing() -
     virtual.run(main)
 
 
+def test_a_holder_that_changes_while_another_waits_has_the_whole_time_from_then_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+
+    async def main(clock: Clock) -> None:
+        api = Api()
+        api.spec = {"holderIdentity": "first", "leaseTransitions": 3}
+        waiting = Replica(api, "b", clock)
+        await asyncio.sleep(11.5)
+        api.version += 1
+        api.spec |= {"holderIdentity": "second"}
+        await asyncio.sleep(1)  # the attempt at 12 s sees the change
+        assert PATIENCE == 13
+        await asyncio.sleep(12 + 13 - 12.5 - 0.1)
+        assert (api.holder, waiting.elector.leads, waiting.gauge) == ("second", False, [])
+        await asyncio.sleep(0.2)
+        assert (api.holder, waiting.elector.leads, waiting.gauge) == ("b", True, [True])
+        assert api.spec["leaseTransitions"] == 4
+        await waiting.dies()
+
+    virtual.run(main)
+    following = [record.__dict__["fields"]["leader"] for record in caplog.records if record.msg == "following"]
+    assert following == ["first", "second"]
+
+
+def test_a_follower_that_ends_leaves_the_lease_of_the_other(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    async def main(clock: Clock) -> None:
+        api = Api()
+        leader, follower = Replica(api, "a", clock), Replica(api, "b", clock)
+        await asyncio.sleep(30)
+        follower.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await follower.task
+        assert (api.holder, leader.elector.leads, follower.gauge) == ("a", True, [])
+        await leader.dies()
+
+    virtual.run(main)
+    # Its renewals are no news, and the follower is the only one that follows.
+    assert [record.msg for record in caplog.records] == ["leading", "following"]
+
+
 class Drifting:
     """A process's own clock: it goes a little faster or slower than time does."""
 

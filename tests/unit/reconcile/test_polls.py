@@ -4,13 +4,15 @@ import pytest
 
 from controller import reconcile
 from controller.api.conditions import Reason
-from controller.errors import ProviderError, Retry
+from controller.api.secretsync import SecretSync
+from controller.errors import ObjectError, ProviderError, Retry
 from controller.objects import VaultObject, VersionOf
 from controller.queue import Key
 from controller.settings import Settings
 from controller.status import Outcome
+from controller.sync import Again
 from tests.unit.objects_of import sync
-from tests.unit.reconcile.stage import AFTER, BEFORE, CANARY, DAY, HOUR, SHOP, Stage, known, seen
+from tests.unit.reconcile.stage import AFTER, AWAY, BEFORE, CANARY, DAY, HOUR, SHOP, Stage, known, seen
 
 
 def test_a_poll_that_finds_nothing_changed_syncs_nobody(stage: Stage) -> None:
@@ -72,6 +74,67 @@ def test_what_a_poll_finds_while_it_is_synced_is_not_lost(stage: Stage) -> None:
     stage.reconciler._polled(SHOP, wanted, seen(user=BEFORE, **{"pass": AFTER}))
     stage.passes(10)
     assert stage.times == [0, 10]
+
+
+FAILURES = [
+    pytest.param(AWAY, id="the vault is away"),
+    pytest.param(ObjectError("secret pass is disabled"), id="an object is missing"),
+    pytest.param(Again(1), id="a conflict"),
+    pytest.param(
+        Outcome(reason=Reason.PARTIAL, message="m", ready=False, retry=Retry.TURN, left=frozenset({"pass"})),
+        id="a turn at a busy vault",
+    ),
+]
+
+
+def attempts(stage: Stage, comes_to: Outcome | Exception) -> None:
+    """An attempt for one of two objects is under way, and will come to that."""
+    stage.comes_to = known("user", "pass")
+    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(HOUR - 1)
+    stage.forgets()
+    stage.answers(seen(user=BEFORE, **{"pass": AFTER}), comes_to)
+    stage.takes = 10
+    stage.passes(5)
+    assert [ask.stale for ask in stage.asked] == [frozenset({"pass"})]
+
+
+@pytest.mark.parametrize("comes_to", FAILURES)
+def test_an_edit_during_an_attempt_that_fails_makes_the_next_one_ask_for_everything(
+    stage: Stage, comes_to: Outcome | Exception
+) -> None:
+    attempts(stage, comes_to)
+    found = stage.reconciler.syncs.get(SHOP)
+    assert isinstance(found, SecretSync)
+    stage.has(sync(generation=2, status=found.status))
+    stage.passes(10)
+    assert [ask.stale for ask in stage.asked[1:]] == [None]
+
+
+@pytest.mark.parametrize("comes_to", FAILURES)
+def test_what_a_poll_finds_during_an_attempt_that_fails_is_what_the_next_one_asks_for(
+    stage: Stage, comes_to: Outcome | Exception
+) -> None:
+    attempts(stage, comes_to)
+    wanted = {name: VersionOf(VaultObject(name=name)) for name in ("user", "pass")}
+    stage.reconciler._polled(SHOP, wanted, seen(user=AFTER, **{"pass": AFTER}))
+    stage.passes(20)
+    assert [ask.stale for ask in stage.asked[1:2]] == [frozenset({"user", "pass"})]
+
+
+def test_a_poll_that_fails_does_not_displace_what_an_earlier_one_found(stage: Stage) -> None:
+    stage.comes_to = known("user", "pass")
+    stage.has_class()
+    stage.has(sync())
+    stage.passes(10)
+    stage.forgets()
+    wanted = {name: VersionOf(VaultObject(name=name)) for name in ("user", "pass")}
+    stage.reconciler._polled(SHOP, wanted, seen(user=BEFORE, **{"pass": AFTER}))
+    stage.reconciler._polled(SHOP, wanted, AWAY)
+    stage.passes(1)
+    assert [ask.stale for ask in stage.asked] == [frozenset({"pass"})]
 
 
 def test_one_whose_confirmation_failed_is_polled_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

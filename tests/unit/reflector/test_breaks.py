@@ -7,7 +7,7 @@ import pytest
 
 from controller.permissions import SECRET_SYNCS
 from controller.queue import Key
-from controller.reflector import LONGEST_PAUSE
+from controller.reflector import LONGEST_PAUSE, QUICK_END
 from tests.unit.api_server import Answer, refusal
 from tests.unit.dice import Dice
 from tests.unit.reflector.stage import FOREVER, A, B, C, Scene, bookmark, event, item, listed, raw
@@ -72,6 +72,31 @@ async def test_a_watch_that_ends_at_once_is_not_a_hot_loop(scene: Scene) -> None
     scene.lasts = 0
     await scene.plays(listed(), *[[]] * 6, FOREVER)
     assert len(scene.pauses) >= 5
+
+
+@pytest.mark.usefixtures("longest")
+@pytest.mark.parametrize(
+    ("lasts", "pauses"),
+    [
+        pytest.param(0.0, [1, 2, 4, 8], id="at once"),
+        pytest.param(QUICK_END - 0.01, [1, 2, 4, 8], id="quickly"),
+        pytest.param(QUICK_END, [], id="after a second"),
+    ],
+)
+async def test_only_a_watch_that_ends_quickly_is_followed_by_longer_and_longer_pauses(
+    scene: Scene, lasts: float, pauses: list[float]
+) -> None:
+    scene.lasts = lasts
+    await scene.plays(listed(), *[[]] * 4, FOREVER)
+    assert scene.pauses == pauses
+    assert scene.asked == ["list", *["watch 10"] * 5]
+
+
+@pytest.mark.usefixtures("longest")
+async def test_a_watch_that_expires_quickly_is_followed_by_longer_and_longer_pauses(scene: Scene) -> None:
+    scene.lasts = 0
+    await scene.plays(*[listed(), refusal(410)] * 3, listed(), FOREVER)
+    assert scene.pauses == [1, 2, 4]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
