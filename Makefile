@@ -3,11 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -P -m
 export PYTHONPATH := $(CURDIR)
+# Where an image sets it, each process that a test starts would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 # KUBERNETES=1.x.y picks another control plane; its default stands in tools/local_cluster.
 .DEFAULT_GOAL := help
-# pytest-xdist: a worker has one module at a time, and each module of tests/cluster its own control plane. These tests
-# wait more than they compute, so there are more workers than cores; the slowest modules come first (their conftest.py).
-PARALLEL := -n $(shell nproc) --dist loadfile
+# pytest-xdist: of tests/unit and tests/chart any worker takes any test, and idle ones take over what is left. Some of
+# these tests wait, so there are more workers than cores.
+PARALLEL := -n $(shell echo $$(( $$(nproc) * 2 ))) --dist worksteal
+# Of the other suites a worker has one module at a time, and each module of tests/cluster its own control plane. These
+# tests wait more than they compute; the slowest modules come first (their conftest.py).
+PARALLEL_NODE := -n $(shell nproc) --dist loadfile
 PARALLEL_CLUSTER := -n $(shell echo $$(( $$(nproc) * 2 ))) --dist loadfile --no-loadscope-reorder
 # $(call stage,name,command): run it, and print how long it took.
 stage = @started=$$(date +%s); printf '\n== %s\n' '$(1)'; $(2) && printf '== %s: %d s\n' '$(1)' $$(( $$(date +%s) - started ))
@@ -59,7 +64,7 @@ test-node: assets ## what needs a node, as root: the image in a pod, helm's whol
 ifdef TEST
 	$(RUN) pytest tests/node $(TEST)
 else
-	$(RUN) pytest $(PARALLEL) --durations=10 --ignore=tests/node/test_node.py tests/node
+	$(RUN) pytest $(PARALLEL_NODE) --durations=10 --ignore=tests/node/test_node.py tests/node
 	$(RUN) pytest tests/node/test_node.py  # it looks at the whole machine for what a node leaves, so no other one may run
 endif
 

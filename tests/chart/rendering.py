@@ -1,13 +1,14 @@
 """The chart rendered by the pinned helm, and looking things up in what comes out."""
 
 import base64
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tools import helm, kubelet
+from tools import bounded_yaml, helm, kubelet
 
 ROOT = Path(__file__).resolve().parents[2]
 NEWEST, WITHOUT_POLICIES, OLDEST = "1.37.2", "1.29.15", "1.27.16"
@@ -25,7 +26,12 @@ def render(
     tests: bool = False,
 ) -> list[Manifest]:
     found = text(*args, version=version, release=release, namespace=namespace, given=given, tests=tests)
-    return [m for m in yaml.safe_load_all(found) if m]
+    return parsed(found)
+
+
+def parsed(stream: str) -> list[Manifest]:
+    """Return the objects of a YAML stream, read by the C parser."""
+    return [m for m in yaml.load_all(stream, Loader=bounded_yaml.LOADER) if m]
 
 
 def text(
@@ -39,7 +45,13 @@ def text(
     """What helm renders; without what only `helm test` applies, unless `tests`."""
     command = ["template", release, str(helm.CHART), "--namespace", namespace, "--kube-version", version, *args]
     command += [] if tests else ["--skip-tests"]
-    return helm.run([*command, "--values", "-"] if given is not None else command, stdin=given and json.dumps(given))
+    return _printed(*command) if given is None else _printed(*command, "--values", "-", stdin=json.dumps(given))
+
+
+@functools.cache
+def _printed(*command: str, stdin: str | None = None) -> str:
+    """Run helm once for each command: many tests read the same objects of the same chart."""
+    return helm.run(command, stdin=stdin)
 
 
 def one(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:

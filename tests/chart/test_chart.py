@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.chart.rendering import FILES, NEWEST, ROOT, kinds, one, render, text, version_for
+from tests.chart.rendering import FILES, NEWEST, ROOT, kinds, one, parsed, render, text, version_for
 from tools import helm
 
 
@@ -19,9 +18,7 @@ def test_lint_strict_and_yamllint_over_the_matrix(path: Path) -> None:
     command = [sys.executable, "-m", "yamllint", "--strict", "--config-file", str(ROOT / ".yamllint"), "-"]
     linted = subprocess.run(command, input=rendered, capture_output=True, text=True)
     assert (linted.returncode, linted.stdout) == (0, "")
-    names = [
-        (m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in yaml.safe_load_all(rendered) if m
-    ]
+    names = [(m["kind"], m["metadata"].get("namespace"), m["metadata"]["name"]) for m in parsed(rendered)]
     assert len(names) == len(set(names))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tools import helm, lint, render
+from tests.chart.rendering import parsed
+from tools import bounded_yaml, helm, lint, render
 
 MATRIX = {
     "defaults": [],
@@ -57,7 +58,7 @@ def helms(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
             words.append(word)
     command = [str(helm.program()), "template", "--skip-tests", *words]
     done = subprocess.run(command, env=helm.environment(folder), check=True, capture_output=True, text=True)
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return parsed(done.stdout)
 
 
 def key(document: dict[str, Any]) -> str:
@@ -73,7 +74,7 @@ def identity(document: dict[str, Any]) -> tuple[str, str, str]:
 def test_the_objects_are_those_of_helm_template(arguments: list[str], tmp_path: Path) -> None:
     done = run(*arguments)
     assert done.stderr == ""
-    ours = list(yaml.safe_load_all(done.stdout))
+    ours = list(yaml.load_all(done.stdout, Loader=bounded_yaml.LOADER))
     theirs = helms(arguments, tmp_path)
     assert Counter(map(key, ours)) == Counter(map(key, theirs))
     assert len(set(map(identity, ours))) == len(ours) > 5

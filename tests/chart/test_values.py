@@ -81,9 +81,7 @@ def test_what_is_not_a_type_is_not_listed(kind: str) -> None:
 def protection(given: Any) -> list[Any]:
     """What of a release protects: rights, policies, accounts, and what its pods may do."""
     found: list[Any] = []
-    for manifest in yaml.safe_load_all(text(given=given, tests=True)):
-        if not manifest:
-            continue
+    for manifest in render(given=given, tests=True):
         spec = manifest.get("spec", {})
         pod = spec if manifest["kind"] == "Pod" else spec.get("template", {}).get("spec")
         if pod:

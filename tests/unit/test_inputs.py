@@ -221,6 +221,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    """A scene that trusts the vault's authority alone: to read the system's roots takes most of the time."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.pair.cert))
     async with staged(authority) as found:
         yield found
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from controller import calls
 from tests.unit.vault.stage import Scene, staged
 from tools.local_cluster.pki import Authority
 
@@ -14,6 +15,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-async def scene(authority: Authority) -> AsyncIterator[Scene]:
+async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    """Yield a scene that costs little.
+
+    It trusts the vault's authority alone, since to read the system's roots takes most of the time, and waits for a
+    hundredth of the time before it retries.
+    """
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.pair.cert))
+    monkeypatch.setattr(calls, "RETRY_DELAYS", [seconds / 100 for seconds in calls.RETRY_DELAYS])
     async with staged(authority) as found:
         yield found
