@@ -1,6 +1,7 @@
 """Everything that reads the code without running it: `make lint`, or `python -m tools.lint NAME ...` for some.
 
-Every check runs even if an earlier one failed. Exit codes: 0 all are clean, 1 one is not, 2 no such check.
+The checks run side by side, one on each core, and each runs even if another failed. Exit codes: 0 all are clean, 1 one
+is not, 2 no such check.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,8 +108,8 @@ def _ct() -> None:
 
 
 CHECKS = (
+    Check("mypy", "types", lambda: _module("mypy")),  # the longest, so that the others run beside it
     Check("ruff", "style and common mistakes in Python", lambda: _module("ruff", "check", "--quiet", ".")),
-    Check("mypy", "types", lambda: _module("mypy")),
     Check("imports", "which package may import which", lambda: _command("lint-imports", "--no-cache")),
     Check(
         "generate",
@@ -133,21 +135,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv).check
     if unknown := [name for name in chosen if name not in names]:
         parser.error(f"no check is called {', '.join(unknown)}; there are {', '.join(names)}")
-    failed = [check.name for check in CHECKS if (not chosen or check.name in chosen) and not _passes(check)]
+    checks = [check for check in CHECKS if not chosen or check.name in chosen]
+    failed = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each check waits for programs that it starts
+        for check, (passed, report) in zip(checks, pool.map(_result, checks), strict=True):
+            print(report, flush=True)
+            if not passed:
+                failed.append(check.name)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _passes(check: Check) -> bool:
+def _result(check: Check) -> tuple[bool, str]:
+    """Run a check; return whether it passed, and its lines of the report."""
     started = time.monotonic()
+    found = ""
     try:
         check.run()
     except Failed as error:
-        print(f"FAILED {check.name:10}{time.monotonic() - started:5.1f} s  {check.about}\n{error}\n", flush=True)
-        return False
-    print(f"ok     {check.name:10}{time.monotonic() - started:5.1f} s  {check.about}", flush=True)
-    return True
+        found = f"\n{error}\n"
+    word = "FAILED" if found else "ok"
+    return not found, f"{word:7}{check.name:10}{time.monotonic() - started:5.1f} s  {check.about}{found}"
 
 
 if __name__ == "__main__":

@@ -109,4 +109,4 @@ def test_an_unknown_check_is_bad_input(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit) as raised:
         lint.main(["ruf"])
     assert raised.value.code == 2
-    assert "no check is called ruf; there are ruff, mypy" in capsys.readouterr().err
+    assert "no check is called ruf; there are mypy, ruff" in capsys.readouterr().err
