@@ -96,7 +96,7 @@ class Hostile:
         self._port = int(controller.env["LISTEN_PORT"])
         self._end = threading.Event()
         kinds = (self._does_not_read, self._drips, self._reconnects)
-        self._threads = [threading.Thread(target=self._run, args=(kinds[n % 3],)) for n in range(count)]
+        self._threads = [threading.Thread(target=self._run, args=(kinds[n % 3],), daemon=True) for n in range(count)]
 
     def __enter__(self) -> "Hostile":
         for thread in self._threads:

@@ -150,7 +150,7 @@ def test_a_fifo_is_read_to_the_end_of_its_writer(tmp_path: Path) -> None:
         os.write(writing, b"b: 2\n")
         os.close(writing)
 
-    thread = threading.Thread(target=write)
+    thread = threading.Thread(target=write, daemon=True)
     thread.start()
     assert read_yaml(Path(f"/dev/fd/{reading}")) == [{"a": 1, "b": 2}]
     thread.join()

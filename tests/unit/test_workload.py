@@ -33,7 +33,7 @@ server = http.server.HTTPServer((os.environ["LISTEN_ADDRESS"], int(os.environ["H
 if sys.argv[1:] == ["stubborn"]:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 else:
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown, daemon=True).start())
 server.serve_forever()
 sys.exit(3)
 """

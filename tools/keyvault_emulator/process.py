@@ -129,6 +129,7 @@ def _first_line(process: subprocess.Popen[str], seconds: float) -> str:
     """What the process says first; empty if it ends or stays silent for too long."""
     assert process.stdout is not None  # noqa: S101 - it was started with a pipe
     watchdog = threading.Timer(seconds, process.kill)
+    watchdog.daemon = True
     watchdog.start()
     try:
         return process.stdout.readline()

@@ -189,7 +189,7 @@ def resetting_port(stack: contextlib.ExitStack) -> str:
         thread.join()
         port.close()
 
-    thread = threading.Thread(target=reset)
+    thread = threading.Thread(target=reset, daemon=True)
     thread.start()
     stack.callback(close)
     return f"http://127.0.0.1:{port.getsockname()[1]}"
