@@ -71,11 +71,11 @@ class Lists:
                 yield item
             if not page.following:
                 return
-            # The token would go along to wherever the answer says.
-            if _host(page.following) != _host(self._calls.url):
+            # The token would go along to wherever the answer says, and another path may be another vault.
+            if not _continues(page.following, self._calls.url, where):
                 raise ProviderError(
-                    f"Key Vault {self._calls.vault} names another host for the rest of a list, which is not asked; look"
-                    " at what answers in its place"
+                    f"Key Vault {self._calls.vault} names another host or path for the rest of a list, which is not"
+                    " asked; look at what answers in its place"
                 )
             where = page.following
         raise _TooManyPages
@@ -132,10 +132,18 @@ async def _page(source: Source, found: VaultObject | None, where: str) -> Page:
     return Page([item for item in page.items if (item.version if found else item.name)], page.following)
 
 
-def _host(url: str) -> tuple[str, str]:
-    """Scheme and host of whatever stands where an address should."""
-    scheme, _, rest = url.lower().partition("://")
-    return scheme, re.split(r"[/?#]", rest, maxsplit=1)[0].removesuffix(":443")
+def _continues(following: str, vault: str, where: str) -> bool:
+    """Whether an address is of the same list of the same vault: only its query may differ."""
+    scheme, host, prefix = _address(vault)
+    path = _address(where)[2] if "://" in where else prefix + where.lower().rstrip("/")
+    return _address(following) == (scheme, host, path)
+
+
+def _address(url: str) -> tuple[str, str, str]:
+    """Return scheme, host and path, in small letters, of any text that is used as an address."""
+    scheme, _, rest = re.split(r"[?#]", url.lower(), maxsplit=1)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return scheme, host.removesuffix(":443"), (slash + path).rstrip("/")
 
 
 class _TooManyPages(Exception):  # noqa: N818 -- not an error

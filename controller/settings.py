@@ -208,13 +208,17 @@ def _namespaces(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _undecodable(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
 def parse_clouds(text: bytes) -> dict[str, Cloud]:
     """Clouds by name, from JSON; `SettingsError` names the entry that does not fit."""
     clouds = {}
     try:
         given = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError as error:
-        raise SettingsError(str(error)) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise SettingsError(_undecodable(error)) from error
     for name, raw in given.items():
         try:
             # An entry under the name of a built-in cloud changes the fields that it names.
@@ -222,7 +226,8 @@ def parse_clouds(text: bytes) -> dict[str, Cloud]:
             clouds[name] = msgspec.convert(built_in | msgspec.json.decode(raw, type=dict[str, object]), Cloud)
             if clouds[name].ca:
                 ssl.create_default_context(cadata=clouds[name].ca)
-        except (msgspec.DecodeError, ssl.SSLError, ValueError) as error:
-            wrong = error if isinstance(error, msgspec.DecodeError) else "ca: expected certificates in PEM"
+        except (msgspec.DecodeError, RecursionError, ssl.SSLError, ValueError) as error:
+            readable = isinstance(error, msgspec.DecodeError | RecursionError)
+            wrong = _undecodable(error) if readable else "ca: expected certificates in PEM"
             raise SettingsError(f"cloud {name}: {wrong}") from error
     return clouds

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from controller.errors import ObjectError
 from controller.fetched import Fetched, Hidden
 from controller.objects import VaultObject
+from controller.vault_objects import OBJECT_NAME
 
 # The SDK's certificate and key clients are imported where they are made: 12 MiB that few installations need.
 
@@ -246,6 +247,8 @@ SOURCES: Mapping[str, type[Source]] = {"secret": Secrets, "cert": Certificates, 
 # Below /certificates, these are not certificates (Azure Key Vault REST API reference, "Get Certificate Issuers" and
 # "Get Certificate Contacts").
 RESERVED_CERTIFICATES = ("issuers", "contacts")
+# Key Vault's are 32 hexadecimal digits (Azure Key Vault REST API reference, "About keys, secrets, and certificates").
+_VERSION_ID = re.compile(r"[0-9A-Za-z]{0,64}")
 # What a key's type or curve looks like: anything else stays out of messages.
 _WORD = re.compile(r"[A-Za-z0-9-]{1,20}")
 _CURVES: Mapping[str, ec.EllipticCurve] = {
@@ -288,18 +291,27 @@ def _moment(seconds: int | None) -> datetime | None:
 
 
 def _identified(identifier: str) -> tuple[str, str]:
-    """Name and version of an object's id, https://<vault>/secrets/<name>/<version>; the version may lack."""
+    """Return name and version of an object's id, https://<vault>/secrets/<name>/<version>; the version may lack.
+
+    Raise ValueError for anything else: both go into statuses, events and log lines.
+    """
     _, _, name, *rest = urlsplit(identifier).path.split("/")
-    return name, rest[0] if rest else ""
+    version = rest[0] if rest else ""
+    if not OBJECT_NAME.fullmatch(name):
+        raise ValueError
+    return name, _checked_version(version)
+
+
+def _checked_version(version: Any) -> str:
+    if not isinstance(version, str) or not _VERSION_ID.fullmatch(version):
+        raise ValueError
+    return version
 
 
 def _fetched(value: bytes, properties: Any) -> Fetched:
-    version = properties.version or ""
-    if not isinstance(version, str):
-        raise ValueError
     return Fetched(
         value=Hidden(value),
-        version=version,
+        version=_checked_version(properties.version or ""),
         updated=_checked(properties.updated_on),
         not_before=_checked(properties.not_before),
         expires=_checked(properties.expires_on),

@@ -25,6 +25,7 @@ from controller.api.secretproviderclass import SecretProviderClass, SecretProvid
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretObject, SecretObjectData, SecretSync, SecretSyncSpec
 from controller.errors import InputError
 from controller.plan import REQUIRED_KEYS
+from controller.vault_objects import MAX_ITEMS
 
 _NAME = re.compile(DNS_SUBDOMAIN)
 _LONGEST_NAME = 253
@@ -75,6 +76,10 @@ def translate(akv: AKVSync) -> Generated:
     for secret in secrets.values():
         for key in secret.keys:
             histories[key.object] = max(histories.get(key.object, 0), key.version + 1)
+    if len(histories) > MAX_ITEMS:
+        raise InputError(
+            f"this names {len(histories)} objects of the vault, and an AKVSync may name {MAX_ITEMS}: split it"
+        )
     syncs: dict[str, SecretSync] = {}
     size = 0
     for name, secret in secrets.items():

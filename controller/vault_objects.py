@@ -21,6 +21,8 @@ VERSION = re.compile(r"[0-9A-Fa-f]{32}|latest")
 
 # Key Vault keeps at most 500 versions of an object that it can back up (Key Vault, "Backup limitations").
 MOST_HISTORY = 500
+# Items of one class: their parsing takes about 50 ms of CPU time.
+MAX_ITEMS = 2_000
 # The outer list, its items and their fields: three levels. More is a mistake, or an attack on the parser's stack.
 _DEPTH = 4
 FIELDS = {
@@ -110,6 +112,11 @@ def read_objects(text: str) -> Items:
     array = entries.get("array")
     if not isinstance(array, yaml.SequenceNode) or not array.value:
         raise ClassError("parameter objects: expected `array:` with one `- |` item per object, see the guide's example")
+    if len(array.value) > MAX_ITEMS:
+        raise ClassError(
+            f"parameter objects: it has {len(array.value)} items, and at most {MAX_ITEMS} are read; split the"
+            " SecretProviderClass"
+        )
     items = Items()
     for number, item in enumerate(array.value):
         where = f"objects item {number} (line {item.start_mark.line + 1})"

@@ -106,15 +106,15 @@ class _Shelf:
         return Fetched(value=Hidden(b"value"), version="v1", updated=self._shared.updated(found.name))
 
     def everything(self) -> str:
-        return "https://vault/0"
+        return "https://vault/secrets?$skiptoken=0"
 
     async def page(self, where: str) -> Page:
         self._shared.call(200 if self._shared.lists else 403)
-        start = int(where.rpartition("/")[2])
+        start = int(where.rpartition("=")[2])
         names = self._shared.names[start : start + LIST_PAGE]
         items = [Item(name, "", True, LONG_AGO, self._shared.updated(name)) for name in names]
         after = start + LIST_PAGE
-        return Page(items, f"https://vault/{after}" if after < len(self._shared.names) else "")
+        return Page(items, f"https://vault/secrets?$skiptoken={after}" if after < len(self._shared.names) else "")
 
 
 async def _signed_in() -> None:

@@ -7,6 +7,7 @@ import pytest
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.errors import ClassError, InputError
 from controller.objects import Part, VaultClass, read_class
+from controller.vault_objects import MAX_ITEMS, read_objects
 from tests.unit.objects_of import sync
 
 ONE = "array:\n  - |\n    objectName: my-secret\n    objectType: secret\n"
@@ -401,3 +402,13 @@ def test_user_assigned_identity_is_ignored_beside_a_client_id(spelling: str) -> 
     source = spc(userAssignedIdentityID="another")
     source.spec.parameters[spelling] = source.spec.parameters.pop("clientID")
     assert read_class(source).client_id == "client"
+
+
+@pytest.mark.parametrize("count", [2_000, 2_001])
+def test_items_of_one_class_are_bounded(count: int) -> None:
+    text = "array:\n" + "".join(f"  - 'objectName: a{number}'\n" for number in range(count))
+    if count <= MAX_ITEMS:
+        assert len(read_objects(text).objects) == count
+        return
+    with pytest.raises(ClassError, match=r"parameter objects: it has 2001 items, and at most 2000 are read; split the"):
+        read_objects(text)

@@ -195,7 +195,7 @@ def test_a_bad_entry_is_named_with_its_field(entry: object, words: list[str], tm
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', "[" * 100_000, '{"a":' + "[" * 100_000])
 def test_a_file_that_is_no_json_object_is_named(content: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"CLOUDS_FILE .*clouds\.json"):
         clouds(tmp_path, content)

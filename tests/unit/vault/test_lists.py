@@ -185,6 +185,12 @@ async def test_nothing_is_kept_of_a_look(scene: Scene, monkeypatch: pytest.Monke
         "{0}@vault.example.com/secrets",
         "{0}\\@vault.example.com/secrets",
         "/secrets",
+        "{0}/another-vault/secrets",
+        "{0}/secrets/db/versions",
+        "{0}/keys",
+        "{0}/secretsx",
+        "{0}",
+        "{0}/secrets/../other/secrets",
     ],
 )
 async def test_the_next_page_is_never_another_hosts(scene: Scene, link: str) -> None:
@@ -227,6 +233,10 @@ ODD_ITEMS: list[Any] = [
     {"id": "no address"},
     {"id": "https://x/"},
     {"id": "https://["},
+    {"id": "https://x/secrets/a\x1b[31m/1"},
+    {"id": "https://x/secrets/a/1\x1b[31m"},
+    {"id": "https://x/secrets/a/1\u202e"},
+    {"id": "https://x/secrets/a/" + "f" * 65},
     {"attributes": {"enabled": True}},
     {"kid": None},
 ]

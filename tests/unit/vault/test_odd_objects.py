@@ -61,6 +61,24 @@ async def test_odd_body_concerns_its_object_alone(scene: Scene, kind: str, body:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "version", ["1\x1b[31m", "1\u202e", pytest.param("f" * 1_500_000, id="large"), "a b", "%1b", "-"]
+)
+async def test_version_of_another_form_is_no_usable_answer(scene: Scene, kind: str, version: str) -> None:
+    """A version's id goes into statuses, events and log lines."""
+    body = json.loads(json.dumps(GOOD[kind]))
+    holder = body["key"] if kind == "key" else body
+    name = "kid" if kind == "key" else "id"
+    holder[name] = holder[name].removesuffix("v1") + version
+    scene.answers[f"/{KINDS[kind]}/odd"] = scene.answers[f"/{KINDS[kind]}/odd/"] = Answer(body, headers=JSON)
+    found = await scene.reader.read([VersionOf(VaultObject(name="odd", type=kind))], since=scene.now, first=True)
+    for answer in found.values():
+        assert isinstance(answer, ObjectError)
+        assert answer.message.isprintable()
+        assert len(answer.message) < 500
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("code", ["BadParameter", "BadRequest", "InvalidRequestUri", ""])
 @pytest.mark.parametrize("status", [400, 404, 405, 409, 410, 412, 422])
 async def test_refusal_of_a_request_concerns_its_object_alone(scene: Scene, kind: str, code: str, status: int) -> None:
