@@ -13,7 +13,7 @@ from tests.mutation.paths import BUILD, ROOT
 # A test hangs that uses this many CPU seconds and this many times what it uses on unchanged code; or, where it waits,
 # this many seconds and this many times what it takes.
 LEAST_CPU, CPU_FACTOR = 2.0, 5
-LEAST_WALL, WALL_FACTOR = 20.0, 20
+LEAST_WALL, WALL_FACTOR = 10.0, 20
 _OPTIONS = [
     "-q",
     "-s",
