@@ -90,3 +90,64 @@ def test_second_retry_needs_a_vault_that_answers(breaker: CircuitBreaker) -> Non
     for _ in range(HEALTHY_OUTCOMES):
         breaker.succeed()
     assert [breaker.can_retry(attempts) for attempts in (1, 2, 3)] == [True, True, False]
+
+
+def test_it_lets_no_call_through_for_five_seconds(breaker: CircuitBreaker, clock: Clock) -> None:
+    breaker.trip("down")
+    clock.now += 4.5
+    assert breaker.reason() == "down"
+    clock.now += 0.5
+    assert not breaker.reason()
+
+
+def failures_until_open(breaker: CircuitBreaker) -> int:
+    """Return how many failures in a row open it."""
+    for count in range(1, 100):
+        breaker.fail("HTTP 503")
+        if breaker.reason():
+            return count
+    raise AssertionError("it never opens")
+
+
+def test_it_opens_when_half_of_the_last_fifty_outcomes_are_failures(breaker: CircuitBreaker) -> None:
+    for _ in range(100):
+        breaker.succeed()
+    assert failures_until_open(breaker) == 25
+
+
+def test_the_oldest_of_fifty_outcomes_still_counts(breaker: CircuitBreaker) -> None:
+    breaker.fail("HTTP 503")
+    for _ in range(25):
+        breaker.succeed()
+    assert failures_until_open(breaker) == 24
+
+
+@pytest.mark.parametrize(("later", "opens"), [(29.9, True), (30.0, False)])
+def test_outcomes_count_for_half_a_minute(breaker: CircuitBreaker, clock: Clock, later: float, opens: bool) -> None:
+    breaker.fail("HTTP 503")
+    clock.now += later
+    breaker.fail("HTTP 503")
+    assert bool(breaker.reason()) == opens
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "retried"),
+    [
+        pytest.param("SSSF", False, id="too little is known"),
+        pytest.param("SSSSF", True, id="most were answered"),
+        pytest.param("FSSSF", True, id="three of five"),
+        pytest.param("FFFSSS", False, id="half"),
+        pytest.param("FFFFSS", False, id="fewer than half"),
+    ],
+)
+def test_second_retry_needs_five_outcomes_of_which_most_are_answers(
+    breaker: CircuitBreaker, outcomes: str, retried: bool
+) -> None:
+    for outcome in outcomes:
+        if outcome == "S":
+            breaker.succeed()
+        else:
+            breaker.fail("HTTP 503")
+    assert not breaker.reason()
+    assert breaker.can_retry(1)
+    assert breaker.can_retry(2) == retried

@@ -6,12 +6,13 @@ import pytest
 
 from controller.api.secretsync import ObjectVersion
 from controller.objects import Part, VaultObject, VersionOf
-from controller.survey import UNSETTLED, Listed, Survey, settled
+from controller.survey import Listed, Survey, settled
 
 THEN = datetime(2030, 1, 1, 12, 0, 5, tzinfo=UTC)
 USER = VaultObject(name="user")
 PINNED = VaultObject(name="user", version="v1")
 HISTORY = VaultObject(name="user", history=3)
+TWO = VaultObject(name="user", history=2)
 
 
 def known(what: str = "secret/user", version: str = "v1", updated: str = "2030-01-01T12:00:05Z") -> ObjectVersion:
@@ -67,6 +68,13 @@ def versions(*ids: str) -> Survey:
         pytest.param(Survey(listed={"secret": {}}), VersionOf(PINNED), [known()], True, id="a pinned one that is gone"),
         pytest.param(versions("v2", "v1"), VersionOf(HISTORY, 1), [known("secret/user/1")], False, id="history"),
         pytest.param(versions("v3", "v2", "v1"), VersionOf(HISTORY, 1), [known("secret/user/1")], True, id="moved on"),
+        pytest.param(
+            Survey(versions={TWO: ("v2", "v1")}, listed={"secret": {"user": Listed(THEN, True)}}),
+            VersionOf(TWO, 1),
+            [known("secret/user/1", updated="")],
+            False,
+            id="a history of two",
+        ),
         pytest.param(versions("v1"), VersionOf(HISTORY, 1), [known("secret/user/1")], True, id="fewer than before"),
         pytest.param(listed(), VersionOf(HISTORY, 0), [known("secret/user/0")], True, id="versions not listed"),
     ],
@@ -90,8 +98,8 @@ def test_only_the_keys_that_changed_are_stale() -> None:
     [
         (timedelta(seconds=-9), False),
         (timedelta(0), False),
-        (UNSETTLED - timedelta(microseconds=1), False),
-        (UNSETTLED, True),
+        (timedelta(seconds=2) - timedelta(microseconds=1), False),
+        (timedelta(seconds=2), True),
         (timedelta(days=900), True),
     ],
 )
