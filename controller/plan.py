@@ -24,6 +24,8 @@ OUR_LABEL = (RESERVED_PREFIX, "")
 # A Secret's data may have 1 MiB (Kubernetes documentation, "Secrets").
 MOST_BYTES = 1024 * 1024
 MOST_MESSAGE = 32_000
+# Labels and annotations that a message names.
+MOST_CONTESTED = 5
 # Keys that Kubernetes asks of each type (Kubernetes documentation, "Types of Secret").
 REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
     TLS_TYPE: ("tls.crt", "tls.key"),
@@ -207,7 +209,7 @@ def _difference(seen: Observed) -> Keep | Write:
         key: item for key, item in values.items() if key not in present or seen.known.get(key) != seen.digests[key]
     }
     leftover = present - {item.target_key for item in wanted.data}
-    metadata = _metadata_patch(seen.sync, seen.secret)
+    metadata = metadata_patch(seen.sync, seen.secret)
     if not (changed or leftover or metadata):
         return Keep(failed=failed)
     data = {key: _encode(item) for key, item in changed.items()} | dict.fromkeys(sorted(leftover))
@@ -242,7 +244,8 @@ def _encode(item: Fetched) -> str:
     return base64.b64encode(item.value.reveal()).decode()
 
 
-def _metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str, str | None]]:
+def metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str, str | None]]:
+    """Return the labels and annotations to set, or to remove (None); empty where all are as they should be."""
     wanted = sync.spec.secret_object
     patch: dict[str, dict[str, str | None]] = {}
     for field, target, current in (
@@ -256,6 +259,18 @@ def _metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str,
         if differs:
             patch[field] = differs
     return patch
+
+
+def contested(sync: SecretSync, secret: ObjectMeta) -> str:
+    """Return what another component changed in the answer to our write; empty where the write stayed as it was sent."""
+    changed = [f"{field[:-1]} {key}" for field, keys in metadata_patch(sync, secret).items() for key in sorted(keys)]
+    if not changed:
+        return ""
+    more = f" and {len(changed) - MOST_CONTESTED} more" if len(changed) > MOST_CONTESTED else ""
+    return (
+        f"another component, such as an admission webhook, changes {', '.join(changed[:MOST_CONTESTED])}{more} of the"
+        " Secret after each write: exempt this Secret from it, or set in secretObject what it sets"
+    )
 
 
 def failures(fetched: Mapping[str, Fetched | Same | ControllerError]) -> dict[str, ControllerError]:
@@ -278,13 +293,11 @@ def mark(secret: ObjectMeta) -> str:
 
 
 def drifted(sync: SecretSync, secret: ObjectMeta, remembered: str) -> bool:
-    """Whether somebody else's hand shows in the Secret's metadata.
+    """Return whether somebody else may have changed the Secret's data, by what its metadata shows.
 
     `remembered` is the mark of our last look. A process that has just started has none, and then holds against the
     Secret what was set after the last sync, or is not what the status tells.
     """
-    if _metadata_patch(sync, secret):
-        return True
     if remembered:
         return mark(secret) != remembered
     last = parse_time(sync.status.last_successful_sync_time)

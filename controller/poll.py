@@ -128,6 +128,10 @@ class Poller:
         """Begins no more looks."""
         self._queue.close()
 
+    def polls(self, key: Key) -> bool:
+        """Return whether a look at the vault is for this SecretSync, too."""
+        return key in self._members
+
     def waits(self, key: Key) -> bool:
         """Whether its vault is away, and the look that finds it back is for this SecretSync, too."""
         member = self._members.get(key)

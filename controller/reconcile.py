@@ -141,6 +141,8 @@ class Reconciler:
                 self._queue.add(key)
             return
         stale = seen.stale(wanted, sync.status.objects) if seen else None
+        if stale is not None and isinstance(memory.found, Ask) and memory.found.stale:
+            stale |= memory.found.stale  # what an attempt has left to do
         ready = ready_condition(sync.status)
         if stale is None or stale or not ready or not ready.holds:
             # Where the vault was away and nothing is stale, the Secret is looked at before all is said to be well.
@@ -242,6 +244,8 @@ class Reconciler:
                 return min(memory.due, memory.look) - now
             memory.look = self._looks.book(self._settings.drift_interval)
             if await self._syncer.unchanged(sync, memory.written):
+                if memory.written.contested:
+                    self._reporter.warn_also(sync.metadata, memory.written.contested)
                 return max(0.0, min(memory.due, memory.look) - time.monotonic())
             memory.found = Ask(now)
         outcome = await self._attempt(key, sync, source, memory)
@@ -334,11 +338,12 @@ class Reconciler:
             raise
         if not outcome.ready:
             # The look that finds a vault back is for those, too, who came while it was away.
-            polled = outcome.away or self.poller.waits(key)
+            polled = outcome.away or self.poller.waits(key) or _is_partial(outcome)
             if not polled:
                 self.poller.leave(key)
             # Whom nobody polls meanwhile asks for everything, but for one that waits for its turn at a busy vault.
-            left = (outcome.left or stale) if polled or outcome.retry is errors.Retry.TURN else None
+            left = (outcome.left or stale) if self.poller.polls(key) or outcome.retry is errors.Retry.TURN else None
+            left = left or (stale if polled else None)
             memory.found = memory.found or Ask(time.monotonic(), left)
         return outcome
 
@@ -351,7 +356,8 @@ class Reconciler:
             if isinstance(found, Equal):
                 return confirmed(reading)
             outcome = await self._syncer.sync(sync, reading, memory.written, found)
-            if outcome.ready:
+            if outcome.ready or _is_partial(outcome):
+                # The poll looks after the keys that could be fetched; the others are tried by themselves.
                 self._join(key, sync, reading, 0.0)
             return outcome
         except errors.ControllerError as error:
@@ -376,6 +382,11 @@ class Reconciler:
     def flush(self) -> None:
         """Says how many lines of one kind were held back."""
         self._chorus.flush()
+
+
+def _is_partial(outcome: Outcome) -> bool:
+    """Return whether some keys were written and others alone could not be fetched."""
+    return bool(outcome.left) and not outcome.away
 
 
 def _may_pass(meta: ObjectMeta, before: SecretSyncStatus, outcome: Outcome, memory: Memory) -> bool:

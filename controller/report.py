@@ -75,6 +75,11 @@ class Reporter:
             self._chorus.say(logging.WARNING, ATTENTION, f"{name}: {text}", **about, reason=ATTENTION)
             self._events.say(meta, "Warning", ATTENTION, text)
 
+    def warn_also(self, meta: ObjectMeta, text: str) -> None:
+        """Tell this once, beside what `warn` has told."""
+        known = self._warned.get(f"{meta.namespace}/{meta.name}", frozenset())
+        self.warn(meta, (*known, text))
+
     def forget(self, namespace: str, name: str) -> None:
         """The SecretSync is gone."""
         self._warned.pop(f"{namespace}/{name}", None)

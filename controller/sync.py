@@ -5,6 +5,7 @@ Everything that goes wrong leaves here as a `ControllerError` or, for what only 
 
 import asyncio
 import hmac
+import logging
 import secrets
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -33,10 +34,13 @@ from controller.plan import (
     Refuse,
     Wait,
     Write,
+    contested,
     data_keys,
     drifted,
+    failures,
     foreign,
     mark,
+    metadata_patch,
     mistake,
     ownership,
     partial_message,
@@ -56,6 +60,9 @@ NOT_COLLECTED = (
     "the Secret {0} of an earlier SecretSync of this name is still there; look at its finalizers and at the cluster's"
     " garbage collector (kube-controller-manager), or delete it"
 )
+
+
+log = logging.getLogger(__name__)
 
 
 class Again(Exception):  # noqa: N818 -- not an error
@@ -94,12 +101,17 @@ class Reading(NamedTuple):
 class Written(msgspec.Struct):
     """What this process knows of a Secret that it wrote: digests by key, and the mark of managedFields (see `plan`).
 
-    `untried` until the first attempt.
+    `untried` until the first attempt. `failing` are the keys without which nothing could be written at the last
+    attempt. `contested` says which labels or annotations another component changes back, and `repairs` counts the drift
+    checks in a row that found them changed.
     """
 
     digests: Mapping[str, bytes] = {}
     mark: str = ""
     untried: bool = True
+    failing: frozenset[str] = frozenset()
+    contested: str = ""
+    repairs: int = 0
 
 
 Class = SecretProviderClass | Unreadable | None
@@ -148,7 +160,8 @@ class Syncer:
                     raise Again(COLLECTED_SOON, NOT_COLLECTED.format(sync.metadata.name))
                 case Refuse(error):
                     raise error
-            fetched = await self._fetch(sync, reading, ask, _unchanged_keys(sync, secret, written, ask))
+            unchanged = _unchanged_keys(sync, secret, written, ask)
+            fetched = await self._fetch(sync, reading, ask, unchanged, written.failing - unchanged)
             return await self._carry_out(sync, reading, secret, fetched, written)
         except errors.Conflict as error:
             raise Again(COLLECTED_SOON) from error
@@ -164,8 +177,29 @@ class Syncer:
         if secret is None or ownership(sync, secret) or drifted(sync, secret, written.mark):
             written.digests = {}
             return False
-        written.mark = mark(secret)
+        written.mark = mark(await self._repair(sync, secret, written))
         return True
+
+    async def _repair(self, sync: SecretSync, secret: ObjectMeta, written: Written) -> ObjectMeta:
+        """Write the labels and annotations that were changed, without a value; return the metadata afterwards.
+
+        Where another component changes them back each time, the writes become rarer and rarer.
+        """
+        patch = metadata_patch(sync, secret)
+        if not patch:
+            written.contested, written.repairs = "", 0
+            return secret
+        written.repairs += 1
+        if written.repairs & (written.repairs - 1):  # not 1, 2, 4, 8 ...
+            return secret
+        body = {"type": sync.spec.secret_object.type, "metadata": patch}
+        try:
+            after = await self._write(sync, secret, Write(create=False, body=body))
+        except (errors.ControllerError, Again) as error:
+            log.debug("metadata of %s not repaired: %s", sync.metadata.name, type(error).__name__)
+            return secret
+        written.contested = contested(sync, after)
+        return after
 
     def forget_class(self, key: Key) -> None:
         """The class is gone."""
@@ -226,8 +260,18 @@ class Syncer:
             raise
 
     async def _fetch(
-        self, sync: SecretSync, reading: Reading, ask: Ask, unchanged: frozenset[str]
+        self, sync: SecretSync, reading: Reading, ask: Ask, unchanged: frozenset[str], failing: frozenset[str]
     ) -> dict[str, Fetched | Same | errors.ControllerError]:
+        """Fetch what is not known to be unchanged.
+
+        Where nothing could be written because of `failing` keys, the others are of no use before these can be fetched.
+        """
+        if failing and len(failing) < len(reading.wanted):
+            rest = frozenset(reading.wanted) - failing
+            tried = await self._fetch(sync, reading, ask, rest, frozenset())
+            failed = failures(tried)
+            if len(failed) == len(failing) or (failed and not self._settings.enable_partial_secret_sync):
+                return tried
         wanted = {key: version for key, version in reading.wanted.items() if key not in unchanged}
         # What there is nothing of yet comes first at a busy vault.
         first = not {item.target_key for item in sync.status.objects}.issuperset(wanted)
@@ -290,6 +334,7 @@ class Syncer:
                 partial=self._settings.enable_partial_secret_sync,
             )
         )
+        written.failing = frozenset(failures(fetched)) if isinstance(decision, Refuse) else frozenset()
         match decision:
             case Refuse(error):
                 raise error
@@ -301,11 +346,13 @@ class Syncer:
             # Values that were equal already leave the resourceVersion alone: the API server compares, we need not read.
             changed = secret is None or after.resource_version != secret.resource_version
             secret = after
+            written.contested = contested(sync, after)
             kept = written.digests if untouched else {}
             written.digests = {key: digest for key, digest in kept.items() if key in wanted} | digests
         written.mark = mark(secret) if secret else ""
         objects = versions(fetched, wanted, sync.status)
-        odd = (*reading.warnings, *warnings(reading.vault, wanted, fetched))
+        contest = (written.contested,) if written.contested else ()
+        odd = (*reading.warnings, *contest, *warnings(reading.vault, wanted, fetched))
         if decision.failed:
             paths = {pair.target_key: pair.source_path for pair in sync.spec.secret_object.data}
             wait = turn(decision.failed)
@@ -317,7 +364,7 @@ class Syncer:
                 objects=objects,
                 retry_after=wait or max(error.retry_after or 0.0 for error in decision.failed.values()),
                 retry=errors.Retry.TURN if wait else errors.Retry.TIME,
-                left=frozenset(decision.failed) if wait else None,
+                left=frozenset(decision.failed),
                 away=all(errors.is_away(error) for error in decision.failed.values()),
                 warnings=odd,
             )

@@ -1,12 +1,15 @@
-"""A thousand keys that cannot be fetched, told in one status; and a controller that writes all keys or none."""
+"""Keys that cannot be fetched, told in one status and cheap; a controller that writes all keys or none; and another
+component that changes labels.
+"""
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import Installed, Namespace, at_work, value
+from tests.cluster.world import Installed, Namespace, at_work, eventually, value
 from tools.workload import Workload
 
 MANY = 1000
@@ -49,3 +52,71 @@ def test_all_keys_or_none(space: Namespace, strict: Workload) -> None:
     space.force("s")
     assert "secret b is disabled in Key Vault" in space.wait_reason("s", Reason.PROVIDER_ERROR)
     assert space.secret("s") == {"a": value("1"), "b": value("1")}
+
+
+def test_one_missing_key_is_requested_again_and_the_others_are_not(space: Namespace) -> None:
+    names = [f"key-{number}" for number in range(60)]
+    for name in names[1:]:
+        space.put(name, "1")
+    space.apply(space.provider_class(*names), space.sync("s", {name: name for name in names}))
+    space.wait_reason("s", Reason.PARTIAL)
+    before = space.calls("secrets.get")
+    time.sleep(20)
+    # After 2, 4, 8 and 16 s, half of each by chance.
+    assert 1 <= space.calls("secrets.get") - before <= 6
+    space.put(names[0], "1")
+    space.wait_secret("s", dict.fromkeys(names, "1"), patience=60)
+
+
+@pytest.fixture(scope="module")
+def quick(installed: Installed) -> Iterator[Workload]:
+    """Checks Secrets for drift each second."""
+    with at_work(installed.workload(CONTROLLER_NAME="quick", DRIFT_INTERVAL="1", LEASE_NAME="")) as workload:
+        yield workload
+
+
+@pytest.mark.since("1.36", "MutatingAdmissionPolicy")
+def test_policy_that_changes_a_label_causes_few_writes_a_warning_and_no_vault_read(
+    space: Namespace, quick: Workload
+) -> None:
+    name = f"relabel-{space.name}"
+    policy = {
+        "matchConstraints": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}},
+            "resourceRules": [
+                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["secrets"]}
+            ],
+        },
+        "reinvocationPolicy": "Never",
+        "failurePolicy": "Fail",
+        "mutations": [
+            {
+                "patchType": "ApplyConfiguration",
+                "applyConfiguration": {"expression": 'Object{metadata: Object.metadata{labels: {"tier": "theirs"}}}'},
+            }
+        ],
+    }
+    kinds = {"MutatingAdmissionPolicy": policy, "MutatingAdmissionPolicyBinding": {"policyName": name}}
+    admission = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
+    space.put("a", "1")
+    labelled = {"secretSyncControllerName": "quick", "secretObject": {"labels": {"tier": "data"}}}
+    manifest = space.sync("s", {"k": "a"}, **labelled)
+    manifest["spec"]["secretObject"]["data"] = [{"targetKey": "k", "sourcePath": "a"}]
+    space.apply(space.provider_class("a"), manifest)
+    space.wait_secret("s", {"k": "1"})
+    try:
+        space.apply(*({**admission, "kind": kind, "spec": spec} for kind, spec in kinds.items()))
+        time.sleep(3)  # until the API server knows the policy
+        before = space.calls()
+        space.kubectl("label", "secret", "s", "--overwrite", "tier=edited")
+        eventually(quick.log.read_text, lambda text: "changes label tier of the Secret" in text, patience=30)
+        time.sleep(12)
+        assert space.calls() == before
+        assert quick.log.read_text().count("changes label tier of the Secret") == 1
+    finally:
+        for kind in kinds:
+            space.kubectl("delete", kind.lower(), name, "--ignore-not-found")
+    eventually(
+        lambda: space.get("secret", "s")["metadata"]["labels"]["tier"], lambda label: label == "data", patience=60
+    )
+    assert space.calls() == before

@@ -28,6 +28,9 @@ class MemoryCluster(Kube):
         self.asked: Counter[str] = Counter()
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.fails: Callable[[str, str], None] = lambda *_: None
+        # Changes a Secret on its way in, as a mutating webhook does.
+        self.mutates: Callable[[Object], None] = lambda _: None
+        self.writes: Counter[str] = Counter()
         self._version = 0
         self._watches: dict[asyncio.Queue[Object], str] = {}
 
@@ -89,6 +92,9 @@ class MemoryCluster(Kube):
             raise errors.Conflict("it exists", status=409)
         made = json.loads(_encode(body))
         made["metadata"]["namespace"] = namespace
+        self.writes[plural] += 1
+        if plural == "secrets":
+            self.mutates(made)
         return _encode(self.put(plural, made, FIELD_MANAGER))
 
     def _patch(self, key: tuple[str, str, str], body: Object, below: str) -> bytes:
@@ -100,6 +106,10 @@ class MemoryCluster(Kube):
         if meta.pop("resourceVersion", None) not in (None, found["metadata"]["resourceVersion"]):
             raise errors.Conflict("it has changed", status=409)
         merged = _merge(found, patch | {"metadata": meta})
+        if body:
+            self.writes[key[0]] += not below
+        if key[0] == "secrets":
+            self.mutates(merged)
         if merged != found:
             found = self.put(key[0], merged, "" if below else FIELD_MANAGER)
         return _encode(found)

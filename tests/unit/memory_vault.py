@@ -64,6 +64,8 @@ class MemoryVault:
         if int(headers["Authorization"].split()[1]) <= self._rolled:
             return 401, {"error": {"code": "Unauthorized", "message": "another key"}}, {}
         _, _, name, *_ = [*path.split("/"), "", ""]
+        if name and name not in self.secrets:
+            return 404, {"error": {"code": "SecretNotFound", "message": f"{name} was not found"}}, {}
         if name:
             return 200, self._secret(name, valued=True), {}
         return 200, {"value": [self._secret(each, valued=False) for each in self.secrets]}, {}

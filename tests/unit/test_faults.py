@@ -15,6 +15,7 @@ from azure.core.exceptions import ServiceRequestError
 
 import controller.__main__ as program
 from controller import access, calls, errors, events, reconcile, sync, vaults
+from controller.plan import OUR_LABEL
 from controller.settings import Settings
 from tests.ledger import SYNCS, Ledger, Name, Rate, Seen, Source, arrives, closes, sound, too_many
 from tests.unit.memory_cluster import MemoryCluster, Object
@@ -262,6 +263,62 @@ def test_a_secret_comes_whole_from_a_vault_that_lets_through_fewer_calls_than_it
         world.troubles()
         arrives(world, POLL + 60)
         assert world.calls()["vault"] <= 2 * len(keys)
+
+
+@pytest.mark.parametrize("partial", [True, False])
+def test_an_hour_of_one_missing_key_among_sixty_costs_that_key_alone(world: Small, partial: bool) -> None:
+    world.ends()
+    world.starts(poll=3600, partial=partial)
+    keys = {f"key-{number}": f"key-{number}" for number in range(60)}
+    world.cluster.put("secretproviderclasses", provider_class(keys, "many"))
+    for name in list(keys)[1:]:
+        world.vault.put(name, f"{name} first")
+    world.passes(10)  # a value that was read within two seconds of its change is read again at the first poll
+    world.cluster.put("secretsyncs", secret_sync("many", keys, "many"))
+    world.passes(60)
+    world.troubles()
+    world.passes(HOUR)
+    # Half of five minutes at the least between two tries of the key, and the polls of both groups.
+    assert world.calls()["vault"] <= 24 + 6
+    world.vault.put("key-0", "found")
+    world.vault.put("key-1", "key-1 second")
+    world.passes(HOUR + SOON)
+    found = world.cluster.values(("secrets", "shop", "many"))
+    assert (len(found), found["key-0"], found["key-1"]) == (60, "found", "key-1 second")
+
+
+def test_others_follow_the_vault_while_one_key_is_missing(world: Small) -> None:
+    keys = {f"key-{number}": f"key-{number}" for number in range(60)}
+    world.cluster.put("secretproviderclasses", provider_class(keys, "many"))
+    for name in list(keys)[1:]:
+        world.vault.put(name, "first")
+    world.cluster.put("secretsyncs", secret_sync("many", keys, "many"))
+    world.passes(30)
+    world.vault.put("key-7", "second")
+    world.passes(2 * POLL)
+    assert world.cluster.values(("secrets", "shop", "many"))["key-7"] == "second"
+
+
+def test_an_hour_of_a_webhook_that_changes_a_label_costs_no_vault_read(world: Small) -> None:
+    world.ends()
+    world.starts(poll=3600)
+    world.passes(60)
+
+    def mutates(secret: Object) -> None:
+        secret["metadata"].setdefault("labels", {})[OUR_LABEL[0]] = "changed"
+
+    world.cluster.mutates = mutates
+    for _, namespace, name in [key for key in world.cluster.objects if key[0] == "secrets"]:
+        secret = world.cluster.objects["secrets", namespace, name]
+        if "labels" in secret["metadata"]:
+            mutates(secret)
+    world.troubles()
+    world.cluster.writes.clear()
+    world.passes(HOUR - 120)
+    assert world.calls()["vault"] == 0
+    # Twelve drift checks in an hour, of which the first, second, fourth and eighth write.
+    ours = len(SYNCS)
+    assert ours <= world.cluster.writes["secrets"] <= 5 * ours
 
 
 def test_entras_key_is_rolled_and_nobody_waits_for_it(world: Small) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from controller.api.meta import ManagedFieldsEntry
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
-from controller.plan import OUR_LABEL, data_keys, drifted, mark
+from controller.plan import OUR_LABEL, data_keys, drifted, mark, metadata_patch
 from tests.unit.objects_of import hand, secret, sync
 
 
@@ -81,7 +81,8 @@ def test_drift_after_a_restart_goes_by_the_status(
     assert drifted(last_synced(last, "user"), secret(["user"], hands=hands), remembered="") is expected
 
 
-def test_an_edited_label_is_drift() -> None:
+def test_edited_label_is_repaired_without_values() -> None:
     found = secret(["user"], labels={"tier": "edited"})
     wanted = sync(["user"], labels={"tier": "data"})
-    assert drifted(wanted, found, mark(found))
+    assert not drifted(wanted, found, mark(found))
+    assert metadata_patch(wanted, found) == {"labels": {"tier": "data"}}

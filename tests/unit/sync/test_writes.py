@@ -12,7 +12,7 @@ from controller.api.conditions import Reason
 from controller.api.secretsync import SecretSyncStatus
 from controller.errors import ObjectError, OwnershipError, ProviderError, Retry
 from controller.identity import Identity
-from controller.plan import mark
+from controller.plan import OUR_LABEL, mark
 from controller.refusals import throttled
 from controller.settings import FOREIGN_SECRET
 from controller.status import next_status
@@ -161,7 +161,6 @@ async def test_nothing_is_blanked_when_nothing_can_be_fetched(scene: Scene) -> N
         pytest.param(ABSENT, False, id="gone"),
         pytest.param(sent(secret(owners=[])), False, id="without its owner"),
         pytest.param(sent(secret(["user"])), False, id="a key is missing"),
-        pytest.param(sent(secret(), labels={}), False, id="its label is gone"),
         pytest.param(refusal(503), True, id="nobody knows"),
         pytest.param(refusal(422, f"ValidatingAdmissionPolicy: {FOREIGN_SECRET}"), False, id="another's, says policy"),
     ],
@@ -174,3 +173,51 @@ async def test_looking_for_drift(scene: Scene, answer: Answer, expected: bool) -
     assert len(scene.vault.asked) == 1
     if expected:
         assert scene.written.mark == mark(secret())
+
+
+async def test_changed_label_is_written_back_without_a_value(scene: Scene) -> None:
+    await scene.sync(ABSENT, sent(secret()))
+    # The write gives our entry in managedFields another time.
+    later = secret(hands=[hand(["user", "pass"], labels=[OUR_LABEL[0]], time="2030-01-02T00:00:00Z")])
+    scene.server.will_answer(sent(secret(), labels={}), sent(later, "43"), sent(later, "43"))
+    assert await scene.syncer.unchanged(sync(), scene.written)
+    assert scene.requests == ["look", "POST", "look", "PATCH"]
+    assert scene.body().keys() == {"type", "metadata"}
+    assert scene.body()["metadata"]["labels"] == dict([OUR_LABEL])
+    assert len(scene.vault.asked) == 1
+    assert not scene.written.contested
+    assert await scene.syncer.unchanged(sync(), scene.written)
+
+
+async def test_label_that_another_component_changes_back_is_written_more_and_more_rarely(scene: Scene) -> None:
+    wanted = sync(labels={"tier": "data"}, annotations={"note": "x"})
+    changed = sent(secret(labels={"tier": "theirs"}))
+    outcome = await scene.sync(ABSENT, changed, wanted=wanted)
+    assert outcome.warnings == (scene.written.contested,)
+    assert "changes label tier, annotation note of the Secret after each write" in scene.written.contested
+    writes = []
+    for check in range(1, 101):
+        before = len(scene.server.asked)
+        scene.server.will_answer(changed, changed)
+        assert await scene.syncer.unchanged(wanted, scene.written)
+        writes += [check] * (len(scene.server.asked) - before - 1)
+        scene.server.script.clear()
+    assert writes == [1, 2, 4, 8, 16, 32, 64]
+    assert len(scene.vault.asked) == 1
+    # Once it is as it should be, the next change is written back at once.
+    scene.server.will_answer(sent(secret(labels={"tier": "data"}, annotations={"note": "x"})))
+    assert await scene.syncer.unchanged(wanted, scene.written)
+    assert (scene.written.repairs, scene.written.contested) == (0, "")
+
+
+async def test_key_that_kept_the_secret_from_being_written_is_asked_for_first(scene: Scene) -> None:
+    wanted = sync({"tls.crt": "user", "tls.key": "pass"}, type="kubernetes.io/tls")
+    leaf = issue("web")
+    scene.vault.holds = {"user": value(leaf.pem), "pass": ObjectError("no key")}
+    for expected in (["pass", "user"], ["pass"], ["pass"]):
+        assert (await scene.fails(ABSENT, wanted=wanted)).message == "no key"
+        assert scene.vault.read_names == expected
+    scene.vault.holds["pass"] = value(leaf.key_pem)
+    assert (await scene.sync(ABSENT, sent(secret(["tls.crt", "tls.key"])), wanted=wanted)).ready
+    assert scene.vault.read_names == ["pass", "user"]
+    assert not scene.written.failing
