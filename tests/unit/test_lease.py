@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from controller import errors
 from controller.api.lease import Lease
 from controller.kube import Kube
-from controller.lease import ATTEMPT, HOLD, LEASE_SECONDS, PATIENCE, RETRY, Elector
+from controller.lease import ATTEMPT, HOLD, LEASE_SECONDS, PATIENCE, RETRY, Elector, Leader
 from tests.unit import virtual
 from tests.unit.api_server import connected, refusal
 
@@ -300,6 +301,104 @@ def test_a_follower_that_ends_leaves_the_lease_of_the_other(caplog: pytest.LogCa
     virtual.run(main)
     # Its renewals are no news, and the follower is the only one that follows.
     assert [record.msg for record in caplog.records] == ["leading", "following"]
+
+
+def test_a_lease_is_renewed_every_two_seconds_and_led_for_ten_after_the_last_renewal() -> None:
+    async def main(clock: Clock) -> None:
+        api, asked = Api(), []
+
+        def answer(seconds: float) -> Callable[[], Any]:
+            def trouble() -> Any:
+                asked.append(clock())
+                return asyncio.sleep(seconds)
+
+            return trouble
+
+        api.trouble = answer(0)
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(10.5)
+        assert asked == pytest.approx([0, 0, 2, 4, 6, 8, 10])  # what it wrote itself need not be read again
+        asked.clear()
+        api.trouble = answer(60)
+        await asyncio.sleep(9.4)
+        assert (first.elector.leads, first.gauge) == (True, [True])
+        await asyncio.sleep(0.2)
+        assert (first.elector.leads, first.gauge) == (False, [True, False])
+        # An attempt is given up after three seconds; and once the term has ended, the next one begins at once.
+        assert asked == pytest.approx([12, 17, 20])
+        await first.dies()
+
+    virtual.run(main)
+
+
+def test_what_the_lease_says() -> None:
+    async def main(clock: Clock) -> None:
+        api = Api()
+        api.spec = {"holderIdentity": "", "leaseTransitions": 7}
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(1)
+        taken = dict(api.spec)
+        assert taken["holderIdentity"] == "a"
+        assert taken["leaseDurationSeconds"] == 15
+        assert taken["leaseTransitions"] == 8
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", taken["renewTime"])
+        assert taken["acquireTime"] == taken["renewTime"]
+        await asyncio.sleep(10)
+        assert api.spec == taken | {"renewTime": api.spec["renewTime"]}
+        assert api.spec["renewTime"] > taken["renewTime"]
+        await first.dies()
+
+    virtual.run(main)
+
+
+def test_each_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "controller.lease")
+
+    def unreachable() -> None:
+        raise errors.Unreachable("the Kubernetes API cannot be reached")
+
+    async def main(clock: Clock) -> None:
+        api = Api()
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(30)
+        for trouble in (unreachable, lambda: asyncio.sleep(60)):
+            api.trouble = trouble
+            await asyncio.sleep(20)
+            api.trouble = lambda: asyncio.sleep(0)
+            await asyncio.sleep(30)
+        api.trouble = unreachable
+        first.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first.task
+        assert first.gauge == [True, False] * 3
+
+    virtual.run(main)
+    lost = "not leading any more: the lease could not be renewed in time, or another process has it"
+    assert [record.getMessage() for record in caplog.records] == [
+        "leading",
+        "cannot use the lease n/l: the Kubernetes API cannot be reached",
+        lost,
+        "leading",
+        "cannot use the lease n/l: no answer in time",
+        lost,
+        "leading",
+        "cannot use the lease n/l: the Kubernetes API cannot be reached",
+        "the lease was not given back (Unreachable): it ends by itself",
+    ]
+
+
+async def test_a_process_without_a_lease_leads_always() -> None:
+    gauge: list[bool] = []
+    leader = Leader(gauge.append)
+    assert not leader.leads
+
+    async def lead() -> None:
+        leader.check()
+        assert leader.leads
+        gauge.append(False)
+
+    await leader.run(lead)
+    assert gauge == [True, False]
 
 
 class Drifting:
