@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 # pytest-xdist: of tests/unit and tests/chart any worker takes any test, and idle ones take over what is left. Some of
 # these tests wait, so there are more workers than cores.
-PARALLEL := -n $(shell echo $$(( $$(nproc) * 2 ))) --dist worksteal
+PARALLEL := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist worksteal
 # Of the other suites a worker has one module at a time, and each module of tests/cluster its own control plane. These
 # tests wait more than they compute; the slowest modules come first (their conftest.py).
 PARALLEL_NODE := -n $(shell nproc) --dist loadfile
@@ -42,9 +42,17 @@ assets-all: assets ## … and the programs of every suite: what is missing is bu
 demo: assets ## one secret's whole life on a real API server, narrated (options: DEMO="--keep")
 	@$(RUN) tools.demo $(DEMO)
 
-check: setup ## what to run before a commit, in 5 minutes: lint, tests without a cluster
+check: setup ## what to run before a commit, in 3 minutes: lint, tests without a cluster
 	$(call stage,lint,$(RUN) tools.lint)
+ifdef COVERAGE
+	$(call stage,unit,$(MAKE) --no-print-directory coverage)
+	$(call stage,chart,$(RUN) pytest $(PARALLEL) --durations=10 tests/chart)
+else
 	$(call stage,unit and chart,$(RUN) pytest $(PARALLEL) --durations=10 tests/unit tests/chart)
+endif
+
+coverage: setup ## the branches of controller/ that tests/unit alone reach
+	@$(RUN) pytest $(PARALLEL) --durations=10 --cov --cov-report=term tests/unit
 
 test: assets ## unit, chart and cluster, but no test that takes minutes by nature (options: TEST="-k name", KUBERNETES=1.x.y)
 	@$(RUN) tools.local_cluster assets --tool prometheus
@@ -109,4 +117,4 @@ lock: $(VENV)/ready ## requirements/*.txt from requirements/*.in, with hashes an
 	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
 	  -o $$name.txt $$name.in; done
 
-.PHONY: help setup assets assets-all demo check test test-cluster test-node test-logs test-all image bench soak fuzz mutate lint generate lock
+.PHONY: help setup assets assets-all demo check coverage test test-cluster test-node test-logs test-all image bench soak fuzz mutate lint generate lock
