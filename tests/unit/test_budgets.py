@@ -1,6 +1,7 @@
 """Budgets by namespace: the three ways of counting, and the table: each budget is used and has its test."""
 
 import ast
+import functools
 import math
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def small(most: float, seconds: float = 0.0) -> Budget:
     return Budget("what", most, "unit", "then", "test", seconds)
 
 
+@functools.cache
 def uses() -> set[str]:
     """The names that the controller's modules read as `budgets.NAME`."""
     found = set()
