@@ -117,7 +117,10 @@ def budget_table() -> str:
     """Return the table of `controller.budgets` as Markdown."""
     return table(
         ("what is limited, by namespace", "how much", "at the bound", "the test"),
-        [(item.what, f"{item.most:,.12g} {item.unit}", item.at_the_bound, f"`{item.test}`") for item in budgets.BUDGETS],
+        [
+            (item.what, f"{item.most:,.12g} {item.unit}", item.at_the_bound, f"`{item.test}`")
+            for item in budgets.BUDGETS
+        ],
     )
 
 

@@ -41,7 +41,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_are_of_a_kind_that_is_followed(page: str) -> None:
     for block in blocks(page):
-        assert block.language in ("console", "yaml", "text"), block
+        assert block.language in ("console", "yaml", "text", "mermaid"), block
         if block.language == "yaml":
             assert list(yaml.safe_load_all(block.text)), block
 
