@@ -12,7 +12,7 @@ import pytest
 
 from tests.mutation.forks import BROKEN, Limit, run_forked
 from tests.mutation.mutants import functions_of
-from tests.mutation.paths import BUILD, CONTROLLER, ROOT, module_name
+from tests.mutation.paths import BUILD, CONTROLLER, ROOT, module_name, module_path
 from tests.mutation.pytest_runs import run_pytest
 
 # So many test files are recorded in one process: what is kept of an interrupted run is not much less than was done.
@@ -38,7 +38,7 @@ def test_files(places: Iterable[Path]) -> list[Path]:
 
 
 def load_tests(files: list[Path], tell: Callable[[str], object], fresh: bool) -> list[Test]:
-    """Return the tests of these files. Those of a file that changed since they were recorded are run now."""
+    """Return the tests of these files. Where a file or a module that its tests run has changed, they are run now."""
     missing = [file for file in files if fresh or _recorded(file) is None]
     for start in range(0, len(missing), CHUNK):
         chunk = missing[start : start + CHUNK]
@@ -60,9 +60,11 @@ def _digest(file: Path) -> str:
 def _recorded(file: Path) -> list[Test] | None:
     try:
         kept = json.loads(_kept(file).read_text())
-    except (OSError, ValueError):
+        kept["files"]
+    except (OSError, ValueError, KeyError):
         return None
-    if kept["digest"] != _digest(file) or any("cpu" not in test for test in kept["tests"]):
+    # What a test runs may be other functions once one of the modules that it ran has changed.
+    if any(not Path(ROOT, name).exists() or _digest(ROOT / name) != digest for name, digest in kept["files"].items()):
         return None
     return [Test(test["id"], test["seconds"], test["cpu"], frozenset(test["functions"])) for test in kept["tests"]]
 
@@ -87,7 +89,14 @@ def _record(files: list[Path]) -> int:
         ]
         path = _kept(file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"digest": _digest(file), "tests": tests}))
+        used = {
+            function.partition(":")[0]
+            for test, run in functions.items()
+            if test.partition("::")[0] == name
+            for function in run
+        }
+        digests = {str(one.relative_to(ROOT)): _digest(one) for one in (file, *map(module_path, used))}
+        path.write_text(json.dumps({"files": digests, "tests": tests}))
     return 0
 
 

@@ -1,5 +1,6 @@
 """`make mutate`: which mutants there are, and that it tells what a test notices from what none does."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.mutation import coverage_map
 from tests.mutation.equivalent import load_equivalent
 from tests.mutation.forks import Limit, run_forked
 from tests.mutation.mutants import mutants_of, mutate
@@ -134,6 +136,25 @@ def test_a_test_is_stopped_for_its_cpu_seconds_and_hardly_for_its_seconds(
         return int(not Verdict().run([item], {"t": Usage(0.0, 0.0)}))
 
     assert run_forked(run, Limit(cpu=120, wall=600)).code == (None if killed else 0)
+
+
+@pytest.mark.parametrize("changed", ["tests/test_m.py", "controller/m.py", None])
+def test_what_a_test_runs_is_recorded_again_where_it_or_a_module_that_it_ran_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str | None
+) -> None:
+    monkeypatch.setattr(coverage_map, "ROOT", tmp_path)
+    monkeypatch.setattr(coverage_map, "BUILD", tmp_path / "build")
+    names = ["tests/test_m.py", "controller/m.py", "controller/other.py"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("pass")
+    test = {"id": "tests/test_m.py::test", "seconds": 0.1, "cpu": 0.1, "functions": ["m:f"]}
+    files = {name: coverage_map._digest(tmp_path / name) for name in names[:2]}
+    kept = coverage_map._kept(tmp_path / "tests/test_m.py")
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps({"files": files, "tests": [test]}))
+    (tmp_path / (changed or "controller/other.py")).write_text("changed = True")
+    assert (coverage_map._recorded(tmp_path / "tests/test_m.py") is None) == (changed is not None)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
