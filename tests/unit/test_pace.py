@@ -356,3 +356,20 @@ def test_nobody_is_sent_away_for_more_than_half_a_minute_but_where_the_vault_ask
     assert [vault.wait(str(number)) for number in range(20)][-1] == 30
     vault.pace.refused(31)
     assert vault.wait("0") == 31
+
+
+def test_each_namespace_is_promised_its_turns_in_the_order_in_which_they_came() -> None:
+    vault = Vault()
+    vault.pace.refused(10)
+
+    def wait(namespace: str, who: str) -> float:
+        return vault.pace.wait(namespace, who, first=True)
+
+    callers = [("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")]
+    # Each is alone or behind those that came before; each namespace that is ahead has one turn more.
+    assert [wait(*caller) for caller in callers] == pytest.approx([12, 14, 14, 18])
+    assert [wait(*caller) for caller in callers] == pytest.approx([12, 16, 14, 18])
+    vault.now += 12
+    assert wait("one", "a") == 0
+    # One had its turn, so it is behind two now.
+    assert [wait(*caller) for caller in callers[1:]] == pytest.approx([4, 2, 6])

@@ -22,9 +22,7 @@ from controller.errors import (
 )
 from controller.fetched import Fetched
 from controller.plan import (
-    MOST_BYTES,
     OUR_LABEL,
-    REQUIRED_KEYS,
     Decision,
     Keep,
     Observed,
@@ -119,7 +117,8 @@ def test_somebody_elses_secret_is_the_first_answer_whatever_the_vault_says() -> 
 def test_a_new_secret_is_complete_and_its_owner_does_not_block() -> None:
     decision = written(decide(sync(labels={"tier": "data"}, annotations={"note": "n"}, type="example.com/own")))
     assert decision.create
-    assert decision.body["type"] == "example.com/own"
+    assert set(decision.body) == {"apiVersion", "kind", "type", "metadata", "data"}
+    assert [decision.body[field] for field in ("apiVersion", "kind", "type")] == ["v1", "Secret", "example.com/own"]
     assert decision.body["metadata"] == {
         "name": "shop",
         "namespace": "team",
@@ -175,6 +174,7 @@ def test_a_key_that_is_not_in_the_secret_is_written_even_where_its_value_was_wri
 
 
 def test_a_decision_shows_no_value() -> None:
+    assert repr(decide()) == "Write(create=True)"
     assert "word" not in repr(decide())
     assert base64.b64encode(b"word").decode() not in repr(decide())
 
@@ -281,7 +281,15 @@ def test_a_failure_of_the_kubernetes_api_stays_one() -> None:
 # What the SecretSync itself gets wrong, and what Kubernetes would refuse
 
 
-@pytest.mark.parametrize(("secret_type", "required"), REQUIRED_KEYS.items())
+@pytest.mark.parametrize(
+    ("secret_type", "required"),
+    [
+        ("kubernetes.io/tls", ("tls.crt", "tls.key")),
+        ("kubernetes.io/ssh-auth", ("ssh-privatekey",)),
+        ("kubernetes.io/dockercfg", (".dockercfg",)),
+        ("kubernetes.io/dockerconfigjson", (".dockerconfigjson",)),
+    ],
+)
 def test_required_keys_must_be_mapped(secret_type: str, required: tuple[str, ...]) -> None:
     assert mistake(sync(required, type=secret_type)) is None
     for missing in required:
@@ -303,6 +311,9 @@ def test_a_new_basic_auth_secret_waits_for_one_of_its_keys() -> None:
     given: Given = {"username": GONE, "password": AWAY, "other": value("x")}
     assert refusal(decide(wanted, given=given)) is GONE
     assert data(decide(wanted, secret(["username", "password", "other"]), given)) == {"other": "x"}
+    one = sync(["username"], type="kubernetes.io/basic-auth")
+    assert data(decide(one, given={"username": value("u")})) == {"username": "u"}
+    assert refusal(decide(one, given={"username": GONE})).message == GONE.message
     assert data(decide(wanted, given={**given, "password": value("p")})) == {"password": "p", "other": "x"}
 
 
@@ -355,7 +366,7 @@ def test_a_new_secret_waits_for_its_required_keys_and_one_that_is_there_does_not
     assert data(decide(wanted, secret(["tls.crt", "tls.key"]), given)) == {"tls.crt": "certificate"}
 
 
-@pytest.mark.parametrize(("size", "fits"), [(MOST_BYTES - 1, True), (MOST_BYTES, True), (MOST_BYTES + 1, False)])
+@pytest.mark.parametrize(("size", "fits"), [(1_048_575, True), (1_048_576, True), (1_048_577, False)])
 def test_a_secret_holds_one_mebibyte(size: int, fits: bool) -> None:
     decision = decide(given={"user": value(b"x"), "pass": value(b"y" * (size - 1))})
     if fits:
@@ -363,7 +374,7 @@ def test_a_secret_holds_one_mebibyte(size: int, fits: bool) -> None:
     else:
         error = refusal(decision)
         assert isinstance(error, InputError)
-        for word in (str(size), str(MOST_BYTES), "split", "largest key is pass", str(size - 1)):
+        for word in (str(size), "at most 1048576", "split", "largest key is pass", str(size - 1)):
             assert word in error.message
 
 
@@ -376,6 +387,20 @@ def test_partial_message_lists_failures_first() -> None:
         {"targetKey": "b", "sourcePath": "path-b", "status": "failed", "message": GONE.message},
         {"targetKey": "a", "sourcePath": "path-a", "status": "synced"},
     ]
+
+
+def test_partial_message_quotes_300_characters_of_an_error() -> None:
+    (item,) = json.loads(partial_message({"k": ObjectError("é" * 301)}, {"k": "path"}))
+    assert item["message"] == "é" * 300
+
+
+@pytest.mark.parametrize(("more", "complete"), [(0, True), (1, False)])
+def test_partial_message_has_32000_bytes_at_most(more: int, complete: bool) -> None:
+    rest = len(partial_message({}, {"k": ""}))
+    message = partial_message({}, {"k": "p" * (32_000 - rest + more)})
+    assert (len(message) == 32_000) == complete
+    if not complete:
+        assert json.loads(message) == [{"failed": 0, "keys": 1, "notShown": 1}]
 
 
 @pytest.mark.parametrize(("failing", "fine"), [(1000, 0), (1000, 1000), (1, 4095), (4096, 0)])

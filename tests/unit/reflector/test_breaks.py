@@ -154,6 +154,19 @@ async def test_a_problem_is_shown_while_it_lasts_and_logged_once(
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
+async def test_where_all_goes_well_nothing_is_logged(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert scene.reflector.problem == ""
+    await scene.plays(listed(item("a")), [event("ADDED", item("b"))], FOREVER)
+    assert scene.reflector.problem == ""
+    assert not caplog.records
+
+
+async def test_an_object_that_was_never_seen_is_not_told_to_be_gone(scene: Scene) -> None:
+    await scene.plays(listed(), [event("DELETED", item("a"))], FOREVER)
+    assert scene.told == []
+
+
 async def test_a_watch_that_is_refused_for_ever_is_logged_once(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     # Lists work, watches do not: a Role without `watch`.
     caplog.set_level("INFO")
