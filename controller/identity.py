@@ -173,7 +173,7 @@ class FederatedCredential:
             if error.status_code == 429 or (error.status_code or 0) >= 500:
                 text = f"{self._entra} answered with HTTP {error.status_code}; the controller tries again by itself"
                 raise ProviderError(text, retry_after=asked_to_wait(getattr(error.response, "headers", {}))) from error
-            if number := re.search(r"AADSTS(\d+)", str(error.message)):
+            if number := re.search(r"AADSTS(\d{1,9})\b", str(error.message)):
                 raise ProviderError(_explain(number[1], self._identity, self._audience, self._assertion)) from error
             raise ProviderError(self._entra + NO_USABLE_ANSWER) from error
         except AzureError as error:

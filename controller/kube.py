@@ -22,8 +22,9 @@ from controller import errors
 from controller.access import Access
 from controller.api.meta import ObjectMeta, Partial, Resource, Wire
 from controller.decode import Undecodable, decode
+from controller.foreign_text import passable
 from controller.schedule import asked_to_wait
-from controller.settings import FIELD_MANAGER
+from controller.settings import FIELD_MANAGER, FOREIGN_SECRET
 from controller.wiped import wipe
 
 TIMEOUT = 30.0
@@ -147,7 +148,9 @@ class Kube:
                         " turn its compression off"
                     )
                 if response.status >= 400:
-                    raise _translate(response, await _read_error(response), sent_values=_has_values(body))
+                    text = _message(response, await _read_error(response))
+                    shown = passable(text, method, path, body, _KNOWN_REFUSALS)
+                    raise _translate(response, text, shown, sent_values=_has_values(body))
                 yield response
         except TimeoutError as error:
             raise errors.Unreachable("the Kubernetes API did not answer in time; it is tried again") from error
@@ -231,19 +234,22 @@ def _has_values(body: Any) -> bool:
     return isinstance(body, Mapping) and bool(body.get("data"))
 
 
-def _translate(response: aiohttp.ClientResponse, body: bytes, *, sent_values: bool) -> errors.KubeError:
+def _message(response: aiohttp.ClientResponse, body: bytes) -> str:
     try:
-        status = decode(body, _Status)
+        return decode(body, _Status).message or f"HTTP {response.status}"
     except Undecodable:
-        status = _Status(message=f"HTTP {response.status}")
+        return f"HTTP {response.status}"
+
+
+def _translate(response: aiohttp.ClientResponse, text: str, shown: str, *, sent_values: bool) -> errors.KubeError:
+    """Return the error for an answer with this text, of which `shown` may be passed on."""
     code = response.status
-    text = status.message[:1000] or f"HTTP {response.status}"
     if code == 404:
-        return errors.NotFound(text, status=code)
+        return errors.NotFound(shown, status=code)
     if code == 409:
-        return errors.Conflict(text, status=code)
+        return errors.Conflict(shown, status=code)
     if code == 410:
-        return errors.Expired(text, status=code)
+        return errors.Expired(shown, status=code)
     if code >= 500 and any(known in text for known in _TOO_LARGE):
         return errors.Refused(
             "the object is larger than the cluster's database accepts (1.5 MiB by default): write fewer or shorter"
@@ -252,20 +258,20 @@ def _translate(response: aiohttp.ClientResponse, body: bytes, *, sent_values: bo
             retry=errors.Retry.EDIT,
         )
     if code == 429 or code >= 500:
-        return errors.Unreachable(text, status=code, retry_after=asked_to_wait(response.headers))
+        return errors.Unreachable(shown, status=code, retry_after=asked_to_wait(response.headers))
     if "ValidatingAdmissionPolicy" in text:
-        return errors.PolicyRefused(text, status=code)
+        return errors.PolicyRefused(shown, status=code)
     # What is invalid or too large stays so until somebody edits it. A webhook's rules may change without an edit.
     lasting = code in (400, 413, 422) and "admission webhook" not in text
-    if sent_values and code in (400, 422):
-        text = _without_values(text)
-    return errors.Refused(text, status=code, retry=errors.Retry.EDIT if lasting else None)
+    if lasting and sent_values and code in (400, 422):
+        shown = _without_values(text)
+    return errors.Refused(shown, status=code, retry=errors.Retry.EDIT if lasting else None)
 
 
 # What etcd, and the client of it in the API server, answer to an object that is too large.
 _TOO_LARGE = ("etcdserver: request is too large", "trying to send message larger than max")
 # What the API server says of a Secret that it rejects, and `Syncer` explains.
-_KNOWN_REFUSALS = ("`immutable` is set", "field is immutable")
+_KNOWN_REFUSALS = ("`immutable` is set", "field is immutable", FOREIGN_SECRET)
 
 
 def _without_values(text: str) -> str:

@@ -72,7 +72,7 @@ async def test_where_somebody_was_faster_it_is_looked_at_again(scene: Scene, ans
             ["another type than Opaque", "delete it"],
         ),
         ("exceeded quota: x", Reason.SYNC_FAILED, Retry.TIME, ["exceeded quota"]),
-        ("ValidatingAdmissionPolicy: type", Reason.POLICY_REFUSED, Retry.TIME, ["type"]),
+        ("ValidatingAdmissionPolicy: type", Reason.POLICY_REFUSED, Retry.TIME, ["an admission policy refused"]),
     ],
 )
 async def test_what_the_api_server_refuses(
