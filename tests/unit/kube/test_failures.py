@@ -17,8 +17,8 @@ from tools.local_cluster.pki import Authority
 
 POLICY = "secrets is forbidden: ValidatingAdmissionPolicy 'akv' with binding 'akv' denied request: not this type"
 HIDDEN = (
-    "ValidatingAdmissionPolicy 'akv' refused the Secret; the message is not shown, because it can quote values: the log of"
-    " that component or the API server's audit log has it"
+    "ValidatingAdmissionPolicy 'akv' refused the Secret; the message is not shown, because it can quote values: the log"
+    " of that component or the API server's audit log has it"
 )
 
 

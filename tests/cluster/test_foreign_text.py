@@ -1,0 +1,137 @@
+"""A webhook that quotes the whole object in its refusal: no value reaches status, event or log."""
+
+import base64
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from controller.api.conditions import Reason
+from tests.cluster.world import PATHS, Installed, Namespace, eventually
+from tools.local_cluster.pki import Authority
+from tools.workload import Workload
+
+# None of the suite's canaries: the API server's audit log has what the webhook says.
+FIRST, SECOND = "private-4f0a-first\nline-77aa-two", "private-9c1b-second\nline-11dd-two"
+PARTS = ("private-4f0a", "private-9c1b", "line-77aa", "line-11dd")
+
+
+def forms() -> Iterator[str]:
+    for value in (FIRST, SECOND, *FIRST.splitlines(), *SECOND.splitlines()):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            yield encode(value.encode()).decode().rstrip("=")
+    yield from PARTS
+
+
+class Guard(NamedTuple):
+    """A running webhook server; `asked` counts its reviews."""
+
+    url: str
+    ca: str
+    asked: list[str]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    asked: list[str]
+
+    def do_POST(self) -> None:
+        review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = review["request"]
+        self.asked.append(asked["operation"])
+        data = (asked["object"].get("data") or {}).items()
+        decoded = {key: base64.b64decode(text).decode() for key, text in data}
+        message = f"not this: {json.dumps(decoded)} {[*decoded.values()]} {dict(data)} {json.dumps(asked)}"
+        status = {"code": 403, "message": message}
+        answer: dict[str, Any] = {"uid": asked["uid"], "allowed": False, "status": status}
+        body = json.dumps({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": answer}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def guard(tmp_path: Path) -> Iterator[Guard]:
+    authority = Authority(tmp_path, "guard-ca")
+    pair = authority.issue("guard", user="guard", hosts=["127.0.0.1"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.cert, pair.key)
+    asked: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"asked": asked}))
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield Guard(
+            f"https://127.0.0.1:{server.server_address[1]}/",
+            base64.b64encode(authority.pair.cert.read_bytes()).decode(),
+            asked,
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def refuse(space: Namespace, guard: Guard) -> dict[str, Any]:
+    """Have the webhook refuse each write of a Secret of the namespace."""
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["secrets"]}
+    webhook = {
+        "name": "guard.example.com",
+        "clientConfig": {"url": guard.url, "caBundle": guard.ca},
+        "rules": [rule],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+    }
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": f"guard-{space.name}"},
+        "webhooks": [webhook],
+    }
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["create", "patch"])
+def test_webhook_that_quotes_the_object_puts_no_value_anywhere(
+    installed: Installed, space: Namespace, controller: Workload, guard: Guard, exists: bool
+) -> None:
+    installed.emulator.set_secret(space.vault, "a", FIRST)
+    objects = (space.provider_class("a"), space.sync("s", {"k": "a"}))
+    if exists:
+        space.apply(*objects)
+        eventually(lambda: space.secret("s"), lambda found: found == {"k": FIRST})
+    try:
+        space.apply(refuse(space, guard))
+        time.sleep(3)  # until the API server knows the webhook
+        if exists:
+            installed.emulator.set_secret(space.vault, "a", SECOND)
+            space.force("s")
+        else:
+            space.apply(*objects)
+        message = space.wait_reason("s", Reason.SYNC_FAILED)
+        assert 'admission webhook "guard.example.com" refused the Secret' in message
+        assert guard.asked
+        events = eventually(
+            lambda: installed.plane.request("GET", PATHS["events"].format(space.name))[1],
+            lambda text: "guard.example.com" in text,
+        )
+        places = {
+            "status": json.dumps(space.get("secretsync", "s")),
+            "events": events,
+            "log": controller.log.read_text(),
+        }
+        assert "guard.example.com" in places["log"]
+        assert not [(where, form) for where, text in places.items() for form in forms() if form in text]
+    finally:
+        space.kubectl("delete", "validatingwebhookconfiguration", f"guard-{space.name}", "--ignore-not-found")
