@@ -3,9 +3,10 @@
 A change that no test notices is a survivor: a test is missing, or the code is not needed, or the change is equivalent
 (then it is listed, with the reason, in tests/mutation/equivalent.toml). Nothing is changed in the work tree.
 
-Without options, all mutants of all modules that make decisions are tried: some 5,000, on one core, at one to two
-mutants per second, so about an hour. --module and --sample take minutes. Which tests run which functions is recorded
-first, for test modules that changed since: up to five minutes. Do not edit the work tree meanwhile.
+Without options, all mutants of all modules that make decisions are tried, some 6,000, which takes hours on one core.
+A sample of 100 of one module, tried with the tests of that module alone (--tests), takes about a minute. Which tests
+run which functions is recorded first, where it is not known yet or not true any more. Do not edit the work tree
+meanwhile.
 
 Exit codes: 0, all is well; 1, fewer of the non-equivalent mutants were killed than --least, or an entry of the list of
 equivalent mutants does not apply any more; 2, wrong options.
