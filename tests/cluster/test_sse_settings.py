@@ -9,6 +9,8 @@ from controller.settings import Settings
 from tests.cluster.sse import holds
 from tests.cluster.world import Installed, Namespace, at_work, release
 from tools import helm
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
 
 TUNED = "tuned"
 
@@ -69,7 +71,26 @@ def test_the_types_that_the_administrator_allows(tuned: Namespace) -> None:
 
 
 @holds("setting: kubectl.image")
-def test_the_image_of_sses_own_job_is_no_setting_here() -> None:
-    """Ours takes the controller's image, and who brings that setting along is told."""
-    with pytest.raises(helm.BadValues, match=r"kubectl: there is no such value"):
-        helm.run(["template", "mine", str(helm.CHART), "--set", "kubectl.image.tag=1"])
+@pytest.mark.parametrize(
+    "given", ["kubectl.image.tag=1,kubectl.image.repository=x", "secrets-store-csi-driver.syncSecret.enabled=true"]
+)
+@pytest.mark.parametrize("flag", ["--set", "--set-string"])
+def test_settings_that_this_chart_does_not_need_change_no_manifest(given: str, flag: str) -> None:
+    plain = helm.run(["template", "mine", str(helm.CHART)])
+    assert helm.run(["template", "mine", str(helm.CHART), flag, given]) == plain
+
+
+def test_command_of_azure_iot_operations_installs_and_names_what_it_ignores(
+    plane: ControlPlane, emulator: Emulator
+) -> None:
+    """As `az iot ops init` passes them; without policies this chart wants one more decision, and says so."""
+    given = "rotationPollIntervalInSeconds=120,validatingAdmissionPolicies.applyPolicies=false"
+    given += ",kubectl.image.tag=1,secrets-store-csi-driver.syncSecret.enabled=true"
+    command = ["install", "iot", str(helm.CHART), "--namespace", "iot", "--create-namespace", "--no-hooks"]
+    command += ["--kubeconfig", str(plane.kubeconfig), "--set-string", given]
+    with pytest.raises(helm.BadValues, match=r"Set watchNamespaces .* or acceptUnrestrictedTokens=true"):
+        helm.run(command)
+    notes = helm.run([*command, "--set-string", "acceptUnrestrictedTokens=true"])
+    for name in ("kubectl", "secrets-store-csi-driver"):
+        assert f"{name} is a setting of Microsoft's extension that this chart does not need." in notes
+    helm.run(["uninstall", "iot", "--namespace", "iot", "--no-hooks", "--kubeconfig", str(plane.kubeconfig)])
