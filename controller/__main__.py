@@ -76,7 +76,7 @@ async def _serve(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> N
         reconciler = Reconciler(settings, syncer, vaults, reporter, metrics)
         census = Census(reconciler.ours)
         metrics.registry.register(census)
-        akv_syncs = AKVSyncs(fenced, reconciler.syncs, reconciler.classes) if settings.akv_sync else None
+        akv_syncs = AKVSyncs(fenced, events, reconciler.syncs, reconciler.classes) if settings.akv_sync else None
         talkers: list[Talker] = [reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])]
         loops: list[Talker | Events] = [*talkers, events]
         guard = PolicyGuard(kube, settings)

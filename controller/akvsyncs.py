@@ -20,6 +20,7 @@ from controller.api.conditions import Reason
 from controller.api.meta import Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
+from controller.events import Events, Kind
 from controller.kube import CreatePatch, Kube
 from controller.parts import Done, Hindered, Keep, Make, Mend, Step
 from controller.queue import Key, Queue
@@ -39,8 +40,11 @@ log = logging.getLogger(__name__)
 class AKVSyncs:
     """Works on one AKVSync at a time per worker. The stores of the other two kinds are the `Reconciler`'s."""
 
-    def __init__(self, kube: Kube, syncs: Store[SecretSync], classes: Store[SecretProviderClass]) -> None:
+    def __init__(
+        self, kube: Kube, events: Events, syncs: Store[SecretSync], classes: Store[SecretProviderClass]
+    ) -> None:
         self._kube = kube
+        self._events = events
         self._syncs = syncs
         self._classes = classes
         self._queue: Queue[Key] = Queue(time.monotonic, WORKERS)
@@ -233,6 +237,8 @@ class AKVSyncs:
             level = logging.INFO if ready.holds else logging.WARNING
             about = {"namespace": akv.metadata.namespace, "akvsync": name, "reason": ready.reason}
             self._chorus.say(level, ready.reason, f"{name}: {ready.message}", **about)
+            kind: Kind = "Normal" if ready.holds else "Warning"
+            self._events.say(akv.metadata, kind, ready.reason, ready.message, about=AKVSync)
         return True
 
 

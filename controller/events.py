@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from controller import budgets, errors, permissions
+from controller.api.akvsync import AKVSync
 from controller.api.meta import ObjectMeta
 from controller.api.secretsync import SecretSync
 from controller.budgets import Rates
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Events:
-    """Events about SecretSyncs. `instance` is the controller's own name."""
+    """Events about SecretSyncs and AKVSyncs. `instance` is the controller's own name."""
 
     def __init__(self, kube: Kube, instance: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._kube = kube
@@ -47,7 +48,9 @@ class Events:
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
 
-    def say(self, meta: ObjectMeta, kind: Kind, reason: str, text: str) -> None:
+    def say(
+        self, meta: ObjectMeta, kind: Kind, reason: str, text: str, *, about: type[SecretSync | AKVSync] = SecretSync
+    ) -> None:
         """Send the event soon, unless its namespace has had its share: the status has the message, too."""
         if not self._rates.take(meta.namespace):
             return
@@ -63,8 +66,8 @@ class Events:
             "type": kind,
             "note": text if len(text) <= MOST_NOTE else text[: MOST_NOTE - 3] + "...",
             "regarding": {
-                "apiVersion": SecretSync.api_version(),
-                "kind": SecretSync.kind,
+                "apiVersion": about.api_version(),
+                "kind": about.kind,
                 "namespace": meta.namespace,
                 "name": meta.name,
                 "uid": meta.uid,

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from controller.akvsync_terms import in_akvsync_terms
 from controller.api.akvsync import AKVSync, AKVSyncStatus, Part
 from controller.api.conditions import ConditionType, Reason
 from controller.api.meta import ObjectMeta, OwnerReference, Unreadable
@@ -157,7 +158,7 @@ def part(name: str, done: Done, found: SecretSync | Unreadable | None) -> Part:
         holds, reason = False, Reason.IN_PROGRESS
         message = f"the SecretSync {name} was just written and is about to be synced"
     else:
-        return _part(name, ready.holds, ready.reason, ready.message, sync)
+        return _part(name, ready.holds, ready.reason, in_akvsync_terms(ready.message), sync)
     # Somebody else's has versions of its own.
     foreign = reason is Reason.NAME_TAKEN
     return _part(name, holds, reason, message, None if foreign else sync)

@@ -123,10 +123,10 @@ def _nothing_fetched(seen: Observed) -> Refuse | None:
     if not failed or (seen.partial and len(failed) < len(seen.fetched)):
         return None
     first = next(iter(failed.values()))
-    others = {error.message for error in failed.values()} - {first.message}
-    message = first.message + (
-        f" (and {len(others)} more of {len(seen.fetched)} keys fail otherwise)" if others else ""
-    )
+    message = first.message
+    if any(error.message != message for error in failed.values()):
+        paths = {item.target_key: item.source_path for item in seen.sync.spec.secret_object.data}
+        message = partial_message(failed, {key: paths[key] for key in failed})
     if len(failed) == len(seen.fetched) and (wait := turn(failed)):
         return Refuse(ProviderError(message, retry_after=wait, retry=Retry.TURN))
     asked = [error.retry_after for error in failed.values() if error.retry_after]

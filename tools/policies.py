@@ -194,7 +194,7 @@ _TOKENS = Policy(
 
 _EVENTS = Policy(
     name="events",
-    why="The controller writes events about SecretSyncs, in its own name, with its own reasons.",
+    why="The controller writes events about SecretSyncs and AKVSyncs, in its own name, with its own reasons.",
     group=Event.group,
     version=Event.version,
     resource=Event.plural,
@@ -209,11 +209,12 @@ _EVENTS = Policy(
             f"events are those of {REPORTER}: with its reasons, and of the type Normal or Warning",
         ),
         Validation(
-            f"has(object.regarding) && has(object.regarding.kind) && object.regarding.kind == {text(SecretSync.kind)}"
+            "has(object.regarding) && has(object.regarding.kind)"
+            f" && object.regarding.kind in [{text(SecretSync.kind)}, {text(AKVSync.kind)}]"
             f" && has(object.regarding.apiVersion) && object.regarding.apiVersion == {text(SecretSync.api_version())}"
             " && has(object.regarding.namespace) && object.regarding.namespace == request.namespace"
             " && has(object.regarding.name) && !has(object.related)",
-            f"events are about a {SecretSync.kind} of their own namespace",
+            f"events are about a {SecretSync.kind} or {AKVSync.kind} of their own namespace",
         ),
         Validation(
             f"!has(object.note) || object.note.size() <= {MOST_NOTE}",

@@ -24,6 +24,25 @@ OBJECT_FIELDS = {
 }
 """The fields of an item of a class's `objects`: a text within a text, which no schema describes."""
 
+UNUSED_REASONS = {
+    "UnknownError": ("SSE", "each error has a reason of its own; the nearest is `ControllerSyncFailed`"),
+    "InvalidClusterSecretAnnotationError": (
+        "SSE",
+        "the owner decides whose a Secret is: `InvalidClusterSecretLabelError`; a wrong annotation is"
+        " `UserInputValidationFailed`",
+    ),
+    "CreateSucceeded": ("SSE", "`UpdateValueChangeOrForceUpdateSucceeded`"),
+    "ControllerSPCError": ("SSE, in an older spelling", "`ControllerSpcError`"),
+    "SyncStarting": ("upstream", "the first status is written after the first attempt"),
+    "CreateSuccessful": ("upstream", "`UpdateValueChangeOrForceUpdateSucceeded`"),
+    "SecretUpToDate": ("upstream", "`UpdateNoValueChangeSucceeded`"),
+    "SecretProviderClassMisconfigured": ("upstream", "`ControllerSpcError`"),
+    "RemoteSecretStoreFetchFailed": ("upstream", "`ProviderError`, or `PartialSync`"),
+    "ControllerSyncError": ("upstream", "`ProviderError`, or `ControllerSyncFailed`"),
+    "ControllerPatchError": ("upstream", "`ControllerSyncFailed`, or `ValidatingAdmissionPolicyCheckFailed`"),
+}
+"""Reasons that SSE or the Secrets Store Sync Controller (upstream) writes and this controller does not."""
+
 _BOUNDS = (
     ("minLength", "maxLength", " characters"),
     ("minItems", "maxItems", " items"),
@@ -40,6 +59,9 @@ def page() -> str:
         kinds=[_kind(definition) for definition in crds.every()],
         clouds=list(BUILT_IN_CLOUDS),
         object_fields=OBJECT_FIELDS,
+        unused_reasons=table(
+            ("reason", "of", "here"), [(f"`{reason}`", *about) for reason, about in UNUSED_REASONS.items()]
+        ),
         settings=table(
             ("variable", "default", "meaning"),
             [

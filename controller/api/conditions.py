@@ -52,7 +52,8 @@ class Reason(enum.StrEnum):
     PROVIDER_ERROR = (
         "ProviderError",
         "Entra or the Key Vault could not be reached or refused. The Secret stays as it is.",
-        "The message names the cause and what to do; the controller retries, at most 5 min apart.",
+        "The message names the cause and what to do; where several keys fail, it is a JSON list as PartialSync's. The"
+        " controller retries, at most 5 min apart.",
     )
     LABEL_ERROR = (
         "InvalidClusterSecretLabelError",

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from tests.cluster.world import Installed, Namespace, eventually, value
+from controller.akvsync_terms import in_akvsync_terms
+from tests.cluster.world import PATHS, Installed, Namespace, eventually, value
 from tests.unit.issuing import Issued, issue, private_pem
 from tests.unit.test_translate import EXAMPLE
 
@@ -199,12 +200,27 @@ def test_a_failing_part_is_told_with_its_reason_and_the_others_go_on(space: Name
     assert message.startswith("1/2 ready; missing: ")
     told = parts(space)
     assert (told["a"]["ready"], told["missing"]["ready"]) == (True, False)
-    assert told["missing"]["message"] == space.ready("missing")[1]
+    assert told["missing"]["message"] == in_akvsync_terms(space.ready("missing")[1])
     space.wait_secret("a", {"v0": "1"})
     # … and the summary follows when it is mended.
     space.put("missing", "here")
     space.force("missing")
     assert becomes(space, *SYNCED).startswith("2/2")
+
+
+def test_missing_secret_is_an_event_of_the_akvsync_in_its_own_terms(space: Namespace) -> None:
+    space.apply(akv_sync(space, "[{secretInAKV: none}, {secretInAKV: nor}]"))
+    message = becomes(space, "False", "ProviderError")
+    assert "correct secretInAKV or certInAKV" in message
+    assert "objectName" not in message
+
+    def events() -> list[tuple[str, str, str]]:
+        status, text = space.installed.plane.request("GET", PATHS["events"].format(space.name))
+        assert status == 200
+        about = [(item["involvedObject"], item) for item in json.loads(text)["items"]]
+        return [(of["name"], item["type"], item["reason"]) for of, item in about if of["kind"] == "AKVSync"]
+
+    eventually(events, lambda found: ("shop", "Warning", "ProviderError") in found)
 
 
 def test_somebody_elses_secretsync_is_not_touched_and_told(space: Namespace) -> None:

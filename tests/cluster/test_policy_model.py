@@ -222,7 +222,8 @@ def test_events_follow_the_model(thief: Thief) -> None:
             and drawn["action"] == "Sync"
             and drawn["reason"] != "Killing"
             and drawn["type"] != "Error"
-            and (about["kind"], about["namespace"]) == ("SecretSync", SHOP)
+            and about["kind"] != "Pod"
+            and about["namespace"] == SHOP
             and about["apiVersion"] == "secret-sync.x-k8s.io/v1alpha1"
             and "related" not in drawn
             and not labels

@@ -218,6 +218,7 @@ def event(**changes: Any) -> dict[str, Any]:
 
 def test_an_event_about_a_secretsync_is_written(thief: Thief) -> None:
     assert thief.send("POST", EVENTS, event()).status == 201
+    assert thief.send("POST", EVENTS, event(regarding={"kind": "AKVSync"})).status == 201
     assert thief.send("POST", EVENTS, event(type="Normal", reason="NeedsAttention", note=None)).status == 201
 
 
@@ -231,7 +232,7 @@ def test_an_event_about_a_secretsync_is_written(thief: Thief) -> None:
         ({"regarding": {"kind": "Pod", "apiVersion": "v1"}}, "events are about a SecretSync"),
         ({"regarding": {"kind": "Node", "apiVersion": "v1"}}, "events are about a SecretSync"),
         ({"regarding": {"apiVersion": "secret-sync.x-k8s.io/v9"}}, "events are about a SecretSync"),
-        ({"regarding": {"kind": "AKVSync"}}, "events are about a SecretSync"),
+        ({"regarding": {"kind": "SecretProviderClass"}}, "events are about a SecretSync"),
         ({"related": {"kind": "Pod", "name": "x", "namespace": SHOP}}, "events are about a SecretSync"),
         ({"metadata": {"labels": {"a": "b"}}}, "events have no labels"),
         ({"metadata": {"annotations": {"a": "b"}}}, "events have no labels"),

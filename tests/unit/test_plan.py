@@ -255,9 +255,12 @@ def test_a_failed_key_keeps_its_last_good_value() -> None:
     assert unchanged == Keep(failed={"pass": GONE})
 
 
-def test_different_failures_are_counted_and_the_longest_wait_asked_for_counts() -> None:
+def test_different_failures_are_listed_and_the_longest_wait_asked_for_counts() -> None:
     error = refusal(decide(given={"user": AWAY, "pass": GONE}))
-    assert error.message == f"{AWAY.message} (and 1 more of 2 keys fail otherwise)"
+    assert msgspec.json.decode(error.message) == [
+        {"targetKey": "pass", "sourcePath": "pass", "status": "failed", "message": GONE.message},
+        {"targetKey": "user", "sourcePath": "user", "status": "failed", "message": AWAY.message},
+    ]
     assert error.retry_after == 7
     assert refusal(decide(given={"user": AWAY, "pass": AWAY})).message == AWAY.message
 

@@ -14,9 +14,10 @@ from controller import akvsyncs, errors
 from controller.akvsyncs import AKVSyncs
 from controller.api.akvsync import AKVSync
 from controller.api.conditions import Condition, Reason
-from controller.api.meta import Unreadable
+from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
+from controller.events import Events
 from controller.kube import Kube
 from controller.queue import Key
 from controller.reflector import Store
@@ -37,12 +38,13 @@ class Stage:
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
         self.asked: list[tuple[float, str]] = []
+        self.events: list[tuple[str, str, str]] = []
         self.fails: dict[str, errors.KubeError] = {}
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self._version = 0
         self.syncs: Store[SecretSync] = Store()
         self.classes: Store[SecretProviderClass] = Store()
-        self.akv_syncs = AKVSyncs(cast("Kube", self), self.syncs, self.classes)
+        self.akv_syncs = AKVSyncs(cast("Kube", self), cast("Events", self), self.syncs, self.classes)
         self.akv_syncs._dice = Dice(1.0)
         self._stores: dict[str, Store[Any]] = {
             "akvsyncs": self.akv_syncs.store,
@@ -50,6 +52,11 @@ class Stage:
             "secretproviderclasses": self.classes,
         }
         self.working = self.loop.create_task(self.akv_syncs.work())
+
+    def say(self, meta: ObjectMeta, kind: str, reason: str, _text: str, *, about: Any) -> None:
+        """Stand in for `Events`."""
+        assert about is AKVSync
+        self.events.append((meta.name, kind, reason))
 
     # What stands in for the API server
 

@@ -25,6 +25,7 @@ def test_a_mistake_changes_and_prunes_nothing(settled: Stage) -> None:
     status, reason, message = settled.ready()
     assert (status, reason) == ("False", Reason.INPUT_INVALID)
     assert "both make a Secret a" in message
+    assert settled.events[-1] == ("shop", "Warning", Reason.INPUT_INVALID)
     assert settled.objects["akvsyncs", "shop"]["status"]["summary"] == "2/2"
 
 
