@@ -50,6 +50,8 @@ def load(folder: Path) -> list[Manifest]:
             name = manifest["metadata"]["name"]
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
             raise BadInput(f"{path} is not a CustomResourceDefinition: {error}") from error
+        except RecursionError as error:
+            raise BadInput(f"{path} is not a CustomResourceDefinition: it is nested too deeply") from error
         if name not in CRDS.names:
             raise BadInput(f"{path}: {name} is none of {', '.join(CRDS.names)}")
         manifests.append(manifest)

@@ -13,6 +13,13 @@ from controller import crds
         (None, "holds no"),
         ("metadata: [", "is not a CustomResourceDefinition"),
         ("just text", "is not a CustomResourceDefinition"),
+        ("metadata: {name: [a]}", "is none of secretsyncs"),
+        ("metadata: {name: {a: b}}", "is none of secretsyncs"),
+        # Flow and block style, as a value and as a key: PyYAML recurses into all of them.
+        ("metadata: " + "[" * 9_900 + "]" * 9_900, "is not a CustomResourceDefinition: it is nested too deeply"),
+        ("{a: " * 9_900 + "b" + "}" * 9_900, "is not a CustomResourceDefinition: it is nested too deeply"),
+        ("- " * 1_500 + "a", "is not a CustomResourceDefinition: it is nested too deeply"),
+        ("? " * 1_500 + "a", "is not a CustomResourceDefinition: it is nested too deeply"),
         ("metadata: {name: somethings.example.com}", "somethings.example.com is none of secretsyncs"),
     ],
 )
