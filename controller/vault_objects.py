@@ -25,6 +25,8 @@ MOST_HISTORY = 500
 MAX_ITEMS = 2_000
 # The outer list, its items and their fields: three levels. More is a mistake, or an attack on the parser's stack.
 _DEPTH = 4
+# Lines such as `%TAG`. LibYAML compares each one with all before it.
+_DIRECTIVES = 8
 FIELDS = {
     "objectName",
     "objectType",
@@ -242,6 +244,11 @@ def _compose(text: str, where: str, first_line: int = 0) -> yaml.Node | None:
     Depth and aliases are checked on the event stream first: the C composer recurses, and a text of a million brackets
     would end the process.
     """
+    directives = sum(line.startswith("%") for line in text.splitlines())
+    if directives > _DIRECTIVES:
+        raise ClassError(
+            f"{where}: it has {directives} lines that begin with %, and at most {_DIRECTIVES} are read; remove them"
+        )
     depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.CBaseLoader):

@@ -412,3 +412,19 @@ def test_items_of_one_class_are_bounded(count: int) -> None:
         return
     with pytest.raises(ClassError, match=r"parameter objects: it has 2001 items, and at most 2000 are read; split the"):
         read_objects(text)
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r", "\x85", "\u2028", "\u2029"])
+def test_directives_are_bounded(line_break: str) -> None:
+    """LibYAML compares each %TAG with all before it: thousands of them take a second of CPU time."""
+    few, many = ("".join(f"%TAG !e{number}! t{line_break}" for number in range(count)) for count in (8, 9))
+    assert read_objects(f"{few}---\n{ONE}").objects
+    with pytest.raises(ClassError, match="parameter objects: it has 9 lines that begin with %, and at most 8 are read"):
+        read_objects(f"{many}---\n{ONE}")
+
+
+def test_directives_of_one_item_are_bounded() -> None:
+    directives = "".join(f"%TAG !e{number}! t\\n" for number in range(9))
+    found = read_objects(f'array:\n  - "{directives}---\\nobjectName: a"\n  - "objectName: b"\n')
+    assert set(found.objects) == {"b"}
+    assert "it has 9 lines that begin with %" in found.unnamed_faults[0]
