@@ -9,6 +9,8 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from tests import sources
+
 ROOT = Path(__file__).resolve().parents[1]
 _DOCS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 PAGES = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "chart/README.md", *_DOCS)
@@ -70,7 +72,7 @@ def _tokens(page: str) -> list[Token]:
 
 def names_in(path: str) -> set[str]:
     """Return the names of the tests in a file."""
-    nodes = ast.walk(ast.parse((ROOT / path).read_text()))
+    nodes = ast.walk(sources.parse((ROOT / path).read_text()))
     found = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
     return {name for name in found if name.startswith("test_")}
 

@@ -74,6 +74,9 @@ ELSEWHERE: Mapping[str, str] = {
         "node/test_release.py::test_deleting_the_crd_removes_the_secrets_that_are_still_owned"
     ),
     "reason: ControllerInternalError": "cluster/test_failures.py::test_an_unexpected_error_is_contained",
+    "reason: ValidatingAdmissionPolicyCheckFailed": (
+        "cluster/test_failures.py::test_a_policy_of_the_cluster_refuses_the_secret"
+    ),
     "AKVSync: the type stays": "cluster/test_akvsync.py::test_a_new_type_waits_until_the_secretsync_is_deleted",
     "AKVSync: equal objects kept so": ("cluster/test_akvsync.py::test_what_is_edited_or_deleted_by_hand_is_restored"),
     "AKVSync: never overwritten": ("cluster/test_akvsync.py::test_somebody_elses_secretsync_is_not_touched_and_told"),

@@ -10,7 +10,6 @@ import time
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.sse import holds
 from tests.cluster.world import PATHS, POLICIES, Installed, Namespace, eventually, value
 from tools.workload import Workload
 
@@ -267,7 +266,6 @@ def test_what_kubernetes_refuses_costs_no_vault_read_and_waits_for_an_edit(
     space.wait_secret("s", {"k": "1"})
 
 
-@holds("reason: ValidatingAdmissionPolicyCheckFailed")
 @pytest.mark.since(*POLICIES)
 def test_a_policy_of_the_cluster_refuses_the_secret(space: Namespace) -> None:
     space.put("a", "1")

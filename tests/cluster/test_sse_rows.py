@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import sources
 from tests.cluster.sse import CASES, ELSEWHERE, ROWS, held
 from tests.cluster.sse_bounds import BOUNDS, MISTAKES
 
@@ -25,5 +26,5 @@ def test_every_row_has_a_case() -> None:
 @pytest.mark.parametrize("named", sorted(set(ELSEWHERE.values())))
 def test_what_is_played_elsewhere_is_there(named: str) -> None:
     path, _, name = named.partition("::")
-    tree = ast.parse((TESTS / path).read_text())
+    tree = sources.parse((TESTS / path).read_text())
     assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from controller import budgets
 from controller.budgets import BUDGETS, Budget, Rates, Recent, Totals
+from tests import sources
 from tests.pages import names_in
 from tools.docs import budget_table
 
@@ -27,7 +28,7 @@ def uses() -> set[str]:
     """The names that the controller's modules read as `budgets.NAME`."""
     found = set()
     for path in sorted((ROOT / "controller").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(sources.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "budgets":
                 found.add(node.attr)
     return found

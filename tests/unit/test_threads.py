@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import sources
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("controller", "tools", "tests")
 POOLS = ("ThreadPoolExecutor", "ProcessPoolExecutor")
@@ -47,7 +49,7 @@ def programs(tree: ast.AST) -> Iterator[ast.AST]:
             and re.search(r"Thread|Timer|ProcessPool", node.value)
         ):
             try:
-                yield ast.parse(node.value)
+                yield sources.parse(node.value)
             except (SyntaxError, ValueError):
                 continue
 
@@ -56,7 +58,7 @@ def waited_for(source: str) -> list[str]:
     """Return what a process would wait for at its end, as the code that creates it."""
     if not re.search(r"Thread|Timer|ProcessPool", source):  # to parse takes a thousand times as long
         return []
-    return [problem for tree in programs(ast.parse(source)) for problem in _waited_for(tree)]
+    return [problem for tree in programs(sources.parse(source)) for problem in _waited_for(tree)]
 
 
 def _waited_for(tree: ast.AST) -> Iterator[str]:
