@@ -53,10 +53,10 @@ LEASE = GetPatch(Lease, "one process leads; the right is for that name alone")
 # Granted in the release's own namespace, whatever is watched.
 HOME: tuple[Handle[Any], ...] = (LEASE,)
 
-LEASE_CREATED = Create(Lease, "create the Lease where it is missing; the admission policy allows that name alone")
+LEASE_CREATED = Create(Lease, "create the Lease where it is missing; the admission policies allow that name alone")
 
-# … and this there as well, where the chart's admission policies are in force. Else the chart creates the Lease.
-HOME_WITH_POLICIES: tuple[Handle[Any], ...] = (LEASE_CREATED,)
+# … and this there as well. A Role cannot limit the names of what is created.
+HOME_CREATED: tuple[Handle[Any], ...] = (LEASE_CREATED,)
 
 CRDS = GetPatchNamed(
     CustomResourceDefinition,

@@ -80,7 +80,7 @@ WIDENINGS: tuple[Widening, ...] = (
         "SecretSync",
         "spec.secretObject.annotations{}",
         ("maxLength",),
-        "values of 262,144 characters, Kubernetes' bound for all annotations together; upstream stops at 252",
+        "values of 131,072 characters, half of what Kubernetes takes for all annotations; upstream stops at 252",
     ),
     Widening("SecretSync", "spec.secretProviderClassName", ("x-kubernetes-validations",), _EXPLAINED),
     Widening("SecretSync", "spec.serviceAccountName", ("x-kubernetes-validations",), _EXPLAINED),

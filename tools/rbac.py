@@ -91,8 +91,8 @@ def home() -> list[Rule]:
 
 
 def lease() -> list[Rule]:
-    """Return what the controller may do there besides, where admission policies limit it to the name of its Lease."""
-    return rules(permissions.HOME_WITH_POLICIES)
+    """Return what the controller may create there."""
+    return rules(permissions.HOME_CREATED)
 
 
 def probe() -> list[Rule]:

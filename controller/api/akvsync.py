@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from controller.api.conditions import Condition
 from controller.api.meta import Resource, Wire, rule, schema
-from controller.api.secretsync import DEFAULT_TYPE, NAME, TLS_TYPE, ObjectVersion, unreserved
+from controller.api.secretsync import DEFAULT_TYPE, MAX_TEXT, NAME, TLS_TYPE, ObjectVersion, unreserved
 
 BASIC_AUTH_TYPE = "kubernetes.io/basic-auth"
 SECRET_TYPES = (
@@ -130,7 +130,7 @@ class AKVObject(Wire, frozen=True, kw_only=True):
         schema("Labels of the Secret.", maxProperties=_MOST_LABELS, x_kubernetes_validations=unreserved("labels")),
     ] = msgspec.field(default_factory=dict)
     annotations: Annotated[
-        dict[str, Annotated[str, schema(maxLength=262144)]],
+        dict[str, Annotated[str, schema(maxLength=MAX_TEXT)]],
         schema(
             "Annotations of the Secret.",
             maxProperties=_MOST_LABELS,

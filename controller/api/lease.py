@@ -19,7 +19,7 @@ class LeaseSpec(Wire, frozen=True, kw_only=True):
 
 
 class Lease(Resource, frozen=True, kw_only=True):
-    """Created without a spec, by the controller or by the chart; the processes of the Deployment fill it in."""
+    """Created by the controller without a spec; the process that leads fills it in."""
 
     group = "coordination.k8s.io"
     version = "v1"

@@ -109,7 +109,7 @@ class SecretObject(Wire, frozen=True, kw_only=True):
         schema("Labels of the Secret.", x_kubernetes_validations=unreserved("labels")),
     ] = msgspec.field(default_factory=dict)
     annotations: Annotated[
-        dict[str, Annotated[str, schema(maxLength=262144)]],
+        dict[str, Annotated[str, schema(maxLength=MAX_TEXT)]],
         schema("Annotations of the Secret.", x_kubernetes_validations=unreserved("annotations")),
     ] = msgspec.field(default_factory=dict)
 

@@ -54,8 +54,8 @@ def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way:
     # Readiness tries, dry, whether a Secret is refused in the release's own namespace.
     assert roles[helm.RELEASE]["rules"] == [
         LEASE_RULE,
-        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
         LEASE_CREATION,
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
         TOKEN_PROBE,
     ]
     bindings = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "RoleBinding"}
@@ -66,7 +66,7 @@ def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way:
 
 def test_no_probe_no_right_for_it() -> None:
     manifests = render("--set", "watchNamespaces={shop}", version=OLDEST)
-    assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE]
+    assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE, LEASE_CREATION]
     manifests = render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}")
     assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE, LEASE_CREATION, TOKEN_PROBE]
 
@@ -93,13 +93,6 @@ def test_the_lease_and_the_right_to_it_follow_the_names(args: list[str]) -> None
         LEASE_CREATION,
         {**TOKEN_PROBE, "resourceNames": [name]},
     ]
-    # Where no policy limits what it creates, the chart creates the Lease, and the controller creates none.
-    unlimited = ("--set", "validatingAdmissionPolicies.applyPolicies=false", "--set", "acceptUnrestrictedTokens=true")
-    manifests = render(*args, *NO_TEST, *unlimited)
-    lease = one(manifests, "Lease")
-    assert (lease["metadata"]["name"], lease["metadata"]["namespace"]) == (name, helm.RELEASE)
-    assert "spec" not in lease  # an upgrade of the release would remove what the leader wrote
-    assert one(manifests, "Role")["rules"] == [{**LEASE_RULE, "resourceNames": [name]}]
 
 
 def test_a_service_account_that_exists_is_used_and_not_made() -> None:

@@ -34,7 +34,7 @@ class Fleet:
         self.ledger = Ledger()
         self.spaces = {name: Namespace(installed) for name in names}
         self._number = 0
-        self._large_calls = dict.fromkeys(names, 0)
+        self._large_syncs = dict.fromkeys(names, 0)
         self._audited = 0
         self.rotate()
         for space in self.spaces.values():
@@ -60,8 +60,7 @@ class Fleet:
             self.ledger.put(Source(space.vault, name), value(text))
             space.put(name, text)
         [of] = [each for each, found in self.spaces.items() if found is space]
-        # Each of them may read its keys once: they share a reading only where they want it at the same moment.
-        self._large_calls[of] += LARGE_KEYS * (count + LARGE_READS)
+        self._large_syncs[of] += count
         names = [f"large-{number}" for number in range(count)]
         for name in names:
             self.ledger.want(Name(space.name, name), space.vault, keys)
@@ -133,15 +132,23 @@ class Fleet:
         return sum(user in line and b'"stage":"ResponseComplete"' in line for line in lines)
 
     def storms(self) -> list[str]:
-        calls = {name: count - self._before[name] - self._large_calls[name] for name, count in self.calls().items()}
+        calls = {name: count - self._before[name] - self._large(name) for name, count in self.calls().items()}
         calls |= {"Entra": self.to_entra() - self._entra, "API server": self.requests()}
         rates = {"Entra": TO_ENTRA.times(len(self.spaces)), "API server": TO_THE_API_SERVER.times(len(self.ledger))}
         return too_many(calls, rates | dict.fromkeys(self.spaces, TO_A_VAULT), self.now() - self._began)
 
+    def _large(self, name: str) -> int:
+        """Return how many calls the large Secrets of a namespace justify besides, between two closing checks.
+
+        Each of them may read its keys once more after a fault: they share a reading only where they want it at the
+        same moment.
+        """
+        count = self._large_syncs[name]
+        return LARGE_KEYS * (count + LARGE_READS) if count else 0
+
     def _mark(self) -> None:
         self._began, self._before, self._entra = self.now(), self.calls(), self.to_entra()
         self._audited = self.installed.plane.audit_log.stat().st_size
-        self._large_calls = dict.fromkeys(self.spaces, 0)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def test_they_are_accepted_without_a_warning_and_established(ours: Server) -> No
         sync(data=pair(".hidden/12", "a/0")),
         sync(data=pair("a", "_netrc")),
         sync(secretObject={"labels": {"a" * 253 + "/" + "b" * 63: "v" * 63}}),
-        sync(secretObject={"annotations": {"a" * 253 + "/" + "b" * 63: "v" * 262144}}),
+        sync(secretObject={"annotations": {"a" * 253 + "/" + "b" * 63: "v" * 100_000}}),
         sync(forceSynchronization="2030-01-31.1"),
         sync(data=[{"sourcePath": "a", "targetKey": f"k{number}"} for number in range(1000)]),
     ],

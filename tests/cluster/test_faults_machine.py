@@ -127,6 +127,7 @@ def test_no_more_memory_can_be_had(shops: Fleet, machine: Machine, controller: W
         shops.adds_large(shops.spaces["one"], 16)
         shops.endures(SECONDS)
         # A group of tasks, one of which got no memory or no thread, ends as an ExceptionGroup.
-        assert re.search("MemoryError|Fatal Python error|unexpected ExceptionGroup", controller.tail(1000))
+        trouble = re.compile("MemoryError|Fatal Python error|unexpected ExceptionGroup")
+        eventually(lambda: controller.tail(1000), trouble.search)
     revive(controller)
     shops.closes()
