@@ -87,6 +87,7 @@ class Listener:
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         self._from: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._accepted: set[socket.socket] = set()
         self._socket: socket.socket | None = None
 
     def start(self, address: str, port: int) -> int:
@@ -115,6 +116,7 @@ class Listener:
                 self._free.release()
             else:
                 self._from[address] += 1
+                self._accepted.add(accepted)
                 self._begin(self._serve(accepted, address))
             await asyncio.sleep(ACCEPT_PAUSE)
 
@@ -128,6 +130,8 @@ class Listener:
             pass
         finally:
             connection.abort()
+            accepted.close()  # it has no transport yet where this was cancelled early
+            self._accepted.discard(accepted)
             self._free.release()
             self._from[address] -= 1
             if not self._from[address]:
@@ -140,6 +144,9 @@ class Listener:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            # Of a task that was cancelled before its first step nothing ran.
+            for accepted in self._accepted:
+                accepted.close()
             self._socket.close()
             await self._server.shutdown(0)
 
