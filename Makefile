@@ -13,7 +13,7 @@ PARALLEL := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist worksteal
 # Of the other suites a worker has one module at a time, and each module of tests/cluster its own control plane. These
 # tests wait more than they compute; the slowest modules come first (their conftest.py).
 PARALLEL_NODE := -n $(shell nproc) --dist loadfile
-PARALLEL_CLUSTER := -n $(shell echo $$(( $$(nproc) * 2 ))) --dist loadfile --no-loadscope-reorder
+PARALLEL_CLUSTER := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist loadfile --no-loadscope-reorder
 # It runs no code of controller/ and bounds times, which tracing makes four times as long.
 UNCOVERED := tests/unit/test_bounded_yaml.py
 # $(call stage,name,command): run it, and print how long it took.
