@@ -230,6 +230,14 @@ _EVENTS = Policy(
 )
 
 
+def _metadata_stays(who: str, of: str) -> Validation:
+    fields = (("finalizers", "[]"), ("ownerReferences", "[]"), ("labels", "{}"), ("annotations", "{}"))
+    return Validation(
+        " && ".join(f"({unchanged(field, empty)})" for field, empty in fields),
+        f"{who} leaves the labels, annotations, finalizers and owners of {of} as they are",
+    )
+
+
 _LEASES = Policy(
     name="lease",
     why="The controller creates and renews its own Lease, and touches no other.",
@@ -242,18 +250,7 @@ _LEASES = Policy(
             f"request.operation != 'DELETE' && request.namespace == {_HOME} && object.metadata.name == '{FULL_NAME}'",
             "the controller creates and updates its own Lease, and creates, changes or deletes no other",
         ),
-        Validation(
-            " && ".join(
-                f"({unchanged(field, empty)})"
-                for field, empty in (
-                    ("finalizers", "[]"),
-                    ("ownerReferences", "[]"),
-                    ("labels", "{}"),
-                    ("annotations", "{}"),
-                )
-            ),
-            "the controller leaves the labels, annotations, finalizers and owners of its Lease as they are",
-        ),
+        _metadata_stays("the controller", "its Lease"),
     ),
 )
 
@@ -396,18 +393,7 @@ CRD_JOB = Policy(
             "the Job sets no conversion webhook",
         ),
         Validation(_kept_versions(), "the Job takes away no version, and no field of its first level"),
-        Validation(
-            " && ".join(
-                f"({unchanged(field, empty)})"
-                for field, empty in (
-                    ("finalizers", "[]"),
-                    ("ownerReferences", "[]"),
-                    ("labels", "{}"),
-                    ("annotations", "{}"),
-                )
-            ),
-            "the Job leaves the labels, annotations, finalizers and owners of a CustomResourceDefinition as they are",
-        ),
+        _metadata_stays("the Job", "a CustomResourceDefinition"),
     ),
     account="$name",
 )
