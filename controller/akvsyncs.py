@@ -20,11 +20,12 @@ from controller.api.conditions import Reason
 from controller.api.meta import Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.events import Events, Kind
+from controller.events import Events
 from controller.kube import CreatePatch, Kube
 from controller.parts import Done, Hindered, Keep, Make, Mend, Step
 from controller.queue import Key, Queue
 from controller.reflector import Store, same_version
+from controller.report import announce
 from controller.status import ready_condition, same_news
 from controller.telemetry import Chorus
 from controller.translate import Generated, translate
@@ -233,12 +234,7 @@ class AKVSyncs:
         self.store.wrote(akv.metadata, kept)
         ready = ready_condition(after)
         if ready and not same_news(before, after) and ready.reason != Reason.IN_PROGRESS:
-            name = f"{akv.metadata.namespace}/{akv.metadata.name}"
-            level = logging.INFO if ready.holds else logging.WARNING
-            about = {"namespace": akv.metadata.namespace, "akvsync": name, "reason": ready.reason}
-            self._chorus.say(level, ready.reason, f"{name}: {ready.message}", **about)
-            kind: Kind = "Normal" if ready.holds else "Warning"
-            self._events.say(akv.metadata, kind, ready.reason, ready.message, about=AKVSync)
+            announce(self._chorus, self._events, AKVSync, akv.metadata, ready)
         return True
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import msgspec
 
 from controller import errors, permissions
-from controller.api.conditions import Reason
+from controller.api.akvsync import AKVSync
+from controller.api.conditions import Condition, Reason
 from controller.api.meta import ObjectMeta
 from controller.api.secretsync import SecretSync, SecretSyncStatus
 from controller.events import Events, Kind
@@ -54,11 +55,7 @@ class Reporter:
         was = ready_condition(before)
         if same_news(before, after) or (ready.reason == Reason.UP_TO_DATE and was and was.holds):
             return True
-        level = logging.INFO if ready.holds else logging.WARNING
-        about = {"namespace": meta.namespace, "secretsync": name}
-        self._chorus.say(level, ready.reason, f"{name}: {ready.message}", **about, reason=ready.reason)
-        kind: Kind = "Normal" if ready.holds else "Warning"
-        self._events.say(meta, kind, ready.reason, ready.message)
+        announce(self._chorus, self._events, SecretSync, meta, ready)
         return True
 
     def warn(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
@@ -117,3 +114,15 @@ class Reporter:
             )
             self._chorus.say(logging.WARNING, "crd", text)
         return True
+
+
+def announce(
+    chorus: Chorus, events: Events, about: type[SecretSync | AKVSync], meta: ObjectMeta, ready: Condition
+) -> None:
+    """Tell what is new in an object's Ready condition, by a log line and an event."""
+    name = f"{meta.namespace}/{meta.name}"
+    fields = {"namespace": meta.namespace, about.kind.lower(): name, "reason": ready.reason}
+    level = logging.INFO if ready.holds else logging.WARNING
+    chorus.say(level, ready.reason, f"{name}: {ready.message}", **fields)
+    kind: Kind = "Normal" if ready.holds else "Warning"
+    events.say(meta, kind, ready.reason, ready.message, about=about)
