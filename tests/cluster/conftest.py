@@ -201,6 +201,17 @@ def space(installed: Installed, controller: Workload) -> Iterator[Namespace]:
     namespace.remove()
 
 
+@pytest.fixture
+def neighbour(installed: Installed, controller: Workload) -> Iterator[Namespace]:
+    """Another namespace, whose Secret was synced."""
+    namespace = Namespace(installed)
+    namespace.put("a", "0")
+    namespace.apply(namespace.provider_class("a"), namespace.sync("s", {"k": "a"}))
+    namespace.wait_secret("s", {"k": "0"})
+    yield namespace
+    namespace.remove()
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["owners-enforced", "owners-not-enforced"])
 def attacked_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane with the plugin OwnerReferencesPermissionEnforcement, and one without, as by default."""

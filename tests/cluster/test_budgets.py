@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -27,17 +27,6 @@ RENAMES, CLASSES = 2000, 25
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
     return {"ROTATION_POLL_INTERVAL": str(POLL)}
-
-
-@pytest.fixture
-def neighbour(installed: Installed, controller: Workload) -> Iterator[Namespace]:
-    """Another namespace, whose Secret was synced."""
-    namespace = Namespace(installed)
-    namespace.put("a", "0")
-    namespace.apply(namespace.provider_class("a"), namespace.sync("s", {"k": "a"}))
-    namespace.wait_secret("s", {"k": "0"})
-    yield namespace
-    namespace.remove()
 
 
 def vaults_with_series(controller: Workload) -> list[str]:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import PATHS, POLICIES, Installed, Namespace, eventually, value
+from tests.cluster.world import PATHS, POLICIES, Installed, Namespace, admission_policy, eventually, value
 from tools.workload import Workload
 
 ONE = {"k": "a"}
@@ -269,27 +269,10 @@ def test_what_kubernetes_refuses_costs_no_vault_read_and_waits_for_an_edit(
 @pytest.mark.since(*POLICIES)
 def test_a_policy_of_the_cluster_refuses_the_secret(space: Namespace) -> None:
     space.put("a", "1")
-    name = f"no-{space.name}"
-    refusing = {
-        "matchConstraints": {
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}},
-            "resourceRules": [
-                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["secrets"]}
-            ],
-        },
-        "validations": [{"expression": "false", "message": "secrets are not for this namespace"}],
-    }
-    binding = {"policyName": name, "validationActions": ["Deny"]}
-    kinds = {"ValidatingAdmissionPolicy": refusing, "ValidatingAdmissionPolicyBinding": binding}
-    admission = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
-    try:
-        space.apply(*({**admission, "kind": kind, "spec": spec} for kind, spec in kinds.items()))
-        time.sleep(3)  # until the API server knows the policy
+    refusing = {"validations": [{"expression": "false", "message": "secrets are not for this namespace"}]}
+    with admission_policy(space, "ValidatingAdmissionPolicy", refusing, validationActions=["Deny"]):
         space.apply(space.provider_class("a"), space.sync("s", ONE))
         assert "secrets are not for this namespace" in space.wait_reason("s", Reason.POLICY_REFUSED)
-    finally:
-        for kind in kinds:
-            space.kubectl("delete", kind.lower(), name, "--ignore-not-found")
     space.wait_secret("s", {"k": "1"}, patience=40)
 
 

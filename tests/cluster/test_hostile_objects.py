@@ -5,7 +5,6 @@ a neighbour's new value arrives in time, and a restart works, too.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from controller.api.conditions import Reason
 from controller.api.secretsync import MAX_TEXT
 from controller.reflector import MAX_SPEC
 from tests.cluster.thief import Thief
-from tests.cluster.world import PATHS, Installed, Namespace, arrival, eventually, resident
+from tests.cluster.world import PATHS, Namespace, arrival, eventually, resident
 from tools.workload import Workload
 
 POLL = 2
@@ -31,21 +30,9 @@ def settings() -> dict[str, str]:
 
 
 @pytest.fixture
-def neighbour(installed: Installed, controller: Workload) -> Iterator[Namespace]:
-    """A namespace whose Secret was synced."""
-    namespace = Namespace(installed)
-    namespace.put("a", "0")
-    namespace.apply(namespace.provider_class("a"), namespace.sync("s", {"k": "a"}))
-    namespace.wait_secret("s", {"k": "0"})
-    yield namespace
-    namespace.remove()
-
-
-@pytest.fixture
 def editor(space: Namespace) -> Thief:
     """A ServiceAccount that may edit one namespace."""
-    space.kubectl("create", "serviceaccount", "editor")
-    space.kubectl("create", "rolebinding", "editor", "--clusterrole=edit", f"--serviceaccount={space.name}:editor")
+    space.add_editor("editor")
     found = Thief(space.installed.plane, space.name, "editor")
     path = PATHS["secretsync"].format(space.name)
     eventually(lambda: found.send("GET", path).status, lambda status: status == 200)

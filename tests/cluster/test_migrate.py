@@ -166,9 +166,7 @@ def editors(space: Namespace, *objects: dict[str, Any]) -> None:
     """Applies objects as an editor of the namespace and nothing else."""
     name = "the-editor"
     if not space.get("serviceaccount", name):
-        space.kubectl("create", "serviceaccount", name)
-        account = f"--serviceaccount={space.name}:{name}"
-        space.kubectl("create", "rolebinding", name, "--clusterrole=edit", account)
+        space.add_editor(name)
     if not objects:
         return
     plane = space.installed.plane

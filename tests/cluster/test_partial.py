@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import Installed, Namespace, at_work, eventually, value
+from tests.cluster.world import Installed, Namespace, admission_policy, at_work, eventually, value
 from tools.workload import Workload
 
 MANY = 1000
@@ -79,14 +79,7 @@ def quick(installed: Installed) -> Iterator[Workload]:
 def test_policy_that_changes_a_label_causes_few_writes_a_warning_and_no_vault_read(
     space: Namespace, quick: Workload
 ) -> None:
-    name = f"relabel-{space.name}"
     policy = {
-        "matchConstraints": {
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}},
-            "resourceRules": [
-                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["secrets"]}
-            ],
-        },
         "reinvocationPolicy": "Never",
         "failurePolicy": "Fail",
         "mutations": [
@@ -96,26 +89,19 @@ def test_policy_that_changes_a_label_causes_few_writes_a_warning_and_no_vault_re
             }
         ],
     }
-    kinds = {"MutatingAdmissionPolicy": policy, "MutatingAdmissionPolicyBinding": {"policyName": name}}
-    admission = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
     space.put("a", "1")
     labelled = {"secretSyncControllerName": "quick", "secretObject": {"labels": {"tier": "data"}}}
     manifest = space.sync("s", {"k": "a"}, **labelled)
     manifest["spec"]["secretObject"]["data"] = [{"targetKey": "k", "sourcePath": "a"}]
     space.apply(space.provider_class("a"), manifest)
     space.wait_secret("s", {"k": "1"})
-    try:
-        space.apply(*({**admission, "kind": kind, "spec": spec} for kind, spec in kinds.items()))
-        time.sleep(3)  # until the API server knows the policy
+    with admission_policy(space, "MutatingAdmissionPolicy", policy):
         before = space.calls()
         space.kubectl("label", "secret", "s", "--overwrite", "tier=edited")
         eventually(quick.log.read_text, lambda text: "changes label tier of the Secret" in text, patience=30)
         time.sleep(12)
         assert space.calls() == before
         assert quick.log.read_text().count("changes label tier of the Secret") == 1
-    finally:
-        for kind in kinds:
-            space.kubectl("delete", kind.lower(), name, "--ignore-not-found")
     eventually(
         lambda: space.get("secret", "s")["metadata"]["labels"]["tier"], lambda label: label == "data", patience=60
     )

@@ -202,6 +202,11 @@ class Namespace:
         status, text = self.installed.plane.request("DELETE", f"/api/v1/namespaces/{self.name}")
         assert status in (200, 404, 409), text  # 409: it is ending already
 
+    def add_editor(self, name: str) -> None:
+        """Create a ServiceAccount that has the ClusterRole `edit` in this namespace and nothing else."""
+        self.kubectl("create", "serviceaccount", name)
+        self.kubectl("create", "rolebinding", name, "--clusterrole=edit", f"--serviceaccount={self.name}:{name}")
+
     def kubectl(self, *args: str, stdin: str | None = None) -> str:
         """kubectl as cluster-admin, in this namespace."""
         return self.installed.plane.kubectl(*args, "--namespace", self.name, stdin=stdin)
@@ -302,6 +307,24 @@ class Namespace:
         """How many calls this namespace's vault has had."""
         counters = self.installed.emulator.counters()
         return sum(count for what, count in counters.items() if what.startswith(f"{self.vault}/{operation}"))
+
+
+@contextlib.contextmanager
+def admission_policy(space: Namespace, kind: str, policy: Mapping[str, Any], **binding: Any) -> Iterator[None]:
+    """Have an admission policy of this kind in force for the Secrets of the namespace, and for nothing else."""
+    name = f"{kind.lower()}-{space.name}"
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["secrets"]}
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": space.name}}
+    constraints = {"matchConstraints": {"namespaceSelector": selector, "resourceRules": [rule]}}
+    kinds = {kind: {**constraints, **policy}, f"{kind}Binding": {"policyName": name, **binding}}
+    admission = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
+    try:
+        space.apply(*({**admission, "kind": each, "spec": spec} for each, spec in kinds.items()))
+        time.sleep(3)  # until the API server knows the policy
+        yield
+    finally:
+        for each in kinds:
+            space.kubectl("delete", each.lower(), name, "--ignore-not-found")
 
 
 def arrival(space: Namespace, text: str) -> float:
