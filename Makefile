@@ -3,19 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -P -m
 export PYTHONPATH := $(CURDIR)
-# Where an image sets it, each process that a test starts would compile every module again.
+# With this variable, which some images set, each process of a test would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
-# KUBERNETES=1.x.y picks another control plane; its default stands in tools/local_cluster.
+# KUBERNETES=1.x.y picks another control plane; its default is in tools/local_cluster.
 .DEFAULT_GOAL := help
 # pytest-xdist: of tests/unit and tests/chart any worker takes any test, and idle ones take over what is left. Some of
 # these tests wait, so there are more workers than cores.
 PARALLEL := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist worksteal
-# Of the other suites a worker has one module at a time, and each module of tests/cluster its own control plane. These
+# Of the other suites a worker has one module at a time, and in tests/cluster a control plane for one after another. These
 # tests wait more than they compute; the slowest modules come first (their conftest.py).
 PARALLEL_NODE := -n $(shell nproc) --dist loadfile
 PARALLEL_CLUSTER := -n $(shell echo $$(( $$(nproc) * 3 / 2 ))) --dist loadfile --no-loadscope-reorder
-# It runs no code of controller/ and bounds times, which tracing makes four times as long.
-UNCOVERED := tests/unit/test_bounded_yaml.py
+# Each of the two control planes of tests/hostile has a worker of its own.
+PARALLEL_HOSTILE := -n 2 --dist loadscope
+# Tracing makes these four times as long. The first bounds times; tests/unit/crd_upgrade reads YAML, too. The second
+# runs 2,000 controllers, through code that their own tests reach.
+UNCOVERED := tests/unit/runtime/test_bounded_yaml.py tests/unit/cli/capacity/test_fleet_start.py
 # $(call stage,name,command): run it, and print how long it took.
 stage = @started=$$(date +%s); printf '\n== %s\n' '$(1)'; $(2) && printf '== %s: %d s\n' '$(1)' $$(( $$(date +%s) - started ))
 
@@ -37,12 +40,12 @@ setup: $(VENV)/ready ## the Python environment
 assets: $(VENV)/ready ## etcd, kube-apiserver, kube-controller-manager, kubectl, ct: found, downloaded or built once (about 15 min)
 	@$(RUN) tools.local_cluster assets
 
-assets-all: assets ## … and the programs of every suite: what is missing is built, which takes another half hour
-	@$(RUN) tools.local_cluster assets --node --tool prometheus --tool cosign --tool helm \
-	  --tool cert-manager --tool trust-manager --tool otelcol
+assets-all: assets ## … and the programs of every suite; building missing ones takes another half hour
+	@$(RUN) tools.local_cluster assets --node --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller --tool cosign --tool helm \
+	  --tool registry --tool cert-manager --tool trust-manager --tool otelcol
 
 demo: assets ## one secret's whole life on a real API server, narrated (options: DEMO="--keep")
-	@$(RUN) tools.demo $(DEMO)
+	@$(RUN) tools.demonstration.demo $(DEMO)
 
 check: setup ## what to run before a commit, in 3 minutes: lint, tests without a cluster
 	$(call stage,lint,$(RUN) tools.lint)
@@ -57,7 +60,7 @@ coverage: setup ## the branches of controller/ that tests/unit alone reach
 	@$(RUN) pytest $(PARALLEL) --durations=10 --cov --cov-report=term $(UNCOVERED:%=--ignore=%) tests/unit
 
 test: assets ## unit, chart and cluster, but no test that takes minutes by nature (options: TEST="-k name", KUBERNETES=1.x.y)
-	@$(RUN) tools.local_cluster assets --tool prometheus
+	@$(RUN) tools.local_cluster assets --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller
 ifdef TEST
 	$(RUN) pytest $(TEST)
 else
@@ -66,11 +69,11 @@ else
 endif
 
 test-cluster: assets ## the cluster tests, with those that take minutes by nature (options: TEST="-k name")
-	@$(RUN) tools.local_cluster assets --tool prometheus
+	@$(RUN) tools.local_cluster assets --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller
 	$(RUN) pytest $(PARALLEL_CLUSTER) --durations=10 tests/cluster $(TEST)
 
 test-node: assets ## what needs a node, as root: the image in a pod, helm's whole life (options: TEST="-k name")
-	@$(RUN) tools.local_cluster assets --node --tool cosign --tool helm
+	@$(RUN) tools.local_cluster assets --node --tool cosign --tool helm --tool registry
 ifdef TEST
 	$(RUN) pytest tests/node $(TEST)
 else
@@ -82,15 +85,31 @@ test-logs: assets ## logs by OTLP, with cert-manager, trust-manager and a collec
 	@$(RUN) tools.local_cluster assets --tool cert-manager --tool trust-manager --tool otelcol
 	$(RUN) pytest tests/logs $(TEST)
 
-test-all: ## every test there is, as root: check, test-cluster, test-node, test-logs, a short fuzz
+test-hostile: assets ## attackers against the chart's release on two control planes (options: HOSTILE_SEED=8, TEST="-k thief")
+	$(RUN) pytest $(PARALLEL_HOSTILE) --durations=10 tests/hostile $(TEST)
+
+test-all: ## every test there is, as root: check, test-cluster, test-hostile, test-node, test-logs, a short fuzz
 	$(call stage,check,$(MAKE) check)
 	$(call stage,cluster,$(MAKE) test-cluster)
+	$(call stage,hostile,$(MAKE) test-hostile)
 	$(call stage,node,$(MAKE) test-node)
 	$(call stage,logs,$(MAKE) test-logs)
 	$(call stage,fuzz,$(MAKE) fuzz FUZZ='--seconds 20')
 
 image: $(VENV)/ready ## the images as build/*.tar, by buildah as root (options: BASE=image, BASE=debian)
-	@$(RUN) tools.image $(if $(BASE),--base $(BASE))
+	@$(RUN) tools.images.image $(if $(BASE),--base $(BASE))
+
+release: $(VENV)/ready ## what the workflow release.yml publishes (TAG=vVERSION IMAGES="FILE ...")
+	@$(RUN) tools.release.package --with-tools --tag $(TAG) --output build/release $(addprefix --image ,$(IMAGES))
+	@$(RUN) tools.release.publish build/release
+	@$(RUN) tools.release.verify build/release
+
+scan: $(VENV)/ready ## known vulnerabilities of the lock files and of the images in build/, asked of osv.dev
+	@$(RUN) tools.release.vulnerabilities $(addprefix --image ,$(wildcard build/*.tar))
+
+release-rehearsal: assets ## what the workflow release.yml does, as root: build, publish to a local registry, sign, verify, install
+	@$(RUN) tools.local_cluster assets --node --tool cosign --tool registry
+	@$(RUN) tools.release.rehearsal $(REHEARSAL)
 
 bench: assets ## seconds, memory, CPU and calls, in about 20 min, into docs/figures.md (options: BENCH="--growth")
 	@$(RUN) tests.bench $(BENCH)
@@ -105,18 +124,21 @@ $(VENV)/fuzz: requirements/fuzz.txt $(VENV)/ready
 fuzz: $(VENV)/fuzz ## what the certificate splitter does not bear, searched for ten minutes (options: FUZZ="--seconds 20")
 	@$(RUN) tests.fuzz $(FUZZ)
 
-mutate: $(VENV)/ready ## changes of controller/ that no unit test notices (options: MUTATE="--module pace --seed 8 --sample 50")
+mutate: $(VENV)/ready ## changes of controller/ that no unit test notices (options: MUTATE="--module runtime.rate_limiter --seed 8 --sample 50")
 	@$(RUN) tests.mutation $(MUTATE)
 
-lint: setup ## ruff, mypy, import-linter, yamllint, helm lint, ct lint, generated files
+defences: setup ## remove each defence of tests/mutation/defences.toml, and see its test fail (options: DEFENCES="--only TEXT")
+	@$(RUN) tests.mutation.defences $(DEFENCES)
+
+lint: setup ## ruff, mypy, import-linter, yamllint, helm lint, ct lint, actionlint, zizmor, generated files
 	@$(RUN) tools.lint
 
 generate: $(VENV)/ready ## CRDs, RBAC, policies, values, schema and docs from the types
-	@$(RUN) tools.generate
+	@$(RUN) tools.codegen.generate
 
 lock: $(VENV)/ready ## requirements/*.txt from requirements/*.in, with hashes and without addresses
 	@cd requirements && for name in controller dev fuzz; do ../$(VENV)/bin/pip-compile --quiet --generate-hashes --strip-extras \
 	  --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
 	  -o $$name.txt $$name.in; done
 
-.PHONY: help setup assets assets-all demo check coverage test test-cluster test-node test-logs test-all image bench soak fuzz mutate lint generate lock
+.PHONY: help setup assets assets-all demo check coverage test test-cluster test-hostile test-node test-logs test-all image release scan release-rehearsal bench soak fuzz mutate defences lint generate lock

@@ -1,1 +1,1 @@
-"""The program in the image: Azure Key Vault to Kubernetes Secrets. See CONTRIBUTING.md for the way of one secret."""
+"""The program in the image: Azure Key Vault to Kubernetes Secrets. See ARCHITECTURE.md."""

@@ -1,26 +1,31 @@
-"""What can go wrong, each with the reason that a status shows and a message that a person can act on.
+"""Define the errors of the controller, each with a reason for the status and a message that names the next step.
 
     ControllerError
-    ├── KubeError              the Kubernetes API did not do what it was asked
+    ├── KubeError              the Kubernetes API did not fulfil a request
     │   ├── NotFound           404
-    │   ├── Conflict           409: somebody was faster, or the object exists
+    │   ├── Conflict           409: another writer was faster, or the object exists
     │   ├── Expired            410: the resourceVersion is too old to watch from
-    │   ├── Refused            401, 403, 413, 422: asking again the same way is of no use
-    │   │   └── PolicyRefused  … by an admission policy
-    │   ├── Unreachable        no answer, a time-out, 429, 5xx
-    │   │   └── AnswerTooLarge … or more than is read of one
-    │   └── Deposed            nothing was sent: another process leads
-    ├── ProviderError          Entra or the Key Vault did not do what it was asked
-    │   └── ObjectError        … for this one object alone: missing, disabled, odd
-    │       └── AccessDenied   … because the identity lacks the right
-    ├── ClassError             the SecretProviderClass is missing or wrong
-    ├── InputError             the SecretSync or AKVSync itself cannot be carried out
-    ├── ParsingDeferred        its namespace has spent its budget for parsing
-    ├── OwnershipError         a Secret of that name belongs to somebody else
-    └── Overtaken              what an AKVSync owns changed while it was written
+    │   ├── Refused            401, 403, 413, 422: the same request would fail again
+    │   │   └── PolicyRefused  … because of an admission policy
+    │   ├── Unreachable        no answer, a timeout, 429, 5xx
+    │   │   └── AnswerTooLarge … or an answer above the limit
+    │   └── NotLeading         nothing was sent: another process leads
+    ├── ProviderError          Entra or the Key Vault did not fulfil a request
+    │   └── ObjectError        … for one object only: missing, disabled, malformed
+    │       ├── AccessDenied   … because the identity lacks the right
+    │       ├── ObjectGone     … because the vault has no enabled version of it
+    │       ├── UnopenedPfx    … because no process could open its PFX
+    │       └── UnusableValue  … because its value lacks what a key needs
+    ├── ClassError             the SecretProviderClass is invalid
+    │   └── ClassNotFound      … or missing
+    ├── InputError             the SecretSync or AKVSync is invalid
+    ├── ParsingDeferred        the namespace has spent its budget for parsing
+    ├── SelectionDeferred      the namespace has spent its budget for comparing objects with its selections
+    ├── OwnershipError         the Secret exists and does not belong to the SecretSync
+    └── Conflicted             a child of an AKVSync changed while the controller wrote it
 
-Each is made once, at the boundary where the foreign error arrives. Payloads, tokens and query strings never reach a
-message. `retry_after` is in seconds and only set where the other side asked for it.
+The code that receives a foreign error converts it once. Messages never contain payloads, tokens or query strings.
+`retry_after` is in seconds, and is set only if the server asked for a delay.
 """
 
 import enum
@@ -30,18 +35,17 @@ from controller.api.conditions import Reason
 
 
 class Retry(enum.Enum):
-    """What another try depends on."""
+    """What the next attempt depends on."""
 
-    TIME = "time"  # it may mend itself: back off, up to five minutes
-    OBSTACLE = (
-        "obstacle"  # something in the cluster is in the way, and nothing tells when it goes: look every half minute
-    )
-    TURN = "turn"  # its turn at a busy vault, after `retry_after` and no later
-    EDIT = "edit"  # only an edit of the objects involved can help, and wakes us
+    TIME = "time"  # time: the cause can disappear by itself; back off, up to five minutes
+    OBSTACLE = "obstacle"  # an object in the cluster blocks it, and no event announces its removal; check every 30 s
+    VALUE = "value"  # only another value in the vault can help, and a poll detects it
+    TURN = "turn"  # a busy vault serves it in order, after exactly `retry_after`
+    EDIT = "edit"  # only an edit of the objects involved can help, and the edit triggers the next attempt
 
 
 class ControllerError(Exception):
-    """Base of all errors that a status can show."""
+    """A failure that a status can show. It is the base class of all others."""
 
     reason: ClassVar[Reason] = Reason.INTERNAL_ERROR
     retry: Retry = Retry.TIME
@@ -52,17 +56,22 @@ class ControllerError(Exception):
         self.retry_after = retry_after
         self.retry = retry or type(self).retry
 
-    def bare(self) -> Self:
-        """This error without the frames and causes that made it, to be kept or raised again.
+    @property
+    def is_stalled(self) -> bool:
+        """Return whether only an edit of an existing object can help, so that tools need not wait."""
+        return self.retry is Retry.EDIT
 
-        Frames hold their locals, among them values on their way to a Secret; and each raise adds frames.
+    def bare(self) -> Self:
+        """Return this error without its frames and causes, to keep it or to raise it again.
+
+        Frames keep their local variables alive, which can include secret values. Each raise adds frames.
         """
         self.__cause__ = self.__context__ = None
         return self.with_traceback(None)
 
 
 class KubeError(ControllerError):
-    """The Kubernetes API did not do what it was asked. `status` is the HTTP status, 0 where no answer came."""
+    """The Kubernetes API did not fulfil a request. `status` is the HTTP status, or 0 if no answer arrived."""
 
     reason = Reason.SYNC_FAILED
 
@@ -81,66 +90,102 @@ class Conflict(KubeError):  # noqa: N818
     """409: another writer was faster, or an object of that name exists."""
 
 
-class Expired(KubeError):  # noqa: N818
-    """410: a watch cannot go on from that resourceVersion; list again."""
+class ResourceExpired(KubeError):  # noqa: N818
+    """410: a watch cannot continue from that resourceVersion; list again."""
 
 
 class Refused(KubeError):  # noqa: N818
-    """401, 403, 413, 422: the same request would be refused again."""
+    """401, 403, 413, 422: the API server would refuse the same request again."""
 
 
 class PolicyRefused(Refused):
-    """A ValidatingAdmissionPolicy said no; the message is the policy's."""
+    """A ValidatingAdmissionPolicy refused the request. The message is the policy's."""
 
     reason = Reason.POLICY_REFUSED
 
 
 class Unreachable(KubeError):  # noqa: N818
-    """No answer in time, or one that says to come back: 429, 5xx."""
+    """No answer arrived in time, or the answer asks for a later attempt: 429, 5xx."""
 
 
 class AnswerTooLarge(Unreachable):
-    """An answer has more bytes than are read; ask for less at once."""
+    """An answer has more bytes than the limit. Request less at once."""
 
 
-class Deposed(KubeError):  # noqa: N818
-    """This process does not lead any more. Nothing was sent, and the new leader does what is left."""
+class NotLeading(KubeError):  # noqa: N818
+    """The process is not the leader any more. The request was not sent; the new leader does the remaining work."""
 
 
 class ProviderError(ControllerError):
-    """Entra or the Key Vault could not be reached, or refused."""
+    """Entra or the Key Vault could not be reached or refused a request."""
 
     reason = Reason.PROVIDER_ERROR
 
 
 class ObjectError(ProviderError):
-    """One object of the vault cannot be had; others may."""
+    """One object of the vault cannot be read. Others may be readable."""
 
 
 class AccessDenied(ObjectError):  # noqa: N818 -- named as Key Vault names it
     """The identity lacks the right to read this object, or this list."""
 
 
+class ObjectGone(ObjectError):  # noqa: N818 -- a state of the object, not a fault
+    """The vault reports that the object does not exist or is disabled."""
+
+
+class UnopenedPfx(ObjectError):  # noqa: N818 -- the PFX may be in order
+    """The process that opens a PFX did not finish. Another attempt can succeed with the same value."""
+
+
+class UnusableValue(ObjectError):  # noqa: N818 -- the object is readable
+    """The value of the object lacks what a key needs, such as a property.
+
+    `version` and `updated` say which value it is, as in the status of a SecretSync.
+    """
+
+    retry = Retry.VALUE
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        version: str = "",
+        updated: str = "",
+        retry_after: float | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, retry=retry)
+        self.version = version
+        self.updated = updated
+
+
 def is_away(error: ControllerError) -> bool:
-    """Whether it speaks of a vault, or of Entra, as a whole: nothing can be read there, whichever object it is."""
+    """Return whether the error concerns a whole vault or Entra, so that no object can be read there."""
     return isinstance(error, ProviderError) and not isinstance(error, ObjectError) and error.retry is Retry.TIME
 
 
 class ClassError(ControllerError):
-    """The SecretProviderClass is missing or wrong."""
+    """The SecretProviderClass is missing or invalid."""
 
     reason = Reason.SPC_ERROR
     retry = Retry.EDIT
 
 
+class ClassNotFound(ClassError):  # noqa: N818 -- named as NotFound is
+    """The SecretProviderClass is missing. It may follow a moment later if a folder of manifests is applied."""
+
+    is_stalled = False
+
+
 class InputError(ControllerError):
-    """The SecretSync or AKVSync itself cannot be carried out."""
+    """The SecretSync or AKVSync is invalid."""
 
     reason = Reason.INPUT_INVALID
     retry = Retry.EDIT
 
 
-class ParsingDeferred(ControllerError):  # noqa: N818 -- nothing is wrong with what is parsed
+class ParsingDeferred(ControllerError):  # noqa: N818 - the parsed value is not at fault
     """The namespace has spent its budget for parsing."""
 
     reason = Reason.SYNC_FAILED
@@ -148,13 +193,20 @@ class ParsingDeferred(ControllerError):  # noqa: N818 -- nothing is wrong with w
 
 
 class OwnershipError(ControllerError):
-    """A Secret of the SecretSync's name exists and is not the SecretSync's."""
+    """A Secret with the SecretSync's name exists and does not belong to it."""
 
     reason = Reason.LABEL_ERROR
     retry = Retry.OBSTACLE
 
 
-class Overtaken(ControllerError):  # noqa: N818 -- the next look mends it
-    """What an AKVSync owns changed while it was written: the watch has not told everything yet."""
+class SelectionDeferred(ControllerError):  # noqa: N818 - the selection is not at fault
+    """The namespace has spent its budget for comparing objects with its selections."""
+
+    reason = Reason.SYNC_FAILED
+    retry = Retry.TURN
+
+
+class ChildConflict(ControllerError):  # noqa: N818 - the next attempt resolves it
+    """A child of an AKVSync changed while the controller wrote it, and the watch has not delivered the change yet."""
 
     reason = Reason.IN_PROGRESS

@@ -1,7 +1,7 @@
-"""Everything that reads the code without running it: `make lint`, or `python -m tools.lint NAME ...` for some.
+"""Run all checks that read the code without running it: `make lint`, or `python -m tools.lint NAME ...` for some.
 
-The checks run side by side, one on each core, and each runs even if another failed. Exit codes: 0 all are clean, 1 one
-is not, 2 no such check.
+The checks run side by side, one on each core. Each runs even if another failed. Exit codes: 0 if all checks pass, 1 if
+one fails, 2 if a check does not exist.
 """
 
 import argparse
@@ -16,16 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import helm, render
-from tools.local_cluster import ClusterError, assets
+from tools import plain_english
+from tools.cli.common import helm
+from tools.cli.render import render
+from tools.local_cluster import ClusterError
+from tools.local_cluster.programs import assets
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 VALUES = ROOT / "tests" / "chart" / "values"
 """Files of values that together reach every part of the chart; a first line `# kube-version: 1.N.P` counts."""
 
 
-class Failed(Exception):  # noqa: N818 - the word for a check that found something
-    """A check found something; the message is its whole output."""
+class Failed(Exception):  # noqa: N818 - the name says what happened
+    """A check found something. The message is the check's whole output."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,12 @@ class Check:
     run: Callable[[], None]
 
 
-def _command(*argv: str | Path) -> None:
+def _english() -> None:
+    if lines := plain_english.check(ROOT, plain_english.Rules.read()):
+        raise Failed("\n".join(lines))
+
+
+def _run_command(*argv: str | Path) -> None:
     """Run a program at the root of the repository, with the environment's own programs first on the PATH."""
     scripts = sysconfig.get_path("scripts")
     env = os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
@@ -55,25 +63,25 @@ def _command(*argv: str | Path) -> None:
         raise Failed(f"$ {shown}\n{done.stdout.decode(errors='replace').rstrip()}\nexit code {done.returncode}")
 
 
-def _module(name: str, *args: str | Path) -> None:
-    _command(sys.executable, "-P", "-m", name, *args)
+def _run_module(name: str, *args: str | Path) -> None:
+    _run_command(sys.executable, "-P", "-m", name, *args)
 
 
 def rendered() -> Iterator[tuple[str, render.Options]]:
-    """What to render the chart with, and a name for it: the defaults, and each file in `VALUES`."""
+    """Yield a name and options for each rendering of the chart: the defaults, and each file in `VALUES`."""
     yield "defaults", render.Options(tests=True)
     for path in sorted(VALUES.glob("*.yaml")):
         yield path.stem, render.Options(values=(("--values", str(path)),), kube_version=kube_version(path), tests=True)
 
 
 def kube_version(values: Path) -> str:
-    """The Kubernetes version that a file of values is meant for."""
+    """Return the Kubernetes version that a file of values is meant for."""
     mark, _, version = values.read_text().partition("\n")[0].partition("# kube-version:")
     return version.strip() if version and not mark else render.Options().kube_version
 
 
-def _yamllint() -> None:
-    _module("yamllint", "--strict", ".")
+def _run_yamllint() -> None:
+    _run_module("yamllint", "--strict", ".")
     with tempfile.TemporaryDirectory(prefix="akv-rendered-") as folder:
         seen: set[str] = set()
         for name, options in rendered():
@@ -84,65 +92,86 @@ def _yamllint() -> None:
             # Most objects are the same with any values; yamllint takes seconds for the CRDs alone.
             render.write([each for each in manifests if each.text not in seen], Path(folder) / name, force=False)
             seen.update(each.text for each in manifests)
-        _module("yamllint", "--strict", "--config-file", ROOT / ".yamllint", folder)
+        _run_module("yamllint", "--strict", "--config-file", ROOT / ".yamllint", folder)
 
 
-def _helm() -> None:
+def _run_helm_lint() -> None:
     for _, options in rendered():
         values = [word for pair in options.values for word in pair]
-        _command(helm.program(), "lint", "--strict", "--kube-version", options.kube_version, *values, helm.CHART)
+        _run_command(
+            helm.find_executable(), "lint", "--strict", "--kube-version", options.kube_version, *values, helm.CHART
+        )
 
 
-def _ct() -> None:
+def _run_ct() -> None:
     try:
         program = assets.tool("ct")
     except ClusterError as error:
         raise Failed(str(error)) from error
-    _command(
+    _run_command(
         program,
         "lint",
         f"--charts={helm.CHART.relative_to(ROOT)}",
         f"--chart-yaml-schema={program.parent}/etc/chart_schema.yaml",
         f"--lint-conf={program.parent}/etc/lintconf.yaml",
-        # These two ask a remote repository and a hosting service; neither need exist.
+        # These two need a remote repository and a hosting service.
         "--check-version-increment=false",
         "--validate-maintainers=false",
         "--helm-lint-extra-args=--strict",
     )
 
 
+def _check_workflows() -> None:
+    try:
+        program = assets.tool("actionlint")
+    except ClusterError as error:
+        raise Failed(str(error)) from error
+    folder = Path(".github")
+    workflows = sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder / "workflows").glob("*.yml"))
+    # Without these options the result depends on whether shellcheck and pyflakes are installed.
+    _run_command(program, "-no-color", "-shellcheck=", "-pyflakes=", *workflows)
+    _run_command("zizmor", "--offline", "--no-progress", "--color=never", "--persona=regular", folder)
+    schemas = {"vendor.github-workflows": workflows, "vendor.renovate": [str(folder / "renovate.json")]}
+    for schema, files in schemas.items():
+        _run_command("check-jsonschema", f"--builtin-schema={schema}", *files)
+
+
 CHECKS = (
-    Check("mypy", "types", lambda: _module("mypy")),  # the longest, so that the others run beside it
-    Check("ruff", "style and common mistakes in Python", lambda: _module("ruff", "check", "--quiet", ".")),
-    Check("imports", "which package may import which", lambda: _command("lint-imports", "--no-cache")),
+    Check("mypy", "types", lambda: _run_module("mypy")),  # the slowest check is first, so that the others run beside it
+    Check("ruff", "style and common mistakes in Python", lambda: _run_module("ruff", "check", "--quiet", ".")),
+    Check("format", "the layout of Python code", lambda: _run_module("ruff", "format", "--check", ".")),
+    Check("english", "forbidden words, and docstrings in the imperative", _english),
+    Check("spelling", "codespell's list of misspellings", lambda: _run_command("codespell")),
+    Check("imports", "the layers of packages", lambda: _run_command("lint-imports", "--no-cache")),
     Check(
         "generate",
         "generated files are what the generator makes",
-        lambda: _module("tools.generate", "--check"),
+        lambda: _run_module("tools.codegen.generate", "--check"),
     ),
-    Check("yamllint", "YAML in the repository, and what the chart renders", _yamllint),
-    Check("helm", "helm lint --strict, with several files of values", _helm),
-    Check("ct", "chart-testing's rules for the chart", _ct),
+    Check("yamllint", "YAML in the repository, and what the chart renders", _run_yamllint),
+    Check("helm", "helm lint --strict, with several files of values", _run_helm_lint),
+    Check("ct", "chart-testing's rules for the chart", _run_ct),
+    Check("workflows", "actionlint, zizmor and the schemas of .github/", _check_workflows),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see `--help`."""
+    """Run the command line; see `--help`."""
     names = {check.name: check for check in CHECKS}
     parser = argparse.ArgumentParser(
         prog="python -m tools.lint",
-        description="Reads the code without running it.",
+        description="Check the code without running it.",
         epilog="\n".join(["checks:", *(f"  {check.name:10}{check.about}" for check in CHECKS)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("check", nargs="*", help="run only these", metavar="CHECK")
+    parser.add_argument("check", nargs="*", help="run only these checks", metavar="CHECK")
     chosen = parser.parse_args(argv).check
     if unknown := [name for name in chosen if name not in names]:
-        parser.error(f"no check is called {', '.join(unknown)}; there are {', '.join(names)}")
+        parser.error(f"no check is called {', '.join(unknown)}; the checks are {', '.join(names)}")
     checks = [check for check in CHECKS if not chosen or check.name in chosen]
     failed = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # each check waits for programs that it starts
-        for check, (passed, report) in zip(checks, pool.map(_result, checks), strict=True):
+        for check, (passed, report) in zip(checks, pool.map(_run_check, checks), strict=True):
             print(report, flush=True)
             if not passed:
                 failed.append(check.name)
@@ -151,8 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _result(check: Check) -> tuple[bool, str]:
-    """Run a check; return whether it passed, and its lines of the report."""
+def _run_check(check: Check) -> tuple[bool, str]:
+    """Run a check. Return whether it passed, and its lines of the report."""
     started = time.monotonic()
     found = ""
     try:

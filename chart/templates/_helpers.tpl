@@ -1,4 +1,4 @@
-{{/* Names. Objects of the cluster carry the namespace too, so that equal releases of two namespaces do not meet. */}}
+{{/* Names. Names of cluster-wide objects contain the namespace, so that equal releases in two namespaces do not collide. */}}
 {{- define "akv-secret-store.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
@@ -31,11 +31,12 @@
 {{- end }}
 
 {{- define "akv-secret-store.image" -}}
-{{- include "akv-secret-store.reference" (dict "image" .Values.image "registry" .Values.image.registry "tag" .Chart.AppVersion) }}
+{{- $registry := coalesce .Values.global.registry .Values.image.registry }}
+{{- include "akv-secret-store.reference" (dict "image" .Values.image "registry" $registry "tag" .Chart.AppVersion) }}
 {{- end }}
 
 {{- define "akv-secret-store.testImage" -}}
-{{- $registry := default .Values.image.registry .Values.test.image.registry }}
+{{- $registry := coalesce .Values.global.registry .Values.test.image.registry .Values.image.registry }}
 {{- include "akv-secret-store.reference" (dict "image" .Values.test.image "registry" $registry "tag" .Chart.AppVersion) }}
 {{- end }}
 
@@ -63,18 +64,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/part-of: akv-secret-store
 {{- end }}
 
-{{/* Ours go before what the user says, so that nothing can break a selector. */}}
+{{/* The chart's own take precedence over the user's, so that no value can break a selector. */}}
 {{- define "akv-secret-store.labels" -}}
-{{- merge (include "akv-secret-store.ownLabels" . | fromYaml) .Values.commonLabels | toYaml }}
+{{- merge (include "akv-secret-store.ownLabels" . | fromYaml) .Values.commonLabels .Values.global.labels | toYaml }}
+{{- end }}
+
+{{/* The annotations and labels of an object without others. More labels can follow in the next lines. */}}
+{{- define "akv-secret-store.annotationsAndLabels" -}}
+{{- with .Values.commonAnnotations }}annotations:
+  {{- toYaml . | nindent 2 }}
+{{ end }}labels:
+  {{- include "akv-secret-store.labels" . | nindent 2 }}
 {{- end }}
 
 {{- define "akv-secret-store.podLabels" -}}
 {{- $ours := include "akv-secret-store.ownLabels" . | fromYaml }}
 {{- $_ := set $ours "app.kubernetes.io/component" "controller" }}
-{{- merge $ours .Values.podLabels .Values.commonLabels | toYaml }}
+{{- merge $ours .Values.podLabels .Values.commonLabels .Values.global.labels | toYaml }}
 {{- end }}
 
-{{/* How the controller's pods are spread: by themselves over nodes, for two on one node are lost together. */}}
+{{/* The topology of the controller's pods. By default they are spread over nodes, because two on one node fail together. */}}
 {{- define "akv-secret-store.spread" -}}
 {{- $labels := include "akv-secret-store.selectorLabels" . | fromYaml }}
 {{- $ours := dict "matchLabels" (set $labels "app.kubernetes.io/component" "controller") }}
@@ -88,14 +97,14 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- end }}
 
 {{- define "akv-secret-store.deploymentAnnotations" -}}
-{{- $annotations := deepCopy .Values.deploymentAnnotations }}
+{{- $annotations := merge (deepCopy .Values.deploymentAnnotations) .Values.commonAnnotations }}
 {{- with include "akv-secret-store.arc" . | fromYaml }}
 {{- $_ := set $annotations "akv-secret-store/azure-arc" (toJson .) }}
 {{- end }}
 {{- with $annotations }}{{ toYaml . }}{{ end }}
 {{- end }}
 
-{{/* A changed file or proxy rolls the pod: it reads them once. */}}
+{{/* A changed file or proxy restarts the pod, because it reads them once. */}}
 {{- define "akv-secret-store.podAnnotations" -}}
 {{- $annotations := deepCopy .Values.podAnnotations }}
 {{- range $name := list "files" "proxy" }}
@@ -112,7 +121,7 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- if eq (toString . | lower) "true" }}true{{ end }}
 {{- end }}
 
-{{/* The same of a value whose default is true: where it is null it has its default. */}}
+{{/* The same for a value whose default is true. A null means the default. */}}
 {{- define "akv-secret-store.on" -}}
 {{- if ne (toString . | lower) "false" }}true{{ end }}
 {{- end }}
@@ -131,7 +140,7 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- include "akv-secret-store.list" .Values.watchNamespaces | fromJsonArray | uniq | toJson }}
 {{- end }}
 
-{{/* Where the controller writes nothing: a namespace that watchNamespaces names is served all the same. */}}
+{{/* The excluded namespaces. A namespace in watchNamespaces is served nevertheless. */}}
 {{- define "akv-secret-store.excluded" -}}
 {{- $served := include "akv-secret-store.namespaces" . | fromJsonArray }}
 {{- $left := list }}
@@ -141,9 +150,39 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- toJson $left }}
 {{- end }}
 
-{{/* helm test: the name of all that it makes, where its sample is, and whether it brings a vault of its own. */}}
+{{/*
+The ServiceAccounts whose tokens the controller may ask for: whether they are limited, those named for every namespace,
+and those of one namespace by its name. That of the sample of helm test is among them.
+*/}}
+{{- define "akv-secret-store.tokenAccounts" -}}
+{{- $listed := include "akv-secret-store.list" .Values.tokenRequest.serviceAccounts | fromJsonArray }}
+{{- $served := include "akv-secret-store.namespaces" . | fromJsonArray }}
+{{- $names := list }}
+{{- $places := dict }}
+{{- $all := $listed }}
+{{- if and $listed (include "akv-secret-store.test" .) }}
+{{- $all = append $all (printf "%s/%s" (include "akv-secret-store.testNamespace" .) (include "akv-secret-store.testAccount" .)) }}
+{{- end }}
+{{- range $all }}
+{{- $parts := splitList "/" . }}
+{{- if eq (len $parts) 1 }}
+{{- $names = append $names . | uniq }}
+{{- else if and $served (not (has (first $parts) $served)) }}
+{{- fail (printf "tokenRequest.serviceAccounts: %s is in a namespace that watchNamespaces leaves out; add the namespace there, or remove the entry" .) }}
+{{- else }}
+{{- $_ := set $places (first $parts) (append (default list (get $places (first $parts))) (last $parts) | uniq) }}
+{{- end }}
+{{- end }}
+{{- toJson (dict "limited" (not (empty $listed)) "names" $names "places" $places) }}
+{{- end }}
+
+{{/* helm test: the name of its objects, the namespace of its sample, and whether it runs its own vault. */}}
 {{- define "akv-secret-store.testName" -}}
 {{- printf "%s-test" (include "akv-secret-store.fullname" .) }}
+{{- end }}
+
+{{- define "akv-secret-store.testAccount" -}}
+{{- default (printf "%s-sample" (include "akv-secret-store.fullname" .)) .Values.test.sample.serviceAccount }}
 {{- end }}
 
 {{- define "akv-secret-store.testNamespace" -}}
@@ -160,14 +199,14 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- if and (include "akv-secret-store.test" .) (not .Values.test.sample.keyvaultName) }}true{{ end }}
 {{- end }}
 
-{{/* Whether admission policies are rendered: asked for, and known to the API server. */}}
+{{/* Whether admission policies are rendered: enabled, and supported by the API server. */}}
 {{- define "akv-secret-store.policies" -}}
 {{- if include "akv-secret-store.on" .Values.validatingAdmissionPolicies.applyPolicies }}
 {{- include "akv-secret-store.policiesServed" . }}
 {{- end }}
 {{- end }}
 
-{{/* The way to the outside: what the user says, then what Azure Arc says. */}}
+{{/* The proxy and certificates: the user's values, or else Azure Arc's. */}}
 {{- define "akv-secret-store.proxy" -}}
 {{- $said := dict }}
 {{- $arc := .Values.Azure.proxySettings }}
@@ -183,7 +222,7 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- if or $said.HTTP_PROXY $said.HTTPS_PROXY }}{{ toYaml $said }}{{ end }}
 {{- end }}
 
-{{/* Certificates as PEM, from that or its base64. */}}
+{{/* Certificates as PEM, from PEM or its base64. */}}
 {{- define "akv-secret-store.pem" -}}
 {{- $text := trim .text }}
 {{- if and $text (not (contains "-----BEGIN CERTIFICATE-----" $text)) }}
@@ -201,7 +240,7 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- compact (list $own $arc) | join "\n" }}
 {{- end }}
 
-{{/* What Azure Arc says of the cluster and the extension, without what stands elsewhere. */}}
+{{/* Azure Arc's description of the cluster and the extension, without parts that other values have. */}}
 {{- define "akv-secret-store.arc" -}}
 {{- $said := dict }}
 {{- $proxy := pick .Values.Azure.proxySettings "isCustomCert" "autonomousFqdn" }}
@@ -217,7 +256,7 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- toYaml $said }}
 {{- end }}
 
-{{/* Logs to a collector: whether, and the names of the certificate and of the bundle, which belongs to no namespace. */}}
+{{/* Logs to a collector: whether enabled, and the names of the certificate and of the bundle, which has no namespace. */}}
 {{- define "akv-secret-store.logs" -}}
 {{- include "akv-secret-store.true" .Values.logs.otlp.enabled }}
 {{- end }}
@@ -227,12 +266,12 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- end }}
 
 {{- define "akv-secret-store.logsBundle" -}}
-{{- /* trust-manager makes it a label's value, which has 63 characters at most. */ -}}
+{{- /* trust-manager uses it as a label's value, which has at most 63 characters. */ -}}
 {{- $name := include "akv-secret-store.fullname" . | trunc 49 | trimSuffix "-" }}
 {{- printf "%s-logs-%s" $name (include "akv-secret-store.globalName" . | sha256sum | trunc 8) }}
 {{- end }}
 
-{{/* Whether the API server has a kind, by its renderMode; `instead` is a way to do without. */}}
+{{/* Whether the API server has a kind, by its renderMode; `instead` is an alternative. */}}
 {{- define "akv-secret-store.served" -}}
 {{- if or (eq .renderMode "alwaysRender") (.root.Capabilities.APIVersions.Has .kind) }}true
 {{- else if eq .renderMode "failIfMissing" }}
@@ -250,7 +289,7 @@ app.kubernetes.io/part-of: akv-secret-store
 {{- if or (.Capabilities.APIVersions.Has "security.openshift.io/v1") (eq (lower .Values.Azure.Cluster.Distribution) "openshift") }}true{{ end }}
 {{- end }}
 
-{{/* A securityContext whose numbers and truths may have come as strings. */}}
+{{/* A securityContext whose numbers and booleans can be strings. */}}
 {{- define "akv-secret-store.security" -}}
 {{- $given := deepCopy . }}
 {{- range $key, $text := . }}
@@ -287,14 +326,17 @@ securityContext:
 imagePullSecrets:
 {{- toYaml . | nindent 0 }}
 {{- end }}
-{{- with .Values.priorityClassName }}
+{{- with default .Values.global.priorityClassName .Values.priorityClassName }}
 priorityClassName: {{ . | quote }}
 {{- end }}
-{{- with .Values.nodeSelector }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . | quote }}
+{{- end }}
+{{- with merge (deepCopy .Values.nodeSelector) .Values.global.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.tolerations }}
+{{- with concat .Values.tolerations .Values.global.tolerations | uniq }}
 tolerations:
 {{- toYaml . | nindent 0 }}
 {{- end }}
@@ -302,4 +344,15 @@ tolerations:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end }}
+
+{{/* Leader election. With a single pod, no other can take over, so it can renew its Lease more rarely. */}}
+{{- define "akv-secret-store.leaseDuration" -}}
+{{- int64 .Values.leaderElection.leaseDurationInSeconds | default (ternary 60 15 (eq (int64 .Values.replicaCount) 1)) }}
+{{- end }}
+
+{{- define "akv-secret-store.leaseRenewInterval" -}}
+{{- $duration := include "akv-secret-store.leaseDuration" . | int64 }}
+{{- $usual := ternary (div $duration 4) (div (mul 2 $duration) 15) (eq (int64 .Values.replicaCount) 1) }}
+{{- int64 .Values.leaderElection.renewIntervalInSeconds | default (max 1 $usual) }}
 {{- end }}

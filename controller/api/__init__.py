@@ -1,5 +1,5 @@
-"""Wire truth: the Kubernetes API objects that this product reads and writes.
+"""Define the Kubernetes API objects that this product reads and writes.
 
-The CRDs are generated from these types and the controller decodes watch events with them. What only the API server
-must check (patterns, CEL rules, list-map keys) stands in `extra_json_schema`, ignored when decoding: see `schema`.
+The CRDs are generated from these types, and the controller decodes watch events with them. Rules that only the API
+server checks (patterns, CEL rules, list-map keys) are in `extra_json_schema`, which decoding ignores: see `schema`.
 """

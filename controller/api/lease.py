@@ -9,7 +9,10 @@ from controller.api.meta import Resource, Wire
 
 
 class LeaseSpec(Wire, frozen=True, kw_only=True):
-    """Who leads, and the moment of the last word from there. Times are for people: no clock is compared with them."""
+    """The holder of the Lease and the time of its last renewal.
+
+    Times are informational: no clock is compared with them.
+    """
 
     holder_identity: str = ""
     lease_duration_seconds: int = 0
@@ -19,7 +22,7 @@ class LeaseSpec(Wire, frozen=True, kw_only=True):
 
 
 class Lease(Resource, frozen=True, kw_only=True):
-    """Created by the controller without a spec; the process that leads fills it in."""
+    """A Lease that the controller creates without a spec. The leader fills it in."""
 
     group = "coordination.k8s.io"
     version = "v1"

@@ -1,38 +1,50 @@
-"""What every Kubernetes object carries, and the two annotations of a field that go into a CRD.
+"""Define the metadata of Kubernetes objects and the annotations of fields that go into a CRD.
 
 Source: Kubernetes API reference, ObjectMeta v1; CustomResourceDefinition v1, JSONSchemaProps.
 """
 
+import re
 from typing import Any, ClassVar, Self
 
 import msgspec
 from msgspec import Meta
 
+# The CRDs' default of `status.observedGeneration` until the controller has written a status. Without it, kstatus would
+# report an object without a status as done.
+NO_STATUS = -1
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+# Kubernetes documentation, "Object Names and IDs".
+MAX_NAME = 253
+_NAME = re.compile(DNS_SUBDOMAIN)
 
 
-def schema(description: str = "", /, **keywords: Any) -> Meta:
-    """What the API server alone checks: keywords of a structural schema, `_` standing for `-` in `x_kubernetes_…`.
+def is_object_name(text: str) -> bool:
+    """Return whether an object can have this name: a DNS subdomain."""
+    return len(text) <= MAX_NAME and _NAME.fullmatch(text) is not None
 
-    They are kept out of `msgspec`'s own constraints on purpose. Python's `re` backtracks where the API server's RE2
-    does not, and an object that slipped in under an older CRD must reach the controller, which explains what is wrong.
-    `explanation` is what the API server says, besides the pattern itself, of a text that does not match the pattern.
+
+def field_schema(description: str = "", /, **keywords: Any) -> Meta:
+    """Return keywords of a structural schema that only the API server checks. `_` in `x_kubernetes_…` becomes `-`.
+
+    They are not constraints of `msgspec`, for two reasons. Python's `re` backtracks and the API server's RE2 does not.
+    An object that was created under an older CRD must reach the controller, which explains the mistake. `explanation`
+    is the API server's message, besides the pattern, if a text does not match the pattern.
     """
     extra = {key.replace("_", "-") if key.startswith("x_") else key: value for key, value in keywords.items()}
     return Meta(description=description or None, extra_json_schema=extra or None)
 
 
-def rule(cel: str, message: str) -> dict[str, str]:
-    """One item of `x-kubernetes-validations`."""
+def validation_rule(cel: str, message: str) -> dict[str, str]:
+    """Return one item of `x-kubernetes-validations`."""
     return {"rule": cel, "message": message}
 
 
 class Wire(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
-    """Base of all structs on the wire: camelCase names, defaults left out, unknown fields ignored."""
+    """A struct on the wire: camelCase names, defaults left out, unknown fields ignored."""
 
 
 class OwnerReference(Wire, frozen=True, kw_only=True):
-    """Who an object belongs to; the garbage collector deletes it with its owner."""
+    """The owner of an object. The garbage collector deletes the object with its owner."""
 
     api_version: str
     kind: str
@@ -42,7 +54,7 @@ class OwnerReference(Wire, frozen=True, kw_only=True):
 
 
 class ManagedFieldsEntry(Wire, frozen=True, kw_only=True):
-    """Which manager set which fields. `fields_v1` maps `f:<field>` to nested maps; it holds names, never values."""
+    """The fields that one manager set. `fields_v1` maps `f:<field>` to nested maps; it contains names, never values."""
 
     manager: str = ""
     operation: str = ""
@@ -52,7 +64,7 @@ class ManagedFieldsEntry(Wire, frozen=True, kw_only=True):
 
 
 class ObjectMeta(Wire, frozen=True, kw_only=True):
-    """The part of `metadata` that we look at."""
+    """The part of `metadata` that the controller uses."""
 
     name: str = ""
     namespace: str = ""
@@ -67,7 +79,7 @@ class ObjectMeta(Wire, frozen=True, kw_only=True):
     managed_fields: list[ManagedFieldsEntry] = msgspec.field(default_factory=list)
 
     def trimmed(self, *annotations: str) -> Self:
-        """Without what would be most of it: who set which field, and all annotations but these."""
+        """Return the metadata without managed fields, and with only these annotations. They are most of its size."""
         kept = {name: text for name, text in self.annotations.items() if name in annotations}
         return msgspec.structs.replace(self, annotations=kept, managed_fields=[])
 
@@ -84,45 +96,48 @@ class Resource(Wire, frozen=True, kw_only=True):
     metadata: ObjectMeta = msgspec.field(default_factory=ObjectMeta)
 
     def trimmed(self) -> Self:
-        """Without what nobody asks for once it was seen: who may write objects must not fill the memory with them."""
+        """Return the object without the fields that the controller does not read again.
+
+        Users who write objects must not be able to fill the controller's memory.
+        """
         return msgspec.structs.replace(self, metadata=self.metadata.trimmed())
 
     @classmethod
     def api_version(cls) -> str:
-        """`group/version`, or `version` alone for the core group."""
+        """Return `group/version`, or `version` for the core group."""
         return f"{cls.group}/{cls.version}" if cls.group else cls.version
 
 
-class Partial(Resource, frozen=True, kw_only=True):
-    """Any object's metadata and nothing else (PartialObjectMetadata, meta.k8s.io/v1)."""
+class PartialObject(Resource, frozen=True, kw_only=True):
+    """The metadata of any object without its other fields (PartialObjectMetadata, meta.k8s.io/v1)."""
 
 
-class _Identity(Wire, frozen=True, kw_only=True):
+class _IdentityStruct(Wire, frozen=True, kw_only=True):
     name: str = ""
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
 
 
-class Identified(Wire, frozen=True, kw_only=True):
-    """What identifies any object, for one whose metadata does not fit `ObjectMeta`."""
+class IdentifiedObject(Wire, frozen=True, kw_only=True):
+    """The identity of an object whose metadata does not fit `ObjectMeta`."""
 
-    metadata: _Identity
+    metadata: _IdentityStruct
 
     def meta(self) -> ObjectMeta:
-        """Return it as metadata of which nothing else is known."""
+        """Return the identity as metadata without other fields."""
         return ObjectMeta(**msgspec.structs.asdict(self.metadata))
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """An object that does not fit its type or is too large: it was created under an older or another CRD."""
+    """An object that does not fit its type or is too large. It was created under another CRD."""
 
     metadata: ObjectMeta
     problem: str
 
 
 class Secret(Resource, frozen=True, kw_only=True):
-    """core/v1 Secret. The controller has no right to read one: it is only written, and seen as `Partial`."""
+    """core/v1 Secret. The controller has no right to read one: it writes Secrets, and watches `PartialObject`."""
 
     group = ""
     version = "v1"
@@ -130,13 +145,13 @@ class Secret(Resource, frozen=True, kw_only=True):
     plural = "secrets"
 
 
-# What Azure's workload identity webhook reads, too (Azure Workload Identity, "Service account annotations").
+# Azure's workload identity webhook reads it, too (Azure Workload Identity, "Service account annotations").
 CLIENT_ID = "azure.workload.identity/client-id"
 TENANT_ID = "azure.workload.identity/tenant-id"
 
 
 class ServiceAccount(Resource, frozen=True, kw_only=True):
-    """core/v1 ServiceAccount: asked for tokens, and for its annotations where the administrator wants that."""
+    """core/v1 ServiceAccount: the controller requests tokens, and reads annotations if configured."""
 
     group = ""
     version = "v1"
@@ -145,7 +160,7 @@ class ServiceAccount(Resource, frozen=True, kw_only=True):
 
 
 class Event(Resource, frozen=True, kw_only=True):
-    """events.k8s.io/v1 Event: created, never read."""
+    """events.k8s.io/v1 Event: the controller creates events and never reads them."""
 
     group = "events.k8s.io"
     version = "v1"
@@ -154,7 +169,7 @@ class Event(Resource, frozen=True, kw_only=True):
 
 
 class CustomResourceDefinition(Resource, frozen=True, kw_only=True):
-    """apiextensions.k8s.io/v1: our own, brought up to date by the chart's Job."""
+    """apiextensions.k8s.io/v1: the CRDs of this product, which the chart's Job updates."""
 
     group = "apiextensions.k8s.io"
     version = "v1"

@@ -1,4 +1,4 @@
-"""SecretProviderClass (secrets-store.csi.x-k8s.io/v1), the CSI driver's type: from which vault, as whom, what.
+"""SecretProviderClass (secrets-store.csi.x-k8s.io/v1), the CSI driver's type: the vault, the identity and the objects.
 
 Source: Secrets Store CSI Driver, SecretProviderClass v1; SSE reference, "SecretProviderClass resources".
 """
@@ -10,8 +10,8 @@ from msgspec import Meta
 
 from controller.api.meta import Resource, Wire
 
-# Characters of all parameters together: room for a thousand objects. A text of a million, dense enough, would take the
-# parser 140 MiB.
+# Characters of all parameters together, enough for a thousand objects. The parser would need 140 MiB for a dense text
+# of a million characters.
 MOST_PARAMETERS = 128 * 1024
 
 
@@ -37,9 +37,9 @@ class SecretObject(Wire, frozen=True, kw_only=True):
 
 
 class SecretProviderClassSpec(Wire, frozen=True, kw_only=True):
-    """Provider and parameters. `secretObjects` is the CSI driver's and is ignored here."""
+    """Provider and parameters. `secretObjects` belongs to the CSI driver; this controller ignores it."""
 
-    provider: Annotated[str, Meta(description="`azure`; classes of other providers are left alone.")] = ""
+    provider: Annotated[str, Meta(description="`azure`; the controller ignores classes of other providers.")] = ""
     parameters: Annotated[
         dict[str, str],
         Meta(description="clientID, tenantID, keyvaultName, cloudName and objects, a YAML text with the list `array`."),
@@ -52,7 +52,7 @@ class SecretProviderClassSpec(Wire, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         size = sum(map(len, self.parameters.values()))
         if size > MOST_PARAMETERS:
-            text = f"its parameters have {size} characters, and {MOST_PARAMETERS} at most are read"
+            text = f"its parameters have {size} characters, and at most {MOST_PARAMETERS} are read"
             raise ValueError(f"{text}; put some of its objects into another class")
 
 
@@ -64,9 +64,11 @@ class ByPodStatus(Wire, frozen=True, kw_only=True):
 
 
 class SecretProviderClassStatus(Wire, frozen=True, kw_only=True):
-    """Written by the CSI driver alone."""
+    """The status that the CSI driver writes."""
 
-    by_pod: Annotated[list[ByPodStatus], Meta(description="One item a pod.")] = msgspec.field(default_factory=list)
+    by_pod: Annotated[list[ByPodStatus], Meta(description="One item for each pod.")] = msgspec.field(
+        default_factory=list
+    )
 
 
 class SecretProviderClass(Resource, frozen=True, kw_only=True):
@@ -78,9 +80,9 @@ class SecretProviderClass(Resource, frozen=True, kw_only=True):
     plural = "secretproviderclasses"
 
     spec: SecretProviderClassSpec = msgspec.field(default_factory=SecretProviderClassSpec)
-    # `status` belongs to the CSI driver: the CRD has it (tools/crds.py), the controller never looks.
+    # `status` belongs to the CSI driver: the CRD has it (tools/codegen/crds.py), the controller never reads it.
 
     def trimmed(self) -> Self:
-        """What belongs to the CSI driver alone is not kept."""
+        """Return the class without the fields that belong to the CSI driver."""
         spec = msgspec.structs.replace(self.spec, secret_objects=[])
         return msgspec.structs.replace(self, spec=spec, metadata=self.metadata.trimmed())

@@ -1,7 +1,7 @@
 """SecretSync (secret-sync.x-k8s.io/v1alpha1): which objects of a SecretProviderClass become which keys of a Secret.
 
-Source: SSE reference, "SecretSync resources"; the field names, bounds and patterns are those of the Secrets Store Sync
-Controller's CRD. Where ours is wider, `tools/crds.py` lists the field and the reason.
+Source: SSE reference, "SecretSync resources". Field names, bounds and patterns are those of the Secrets Store Sync
+Controller's CRD. `tools/codegen/crds.py` lists the fields that are wider here, with the reason.
 """
 
 from typing import Annotated, Self
@@ -10,41 +10,44 @@ import msgspec
 from msgspec import Meta
 
 from controller.api.conditions import Condition
-from controller.api.meta import DNS_SUBDOMAIN, Resource, Wire, rule, schema
+from controller.api.meta import DNS_SUBDOMAIN, NO_STATUS, Resource, Wire, field_schema, validation_rule
 
 RESERVED_PREFIX = "secrets-store.sync.x-k8s.io"
 DEFAULT_TYPE = "Opaque"
 TLS_TYPE = "kubernetes.io/tls"
+WHOLE_TYPE = "secretObject.type is a Secret's whole type, such as Opaque or kubernetes.io/tls"
+# Other types are allowed. These values can only be mistakes.
+_IS_WHOLE_TYPE = "!(self in ['opaque', 'tls', 'TLS', 'ssh-auth', 'basic-auth', 'dockercfg', 'dockerconfigjson'])"
 TYPE_STAYS = "secretObject.type cannot change: delete the SecretSync and create it with the new type"
-# An annotation, for the fields are upstream's: how many seconds apart the vault is looked at, where that is allowed.
+# An annotation, because the fields are upstream's: the seconds between two polls of the vault, where that is allowed.
 REFRESH_INTERVAL = "akv-secret-store/refresh-interval-in-seconds"
 
-NAME = schema(
+NAME = field_schema(
     minLength=1,
     maxLength=253,
     pattern=DNS_SUBDOMAIN,
     explanation="an object's name: small letters, digits, - and ., beginning and ending with a letter or digit",
 )
-# The API server wants a bound before it estimates what the CEL rules on each item cost, and refuses twice as much.
-# Nobody meets it: a Secret holds 1 MiB, so 256 bytes would be left for each key with its value.
+# The API server needs a bound to estimate the cost of the CEL rules on each item, and refuses a bound twice as high. No
+# Secret reaches it: at 1 MiB, 256 bytes would remain for each key with its value.
 _MAX_KEYS = 4096
-# Characters of all labels, and of all annotations, with their keys: half of what Kubernetes takes for one object's
-# annotations, and as much as the controller reads of a whole spec.
+# The maximum number of characters of all labels, and of all annotations, with their keys. It is half of Kubernetes'
+# limit for one object's annotations, and the limit of the controller for a whole spec.
 MAX_TEXT = 128 * 1024
 
 
 def unreserved(what: str) -> list[dict[str, str]]:
-    """The rules on keys of the Secret's labels or annotations."""
+    """Return the rules for keys of the Secret's labels or annotations."""
     return [
-        rule(
+        validation_rule(
             "self.all(key, key.size() <= 317)",
             f"a key of {what} has more than 317 characters",
         ),
-        rule(
+        validation_rule(
             f"self.all(key, !key.startsWith('{RESERVED_PREFIX}'))",
             f"keys of {what} that start with {RESERVED_PREFIX} are reserved for the controller: choose another key",
         ),
-        rule(
+        validation_rule(
             f"self.map(key, key.size() + self[key].size()).sum() <= {MAX_TEXT}",
             f"all {what} with their keys have more than {MAX_TEXT} characters together: shorten them",
         ),
@@ -59,8 +62,8 @@ class SecretObjectData(Wire, frozen=True, kw_only=True):
 
     source_path: Annotated[
         str,
-        schema(
-            "What to take from the SecretProviderClass: an object's name or alias, `<name>/0` for the newest of several"
+        field_schema(
+            "Source in the SecretProviderClass: an object's name or alias, `<name>/0` for the newest of several"
             " versions, `<name>/tls.crt` or `<name>/tls.key` for the parts of a certificate.",
             minLength=1,
             maxLength=253,
@@ -71,7 +74,7 @@ class SecretObjectData(Wire, frozen=True, kw_only=True):
     ]
     target_key: Annotated[
         str,
-        schema(
+        field_schema(
             "The key in the Secret's data.",
             minLength=1,
             maxLength=253,
@@ -86,8 +89,8 @@ class SecretObject(Wire, frozen=True, kw_only=True):
 
     data: Annotated[
         list[SecretObjectData],
-        schema(
-            "The Secret's keys and where each comes from.",
+        field_schema(
+            "Keys of the Secret and the source of each key.",
             minItems=1,
             maxItems=_MAX_KEYS,
             x_kubernetes_list_type="map",
@@ -96,41 +99,42 @@ class SecretObject(Wire, frozen=True, kw_only=True):
     ]
     type: Annotated[
         str,
-        schema(
-            "Type of the Secret, such as Opaque or kubernetes.io/tls. It cannot change afterwards.",
+        field_schema(
+            "Type of the Secret, such as Opaque or kubernetes.io/tls. It cannot change later.",
             minLength=1,
             maxLength=253,
             default=DEFAULT_TYPE,
-            x_kubernetes_validations=[rule("self == oldSelf", TYPE_STAYS)],
+            x_kubernetes_validations=[
+                validation_rule("self == oldSelf", TYPE_STAYS),
+                validation_rule(_IS_WHOLE_TYPE, WHOLE_TYPE),
+            ],
         ),
     ] = DEFAULT_TYPE
     labels: Annotated[
-        dict[str, Annotated[str, schema(maxLength=63)]],
-        schema("Labels of the Secret.", x_kubernetes_validations=unreserved("labels")),
+        dict[str, Annotated[str, field_schema(maxLength=63)]],
+        field_schema("Labels of the Secret.", x_kubernetes_validations=unreserved("labels")),
     ] = msgspec.field(default_factory=dict)
     annotations: Annotated[
-        dict[str, Annotated[str, schema(maxLength=MAX_TEXT)]],
-        schema("Annotations of the Secret.", x_kubernetes_validations=unreserved("annotations")),
+        dict[str, Annotated[str, field_schema(maxLength=MAX_TEXT)]],
+        field_schema("Annotations of the Secret.", x_kubernetes_validations=unreserved("annotations")),
     ] = msgspec.field(default_factory=dict)
 
 
 class SecretSyncSpec(Wire, frozen=True, kw_only=True):
-    """What is wanted."""
+    """The desired state."""
 
-    secret_provider_class_name: Annotated[
-        str, NAME, Meta(description="The SecretProviderClass, in the same namespace.")
-    ]
+    secret_provider_class_name: Annotated[str, NAME, Meta(description="SecretProviderClass in the same namespace.")]
     service_account_name: Annotated[
-        str, NAME, Meta(description="The ServiceAccount whose federated identity reads the vault.")
+        str, NAME, Meta(description="ServiceAccount whose federated identity reads the vault.")
     ]
     secret_object: SecretObject
     secret_sync_controller_name: Annotated[
-        str, schema("Which controller carries this out; empty for the default one.", default="")
+        str, field_schema("Controller that handles this object; empty: the default one.", default="")
     ] = ""
     force_synchronization: Annotated[
         str,
-        schema(
-            "Any change of this text means: look at the vault now.",
+        field_schema(
+            "Any change of this text makes the controller poll the vault at once.",
             maxLength=253,
             pattern=r"^[A-Za-z0-9]([-A-Za-z0-9]+([-._a-zA-Z0-9]?[A-Za-z0-9])*)?$",
             explanation="letters and digits, with - . _ one at a time between them, such as 2030-01-31.1",
@@ -139,24 +143,36 @@ class SecretSyncSpec(Wire, frozen=True, kw_only=True):
 
 
 class ObjectVersion(Wire, frozen=True, kw_only=True):
-    """Which version of which object of the vault a key holds. Never a value, nor anything made from one."""
+    """The version of a vault object behind one key. It contains no value and nothing derived from a value."""
 
-    target_key: Annotated[str, Meta(description="The key in the Secret.")]
+    target_key: Annotated[str, Meta(description="Key in the Secret.")]
     object: Annotated[str, Meta(description="`<type>/<name>` in the vault.")]
-    version: Annotated[str, Meta(description="The version's id in the vault.")] = ""
-    updated: Annotated[str, schema("When the vault last changed that version.", format="date-time")] = ""
+    version: Annotated[str, Meta(description="Id of the version in the vault.")] = ""
+    updated: Annotated[str, field_schema("Time at which the vault last changed that version.", format="date-time")] = ""
     expires: Annotated[
-        str, schema("When it expires, by the vault's or the certificate's word.", format="date-time")
+        str, field_schema("Expiry time that the vault or the certificate states.", format="date-time")
+    ] = ""
+    expanded_from: Annotated[
+        str, Meta(description="`<targetKey>/*` of the expanded object, if this key is one of its properties.")
     ] = ""
 
 
+class GroupPoll(Wire, frozen=True, kw_only=True):
+    """The last poll that found all SecretSyncs of its group equal to the vault. One SecretSync of each group has it."""
+
+    group: Annotated[
+        str, Meta(description="Hash of the identity, the vault and the interval of the group.", max_length=64)
+    ]
+    time: Annotated[str, field_schema("Time at which the poll began.", format="date-time")]
+
+
 class SecretSyncStatus(Wire, frozen=True, kw_only=True):
-    """What was observed and done."""
+    """The observed state."""
 
     conditions: Annotated[
         list[Condition],
-        schema(
-            "Ready, SecretCreated, SecretUpdated.",
+        field_schema(
+            "Conditions Ready, SecretCreated, SecretUpdated, and Stalled if only an edit can help.",
             maxItems=16,
             x_kubernetes_list_type="map",
             x_kubernetes_list_map_keys=["type"],
@@ -164,22 +180,34 @@ class SecretSyncStatus(Wire, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=list)
     last_successful_sync_time: Annotated[
         str | None,
-        schema("When the Secret was last known to equal what the vault holds.", format="date-time"),
+        field_schema(
+            "Time at which the Secret was last known to equal the vault. While nothing changes it is written once a"
+            " day, though polls are more frequent.",
+            format="date-time",
+        ),
     ] = None
+    last_group_poll: GroupPoll | None = None
     sync_hash: Annotated[
         str,
         Meta(
-            description="Changes with the vault's versions and with the SecretSync and its class. It holds no value,"
-            " nor anything from which one could be guessed."
+            description="Hash that changes with the vault's versions, the SecretSync and its class. It contains no"
+            " value"
+            " and reveals none."
         ),
     ] = ""
     observed_generation: Annotated[
-        int, schema("The generation of the SecretSync that this status speaks of.", format="int64", minimum=0)
-    ] = 0
+        int,
+        field_schema(
+            "Generation of the SecretSync that this status describes; -1: the controller has not written one yet.",
+            format="int64",
+            minimum=NO_STATUS,
+            default=NO_STATUS,
+        ),
+    ] = NO_STATUS
     objects: Annotated[
         list[ObjectVersion],
-        schema(
-            "The vault's version behind each key of the Secret.",
+        field_schema(
+            "Version in the vault behind each key of the Secret.",
             x_kubernetes_list_type="map",
             x_kubernetes_list_map_keys=["targetKey"],
         ),
@@ -195,8 +223,10 @@ class SecretSync(Resource, frozen=True, kw_only=True):
     plural = "secretsyncs"
 
     spec: SecretSyncSpec
-    status: SecretSyncStatus = msgspec.field(default_factory=SecretSyncStatus)
+    status: Annotated[SecretSyncStatus, field_schema(default={"observedGeneration": NO_STATUS})] = msgspec.field(
+        default_factory=SecretSyncStatus
+    )
 
     def trimmed(self) -> Self:
-        """Of its annotations one is as good as a field."""
+        """Keep one annotation, because it acts as a field."""
         return msgspec.structs.replace(self, metadata=self.metadata.trimmed(REFRESH_INTERVAL))

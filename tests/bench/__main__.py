@@ -15,7 +15,7 @@ from tests.bench import growth, latency, scale
 from tests.bench.results import ROOT, Machine, Results, committed, markdown, read
 from tests.bench.stage import Shape, cluster
 from tests.bench.targets import IDLE_MEMORY, Target, targets
-from tools.local_cluster.versions import DEFAULT_KUBERNETES
+from tools.local_cluster.programs.versions import DEFAULT_KUBERNETES
 
 COUNTS = (100, 1_000)
 GROWTH = (100, 300, 1_000, 3_000, 10_000)
@@ -52,7 +52,7 @@ def measure(wanted: Sequence[Shape], runs: int, results: Results) -> None:
 
 
 def write_page() -> None:
-    """The page of both measurings, and the plot, as last written."""
+    """Write the page of both measurements, and the plot, from the last results."""
     limits = {str(shape): targets(shape) for shape in [*shapes(COUNTS), *map(Shape, GROWTH)]}
     limits[scale.IDLE] = {scale.MEMORY: Target(IDLE_MEMORY)}
     PAGE.parent.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def write_page() -> None:
 
 
 def main() -> int:
-    """Writes tests/bench/results/*.json and docs/figures.md; with --growth the plot, too."""
+    """Write tests/bench/results/*.json and docs/figures.md; with --growth the plot, too."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--count", type=int, nargs="*", default=[], metavar="N", help="how many SecretSyncs")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each (default: 3)")

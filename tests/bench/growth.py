@@ -39,7 +39,7 @@ PANELS = (
 
 
 class Tick(NamedTuple):
-    """A line of the grid, and what stands at its end."""
+    """A line of the grid, and the label at its end."""
 
     at: float
     label: str
@@ -83,12 +83,12 @@ class Scale:
         self._least, self._range, self._length = self._of(least), self._of(most) - self._of(least), length
 
     def __call__(self, value: float) -> float:
-        """The place, from the beginning."""
+        """Return the place, from the beginning."""
         return round((self._of(value) - self._least) / self._range * self._length, 1)
 
 
 def plot(results: Results) -> str:
-    """The picture."""
+    """Return the picture."""
     counts = {title: int(found[1].replace(",", "")) for title in results.figures if (found := _COUNT.match(title))}
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined

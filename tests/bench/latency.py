@@ -10,12 +10,12 @@ import threading
 import time
 from pathlib import Path
 
-from tests.bench.meter import resident
 from tests.bench.results import Figures
 from tests.bench.stage import cluster
-from tests.cluster.world import Namespace
+from tests.support.cluster.harness import Namespace
+from tests.support.process_stats import resident_mebibytes
 from tools.local_cluster import ControlPlane
-from tools.workload import Workload
+from tools.pods.pod_process import PodProcess
 
 
 class Arrivals:
@@ -36,14 +36,14 @@ class Arrivals:
                 self._changed.notify_all()
 
     def wait(self, name: str, patience: float = 30.0) -> float:
-        """The moment of the Secret's arrival."""
+        """Return the moment of the Secret's arrival."""
         with self._changed:
             if not self._changed.wait_for(lambda: name in self._seen, patience):
                 raise TimeoutError(f"Secret {name} did not come within {patience:g} s")
             return self._seen[name]
 
     def close(self) -> None:
-        """Ends the watch."""
+        """End the watch."""
         self._process.terminate()
         self._process.wait()
         self._thread.join()
@@ -51,11 +51,11 @@ class Arrivals:
             self._process.stdout.close()
 
 
-def measure(controller: Workload, space: Namespace, count: int) -> tuple[list[float], float]:
+def measure(controller: PodProcess, space: Namespace, count: int) -> tuple[list[float], float]:
     """Seconds for each of `count` Secrets one after another, memory with all of them (MiB)."""
     arrivals = Arrivals(space.installed.plane, space.name)
     try:
-        space.put("warm-up", "x")
+        space.set_secret("warm-up", "x")
         space.apply(space.provider_class("warm-up"), space.sync("warm-up", {"k": "warm-up"}))
         arrivals.wait("warm-up")
         seconds = []
@@ -70,7 +70,7 @@ def measure(controller: Workload, space: Namespace, count: int) -> tuple[list[fl
     finally:
         arrivals.close()
     time.sleep(2)
-    return seconds, resident(controller.pid)
+    return seconds, resident_mebibytes(controller.pid)
 
 
 def run(count: int, folder: Path) -> Figures:

@@ -1,4 +1,4 @@
-"""Figures of several runs: kept as JSON, told as Markdown beside their targets and those of another time."""
+"""The figures of several runs: stored as JSON, and shown in Markdown with their targets and earlier figures."""
 
 import os
 import platform
@@ -29,12 +29,12 @@ class Figures:
         self.figures: dict[str, float] = {}
 
     def note(self, name: str, value: float) -> None:
-        """Keeps one and tells it."""
+        """Record a figure, and print it."""
         self.figures[name] = round(value, 3)
         print(f"  {name}: {value:.4g}", file=sys.stderr, flush=True)
 
     def note_calls(self, name: str, calls: Mapping[str, int]) -> None:
-        """Keeps how many calls there were of each operation, and how many to the vault in all."""
+        """Keep how many calls there were of each operation, and how many to the vault in all."""
         for operation, count in sorted(calls.items()):
             self.note(f"{name}: {operation}", count)
         self.note(f"{name}: vault calls", sum(n for what, n in calls.items() if what not in ENTRA))
@@ -52,7 +52,7 @@ class Machine(msgspec.Struct):
 
     @classmethod
     def this(cls, kubernetes: str) -> "Machine":
-        """The one that this runs on."""
+        """Return the one that this runs on."""
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         return cls(
             cores=len(os.sched_getaffinity(0)),
@@ -77,13 +77,13 @@ class Results(msgspec.Struct):
     figures: Found = {}
 
     def add(self, run: Figures) -> None:
-        """Takes one more run in."""
+        """Add the figures of another run."""
         of = self.figures.setdefault(run.title, {})
         for name, value in run.figures.items():
             of.setdefault(name, []).append(value)
 
     def keep(self, before: "Results", titles: Sequence[str]) -> None:
-        """Takes over what was not measured again, and the order of the titles."""
+        """Take over what was not measured again, and the order of the titles."""
         both = before.figures | self.figures
         self.figures = {title: both[title] for title in titles if title in both}
 
@@ -94,20 +94,20 @@ class Results(msgspec.Struct):
 
 
 def read(name: str) -> Results | None:
-    """What was written last."""
+    """Return what was written last."""
     path = FOLDER / f"{name}.json"
     return msgspec.json.decode(path.read_bytes(), type=Results) if path.is_file() else None
 
 
 def committed(name: str) -> Results | None:
-    """What the last commit holds."""
+    """Return what the last commit holds."""
     path = (FOLDER / f"{name}.json").relative_to(ROOT)
     found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=False)
     return msgspec.json.decode(found.stdout, type=Results) if found.returncode == 0 else None
 
 
 def markdown(now: Results, before: Results | None, targets: Mapping[str, Mapping[str, Target]]) -> Iterator[str]:
-    """The lines of one table for each title."""
+    """Yield the lines of one table for each title."""
     yield f"Measured on {now.machine}."
     if before:
         yield f"Before: {before.machine}."

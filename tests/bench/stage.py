@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 
-from controller import access
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.kube import Handle, Kube
+from controller.kube import config
+from controller.kube.client import KubeClient
+from controller.kube.resources import ResourceClient
 from tests.bench.meter import Meter
-from tests.cluster.world import Installed, Namespace, install
+from tests.support.cluster.harness import InstalledRelease, Namespace, chart_crds, install_first_release
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
@@ -23,11 +24,14 @@ CLASS_SIZE = 100
 AT_ONCE = 16
 # Which of two versions made within one second is the newer, only a get tells; people do not make them so.
 SECOND = 1.0
-# A value that is fetched sooner after its change is fetched again at the next poll (controller/survey.py).
+# A value that is fetched sooner after its change is fetched again at the next poll (controller/domain/snapshot.py).
 SETTLED = 2.0
 # Seconds until a Secret is looked at, spread over which even 10,000 looks fall into none of what is measured.
 NEVER = 100_000_000
-HANDLES: Sequence[Handle[Any]] = (Handle(SecretProviderClass, "bench"), Handle(SecretSync, "bench"))
+HANDLES: Sequence[ResourceClient[Any]] = (
+    ResourceClient(SecretProviderClass, "bench"),
+    ResourceClient(SecretSync, "bench"),
+)
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -52,11 +56,14 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Installed]:
-    """A cluster with the chart, and an emulator; nothing runs yet."""
-    with ControlPlane(folder / "plane") as plane, Emulator(folder / "emulator") as emulator:
+def cluster(folder: Path, *, with_sqlite: bool = False, **values: Any) -> Iterator[InstalledRelease]:
+    """Provide a cluster with the chart, and an emulator; nothing runs yet."""
+    with (
+        ControlPlane(folder / "plane", with_sqlite=with_sqlite, crds=chart_crds()) as plane,
+        Emulator(folder / "emulator") as emulator,
+    ):
         emulator.trust_issuer(plane.issuer, plane.ca_file)
-        yield install(plane, emulator, folder)
+        yield install_first_release(plane, emulator, folder, **values)
 
 
 class Stage:
@@ -65,15 +72,15 @@ class Stage:
     So several shapes follow each other in one cluster, and none of them sees what another has left.
     """
 
-    def __init__(self, installed: Installed, shape: Shape) -> None:
+    def __init__(self, installed: InstalledRelease, shape: Shape) -> None:
         self.shape = shape
         self.space = Namespace(installed)
         for number in range(shape.history):
             time.sleep(SECOND if number else 0)
             for name in shape.names():
-                self.space.put(name, "first")
+                self.space.set_secret(name, "first")
         changed = time.monotonic()
-        asyncio.run(_create(installed.plane.kubeconfig, self.space.name, list(self._objects())))
+        asyncio.run(create_objects(installed.plane.kubeconfig, self.space.name, list(self._objects(self.space))))
         time.sleep(max(0.0, changed + SETTLED - time.monotonic()))
         installed.emulator.delay(shape.latency)
         self.workload = installed.workload(
@@ -81,7 +88,14 @@ class Stage:
         )
         self.meter = Meter(installed, self.space, self.workload)
 
-    def _objects(self) -> Iterator[Mapping[str, Any]]:
+    def copy(self) -> Namespace:
+        """Return another namespace with the same objects, which no controller watches."""
+        space = Namespace(self.space.installed)
+        plane = self.space.installed.plane
+        asyncio.run(create_objects(plane.kubeconfig, space.name, list(self._objects(space))))
+        return space
+
+    def _objects(self, space: Namespace) -> Iterator[Mapping[str, Any]]:
         shape, names = self.shape, self.shape.names()
         path = "{}/0" if shape.history > 1 else "{}"
         for start in range(0, shape.count, CLASS_SIZE):
@@ -90,16 +104,19 @@ class Stage:
                 f"  - |\n    objectName: {name}\n    objectType: secret\n    objectVersionHistory: {shape.history}\n"
                 for name in part
             )
-            yield self.space.provider_class(name=f"class-{start}", objects=f"array:\n{items}")
+            yield space.provider_class(name=f"class-{start}", objects=f"array:\n{items}")
             for name in part:
-                yield self.space.sync(name, {"key": path.format(name)}, secretProviderClassName=f"class-{start}")
+                yield space.sync(name, {"key": path.format(name)}, secretProviderClassName=f"class-{start}")
 
 
-async def _create(kubeconfig: Path, namespace: str, objects: Sequence[Mapping[str, Any]]) -> None:
+async def create_objects(kubeconfig: Path, namespace: str, objects: Sequence[Mapping[str, Any]]) -> None:
     """As cluster-admin; kubectl would take a second for 50."""
-    paths = {handle.resource.kind: handle.path(namespace) for handle in HANDLES}
+    paths = {handle.resource.kind: handle.url_path(namespace) for handle in HANDLES}
     slots = asyncio.Semaphore(AT_ONCE)
-    async with Kube(await access.find({"KUBECONFIG": str(kubeconfig)})) as kube, asyncio.TaskGroup() as tasks:
+    async with (
+        KubeClient(await config.find_config({"KUBECONFIG": str(kubeconfig)})) as kube,
+        asyncio.TaskGroup() as tasks,
+    ):
 
         async def create(item: Mapping[str, Any]) -> None:
             async with slots:

@@ -56,7 +56,7 @@ class Registry:
 
 @contextmanager
 def running() -> Iterator[Registry]:
-    """A registry for as long as the block runs."""
+    """Provide a registry for as long as the block runs."""
     registry = Registry("")
 
     class Handler(_Handler):

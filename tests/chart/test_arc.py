@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from controller.settings import Settings
+from controller.config.settings import Settings
 from tests.chart.rendering import FULL_NAME, Manifest, container, environment, kinds, one, render
-from tools import helm
+from tools.cli.common import helm
 
 PEM = "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----"
 CLUSTER = {

@@ -11,27 +11,30 @@ import yaml
 from msgspec import inspect
 
 from tests.chart.rendering import text
-from tests.unit.arm_expressions import Deployment
-from tools import arc, arm, flux, helm, values
+from tests.support.arm_expressions import Deployment
+from tools.cli.common import helm
+from tools.codegen import values
+from tools.release.azure import arm, extension, flux
 
 CHART = values.ChartValues()
 SETTINGS = list(arm.settings(CHART))
-EXTENSION = json.loads(arc.extension(CHART))
+EXTENSION = json.loads(extension.extension(CHART))
 FLUX = json.loads(flux.configuration(CHART, "registry.example/akv", "flux", "0.1.0"))
+DEFAULTS = yaml.safe_load((helm.CHART / "values.yaml").read_bytes())
 REQUIRED = {"clusterName": "edge", "extensionType": "example.secretstore"}
 
 
 def settings(**given: Any) -> dict[str, str]:
-    """What the extension manager would get."""
+    """Return what the extension manager would get."""
     deployment = Deployment(EXTENSION, REQUIRED | given)
-    [resource] = map(deployment.value, EXTENSION["resources"])
+    [resource] = map(deployment.evaluate_node, EXTENSION["resources"])
     return dict(resource["properties"]["configurationSettings"])
 
 
 def secret_values(**given: Any) -> Any:
-    """What the Secret beside the HelmRelease would hold."""
+    """Return what the Secret beside the HelmRelease would hold."""
     deployment = Deployment(FLUX, REQUIRED | given)
-    [resource] = map(deployment.value, FLUX["resources"])
+    [resource] = map(deployment.evaluate_node, FLUX["resources"])
     substituted = resource["properties"]["kustomizations"]["settings"]["postBuild"]["substitute"]
     secret = flux.manifests("registry.example/akv", "chart", "0.1.0")["settings/secret.yaml"].decode()
     for name, value in substituted.items():
@@ -46,7 +49,7 @@ def as_helm_gets_it(given: dict[str, str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chart with our chart's values, which renders nothing but them."""
+    """Return a chart with our chart's values, which renders nothing but them."""
     folder = tmp_path_factory.mktemp("mirror")
     (folder / "templates").mkdir()
     (folder / "Chart.yaml").write_text("{apiVersion: v2, name: mirror, version: 0.1.0}")
@@ -95,8 +98,7 @@ def test_every_parameter_of_the_extension_reaches_its_setting(leaf: values.Leaf,
     handed = settings(**{arm.name(leaf.path): given})
     found = json.loads(helm.run(["template", str(mirror), *as_helm_gets_it(handed)]).partition(".yaml\n")[2])
     assert at(leaf.path, found) == expected
-    without = yaml.safe_load((mirror / "values.yaml").read_text())
-    differing = [one.path for one in SETTINGS if at(one.path, found) != at(one.path, without)]
+    differing = [one.path for one in SETTINGS if at(one.path, found) != at(one.path, DEFAULTS)]
     assert differing == [leaf.path]
 
 
@@ -117,7 +119,10 @@ def test_every_value_is_a_setting() -> None:
 def test_a_default_is_the_same_as_a_string() -> None:
     scalars = [leaf for leaf in SETTINGS if not isinstance(leaf.type, inspect.DictType)]
     handed = dict(
-        pair for leaf in scalars for pair in arc.as_settings(leaf, leaf.default) if not isinstance(leaf.default, list)
+        pair
+        for leaf in scalars
+        for pair in extension.as_settings(leaf, leaf.default)
+        if not isinstance(leaf.default, list)
     )
     assert len(handed) > 20
     assert text(*as_helm_gets_it(handed)) == text()

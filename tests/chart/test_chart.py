@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chart.rendering import FILES, NEWEST, ROOT, kinds, one, parsed, render, text, version_for
-from tools import helm
+from tools.cli.common import helm
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -61,3 +61,9 @@ def test_names_that_look_like_numbers_stay_names() -> None:
     found = [m for m in manifests if m["metadata"].get("namespace")]
     assert {m["metadata"]["namespace"] for m in found} == {"0123", "007"}
     assert one(manifests, "Deployment")["metadata"]["name"] == "1e3"
+
+
+def test_helm_shows_every_crd_as_a_document() -> None:
+    """Messages and pages tell users to pipe them into kubectl."""
+    shown = parsed(helm.run(["show", "crds", str(helm.CHART)]))
+    assert {crd["metadata"]["name"] for crd in shown} == {path.stem for path in (helm.CHART / "crds").iterdir()}

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tests.chart.rendering import FULL_NAME, kinds, one, render
-from tools import helm
+from tools.cli.common import helm
 
 
 def test_the_upgrade_job_brings_the_very_crds_of_the_chart() -> None:
@@ -16,7 +16,7 @@ def test_the_upgrade_job_brings_the_very_crds_of_the_chart() -> None:
         name: yaml.safe_load(data) for name, data in files.items()
     }
     [main] = job["spec"]["template"]["spec"]["containers"]
-    assert main["args"] == ["crds", main["volumeMounts"][0]["mountPath"]]
+    assert main["args"] == ["upgrade-crds", main["volumeMounts"][0]["mountPath"]]
     hooks = [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]
     assert kinds(hooks) == {
         "ServiceAccount",
@@ -32,6 +32,19 @@ def test_the_upgrade_job_brings_the_very_crds_of_the_chart() -> None:
     assert weights["Job"] > weights["ValidatingAdmissionPolicyBinding"] > weights["ValidatingAdmissionPolicy"]
     # CRDs themselves are never hooks nor templates.
     assert "CustomResourceDefinition" not in kinds(manifests)
+
+
+def test_the_job_outlives_its_success_and_its_rights_do_not() -> None:
+    manifests = render()
+    job = one(manifests, "Job")
+    hooks = [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]
+    kept = [m for m in hooks if "hook-succeeded" not in m["metadata"]["annotations"]["helm.sh/hook-delete-policy"]]
+    assert kept == [job]
+    # Flux's helm-controller ends with an error of memory at this annotation (helm-controller issue 1562).
+    assert not [m for m in hooks if "helm.sh/hook-output-log-policy" in m["metadata"]["annotations"]]
+    assert job["spec"]["ttlSecondsAfterFinished"] == 86400
+    # helm waits for 5 minutes and would name nothing then.
+    assert job["spec"]["activeDeadlineSeconds"] < 300
 
 
 def test_the_upgrade_job_may_do_what_it_is_for() -> None:

@@ -5,18 +5,14 @@ from typing import Any
 
 import pytest
 
-from controller.settings import Settings
-from tests.chart.rendering import FULL_NAME, Manifest, container, environment, kinds, one, render
-from tools import helm
-from tools.values import IMAGE_USER
+from controller.config.settings import Settings
+from tests.chart.rendering import FULL_NAME, container, environment, kinds, one, pod, render
+from tools.cli.common import helm
+from tools.codegen.values import IMAGE_USER
 
 PEM = "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----"
 OPENSHIFT = ["--api-versions", "security.openshift.io/v1"]
 OPERATOR = [f"monitoring.coreos.com/v1/{kind}" for kind in ("ServiceMonitor", "PrometheusRule")]
-
-
-def pod(manifests: list[Manifest], kind: str = "Deployment") -> Manifest:
-    return dict(one(manifests, kind)["spec"]["template"]["spec"])
 
 
 # --- Everywhere ----------------------------------------------------------------------------------------------------
@@ -52,7 +48,7 @@ def test_common_labels_are_on_everything_and_break_no_selector() -> None:
         ("PodDisruptionBudget", "selector"),
         ("NetworkPolicy", "podSelector"),
     ):
-        assert one(manifests, kind)["spec"][path]["matchLabels"].items() <= labels.items()
+        assert one(manifests, kind, FULL_NAME)["spec"][path]["matchLabels"].items() <= labels.items()
 
 
 def test_without_rbac_no_role_is_made_and_no_job_that_would_need_one() -> None:
@@ -169,7 +165,7 @@ def test_two_pods_are_not_lost_with_one_node(given: dict[str, Any], spread: list
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job", "Pod"])
-def test_no_pod_is_told_of_the_namespaces_services(kind: str) -> None:
+def test_no_pod_gets_environment_variables_of_services(kind: str) -> None:
     manifests = render(tests=True)
     spec = one(manifests, kind)["spec"] if kind == "Pod" else pod(manifests, kind)
     assert spec["enableServiceLinks"] is False
@@ -205,15 +201,15 @@ def test_the_disruption_budget(said: str, spec: dict[str, Any], way: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         ("podDisruptionBudget.minAvailable=1,podDisruptionBudget.maxUnavailable=1", "are both given: give one"),
-        ("podDisruptionBudget.minAvailable=half", r"podDisruptionBudget\.minAvailable: .*\(How many pods stay"),
-        ("serviceMonitor.interval=often", r"serviceMonitor\.interval: .*\(How often"),
-        ("proxy.https=proxy:3128", r"proxy\.https: .*\(As http://host:port"),
+        ("podDisruptionBudget.minAvailable=half", r"podDisruptionBudget\.minAvailable: .*\(Pods that remain"),
+        ("serviceMonitor.interval=often", r"serviceMonitor\.interval: .*\(Interval of Prometheus"),
+        ("proxy.https=proxy:3128", r"proxy\.https: .*as http://host:port"),
         ("serviceMonitor.renderMode=never", r'serviceMonitor\.renderMode: .*"failIfMissing", "skipIfMissing"'),
         ("watchNamespaces={shop,Big}", r"watchNamespaces\.1: .*pattern"),
-        ("namespaceOverride=Big", r"namespaceOverride: .*\(The namespace"),
+        ("namespaceOverride=Big", r"namespaceOverride: .*\(Namespace of the objects"),
         ("caBundle=no", r"caBundle: expected certificates, as PEM \(-----BEGIN CERTIFICATE-----\) or its base64"),
         ("Azure.proxySettings.proxyCert=bm8=", r"Azure\.proxySettings\.proxyCert: expected certificates"),
         (
@@ -222,8 +218,8 @@ def test_the_disruption_budget(said: str, spec: dict[str, Any], way: str) -> Non
         ),
     ],
 )
-def test_a_wrong_value_tells_what_is_allowed(args: str, told: str) -> None:
-    with pytest.raises(helm.BadValues, match=told):
+def test_a_wrong_value_reports_what_is_allowed(args: str, message: str) -> None:
+    with pytest.raises(helm.BadValues, match=message):
         render("--set", args)
 
 
@@ -268,14 +264,15 @@ def test_the_network_policy_lets_out_to_where_the_controller_goes() -> None:
             "B": {"authority": "https://login.b:9443/adfs", "vaultUrl": "https://b/{vault}"},
         },
     }
-    spec = one(render(given=given), "NetworkPolicy")["spec"]
+    spec = one(render(given=given), "NetworkPolicy", FULL_NAME)["spec"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     assert spec["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}]}]
     open_ports = [(port["port"], port["protocol"]) for rule in spec["egress"] for port in rule["ports"]]
-    assert open_ports == [(53, "UDP"), (53, "TCP"), (443, "TCP"), (6443, "TCP")] + [
-        (port, "TCP") for port in (3128, 8443, 9443)
+    assert open_ports == [(53, "UDP"), (53, "TCP"), (5353, "UDP"), (5353, "TCP"), (443, "TCP"), (6443, "TCP")] + [
+        (port, "TCP") for port in (3128, 8443, 9443, 8443)
     ]
-    closed = one(render("--set-json", 'networkPolicy={"enabled":true,"egress":[],"ingress":[]}'), "NetworkPolicy")
+    closing = 'networkPolicy={"enabled":true,"egress":[],"ingress":[]}'
+    closed = one(render("--set-json", closing, "--set", "test.enabled=false"), "NetworkPolicy", FULL_NAME)
     assert closed["spec"].keys() == {"podSelector", "policyTypes"}
 
 

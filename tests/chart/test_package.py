@@ -1,9 +1,12 @@
 """tools/package as people run it: a folder, the same each time, that helm can install from a registry."""
 
 import hashlib
+import io
 import json
 import stat
 import subprocess
+import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,13 @@ import pytest
 import yaml
 
 from tests.chart import registry
-from tests.unit.oci_archive import archive
-from tools import flux, helm, image, oci, package, release, render
+from tests.support.oci_archive import BASE, list_installed_files, write_archive
+from tools.cli.common import helm, project
+from tools.cli.render import render
+from tools.images import image
+from tools.release import layout, oci, package
+from tools.release.azure import flux
+from tools.release.standalone import krew
 
 SHA256 = "SHA256SUMS"
 
@@ -35,18 +43,18 @@ def store() -> Iterator[registry.Registry]:
 
 @pytest.fixture(scope="module")
 def image_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return archive(tmp_path_factory.mktemp("image") / "image.tar")
+    return write_archive(tmp_path_factory.mktemp("image") / "image.tar")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, store: registry.Registry, image_archive: Path) -> Path:
-    """A release for that registry, with the image at hand."""
+    """Return a release for that registry, with the image at hand."""
     into = tmp_path_factory.mktemp("made") / "release"
     made(into, "--registry", f"{store.address}/akv", "--image", str(image_archive))
     return into
 
 
-def layout(folder: Path, name: str) -> dict[str, bytes]:
+def artifact(folder: Path, name: str) -> dict[str, bytes]:
     return contents(folder / "oci" / name)
 
 
@@ -69,27 +77,27 @@ def test_the_checksums_are_those_of_every_file(folder: Path) -> None:
 
 
 def test_helm_pulls_what_was_pushed_from_the_layout(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
-    pushed = store.push(f"akv/{release.CHART}", layout(folder, "chart"))
+    pushed = store.push(f"akv/{layout.CHART}", artifact(folder, "chart"))
     assert pushed in (folder / "RELEASE.md").read_text()
     at = ["--plain-http", "--version", image.version(), "--destination", str(tmp_path)]
-    helm.run(["pull", f"oci://{store.address}/akv/{release.CHART}", *at])
+    helm.run(["pull", f"oci://{store.address}/akv/{layout.CHART}", *at])
     assert (tmp_path / tgz(folder).name).read_bytes() == tgz(folder).read_bytes()
 
 
 def test_the_artifact_is_what_helm_itself_would_push(folder: Path, store: registry.Registry) -> None:
     helm.run(["push", str(tgz(folder)), f"oci://{store.address}/by-helm", "--plain-http"])
-    _, content = store.manifests[f"by-helm/{release.NAME}"][image.version()]
-    theirs, ours = json.loads(content), manifest(layout(folder, "chart"))
+    _, content = store.manifests[f"by-helm/{layout.NAME}"][image.version()]
+    theirs, ours = json.loads(content), manifest(artifact(folder, "chart"))
     assert ours["layers"] == theirs["layers"]
     assert ours["config"]["mediaType"] == theirs["config"]["mediaType"]
     their_config = json.loads(store.blobs[theirs["config"]["digest"]])
-    assert json.loads(blob(layout(folder, "chart"), ours["config"]["digest"])) == their_config
+    assert json.loads(blob(artifact(folder, "chart"), ours["config"]["digest"])) == their_config
 
 
 def test_it_renders_from_the_registry_with_the_image_by_digest(folder: Path, store: registry.Registry) -> None:
-    store.push(f"akv/{release.CHART}", layout(folder, "chart"))
+    store.push(f"akv/{layout.CHART}", artifact(folder, "chart"))
     where = ["--plain-http", "--version", image.version(), "--namespace", helm.RELEASE, "--kube-version", "1.37.2"]
-    manifests = render.split(helm.run(["template", helm.RELEASE, f"oci://{store.address}/akv/{release.CHART}", *where]))
+    manifests = render.split(helm.run(["template", helm.RELEASE, f"oci://{store.address}/akv/{layout.CHART}", *where]))
     [named] = render.images(list(manifests))
     assert named == f"{store.address}/akv/akv-secret-store@{image_digest(folder)}"
     assert (folder / "images.txt").read_text() == f"{named}\n"
@@ -98,8 +106,8 @@ def test_it_renders_from_the_registry_with_the_image_by_digest(folder: Path, sto
 
 
 def test_flux_finds_the_chart_where_it_is_pushed(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
-    store.push(f"akv/{release.MANIFESTS}", layout(folder, "flux"))
-    kind, content = store.manifests[f"akv/{release.MANIFESTS}"][image.version()]
+    store.push(f"akv/{layout.MANIFESTS}", artifact(folder, "flux"))
+    kind, content = store.manifests[f"akv/{layout.MANIFESTS}"][image.version()]
     assert kind == oci.MANIFEST
     [layer] = json.loads(content)["layers"]
     packed = tmp_path / "layer.tgz"
@@ -108,12 +116,12 @@ def test_flux_finds_the_chart_where_it_is_pushed(folder: Path, store: registry.R
     packed.unlink()
     assert contents(tmp_path) == contents(folder / "flux")
     repository = yaml.safe_load((tmp_path / "release" / "ocirepository.yaml").read_text())
-    assert repository["spec"]["url"] == f"oci://{store.address}/akv/{release.CHART}"
+    assert repository["spec"]["url"] == f"oci://{store.address}/akv/{layout.CHART}"
     assert repository["spec"]["ref"] == {"tag": image.version()}
-    [chart_layer] = manifest(layout(folder, "chart"))["layers"]
+    [chart_layer] = manifest(artifact(folder, "chart"))["layers"]
     assert repository["spec"]["layerSelector"]["mediaType"] == chart_layer["mediaType"]
     template = json.loads((folder / "azure" / "flux.json").read_text())
-    assert template["parameters"]["artifactUrl"]["defaultValue"] == f"oci://{store.address}/akv/{release.MANIFESTS}"
+    assert template["parameters"]["artifactUrl"]["defaultValue"] == f"oci://{store.address}/akv/{layout.MANIFESTS}"
     for name in template["resources"][0]["properties"]["kustomizations"]:
         kustomization = yaml.safe_load((tmp_path / name / "kustomization.yaml").read_text())
         assert all((tmp_path / name / resource).is_file() for resource in kustomization["resources"])
@@ -138,18 +146,84 @@ def test_relocation_copies_all_of_it(folder: Path, store: registry.Registry, tmp
     assert ran.returncode == 0, ran.stderr
     version, target = image.version(), f"docker://{store.address}/akv"
     assert ran.stdout.splitlines() == [
-        f"copy --preserve-digests --more oci-archive:images/akv-secret-store-{version}.tar"
-        f" {target}/akv-secret-store:{version}",
-        f"copy --preserve-digests --more oci:oci/chart:{version} {target}/charts/akv-secret-store:{version}",
-        f"copy --preserve-digests --more oci:oci/flux:{version} {target}/flux/akv-secret-store:{version}",
+        f"copy --all --preserve-digests --more {source} {target}/{there}"
+        for source, there in (
+            (f"oci-archive:images/akv-secret-store-{version}.tar", f"akv-secret-store:{version}"),
+            (f"oci:oci/chart:{version}", f"charts/akv-secret-store:{version}"),
+            (f"oci:oci/flux:{version}", f"flux/akv-secret-store:{version}"),
+            ("oci:oci/artifacthub:artifacthub.io", "charts/akv-secret-store:artifacthub.io"),
+        )
     ]
 
 
-def test_without_a_registry_nothing_says_where_it_lies(tmp_path: Path) -> None:
+def test_default_registry_is_the_owners(tmp_path: Path) -> None:
     files = made(tmp_path / "release")
-    assert files["images.txt"].decode() == f"akv-secret-store:{image.version()}\n"
-    assert not any(name.startswith(("flux/", "oci/flux", "images/")) or name == "relocate.sh" for name in files)
-    assert "Flux" not in files["azure/README.md"].decode()
+    place, version = project.read().registry, image.version()
+    assert (
+        files["images.txt"].decode() == f"{place}/akv-secret-store:{version}\n{place}/akv-secret-store-test:{version}\n"
+    )
+    assert f"docker://{place}/{layout.CHART}:{version}" in files["relocate.sh"].decode()
+    assert f"The image is not in this release: bring it to {place}" in files["relocate.sh"].decode()
+
+
+def two_architectures(folder: Path) -> list[str]:
+    """Return the flags that give both images for both architectures."""
+    flags = []
+    for name in (layout.NAME, layout.TEST_NAME):
+        for architecture in ("arm64", "amd64"):
+            path = write_archive(
+                folder / f"{name}-{architecture}.tar",
+                BASE,
+                list_installed_files() | {"etc/name": f"{name} {architecture}".encode()},
+                architecture=architecture,
+                name=f"r.example/{name}:{image.version()}",
+            )
+            flags += ["--image", str(path)]
+    return flags
+
+
+def test_images_of_two_architectures_become_one_index(tmp_path: Path) -> None:
+    files = made(tmp_path / "release", "--registry", "r.example", *two_architectures(tmp_path))
+    listed = json.loads(files["artifacts.json"])
+    for one in listed["artifacts"][:2]:
+        with tarfile.open(tmp_path / "release" / "images" / f"{one['repository']}-{image.version()}.tar") as tar:
+            blobs = {entry.name: (tar.extractfile(entry) or io.BytesIO()).read() for entry in tar}
+        [described] = json.loads(blobs["index.json"])["manifests"]
+        assert (described["mediaType"], described["digest"]) == (oci.INDEX, one["digest"])
+        index = json.loads(blob(blobs, one["digest"]))
+        assert [each["platform"] for each in index["manifests"]] == [
+            {"architecture": architecture, "os": "linux"} for architecture in ("amd64", "arm64")
+        ]
+        assert list(one["bills"]) == [each["digest"] for each in index["manifests"]]
+        for digest, path in one["bills"].items():
+            [content] = [each["content"] for each in json.loads(files[path])["metadata"]["component"]["hashes"]]
+            assert f"sha256:{content}" == digest
+            manifest_of_one = json.loads(blob(blobs, digest))
+            assert all(oci.digest(blob(blobs, part["digest"])) == part["digest"] for part in manifest_of_one["layers"])
+    assert [line.partition("@")[2] for line in files["images.txt"].decode().splitlines()] == [
+        one["digest"] for one in listed["artifacts"][:2]
+    ]
+    assert yaml.safe_load(chart_file(tmp_path / "release", "values.yaml"))["test"]["enabled"] is True
+
+
+def chart_file(folder: Path, name: str) -> bytes:
+    with tarfile.open(tgz(folder)) as chart:
+        packed = chart.extractfile(f"akv-secret-store/{name}")
+        assert packed is not None
+        return packed.read()
+
+
+def test_archive_that_is_given_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = write_archive(tmp_path / "one.tar")
+    flags = ["--image", str(one), "--image", str(write_archive(tmp_path / "two.tar"))]
+    assert package.main(["--changed", "--output", str(tmp_path / "release"), *flags]) == 1
+    assert "there is already an image of akv-secret-store:0.1.0 for amd64" in capsys.readouterr().err
+
+
+def test_image_of_the_test_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = write_archive(tmp_path / "one.tar", name=f"r.example/{layout.TEST_NAME}:0.1.0")
+    assert package.main(["--changed", "--output", str(tmp_path / "release"), "--image", str(one)]) == 1
+    assert "the image of the controller is missing" in capsys.readouterr().err
 
 
 def test_what_cannot_be_made_again_is_not_made(
@@ -164,7 +238,7 @@ def test_what_cannot_be_made_again_is_not_made(
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--registry", "https://r.example"], "a registry is HOST[:PORT][/PATH] in lower case, without https://"),
         (["--registry", "r.example/Akv"], "a registry is HOST[:PORT][/PATH] in lower case, without https://"),
@@ -172,9 +246,11 @@ def test_what_cannot_be_made_again_is_not_made(
         (["--image", "none.tar"], "none.tar is no OCI archive of one image"),
     ],
 )
-def test_wrong_options_are_told(args: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_reported(
+    args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert package.main(["--changed", "--output", str(tmp_path / "release"), *args]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -197,4 +273,40 @@ def manifest(files: dict[str, bytes]) -> Any:
 
 def image_digest(folder: Path) -> str:
     [line] = [line for line in (folder / "RELEASE.md").read_text().splitlines() if line.startswith("| image |")]
-    return line.split("`")[1]
+    return line.split("`")[1].partition("@")[2]
+
+
+def test_tools_are_files_that_run_with_python_alone(
+    store: registry.Registry, image_archive: Path, tmp_path: Path
+) -> None:
+    place = f"{store.address}/akv"
+    files = made(tmp_path / "release", "--with-tools", "--registry", place, "--image", str(image_archive))
+    folder = tmp_path / "release"
+    for name in ("render", "doctor"):
+        assert (folder / name).stat().st_mode & stat.S_IXUSR
+    [asked] = files["images.txt"].decode().splitlines()
+    manifests = {name for name in files if name.startswith("manifests/")}
+    assert any(f"image: {asked}" in files[name].decode().replace('"', "") for name in manifests if "deployment" in name)
+    outside = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    python = Path(sys.base_prefix, "bin", "python3")
+    argv = [str(python), "-I", str(folder / "render"), "--images", "--no-hooks"]
+    assert subprocess.run(argv, env=outside, capture_output=True, text=True, check=True).stdout == f"{asked}\n"
+
+
+def test_krew_finds_the_archive_that_the_release_has(tmp_path: Path) -> None:
+    doctor = b"#!/usr/bin/env python3\n"
+    files = krew.files(project.read(), doctor, b"a license")
+    manifest_of_plugin = yaml.safe_load(files["krew/akv-doctor.yaml"])
+    archive_name = f"akv-doctor-{image.version()}.tar.gz"
+    assert {one["selector"]["matchLabels"]["arch"] for one in manifest_of_plugin["spec"]["platforms"]} == {
+        "amd64",
+        "arm64",
+    }
+    for one in manifest_of_plugin["spec"]["platforms"]:
+        assert one["uri"] == f"{project.read().repository}/releases/download/v{image.version()}/{archive_name}"
+        assert f"sha256:{one['sha256']}" == oci.digest(files[archive_name])
+    (tmp_path / "plugin.tar.gz").write_bytes(files[archive_name])
+    subprocess.run(["tar", "--extract", "--gzip", "--file", "plugin.tar.gz"], cwd=tmp_path, check=True)
+    assert (tmp_path / one["bin"]).read_bytes() == doctor
+    assert (tmp_path / one["bin"]).stat().st_mode & stat.S_IXUSR
+    assert (tmp_path / "LICENSE").read_bytes() == b"a license"

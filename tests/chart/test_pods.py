@@ -1,10 +1,10 @@
-"""The pods: confined, probed, told apart by their labels, and how an update replaces them."""
+"""The pods: their confinement, probes and labels, and how an update replaces them."""
 
 import pytest
 
-from controller.settings import Settings
+from controller.config.settings import Settings
 from tests.chart.rendering import container, one, render
-from tools import helm
+from tools.cli.common import helm
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])
@@ -55,10 +55,13 @@ def test_a_label_of_the_users_cannot_break_the_selector() -> None:
 @pytest.mark.parametrize(
     ("args", "image"),
     [
-        ([], "akv-secret-store:0.1.0"),
+        ([], "ghcr.io/akv-secret-store/akv-secret-store:0.1.0"),
         (["--set", "image.tag=2"], None),
         (["--set-string", "image.registry=r.example:5000/,image.repository=a/b,image.tag=2"], "r.example:5000/a/b:2"),
-        (["--set", f"image.tag=x,image.digest=sha256:{'a' * 64}"], f"akv-secret-store@sha256:{'a' * 64}"),
+        (
+            ["--set", f"image.tag=x,image.digest=sha256:{'a' * 64}"],
+            f"ghcr.io/akv-secret-store/akv-secret-store@sha256:{'a' * 64}",
+        ),
     ],
 )
 def test_the_image(args: list[str], image: str | None) -> None:

@@ -2,16 +2,17 @@
 
 import pytest
 
-from controller.settings import Settings
+from controller.config.settings import Settings
 from tests.chart.rendering import FULL_NAME, NEWEST, OLDEST, WITHOUT_POLICIES, Manifest, environment, kinds, one, render
-from tools import helm, policies
+from tools.cli.common import helm
+from tools.codegen import policies
 
 # Policies on what the controller makes for an AKVSync.
 MADE = {"secretsyncs", "secretproviderclasses"}
 
 
 def installed(manifests: list[Manifest]) -> set[str]:
-    """The policies, by what their names begin with."""
+    """Return the policies, by what their names begin with."""
     found = {m["metadata"]["name"].split(".")[0] for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"}
     return found - {policies.CRD_JOB.name}
 
@@ -19,7 +20,7 @@ def installed(manifests: list[Manifest]) -> set[str]:
 @pytest.mark.parametrize("version", ["1.30.0", "1.31.4-gke.1183000", "1.33.5+k3s1", NEWEST])
 def test_policies_from_1_30_on(version: str) -> None:
     manifests = render(version=version)
-    assert installed(manifests) == {"secrets", "no-delete", "tokens", "events", "lease", "type-stays", *MADE}
+    assert installed(manifests) == {"secrets", "no-delete", "tokens", "events", "lease", "overlap", "type-stays", *MADE}
     assert environment(manifests)["PROBE_SECRET_TYPE"] in policies.NEVER_ALLOWED
 
 
@@ -59,8 +60,8 @@ def test_without_akvsync_its_rights_and_policies_are_gone_and_the_controller_kno
     assert [rule for rule in role["rules"] if set(rule["verbs"]) - {"list", "watch"}] == [
         {"apiGroups": ["secret-sync.x-k8s.io"], "resources": ["secretsyncs/status"], "verbs": ["patch"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "patch"]},
-        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]},
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]},
     ]
     assert installed(manifests) == installed(render()) - MADE
     assert not Settings.from_environment(environment(manifests)).akv_sync
@@ -87,10 +88,17 @@ def test_policies_and_bindings_follow_the_service_account(args: list[str]) -> No
         judged = crds["metadata"]["name"] if policy["metadata"]["name"].startswith("crds.") else account
         conditions = [item["expression"] for item in policy["spec"].get("matchConditions", [])]
         everybody = policy["metadata"]["name"].startswith("type-stays.")
+        binding = one(manifests, "ValidatingAdmissionPolicyBinding", policy["metadata"]["name"])
+        if policy["metadata"]["name"].startswith("overlap."):
+            assert conditions[-1] == f"request.userInfo.username != 'system:serviceaccount:theirs:{judged}'"
+            deployment = one(manifests, "Deployment")
+            lease = {"name": deployment["metadata"]["name"], "namespace": "theirs", "parameterNotFoundAction": "Allow"}
+            assert binding["spec"]["paramRef"] == lease
+            assert policy["spec"]["failurePolicy"] == "Ignore"
+            continue
         assert conditions == (
             [] if everybody else [f"request.userInfo.username == 'system:serviceaccount:theirs:{judged}'"]
         )
-        binding = one(manifests, "ValidatingAdmissionPolicyBinding", policy["metadata"]["name"])
         assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny", "Audit"]}
     subjects = [
         m["subjects"]

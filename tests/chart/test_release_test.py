@@ -4,11 +4,15 @@ from typing import Any
 
 import pytest
 
-from tests.chart.rendering import FULL_NAME, Manifest, container, environment, one, render
-from tools import helm
-from tools.release_test.settings import CLOUDS_FILE, Settings
+from controller.runtime import bounded_yaml
+from tests.chart.rendering import FULL_NAME, Manifest, container, environment, one, render, text
+from tools.cli.common import helm
+from tools.helm_test.sample import CLOUD_SECONDS, SYNC_SECONDS
+from tools.helm_test.settings import CLOUDS_FILE, Settings
 
 NAME = f"{FULL_NAME}-test"
+HELM_TIMEOUT = 300
+"""Seconds that helm waits for a hook by default."""
 SAMPLE = {"keyvaultName": "kv", "clientID": "c", "tenantID": "t", "secretName": "s"}
 
 
@@ -21,22 +25,55 @@ def belonging(manifests: list[Manifest]) -> list[tuple[str, str, str]]:
 
 
 def sees(manifests: list[Manifest]) -> Settings:
-    """What the test's program reads of its environment."""
+    """Return what the test's program reads of its environment."""
     [main] = one(manifests, "Pod")["spec"]["containers"]
     given = {each["name"]: each.get("value", "10.0.0.1") for each in main["env"]}
     assert {name.lower() for name in given} == set(Settings.__struct_fields__)
     return Settings.from_environment(given)
 
 
-def test_the_pod_alone_is_a_hook_and_fits_the_restricted_level() -> None:
+def hooks(documents: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    """Return the annotations of each hook of `helm test`, by its kind and name."""
+    return {
+        (m["kind"], m["metadata"]["name"]): m["metadata"]["annotations"]
+        for m in documents
+        if m["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
+    }
+
+
+def test_every_object_of_the_test_is_a_hook_and_none_is_in_a_release() -> None:
+    everything = render(tests=True)
+    assert {name for _, _, name in belonging(everything)} == {NAME, f"{NAME}-vault", f"{FULL_NAME}-sample"}
+    assert set(hooks(everything)) == {(kind, name) for kind, _, name in belonging(everything)}
+    assert not belonging(render())
+
+
+def test_helm_finds_a_pod_of_the_name_of_each_hook() -> None:
+    """`helm test --logs` asks for the log of a Pod with the name of each hook, whatever its kind."""
+    documents = list(bounded_yaml.load_all(text(tests=True)))
+    found = hooks([each for each in documents if each])
+    assert set(found) == {("List", NAME), ("Pod", NAME)}
+    policies = {kind: annotations["helm.sh/hook-delete-policy"] for (kind, _), annotations in found.items()}
+    # The Pod stays for its log; what it needed is removed at once.
+    assert policies == {"List": "before-hook-creation,hook-succeeded", "Pod": "before-hook-creation"}
+    weights = {kind: int(annotations.get("helm.sh/hook-weight", 0)) for (kind, _), annotations in found.items()}
+    assert weights["List"] < weights["Pod"]
+
+
+def test_a_hanging_pod_fails_before_helm_gives_up() -> None:
+    """So helm names the Pod that failed, and not only that it waited too long."""
+    spec = one(render(tests=True), "Pod")["spec"]
+    longest = CLOUD_SECONDS + 3 * SYNC_SECONDS  # two removals and two waits, of which only the first waits for a cloud
+    assert longest < spec["activeDeadlineSeconds"] < HELM_TIMEOUT
+
+
+def test_the_pod_fits_the_restricted_level() -> None:
     manifests = render(tests=True)
-    hooks = [m for m in manifests if m["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
-    [pod] = hooks
-    assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"
+    pod = one(manifests, "Pod")
     job = one(manifests, "Job")["spec"]["template"]["spec"]
     assert pod["spec"]["securityContext"] == job["securityContext"]
     assert pod["spec"]["containers"][0]["securityContext"] == job["containers"][0]["securityContext"]
-    assert pod["spec"]["containers"][0]["image"] == "akv-secret-store-test:0.1.0"
+    assert pod["spec"]["containers"][0]["image"] == "ghcr.io/akv-secret-store/akv-secret-store-test:0.1.0"
     # No Service and no Deployment takes it for one of the controller's.
     selector = one(manifests, "Deployment")["spec"]["selector"]["matchLabels"]
     assert not selector.items() <= pod["metadata"]["labels"].items()

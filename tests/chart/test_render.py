@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from controller.runtime import bounded_yaml
 from tests.chart.rendering import parsed
-from tools import bounded_yaml, helm, lint, render
+from tools import lint
+from tools.cli.common import helm
+from tools.cli.render import render
 
 MATRIX = {
     "defaults": [],
@@ -29,7 +32,7 @@ MATRIX = {
 
 
 def run(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """The tool as people start it, from another folder, without helm on the PATH."""
+    """Return the tool as people start it, from another folder, without helm on the PATH."""
     return subprocess.run(
         [lint.ROOT / "tools" / "render", *args],
         cwd="/",
@@ -42,7 +45,7 @@ def run(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def helms(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
-    """The same by helm itself, whose flags differ a little."""
+    """Return the same by helm itself, whose flags differ a little."""
     words = ["mine" if "mine" in arguments else helm.RELEASE, str(helm.CHART)]
     if "--namespace" not in arguments:
         words += ["--namespace", helm.RELEASE]
@@ -56,8 +59,8 @@ def helms(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
             next(given)
         elif word != "--no-include-crds":
             words.append(word)
-    command = [str(helm.program()), "template", "--skip-tests", *words]
-    done = subprocess.run(command, env=helm.environment(folder), check=True, capture_output=True, text=True)
+    command = [str(helm.find_executable()), "template", "--skip-tests", *words]
+    done = subprocess.run(command, env=helm.isolated_environment(folder), check=True, capture_output=True, text=True)
     return parsed(done.stdout)
 
 
@@ -163,11 +166,13 @@ def test_values_from_standard_input() -> None:
         (["--values", "https://host.example/values.yaml"], r"https://host.example/values.yaml: cannot be read"),
     ],
 )
-def test_what_is_wrong_is_one_readable_line(arguments: list[str], line: str) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    (told,) = done.stderr.splitlines()
+def test_what_is_wrong_is_one_readable_line(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert render.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (told,) = err.splitlines()
     assert told.startswith("tools/render: ")
     assert len(told) < 500
     assert ".go" not in told
@@ -182,23 +187,24 @@ def test_what_is_wrong_is_one_readable_line(arguments: list[str], line: str) -> 
         (b"\xff\x00", "it is not text"),
         (b"\n", "is empty"),
         (b"logLevel: info\n---\nlogLevel: debug\n", "has several documents"),
-        (b"image:\n  tag: a\n  tag: b\n", "line 3: tag stands there twice"),
-        (b"podLabels: [{a: b, a: c}]\n", "line 1: a stands there twice"),
+        (b"image:\n  tag: a\n  tag: b\n", "line 3: tag is there twice"),
+        (b"podLabels: [{a: b, a: c}]\n", "line 1: a is there twice"),
     ],
 )
-def test_a_values_file_that_cannot_be_used_is_named(tmp_path: Path, text: bytes, why: str) -> None:
+def test_a_values_file_that_cannot_be_used_is_named(
+    tmp_path: Path, text: bytes, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "values.yaml"
     path.write_bytes(text)
-    done = run("--values", path)
-    assert done.returncode == 2
-    (told,) = done.stderr.splitlines()
+    assert render.main(["--values", str(path)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
     assert str(path) in told
     assert why in told
 
 
 def test_what_helm_says_of_values_without_naming_one_is_told() -> None:
     said = "Error: values don't meet the specifications of the schema(s)\nchart:\nyaml: control characters\n"
-    assert str(helm.explain(said)) == "yaml: control characters"
+    assert str(helm.parse_error(said)) == "yaml: control characters"
 
 
 def test_several_wrong_values_are_told_at_once() -> None:
@@ -208,7 +214,7 @@ def test_several_wrong_values_are_told_at_once() -> None:
 
 
 def test_a_broken_chart_is_not_the_callers_fault(tmp_path: Path) -> None:
-    error = helm.explain("Error: template: a/b.yaml:1:2: executing ... nil pointer\n\nUse --debug flag to ...\n")
+    error = helm.parse_error("Error: template: a/b.yaml:1:2: executing ... nil pointer\n\nUse --debug flag to ...\n")
     assert not isinstance(error, helm.BadValues)
     assert "nil pointer" in str(error)
     assert "--debug" not in str(error)

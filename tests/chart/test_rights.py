@@ -2,9 +2,9 @@
 
 import pytest
 
-from controller import permissions
+from controller.kube import permissions
 from tests.chart.rendering import FULL_NAME, OLDEST, Manifest, environment, kinds, one, render
-from tools import helm
+from tools.cli.common import helm
 
 TOKEN_PROBE = {
     "apiGroups": [""],
@@ -80,6 +80,79 @@ def test_the_right_to_get_service_accounts_comes_with_the_value_alone(where: lis
     assert grants() == []
     [rule] = grants("--set-string", "identityFromServiceAccount=true")
     assert rule == {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get"]}
+
+
+def token_rights(*args: str) -> dict[tuple[str, str], list[str]]:
+    """Return the names of the ServiceAccounts whose tokens each role allows; `*` where it names none."""
+    found = {}
+    for role in render(*args, "--no-hooks"):
+        for rule in role.get("rules", []) if role["kind"] in ("Role", "ClusterRole") else []:
+            if rule["resources"] == ["serviceaccounts/token"] and rule != TOKEN_PROBE:
+                assert rule["verbs"] == ["create"]
+                place = role["metadata"].get("namespace", "")
+                found[place, role["metadata"]["name"]] = rule.get("resourceNames", ["*"])
+    return found
+
+
+def test_rights_to_review_come_with_the_authentication_of_metrics_alone() -> None:
+    def reviews(*args: str) -> list[Manifest]:
+        found = [each for each in render("--no-hooks", *args) if each["metadata"]["name"].startswith("metrics")]
+        return sorted(found, key=lambda each: (each["kind"], each["metadata"]["name"]))
+
+    assert reviews() == []
+    assert reviews("--set", "metrics.tls.secretName=x") == []
+    found = reviews("--set", "metrics.tls.secretName=x,metrics.authentication.enabled=true,watchNamespaces={shop}")
+    assert [each["kind"] for each in found] == ["ClusterRole", "ClusterRole", "ClusterRoleBinding"]
+    rules = [rule for each in found for rule in each.get("rules", [])]
+    assert [(rule.get("resources"), rule.get("nonResourceURLs"), rule["verbs"]) for rule in rules] == [
+        (None, ["/metrics"], ["get"]),
+        (["tokenreviews"], None, ["create"]),
+        (["subjectaccessreviews"], None, ["create"]),
+    ]
+    with pytest.raises(helm.BadValues, match="tokens would pass in plain text"):
+        render("--set", "metrics.authentication.enabled=true")
+
+
+EVERYWHERE = f"{FULL_NAME}.{helm.RELEASE}"
+SAMPLE = {(helm.RELEASE, f"{EVERYWHERE}.tokens"): [f"{FULL_NAME}-sample"]}
+
+
+@pytest.mark.parametrize(
+    ("listed", "granted"),
+    [
+        ("[]", {("", EVERYWHERE): ["*"]}),
+        ('""', {("", EVERYWHERE): ["*"]}),
+        ('["akv", "b.c"]', {("", EVERYWHERE): ["akv", "b.c"], **SAMPLE}),
+        ('["akv", "shop/a", "shop/b", "web/a"]',
+         {("", EVERYWHERE): ["akv"], ("shop", f"{EVERYWHERE}.tokens"): ["a", "b"],
+          ("web", f"{EVERYWHERE}.tokens"): ["a"], **SAMPLE}),
+        ('"shop/a, shop/a"', {("shop", f"{EVERYWHERE}.tokens"): ["a"], **SAMPLE}),
+        (f'["{helm.RELEASE}/x"]', {(helm.RELEASE, f"{EVERYWHERE}.tokens"): ["x", f"{FULL_NAME}-sample"]}),
+    ],
+)  # fmt: skip
+def test_tokens_of_the_listed_service_accounts_alone(listed: str, granted: dict[tuple[str, str], list[str]]) -> None:
+    args = ("--set-json", f"tokenRequest.serviceAccounts={listed}")
+    assert token_rights(*args) == granted
+    assert token_rights(*args, *NO_TEST) == {
+        role: left for role, names in granted.items() if (left := [name for name in names if "-sample" not in name])
+    }
+
+
+def test_tokens_in_watched_namespaces_alone() -> None:
+    listed = ("--set-json", 'tokenRequest.serviceAccounts=["shop/a", "akv"]', *NO_TEST)
+    assert token_rights("--set", "watchNamespaces={shop,web}", *listed) == {
+        ("shop", EVERYWHERE): ["akv"],
+        ("web", EVERYWHERE): ["akv"],
+        ("shop", f"{EVERYWHERE}.tokens"): ["a"],
+    }
+    with pytest.raises(helm.BadValues, match="shop/a is in a namespace that watchNamespaces leaves out"):
+        render("--set", "watchNamespaces={web}", *listed)
+
+
+@pytest.mark.parametrize("entry", ["Shop/a", "a/b/c", "/a", "a/", "system:serviceaccount:a:b", "*", "a b"])
+def test_what_names_no_service_account_is_refused(entry: str) -> None:
+    with pytest.raises(helm.BadValues, match=r"tokenRequest\.serviceAccounts"):
+        render("--set-json", f'tokenRequest.serviceAccounts=["{entry}"]')
 
 
 @pytest.mark.parametrize("args", [[], ["--set", "fullnameOverride=x"], ["--set-string", "nameOverride=1e3"]])

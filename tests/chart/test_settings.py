@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.settings import BUILT_IN_CLOUDS, Cloud, Settings, parse_clouds
+from controller.config.settings import BUILT_IN_CLOUDS, Cloud, Settings, parse_clouds
 from tests.chart.rendering import FULL_NAME, Manifest, container, environment, one, render
-from tools import helm
+from tools.cli.common import helm
 
 # What the chart sets in any case, beside the controller's own defaults.
 DEFAULTS = Settings(
@@ -25,6 +25,8 @@ DEFAULTS = Settings(
     policies_name=f"{FULL_NAME}.{helm.RELEASE}",
     service_account="the-account",
     lease_name=FULL_NAME,
+    lease_duration=60,
+    lease_renew_interval=15,
     pod_namespace="the-namespace",
     pod_name="the-pod",
 )
@@ -39,6 +41,7 @@ def test_the_environment_is_what_the_controller_reads() -> None:
         "akvSync": {"enabled": "False"},
         "controllerName": "edge",
         "shortestRefreshIntervalInSeconds": "30",
+        "normalEvents": "False",
         "identityFromServiceAccount": "True",
         "watchNamespaces": ["shop", "web", "shop"],
         "logLevel": "debug",
@@ -53,6 +56,7 @@ def test_the_environment_is_what_the_controller_reads() -> None:
         akv_sync=False,
         controller_name="edge",
         shortest_refresh_interval=30,
+        normal_events=False,
         identity_from_service_account=True,
         watch_namespaces=("shop", "web"),
         log_level="debug",
@@ -103,3 +107,26 @@ def test_an_api_version_of_another_form_is_refused(version: str) -> None:
 def test_an_unknown_default_cloud_is_refused() -> None:
     with pytest.raises(helm.BadValues, match=r"defaultCloud: Stack is not among AzurePublicCloud, .*: name one"):
         render("--set", "defaultCloud=Stack")
+
+
+@pytest.mark.parametrize(
+    ("replicas", "duration", "interval", "wanted"),
+    [
+        (1, 0, 0, (60, 15)),
+        (2, 0, 0, (15, 2)),
+        ("3", "0", "0", (15, 2)),
+        (1, 15, 0, (15, 3)),
+        (2, 60, 0, (60, 8)),
+        (2, 5, 0, (5, 1)),
+        (1, 5, 0, (5, 1)),
+        (1, "120", "5", (120, 5)),
+        (2, 30, 7, (30, 7)),
+    ],
+)
+def test_lease_times_follow_the_number_of_pods(
+    replicas: Any, duration: Any, interval: Any, wanted: tuple[int, int]
+) -> None:
+    election = {"leaseDurationInSeconds": duration, "renewIntervalInSeconds": interval}
+    given = {"replicaCount": replicas, "leaderElection": election}
+    settings = Settings.from_environment(environment(render(given=given)))
+    assert (settings.lease_duration, settings.lease_renew_interval) == wanted

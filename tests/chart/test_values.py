@@ -1,15 +1,19 @@
 """The chart's values: wrong ones are refused by their path, every one changes something."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from msgspec import inspect
 
-from tests.chart.rendering import NEWEST, WITHOUT_POLICIES, render, text
-from tools import helm, values
+from tests.chart.rendering import NEWEST, WITHOUT_POLICIES, nested, render, text
+from tools.cli.common import helm
+from tools.codegen import values
 
 
 @pytest.mark.parametrize(
@@ -78,44 +82,12 @@ def test_what_is_not_a_type_is_not_listed(kind: str) -> None:
         render(given={"validatingAdmissionPolicies": {"allowedSecretTypes": [kind]}})
 
 
-def protection(given: Any) -> list[Any]:
-    """What of a release protects: rights, policies, accounts, and what its pods may do."""
-    found: list[Any] = []
-    for manifest in render(given=given, tests=True):
-        spec = manifest.get("spec", {})
-        pod = spec if manifest["kind"] == "Pod" else spec.get("template", {}).get("spec")
-        if pod:
-            environment = {each["name"]: each for item in pod["containers"] for each in item.get("env", [])}
-            names = ("WATCH_NAMESPACES", "PROBE_SECRET_TYPE", "AKV_SYNC", "IDENTITY_FROM_SERVICE_ACCOUNT")
-            found.append([environment.get(name) for name in names])
-            found.append([pod.get("serviceAccountName"), pod.get("securityContext")])
-            found.append([item.get("securityContext") for item in pod["containers"]])
-        else:
-            found.append((manifest["kind"], manifest.get("rules"), spec if "Polic" in manifest["kind"] else None))
-    return found
-
-
-@pytest.mark.parametrize("path", [entry.path for entry in values.walk()])
-def test_null_drops_no_protection(path: str) -> None:
-    """It has the default's effect, or the chart refuses it and names it."""
-    # Without this value the chart refuses to render where policies are missing, which would hide that they are.
-    accepting = {"acceptUnrestrictedTokens": True}
-    try:
-        found = protection({**accepting, **nested({path: None})})
-    except helm.BadValues as refused:
-        problem = str(refused)
-    else:
-        assert found == protection(accepting)
-        return
-    assert path in problem
-
-
 def test_what_helm_itself_puts_there_is_taken() -> None:
     assert render("--set", "global.anything=1")
 
 
 def other(leaf: values.Leaf) -> Any:
-    """A value of the leaf's type that is not its default, as a string where it is a scalar."""
+    """Return a value of the leaf's type that is not its default, as a string where it is a scalar."""
     special = {
         "image.digest": f"sha256:{'b' * 64}",
         "test.image.digest": f"sha256:{'b' * 64}",
@@ -130,7 +102,20 @@ def other(leaf: values.Leaf) -> Any:
         "extraVolumes": [{"name": "x", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],
         "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}],
-        "topologySpreadConstraints": [{"maxSkew": 1}],
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "x", "whenUnsatisfiable": "ScheduleAnyway"},
+        ],
+        "strategy": {"type": "Recreate"},
+        "affinity": {"podAffinity": {}},
+        "dnsConfig": {"searches": ["x"]},
+        "podSecurityContext": {"fsGroup": 1},
+        "securityContext": {"privileged": False},
+        "extraContainers": [{"name": "x", "image": "x"}],
+        "extraInitContainers": [{"name": "x", "image": "x"}],
+        "global.tolerations": [{"operator": "Exists"}],
+        "serviceMonitor.relabelings": [{"action": "labeldrop", "regex": "x"}],
+        "serviceMonitor.metricRelabelings": [{"action": "labeldrop", "regex": "x"}],
+        **{f"{group}resources": {"requests": {"cpu": "1"}} for group in ("", "crds.job.", "test.")},
         "networkPolicy.ingress": [{}],
         "networkPolicy.egress": [{}],
         "caBundle": "-----BEGIN CERTIFICATE-----",
@@ -168,7 +153,7 @@ def leaves() -> Iterator[values.Leaf]:
 
 
 def outcome(given: Any, version: str, hooks: bool = False) -> str:
-    """What is rendered, or why not. Without the hooks' pods, which would hide what the controller's lost."""
+    """Return what is rendered, or why not. Without the hooks' pods, which would hide what the controller's lost."""
     try:
         return text(*([] if hooks else ["--no-hooks"]), given=given, version=version, tests=hooks)
     except helm.BadValues as refused:
@@ -187,14 +172,23 @@ BASES: dict[str, dict[str, str]] = {
     "proxy.noProxy": {"proxy.https": "http://proxy:1"},
     "podDisruptionBudget.minAvailable": {"podDisruptionBudget.enabled": "true"},
     "podDisruptionBudget.maxUnavailable": {"podDisruptionBudget.enabled": "true"},
+    "podDisruptionBudget.unhealthyPodEvictionPolicy": {"podDisruptionBudget.enabled": "true"},
     "networkPolicy.ingress": {"networkPolicy.enabled": "true"},
     "networkPolicy.egress": {"networkPolicy.enabled": "true"},
+    "metrics.authentication.enabled": {"metrics.tls.secretName": "x"},
     "serviceMonitor.renderMode": {"serviceMonitor.enabled": "true"},
     "prometheusRule.renderMode": {"prometheusRule.enabled": "true"},
     "prometheusRule.additionalLabels": {"prometheusRule.enabled": "true", "prometheusRule.renderMode": "alwaysRender"},
     **{
         f"serviceMonitor.{name}": {"serviceMonitor.enabled": "true", "serviceMonitor.renderMode": "alwaysRender"}
-        for name in ("additionalLabels", "interval", "scrapeTimeout")
+        for name in (
+            "namespace",
+            "additionalLabels",
+            "interval",
+            "scrapeTimeout",
+            "relabelings",
+            "metricRelabelings",
+        )
     },
     **{
         f"grafanaDashboard.{name}": {"grafanaDashboard.enabled": "true"}
@@ -221,21 +215,51 @@ BASES: dict[str, dict[str, str]] = {
 }
 
 
-def nested(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by their dotted paths, as a file would say them."""
-    whole: dict[str, Any] = {}
-    for path, value in given.items():
-        *groups, name = path.split(".")
-        place = whole
-        for group in groups:
-            place = place.setdefault(group, {})
-        place[name] = value
-    return whole
+def is_default(paths: Iterable[str], base: Mapping[str, str]) -> bool:
+    """Return whether nulls at these paths render what the chart renders without them."""
+    given = nested({**base, **dict.fromkeys(paths)})
+    return outcome(given, NEWEST, hooks=True) == outcome(nested(base), NEWEST, hooks=True)
+
+
+def test_null_means_the_default() -> None:
+    """Render all nulls at once that need the same other values, and each one alone only if they render another text."""
+    together: dict[tuple[int, frozenset[tuple[str, str]]], list[str]] = defaultdict(list)
+    for entry in values.walk():
+        base = frozenset((name, value) for name, value in BASES.get(entry.path, {}).items() if name != entry.path)
+        # The null of a group would hide those of its values.
+        depth = 0 if isinstance(entry, values.Leaf) else entry.path.count(".") + 1
+        together[depth, base].append(entry.path)
+    for (_, base), paths in together.items():
+        if not is_default(paths, dict(base)):
+            wrong = [path for path in paths if not is_default([path], dict(base))]
+            pytest.fail(f"null means something else than the default: {wrong or paths}")
+
+
+def test_every_null_of_a_parent_chart_means_the_default(tmp_path: Path) -> None:
+    """Helm drops a null of the user's, but passes a parent's null on to the chart that it depends on."""
+
+    def rendered(given: dict[str, Any]) -> str:
+        metadata = {"apiVersion": "v2", "name": "parent", "version": "1.0.0"}
+        (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(metadata))
+        (tmp_path / "values.yaml").write_text(yaml.safe_dump({"akv-secret-store": given}))
+        shutil.copytree(helm.CHART, tmp_path / "charts" / "akv-secret-store", dirs_exist_ok=True)
+        return helm.run(["template", "release", str(tmp_path), "--kube-version", NEWEST])
+
+    defaults = rendered({})
+    assert "kind: Deployment" in defaults
+    assert rendered({leaf.path.split(".")[0]: None for leaf in leaves()}) == defaults
+    assert rendered(nested({leaf.path: None for leaf in leaves()})) == defaults
+
+
+def test_every_template_fills_in_defaults_first() -> None:
+    for template in (helm.CHART / "templates").iterdir():
+        if not template.name.startswith("_"):
+            assert 'include "akv-secret-store.defaults" .' in "".join(template.read_text().splitlines()[:2]), template
 
 
 @functools.cache
 def without(path: str, version: str) -> str:
-    """What is rendered without that value."""
+    """Return what is rendered without that value."""
     return outcome(nested(BASES.get(path, {})), version)
 
 
@@ -246,7 +270,7 @@ def test_every_leaf_changes_something(leaf: values.Leaf) -> None:
         assert "kind: Job" in text()
         assert "kind: Job" not in text(given=given)
         return
-    if leaf.path.startswith("test."):
+    if leaf.path.startswith(("test.", "crds.job.")):
         assert outcome(given, NEWEST, hooks=True) != outcome({}, NEWEST, hooks=True)
         return
     # Where there are policies, or else where there are none.
@@ -265,3 +289,98 @@ def test_values_yaml_says_the_typed_defaults() -> None:
         for name in leaf.path.split("."):
             found = found[name]
         assert found == leaf.default, leaf.path
+
+
+@pytest.mark.parametrize("leaf", list(leaves()), ids=lambda leaf: leaf.path)
+def test_the_description_of_a_value_is_clear_by_itself(leaf: values.Leaf) -> None:
+    """README's table has no headings of groups."""
+    first = leaf.description.split()[0]
+    assert first[0].isupper(), leaf.description
+    assert first not in ("Its", "It", "As", "Or", "They"), leaf.description
+    assert not leaf.description.startswith(("Whether there is", "Whether they", "Whether it")), leaf.description
+
+
+def test_the_schema_has_the_default_of_each_value() -> None:
+    for leaf in leaves():
+        node = values.schema()
+        for name in leaf.path.split("."):
+            node = node["properties"][name]
+        assert node["default"] == leaf.default, leaf.path
+
+
+def test_a_disabled_chart_names_the_condition_of_its_parent() -> None:
+    with pytest.raises(helm.BadValues, match=r"^enabled: .*`condition: akv-secret-store\.enabled`"):
+        render(given={"enabled": False})
+
+
+def test_a_parent_chart_disables_this_one(tmp_path: Path) -> None:
+    dependency = {"name": "akv-secret-store", "version": "*", "condition": "akv-secret-store.enabled"}
+    metadata = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [dependency]}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(metadata))
+    shutil.copytree(helm.CHART, tmp_path / "charts" / "akv-secret-store")
+    command = ["template", "release", str(tmp_path), "--kube-version", NEWEST]
+    assert "kind: Deployment" in helm.run(command)
+    assert "kind:" not in helm.run([*command, "--set", "akv-secret-store.enabled=false"])
+
+
+def pods(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the specs of the controller's, the CRD Job's and the test's pods, with their labels."""
+    for manifest in render(given=given, tests=True):
+        if manifest["kind"] == "Pod":
+            yield manifest["spec"] | {"labels": manifest["metadata"]["labels"]}
+        elif manifest["kind"] in ("Deployment", "Job"):
+            template = manifest["spec"]["template"]
+            yield template["spec"] | {"labels": template["metadata"]["labels"]}
+
+
+GLOBAL: dict[str, Any] = {
+    "registry": "parent.example",
+    "imagePullSecrets": [{"name": "parent"}],
+    "labels": {"team": "parent", "stage": "test"},
+    "nodeSelector": {"pool": "parent", "zone": "a"},
+    "tolerations": [{"operator": "Exists"}],
+    "priorityClassName": "parent",
+}
+
+
+def test_globals_of_a_parent_chart_reach_every_pod() -> None:
+    found = list(pods({"global": GLOBAL}))
+    assert len(found) == 3
+    for pod in found:
+        assert pod["labels"].items() >= GLOBAL["labels"].items()
+        assert pod["nodeSelector"] == {"kubernetes.io/os": "linux", **GLOBAL["nodeSelector"]}
+        assert (pod["tolerations"], pod["priorityClassName"]) == (GLOBAL["tolerations"], "parent")
+        assert pod["imagePullSecrets"] == GLOBAL["imagePullSecrets"]
+        assert pod["containers"][0]["image"].startswith("parent.example/akv-secret-store")
+
+
+def test_values_of_the_chart_go_before_globals() -> None:
+    own: dict[str, Any] = {
+        "commonLabels": {"team": "own"},
+        "nodeSelector": {"pool": "own"},
+        "tolerations": [{"key": "own", "operator": "Exists"}],
+        "priorityClassName": "own",
+    }
+    for pod in pods({"global": GLOBAL, **own}):
+        assert (pod["labels"]["team"], pod["nodeSelector"]["pool"]) == ("own", "own")
+        assert pod["tolerations"] == own["tolerations"] + GLOBAL["tolerations"]
+        assert pod["priorityClassName"] == "own"
+
+
+def test_common_annotations_and_labels_are_on_every_object() -> None:
+    given = nested({**LOGS, **LOGS_RENDERED}) | {
+        "commonAnnotations": {"example.com/owner": "x"},
+        "commonLabels": {"team": "x"},
+        "serviceAccount": {"annotations": {"a": "b"}},
+        "networkPolicy": {"enabled": True},
+        "podDisruptionBudget": {"enabled": True},
+        "serviceMonitor": {"enabled": True, "renderMode": "alwaysRender"},
+        "prometheusRule": {"enabled": True, "renderMode": "alwaysRender"},
+        "grafanaDashboard": {"enabled": True},
+        "proxy": {"https": "http://proxy:1"},
+        "caBundle": "-----BEGIN CERTIFICATE-----",
+    }
+    for manifest in render(given=given, tests=True):
+        name = (manifest["kind"], manifest["metadata"]["name"])
+        assert manifest["metadata"].get("annotations", {}).get("example.com/owner") == "x", name
+        assert manifest["metadata"]["labels"]["team"] == "x", name

@@ -1,11 +1,13 @@
-"""Give each test module its own control plane, emulator and release, and check what all of them did at the end.
+"""Give each test module a control plane, an emulator and a release, and check what all modules did at the end.
 
-The controller is the chart's Deployment, run as a process under the chart's own ServiceAccount and Roles. A module
-shares nothing with another one, so that modules run alone, in any order and side by side with the same result.
+The controller is the chart's Deployment, run as a process under the chart's own ServiceAccount and Roles. Modules of
+one process use them one after another, as `shared_release` says. A module that needs another release, or a control
+plane without one, has the mark `own_plane`. So modules run alone, in any order and side by side with the same result.
 """
 
 import contextlib
 import json
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,20 +15,40 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import suite_checks
-from tests.cluster.fleet import Fleet, fleet
-from tests.cluster.leaks import search, texts
-from tests.cluster.relay import Relay
-from tests.cluster.rights import granted, used
-from tests.cluster.suite_checks import ModuleRecord
-from tests.cluster.thief import ACCOUNT, HOME, LISTED, SECRETS, SHOP, Shop, Thief, secret
-from tests.cluster.world import Installed, Namespace, Start, at_work, eventually, has, install, metrics
-from tools import helm
-from tools.deployment import PROBE_SECRET_TYPE
+from tests.support.cluster import suite_checks
+from tests.support.cluster.fault_harness import FaultHarness, fault_harness
+from tests.support.cluster.fault_proxy import FaultProxy
+from tests.support.cluster.harness import (
+    InstalledRelease,
+    Namespace,
+    StartController,
+    chart_crds,
+    eventually,
+    is_at_least,
+    read_metrics,
+    running_controller,
+)
+from tests.support.cluster.leaks import read_texts, search_texts
+from tests.support.cluster.permissions import list_granted, list_used
+from tests.support.cluster.shared_release import SharedRelease
+from tests.support.cluster.suite_checks import ModuleRecord
+from tests.support.cluster.token_thief import (
+    ALLOWED_TYPES,
+    CONTROLLER_ACCOUNT,
+    CONTROLLER_NAMESPACE,
+    SECRETS,
+    TARGET_NAMESPACE,
+    TargetNamespace,
+    TokenThief,
+    make_secret,
+)
+from tools.cli.common import helm
+from tools.codegen.deployment import PROBE_SECRET_TYPE
 from tools.keyvault_emulator import Emulator
-from tools.kubelet import WorkloadError
-from tools.local_cluster import ControlPlane, assets
-from tools.workload import Workload
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.programs import assets
+from tools.pods.pod_emulation import WorkloadError
+from tools.pods.pod_process import PodProcess
 
 HERE = Path(__file__).parent
 # The modules that take most time, longest first. pytest-xdist starts modules in this order (--no-loadscope-reorder), so
@@ -34,7 +56,9 @@ HERE = Path(__file__).parent
 SLOW_MODULES = (
     "test_soak",
     "test_failures",
+    "test_flux",
     "test_demo",
+    "test_argocd",
     "test_policies",
     "test_docs",
     "test_costs",
@@ -71,7 +95,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of what this Kubernetes does not have yet."""
     marked = {item: mark.args for item in items if (mark := item.get_closest_marker("since"))}
-    pointless = {item: what for item, (since, what) in marked.items() if not has(assets.kubernetes().version, since)}
+    pointless = {
+        item: what for item, (since, what) in marked.items() if not is_at_least(assets.kubernetes().version, since)
+    }
     items[:] = [item for item in items if item not in pointless]
     config.hook.pytest_deselected(items=list(pointless))
     config.stash[_left_out] = Counter(pointless.values())
@@ -107,7 +133,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     is_complete = config.getoption("--granted-equals-used") or not is_partial
     for name, problem in suite_checks.check(records, is_complete=is_complete) if records else ():
-        node_id = f"tests/cluster/suite_checks.py::{name}"
+        node_id = f"tests/support/cluster/suite_checks.py::{name}"
         outcome: Any = "failed" if problem else "passed"
         report = pytest.TestReport(node_id, (node_id, None, name), {}, outcome, problem or None, "call")
         config.hook.pytest_runtest_logreport(report=report)
@@ -121,57 +147,93 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"Kubernetes {version} has no {what}: {count} tests of them are left out")
 
 
+@pytest.fixture(scope="session")
+def shared_release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRelease]:
+    found = SharedRelease(tmp_path_factory.mktemp)
+    yield found
+    found.close()
+
+
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def lent(shared_release: SharedRelease, request: pytest.FixtureRequest) -> Iterator[InstalledRelease]:
+    """Provide the release that modules use one after another. After a failure the next module gets a new one."""
+    failed = request.session.testsfailed
+    yield shared_release.lend()
+    if request.session.testsfailed > failed:
+        shared_release.discard()
+
+
+def _has_own_plane(request: pytest.FixtureRequest) -> bool:
+    return request.node.get_closest_marker("own_plane") is not None
+
+
+@pytest.fixture(scope="module")
+def plane(request: pytest.FixtureRequest) -> ControlPlane:
+    if _has_own_plane(request):
+        own: ControlPlane = request.getfixturevalue("own_plane")
+        return own
+    lent: InstalledRelease = request.getfixturevalue("lent")
+    return lent.plane
+
+
+@pytest.fixture(scope="module")
+def emulator(request: pytest.FixtureRequest) -> Emulator:
+    if _has_own_plane(request):
+        own: Emulator = request.getfixturevalue("own_emulator")
+        return own
+    lent: InstalledRelease = request.getfixturevalue("lent")
+    return lent.emulator
+
+
+@pytest.fixture(scope="module")
+def installed(lent: InstalledRelease, request: pytest.FixtureRequest) -> Iterator[InstalledRelease]:
+    InstalledRelease.logs.clear()
+    InstalledRelease.exposed.clear()
+    yield lent
+    leaks = tuple(search_texts((*InstalledRelease.exposed, *read_texts(lent))))
+    record = ModuleRecord(request.path.name, frozenset(list_granted(lent)), frozenset(list_used(lent)), leaks)
+    request.config.stash[_records].append(record)
+
+
+@pytest.fixture(scope="module")
+def own_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Provide a control plane without a release, for this module alone."""
     with ControlPlane(tmp_path_factory.mktemp("plane")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iterator[Emulator]:
+def own_emulator(tmp_path_factory: pytest.TempPathFactory, own_plane: ControlPlane) -> Iterator[Emulator]:
     with Emulator(tmp_path_factory.mktemp("emulator")) as running:
-        running.trust_issuer(plane.issuer, plane.ca_file)
+        running.trust_issuer(own_plane.issuer, own_plane.ca_file)
         yield running
 
 
 @pytest.fixture(scope="module")
-def installed(
-    plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Installed]:
-    Installed.logs.clear()
-    Installed.exposed.clear()
-    found = install(plane, emulator, tmp_path_factory.mktemp("release"))
-    yield found
-    leaks = tuple(search((*Installed.exposed, *texts(found))))
-    record = ModuleRecord(request.path.name, frozenset(granted(found)), frozenset(used(found)), leaks)
-    request.config.stash[_records].append(record)
-
-
-@pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    """The environment in which a module's controller differs from the chart's; a module may override this."""
+    """Return the environment in which a module's controller differs from the chart's; a module may override this."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def controller(installed: Installed, settings: dict[str, str]) -> Iterator[Workload]:
-    with at_work(installed.workload(**settings)) as workload:
+def controller(installed: InstalledRelease, settings: dict[str, str]) -> Iterator[PodProcess]:
+    with running_controller(installed.workload(**settings)) as workload:
         yield workload
-        Installed.exposed.append(("metrics", metrics(workload)))
+        InstalledRelease.exposed.append(("metrics", read_metrics(workload)))
 
 
 @pytest.fixture
-def start(installed: Installed) -> Iterator[Start]:
-    """Starts controllers; those that a test does not end itself are told to, so that the lease is free for the next."""
+def start(installed: InstalledRelease) -> Iterator[StartController]:
+    """Start controllers. Stop those that the test has not stopped, so that the lease is free for the next one."""
     with contextlib.ExitStack() as stack:
 
-        def started(**settings: str) -> Workload:
+        def started(**settings: str) -> PodProcess:
             workload = stack.enter_context(installed.workload(**settings))
             workload.wait_ready()
             running.append(workload)
             return workload
 
-        running: list[Workload] = []
+        running: list[PodProcess] = []
         yield started
         for workload in running:
             with contextlib.suppress(WorkloadError):
@@ -179,33 +241,33 @@ def start(installed: Installed) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def shops(installed: Installed, controller: Workload) -> Iterator[Fleet]:
-    with fleet(installed, "one", "two") as found:
+def shops(installed: InstalledRelease, controller: PodProcess) -> Iterator[FaultHarness]:
+    with fault_harness(installed, "one", "two") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def relay(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
-    """A way to the API server that fails where a test says so."""
-    with Relay(plane, tmp_path_factory.mktemp("relay")) as running:
+def relay(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
+    """Provide a way to the API server that fails where a test says so."""
+    with FaultProxy(plane, tmp_path_factory.mktemp("relay")) as running:
         yield running
 
 
 @pytest.fixture
-def space(installed: Installed, controller: Workload) -> Iterator[Namespace]:
-    """A namespace with a federated ServiceAccount and a vault of its own."""
+def space(installed: InstalledRelease, controller: PodProcess) -> Iterator[Namespace]:
+    """Provide a namespace with a federated ServiceAccount and a vault of its own."""
     namespace = Namespace(installed)
     yield namespace
-    installed.emulator.heal()
+    installed.emulator.clear_faults()
     installed.emulator.restore()
     namespace.remove()
 
 
 @pytest.fixture
-def neighbour(installed: Installed, controller: Workload) -> Iterator[Namespace]:
+def neighbour(installed: InstalledRelease, controller: PodProcess) -> Iterator[Namespace]:
     """Another namespace, whose Secret was synced."""
     namespace = Namespace(installed)
-    namespace.put("a", "0")
+    namespace.set_secret("a", "0")
     namespace.apply(namespace.provider_class("a"), namespace.sync("s", {"k": "a"}))
     namespace.wait_secret("s", {"k": "0"})
     yield namespace
@@ -214,47 +276,53 @@ def neighbour(installed: Installed, controller: Workload) -> Iterator[Namespace]
 
 @pytest.fixture(scope="module", params=[True, False], ids=["owners-enforced", "owners-not-enforced"])
 def attacked_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane with the plugin OwnerReferencesPermissionEnforcement, and one without, as by default."""
-    if request.param:
-        yield request.getfixturevalue("plane")
-        return
-    flags = ["--enable-admission-plugins=NodeRestriction"]
-    with ControlPlane(tmp_path_factory.mktemp("lenient"), apiserver_flags=flags) as running:
+    """Provide a control plane with the plugin OwnerReferencesPermissionEnforcement, and one without, as by default."""
+    flags = [] if request.param else ["--enable-admission-plugins=NodeRestriction"]
+    with ControlPlane(tmp_path_factory.mktemp("attacked"), apiserver_flags=flags, crds=chart_crds()) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def shop(attacked_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    """A second release, under attack: renamed in every way that the chart knows, so policies must follow the names."""
+def shop(attacked_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> TargetNamespace:
+    """Provide a second release, under attack. All its names differ, so the policies must follow the names."""
     plane = attacked_plane
     values = tmp_path_factory.mktemp("policies") / "values.json"
     values.write_text(
         json.dumps(
             {
                 "fullnameOverride": "scribe",
-                "namespaceOverride": HOME,
-                "serviceAccount": {"name": ACCOUNT},
-                "validatingAdmissionPolicies": {"allowedSecretTypes": LISTED},
+                "namespaceOverride": CONTROLLER_NAMESPACE,
+                "serviceAccount": {"name": CONTROLLER_ACCOUNT},
+                "validatingAdmissionPolicies": {"allowedSecretTypes": ALLOWED_TYPES},
             }
         )
     )
-    plane.kubectl("create", "namespace", HOME)
+    plane.kubectl("create", "namespace", CONTROLLER_NAMESPACE)
     at = ["--namespace", "release-room", "--kubeconfig", str(plane.kubeconfig)]
     helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", "--values", str(values)])
     # Nothing of it runs: its account, its rights and its policies are all that a thief meets.
-    plane.kubectl("delete", "deployment", "scribe", "--namespace", HOME)
+    plane.kubectl("delete", "deployment", "scribe", "--namespace", CONTROLLER_NAMESPACE)
     lease = {"metadata": {"name": "scribe"}}
-    status, answer = plane.request("POST", f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases", lease)
+    status, answer = plane.request(
+        "POST", f"/apis/coordination.k8s.io/v1/namespaces/{CONTROLLER_NAMESPACE}/leases", lease
+    )
     assert status == 201, answer
-    plane.kubectl("create", "namespace", SHOP)
-    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
-    thief = Thief(plane, HOME, ACCOUNT)
+    plane.kubectl("create", "namespace", TARGET_NAMESPACE)
+    thief = TokenThief(plane, CONTROLLER_NAMESPACE, CONTROLLER_ACCOUNT)
     # What the controller itself waits for before it is ready: the policies are in force a moment after the install.
-    probe = {**secret("probe", []), "type": PROBE_SECRET_TYPE}
+    probe = {**make_secret("probe", []), "type": PROBE_SECRET_TYPE}
     eventually(lambda: thief.send("POST", f"{SECRETS}?dryRun=All", probe), lambda answer: answer.status == 422)
-    return Shop(plane)
+    return TargetNamespace(plane)
 
 
 @pytest.fixture
-def thief(shop: Shop) -> Thief:
-    return Thief(shop.plane, HOME, ACCOUNT)
+def thief(shop: TargetNamespace) -> TokenThief:
+    return TokenThief(shop.plane, CONTROLLER_NAMESPACE, CONTROLLER_ACCOUNT)
+
+
+@pytest.fixture
+def refusing_proxy() -> Iterator[str]:
+    """Provide an address without a listener. The port is reserved meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"

@@ -1,7 +1,6 @@
 """AKVSync on the real API server: the reference's own example, and what becomes of its parts."""
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,13 +8,12 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from controller.akvsync_terms import in_akvsync_terms
-from tests.cluster.world import PATHS, Installed, Namespace, eventually, value
-from tests.unit.issuing import Issued, issue, private_pem
-from tests.unit.test_translate import EXAMPLE
+from controller.akvsync.terms import in_akvsync_terms
+from tests.support.akv_syncs import EXAMPLE
+from tests.support.certificates import IssuedCertificate, encode_private_key, issue_certificate
+from tests.support.cluster.akv_syncs import SYNCED, UP_TO_DATE, list_parts, ready_condition, wait_gone, wait_ready
+from tests.support.cluster.harness import KIND_PATHS, InstalledRelease, Namespace, audit_lines, canary_value, eventually
 
-UP_TO_DATE = "UpdateNoValueChangeSucceeded"
-SYNCED = ("True", UP_TO_DATE)
 WRITTEN = ("UpdateValueChangeOrForceUpdateSucceeded", UP_TO_DATE)
 
 
@@ -25,30 +23,8 @@ def settings() -> dict[str, str]:
 
 
 def akv_sync(space: Namespace, objects: str, name: str = "shop") -> dict[str, Any]:
-    """An AKVSync with objects as a person writes them."""
+    """Return an AKVSync with objects as a person writes them."""
     return space.akv_sync(*msgspec.yaml.decode(objects), name=name)
-
-
-def ready(space: Namespace, name: str = "shop") -> tuple[str, str, str]:
-    """Ready's status, reason and message, of this generation."""
-    found = space.get("akvsync", name)
-    for item in found.get("status", {}).get("conditions", []):
-        if item["type"] == "Ready" and item["observedGeneration"] == found["metadata"]["generation"]:
-            return item["status"], item["reason"], item["message"]
-    return "", "", ""
-
-
-def becomes(space: Namespace, *wanted: str, name: str = "shop") -> str:
-    """Waits until Ready begins so; returns its message."""
-    return eventually(lambda: ready(space, name), lambda found: found[: len(wanted)] == wanted)[2]
-
-
-def parts(space: Namespace, name: str = "shop") -> dict[str, dict[str, Any]]:
-    return {item["name"]: item for item in space.get("akvsync", name)["status"]["parts"]}
-
-
-def gone(look: Callable[[], object]) -> None:
-    eventually(look, lambda found: not found)
 
 
 def versions(space: Namespace, name: str, *texts: str) -> None:
@@ -56,14 +32,14 @@ def versions(space: Namespace, name: str, *texts: str) -> None:
     emulator = space.installed.emulator
     for age, text in reversed(list(enumerate(texts))):
         emulator.set_clock(-10 - age)
-        space.put(name, text)
+        space.set_secret(name, text)
     emulator.set_clock(0)
 
 
-def certificates(space: Namespace, name: str, count: int) -> list[Issued]:
+def certificates(space: Namespace, name: str, count: int) -> list[IssuedCertificate]:
     """Versions of a certificate, the newest first."""
     emulator = space.installed.emulator
-    issued = [issue(name, start=datetime.now(UTC)) for _ in range(count)]
+    issued = [issue_certificate(name, start=datetime.now(UTC)) for _ in range(count)]
     for age, leaf in reversed(list(enumerate(issued))):
         emulator.set_clock(-10 - age)
         emulator.import_certificate(space.vault, name, (leaf.key_pem + leaf.pem).encode())
@@ -71,12 +47,12 @@ def certificates(space: Namespace, name: str, count: int) -> list[Issued]:
     return issued
 
 
-def one_pem(leaf: Issued) -> set[str]:
+def one_pem(leaf: IssuedCertificate) -> set[str]:
     return {leaf.pem, leaf.key_pem}
 
 
 def halves(text: str) -> set[str]:
-    """The two parts of a PEM."""
+    """Return the two parts of a PEM."""
     middle = text.index("-----BEGIN", 1)
     return {text[:middle], text[middle:]}
 
@@ -91,20 +67,24 @@ def test_the_references_own_example(space: Namespace) -> None:
     edge = certificates(space, "edge", 2)
     space.apply(space.akv_sync(*EXAMPLE, name="shop"))
 
-    message = becomes(space, *SYNCED)
-    assert message == "8/8 ready: every Secret holds what the vault holds"
-    assert space.secret("api-token") == {"v0": value("token")}
-    assert space.secret("db") == {"v0": value("new"), "v1": value("old"), "v2": value("oldest")}
-    assert space.secret("deploy-key") == {"ssh-privatekey": value("ssh")}
-    bundle = space.secret("bundle")
-    assert (bundle["user"], bundle["previous"]) == (value("user"), value("old"))
+    message = wait_ready(space, *SYNCED)
+    assert message == "8/8 ready: every Secret has the values of the vault"
+    assert space.secret_values("api-token") == {"v0": canary_value("token")}
+    assert space.secret_values("db") == {
+        "v0": canary_value("new"),
+        "v1": canary_value("old"),
+        "v2": canary_value("oldest"),
+    }
+    assert space.secret_values("deploy-key") == {"ssh-privatekey": canary_value("ssh")}
+    bundle = space.secret_values("bundle")
+    assert (bundle["user"], bundle["previous"]) == (canary_value("user"), canary_value("old"))
     assert halves(bundle["chain"]) == one_pem(web)
     for name, leaf in (("web", web), ("edge-v0", edge[0]), ("edge-v1", edge[1])):
-        found = space.secret(name)
+        found = space.secret_values(name)
         assert found.keys() == {"tls.crt", "tls.key"}
         assert found["tls.crt"] == leaf.pem
-        assert found["tls.key"] == private_pem(leaf.key, PrivateFormat.TraditionalOpenSSL)
-    assert {key: halves(text) for key, text in space.secret("web-old").items()} == {
+        assert found["tls.key"] == encode_private_key(leaf.key, PrivateFormat.TraditionalOpenSSL)
+    assert {key: halves(text) for key, text in space.secret_values("web-old").items()} == {
         f"v{number}": one_pem(leaf) for number, leaf in enumerate(old)
     }
     types = {item: space.get("secret", item)["type"] for item in ("api-token", "web", "edge-v1", "deploy-key")}
@@ -117,7 +97,7 @@ def test_the_references_own_example(space: Namespace) -> None:
     meta = space.get("secret", "db")["metadata"]
     assert meta["labels"] == {"tier": "data", "secrets-store.sync.x-k8s.io": ""}
     assert meta["annotations"] == {"note": "rotated-weekly"}
-    told = parts(space)
+    told = list_parts(space)
     assert all(part["ready"] for part in told.values())
     assert [item["targetKey"] for item in told["db"]["versions"]] == ["v0", "v1", "v2"]
     assert len({item["version"] for item in told["db"]["versions"]}) == 3
@@ -136,26 +116,26 @@ def test_an_edit_updates_and_prunes(space: Namespace) -> None:
     versions(space, "a", "new", "old")
     versions(space, "b", "b")
     space.apply(akv_sync(space, "[{secretInAKV: a, labels: {x: '1', y: '1'}}, {secretInAKV: b}]"))
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
     space.apply(
         akv_sync(
             space, "[{secretInAKV: a, labels: {x: '2'}, versionHistory: 2}, {secretInAKV: b, kubernetesSecretName: c}]"
         )
     )
-    assert becomes(space, *SYNCED).startswith("2/2")
-    assert space.secret("a") == {"v0": value("new"), "v1": value("old")}
+    assert wait_ready(space, *SYNCED).startswith("2/2")
+    assert space.secret_values("a") == {"v0": canary_value("new"), "v1": canary_value("old")}
     assert space.get("secret", "a")["metadata"]["labels"] == {"x": "2", "secrets-store.sync.x-k8s.io": ""}
     space.wait_secret("c", {"v0": "b"})
-    gone(lambda: space.get("secretsync", "b"))
-    gone(lambda: space.get("secret", "b"))
-    assert space.names("secretsync") == ["a", "c"]
+    wait_gone(lambda: space.get("secretsync", "b"))
+    wait_gone(lambda: space.get("secret", "b"))
+    assert space.list_names("secretsync") == ["a", "c"]
 
 
 def test_what_is_edited_or_deleted_by_hand_is_restored(space: Namespace) -> None:
     versions(space, "a", "1")
     versions(space, "b", "2")
     space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: b}]"))
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
     wanted = {
         kind: space.get(kind, name)["spec"] for kind, name in (("secretsync", "a"), ("secretproviderclass", "shop"))
     }
@@ -178,44 +158,44 @@ def test_what_is_edited_or_deleted_by_hand_is_restored(space: Namespace) -> None
             lambda found, uid=uid: found not in (None, uid),  # type: ignore[misc]
         )
         assert space.get(kind, name)["spec"] == wanted[kind]
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
     space.wait_secret("a", {"v0": "1"})
 
 
 def test_a_forced_look_at_the_vault_is_nobodys_edit(space: Namespace) -> None:
     versions(space, "a", "1")
     space.apply(akv_sync(space, "[{secretInAKV: a}]"))
-    becomes(space, *SYNCED)
-    space.put("a", "2")
-    space.force("a")
+    wait_ready(space, *SYNCED)
+    space.set_secret("a", "2")
+    space.force_sync("a")
     space.wait_secret("a", {"v0": "2"})
     assert space.get("secretsync", "a")["spec"]["forceSynchronization"]
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
 
 
 def test_a_failing_part_is_told_with_its_reason_and_the_others_go_on(space: Namespace) -> None:
     versions(space, "a", "1")
     space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: missing}]"))
-    message = becomes(space, "False", "ProviderError")
+    message = wait_ready(space, "False", "ProviderError")
     assert message.startswith("1/2 ready; missing: ")
-    told = parts(space)
+    told = list_parts(space)
     assert (told["a"]["ready"], told["missing"]["ready"]) == (True, False)
-    assert told["missing"]["message"] == in_akvsync_terms(space.ready("missing")[1])
+    assert told["missing"]["message"] == in_akvsync_terms(space.ready_condition("missing")[1])
     space.wait_secret("a", {"v0": "1"})
-    # … and the summary follows when it is mended.
-    space.put("missing", "here")
-    space.force("missing")
-    assert becomes(space, *SYNCED).startswith("2/2")
+    # … and the summary follows when it is repaired.
+    space.set_secret("missing", "here")
+    space.force_sync("missing")
+    assert wait_ready(space, *SYNCED).startswith("2/2")
 
 
 def test_missing_secret_is_an_event_of_the_akvsync_in_its_own_terms(space: Namespace) -> None:
     space.apply(akv_sync(space, "[{secretInAKV: none}, {secretInAKV: nor}]"))
-    message = becomes(space, "False", "ProviderError")
+    message = wait_ready(space, "False", "ProviderError")
     assert "correct secretInAKV or certInAKV" in message
     assert "objectName" not in message
 
     def events() -> list[tuple[str, str, str]]:
-        status, text = space.installed.plane.request("GET", PATHS["events"].format(space.name))
+        status, text = space.installed.plane.request("GET", KIND_PATHS["events"].format(space.name))
         assert status == 200
         about = [(item["involvedObject"], item) for item in json.loads(text)["items"]]
         return [(of["name"], item["type"], item["reason"]) for of, item in about if of["kind"] == "AKVSync"]
@@ -231,7 +211,7 @@ def test_somebody_elses_secretsync_is_not_touched_and_told(space: Namespace) -> 
     space.wait_secret("a", {"k": "2"})
     space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: b}]", name="mine"))
     space.wait_reason("b", *WRITTEN)
-    message = eventually(lambda: ready(space, "mine"), lambda found: found[2].startswith("1/2 "))[2]
+    message = eventually(lambda: ready_condition(space, "mine"), lambda found: found[2].startswith("1/2 "))[2]
     assert message == (
         "1/2 ready; a: a SecretSync a exists that does not belong to this AKVSync, so it was not touched; set another"
         " kubernetesSecretName, or delete that SecretSync and the AKVSync follows by itself"
@@ -240,7 +220,7 @@ def test_somebody_elses_secretsync_is_not_touched_and_told(space: Namespace) -> 
     assert space.get("secretsync", "a")["spec"]["secretObject"]["data"] == foreign["spec"]["secretObject"]["data"]
     space.wait_secret("a", {"k": "2"})
     space.kubectl("delete", "secretsync", "a")
-    becomes(space, *SYNCED, name="mine")
+    wait_ready(space, *SYNCED, name="mine")
     space.wait_secret("a", {"v0": "1"})
 
 
@@ -249,24 +229,24 @@ def test_somebody_elses_class_is_not_touched_and_told(space: Namespace) -> None:
     space.apply(space.provider_class("other"))
     before = space.get("secretproviderclass", "shop")
     space.apply(akv_sync(space, "[{secretInAKV: a}]"))
-    assert "a SecretProviderClass shop exists" in becomes(space, "False", "NameTaken")
+    assert "a SecretProviderClass shop exists" in wait_ready(space, "False", "NameTaken")
     assert space.get("secretproviderclass", "shop") == before
-    assert space.names("secretsync") == []
+    assert space.list_names("secretsync") == []
     space.kubectl("delete", "secretproviderclass", "shop")
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
     space.wait_secret("a", {"v0": "1"})
 
 
 def test_a_new_type_waits_until_the_secretsync_is_deleted(space: Namespace) -> None:
     versions(space, "key", "ssh")
     space.apply(akv_sync(space, "[{secretInAKV: key}]"))
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
     space.apply(akv_sync(space, "[{secretInAKV: key, kubernetesSecretType: kubernetes.io/ssh-auth}]"))
-    message = becomes(space, "False", "SecretTypeChangeWaits")
+    message = wait_ready(space, "False", "SecretTypeChangeWaits")
     assert "the Secret is of type Opaque, which cannot change: delete the SecretSync key" in message
     space.wait_secret("key", {"v0": "ssh"})
     space.kubectl("delete", "secretsync", "key")
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
     space.wait_secret("key", {"ssh-privatekey": "ssh"})
     assert space.get("secret", "key")["type"] == "kubernetes.io/ssh-auth"
 
@@ -276,45 +256,45 @@ def test_a_mistake_that_only_the_controller_sees_changes_nothing(space: Namespac
     space.apply(
         akv_sync(space, "[{secretInAKV: a, kubernetesSecretName: a-v1}, {secretInAKV: a, kubernetesSecretName: b}]")
     )
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
     typed = "kubernetesSecretType: kubernetes.io/ssh-auth"
     space.apply(
         akv_sync(
             space, f"[{{secretInAKV: a, kubernetesSecretName: a-v1}}, {{secretInAKV: a, versionHistory: 2, {typed}}}]"
         )
     )
-    message = becomes(space, "False", "UserInputValidationFailed")
+    message = wait_ready(space, "False", "UserInputValidationFailed")
     assert "secretInAKV a and secretInAKV a both make a Secret a-v1" in message
-    assert space.names("secretsync") == ["a-v1", "b"]
+    assert space.list_names("secretsync") == ["a-v1", "b"]
     assert space.get("akvsync", "shop")["status"]["summary"] == "2/2"
 
 
 def test_deleting_it_removes_everything_that_it_made(space: Namespace) -> None:
     versions(space, "a", "1")
     space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: a, kubernetesSecretName: b}]"))
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
     space.kubectl("delete", "akvsync", "shop")
     for kind in ("secretsync", "secretproviderclass", "secret"):
-        gone(lambda kind=kind: space.names(kind))  # type: ignore[misc]
+        wait_gone(lambda kind=kind: space.list_names(kind))  # type: ignore[misc]
 
 
 def test_deleted_and_applied_again_at_once(space: Namespace) -> None:
     versions(space, "a", "1")
     made = akv_sync(space, "[{secretInAKV: a}]")
     space.apply(made)
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
     old = space.get("secretsync", "a")["metadata"]["uid"]
     space.kubectl("delete", "akvsync", "shop")
     space.apply(made)
     eventually(lambda: space.get("secretsync", "a").get("metadata", {}).get("uid", old), lambda uid: uid != old)
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
     space.wait_secret("a", {"v0": "1"})
 
 
-def test_what_nobody_touches_is_not_written_again(space: Namespace, installed: Installed) -> None:
+def test_what_nobody_touches_is_not_written_again(space: Namespace, installed: InstalledRelease) -> None:
     versions(space, "a", "1")
     space.apply(akv_sync(space, "[{secretInAKV: a}]"))
-    becomes(space, *SYNCED)
+    wait_ready(space, *SYNCED)
 
     def seen() -> list[str]:
         found = [
@@ -324,7 +304,7 @@ def test_what_nobody_touches_is_not_written_again(space: Namespace, installed: I
         return [item["metadata"]["resourceVersion"] for item in found]
 
     def writes() -> list[str]:
-        lines = (json.loads(line) for line in installed.plane.audit_log.read_text().splitlines())
+        lines = (json.loads(line) for line in audit_lines(installed.plane))
         return [
             f"{line['verb']} {line['objectRef']['resource']}"
             for line in lines
@@ -334,8 +314,8 @@ def test_what_nobody_touches_is_not_written_again(space: Namespace, installed: I
         ]
 
     before = seen(), writes()
-    space.put("b", "2")
+    space.set_secret("b", "2")
     space.apply(akv_sync(space, "[{secretInAKV: b}]", name="other"))
-    becomes(space, *SYNCED, name="other")
+    wait_ready(space, *SYNCED, name="other")
     assert seen() == before[0]
     assert writes()[: len(before[1])] == before[1]

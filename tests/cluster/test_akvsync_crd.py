@@ -8,17 +8,17 @@ import msgspec
 import pytest
 
 from controller.api.akvsync import MOST_MAPPED, MOST_OBJECTS, SECRET_TYPES
-from tests.cluster.world import Installed
-from tests.unit.test_translate import EXAMPLE
+from tests.support.akv_syncs import EXAMPLE
+from tests.support.cluster.harness import InstalledRelease
 
 MAPPED = "kubernetesSecretName: m, mapping"
 TLS = "kubernetesSecretType: kubernetes.io/tls"
-ONE_OF = "an object is exactly one of secretInAKV, certInAKV, or kubernetesSecretName with mapping"
+ONE_OF = "an object is exactly one of secretInAKV, certInAKV, select, or kubernetesSecretName with mapping"
 SAME = "two objects make Secrets of the same name: give one another kubernetesSecretName"
 RESERVED = "that start with secrets-store.sync.x-k8s.io are reserved for the controller"
 
 
-def send(installed: Installed, objects: str | list[dict[str, Any]], /, **spec: Any) -> tuple[int, str]:
+def send(installed: InstalledRelease, objects: str | list[dict[str, Any]], /, **spec: Any) -> tuple[int, str]:
     """Exit code and output of a dry run on the server."""
     plane = installed.plane
     given = {"keyvaultName": "shop-vault", "clientID": "client", "tenantID": "tenant", "serviceAccountName": "shop"}
@@ -72,7 +72,7 @@ def send(installed: Installed, objects: str | list[dict[str, Any]], /, **spec: A
         ),
     ],
 )  # fmt: skip
-def test_what_is_accepted(objects: str | list[dict[str, Any]], installed: Installed) -> None:
+def test_what_is_accepted(objects: str | list[dict[str, Any]], installed: InstalledRelease) -> None:
     assert send(installed, objects) == (0, "akvsync.secret-sync.x-k8s.io/shop created (server dry run)\n")
 
 
@@ -83,6 +83,21 @@ def test_what_is_accepted(objects: str | list[dict[str, Any]], installed: Instal
         ("[{}]", ONE_OF),
         ("[{kubernetesSecretName: a}]", ONE_OF),
         ("[{secretInAKV: a, certInAKV: a}]", ONE_OF),
+        ("[{select: {}, secretInAKV: a}]", ONE_OF),
+        ("[{select: {}, versionHistory: 2}]", "versionHistory does not go with select"),
+        ("[{secretInAKV: a, stripPrefix: a}]", "stripPrefix and whenGone go with select alone"),
+        ("[{secretInAKV: a, whenGone: Keep}]", "stripPrefix and whenGone go with select alone"),
+        ("[{select: {namePattern: 'a[b]'}}]", "a pattern of names in Key Vault: letters, digits and -, with * and ?"),
+        ("[{select: {namePrefix: ''}}]", "should be at least 1 chars long"),
+        ("[{select: {types: [key]}}]", 'Unsupported value: "key"'),
+        (
+            f"[{{select: {{}}, kubernetesSecretName: a, {TLS}}}]",
+            "select with kubernetesSecretName makes a Secret of type",
+        ),
+        (
+            [{"select": {"namePrefix": f"a{number}"}} for number in range(9)],
+            "at most 8 objects of an AKVSync have select",
+        ),
         (f"[{{secretInAKV: a, {MAPPED}: [{{dataKey: k, secretInAKV: s}}]}}]", ONE_OF),
         ("[{mapping: [{dataKey: k, secretInAKV: s}]}]", "mapping needs kubernetesSecretName, the name of the Secret"),
         (f"[{{{MAPPED}: [{{dataKey: k, secretInAKV: s}}], versionHistory: 2}}]", "versionHistory does not go with"),
@@ -105,8 +120,31 @@ def test_what_is_accepted(objects: str | list[dict[str, Any]], installed: Instal
         ("[{secretInAKV: a, kubernetesSecretName: A}]", "an object's name: small letters, digits, - and ."),
         ("[{secretInAKV: a, kubernetesSecretType: other}]", 'kubernetesSecretType: Unsupported value: "other"'),
         (
-            "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/basic-auth}]",
-            "kubernetes.io/basic-auth needs a mapping with the dataKeys username and password",
+            "[{certInAKV: a, kubernetesSecretType: kubernetes.io/basic-auth}]",
+            "a certificate becomes a Secret of type Opaque or kubernetes.io/tls",
+        ),
+        ("[{certInAKV: a, expand: true}]", "expand goes with secretInAKV and type Opaque"),
+        ("[{secretInAKV: a, expand: true, versionHistory: 2}]", "expand goes with secretInAKV and type Opaque"),
+        (
+            "[{secretInAKV: a, expand: true, kubernetesSecretType: kubernetes.io/ssh-auth}]",
+            "expand goes with secretInAKV and type Opaque",
+        ),
+        ("[{certInAKV: a, includeCA: true}]", "includeCA goes with certInAKV"),
+        ("[{secretInAKV: a, includeCA: true}]", "includeCA goes with certInAKV"),
+        (
+            "[{kubernetesSecretName: b, mapping: [{dataKey: k, certInAKV: a, property: x}]}]",
+            "property and encoding go with secretInAKV",
+        ),
+        (
+            "[{kubernetesSecretName: b, mapping: [{dataKey: k, secretInAKV: a, encoding: rot13}]}]",
+            'Unsupported value: "rot13"',
+        ),
+        *(
+            (
+                f"[{{kubernetesSecretName: b, mapping: [{{dataKey: k, secretInAKV: a, property: '{path}'}}]}}]",
+                "names with dots between them",
+            )
+            for path in ("x.", "a..b", "a[", "a[x]", "a]b")
         ),
         (
             "[{certInAKV: a, kubernetesSecretType: kubernetes.io/ssh-auth}]",
@@ -122,7 +160,9 @@ def test_what_is_accepted(objects: str | list[dict[str, Any]], installed: Instal
         ),
     ],
 )
-def test_what_is_refused_is_told_in_words(objects: str | list[dict[str, Any]], said: str, installed: Installed) -> None:
+def test_what_is_refused_is_told_in_words(
+    objects: str | list[dict[str, Any]], said: str, installed: InstalledRelease
+) -> None:
     code, out = send(installed, objects)
     assert code == 1
     assert said in out
@@ -141,7 +181,7 @@ def test_what_is_refused_is_told_in_words(objects: str | list[dict[str, Any]], s
         ({"objects": None}, "spec.objects: Required value"),
     ],
 )
-def test_what_stands_around_the_objects(spec: dict[str, Any], said: str, installed: Installed) -> None:
+def test_what_stands_around_the_objects(spec: dict[str, Any], said: str, installed: InstalledRelease) -> None:
     code, out = send(installed, "[{secretInAKV: a}]", **spec)
     assert code == 1
     assert said in out

@@ -6,16 +6,26 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.thief import MERGE, SHOP, Answer, Shop, Thief, granted_everything, made, owner, refused
-from tests.cluster.world import POLICIES
+from tests.support.cluster.harness import SINCE_POLICIES
+from tests.support.cluster.token_thief import (
+    MERGE,
+    TARGET_NAMESPACE,
+    TargetNamespace,
+    ThiefResponse,
+    TokenThief,
+    assert_denied_by_policy,
+    grant_all_verbs,
+    make_custom_resource,
+    make_owner,
+)
 
-pytestmark = pytest.mark.since(*POLICIES)
+pytestmark = pytest.mark.since(*SINCE_POLICIES)
 PATHS = {
-    "SecretSync": f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{SHOP}/secretsyncs",
-    "SecretProviderClass": f"/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{SHOP}/secretproviderclasses",
+    "SecretSync": f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{TARGET_NAMESPACE}/secretsyncs",
+    "SecretProviderClass": f"/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{TARGET_NAMESPACE}/secretproviderclasses",
 }
-AKV_SYNCS = f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{SHOP}/akvsyncs"
-OLD_CLASSES = f"/apis/secrets-store.csi.x-k8s.io/v1alpha1/namespaces/{SHOP}/secretproviderclasses"
+AKV_SYNCS = f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{TARGET_NAMESPACE}/akvsyncs"
+OLD_CLASSES = f"/apis/secrets-store.csi.x-k8s.io/v1alpha1/namespaces/{TARGET_NAMESPACE}/secretproviderclasses"
 NO_FINALIZERS = '{"metadata":{"finalizers":null}}'
 NOBODY = "44444444-4444-4444-4444-444444444444"
 OWN_NAMES = {"SecretSync": "made-own", "SecretProviderClass": "maker"}
@@ -24,28 +34,30 @@ both = pytest.mark.parametrize("kind", list(PATHS))
 
 
 def akv_owner(uid: str, **changes: Any) -> dict[str, Any]:
-    return owner(uid, "maker", kind="AKVSync", controller=True) | changes
+    return make_owner(uid, "maker", kind="AKVSync", controller=True) | changes
 
 
 @pytest.fixture(scope="module")
-def maker(shop: Shop) -> str:
-    """The UID of an AKVSync that no controller serves."""
-    return shop.akv_sync("maker")
+def maker(shop: TargetNamespace) -> str:
+    """Return the UID of an AKVSync that no controller serves."""
+    return shop.create_akv_sync("maker")
 
 
 @pytest.fixture
-def mighty(shop: Shop) -> Iterator[Thief]:
-    """The same account while it has been granted everything on these kinds besides."""
-    with granted_everything(shop, *KINDS) as thief:
+def mighty(shop: TargetNamespace) -> Iterator[TokenThief]:
+    """Provide the same account while it has been granted everything on these kinds besides."""
+    with grant_all_verbs(shop, *KINDS) as thief:
         yield thief
 
 
-def patch(thief: Thief, kind: str, name: str, body: Any) -> Answer:
+def patch(thief: TokenThief, kind: str, name: str, body: Any) -> ThiefResponse:
     return thief.send("PATCH", f"{PATHS[kind]}/{name}", body, MERGE)
 
 
-def seen(shop: Shop, kind: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(shop.plane.kubectl("get", kind, name, "--namespace", SHOP, "-o", "json"))
+def seen(shop: TargetNamespace, kind: str, name: str) -> dict[str, Any]:
+    status, text = shop.plane.request("GET", f"{PATHS[kind]}/{name}")
+    assert status == 200, text
+    found: dict[str, Any] = json.loads(text)
     return found
 
 
@@ -61,21 +73,24 @@ def seen(shop: Shop, kind: str, name: str) -> dict[str, Any]:
         ("GET", f"{AKV_SYNCS}/maker"),
     ],
 )
-def test_the_roles_grant_no_other_verb(method: str, path: str, thief: Thief) -> None:
+def test_the_roles_grant_no_other_verb(method: str, path: str, thief: TokenThief) -> None:
     body: dict[str, Any] = {}
     assert thief.send(method, path, body, MERGE if method == "PATCH" else "application/json").status == 403
 
 
 @both
-def test_what_an_akvsync_owns_can_be_made_and_mended(kind: str, thief: Thief, maker: str) -> None:
+def test_what_an_akvsync_owns_can_be_made_and_mended(kind: str, thief: TokenThief, maker: str) -> None:
     name = OWN_NAMES[kind]
-    assert thief.send("POST", PATHS[kind], made(kind, name, [akv_owner(maker)])).status == 201
+    assert thief.send("POST", PATHS[kind], make_custom_resource(kind, name, [akv_owner(maker)])).status == 201
     change = {"forceSynchronization": "now"} if kind == "SecretSync" else {"parameters": {"a": "b"}}
     assert patch(thief, kind, name, {"spec": change}).status == 200
 
 
-def test_and_a_secretsync_of_its_own_can_be_deleted(thief: Thief, maker: str) -> None:
-    assert thief.send("POST", PATHS["SecretSync"], made("SecretSync", "pruned", [akv_owner(maker)])).status == 201
+def test_and_a_secretsync_of_its_own_can_be_deleted(thief: TokenThief, maker: str) -> None:
+    assert (
+        thief.send("POST", PATHS["SecretSync"], make_custom_resource("SecretSync", "pruned", [akv_owner(maker)])).status
+        == 201
+    )
     assert thief.send("DELETE", f"{PATHS['SecretSync']}/pruned").status == 200
 
 
@@ -86,13 +101,13 @@ def test_and_a_secretsync_of_its_own_can_be_deleted(thief: Thief, maker: str) ->
     ids=["no owner", "another kind", "a SecretSync", "another group", "two"],
 )
 def test_nothing_can_be_made_for_anybody_else(
-    kind: str, change: dict[str, str] | None, thief: Thief, maker: str
+    kind: str, change: dict[str, str] | None, thief: TokenThief, maker: str
 ) -> None:
     owners = [akv_owner(maker, **change)] if change is not None else []
     if change == {}:
         owners = [akv_owner(maker), akv_owner(NOBODY, name="second", controller=False)]
-    answer = thief.send("POST", PATHS[kind], made(kind, "disowned", owners))
-    refused(answer, f"the one owner of a {kind} must be an AKVSync")
+    answer = thief.send("POST", PATHS[kind], make_custom_resource(kind, "disowned", owners))
+    assert_denied_by_policy(answer, f"the one owner of a {kind} must be an AKVSync")
 
 
 @both
@@ -100,22 +115,26 @@ def test_nothing_can_be_made_for_anybody_else(
 @pytest.mark.parametrize(
     "body", [{}, {"spec": {"provider": "x", "serviceAccountName": "x"}}, {"metadata": {"labels": {"a": "b"}}}]
 )
-def test_what_people_wrote_is_not_changed(kind: str, query: str, body: Any, thief: Thief, shop: Shop) -> None:
+def test_what_people_wrote_is_not_changed(
+    kind: str, query: str, body: Any, thief: TokenThief, shop: TargetNamespace
+) -> None:
     name = "written"
     if thief.send("PATCH", f"{PATHS[kind]}/{name}", {}, MERGE).status == 404:
-        shop.create(made(kind, name, []))
+        shop.create(make_custom_resource(kind, name, []))
     before = seen(shop, kind, name)
     answer = thief.send("PATCH", f"{PATHS[kind]}/{name}{query}", body, MERGE)
-    refused(answer, f"this {kind} does not belong to an AKVSync")
+    assert_denied_by_policy(answer, f"this {kind} does not belong to an AKVSync")
     assert seen(shop, kind, name) == before
 
 
 @both
-def test_nor_is_it_adopted_given_away_or_handed_on(kind: str, mighty: Thief, shop: Shop, maker: str) -> None:
-    shop.create(made(kind, "made-adopted", []))
+def test_nor_is_it_adopted_given_away_or_handed_on(
+    kind: str, mighty: TokenThief, shop: TargetNamespace, maker: str
+) -> None:
+    shop.create(make_custom_resource(kind, "made-adopted", []))
     adopting = {"metadata": {"ownerReferences": [akv_owner(maker)]}}
-    refused(patch(mighty, kind, "made-adopted", adopting), f"this {kind} does not belong to an AKVSync")
-    shop.create(made(kind, "made-lasting", [akv_owner(maker)]))
+    assert_denied_by_policy(patch(mighty, kind, "made-adopted", adopting), f"this {kind} does not belong to an AKVSync")
+    shop.create(make_custom_resource(kind, "made-lasting", [akv_owner(maker)]))
     for owners, why in (
         (None, f"the one owner of a {kind} must be an AKVSync"),
         (
@@ -124,20 +143,20 @@ def test_nor_is_it_adopted_given_away_or_handed_on(kind: str, mighty: Thief, sho
         ),
         ([akv_owner(NOBODY)], f"the owner of a {kind} may not change"),
     ):
-        refused(patch(mighty, kind, "made-lasting", {"metadata": {"ownerReferences": owners}}), why)
+        assert_denied_by_policy(patch(mighty, kind, "made-lasting", {"metadata": {"ownerReferences": owners}}), why)
     [kept] = seen(shop, kind, "made-lasting")["metadata"]["ownerReferences"]
     assert kept["uid"] == maker
 
 
 @both
-def test_what_people_wrote_is_not_deleted(kind: str, mighty: Thief, shop: Shop) -> None:
-    shop.create(made(kind, "kept", []))
+def test_what_people_wrote_is_not_deleted(kind: str, mighty: TokenThief, shop: TargetNamespace) -> None:
+    shop.create(make_custom_resource(kind, "kept", []))
     for path in (
         f"{PATHS[kind]}/kept",
         f"{PATHS[kind]}/kept?dryRun=All",
         f"{PATHS[kind]}?fieldSelector=metadata.name=kept",
     ):
-        refused(mighty.send("DELETE", path), f"this {kind} does not belong to an AKVSync")
+        assert_denied_by_policy(mighty.send("DELETE", path), f"this {kind} does not belong to an AKVSync")
     assert seen(shop, kind, "kept")
 
 
@@ -160,18 +179,18 @@ def test_what_people_wrote_is_not_deleted(kind: str, mighty: Thief, shop: Shop) 
     ids=str,
 )
 def test_stolen_token_makes_objects_only_as_the_controller_does(
-    kind: str, change: dict[str, Any], why: str, thief: Thief
+    kind: str, change: dict[str, Any], why: str, thief: TokenThief
 ) -> None:
     own = akv_owner(NOBODY, name="odd") | {key: value for key, value in change.items() if key != "metadata"}
-    body = made(kind, "odd", [{key: value for key, value in own.items() if value is not None}])
+    body = make_custom_resource(kind, "odd", [{key: value for key, value in own.items() if value is not None}])
     body["spec"] |= {"secretProviderClassName": "odd"} if kind == "SecretSync" else {}
     body["metadata"] |= change.get("metadata", {})
-    refused(thief.send("POST", PATHS[kind] + "?dryRun=All", body), why)
+    assert_denied_by_policy(thief.send("POST", PATHS[kind] + "?dryRun=All", body), why)
 
 
 @both
-def test_stolen_token_leaves_metadata_as_it_is(kind: str, thief: Thief, shop: Shop, maker: str) -> None:
-    body = made(kind, "made-marked", [akv_owner(maker)])
+def test_stolen_token_leaves_metadata_as_it_is(kind: str, thief: TokenThief, shop: TargetNamespace, maker: str) -> None:
+    body = make_custom_resource(kind, "made-marked", [akv_owner(maker)])
     body["metadata"] |= {"labels": {"a": "b"}, "annotations": {"c": "d"}, "finalizers": ["x.example/y"]}
     shop.create(body)
     try:
@@ -182,14 +201,14 @@ def test_stolen_token_leaves_metadata_as_it_is(kind: str, thief: Thief, shop: Sh
             ({"finalizers": None}, "finalizers are neither added nor removed"),
             ({"finalizers": ["x.example/y", "x.example/z"]}, "finalizers are neither added nor removed"),
         ):
-            refused(patch(thief, kind, "made-marked", {"metadata": metadata}), why)
+            assert_denied_by_policy(patch(thief, kind, "made-marked", {"metadata": metadata}), why)
         assert patch(thief, kind, "made-marked", {}).status == 200
     finally:
-        shop.plane.kubectl("patch", kind, "made-marked", "-n", SHOP, "--type=merge", "-p", NO_FINALIZERS)
+        shop.plane.kubectl("patch", kind, "made-marked", "-n", TARGET_NAMESPACE, "--type=merge", "-p", NO_FINALIZERS)
 
 
-def test_stolen_token_changes_only_the_status_through_the_status(thief: Thief, shop: Shop) -> None:
-    uid = shop.sync("status-only")
+def test_stolen_token_changes_only_the_status_through_the_status(thief: TokenThief, shop: TargetNamespace) -> None:
+    uid = shop.create_sync("status-only")
     before = seen(shop, "SecretSync", "status-only")
     metadata: dict[str, Any] = {
         "finalizers": ["x.example/y"],
@@ -197,7 +216,7 @@ def test_stolen_token_changes_only_the_status_through_the_status(thief: Thief, s
         "annotations": {"a": "b"},
         "generateName": "x",
     }
-    metadata["ownerReferences"] = [owner(uid, "status-only")]
+    metadata["ownerReferences"] = [make_owner(uid, "status-only")]
     path = f"{PATHS['SecretSync']}/status-only/status"
     body = {"metadata": metadata, "spec": {"serviceAccountName": "x"}, "status": {"syncHash": "h"}}
     assert thief.send("PATCH", path, body, MERGE).status == 200
@@ -212,21 +231,25 @@ def test_stolen_token_changes_only_the_status_through_the_status(thief: Thief, s
     }
 
 
-def test_the_old_version_of_a_class_is_no_way_around(mighty: Thief, shop: Shop) -> None:
-    shop.create(made("SecretProviderClass", "aged", []))
+def test_the_old_version_of_a_class_is_no_way_around(mighty: TokenThief, shop: TargetNamespace) -> None:
+    shop.create(make_custom_resource("SecretProviderClass", "aged", []))
     answer = mighty.send("PATCH", f"{OLD_CLASSES}/aged", {"spec": {"provider": "x"}}, MERGE)
-    refused(answer, "this SecretProviderClass does not belong to an AKVSync")
-    body = made("SecretProviderClass", "older", []) | {"apiVersion": "secrets-store.csi.x-k8s.io/v1alpha1"}
-    refused(mighty.send("POST", OLD_CLASSES, body), "the one owner of a SecretProviderClass must be an AKVSync")
+    assert_denied_by_policy(answer, "this SecretProviderClass does not belong to an AKVSync")
+    body = make_custom_resource("SecretProviderClass", "older", []) | {
+        "apiVersion": "secrets-store.csi.x-k8s.io/v1alpha1"
+    }
+    assert_denied_by_policy(
+        mighty.send("POST", OLD_CLASSES, body), "the one owner of a SecretProviderClass must be an AKVSync"
+    )
 
 
-def test_the_status_of_what_people_wrote_is_still_told(thief: Thief, shop: Shop) -> None:
-    shop.sync("told")
-    path = f"{PATHS['SecretSync']}/told/status"
+def test_the_status_of_what_people_wrote_is_still_told(thief: TokenThief, shop: TargetNamespace) -> None:
+    shop.create_sync("reported")
+    path = f"{PATHS['SecretSync']}/reported/status"
     assert thief.send("PATCH", path, {"status": {"syncHash": "h"}}, MERGE).status == 200
     # … and that is no way to change anything else.
     theft = {"metadata": {"ownerReferences": [akv_owner(NOBODY)]}, "spec": {"serviceAccountName": "mine"}}
     assert thief.send("PATCH", path, theft, MERGE).status == 200
-    found = seen(shop, "SecretSync", "told")
+    found = seen(shop, "SecretSync", "reported")
     assert found["spec"]["serviceAccountName"] == "none"
     assert "ownerReferences" not in found["metadata"]

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from controller.settings import Settings
-from tests.cluster.world import POLICIES, Installed, Namespace, for_version
-from tools import doctor, helm
+from controller.config.settings import Settings
+from tests.support.cluster.harness import SINCE_POLICIES, InstalledRelease, Namespace, version_flags
+from tools.cli.common import helm
+from tools.cli.doctor import doctor
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
@@ -51,15 +52,15 @@ class Extension:
         self.settings: dict[str, str] = {}
         self._where = ["--namespace", helm.RELEASE, "--kubeconfig", str(plane.kubeconfig)]
 
-    def put(self, **said: str) -> Installed:
+    def put(self, **said: str) -> InstalledRelease:
         """Installs or upgrades; `said` is what the extension manager says otherwise, below Azure.proxySettings."""
         every = SAID | {f"Azure.proxySettings.{name}": text for name, text in said.items()} | self.settings
         pairs = [f"{path}={text}".replace(",", r"\,") for path, text in every.items()]
         words = [word for pair in pairs for word in ("--set-string", pair)]
         # The Job for CRDs needs a node.
         command = ["upgrade", "--install", helm.RELEASE, str(self.package), "--create-namespace", "--no-hooks"]
-        helm.run([*command, *for_version(self.plane), *self._where, *words])
-        return Installed(self.plane, self.emulator, helm.RELEASE, self.folder)
+        helm.run([*command, *version_flags(self.plane), *self._where, *words])
+        return InstalledRelease(self.plane, self.emulator, helm.RELEASE, self.folder)
 
     def delete(self) -> None:
         helm.run(["uninstall", helm.RELEASE, *self._where])
@@ -86,7 +87,7 @@ def extension(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extension]:
 
 @pytest.fixture(autouse=True)
 def settings(extension: Extension) -> Iterator[None]:
-    """The user's settings, one test's alone. Clouds without a CA: the vaults' is not one that a system trusts."""
+    """Provide the user's settings, for one test. Its clouds have no CA, so the vaults' CA is not trusted."""
     extension.settings = {
         "clouds.emulator.authority": extension.emulator.authority,
         "clouds.emulator.vaultUrl": extension.emulator.vault_pattern,
@@ -125,7 +126,7 @@ def test_settings_are_upgraded_one_by_one(
     assert getattr(extension.read(), field) == wanted
 
 
-@pytest.mark.since(*POLICIES)
+@pytest.mark.since(*SINCE_POLICIES)
 def test_false_is_false_for_policies_too(extension: Extension) -> None:
     extension.settings |= {"validatingAdmissionPolicies.applyPolicies": "false", "acceptUnrestrictedTokens": "true"}
     extension.put()
@@ -139,10 +140,10 @@ def test_the_certificate_alone_is_enough_to_sync_and_nothing_is_lost_with_the_ex
     certificate = b64encode(extension.emulator.ca_file.read_bytes()).decode()
     place = synced(extension, proxyCert=certificate, isCustomCert="true")
     extension.delete()
-    assert place.secret("s")
-    assert place.names("secretsync") == ["s"]
+    assert place.secret_values("s")
+    assert place.list_names("secretsync") == ["s"]
     # And back again, as the PEM this time.
-    assert synced(extension, proxyCert=extension.emulator.ca_file.read_text()).secret("s")
+    assert synced(extension, proxyCert=extension.emulator.ca_file.read_text()).secret_values("s")
 
 
 def test_the_doctor_trusts_what_the_controller_trusts(extension: Extension, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,10 +173,10 @@ def test_vaults_are_reached_through_the_clusters_proxy_and_the_api_server_is_not
 
 
 def synced(extension: Extension, **said: str) -> Namespace:
-    """The release upgraded, its controller started, and a namespace in which it has synced a Secret."""
+    """Return the release upgraded, its controller started, and a namespace in which it has synced a Secret."""
     installed = extension.put(**said)
     place = Namespace(installed)
-    place.put("a", "1")
+    place.set_secret("a", "1")
     place.apply(place.provider_class("a"), place.sync("s", {"k": "a"}))
     with installed.workload() as workload:
         workload.wait_ready()
@@ -186,7 +187,7 @@ def synced(extension: Extension, **said: str) -> Namespace:
 
 @contextlib.contextmanager
 def proxy() -> Iterator[tuple[str, list[str]]]:
-    """A proxy's address, and where it was asked to connect to."""
+    """Provide a proxy's address, and where it was asked to connect to."""
     asked: list[str] = []
 
     class Tunnel(socketserver.StreamRequestHandler):

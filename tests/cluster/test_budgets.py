@@ -1,22 +1,27 @@
 """Budgets by namespace on the real API server: what an editor floods reaches no neighbour, and has a bound."""
 
 import json
-import socket
-import threading
 import time
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from controller import budgets
 from controller.api.conditions import Reason
-from tests.cluster.world import Installed, Namespace, arrival, eventually, metrics, resident, value
-from tools.workload import Workload
+from controller.runtime import budgets
+from tests.support.cluster.harness import (
+    InstalledRelease,
+    Namespace,
+    canary_value,
+    eventually,
+    measure_propagation,
+    read_metrics,
+)
+from tests.support.cluster.hostile_inputs import MetricsFlood, measure_probe
+from tests.support.process_stats import resident_mebibytes
+from tools.pods.pod_process import PodProcess
 
 POLL = 2
 # Whatever a namespace does, a neighbour's new value arrives after the interval and this.
@@ -29,11 +34,11 @@ def settings() -> dict[str, str]:
     return {"ROTATION_POLL_INTERVAL": str(POLL)}
 
 
-def vaults_with_series(controller: Workload) -> list[str]:
-    """The vault of each series of calls to vaults."""
+def vaults_with_series(controller: PodProcess) -> list[str]:
+    """Return the vault of each series of calls to vaults."""
     return [
         sample.labels["vault"]
-        for family in text_string_to_metric_families(metrics(controller))
+        for family in text_string_to_metric_families(read_metrics(controller))
         for sample in family.samples
         if sample.name == "akv_secret_store_vault_calls_total"
     ]
@@ -41,14 +46,14 @@ def vaults_with_series(controller: Workload) -> list[str]:
 
 @pytest.mark.timeout(600)
 def test_renamed_vault_leaks_neither_memory_nor_metrics(
-    space: Namespace, neighbour: Namespace, controller: Workload
+    space: Namespace, neighbour: Namespace, controller: PodProcess
 ) -> None:
     """An editor renames keyvaultName two thousand times; each name is asked for."""
     plane = space.installed.plane
     for number in range(CLASSES):
         manifest = space.provider_class("a", name=f"c{number}", keyvaultName=f"v-{number}-{space.name}")
         space.apply(manifest, space.sync(f"s{number}", {"k": "a"}, secretProviderClassName=f"c{number}"))
-    before = resident(controller)
+    before = resident_mebibytes(controller.pid)
     path = f"/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{space.name}/secretproviderclasses"
 
     def rename(numbers: Sequence[int]) -> None:
@@ -64,8 +69,8 @@ def test_renamed_vault_leaks_neither_memory_nor_metrics(
     for first in range(0, RENAMES, RENAMES // 8):
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(rename, [range(first + each, first + RENAMES // 8, CLASSES) for each in range(CLASSES)]))
-        waits.append(arrival(neighbour, f"r{first}"))
-    grown = resident(controller) - before
+        waits.append(measure_propagation(neighbour, f"r{first}"))
+    grown = resident_mebibytes(controller.pid) - before
     told = f"{RENAMES} renames in {time.monotonic() - began:.0f} s: {grown:.1f} MiB more, arrivals {waits}"
     assert max(waits) < POLL + HELD_UP, told
     assert grown < 40, told
@@ -78,57 +83,8 @@ def test_renamed_vault_leaks_neither_memory_nor_metrics(
 # A hostile client of metrics
 
 
-class Hostile:
-    """So many connections to the port of metrics, each of one kind, opened again whenever they end."""
-
-    def __init__(self, controller: Workload, count: int) -> None:
-        self._port = int(controller.env["LISTEN_PORT"])
-        self._end = threading.Event()
-        kinds = (self._does_not_read, self._drips, self._reconnects)
-        self._threads = [threading.Thread(target=self._run, args=(kinds[n % 3],), daemon=True) for n in range(count)]
-
-    def __enter__(self) -> "Hostile":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, kind: object) -> None:
-        while not self._end.wait(0.01):
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 2) as connection:
-                connection.settimeout(2)
-                kind(connection)  # type: ignore[operator]
-
-    def _does_not_read(self, connection: socket.socket) -> None:
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
-        self._end.wait(20)
-
-    def _drips(self, connection: socket.socket) -> None:
-        connection.sendall(b"GET /metrics HTTP/1.1\r\n")
-        while not self._end.wait(0.5):
-            connection.sendall(b"X: y\r\n")
-
-    def _reconnects(self, connection: socket.socket) -> None:
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        while connection.recv(2**16):
-            pass
-
-
-def probe(controller: Workload, path: str) -> float:
-    """Seconds until the probe is answered."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    began = time.monotonic()
-    with opener.open(controller.health_url + path, timeout=10) as answer:
-        answer.read()
-    return time.monotonic() - began
-
-
 def test_hostile_client_of_metrics_delays_neither_probes_nor_namespaces(
-    installed: Installed, neighbour: Namespace, controller: Workload
+    installed: InstalledRelease, neighbour: Namespace, controller: PodProcess
 ) -> None:
     plane, release = installed.plane, installed.release
 
@@ -139,18 +95,18 @@ def test_hostile_client_of_metrics_delays_neither_probes_nor_namespaces(
         return lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]
 
     held = holder()
-    before, probes, waits = resident(controller), [], []
-    with Hostile(controller, 200):
+    before, probes, waits = resident_mebibytes(controller.pid), [], []
+    with MetricsFlood(controller, 200):
         time.sleep(2)
         for number in range(5):
-            waits.append(arrival(neighbour, f"h{number}"))
-            probes += [probe(controller, path) for path in ("/healthz", "/readyz") for _ in range(5)]
-    told = f"probes {max(probes):.3f} s, arrivals {waits}, {resident(controller) - before:.1f} MiB more"
+            waits.append(measure_propagation(neighbour, f"h{number}"))
+            probes += [measure_probe(controller, path) for path in ("/healthz", "/readyz") for _ in range(5)]
+    told = f"probes {max(probes):.3f} s, arrivals {waits}, {resident_mebibytes(controller.pid) - before:.1f} MiB more"
     assert max(probes) < 1, told
     assert max(waits) < POLL + HELD_UP, told
     assert holder() == held, told
-    assert resident(controller) - before < 30, told
-    eventually(lambda: metrics(controller), lambda text: "akv_secret_store_leader 1.0" in text, patience=30)
+    assert resident_mebibytes(controller.pid) - before < 30, told
+    eventually(lambda: read_metrics(controller), lambda text: "akv_secret_store_leader 1.0" in text, patience=30)
     print(told)  # noqa: T201
 
 
@@ -165,9 +121,9 @@ def test_editor_without_a_role_does_not_starve_the_refresh_of_a_vault(space: Nam
     space.apply(*(space.sync(name, {"k": name}) for name in names))
     space.wait_reason(names[0], Reason.PROVIDER_ERROR, patience=60)
     # Both have half of what the vault bears: one call a second of two, and a refresh takes two.
-    waits = [arrival(neighbour, f"t{number}") for number in range(3)]
+    waits = [measure_propagation(neighbour, f"t{number}") for number in range(3)]
     assert max(waits) < POLL + 45, waits
-    assert space.secret(names[0]) == {}
+    assert space.secret_values(names[0]) == {}
     print(f"arrivals {waits}")  # noqa: T201
 
 
@@ -175,7 +131,7 @@ def test_editor_without_a_role_does_not_starve_the_refresh_of_a_vault(space: Nam
 
 
 def test_flood_of_failures_hides_neither_lines_nor_events_of_a_neighbour(
-    space: Namespace, neighbour: Namespace, controller: Workload
+    space: Namespace, neighbour: Namespace, controller: PodProcess
 ) -> None:
     space.apply(space.provider_class("a"))
     space.apply(*(space.sync(f"s{number}", {"k": "missing"}) for number in range(300)))
@@ -202,12 +158,12 @@ def test_flood_of_failures_hides_neither_lines_nor_events_of_a_neighbour(
 # Entra
 
 
-def test_fault_of_entra_is_not_blamed_on_the_vault(neighbour: Namespace, controller: Workload) -> None:
+def test_fault_of_entra_is_not_blamed_on_the_vault(neighbour: Namespace, controller: PodProcess) -> None:
     """A new identity has no token yet: while Entra is down the status names it, and the vault counts nothing."""
     emulator = neighbour.installed.emulator
     other = Namespace(neighbour.installed)
     try:
-        other.put("a", "1")
+        other.set_secret("a", "1")
         emulator.fail(status=503, where="entra", seconds=30)
         other.apply(other.provider_class("a"), other.sync("s", {"k": "a"}))
         message = other.wait_reason("s", Reason.PROVIDER_ERROR)
@@ -216,11 +172,11 @@ def test_fault_of_entra_is_not_blamed_on_the_vault(neighbour: Namespace, control
         assert other.vault not in vaults_with_series(controller)
         # One text a second serves all clients of the metrics.
         series = f'token_failures_total{{authority="{host}"}}'
-        eventually(lambda: metrics(controller), lambda text: series in text)
+        eventually(lambda: read_metrics(controller), lambda text: series in text)
         assert other.vault not in message
-        emulator.heal()
+        emulator.clear_faults()
         other.wait_secret("s", {"k": "1"}, patience=60)
-        assert neighbour.secret("s") == {"k": value("0")}
+        assert neighbour.secret_values("s") == {"k": canary_value("0")}
     finally:
-        emulator.heal()
+        emulator.clear_faults()
         other.remove()

@@ -16,21 +16,29 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from controller.api.conditions import Reason
-from controller.report import ATTENTION
-from tests.cluster.world import Namespace, eventually
-from tests.unit.issuing import Issued, as_pem, issue, new_key, pfx, private_pem
+from controller.secretsync.status_reporter import ATTENTION
+from tests.support.certificates import (
+    IssuedCertificate,
+    encode_pem_bundle,
+    encode_pfx,
+    encode_private_key,
+    generate_key,
+    issue_certificate,
+)
+from tests.support.cluster.harness import Namespace, eventually
+from tests.support.messages import NEITHER_PEM_NOR_PFX, NOT_IN_KEY_VAULT
 
 TODAY = datetime.now(UTC)
-ROOT = issue("root", ca=True, start=TODAY)
-ISSUING = issue("issuing", ROOT, ca=True, start=TODAY)
-WEB = {kind: issue("web", ISSUING, key=new_key(kind), start=TODAY) for kind in ("EC", "RSA")}
+ROOT = issue_certificate("root", ca=True, start=TODAY)
+ISSUING = issue_certificate("issuing", ROOT, ca=True, start=TODAY)
+WEB = {kind: issue_certificate("web", ISSUING, key=generate_key(kind), start=TODAY) for kind in ("EC", "RSA")}
 TLS = "kubernetes.io/tls"
 PAIR = {"tls.crt": "web", "tls.key": "web"}
 SYNCED = (Reason.WRITTEN, Reason.UP_TO_DATE)
 
 
 def objects(*items: str) -> str:
-    """The text of `objects`, one item a line, such as `web cert objectAlias=public`."""
+    """Return the text of `objects`, one item a line, such as `web cert objectAlias=public`."""
     text = "array:\n"
     for item in items:
         name, kind, *rest = item.split()
@@ -40,27 +48,27 @@ def objects(*items: str) -> str:
 
 
 def bring(space: Namespace, data: bytes, name: str = "web", password: str | None = None) -> str:
-    """Imports a certificate, and lets the identity read certificates and keys too."""
+    """Import a certificate, and let the identity read certificates and keys too."""
     space.installed.emulator.assign_role(space.client, space.vault, "Key Vault Reader")
     return space.installed.emulator.import_certificate(space.vault, name, data, password=password)
 
 
-def as_pfx(leaf: Issued, *others: Issued, password: str = "", key_id: bool = True) -> bytes:
-    return base64.b64decode(pfx(leaf.key, [leaf, *others], password, key_id=key_id))
+def as_pfx(leaf: IssuedCertificate, *others: IssuedCertificate, password: str = "", key_id: bool = True) -> bytes:
+    return base64.b64decode(encode_pfx(leaf.key, [leaf, *others], password, key_id=key_id))
 
 
-def public_pem(leaf: Issued) -> str:
+def public_pem(leaf: IssuedCertificate) -> str:
     return leaf.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def has(space: Namespace, name: str, **wanted: str) -> None:
-    """Waits until the Secret has exactly these values; `_` in a key's name stands for a dot."""
+    """Wait until the Secret has exactly these values; `_` in a key's name stands for a dot."""
     expected = {key.replace("_", "."): text for key, text in wanted.items()}
-    eventually(lambda: space.secret(name), lambda found: found == expected)
+    eventually(lambda: space.secret_values(name), lambda found: found == expected)
 
 
 def warned(space: Namespace, name: str) -> list[str]:
-    """What events say of a SecretSync that was synced all the same."""
+    """Return what events say of a SecretSync that was synced all the same."""
     found: list[dict[str, Any]] = json.loads(space.kubectl("get", "events", "--output", "json"))["items"]
     return [
         item["message"]
@@ -75,7 +83,7 @@ def test_a_tls_secret_that_a_server_can_load(space: Namespace, kind: str, form: 
     leaf = WEB[kind]
     password = "swordfish" if "password" in form else None
     data = {
-        "pem": as_pem(leaf, ISSUING),
+        "pem": encode_pem_bundle(leaf, ISSUING),
         "pfx": as_pfx(leaf, ISSUING),
         "pfx with password": as_pfx(leaf, ISSUING, password="swordfish"),
         "pfx without key id": as_pfx(leaf, ISSUING, key_id=False),
@@ -85,10 +93,10 @@ def test_a_tls_secret_that_a_server_can_load(space: Namespace, kind: str, form: 
     space.apply(
         space.provider_class(objects=objects("web secret")), space.sync("tls", PAIR, secretObject={"type": TLS})
     )
-    chain, key = leaf.pem + ISSUING.pem, private_pem(leaf.key, PrivateFormat.TraditionalOpenSSL)
+    chain, key = leaf.pem + ISSUING.pem, encode_private_key(leaf.key, PrivateFormat.TraditionalOpenSSL)
     has(space, "tls", tls_crt=chain, tls_key=key)
     assert space.get("secret", "tls")["type"] == TLS
-    for name, text in space.secret("tls").items():
+    for name, text in space.secret_values("tls").items():
         (tmp_path / name).write_text(text)
     ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
     assert warned(space, "tls") == []
@@ -119,7 +127,7 @@ def test_every_spelling(space: Namespace) -> None:
     space.apply(space.provider_class(objects=given), space.sync("web", paths))
     space.wait_reason("web", *SYNCED)
     chain = leaf.pem + ISSUING.pem + ROOT.pem
-    found = space.secret("web")
+    found = space.secret_values("web")
     assert found == {
         "whole": leaf.key_pem + chain,
         "sse.crt": chain,
@@ -139,14 +147,14 @@ def test_every_spelling(space: Namespace) -> None:
         "key/web",
     )
     # However many keys are made from it, an object is read once.
-    assert space.calls("secrets.get") == 2
+    assert space.count_calls("secrets.get") == 2
 
 
 @pytest.mark.parametrize("object_type", ["secret", "cert", "key"])
 def test_versions_in_their_order(space: Namespace, object_type: str) -> None:
     emulator = space.installed.emulator
-    leaves = [issue(f"web-{number}", ISSUING, start=TODAY) for number in range(4)]
-    ids = [bring(space, as_pem(leaf, ISSUING)) for leaf in leaves]
+    leaves = [issue_certificate(f"web-{number}", ISSUING, start=TODAY) for number in range(4)]
+    ids = [bring(space, encode_pem_bundle(leaf, ISSUING)) for leaf in leaves]
     for number, version in enumerate(ids):  # Key Vault's times have a grain of one second
         emulator.set_attributes(space.vault, "web", version, kind="certificates", created=1_000 + number)
     emulator.set_attributes(space.vault, "web", ids[2], kind="certificates", enabled=False)
@@ -155,18 +163,21 @@ def test_versions_in_their_order(space: Namespace, object_type: str) -> None:
     paths = {"a": "web/0", "b": "web/1", "c": "web/2"}
     space.apply(space.provider_class(objects=given), space.sync("web", paths))
 
-    def wanted(leaf: Issued) -> str:
-        return {"secret": as_pem(leaf, ISSUING).decode(), "cert": leaf.pem, "key": public_pem(leaf)}[object_type]
+    def wanted(leaf: IssuedCertificate) -> str:
+        return {"secret": encode_pem_bundle(leaf, ISSUING).decode(), "cert": leaf.pem, "key": public_pem(leaf)}[
+            object_type
+        ]
 
     has(space, "web", a=wanted(newest), b=wanted(middle), c=wanted(oldest))
-    status = space.get("secretsync", "web")["status"]["objects"]
+    # The status is written after the Secret.
+    status = eventually(lambda: space.get("secretsync", "web")["status"].get("objects", []), bool)
     assert [(item["object"], item["version"]) for item in status] == [
         (f"{object_type}/web/{index}", ids[number]) for index, number in enumerate((3, 1, 0))
     ]
 
 
 def test_the_parts_of_earlier_versions(space: Namespace) -> None:
-    leaves = [issue(f"web-{number}", ISSUING, start=TODAY) for number in range(2)]
+    leaves = [issue_certificate(f"web-{number}", ISSUING, start=TODAY) for number in range(2)]
     for number, leaf in enumerate(leaves):
         version = bring(space, as_pfx(leaf, ISSUING))
         space.installed.emulator.set_attributes(
@@ -185,13 +196,13 @@ def test_the_parts_of_earlier_versions(space: Namespace) -> None:
         space,
         "before",
         tls_crt=old.pem + ISSUING.pem,
-        tls_key=private_pem(old.key, PrivateFormat.TraditionalOpenSSL),
+        tls_key=encode_private_key(old.key, PrivateFormat.TraditionalOpenSSL),
     )
 
 
 @pytest.mark.parametrize("object_type", ["secret", "cert", "key"])
 def test_five_hundred_versions_over_twenty_pages(space: Namespace, object_type: str) -> None:
-    data = as_pem(WEB["EC"], ISSUING)
+    data = encode_pem_bundle(WEB["EC"], ISSUING)
     ids = [bring(space, data) for _ in range(500)]
     for number in (0, 499):
         space.installed.emulator.set_attributes(
@@ -203,30 +214,30 @@ def test_five_hundred_versions_over_twenty_pages(space: Namespace, object_type: 
     status = space.get("secretsync", "web")["status"]["objects"]
     assert [item["version"] for item in status] == [ids[499], ids[0]]
     plural = {"secret": "secrets", "cert": "certificates", "key": "keys"}[object_type]
-    assert space.calls(f"{plural}.versions") == 20
+    assert space.count_calls(f"{plural}.versions") == 20
 
 
 def test_a_renewed_certificate_takes_its_key_along(space: Namespace) -> None:
-    bring(space, as_pem(WEB["RSA"], ISSUING))
+    bring(space, encode_pem_bundle(WEB["RSA"], ISSUING))
     space.apply(
         space.provider_class(objects=objects("web secret")), space.sync("tls", PAIR, secretObject={"type": TLS})
     )
     space.wait_reason("tls", *SYNCED)
-    leaf = issue("web", ISSUING, start=TODAY)
+    leaf = issue_certificate("web", ISSUING, start=TODAY)
     bring(space, as_pfx(leaf, ISSUING))
-    space.force("tls")
+    space.force_sync("tls")
     has(
         space,
         "tls",
         tls_crt=leaf.pem + ISSUING.pem,
-        tls_key=private_pem(leaf.key, PrivateFormat.TraditionalOpenSSL),
+        tls_key=encode_private_key(leaf.key, PrivateFormat.TraditionalOpenSSL),
     )
 
 
 def test_what_is_odd_is_synced_and_told_once(space: Namespace) -> None:
     emulator = space.installed.emulator
-    bring(space, as_pem(WEB["EC"]))
-    space.put("token", "1", expires=1_000)
+    bring(space, encode_pem_bundle(WEB["EC"]))
+    space.set_secret("token", "1", expires=1_000)
     space.apply(
         space.provider_class(objects=objects("web secret", "token secret")),
         space.sync("tls", PAIR, secretObject={"type": TLS}),
@@ -238,10 +249,10 @@ def test_what_is_odd_is_synced_and_told_once(space: Namespace) -> None:
     assert f"secret token in Key Vault {space.vault} expired at 1970-01-01T00:16:40Z" in said
     space.wait_secret("token", {"k": "1"})
     space.wait_reason("tls", *SYNCED)
-    space.force("tls")  # and again: nothing new
+    space.force_sync("tls")  # and again: nothing new
     space.wait_reason("tls", Reason.UP_TO_DATE)
     emulator.set_attributes(space.vault, "web", kind="certificates", not_before=4_000_000_000)
-    space.force("tls")
+    space.force_sync("tls")
     eventually(lambda: warned(space, "tls"), lambda found: len(found) == 2)
     assert any("is not valid before 2096-10-02T07:06:40Z" in text for text in warned(space, "tls"))
 
@@ -249,9 +260,9 @@ def test_what_is_odd_is_synced_and_told_once(space: Namespace) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (pfx(WEB["EC"].key, [WEB["EC"]], "swordfish"), ["PFX has a password", "import it as a certificate"]),
+        (encode_pfx(WEB["EC"].key, [WEB["EC"]], "swordfish"), ["PFX has a password", "import it as a certificate"]),
         (ISSUING.pem + WEB["EC"].key_pem, ["none of its certificates belongs to its private key"]),
-        ("no certificate at all", ["neither PEM nor PFX"]),
+        ("no certificate at all", [NEITHER_PEM_NOR_PFX]),
     ],
 )
 def test_what_cannot_be_taken_apart_says_why(space: Namespace, value: str, words: list[str]) -> None:
@@ -262,16 +273,16 @@ def test_what_cannot_be_taken_apart_says_why(space: Namespace, value: str, words
     said = space.wait_reason("tls", Reason.PROVIDER_ERROR)
     for word in [f"secret web in Key Vault {space.vault}", *words]:
         assert word in said
-    assert space.secret("tls") == {}
+    assert space.secret_values("tls") == {}
 
 
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
         ("role", ["may not read {noun} in Key Vault", "assign it the role Key Vault Reader"]),
-        ("missing", ["{noun} is not in Key Vault", "objectName"]),
+        ("missing", [f"{{noun}} {NOT_IN_KEY_VAULT}", "objectName"]),
         ("disabled", ["{noun} is disabled in Key Vault", "enable it"]),
-        ("deleted", ["{noun} is not in Key Vault", "recover it"]),
+        ("deleted", [f"{{noun}} {NOT_IN_KEY_VAULT}", "recover it"]),
     ],
 )
 @pytest.mark.parametrize(("object_type", "noun"), [("cert", "certificate web"), ("key", "key web")])
@@ -279,7 +290,7 @@ def test_each_kind_is_called_by_its_name(
     space: Namespace, trouble: str, words: list[str], object_type: str, noun: str
 ) -> None:
     emulator = space.installed.emulator
-    bring(space, as_pem(WEB["EC"], ISSUING), "other" if trouble == "missing" else "web")
+    bring(space, encode_pem_bundle(WEB["EC"], ISSUING), "other" if trouble == "missing" else "web")
     if trouble == "role":
         emulator.revoke_role(space.client, space.vault, "Key Vault Reader")
     elif trouble == "disabled":
@@ -299,7 +310,7 @@ def test_keys_that_belong_to_no_certificate(space: Namespace) -> None:
         emulator.create_key(space.vault, f"sign-{kind}", kind)
     given = objects("sign-RSA key", "sign-EC key objectAlias=ec.pub")
     space.apply(space.provider_class(objects=given), space.sync("keys", {"rsa": "sign-RSA", "ec": "ec.pub"}))
-    found = eventually(lambda: space.secret("keys"), len)
+    found = eventually(lambda: space.secret_values("keys"), len)
     kinds = {name: type(load_pem_public_key(text.encode())).__name__ for name, text in found.items()}
     assert kinds == {"rsa": "RSAPublicKey", "ec": "ECPublicKey"}
 

@@ -5,18 +5,20 @@ import time
 
 import pytest
 
-from controller.vault import KEEP_SHARED
+from controller.keyvault.reader import KEEP_SHARED
 from tests.bench.meter import Meter
 from tests.bench.stage import NEVER
-from tests.cluster.world import Installed, Namespace
-from tools.workload import Workload
+from tests.support.cluster.harness import InstalledRelease, Namespace
+from tools.pods.pod_process import PodProcess
 
 COUNT = 100
 PAGES = math.ceil(COUNT / 25)
 INTERVAL = 15.0
 NAMES = [f"s{number:03}" for number in range(COUNT)]
-# Each object is read in full once a day, with a look at its Secret: of a hundred one or two may be due just then.
+# Each object is read in full once a day, with a drift check. Of a hundred, one or two can be due during the test.
 DAILY = 2
+# The status in which the poll of the group is recorded.
+RECORDED = 1
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def settings() -> dict[str, str]:
 
 
 @pytest.fixture
-def meter(installed: Installed, space: Namespace, controller: Workload) -> Meter:
+def meter(installed: InstalledRelease, space: Namespace, controller: PodProcess) -> Meter:
     return Meter(installed, space, controller)
 
 
@@ -45,7 +47,7 @@ def all_synced(space: Namespace, meter: Meter) -> None:
 
 
 def poll(meter: Meter) -> dict[str, int]:
-    """The calls of the next poll."""
+    """Return the calls of the next poll."""
     meter.reset()
     meter.wait("a poll", lambda: bool(meter.calls()), 2 * INTERVAL)
     meter.quiet()
@@ -57,10 +59,10 @@ def _written(meter: Meter, resource: str) -> int:
 
 
 def test_polls_cost_pages_and_restarts_nothing(
-    space: Namespace, installed: Installed, controller: Workload, meter: Meter
+    space: Namespace, installed: InstalledRelease, controller: PodProcess, meter: Meter
 ) -> None:
     for name in NAMES:
-        space.put(name, "first")
+        space.set_secret(name, "first")
     meter.reset()
     space.apply(history(space, 1), *(space.sync(name, {"key": name}) for name in NAMES))
     meter.wait("all Secrets", lambda: _written(meter, "secrets") >= COUNT, 60)
@@ -74,13 +76,13 @@ def test_polls_cost_pages_and_restarts_nothing(
     quiet = poll(meter)
     assert quiet.pop("secrets.get", 0) <= DAILY
     assert quiet == {"secrets.list": PAGES}
-    assert len(meter.writes()) <= DAILY
+    assert len(meter.writes()) <= DAILY + RECORDED
 
     for name in NAMES[:10]:
-        space.put(name, "second")
+        space.set_secret(name, "second")
     rotated = poll(meter)
     assert rotated["secrets.list"] == PAGES
-    # Fetched once; and once more in the next poll, had that begun before the measuring ended.
+    # Fetched once; and again in the next poll, if that began before the measurement ended.
     assert 10 <= rotated["secrets.get"] <= 20
     written = {item.name for item in meter.writes() if item.resource == "secrets"}
     assert written >= set(NAMES[:10])
@@ -103,7 +105,7 @@ def test_polls_cost_pages_and_restarts_nothing(
 def test_a_class_with_history_costs_a_list_of_versions_each(space: Namespace, meter: Meter) -> None:
     for text in ("older", "newer"):
         for name in NAMES:
-            space.put(name, text)
+            space.set_secret(name, text)
     meter.reset()
     space.apply(history(space, 2), *(space.sync(name, {"new": f"{name}/0", "old": f"{name}/1"}) for name in NAMES))
     all_synced(space, meter)
@@ -111,20 +113,20 @@ def test_a_class_with_history_costs_a_list_of_versions_each(space: Namespace, me
     assert quiet.pop("secrets.get", 0) <= 2 * DAILY
     assert COUNT <= quiet.pop("secrets.versions") <= COUNT + DAILY
     assert quiet == {}
-    assert len(meter.writes()) <= DAILY
+    assert len(meter.writes()) <= DAILY + RECORDED
 
 
 def test_an_object_that_many_want_is_fetched_once(space: Namespace, meter: Meter) -> None:
-    space.put("shared", "first")
+    space.set_secret("shared", "first")
     meter.reset()
     space.apply(space.provider_class("shared"), *(space.sync(name, {"key": "shared"}) for name in NAMES))
     meter.wait("all Secrets", lambda: _written(meter, "secrets") >= COUNT, 60)
     # kubectl hands them over one by one, and each is served by a request that began after it came.
     assert meter.calls()["secrets.get"] <= COUNT
     all_synced(space, meter)
-    space.put("shared", "second")
+    meter.reset()  # a poll may begin right after the change
+    space.set_secret("shared", "second")
     began = time.monotonic()
-    gets = poll(meter)["secrets.get"]
+    meter.wait("all Secrets again", lambda: _written(meter, "secrets") >= COUNT, 2 * INTERVAL + 60)
     # A value is shared for two seconds; a busy machine needs longer for a hundred writes.
-    assert 1 <= gets <= 1 + DAILY + (time.monotonic() - began) / KEEP_SHARED
-    assert _written(meter, "secrets") >= COUNT
+    assert 1 <= meter.calls()["secrets.get"] <= 1 + DAILY + (time.monotonic() - began) / KEEP_SHARED

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.world import POLICIES, eventually, for_version
-from tests.unit import upstream
-from tools import crds, helm
+from tests.support import upstream_crds
+from tests.support.cluster.harness import SINCE_POLICIES, eventually, version_flags
+from tools.cli.common import helm
+from tools.codegen import crds
 from tools.local_cluster import ControlPlane
-from tools.workload import Workload
+from tools.pods.pod_process import PodProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = "crd-room"
@@ -38,7 +39,7 @@ class Server:
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
         self.plane = plane
         self._folder = folder
-        version = ["--kube-version", plane.version, *for_version(plane)]
+        version = ["--kube-version", plane.version, *version_flags(plane)]
         hooks = helm.run(["template", "mine", str(helm.CHART), "--namespace", HOME, "--skip-tests", *version])
         made = [m for m in yaml.safe_load_all(hooks) if m and "helm.sh/hook" in m["metadata"].get("annotations", {})]
         self.job = next(m for m in made if m["kind"] == "Job")
@@ -65,7 +66,7 @@ class Server:
         return Done(done.returncode, done.stdout + done.stderr)
 
     def serve(self, *definitions: Manifest) -> None:
-        """Makes these the served CRDs, and no others."""
+        """Serve these CRDs, and no others."""
         self.remove()
         for each in definitions:
             made = self.kubectl("create", "-f", "-", stdin=json.dumps(each))
@@ -86,8 +87,8 @@ class Server:
         return self.kubectl(*args, "--kubeconfig", str(self._kubeconfig), stdin=stdin)
 
     def upgrade(self) -> Done:
-        """The Job's program with the Job's own rights."""
-        command = [sys.executable, "-P", "-m", "controller.crds", str(self.crds)]
+        """Return the Job's program with the Job's own rights."""
+        command = [sys.executable, "-P", "-m", "controller", "upgrade-crds", str(self.crds)]
         env = {"PYTHONPATH": str(ROOT), "KUBECONFIG": str(self._kubeconfig)}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
         return Done(done.returncode, done.stdout + done.stderr)
@@ -102,7 +103,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def ours(server: Server) -> Server:
-    """The chart's own CRDs are served."""
+    """Return the chart's own CRDs are served."""
     served = {m["metadata"]["name"] for m in json.loads(server.plane.kubectl("get", "crd", "-o", "json"))["items"]}
     if served != set(NAMES) or any(
         server.crd(name)["spec"]["versions"] != crd["spec"]["versions"] for name, crd in CHARTS.items()
@@ -192,7 +193,7 @@ def test_what_is_accepted(made: Manifest, ours: Server) -> None:
 def test_what_is_refused_is_told_in_words(made: Manifest, said: str, ours: Server) -> None:
     done = ours.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(made))
     assert done.code == 1
-    # Where "…" stands, releases of Kubernetes differ in what they say of the pattern beside the words.
+    # At "…", the messages of Kubernetes releases differ.
     for part in said.split("… "):
         assert part in done.out
 
@@ -207,7 +208,7 @@ def test_the_type_cannot_change_and_the_message_says_what_to_do(ours: Server) ->
 
 
 def test_the_status_keeps_every_field_and_the_columns_show_it(ours: Server) -> None:
-    assert ours.apply(sync("told")).code == 0
+    assert ours.apply(sync("reported")).code == 0
     status = {
         "observedGeneration": 1,
         "lastSuccessfulSyncTime": "2030-01-31T00:00:00Z",
@@ -225,11 +226,11 @@ def test_the_status_keeps_every_field_and_the_columns_show_it(ours: Server) -> N
         "objects": [{"targetKey": "k", "object": "secret/a", "version": "1", "updated": "2030-01-31T00:00:00Z"}],
     }
     patch = json.dumps({"status": status})
-    ours.plane.kubectl("patch", "secretsync", "told", "--subresource=status", "--type=merge", "-p", patch)
-    assert json.loads(ours.plane.kubectl("get", "secretsync", "told", "-o", "json"))["status"] == status
-    head, row = (line.split() for line in ours.plane.kubectl("get", "ssync", "told").splitlines())
+    ours.plane.kubectl("patch", "secretsync", "reported", "--subresource=status", "--type=merge", "-p", patch)
+    assert json.loads(ours.plane.kubectl("get", "secretsync", "reported", "-o", "json"))["status"] == status
+    head, row = (line.split() for line in ours.plane.kubectl("get", "ssync", "reported").splitlines())
     assert head == ["NAME", "READY", "REASON", "LAST-SYNC", "AGE"]
-    assert row[:3] == ["told", "True", "Fine"]
+    assert row[:3] == ["reported", "True", "Fine"]
 
 
 def test_an_old_provider_class_is_served_with_a_warning_and_keeps_the_drivers_fields(ours: Server) -> None:
@@ -287,21 +288,21 @@ def test_an_older_release_of_ours_is_brought_up_to_date(server: Server) -> None:
     server.serve(*old.values())
     assert server.apply(sync("kept", data=pair("abc"))).code == 0
     done = server.upgrade()
-    assert (done.code, done.out.count("brought up to date")) == (0, 3)
+    assert (done.code, done.out.count(": updated")) == (0, 3)
     eventually(lambda: server.apply(sync("kept", data=pair("aCertificate/tls.crt"))).code, lambda code: code == 0)
     assert [version["name"] for version in server.crd(CLASSES)["spec"]["versions"]] == ["v1", "v1alpha1"]
     assert server.upgrade().out.count("nothing to do") == 3
 
 
 def test_somebody_elses_secretsync_is_widened_and_their_provider_class_left_alone(server: Server) -> None:
-    server.serve(*upstream.definitions())
+    server.serve(*upstream_crds.build_upstream_crds())
     assert server.apply(sync("theirs", theirOwn="x")).code == 0
     assert server.apply(sync("refused", data=pair("aCertificate/tls.crt"))).code == 1
     before = server.crd(CLASSES)
     done = server.upgrade()
     assert done.code == 0
-    assert f"{SYNCS}: brought up to date" in done.out
-    assert f"{CLASSES}: nothing to do; somebody else brought it" in done.out
+    assert f"{SYNCS}: updated" in done.out
+    assert f"{CLASSES}: nothing to do; another product installed it" in done.out
     assert server.crd(CLASSES) == before
     # What it could do, it can; what was stored is there; what we need is kept.
     eventually(lambda: server.apply(sync("refused", data=pair("aCertificate/tls.crt"))).code, lambda code: code == 0)
@@ -315,13 +316,13 @@ def test_somebody_elses_secretsync_is_widened_and_their_provider_class_left_alon
 
 
 def test_one_that_cannot_be_widened_is_left_as_it_is(server: Server) -> None:
-    odd = upstream.definitions()[0]
+    odd = upstream_crds.build_upstream_crds()[0]
     spec = odd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     spec["forceSynchronization"] = {"type": "integer"}
     server.serve(odd)
     before = server.crd(SYNCS)
     done = server.upgrade()
-    # Theirs may be of any shape: that is a warning. One of ours must not be, and stops the upgrade.
+    # Objects of others may have any shape, which is a warning. An invalid SecretSync stops the upgrade.
     assert done.code == 0
     assert "WARNING" in done.out
     assert "v1alpha1.spec.forceSynchronization: type is 'integer'" in done.out
@@ -334,7 +335,7 @@ def test_one_that_cannot_be_widened_is_left_as_it_is(server: Server) -> None:
 
 
 def test_the_job_itself_as_the_chart_renders_it(ours: Server, tmp_path: Path) -> None:
-    with Workload.of_job(ours.plane, HOME, ours.job, tmp_path) as job:
+    with PodProcess.of_job(ours.plane, HOME, ours.job, tmp_path) as job:
         assert job.wait() == 0, job.tail()
         assert job.tail().count("nothing to do") == 3
 
@@ -375,7 +376,7 @@ def _without_fields(crd: Manifest) -> Manifest:
 
 
 def _other_status(crd: Manifest) -> Manifest:
-    """The status subresource is added where there is none, and taken away where there is one."""
+    """Return the status subresource is added where there is none, and taken away where there is one."""
     there = all("status" in version.get("subresources", {}) for version in crd["spec"]["versions"])
     return _every_version(subresources=None if there else {"status": {}})(crd)
 
@@ -386,7 +387,7 @@ WEBHOOK = {
 }
 
 
-@pytest.mark.since(*POLICIES)
+@pytest.mark.since(*SINCE_POLICIES)
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -411,7 +412,7 @@ def test_stolen_token_of_the_job_only_widens(
     assert ours.crd(name)["spec"] == before["spec"]
 
 
-@pytest.mark.since(*POLICIES)
+@pytest.mark.since(*SINCE_POLICIES)
 def test_stolen_token_of_the_job_takes_no_version_away(ours: Server) -> None:
     answer = ours.as_job(
         "patch", "crd", CLASSES, "--type=merge", "--patch", json.dumps(_without_version(ours.crd(CLASSES)))
@@ -419,7 +420,7 @@ def test_stolen_token_of_the_job_takes_no_version_away(ours: Server) -> None:
     assert "the Job takes away no version" in answer.out, answer.out
 
 
-@pytest.mark.since(*POLICIES)
+@pytest.mark.since(*SINCE_POLICIES)
 def test_stolen_token_of_the_job_changes_no_other_crd(ours: Server) -> None:
     assert ours.as_job("delete", "crd", SYNCS).code != 0
     other = copy.deepcopy(CHARTS[SYNCS])

@@ -2,21 +2,23 @@
 
 import base64
 
-from tests.cluster.leaks import leaked
-from tests.cluster.memory import forms
-from tests.cluster.rights import play, uses_what_is_granted
-from tests.cluster.world import CANARY, Installed, Namespace, value
-from tools.workload import Workload
+from tests.support.cluster.harness import CANARY, InstalledRelease, Namespace, canary_value
+from tests.support.cluster.leaks import find_leaks
+from tests.support.cluster.permissions import assert_all_granted_used, use_all_permissions
+from tests.support.cluster.process_memory import list_encodings
+from tools.pods.pod_process import PodProcess
 
 
-def test_granted_equals_used(space: Namespace, installed: Installed) -> None:
-    play(space)
-    uses_what_is_granted(installed)
+def test_granted_equals_used(space: Namespace, installed: InstalledRelease) -> None:
+    use_all_permissions(space)
+    assert_all_granted_used(installed)
 
 
-def test_no_value_is_anywhere_but_in_a_secret(space: Namespace, installed: Installed, controller: Workload) -> None:
-    space.put("a", "leak")
+def test_no_value_is_anywhere_but_in_a_secret(
+    space: Namespace, installed: InstalledRelease, controller: PodProcess
+) -> None:
+    space.set_secret("a", "leak")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "leak"})
-    assert any(form in base64.b64encode(value("leak").encode()) for form in forms(CANARY.encode()))
-    assert leaked(installed, controller, [CANARY.encode()]) == []
+    assert any(form in base64.b64encode(canary_value("leak").encode()) for form in list_encodings(CANARY.encode()))
+    assert find_leaks(installed, controller, [CANARY.encode()]) == []

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tools import demo, guide, helm
+from tools.cli.common import helm, sse_guide
+from tools.demonstration import demo
+from tools.demonstration.stage import Stage
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
-from tools.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = re.compile(r"^=== \d+\. (.*)$", re.MULTILINE)
@@ -21,7 +22,7 @@ TITLES = re.compile(r"^=== \d+\. (.*)$", re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
-    """A cluster that somebody has."""
+    """Provide an existing cluster."""
     with ControlPlane() as running:
         yield running
 
@@ -45,7 +46,7 @@ def left_behind(scratch: Path) -> list[str]:
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 known = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
-            except OSError:  # it ended meanwhile, or is somebody else's
+            except OSError:  # it has ended, or belongs to another user
                 continue
             if str(scratch).encode() in known and process.name != str(os.getpid()):
                 found.append(process.name)
@@ -56,7 +57,7 @@ def left_behind(scratch: Path) -> list[str]:
 
 
 def until(process: subprocess.Popen[str], text: str) -> str:
-    """What it prints up to the line with that text."""
+    """Return what it prints up to the line with that text."""
     assert process.stdout
     seen = ""
     for line in process.stdout:
@@ -116,10 +117,10 @@ def test_a_cluster_that_one_has(plane: ControlPlane, tmp_path: Path) -> None:
 
     process = start(tmp_path, "--kubeconfig", plane.kubeconfig, "--yes", "--keep")
     told = until(process, "To stop and remove everything")
-    assert "is left alone" in told
+    assert "is not restarted" in told
     (kubeconfig,) = re.findall(r"export KUBECONFIG=(\S+)", told)
-    value = read(Path(kubeconfig), plane, "get", "secret", guide.SYNC_NAME, "-n", "my-namespace", "-o", "name")
-    assert value == f"secret/{guide.SYNC_NAME}\n"
+    value = read(Path(kubeconfig), plane, "get", "secret", sse_guide.SYNC_NAME, "-n", "my-namespace", "-o", "name")
+    assert value == f"secret/{sse_guide.SYNC_NAME}\n"
     assert plane.kubectl("get", "deployment", "-n", helm.RELEASE, "-o", "jsonpath={.items[*].spec.replicas}") == "0"
     (pid,) = re.findall(r"kill (\d+)$", told, re.MULTILINE)
     os.kill(int(pid), signal.SIGTERM)
@@ -155,7 +156,7 @@ def test_a_claim_that_does_not_hold_ends_it(
     patient = Stage.wait
     monkeypatch.setattr(Stage, "wait", lambda self, what, look, wanted, _: patient(self, what, look, wanted, 4))
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "_end_as_with_ctrl_c", lambda: None)  # this process keeps its signal handlers
+        patch.setattr(demo, "end_on_signals", lambda: None)  # this process keeps its signal handlers
         assert demo.main(["--kubeconfig", str(plane.kubeconfig), "--yes"]) == 1
     told = capsys.readouterr()
     assert "expected the Secret within 4 s: ('Hello2', 'Hello!'), found ('Hello2', 'Hello2')" in told.err

@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.cluster.test_messages import refusing_proxy  # noqa: F401 -- a fixture
-from tests.cluster.world import CANARY, POLICIES, TENANT, Installed, Namespace
-from tests.unit.issuing import slow_pfx
-from tools import doctor, helm
+from tests.support.certificates import make_slow_pfx
+from tests.support.cluster.harness import CANARY, SINCE_POLICIES, TENANT, InstalledRelease, Namespace
+from tools.cli.common import helm
+from tools.cli.doctor import doctor
 from tools.local_cluster import ControlPlane
-from tools.workload import ROOT
+from tools.pods.pod_process import ROOT
 
 ONE = {"k": "a"}
 OTHER = "00000000-0000-0000-0000-0000000000d0"
@@ -25,19 +25,19 @@ Found = list[dict[str, str]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def available(installed: Installed) -> None:
+def available(installed: InstalledRelease) -> None:
     installed.make_available()
 
 
 @pytest.fixture(autouse=True)
 def trusted_issuer(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's certificates are the cluster's: as a public issuer's are on a real one."""
+    """Trust the cluster's CA, as a real machine trusts a public issuer."""
     monkeypatch.setenv("SSL_CERT_FILE", str(plane.ca_file))
 
 
 @pytest.fixture
-def examine(installed: Installed, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Found]]:
-    """Runs the doctor, as the caller who knows the emulator's hosts and which of the suite's releases is meant."""
+def examine(installed: InstalledRelease, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Found]]:
+    """Run the doctor, as the caller who knows the emulator's hosts and which of the suite's releases is meant."""
 
     def run(*arguments: str, kubeconfig: Path | None = None) -> tuple[int, Found]:
         hosts = (urlsplit(installed.emulator.authority).netloc, "*.invalid")
@@ -60,8 +60,8 @@ Examine = Callable[..., tuple[int, Found]]
 
 
 def start(space: Namespace, **parameters: str) -> None:
-    """A SecretSync `s`, whatever becomes of it."""
-    space.put("a", "1")
+    """Create a SecretSync `s`, and wait for any result."""
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a", **parameters), space.sync("s", ONE))
 
 
@@ -91,7 +91,7 @@ def test_a_healthy_one_is_all_ok(space: Namespace, examine: Examine, plane: Cont
 
 
 def test_an_akvsync_with_what_it_generated(space: Namespace, examine: Examine) -> None:
-    space.put("a", "1")
+    space.set_secret("a", "1")
     objects = [{"secretInAKV": "a"}, {"secretInAKV": "b"}]
     identity = {"clientID": space.client, "tenantID": TENANT, "serviceAccountName": space.account}
     kind = {"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", "metadata": {"name": "both"}}
@@ -212,14 +212,14 @@ def test_a_proxy_inspects_tls(space: Namespace, examine: Examine) -> None:
 def test_a_proxy_refuses(
     space: Namespace,
     examine: Examine,
-    refusing_proxy: str,  # noqa: F811
+    refusing_proxy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start(space)
     monkeypatch.setenv("HTTPS_PROXY", refusing_proxy)
     found = examine("secretsync/s", "--namespace", space.name)[1]
     assert "the proxy refuses the connection" in failing(found, "vault")
-    assert any("is left to the proxy 127.0.0.1" in check["text"] for check in found)
+    assert any("is resolved by the proxy 127.0.0.1" in check["text"] for check in found)
 
 
 def test_the_vault_is_cut_off(space: Namespace, examine: Examine) -> None:
@@ -230,7 +230,7 @@ def test_the_vault_is_cut_off(space: Namespace, examine: Examine) -> None:
 
 
 @pytest.fixture
-def late_clock(installed: Installed) -> Iterator[None]:
+def late_clock(installed: InstalledRelease) -> Iterator[None]:
     installed.emulator.set_clock(3600)
     yield
     installed.emulator.set_clock(0)
@@ -262,15 +262,15 @@ def test_somebody_elses_secret(space: Namespace, examine: Examine) -> None:
 def test_a_secret_that_is_behind_is_named_by_key(space: Namespace, examine: Examine) -> None:
     start(space)
     space.wait_secret("s", {"k": "1"})
-    space.put("a", "2")
+    space.set_secret("a", "2")
     found = examine("secretsync/s", "--namespace", space.name)[1]
     (check,) = [check for check in found if check["name"] == "secret"]
     assert check["level"] == "warn"
     assert "differs from the vault in k" in check["text"]
 
 
-@pytest.mark.since(*POLICIES)
-def test_a_policy_is_missing_or_does_not_deny(installed: Installed, space: Namespace, examine: Examine) -> None:
+@pytest.mark.since(*SINCE_POLICIES)
+def test_a_policy_is_missing_or_does_not_deny(installed: InstalledRelease, space: Namespace, examine: Examine) -> None:
     plane = installed.plane
     name = f"no-delete.{installed.deployment}.{installed.release}"
     policy, binding = f"validatingadmissionpolicy/{name}", f"validatingadmissionpolicybinding/{name}"
@@ -294,11 +294,11 @@ def test_several_are_looked_at_together(space: Namespace, examine: Examine) -> N
     start(space)
     space.apply(space.sync("t", {"x": "b"}))
     space.wait_secret("s", {"k": "1"})
-    before = space.calls()
+    before = space.count_calls()
     code, found = examine("--namespace", space.name)
     assert code == 1
     assert {check["subject"] for check in found} == {"cluster", f"{space.name}/s", f"{space.name}/t"}
-    assert space.calls() - before == 2  # the probe, and the one object that can be read
+    assert space.count_calls() - before == 2  # the probe, and the one object that can be read
 
 
 def test_who_may_only_view_is_told_what_could_not_be_seen(space: Namespace, examine: Examine) -> None:
@@ -341,7 +341,7 @@ def test_whoever_may_not_see_the_settings_is_not_told_that_they_are_wrong(space:
 
 
 def test_a_pfx_that_takes_an_hour_to_open_is_given_up(space: Namespace, examine: Examine) -> None:
-    space.installed.emulator.set_secret(space.vault, "slow", slow_pfx(), content_type="application/x-pkcs12")
+    space.installed.emulator.set_secret(space.vault, "slow", make_slow_pfx(), content_type="application/x-pkcs12")
     space.apply(space.provider_class("slow"), space.sync("s", {"k": "slow/tls.crt"}))
     began = time.monotonic()
     code, found = examine("secretsync/s", "--namespace", space.name)
@@ -352,9 +352,9 @@ def test_a_pfx_that_takes_an_hour_to_open_is_given_up(space: Namespace, examine:
 
 
 def test_what_is_not_there_is_bad_input(space: Namespace, examine: Examine) -> None:
-    code, found = examine("secretsync/nobody", "--namespace", space.name)
+    code, found = examine("secretsync/missing", "--namespace", space.name)
     assert code == 2
-    assert f"there is no SecretSync nobody in namespace {space.name}" in found[0]["text"]
+    assert f"there is no SecretSync missing in namespace {space.name}" in found[0]["text"]
 
 
 def test_as_a_kubectl_plugin(plane: ControlPlane, space: Namespace, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""tools/doctor, run by an administrator, while an editor of one namespace has objects that look like a release."""
+"""An administrator runs tools/doctor while an editor of one namespace has objects that imitate a release."""
 
 import json
 import socket
@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.cluster.world import Installed, Namespace, install
-from tools import doctor, helm
+from tests.support.cluster.harness import InstalledRelease, Namespace, chart_crds, install_first_release
+from tools.cli.common import helm
+from tools.cli.doctor import doctor
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError
@@ -54,11 +55,14 @@ def listener() -> Iterator[Listener]:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    """A cluster of its own: how many releases it has is what this is about."""
-    with ControlPlane(tmp_path_factory.mktemp("plane")) as plane, Emulator(tmp_path_factory.mktemp("az")) as emulator:
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstalledRelease]:
+    """Provide a cluster for this module alone, because the tests depend on the number of releases."""
+    with (
+        ControlPlane(tmp_path_factory.mktemp("plane"), crds=chart_crds()) as plane,
+        Emulator(tmp_path_factory.mktemp("az")) as emulator,
+    ):
         emulator.trust_issuer(plane.issuer, plane.ca_file)
-        found = install(plane, emulator, tmp_path_factory.mktemp("release"))
+        found = install_first_release(plane, emulator, tmp_path_factory.mktemp("release"))
         found.make_available()
         plane.kubectl("create", "namespace", EDITORS)
         plane.kubectl("create", "serviceaccount", "editor", "--namespace", EDITORS)
@@ -68,10 +72,10 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
 
 
 @pytest.fixture
-def space(here: Installed) -> Iterator[Namespace]:
-    """A namespace with a SecretSync of the release."""
+def space(here: InstalledRelease) -> Iterator[Namespace]:
+    """Provide a namespace with a SecretSync of the release."""
     found = Namespace(here)
-    found.put("a", "1")
+    found.set_secret("a", "1")
     found.apply(found.provider_class("a"), found.sync("s", {"k": "a"}))
     yield found
     found.remove()
@@ -81,7 +85,7 @@ Examine = Callable[..., tuple[int, Found, str]]
 
 
 @pytest.fixture
-def examine(here: Installed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Examine:
+def examine(here: InstalledRelease, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Examine:
     monkeypatch.setenv("SSL_CERT_FILE", str(here.plane.ca_file))
 
     def run(*arguments: str) -> tuple[int, Found, str]:
@@ -98,8 +102,8 @@ def clouds(address: str) -> dict[str, Any]:
     return {"emulator": cloud, "AzurePublicCloud": cloud}
 
 
-def fakes(installed: Installed, address: str) -> list[dict[str, Any]]:
-    """What an editor makes up: the release's own Deployment and ConfigMap, and two that are named otherwise."""
+def fakes(installed: InstalledRelease, address: str) -> list[dict[str, Any]]:
+    """Return what an editor makes up: the release's own Deployment and ConfigMap, and two that are named otherwise."""
     plane, at = installed.plane, ("--namespace", installed.release, "--output", "json")
     held = json.loads(plane.kubectl("get", "deployment", installed.deployment, *at))
     found: list[dict[str, Any]] = []
@@ -120,14 +124,14 @@ def fakes(installed: Installed, address: str) -> list[dict[str, Any]]:
     return found
 
 
-def as_editor(installed: Installed, objects: list[dict[str, Any]]) -> None:
+def as_editor(installed: InstalledRelease, objects: list[dict[str, Any]]) -> None:
     kubeconfig = installed.plane.service_account_kubeconfig(EDITORS, "editor")
     body = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     installed.plane.kubectl("apply", "--filename", "-", stdin=body, kubeconfig=kubeconfig)
 
 
 @pytest.fixture
-def attacked(here: Installed, listener: Listener) -> Iterator[Listener]:
+def attacked(here: InstalledRelease, listener: Listener) -> Iterator[Listener]:
     as_editor(here, fakes(here, listener.address))
     yield listener
     names = ("deployments", "configmaps")
@@ -140,7 +144,7 @@ def texts(found: Found) -> dict[str, str]:
 
 
 def test_an_editors_release_is_neither_examined_nor_contacted(
-    here: Installed, space: Namespace, attacked: Listener, examine: Examine
+    here: InstalledRelease, space: Namespace, attacked: Listener, examine: Examine
 ) -> None:
     host = urlsplit(here.emulator.authority).netloc
     code, found, _ = examine("--allow-host", host)
@@ -155,7 +159,7 @@ def test_an_editors_release_is_neither_examined_nor_contacted(
     assert attacked.connections == 0
 
 
-def test_an_editor_cannot_create_what_names_a_release(here: Installed) -> None:
+def test_an_editor_cannot_create_what_names_a_release(here: InstalledRelease) -> None:
     for kind in ("clusterrolebinding", "validatingadmissionpolicy", "clusterrole"):
         held = json.loads(here.plane.kubectl("get", kind, "--output", "json", "-lapp.kubernetes.io/part-of"))["items"]
         assert held, kind
@@ -166,7 +170,7 @@ def test_an_editor_cannot_create_what_names_a_release(here: Installed) -> None:
 
 
 def test_nothing_is_sent_to_a_host_that_the_caller_did_not_name(
-    here: Installed, space: Namespace, listener: Listener, examine: Examine
+    here: InstalledRelease, space: Namespace, listener: Listener, examine: Examine
 ) -> None:
     """The release's own ConfigMap, changed by an editor of its namespace."""
     plane, at = here.plane, ("configmap", f"{here.deployment}-files", "--namespace", here.release)
@@ -195,7 +199,12 @@ def test_nothing_is_sent_to_a_host_that_the_caller_did_not_name(
 
 @pytest.mark.parametrize("renamed", [{"nameOverride": "other"}, {"fullnameOverride": "scribe"}])
 def test_two_releases_are_a_question(
-    here: Installed, space: Namespace, attacked: Listener, examine: Examine, renamed: dict[str, str], tmp_path: Path
+    here: InstalledRelease,
+    space: Namespace,
+    attacked: Listener,
+    examine: Examine,
+    renamed: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     plane = here.plane
     at = ["--namespace", "second", "--kubeconfig", str(plane.kubeconfig)]
@@ -220,7 +229,7 @@ def test_two_releases_are_a_question(
 
 
 def test_a_release_in_named_namespaces_is_found_by_its_policies(
-    here: Installed, examine: Examine, listener: Listener
+    here: InstalledRelease, examine: Examine, listener: Listener
 ) -> None:
     plane = here.plane
     at = ["--namespace", "narrow", "--kubeconfig", str(plane.kubeconfig)]

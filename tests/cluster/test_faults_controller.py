@@ -1,4 +1,4 @@
-"""The controller itself ends, at any moment; what it left is gone on with (`tests.ledger.closes`)."""
+"""The controller ends at any moment, and its successor continues (`tests.support.invariants.assert_recovered`)."""
 
 import os
 import random
@@ -9,44 +9,44 @@ from typing import get_args
 
 import pytest
 
-from controller.lease import LEASE_SECONDS, RETRY
-from tests.cluster.fleet import ALONE, LEADING, fleet
-from tests.cluster.relay import Asked, Moment, Relay
-from tests.cluster.world import Installed, at_work, eventually, leads
-from tests.ledger import SOON, SYNCS, arrives, sound
-from tools.workload import Workload
+from controller.kube.leader_election import LEASE_SECONDS, RETRY
+from tests.support.cluster.fault_harness import CONTROLLER_SETTINGS, SINGLE_CONTROLLER_SETTINGS, fault_harness
+from tests.support.cluster.fault_proxy import FaultProxy, ProxiedRequest, RequestPhase
+from tests.support.cluster.harness import InstalledRelease, eventually, is_leader, running_controller
+from tests.support.invariants import RECOVERY_TIME, SYNCS, assert_intact, wait_until_current
+from tools.pods.pod_process import PodProcess
 
-# The dice of these tests; the same seed, the same moments.
+# The random source of these tests. The same seed gives the same moments.
 SEED = 20301
 # All that a SecretSync which comes and one whose values rotate have the controller send to change something.
 WRITES = [
-    Asked("create", "serviceaccounts/token"),
-    Asked("create", "secrets"),
-    Asked("look", "secrets"),
-    Asked("patch", "secrets"),
-    Asked("patch", "secretsyncs/status"),
-    Asked("create", "events"),
+    ProxiedRequest("create", "serviceaccounts/token"),
+    ProxiedRequest("create", "secrets"),
+    ProxiedRequest("probe", "secrets"),
+    ProxiedRequest("patch", "secrets"),
+    ProxiedRequest("patch", "secretsyncs/status"),
+    ProxiedRequest("create", "events"),
 ]
-LEASE = Asked("patch", "leases")
+LEASE = ProxiedRequest("patch", "leases")
 
 
 class Mortal:
     """A controller behind a relay, to be killed at one moment of one kind of its writes."""
 
-    def __init__(self, relay: Relay, workload: Workload) -> None:
+    def __init__(self, relay: FaultProxy, workload: PodProcess) -> None:
         self.workload = workload
-        self._at: tuple[Asked, Moment] | None = None
-        relay.interrupts(self._ask)
+        self._at: tuple[ProxiedRequest, RequestPhase] | None = None
+        relay.interrupt_when(self._ask)
 
-    def _ask(self, moment: Moment, asked: Asked) -> bool:
-        """Runs in the relay's thread, which waits."""
+    def _ask(self, moment: RequestPhase, asked: ProxiedRequest) -> bool:
+        """Run in the thread of the proxy, which waits."""
         if self._at != (asked, moment):
             return False
         self._at = None
         os.kill(self.workload.pid, signal.SIGKILL)
         return True
 
-    def will_die(self, asked: Asked, moment: Moment) -> None:
+    def will_die(self, asked: ProxiedRequest, moment: RequestPhase) -> None:
         """When it sends the next such request."""
         self._at = (asked, moment)
 
@@ -58,67 +58,72 @@ class Mortal:
 
 
 @pytest.fixture
-def mortal(installed: Installed, relay: Relay) -> Iterator[Mortal]:
-    """It polls often, and looks at no Secret without a reason."""
-    settings = {**ALONE, "ROTATION_POLL_INTERVAL": "1", "DRIFT_INTERVAL": "3600"}
+def mortal(installed: InstalledRelease, relay: FaultProxy) -> Iterator[Mortal]:
+    """Use a short poll interval and a long drift interval."""
+    settings = {**SINGLE_CONTROLLER_SETTINGS, "ROTATION_POLL_INTERVAL": "1", "DRIFT_INTERVAL": "3600"}
     found = Mortal(relay, relay.workload(installed, **settings))
-    with at_work(found.workload):
+    with running_controller(found.workload):
         yield found
 
 
-def test_it_is_killed_around_every_request_of_a_write(installed: Installed, relay: Relay, mortal: Mortal) -> None:
-    with fleet(installed, "one", both=SYNCS["both"]) as shops:
-        seen = len(relay.asked)
+def test_it_is_killed_around_every_request_of_a_write(
+    installed: InstalledRelease, relay: FaultProxy, mortal: Mortal
+) -> None:
+    with fault_harness(installed, "one", both=SYNCS["both"]) as shops:
+        seen = len(relay.requests)
         for number, asked in enumerate(WRITES):
-            for moment in get_args(Moment):
+            for moment in get_args(RequestPhase):
                 mortal.will_die(asked, moment)
                 if asked.resource == "serviceaccounts/token":  # which a running one has
                     mortal.workload.kill()
                     mortal.workload.start()
-                shops.adds(shops.spaces["one"], f"{number}-{moment.replace(' ', '-')}")
-                shops.rotate()
+                shops.add_sync(shops.namespaces["one"], f"{number}-{moment.replace(' ', '-')}")
+                shops.rotate_values()
                 mortal.comes_back()
-                arrives(shops, SOON)
-        assert {found for found in relay.asked[seen:] if found.writes} == set(WRITES)
-        shops.closes()
+                wait_until_current(shops, RECOVERY_TIME)
+        assert {found for found in relay.requests[seen:] if found.is_write} == set(WRITES)
+        shops.assert_recovered()
 
 
-def test_a_leader_dies_around_its_claim(installed: Installed, relay: Relay) -> None:
+def test_a_leader_dies_around_its_claim(installed: InstalledRelease, relay: FaultProxy) -> None:
     """One that freezes past it is in test_leader.py."""
-    first, second = Mortal(relay, relay.workload(installed, **LEADING)), installed.workload(**LEADING)
+    first, second = (
+        Mortal(relay, relay.workload(installed, **CONTROLLER_SETTINGS)),
+        installed.workload(**CONTROLLER_SETTINGS),
+    )
     with second:
         second.wait_ready()
-        eventually(lambda: leads(second), bool, LEASE_SECONDS + 5)
-        with fleet(installed, "one") as shops, first.workload:
+        eventually(lambda: is_leader(second), bool, LEASE_SECONDS + 5)
+        with fault_harness(installed, "one") as shops, first.workload:
             first.workload.wait_ready()
-            # What was just given back was not claimed yet: nobody waits for the end of a claim.
+            # The released lease has no holder, so no controller waits for it to expire.
             first.will_die(LEASE, "before the request")
             assert second.stop() == 0
             first.comes_back()
-            eventually(lambda: leads(first.workload), bool, RETRY + 1)
-            shops.rotate()
-            arrives(shops, SOON)
+            eventually(lambda: is_leader(first.workload), bool, RETRY + 1)
+            shops.rotate_values()
+            wait_until_current(shops, RECOVERY_TIME)
             # The claim was renewed, and who did it does not know.
             first.will_die(LEASE, "before the response")
             first.comes_back()
-            shops.rotate()
-            arrives(shops, LEASE_SECONDS + 5)
-            shops.closes()
+            shops.rotate_values()
+            wait_until_current(shops, LEASE_SECONDS + 5)
+            shops.assert_recovered()
             assert first.workload.stop() == 0
 
 
-def test_it_ends_at_any_moment_of_a_storm(installed: Installed, mortal: Mortal) -> None:
-    dice = random.Random(SEED)
-    with fleet(installed, *"12345678") as shops:
+def test_it_ends_at_any_moment_of_a_storm(installed: InstalledRelease, mortal: Mortal) -> None:
+    rng = random.Random(SEED)
+    with fault_harness(installed, *"12345678") as shops:
         for number in (signal.SIGKILL, signal.SIGTERM) * 2:
-            shops.rotate()
-            time.sleep(dice.uniform(0.05, 1.5))
-            shops.rotate()
+            shops.rotate_values()
+            time.sleep(rng.uniform(0.05, 1.5))
+            shops.rotate_values()
             if number == signal.SIGKILL:
                 mortal.workload.kill()
             else:
                 assert mortal.workload.stop() == 0
-            sound(shops)
+            assert_intact(shops)
             mortal.workload.start()
             mortal.workload.wait_ready()
-        shops.closes()
+        shops.assert_recovered()

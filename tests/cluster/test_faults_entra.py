@@ -1,16 +1,16 @@
-"""Entra fails, and everybody needs a new token of it (`tests.ledger.closes`)."""
+"""Entra fails while every identity needs a new token (`tests.support.invariants.assert_recovered`)."""
 
 from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.fleet import ALONE, Fleet
+from tests.support.cluster.fault_harness import SINGLE_CONTROLLER_SETTINGS, FaultHarness
 from tools.keyvault_emulator import Emulator
 
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    return ALONE
+    return SINGLE_CONTROLLER_SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,12 @@ def settings() -> dict[str, str]:
         pytest.param(lambda emulator: emulator.fail(429, headers={"Retry-After": "3"}, where="entra"), id="throttled"),
     ],
 )
-def test_entra_fails(shops: Fleet, fails: Callable[[Emulator], None]) -> None:
-    emulator, before = shops.installed.emulator, shops.to_entra()
+def test_entra_fails(shops: FaultHarness, fails: Callable[[Emulator], None]) -> None:
+    emulator, before = shops.installed.emulator, shops.count_entra_calls()
     fails(emulator)
     # Tokens that Entra gave would serve on: with its key rolled, everybody needs a new one.
     emulator.roll_signing_key()
-    shops.endures(3)
-    assert shops.to_entra() - before <= 3 * len(shops.spaces)
-    emulator.heal()
-    shops.closes()
+    shops.rotate_during(3)
+    assert shops.count_entra_calls() - before <= 3 * len(shops.namespaces)
+    emulator.clear_faults()
+    shops.assert_recovered()

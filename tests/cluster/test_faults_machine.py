@@ -1,4 +1,6 @@
-"""The machine under the controller fails: clock, names, disk, descriptors, memory (`tests.ledger.closes`).
+"""The machine of the controller fails: clock, name resolution, disk, descriptors or memory.
+
+Each test ends with `tests.support.invariants.assert_recovered`.
 
 The limit that a pod has, at which the kernel kills it, is in tests/node/test_release.py.
 """
@@ -10,21 +12,21 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.fleet import ALONE, Fleet
-from tests.cluster.machine import Machine
-from tests.cluster.relay import Relay
-from tests.cluster.world import Installed, at_work, eventually
-from tools.kubelet import WorkloadError
-from tools.workload import Workload
+from tests.support.cluster.fault_harness import SINGLE_CONTROLLER_SETTINGS, FaultHarness
+from tests.support.cluster.fault_proxy import FaultProxy
+from tests.support.cluster.harness import InstalledRelease, eventually, running_controller
+from tests.support.cluster.machine_faults import MachineFaults
+from tools.pods.pod_emulation import WorkloadError
+from tools.pods.pod_process import PodProcess
 
 SECONDS = 3.0
 DAY = 86_400.0
 
 
 @pytest.fixture(scope="module")
-def unstarted(installed: Installed, relay: Relay) -> Workload:
+def unstarted(installed: InstalledRelease, relay: FaultProxy) -> PodProcess:
     """Which reaches vault and Entra by a name."""
-    workload = relay.workload(installed, **ALONE)
+    workload = relay.workload(installed, **SINGLE_CONTROLLER_SETTINGS)
     clouds = workload.log.with_name("clouds.json")
     emulator = installed.emulator
     named = {
@@ -38,24 +40,24 @@ def unstarted(installed: Installed, relay: Relay) -> Workload:
 
 
 @pytest.fixture(scope="module")
-def machine(unstarted: Workload, tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    return Machine(unstarted, tmp_path_factory.mktemp("machine"))
+def machine(unstarted: PodProcess, tmp_path_factory: pytest.TempPathFactory) -> MachineFaults:
+    return MachineFaults(unstarted, tmp_path_factory.mktemp("machine"))
 
 
 @pytest.fixture(scope="module")
-def controller(unstarted: Workload, machine: Machine) -> Iterator[Workload]:
-    with at_work(unstarted):
+def controller(unstarted: PodProcess, machine: MachineFaults) -> Iterator[PodProcess]:
+    with running_controller(unstarted):
         yield unstarted
 
 
-def restart(controller: Workload) -> None:
+def restart(controller: PodProcess) -> None:
     """As a kubelet does."""
     controller.kill()
     controller.start()
     controller.wait_ready()
 
 
-def revive(controller: Workload) -> None:
+def revive(controller: PodProcess) -> None:
     """As a kubelet does where it has ended."""
     try:
         controller.wait(0)
@@ -65,69 +67,74 @@ def revive(controller: Workload) -> None:
     controller.wait_ready()
 
 
-def some_status_says(shops: Fleet, text: str) -> None:
+def some_status_says(shops: FaultHarness, text: str) -> None:
     """Wait for it: while a vault is away, one SecretSync tries for all of its vault, so any one may report."""
-    space = shops.spaces["one"]
-    eventually(lambda: [space.ready(name)[1] for name in space.names("secretsync")], lambda found: text in str(found))
+    space = shops.namespaces["one"]
+    eventually(
+        lambda: [space.ready_condition(name)[1] for name in space.list_names("secretsync")],
+        lambda found: text in str(found),
+    )
 
 
 @pytest.mark.parametrize("jumps", [(DAY, 0.0), (-DAY, 0.0)], ids=["forward", "back"])
 def test_the_clock_jumps_and_jumps_back(
-    shops: Fleet, machine: Machine, controller: Workload, jumps: tuple[float, float]
+    shops: FaultHarness, machine: MachineFaults, controller: PodProcess, jumps: tuple[float, float]
 ) -> None:
     for ahead in jumps:
-        machine.clock_goes(ahead)
-        # Whoever trusts the clock takes its token for a good one, and what a status says for long ago or yet to come.
+        machine.set_clock_offset(ahead)
+        # A wrong clock makes expired tokens seem valid, and times of a status seem long past or in the future.
         shops.installed.emulator.roll_signing_key()
-        shops.endures(2)
+        shops.rotate_during(2)
         restart(controller)
-        shops.closes()
+        shops.assert_recovered()
 
 
-def test_no_name_resolves(shops: Fleet, machine: Machine, controller: Workload) -> None:
-    machine.names_resolve(False)
+def test_no_name_resolves(shops: FaultHarness, machine: MachineFaults, controller: PodProcess) -> None:
+    machine.set_name_resolution(False)
     try:
         restart(controller)  # what was resolved is forgotten
-        shops.endures(1)
+        shops.rotate_during(1)
         some_status_says(shops, "does not resolve")
     finally:
-        machine.names_resolve(True)
-    shops.closes()
+        machine.set_name_resolution(True)
+    shops.assert_recovered()
 
 
-def test_nothing_more_can_be_opened(shops: Fleet, machine: Machine, relay: Relay, controller: Workload) -> None:
-    with machine.no_more_descriptors():
-        shops.installed.emulator.heal()  # resets every connection
+def test_nothing_more_can_be_opened(
+    shops: FaultHarness, machine: MachineFaults, relay: FaultProxy, controller: PodProcess
+) -> None:
+    with machine.exhaust_descriptors():
+        shops.installed.emulator.clear_faults()  # resets every connection
         # That to the API server is open still, so it can be said.
         some_status_says(shops, "no more files")
         relay.cut_watches()
-        shops.endures(SECONDS)
-    shops.closes()
+        shops.rotate_during(SECONDS)
+    shops.assert_recovered()
 
 
-def test_the_disk_under_the_log_is_full(shops: Fleet, machine: Machine, controller: Workload) -> None:
+def test_the_disk_under_the_log_is_full(shops: FaultHarness, machine: MachineFaults, controller: PodProcess) -> None:
     """A line that cannot be written is lost, and nothing else."""
     before = controller.log.stat().st_size
-    with machine.full_disk():
+    with machine.fill_disk():
         shops.installed.emulator.cut_off()
-        shops.spaces["one"].wait_reason("one", Reason.PROVIDER_ERROR)  # which is worth a line
-        shops.endures(SECONDS)
+        shops.namespaces["one"].wait_reason("one", Reason.PROVIDER_ERROR)  # which is worth a line
+        shops.rotate_during(SECONDS)
         assert controller.log.stat().st_size == before
         shops.installed.emulator.restore()
-    shops.closes()
+    shops.assert_recovered()
     assert controller.stop() == 0
     assert "stopped" in controller.log.read_bytes()[before:].decode()
     controller.start()
     controller.wait_ready()
 
 
-def test_no_more_memory_can_be_had(shops: Fleet, machine: Machine, controller: Workload) -> None:
+def test_no_more_memory_can_be_had(shops: FaultHarness, machine: MachineFaults, controller: PodProcess) -> None:
     """Python itself ends where it gets none for a frame, and a task where it gets none for what it does."""
-    with machine.no_more_memory():
-        shops.adds_large(shops.spaces["one"], 16)
-        shops.endures(SECONDS)
+    with machine.exhaust_memory():
+        shops.add_large_syncs(shops.namespaces["one"], 16)
+        shops.rotate_during(SECONDS)
         # A group of tasks, one of which got no memory or no thread, ends as an ExceptionGroup.
         trouble = re.compile("MemoryError|Fatal Python error|unexpected ExceptionGroup")
         eventually(lambda: controller.tail(1000), trouble.search)
     revive(controller)
-    shops.closes()
+    shops.assert_recovered()

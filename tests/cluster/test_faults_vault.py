@@ -1,4 +1,7 @@
-"""A vault fails in every way that one can; Secrets of others and of the past stay whole (`tests.ledger.closes`)."""
+"""A vault fails in each way that the emulator knows; Secrets keep their values, and other Secrets are untouched.
+
+Each test ends with `tests.support.invariants.assert_recovered`.
+"""
 
 import json
 import time
@@ -8,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.fleet import ALONE, Fleet, fleet
-from tests.cluster.world import Installed
-from tests.ledger import arrives
+from tests.support.cluster.fault_harness import SINGLE_CONTROLLER_SETTINGS, FaultHarness, fault_harness
+from tests.support.cluster.harness import InstalledRelease
+from tests.support.invariants import wait_until_current
 from tools.keyvault_emulator.errors import EmulatorError
-from tools.workload import Workload
+from tools.pods.pod_process import PodProcess
 
 BAIT = "bait-vault"
 # One vault each, all at the same time.
@@ -39,7 +42,7 @@ POLL = 2
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    return ALONE | {"ROTATION_POLL_INTERVAL": str(POLL)}
+    return SINGLE_CONTROLLER_SETTINGS | {"ROTATION_POLL_INTERVAL": str(POLL)}
 
 
 @pytest.mark.parametrize(
@@ -49,31 +52,31 @@ def settings() -> dict[str, str]:
         pytest.param("set_clock", (3600, -3600), id="clock ahead and behind by an hour"),
     ],
 )
-def test_all_vaults_fail_together(shops: Fleet, verb: str, values: tuple[Any, Any]) -> None:
+def test_all_vaults_fail_together(shops: FaultHarness, verb: str, values: tuple[Any, Any]) -> None:
     emulator = shops.installed.emulator
     try:
         for value in values:
             getattr(emulator, verb)(value)
-            shops.endures(2.5)
+            shops.rotate_during(2.5)
     finally:
-        emulator.heal()
+        emulator.clear_faults()
         emulator.set_clock(0)
-    shops.closes()
+    shops.assert_recovered()
 
 
 @pytest.fixture(scope="module")
-def vaults(installed: Installed, controller: Workload) -> Iterator[Fleet]:
+def vaults(installed: InstalledRelease, controller: PodProcess) -> Iterator[FaultHarness]:
     with suppress(EmulatorError):  # a second run on the same emulator has it
         installed.emulator.add_vault(BAIT, "00000000-0000-0000-0000-00000000000a")
-    with fleet(installed, *FAULTS) as found:
+    with fault_harness(installed, *FAULTS) as found:
         yield found
 
 
-def test_a_vault_fails_in_any_way(vaults: Fleet) -> None:
+def test_a_vault_fails_in_any_way(vaults: FaultHarness) -> None:
     emulator = vaults.installed.emulator
-    before, began = vaults.calls(), time.monotonic()
+    before, began = vaults.count_vault_calls(), time.monotonic()
     for name, given in FAULTS.items():
-        fault, space = dict(given), vaults.spaces[name]
+        fault, space = dict(given), vaults.namespaces[name]
         if "per_10s" in fault:  # less than is wanted, as where many share a vault
             emulator.throttle(space.vault, **fault)
             continue
@@ -83,16 +86,16 @@ def test_a_vault_fails_in_any_way(vaults: Fleet) -> None:
             link = f"{emulator.url}/{space.vault}/secrets?api-version=7.6&$skiptoken=1"
             fault["body"] = json.dumps({"value": [], "nextLink": link})
         emulator.fail(where=space.vault, **fault)
-    vaults.endures(SECONDS)
+    vaults.rotate_during(SECONDS)
     # Gets work there: whatever the list says, the newest arrives.
-    arrives(vaults, 4 * POLL, {vaults.spaces[name].name for name in FAULTS if "list" in name})
-    took = {fault: now - before[fault] for fault, now in vaults.calls().items()}
+    wait_until_current(vaults, 4 * POLL, {vaults.namespaces[name].name for name in FAULTS if "list" in name})
+    took = {fault: now - before[fault] for fault, now in vaults.count_vault_calls().items()}
     seconds = time.monotonic() - began  # on a busy machine more than was meant
     assert not [key for key in emulator.counters() if key.startswith(BAIT)], "a redirect was followed"
-    emulator.heal()
+    emulator.clear_faults()
     # The breaker opens once half of the last 50 outcomes are failures, so up to 25 calls come first. Then a vault is
     # left alone for 5 s and more, after one retry of a list and of a get; one that answers some calls is asked at
     # every poll. An answer that cannot be read concerns its object, which backs off by itself.
     most = {name: 8 * seconds if "list" in name or "429" in name else 25 + seconds / 2 for name in took}
     assert not {name: calls for name, calls in took.items() if calls > most[name]}, took
-    vaults.closes()
+    vaults.assert_recovered()

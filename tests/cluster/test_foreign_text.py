@@ -4,7 +4,6 @@ import base64
 import json
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import PATHS, Installed, Namespace, eventually
+from tests.support.canaries import FORMS
+from tests.support.cluster.harness import KIND_PATHS, InstalledRelease, Namespace, create_without_labels, eventually
 from tools.local_cluster.pki import Authority
-from tools.workload import Workload
+from tools.pods.pod_process import PodProcess
 
 # None of the suite's canaries: the API server's audit log has what the webhook says.
 FIRST, SECOND = "private-4f0a-first\nline-77aa-two", "private-9c1b-second\nline-11dd-two"
@@ -26,6 +26,7 @@ def forms() -> Iterator[str]:
     for value in (FIRST, SECOND, *FIRST.splitlines(), *SECOND.splitlines()):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             yield encode(value.encode()).decode().rstrip("=")
+        yield from (form(value) for form in FORMS.values())
     yield from PARTS
 
 
@@ -47,6 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = (asked["object"].get("data") or {}).items()
         decoded = {key: base64.b64decode(text).decode() for key, text in data}
         message = f"not this: {json.dumps(decoded)} {[*decoded.values()]} {dict(data)} {json.dumps(asked)}"
+        message += " ".join(form(value) for form in FORMS.values() for value in decoded.values())
         status = {"code": 403, "message": message}
         answer: dict[str, Any] = {"uid": asked["uid"], "allowed": False, "status": status}
         body = json.dumps({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": answer}).encode()
@@ -104,26 +106,27 @@ def refuse(space: Namespace, guard: Guard) -> dict[str, Any]:
 
 @pytest.mark.parametrize("exists", [False, True], ids=["create", "patch"])
 def test_webhook_that_quotes_the_object_puts_no_value_anywhere(
-    installed: Installed, space: Namespace, controller: Workload, guard: Guard, exists: bool
+    installed: InstalledRelease, space: Namespace, controller: PodProcess, guard: Guard, exists: bool
 ) -> None:
     installed.emulator.set_secret(space.vault, "a", FIRST)
     objects = (space.provider_class("a"), space.sync("s", {"k": "a"}))
     if exists:
         space.apply(*objects)
-        eventually(lambda: space.secret("s"), lambda found: found == {"k": FIRST})
+        eventually(lambda: space.secret_values("s"), lambda found: found == {"k": FIRST})
     try:
         space.apply(refuse(space, guard))
-        time.sleep(3)  # until the API server knows the webhook
+        eventually(lambda: create_without_labels(space), lambda found: found[0] != 201)
+        guard.asked.clear()
         if exists:
             installed.emulator.set_secret(space.vault, "a", SECOND)
-            space.force("s")
+            space.force_sync("s")
         else:
             space.apply(*objects)
         message = space.wait_reason("s", Reason.SYNC_FAILED)
         assert 'admission webhook "guard.example.com" refused the Secret' in message
         assert guard.asked
         events = eventually(
-            lambda: installed.plane.request("GET", PATHS["events"].format(space.name))[1],
+            lambda: installed.plane.request("GET", KIND_PATHS["events"].format(space.name))[1],
             lambda text: "guard.example.com" in text,
         )
         places = {

@@ -13,12 +13,20 @@ import pytest
 from controller.api.conditions import Reason
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.calls import AT_ONCE
-from controller.contents import PFX
-from controller.status import sync_hash
-from tests.cluster.world import TENANT, Installed, Namespace, eventually, metrics, none_is_ending, value
-from tests.unit.issuing import slow_pfx
-from tools.workload import Workload
+from controller.domain.decode_values import PFX
+from controller.domain.status import sync_hash
+from controller.keyvault.client import AT_ONCE
+from tests.support.certificates import make_slow_pfx
+from tests.support.cluster.harness import (
+    TENANT,
+    InstalledRelease,
+    Namespace,
+    canary_value,
+    eventually,
+    read_metrics,
+    wait_for_deleted_namespaces,
+)
+from tools.pods.pod_process import PodProcess
 
 POLL = 2
 # Whatever a namespace does, another one's new value arrives after interval + jitter + this.
@@ -33,7 +41,7 @@ def settings() -> dict[str, str]:
 
 
 @pytest.fixture
-def neighbour(installed: Installed, controller: Workload) -> Iterator[Namespace]:
+def neighbour(installed: InstalledRelease, controller: PodProcess) -> Iterator[Namespace]:
     """Another namespace with another identity."""
     namespace = Namespace(installed)
     yield namespace
@@ -46,40 +54,40 @@ def neighbour(installed: Installed, controller: Workload) -> Iterator[Namespace]
 def test_two_identities_on_one_vault_share_no_answer(space: Namespace, neighbour: Namespace) -> None:
     """Both ask for the same object at the same time, and the vault answers each for itself."""
     emulator = space.installed.emulator
-    space.put("a", "1")
+    space.set_secret("a", "1")
     for place in (space, neighbour):
         manifests = (place.sync(f"s{number}", {"k": "a"}) for number in range(10))
         place.apply(place.provider_class("a", keyvaultName=space.vault), *manifests)
     for number in range(10):
         space.wait_secret(f"s{number}", {"k": "1"})
         assert "may not read secret a" in neighbour.wait_reason(f"s{number}", Reason.PROVIDER_ERROR)
-    assert set(neighbour.names("secret")) & {f"s{number}" for number in range(10)} == set()
+    assert set(neighbour.list_names("secret")) & {f"s{number}" for number in range(10)} == set()
 
     emulator.assign_role(neighbour.client, space.vault)
     for number in range(10):
-        neighbour.force(f"s{number}")
+        neighbour.force_sync(f"s{number}")
     for number in range(10):
         neighbour.wait_secret(f"s{number}", {"k": "1"}, patience=40)
 
     emulator.revoke_role(neighbour.client, space.vault)
-    space.put("a", "2")
+    space.set_secret("a", "2")
     for number in range(10):
         space.wait_secret(f"s{number}", {"k": "2"})
     neighbour.wait_reason("s0", Reason.PROVIDER_ERROR, patience=30)
-    assert neighbour.secret("s0") == {"k": value("1")}
+    assert neighbour.secret_values("s0") == {"k": canary_value("1")}
     told = neighbour.get("secretsync", "s0")["status"]["objects"][0]["version"]
     assert told != space.get("secretsync", "s0")["status"]["objects"][0]["version"]
 
 
 def test_a_neighbours_class_and_serviceaccount_are_out_of_reach(space: Namespace, neighbour: Namespace) -> None:
     """Its client id is no secret; the token that Entra asks for is the neighbour's own ServiceAccount's alone."""
-    neighbour.put("a", "1")
+    neighbour.set_secret("a", "1")
     stolen = space.provider_class("a", keyvaultName=neighbour.vault, clientID=neighbour.client)
     space.apply(stolen, space.sync("s", {"k": "a"}))
     message = space.wait_reason("s", Reason.PROVIDER_ERROR)
     assert f"subject system:serviceaccount:{space.name}:{space.account}" in message
-    assert space.secret("s") == {}
-    assert not neighbour.calls("secrets.get")
+    assert space.secret_values("s") == {}
+    assert not neighbour.count_calls("secrets.get")
 
 
 # What a status tells
@@ -93,17 +101,17 @@ OF_ITS_OWN = [
 
 
 def viewed(space: Namespace, name: str, version: str) -> Any:
-    """All that whoever may look, but not at Secrets, sees of a SecretSync, its class and their events."""
+    """Return what a viewer without access to Secrets sees of a SecretSync, its class and their events."""
     objects = [space.get(kind, name) for kind in ("secretsync", "secretproviderclass")]
     events = json.loads(space.kubectl("get", "events", "-o", "json", "--show-managed-fields"))["items"]
     theirs = [item for item in events if item["involvedObject"]["name"] == name]
-    for event in theirs:  # its name ends in a moment or in dice
+    for event in theirs:  # its name ends in a time or a random suffix
         assert event["metadata"].pop("name").startswith(f"{name}.")
     for each in [*objects, *theirs]:  # in the order of their seconds, and of their names within one
         each["metadata"]["managedFields"].sort(key=lambda fields: fields["manager"])
     status = objects[0]["status"]
     (told_of,) = status["objects"]
-    # The version is the vault's, and anybody can compute the hash from what stands beside it: nothing else is in it.
+    # The version is the vault's. The hash is computed only from the other fields of the status.
     sync, source = msgspec.convert(objects[0], SecretSync), msgspec.convert(objects[1], SecretProviderClass)
     assert status.pop("syncHash") == sync_hash(sync.metadata, source, sync.status.objects)
     assert told_of.pop("version") == version
@@ -116,32 +124,32 @@ def viewed(space: Namespace, name: str, version: str) -> Any:
 def told(space: Namespace, name: str) -> bool:
     """Whether status and event are there."""
     events = json.loads(space.kubectl("get", "events", "-o", "json"))["items"]
-    return space.ready(name)[0] != "" and any(item["involvedObject"]["name"] == name for item in events)
+    return space.ready_condition(name)[0] != "" and any(item["involvedObject"]["name"] == name for item in events)
 
 
-def series(space: Namespace, controller: Workload) -> set[str]:
-    """The names and labels of all metrics that are not another namespace's, whatever the SecretSync is called."""
-    lines = (line for line in metrics(controller).splitlines() if not line.startswith("#"))
+def series(space: Namespace, controller: PodProcess) -> set[str]:
+    """Return the names and labels of all metrics of no other namespace, for any name of the SecretSync."""
+    lines = (line for line in read_metrics(controller).splitlines() if not line.startswith("#"))
     found = {re.sub(r'\bname="[^"]*"', 'name="NAME"', line.rpartition(" ")[0]) for line in lines}
     whose = [(each, re.search(r'\b(?:namespace|vault)="([^"]*)"', each)) for each in found]
     return {each for each, match in whose if match is None or match[1] in (space.name, space.vault)}
 
 
-def looked_at_twice(space: Namespace, controller: Workload) -> tuple[set[str], set[str]]:
-    """The metrics before and after whatever was under way has been counted."""
+def looked_at_twice(space: Namespace, controller: PodProcess) -> tuple[set[str], set[str]]:
+    """Return the metrics before and after whatever was under way has been counted."""
     before = series(space, controller)
     time.sleep(POLL + 1)
     return before, series(space, controller)
 
 
-def test_a_status_tells_nothing_of_a_value_not_even_of_a_pin(space: Namespace, controller: Workload) -> None:
+def test_a_status_tells_nothing_of_a_value_not_even_of_a_pin(space: Namespace, controller: PodProcess) -> None:
     """Whatever the value is, all that can be seen is the same, but for what is of another origin."""
-    none_is_ending(space.installed.plane)  # its failures would be counted here
+    wait_for_deleted_namespaces(space.installed.plane)  # its failures would be counted here
     eventually(partial(looked_at_twice, space, controller), lambda found: found[0] == found[1], patience=60)
     pins = {"pin-a1": "4711", "pin-b2": "4711", "pin-c3": "0042", "pin-d4": "x" * 999}
     emulator = space.installed.emulator
     ids = {name: emulator.set_secret(space.vault, name, pin).rpartition("/")[2] for name, pin in pins.items()}
-    time.sleep(2)  # a value fetched sooner after its setting is fetched again, and then both are told
+    time.sleep(2)  # a value that is fetched sooner after its change is fetched again, and both are counted
     seen, labels = [], []
     for name, version in ids.items():
         space.apply(space.provider_class(name, name=name), space.sync(name, {"k": name}, secretProviderClassName=name))
@@ -153,11 +161,11 @@ def test_a_status_tells_nothing_of_a_value_not_even_of_a_pin(space: Namespace, c
     assert labels[1:] == labels[:-1]
 
 
-# Who holds up whom
+# Which namespace delays another
 
 
 def broken(space: Namespace) -> list[dict[str, object]]:
-    """Some hundred SecretSyncs, each wrong in one of many ways."""
+    """Return some hundred SecretSyncs, each wrong in one of many ways."""
     ways: list[tuple[dict[str, str], dict[str, object]]] = [
         ({"k": "missing"}, {}),
         ({"k": "unlisted"}, {}),
@@ -180,28 +188,28 @@ def broken(space: Namespace) -> list[dict[str, object]]:
 
 def arrival(space: Namespace, text: str) -> float:
     """Seconds from a new value in the vault to the Secret."""
-    space.put("a", text)
+    space.set_secret("a", text)
     began = time.monotonic()
     space.wait_secret("s", {"k": text}, patience=120)
     return time.monotonic() - began
 
 
 def test_a_hundred_broken_secretsyncs_hold_nobody_up(space: Namespace, neighbour: Namespace) -> None:
-    neighbour.put("a", "0")
+    neighbour.set_secret("a", "0")
     neighbour.apply(neighbour.provider_class("a"), neighbour.sync("s", {"k": "a"}))
     neighbour.wait_secret("s", {"k": "0"})
-    space.put("a", "1")
+    space.set_secret("a", "1")
     many = "array:\n" + "".join(f"- 'objectName: a{number}'\n" for number in range(44_000))
     assert len(many) > 1_000_000
     texts = {"huge": many, "deep": "[" * 100_000, "dense": "array: [" + "a," * 65_000 + "a]"}
     for name, text in texts.items():  # `apply` would keep a second copy in an annotation, which has a limit
         manifest = space.provider_class(name=name, objects=text)
         space.kubectl("create", "--filename", "-", stdin=json.dumps(manifest))
-    space.installed.emulator.set_secret(space.vault, "slow", slow_pfx(), content_type=PFX)
+    space.installed.emulator.set_secret(space.vault, "slow", make_slow_pfx(), content_type=PFX)
     space.apply(space.provider_class("a", "missing", "slow"), *broken(space))
     waits = []
     for number in range(5):
-        # The text is looked through anew at every edit.
+        # The controller parses the text again at each edit.
         edit = json.dumps({"spec": {"parameters": {"tenantID": f"tenant-{number}"}}})
         for name in texts:
             space.kubectl("patch", "secretproviderclass", name, "--type=merge", "--patch", edit)
@@ -212,12 +220,14 @@ def test_a_hundred_broken_secretsyncs_hold_nobody_up(space: Namespace, neighbour
     neighbour.apply(neighbour.sync("new", {"k": "a"}))
     neighbour.wait_secret("new", {"k": "4"})
     assert time.monotonic() - began < HELD_UP
-    # And the hostile ones were told, each with a reason.
+    # Each hostile SecretSync has a status with a reason.
     for number in range(12):
-        told_why = eventually(partial(space.ready, f"broken-{number}"), lambda found: found[0] != "", patience=90)
+        told_why = eventually(
+            partial(space.ready_condition, f"broken-{number}"), lambda found: found[0] != "", patience=90
+        )
         assert told_why[0] != Reason.INTERNAL_ERROR
-    assert "at most are read" in space.ready("broken-8")[1]
-    assert "takes too long to open" in space.ready("broken-11")[1]
+    assert re.search(r"at most \d+ are read", space.ready_condition("broken-8")[1])
+    assert "takes too long to open" in space.ready_condition("broken-11")[1]
 
 
 def hanging(space: Namespace) -> int:
@@ -228,7 +238,7 @@ def hanging(space: Namespace) -> int:
 
 def test_vaults_that_hang_hold_nobody_up(space: Namespace, neighbour: Namespace) -> None:
     """A namespace that lets every request hang, as many as it can, of many vaults, leaves half of all to others."""
-    neighbour.put("a", "0")
+    neighbour.set_secret("a", "0")
     neighbour.apply(neighbour.provider_class("a"), neighbour.sync("s", {"k": "a"}))
     neighbour.wait_secret("s", {"k": "0"})
     emulator = space.installed.emulator

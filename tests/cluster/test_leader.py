@@ -1,9 +1,10 @@
-"""Two processes, one leads: it is killed, paused past its time, told to stop, and its release is upgraded."""
+"""Leader election of two processes: the leader is killed, paused beyond its lease, stopped, and upgraded."""
 
 import base64
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 import urllib.error
@@ -15,15 +16,24 @@ from typing import Any
 
 import pytest
 
-from controller.lease import HOLD, LEASE_SECONDS, RETRY
-from tests.cluster.fleet import Fleet, fleet
-from tests.cluster.world import Installed, Namespace, Start, eventually, leads, metrics, value
-from tools import helm
-from tools.workload import Workload
+from controller.kube.leader_election import HOLD, LEASE_SECONDS, RETRY
+from tests.support.cluster.fault_harness import FaultHarness, fault_harness
+from tests.support.cluster.harness import (
+    InstalledRelease,
+    Namespace,
+    StartController,
+    audit_lines,
+    canary_value,
+    eventually,
+    is_leader,
+    read_metrics,
+)
+from tools.cli.common import helm
+from tools.pods.pod_process import PodProcess
 
 by_token = pytest.mark.since("1.30", "tokens' names in the audit log")
-"""Where two processes of one ServiceAccount are told apart by it; in tests/node pods are, on any release."""
-Pair = tuple[Workload, Workload]
+"""Releases that distinguish two processes of one ServiceAccount. In tests/node, all releases distinguish pods."""
+Pair = tuple[PodProcess, PodProcess]
 
 
 @pytest.fixture(scope="module")
@@ -32,32 +42,32 @@ def controller() -> None:
 
 
 @pytest.fixture
-def pair(start: Start) -> Pair:
-    """A leader, and a follower that is ready."""
+def pair(start: StartController) -> Pair:
+    """Return a leader, and a follower that is ready."""
     leader = start(ROTATION_POLL_INTERVAL="1")
-    eventually(lambda: leads(leader), lambda found: found)
+    eventually(lambda: is_leader(leader), lambda found: found)
     follower = start(ROTATION_POLL_INTERVAL="1")
-    assert not leads(follower)
+    assert not is_leader(follower)
     return leader, follower
 
 
 @pytest.fixture
-def shops(installed: Installed, pair: Pair) -> Iterator[Fleet]:
-    with fleet(installed, "one") as found:
+def shops(installed: InstalledRelease, pair: Pair) -> Iterator[FaultHarness]:
+    with fault_harness(installed, "one") as found:
         yield found
 
 
-def token_id(workload: Workload) -> str:
+def token_id(workload: PodProcess) -> str:
     """How the audit log tells this process's requests from the other's."""
     body = Path(workload.env["SERVICE_ACCOUNT_FOLDER"], "token").read_text().split(".")[1]
     return f"JTI={json.loads(base64.urlsafe_b64decode(body + '=' * (-len(body) % 4))).get('jti')}"
 
 
-def writes(installed: Installed, workload: Workload, since: str) -> list[tuple[str, str, int]]:
-    """What a process sent since then to change something, but for its word on the lease: verb, resource, answer."""
+def writes(installed: InstalledRelease, workload: PodProcess, since: str) -> list[tuple[str, str, int]]:
+    """Return the write requests of a process since then, except of its lease: verb, resource, answer."""
     found: list[tuple[str, str, int]] = []
     ours = token_id(workload)
-    for line in installed.plane.audit_log.read_text().splitlines():
+    for line in audit_lines(installed.plane):
         entry = json.loads(line)
         who = entry["user"].get("extra", {}).get("authentication.kubernetes.io/credential-id", [])
         what = (entry["verb"], entry.get("objectRef", {}).get("resource", ""), entry["responseStatus"]["code"])
@@ -70,36 +80,38 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def lease(installed: Installed) -> dict[str, Any]:
+def lease(installed: InstalledRelease) -> dict[str, Any]:
     name = installed.deployment
     found = installed.plane.kubectl("get", "lease", name, "--namespace", installed.release, "--output", "json")
     return dict(json.loads(found)["spec"])
 
 
 @by_token
-def test_a_follower_makes_no_call_and_no_write(installed: Installed, space: Namespace, pair: Pair) -> None:
+def test_a_follower_makes_no_call_and_no_write(installed: InstalledRelease, space: Namespace, pair: Pair) -> None:
     leader, follower = pair
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     assert writes(installed, leader, "")
-    # While the leader is paused for less than its time, nobody looks at the vault although much is due.
+    # While the leader is paused for less than its lease, no process calls the vault, although much is due.
     os.kill(leader.pid, signal.SIGSTOP)
     installed.emulator.reset_counters()
-    space.force("s")
+    space.force_sync("s")
     time.sleep(HOLD / 2)
     assert installed.emulator.counters() == {}
     os.kill(leader.pid, signal.SIGCONT)
-    eventually(space.calls, lambda count: count > 0)
+    eventually(space.count_calls, lambda count: count > 0)
     # Readiness tries the policies with a dry run and a token that they refuse; beyond that a follower sends nothing.
     tried = {("create", "secrets", 422), ("create", "serviceaccounts", 422)}
     assert set(writes(installed, follower, "")) <= tried
-    assert "akv_secret_store_vault_calls_total{" not in metrics(follower)
+    assert "akv_secret_store_vault_calls_total{" not in read_metrics(follower)
 
 
-def test_a_killed_leader_is_replaced_within_the_lease_time(installed: Installed, space: Namespace, pair: Pair) -> None:
+def test_a_killed_leader_is_replaced_within_the_lease_time(
+    installed: InstalledRelease, space: Namespace, pair: Pair
+) -> None:
     leader, _ = pair
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"))
     killed = datetime.now(UTC)
     leader.kill()
@@ -110,42 +122,42 @@ def test_a_killed_leader_is_replaced_within_the_lease_time(installed: Installed,
 
 @by_token
 def test_a_leader_that_was_paused_past_its_time_writes_nothing(
-    installed: Installed, space: Namespace, pair: Pair, shops: Fleet
+    installed: InstalledRelease, space: Namespace, pair: Pair, shops: FaultHarness
 ) -> None:
     old, new = pair
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     # It polls every second: when it is paused it waits for the vault's answer, with which it would go on.
-    space.put("a", "2")
+    space.set_secret("a", "2")
     installed.emulator.delay(6)
     time.sleep(2.5)
     os.kill(old.pid, signal.SIGSTOP)
-    installed.emulator.heal()
-    eventually(lambda: leads(new), lambda found: found, patience=LEASE_SECONDS + 5)
-    space.put("a", "3")
+    installed.emulator.clear_faults()
+    eventually(lambda: is_leader(new), lambda found: found, patience=LEASE_SECONDS + 5)
+    space.set_secret("a", "3")
     space.wait_secret("s", {"k": "3"})
     space.apply(space.akv_sync({"secretInAKV": "a"}))
     space.wait_secret("a", {"v0": "3"})
     woken = now()
     os.kill(old.pid, signal.SIGCONT)
-    eventually(lambda: leads(old), lambda found: not found)
+    eventually(lambda: is_leader(old), lambda found: not found)
     time.sleep(RETRY)
-    assert leads(new)
-    assert space.secret("s") == {"k": value("3")}
-    shops.closes()
+    assert is_leader(new)
+    assert space.secret_values("s") == {"k": canary_value("3")}
+    shops.assert_recovered()
     assert writes(installed, old, woken) == []
 
 
-def test_a_leader_that_is_told_to_stop_hands_over_at_once(installed: Installed, pair: Pair) -> None:
+def test_a_leader_that_is_told_to_stop_hands_over_at_once(installed: InstalledRelease, pair: Pair) -> None:
     leader, follower = pair
     assert leader.stop() == 0
-    eventually(lambda: leads(follower), lambda found: found, patience=RETRY + 1)
+    eventually(lambda: is_leader(follower), lambda found: found, patience=RETRY + 1)
     assert follower.stop() == 0
     assert "holderIdentity" not in lease(installed)
 
 
-def test_an_upgrade_of_the_release_leaves_the_leader_alone(installed: Installed, pair: Pair) -> None:
+def test_an_upgrade_of_the_release_leaves_the_leader_alone(installed: InstalledRelease, pair: Pair) -> None:
     leader, _ = pair
     before = lease(installed)
     at = ["--namespace", installed.release, "--kubeconfig", str(installed.plane.kubeconfig)]
@@ -154,34 +166,83 @@ def test_an_upgrade_of_the_release_leaves_the_leader_alone(installed: Installed,
     after = eventually(lambda: lease(installed), lambda found: found["renewTime"] > before["renewTime"])
     assert after["holderIdentity"] == before["holderIdentity"]
     assert after["leaseTransitions"] == before["leaseTransitions"]
-    assert leads(leader)
+    assert is_leader(leader)
 
 
-def delete_lease(installed: Installed) -> None:
+# As the chart rendered it up to the change that has the controller create its Lease.
+RENDERED_LEASE = """\
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata:
+  name: {{ include "akv-secret-store.fullname" . | quote }}
+  namespace: {{ include "akv-secret-store.namespace" . | quote }}
+  labels:
+    {{- include "akv-secret-store.labels" . | nindent 4 }}
+"""
+
+
+def test_upgrade_from_a_chart_that_rendered_the_lease_keeps_a_leader(
+    installed: InstalledRelease, space: Namespace, start: StartController, tmp_path: Path
+) -> None:
+    """Helm deletes what the new chart no longer renders; the controller creates its Lease again and goes on."""
+
+    def upgrade(chart: Path) -> None:
+        at = ["--namespace", installed.release, "--kubeconfig", str(installed.plane.kubeconfig)]
+        helm.run(["upgrade", installed.release, str(chart), *at, "--reuse-values", "--no-hooks"])
+
+    def uid() -> str:
+        at = ("--namespace", installed.release, "--ignore-not-found", "--output", "jsonpath={.metadata.uid}")
+        return installed.plane.kubectl("get", "lease", installed.deployment, *at)
+
+    old = tmp_path / "chart"
+    shutil.copytree(helm.CHART, old)
+    (old / "templates" / "lease.yaml").write_text(RENDERED_LEASE)
+    delete_lease(installed)
+    upgrade(old)
+    rendered = uid()
+    assert rendered
+    one, two = start(ROTATION_POLL_INTERVAL="1"), start(ROTATION_POLL_INTERVAL="1")
+    eventually(lambda: is_leader(one) or is_leader(two), bool)
+    space.set_secret("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    upgrade(helm.CHART)
+    created = eventually(uid, lambda found: found not in ("", rendered), patience=LEASE_SECONDS)
+    eventually(lambda: [is_leader(one), is_leader(two)].count(True), lambda count: count == 1, patience=LEASE_SECONDS)
+    assert lease(installed)["holderIdentity"]
+    space.set_secret("a", "2")
+    space.wait_secret("s", {"k": "2"})
+    assert [readiness(one), readiness(two)] == ["ok\n", "ok\n"]
+    # Nothing is left for the next upgrade to delete.
+    upgrade(helm.CHART)
+    assert uid() == created
+
+
+def delete_lease(installed: InstalledRelease) -> None:
     at = ("--namespace", installed.release, "--ignore-not-found")
     installed.plane.kubectl("delete", "lease", installed.deployment, *at)
 
 
 def test_lease_that_is_deleted_is_created_and_the_work_goes_on(
-    installed: Installed, space: Namespace, start: Start
+    installed: InstalledRelease, space: Namespace, start: StartController
 ) -> None:
     """As where Argo CD prunes it, or never applied it: by default it leaves Leases out of every application."""
     plane = installed.plane
     path = f"/apis/coordination.k8s.io/v1/namespaces/{installed.release}/leases/{installed.deployment}"
     delete_lease(installed)
     alone = start(ROTATION_POLL_INTERVAL="1")
-    eventually(lambda: leads(alone), bool)
-    space.put("a", "1")
+    eventually(lambda: is_leader(alone), bool)
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     delete_lease(installed)
     eventually(lambda: plane.request("GET", path), lambda found: "holderIdentity" in found[1])
-    space.put("a", "2")
+    space.set_secret("a", "2")
     space.wait_secret("s", {"k": "2"})
 
 
 def test_controller_that_cannot_have_its_lease_is_not_ready_and_says_what_to_do(
-    installed: Installed,
+    installed: InstalledRelease,
 ) -> None:
     plane = installed.plane
     at = ("--namespace", installed.release)
@@ -197,19 +258,17 @@ def test_controller_that_cannot_have_its_lease_is_not_ready_and_says_what_to_do(
     try:
         with installed.workload() as workload:
             problem = eventually(lambda: readiness(workload), lambda found: "Lease" in found)
-            assert (
-                f"no replica can lead: the Lease {installed.release}/{installed.deployment} cannot be read" in problem
-            )
+            assert f"the Lease {installed.release}/{installed.deployment} cannot be read, created or renewed" in problem
             assert f"restore the Role {installed.deployment} of the chart" in problem
             grant(role["rules"])
             workload.wait_ready()
-            eventually(lambda: leads(workload), bool)
+            eventually(lambda: is_leader(workload), bool)
             assert workload.stop() == 0
     finally:
         grant(role["rules"])
 
 
-def readiness(workload: Workload) -> str:
+def readiness(workload: PodProcess) -> str:
     """Return the body of /readyz; empty while the port is closed."""
     with contextlib.suppress(OSError, urllib.error.URLError):
         try:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
-from controller.contents import PEM, PFX
-from tests.cluster.leaks import leaked
-from tests.cluster.memory import piece
-from tests.cluster.world import Installed, Namespace, eventually
-from tests.unit.issuing import as_pem, issue, new_key, pfx
-from tools.workload import Workload
+from controller.domain.decode_values import PEM, PFX
+from tests.support.certificates import encode_pem_bundle, encode_pfx, generate_key, issue_certificate
+from tests.support.cluster.harness import InstalledRelease, Namespace, eventually
+from tests.support.cluster.leaks import find_leaks
+from tests.support.cluster.process_memory import key_fragment
+from tools.pods.pod_process import PodProcess
 
 TLS = {"type": "kubernetes.io/tls"}
 PAIR = {"tls.crt": "{}/tls.crt", "tls.key": "{}/tls.key"}
@@ -21,7 +21,7 @@ PASSWORD = f"canary-{secrets.token_hex(8)}"
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    """What is not on this machine goes to a proxy that wants a password, and is not there."""
+    """Return what is not on this machine goes to a proxy that wants a password, and is not there."""
     return {
         "HTTPS_PROXY": f"http://user:{PASSWORD}@127.0.0.1:9",
         "NO_PROXY": "127.0.0.1,localhost",
@@ -30,9 +30,12 @@ def settings() -> dict[str, str]:
     }
 
 
-def test_no_canary_comes_out_on_any_way(space: Namespace, installed: Installed, controller: Workload) -> None:
-    issuer = issue("issuer", ca=True)
-    leaves = {name: issue("web", issuer, key=new_key("RSA")) for name in ("pem", "pfx", "imported", "strange", "cut")}
+def test_no_canary_comes_out_on_any_way(space: Namespace, installed: InstalledRelease, controller: PodProcess) -> None:
+    issuer = issue_certificate("issuer", ca=True)
+    leaves = {
+        name: issue_certificate("web", issuer, key=generate_key("RSA"))
+        for name in ("pem", "pfx", "imported", "strange", "cut")
+    }
     marks = {name: secrets.token_hex(12) for name in ("text", "made", "json", "base64", "hex", "large", "key", "old")}
     emulator, vault = installed.emulator, space.vault
 
@@ -46,11 +49,11 @@ def test_no_canary_comes_out_on_any_way(space: Namespace, installed: Installed, 
     for name in ("base64", "hex"):
         put(name, f"!{marks[name]}")
     put("large", marks["large"] * 1000)
-    put("pem", as_pem(leaves["pem"], issuer).decode(), PEM)
-    put("pfx", pfx(leaves["pfx"].key, [leaves["pfx"], issuer]), PFX)
+    put("pem", encode_pem_bundle(leaves["pem"], issuer).decode(), PEM)
+    put("pfx", encode_pfx(leaves["pfx"].key, [leaves["pfx"], issuer]), PFX)
     put("strange", leaves["strange"].key_pem + issuer.pem, PEM)
-    put("cut", base64.b64encode(base64.b64decode(pfx(leaves["cut"].key, [leaves["cut"]]))[:-9]).decode(), PFX)
-    emulator.import_certificate(vault, "imported", as_pem(leaves["imported"], issuer))
+    put("cut", base64.b64encode(base64.b64decode(encode_pfx(leaves["cut"].key, [leaves["cut"]]))[:-9]).decode(), PFX)
+    emulator.import_certificate(vault, "imported", encode_pem_bundle(leaves["imported"], issuer))
     emulator.create_key(vault, "public")
     emulator.assign_role(space.client, vault, "Key Vault Reader")
 
@@ -76,12 +79,12 @@ def test_no_canary_comes_out_on_any_way(space: Namespace, installed: Installed, 
     space.apply(space.provider_class(objects=text), elsewhere, made, *synced, *failing)
 
     for item in [*synced, {"metadata": {"name": "made-secret"}}]:
-        eventually(lambda item=item: space.secret(item["metadata"]["name"]), bool)  # type: ignore[misc]
+        eventually(lambda item=item: space.secret_values(item["metadata"]["name"]), bool)  # type: ignore[misc]
     for item in failing:
         space.wait_reason(item["metadata"]["name"], Reason.PROVIDER_ERROR, Reason.INPUT_INVALID, Reason.SPC_ERROR)
-    assert "proxy" in space.ready("proxied")[1]
+    assert "proxy" in space.ready_condition("proxied")[1]
     put("text", marks["key"])
-    eventually(lambda: space.secret("text"), lambda found: found == {"k": marks["key"]})
+    eventually(lambda: space.secret_values("text"), lambda found: found == {"k": marks["key"]})
 
-    hidden = [mark.encode() for mark in marks.values()] + [piece(leaf) for leaf in leaves.values()]
-    assert leaked(installed, controller, [*hidden, PASSWORD.encode()]) == []
+    hidden = [mark.encode() for mark in marks.values()] + [key_fragment(leaf) for leaf in leaves.values()]
+    assert find_leaks(installed, controller, [*hidden, PASSWORD.encode()]) == []

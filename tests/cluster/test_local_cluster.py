@@ -16,8 +16,9 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.cluster.world import eventually
-from tools.local_cluster import ClusterError, ControlPlane, assets
+from tests.support.cluster.harness import eventually
+from tools.local_cluster import ClusterError, ControlPlane
+from tools.local_cluster.programs import assets
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS_TO_READY = 10.0
@@ -25,7 +26,7 @@ SECONDS_TO_READY = 10.0
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[tuple[ControlPlane, float]]:
-    """A control plane for this file alone, since it is restarted here, and the seconds until it was ready."""
+    """Provide a control plane for this file alone, since it is restarted here, and the seconds until it was ready."""
     plane = ControlPlane()
     started = time.monotonic()
     with plane:
@@ -59,7 +60,7 @@ def audit_lines(plane: ControlPlane) -> list[dict[str, Any]]:
 
 
 def processes_below(folder: str) -> list[int]:
-    """The servers and the supervisor: all of them name their folder in their command line."""
+    """Return the servers and the supervisor: all of them name their folder in their command line."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -217,7 +218,7 @@ def test_the_api_server_comes_back_with_its_data_and_address(plane: ControlPlane
 def test_a_controller_manager_that_ended_for_want_of_the_api_server_comes_back_with_it(plane: ControlPlane) -> None:
     plane.restart_controller_manager()
     plane.stop_apiserver()  # it is just starting
-    eventually(lambda: plane._processes.runs("kube-controller-manager"), lambda there: not there, patience=30)
+    eventually(lambda: plane.processes.runs("kube-controller-manager"), lambda there: not there, patience=30)
     plane.start_apiserver()
     plane.check()
 
@@ -229,7 +230,7 @@ def test_etcd_is_open_to_the_api_server_alone(plane: ControlPlane) -> None:
         tls = ssl.create_default_context(cafile=pki / "etcd-ca.crt")
         if certificate:
             tls.load_cert_chain(pki / f"{certificate}.crt", pki / f"{certificate}.key")
-        url = f"https://127.0.0.1:{plane._layout.etcd_port}/version"
+        url = f"https://127.0.0.1:{plane.layout.etcd_port}/version"
         with urllib.request.urlopen(url, context=tls, timeout=5) as response:
             return str(response.read())
 

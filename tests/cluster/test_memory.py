@@ -1,6 +1,6 @@
 """What stays of a value in the memory of the controller that has synced it, counted in /proc as root on the node could.
 
-Nothing keeps a value. What is found is memory that was freed and not used again yet: the libraries' own copies.
+Nothing keeps a value. Values that the test finds are in memory that libraries have freed and not used again yet.
 """
 
 import itertools
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from controller.contents import PEM, PFX
-from tests.cluster.memory import copies, piece
-from tests.cluster.world import Namespace, eventually
-from tests.unit.issuing import as_pem, issue, new_key, pfx
-from tools.workload import Workload
+from controller.domain.decode_values import PEM, PFX
+from tests.support.certificates import encode_pem_bundle, encode_pfx, generate_key, issue_certificate
+from tests.support.cluster.harness import Namespace, eventually
+from tests.support.cluster.process_memory import count_copies, key_fragment
+from tools.pods.pod_process import PodProcess
 
 TEXTS = 16
 KEYS = 8
@@ -50,10 +50,10 @@ def synced(space: Namespace, values: Mapping[str, tuple[str, str]], **secret_obj
         for name in values
     ]
     space.apply(space.provider_class(*values, name=first), *syncs)
-    eventually(lambda: set(values) - set(space.names("secret")), lambda missing: not missing)
+    eventually(lambda: set(values) - set(space.list_names("secret")), lambda missing: not missing)
 
 
-def test_of_the_values_that_were_synced_none_is_kept(space: Namespace, controller: Workload) -> None:
+def test_of_the_values_that_were_synced_none_is_kept(space: Namespace, controller: PodProcess) -> None:
     marks = {f"text-{number}": secrets.token_hex(20) for number in range(TEXTS)}
     # Short ones and long ones are kept in different places.
     beside = {name: "x" * 3000 * (number % 2) for number, name in enumerate(marks)}
@@ -64,21 +64,23 @@ def test_of_the_values_that_were_synced_none_is_kept(space: Namespace, controlle
     def left_after_others() -> set[str]:
         others = (f"other-{next(rounds)}-{number}" for number in range(OTHERS))
         synced(space, {name: ("x" * (40 + 6000 * (number % 2)), "") for number, name in enumerate(others)})
-        found = copies(controller.pid, {name: mark.encode() for name, mark in marks.items()})
+        found = count_copies(controller.pid, {name: mark.encode() for name, mark in marks.items()})
         return {name for name, count in found.items() if count}
 
-    # Freed memory is used again sooner or later; what is kept stays.
+    # Freed memory is used again sooner or later, but kept values would stay.
     eventually(left_after_others, lambda found: len(found) <= MOST_AFTER_OTHERS, patience=60)
 
 
-def test_of_a_private_key_the_parsers_copies_stay(space: Namespace, controller: Workload) -> None:
-    issuer = issue("issuer", ca=True)
-    leaves = {f"key-{number}": issue("web", issuer, key=new_key("RSA")) for number in range(KEYS)}
+def test_of_a_private_key_the_parsers_copies_stay(space: Namespace, controller: PodProcess) -> None:
+    issuer = issue_certificate("issuer", ca=True)
+    leaves = {f"key-{number}": issue_certificate("web", issuer, key=generate_key("RSA")) for number in range(KEYS)}
     files = {
-        name: (pfx(leaf.key, [leaf, issuer]), PFX) if number % 2 else (as_pem(leaf, issuer).decode(), PEM)
+        name: (encode_pfx(leaf.key, [leaf, issuer]), PFX)
+        if number % 2
+        else (encode_pem_bundle(leaf, issuer).decode(), PEM)
         for number, (name, leaf) in enumerate(leaves.items())
     }
     synced(space, files, type="kubernetes.io/tls")
     time.sleep(SHARED)
-    found = copies(controller.pid, {name: piece(leaf) for name, leaf in leaves.items()})
+    found = count_copies(controller.pid, {name: key_fragment(leaf) for name, leaf in leaves.items()})
     assert sum(found.values()) <= MOST_OF_KEYS, found

@@ -1,15 +1,15 @@
 """For each cause that people meet, the status names it and the next step in one sentence. More: test_failures.py."""
 
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import Installed, Namespace, at_work
+from tests.support.cluster.harness import InstalledRelease, Namespace, running_controller
+from tests.support.messages import NOT_IN_KEY_VAULT
 from tools.keyvault_emulator import Emulator
-from tools.workload import Workload
+from tools.pods.pod_process import PodProcess
 
 ONE = {"k": "a"}
 UNKNOWN = "00000000-0000-0000-0000-0000000000ff"
@@ -17,11 +17,11 @@ ANOTHER = "00000000-0000-0000-0000-0000000000fe"
 
 
 def message(space: Namespace, **parameters: str) -> str:
-    """What a fresh SecretSync says in the end."""
+    """Return what a fresh SecretSync says in the end."""
     account = parameters.pop("serviceAccountName", space.account)
     space.apply(space.provider_class("a", **parameters), space.sync("s", ONE, serviceAccountName=account))
     said = space.wait_reason("s", Reason.PROVIDER_ERROR)
-    assert space.secret("s") == {}
+    assert space.secret_values("s") == {}
     return said
 
 
@@ -40,7 +40,7 @@ class Cause(NamedTuple):
 def federated(
     issuer: str = "{issuer}", subject: str = "{subject}", **more: str
 ) -> Callable[[Namespace, Emulator], None]:
-    """The identity's one federated credential is this instead."""
+    """Return the identity's one federated credential is this instead."""
 
     def make(space: Namespace, emulator: Emulator) -> None:
         right = f"system:serviceaccount:{space.name}:{space.account}"
@@ -72,8 +72,8 @@ CREDENTIAL = "issuer {issuer}, subject {subject} and audience api://AzureADToken
 CAUSES = [
     Cause(
         "service account missing",
-        lambda _s, _e: {"serviceAccountName": "nobody"},
-        "there is no ServiceAccount nobody in namespace {namespace}",
+        lambda _s, _e: {"serviceAccountName": "missing"},
+        "there is no ServiceAccount missing in namespace {namespace}",
         "create it or correct serviceAccountName",
     ),
     Cause(
@@ -205,13 +205,13 @@ CAUSES = [
     Cause(
         "object missing",
         never_there,
-        "secret a is not in Key Vault {vault}",
+        f"secret a {NOT_IN_KEY_VAULT} {{vault}}",
         "create or recover it there, or correct objectName, objectType or objectVersion",
     ),
     Cause(
         "object deleted",
         lambda space, emulator: emulator.delete_secret(space.vault, "a"),
-        "secret a is not in Key Vault {vault}",
+        f"secret a {NOT_IN_KEY_VAULT} {{vault}}",
         "create or recover it there, or correct objectName, objectType or objectVersion",
     ),
     Cause(
@@ -238,7 +238,7 @@ CAUSES = [
 @pytest.mark.parametrize("wrong", CAUSES, ids=lambda wrong: wrong.name)
 def test_the_status_names_the_cause_and_the_next_step_in_one_sentence(space: Namespace, wrong: Cause) -> None:
     emulator = space.installed.emulator
-    space.put("a", "1")
+    space.set_secret("a", "1")
     try:
         said = message(space, **(wrong.make(space, emulator) or {}))
     finally:
@@ -256,28 +256,20 @@ def test_the_status_names_the_cause_and_the_next_step_in_one_sentence(space: Nam
     assert "\n" not in said
 
 
-@pytest.fixture
-def refusing_proxy() -> Iterator[str]:
-    """An address on which nobody listens; the port is held meanwhile."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{held.getsockname()[1]}"
-
-
-def test_a_proxy_refuses(installed: Installed, space: Namespace, refusing_proxy: str) -> None:
-    space.put("a", "1")
+def test_a_proxy_refuses(installed: InstalledRelease, space: Namespace, refusing_proxy: str) -> None:
+    space.set_secret("a", "1")
     settings = {"WATCH_NAMESPACES": space.name, "CONTROLLER_NAME": "proxied", "LEASE_NAME": ""}
-    with at_work(installed.workload(**settings, HTTPS_PROXY=refusing_proxy)):
+    with running_controller(installed.workload(**settings, HTTPS_PROXY=refusing_proxy)):
         space.apply(space.provider_class("a"), space.sync("s", ONE, secretSyncControllerName="proxied"))
         said = space.wait_reason("s", Reason.PROVIDER_ERROR)
-    assert said.endswith(": the proxy refuses the connection; check HTTPS_PROXY and what the proxy allows")
+    assert said.endswith(": the proxy refuses the connection; check HTTPS_PROXY and the rules of the proxy")
     assert ". " not in said
 
 
-def test_a_redirect_is_not_followed(space: Namespace, controller: Workload) -> None:
+def test_a_redirect_is_not_followed(space: Namespace, controller: PodProcess) -> None:
     elsewhere = f"{space.installed.emulator.url}/elsewhere/secrets/a"
     space.installed.emulator.add_vault("elsewhere", "00000000-0000-0000-0000-00000000000a")
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.installed.emulator.fail(status=307, where=space.vault, headers={"Location": elsewhere})
     said = message(space)
     assert "HTTP 307" in said

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.sse_controller import apply_as_sse
-from tests.cluster.world import Installed, Namespace, eventually, value
-from tools import migrate
-from tools.handover import SSE_MANAGER
+from tests.support.cluster.harness import InstalledRelease, Namespace, canary_value, eventually
+from tests.support.cluster.sse_controller import apply_as_sse
+from tools.cli.migrate import migrate
+from tools.cli.migrate.sse_ownership import SSE_MANAGER
 from tools.local_cluster.errors import ClusterError
 
 
@@ -22,7 +22,7 @@ def run(space: Namespace, *arguments: str) -> int:
 
 
 def driven(space: Namespace, class_name: str) -> dict[str, Any]:
-    """A Deployment that mounts a class through the CSI driver."""
+    """Return a Deployment that mounts a class through the CSI driver."""
     driver = {"driver": "secrets-store.csi.k8s.io", "volumeAttributes": {"secretProviderClass": class_name}}
     spec = {
         "serviceAccountName": space.account,
@@ -37,8 +37,8 @@ def driven(space: Namespace, class_name: str) -> dict[str, Any]:
 
 def test_off_the_csi_driver(space: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The report's own commands, run as they stand: classes, SecretSyncs, patches; then the Secrets are there."""
-    space.put("a", "1")
-    space.put("b", "2")
+    space.set_secret("a", "1")
+    space.set_secret("b", "2")
     spc = space.provider_class("a", "b", name="app", clientID="", userAssignedIdentityID=space.client)
     spc["spec"]["parameters"] = {key: text for key, text in spc["spec"]["parameters"].items() if text}
     spc["spec"]["parameters"]["useVMManagedIdentity"] = "true"
@@ -68,8 +68,8 @@ def test_off_the_csi_driver(space: Namespace, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_off_the_csi_driver_with_an_akvsync(space: Namespace, tmp_path: Path) -> None:
-    space.put("a", "1")
-    space.put("a", "2")
+    space.set_secret("a", "1")
+    space.set_secret("a", "2")
     spc = space.provider_class(name="app", objects="array:\n  - |\n    objectName: a\n    objectVersionHistory: 2\n")
     space.apply(spc, driven(space, "app"))
     out = tmp_path / "moved"
@@ -84,18 +84,18 @@ def managers(space: Namespace) -> set[tuple[str, str]]:
 
 
 @pytest.fixture
-def stopped(installed: Installed) -> Iterator[None]:
-    """The Deployment has no replicas: what the tests run beside it is not one of its pods."""
+def stopped(installed: InstalledRelease) -> Iterator[None]:
+    """Scale the Deployment to no replicas, because the tests run the controller outside of its pods."""
     plane, at = installed.plane, ("deployment", installed.deployment, "--namespace", installed.release)
     plane.kubectl("scale", *at, "--replicas=0")
-    eventually(installed.available, lambda found: not found)
+    eventually(installed.available_replicas, lambda found: not found)
     yield
     plane.kubectl("scale", *at, "--replicas=1")
 
 
 def test_over_from_sse_and_back(space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]) -> None:
     # SSE's own: a SecretSync that another controller carries out, and the Secret that it applied.
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}, secretSyncControllerName="sse"))
     apply_as_sse(space, "s", {"k": "1"})
     assert run(space, "from-sse") == 1
@@ -111,49 +111,49 @@ def test_over_from_sse_and_back(space: Namespace, stopped: None, capsys: pytest.
     assert "taken over as it is" in capsys.readouterr().out
 
     # A rotation makes it ours, and SSE's unforced apply of a new value conflicts.
-    space.put("a", "2")
-    space.force("s")
+    space.set_secret("a", "2")
+    space.force_sync("s")
     space.wait_secret("s", {"k": "2"})
     assert ("akv-secret-store", "Update") in managers(space)
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":"sse"}}')
     with pytest.raises(ClusterError, match="conflict"):
         apply_as_sse(space, "s", {"k": "3"})
 
-    # Told, and nothing done; then handed back: the same values, and SSE writes on.
+    # Only reported. Then handed back: the values are the same, and SSE continues to write.
     assert run(space, "to-sse") == 0
     assert "would be handed back" in capsys.readouterr().out
     assert ("akv-secret-store", "Update") in managers(space)
     assert run(space, "to-sse", "--apply") == 0
     assert f"{space.name}/s: handed back" in capsys.readouterr().out
     assert managers(space) == {(SSE_MANAGER, "Apply")}
-    assert space.secret("s") == {"k": value("2")}
+    assert space.secret_values("s") == {"k": canary_value("2")}
     apply_as_sse(space, "s", {"k": "3"})
-    assert space.secret("s") == {"k": value("3")}
+    assert space.secret_values("s") == {"k": canary_value("3")}
     assert run(space, "to-sse", "--apply") == 0
-    assert "is SSE's to write already" in capsys.readouterr().out
+    assert "SSE can write it already" in capsys.readouterr().out
 
 
 def test_a_secret_that_this_controller_made_goes_to_sse_too(
     space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":"sse"}}')
     assert run(space, "to-sse", "--apply") == 0
     apply_as_sse(space, "s", {"k": "2"})
-    assert space.secret("s") == {"k": value("2")}
-    # A key that somebody else set is in SSE's way, and is said.
+    assert space.secret_values("s") == {"k": canary_value("2")}
+    # A key that another manager set blocks SSE; the report says so.
     space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"data":{"k":"eA=="}}')
     assert run(space, "to-sse") == 1
-    assert "kubectl-patch set a part of the data too" in capsys.readouterr().out
+    assert "kubectl-patch also set a part of the data" in capsys.readouterr().out
 
 
 def test_nothing_is_handed_back_while_the_controller_runs(
-    installed: Installed, space: Namespace, capsys: pytest.CaptureFixture[str]
+    installed: InstalledRelease, space: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installed.make_available()
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     before = managers(space)
@@ -163,7 +163,7 @@ def test_nothing_is_handed_back_while_the_controller_runs(
 
 
 def editors(space: Namespace, *objects: dict[str, Any]) -> None:
-    """Applies objects as an editor of the namespace and nothing else."""
+    """Apply objects as an editor of the namespace and nothing else."""
     name = "the-editor"
     if not space.get("serviceaccount", name):
         space.add_editor(name)
@@ -176,9 +176,9 @@ def editors(space: Namespace, *objects: dict[str, Any]) -> None:
 
 
 def test_an_editors_deployment_is_neither_this_controller_nor_sse(
-    installed: Installed, space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
+    installed: InstalledRelease, space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     at = ("--namespace", installed.release, "--output", "json")
@@ -209,7 +209,7 @@ def test_a_secret_of_another_owner_is_not_handed_back(
 
 
 def nest(space: Namespace, path: str, levels: int = 2_000) -> None:
-    """Replaces an object's managed fields by some that are nested that deeply, as an editor can."""
+    """Replace an object's managed fields by some that are nested that deeply, as an editor can."""
     fields = '{"f:a":' * levels + "{}" + "}" * levels
     entry = (
         '{"manager":"editor","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1",'
@@ -231,7 +231,7 @@ def nest(space: Namespace, path: str, levels: int = 2_000) -> None:
 def test_deeply_nested_managed_fields_end_no_tool(
     space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}), driven(space, "shop"))
     space.wait_secret("s", {"k": "1"})
     editors(space)

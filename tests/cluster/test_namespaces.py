@@ -9,30 +9,44 @@ import pytest
 from controller.api.conditions import Reason
 from controller.api.meta import CLIENT_ID
 from controller.api.secretsync import REFRESH_INTERVAL
-from controller.settings import TOKEN_AUDIENCE, TOKEN_SECONDS
-from tests.cluster.rights import Right, granted, play, uses_what_is_granted
-from tests.cluster.thief import MERGE, Thief, owner, refused, secret
-from tests.cluster.world import Installed, Namespace, at_work, eventually, leads, release
-from tools.local_cluster.errors import ClusterError
-from tools.workload import Workload
+from controller.config.settings import TOKEN_AUDIENCE, TOKEN_SECONDS
+from tests.support.cluster.harness import (
+    InstalledRelease,
+    Namespace,
+    eventually,
+    install_release,
+    is_leader,
+    running_controller,
+)
+from tests.support.cluster.permissions import (
+    EVERYWHERE,
+    assert_all_granted_used,
+    is_allowed,
+    list_granted,
+    use_all_permissions,
+)
+from tests.support.cluster.token_thief import MERGE, TokenThief, assert_denied_by_policy, make_owner, make_secret
+from tools.pods.pod_process import PodProcess
 
 HOME = "second-home"
 
 
 @pytest.fixture(scope="module")
 def controller() -> None:
-    """The first release's does not run: nothing here is its work."""
+    """Do not run the controller of the first release, which does nothing here."""
 
 
 @pytest.fixture(scope="module")
-def served(installed: Installed) -> Iterator[Namespace]:
+def served(installed: InstalledRelease) -> Iterator[Namespace]:
     namespace = Namespace(installed)
     yield namespace
     namespace.remove()
 
 
 @pytest.fixture(scope="module")
-def second(installed: Installed, served: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def second(
+    installed: InstalledRelease, served: Namespace, tmp_path_factory: pytest.TempPathFactory
+) -> InstalledRelease:
     folder, plane = tmp_path_factory.mktemp("second"), installed.plane
     values = {
         "watchNamespaces": [served.name],
@@ -41,79 +55,70 @@ def second(installed: Installed, served: Namespace, tmp_path_factory: pytest.Tem
         "identityFromServiceAccount": True,
         "shortestRefreshIntervalInSeconds": 1,
     }
-    return release(plane, installed.emulator, folder, HOME, **values)
+    return install_release(plane, installed.emulator, folder, HOME, **values)
 
 
 @pytest.fixture(scope="module")
-def running(second: Installed) -> Iterator[Workload]:
-    with at_work(second.workload()) as workload:
+def running(second: InstalledRelease) -> Iterator[PodProcess]:
+    with running_controller(second.workload()) as workload:
         yield workload
 
 
-def may(installed: Installed, right: Right, *where: str) -> bool:
-    resource, _, sub = right.resource.partition("/")
-    what = [f"{resource}.{right.group}" if right.group else resource, *([f"--subresource={sub}"] if sub else [])]
-    try:
-        return bool(installed.plane.kubectl("auth", "can-i", right.verb, *what, f"--as={installed.user}", *where))
-    except ClusterError:  # kubectl says no by its exit code
-        return False
-
-
 def test_it_syncs_there_and_leaves_others_alone(
-    running: Workload, second: Installed, served: Namespace, space: Namespace
+    running: PodProcess, second: InstalledRelease, served: Namespace, space: Namespace
 ) -> None:
     for place in (space, served):
-        place.put("a", "1")
+        place.set_secret("a", "1")
         place.apply(place.provider_class("a", clientID="", tenantID=""), place.sync("s", {"k": "a"}))
     said = served.wait_reason("s", Reason.SPC_ERROR)
     assert said.startswith(f"annotation {CLIENT_ID} of ServiceAccount shop is missing: correct it, or set")
     # Beyond SSE, and asked for in this release's values: the ServiceAccount tells who it is.
-    play(served, identity=True)
-    assert space.secret("s") == {}
-    assert space.ready("s") == ("", "")
-    assert space.calls() == 0
-    uses_what_is_granted(second)
-    assert {right.scope for right in granted(second)} == {served.name, HOME}
+    use_all_permissions(served, identity=True)
+    assert space.secret_values("s") == {}
+    assert space.ready_condition("s") == ("", "")
+    assert space.count_calls() == 0
+    assert_all_granted_used(second)
+    assert {right.scope for right in list_granted(second)} == {served.name, HOME}
 
 
-def test_a_secretsync_may_ask_for_an_interval_of_its_own(running: Workload, served: Namespace) -> None:
-    served.put("b", "1")
+def test_a_secretsync_may_ask_for_an_interval_of_its_own(running: PodProcess, served: Namespace) -> None:
+    served.set_secret("b", "1")
     served.apply(served.provider_class("b", name="other"))
     served.apply(served.sync("t", {"k": "b"}, secretProviderClassName="other"))
     served.wait_secret("t", {"k": "1"})
-    served.put("b", "2")
+    served.set_secret("b", "2")
     served.kubectl("annotate", "secretsync", "t", f"{REFRESH_INTERVAL}=soon")
     said = served.wait_reason("t", Reason.INPUT_INVALID)
     assert said == f"annotation {REFRESH_INTERVAL} is 'soon': write a number of seconds"
     served.kubectl("annotate", "secretsync", "t", f"{REFRESH_INTERVAL}=2", "--overwrite")
     for text in ("2", "3"):
-        served.put("b", text)
+        served.set_secret("b", text)
         served.wait_secret("t", {"k": text}, patience=6)
 
 
-def test_no_right_reaches_beyond(second: Installed, served: Namespace, space: Namespace) -> None:
-    there = [right for right in granted(second) if right.scope == served.name]
+def test_no_right_reaches_beyond(second: InstalledRelease, served: Namespace, space: Namespace) -> None:
+    there = [right for right in list_granted(second) if right.scope == served.name]
     assert there
     for right in there:
-        assert may(second, right, "--namespace", served.name), right
-        assert not may(second, right, "--namespace", space.name), right
-        assert not may(second, right, "--all-namespaces"), right
+        assert is_allowed(second.plane, second.user, right), right
+        assert not is_allowed(second.plane, second.user, right._replace(scope=space.name)), right
+        assert not is_allowed(second.plane, second.user, right._replace(scope=EVERYWHERE)), right
 
 
 @pytest.fixture
-def mighty(running: Workload, second: Installed) -> Iterator[Thief]:
-    """Somebody who stole the token, after somebody else had made the controller the cluster's administrator."""
+def mighty(running: PodProcess, second: InstalledRelease) -> Iterator[TokenThief]:
+    """Return a thief of the token, after an administrator has granted the controller every permission."""
     _, _, home, account = second.user.split(":")
     to = ("--clusterrole=cluster-admin", f"--serviceaccount={home}:{account}")
     second.plane.kubectl("create", "clusterrolebinding", "far-too-much", *to)
-    thief = Thief(second.plane, home, account)
+    thief = TokenThief(second.plane, home, account)
     eventually(lambda: thief.send("GET", "/api/v1/secrets?limit=1").status, lambda status: status == 200)
     yield thief
     second.plane.kubectl("delete", "clusterrolebinding", "far-too-much")
 
 
 def test_nothing_is_changed_elsewhere_whatever_was_granted(
-    mighty: Thief, running: Workload, served: Namespace, space: Namespace
+    mighty: TokenThief, running: PodProcess, served: Namespace, space: Namespace
 ) -> None:
     space.apply(space.sync("theirs", {"k": "a"}))
     here, there, home = (f"/api/v1/namespaces/{name}" for name in (served.name, space.name, HOME))
@@ -122,7 +127,7 @@ def test_nothing_is_changed_elsewhere_whatever_was_granted(
     named: dict[str, Any] = {"metadata": {"name": "by-the-thief"}}
     binding = {**named, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}}
     token = {"spec": {"audiences": [TOKEN_AUDIENCE], "expirationSeconds": TOKEN_SECONDS}}
-    owned = secret("made-up", [owner("11111111-1111-1111-1111-111111111111", "made-up")])
+    owned = make_secret("made-up", [make_owner("11111111-1111-1111-1111-111111111111", "made-up")])
     for method, path, body in (
         ("POST", f"{there}/secrets", owned),
         ("POST", f"{there}/configmaps", named),
@@ -144,7 +149,7 @@ def test_nothing_is_changed_elsewhere_whatever_was_granted(
         ("POST", f"{cluster}/clusterrolebindings", binding),
     ):
         answer = mighty.send(method, path, body, MERGE if method == "PATCH" else "application/json")
-        refused(answer, "the controller changes nothing outside the chart's watchNamespaces")
+        assert_denied_by_policy(answer, "the controller changes nothing outside the chart's watchNamespaces")
     # Where it serves, this policy leaves the rest to the others; and the controller itself goes on.
     assert mighty.send("POST", f"{here}/configmaps", named).status == 201
     assert mighty.send("POST", f"{home}/secrets?dryRun=All", owned).status == 201
@@ -155,8 +160,8 @@ def test_nothing_is_changed_elsewhere_whatever_was_granted(
 
     before = renewed()
     eventually(renewed, lambda found: found > before)
-    assert leads(running)
-    served.put("c", "1")
+    assert is_leader(running)
+    served.set_secret("c", "1")
     served.apply(
         served.provider_class("c", name="third"), served.sync("u", {"k": "c"}, secretProviderClassName="third")
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools import helm
+from tools.cli.common import helm
 from tools.local_cluster import ControlPlane
 
 OPEN = "validatingAdmissionPolicies.applyPolicies=false"
@@ -19,7 +19,7 @@ OPEN = "validatingAdmissionPolicies.applyPolicies=false"
             "in the namespaces above",
         ),
         (f"watchNamespaces={{shop}},{OPEN}", ["WARNING", "In the namespaces above"], "administrator"),
-        ("Azure.Cluster.Cloud=AZURECHINACLOUD", ["no cloud is read in AzureChinaCloud"], "WARNING"),
+        ("Azure.Cluster.Cloud=AZURECHINACLOUD", ["A class that names no cloud uses AzureChinaCloud"], "WARNING"),
         (
             "rbac.create=false,serviceAccount.name=writer",
             ["WARNING: rbac.create is false", "the ServiceAccount writer of namespace"],
@@ -35,7 +35,7 @@ def test_notes_name_what_was_installed(given: str, said: list[str], not_said: st
         *said,
         "deployment/mine-akv-secret-store",
         "--namespace theirs",
-        "encrypt them at rest",
+        "Encrypt them at rest",
     ):
         assert part in notes, notes
     assert not_said not in notes

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.chart import registry
-from tests.unit.oci_archive import archive
-from tools import helm, image, package, release
+from tests.support.oci_archive import write_archive
+from tools.cli.common import helm
+from tools.images import image
 from tools.local_cluster import ControlPlane
+from tools.release import layout, package
 
 HOME = "from-registry"
 
@@ -23,18 +25,18 @@ def site() -> Iterator[registry.Registry]:
 @pytest.fixture(scope="module")
 def packaged(site: registry.Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    options = ["--registry", f"{site.address}/akv", "--image", str(archive(folder / "image.tar"))]
+    options = ["--registry", f"{site.address}/akv", "--image", str(write_archive(folder / "image.tar"))]
     assert package.main(["--changed", "--output", str(folder / "release"), *options]) == 0
     chart = folder / "release" / "oci" / "chart"
     site.push(
-        f"akv/{release.CHART}",
+        f"akv/{layout.CHART}",
         {str(path.relative_to(chart)): path.read_bytes() for path in chart.rglob("*") if path.is_file()},
     )
     return folder / "release"
 
 
 def test_it_is_installed_from_a_registry(packaged: Path, site: registry.Registry, plane: ControlPlane) -> None:
-    chart = [f"oci://{site.address}/akv/{release.CHART}", "--plain-http", "--version", image.version(), "--no-hooks"]
+    chart = [f"oci://{site.address}/akv/{layout.CHART}", "--plain-http", "--version", image.version(), "--no-hooks"]
     at = ["--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)]
     settings = ["--set-string", f"watchNamespaces={HOME}", "--set-string"]
     helm.run(["install", HOME, *chart, *at, "--create-namespace", *settings, "replicaCount=1"])
@@ -48,6 +50,6 @@ def test_it_is_installed_from_a_registry(packaged: Path, site: registry.Registry
 
 
 def containers(plane: ControlPlane) -> list[str]:
-    """The images of the release's Deployments."""
+    """Return the images of the release's Deployments."""
     listed = json.loads(plane.kubectl("get", "deployments", "--namespace", HOME, "--output", "json"))["items"]
     return [one["image"] for each in listed for one in each["spec"]["template"]["spec"]["containers"]]

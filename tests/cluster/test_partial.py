@@ -1,5 +1,6 @@
-"""Keys that cannot be fetched, told in one status and cheap; a controller that writes all keys or none; and another
-component that changes labels.
+"""Test keys that cannot be fetched, the all-or-nothing mode, and labels changed by another component.
+
+A SecretSync whose keys fail partly has one status and causes few calls.
 """
 
 import json
@@ -9,23 +10,31 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.world import Installed, Namespace, admission_policy, at_work, eventually, value
-from tools.workload import Workload
+from tests.support.cluster.harness import (
+    InstalledRelease,
+    Namespace,
+    admission_policy,
+    canary_value,
+    eventually,
+    running_controller,
+)
+from tests.support.messages import NOT_IN_KEY_VAULT
+from tools.pods.pod_process import PodProcess
 
 MANY = 1000
 
 
 @pytest.fixture(scope="module")
-def strict(installed: Installed) -> Iterator[Workload]:
+def strict(installed: InstalledRelease) -> Iterator[PodProcess]:
     """Beside the module's own controller, and with no part in its election."""
     settings = {"CONTROLLER_NAME": "strict", "ENABLE_PARTIAL_SECRET_SYNC": "false", "LEASE_NAME": ""}
-    with at_work(installed.workload(**settings)) as workload:
+    with running_controller(installed.workload(**settings)) as workload:
         yield workload
 
 
 def test_a_thousand_failing_keys_are_told_in_one_status(space: Namespace) -> None:
     missing = [f"missing-{number}" for number in range(MANY)]
-    space.put("there", "1")
+    space.set_secret("there", "1")
     space.apply(space.provider_class("there", *missing))
     space.apply(space.sync("s", {name: name for name in ["there", *missing]}))
     message = space.wait_reason("s", Reason.PARTIAL, patience=60)
@@ -35,49 +44,49 @@ def test_a_thousand_failing_keys_are_told_in_one_status(space: Namespace) -> Non
     assert count == {"failed": MANY, "keys": MANY + 1, "notShown": MANY + 1 - len(items)}
     assert {item["status"] for item in items} == {"failed"}
     for item in items:
-        assert f"secret {item['sourcePath']} is not in Key Vault {space.vault}; create or recover" in item["message"]
+        assert f"secret {item['sourcePath']} {NOT_IN_KEY_VAULT} {space.vault}; create or recover" in item["message"]
 
 
-def test_all_keys_or_none(space: Namespace, strict: Workload) -> None:
-    space.put("a", "1")
+def test_all_keys_or_none(space: Namespace, strict: PodProcess) -> None:
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a", "b"))
     space.apply(space.sync("s", {"a": "a", "b": "b"}, secretSyncControllerName="strict"))
-    assert "secret b is not in Key Vault" in space.wait_reason("s", Reason.PROVIDER_ERROR)
-    assert space.secret("s") == {}
-    space.put("b", "1")
-    space.force("s")
+    assert f"secret b {NOT_IN_KEY_VAULT}" in space.wait_reason("s", Reason.PROVIDER_ERROR)
+    assert space.secret_values("s") == {}
+    space.set_secret("b", "1")
+    space.force_sync("s")
     space.wait_secret("s", {"a": "1", "b": "1"})
-    space.put("a", "2")
+    space.set_secret("a", "2")
     space.installed.emulator.disable_secret(space.vault, "b")
-    space.force("s")
+    space.force_sync("s")
     assert "secret b is disabled in Key Vault" in space.wait_reason("s", Reason.PROVIDER_ERROR)
-    assert space.secret("s") == {"a": value("1"), "b": value("1")}
+    assert space.secret_values("s") == {"a": canary_value("1"), "b": canary_value("1")}
 
 
 def test_one_missing_key_is_requested_again_and_the_others_are_not(space: Namespace) -> None:
     names = [f"key-{number}" for number in range(60)]
     for name in names[1:]:
-        space.put(name, "1")
+        space.set_secret(name, "1")
     space.apply(space.provider_class(*names), space.sync("s", {name: name for name in names}))
     space.wait_reason("s", Reason.PARTIAL)
-    before = space.calls("secrets.get")
+    before = space.count_calls("secrets.get")
     time.sleep(20)
     # After 2, 4, 8 and 16 s, half of each by chance.
-    assert 1 <= space.calls("secrets.get") - before <= 6
-    space.put(names[0], "1")
+    assert 1 <= space.count_calls("secrets.get") - before <= 6
+    space.set_secret(names[0], "1")
     space.wait_secret("s", dict.fromkeys(names, "1"), patience=60)
 
 
 @pytest.fixture(scope="module")
-def quick(installed: Installed) -> Iterator[Workload]:
-    """Checks Secrets for drift each second."""
-    with at_work(installed.workload(CONTROLLER_NAME="quick", DRIFT_INTERVAL="1", LEASE_NAME="")) as workload:
+def quick(installed: InstalledRelease) -> Iterator[PodProcess]:
+    """Check Secrets for drift each second."""
+    with running_controller(installed.workload(CONTROLLER_NAME="quick", DRIFT_INTERVAL="1", LEASE_NAME="")) as workload:
         yield workload
 
 
 @pytest.mark.since("1.36", "MutatingAdmissionPolicy")
 def test_policy_that_changes_a_label_causes_few_writes_a_warning_and_no_vault_read(
-    space: Namespace, quick: Workload
+    space: Namespace, quick: PodProcess
 ) -> None:
     policy = {
         "reinvocationPolicy": "Never",
@@ -89,20 +98,20 @@ def test_policy_that_changes_a_label_causes_few_writes_a_warning_and_no_vault_re
             }
         ],
     }
-    space.put("a", "1")
+    space.set_secret("a", "1")
     labelled = {"secretSyncControllerName": "quick", "secretObject": {"labels": {"tier": "data"}}}
     manifest = space.sync("s", {"k": "a"}, **labelled)
     manifest["spec"]["secretObject"]["data"] = [{"targetKey": "k", "sourcePath": "a"}]
     space.apply(space.provider_class("a"), manifest)
     space.wait_secret("s", {"k": "1"})
     with admission_policy(space, "MutatingAdmissionPolicy", policy):
-        before = space.calls()
+        before = space.count_calls()
         space.kubectl("label", "secret", "s", "--overwrite", "tier=edited")
         eventually(quick.log.read_text, lambda text: "changes label tier of the Secret" in text, patience=30)
         time.sleep(12)
-        assert space.calls() == before
+        assert space.count_calls() == before
         assert quick.log.read_text().count("changes label tier of the Secret") == 1
     eventually(
         lambda: space.get("secret", "s")["metadata"]["labels"]["tier"], lambda label: label == "data", patience=60
     )
-    assert space.calls() == before
+    assert space.count_calls() == before

@@ -7,43 +7,43 @@ from typing import Any
 
 import pytest
 
-from controller.kube import METADATA_ONLY
-from controller.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
-from tests.cluster.thief import (
-    HOME,
+from controller.config.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
+from controller.kube.resources import METADATA_ONLY
+from tests.support.cluster.harness import MANAGED_LABEL, SINCE_POLICIES, eventually
+from tests.support.cluster.token_thief import (
+    CONTROLLER_NAMESPACE,
+    LEASES,
     MERGE,
     SECRETS,
-    SHOP,
     STRATEGIC,
+    TARGET_NAMESPACE,
     VALUE,
-    Answer,
-    Shop,
-    Thief,
-    granted_everything,
-    owner,
-    refused,
-    secret,
+    TargetNamespace,
+    TokenThief,
+    assert_denied_by_policy,
+    grant_all_verbs,
+    make_owner,
+    make_secret,
+    request_token,
 )
-from tests.cluster.world import LABEL, POLICIES, eventually
-from tools.deployment import PROBE_SECRET_TYPE
+from tools.codegen.deployment import PROBE_SECRET_TYPE
 
-pytestmark = pytest.mark.since(*POLICIES)
-LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases"
+pytestmark = pytest.mark.since(*SINCE_POLICIES)
 
 
 @pytest.fixture
-def mighty(shop: Shop) -> Iterator[Thief]:
-    """The same account while it has been granted everything on Secrets and Leases besides."""
-    with granted_everything(shop, ("", "secrets"), ("coordination.k8s.io", "leases")) as thief:
+def mighty(shop: TargetNamespace) -> Iterator[TokenThief]:
+    """Provide the same account while it has been granted everything on Secrets and Leases besides."""
+    with grant_all_verbs(shop, ("", "secrets"), ("coordination.k8s.io", "leases")) as thief:
         yield thief
 
 
 # --- What the controller is for works ------------------------------------------------------------------------------
 
 
-def test_a_secret_of_its_own_can_be_made_seen_and_changed(shop: Shop, thief: Thief) -> None:
-    uid = shop.sync("own")
-    assert thief.create(secret("own", [owner(uid, "own")])).status == 201
+def test_a_secret_of_its_own_can_be_made_seen_and_changed(shop: TargetNamespace, thief: TokenThief) -> None:
+    uid = shop.create_sync("own")
+    assert thief.create(make_secret("own", [make_owner(uid, "own")])).status == 201
     seen = thief.patch("own", {})
     assert seen.status == 200
     assert VALUE not in seen.text
@@ -52,9 +52,11 @@ def test_a_secret_of_its_own_can_be_made_seen_and_changed(shop: Shop, thief: Thi
 
 
 @pytest.mark.parametrize("kind", ["Opaque", "kubernetes.io/tls"])
-def test_types_that_are_allowed(kind: str, shop: Shop, thief: Thief) -> None:
+def test_types_that_are_allowed(kind: str, shop: TargetNamespace, thief: TokenThief) -> None:
     name = f"allowed-{kind.split('/')[-1].lower()}"
-    made = secret(name, [owner(shop.sync(name), name)], type=kind, data={"tls.crt": VALUE, "tls.key": VALUE})
+    made = make_secret(
+        name, [make_owner(shop.create_sync(name), name)], type=kind, data={"tls.crt": VALUE, "tls.key": VALUE}
+    )
     assert thief.create(made).status == 201
 
 
@@ -70,11 +72,13 @@ def test_types_that_are_allowed(kind: str, shop: Shop, thief: Thief) -> None:
         ("helm.sh/release.v1", {}, "are never written"),
     ],
 )
-def test_other_types_are_refused(kind: str, data: dict[str, str], why: str, shop: Shop, thief: Thief) -> None:
+def test_other_types_are_refused(
+    kind: str, data: dict[str, str], why: str, shop: TargetNamespace, thief: TokenThief
+) -> None:
     name = kind.replace("/", ".").lower()
-    made = secret(name, [owner(shop.sync(name), name)], type=kind, data=data)
+    made = make_secret(name, [make_owner(shop.create_sync(name), name)], type=kind, data=data)
     made["metadata"]["annotations"] = {"kubernetes.io/service-account.name": "default"}
-    refused(thief.create(made), why)
+    assert_denied_by_policy(thief.create(made), why)
 
 
 @pytest.mark.parametrize(
@@ -91,37 +95,44 @@ def test_other_types_are_refused(kind: str, data: dict[str, str], why: str, shop
     ids=["none", "another name", "another kind", "another group", "no version", "an AKVSync", "two"],
 )
 def test_the_sole_owner_must_be_the_secretsync_of_that_name(
-    owners: list[dict[str, str]], shop: Shop, thief: Thief
+    owners: list[dict[str, str]], shop: TargetNamespace, thief: TokenThief
 ) -> None:
-    made = secret(
-        "disowned", [owner("11111111-1111-1111-1111-111111111111", "disowned", **change) for change in owners]
+    made = make_secret(
+        "disowned", [make_owner("11111111-1111-1111-1111-111111111111", "disowned", **change) for change in owners]
     )
-    refused(thief.create(made), "the one owner of a Secret must be the SecretSync of its name")
+    assert_denied_by_policy(thief.create(made), "the one owner of a Secret must be the SecretSync of its name")
 
 
-def test_the_label_is_required_and_stays(shop: Shop, thief: Thief) -> None:
-    uid = shop.sync("labelled")
-    refused(thief.create(secret("labelled", [owner(uid, "labelled")], metadata={"labels": {}})), "must carry the label")
-    refused(
-        thief.create(secret("labelled", [owner(uid, "labelled")], metadata={"labels": {next(iter(LABEL)): "x"}})),
+def test_the_label_is_required_and_stays(shop: TargetNamespace, thief: TokenThief) -> None:
+    uid = shop.create_sync("labelled")
+    assert_denied_by_policy(
+        thief.create(make_secret("labelled", [make_owner(uid, "labelled")], metadata={"labels": {}})),
+        "must carry the label",
+    )
+    assert_denied_by_policy(
+        thief.create(
+            make_secret(
+                "labelled", [make_owner(uid, "labelled")], metadata={"labels": {next(iter(MANAGED_LABEL)): "x"}}
+            )
+        ),
         "label",
     )
-    assert thief.create(secret("labelled", [owner(uid, "labelled")])).status == 201
-    refused(thief.patch("labelled", {"metadata": {"labels": None}}), "must carry the label")
-    # Somebody took it away: that must be seen, and mended.
-    shop.plane.kubectl("label", "secret", "labelled", "--namespace", SHOP, f"{next(iter(LABEL))}-")
+    assert thief.create(make_secret("labelled", [make_owner(uid, "labelled")])).status == 201
+    assert_denied_by_policy(thief.patch("labelled", {"metadata": {"labels": None}}), "must carry the label")
+    # A user removed it. The controller must notice and repair that.
+    shop.plane.kubectl("label", "secret", "labelled", "--namespace", TARGET_NAMESPACE, f"{next(iter(MANAGED_LABEL))}-")
     assert thief.patch("labelled", {}).status == 200
-    assert thief.patch("labelled", {"metadata": {"labels": LABEL}}).status == 200
-    assert shop.secret("labelled")["metadata"]["labels"] == LABEL
+    assert thief.patch("labelled", {"metadata": {"labels": MANAGED_LABEL}}).status == 200
+    assert shop.get_secret("labelled")["metadata"]["labels"] == MANAGED_LABEL
 
 
-# --- Somebody else's Secrets ---------------------------------------------------------------------------------------
+# --- Secrets of others ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def foreign(shop: Shop) -> dict[str, Any]:
-    shop.put(secret("foreign", []))
-    return shop.secret("foreign")
+def foreign(shop: TargetNamespace) -> dict[str, Any]:
+    shop.create(make_secret("foreign", []))
+    return shop.get_secret("foreign")
 
 
 @pytest.mark.parametrize("query", ["", "?dryRun=All"])
@@ -138,42 +149,44 @@ def foreign(shop: Shop) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("accept", ["application/json", METADATA_ONLY])
 def test_a_patch_neither_reads_nor_changes_a_foreign_secret(
-    body: Any, kind: str, query: str, accept: str, thief: Thief, foreign: dict[str, Any], shop: Shop
+    body: Any, kind: str, query: str, accept: str, thief: TokenThief, foreign: dict[str, Any], shop: TargetNamespace
 ) -> None:
-    refused(thief.send("PATCH", f"{SECRETS}/foreign{query}", body, kind, accept), FOREIGN_SECRET)
-    assert shop.secret("foreign") == foreign
+    assert_denied_by_policy(thief.send("PATCH", f"{SECRETS}/foreign{query}", body, kind, accept), FOREIGN_SECRET)
+    assert shop.get_secret("foreign") == foreign
 
 
 @pytest.mark.parametrize("query", ["fieldManager=x", "fieldManager=x&force=true", "fieldManager=x&dryRun=All"])
-def test_nor_does_server_side_apply(query: str, thief: Thief, foreign: dict[str, Any], shop: Shop) -> None:
+def test_nor_does_server_side_apply(
+    query: str, thief: TokenThief, foreign: dict[str, Any], shop: TargetNamespace
+) -> None:
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "foreign"}}
     answer = thief.send("PATCH", f"{SECRETS}/foreign?{query}", body, "application/apply-patch+yaml")
-    refused(answer, FOREIGN_SECRET)
-    assert shop.secret("foreign") == foreign
+    assert_denied_by_policy(answer, FOREIGN_SECRET)
+    assert shop.get_secret("foreign") == foreign
 
 
-def test_a_foreign_secret_of_a_forbidden_type_is_foreign_first(thief: Thief, shop: Shop) -> None:
-    shop.put({**secret("foreign-type", []), "type": "example.com/other"})
-    refused(thief.patch("foreign-type", {}), FOREIGN_SECRET)
+def test_a_foreign_secret_of_a_forbidden_type_is_foreign_first(thief: TokenThief, shop: TargetNamespace) -> None:
+    shop.create({**make_secret("foreign-type", []), "type": "example.com/other"})
+    assert_denied_by_policy(thief.patch("foreign-type", {}), FOREIGN_SECRET)
 
 
-def test_a_secret_whose_ownership_was_edited_is_foreign(thief: Thief, shop: Shop) -> None:
-    shop.put(secret("shared", [owner(shop.sync("shared"), "shared")]))
+def test_a_secret_whose_ownership_was_edited_is_foreign(thief: TokenThief, shop: TargetNamespace) -> None:
+    shop.create(make_secret("shared", [make_owner(shop.create_sync("shared"), "shared")]))
     assert thief.patch("shared", {}).status == 200
     # The second owner is there, too: the garbage collector takes away references to owners that are not.
-    second = owner(shop.sync("second"), "second")
-    owners = json.dumps([*shop.secret("shared")["metadata"]["ownerReferences"], second])
+    second = make_owner(shop.create_sync("second"), "second")
+    owners = json.dumps([*shop.get_secret("shared")["metadata"]["ownerReferences"], second])
     shop.plane.kubectl(
         "patch",
         "secret",
         "shared",
         "--namespace",
-        SHOP,
+        TARGET_NAMESPACE,
         "--type=merge",
         "-p",
         f'{{"metadata":{{"ownerReferences":{owners}}}}}',
     )
-    refused(thief.patch("shared", {}), FOREIGN_SECRET)
+    assert_denied_by_policy(thief.patch("shared", {}), FOREIGN_SECRET)
 
 
 @pytest.mark.parametrize(
@@ -187,97 +200,106 @@ def test_a_secret_whose_ownership_was_edited_is_foreign(thief: Thief, shop: Shop
         ("DELETE", SECRETS),
         ("PUT", f"{SECRETS}/foreign"),
         ("GET", f"{SECRETS}/foreign?resourceVersion=0"),
-        ("GET", f"/api/v1/watch/namespaces/{SHOP}/secrets/foreign"),
+        ("GET", f"/api/v1/watch/namespaces/{TARGET_NAMESPACE}/secrets/foreign"),
         ("GET", "/api/v1/pods"),
-        ("GET", f"/api/v1/namespaces/{SHOP}/pods/any/log"),
-        ("GET", f"/api/v1/namespaces/{SHOP}/events"),
-        ("GET", f"/apis/events.k8s.io/v1/namespaces/{SHOP}/events?watch=true"),
+        ("GET", f"/api/v1/namespaces/{TARGET_NAMESPACE}/pods/any/log"),
+        ("GET", f"/api/v1/namespaces/{TARGET_NAMESPACE}/events"),
+        ("GET", f"/apis/events.k8s.io/v1/namespaces/{TARGET_NAMESPACE}/events?watch=true"),
         ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles"),
         ("GET", LEASES),
         ("GET", f"{LEASES}/another"),
         ("PATCH", f"{LEASES}/another"),
         ("DELETE", f"{LEASES}/scribe"),
-        ("PATCH", LEASES.replace(HOME, SHOP) + "/scribe"),
+        ("PATCH", LEASES.replace(CONTROLLER_NAMESPACE, TARGET_NAMESPACE) + "/scribe"),
     ],
 )
-def test_the_roles_grant_no_other_verb(method: str, path: str, thief: Thief, foreign: dict[str, Any]) -> None:
+def test_the_roles_grant_no_other_verb(method: str, path: str, thief: TokenThief, foreign: dict[str, Any]) -> None:
     answer = thief.send(method, path, foreign if method == "PUT" else None)
     assert answer.status == 403
     assert VALUE not in answer.text
 
 
-def test_the_one_lease_that_it_may_touch_is_the_releases_own(thief: Thief) -> None:
+def test_the_one_lease_that_it_may_touch_is_the_releases_own(thief: TokenThief) -> None:
     own = f"{LEASES}/scribe"
     assert thief.send("GET", own).status == 200
     assert thief.send("PATCH", own, {"spec": {"holderIdentity": "thief"}}, MERGE).status == 200
     assert thief.send("PATCH", own, {"spec": {"holderIdentity": None}}, MERGE).status == 200
 
 
-def test_a_create_tells_nothing_of_what_is_there(thief: Thief, foreign: dict[str, Any]) -> None:
-    answer = thief.create(secret("foreign", [owner("11111111-1111-1111-1111-111111111111", "foreign")]))
+def test_a_create_tells_nothing_of_what_is_there(thief: TokenThief, foreign: dict[str, Any]) -> None:
+    answer = thief.create(make_secret("foreign", [make_owner("11111111-1111-1111-1111-111111111111", "foreign")]))
     assert answer.status == 409
     assert VALUE not in answer.text
 
 
-def test_what_no_policy_can_stop(thief: Thief, foreign: dict[str, Any], shop: Shop) -> None:
+def test_what_no_policy_can_stop(thief: TokenThief, foreign: dict[str, Any], shop: TargetNamespace) -> None:
     """A JSON patch is worked out before admission, and the API server's own error quotes what came of it.
 
-    So the verb `patch` is a right to read, one named key a request, wherever it is granted: the chart's README says so
-    and advises `watchNamespaces`. Should a release of Kubernetes make this fail, that paragraph can go.
+    So the verb `patch` is a right to read, wherever it is granted: the chart's README says so and advises
+    `watchNamespaces`. `test_stolen_token.py` has the other ways.
+    Should a release of Kubernetes make this fail, that paragraph can go.
     """
     trick = [{"op": "copy", "from": "/data/key", "path": "/metadata/name"}]
     answer = thief.send("PATCH", f"{SECRETS}/foreign", trick, "application/json-patch+json")
     assert answer.status == 400
     assert VALUE in answer.text
-    assert shop.secret("foreign") == foreign
+    assert shop.get_secret("foreign") == foreign
 
 
 # --- Even with more rights than the chart grants -------------------------------------------------------------------
 
 
-def test_a_secret_cannot_be_deleted_nor_be_given_to_the_garbage_collector(mighty: Thief, shop: Shop) -> None:
-    uid = shop.sync("lasting")
-    assert mighty.create(secret("lasting", [owner(uid, "lasting")])).status == 201
+def test_a_secret_cannot_be_deleted_nor_be_given_to_the_garbage_collector(
+    mighty: TokenThief, shop: TargetNamespace
+) -> None:
+    uid = shop.create_sync("lasting")
+    assert mighty.create(make_secret("lasting", [make_owner(uid, "lasting")])).status == 201
     for path in (f"{SECRETS}/lasting", SECRETS, f"{SECRETS}?dryRun=All"):
-        refused(mighty.send("DELETE", path), "Secrets are not deleted by the controller")
-    dead = [owner("33333333-3333-3333-3333-333333333333", "lasting")]
-    refused(mighty.patch("lasting", {"metadata": {"ownerReferences": dead}}), "the owner of a Secret may not change")
-    refused(mighty.patch("lasting", {"metadata": {"ownerReferences": None}}), "the one owner of a Secret must be")
-    assert shop.secret("lasting")["metadata"]["ownerReferences"][0]["uid"] == uid
+        assert_denied_by_policy(mighty.send("DELETE", path), "Secrets are not deleted by the controller")
+    dead = [make_owner("33333333-3333-3333-3333-333333333333", "lasting")]
+    assert_denied_by_policy(
+        mighty.patch("lasting", {"metadata": {"ownerReferences": dead}}), "the owner of a Secret may not change"
+    )
+    assert_denied_by_policy(
+        mighty.patch("lasting", {"metadata": {"ownerReferences": None}}), "the one owner of a Secret must be"
+    )
+    assert shop.get_secret("lasting")["metadata"]["ownerReferences"][0]["uid"] == uid
 
 
-def test_a_foreign_secret_cannot_be_adopted(mighty: Thief, shop: Shop) -> None:
-    shop.put(secret("adopted", []))
-    body = {"metadata": {"ownerReferences": [owner(shop.sync("adopted"), "adopted")]}}
-    refused(mighty.patch("adopted", body), FOREIGN_SECRET)
-    whole = shop.secret("adopted")
+def test_a_foreign_secret_cannot_be_adopted(mighty: TokenThief, shop: TargetNamespace) -> None:
+    shop.create(make_secret("adopted", []))
+    body = {"metadata": {"ownerReferences": [make_owner(shop.create_sync("adopted"), "adopted")]}}
+    assert_denied_by_policy(mighty.patch("adopted", body), FOREIGN_SECRET)
+    whole = shop.get_secret("adopted")
     whole["metadata"] |= body["metadata"]
-    refused(mighty.send("PUT", f"{SECRETS}/adopted", whole), FOREIGN_SECRET)
+    assert_denied_by_policy(mighty.send("PUT", f"{SECRETS}/adopted", whole), FOREIGN_SECRET)
 
 
 @pytest.mark.parametrize("query", ["", "?dryRun=All"])
-def test_no_lease_but_its_own(query: str, mighty: Thief, shop: Shop) -> None:
+def test_no_lease_but_its_own(query: str, mighty: TokenThief, shop: TargetNamespace) -> None:
     why = "the controller creates and updates its own Lease, and creates, changes or deletes no other"
-    there = LEASES.replace(HOME, SHOP)
+    there = LEASES.replace(CONTROLLER_NAMESPACE, TARGET_NAMESPACE)
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
     # One of another name at home, and one of its name elsewhere, such as another controller's election holds.
-    for namespace, name in ((HOME, "another"), (SHOP, "scribe")):
+    for namespace, name in ((CONTROLLER_NAMESPACE, "another"), (TARGET_NAMESPACE, "scribe")):
         body = json.dumps({**lease, "metadata": {"name": name, "namespace": namespace}})
         shop.plane.kubectl("apply", "-f", "-", stdin=body)
     for path in (f"{LEASES}/another", f"{there}/scribe"):
-        refused(mighty.send("PATCH", path + query, {"spec": {"holderIdentity": "thief"}}, MERGE), why)
-        refused(mighty.send("DELETE", path + query), why)
+        assert_denied_by_policy(mighty.send("PATCH", path + query, {"spec": {"holderIdentity": "thief"}}, MERGE), why)
+        assert_denied_by_policy(mighty.send("DELETE", path + query), why)
     for path in (LEASES, there):
-        refused(mighty.send("POST", path + query, {**lease, "metadata": {"name": "made-up"}}), why)
-        refused(mighty.send("DELETE", path + query), why)
-    refused(mighty.send("DELETE", f"{LEASES}/scribe{query}"), why)
+        assert_denied_by_policy(mighty.send("POST", path + query, {**lease, "metadata": {"name": "made-up"}}), why)
+        assert_denied_by_policy(mighty.send("DELETE", path + query), why)
+    assert_denied_by_policy(mighty.send("DELETE", f"{LEASES}/scribe{query}"), why)
     own = {**lease, "metadata": {"name": "scribe"}}
     assert mighty.send("POST", LEASES + query, own).status in (201, 409)
     assert mighty.send("POST", f"{LEASES}?dryRun=All", own).status in (201, 409)
     for change in ({"labels": {"a": "b"}}, {"annotations": {"a": "b"}}, {"finalizers": ["example.com/x"]}):
         marked = {**lease, "metadata": {"name": "scribe", **change}}
-        shop.plane.kubectl("delete", "lease", "scribe", "--namespace", HOME)
-        refused(mighty.send("POST", LEASES + query, marked), "labels, annotations, finalizers and owners of its Lease")
+        shop.plane.kubectl("delete", "lease", "scribe", "--namespace", CONTROLLER_NAMESPACE)
+        assert_denied_by_policy(
+            mighty.send("POST", LEASES + query, marked), "labels, annotations, finalizers and owners of its Lease"
+        )
         assert mighty.send("POST", LEASES, own).status == 201
     assert mighty.send("PATCH", f"{LEASES}/scribe{query}", {"spec": {"leaseTransitions": 1}}, MERGE).status == 200
 
@@ -285,13 +307,8 @@ def test_no_lease_but_its_own(query: str, mighty: Thief, shop: Shop) -> None:
 # --- Tokens --------------------------------------------------------------------------------------------------------
 
 
-def token_request(thief: Thief, account: str = "default", namespace: str = SHOP, **spec: Any) -> Answer:
-    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
-    return thief.send("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token", body)
-
-
-def test_a_token_for_entra_is_given(thief: Thief) -> None:
-    answer = token_request(thief, audiences=[TOKEN_AUDIENCE], expirationSeconds=TOKEN_SECONDS)
+def test_a_token_for_entra_is_given(thief: TokenThief) -> None:
+    answer = request_token(thief, audiences=[TOKEN_AUDIENCE], expirationSeconds=TOKEN_SECONDS)
     assert answer.status == 201
     claims = json.loads(base64.urlsafe_b64decode(json.loads(answer.text)["status"]["token"].split(".")[1] + "=="))
     assert claims["aud"] == [TOKEN_AUDIENCE]
@@ -300,42 +317,48 @@ def test_a_token_for_entra_is_given(thief: Thief) -> None:
 @pytest.mark.parametrize(
     "audiences", [[], None, ["https://kubernetes.default.svc"], [TOKEN_AUDIENCE, "vault"], [TOKEN_AUDIENCE + "/"]]
 )
-def test_no_token_for_another_audience(audiences: list[str] | None, thief: Thief, shop: Shop) -> None:
-    refused(
-        token_request(thief, audiences=audiences, expirationSeconds=TOKEN_SECONDS),
+def test_no_token_for_another_audience(audiences: list[str] | None, thief: TokenThief, shop: TargetNamespace) -> None:
+    assert_denied_by_policy(
+        request_token(thief, audiences=audiences, expirationSeconds=TOKEN_SECONDS),
         f"the audience {TOKEN_AUDIENCE} alone",
     )
-    issuer = token_request(thief, audiences=[shop.plane.issuer], expirationSeconds=TOKEN_SECONDS)
-    refused(issuer, f"the audience {TOKEN_AUDIENCE} alone")
+    issuer = request_token(thief, audiences=[shop.plane.issuer], expirationSeconds=TOKEN_SECONDS)
+    assert_denied_by_policy(issuer, f"the audience {TOKEN_AUDIENCE} alone")
 
 
 @pytest.mark.parametrize("spec", [{"expirationSeconds": TOKEN_SECONDS + 1}, {"expirationSeconds": 86400}, {}])
-def test_no_token_that_lasts_longer(spec: dict[str, Any], thief: Thief) -> None:
-    refused(token_request(thief, audiences=[TOKEN_AUDIENCE], **spec), "600 seconds at most")
+def test_no_token_that_lasts_longer(spec: dict[str, Any], thief: TokenThief) -> None:
+    assert_denied_by_policy(request_token(thief, audiences=[TOKEN_AUDIENCE], **spec), "600 seconds at most")
 
 
-def test_no_token_of_an_administrator(thief: Thief) -> None:
-    refused(
-        token_request(
+def test_no_token_of_an_administrator(thief: TokenThief) -> None:
+    assert_denied_by_policy(
+        request_token(
             thief, "clusterrole-aggregation-controller", "kube-system", audiences=[], expirationSeconds=TOKEN_SECONDS
         ),
         "tokens are for the audience",
     )
 
 
-# --- Nobody else is judged -----------------------------------------------------------------------------------------
+# --- No other user is limited ---------------------------------------------------------------------------------------
 
 
-def test_another_account_is_not_judged(shop: Shop) -> None:
-    shop.plane.kubectl("create", "serviceaccount", "clerk", "--namespace", SHOP)
+def test_another_account_is_not_judged(shop: TargetNamespace) -> None:
+    shop.plane.kubectl("create", "serviceaccount", "clerk", "--namespace", TARGET_NAMESPACE)
     shop.plane.kubectl(
-        "create", "role", "clerk", "--namespace", SHOP, "--verb=create,patch,delete", "--resource=secrets"
+        "create", "role", "clerk", "--namespace", TARGET_NAMESPACE, "--verb=create,patch,delete", "--resource=secrets"
     )
     shop.plane.kubectl(
-        "create", "rolebinding", "clerk", "--namespace", SHOP, "--role=clerk", f"--serviceaccount={SHOP}:clerk"
+        "create",
+        "rolebinding",
+        "clerk",
+        "--namespace",
+        TARGET_NAMESPACE,
+        "--role=clerk",
+        f"--serviceaccount={TARGET_NAMESPACE}:clerk",
     )
-    clerk = Thief(shop.plane, SHOP, "clerk")
-    made = {**secret("clerks", []), "type": "example.com/any"}
+    clerk = TokenThief(shop.plane, TARGET_NAMESPACE, "clerk")
+    made = {**make_secret("clerks", []), "type": "example.com/any"}
     assert eventually(lambda: clerk.create(made), lambda answer: answer.status != 403).status == 201
     assert clerk.patch("clerks", {"metadata": {"labels": None}}).status == 200
     assert clerk.send("DELETE", f"{SECRETS}/clerks").status == 200

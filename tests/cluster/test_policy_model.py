@@ -11,10 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.cluster.thief import MERGE, SECRETS, SHOP, VALUE, Answer, Shop, Thief, owner, secret
-from tests.cluster.world import LABEL, POLICIES
+from tests.support.cluster.harness import MANAGED_LABEL, SINCE_POLICIES
+from tests.support.cluster.token_thief import (
+    MERGE,
+    SECRETS,
+    TARGET_NAMESPACE,
+    VALUE,
+    TargetNamespace,
+    ThiefResponse,
+    TokenThief,
+    make_owner,
+    make_secret,
+)
 
-pytestmark = pytest.mark.since(*POLICIES)
+pytestmark = pytest.mark.since(*SINCE_POLICIES)
 SEED = int(os.environ.get("POLICY_SEED", "20261128"))
 EXAMPLES = 100
 UID = "11111111-1111-1111-1111-111111111111"
@@ -42,7 +52,7 @@ OWNERS = st.lists(REFERENCES, min_size=1, max_size=2).map(
 )
 METADATA = st.fixed_dictionaries(
     {
-        "labels": ENTRIES.map(lambda entries: entries | LABEL),
+        "labels": ENTRIES.map(lambda entries: entries | MANAGED_LABEL),
         "ownerReferences": OWNERS,
     },
     optional={
@@ -78,7 +88,7 @@ def creatable(body: dict[str, Any], *, generates: bool = False) -> bool:
     """Whether the controller's account may create this Secret."""
     metadata = body["metadata"]
     return (
-        metadata["ownerReferences"] == [owner(UID, "drawn")]
+        metadata["ownerReferences"] == [make_owner(UID, "drawn")]
         and not metadata.get("finalizers")
         and not generates
         and not body.get("immutable")
@@ -87,7 +97,7 @@ def creatable(body: dict[str, Any], *, generates: bool = False) -> bool:
     )
 
 
-def judged(answer: Answer, allowed: bool, body: Any) -> None:
+def judged(answer: ThiefResponse, allowed: bool, body: Any) -> None:
     assert answer.status in ({200, 201} if allowed else {403, 409, 422}), (allowed, body, answer.text)
     assert allowed or VALUE not in answer.text
 
@@ -98,15 +108,15 @@ def bounded(test: Any) -> Any:
     return seed(SEED)(limits(test))
 
 
-def test_creation_follows_the_model(thief: Thief, record_property: Any) -> None:
+def test_creation_follows_the_model(thief: TokenThief, record_property: Any) -> None:
     record_property("seed", SEED)
     seen = {True: 0, False: 0}
 
     @bounded
     @given(BODIES, st.sampled_from(["POST", "apply"]))
     def run(drawn: dict[str, Any], way: str) -> None:
-        body = secret("drawn", [], **drawn)
-        body["metadata"]["namespace"] = SHOP
+        body = make_secret("drawn", [], **drawn)
+        body["metadata"]["namespace"] = TARGET_NAMESPACE
         allowed = creatable(drawn, generates="generateName" in drawn["metadata"])
         if way == "POST":
             answer = thief.send("POST", f"{SECRETS}?dryRun=All", body)
@@ -120,13 +130,17 @@ def test_creation_follows_the_model(thief: Thief, record_property: Any) -> None:
     assert min(seen.values()) > EXAMPLES // 20, seen
 
 
-def test_change_follows_the_model(thief: Thief, shop: Shop) -> None:
-    """A Secret of the controller, on which somebody has put a label of Helm's and a finalizer."""
-    uid = shop.sync("changing")
-    reference = owner(uid, "changing")
+def test_change_follows_the_model(thief: TokenThief, shop: TargetNamespace) -> None:
+    """A Secret of the controller, to which a user has added a label of Helm and a finalizer."""
+    uid = shop.create_sync("changing")
+    reference = make_owner(uid, "changing")
     kept = {"meta.helm.sh/x": "kept"}
-    before: dict[str, Any] = {"labels": {**LABEL, **kept}, "annotations": kept, "finalizers": ["example.com/theirs"]}
-    shop.put(secret("changing", [reference], metadata=before))
+    before: dict[str, Any] = {
+        "labels": {**MANAGED_LABEL, **kept},
+        "annotations": kept,
+        "finalizers": ["example.com/theirs"],
+    }
+    shop.create(make_secret("changing", [reference], metadata=before))
     entries = st.dictionaries(
         st.one_of(KEYS, st.just("meta.helm.sh/x")), st.sampled_from(["helm", "x", "kept", None]), max_size=2
     )
@@ -142,7 +156,7 @@ def test_change_follows_the_model(thief: Thief, shop: Shop) -> None:
         optional={
             "labels": entries,
             "annotations": entries,
-            "ownerReferences": st.sampled_from([*owners, [reference, owner(UID, "second")]]),
+            "ownerReferences": st.sampled_from([*owners, [reference, make_owner(UID, "second")]]),
             "finalizers": st.sampled_from(
                 [None, [], ["example.com/theirs"], ["example.com/theirs", "example.com/stay"]]
             ),
@@ -182,19 +196,26 @@ def test_change_follows_the_model(thief: Thief, shop: Shop) -> None:
         run()
     finally:
         shop.plane.kubectl(
-            "patch", "secret", "changing", "-n", SHOP, "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
+            "patch",
+            "secret",
+            "changing",
+            "-n",
+            TARGET_NAMESPACE,
+            "--type=merge",
+            "-p",
+            '{"metadata":{"finalizers":null}}',
         )
     assert min(seen.values()) > EXAMPLES // 20, seen
 
 
-def test_events_follow_the_model(thief: Thief) -> None:
-    path = f"/apis/events.k8s.io/v1/namespaces/{SHOP}/events"
+def test_events_follow_the_model(thief: TokenThief) -> None:
+    path = f"/apis/events.k8s.io/v1/namespaces/{TARGET_NAMESPACE}/events"
     regarding = st.fixed_dictionaries(
         {
             "apiVersion": st.sampled_from(["secret-sync.x-k8s.io/v1alpha1"] * 5 + ["v1"]),
             "kind": st.sampled_from(["SecretSync"] * 5 + ["Pod", "AKVSync"]),
             "name": st.just("x"),
-            "namespace": st.sampled_from([SHOP] * 5 + ["kube-system"]),
+            "namespace": st.sampled_from([TARGET_NAMESPACE] * 5 + ["kube-system"]),
         }
     )
     events = st.fixed_dictionaries(
@@ -213,7 +234,7 @@ def test_events_follow_the_model(thief: Thief) -> None:
     @bounded
     @given(events, ENTRIES)
     def run(drawn: dict[str, Any], labels: dict[str, str]) -> None:
-        metadata = {"name": "drawn.1", "namespace": SHOP} | ({"labels": labels} if labels else {})
+        metadata = {"name": "drawn.1", "namespace": TARGET_NAMESPACE} | ({"labels": labels} if labels else {})
         fixed = {"eventTime": "2026-01-01T00:00:00.000000Z", "reportingInstance": "pod", "metadata": metadata}
         body = {"apiVersion": "events.k8s.io/v1", "kind": "Event", **fixed, **drawn}
         about = drawn["regarding"]
@@ -223,7 +244,7 @@ def test_events_follow_the_model(thief: Thief) -> None:
             and drawn["reason"] != "Killing"
             and drawn["type"] != "Error"
             and about["kind"] != "Pod"
-            and about["namespace"] == SHOP
+            and about["namespace"] == TARGET_NAMESPACE
             and about["apiVersion"] == "secret-sync.x-k8s.io/v1alpha1"
             and "related" not in drawn
             and not labels

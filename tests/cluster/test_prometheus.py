@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.world import Namespace, eventually, metrics
-from tools import monitoring, render
-from tools.local_cluster import assets
+from tests.support.cluster.harness import Namespace, eventually, read_metrics
+from tools.cli.render import render
+from tools.codegen import monitoring
 from tools.local_cluster.ports import PortClaim
 from tools.local_cluster.processes import Processes
-from tools.workload import Workload
+from tools.local_cluster.programs import assets
+from tools.pods.pod_process import PodProcess
 
 # Of what is off by default, and of what is counted only once it happens.
 FAILURES = "Failures to sign in, and series that were left out"
@@ -34,7 +35,7 @@ def programs() -> Path:
 
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that the Prometheus Operator makes of the PrometheusRule."""
+    """Return the file that the Prometheus Operator makes of the PrometheusRule."""
     values = ("--set", "prometheusRule.enabled=true,prometheusRule.renderMode=alwaysRender")
     (rule,) = [each for each in render.render(render.Options(values=(values,))) if each.kind == "PrometheusRule"]
     file = tmp_path_factory.mktemp("rules") / "rules.yaml"
@@ -97,7 +98,7 @@ RINGING = {
 
 
 def filled(text: str, labels: dict[str, str]) -> str:
-    """An annotation as whoever is woken reads it."""
+    """Return an annotation as the person on call reads it."""
     return re.sub(r"{{ \$labels\.(\w+) }}", lambda found: labels[found[1]], text)
 
 
@@ -106,7 +107,7 @@ def test_an_alarm_rings_when_it_should(
     programs: Path, rules: Path, tmp_path: Path, case: tuple[dict[str, str], str, tuple[str, dict[str, str]] | None]
 ) -> None:
     series, moment, ringing = case
-    # Nothing else may ring, so somebody leads wherever that is not the question.
+    # No other alert may fire, so each case that is not about leader election has a leader.
     led = {} if ringing and ringing[0] == "AkvNobodyLeads" else {"akv_secret_store_leader": "1x300"}
     (group,) = yaml.safe_load(rules.read_text())["groups"]
     expected = []
@@ -134,8 +135,8 @@ def test_an_alarm_rings_when_it_should(
     promtool(programs, "test", "rules", str(file))
 
 
-def test_metrics_are_named_as_prometheus_wants_them(programs: Path, controller: Workload) -> None:
-    promtool(programs, "check", "metrics", stdin=metrics(controller))
+def test_metrics_are_named_as_prometheus_wants_them(programs: Path, controller: PodProcess) -> None:
+    promtool(programs, "check", "metrics", stdin=read_metrics(controller))
 
 
 class Prometheus:
@@ -147,7 +148,7 @@ class Prometheus:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def get(self, path: str, **parameters: str) -> Any:
-        """The data of an answer of its HTTP API."""
+        """Return the data of an answer of its HTTP API."""
         query = urllib.parse.urlencode(parameters)
         with self._opener.open(f"{self._url}/api/v1/{path}?{query}", timeout=10) as answer:
             said = json.loads(answer.read())
@@ -155,13 +156,13 @@ class Prometheus:
         return said["data"]
 
     def query(self, expression: str) -> list[Any]:
-        """The series that it results in now."""
+        """Return the series that it results in now."""
         found: list[Any] = self.get("query", query=expression)["result"]
         return found
 
 
 @pytest.fixture
-def prometheus(programs: Path, rules: Path, controller: Workload, tmp_path: Path) -> Iterator[Prometheus]:
+def prometheus(programs: Path, rules: Path, controller: PodProcess, tmp_path: Path) -> Iterator[Prometheus]:
     claim = PortClaim()
     port = claim.port
     config = {
@@ -211,7 +212,7 @@ def unanswered(prometheus: Prometheus) -> list[str]:
 
 
 def test_every_query_of_the_dashboard_and_every_rule_has_an_answer(space: Namespace, prometheus: Prometheus) -> None:
-    space.put("a", "1", expires=int((datetime.now(UTC) + timedelta(days=10)).timestamp()))
+    space.set_secret("a", "1", expires=int((datetime.now(UTC) + timedelta(days=10)).timestamp()))
     space.apply(
         space.provider_class("a", "missing"), space.sync("s", {"k": "a"}), space.sync("broken", {"k": "missing"})
     )

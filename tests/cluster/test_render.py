@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from tests.cluster.world import for_version
-from tools import render
+from tests.support.cluster.harness import version_flags
+from tools.cli.render import render
 from tools.local_cluster import ControlPlane
 
 
 def test_the_files_apply_in_their_order(tmp_path: Path) -> None:
     with ControlPlane() as plane:
-        version = ["--kube-version", plane.version, *for_version(plane)]
+        version = ["--kube-version", plane.version, *version_flags(plane)]
         assert render.main(["--create-namespace", *version, "--output", str(tmp_path)]) == 0
         for path in sorted(tmp_path.iterdir()):
             assert plane.kubectl("apply", "--filename", str(path)).endswith(" created\n")

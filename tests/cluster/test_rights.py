@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from controller.settings import Settings
-from tests.cluster.rights import EVERYWHERE, granted, play, uses_what_is_granted
-from tests.cluster.world import Installed, Namespace, release
-from tools import helm
+from controller.config.settings import Settings
+from tests.support.cluster.harness import InstalledRelease, Namespace, install_release
+from tests.support.cluster.permissions import EVERYWHERE, assert_all_granted_used, list_granted, use_all_permissions
+from tools.cli.common import helm
 
 NO_AKV_SYNC = {"akvSync": {"enabled": False}}
 NO_POLICIES = {"validatingAdmissionPolicies": {"applyPolicies": False}, "acceptUnrestrictedTokens": True}
@@ -44,23 +44,23 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def controller() -> None:
-    """The first release's does not run: here each release has one."""
+    """Do not run the controller of the first release: here each release has its own."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_granted_equals_used(case: Switched, installed: Installed, space: Namespace, tmp_path: Path) -> None:
+def test_granted_equals_used(case: Switched, installed: InstalledRelease, space: Namespace, tmp_path: Path) -> None:
     plane, home = installed.plane, space.name if case.serves == "its own" else f"rights-{next(_numbers)}"
     watched = [] if case.serves == "all" else [space.name]
     values = {"watchNamespaces": watched, "identityFromServiceAccount": True, **case.values}
-    switched = release(plane, installed.emulator, tmp_path, home, **values)
+    switched = install_release(plane, installed.emulator, tmp_path, home, **values)
     try:
         with switched.workload() as workload:
             workload.wait_ready()
             settings = Settings.from_environment(workload.env)
-            play(space, akv_sync=settings.akv_sync, identity=settings.identity_from_service_account)
-            uses_what_is_granted(switched)
+            use_all_permissions(space, akv_sync=settings.akv_sync, identity=settings.identity_from_service_account)
+            assert_all_granted_used(switched)
             assert workload.stop() == 0
-        scopes = {right.scope for right in granted(switched)}
+        scopes = {right.scope for right in list_granted(switched)}
         assert scopes == {EVERYWHERE if case.serves == "all" else space.name, home}
     finally:
         helm.run(["uninstall", home, "--namespace", home, "--kubeconfig", str(plane.kubeconfig)])
@@ -75,6 +75,7 @@ def test_no_switch_is_left_out() -> None:
     assert {value or helper for value, helper in named} == {
         "akvSync.enabled",
         "identityFromServiceAccount",
+        "metrics.authentication.enabled",  # tests/cluster/test_metrics_access.py
         "namespaces",
         "policies",
         "rbac.create",

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tests.cluster.world import create
-from tools import lint, render
+from tests.support.cluster.harness import create_object
+from tools import lint
+from tools.cli.render import render
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError
 
@@ -17,16 +19,24 @@ MATRIX = {name: replace(options, release=RELEASE, namespace=RELEASE) for name, o
 @pytest.fixture(scope="module")
 def scene(plane: ControlPlane) -> None:
     """Create what a dry run does not: the namespaces, and the ServiceAccounts without which no Pod is admitted."""
-    rendered = [each for options in MATRIX.values() for each in render.render(options)]
+    rendered = [each for options in MATRIX.values() for each in list_objects(options)]
+    places = {each["metadata"].get("namespace", "") for each in rendered}
     there = set(plane.kubectl("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}").split())
-    for name in {each.namespace for each in rendered} - {""} - there:
-        create(plane, "namespaces", name)
-    for namespace, name in {(each.namespace, each.name) for each in rendered if each.kind == "ServiceAccount"}:
-        create(plane, f"namespaces/{namespace}/serviceaccounts", name)
+    for name in places - {""} - there:
+        create_object(plane, "namespaces", name)
+    accounts = [each["metadata"] for each in rendered if each["kind"] == "ServiceAccount"]
+    for namespace, name in {(account["namespace"], account["name"]) for account in accounts}:
+        create_object(plane, f"namespaces/{namespace}/serviceaccounts", name)
+
+
+def list_objects(options: render.Options) -> list[dict[str, Any]]:
+    """Return the objects that the chart renders, those of a List each by itself: kubectl reads no List in a List."""
+    rendered = [each.object for each in render.render(options)]
+    return [item for each in rendered for item in (each["items"] if each["kind"] == "List" else [each])]
 
 
 def apply(plane: ControlPlane, *objects: object) -> list[str]:
-    """What a server would do with them, any field that it does not know being an error."""
+    """Return what a server would do with them, any field that it does not know being an error."""
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     words = ("apply", "--dry-run=server", "--validate=strict", "--filename", "-", "--output=name")
     return plane.kubectl(*words, stdin=listed).split()
@@ -36,8 +46,8 @@ def apply(plane: ControlPlane, *objects: object) -> list[str]:
 def test_every_object_is_valid(plane: ControlPlane, scene: None, options: render.Options) -> None:
     # Before 1.30 there are no admission policies.
     served = plane.kubectl("api-versions").split()
-    manifests = [each for each in render.render(options) if each.object["apiVersion"] in served]
-    assert len(apply(plane, *(each.object for each in manifests))) == len(manifests)
+    objects = [each for each in list_objects(options) if each["apiVersion"] in served]
+    assert len(apply(plane, *objects)) == len(objects)
 
 
 def test_an_unknown_field_is_refused(plane: ControlPlane, scene: None) -> None:

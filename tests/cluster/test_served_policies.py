@@ -2,13 +2,13 @@
 
 import pytest
 
-from tests.cluster.world import Installed, serves_policies
-from tools import helm
+from tests.support.cluster.harness import InstalledRelease, serves_policies
+from tools.cli.common import helm
 
 KIND = "kind: ValidatingAdmissionPolicy\n"
 
 
-def test_they_stand_where_they_are_served(installed: Installed) -> None:
+def test_they_stand_where_they_are_served(installed: InstalledRelease) -> None:
     plane = installed.plane
     kinds = plane.kubectl("api-resources", "--api-group=admissionregistration.k8s.io", "--output=name").split()
     served = "validatingadmissionpolicies.admissionregistration.k8s.io" in kinds
@@ -16,11 +16,11 @@ def test_they_stand_where_they_are_served(installed: Installed) -> None:
     at = ["--namespace", installed.release, "--kubeconfig", str(plane.kubeconfig)]
     assert (KIND in helm.run(["get", "manifest", installed.release, *at])) is served
     notes = helm.run(["get", "notes", installed.release, *at])
-    assert ("WARNING: no admission policies hold the controller" in notes) is not served
+    assert ("WARNING: no admission policies restrict the controller" in notes) is not served
     assert ("PROBE_SECRET_TYPE" in installed.workload().env) is served
 
 
-def test_without_them_it_is_installed_only_if_somebody_says_so(installed: Installed) -> None:
+def test_without_them_it_is_installed_only_if_somebody_says_so(installed: InstalledRelease) -> None:
     plane = installed.plane
     served = serves_policies(plane.version)
     at = ["--namespace", "theirs", "--kubeconfig", str(plane.kubeconfig), "--dry-run=server"]

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.world import Installed
 from tests.soak.soak import SETTINGS, SOON, Soak
-from tools.workload import Workload
+from tests.support.cluster.harness import InstalledRelease
+from tools.pods.pod_process import PodProcess
 
 SEED = 4
 SECONDS = 300.0
@@ -19,7 +19,7 @@ def settings() -> dict[str, str]:
 
 
 @pytest.fixture
-def soak(installed: Installed, controller: Workload) -> Iterator[Soak]:
+def soak(installed: InstalledRelease, controller: PodProcess) -> Iterator[Soak]:
     found = Soak(installed, controller, COUNT, print)
     yield found
     found.remove()

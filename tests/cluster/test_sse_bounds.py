@@ -8,15 +8,15 @@ import msgspec
 import pytest
 
 from controller.api.secretsync import TYPE_STAYS
-from tests.cluster.sse import holds
-from tests.cluster.sse_bounds import BOUNDS, MISTAKES, Bound, Mistake
-from tests.cluster.world import Installed, Namespace
-from tools import guide
+from tests.support.cluster.harness import InstalledRelease, Namespace
+from tests.support.cluster.sse_bounds import BOUNDS, MISTAKES, Bound, Mistake
+from tests.support.cluster.sse_cases import covers_rows
+from tools.cli.common import sse_guide
 from tools.local_cluster.errors import ClusterError
 
 
 @pytest.fixture(scope="module")
-def space(installed: Installed) -> Iterator[Namespace]:
+def space(installed: InstalledRelease) -> Iterator[Namespace]:
     """One for all of them, since nothing is left in it."""
     namespace = Namespace(installed)
     yield namespace
@@ -24,7 +24,7 @@ def space(installed: Installed) -> Iterator[Namespace]:
 
 
 def answer(space: Namespace, manifest: Mapping[str, Any]) -> str:
-    """What the API server says to a manifest, dry."""
+    """Return what the API server says to a manifest, dry."""
     try:
         return space.kubectl("create", "--dry-run=server", "--filename", "-", stdin=json.dumps(manifest))
     except ClusterError as error:
@@ -56,7 +56,7 @@ def test_a_field_at_its_bound_and_beyond(bound: Bound, space: Namespace) -> None
 
 @pytest.mark.parametrize("wrong", MISTAKES, ids=lambda wrong: f"{wrong.row} {wrong.said}")
 def test_an_akvsync_that_is_refused(wrong: Mistake, space: Namespace) -> None:
-    manifest = msgspec.yaml.decode(guide.AKV_SYNC)
+    manifest = msgspec.yaml.decode(sse_guide.AKV_SYNC)
     manifest["metadata"]["namespace"] = space.name
     assert "created (server dry run)" in answer(space, manifest)
     if wrong.first is not None:
@@ -64,7 +64,7 @@ def test_an_akvsync_that_is_refused(wrong: Mistake, space: Namespace) -> None:
     assert wrong.said in answer(space, put(manifest, wrong.spec))
 
 
-@holds("spec: type is immutable")
+@covers_rows("spec: type is immutable")
 def test_the_type_is_immutable(space: Namespace) -> None:
     space.apply(space.sync("there", {"k": "a"}))
     patch = json.dumps({"spec": {"secretObject": {"type": "kubernetes.io/ssh-auth"}}})

@@ -8,16 +8,23 @@ from typing import Any
 
 import msgspec
 
-from tests.cluster.sse import ISSUER, TODAY, chain, holds, traditional, whole
-from tests.cluster.world import LABEL, TENANT, Installed, eventually
-from tests.unit.issuing import as_pem, issue
-from tools import guide
-from tools.workload import Workload
+from tests.support.certificates import encode_pem_bundle, issue_certificate
+from tests.support.cluster.harness import MANAGED_LABEL, TENANT, InstalledRelease, eventually
+from tests.support.cluster.sse_cases import (
+    ISSUER,
+    TODAY,
+    covers_rows,
+    encode_bundle,
+    encode_chain,
+    encode_traditional_key,
+)
+from tools.cli.common import sse_guide
+from tools.pods.pod_process import PodProcess
 
 
 @contextlib.contextmanager
-def place(installed: Installed, namespace: str, account: str, vault: str, client: str) -> Iterator[None]:
-    """A namespace, a vault and an identity of given names; `tests.cluster.world.Namespace` makes its own up."""
+def place(installed: InstalledRelease, namespace: str, account: str, vault: str, client: str) -> Iterator[None]:
+    """Create a namespace, a vault and an identity with these names (class `Namespace` generates names)."""
     emulator, plane = installed.emulator, installed.plane
     emulator.add_vault(vault, TENANT)
     emulator.add_identity(client, TENANT)
@@ -29,15 +36,15 @@ def place(installed: Installed, namespace: str, account: str, vault: str, client
     plane.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
-@holds(
+@covers_rows(
     "guide: ServiceAccount",
     "guide: SecretProviderClass",
     "guide: SecretSync",
     "guide: kubectl get secrets",
     "guide: kubectl get secret -o jsonpath",
 )
-def test_the_guides_own_manifests(installed: Installed, controller: Workload) -> None:
-    fill = guide.VARIABLES
+def test_the_guides_own_manifests(installed: InstalledRelease, controller: PodProcess) -> None:
+    fill = sse_guide.VARIABLES
     namespace, secret = fill["KUBERNETES_NAMESPACE"], fill["KEYVAULT_SECRET_NAME"]
     account, vault, client = (
         fill[name] for name in ("SERVICE_ACCOUNT_NAME", "KEYVAULT_NAME", "USER_ASSIGNED_CLIENT_ID")
@@ -48,23 +55,23 @@ def test_the_guides_own_manifests(installed: Installed, controller: Workload) ->
             installed.emulator.set_clock(-10 + second)
             installed.emulator.set_secret(vault, secret, text)
         installed.emulator.set_clock(0)
-        for manifest in (guide.SERVICE_ACCOUNT, guide.PROVIDER_CLASS, guide.SECRET_SYNC):
-            kubectl("apply", "--filename", "-", stdin=guide.substitute(manifest))
-        kubectl("wait", "secretsync", guide.SYNC_NAME, "-n", namespace, "--for=condition=Ready", "--timeout=20s")
-        assert guide.SYNC_NAME in kubectl("get", "secrets", "-n", namespace)
+        for manifest in (sse_guide.SERVICE_ACCOUNT, sse_guide.PROVIDER_CLASS, sse_guide.SECRET_SYNC):
+            kubectl("apply", "--filename", "-", stdin=sse_guide.substitute_variables(manifest))
+        kubectl("wait", "secretsync", sse_guide.SYNC_NAME, "-n", namespace, "--for=condition=Ready", "--timeout=20s")
+        assert sse_guide.SYNC_NAME in kubectl("get", "secrets", "-n", namespace)
         # The guide's two commands to view the values, and what its two `az keyvault secret set` have put there.
         for number, text in enumerate(("Hello2", "Hello!")):
-            path = f"jsonpath={{.data.{secret}-data-key{number}}}"
-            shown = kubectl("get", "secret", guide.SYNC_NAME, "-n", namespace, "-o", path)
+            path = f"jsonpath={{.data.v{number}}}"
+            shown = kubectl("get", "secret", sse_guide.SYNC_NAME, "-n", namespace, "-o", path)
             assert base64.b64decode(shown).decode() == text
-        found = json.loads(kubectl("get", "secret", guide.SYNC_NAME, "-n", namespace, "-o", "json"))
-        assert (found["type"], found["metadata"]["labels"], len(found["data"])) == ("Opaque", LABEL, 2)
+        found = json.loads(kubectl("get", "secret", sse_guide.SYNC_NAME, "-n", namespace, "-o", "json"))
+        assert (found["type"], found["metadata"]["labels"], len(found["data"])) == ("Opaque", MANAGED_LABEL, 2)
         (owner,) = found["metadata"]["ownerReferences"]
-        assert (owner["kind"], owner["name"]) == ("SecretSync", guide.SYNC_NAME)
+        assert (owner["kind"], owner["name"]) == ("SecretSync", sse_guide.SYNC_NAME)
         assert "blockOwnerDeletion" not in owner
 
 
-@holds(
+@covers_rows(
     "AKVSync: manifest",
     "AKVSync: secretInAKV",
     "AKVSync: certInAKV",
@@ -77,19 +84,21 @@ def test_the_guides_own_manifests(installed: Installed, controller: Workload) ->
     "AKVSync: status of every part",
     "AKVSync: deleting it",
 )
-def test_the_references_own_akvsync(installed: Installed, controller: Workload) -> None:
-    spec = msgspec.yaml.decode(guide.AKV_SYNC)["spec"]
+def test_the_references_own_akvsync(installed: InstalledRelease, controller: PodProcess) -> None:
+    spec = msgspec.yaml.decode(sse_guide.AKV_SYNC)["spec"]
     vault, client, emulator = spec["keyvaultName"], spec["clientID"], installed.emulator
     # The emulator's identities have one tenant, which stands for the placeholder.
-    manifest = guide.AKV_SYNC.replace(spec["tenantID"], TENANT)
-    leaves = {name: [issue(name, ISSUER, start=TODAY) for _ in range(2)] for name in ("web", "web-old", "edge")}
+    manifest = sse_guide.AKV_SYNC.replace(spec["tenantID"], TENANT)
+    leaves = {
+        name: [issue_certificate(name, ISSUER, start=TODAY) for _ in range(2)] for name in ("web", "web-old", "edge")
+    }
     with place(installed, "shop", spec["serviceAccountName"], vault, client):
         for second, text in enumerate(("oldest", "old", "new")):
             emulator.set_clock(-10 + second)
             emulator.set_secret(vault, "db-password", text)
             for name, versions in leaves.items():
                 if second:
-                    emulator.import_certificate(vault, name, as_pem(versions[2 - second], ISSUER))
+                    emulator.import_certificate(vault, name, encode_pem_bundle(versions[2 - second], ISSUER))
         emulator.set_clock(0)
         for name in ("api-token", "deploy-key", "db-user"):
             emulator.set_secret(vault, name, f"the {name}")
@@ -107,19 +116,25 @@ def test_the_references_own_akvsync(installed: Installed, controller: Workload) 
         wanted: dict[str, tuple[str, dict[str, str]]] = {
             "api-token": ("Opaque", {"v0": "the api-token"}),
             "db": ("Opaque", {"v0": "new", "v1": "old", "v2": "oldest"}),
-            "web": ("kubernetes.io/tls", {"tls.crt": chain(web[0]), "tls.key": traditional(web[0])}),
-            "web-old": ("Opaque", {"v0": whole(old[0]), "v1": whole(old[1])}),
-            "edge-v0": ("kubernetes.io/tls", {"tls.crt": chain(edge[0]), "tls.key": traditional(edge[0])}),
-            "edge-v1": ("kubernetes.io/tls", {"tls.crt": chain(edge[1]), "tls.key": traditional(edge[1])}),
+            "web": ("kubernetes.io/tls", {"tls.crt": encode_chain(web[0]), "tls.key": encode_traditional_key(web[0])}),
+            "web-old": ("Opaque", {"v0": encode_bundle(old[0]), "v1": encode_bundle(old[1])}),
+            "edge-v0": (
+                "kubernetes.io/tls",
+                {"tls.crt": encode_chain(edge[0]), "tls.key": encode_traditional_key(edge[0])},
+            ),
+            "edge-v1": (
+                "kubernetes.io/tls",
+                {"tls.crt": encode_chain(edge[1]), "tls.key": encode_traditional_key(edge[1])},
+            ),
             "deploy-key": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "the deploy-key"}),
-            "bundle": ("Opaque", {"user": "the db-user", "previous": "old", "chain": whole(web[0])}),
+            "bundle": ("Opaque", {"user": "the db-user", "previous": "old", "chain": encode_bundle(web[0])}),
         }
         secrets = get("secrets")
         assert {
             name: (item["type"], {key: base64.b64decode(text).decode() for key, text in item["data"].items()})
             for name, item in secrets.items()
         } == wanted
-        assert secrets["db"]["metadata"]["labels"] == LABEL | {"tier": "data"}
+        assert secrets["db"]["metadata"]["labels"] == MANAGED_LABEL | {"tier": "data"}
         assert secrets["db"]["metadata"]["annotations"] == {"note": "rotated-weekly"}
         assert {part["name"]: part["ready"] for part in status["parts"]} == dict.fromkeys(wanted, True)
         installed.plane.kubectl("delete", "akvsync", "shop", "--namespace", "shop")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import sources
-from tests.cluster.sse import CASES, ELSEWHERE, ROWS, held
-from tests.cluster.sse_bounds import BOUNDS, MISTAKES
+from tests.support import sources
+from tests.support.cluster.sse_bounds import BOUNDS, MISTAKES
+from tests.support.cluster.sse_cases import CASES, COVERED_ELSEWHERE, ROWS, covered_rows
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -19,11 +19,11 @@ def test_every_row_has_a_case() -> None:
     rows = {f"{part}: {' '.join(row.split())}" for part, text in ROWS.items() for row in text.split(",")}
     shown = {row for case in CASES for row in case.rows}
     shown |= {bound.row for bound in BOUNDS} | {wrong.row for wrong in MISTAKES}
-    assert sorted(rows - shown - held) == []
-    assert sorted((shown | held) - rows) == []
+    assert sorted(rows - shown - covered_rows) == []
+    assert sorted((shown | covered_rows) - rows) == []
 
 
-@pytest.mark.parametrize("named", sorted(set(ELSEWHERE.values())))
+@pytest.mark.parametrize("named", sorted(set(COVERED_ELSEWHERE.values())))
 def test_what_is_played_elsewhere_is_there(named: str) -> None:
     path, _, name = named.partition("::")
     tree = sources.parse((TESTS / path).read_text())

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.conditions import Reason
-from controller.settings import Settings
-from tests.cluster.sse import holds
-from tests.cluster.world import Installed, Namespace, at_work, release
-from tools import helm
+from controller.config.settings import Settings
+from tests.support.cluster.harness import InstalledRelease, Namespace, install_release, running_controller
+from tests.support.cluster.sse_cases import covers_rows
+from tests.support.messages import NOT_IN_KEY_VAULT
+from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
@@ -16,8 +17,8 @@ TUNED = "tuned"
 
 
 @pytest.fixture(scope="module")
-def tuned(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
-    """A namespace that a release of its own serves, with SSE's settings at other values than their defaults."""
+def tuned(installed: InstalledRelease, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
+    """Provide a namespace that a release of its own serves, with SSE's settings at other values than their defaults."""
     space, name = Namespace(installed), "tuned-home"
     values = {
         "watchNamespaces": space.name,
@@ -27,39 +28,39 @@ def tuned(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "jitterSeconds": "1",
         "validatingAdmissionPolicies": {"applyPolicies": "true", "allowedSecretTypes": "Opaque, example.com/own"},
     }
-    second = release(installed.plane, installed.emulator, tmp_path_factory.mktemp("tuned"), name, **values)
-    with at_work(second.workload()):
+    second = install_release(installed.plane, installed.emulator, tmp_path_factory.mktemp("tuned"), name, **values)
+    with running_controller(second.workload()):
         yield space
     space.remove()
 
 
-@holds("setting: rotationPollIntervalInSeconds", "setting: jitterSeconds", "setting: enablePartialSecretSync")
-@holds("setting: the names of release and namespace")
-def test_the_settings_have_sses_defaults(installed: Installed) -> None:
+@covers_rows("setting: rotationPollIntervalInSeconds", "setting: jitterSeconds", "setting: enablePartialSecretSync")
+@covers_rows("setting: the names of release and namespace")
+def test_the_settings_have_sses_defaults(installed: InstalledRelease) -> None:
     found = Settings.from_environment(installed.workload().env)
     assert (found.rotation_poll_interval, found.jitter, found.enable_partial_secret_sync) == (3600, 0, True)
     assert installed.release == "azure-secret-store"
 
 
 def test_a_new_value_comes_within_interval_and_jitter(tuned: Namespace) -> None:
-    tuned.put("a", "1")
+    tuned.set_secret("a", "1")
     tuned.apply(tuned.provider_class("a"), tuned.sync("s", {"k": "a"}, secretSyncControllerName=TUNED))
     tuned.wait_secret("s", {"k": "1"})
-    tuned.put("a", "2")
+    tuned.set_secret("a", "2")
     tuned.wait_secret("s", {"k": "2"}, patience=8)
 
 
 def test_all_keys_or_none(tuned: Namespace) -> None:
-    tuned.put("there", "1")
+    tuned.set_secret("there", "1")
     tuned.apply(tuned.provider_class("there", "none", name="halves"))
     given = {"secretProviderClassName": "halves", "secretSyncControllerName": TUNED}
     tuned.apply(tuned.sync("both", {"a": "there", "b": "none"}, **given))
-    assert "secret none is not in Key Vault" in tuned.wait_reason("both", Reason.PROVIDER_ERROR)
-    assert tuned.secret("both") == {}
+    assert f"secret none {NOT_IN_KEY_VAULT}" in tuned.wait_reason("both", Reason.PROVIDER_ERROR)
+    assert tuned.secret_values("both") == {}
 
 
 def test_the_types_that_the_administrator_allows(tuned: Namespace) -> None:
-    tuned.put("b", "1")
+    tuned.set_secret("b", "1")
     tuned.apply(tuned.provider_class("b", name="types"))
     for name, kind, key in (("own", "example.com/own", "k"), ("ssh", "kubernetes.io/ssh-auth", "ssh-privatekey")):
         given = {"secretProviderClassName": "types", "secretSyncControllerName": TUNED}
@@ -70,7 +71,7 @@ def test_the_types_that_the_administrator_allows(tuned: Namespace) -> None:
     assert "secretObject.type is 'kubernetes.io/ssh-auth': accepted are Opaque, example.com/own; " in message
 
 
-@holds("setting: kubectl.image")
+@covers_rows("setting: kubectl.image")
 @pytest.mark.parametrize(
     "given", ["kubectl.image.tag=1,kubectl.image.repository=x", "secrets-store-csi-driver.syncSecret.enabled=true"]
 )
@@ -92,5 +93,5 @@ def test_command_of_azure_iot_operations_installs_and_names_what_it_ignores(
         helm.run(command)
     notes = helm.run([*command, "--set-string", "acceptUnrestrictedTokens=true"])
     for name in ("kubectl", "secrets-store-csi-driver"):
-        assert f"{name} is a setting of Microsoft's extension that this chart does not need." in notes
+        assert f"{name} is a setting of Microsoft's extension that this chart ignores." in notes
     helm.run(["uninstall", "iot", "--namespace", "iot", "--no-hooks", "--kubeconfig", str(plane.kubeconfig)])

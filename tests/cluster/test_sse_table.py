@@ -1,6 +1,6 @@
-"""Every class and SecretSync of what SSE understands (tests/cluster/sse.py), played on the real API server.
+"""Each SecretProviderClass and SecretSync of tests/support/cluster/sse_cases.py, on the real API server.
 
-All of them are applied at once, in one namespace; then each case is looked at.
+The module applies all of them at once, in one namespace. Then there is one test for each case.
 """
 
 import base64
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from controller.api.conditions import Reason
-from controller.schedule import parse_time
-from tests.cluster.sse import CASES, ISSUER, NEW, OLD, PFX, TODAY, TOKENS, Case, holds
-from tests.cluster.world import LABEL, TENANT, Installed, Namespace, eventually
-from tests.unit.issuing import as_pem
-from tools.workload import Workload
+from controller.runtime.backoff import parse_time
+from tests.support.certificates import encode_pem_bundle
+from tests.support.cluster.harness import MANAGED_LABEL, TENANT, InstalledRelease, Namespace, eventually
+from tests.support.cluster.sse_cases import CASES, ISSUER, NEW, OLD, PFX, TODAY, TOKENS, Case, covers_rows
+from tools.pods.pod_process import PodProcess
 
 SYNCED = (Reason.WRITTEN, Reason.UP_TO_DATE)
 
@@ -30,31 +30,31 @@ class Played(NamedTuple):
     secrets: Mapping[str, dict[str, Any]]
 
     def ready(self, name: str) -> tuple[str, str]:
-        """Reason and message; empty where nobody has looked at the SecretSync."""
+        """Return reason and message; empty if no controller has processed the SecretSync."""
         conditions = self.syncs[name].get("status", {}).get("conditions", [])
         return next(((item["reason"], item["message"]) for item in conditions if item["type"] == "Ready"), ("", ""))
 
 
 def slug(case: Case) -> str:
-    """A case's name as its objects have it."""
+    """Return a case's name as its objects have it."""
     return re.sub("[^a-z0-9]+", "-", case.name.lower())
 
 
 def reasons(case: Case) -> tuple[str, ...]:
-    """What the SecretSync may say in the end."""
+    """Return what the SecretSync may say in the end."""
     if case.reason:
         return (case.reason,)
     return SYNCED if case.secret else ("",)
 
 
 def stock(space: Namespace) -> str:
-    """Puts into the vault what the table reads; returns the id of the token's first version."""
+    """Put into the vault what the table reads; return the id of the token's first version."""
     emulator, ids = space.installed.emulator, []
     emulator.assign_role(space.client, space.vault, "Key Vault Reader")
     for second, (token, web) in enumerate(zip(TOKENS, (OLD, NEW), strict=True)):
         emulator.set_clock(-10 + second)  # Key Vault's times have a grain of one second
         ids.append(emulator.set_secret(space.vault, "token", token))
-        emulator.import_certificate(space.vault, "web", as_pem(web, ISSUER))
+        emulator.import_certificate(space.vault, "web", encode_pem_bundle(web, ISSUER))
     emulator.set_clock(0)
     emulator.import_certificate(space.vault, "shop", base64.b64decode(PFX))
     for name, text in (("as-hex", "00ff41"), ("as-base64", "AP9B"), ("registry", "{}")):
@@ -71,7 +71,7 @@ def merged(before: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, An
 
 
 def manifests(case: Case, space: Namespace, first: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The case's class and its SecretSync; `first` is the id of the token's first version."""
+    """Return the case's class and its SecretSync; `first` is the id of the token's first version."""
     items = (item.replace("{first}", first).replace("\n", "\n    ") for item in case.objects)
     text = "array:\n" + "".join(f"  - |\n    {item}\n" for item in items)
     fill = {"client": space.client, "tenant": TENANT, "vault": space.vault}
@@ -83,7 +83,7 @@ def manifests(case: Case, space: Namespace, first: str) -> tuple[dict[str, Any],
 
 
 @pytest.fixture(scope="module")
-def played(installed: Installed, controller: Workload) -> Iterator[Played]:
+def played(installed: InstalledRelease, controller: PodProcess) -> Iterator[Played]:
     space = Namespace(installed)
     first = stock(space)
     space.apply(*(manifest for case in CASES for manifest in manifests(case, space, first)))
@@ -116,11 +116,11 @@ def test_a_class_and_a_secretsync(case: Case, played: Played) -> None:
     found = {key: base64.b64decode(text) for key, text in secret["data"].items()}
     assert found == {key: text.encode() if isinstance(text, str) else text for key, text in case.secret.items()}
     assert secret["type"] == (case.secret_object.get("type") or "Opaque")
-    assert secret["metadata"]["labels"] == LABEL | case.secret_object.get("labels", {})
+    assert secret["metadata"]["labels"] == MANAGED_LABEL | case.secret_object.get("labels", {})
     assert secret["metadata"].get("annotations", {}) == case.secret_object.get("annotations", {})
 
 
-@holds("life: the Secret's name", "status: syncHash", "status: lastSuccessfulSyncTime", "status: conditions")
+@covers_rows("life: the Secret's name", "status: syncHash", "status: lastSuccessfulSyncTime", "status: conditions")
 def test_a_secret_and_a_status_as_sse_leaves_them(played: Played) -> None:
     sync, secret = played.syncs["v1"], played.secrets["v1"]
     (owner,) = secret["metadata"]["ownerReferences"]
@@ -139,7 +139,7 @@ def test_a_secret_and_a_status_as_sse_leaves_them(played: Played) -> None:
     assert "not-made" not in played.secrets
 
 
-@holds("reason: PartialSync")
+@covers_rows("reason: PartialSync")
 def test_a_partial_sync_is_told_item_by_item(played: Played) -> None:
     items = json.loads(played.ready("an-object-that-is-not-there")[1])
     assert [(item["targetKey"], item["sourcePath"], item["status"]) for item in items] == [

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cluster.world import Namespace, eventually, value
+from tests.support.cluster.harness import Namespace, audit_lines, canary_value, eventually
 
 UP_TO_DATE = "UpdateNoValueChangeSucceeded"
 WRITTEN = "UpdateValueChangeOrForceUpdateSucceeded"
@@ -18,7 +18,7 @@ def settings() -> dict[str, str]:
 def test_versions_in_their_order(space: Namespace) -> None:
     for second, text in enumerate(("oldest", "older", "newest")):
         space.installed.emulator.set_clock(-10 + second)  # Key Vault's times have a grain of one second
-        space.put("db", text)
+        space.set_secret("db", text)
     space.installed.emulator.set_clock(0)
     objects = "array:\n  - |\n    objectName: db\n    objectVersionHistory: 2\n"
     space.apply(space.provider_class(objects=objects), space.sync("db", {"a": "db/0", "b": "db/1", "c": "db/2"}))
@@ -30,23 +30,23 @@ def test_versions_in_their_order(space: Namespace) -> None:
 
 
 def test_a_pinned_version_stays(space: Namespace) -> None:
-    first = space.put("token", "one")
-    space.put("token", "two")
+    first = space.set_secret("token", "one")
+    space.set_secret("token", "two")
     objects = f"array:\n  - |\n    objectName: token\n    objectVersion: {first}\n    objectAlias: pinned\n"
     space.apply(space.provider_class(objects=objects), space.sync("token", {"t": "pinned"}))
     space.wait_secret("token", {"t": "one"})
 
 
 def test_force_brings_the_new_value_and_says_so(space: Namespace) -> None:
-    space.put("token", "one")
+    space.set_secret("token", "one")
     space.apply(space.provider_class("token"), space.sync("token", {"t": "token"}))
     space.wait_secret("token", {"t": "one"})
     assert space.wait_reason("token", WRITTEN) == f"1 key written from Key Vault {space.vault}"
-    space.put("token", "two")
-    space.force("token")
+    space.set_secret("token", "two")
+    space.force_sync("token")
     space.wait_secret("token", {"t": "two"})
     before = space.get("secret", "token")["metadata"]["resourceVersion"]
-    space.force("token")
+    space.force_sync("token")
     assert space.wait_reason("token", UP_TO_DATE) == f"1 key equal to Key Vault {space.vault}"
     assert space.get("secret", "token")["metadata"]["resourceVersion"] == before
     events = json.loads(space.kubectl("get", "events", "--output", "json"))["items"]
@@ -54,8 +54,8 @@ def test_force_brings_the_new_value_and_says_so(space: Namespace) -> None:
 
 
 def test_edits_of_the_secretsync_are_acted_on_at_once(space: Namespace) -> None:
-    space.put("a", "1")
-    space.put("b", "2")
+    space.set_secret("a", "1")
+    space.set_secret("b", "2")
     space.apply(
         space.provider_class("a", "b"),
         space.sync("s", {"a": "a", "b": "b"}, secretObject={"labels": {"x": "1", "y": "1"}, "annotations": {"n": "1"}}),
@@ -70,8 +70,8 @@ def test_edits_of_the_secretsync_are_acted_on_at_once(space: Namespace) -> None:
 
 
 def test_an_edit_of_the_class_is_acted_on_at_once(space: Namespace) -> None:
-    space.put("a", "1")
-    space.put("b", "2")
+    space.set_secret("a", "1")
+    space.set_secret("b", "2")
     space.apply(
         space.provider_class(objects="array: ['{objectName: a, objectAlias: it}']"), space.sync("s", {"k": "it"})
     )
@@ -81,7 +81,7 @@ def test_an_edit_of_the_class_is_acted_on_at_once(space: Namespace) -> None:
 
 
 def test_a_deleted_secretsync_takes_its_secret_along_and_can_come_back_at_once(space: Namespace) -> None:
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     old = space.get("secret", "s")["metadata"]["uid"]
@@ -95,35 +95,34 @@ def test_a_deleted_secretsync_takes_its_secret_along_and_can_come_back_at_once(s
 
 @pytest.mark.parametrize("patch", ['{"data":{"k":"eA=="}}', '{"data":{"k":null}}', '{"data":{"extra":"eA=="}}'])
 def test_a_changed_secret_is_restored_by_the_drift_check(space: Namespace, patch: str) -> None:
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     space.kubectl("patch", "secret", "s", "--type=merge", "--patch", patch)
-    assert space.secret("s") != {"k": value("1")}
+    assert space.secret_values("s") != {"k": canary_value("1")}
     space.wait_secret("s", {"k": "1"})
 
 
 def test_a_deleted_secret_is_restored_with_one_get(space: Namespace) -> None:
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     space.wait_reason("s", WRITTEN)
-    before = space.calls()
+    before = space.count_calls()
     space.kubectl("delete", "secret", "s")
     space.wait_secret("s", {"k": "1"})
-    assert space.calls() - before == 1
+    assert space.count_calls() - before == 1
 
 
 def test_a_secret_that_nobody_touches_is_looked_at_and_left_alone(space: Namespace) -> None:
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     space.wait_reason("s", WRITTEN)
-    before = (space.get("secret", "s"), space.calls())
-    audit = space.installed.plane.audit_log
+    before = (space.get("secret", "s"), space.count_calls())
 
     def looks() -> int:
-        lines = (json.loads(line) for line in audit.read_text().splitlines())
+        lines = (json.loads(line) for line in audit_lines(space.installed.plane))
         return sum(
             line["verb"] == "patch"
             and line["objectRef"].get("namespace") == space.name
@@ -134,16 +133,16 @@ def test_a_secret_that_nobody_touches_is_looked_at_and_left_alone(space: Namespa
 
     seen = looks()
     eventually(looks, lambda found: found >= seen + 2)
-    assert (space.get("secret", "s"), space.calls()) == before
+    assert (space.get("secret", "s"), space.count_calls()) == before
 
 
 def test_another_controllers_secretsync_is_left_alone(space: Namespace) -> None:
-    space.put("a", "1")
+    space.set_secret("a", "1")
     space.apply(
         space.provider_class("a"),
-        space.sync("other", {"k": "a"}, secretSyncControllerName="somebody-else"),
+        space.sync("other", {"k": "a"}, secretSyncControllerName="another"),
         space.sync("ours", {"k": "a"}),
     )
     space.wait_secret("ours", {"k": "1"})
-    assert "status" not in space.get("secretsync", "other")
+    assert space.get("secretsync", "other")["status"] == {"observedGeneration": -1}  # the default of the CRD
     assert space.get("secret", "other") == {}

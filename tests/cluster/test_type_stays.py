@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.secretsync import TYPE_STAYS, SecretSync
-from tests.cluster.world import POLICIES, Installed, Namespace, eventually
+from tests.support.cluster.harness import SINCE_POLICIES, InstalledRelease, Namespace, eventually
 from tools.local_cluster.errors import ClusterError
 
 CRD = f"{SecretSync.plural}.{SecretSync.group}"
@@ -22,8 +22,8 @@ def controller() -> None:
 
 
 @pytest.fixture
-def lax(installed: Installed) -> Iterator[None]:
-    """The CRD without its own rule."""
+def lax(installed: InstalledRelease) -> Iterator[None]:
+    """Provide the CRD without its own rule."""
 
     def patch(**operation: object) -> None:
         change = json.dumps([{"path": RULES, **operation}])
@@ -35,7 +35,7 @@ def lax(installed: Installed) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("lax")
-@pytest.mark.since(*POLICIES)
+@pytest.mark.since(*SINCE_POLICIES)
 def test_the_policy_keeps_the_type(space: Namespace) -> None:
     space.apply(space.sync("s", {"tls.crt": "a", "tls.key": "b"}))
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cluster.world import CANARY, Namespace, eventually
+from tests.support.cluster.harness import CANARY, Namespace, eventually
 
 REGISTRY = {"registry.example": {"username": "u", "password": CANARY, "auth": "dTpw"}}
 
@@ -22,5 +22,5 @@ REGISTRY = {"registry.example": {"username": "u", "password": CANARY, "auth": "d
 def test_each_type_is_written_as_kubernetes_wants_it(space: Namespace, kind: str, keys: list[str], text: str) -> None:
     space.installed.emulator.set_secret(space.vault, "a", text)
     space.apply(space.provider_class("a"), space.sync("s", dict.fromkeys(keys, "a"), secretObject={"type": kind}))
-    eventually(lambda: space.secret("s"), lambda found: found == dict.fromkeys(keys, text))
+    eventually(lambda: space.secret_values("s"), lambda found: found == dict.fromkeys(keys, text))
     assert space.get("secret", "s")["type"] == kind

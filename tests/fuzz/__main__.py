@@ -1,7 +1,7 @@
 """`make fuzz`: a coverage-guided search for what the certificate splitter does not bear.
 
 Begins with the inputs in tests/fuzz/corpus; what leads to new code is kept in build/fuzz and begins the next search.
-What does not hold ends it, with the input in build/fuzz/crash-*: put that into the corpus once it is mended.
+A failure ends the run, with the input in build/fuzz/crash-*. Put that into the corpus when the fault is fixed.
 """
 
 import argparse
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import atheris
 
-# Before it is imported, the code that is searched has to be told to the fuzzer.
-with atheris.instrument_imports(include=["controller.certificates", "controller.contents"]):
-    from controller import certificates, contents  # noqa: F401
+# The fuzzer instruments the code when it is imported.
+with atheris.instrument_imports(include=["controller.domain.certificates", "controller.domain.decode_values"]):
+    from controller.domain import certificates, decode_values  # noqa: F401
 
 from tests.fuzz.mutation import mutate
 from tests.fuzz.splitter import MOST_BYTES, check
@@ -25,7 +25,7 @@ def main() -> None:
     """Never returns: the fuzzer ends the process, with 0 where everything held."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--seconds", type=int, default=600, metavar="N", help="how long (default: ten minutes)")
-    parser.add_argument("--seed", type=int, default=0, help="the dice; 0: others each time")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random source; 0: another one each time")
     options = parser.parse_args()
     FOUND.mkdir(parents=True, exist_ok=True)
     words = [

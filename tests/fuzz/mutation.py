@@ -23,20 +23,20 @@ Mutate = Callable[[bytes, int], bytes]
 
 
 def mutate(data: bytes, most: int, seed: int, bytewise: Mutate) -> bytes:
-    """A neighbour of `data`, at most so many bytes long; `bytewise` is the fuzzer's own mutation."""
-    dice = random.Random(seed)
+    """Return a neighbour of `data`, at most so many bytes long; `bytewise` is the fuzzer's own mutation."""
+    rng = random.Random(seed)
     blocks = list(_BLOCK.finditer(data))
-    way = dice.randrange(4 if blocks else 2)
+    way = rng.randrange(4 if blocks else 2)
     if way == 0:
         return bytewise(data, most)
     if way == 1 and not blocks and (der := _decoded(data[2:])):  # a PFX in base64
         return (data[:2] + base64.b64encode(bytewise(der, most * 3 // 4)))[:most]
     if way == 1:
-        at = dice.randrange(len(data) + 1)
-        return (data[:at] + dice.choice(_PIECES) + data[at:])[:most]
-    one = dice.choice(blocks)
+        at = rng.randrange(len(data) + 1)
+        return (data[:at] + rng.choice(_PIECES) + data[at:])[:most]
+    one = rng.choice(blocks)
     if way == 2:
-        at = dice.choice(blocks).start()
+        at = rng.choice(blocks).start()
         return (data[:at] + one.group() + data[at:])[:most]
     der = bytewise(_decoded(one.group(2)) or b"\x30\x00", most * 3 // 4)
     text = b"-----BEGIN %b-----\n%b-----END %b-----\n" % (one.group(1), base64.encodebytes(der), one.group(1))

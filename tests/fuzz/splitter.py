@@ -3,11 +3,11 @@
 import time
 from datetime import UTC, datetime
 
-from controller.certificates import Bundle, take_apart
-from controller.contents import PEM, PFX, contents
+from controller.domain.certificates import CertificateBundle, take_apart
+from controller.domain.decode_values import PEM, PFX, decode_values
+from controller.domain.provider_class import ObjectVersionRef, Part, VaultObject
+from controller.domain.values import SecretBytes, VaultValue
 from controller.errors import ControllerError, ObjectError
-from controller.fetched import Fetched, Hidden
-from controller.objects import Part, VaultObject, VersionOf
 
 WHAT = "secret web in Key Vault shop"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -36,20 +36,20 @@ def check(given: bytes) -> None:
 
 
 def told(error: ControllerError, data: bytes) -> None:
-    """The error says what is wrong with what, and nothing of the value."""
+    """Check that the error names the object and the cause, and nothing of the value."""
     assert error.message.startswith(WHAT), error.message
     shown = error.message.replace(WHAT, "").encode()
     for start in range(len(shown) - PIECE):
         assert shown[start : start + PIECE] not in data, "a piece of the value is in the message"
 
 
-def whole(bundle: Bundle) -> None:
-    """What came apart can be put together, and then comes apart the same way."""
+def whole(bundle: CertificateBundle) -> None:
+    """Check that the parts form a bundle again, which splits into the same parts."""
     assert bundle.chain or bundle.key
-    again = take_apart(bundle.key + bundle.certificates(), WHAT)
+    again = take_apart(bundle.key + bundle.all_certificates(), WHAT)
     assert again.in_order
     assert again.key == bundle.key
-    assert again.certificates() == bundle.certificates()
+    assert again.all_certificates() == bundle.all_certificates()
     assert list(again.chain) == list(bundle.chain)
     assert again.complete == bundle.complete
     if bundle.key:
@@ -58,19 +58,21 @@ def whole(bundle: Bundle) -> None:
         except ObjectError as error:
             told(error, bundle.key)
         else:
-            assert take_apart(key + bundle.certificates(), WHAT).chain == again.chain
+            assert take_apart(key + bundle.all_certificates(), WHAT).chain == again.chain
 
 
 def asked(how: int, data: bytes) -> None:
-    """Each key of a SecretSync gets bytes, or an error of ours."""
+    """Each key of a SecretSync gets bytes, or a ControllerError."""
     how, part = divmod(how, len(PARTS))
     how, form = divmod(how, len(TYPES))
     how, encoding = divmod(how, len(ENCODINGS))
     found = VaultObject(name="web", encoding=ENCODINGS[encoding], format=FORMATS[how % len(FORMATS)])
     owned = bool(how // len(FORMATS) % 2)
-    read = Fetched(value=Hidden(data), version="v1", content_type=TYPES[form], of_certificate=owned)
-    wanted = {"one": VersionOf(found, 0, PARTS[part]), "tls.crt": VersionOf(found, 0, Part.CERTIFICATES)}
-    for item in contents("shop", wanted, dict.fromkeys((each.whole for each in wanted.values()), read), NOW).values():
-        assert isinstance(item, Fetched | ControllerError)
+    read = VaultValue(value=SecretBytes(data), version="v1", content_type=TYPES[form], of_certificate=owned)
+    wanted = {"one": ObjectVersionRef(found, 0, PARTS[part]), "tls.crt": ObjectVersionRef(found, 0, Part.CERTIFICATES)}
+    for item in decode_values(
+        "shop", wanted, dict.fromkeys((each.whole for each in wanted.values()), read), NOW
+    ).values():
+        assert isinstance(item, VaultValue | ControllerError)
         if isinstance(item, ControllerError):
             told(item, data)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.world import Installed, release
 from tests.logs import page
 from tests.logs.stack import ROOT, Stack
-from tools import helm
+from tests.support.cluster.harness import InstalledRelease, install_release
+from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
@@ -35,12 +35,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iter
 @pytest.fixture(scope="session")
 def installed(
     plane: ControlPlane, emulator: Emulator, stack: Stack, tmp_path_factory: pytest.TempPathFactory
-) -> Installed:
-    """The chart, installed before anybody has issued anything: helm asks the API server for the kinds."""
+) -> InstalledRelease:
+    """Return the chart, installed before anybody has issued anything: helm asks the API server for the kinds."""
     values, _ = page.blocks()
     otlp = values["logs"]["otlp"]
     otlp["endpoint"] = stack.url
     otlp["certificate"]["issuerRef"]["name"] = otlp["ca"]["secretName"] = ROOT
-    found = release(plane, emulator, tmp_path_factory.mktemp("release"), helm.RELEASE, **values)
+    found = install_release(plane, emulator, tmp_path_factory.mktemp("release"), helm.RELEASE, **values)
     plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
     return found

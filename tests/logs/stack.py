@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.world import eventually
 from tests.logs import page
-from tools import kubelet
-from tools.local_cluster import ControlPlane, assets
+from tests.support.cluster.harness import eventually
+from tools.local_cluster import ControlPlane
 from tools.local_cluster.processes import Processes
+from tools.local_cluster.programs import assets
+from tools.pods import pod_emulation
 
 # Where trust-manager takes CAs from, and where the Secrets of ClusterIssuers are.
 TRUST = "cert-manager"
@@ -44,7 +45,7 @@ class Stack:
             self._processes.start(tool, [str(program), f"-kubeconfig={plane.kubeconfig}", flag], folder / f"{tool}.log")
 
     def close(self) -> None:
-        """Ends them all."""
+        """End them all."""
         self._processes.close()
 
     def apply(self, *objects: Manifest) -> None:
@@ -66,7 +67,7 @@ class Stack:
             self.wait_ready(name, namespace)
 
     def wait_ready(self, name: str, namespace: str) -> None:
-        """Waits for a Certificate."""
+        """Wait for a Certificate."""
         waiting = ("wait", "certificate", name, "--namespace", namespace, "--for=condition=Ready", "--timeout=60s")
         self.plane.kubectl(*waiting)
 
@@ -76,11 +77,11 @@ class Stack:
         volumes = [{"name": name, "secret": {"secretName": name}} for name in secrets]
         mounts = [{"name": name, "mountPath": f"/{name}"} for name in secrets]
         if not folder.exists():
-            kubelet.Volumes(self.plane, namespace, "default", folder).mount(volumes, mounts)
+            pod_emulation.Volumes(self.plane, namespace, "default", folder).mount(volumes, mounts)
         return folder
 
     def start_collector(self, clients: Path | None = None) -> None:
-        """Starts the collector; `clients` has what it knows its clients by, the root CA where nothing is said."""
+        """Start the collector; `clients` has what it knows its clients by, the root CA where nothing is said."""
         server = self.mounted(COLLECTOR, "collector") / "collector"
         _, config = page.blocks()
         http = config["receivers"]["otlp"]["protocols"]["http"]
@@ -102,7 +103,7 @@ class Stack:
         eventually(self._listens, bool)
 
     def stop_collector(self) -> None:
-        """Stops it; what it has taken is in its file by then."""
+        """Stop it; what it has taken is in its file by then."""
         self._processes.stop("otelcol", grace=10)
 
     def refused(self) -> int:
@@ -110,7 +111,7 @@ class Stack:
         return (self._folder / "otelcol.log").read_text().count("failed to verify certificate")
 
     def lines(self) -> list[dict[str, Any]]:
-        """The records that the collector has written, as the lines of standard output that they were."""
+        """Return the records that the collector has written, as the lines of standard output that they were."""
         if not self.received.exists():
             return []
         return [
@@ -129,12 +130,12 @@ class Stack:
 
 
 def issuer(name: str, spec: Manifest) -> Manifest:
-    """A ClusterIssuer."""
+    """Return a ClusterIssuer."""
     return {"apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer", "metadata": {"name": name}, "spec": spec}
 
 
 def certificate(name: str, namespace: str, by: str, **spec: Any) -> Manifest:
-    """A Certificate whose Secret has its name."""
+    """Return a Certificate whose Secret has its name."""
     reference = {"name": by, "kind": "ClusterIssuer", "group": "cert-manager.io"}
     return {
         "apiVersion": "cert-manager.io/v1",
@@ -145,7 +146,7 @@ def certificate(name: str, namespace: str, by: str, **spec: Any) -> Manifest:
 
 
 def line(record: Mapping[str, Any], logger: str) -> dict[str, Any]:
-    """What standard output has of a record, but for the time's spelling: in milliseconds."""
+    """Return what standard output has of a record, but for the time's spelling: in milliseconds."""
     fields = {pair["key"]: value(pair["value"]) for pair in record.get("attributes", [])}
     return {
         "time": int(record["timeUnixNano"]) // 1_000_000,
@@ -157,7 +158,7 @@ def line(record: Mapping[str, Any], logger: str) -> dict[str, Any]:
 
 
 def value(given: Mapping[str, Any]) -> Any:
-    """An AnyValue as Python has it; protobuf's JSON leaves out what is empty."""
+    """Return an AnyValue as Python has it; protobuf's JSON leaves out what is empty."""
     if "intValue" in given:
         return int(given["intValue"])
     if "kvlistValue" in given:

@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from controller.otlp.backlog import OWN
-from tests.cluster.test_metrics import series
-from tests.cluster.world import CANARY, Installed, Namespace, eventually
+from controller.observability.otlp.backlog import OWN
 from tests.logs.stack import OTHER, Stack, certificate
-from tools.workload import Workload
+from tests.support.cluster.harness import CANARY, InstalledRelease, Namespace, eventually
+from tests.support.cluster.metric_series import read_series
+from tools.pods.pod_process import PodProcess
 
 CERTIFICATE = "azure-secret-store-akv-secret-store-logs"
 
 
 @pytest.fixture(scope="module")
-def controller(installed: Installed) -> Iterator[Workload]:
+def controller(installed: InstalledRelease) -> Iterator[PodProcess]:
     workload = installed.workload()
     with workload:
         workload.wait_ready()
@@ -33,14 +33,14 @@ def controller(installed: Installed) -> Iterator[Workload]:
 
 
 @pytest.fixture(scope="module")
-def space(installed: Installed) -> Iterator[Namespace]:
+def space(installed: InstalledRelease) -> Iterator[Namespace]:
     namespace = Namespace(installed)
     yield namespace
     namespace.remove()
 
 
-def printed(workload: Workload, own: bool = False) -> list[dict[str, Any]]:
-    """The lines on standard output; about shipping itself with `own`, else the others."""
+def printed(workload: PodProcess, own: bool = False) -> list[dict[str, Any]]:
+    """Return the lines on standard output; about shipping itself with `own`, else the others."""
     lines = []
     for text in workload.log.read_text().splitlines():
         line = json.loads(text)
@@ -50,11 +50,11 @@ def printed(workload: Workload, own: bool = False) -> list[dict[str, Any]]:
     return lines
 
 
-def told(workload: Workload) -> list[str]:
+def told(workload: PodProcess) -> list[str]:
     return [line["message"] for line in printed(workload, own=True)]
 
 
-def wait_arrived(stack: Stack, workload: Workload, patience: float = 30) -> None:
+def wait_arrived(stack: Stack, workload: PodProcess, patience: float = 30) -> None:
     """Until the collector has every line that standard output has now, each once, in the order of each logger."""
     wanted = printed(workload)
 
@@ -70,13 +70,13 @@ def wait_arrived(stack: Stack, workload: Workload, patience: float = 30) -> None
         ]
 
 
-def shipped(workload: Workload) -> float:
-    return series(workload, "log_lines_shipped_total")[0][1]
+def shipped(workload: PodProcess) -> float:
+    return read_series(workload, "log_lines_shipped_total")[0][1]
 
 
-def sync(space: Namespace, workload: Workload, name: str) -> None:
-    """A new SecretSync, of which the log has told."""
-    space.put(name, name)
+def sync(space: Namespace, workload: PodProcess, name: str) -> None:
+    """Create a SecretSync, and wait for its log line."""
+    space.set_secret(name, name)
     space.apply(space.provider_class(name, name=name), space.sync(name, {"k": name}, secretProviderClassName=name))
     space.wait_secret(name, {"k": name})
     eventually(
@@ -84,13 +84,13 @@ def sync(space: Namespace, workload: Workload, name: str) -> None:
     )
 
 
-def secret(installed: Installed, name: str) -> dict[str, str]:
+def secret(installed: InstalledRelease, name: str) -> dict[str, str]:
     found = installed.plane.kubectl("get", "secret", name, "--namespace", installed.release, "--output", "json")
     return dict(json.loads(found)["data"])
 
 
 def test_before_anything_is_issued_the_controller_works_and_says_what_it_waits_for(
-    controller: Workload, space: Namespace
+    controller: PodProcess, space: Namespace
 ) -> None:
     sync(space, controller, "first")
     found = eventually(lambda: told(controller), bool)
@@ -99,7 +99,7 @@ def test_before_anything_is_issued_the_controller_works_and_says_what_it_waits_f
 
 
 def test_lines_arrive_once_cert_manager_and_trust_manager_are_through(
-    installed: Installed, stack: Stack, controller: Workload
+    installed: InstalledRelease, stack: Stack, controller: PodProcess
 ) -> None:
     stack.issue()
     stack.start_collector()
@@ -115,7 +115,7 @@ def test_lines_arrive_once_cert_manager_and_trust_manager_are_through(
     assert [item["metadata"]["namespace"] for item in json.loads(named)["items"]] == [installed.release]
 
 
-def test_what_happens_arrives_soon(stack: Stack, controller: Workload, space: Namespace) -> None:
+def test_what_happens_arrives_soon(stack: Stack, controller: PodProcess, space: Namespace) -> None:
     before = len(stack.lines())
     sync(space, controller, "second")
     wait_arrived(stack, controller, patience=10)
@@ -124,7 +124,7 @@ def test_what_happens_arrives_soon(stack: Stack, controller: Workload, space: Na
 
 
 def test_who_shows_no_certificate_or_one_of_another_ca_is_not_let_in(
-    installed: Installed, stack: Stack, tmp_path: Path
+    installed: InstalledRelease, stack: Stack, tmp_path: Path
 ) -> None:
     """And who shows one of the root's is: the same request, three times."""
     stack.apply(certificate("stranger", installed.release, OTHER, commonName="stranger", usages=["client auth"]))
@@ -159,7 +159,7 @@ def test_who_shows_no_certificate_or_one_of_another_ca_is_not_let_in(
 
 
 def test_after_a_renewal_the_same_process_goes_on_with_the_new_certificate(
-    installed: Installed, stack: Stack, controller: Workload, space: Namespace
+    installed: InstalledRelease, stack: Stack, controller: PodProcess, space: Namespace
 ) -> None:
     pid, old = controller.pid, secret(installed, CERTIFICATE)
     # What `cmctl renew` does.
@@ -186,7 +186,7 @@ def test_after_a_renewal_the_same_process_goes_on_with_the_new_certificate(
 
 
 def test_while_the_collector_is_down_secrets_are_synced_and_no_line_is_lost(
-    stack: Stack, controller: Workload, space: Namespace
+    stack: Stack, controller: PodProcess, space: Namespace
 ) -> None:
     stack.stop_collector()
     before = len(stack.lines())
@@ -195,10 +195,10 @@ def test_while_the_collector_is_down_secrets_are_synced_and_no_line_is_lost(
     assert len(stack.lines()) == before
     stack.start_collector()
     wait_arrived(stack, controller, patience=90)
-    assert not series(controller, "log_lines_lost_total")
+    assert not read_series(controller, "log_lines_lost_total")
 
 
-def test_the_last_lines_arrive_before_the_process_ends(stack: Stack, controller: Workload) -> None:
+def test_the_last_lines_arrive_before_the_process_ends(stack: Stack, controller: PodProcess) -> None:
     assert controller.stop() == 0
     lines = printed(controller)
     assert lines[-1]["message"] == "stopped"

@@ -1,1 +1,1 @@
-"""Mutation testing of `controller/`: which changes of its code do the unit tests notice?"""
+"""Test by mutation which changes of the code of `controller/` the unit tests detect."""

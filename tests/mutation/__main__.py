@@ -26,37 +26,38 @@ from tests.mutation.mutants import Mutant, mutants_of
 from tests.mutation.paths import CONTROLLER, ROOT, module_name, module_path
 from tests.mutation.pytest_runs import load_libraries
 from tests.mutation.verdicts import HANGS, Fate, Judge
-from tools.command import end
+from tools.cli.common.command import run_and_exit
 
 # The modules that make decisions.
 MODULES = [
-    "breaker",
-    "calls",
-    "certificates",
-    "class_reader",
-    "contents",
-    "decode",
-    "identity",
-    "lease",
-    "looks",
-    "objects",
-    "pace",
-    "parsing",
-    "parts",
-    "plan",
-    "poll",
-    "queue",
-    "reconcile",
-    "reflector",
-    "refusals",
-    "schedule",
-    "secret_limits",
-    "shares",
-    "status",
-    "survey",
-    "translate",
-    "vault_objects",
-    "widening",
+    "akvsync.children",
+    "akvsync.expand",
+    "crd_upgrade.merge",
+    "domain.certificates",
+    "domain.decision",
+    "domain.decode_values",
+    "domain.provider_class",
+    "domain.secret_limits",
+    "domain.snapshot",
+    "domain.status",
+    "domain.vault_objects",
+    "keyvault.client",
+    "keyvault.credentials",
+    "keyvault.errors",
+    "kube.informer",
+    "kube.leader_election",
+    "runtime.backoff",
+    "runtime.circuit_breaker",
+    "runtime.fair_share",
+    "runtime.json_decoding",
+    "runtime.parsing",
+    "runtime.rate_limiter",
+    "runtime.work_queue",
+    "secretsync.class_reader",
+    "secretsync.drift",
+    "secretsync.poller",
+    "secretsync.reconciler",
+    "secretsync.work_state",
 ]
 
 
@@ -124,7 +125,7 @@ def _options() -> argparse.Namespace:
         metavar="NAME",
         help=f"a module of controller/, as often as wanted; `all` for every one (default: {', '.join(MODULES)})",
     )
-    parser.add_argument("--function", default="", metavar="NAME", help="only this function, e.g. Pace.wait")
+    parser.add_argument("--function", default="", metavar="NAME", help="only this function, e.g. LeaderElector.run")
     parser.add_argument("--sample", type=_positive, metavar="N", help="so many of each module, drawn (default: all)")
     parser.add_argument("--seed", type=int, default=8, metavar="N", help="what is drawn (default: 8)")
     parser.add_argument("--least", type=float, default=95.0, metavar="PERCENT", help="of each module (default: 95)")
@@ -209,4 +210,4 @@ def _progress(text: str) -> None:
 
 
 if __name__ == "__main__":
-    end("mutate", main)
+    run_and_exit("mutate", main)

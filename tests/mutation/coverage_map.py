@@ -15,7 +15,7 @@ from tests.mutation.mutants import functions_of
 from tests.mutation.paths import BUILD, CONTROLLER, ROOT, module_name, module_path
 from tests.mutation.pytest_runs import run_pytest
 
-# So many test files are recorded in one process: what is kept of an interrupted run is not much less than was done.
+# The number of test files in one process. An interrupted run loses the records of that many files at most.
 CHUNK = 12
 RECORDING = Limit(cpu=1800, wall=7200)
 
@@ -39,32 +39,34 @@ def test_files(places: Iterable[Path]) -> list[Path]:
 
 def load_tests(files: list[Path], tell: Callable[[str], object], fresh: bool) -> list[Test]:
     """Return the tests of these files. Where a file or a module that its tests run has changed, they are run now."""
-    missing = [file for file in files if fresh or _recorded(file) is None]
+    missing = [file for file in files if fresh or read_record(file) is None]
     for start in range(0, len(missing), CHUNK):
         chunk = missing[start : start + CHUNK]
         tell(f"recording which functions each test runs: {start + len(chunk)} of {len(missing)} files\n")
         ended = run_forked(lambda _, files=chunk: _record(files), RECORDING)  # type: ignore[misc]
         if ended.code != 0:
             raise RuntimeError(f"the unit tests could not be recorded: see {BUILD}/pytest.log")
-    return [test for file in files for test in _recorded(file) or []]
+    return [test for file in files for test in read_record(file) or []]
 
 
-def _kept(file: Path) -> Path:
+def record_path(file: Path) -> Path:
     return BUILD / "tests" / f"{hashlib.sha256(str(file.relative_to(ROOT)).encode()).hexdigest()[:16]}.json"
 
 
-def _digest(file: Path) -> str:
+def digest_file(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _recorded(file: Path) -> list[Test] | None:
+def read_record(file: Path) -> list[Test] | None:
     try:
-        kept = json.loads(_kept(file).read_text())
+        kept = json.loads(record_path(file).read_text())
         kept["files"]
     except (OSError, ValueError, KeyError):
         return None
     # What a test runs may be other functions once one of the modules that it ran has changed.
-    if any(not Path(ROOT, name).exists() or _digest(ROOT / name) != digest for name, digest in kept["files"].items()):
+    if any(
+        not Path(ROOT, name).exists() or digest_file(ROOT / name) != digest for name, digest in kept["files"].items()
+    ):
         return None
     return [Test(test["id"], test["seconds"], test["cpu"], frozenset(test["functions"])) for test in kept["tests"]]
 
@@ -87,7 +89,7 @@ def _record(files: list[Path]) -> int:
             for test, seconds in recorder.seconds.items()
             if test.partition("::")[0] == name and test not in recorder.failed
         ]
-        path = _kept(file)
+        path = record_path(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         used = {
             function.partition(":")[0]
@@ -95,7 +97,7 @@ def _record(files: list[Path]) -> int:
             if test.partition("::")[0] == name
             for function in run
         }
-        digests = {str(one.relative_to(ROOT)): _digest(one) for one in (file, *map(module_path, used))}
+        digests = {str(one.relative_to(ROOT)): digest_file(one) for one in (file, *map(module_path, used))}
         path.write_text(json.dumps({"files": digests, "tests": tests}))
     return 0
 

@@ -19,6 +19,7 @@ class Place(NamedTuple):
 
     number: int
     node: ast.AST
+    parent: ast.AST
     statement: ast.stmt | ast.ExceptHandler
     # The outermost function whose body the node is in, "" outside functions; and the first name of its statement.
     function: str
@@ -69,15 +70,16 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
 def mutate(source: str, mutant: Mutant) -> ast.Module:
     """Return the module's tree with that mutation; lines stay as they are in the source."""
     tree = ast.parse(source)
-    target = next(place.node for place in _places_in(tree) if place.number == mutant.number)
-    replacement = list(replacements(target))[mutant.variant]
-    for parent in ast.walk(tree):
-        for field, value in ast.iter_fields(parent):
-            if value is target:
-                setattr(parent, field, _at(replacement, target))
-            elif isinstance(value, list):
-                value[:] = [_at(replacement, target) if item is target else item for item in value]
-    return ast.fix_missing_locations(tree)
+    place = next(place for place in _places_in(tree) if place.number == mutant.number)
+    target = place.node
+    replacement = _at(list(replacements(target))[mutant.variant], target)
+    for field, value in ast.iter_fields(place.parent):
+        if value is target:
+            setattr(place.parent, field, replacement)
+        elif isinstance(value, list):
+            value[:] = [replacement if item is target else item for item in value]
+    ast.fix_missing_locations(place.parent)
+    return tree
 
 
 def header(statement: ast.AST) -> str:
@@ -121,11 +123,12 @@ def _replaced(statement: ast.AST, target: ast.AST, replacement: ast.AST) -> ast.
 def _places_in(tree: ast.Module) -> Iterator[Place]:
     counter = iter(range(10**9))
     for statement in tree.body:
-        yield from _walk(statement, statement, "", "", names_bound_by(statement), counter)
+        yield from _walk(statement, tree, statement, "", "", names_bound_by(statement), counter)
 
 
 def _walk(
     node: ast.AST,
+    parent: ast.AST,
     statement: ast.stmt | ast.ExceptHandler,
     scope: str,
     function: str,
@@ -134,7 +137,7 @@ def _walk(
 ) -> Iterator[Place]:
     if isinstance(node, ast.stmt | ast.ExceptHandler):
         statement = node
-    yield Place(next(counter), node, statement, function, owner)
+    yield Place(next(counter), node, parent, statement, function, owner)
     inner_scope, inner_function = scope, function
     if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
         inner_scope = f"{scope}.{node.name}" if scope else node.name
@@ -144,6 +147,7 @@ def _walk(
         inside = field == "body" and inner_scope != scope
         yield from _walk(
             child,
+            node,
             statement,
             inner_scope if inside else scope,
             inner_function if inside else function,
@@ -180,8 +184,10 @@ def _is_check_for_none(node: ast.Compare) -> bool:
 
 
 def _is_log_call(node: ast.Call) -> bool:
-    owner, _, method = ast.unparse(node.func).rpartition(".")
-    return owner == "log" and method in _LOG_METHODS
+    match node.func:
+        case ast.Attribute(value=ast.Name(id="log"), attr=method):
+            return method in _LOG_METHODS
+    return False
 
 
 def names_bound_by(statement: ast.stmt) -> str:

@@ -167,6 +167,7 @@ class _Session(Verdict):
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Try all mutants."""
         items = {item.nodeid: item for item in session.items}
+        gc.unfreeze()  # what the collection of the tests loaded
         functions = [
             found
             for found in gc.get_objects()

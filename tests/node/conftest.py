@@ -2,16 +2,18 @@
 
 import fcntl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from tests.node.release import Release
-from tools import image
+from tools.images import image
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
+HERE = Path(__file__).parent
 figures: list[str] = []
 """What was measured on the way, for the README."""
 
@@ -26,6 +28,13 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """Take over what a pytest-xdist worker measured."""
     found = getattr(node, "workeroutput", {}).get("figures", [])
     figures.extend(figure for figure in found if figure not in figures)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the first test of a worker, which builds the images and starts the node, the time for it."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(900))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

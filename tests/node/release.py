@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.world import eventually, for_version
-from tools import helm
+from tests.support.cluster.harness import eventually, version_flags
+from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
@@ -80,12 +80,12 @@ class Release:
         return f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=controller"
 
     def pods(self) -> list[Pod]:
-        """The controller's, as they are now."""
+        """Return the controller's, as they are now."""
         found = json.loads(self.kubectl("get", "pods", "--selector", self.selector, "--output", "json"))["items"]
         return list(found)
 
     def pod(self) -> Pod:
-        """The controller's pod, once there is one alone and it is Ready."""
+        """Return the controller's pod, once there is one alone and it is Ready."""
         [pod] = eventually(self.pods, lambda found: len(found) == 1 and ready(found[0]), PATIENCE)
         return dict(pod)
 
@@ -103,11 +103,24 @@ class Release:
         return [each["lastState"]["terminated"] for each in containers if "terminated" in each["lastState"]]
 
     def _chart(self) -> list[str]:
-        return [str(helm.CHART), "--values", str(self._values), *for_version(self.plane), "--wait"]
+        return [str(helm.CHART), "--values", str(self._values), *version_flags(self.plane), "--wait"]
 
     def _helm(self, *args: str) -> str:
         at = ["--namespace", self.namespace, "--kubeconfig", str(self.plane.kubeconfig)]
-        return helm.run([*args, *at, "--timeout", "2m"], executable=self.executable)
+        try:
+            return helm.run([*args, *at, "--timeout", "2m"], executable=self.executable)
+        except helm.HelmError as error:
+            self.plane.check()
+            raise helm.HelmError(f"{error}; {self._describe_pods()}\n{self._describe_events()}") from error
+
+    def _describe_pods(self) -> str:
+        """Return one line, which a test's summary shows whole: helm does not say what it waited for."""
+        pods = json.loads(self.kubectl("get", "pods", "--output=json"))["items"]
+        states = {pod["metadata"]["name"]: pod["status"].get("containerStatuses", pod["status"]) for pod in pods}
+        return f"its pods: {json.dumps(states)}"
+
+    def _describe_events(self) -> str:
+        return self.kubectl("get", "events", "--sort-by=.lastTimestamp", check=False)
 
 
 def ready(pod: Pod) -> bool:

@@ -6,8 +6,19 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-from tools import debian_base, system_packages
+import pytest
 
+from tests.support.certificates import encode_pem_bundle, issue_certificate
+from tests.support.cluster.harness import Namespace, eventually, install_first_release
+from tools.images import debian_base
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.nodes import system_packages
+
+PATIENCE = 120.0
+"""Seconds; the emulation makes everything about ten times slower."""
+START_SECONDS = 400.0
+"""To import the controller takes 11 s of CPU in the emulation."""
 ROOT = Path(__file__).parents[2]
 _IMPORT_ALL = """
 import importlib, pkgutil, platform, controller
@@ -18,9 +29,12 @@ for found in pkgutil.walk_packages(controller.__path__, "controller."):
 """
 
 
-def test_every_module_is_imported(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the files of an image for that processor, with the emulator in it."""
     system_packages.require(system_packages.ARM64)
-    root, wheels = tmp_path / "root", tmp_path / "wheels"
+    folder = tmp_path_factory.mktemp("arm64")
+    root, wheels = folder / "root", folder / "wheels"
     wheels.mkdir()
     debian_base.unpacked(root, "arm64")
     pip = debian_base.wheels(wheels, "arm64")
@@ -31,10 +45,55 @@ def test_every_module_is_imported(tmp_path: Path) -> None:
     emulator = shutil.which("qemu-aarch64-static")
     assert emulator
     shutil.copy(emulator, root)
-    argv = ["chroot", str(root), f"/{Path(emulator).name}", "/usr/bin/python3", "-P", "-c", _IMPORT_ALL]
+    return root
+
+
+@pytest.fixture
+def python(root: Path, tmp_path: Path) -> Path:
+    """Return a program that runs the image's Python, which finds that program again as `sys.executable`."""
+    program = tmp_path / "python3"
+    emulated = f"{root}/qemu-aarch64-static -0 {program} -L {root} {root}/usr/bin/python{debian_base.PYTHON}"
+    program.write_text(f'#!/bin/sh\nPYTHONHOME={root}/usr PYTHONPATH={root}/app exec {emulated} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+def test_every_module_is_imported(root: Path) -> None:
+    argv = ["chroot", str(root), "/qemu-aarch64-static", "/usr/bin/python3", "-P", "-c", _IMPORT_ALL]
     done = subprocess.run(argv, env=os.environ | {"PYTHONPATH": "/app"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     sources = {path.relative_to(ROOT) for path in (ROOT / "controller").rglob("*.py")}
     modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in sources}
     expected = {f"aarch64 {name}" for name in modules - {"controller", "controller.__main__"}}
     assert set(done.stdout.splitlines()) == expected
+
+
+def test_the_controller_syncs_and_rotates(python: Path, tmp_path: Path) -> None:
+    """A secret, and a certificate in PEM. A PFX takes more than its CPU limit in the emulation."""
+    for name in ("plane", "emulator"):
+        (tmp_path / name).mkdir()
+    with ControlPlane(tmp_path / "plane") as plane, Emulator(tmp_path / "emulator") as emulator:
+        emulator.trust_issuer(plane.issuer, plane.ca_file)
+        installed = install_first_release(plane, emulator, tmp_path)
+        workload = installed.workload()
+        workload.python = str(python)
+        with workload:
+            workload.wait_ready(timeout=START_SECONDS)
+            space = Namespace(installed)
+            space.set_secret("a", "1")
+            space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+            space.wait_secret("s", {"k": "1"}, PATIENCE)
+            space.set_secret("a", "2")
+            space.force_sync("s")
+            space.wait_secret("s", {"k": "2"}, PATIENCE)
+            leaf = issue_certificate("arm")
+            emulator.import_certificate(space.vault, "web", encode_pem_bundle(leaf))
+            given = "array:\n  - |\n    objectName: web\n    objectType: secret\n"
+            pair = {"tls.crt": "web/tls.crt", "tls.key": "web/tls.key"}
+            tls = {"type": "kubernetes.io/tls"}
+            space.apply(
+                space.provider_class(name="web", objects=given),
+                space.sync("web", pair, secretProviderClassName="web", secretObject=tls),
+            )
+            eventually(lambda: space.secret_values("web"), lambda found: found.get("tls.crt") == leaf.pem, PATIENCE)
+            assert workload.stop(60) == 0

@@ -3,20 +3,21 @@
 import os
 import subprocess
 
-from tests.cluster.world import for_version
-from tools import helm
-from tools.local_cluster import ControlPlane, assets
+from tests.support.cluster.harness import version_flags
+from tools.cli.common import helm
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.programs import assets
 
 
 def test_ct_install(plane: ControlPlane) -> None:
-    programs = (str(helm.program().parent), str(plane.kubectl_path.parent), os.environ["PATH"])
+    programs = (str(helm.find_executable().parent), str(plane.kubectl_path.parent), os.environ["PATH"])
     done = subprocess.run(
         [
             assets.tool("ct"),
             "install",
             f"--charts={helm.CHART.name}",
             "--helm-extra-args=--timeout 2m",
-            f"--helm-extra-set-args={' '.join(for_version(plane))}",
+            f"--helm-extra-set-args={' '.join(version_flags(plane))}",
         ],
         env={**os.environ, "KUBECONFIG": str(plane.kubeconfig), "PATH": os.pathsep.join(programs)},
         cwd=helm.CHART.parent,

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.world import Namespace
 from tests.node.release import Release
-from tools import helm
+from tests.support.cluster.harness import Namespace
+from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
-from tools.local_cluster import ControlPlane, assets
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.programs import assets
 
 Helm = Callable[[], Path]
 
@@ -22,7 +23,11 @@ def helm_4() -> Path:
 
 @pytest.mark.parametrize(
     ("name", "first", "then"),
-    [("three", helm.program, helm.program), ("four", helm_4, helm_4), ("both", helm.program, helm_4)],
+    [
+        ("three", helm.find_executable, helm.find_executable),
+        ("four", helm_4, helm_4),
+        ("both", helm.find_executable, helm_4),
+    ],
 )
 def test_a_release_lives_and_the_secret_outlives_it(
     plane: ControlPlane, emulator: Emulator, tmp_path: Path, name: str, first: Helm, then: Helm
@@ -31,13 +36,13 @@ def test_a_release_lives_and_the_secret_outlives_it(
     shop = Namespace(release)
 
     def rotates(text: str) -> None:
-        shop.put("db", text)
-        shop.force("db")
+        shop.set_secret("db", text)
+        shop.force_sync("db")
         shop.wait_secret("db", {"password": text})
 
     release.make_namespace()
     assert f"rollout status deployment/{release.full_name}" in release.install()
-    shop.put("db", "installed")
+    shop.set_secret("db", "installed")
     shop.apply(shop.provider_class("db"), shop.sync("db", {"password": "db"}))
     shop.wait_secret("db", {"password": "installed"})
     release.executable = then()
@@ -56,7 +61,9 @@ def test_a_release_lives_and_the_secret_outlives_it(
 
 def test_both_render_the_same() -> None:
     chart = ["template", helm.RELEASE, str(helm.CHART), "--namespace", helm.RELEASE, "--include-crds"]
-    three, four = (list(yaml.safe_load_all(helm.run(chart, executable=each()))) for each in (helm.program, helm_4))
+    three, four = (
+        list(yaml.safe_load_all(helm.run(chart, executable=each()))) for each in (helm.find_executable, helm_4)
+    )
     assert four == three
     helm.run(["lint", "--strict", str(helm.CHART)], executable=helm_4())
 

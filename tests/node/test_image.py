@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools import image
+from tools.images import image
 
 ROOT = Path(__file__).parents[2]
 MOST_PACKED = 25e6
@@ -23,7 +23,7 @@ def config(built: image.Image) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def own(built: image.Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tarfile.TarFile]:
-    """The layer on top of the base."""
+    """Provide the layer on top of the base."""
     with tarfile.open(built.archive) as archive:
         digest = _json(archive, built.digest)["layers"][-1]["digest"]
         with tarfile.open(fileobj=archive.extractfile(_path(digest))) as layer:
@@ -68,7 +68,7 @@ def test_it_holds_the_controller_and_nothing_of_tests_and_tools(own: tarfile.Tar
     } == sources
     unwanted = ("tests", "tools", "pip", "test")
     assert not [name for name in names if any(word in unwanted for word in name.split("/"))]
-    assert not any(entry.mode & 0o022 for entry in own.getmembers() if entry.isfile()), "somebody else can write"
+    assert not any(entry.mode & 0o022 for entry in own.getmembers() if entry.isfile()), "another user can write"
 
 
 def test_that_of_the_test_has_its_own_two_tools_besides(built_test: image.Image) -> None:
@@ -76,10 +76,10 @@ def test_that_of_the_test_has_its_own_two_tools_besides(built_test: image.Image)
         digest = _json(archive, built_test.digest)["layers"][-1]["digest"]
         with tarfile.open(fileobj=archive.extractfile(_path(digest))) as layer:
             sources = {name.removeprefix("app/") for name in layer.getnames() if name.endswith(".py")}
-    folders = ("controller", "tools/keyvault_emulator", "tools/release_test")
+    folders = ("controller", "tools/keyvault_emulator", "tools/helm_test")
     ours = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
     # … and what makes the emulator's certificates.
-    assert {name for name in sources if name.startswith(("controller/", "tools/"))} == ours | {"tools/certify.py"}
+    assert {name for name in sources if name.startswith(("controller/", "tools/"))} == ours | {"tools/pki.py"}
 
 
 def test_it_has_neither_a_compiler_nor_pip(built: image.Image) -> None:

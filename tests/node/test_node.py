@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.world import eventually
-from tools import image
-from tools.local_cluster import ControlPlane, cache, node_init
+from tests.support.cluster.harness import eventually
+from tools.images import image
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.nodes import node_init
+from tools.local_cluster.programs import cache
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -28,7 +30,7 @@ SERVERS = ("kubelet", "kube-proxy", "kube-scheduler", "coredns", "containerd", "
 
 
 def traces() -> dict[str, set[str]]:
-    """What a node could leave on this machine."""
+    """Return what a node could leave on this machine."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return {
         "interfaces": {path.name for path in Path("/sys/class/net").iterdir()},
@@ -59,7 +61,7 @@ def test_pods_reach_names_services_and_this_machine(plane: ControlPlane) -> None
         "    tls = ssl.create_default_context(cafile='/var/run/secrets/kubernetes.io/serviceaccount/ca.crt')\n"
         "    print(urllib.request.urlopen(url + '/readyz', context=tls, timeout=5).read().decode())\n"
     )
-    run = ["run", "asks", f"--image=akv-secret-store:{image.version()}", "--restart=Never"]
+    run = ["run", "asks", f"--image={image.REPOSITORIES['controller']}:{image.version()}", "--restart=Never"]
     plane.kubectl(*run, "--command", "--", "python", "-c", code)
     phase = "--output=jsonpath={.status.phase}"
     eventually(lambda: plane.kubectl("get", "pod", "asks", phase), lambda it: it in ("Succeeded", "Failed"), 60)
@@ -116,7 +118,14 @@ def test_the_command_and_a_server_that_ends(built: image.Image, tmp_path: Path) 
         )  # fmt: skip
         loaded = cluster("load", str(built.archive))
         assert loaded.returncode == 0, loaded.stderr
-        run = ["run", "it", f"--image=akv-secret-store:{image.version()}", "--restart=Never", "--", "--help"]
+        run = [
+            "run",
+            "it",
+            f"--image={image.REPOSITORIES['controller']}:{image.version()}",
+            "--restart=Never",
+            "--",
+            "--help",
+        ]
         cluster("kubectl", "--", *run)
         done = cluster("kubectl", "--", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/it", "--timeout=30s")
         assert done.returncode == 0, done.stderr

@@ -2,13 +2,16 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.chart import registry
-from tools import image, package, release, system_packages
-from tools.local_cluster import assets
+from tools.images import image
+from tools.local_cluster.nodes import system_packages
+from tools.local_cluster.programs import assets
+from tools.release import layout, package
 
 
 def test_a_release_with_the_image_reaches_the_sites_registry(built: image.Image, tmp_path: Path) -> None:
@@ -20,8 +23,8 @@ def test_a_release_with_the_image_reaches_the_sites_registry(built: image.Image,
         assert (folder / "images.txt").read_text() == f"{place}/akv-secret-store@{built.digest}\n"
         done = subprocess.run([folder / "relocate.sh", "--dest-tls-verify=false"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert built.digest in store.manifests[f"akv/{release.NAME}"]
-        for name, repository in (("chart", release.CHART), ("flux", release.MANIFESTS)):
+        assert built.digest in store.manifests[f"akv/{layout.NAME}"]
+        for name, repository in (("chart", layout.CHART), ("flux", layout.MANIFESTS)):
             [described] = json.loads((folder / "oci" / name / "index.json").read_text())["manifests"]
             assert described["digest"] in store.manifests[f"akv/{repository}"]
 
@@ -31,7 +34,7 @@ def test_the_checksums_are_signed_and_what_was_changed_is_found_out(
 ) -> None:
     monkeypatch.setenv("COSIGN_PASSWORD", "only for this test")
     monkeypatch.setenv("TUF_ROOT", str(tmp_path / "tuf"))
-    # Without a network: nobody is asked about the signature.
+    # Without a network: the signature is verified offline.
     alone = ["unshare", "--net", str(assets.tool("cosign"))]
     subprocess.run([*alone, "generate-key-pair"], cwd=tmp_path, check=True, capture_output=True)
     folder, key = tmp_path / "release", tmp_path / "cosign.key"
@@ -46,6 +49,18 @@ def test_the_checksums_are_signed_and_what_was_changed_is_found_out(
     assert package.main(["--changed", "--output", str(tmp_path / "second"), "--sign", str(key)]) == 1
     assert "tools/package: cosign signs nothing with" in capsys.readouterr().err
     assert not (tmp_path / "second").exists()
+
+
+def test_tools_of_a_release_run_without_network_and_package_index(tmp_path: Path) -> None:
+    folder = tmp_path / "release"
+    assert package.main(["--changed", "--with-tools", "--output", str(folder), "--registry", "r.example"]) == 0
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    alone = ["unshare", "--net", str(Path(sys.base_prefix, "bin", "python3")), "-I"]
+    into = tmp_path / "manifests"
+    for argv in (["render", "--no-hooks", "--output", str(into)], ["render", "--images"], ["doctor", "--help"]):
+        done = subprocess.run([*alone, folder / argv[0], *argv[1:]], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert {path.name for path in into.iterdir()} <= {path.name for path in (folder / "manifests").iterdir()}
 
 
 @pytest.mark.parametrize("name", ["pkg:pypi/cryptography@", "pkg:deb/debian/python3", "pkg:deb/debian/libc6@"])

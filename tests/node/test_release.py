@@ -1,4 +1,4 @@
-"""One release's life on a node, told from top to bottom: each test goes on where the one before it ended."""
+"""The life of one release on a node. Each test continues where the one before ended."""
 
 import json
 import time
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.fleet import POLL, fleet
-from tests.cluster.world import CANARY, Installed, Namespace, eventually
 from tests.node.conftest import figures
 from tests.node.release import PATIENCE, Release
+from tests.support.cluster.fault_harness import POLL_INTERVAL, fault_harness
+from tests.support.cluster.harness import CANARY, InstalledRelease, Namespace, eventually
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError
 
@@ -27,22 +27,22 @@ LARGE_SECRETS = 16
 
 @pytest.fixture(scope="module")
 def shop(release: Release) -> Iterator[Namespace]:
-    """A namespace whose SecretSync `db` the whole story is about."""
+    """Provide a namespace whose SecretSync `db` the whole story is about."""
     namespace = Namespace(release)
     yield namespace
     namespace.remove()
 
 
 def stored(shop: Namespace) -> str:
-    """Changes whenever the Secret is written."""
+    """Return the resourceVersion, which changes with each write of the Secret."""
     version: str = shop.get("secret", "db")["metadata"]["resourceVersion"]
     return version
 
 
 def rotates(shop: Namespace, text: str) -> None:
-    """Whoever runs now brings a new value."""
-    shop.put("db", text)
-    shop.force("db")
+    """Check that the running controller syncs a new value."""
+    shop.set_secret("db", text)
+    shop.force_sync("db")
     shop.wait_secret("db", {"password": text})
 
 
@@ -67,7 +67,7 @@ def test_the_upgrade_job_ran_in_a_pod(release: Release) -> None:
 
 
 def test_the_sample_syncs(release: Release, shop: Namespace) -> None:
-    shop.put("db", "first")
+    shop.set_secret("db", "first")
     shop.apply(shop.provider_class("db"), shop.sync("db", {"password": "db"}))
     shop.wait_secret("db", {"password": "first"})
 
@@ -122,16 +122,18 @@ def test_sigterm_reaches_the_first_process(release: Release) -> None:
 def test_a_memory_limit_that_is_hit_loses_nothing(release: Release, shop: Namespace, tmp_path: Path) -> None:
     """The kernel kills what needs more than the pod may have, and the kubelet starts it again."""
     before = stored(shop)
-    polls = ("--set", f"rotationPollIntervalInSeconds={POLL}")
+    polls = ("--set", f"rotationPollIntervalInSeconds={POLL_INTERVAL}")
     release.upgrade(*polls, "--set", f"resources.limits.memory={TIGHT}", "--set", f"resources.requests.memory={TIGHT}")
-    with fleet(Installed(release.plane, release.emulator, release.namespace, tmp_path), "one", "two") as shops:
+    with fault_harness(
+        InstalledRelease(release.plane, release.emulator, release.namespace, tmp_path), "one", "two"
+    ) as shops:
         assert not release.ends()
-        shops.adds_large(shops.spaces["one"], LARGE_SECRETS)
+        shops.add_large_syncs(shops.namespaces["one"], LARGE_SECRETS)
         eventually(release.ends, bool, PATIENCE)
-        shops.endures(10)
+        shops.rotate_during(10)
         assert {end["reason"] for end in release.ends()} == {"OOMKilled"}
         release.upgrade(*polls)  # with the room that the chart gives it
-        shops.closes()
+        shops.assert_recovered()
         assert not release.ends()
     release.upgrade()
     assert stored(shop) == before
@@ -170,11 +172,14 @@ def test_uninstalling_leaves_what_is_the_users(release: Release, shop: Namespace
     assert shop.get("secretsync", "db")
     for crd in CRDS:
         release.plane.kubectl("get", "crd", crd)
-    # The pod takes its time to end, the Deployment is gone by then.
+    # The pod takes its time to end, the Deployment is gone by then. The CRD Job stays for a day, for its log.
+    job = f"{release.full_name}-crds"
     kinds = "deployments,pods,serviceaccounts,jobs,roles,rolebindings"
     eventually(
-        lambda: release.kubectl("get", kinds, "--output=name").split(), lambda it: it == ["serviceaccount/default"]
+        lambda: release.kubectl("get", kinds, f"--selector=job-name!={job}", "--output=name").split(),
+        lambda it: it == ["serviceaccount/default", f"job.batch/{job}"],
     )
+    assert "nothing to do" in release.kubectl("logs", f"job/{job}")
 
 
 def test_another_release_picks_them_up(plane: ControlPlane, release: Release, shop: Namespace) -> None:

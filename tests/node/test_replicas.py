@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from controller.lease import RETRY
-from tests.cluster.world import Namespace, eventually
+from controller.kube.leader_election import RETRY
 from tests.node.conftest import figures
 from tests.node.release import PATIENCE, Pod, Release, ready
+from tests.support.cluster.harness import Namespace, eventually
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError
@@ -30,7 +30,7 @@ def pair(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def shop(pair: Release) -> Iterator[Namespace]:
     namespace = Namespace(pair)
-    namespace.put("db", "first")
+    namespace.set_secret("db", "first")
     namespace.apply(namespace.provider_class("db"), namespace.sync("db", {"password": "db"}))
     namespace.wait_secret("db", {"password": "first"})
     yield namespace
@@ -47,20 +47,20 @@ def lease(pair: Release) -> dict[str, Any]:
 
 
 def leader(pair: Release) -> str:
-    """The name of the pod that leads."""
+    """Return the name of the pod that leads."""
     names = [str(pod["metadata"]["name"]) for pod in pair.pods()]
     [found] = [name for name in names if lease(pair).get("holderIdentity", "").startswith(name)]
     return found
 
 
 def rotates(shop: Namespace, text: str, patience: float = PATIENCE) -> None:
-    shop.put("db", text)
-    shop.force("db")
+    shop.set_secret("db", text)
+    shop.force_sync("db")
     shop.wait_secret("db", {"password": text}, patience)
 
 
 def written(shop: Namespace, since: str) -> list[str]:
-    """The Secret's events after that resourceVersion."""
+    """Return the Secret's events after that resourceVersion."""
     where = f"/api/v1/namespaces/{shop.name}/secrets?watch=true&fieldSelector=metadata.name%3Ddb&timeoutSeconds=1"
     lines = shop.installed.plane.kubectl("get", "--raw", f"{where}&resourceVersion={since}").splitlines()
     return [json.loads(line)["type"] for line in lines]
@@ -87,7 +87,7 @@ def test_the_leader_is_evicted_and_the_other_goes_on(pair: Release, shop: Namesp
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": old, "namespace": pair.namespace}}
     path = f"/api/v1/namespaces/{pair.namespace}/pods/{old}/eviction"
     pair.plane.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
-    # Asked for while nobody leads, or the one or the other: there within the time in which a follower tries again.
+    # Without a leader, or with either one, the value arrives within the retry period of a follower.
     rotates(shop, "evicted", patience=RETRY + 3)
     after = eventually(lambda: lease(pair), lambda found: found["leaseTransitions"] > before["leaseTransitions"])
     gap = datetime.fromisoformat(after["acquireTime"]) - datetime.fromisoformat(before["renewTime"])
@@ -102,7 +102,7 @@ def test_the_leader_is_evicted_and_the_other_goes_on(pair: Release, shop: Namesp
 
 
 def writers_since(pair: Release, moment: str) -> set[str]:
-    """The pods that sent a request to change a Secret, but for dry runs, since then."""
+    """Return the pods that sent a request to change a Secret, but for dry runs, since then."""
     found = set()
     for line in pair.plane.audit_log.read_text().splitlines():
         entry = json.loads(line)

@@ -1,4 +1,4 @@
-"""Installed over what SSE and the CSI driver have brought: their CRDs stay theirs, and what stands in them goes on."""
+"""Install the chart beside SSE and the CSI driver. Their CRDs stay theirs, and their objects continue to work."""
 
 import json
 from collections.abc import Iterator
@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
-from tests.cluster.sse_controller import apply_as_sse
-from tests.cluster.world import Namespace
 from tests.node.release import Release
-from tests.unit import upstream
-from tools import crds, helm
+from tests.support import upstream_crds
+from tests.support.cluster.harness import Namespace
+from tests.support.cluster.sse_controller import apply_as_sse
+from tools.cli.common import helm
+from tools.codegen import crds
 from tools.keyvault_emulator import Emulator
-from tools.local_cluster import ControlPlane, assets
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.programs import assets
 
-SYNCS, CLASSES = (crd["metadata"]["name"] for crd in upstream.definitions())
+SYNCS, CLASSES = (crd["metadata"]["name"] for crd in upstream_crds.build_upstream_crds())
 Manifest = dict[str, Any]
 
 
@@ -25,7 +27,7 @@ def theirs(plane: ControlPlane) -> Iterator[list[Manifest]]:
     """Their CRDs, as each brings them: with labels, annotations and a field manager of its own."""
     every = [crd["metadata"]["name"] for crd in crds.every()]
     plane.kubectl("delete", "crd", *every, "--ignore-not-found")
-    made = upstream.definitions()
+    made = upstream_crds.build_upstream_crds()
     for crd, release, manager in zip(made, ("sse", "csi-driver"), ("helm", "csi-installer"), strict=True):
         crd["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "Helm", "helm.sh/chart": release}
         crd["metadata"]["annotations"] = {"meta.helm.sh/release-name": release, "helm.sh/resource-policy": "keep"}
@@ -46,7 +48,7 @@ def test_it_takes_over_and_leaves_everything(
 ) -> None:
     release = Release(plane, emulator, tmp_path, "over-sse")
     shop = Namespace(release)
-    shop.put("db", "sse")
+    shop.set_secret("db", "sse")
     shop.apply(shop.provider_class("db"), shop.sync("db", {"password": "db"}, theirOwn="kept"))
     apply_as_sse(shop, "db", {"password": "sse"})
     secret = shop.get("secret", "db")
@@ -70,7 +72,7 @@ def test_it_takes_over_and_leaves_everything(
     release.uninstall()
     release.name, release.executable = "over-sse-again", assets.tool("helm")
     assert served(plane, SYNCS)["metadata"]["annotations"] == syncs["metadata"]["annotations"]
-    # That one would apply its CRDs over others', and is refused; told not to, it leaves alone what is there.
+    # This helm would overwrite CRDs of others, and is refused. With the option to skip them, it leaves them unchanged.
     with pytest.raises(helm.HelmError, match=r'conflict with "csi-installer"'):
         release.install()
     release.install("--server-side=false")
@@ -84,6 +86,6 @@ def test_it_takes_over_and_leaves_everything(
 
 
 def rotates(shop: Namespace, text: str) -> None:
-    shop.put("db", text)
-    shop.force("db")
+    shop.set_secret("db", text)
+    shop.force_sync("db")
     shop.wait_secret("db", {"password": text})

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tests.bench.meter import resident
+from tests.support.process_stats import resident_mebibytes
 
 
 class Sample(NamedTuple):
@@ -32,8 +32,8 @@ class Growth(NamedTuple):
 
 
 def sample(pid: int, at: float) -> Sample:
-    """What the process holds now."""
-    return Sample(at, resident(pid), len(os.listdir(f"/proc/{pid}/fd")))  # noqa: PTH208 -- no path is made of them
+    """Return what the process holds now."""
+    return Sample(at, resident_mebibytes(pid), len(os.listdir(f"/proc/{pid}/fd")))  # noqa: PTH208 -- no path is made of them
 
 
 def growth(samples: Sequence[Sample], warm_up: float) -> Growth:

@@ -13,15 +13,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from tests.cluster.world import Installed, Namespace, eventually, metrics, value
 from tests.soak.gauge import Growth, Sample, growth, sample
 from tests.soak.steps import Step, steps
+from tests.support.cluster.harness import InstalledRelease, Namespace, canary_value, eventually, read_metrics
 from tools.local_cluster.errors import ClusterError
-from tools.workload import Workload
+from tools.pods.pod_process import PodProcess
 
 SETTINGS = {"ROTATION_POLL_INTERVAL": "10", "DRIFT_INTERVAL": "60", "LEASE_NAME": ""}
 VAULTS = 4
-# What failed again and again is tried after up to five minutes, and then has its turn.
+# After many failures, the next attempt comes within five minutes.
 SOON = 360.0
 CHECK_EVERY = 10.0
 SAMPLE_EVERY = 1.0
@@ -58,7 +58,11 @@ class Soak:
     """`count` SecretSyncs of one key each, in a few namespaces with a vault each."""
 
     def __init__(
-        self, installed: Installed, controller: Workload, count: int, tell: Callable[[str], None] = lambda _: None
+        self,
+        installed: InstalledRelease,
+        controller: PodProcess,
+        count: int,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.installed = installed
         self.controller = controller
@@ -76,7 +80,7 @@ class Soak:
         self._sampled = self._checked = 0.0
 
     def run(self, seed: int, seconds: float) -> Growth:
-        """All of it; the growth of the last process. What has it happen again is told first."""
+        """Run the soak, and return the memory growth of the last process. Print first how to repeat the run."""
         self.tell(f"--seconds {seconds:g} --count {len(self.objects)} --seed {seed}")
         self.begin()
         before, began = self.calls(), time.monotonic()
@@ -108,8 +112,8 @@ class Soak:
         self.life.clear()
 
     def close(self) -> None:
-        """The closing check: whatever was broken is whole, and everything comes to one more version."""
-        self.installed.emulator.heal()
+        """Check that all faults are over, and that each Secret gets one more version."""
+        self.installed.emulator.clear_faults()
         self.sound()
         for item in self.objects:
             self.put(item)
@@ -117,8 +121,8 @@ class Soak:
         self.sound()
 
     def remove(self) -> None:
-        """Takes the namespaces away."""
-        self.installed.emulator.heal()
+        """Remove the namespaces."""
+        self.installed.emulator.clear_faults()
         for space in self.spaces:
             space.remove()
 
@@ -132,78 +136,78 @@ class Soak:
         """How large the process is now."""
         return f"{self.life[-1].mebibytes:.1f} MiB, {self.life[-1].descriptors} descriptors" if self.life else "new"
 
-    # What is done: each with dice of its own
+    # The actions. Each has its own random source.
 
-    def rotate(self, dice: random.Random) -> None:
-        """Some objects get a new version."""
-        for item in dice.sample(self.objects, min(len(self.objects), dice.randint(1, 10))):
+    def rotate(self, rng: random.Random) -> None:
+        """Give some objects a new version."""
+        for item in rng.sample(self.objects, min(len(self.objects), rng.randint(1, 10))):
             self.put(item)
 
-    def break_vault(self, dice: random.Random) -> None:
-        """A vault fails for a while, while some of its objects are rotated."""
-        space, fault = dice.choice(self.spaces), dice.choice(VAULT_FAULTS)
+    def break_vault(self, rng: random.Random) -> None:
+        """Let a vault fail for a while, and rotate some of its objects meanwhile."""
+        space, fault = rng.choice(self.spaces), rng.choice(VAULT_FAULTS)
         self.installed.emulator.fail(where=space.vault, **fault)
-        for name in dice.sample(self.names, min(len(self.names), 3)):
+        for name in rng.sample(self.names, min(len(self.names), 3)):
             self.put((space.name, name))
-        self.watch_until(time.monotonic() + dice.uniform(1, 15))
-        self.installed.emulator.heal()
+        self.watch_until(time.monotonic() + rng.uniform(1, 15))
+        self.installed.emulator.clear_faults()
 
-    def break_entra(self, dice: random.Random) -> None:
+    def break_entra(self, rng: random.Random) -> None:
         """No new token for a while, and the old ones serve no more."""
         self.installed.emulator.roll_signing_key()
-        self.installed.emulator.fail(dice.choice([429, 500, 503]), where="entra")
-        self.watch_until(time.monotonic() + dice.uniform(1, 10))
-        self.installed.emulator.heal()
+        self.installed.emulator.fail(rng.choice([429, 500, 503]), where="entra")
+        self.watch_until(time.monotonic() + rng.uniform(1, 10))
+        self.installed.emulator.clear_faults()
 
-    def roll_key(self, _dice: random.Random) -> None:
+    def roll_key(self, _rng: random.Random) -> None:
         """Everybody needs a new token."""
         self.installed.emulator.roll_signing_key()
 
-    def scribble(self, dice: random.Random) -> None:
-        """Somebody writes into a Secret."""
-        item = dice.choice(self.objects)
+    def scribble(self, rng: random.Random) -> None:
+        """Edit a Secret as a user."""
+        item = rng.choice(self.objects)
         self.ever[item].add("scribble")
         body = json.dumps({"data": {"k": base64.b64encode(b"scribble").decode()}})
-        with suppress(ClusterError):  # it is being made anew just now
+        with suppress(ClusterError):  # the controller is recreating it
             self.by_name[item[0]].kubectl("patch", "secret", item[1], "--type=merge", "--patch", body)
 
-    def delete_secret(self, dice: random.Random) -> None:
-        """Somebody deletes a Secret."""
-        item = dice.choice(self.objects)
+    def delete_secret(self, rng: random.Random) -> None:
+        """Delete a Secret as a user."""
+        item = rng.choice(self.objects)
         self.uids.pop(item, None)
         self.by_name[item[0]].kubectl("delete", "secret", item[1], "--ignore-not-found", "--wait=false")
 
-    def replace(self, dice: random.Random) -> None:
-        """Somebody deletes a SecretSync and applies it again at once; Kubernetes collects the old one's Secret."""
-        space, name = self.by_name[(item := dice.choice(self.objects))[0]], item[1]
+    def replace(self, rng: random.Random) -> None:
+        """Delete a SecretSync, and apply it again at once. The garbage collector deletes the old Secret."""
+        space, name = self.by_name[(item := rng.choice(self.objects))[0]], item[1]
         self.uids.pop(item, None)
         old = self.uid(item)
         space.kubectl("delete", "secretsync", name)
         space.kubectl("create", "--filename", "-", stdin=_list(space.sync(name, {"k": name})))
         eventually(lambda: self.uid(item), lambda found: found != old or not old, SOON)
 
-    def edit_class(self, dice: random.Random) -> None:
-        """A class changes, and with it all who use it are due."""
-        body = json.dumps({"spec": {"parameters": {"edited": str(dice.getrandbits(32))}}})
-        dice.choice(self.spaces).kubectl("patch", "secretproviderclass", "shop", "--type=merge", "--patch", body)
+    def edit_class(self, rng: random.Random) -> None:
+        """Change a class, which makes all its SecretSyncs due."""
+        body = json.dumps({"spec": {"parameters": {"edited": str(rng.getrandbits(32))}}})
+        rng.choice(self.spaces).kubectl("patch", "secretproviderclass", "shop", "--type=merge", "--patch", body)
 
-    def restart(self, _dice: random.Random) -> None:
-        """The controller is told to stop, and starts."""
+    def restart(self, _rng: random.Random) -> None:
+        """Stop the controller, and start it again."""
         assert self.controller.stop() == 0
         self._start()
 
-    def kill(self, _dice: random.Random) -> None:
-        """The controller is killed, and starts."""
+    def kill(self, _rng: random.Random) -> None:
+        """Kill the controller, and start it again."""
         self.controller.kill()
         self._start()
 
-    def restart_apiserver(self, dice: random.Random) -> None:
-        """The API server is away for a moment, and every watch is cut.
+    def restart_apiserver(self, rng: random.Random) -> None:
+        """Stop the API server for a moment, which ends each watch.
 
         So is the garbage collector's, which then misses that a SecretSync was replaced; a new one does not.
         """
         self.installed.plane.stop_apiserver()
-        time.sleep(dice.uniform(0, 5))
+        time.sleep(rng.uniform(0, 5))
         self.installed.plane.start_apiserver()
         self.installed.plane.restart_controller_manager()
 
@@ -215,12 +219,12 @@ class Soak:
     # What is looked at
 
     def put(self, item: Object) -> None:
-        """A new version of an object."""
+        """Set a new version of an object."""
         self.number += 1
         text = f"{item[0]} {item[1]} {self.number}"
-        self.by_name[item[0]].put(item[1], text)
-        self.newest[item] = value(text)
-        self.ever[item].add(value(text))
+        self.by_name[item[0]].set_secret(item[1], text)
+        self.newest[item] = canary_value(text)
+        self.ever[item].add(canary_value(text))
 
     def look(self) -> dict[Object, tuple[str, dict[str, str]]]:
         """Every Secret's UID and values."""
@@ -232,7 +236,7 @@ class Soak:
         return found
 
     def uid(self, item: Object) -> str:
-        """A Secret's UID; empty where there is none."""
+        """Return the UID of a Secret; an empty text if there is none."""
         return str(self.by_name[item[0]].get("secret", item[1]).get("metadata", {}).get("uid", ""))
 
     def sound(self) -> None:
@@ -240,13 +244,13 @@ class Soak:
         now = self.look()
         for item, uid in self.uids.items():
             assert item in now, f"{item} was deleted"
-            assert now[item][0] == uid, f"{item} was made anew"
+            assert now[item][0] == uid, f"{item} was recreated"
         for item, (_, data) in now.items():
             assert data.keys() == {"k"}, f"{item} has {sorted(data)}"
             assert data["k"] in self.ever[item], f"{item} never had that in its vault"
 
     def behind(self) -> list[Object]:
-        """The Secrets that are not at the newest version."""
+        """Return the Secrets that do not have the newest version."""
         now = self.look()
         late = [item for item in self.objects if now.get(item, ("", {}))[1] != {"k": self.newest[item]}]
         if not late:
@@ -267,12 +271,12 @@ class Soak:
         except AssertionError:
             for item in self.behind():
                 self.tell(f"{item}: {self.by_name[item[0]].get('secretsync', item[1]).get('status')}")
-            self.tell(metrics(self.controller))
+            self.tell(read_metrics(self.controller))
             raise
         self.tell(f"everything is at the newest version after {time.monotonic() - began:.0f} s; {self.size()}")
 
     def watch_until(self, moment: float) -> None:
-        """Samples the process and looks at the Secrets until then (monotonic clock)."""
+        """Sample the process, and check the Secrets, until that time (monotonic clock)."""
         while (now := time.monotonic()) < moment:
             self.measure()
             if now - self._checked >= CHECK_EVERY:
@@ -289,7 +293,7 @@ class Soak:
 
     def calls(self) -> int:
         """How many calls all vaults have had."""
-        return sum(space.calls() for space in self.spaces)
+        return sum(space.count_calls() for space in self.spaces)
 
 
 def _list(*objects: object) -> str:

@@ -33,9 +33,9 @@ class Step(NamedTuple):
 
 def steps(seed: int, seconds: float) -> Iterator[Step]:
     """All of a soak that long."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     at = 0.0
-    while (at := at + dice.uniform(*BETWEEN)) < seconds:
+    while (at := at + rng.uniform(*BETWEEN)) < seconds:
         possible = [deed for deed in WEIGHTS if at < seconds / 2 or deed not in ENDS]
-        (deed,) = dice.choices(possible, [WEIGHTS[name] for name in possible])
-        yield Step(at, deed, dice.getrandbits(32))
+        (deed,) = rng.choices(possible, [WEIGHTS[name] for name in possible])
+        yield Step(at, deed, rng.getrandbits(32))

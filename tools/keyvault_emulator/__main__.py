@@ -1,4 +1,4 @@
-"""`tools/keyvault-emulator`: Azure Key Vault and Entra over HTTPS on this machine."""
+"""`tools/keyvault-emulator`: emulate Azure Key Vault and Entra over HTTPS on this machine."""
 
 import argparse
 import asyncio
@@ -13,22 +13,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.certify import write_private
+from tools.keyvault_emulator.azure.state import EmulatorState, load
 from tools.keyvault_emulator.errors import EmulatorError
 from tools.keyvault_emulator.listener import url_of
-from tools.keyvault_emulator.server import Server
-from tools.keyvault_emulator.state import World, load
+from tools.keyvault_emulator.server import EmulatorServer
+from tools.pki import write_private
 
 DESCRIPTION = """\
-Azure Key Vault and Entra over HTTPS on this machine: what the official clients read (secrets, certificates, keys,
-their versions, with paging, role assignments and real errors), and token exchange with real verification of the
-assertion. Everything is in memory; nothing leaves the machine.
+Emulate Azure Key Vault and Entra over HTTPS on this machine: the objects that the official clients read (secrets,
+certificates, keys and their versions, with paging, role assignments and real errors), and token exchange with real
+verification of the assertion. The state is in memory. The emulator sends no data to other machines.
 """
 
 EPILOG = """\
-addresses, once it runs (the first line on stdout is JSON with them):
+addresses (the first line on stdout is JSON with them):
   a vault       https://127.0.0.1:PORT/<vault>     (or the Host header <vault>.vault.azure.net)
-  an authority  https://127.0.0.1:PORT             (tenants are below it)
+  an authority  https://127.0.0.1:PORT             (its path is the tenant)
   the CA        DIRECTORY/ca.pem
 
 a state file (YAML or JSON):
@@ -45,18 +45,18 @@ a state file (YAML or JSON):
       secrets: {db-password: {versions: [{value: old}, {value: new}]}}
       certificates: {web: {versions: [{file: web.pem}]}}
 
-steering it (every verb, with its arguments, is a method of tools/keyvault_emulator/control.py):
+control API (each verb, with its arguments, is a method of tools/keyvault_emulator/control.py):
   key=$(python3 -c 'import json; print(json.load(open("DIRECTORY/connection.json"))["key"])')
   curl --cacert DIRECTORY/ca.pem -H "Authorization: Bearer $key" https://127.0.0.1:CONTROL_PORT/control/set_secret \\
        -d '{"vault": "my-vault", "name": "db-password", "value": "newer"}'
-  ... /control/cut_off, restore, delay, throttle, fail, heal, firewall, delete, recover, counters
+  ... /control/cut_off, restore, delay, throttle, fail, clear_faults, firewall, delete, recover, counters
 
-exit codes: 0 stopped, 1 failed, 2 a wrong argument or state file
+exit codes: 0 stopped, 1 failed, 2 bad argument or state file
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs until it is told to stop; returns the exit code."""
+    """Run the emulator until a signal stops it, and return the exit code; see `--help`."""
     parser = argparse.ArgumentParser(
         prog="keyvault-emulator",
         description=DESCRIPTION,
@@ -66,30 +66,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--directory",
         type=Path,
-        help="where the CA and Entra's signing key are kept from one start to the next, and where connection.json with "
-        "the addresses and this run's control key is written (default: a new folder below the temporary one)",
+        help="the folder for the CA and Entra's signing key, which later starts reuse, and for connection.json with "
+        "the addresses and the control key (default: a new temporary folder)",
     )
-    parser.add_argument("--state", type=Path, help="what exists at the start, a YAML or JSON file (default: nothing)")
-    parser.add_argument("--address", type=_address, default="127.0.0.1", help="where to listen (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=0, help="for vaults and Entra (default: a free one)")
-    parser.add_argument("--control-port", type=_port, default=0, help="for the control API (default: a free one)")
+    parser.add_argument("--state", type=Path, help="a YAML or JSON file with the state at the start (default: empty)")
+    parser.add_argument(
+        "--address", type=_parse_address, default="127.0.0.1", help="the address to listen on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=_parse_port, default=0, help="the port of vaults and Entra (default: a free one)"
+    )
+    parser.add_argument(
+        "--control-port", type=_parse_port, default=0, help="the port of the control API (default: a free one)"
+    )
     parser.add_argument(
         "--until-stdin-closes",
         action="store_true",
-        help="end when the standard input does, so that it never outlives its parent",
+        help="stop at the end of the standard input, so that the emulator never outlives its parent process",
     )
     parser.add_argument(
         "--log-level",
         choices=["debug", "info", "warning"],
         default="info",
-        help="what goes to stderr; info: refusals and control calls (default: %(default)s)",
+        help="minimum level of messages on stderr; info has refusals and control calls (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(
         stream=sys.stderr, level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
     try:
-        world = _world(options.state)
+        world = _load_world(options.state)
         for port in filter(None, (options.port, options.control_port)):
             _refuse_taken(options.address, port)
     except EmulatorError as problem:
@@ -98,8 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
     directory: Path = options.directory or Path(tempfile.mkdtemp(prefix="keyvault-emulator-"))
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        server = Server(world, directory, options.address, options.port, options.control_port)
-        asyncio.run(_serve(server, directory, options.address, options.until_stdin_closes))
+        server = EmulatorServer(world, directory, options.address, options.port, options.control_port)
+        asyncio.run(_serve_emulator(server, directory, options.address, options.until_stdin_closes))
     except EmulatorError as problem:
         print(f"keyvault-emulator: {problem}", file=sys.stderr)
         return 1
@@ -109,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-async def _serve(server: Server, directory: Path, address: str, until_stdin_closes: bool) -> None:
+async def _serve_emulator(server: EmulatorServer, directory: Path, address: str, until_stdin_closes: bool) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -131,9 +137,9 @@ async def _serve(server: Server, directory: Path, address: str, until_stdin_clos
     await server.control.stop()
 
 
-def _world(state: Path | None) -> World:
+def _load_world(state: Path | None) -> EmulatorState:
     if state is None:
-        return World()
+        return EmulatorState()
     try:
         text = state.read_text()
     except OSError as problem:
@@ -144,21 +150,21 @@ def _world(state: Path | None) -> World:
 
 
 def _refuse_taken(address: str, port: int) -> None:
-    """Two emulators of one user could share a port, and callers would reach either of them."""
+    """Raise `EmulatorError` if the port is in use: two emulators of one user could share it, and split the calls."""
     with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
         raise EmulatorError(f"port {port} is in use; choose another one, or 0 for a free one")
 
 
-def _address(text: str) -> str:
+def _parse_address(text: str) -> str:
     if not re.fullmatch(r"[0-9A-Za-z.:-]+", text):
-        raise argparse.ArgumentTypeError("an address is an IP address of this machine, or a name for one")
+        raise argparse.ArgumentTypeError("expected an IP address of this machine, or a name for one")
     return text
 
 
-def _port(text: str) -> int:
+def _parse_port(text: str) -> int:
     number = int(text) if text.isascii() and text.isdecimal() else -1
     if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+        raise argparse.ArgumentTypeError("expected a port number from 0 to 65535")
     return number
 
 

@@ -5,12 +5,12 @@ import contextlib
 
 from aiohttp import web
 
-from tools.keyvault_emulator.faults import Break
+from tools.keyvault_emulator.faults import Fault
 
 
-async def break_off(request: web.Request, fault: Break) -> web.StreamResponse:
+async def break_off(request: web.Request, fault: Fault) -> web.StreamResponse:
     """Answers, or does not, as the fault says."""
-    text = fault.text().encode()
+    text = fault.content()
     transport = request.transport
     if fault.kind == "answer":
         return web.Response(

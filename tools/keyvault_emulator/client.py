@@ -1,4 +1,4 @@
-"""The control API as Python methods."""
+"""A client for the emulator's control API."""
 
 import base64
 import http.client
@@ -9,19 +9,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tools.keyvault_emulator.azure.state import Allowed, Kind
 from tools.keyvault_emulator.errors import EmulatorError
-from tools.keyvault_emulator.faults import Fault
-from tools.keyvault_emulator.state import Allowed, Kind
+from tools.keyvault_emulator.faults import FaultKind
 from tools.keyvault_emulator.tls import Flaw
 
 Moment = datetime | float | None
-"""A time with its zone, or seconds since 1970, or none."""
+"""A time with its zone, or seconds since 1970, or None."""
 
 
-class Client:
-    """Steers an emulator. Every method blocks for one HTTPS call, and may be called from any thread.
+class ControlClient:
+    """Controls an emulator. Every method blocks for one HTTPS call, and can be called from any thread.
 
-    What the emulator refuses raises EmulatorError with what to change.
+    Every method raises EmulatorError if the emulator refuses the call. The message has the fix.
     """
 
     def __init__(self, host: str, port: int, directory: Path) -> None:
@@ -33,7 +33,7 @@ class Client:
         self._lock = threading.Lock()
 
     def disconnect(self) -> None:
-        """Forgets the connection; the next call makes one, with the key that the directory holds then."""
+        """Close the connection. The next call opens a new one, with the key that the directory then contains."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -42,19 +42,19 @@ class Client:
     # Identities and access
 
     def add_tenant(self, tenant: str) -> None:
-        """Creates a tenant; vaults and identities create theirs by themselves."""
+        """Create a tenant. Vaults and identities create their tenants themselves."""
         self.call("add_tenant", tenant=tenant)
 
     def add_vault(self, name: str, tenant: str, *, suffix: str = "vault.azure.net") -> None:
-        """Creates an empty vault. Tokens for it need the audience https:// and `suffix`."""
+        """Create an empty vault. Tokens for it need the audience https:// and `suffix`."""
         self.call("add_vault", name=name, tenant=tenant, suffix=suffix)
 
     def add_identity(self, client_id: str, tenant: str) -> None:
-        """Creates an identity without rights."""
+        """Create an identity without rights."""
         self.call("add_identity", client_id=client_id, tenant=tenant)
 
     def remove_identity(self, client_id: str) -> None:
-        """Deletes an identity with its federated credentials and roles."""
+        """Delete an identity with its federated credentials and roles."""
         self.call("remove_identity", client_id=client_id)
 
     def trust_issuer(
@@ -65,56 +65,56 @@ class Client:
         discovery: str | None = None,
         jwks: dict[str, Any] | None = None,
     ) -> None:
-        """Allows OIDC discovery at the issuer, with that CA (None: the system's); forgets keys fetched before.
+        """Allow OIDC discovery at the issuer, with that CA (None: the system's), and forget its cached keys.
 
-        `discovery` is the URL to look below instead, where the issuer's own name cannot be resolved from here; `jwks`
-        are its keys where they are known already: then nobody is asked as long as they will do.
+        `discovery` replaces the issuer's URL for discovery, if its host name cannot be resolved from here. `jwks`
+        are the issuer's keys, if they are known: then discovery is only used for other keys.
         """
         ca = ca_file.read_text() if ca_file else None
         self.call("trust_issuer", issuer_url=issuer_url, ca=ca, discovery=discovery, jwks=jwks)
 
     def federate(self, client_id: str, issuer: str, subject: str, audience: str = "api://AzureADTokenExchange") -> None:
-        """Adds a federated credential."""
+        """Add a federated credential."""
         self.call("federate", client_id=client_id, issuer=issuer, subject=subject, audience=audience)
 
     def unfederate(self, client_id: str, issuer: str, subject: str) -> None:
-        """Removes the federated credentials of that issuer and subject."""
+        """Remove the federated credentials with that issuer and subject."""
         self.call("unfederate", client_id=client_id, issuer=issuer, subject=subject)
 
     def assign_role(self, client_id: str, vault: str, role: str = "Key Vault Secrets User") -> None:
-        """Gives an identity a role on a vault; access.ROLES lists them."""
+        """Assign an identity a role on a vault; access.ROLES lists the roles."""
         self.call("assign_role", client_id=client_id, vault=vault, role=role)
 
     def revoke_role(self, client_id: str, vault: str, role: str | None = None) -> None:
-        """Takes a role on a vault away, or all of them."""
+        """Remove a role on a vault, or all of them."""
         self.call("revoke_role", client_id=client_id, vault=vault, role=role)
 
     def set_policy(self, client_id: str, vault: str, permissions: dict[Kind, list[Allowed]]) -> None:
-        """Sets an access policy, such as {"secrets": ["get"]}; the vault works with policies from then on."""
+        """Set an access policy, such as {"secrets": ["get"]}. From then on, the vault ignores roles."""
         self.call("set_policy", client_id=client_id, vault=vault, permissions=permissions)
 
     def firewall(self, vault: str, on: bool) -> None:
-        """On: the vault refuses every caller's address."""
+        """Set whether the firewall of the vault refuses every caller's address."""
         self.call("firewall", vault=vault, on=on)
 
     def public_access(self, vault: str, on: bool) -> None:
-        """Off: only an approved private link leads to the vault, so every caller is refused."""
+        """Set whether the vault accepts public access. Without it, every caller is refused."""
         self.call("public_access", vault=vault, on=on)
 
     def perimeter(self, vault: str, on: bool) -> None:
-        """On: a network security perimeter refuses every caller."""
+        """Set whether a network security perimeter refuses every caller."""
         self.call("perimeter", vault=vault, on=on)
 
     def policy_refusals(self, vault: str, code: str = "AccessDenied", *, on_behalf_of: bool = False) -> None:
-        """How access policies refuse: the inner code, and whether they demand an on-behalf-of flow."""
+        """Set how access policies refuse: the inner code, and whether they require an on-behalf-of flow."""
         self.call("policy_refusals", vault=vault, code=code, on_behalf_of=on_behalf_of)
 
     def api_versions(self, vault: str, versions: list[str]) -> None:
-        """The versions of the REST API that the vault knows, oldest first; none: all that Key Vault knows."""
+        """Set the versions of the REST API that the vault knows, oldest first; an empty list means all."""
         self.call("api_versions", vault=vault, versions=versions)
 
     def page_sizes(self, vault: str, sizes: list[int]) -> None:
-        """How many items the pages of the vault's lists have, in turn; none: as many as there may be."""
+        """Set the numbers of items of successive pages of the vault's lists; an empty list means full pages."""
         self.call("page_sizes", vault=vault, sizes=sizes)
 
     # Objects
@@ -131,7 +131,7 @@ class Client:
         expires: Moment = None,
         tags: dict[str, str] | None = None,
     ) -> str:
-        """Adds a version to a secret and returns its id."""
+        """Add a version to a secret, and return its id."""
         return str(
             self.call(
                 "set_secret",
@@ -140,25 +140,25 @@ class Client:
                 value=value,
                 content_type=content_type,
                 enabled=enabled,
-                not_before=_seconds(not_before),
-                expires=_seconds(expires),
+                not_before=_to_seconds(not_before),
+                expires=_to_seconds(expires),
                 tags=tags,
             )
         )
 
     def import_certificate(self, vault: str, name: str, data: bytes, *, password: str | None = None) -> str:
-        """Adds a version to a certificate, its secret and its key from a PEM or PFX, and returns its id."""
+        """Add a version to a certificate, its secret and its key from a PEM or PFX, and return its id."""
         encoded = base64.b64encode(data).decode()
         return str(self.call("import_certificate", vault=vault, name=name, data=encoded, password=password))
 
     def request_certificate(self, vault: str, name: str) -> None:
-        """Requests a certificate, or another version of one: until one is imported, the request is pending."""
+        """Request a certificate, or another version of one. The request is pending until a version is imported."""
         self.call("request_certificate", vault=vault, name=name)
 
     def create_key(
         self, vault: str, name: str, kty: str = "RSA", *, curve: str = "P-256", release_policy: bool = False
     ) -> str:
-        """Adds a version to a key (RSA, EC on `curve`, RSA-HSM, EC-HSM or oct-HSM), and returns its id."""
+        """Add a version to a key (RSA, EC on `curve`, RSA-HSM, EC-HSM or oct-HSM), and return its id."""
         return str(self.call("create_key", vault=vault, name=name, kty=kty, curve=curve, release_policy=release_policy))
 
     def set_attributes(
@@ -174,7 +174,7 @@ class Client:
         created: Moment = None,
         updated: Moment = None,
     ) -> None:
-        """Changes what is given of one version (None: the newest); `updated` becomes now unless it is given too."""
+        """Change the given attributes of one version (None: the newest). Without `updated`, that becomes now."""
         self.call(
             "set_attributes",
             vault=vault,
@@ -182,56 +182,56 @@ class Client:
             version=version,
             kind=kind,
             enabled=enabled,
-            not_before=_seconds(not_before),
-            expires=_seconds(expires),
-            created=_seconds(created),
-            updated=_seconds(updated),
+            not_before=_to_seconds(not_before),
+            expires=_to_seconds(expires),
+            created=_to_seconds(created),
+            updated=_to_seconds(updated),
         )
 
     def disable_secret(self, vault: str, name: str, version: str | None = None) -> None:
-        """Disables a version of a secret (None: the newest)."""
+        """Disable a version of a secret (None: the newest)."""
         self.set_attributes(vault, name, version, enabled=False)
 
     def enable_secret(self, vault: str, name: str, version: str | None = None) -> None:
-        """Enables a version of a secret (None: the newest)."""
+        """Enable a version of a secret (None: the newest)."""
         self.set_attributes(vault, name, version, enabled=True)
 
     def delete_secret(self, vault: str, name: str, *, kind: Kind = "secrets") -> None:
-        """Deletes softly, a secret or another kind of object."""
+        """Soft-delete a secret, or an object of another kind."""
         self.call("delete", vault=vault, name=name, kind=kind)
 
     def recover_secret(self, vault: str, name: str, *, kind: Kind = "secrets") -> None:
-        """Brings back what was deleted."""
+        """Recover a deleted object."""
         self.call("recover", vault=vault, name=name, kind=kind)
 
     def purge_secret(self, vault: str, name: str, *, kind: Kind = "secrets") -> None:
-        """Ends for good what was deleted."""
+        """Purge a deleted object: it cannot be recovered."""
         self.call("purge", vault=vault, name=name, kind=kind)
 
     # Faults
 
     def cut_off(self) -> None:
-        """Refuses connections to vaults and Entra, and resets those that exist."""
+        """Refuse connections to vaults and Entra, and reset the existing ones."""
         self.call("cut_off")
 
     def restore(self) -> None:
-        """Ends cut_off."""
+        """End `cut_off`: accept connections again."""
         self.call("restore")
 
     def delay(self, seconds: float, operation: str | None = None, *, where: str | None = None) -> None:
-        """Makes calls slower: an operation ("secrets.get", "token"), a vault or "entra" (`where`), or everything."""
+        """Delay the calls of an operation ("secrets.get", "token"), of a vault or "entra" (`where`), or all calls."""
         self.call("delay", seconds=seconds, operation=operation, where=where)
 
     def throttle(self, vault: str, per_10s: int, retry_after: int | None = None) -> None:
-        """Limits a vault's calls; without `retry_after`, refusals do not say when to come again, as Azure's."""
+        """Limit a vault's calls in ten seconds. Without `retry_after`, refusals have no Retry-After, as in Azure."""
         self.call("throttle", vault=vault, per_10s=per_10s, retry_after=retry_after)
 
     def fail(
         self,
         status: int = 503,
         *,
-        kind: Fault = "answer",
-        body: str | None = None,
+        kind: FaultKind = "answer",
+        body: str | bytes | None = None,
         headers: dict[str, str] | None = None,
         operation: str | None = None,
         where: str | None = None,
@@ -239,12 +239,14 @@ class Client:
         seconds: float = 1.0,
         size: int = 100_000_000,
     ) -> None:
-        """Breaks the calls that match; faults.Break says what each kind does."""
+        """Make matching calls fail; `faults.Fault` describes each kind of failure."""
+        raw = base64.b64encode(body).decode() if isinstance(body, bytes) else None
         self.call(
             "fail",
             status=status,
             kind=kind,
-            body=body,
+            body=None if raw else body,
+            raw=raw,
             headers=headers,
             operation=operation,
             where=where,
@@ -254,49 +256,49 @@ class Client:
         )
 
     def refuse_tokens(self, number: int, *, times: int | None = None) -> None:
-        """Has Entra refuse every exchange with that AADSTS number."""
+        """Make Entra refuse every token exchange with that AADSTS number."""
         self.call("refuse_tokens", number=number, times=times)
 
     def certificate_flaw(self, flaw: Flaw) -> None:
-        """Presents a server certificate that is expired, from an unknown CA, or for another name; "none" ends that."""
+        """Present a server certificate that is expired, from an unknown CA or for another name; "none" ends that."""
         self.call("certificate_flaw", flaw=flaw)
 
-    def heal(self) -> None:
-        """Ends cut_off, delays, failures, limits of one's own and certificate flaws. Firewalls stay."""
-        self.call("heal")
+    def clear_faults(self) -> None:
+        """End `cut_off`, delays, failures, changed limits and certificate flaws. Firewalls stay."""
+        self.call("clear_faults")
 
-    # The world as a whole
+    # The whole state
 
     def set_clock(self, offset: float) -> None:
-        """Puts the emulator's clock ahead of the machine's by that many seconds (behind, if negative)."""
+        """Set the emulator's clock ahead of the machine's by `offset` seconds (behind, if negative)."""
         self.call("set_clock", offset=offset)
 
     def set_token_lifetime(self, seconds: int) -> None:
-        """For how long tokens issued from now on are valid."""
+        """Set the lifetime of tokens that are issued from now on, in seconds."""
         self.call("set_token_lifetime", seconds=seconds)
 
     def roll_signing_key(self) -> None:
-        """Gives Entra another key: tokens issued so far are refused."""
+        """Replace Entra's signing key. Vaults then refuse the tokens that were issued before."""
         self.call("roll_signing_key")
 
     def counters(self, *, by_client: bool = False) -> dict[str, int]:
-        """Calls since the last reset: {"my-vault/secrets.get/200": 3, "entra/token/200": 1}; see faults.Counters."""
+        """Return the calls since the last reset: {"my-vault/secrets.get/200": 3, "entra/token/200": 1}."""
         return dict(self.call("counters", by_client=by_client))
 
     def reset_counters(self) -> None:
-        """Starts counting from nothing."""
+        """Set all counters to zero."""
         self.call("reset_counters")
 
     def clear(self) -> None:
-        """Forgets everything, ends every fault and starts counting from nothing: as after the first start."""
+        """Delete everything, end every fault and set all counters to zero, as after the first start."""
         self.call("clear")
 
     def load(self, state_file: Path) -> None:
-        """Replaces everything it holds by a state file (`tools/keyvault-emulator --help` shows one)."""
+        """Replace the whole state with a state file (`tools/keyvault-emulator --help` shows one)."""
         self.call("load", text=state_file.read_text(), folder=str(state_file.resolve().parent))
 
     def call(self, verb: str, **arguments: object) -> Any:
-        """Runs any verb of the control API (the methods of control.Control) and returns its result."""
+        """Call a verb of the control API (the methods of `control.Control`), and return its result."""
         with self._lock:
             if self._connection is None:
                 self._key = json.loads((self.directory / "connection.json").read_text())["key"]
@@ -314,14 +316,14 @@ class Client:
                 self._connection = None
                 raise
         if response.status == 500:
-            raise EmulatorError(f"{verb} failed inside the emulator; {self.directory / 'emulator.log'} tells why")
+            raise EmulatorError(f"{verb} failed inside the emulator; {self.directory / 'emulator.log'} has the reason")
         content = json.loads(answer)
         if "error" in content:
             raise EmulatorError(content["error"])
         return content["result"]
 
 
-def _seconds(moment: Moment) -> int | None:
+def _to_seconds(moment: Moment) -> int | None:
     if isinstance(moment, datetime):
         if moment.tzinfo is None:
             raise EmulatorError(f"{moment} has no time zone; give one, such as datetime.now(UTC)")

@@ -1,4 +1,4 @@
-"""The control API: every public method of `Control` is a verb, `POST /control/<verb>` with its arguments as JSON."""
+"""The control API: each public method of `Control` is a verb, `POST /control/<verb>` with JSON arguments."""
 
 import base64
 import inspect
@@ -10,46 +10,46 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from tools.keyvault_emulator import certificates, state
-from tools.keyvault_emulator.access import ROLES
-from tools.keyvault_emulator.entra_numbers import AADSTS, ENTRA_URI
-from tools.keyvault_emulator.errors import EmulatorError, entra_error
-from tools.keyvault_emulator.faults import Break, Fault, Limiter
-from tools.keyvault_emulator.routes import ENTRA
-from tools.keyvault_emulator.state import (
+from tools.keyvault_emulator.azure import certificates, state
+from tools.keyvault_emulator.azure.access import ROLES
+from tools.keyvault_emulator.azure.entra_numbers import AADSTS, ENTRA_URI
+from tools.keyvault_emulator.azure.routes import ENTRA
+from tools.keyvault_emulator.azure.state import (
     FEDERATED_LIMIT,
     Allowed,
-    Federated,
+    FederatedCredential,
     Identity,
-    Issuer,
     Kind,
+    TokenIssuer,
     Vault,
     Version,
 )
+from tools.keyvault_emulator.errors import EmulatorError, entra_error
+from tools.keyvault_emulator.faults import Fault, FaultKind, RateLimiter
 from tools.keyvault_emulator.tls import Flaw
 
 if TYPE_CHECKING:
-    from tools.keyvault_emulator.server import Server
+    from tools.keyvault_emulator.server import EmulatorServer
 
 LOG = logging.getLogger(__name__)
 
 
 class Control:
-    """The verbs. Arguments are checked against the methods' annotations before they are called."""
+    """The verbs of the control API. Arguments are checked against the annotations before a method is called."""
 
-    def __init__(self, server: "Server") -> None:
+    def __init__(self, server: "EmulatorServer") -> None:
         self._server = server
         self._world = server.world
         self._verbs: dict[str, tuple[Callable[..., Any], type[msgspec.Struct]]] = {
-            name: (method, _arguments(method))
+            name: (method, _arguments_struct(method))
             for name, method in inspect.getmembers(self, inspect.ismethod)
             if not name.startswith("_") and name != "call"
         }
 
     async def call(self, verb: str, body: bytes) -> object:
-        """Runs a verb with JSON arguments; EmulatorError names the argument that is wrong."""
+        """Call a verb with JSON arguments, and return its result. Raise `EmulatorError`."""
         if verb not in self._verbs:
-            raise EmulatorError(f"{verb!r} is no verb; there are {', '.join(sorted(self._verbs))}")
+            raise EmulatorError(f"{verb!r} is not a verb; the verbs are {', '.join(sorted(self._verbs))}")
         method, arguments = self._verbs[verb]
         try:
             given = msgspec.json.decode(body or b"{}", type=arguments)
@@ -64,23 +64,23 @@ class Control:
     # Identities and access
 
     def add_tenant(self, tenant: str) -> None:
-        """Creates a tenant; vaults and identities create theirs by themselves."""
+        """Create a tenant. Vaults and identities create their tenants themselves."""
         self._world.tenants.append(tenant)
 
     def add_vault(self, name: str, tenant: str, suffix: str = "vault.azure.net", rbac: bool = True) -> None:
-        """Creates an empty vault, or leaves one of that name as it is; it must be in the same tenant and cloud."""
+        """Create an empty vault, unless it exists. An existing one must have the same tenant and cloud."""
         vault = self._world.vaults.setdefault(name.lower(), Vault(tenant=tenant, name=name, suffix=suffix, rbac=rbac))
         if (vault.tenant, vault.suffix) != (tenant, suffix):
             raise EmulatorError(f"name: {name!r} exists in tenant {vault.tenant} with suffix {vault.suffix}")
 
     def add_identity(self, client_id: str, tenant: str) -> None:
-        """Creates an identity without rights, or leaves one with that client id, in the same tenant, as it is."""
+        """Create an identity without rights, unless it exists. An existing one must have the same tenant."""
         identity = self._world.identities.setdefault(client_id.lower(), Identity(tenant=tenant))
         if identity.tenant != tenant:
             raise EmulatorError(f"client_id: {client_id} exists in tenant {identity.tenant}")
 
     def remove_identity(self, client_id: str) -> None:
-        """Deletes an identity with its federated credentials and roles."""
+        """Delete an identity with its federated credentials and roles."""
         self._world.identity(client_id)
         del self._world.identities[client_id.lower()]
 
@@ -91,16 +91,16 @@ class Control:
         discovery: str | None = None,
         jwks: dict[str, object] | None = None,
     ) -> None:
-        """Allows OIDC discovery at an issuer. `ca` is PEM text; `discovery` replaces the issuer's URL for the look.
+        """Allow OIDC discovery at an issuer. `ca` is PEM text; `discovery` replaces the issuer's URL for discovery.
 
-        `jwks` are keys that are known already: nobody is asked as long as they will do.
+        `jwks` are the issuer's keys, if they are known: then discovery is only used for other keys.
         """
-        self._world.issuers[issuer_url] = Issuer(ca=ca, discovery=discovery, jwks=jwks)
+        self._world.issuers[issuer_url] = TokenIssuer(ca=ca, discovery=discovery, jwks=jwks)
 
     def federate(self, client_id: str, issuer: str, subject: str, audience: str = "api://AzureADTokenExchange") -> None:
-        """Adds a federated credential."""
+        """Add a federated credential."""
         identity = self._world.identity(client_id)
-        credential = Federated(issuer=issuer, subject=subject, audience=audience)
+        credential = FederatedCredential(issuer=issuer, subject=subject, audience=audience)
         if credential in identity.federated:
             return
         if len(identity.federated) >= FEDERATED_LIMIT:
@@ -108,41 +108,41 @@ class Control:
         identity.federated.append(credential)
 
     def unfederate(self, client_id: str, issuer: str, subject: str) -> None:
-        """Removes the federated credentials of that issuer and subject."""
+        """Remove the federated credentials with that issuer and subject."""
         identity = self._world.identity(client_id)
         identity.federated = [each for each in identity.federated if (each.issuer, each.subject) != (issuer, subject)]
 
     def assign_role(self, client_id: str, vault: str, role: str) -> None:
-        """Gives an identity a role on a vault."""
+        """Assign an identity a role on a vault."""
         known = next((each for each in ROLES if each == role), None)
         if known is None:
-            raise EmulatorError(f"role: {role!r} is not known; there are {', '.join(ROLES)}")
+            raise EmulatorError(f"role: {role!r} is not known; the roles are {', '.join(ROLES)}")
         roles = self._world.identity(client_id).roles.setdefault(self._world.vault(vault).name.lower(), [])
         if known not in roles:
             roles.append(known)
 
     def revoke_role(self, client_id: str, vault: str, role: str | None = None) -> None:
-        """Takes a role on a vault away, or all of them."""
+        """Remove a role on a vault, or all of them."""
         roles = self._world.identity(client_id).roles
         key = self._world.vault(vault).name.lower()
         roles[key] = [each for each in roles.get(key, []) if role is not None and each != role]
 
     def set_policy(self, client_id: str, vault: str, permissions: dict[Kind, list[Allowed]]) -> None:
-        """Sets an access policy, such as {"secrets": ["get"]}; the vault works with policies from then on."""
+        """Set an access policy, such as {"secrets": ["get"]}. From then on, the vault ignores roles."""
         holder = self._world.vault(vault)
         holder.rbac = False
         self._world.identity(client_id).policies[holder.name.lower()] = permissions
 
     def firewall(self, vault: str, on: bool) -> None:
-        """On: the vault refuses every caller's address."""
+        """Set whether the firewall of the vault refuses every caller's address."""
         self._world.vault(vault).firewall = on
 
     def public_access(self, vault: str, on: bool) -> None:
-        """Off: only an approved private link leads to the vault, so every caller is refused."""
+        """Set whether the vault accepts public access. Without it, every caller is refused."""
         self._world.vault(vault).public_access = on
 
     def perimeter(self, vault: str, on: bool) -> None:
-        """On: a network security perimeter refuses every caller."""
+        """Set whether a network security perimeter refuses every caller."""
         self._world.vault(vault).perimeter = on
 
     def policy_refusals(
@@ -151,18 +151,18 @@ class Control:
         code: Literal["AccessDenied", "ForbiddenByPolicy"] = "AccessDenied",
         on_behalf_of: bool = False,
     ) -> None:
-        """How access policies refuse: the inner code, and whether they demand an on-behalf-of flow."""
+        """Set how access policies refuse: the inner code, and whether they require an on-behalf-of flow."""
         holder = self._world.vault(vault)
         holder.policy_refusal, holder.on_behalf_of = code, on_behalf_of
 
     def api_versions(self, vault: str, versions: list[str]) -> None:
-        """The versions of the REST API that the vault knows, oldest first; none: all that Key Vault knows."""
+        """Set the versions of the REST API that the vault knows, oldest first; an empty list means all."""
         self._world.vault(vault).api_versions = versions
 
     def page_sizes(self, vault: str, sizes: list[int]) -> None:
-        """How many items the pages of the vault's lists have, in turn; none: as many as there may be."""
+        """Set the numbers of items of successive pages of the vault's lists; an empty list means full pages."""
         if sizes and not any(sizes):
-            raise EmulatorError("sizes: a list of empty pages alone has no end; make one of them larger")
+            raise EmulatorError("sizes: a list of only empty pages never ends; make one of them larger")
         self._world.vault(vault).page_sizes = sizes
 
     # Objects
@@ -178,7 +178,7 @@ class Control:
         expires: int | None = None,
         tags: dict[str, str] | None = None,
     ) -> str:
-        """Adds a version to a secret and returns its id. Times in seconds since 1970."""
+        """Add a version to a secret, and return its id. Times are in seconds since 1970."""
         version = Version(
             value=value,
             content_type=content_type,
@@ -190,7 +190,7 @@ class Control:
         return self._world.put_version(vault, "secrets", name, version)
 
     def import_certificate(self, vault: str, name: str, data: str, password: str | None = None) -> str:
-        """Adds a version to a certificate from a PEM or PFX in base64, and returns its id."""
+        """Add a version to a certificate from a PEM or PFX in base64, and return its id."""
         try:
             raw = base64.b64decode(data, validate=True)
         except ValueError as problem:
@@ -200,13 +200,13 @@ class Control:
         return self._world.put_version(vault, "certificates", name, version)
 
     def request_certificate(self, vault: str, name: str) -> None:
-        """Requests a certificate, or another version of one: until one is imported, the request is pending."""
+        """Request a certificate, or another version of one. The request is pending until a version is imported."""
         self._world.request_certificate(vault, name)
 
     def create_key(
         self, vault: str, name: str, kty: str = "RSA", curve: str = "P-256", release_policy: bool = False
     ) -> str:
-        """Adds a version to a key and returns its id. Its private half is dropped.
+        """Add a version to a key, and return its id. The private key is not stored.
 
         `kty` is RSA (2048 bits), EC (on `curve`), or one of them in hardware, with the suffix -HSM, or oct-HSM.
         """
@@ -225,7 +225,7 @@ class Control:
         created: int | None = None,
         updated: int | None = None,
     ) -> None:
-        """Changes what is given of one version (None: the newest); `updated` becomes now unless it is given too."""
+        """Change the given attributes of one version (None: the newest). Without `updated`, that becomes now."""
         for each in self._world.versions(vault, kind, name, version):
             changes = {"enabled": enabled, "not_before": not_before, "expires": expires, "created": created}
             for field, value in changes.items():
@@ -234,19 +234,19 @@ class Control:
             each.updated = int(self._world.now()) if updated is None else updated
 
     def delete(self, vault: str, name: str, kind: Kind = "secrets") -> None:
-        """Deletes an object softly: it can be recovered, and its name cannot be used."""
-        self._entry(vault, name, kind, deleted=False).deleted = True
+        """Soft-delete an object: it can be recovered, and its name cannot be used."""
+        self._find_entry(vault, name, kind, deleted=False).deleted = True
 
     def recover(self, vault: str, name: str, kind: Kind = "secrets") -> None:
-        """Brings a deleted object back."""
-        self._entry(vault, name, kind, deleted=True).deleted = False
+        """Recover a deleted object."""
+        self._find_entry(vault, name, kind, deleted=True).deleted = False
 
     def purge(self, vault: str, name: str, kind: Kind = "secrets") -> None:
-        """Ends a deleted object for good."""
-        self._entry(vault, name, kind, deleted=True)
+        """Purge a deleted object: it cannot be recovered."""
+        self._find_entry(vault, name, kind, deleted=True)
         del getattr(self._world.vault(vault), kind)[name.lower()]
 
-    def _entry(self, vault: str, name: str, kind: Kind, *, deleted: bool) -> state.Entry:
+    def _find_entry(self, vault: str, name: str, kind: Kind, *, deleted: bool) -> state.Entry:
         entry: state.Entry | None = getattr(self._world.vault(vault), kind).get(name.lower())
         if entry is None or entry.deleted is not deleted:
             raise EmulatorError(f"name: vault {vault!r} has no {'deleted ' if deleted else ''}{kind[:-1]} {name!r}")
@@ -255,27 +255,28 @@ class Control:
     # Faults
 
     def cut_off(self) -> None:
-        """Refuses connections to vaults and Entra, and resets those that exist."""
+        """Refuse connections to vaults and Entra, and reset the existing ones."""
         self._server.data.close()
 
     async def restore(self) -> None:
-        """Ends cut_off."""
+        """End `cut_off`: accept connections again."""
         await self._server.data.open()
 
     def delay(self, seconds: float, operation: str | None = None, where: str | None = None) -> None:
-        """Makes calls slower: an operation ("secrets.get", "token"), a vault or "entra", or everything."""
+        """Delay the calls of an operation ("secrets.get", "token"), of a vault or "entra" (`where`), or all calls."""
         self._server.faults.delay(seconds, where, operation)
 
     def throttle(self, vault: str, per_10s: int, retry_after: int | None = None) -> None:
-        """Limits a vault's calls; without `retry_after`, refusals do not say when to come again, as Azure's."""
+        """Limit a vault's calls in ten seconds. Without `retry_after`, refusals have no Retry-After, as in Azure."""
         self._world.vault(vault)
-        self._server.faults.throttle(vault, Limiter(per_10s, retry_after))
+        self._server.faults.throttle(vault, RateLimiter(per_10s, retry_after))
 
     def fail(
         self,
         status: int = 503,
-        kind: Fault = "answer",
+        kind: FaultKind = "answer",
         body: str | None = None,
+        raw: bytes | None = None,
         headers: dict[str, str] | None = None,
         operation: str | None = None,
         where: str | None = None,
@@ -283,13 +284,14 @@ class Control:
         seconds: float = 1.0,
         size: int = 100_000_000,
     ) -> None:
-        """Breaks calls; faults.Break says what each kind does."""
+        """Make matching calls fail; `Fault` describes each kind of failure."""
         self._server.faults.fail(
-            Break(
+            Fault(
                 kind=kind,
                 status=status,
                 headers=headers or {},
                 body=body,
+                raw=raw,
                 where=where,
                 operation=operation,
                 times=times,
@@ -299,65 +301,65 @@ class Control:
         )
 
     def refuse_tokens(self, number: int, times: int | None = None) -> None:
-        """Has Entra refuse every exchange with that AADSTS number, in its own words where they are known."""
-        status, error, text = AADSTS.get(number, (400, "invalid_request", "Words without a meaning."))
+        """Make Entra refuse every token exchange with that AADSTS number, with Entra's own message if it is known."""
+        status, error, text = AADSTS.get(number, (400, "invalid_request", "A refusal without a known message."))
         body = entra_error(status, error, number, text, now=self._world.now(), error_uri=ENTRA_URI).body
         self._server.faults.fail(
-            Break(status=status, body=json.dumps(body), where=ENTRA, operation="token", times=times)
+            Fault(status=status, body=json.dumps(body), where=ENTRA, operation="token", times=times)
         )
 
     def certificate_flaw(self, flaw: Flaw) -> None:
-        """Presents a server certificate that is expired, from an unknown CA, or for another name; "none" ends that."""
+        """Present a server certificate that is expired, from an unknown CA or for another name; "none" ends that."""
         self._server.present(flaw)
         self._server.data.reset()
 
-    async def heal(self) -> None:
-        """Ends cut_off, delays, failures, limits of one's own and certificate flaws. Firewalls stay."""
-        self._server.faults.heal()
+    async def clear_faults(self) -> None:
+        """End `cut_off`, delays, failures, changed limits and certificate flaws. Firewalls stay."""
+        self._server.faults.clear_faults()
         self.certificate_flaw("none")
         await self.restore()
 
-    # The world as a whole
+    # The whole state
 
     def set_clock(self, offset: float) -> None:
-        """Puts the emulator's clock ahead of the machine's by that many seconds (behind, if negative)."""
+        """Set the emulator's clock ahead of the machine's by `offset` seconds (behind, if negative)."""
         self._world.clock_offset = offset
 
     def set_token_lifetime(self, seconds: int) -> None:
-        """For how long tokens issued from now on are valid."""
+        """Set the lifetime of tokens that are issued from now on, in seconds."""
         self._world.token_lifetime = seconds
 
     def roll_signing_key(self) -> None:
-        """Gives Entra another key: tokens issued so far are refused."""
+        """Replace Entra's signing key. Vaults then refuse the tokens that were issued before."""
         self._server.signer.roll()
 
     def counters(self, by_client: bool = False) -> dict[str, int]:
-        """Calls since the last reset, by "<vault or entra>/<operation>/<status>"."""
+        """Return the calls since the last reset, by "<vault or entra>/<operation>/<status>"."""
         return self._server.counters.totals(by_client)
 
     def reset_counters(self) -> None:
-        """Starts counting from nothing."""
+        """Set all counters to zero."""
         self._server.counters.reset()
 
     def dump(self) -> str:
-        """Everything there is, secret values included, as text for `load`."""
+        """Return the whole state, with secret values, as text for `load`."""
         return state.dump(self._world).decode()
 
     async def clear(self) -> None:
-        """Forgets everything, ends every fault and starts counting from nothing."""
+        """Delete everything, end every fault and set all counters to zero."""
         self.load("{}")
         self.reset_counters()
-        await self.heal()
+        await self.clear_faults()
 
     def load(self, text: str, folder: str = ".") -> None:
-        """Replaces everything there is; `folder` is where files named in it are found."""
+        """Replace the whole state. `folder` is the base of the paths of files in the text."""
         new = state.load(text, Path(folder))
         for field in new.__struct_fields__:
             setattr(self._world, field, getattr(new, field))
 
 
-def _arguments(method: Callable[..., Any]) -> type[msgspec.Struct]:
-    """A struct with the parameters of `method`, so that msgspec checks them and names the one that is wrong."""
+def _arguments_struct(method: Callable[..., Any]) -> type[msgspec.Struct]:
+    """Return a struct with the parameters of `method`, with which msgspec checks arguments and names a wrong one."""
     fields = [
         (name, parameter.annotation)
         if parameter.default is parameter.empty

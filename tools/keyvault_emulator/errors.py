@@ -1,4 +1,4 @@
-"""The refusals of Key Vault and of Entra, in the shapes that their clients parse, and the emulator's own errors."""
+"""Build the error answers of Key Vault and Entra in the forms that their clients parse."""
 
 import uuid
 from datetime import UTC, datetime
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class EmulatorError(Exception):
-    """The emulator was asked for something that it cannot do; the message says what and how to put it right."""
+    """The emulator cannot do what the caller requests. The message has the cause and the fix."""
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of this program
-    """An answer other than success, ready to be sent: HTTP status, JSON body, extra headers."""
+    """An error answer to send: HTTP status, JSON body, extra headers."""
 
     def __init__(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         super().__init__(f"{status} {body}")
@@ -22,7 +22,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of this
 def vault_error(
     status: int, code: str, message: str, *, inner: str | None = None, headers: dict[str, str] | None = None
 ) -> Refusal:
-    """A refusal by a vault: `{"error": {"code", "message", "innererror": {"code"}}}`."""
+    """Return the refusal of a vault: `{"error": {"code", "message", "innererror": {"code"}}}`."""
     error: dict[str, Any] = {"code": code, "message": message}
     if inner:
         error["innererror"] = {"code": inner}
@@ -39,7 +39,7 @@ def entra_error(
     error_uri: str,
     correlation: str | None = None,
 ) -> Refusal:
-    """A refusal by Entra's token endpoint: OAuth's `error` beside the AADSTS number, in text and as `error_codes`."""
+    """Return the refusal of Entra's token endpoint: OAuth's `error`, and the AADSTS number twice."""
     trace, correlation = str(uuid.uuid4()), correlation or str(uuid.uuid4())
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     return Refusal(

@@ -1,4 +1,4 @@
-"""An HTTPS port that can be closed and opened again without losing its number."""
+"""An HTTPS port that can be closed and opened again with the same number."""
 
 import asyncio
 import socket
@@ -10,13 +10,13 @@ from tools.keyvault_emulator.errors import EmulatorError
 
 
 class Listener:
-    """An HTTPS port that can stop accepting and come back.
+    """An HTTPS port that can be closed and opened again.
 
-    A second socket, bound and never listening, keeps the port from being given to another process meanwhile.
+    A second socket is bound to the port and never listens, so that no other process gets the port in the meantime.
     """
 
     def __init__(self, app: web.Application, address: str, port: int, context: ssl.SSLContext) -> None:
-        # Whoever is still being answered (slowly, on purpose, perhaps) does not delay the end.
+        # An answer that is still being sent, perhaps slowly on purpose, does not delay the end.
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=3600, shutdown_timeout=0.1)
         self._context = context
         self._reserved = reserve(address, port)
@@ -25,7 +25,7 @@ class Listener:
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Accepts connections."""
+        """Start to accept connections. Raise `EmulatorError` if the port is taken."""
         if self._runner.server is None:
             await self._runner.setup()
         if self._server is None:
@@ -35,32 +35,32 @@ class Listener:
             )
 
     def close(self) -> None:
-        """Refuses connections and resets those that exist."""
+        """Refuse connections, and reset the existing ones."""
         if self._server is not None:
             self._server.close()
             self._server = None
         self.reset()
 
     def reset(self) -> None:
-        """Resets the connections that exist."""
+        """Reset the existing connections."""
         for connection in self._runner.server.connections if self._runner.server else []:
             if connection.transport is not None:
                 connection.transport.abort()
 
     async def stop(self) -> None:
-        """Ends for good."""
+        """Close the port, and release its number."""
         self.close()
         await self._runner.cleanup()
         self._reserved.close()
 
 
 def url_of(address: str, port: int) -> str:
-    """The https URL of an IP address or name and a port."""
+    """Return the https URL of an IP address or host name and a port."""
     return f"https://[{address}]:{port}" if ":" in address else f"https://{address}:{port}"
 
 
 def reserve(address: str, port: int) -> socket.socket:
-    """A socket bound to the port (0: a free one), in a way that only processes of the same user can bind it too."""
+    """Return a socket that is bound to the port (0: a free one). Only processes of the same user can bind it, too."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -1,4 +1,4 @@
-"""The emulator as a process of one's own."""
+"""Run the emulator in a separate process."""
 
 import contextlib
 import http.client
@@ -11,26 +11,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tools.keyvault_emulator.client import Client
+from tools.keyvault_emulator.client import ControlClient
 from tools.keyvault_emulator.errors import EmulatorError
 from tools.keyvault_emulator.listener import reserve, url_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
 START_SECONDS = 30.0
-"""A start takes under 1.5 s on an idle machine; beyond this it has failed."""
+"""A start takes less than 1.5 s on an idle machine. After this time, it has failed."""
 
 
-class Emulator(Client):
-    """A running emulator. What it holds survives `restart`, and its addresses never change.
+class Emulator(ControlClient):
+    """A running emulator. Its objects survive `restart`, and its addresses never change.
 
-    `directory` gets its CA, its log and its keys. The process ends with this one, however this one ends. Every method
-    that the emulator refuses raises EmulatorError with what to change; methods block for one local HTTPS call.
+    `directory` gets its CA, its log and its keys. The emulator ends with this process. Every method
+    raises EmulatorError if the emulator refuses the call, and blocks for one local HTTPS call.
     """
 
-    def __init__(self, directory: Path, *, address: str = "127.0.0.1") -> None:
+    def __init__(self, directory: Path, *, address: str = "127.0.0.1", port: int = 0) -> None:
         self._address = address
-        self._reserved = [reserve(address, 0), reserve(address, 0)]
+        self._reserved = [reserve(address, port), reserve(address, 0)]
         self._port, control_port = (each.getsockname()[1] for each in self._reserved)
         super().__init__(address, control_port, directory)
         self.url = url_of(address, self._port)
@@ -52,16 +52,16 @@ class Emulator(Client):
     ) -> None:
         self.close()
 
-    # Life
+    # Start and stop
 
     def close(self) -> None:
-        """Ends the process for good and gives its ports back."""
+        """End the process, and release its ports."""
         self._end()
         for sock in self._reserved:
             sock.close()
 
     def start(self) -> None:
-        """Starts the process and waits until it answers; with what the last one held, if it was stopped."""
+        """Start the process with the objects of the last `stop`, and wait until it answers. Raise `EmulatorError`."""
         if self._process is not None:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -93,19 +93,19 @@ class Emulator(Client):
             self.call("load", text=self._snapshot)
 
     def stop(self) -> None:
-        """Ends the process in an orderly way and keeps what it held for the next start."""
+        """Stop the process, and keep its objects for the next start."""
         if self._process is None:
             return
-        with contextlib.suppress(OSError, http.client.HTTPException):  # it may have died already
+        with contextlib.suppress(OSError, http.client.HTTPException):  # it may have ended already
             self._snapshot = self.call("dump")
         self._end()
 
     def kill(self) -> None:
-        """Ends the process at once; the next start knows what the last `stop` kept."""
+        """Kill the process. The next start has the objects of the last `stop`."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stops and starts it: same addresses, same CA, same objects, no faults."""
+        """Stop and start the emulator: same addresses, same CA, same objects, no faults."""
         self.stop()
         self.start()
 
@@ -126,7 +126,7 @@ class Emulator(Client):
 
 
 def _first_line(process: subprocess.Popen[str], seconds: float) -> str:
-    """What the process says first; empty if it ends or stays silent for too long."""
+    """Return the first line of the process; an empty text if it ends, or prints nothing for `seconds`."""
     assert process.stdout is not None  # noqa: S101 - it was started with a pipe
     watchdog = threading.Timer(seconds, process.kill)
     watchdog.daemon = True

@@ -1,4 +1,4 @@
-"""The HTTPS side: one port for vaults and Entra, another for the control API, so that the first can be cut off."""
+"""Serve vaults and Entra on one HTTPS port, and the control API on another, so that the first can be cut off."""
 
 import asyncio
 import hashlib
@@ -12,35 +12,35 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from tools.keyvault_emulator import access, keyvault, routes
+from tools.keyvault_emulator.azure import access, keyvault, routes
+from tools.keyvault_emulator.azure.entra import EntraEmulation
+from tools.keyvault_emulator.azure.envelope import envelope
+from tools.keyvault_emulator.azure.issuers import IssuerKeys
+from tools.keyvault_emulator.azure.routes import ENTRA, Route
+from tools.keyvault_emulator.azure.state import EmulatorState
+from tools.keyvault_emulator.azure.tokens import TokenSigner, unauthorized
 from tools.keyvault_emulator.breaking import break_off
 from tools.keyvault_emulator.control import Control
-from tools.keyvault_emulator.entra import Entra
-from tools.keyvault_emulator.envelope import envelope
 from tools.keyvault_emulator.errors import EmulatorError, Refusal, vault_error
-from tools.keyvault_emulator.faults import Counters, Faults
-from tools.keyvault_emulator.issuers import Issuers
+from tools.keyvault_emulator.faults import CallCounters, FaultTable
 from tools.keyvault_emulator.listener import Listener
-from tools.keyvault_emulator.routes import ENTRA, Route
-from tools.keyvault_emulator.state import World
 from tools.keyvault_emulator.tls import Authority, Flaw
-from tools.keyvault_emulator.tokens import Signer, unauthorized
 
 LOG = logging.getLogger(__name__)
 
 ANONYMOUS = "-"
-"""Counted as the client id of calls that named nobody."""
+"""The client id in the counters for calls without an identity."""
 
 
-class Server:
-    """The emulator in this process: the world, and the two ports to it."""
+class EmulatorServer:
+    """The emulator in this process: its state and its two ports."""
 
-    def __init__(self, world: World, folder: Path, address: str, port: int, control_port: int) -> None:
+    def __init__(self, world: EmulatorState, folder: Path, address: str, port: int, control_port: int) -> None:
         self.world = world
-        self.faults = Faults()
-        self.counters = Counters()
-        self.signer = Signer(folder)
-        self._entra = Entra(world, self.signer, Issuers(world))
+        self.faults = FaultTable()
+        self.counters = CallCounters()
+        self.signer = TokenSigner(folder)
+        self._entra = EntraEmulation(world, self.signer, IssuerKeys(world))
         self._folder = folder
         self._address = address
         self.authority = Authority(folder)
@@ -49,7 +49,7 @@ class Server:
         control_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.authority.load_into(control_context, folder, [address])
         data = web.Application(client_max_size=1 << 20)
-        data.router.add_route("*", "/{path:.*}", self._handle)
+        data.router.add_route("*", "/{path:.*}", self._handle_request)
         self.data = Listener(data, address, port, self._context)
         control = web.Application(client_max_size=1 << 28)
         control.router.add_post("/control/{verb}", self._handle_control)
@@ -58,21 +58,23 @@ class Server:
         self.key = uuid.uuid4().hex + uuid.uuid4().hex
 
     def present(self, flaw: Flaw) -> None:
-        """Shows clients a certificate with this flaw from their next handshake on."""
+        """Present a certificate with this flaw from the next handshake on."""
         self.authority.load_into(self._context, self._folder, [self._address], flaw)
 
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
+    async def _handle_request(self, request: web.Request) -> web.StreamResponse:
         route = routes.parse(request.method, request.host, request.path)
         if route is None:
-            return web.json_response({"error": {"code": "NotFound", "message": "nothing lives here"}}, status=404)
+            return web.json_response(
+                {"error": {"code": "NotFound", "message": "this address does not exist"}}, status=404
+            )
         await asyncio.sleep(self.faults.latency(route.where, route.operation))
         fault = self.faults.pick(route.where, route.operation)
         if fault is not None:
             outcome = str(fault.status) if fault.kind in ("answer", "drip") else fault.kind
             self.counters.count(route.where, route.operation, ANONYMOUS, outcome)
-            LOG.info("%s/%s: broken on purpose (%s)", route.where, route.operation, outcome)
+            LOG.info("%s/%s: failed on purpose (%s)", route.where, route.operation, outcome)
             return await break_off(request, fault)
-        asked = _Asked(request, route)
+        asked = _RequestContext(request, route)
         try:
             body = await (self._ask_entra(asked) if route.where == ENTRA else self._ask_vault(asked))
             status, headers = 200, {}
@@ -84,7 +86,7 @@ class Server:
                 route.operation,
                 route.name,
                 asked.client_id,
-                _reason(body),
+                _refusal_code(body),
             )
         self.counters.count(route.where, route.operation, asked.client_id, str(status))
         return web.Response(
@@ -95,7 +97,7 @@ class Server:
             charset="utf-8",
         )
 
-    async def _ask_entra(self, asked: "_Asked") -> dict[str, Any]:
+    async def _ask_entra(self, asked: "_RequestContext") -> dict[str, Any]:
         tenant, origin = asked.route.tenant, asked.origin
         match asked.route.operation:
             case "token":
@@ -110,11 +112,11 @@ class Server:
             case _:
                 return self._entra.openid_configuration(tenant, origin)
 
-    async def _ask_vault(self, asked: "_Asked") -> dict[str, Any]:
+    async def _ask_vault(self, asked: "_RequestContext") -> dict[str, Any]:
         route = asked.route
         vault = self.world.vaults.get(route.where.lower())
         if vault is None:
-            # A vault that does not exist has no DNS record; here the answer has to come from somewhere.
+            # In Azure, a vault that does not exist has no DNS record. Here, this server must answer.
             raise vault_error(404, "VaultNotFound", f"This emulator has no vault named {route.where}.")
         if throttled := self.faults.admit(route.where.lower(), asyncio.get_running_loop().time()):
             raise throttled
@@ -134,7 +136,7 @@ class Server:
         identity = self.world.identities.get(caller.client_id.lower())
         if forbidden := access.refusal(caller, identity, vault, route.operation, route.name):
             raise forbidden
-        # Key Vault names its port in the addresses of pages.
+        # Key Vault includes its port in the URLs of pages.
         port = "" if ":" in asked.request.host else ":443"
         return keyvault.answer(vault, route, asked.request.query, f"{asked.origin}{port}")
 
@@ -150,8 +152,8 @@ class Server:
         return web.Response(body=msgspec.json.encode({"result": result}), content_type="application/json")
 
 
-class _Asked:
-    """One call on its way: who asks becomes known while it is answered."""
+class _RequestContext:
+    """One call. Its client id becomes known while it is processed."""
 
     def __init__(self, request: web.Request, route: Route) -> None:
         self.request = request
@@ -160,8 +162,8 @@ class _Asked:
         self.client_id = ANONYMOUS
 
 
-def _reason(body: dict[str, Any]) -> str:
-    """The code of a refusal, for the log: messages may carry what a caller sent."""
+def _refusal_code(body: dict[str, Any]) -> str:
+    """Return the code of a refusal for the log. Messages can contain the caller's input, so they are not logged."""
     error = body.get("error")
     if isinstance(error, dict):
         return "/".join(filter(None, (error["code"], error.get("innererror", {}).get("code"))))

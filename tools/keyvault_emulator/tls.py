@@ -1,4 +1,4 @@
-"""The emulator's own certificate authority, and the server certificates made by it."""
+"""The emulator's certificate authority, and the server certificates that it issues."""
 
 import datetime as dt
 import ssl
@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tools import certify
+from tools import pki
+from tools.keyvault_emulator.azure.routes import SUFFIXES
 from tools.keyvault_emulator.errors import EmulatorError
-from tools.keyvault_emulator.routes import SUFFIXES
 
 Flaw = Literal["none", "expired", "unknown-ca", "wrong-name"]
 
@@ -23,15 +23,15 @@ NAMES = (
     "login.microsoftonline.us",
     "login.chinacloudapi.cn",
 )
-"""Besides the addresses it listens on, the names that the server proves to be."""
+"""The host names in the server's certificate, besides its addresses."""
 
 AUTHORITY = "Key Vault emulator CA"
-# So long that also a certificate that has expired was signed by one that had not.
-AUTHORITY_LIFETIME = (-4 * certify.YEAR, 4 * certify.YEAR)
+# Long enough that the CA was valid when it signed an expired certificate.
+AUTHORITY_LIFETIME = (-4 * pki.YEAR, 4 * pki.YEAR)
 
 
 class Authority:
-    """A CA in a folder: `ca.pem` to be trusted by clients, `ca.key` readable by the owner alone. Made if not there."""
+    """A CA in a folder, created if missing: clients trust `ca.pem`, and only the owner can read `ca.key`."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "ca.pem"
@@ -42,38 +42,38 @@ class Authority:
                 self._certificate = x509.load_pem_x509_certificate(self.file.read_bytes())
             except (TypeError, ValueError) as problem:
                 raise EmulatorError(
-                    f"{key_file} and ca.pem cannot be read; delete both, new ones will be made"
+                    f"{key_file} and ca.pem cannot be read; delete both, and the emulator creates new ones"
                 ) from problem
             if not isinstance(key, ec.EllipticCurvePrivateKey):
-                raise EmulatorError(f"{key_file} was not made by the emulator; delete it and ca.pem")
+                raise EmulatorError(f"{key_file} is not a key of the emulator; delete it and ca.pem")
             self._key = key
         else:
-            self._key = certify.new_key()
-            self._certificate = certify.authority(AUTHORITY, self._key, AUTHORITY_LIFETIME)
-            certify.write_private(key_file, certify.pem(self._key))
+            self._key = pki.new_key()
+            self._certificate = pki.authority(AUTHORITY, self._key, AUTHORITY_LIFETIME)
+            pki.write_private(key_file, pki.pem(self._key))
             self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def load_into(self, context: ssl.SSLContext, folder: Path, addresses: list[str], flaw: Flaw = "none") -> None:
-        """Gives `context` a fresh certificate for `addresses` (IP addresses or names), with a flaw if one is asked for.
+        """Load a new certificate for `addresses` (IP addresses or host names), with the given flaw, into `context`.
 
-        Handshakes from then on use it, also on a context that is being served.
+        Later handshakes use it, even if the context is in use.
         """
         key, certificate = self._key, self._certificate
         if flaw == "unknown-ca":
-            key = certify.new_key()
-            certificate = certify.authority(AUTHORITY, key, AUTHORITY_LIFETIME)
-        server_key = certify.new_key()
-        shift = -2 * certify.YEAR if flaw == "expired" else dt.timedelta()
-        server = certify.issue(
+            key = pki.new_key()
+            certificate = pki.authority(AUTHORITY, key, AUTHORITY_LIFETIME)
+        server_key = pki.new_key()
+        shift = -2 * pki.YEAR if flaw == "expired" else dt.timedelta()
+        server = pki.issue(
             certificate,
             key,
             server_key.public_key(),
             user="Key Vault emulator",
             hosts=["elsewhere.invalid"] if flaw == "wrong-name" else [*addresses, *NAMES],
             usages=[ExtendedKeyUsageOID.SERVER_AUTH],
-            lifetime=(shift - dt.timedelta(days=1), shift + certify.YEAR),
+            lifetime=(shift - dt.timedelta(days=1), shift + pki.YEAR),
         )
-        # The ssl module reads certificates from files only.
+        # The ssl module reads certificates only from files.
         file = folder / "server.pem"
-        certify.write_private(file, certify.pem(server_key) + server.public_bytes(serialization.Encoding.PEM))
+        pki.write_private(file, pki.pem(server_key) + server.public_bytes(serialization.Encoding.PEM))
         context.load_cert_chain(file)

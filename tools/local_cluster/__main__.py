@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.command import end
-from tools.local_cluster import assets, node, releases, versions
+from tools.cli.common.command import run_and_exit
+from tools.local_cluster.background import NamedCluster, every
 from tools.local_cluster.errors import BadInput, ClusterError
-from tools.local_cluster.named import NamedCluster, every
+from tools.local_cluster.nodes import node
+from tools.local_cluster.programs import assets, releases, versions
 
 _DESCRIPTION = """\
 A real Kubernetes control plane on this machine: etcd, kube-apiserver and kube-controller-manager as ordinary
@@ -73,15 +74,15 @@ example, where only a mirror is reachable:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _build_parser().parse_args(arguments)
     try:
-        return _run(options)
+        return _run_command(options)
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, BadInput) else 1
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_command(options: argparse.Namespace) -> int:
     if options.command == "assets":
         programs = assets.kubernetes(options.kubernetes)
         assets.tool("ct")
@@ -132,7 +133,7 @@ def _name_option(name: str) -> str:
     return "" if name == "default" else f" --name {name}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="tools/cluster", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw
@@ -168,4 +169,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    end("tools/cluster", main)
+    run_and_exit("tools/cluster", main)

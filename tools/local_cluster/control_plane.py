@@ -1,28 +1,41 @@
 """One control plane: started, asked, restarted, gone."""
 
 import contextlib
+import functools
 import http.client
 import json
 import shutil
 import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from tools.local_cluster import assets, kubeconfig, node, node_servers, pki, servers
+from tools.local_cluster import kubeconfig, pki, servers
 from tools.local_cluster.errors import ClusterError
-from tools.local_cluster.node import Node
+from tools.local_cluster.nodes import node, node_servers
+from tools.local_cluster.nodes.node import Node
 from tools.local_cluster.processes import Processes
+from tools.local_cluster.programs import assets
 from tools.local_cluster.workspace import Workspace, reserve_port
 
 _START_SECONDS = 60.0  # it takes 5, and a node 5 more; a machine that is busy with something else gets its chance
 # The API server closes its port within 0.02 s of SIGTERM, then waits up to a minute for watches to go away.
 _GRACE_SECONDS = 0.5
 _POLL_SECONDS = 0.05
+_REQUEST_SECONDS = 60.0  # a busy API server needs more than ten for a list of the largest objects that it stores
+
+_JSON = "application/json"
+_DAY = 24 * 3600
+# What client-go asks `/apis` for.
+_DISCOVERY = ",".join(
+    f"{_JSON};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList" for version in ("v2", "v2beta1")
+)
+_CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 _ISSUER_DISCOVERY: dict[str, Any] = {
     # Entra fetches the keys of a cluster's issuer without credentials, as Arc's hosted issuer allows it to.
@@ -47,8 +60,10 @@ class ControlPlane:
     `directory`: a temporary one, removed at the end, unless one is given. `kubernetes` is a release such as
     "1.37.2" (default: the environment's KUBERNETES, else DEFAULT_KUBERNETES); `issuer` that of service
     account tokens (default: `url`); `apiserver_flags` replace those of the same name. With `with_node`, as root,
-    there is a scheduler and a `node` that runs pods, and the API server listens where these can reach it. Raises
-    ClusterError with the log's end where a server does not start.
+    there is a scheduler and a `node` that runs pods, and the API server listens where these can reach it. With
+    `with_sqlite`, kine with SQLite has the place of etcd, as in k3s. `crds` are CustomResourceDefinitions that the API
+    server serves before kube-controller-manager starts: its garbage collector looks for new kinds only every 30 s.
+    Raises ClusterError with the log's end where a server does not start.
 
     Known from the beginning: `version`, `kubectl_path`. Known once it runs: `url`, `ca_file` (signs the API
     server's certificate), `issuer`, `kubeconfig` (cluster-admin), `audit_log` (JSON lines of
@@ -63,6 +78,8 @@ class ControlPlane:
         issuer: str | None = None,
         apiserver_flags: Sequence[str] = (),
         with_node: bool = False,
+        with_sqlite: bool = False,
+        crds: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._assets = assets.kubernetes(kubernetes)
         self.version = self._assets.version
@@ -70,10 +87,15 @@ class ControlPlane:
         if with_node:
             node.prepare(self.version)
         self._with_node = with_node
+        self._kine = assets.tool("kine") if with_sqlite else None
+        self._pids: dict[str, int] = {}
         self._directory = directory
         self._requested_issuer = issuer
         self._apiserver_flags = tuple(apiserver_flags)
+        self._crds = tuple(crds)
         self._running = contextlib.ExitStack()
+        self._kept = threading.local()
+        self._connections: list[http.client.HTTPSConnection] = []
         self._running_servers: list[str] = []
         self._node: Node | None = None
 
@@ -98,18 +120,23 @@ class ControlPlane:
         with contextlib.ExitStack() as stack:
             workspace = Workspace(self._directory)
             stack.callback(workspace.close)
+            stack.callback(self._disconnect)
             logs = workspace.empty("logs")
             scratch = workspace.folder if workspace.temporary else None
-            self._processes = Processes(scratch=scratch, keep_open=[workspace.lock])
-            stack.callback(self._processes.close)
+            self.processes = Processes(scratch=scratch, keep_open=[workspace.lock])
+            stack.callback(self.processes.close)
             if self._with_node:
-                self._node = Node(workspace.empty("node"), self.version, self._processes, logs)
-            authority = self._prepare(workspace, stack)
-            self._launch("etcd", self._layout.etcd())
-            self._launch("kube-apiserver", self._layout.apiserver())
+                self._node = Node(workspace.empty("node"), self.version, self.processes, logs)
+            authority = self._prepare_files(workspace, stack)
+            if self._kine:
+                self._launch_server("kine", self.layout.kine())
+            else:
+                self._launch_server("etcd", self.layout.etcd())
+            self._launch_server("kube-apiserver", self.layout.apiserver())
             self._wait_until_ready()
+            self._create_crds()
             # It ends where the API server does not grant it its rights within ten seconds, as on a busy machine.
-            self._launch("kube-controller-manager", self._layout.controller_manager())
+            self._launch_server("kube-controller-manager", self.layout.controller_manager())
             self.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", _ISSUER_DISCOVERY)
             # Made by controllers: once it is there, namespaces can be used.
             self._wait_for("/api/v1/namespaces/default/serviceaccounts/default")
@@ -124,17 +151,27 @@ class ControlPlane:
     def check(self) -> None:
         """Raise ClusterError, with the end of its log, if one of the three servers does not run."""
         for name in self._running_servers:
-            self._processes.require(name)
+            self.processes.require(name)
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """Return the process id of each server by its name; a server that was restarted has another one."""
+        return MappingProxyType(self._pids)
+
+    @property
+    def database_pid(self) -> int:
+        """Return the process id of the database: etcd, or kine with SQLite."""
+        return self._pids["kine" if self._kine else "etcd"]
 
     def stop_apiserver(self) -> None:
         """Take the API server away; etcd keeps the data, and the port stays taken."""
-        self._processes.stop("kube-apiserver", _GRACE_SECONDS)
+        self.processes.stop("kube-apiserver", _GRACE_SECONDS)
 
     def start_apiserver(self) -> None:
         """Bring the API server back, and the controller manager if it has ended for want of it; returns when ready."""
-        self._launch("kube-apiserver", self._layout.apiserver())
-        if not self._processes.runs("kube-controller-manager"):
-            self._launch("kube-controller-manager", self._layout.controller_manager())
+        self._launch_server("kube-apiserver", self.layout.apiserver())
+        if not self.processes.runs("kube-controller-manager"):
+            self._launch_server("kube-controller-manager", self.layout.controller_manager())
         self._wait_until_ready()
 
     def fill_etcd(self) -> None:
@@ -148,10 +185,14 @@ class ControlPlane:
         self._ask_etcd("/v3/maintenance/defragment", {})
         self._ask_etcd("/v3/maintenance/alarm", {"action": "DEACTIVATE", "alarm": "NOSPACE"})
 
+    def stop_controller_manager(self) -> None:
+        """Have no garbage collector until `restart_controller_manager`."""
+        self.processes.stop("kube-controller-manager", _GRACE_SECONDS)
+
     def restart_controller_manager(self) -> None:
         """Make the garbage collector see new kinds now: it looks every 30 s, and no flag changes that."""
-        self._processes.stop("kube-controller-manager", _GRACE_SECONDS)
-        self._launch("kube-controller-manager", self._layout.controller_manager())
+        self.processes.stop("kube-controller-manager", _GRACE_SECONDS)
+        self._launch_server("kube-controller-manager", self.layout.controller_manager())
 
     def kubectl(
         self,
@@ -167,7 +208,7 @@ class ControlPlane:
         takes longer than `timeout` seconds.
         """
         command = [str(self.kubectl_path), f"--kubeconfig={kubeconfig or self.kubeconfig}"]
-        command.append(f"--cache-dir={self._layout.folder}/kubectl")
+        command.append(f"--cache-dir={self.layout.folder}/kubectl")
         shown = f"kubectl {' '.join(args)}"
         try:
             done = subprocess.run(
@@ -185,25 +226,64 @@ class ControlPlane:
             raise ClusterError(f"{shown}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
-    def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
-        """One request as cluster-admin, sooner than kubectl has started: status and body; OSError without an answer."""
-        return _send(f"{self._layout.host}:{self._layout.apiserver_port}", self._tls, method, path, body)
+    def request(
+        self, method: str, path: str, body: dict[str, Any] | None = None, content_type: str = _JSON
+    ) -> tuple[int, str]:
+        """One request as cluster-admin, sooner than kubectl has started: status and body; OSError without an answer.
+
+        A GET reuses this thread's connection, and repeats itself where the API server has closed that one.
+        """
+        if method != "GET":
+            with self.session() as send:
+                return send(method, path, body, content_type)
+        kept: http.client.HTTPSConnection | None = getattr(self._kept, "connection", None)
+        if kept is not None and kept.sock is not None:
+            try:
+                return _exchange(kept, method, path)
+            except TimeoutError:
+                kept.close()
+                raise
+            except (OSError, http.client.HTTPException):
+                kept.close()
+        if kept is None:
+            self._kept.connection = kept = self._connect()
+            self._connections.append(kept)
+        try:
+            return _exchange(kept, method, path)
+        except BaseException:
+            kept.close()
+            raise
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Callable[..., tuple[int, str]]]:
+        """Yield a function like `request` that sends everything over one connection."""
+        with contextlib.closing(self._connect()) as connection:
+            yield functools.partial(_exchange, connection)
+
+    def _disconnect(self) -> None:
+        while self._connections:
+            self._connections.pop().close()
+        self._kept = threading.local()
+
+    def _connect(self) -> http.client.HTTPSConnection:
+        address = f"{self.layout.host}:{self.layout.apiserver_port}"
+        return http.client.HTTPSConnection(address, context=self._tls, timeout=_REQUEST_SECONDS)
 
     def kubeconfig_for(self, token: str, name: str) -> Path:
         """A kubeconfig that presents a bearer token; the same `name` with a new token replaces the file."""
-        path = self._layout.folder / f"{name}.kubeconfig"
+        path = self.layout.folder / f"{name}.kubeconfig"
         return kubeconfig.write(path, self.url, self.ca_file, name, {"token": token})
 
     def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
         """A kubeconfig of an existing service account, with a token for 24 hours."""
-        return self.kubeconfig_for(self._token(namespace, name), f"{namespace}-{name}")
+        return self.kubeconfig_for(self.request_token(namespace, name), f"{namespace}-{name}")
 
     def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
         """What a pod of that service account finds in its environment; `folder` gets what a kubelet would mount."""
         folder.mkdir()
         token = folder / "token"
         token.touch(mode=0o600)
-        token.write_text(self._token(namespace, name))
+        token.write_text(self.request_token(namespace, name))
         shutil.copy(self.ca_file, folder / "ca.crt")
         where = urlsplit(self.url)
         return {
@@ -212,10 +292,16 @@ class ControlPlane:
             "SERVICE_ACCOUNT_FOLDER": str(folder),
         }
 
-    def _token(self, namespace: str, name: str) -> str:
-        return self.kubectl("create", "token", name, "--namespace", namespace, "--duration", "24h").strip()
+    def request_token(self, namespace: str, name: str) -> str:
+        """Return a token of an existing service account, for 24 hours."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": _DAY}}
+        status, text = self.request("POST", path, body)
+        if status != http.HTTPStatus.CREATED:
+            raise ClusterError(f"no token of ServiceAccount {name} in {namespace}: {status} {text[-1000:]}")
+        return str(json.loads(text)["status"]["token"])
 
-    def _prepare(self, workspace: Workspace, stack: contextlib.ExitStack) -> pki.Authority:
+    def _prepare_files(self, workspace: Workspace, stack: contextlib.ExitStack) -> pki.Authority:
         """Ports, certificates and configuration files; the cluster's authority."""
         network = self._node.network if self._node else None
 
@@ -232,6 +318,7 @@ class ControlPlane:
             requested_issuer=self._requested_issuer,
             extra_flags=self._apiserver_flags,
             network=network,
+            kine_program=self._kine,
         )
         workspace.empty("etcd")
         folder = workspace.empty("pki")
@@ -252,7 +339,7 @@ class ControlPlane:
         ):
             user = {"client-certificate": str(pair.cert), "client-key": str(pair.key)}
             kubeconfig.write(path, layout.url, layout.ca_file, pair.cert.stem, user)
-        self._layout = layout
+        self.layout = layout
         self._tls = ssl.create_default_context(cafile=layout.ca_file)
         self._tls.load_cert_chain(admin.cert, admin.key)
         self._etcd_tls = ssl.create_default_context(cafile=etcd.pair.cert)
@@ -261,8 +348,18 @@ class ControlPlane:
         self.kubeconfig, self.audit_log = layout.admin_kubeconfig, layout.audit_log
         return cluster
 
+    def _create_crds(self) -> None:
+        """Create the definitions, and wait until kube-controller-manager will discover each of their kinds."""
+        for crd in self._crds:
+            status, answer = self.request("POST", _CRDS, dict(crd))
+            if status != http.HTTPStatus.CREATED:
+                raise ClusterError(f"the API server refuses {crd['metadata']['name']}: {status} {answer[-1000:]}")
+        wanted = {f"{crd['spec']['names']['plural']}.{crd['spec']['group']}" for crd in self._crds}
+        if wanted:
+            self._wait_for("/apis", lambda found: wanted <= set(_discovered(found)), accept=_DISCOVERY)
+
     def _start_node(self, authority: pki.Authority) -> None:
-        self._launch("kube-scheduler", self._layout.scheduler(assets.node(self.version).path("kube-scheduler")))
+        self._launch_server("kube-scheduler", self.layout.scheduler(assets.node(self.version).path("kube-scheduler")))
         for plural, body in (("clusterroles", node.DNS_RIGHTS), ("clusterrolebindings", node.DNS_BINDING)):
             self.request("POST", f"/apis/rbac.authorization.k8s.io/v1/{plural}", body)
         self._running_servers += ["network", "node"]
@@ -273,21 +370,22 @@ class ControlPlane:
             lambda found: any(ready.items() <= each.items() for each in found["status"].get("conditions", [])),
         )
 
-    def _launch(self, name: str, argv: Sequence[str]) -> None:
-        self._processes.start(name, argv, self._layout.log(name))
+    def _launch_server(self, name: str, argv: Sequence[str]) -> None:
+        self._pids[name] = self.processes.start(name, argv, self.layout.log(name))
         if name not in self._running_servers:
             self._running_servers.append(name)
 
     def _wait_until_ready(self) -> None:
         self._wait_for("/readyz")
 
-    def _wait_for(self, path: str, wanted: Callable[[dict[str, Any]], bool] | None = None) -> None:
+    def _wait_for(self, path: str, wanted: Callable[[dict[str, Any]], bool] | None = None, accept: str = _JSON) -> None:
         deadline = time.monotonic() + _START_SECONDS
         last = "no answer"
         while time.monotonic() < deadline:
             self.check()
             try:
-                status, body = self.request("GET", path)
+                with self.session() as send:
+                    status, body = send("GET", path, accept=accept)
             except OSError as error:  # it does not listen yet, or is gone again
                 status, body = 0, str(error)
             if status == http.HTTPStatus.OK and (wanted is None or wanted(json.loads(body))):
@@ -297,17 +395,33 @@ class ControlPlane:
         raise ClusterError(f"the control plane was not ready after {_START_SECONDS:g} s: {path} answers {last[-1000:]}")
 
     def _ask_etcd(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        status, text = _send(f"{servers.LOOPBACK}:{self._layout.etcd_port}", self._etcd_tls, "POST", path, body)
+        address = f"{servers.LOOPBACK}:{self.layout.etcd_port}"
+        connection = http.client.HTTPSConnection(address, context=self._etcd_tls, timeout=_REQUEST_SECONDS)
+        with contextlib.closing(connection):
+            status, text = _exchange(connection, "POST", path, body)
         if status != http.HTTPStatus.OK:
             raise ClusterError(f"etcd answers {path} with {status} {text[-1000:]}")
         answer: dict[str, Any] = json.loads(text)
         return answer
 
 
-def _send(address: str, tls: ssl.SSLContext, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, str]:
-    connection = http.client.HTTPSConnection(address, context=tls, timeout=10)
-    with contextlib.closing(connection):
-        headers = {"Content-Type": "application/json"}
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
+def _discovered(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the kinds of an APIGroupDiscoveryList, as {plural}.{group}."""
+    for group in found["items"]:
+        for version in group["versions"]:
+            for resource in version.get("resources", []):
+                yield f"{resource['resource']}.{group['metadata']['name']}"
+
+
+def _exchange(
+    connection: http.client.HTTPSConnection,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    content_type: str = _JSON,
+    accept: str = _JSON,
+) -> tuple[int, str]:
+    headers = {"Content-Type": content_type, "Accept": accept}
+    connection.request(method, path, None if body is None else json.dumps(body), headers)
+    response = connection.getresponse()
+    return response.status, response.read().decode()

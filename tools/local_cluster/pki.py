@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tools import certify
+from tools import pki
 
-_LIFETIME = (-datetime.timedelta(minutes=5), certify.YEAR)
+_LIFETIME = (-datetime.timedelta(minutes=5), pki.YEAR)
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Authority:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
-        self._key = certify.new_key()
-        self._certificate = certify.authority(name, self._key, _LIFETIME)
-        self.pair = self._write(name, self._certificate, self._key)
+        self._key = pki.new_key()
+        self._certificate = pki.authority(name, self._key, _LIFETIME)
+        self.pair = self._write_pair(name, self._certificate, self._key)
 
     def issue(self, name: str, *, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> Pair:
         """A client's certificate for `user` in `groups`; a server's as well where it has `hosts`."""
-        key = certify.new_key()
-        certificate = certify.issue(
+        key = pki.new_key()
+        certificate = pki.issue(
             self._certificate,
             self._key,
             key.public_key(),
@@ -45,16 +45,16 @@ class Authority:
             usages=[ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if hosts else [])],
             lifetime=_LIFETIME,
         )
-        return self._write(name, certificate, key)
+        return self._write_pair(name, certificate, key)
 
-    def _write(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
+    def _write_pair(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
         pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         pair.cert.write_bytes(certificate.public_bytes(Encoding.PEM))
-        certify.write_private(pair.key, certify.pem(key))
+        pki.write_private(pair.key, pki.pem(key))
         return pair
 
 
 def service_account_key(path: Path) -> Path:
     """The key that signs service accounts' tokens: RSA, since Entra takes RS256 alone."""
-    certify.write_private(path, certify.pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
+    pki.write_private(path, pki.pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
     return path

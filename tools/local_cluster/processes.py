@@ -28,35 +28,35 @@ class Processes:
             *([str(scratch)] if scratch else []),
         ]
         # A session of its own: Ctrl-C in a terminal must not stop the servers before the caller says so.
-        self._supervisor = subprocess.Popen(
+        self.supervisor = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, pass_fds=keep_open
         )
-        assert self._supervisor.stdin is not None  # noqa: S101 - given PIPE, they are there
-        assert self._supervisor.stdout is not None  # noqa: S101
-        self._stdin, self._stdout = self._supervisor.stdin, self._supervisor.stdout
+        assert self.supervisor.stdin is not None  # noqa: S101 - given PIPE, they are there
+        assert self.supervisor.stdout is not None  # noqa: S101
+        self._stdin, self._stdout = self.supervisor.stdin, self.supervisor.stdout
         self._lock = threading.Lock()
         self._logs: dict[str, Path] = {}
 
     def start(self, name: str, argv: Sequence[str], log: Path) -> int:
         """Start a server with its output appended to `log`; its pid."""
         self._logs[name] = log
-        return int(self._ask(start=name, argv=list(argv), log=str(log))["pid"])
+        return int(self._ask_supervisor(start=name, argv=list(argv), log=str(log))["pid"])
 
     def stop(self, name: str, grace: float) -> None:
         """SIGTERM; SIGKILL where that has not helped after `grace` seconds."""
-        self._ask(stop=name, grace=grace)
+        self._ask_supervisor(stop=name, grace=grace)
 
     def remove_cgroups(self, folders: Iterable[Path]) -> None:
         """Have these cgroups, with all below them, removed at the end, when nobody is in them any more."""
-        self._ask(cgroups=[str(folder) for folder in folders])
+        self._ask_supervisor(cgroups=[str(folder) for folder in folders])
 
     def runs(self, name: str) -> bool:
         """Whether it has not ended."""
-        return self._ask(ask=name)["code"] is None
+        return self._ask_supervisor(ask=name)["code"] is None
 
     def require(self, name: str) -> None:
         """Raise what the server's log ends with, if it is not running."""
-        code = self._ask(ask=name)["code"]
+        code = self._ask_supervisor(ask=name)["code"]
         if code is not None:
             how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
             raise ClusterError(f"{name} {how}:\n{tail(self._logs[name])}")
@@ -70,9 +70,9 @@ class Processes:
             for stream in (self._stdin, self._stdout):
                 with contextlib.suppress(OSError):
                     stream.close()
-            self._supervisor.wait()
+            self.supervisor.wait()
 
-    def _ask(self, **command: Any) -> dict[str, Any]:
+    def _ask_supervisor(self, **command: Any) -> dict[str, Any]:
         with self._lock:
             try:
                 self._stdin.write(json.dumps(command).encode() + b"\n")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.local_cluster.network import Network
+from tools.local_cluster.nodes.network import Network
 
 LOOPBACK = "127.0.0.1"
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager")
@@ -35,6 +35,7 @@ class Layout:
     requested_issuer: str | None
     extra_flags: Sequence[str]
     network: Network | None = None  # of the node, where there is one: then the API server listens there
+    kine_program: Path | None = None  # if the objects are in SQLite instead of etcd
 
     @property
     def url(self) -> str:
@@ -59,7 +60,7 @@ class Layout:
     @property
     def ca_file(self) -> Path:
         """The authority behind the API server's certificate and the clients' ones."""
-        return self._pki("ca.crt")
+        return self._pki_files("ca.crt")
 
     @property
     def admin_kubeconfig(self) -> Path:
@@ -92,7 +93,7 @@ class Layout:
     def etcd(self) -> list[str]:
         """Only who has a certificate of its own authority gets in: other users of the machine do not."""
         client, peer = f"https://127.0.0.1:{self.etcd_port}", f"https://127.0.0.1:{self.etcd_peer_port}"
-        cert, key, authority = self._pki("etcd.crt"), self._pki("etcd.key"), self._pki("etcd-ca.crt")
+        cert, key, authority = self._pki_files("etcd.crt"), self._pki_files("etcd.key"), self._pki_files("etcd-ca.crt")
         return [
             f"{self.programs}/etcd",
             "--name=local",
@@ -112,12 +113,29 @@ class Layout:
             "--log-level=warn",
         ]
 
+    def kine(self) -> list[str]:
+        """Return the command line of kine with SQLite. Its socket is in a folder that other users cannot enter."""
+        # The parameters that kine itself uses if no file is named, and so k3s.
+        options = "_journal_mode=WAL&_busy_timeout=30000&_synchronous=NORMAL&_txlock=immediate&cache=shared"
+        return [
+            str(self.kine_program),
+            f"--listen-address={self._kine_socket}",
+            f"--endpoint=sqlite://{self.folder}/etcd/state.db?{options}",
+            "--metrics-bind-address=0",
+        ]
+
+    @property
+    def _kine_socket(self) -> str:
+        return f"unix://{self.folder}/etcd/kine.sock"
+
     def apiserver(self) -> list[str]:
         """As on a cluster that people use, but for the audit log of everything."""
         replaced = {flag.partition("=")[0] for flag in self.extra_flags}
-        return [flag for flag in self._apiserver() if flag.partition("=")[0] not in replaced] + list(self.extra_flags)
+        return [flag for flag in self._apiserver_command() if flag.partition("=")[0] not in replaced] + list(
+            self.extra_flags
+        )
 
-    def _apiserver(self) -> list[str]:
+    def _apiserver_command(self) -> list[str]:
         return [
             f"{self.programs}/kube-apiserver",
             f"--bind-address={self.host}",
@@ -125,12 +143,9 @@ class Layout:
             f"--secure-port={self.apiserver_port}",
             "--permit-port-sharing",  # see reserve_port()
             *self._for_pods(),
-            f"--etcd-servers=https://127.0.0.1:{self.etcd_port}",
-            f"--etcd-cafile={self._pki('etcd-ca.crt')}",
-            f"--etcd-certfile={self._pki('etcd-client.crt')}",
-            f"--etcd-keyfile={self._pki('etcd-client.key')}",
-            f"--tls-cert-file={self._pki('apiserver.crt')}",
-            f"--tls-private-key-file={self._pki('apiserver.key')}",
+            *self._database(),
+            f"--tls-cert-file={self._pki_files('apiserver.crt')}",
+            f"--tls-private-key-file={self._pki_files('apiserver.key')}",
             f"--client-ca-file={self.ca_file}",
             "--authorization-mode=Node,RBAC",
             "--anonymous-auth=true",
@@ -138,14 +153,24 @@ class Layout:
             "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
             f"--service-account-issuer={self.issuer}",
             f"--service-account-jwks-uri={self.url}/openid/v1/jwks",
-            f"--service-account-key-file={self._pki('service-accounts.key')}",
-            f"--service-account-signing-key-file={self._pki('service-accounts.key')}",
+            f"--service-account-key-file={self._pki_files('service-accounts.key')}",
+            f"--service-account-signing-key-file={self._pki_files('service-accounts.key')}",
             "--service-account-max-token-expiration=24h",
             f"--audit-policy-file={self.folder}/audit-policy.json",
             f"--audit-log-path={self.audit_log}",
             "--audit-log-maxsize=1024",  # MiB; without it the log would be cut off at 100
             "--audit-log-maxbackup=1",
             "--profiling=false",
+        ]
+
+    def _database(self) -> list[str]:
+        if self.kine_program:
+            return [f"--etcd-servers={self._kine_socket}"]
+        return [
+            f"--etcd-servers=https://127.0.0.1:{self.etcd_port}",
+            f"--etcd-cafile={self._pki_files('etcd-ca.crt')}",
+            f"--etcd-certfile={self._pki_files('etcd-client.crt')}",
+            f"--etcd-keyfile={self._pki_files('etcd-client.key')}",
         ]
 
     def _for_pods(self) -> list[str]:
@@ -156,8 +181,8 @@ class Layout:
             f"--service-cluster-ip-range={self.network.services}",
             "--kubelet-preferred-address-types=InternalIP",
             f"--kubelet-certificate-authority={self.ca_file}",
-            f"--kubelet-client-certificate={self._pki('apiserver-kubelet.crt')}",
-            f"--kubelet-client-key={self._pki('apiserver-kubelet.key')}",
+            f"--kubelet-client-certificate={self._pki_files('apiserver-kubelet.crt')}",
+            f"--kubelet-client-key={self._pki_files('apiserver-kubelet.key')}",
         ]
 
     def scheduler(self, program: Path) -> list[str]:
@@ -179,9 +204,9 @@ class Layout:
             "--leader-elect=false",
             "--use-service-account-credentials=true",
             f"--root-ca-file={self.ca_file}",
-            f"--service-account-private-key-file={self._pki('service-accounts.key')}",
+            f"--service-account-private-key-file={self._pki_files('service-accounts.key')}",
             f"--cluster-signing-cert-file={self.ca_file}",
-            f"--cluster-signing-key-file={self._pki('ca.key')}",
+            f"--cluster-signing-key-file={self._pki_files('ca.key')}",
             # Nobody else uses this API server: what is deleted is collected at once.
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
@@ -189,5 +214,5 @@ class Layout:
             "--profiling=false",
         ]
 
-    def _pki(self, name: str) -> Path:
+    def _pki_files(self, name: str) -> Path:
         return self.folder / "pki" / name

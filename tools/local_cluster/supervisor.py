@@ -48,16 +48,16 @@ def die_with(parent: int) -> Callable[[], None]:
     return prepare
 
 
-class _Supervisor:
+class _ProcessSupervisor:
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._cgroups: list[str] = []
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         if name := command.get("start"):
-            return self._start(name, command["argv"], command["log"])
+            return self._start_process(name, command["argv"], command["log"])
         if name := command.get("stop"):
-            return self._stop(name, command["grace"])
+            return self._stop_process(name, command["grace"])
         if "cgroups" in command:
             self._cgroups += command["cgroups"]
             return {}
@@ -75,7 +75,7 @@ class _Supervisor:
             while not remove_cgroup(folder) and time.monotonic() < deadline:
                 time.sleep(0.02)
 
-    def _start(self, name: str, argv: list[str], log: str) -> dict[str, Any]:
+    def _start_process(self, name: str, argv: list[str], log: str) -> dict[str, Any]:
         with open(log, "ab") as output:  # noqa: PTH123 - no pathlib: this process is to start quickly
             process = subprocess.Popen(
                 argv,
@@ -87,7 +87,7 @@ class _Supervisor:
         self._processes[name] = process
         return {"pid": process.pid}
 
-    def _stop(self, name: str, grace: float) -> dict[str, Any]:
+    def _stop_process(self, name: str, grace: float) -> dict[str, Any]:
         process = self._processes[name]
         process.terminate()
         try:
@@ -109,7 +109,7 @@ def remove_cgroup(top: str) -> bool:
     return True
 
 
-def _commands(parent: int) -> Iterator[bytes]:
+def _read_commands(parent: int) -> Iterator[bytes]:
     """The lines of stdin, until the parent is gone."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
@@ -129,9 +129,9 @@ def main() -> None:
     # Ctrl-C reaches every process of the terminal; whether to stop is for the parent to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    supervisor = _Supervisor()
+    supervisor = _ProcessSupervisor()
     try:
-        for line in _commands(int(sys.argv[1])):
+        for line in _read_commands(int(sys.argv[1])):
             command = json.loads(line)
             if "end" in command:
                 break

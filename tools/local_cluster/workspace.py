@@ -23,11 +23,11 @@ class Workspace:
             _remove_abandoned(parent)
             # Locked before it bears the name by which abandoned ones are found.
             unlocked = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
-            self.lock = _lock(unlocked)
+            self.lock = _lock_file(unlocked)
             folder = unlocked.rename(parent / unlocked.name.removeprefix("."))
         else:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.lock = _lock(folder)
+            self.lock = _lock_file(folder)
         self.folder = folder.absolute()
 
     def empty(self, name: str) -> Path:
@@ -56,7 +56,7 @@ def in_use(folder: Path) -> bool:
         os.close(lock)
 
 
-def _lock(folder: Path) -> int:
+def _lock_file(folder: Path) -> int:
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     for _ in range(10):
         if _try_lock(lock):

@@ -19,7 +19,7 @@ from azure.keyvault.secrets import SecretClient
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tools.keyvault_emulator import Emulator
-from tools.keyvault_emulator.certificates import public_jwk
+from tools.keyvault_emulator.azure.certificates import public_jwk
 from tools.keyvault_emulator.tls import Authority
 
 TENANT = "11111111-1111-1111-1111-11111111aaaa"
@@ -93,7 +93,7 @@ class StandInIssuer:
         self._server.server_close()
 
     def token(self, key: rsa.RSAPrivateKey | None = None, kid: str | None = None, **claims: Any) -> str:
-        """A signed token as a cluster issues it; `claims` replace or, with None, remove what it has."""
+        """Return a signed token as a cluster issues it; `claims` replace or, with None, remove what it has."""
         now = int(time.time())
         content = {
             "iss": self.url,
@@ -120,7 +120,7 @@ class Scene:
         self.issuer = issuer
 
     def furnish(self) -> None:
-        """Puts the emulator into that state."""
+        """Put the emulator into that state."""
         self.emulator.clear()
         self.emulator.add_vault(VAULT, TENANT)
         self.emulator.add_identity(CLIENT, TENANT)
@@ -134,7 +134,7 @@ class Scene:
 
     @contextmanager
     def credential(self, token: str | None = None, **options: Any) -> Iterator[ClientAssertionCredential]:
-        """The identity's credential, which presents `token` or a good one."""
+        """Provide the identity's credential, which presents `token` or a good one."""
         credential = ClientAssertionCredential(
             options.pop("tenant", TENANT),
             options.pop("client", CLIENT),
@@ -148,7 +148,7 @@ class Scene:
 
     @contextmanager
     def secrets(self, vault: str = VAULT, **options: Any) -> Iterator[SecretClient]:
-        """The official client for secrets."""
+        """Provide the official client for secrets."""
         with ExitStack() as stack:
             credential = options.pop("credential", None) or stack.enter_context(self.credential())
             url = options.pop("url", self.emulator.vault_pattern.format(vault=vault))
@@ -157,7 +157,7 @@ class Scene:
 
     @contextmanager
     def certificates(self) -> Iterator[CertificateClient]:
-        """The official client for certificates."""
+        """Provide the official client for certificates."""
         with self.credential() as credential:
             url = self.emulator.vault_pattern.format(vault=VAULT)
             with CertificateClient(url, credential, verify_challenge_resource=False, **self.options) as client:
@@ -165,19 +165,19 @@ class Scene:
 
     @contextmanager
     def keys(self) -> Iterator[KeyClient]:
-        """The official client for keys."""
+        """Provide the official client for keys."""
         with self.credential() as credential:
             url = self.emulator.vault_pattern.format(vault=VAULT)
             with KeyClient(url, credential, verify_challenge_resource=False, **self.options) as client:
                 yield client
 
     def async_credential(self) -> AsyncClientAssertionCredential:
-        """The identity's credential for asyncio."""
+        """Return the identity's credential for asyncio."""
         return AsyncClientAssertionCredential(
             TENANT, CLIENT, self.issuer.token, authority=self.emulator.authority, **self.options
         )
 
     def access_token(self, scope: str = SCOPE) -> str:
-        """An access token of the identity."""
+        """Return an access token of the identity."""
         with self.credential() as credential:
             return credential.get_token(scope).token

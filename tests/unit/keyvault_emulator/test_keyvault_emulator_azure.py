@@ -12,12 +12,12 @@ import pytest
 import requests
 from azure.core.exceptions import HttpResponseError
 
-from controller.settings import KEY_VAULT_API_VERSION
-from tests.unit.issuing import as_pem, issue
+from controller.config.settings import KEY_VAULT_API_VERSION
+from tests.support.certificates import encode_pem_bundle, issue_certificate
 from tests.unit.keyvault_emulator.scene import CLIENT, TENANT, VAULT, Scene
 from tools.keyvault_emulator import EmulatorError
-from tools.keyvault_emulator.entra_numbers import AADSTS
-from tools.keyvault_emulator.keyvault import API_VERSIONS, PAGE
+from tools.keyvault_emulator.azure.entra_numbers import AADSTS
+from tools.keyvault_emulator.azure.keyvault import API_VERSIONS, PAGE
 
 HOST = f"https://{VAULT}.vault.azure.net"
 ID = "[0-9a-f]{32}"
@@ -202,7 +202,7 @@ def token(scene: Scene) -> str:
 def test_bodies_and_headers_have_the_shapes_of_recorded_answers(scene: Scene, token: str) -> None:
     emulator = scene.emulator
     emulator.set_secret(VAULT, "pin", "1")
-    version = emulator.import_certificate(VAULT, "web", as_pem(issue("shop")))
+    version = emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
     emulator.request_certificate(VAULT, "soon")
     emulator.create_key(VAULT, "rsa")
     emulator.create_key(VAULT, "rsa-hsm", "RSA-HSM")
@@ -327,7 +327,7 @@ def test_a_vault_may_know_fewer_versions(scene: Scene, token: str) -> None:
 
 
 def pages(scene: Scene, token: str, query: str = "api-version=7.4") -> list[tuple[list[str], str | None]]:
-    """The names on each page of the list of secrets, and the address of the next."""
+    """Return the names on each page of the list of secrets, and the address of the next."""
     found: list[tuple[list[str], str | None]] = []
     where: str | None = "secrets"
     while where:
@@ -351,7 +351,7 @@ def test_pages_are_short_and_empty_in_the_middle_of_a_list(scene: Scene, token: 
     found = pages(scene, token)
     assert [len(listed) for listed, _ in found][:5] == [20, 0, 0, 0, 0]
     assert list(itertools.chain.from_iterable(listed for listed, _ in found)) == names[:20] + names[55:]
-    with pytest.raises(EmulatorError, match="empty pages alone has no end"):
+    with pytest.raises(EmulatorError, match="a list of only empty pages never ends"):
         scene.emulator.page_sizes(VAULT, [0, 0])
 
 
@@ -372,7 +372,7 @@ def test_a_request_becomes_a_certificate_when_it_is_merged(scene: Scene, token: 
     with scene.certificates() as client:
         assert client.get_certificate("web").cer is None
         assert list(client.list_properties_of_certificates()) == []
-        scene.emulator.import_certificate(VAULT, "web", as_pem(issue("shop")))
+        scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
         assert client.get_certificate("web").cer
     assert ask(scene, "certificates/web/pending", token=token).status == 404
 

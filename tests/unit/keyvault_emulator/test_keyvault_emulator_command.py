@@ -30,10 +30,10 @@ def test_a_state_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("option", "why"),
     [
-        ("--port=x", "a port is a number from 0 to 65535"),
-        ("--port=-1", "a port is a number from 0 to 65535"),
-        ("--control-port=65536", "a port is a number from 0 to 65535"),
-        ("--address=ü", "an address is an IP address of this machine"),
+        ("--port=x", "expected a port number from 0 to 65535"),
+        ("--port=-1", "expected a port number from 0 to 65535"),
+        ("--control-port=65536", "expected a port number from 0 to 65535"),
+        ("--address=ü", "expected an IP address of this machine"),
     ],
 )
 def test_an_option_that_cannot_be_used(option: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:

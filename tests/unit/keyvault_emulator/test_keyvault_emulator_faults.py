@@ -61,7 +61,7 @@ async def test_the_port_is_kept_while_it_is_cut_off(stocked: Scene, session: aio
     for _ in range(3):
         with pytest.raises(aiohttp.ClientConnectionError):
             await session.get(PIN)
-    stocked.emulator.heal()
+    stocked.emulator.clear_faults()
     async with session.get(PIN) as response:
         assert response.status == 200
 
@@ -82,7 +82,7 @@ async def test_delays_are_as_specific_as_they_were_asked_for(stocked: Scene, ses
     assert await seconds(PIN) < 0.3
     stocked.emulator.delay(0.3)
     assert await seconds(f"/{VAULT}/secrets?api-version=7.4") >= 0.3
-    stocked.emulator.heal()
+    stocked.emulator.clear_faults()
     assert await seconds(f"/{VAULT}/secrets?api-version=7.4") < 0.3
 
 
@@ -121,7 +121,7 @@ async def test_broken_answers_match_where_what_and_how_often(stocked: Scene, ses
     stocked.emulator.fail(302, headers={"Location": "https://elsewhere.invalid/"})
     async with session.get(PIN, allow_redirects=False) as response:
         assert (response.status, response.headers["Location"]) == (302, "https://elsewhere.invalid/")
-    stocked.emulator.heal()
+    stocked.emulator.clear_faults()
     assert await status() == 200
 
 
@@ -180,7 +180,7 @@ async def test_a_flawed_certificate_is_noticed(
         await session.get(PIN)  # on the connection that was open
     with pytest.raises(aiohttp.ClientConnectorCertificateError, match=words):
         await session.get(PIN)
-    stocked.emulator.heal()
+    stocked.emulator.clear_faults()
     async with session.get(PIN) as response:
         assert response.status == 200
 

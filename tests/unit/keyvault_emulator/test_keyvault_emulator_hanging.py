@@ -2,17 +2,17 @@
 
 import asyncio
 
-from controller.calls import AT_ONCE, AT_ONCE_EACH
-from controller.fetched import Fetched
-from controller.identity import Identity
-from controller.objects import VaultObject, VersionOf
-from controller.settings import Cloud
-from controller.vaults import Vaults
+from controller.config.settings import Cloud
+from controller.domain.provider_class import ObjectVersionRef, VaultObject
+from controller.domain.values import VaultValue
+from controller.keyvault.client import AT_ONCE, AT_ONCE_EACH
+from controller.keyvault.credentials import Identity
+from controller.keyvault.pool import VaultPool
 from tests.unit.keyvault_emulator.scene import CLIENT, SUBJECT, TENANT, VAULT, Scene
 from tools.keyvault_emulator import Emulator
 
 HANGING = 10
-WANTED = [VersionOf(VaultObject(name=f"s{number}")) for number in range(AT_ONCE_EACH)]
+WANTED = [ObjectVersionRef(VaultObject(name=f"s{number}")) for number in range(AT_ONCE_EACH)]
 
 
 def under_way(emulator: Emulator) -> int:
@@ -33,7 +33,7 @@ async def test_vaults_that_hang_leave_half_of_the_requests_to_other_namespaces(s
     async def assertion(_: Identity) -> str:
         return scene.issuer.token(sub=SUBJECT)
 
-    vaults = Vaults(clouds, assertion, lambda *_: None)
+    vaults = VaultPool(clouds, assertion, lambda *_: None)
     hostile, shop = Identity("hostile", "robot", CLIENT, TENANT), Identity("shop", "shop", CLIENT, TENANT)
     readers = [vaults.reader(hostile, "here", f"hangs-{number}") for number in range(HANGING)]
     hanging = [asyncio.create_task(reader.read(WANTED, since=0.0, first=True)) for reader in readers]
@@ -43,7 +43,7 @@ async def test_vaults_that_hang_leave_half_of_the_requests_to_other_namespaces(s
                 await asyncio.sleep(0.02)
         async with asyncio.timeout(5):
             found = await vaults.reader(shop, "here", VAULT).read(WANTED[:1], since=0.0, first=True)
-        assert isinstance(found[WANTED[0]], Fetched)
+        assert isinstance(found[WANTED[0]], VaultValue)
         assert await asyncio.to_thread(under_way, emulator) == AT_ONCE / 2
     finally:
         for task in hanging:

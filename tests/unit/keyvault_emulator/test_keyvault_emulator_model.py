@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.keyvault_emulator.access import ROLES
-from tools.keyvault_emulator.faults import WINDOW, Limiter
-from tools.keyvault_emulator.routes import ENTRA, Route, parse
-from tools.keyvault_emulator.state import Role, Version, World, dump, load
+from tools.keyvault_emulator.azure.access import ROLES
+from tools.keyvault_emulator.azure.routes import ENTRA, Route, parse
+from tools.keyvault_emulator.azure.state import EmulatorState, Role, Version, dump, load
+from tools.keyvault_emulator.faults import WINDOW, RateLimiter
 
 LOCAL = "127.0.0.1:8443"
 OWN = "shop.vault.azure.net:443"
@@ -63,7 +63,7 @@ def test_no_address_breaks_the_parser(host: str, path: str) -> None:
 
 @given(st.lists(st.floats(0, 30), max_size=60), st.integers(1, 8))
 def test_no_window_holds_more_than_the_limit(moments: list[float], limit: int) -> None:
-    limiter = Limiter(limit)
+    limiter = RateLimiter(limit)
     admitted = [moment for moment in sorted(moments) if limiter.admit(moment) is None]
     for start in admitted:
         assert len([each for each in admitted if 0 <= each - start < WINDOW]) <= limit
@@ -72,7 +72,7 @@ def test_no_window_holds_more_than_the_limit(moments: list[float], limit: int) -
 
 
 def test_calls_that_were_refused_do_not_count() -> None:
-    limiter = Limiter(2, retry_after=None)
+    limiter = RateLimiter(2, retry_after=None)
     assert [limiter.admit(moment) is None for moment in (0, 1, 2, 9.99, 10, 10.5, 11)] == [
         True,
         True,
@@ -96,6 +96,6 @@ def test_a_dump_loads_again() -> None:
     world = load("vaults: {A: {tenant: t, secrets: {Pin: {versions: [{value: '1', id: abc}]}}}}", Path())
     again = load(dump(world), Path())
     assert again == world
-    assert isinstance(again, World)
+    assert isinstance(again, EmulatorState)
     assert again.vaults["a"].secrets["pin"].name == "Pin"
     assert again.vaults["a"].url("secrets", "Pin", "abc") == "https://A.vault.azure.net/secrets/Pin/abc"

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.unit.issuing import as_pem, issue
+from tests.support.certificates import encode_pem_bundle, issue_certificate
 from tests.unit.keyvault_emulator.scene import CLIENT, TENANT, VAULT, Scene
 from tools.keyvault_emulator import Emulator, EmulatorError
+from tools.keyvault_emulator.__main__ import main
 
 ROOT = Path(__file__).parents[3]
 CANARY = "canary-2f1a9c"
@@ -40,7 +41,7 @@ def test_it_starts_quickly_and_keeps_everything_over_a_restart(tmp_path: Path) -
         emulator.add_vault(VAULT, TENANT)
         emulator.add_identity(CLIENT, TENANT)
         version = emulator.set_secret(VAULT, "pin", "1", expires=datetime(2099, 1, 1, tzinfo=UTC))
-        emulator.import_certificate(VAULT, "web", as_pem(issue("shop")))
+        emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
         emulator.delete_secret(VAULT, "web", kind="certificates")
         before = json.loads(emulator.call("dump"))
         url, ca = emulator.url, emulator.ca_file.read_bytes()
@@ -52,6 +53,17 @@ def test_it_starts_quickly_and_keeps_everything_over_a_restart(tmp_path: Path) -
         emulator.kill()
         emulator.start()
         assert json.loads(emulator.call("dump")) == before
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_an_address_of_either_family_serves_vaults_and_entra(address: str, tmp_path: Path) -> None:
+    with Emulator(tmp_path, address=address) as emulator:
+        emulator.add_vault(VAULT, TENANT)
+        for path in (f"{VAULT}/secrets/pin", f"{TENANT}/v2.0/.well-known/openid-configuration"):
+            answer = requests.get(f"{emulator.url}/{path}", verify=str(emulator.ca_file), timeout=5)
+            assert answer.status_code == (401 if "secrets" in path else 200)
+        # The way from the vault to Entra has the same address.
+        assert emulator.url in answer.json()["token_endpoint"]
 
 
 def test_it_dies_with_its_parent_even_if_that_is_killed(tmp_path: Path) -> None:
@@ -106,11 +118,11 @@ def test_only_who_knows_the_key_steers_it(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("verb", "arguments", "message"),
     [
-        ("explode", {}, "'explode' is no verb; there are add_identity, add_tenant"),
+        ("explode", {}, "'explode' is not a verb; the verbs are add_identity, add_tenant"),
         ("set_secret", {"vault": VAULT}, "missing required field `name`"),
         ("cut_off", {"now": True}, "unknown field `now`"),
         ("set_secret", {"vault": "none", "name": "a", "value": "b"}, f"vault: 'none' does not exist; known: {VAULT}"),
-        ("set_secret", {"vault": VAULT, "name": "a_b", "value": "b"}, "name: 'a_b' is no name for Key Vault"),
+        ("set_secret", {"vault": VAULT, "name": "a_b", "value": "b"}, "name: 'a_b' is not a valid name in Key Vault"),
         ("federate", {"client_id": "none", "issuer": "a", "subject": "b"}, "client_id: 'none' does not exist"),
         ("set_attributes", {"vault": VAULT, "name": "a"}, "has no secret named 'a'"),
         ("delete", {"vault": VAULT, "name": "a"}, "has no secret 'a'"),
@@ -167,7 +179,7 @@ def test_help_teaches() -> None:
 
 
 def test_a_state_file_makes_a_world_and_its_files_are_found_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "web.pem").write_bytes(as_pem(issue("shop")))
+    (tmp_path / "web.pem").write_bytes(encode_pem_bundle(issue_certificate("shop")))
     (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----")
     state = tmp_path / "state.yaml"
     state.write_text(
@@ -235,17 +247,19 @@ vaults:
         ),
         (
             "vaults: {a: {tenant: t, secrets: {a_b: {versions: [{value: x}]}}}}",
-            "'a_b' is no name for Key Vault",
+            "'a_b' is not a valid name in Key Vault",
         ),
     ],
 )
-def test_a_bad_state_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+def test_a_bad_state_file_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
     state = tmp_path / "state.yaml"
     state.write_text(text)
-    refused = run("--state", str(state))
-    assert refused.returncode == 2
-    assert message in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert main(["--state", str(state)]) == 2
+    refused = capsys.readouterr().err
+    assert message in refused
+    assert "Traceback" not in refused
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:

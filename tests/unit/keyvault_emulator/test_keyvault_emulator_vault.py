@@ -11,7 +11,7 @@ import requests
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError
 from azure.keyvault.secrets import SecretClient
 
-from tests.unit.issuing import as_pem, issue
+from tests.support.certificates import encode_pem_bundle, issue_certificate
 from tests.unit.keyvault_emulator.scene import CLIENT, OTHER_TENANT, SCOPE, TENANT, VAULT, Scene
 from tools.keyvault_emulator import EmulatorError
 
@@ -196,7 +196,7 @@ def test_a_token_that_is_not_for_this_vault_is_refused(scene: Scene) -> None:
 
 def test_roles_allow_what_they_do_in_azure(scene: Scene) -> None:
     scene.emulator.set_secret(VAULT, "pin", "1")
-    scene.emulator.import_certificate(VAULT, "web", as_pem(issue("shop")))
+    scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
     token = scene.access_token()
     operations = [
         "secrets/pin",
@@ -223,7 +223,7 @@ def test_roles_allow_what_they_do_in_azure(scene: Scene) -> None:
     assert allowed("Key Vault Reader") == metadata | public
     assert allowed("Key Vault Crypto User") == {"keys/web", "keys"}
     assert allowed("Key Vault Reader", "Key Vault Secrets User") == set(operations)
-    with pytest.raises(EmulatorError, match="role: 'Boss' is not known; there are Key Vault Secrets User"):
+    with pytest.raises(EmulatorError, match="role: 'Boss' is not known; the roles are Key Vault Secrets User"):
         scene.emulator.assign_role(CLIENT, VAULT, "Boss")
 
 

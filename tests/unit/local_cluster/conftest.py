@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.local_cluster.fake_go import FakeGo
 from tests.unit.local_cluster.release_server import ReleaseServer
-from tools.local_cluster import download, official
+from tools.local_cluster.programs import download, official
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGo:
 
 @pytest.fixture
 def release_server(fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
-    """A mirror with the default release. Downloads are tried, and no slowness of this machine ends them."""
+    """Provide a mirror with the default release. Downloads are tried, and no slowness of this machine ends them."""
     for name in [*os.environ]:
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.delenv("AKV_ASSETS")
     monkeypatch.setenv("NETRC", os.devnull)
-    monkeypatch.setattr(official, "_silent", set())
+    monkeypatch.setattr(official, "silent", set())
     monkeypatch.setattr(download, "PATIENCE", 60.0)
     monkeypatch.setattr(download, "CONNECT_SECONDS", 60.0)
     server = ReleaseServer()

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tools.local_cluster import assets, cache, releases, versions
+from tools.local_cluster.programs import assets, cache, releases, versions
 
 DEFAULT = versions.DEFAULT_KUBERNETES
 ETCD = "3.7.0"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.local_cluster.fake_go import FakeGo
-from tools.local_cluster import BadInput, assets, cache, versions
+from tools.local_cluster import BadInput
+from tools.local_cluster.programs import assets, cache, versions
 
 DEFAULT = versions.DEFAULT_KUBERNETES
 

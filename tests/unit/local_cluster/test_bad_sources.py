@@ -33,9 +33,10 @@ from tests.unit.local_cluster.release_server import (
     status,
     until_closed,
 )
-from tools.local_cluster import ClusterError, assets, cache, download, official, probe, unpack
+from tools.local_cluster import ClusterError
 from tools.local_cluster.errors import DownloadError
-from tools.workload import ROOT
+from tools.local_cluster.programs import assets, cache, download, official, probe, unpack
+from tools.pods.pod_process import ROOT
 
 FILE = f"/kubernetes/v{DEFAULT}/bin/linux/{cache.architecture()}/kube-apiserver"
 SUM = f"{FILE}.sha256"
@@ -159,7 +160,7 @@ def test_a_source_that_timed_out_is_not_waited_for_again(
 
 @contextlib.contextmanager
 def full_port() -> Iterator[str]:
-    """An address whose backlog is full: the kernel does not complete connections there."""
+    """Provide an address whose backlog is full: the kernel does not complete connections there."""
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(8):
@@ -412,7 +413,7 @@ def test_a_source_that_hangs_is_given_up_soon(release_server: ReleaseServer, mon
 
 MEASURED = """
 import sys, threading, time
-from tools.local_cluster import assets, download, golang
+from tools.local_cluster.programs import assets, download, golang
 
 def build_starts():
     print(f"{time.monotonic() - started:.2f}", flush=True)

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.world import eventually
+from tests.support.cluster.harness import eventually
+from tests.support.pids import wait_until_gone
 from tests.unit.local_cluster.fake_go import FakeGo
-from tests.unit.pids import wait_gone
-from tools.local_cluster import ClusterError, assets, cache, progress, versions
-from tools.workload import ROOT
+from tools.local_cluster import ClusterError
+from tools.local_cluster.programs import assets, cache, progress, versions
+from tools.pods.pod_process import ROOT
 
 DEFAULT = versions.DEFAULT_KUBERNETES
 
 
 def build_in_another_process() -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", "from tools.local_cluster import assets; print(assets.kubernetes().folder)"],
+        [sys.executable, "-c", "from tools.local_cluster.programs import assets; print(assets.kubernetes().folder)"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -86,7 +87,7 @@ def test_a_killed_build_is_never_used(fake_go: FakeGo) -> None:
     go = int(pid_file.read_text())
     builder.kill()
     builder.communicate()
-    wait_gone(go)
+    wait_until_gone(go)
     [part] = cache.root().glob(".*.part")
     assert (part / "kube-apiserver").exists()
 

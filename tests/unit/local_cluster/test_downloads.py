@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.world import eventually
+from tests.support.cluster.harness import eventually
 from tests.unit.local_cluster.fake_go import FakeGo
 from tests.unit.local_cluster.release_server import DEFAULT, ETCD, ReleaseServer, paced, program, status
-from tools.local_cluster import BadInput, ClusterError, assets, cache, download, progress, releases
+from tools.local_cluster import BadInput, ClusterError
 from tools.local_cluster.__main__ import main
-from tools.workload import ROOT
+from tools.local_cluster.programs import assets, cache, download, progress, releases
+from tools.pods.pod_process import ROOT
 
 API_SERVER = f"v{DEFAULT}/bin/linux/{cache.architecture()}/kube-apiserver"
 ETCD_FILE = f"v{ETCD}/etcd-v{ETCD}-linux-{cache.architecture()}.tar.gz"
 
 
 def folders() -> list[str]:
-    """The names in the cache, without those of locks."""
+    """Return the names in the cache, without those of locks."""
     return sorted(path.name for path in cache.root().iterdir() if path.is_dir())
 
 
@@ -278,7 +279,12 @@ def test_a_mirrors_password_comes_from_netrc(
 
 def in_another_process() -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", "from tools.local_cluster import assets; print(assets.kubernetes().folder)"],
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            "from tools.local_cluster.programs import assets; print(assets.kubernetes().folder)",
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

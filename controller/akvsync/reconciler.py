@@ -1,0 +1,337 @@
+"""Reconcile AKVSyncs: generate a SecretProviderClass and SecretSyncs, and write a status for them.
+
+watch → queue → `expand_akvsync()` → a `decide_step()` for each object → one status, if something changed. Nothing is
+polled: the watches of the three kinds report every relevant change, and only failed requests to the API server are
+retried.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from controller import errors
+from controller.akvsync import children
+from controller.akvsync.children import BlockedObject, CreateObject, Done, KeepObject, PatchObject, Step
+from controller.akvsync.expand import GeneratedObjects, expand_akvsync, explicit_names
+from controller.akvsync.selected_secrets import not_shown, selected_before
+from controller.akvsync.selections import SelectionTracker
+from controller.api.akvsync import AKVSync, AKVSyncStatus, PartStatus
+from controller.api.conditions import Reason
+from controller.api.meta import Unreadable
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
+from controller.domain.generated import owner_name as owner_of
+from controller.domain.selection import Query, choose_objects
+from controller.domain.status import ready_condition, same_news
+from controller.kube import permissions
+from controller.kube.client import KubeClient
+from controller.kube.event_recorder import EventRecorder, announce_condition
+from controller.kube.informer import Store, same_version
+from controller.kube.resources import CreatePatch
+from controller.observability.telemetry import RateLimitedLog
+from controller.runtime import backoff
+from controller.runtime.work_queue import Key, Queue
+
+# Seconds to wait for more changes: parts change in bursts, and one status reports them together.
+GATHER = 0.5
+WORKERS = 8
+# Maximum number of simultaneous writes of all AKVSyncs.
+MOST_WRITES = 16
+log = logging.getLogger(__name__)
+
+
+class AKVSyncReconciler:
+    """A reconciler that processes one AKVSync at a time per worker.
+
+    It shares the other two kinds' stores with `Reconciler`.
+    """
+
+    def __init__(
+        self,
+        kube: KubeClient,
+        events: EventRecorder,
+        syncs: Store[SecretSync],
+        classes: Store[SecretProviderClass],
+        new_selections: Callable[[Callable[[Key], None]], SelectionTracker],
+    ) -> None:
+        self.selections = new_selections(self._wake)
+        self._kube = kube
+        self._events = events
+        self._syncs = syncs
+        self._classes = classes
+        self._queue: Queue[Key] = Queue(time.monotonic, WORKERS)
+        self._writes = asyncio.Semaphore(MOST_WRITES)
+        self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
+        self._chorus = RateLimitedLog(log)
+        self._failures: dict[Key, int] = {}
+        # The number of consecutive runs that wrote objects: another component can revert each write.
+        self._busy: dict[Key, int] = {}
+        # The SecretSyncs that an AKVSync owns, by the AKVSync's namespace and UID, because other namespaces can write
+        # any UID into an owner reference. And the AKVSyncs to process when a SecretSync changes.
+        self.owned: dict[tuple[str, str], set[Key]] = {}
+        self._wanted: dict[Key, set[Key]] = {}
+        self.users: dict[Key, set[Key]] = {}
+        self.store: Store[AKVSync] = Store()
+        self.store.add_handler(self._handle_change)
+        syncs.add_handler(self._sync_changed, same_version)
+        # The class has the AKVSync's name.
+        classes.add_handler(lambda key, _: self._wake(key), same_version)
+
+    def _handle_change(self, key: Key, _before: AKVSync | Unreadable | None) -> None:
+        self._failures.pop(key, None)
+        self._busy.pop(key, None)
+        if self.store.get(key) is None:
+            self._remember_wanted(key, ())
+            self.selections.forget(key)
+            self._queue.forget(key)
+        else:
+            self._queue.add(key)
+
+    def _sync_changed(self, key: Key, before: SecretSync | Unreadable | None) -> None:
+        now = self._syncs.get(key)
+        if before and (owner := owner_of(before.metadata)):
+            _discard_key(self.owned, (key.namespace, owner.uid), key)
+            self._wake(Key(key.namespace, owner.name))
+        if now and (owner := owner_of(now.metadata)):
+            self.owned.setdefault((key.namespace, owner.uid), set()).add(key)
+            self._wake(Key(key.namespace, owner.name))
+        for user in self.users.get(key, ()):
+            self._wake(user)
+
+    def _wake(self, key: Key) -> None:
+        if self.store.get(key):
+            self._queue.add(key, GATHER * 2 ** min(self._busy.get(key, 0), 6))
+
+    def _remember_wanted(self, key: Key, names: Iterable[str]) -> None:
+        """Store which SecretSyncs an AKVSync needs, independent of the owner of existing ones."""
+        wanted = {Key(key.namespace, name) for name in names}
+        before = self._wanted.get(key, set())
+        for gone in before - wanted:
+            _discard_key(self.users, gone, key)
+        for new in wanted - before:
+            self.users.setdefault(new, set()).add(key)
+        if wanted:
+            self._wanted[key] = wanted
+        else:
+            self._wanted.pop(key, None)
+
+    def reset(self) -> None:
+        """Forget failures and repeated writes: another process can work on the AKVSyncs from now on."""
+        self._failures.clear()
+        self._busy.clear()
+        self.selections.reset()
+        for key in self.store.keys():  # noqa: SIM118 - a store is not a mapping
+            self._queue.add(key)
+
+    async def work(self) -> None:
+        """Process keys until closed."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._queue.process_keys(self._process_key))
+            tasks.create_task(self.selections.work())
+
+    def close(self) -> None:
+        """Begin no more work."""
+        self._queue.close()
+        self.selections.close()
+
+    def flush_logs(self) -> None:
+        """Log how many lines of one kind were suppressed."""
+        self._chorus.flush_minutes()
+        self.selections.flush_logs()
+
+    async def _process_key(self, key: Key) -> float | None:
+        """Update one AKVSync's objects and status. Return the seconds until the next attempt, or None."""
+        akv = self.store.get(key)
+        if akv is None or akv.metadata.deletion_timestamp:
+            return None
+        try:
+            done = await self._reconcile_akvsync(key, akv)
+        except Exception as error:
+            self._chorus.log_unexpected(error)
+            done = False
+        if done:
+            self._failures.pop(key, None)
+            return None
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        return backoff.backoff_delay(failures, self.rng)
+
+    async def _reconcile_akvsync(self, key: Key, akv: AKVSync | Unreadable) -> bool:
+        """Return whether all possible work is done."""
+        problem: errors.InputError | None = None
+        done: dict[str, Done]
+        try:
+            if isinstance(akv, Unreadable):
+                raise errors.InputError(f"this AKVSync cannot be read: {akv.problem}")
+            generated = self._generate_objects(key, akv)
+        except errors.InputError as error:
+            # The existing objects remain: a mistake deletes nothing.
+            problem, generated = error.bare(), GeneratedObjects(source=None, syncs={})
+            done = {owned.name: KeepObject() for owned in sorted(self.owned.get((key.namespace, akv.metadata.uid), ()))}
+        else:
+            self._remember_wanted(key, generated.syncs.keys() | generated.left)
+            done = await self._carry_out(key, akv.metadata.uid, generated)
+        found = {name: self._syncs.get(Key(key.namespace, name)) for name in done}
+        told = [
+            children.part_status(name, what, found[name], generated.kept.get(name, ())) for name, what in done.items()
+        ]
+        stalled = any(children.is_stalled(what, found[name]) for name, what in done.items())
+        # If only an edit can help, there is no retry: the watches report the edit.
+        well = not any(
+            isinstance(what, errors.ControllerError) and what.retry is not errors.Retry.EDIT for what in done.values()
+        )
+        news = self._selection_status(key, akv, generated)
+        return await self._report_status(akv, told, problem, news, stalled=stalled) and well
+
+    def _generate_objects(self, key: Key, akv: AKVSync) -> GeneratedObjects:
+        """Return the objects of the AKVSync, as far as its vault has been listed for its selections."""
+        entries = [entry for entry in akv.spec.objects if entry.select is not None]
+        if not entries:
+            self.selections.forget(key)
+            return expand_akvsync(akv)
+        found = [self._syncs.get(each) for each in self.owned.get((key.namespace, akv.metadata.uid), ())]
+        owned = [sync for sync in found if isinstance(sync, SecretSync)]
+        explicit = explicit_names(akv)
+        before = selected_before(entries, owned, explicit)
+        query = Query(
+            entries=tuple(entry.select for entry in entries if entry.select is not None),
+            known=frozenset().union(*before),
+            confirm=frozenset().union(
+                *(had for entry, had in zip(entries, before, strict=True) if entry.when_gone == "Remove")
+            ),
+            syncs=frozenset(sync.metadata.name for sync in owned) - explicit,
+        )
+        self.selections.register_query(key, akv, query, children.listed_ago(akv, datetime.now(UTC)))
+        sighting = self.selections.last_sighting(key)
+        source = self._classes.get(key)
+        if sighting is None:
+            return expand_akvsync(akv, None, owned, source if isinstance(source, SecretProviderClass) else None)
+        return expand_akvsync(akv, choose_objects(entries, sighting, before, self.selections.removed_names(key)))
+
+    def _selection_status(
+        self, key: Key, akv: AKVSync | Unreadable, generated: GeneratedObjects
+    ) -> children.SelectionNews | None:
+        """Return the state of the selection for the status, or None without a selection."""
+        if not isinstance(akv, AKVSync) or all(entry.select is None for entry in akv.spec.objects):
+            return None
+        sighting = self.selections.last_sighting(key)
+        skipped = (*generated.skipped, *not_shown(sighting)) if sighting and generated.selects else akv.status.skipped
+        return children.SelectionNews(
+            skipped=skipped,
+            error=self.selections.last_error(key),
+            listed_ago=self.selections.listed_ago(key),
+        )
+
+    async def _carry_out(self, key: Key, uid: str, generated: GeneratedObjects) -> dict[str, Done]:
+        """Delete, create and repair objects. Return the result for each SecretSync by name."""
+        # Unnecessary SecretSyncs go first: they would report errors about items that the class no longer has.
+        ours = sorted(self.owned.get((key.namespace, uid), ()))
+        left = {name: KeepObject() for name in sorted(generated.left)}
+        unwanted = [owned for owned in ours if owned.name not in generated.syncs and owned.name not in left]
+        if generated.selects:
+            # An unreadable SecretSync can be a selected one, so it is not deleted.
+            unwanted = [owned for owned in unwanted if isinstance(self._syncs.get(owned), SecretSync)]
+        pruned = await asyncio.gather(*[self._prune_children(owned) for owned in unwanted])
+        failed = {owned.name: what for owned, what in zip(unwanted, pruned, strict=True) if what}
+        if generated.source is None:
+            return {**left, **failed}
+        first = children.decide_step(generated.source, self._classes.get(key))
+        if isinstance(first, BlockedObject):
+            return {**dict.fromkeys(generated.syncs, first), **left, **failed}
+        steps = {
+            name: children.decide_step(wanted, self._syncs.get(Key(key.namespace, name)))
+            for name, wanted in generated.syncs.items()
+        }
+        if any(isinstance(step, CreateObject | PatchObject) for step in (first, *steps.values())):
+            self._busy[key] = self._busy.get(key, 0) + 1
+        else:
+            self._busy.pop(key, None)
+        source = await self._execute_step(permissions.MADE_CLASSES, key.namespace, first)
+        if isinstance(source, errors.ControllerError):
+            return {**dict.fromkeys(generated.syncs, source), **left, **failed}
+        done = await asyncio.gather(
+            *[self._execute_step(permissions.MADE_SYNCS, key.namespace, what) for what in steps.values()]
+        )
+        return {**dict(zip(steps, done, strict=True)), **left, **failed}
+
+    async def _execute_step(self, handle: CreatePatch[Any], namespace: str, step: Step) -> Done:
+        """Carry out one step. Return an error instead of raising it, so that the other steps continue."""
+        async with self._writes:
+            try:
+                match step:
+                    case CreateObject(body):
+                        await handle.create(self._kube, namespace, body)
+                    case PatchObject(meta, body):
+                        await handle.merge(self._kube, meta, body)
+            except errors.KubeError as error:
+                return _shorten_error(error)
+        return step
+
+    async def _prune_children(self, key: Key) -> errors.ControllerError | None:
+        found = self._syncs.get(key)
+        if found is None or found.metadata.deletion_timestamp:
+            return None
+        async with self._writes:
+            try:
+                await permissions.MADE_SYNCS_GONE.delete(self._kube, found.metadata)
+            except errors.NotFound:
+                return None
+            except errors.KubeError as error:
+                return _shorten_error(error)
+        return None
+
+    async def _report_status(
+        self,
+        akv: AKVSync | Unreadable,
+        told: list[PartStatus],
+        problem: errors.InputError | None,
+        selection: children.SelectionNews | None,
+        *,
+        stalled: bool,
+    ) -> bool:
+        """Write the status unless it is unchanged. Return whether the object now has it."""
+        before = akv.status if isinstance(akv, AKVSync) else AKVSyncStatus()
+        after = children.next_status(akv.metadata, before, told, problem, datetime.now(UTC), selection, stalled=stalled)
+        if after == before:
+            return True
+        body = {
+            "conditions": msgspec.to_builtins(after.conditions),
+            "observedGeneration": after.observed_generation,
+            "summary": after.summary,
+            "parts": msgspec.to_builtins(after.parts),
+            "skipped": msgspec.to_builtins(after.skipped) or None,
+            "lastListTime": after.last_list_time,
+        }
+        try:
+            kept = await permissions.AKV_SYNC_STATUS.patch_status(self._kube, akv.metadata, body)
+        except errors.NotFound:
+            return True  # the AKVSync was deleted in the meantime
+        except errors.KubeError as error:
+            if not isinstance(error, errors.Conflict):
+                text = f"cannot write a status: {error.message}"
+                self._chorus.log_message(logging.WARNING, "status", text, namespace=akv.metadata.namespace)
+            return False
+        self.store.update_from_write(akv.metadata, kept)
+        ready = ready_condition(after)
+        if ready and not same_news(before, after) and ready.reason != Reason.IN_PROGRESS:
+            announce_condition(self._chorus, self._events, AKVSync, akv.metadata, ready)
+        return True
+
+
+def _shorten_error(error: errors.KubeError) -> errors.ControllerError:
+    """Return an error that can be stored and shown."""
+    if isinstance(error, errors.Conflict | errors.NotFound):
+        return errors.ChildConflict("it changed while it was written; the controller checks it again")
+    return error.bare()
+
+
+def _discard_key(index: dict[Any, set[Key]], where: Any, key: Key) -> None:
+    """Remove a key from an index, and its entry if that is empty."""
+    index.get(where, set()).discard(key)
+    if not index.get(where):
+        index.pop(where, None)

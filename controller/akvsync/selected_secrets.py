@@ -1,0 +1,256 @@
+"""Compute the Secrets of an AKVSync's entries with select. Pure.
+
+An object that cannot have a Secret does not affect others: it is skipped, with the reason. Existing Secrets come first,
+so a new object never takes their place or name.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import msgspec
+
+from controller.api.akvsync import BASIC_AUTH_TYPE, MOST_PARTS, SECRET_TYPES, AKVObject
+from controller.api.meta import is_object_name
+from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretSync
+from controller.api.select import Select, SkippedObject
+from controller.domain.decision import REQUIRED_KEYS
+from controller.domain.selection import ObjectChoice, ObjectSelector, SelectionSighting
+from controller.errors import InputError
+
+# Larger than the JSON of a generated SecretSync without labels, annotations and keys: four names and field names.
+_FRAME = 1536
+_PAIR = 64
+
+
+class RemainingLimits(msgspec.Struct):
+    """The rest of an AKVSync's limits: Secrets, and bytes of their SecretSyncs."""
+
+    secrets: int
+    bytes: int
+
+
+class SelectedSecret(msgspec.Struct, frozen=True):
+    """One Secret: its entry, and each key with its object and, for a certificate, its part."""
+
+    entry: AKVObject
+    keys: list[tuple[str, str, str]]
+
+
+class SelectedSecrets(msgspec.Struct, frozen=True):
+    """The Secrets by name, their objects with whether each is only kept, and the skipped objects."""
+
+    secrets: dict[str, SelectedSecret]
+    objects: dict[str, bool]
+    skipped: tuple[SkippedObject, ...]
+    kept: dict[str, tuple[str, ...]]
+
+
+def check_select(entry: AKVObject) -> None:
+    """Raise `InputError` for mistakes that the CRD also refuses."""
+    what, kind = shown_select(entry), entry.kubernetes_secret_type
+    if entry.secret_in_akv or entry.cert_in_akv or entry.mapping:
+        raise InputError(f"{what}: write exactly one of secretInAKV, certInAKV, mapping and select")
+    if entry.expand or entry.include_ca:
+        raise InputError(f"{what}: expand and includeCA do not go with select: name that object in an entry of its own")
+    if entry.version_history != 1:
+        raise InputError(f"{what}: versionHistory does not go with select: name that object in an entry of its own")
+    if kind not in SECRET_TYPES or kind == BASIC_AUTH_TYPE:
+        raise InputError(f"{what}: kubernetesSecretType {kind} is not a type that select can make")
+    if entry.kubernetes_secret_name and kind != DEFAULT_TYPE:
+        raise InputError(f"{what}: with kubernetesSecretName it makes a Secret of type {DEFAULT_TYPE}, not {kind}")
+
+
+def shown_select(entry: AKVObject) -> str:
+    """Return the name of an entry with select for a message."""
+    select = entry.select
+    given = [text for text in (select.name_prefix, select.name_pattern, *select.tags) if text] if select else []
+    return f"the select of {', '.join(given)[:60] or 'everything'}"
+
+
+def shown_name(entry: AKVObject, name: str) -> str:
+    """Return an object's name without `stripPrefix`."""
+    prefix = entry.strip_prefix.lower()
+    return name[len(prefix) :] if name.lower().startswith(prefix) else name
+
+
+def selected_before(
+    entries: Sequence[AKVObject], owned: Iterable[SecretSync], explicit: Collection[str]
+) -> tuple[dict[str, str], ...]:
+    """Return the objects with a Secret of each entry, by lower-case name, according to the SecretSyncs.
+
+    `explicit` are the names of the Secrets of other entries, which name their objects. Objects that no name condition
+    covers any more belong to no entry.
+    """
+    selectors = [ObjectSelector(entry.select or Select()) for entry in entries]
+    before: tuple[dict[str, str], ...] = tuple({} for _ in entries)
+    for sync in owned:
+        if sync.metadata.name in explicit:
+            continue
+        found = {
+            index: names
+            for index, entry in enumerate(entries)
+            if (names := [name for name in _objects_of(entry, sync) if selectors[index].matches_name(name.lower())])
+        }
+        if found:
+            index = max(found, key=lambda each: (_count_matches(entries[each], sync), -each))
+            before[index].update({name.lower(): name for name in found[index]})
+    return before
+
+
+def _count_matches(entry: AKVObject, sync: SecretSync) -> tuple[bool, bool, int]:
+    """Return how well a SecretSync matches this entry, compared with other entries that could have created it."""
+    made = sync.spec.secret_object
+    return (
+        bool(entry.kubernetes_secret_name),
+        entry.kubernetes_secret_type == made.type,
+        (entry.labels == made.labels) + (entry.annotations == made.annotations),
+    )
+
+
+def _objects_of(entry: AKVObject, sync: SecretSync) -> list[str]:
+    """Return the objects of a SecretSync that this entry could have created."""
+    pairs = [(pair.target_key, pair.source_path.partition("/")[0]) for pair in sync.spec.secret_object.data]
+    if entry.kubernetes_secret_name:
+        if sync.metadata.name != entry.kubernetes_secret_name:
+            return []
+        return [name for key, name in pairs if key == shown_name(entry, name)]
+    names = {name for _, name in pairs}
+    return [name for name in names if len(names) == 1 and sync.metadata.name == shown_name(entry, name).lower()]
+
+
+def expand_choices(
+    entries: Sequence[AKVObject],
+    chosen: Sequence[Sequence[ObjectChoice]],
+    explicit: Mapping[str, Collection[str]],
+    room: RemainingLimits,
+) -> SelectedSecrets:
+    """Return the Secrets of the chosen objects. `explicit` are the objects of other entries' Secrets."""
+    every = [(entry, choice) for entry, choices in zip(entries, chosen, strict=True) for choice in choices]
+    selected = {_target_of(entry, choice) for entry, choice in every if not choice.kept}
+    there = {_target_of(entry, choice) for entry, choice in every if not choice.is_new}
+    # An object that one entry keeps and another one selects counts as selected.
+    every = [(entry, choice) for entry, choice in every if not choice.kept or _target_of(entry, choice) not in selected]
+    builder = _SecretsBuilder(explicit, room)
+    for is_new in (False, True):
+        for entry, choice in every:
+            if (_target_of(entry, choice) not in there) is is_new:
+                builder.add(entry, msgspec.structs.replace(choice, is_new=is_new))
+    return builder.built()
+
+
+def _target_of(entry: AKVObject, choice: ObjectChoice) -> tuple[str, str, str]:
+    """Return the Secret for an object, with the key if the Secret has several."""
+    short = shown_name(entry, choice.name)
+    if entry.kubernetes_secret_name:
+        return entry.kubernetes_secret_name, short.lower(), choice.name.lower()
+    return short.lower(), "", choice.name.lower()
+
+
+def not_shown(sighting: SelectionSighting) -> tuple[SkippedObject, ...]:
+    """Return a line for the matches above the limit of an AKVSync, if there are any."""
+    more = sum(sighting.totals) - sum(map(len, sighting.matches))
+    text = f"an AKVSync makes at most {MOST_PARTS} Secrets: split it by namePrefix or tags"
+    return (SkippedObject(name=f"{more} more", message=text),) if more else ()
+
+
+class _SecretsBuilder:
+    def __init__(self, explicit: Mapping[str, Collection[str]], room: RemainingLimits) -> None:
+        self._taken = {name: {each.lower() for each in objects} for name, objects in explicit.items()}
+        self._room = room
+        self._secrets: dict[str, SelectedSecret] = {}
+        self._objects: dict[str, tuple[str, bool]] = {}
+        self._kept: dict[str, list[str]] = {}
+        self._skipped: dict[str, str] = {}
+
+    def add(self, entry: AKVObject, choice: ObjectChoice) -> None:
+        """Create a Secret, or a key of one, for an object, or store why that is impossible."""
+        short = shown_name(entry, choice.name)
+        name = entry.kubernetes_secret_name or short.lower()
+        there = self._secrets.get(name)
+        if name in self._taken and not (there and there.entry is entry and entry.kubernetes_secret_name):
+            if self._taken[name] != {choice.name.lower()}:
+                self._skip_choice(
+                    choice,
+                    f"another object has the Secret {name} already: name this one in an entry with"
+                    " kubernetesSecretName",
+                )
+            return
+        if problem := _find_problem(entry, choice, name, short) or self._why_full(entry, choice, there):
+            if not choice.is_new:  # skipping it would delete its Secret
+                raise InputError(f"{shown_select(entry)}: object {choice.name}: {problem}")
+            self._skip_choice(choice, problem)
+            return
+        if there is None:
+            there = self._secrets[name] = SelectedSecret(entry, [])
+            self._taken[name] = set()
+            self._room.secrets -= 1
+            self._room.bytes -= _frame_size(entry)
+        keys = _keys_of(entry, choice.name, short)
+        self._room.bytes -= _keys_size(keys)
+        there.keys.extend(keys)
+        self._taken[name].add(choice.name.lower())
+        lower = choice.name.lower()
+        spelling, only_kept = self._objects.get(lower, (choice.name, True))
+        self._objects[lower] = spelling, only_kept and choice.kept
+        if choice.kept:
+            self._kept.setdefault(name, []).append(choice.name)
+
+    def _why_full(self, entry: AKVObject, choice: ObjectChoice, there: SelectedSecret | None) -> str:
+        """Return why one more does not fit, or an empty text."""
+        short = shown_name(entry, choice.name)
+        if there is None:
+            if not self._room.secrets:
+                return f"an AKVSync makes at most {MOST_PARTS} Secrets: split it by namePrefix or tags"
+        elif len(there.keys) >= MOST_PARTS:
+            return f"select makes at most {MOST_PARTS} keys of a Secret: split it by namePrefix or tags"
+        elif any(key == short for key, *_ in there.keys):
+            return f"another object has the key {short} already: shorten stripPrefix"
+        if (0 if there else _frame_size(entry)) + _keys_size(_keys_of(entry, choice.name, short)) > self._room.bytes:
+            return "the SecretSyncs of this AKVSync would be too large together: shorten labels and annotations"
+        return ""
+
+    def _skip_choice(self, choice: ObjectChoice, problem: str) -> None:
+        self._skipped.setdefault(choice.name, problem)
+
+    def built(self) -> SelectedSecrets:
+        """Return the result, independent of the order of adding."""
+        secrets = {name: self._secrets[name] for name in sorted(self._secrets)}
+        for secret in secrets.values():
+            secret.keys.sort()
+        return SelectedSecrets(
+            secrets=secrets,
+            objects=dict(self._objects.values()),
+            skipped=tuple(SkippedObject(name=name, message=text) for name, text in sorted(self._skipped.items())),
+            kept={name: tuple(sorted(names)) for name, names in sorted(self._kept.items())},
+        )
+
+
+def _find_problem(entry: AKVObject, choice: ObjectChoice, name: str, short: str) -> str:
+    """Return why a new object cannot have a Secret, or an empty text. Objects with a Secret are not checked again."""
+    if not choice.is_new:
+        return ""
+    if choice.name.startswith("-"):
+        return "its name begins with -, so no sourcePath can name it: give it another name in the vault"
+    if not short:
+        return "nothing remains of its name without stripPrefix: name it in an entry with kubernetesSecretName"
+    if not is_object_name(name):
+        return f"{name} is not a valid name in Kubernetes: name it in an entry with kubernetesSecretName"
+    if choice.is_certificate and entry.kubernetes_secret_type not in (DEFAULT_TYPE, TLS_TYPE):
+        return f"a certificate becomes a Secret of type {DEFAULT_TYPE} or {TLS_TYPE}: set types: [secret]"
+    return ""
+
+
+def _keys_of(entry: AKVObject, name: str, short: str) -> list[tuple[str, str, str]]:
+    if entry.kubernetes_secret_name:
+        return [(short, name, "")]
+    kind = entry.kubernetes_secret_type
+    if kind == DEFAULT_TYPE:
+        return [("v0", name, "")]
+    return [(key, name, key if kind == TLS_TYPE else "") for key in REQUIRED_KEYS[kind]]
+
+
+def _frame_size(entry: AKVObject) -> int:
+    return _FRAME + len(msgspec.json.encode([entry.labels, entry.annotations]))
+
+
+def _keys_size(keys: Iterable[tuple[str, str, str]]) -> int:
+    return sum(_PAIR + len(key) + len(name) + len(part) for key, name, part in keys)

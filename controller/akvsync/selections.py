@@ -1,0 +1,223 @@
+"""Track the selections of AKVSyncs: list a vault after an edit, and use the results of polls afterwards.
+
+Polls list the vault anyway, so a selection adds no calls to them. A restart lists nothing: the generated SecretSyncs
+contain the selected objects, and the AKVSync's status has the time of the last list.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from controller import errors
+from controller.api.akvsync import AKVSync
+from controller.config.clouds import find_cloud
+from controller.config.settings import Cloud, Settings
+from controller.domain.selection import Query, SelectionSighting
+from controller.keyvault.credentials import Identity
+from controller.keyvault.poll_group import Group
+from controller.keyvault.pool import VaultPool
+from controller.observability.telemetry import RateLimitedLog
+from controller.runtime import backoff
+from controller.runtime.budgets import RateBudget
+from controller.runtime.work_queue import Key, Queue
+
+WORKERS = 8
+# Minimum seconds between two lists after edits. The first edit lists the vault at once.
+EDIT_INTERVAL = 10.0
+# Minimum cost of a list, as a number of comparisons.
+LIST_COST = 1_000
+# The number of consecutive polls that must miss an object before it is removed.
+POLLS_TO_REMOVE = 2
+log = logging.getLogger(__name__)
+
+
+class Poller(Protocol):
+    """The part of the poller that answers the queries of AKVSyncs."""
+
+    tell_selection: Callable[[Key, Query, SelectionSighting | errors.ControllerError | None], None]
+    compared: RateBudget
+
+    def select(self, key: Key, group: Group, query: Query, age: float) -> None:
+        """Let each poll of the group answer the query. The vault was listed for it `age` seconds ago."""
+
+    def deselect(self, key: Key) -> None:
+        """Forget the query of an AKVSync."""
+
+
+class _SelectionState(msgspec.Struct):
+    """The state of one AKVSync: its query, the last result, and for missing objects the number of consecutive polls.
+
+    `error` is why the last list failed. `listed_at` is the time of the last successful list (monotonic clock).
+    """
+
+    group: Group
+    query: Query
+    sighting: SelectionSighting | None = None
+    error: errors.ControllerError | None = None
+    failures: int = 0
+    listed_at: float | None = None
+    gone: dict[str, int] = {}
+
+
+class SelectionTracker:
+    """All AKVSyncs with select. `changed` is called with the key of an AKVSync that has a new result."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clouds: Mapping[str, Cloud],
+        vaults: VaultPool,
+        poller: Poller,
+        changed: Callable[[Key], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._clouds = clouds
+        self._vaults = vaults
+        self._poller = poller
+        self._changed = changed
+        self._clock = clock
+        self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
+        self._queue: Queue[Key] = Queue(clock, WORKERS)
+        self._chorus = RateLimitedLog(log)
+        self._selections: dict[Key, _SelectionState] = {}
+        self._begun: dict[Key, float] = {}
+        poller.tell_selection = self._handle_poll
+
+    def register_query(self, key: Key, akv: AKVSync, query: Query, listed_ago: float | None) -> None:
+        """Let each poll of its vault answer the query of an AKVSync.
+
+        `listed_ago` is how many seconds ago the vault was listed for these entries. With None, it is listed now.
+        """
+        group = self._group_of(akv)
+        known = self._selections.get(key)
+        if known and known.group == group and known.query.entries == query.entries:
+            known.query = query
+            if known.listed_at is not None:
+                self._poller.select(key, group, query, 0.0)
+            return
+        self._poller.deselect(key)
+        selection = self._selections[key] = _SelectionState(group, query, gone={})
+        if listed_ago is not None:
+            selection.listed_at = self._clock() - listed_ago
+            self._poller.select(key, group, query, listed_ago)
+            return
+        edited = self._begun.get(key)
+        wait = 0.0 if edited is None else max(0.0, edited + EDIT_INTERVAL - self._clock())
+        self._queue.add(key, wait + self.rng.uniform(0, self._settings.jitter))
+
+    def forget(self, key: Key) -> None:
+        """Forget an AKVSync that is deleted, or that has no select any more."""
+        self._selections.pop(key, None)
+        self._begun.pop(key, None)
+        self._queue.forget(key)
+        self._poller.deselect(key)
+
+    def reset(self) -> None:
+        """Forget everything: another process can work from now on."""
+        for key in tuple(self._selections):
+            self.forget(key)
+
+    def last_sighting(self, key: Key) -> SelectionSighting | None:
+        """Return the last result for the current entries, or None if this process has not listed yet."""
+        selection = self._selections.get(key)
+        return selection.sighting if selection else None
+
+    def last_error(self, key: Key) -> errors.ControllerError | None:
+        """Return why the last list failed, or None."""
+        selection = self._selections.get(key)
+        return selection.error if selection else None
+
+    def listed_ago(self, key: Key) -> float | None:
+        """Return how many seconds ago the vault was listed, or None if it was not."""
+        selection = self._selections.get(key)
+        return None if selection is None or selection.listed_at is None else self._clock() - selection.listed_at
+
+    def removed_names(self, key: Key) -> frozenset[str]:
+        """Return the names that enough consecutive polls found missing."""
+        selection = self._selections.get(key)
+        gone = selection.gone if selection else {}
+        return frozenset(name for name, polls in gone.items() if polls >= POLLS_TO_REMOVE)
+
+    async def work(self) -> None:
+        """List vaults until closed."""
+        await self._queue.process_keys(self._list_vault)
+
+    def close(self) -> None:
+        """Begin no more lists."""
+        self._queue.close()
+
+    def flush_logs(self) -> None:
+        """Log how many lines of one kind were suppressed."""
+        self._chorus.flush_minutes()
+
+    def _group_of(self, akv: AKVSync) -> Group:
+        spec = akv.spec
+        identity = Identity(akv.metadata.namespace, spec.service_account_name, spec.client_id, spec.tenant_id)
+        default = self._settings.default_cloud
+        cloud = find_cloud(default, self._clouds) or default
+        return Group(identity, cloud, spec.keyvault_name, self._settings.rotation_poll_interval)
+
+    async def _list_vault(self, key: Key) -> float | None:
+        """List the vault of an AKVSync that was created or edited. Return the seconds until the next attempt."""
+        selection = self._selections.get(key)
+        if selection is None:
+            return None
+        group, query = selection.group, selection.query
+        if wait := self._poller.compared.wait(group.namespace):
+            deferred = "the namespace has spent its budget for comparing objects with select; the vault is listed later"
+            self._note_failure(key, selection, errors.SelectionDeferred(deferred))
+            return max(wait, backoff.FIRST_RETRY)
+        self._begun[key] = self._clock()
+        try:
+            # The minimum applies to small vaults, too: a user who recreates AKVSyncs must not list the vault each time.
+            self._poller.compared.spend(group.namespace, LIST_COST)
+            reader = self._vaults.reader(group.identity, group.cloud, group.vault)
+            seen = await reader.select([query])
+            self._poller.compared.spend(group.namespace, seen.compared)
+            (sighting,) = seen.sightings
+        except errors.ControllerError as error:
+            sighting = error.bare()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._chorus.log_unexpected(error)
+            sighting = errors.ProviderError(f"unexpected {type(error).__name__}: the controller's log has the place")
+        if self._selections.get(key) is not selection:
+            return None  # it was edited in the meantime, and its next list is due
+        if isinstance(sighting, errors.ControllerError):
+            selection.failures += 1
+            self._note_failure(key, selection, sighting)
+            return backoff.backoff_delay(selection.failures, self.rng, sighting.retry_after)
+        selection.gone = {}  # only polls count
+        self._take_sighting(key, selection, sighting)
+        self._poller.select(key, group, selection.query, 0.0)
+        return None
+
+    def _handle_poll(self, key: Key, query: Query, seen: SelectionSighting | errors.ControllerError | None) -> None:
+        selection = self._selections.get(key)
+        if selection is None or selection.query.entries != query.entries:
+            return
+        if not isinstance(seen, SelectionSighting):
+            selection.gone = {}  # the next poll that misses an object is the first one again
+            if seen:
+                self._note_failure(key, selection, seen)
+            return
+        selection.gone = {name: selection.gone.get(name, 0) + 1 for name in seen.gone}
+        self._take_sighting(key, selection, seen)
+
+    def _take_sighting(self, key: Key, selection: _SelectionState, sighting: SelectionSighting) -> None:
+        selection.sighting, selection.error, selection.failures = sighting, None, 0
+        selection.listed_at = self._clock()
+        self._changed(key)
+
+    def _note_failure(self, key: Key, selection: _SelectionState, error: errors.ControllerError) -> None:
+        news = selection.error is None or selection.error.message != error.message
+        selection.error = error
+        if news:
+            self._changed(key)

@@ -1,0 +1,223 @@
+"""The composition root: build every part of the controller, run them, and end them in order."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controller.akvsync.reconciler import AKVSyncReconciler
+from controller.akvsync.selections import SelectionTracker
+from controller.config.clouds import CloudRegistry
+from controller.config.settings import Settings
+from controller.keyvault.pool import VaultPool
+from controller.keyvault.service_accounts import service_account_tokens
+from controller.kube import config, permissions
+from controller.kube.client import KubeClient
+from controller.kube.event_recorder import EventRecorder
+from controller.kube.informer import Informer, Kept
+from controller.kube.leader_election import LeaderElector, NoElection
+from controller.kube.metrics_access import MetricsAccess
+from controller.kube.overlap import Overlap
+from controller.kube.policy_guard import PolicyGuard
+from controller.observability.http_server import HttpServers
+from controller.observability.server_certificate import ServerCertificate
+from controller.observability.telemetry import Metrics
+from controller.runtime import budgets
+from controller.runtime.budgets import TotalBudget
+from controller.runtime.parsing import ParsingPool
+from controller.secretsync.collector import SecretSyncCollector
+from controller.secretsync.poller import Poller
+from controller.secretsync.reconciler import Reconciler
+from controller.secretsync.status_reporter import StatusReporter
+from controller.secretsync.sync_resolver import SyncResolver
+from controller.secretsync.syncer import Syncer
+from controller.secretsync.value_fetcher import ValueFetcher
+
+# Minimum seconds for which a vault's client and its token are kept after their last use.
+KEEP_UNUSED = 600.0
+# Seconds after SIGTERM in which running attempts can finish. The Deployment allows twice as many.
+GRACE_SECONDS = 10
+Runnable = Reconciler | Poller | AKVSyncReconciler
+log = logging.getLogger("controller")
+
+
+@dataclass(frozen=True)
+class ControllerReadiness:
+    """Whether the controller can do its work, for the readiness probe."""
+
+    informers: Sequence[Informer[Any]]
+    guard: PolicyGuard
+    elector: LeaderElector | NoElection
+    overlap: Overlap
+
+    def problems(self) -> list[str]:
+        """Return why the controller is not ready, one text for each cause, or nothing if it is ready.
+
+        A follower is ready, too: it could take over now, and an update must not wait until it leads.
+        """
+        found = [item.problem or "listing" for item in self.informers if not item.synced.is_set()]
+        found += [] if self.guard.in_force.is_set() else [self.guard.problem]
+        return found + [problem for problem in (self.overlap.problem, self.elector.problem) if problem]
+
+
+async def run(settings: Settings) -> None:
+    """Run the controller until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics = Metrics()
+    async with _ship_logs(settings, metrics):
+        await _run_parts(settings, metrics, stop)
+        log.info("stopped")
+
+
+def _ship_logs(settings: Settings, metrics: Metrics) -> contextlib.AbstractAsyncContextManager[None]:
+    if not settings.otlp_endpoint:
+        return contextlib.nullcontext()
+    from controller.observability.otlp.shipper import ship_logs  # loaded only if logs are sent to a collector
+
+    return ship_logs(settings, metrics)
+
+
+async def _run_parts(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
+    async with KubeClient(await config.find_config(os.environ)) as kube:
+        overlap = Overlap(kube, settings)
+        elector = _new_elector(kube, settings, metrics, overlap)
+        with_fence = kube.with_fence(elector.check)
+        clouds = CloudRegistry(settings)
+        vaults = VaultPool(
+            clouds, service_account_tokens(with_fence), metrics.count_call, elector.check, metrics.count_no_token
+        )
+        events = EventRecorder(with_fence, settings.pod_name, normal=settings.normal_events)
+        reporter = StatusReporter(with_fence, events, metrics)
+        parser = ParsingPool()
+        resolver = SyncResolver(with_fence, settings, clouds, parser)
+        syncer = Syncer(with_fence, settings, ValueFetcher(settings, vaults, parser), metrics)
+        reconciler = Reconciler(settings, parser, resolver, syncer, vaults, reporter, metrics)
+        census = SecretSyncCollector(reconciler.own_syncs, reconciler.last_equal)
+        metrics.registry.register(census)
+        new_selections = partial(SelectionTracker, settings, clouds, vaults, reconciler.poller)
+        akv_syncs = (
+            AKVSyncReconciler(with_fence, events, reconciler.syncs, reconciler.classes, new_selections)
+            if settings.akv_sync
+            else None
+        )
+        controllers: list[Runnable] = [reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])]
+        loops: list[Runnable | EventRecorder] = [*controllers, events]
+        guard = PolicyGuard(kube, settings)
+        namespaces = settings.watch_namespaces or ("",)
+        kept: Kept = TotalBudget(budgets.KEPT)
+        reflectors: list[Informer[Any]] = [
+            reflector
+            for namespace in namespaces
+            for reflector in (
+                Informer(kube, permissions.CLASSES, namespace, reconciler.classes, kept),
+                Informer(kube, permissions.SECRET_SYNCS, namespace, reconciler.syncs, kept),
+            )
+        ]
+        # Readiness does not depend on AKVSyncs: a cluster without their CRD still syncs its SecretSyncs.
+        akv_reflectors = [
+            Informer(kube, permissions.AKV_SYNCS, namespace, akv_syncs.store, kept)
+            for namespace in namespaces
+            if akv_syncs
+        ]
+
+        servers = HttpServers(
+            metrics,
+            ControllerReadiness(reflectors, guard, elector, overlap).problems,
+            census.take_syncs,
+            certificate=ServerCertificate(Path(settings.metrics_tls_folder)) if settings.metrics_tls_folder else None,
+            check=MetricsAccess(kube).check_request if settings.metrics_authentication else None,
+        )
+        try:
+            ports = servers.start(settings.listen_address, settings.listen_port, settings.health_port)
+            fields = {"port": ports[0], "health_port": ports[1], "settings": msgspec.to_builtins(settings)}
+            log.info("started", extra={"fields": fields})
+            async with asyncio.TaskGroup() as tasks:
+                background = [tasks.create_task(item.run()) for item in (*reflectors, *akv_reflectors)]
+                background += [tasks.create_task(guard.run()), tasks.create_task(clouds.watch_file())]
+                background.append(tasks.create_task(overlap.run(lambda: elector.leads)))
+                unused = max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval)
+                background.append(
+                    tasks.create_task(_clean_up_periodically([reporter, *controllers], metrics, vaults, unused))
+                )
+                work = tasks.create_task(_run_when_leading(reflectors, guard, elector, loops))
+                await stop.wait()
+                log.info("stopping")
+                for task in background:
+                    task.cancel()
+                # Running attempts can finish; the next leader does the others.
+                for loop in loops:
+                    loop.close()
+                await asyncio.wait([work], timeout=GRACE_SECONDS if elector.leads else 0)
+                work.cancel()
+        finally:
+            await vaults.close()
+            await servers.stop()
+
+
+def _new_elector(
+    kube: KubeClient, settings: Settings, metrics: Metrics, overlap: Overlap
+) -> LeaderElector | NoElection:
+    if not settings.lease_name:
+        return NoElection(metrics.leader.set)
+    # The kubelet restarts a crashed container under the same Pod name, but it is another process.
+    identity = f"{settings.pod_name}_{secrets.token_hex(4)}"
+    return LeaderElector(
+        kube,
+        settings.pod_namespace,
+        settings.lease_name,
+        identity,
+        metrics.leader.set,
+        lease_seconds=settings.lease_duration,
+        renew_interval=settings.lease_renew_interval,
+        may_lead=lambda: overlap.may_lead,
+    )
+
+
+async def _run_when_leading(
+    reflectors: Sequence[Informer[Any]],
+    guard: PolicyGuard,
+    elector: LeaderElector | NoElection,
+    loops: Sequence[Runnable | EventRecorder],
+) -> None:
+    """Run the loops while this process leads, after everything has been listed.
+
+    An object that is not in a complete list is really missing. AKVSyncs need not be listed: none depends on another,
+    and their CRD can be missing.
+    """
+    for reflector in reflectors:
+        await reflector.synced.wait()
+    await guard.in_force.wait()
+    log.info("listed", extra={"fields": dict(reflector.count() for reflector in reflectors)})
+
+    async def lead() -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for loop in loops:
+                    tasks.create_task(loop.work())
+        finally:
+            for loop in loops:
+                loop.reset()
+
+    await elector.run(lead)
+
+
+async def _clean_up_periodically(
+    controllers: Sequence[StatusReporter | Runnable], metrics: Metrics, vaults: VaultPool, unused: float
+) -> None:
+    while True:
+        await asyncio.sleep(30)
+        for item in controllers:
+            item.flush_logs()
+        await vaults.evict_idle(unused)
+        metrics.forget_vaults(vaults.vault_names())

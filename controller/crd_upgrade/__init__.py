@@ -1,0 +1,1 @@
+"""The chart's upgrade Job, which updates the CRDs."""

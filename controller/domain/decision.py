@@ -1,0 +1,379 @@
+"""Decide what to do about one SecretSync from the observed state. Pure: no clock, no network, no random source.
+
+`check_ownership` decides before any value is fetched whether the Secret may be written. With the values, `decide_write`
+checks in this order whether the vault returned all values, whether Kubernetes accepts them as a Secret, and what
+differs. The first result counts.
+"""
+
+import base64
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from controller.api.meta import ManagedFieldsEntry, ObjectMeta, OwnerReference
+from controller.api.secretsync import RESERVED_PREFIX, TLS_TYPE, SecretSync
+from controller.config.settings import FIELD_MANAGER
+from controller.domain import secret_limits
+from controller.domain.provider_class import EVERY
+from controller.domain.values import SecretBytes, Unchanged, VaultValue
+from controller.errors import ControllerError, InputError, OwnershipError, ProviderError, Retry
+from controller.runtime.backoff import FIRST_RETRY, parse_time
+
+# SSE's label on its Secrets. With the same label, a cluster can switch between SSE and this controller without a write.
+OUR_LABEL = (RESERVED_PREFIX, "")
+# The maximum size of a Secret's data is 1 MiB (Kubernetes documentation, "Secrets").
+MOST_BYTES = 1024 * 1024
+MOST_MESSAGE = 32_000
+# Maximum number of labels and annotations in a message.
+MOST_CONTESTED = 5
+# Keys that Kubernetes requires for each type (Kubernetes documentation, "Types of Secret").
+REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
+    TLS_TYPE: ("tls.crt", "tls.key"),
+    "kubernetes.io/ssh-auth": ("ssh-privatekey",),
+    "kubernetes.io/dockercfg": (".dockercfg",),
+    "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
+}
+# Keys of which one is sufficient.
+EITHER_KEY: Mapping[str, tuple[str, ...]] = {"kubernetes.io/basic-auth": ("username", "password")}
+# Types whose one key must be a JSON object. The API server's own error would quote a character of the value.
+JSON_TYPES = ("kubernetes.io/dockercfg", "kubernetes.io/dockerconfigjson")
+
+
+# A JSON object, because some types accept nothing else.
+_PLACEHOLDER = VaultValue(value=SecretBytes(b"{}"), version="")
+
+
+class WaitForGarbageCollection(msgspec.Struct, frozen=True):
+    """The garbage collector will delete the Secret of an earlier SecretSync of this name. Check again soon."""
+
+
+class RejectWrite(msgspec.Struct, frozen=True):
+    """The Secret cannot be written; the status has the cause."""
+
+    error: ControllerError
+
+
+class NoChange(msgspec.Struct, frozen=True):
+    """The Secret needs no write. `failed` are the keys that keep their last good value."""
+
+    failed: Mapping[str, ControllerError] = {}
+
+
+class WriteSecret(msgspec.Struct, frozen=True):
+    """Create the Secret, or merge `body` into it. `body` contains values, so the code drops it after the write."""
+
+    create: bool
+    body: dict[str, Any]
+    failed: Mapping[str, ControllerError] = {}
+
+    def __repr__(self) -> str:
+        return f"Write(create={self.create})"
+
+
+class ObservedState(msgspec.Struct, frozen=True, kw_only=True):
+    """The observed state that a decision depends on.
+
+    `secret` is the metadata of the Secret of that name, or None if there is none. The keys of `fetched` and `digests`
+    are target keys. `known` are the digests of the last write. It is empty if this process has not written yet, or if
+    the Secret's metadata shows a change by another writer.
+    """
+
+    sync: SecretSync
+    secret: ObjectMeta | None
+    fetched: Mapping[str, VaultValue | Unchanged | ControllerError]
+    digests: Mapping[str, bytes]
+    known: Mapping[str, bytes]
+    partial: bool
+
+
+def decide_write(seen: ObservedState) -> RejectWrite | NoChange | WriteSecret:
+    """Return what to do about a Secret that may be written. The first check with a result decides."""
+    return _nothing_fetched(seen) or _find_impossible(seen) or _compare_secret(seen)
+
+
+def check_ownership(sync: SecretSync, secret: ObjectMeta | None) -> WaitForGarbageCollection | RejectWrite | None:
+    """Decide whether the Secret of that name may be written, before any value is fetched."""
+    if secret is None or is_ours(sync, secret):
+        return None
+    owners = secret.owner_references
+    if len(owners) == 1 and _is_sync(owners[0]) and owners[0].name == sync.metadata.name:
+        return WaitForGarbageCollection()
+    return RejectWrite(foreign_error(sync))
+
+
+def is_ours(sync: SecretSync, secret: ObjectMeta) -> bool:
+    """Return whether this SecretSync is the only owner of the Secret, by UID."""
+    owners = secret.owner_references
+    return len(owners) == 1 and _is_sync(owners[0]) and owners[0].uid == sync.metadata.uid
+
+
+def foreign_error(sync: SecretSync) -> OwnershipError:
+    """Return the error for a Secret that belongs to another owner."""
+    return OwnershipError(
+        f"a Secret {sync.metadata.name} exists that does not belong to this SecretSync, so it was not touched; rename"
+        " the SecretSync, or move that Secret away and the sync follows by itself. If a backup was restored, run"
+        " tools/migrate adopt"
+    )
+
+
+def _is_sync(owner: OwnerReference) -> bool:
+    return owner.kind == SecretSync.kind and owner.api_version.partition("/")[0] == SecretSync.group
+
+
+def _nothing_fetched(seen: ObservedState) -> RejectWrite | None:
+    failed = failed_keys(seen.fetched)
+    if not failed or (seen.partial and len(failed) < len(seen.fetched)):
+        return None
+    first = next(iter(failed.values()))
+    message = first.message
+    if any(error.message != message for error in failed.values()):
+        paths = source_paths(seen.sync, failed)
+        message = partial_message(failed, {key: paths[key] for key in failed})
+    if len(failed) == len(seen.fetched) and (wait := seconds_until_turn(failed)):
+        return RejectWrite(ProviderError(message, retry_after=wait, retry=Retry.TURN))
+    asked = [error.retry_after for error in failed.values() if error.retry_after]
+    # Another value helps only if no key needs anything else.
+    shown = next((error for error in failed.values() if error.retry is not Retry.VALUE), first)
+    return RejectWrite(
+        type(shown)(message, retry_after=max(asked, default=None)) if isinstance(shown, ProviderError) else shown
+    )
+
+
+def source_paths(sync: SecretSync, failed: Mapping[str, ControllerError]) -> dict[str, str]:
+    """Return the sourcePath by targetKey, and by `<targetKey>/*` where an expanded item has failed."""
+    paths = {item.target_key: item.source_path for item in sync.spec.secret_object.data}
+    return {key + EVERY if key + EVERY in failed else key: path for key, path in paths.items()}
+
+
+def seconds_until_turn(failed: Mapping[Any, ControllerError]) -> float | None:
+    """Return the seconds until a busy vault serves the first deferred key, or None if it deferred none."""
+    waits = (error.retry_after or FIRST_RETRY for error in failed.values() if error.retry is Retry.TURN)
+    return min(waits, default=None)
+
+
+def find_mistake(sync: SecretSync) -> InputError | None:
+    """Return the mistake in the SecretSync that no value can correct, before the vault is read."""
+    wanted = sync.spec.secret_object
+    targets = [item.target_key for item in wanted.data]
+    for key, times in Counter(targets).items():
+        if found := secret_limits.key_violation(key):
+            return InputError(found)
+        if times > 1:
+            return InputError(f"targetKey {key} is mapped {times} times: give each key one sourcePath")
+    for key in REQUIRED_KEYS.get(wanted.type, ()):
+        if key not in targets:
+            return InputError(f"type {wanted.type} needs the key {key}: map it in secretObject.data")
+    if (either := EITHER_KEY.get(wanted.type)) and not set(either) & set(targets):
+        return InputError(
+            f"type {wanted.type} needs the key {' or '.join(either)}, or both: map one in secretObject.data"
+        )
+    found = secret_limits.find_violation(wanted.labels, wanted.annotations)
+    return InputError(found) if found else None
+
+
+def _find_impossible(seen: ObservedState) -> RejectWrite | None:
+    """Return why Kubernetes would not accept the Secret."""
+    wanted = seen.sync.spec.secret_object.type
+    for key in REQUIRED_KEYS.get(wanted, ()):
+        item = seen.fetched[key]
+        if isinstance(item, ControllerError):
+            if seen.secret is None:
+                return RejectWrite(item)
+        elif wanted in JSON_TYPES and isinstance(item, VaultValue) and not _is_json_object(item):
+            return RejectWrite(
+                InputError(
+                    f"the value for {key} is not a JSON object, which type {wanted} needs: store the output of"
+                    " `kubectl create secret docker-registry` in the vault"
+                )
+            )
+    either = [seen.fetched[key] for key in EITHER_KEY.get(wanted, ()) if key in seen.fetched]
+    if seen.secret is None and either and all(isinstance(item, ControllerError) for item in either):
+        return RejectWrite(next(item for item in either if isinstance(item, ControllerError)))
+    sizes = {key: len(item.value.reveal()) for key, item in seen.fetched.items() if isinstance(item, VaultValue)}
+    if sum(sizes.values()) > MOST_BYTES:
+        largest = max(sizes, key=lambda key: sizes[key])
+        return RejectWrite(
+            InputError(
+                f"the values have {sum(sizes.values())} bytes, and a Secret can have at most {MOST_BYTES};"
+                f" split the SecretSync (the largest key is {largest} with {sizes[largest]} bytes)"
+            )
+        )
+    return None
+
+
+def _is_json_object(item: VaultValue) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(item.value.reveal()), dict)
+    except (ValueError, RecursionError):  # among them: no UTF-8, and too deep
+        return False
+
+
+def _compare_secret(seen: ObservedState) -> NoChange | WriteSecret:
+    wanted = seen.sync.spec.secret_object
+    failed = failed_keys(seen.fetched)
+    values = {key: item for key, item in seen.fetched.items() if isinstance(item, VaultValue)}
+    if seen.secret is None:
+        return WriteSecret(create=True, body=_new_secret(seen.sync, values), failed=failed)
+    present = data_keys(seen.secret)
+    changed = {
+        key: item for key, item in values.items() if key not in present or seen.known.get(key) != seen.digests[key]
+    }
+    leftover = leftover_keys(present, seen.fetched)
+    metadata = metadata_patch(seen.sync, seen.secret)
+    if not (changed or leftover or metadata):
+        return NoChange(failed=failed)
+    data = {key: _encode_value(item) for key, item in changed.items()} | dict.fromkeys(sorted(leftover))
+    return WriteSecret(create=False, body={"type": wanted.type, "data": data, "metadata": metadata}, failed=failed)
+
+
+def leftover_keys(
+    present: Collection[str], fetched: Mapping[str, VaultValue | Unchanged | ControllerError]
+) -> set[str]:
+    """Return the keys of a Secret that it should not have.
+
+    Return None if the properties of an expanded item are not known, because any key can be one of them.
+    """
+    known = {item.expanded_from for item in fetched.values() if isinstance(item, VaultValue)}
+    if any(key.endswith(EVERY) and key not in known for key in fetched):
+        return set()
+    return set(present) - fetched.keys()
+
+
+def placeholder_write(sync: SecretSync, secret: ObjectMeta | None) -> dict[str, Any]:
+    """Return the body of a write of this Secret with a placeholder for each value, for a dry run."""
+    body = _new_secret(sync, {pair.target_key: _PLACEHOLDER for pair in sync.spec.secret_object.data})
+    if secret is None:
+        return body
+    return {"type": body["type"], "data": body["data"], "metadata": metadata_patch(sync, secret)}
+
+
+def _new_secret(sync: SecretSync, values: Mapping[str, VaultValue]) -> dict[str, Any]:
+    wanted = sync.spec.secret_object
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": sync.metadata.name,
+            "namespace": sync.metadata.namespace,
+            "labels": {**wanted.labels, OUR_LABEL[0]: OUR_LABEL[1]},
+            "annotations": wanted.annotations,
+            "ownerReferences": [
+                {
+                    "apiVersion": SecretSync.api_version(),
+                    "kind": SecretSync.kind,
+                    "name": sync.metadata.name,
+                    "uid": sync.metadata.uid,
+                }
+            ],
+        },
+        "type": wanted.type,
+        "data": {key: _encode_value(item) for key, item in values.items()},
+    }
+
+
+def _encode_value(item: VaultValue) -> str:
+    return base64.b64encode(item.value.reveal()).decode()
+
+
+def metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str, str | None]]:
+    """Return the labels and annotations to set, or to remove (None). The result is empty if all are correct."""
+    wanted = sync.spec.secret_object
+    patch: dict[str, dict[str, str | None]] = {}
+    for field, target, current in (
+        ("labels", {**wanted.labels, OUR_LABEL[0]: OUR_LABEL[1]}, secret.labels),
+        ("annotations", dict(wanted.annotations), secret.annotations),
+    ):
+        differs: dict[str, str | None] = {key: value for key, value in target.items() if current.get(key) != value}
+        # Only the controller's own keys are removed: labels of others, such as backup tools, remain.
+        gone = {
+            key for entry in _own_entries(secret) if _is_us(entry) for key in _field_names(entry, "metadata", field)
+        }
+        differs |= {key: None for key in sorted(gone & set(current)) if key not in target}
+        if differs:
+            patch[field] = differs
+    return patch
+
+
+def contested_fields(sync: SecretSync, secret: ObjectMeta) -> str:
+    """Return the changes of another component in the answer to the controller's write, or an empty text."""
+    changed = [f"{field[:-1]} {key}" for field, keys in metadata_patch(sync, secret).items() for key in sorted(keys)]
+    if not changed:
+        return ""
+    more = f" and {len(changed) - MOST_CONTESTED} more" if len(changed) > MOST_CONTESTED else ""
+    return (
+        f"another component, such as an admission webhook, changes {', '.join(changed[:MOST_CONTESTED])}{more} of the"
+        " Secret after each write: exempt this Secret from it, or set in secretObject what it sets"
+    )
+
+
+def failed_keys(fetched: Mapping[str, VaultValue | Unchanged | ControllerError]) -> dict[str, ControllerError]:
+    """The keys that could not be fetched."""
+    return {key: item for key, item in fetched.items() if isinstance(item, ControllerError)}
+
+
+def data_keys(secret: ObjectMeta) -> set[str]:
+    """The keys in the Secret's data, whoever set them, as far as managedFields tells."""
+    return {key for entry in _own_entries(secret) for key in _field_names(entry, "data")}
+
+
+def data_fingerprint(secret: ObjectMeta) -> str:
+    """Who last set which keys of the data, and when, as managedFields tells: equal marks mean that nobody has since.
+
+    It holds names and times, never values. Empty where managedFields tells nothing.
+    """
+    writers = ((entry, sorted(_field_names(entry, "data"))) for entry in _own_entries(secret))
+    return "; ".join(sorted(f"{e.manager} {e.operation} {e.time} {','.join(keys)}" for e, keys in writers if keys))
+
+
+def has_drifted(sync: SecretSync, secret: ObjectMeta, remembered: str) -> bool:
+    """Return whether somebody else may have changed the Secret's data, by what its metadata shows.
+
+    `remembered` is the mark of our last look. A process that has just started has none, and then holds against the
+    Secret what was set after the last sync, or is not what the status tells.
+    """
+    if remembered:
+        return data_fingerprint(secret) != remembered
+    last = parse_time(sync.status.last_successful_sync_time)
+    times = [parse_time(entry.time) for entry in _own_entries(secret) if _field_names(entry, "data")]
+    # Both times have a grain of one second.
+    late = any(not time or not last or (time - last).total_seconds() > 1 for time in times)
+    return not times or late or data_keys(secret) != {item.target_key for item in sync.status.objects}
+
+
+def _own_entries(secret: ObjectMeta) -> list[ManagedFieldsEntry]:
+    return [entry for entry in secret.managed_fields if not entry.subresource]
+
+
+def _is_us(entry: ManagedFieldsEntry) -> bool:
+    return entry.manager == FIELD_MANAGER
+
+
+def _field_names(entry: ManagedFieldsEntry, *path: str) -> set[str]:
+    node: Any = entry.fields_v1
+    for part in path:
+        node = node.get(f"f:{part}") if isinstance(node, dict) else None
+    return {key[2:] for key in node if key.startswith("f:")} if isinstance(node, dict) else set()
+
+
+def partial_message(failed: Mapping[str, ControllerError], targets: Mapping[str, str]) -> str:
+    """PartialSync's message: a JSON list with one item per key, failures first; `targets` maps key to sourcePath."""
+    items: list[dict[str, str | int]] = [
+        {"targetKey": key, "sourcePath": targets[key], "status": "failed", "message": error.message[:300]}
+        for key, error in sorted(failed.items())
+    ]
+    items += [
+        {"targetKey": key, "sourcePath": path, "status": "synced"} for key, path in targets.items() if key not in failed
+    ]
+    shown = len(items)
+    while True:
+        rest = (
+            [{"failed": len(failed), "keys": len(targets), "notShown": len(items) - shown}]
+            if shown < len(items)
+            else []
+        )
+        text = msgspec.json.encode([*items[:shown], *rest])
+        if len(text) <= MOST_MESSAGE:
+            return text.decode()
+        shown = shown * 3 // 4

@@ -1,0 +1,280 @@
+"""Compute the status of a SecretSync from an outcome. It is written once, and only if it changed. Pure."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from controller.api.akvsync import AKVSyncStatus
+from controller.api.conditions import Condition, ConditionType, Reason
+from controller.api.meta import ObjectMeta
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import GroupPoll, ObjectVersion, SecretSyncStatus
+from controller.domain.decision import seconds_until_turn
+from controller.domain.generated import identify_items, owner_name
+from controller.domain.provider_class import EVERY, ObjectVersionRef
+from controller.domain.values import VaultValue
+from controller.errors import ControllerError, OwnershipError, Retry, is_away
+from controller.runtime.backoff import format_time, parse_time
+
+# The CRD's limit for a condition's message.
+MOST_MESSAGE = 32_768
+
+
+class Synced(msgspec.Struct, frozen=True, kw_only=True):
+    """The Secret equals the vault. `changed` means that a write has changed it.
+
+    `objects` are the versions behind its keys, None if no value was fetched. `warnings` inform a user about a synced
+    Secret; None if they are not known. `poll` is a poll of the whole group to record in the status.
+    """
+
+    message: str
+    changed: bool = False
+    objects: list[ObjectVersion] | None = None
+    warnings: tuple[str, ...] | None = None
+    poll: GroupPoll | None = None
+
+    @property
+    def reason(self) -> Reason:
+        """Return the reason of the conditions."""
+        return Reason.WRITTEN if self.changed else Reason.UP_TO_DATE
+
+
+class PartiallySynced(msgspec.Struct, frozen=True, kw_only=True):
+    """Some keys equal the vault. `failed` has the error of each other key, by target key; it is never empty."""
+
+    message: str
+    failed: Mapping[str, ControllerError]
+    objects: list[ObjectVersion]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> Reason:
+        """Return the reason of the conditions."""
+        return Reason.PARTIAL
+
+    @property
+    def retry(self) -> Retry:
+        """Return what the next attempt depends on."""
+        if seconds_until_turn(self.failed) is not None:
+            return Retry.TURN
+        return Retry.VALUE if all(error.retry is Retry.VALUE for error in self.failed.values()) else Retry.TIME
+
+    @property
+    def retry_after(self) -> float:
+        """Return the seconds that the vault asked to wait; 0 if it asked for none."""
+        return seconds_until_turn(self.failed) or max(error.retry_after or 0.0 for error in self.failed.values())
+
+    @property
+    def is_away(self) -> bool:
+        """Return whether the vault as a whole could not be read."""
+        return all(is_away(error) for error in self.failed.values())
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """Nothing was written. The error says why, and what the next attempt depends on."""
+
+    error: ControllerError
+
+    @property
+    def reason(self) -> Reason:
+        """Return the reason of the conditions."""
+        return self.error.reason
+
+    @property
+    def message(self) -> str:
+        """Return the message of the conditions."""
+        return self.error.message
+
+    @property
+    def retry(self) -> Retry:
+        """Return what the next attempt depends on."""
+        return self.error.retry
+
+    @property
+    def retry_after(self) -> float | None:
+        """Return the seconds that the server asked to wait."""
+        return self.error.retry_after
+
+    @property
+    def is_away(self) -> bool:
+        """Return whether the vault as a whole could not be read."""
+        return is_away(self.error)
+
+
+class Requeue(msgspec.Struct, frozen=True):
+    """There is nothing to report yet: try again after this many seconds.
+
+    Another client was faster, or an old Secret is being collected. `obstacle` says what the attempt waits for; it is
+    reported if it lasts.
+    """
+
+    seconds: float
+    obstacle: str = ""
+
+
+Reportable = Synced | PartiallySynced | Failed
+"""An outcome that the status shows."""
+Outcome = Reportable | Requeue
+"""How an attempt ended."""
+
+
+def object_versions(
+    fetched: Mapping[str, VaultValue | Any], wanted: Mapping[str, ObjectVersionRef], before: SecretSyncStatus
+) -> list[ObjectVersion]:
+    """Return the vault's version behind each key. Keys that could not be fetched keep their entries."""
+    old = {item.target_key: item for item in before.objects}
+    result: list[ObjectVersion] = []
+    for key, item in fetched.items():
+        if key.endswith(EVERY):
+            # The key, or some of its properties, failed: its earlier entries remain, unless they were read.
+            read = any(isinstance(one, VaultValue) and one.expanded_from == key for one in fetched.values())
+            kept = (one for one in before.objects if one.expanded_from == key and one.target_key not in fetched)
+            result += [] if read else kept
+        elif isinstance(item, VaultValue):
+            result.append(
+                ObjectVersion(
+                    target_key=key,
+                    object=str(wanted[item.expanded_from or key]),
+                    version=item.version,
+                    updated=format_time(item.updated) if item.updated else "",
+                    expires=format_time(item.expires) if item.expires else "",
+                    expanded_from=item.expanded_from,
+                )
+            )
+        elif key in old:
+            result.append(old[key])
+    return result
+
+
+def sync_hash(meta: ObjectMeta, source: SecretProviderClass, objects: list[ObjectVersion]) -> str:
+    """Return a hash over ids, UIDs and generations. A hash over values would let readers of the status guess weak ones.
+
+    In a class that an AKVSync generates, only the items of these objects count, because other objects do not affect the
+    SecretSync.
+    """
+    if not owner_name(source.metadata):
+        return generation_hash(meta, source, objects)
+    names = frozenset(item.object.split("/")[1] for item in objects if "/" in item.object)
+    return _hash_parts([meta.uid, meta.generation, *identify_items(source, names)], objects)
+
+
+def generation_hash(meta: ObjectMeta, source: SecretProviderClass, objects: list[ObjectVersion]) -> str:
+    """Return the hash that covers the whole class, which earlier versions also wrote for generated classes."""
+    return _hash_parts([meta.uid, meta.generation, source.metadata.uid, source.metadata.generation], objects)
+
+
+def _hash_parts(parts: list[Any], objects: list[ObjectVersion]) -> str:
+    return hashlib.sha256(msgspec.json.encode([parts, objects])).hexdigest()[:32]
+
+
+def next_status(
+    meta: ObjectMeta,
+    before: SecretSyncStatus,
+    source: SecretProviderClass | None,
+    outcome: Reportable,
+    now: datetime,
+    *,
+    last_equal: datetime | None = None,
+) -> SecretSyncStatus:
+    """Return the status that reports this outcome of the SecretSync with that metadata.
+
+    `last_equal` is when a poll last found its Secret equal to the vault.
+    """
+    if isinstance(outcome, Synced) and outcome.poll and _reports_since(outcome.poll, before, meta.generation):
+        # The conditions say what this very poll changed. "Equal" would hide it.
+        return msgspec.structs.replace(before, last_group_poll=outcome.poll)
+    objects = before.objects if isinstance(outcome, Failed) or outcome.objects is None else outcome.objects
+    generation = meta.generation
+    is_equal = isinstance(outcome, Synced)
+
+    def told(kind: ConditionType, holds: bool | None) -> Condition:
+        return next_condition(kind, holds, outcome.reason, outcome.message, generation, before, now)
+
+    exists: bool | None = True
+    if isinstance(outcome, Failed):
+        is_foreign = isinstance(outcome.error, OwnershipError)
+        exists = False if is_foreign else _previous_value(before, ConditionType.SECRET_CREATED)
+    never_synced = not (is_equal or exists or before.sync_hash)
+    if never_synced:
+        # As in upstream's controller: before the first success, the creation fails, and no update was attempted.
+        exists = False
+    return SecretSyncStatus(
+        conditions=[
+            told(ConditionType.READY, is_equal),
+            told(ConditionType.SECRET_CREATED, exists),
+            _not_updated_yet(generation, before, now) if never_synced else told(ConditionType.SECRET_UPDATED, is_equal),
+            *([told(ConditionType.STALLED, True)] if isinstance(outcome, Failed) and outcome.error.is_stalled else []),
+        ],
+        last_successful_sync_time=format_time(now) if is_equal else _last_sync(before, last_equal),
+        last_group_poll=outcome.poll if isinstance(outcome, Synced) and outcome.poll else before.last_group_poll,
+        sync_hash=sync_hash(meta, source, objects) if source and is_equal else before.sync_hash,
+        observed_generation=generation,
+        objects=objects,
+    )
+
+
+def _reports_since(poll: GroupPoll, status: SecretSyncStatus, generation: int) -> bool:
+    """Return whether the status reports a successful sync of this generation after the poll began."""
+    synced, began = parse_time(status.last_successful_sync_time), parse_time(poll.time)
+    return bool(synced and began and synced >= began) and status.observed_generation == generation
+
+
+def _last_sync(before: SecretSyncStatus, equal_at: datetime | None) -> str | None:
+    """Return when the Secret was last known to equal the vault, by the status or by a poll."""
+    known = parse_time(before.last_successful_sync_time)
+    return format_time(equal_at) if equal_at and (not known or equal_at > known) else before.last_successful_sync_time
+
+
+def _not_updated_yet(generation: int, before: SecretSyncStatus, now: datetime) -> Condition:
+    message = "no update was attempted yet; SecretCreated says why"
+    return next_condition(ConditionType.SECRET_UPDATED, None, Reason.NO_UPDATE, message, generation, before, now)
+
+
+def next_condition(
+    kind: ConditionType,
+    holds: bool | None,
+    reason: str,
+    message: str,
+    generation: int,
+    before: SecretSyncStatus | AKVSyncStatus,
+    now: datetime,
+) -> Condition:
+    """Return a condition. The time of its last transition remains if the condition is unchanged."""
+    was = find_condition(before, kind)
+    status: Literal["True", "False", "Unknown"] = "Unknown" if holds is None else "True" if holds else "False"
+    return Condition(
+        type=kind,
+        status=status,
+        reason=reason,
+        message=message[:MOST_MESSAGE],
+        last_transition_time=was.last_transition_time if was and was.status == status else format_time(now),
+        observed_generation=generation,
+    )
+
+
+def _previous_value(status: SecretSyncStatus, kind: ConditionType) -> bool | None:
+    found = find_condition(status, kind)
+    return None if found is None or found.status == "Unknown" else found.holds
+
+
+def find_condition(status: SecretSyncStatus | AKVSyncStatus, kind: ConditionType) -> Condition | None:
+    """Return the condition of that type, or None."""
+    return next((item for item in status.conditions if item.type == kind), None)
+
+
+def ready_condition(status: SecretSyncStatus | AKVSyncStatus) -> Condition | None:
+    """Return the condition that users and tools wait for."""
+    return find_condition(status, ConditionType.READY)
+
+
+def same_news(before: SecretSyncStatus | AKVSyncStatus, after: SecretSyncStatus | AKVSyncStatus) -> bool:
+    """Return whether Ready's status, reason and message are the same in `kubectl describe`."""
+    old, new = ready_condition(before), ready_condition(after)
+    return (
+        old is not None
+        and new is not None
+        and (old.status, old.reason, old.message) == (new.status, new.reason, new.message)
+    )

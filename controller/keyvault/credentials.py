@@ -1,0 +1,303 @@
+"""Exchange a ServiceAccount's token for a managed identity's token for Key Vault (workload identity federation).
+
+The cluster signs a short-lived token for the ServiceAccount (TokenRequest). Entra accepts it as the client assertion of
+the managed identity that has a matching federated credential, and returns a token for the vaults. Source: Microsoft
+identity platform, "client credentials flow, third case: access token request with a federated credential"; the AADSTS
+numbers are from "Microsoft Entra authentication and authorization error codes".
+"""
+
+import asyncio
+import base64
+import re
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOptions
+from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.identity.aio import ClientAssertionCredential
+
+from controller.config.settings import TOKEN_AUDIENCE, Cloud
+from controller.errors import ControllerError, NotLeading, ProviderError
+from controller.keyvault.transport import CLIENT_OPTIONS, explain_connection
+from controller.runtime.backoff import parse_retry_after
+
+# Seconds before expiry at which a token is renewed, so that none expires on its way to the vault.
+RENEW_BEFORE = 300.0
+# One failed exchange answers all callers within this time, so a thousand SecretSyncs cause one call to Entra. A vault
+# that refuses tokens cannot cause more exchanges either.
+REMEMBER_FAILURE = 10.0
+# A token without access to a vault is renewed at this age, because the token contains group memberships, which change.
+RENEW_FORBIDDEN = 300.0
+# A claims challenge is answered at once, and at most this often, so that a vault with endless challenges causes few
+# calls.
+CHALLENGE_AGAIN = 60.0
+# Far above the size of real claims challenges (Microsoft identity platform, "Claims challenges and claims requests").
+MAX_CLAIMS = 4096
+# Entra could not reach the issuer's discovery document or keys, or could not parse them.
+UNREACHABLE_ISSUER = ("50166", "501661", "90061", "900612")
+# An exchange can need several requests; the first reads Entra's addresses. A vault's request waits longer.
+EXCHANGE_SECONDS = 40.0
+# Entra's tokens are valid for at most 24 hours, 28 with continuous access evaluation. A larger number is invalid. A
+# token with a shorter life than the minimum would cause an exchange for each request.
+MIN_LIFETIME, MAX_LIFETIME = 10, 2 * 86_400
+# What a request's header can carry (RFC 6750, section 2.1). Real tokens have a few thousand characters.
+_USABLE_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,65536}")
+# Entra's number: in its description, or in the list of codes of an answer without one, as the SDK prints both.
+_NUMBER = re.compile(r"(?:AADSTS|[\"']error_codes[\"']: ?\[)(\d{1,9})\b", re.ASCII)
+NO_USABLE_ANSWER = " gave no usable answer; the controller tries again by itself"
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """The identity that reads a vault: a ServiceAccount federated with a managed identity. Identities share nothing."""
+
+    namespace: str
+    service_account: str
+    client_id: str
+    tenant_id: str
+
+    @property
+    def subject(self) -> str:
+        """Return the subject that the federated credential must name."""
+        return f"system:serviceaccount:{self.namespace}:{self.service_account}"
+
+
+class FederatedCredential:
+    """The tokens of an identity in the form that the Azure SDK expects.
+
+    It implements `AsyncTokenCredential` and `AsyncSupportsTokenInfo`. It ignores the scope and tenant in a vault's
+    challenge: the administrator defines the audience, and no answer from the network can make the controller request
+    another.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        cloud: Cloud,
+        transport: AioHttpTransport,
+        assertion: Callable[[], Awaitable[str]],
+        count_failure: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._identity = identity
+        self._audience = cloud.audience
+        self._host = urlsplit(cloud.authority).netloc
+        self._entra = f"Microsoft Entra ({self._host})"
+        self.count_failure = count_failure
+        self._scope = f"{cloud.audience}/.default"
+        self.new_assertion = assertion
+        self._assertion = ""
+        self._lock = asyncio.Lock()
+        self._token: AccessTokenInfo | None = None
+        self._renew_at = 0.0
+        self._asked_at = 0.0
+        self._failure: tuple[float, ControllerError] | None = None
+        self._claims = ""
+        self._challenged_at = -CHALLENGE_AGAIN
+        # `func` is synchronous and runs on the event loop. The assertion is fetched before, and only passed here.
+        self._new_credential: Callable[[], ClientAssertionCredential] = lambda: ClientAssertionCredential(
+            identity.tenant_id,
+            identity.client_id,
+            func=lambda: self._assertion,
+            authority=cloud.authority,
+            transport=transport,
+            **CLIENT_OPTIONS,
+        )
+        self.sdk_credential = self._new_credential()
+
+    async def get_token_info(self, *_scopes: str, options: TokenRequestOptions | None = None) -> AccessTokenInfo:
+        """Return a token for the cloud's vaults.
+
+        Raise `ProviderError` or `KubeError` with the cause if there is none.
+        """
+        async with self._lock:
+            now = time.time()
+            if options and (asked := options.get("claims")):
+                self._take_challenge(asked)
+            if self._token and now < self._renew_at:
+                return self._token
+            if self._failure and time.monotonic() < self._failure[0]:
+                raise self._failure[1].bare()
+            self._asked_at = time.monotonic()
+            try:
+                token = await self._exchange_token()
+            except NotLeading:
+                raise  # no request was sent, so there is no failure to record
+            except ControllerError as error:
+                self.count_failure(self._host)
+                if self._token and self._token.expires_on > now:
+                    self._renew_at = now + REMEMBER_FAILURE  # early renewal failed; the current token is valid
+                    return self._token
+                self._failure = (time.monotonic() + (error.retry_after or REMEMBER_FAILURE), error)
+                raise
+            # If the renewal failed, the SDK returns the old token. Half of the remaining time limits the number of
+            # attempts.
+            left = token.expires_on - now
+            self._token, self._failure = token, None
+            self._renew_at = now + max(left - RENEW_BEFORE, left / 2)
+            return token
+
+    def note_refusal(self, token: str) -> bool:
+        """Record that a vault refused this token. Return whether there is or will be another one.
+
+        Another token helps, for example, after Entra replaced its keys in an emergency. The distance between exchanges
+        remains.
+        """
+        if self._token and self._token.token != token:
+            return True  # another caller's exchange has replaced it
+        return self._expire_token(REMEMBER_FAILURE)
+
+    def note_forbidden(self) -> None:
+        """Record that a vault denies access.
+
+        The token contains the groups that grant access, and they can have changed.
+        """
+        self._expire_token(RENEW_FORBIDDEN)
+
+    def _expire_token(self, age: float) -> bool:
+        """Let the next caller exchange, if the last exchange is at least `age` seconds old."""
+        if time.monotonic() - self._asked_at < age:
+            return False
+        self._renew_at = 0.0
+        self.sdk_credential = self._new_credential()  # the SDK caches tokens, too
+        return True
+
+    def _take_challenge(self, claims: str) -> None:
+        """Prepare the one exchange for a vault's claims challenge."""
+        now = time.monotonic()
+        if len(claims) <= MAX_CLAIMS and now - self._challenged_at >= CHALLENGE_AGAIN:
+            self._challenged_at, self._claims = now, claims
+            self._expire_token(0.0)
+
+    async def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
+        """Return the token of `get_token_info` in the SDK's older form."""
+        info = await self.get_token_info()
+        return AccessToken(info.token, info.expires_on)
+
+    async def _exchange_token(self) -> AccessTokenInfo:
+        self._assertion = await self.new_assertion()
+        claims, self._claims = self._claims, ""
+        try:
+            options: TokenRequestOptions = {"claims": claims} if claims else {}
+            async with asyncio.timeout(EXCHANGE_SECONDS):
+                token = await self.sdk_credential.get_token_info(self._scope, options=options)
+        except TimeoutError as error:
+            raise ProviderError(f"{self._entra} did not answer in time; check the route and firewall to it") from error
+        except HttpResponseError as error:
+            if error.status_code == 429 or (error.status_code or 0) >= 500:
+                text = f"{self._entra} answered with HTTP {error.status_code}; the controller tries again by itself"
+                raise ProviderError(
+                    text, retry_after=parse_retry_after(getattr(error.response, "headers", {}))
+                ) from error
+            if number := _NUMBER.search(str(error)):
+                raise ProviderError(
+                    _explain_number(number[1], self._identity, self._audience, self._assertion)
+                ) from error
+            raise ProviderError(self._entra + NO_USABLE_ANSWER) from error
+        except AzureError as error:
+            raise ProviderError(explain_connection(error, self._entra)) from error
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            # The SDK raises these errors if an answer does not have Entra's documented form.
+            raise ProviderError(self._entra + NO_USABLE_ANSWER) from error
+        finally:
+            self._assertion = ""
+        is_usable = isinstance(token.token, str) and _USABLE_TOKEN.fullmatch(token.token)
+        if not is_usable or not MIN_LIFETIME <= token.expires_on - int(time.time()) <= MAX_LIFETIME:
+            raise ProviderError(self._entra + NO_USABLE_ANSWER)
+        return token
+
+    async def close(self) -> None:
+        """Delete the tokens."""
+        self._token = None
+        await self.sdk_credential.close()
+
+    async def __aenter__(self) -> "FederatedCredential":
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self.close()
+
+
+def read_claims(token: str) -> dict[str, Any]:
+    """Return the claims of a token without verification, only for messages."""
+    try:
+        part = token.split(".")[1]
+        found = msgspec.json.decode(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (IndexError, ValueError, msgspec.DecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _explain_number(number: str, identity: Identity, audience: str, assertion: str) -> str:
+    """Return the cause and the next step. Of Entra's own text, only the number is used."""
+    issuer = str(read_claims(assertion).get("iss", "the cluster's"))
+    client = f"identity {identity.client_id}"
+    credential = (
+        f"give it a federated credential with issuer {issuer}, subject {identity.subject} and audience {TOKEN_AUDIENCE}"
+    )
+    causes = {
+        "700211": f"no federated credential of {client} names this cluster's issuer; {credential}",
+        "700212": f"the federated credential of {client} names another audience; {credential}",
+        "700213": f"no federated credential of {client} names this ServiceAccount; {credential}",
+        "7002138": f"the federated credential of {client} differs from the subject in letter case; {credential}",
+        "70025": f"{client} has no federated credential; {credential}",
+        "70021": f"no federated credential of {client} matches this ServiceAccount's token; {credential}",
+        "700016": f"{client} is unknown in tenant {identity.tenant_id}; correct clientID or tenantID",
+        "90002": f"tenant {identity.tenant_id} does not exist; correct tenantID",
+        "900023": f"tenant {identity.tenant_id} is not a valid tenant name or id; correct tenantID",
+        "900382": (
+            f"tenant {identity.tenant_id} belongs to another cloud than this Entra endpoint; correct cloudName or"
+            " tenantID"
+        ),
+        "7000229": (
+            f"{client} has no service principal in tenant {identity.tenant_id}; create it there (az ad sp create --id"
+            f" {identity.client_id}), or correct clientID or tenantID"
+        ),
+        "53003": (
+            f"a Conditional Access policy of tenant {identity.tenant_id} blocks {client}; exclude this workload"
+            " identity from the policy, or allow the cluster's addresses in it"
+        ),
+        "50020": (
+            f"{client} comes from another identity provider than tenant {identity.tenant_id} allows; correct tenantID,"
+            " or use an identity of that tenant"
+        ),
+        "50058": (
+            f"Entra expects a sign-in for {client}, which a workload cannot do; check that clientID names a managed"
+            " identity or an application"
+        ),
+        "500011": (
+            f"the audience {audience} is unknown in tenant {identity.tenant_id}; correct tenantID, cloudName, or the"
+            " cloud's audience in the chart's clouds"
+        ),
+        "1002012": (
+            f"Entra does not accept {audience}/.default as a scope; correct the cloud's audience in the chart's clouds"
+        ),
+        "700024": (
+            "the ServiceAccount's token is outside its valid time; set the clock of the cluster's nodes (more than five"
+            " minutes off)"
+        ),
+        "700027": (
+            f"Entra could not verify the ServiceAccount's token with the keys published at {issuer}; publish the keys"
+            " that the cluster signs with"
+        ),
+    }
+    causes["7000272"] = causes["700027"]
+    for same in UNREACHABLE_ISSUER:
+        causes[same] = (
+            f"Entra could not fetch or read the keys of the issuer {issuer}; publish its discovery document and keys"
+            " there, so that they can be read from the internet"
+        )
+    text = causes.get(
+        number,
+        f"Entra refused {client}; search for AADSTS{number} in Microsoft's documentation 'Microsoft Entra"
+        " authentication and authorization error codes'",
+    )
+    return f"{text} (AADSTS{number})"

@@ -1,0 +1,209 @@
+"""Read a vault's lists: all objects of a kind with the time of their last change, and the versions of one object.
+
+Source: Azure Key Vault REST API reference, "Get Secrets", "Get Secret Versions" and the same calls for certificates and
+keys.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Container, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import msgspec
+
+from controller.domain.provider_class import VaultObject
+from controller.domain.selection import SelectionCollector
+from controller.domain.snapshot import ListedObject
+from controller.domain.vault_objects import Item
+from controller.errors import AccessDenied, ControllerError, ObjectError, ProviderError
+from controller.keyvault.client import VaultClient
+from controller.keyvault.objects import ObjectPage, Source
+
+# Maximum number of pages of one object's versions: 10,000 versions, twenty times Key Vault's limit for backups.
+MOST_PAGES = 400
+# Maximum number of pages of a list that is compared with a selection: 10,000 objects.
+MAX_SELECTED_PAGES = 400
+LIST_PAGE = 25
+# Seconds until a list that was dearer than gets is tried again. A forbidden list is tried again within the hour.
+CHEAPER_AGAIN = 86_400.0
+ALLOWED_AGAIN = 3_000.0
+OnListed = Callable[[str, str, ListedObject], None]
+"""Receive the kind, the lower-case name and the state of an object as soon as its page of a list was read."""
+# Number of objects whose order of versions is cached.
+MAX_ORDERS = 256
+
+
+class VaultLister:
+    """The lists of one vault that one identity can read."""
+
+    def __init__(self, calls: VaultClient) -> None:
+        self._calls = calls
+        self.version_orders: dict[VaultObject, tuple[object, list[str]]] = {}
+        self._gets_instead: dict[str, _GetsInstead] = {}
+
+    async def list_all(
+        self,
+        kind: str,
+        gets: int,
+        collectors: Sequence[SelectionCollector] = (),
+        names: Container[str] | None = None,
+        on_listed: OnListed | None = None,
+    ) -> dict[str, ListedObject] | None:
+        """Return all objects of that kind by lower-case name, or None if a list is not worth it.
+
+        A list is not worth it if `gets` calls are fewer, or if it is forbidden.
+        With `collectors`, which request all objects, the list is read even if it saves no calls. The result then
+        contains only the objects in `names` (lower case). `on_listed` is called for each object of the result, page by
+        page. Raise `ProviderError` on failure.
+        """
+        instead = self._gets_instead.get(kind)
+        if (
+            instead
+            and self._calls.clock() < instead.until
+            and (instead.gets is None or (gets <= instead.gets and not collectors))
+        ):
+            return None
+        source, most = self._calls.source_of(kind), MAX_SELECTED_PAGES if collectors else gets
+        found: dict[str, ListedObject] = {}
+        try:
+            async for item in self._list_pages(source, "list", None, source.everything(), most, first=False):
+                for collector in collectors:
+                    collector.add(item)
+                name = item.name.lower()
+                if names is None or name in names:
+                    found[name] = ListedObject(item.updated, item.enabled)
+                    if on_listed:
+                        on_listed(kind, name, found[name])
+        except AccessDenied as error:
+            self._gets_instead[kind] = _GetsInstead(None, self._calls.clock() + ALLOWED_AGAIN, error.bare())
+            return None
+        except _TooManyPages:
+            too_many = ObjectError(
+                f"Key Vault {self._calls.vault} has more than {MAX_SELECTED_PAGES * LIST_PAGE} {source.plural}, which"
+                " is too many for select: name the objects, or split the vault"
+            )
+            limit = None if collectors else gets
+            self._gets_instead[kind] = _GetsInstead(limit, self._calls.clock() + CHEAPER_AGAIN, too_many)
+            return None
+        return found
+
+    def list_refusal(self, kind: str) -> ControllerError | None:
+        """Return why the list of that kind is not read for selections, or None if it is read."""
+        instead = self._gets_instead.get(kind)
+        return instead.why if instead and instead.gets is None else None
+
+    def forget_refusal(self, kind: str) -> None:
+        """Try the list again at once."""
+        if self.list_refusal(kind):
+            del self._gets_instead[kind]
+
+    def note_denied_get(self, kind: str) -> None:
+        """Try the list again at the next poll: gets are denied too, so they cannot replace it."""
+        if (instead := self._gets_instead.get(kind)) and instead.gets is None:
+            del self._gets_instead[kind]
+
+    async def _list_pages(
+        self, source: Source, verb: str, found: VaultObject | None, where: str, most: int, *, first: bool
+    ) -> AsyncIterator[Item]:
+        """Yield the items of a list. Each page is one call. Raise `_TooManyPages` above `most` pages."""
+        for _ in range(most):
+            ask = partial(_read_page, source, found, where)
+            page = await self._calls.make(source, verb, found, ask, first=first)
+            # A list that a busy vault interrupts begins again, so its other pages go before refreshes.
+            first = True
+            for item in page.items:
+                yield item
+            if not page.following:
+                return
+            # The request for the next page has the token. Another address could be another host or vault.
+            if not _is_next_page(page.following, self._calls.url, where):
+                raise ProviderError(
+                    f"Key Vault {self._calls.vault} refers to another host or path for the rest of a list, and the"
+                    " controller does not"
+                    " follow it; check which server answers for the vault"
+                )
+            where = page.following
+        raise _TooManyPages
+
+    async def enabled_ids(self, found: VaultObject, first: bool) -> list[str]:
+        """Return the ids of the enabled versions from the pinned one on, newest first.
+
+        Raise `ControllerError` on failure.
+        """
+        source = self._calls.source_of(found.type)
+        items = self._list_pages(source, "versions", found, source.versions(found.name), MOST_PAGES, first=first)
+        try:
+            listed = [item async for item in items if item.enabled]
+        except _TooManyPages:
+            raise ObjectError(
+                f"{found.noun} has more versions than the controller reads in Key Vault {self._calls.vault}; take"
+                " objectVersionHistory out, or create the object under another name there"
+            ) from None
+        if not listed:
+            raise ObjectError(
+                f"{found.noun} has no enabled version in Key Vault {self._calls.vault}; create or enable one there"
+            )
+        seen = {(item.version, item.created) for item in listed}
+        known = self.version_orders.get(found)
+        if known and known[0] == seen:
+            ids = known[1]
+        else:
+            ids = await self._in_order(source, found, listed, first)
+            self.version_orders[found] = (seen, ids)
+            if len(self.version_orders) > MAX_ORDERS:  # editors choose the names of objects
+                del self.version_orders[next(iter(self.version_orders))]
+        if not found.version:
+            return ids
+        if found.version not in ids:
+            raise ObjectError(
+                f"{found.noun} has no enabled version {found.version} in Key Vault {self._calls.vault};"
+                " correct objectVersion or remove it"
+            )
+        return ids[ids.index(found.version) :]
+
+    async def _in_order(self, source: Source, found: VaultObject, listed: list[Item], first: bool) -> list[str]:
+        oldest = datetime.min.replace(tzinfo=UTC)
+        listed.sort(key=lambda item: (item.created or oldest, item.version), reverse=True)
+        if len(listed) > 1 and listed[0].created == listed[1].created:
+            # `created` has a resolution of one second. A get without a version returns the newest.
+            try:
+                newest = await self._calls.make(source, "get", found, lambda: source.get(found, ""), first=first)
+                listed.sort(key=lambda item: item.version != newest.version)
+            except ObjectError:
+                pass  # the newest version is disabled, so it is not in the list either
+        return [item.version for item in listed]
+
+
+async def _read_page(source: Source, found: VaultObject | None, where: str) -> ObjectPage:
+    page = await source.page(where)
+    # An item without an identifier does not affect other items.
+    return ObjectPage([item for item in page.items if (item.version if found else item.name)], page.following)
+
+
+def _is_next_page(following: str, vault: str, where: str) -> bool:
+    """Return whether an address belongs to the same list of the same vault. Only its query can differ."""
+    scheme, host, prefix = _parse_address(vault)
+    path = _parse_address(where)[2] if "://" in where else prefix + where.lower().rstrip("/")
+    return _parse_address(following) == (scheme, host, path)
+
+
+def _parse_address(url: str) -> tuple[str, str, str]:
+    """Return scheme, host and path of an address in lower case."""
+    scheme, _, rest = re.split(r"[?#]", url.lower(), maxsplit=1)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return scheme, host.removesuffix(":443"), (slash + path).rstrip("/")
+
+
+class _TooManyPages(Exception):  # noqa: N818 - it is not an error of the vault
+    """A list has more pages than the controller reads."""
+
+
+class _GetsInstead(msgspec.Struct, frozen=True):
+    """Up to `gets` objects are read by gets instead of a list until then (monotonic clock).
+
+    None: any number of them.
+    """
+
+    gets: int | None
+    until: float
+    why: ControllerError

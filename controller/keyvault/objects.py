@@ -1,0 +1,356 @@
+"""Read the three kinds of objects in a Key Vault through the Azure SDK's clients, as the same `VaultValue`.
+
+Source: Azure Key Vault REST API reference, secrets, certificates, keys; "Azure Key Vault RBAC guide" for the roles.
+"""
+
+import abc
+import re
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from azure.core.exceptions import HttpResponseError
+from azure.core.rest import HttpRequest
+from azure.keyvault.secrets.aio import SecretClient
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from controller.domain.provider_class import VaultObject
+from controller.domain.values import SecretBytes, VaultValue
+from controller.domain.vault_objects import OBJECT_NAME, Item
+from controller.errors import ObjectError, ObjectGone
+from controller.runtime.json_decoding import REPLACEMENT, cut_nesting, replace_lone_surrogates
+
+# The SDK's certificate and key clients are imported on first use: they take 12 MiB, and few installations need them.
+
+
+class ObjectPage(NamedTuple):
+    """A part of a list, unordered, and the address of the next part. The address is empty after the last part."""
+
+    items: list[Item]
+    following: str
+
+
+class Source(abc.ABC):
+    """One kind of object in one vault, as one identity sees it. Errors are the SDK's errors.
+
+    `plural` is the word for the kind in metrics, messages and paths. `role` is the least role that can read the
+    content. The SDK only sends the frequent requests, the lists and the get of a secret: its models take more CPU than
+    the request.
+    """
+
+    plural: ClassVar[str]
+    role: ClassVar[str]
+
+    def __init__(self, vault: str, url: str, credential: Any, **options: Any) -> None:
+        self._vault = vault
+        self._client = self._client_type()(url, credential, **options)
+
+    @staticmethod
+    @abc.abstractmethod
+    def _client_type() -> Any: ...
+
+    @abc.abstractmethod
+    async def get(self, found: VaultObject, version: str) -> VaultValue:
+        """Return the content of a version, or of the newest version. Raise `ValueError` if the body lacks a field.
+
+        Raise `ObjectError` for objects that the vault shows and that must not be used.
+        """
+
+    def everything(self) -> str:
+        """Return the address of the list of all objects, each with its newest version's attributes."""
+        return f"/{self.plural}"
+
+    def versions(self, name: str) -> str:
+        """Return the address of the list of an object's versions."""
+        return f"/{self.plural}/{quote(name, safe='')}/versions"
+
+    async def page(self, where: str) -> ObjectPage:
+        """Return a page of a list. Raise `ValueError` if the body lacks a field."""
+        answer = _read_page(await self._request_page(where))
+        return ObjectPage(list(_read_items(answer.value)), answer.next_link or "")
+
+    async def _request_page(self, where: str) -> bytes:
+        answer = await self._client.send_request(HttpRequest("GET", where))
+        if answer.status_code != 200:
+            raise HttpResponseError(response=answer)
+        content: bytes = answer.content
+        return content
+
+    async def close(self) -> None:
+        """Close the client."""
+        await self._client.close()
+
+    def disabled(self, found: VaultObject) -> ObjectGone:
+        """Return the error for a disabled object.
+
+        The vault refuses to read disabled secrets, but still shows the public half of certificates and keys.
+        """
+        return ObjectGone(f"{found.noun} is disabled in Key Vault {self._vault}; enable it there")
+
+
+class _ObjectAttributes(msgspec.Struct):
+    """The attributes of an object. Times are in seconds since 1970."""
+
+    enabled: bool | None = None
+    nbf: int | None = None
+    exp: int | None = None
+    created: int | None = None
+    updated: int | None = None
+
+
+class _SecretBundle(msgspec.Struct, rename="camel"):
+    """The fields of a secret's body that are used (Key Vault REST API, SecretBundle)."""
+
+    id: str
+    value: str
+    kid: str | None = None
+    content_type: str | None = None
+    attributes: _ObjectAttributes = msgspec.field(default_factory=_ObjectAttributes)
+
+
+class _PageItem(msgspec.Struct):
+    """An item of a list (SecretItem, CertificateItem, KeyItem). The id of a key is in the field kid."""
+
+    id: str = ""
+    kid: str = ""
+    attributes: msgspec.Raw = msgspec.Raw(b"null")
+    managed: msgspec.Raw = msgspec.Raw(b"null")
+    tags: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _PageBody(msgspec.Struct, rename="camel"):
+    """The fields of a page that are used (SecretListResult, CertificateListResult, KeyListResult)."""
+
+    value: list[msgspec.Raw]
+    next_link: str | None = None
+
+
+def _read_page(content: bytes) -> _PageBody:
+    """Read a page. Neither a lone surrogate nor a deeply nested field of one item makes it unreadable."""
+    try:
+        page: _PageBody = _read_body(content, _PageBody)
+    except (ValueError, RecursionError):
+        page = _read_body(_without_oddities(content), _PageBody)
+    return page
+
+
+def _read_secret(content: bytes) -> _SecretBundle:
+    """Read a secret. The same in a field that is not used, such as a tag, does not make its value unreadable."""
+    try:
+        secret: _SecretBundle = _read_body(content, _SecretBundle)
+    except (ValueError, RecursionError):
+        secret = _read_body(_without_oddities(content), _SecretBundle)
+        if REPLACEMENT in secret.value:  # a value is delivered as it is, or not at all
+            raise ValueError from None
+    return secret
+
+
+def _without_oddities(content: bytes) -> bytes:
+    return replace_lone_surrogates(cut_nesting(bytes(content)))
+
+
+def _read_items(listed: Iterable[msgspec.Raw]) -> Iterator[Item]:
+    """Read each item by itself. Leave out one without an id; treat malformed attributes as missing.
+
+    An object without the time of its last change is read in full at every poll, so no change is missed.
+    """
+    for raw in listed:
+        try:
+            item = _read_body(raw, _PageItem)
+            name, version = _parse_id(item.id or item.kid)
+        except ValueError:
+            continue
+        try:
+            said = _read_body(item.attributes, _ObjectAttributes | None) or _ObjectAttributes()
+            created, updated = _parse_moment(said.created), _parse_moment(said.updated)
+        except (ValueError, OverflowError):
+            said, created, updated = _ObjectAttributes(), None, None
+        managed = bytes(item.managed) == b"true"
+        yield Item(name, version, said.enabled is not False, created, updated, managed, _read_tags(item.tags))
+
+
+def _read_tags(raw: msgspec.Raw) -> Mapping[str, str]:
+    """Return an object's tags. Treat malformed tags as missing."""
+    try:
+        return _read_body(raw, dict[str, str] | None) or {}
+    except ValueError:
+        return {}
+
+
+class SecretObjects(Source):
+    """Secrets. A certificate has a secret with its name, which contains its private key."""
+
+    plural, role = "secrets", "Key Vault Secrets User"
+
+    @staticmethod
+    def _client_type() -> Any:
+        return SecretClient
+
+    async def get(self, found: VaultObject, version: str) -> VaultValue:
+        """Return the value in UTF-8."""
+        # An empty text is a valid value. A missing value must not empty a key.
+        secret = _read_secret(
+            await self._request_page(f"/secrets/{quote(found.name, safe='')}/{quote(version, safe='')}")
+        )
+        return VaultValue(
+            value=SecretBytes(secret.value.encode()),
+            version=_parse_id(secret.id)[1],
+            updated=_parse_moment(secret.attributes.updated),
+            not_before=_parse_moment(secret.attributes.nbf),
+            expires=_parse_moment(secret.attributes.exp),
+            content_type=secret.content_type or "",
+            of_certificate=bool(secret.kid),
+        )
+
+
+class CertificateObjects(Source):
+    """Certificates: only the leaf, without chain and private key."""
+
+    plural, role = "certificates", "Key Vault Reader"
+
+    @staticmethod
+    def _client_type() -> Any:
+        from azure.keyvault.certificates.aio import CertificateClient
+
+        return CertificateClient
+
+    async def get(self, found: VaultObject, version: str) -> VaultValue:
+        """Return the certificate in PEM."""
+        if found.name.lower() in RESERVED_CERTIFICATES:
+            raise ObjectError(
+                f"{found.noun}: Key Vault reserves this name for something else; correct objectName or objectType"
+            )
+        if version:
+            answer = await self._client.get_certificate_version(found.name, version)
+        else:
+            answer = await self._client.get_certificate(found.name)
+        if not answer.cer:
+            raise ObjectError(
+                f"{found.noun} in Key Vault {self._vault} has no version yet: its request is pending, merge it (az"
+                " keyvault certificate pending merge) or delete it"
+            )
+        if answer.properties.enabled is False:
+            raise self.disabled(found)
+        return _build_value(ssl.DER_cert_to_PEM_cert(bytes(answer.cer)).encode(), answer.properties)
+
+
+class KeyObjects(Source):
+    """Keys: only the public half."""
+
+    plural, role = "keys", "Key Vault Reader"
+
+    @staticmethod
+    def _client_type() -> Any:
+        from azure.keyvault.keys.aio import KeyClient
+
+        return KeyClient
+
+    async def get(self, found: VaultObject, version: str) -> VaultValue:
+        """Return the public key in PEM."""
+        answer = await self._client.get_key(found.name, version or None)
+        if answer.properties.enabled is False:
+            raise self.disabled(found)
+        kind, curve = _enum_text(answer.key.kty), _enum_text(answer.key.crv)
+        if kind.startswith("oct"):
+            raise ObjectError(
+                f"{found.noun} in Key Vault {self._vault} is symmetric and has no public half; take it out of the"
+                " SecretSync"
+            )
+        if not kind or (kind.startswith("EC") and not curve):
+            raise ValueError
+        if not kind.startswith(("RSA", "EC")) or (kind.startswith("EC") and curve not in _CURVES):
+            what = curve if kind.startswith("EC") else kind
+            raise ObjectError(
+                f"{found.noun} in Key Vault {self._vault} has a type that the controller cannot convert to PEM"
+                f"{f' ({what})' if _WORD.fullmatch(what) else ''}; take it out of the SecretSync"
+            )
+        return _build_value(_public_pem(answer.key), answer.properties)
+
+
+SOURCES: Mapping[str, type[Source]] = {"secret": SecretObjects, "cert": CertificateObjects, "key": KeyObjects}
+"""The classes by the objectType of a SecretProviderClass."""
+
+# Below /certificates, these paths are not certificates (Azure Key Vault REST API reference, "Get Certificate Issuers"
+# and "Get Certificate Contacts").
+RESERVED_CERTIFICATES = ("issuers", "contacts")
+# Key Vault's ids have 32 hexadecimal digits (Azure Key Vault REST API reference, "About keys, secrets, and
+# certificates").
+_VERSION_ID = re.compile(r"[0-9A-Za-z]{0,64}")
+# The form of a key's type or curve. Other text stays out of messages.
+_WORD = re.compile(r"[A-Z]{1,5}(?:-[A-Z]{1,4}|-?[0-9]{1,4}[A-Z]?[0-9]?)?|secp[0-9]{3}[kr]1|(?:Ed|X)[0-9]{3,5}")
+_CURVES: Mapping[str, ec.EllipticCurve] = {
+    "P-256": ec.SECP256R1(),
+    "P-384": ec.SECP384R1(),
+    "P-521": ec.SECP521R1(),
+    "P-256K": ec.SECP256K1(),
+}
+
+
+def _public_pem(jwk: Any) -> bytes:
+    """Return the public half of a JSON Web Key (SubjectPublicKeyInfo)."""
+    public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+    if _enum_text(jwk.kty).startswith("RSA"):
+        public = rsa.RSAPublicNumbers(_encode_number(jwk.e), _encode_number(jwk.n)).public_key()
+    else:
+        curve = _CURVES[_enum_text(jwk.crv)]
+        public = ec.EllipticCurvePublicNumbers(_encode_number(jwk.x), _encode_number(jwk.y), curve).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _enum_text(word: Any) -> str:
+    """Return the text of a word. The SDK returns an enum member for words that it knows."""
+    return "" if word is None else str(getattr(word, "value", word))
+
+
+def _encode_number(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
+def _read_body(content: bytes | msgspec.Raw, shape: Any) -> Any:
+    try:
+        return msgspec.json.decode(content, type=shape)
+    except msgspec.DecodeError:
+        raise ValueError from None
+
+
+def _parse_moment(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+
+
+def _parse_id(identifier: str) -> tuple[str, str]:
+    """Return name and version of an id https://<vault>/secrets/<name>/<version>. The version can be missing.
+
+    Raise ValueError for other texts, because both parts go into statuses, events and log lines.
+    """
+    _, _, name, *rest = urlsplit(identifier).path.split("/")
+    version = rest[0] if rest else ""
+    if not OBJECT_NAME.fullmatch(name):
+        raise ValueError
+    return name, _checked_version(version)
+
+
+def _checked_version(version: Any) -> str:
+    if not isinstance(version, str) or not _VERSION_ID.fullmatch(version):
+        raise ValueError
+    return version
+
+
+def _build_value(value: bytes, properties: Any) -> VaultValue:
+    return VaultValue(
+        value=SecretBytes(value),
+        version=_checked_version(properties.version or ""),
+        updated=_check_time(properties.updated_on),
+        not_before=_check_time(properties.not_before),
+        expires=_check_time(properties.expires_on),
+    )
+
+
+def _check_time(found: Any) -> datetime | None:
+    """Return a time of the SDK. Raise `ValueError` if the SDK could not convert it."""
+    if found is None or isinstance(found, datetime):
+        return found
+    raise ValueError

@@ -1,0 +1,162 @@
+"""Keep all Key Vault readers: one per identity and vault, one connection pool per set of trusted roots."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+from azure.core.pipeline.transport import AioHttpTransport
+
+from controller import errors
+from controller.config.settings import TEST_CLOUD, Cloud
+from controller.keyvault.client import AT_ONCE, VaultClient
+from controller.keyvault.credentials import FederatedCredential, Identity
+from controller.keyvault.errors import VaultAddress
+from controller.keyvault.reader import VaultReader
+from controller.keyvault.resolver import FairResolver
+from controller.keyvault.transport import new_session, new_transport
+from controller.runtime import budgets
+from controller.runtime.budgets import RecentEntries
+from controller.runtime.fair_share import FairSemaphore
+from controller.runtime.rate_limiter import AdaptiveRateLimiter
+
+# The limit for all namespaces together. Each reader takes 50 KiB.
+MAX_READERS = 1024
+
+
+class _ReaderKey(NamedTuple):
+    """An identity, a cloud and a vault.
+
+    It contains the cloud's addresses, because a cloud can come back with others.
+    """
+
+    identity: Identity
+    cloud: Cloud
+    vault: str
+
+    @property
+    def vault_url(self) -> str:
+        """Return the vault's URL."""
+        return self.cloud.vault_url.replace("{vault}", self.vault.lower())
+
+
+class _ReaderEntry(msgspec.Struct):
+    """A reader, and the time of its last use (monotonic clock)."""
+
+    reader: VaultReader
+    used: float
+
+
+class VaultPool:
+    """All readers, one per identity, cloud and vault.
+
+    The number per namespace is limited. Close it to close all connections.
+    """
+
+    def __init__(
+        self,
+        clouds: Mapping[str, Cloud],
+        assertion: Callable[[Identity], Awaitable[str]],
+        count: Callable[[str, str, str, str], None],
+        check: Callable[[], None] = lambda: None,
+        count_no_token: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._count_no_token = count_no_token
+        self._clouds = clouds
+        self._check = check
+        self._assertion = assertion
+        self._count = count
+        self._slots = FairSemaphore(AT_ONCE)
+        self._resolver = FairResolver()
+        self.transports: dict[str, AioHttpTransport] = {}
+        self.rate_limiters: dict[str, AdaptiveRateLimiter] = {}
+        self.credentials: dict[tuple[Identity, Cloud], FederatedCredential] = {}
+        self.entries: RecentEntries[_ReaderKey, _ReaderEntry] = RecentEntries(budgets.READERS, MAX_READERS)
+
+    def reader(self, identity: Identity, cloud: str, vault: str) -> VaultReader:
+        """Return the reader of that vault as that identity. Raise `errors.ClassError` for a cloud that is not known."""
+        where = self._clouds.get(cloud)
+        if not where:
+            known = ", ".join(sorted(self._clouds))
+            raise errors.ClassError(f"cloud {cloud[:60]!r} was removed; the known clouds are {known}")
+        reach = _ReaderKey(identity, where, vault)
+        entry = self.entries.get(identity.namespace, reach)
+        if entry is None:
+            entry = _ReaderEntry(self._new_reader(reach, cloud), 0.0)
+            for evicted, _ in self.entries.put(identity.namespace, reach, entry):
+                self._forget_evicted(evicted)
+        entry.used = time.monotonic()
+        return entry.reader
+
+    def _new_reader(self, reach: _ReaderKey, cloud: str) -> VaultReader:
+        identity, where = reach.identity, reach.cloud
+        transport = self._transport_for(where.ca, direct=cloud == TEST_CLOUD)
+        credential = self.credentials.get((identity, where))
+        if not credential:
+            credential = FederatedCredential(
+                identity, where, transport, lambda: self._assertion(identity), self._count_no_token
+            )
+            self.credentials[identity, where] = credential
+        pace = self.rate_limiters.setdefault(reach.vault_url, AdaptiveRateLimiter(time.monotonic))
+        count = partial(self._count, identity.namespace)
+        address = VaultAddress(reach.vault, reach.vault_url, cloud, where.api_version)
+        calls = VaultClient(address, identity, credential, transport, self._slots, pace, count)
+        return VaultReader(calls)
+
+    def _forget_evicted(self, evicted: _ReaderKey) -> None:
+        """Drop the data that only the evicted reader has used.
+
+        A request of the reader can be in progress, so nothing is closed: the clients do not own their connections.
+        """
+        left = [reach for _, reach, _ in self.entries.items()]
+        if not any(reach[:2] == evicted[:2] for reach in left):
+            self.credentials.pop(evicted[:2], None)
+        # The state of a throttling vault is kept for a while, or else a new reader would call it at the full rate
+        # again.
+        if (
+            not any(reach.vault_url == evicted.vault_url for reach in left)
+            and not self.rate_limiters[evicted.vault_url].is_slowed
+        ):
+            del self.rate_limiters[evicted.vault_url]
+
+    def vault_names(self) -> set[str]:
+        """Return the vaults that have readers."""
+        return {reach.vault for _, reach, _ in self.entries.items()}
+
+    async def evict_idle(self, seconds: float) -> None:
+        """Close readers without a request in that time, and delete the tokens of their identities."""
+        now = time.monotonic()
+        for namespace, reach, entry in self.entries.items():
+            if now - entry.used > seconds:
+                self.entries.drop(namespace, reach)
+                await entry.reader.close()
+        left = [reach for _, reach, _ in self.entries.items()]
+        for credential in self.credentials.keys() - {reach[:2] for reach in left}:
+            await self.credentials.pop(credential).close()
+        for url in self.rate_limiters.keys() - {reach.vault_url for reach in left}:
+            if not self.rate_limiters[url].seconds_closed():
+                del self.rate_limiters[url]
+        for ca in self.transports.keys() - {reach.cloud.ca for reach in left}:
+            await _close_session(self.transports.pop(ca))
+
+    def _transport_for(self, ca: str, *, direct: bool) -> AioHttpTransport:
+        """Return the transport that trusts that CA. The test cloud is a pod in the same cluster and has its own CA."""
+        if ca not in self.transports:
+            self.transports[ca] = new_transport(new_session(ca, self._resolver), self._check, direct=direct)
+        return self.transports[ca]
+
+    async def close(self) -> None:
+        """Close all connections and delete all tokens."""
+        for _, _, entry in self.entries.items():
+            await entry.reader.close()
+        for credential in self.credentials.values():
+            await credential.close()
+        for transport in self.transports.values():
+            await _close_session(transport)
+        await self._resolver.close()
+
+
+async def _close_session(transport: AioHttpTransport) -> None:
+    if transport.session:
+        await transport.session.close()

@@ -1,0 +1,102 @@
+"""Resolve host names in threads with fair shares by namespace.
+
+It uses the system's resolver, so /etc/hosts, search domains and nsswitch have the same effect as for other programs in
+the pod. The resolver blocks, for minutes if a DNS server does not answer, and an editor chooses the names by
+keyvaultName.
+"""
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from controller.runtime import budgets
+from controller.runtime.threads import FairThreads
+
+LOOKUPS_AT_ONCE = 2 * int(budgets.LOOKUPS.most)
+# Seconds that a caller waits. The lookup itself continues and keeps its thread until the system ends it.
+PATIENCE = 10.0
+# Seconds for which an answer is cached, and the number of cached answers.
+KEEP = 10.0
+MAX_KEPT = 1000
+
+requesting_namespace: ContextVar[str] = ContextVar("requesting_namespace", default="")
+"""The namespace of the current task's request. The callers of vaults set it."""
+
+
+class _HostLookup(NamedTuple):
+    host: str
+    port: int
+    family: int
+
+
+class FairResolver(AbstractResolver):
+    """The system's resolver. Callers of one namespace that resolve the same name share one lookup."""
+
+    def __init__(
+        self, getaddrinfo: Callable[..., Any] = socket.getaddrinfo, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._getaddrinfo = getaddrinfo
+        self._clock = clock
+        self._threads = FairThreads(LOOKUPS_AT_ONCE, "resolve")
+        # Namespaces do not share lookups. Otherwise others would wait in the line of a namespace whose share is spent.
+        self._running: dict[tuple[str, _HostLookup], asyncio.Task[list[ResolveResult]]] = {}
+        self.cached: dict[_HostLookup, tuple[float, list[ResolveResult]]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses. Raise `OSError` if there are none, or if the lookup takes too long."""
+        wanted = _HostLookup(host, port, family)
+        kept = self.cached.get(wanted)
+        if kept and self._clock() < kept[0]:
+            return kept[1]
+        namespace = requesting_namespace.get()
+        task = self._running.get((namespace, wanted))
+        if task is None:
+            task = asyncio.create_task(self._look_up(namespace, wanted))
+            self._running[namespace, wanted] = task
+            task.add_done_callback(lambda done: self._note_end((namespace, wanted), done))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, "the name was not resolved in time") from None
+
+    async def _look_up(self, namespace: str, wanted: _HostLookup) -> list[ResolveResult]:
+        found = await self._threads.run(
+            namespace,
+            lambda: self._getaddrinfo(
+                wanted.host, wanted.port, family=wanted.family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+            ),
+        )
+        return [
+            ResolveResult(
+                hostname=wanted.host,
+                host=address[0],
+                port=address[1],
+                family=family,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for family, _, protocol, _, address in found
+        ]
+
+    def _note_end(self, key: tuple[str, _HostLookup], task: "asyncio.Task[list[ResolveResult]]") -> None:
+        self._running.pop(key, None)
+        if task.cancelled() or task.exception():  # the waiting callers have received the error
+            return
+        self.cached.pop(key[1], None)
+        self.cached[key[1]] = (self._clock() + KEEP, task.result())
+        if len(self.cached) > MAX_KEPT:
+            del self.cached[next(iter(self.cached))]
+
+    async def close(self) -> None:
+        """Return at once: threads that hang are daemons."""
+        for task in self._running.values():
+            task.cancel()

@@ -1,0 +1,1 @@
+"""The Kubernetes API: a client limited to the permissions table, informers, events, leader election."""

@@ -1,0 +1,115 @@
+"""Find the API server, the CA to trust, and the credentials.
+
+In a pod these are two variables and two files. A kubeconfig has many more features, such as plugins, so the official
+client reads it. That client takes 19 MiB; the image does not contain it, because it never reads a kubeconfig.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from controller import errors
+
+# The kubelet's folder for token and CA, unless SERVICE_ACCOUNT_FOLDER is set.
+FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
+# Seconds between two reads of the token. The kubelet replaces it long before it expires.
+READ_AGAIN = 60.0
+NO_WAY = "no way to the Kubernetes API"
+
+
+class ApiServerConfig(NamedTuple):
+    """The address of the API server. `authorization` returns the current Authorization header, or an empty text."""
+
+    server: str
+    tls: ssl.SSLContext
+    authorization: Callable[[], Awaitable[str]]
+
+
+async def find_config(environment: Mapping[str, str]) -> ApiServerConfig:
+    """Read the kubeconfig that KUBECONFIG names, or else use the pod's own ServiceAccount.
+
+    Raise `errors.Refused` with the part that is missing.
+    """
+    if kubeconfig := environment.get("KUBECONFIG"):
+        if not await asyncio.to_thread(Path(kubeconfig).is_file):
+            raise errors.Refused(f"KUBECONFIG names {kubeconfig}, which is not a file")
+        return await _by_kubeconfig(kubeconfig)
+    return read_pod_config(environment)
+
+
+class _TokenFile:
+    """A ServiceAccount's token, read again when it is replaced.
+
+    The first read raises `OSError` if there is no token.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._token = path.read_text().strip()
+        self._again = clock() + READ_AGAIN
+
+    async def authorization(self) -> str:
+        """Return the header of a request."""
+        if self._clock() >= self._again:
+            self._again = self._clock() + READ_AGAIN
+            self._read_token()
+        return f"Bearer {self._token}"
+
+    def _read_token(self) -> None:
+        with contextlib.suppress(OSError):  # the current token remains valid for a while
+            self._token = self._path.read_text().strip() or self._token
+
+
+def read_pod_config(environment: Mapping[str, str], clock: Callable[[], float] = time.monotonic) -> ApiServerConfig:
+    """Return the configuration of a pod: its environment and its ServiceAccount's token. Raise Refused without them."""
+    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
+    if not host or not port:
+        raise errors.Refused(f"{NO_WAY}: KUBERNETES_SERVICE_HOST or _PORT is not set; run in a pod or set KUBECONFIG")
+    folder = Path(environment.get("SERVICE_ACCOUNT_FOLDER") or FOLDER)
+    try:
+        token = _TokenFile(folder / "token", clock)
+        tls = ssl.create_default_context(cafile=folder / "ca.crt")
+    except (OSError, ValueError) as error:  # a TLS error is an OSError
+        raise errors.Refused(
+            f"{NO_WAY}: {folder} has no usable token and ca.crt ({type(error).__name__}); have the ServiceAccount's"
+            " token mounted (automountServiceAccountToken) or set KUBECONFIG"
+        ) from error
+    return ApiServerConfig(f"https://{f'[{host}]' if ':' in host else host}:{port}", tls, token.authorization)
+
+
+async def _by_kubeconfig(kubeconfig: str) -> ApiServerConfig:
+    try:
+        from kubernetes.aio import config
+        from kubernetes.aio.client.configuration import Configuration
+        from kubernetes.aio.config.config_exception import ConfigException
+    except ModuleNotFoundError as error:
+        raise errors.Refused(
+            f"{NO_WAY}: KUBECONFIG is set, and the package that reads kubeconfigs is not installed; unset it in a pod,"
+            " elsewhere install `kubernetes` (requirements/dev.txt has it)"
+        ) from error
+    import yaml
+
+    read = Configuration()
+    try:
+        await config.load_kube_config(config_file=kubeconfig, client_configuration=read)  # type: ignore[no-untyped-call]
+        tls = ssl.create_default_context(cafile=read.ssl_ca_cert)
+        if read.cert_file:
+            tls.load_cert_chain(read.cert_file, keyfile=read.key_file)
+    except (ConfigException, yaml.YAMLError, TypeError, KeyError, ValueError, OSError) as error:
+        text = str(error).rstrip(".")
+        raise errors.Refused(f"{NO_WAY} by {kubeconfig}: {text}; correct it, or set KUBECONFIG to another") from error
+
+    async def authorization() -> str:
+        try:
+            # The client runs the program in the kubeconfig that renews the token.
+            found: Any = await read.get_api_key_with_prefix("BearerToken", alias="authorization")
+        except ConfigException as error:
+            raise errors.Unreachable(f"the kubeconfig gives no token ({error}); it is tried again") from error
+        return found or ""
+
+    return ApiServerConfig(read.host, tls, authorization)

@@ -1,0 +1,309 @@
+"""Keep a local copy of the API server's objects of one kind: list, watch, and list again if the watch ends.
+
+Source: Kubernetes API concepts, "Efficient detection of changes" (resourceVersion, bookmarks, 410 Gone).
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from controller import errors
+from controller.api.meta import IdentifiedObject, ObjectMeta, PartialObject, Resource, Unreadable
+from controller.api.secretsync import REFRESH_INTERVAL
+from controller.kube.client import KubeClient
+from controller.kube.resources import PAGE, ListWatch, ObjectPage
+from controller.observability.telemetry import RateLimitedLog
+from controller.runtime import budgets
+from controller.runtime.budgets import TotalBudget
+from controller.runtime.json_decoding import Undecodable, decode_json
+from controller.runtime.work_queue import Key
+
+LONGEST_PAUSE = 30.0
+# A watch lasts for minutes. One that ends within this time counts as a failure.
+QUICK_END = 1.0
+# The usual size of a page in bytes. After a larger one, the next page has fewer objects.
+PAGE_BYTES = 2**20
+# Maximum size of a spec in bytes, as JSON, enough for a thousand objects or keys. etcd accepts ten times as much, and
+# the controller can keep several copies of an object (parsed, and expanded from an AKVSync).
+MAX_SPEC = 128 * 1024
+R = TypeVar("R", bound=Resource)
+log = logging.getLogger(__name__)
+
+
+def same_spec(old: ObjectMeta, new: ObjectMeta) -> bool:
+    """Return whether the desired state is unchanged.
+
+    Status patches and new labels do not change the generation. Both kinds of CRD count it (with and without a status
+    subresource), so the controller's own status writes trigger nothing. One annotation counts like a field.
+    """
+    return _same_generation(old) == _same_generation(new)
+
+
+def _same_generation(meta: ObjectMeta) -> tuple[object, ...]:
+    return meta.uid, meta.generation, meta.deletion_timestamp, meta.annotations.get(REFRESH_INTERVAL)
+
+
+def same_version(old: ObjectMeta, new: ObjectMeta) -> bool:
+    """Return whether all fields are equal, including status, labels and owners."""
+    return (old.uid, old.resource_version) == (new.uid, new.resource_version)
+
+
+Changed = Callable[[Key, R | Unreadable | None], None]
+Same = Callable[[ObjectMeta, ObjectMeta], bool]
+
+
+class Store(Generic[R]):
+    """The objects by key. The informers of several namespaces share it."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, R | Unreadable] = {}
+        self._listeners: list[tuple[Changed[R], Same]] = []
+        self._chorus = RateLimitedLog(log)
+
+    def add_handler(self, changed: Changed[R], same: Same = same_spec) -> None:
+        """Call `changed` with the previous object if an object is added, deleted, or differs according to `same`."""
+        self._listeners.append((changed, same))
+
+    def get(self, key: Key) -> R | Unreadable | None:
+        """Return the object as last seen."""
+        return self._objects.get(key)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def keys(self) -> Iterator[Key]:
+        """Return the current keys."""
+        return iter(tuple(self._objects))
+
+    def put(self, item: R | Unreadable) -> Key:
+        """Store an object that the API server sent."""
+        key = Key(item.metadata.namespace, item.metadata.name)
+        before = self._objects.get(key)
+        self._objects[key] = item
+        for changed, same in self._listeners:
+            if before is None or not same(before.metadata, item.metadata):
+                self._call_handler(changed, key, before)
+        return key
+
+    def update_from_write(self, before: ObjectMeta, after: R) -> None:
+        """Store the result of the controller's own write, unless the watch already delivered a newer object.
+
+        If a watch is late, the next write then does not fail with a conflict with the previous one.
+        """
+        known = self._objects.get(Key(before.namespace, before.name))
+        if known and same_version(known.metadata, before):
+            self.put(after)
+
+    def drop(self, key: Key) -> None:
+        """Delete an object that is gone."""
+        before = self._objects.pop(key, None)
+        if before is not None:
+            for changed, _ in self._listeners:
+                self._call_handler(changed, key, before)
+
+    def _call_handler(self, changed: Changed[R], key: Key, before: R | Unreadable | None) -> None:
+        """Call a handler. Its failure for one object must not hide other objects."""
+        try:
+            changed(key, before)
+        except Exception as error:
+            self._chorus.log_unexpected(error)
+
+
+def read_identity(raw: msgspec.Raw) -> ObjectMeta | None:
+    """Return the metadata that can be read, or None if not even the name can be read."""
+    with contextlib.suppress(Undecodable):
+        return decode_json(raw, PartialObject).metadata.trimmed()
+    with contextlib.suppress(Undecodable):
+        return decode_json(raw, IdentifiedObject).meta()
+    return None
+
+
+Kept = TotalBudget[tuple[str, str]]
+"""The sizes of the stored objects of each namespace, by plural and name. All informers of a process share it."""
+
+
+def _too_large(raw: msgspec.Raw, item: Resource) -> str:
+    """Return the fault of an object whose spec is too large to store, or an empty text."""
+    if memoryview(raw).nbytes <= MAX_SPEC:
+        return ""
+    size = len(msgspec.json.encode(getattr(item.trimmed(), "spec", None)))
+    if size <= MAX_SPEC:
+        return ""
+    return f"its spec has {size} bytes as JSON, and at most {MAX_SPEC} are read: split it into several"
+
+
+class Informer(Generic[R]):
+    """A loop that keeps a store equal to one namespace, or to all namespaces if the name is empty."""
+
+    def __init__(
+        self, kube: KubeClient, handle: ListWatch[R], namespace: str, store: Store[R], kept: Kept | None = None
+    ) -> None:
+        self._kube = kube
+        self._handle = handle
+        self._namespace = namespace
+        self._store = store
+        self.kept_bytes = kept or TotalBudget(budgets.KEPT)
+        self._mine: set[Key] = set()
+        # Whether an object was left out for lack of room. A list follows the watch then, and reads it if there is room.
+        self._is_short = False
+        # The number of objects to request with the next page.
+        self._limit = PAGE
+        self._chorus = RateLimitedLog(log)
+        self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
+        self.synced = asyncio.Event()
+        self.problem = ""
+        self._trouble: type[errors.KubeError] | None = None
+
+    def count(self) -> tuple[str, int]:
+        """Return the kind of the store and the number of its objects."""
+        return self._handle.resource.plural, len(self._store)
+
+    async def run(self) -> None:
+        """List and watch until cancelled."""
+        version = ""
+        failures = 0
+        while True:
+            began = time.monotonic()
+            try:
+                version = version or await self._list_all()
+                version = await self._watch_changes(version)
+            except errors.ResourceExpired:
+                version = ""
+            except errors.KubeError as error:
+                self._note_failure(error)
+                if isinstance(error, errors.Refused | errors.NotFound):
+                    version = ""  # the rights or the kind can be different after the outage
+                # A watch that breaks after a while counts as the first failure.
+                failures = 1 if not error.status and self._has_lasted(began) else failures + 1
+                await asyncio.sleep(max(error.retry_after or 0.0, self._wait_after_failure(failures)))
+                continue
+            except Exception as error:
+                # No error must end the process: the other informers and all work continue.
+                self._chorus.log_unexpected(error)
+                self.problem = f"unexpected {type(error).__name__}: the log has the place"
+                version = ""
+                failures += 1
+                await asyncio.sleep(self._wait_after_failure(failures))
+                continue
+            # A watch that ends at once or is always expired must not cause a fast loop of lists.
+            failures = 0 if self._has_lasted(began) else failures + 1
+            await asyncio.sleep(self._wait_after_failure(failures) if failures else 0)
+
+    @staticmethod
+    def _has_lasted(began: float) -> bool:
+        return time.monotonic() - began >= QUICK_END
+
+    def _wait_after_failure(self, failures: int) -> float:
+        return self.rng.uniform(0.2, min(LONGEST_PAUSE, 0.5 * 2 ** min(failures, 8)))
+
+    async def _list_all(self) -> str:
+        seen: set[Key] = set()
+        complete = True
+        self._is_short = False
+        token = ""
+        while True:
+            page = await self.read_page(token)
+            for raw in page.items:
+                item = self.decode_object(raw)
+                if item is None or not item.metadata.name:
+                    complete = False
+                    continue
+                seen.add(key := self._store.put(item))
+                self._mine.add(key)
+            token = page.metadata.continue_
+            if not token:
+                break
+        if complete:
+            for key in self._mine - seen:
+                self._delete_key(key)
+            self._mine = seen
+        # An object with an unreadable name can be any object, so no object counts as deleted.
+        self.synced.set()
+        return page.metadata.resource_version
+
+    async def read_page(self, token: str) -> ObjectPage:
+        """Request a page, with fewer objects if they are large."""
+        while True:
+            try:
+                page = await self._handle.list_page(self._kube, self._namespace, token, self._limit)
+            except errors.AnswerTooLarge:
+                if self._limit == 1:
+                    raise
+                self._limit = max(1, self._limit // 8)
+                continue
+            if page.size_in_bytes > PAGE_BYTES:
+                self._limit = max(1, self._limit // 2)
+            elif page.size_in_bytes < PAGE_BYTES // 2:
+                self._limit = min(PAGE, self._limit * 2)
+            return page
+
+    async def _watch_changes(self, version: str) -> str:
+        async for event in self._handle.watch(self._kube, self._namespace, version):
+            if event.type == "ERROR":
+                # In practice this is 410: the version is too old. A list repairs every case.
+                raise errors.ResourceExpired("the watch has expired", status=410)
+            self._note_recovery()
+            item = self.decode_object(event.object)
+            if item is None:
+                continue
+            version = item.metadata.resource_version or version
+            if event.type == "DELETED":
+                key = Key(item.metadata.namespace, item.metadata.name)
+                self._mine.discard(key)
+                self._delete_key(key)
+            elif event.type in ("ADDED", "MODIFIED") and item.metadata.name:
+                self._mine.add(self._store.put(item))
+        self._note_recovery()
+        return "" if self._is_short else version
+
+    def decode_object(self, raw: msgspec.Raw) -> R | Unreadable | None:
+        """Return the object or its fault. Log an object whose name cannot be read, and return None."""
+        try:
+            item = self._handle.decode_object(raw)
+            problem = _too_large(raw, item)
+        except Undecodable as error:
+            # BOOKMARK events contain only metadata, and nothing else is read from them.
+            problem = error.problem
+        if not problem:
+            kept = item.trimmed()
+            if self._has_room(kept):
+                return kept
+            self._is_short = True
+            most = int(budgets.KEPT.most)
+            problem = (
+                f"the objects of namespace {kept.metadata.namespace} have more than {most} bytes together, and no more"
+                " are read: delete some, or spread them over several namespaces"
+            )
+        meta = read_identity(raw)
+        if meta is None:
+            kind = self._handle.resource.kind
+            self._chorus.log_message(logging.WARNING, "unreadable", f"ignored what is no {kind}: {problem}")
+            return None
+        self.kept_bytes.drop(meta.namespace, (self._handle.resource.plural, meta.name))
+        return Unreadable(meta, problem)
+
+    def _has_room(self, item: R) -> bool:
+        """Return whether the object fits the limit of its namespace. If it does, it counts from now on."""
+        meta = item.metadata
+        size = len(msgspec.json.encode(item))
+        return self.kept_bytes.set(meta.namespace, (self._handle.resource.plural, meta.name), size)
+
+    def _delete_key(self, key: Key) -> None:
+        self.kept_bytes.drop(key.namespace, (self._handle.resource.plural, key.name))
+        self._store.drop(key)
+
+    def _note_failure(self, error: errors.KubeError) -> None:
+        if type(error) is not self._trouble:  # an outage causes different errors; only the first one is logged
+            log.warning("cannot list or watch %s: %s", self._handle.resource.plural, error.message)
+        self._trouble, self.problem = type(error), error.message
+
+    def _note_recovery(self) -> None:
+        if self._trouble:
+            self._trouble, self.problem = None, ""
+            log.info("listing and watching %s again", self._handle.resource.plural)

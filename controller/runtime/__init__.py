@@ -1,0 +1,1 @@
+"""Parts of asyncio programs that know nothing of Kubernetes or Azure: queues, limiters, breakers, budgets."""

@@ -1,0 +1,279 @@
+"""Budgets by namespace: what one namespace may take of what all namespaces share, and how that is counted.
+
+`BUDGETS` lists every budget. `tools/generate` writes the list into SECURITY.md, and
+tests/unit/runtime/test_budgets.py checks that the code uses each budget and that its test exists. To add a budget:
+
+1. Add a constant here and put it into `BUDGETS`.
+2. Enforce it with one of the classes below, or with `controller.runtime.fair_share`, and read the figure from the
+   constant: `budgets.LOG_LINES.most`. Write the module as `budgets.NAME`, so that the test finds the use.
+3. Name the test that attacks it, then run `make generate`.
+
+Which class fits:
+
+- `RateBudget`: so much per time. `take(namespace)` answers whether one more fits now. Where the cost is known only
+  afterwards, ask `wait(namespace)` first and call `spend(namespace, seconds)` later: a namespace may go into debt once
+  and then waits until the debt is paid.
+- `TotalBudget`: so much at any moment, such as bytes kept. `set(namespace, key, amount)` returns whether it fits; on
+  False nothing has changed, and the caller keeps a short error instead. `drop(namespace, key)` gives the amount back.
+- `RecentEntries`: so many entries at any moment, where the oldest one makes room. `put` returns what had to go.
+
+All three are pure: the clock is an argument, and nothing waits. A namespace without an entry costs no memory.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Budget(NamedTuple):
+    """One row of the table. `most` is in `unit`; with `seconds`, it is a bucket that fills in that time."""
+
+    what: str
+    most: float
+    unit: str
+    at_the_bound: str
+    test: str
+    seconds: float = 0.0
+
+
+# Half of the workers, and of what is left the next namespace gets half: see `controller.runtime.fair_share`.
+WORKERS = Budget(
+    what="workers that reconcile its SecretSyncs",
+    most=32,
+    unit="of 64 at a time",
+    at_the_bound="its other SecretSyncs wait; a new namespace gets a worker at once",
+    test="tests/unit/runtime/test_work_queue.py::test_however_long_namespaces_keep_what_they_get_a_new_one_waits_for_nothing",
+)
+REQUESTS = Budget(
+    what="requests to vaults in flight",
+    most=32,
+    unit="of 64 at a time",
+    at_the_bound="its other requests wait; a new namespace's request is sent at once",
+    test="tests/unit/runtime/test_fair_share.py::test_who_comes_new_waits_for_nobody",
+)
+PLACES = Budget(
+    what="places in the waiting line of a throttled vault",
+    most=4096,
+    unit="by vault",
+    at_the_bound="further requests have no place; namespaces are served in turn, however long their lines are",
+    test="tests/unit/runtime/test_rate_limiter.py::test_flood_of_one_namespace_halves_the_rate_of_another_at_most",
+)
+READERS = Budget(
+    what="vault clients, one for each identity and vault",
+    most=64,
+    unit="at a time",
+    at_the_bound="the client that was used least recently makes room",
+    test="tests/cluster/test_budgets.py::test_renamed_vault_leaks_neither_memory_nor_metrics",
+)
+SERIES = Budget(
+    what="metric series of calls to vaults",
+    most=256,
+    unit="at a time",
+    at_the_bound="the series that was counted least recently is removed",
+    test="tests/unit/observability/test_telemetry.py::test_series_of_one_namespace_are_bounded_and_leave_the_neighbours_alone",
+)
+OBJECT_SERIES = Budget(
+    what="metric series of SecretSyncs and their keys",
+    most=10_000,
+    unit="at a time",
+    at_the_bound="further SecretSyncs of the namespace have no series; akv_secret_store_series_dropped counts them",
+    test="tests/unit/secretsync/test_collector.py::test_series_of_one_namespace_are_bounded",
+)
+LOG_LINES = Budget(
+    what="log lines about its objects",
+    most=10,
+    unit="of one kind a minute",
+    at_the_bound="further lines are counted, and one line tells how many there were",
+    test="tests/unit/observability/test_telemetry.py::test_flood_of_one_namespace_hides_no_line_of_another",
+    seconds=60,
+)
+EVENTS = Budget(
+    what="events about its objects",
+    most=100,
+    unit="a minute",
+    at_the_bound="further events are dropped; the status of the object has the message",
+    test="tests/unit/secretsync/test_status_reporter.py::test_flood_of_one_namespace_hides_no_event_of_another",
+    seconds=60,
+)
+PARSING = Budget(
+    what="CPU time for reading its SecretProviderClasses, PEM and PFX files",
+    most=20,
+    unit="seconds",
+    at_the_bound="the SecretSync's status says so, and it is tried again half a minute later or when the budget allows",
+    test="tests/unit/runtime/test_parsing.py::test_namespace_that_spent_its_budget_is_deferred_and_others_are_not",
+    seconds=60,
+)
+COMPARED = Budget(
+    what="objects of vaults' lists that are compared with its AKVSyncs' select",
+    most=100_000,
+    unit="a minute",
+    at_the_bound="the status of the AKVSync says so; the vault is listed again when the budget allows",
+    test="tests/unit/akvsync/reconciler/test_selections.py::test_namespace_that_spent_its_budget_is_deferred_and_others_are_not",
+    seconds=60,
+)
+KEPT = Budget(
+    what="bytes of its objects that the controller keeps, as JSON",
+    most=24 * 2**20,
+    unit="at a time",
+    at_the_bound="further objects are not read; their status says so, and they are read again when there is room",
+    test="tests/unit/kube/informer/test_hostile_objects.py::test_objects_of_one_namespace_are_kept_up_to_its_budget",
+)
+LOOKUPS = Budget(
+    what="lookups of vaults' names in flight",
+    most=32,
+    unit="of 64 at a time",
+    at_the_bound="its other lookups wait, ten seconds at most; a new namespace's lookup starts at once",
+    test="tests/unit/keyvault/test_resolver.py::test_lookups_that_hang_leave_half_of_the_threads_to_others",
+)
+
+BUDGETS = (
+    WORKERS,
+    REQUESTS,
+    PLACES,
+    READERS,
+    SERIES,
+    OBJECT_SERIES,
+    LOG_LINES,
+    EVENTS,
+    PARSING,
+    COMPARED,
+    KEPT,
+    LOOKUPS,
+)
+
+
+class RateBudget:
+    """A token bucket for each namespace: a budget's `most` at once, filled again in its `seconds`."""
+
+    def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
+        self._most = budget.most
+        self._rate = budget.most / budget.seconds
+        self._clock = clock
+        # By namespace: what is left, and when that was. A full bucket is not kept.
+        self.buckets: dict[str, tuple[float, float]] = {}
+
+    def __len__(self) -> int:
+        """Return how many namespaces have taken something lately."""
+        self._drop_full()
+        return len(self.buckets)
+
+    def wait(self, namespace: str, amount: float = 0.0) -> float:
+        """Return the seconds until that amount is there; for 0, until the namespace has no debt."""
+        return max(0.0, (amount - self._amount_now(namespace)) / self._rate)
+
+    def spend(self, namespace: str, amount: float) -> None:
+        """Take that amount, whether it is there or not: the namespace may go into debt."""
+        if len(self.buckets) >= 1024:
+            self._drop_full()
+        self.buckets[namespace] = (self._amount_now(namespace) - amount, self._clock())
+
+    def take(self, namespace: str, amount: float = 1.0) -> bool:
+        """Take that amount if it is there, and return whether it was."""
+        if self._amount_now(namespace) < amount:
+            return False
+        self.spend(namespace, amount)
+        return True
+
+    def _amount_now(self, namespace: str) -> float:
+        if namespace not in self.buckets:
+            return self._most
+        left, at = self.buckets[namespace]
+        return min(self._most, left + (self._clock() - at) * self._rate)
+
+    def _drop_full(self) -> None:
+        for namespace in [each for each in self.buckets if self._amount_now(each) >= self._most]:
+            del self.buckets[namespace]
+
+
+class TotalBudget(Generic[K]):
+    """Amounts that each namespace keeps at this moment, by key; their sum is bounded."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._most = budget.most
+        self.amounts: dict[str, dict[K, float]] = {}
+        self.sums: dict[str, float] = {}
+
+    def set(self, namespace: str, key: K, amount: float) -> bool:
+        """Set what that key keeps, if the sum stays within the bound; return whether it does. False changes nothing."""
+        before = self.amounts.get(namespace, {}).get(key, 0.0)
+        total = self.sums.get(namespace, 0.0) - before + amount
+        if total > self._most and amount > before:
+            return False
+        self.amounts.setdefault(namespace, {})[key] = amount
+        self.sums[namespace] = total
+        return True
+
+    def drop(self, namespace: str, key: K) -> None:
+        """Give back what that key keeps."""
+        amounts = self.amounts.get(namespace, {})
+        self.sums[namespace] = self.sums.get(namespace, 0.0) - amounts.pop(key, 0.0)
+        if not amounts:
+            self.amounts.pop(namespace, None)
+            del self.sums[namespace]
+
+    def total(self, namespace: str) -> float:
+        """Return what the namespace keeps."""
+        return self.sums.get(namespace, 0.0)
+
+
+class RecentEntries(Generic[K, V]):
+    """The entries of each namespace that were used last: so many of each, and so many together.
+
+    The oldest entry makes room for a new one; for a total that is reached, the oldest of the largest namespace.
+    """
+
+    def __init__(self, budget: Budget, total: float = math.inf) -> None:
+        self._most = budget.most
+        self._total = total
+        self._size = 0
+        self.entries: dict[str, OrderedDict[K, V]] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def get(self, namespace: str, key: K) -> V | None:
+        """Return the entry, which is the newest then, or None."""
+        entries = self.entries.get(namespace)
+        if entries is None or key not in entries:
+            return None
+        entries.move_to_end(key)
+        return entries[key]
+
+    def has(self, namespace: str, key: K) -> bool:
+        """Return whether there is such an entry."""
+        return key in self.entries.get(namespace, ())
+
+    def put(self, namespace: str, key: K, value: V) -> list[tuple[K, V]]:
+        """Keep the entry as the newest; return what made room for it."""
+        entries = self.entries.setdefault(namespace, OrderedDict())
+        self._size += key not in entries
+        entries[key] = value
+        entries.move_to_end(key)
+        evicted = []
+        while len(entries) > self._most:
+            evicted.append(entries.popitem(last=False))
+            self._size -= 1
+        if self._size > self._total:
+            largest = max(self.entries, key=lambda name: len(self.entries[name]))
+            evicted.append(self.entries[largest].popitem(last=False))
+            self._size -= 1
+        return evicted
+
+    def drop(self, namespace: str, key: K) -> V | None:
+        """Remove the entry and return it, or None where there is none."""
+        entries = self.entries.get(namespace, OrderedDict())
+        self._size -= key in entries
+        found = entries.pop(key, None)
+        if not entries:
+            self.entries.pop(namespace, None)
+        return found
+
+    def items(self) -> Iterator[tuple[str, K, V]]:
+        """Yield namespace, key and entry of everything that is kept; the caller may change it meanwhile."""
+        for namespace, entries in list(self.entries.items()):
+            for key, value in list(entries.items()):
+                yield namespace, key, value

@@ -1,0 +1,22 @@
+"""The clocks of a program. Tests inject their own."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+
+def utc_now() -> datetime:
+    """Return the time of day (UTC)."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds for intervals, which never go back, and the time of day (UTC)."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    utc: Callable[[], datetime] = utc_now
+
+
+SYSTEM_CLOCK = Clock()

@@ -1,0 +1,344 @@
+"""Poll a vault once for all SecretSyncs that read it as the same identity. A poll uses list calls, not gets.
+
+A group is due one interval after the earliest of its members was last equal to the vault, plus one random jitter for
+all of them. With a jitter per member, they could not share lists. A poll finds some members stale. The others are
+confirmed, without calls to the vault or the API server.
+
+While a vault is unreachable, the controller sends one probe at a time for the whole group.
+"""
+
+import enum
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from controller import errors
+from controller.domain.list_progress import ListProgress
+from controller.domain.provider_class import ObjectVersionRef
+from controller.domain.selection import Query, SelectionSighting
+from controller.domain.snapshot import ListedObject, VaultSnapshot
+from controller.keyvault.poll_group import Group as Group
+from controller.keyvault.pool import VaultPool
+from controller.observability.telemetry import RateLimitedLog
+from controller.runtime import backoff, budgets
+from controller.runtime.budgets import RateBudget
+from controller.runtime.work_queue import Key, Queue
+from controller.secretsync.work_state import PollResult
+
+log = logging.getLogger(__name__)
+# In addition to lists, everything is read in full at this interval, spread evenly.
+FULL_READ = 86_400.0
+# A vault that does not answer occupies one worker for a minute.
+WORKERS = 16
+# The number of consecutive failed polls that are not reported.
+UNTOLD = 1
+
+
+class PolledSync(msgspec.Struct):
+    """One SecretSync: its group, its wanted versions by target key, and when everything is read.
+
+    The time is of the monotonic clock.
+    """
+
+    group: Group
+    wanted: Mapping[str, ObjectVersionRef]
+    full_read: float
+
+
+class SelectingSync(msgspec.Struct):
+    """One AKVSync with select: its group, and its query for each list."""
+
+    group: Group
+    query: Query
+
+
+class FailedPoll(enum.Enum):
+    """The meaning of a failed poll for its vault."""
+
+    LISTS_FAIL = "lists fail"  # values can be read: only the lists fail
+    THROTTLED = "throttled"  # the vault is busy: the poll waits in order
+    UNREACHABLE = "unreachable"
+
+
+def judge_failure(error: errors.ControllerError | None, values_were_read: bool) -> FailedPoll:
+    """Return what a failed poll means.
+
+    `values_were_read` says that members could read values since the first failure.
+    """
+    if values_were_read:
+        return FailedPoll.LISTS_FAIL
+    is_throttled = error is not None and error.retry is errors.Retry.TURN
+    return FailedPoll.THROTTLED if is_throttled else FailedPoll.UNREACHABLE
+
+
+class _GroupState(msgspec.Struct):
+    """The state of a group between polls: its members, and when its next poll is.
+
+    `draw` is the position of the next poll in the jitter or interval, from 0 to 1. `put_off` is the time
+    (monotonic clock) since which a busy vault defers the poll. `failures` counts consecutive failed polls. `read` means
+    that members could be read nevertheless, so that only the lists fail.
+    """
+
+    draw: float
+    put_off: float | None = None
+    failures: int = 0
+    read: bool = False
+    members: set[Key] = msgspec.field(default_factory=set)
+    selecting: set[Key] = msgspec.field(default_factory=set)
+
+
+class _EarlyResults(msgspec.Struct):
+    """The SecretSyncs that received their result while the list was being read, and those of them not equal to it."""
+
+    served: set[Key] = msgspec.field(default_factory=set)
+    unequal: list[Key] = msgspec.field(default_factory=list)
+
+
+Tell = Callable[[Key, Mapping[str, ObjectVersionRef], PollResult], bool]
+"""Receive the result of a poll for a SecretSync. Return whether its Secret is equal to it."""
+TellSelection = Callable[[Key, Query, SelectionSighting | errors.ControllerError | None], None]
+"""Receive the answer of a poll to the query of an AKVSync; None: the poll failed, and that is not to be reported."""
+
+
+class Poller:
+    """All groups. `tell` receives each member with the result."""
+
+    def __init__(
+        self,
+        jitter: float,
+        vaults: VaultPool,
+        tell: Tell,
+        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._jitter = jitter
+        self._vaults = vaults
+        self._tell = tell
+        self._rng = rng
+        self._clock = clock
+        self.queue: Queue[Group] = Queue(clock, WORKERS)
+        self.members: dict[Key, PolledSync] = {}
+        # By the key of the AKVSync. The selection tracker sets the handler.
+        self._selecting: dict[Key, SelectingSync] = {}
+        self.tell_selection: TellSelection = lambda _key, _query, _seen: None
+        # Called for each SecretSync that a poll found unequal before the poll had ended.
+        self.on_early_unequal: Callable[[Group, Key], None] = lambda _group, _key: None
+        # Called after each poll that served its whole group, with its start, the SecretSyncs that were not equal, and
+        # those of them for which `on_early_unequal` was called.
+        self.on_polled: Callable[[Group, float, list[Key], list[Key]], None] = lambda *_: None
+        self.compared = RateBudget(budgets.COMPARED, clock)
+        self.cycles: dict[Group, _GroupState] = {}
+        self._chorus = RateLimitedLog(log)
+
+    def join(self, key: Key, group: Group, wanted: Mapping[str, ObjectVersionRef], age: float | None) -> None:
+        """Add a SecretSync that was equal to the vault `age` seconds ago, or with None is not known to be equal."""
+        member = self.members.get(key)
+        if member and member.group != group:
+            self.leave(key)
+            member = None
+        now = self._clock()
+        if member is None:
+            member = PolledSync(group, wanted, now + backoff.random_offset(FULL_READ, self._rng))
+            self.members[key] = member
+        member.wanted = wanted
+        cycle = self.cycles.setdefault(group, _GroupState(self._rng.random()))
+        cycle.members.add(key)
+        cycle.read = cycle.read or (cycle.failures > 0 and age == 0)
+        self.queue.add(group, self._until_due(age, group, cycle))
+
+    def leave(self, key: Key) -> None:
+        """Remove a SecretSync that was deleted or edited, or that failed."""
+        if member := self.members.pop(key, None):
+            self.cycles[member.group].members.discard(key)
+            self._forget_empty(member.group)
+
+    def select(self, key: Key, group: Group, query: Query, age: float) -> None:
+        """Let each poll of the group answer the query, too. The vault was listed for it `age` seconds ago."""
+        known = self._selecting.get(key)
+        if known and known.group == group:
+            known.query = query
+            return
+        self.deselect(key)
+        self._selecting[key] = SelectingSync(group, query)
+        cycle = self.cycles.setdefault(group, _GroupState(self._rng.random()))
+        cycle.selecting.add(key)
+        self.queue.add(group, self._until_due(age, group, cycle))
+
+    def deselect(self, key: Key) -> None:
+        """Forget the query of an AKVSync."""
+        if selecting := self._selecting.pop(key, None):
+            self.cycles[selecting.group].selecting.discard(key)
+            self._forget_empty(selecting.group)
+
+    def _forget_empty(self, group: Group) -> None:
+        cycle = self.cycles[group]
+        if not cycle.members and not cycle.selecting:
+            del self.cycles[group]
+            self.queue.forget(group)
+
+    def reset(self) -> None:
+        """Remove all SecretSyncs: another process can poll from now on."""
+        for key in tuple(self.members):
+            self.leave(key)
+        for key in tuple(self._selecting):
+            self.deselect(key)
+
+    async def work(self) -> None:
+        """Poll the vaults of due groups until the queue is closed."""
+        await self.queue.process_keys(self._poll_group)
+
+    def flush_logs(self) -> None:
+        """Log how many lines of one kind were suppressed."""
+        self._chorus.flush_minutes()
+
+    def close(self) -> None:
+        """Begin no more polls."""
+        self.queue.close()
+
+    def members_of(self, group: Group) -> Iterable[Key]:
+        """Return the SecretSyncs that a poll of this group serves."""
+        return tuple(self.cycles[group].members) if group in self.cycles else ()
+
+    def is_polled(self, key: Key) -> bool:
+        """Return whether the polls include this SecretSync."""
+        return key in self.members
+
+    def waits_for_vault(self, key: Key) -> bool:
+        """Return whether its vault is unreachable, and the probe includes this SecretSync."""
+        member = self.members.get(key)
+        cycle = self.cycles[member.group] if member else None
+        return bool(cycle and cycle.failures and not cycle.read)
+
+    async def _poll_group(self, group: Group) -> float | None:
+        cycle = self.cycles.get(group)
+        if cycle is None:
+            return None
+        began = self._clock()
+        asked = self._queries_of(group, cycle)
+        early = _EarlyResults()
+        seen = await self._take_snapshot(group, cycle, tuple(asked.values()), early)
+        self._tell_selections(asked, seen, cycle)
+        if isinstance(seen, VaultSnapshot):
+            cycle.failures, cycle.read, cycle.put_off = 0, False, None
+        else:
+            failure = judge_failure(seen, cycle.read)
+            if failure is FailedPoll.LISTS_FAIL:
+                seen = None
+            elif cycle.members or cycle.selecting:
+                return self._report_failure(group, cycle, failure, seen, began)
+        now = self._clock()
+        left = _left_selections(asked, seen)
+        unequal: list[Key] = []
+        for key in cycle.members - early.served:
+            member = self.members[key]
+            gone = left.get(key, frozenset())
+            if any(_is_of(version, gone) for version in member.wanted.values()):
+                # The AKVSync is about to keep their values, so they must not be read one last time now.
+                wanted = {name: version for name, version in member.wanted.items() if not _is_of(version, gone)}
+                is_equal = self._tell(key, wanted, seen)
+            elif member.full_read <= now:
+                member.full_read = now + FULL_READ
+                is_equal = self._tell(key, member.wanted, None)
+            else:
+                is_equal = self._tell(key, member.wanted, seen)
+            unequal += [] if is_equal else [key]
+        self.on_polled(group, began, unequal, early.unequal)
+        if group not in self.cycles:
+            return None
+        cycle.draw = self._rng.random()
+        return self._until_due(now - began, group, cycle)
+
+    def _report_failure(
+        self, group: Group, cycle: _GroupState, failure: FailedPoll, error: errors.ControllerError | None, began: float
+    ) -> float:
+        """Report the failure to all members. Return the seconds until the next poll.
+
+        While the vault is unreachable, one member still reads, because it is possible that only lists fail.
+        """
+        retry_after = error.retry_after if error else None
+        if failure is FailedPoll.THROTTLED:
+            # A busy vault: one poll waits in order. Requests of all members would make the vault even busier.
+            cycle.put_off = began if cycle.put_off is None else cycle.put_off
+            if began - cycle.put_off >= group.interval:  # the members must report it now
+                cycle.failures = max(1, cycle.failures)
+                self._tell_all(cycle, error)
+            return retry_after or backoff.FIRST_RETRY
+        cycle.failures += 1
+        if cycle.failures > UNTOLD and cycle.members:
+            self._tell_all(cycle, error, tuple(cycle.members)[cycle.failures % len(cycle.members)])
+        return backoff.backoff_delay(cycle.failures, self._rng, retry_after)
+
+    def _tell_all(self, cycle: _GroupState, seen: PollResult, reader: Key | None = None) -> None:
+        """Report the same to all members, except for one that will read."""
+        for key in tuple(cycle.members):
+            self._tell(key, self.members[key].wanted, None if key == reader else seen)
+
+    def _until_due(self, age: float | None, group: Group, cycle: _GroupState) -> float:
+        if age is None:
+            return cycle.draw * self._jitter
+        return backoff.until_due(age, group.interval, self._jitter, cycle.draw)
+
+    def _queries_of(self, group: Group, cycle: _GroupState) -> dict[Key, Query]:
+        """Return the queries for this poll, unless the namespace has spent its budget for them."""
+        if self.compared.wait(group.namespace):
+            return {}
+        return {key: self._selecting[key].query for key in sorted(cycle.selecting)}
+
+    def _tell_selections(self, asked: Mapping[Key, Query], seen: PollResult, cycle: _GroupState) -> None:
+        if isinstance(seen, VaultSnapshot):
+            for (key, query), sighting in zip(asked.items(), seen.sightings, strict=True):
+                self.tell_selection(key, query, sighting)
+            return
+        reported = seen if isinstance(seen, errors.ControllerError) and cycle.failures >= UNTOLD else None
+        for key, query in asked.items():
+            self.tell_selection(key, query, reported)
+
+    async def _take_snapshot(
+        self, group: Group, cycle: _GroupState, queries: tuple[Query, ...], early: _EarlyResults
+    ) -> PollResult:
+        members = {key: self.members[key] for key in cycle.members}
+        wanted = {version for member in members.values() for version in member.wanted.values()}
+        began = self._clock()
+        # A selection decides only at the end of the list whether an object has left it.
+        by_lists = {} if queries else {k: each.wanted for k, each in members.items() if each.full_read > began}
+        progress = ListProgress(by_lists, began)
+
+        def on_listed(kind: str, name: str, state: ListedObject) -> None:
+            for key in progress.add(kind, name, state):
+                member = self.members.get(key)
+                if member is members[key] and member.wanted is by_lists[key]:  # it is still as the poll began
+                    early.served.add(key)
+                    if not self._tell(key, member.wanted, progress.snapshot()):
+                        early.unequal.append(key)
+                        self.on_early_unequal(group, key)
+
+        try:
+            reader = self._vaults.reader(group.identity, group.cloud, group.vault)
+            seen = await reader.survey(wanted, began, queries, on_listed if by_lists else None)
+            if seen.compared:
+                self.compared.spend(group.namespace, seen.compared)
+            return seen
+        except errors.ControllerError as error:
+            log.debug("%s could not be polled: %s", group.vault, error.message)
+            return error.bare()
+        except Exception as error:
+            self._chorus.log_unexpected(error)
+        return None
+
+
+def _left_selections(asked: Mapping[Key, Query], seen: PollResult) -> dict[Key, frozenset[str]]:
+    """Return the objects (by lower-case name) that have left a selection, by the SecretSyncs of that selection."""
+    if not isinstance(seen, VaultSnapshot):
+        return {}
+    found: dict[Key, frozenset[str]] = {}
+    for (key, query), sighting in zip(asked.items(), seen.sightings, strict=True):
+        if isinstance(sighting, SelectionSighting) and (left := sighting.left_names(query)):
+            found |= {Key(key.namespace, name): left for name in query.syncs}
+    return found
+
+
+def _is_of(version: ObjectVersionRef, names: frozenset[str]) -> bool:
+    return not version.object.keep and version.object.name.lower() in names

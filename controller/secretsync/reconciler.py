@@ -1,0 +1,442 @@
+"""The reconciler of SecretSyncs: it carries out what `work_state` decides.
+
+informers → work queue → `Reconciler` → `Syncer` → one status by `StatusReporter` → `Poller`. The poller lists a vault
+for all SecretSyncs that read it as one identity, and the reconciler requeues those whose objects changed.
+"""
+
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+
+from controller import errors
+from controller.api.meta import Unreadable
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import REFRESH_INTERVAL, GroupPoll, SecretSync, SecretSyncStatus
+from controller.config.settings import Settings
+from controller.domain.generated import changed_keys
+from controller.domain.provider_class import ObjectVersionRef
+from controller.domain.status import (
+    Failed,
+    Outcome,
+    PartiallySynced,
+    Reportable,
+    Requeue,
+    Synced,
+    next_status,
+    ready_condition,
+)
+from controller.keyvault.pool import VaultPool
+from controller.kube.informer import Store
+from controller.observability.telemetry import Metrics, RateLimitedLog
+from controller.runtime import backoff, budgets
+from controller.runtime.clock import SYSTEM_CLOCK, Clock
+from controller.runtime.parsing import ParsingPool
+from controller.runtime.work_queue import Key, Queue
+from controller.secretsync.class_edits import ClassEdits, Concerned
+from controller.secretsync.drift import DriftScheduler, first_delay
+from controller.secretsync.group_polls import GroupPolls, Records, is_recorded, recorded_polls
+from controller.secretsync.poller import Group, Poller
+from controller.secretsync.status_reporter import ReportResult, StatusReporter
+from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
+from controller.secretsync.syncer import LastWrite, Syncer, confirmed_outcome
+from controller.secretsync.work_state import (
+    At,
+    CheckDrift,
+    Confirm,
+    Due,
+    Fetch,
+    OnPoll,
+    PollResult,
+    ReportFailure,
+    Sleep,
+    Task,
+    Undecided,
+    WorkState,
+    can_wait_for_poll,
+    is_unreported,
+    keys_left,
+    was_unreachable,
+)
+
+# One namespace gets at most half of these, which is enough for all calls that its vault allows.
+WORKERS = 2 * int(budgets.WORKERS.most)
+# Seconds until a report is retried after a conflict.
+CONFLICT_DELAY = 0.1
+log = logging.getLogger(__name__)
+
+
+class _SyncEntry(NamedTuple):
+    """What this process remembers of one SecretSync; all of it can be lost without harm."""
+
+    state: WorkState
+    written: LastWrite
+
+
+class Reconciler:
+    """Works on one key at a time for each worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        parser: ParsingPool,
+        resolver: SyncResolver,
+        syncer: Syncer,
+        vaults: VaultPool,
+        reporter: StatusReporter,
+        metrics: Metrics,
+        rng: random.Random | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._rng = rng or random.Random()  # noqa: S311 - it spreads load and protects nothing
+        self._clock = clock
+        self.poller = Poller(settings.jitter, vaults, self.handle_poll, self._rng, clock.monotonic)
+        self._group_polls = GroupPolls(self._record_poll)
+        self.poller.on_early_unequal = self._group_polls.found_unequal
+        self.poller.on_polled = self._group_polls.polled
+        self._recorded: Records = {}
+        self._settings = settings
+        self._resolver = resolver
+        self._syncer = syncer
+        self._reporter = reporter
+        self._metrics = metrics
+        self.queue: Queue[Key] = Queue(clock.monotonic, WORKERS)
+        self._names = ("", settings.controller_name)
+        metrics.queue_due.set_function(self.queue.count_overdue)
+        self._chorus = RateLimitedLog(log)
+        self.entries: dict[Key, _SyncEntry] = {}
+        self.users: dict[Key, set[Key]] = {}
+        self._drift_checks = DriftScheduler(clock.monotonic)
+        self.syncs: Store[SecretSync] = Store()
+        self.syncs.add_handler(self._sync_changed)
+        self.classes: Store[SecretProviderClass] = Store()
+        self._edits = ClassEdits(parser, self.classes.get, self._users_of, self._handle_class_edit)
+        self.classes.add_handler(self._class_changed)
+
+    def _sync_changed(self, key: Key, before: SecretSync | Unreadable | None) -> None:
+        if isinstance(before, SecretSync) and (users := self.users.get(class_key(before))):
+            users.discard(key)
+            if not users:
+                del self.users[class_key(before)]
+        now = self.syncs.get(key)
+        if isinstance(now, SecretSync):
+            self.users.setdefault(class_key(now), set()).add(key)
+        if now is None:
+            self.poller.leave(key)
+            self.entries.pop(key, None)
+            self.queue.forget(key)
+            self._reporter.forget(*key)
+            self._group_polls.settled(key)
+        else:
+            self._handle_edit(key, changed_keys(before, now))
+
+    def _class_changed(self, key: Key, before: SecretProviderClass | Unreadable | None) -> None:
+        if self.classes.get(key) is None:
+            self._resolver.forget_class(key)
+        self._edits.edited(key, before)
+
+    def _users_of(self, key: Key) -> dict[Key, SecretSync | Unreadable | None]:
+        return {user: self.syncs.get(user) for user in self.users.get(key, ())}
+
+    def _handle_class_edit(self, concerned: Concerned) -> None:
+        for user, keys in concerned.items():
+            if (keys is None or keys) and self.syncs.get(user):
+                self._handle_edit(user, keys)
+
+    def _get_entry(self, key: Key) -> _SyncEntry:
+        if key not in self.entries:
+            self.entries[key] = _SyncEntry(WorkState(), LastWrite())
+        return self.entries[key]
+
+    def _handle_edit(self, key: Key, keys: frozenset[str] | None = None) -> None:
+        """Handle an edit, of only these target keys if given. Earlier failures are retried at once."""
+        self.queue.add(key, self._get_entry(key).state.on_edit(self._clock.monotonic(), keys))
+
+    def handle_poll(self, key: Key, wanted: Mapping[str, ObjectVersionRef], result: PollResult) -> bool:
+        """Handle the result of a poll for the objects that a SecretSync reads.
+
+        Return whether its Secret is equal to the result.
+        """
+        sync, entry = self.syncs.get(key), self.entries.get(key)
+        if entry is None or not isinstance(sync, SecretSync):
+            return True  # it is gone
+        date = self._clock.utc()
+        unusable = entry.written.unusable
+        if entry.state.on_poll(wanted, result, sync.status, self._clock.monotonic(), date, unusable):
+            self.queue.add(key)
+        return entry.state.equal_at == date
+
+    def _record_poll(self, group: Group, moment: float) -> None:
+        """Let one SecretSync of a group record in its status that a poll, begun then, found all of them equal."""
+        began = self._clock.utc() - timedelta(seconds=self._clock.monotonic() - moment)
+        fingerprint = group.fingerprint(self._settings.rotation_poll_interval)
+        poll = GroupPoll(group=fingerprint, time=backoff.format_time(began))
+        for key in sorted(self.poller.members_of(group)):
+            sync, entry = self.syncs.get(key), self.entries.get(key)
+            if not (entry and isinstance(sync, SecretSync)):
+                continue
+            if is_recorded(sync.status, poll, group.interval):
+                return
+            ready = ready_condition(sync.status)
+            if ready and ready.holds and entry.state.confirm(poll):
+                self.queue.add(key)
+                return
+
+    def last_equal(self, sync: SecretSync) -> datetime | None:
+        """Return when the Secret was last known to equal the vault. The status can be a day late."""
+        entry = self.entries.get(Key(sync.metadata.namespace, sync.metadata.name))
+        said = backoff.parse_time(sync.status.last_successful_sync_time)
+        return backoff.latest(entry.state.equal_at if entry else None, said)
+
+    def own_syncs(self) -> Iterator[SecretSync]:
+        """Yield the readable SecretSyncs of this controller."""
+        for key in self.syncs.keys():  # noqa: SIM118 - a store is not a mapping
+            sync = self.syncs.get(key)
+            if isinstance(sync, SecretSync) and sync.spec.secret_sync_controller_name in self._names:
+                yield sync
+
+    def reset(self) -> None:
+        """Forget the state of all SecretSyncs: another process can work on them from now on.
+
+        The objects contain everything that is necessary, so a restart costs a vault only the calls that are due.
+        """
+        self.entries.clear()
+        self._group_polls.reset()
+        for key in self.syncs.keys():  # noqa: SIM118
+            self._reporter.forget(*key)
+            self.queue.add(key)
+
+    async def work(self) -> None:
+        """Process keys until closed."""
+        self._recorded = recorded_polls(self.own_syncs(), self._clock.utc())
+        await self.queue.process_keys(self._timed_process)
+
+    def close(self) -> None:
+        """Begin no more work."""
+        self.queue.close()
+
+    async def _timed_process(self, key: Key) -> float | None:
+        started = self._clock.monotonic()
+        try:
+            return await self._process_key(key)
+        finally:
+            self._metrics.reconcile_seconds.observe(self._clock.monotonic() - started)
+
+    async def _process_key(self, key: Key) -> float | None:
+        """Do the due work for one SecretSync. Return the seconds until the next run."""
+        sync = self.syncs.get(key)
+        if sync is None or sync.metadata.deletion_timestamp:
+            return None
+        if isinstance(sync, SecretSync) and sync.spec.secret_sync_controller_name not in self._names:
+            self._reporter.forget(*key)
+            self.poller.leave(key)
+            self._group_polls.settled(key)
+            return None
+        state, written = self._get_entry(key)
+        now = self._clock.monotonic()
+        if isinstance(sync, SecretSync) and (wait := self._seconds_until_class(sync, state, now)):
+            return wait
+        if state.take_edit(now, written.unusable):
+            written.refused = None
+            if state.fetches_all:
+                self.poller.leave(key)  # otherwise the next poll would still use the keys that are fetched no more
+        try:
+            return await self._reconcile_sync(key, sync, state, written)
+        except Exception as error:
+            self._chorus.log_unexpected(error)
+            state.settle_crash(self._rng, self._clock.monotonic())
+            return state.seconds_until_due(self._clock.monotonic())
+
+    def _seconds_until_class(self, sync: SecretSync, state: WorkState, now: float) -> float:
+        """Return the seconds to wait for the watch of classes, which can be behind the watch of SecretSyncs.
+
+        An early report that the class is missing would be an unnecessary status patch, and the next attempt would have
+        to check for a Secret.
+        """
+        if sync.status.conditions or self.classes.get(class_key(sync)) is not None:
+            return 0.0
+        return state.seconds_until_class(now)
+
+    async def _reconcile_sync(
+        self, key: Key, sync: SecretSync | Unreadable, state: WorkState, written: LastWrite
+    ) -> float:
+        """Carry out the next action. Return the seconds until the next run."""
+        if isinstance(sync, Unreadable):
+            return await self._report_unreadable(key, sync, state)
+        source = self.classes.get(class_key(sync))
+        if requeue := await self._decide_due(key, sync, source, state):
+            return await self._settle_outcome(key, sync, source, requeue, state)
+        match state.next_action(self._clock.monotonic()):
+            case Sleep(seconds):
+                return seconds
+            case CheckDrift():
+                began = self._clock.monotonic()
+                state.drift_check = self._drift_checks.reserve(self._settings.drift_interval)
+                if await self._syncer.is_unchanged(sync, written):
+                    if written.contested:
+                        self._reporter.add_warning(sync.metadata, written.contested)
+                    return state.delay_after_check(self._clock.monotonic())
+                state.pending = Fetch(began)
+        outcome = await self._attempt_task(key, sync, source, state, written)
+        return await self._settle_outcome(key, sync, source, outcome, state)
+
+    async def _report_unreadable(self, key: Key, sync: Unreadable, state: WorkState) -> float:
+        error = errors.InputError(f"this SecretSync cannot be read: {sync.problem}")
+        if state.reported == error.message:
+            return self._settings.rotation_poll_interval
+        return await self._settle_outcome(key, sync, None, Failed(error), state)
+
+    async def _settle_outcome(
+        self, key: Key, sync: SecretSync | Unreadable, source: Class, outcome: Outcome, state: WorkState
+    ) -> float:
+        """Record and report the outcome. Return the seconds until the next run."""
+        if isinstance(outcome, Requeue):
+            is_late = state.settle_requeue(outcome.seconds, self._clock.monotonic())
+            if is_late and outcome.obstacle:
+                # If this report fails, the next attempt reports it.
+                await self._report_outcome(sync, source, Failed(errors.OwnershipError(outcome.obstacle)))
+            return state.seconds_until_due(self._clock.monotonic())
+        waits_for_poll = not isinstance(outcome, Synced) and self.poller.waits_for_vault(key)
+        interval = self._settings.rotation_poll_interval
+        state.settle_attempt(outcome, waits_for_poll, interval, self._rng, self._clock.monotonic())
+        if is_unreported(ready_condition(_status_of(sync)), sync.metadata.generation, outcome, state.failures):
+            log.debug("%s failed once: %s", key, outcome.message)
+            return state.seconds_until_due(self._clock.monotonic())
+        match await self._report_outcome(sync, source, outcome):
+            case ReportResult.DONE:
+                state.was_reported(outcome.message)
+                self._group_polls.settled(key)
+            case ReportResult.NOT_WRITTEN:
+                state.was_not_reported(self._rng, self._clock.monotonic())
+            case ReportResult.OUTDATED:
+                state.settle_requeue(CONFLICT_DELAY, self._clock.monotonic())
+        return state.seconds_until_due(self._clock.monotonic())
+
+    async def _report_outcome(self, sync: SecretSync | Unreadable, source: Class, outcome: Reportable) -> ReportResult:
+        self._metrics.reconciles.labels(outcome.reason).inc()
+        known = source if isinstance(source, SecretProviderClass) else None
+        before = _status_of(sync)
+        entry = self.entries.get(Key(sync.metadata.namespace, sync.metadata.name))
+        last_equal = entry.state.equal_at if entry else None
+        status = next_status(sync.metadata, before, known, outcome, self._clock.utc(), last_equal=last_equal)
+        if not isinstance(outcome, Failed) and outcome.warnings is not None:
+            self._reporter.report_warnings(sync.metadata, outcome.warnings)
+        return await self._reporter.report_status(self.syncs, sync.metadata, before, status)
+
+    async def _decide_due(self, key: Key, sync: SecretSync, source: Class, state: WorkState) -> Requeue | None:
+        """Decide when the next attempt and the next drift check are due, if that is undecided."""
+        if isinstance(state.due, Undecided):
+            due = await self._first_due(key, sync, source)
+            if isinstance(due, Requeue):
+                return due
+            state.due = due
+        if state.drift_check is None:
+            delay = first_delay(self._settings.drift_interval, not sync.status.conditions, self._rng)
+            state.drift_check = self._drift_checks.reserve(delay)
+        return None
+
+    async def _first_due(self, key: Key, sync: SecretSync, source: Class) -> Due | Requeue:
+        """Return when a SecretSync is due that is new to this process or was edited."""
+        now = self._clock.monotonic()
+        if not isinstance(source, SecretProviderClass):
+            return At(now)  # the attempt reports it and calls no vault
+        last = backoff.parse_time(sync.status.last_successful_sync_time)
+        if last is None or not can_wait_for_poll(sync, source):
+            return At(now + self._rng.uniform(0, self._settings.jitter))
+        try:
+            reading = await self._resolver.resolve_sync(sync, source)
+        except errors.ControllerError:
+            return At(now)  # the attempt reports it
+        if isinstance(reading, Requeue):
+            return reading
+        group = self._group(sync, reading)
+        age = None  # if the vault was unreachable, one poll checks for the whole group whether it is back
+        if not was_unreachable(sync.status):
+            # The poll of its group can have found it equal after the time in its status.
+            recorded = self._recorded.get((group.namespace, group.fingerprint(self._settings.rotation_poll_interval)))
+            self._get_entry(key).state.equal_at = last = max(last, recorded or last)
+            age = (self._clock.utc() - last).total_seconds()
+        self.poller.join(key, group, reading.wanted, age)
+        return OnPoll()
+
+    def _group(self, sync: SecretSync, reading: ResolvedSync) -> Group:
+        usual, shortest = self._settings.rotation_poll_interval, self._settings.shortest_refresh_interval
+        interval = backoff.refresh_interval(sync.metadata.annotations.get(REFRESH_INTERVAL), usual, shortest)
+        return Group(reading.identity, reading.cloud, reading.vault, interval or usual)
+
+    async def _attempt_task(
+        self, key: Key, sync: SecretSync, source: Class, state: WorkState, written: LastWrite
+    ) -> Outcome:
+        """Carry out the pending task, and leave failed keys to the next attempt."""
+        task = state.take_task(self._clock.monotonic())
+        keys = task.keys if isinstance(task, Fetch) else None
+        outcome = await self._carry_out(key, sync, source, task, written)
+        match outcome:
+            case Requeue():
+                state.leave_task(keys, self._clock.monotonic())
+            case PartiallySynced() | Failed():
+                # The poll that finds the vault reachable also serves the SecretSyncs that were added in the meantime.
+                stays_polled = (
+                    isinstance(outcome, PartiallySynced)
+                    or _waits_for_value(outcome)
+                    or outcome.is_away
+                    or self.poller.waits_for_vault(key)
+                )
+                if not stays_polled:
+                    self.poller.leave(key)
+                if not _waits_for_value(outcome):
+                    left = keys_left(outcome, keys, self.poller.is_polled(key), stays_polled)
+                    state.leave_task(left, self._clock.monotonic())
+        return outcome
+
+    async def _carry_out(self, key: Key, sync: SecretSync, source: Class, task: Task, written: LastWrite) -> Outcome:
+        """Carry out a task; return every error as an outcome."""
+        try:
+            if isinstance(task, ReportFailure):
+                return Failed(task.error.bare())
+            reading = await self._resolver.resolve_sync(sync, source)
+            if isinstance(reading, Requeue):
+                return reading
+            if isinstance(task, Confirm):
+                return msgspec.structs.replace(confirmed_outcome(reading), poll=task.poll)
+            outcome = await self._sync(sync, reading, written, task)
+            is_partial = isinstance(outcome, PartiallySynced) and not outcome.is_away
+            if isinstance(outcome, Synced) or is_partial or _waits_for_value(outcome):
+                # The poll keeps the fetched keys up to date, and detects another value of the unusable ones. Other
+                # failed keys are retried separately.
+                self.poller.join(key, self._group(sync, reading), reading.wanted, 0.0)
+            return outcome
+        except errors.ControllerError as error:
+            return Failed(error.bare())
+        except Exception as error:
+            self._chorus.log_unexpected(error)
+            message = f"unexpected {type(error).__name__}: the controller's log has the place; the Secret is unchanged"
+            return Failed(errors.ControllerError(message))
+
+    async def _sync(self, sync: SecretSync, reading: ResolvedSync, written: LastWrite, task: Fetch) -> Outcome:
+        try:
+            return await self._syncer.sync(sync, reading, written, task)
+        except errors.ControllerError as error:
+            return Failed(error.bare())
+
+    def flush_logs(self) -> None:
+        """Log how many lines of one kind were suppressed."""
+        self._chorus.flush_minutes()
+
+
+def _waits_for_value(outcome: Outcome) -> bool:
+    """Return whether only another value in the vault can help."""
+    return isinstance(outcome, PartiallySynced | Failed) and outcome.retry is errors.Retry.VALUE
+
+
+def _status_of(sync: SecretSync | Unreadable) -> SecretSyncStatus:
+    """Return the status. That of an unreadable object is empty."""
+    return sync.status if isinstance(sync, SecretSync) else SecretSyncStatus()
+
+
+def class_key(sync: SecretSync) -> Key:
+    """Return the key of the SecretProviderClass that a SecretSync names."""
+    return Key(sync.metadata.namespace, sync.spec.secret_provider_class_name)

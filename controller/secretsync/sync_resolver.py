@@ -1,0 +1,114 @@
+"""Validate a SecretSync and its SecretProviderClass. Resolve them to a vault, an identity and the wanted objects."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from controller import errors
+from controller.api.meta import Unreadable
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
+from controller.config.clouds import find_cloud
+from controller.config.settings import Cloud, Settings
+from controller.domain import reserved
+from controller.domain.decision import (
+    find_mistake,
+)
+from controller.domain.provider_class import ObjectVersionRef, ProviderConfig
+from controller.domain.status import Requeue
+from controller.keyvault.credentials import Identity
+from controller.keyvault.service_accounts import resolve_identity
+from controller.kube.client import KubeClient
+from controller.runtime.backoff import refresh_interval
+from controller.runtime.parsing import ParsingPool
+from controller.runtime.work_queue import Key
+from controller.secretsync.class_reader import ClassReader
+
+
+class ResolvedSync(NamedTuple):
+    """The vault, the identity and the objects by target key of a SecretSync."""
+
+    identity: Identity
+    cloud: str
+    vault: str
+    wanted: Mapping[str, ObjectVersionRef]
+    warnings: tuple[str, ...] = ()  # about the items of the class that it uses
+
+
+Class = SecretProviderClass | Unreadable | None
+"""The class of a SecretSync as the informer knows it; None: there is none."""
+
+
+class SyncResolver:
+    """Resolves SecretSyncs. Classes are parsed in the threads of `parser`, at most once for each edit."""
+
+    def __init__(self, kube: KubeClient, settings: Settings, clouds: Mapping[str, Cloud], parser: ParsingPool) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._clouds = clouds
+        self._classes = ClassReader(parser, without_identity=settings.identity_from_service_account)
+
+    async def resolve_sync(self, sync: SecretSync, source: Class) -> ResolvedSync | Requeue:
+        """Return the parsed SecretSync and class. Raise `ControllerError` if they are invalid."""
+        vault_class = await self._parse_class(sync, source)
+        if isinstance(vault_class, Requeue):
+            return vault_class
+        if (
+            wrong := self._type_mistake(sync)
+            or find_mistake(sync)
+            or self._reserved_mistake(sync)
+            or self._interval_mistake(sync)
+        ):
+            raise wrong
+        identity = await resolve_identity(self._kube, sync, vault_class)
+        wanted = vault_class.wanted(sync.spec.secret_object)
+        warnings = vault_class.warnings_about(wanted.values())
+        return ResolvedSync(identity, vault_class.cloud, vault_class.vault, wanted, warnings)
+
+    def forget_class(self, key: Key) -> None:
+        """Forget a deleted class."""
+        self._classes.forget(key)
+
+    async def _parse_class(self, sync: SecretSync, source: Class) -> ProviderConfig | Requeue:
+        name = sync.spec.secret_provider_class_name
+        if source is None:
+            raise errors.ClassNotFound(
+                f"there is no SecretProviderClass {name} in namespace {sync.metadata.namespace}; create it or correct"
+                " secretProviderClassName"
+            )
+        if isinstance(source, Unreadable):
+            raise errors.ClassError(f"SecretProviderClass {name}: {source.problem}")
+        if wait := self._classes.seconds_until_parse(source):
+            return Requeue(wait)  # by then there can be a newer edit
+        read = await self._classes.read_config(source)
+        asked = read.cloud or self._settings.default_cloud
+        cloud = find_cloud(asked, self._clouds)
+        if cloud is None:
+            raise errors.ClassError(
+                f"SecretProviderClass {name}: cloudName {asked[:60]!r} is not one of the administrator's; the known"
+                " clouds are"
+                f" {', '.join(sorted(self._clouds))}"
+            )
+        return msgspec.structs.replace(read, cloud=cloud)
+
+    def _type_mistake(self, sync: SecretSync) -> errors.InputError | None:
+        allowed, asked = self._settings.allowed_secret_types, sync.spec.secret_object.type
+        if not allowed or asked in allowed:
+            return None
+        return errors.InputError(
+            f"secretObject.type is {asked[:100]!r}: accepted are {', '.join(allowed)}; to accept another type, the"
+            " administrator adds it to the chart's validatingAdmissionPolicies.allowedSecretTypes"
+        )
+
+    def _reserved_mistake(self, sync: SecretSync) -> errors.InputError | None:
+        """Return the error that the admission policies would raise after the vault was read."""
+        wanted = sync.spec.secret_object
+        found = reserved.find_reserved(sync.metadata.name, wanted.labels, wanted.annotations)
+        return errors.InputError(found) if found and self._settings.probe_secret_type else None
+
+    def _interval_mistake(self, sync: SecretSync) -> errors.InputError | None:
+        asked, shortest = sync.metadata.annotations.get(REFRESH_INTERVAL), self._settings.shortest_refresh_interval
+        if refresh_interval(asked, self._settings.rotation_poll_interval, shortest) is not None:
+            return None
+        return errors.InputError(f"annotation {REFRESH_INTERVAL} is {str(asked)[:60]!r}: write a number of seconds")

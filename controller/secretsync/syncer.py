@@ -1,0 +1,279 @@
+"""Sync one SecretSync: bring its Secret from the current to the wanted state.
+
+The syncer probes the Secret, fetches values (`ValueFetcher`), decides what to write (`decide_write`), and writes it. It
+raises every failure as a `ControllerError`. It returns `Requeue` if only time helps.
+"""
+
+import hmac
+import logging
+import secrets
+from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
+
+from controller import errors
+from controller.api.meta import ObjectMeta
+from controller.api.secretsync import SecretSync
+from controller.config.settings import FOREIGN_SECRET, Settings
+from controller.domain.decision import (
+    ObservedState,
+    RejectWrite,
+    WaitForGarbageCollection,
+    WriteSecret,
+    check_ownership,
+    contested_fields,
+    data_fingerprint,
+    data_keys,
+    decide_write,
+    failed_keys,
+    foreign_error,
+    has_drifted,
+    metadata_patch,
+    partial_message,
+    source_paths,
+)
+from controller.domain.decode_values import value_warnings
+from controller.domain.status import Outcome, PartiallySynced, Requeue, Synced, object_versions
+from controller.domain.values import Unchanged, VaultValue
+from controller.kube import permissions
+from controller.kube.client import KubeClient
+from controller.kube.foreign_text import IMMUTABLE_SECRET, IMMUTABLE_TYPE
+from controller.observability.telemetry import Metrics
+from controller.runtime.backoff import COLLECTED_SOON
+from controller.secretsync.refused_write import RefusedWrite
+from controller.secretsync.sync_resolver import ResolvedSync
+from controller.secretsync.value_fetcher import Fetched, Known, ValueFetcher
+from controller.secretsync.work_state import Fetch
+
+NOT_COLLECTED = (
+    "the Secret {0} of an earlier SecretSync of this name is still there; look at its finalizers and at the cluster's"
+    " garbage collector (kube-controller-manager), or delete it"
+)
+
+log = logging.getLogger(__name__)
+
+
+class LastWrite(msgspec.Struct):
+    """What this process knows about a Secret that it wrote: digests by key, and the fingerprint of managedFields.
+
+    `untried` until the first attempt. `failing` are the keys without which nothing could be written at the last
+    attempt, and `refused` is the write that was refused then. `unusable` has the error of each key whose value was read
+    and lacks what the key needs; the error is the same until a poll finds another value. `contested` lists the labels
+    or annotations that another component changes back, and `repairs` counts the consecutive drift checks that found
+    them changed.
+    """
+
+    digests: Mapping[str, bytes] = {}
+    mark: str = ""
+    untried: bool = True
+    failing: frozenset[str] = frozenset()
+    refused: RefusedWrite | None = None
+    unusable: Mapping[str, errors.UnusableValue] = {}
+    contested: str = ""
+    repairs: int = 0
+
+
+class Syncer:
+    """A syncer processes one SecretSync at a time per caller. Several callers share it."""
+
+    def __init__(self, kube: KubeClient, settings: Settings, fetcher: ValueFetcher, metrics: Metrics) -> None:
+        self.kube = kube
+        self._settings = settings
+        self._fetcher = fetcher
+        self._metrics = metrics
+        # Digests detect equal values. Their key never leaves this process, so they reveal nothing to others.
+        self._key = secrets.token_bytes(32)
+
+    async def sync(self, sync: SecretSync, reading: ResolvedSync, written: LastWrite, task: Fetch) -> Outcome:
+        """Make the Secret equal to the vault. Raise `ControllerError` if nothing could be written."""
+        try:
+            # Check the owner of the Secret first, so that no value is fetched for one that cannot be written. A
+            # SecretSync without status rarely has a Secret, and the attempt to create one detects it.
+            secret = None if written.untried and not sync.status.conditions else await self._probe_metadata(sync)
+            written.untried = False
+            match check_ownership(sync, secret):
+                case WaitForGarbageCollection():
+                    return Requeue(COLLECTED_SOON, NOT_COLLECTED.format(sync.metadata.name))
+                case RejectWrite(error):
+                    raise error
+            if refused := written.refused:
+                await refused.raise_if_lasting(self.kube, sync, secret)
+                written.refused = None
+            unchanged = _unchanged_keys(sync, reading.wanted, secret, written, task) | _kept_keys(reading, secret)
+            unusable = _unusable_keys(reading.wanted, written, task)
+            known = {**dict.fromkeys(unchanged, Unchanged()), **unusable}
+            failing = written.failing - (unchanged - unusable.keys())
+            fetched = await self._fetcher.fetch_values(sync, reading, task, known, failing)
+            return await self._carry_out(sync, reading, secret, fetched, written)
+        except (errors.Conflict, errors.NotFound):
+            return Requeue(COLLECTED_SOON)  # another client was faster
+
+    async def is_unchanged(self, sync: SecretSync, written: LastWrite) -> bool:
+        """Check for drift: return whether the Secret is unchanged. It reads only metadata, and fetches no value."""
+        try:
+            secret = await self._probe_metadata(sync)
+        except errors.OwnershipError:
+            return False
+        except errors.KubeError:
+            return True  # nothing is known; the next check can decide
+        if secret is None and written.failing:
+            return True  # nothing could be written
+        if secret is None or check_ownership(sync, secret) or has_drifted(sync, secret, written.mark):
+            written.digests = {}
+            return False
+        written.mark = data_fingerprint(await self._repair_metadata(sync, secret, written))
+        return True
+
+    async def _repair_metadata(self, sync: SecretSync, secret: ObjectMeta, written: LastWrite) -> ObjectMeta:
+        """Write the changed labels and annotations without a value. Return the metadata afterwards.
+
+        If another component changes them back each time, the writes become increasingly rare.
+        """
+        patch = metadata_patch(sync, secret)
+        if not patch:
+            written.contested, written.repairs = "", 0
+            return secret
+        written.repairs += 1
+        if written.repairs & (written.repairs - 1):  # not 1, 2, 4, 8 ...
+            return secret
+        body = {"type": sync.spec.secret_object.type, "metadata": patch}
+        try:
+            after = await self._write_secret(sync, secret, WriteSecret(create=False, body=body))
+        except errors.ControllerError as error:
+            log.debug("metadata of %s not repaired: %s", sync.metadata.name, type(error).__name__)
+            return secret
+        written.contested = contested_fields(sync, after)
+        return after
+
+    async def _probe_metadata(self, sync: SecretSync) -> ObjectMeta | None:
+        """Return the metadata of the Secret, or None if there is none. Raise `OwnershipError` if it is foreign."""
+        try:
+            return await permissions.SECRETS.probe_metadata(self.kube, sync.metadata.namespace, sync.metadata.name)
+        except errors.NotFound:
+            return None
+        except errors.PolicyRefused as error:
+            # A policy refuses even a patch without changes if the Secret has another owner.
+            if FOREIGN_SECRET in error.message:
+                raise foreign_error(sync) from error
+            raise
+
+    async def _carry_out(
+        self,
+        sync: SecretSync,
+        reading: ResolvedSync,
+        secret: ObjectMeta | None,
+        fetched: Fetched,
+        written: LastWrite,
+    ) -> Synced | PartiallySynced:
+        wanted = reading.wanted
+        digests = {key: self._digest_value(item) for key, item in fetched.items() if isinstance(item, VaultValue)}
+        untouched = secret is not None and written.mark == data_fingerprint(secret)
+        decision = decide_write(
+            ObservedState(
+                sync=sync,
+                secret=secret,
+                fetched=fetched,
+                digests=digests,
+                known=written.digests if untouched else {},
+                partial=self._settings.enable_partial_secret_sync,
+            )
+        )
+        failed = failed_keys(fetched)
+        written.unusable = {key: error for key, error in failed.items() if isinstance(error, errors.UnusableValue)}
+        written.failing = frozenset(failed) if isinstance(decision, RejectWrite) else frozenset()
+        if isinstance(decision, RejectWrite):
+            raise decision.error
+        changed = False
+        if isinstance(decision, WriteSecret):
+            try:
+                after = await self._write_secret(sync, secret, decision)
+            except (errors.Conflict, errors.NotFound, errors.NotLeading):
+                raise
+            except errors.ControllerError as error:
+                seconds = self._settings.rotation_poll_interval
+                written.refused = await RefusedWrite.rehearse_write(self.kube, sync, secret, error, seconds)
+                raise
+            # Equal values do not change the resourceVersion: the API server compares them.
+            changed = secret is None or after.resource_version != secret.resource_version
+            secret = after
+            written.contested = contested_fields(sync, after)
+            kept = written.digests if untouched else {}
+            written.digests = {key: digest for key, digest in kept.items() if key in fetched} | digests
+        written.mark = data_fingerprint(secret) if secret else ""
+        objects = object_versions(fetched, wanted, sync.status)
+        contest = (written.contested,) if written.contested else ()
+        odd = (*reading.warnings, *contest, *value_warnings(reading.vault, wanted, fetched))
+        if decision.failed:
+            message = partial_message(decision.failed, source_paths(sync, decision.failed))
+            return PartiallySynced(message=message, failed=decision.failed, objects=objects, warnings=odd)
+        everything = not any(isinstance(item, Unchanged) for item in fetched.values())
+        return Synced(
+            message=_synced_message(reading, "written from" if changed else "equal to"),
+            changed=changed,
+            objects=objects,
+            warnings=odd if odd or everything else None,
+        )
+
+    def _digest_value(self, item: VaultValue) -> bytes:
+        return hmac.digest(self._key, item.value.reveal(), "sha256")
+
+    async def _write_secret(self, sync: SecretSync, secret: ObjectMeta | None, write: WriteSecret) -> ObjectMeta:
+        try:
+            if secret is None:
+                after = await permissions.SECRETS.create(self.kube, sync.metadata.namespace, write.body)
+            else:
+                after = await permissions.SECRETS.merge(self.kube, secret, write.body)
+            self._metrics.secret_writes.labels("create" if secret is None else "patch").inc()
+            return after
+        except errors.PolicyRefused:
+            raise
+        except errors.Refused as error:
+            name = sync.metadata.name
+            if IMMUTABLE_SECRET in error.message:
+                text = f"Secret {name} is marked immutable: delete it and the controller recreates it"
+                raise errors.Refused(text, status=error.status, retry=errors.Retry.OBSTACLE) from error
+            if IMMUTABLE_TYPE in error.message:
+                text = f"Secret {name} is of another type than {sync.spec.secret_object.type}: delete it and the"
+                raise errors.InputError(f"{text} controller recreates it", retry=errors.Retry.OBSTACLE) from error
+            raise
+
+
+def _kept_keys(reading: ResolvedSync, secret: ObjectMeta | None) -> frozenset[str]:
+    """Return the keys of objects that are no longer read, if the Secret has them."""
+    kept = {key for key, version in reading.wanted.items() if version.object.keep}
+    return frozenset(kept & data_keys(secret)) if kept and secret else frozenset()
+
+
+def confirmed_outcome(reading: ResolvedSync) -> Synced:
+    """Return the outcome of a poll that found the Secret equal to the vault."""
+    return Synced(message=_synced_message(reading, "equal to"))
+
+
+def _synced_message(reading: ResolvedSync, how: str) -> str:
+    kept = sum(version.object.keep for version in reading.wanted.values())
+    count = len(reading.wanted) - kept
+    more = f"; {kept} key{'s' if kept != 1 else ''} kept, of objects that are not read any more" if kept else ""
+    return f"{count} key{'s' if count != 1 else ''} {how} Key Vault {reading.vault}{more}"
+
+
+def _unusable_keys(wanted: Collection[str], written: LastWrite, task: Fetch) -> Known:
+    """Return the keys whose values cannot have changed since they were found unusable."""
+    if task.keys is None:
+        return {}
+    return {key: error for key, error in written.unusable.items() if key in wanted and key not in task.keys}
+
+
+def _unchanged_keys(
+    sync: SecretSync, wanted: Iterable[str], secret: ObjectMeta | None, written: LastWrite, task: Fetch
+) -> frozenset[str]:
+    """Return the wanted keys that need no fetch: they are not stale, and no other writer has changed the Secret."""
+    if task.keys is None or secret is None or has_drifted(sync, secret, written.mark):
+        return frozenset()
+    present = data_keys(secret)
+    # An expanded item is complete if all its properties are there.
+    become: dict[str, set[str]] = {}
+    for item in sync.status.objects:
+        become.setdefault(item.expanded_from, set()).add(item.target_key)
+    return frozenset(
+        key for key in wanted if key not in task.keys and (key in present or (key in become and become[key] <= present))
+    )

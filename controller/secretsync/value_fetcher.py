@@ -1,0 +1,138 @@
+"""Fetch the wanted values of a SecretSync from its vault, and decode them."""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+
+import msgspec
+
+from controller import errors
+from controller.api.secretsync import SecretSync
+from controller.config.settings import Settings
+from controller.domain.certificates import is_pem
+from controller.domain.decision import (
+    failed_keys,
+    seconds_until_turn,
+)
+from controller.domain.decode_values import decode_values, flatten_expanded, needs_bundle, needs_parsing
+from controller.domain.provider_class import EVERY, ObjectVersionRef
+from controller.domain.values import ExpandedValues, Results, Unchanged, VaultValue
+from controller.keyvault.pool import VaultPool
+from controller.runtime.parsing import ParsingPool
+from controller.secretsync import pkcs12_sandbox
+from controller.secretsync.sync_resolver import ResolvedSync
+from controller.secretsync.work_state import Fetch
+
+# Seconds for which values are kept that can only be written together with others.
+MOST_PATIENCE = 300.0
+Known = Mapping[str, Unchanged | errors.UnusableValue]
+"""The wanted keys that need no fetch, and why."""
+Fetched = Mapping[str, VaultValue | Unchanged | errors.ControllerError]
+"""The result for each wanted key."""
+
+
+class ValueFetcher:
+    """Fetches values through the vaults' readers. Values that need parsing are decoded in the threads of `parser`."""
+
+    def __init__(self, settings: Settings, vaults: VaultPool, parser: ParsingPool) -> None:
+        self._settings = settings
+        self._vaults = vaults
+        self._parser = parser
+
+    async def fetch_values(
+        self, sync: SecretSync, reading: ResolvedSync, task: Fetch, known: Known, failing: frozenset[str]
+    ) -> Fetched:
+        """Fetch the values that are not known to be unchanged or unusable.
+
+        If nothing could be written because of `failing` keys, the others are useless before these can be fetched.
+        """
+        if failing and len(failing) < len(reading.wanted):
+            rest = dict.fromkeys(reading.wanted.keys() - failing, Unchanged())
+            tried = await self.fetch_values(sync, reading, task, {**known, **rest}, frozenset())
+            failed = failed_keys(tried)
+            if len(failed) == len(failing) or (failed and not self._settings.enable_partial_secret_sync):
+                return tried
+        wanted = {key: version for key, version in reading.wanted.items() if key not in known}
+        lost = {key: _lost_error(wanted.pop(key), reading.vault) for key in list(wanted) if wanted[key].object.keep}
+        # Keys without a value have precedence at a busy vault.
+        first = not {item.expanded_from or item.target_key for item in sync.status.objects}.issuperset(wanted)
+        read = await self._read_versions(
+            reading, {version.whole for version in wanted.values()}, task.not_before, first
+        )
+        fetched: dict[str, VaultValue | Unchanged | ExpandedValues | errors.ControllerError] = {
+            **{key: _known_value(sync, key, item) for key, item in known.items()},
+            **lost,
+        }
+        for whole in {version.whole for version in wanted.values()}:
+            keys = {key: version for key, version in wanted.items() if version.whole == whole}
+            fetched |= await self._decode_object(sync.metadata.namespace, reading.vault, keys, read[whole])
+        return flatten_expanded(reading.wanted, fetched)
+
+    async def _decode_object(
+        self,
+        namespace: str,
+        vault: str,
+        keys: Mapping[str, ObjectVersionRef],
+        read: VaultValue | errors.ControllerError,
+    ) -> Mapping[str, VaultValue | ExpandedValues | errors.ControllerError]:
+        """Return the value of each of these keys from one version of one object."""
+        now = datetime.now(UTC)
+        results = dict.fromkeys((version.whole for version in keys.values()), read)
+        if not isinstance(read, VaultValue) or not any(needs_parsing(version, read) for version in keys.values()):
+            return decode_values(vault, keys, results, now)
+        try:
+            return await self._parser.run(
+                namespace,
+                lambda charge: decode_values(
+                    vault, keys, results, now, partial(pkcs12_sandbox.pfx_to_pem, charge=charge)
+                ),
+                pfx=_may_be_pfx(keys.values(), read),
+            )
+        except errors.ParsingDeferred as error:
+            return dict.fromkeys(keys, error.bare())
+
+    async def _read_versions(
+        self, reading: ResolvedSync, wanted: Collection[ObjectVersionRef], since: float, first: bool
+    ) -> Results:
+        """Return the requested versions. If only all of them make a Secret, wait for those that a busy vault defers."""
+        reader = self._vaults.reader(reading.identity, reading.cloud, reading.vault)
+        read = dict(await reader.read(wanted, since=since, first=first))
+        patience = 0.0 if self._settings.enable_partial_secret_sync else MOST_PATIENCE
+        while failed := {version: item for version, item in read.items() if isinstance(item, errors.ControllerError)}:
+            wait = seconds_until_turn(failed)
+            if wait is None or wait > patience or any(item.retry is not errors.Retry.TURN for item in failed.values()):
+                break
+            patience -= wait
+            await asyncio.sleep(wait)
+            read |= await reader.read(failed, since=since, first=first)
+        return read
+
+
+def _lost_error(version: ObjectVersionRef, vault: str) -> errors.ObjectError:
+    return errors.ObjectError(
+        f"{version.object.noun} of Key Vault {vault} is not read any more (objectKeep), and the Secret lacks its last"
+        " value; remove the key, or the SecretSync, if it is not needed",
+    )
+
+
+def _may_be_pfx(wanted: Iterable[ObjectVersionRef], read: VaultValue) -> bool:
+    """Return whether parsing the value can need a process."""
+    bundles = [version for version in wanted if needs_bundle(version, read)]
+    is_made = any(version.object.property_path for version in bundles)
+    return bool(bundles) and (is_made or not is_pem(read.value.reveal()))
+
+
+def _known_value(
+    sync: SecretSync, key: str, item: Unchanged | errors.UnusableValue
+) -> Unchanged | ExpandedValues | errors.UnusableValue:
+    """Return the result for a wanted key that is not fetched."""
+    if not key.endswith(EVERY):
+        return item
+    properties = [one for one in sync.status.objects if one.expanded_from == key]
+    found = ExpandedValues({one.target_key: Unchanged() for one in properties})
+    if isinstance(item, Unchanged):
+        return found
+    # If the properties in the Secret are of the same version, only others of that version are unusable.
+    is_partial = bool(properties) and all(one.version == item.version for one in properties)
+    return msgspec.structs.replace(found, error=item) if is_partial else item

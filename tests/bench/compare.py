@@ -1,0 +1,347 @@
+"""Compare another controller with this one, on the same vault, API server and machine.
+
+    python -m tests.bench.compare --start START --each EACH.yaml [--shared SHARED.yaml] [--prepare PREPARE]
+
+The other controller, the peer, comes from your own checkout: nothing of it is in this repository. You give
+
+- START, an executable that starts the peer and stays until SIGTERM. `exec` the peer at its end.
+- EACH.yaml, the peer's custom resources that make one Secret. They are applied once for each secret of the vault.
+- SHARED.yaml, what all of these use, such as a store. It is applied once.
+- PREPARE, an executable that installs the peer's CustomResourceDefinitions. It runs once in each new cluster.
+
+In both files, and in the environment of both executables, these variables have the place of what is used:
+
+    NAMESPACE        the namespace of the resources and Secrets
+    SERVICE_ACCOUNT  a ServiceAccount in it, federated with the identity CLIENT_ID of TENANT_ID
+    VAULT, VAULT_URL the name and the address of the vault
+    AUTHORITY        Entra's address
+    CA_FILE          the certificates to trust for both (SSL_CERT_FILE of programs in Go)
+    INTERVAL         seconds between two polls of the vault
+    NAME             (in EACH.yaml) the secret in the vault; the Secret must have the same name
+    KUBECONFIG       (in the environment) a ServiceAccount of the peer, with all rights
+    PYTHON           (in the environment) the interpreter that runs this program
+
+Each run has a new cluster for each controller, and the two take turns, so that a slow minute of the machine does not
+hit one of them alone. The output has the median of the runs, and all of them. tests/bench/peers/this starts this
+controller as the peer; use it to see how much two equal controllers differ. From the checkout, after `make assets`:
+
+    .venv/bin/python -m tests.bench.compare --count 100 --interval 20 \
+      --start tests/bench/peers/this/start --each tests/bench/peers/this/each.yaml
+"""
+
+import argparse
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.bench.audit_log import WRITES, completed_requests, is_accepted, read_lines
+from tests.bench.results import Figures
+from tests.bench.stage import NEVER, Shape, Stage, cluster
+from tests.support.cluster.harness import TENANT, InstalledRelease, Namespace
+from tests.support.process_stats import cpu_seconds, resident_mebibytes, stat_fields
+
+PEER = "peer"
+OURS = "this controller"
+PATIENCE = 900.0
+ROTATED = 100
+_VARIABLE = re.compile(r"\$(?:\{([A-Z_]+)\}|([A-Z_]+))")
+
+
+class TemplateError(Exception):
+    """A file of resources that cannot be used; the message names the variable."""
+
+
+class ControllerEnded(Exception):  # noqa: N818 -- it is the state of a process
+    """A controller ended during its run; the message has the end of its log."""
+
+
+class Peer(NamedTuple):
+    """How the peer is started, and what it works on."""
+
+    start: Path
+    prepare: Path | None
+    each: str
+    shared: str
+
+
+def fill(template: str, variables: Mapping[str, str]) -> str:
+    """Return the template with the value of each `$VARIABLE`; raise `TemplateError` for one that is not known."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in variables:
+            raise TemplateError(f"${name} is not known; known are {', '.join(sorted(variables))}")
+        return variables[name]
+
+    return _VARIABLE.sub(value, template)
+
+
+def order(runs: int) -> list[str]:
+    """Return whose turn it is: both in each run, and the first of one run is the second of the next."""
+    return [side for number in range(runs) for side in ((OURS, PEER) if number % 2 == 0 else (PEER, OURS))]
+
+
+class Traffic(NamedTuple):
+    """What one user of the API server has written: all of it, and the names of Secrets of one namespace."""
+
+    writes: int
+    secrets: frozenset[str]
+
+
+def read_traffic(lines: Iterable[bytes], user: str, namespace: str) -> Traffic:
+    """Return what lines of the audit log say about a user. Refused requests do not count."""
+    writes, secrets = 0, set()
+    for entry in completed_requests(lines, user):
+        if entry.verb not in WRITES or not is_accepted(entry.response_status.code):
+            continue
+        writes += 1
+        if (entry.object_ref.resource, entry.object_ref.namespace) == ("secrets", namespace):
+            secrets.add(entry.object_ref.name)
+    return Traffic(writes, frozenset(secrets))
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
+    """Yield a Markdown table: for each figure the median of each side, and all runs in brackets."""
+    sides = list(found)
+    yield f"| what | {' | '.join(sides)} |"
+    yield f"| --- |{' --- |' * len(sides)}"
+    for name in dict.fromkeys(name for runs in found.values() for run in runs for name in run):
+        cells = []
+        for side in sides:
+            values = [run[name] for run in found[side] if name in run]
+            shown = ", ".join(f"{value:,.4g}" for value in values)
+            cells.append(f"{statistics.median(values):,.4g} ({shown})" if values else "-")
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _session(leader: int) -> list[int]:
+    """Return the processes of a session: a script, and what it has started."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = stat_fields(int(folder.name))
+            except OSError:  # it has ended
+                continue
+            if int(fields[3]) == leader:
+                found.append(int(folder.name))
+    return found
+
+
+class Trial:
+    """One controller in one cluster: a first sync, a window without a change, and a rotation."""
+
+    def __init__(
+        self,
+        installed: InstalledRelease,
+        space: Namespace,
+        names: Sequence[str],
+        user: str,
+        leader: int,
+        raise_if_ended: Callable[[], None],
+    ) -> None:
+        self._installed = installed
+        self._space = space
+        self._names = names
+        self._user = user
+        self._leader = leader
+        self._raise_if_ended = raise_if_ended
+        self._position = 0
+
+    def reset(self) -> None:
+        """Count from now on."""
+        self._installed.emulator.reset_counters()
+        self._position = self._installed.plane.audit_log.stat().st_size
+
+    def traffic(self) -> Traffic:
+        """Return what the controller has written since then."""
+        lines = read_lines(self._installed.plane.audit_log, self._position)
+        return read_traffic(lines, self._user, self._space.name)
+
+    def calls(self) -> int:
+        """Return the calls to the vault and Entra since then."""
+        places = (self._space.vault, "entra")
+        return sum(n for what, n in self._installed.emulator.counters().items() if what.split("/")[0] in places)
+
+    def cpu(self) -> float:
+        """Return the CPU seconds of the controller's processes."""
+        return sum(cpu_seconds(pid) for pid in _session(self._leader))
+
+    def memory(self) -> float:
+        """Return the resident memory of the controller's processes in MiB."""
+        return sum(resident_mebibytes(pid) for pid in _session(self._leader))
+
+    def wait_secrets(self, names: Sequence[str], text: str) -> None:
+        """Wait until the Secrets of these names have this value."""
+        deadline = time.monotonic() + PATIENCE
+        missing = list(names)
+        while missing:
+            self._raise_if_ended()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"after {PATIENCE:g} s {len(missing)} Secrets are missing, such as {missing[0]}")
+            written = self.traffic().secrets
+            missing = [name for name in missing if name not in written or not self._has(name, text)]
+            time.sleep(0.2 if missing else 0)
+
+    def _has(self, name: str, text: str) -> bool:
+        return any(text in value for value in self._space.secret_values(name).values())
+
+    def measure(self, began: float, interval: float) -> dict[str, float]:
+        """Return the figures; `began` is when the controller was started."""
+        found = Figures("")
+        _report_step(f"waiting for {len(self._names)} Secrets")
+        self.wait_secrets(self._names, "first")
+        found.note("first sync: all Secrets exist, s after the start", time.monotonic() - began)
+        time.sleep(5)  # the last statuses
+        found.note("first sync: CPU, s", self.cpu())
+        found.note("first sync: writes to the API server", self.traffic().writes)
+        found.note("first sync: calls to vault and Entra", self.calls())
+        _report_step(f"waiting for two intervals of {interval:g} s")
+        time.sleep(interval)  # what was read within two seconds of its change is read again
+        self.reset()
+        before = self.cpu()
+        time.sleep(interval)
+        found.note(f"{interval:g} s without a change: CPU, s", self.cpu() - before)
+        found.note(f"{interval:g} s without a change: writes to the API server", self.traffic().writes)
+        found.note(f"{interval:g} s without a change: calls to vault and Entra", self.calls())
+        found.note("resident memory, MiB", self.memory())
+        changed = self._names[:ROTATED]
+        _report_step(f"waiting for {len(changed)} changed values")
+        for name in changed:
+            self._space.set_secret(name, "second")
+        self.reset()
+        put = time.monotonic()
+        self.wait_secrets(changed, "second")
+        found.note(
+            f"{len(changed)} changed: all Secrets have it, s (poll every {interval:g} s)", time.monotonic() - put
+        )
+        return found.figures
+
+
+def _report_step(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _running_peer(
+    peer: Peer, installed: InstalledRelease, space: Namespace, interval: float, folder: Path, count: int
+) -> Iterator[tuple[Trial, float]]:
+    """Apply the peer's resources and run it. Yield its trial, and when it was started."""
+    plane, emulator = installed.plane, installed.emulator
+    variables = {
+        "NAMESPACE": space.name,
+        "SERVICE_ACCOUNT": space.account,
+        "CLIENT_ID": space.client,
+        "TENANT_ID": TENANT,
+        "VAULT": space.vault,
+        "VAULT_URL": emulator.vault_pattern.replace("{vault}", space.vault),
+        "AUTHORITY": emulator.authority,
+        "CA_FILE": str(emulator.ca_file),
+        "INTERVAL": f"{interval:g}",
+        "PYTHON": sys.executable,
+    }
+    plane.kubectl("create", "namespace", PEER)
+    plane.kubectl("create", "serviceaccount", PEER, "--namespace", PEER)
+    plane.kubectl(
+        "create", "clusterrolebinding", PEER, "--clusterrole=cluster-admin", f"--serviceaccount={PEER}:{PEER}"
+    )
+    kubeconfig = plane.service_account_kubeconfig(PEER, PEER)
+    env = {**os.environ, **variables, "KUBECONFIG": str(kubeconfig), "FOLDER": str(folder)}
+    if peer.prepare:
+        subprocess.run([peer.prepare], env={**env, "KUBECONFIG": str(plane.kubeconfig)}, check=True)
+    texts = [fill(peer.shared, variables)] if peer.shared else []
+    texts += [fill(peer.each, {**variables, "NAME": name}) for name in Shape(count).names()]
+    plane.kubectl("apply", "--filename", "-", stdin="\n---\n".join(texts), timeout=PATIENCE)
+    with (folder / "peer.log").open("wb") as log:
+        began = time.monotonic()
+        running = subprocess.Popen([peer.start], env=env, stdout=log, stderr=log, start_new_session=True)
+
+        def raise_if_ended() -> None:
+            if running.poll() is not None:
+                shown = (folder / "peer.log").read_text(errors="replace")[-2000:]
+                raise ControllerEnded(f"the peer ended with exit code {running.returncode}; its log:\n{shown}")
+
+        user = f"system:serviceaccount:{PEER}:{PEER}"
+        try:
+            yield Trial(installed, space, Shape(count).names(), user, running.pid, raise_if_ended), began
+        finally:
+            for pid in _session(running.pid):
+                os.kill(pid, signal.SIGTERM)
+            running.wait(30)
+
+
+def trial(side: str, peer: Peer, shape: Shape, interval: float) -> dict[str, float]:
+    """Return the figures of one run of one side, in a cluster of its own."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        installed = stack.enter_context(cluster(folder))
+        if side == OURS:
+            stage = Stage(installed, shape)
+            settings = {"ROTATION_POLL_INTERVAL": f"{interval:g}", "DRIFT_INTERVAL": str(NEVER)}
+            stage.workload.env.update(settings)
+            began = time.monotonic()
+            stage.workload.start()
+            stack.callback(stage.workload.kill)
+
+            def raise_if_ended() -> None:
+                if not stage.workload.running:
+                    raise ControllerEnded(f"this controller ended; its log:\n{stage.workload.tail()}")
+
+            leader = stage.workload.pid
+            run = Trial(installed, stage.space, shape.names(), installed.user, leader, raise_if_ended)
+            return run.measure(began, interval)
+        space = Namespace(installed)
+        for secret in shape.names():
+            space.set_secret(secret, "first")
+        installed.emulator.delay(shape.latency)
+        run, began = stack.enter_context(_running_peer(peer, installed, space, interval, folder, shape.count))
+        return run.measure(began, interval)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure both sides in turns, and print a table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--start", type=Path, required=True, help="executable that starts the peer")
+    parser.add_argument("--each", type=Path, required=True, help="resources that make one Secret, with $NAME")
+    parser.add_argument("--shared", type=Path, help="resources that all of them use")
+    parser.add_argument("--prepare", type=Path, help="executable that installs the peer's definitions")
+    parser.add_argument("--count", type=int, default=1000, metavar="N", help="secrets (default: 1000)")
+    parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="seconds of a vault call (default: 0)")
+    parser.add_argument("--interval", type=float, default=60, metavar="S", help="seconds between polls (default: 60)")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each side (default: 3)")
+    options = parser.parse_args(arguments)
+    for path in (options.start, options.prepare):
+        if path and not os.access(path, os.X_OK):
+            parser.error(f"{path} is not an executable: chmod +x {path}")
+    try:
+        each, shared = options.each.read_text(), options.shared.read_text() if options.shared else ""
+    except OSError as error:
+        parser.error(str(error))
+    if "$NAME" not in each and "${NAME}" not in each:
+        parser.error(f"{options.each} does not have $NAME: each secret needs resources of its own")
+    peer = Peer(options.start.absolute(), options.prepare and options.prepare.absolute(), each, shared)
+    found: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
+    for side in order(options.runs):
+        print(side, file=sys.stderr, flush=True)
+        try:
+            found[side].append(trial(side, peer, Shape(options.count, options.latency), options.interval))
+        except (ControllerEnded, TimeoutError, TemplateError) as error:
+            print(f"tests.bench.compare: {error}", file=sys.stderr)
+            return 1
+    print("\n".join(table(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

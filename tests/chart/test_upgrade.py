@@ -1,0 +1,38 @@
+"""Upgrades from charts that were installed before; `old-releases/` holds them as packages."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.chart.rendering import NEWEST, OLD_RELEASES, text
+from tools.cli.common import helm
+
+
+def test_there_are_old_releases() -> None:
+    assert OLD_RELEASES
+
+
+@pytest.mark.parametrize("old", OLD_RELEASES, ids=lambda path: path.stem)
+def test_reused_values_of_an_old_release_render_what_its_values_render(old: Path, tmp_path: Path) -> None:
+    """With --reuse-values helm puts the old chart's values, defaults included, in place of the new chart's."""
+    chart = tmp_path / "chart"
+    shutil.copytree(helm.CHART, chart)
+    (chart / "values.yaml").write_text(helm.run(["show", "values", str(old)]))
+    assert _template(chart) == text(given=yaml.safe_load((chart / "values.yaml").read_text()), tests=True)
+
+
+@pytest.mark.parametrize("missing", ["rbac", "logs", "test", "networkPolicy", "replicaCount", "image"])
+def test_values_that_an_old_release_lacks_have_their_defaults(missing: str, tmp_path: Path) -> None:
+    chart = tmp_path / "chart"
+    shutil.copytree(helm.CHART, chart)
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    del values[missing]
+    (chart / "values.yaml").write_text(yaml.safe_dump(values))
+    assert _template(chart) == text(tests=True)
+
+
+def _template(chart: Path) -> str:
+    at = ["--namespace", helm.RELEASE, "--kube-version", NEWEST]
+    return helm.run(["template", helm.RELEASE, str(chart), *at])

@@ -1,0 +1,253 @@
+"""tools/migrate adopt on the real API server: what a restore of single objects leaves gets its owner again."""
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from controller.api.conditions import Reason
+from tests.support.cluster.harness import MANAGED_LABEL, InstalledRelease, Namespace, canary_value, eventually
+from tests.support.cluster.sse_controller import apply_as_sse
+from tools.cli.doctor import doctor
+from tools.cli.migrate import migrate
+from tools.local_cluster import ControlPlane
+
+ONE = {"k": "a"}
+ADOPT = "tools/migrate adopt --namespace {} --apply"
+
+
+def run(space: Namespace, *arguments: str) -> int:
+    at = ("--namespace", space.name, "--kubeconfig", str(space.installed.plane.kubeconfig))
+    return migrate.main(["adopt", *arguments, *at])
+
+
+def backup(space: Namespace, *names: tuple[str, str]) -> list[dict[str, Any]]:
+    """Return the objects as a backup tool restores them: without fields of the API server, and without owners."""
+    found = []
+    for kind, name in names:
+        item = json.loads(space.kubectl("get", kind, name, "--output", "json"))
+        for field in ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "ownerReferences"):
+            item["metadata"].pop(field, None)
+        item.pop("status", None)
+        found.append(item)
+    return found
+
+
+def synced(space: Namespace, *names: str) -> list[tuple[str, str]]:
+    """SecretSyncs of these names, each with its Secret; returns what a backup has."""
+    space.set_secret("a", "1")
+    space.apply(space.provider_class("a"), *(space.sync(name, {"k": "a"}) for name in names))
+    for name in names:
+        space.wait_secret(name, {"k": "1"})
+        space.wait_reason(name, Reason.WRITTEN, Reason.UP_TO_DATE)
+    return [(kind, name) for kind in ("secretsync", "secret") for name in names]
+
+
+def lose(space: Namespace, *names: str) -> None:
+    """Delete the SecretSyncs, and wait until the garbage collector has deleted their Secrets."""
+    space.kubectl("delete", "secretsync", *names)
+    for name in names:
+        wait_gone(space, name)
+
+
+def wait_gone(space: Namespace, name: str) -> None:
+    eventually(lambda: space.get("secret", name), lambda found: not found)
+
+
+def restore(space: Namespace, objects: list[dict[str, Any]]) -> None:
+    space.kubectl("create", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+
+def content(space: Namespace, name: str) -> dict[str, Any]:
+    """Return the Secret without what another owner changes: its resourceVersion, and the managers of that field."""
+    found = space.get("secret", name)
+    meta = found["metadata"]
+    meta["managedFields"] = [each for each in meta["managedFields"] if "f:data" in each["fieldsV1"]]
+    for entry in meta["managedFields"]:
+        entry["fieldsV1"]["f:metadata"].pop("f:ownerReferences", None)
+    return {**found, "metadata": {k: v for k, v in meta.items() if k not in ("resourceVersion", "ownerReferences")}}
+
+
+def owners(space: Namespace, name: str) -> list[dict[str, Any]]:
+    return list(space.get("secret", name)["metadata"].get("ownerReferences", []))
+
+
+def test_restored_secrets_are_adopted_offline_and_synced_again(
+    space: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = backup(space, *synced(space, "s", "t"))
+    lose(space, "s", "t")
+    space.installed.emulator.fail(status=503, where=space.vault)
+    restore(space, kept)
+    assert "tools/migrate adopt" in space.wait_reason("s", Reason.LABEL_ERROR)
+    before = content(space, "s")
+    version = space.get("secret", "s")["metadata"]["resourceVersion"]
+
+    # A dry run changes nothing.
+    assert run(space) == 0
+    told = capsys.readouterr().out
+    assert f"{space.name}/s: would be adopted (--apply)" in told
+    assert space.get("secret", "s")["metadata"]["resourceVersion"] == version
+
+    assert run(space, "--apply") == 0
+    assert f"{space.name}/t: adopted" in capsys.readouterr().out
+    uid = space.get("secretsync", "s")["metadata"]["uid"]
+    wanted = {"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "SecretSync", "name": "s", "uid": uid}
+    assert owners(space, "s") == [wanted]
+    assert content(space, "s") == before
+    assert run(space, "--apply") == 0
+    assert "belongs to its SecretSync already" in capsys.readouterr().out
+
+    # Without a vault the value stays; with one, the controller goes on.
+    space.wait_reason("s", Reason.PROVIDER_ERROR, patience=60)
+    assert content(space, "s") == before
+    space.installed.emulator.clear_faults()
+    space.force_sync("s")
+    space.wait_reason("s", Reason.UP_TO_DATE, Reason.WRITTEN, patience=60)
+    assert space.secret_values("s") == {"k": canary_value("1")}
+    space.set_secret("a", "2")
+    space.force_sync("s")
+    space.wait_secret("s", {"k": "2"})
+    # The garbage collector knows the owner, too.
+    space.kubectl("delete", "secretsync", "t")
+    eventually(lambda: space.get("secret", "t"), lambda found: not found)
+
+
+@pytest.fixture
+def no_garbage_collector(plane: ControlPlane) -> Iterator[None]:
+    plane.stop_controller_manager()
+    yield
+    plane.restart_controller_manager()
+
+
+def labelled(name: str, **metadata: Any) -> dict[str, Any]:
+    data = {"k": base64.b64encode(canary_value("1").encode()).decode()}
+    meta = {"name": name, "labels": MANAGED_LABEL, **metadata}
+    return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": meta, "data": data}
+
+
+def reference(kind: str = "SecretSync", name: str = "s", uid: str = "00000000-1111-2222-3333-444444444444") -> Any:
+    groups = {"SecretSync": "secret-sync.x-k8s.io/v1alpha1", "ConfigMap": "v1"}
+    return {"apiVersion": groups[kind], "kind": kind, "name": name, "uid": uid}
+
+
+def test_secret_of_an_earlier_secretsync_is_adopted_before_it_is_collected(
+    space: Namespace, no_garbage_collector: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tool that keeps owners restores the old UID; the garbage collector would delete that Secret."""
+    restore(space, [space.provider_class("a"), labelled("s", ownerReferences=[reference()]), space.sync("s", ONE)])
+    before = content(space, "s")
+    assert run(space, "--apply") == 0
+    assert owners(space, "s")[0]["uid"] == space.get("secretsync", "s")["metadata"]["uid"]
+    assert len(owners(space, "s")) == 1
+    assert content(space, "s") == before
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        (labelled("s", ownerReferences=[reference("ConfigMap", "x")]), "the Secret belongs to ConfigMap x"),
+        (labelled("s", ownerReferences=[reference(name="other")]), "the Secret belongs to SecretSync other"),
+        (labelled("s", ownerReferences=[reference(), reference("ConfigMap", "x")]), "the Secret belongs to SecretSync"),
+        ({**labelled("s"), "type": "example.com/other"}, "its type is not Opaque"),
+        (labelled("s", finalizers=["example.com/hold"]), "the Secret is being deleted"),
+    ],
+    ids=["another kind", "another SecretSync", "two owners", "another type", "deleted"],
+)
+def test_secret_that_is_not_a_restored_one_is_left(
+    secret: dict[str, Any],
+    text: str,
+    space: Namespace,
+    no_garbage_collector: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    restore(space, [space.provider_class("a"), secret, space.sync("s", ONE)])
+    if "finalizers" in secret["metadata"]:
+        space.kubectl("delete", "secret", "s", "--wait=false")
+    before = space.get("secret", "s")
+    try:
+        assert run(space, "--apply") == 1
+        assert f"{space.name}/s: left as it is: {text}" in capsys.readouterr().out
+        assert space.get("secret", "s") == before
+    finally:
+        space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"metadata":{"finalizers":null}}')
+
+
+def test_secrets_without_label_or_secretsync_are_not_adopted(
+    space: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = labelled("s")
+    del plain["metadata"]["labels"]
+    restore(space, [space.provider_class("a"), plain, labelled("alone"), space.sync("s", ONE)])
+    before = space.get("secret", "s"), space.get("secret", "alone")
+    assert run(space, "--apply") == 1
+    told = capsys.readouterr().out
+    assert f"{space.name}/alone: no SecretSync of its name exists" in told
+    assert f"{space.name}/s" not in told
+    assert (space.get("secret", "s"), space.get("secret", "alone")) == before
+
+
+def test_secrets_of_an_akvsync_are_adopted_after_it_made_its_secretsyncs_again(space: Namespace) -> None:
+    """As docs/backup-restore.md says: what it generated is restored without an owner, and deleted first."""
+    space.set_secret("a", "1")
+    space.apply(space.akv_sync({"secretInAKV": "a"}))
+    space.wait_secret("a", {"v0": "1"})
+    kept = backup(space, ("akvsync", "made"), ("secretproviderclass", "made"), ("secretsync", "a"), ("secret", "a"))
+    space.kubectl("delete", "akvsync", "made")
+    eventually(lambda: space.get("secret", "a"), lambda found: not found)
+    space.installed.emulator.fail(status=503, where=space.vault)
+    restore(space, kept[1:])
+    restore(space, kept[:1])  # an AKVSync that comes first makes its objects itself
+    before = content(space, "a")
+    space.kubectl("delete", "secretsync/a", "secretproviderclass/made")
+    eventually(lambda: space.get("secretsync", "a").get("metadata", {}).get("ownerReferences"), bool)
+    assert run(space, "--apply") == 0
+    assert owners(space, "a")[0]["uid"] == space.get("secretsync", "a")["metadata"]["uid"]
+    assert content(space, "a") == before
+    space.installed.emulator.clear_faults()
+    space.set_secret("a", "2")
+    space.force_sync("a")
+    space.wait_secret("a", {"v0": "2"}, patience=60)
+
+
+def test_secret_that_sse_wrote_is_adopted_for_sse(space: Namespace) -> None:
+    """SSE owns its Secrets in the same way, so that its users can restore with this tool."""
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}, secretSyncControllerName="sse"))
+    apply_as_sse(space, "s", {"k": "1"})
+    removal = json.dumps([{"op": "remove", "path": "/metadata/ownerReferences"}])
+    space.kubectl("patch", "secret", "s", "--type=json", "--patch", removal)
+    assert run(space, "--apply") == 0
+    assert owners(space, "s")[0]["uid"] == space.get("secretsync", "s")["metadata"]["uid"]
+    apply_as_sse(space, "s", {"k": "2"})
+    assert space.secret_values("s") == {"k": canary_value("2")}
+
+
+def test_caller_who_may_not_read_secrets_gets_one_line(
+    installed: InstalledRelease, space: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.kubectl("create", "serviceaccount", "viewer")
+    space.kubectl("create", "rolebinding", "viewer", "--clusterrole=view", f"--serviceaccount={space.name}:viewer")
+    restore(space, [space.provider_class("a"), labelled("s"), space.sync("s", ONE)])
+    kubeconfig = installed.plane.service_account_kubeconfig(space.name, "viewer")
+    assert migrate.main(["adopt", "--namespace", space.name, "--kubeconfig", str(kubeconfig)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no Role grants the right to list Secrets (HTTP 403, Forbidden)" in line
+
+
+def test_doctor_names_the_command_with_and_without_a_vault(
+    installed: InstalledRelease, space: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space.set_secret("a", "1")
+    restore(space, [space.provider_class("a"), labelled("s"), space.sync("s", ONE)])
+    away = space.sync("offline", ONE, secretProviderClassName="away")
+    restore(space, [space.provider_class("a", name="away", cloudName="nowhere"), labelled("offline"), away])
+    known = ["--release-namespace", installed.release, "--kubeconfig", str(installed.plane.kubeconfig), "-o", "json"]
+    doctor.main(["--namespace", space.name, *known])
+    found = json.loads(capsys.readouterr().out)["checks"]
+    for name in ("s", "offline"):
+        (check,) = (each for each in found if each["subject"] == f"{space.name}/{name}" and each["name"] == "secret")
+        assert check["level"] == "fail"
+        assert "no owner, as after a restore" in check["text"]
+        assert check["fix"] == ADOPT.format(space.name)

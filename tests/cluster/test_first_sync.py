@@ -1,0 +1,45 @@
+"""What the first sync of many SecretSyncs writes: one create and one status patch each, counted in the audit log."""
+
+import asyncio
+
+import pytest
+
+from tests.bench.meter import Meter, SyncWrites
+from tests.bench.stage import create_objects
+from tests.support.cluster.harness import InstalledRelease, Namespace
+from tools.pods.pod_process import PodProcess
+
+CLASSES, EACH = 20, 10
+COUNT = CLASSES * EACH
+# Of checks at random moments from the start on, some would fall into the first sync. The first half stays free of them,
+# which is longer than a first sync takes on a busy machine.
+DRIFT_INTERVAL = 300
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return {"ROTATION_POLL_INTERVAL": "3600", "DRIFT_INTERVAL": str(DRIFT_INTERVAL)}
+
+
+@pytest.fixture
+def meter(installed: InstalledRelease, space: Namespace, controller: PodProcess) -> Meter:
+    return Meter(installed, space, controller)
+
+
+def test_objects_applied_to_a_running_controller_cost_two_writes(
+    installed: InstalledRelease, space: Namespace, meter: Meter
+) -> None:
+    """The watches of classes and SecretSyncs are two: often a SecretSync is seen before its class."""
+    objects = []
+    for number in range(CLASSES):
+        names = [f"s{number:02}-{index}" for index in range(EACH)]
+        for name in names:
+            space.set_secret(name, "first")
+        objects += [space.sync(name, {"key": name}, secretProviderClassName=f"class-{number}") for name in names]
+        objects.append(space.provider_class(*names, name=f"class-{number}"))
+    meter.reset()
+    asyncio.run(create_objects(installed.plane.kubeconfig, space.name, objects))
+    meter.wait("all statuses", lambda: SyncWrites.of(meter.writes()).status_patches >= COUNT, 120)
+    done = SyncWrites.of(meter.attempts())
+    assert (done.creates, done.status_patches) == (COUNT, COUNT)
+    assert (done.empty_patches, done.repeated_status_patches) == (0, 0)

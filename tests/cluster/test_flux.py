@@ -1,0 +1,309 @@
+"""The release's artifacts through Flux's own source-controller and helm-controller; each test goes on after the last.
+
+There is no kustomize-controller: the test fetches the manifests as it would, and applies the folder `release`.
+"""
+
+import dataclasses
+import functools
+import io
+import itertools
+import json
+import tarfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart import registry
+from tests.support.cluster.harness import InstalledRelease, Namespace, eventually, version_flags
+from tests.support.cluster.played_kubelet import PlayedKubelet
+from tools.cli.common import helm
+from tools.images import image
+from tools.keyvault_emulator import Emulator
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.ports import PortClaim
+from tools.local_cluster.processes import Processes
+from tools.local_cluster.programs import assets
+from tools.release import layout, package
+from tools.release.azure import flux
+
+NEXT, BROKEN, REPAIRED = "0.90.0", "0.91.0", "0.92.0"
+"""Versions after today's; of BROKEN no node can pull the image."""
+PATIENCE = 180.0
+JOB = f"{helm.RELEASE}-akv-secret-store-crds"
+pytestmark = pytest.mark.own_plane
+REQUESTED = "reconcile.fluxcd.io/requestedAt"
+Manifest = dict[str, Any]
+_requests = itertools.count(1)
+
+
+class Flux:
+    """Both controllers beside a control plane, and a registry with the artifacts of the release."""
+
+    def __init__(self, plane: ControlPlane, store: registry.Registry, folder: Path) -> None:
+        self.plane, self.store = plane, store
+        self._processes, self._folder, self._port = Processes(), folder, PortClaim()
+        self._programs = assets.tool("source-controller").parent
+        self._release = package.source(f"{store.address}/akv", [], changed=True)
+        plane.kubectl("apply", "--server-side", "--filename", str(self._programs / "config" / "crd" / "bases"))
+        served = f"127.0.0.1:{self._port.port}"
+        storage = [f"--storage-path={folder}", f"--storage-addr={served}", f"--storage-adv-addr={served}"]
+        self._start("source-controller", *storage)
+        self._start("helm-controller")
+
+    def _start(self, name: str, *flags: str) -> None:
+        program = self._programs / name
+        own = ["--metrics-addr=0", "--health-addr=0", "--log-encoding=json", *flags]
+        command = ["env", f"KUBECONFIG={self.plane.kubeconfig}", "NO_PROXY=*", str(program), *own]
+        self._processes.start(name, command, self._folder / f"{name}.log")
+
+    def close(self) -> None:
+        """End both."""
+        self._processes.close()
+
+    def publish(self, version: str) -> None:
+        """Push the chart and the manifests of a release of this version."""
+        about = yaml.safe_load(self._release.chart["Chart.yaml"]) | {"version": version, "appVersion": version}
+        chart = {**self._release.chart, "Chart.yaml": yaml.safe_dump(about).encode()}
+        files = layout.files(dataclasses.replace(self._release, version=version, chart=chart))
+        for repository, part in ((layout.CHART, "oci/chart/"), (layout.MANIFESTS, "oci/flux/")):
+            own = {path.removeprefix(part): content for path, content in files.items() if path.startswith(part)}
+            self.store.push(f"akv/{repository}", own)
+
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """kubectl apply."""
+        self.plane.kubectl("apply", "--filename", "-", stdin=yaml.safe_dump_all(objects))
+
+    def get(self, kind: str, name: str = helm.RELEASE) -> Manifest:
+        """Return one of Flux's objects; fail if a controller has ended."""
+        for program in ("source-controller", "helm-controller"):
+            self._processes.require(program)
+        found: Manifest = json.loads(
+            self.plane.kubectl("get", kind, name, "--namespace", helm.RELEASE, "--output", "json")
+        )
+        return found
+
+    def manifests(self, version: str) -> list[Manifest]:
+        """Return what the Kustomization `release` of that version applies, as source-controller serves it."""
+        url = f"oci://{self.store.address}/akv/{layout.MANIFESTS}"
+        spec = {"interval": "10m", "url": url, "ref": {"tag": version}, "serviceAccountName": flux.PULLS}
+        metadata = {"name": "manifests", "namespace": helm.RELEASE}
+        kind = {"apiVersion": "source.toolkit.fluxcd.io/v1", "kind": "OCIRepository"}
+        self.apply({**kind, "metadata": metadata, "spec": spec})
+        repository = eventually(
+            lambda: self.get("ocirepository", "manifests"),
+            lambda found: found.get("status", {}).get("artifact", {}).get("revision", "").startswith(f"{version}@"),
+            PATIENCE,
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(repository["status"]["artifact"]["url"], timeout=10) as answer:
+            packed = answer.read()
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
+            text = {name: file.read() for name, file in files.items() if file}
+        listed = yaml.safe_load(text["release/kustomization.yaml"])["resources"]
+        return [yaml.safe_load(text[f"release/{name}"]) for name in listed]
+
+    def reconcile(self) -> Manifest:
+        """Ask for a reconciliation now; return the HelmRelease afterwards."""
+        asked = f"request-{next(_requests)}"
+        at = ("--namespace", helm.RELEASE, "--overwrite", f"{REQUESTED}={asked}")
+        self.plane.kubectl("annotate", "helmrelease", helm.RELEASE, *at)
+        return eventually(
+            functools.partial(self.get, "helmrelease"),
+            lambda found: found["status"].get("lastHandledReconcileAt") == asked and is_ready(found),
+            PATIENCE,
+        )
+
+    def wait_version(self, version: str) -> Manifest:
+        """Wait until that version is deployed and the HelmRelease is ready; return it."""
+        return eventually(
+            functools.partial(self.get, "helmrelease"),
+            lambda found: is_ready(found) and [each[1:] for each in history(found)[:1]] == [(version, "deployed")],
+            PATIENCE,
+        )
+
+    def events(self) -> list[str]:
+        """Return the reasons of the events about the HelmRelease."""
+        at = ("--namespace", helm.RELEASE, "--field-selector=involvedObject.kind=HelmRelease")
+        return self.plane.kubectl("get", "events", *at, "--output", "jsonpath={.items[*].reason}").split()
+
+
+def condition(found: Manifest, kind: str) -> Manifest:
+    """Return the condition of that type for this generation; empty if there is none."""
+    generation = found["metadata"]["generation"]
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((each for each in conditions if (each["type"], each["observedGeneration"]) == (kind, generation)), {})
+
+
+def history(found: Manifest) -> list[tuple[int, str, str]]:
+    """Return revision, version of the chart and state of each release, the newest first."""
+    return [
+        # Flux adds a part of the artifact's digest to the version.
+        (entry["version"], entry["chartVersion"].partition("+")[0], entry["status"])
+        for entry in found["status"].get("history", [])
+    ]
+
+
+def is_ready(found: Manifest) -> bool:
+    return condition(found, "Ready").get("status") == "True"
+
+
+@pytest.fixture(scope="module")
+def running(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flux]:
+    with registry.running() as store:
+        found = Flux(plane, store, tmp_path_factory.mktemp("flux"))
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def kubelet(
+    plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PlayedKubelet]:
+    """Serve the release's namespace, which has the values of this cluster in the Secret that the page names."""
+    cloud = {"authority": emulator.authority, "vaultUrl": emulator.vault_pattern, "ca": emulator.ca_file.read_text()}
+    flags = dict([flag.split("=") for flag in version_flags(plane) if "=" in flag])
+    values = {"clouds": {"emulator": cloud}, "defaultCloud": "emulator", **flags}
+    plane.kubectl("create", "namespace", helm.RELEASE)
+    plane.kubectl(
+        "create",
+        "secret",
+        "generic",
+        flux.SETTINGS,
+        "--namespace",
+        helm.RELEASE,
+        f"--from-literal=values.yaml={json.dumps(values)}",
+    )
+    with PlayedKubelet(plane, helm.RELEASE, tmp_path_factory.mktemp("kubelet")) as serving:
+        yield serving
+
+
+@pytest.fixture(scope="module")
+def release(running: Flux, kubelet: PlayedKubelet) -> Flux:
+    """Return Flux after it has installed the release."""
+    running.publish(image.version())
+    running.apply(*running.manifests(image.version()))
+    running.wait_version(image.version())
+    return running
+
+
+@pytest.fixture(scope="module")
+def installed(
+    plane: ControlPlane, emulator: Emulator, release: Flux, tmp_path_factory: pytest.TempPathFactory
+) -> InstalledRelease:
+    """Return the release that Flux has installed."""
+    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
+    return InstalledRelease(plane, emulator, helm.RELEASE, tmp_path_factory.mktemp("release"))
+
+
+def controller_image(plane: ControlPlane) -> str:
+    at = ("--namespace", helm.RELEASE, "--output", "jsonpath={.items[*].spec.template.spec.containers[*].image}")
+    return plane.kubectl("get", "deployments", *at)
+
+
+def test_flux_installs_the_release_and_runs_its_job(release: Flux, kubelet: PlayedKubelet) -> None:
+    assert kubelet.jobs == [JOB]
+    assert history(release.get("helmrelease")) == [(1, image.version(), "deployed")]
+    assert controller_image(release.plane).endswith(f":{image.version()}")
+
+
+def test_a_release_at_work_does_not_drift(release: Flux, space: Namespace) -> None:
+    space.set_secret("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    found = release.reconcile()
+    assert condition(found, "Drifted").get("status") != "True"
+    assert history(found) == [(1, image.version(), "deployed")]
+    assert "DriftDetected" not in release.events()
+
+
+def test_drift_is_corrected_without_another_revision(release: Flux, installed: InstalledRelease) -> None:
+    at = ("--namespace", helm.RELEASE)
+    release.plane.kubectl("set", "env", f"deployment/{installed.deployment}", *at, "LOG_LEVEL=debug")
+    for_people = (
+        "--selector",
+        "helm.sh/chart,rbac.authorization.k8s.io/aggregate-to-view",
+    )
+    release.plane.kubectl("delete", "clusterroles", *for_people)
+    found = release.reconcile()
+    assert "DriftDetected" in release.events()
+    assert history(found) == [(1, image.version(), "deployed")]
+    shown = release.plane.kubectl("set", "env", f"deployment/{installed.deployment}", *at, "--list")
+    assert "LOG_LEVEL=debug" not in shown
+    assert release.plane.kubectl("get", "clusterroles", *for_people, "--output", "name")
+
+
+def test_flux_upgrades_to_the_next_version(release: Flux, kubelet: PlayedKubelet, space: Namespace) -> None:
+    kubelet.jobs.clear()
+    release.publish(NEXT)
+    release.apply(*release.manifests(NEXT))
+    found = release.wait_version(NEXT)
+    assert kubelet.jobs == [JOB]
+    assert history(found)[0] == (2, NEXT, "deployed")
+    assert controller_image(release.plane).endswith(f":{NEXT}")
+    space.set_secret("a", "2")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "2"})
+
+
+def test_a_bad_upgrade_is_rolled_back_after_its_last_try(
+    release: Flux, kubelet: PlayedKubelet, space: Namespace
+) -> None:
+    kubelet.broken.add(BROKEN)
+    release.publish(BROKEN)
+    repository, own = sorted(release.manifests(BROKEN), key=lambda found: str(found["kind"]), reverse=True)
+    # The times and the number of tries are shorter than the release's, and nothing else differs.
+    own["spec"]["timeout"] = "40s"
+    own["spec"]["upgrade"]["remediation"]["retries"] = 1
+    release.apply(repository, own)
+    failed = eventually(
+        functools.partial(release.get, "helmrelease"),
+        lambda found: condition(found, "Stalled").get("status") == "True",
+        2 * PATIENCE,
+    )
+    assert not is_ready(failed)
+    assert condition(failed, "Remediated")["reason"] == "RollbackSucceeded"
+    states = [state[1:] for state in history(failed)]
+    assert states[0] == (NEXT, "deployed")
+    assert (BROKEN, "failed") in states
+    assert controller_image(release.plane).endswith(f":{NEXT}")
+    space.set_secret("a", "3")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "3"})
+
+
+def test_the_next_good_version_ends_the_failure(release: Flux) -> None:
+    """Only the OCIRepository changes: an edit of the HelmRelease would first try the bad version again."""
+    release.publish(REPAIRED)
+    release.apply(*(found for found in release.manifests(REPAIRED) if found["kind"] == "OCIRepository"))
+    release.wait_version(REPAIRED)
+    assert condition(release.reconcile(), "Drifted").get("status") != "True"
+
+
+def test_a_helm_repository_finds_the_chart(release: Flux) -> None:
+    """Of the type oci, as clusters with an older Flux have it."""
+    url = f"oci://{release.store.address}/akv/{layout.CHART.rpartition('/')[0]}"
+    group, metadata = "source.toolkit.fluxcd.io/v1", {"name": "older", "namespace": helm.RELEASE}
+    repository = {"type": "oci", "url": url, "insecure": True, "interval": "10m"}
+    chart = {"chart": layout.NAME, "version": NEXT, "sourceRef": {"kind": "HelmRepository", "name": "older"}}
+    release.apply(
+        {"apiVersion": group, "kind": "HelmRepository", "metadata": metadata, "spec": repository},
+        {"apiVersion": group, "kind": "HelmChart", "metadata": metadata, "spec": {**chart, "interval": "10m"}},
+    )
+    found = eventually(functools.partial(release.get, "helmchart", "older"), is_ready, PATIENCE)
+    assert found["status"]["artifact"]["revision"] == NEXT
+
+
+def test_the_secrets_outlive_the_release(release: Flux, space: Namespace) -> None:
+    space.set_secret("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    at = ("--namespace", helm.RELEASE)
+    release.plane.kubectl("delete", "helmrelease", helm.RELEASE, *at)
+    assert not release.plane.kubectl("get", "deployments", *at, "--output", "name")
+    space.wait_secret("s", {"k": "1"})
+    assert space.get("secretsync", "s")

@@ -1,0 +1,97 @@
+"""Values that go into manifests as they are: what the schema accepts of them, the API server accepts, too."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from controller.runtime import bounded_yaml
+from tests.support.cluster.harness import version_flags
+from tools.cli.common import helm
+from tools.codegen.values import kubernetes
+from tools.local_cluster import ControlPlane
+
+Schema = dict[str, Any]
+VALUES: dict[str, Schema] = {
+    "tolerations": kubernetes.TOLERATIONS,
+    "hostAliases": kubernetes.HOST_ALIASES,
+    "dnsConfig": kubernetes.DNS_CONFIG,
+    "topologySpreadConstraints": kubernetes.SPREAD,
+    "strategy": kubernetes.STRATEGY,
+    "podLabels": kubernetes.LABELS,
+    "podAnnotations": kubernetes.ANNOTATIONS,
+    "nodeSelector": kubernetes.LABELS,
+    "extraEnv": kubernetes.ENVIRONMENT,
+    "imagePullSecrets": kubernetes.PULL_SECRETS,
+}
+"""The values whose schema says everything about them."""
+SPACE = "free-values"
+TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)
+
+
+def texts(schema: Schema) -> st.SearchStrategy[str]:
+    """Return texts that the schema accepts."""
+    if "pattern" in schema:
+        found = st.from_regex(schema["pattern"].replace("$", r"\Z"))
+        return found.filter(lambda text: len(text) <= schema.get("maxLength", 40))
+    return TEXT.filter(lambda text: len(text) >= schema.get("minLength", 0))
+
+
+def samples(schema: Schema) -> st.SearchStrategy[Any]:
+    """Return values that the schema accepts, but for its conditions."""
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    kinds = schema.get("type", "array" if "items" in schema else "object")
+    if isinstance(kinds, list):
+        return st.one_of(*(samples({**schema, "type": kind}) for kind in kinds))
+    if kinds == "integer":
+        return st.integers(schema.get("minimum", -10), 1000)
+    if kinds == "string":
+        return texts(schema)
+    if kinds == "array":
+        # Two items may exclude each other, such as two spreads over the same key.
+        return st.lists(samples(schema["items"]), max_size=min(schema.get("maxItems", 1), 1))
+    if "properties" in schema:
+        fields = {name: samples(field) for name, field in schema["properties"].items() if name != "valueFrom"}
+        needed = schema.get("required", [])
+        optional = {name: field for name, field in fields.items() if name not in needed}
+        return st.fixed_dictionaries({name: fields[name] for name in needed}, optional=optional)
+    keys = texts(schema["propertyNames"])
+    return st.dictionaries(keys, samples(schema.get("additionalProperties", {"type": "string"})), max_size=2)
+
+
+@pytest.fixture(scope="module")
+def home(plane: ControlPlane) -> str:
+    """Return a namespace."""
+    plane.kubectl("create", "namespace", SPACE)
+    return SPACE
+
+
+@settings(max_examples=30, phases=[Phase.generate], deadline=None, suppress_health_check=list(HealthCheck))
+@given(found=st.fixed_dictionaries({name: samples(schema) for name, schema in VALUES.items()}))
+def test_what_the_chart_accepts_the_api_server_accepts(
+    found: dict[str, Any], plane: ControlPlane, home: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    values = tmp_path_factory.mktemp("values") / "values.json"
+    values.write_text(json.dumps(found))
+    try:
+        [deployment] = rendered(plane, values)
+    except helm.BadValues as refused:
+        # Each value that a condition of the schema refuses is left out.
+        wrong = {problem.split(":")[0].split(".")[0] for problem in refused.problems}
+        values.write_text(json.dumps({name: value for name, value in found.items() if name not in wrong}))
+        [deployment] = rendered(plane, values)
+    path = f"/apis/apps/v1/namespaces/{home}/deployments?dryRun=All&fieldValidation=Strict"
+    status, answer = plane.request("POST", path, deployment)
+    assert status == 201, json.loads(answer)["message"]
+
+
+def rendered(plane: ControlPlane, values: Path) -> list[dict[str, Any]]:
+    """Return the Deployment of the chart with these values."""
+    command = ["template", "free", str(helm.CHART), "--namespace", SPACE, "--kube-version", plane.version]
+    shown = ["--show-only", "templates/deployment.yaml", "--values", str(values)]
+    text = helm.run([*command, *shown, *version_flags(plane)])
+    return [made for made in bounded_yaml.load_all(text) if made]

@@ -1,0 +1,213 @@
+"""What tools of GitOps conclude from a status: kstatus (Flux, helm 4, kpt) and Argo CD's health check, both real."""
+
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from controller.akvsync import children
+from controller.api.akvsync import AKVSyncStatus, PartStatus
+from controller.api.conditions import Reason
+from controller.api.meta import NO_STATUS, ObjectMeta
+from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.domain.status import next_status
+from controller.errors import InputError, Retry
+from controller.runtime import bounded_yaml
+from tests.support.cluster.harness import InstalledRelease, Namespace, eventually
+from tests.support.outcomes import make_outcome
+from tools.cli.common import helm
+from tools.cli.render import render
+from tools.local_cluster.programs import assets
+
+CURRENT = ("Current", "Healthy")
+WAITS = ("InProgress", "Progressing")
+FAILING = ("InProgress", "Degraded")
+STALLED = ("Failed", "Degraded")
+GENERATION = 3
+META = ObjectMeta(name="s", namespace="n", uid="u", generation=GENERATION)
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+HEALTH_CHECKS = helm.CHART / "gitops" / "argocd-health-checks.yaml"
+
+SYNC_VERDICTS: dict[tuple[Reason, bool], tuple[str, str]] = {
+    (Reason.UP_TO_DATE, False): CURRENT,
+    (Reason.WRITTEN, False): CURRENT,
+    (Reason.PARTIAL, False): FAILING,
+    (Reason.PROVIDER_ERROR, False): FAILING,
+    (Reason.LABEL_ERROR, False): FAILING,
+    (Reason.INPUT_INVALID, False): FAILING,  # an immutable Secret: its deletion helps, too
+    (Reason.INPUT_INVALID, True): STALLED,
+    (Reason.SPC_ERROR, False): FAILING,  # the class is missing
+    (Reason.SPC_ERROR, True): STALLED,
+    (Reason.POLICY_REFUSED, False): FAILING,
+    (Reason.SYNC_FAILED, False): FAILING,
+    (Reason.SYNC_FAILED, True): STALLED,
+    (Reason.INTERNAL_ERROR, False): FAILING,
+}
+"""For each reason of Ready, and for whether only an edit can help: what kstatus and Argo CD conclude."""
+AKV_VERDICTS: dict[tuple[Reason, bool], tuple[str, str]] = {
+    **SYNC_VERDICTS,
+    (Reason.IN_PROGRESS, False): WAITS,
+    (Reason.NAME_TAKEN, False): FAILING,
+    (Reason.TYPE_CHANGE_WAITS, False): FAILING,
+    (Reason.SKIPPED, False): FAILING,
+}
+
+
+def verdicts(objects: list[dict[str, Any]], folder: Path) -> list[tuple[str, str]]:
+    """Return what kstatus and Argo CD's health checks answer for each object."""
+    kstatus = assets.tool("kstatus")
+    lua_health = assets.tool("argocd-sync").with_name("lua-health")
+    checks = yaml.safe_load(HEALTH_CHECKS.read_text())["data"]
+    health = []
+    for found in objects:
+        check = folder / f"{found['kind']}.lua"
+        check.write_text(checks[f"resource.customizations.health.secret-sync.x-k8s.io_{found['kind']}"])
+        health += _statuses([found], lua_health, check)
+    return list(zip(_statuses(objects, kstatus), health, strict=True))
+
+
+def _statuses(objects: list[dict[str, Any]], *command: Path) -> list[str]:
+    done = subprocess.run(command, input=json.dumps(objects), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [verdict["status"] for verdict in json.loads(done.stdout)]
+
+
+def _object(kind: str, status: Any) -> dict[str, Any]:
+    version = SecretSync.api_version()
+    metadata = {"name": "s", "namespace": "n", "generation": GENERATION}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "status": msgspec.to_builtins(status)}
+
+
+def _sync_status(reason: Reason, stalled: bool) -> SecretSyncStatus:
+    outcome = make_outcome(reason, "why", retry=Retry.EDIT if stalled else Retry.TIME)
+    return next_status(META, SecretSyncStatus(), None, outcome, NOW)
+
+
+def _akv_status(reason: Reason, stalled: bool) -> AKVSyncStatus:
+    ready = AKV_VERDICTS[reason, stalled] == CURRENT
+    part = PartStatus(name="s", ready=ready, reason=str(reason), message="why")
+    return children.next_status(META, AKVSyncStatus(), [part], None, NOW, stalled=stalled)
+
+
+def test_every_reason_of_ready_has_a_verdict() -> None:
+    of_others = {Reason.NO_UPDATE, Reason.KEPT}  # of SecretUpdated, and of one part of an AKVSync
+    assert {reason for reason, _ in AKV_VERDICTS} == set(Reason) - of_others
+    of_akv_syncs = {Reason.IN_PROGRESS, Reason.NAME_TAKEN, Reason.TYPE_CHANGE_WAITS, Reason.SKIPPED}
+    assert {reason for reason, _ in SYNC_VERDICTS} == set(Reason) - of_others - of_akv_syncs
+
+
+def test_verdict_on_each_status_that_the_controller_writes(tmp_path: Path) -> None:
+    table = [
+        *((_object("SecretSync", _sync_status(*key)), verdict) for key, verdict in SYNC_VERDICTS.items()),
+        *((_object("AKVSync", _akv_status(*key)), verdict) for key, verdict in AKV_VERDICTS.items()),
+    ]
+    problem = children.next_status(META, AKVSyncStatus(), [], InputError("why"), NOW)
+    table.append((_object("AKVSync", problem), STALLED))
+    for kind in ("SecretSync", "AKVSync"):
+        # Before the first status, by the CRD's default, and after an edit that the controller has not seen yet.
+        table.append((_object(kind, {"observedGeneration": NO_STATUS}), WAITS))
+        earlier = _sync_status(Reason.UP_TO_DATE, stalled=False)
+        table.append((_object(kind, msgspec.structs.replace(earlier, observed_generation=GENERATION - 1)), WAITS))
+    found = verdicts([item for item, _ in table], tmp_path)
+    assert found == [verdict for _, verdict in table]
+
+
+def test_a_status_without_an_observed_generation_has_a_verdict(tmp_path: Path) -> None:
+    """As another product's CRD serves it: kstatus takes an empty status for done, the health check does not."""
+    condition = {"type": "Ready", "status": "True", "reason": "x", "message": "y"}
+    objects = [_object("SecretSync", {}), _object("SecretSync", {"conditions": [condition]})]
+    assert verdicts(objects, tmp_path) == [("Current", "Progressing"), CURRENT]
+
+
+STATUS_OF_SSE = {"conditions": [], "lastSuccessfulSyncTime": "2026-01-01T00:00:00Z", "syncHash": "0"}
+
+
+@pytest.mark.parametrize("status", [None, {}, STATUS_OF_SSE], ids=["without", "empty", "of SSE"])
+def test_an_object_that_is_not_reconciled_yet_is_in_progress(
+    status: Any, installed: InstalledRelease, tmp_path: Path
+) -> None:
+    """However it is written: without a status, with an empty one, or restored with that of another installation."""
+    space = Namespace(installed)
+    body = space.sync("s", {"k": "a"}) | ({} if status is None else {"status": status})
+    body["metadata"]["namespace"] = space.name
+    # No controller serves this name, as after a crash.
+    body["spec"]["secretSyncControllerName"] = "none"
+    space.apply(body)
+    found = space.get("secretsync", "s")
+    assert found["status"] == {"observedGeneration": NO_STATUS}
+    assert verdicts([found], tmp_path) == [WAITS]
+
+
+def test_stalled_stands_while_only_an_edit_can_help(space: Namespace, tmp_path: Path) -> None:
+    space.set_secret("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "missing"}))
+    space.wait_reason("s", Reason.INPUT_INVALID)
+    found = space.get("secretsync", "s")
+    assert _condition(found, "Stalled") == _condition(found, "Ready") | {"type": "Stalled", "status": "True"}
+    assert verdicts([found], tmp_path) == [STALLED]
+    space.apply(space.sync("s", {"k": "a"}))
+    space.wait_secret("s", {"k": "1"})
+    space.wait_reason("s", Reason.WRITTEN, Reason.UP_TO_DATE)
+    found = space.get("secretsync", "s")
+    assert not _condition(found, "Stalled")
+    assert verdicts([found], tmp_path) == [CURRENT]
+
+
+def test_a_missing_class_does_not_stall_what_is_applied_with_it(space: Namespace, tmp_path: Path) -> None:
+    space.set_secret("a", "1")
+    space.apply(space.sync("s", {"k": "a"}))
+    space.wait_reason("s", Reason.SPC_ERROR)
+    assert verdicts([space.get("secretsync", "s")], tmp_path) == [FAILING]
+    space.apply(space.provider_class("a"))
+    space.wait_secret("s", {"k": "1"})
+
+
+def test_an_akv_sync_is_stalled_while_its_secret_sync_is(space: Namespace, tmp_path: Path) -> None:
+    space.apply(space.akv_sync({"secretInAKV": "missing", "kubernetesSecretType": "kubernetes.io/tls"}))
+
+    def found() -> dict[str, Any]:
+        return space.get("akvsync", "made")
+
+    stalled = eventually(found, lambda akv: _condition(akv, "Ready").get("reason") not in (None, "InProgress"))
+    child = space.get("secretsync", space.list_names("secretsync")[0])
+    assert bool(_condition(stalled, "Stalled")) is bool(_condition(child, "Stalled"))
+    assert verdicts([stalled], tmp_path) == verdicts([child], tmp_path)
+
+
+def _condition(found: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the condition of that type; empty if there is none."""
+    conditions: list[dict[str, Any]] = found.get("status", {}).get("conditions", [])
+    return next((item for item in conditions if item["type"] == kind), {})
+
+
+def test_kustomize_patches_what_tools_render_writes(tmp_path: Path) -> None:
+    """By the kustomize in kubectl: a label on every object, another image, and no object lost."""
+    manifests = render.render(render.Options())
+    render.write(manifests, tmp_path, force=False)
+    (tmp_path / "kustomization.yaml").write_text(
+        json.dumps(
+            {
+                "resources": sorted(path.name for path in tmp_path.glob("*.yaml")),
+                "labels": [{"pairs": {"team": "x"}}],
+                "patches": [
+                    {
+                        "target": {"kind": "Deployment"},
+                        "patch": '[{"op": "replace", "path": "/spec/replicas", "value": 2}]',
+                    }
+                ],
+            }
+        )
+    )
+    kubectl = assets.kubernetes().path("kubectl")
+    done = subprocess.run([kubectl, "kustomize", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    built = [found for found in yaml.load_all(done.stdout, Loader=bounded_yaml.LOADER) if found]
+    assert len(built) == len(manifests)
+    assert all(found["metadata"]["labels"]["team"] == "x" for found in built)
+    [deployment] = [found for found in built if found["kind"] == "Deployment"]
+    assert deployment["spec"]["replicas"] == 2

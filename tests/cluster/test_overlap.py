@@ -1,0 +1,226 @@
+"""Two releases over the same namespaces: the second is not ready, names the first, and takes over when that is gone."""
+
+import itertools
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from controller.kube.overlap import PAUSE, QUESTION, patience
+from tests.support.cluster.harness import (
+    SINCE_POLICIES,
+    InstalledRelease,
+    Namespace,
+    canary_value,
+    eventually,
+    install_release,
+    is_leader,
+    running_controller,
+)
+from tests.support.cluster.permissions import list_used
+from tests.support.cluster.token_thief import TokenThief
+from tools.cli.common import helm
+from tools.cli.doctor import doctor
+from tools.pods.pod_process import PodProcess
+
+pytestmark = pytest.mark.since(*SINCE_POLICIES)
+LEASE_SECONDS = 5
+_numbers = itertools.count(1)
+FREED = patience(LEASE_SECONDS) + 2 * PAUSE + 5
+"""Within this time a release whose predecessor has gone becomes ready."""
+
+
+@pytest.fixture(scope="module")
+def controller() -> None:
+    """Each test here starts the processes that it needs."""
+
+
+@pytest.fixture
+def releases(installed: InstalledRelease, tmp_path: Path) -> Iterator[Callable[..., InstalledRelease]]:
+    """Install a release with these watchNamespaces, in a new namespace; each is uninstalled at the end."""
+    found: list[InstalledRelease] = []
+    plane = installed.plane
+
+    def make(begins: str, *namespaces: str) -> InstalledRelease:
+        name = f"{begins}-{next(_numbers)}"
+        folder = tmp_path / name
+        folder.mkdir()
+        values = {"watchNamespaces": list(namespaces), "leaderElection": {"leaseDurationInSeconds": LEASE_SECONDS}}
+        found.append(install_release(plane, installed.emulator, folder, name, **values))
+        return found[-1]
+
+    yield make
+    for each in found:
+        uninstall(each)
+
+
+def uninstall(one: InstalledRelease) -> None:
+    at = ["--namespace", one.release, "--kubeconfig", str(one.plane.kubeconfig)]
+    helm.run(["uninstall", one.release, *at, "--ignore-not-found", "--no-hooks"])
+    one.plane.kubectl("delete", "namespace", one.release, "--wait=false", "--ignore-not-found")
+
+
+def readiness(workload: PodProcess) -> str:
+    """Return what the readiness probe says: `ok`, or the problems."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(workload.health_url + "/readyz", timeout=5) as answer:
+            return str(answer.read().decode()).strip()
+    except urllib.error.HTTPError as error:
+        return error.read().decode().strip()
+    except OSError as error:
+        return f"not yet ({type(error).__name__})"
+
+
+def says(workload: PodProcess, *parts: str) -> str:
+    return eventually(lambda: readiness(workload), lambda found: all(part in found for part in parts))
+
+
+def writes(installed: InstalledRelease) -> set[str]:
+    """Return the kinds of objects that this release's account changed, besides what readiness tries and its Lease."""
+    tried = {"secrets", "serviceaccounts/token", "leases"}
+    return {right.resource for right in list_used(installed) if right.verb not in ("get", "list", "watch")} - tried
+
+
+def synced(space: Namespace, name: str, text: str) -> None:
+    space.set_secret(name, text)
+    space.apply(space.provider_class(name, name=name))
+    space.apply(space.sync(name, {"k": name}, secretProviderClassName=name))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((), ()), ((), ("{space}",)), (("{space}", "x"), ()), (("x", "{space}"), ("{space}", "y"))],
+    ids=["all, all", "all, one", "two, all", "partly"],
+)
+def test_second_release_waits_says_who_leads_and_takes_over(
+    first: tuple[str, ...], second: tuple[str, ...], releases: Callable[..., InstalledRelease], space: Namespace
+) -> None:
+    for name in ("x", "y"):
+        space.installed.plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    # The second one's name sorts first: the order of their names decides nothing here.
+    one = releases("zone", *(each.format(space=space.name) for each in first))
+    two = releases("area", *(each.format(space=space.name) for each in second))
+    with ExitStack() as stack:
+        before = stack.enter_context(running_controller(one.workload()))
+        eventually(lambda: is_leader(before), bool)
+        after = stack.enter_context(two.workload())
+        where = ", ".join(each.format(space=space.name) for each in first) or "all namespaces"
+        said = says(
+            after, f"release {one.release}/{one.deployment} serves {where}, and ", "leads it; uninstall one of the two"
+        )
+        assert f"and {before.env['POD_NAME']}_" in said
+        synced(space, "a", "1")
+        space.wait_secret("a", {"k": "1"})
+        assert not is_leader(after)
+        assert readiness(before) == "ok"
+        assert writes(two) == set()
+        uninstall(one)
+        before.kill()
+        eventually(lambda: readiness(after), lambda found: found == "ok", patience=FREED)
+        synced(space, "b", "2")
+        space.wait_secret("b", {"k": "2"})
+        assert is_leader(after)
+        assert after.stop() == 0
+        # … and the end of the first one's process is not looked at.
+        stack.pop_all()
+
+
+def test_releases_of_different_namespaces_are_both_ready(
+    releases: Callable[..., InstalledRelease], space: Namespace
+) -> None:
+    other = Namespace(space.installed)
+    one, two = releases("one", space.name), releases("two", other.name)
+    with running_controller(one.workload()) as first, running_controller(two.workload()) as second:
+        eventually(lambda: (is_leader(first), is_leader(second)), all)
+        for place in (space, other):
+            synced(place, "a", "1")
+            place.wait_secret("a", {"k": "1"})
+        assert (readiness(first), readiness(second)) == ("ok", "ok")
+    other.remove()
+
+
+def test_replicas_and_upgrades_of_one_release_are_no_overlap(
+    releases: Callable[..., InstalledRelease], space: Namespace
+) -> None:
+    one = releases("one", space.name)
+    with ExitStack() as stack:
+        old = stack.enter_context(running_controller(one.workload()))
+        eventually(lambda: is_leader(old), bool)
+        follower = stack.enter_context(running_controller(one.workload()))
+        assert readiness(follower) == "ok"
+        # An upgrade that changes the namespaces: the new replica is ready while the old one leads.
+        at = ["--namespace", one.release, "--kubeconfig", str(one.plane.kubeconfig), "--no-hooks", "--reuse-values"]
+        helm.run(["upgrade", one.release, str(helm.CHART), *at, "--set-json", "watchNamespaces=[]"])
+        new = stack.enter_context(running_controller(one.workload()))
+        assert new.env.get("WATCH_NAMESPACES", "") == ""
+        assert readiness(new) == "ok"
+        assert is_leader(old)
+
+
+def test_doctor_reports_both(
+    releases: Callable[..., InstalledRelease], space: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = releases("one", space.name), releases("two")
+    one.make_available()
+
+    def found(about: InstalledRelease) -> list[dict[str, str]]:
+        doctor.main(["--release-namespace", about.release, "--kubeconfig", str(one.plane.kubeconfig), "-o", "json"])
+        return [each for each in json.loads(capsys.readouterr().out)["checks"] if each["name"] == "overlap"]
+
+    # The suite's own release serves all namespaces, too.
+    [about_one] = [each for each in found(two) if f"(release {one.release})" in each["text"]]
+    assert about_one["level"] == "fail"
+    assert (
+        f"{one.release}/{one.deployment} (release {one.release}) serves the namespaces {space.name}, too"
+        in about_one["text"]
+    )
+    [about_two] = [each for each in found(one) if f"(release {two.release})" in each["text"]]
+    assert about_two["level"] == "warn"
+    assert (
+        f"{two.release}/{two.deployment} (release {two.release}) is to serve the namespaces {space.name}"
+        in about_two["text"]
+    )
+
+
+def test_editor_cannot_make_a_release_wait(releases: Callable[..., InstalledRelease], space: Namespace) -> None:
+    """An editor's Lease, of any name and content, is not a release's."""
+    space.add_editor("editor")
+    one = releases("one", space.name)
+    editor = TokenThief(space.installed.plane, space.name, "editor")
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{space.name}/leases"
+    for name in (one.deployment, "akv-secret-store", "zzz"):
+        body = {"metadata": {"name": name}, "spec": {"holderIdentity": f"{QUESTION}", "leaseDurationSeconds": 3600}}
+        assert editor.send("POST", path, body).status in (201, 403, 409)
+    with running_controller(one.workload()) as workload:
+        eventually(lambda: is_leader(workload), bool)
+        synced(space, "a", "1")
+        space.wait_secret("a", {"k": "1"})
+        assert space.secret_values("a") == {"k": canary_value("1")}
+
+
+def test_question_is_refused_while_the_release_leads_and_at_no_other_time(
+    releases: Callable[..., InstalledRelease], space: Namespace
+) -> None:
+    one = releases("one", space.name)
+    plane = space.installed.plane
+    path = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+
+    def ask(namespaces: str, query: str = "?dryRun=All") -> int:
+        body = {"metadata": {"name": "asks"}, "spec": {"holderIdentity": f"{QUESTION}{namespaces}"}}
+        return plane.request("POST", path + query, body)[0]
+
+    assert ask("") == 201
+    with running_controller(one.workload()) as workload:
+        eventually(lambda: is_leader(workload), bool)
+        eventually(lambda: ask(""), lambda status: status == 422)
+        assert ask(f"x,{space.name}") == 422
+        assert ask("x,y") == 201
+        assert ask(f"{space.name}x") == 201
+        assert ask("", "") == 201  # a Lease that is really created is its creator's matter
+        plane.request("DELETE", f"{path}/asks")
+    eventually(lambda: ask(""), lambda status: status == 201)

@@ -1,0 +1,63 @@
+"""What a watch of a Secret sees: what restarts workloads, where a controller such as Reloader watches Secrets."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+
+from tests.support.cluster.harness import KIND_PATHS, Namespace, canary_value
+from tools.pods.pod_process import PodProcess
+
+INTERVAL = 3
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return {"ROTATION_POLL_INTERVAL": str(INTERVAL), "DRIFT_INTERVAL": "2"}
+
+
+@contextmanager
+def watched(space: Namespace, *names: str) -> Iterator[dict[str, int]]:
+    """How often each of these Secrets changes from now on; complete when the block has ended."""
+    plane, path = space.installed.plane, KIND_PATHS["secret"].format(space.name)
+    since = json.loads(plane.request("GET", path)[1])["metadata"]["resourceVersion"]
+    changes = dict.fromkeys(names, 0)
+    yield changes
+    # The API server repeats what a watch from that version on would have seen.
+    status, text = plane.request("GET", f"{path}?watch=1&resourceVersion={since}&timeoutSeconds=1")
+    assert status == 200, text
+    for line in text.splitlines():
+        event = json.loads(line)
+        assert event["type"] in ("ADDED", "MODIFIED", "DELETED"), event
+        if (name := event["object"]["metadata"]["name"]) in names:
+            changes[name] += 1
+
+
+def put(space: Namespace, **properties: str) -> None:
+    space.installed.emulator.set_secret(space.vault, "config", json.dumps(properties))
+
+
+def test_secret_changes_once_for_a_rotation_and_for_nothing_else(space: Namespace, controller: PodProcess) -> None:
+    put(space, user=canary_value("me"), password=canary_value("old"))
+    objects = "[{kubernetesSecretName: app, mapping: [{dataKey: user, secretInAKV: config, property: user},"
+    objects += " {dataKey: password, secretInAKV: config, property: password}]}, {secretInAKV: config, expand: true}]"
+    space.apply(space.akv_sync(*msgspec.yaml.decode(objects), name="shop"))
+    names = ("app", "config")
+    for name in names:
+        space.wait_secret(name, {"user": "me", "password": "old"})
+    with watched(space, *names) as changes:
+        time.sleep(3 * INTERVAL)
+        assert controller.stop() == 0
+        controller.start()
+        controller.wait_ready()
+        time.sleep(2 * INTERVAL)
+    assert changes == {"app": 0, "config": 0}
+    with watched(space, *names) as changes:
+        put(space, user=canary_value("you"), password=canary_value("new"))
+        for name in names:
+            space.wait_secret(name, {"user": "you", "password": "new"})
+        time.sleep(3 * INTERVAL)
+    assert changes == {"app": 1, "config": 1}

@@ -1,0 +1,96 @@
+"""AKVSyncs that select objects, on the real API server with the emulator as the vault."""
+
+import pytest
+
+from tests.support.cluster.akv_syncs import SYNCED, list_parts, ready_condition, wait_gone, wait_ready
+from tests.support.cluster.harness import Namespace, canary_value, eventually
+
+SHOP = {"select": {"namePrefix": "shop-", "tags": {"app": "shop"}}, "stripPrefix": "shop-", "whenGone": "Remove"}
+POLL = 4
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return {"ROTATION_POLL_INTERVAL": str(POLL), "JITTER": "0", "DRIFT_INTERVAL": "60"}
+
+
+def put(space: Namespace, name: str, text: str, app: str = "shop") -> None:
+    emulator = space.installed.emulator
+    emulator.set_clock(-10)  # a value that is as new as its fetch would be fetched again
+    emulator.set_secret(space.vault, name, canary_value(text), tags={"app": app})
+    emulator.set_clock(0)
+
+
+def names(space: Namespace, *wanted: str) -> None:
+    eventually(lambda: space.list_names("secret"), lambda found: found == sorted(wanted), patience=40)
+
+
+def test_the_whole_life_of_a_selection(space: Namespace) -> None:
+    put(space, "shop-a", "a")
+    put(space, "shop-B", "b")
+    put(space, "shop-other", "x", app="other")
+    space.apply(space.akv_sync(SHOP, name="shop"))
+    wait_ready(space, *SYNCED)
+    assert space.secret_values("a") == {"v0": canary_value("a")}
+    assert space.secret_values("b") == {"v0": canary_value("b")}
+    names(space, "a", "b")
+    # What does not match is never got, and what does once.
+    assert space.count_calls("secrets.get") == 2
+
+    # One more in the vault arrives with the next poll; the others are not read for that.
+    put(space, "shop-c", "c")
+    names(space, "a", "b", "c")
+    wait_ready(space, *SYNCED)
+    assert space.secret_values("c") == {"v0": canary_value("c")}
+    assert space.count_calls("secrets.get") == 3
+    assert len(space.get("akvsync", "shop")["status"]["parts"]) == 3
+
+    # A changed value arrives as ever.
+    put(space, "shop-a", "a2")
+    space.wait_secret("a", {"v0": "a2"})
+
+    # One that leaves by its tags keeps its value, and is not read any more.
+    put(space, "shop-B", "b2", app="other")
+    eventually(lambda: list_parts(space)["b"]["reason"], lambda found: found == "KeptLastValue")
+    assert space.secret_values("b") == {"v0": canary_value("b")}
+    assert ready_condition(space)[0] == "True"
+
+    # One that is disabled goes after two polls; its Secret goes with it.
+    space.installed.emulator.disable_secret(space.vault, "shop-c")
+    names(space, "a", "b")
+    wait_gone(lambda: space.get("secretsync", "c"))
+    space.installed.emulator.enable_secret(space.vault, "shop-c")
+    names(space, "a", "b", "c")
+    assert space.secret_values("b") == {"v0": canary_value("b")}
+    space.installed.emulator.delete_secret(space.vault, "shop-c")
+    names(space, "a", "b")
+
+    # Without the AKVSync nothing is left.
+    space.kubectl("delete", "akvsync", "shop")
+    names(space)
+
+
+def test_one_secret_gets_a_key_for_each_match(space: Namespace) -> None:
+    for name in ("shop-a", "shop-b"):
+        put(space, name, name)
+    space.apply(space.akv_sync({"select": {"namePrefix": "shop-"}, "kubernetesSecretName": "all"}, name="shop"))
+    wait_ready(space, *SYNCED)
+    assert space.secret_values("all") == {"shop-a": canary_value("shop-a"), "shop-b": canary_value("shop-b")}
+    gets = space.count_calls("secrets.get")
+    put(space, "shop-c", "c")
+    space.installed.emulator.delete_secret(space.vault, "shop-a")
+    wanted = {key: canary_value(key.replace("shop-c", "c")) for key in ("shop-a", "shop-b", "shop-c")}
+    eventually(lambda: space.secret_values("all"), lambda found: found == wanted)
+    eventually(lambda: list_parts(space)["all"]["reason"], lambda found: found == "KeptLastValue")
+    assert space.count_calls("secrets.get") - gets == 1
+
+
+def test_where_lists_are_forbidden_the_status_says_so(space: Namespace) -> None:
+    emulator = space.installed.emulator
+    emulator.revoke_role(space.client, space.vault)
+    emulator.set_policy(space.client, space.vault, {"secrets": ["get"]})
+    space.apply(space.akv_sync({"select": {}}, {"secretInAKV": "own"}, name="shop"))
+    space.set_secret("own", "own")
+    eventually(lambda: ready_condition(space)[2], lambda found: "select: " in found and "List for secrets" in found)
+    space.wait_secret("own", {"v0": "own"})
+    assert space.list_names("secret") == ["own"]

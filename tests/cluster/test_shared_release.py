@@ -1,0 +1,132 @@
+"""The control plane that modules use one after another: it is as a new installation, or it is replaced."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cluster.harness import InstalledRelease, Namespace, eventually
+from tests.support.cluster.shared_release import DiffersError, SharedRelease
+from tests.support.cluster.token_thief import make_owner
+from tools.cli.common import helm
+from tools.local_cluster import ControlPlane
+
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/akvsyncs.secret-sync.x-k8s.io"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+ROLE = f"{RBAC}/namespaces/{helm.RELEASE}/roles/{{}}"
+MERGE = "application/merge-patch+json"
+Body = dict[str, Any]
+Alter = Callable[[InstalledRelease], Callable[[], object]]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRelease]:
+    found = SharedRelease(tmp_path_factory.mktemp)
+    yield found
+    found.close()
+
+
+def test_garbage_collector_knows_the_kinds_from_the_start(shared: SharedRelease) -> None:
+    """It looks for new kinds every 30 s, and the control plane has just started."""
+    space = Namespace(shared.lend())
+    space.apply(space.sync("owner", {"k": "a"}))
+    uid = space.get("secretsync", "owner")["metadata"]["uid"]
+    owner = make_owner(uid, "owner")
+    space.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "owned", "ownerReferences": [owner]}})
+    space.kubectl("delete", "secretsync", "owner")
+    eventually(lambda: space.get("secret", "owned"), lambda found: not found, patience=15)
+
+
+def leave(space: Namespace) -> None:
+    """Leave what a module may leave."""
+    space.set_secret("a", "1")
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
+    space.kubectl("create", "configmap", "left", f"--namespace={space.name}")
+    space.installed.emulator.cut_off()
+
+
+def test_what_a_module_leaves_in_namespaces_and_vaults_is_gone(shared: SharedRelease) -> None:
+    first = shared.lend()
+    space = Namespace(first)
+    leave(space)
+    second = shared.lend()
+    assert (second.plane, second.emulator, shared.replaced) == (first.plane, first.emulator, [])
+    assert second.plane.request("GET", f"/api/v1/namespaces/{space.name}")[0] == 404
+    assert second.plane.kubectl("get", "secretsyncs", "--all-namespaces", "--output", "name") == ""
+    assert second.emulator.counters() == {}
+    assert space.vault not in str(second.emulator.call("dump"))
+    leave(Namespace(second))
+
+
+def changed(path: str, change: Body, undo: Body) -> Alter:
+    """Patch an object of the release, whose name is in the path as {}."""
+
+    def alter(installed: InstalledRelease) -> Callable[[], object]:
+        def patch(body: Body) -> None:
+            where = path.format(installed.deployment)
+            status, text = installed.plane.request("PATCH", where, body, MERGE)
+            assert status == 200, text
+
+        patch(change)
+        return lambda: patch(undo)
+
+    return alter
+
+
+def added(path: str, body: Body) -> Alter:
+    """Create an object of this name."""
+
+    def alter(installed: InstalledRelease) -> Callable[[], object]:
+        status, text = installed.plane.request("POST", path, body)
+        assert status == 201, text
+        name = json.loads(text)["metadata"]["name"]
+        return lambda: installed.plane.request("DELETE", f"{path}/{name}")
+
+    return alter
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        changed(ROLE, {"metadata": {"labels": {"x": "y"}}}, {"metadata": {"labels": {"x": None}}}),
+        added(f"{RBAC}/clusterroles", {"metadata": {"name": "more"}}),
+        added("/api/v1/namespaces/default/secrets", {"metadata": {"name": "more"}}),
+    ],
+    ids=["object of the release", "object of no namespace", "object in a namespace of Kubernetes"],
+)
+def test_other_difference_is_found(shared: SharedRelease, alter: Alter) -> None:
+    installed = shared.lend()
+    undo = alter(installed)
+    with pytest.raises(DiffersError, match="not as installed"):
+        shared.restore(installed)
+    undo()
+    shared.restore(installed)
+
+
+def restart(plane: ControlPlane) -> None:
+    plane.stop_controller_manager()
+    plane.restart_controller_manager()
+
+
+def patch_and_back(plane: ControlPlane) -> None:
+    for value in ("y", None):
+        status, text = plane.request("PATCH", CRD, {"metadata": {"labels": {"x": value}}}, MERGE)
+        assert status == 200, text
+
+
+@pytest.mark.parametrize(
+    ("alter", "why"),
+    [(restart, "a server was restarted"), (patch_and_back, "a CustomResourceDefinition was changed")],
+    ids=["server", "CRD"],
+)
+def test_control_plane_is_replaced(
+    shared: SharedRelease, alter: Callable[[ControlPlane], None], why: str, tmp_path: Path
+) -> None:
+    before = shared.lend()
+    alter(before.plane)
+    after = shared.lend()
+    assert shared.replaced[-1] == why
+    assert after.plane is not before.plane
+    assert after.plane.request("GET", "/readyz")[0] == 200

@@ -1,0 +1,74 @@
+"""A client of metrics: any program that reaches the pod's ports, without an account."""
+
+import socket
+import time
+from contextlib import suppress
+
+from hypothesis import strategies as st
+
+from tests.hostile.arena import Arena
+from tests.hostile.drawing import draw_attacks
+from tests.support.cluster.hostile_inputs import MetricsFlood, measure_probe
+
+CONNECTIONS = 200
+SECONDS = 6.0
+
+
+def test_known_attacks(arena: Arena) -> None:
+    """200 connections that do not read, drip or return at once: probes and values are served in time."""
+    probes: list[float] = []
+
+    def attack() -> None:
+        with MetricsFlood(arena.controller, CONNECTIONS):
+            until = time.monotonic() + SECONDS
+            while time.monotonic() < until:
+                probes.extend(measure_probe(arena.controller, path) for path in ("/healthz", "/readyz"))
+                time.sleep(0.2)
+
+    arena.endure(attack)
+    assert max(probes) < 1, probes
+
+
+LINES = st.one_of(
+    st.binary(max_size=200),
+    st.builds(
+        lambda method, path, version: f"{method} {path} HTTP/{version}".encode(),
+        st.sampled_from(["GET", "HEAD", "POST", "CONNECT", "OPTIONS", "TRACE", "PRI", "get"]),
+        st.sampled_from(
+            ["/metrics", "/healthz", "/readyz", "*", "//x", "/metrics?" + "x" * 9_000, "/%00", "http://x/metrics"]
+        ),
+        st.sampled_from(["1.1", "1.0", "0.9", "2.0", "9" * 400]),
+    ),
+)
+HEADERS = st.lists(
+    st.sampled_from(
+        [b"Host: x", b"Content-Length: 99999999999999999999", b"Content-Length: -1", b"Transfer-Encoding: chunked",
+         b"Connection: keep-alive", b"Connection: Upgrade\r\nUpgrade: websocket", b"Expect: 100-continue",
+         b"Accept-Encoding: gzip", b"X: " + b"y" * 9_000, b"\x00: \xff", b"Content-Type: multipart/form-data"]
+    ),
+    max_size=4,
+)  # fmt: skip
+BODIES = st.sampled_from(
+    [b"", b"ffffffffffffffff\r\n", b"x" * 20_000, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02"]
+)
+
+
+def test_drawn_requests(arena: Arena) -> None:
+    """Raw bytes to both ports, cut anywhere; the controller answers each in time, or closes the connection."""
+    ports = st.sampled_from([int(arena.controller.env[name]) for name in ("LISTEN_PORT", "HEALTH_PORT")])
+    slowest = 0.0
+
+    def attack(drawn: tuple[int, bytes, list[bytes], bytes, int]) -> None:
+        nonlocal slowest
+        port, line, headers, body, cut = drawn
+        raw = b"\r\n".join([line, *headers, b"", body])
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
+            connection.settimeout(0.3)
+            connection.sendall(raw[:cut])
+            connection.sendall(raw[cut:])
+            connection.recv(2**16)
+        slowest = max(slowest, measure_probe(arena.controller, "/healthz"))
+
+    count = draw_attacks("metrics", st.tuples(ports, LINES, HEADERS, BODIES, st.integers(0, 300)), attack)
+    assert count > 10
+    assert slowest < 1, slowest

@@ -1,0 +1,1 @@
+"""Harnesses, fakes and builders that several suites share."""

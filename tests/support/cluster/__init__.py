@@ -1,0 +1,1 @@
+"""The harness of the suites that run on a real control plane."""

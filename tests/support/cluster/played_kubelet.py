@@ -1,0 +1,83 @@
+"""What a node would do for the release's Pods, on a control plane that has none: run hook Jobs, report Pods ready."""
+
+import json
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.errors import ClusterError
+from tools.pods.pod_process import PodProcess
+
+PAUSE = 0.5
+_READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}
+
+
+class PlayedKubelet(threading.Thread):
+    """A context manager; on entry it begins to serve the Pods of one namespace.
+
+    It runs each Job's container as a process and reports how that ended. It reports every other Pod as ready, except
+    those whose image has a tag of `broken`: to those it does nothing, as a kubelet that waits for an image. It starts
+    no controller.
+    """
+
+    def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.broken: set[str] = set()
+        self.jobs: list[str] = []
+        """The names of the Jobs that ran, in their order."""
+        self.problem = ""
+        self._plane, self._namespace, self._folder = plane, namespace, folder
+        self._ended = threading.Event()
+
+    def __enter__(self) -> "PlayedKubelet":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+        assert not self.problem, self.problem
+
+    def run(self) -> None:
+        """Serve until the end."""
+        while not self._ended.wait(PAUSE):
+            try:
+                self._serve_once()
+            except Exception:
+                self.problem = traceback.format_exc()
+                return
+
+    def _serve_once(self) -> None:
+        status, text = self._plane.request("GET", f"/api/v1/namespaces/{self._namespace}/pods")
+        assert status == 200, text
+        for pod in json.loads(text)["items"]:
+            if pod["status"]["phase"] != "Pending" or "deletionTimestamp" in pod["metadata"]:
+                continue
+            owners = pod["metadata"].get("ownerReferences", [])
+            if jobs := [owner["name"] for owner in owners if owner["kind"] == "Job"]:
+                self._run_job(pod, jobs[0])
+            elif not any(_tag(each["image"]) in self.broken for each in pod["spec"]["containers"]):
+                self._report(pod, {"phase": "Running", "conditions": [_READY]})
+
+    def _run_job(self, pod: dict[str, Any], job: str) -> None:
+        try:
+            process = PodProcess.of_job(self._plane, self._namespace, job, self._folder)
+        except ClusterError:  # it was deleted since
+            return
+        with process:
+            code = process.wait()
+        self.jobs.append(job)
+        self._report(pod, {"phase": "Failed" if code else "Succeeded"})
+
+    def _report(self, pod: dict[str, Any], status: dict[str, Any]) -> None:
+        at = ("--namespace", self._namespace, "--subresource=status", "--type=merge")
+        # A Pod that is gone by now needs no status.
+        self._plane.kubectl(
+            "patch", "pod", pod["metadata"]["name"], *at, "--patch", json.dumps({"status": status}), check=False
+        )
+
+
+def _tag(image: str) -> str:
+    return image.rpartition(":")[2]

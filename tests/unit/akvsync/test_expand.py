@@ -1,0 +1,359 @@
+"""What an AKVSync stands for, row by row of the reference's example; and what is refused, in which words."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.akvsync.expand import GeneratedObjects, expand_akvsync
+from controller.api.akvsync import MAX_GENERATED, MOST_PARTS
+from controller.domain.provider_class import VaultObject, read_class
+from controller.errors import InputError
+from tests.support.akv_syncs import EXAMPLE, akv_sync, source_paths, type_and_keys
+
+
+def made(objects: str | list[dict[str, Any]]) -> GeneratedObjects:
+    return expand_akvsync(akv_sync(objects))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "data"),
+    [
+        ("api-token", "Opaque", {"v0": "api-token"}),
+        ("db", "Opaque", {"v0": "db-password/0", "v1": "db-password/1", "v2": "db-password/2"}),
+        ("web", "kubernetes.io/tls", {"tls.crt": "web/tls.crt", "tls.key": "web/tls.key"}),
+        ("web-old", "Opaque", {"v0": "web-old/0", "v1": "web-old/1"}),
+        ("edge-v0", "kubernetes.io/tls", {"tls.crt": "edge/0/tls.crt", "tls.key": "edge/0/tls.key"}),
+        ("edge-v1", "kubernetes.io/tls", {"tls.crt": "edge/1/tls.crt", "tls.key": "edge/1/tls.key"}),
+        ("deploy-key", "kubernetes.io/ssh-auth", {"ssh-privatekey": "deploy-key"}),
+        ("bundle", "Opaque", {"user": "db-user", "previous": "db-password/1", "chain": "web"}),
+    ],
+)
+def test_each_row_of_the_example(name: str, kind: str, data: dict[str, str]) -> None:
+    assert type_and_keys(made(EXAMPLE).syncs[name]) == (kind, data)
+
+
+def test_the_example_makes_these_and_no_others() -> None:
+    generated = made(EXAMPLE)
+    assert list(generated.syncs) == ["api-token", "db", "web", "web-old", "edge-v0", "edge-v1", "deploy-key", "bundle"]
+    db = generated.syncs["db"].spec.secret_object
+    assert (db.labels, db.annotations) == ({"tier": "data"}, {"note": "rotated-weekly"})
+    for sync in generated.syncs.values():
+        assert (sync.spec.secret_provider_class_name, sync.spec.service_account_name) == ("shop", "robot")
+
+
+def test_everything_is_owned_by_the_akvsync_without_blocking_its_deletion() -> None:
+    generated = made(EXAMPLE)
+    assert generated.source
+    for thing in (generated.source, *generated.syncs.values()):
+        assert thing.metadata.namespace == "team"
+        assert msgspec.to_builtins(thing.metadata)["ownerReferences"] == [
+            {
+                "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
+                "kind": "AKVSync",
+                "name": "shop",
+                "uid": "uid-of-the-akvsync",
+                "controller": True,
+            }
+        ]
+
+
+def test_one_class_has_every_object_with_as_many_versions_as_are_needed() -> None:
+    source = made(EXAMPLE).source
+    assert source
+    assert source.metadata.name == "shop"
+    understood = read_class(source)
+    assert (understood.vault, understood.client_id, understood.tenant_id) == ("shop-vault", "the-client", "the-tenant")
+    assert {item.served_as: (item.type, item.history) for item in understood.objects.values()} == {
+        "api-token": ("secret", 1),
+        "db-password": ("secret", 3),
+        "web": ("secret", 1),
+        "web-old": ("secret", 2),
+        "edge": ("secret", 2),
+        "deploy-key": ("secret", 1),
+        "db-user": ("secret", 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("objects", "expected"),
+    [
+        pytest.param(
+            "[{secretInAKV: A-Token}]", {"a-token": ("Opaque", {"v0": "A-Token"})}, id="small letters by default"
+        ),
+        pytest.param(
+            "[{secretInAKV: a, versionHistory: 1}]", {"a": ("Opaque", {"v0": "a"})}, id="a history of one is none"
+        ),
+        pytest.param(
+            "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/dockercfg}]",
+            {"a": ("kubernetes.io/dockercfg", {".dockercfg": "a"})},
+            id="dockercfg",
+        ),
+        pytest.param(
+            "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/dockerconfigjson}]",
+            {"a": ("kubernetes.io/dockerconfigjson", {".dockerconfigjson": "a"})},
+            id="dockerconfigjson",
+        ),
+        pytest.param(
+            "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/ssh-auth, versionHistory: 2}]",
+            {
+                "a-v0": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "a/0"}),
+                "a-v1": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "a/1"}),
+            },
+            id="every type with a key of its own has a Secret per version",
+        ),
+        pytest.param(
+            "[{kubernetesSecretName: a, kubernetesSecretType: kubernetes.io/basic-auth, mapping: ["
+            "{dataKey: username, secretInAKV: u}, {dataKey: password, secretInAKV: p}]}]",
+            {"a": ("kubernetes.io/basic-auth", {"username": "u", "password": "p"})},
+            id="basic-auth by a mapping",
+        ),
+        pytest.param(
+            "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/basic-auth}]",
+            {"a": ("kubernetes.io/basic-auth", {"username": "a/username", "password": "a/password"})},
+            id="basic-auth out of one secret",
+        ),
+        pytest.param(
+            "[{certInAKV: a, kubernetesSecretType: kubernetes.io/tls, includeCA: true, versionHistory: 2}]",
+            {
+                f"a-v{version}": (
+                    "kubernetes.io/tls",
+                    {key: f"a/{version}/{key}" for key in ("tls.crt", "tls.key", "ca.crt")},
+                )
+                for version in (0, 1)
+            },
+            id="TLS with its chain",
+        ),
+        pytest.param(
+            "[{kubernetesSecretName: a, kubernetesSecretType: kubernetes.io/tls, mapping: ["
+            "{dataKey: tls.crt, certInAKV: c}, {dataKey: tls.key, certInAKV: c}, {dataKey: ca, secretInAKV: r}]}]",
+            {"a": ("kubernetes.io/tls", {"tls.crt": "c", "tls.key": "c", "ca": "r"})},
+            id="TLS by a mapping: each key takes its part of the certificate",
+        ),
+        pytest.param(
+            "[{kubernetesSecretName: a, mapping: [{dataKey: k, secretInAKV: s, version: 4}]}]",
+            {"a": ("Opaque", {"k": "s/4"})},
+            id="an old version alone",
+        ),
+        pytest.param(
+            "[{secretInAKV: web}, {certInAKV: web, kubernetesSecretName: tls, kubernetesSecretType: kubernetes.io/tls}"
+            "]",
+            {
+                "web": ("Opaque", {"v0": "web"}),
+                "tls": ("kubernetes.io/tls", {"tls.crt": "web/tls.crt", "tls.key": "web/tls.key"}),
+            },
+            id="a certificate's value is the secret of its name",
+        ),
+        pytest.param(
+            "[{secretInAKV: s}, {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, version: 1}]}]",
+            {"s": ("Opaque", {"v0": "s/0"}), "m": ("Opaque", {"k": "s/1"})},
+            id="one object's need of versions moves the paths of another's",
+        ),
+    ],
+)
+def test_other_rows(objects: str, expected: dict[str, Any]) -> None:
+    generated = made(objects)
+    assert {name: type_and_keys(sync) for name, sync in generated.syncs.items()} == expected
+    # Each name that a path begins with is there.
+    assert generated.source
+    served = read_class(generated.source).objects
+    assert {
+        path.split("/")[0] for sync in generated.syncs.values() for path in source_paths(sync).values()
+    } == served.keys()
+
+
+def test_as_many_versions_are_asked_for_as_anybody_needs() -> None:
+    objects = "[{secretInAKV: s, versionHistory: 3}, {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, "
+    for version, history in ((1, 3), (6, 7)):
+        source = made(f"{objects}version: {version}}}]}}]").source
+        assert source
+        [one] = read_class(source).objects.values()
+        assert one.history == history
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        (
+            "[{secretInAKV: API-token}, {secretInAKV: api-token}]",
+            "secretInAKV API-token and secretInAKV api-token both make a Secret api-token: give one another"
+            " kubernetesSecretName",
+        ),
+        (
+            "[{certInAKV: edge, kubernetesSecretType: kubernetes.io/tls, versionHistory: 2}, {secretInAKV: edge-v1}]",
+            "certInAKV edge and secretInAKV edge-v1 both make a Secret edge-v1",
+        ),
+        (
+            "[{secretInAKV: m}, {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s}]}]",
+            "secretInAKV m and the mapping of m both make a Secret m",
+        ),
+        (
+            "[{certInAKV: a, kubernetesSecretType: kubernetes.io/basic-auth}]",
+            "certInAKV a: a certificate becomes a Secret of type Opaque or kubernetes.io/tls",
+        ),
+        ("[{certInAKV: a, expand: true}]", "certInAKV a: expand goes with secretInAKV and type Opaque"),
+        ("[{secretInAKV: a, expand: true, versionHistory: 2}]", "expand goes with secretInAKV and type Opaque"),
+        (
+            "[{secretInAKV: a, expand: true, kubernetesSecretType: kubernetes.io/tls}]",
+            "expand goes with secretInAKV and type Opaque",
+        ),
+        (
+            "[{kubernetesSecretName: b, expand: true, mapping: [{dataKey: k, secretInAKV: a}]}]",
+            "the mapping of b: expand goes with secretInAKV",
+        ),
+        (
+            "[{certInAKV: a, includeCA: true}]",
+            "includeCA goes with certInAKV and kubernetesSecretType kubernetes.io/tls",
+        ),
+        (
+            "[{secretInAKV: a, includeCA: true, kubernetesSecretType: kubernetes.io/tls}]",
+            "includeCA goes with certInAKV and kubernetesSecretType kubernetes.io/tls",
+        ),
+        (
+            "[{kubernetesSecretName: b, mapping: [{dataKey: k, certInAKV: a, property: x}]}]",
+            "the mapping of b: dataKey k: property and encoding go with secretInAKV",
+        ),
+        (
+            "[{kubernetesSecretName: b, mapping: [{dataKey: k, certInAKV: a, encoding: hex}]}]",
+            "the mapping of b: dataKey k: property and encoding go with secretInAKV",
+        ),
+        (
+            "[{kubernetesSecretName: b, mapping: [{dataKey: k, secretInAKV: a, encoding: rot13}]}]",
+            "the mapping of b: encoding of dataKey k is none of utf-8, base64, hex",
+        ),
+        (
+            "[{kubernetesSecretName: b, mapping: [{dataKey: k, secretInAKV: a, property: x.}]}]",
+            "the mapping of b: property of dataKey k is not names with dots",
+        ),
+        (
+            "[{certInAKV: a, kubernetesSecretType: kubernetes.io/ssh-auth}]",
+            "certInAKV a: a certificate becomes a Secret of type Opaque or kubernetes.io/tls",
+        ),
+        ("[{secretInAKV: a, kubernetesSecretType: example.com/x}]", "kubernetesSecretType example.com/x is none of"),
+        ("[{secretInAKV: a, versionHistory: 0}]", "secretInAKV a: versionHistory is 0: expected 1 to 500"),
+        ("[{secretInAKV: a, versionHistory: 501}]", "secretInAKV a: versionHistory is 501: expected 1 to 500"),
+        (
+            "[{kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, version: 500}]}]",
+            "the mapping of m: version of dataKey k is 500: expected 0 to 499",
+        ),
+        ("[{secretInAKV: a, certInAKV: a}]", "write exactly one of secretInAKV, certInAKV, mapping and select"),
+        ("[{kubernetesSecretName: a}]", "the mapping of a: write exactly one of"),
+        ("[{kubernetesSecretName: a, mapping: [{dataKey: k}]}]", "dataKey k needs exactly one of secretInAKV and"),
+        (
+            "[{kubernetesSecretName: a, mapping: [{dataKey: k, secretInAKV: s, certInAKV: s}]}]",
+            "dataKey k needs exactly one of secretInAKV and certInAKV",
+        ),
+        ("[{mapping: [{dataKey: k, secretInAKV: s}]}]", "the mapping of no name: nothing is no Secret's name"),
+        ("[{secretInAKV: a-}]", "secretInAKV a-: a- is no Secret's name: set kubernetesSecretName"),
+        (f"[{{secretInAKV: a, kubernetesSecretName: {'a' * 254}}}]", "is no Secret's name"),
+        (
+            "[{certInAKV: a, kubernetesSecretType: kubernetes.io/tls, versionHistory: 257}]",
+            f"this makes 257 Secrets, and an AKVSync may have {MOST_PARTS}: split it",
+        ),
+    ],
+)
+def test_what_is_refused_is_told_in_words(objects: str, message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        made(objects)
+    assert message in refused.value.message
+
+
+@pytest.mark.parametrize(("history", "fits"), [(15, True), (17, False)])
+def test_bytes_that_an_akvsync_generates_are_bounded(history: int, fits: bool) -> None:
+    """Sixteen Secrets of 128 KiB each are the bound: the labels and annotations of one object go into each of them."""
+    note = "x" * (MAX_GENERATED // 16)
+    objects = (
+        f"[{{secretInAKV: small}}, {{certInAKV: big, kubernetesSecretType: kubernetes.io/tls,"
+        f" versionHistory: {history}, annotations: {{note: {note}}}}}]"
+    )
+    if fits:
+        assert len(made(objects).syncs) == history + 1
+        return
+    with pytest.raises(InputError) as refused:
+        made(objects)
+    assert refused.value.message == (
+        f"the {history + 1} SecretSyncs that this makes have more than 2097152 bytes together, the limit of an AKVSync:"
+        " shorten labels and annotations of certInAKV big, lower its versionHistory, or split the AKVSync"
+    )
+
+
+def items(generated: GeneratedObjects) -> dict[str, VaultObject]:
+    """Return the class's items by alias, as the controller reads them."""
+    assert generated.source
+    understood = read_class(generated.source)
+    assert not understood.item_problems
+    return dict(understood.objects)
+
+
+def test_property_and_encoding_have_an_item_of_their_own() -> None:
+    generated = made(
+        "[{kubernetesSecretName: db, mapping: ["
+        "{dataKey: password, secretInAKV: a, property: database.password},"
+        "{dataKey: old, secretInAKV: a, property: database.password, version: 1},"
+        "{dataKey: store, secretInAKV: a, property: 'b\\.c', encoding: base64}, {dataKey: all, secretInAKV: a},"
+        "{dataKey: text, secretInAKV: a, property: 'b\\.c'}]}]"
+    )
+    paths = source_paths(generated.syncs["db"])
+    found = items(generated)
+    source = {key: found[path.rpartition("/")[0]] for key, path in paths.items()}
+    assert {key: (item.name, item.property_path, item.encoding) for key, item in source.items()} == {
+        "password": ("a", "database.password", "utf-8"),
+        "old": ("a", "database.password", "utf-8"),
+        "store": ("a", r"b\.c", "base64"),
+        "all": ("a", "", "utf-8"),
+        "text": ("a", r"b\.c", "utf-8"),
+    }
+    assert [path.rpartition("/")[2] for path in paths.values()] == ["0", "1", "0", "0", "0"]
+    # All of one version: then one get serves them all.
+    assert {item.in_vault.history for item in found.values()} == {2}
+
+
+def test_expanded_object_is_one_item() -> None:
+    generated = made("[{secretInAKV: a, expand: true}, {secretInAKV: a, kubernetesSecretName: whole}]")
+    path = source_paths(generated.syncs["a"])["v0"]
+    assert items(generated)[path].expand
+    assert not items(generated)["a"].expand
+    assert generated.source
+    assert read_class(generated.source).wanted(generated.syncs["a"].spec.secret_object).keys() == {"v0/*"}
+
+
+def test_edit_of_another_entry_renames_no_item() -> None:
+    mapping = [{"dataKey": f"k{number}", "secretInAKV": "a", "property": f"p{number}"} for number in range(9)]
+    whole = source_paths(made([{"kubernetesSecretName": "b", "mapping": mapping}]).syncs["b"])
+    for left_out in range(9):
+        rest = [entry for number, entry in enumerate(mapping) if number != left_out]
+        found = source_paths(made([{"kubernetesSecretName": "b", "mapping": rest}]).syncs["b"])
+        assert found == {key: path for key, path in whole.items() if key != f"k{left_out}"}
+
+
+PATH_STEP = st.text(st.characters(exclude_characters=".[]\\", min_codepoint=32, exclude_categories=["Cs"]), min_size=1)
+
+
+@given(st.lists(PATH_STEP.filter(lambda step: step == step.strip()), min_size=1, max_size=4).map(".".join))
+def test_any_property_reaches_the_class_as_it_was_written(path: str) -> None:
+    generated = made(
+        [{"kubernetesSecretName": "b", "mapping": [{"dataKey": "k", "secretInAKV": "a", "property": path}]}]
+    )
+    (item,) = items(generated).values()
+    assert item.property_path == path
+
+
+def test_more_properties_than_a_class_holds_are_refused() -> None:
+    mapping = [{"dataKey": f"k{number}", "secretInAKV": "a", "property": f"{number:03}" * 40} for number in range(100)]
+    with pytest.raises(InputError, match=r"SecretProviderClass that this makes has \d+ characters"):
+        made(
+            [{"kubernetesSecretName": f"b{number}", "mapping": mapping} for number in range(9)]
+            + [
+                {"kubernetesSecretName": f"c{number}", "mapping": [entry | {"secretInAKV": "z"} for entry in mapping]}
+                for number in range(9)
+            ]
+            + [
+                {
+                    "kubernetesSecretName": f"d{number}",
+                    "mapping": [entry | {"secretInAKV": f"y{number}"} for entry in mapping],
+                }
+                for number in range(9)
+            ]
+        )

@@ -1,0 +1,280 @@
+"""What selected objects become: names, limits and collisions, as a table; and in long histories, as properties."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.akvsync.expand import GeneratedObjects, expand_akvsync, explicit_names
+from controller.akvsync.selected_secrets import selected_before
+from controller.api.akvsync import MAX_GENERATED, MOST_PARTS, AKVSync
+from controller.api.secretsync import SecretSync
+from controller.domain.generated import class_items
+from controller.domain.provider_class import read_class
+from controller.domain.selection import Query, SelectionCollector, choose_objects
+from controller.domain.vault_objects import Item
+from controller.errors import InputError
+from tests.support.akv_syncs import akv_sync, source_paths, type_and_keys
+from tests.support.builders import make_item
+
+SHOP = {"select": {"namePrefix": "shop-"}, "stripPrefix": "shop-"}
+
+
+PROPERTY_OF_A = source_paths(
+    expand_akvsync(
+        akv_sync("[{kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: a, property: p, version: 1}]}]")
+    ).syncs["m"]
+)["k"]
+
+
+def selected(
+    akv: AKVSync, vault: list[Item], before: GeneratedObjects | None = None, removed: frozenset[str] = frozenset()
+) -> GeneratedObjects:
+    """Return what a list of the vault makes of an AKVSync, after what it had made before."""
+    entries = [entry for entry in akv.spec.objects if entry.select]
+    owned = list(before.syncs.values()) if before else []
+    had = selected_before(entries, owned, explicit_names(akv))
+    query = Query(tuple(entry.select for entry in entries if entry.select), frozenset().union(*had))
+    collector = SelectionCollector(query)
+    for each in vault:
+        collector.add(each)
+    return expand_akvsync(akv, choose_objects(entries, collector.to_sighting(), had, removed))
+
+
+def vault_of(*names: str) -> list[Item]:
+    return [make_item(name) for name in names]
+
+
+def why(generated: GeneratedObjects) -> dict[str, str]:
+    return {each.name: each.message for each in generated.skipped}
+
+
+@pytest.mark.parametrize(
+    ("objects", "vault", "expected"),
+    [
+        ([{"select": {"namePrefix": "shop-"}}], ["shop-a", "Shop-B", "c"],
+         {"shop-a": ("Opaque", {"v0": "shop-a"}), "shop-b": ("Opaque", {"v0": "Shop-B"})}),
+        ([SHOP], ["shop-a", "Shop-B"], {"a": ("Opaque", {"v0": "shop-a"}), "b": ("Opaque", {"v0": "Shop-B"})}),
+        ([SHOP | {"kubernetesSecretName": "all"}], ["shop-b", "shop-A"],
+         {"all": ("Opaque", {"A": "shop-A", "b": "shop-b"})}),
+        ([SHOP | {"kubernetesSecretType": "kubernetes.io/tls"}], ["shop-web"],
+         {"web": ("kubernetes.io/tls", {"tls.crt": "shop-web/tls.crt", "tls.key": "shop-web/tls.key"})}),
+        ([SHOP | {"kubernetesSecretType": "kubernetes.io/ssh-auth"}], ["shop-k"],
+         {"k": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "shop-k"})}),
+        pytest.param([{"secretInAKV": "shop-a", "versionHistory": 2}, {"select": {}}], ["shop-a", "b"],
+                     {"shop-a": ("Opaque", {"v0": "shop-a/0", "v1": "shop-a/1"}), "b": ("Opaque", {"v0": "b"})},
+                     id="an entry of its own comes first, and is no collision"),
+        pytest.param([{"select": {"namePrefix": "a"}}, {"select": {"namePattern": "*b"}}], ["ab", "b"],
+                     {"ab": ("Opaque", {"v0": "ab"}), "b": ("Opaque", {"v0": "b"})},
+                     id="two entries may select one object"),
+        pytest.param([SHOP], [], {}, id="nothing matches"),
+        pytest.param([{"kubernetesSecretName": "m", "mapping": [
+            {"dataKey": "k", "secretInAKV": "a", "property": "p", "version": 1}]}, {"select": {}}], ["a"],
+            {"m": ("Opaque", {"k": PROPERTY_OF_A}), "a": ("Opaque", {"v0": "a/0"})},
+            id="a property of an older version that another entry names"),
+    ],
+)  # fmt: skip
+def test_what_is_made_of_matches(objects: list[dict[str, Any]], vault: list[str], expected: dict[str, Any]) -> None:
+    generated = selected(akv_sync(objects), vault_of(*vault))
+    assert {name: type_and_keys(sync) for name, sync in generated.syncs.items()} == expected
+    assert not generated.skipped
+    assert (generated.source is None) == (not expected)
+    if generated.source:
+        served = read_class(generated.source).objects
+        assert {
+            path.split("/")[0] for sync in generated.syncs.values() for path in source_paths(sync).values()
+        } == served.keys()
+
+
+@pytest.mark.parametrize(
+    ("objects", "vault", "made", "skipped"),
+    [
+        ([SHOP | {"select": {}}], vault_of("shop-a", "a"), {"a"},
+         {"shop-a": "another object has the Secret a already"}),
+        ([SHOP | {"select": {}, "kubernetesSecretName": "m"}], vault_of("shop-a", "a", "A-b"), {"m"},
+         {"shop-a": "another object has the key a already"}),
+        ([{"secretInAKV": "x", "kubernetesSecretName": "a"}, {"select": {}}], vault_of("a", "b"), {"a", "b"},
+         {"a": "another object has the Secret a already"}),
+        ([SHOP], vault_of("shop-", "shop-a"), {"a"}, {"shop-": "nothing remains of its name"}),
+        ([SHOP], vault_of("shop--x", "shop-a"), {"a"}, {"shop--x": "-x is not a valid name in Kubernetes"}),
+        ([{"select": {}}], vault_of("a-", "-b", "c"), {"c"},
+         {"a-": "a- is not a valid name", "-b": "begins with -"}),
+        ([SHOP | {"kubernetesSecretType": "kubernetes.io/ssh-auth"}],
+         [make_item("shop-a"), make_item("shop-c", managed=True)], {"a"},
+         {"shop-c": "a certificate becomes a Secret of type"}),
+    ],
+)  # fmt: skip
+def test_one_object_that_can_have_no_secret_stops_no_other(
+    objects: list[dict[str, Any]], vault: list[Item], made: set[str], skipped: dict[str, str]
+) -> None:
+    generated = selected(akv_sync(objects), vault)
+    assert generated.syncs.keys() == made
+    found = why(generated)
+    assert found.keys() == skipped.keys()
+    assert all(text in found[name] for name, text in skipped.items())
+
+
+def test_the_limit_of_secrets_leaves_out_the_newest_and_names_them() -> None:
+    akv = akv_sync([{"secretInAKV": "own"}, {"select": {"namePrefix": "s"}}])
+    before = selected(akv, vault_of("s900"))
+    generated = selected(akv, vault_of(*(f"s{number:03}" for number in range(255)), "s900"), before)
+    assert len(generated.syncs) == MOST_PARTS
+    assert {"own", "s900"} <= generated.syncs.keys()
+    assert why(generated).keys() == {"s254"}
+    # What would drop a Secret that is there changes nothing at all.
+    more = akv_sync([{"secretInAKV": "own"}, {"secretInAKV": "other"}, {"select": {"namePrefix": "s"}}])
+    with pytest.raises(InputError, match="at most 256 Secrets"):
+        selected(more, vault_of(*(f"s{number:03}" for number in range(255)), "s900"), generated)
+
+
+def test_bytes_of_what_is_selected_are_bounded() -> None:
+    note = {"note": "x" * (MAX_GENERATED // 16)}
+    generated = selected(akv_sync([{"select": {}, "annotations": note}]), vault_of(*(f"s{n}" for n in range(40))))
+    assert 10 < len(generated.syncs) < 16
+    assert sum(len(msgspec.json.encode(sync.spec)) for sync in generated.syncs.values()) <= MAX_GENERATED
+    assert all("too large together" in message for message in why(generated).values())
+
+
+def test_what_is_no_longer_selected_is_kept_and_not_read() -> None:
+    akv = akv_sync([SHOP, SHOP | {"kubernetesSecretName": "all"}])
+    first = selected(akv, vault_of("shop-a", "shop-b"))
+    second = selected(akv, vault_of("shop-b"), first)
+    assert {name: type_and_keys(sync) for name, sync in second.syncs.items()} == {
+        name: type_and_keys(sync) for name, sync in first.syncs.items()
+    }
+    assert second.kept == {"a": ("shop-a",), "all": ("shop-a",)}
+    assert second.source
+    assert {name: found.keep for name, found in read_class(second.source).objects.items()} == {
+        "shop-a": True,
+        "shop-b": False,
+    }
+    third = selected(akv, vault_of("shop-b"), second, frozenset({"shop-a"}))
+    assert third.kept == second.kept  # whenGone is Keep
+    removing = akv_sync([SHOP | {"whenGone": "Remove"}, SHOP | {"kubernetesSecretName": "all"}])
+    assert selected(removing, vault_of("shop-b"), second, frozenset({"shop-a"})).syncs.keys() == {"b", "all"}
+
+
+def test_an_edit_of_the_name_conditions_prunes_what_they_no_longer_cover() -> None:
+    first = selected(akv_sync([{"select": {}}]), vault_of("shop-a", "web"))
+    narrowed = selected(akv_sync([{"select": {"namePrefix": "shop-"}}]), vault_of("shop-a", "web"), first)
+    assert narrowed.syncs.keys() == {"shop-a"}
+    by_tag = selected(akv_sync([{"select": {"tags": {"app": "shop"}}}]), vault_of("shop-a", "web"), first)
+    assert by_tag.kept.keys() == {"shop-a", "web"}
+
+
+@pytest.mark.parametrize("objects", [[SHOP], [SHOP, {"secretInAKV": "shop-b"}], [SHOP | {"kubernetesSecretName": "m"}]])
+def test_before_a_list_everything_stays_as_it_was(objects: list[dict[str, Any]]) -> None:
+    akv = akv_sync(objects)
+    made = selected(akv, vault_of("shop-b", "shop-C", "shop-a"))
+    made = selected(akv, vault_of("shop-b", "shop-C"), made)
+    assert made.kept
+    waiting = expand_akvsync(akv, None, made.syncs.values(), made.source)
+    assert waiting.source == made.source
+    assert waiting.left | waiting.syncs.keys() == made.syncs.keys()
+
+
+def test_two_entries_that_make_the_same_secret_are_refused() -> None:
+    for other in ({"select": {}, "kubernetesSecretName": "all"}, {"secretInAKV": "all"}):
+        with pytest.raises(InputError, match="both make a Secret all: give one another kubernetesSecretName"):
+            expand_akvsync(akv_sync([other, SHOP | {"kubernetesSecretName": "all"}]), [(), ()])
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"select": {}, "secretInAKV": "a"}, "write exactly one of"),
+        ({"select": {}, "versionHistory": 2}, "versionHistory does not go with select"),
+        ({"select": {}, "kubernetesSecretType": "kubernetes.io/basic-auth"}, "is not a type that select can make"),
+        ({"select": {}, "kubernetesSecretType": "x"}, "is not a type that select can make"),
+        ({"select": {"namePrefix": "a"}, "kubernetesSecretName": "n", "kubernetesSecretType": "kubernetes.io/tls"},
+         "the select of a: with kubernetesSecretName it makes a Secret of type Opaque"),
+    ],
+)  # fmt: skip
+def test_what_an_older_crd_let_in_is_refused(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        expand_akvsync(akv_sync([entry]), [()])
+    assert message in refused.value.message
+
+
+# Histories of a vault: objects come and go, change tags, spelling, kind; the AKVSync stays.
+NAMES = st.sampled_from(["shop-a", "Shop-A", "shop-A", "a", "A", "shop-", "shop--a", "-a", "b", "shop-b", "c-"])
+VAULTS = st.lists(
+    st.dictionaries(
+        NAMES.map(str.lower),
+        st.tuples(st.booleans(), st.booleans(), st.sampled_from([{}, {"app": "shop"}, {"app": "x"}]), st.booleans()),
+        max_size=8,
+    ),
+    min_size=1,
+    max_size=6,
+)
+ENTRIES = st.lists(
+    st.fixed_dictionaries(
+        {"select": st.sampled_from([{}, {"namePrefix": "shop-"}, {"tags": {"app": "shop"}}, {"types": ["secret"]}])},
+        optional={
+            "stripPrefix": st.just("shop-"),
+            "kubernetesSecretName": st.sampled_from(["all", "a"]),
+            "whenGone": st.sampled_from(["Keep", "Remove"]),
+        },
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda entry: entry.get("kubernetesSecretName", str(entry)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ENTRIES, VAULTS)
+def test_nothing_is_lost_in_any_history_of_a_vault(entries: list[dict[str, Any]], vaults: list[dict[str, Any]]) -> None:
+    akv = akv_sync([*entries, {"secretInAKV": "x", "kubernetesSecretName": "own"}])
+    before: GeneratedObjects | None = None
+    for vault in vaults:
+        items = [
+            make_item(name.upper() if upper else name, enabled=enabled, managed=managed, tags=tags)
+            for name, (enabled, managed, tags, upper) in vault.items()
+        ]
+        made = selected(akv, items, before)
+        assert "own" in made.syncs
+        assert made.source
+        served = {name.lower() for name in read_class(made.source).objects}
+        for sync in made.syncs.values():
+            assert {path.split("/")[0].lower() for path in source_paths(sync).values()} <= served
+            assert len(source_paths(sync)) == len(sync.spec.secret_object.data)
+        if before:
+            # No Secret and no key goes away, and each key keeps its object.
+            for name, sync in before.syncs.items():
+                assert source_paths(sync).items() <= source_paths(made.syncs[name]).items()
+        # The same list again changes nothing; nor does a restart.
+        again = selected(akv, items, made)
+        assert (again.source, again.syncs) == (made.source, made.syncs)
+        restarted = expand_akvsync(akv, None, made.syncs.values(), made.source)
+        assert restarted.source == made.source
+        assert restarted.left | restarted.syncs.keys() == made.syncs.keys()
+        # Each match has a Secret, or a reason why not.
+        shown = {each.name.lower() for each in made.skipped}
+        for entry in entries:
+            select = akv_sync([entry]).spec.objects[0].select
+            assert select
+            matches = SelectionCollector(Query((select,)))
+            for each in items:
+                matches.add(each)
+            (found,) = matches.to_sighting().matches
+            assert {match.name.lower() for match in found} <= served | shown
+        before = made
+
+
+def test_items_of_a_generated_class_are_read_back() -> None:
+    generated = selected(akv_sync([{"secretInAKV": "d", "versionHistory": 3}, SHOP]), vault_of("shop-a"))
+    assert generated.source
+    items = class_items(generated.source)
+    assert list(items) == ["d", "shop-a"]
+    assert not items["d"].is_kept
+
+
+def test_spelling_of_a_vault_that_changes_writes_nothing() -> None:
+    akv = akv_sync([SHOP])
+    first = selected(akv, vault_of("shop-a"))
+    second = selected(akv, vault_of("SHOP-A"), first)
+    assert second == first
+    assert isinstance(second.syncs["a"], SecretSync)

@@ -1,0 +1,115 @@
+"""What `make bench` makes of its figures: the table beside targets and earlier figures, and the plot."""
+
+import random
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from tests.bench import growth
+from tests.bench.results import Figures, Machine, Results, markdown
+from tests.bench.stage import Shape
+from tests.bench.targets import ROTATION, daily, targets
+
+HERE = Machine(cores=2, cpu="Some CPU", kernel="Linux 6", python="3.11.7", kubernetes="1.37.2", load=0.1)
+TITLE = str(Shape(1000))
+SYNC = "first sync: all Secrets there, s from the first"
+
+
+def results(*runs: dict[str, float], title: str = TITLE) -> Results:
+    made = Results(HERE)
+    for run in runs:
+        found = Figures(title)
+        found.figures = run
+        made.add(found)
+    return made
+
+
+def rows(now: Results, before: Results | None) -> list[str]:
+    return [
+        line for line in markdown(now, before, {TITLE: targets(Shape(1000))}) if line.startswith(("| first", "| q"))
+    ]
+
+
+def test_a_row_has_target_median_least_most_and_what_was_before() -> None:
+    now = results({SYNC: 5.0}, {SYNC: 4.0}, {SYNC: 7.5})
+    assert rows(now, results({SYNC: 4.0})) == [f"| {SYNC} | ≤ 6 | 5 | 4 | 7.5 | 4 (+25 %) |"]
+    assert rows(now, None) == [f"| {SYNC} | ≤ 6 | 5 | 4 | 7.5 |  |"]
+
+
+def test_a_missed_target_is_marked() -> None:
+    assert rows(results({"first sync: secrets.get": 1001}), None) == [
+        "| first sync: secrets.get | ≤ 1,000 **missed** | 1,001 | 1,001 | 1,001 |  |"
+    ]
+
+
+def test_what_is_read_once_a_day_is_no_miss() -> None:
+    name = "quiet poll: vault calls"
+    assert rows(results({name: 42}), None) == [f"| {name} | ≤ 40 + 2 | 42 | 42 | 42 |  |"]
+    assert rows(results({name: 43}), None) == [f"| {name} | ≤ 40 + 2 **missed** | 43 | 43 | 43 |  |"]
+
+
+@pytest.mark.parametrize("count", [100, 1000, 10_000])
+def test_daily_reads_in_a_poll_pass_the_allowance_hardly_ever(count: int) -> None:
+    shape = Shape(count)
+    rng = random.Random(7)
+    # So many objects, each with its moment in the day.
+    polls = [sum(rng.random() * 86_400 < shape.interval for _ in range(count)) for _ in range(200_000 // count)]
+    assert sum(number > daily(shape) for number in polls) <= len(polls) / 100
+
+
+def test_what_was_not_measured_again_is_kept_in_order() -> None:
+    small, large = str(Shape(100)), str(Shape(1000))
+    now = results({SYNC: 1.0}, title=large)
+    now.keep(results({SYNC: 2.0}, title=small), [small, large])
+    assert now.figures == {small: {SYNC: [2.0]}, large: {SYNC: [1.0]}}
+    assert list(now.figures) == [small, large]
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "most"),
+    [
+        (Shape(1000, history=2), "quiet poll: vault calls", 1000),
+        (Shape(1000, history=2), "first sync: vault calls", 2000),
+        (Shape(100), "quiet poll: vault calls", 4),
+        (Shape(1000), ROTATION, 2),
+        (Shape(1000, 0.05), ROTATION, 4),
+        (Shape(1000, 0.05), SYNC, 6),
+        (Shape(1000, 0.05), "quiet poll: CPU, s", 0.5),
+        (Shape(1000), "memory: before a poll, MiB", 87),
+        (Shape(10_000), "memory: before a poll, MiB", 150),
+        (Shape(10_000), "restart: vault calls", 0),
+    ],
+)
+def test_targets_are_those_of_the_shape(shape: Shape, name: str, most: float) -> None:
+    assert targets(shape)[name].most == most
+
+
+@pytest.mark.parametrize("shape", [Shape(100), Shape(3000), Shape(10_000), Shape(1000, history=2)])
+@pytest.mark.parametrize("name", [ROTATION, SYNC, "quiet poll: CPU, s", "restart: ready, s"])
+def test_times_are_promised_for_a_thousand_alone(shape: Shape, name: str) -> None:
+    assert name not in targets(shape)
+
+
+def test_the_plot_has_every_figure_within_its_panel() -> None:
+    grown = Results(HERE)
+    for count in (100, 1000, 10_000):
+        found = Figures(str(Shape(count)))
+        for _, lines, _ in growth.PANELS:
+            found.figures |= dict.fromkeys(lines.values(), count / 50)
+        grown.add(found)
+    tree = ElementTree.fromstring(growth.plot(grown))  # noqa: S314 -- our own
+    space = "{http://www.w3.org/2000/svg}"
+    panels = tree.findall(f"{space}g")
+    assert len(panels) == len(growth.PANELS)
+    circles = tree.findall(f".//{space}circle")
+    assert len(circles) == 3 * sum(len(lines) for _, lines, _ in growth.PANELS)
+    assert all(0 <= float(at.attrib["cx"]) <= growth.WIDTH for at in circles)
+    assert all(0 <= float(at.attrib["cy"]) <= growth.HEIGHT for at in circles)
+    # A figure in proportion lies on the dashed line.
+    assert re.findall(r"([\d.]+),([\d.]+)", panels[0].find(f"{space}polyline").attrib["points"])[0] == (  # type: ignore[union-attr]
+        panels[0].findall(f"{space}line[@class='even']")[0].attrib["x1"],
+        panels[0].findall(f"{space}line[@class='even']")[0].attrib["y1"],
+    )
+    labels = {text.text for text in tree.iter(f"{space}text")}
+    assert {"100", "1,000", "10,000", "first sync", "a poll without change"} <= labels

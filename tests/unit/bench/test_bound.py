@@ -1,0 +1,51 @@
+"""The program that writes what a first sync has written, and the count of a first sync's writes."""
+
+import asyncio
+
+import pytest
+
+from tests.bench.bound import BoundError, Request, receive
+from tests.bench.meter import SyncWrites, Write
+
+CREATE = Request("POST", "/api/v1/namespaces/a/secrets", "application/json", "application/json", {"kind": "ä"}, 201)
+
+
+def read(*answers: bytes) -> None:
+    async def read_all() -> None:
+        reader = asyncio.StreamReader()
+        reader.feed_data(b"".join(answers))
+        reader.feed_eof()
+        for _ in answers:
+            await receive(reader, CREATE)
+        assert await reader.read() == b""
+
+    asyncio.run(read_all())
+
+
+def test_answers_are_read_to_their_end() -> None:
+    plain = b"HTTP/1.1 201 Created\r\nContent-Length: 3\r\n\r\n{ }"
+    chunked = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{ \r\n1\r\n}\r\n0\r\n\r\n"
+    read(plain, chunked, plain)
+
+
+def test_a_refused_write_is_no_bound() -> None:
+    with pytest.raises(BoundError, match="403"):
+        read(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+
+
+def test_a_request_has_the_length_of_its_bytes() -> None:
+    head, _, body = CREATE.encode("host", "Bearer x").partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head.split(b"\r\n")
+    assert head.startswith(b"POST /api/v1/namespaces/a/secrets?fieldManager=")
+
+
+def test_writes_of_a_first_sync_are_told_apart() -> None:
+    writes = [
+        Write(0.0, "create", "secrets", "a", 201),
+        Write(0.0, "patch", "secrets", "b", 404),
+        Write(0.0, "create", "secrets", "b", 201),
+        *(Write(0.0, "patch", "secretsyncs/status", name, 200) for name in ("a", "b", "b")),
+        Write(0.0, "create", "events", "a.1", 201),
+    ]
+    counted = SyncWrites(creates=2, empty_patches=1, status_patches=3, repeated_status_patches=1, events=1)
+    assert SyncWrites.of(writes) == counted

@@ -1,0 +1,49 @@
+"""How a window becomes the figures of an hour."""
+
+import json
+
+import pytest
+
+from tests.bench.idle import Window, count_requests, per_hour
+
+USER = "system:serviceaccount:home:controller"
+
+
+def line(verb: str, resource: str, sub: str = "", user: str = USER, stage: str = "ResponseComplete") -> bytes:
+    about = {"resource": resource, "subresource": sub, "name": "x"}
+    return json.dumps({"verb": verb, "stage": stage, "user": {"username": user}, "objectRef": about}).encode() + b"\n"
+
+
+def test_requests_of_the_controller_are_counted_once_each() -> None:
+    lines = [
+        line("patch", "leases"),
+        line("patch", "secretsyncs", "status"),
+        line("patch", "secretsyncs", "status"),
+        line("watch", "secretsyncs", stage="ResponseStarted"),
+        line("watch", "secretsyncs"),
+        line("patch", "secrets", user="another"),
+        line("patch", "secrets", user=f"{USER}-2"),
+    ]
+    assert count_requests(lines, USER) == {
+        ("patch", "leases"): 1,
+        ("patch", "secretsyncs/status"): 2,
+        ("watch", "secretsyncs"): 1,
+    }
+
+
+def test_hour_has_one_poll_where_the_window_has_three() -> None:
+    requests = {("patch", "leases"): 8, ("patch", "secretsyncs/status"): 3, ("patch", "secrets"): 400, ("get", "x"): 1}
+    found = per_hour(Window(120.0, 3, requests, 2048), 1200, 3600.0)
+    assert found["statuses that record a poll"] == 1
+    assert found["statuses that are written once a day"] == 50
+    assert found["renewals of the Lease"] == 240
+    assert found["writes in all"] == 291
+    assert found["empty patches (each an UPDATE to admission webhooks)"] == 12_000
+    assert found["lines of the audit log (one a request)"] == 412 * 30
+    assert found["KiB written by the database"] == 60
+
+
+@pytest.mark.parametrize(("interval", "statuses"), [(3600.0, 2), (7200.0, 1), (900.0, 8)])
+def test_statuses_of_polls_follow_the_interval(interval: float, statuses: float) -> None:
+    window = Window(60.0, 1, {("patch", "secretsyncs/status"): 2}, 0)
+    assert per_hour(window, 0, interval)["statuses that record a poll"] == statuses

@@ -1,0 +1,138 @@
+"""tools/plan: the whole table of SSE's guide, the distribution itself, and the ways out where one vault is too few."""
+
+import json
+import math
+
+import pytest
+
+from tools.cli.capacity import fleet, plan
+from tools.cli.capacity.fleet import Fleet, NoPlan
+
+CLUSTERS = (10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
+# jitterSeconds by secrets per cluster, for so many clusters.
+SSE = {
+    5: (0, 0, 1, 2, 4, 10, 20, 39, 98, 200),
+    10: (0, 1, 2, 5, 10, 24, 49, 97, 240, 490),
+    20: (1, 3, 7, 14, 27, 68, 140, 270, 680, 1_400),
+    50: (8, 15, 38, 76, 150, 380, 760, 1_500, 3_800, 7_600),
+}
+ENTRIES = [
+    (secrets, clusters, entry) for secrets, row in SSE.items() for clusters, entry in zip(CLUSTERS, row, strict=True)
+]
+
+
+@pytest.mark.parametrize(("secrets", "clusters", "entry"), ENTRIES)
+def test_sses_table_is_reproduced(secrets: int, clusters: int, entry: int) -> None:
+    assert fleet.sse_table_entry(clusters, secrets) == entry
+
+
+@pytest.mark.parametrize(("secrets", "clusters", "entry"), ENTRIES)
+def test_the_suggestion_differs_from_the_table_by_rounding_alone(secrets: int, clusters: int, entry: int) -> None:
+    found = fleet.plan_fleet(Fleet(clusters=clusters, secrets=secrets, interval=10_000)).jitter_seconds
+    if clusters * secrets <= 400:
+        assert found == 0  # all of them at once are no more than a second of the vault's
+    else:
+        assert abs(found - entry) <= max(1, 0.05 * entry)
+
+
+def reaches(mean: float, threshold: int) -> float:
+    """How likely a Poisson number reaches the threshold; the plain sum, over the upper tail."""
+    terms = (math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in range(threshold, threshold + 500))
+    return math.fsum(terms)
+
+
+@pytest.mark.parametrize("threshold", [4, 8, 20, 40, 80, 400])
+@pytest.mark.parametrize("risk", [0.01, 0.0001, 0.000001])
+def test_the_approximation_is_on_the_safe_side(threshold: int, risk: float) -> None:
+    mean = fleet.max_arrivals(threshold, risk)
+    if mean:
+        assert reaches(mean, threshold) <= risk
+
+
+@pytest.mark.parametrize(("secrets", "clusters"), [(5, 500), (20, 500), (50, 1_000)])
+def test_the_peak_stays_below_the_vaults_limit(secrets: int, clusters: int) -> None:
+    found = fleet.plan_fleet(Fleet(clusters=clusters, secrets=secrets))
+    assert found.vaults == 1
+    assert found.lists.peak_in_ten_seconds < found.gets.peak_in_ten_seconds <= fleet.VAULT_CALLS
+    assert found.gets.mean_per_second == pytest.approx(clusters * secrets / (3600 + found.jitter_seconds / 2), abs=0.01)
+
+
+def test_a_short_wait_takes_more_vaults() -> None:
+    patient = fleet.plan_fleet(Fleet(clusters=5_000, secrets=50, wait=9_000))
+    hasty = fleet.plan_fleet(Fleet(clusters=5_000, secrets=50, wait=600))
+    assert (patient.vaults, patient.subscriptions) == (1, 1)
+    assert patient.longest_wait_seconds <= 9_000
+    assert hasty.vaults > 5
+    assert hasty.subscriptions == math.ceil(hasty.vaults / 5)
+    assert hasty.longest_wait_seconds <= 600
+    assert hasty.jitter_seconds <= hasty.rotation_poll_interval_in_seconds
+    assert hasty.clusters_per_vault * hasty.vaults >= 5_000
+    # One vault less would not do.
+    fewer = math.ceil(5_000 / (hasty.vaults - 1))
+    assert fleet.min_spread_seconds(fewer, 50) > 300
+
+
+def test_an_interval_that_is_given_stays() -> None:
+    found = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50, interval=300, wait=500))
+    assert found.rotation_poll_interval_in_seconds == 300
+    assert found.jitter_seconds <= 200
+    assert found.vaults == 4
+
+
+def test_the_jitter_never_passes_the_interval() -> None:
+    """Else the second round would meet the first."""
+    found = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50, interval=300, wait=3_000))
+    assert found.jitter_seconds <= 300
+    assert found.vaults == 3
+
+
+def test_the_vaults_own_ten_seconds_allow_more() -> None:
+    strict = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50))
+    real = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50, per=10))
+    assert real.jitter_seconds * 3 < strict.jitter_seconds
+    assert fleet.plan_fleet(Fleet(clusters=100, secrets=500, per=10)).vaults == 1
+
+
+def test_credentials_are_counted_by_cluster_and_account() -> None:
+    found = fleet.plan_fleet(Fleet(clusters=7, secrets=5, accounts=3))
+    assert (found.federated_credentials, found.identities) == (21, 2)
+
+
+def test_a_list_pages_through_the_whole_vault_and_gets_are_taken_where_they_are_fewer() -> None:
+    assert fleet.plan_fleet(Fleet(clusters=9, secrets=50)).lists.calls_per_cluster == 2
+    assert fleet.plan_fleet(Fleet(clusters=9, secrets=50, objects=400)).lists.calls_per_cluster == 16
+    assert fleet.plan_fleet(Fleet(clusters=9, secrets=3, objects=400)).lists.calls_per_cluster == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (Fleet(clusters=10, secrets=300), "--per 10"),
+        (Fleet(clusters=10, secrets=3_000, per=10), "split the secrets"),
+        (Fleet(clusters=10, secrets=5, interval=600, wait=600), "shorter interval"),
+    ],
+)
+def test_what_cannot_be_had_says_what_to_change(asked: Fleet, words: str) -> None:
+    with pytest.raises(NoPlan, match=words):
+        fleet.plan_fleet(asked)
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main(["--clusters", "1000", "--secrets", "20", "-o", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["jitterSeconds"] == 136
+    assert told["identities"] == 50
+    assert plan.main(["--clusters", "1000", "--secrets", "20"]) == 0
+    text = capsys.readouterr().out
+    assert "jitterSeconds                  136\n" in text
+    assert "lists save                     95% of" in text
+    assert plan.main(["--clusters", "10", "--secrets", "300"]) == 1
+    assert "--per 10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--clusters", "0"], ["--clusters", "x"], ["--risk", "90"], []])
+def test_bad_input_is_exit_code_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        plan.main(["--secrets", "5", *arguments])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err

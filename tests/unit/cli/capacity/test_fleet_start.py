@@ -1,0 +1,162 @@
+"""2,000 clusters on one vault with the jitter that `tools/plan` suggests: its limit is never met, and why not less."""
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from controller.config.settings import Settings
+from controller.domain.status import ready_condition
+from tests.support.builders import make_sync
+from tests.support.fleet_simulation import FleetSimulation
+from tests.support.virtual_time import VirtualLoop
+from tools.cli.capacity import fleet
+from tools.keyvault_emulator.faults import VAULT_LIMIT, RateLimiter
+
+CLUSTERS = 2_000
+INTERVAL = 3_600
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    loop = VirtualLoop()
+    gc.disable()  # hundreds of thousands of objects that all live to the end: looking through them takes a third
+    yield loop
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    gc.enable()
+
+
+def planned(secrets: int, per: int, risk: float = fleet.RISK) -> fleet.FleetPlan:
+    return fleet.plan_fleet(fleet.Fleet(clusters=CLUSTERS, secrets=secrets, interval=INTERVAL, per=per, risk=risk))
+
+
+def suggested(secrets: int, per: int, risk: float = fleet.RISK) -> int:
+    return planned(secrets, per, risk).jitter_seconds
+
+
+def settings(jitter: int) -> Settings:
+    # Drift checks call no vault.
+    return Settings(jitter=jitter, rotation_poll_interval=INTERVAL, drift_interval=86_400)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "per", "lists", "syncs", "start", "poll"),
+    [
+        pytest.param(20, 1, True, 1, (1_800, 2_200), (200, 300), id="as SSE's guide reckons"),
+        pytest.param(10, 10, False, 2, (2_900, VAULT_LIMIT), (2_900, VAULT_LIMIT), id="as the vault counts, by gets"),
+    ],
+)
+def test_a_fleet_that_starts_together_never_meets_the_limit(
+    loop: VirtualLoop,
+    secrets: int,
+    per: int,
+    lists: bool,
+    syncs: int,
+    start: tuple[int, int],
+    poll: tuple[int, int],
+) -> None:
+    """`start` and `poll` are between what the most calls of any ten seconds are, of the vault's 4,000.
+
+    SSE's guide leaves half of the limit unused. Who reckons as the vault counts leaves next to nothing, and needs it.
+    """
+    # Who may not list tries that once a day: one call more.
+    plan = planned(secrets if lists else secrets + 1, per)
+    jitter = plan.jitter_seconds
+    them = FleetSimulation(loop, settings(jitter), clusters=CLUSTERS, secrets=secrets, syncs=syncs, lists=lists)
+    vault = them.vault
+    them.start()
+    them.advance(jitter)
+    assert len(vault.accepted_at) == CLUSTERS * secrets
+    assert start[0] <= vault.max_calls_in_window() <= min(start[1], plan.gets.peak_in_ten_seconds)
+    them.advance(INTERVAL + jitter)
+    calls = 1 if lists else secrets + 1
+    assert len(vault.accepted_at) >= CLUSTERS * (secrets + calls)
+    assert poll[0] <= vault.max_calls_in_window(since=jitter + 1) <= poll[1]
+    assert not vault.throttled_at
+
+
+def test_half_of_what_is_suggested_is_too_little(loop: VirtualLoop) -> None:
+    them = FleetSimulation(loop, settings(suggested(5, per=10) // 2), clusters=CLUSTERS, secrets=5)
+    them.start()
+    them.advance(INTERVAL / 2)
+    assert them.vault.throttled_at
+    # Then each keeps to what the vault bears, and all have everything in the end.
+    assert len(them.vault.accepted_at) == CLUSTERS * 5
+
+
+def test_a_restart_of_the_whole_fleet_costs_nothing(loop: VirtualLoop) -> None:
+    jitter = suggested(2, per=1)
+    them = FleetSimulation(loop, settings(jitter), clusters=CLUSTERS, secrets=2)
+    vault = them.vault
+    them.start()
+    them.advance(INTERVAL / 2)
+    before = len(vault.accepted_at)
+    assert before == CLUSTERS * 2
+    them.stop()
+    them.start()
+    them.advance(INTERVAL / 2 - 1)
+    assert len(vault.accepted_at) == before
+    # Each is due when it would have been, jitter included; and that is a list, but for the daily read of some.
+    them.advance(1 + 2 * jitter)
+    polled = len(vault.accepted_at)
+    assert before + CLUSTERS <= polled <= before + 1.2 * CLUSTERS
+
+    them.stop()
+    them.advance(10 * INTERVAL)
+    them.start()
+    back = loop.time()
+    them.advance(INTERVAL)
+    assert polled + CLUSTERS <= len(vault.accepted_at) <= polled + 1.2 * CLUSTERS
+    # Who comes back overdue is spread over an interval.
+    assert vault.max_calls_in_window(since=back) <= 30
+    assert not vault.throttled_at
+
+
+def test_the_risk_that_a_plan_states_is_what_is_seen(loop: VirtualLoop) -> None:
+    """Of the seconds of a start, so many bring as many clusters as the vault takes calls of in a second, or more."""
+    risk, secrets = 0.1, 20
+    jitter = suggested(secrets, per=1, risk=risk)
+    fit = VAULT_LIMIT // 10 // secrets
+    full, starts = 0, 4
+    for seed in range(starts):
+        them = FleetSimulation(loop, settings(jitter), clusters=CLUSTERS, secrets=1, seed=seed)
+        began = loop.time()
+        them.start()
+        them.advance(jitter)
+        seconds = Counter(int(moment - began) for moment in them.vault.accepted_at)
+        full += sum(count >= fit for count in seconds.values())
+    assert 0.7 * risk < full / (starts * jitter) < 1.2 * risk
+
+
+def test_at_a_throttled_vault_who_has_nothing_comes_first_and_nobody_calls_when_told_to_wait(loop: VirtualLoop) -> None:
+    """25 calls in ten seconds: ten values are to be refreshed, and fifty come new, ten of them in one SecretSync."""
+    them = FleetSimulation(loop, settings(0), clusters=1, secrets=10, syncs=10)
+    vault = them.vault
+    them.start()
+    them.advance(INTERVAL - 1)
+    old, new, keys = [*vault.names], [f"n{number}" for number in range(40)], [f"k{number}" for number in range(10)]
+    vault.names += [*new, *keys]
+    vault.changed |= set(old)
+    vault.limiter = RateLimiter(25, retry_after=10)
+    began, before = loop.time(), len(vault.accepted_at)
+    store = them.clusters[0].reconciler.syncs
+    for name in new:
+        store.put(make_sync([name], name=name, uid=name))
+    store.put(make_sync(keys, name="many", uid="many"))
+    them.advance(90)
+
+    got = {name: moment - began for moment, name in vault.reads if moment >= began}
+    assert got.keys() == {*old, *new, *keys}
+    assert max(got[name] for name in [*new, *keys]) < min(got[name] for name in old)
+    for refused in vault.throttled_at:
+        assert not [moment for moment in vault.accepted_at if refused < moment < refused + 10]
+    # Each was got once, and the list has three pages; so it took what the limit makes of that, and one time of waiting.
+    calls = len(got) + 3
+    assert len(vault.accepted_at) - before == calls
+    assert max(got.values()) < 10 + (calls - 25) / 2.5 + 10
+    assert all(ready.status == "True" for item in them.clusters[0].kept if (ready := ready_condition(item.status)))

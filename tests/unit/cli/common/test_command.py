@@ -1,0 +1,110 @@
+"""How every tool ends, whatever is done to it: one line, an exit code, no traceback."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tools.cli.common.command import BadInput, read_yaml
+
+ROOT = Path(__file__).parents[4]
+ENV = os.environ | {"PYTHONPATH": str(ROOT)}
+ENDS = r"""^    (command\.)?run_and_exit\(("tools/[a-z-]+"|COMMAND\.name), main\)$"""
+RUN = "from tools.cli.common.command import run_and_exit\n{body}\nrun_and_exit('tools/x', main)"
+
+
+def run(body: str, stdout: int = subprocess.PIPE) -> tuple[int, str]:
+    """Return the exit code and stderr of a tool of that body."""
+    program = [sys.executable, "-P", "-c", RUN.format(body=body)]
+    done = subprocess.run(program, env=ENV, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "told"),
+    [
+        ("main = lambda: 3", 3, ""),
+        ("main = lambda: open('/nowhere/x')", 1, "tools/x: /nowhere/x: No such file or directory\n"),
+        (
+            # Where the parent ignores SIGINT, as a shell does for a job in the background, Python leaves it ignored.
+            "def main(): import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+            " os.kill(os.getpid(), signal.SIGINT); signal.pause()",
+            130,
+            "\ntools/x: stopped\n",
+        ),
+        ("def main(): raise TimeoutError('it took\\n  too long')", 1, "tools/x: it took too long\n"),
+    ],
+)
+def test_it_ends_with_a_code_and_at_most_one_line(body: str, code: int, told: str) -> None:
+    assert run(body) == (code, told)
+
+
+@pytest.mark.parametrize("text", ["'few'", "'much ' * 100_000"])
+def test_who_reads_no_more_has_enough(text: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert run(f"main = lambda: print({text})", writing) == (0, "")
+    os.close(writing)
+
+
+def test_a_full_disk_is_said_once() -> None:
+    with Path("/dev/full").open("w") as full:
+        assert run("main = lambda: print('few')", full.fileno()) == (1, "tools/x: No space left on device\n")
+
+
+def test_a_closed_output_is_none() -> None:
+    program = [sys.executable, "-P", "-c", RUN.format(body="main = lambda: print('few')")]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *program], env=ENV, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "is empty"),
+        (b"---\n# nothing\n", "is empty"),
+        (b"\xff\xfe", "cannot be read: it is not text"),
+        (b"a: [\n", "cannot be read: line 2, column 1: expected the node content, but found '<stream end>'"),
+        (b"a: *b\n", "cannot be read: line 1, column 4: found undefined alias 'b'"),
+        (b"[" * 3000, "cannot be read: it is nested too deeply"),
+        (b"a: \x01\n", "cannot be read: unacceptable character"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_told_in_one_line(content: bytes, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "in.yaml"
+    path.write_bytes(content)
+    with pytest.raises(BadInput) as told:
+        read_yaml(path)
+    assert str(told.value).startswith(f"{path}: {why}")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("make", "why"), [(Path.mkdir, "Is a directory"), (Path.exists, "No such file or directory")])
+def test_a_file_that_cannot_be_read_is_named(make: Callable[[Path], object], why: str, tmp_path: Path) -> None:
+    make(tmp_path / "in")
+    with pytest.raises(BadInput, match=rf"in: cannot be read: {why}$"):
+        read_yaml(tmp_path / "in")
+
+
+def test_every_document_is_read(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("a: 1\n---\n\n---\n- 2\n")
+    assert read_yaml(tmp_path / "in") == [{"a": 1}, [2]]
+
+
+def test_every_tool_ends_so() -> None:
+    root = ROOT / "tools"
+    fronts = [path for path in root.iterdir() if path.is_file() and "exec " in path.read_text() and path.name != "run"]
+    assert len(fronts) >= 9
+    for front in fronts:
+        module = ROOT.joinpath(*front.read_text().split()[-2].split("."))
+        file = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
+        if front.name != "keyvault-emulator":  # the image of helm test has it, without the other tools
+            text = file.read_text()
+            assert f'"tools/{front.name}"' in text, front
+            assert re.search(ENDS, text, re.MULTILINE), front

@@ -1,0 +1,39 @@
+"""Which helm the tools run: that of the wheel, else the one on the PATH."""
+
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tools.cli.common import helm
+
+
+def program(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "helm"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an environment without the wheel, and a PATH without helm."""
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / name))
+    monkeypatch.setattr(helm, "CHART", tmp_path / "app" / "chart")
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    return tmp_path / "scripts"
+
+
+def test_wheel_goes_before_the_path(scripts: Path, tmp_path: Path) -> None:
+    on_path = program(tmp_path / "path")
+    assert helm.find_executable() == on_path
+    wheel = program(scripts)
+    assert helm.find_executable() == wheel
+    packed = program(tmp_path / "app" / "bin")
+    assert helm.find_executable() == packed
+
+
+def test_missing_helm_names_the_remedy(scripts: Path) -> None:
+    with pytest.raises(helm.HelmError, match="run `make setup`, or install helm 3 if the processor is not x86-64"):
+        helm.find_executable()

@@ -1,0 +1,94 @@
+"""Objects that are nested as deeply as the API server takes them, where tools read them."""
+
+import json
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller import errors
+from controller.api.secretsync import SecretSync
+from controller.kube.client import KubeClient
+from tools.cli.common import json_depth
+from tools.cli.common.kube_client import OperatorKubeClient
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.sampled_from('[]{}"\\ ax')),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.sampled_from('[]{}"\\'), max_size=3), inner),
+)
+
+
+def depth(value: Any) -> int:
+    if not isinstance(value, list | dict):
+        return 0
+    return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
+
+
+def pruned(value: Any, limit: int) -> Any:
+    if not isinstance(value, list | dict):
+        return value
+    if not limit:
+        return None
+    if isinstance(value, dict):
+        return {key: pruned(item, limit - 1) for key, item in value.items()}
+    return [pruned(item, limit - 1) for item in value]
+
+
+@given(JSON, st.integers(0, 4))
+def test_it_counts_and_cuts_as_recursion_would(value: Any, limit: int) -> None:
+    text = json.dumps(value).encode()
+    assert json_depth.is_deeper_than(text, limit) == (depth(value) > limit)
+    assert json.loads(json_depth.truncate_depth(text, limit)) == pruned(value, limit)
+
+
+def item(name: str, levels: int) -> bytes:
+    """Return a SecretSync whose managed fields are nested that deeply."""
+    fields = b'{"f:a":' * levels + b"{}" + b"}" * levels
+    meta = b'{"name":"%s","namespace":"n","managedFields":[{"manager":"m","fieldsV1":%s}]}' % (name.encode(), fields)
+    spec = b'{"secretProviderClassName":"c","serviceAccountName":"a","secretObject":{"data":[]}}'
+    return b'{"metadata":%s,"spec":%s}' % (meta, spec)
+
+
+class Server(KubeClient):
+    """Answers every request with these bytes."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    async def call(self, *_: Any, **__: Any) -> bytes:
+        return self._answer
+
+
+@pytest.mark.parametrize("levels", [100, 900, 1_500, 9_995])
+async def test_a_deeply_nested_object_is_read_with_its_neighbours(levels: int) -> None:
+    page = b'{"metadata":{},"items":[%s,%s]}' % (item("deep", levels), item("flat", 3))
+    caller = OperatorKubeClient(Server(page))
+    assert [each.metadata.name for each in await caller.list_kind(SecretSync)] == ["deep", "flat"]
+    assert [each["metadata"]["name"] for each in await caller.list_objects("/x")] == ["deep", "flat"]
+    alone = OperatorKubeClient(Server(item("deep", levels)))
+    assert (await alone.get(SecretSync, "n", "deep")).metadata.name == "deep"
+    assert (await alone.get_object("/x"))["metadata"]["name"] == "deep"
+
+
+@pytest.mark.parametrize("levels", [250, 1_500, 9_995])
+async def test_managed_fields_that_would_be_written_back_are_never_cut(levels: int) -> None:
+    with pytest.raises(errors.Refused, match="nested more than 200 levels"):
+        await OperatorKubeClient(Server(item("deep", levels))).get_metadata("/x")
+    assert (await OperatorKubeClient(Server(item("flat", 5))).get_metadata("/x"))["name"] == "flat"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"[", b"{}", b"null", b"[" * 10_000, b'{"metadata":{"name":"\xff"}}', b'{"metadata":' + b"9" * 5000 + b"}",
+     b'{"metadata":{"name":"\\ud800"}}', b'{"items":[' + b"[" * 10_000, b'"' + b"\\" * 9_999],
+)  # fmt: skip
+async def test_whatever_the_api_server_answers_is_an_error_of_ours(answer: bytes) -> None:
+    caller = OperatorKubeClient(Server(answer))
+    for asked in (caller.get(SecretSync, "n", "x"), caller.list_kind(SecretSync), caller.list_objects("/x")):
+        told = ""
+        try:
+            await cast("Any", asked)
+        except errors.KubeError as error:
+            told = error.message
+        assert len(told) < 1000

@@ -1,0 +1,349 @@
+"""tools/doctor's judgments, one by one; what they are made from is gathered in tests/cluster/test_doctor.py."""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.api.lease import Lease, LeaseSpec
+from controller.api.meta import ObjectMeta, OwnerReference
+from controller.api.secretsync import SecretSync
+from controller.config.settings import Settings
+from controller.domain.values import SecretBytes, VaultValue
+from controller.errors import NotFound, ObjectError
+from controller.keyvault.credentials import Identity
+from tools.cli.common.command import BadInput
+from tools.cli.common.kube_client import OperatorKubeClient
+from tools.cli.doctor import checks, doctor
+from tools.cli.doctor.checks import Level, SecretData
+from tools.cli.releases import Release
+
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+WHO = Identity("shop", "shop", "client-1", "tenant-1")
+FIRST, SECOND = "11111111-2222-3333-4444-55555555aaaa", "22222222-2222-3333-4444-55555555aaaa"
+
+
+def sync(**status: Any) -> SecretSync:
+    return msgspec.convert(
+        {
+            "metadata": {"name": "s", "namespace": "shop", "uid": "u1", "generation": 2},
+            "spec": {
+                "secretProviderClassName": "c",
+                "serviceAccountName": "shop",
+                "secretObject": {"data": [{"sourcePath": "a", "targetKey": "k"}]},
+            },
+            "status": status,
+        },
+        SecretSync,
+    )
+
+
+def ready(status: str = "True", generation: int = 2, message: str = "equal") -> dict[str, Any]:
+    return {
+        "type": "Ready",
+        "status": status,
+        "reason": "Because",
+        "message": message,
+        "lastTransitionTime": "2030-01-01T00:00:00Z",
+        "observedGeneration": generation,
+    }
+
+
+def release(available: int, *, verified: bool = True) -> Release:
+    deployment = {"metadata": {"name": "a", "namespace": "n"}, "status": {"availableReplicas": available}}
+    return Release(deployment, "mine", verified=verified)
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "word"),
+    [
+        (None, Level.FAIL, "install the chart"),
+        (release(0), Level.FAIL, "n/a has no pod"),
+        (release(1, verified=False), Level.WARN, "no ClusterRoleBinding or admission policy"),
+        (release(1), Level.OK, "n/a is available"),
+    ],
+)
+def test_the_controller(found: Release | None, level: Level, word: str) -> None:
+    check = checks.controller(found)
+    assert check.level is level
+    assert word in str(check)
+
+
+@pytest.mark.parametrize(
+    ("present", "bound", "word"),
+    [
+        (["p", "q"], {"p": "Deny", "q": "Deny"}, "2 in force"),
+        (["p"], {"p": "Deny", "q": "Deny"}, "q missing"),
+        (["p", "q"], {"p": "Deny", "q": "Audit"}, "q not bound"),
+        (["p", "q"], {"p": "Deny"}, "q not bound"),
+    ],
+)
+def test_the_policies(present: list[str], bound: dict[str, str], word: str) -> None:
+    bindings = [{"spec": {"policyName": name, "validationActions": [action]}} for name, action in bound.items()]
+    assert word in checks.policies(["p", "q"], present, bindings).text
+
+
+def test_the_issuer_publishes_what_the_cluster_signs_with() -> None:
+    name = "https://issuer.example"
+    assert checks.issuer(name, ["1"], {"issuer": name}, ["1", "2"]).level is Level.OK
+    assert checks.issuer(name, ["1", "3"], {"issuer": name}, ["1"]).text.startswith("1 of the keys")
+    assert "names issuer https://other" in checks.issuer(name, ["1"], {"issuer": "https://other"}, ["1"]).text
+
+
+@pytest.mark.parametrize(("off", "level"), [(0, Level.OK), (-299, Level.OK), (301, Level.FAIL), (-3600, Level.FAIL)])
+def test_the_clock(off: int, level: Level) -> None:
+    assert checks.clock(1_000_000, 1_000_000 + off).level is level
+
+
+def test_credentials_are_counted_by_service_account() -> None:
+    def several(client: str, count: int) -> list[Identity]:
+        return [Identity(f"n{number}", "a", client, "t") for number in range(count)] * 2
+
+    found = checks.credentials(several("few", 15) + several("many", 16) + several("over", 21))
+    assert [(check.level, check.text.split()[3]) for check in found] == [
+        (Level.OK, "15"),
+        (Level.WARN, "16"),
+        (Level.FAIL, "21"),
+    ]
+
+
+def test_a_token_must_say_what_a_credential_can_match() -> None:
+    right = {"iss": "i", "sub": WHO.subject, "aud": ["api://AzureADTokenExchange"], "iat": 1, "exp": 601}
+    assert checks.token("s", WHO, right, "i").text.endswith("for 600 s")
+    for wrong in ({"iss": "j"}, {"sub": "x"}, {"aud": ["x"]}):
+        assert checks.token("s", WHO, right | wrong, "i").level is Level.FAIL
+
+
+@pytest.mark.parametrize(
+    ("challenge", "named", "said"),
+    [
+        (f'Bearer authorization="https://login.example/{FIRST}", resource="r"', FIRST.upper(), False),
+        (f'Bearer authorization="https://login.example/{SECOND}/", resource="r"', FIRST, True),
+        (f'Bearer authorization="https://login.example/{SECOND}", resource="r"', "contoso.example", False),
+        ('Bearer authorization="https://login.example/not-an-id", resource="r"', FIRST, False),
+        ("", FIRST, False),
+    ],
+)
+def test_the_vaults_tenant(challenge: str, named: str, said: bool) -> None:
+    assert bool(checks.tenant("s", "v", challenge, named)) is said
+
+
+def test_addresses_say_what_is_private() -> None:
+    assert "private" in checks.addresses("s", "v", ["10.0.0.4", "52.1.2.3"]).text
+    assert "private" not in checks.addresses("s", "v", ["52.1.2.3", "2603:1030::1"]).text
+
+
+def held(data: Mapping[str, bytes], uid: str = "u1", **changes: Any) -> SecretData:
+    owner = OwnerReference(api_version="secret-sync.x-k8s.io/v1alpha1", kind="SecretSync", name="s", uid=uid)
+    meta = ObjectMeta(name="s", labels={"secrets-store.sync.x-k8s.io": ""}, owner_references=[owner])
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    return msgspec.structs.replace(SecretData(metadata=meta, type="Opaque", data=encoded), **changes)
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "word"),
+    [
+        (None, Level.FAIL, "there is no Secret s"),
+        (held({"k": b"v"}), Level.OK, "1 of 1 keys equal"),
+        (held({"k": b"old"}), Level.WARN, "in k"),
+        (held({"k": b"v", "extra": b""}), Level.WARN, "in extra"),
+        (held({"k": b"v"}, uid="u0"), Level.WARN, "an earlier SecretSync"),
+        (held({"k": b"v"}, metadata=ObjectMeta(name="s")), Level.FAIL, "not touched"),
+        (held({"k": b"v"}, type="other"), Level.FAIL, "of type other, not Opaque"),
+    ],
+)
+def test_the_secret(found: SecretData | None, level: Level, word: str) -> None:
+    fetched = {"k": VaultValue(value=SecretBytes(b"v"), version="1")}
+    check = checks.secret("s", sync(), found, fetched)
+    assert check.level is level, check
+    assert word in check.text
+
+
+def test_a_key_that_could_not_be_read_is_said() -> None:
+    check = checks.secret("s", sync(), held({"k": b"v"}), {"k": ObjectError("it is gone; bring it back")})
+    assert "1 could not be read" in check.text
+    (read,) = checks.objects("s", WHO, "v", {"secret/a": ObjectError("it is gone; bring it back")})
+    assert (read.text, read.fix) == ("it is gone", "bring it back")
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "word"),
+    [
+        ({}, Level.FAIL, "has not processed it"),
+        ({"conditions": [ready(generation=1)]}, Level.FAIL, "since its last edit"),
+        ({"conditions": [ready("False", message="no role; assign it")]}, Level.FAIL, "Because: no role"),
+        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2030-01-01T11:30:00Z"}, Level.OK, "Because: equal"),
+        # The status says it once a day, and an hour and ten minutes later a poll is missed.
+        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2029-12-31T10:50:00Z"}, Level.OK, "Because: equal"),
+        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2029-12-31T10:49:59Z"}, Level.WARN, "10:49:59Z"),
+    ],
+)
+def test_the_status(status: dict[str, Any], level: Level, word: str) -> None:
+    check = checks.status("s", sync(**status), Settings(), NOW)
+    assert check.level is level
+    assert word in check.text
+
+
+@pytest.mark.parametrize(
+    ("status", "polled", "level", "word"),
+    [
+        ("2029-12-31T10:00:00Z", timedelta(minutes=70), Level.OK, "Because: equal"),
+        ("2029-12-31T10:00:00Z", timedelta(minutes=71), Level.WARN, "10:49:00Z"),
+        ("2030-01-01T11:30:00Z", timedelta(hours=5), Level.OK, "Because: equal"),
+    ],
+)
+def test_status_counts_the_last_poll_of_the_group(status: str, polled: timedelta, level: Level, word: str) -> None:
+    about = sync(conditions=[ready()], lastSuccessfulSyncTime=status)
+    check = checks.status("s", about, Settings(), NOW, NOW - polled)
+    assert check.level is level
+    assert word in check.text
+
+
+def test_a_secretsync_that_this_release_leaves_alone() -> None:
+    elsewhere = checks.served("s", sync(), Settings(watch_namespaces=("other",)))
+    assert elsewhere
+    assert elsewhere.level is Level.FAIL
+    assert checks.served("s", sync(), Settings(watch_namespaces=("shop",))) is None
+
+
+def test_nothing_writes_to_the_terminal() -> None:
+    line = str(checks.fail("s", "status", "red \x1b[31m\ntwo", "fix"))
+    assert line == "fail  s  status: red  [31m two; fix"
+
+
+class FakeCaller(OperatorKubeClient):
+    """A cluster with one AKVSync, a SecretSync that it owns, and one that it does not; `kinds` are served."""
+
+    def __init__(self, conditions: list[Any], kinds: set[str]) -> None:
+        self._owner = {"metadata": {"name": "x", "namespace": "shop", "uid": "o"}, "status": {"conditions": conditions}}
+        self._kinds = kinds
+
+    async def list_kind(self, kind: Any, namespace: str = "") -> list[Any]:
+        owner = OwnerReference(api_version="secret-sync.x-k8s.io/v1alpha1", kind="AKVSync", name="x", uid="o")
+        found = sync()
+        return [found, msgspec.structs.replace(found, metadata=ObjectMeta(name="part", owner_references=[owner]))]
+
+    async def get_object(self, path: str) -> Any:
+        if path.split("/")[-2] not in self._kinds:
+            raise NotFound("the server could not find the requested resource", status=404)
+        if not path.endswith("/x"):
+            raise NotFound('akvsyncs.secret-sync.x-k8s.io "y" not found', status=404)
+        return self._owner
+
+    async def list_objects(self, path: str, labels: str = "") -> list[Any]:
+        return [await self.get_object(f"{path}/x")]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "level", "word"),
+    [
+        ([], Level.FAIL, "not processed"),
+        ([ready("False")], Level.FAIL, "Because"),
+        ([ready()], Level.OK, "1 SecretSyncs"),
+    ],
+)
+async def test_an_akvsync_stands_for_what_it_owns(conditions: list[Any], level: Level, word: str) -> None:
+    caller = FakeCaller(conditions, {"akvsyncs"})
+    syncs, (check,) = await doctor.find_named(caller, "AKVSync", "x", "shop")
+    assert [each.metadata.name for each in syncs] == ["part"]
+    assert check.level is level
+    assert word in check.text
+    everything = await doctor.find_named(caller, "", "", "")
+    assert ([each.metadata.name for each in everything[0]], everything[1]) == (["s", "part"], [check])
+
+
+async def test_an_akvsync_that_is_not_there_or_not_known() -> None:
+    with pytest.raises(BadInput, match="no AKVSync y in namespace shop"):
+        await doctor.find_named(FakeCaller([], {"akvsyncs"}), "AKVSync", "y", "shop")
+    (check,) = (await doctor.find_named(FakeCaller([], set()), "AKVSync", "x", "shop"))[1]
+    assert check.text == "the cluster does not serve AKVSync"
+    assert len((await doctor.find_named(FakeCaller([], set()), "", "", ""))[0]) == 2
+
+
+@pytest.mark.parametrize(
+    "argument", ["secretsync", "secretsync/", "pod/x", "/x", "secretsync/a/b", "secretsync/A", "akvsync/x?y"]
+)
+def test_bad_input_is_exit_code_two(argument: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        doctor.main([argument])
+    assert ended.value.code == 2
+
+
+def test_no_way_to_the_cluster_is_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--kubeconfig", "/nowhere"]) == 2
+    assert "/nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is empty"),
+        ("- a", "is not a kubeconfig"),
+        ("a: b", "is not a kubeconfig"),
+        ("clusters: []\ncontexts: []\n---\na: b", "is not a kubeconfig"),
+        ("[" * 3000, "nested too deeply"),
+        ("clusters: [", "line 1"),
+    ],
+)
+def test_what_is_no_kubeconfig_is_told_in_a_line(
+    text: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    assert doctor.main(["--kubeconfig", str(path)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"tools/doctor: {path}")
+    assert why in told
+
+
+def renewed(seconds_ago: float, holder: str = "pod-1_ab", duration: int = 15) -> Lease:
+    text = (NOW - timedelta(seconds=seconds_ago)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    acquired = "2029-12-31T00:00:00.000000Z"
+    return Lease(
+        spec=LeaseSpec(holder_identity=holder, acquire_time=acquired, renew_time=text, lease_duration_seconds=duration)
+    )
+
+
+@pytest.mark.parametrize(
+    ("lease", "level", "text"),
+    [
+        (renewed(2), "ok", "pod-1_ab leads since 2029-12-31T00:00:00.000000Z"),
+        (renewed(-100), "ok", "pod-1_ab leads since"),
+        (renewed(60), "ok", "pod-1_ab leads since"),
+        (renewed(120, duration=120), "ok", "pod-1_ab leads since"),
+        (renewed(121, duration=120), "warn", "has not renewed it for 121 s"),
+        (renewed(61), "warn", "pod-1_ab holds the Lease and has not renewed it for 61 s"),
+        (renewed(2, holder=""), "fail", "no replica leads: the controller's Lease has no holder"),
+        (Lease(spec=LeaseSpec(holder_identity="x")), "fail", "x holds the Lease and has never renewed it"),
+        (Lease(spec=LeaseSpec(holder_identity="x", renew_time="soon")), "fail", "has never renewed it"),
+        (Lease(spec=LeaseSpec(holder_identity="x", renew_time="2030-01-01T12:00:00")), "fail", "has never renewed it"),
+        (None, "fail", "no replica leads: the controller's Lease is missing and was not created"),
+    ],
+)
+def test_which_replica_leads(lease: Lease | None, level: str, text: str) -> None:
+    found = checks.leader(lease, NOW)
+    assert found.level == level
+    assert text in found.text
+    assert bool(found.fix) == (level != "ok")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "available", "level", "text"),
+    [
+        ((), (), 1, Level.FAIL, "serves all namespaces, too"),
+        ((), ("shop",), 1, Level.FAIL, "serves the namespaces shop, too"),
+        (("shop", "web"), (), 0, Level.WARN, "is to serve the namespaces shop, web, too, and is not ready"),
+        (("shop", "web"), ("web", "x"), 1, Level.FAIL, "serves the namespaces web, too"),
+        (("shop",), ("web",), 1, None, ""),
+    ],
+)
+def test_releases_over_the_same_namespaces(
+    ours: tuple[str, ...], theirs: tuple[str, ...], available: int, level: Level | None, text: str
+) -> None:
+    found = checks.overlap(release(available), ours, theirs)
+    assert [check.level for check in found] == ([level] if level else [])
+    assert all(text in check.text and "set watchNamespaces" in check.fix for check in found)

@@ -1,0 +1,107 @@
+"""What the doctor expects of a release follows from the settings in its Deployment."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import cast
+
+import pytest
+
+from controller import errors
+from tools.cli.common.kube_client import Object, OperatorKubeClient
+from tools.cli.doctor import installation
+from tools.cli.doctor.checks import Level
+from tools.cli.doctor.endpoints import EndpointProber
+from tools.cli.doctor.installation import ReleaseFacts
+from tools.codegen.policies import POLICIES
+
+ALWAYS = {"secrets", "no-delete", "tokens", "events", "lease", "overlap", "type-stays"}
+MADE = {"secretsyncs", "secretproviderclasses"}
+
+
+class Server:
+    """An API server with one release and these policies, which keeps its issuer to itself.
+
+    It answers one request for the Lease with each of `holders`, and all further ones with the last; None is a 404.
+    """
+
+    def __init__(
+        self,
+        names: set[str],
+        environment: dict[str, str],
+        holders: Sequence[str | None] = (None,),
+        available_replicas: int = 0,
+    ) -> None:
+        self._holders = list(holders)
+        self._status = {"availableReplicas": available_replicas}
+        self._names = [f"{name}.scribe.home" for name in names]
+        self._environment = [{"name": name, "value": text} for name, text in environment.items()]
+
+    async def list_objects(self, path: str, _: str) -> list[Object]:
+        if path.endswith("/clusterrolebindings"):
+            subject = {"kind": "ServiceAccount", "name": "scribe", "namespace": "home"}
+            return [{"metadata": {"name": "scribe.home"}, "subjects": [subject]}]
+        if path.endswith("policies"):
+            return [{"metadata": {"name": name}, "spec": {}} for name in self._names]
+        return [{"spec": {"policyName": name, "validationActions": ["Deny"]}} for name in self._names]
+
+    async def get_object(self, path: str) -> Object:
+        if path.endswith("/namespaces/home/deployments/scribe"):
+            pod = {"spec": {"serviceAccountName": "scribe", "containers": [{"env": self._environment}]}}
+            return {
+                "metadata": {"name": "scribe", "namespace": "home"},
+                "spec": {"template": pod},
+                "status": self._status,
+            }
+        if "/leases/" in path:
+            holder = self._holders.pop(0) if len(self._holders) > 1 else self._holders[0]
+            if holder is None:
+                raise errors.NotFound("there is no such Lease")
+            return {"spec": {"holderIdentity": holder, "renewTime": datetime.now(UTC).isoformat()}}
+        raise errors.Refused("not yours to see", status=403)
+
+
+@pytest.mark.parametrize(
+    ("environment", "brought"),
+    [
+        ({}, ALWAYS | MADE),
+        ({"AKV_SYNC": "false"}, ALWAYS),
+        ({"WATCH_NAMESPACES": "shop"}, ALWAYS | MADE | {"namespaces"}),
+    ],
+)
+async def test_the_policies_that_a_release_brings_are_missed(environment: dict[str, str], brought: set[str]) -> None:
+    async def look(names: set[str]) -> tuple[Level, str]:
+        installation = ReleaseFacts(
+            cast("OperatorKubeClient", Server(names, environment)), cast("EndpointProber", None)
+        )
+        found = {check.name: check for check in await installation.examine()}
+        return found["policies"].level, found["policies"].text
+
+    assert await look({policy.name for policy in POLICIES}) == (Level.OK, f"{len(brought)} in force")
+    for name in brought:
+        level, text = await look(brought - {name})
+        assert level == Level.FAIL
+        assert f"{name}.scribe.home missing" in text
+
+
+@pytest.mark.parametrize(
+    ("available_replicas", "holders", "level"),
+    [
+        pytest.param(1, [None, None, "pod-1"], Level.OK, id="the pod creates the Lease a second later"),
+        pytest.param(1, ["", "pod-1"], Level.OK, id="the last holder has released the Lease"),
+        pytest.param(1, [None], Level.FAIL, id="no pod ever takes the Lease"),
+        pytest.param(0, [None, "pod-1"], Level.FAIL, id="no pod is ready, so there is nothing to wait for"),
+    ],
+)
+async def test_a_ready_pod_gets_time_to_take_the_lease(
+    available_replicas: int,
+    holders: list[str | None],
+    level: Level,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(installation, "LEADER_WAIT_SECONDS", 2.0)
+    server = Server(set(), {"LEASE_NAME": "scribe"}, holders, available_replicas)
+    facts = ReleaseFacts(cast("OperatorKubeClient", server), cast("EndpointProber", None))
+    found = {check.name: check for check in await facts.examine()}
+    assert found["leader"].level == level
+    assert ("waiting up to 2 s" in capsys.readouterr().err) == bool(available_replicas)

@@ -1,0 +1,105 @@
+"""To which hosts a tool may send a token: Azure's own, and those that the caller names."""
+
+import pytest
+
+from controller.config.settings import BUILT_IN_CLOUDS, Cloud
+from tools.cli.doctor import trusted_hosts
+
+ENTRA = "https://login.microsoftonline.com"
+VAULTS = "https://{vault}.vault.azure.net"
+
+
+def unnamed(authority: str, vault_url: str, *named: str) -> list[str]:
+    return trusted_hosts.unnamed(Cloud(authority=authority, vault_url=vault_url), "shop", named)
+
+
+@pytest.mark.parametrize("name", BUILT_IN_CLOUDS)
+def test_azures_own_clouds_are_trusted(name: str) -> None:
+    assert trusted_hosts.unnamed(BUILT_IN_CLOUDS[name], "shop", ()) == []
+
+
+@pytest.mark.parametrize(
+    ("authority", "vault_url"),
+    [
+        (ENTRA, VAULTS),
+        (f"{ENTRA}/", VAULTS),
+        (f"{ENTRA}:443", "https://{vault}.vault.azure.net:443/"),
+        (ENTRA.upper().replace("HTTPS", "https"), VAULTS),
+    ],
+)
+def test_a_cloud_with_azures_hosts_is_trusted_by_any_name(authority: str, vault_url: str) -> None:
+    assert unnamed(authority, vault_url) == []
+
+
+@pytest.mark.parametrize(
+    "authority",
+    [
+        "https://evil.example",
+        f"{ENTRA}.evil.example",
+        f"{ENTRA}:8443",
+        "https://login.microsoftonline.com@evil.example",
+        "https://evil.example\\@login.microsoftonline.com",
+        "https://evil.example\\.login.microsoftonline.com",
+        "https://login\u3002microsoftonline.com",
+        "https://login.microsoftonline.com\u2044.evil.example",
+        "https://xlogin.microsoftonline.com",
+        "https://a.login.microsoftonline.com",
+        "http://login.microsoftonline.com",
+        "https://[::1]",
+        "https:///login.microsoftonline.com",
+        "https://login.microsoftonline.com?.evil.example",
+        "https://login.microsoftonline.com#.evil.example",
+        "https://login.microsoftonline.com\n.evil.example",
+        "https://shop.vault.azure.net.evil.example",
+    ],
+)
+def test_any_other_authority_is_not(authority: str) -> None:
+    assert unnamed(authority, VAULTS) != []
+
+
+@pytest.mark.parametrize(
+    "vault_url",
+    [
+        "https://evil.example/{vault}",
+        "https://{vault}.vault.azure.net.evil.example",
+        "https://{vault}.evil.vault.azure.net.evil.example",
+        "https://vault.azure.net/{vault}",
+        "https://{vault}",
+        "https://{vault}.a.vault.azure.net",
+        "https://{vault}.vault.azure.net:444",
+        "https://evil.example\\{vault}.vault.azure.net",
+    ],
+)
+def test_any_other_vault_is_not(vault_url: str) -> None:
+    assert unnamed(ENTRA, vault_url) != []
+
+
+@pytest.mark.parametrize(
+    ("named", "left"),
+    [
+        ((), ["login.stack.example", "*.vault.stack.example:8443"]),
+        (("login.stack.example",), ["*.vault.stack.example:8443"]),
+        (("login.stack.example", "*.vault.stack.example:8443"), []),
+        (("login.stack.example", "shop.vault.stack.example:8443"), []),
+        (("login.stack.example", "*.vault.stack.example"), ["*.vault.stack.example:8443"]),
+        (("*.stack.example",), ["*.vault.stack.example:8443"]),
+    ],
+)
+def test_the_caller_names_hosts(named: tuple[str, ...], left: list[str]) -> None:
+    """What is left is what the caller may name: with it, nothing is left."""
+    cloud = ("https://login.stack.example", "https://{vault}.vault.stack.example:8443")
+    assert unnamed(*cloud, *named) == left
+    assert unnamed(*cloud, *named, *map(trusted_hosts.parse, left)) == []
+
+
+@pytest.mark.parametrize("text", ["", "https://a.example", "a b", "*", "*.", "*.*.example", "a.example/", "-a", "a:x"])
+def test_what_is_no_host_is_refused(text: str) -> None:
+    with pytest.raises(trusted_hosts.HostError):
+        trusted_hosts.parse(text)
+
+
+def test_azures_hosts_are_met_with_the_machines_certificates_alone() -> None:
+    brought = Cloud(authority=ENTRA, vault_url=VAULTS, ca="PEM")
+    assert trusted_hosts.connecting(brought, "shop", ()).ca == ""
+    assert trusted_hosts.connecting(brought, "shop", ("login.microsoftonline.com",)).ca == ""
+    assert trusted_hosts.connecting(brought, "shop", ("login.microsoftonline.com", "*.vault.azure.net")).ca == "PEM"

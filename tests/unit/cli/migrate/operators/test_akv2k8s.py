@@ -1,0 +1,357 @@
+"""tools/migrate akv2k8s: what AzureKeyVaultSecrets and injected environments become, and why others do not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.cli.migrate.operators.mutations import VALUES, mutated, places
+from tools.cli.migrate import migrate
+from tools.cli.migrate.objects import Manifest
+from tools.cli.migrate.operators.akv2k8s import migrate as convert
+from tools.cli.migrate.operators.akv2k8s_kinds import VERSIONS
+from tools.cli.migrate.operators.report import AKV2K8S, report
+from tools.cli.migrate.operators.result import Options, Result
+from tools.cli.migrate.workloads import TEMPLATES
+
+ID = "0123456789abcdef" * 2
+IDS = ("--client-id", "client-1", "--tenant-id", "tenant-1", "--service-account", "reader")
+
+
+def source(
+    kind: str = "secret", name: str = "db", version: str = "v2beta1", object_name: str = "x", **output: Any
+) -> Manifest:
+    """Return an AzureKeyVaultSecret. `output` is its spec.output; fields of the vault's object begin with `object_`."""
+    extra = {key.removeprefix("object_"): output.pop(key) for key in list(output) if key.startswith("object_")}
+    vault = {"name": "shop-vault", "object": {"name": object_name, "type": kind, **extra}}
+    spec = {"vault": vault} | ({"output": output} if output else {})
+    meta = {"name": name, "namespace": "shop"}
+    return {"apiVersion": f"spv.no/{version}", "kind": "AzureKeyVaultSecret", "metadata": meta, "spec": spec}
+
+
+def secret(name: str = "s", **fields: Any) -> Manifest:
+    return {"name": name, "dataKey": "k", **fields}
+
+
+def workload(kind: str = "Deployment", init: bool = False, **env: str) -> Manifest:
+    pods: Manifest = {"containers": [{"name": "web", "env": [{"name": n, "value": v} for n, v in env.items()]}]}
+    if init:
+        pods["initContainers"] = pods["containers"]
+    body: Manifest = {"spec": pods}
+    for step in reversed(TEMPLATES[kind]):
+        body = {step: body}
+    meta = {"name": "web", "namespace": "shop"}
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": meta, **body}
+
+
+def moved(*objects: Manifest, **options: Any) -> Result:
+    given = {"client_id": "client-1", "tenant_id": "tenant-1", "service_account": "reader"} | options
+    return convert(objects, Options(**given))
+
+
+def said(found: Result) -> str:
+    return "\n".join(map(str, sorted(found.notes)))
+
+
+def mapping(found: Result) -> dict[str, str]:
+    (made,) = found.manifests
+    (item,) = made["spec"]["objects"]
+    return {entry["dataKey"]: entry["secretInAKV"] for entry in item["mapping"]}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_other_keys_carry_over_beside_and_the_secret_is_not_taken_over(number: int) -> None:
+    fine = source(name="fine", secret=secret(dataKey="fine"))
+    lost = source("key", name=("a", "z")[number], secret=secret(dataKey="lost"))
+    alone = source(name="alone", secret=secret("t"))
+    found = moved(fine, lost, alone)
+    made = {each["metadata"]["name"]: each["spec"]["objects"][0]["mapping"] for each in found.manifests}
+    assert made == {
+        "s-akv": [{"dataKey": "fine", "secretInAKV": "x"}],
+        "t": [{"dataKey": "k", "secretInAKV": "x"}],
+    }
+    assert (
+        "s-akv beside the Secret s has the other keys, and s is not taken over, because it would lose keys. "
+        in said(found)
+    )
+    assert f"AzureKeyVaultSecret {('a', 'z')[number]}: of a key it gives the bytes of the modulus" in said(found)
+    page = report(found, AKV2K8S, "")
+    assert page.count("kubectl delete azurekeyvaultsecret") == 1
+    assert "kubectl delete azurekeyvaultsecret alone" in page
+    # The controller that makes the Secret with all keys is stopped for the takeover, and runs again afterwards.
+    assert page.index("--replicas=0") < page.index("kubectl delete") < page.index("--replicas=1")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_secret_of_every_version_becomes_an_akvsync(version: str) -> None:
+    given = source(version=version, secret=secret())
+    given["metadata"] |= {"labels": {"tier": "data"}, "annotations": {"kubectl.kubernetes.io/x": "y"}}
+    found = moved(given)
+    assert found.notes == []
+    (made,) = found.manifests
+    assert made["metadata"] == {"name": "s", "namespace": "shop"}
+    assert made["spec"] == {
+        "keyvaultName": "shop-vault",
+        "clientID": "client-1",
+        "tenantID": "tenant-1",
+        "serviceAccountName": "reader",
+        "objects": [
+            {
+                "kubernetesSecretName": "s",
+                "labels": {"tier": "data"},
+                "mapping": [{"dataKey": "k", "secretInAKV": "x"}],
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "of", "wanted"),
+    [
+        ("kubernetes.io/dockerconfigjson", "secret", [".dockerconfigjson"]),
+        ("kubernetes.io/dockercfg", "secret", [".dockercfg"]),
+        ("kubernetes.io/ssh-auth", "secret", ["ssh-privatekey"]),
+        ("kubernetes.io/tls", "secret", ["tls.crt", "tls.key"]),
+        ("kubernetes.io/tls", "certificate", ["tls.crt", "tls.key"]),
+    ],
+)
+def test_types_have_their_keys(kind: str, of: str, wanted: list[str]) -> None:
+    found = moved(source(of, secret=secret(type=kind, chainOrder="ensureserverfirst")))
+    assert mapping(found) == dict.fromkeys(wanted, "x")
+    assert found.manifests[0]["spec"]["objects"][0]["kubernetesSecretType"] == kind
+
+
+def test_several_sources_of_one_secret_become_one_akvsync() -> None:
+    found = moved(
+        source(name="a", secret=secret(dataKey="one")),
+        source(name="b", secret=secret(dataKey="two"), object_name="y"),
+    )
+    assert mapping(found) == {"one": "x", "two": "y"}
+    (takeover,) = found.takeovers
+    assert [each.name for each in takeover.sources] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (source(secret=secret(), object_version=ID), f"objectVersion: {ID}"),
+        (source("certificate", secret=secret()), "objectType: cert"),
+    ],
+)
+def test_what_an_akvsync_lacks_becomes_a_class(given: Manifest, line: str) -> None:
+    found = moved(given)
+    assert found.notes == []
+    assert line in found.manifests[0]["spec"]["parameters"]["objects"]
+    assert found.manifests[1]["spec"]["secretObject"]["data"] == [{"sourcePath": "x", "targetKey": "k"}]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        source(secret=secret(), transform=["base64decode"]),
+        source(secret=secret(), transforms=["trim", "base64decode"], version="v1alpha1"),
+    ],
+)
+def test_base64_is_decoded(given: Manifest) -> None:
+    (made,) = moved(given).manifests[0]["spec"]["objects"]
+    assert made["mapping"] == [{"dataKey": "k", "secretInAKV": "x", "encoding": "base64"}]
+
+
+def test_value_of_several_keys_is_expanded() -> None:
+    (made,) = moved(source("multi-key-value-secret", secret=secret())).manifests[0]["spec"]["objects"]
+    assert made == {"kubernetesSecretName": "s", "secretInAKV": "x", "expand": True}
+    basic = source(secret=secret(type="kubernetes.io/basic-auth", dataKey=""))
+    (made,) = moved(basic).manifests[0]["spec"]["objects"]
+    assert made == {
+        "kubernetesSecretName": "s", "kubernetesSecretType": "kubernetes.io/basic-auth", "secretInAKV": "x",
+    }  # fmt: skip
+
+
+def test_value_of_several_keys_shares_no_secret() -> None:
+    found = moved(source("multi-key-value-secret", secret=secret()), source(name="b", secret=secret(dataKey="l")))
+    assert not found.manifests
+    assert said(found).count("one of them becomes several keys") == 2
+
+
+def test_injected_property_is_mapped() -> None:
+    found = moved(source("multi-key-value-secret"), workload(A="db@azurekeyvault?a.b"))
+    (made,) = found.manifests[0]["spec"]["objects"]
+    assert made["mapping"] == [{"dataKey": "a.b", "secretInAKV": "x", "property": r"a\.b"}]
+
+
+def test_certificate_without_its_key_takes_the_role_of_a_reader() -> None:
+    page = report(moved(source("certificate", secret=secret())), AKV2K8S, "")
+    assert 'az role assignment create --role "Key Vault Reader"' in page
+    assert "Secrets User" not in page
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (source("key", secret=secret()), "the bytes of the modulus"),
+        (source("multi-key-value-secret", secret=secret(type="x/y")), "goes with type Opaque alone"),
+        (source("multi-key-value-secret", secret=secret(), object_version=ID), "an old or encoded version"),
+        (source("blob", secret=secret()), "the object type 'blob'"),
+        (source("certificate", secret=secret(type="Opaque")), "a whole certificate arrives"),
+        (source(secret=secret(type="kubernetes.io/basic-auth"), transform=["base64decode"]), "an old or encoded"),
+        (source(secret=secret(dataKey="")), "no dataKey"),
+        (source(secret=secret(dataKey="a b")), "targetKey a b"),
+        (source(secret=secret("No")), "'No' is not a Secret's name"),
+        (source(secret=secret(), object_name="a/b"), "'a/b' is not the name of an object"),
+        (source(secret=secret(), object_version="7"), "32 hexadecimal digits"),
+        (source(secret=secret(), transform=["trim"]), "the transforms trim"),
+        (source(secret=secret(), transform=["base64decode", "base64decode"]), "the transforms"),
+        (source(secret={"name": 5}), "$.spec.output.secret.name"),
+        (source(version="v3", secret=secret()), "the version v3 is not one of"),
+        (source(), "writes no Secret, and no workload"),
+        (source(configMap=secret("c")), "writes the ConfigMap c"),
+    ],
+)
+def test_what_cannot_carry_over_is_explained(given: Manifest, words: str) -> None:
+    found = moved(given)
+    assert not found.manifests
+    assert not found.takeovers
+    assert "AzureKeyVaultSecret shop/db: " in said(found)
+    assert words in said(found)
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (source(name="b", secret=secret()), "two AzureKeyVaultSecrets write the key k"),
+        (source(name="b", secret=secret(dataKey="l", type="x/y")), "several types"),
+    ],
+)
+def test_secret_that_cannot_be_merged_is_explained_at_each_source(second: Manifest, words: str) -> None:
+    found = moved(source(secret=secret()), second)
+    assert found.manifests == []
+    assert said(found).count(words) == 2
+
+
+def test_identity_must_be_given() -> None:
+    found = moved(source(secret=secret()), client_id="")
+    assert found.manifests == []
+    assert "give --client-id and --tenant-id" in said(found)
+    given = source(secret=secret())
+    given["spec"]["vault"]["azureIdentity"] = {"name": "other"}
+    assert "azureIdentity other is not supported" in said(moved(given))
+    identity = {"apiVersion": "spv.no/v1alpha1", "kind": "AzureKeyVaultIdentity", "metadata": {"name": "i"}}
+    assert "federate that identity with a ServiceAccount instead" in said(moved(identity))
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_injected_values_come_out_of_a_secret(kind: str) -> None:
+    found = moved(source(), workload(kind, TOKEN="db@azurekeyvault", PLAIN="plain"))
+    assert mapping(found) == {"value": "x"}
+    assert found.manifests[0]["spec"]["objects"][0]["kubernetesSecretName"] == "db"
+    (patch,) = found.patches
+    node: Any = patch
+    for step in (*TEMPLATES[kind], "spec"):
+        node = node[step]
+    ref = {"name": "db", "key": "value"}
+    assert node == {
+        "containers": [{"name": "web", "env": [{"name": "TOKEN", "value": None, "valueFrom": {"secretKeyRef": ref}}]}]
+    }
+    assert ("create it again" in said(found)) == (kind in ("Job", "Pod"))
+    assert found.takeovers == []
+
+
+def test_injected_values_do_not_share_the_name_of_a_synced_secret() -> None:
+    found = moved(
+        source(name="s"),
+        source(secret=secret()),
+        source("certificate", name="cert"),
+        workload(init=True, A="s@azurekeyvault", B="cert@azurekeyvault?tls.key", C="cert@azurekeyvault"),
+    )
+    assert found.notes == []
+    assert {each["metadata"]["name"] for each in found.manifests} == {"s", "s-env", "cert"}
+    (patch,) = found.patches
+    pods = patch["spec"]["template"]["spec"]
+    assert pods["initContainers"] == pods["containers"]
+    refs = [each["valueFrom"]["secretKeyRef"] for each in pods["containers"][0]["env"]]
+    assert [(each["name"], each["key"]) for each in refs] == [
+        ("s-env", "value"), ("cert", "tls.key"), ("cert", "tls.crt"),
+    ]  # fmt: skip
+    page = report(found, AKV2K8S, "")
+    assert page.index("kubectl wait akvsync/s-env") < page.index("kubectl patch deployment web")
+    assert page.index("kubectl patch deployment web") < page.index("kubectl delete azurekeyvaultsecret db")
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "words"),
+    [
+        (source(), "other@azurekeyvault", "AzureKeyVaultSecret shop/other is not among the manifests"),
+        (source(), "db@azurekeyvault?x/y", "is not NAME@azurekeyvault"),
+        (source(), "db@azurekeyvault?username", "as two secrets in the vault"),
+        (source(), "db@azurekeyvault?other", "a secret has no 'other'"),
+        (source("certificate"), "db@azurekeyvault?raw", "are not a text"),
+        (source("key"), "db@azurekeyvault", "the bytes of the modulus"),
+        (source("multi-key-value-secret"), "db@azurekeyvault", "names no property"),
+        (source(object_version="7"), "db@azurekeyvault", "32 hexadecimal digits"),
+    ],
+)
+def test_variable_that_stays_is_explained(given: Manifest, value: str, words: str) -> None:
+    found = moved(given, workload(TOKEN=value))
+    assert found.manifests == found.patches == []
+    assert "Deployment shop/web: " in said(found)
+    assert words in said(found)
+
+
+def test_controller_stops_before_a_source_is_deleted() -> None:
+    page = report(moved(source(secret=secret())), AKV2K8S, "")
+    steps = [
+        "kubectl apply --filename manifests.yaml",
+        "kubectl scale deployment akv2k8s-controller --namespace akv2k8s --replicas=0",
+        "kubectl delete azurekeyvaultsecret db --namespace shop --cascade=orphan",
+        "kubectl patch secret s --namespace shop --type=merge --patch",
+    ]
+    assert [page.index(step) for step in steps] == sorted(page.index(step) for step in steps)
+
+
+def test_files_in_and_files_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.yaml").write_text(yaml.safe_dump_all([source(), workload(A="db@azurekeyvault")]))
+    out = tmp_path / "out"
+    assert migrate.main(["akv2k8s", str(tmp_path / "in.yaml"), *IDS, "--output", str(out)]) == 0
+    assert "1 manifests, 1 patches, 0 notes" in capsys.readouterr().out
+    patch = yaml.safe_load((out / "patches" / "deployment-shop-web.yaml").read_text())
+    assert patch["spec"]["template"]["spec"]["containers"][0]["name"] == "web"
+    assert migrate.main(["akv2k8s", str(tmp_path / "in.yaml")]) == 1
+    assert "give --client-id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--tenant-id", "--client-id", "--service-account", "--namespace"])
+def test_options_that_cannot_be_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        migrate.main(["akv2k8s", "x.yaml", option, "a;b"])
+    assert ended.value.code == 2
+    assert f"argument {option}" in capsys.readouterr().err.replace("-n/", "")
+
+
+WHOLE = [
+    source(secret=secret(type="Opaque"), transform=["base64decode"], object_version=ID),
+    source("certificate", name="web", secret=secret("web", type="kubernetes.io/tls", chainOrder="ensureserverfirst")),
+    source(name="env"),
+    workload(init=True, A="env@azurekeyvault", B="db@azurekeyvault"),
+    workload("CronJob", A="env@azurekeyvault"),
+    source(name="c", configMap={"name": "c", "dataKey": "d"}),
+]
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(places(WHOLE)), VALUES)
+def test_no_mutation_ends_in_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], where: tuple[Any, ...], value: Any
+) -> None:
+    """Each manifest that was read is converted or explained, and everything that is printed is printable."""
+    (tmp_path / "in.yaml").write_text(yaml.safe_dump_all(mutated(WHOLE, where, value), allow_unicode=False))
+    code = migrate.main(["akv2k8s", str(tmp_path / "in.yaml"), *IDS])
+    told = capsys.readouterr()
+    assert code in (0, 1, 2)
+    assert all(each.isprintable() or each == "\n" for each in told.out + told.err)
+    if code != 2:
+        for number, name in ((0, "shop/db"), (1, "shop/web"), (2, "shop/env"), (5, "shop/c")):
+            lost = where[0] == number and where[1:2] in ((), ("kind",), ("metadata",))
+            assert lost or name in told.err or f"azurekeyvaultsecret {name.partition('/')[2]} " in told.err

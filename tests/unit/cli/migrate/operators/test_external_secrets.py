@@ -1,0 +1,747 @@
+"""tools/migrate external-secrets: what ExternalSecrets become, and why others do not."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.cli.migrate.operators.mutations import VALUES, mutated, places
+from tools.cli.migrate import migrate
+from tools.cli.migrate.objects import Manifest
+from tools.cli.migrate.operators.external_secrets import migrate as convert
+from tools.cli.migrate.operators.report import EXTERNAL_SECRETS, report
+from tools.cli.migrate.operators.result import Options, Result
+
+VERSION = "0123456789abcdef" * 2
+CLIENT, TENANT = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
+
+
+def account(namespace: str = "shop", **annotations: str) -> Manifest:
+    given = annotations or {"client-id": CLIENT, "tenant-id": TENANT}
+    meta = {"name": "reader", "namespace": namespace}
+    meta["annotations"] = {f"azure.workload.identity/{key}": value for key, value in given.items()}  # type: ignore[assignment]
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}
+
+
+def store(kind: str = "SecretStore", version: str = "v1", provider: Any = None, **azurekv: Any) -> Manifest:
+    azure = {
+        "authType": "WorkloadIdentity",
+        "vaultUrl": "https://shop-vault.vault.azure.net",
+        "serviceAccountRef": {"name": "reader"},
+    } | azurekv
+    azure = {key: value for key, value in azure.items() if value is not None}
+    meta = {"name": "vault"} | ({"namespace": "shop"} if kind == "SecretStore" else {})
+    spec = {"provider": provider or {"azurekv": azure}}
+    return {"apiVersion": f"external-secrets.io/{version}", "kind": kind, "metadata": meta, "spec": spec}
+
+
+def external(*data: Any, name: str = "db", version: str = "v1", target: Any = None, **spec: Any) -> Manifest:
+    given = {"secretStoreRef": {"name": "vault"}, "data": list(data)} | ({"target": target} if target else {}) | spec
+    return {
+        "apiVersion": f"external-secrets.io/{version}",
+        "kind": "ExternalSecret",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {key: value for key, value in given.items() if value is not None},
+    }
+
+
+def key(secret_key: str, remote: str, **ref: Any) -> Manifest:
+    return {"secretKey": secret_key, "remoteRef": {"key": remote, **ref}}
+
+
+def moved(*objects: Manifest, **options: Any) -> Result:
+    return convert([account(), *objects], Options(**options))
+
+
+def said(found: Result) -> str:
+    return "\n".join(map(str, sorted(found.notes)))
+
+
+def spec_of(found: Result) -> Any:
+    (made,) = found.manifests
+    assert made["kind"] == "AKVSync"
+    return made["spec"]
+
+
+@pytest.mark.parametrize("version", ["v1alpha1", "v1beta1", "v1"])
+def test_external_secret_of_every_version_becomes_an_akvsync(version: str) -> None:
+    found = moved(
+        store(version=version),
+        external(key("user", "db-user"), key("password", "secret/db-password"), version=version),
+    )
+    assert found.notes == []
+    (made,) = found.manifests
+    assert made["metadata"] == {"name": "db", "namespace": "shop"}
+    assert made["spec"] == {
+        "keyvaultName": "shop-vault",
+        "clientID": CLIENT,
+        "tenantID": TENANT,
+        "serviceAccountName": "reader",
+        "objects": [
+            {
+                "kubernetesSecretName": "db",
+                "mapping": [
+                    {"dataKey": "user", "secretInAKV": "db-user"},
+                    {"dataKey": "password", "secretInAKV": "db-password"},
+                ],
+            }
+        ],
+    }
+    ((identity, vault),) = found.roles
+    assert (identity.subject, vault) == ("system:serviceaccount:shop:reader", "shop-vault")
+
+
+def test_labels_of_the_external_secret_or_of_its_template_are_kept() -> None:
+    plain = external(key("a", "a"))
+    plain["metadata"] |= {"labels": {"tier": "data"}, "annotations": {"kubectl.kubernetes.io/x": "y"}}
+    assert spec_of(moved(store(), plain))["objects"][0]["labels"] == {"tier": "data"}
+    plain["spec"]["target"] = {"template": {"metadata": {"labels": {"own": "1"}, "annotations": {"helm.sh/x": "y"}}}}
+    found = moved(store(), plain)
+    assert spec_of(found)["objects"][0]["labels"] == {"own": "1"}
+    assert "the annotation 'helm.sh/x' belongs to another tool" in said(found)
+
+
+@pytest.mark.parametrize(
+    ("form", "wanted"),
+    [
+        ({"p": "{{ .a }}"}, [{"dataKey": "p", "secretInAKV": "x"}]),
+        ({"p": "{{.a|toString}}"}, [{"dataKey": "p", "secretInAKV": "x"}]),
+        ({"p": '{{ index . "a" }}'}, [{"dataKey": "p", "secretInAKV": "x"}]),
+    ],
+)
+def test_template_that_only_renames_is_followed(form: dict[str, str], wanted: Any) -> None:
+    found = moved(store(), external(key("a", "x"), target={"template": {"data": form}}))
+    assert spec_of(found)["objects"][0]["mapping"] == wanted
+
+
+def test_template_that_merges_keeps_the_other_keys() -> None:
+    target = {"template": {"data": {"p": "{{ .a }}"}, "mergePolicy": "Merge"}}
+    found = moved(store(), external(key("a", "x"), key("b", "y"), target=target))
+    assert [each["dataKey"] for each in spec_of(found)["objects"][0]["mapping"]] == ["a", "b", "p"]
+
+
+@pytest.mark.parametrize(
+    ("crt", "tls_key"),
+    [
+        ("{{ .pfx | b64dec | pkcs12cert }}", "{{ .pfx | b64dec | pkcs12key }}"),
+        ('{{ .pfx | filterPEM "CERTIFICATE" }}\n', '{{ .pfx | filterPEM "PRIVATE KEY" }}\n'),
+    ],
+)
+def test_certificate_that_a_template_takes_apart_becomes_a_tls_secret(crt: str, tls_key: str) -> None:
+    template = {"type": "kubernetes.io/tls", "data": {"tls.crt": crt, "tls.key": tls_key}}
+    found = moved(store(), external(key("pfx", "web"), target={"template": template}))
+    (made,) = spec_of(found)["objects"]
+    assert made["kubernetesSecretType"] == "kubernetes.io/tls"
+    assert {each["dataKey"]: each["secretInAKV"] for each in made["mapping"]} == {"tls.crt": "web", "tls.key": "web"}
+
+
+def test_parts_of_a_certificate_in_an_opaque_secret_become_a_class() -> None:
+    target = {"template": {"data": {"chain.pem": "{{ .pfx | b64dec | pkcs12cert }}"}}}
+    source, sync = moved(store(), external(key("pfx", "web"), target=target)).manifests
+    assert source["kind"] == "SecretProviderClass"
+    assert sync["spec"]["secretObject"]["data"] == [{"sourcePath": "web/tls.crt", "targetKey": "chain.pem"}]
+
+
+@pytest.mark.parametrize(
+    ("ref", "line"),
+    [
+        ({"version": VERSION}, f"objectVersion: {VERSION}"),
+        ({"version": VERSION, "decodingStrategy": "Base64"}, "objectEncoding: base64"),
+        ({"version": VERSION, "property": "a.b"}, "objectProperty: 'a.b'"),
+    ],
+)
+def test_what_an_akvsync_lacks_becomes_a_class_and_a_secretsync(ref: dict[str, str], line: str) -> None:
+    found = moved(store(), external(key("a", "x", **ref), key("b", "x")))
+    assert found.notes == []
+    source, sync = found.manifests
+    assert (source["kind"], sync["kind"]) == ("SecretProviderClass", "SecretSync")
+    assert line in source["spec"]["parameters"]["objects"]
+    assert sync["spec"]["secretObject"]["data"] == [
+        {"sourcePath": "x", "targetKey": "a"},
+        {"sourcePath": "x.2", "targetKey": "b"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ref", "fields"),
+    [
+        ({"decodingStrategy": "Base64"}, {"encoding": "base64"}),
+        ({"property": "database.password"}, {"property": "database.password"}),
+        ({"property": r"tls\.crt", "decodingStrategy": "Base64"}, {"property": r"tls\.crt", "encoding": "base64"}),
+    ],
+)
+def test_properties_and_encodings_are_mapped(ref: dict[str, str], fields: dict[str, str]) -> None:
+    found = moved(store(), external(key("a", "x", **ref)))
+    assert found.notes == []
+    assert spec_of(found)["objects"][0]["mapping"] == [{"dataKey": "a", "secretInAKV": "x", **fields}]
+
+
+@pytest.mark.parametrize(
+    ("version", "given"),
+    [("v1", {"extract": {"key": "x"}}), ("v1beta1", {"extract": {"key": "secret/x"}}), ("v1alpha1", {"key": "x"})],
+)
+def test_extract_is_expanded(version: str, given: Manifest) -> None:
+    found = moved(store(version=version), external(version=version, data=None, dataFrom=[given]))
+    assert found.notes == []
+    assert spec_of(found)["objects"] == [{"kubernetesSecretName": "db", "secretInAKV": "x", "expand": True}]
+    assert moved(store(), external(dataFrom=[given]), classes=True).manifests == found.manifests
+
+
+@pytest.mark.parametrize(
+    ("regexp", "conditions"),
+    [
+        ("^shop-", {"namePrefix": "shop-"}),
+        (r"^shop\-.*", {"namePrefix": "shop-"}),
+        ("^shop-.*$", {"namePrefix": "shop-"}),
+        ("^shop$", {"namePattern": "shop"}),
+        ("-db$", {"namePattern": "*-db"}),
+        ("db", {"namePattern": "*db*"}),
+        ("^a.b.+c$", {"namePattern": "a?b?*c"}),
+        (".*", {}),
+        ("", {}),
+    ],
+)
+def test_find_becomes_a_selection(regexp: str, conditions: dict[str, str]) -> None:
+    find = {"name": {"regexp": regexp}, "tags": {"app": "shop"}}
+    found = moved(store(), external(data=None, dataFrom=[{"find": find}]))
+    (made,) = spec_of(found)["objects"]
+    assert made == {"kubernetesSecretName": "db", "select": {**conditions, "tags": {"app": "shop"}}}
+
+
+@pytest.mark.parametrize("rewrite", [("^shop-", ""), ("^shop-(.*)", "$1"), ("^shop-(.+)$", "${1}")])
+def test_rewrite_that_takes_off_a_prefix_is_kept(rewrite: tuple[str, str]) -> None:
+    given = {
+        "find": {"name": {"regexp": "^shop-"}},
+        "rewrite": [{"regexp": {"source": rewrite[0], "target": rewrite[1]}}],
+    }
+    (made,) = spec_of(moved(store(), external(data=None, dataFrom=[given])))["objects"]
+    assert (made["select"], made["stripPrefix"]) == ({"namePrefix": "shop-"}, "shop-")
+
+
+def test_another_cloud_becomes_a_class_with_its_name() -> None:
+    cloud = {"environmentType": "USGovernmentCloud", "vaultUrl": "https://shop-vault.vault.usgovcloudapi.net/"}
+    source, _ = moved(store(**cloud), external(key("a", "x"))).manifests
+    assert source["spec"]["parameters"]["cloudName"] == "AzureUSGovernmentCloud"
+
+
+def test_classes_can_be_asked_for() -> None:
+    source, sync = moved(store(), external(key("a", "x")), classes=True).manifests
+    assert "objectFormat: pfx" in source["spec"]["parameters"]["objects"]
+    assert sync["metadata"]["name"] == "db"
+
+
+def test_secrets_can_be_made_beside_the_old_ones() -> None:
+    found = moved(store(), external(key("a", "x")), beside=True)
+    assert spec_of(found)["objects"][0]["kubernetesSecretName"] == "db-akv"
+    page = report(found, EXTERNAL_SECRETS, "")
+    assert "shop/db becomes db-akv" in page
+    assert "--cascade" not in page
+    assert page.index("kubectl wait secretsync/db-akv") < page.index("kubectl delete externalsecret db")
+
+
+def test_class_of_the_name_is_not_taken_over() -> None:
+    meta = {"name": "db", "namespace": "shop"}
+    taken = {"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass", "metadata": meta}
+    (made,) = moved(store(), external(key("a", "x")), taken).manifests
+    assert made["metadata"]["name"] == "db-akv"
+
+
+def existing_akvsync(*names: str) -> Manifest:
+    objects = [{"kubernetesSecretName": name, "secretInAKV": "x"} for name in names]
+    meta = {"name": "db", "namespace": "shop"}
+    return {
+        "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
+        "kind": "AKVSync",
+        "metadata": meta,
+        "spec": {"objects": objects},
+    }
+
+
+@pytest.mark.parametrize(
+    ("made", "name"), [(["db"], "db"), (["db", "other"], "db-akv"), (["other"], "db-akv"), ([], "db-akv")]
+)
+def test_akvsync_of_an_earlier_run_is_made_again_and_another_one_is_not_overwritten(made: list[str], name: str) -> None:
+    meta = {"name": "db", "namespace": "shop"}
+    generated = {"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass", "metadata": meta}
+    found = moved(store(), external(key("a", "x")), existing_akvsync(*made), generated)
+    assert [each["metadata"]["name"] for each in found.manifests] == [name]
+
+
+def test_partial_conversion_can_run_again() -> None:
+    part = external(key("a", "x"), key("t", "cert/x"))
+    assert moved(store(), part, existing_akvsync("db-akv")).manifests == moved(store(), part).manifests
+
+
+GENERATOR = {"generatorRef": {"kind": "Password", "name": "p"}}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (external(key("a", "x", metadataPolicy="Fetch")), "tags cannot become values"),
+        (external(key("a", "cert/x")), "is DER there"),
+        (external(key("a", "key/x")), "is a JSON Web Key there"),
+        (external(key("a", "blob/x")), "is not the name of an object in Key Vault"),
+        (external(key("a", "a/b/c")), "is not the name of an object in Key Vault"),
+        (external(key("a", "x", version="3")), "32 hexadecimal digits"),
+        (external(key("a", "x", decodingStrategy="Auto")), "decodingStrategy Auto"),
+        (external(key("a", "x", property="a.#.b")), "more than names with dots"),
+        (external(key("a", "x", property="a|@reverse")), "more than names with dots"),
+        (external(key("a", "x", property="p" * 129)), "more than names with dots"),
+        (external(key("a", "x"), dataFrom=[{"extract": {"key": "y"}}]), "several entries of data and dataFrom"),
+        (external(dataFrom=[{"extract": {"key": "y", "property": "a"}}]), "map them one by one"),
+        (external(dataFrom=[{"extract": {"key": "y"}, "rewrite": [{}]}]), "map them one by one"),
+        (external(dataFrom=[{"extract": {"key": "cert/y"}}]), "is not the name of a secret"),
+        (external(dataFrom=[{"find": {"name": {"regexp": "^(a|b)"}}}]), "more than letters, digits"),
+        (external(dataFrom=[{"find": {"name": {"regexp": "[a]"}}}]), "more than letters, digits"),
+        (external(dataFrom=[{"find": {"name": {"regexp": "a" * 121}}}]), "more than letters, digits"),
+        (external(dataFrom=[{"find": {"decodingStrategy": "Auto"}}]), "decodingStrategy Auto"),
+        (external(dataFrom=[{"find": {}, "rewrite": [{"regexp": {"source": "a", "target": ""}}]}]), "its rewrite"),
+        (external(dataFrom=[{"find": {}, "rewrite": [{"transform": {}}]}]), "its rewrite"),
+        (
+            external(dataFrom=[{"extract": {"key": "y"}}], target={"template": {"data": {"p": "{{ .a }}"}}}),
+            "its template uses what dataFrom finds",
+        ),
+        (
+            external(dataFrom=[{"extract": {"key": "y"}}], target={"template": {"type": "kubernetes.io/tls"}}),
+            "expand",
+        ),
+        (external(key("a/b", "x")), "targetKey a/b"),
+        (external(), "neither data nor dataFrom"),
+        (external(dataFrom=[{"sourceRef": GENERATOR}]), "generators have no counterpart"),
+        (external({**key("a", "x"), "sourceRef": GENERATOR}), "generators have no counterpart"),
+        (external(dataFrom=[{"extract": {"key": "x", "metadataPolicy": "Fetch"}}]), "tags cannot become values"),
+        (external(key("a", "x"), target={"creationPolicy": "Merge"}), "writes only whole Secrets"),
+        (external(key("a", "x"), target={"creationPolicy": "None"}), "writes no Secret"),
+        (external(key("a", "x"), target={"manifest": {"kind": "ConfigMap"}}), "an object that is not a Secret"),
+        (external(key("a", "x"), target={"name": "No"}), "'No' is not a Secret's name"),
+        (external(key("a", "x"), target={"template": {"data": {"p": "x={{ .a }}"}}}), "its template has no"),
+        (external(key("a", "x"), target={"template": {"data": {"p": "x"}}}), "the constant in its template"),
+        (external(key("a", "x"), target={"template": {"data": {"p": "{{ .b }}"}}}), "its template has no"),
+        (external(key("a", "x"), target={"template": {"templateFrom": [{}]}}), "templateFrom has no counterpart"),
+        (external(key("a", "x"), target={"template": {"type": "kubernetes.io/tls"}}), "needs the key tls.crt"),
+        (external(key("a", "x"), secretStoreRef={"name": "other"}), "SecretStore shop/other is not among"),
+        (external(key("a", "x"), secretStoreRef=None), "it has no reference to a store: give --vault"),
+        (external(key(5, "x")), "$.spec.data[0].secretKey"),  # type: ignore[arg-type]
+        (external(key("a", "x"), version="v2"), "the version v2 is not one of"),
+        (external("x"), "$.spec.data[0]"),
+    ],
+)
+def test_what_cannot_carry_over_is_explained(source: Manifest, words: str) -> None:
+    found = moved(store(), source)
+    assert not found.manifests
+    assert not found.takeovers
+    assert "ExternalSecret shop/db: is not carried over: " in said(found)
+    assert words in said(found)
+
+
+@pytest.mark.parametrize(
+    ("target", "spec", "words"),
+    [
+        ({"deletionPolicy": "Delete"}, {}, "deletionPolicy Delete has no counterpart"),
+        ({"immutable": True}, {}, "immutable has no counterpart"),
+        ({}, {"refreshInterval": "0"}, "updates it from the vault"),
+        ({}, {"refreshPolicy": "CreatedOnce"}, "updates it from the vault"),
+        ({}, {"syncWindows": {"kind": "deny"}}, "syncWindows has no counterpart"),
+        ({"template": {"metadata": {"finalizers": ["x/y"]}}}, {}, "finalizers"),
+        ({"later": 1}, {}, "spec.target.later is not known here"),
+    ],
+)
+def test_what_changes_is_said(target: Any, spec: Any, words: str) -> None:
+    found = moved(store(), external(key("a", "x"), target=target, **spec))
+    assert len(found.manifests) == 1
+    assert words in said(found)
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "client", "words"),
+    [
+        ({"authType": "ManagedIdentity", "identityId": "id-1", "tenantId": "t"}, {}, "id-1", "federate it with"),
+        ({"authType": "ManagedIdentity", "tenantId": "t"}, {}, "", "no client id is known"),
+        ({"authType": None, "tenantId": "t"}, {}, "", "service principal's credential"),
+        ({"authType": None, "tenantId": "t"}, {"client_id": "id-2"}, "id-2", "revoke the credential"),
+        ({"authSecretRef": {"clientId": {"name": "s"}}}, {"client_id": "id-3"}, "id-3", ""),
+        ({"serviceAccountRef": None, "tenantId": "t"}, {"client_id": "id-4"}, "id-4", "give --service-account"),
+        ({"serviceAccountRef": {"name": "other"}, "tenantId": "t"}, {}, "", "no client id is known"),
+        ({"serviceAccountRef": {"name": "other"}}, {"client_id": "id-5"}, "", "no tenant is known"),
+        ({"authType": "Other"}, {}, "", "authType 'Other'"),
+        ({"vaultUrl": "http://shop-vault.vault.azure.net"}, {}, "", "give --vault"),
+        ({"vaultUrl": "https://x.managedhsm.azure.net"}, {}, "", "give --vault"),
+        ({"vaultUrl": "https://a.b.vault.azure.net"}, {}, "", "give --vault"),
+        ({"vaultUrl": "https://[::1"}, {}, "", "give --vault"),
+        ({"vaultUrl": "{{ .Values.url }}"}, {"vault": "given"}, CLIENT, ""),
+        ({"environmentType": "AzureStackCloud"}, {}, "", "chart's `clouds`"),
+        ({"customCloudConfig": {}}, {}, "", "chart's `clouds`"),
+        ({"later": 1}, {}, CLIENT, "azurekv.later is not known here"),
+        ({"vaultUrl": 5}, {}, "", "does not have the form of its kind"),
+    ],
+)
+def test_ways_to_sign_in(changed: Any, options: Any, client: str, words: str) -> None:
+    found = moved(store(**changed), external(key("a", "x")), **options)
+    assert words in said(found)
+    assert [identity.client_id for identity, _ in found.roles] == ([client] if client else [])
+    assert len(found.manifests) == (1 if client else 0)
+
+
+def test_every_key_that_cannot_carry_over_is_named() -> None:
+    keys = [key(f"k{number}", "cert/x") for number in range(7)]
+    for fine in ([], [key("fine", "x")]):
+        (note,) = moved(store(), external(*keys, *fine)).notes
+        assert note.text.count("is DER there") == 5
+        assert "key 'k0'" in note.text
+        assert note.text.endswith("; and 2 more keys")
+
+
+OTHER_STORE = {"sourceRef": {"storeRef": {"name": "other"}}}
+FINE = key("fine", "y")
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "lost"),
+    [
+        (external(FINE, key("a", "x", metadataPolicy="Fetch")), "tags cannot become values", ["a"]),
+        (external(key("a", "cert/x"), FINE), "is DER there", ["a"]),
+        (external(FINE, key("a", "key/x")), "is a JSON Web Key there", ["a"]),
+        (external(FINE, key("a", "blob/x")), "is not the name of an object in Key Vault", ["a"]),
+        (external(FINE, key("a", "x", version="3")), "32 hexadecimal digits", ["a"]),
+        (external(FINE, key("a", "x", decodingStrategy="Auto")), "decodingStrategy Auto", ["a"]),
+        (external(FINE, key("a", "x", property="a.#.b")), "more than names with dots", ["a"]),
+        (external(FINE, {**key("a", "x"), "sourceRef": GENERATOR}), "generators have no counterpart", ["a"]),
+        (external(FINE, {**key("a", "x"), **OTHER_STORE}), "another vault or identity than the key 'fine'", ["a"]),
+        (external(FINE, {**key("a", "x"), "sourceRef": {"storeRef": {"name": "no"}}}), "is not among", ["a"]),
+        (external(FINE, key("a/b", "x")), "targetKey a/b", ["a/b"]),
+        (external(FINE, key("fine", "x"), key("a", "cert/x")), "is DER there", ["a"]),
+        (external(FINE, key("a", "x"), key("a", "cert/x")), "is DER there", ["a"]),
+        (
+            external(FINE, target={"template": {"data": {"fine": "{{ .fine }}", "a": "x={{ .fine }}"}}}),
+            "its template has no counterpart",
+            ["a"],
+        ),
+        (
+            external(FINE, target={"template": {"data": {"fine": "{{ .fine }}", "a": "constant"}}}),
+            "the constant in its template",
+            ["a"],
+        ),
+        (
+            external(FINE, key("t", "cert/x"), target={"template": {"data": {"fine": "{{ .fine }}", "a": "{{ .t }}"}}}),
+            "its template uses the key 't': cert/x is DER there",
+            ["a"],
+        ),
+        (
+            external(FINE, key("t", "cert/x"), target={"template": {"mergePolicy": "Merge", "data": {"a": "a"}}}),
+            "is DER there",
+            ["t", "a"],
+        ),
+        (external(FINE, dataFrom=[{"sourceRef": GENERATOR}]), "dataFrom[0]: generators have no counterpart", []),
+    ],
+)
+def test_other_keys_carry_over_beside_and_the_secret_is_not_taken_over(
+    source: Manifest, words: str, lost: list[str]
+) -> None:
+    other = store(vaultUrl="https://other-vault.vault.azure.net")
+    other["metadata"]["name"] = "other"
+    found = moved(store(), other, source)
+    (made,) = spec_of(found)["objects"]
+    assert made["kubernetesSecretName"] == "db-akv"
+    assert [each["dataKey"] for each in made["mapping"]] == ["fine"]
+    assert not found.takeovers
+    (partial,) = found.partial
+    assert (partial.name, partial.new_name) == ("db", "db-akv")
+    note = said(found)
+    assert "is carried over in part: db-akv beside the Secret db has the other keys" in note
+    assert words in note
+    assert all(f"key {name!r}: " in note for name in lost)
+    assert "key 'fine'" not in note.replace("the key 'fine'", "")
+    page = report(found, EXTERNAL_SECRETS, "")
+    # No command of the report deletes the ExternalSecret or changes the Secret.
+    assert "kubectl delete" not in page
+    assert "kubectl patch" not in page
+    assert "shop/db, of externalsecret db, beside it db-akv" in page
+    assert "kubectl wait secretsync/db-akv" in page
+    assert "still makes Secrets for externalsecret shop/db" in page
+
+
+def test_key_that_a_template_leaves_out_is_not_lost() -> None:
+    target = {"template": {"data": {"p": "{{ .fine }}"}}}
+    found = moved(store(), external(FINE, key("t", "cert/x"), target=target))
+    assert found.notes == []
+    assert len(found.takeovers) == 1
+
+
+def test_entry_of_data_from_that_carries_over_is_made_beside() -> None:
+    entries = [{"extract": {"key": "x"}}, {"sourceRef": GENERATOR}]
+    found = moved(
+        store(), external(key("a", "cert/x"), data=None, dataFrom=entries), external(name="ok", dataFrom=entries[:1])
+    )
+    assert [each["spec"]["objects"][0]["kubernetesSecretName"] for each in found.manifests] == ["db-akv", "ok"]
+    assert [(each.name, each.new_name) for each in found.takeovers] == [("ok", "ok")]
+    page = report(found, EXTERNAL_SECRETS, "")
+    assert "kubectl delete externalsecret ok" in page
+    assert "kubectl delete externalsecret db" not in page
+    assert "Keep it, its stores and its credentials" in page
+
+
+def test_type_whose_required_key_is_lost_is_explained_with_that_key() -> None:
+    template = {"type": "kubernetes.io/tls", "data": {"tls.crt": "{{ .pfx | b64dec | pkcs12cert }}", "tls.key": "x"}}
+    found = moved(store(), external(key("pfx", "web"), target={"template": template}))
+    assert not found.manifests
+    assert "key 'tls.key': the constant in its template" in said(found)
+    assert "needs the key tls.key" in said(found)
+    assert "still makes Secrets for externalsecret shop/db" in report(found, EXTERNAL_SECRETS, "")
+
+
+def test_secret_beside_has_a_name_of_its_own() -> None:
+    part = external(FINE, key("a", "cert/x"))
+    found = moved(store(), part, external(FINE, name="db-akv"))
+    assert {
+        each["metadata"]["name"]: each["spec"]["objects"][0]["kubernetesSecretName"] for each in found.manifests
+    } == {
+        "db": "db-akv-akv",
+        "db-akv": "db-akv",
+    }
+    assert moved(store(), part, external(FINE, name="db-akv"), beside=True).notes
+
+
+def test_store_of_another_provider_stays() -> None:
+    found = moved(store(provider={"aws": {}}), external(key("a", "x")))
+    assert found.manifests == []
+    assert "its provider aws is not azurekv" in said(found)
+
+
+def test_cluster_store_serves_each_namespace_as_an_account_of_its_own() -> None:
+    ref = {"name": "reader", "namespace": "ops"}
+    objects = [account("ops"), store("ClusterSecretStore", serviceAccountRef=ref, tenantId=TENANT)]
+    found = convert(
+        [*objects, external(key("a", "x"), secretStoreRef={"name": "vault", "kind": "ClusterSecretStore"})], Options()
+    )
+    ((identity, _),) = found.roles
+    assert (identity.subject, identity.client_id) == ("system:serviceaccount:shop:reader", CLIENT)
+    assert "create reader in shop" in said(found)
+
+
+def test_keys_of_several_vaults_are_explained() -> None:
+    other = store(vaultUrl="https://other-vault.vault.azure.net")
+    other["metadata"]["name"] = "other"
+    second = {**key("b", "y"), "sourceRef": {"storeRef": {"name": "other"}}}
+    found = moved(store(), other, external(key("a", "x"), second))
+    assert "key 'b': it comes from another vault or identity than the key 'a'" in said(found)
+
+
+def test_two_external_secrets_for_one_secret_are_explained() -> None:
+    found = moved(store(), external(key("a", "x")), external(key("b", "y"), name="other", target={"name": "db"}))
+    assert len(found.manifests) == 1
+    assert "ExternalSecret shop/other: is not carried over: ExternalSecret shop/db writes the same Secret" in said(
+        found
+    )
+
+
+def cluster_external(**spec: Any) -> Manifest:
+    given = {"externalSecretSpec": external(key("a", "x"))["spec"], **spec}
+    given["externalSecretSpec"]["secretStoreRef"]["kind"] = "ClusterSecretStore"
+    return {
+        "apiVersion": "external-secrets.io/v1",
+        "kind": "ClusterExternalSecret",
+        "metadata": {"name": "all"},
+        "spec": given,
+    }
+
+
+def namespace(name: str, **labels: str) -> Manifest:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        ({"namespaces": ["one", "two"]}, ["one", "two"]),
+        ({"namespaceSelector": {"matchLabels": {"team": "a"}}}, ["one", "two"]),
+        ({"namespaceSelectors": [{"matchLabels": {"env": "test"}}, {"matchLabels": {"env": "dev"}}]}, ["one", "two"]),
+        ({"namespaceSelector": {"matchExpressions": [{"key": "env", "operator": "In", "values": ["dev"]}]}}, ["two"]),
+        ({"namespaceSelector": {"matchExpressions": [{"key": "env", "operator": "DoesNotExist"}]}}, ["three"]),
+        ({"namespaceSelector": {"matchExpressions": [{"key": "env", "operator": "?"}]}}, []),
+        ({}, []),
+    ],
+)
+def test_cluster_external_secret_becomes_one_akvsync_a_namespace(spec: Any, wanted: list[str]) -> None:
+    objects = [
+        store("ClusterSecretStore", tenantId=TENANT),
+        cluster_external(**spec),
+        namespace("one", team="a", env="test"),
+        namespace("two", team="a", env="dev"),
+        namespace("three"),
+    ]
+    found = moved(*objects, client_id=CLIENT)
+    assert [each["metadata"]["namespace"] for each in found.manifests] == wanted
+    assert [each.name for each in found.parents] == (["all"] if wanted else [])
+    if not wanted:
+        assert "its namespaces are not known" in said(found)
+    elif "namespaceSelector" in spec:
+        assert "selects namespaces by label" in said(found)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_cluster_external_secret_stays_while_none_of_its_secrets_is_taken_over(listed: bool) -> None:
+    data = [key("a", "x"), key("t", "x", metadataPolicy="Fetch")]
+    part = cluster_external(namespaces=["one"])
+    part["spec"]["externalSecretSpec"]["data"] = data
+    ref = {"name": "vault", "kind": "ClusterSecretStore"}
+    child = external(*data, name="all", secretStoreRef=ref)
+    child["metadata"]["namespace"] = "one"
+    objects = [store(), store("ClusterSecretStore", tenantId=TENANT), external(key("a", "x")), part]
+    found = moved(*objects, *([child] if listed else []), client_id=CLIENT)
+    assert [(each.namespace, each.name) for each in found.takeovers] == [("shop", "db")]
+    assert [(each.namespace, each.new_name) for each in found.partial] == [("one", "all-akv")]
+    assert "kubectl delete clusterexternalsecret" not in report(found, EXTERNAL_SECRETS, "")
+
+
+def test_cluster_external_secret_cannot_create_its_external_secrets_again() -> None:
+    objects = [store("ClusterSecretStore", tenantId=TENANT), cluster_external(namespaces=["one", "two"])]
+    for beside in (False, True):
+        page = report(moved(*objects, client_id=CLIENT, beside=beside), EXTERNAL_SECRETS, "")
+        parent = page.index("kubectl delete clusterexternalsecret all --cascade=orphan")
+        assert parent < page.index("kubectl delete externalsecret all --namespace one")
+        if beside:
+            assert page.index("kubectl wait secretsync/all-akv --namespace two") < parent
+
+
+def test_external_secret_of_a_cluster_external_secret_is_converted_once() -> None:
+    made = external(key("a", "x"), name="all")
+    found = moved(
+        store(), store("ClusterSecretStore", tenantId=TENANT), made, cluster_external(namespaces=["shop"]),
+        client_id=CLIENT,
+    )  # fmt: skip
+    assert len(found.manifests) == 1
+
+
+@pytest.mark.parametrize(
+    ("api_version", "kind", "words"),
+    [
+        ("external-secrets.io/v1alpha1", "PushSecret", "only reads the vault"),
+        ("external-secrets.io/v1alpha1", "ClusterPushSecret", "only reads the vault"),
+        ("generators.external-secrets.io/v1alpha1", "Password", "generators have no counterpart"),
+        ("external-secrets.io/v1", "Later", "the kind Later is not known"),
+    ],
+)
+def test_kinds_without_a_counterpart_are_explained(api_version: str, kind: str, words: str) -> None:
+    found = moved({"apiVersion": api_version, "kind": kind, "metadata": {"name": "x", "namespace": "shop"}})
+    assert words in said(found)
+
+
+def test_secret_is_taken_over_in_an_order_that_leaves_no_gap() -> None:
+    found = moved(store(), external(key("a", "x"), target={"deletionPolicy": "Delete", "name": "s"}))
+    page = report(found, EXTERNAL_SECRETS, "https://issuer.example")
+    steps = [
+        "kubectl apply --filename manifests.yaml",
+        """kubectl patch externalsecret db --namespace shop --type=merge --patch '{"spec":""",
+        "kubectl delete externalsecret db --namespace shop --cascade=orphan",
+        "kubectl patch secret s --namespace shop --type=merge --patch",
+        "kubectl wait akvsync/db --namespace shop --for=condition=Ready",
+    ]
+    assert [page.index(step) for step in steps] == sorted(page.index(step) for step in steps)
+    assert "--issuer https://issuer.example --subject system:serviceaccount:shop:reader" in page
+    assert 'az role assignment create --role "Key Vault Secrets User"' in page
+
+
+def test_files_folders_and_standard_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "manifests" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "a.yaml").write_text(yaml.safe_dump_all([account(), {"kind": "List", "items": [store()]}]))
+    (folder / "b.json").write_text(json.dumps(external(key("a", "x"))))
+    (folder / "notes.txt").write_text("{")
+    out = tmp_path / "out"
+    assert migrate.main(["external-secrets", str(tmp_path / "manifests"), "--output", str(out)]) == 0
+    assert "1 manifests, 0 patches, 0 notes" in capsys.readouterr().out
+    assert (out / "REPORT.md").read_text().startswith("# From External Secrets to this controller")
+    assert migrate.main(["external-secrets", "-f", str(tmp_path / "manifests"), "--output", str(out)]) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+    (folder / "template.yaml").write_text("a: {{ .Values.x }}\n{{- if }}")
+    assert migrate.main(["external-secrets", "-f", str(folder)]) == 1
+    told = capsys.readouterr()
+    assert [each["kind"] for each in yaml.safe_load_all(told.out)] == ["AKVSync"]
+    assert "template.yaml: left out: cannot be read: line 2" in told.err
+    given = yaml.safe_dump_all([account(), store(), external(key("a", "x"))])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+    assert migrate.main(["external-secrets", "-f", "-"]) == 0
+    assert [each["kind"] for each in yaml.safe_load_all(capsys.readouterr().out)] == ["AKVSync"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("", 2, "no manifest"),
+        ("a: [", 2, "left out: cannot be read"),
+        ("[" * 5000, 2, "nested too deeply"),
+        ("- 1", 2, "is not a Kubernetes object"),
+        ("{kind: ExternalSecret, apiVersion: external-secrets.io/v1, metadata: {name: ../x}}", 2, "is not the name of"),
+        ("{kind: ExternalSecret, metadata: {name: x, namespace: A}}", 2, "is not a namespace's name"),
+        ("{kind: ExternalSecret, apiVersion: external-secrets.io/v1, metadata: {name: x}}", 1, "neither data nor"),
+        ("{kind: ExternalSecret, apiVersion: external-secrets.io/v1, metadata: {name: x}, spec: 5}", 1, "$.spec"),
+    ],
+)
+def test_bad_input_is_one_line(
+    text: str, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.yaml").write_text(text)
+    assert migrate.main(["external-secrets", str(tmp_path / "in.yaml")]) == code
+    assert words in capsys.readouterr().err
+    assert migrate.main(["external-secrets"]) == 2
+    assert migrate.main(["external-secrets", str(tmp_path / "none.yaml")]) == 2
+
+
+def test_same_object_twice_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    documents = [account(), store(), external(key("a", "x")), external(key("a", "x")), external(key("b", "y"))]
+    (tmp_path / "in.yaml").write_text(yaml.safe_dump_all(documents))
+    assert migrate.main(["external-secrets", str(tmp_path / "in.yaml")]) == 1
+    assert "document 5: left out: there is another ExternalSecret shop/db before it" in capsys.readouterr().err
+
+
+WHOLE = [
+    account(),
+    store(tenantId=TENANT, environmentType="PublicCloud", authSecretRef={"clientId": {"name": "s", "key": "k"}}),
+    external(
+        {**key("pfx", "web", version=VERSION), "sourceRef": {"storeRef": {"name": "vault", "kind": "SecretStore"}}},
+        target={
+            "name": "t", "creationPolicy": "Owner", "deletionPolicy": "Delete", "immutable": False,
+            "template": {
+                "type": "kubernetes.io/tls", "engineVersion": "v2",
+                "data": {"tls.crt": "{{ .pfx | b64dec | pkcs12cert }}", "tls.key": "{{ .pfx | b64dec | pkcs12key }}"},
+                "metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}},
+            },
+        },
+        refreshInterval="1h",
+    ),
+    external(name="many", dataFrom=[{"find": {"name": {"regexp": "^x"}, "tags": {"a": "b"}}, "rewrite": [{}]}]),
+    cluster_external(namespaceSelectors=[{"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}],
+                     namespaces=["shop"], externalSecretMetadata={"labels": {"x": "y"}}),
+    namespace("shop", a="b"),
+]  # fmt: skip
+
+
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+@given(st.sampled_from(places(WHOLE)), VALUES, st.booleans())
+def test_no_mutation_ends_in_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], where: tuple[Any, ...], value: Any, beside: bool
+) -> None:
+    """Each manifest that was read is converted or explained, and everything that is printed is printable."""
+    documents = mutated(WHOLE, where, value)
+    (tmp_path / "in.yaml").write_text(yaml.safe_dump_all(documents, allow_unicode=False))
+    code = migrate.main(
+        ["external-secrets", str(tmp_path / "in.yaml"), "--client-id", "c", *(["--beside"] if beside else [])]
+    )
+    told = capsys.readouterr()
+    assert code in (0, 1, 2)
+    assert all(each.isprintable() or each == "\n" for each in told.out + told.err)
+    if code != 2:
+        # What lost its kind or its name is named by its file.
+        for number, name in ((2, "shop/db"), (3, "shop/many")):
+            lost = where[0] == number and where[1:2] in ((), ("kind",), ("metadata",))
+            assert lost or name in told.err

@@ -1,0 +1,128 @@
+"""The reports of tools/migrate external-secrets and akv2k8s over hostile texts: the intended commands, and no other."""
+
+import functools
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.hostile_texts import FOREIGN, INJECTIONS
+from tests.support.shell_recorder import list_commands, run_recorded
+from tests.unit.cli.migrate.operators import test_akv2k8s, test_external_secrets
+from tests.unit.cli.migrate.operators.mutations import mutated, places
+from tools.cli.common import kube_names, templating
+from tools.cli.migrate.objects import Manifest
+from tools.cli.migrate.operators import akv2k8s, external_secrets
+from tools.cli.migrate.operators.report import AKV2K8S, EXTERNAL_SECRETS, Operator, report
+from tools.cli.migrate.operators.result import Options, Result
+
+OPTIONS = Options(client_id="client-1", tenant_id="tenant-1", service_account="reader")
+BOTH = (
+    (EXTERNAL_SECRETS, external_secrets.migrate, test_external_secrets.WHOLE),
+    (AKV2K8S, akv2k8s.migrate, test_akv2k8s.WHOLE),
+)
+# The commands of a report, a name standing for itself.
+COMMANDS = [
+    re.compile(pattern.replace("NAME", r"[a-z0-9][-a-z0-9.]*"))
+    for pattern in (
+        r"az (identity federated-credential create|role assignment create) .*",
+        r"helm install NAME \./chart --namespace NAME --create-namespace",
+        r"kubectl apply --filename manifests\.yaml",
+        r"kubectl (patch|delete) (externalsecret|azurekeyvaultsecret|clusterexternalsecret) NAME( --namespace NAME)?"
+        r"( --type=merge --patch \{\"spec\":\{\"target\":\{\"deletionPolicy\":\"Retain\"\}\}\}| --cascade=orphan)?",
+        r"kubectl patch secret NAME --namespace NAME --type=merge --patch \{\"metadata\":\{.*"
+        r"\"ownerReferences\":\[\{\"apiVersion\":\"secret-sync\.x-k8s\.io/v1alpha1\",\"kind\":\"SecretSync\","
+        r"\"name\":\"NAME\",\"uid\":\"\$\(kubectl get secretsync NAME --namespace NAME --output"
+        r" 'jsonpath=\{\.metadata\.uid\}'\)\"\}\]\}\}",
+        r"kubectl scale deployment akv2k8s-controller --namespace akv2k8s --replicas=[01]",
+        r"kubectl patch NAME NAME --namespace NAME --patch-file patches/[-a-z0-9.]+\.yaml",
+        r"kubectl wait (akvsync|secretsync)/NAME --namespace NAME --for=condition=Ready --timeout=60s",
+        r"tools/doctor --quiet",
+    )
+]
+
+
+def harmless(found: Result, operator: Operator) -> None:
+    """Check that the report is printable and well formed, and that it has the known commands alone."""
+    page = report(found, operator, "")
+    assert all(each.isprintable() or each == "\n" for each in page), page
+    for line in list_commands(page):
+        assert is_known_line(line), line
+    for manifest in [*found.manifests, *found.patches]:
+        assert is_well_formed(json.dumps(manifest)), manifest
+
+
+# One text of many reaches few lines and manifests, so most of a report is checked before.
+@functools.cache
+def is_known_line(line: str) -> bool:
+    words = " ".join(shlex.split(line))
+    return line.startswith("#") or any(pattern.fullmatch(words) for pattern in COMMANDS)
+
+
+@functools.cache
+def is_well_formed(encoded: str) -> bool:
+    """Return whether a manifest has a valid name, and whether its YAML is one document of printable ASCII."""
+    manifest = json.loads(encoded)
+    written = templating.to_ascii_yaml(manifest)
+    return (
+        kube_names.is_name(manifest["metadata"]["name"])
+        and all((each.isprintable() and each.isascii()) or each == "\n" for each in written)
+        and len(list(yaml.safe_load_all(written))) == 1
+    )
+
+
+def valid(documents: list[Manifest]) -> bool:
+    """Return whether these can come from a file or a cluster: their names are checked there."""
+    return all(
+        isinstance(each, dict)
+        and isinstance(each.get("kind"), str)
+        and isinstance(each.get("metadata"), dict)
+        and kube_names.is_name(each["metadata"].get("name"))
+        and kube_names.is_namespace(each["metadata"].get("namespace") or "default")
+        for each in documents
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([(number, at) for number in (0, 1) for at in places(BOTH[number][2])]), FOREIGN)
+def test_no_text_becomes_a_command(where: tuple[int, tuple[Any, ...]], value: str) -> None:
+    operator, convert, whole = BOTH[where[0]]
+    documents = mutated(whole, where[1], value)
+    if valid(documents):
+        harmless(convert(documents, OPTIONS), operator)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_no_injection_becomes_a_command(number: int) -> None:
+    operator, convert, whole = BOTH[number]
+    for count, where in enumerate(places(whole)):
+        if valid(documents := mutated(whole, where, INJECTIONS[count % len(INJECTIONS)])):
+            harmless(convert(documents, OPTIONS), operator)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("issuer", ["", "https://issuer.example", "x; touch pwned", "$(touch pwned)", "'`touch pwned`"])
+def test_a_real_shell_runs_the_intended_commands_alone(number: int, issuer: str, tmp_path: Path) -> None:
+    """kubectl, az, helm and tools/doctor are recorders; all blocks run as one script, as a reader would paste them."""
+    operator, convert, whole = BOTH[number]
+    found = convert(whole, OPTIONS)
+    assert found.takeovers
+    ran = run_recorded("\n".join(list_commands(report(found, operator, issuer))), tmp_path)
+    assert {words[0] for words in ran} == {"az", "helm", "kubectl", "doctor"}
+    adopted = [words for words in ran if words[1:3] == ["patch", "secret"]]
+    assert len(adopted) == len(found.takeovers)
+    # The recorder answers x to the question for the uid.
+    assert all('"uid":"x"' in words[-1] for words in adopted)
+    assert {path.name for path in tmp_path.iterdir()} == {"bin", "tools", "record"}
+
+
+def test_nothing_to_do_is_a_report_too() -> None:
+    page = report(Result(), EXTERNAL_SECRETS, "")
+    assert "Nothing." in page
+    assert page.count("# nothing to do") == 4

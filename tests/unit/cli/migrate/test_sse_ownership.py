@@ -1,0 +1,79 @@
+"""tools/migrate from-sse and to-sse: whose the fields are, before and after."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.api.meta import ObjectMeta, OwnerReference
+from controller.api.secretsync import SecretSync
+from tools.cli.migrate.sse_ownership import hand_back_fields, other_managers, takeover_blocker
+
+SHAPE = {"apiVersion": "v1", "fieldsType": "FieldsV1"}
+OURS = SHAPE | {
+    "manager": "akv-secret-store",
+    "operation": "Update",
+    "time": "2030-01-02T00:00:00Z",
+    "fieldsV1": {"f:data": {".": {}, "f:k": {}}, "f:type": {}},
+}
+SSES = SHAPE | {
+    "manager": "secrets-store-sync-controller",
+    "operation": "Apply",
+    "time": "2030-01-01T00:00:00Z",
+    "fieldsV1": {"f:data": {"f:old": {}}, "f:metadata": {"f:labels": {}}},
+}
+KUBECTL = {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:data": {"f:x": {}}}}
+
+
+def test_our_entry_becomes_sses() -> None:
+    assert hand_back_fields([OURS]) == [OURS | {"manager": "secrets-store-sync-controller", "operation": "Apply"}]
+
+
+def test_it_is_joined_to_the_one_that_is_there() -> None:
+    entries = hand_back_fields([SSES, KUBECTL, OURS])
+    assert entries == [
+        KUBECTL,
+        SSES
+        | {
+            "time": "2030-01-02T00:00:00Z",
+            "fieldsV1": {
+                "f:data": {".": {}, "f:k": {}, "f:old": {}},
+                "f:metadata": {"f:labels": {}},
+                "f:type": {},
+            },
+        },
+    ]
+    assert hand_back_fields(entries) is None
+
+
+def test_what_is_not_ours_is_left_alone() -> None:
+    assert hand_back_fields([SSES, KUBECTL]) is None
+    assert other_managers([SSES, KUBECTL, OURS]) == ["kubectl"]
+
+
+def sync(**spec: Any) -> SecretSync:
+    wanted = {"data": [{"sourcePath": "a", "targetKey": "k"}]}
+    given = {"secretProviderClassName": "c", "serviceAccountName": "a", "secretObject": wanted, **spec}
+    return msgspec.convert({"metadata": {"name": "s", "namespace": "n", "uid": "u"}, "spec": given}, SecretSync)
+
+
+def secret(uid: str = "u", label: str = "") -> ObjectMeta:
+    owner = OwnerReference(api_version="secret-sync.x-k8s.io/v1alpha1", kind="SecretSync", name="s", uid=uid)
+    return ObjectMeta(name="s", labels={"secrets-store.sync.x-k8s.io": label}, owner_references=[owner])
+
+
+@pytest.mark.parametrize(
+    ("found", "spec", "words"),
+    [
+        (secret(), {}, ""),
+        (None, {}, ""),
+        (ObjectMeta(name="s"), {}, "does not belong to this SecretSync"),
+        (secret(uid="old"), {}, "an earlier SecretSync"),
+        (secret(label="x"), {}, "lacks the label"),
+        (secret(), {"secretSyncControllerName": "sse"}, "controllerName"),
+    ],
+)
+def test_what_is_in_the_way_of_taking_over(found: ObjectMeta | None, spec: dict[str, str], words: str) -> None:
+    told = takeover_blocker(sync(**spec), found)
+    assert words in told
+    assert bool(told) == bool(words)

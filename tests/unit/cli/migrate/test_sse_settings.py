@@ -1,0 +1,112 @@
+"""tools/migrate from-sse: helm's releases and SSE's settings, read within bounds."""
+
+import base64
+import gzip
+import json
+import shlex
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.hostile_texts import HOSTILE
+from tools.cli.migrate import sse_settings
+from tools.cli.migrate.sse_settings import BadReleaseError
+
+
+def packed(content: bytes | Any) -> str:
+    """Return a release as helm stores it and the API server serves it."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return base64.b64encode(base64.b64encode(gzip.compress(text, mtime=0))).decode()
+
+
+RELEASE = {
+    "name": "azure-secret-store",
+    "chart": {"metadata": {"name": "secretsync", "version": "1"}, "values": {"jitterSeconds": 1}},
+    "config": {"rotationPollIntervalInSeconds": "120"},
+}
+
+
+def test_only_what_the_user_gave_is_read_of_a_release() -> None:
+    found = sse_settings.read_release(packed(RELEASE))
+    assert (found.chart.metadata.name, found.config) == ("secretsync", {"rotationPollIntervalInSeconds": "120"})
+    assert sse_settings.read_release(packed({**RELEASE, "config": None})).config is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "not a release"),
+        ("!", "not a release"),
+        (base64.b64encode(b"x").decode(), "not a release"),
+        (base64.b64encode(base64.b64encode(b"x")).decode(), "not a release"),
+        (packed(b"x"), "not a release"),
+        (packed(b"\xff"), "not a release"),
+        (packed([]), "not a release"),
+        (packed({"config": []}), "not a release"),
+        (packed(b'{"config":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001), "nested"),
+        (packed(b" " * (sse_settings.MAX_RELEASE_BYTES + 1)), "more than 16 MiB"),
+    ],
+)
+def test_release_that_is_none_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(BadReleaseError, match=problem):
+        sse_settings.read_release(text)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({}, {}),
+        ({"rotationPollIntervalInSeconds": "120"}, {"rotationPollIntervalInSeconds": "120"}),
+        (
+            {"validatingAdmissionPolicies.applyPolicies": "false"},
+            {"validatingAdmissionPolicies": {"applyPolicies": "false"}},
+        ),
+        (
+            {"validatingAdmissionPolicies": {"applyPolicies": False, "allowedSecretTypes": ["Opaque"]}},
+            {"validatingAdmissionPolicies": {"applyPolicies": False, "allowedSecretTypes": ["Opaque"]}},
+        ),
+        ({"kubectl": {"image": {"tag": "1"}}, "kubectl.image.digest": "x"}, {}),
+        ({"nodeSelector": {"a.b/c": "d"}}, {"nodeSelector": {"a.b/c": "d"}}),
+        ({"jitterSeconds": None, "unknown": {"a": {"b": 1}}}, {}),
+        ({"secrets-store-csi-driver": {"syncSecret": {"enabled": "true"}}}, {}),
+        ({"Azure": {"Cluster": {"Region": "x"}}, "image": {"tag": "1"}}, {}),
+    ],
+)
+def test_settings_become_values_of_this_chart(values: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert sse_settings.chart_values(sse_settings.list_settings(values)) == wanted
+
+
+def test_each_setting_is_listed_with_a_reason_and_unknown_values_are_not_printed() -> None:
+    values = {"jitterSeconds": 3, "kubectl": {"image": {"tag": "1.2.3"}}, "other": {"token": "hunter2"}}
+    lines = list(map(str, sse_settings.list_settings(values)))
+    assert [line.partition(":")[0] for line in lines] == [
+        "setting jitterSeconds=3",
+        "setting kubectl.image.tag",
+        "setting other.token",
+    ]
+    assert not any("hunter2" in line or "1.2.3" in line for line in lines)
+
+
+@pytest.mark.parametrize("document", [None, [], "x", 1, {1: 2}, {"configurationSettings": [1]}])
+def test_document_without_values_is_refused(document: Any) -> None:
+    with pytest.raises(BadReleaseError):
+        sse_settings.values_of(document)
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | HOSTILE, lambda more: st.lists(more, max_size=3))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.dictionaries(st.sampled_from(sorted(sse_settings.SAME)) | HOSTILE, JSON, max_size=4))
+def test_command_has_the_intended_words_whatever_the_values(values: dict[str, Any]) -> None:
+    found = sse_settings.list_settings(values)
+    command = sse_settings.install_command(found, "azure-secret-store")
+    assert command.isprintable()
+    words = shlex.split(command)
+    assert words[:7] == ["helm", "install", "azure-secret-store", "./chart", "--namespace", "azure-secret-store",
+                         "--create-namespace"]  # fmt: skip
+    pairs = list(zip(words[7::2], words[8::2], strict=True))
+    assert all(flag == "--set-json" and word.partition("=")[0] in sse_settings.SAME for flag, word in pairs)
+    assert all(str(each).isprintable() for each in found)

@@ -1,0 +1,93 @@
+"""tools/migrate adopt: which Secrets may get an owner, and that no owner's name moves the cursor."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.api.meta import ObjectMeta, OwnerReference
+from controller.api.secretsync import SecretSync
+from controller.domain.decision import is_ours
+from tests.support.hostile_texts import HOSTILE
+from tools.cli import adoption
+from tools.cli.common import printable
+from tools.cli.migrate import adopt
+
+LABEL = {"secrets-store.sync.x-k8s.io": ""}
+SYNC_API = "secret-sync.x-k8s.io/v1alpha1"
+
+
+def sync(**metadata: Any) -> SecretSync:
+    spec = {"secretProviderClassName": "c", "serviceAccountName": "a",
+            "secretObject": {"data": [{"sourcePath": "a", "targetKey": "k"}]}}  # fmt: skip
+    meta = {"name": "s", "namespace": "n", "uid": "new", **metadata}
+    return msgspec.convert({"metadata": meta, "spec": spec}, SecretSync)
+
+
+def owner(kind: str = "SecretSync", name: str = "s", uid: str = "old", api: str = SYNC_API) -> OwnerReference:
+    return OwnerReference(api_version=api, kind=kind, name=name, uid=uid)
+
+
+def secret(*owners: OwnerReference, labels: dict[str, str] | None = None, **fields: Any) -> ObjectMeta:
+    given = LABEL if labels is None else labels
+    return ObjectMeta(name="s", namespace="n", labels=given, owner_references=list(owners), **fields)
+
+
+@pytest.mark.parametrize(
+    ("found", "adopted"),
+    [
+        (secret(), True),
+        (secret(owner()), True),
+        (secret(owner(api="secret-sync.x-k8s.io/v1beta1")), True),
+        (secret(labels={}), False),
+        (secret(labels={"secrets-store.sync.x-k8s.io": "x"}), False),
+        (secret(owner(), labels={}), False),
+        (secret(owner(name="other")), False),
+        (secret(owner(kind="ConfigMap", api="v1")), False),
+        (secret(owner(api="example.com/v1")), False),
+        (secret(owner(), owner(kind="ConfigMap", api="v1")), False),
+        (secret(owner(), owner(uid="older")), False),
+        (secret(deletion_timestamp="2030-01-01T00:00:00Z"), False),
+    ],
+)
+def test_labelled_secret_without_another_owner_is_adopted(found: ObjectMeta, adopted: bool) -> None:
+    assert (adoption.adoption_blocker(sync(), found) == "") is adopted
+    # tools/doctor names the command for the same Secrets, and for one that is being deleted.
+    assert adoption.is_orphan(sync(), found) is (adopted or bool(found.deletion_timestamp))
+
+
+def test_secretsync_that_is_deleted_adopts_nothing() -> None:
+    assert "being deleted" in adoption.adoption_blocker(sync(deletionTimestamp="2030-01-01T00:00:00Z"), secret())
+
+
+def test_the_controller_owns_what_is_adopted() -> None:
+    given = msgspec.convert(adoption.owner_reference(sync()), OwnerReference)
+    assert is_ours(sync(), secret(given))
+
+
+class Refusing:
+    """A Caller that changes nothing: what is not adopted is not even asked for."""
+
+
+@settings(deadline=None)
+@given(kind=HOSTILE, name=HOSTILE)
+async def test_owners_of_any_name_are_one_printable_line(kind: str, name: str) -> None:
+    held = msgspec.to_builtins(secret(owner(kind=kind, name=name, api="example.com/v1")))
+    text, needs_person = await adopt.adopt_secret(Refusing(), sync(), held, apply=True)  # type: ignore[arg-type]
+    assert needs_person
+    assert printable.line(text).isprintable()
+
+
+@settings(deadline=None)
+@given(
+    owners=st.lists(st.builds(owner, kind=st.sampled_from(["SecretSync", "X"]), name=st.sampled_from(["s", "t"]),
+                              uid=st.sampled_from(["new", "old"]), api=st.sampled_from([SYNC_API, "v1"])), max_size=3),
+    labels=st.sampled_from([{}, LABEL, {"other": ""}, {**LABEL, "other": ""}]),
+)  # fmt: skip
+def test_no_other_owner_loses_a_secret(owners: list[OwnerReference], labels: dict[str, str]) -> None:
+    if adoption.adoption_blocker(sync(), secret(*owners, labels=labels)) == "":
+        assert labels.get("secrets-store.sync.x-k8s.io") == ""
+        assert all((each.kind, each.name, each.api_version) == ("SecretSync", "s", SYNC_API) for each in owners)
+        assert len(owners) <= 1

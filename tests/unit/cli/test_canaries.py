@@ -1,0 +1,105 @@
+"""Neither tools/doctor nor tools/migrate prints what a Secret holds, or what another party says about one."""
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from controller import errors
+from controller.api.meta import Secret
+from controller.api.secretsync import SecretSync
+from controller.config.settings import FIELD_MANAGER
+from controller.kube.resources import ResourceClient
+from tests.support.builders import make_secret_meta, make_sync, make_value
+from tests.support.canaries import CANARY, FORMS, find_forms
+from tests.support.scripted_api_server import (
+    ReceivedRequest,
+    ScriptedApiServer,
+    ScriptedResponse,
+    connect_to_api_server,
+    run_api_server,
+    write_kubeconfig,
+)
+from tools.cli.common.kube_client import OperatorKubeClient, first_line
+from tools.cli.doctor import checks
+from tools.cli.doctor.checks import SecretData
+from tools.cli.migrate import migrate
+
+PATH = ResourceClient(Secret, "").url_path("team", "shop")
+
+
+def refusals(quoted: str) -> list[ScriptedResponse]:
+    text = f'admission webhook "guard" denied the request: {quoted}'
+    return [
+        ScriptedResponse({"message": each, "reason": each, "details": {"name": each}}, status=status)
+        for each in (quoted, text)
+        for status in (400, 403, 409, 422, 500)
+    ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_doctors_line_about_a_secret_that_cannot_be_read(form: str) -> None:
+    quoted = FORMS[form](CANARY)
+    odd = [
+        ScriptedResponse(body) for body in ({"data": quoted}, {"data": {"k": [quoted]}}, {"type": {quoted: 1}}, quoted)
+    ]
+    odd += [ScriptedResponse(quoted.encode()), ScriptedResponse(b'{"data": {"k": "' + quoted.encode() + b'\xff"}}')]
+    async with connect_to_api_server() as (server, kube):
+        for answer in (*refusals(quoted), *odd):
+            server.add_responses(answer)
+            with pytest.raises(errors.KubeError) as caught:
+                await OperatorKubeClient(kube).get_as(PATH, SecretData)
+            assert not find_forms(str(checks.warn("team/shop", "secret", first_line(caught.value), "")))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_doctors_line_about_a_secret_that_differs(form: str) -> None:
+    held = base64.b64encode(FORMS[form](CANARY).encode()).decode()
+    for data in ({"k": held}, {"k": held, "other": held}, {}):
+        data_ = SecretData(metadata=make_secret_meta(list(data)), type="Opaque", data=data)
+        for fetched in (make_value(CANARY), make_value("else"), errors.ObjectError("gone")):
+            line = str(checks.secret("team/shop", make_sync(["k"]), data_, {"k": fetched}))
+            assert not find_forms(line)
+
+
+def cluster(asked: ReceivedRequest, about_secret: ScriptedResponse) -> ScriptedResponse:
+    """Return a cluster with one SecretSync and no release, which answers so about its Secret."""
+    if "/secrets/" in asked.path:
+        held = json.loads(json.dumps(msgspec.to_builtins(make_secret_meta(["k"]))))
+        held["managedFields"] = [{"manager": FIELD_MANAGER, "operation": "Update", "fieldsV1": {"f:data": {"f:k": {}}}}]
+        return (
+            ScriptedResponse({"metadata": held})
+            if asked.method == "GET" and about_secret.status == 422
+            else about_secret
+        )
+    items = []
+    if asked.path.endswith(f"/{SecretSync.plural}"):
+        items = [
+            {
+                "metadata": msgspec.to_builtins(make_sync(["k"]).metadata),
+                "spec": msgspec.to_builtins(make_sync(["k"]).spec),
+            }
+        ]
+    return ScriptedResponse({"metadata": {}, "items": items})
+
+
+@pytest.mark.parametrize("command", [["from-sse"], ["to-sse"], ["to-sse", "--apply"]], ids=" ".join)
+async def test_migrate_prints_nothing_that_is_said_about_a_secret(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with run_api_server() as server:
+        for answer in (refusals(CANARY)[number] for number in (6, 8, 9)):
+            server.default_response = lambda asked, answer=answer: cluster(asked, answer)
+            arguments = [*command, "--kubeconfig", write_kubeconfig(tmp_path, server.url)]
+            await asyncio.to_thread(migrate.main, arguments)
+            output = "".join(capsys.readouterr())
+            assert "team/shop" in output or "migrate" in output
+            assert not find_forms(output)
+    assert _asked_about_secret(server)
+
+
+def _asked_about_secret(server: ScriptedApiServer) -> bool:
+    return any("/secrets/" in asked.path for asked in server.requests)

@@ -1,0 +1,295 @@
+"""Anything at all as input: an answer or one of our own errors comes of it, in time, and no value is in that."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from controller.akvsync.expand import expand_akvsync
+from controller.api.akvsync import AKVSync
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync, SecretSyncStatus
+from controller.domain.decision import NoChange, ObservedState, RejectWrite, WriteSecret, decide_write, find_mistake
+from controller.domain.decode_values import decode_values, flatten_expanded
+from controller.domain.provider_class import ObjectVersionRef, ProviderConfig, VaultObject, read_class
+from controller.domain.values import SecretBytes, VaultValue
+from controller.errors import ClassError, ControllerError, InputError, ProviderError
+from controller.runtime.backoff import parse_retry_after, refresh_interval
+from controller.runtime.rate_limiter import AdaptiveRateLimiter
+from tests.support.builders import make_azure_class, make_secret_meta, make_sync
+from tests.support.scripted_api_server import ScriptedResponse
+from tests.unit.keyvault.reader.stage import JSON, Scene, staged
+from tools.local_cluster.pki import Authority
+
+# Texts that mean something to YAML, JSON, paths or shells, besides any others.
+TEXTS = st.one_of(
+    st.text(st.sampled_from("abA0-_./:#'\"[]{}|>&*!%@`, \n\t\\~?=\x00\x85\u2028é"), max_size=60), st.text(max_size=60)
+)
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+JSONS = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = ["objectName", "objectType", "objectVersion", "objectVersionHistory", "objectAlias", "objectFormat"]
+FIELD_TEXTS = st.one_of(TEXTS, st.sampled_from(["secret", "cert", "key", "2", "500", "501", "a", "pfx", "base64", ""]))
+# `objects` as people write them, with anything for the fields' values.
+LIKELY_OBJECTS = st.lists(st.dictionaries(st.sampled_from([*FIELDS, "x"]), FIELD_TEXTS, max_size=5), max_size=4).map(
+    lambda items: yaml.safe_dump({"array": [yaml.safe_dump(item) for item in items]})
+)
+
+
+@given(objects=TEXTS | LIKELY_OBJECTS, path=TEXTS)
+@example(objects="array:\n- &a x\n- *a", path="x")
+@example(objects="array: [!!python/object:os.system x]", path="x")
+@example(objects="array: ['{objectName: a, objectVersionHistory: \u0665}']", path="a/\u0661")
+def test_objects_are_understood_or_explained(objects: str, path: str) -> None:
+    try:
+        found = read_class(make_azure_class(objects=objects))
+    except ClassError:
+        return
+    assert found.objects.keys().isdisjoint(found.faults)
+    assert all(0 < len(problem) < 1000 for problem in found.item_problems)
+    for name, each in found.objects.items():
+        assert each.served_as == name
+    with contextlib.suppress(InputError, ClassError):
+        assert found.resolve_path(path).object in found.objects.values()
+
+
+@given(name=st.sampled_from(["keyvaultName", "clientID", "tenantID", "cloudName", "usePodIdentity"]), text=TEXTS)
+def test_parameters_are_understood_or_explained(name: str, text: str) -> None:
+    try:
+        told = str(read_class(make_azure_class(**{name: text})))
+    except ClassError as error:
+        told = error.message
+    assert 0 < len(told) < 1000
+
+
+@pytest.mark.parametrize("kind", [SecretSync, SecretProviderClass, AKVSync])
+@given(spec=JSONS, status=JSONS)
+def test_any_object_of_a_watch_is_read_or_said_to_be_unreadable(kind: Any, spec: Any, status: Any) -> None:
+    raw = msgspec.json.encode({"metadata": {"name": "a", "namespace": "b"}, "spec": spec, "status": status})
+    try:
+        found = msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError:
+        return  # the reflector makes an `Unreadable` of it
+    assert isinstance(found, kind)
+
+
+KEYS = st.one_of(TEXTS, st.sampled_from(["tls.crt", "tls.key", "username", ".dockerconfigjson", "a", "b"]))
+TYPES = st.one_of(
+    TEXTS,
+    st.sampled_from(["Opaque", "kubernetes.io/tls", "kubernetes.io/basic-auth", "kubernetes.io/dockerconfigjson"]),
+)
+
+
+@given(
+    pairs=st.dictionaries(KEYS, st.sampled_from(["a", "b/0", "b/1", "c/tls.crt"]), min_size=1, max_size=4),
+    kind=TYPES,
+    values=st.lists(
+        st.binary(max_size=80) | st.sampled_from([b"{}", b"[]", b"-----BEGIN CERTIFICATE-----"]), min_size=4
+    ),
+    content_type=st.sampled_from(["", "application/x-pkcs12", "application/x-pem-file"]) | TEXTS,
+    failing=st.sets(st.integers(0, 3)),
+    there=st.booleans(),
+    partial=st.booleans(),
+)
+@settings(suppress_health_check=[HealthCheck.too_slow])
+def test_any_secretsync_with_any_values_comes_to_a_decision(
+    pairs: dict[str, str],
+    kind: str,
+    values: list[bytes],
+    content_type: str,
+    failing: set[int],
+    there: bool,
+    partial: bool,
+) -> None:
+    wanted_sync = make_sync(pairs, type=kind)
+    known = {
+        "a": VaultObject(name="a", format="pfx"),
+        "b": VaultObject(name="b", history=2, encoding="base64"),
+        "c": VaultObject(name="c"),
+    }
+    if find_mistake(wanted_sync):
+        return
+    try:
+        wanted = ProviderConfig(vault="v", client_id="c", tenant_id="t", objects=known).wanted(
+            wanted_sync.spec.secret_object
+        )
+    except InputError:
+        return
+    found = sorted({version.whole for version in wanted.values()}, key=str)
+    read: dict[ObjectVersionRef, VaultValue | ControllerError] = {
+        version: ProviderError("away")
+        if number in failing
+        else VaultValue(value=SecretBytes(values[number]), version="v1", content_type=content_type)
+        for number, version in enumerate(found)
+    }
+    fetched = flatten_expanded(wanted, decode_values("v", wanted, read, NOW))
+    decision = decide_write(
+        ObservedState(
+            sync=wanted_sync,
+            secret=make_secret_meta(pairs) if there else None,
+            fetched=fetched,
+            digests=dict.fromkeys(fetched, b"d"),
+            known={},
+            partial=partial,
+        )
+    )
+    assert isinstance(decision, WriteSecret | NoChange | RejectWrite)
+    if isinstance(decision, WriteSecret):
+        # Whatever came: nothing is blanked, and a key that failed is not in the patch.
+        failed = {key for key, item in fetched.items() if isinstance(item, ControllerError)}
+        assert not failed & decision.body["data"].keys()
+        assert None not in [decision.body["data"].get(key, "") for key in pairs]
+    elif isinstance(decision, RejectWrite):
+        long = [value for value in values if len(value) > 8]
+        assert not any(repr(value)[2:-1] in decision.error.message for value in long)
+
+
+IN_VAULT = st.from_regex(r"[0-9A-Za-z][0-9A-Za-z-]{0,9}", fullmatch=True)
+AKV_OBJECTS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "secretInAKV": IN_VAULT,
+            "certInAKV": IN_VAULT,
+            "kubernetesSecretName": KEYS,
+            "kubernetesSecretType": TYPES,
+            "versionHistory": st.integers(-1, 600),
+            "mapping": st.lists(
+                st.fixed_dictionaries(
+                    {"dataKey": KEYS},
+                    optional={"secretInAKV": IN_VAULT, "certInAKV": IN_VAULT, "version": st.integers(-1, 600)},
+                ),
+                max_size=3,
+            ),
+        },
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(objects=AKV_OBJECTS)
+def test_any_akvsync_is_translated_or_explained(objects: list[dict[str, Any]]) -> None:
+    """Even one that the CRD would refuse: an older CRD may have let it in."""
+    spec = {"keyvaultName": "abc", "clientID": "c", "tenantID": "t", "serviceAccountName": "s", "objects": objects}
+    raw = msgspec.json.encode({"metadata": {"name": "a", "namespace": "b", "uid": "u"}, "spec": spec})
+    try:
+        akv = msgspec.json.decode(raw, type=AKVSync)
+    except msgspec.ValidationError:
+        return
+    try:
+        made = expand_akvsync(akv)
+    except InputError:
+        return
+    if made.source is None:  # it only selects, and the vault is not listed yet
+        assert not made.syncs
+        return
+    # What it makes, the way of a SecretSync understands.
+    found = read_class(made.source)
+    for each in made.syncs.values():
+        assert find_mistake(each) is None
+        assert found.wanted(each.spec.secret_object)
+
+
+@given(text=TEXTS)
+@example("\u0665")
+@example("9" * 5000)
+@example("-1")
+@example("1e9")
+@example("nan")
+def test_a_time_to_wait_is_a_bounded_number_or_none(text: str) -> None:
+    wait = parse_retry_after({"Retry-After": text})
+    assert wait is None or 0 <= wait <= 300
+    interval = refresh_interval(text, 3600, 60)
+    assert interval is None or 60 <= interval < 10**10
+
+
+# A vault's answers
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"), "vaults")
+
+
+@pytest.fixture
+async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    """Provide a scene that trusts the vault's authority alone: to read the system's roots takes most of the time."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.pair.cert))
+    async with staged(authority) as found:
+        yield found
+
+
+ATTRIBUTES = st.dictionaries(st.sampled_from(["enabled", "updated", "created", "exp", "nbf"]), JSONS, max_size=3)
+ITEMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": JSONS | st.just("https://x/secrets/a/v1"),
+        "kid": JSONS | st.just("https://x/keys/a/v1"),
+        "value": JSONS,
+        "cer": JSONS,
+        "key": JSONS,
+        "attributes": ATTRIBUTES | JSONS,
+        "contentType": JSONS,
+    },
+)
+ANSWERS = st.one_of(
+    ITEMS, JSONS, st.fixed_dictionaries({"value": st.lists(ITEMS, max_size=2) | JSONS}, optional={"nextLink": JSONS})
+)
+WANTED = [
+    ObjectVersionRef(VaultObject(name="a")),
+    ObjectVersionRef(VaultObject(name="b", type="cert")),
+    ObjectVersionRef(VaultObject(name="c", type="key")),
+    ObjectVersionRef(VaultObject(name="d", history=2), 1),
+    ObjectVersionRef(VaultObject(name="e", version="v1")),
+]
+
+
+@pytest.fixture
+def drawn() -> list[tuple[Any, int, Any]]:
+    """Answers to any request: body, status, Retry-After. Drawn here, since the server outlives no example."""
+    found: list[tuple[Any, int, Any]] = []
+
+    @given(ANSWERS, st.sampled_from([200, 200, 200, 200, 204, 302, 400, 401, 403, 404, 409, 429, 500]), TEXTS)
+    @settings(max_examples=150, database=None)
+    def draw(body: Any, status: int, text: str) -> None:
+        found.append((body, status, text))
+
+    draw()
+    return found
+
+
+async def test_any_answer_of_a_vault_is_a_value_or_an_error_of_ours(
+    scene: Scene, drawn: list[tuple[Any, int, Any]]
+) -> None:
+    for number, (body, status, text) in enumerate(drawn):
+        scene.now += 1000  # what failed before is over
+        scene.reader.client.rate_limiter = AdaptiveRateLimiter(lambda: scene.now)
+        wait = {"Retry-After": text} if text.isascii() and text.isprintable() else {}
+        scene.server.default_response = always(ScriptedResponse(body, status=status, headers=JSON | wait))
+        before = len(scene.server.requests)
+        read = await scene.reader.read(WANTED, since=scene.now, first=True)
+        assert read.keys() == set(WANTED)
+        try:
+            seen = await scene.reader.survey(WANTED, scene.now)
+        except ControllerError:
+            pass
+        else:
+            seen.stale_keys(dict(enumerate(WANTED)), SecretSyncStatus().objects)  # type: ignore[arg-type]
+        asked = len(scene.server.requests) - before
+        assert asked < 20, f"answer {number}: {asked} requests"
+        for item in read.values():
+            assert isinstance(item, VaultValue | ControllerError)
+
+
+def always(answer: ScriptedResponse) -> Callable[[Any], ScriptedResponse]:
+    return lambda _: answer

@@ -1,0 +1,152 @@
+"""Which releases a cluster has, by what only cluster administrators can create."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+
+from controller import errors
+from tools.cli import releases
+from tools.cli.common.command import BadInput
+from tools.cli.common.kube_client import Object, OperatorKubeClient
+from tools.cli.releases import NotSeen, ReleaseAccount, ReleaseChoice
+
+LABELS = {"app.kubernetes.io/part-of": "akv-secret-store"}
+
+
+def binding(name: str, *subjects: tuple[str, str], kind: str = "ServiceAccount", release: str = "mine") -> Object:
+    labels = {**LABELS, "app.kubernetes.io/instance": release}
+    who = [{"kind": kind, "namespace": namespace, "name": account} for namespace, account in subjects]
+    return {"metadata": {"name": name, "labels": labels}, "subjects": who}
+
+
+def policy(name: str, user: str) -> Object:
+    condition = {"name": "controller", "expression": f"request.userInfo.username == '{user}'"}
+    return {"metadata": {"name": name, "labels": LABELS}, "spec": {"matchConditions": [condition]}}
+
+
+def deployment(namespace: str, name: str, account: str = "akv") -> Object:
+    meta = {"namespace": namespace, "name": name, "labels": {**LABELS, "app.kubernetes.io/instance": "mine"}}
+    return {"metadata": meta, "spec": {"template": {"spec": {"serviceAccountName": account}}}}
+
+
+class Cluster:
+    """Lists by the last part of their path; `errors.Refused` in place of a list that the caller may not have."""
+
+    def __init__(self, *deployments: Object, **lists: list[Object] | Exception) -> None:
+        self._deployments = list(deployments)
+        self._lists: Mapping[str, list[Object] | Exception] = lists
+
+    async def list_objects(self, path: str, labels: str = "") -> list[Object]:
+        *_, namespace, plural = path.split("/")
+        if plural == "deployments":
+            return [each for each in self._deployments if namespace in ("v1", each["metadata"]["namespace"])]
+        found = self._lists.get(plural, [])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def get_object(self, path: str) -> Object:
+        *_, namespace, _, name = path.split("/")
+        for each in self._deployments:
+            if (each["metadata"]["namespace"], each["metadata"]["name"]) == (namespace, name):
+                return each
+        raise errors.NotFound("not found", status=404)
+
+
+async def names(cluster: Cluster, **choice: str) -> list[str]:
+    return [
+        f"{each.namespace}/{each.name}"
+        for each in await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice(**choice))
+    ]
+
+
+REAL = binding("akv.home", ("home", "akv"))
+USER = "system:serviceaccount:home:akv"
+
+
+@pytest.mark.parametrize(
+    ("lists", "found"),
+    [
+        ({}, []),
+        ({"clusterrolebindings": [REAL]}, [ReleaseAccount("home", "akv", "akv", "mine")]),
+        ({"validatingadmissionpolicies": [policy("secrets.akv.home", USER)]}, [ReleaseAccount("home", "akv", "akv")]),
+        # What is none of the chart's: another subject, another namespace in the name, a policy of another name.
+        ({"clusterrolebindings": [binding("akv.home", ("home", "akv"), kind="User")]}, []),
+        ({"clusterrolebindings": [binding("akv.home", ("shop", "akv"))]}, []),
+        ({"clusterrolebindings": [{"metadata": {"name": "akv.home"}}]}, []),
+        ({"validatingadmissionpolicies": [policy("mine.akv.home", USER)]}, []),
+        ({"validatingadmissionpolicies": [policy("secrets.akv.shop", USER)]}, []),
+        ({"validatingadmissionpolicies": [policy("secrets.akv.home", "system:admin")]}, []),
+        ({"validatingadmissionpolicies": [{"metadata": {"name": "secrets.akv.home"}, "spec": {}}]}, []),
+        # A name with dots is the whole name.
+        (
+            {"clusterrolebindings": [binding("a.b.home", ("home", "x"))]},
+            [ReleaseAccount("home", "a.b", "x", "mine")],
+        ),
+        (
+            {"clusterrolebindings": [REAL], "validatingadmissionpolicies": [policy("secrets.akv.home", USER)]},
+            [ReleaseAccount("home", "akv", "akv", "mine")],
+        ),
+    ],
+)
+def test_what_administrators_objects_name(lists: dict[str, list[Object]], found: list[ReleaseAccount]) -> None:
+    bindings, rules = (lists.get(name, []) for name in ("clusterrolebindings", "validatingadmissionpolicies"))
+    assert releases.list_accounts(bindings, rules) == found
+
+
+async def test_a_label_alone_makes_no_release() -> None:
+    fakes = [deployment("aaa", "akv"), deployment("aaa", "other"), deployment("home", "other")]
+    assert await names(Cluster(*fakes, deployment("home", "akv"), clusterrolebindings=[REAL])) == ["home/akv"]
+    assert await names(Cluster(*fakes, clusterrolebindings=[REAL])) == []
+    assert await names(Cluster(*fakes)) == []
+
+
+async def test_a_deployment_with_another_account_is_not_the_release() -> None:
+    assert await names(Cluster(deployment("home", "akv", "default"), clusterrolebindings=[REAL])) == []
+
+
+async def test_a_binding_that_an_uninstalled_release_left_is_no_release() -> None:
+    left = binding("akv.aaa", ("aaa", "akv"))
+    cluster = Cluster(deployment("home", "akv"), clusterrolebindings=[left, REAL])
+    assert await names(cluster) == ["home/akv"]
+
+
+async def test_several_releases_are_a_question() -> None:
+    second = binding("akv.away", ("away", "akv"), release="theirs")
+    cluster = Cluster(deployment("home", "akv"), deployment("away", "akv"), clusterrolebindings=[REAL, second])
+    found = await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice())
+    with pytest.raises(BadInput, match=r"away/akv \(release theirs\), home/akv .*--release-namespace NAMESPACE"):
+        releases.choose_release(found)
+    assert await names(cluster, namespace="home") == ["home/akv"]
+    assert await names(cluster, release="theirs") == ["away/akv"]
+    assert await names(cluster, namespace="shop") == []
+
+
+async def test_several_releases_of_one_namespace_are_told_apart_by_name() -> None:
+    second = binding("akv2.home", ("home", "akv"), release="second")
+    cluster = Cluster(deployment("home", "akv"), deployment("home", "akv2"), clusterrolebindings=[REAL, second])
+    with pytest.raises(BadInput, match="--release NAME"):
+        releases.choose_release(
+            await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice("home"))
+        )
+    assert await names(cluster, namespace="home", release="second") == ["home/akv2"]
+
+
+async def test_the_caller_vouches_for_a_namespace() -> None:
+    """A release that is confined to namespaces, without policies, has nothing of the cluster's own."""
+    cluster = Cluster(deployment("home", "akv"), deployment("aaa", "akv"))
+    (found,) = await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice("home"))
+    assert (found.namespace, found.verified) == ("home", False)
+    # What administrators name goes first.
+    cluster = Cluster(deployment("home", "akv"), deployment("home", "fake"), clusterrolebindings=[REAL])
+    (found,) = await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice("home"))
+    assert (found.name, found.verified) == ("akv", True)
+
+
+async def test_a_caller_who_may_not_list_bindings_must_name_the_namespace() -> None:
+    refused: Any = errors.Refused("clusterrolebindings is forbidden", status=403)
+    cluster = Cluster(deployment("aaa", "akv"), deployment("home", "akv"), clusterrolebindings=refused)
+    with pytest.raises(NotSeen, match="forbidden"):
+        await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice())
+    assert await names(cluster, namespace="home") == ["home/akv"]

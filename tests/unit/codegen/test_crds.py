@@ -1,0 +1,137 @@
+"""The CRDs against upstream's: a superset, with every difference listed."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import upstream_crds
+from tools.cli.common import helm
+from tools.codegen import crds
+
+SYNC, CLASS, AKV_SYNC = crds.every()
+
+
+def versions(crd: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {version["name"]: version for version in crd["spec"]["versions"]}
+
+
+def schema(crd: dict[str, Any], version: str) -> dict[str, Any]:
+    found: dict[str, Any] = versions(crd)[version]["schema"]["openAPIV3Schema"]
+    return found
+
+
+def test_selectable_fields_come_when_every_supported_kubernetes_knows_them() -> None:
+    """Kubernetes 1.29 refuses them in a server-side apply: docs/decisions/0007-no-selectable-fields.md."""
+    found = re.search(r'^kubeVersion: ">=1\.(\d+)\.', (helm.CHART / "Chart.yaml").read_text(), re.MULTILINE)
+    assert found
+    versions = [version for crd in crds.every() for version in crd["spec"]["versions"]]
+    assert any("selectableFields" in version for version in versions) is (int(found[1]) >= 30)
+
+
+def test_names_scope_and_versions() -> None:
+    assert SYNC["metadata"]["name"] == "secretsyncs.secret-sync.x-k8s.io"
+    assert CLASS["metadata"]["name"] == "secretproviderclasses.secrets-store.csi.x-k8s.io"
+    assert AKV_SYNC["metadata"]["name"] == "akvsyncs.secret-sync.x-k8s.io"
+    assert {crd["spec"]["scope"] for crd in crds.every()} == {"Namespaced"}
+    assert {crd["metadata"]["annotations"]["helm.sh/resource-policy"] for crd in crds.every()} == {"keep"}
+    sync = versions(SYNC)
+    assert sync.keys() == {"v1alpha1"}
+    assert sync["v1alpha1"]["subresources"] == {"status": {}}
+    assert [column["name"] for column in sync["v1alpha1"]["additionalPrinterColumns"]] == [
+        "Ready",
+        "Reason",
+        "Last-Sync",
+        "Age",
+        "Class",
+        "Message",
+    ]
+    akv_sync = versions(AKV_SYNC)
+    assert akv_sync.keys() == {"v1alpha1"}
+    assert akv_sync["v1alpha1"]["subresources"] == {"status": {}}
+    assert [column["name"] for column in akv_sync["v1alpha1"]["additionalPrinterColumns"]] == [
+        "Ready",
+        "Reason",
+        "Status",
+        "Age",
+        "Vault",
+        "Message",
+    ]
+    classes = versions(CLASS)
+    assert {name: (version["served"], version["storage"]) for name, version in classes.items()} == {
+        "v1": (True, True),
+        "v1alpha1": (True, False),
+    }
+    assert classes["v1alpha1"]["deprecated"] is True
+    assert "subresources" not in classes["v1"]
+
+
+@pytest.mark.parametrize(
+    ("crd", "version", "theirs"),
+    [
+        (SYNC, "v1alpha1", upstream_crds.SECRET_SYNC),
+        (CLASS, "v1", upstream_crds.SECRET_PROVIDER_CLASS),
+        (CLASS, "v1alpha1", upstream_crds.SECRET_PROVIDER_CLASS),
+    ],
+    ids=["SecretSync", "SecretProviderClass v1", "SecretProviderClass v1alpha1"],
+)
+def test_every_difference_from_upstream_is_listed_and_every_listed_one_is_there(
+    crd: dict[str, Any], version: str, theirs: dict[str, dict[str, Any]]
+) -> None:
+    kind = crd["spec"]["names"]["kind"]
+    ours = upstream_crds.flatten_schema(schema(crd, version))
+    assert theirs.keys() <= ours.keys()
+    new = {path for path in ours if path not in theirs}
+    different = {
+        (path, keyword)
+        for path, said in theirs.items()
+        for keyword in said.keys() | ours[path].keys()
+        if said.get(keyword) != ours[path].get(keyword)
+    }
+    listed = [widening for widening in crds.WIDENINGS if widening.kind == kind]
+    assert different == {(w.field, keyword) for w in listed for keyword in w.keywords}
+    ours_alone = {w.field for w in listed if not w.keywords}
+    # A new field brings what is in it.
+    assert {
+        path for path in new if not any(path.startswith((f"{top}[", f"{top}.")) for top in ours_alone)
+    } == ours_alone
+    assert all(w.reason for w in listed)
+
+
+@pytest.mark.parametrize("field", ["sourcePath", "targetKey"])
+@given(data=st.data())
+def test_what_upstreams_pattern_takes_ours_takes(field: str, data: st.DataObject) -> None:
+    path = f"spec.secretObject.data[].{field}"
+    text = data.draw(st.from_regex(upstream_crds.SECRET_SYNC[path]["pattern"], fullmatch=True))
+    assert re.fullmatch(upstream_crds.flatten_schema(schema(SYNC, "v1alpha1"))[path]["pattern"], text)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "taken"),
+    [
+        ("sourcePath", "aCertificate/tls.crt", True),
+        ("sourcePath", "aCertificate/0/tls.key", True),
+        ("sourcePath", "web.crt", True),
+        ("sourcePath", "a--b", True),
+        ("sourcePath", "a/../b c", False),
+        ("sourcePath", "/a", False),
+        ("sourcePath", "a/", False),
+        ("targetKey", ".dockerconfigjson", True),
+        ("targetKey", "_netrc", True),
+        ("targetKey", "a b", False),
+        ("targetKey", "", False),
+    ],
+)
+def test_patterns(field: str, text: str, taken: bool) -> None:
+    pattern = upstream_crds.flatten_schema(schema(SYNC, "v1alpha1"))[f"spec.secretObject.data[].{field}"]["pattern"]
+    assert bool(re.search(pattern, text)) is taken
+
+
+def test_upstreams_tables_are_read_back_as_they_were_written() -> None:
+    table = {
+        path: {k: v for k, v in said.items() if not k.endswith("validations")}
+        for path, said in upstream_crds.SECRET_SYNC.items()
+    }
+    assert upstream_crds.flatten_schema(upstream_crds.unflatten_schema(upstream_crds.SECRET_SYNC)) == table

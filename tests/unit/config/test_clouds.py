@@ -1,0 +1,123 @@
+"""Clouds that come and go: the administrator's stay as they are, whatever a test brings."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from controller.config.clouds import LONGEST, CloudRegistry, find_cloud
+from controller.config.settings import BUILT_IN_CLOUDS, TEST_CLOUD, Settings
+from tests.support.hostile_texts import HOSTILE_JSON
+
+MINE = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "clouds.json"
+
+
+@pytest.fixture
+def clouds(file: Path) -> CloudRegistry:
+    return CloudRegistry(Settings(test_clouds_file=str(file)))
+
+
+def test_they_come_and_go_with_the_file(clouds: CloudRegistry, file: Path) -> None:
+    clouds.reload_file()
+    assert dict(clouds) == BUILT_IN_CLOUDS
+    for host in ("one", "two"):
+        file.write_text(json.dumps({TEST_CLOUD: MINE | {"authority": f"https://{host}.example.com"}}))
+        clouds.reload_file()
+        assert clouds[TEST_CLOUD].authority == f"https://{host}.example.com"
+        assert len(clouds) == len(BUILT_IN_CLOUDS) + 1
+    file.unlink()
+    clouds.reload_file()
+    assert dict(clouds) == BUILT_IN_CLOUDS
+
+
+def test_one_that_nobody_takes_away_is_not_trusted_for_long(file: Path) -> None:
+    now = [1000.0]
+    clouds = CloudRegistry(Settings(test_clouds_file=str(file)), lambda: now[0])
+    file.write_text(json.dumps({TEST_CLOUD: MINE}))
+    for passed, there in ((0, True), (LONGEST, True), (LONGEST + 1, False)):
+        now[0] = 1000.0 + passed
+        clouds.reload_file()
+        assert (TEST_CLOUD in clouds) is there
+    file.write_text(json.dumps({TEST_CLOUD: MINE}) + " ")
+    clouds.reload_file()
+    assert TEST_CLOUD in clouds
+
+
+def test_none_of_the_administrators_can_be_replaced(clouds: CloudRegistry, file: Path) -> None:
+    file.write_text(json.dumps(dict.fromkeys(BUILT_IN_CLOUDS, MINE)))
+    clouds.reload_file()
+    assert dict(clouds) == BUILT_IN_CLOUDS
+
+
+@pytest.mark.parametrize("name", ["Test", "helm-test ", "Helm-Test", "helm-test-2", "", "AzurePublicCloud"])
+def test_file_adds_only_the_cloud_of_helm_test(
+    clouds: CloudRegistry, file: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text(json.dumps({name: MINE, TEST_CLOUD: MINE}))
+    with caplog.at_level(logging.WARNING):
+        clouds.reload_file()
+    assert clouds.keys() == {*BUILT_IN_CLOUDS, TEST_CLOUD}
+    assert [str(file) in line for line in caplog.messages] == [True]
+    file.write_text(json.dumps({name: MINE}))
+    clouds.reload_file()
+    assert dict(clouds) == BUILT_IN_CLOUDS
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({TEST_CLOUD: MINE, "Broken": {}}), "\udcff"])
+def test_a_file_that_cannot_be_read_brings_none_and_is_told_once(
+    clouds: CloudRegistry, file: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text(json.dumps({TEST_CLOUD: MINE}))
+    clouds.reload_file()
+    assert TEST_CLOUD in clouds
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    with caplog.at_level(logging.WARNING):
+        clouds.reload_file()
+        clouds.reload_file()
+    [told] = caplog.messages
+    assert str(file) in told
+    assert dict(clouds) == BUILT_IN_CLOUDS
+
+
+@pytest.mark.parametrize("text", HOSTILE_JSON.values(), ids=HOSTILE_JSON)
+@pytest.mark.parametrize("frame", [b"%s", b'{"Test":%s}', b'{"Test":{"authority":%s}}'])
+def test_file_in_any_bytes_brings_none(
+    frame: bytes, text: bytes, clouds: CloudRegistry, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_bytes(frame % text)
+    with caplog.at_level(logging.WARNING):
+        clouds.reload_file()
+    assert dict(clouds) == BUILT_IN_CLOUDS
+    assert not any("certificates" in line for line in caplog.messages)
+    assert all(len(line) < 1000 and line.isprintable() for line in caplog.messages)
+
+
+def test_without_a_file_there_is_nothing_to_follow() -> None:
+    clouds = CloudRegistry(Settings())
+    clouds.reload_file()
+    assert dict(clouds) == BUILT_IN_CLOUDS
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        *((name, "AzurePublicCloud") for name in ("AzurePublicCloud", "AZUREPUBLICCLOUD", "azurecloud", "AzureCloud")),
+        *((name, "AzureUSGovernmentCloud") for name in ("azureusgovernmentcloud", "AZUREUSGOVERNMENT")),
+        ("AzureChinacloud", "AzureChinaCloud"),
+        ("stack", "Stack"),
+        ("AzureGermanCloud", None),
+        ("", None),
+    ],
+)
+def test_cloud_is_found_in_any_letter_case_and_by_its_other_names(name: str, found: str | None) -> None:
+    assert find_cloud(name, [*BUILT_IN_CLOUDS, "Stack"]) == found
+
+
+def test_exact_name_wins_over_another_letter_case() -> None:
+    assert [find_cloud(name, ["own", "Own"]) for name in ("own", "Own")] == ["own", "Own"]

@@ -1,0 +1,240 @@
+"""What a key gets of a property, of a login, of a chain; and what an expanded object becomes."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from controller.domain.decode_values import MAX_EXPANDED, decode_values, flatten_expanded, needs_bundle, value_warnings
+from controller.domain.provider_class import EVERY, ObjectVersionRef, Part, VaultObject
+from controller.domain.values import ExpandedValues, SecretBytes, Unchanged, VaultValue
+from controller.errors import ControllerError, ObjectError
+from tests.support.certificates import NOON, encode_pfx, issue_certificate
+from tests.support.messages import NEITHER_PEM_NOR_PFX
+
+ROOT = issue_certificate("root", ca=True)
+ISSUING = issue_certificate("issuing", ROOT, ca=True)
+LEAF = issue_certificate("web", ISSUING)
+ALONE = issue_certificate("alone")
+CANARY = "canary-02bd"
+
+
+def fetched(value: str | bytes, **more: Any) -> VaultValue:
+    return VaultValue(value=SecretBytes(value.encode() if isinstance(value, str) else value), version="v1", **more)
+
+
+def made(value: str | bytes, wanted: dict[str, ObjectVersionRef]) -> dict[str, Any]:
+    """Return what the keys get of one object with that value: bytes, or the error's message."""
+    found = flatten_expanded(
+        wanted, decode_values("shop", wanted, {item.whole: fetched(value) for item in wanted.values()}, NOON)
+    )
+    return {key: shown(item) for key, item in found.items()}
+
+
+def shown(item: VaultValue | Unchanged | ControllerError) -> Any:
+    if isinstance(item, VaultValue):
+        return item.value.reveal()
+    return item.message if isinstance(item, ControllerError) else item
+
+
+def one(value: str | bytes, part: Part = Part.WHOLE, **item: Any) -> Any:
+    return made(value, {"k": ObjectVersionRef(VaultObject(name="web", **item), 0, part)})["k"]
+
+
+def expanded(value: str | bytes, **item: Any) -> dict[str, Any]:
+    return made(value, {"k" + EVERY: ObjectVersionRef(VaultObject(name="web", expand=True, **item))})
+
+
+STORE = json.dumps(
+    {"b64": base64.b64encode(b"\xfe\x00store").decode(), "hex": "00ff", "pem": LEAF.key_pem + LEAF.pem + ISSUING.pem,
+     "pfx": encode_pfx(LEAF.key, [LEAF, ISSUING]), "login": "me:pw", "n": 1.10}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "item", "expected"),
+    [
+        (Part.WHOLE, {"property_path": "b64", "encoding": "base64"}, b"\xfe\x00store"),
+        (Part.WHOLE, {"property_path": "hex", "encoding": "hex"}, b"\x00\xff"),
+        (Part.WHOLE, {"property_path": "n"}, b"1.1"),
+        (Part.WHOLE, {"property_path": "pem"}, (LEAF.key_pem + LEAF.pem + ISSUING.pem).encode()),
+        (Part.CERTIFICATES, {"property_path": "pem"}, (LEAF.pem + ISSUING.pem).encode()),
+        (Part.CERTIFICATES, {"property_path": "pfx"}, (LEAF.pem + ISSUING.pem).encode()),
+        (Part.ISSUERS, {"property_path": "pfx", "encoding": "base64"}, ISSUING.pem.encode()),
+        (Part.USERNAME, {"property_path": "login"}, b"me"),
+        (Part.PASSWORD, {"property_path": "login"}, b"pw"),
+    ],
+)
+def test_property_is_taken_then_decoded_then_its_part(part: Part, item: dict[str, Any], expected: bytes) -> None:
+    assert one(STORE, part, **item) == expected
+
+
+def test_properties_of_one_value_fail_alone() -> None:
+    wanted = {
+        key: ObjectVersionRef(VaultObject(name="web", alias=f"web_{key}", property_path=key))
+        for key in ("n", "nope", "hex")
+    }
+    found = made(STORE, wanted)
+    assert (found["n"], found["hex"]) == (b"1.1", b"00ff")
+    assert "no property 'nope'; the value has: b64, hex, pem, pfx, login, n" in found["nope"]
+
+
+def test_wrong_encoding_of_a_property_quotes_nothing() -> None:
+    message = one(json.dumps({"a": CANARY + "!"}), property_path="a", encoding="base64")
+    assert "is not base64, as objectEncoding says" in message
+    assert CANARY not in message
+
+
+@pytest.mark.parametrize(
+    ("value", "username", "password"),
+    [
+        ("me:pw", "me", "pw"),
+        ("me:p:w:", "me", "p:w:"),
+        (":token", "", "token"),
+        ("me:", "me", ""),
+        ("me:pw\n", "me", "pw\n"),
+        ('{"username": "me", "password": "p\\"w", "url": "x"}', "me", 'p"w'),
+        ('\n {"password": 1.10, "username": true}', "true", "1.10"),
+        ("username: me\npassword: pw\n", "me", "pw"),
+        ("user: pw", "user", " pw"),
+        ("{odd:pw", "{odd", "pw"),
+        ("http://x:pw", "http", "//x:pw"),
+    ],
+)
+def test_login_is_split(value: str, username: str, password: str) -> None:
+    assert one(value, Part.USERNAME) == username.encode()
+    assert one(value, Part.PASSWORD) == password.encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(CANARY, "write user:password"), (json.dumps({"user": CANARY}), "no property 'username'; the value has: user")],
+)
+def test_what_is_no_login_is_refused(value: str, words: str) -> None:
+    message = one(value, Part.USERNAME)
+    assert words in message
+    assert CANARY not in message
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (LEAF.key_pem + LEAF.pem + ISSUING.pem + ROOT.pem, ISSUING.pem + ROOT.pem),
+        (ROOT.pem + LEAF.pem + ISSUING.pem + LEAF.key_pem, ISSUING.pem + ROOT.pem),
+        (LEAF.key_pem + LEAF.pem + ISSUING.pem, ISSUING.pem),
+        (encode_pfx(LEAF.key, [LEAF, ROOT, ISSUING]), ISSUING.pem + ROOT.pem),
+        (LEAF.key_pem + LEAF.pem + ISSUING.pem + ALONE.pem, ISSUING.pem),
+    ],
+)
+def test_chain_comes_without_the_leaf(value: str, expected: str) -> None:
+    assert one(value, Part.ISSUERS) == expected.encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (LEAF.key_pem + LEAF.pem, "the leaf alone, without the certificate of its issuer"),
+        (
+            issue_certificate("self", ca=True).key_pem + issue_certificate("self", ca=True).pem,
+            "none of its certificates belongs",
+        ),
+        (ALONE.key_pem + ALONE.pem, "self-signed"),
+        (LEAF.key_pem + LEAF.pem + ROOT.pem, "none of its other 1 certificate(s) issued its leaf"),
+        (LEAF.key_pem, "holds no certificate"),
+        ("x", NEITHER_PEM_NOR_PFX),
+    ],
+)
+def test_without_a_chain_the_key_fails_and_says_why(value: str, words: str) -> None:
+    wanted = {
+        key: ObjectVersionRef(VaultObject(name="web"), 0, part)
+        for key, part in (("ca.crt", Part.ISSUERS), ("tls.crt", Part.CERTIFICATES), ("tls.key", Part.TLS_KEY))
+    }
+    found = made(value, wanted)
+    assert words in found["ca.crt"]
+    if words.startswith(("the leaf", "self-signed", "none of its other")):
+        assert isinstance(found["tls.crt"], bytes)
+        assert isinstance(found["tls.key"], bytes)
+
+
+def test_every_property_becomes_a_key() -> None:
+    found = expanded('{"user": "me", "port": 5432, "tls": true, "hosts": ["a", "b"], "tls.crt": "PEM"}')
+    assert found == {"user": b"me", "port": b"5432", "tls": b"true", "hosts": b'["a","b"]', "tls.crt": b"PEM"}
+
+
+def test_properties_below_a_path_become_keys() -> None:
+    assert expanded('{"db": {"user": "me"}, "x": 1}', property_path="db") == {"user": b"me"}
+
+
+def test_names_that_cannot_be_keys_are_reported_and_the_others_go_on() -> None:
+    found = expanded(json.dumps({"a b": CANARY, "ok": 1, "..": CANARY, "x" * 254: CANARY, "": CANARY, "k": 2}))
+    message = found.pop("k" + EVERY)
+    assert found == {"ok": b"1", "k": b"2"}
+    assert "'a b'" in message or "a b" in message
+    assert CANARY not in message
+    assert len(message) < 300
+
+
+def test_property_that_is_no_text_is_reported_and_the_others_go_on() -> None:
+    found = expanded('{"bad": "\\ud800", "ok": 1}')
+    assert "bad" in found.pop("k" + EVERY)
+    assert found == {"ok": b"1"}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("{}", "has no properties: it is an empty object"),
+        ("[1]", "has no properties"),
+        (CANARY, "has no properties: it is a text"),
+        (json.dumps({f"k{number}": 0 for number in range(MAX_EXPANDED + 1)}), f"at most {MAX_EXPANDED}"),
+        (f'{{"a": "{CANARY}", "a": 1}}', "more than once"),
+    ],
+)
+def test_what_cannot_be_expanded_fails_as_a_whole(value: str, words: str) -> None:
+    found = expanded(value)
+    assert list(found) == ["k" + EVERY]
+    assert words in found["k" + EVERY]
+    assert CANARY not in found["k" + EVERY]
+
+
+def test_key_that_is_mapped_by_itself_stays() -> None:
+    web = ObjectVersionRef(VaultObject(name="web", alias="all", expand=True))
+    found = made('{"user": "me", "pw": 1}', {"x" + EVERY: web, "user": ObjectVersionRef(VaultObject(name="web"))})
+    assert found["user"] == b'{"user": "me", "pw": 1}'
+    assert found["pw"] == b"1"
+    assert "mapped twice: user" in found["x" + EVERY]
+
+
+def test_unchanged_properties_stay_unchanged() -> None:
+    found = flatten_expanded(
+        ["x" + EVERY, "y"], {"x" + EVERY: ExpandedValues({"a": Unchanged(), "b": Unchanged()}), "y": Unchanged()}
+    )
+    assert found == {"a": Unchanged(), "b": Unchanged(), "y": Unchanged()}
+
+
+def test_expanded_object_outside_its_dates_is_warned_of_once() -> None:
+    wanted = {"k" + EVERY: ObjectVersionRef(VaultObject(name="web", expand=True))}
+    read = {item.whole: fetched('{"a": 1, "b": 2}', expires=NOON) for item in wanted.values()}
+    found = flatten_expanded(wanted, decode_values("shop", wanted, read, NOON))
+    assert len(value_warnings("shop", wanted, found)) == 1
+
+
+def test_no_pfx_is_opened_for_a_property_alone() -> None:
+    found = fetched(LEAF.pem, content_type="application/x-pkcs12", of_certificate=True)
+    assert needs_bundle(ObjectVersionRef(VaultObject(name="web")), found)
+    assert not needs_bundle(ObjectVersionRef(VaultObject(name="web", property_path="a")), found)
+    assert not needs_bundle(ObjectVersionRef(VaultObject(name="web", expand=True)), found)
+    assert not needs_bundle(ObjectVersionRef(VaultObject(name="web"), 0, Part.PASSWORD), found)
+    assert needs_bundle(ObjectVersionRef(VaultObject(name="web", property_path="a"), 0, Part.ISSUERS), found)
+
+
+def test_one_value_serves_every_alias() -> None:
+    made_of_it = [VaultObject(name="web", alias=alias, property_path=alias) for alias in ("a", "b")]
+    assert len({ObjectVersionRef(item).whole for item in (VaultObject(name="web"), *made_of_it)}) == 1
+
+
+def test_error_of_the_vault_is_the_error_of_each_key() -> None:
+    wanted = {"k" + EVERY: ObjectVersionRef(VaultObject(name="web", expand=True))}
+    error = ObjectError("secret web is disabled")
+    assert decode_values("shop", wanted, {item.whole: error for item in wanted.values()}, NOON) == {"k" + EVERY: error}

@@ -1,0 +1,77 @@
+"""What an edit of generated objects concerns: only that is fetched again."""
+
+import msgspec
+import pytest
+
+from controller.akvsync.expand import expand_akvsync
+from controller.api.meta import ObjectMeta
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import ObjectVersion, SecretSync
+from controller.domain.generated import changed_items, changed_keys, keys_of
+from controller.domain.status import generation_hash, sync_hash
+from tests.support.akv_syncs import akv_sync
+
+ONE = "[{secretInAKV: a}, {secretInAKV: b}]"
+
+
+def source_of(objects: str, generation: int = 1) -> SecretProviderClass:
+    source = expand_akvsync(akv_sync(objects)).source
+    assert source
+    metadata = msgspec.structs.replace(source.metadata, uid="class", generation=generation)
+    return msgspec.structs.replace(source, metadata=metadata)
+
+
+def bundle(*names: str, **spec: str) -> SecretSync:
+    mapping = ", ".join(f"{{dataKey: {name}, secretInAKV: {name}}}" for name in names)
+    made = expand_akvsync(akv_sync(f"[{{kubernetesSecretName: m, mapping: [{mapping}]}}]")).syncs["m"]
+    return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, **spec))
+
+
+@pytest.mark.parametrize(
+    ("after", "changed"),
+    [
+        (ONE, set()),
+        ("[{secretInAKV: a}, {secretInAKV: b}, {secretInAKV: c}]", {"c"}),
+        ("[{secretInAKV: a}]", {"b"}),
+        ("[{secretInAKV: a}, {secretInAKV: b, versionHistory: 2}]", {"b"}),
+    ],
+)
+def test_an_edit_of_a_generated_class_concerns_the_items_that_differ(after: str, changed: set[str]) -> None:
+    assert changed_items(source_of(ONE), source_of(after, 2)) == frozenset(changed)
+
+
+@pytest.mark.parametrize("field", ["vault", "owner", "text"])
+def test_any_other_edit_of_a_class_concerns_everything(field: str) -> None:
+    before, after = source_of(ONE), source_of(ONE, 2)
+    if field == "owner":
+        after = msgspec.structs.replace(after, metadata=ObjectMeta(name="shop", uid="class"))
+    else:
+        parameters = dict(after.spec.parameters)
+        parameters["keyvaultName" if field == "vault" else "objects"] += " # edited"
+        after = msgspec.structs.replace(after, spec=msgspec.structs.replace(after.spec, parameters=parameters))
+    assert changed_items(before, after) is None
+
+
+def test_keys_are_those_of_the_items() -> None:
+    assert keys_of(bundle("a", "b"), frozenset({"b", "x"})) == frozenset({"b", "b/*"})
+    assert keys_of(bundle("a", "b"), frozenset()) == frozenset()
+
+
+def test_an_edit_of_a_generated_secret_sync_concerns_the_keys_that_differ() -> None:
+    assert changed_keys(bundle("a"), bundle("a", "b")) == frozenset({"b", "b/*"})
+    assert changed_keys(bundle("a", "b"), bundle("a")) == frozenset()
+    assert changed_keys(bundle("a"), bundle("a", force_synchronization="now")) is None
+    assert changed_keys(None, bundle("a")) is None
+    own = msgspec.structs.replace(bundle("a"), metadata=ObjectMeta(name="m"))
+    assert changed_keys(own, own) is None
+
+
+def test_the_hash_of_a_generated_class_covers_what_the_secret_sync_uses() -> None:
+    objects = [ObjectVersion(target_key="a", object="secret/a", version="1")]
+    meta = ObjectMeta(name="m", uid="sync", generation=1)
+    before = sync_hash(meta, source_of(ONE), objects)
+    assert before == sync_hash(meta, source_of("[{secretInAKV: a}, {secretInAKV: c}]", 2), objects)
+    assert before != sync_hash(meta, source_of("[{secretInAKV: a, versionHistory: 2}, {secretInAKV: b}]", 2), objects)
+    # What another person wrote counts as a whole.
+    own = msgspec.structs.replace(source_of(ONE), metadata=ObjectMeta(name="shop", uid="class", generation=3))
+    assert sync_hash(meta, own, objects) == generation_hash(meta, own, objects)

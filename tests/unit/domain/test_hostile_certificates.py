@@ -1,0 +1,161 @@
+"""Hostile PEM texts cost little: time grows with their size alone, and no key has its primes tested."""
+
+import base64
+import gc
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from controller.domain import certificates
+from controller.domain.certificates import MAX_BUNDLE_BYTES, MAX_CERTIFICATES, pem_blocks, take_apart
+from controller.errors import ObjectError
+from tests.support.certificates import encode_der, issue_certificate
+
+WHAT = "secret web in Key Vault shop"
+# Seconds. The attacks below took 6 s to minutes; what is allowed takes a hundredth of this.
+BOUND = 1.0
+# A prime of 4,423 bits: OpenSSL proves it to be one again whenever it loads a DH key.
+PRIME = 2**4423 - 1
+DH, X942_DH = "2a864886f70d010301", "2a8648ce3e0201"
+LEAF = issue_certificate("web")
+
+
+def integer(number: int) -> bytes:
+    return encode_der(2, number.to_bytes(number.bit_length() // 8 + 1, "big"))
+
+
+def algorithm(oid: str, *parameters: int) -> bytes:
+    return encode_der(0x30, encode_der(6, bytes.fromhex(oid)), encode_der(0x30, *map(integer, parameters)))
+
+
+def pem(label: str, content: bytes) -> bytes:
+    return f"-----BEGIN {label}-----\n".encode() + base64.encodebytes(content) + f"-----END {label}-----\n".encode()
+
+
+def dh_algorithm(oid: str) -> bytes:
+    return algorithm(oid, PRIME, 2) if oid == DH else algorithm(oid, PRIME, 2, (PRIME - 1) // 2)
+
+
+def dh_key(oid: str, label: str = "PRIVATE KEY") -> bytes:
+    return pem(label, encode_der(0x30, integer(0), dh_algorithm(oid), encode_der(4, integer(PRIME // 3))))
+
+
+def dh_certificate(oid: str) -> bytes:
+    """Return a certificate over a DH key, signed by nothing."""
+    public = encode_der(0x30, dh_algorithm(oid), encode_der(3, b"\0" + integer(PRIME // 3)))
+    signature = encode_der(0x30, encode_der(6, bytes.fromhex("2a864886f70d01010b")), encode_der(5))
+    dates = encode_der(0x30, encode_der(0x17, b"200101000000Z"), encode_der(0x17, b"300101000000Z"))
+    body = encode_der(0x30, integer(5), signature, encode_der(0x30), dates, encode_der(0x30), public)
+    return pem("CERTIFICATE", encode_der(0x30, body, signature, encode_der(3, b"\0" + bytes(64))))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    gc.disable()  # what it costs to go through the objects of all other tests is no cost of this work
+    began = time.thread_time()
+    try:
+        work()
+        return time.thread_time() - began
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("label", ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DH PRIVATE KEY"])
+@pytest.mark.parametrize("oid", [DH, X942_DH])
+def test_dh_key_is_refused_before_its_prime_is_tested(oid: str, label: str) -> None:
+    key = dh_key(oid, label)
+
+    def read() -> None:
+        assert "its private key cannot be read" in take_apart(key + LEAF.pem.encode(), WHAT).key_problem
+
+    assert seconds(read) < BOUND
+
+
+@pytest.mark.parametrize("header", [b"", b"Comment: AAAA\n\n", b"A: B\nC: DDDD\n\n", b"\n\n", b" \t\r\n"])
+def test_dh_key_is_refused_whatever_comes_before_its_text(header: bytes) -> None:
+    first, _, rest = dh_key(DH).partition(b"\n")
+
+    def read() -> None:
+        with pytest.raises(ObjectError, match="private key"):
+            take_apart(first + b"\n" + header + rest, WHAT)
+
+    assert seconds(read) < BOUND
+
+
+@pytest.mark.parametrize("oid", [DH, X942_DH])
+@pytest.mark.parametrize("key", ["", LEAF.key_pem], ids=["no key", "key"])
+def test_certificate_of_a_dh_key_is_not_loaded_to_be_compared(oid: str, key: str) -> None:
+    text = key.encode() + dh_certificate(oid) * 2 + LEAF.pem.encode()
+    assert seconds(lambda: take_apart(text, WHAT)) < BOUND
+
+
+# The shapes of a PEM that invite a search to the end for each of its lines.
+SHAPES: dict[str, Callable[[int], bytes]] = {
+    "begins without ends": lambda count: b"-----BEGIN X-----\n" * count,
+    "begins of many labels": lambda count: b"".join(b"-----BEGIN %d-----\n" % number for number in range(count)),
+    "ends without begins": lambda count: b"-----END X-----\n" * count,
+    "begins, then ends of another": lambda count: b"-----BEGIN X-----\n" * count + b"-----END Y-----\n" * count,
+    "ends before begins": lambda count: b"-----END X-----\n" * count + b"-----BEGIN X-----\n" * count,
+    "nested": lambda count: (
+        b"".join(b"-----BEGIN %d-----\n" % number for number in range(count))
+        + b"".join(b"-----END %d-----\n" % number for number in reversed(range(count)))
+    ),
+    "one long label": lambda count: b"-----BEGIN " + b"X" * 18 * count,
+    "no closing dashes": lambda count: b"-----BEGIN " * count,
+    "dashes": lambda count: b"-" * 18 * count,
+    "one label, many lines": lambda count: b"-----BEGIN \n" * count + b"-----",
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_time_to_scan_grows_with_the_size_alone(shape: Callable[[int], bytes]) -> None:
+    """A scan that looks for an end from each beginning takes four times as long for twice the text."""
+    small, large = shape(8_000), shape(64_000)
+
+    def best(data: bytes) -> float:
+        return min(seconds(lambda: list(pem_blocks(data))) for _ in range(3))
+
+    # Eight times the text: 8 where it is linear, 64 where it is quadratic.
+    assert best(large) < max(0.02, 24 * best(small))
+
+
+def blocks_as_found_one_by_one(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the definition of a block, with a search to the end for each."""
+    begin, dashes, end_mark = b"-----BEGIN ", b"-----", b"-----END "
+    start = data.find(begin)
+    while start >= 0:
+        after = data.find(dashes, start + len(begin))
+        label = data[start + len(begin) : after]
+        end = data.find(end_mark + label + dashes, after) if after > 0 and b"\n" not in label else -1
+        if end >= 0:
+            end += len(end_mark) + len(label) + len(dashes)
+            yield label, data[start:end] + b"\n"
+        start = data.find(begin, max(end, start + len(begin)))
+
+
+PIECES = st.sampled_from(
+    [b"-----BEGIN ", b"-----END ", b"-----", b"-", b"A", b"B", b"A-----", b"B-----\n", b"\n", b" ", b"BEGIN ", b"x"]
+)
+
+
+@given(st.lists(PIECES, max_size=40).map(b"".join))
+@example(b"-----BEGIN A-----END A-----")
+@example(b"-----BEGIN A-----\n-----BEGIN B-----\n-----END B-----\n-----END A-----")
+@example(b"-----BEGIN A------END A-----\n-----END A-----")
+def test_scan_finds_the_blocks_of_the_definition(data: bytes) -> None:
+    assert list(pem_blocks(data)) == list(blocks_as_found_one_by_one(data))
+
+
+def test_text_larger_than_any_vault_keeps_is_refused() -> None:
+    text = LEAF.pem.encode()
+    with pytest.raises(ObjectError, match=f"{MAX_BUNDLE_BYTES} bytes"):
+        take_apart(text + b"#" * MAX_BUNDLE_BYTES, WHAT)
+
+
+def test_certificates_beyond_the_bound_are_refused_before_they_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "MAX_BUNDLE_BYTES", 2**20)
+    take_apart(LEAF.pem.encode() * MAX_CERTIFICATES, WHAT)
+    with pytest.raises(ObjectError, match=f"more than {MAX_CERTIFICATES} certificates"):
+        take_apart(LEAF.pem.encode() * (MAX_CERTIFICATES + 1), WHAT)

@@ -1,0 +1,545 @@
+"""SecretProviderClass parameters and sourcePaths, as tables."""
+
+import time
+
+import pytest
+
+from controller.domain.provider_class import Part, ProviderConfig, read_class
+from controller.domain.vault_objects import MAX_ITEMS, read_objects
+from controller.errors import ClassError, InputError
+from tests.support.builders import ONE, make_azure_class, make_sync
+
+NEEDS_SECRET = "needs objectType secret"
+
+
+def read(objects: str) -> ProviderConfig:
+    return read_class(make_azure_class(objects))
+
+
+def test_the_guides_class_is_understood() -> None:
+    objects = """array:
+  - |
+    objectName: my-secret            # The name of the secret to synchronize.
+    objectType: secret
+    objectVersionHistory: 2                        # [optional]
+"""
+    found = read_class(make_azure_class(objects, cloudName="  ", usePodIdentity="false"))
+    assert (found.vault, found.client_id, found.tenant_id, found.cloud) == ("my-vault", "client", "tenant", "")
+    assert [(o.name, o.history, o.version) for o in found.objects.values()] == [("my-secret", 2, "")]
+
+
+def test_names_stay_the_text_they_are() -> None:
+    found = read("array: ['objectName: no', 'objectName: 1e3', 'objectName: 0x10', 'objectName: 010']")
+    assert list(found.objects) == ["no", "1e3", "0x10", "010"]
+
+
+def test_tenant_in_the_csi_providers_spelling() -> None:
+    source = make_azure_class()
+    source.spec.parameters["tenantId"] = source.spec.parameters.pop("tenantID")
+    assert read_class(source).tenant_id == "tenant"
+
+
+@pytest.mark.parametrize(
+    ("objects", "words"),
+    [
+        ("", ["array:"]),
+        ("[]", ["array:"]),
+        ("<<: {array: ['objectName: a']}", ["line 1", "merge key"]),
+        ("array: []", ["array:"]),
+        ("array:\n  - objectName: a\n", ["item 0 (line 2)", "`- |`"]),
+        ("array:\n  - |\n    objectName: a\n   oops: [\n", ["not YAML", "line 4"]),
+        (
+            "array:\n  - |\n    objectName: a\n  - |\n    objectType: secret\n    objectName: [x\n",
+            ["item 1", "line 7", "not YAML"],
+        ),
+        ("array:\n  - |\n    objectType: secret\n", ["item 0", "objectName is missing"]),
+        (
+            "array:\n  - |\n    objectName: a\n    objectType: sekret\n",
+            ["item 0", "objectType", "'sekret'", "secret, cert or key"],
+        ),
+        ("array: ['{objectName: a, objectType: Cert}']", ["objectType", "'Cert'", "secret, cert or key"]),
+        ("array: ['{objectName: a, objectFormat: der}']", ["objectFormat", "'der'", "pem or pfx"]),
+        ("array: ['{objectName: a, objectType: cert, objectFormat: pfx}']", ["objectFormat pfx", NEEDS_SECRET]),
+        ("array: ['{objectName: a, objectType: key, objectEncoding: hex}']", ["objectEncoding hex", NEEDS_SECRET]),
+        (
+            "array: ['objectName: a', '{objectName: a, objectType: cert}']",
+            ["item 1", "a is named twice, as secret and as cert", "give one an objectAlias"],
+        ),
+        ("array: ['{objectName: a, objectAlias: ../a}']", ["objectAlias", "'../a'", "two dots"]),
+        ("array: ['{objectName: a, objectAlias: /a}']", ["objectAlias", "'/a'"]),
+        ("array:\n  - |\n    objectName: a b\n", ["objectName", "'a b'"]),
+        ("array:\n  - |\n    objectName: a\n    objectname: a\n", ["line 4", "unknown field 'objectname'"]),
+        ("array:\n  - |\n    objectName: a\n    objectName: b\n", ["line 4", "given twice"]),
+        ("array:\n  - |\n    objectName: [a]\n", ["line 3", "one value"]),
+        (
+            "array:\n  - |\n    objectName: a\n  - |\n    objectName: a\n    objectFormat: pfx\n",
+            ["item 1 (line 4)", "named twice", "objectAlias"],
+        ),
+        ("array:\n  - |\n    objectName: a\n    objectVersionHistory: two\n", ["objectVersionHistory", "'two'"]),
+        ("array:\n  - |\n    objectName: a\n    objectVersionHistory: 501\n", ["0 to 500"]),
+        ("array: &x ['objectName: a']\nb: *x\n", ["alias"]),
+        ("[" * 100_000, ["more than 4 levels"]),
+        ("array:\n  - |\n    objectName: a\n    objectEncoding: rot13\n", ["objectEncoding", "'rot13'"]),
+        (
+            "array:\n  - |\n    objectName: a\n    objectProperty: a..b\n",
+            ["objectProperty", "'a..b'", "names with dots"],
+        ),
+        ("array: ['{objectName: a, objectType: cert, objectProperty: x}']", ["objectProperty x", NEEDS_SECRET]),
+        ("array: ['{objectName: a, objectType: key, objectExpand: true}']", ["objectExpand true", NEEDS_SECRET]),
+        ("array: ['{objectName: a, objectExpand: maybe}']", ["objectExpand", "'maybe'", "false or true"]),
+        (
+            "array: ['{objectName: a, objectExpand: true, objectEncoding: hex}']",
+            ["objectExpand cannot be combined with objectEncoding hex", "objectProperty"],
+        ),
+        (
+            "array: ['{objectName: a, objectProperty: x}', '{objectName: a, objectProperty: y}']",
+            ["a is named twice", "objectAlias"],
+        ),
+    ],
+)
+def test_wrong_objects_name_the_place_and_the_way_out(objects: str, words: list[str]) -> None:
+    try:
+        (message,) = read(objects).item_problems
+    except ClassError as error:
+        message = error.message
+    for word in words:
+        assert word in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"clientID": " "}, ["clientID is missing"]),
+        ({"keyvaultName": ""}, ["keyvaultName is missing"]),
+        ({"tenantID": ""}, ["tenantID is missing"]),
+        ({"keyvaultName": "evil.example/#"}, ["keyvaultName", "3 to 24"]),
+        ({"keyvaultName": "a"}, ["keyvaultName"]),
+        ({"keyvaultName": "a.b.c"}, ["keyvaultName"]),
+        ({"keyvaultName": "a" * 25}, ["keyvaultName", "3 to 24"]),
+        ({"keyvaultName": "-".join("a" * 13)}, ["keyvaultName", "3 to 24"]),
+        ({"keyvaultName": "vault\n"}, []),
+        ({"tenantID": "../x"}, ["tenantID"]),
+        ({"useVMManagedIdentity": "true"}, ["useVMManagedIdentity", "workload identity"]),
+        ({"userAssignedIdentityID": "x", "clientID": ""}, ["userAssignedIdentityID", "clientID"]),
+        ({"cloudEnvFileName": "/etc/x"}, ["cloudEnvFileName", "clouds"]),
+    ],
+)
+def test_wrong_parameters(parameters: dict[str, str], words: list[str]) -> None:
+    if not words:  # white space around a value is trimmed
+        assert read_class(make_azure_class(**parameters)).vault == parameters["keyvaultName"].strip()
+        return
+    with pytest.raises(ClassError) as caught:
+        read_class(make_azure_class(**parameters))
+    for word in words:
+        assert word in caught.value.message
+
+
+def test_another_provider_is_refused() -> None:
+    with pytest.raises(ClassError, match="serves only azure"):
+        read_class(make_azure_class(provider="vault"))
+
+
+def test_a_class_of_the_csi_provider_is_understood() -> None:
+    objects = """
+        array:
+          - |
+            objectName: web
+            objectType: secret
+            objectFormat: PFX
+            objectEncoding: Base64
+            filePermission: "0600"
+          - |
+            objectName: web
+            objectType: cert
+            objectAlias: "tls/web.pem"
+            objectFormat: PEM
+            objectVersion: latest
+          - |
+            objectName: web
+            objectType: key
+            objectAlias: web-key
+            objectEncoding: utf-8
+            objectVersionHistory: 5
+    """
+    found = read_class(
+        make_azure_class(objects, useVMManagedIdentity="False", usePodIdentity="0", cloudName="")
+    ).objects
+    assert {name: (item.type, item.format, item.encoding, item.history) for name, item in found.items()} == {
+        "web": ("secret", "pfx", "base64", 1),
+        "tls/web.pem": ("cert", "pem", "utf-8", 1),
+        "web-key": ("key", "pem", "utf-8", 5),
+    }
+
+
+def test_property_and_expand_are_read() -> None:
+    objects = """
+        array:
+          - |
+            objectName: db
+            objectAlias: password
+            objectProperty: servers[0].pass\\.word
+          - |
+            objectName: db
+            objectExpand: True
+    """
+    found = read(objects).objects
+    assert (found["password"].property_path, found["password"].expand) == (r"servers[0].pass\.word", False)
+    assert (found["db"].property_path, found["db"].expand) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("one/ca.crt", Part.ISSUERS),
+        ("one.ca.crt", Part.ISSUERS),
+        ("many/1/ca.crt", Part.ISSUERS),
+        ("many/0.ca.crt", Part.ISSUERS),
+        ("one/username", Part.USERNAME),
+        ("one/password", Part.PASSWORD),
+        ("dotted.ca.crt", Part.CERTIFICATES),
+        ("taken/ca.crt", Part.WHOLE),
+    ],
+)
+def test_chain_and_login_are_parts_unless_an_object_has_that_name(path: str, part: Part) -> None:
+    more = [
+        "{objectName: b, objectAlias: dotted.ca}",
+        "{objectName: taken}",
+        "{objectName: b, objectAlias: taken/ca.crt}",
+    ]
+    assert read(f"array: {PATHS + more}").resolve_path(path).part is part
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "words"),
+    [
+        ("tls.crt", "one/ca.crt", "takes its certificates"),
+        ("tls.key", "one/ca.crt", "takes its private key"),
+        ("tls.key", "one/username", "takes its private key"),
+        ("tls.key", "one/tls.crt", "takes its private key"),
+        ("extra", "all", "objectExpand"),
+    ],
+)
+def test_tls_secret_takes_no_other_part(target: str, path: str, words: str) -> None:
+    found = read(f"array: {[*PATHS, '{objectName: b, objectAlias: all, objectExpand: true}']}")
+    with pytest.raises(InputError, match=words):
+        found.wanted(make_sync({target: path}, type="kubernetes.io/tls").spec.secret_object)
+
+
+def test_tls_secret_may_have_the_chain_beside_its_halves() -> None:
+    keys = {"tls.crt": "one", "tls.key": "one", "ca.crt": "one/ca.crt"}
+    wanted = read(f"array: {PATHS}").wanted(make_sync(keys, type="kubernetes.io/tls").spec.secret_object)
+    assert [item.part for item in wanted.values()] == [Part.CERTIFICATES, Part.TLS_KEY, Part.ISSUERS]
+
+
+@pytest.mark.parametrize("path", ["all/tls.crt", "all.ca.crt", "all/username"])
+def test_expanded_object_has_no_parts(path: str) -> None:
+    found = read("array: ['{objectName: all, objectExpand: true}']")
+    with pytest.raises(InputError, match="and no part"):
+        found.wanted(make_sync({"k": path}).spec.secret_object)
+
+
+PATHS = [
+    "{objectName: a, objectAlias: one}",
+    "objectName: web",
+    "{objectName: many, objectVersionHistory: 2}",
+    "{objectName: a, objectAlias: web.crt}",
+    "{objectName: a, objectAlias: folder/file.key}",
+    "{objectName: a, objectAlias: many/7}",
+    "{objectName: public, objectType: cert}",
+    "{objectName: turned, objectType: key, objectVersionHistory: 2}",
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "served_as", "index", "part"),
+    [
+        ("one", "one", 0, Part.WHOLE),
+        ("web", "web", 0, Part.WHOLE),
+        ("web/tls.crt", "web", 0, Part.CERTIFICATES),
+        ("web/tls.key", "web", 0, Part.PRIVATE_KEY),
+        ("web.key", "web", 0, Part.PRIVATE_KEY),
+        ("one.crt", "one", 0, Part.CERTIFICATES),
+        pytest.param("web.crt", "web.crt", 0, Part.WHOLE, id="an object of that very name comes first"),
+        ("web.crt.crt", "web.crt", 0, Part.CERTIFICATES),
+        ("web.crt/tls.key", "web.crt", 0, Part.PRIVATE_KEY),
+        ("folder/file.key", "folder/file.key", 0, Part.WHOLE),
+        ("folder/file.key/tls.key", "folder/file.key", 0, Part.PRIVATE_KEY),
+        ("many/0", "many", 0, Part.WHOLE),
+        ("many/2", "many", 2, Part.WHOLE),
+        ("many/0/tls.crt", "many", 0, Part.CERTIFICATES),
+        ("many/1/tls.key", "many", 1, Part.PRIVATE_KEY),
+        ("many/1.crt", "many", 1, Part.CERTIFICATES),
+        ("many/2.key", "many", 2, Part.PRIVATE_KEY),
+        ("many/7", "many/7", 0, Part.WHOLE),
+        ("public", "public", 0, Part.WHOLE),
+        ("turned/1", "turned", 1, Part.WHOLE),
+    ],
+)
+def test_source_paths(path: str, served_as: str, index: int, part: Part) -> None:
+    version = read(f"array: {PATHS}").resolve_path(path)
+    assert (version.object.served_as, version.index, version.part) == (served_as, index, part)
+    assert version.whole.part is Part.WHOLE
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("a", ["has no such object", "it has: folder/file.key, many"]),
+        ("nothing/tls.crt", ["has no such object"]),
+        ("one/0", ["write only one", "one/tls.crt"]),
+        ("one/tls.pem", ["write only one", "one/tls.crt, one/tls.key and one/ca.crt"]),
+        ("one.pem", ["has no such object"]),
+        ("many", ["write many/0 to many/1"]),
+        ("many/3", ["write many/0 to many/1", "many/0/tls.crt"]),
+        ("many/x", ["write many/0"]),
+        ("many/-1", ["write many/0"]),
+        ("many/²", ["write many/0"]),
+        ("many/0/1", ["write many/0"]),
+        ("many/tls.crt", ["write many/0", "many/0/tls.crt"]),
+        ("many.crt", ["write many/0"]),
+        ("many/3.crt", ["write many/0"]),
+        ("public/tls.crt", ["write only public", "objectType cert has no parts, secret has"]),
+        ("public.key", ["objectType cert has no parts"]),
+        ("turned/0.key", ["objectType key has no parts"]),
+    ],
+)
+def test_source_paths_that_nothing_provides(path: str, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read(f"array: {PATHS}").resolve_path(path)
+    assert path in caught.value.message
+    for word in words:
+        assert word in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("secret_type", "key", "path", "part"),
+    [
+        ("kubernetes.io/tls", "tls.crt", "web", Part.CERTIFICATES),
+        ("kubernetes.io/tls", "tls.key", "web", Part.TLS_KEY),
+        ("kubernetes.io/tls", "tls.key", "web/tls.key", Part.TLS_KEY),
+        ("kubernetes.io/tls", "tls.crt", "many/1.crt", Part.CERTIFICATES),
+        ("kubernetes.io/tls", "tls.crt", "public", Part.CERTIFICATES),
+        ("kubernetes.io/tls", "ca.crt", "web", Part.WHOLE),
+        ("Opaque", "tls.crt", "web", Part.WHOLE),
+        ("Opaque", "tls.key", "web.key", Part.PRIVATE_KEY),
+    ],
+)
+def test_a_tls_secret_takes_its_part_of_whatever_stands_there(
+    secret_type: str, key: str, path: str, part: Part
+) -> None:
+    wanted = read(f"array: {PATHS}").wanted(make_sync({key: path}, type=secret_type).spec.secret_object)
+    assert wanted[key].part is part
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "words"),
+    [
+        ("tls.crt", "web.key", ["takes its certificates", "web.key is its private key"]),
+        ("tls.key", "web/tls.crt", ["takes its private key", "web/tls.crt is its certificates"]),
+        ("tls.key", "public", ["objectType cert does not have", "objectType secret"]),
+        ("tls.crt", "turned/0", ["objectType key does not have"]),
+    ],
+)
+def test_a_tls_secret_whose_keys_are_mixed_up(key: str, path: str, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read(f"array: {PATHS}").wanted(make_sync({key: path}, type="kubernetes.io/tls").spec.secret_object)
+    for word in [key, *words]:
+        assert word in caught.value.message
+
+
+def test_two_thousand_objects_are_read_within_seconds() -> None:
+    text = "array:\n" + "".join(f"  - |\n    objectName: a{i}\n    objectType: secret\n" for i in range(2_000))
+    start = time.process_time()
+    assert len(read(text).objects) == 2_000
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("version", ["0" * 32, "00ff" * 8, "00FF" * 8])
+def test_version_is_32_hexadecimal_digits(version: str) -> None:
+    (found,) = read_class(
+        make_azure_class(f"array: ['{{objectName: a, objectVersion: \"{version}\"}}']")
+    ).objects.values()
+    assert found.version == version
+
+
+@pytest.mark.parametrize(
+    "version", ["v1", "1", "pending", "policy", "versions", "0" * 31, "0" * 33, "g" * 32, "../a", "Latest"]
+)
+def test_what_cannot_be_a_version_is_refused_in_the_class(version: str) -> None:
+    found = read_class(make_azure_class(f"array: ['{{objectName: a, objectVersion: \"{version}\"}}']"))
+    with pytest.raises(ClassError, match=r"objectVersion is .*: expected a version's id, 32 hexadecimal digits"):
+        found.resolve_path("a")
+
+
+FAULTY = {
+    "alias": "{objectName: bad, objectAlias: a..b}",
+    "name": "{objectName: b d, objectAlias: bad}",
+    "type": "{objectName: bad, objectType: Secret}",
+    "format": "{objectName: bad, objectFormat: der}",
+    "pfx of a certificate": "{objectName: bad, objectType: cert, objectFormat: pfx}",
+    "encoding": "{objectName: bad, objectEncoding: rot13}",
+    "version": "{objectName: bad, objectVersion: v1}",
+    "history": "{objectName: bad, objectVersionHistory: many}",
+    "a field twice": "{objectName: bad, objectName: bad}",
+    "a list": "{objectName: bad, objectVersion: [1]}",
+    "no YAML": "objectName: bad: x",
+    "no fields": "bad",
+    "no name": "{objectType: secret}",
+    "too deep": "{objectName: bad, x: [[[[[1]]]]]}",
+    "a merge key": "{objectName: bad, <<: {objectType: key}}",
+    "a merge key first": "{<<: {objectType: key}, objectName: bad}",
+    "merge keys of a list": "{objectName: bad, <<: [{objectType: key}]}",
+}
+
+
+@pytest.mark.parametrize("item", FAULTY.values(), ids=FAULTY)
+def test_item_that_cannot_be_used_concerns_only_who_asks_for_it(item: str) -> None:
+    found = read(f"array:\n  - 'objectName: good'\n  - '{item}'\n  - 'objectName: better'\n")
+    assert set(found.objects) == {"good", "better"}
+    assert len(found.item_problems) == 1
+    assert "item 1 (line 3)" in found.item_problems[0]
+    assert found.resolve_path("good").object.name == "good"
+    for path in ("bad", "a..b") if "a..b" in item else ("bad", "bad/0", "bad.crt", "bad/tls.key"):
+        with pytest.raises(ClassError if path in ("bad", "a..b") and "a..b" not in item else (ClassError, InputError)):
+            found.resolve_path(path)
+
+
+@pytest.mark.parametrize(
+    "alias", ["_x", "ConnectionStrings:Default", "a b", "x" * 254, "x" * 5000, "a//b", "./a", "\u00e9", "-a", "a/"]
+)
+def test_alias_that_no_source_path_can_name_stops_no_other_object(alias: str) -> None:
+    found = read(f"array:\n  - 'objectName: good'\n  - '{{objectName: odd, objectAlias: \"{alias}\"}}'\n")
+    assert set(found.objects) == {"good", alias}
+    assert found.item_problems == []
+    with pytest.raises(InputError, match="it has: ") as caught:
+        found.resolve_path("other")
+    assert len(caught.value.message) < 500
+
+
+def test_same_item_twice_word_for_word_is_one_object() -> None:
+    item = "{objectName: opcua, objectType: secret, objectEncoding: hex}"
+    found = read(f"array: ['{item}', '{item}', 'objectName: other', '{item}']")
+    assert set(found.objects) == {"opcua", "other"}
+    assert found.item_problems == []
+
+
+def test_different_items_of_one_name_fail_for_that_name_alone() -> None:
+    found = read("array: ['objectName: a', '{objectName: a, objectType: cert}', 'objectName: a', 'objectName: b']")
+    assert set(found.objects) == {"b"}
+    with pytest.raises(ClassError, match="a is named twice, as secret and as cert; give one an objectAlias"):
+        found.resolve_path("a")
+
+
+def test_unknown_field_is_ignored_and_reported_for_its_object() -> None:
+    found = read("array: ['{objectName: a, objectname: b, extra: [1]}', 'objectName: c']")
+    assert found.resolve_path("a").object.name == "a"
+    assert found.warnings_about([found.resolve_path("c")]) == ()
+    said = found.warnings_about([found.resolve_path("a"), found.resolve_path("a")])
+    assert [text.partition(": ")[2] for text in said] == [
+        "unknown field 'objectname' is ignored; write objectName",
+        "unknown field 'extra' is ignored",
+    ]
+    assert all("item 0 (line 1), line 1" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "---",
+        "...",
+        "--- ",
+        "---\narray: ['objectName: b']",
+        "---\nx: [",
+        "...\nx: [",
+        "---\nx: *y",
+        f"---\n{'[' * 9000}",
+    ],
+)
+@pytest.mark.parametrize("place", ["class", "item"])
+def test_what_follows_the_first_document_is_ignored(rest: str, place: str) -> None:
+    """The CSI provider reads one document of `objects`, and one of each item."""
+    lines = "".join(f"    {line}\n" for line in rest.splitlines()) if place == "item" else f"{rest}\n"
+    found = read(f"array:\n  - |\n    objectName: a\n    objectType: key\n{lines}")
+    assert found.item_problems == []
+    assert [(item.name, item.type) for item in found.objects.values()] == [("a", "key")]
+
+
+def test_quoted_merge_key_is_a_field_like_any_other() -> None:
+    found = read("array: ['{objectName: a, \"<<\": x}']")
+    assert found.objects["a"].type == "secret"
+    assert "unknown field '<<'" in found.item_problems[0]
+
+
+@pytest.mark.parametrize("null", ["null", "Null", "NULL", "~", ""])
+def test_null_is_a_field_left_out(null: str) -> None:
+    names = ("objectType", "objectVersion", "objectVersionHistory", "objectAlias", "objectFormat", "objectEncoding")
+    fields = "".join(f"    {name}: {null}\n" for name in (*names, "filePermission"))
+    found = read(f"array:\n  - |\n    objectName: a\n{fields}  - {null}\n  - |\n    {null}\n")
+    assert found.item_problems == []
+    assert found.objects == read("array: ['objectName: a']").objects
+
+
+def test_quoted_null_is_a_text() -> None:
+    assert read('array: [\'{objectName: "null", objectAlias: "Null"}\']').resolve_path("Null").object.name == "null"
+    assert set(read("array: ['{objectName: a, objectAlias: \"~\"}']").objects) == {"~"}
+
+
+@pytest.mark.parametrize(
+    ("text", "history"),
+    [
+        *(("010", 8), ("0x3", 3), ("0X1f", 31), ("+2", 2), ("2.0", 2), ("2.9", 2), ("0o17", 15), ("0b11", 3)),
+        *(("1_0", 10), ("1e2", 100), ("08", 8), (".5", 1), ("0", 1), ("-3", 1), ("-0x2", 1), ("5.", 5), ("00", 1)),
+        *(("-2147483648", 1), ("-2147483649", None), ("2147483648", None)),
+        *(("two", None), ("0x", None), ("1 2", None), ("501", None), ("99999999999", None), ("1e400", None)),
+        *((".inf", None), (".nan", None), ("true", None), ("9" * 5000, None), ("\u0665", None), ("1e", None)),
+    ],
+)
+def test_history_is_the_integer_that_sse_reads(text: str, history: int | None) -> None:
+    found = read(f"array: ['{{objectName: a, objectVersionHistory: {text}}}']")
+    if history is None:
+        assert "objectVersionHistory is" in found.item_problems[0]
+        assert "expected a number from 0 to 500" in found.item_problems[0]
+    else:
+        assert found.objects["a"].history == history
+
+
+@pytest.mark.parametrize("kind", ["cert", "key"])
+@pytest.mark.parametrize("form", ["PFX", "Pfx", "PEM", "pem"])
+def test_format_in_capitals_means_nothing_for_a_certificate_or_key(kind: str, form: str) -> None:
+    found = read(f"array: ['{{objectName: a, objectType: {kind}, objectFormat: {form}}}']")
+    assert found.item_problems == []
+    assert found.objects["a"].format == "pem"
+
+
+@pytest.mark.parametrize("spelling", ["clientID", "clientId"])
+def test_user_assigned_identity_is_ignored_beside_a_client_id(spelling: str) -> None:
+    source = make_azure_class(userAssignedIdentityID="another")
+    source.spec.parameters[spelling] = source.spec.parameters.pop("clientID")
+    assert read_class(source).client_id == "client"
+
+
+@pytest.mark.parametrize("count", [2_000, 2_001])
+def test_items_of_one_class_are_bounded(count: int) -> None:
+    text = "array:\n" + "".join(f"  - 'objectName: a{number}'\n" for number in range(count))
+    if count <= MAX_ITEMS:
+        assert len(read_objects(text).objects) == count
+        return
+    with pytest.raises(ClassError, match=r"parameter objects: it has 2001 items, and at most 2000 are read; split the"):
+        read_objects(text)
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r", "\x85", "\u2028", "\u2029"])
+def test_directives_are_bounded(line_break: str) -> None:
+    """LibYAML compares each %TAG with all before it: thousands of them take a second of CPU time."""
+    few, many = ("".join(f"%TAG !e{number}! t{line_break}" for number in range(count)) for count in (8, 9))
+    assert read_objects(f"{few}---\n{ONE}").objects
+    with pytest.raises(ClassError, match="parameter objects: it has 9 lines that begin with %, and at most 8 are read"):
+        read_objects(f"{many}---\n{ONE}")
+
+
+def test_directives_of_one_item_are_bounded() -> None:
+    directives = "".join(f"%TAG !e{number}! t\\n" for number in range(9))
+    found = read_objects(f'array:\n  - "{directives}---\\nobjectName: a"\n  - "objectName: b"\n')
+    assert set(found.objects) == {"b"}
+    assert "it has 9 lines that begin with %" in found.unnamed_faults[0]

@@ -1,0 +1,134 @@
+"""What a look at a vault makes stale, case by case."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from controller.api.secretsync import ObjectVersion
+from controller.domain.provider_class import ObjectVersionRef, Part, VaultObject
+from controller.domain.snapshot import ListedObject, VaultSnapshot, settled_time
+
+THEN = datetime(2030, 1, 1, 12, 0, 5, tzinfo=UTC)
+USER = VaultObject(name="user")
+PINNED = VaultObject(name="user", version="v1")
+HISTORY = VaultObject(name="user", history=3)
+TWO = VaultObject(name="user", history=2)
+
+
+def known(what: str = "secret/user", version: str = "v1", updated: str = "2030-01-01T12:00:05Z") -> ObjectVersion:
+    return ObjectVersion(target_key="k", object=what, version=version, updated=updated)
+
+
+def listed(
+    name: str = "user", updated: datetime | None = THEN, enabled: bool = True, kind: str = "secret"
+) -> VaultSnapshot:
+    return VaultSnapshot(listed={kind: {name: ListedObject(updated, enabled)}})
+
+
+def versions(*ids: str) -> VaultSnapshot:
+    return VaultSnapshot(versions={HISTORY: ids})
+
+
+@pytest.mark.parametrize(
+    ("survey", "wanted", "before", "stale"),
+    [
+        pytest.param(listed(), ObjectVersionRef(USER), [known()], False, id="equal"),
+        pytest.param(listed(), ObjectVersionRef(USER), [], True, id="never synced"),
+        pytest.param(listed(), ObjectVersionRef(USER), [known(what="secret/other")], True, id="another object"),
+        pytest.param(listed(), ObjectVersionRef(USER), [known(what="secret/user/0")], True, id="had a history before"),
+        pytest.param(listed(updated=THEN + timedelta(seconds=1)), ObjectVersionRef(USER), [known()], True, id="later"),
+        pytest.param(
+            listed(updated=THEN - timedelta(days=1)), ObjectVersionRef(USER), [known()], True, id="a backup is back"
+        ),
+        pytest.param(
+            listed(updated=THEN + timedelta(microseconds=9)),
+            ObjectVersionRef(USER),
+            [known()],
+            False,
+            id="below the grain",
+        ),
+        pytest.param(listed(updated=None), ObjectVersionRef(USER), [known()], True, id="the list tells no time"),
+        pytest.param(listed(updated=None), ObjectVersionRef(USER), [known(updated="")], True, id="nobody tells a time"),
+        pytest.param(listed(), ObjectVersionRef(USER), [known(updated="")], True, id="fetched within the second"),
+        pytest.param(listed(enabled=False), ObjectVersionRef(USER), [known()], True, id="disabled"),
+        pytest.param(VaultSnapshot(), ObjectVersionRef(USER), [known()], True, id="not looked at"),
+        pytest.param(VaultSnapshot(listed={"secret": {}}), ObjectVersionRef(USER), [known()], True, id="gone"),
+        pytest.param(listed(kind="cert"), ObjectVersionRef(USER), [known()], True, id="a certificate of that name"),
+        pytest.param(
+            listed(kind="cert"),
+            ObjectVersionRef(VaultObject(name="user", type="cert")),
+            [known("cert/user")],
+            False,
+            id="cert",
+        ),
+        pytest.param(
+            listed(kind="key", updated=THEN - timedelta(seconds=1)),
+            ObjectVersionRef(VaultObject(name="user", type="key")),
+            [known("key/user")],
+            True,
+            id="a key that changed",
+        ),
+        pytest.param(listed(), ObjectVersionRef(USER, 0, Part.PRIVATE_KEY), [known()], False, id="a part"),
+        pytest.param(
+            listed(), ObjectVersionRef(VaultObject(name="USER")), [known("secret/USER")], False, id="case of names"
+        ),
+        pytest.param(
+            listed(), ObjectVersionRef(VaultObject(name="User")), [known()], True, id="the class changed the case"
+        ),
+        pytest.param(
+            listed(updated=THEN + timedelta(9)), ObjectVersionRef(PINNED), [known()], False, id="a pinned version"
+        ),
+        pytest.param(listed(), ObjectVersionRef(PINNED), [known(version="v0")], True, id="pinned to another"),
+        pytest.param(
+            VaultSnapshot(listed={"secret": {}}),
+            ObjectVersionRef(PINNED),
+            [known()],
+            True,
+            id="a pinned one that is gone",
+        ),
+        pytest.param(versions("v2", "v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], False, id="history"),
+        pytest.param(
+            versions("v3", "v2", "v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], True, id="moved on"
+        ),
+        pytest.param(
+            VaultSnapshot(versions={TWO: ("v2", "v1")}, listed={"secret": {"user": ListedObject(THEN, True)}}),
+            ObjectVersionRef(TWO, 1),
+            [known("secret/user/1", updated="")],
+            False,
+            id="a history of two",
+        ),
+        pytest.param(
+            versions("v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], True, id="fewer than before"
+        ),
+        pytest.param(listed(), ObjectVersionRef(HISTORY, 0), [known("secret/user/0")], True, id="versions not listed"),
+    ],
+)
+def test_what_is_stale(
+    survey: VaultSnapshot, wanted: ObjectVersionRef, before: list[ObjectVersion], stale: bool
+) -> None:
+    assert survey.stale_keys({"k": wanted}, before) == ({"k"} if stale else set())
+
+
+def test_only_the_keys_that_changed_are_stale() -> None:
+    survey = VaultSnapshot(listed={"secret": {"user": ListedObject(THEN, True), "pass": ListedObject(THEN, False)}})
+    wanted = {"k": ObjectVersionRef(USER), "l": ObjectVersionRef(VaultObject(name="pass"))}
+    before = [
+        known(),
+        ObjectVersion(target_key="l", object="secret/pass", version="v1", updated="2030-01-01T12:00:05Z"),
+    ]
+    assert survey.stale_keys(wanted, before) == {"l"}
+
+
+@pytest.mark.parametrize(
+    ("after", "kept"),
+    [
+        (timedelta(seconds=-9), False),
+        (timedelta(0), False),
+        (timedelta(seconds=2) - timedelta(microseconds=1), False),
+        (timedelta(seconds=2), True),
+        (timedelta(days=900), True),
+    ],
+)
+def test_a_time_is_kept_once_no_other_change_can_have_it(after: timedelta, kept: bool) -> None:
+    assert settled_time(THEN, THEN + after) == (THEN if kept else None)
+    assert settled_time(None, THEN) is None

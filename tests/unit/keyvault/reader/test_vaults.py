@@ -1,0 +1,104 @@
+"""All readers: who shares one, and when they are let go."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from controller.config.settings import Cloud
+from controller.errors import ClassError
+from controller.keyvault import pool
+from controller.keyvault.credentials import Identity
+from controller.keyvault.pool import VaultPool
+from controller.runtime import budgets
+
+
+async def test_readers_are_shared_by_one_identity_and_dropped_when_nobody_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    clouds = {"here": Cloud(authority="https://login.example.com", vault_url="https://{vault}.example.com")}
+
+    async def assertion(_: Identity) -> str:
+        return "a.b.c"
+
+    all_vaults = VaultPool(clouds, assertion, lambda *_: None)
+    one, other = Identity("team", "robot", "c", "tenant-1"), Identity("else", "robot", "c", "tenant-1")
+    first = all_vaults.reader(one, "here", "shop")
+    assert all_vaults.reader(one, "here", "shop") is first
+    assert all_vaults.reader(one, "here", "bank") is not first
+    assert all_vaults.reader(other, "here", "shop") is not first
+    now[0] = 500
+    assert all_vaults.reader(other, "here", "shop")
+    now[0] = 700
+    await all_vaults.evict_idle(600)
+    assert len(all_vaults.entries) == len(all_vaults.credentials) == 1
+    second = all_vaults.reader(one, "here", "shop")
+    assert second is not first
+    # A cloud that was taken away is not reached by what was made for it, nor when it comes back somewhere else.
+    clouds["here"] = Cloud(authority="https://login.example.org", vault_url="https://{vault}.example.org")
+    assert all_vaults.reader(one, "here", "shop") is not second
+    del clouds["here"]
+    with pytest.raises(ClassError, match=r"cloud 'here' was removed"):
+        all_vaults.reader(one, "here", "shop")
+    now[0] = 1400
+    await all_vaults.evict_idle(600)
+    assert not len(all_vaults.entries)
+    assert not all_vaults.transports
+    assert not all_vaults.rate_limiters
+    await all_vaults.close()
+
+
+async def test_renamed_vaults_of_one_namespace_keep_no_more_than_its_budget() -> None:
+    clouds = {"here": Cloud(authority="https://login.example.com", vault_url="https://{vault}.example.com")}
+
+    async def assertion(_: Identity) -> str:
+        return "a.b.c"
+
+    all_vaults = VaultPool(clouds, assertion, lambda *_: None)
+    victim = all_vaults.reader(Identity("victim", "robot", "c", "tenant-1"), "here", "shop")
+    for number in range(500):
+        all_vaults.reader(Identity("editor", f"robot-{number % 200}", "c", "tenant-1"), "here", f"v{number}")
+        all_vaults.reader(Identity("editor", "robot", "c", "tenant-1"), "here", "shop")
+    most = int(budgets.READERS.most)
+    assert len(all_vaults.entries) == most + 1
+    assert len(all_vaults.credentials) <= most + 1
+    assert len(all_vaults.rate_limiters) <= most + 1
+    assert all_vaults.reader(Identity("victim", "robot", "c", "tenant-1"), "here", "shop") is victim
+    await all_vaults.close()
+
+
+async def test_what_a_vault_refused_outlives_the_reader_that_was_refused() -> None:
+    """Else an editor could have a throttled vault asked at the full pace, by naming many others."""
+    clouds = {"here": Cloud(authority="https://login.example.com", vault_url="https://{vault}.example.com")}
+
+    async def assertion(_: Identity) -> str:
+        return "a.b.c"
+
+    all_vaults = VaultPool(clouds, assertion, lambda *_: None)
+    editor = Identity("editor", "robot", "c", "tenant-1")
+    all_vaults.reader(editor, "here", "busy")
+    all_vaults.rate_limiters["https://busy.example.com"].note_refusal(300)
+    for number in range(100):
+        all_vaults.reader(editor, "here", f"v{number}")
+    await all_vaults.evict_idle(0)
+    assert all_vaults.rate_limiters["https://busy.example.com"].seconds_closed() > 0
+    await all_vaults.close()
+
+
+async def test_readers_of_all_namespaces_are_bounded_and_the_largest_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "MAX_READERS", 10)
+    clouds = {"here": Cloud(authority="https://login.example.com", vault_url="https://{vault}.example.com")}
+
+    async def assertion(_: Identity) -> str:
+        return "a.b.c"
+
+    all_vaults = VaultPool(clouds, assertion, lambda *_: None)
+    victim = all_vaults.reader(Identity("victim", "robot", "c", "tenant-1"), "here", "shop")
+    for number in range(50):
+        all_vaults.reader(Identity(f"editor-{number % 3}", "robot", "c", "tenant-1"), "here", f"v{number}")
+    assert len(all_vaults.entries) == 10
+    assert all_vaults.reader(Identity("victim", "robot", "c", "tenant-1"), "here", "shop") is victim
+    await all_vaults.close()

@@ -1,0 +1,71 @@
+"""When a request to a vault that failed is sent again, in virtual time."""
+
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from azure.core.exceptions import ServiceRequestError
+
+from controller.errors import ProviderError
+from controller.keyvault.client import AT_ONCE, VaultClient
+from controller.keyvault.credentials import FederatedCredential, Identity
+from controller.keyvault.errors import VaultAddress
+from controller.keyvault.objects import Source
+from controller.runtime.circuit_breaker import HEALTHY_OUTCOMES
+from controller.runtime.fair_share import FairSemaphore
+from controller.runtime.rate_limiter import AdaptiveRateLimiter
+from tests.support import virtual_time
+
+LIST = cast("Source", SimpleNamespace(plural="secrets"))
+
+
+async def get_token_info() -> None:
+    """Return at once, as where the token is there already."""
+
+
+def new_client(clock: Callable[[], float]) -> VaultClient:
+    return VaultClient(
+        VaultAddress("vault", "https://vault"),
+        Identity("team", "robot", "client", "tenant"),
+        cast("FederatedCredential", SimpleNamespace(get_token_info=get_token_info)),
+        cast("Any", None),
+        FairSemaphore(AT_ONCE),
+        AdaptiveRateLimiter(clock),
+        lambda *_: None,
+        clock,
+    )
+
+
+@pytest.mark.parametrize(
+    ("answers_before", "moments"),
+    [
+        pytest.param(0, {"least": [0, 0.2], "most": [0, 0.3]}, id="first-request"),
+        pytest.param(2 * HEALTHY_OUTCOMES, {"least": [0, 0.2, 1.2], "most": [0, 0.3, 1.8]}, id="vault-that-answers"),
+    ],
+)
+@pytest.mark.parametrize("chance", ["least", "most"])
+def test_failed_request_is_sent_again_after_a_fifth_of_a_second_then_after_one(
+    monkeypatch: pytest.MonkeyPatch, answers_before: int, moments: dict[str, list[float]], chance: str
+) -> None:
+    monkeypatch.setattr(random, "uniform", min if chance == "least" else max)
+
+    async def main(clock: Callable[[], float]) -> list[float]:
+        client, sent = new_client(clock), []
+
+        async def answer() -> None:
+            """Return at once."""
+
+        async def fail() -> None:
+            sent.append(clock())
+            raise ServiceRequestError("connection refused")
+
+        for _ in range(answers_before):
+            await client.make(LIST, "list", None, answer, first=True)
+        began = clock()
+        with pytest.raises(ProviderError):
+            await client.make(LIST, "list", None, fail, first=True)
+        return [moment - began for moment in sent]
+
+    assert virtual_time.run_virtual(main) == pytest.approx(moments[chance])

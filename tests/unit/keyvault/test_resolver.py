@@ -1,0 +1,92 @@
+"""Names are looked up in threads of their own: those that hang are the business of their namespace alone."""
+
+import asyncio
+import socket
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from controller.keyvault.resolver import KEEP, LOOKUPS_AT_ONCE, MAX_KEPT, FairResolver, requesting_namespace
+
+SOON = 5.0
+ANSWER = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 443))]
+
+
+class Dns:
+    """Names that begin with `hang` are not answered until the gate opens; `no` names do not exist."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.asked: Counter[str] = Counter()
+
+    def __call__(self, host: str, port: int, **_: Any) -> Any:
+        self.asked[host] += 1
+        if host.startswith("hang"):
+            self.gate.wait()
+        if host.startswith("no"):
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return ANSWER
+
+
+async def resolve(resolver: FairResolver, namespace: str, host: str) -> str:
+    requesting_namespace.set(namespace)
+    return (await resolver.resolve(host, 443))[0]["host"]
+
+
+async def test_lookups_that_hang_leave_half_of_the_threads_to_others() -> None:
+    dns = Dns()
+    resolver = FairResolver(dns)
+    hanging = [asyncio.create_task(resolve(resolver, "a", f"hang-{number}")) for number in range(LOOKUPS_AT_ONCE * 3)]
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(SOON):
+        assert await asyncio.create_task(resolve(resolver, "b", "vault")) == "127.0.0.1"
+    assert sum(dns.asked.values()) <= LOOKUPS_AT_ONCE / 2 + 1
+    dns.gate.set()
+    await asyncio.gather(*hanging)
+
+
+async def test_name_in_the_line_of_one_namespace_is_looked_up_for_another() -> None:
+    """The attacker's share is spent, and then it names its victim's vault."""
+    dns = Dns()
+    resolver = FairResolver(dns)
+    names = [f"hang-{number}" for number in range(LOOKUPS_AT_ONCE)] + ["vault"]
+    waiting = [asyncio.create_task(resolve(resolver, "a", name)) for name in names]
+    await asyncio.sleep(0.1)
+    assert not dns.asked["vault"]
+    async with asyncio.timeout(SOON):
+        assert await asyncio.create_task(resolve(resolver, "b", "vault")) == "127.0.0.1"
+    dns.gate.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_lookup_that_hangs_ends_in_an_error_and_is_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.keyvault.resolver.PATIENCE", 0.05)
+    dns = Dns()
+    resolver = FairResolver(dns)
+    for _ in range(3):
+        with pytest.raises(OSError, match="not resolved in time"):
+            await resolver.resolve("hang", 443)
+    assert dns.asked["hang"] == 1
+    dns.gate.set()
+
+
+async def test_answers_are_kept_for_a_while_and_failures_are_not() -> None:
+    now, dns = [0.0], Dns()
+    resolver = FairResolver(dns, clock=lambda: now[0])
+    for _ in range(3):
+        await resolver.resolve("vault", 443)
+        with pytest.raises(OSError, match="no such name"):
+            await resolver.resolve("no", 443)
+    assert dns.asked == {"vault": 1, "no": 3}
+    now[0] += KEEP
+    await resolver.resolve("vault", 443)
+    assert dns.asked["vault"] == 2
+    for number in range(MAX_KEPT + 10):
+        await resolver.resolve(f"vault-{number}", 443)
+    assert len(resolver.cached) == MAX_KEPT
+
+
+async def test_the_systems_resolver_knows_localhost() -> None:
+    assert await resolve(FairResolver(), "a", "localhost") in ("127.0.0.1", "::1")

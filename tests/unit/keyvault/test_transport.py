@@ -1,0 +1,259 @@
+"""Ways on which no answer comes, provoked on loopback where they can be, and what is said of each."""
+
+import gzip
+import socket
+import ssl
+import tracemalloc
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
+from azure.core.pipeline.transport import HttpRequest
+
+from controller.errors import NotLeading
+from controller.keyvault.resolver import FairResolver
+from controller.keyvault.transport import (
+    MAX_HOSTS,
+    MOST_ANSWER,
+    explain_connection,
+    new_session,
+    new_transport,
+    proxy_for,
+)
+from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, run_api_server
+from tools.local_cluster.pki import Authority
+
+VAULT = "Key Vault shop"
+PLACE = ConnectionKey("shop.vault.example.com", 443, True, True, None, None, None)
+
+
+async def failure(url: str, ca: str = "", seconds: float = 5) -> AzureError:
+    """How the SDK's transport fails to get that address."""
+    async with new_session(ca) as session:
+        with pytest.raises(AzureError) as caught:
+            await new_transport(session).send(HttpRequest("GET", url), connection_timeout=seconds, read_timeout=seconds)
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"), "vaults")
+
+
+@pytest.fixture
+async def vault(authority: Authority) -> AsyncIterator[ScriptedApiServer]:
+    pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.cert, pair.key)
+    async with run_api_server(tls) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# What really happens
+
+
+async def test_a_certificate_of_an_unknown_authority(vault: ScriptedApiServer) -> None:
+    text = explain_connection(await failure(vault.url), VAULT)
+    assert text.startswith(f"{VAULT}: the TLS certificate is not trusted")
+    assert "chart's `caBundle`" in text
+    assert not vault.requests
+
+
+async def test_the_clouds_own_authority_is_trusted_besides_the_systems(
+    vault: ScriptedApiServer, authority: Authority
+) -> None:
+    vault.add_responses(ScriptedResponse(b"yes"))
+    async with new_session(authority.pair.cert.read_text()) as session:
+        response = await new_transport(session).send(HttpRequest("GET", vault.url))
+        await response.load_body()
+    assert response.status_code == 200
+    assert vault.requests[0].path == "/"
+
+
+async def test_an_answer_without_end_does_not_fill_the_memory(vault: ScriptedApiServer, authority: Authority) -> None:
+    """100 MB, of which a pod of 256 MiB could not hold two."""
+    part = b"x" * 2**16
+    vault.add_responses(ScriptedResponse([part] * (100 * 16)), ScriptedResponse(b"yes"))
+    async with new_session(authority.pair.cert.read_text()) as session:
+        transport, request = new_transport(session), HttpRequest("GET", vault.url)
+        tracemalloc.start()
+        try:
+            with pytest.raises(AzureError):
+                await transport.send(request)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < 4 * MOST_ANSWER
+        answer = await transport.send(request)  # … and the next one comes on a connection of its own
+        assert answer.body() == b"yes"
+    assert {asked.headers["Accept-Encoding"] for asked in vault.requests} == {"identity"}  # what unpacks has no bound
+
+
+async def test_nothing_is_sent_where_the_check_says_no(vault: ScriptedApiServer, authority: Authority) -> None:
+    def check() -> None:
+        raise NotLeading("another leads")
+
+    async with new_session(authority.pair.cert.read_text()) as session:
+        with pytest.raises(NotLeading):
+            await new_transport(session, check).send(HttpRequest("GET", vault.url))
+    assert not vault.requests
+
+
+async def test_a_certificate_for_another_name(vault: ScriptedApiServer, authority: Authority) -> None:
+    elsewhere = vault.url.replace("127.0.0.1", "localhost")
+    assert "TLS certificate" in explain_connection(await failure(elsewhere, authority.pair.cert.read_text()), VAULT)
+
+
+@pytest.mark.parametrize("unreachable", [[], [(socket.AF_INET, "127.0.0.9")]], ids=["IPv6 only", "IPv4 unreachable"])
+async def test_a_vault_is_reached_by_ipv6(unreachable: list[tuple[int, str]], authority: Authority) -> None:
+    pair = authority.issue("server6", user="server", hosts=["shop.vault.example.com"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.cert, pair.key)
+    async with run_api_server(tls, "::1") as server:
+        server.add_responses(ScriptedResponse(b"yes"))
+        port = urlsplit(server.url).port
+
+        def look_up(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+            assert host == "shop.vault.example.com"
+            found = [*unreachable, (socket.AF_INET6, "::1")]
+            return [(family, socket.SOCK_STREAM, 6, "", (address, port)) for family, address in found]
+
+        async with new_session(authority.pair.cert.read_text(), FairResolver(look_up)) as session:
+            request = HttpRequest("GET", f"https://shop.vault.example.com:{port}")
+            response = await new_transport(session).send(request)
+    assert (response.status_code, [asked.path for asked in server.requests]) == (200, ["/"])
+
+
+async def test_a_port_that_nobody_listens_on() -> None:
+    async with run_api_server() as server:
+        url = server.url
+    text = explain_connection(await failure(url), VAULT)
+    assert text == f"{VAULT} cannot be reached (ClientConnectorError); the controller tries again by itself"
+
+
+async def test_an_answer_that_does_not_come(vault: ScriptedApiServer, authority: Authority) -> None:
+    error = await failure(vault.url, authority.pair.cert.read_text(), seconds=0.1)
+    assert explain_connection(error, VAULT) == f"{VAULT} did not answer in time; check the route and firewall to it"
+
+
+async def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with run_api_server() as server:
+        url = server.url
+    monkeypatch.setenv("HTTPS_PROXY", url)
+    text = explain_connection(await failure("https://shop.vault.example.com"), VAULT)
+    assert "the proxy refuses the connection; check HTTPS_PROXY" in text
+
+
+async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with run_api_server() as proxy:
+        proxy.add_responses(ScriptedResponse(b"", status=407))
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        text = explain_connection(await failure("https://shop.vault.example.com"), VAULT)
+    assert "the proxy refuses the connection; check HTTPS_PROXY" in text
+
+
+# What cannot be provoked here
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (
+            aiohttp.ClientConnectorDNSError(PLACE, OSError(-2, "Name or service not known")),
+            ["shop.vault.example.com does not resolve", "DNS"],
+        ),
+        (aiohttp.ClientConnectorDNSError(PLACE, OSError(24, "Too many open files")), ["no more files", "nofile"]),
+        (aiohttp.ClientConnectorError(PLACE, OSError(23, "Too many open files in system")), ["no more files"]),
+        (
+            aiohttp.ClientConnectorCertificateError(PLACE, ssl.SSLCertVerificationError("x")),
+            ["certificate is not trusted", "caBundle"],
+        ),
+        (aiohttp.ClientConnectorSSLError(PLACE, ssl.SSLError("x")), ["certificate is not trusted"]),
+        (aiohttp.ServerTimeoutError(), ["did not answer in time", "firewall"]),
+        (TimeoutError(), ["did not answer in time"]),
+        (aiohttp.ServerDisconnectedError(), ["cannot be reached (ServerDisconnectedError)", "tries again"]),
+    ],
+)
+@pytest.mark.parametrize("kind", [ServiceRequestError, ServiceResponseError])
+def test_each_cause_has_a_next_step(cause: Exception, words: list[str], kind: type[AzureError]) -> None:
+    text = explain_connection(kind("canary", error=cause), VAULT)
+    for word in [VAULT, *words]:
+        assert word in text
+    assert "canary" not in text
+
+
+def test_a_failure_without_a_cause_is_named_by_its_kind() -> None:
+    assert "(ServiceRequestError)" in explain_connection(ServiceRequestError("canary"), VAULT)
+
+
+def test_a_cause_may_stand_behind_the_error() -> None:
+    error = ServiceRequestError("x")
+    error.inner_exception = None
+    error.__cause__ = TimeoutError()
+    assert "in time" in explain_connection(error, VAULT)
+
+
+async def test_a_ca_that_is_none_is_refused_before_any_connection() -> None:
+    with pytest.raises(ssl.SSLError):
+        new_session("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "proxy"),
+    [
+        ("shop.vault.azure.net", "http://proxy:3128"),
+        ("shop.vault.azure.net:443", "http://proxy:3128"),
+        ("vault.corp.example", None),
+        ("10.0.0.1", None),
+        ("10.0.0.2", "http://proxy:3128"),
+        ("10.1.255.7", None),
+        ("10.1.255.7:8443", None),
+        ("10.2.0.1", "http://proxy:3128"),
+        ("[fd00::7]:443", None),
+        ("[fe00::7]:443", "http://proxy:3128"),
+        ("corp.example.org", "http://proxy:3128"),
+    ],
+)
+def test_which_proxy(host: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.1,.corp.example, 10.1.0.0/16,fd00::/8,no/network")
+    assert proxy_for("https", host) == proxy
+
+
+async def test_a_direct_transport_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    async with new_session("") as session:
+        assert new_transport(session).choose_proxy("https", "10.0.0.1") == "http://proxy:3128"
+        assert new_transport(session, direct=True).choose_proxy("https", "10.0.0.1") is None
+
+
+def test_without_an_environment_there_is_no_proxy() -> None:
+    assert proxy_for("https", "shop.vault.azure.net") is None
+
+
+async def test_proxies_of_hosts_are_remembered_up_to_a_bound() -> None:
+    """Editors name vaults, and so hosts."""
+    async with new_session("") as session:
+        transport = new_transport(session)
+        for number in range(3 * MAX_HOSTS):
+            transport.choose_proxy("https", f"v{number}.vault.azure.net")
+        assert transport.choose_proxy.cache_info().currsize == MAX_HOSTS
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x"])
+async def test_a_compressed_answer_is_not_decompressed(encoding: str) -> None:
+    """The SDK decompresses without a bound, so it never gets one."""
+    async with run_api_server() as server:
+        server.add_responses(ScriptedResponse(gzip.compress(b"0" * 2**20), headers={"Content-Encoding": encoding}))
+        error = await failure(server.url)
+    assert "Key Vault shop sent a compressed answer" in explain_connection(error, VAULT)

@@ -1,0 +1,205 @@
+"""What every failure of the Kubernetes API becomes, over real HTTP."""
+
+import base64
+import gzip
+import ssl
+import traceback
+from pathlib import Path
+
+import pytest
+
+from controller import errors
+from controller.api.conditions import Reason
+from controller.api.meta import Secret
+from controller.kube import client, permissions
+from controller.kube.client import KubeClient
+from controller.kube.foreign_text import MAX_TEXT
+from controller.kube.resources import GetAccess
+from tests.support import canaries
+from tests.support.canaries import SOME_FORMS
+from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, error_response, run_api_server
+from tests.unit.kube.client.calls import CANARY, META, PARTIAL, Call, failure, look
+from tools.local_cluster.pki import Authority
+
+POLICY = "secrets is forbidden: ValidatingAdmissionPolicy 'akv' with binding 'akv' denied request: not this type"
+BY_POLICY = "ValidatingAdmissionPolicy 'akv' refused the Secret (HTTP {})"
+REFUSED, UNABLE = "the API server refused a request", "the API server could not answer"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message", "retry_after"),
+    [
+        (error_response(400, "bad"), errors.Refused, "rejected the Secret as invalid (HTTP 400)", None),
+        (error_response(401, "who are you"), errors.Refused, REFUSED, None),
+        (error_response(403, "not you"), errors.Refused, REFUSED, None),
+        (error_response(404, "not here"), errors.NotFound, "does not exist (HTTP 404)", None),
+        (error_response(409, "somebody was faster"), errors.Conflict, "changed meanwhile (HTTP 409)", None),
+        (error_response(410, "too old"), errors.ResourceExpired, REFUSED, None),
+        (error_response(413, "too large"), errors.Refused, REFUSED, None),
+        (error_response(422, "field is immutable"), errors.Refused, "field is immutable", None),
+        (error_response(422, POLICY), errors.PolicyRefused, BY_POLICY.format(422), None),
+        (error_response(403, POLICY), errors.PolicyRefused, BY_POLICY.format(403), None),
+        (error_response(429, "slowly", Retry_After="17"), errors.Unreachable, UNABLE, 17),
+        (error_response(429, "slowly"), errors.Unreachable, UNABLE, None),
+        (error_response(429, "slowly", Retry_After="Wed, 01 Jan 2031 00:00:00 GMT"), errors.Unreachable, UNABLE, None),
+        (error_response(503, "later", Retry_After="²"), errors.Unreachable, UNABLE, None),
+        (error_response(500, "oh"), errors.Unreachable, UNABLE, None),
+        (error_response(504, "slow"), errors.Unreachable, UNABLE, None),
+        (ScriptedResponse(b"<html>Bad Gateway</html>", status=502), errors.Unreachable, "(HTTP 502)", None),
+        (ScriptedResponse(b"", status=503), errors.Unreachable, "(HTTP 503)", None),
+        (ScriptedResponse(b"\xff\xfe", status=403), errors.Refused, "(HTTP 403)", None),
+        (ScriptedResponse([1, 2], status=403), errors.Refused, "(HTTP 403)", None),
+        (ScriptedResponse({"message": None}, status=403), errors.Refused, "(HTTP 403)", None),
+        (ScriptedResponse({"error": "another shape"}, status=403), errors.Refused, "(HTTP 403)", None),
+    ],
+)
+async def test_refusals(
+    both: tuple[ScriptedApiServer, KubeClient],
+    answer: ScriptedResponse,
+    kind: type[errors.KubeError],
+    message: str,
+    retry_after: float | None,
+) -> None:
+    server, api = both
+    server.add_responses(answer)
+    error = await failure(look(api))
+    assert type(error) is kind
+    assert message in error.message
+    assert (error.status, error.retry_after) == (answer.status, retry_after)
+    assert error.reason == (Reason.POLICY_REFUSED if kind is errors.PolicyRefused else Reason.SYNC_FAILED)
+
+
+async def test_an_endless_message_is_cut(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = both
+    server.add_responses(error_response(403, "x" * 100_000))
+    error = await failure(permissions.SECRET_SYNC_STATUS.patch_status(api, META, {}))
+    assert len(error.message) == MAX_TEXT
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        look,
+        lambda api: permissions.SECRETS.create(api, "team", {}),
+        lambda api: permissions.SECRET_SYNC_STATUS.patch_status(api, META, {}),
+        lambda api: permissions.TOKENS.request_token(api, "team", "robot", audience="a", seconds=600),
+        lambda api: permissions.SECRET_SYNCS.list_page(api, "", ""),
+        lambda api: permissions.CRDS.get(api, "a.b"),
+    ],
+)
+@pytest.mark.parametrize("body", [b"<html>Sign in to the network</html>", b"", b"\xff", b"[]", b'{"metadata":'])
+async def test_a_good_status_with_a_body_that_makes_no_sense(
+    both: tuple[ScriptedApiServer, KubeClient], call: Call, body: bytes
+) -> None:
+    # What stands between us and the API server may answer anything. It must become an error like any other.
+    server, api = both
+    server.add_responses(ScriptedResponse(body))
+    assert isinstance(await failure(call(api)), errors.Unreachable)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ScriptedResponse(b"not JSON", status=500),
+        ScriptedResponse({"data": CANARY}, status=422),
+        ScriptedResponse(b'{"metadata":', broken=True),
+        error_response(409),
+    ],
+)
+async def test_what_was_written_is_in_no_failure(
+    both: tuple[ScriptedApiServer, KubeClient], answer: ScriptedResponse
+) -> None:
+    server, api = both
+    server.add_responses(answer)
+    encoded = base64.b64encode(CANARY.encode()).decode()
+    error = await failure(permissions.SECRETS.merge(api, META, {"data": {"key": encoded}, "note": CANARY}))
+    told = "".join(traceback.format_exception(error)) + repr(error.__cause__)
+    assert CANARY not in told
+    assert encoded not in told
+
+
+async def test_an_answer_that_does_not_come_in_time(
+    both: tuple[ScriptedApiServer, KubeClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, api = both
+    monkeypatch.setattr(client, "TIMEOUT", 0.5)
+    error = await failure(look(api))
+    assert isinstance(error, errors.Unreachable)
+    assert "in time" in error.message
+    assert len(server.requests) == 1
+
+
+async def test_a_connection_that_breaks_off(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = both
+    server.add_responses(ScriptedResponse(b"{", headers={"Content-Length": "500"}, broken=True))
+    error = await failure(look(api))
+    assert isinstance(error, errors.Unreachable)
+    assert "cannot be reached" in error.message
+
+
+async def test_a_port_that_nobody_listens_on() -> None:
+    async with run_api_server() as server:
+        access = server.client_config()
+    async with KubeClient(access) as api:
+        error = await failure(look(api))
+    assert isinstance(error, errors.Unreachable)
+    assert error.status == 0
+
+
+async def test_only_the_clusters_own_authority_is_trusted(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "cluster")
+    (tmp_path / "else").mkdir()
+    stranger = Authority(tmp_path / "else", "stranger")
+    pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.cert, pair.key)
+    async with run_api_server(tls) as server:
+        server.add_responses(PARTIAL)
+        async with KubeClient(server.client_config(authority.pair.cert)) as api:
+            assert await look(api)
+        async with KubeClient(server.client_config(stranger.pair.cert)) as api:
+            error = await failure(look(api))
+        assert "ClientConnectorCertificateError" in error.message
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x"])
+@pytest.mark.parametrize("status", [200, 403])
+async def test_a_compressed_answer_is_not_decompressed(
+    both: tuple[ScriptedApiServer, KubeClient], encoding: str, status: int
+) -> None:
+    server, api = both
+    server.add_responses(
+        ScriptedResponse(gzip.compress(b"{}" * 2**20), status=status, headers={"Content-Encoding": encoding})
+    )
+    assert "compressed answer" in (await failure(look(api))).message
+    assert server.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+async def test_an_answer_of_many_bytes_is_not_read_to_its_end(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = both
+    server.add_responses(ScriptedResponse(b" " * (client.MAX_ANSWER + 1)))
+    assert isinstance(await failure(look(api)), errors.AnswerTooLarge)
+
+
+SECRET_REQUESTS: dict[str, Call] = {
+    "create": lambda api: permissions.SECRETS.create(api, "team", {"data": {"key": "x"}}),
+    "patch": lambda api: permissions.SECRETS.merge(api, META, {"data": {"key": "x"}}),
+    "patch of metadata": lambda api: permissions.SECRETS.merge(api, META, {"metadata": {"labels": {}}}),
+    "probe": look,
+    "get": lambda api: GetAccess(Secret, "").get(api, "team", "shop"),
+}
+
+
+@pytest.mark.parametrize("request_", SECRET_REQUESTS)
+async def test_no_request_for_a_secret_passes_on_what_another_party_says(
+    both: tuple[ScriptedApiServer, KubeClient], request_: str
+) -> None:
+    server, api = both
+    for form in SOME_FORMS:
+        for status in (400, 403, 404, 409, 410, 413, 422, 429, 500, 504):
+            text = f'admission webhook "x" denied the request: {form(canaries.CANARY)}'
+            status_object = {"message": text, "reason": text, "details": {"name": text, "causes": [{"message": text}]}}
+            server.add_responses(ScriptedResponse(status_object, status=status, headers={"Warning": "299 - x"}))
+            error = await failure(SECRET_REQUESTS[request_](api))
+            assert not canaries.find_forms("".join(traceback.format_exception(error)))

@@ -1,0 +1,200 @@
+"""Requests of the Kubernetes API, over real HTTP: what is sent."""
+
+import contextlib
+
+import msgspec
+import pytest
+
+from controller import errors
+from controller.api.meta import ObjectMeta
+from controller.kube import client, permissions
+from controller.kube.client import KubeClient
+from controller.runtime.zeroize import zeroize
+from tests.support.builders import make_sync
+from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, error_response, run_api_server
+from tests.unit.kube.client.calls import CANARY, META, PARTIAL, Call, look
+
+TOKEN = {"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:00Z"}}
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "method", "path", "query", "body"),
+    [
+        pytest.param(
+            lambda api: permissions.SECRET_SYNCS.list_page(api, "", ""),
+            {"metadata": {"resourceVersion": "5"}, "items": []},
+            "GET",
+            "/apis/secret-sync.x-k8s.io/v1alpha1/secretsyncs",
+            {"limit": "50"},
+            None,
+            id="list everywhere",
+        ),
+        pytest.param(
+            lambda api: permissions.CLASSES.list_page(api, "team", "next"),
+            {"metadata": {}, "items": []},
+            "GET",
+            "/apis/secrets-store.csi.x-k8s.io/v1/namespaces/team/secretproviderclasses",
+            {"limit": "50", "continue": "next"},
+            None,
+            id="list on in a namespace",
+        ),
+        pytest.param(
+            look,
+            PARTIAL,
+            "PATCH",
+            "/api/v1/namespaces/team/secrets/shop",
+            {"fieldManager": "akv-secret-store"},
+            {},
+            id="probe",
+        ),
+        pytest.param(
+            lambda api: permissions.SECRETS.create(api, "team", {"kind": "Secret"}, dry_run=True),
+            PARTIAL,
+            "POST",
+            "/api/v1/namespaces/team/secrets",
+            {"fieldManager": "akv-secret-store", "dryRun": "All"},
+            {"kind": "Secret"},
+            id="create, dry",
+        ),
+        pytest.param(
+            lambda api: permissions.SECRETS.merge(api, META, {"data": {"a": None}, "metadata": {"labels": {"x": "y"}}}),
+            PARTIAL,
+            "PATCH",
+            "/api/v1/namespaces/team/secrets/shop",
+            {"fieldManager": "akv-secret-store"},
+            {"data": {"a": None}, "metadata": {"labels": {"x": "y"}, "uid": "u1", "resourceVersion": "42"}},
+            id="merge, unless it changed",
+        ),
+        pytest.param(
+            lambda api: permissions.SECRET_SYNC_STATUS.patch_status(api, META, {"syncHash": "h"}),
+            msgspec.to_builtins(make_sync()),
+            "PATCH",
+            "/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/team/secretsyncs/shop/status",
+            {"fieldManager": "akv-secret-store"},
+            {"metadata": {"resourceVersion": "42"}, "status": {"syncHash": "h"}},
+            id="status",
+        ),
+        pytest.param(
+            lambda api: permissions.MADE_SYNCS_GONE.delete(api, META),
+            {},
+            "DELETE",
+            "/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/team/secretsyncs/shop",
+            {},
+            {
+                "apiVersion": "v1",
+                "kind": "DeleteOptions",
+                "preconditions": {"uid": "u1", "resourceVersion": "42"},
+            },
+            id="delete, unless it changed",
+        ),
+        pytest.param(
+            lambda api: permissions.TOKENS.request_token(api, "team", "robot", audience="a://b", seconds=600),
+            TOKEN,
+            "POST",
+            "/api/v1/namespaces/team/serviceaccounts/robot/token",
+            {},
+            {
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {"audiences": ["a://b"], "expirationSeconds": 600},
+            },
+            id="token",
+        ),
+        pytest.param(
+            lambda api: permissions.EVENTS.create(api, "team", {"note": "n"}),
+            {},
+            "POST",
+            "/apis/events.k8s.io/v1/namespaces/team/events",
+            {},
+            {"note": "n"},
+            id="event",
+        ),
+        pytest.param(
+            lambda api: permissions.CRDS.get(api, "a.b"),
+            {},
+            "GET",
+            "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/a.b",
+            {},
+            None,
+            id="a CRD",
+        ),
+    ],
+)
+async def test_requests(
+    both: tuple[ScriptedApiServer, KubeClient],
+    call: Call,
+    answer: dict[str, object],
+    method: str,
+    path: str,
+    query: dict[str, str],
+    body: object,
+) -> None:
+    server, api = both
+    server.add_responses(answer)
+    await call(api)
+    (asked,) = server.requests
+    assert (asked.method, asked.path, asked.query) == (method, path, query)
+    assert (msgspec.json.decode(asked.body) if asked.body else None) == body
+
+
+@pytest.mark.parametrize("answer", [PARTIAL, error_response(403, "no")])
+async def test_what_was_sent_is_overwritten(
+    both: tuple[ScriptedApiServer, KubeClient],
+    answer: dict[str, object] | ScriptedResponse,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, api = both
+    bodies: list[bytearray] = []
+
+    def watched(body: bytearray) -> None:
+        bodies.append(body)
+        zeroize(body)
+
+    monkeypatch.setattr(client, "zeroize", watched)
+    server.add_responses(answer)
+    with contextlib.suppress(errors.Refused):
+        await permissions.SECRETS.create(api, "team", {"data": {"k": CANARY}})
+    assert CANARY.encode() in server.requests[0].body
+    assert bodies == [bytes(len(server.requests[0].body))]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        look,
+        lambda api: permissions.SECRETS.create(api, "team", {}),
+        lambda api: permissions.SECRETS.merge(api, META, {}),
+    ],
+)
+async def test_answers_about_secrets_are_asked_for_as_metadata(
+    both: tuple[ScriptedApiServer, KubeClient], call: Call
+) -> None:
+    server, api = both
+    server.add_responses(PARTIAL)
+    assert await call(api) == ObjectMeta(name="shop", namespace="team", resource_version="43")
+    assert server.requests[0].headers["Accept"] == "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
+
+async def test_names_cannot_leave_their_place_in_the_path(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = both
+    server.add_responses(error_response(404))
+    with pytest.raises(errors.NotFound):
+        await permissions.SECRETS.probe_metadata(api, "team", "../../x?a=b")
+    assert server.requests[0].path == "/api/v1/namespaces/team/secrets/../../x?a=b"
+    assert server.requests[0].query == {"fieldManager": "akv-secret-store"}
+
+
+async def test_every_request_carries_the_token_of_its_moment() -> None:
+    async def renewed() -> str:
+        return f"Bearer number-{len(server.requests)}"
+
+    async with run_api_server() as server, KubeClient(server.client_config()._replace(authorization=renewed)) as api:
+        server.add_responses(PARTIAL, PARTIAL)
+        await look(api)
+        await look(api)
+    assert [asked.headers["Authorization"] for asked in server.requests] == ["Bearer number-0", "Bearer number-1"]
+
+
+async def test_without_a_connection_the_mistake_is_named() -> None:
+    with pytest.raises(RuntimeError, match="async with KubeClient"):
+        await look(KubeClient(ScriptedApiServer().client_config()))

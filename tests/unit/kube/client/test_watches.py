@@ -1,0 +1,66 @@
+"""Watches of the Kubernetes API, over real HTTP: lines, silence, and room beside them."""
+
+import asyncio
+
+import msgspec
+
+from controller import errors
+from controller.kube import permissions
+from controller.kube.client import KubeClient
+from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse
+from tests.unit.kube.client.calls import PARTIAL, failure, look
+
+
+async def test_a_line_larger_than_any_buffer_arrives_whole(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = both
+    large = msgspec.json.encode({"type": "ADDED", "object": {"spec": "x" * 2**21}})
+    small = msgspec.json.encode({"type": "BOOKMARK", "object": {}})
+    server.add_responses([large + b"\n" + small + b"\n\n", b"", small[:9], small[9:] + b"\n"])
+    lines = [line async for line in api.watch_lines("/", {}, quiet=5)]
+    assert lines == [large, small, small]
+
+
+async def test_a_half_line_at_the_end_is_not_an_event(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = both
+    server.add_responses([b'{"type":"ADDED"}\n{"type":"DEL'])
+    assert [line async for line in api.watch_lines("/", {}, quiet=5)] == [b'{"type":"ADDED"}']
+
+
+async def test_a_watch_that_falls_silent_is_given_up(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = both
+    server.add_responses(ScriptedResponse([b'{"type":"ADDED"}\n'], held=True))
+    lines = api.watch_lines("/", {}, quiet=0.05)
+    assert await anext(lines) == b'{"type":"ADDED"}'
+    error = await failure(anext(lines))
+    assert isinstance(error, errors.Unreachable)
+
+
+async def test_a_watch_asks_for_bookmarks_and_an_end(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+    server, api = both
+    server.add_responses([{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}}])
+    events = [event async for event in permissions.SECRET_SYNCS.watch(api, "team", "5")]
+    assert [event.type for event in events] == ["BOOKMARK"]
+    assert server.requests[0].query == {
+        "watch": "true",
+        "resourceVersion": "5",
+        "allowWatchBookmarks": "true",
+        "timeoutSeconds": "290",
+    }
+
+
+async def test_many_watches_leave_room_for_requests(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+    # 40 watched namespaces are 80 watches, and all of them last.
+    server, api = both
+    server.add_responses(*[ScriptedResponse([b"{}\n"], held=True) for _ in range(80)])
+
+    async def watch() -> None:
+        async for _ in api.watch_lines("/", {}, quiet=60):
+            pass
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        watches = [tasks.create_task(watch()) for _ in range(80)]
+        await server.idle.wait()
+        server.add_responses(PARTIAL)
+        await look(api)
+        for task in watches:
+            task.cancel()

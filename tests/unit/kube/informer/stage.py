@@ -1,0 +1,100 @@
+"""A reflector at work, and the API server that it asks: a script over real HTTP."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+import msgspec
+
+from controller.api.meta import Unreadable
+from controller.api.secretsync import SecretSync
+from controller.kube.client import KubeClient
+from controller.kube.informer import Informer, Store
+from controller.kube.permissions import SECRET_SYNCS
+from controller.runtime.work_queue import Key
+from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse
+
+A, B, C = (Key("team", name) for name in "abc")
+FOREVER = ScriptedResponse(held=True)
+
+
+def item(name: str, generation: int = 1, version: str = "1", uid: str = "", **metadata: Any) -> dict[str, Any]:
+    """Return a SecretSync as the API server sends it."""
+    meta = {"name": name, "namespace": "team", "uid": uid or f"uid-{name}", "generation": generation}
+    spec = {
+        "secretProviderClassName": "class",
+        "serviceAccountName": "robot",
+        "secretObject": {"data": [{"sourcePath": "x", "targetKey": "x"}]},
+    }
+    return {"metadata": meta | {"resourceVersion": version} | metadata, "spec": spec}
+
+
+def listed(*items: dict[str, Any], version: str = "10", more: str = "") -> ScriptedResponse:
+    return ScriptedResponse({"metadata": {"resourceVersion": version, "continue": more}, "items": list(items)})
+
+
+def event(kind: str, about: dict[str, Any]) -> dict[str, Any]:
+    return {"type": kind, "object": about}
+
+
+def bookmark(version: str) -> dict[str, Any]:
+    return event("BOOKMARK", {"kind": "SecretSync", "metadata": {"resourceVersion": version}})
+
+
+def raw(about: dict[str, Any]) -> msgspec.Raw:
+    """Return an object as it comes in a list or an event."""
+    return msgspec.Raw(msgspec.json.encode(about))
+
+
+class Scene:
+    """A reflector at work, the server it asks, the pauses it made, and what it told.
+
+    Each look at the clock moves it by `lasts` seconds: so a watch lasts, unless a test says that it ends at once.
+    """
+
+    lasts = 60.0
+
+    def __init__(self, server: ScriptedApiServer, kube: KubeClient) -> None:
+        self.server = server
+        self.told: list[tuple[Key, str | None]] = []
+        self.store: Store[SecretSync] = Store()
+        self.store.add_handler(self._changed)
+        self.reflector = Informer(kube, SECRET_SYNCS, "team", self.store)
+        self.pauses: list[float] = []
+        self.now = 0.0
+
+    def _changed(self, key: Key, before: SecretSync | Unreadable | None) -> None:
+        self.told.append((key, f"generation {before.metadata.generation}" if before else None))
+
+    async def pause(self, seconds: float) -> None:
+        """Stands for `asyncio.sleep` in the reflector."""
+        if seconds:
+            self.pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    def clock(self) -> float:
+        """Stands for `time.monotonic` in the reflector."""
+        self.now += self.lasts
+        return self.now
+
+    async def plays(self, *answers: ScriptedResponse | list[Any]) -> None:
+        """Lets the reflector go through these answers, to the end of the last one."""
+        self.server.add_responses(*answers)
+        running = asyncio.create_task(self.reflector.run())
+        idle = asyncio.create_task(self.server.idle.wait())
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.wait([running, idle], return_when=asyncio.FIRST_COMPLETED)
+                if running.done():
+                    running.result()
+                await idle
+        finally:
+            for task in (running, idle):
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    @property
+    def asked(self) -> list[str]:
+        """What was asked for, in short: `list`, or `watch <resourceVersion>`."""
+        return [f"watch {one.query['resourceVersion']}" if one.is_watch else "list" for one in self.server.requests]

@@ -1,0 +1,176 @@
+"""Another release over the same namespaces: what its policy's answers mean for leading and readiness."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import pytest
+
+from controller.config.settings import Settings
+from controller.kube.client import KubeClient
+from controller.kube.overlap import CHECKING, FIX, QUESTION, SERVED, Overlap, patience
+from tests.support import virtual_time
+from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, error_response, run_api_server
+
+OURS = "home/mine"
+SETTINGS = Settings(lease_name="mine", pod_namespace="home", watch_namespaces=("shop", "web"), lease_duration=15)
+
+
+def denial(
+    release: str = "there/scribe", renewed: str = "2026-01-01T00:00:01.000000Z", where: str = "shop"
+) -> ScriptedResponse:
+    """Return the API server's answer if another release's policy refuses a request."""
+    namespace, _, name = release.partition("/")
+    policy = f"overlap.{name}.{namespace}"
+    return error_response(
+        422,
+        f"leases.coordination.k8s.io \"mine\" is forbidden: ValidatingAdmissionPolicy '{policy}' with binding"
+        f" '{policy}' denied request: release {release} serves {where}; {name}-0_ab12 leads it since its renewal at"
+        f" {renewed}",
+    )
+
+
+class Question:
+    """An `Overlap` with a clock that the test sets."""
+
+    def __init__(self, kube: KubeClient, server: ScriptedApiServer, settings: Settings = SETTINGS) -> None:
+        self.now = 0.0
+        self.server = server
+        self.overlap = Overlap(kube, settings, lambda: self.now)
+
+    async def ask(self, answer: ScriptedResponse, *, leads: bool = False, after: float = 1.0) -> str:
+        """Return what readiness says when the API server has given this answer."""
+        self.now += after
+        self.server.default_response = lambda _: answer
+        await self.overlap.attempt(leads=leads)
+        assert self.overlap.may_lead == (not self.overlap.problem)
+        return self.overlap.problem
+
+
+@pytest.fixture
+async def question() -> AsyncIterator[Question]:
+    async with run_api_server() as server, KubeClient(server.client_config()) as kube:
+        yield Question(kube, server)
+
+
+FREE = [ScriptedResponse({}, status=201), error_response(409, 'leases.coordination.k8s.io "mine" already exists')]
+
+
+@pytest.mark.parametrize("free", FREE, ids=["created", "exists"])
+async def test_release_alone_may_lead_at_once(question: Question, free: ScriptedResponse) -> None:
+    assert question.overlap.problem == CHECKING
+    assert await question.ask(free) == ""
+    [asked] = question.server.requests
+    assert (asked.method, asked.query) == ("POST", {"dryRun": "All"})
+    assert asked.path == "/apis/coordination.k8s.io/v1/namespaces/home/leases"
+    body = json.loads(asked.body)
+    assert body["metadata"] == {"name": "mine", "namespace": "home"}
+    assert body["spec"] == {"holderIdentity": f"{QUESTION}shop,web"}
+
+
+async def test_second_release_waits_and_says_who_leads(question: Question) -> None:
+    expected = f"release there/scribe serves shop, and scribe-0_ab12 leads it; {FIX}"
+    assert await question.ask(denial()) == expected
+    for second in range(2, 100):
+        renewed = f"2026-01-01T00:{second // 60:02}:{second % 60:02}.000000Z"
+        assert await question.ask(denial(renewed=renewed), after=10) == expected
+
+
+@pytest.mark.parametrize("end", [FREE[0], denial()], ids=["its policy is gone", "its Lease is not renewed"])
+async def test_second_release_takes_over_once_the_first_is_gone(question: Question, end: ScriptedResponse) -> None:
+    assert await question.ask(denial())
+    assert await question.ask(end, after=patience(SETTINGS.lease_duration) - 1)
+    assert await question.ask(end, after=1) == ""
+
+
+async def test_handover_within_the_first_release_frees_nothing(question: Question) -> None:
+    assert await question.ask(denial())
+    for minute in range(5):  # an upgrade: no replica leads for 40 s
+        assert await question.ask(FREE[0], after=40)
+        assert await question.ask(denial(renewed=f"2026-01-01T00:{minute:02}:59.000000Z"), after=10)
+
+
+@pytest.mark.parametrize(("other", "yields"), [("zone/a", False), ("a/zone", True), ("home/lines", True)])
+async def test_of_two_that_began_together_one_yields(question: Question, other: str, yields: bool) -> None:
+    assert await question.ask(FREE[0]) == ""
+    assert bool(await question.ask(denial(other), leads=True)) == yields
+    # A replica that does not lead waits in any case: its own leader decides.
+    assert await question.ask(denial(other, renewed="2026-01-01T00:00:02Z"), leads=False)
+
+
+@pytest.mark.parametrize(("duration", "seconds"), [(5, 20), (15, 60), (60, 120), (600, 660)])
+def test_patience_outlasts_upgrades_and_the_lease(duration: int, seconds: float) -> None:
+    assert patience(duration) == seconds
+
+
+async def test_failures_keep_what_is_known(question: Question) -> None:
+    assert await question.ask(error_response(503)) == CHECKING
+    assert await question.ask(FREE[0]) == ""
+    assert await question.ask(error_response(503)) == ""
+    assert await question.ask(denial())
+    assert await question.ask(error_response(429), after=1000)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        error_response(403, 'leases is forbidden: User "x" cannot create resource "leases"'),
+        error_response(400, 'admission webhook "x" does not support dry run'),
+        error_response(422, "ValidatingAdmissionPolicy 'theirs' with binding 'theirs' denied request: no"),
+        error_response(404),
+    ],
+)
+async def test_release_that_cannot_ask_serves_and_logs_it_once(
+    question: Question, answer: ScriptedResponse, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await question.ask(answer) == ""
+    assert await question.ask(answer) == ""
+    assert len([each for each in caplog.records if each.levelname == "WARNING"]) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "release x/y serves \x1b[31mall; z leads it since its renewal at 2026",
+        "release x/y serves all namespaces; `curl evil` leads it since its renewal at 2026",
+        "another release serves the same namespaces",
+        "release x/y serves " + "a" * 900,
+    ],
+)
+async def test_foreign_text_of_a_refusal_is_not_passed_on(question: Question, text: str) -> None:
+    policy = "overlap.y.x"
+    answer = error_response(422, f"ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request: {text}")
+    assert await question.ask(answer) == f"{SERVED}; {FIX}"
+
+
+def test_question_is_asked_often_while_it_matters() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        overlap = Overlap(cast("KubeClient", None), SETTINGS, clock)
+        asked: list[float] = []
+
+        async def attempt(*, leads: bool) -> None:
+            assert leads
+            asked.append(clock())
+            overlap.problem = "another" if 400 <= clock() - asked[0] < 450 else ""
+
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(overlap, "attempt", attempt)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(500):
+                    await overlap.run(lambda: True)
+        assert [round(moment - asked[0]) for moment in asked] == [
+            *range(0, 60, 10), *range(60, 420, 60), *range(420, 450, 10), 450,
+        ]  # fmt: skip
+
+    virtual_time.run_virtual(main)
+
+
+async def test_process_without_an_election_asks_nothing() -> None:
+    async with run_api_server() as server, KubeClient(server.client_config()) as kube:
+        question = Question(kube, server, Settings())
+        async with asyncio.timeout(1):
+            await question.overlap.run(lambda: True)
+        assert question.overlap.may_lead
+        assert server.requests == []

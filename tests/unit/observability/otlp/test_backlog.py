@@ -1,0 +1,65 @@
+"""Log lines that wait for a collector: how many, and at what price."""
+
+import json
+import tracemalloc
+
+import pytest
+
+from controller.observability.otlp import backlog
+from controller.observability.otlp.backlog import LogBacklog
+from tests.support.otlp_lines import decode_any_value, make_record
+
+
+def test_more_than_fits_costs_the_oldest() -> None:
+    dropped = []
+    waiting = LogBacklog(lambda: dropped.append(1), most=5_000)
+    for number in range(100):
+        waiting.handle(make_record(f"line {number}"))
+    assert len(waiting) + len(dropped) == 100
+    assert 5 < len(waiting) < 20
+    lines = waiting.take_lines()
+    assert [f"line {number}" for number in range(100 - len(lines), 100)] == [
+        decode_any_value(json.loads(line.record)["body"]) for line in lines
+    ]
+    assert len(waiting) == 0
+    assert waiting.take_lines() == []
+    # All the room is there again.
+    for number in range(len(lines)):
+        waiting.handle(make_record(f"line {number}"))
+    assert len(waiting) == len(lines)
+
+
+def test_what_waits_takes_no_more_memory_than_is_allowed() -> None:
+    waiting = LogBacklog(lambda: None)
+    tracemalloc.start()
+    try:
+        for number in range(30_000):
+            waiting.handle(make_record(f"line {number}", name="some-namespace/some-name"))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(waiting) < 20_000
+    assert used < backlog.MOST_BYTES
+
+
+def test_a_request_has_as_many_as_fit_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "BATCH_BYTES", 5_000)
+    waiting = LogBacklog(lambda: None)
+    for text in ["x" * 10_000, *(f"{number}" for number in range(30))]:
+        waiting.handle(make_record(text))
+    sizes = []
+    while lines := waiting.take_lines():
+        sizes.append(len(lines))
+    assert sizes[0] == 1
+    assert sum(sizes) == 31
+    assert 1 < max(sizes[1:]) < 30
+
+
+def test_a_line_that_cannot_be_written_stops_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    waiting = LogBacklog(lambda: None)
+    broken = make_record("%d of them")
+    broken.args = ("no number",)
+    waiting.handle(broken)
+    waiting.handle(make_record())
+    assert len(waiting) == 1
+    assert "no number" in capsys.readouterr().err

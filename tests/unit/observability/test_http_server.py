@@ -1,0 +1,291 @@
+"""The servers of probes and metrics, and what hostile clients do to them."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client import Gauge
+
+from controller.observability import http_server
+from controller.observability.http_server import (
+    MAX_CONNECTIONS,
+    MAX_FROM_ONE,
+    MAX_REQUEST,
+    BoundedListener,
+    HttpServers,
+)
+from controller.observability.telemetry import Metrics
+
+GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Served:
+    """Running servers and what they are asked."""
+
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.metrics = Metrics()
+        self.problems: list[str] = []
+        self.prepared = 0
+        self.servers = HttpServers(self.metrics, lambda: self.problems, self._prepare)
+        self.port, self.health_port = self.servers.start(address, 0, 0)
+
+    def _prepare(self) -> None:
+        self.prepared += 1
+
+    async def get(self, path: str, port: int = 0, host: str = "127.0.0.1") -> tuple[int, str, str]:
+        url = f"http://{host}:{port or self.health_port}{path}"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return response.status, response.headers["Content-Type"], await response.text()
+
+    async def scrape(self) -> str:
+        return (await self.get("/metrics", self.port))[2]
+
+    async def connect(self, address: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0), limit=2**12)
+
+    async def grow(self, bytes_: int) -> None:
+        """Make the text of metrics that long, at least."""
+        gauge = Gauge("many", "", ["x"], registry=self.metrics.registry)
+        for number in range(bytes_ // 1000 + 1):
+            gauge.labels(f"{number}" + "x" * 1000).set(1)
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    served = Served()
+    yield served
+    await served.servers.stop()
+
+
+async def ends(reader: asyncio.StreamReader, seconds: float) -> bool:
+    """Whether the server closes the connection within that time."""
+    try:
+        async with asyncio.timeout(seconds):
+            while await reader.read(2**16):
+                pass
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+# Probes and metrics
+
+
+async def test_alive_as_long_as_it_answers(served: Served) -> None:
+    served.problems = ["listing"]
+    assert (await served.get("/healthz"))[0::2] == (200, "ok\n")
+
+
+async def test_ready_when_there_is_no_problem_and_else_it_says_which(served: Served) -> None:
+    assert (await served.get("/readyz"))[0::2] == (200, "ok\n")
+    served.problems = ["listing", "the admission policies are not in force yet"]
+    assert (await served.get("/readyz"))[0::2] == (503, "listing\nthe admission policies are not in force yet\n")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_without_an_address_both_families_are_served(host: str) -> None:
+    served = Served("")
+    assert (await served.get("/healthz", host=host))[0] == 200
+    assert "akv_secret_store_leader" in (await served.get("/metrics", served.port, host))[2]
+    await served.servers.stop()
+
+
+@pytest.mark.parametrize(("address", "host"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
+async def test_an_address_of_either_family_is_served(address: str, host: str) -> None:
+    served = Served(address)
+    assert (await served.get("/healthz", host=host))[0] == 200
+    await served.servers.stop()
+
+
+@pytest.mark.parametrize("gap", ["no sockets for both", "no address ::"])
+async def test_without_ipv6_in_the_kernel_ipv4_is_served(gap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = socket.create_server
+
+    def refusing(address: tuple[str, int], **options: Any) -> socket.socket:
+        if ":" in address[0]:
+            raise OSError(errno.EADDRNOTAVAIL, "no such address")
+        return create(address, **options)
+
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: gap == "no address ::")
+    monkeypatch.setattr(socket, "create_server", refusing)
+    served = Served("")
+    assert (await served.get("/healthz"))[0] == 200
+    await served.servers.stop()
+
+
+async def test_metrics_are_served_at_their_port_alone(served: Served) -> None:
+    status, content_type, text = await served.get("/metrics", served.port)
+    assert status == 200
+    assert content_type.startswith("text/plain; version=")
+    assert "akv_secret_store_queue_due 0.0" in text
+    assert (await served.get("/metrics"))[0] == 404
+    for path in ("/healthz", "/", "/debug"):
+        assert (await served.get(path, served.port))[0] == 404
+    assert (await served.get("/"))[0] == 404
+
+
+async def test_stopped_servers_answer_no_more(served: Served) -> None:
+    reader, writer = await served.connect()
+    await served.servers.stop()
+    assert await ends(reader, 1)
+    writer.close()
+    for port in (served.port, served.health_port):
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await served.get("/healthz", port)
+
+
+async def test_stopping_what_never_started_is_fine() -> None:
+    await HttpServers(Metrics(), list).stop()
+
+
+# One text
+
+
+async def test_one_text_serves_all_clients_of_a_second(served: Served) -> None:
+    texts = await asyncio.gather(*(served.scrape() for _ in range(MAX_FROM_ONE)))
+    assert len(set(texts)) == 1
+    assert served.servers.text.generated == served.prepared == 1
+    await asyncio.sleep(1.2)
+    await served.scrape()
+    assert served.servers.text.generated == 2
+
+
+async def test_text_that_takes_long_serves_longer_and_holds_up_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_: object) -> bytes:
+        time.sleep(0.3)
+        return b"slow"
+
+    monkeypatch.setattr(http_server, "generate_latest", slow)
+    scrape = asyncio.create_task(served.scrape())
+    gaps, last = [], time.monotonic()
+    while not scrape.done():
+        await asyncio.sleep(0.01)
+        gaps.append(time.monotonic() - last)
+        last = time.monotonic()
+    assert len(gaps) > 5
+    assert served.servers.text.fresh_until - time.monotonic() > 2  # ten times as long as it took
+
+
+# Hostile clients
+
+
+def find_buffered(served: Served) -> http_server.BoundedConnection | None:
+    """Return the connection for which a part of a response waits in memory, if there is one."""
+    return next((each for each in served.servers.metrics_listener.connections if each.buffered_bytes), None)
+
+
+async def test_client_that_does_not_read_is_closed_and_little_is_kept_for_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "MAX_SECONDS", 2.0)
+    await served.grow(20_000_000)
+    await served.scrape()  # from now on the text is there, and the client's time is not spent on it
+    reader, writer = await served.connect()
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(GET)
+    for _ in range(150):
+        if connection := find_buffered(served):
+            break
+        await asyncio.sleep(0.01)
+    assert connection
+    assert connection.buffered_bytes <= 3 * http_server.PIECE
+    async with asyncio.timeout(10):
+        await connection.lost.wait()
+    assert not served.servers.metrics_listener.connection_counts
+    writer.close()
+    del reader
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n", b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n"],
+    ids=["silent", "half a head", "half a body"],
+)
+async def test_client_that_is_slow_is_closed(served: Served, monkeypatch: pytest.MonkeyPatch, begin: bytes) -> None:
+    monkeypatch.setattr(http_server, "MAX_SECONDS", 1.0)
+    reader, writer = await served.connect()
+    began = time.monotonic()
+    writer.write(begin)
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() - began < 0.8:
+            writer.write(b"X" if begin else b"")
+            await asyncio.sleep(0.1)
+    assert await ends(reader, 3)
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"x" * 1000, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 9999],
+    ids=["garbage", "pipelining", "headers"],
+)
+async def test_client_that_sends_without_end_is_closed(served: Served, endless: bytes) -> None:
+    reader, writer = await served.connect()
+    with contextlib.suppress(ConnectionError):
+        for _ in range(10 * MAX_REQUEST // len(endless) + 1):
+            writer.write(endless)
+            await writer.drain()
+    assert await ends(reader, 3)
+    assert served.servers.text.generated <= 1
+    writer.close()
+
+
+async def test_request_that_is_too_long_is_closed_at_once(served: Served) -> None:
+    """Each header is within aiohttp's own bounds, and the request never ends."""
+    reader, writer = await served.connect()
+    writer.write(b"GET /metrics HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (each, b"y" * 4000) for each in range(9)))
+    assert await ends(reader, 3)
+    writer.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", ""])
+async def test_one_address_leaves_connections_to_others(address: str) -> None:
+    served = Served(address)
+    held = [await served.connect("127.0.0.2") for _ in range(2 * MAX_CONNECTIONS)]
+    await asyncio.sleep(1)
+    assert served.servers.metrics_listener.connection_counts == {"127.0.0.2": MAX_FROM_ONE}
+    assert "akv_secret_store_leader" in await served.scrape()
+    for _, writer in held:
+        writer.close()
+    await served.servers.stop()
+
+
+async def test_connections_are_bounded_by_address_and_together(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_SECONDS", 3.0)
+    held = []
+    for number in range(200):
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(0.2):
+                held.append(await served.connect(f"127.0.0.{2 + number % 10}"))
+        listener = served.servers.metrics_listener
+        assert sum(listener.connection_counts.values()) <= MAX_CONNECTIONS
+        assert all(count <= MAX_FROM_ONE for count in listener.connection_counts.values())
+    began = time.monotonic()
+    for _ in range(10):
+        assert (await served.get("/healthz"))[0] == 200
+    assert time.monotonic() - began < 2
+    for _, writer in held:
+        writer.close()
+    await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", ""])
+async def test_port_in_use_is_an_error(address: str) -> None:
+    async def handler(_: object) -> None: ...
+
+    first, second = BoundedListener(handler), BoundedListener(handler)  # type: ignore[arg-type]
+    port = first.start(address, 0)
+    with pytest.raises(OSError, match="in use"):
+        second.start(address, port)
+    await first.stop()
+    await second.stop()

@@ -1,0 +1,52 @@
+"""The certificate of the port of metrics, renewed while the server runs."""
+
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+
+from controller.observability.server_certificate import CHECK_SECONDS, ServerCertificate
+from tools.local_cluster.pki import Authority
+
+
+def write(authority: Authority, folder: Path, name: str, moment: int) -> None:
+    """Put a certificate there, as of that moment: two writes may fall into one tick of the file system's clock."""
+    pair = authority.issue(name, user=name, hosts=["127.0.0.1"])
+    for target, source in (("tls.crt", pair.cert), ("tls.key", pair.key)):
+        (folder / target).write_bytes(source.read_bytes())
+        os.utime(folder / target, (moment, moment))
+
+
+def test_renewed_certificate_is_served_and_a_broken_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path, "ca")
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    write(authority, folder, "first", 1)
+    now = [0.0]
+    certificate = ServerCertificate(folder, lambda: now[0])
+    first = certificate.tls_context()
+    write(authority, folder, "second", 2)
+    assert certificate.tls_context() is first  # it is looked for every ten seconds
+    now[0] += CHECK_SECONDS
+    second = certificate.tls_context()
+    assert second is not first
+    (folder / "tls.key").write_text("broken")
+    now[0] += CHECK_SECONDS
+    assert certificate.tls_context() is second
+    assert "cannot be used" in caplog.text
+    (folder / "tls.crt").unlink()
+    now[0] += CHECK_SECONDS
+    assert certificate.tls_context() is second
+    assert second.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+@pytest.mark.parametrize("contents", [None, "", "broken"])
+def test_controller_does_not_start_without_a_certificate(tmp_path: Path, contents: str | None) -> None:
+    if contents is not None:
+        for name in ("tls.crt", "tls.key"):
+            (tmp_path / name).write_text(contents)
+    with pytest.raises(OSError, match=r"tls\.crt"):
+        ServerCertificate(tmp_path)

@@ -1,0 +1,199 @@
+"""The templates for Azure: what Resource Manager would take, and what a deployment of them would make."""
+
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.support import arm_schemas
+from tests.support.arm_expressions import Deployment
+from tools.codegen import values
+from tools.release.azure import arm, extension, flux, identities
+
+CHART = values.ChartValues()
+TEMPLATES: dict[str, Any] = {
+    "extension": json.loads(extension.extension(CHART)),
+    "flux": json.loads(flux.configuration(CHART, "registry.example/akv", "manifests", "0.1.0")),
+    "identity": json.loads(identities.template()),
+}
+GIVEN = {
+    "clusterName": "edge",
+    "extensionType": "example.secretstore",
+    "vaultName": "the-vault",
+    "issuer": "https://issuer.example",
+    "serviceAccounts": [{"namespace": "shop", "name": "payments"}],
+}
+
+
+def resources(template: dict[str, Any], given: dict[str, Any]) -> list[dict[str, Any]]:
+    """Everything a deployment makes, what is in nested ones too."""
+    deployment = Deployment(template, given, Everything())
+    made = []
+    for one in (one for resource in template["resources"] for one in deployment.expand_copies(resource)):
+        made.append(one)
+        if one["type"] == "Microsoft.Resources/deployments":
+            inner = {key: item["value"] for key, item in one["properties"]["parameters"].items()}
+            made += resources(one["properties"]["template"], inner)
+    return made
+
+
+class Everything(dict[str, Any]):
+    """Whatever is referred to is there."""
+
+    def __missing__(self, key: str) -> dict[str, str]:
+        name = key.rpartition("/")[2]
+        return {"principalId": f"principal of {name}", "clientId": f"client of {name}"}
+
+
+def of(kind: str, made: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [one for one in made if one["type"].endswith(f"/{kind}")]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_templates_are_what_azure_documents(name: str) -> None:
+    template = TEMPLATES[name]
+    jsonschema.validate(template, arm_schemas.TEMPLATE)
+    for one in resources(template, GIVEN):
+        jsonschema.validate(one, arm_schemas.resource_schema(one["type"]))
+        if (inner := one.get("properties", {}).get("template")) is not None:
+            assert inner["$schema"] == arm.SCHEMA
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_every_parameter_and_variable_is_used(name: str) -> None:
+    template = TEMPLATES[name]
+    body = json.dumps({key: part for key, part in template.items() if key != "parameters"})
+    for kind in ("parameters", "variables"):
+        used = set(re.findall(rf"{kind}\('(\w+)'\)", body))
+        declared = set(template.get(kind, {}))
+        nested = {"roles", "vaultName", "identityName", "principalId"} if name == "identity" else set()
+        assert declared - used == set()
+        assert used - declared <= nested
+
+
+def test_a_parameter_has_the_bounds_of_its_setting() -> None:
+    described = TEMPLATES["extension"]["parameters"]
+    poll = described["rotationPollIntervalInSeconds"]
+    assert (poll["type"], poll["minValue"], poll["defaultValue"]) == ("int", 1, 3600)
+    assert (
+        poll["metadata"]["description"]
+        == "Interval at which each SecretSync is checked against its Key Vault, in seconds."
+    )
+    assert described["jitterSeconds"]["minValue"] == 0
+    assert set(described["logLevel"]["allowedValues"]) == {"debug", "info", "warning", "error"}
+    assert described["nameOverride"]["maxLength"] == 40
+    assert described["enablePartialSecretSync"]["type"] == "bool"
+
+
+def test_what_arc_itself_sets_is_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    [first, *_] = arm.settings(CHART)
+    injected = values.Leaf("Azure.Cluster.Cloud", first.type, "", "The cloud.")
+    monkeypatch.setattr(values, "walk", lambda _: iter([first, injected]))
+    assert list(arm.settings(CHART)) == [first]
+
+
+def test_two_settings_are_never_one_parameter() -> None:
+    with pytest.raises(arm.NamesCollideError, match="two parameters are called imagetag"):
+        arm.parameters({"imagetag": {}}, {"imageTag": {}})
+
+
+def test_a_given_version_is_kept_and_none_is_upgraded() -> None:
+    def properties(**given: str) -> dict[str, Any]:
+        [one] = resources(TEMPLATES["extension"], GIVEN | given)
+        return dict(one["properties"])
+
+    upgraded, kept = properties(), properties(extensionVersion="0.1.0")
+    assert (upgraded["autoUpgradeMinorVersion"], upgraded["releaseTrain"], upgraded["version"]) == (
+        True,
+        "Stable",
+        None,
+    )
+    assert (kept["autoUpgradeMinorVersion"], kept["releaseTrain"], kept["version"]) == (False, None, "0.1.0")
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (20, 1), (21, 2), (45, 3)])
+def test_an_identity_has_at_most_twenty_credentials(count: int, expected: int) -> None:
+    accounts = [{"namespace": "shop", "name": f"account-{number}"} for number in range(count)]
+    made = resources(TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts})
+    names = [one["name"] for one in of("userAssignedIdentities", made)]
+    assert names == [f"akv-secret-store-{number + 1}" for number in range(expected)]
+    credentials = of("federatedIdentityCredentials", made)
+    assert len({one["name"] for one in credentials}) == count
+    owners = [one["name"].partition("/")[0] for one in credentials]
+    assert all(owners.count(name) <= identities.MOST_CREDENTIALS for name in names)
+    assert set(owners) == set(names)
+    subjects = [one["properties"]["subject"] for one in credentials]
+    assert subjects == [f"system:serviceaccount:shop:account-{number}" for number in range(count)]
+
+
+def test_credentials_are_made_one_after_another() -> None:
+    [credential] = of("federatedIdentityCredentials", TEMPLATES["identity"]["resources"])
+    assert credential["copy"]["mode"] == "serial"
+    assert credential["copy"]["batchSize"] == 1
+    assert credential["dependsOn"] == ["identities"]
+
+
+def test_each_identity_gets_both_roles_on_the_vault() -> None:
+    accounts = [{"namespace": "shop", "name": f"account-{number}"} for number in range(21)]
+    made = resources(TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts, "vaultResourceGroup": "vaults"})
+    assert {one["resourceGroup"] for one in of("deployments", made)} == {"vaults"}
+    assignments = of("roleAssignments", made)
+    assert len({one["name"] for one in assignments}) == 4
+    assert {one["scope"] for one in assignments} == {"Microsoft.KeyVault/vaults/the-vault"}
+    found = {
+        (one["properties"]["principalId"], one["properties"]["roleDefinitionId"].rpartition("/")[2])
+        for one in assignments
+    }
+    assert found == {
+        (f"principal of akv-secret-store-{number}", role) for number in (1, 2) for role in identities.ROLES
+    }
+
+
+def test_the_outputs_say_the_client_id_of_each_account() -> None:
+    accounts = [{"namespace": "shop", "name": f"account-{number}"} for number in range(21)]
+    deployment = Deployment(TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts}, Everything())
+    output = TEMPLATES["identity"]["outputs"]["serviceAccounts"]["copy"]
+    assert deployment.evaluate_node(output["input"], 19)["clientID"] == "client of akv-secret-store-1"
+    assert deployment.evaluate_node(output["input"], 20) == {
+        "namespace": "shop",
+        "name": "account-20",
+        "clientID": "client of akv-secret-store-2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "settings"),
+    [
+        ([{"ports": [{"port": 53}, {"port": 443}]}], [("x[0].ports[0].port", "53"), ("x[0].ports[1].port", "443")]),
+        ([{"a": True}, {"a": None}], [("x[0].a", "true"), ("x[1].a", "null")]),
+    ],
+)
+def test_deep_values_are_settings_by_their_dotted_names(value: Any, settings: list[tuple[str, str]]) -> None:
+    listed = next(leaf for leaf in arm.settings(CHART) if leaf.path == "tolerations")
+    assert extension.as_settings(values.Leaf("x", listed.type, value, ""), value) == settings
+
+
+def test_what_az_is_told_to_deploy_has_those_parameters() -> None:
+    pages = [
+        identities.commands(),
+        extension.commands("0.1.0"),
+        flux.commands("registry.example/akv", "flux/akv-secret-store", "0.1.0"),
+    ]
+    told = re.findall(
+        r"--template-file (\w+)\.json \\\n  --parameters ((?:.|\\\n)+?)(?: --query|\n```)", "\n".join(pages)
+    )
+    assert sorted(name for name, _ in told) == sorted(TEMPLATES)
+    for name, parameters in told:
+        described = TEMPLATES[name]["parameters"]
+        given = set(re.findall(r"(\w+)=", parameters))
+        assert given <= described.keys()
+        assert {one for one, about in described.items() if "defaultValue" not in about} <= given
+
+
+def test_the_settings_that_az_is_told_are_settings() -> None:
+    told = re.findall(r"--configuration-settings (.*)", extension.commands("0.1.0"))
+    paths = {leaf.path for leaf in arm.settings(CHART)}
+    assert {word.partition("=")[0] for line in told for word in line.split()} <= paths
+    assert told

@@ -1,0 +1,22 @@
+"""The first command of a contributor works as typed, without PYTHONPATH and from any folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+# Those that start programs of the repository by the environment that they were given.
+STARTERS = [
+    "tests/unit/cli/common/test_command.py::test_it_ends_with_a_code_and_at_most_one_line",
+    "tests/unit/secretsync/test_pkcs12_sandbox.py::test_it_makes_of_a_pfx_what_would_be_made_of_it_here",
+]
+
+
+def test_without_pythonpath_and_from_another_folder_child_processes_find_the_repository(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [*command, *(str(ROOT / name) for name in STARTERS)], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

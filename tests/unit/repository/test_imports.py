@@ -1,0 +1,43 @@
+"""What test modules share is in tests/support, or beside them: no module imports a test module."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import sources
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def imported(text: str) -> Iterator[str]:
+    for node in ast.walk(sources.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def imports_of_tests(text: str) -> list[str]:
+    return [name for name in imported(text) if any(part.startswith("test_") for part in name.split(".")[:-1])]
+
+
+@pytest.mark.parametrize("folder", ["controller", "tools", "tests"])
+def test_no_module_imports_a_test_module(folder: str) -> None:
+    found = {str(path): imports_of_tests(path.read_text()) for path in (ROOT / folder).rglob("*.py")}
+    assert found
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("from tests.unit.test_main import x", 1),
+        ("from tests.unit.test_main import x, y", 2),
+        ("import tests.unit.test_main.x", 1),
+        ("from tests.support import testing", 0),
+    ],
+)
+def test_imports_of_a_text(text: str, count: int) -> None:
+    assert len(imports_of_tests(text)) == count

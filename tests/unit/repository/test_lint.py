@@ -1,0 +1,141 @@
+"""Each check of `make lint` fails on a copy of this repository with a fault."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tools import lint
+from tools.cli.common import helm
+
+WITHOUT = shutil.ignore_patterns("__pycache__", "go")
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy what the checks read, and use the copy as the repository."""
+    for folder in ("chart", "controller", "tools"):
+        shutil.copytree(lint.ROOT / folder, tmp_path / folder, ignore=WITHOUT)
+    shutil.copytree(lint.VALUES, tmp_path / "tests" / "chart" / "values")
+    for file in ("pyproject.toml", ".yamllint", "values.schema.json", "README.md", "SECURITY.md", "CHANGELOG.md"):
+        if (lint.ROOT / file).exists():
+            shutil.copy(lint.ROOT / file, tmp_path)
+    shutil.copytree(lint.ROOT / ".github", tmp_path / ".github")
+    monkeypatch.setattr(lint, "ROOT", tmp_path)
+    monkeypatch.setattr(lint, "VALUES", tmp_path / "tests" / "chart" / "values")
+    monkeypatch.setattr(helm, "CHART", tmp_path / "chart")
+    return tmp_path
+
+
+def append(path: str, text: str) -> Callable[[Path], None]:
+    def spoil(repo: Path) -> None:
+        with (repo / path).open("a") as file:
+            file.write(text)
+
+    return spoil
+
+
+def wrong_type(repo: Path) -> None:
+    """Use a repository of three modules, because mypy needs minutes for the whole one."""
+    for folder in ("controller", "tools", "tests"):
+        shutil.rmtree(repo / folder)
+        (repo / folder).mkdir()
+        (repo / folder / "module.py").write_text("number: int = 1\n")
+    (repo / "controller" / "module.py").write_text('number: int = "one"\n')
+
+
+def without_packages(spoil: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Leave the packages out, because to read the words of all of them takes seconds."""
+
+    def leave_out_and_spoil(repo: Path) -> None:
+        for folder in ("controller", "tools"):
+            shutil.rmtree(repo / folder)
+        spoil(repo)
+
+    return leave_out_and_spoil
+
+
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "ruff": (append("controller/errors.py", "import sys\n"), "F401"),
+    "format": (append("controller/errors.py", "NUMBER = (1)\n"), "1 file would be reformatted"),
+    "english": (without_packages(append("README.md", "Nobody reads this.\n")), "README.md:"),
+    "english mood": (
+        without_packages(append("module.py", 'def f() -> int:\n    """The number."""\n')),
+        "D401",
+    ),
+    "spelling": (append("controller/errors.py", "# rec" + "ieved\n"), " ==> received"),
+    "mypy": (wrong_type, "Incompatible types in assignment"),
+    "imports": (append("controller/errors.py", "import tools.pki\n"), "controller.errors -> tools.pki"),
+    "generate": (append("chart/values.yaml", "more: 1\n"), "chart/values.yaml"),
+    "yamllint": (append("tests/chart/values/unrestricted.yaml", "logLevel:  debug\n"), "too many spaces after colon"),
+    "yamllint rendered": (
+        append("chart/templates/serviceaccount.yaml", "\n---\nkind:  X\nmetadata: {name: x}\n"),
+        "too many spaces after colon",
+    ),
+    "helm": (append("chart/templates/serviceaccount.yaml", "{{ .Values.nothing.at.all }}\n"), "nil pointer"),
+    "workflows": (append(".github/workflows/ci.yml", "    - run: echo ${{ nothing.at.all }}\n"), "undefined variable"),
+    "workflows unpinned": (
+        append(".github/workflows/ci.yml", "    - uses: actions/checkout@v7\n"),
+        "unpinned-uses",
+    ),
+    "workflows schema": (append(".github/workflows/nightly.yml", "more: 1\n"), "unexpected key"),
+    "workflows renovate": (
+        lambda repo: (repo / ".github" / "renovate.json").write_text('{"osvVulnerabilityAlerts": "yes"}'),
+        "osvVulnerabilityAlerts",
+    ),
+    "ct": (append("chart/Chart.yaml", "unheardOf: 1\n"), "unheardOf"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_check_fails_on_what_it_is_there_for(name: str, repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check = name.split()[0]
+    spoil, told = SPOILT[name]
+    spoil(repo)
+    assert lint.main([check]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith(f"FAILED {check} ")
+    assert told in out
+    assert err == f"failed: {check}\n"
+
+
+def test_check_that_passes_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make lint`, which runs before these tests, shows that the checks pass on this repository."""
+    monkeypatch.setattr(lint, "CHECKS", [lint.Check("one", "about it", lambda: None)])
+    assert lint.main(["one"]) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"ok {5}one {7} {2}\d\.\d s {2}about it\n", out)
+    assert err == ""
+
+
+def test_all_run_even_if_one_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise lint.Failed("what was found\non two lines")
+
+    ran: list[str] = []
+    checks = [
+        lint.Check("a", "one", fail),
+        lint.Check("b", "two", lambda: ran.append("b")),
+        lint.Check("c", "three", fail),
+    ]
+    monkeypatch.setattr(lint, "CHECKS", checks)
+    assert lint.main([]) == 1
+    out, err = capsys.readouterr()
+    assert ran == ["b"]
+    assert [line.split()[:2] for line in out.splitlines() if line[:2] in ("ok", "FA")] == [
+        ["FAILED", "a"],
+        ["ok", "b"],
+        ["FAILED", "c"],
+    ]
+    assert out.count("what was found\non two lines\n") == 2
+    assert err == "failed: a, c\n"
+    assert lint.main(["b"]) == 0
+
+
+def test_an_unknown_check_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        lint.main(["ruf"])
+    assert raised.value.code == 2
+    assert "no check is called ruf; the checks are mypy, ruff" in capsys.readouterr().err

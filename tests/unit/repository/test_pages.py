@@ -1,0 +1,181 @@
+"""The pages: links lead somewhere, blocks are of a kind that is run, tables name what there is."""
+
+import re
+import shlex
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from controller.api.secretproviderclass import MOST_PARAMETERS
+from controller.config.settings import BUILT_IN_CLOUDS
+from controller.domain import certificates, vault_objects
+from controller.domain.vault_objects import FIELDS
+from controller.keyvault.credentials import Identity
+from tests.support.pages import PAGES, ROOT, list_anchors, list_blocks, list_links, matches_output
+from tools.cli.common import sse_guide
+from tools.cli.doctor import checks
+from tools.cli.migrate import sse_settings
+from tools.codegen import reference, values
+from tools.images.image import version
+from tools.release.azure import extension, flux, identities
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in list_links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in list_anchors(str(target.resolve().relative_to(ROOT))), link
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    found, waiting = set(), ["README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page not in PAGES or page in found:
+            continue
+        found.add(page)
+        paths = [link.partition("#")[0] for link in list_links(page) if not link.startswith("https://")]
+        waiting += [str(((ROOT / page).parent / path).resolve().relative_to(ROOT)) for path in paths if path]
+    assert set(PAGES) == found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_are_of_a_kind_that_is_followed(page: str) -> None:
+    for block in list_blocks(page):
+        assert block.language in ("console", "yaml", "text", "mermaid"), block
+        if block.language == "yaml":
+            assert list(yaml.safe_load_all(block.text)), block
+
+
+def test_site_without_a_network_needs_the_release_alone() -> None:
+    page = (ROOT / "docs" / "air-gapped.md").read_text()
+    carried = page.partition("## Verify the release")[2]
+    typed = "\n".join(block.text for block in list_blocks("docs/air-gapped.md") if block.text in carried)
+    assert "release/render " in typed
+    assert not re.search(r"(^|\s)(tools/|make |pip |chart/)", typed)
+
+
+@pytest.mark.parametrize("manifest", [sse_guide.SERVICE_ACCOUNT, sse_guide.PROVIDER_CLASS, sse_guide.SECRET_SYNC])
+def test_the_manifests_are_those_of_the_demo(manifest: str) -> None:
+    assert any(f"EOF | kubectl apply -f -\n{manifest}EOF" in block.text or f".yaml\n{manifest}EOF" in block.text
+               for block in list_blocks("docs/install.md"))  # fmt: skip
+
+
+def test_the_page_about_arc_has_the_commands_of_a_release() -> None:
+    registry = "registry.example/akv"
+    made = "\n".join(
+        [
+            identities.commands(),
+            extension.commands(version()),
+            flux.commands(registry, "flux/akv-secret-store", version()),
+        ]
+    )
+    shown = {block.text for block in list_blocks("docs/arc.md")}
+    assert set(re.findall(r"```console\n(.*?)```", made, re.DOTALL)) - shown == set()
+
+
+def options(command: str) -> set[str]:
+    return {word for word in shlex.split(command) if word.startswith("--")}
+
+
+def test_the_commands_for_azure_are_the_doctors() -> None:
+    identity = Identity("my-namespace", "my-service-account", "a-client", "a-tenant")
+    shown = "\n".join(block.text for block in list_blocks("docs/install.md")).replace("\\\n", " ").splitlines()
+    for said in (checks.federated_credential(identity, "https://issuer.example"), checks.role(identity, "a-vault")):
+        start = said.partition(" --")[0]
+        assert options(said) in [options(line) for line in shown if line.startswith(start)]
+
+
+def akvsync_of(page: str) -> dict[str, Any]:
+    documents = (yaml.safe_load_all(block.text) for block in list_blocks(page) if block.language == "yaml")
+    [found] = [document["spec"] for some in documents for document in some if document.get("kind") == "AKVSync"]
+    return dict(found)
+
+
+def test_the_readmes_example_is_a_part_of_one_that_is_run() -> None:
+    shown, run = akvsync_of("README.md"), akvsync_of("docs/secretsyncs.md")
+    assert [each for each in shown.pop("objects") if each not in run["objects"]] == []
+    assert shown.items() < run.items()
+
+
+def test_values_that_pages_name_are_values() -> None:
+    known = {entry.path for entry in values.walk()}
+    groups = {path.partition(".")[0] for path in known if "." in path}
+    (table,) = re.findall(r"### For production\n(.*?)\n## ", (ROOT / "docs/install.md").read_text(), re.DOTALL)
+    named = set(re.findall(r"`([a-z]\w+(?:\.\w+)*)`", table))
+    assert len(named) > 8
+    assert named <= known
+    for page in PAGES:
+        dotted = re.findall(r"`(\w+\.[\w.]+)=[^`]*`", (ROOT / page).read_text())
+        assert {name for name in dotted if name.partition(".")[0] in groups} <= known
+
+
+def test_figures_of_the_comparison_are_those_of_performance() -> None:
+    figures = (ROOT / "docs/performance.md").read_text().partition("## Figures at a glance")[2].partition("\n## ")[0]
+    table = (ROOT / "docs" / "comparison.md").read_text().partition("## Figures")[2]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    numbers = {number for _, ours, *_ in rows for number in re.findall(r"\d[\d.,]+", ours)}
+    assert len(numbers) > 4
+    assert {number for number in numbers if not re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", figures)} == set()
+
+
+def test_the_fields_of_an_object_are_those_that_are_understood() -> None:
+    assert sorted(reference.OBJECT_FIELDS) == sorted(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("found", "shown", "wanted"),
+    [
+        ("a  b\n", "a b\n", True),
+        ("a b", "a     b\n", True),
+        ("a bc\n", "a b\n", False),
+        ("a 12s x\n", "a … x\n", True),
+        ("a x\n", "a … x\n", False),
+        ("id=7;\n", "id=…;\n", True),
+        ("a\nb\nc\n", "…\nc\n", True),
+        ("c\n", "…\nc\n", True),
+        ("a\nb\n", "a\n", False),
+        ("a.c\n", "abc\n", False),
+        ("a:\n  b\n", "a:\n    b\n", True),
+    ],
+)
+def test_what_is_shown_is_what_was_found(found: str, shown: str, wanted: bool) -> None:
+    assert matches_output(found, shown) is wanted
+
+
+def test_hosts_of_the_firewall_are_those_of_the_built_in_clouds() -> None:
+    page = (ROOT / "docs/network.md").read_text()
+    shown = {name: (entra, vault) for name, entra, vault in re.findall(r"\(`(\w+)`\) \| `([^`]+)` \| `([^`]+)`", page)}
+    assert shown == {
+        name: (urlsplit(cloud.authority).hostname, cloud.vault_url.removeprefix("https://").replace("{vault}", "VAULT"))
+        for name, cloud in BUILT_IN_CLOUDS.items()
+    }
+
+
+def test_bounds_on_the_page_of_differences_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/sse-differences.md").read_text()
+    bounds = (
+        f"{MOST_PARAMETERS:,} characters",
+        f"{vault_objects.MAX_ITEMS:,} items",
+        f"`objectVersionHistory` of {vault_objects.MOST_HISTORY}",
+        f"{certificates.MAX_BUNDLE_BYTES // 1024} KiB, {certificates.MAX_CERTIFICATES} certificates or"
+        f" {certificates.MAX_KEYS} private keys",
+    )
+    assert [bound for bound in bounds if bound not in page] == []
+
+
+def test_settings_of_sse_on_the_page_are_those_that_the_tool_knows() -> None:
+    page = (ROOT / "docs/arc.md").read_text()
+    table = page.partition("### Your settings of Microsoft's extension")[2].partition("\n\nAzure IoT")[0]
+    shown = set(re.findall(r"^\| `([\w.-]+?)(?:\.\*)?` \|", table, re.MULTILINE))
+    assert len(shown) > 6
+    for name in shown:
+        (setting,) = sse_settings.list_settings({name: "x"})
+        assert "no such setting" not in setting.text, name

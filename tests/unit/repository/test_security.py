@@ -1,0 +1,30 @@
+"""SECURITY.md: each promise names the tests that hold it, and these exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.pages import list_test_names
+
+ROOT = Path(__file__).resolve().parents[3]
+TEXT = (ROOT / "SECURITY.md").read_text()
+PROMISES = [line for line in TEXT.splitlines() if line.startswith("| **")]
+NAMED = re.compile(r"`(tests/\S+\.py)::(\w+)`")
+
+
+@pytest.mark.parametrize(("path", "name"), sorted(set(NAMED.findall(TEXT))))
+def test_a_named_test_exists(path: str, name: str) -> None:
+    assert name in list_test_names(path)
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_a_promise_is_held_by_a_test(promise: str) -> None:
+    assert NAMED.search(promise.rpartition(" | ")[2])
+
+
+def test_it_is_about_a_page() -> None:
+    assert len(PROMISES) > 10
+    assert len(TEXT.splitlines()) < 200
+    # Whatever looks like a test's name is one that was looked for above.
+    assert len(re.findall(r"test_\w+", NAMED.sub("", TEXT))) == 0

@@ -1,0 +1,126 @@
+"""What the controller imports when it starts, and the memory that each import takes. The test prints the table.
+
+Each package is imported in this order in one process, so a package's share is what those before it do not have.
+"""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+# MiB that each import may take. They took two thirds of it when the table was made.
+MEMORY = {
+    "asyncio": 14.0,
+    "ssl": 4.0,
+    "msgspec": 3.0,
+    "aiohttp": 17.0,
+    "aiohttp.web": 3.0,
+    "prometheus_client": 3.0,
+    "yaml": 3.0,
+    "cryptography.x509": 12.0,
+    "azure.core.pipeline.transport": 5.0,
+    "azure.keyvault.secrets.aio": 6.0,
+    "azure.identity.aio": 16.0,
+    "controller.__main__": 5.0,
+    "controller.app": 9.0,
+}
+ALL = 72.0
+# Distributions that may be loaded at start.
+LOADED = {
+    "aiohappyeyeballs",
+    "aiohttp",
+    "aiosignal",
+    "attrs",
+    "azure-core",
+    "certifi",
+    "cffi",
+    "charset-normalizer",
+    "cryptography",
+    "frozenlist",
+    "idna",
+    "isodate",
+    "msal",
+    "msgspec",
+    "multidict",
+    "prometheus-client",
+    "propcache",
+    "pyyaml",
+    "requests",
+    "typing-extensions",
+    "urllib3",
+    "yarl",
+}
+# Modules that few installations need. Each is imported where it is used first.
+ON_DEMAND = (
+    "controller.crd_upgrade",
+    "azure.keyvault.certificates",
+    "azure.keyvault.keys",
+    "controller.observability.otlp.shipper",
+    "multiprocessing",
+    "sqlite3",
+    "unittest",
+)
+PROGRAM = """
+import importlib, json, os, sys
+page = os.sysconf("SC_PAGE_SIZE")
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * page / 2**20
+bare, before = set(sys.modules), resident()
+costs = {"bare": before}
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    costs[name] = resident() - before
+    before = resident()
+print(json.dumps([costs, before, sorted(set(sys.modules) - bare)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def started() -> tuple[dict[str, float], float, list[str]]:
+    words = [sys.executable, "-P", "-c", PROGRAM, *MEMORY]
+    done = subprocess.run(words, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    costs, resident, modules = json.loads(done.stdout)
+    return costs, resident, modules
+
+
+def test_each_import_takes_no_more_memory_than_its_row_says(
+    started: tuple[dict[str, float], float, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs, resident, _ = started
+    with capsys.disabled():
+        rows = [f"| {name} | {cost:.1f} | {MEMORY.get(name, '')} |" for name, cost in costs.items()]
+        table = [
+            "",
+            "| import | MiB | at most |",
+            "| --- | --- | --- |",
+            *rows,
+            f"| all | {resident:.1f} | {ALL} |",
+            "",
+        ]
+        sys.stdout.write("\n".join(table))
+    assert {name: cost for name, cost in costs.items() if cost > MEMORY.get(name, ALL)} == {}
+    assert resident <= ALL
+
+
+def test_no_other_distribution_is_loaded_at_start(started: tuple[dict[str, float], float, list[str]]) -> None:
+    distributions = importlib.metadata.packages_distributions()
+    found = {
+        distribution.lower().replace("_", "-")
+        for module in started[2]
+        if not module.startswith("azure") and (module.partition(".")[0] not in sys.stdlib_module_names)
+        for distribution in distributions.get(module.partition(".")[0], ())
+    }
+    azure = {".".join(module.split(".")[:2]) for module in started[2] if module.startswith("azure.")}
+    assert azure == {"azure.core", "azure.identity", "azure.keyvault"}
+    assert found | {"azure-core"} == LOADED
+
+
+def test_modules_for_few_installations_are_not_loaded_at_start(
+    started: tuple[dict[str, float], float, list[str]],
+) -> None:
+    assert [name for name in started[2] if name.startswith(ON_DEMAND)] == []

@@ -1,0 +1,131 @@
+"""No process waits for a thread at its end: a failing run ends as promptly as one that passes."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import sources
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDERS = ("controller", "tools", "tests")
+POOLS = ("ThreadPoolExecutor", "ProcessPoolExecutor")
+OPEN_POOLS = {"controller/observability/http_server.py": "it lives as long as the server, whose stop() shuts it down"}
+"""Files with a pool that no `with` statement ends, and why."""
+
+
+def called(call: ast.expr) -> str:
+    """Return the last name of what is called: `Thread` for `threading.Thread`, empty for what has no name."""
+    match call:
+        case ast.Attribute(attr=name) | ast.Name(id=name):
+            return name
+    return ""
+
+
+def is_true(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is True
+
+
+def made_daemons(tree: ast.AST) -> set[str]:
+    """Return the targets X of the statements `X.daemon = True`."""
+    return {
+        ast.unparse(target.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and is_true(node.value)
+        for target in node.targets
+        if isinstance(target, ast.Attribute) and target.attr == "daemon"
+    }
+
+
+def programs(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the module, and each program that it holds as a string."""
+    yield tree
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.search(r"Thread|Timer|ProcessPool", node.value)
+        ):
+            try:
+                yield sources.parse(node.value)
+            except (SyntaxError, ValueError):
+                continue
+
+
+def waited_for(source: str) -> list[str]:
+    """Return what a process would wait for at its end, as the code that creates it."""
+    if not re.search(r"Thread|Timer|ProcessPool", source):  # to parse takes a thousand times as long
+        return []
+    return [problem for tree in programs(sources.parse(source)) for problem in _waited_for(tree)]
+
+
+def _waited_for(tree: ast.AST) -> Iterator[str]:
+    entered = {
+        item.context_expr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With | ast.AsyncWith)
+        for item in node.items
+    }
+    daemons = made_daemons(tree)
+    timers = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and {ast.unparse(target) for target in node.targets} & daemons
+    }
+    for node in ast.walk(tree):
+        match node:
+            case ast.ClassDef(bases=bases) if {"Thread", "Timer"} & set(map(called, bases)):
+                if "super().__init__(daemon=True)" not in ast.unparse(node):
+                    yield f"class {node.name}"
+            case ast.Call() if called(node.func) == "Thread":
+                if not any(keyword.arg == "daemon" and is_true(keyword.value) for keyword in node.keywords):
+                    yield ast.unparse(node)
+            case ast.Call() if called(node.func) == "Timer" and node not in timers:
+                yield ast.unparse(node)
+            case ast.Call() if called(node.func) in POOLS and node not in entered:
+                yield ast.unparse(node)
+
+
+def test_no_process_waits_for_a_thread_at_its_end() -> None:
+    found = {}
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = str(path.relative_to(ROOT))
+            if path != Path(__file__) and (problems := waited_for(path.read_text())):
+                found[name] = problems
+    assert {name: problems for name, problems in found.items() if name not in OPEN_POOLS} == {}
+    assert {name: len(problems) for name, problems in found.items()} == dict.fromkeys(OPEN_POOLS, 1)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import threading\nthreading.Thread(target=f).start()",
+        "from threading import Thread\nthread = Thread(target=f, daemon=False)",
+        "import threading\nself._threads = [threading.Thread(target=f, daemon=later) for _ in range(3)]",
+        "import threading\nclass Watcher(threading.Thread): pass",
+        "import threading\ntimer = threading.Timer(3, f)\ntimer.start()",
+        "import threading\ntimer = threading.Timer(3, f)\nother.daemon = True",
+        "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(3)",
+        "import concurrent.futures\nconcurrent.futures.ProcessPoolExecutor().submit(f)",
+        "PROGRAM = 'import threading\\nthreading.Thread(target=f).start()'",
+    ],
+)
+def test_what_a_process_would_wait_for_is_found(source: str) -> None:
+    assert len(waited_for(source)) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import threading\nthreading.Thread(target=f, daemon=True).start()",
+        "import threading\nclass Log(threading.Thread):\n  def __init__(self): super().__init__(daemon=True)",
+        "import threading\ntimer = threading.Timer(3, f)\ntimer.daemon = True\ntimer.start()",
+        "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(3) as pool: pool.submit(f)",
+        "TEXT = 'an important text (that is no program'",
+    ],
+)
+def test_what_ends_with_the_process_is_allowed(source: str) -> None:
+    assert waited_for(source) == []

@@ -1,0 +1,192 @@
+"""YAML that is made to exhaust its reader: one line in answer, soon, and little memory."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from controller.runtime import bounded_yaml
+from controller.runtime.bounded_yaml import OutOfBounds
+from tools.cli.common.command import BadInput, read_yaml
+from tools.cli.migrate import migrate
+from tools.cli.render import render
+
+ROOT = Path(__file__).parents[3]
+SECONDS = 20.0
+ENV = os.environ | {"PYTHONPATH": str(ROOT)}
+SECONDS_OF_EXPLANATION = 5.0
+
+
+def laughs(first: str, each: str) -> str:
+    """Ten anchors, each of nine of the one before."""
+    lines = [f"a0: &a0 {first}"]
+    lines += [f"a{n}: &a{n} " + each.format(", ".join([f"*a{n - 1}"] * 9)) for n in range(1, 10)]
+    return "\n".join(lines)
+
+
+BOMBS = {
+    "billion laughs": laughs("[lol, lol]", "[{}]"),
+    "billion laughs as a flow map": "{" + ", ".join(laughs("x", "[{}]").splitlines()) + "}",
+    "merge keys": laughs("{x: 1}", "{{<<: [{}], y: 2}}"),
+    "quadratic: one large anchor, many aliases": "a: &a [" + "x, " * 1000 + "]\nb: [" + "*a, " * 1000 + "]",
+    "an anchor in a key": "? &a [x, x]\n: 1\n" + "\n".join(f"? [*a, {n}]\n: [*a]" for n in range(150_000)),
+    "an alias of itself": "a: &a [*a]",
+    "an alias of itself by a merge": "a: &a\n  <<: *a",
+    "deep flow": "[" * 100_000,
+    "deep flow, closed": "[" * 5_000 + "]" * 5_000,
+    "deep flow maps": "{a: " * 5_000,
+    "deep block": "\n".join("  " * n + "a:" for n in range(500)),
+    "deep block of sequences": "- " * 5_000,
+    "deep aliases": "a0: &a0 x\n" + "\n".join(f"a{n}: &a{n} [[[*a{n - 1}]]]" for n in range(1, 60)),
+    "many documents": "--- x\n" * 450_000,
+}
+# libyaml refuses the first line, and Python's parser takes it.
+HIDDEN = {name: '- "\\ud800"\n---\n' + BOMBS[name] for name in ("billion laughs", "merge keys", "deep flow, closed")}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_before_it_is_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "in.yaml"
+    path.write_text(BOMBS[name])
+    began = time.process_time()
+    with pytest.raises(BadInput, match=r"in\.yaml: cannot be read: ") as told:
+        read_yaml(path)
+    assert time.process_time() - began < SECONDS
+    assert "\n" not in str(told.value)
+    with pytest.raises(OutOfBounds):
+        bounded_yaml.compose_all(BOMBS[name])
+
+
+@pytest.mark.parametrize("name", ["billion laughs", "merge keys", "deep flow"])
+def test_every_tool_that_reads_yaml_refuses_it(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "in.yaml"
+    path.write_text(BOMBS[name])
+    for tool, arguments in (
+        (migrate.main, ["csi", str(path)]),
+        (migrate.main, ["from-sse", "--kubeconfig", str(path)]),
+        (render.main, ["--values", str(path)]),
+    ):
+        assert tool(arguments) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        (line,) = told.err.splitlines()
+        assert f"{path}: cannot be read: " in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "n: " + "1" * 5000,
+        "n: 0x" + "f" * 50_000,
+        "d: 2001-99-99",
+        "d: 0000-00-00",
+        "? [a]\n: b",
+        "? {a: b}\n: c",
+        "!!python/object/apply:os.system [id]",
+        "!!binary x",
+        '"\\ud800"',
+        "a: *b",
+        "\u0001",
+        "%YAML 9.9\n---\na",
+    ],
+)
+def test_what_no_parser_takes_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text(text)
+    told = ""
+    try:
+        read_yaml(tmp_path / "in")
+    except BadInput as error:
+        told = str(error)
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_follows_a_fault_is_not_read(name: str) -> None:
+    began = time.process_time()
+    with pytest.raises(yaml.YAMLError):
+        bounded_yaml.load_all(HIDDEN[name])
+    assert time.process_time() - began < SECONDS_OF_EXPLANATION
+
+
+def test_ordinary_anchors_are_read(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: [*a, *a]}\n---\na: &a 2\nb: *a\n")
+    one, two = read_yaml(tmp_path / "in")
+    assert one == {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": [{"x": 1}, {"x": 1}]}}
+    assert two == {"a": 2, "b": 2}
+
+
+def test_the_bounds_let_a_cluster_through() -> None:
+    """As many values as 400 Deployments have, as deep as the deepest CRD."""
+    deep = "{a: " * (bounded_yaml.MAX_DEPTH - 1) + "x" + "}" * (bounded_yaml.MAX_DEPTH - 1)
+    assert bounded_yaml.load_all(deep)
+    with pytest.raises(OutOfBounds, match="nested too deeply"):
+        bounded_yaml.load_all("{a: [" + deep + "]}")
+
+
+def test_a_large_file_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(10**12)  # sparse: it takes no disk
+    for name in (path, Path("/dev/zero")):
+        with pytest.raises(BadInput, match="it has more than 16 MiB"):
+            read_yaml(name)
+
+
+def test_a_fifo_without_a_writer_is_empty(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(BadInput, match="is empty"):
+        read_yaml(tmp_path / "fifo")
+
+
+def test_a_fifo_is_read_to_the_end_of_its_writer(tmp_path: Path) -> None:
+    """As `tools/migrate csi <(kubectl get ...)` does, whose command takes a while."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        time.sleep(0.3)
+        os.write(writing, b"a: 1\n")
+        time.sleep(0.3)
+        os.write(writing, b"b: 2\n")
+        os.close(writing)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    assert read_yaml(Path(f"/dev/fd/{reading}")) == [{"a": 1, "b": 2}]
+    thread.join()
+    os.close(reading)
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to(path)])
+def test_what_is_no_file_is_one_line(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "in")
+    with pytest.raises(BadInput, match="cannot be read: "):
+        read_yaml(tmp_path / "in")
+
+
+def test_a_file_name_writes_nothing_to_the_terminal(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/a\x1b[31m\xff\n\xc2\x9bb.yaml"
+    Path(os.fsdecode(name)).write_text("a: [")
+    program: list[str | bytes] = [sys.executable, "-P", "-m", "tools.cli.migrate.migrate", "csi", name]
+    done = subprocess.run(program, env=ENV, capture_output=True, check=False)
+    assert done.returncode == 2
+    told = done.stderr.decode()
+    assert told.endswith("\n")
+    assert all(each.isprintable() for each in told.removesuffix("\n")), told
+
+
+def test_stdin_has_the_same_bounds() -> None:
+    program = [sys.executable, "-P", "-m", "tools.cli.migrate.migrate", "csi", "-"]
+    done = subprocess.run(program, input=BOMBS["billion laughs"].encode(), env=ENV, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"cannot be read: line" in done.stderr
+
+
+def test_the_loader_makes_plain_objects_alone() -> None:
+    with pytest.raises(yaml.YAMLError):
+        bounded_yaml.load_all("!!python/object/apply:os.getcwd []")

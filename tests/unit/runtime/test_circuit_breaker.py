@@ -1,0 +1,164 @@
+"""The circuit breaker: it opens on a share of failures, and says which failed call is worth another attempt."""
+
+import random
+
+import pytest
+
+from controller.runtime.circuit_breaker import HEALTHY_OUTCOMES, MAX_OUTCOMES, OPEN_SECONDS, WINDOW, CircuitBreaker
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker(clock)
+
+
+def test_one_failure_leaves_it_closed(breaker: CircuitBreaker) -> None:
+    breaker.fail("HTTP 503")
+    assert not breaker.open_reason()
+    assert breaker.can_retry(1)
+
+
+def test_failures_alone_open_it(breaker: CircuitBreaker, clock: Clock) -> None:
+    breaker.fail("HTTP 503")
+    breaker.fail("HTTP 503")
+    assert breaker.open_reason() == "HTTP 503"
+    clock.now += OPEN_SECONDS
+    assert not breaker.open_reason()
+
+
+def test_failures_of_different_times_are_not_added_up(breaker: CircuitBreaker, clock: Clock) -> None:
+    for _ in range(10):
+        breaker.fail("HTTP 503")
+        clock.now += WINDOW
+    assert not breaker.open_reason()
+
+
+@pytest.mark.parametrize(("share", "opens"), [(0.01, False), (0.05, False), (0.2, False), (0.7, True), (1.0, True)])
+def test_it_opens_on_the_share_of_failures(breaker: CircuitBreaker, clock: Clock, share: float, opens: bool) -> None:
+    rng = random.Random(3)
+    for _ in range(MAX_OUTCOMES):
+        breaker.succeed()
+    reasons = set()
+    for _ in range(1000):
+        clock.now += 0.01
+        if rng.random() < share:
+            breaker.fail("HTTP 503")
+        else:
+            breaker.succeed()
+        reasons.add(breaker.open_reason())
+    assert ("HTTP 503" in reasons) == opens
+
+
+def test_one_call_probes_while_the_others_wait(breaker: CircuitBreaker, clock: Clock) -> None:
+    breaker.trip("down")
+    clock.now += OPEN_SECONDS
+    assert not breaker.open_reason()
+    breaker.begin()
+    assert breaker.open_reason() == "down"
+    breaker.fail("still down")
+    assert not breaker.can_retry(1)
+    assert breaker.open_reason() == "still down"
+    clock.now += OPEN_SECONDS
+    breaker.begin()
+    breaker.succeed()
+    assert not breaker.open_reason()
+
+
+def test_it_stays_open_for_as_long_as_the_vault_asked(breaker: CircuitBreaker, clock: Clock) -> None:
+    breaker.trip("down", 60)
+    clock.now += 59
+    assert breaker.open_reason() == "down"
+
+
+def test_one_failure_with_a_time_opens_it_unless_most_calls_are_answered(breaker: CircuitBreaker, clock: Clock) -> None:
+    breaker.succeed()
+    breaker.succeed()
+    breaker.fail("HTTP 503", 60)
+    assert not breaker.open_reason()
+    clock.now += WINDOW
+    breaker.fail("HTTP 503", 60)
+    clock.now += 59
+    assert breaker.open_reason() == "HTTP 503"
+
+
+def test_second_retry_needs_a_vault_that_answers(breaker: CircuitBreaker) -> None:
+    breaker.fail("HTTP 503")
+    assert [breaker.can_retry(attempts) for attempts in (1, 2, 3)] == [True, False, False]
+    for _ in range(HEALTHY_OUTCOMES):
+        breaker.succeed()
+    assert [breaker.can_retry(attempts) for attempts in (1, 2, 3)] == [True, True, False]
+
+
+def test_it_lets_no_call_through_for_five_seconds(breaker: CircuitBreaker, clock: Clock) -> None:
+    breaker.trip("down")
+    clock.now += 4.5
+    assert breaker.open_reason() == "down"
+    clock.now += 0.5
+    assert not breaker.open_reason()
+
+
+def failures_until_open(breaker: CircuitBreaker) -> int:
+    """Return how many failures in a row open it."""
+    for count in range(1, 100):
+        breaker.fail("HTTP 503")
+        if breaker.open_reason():
+            return count
+    raise AssertionError("it never opens")
+
+
+def test_it_opens_when_half_of_the_last_fifty_outcomes_are_failures(breaker: CircuitBreaker) -> None:
+    for _ in range(100):
+        breaker.succeed()
+    assert failures_until_open(breaker) == 25
+
+
+def test_the_oldest_of_fifty_outcomes_still_counts(breaker: CircuitBreaker) -> None:
+    breaker.fail("HTTP 503")
+    for _ in range(25):
+        breaker.succeed()
+    assert failures_until_open(breaker) == 24
+
+
+@pytest.mark.parametrize(("later", "opens"), [(29.9, True), (30.0, False)])
+def test_outcomes_count_for_half_a_minute(breaker: CircuitBreaker, clock: Clock, later: float, opens: bool) -> None:
+    breaker.fail("HTTP 503")
+    clock.now += later
+    breaker.fail("HTTP 503")
+    assert bool(breaker.open_reason()) == opens
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "retried"),
+    [
+        pytest.param("SSSF", False, id="too little is known"),
+        pytest.param("SSSSF", True, id="most were answered"),
+        pytest.param("FSSSF", True, id="three of five"),
+        pytest.param("FFFSSS", False, id="half"),
+        pytest.param("FFFFSS", False, id="fewer than half"),
+    ],
+)
+def test_second_retry_needs_five_outcomes_of_which_most_are_answers(
+    breaker: CircuitBreaker, outcomes: str, retried: bool
+) -> None:
+    for outcome in outcomes:
+        if outcome == "S":
+            breaker.succeed()
+        else:
+            breaker.fail("HTTP 503")
+    assert not breaker.open_reason()
+    assert breaker.can_retry(1)
+    assert breaker.can_retry(2) == retried

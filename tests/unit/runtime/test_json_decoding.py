@@ -1,0 +1,114 @@
+"""Whatever another party sends as JSON, decoding ends with a value or with one kind of error."""
+
+import contextlib
+import json
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from controller.api.meta import PartialObject
+from controller.api.secretsync import SecretSync
+from controller.kube.resources import ObjectPage, WatchEvent
+from controller.runtime.backoff import format_time, parse_time
+from controller.runtime.json_decoding import MAX_DEPTH, Undecodable, cut_nesting, decode_json, replace_lone_surrogates
+
+SPEC = b'{"secretProviderClassName":"c","serviceAccountName":"r","secretObject":{"data":[]}}'
+
+
+def nested(levels: int) -> bytes:
+    """Return a SecretSync as the API server accepts it: `managedFields` come before the name."""
+    fields = b'{"f:x":' * levels + b"{}" + b"}" * levels
+    return b'{"metadata":{"managedFields":[{"fieldsV1":%b}],"name":"a","namespace":"n"},"spec":%b}' % (fields, SPEC)
+
+
+@pytest.mark.parametrize("levels", [0, 10, 63, 64, 65, 900, 1500, 9995, 100_000])
+def test_an_object_of_any_depth_is_decoded(levels: int) -> None:
+    raw = nested(levels)
+    assert decode_json(raw, PartialObject).metadata.name == "a"
+    assert decode_json(raw, SecretSync).spec.service_account_name == "r"
+    event = decode_json(b'{"type":"ADDED","object":%b}' % raw, WatchEvent)
+    assert decode_json(event.object, SecretSync).metadata.name == "a"
+    page = decode_json(b'{"metadata":{"continue":"t"},"items":[%b,%b]}' % (raw, nested(0)), ObjectPage)
+    assert [decode_json(item, PartialObject).metadata.name for item in page.items] == ["a", "a"]
+    assert page.metadata.continue_ == "t"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b"]" * 200_000,
+        b'"' + b"\\" * 200_001,
+        b'{"metadata":{"name":"\xff"}}',
+        b'{"metadata":{"generation":' + b"9" * 5000 + b"}}",
+        b'{"metadata":{"generation":NaN}}',
+        b'{"metadata":{"name":null}}',
+        b'{"metadata":[]}',
+        b'{"metadata":{"name":"a"}',
+    ],
+)
+def test_what_does_not_fit_is_one_kind_of_error(raw: bytes) -> None:
+    with pytest.raises(Undecodable) as caught:
+        decode_json(raw, PartialObject)
+    assert len(caught.value.problem) <= 500
+
+
+@given(st.binary(max_size=300) | st.text(alphabet='{}[]":,\\a1 ', max_size=300).map(str.encode))
+def test_no_text_raises_anything_else(raw: bytes) -> None:
+    for shape in (PartialObject, ObjectPage, WatchEvent, SecretSync):
+        with contextlib.suppress(Undecodable):
+            decode_json(raw, shape)
+    cut_nesting(raw)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=40,
+)
+
+
+def shallow(value: object, depth: int) -> object:
+    """Return what `cut` has to leave."""
+    if isinstance(value, list):
+        return [shallow(each, depth - 1) for each in value] if depth else []
+    if isinstance(value, dict):
+        return {name: shallow(each, depth - 1) for name, each in value.items()} if depth else {}
+    return value
+
+
+@given(JSON, st.integers(min_value=0, max_value=5))
+def test_what_is_nested_deeper_becomes_empty(value: object, depth: int) -> None:
+    found = msgspec.json.decode(cut_nesting(msgspec.json.encode(value), depth))
+    assert shallow(found, depth) == shallow(value, depth)
+    assert shallow(found, depth + 1) == found
+
+
+def test_an_object_that_is_shallow_enough_stays_as_it_is() -> None:
+    raw = nested(MAX_DEPTH - 10)
+    assert cut_nesting(raw) == raw
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_beyond_what_can_be_expressed_is_none(text: str) -> None:
+    assert parse_time(text) is None
+
+
+def test_a_time_of_year_1_is_written_as_the_api_server_reads_it() -> None:
+    found = parse_time("0001-01-01T00:00:00Z")
+    assert found
+    assert format_time(found) == "0001-01-01T00:00:00Z"
+
+
+@given(st.text(st.characters(codec=None, exclude_categories=()), max_size=20))
+@example("\ud800")
+@example("\ud83d\ude00")
+@example("\\\ud800\\ud800")
+@example("\ud800\ud83d\ude00\udc00")
+def test_lone_surrogates_are_replaced_and_nothing_else(text: str) -> None:
+    paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert msgspec.json.decode(replace_lone_surrogates(json.dumps(text).encode())) == paired

@@ -1,0 +1,131 @@
+"""Parsing in threads: a budget of CPU seconds for each namespace, fair shares, and classes parsed once a second."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.errors import ClassError, ParsingDeferred
+from controller.runtime import budgets
+from controller.runtime.parsing import PFX_AT_ONCE, TEXTS_AT_ONCE, Charge, ParsingPool
+from controller.runtime.threads import FairThreads
+from controller.secretsync.class_reader import EDIT_INTERVAL, SMALL, ClassReader
+from tests.support.builders import make_provider_class
+
+# Seconds until something that must not wait has waited.
+SOON = 5.0
+
+
+def costing(seconds: float) -> Callable[[Charge], None]:
+    return lambda charge: charge(seconds)
+
+
+async def test_namespace_that_spent_its_budget_is_deferred_and_others_are_not() -> None:
+    now = [0.0]
+    parser = ParsingPool(clock=lambda: now[0])
+    await parser.run("a", costing(budgets.PARSING.most + 1))
+    with pytest.raises(ParsingDeferred, match="namespace a has used its 20 seconds") as caught:
+        await parser.run("a", costing(0))
+    with pytest.raises(ParsingDeferred):
+        parser.run_here("a", lambda: None)
+    assert caught.value.retry_after is not None
+    assert caught.value.retry_after >= budgets.PARSING.seconds / 2
+    await parser.run("b", costing(0))
+    now[0] += caught.value.retry_after
+    await parser.run("a", costing(0))
+
+
+async def test_work_that_fails_is_charged_too() -> None:
+    parser = ParsingPool(clock=lambda: 0.0)
+
+    def fail(charge: Charge) -> None:
+        charge(budgets.PARSING.most + 1)
+        raise ClassError("no")
+
+    with pytest.raises(ClassError):
+        await parser.run("a", fail)
+    with pytest.raises(ParsingDeferred):
+        await parser.run("a", costing(0))
+
+
+@pytest.mark.parametrize(("pfx", "places"), [(False, TEXTS_AT_ONCE), (True, PFX_AT_ONCE)])
+async def test_namespace_that_hangs_in_all_its_places_leaves_one_to_others(pfx: bool, places: int) -> None:
+    parser, gate = ParsingPool(), threading.Event()
+    hanging = [asyncio.create_task(parser.run("a", lambda _: gate.wait(), pfx=pfx)) for _ in range(places * 4)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(SOON):
+        await parser.run("b", lambda _: None, pfx=pfx)
+        await parser.run("b", lambda _: None, pfx=not pfx)
+    gate.set()
+    await asyncio.gather(*hanging)
+
+
+async def test_thread_keeps_its_place_when_its_caller_is_cancelled() -> None:
+    threads, gate, began = FairThreads(1, "test"), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        began.set()
+        gate.wait()
+
+    caller = asyncio.create_task(threads.run("a", hang))
+    await asyncio.to_thread(began.wait)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    other = asyncio.create_task(threads.run("b", lambda: 1))
+    await asyncio.sleep(0.1)
+    assert not other.done()
+    gate.set()
+    assert await other == 1
+
+
+def edited(generation: int, objects: str = "array: ['objectName: user']") -> SecretProviderClass:
+    base = make_provider_class()
+    parameters = {"keyvaultName": "shop", "clientID": "c", "tenantID": "t", "objects": objects}
+    return msgspec.structs.replace(
+        base,
+        spec=msgspec.structs.replace(base.spec, provider="azure", parameters=parameters),
+        metadata=msgspec.structs.replace(base.metadata, generation=generation),
+    )
+
+
+async def test_edits_of_one_class_are_parsed_once_a_second_and_the_last_one_counts() -> None:
+    now = [100.0]
+    reader = ClassReader(ParsingPool(), without_identity=False, clock=lambda: now[0])
+    parsed = 0
+    for generation in range(1, 31):  # thirty edits within a second
+        if not reader.seconds_until_parse(edited(generation)):
+            await reader.read_config(edited(generation))
+            parsed += 1
+        now[0] += EDIT_INTERVAL / 31
+    assert parsed == 1
+    last = edited(30, "array: ['objectName: last']")
+    now[0] += reader.seconds_until_parse(last)
+    assert reader.seconds_until_parse(last) == 0
+    assert list((await reader.read_config(last)).objects) == ["last"]
+
+
+async def test_large_class_is_parsed_off_the_event_loop() -> None:
+    reader = ClassReader(ParsingPool(), without_identity=False)
+    objects = "array:\n" + "".join(f"- 'objectName: a{number}'\n" for number in range(4_000))
+    assert len(objects) > SMALL
+    gaps: list[float] = []  # in CPU seconds of this process, which the load of the machine does not change
+
+    async def watch() -> None:
+        last = time.process_time()
+        while True:
+            await asyncio.sleep(0)
+            gaps.append(-(last - (last := time.process_time())))
+
+    watcher = asyncio.create_task(watch())
+    began = time.process_time()
+    with contextlib.suppress(ClassError):
+        await reader.read_config(edited(1, objects))
+    took = time.process_time() - began
+    watcher.cancel()
+    assert max(gaps) < max(0.05, took / 2)

@@ -1,0 +1,337 @@
+"""The queue: a model for every order of events, and virtual time for the waiting and for who has how many workers."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+
+from controller.runtime.work_queue import Key, Queue
+from controller.secretsync.reconciler import WORKERS
+from tests.support.virtual_time import VirtualLoop, run_virtual
+
+A, B, C = Key("team", "a"), Key("team", "b"), Key("other", "a")
+
+
+def test_a_key_reads_as_namespace_and_name() -> None:
+    assert str(A) == "team/a"
+
+
+def test_the_earliest_comes_first_and_when_it_is_due() -> None:
+    async def main(clock: Callable[[], float]) -> list[tuple[Key, float]]:
+        queue: Queue[Key] = Queue(clock, 64)
+        queue.add(A, 3600)
+        queue.add(B, 60)
+        queue.add(C)
+        return [(await queue.get(), clock()) for _ in range(3)]
+
+    assert run_virtual(main) == [(C, 0), (B, 60), (A, 3600)]
+
+
+@pytest.mark.parametrize(("first", "second"), [(10, 5), (5, 10), (5, 5)])
+def test_of_several_wishes_the_earliest_counts_once(first: float, second: float) -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 64)
+        queue.add(A, first)
+        queue.add(A, second)
+        assert await queue.get() == A
+        assert clock() == 5
+        queue.done(A)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(queue.get(), 1000)
+        assert len(queue) == 0
+
+    run_virtual(main)
+
+
+def test_a_worker_has_the_turn_of_each_key_until_the_queue_is_closed() -> None:
+    async def main(clock: Callable[[], float]) -> list[tuple[Key, float]]:
+        queue: Queue[Key] = Queue(clock, 1)
+        turns: list[tuple[Key, float]] = []
+
+        async def turn(key: Key) -> float | None:
+            turns.append((key, clock()))
+            if clock() >= 20:
+                queue.close()
+            return 10 if key == A else None
+
+        queue.add(A)
+        queue.add(B)
+        await queue.process_keys(turn)
+        return turns
+
+    assert run_virtual(main) == [(A, 0), (B, 0), (A, 10), (A, 20)]
+
+
+def test_a_waiting_worker_hears_of_an_earlier_key() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 64)
+        queue.add(A, 3600)
+        asyncio.get_running_loop().call_later(7, queue.add, B)
+        assert (await queue.get(), clock()) == (B, 7)
+        assert (await queue.get(), clock()) == (A, 3600)
+
+    run_virtual(main)
+
+
+def test_a_busy_key_is_not_handed_out_twice_and_comes_again() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 64)
+        queue.add(A)
+        await queue.get()
+        queue.add(A)
+        queue.add(A, 5)
+        second = asyncio.create_task(queue.get())
+        await asyncio.sleep(60)
+        assert not second.done()
+        queue.done(A)
+        assert (await second, clock()) == (A, 60)
+
+    run_virtual(main)
+
+
+def test_other_keys_pass_a_busy_one() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 64)
+        queue.add(A)
+        await queue.get()
+        queue.add(A)
+        queue.add(B)
+        assert await queue.get() == B
+        queue.done(A)
+        assert await queue.get() == A
+
+    run_virtual(main)
+
+
+def test_a_forgotten_key_does_not_come_and_may_be_wanted_again() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 64)
+        queue.add(A, 5)
+        queue.forget(A)
+        queue.add(A, 50)
+        assert (await queue.get(), clock()) == (A, 50)
+        queue.add(A)
+        queue.forget(A)
+        queue.done(A)
+        assert len(queue) == 0
+
+    run_virtual(main)
+
+
+def test_every_one_of_many_workers_gets_a_key_and_a_cancelled_one_takes_none_along() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 64)
+        keys = [Key("team", str(number)) for number in range(32)]
+        workers = [asyncio.create_task(queue.get()) for _ in range(40)]
+        await asyncio.sleep(1)
+        for worker in workers[:8]:
+            worker.cancel()
+        for key in keys:
+            queue.add(key)
+        assert sorted(await asyncio.gather(*workers[8:])) == sorted(keys)
+
+    run_virtual(main)
+
+
+def test_edits_of_one_key_keep_no_outdated_entries() -> None:
+    """Each edit is served at once, and the key is due again in an hour: the heap must not keep that hour's entries."""
+
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 4)
+        for number in range(100):
+            queue.add(Key("neighbour", f"{number}"), 3600)
+        for _ in range(10_000):
+            queue.add(Key("editor", "edited"))
+            queue.done(await queue.get())
+            queue.add(Key("editor", "edited"), 3600)
+        assert len(queue) == 101
+        assert len(queue.entries) <= 64 + 2 * 101 + 1
+
+    run_virtual(main)
+
+
+def test_overdue_counts_what_could_be_taken_now() -> None:
+    now = [0.0]
+    queue: Queue[Key] = Queue(lambda: now[0], 64)
+    queue.add(A)
+    queue.add(B, 5)
+    assert (len(queue), queue.count_overdue()) == (2, 1)
+    now[0] = 5
+    assert queue.count_overdue() == 2
+
+
+# Shares
+
+
+class Crowd:
+    """Namespaces whose turns never end, and the queue whose workers they take."""
+
+    def __init__(self, clock: Callable[[], float], workers: int) -> None:
+        self.queue: Queue[Key] = Queue(clock, workers)
+        self.began: list[tuple[float, Key]] = []
+        self.clock = clock
+
+    async def turn(self, key: Key) -> float | None:
+        self.began.append((self.clock(), key))
+        if key.namespace.startswith("hostile"):
+            await asyncio.get_running_loop().create_future()
+        await asyncio.sleep(1)
+        return None
+
+    def wants(self, namespace: str, count: int) -> None:
+        for number in range(count):
+            self.queue.add(Key(namespace, str(number)))
+
+    def has(self, namespace: str) -> int:
+        """How many of its keys had a turn so far."""
+        return sum(key.namespace == namespace for _, key in self.began)
+
+
+@pytest.mark.parametrize("hostile", range(1, 7))
+def test_however_long_namespaces_keep_what_they_get_a_new_one_waits_for_nothing(hostile: int) -> None:
+    """The bound that SECURITY.md states: up to six namespaces do not hold all workers, whatever they do."""
+
+    async def main(clock: Callable[[], float]) -> None:
+        crowd = Crowd(clock, WORKERS)
+        working = asyncio.create_task(crowd.queue.process_keys(crowd.turn))
+        for number in range(hostile):
+            crowd.wants(f"hostile-{number}", 1000)
+        await asyncio.sleep(60)
+        assert crowd.has("hostile-0") == WORKERS / 2
+        crowd.wants("shop", 10)
+        await asyncio.sleep(10)
+        assert crowd.has("shop") == 10
+        assert min(moment for moment, key in crowd.began if key.namespace == "shop") == 60
+        working.cancel()
+        await asyncio.wait([working])
+
+    run_virtual(main)
+
+
+def test_one_who_has_no_worker_comes_before_all_who_have_some() -> None:
+    """… where more of them hold all: their thousands wait behind its first key, though it came last."""
+
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 4)
+        for number in range(3):
+            for name in range(1000):
+                queue.add(Key(f"hostile-{number}", str(name)))
+        taken = [await queue.get() for _ in range(4)]
+        assert [key.namespace[-1] for key in taken] == ["0", "0", "1", "2"]
+        queue.add(A, 1)
+        await asyncio.sleep(1)
+        queue.done(taken[0])
+        assert await queue.get() == A
+
+    run_virtual(main)
+
+
+def test_one_namespace_alone_has_half_of_the_workers_all_the_time() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        crowd = Crowd(clock, WORKERS)
+        crowd.wants("shop", 1000)
+        working = asyncio.create_task(crowd.queue.process_keys(crowd.turn))
+        await asyncio.sleep(1000 / (WORKERS / 2) - 0.1)  # turns of a second
+        assert crowd.has("shop") == 1000
+        crowd.queue.close()
+        await working
+
+    run_virtual(main)
+
+
+def test_a_held_key_that_nobody_needs_any_more_holds_up_none_behind_it() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 2)
+        for key in (A, B, last := Key("team", "c")):
+            queue.add(key)
+        assert await queue.get() == A
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(queue.get(), 1)  # the other worker is for other namespaces
+        queue.forget(B)
+        queue.done(A)
+        assert await queue.get() == last
+
+    run_virtual(main)
+
+
+class QueueModel(RuleBasedStateMachine):
+    """Any order of add, take, done, forget and passing time against a model of a dict and a set."""
+
+    keys = Bundle("keys")
+    workers = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        self.now = 0.0
+        self.queue: Queue[Key] = Queue(lambda: self.now, self.workers)
+        self.due: dict[Key, float] = {}
+        self.busy: set[Key] = set()
+
+    def teardown(self) -> None:
+        self.loop.close()
+
+    @rule(target=keys, namespace=st.sampled_from("XYZ"), name=st.sampled_from("abcd"))
+    def a_key(self, namespace: str, name: str) -> Key:
+        return Key(namespace, name)
+
+    @rule(key=keys, delay=st.sampled_from([0, 1, 5, 60]))
+    def add(self, key: Key, delay: float) -> None:
+        self.queue.add(key, delay)
+        self.due[key] = min(self.now + delay, self.due.get(key, float("inf")))
+
+    @rule(key=keys)
+    def forget(self, key: Key) -> None:
+        self.queue.forget(key)
+        self.due.pop(key, None)
+
+    @rule(seconds=st.sampled_from([1, 4, 60]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    def _open(self, namespace: str) -> bool:
+        return sum(key.namespace == namespace for key in self.busy) < self.workers - len(self.busy)
+
+    @rule()
+    def take(self) -> None:
+        ready = {
+            key: due
+            for key, due in self.due.items()
+            if due <= self.now and key not in self.busy and self._open(key.namespace)
+        }
+        taken = self.loop.run_until_complete(self._try())
+        if not ready:
+            assert taken is None
+            return
+        assert taken is not None
+        assert ready[taken] == min(ready.values())
+        del self.due[taken]
+        self.busy.add(taken)
+
+    async def _try(self) -> Key | None:
+        """Return what `take` gives at once; a call that would wait is cancelled, and must leave no trace."""
+        call = asyncio.create_task(self.queue.get())
+        await asyncio.sleep(0)
+        if call.done():
+            return call.result()
+        call.cancel()
+        await asyncio.wait([call])
+        return None
+
+    @precondition(lambda self: self.busy)
+    @rule(data=st.data())
+    def done(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.busy)))
+        self.queue.done(key)
+        self.busy.discard(key)
+
+    @invariant()
+    def waits_for_what_is_wanted(self) -> None:
+        assert len(self.queue) == len(self.due)
+
+
+QueueModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+TestQueueModel = QueueModel.TestCase

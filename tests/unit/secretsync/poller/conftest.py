@@ -1,0 +1,24 @@
+"""A poller in virtual time."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.virtual_time import VirtualLoop
+from tests.unit.secretsync.poller.stage import Stage
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    loop = VirtualLoop()
+    yield loop
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+@pytest.fixture
+def stage(loop: VirtualLoop) -> Stage:
+    return Stage(loop)

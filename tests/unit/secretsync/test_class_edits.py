@@ -1,0 +1,149 @@
+"""Edits of generated classes: compared off the event loop, once a second, within the budget of their namespace."""
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.akvsync.expand import expand_akvsync
+from controller.api.meta import ObjectMeta
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
+from controller.domain.generated import ClassItem, as_objects
+from controller.errors import ParsingDeferred
+from controller.runtime.parsing import ParsingPool
+from controller.runtime.work_queue import Key
+from controller.secretsync import class_edits
+from controller.secretsync.class_edits import ClassEdits, Concerned
+from tests.support.akv_syncs import akv_sync
+
+CLASS = Key("shop", "shop")
+ITEMS = 2_000
+
+
+def class_of(*names: str, generation: int = 1) -> SecretProviderClass:
+    """Return a class as an AKVSync generates it, with these items."""
+    source = expand_akvsync(akv_sync("[{secretInAKV: a}]")).source
+    assert source
+    items = {name: ClassItem(name, name, f"    objectName: {name}\n    objectType: secret\n") for name in names}
+    parameters = {**source.spec.parameters, "objects": as_objects(items)}
+    metadata = msgspec.structs.replace(source.metadata, namespace="shop", uid="class", generation=generation)
+    return msgspec.structs.replace(
+        source, metadata=metadata, spec=msgspec.structs.replace(source.spec, parameters=parameters)
+    )
+
+
+def sync_of(name: str, *keys: str) -> SecretSync:
+    spec: dict[str, Any] = {
+        "secretProviderClassName": "shop",
+        "serviceAccountName": "shop",
+        "secretObject": {"data": [{"sourcePath": key, "targetKey": key} for key in keys]},
+    }
+    return msgspec.convert({"metadata": {"name": name, "namespace": "shop"}, "spec": spec}, SecretSync)
+
+
+NAMES = [f"item-{number}" for number in range(ITEMS)]
+
+
+class Scene:
+    """A class, the SecretSyncs that use it, and what was found that its edits concern."""
+
+    def __init__(self, first: SecretProviderClass, *users: SecretSync, pool: ParsingPool | None = None) -> None:
+        self.now = first
+        self.found: list[Concerned] = []
+        self._more = asyncio.Event()
+        self.syncs = {Key("shop", user.metadata.name): user for user in users}
+        self.edits = ClassEdits(pool or ParsingPool(), lambda _: self.now, lambda _: self.syncs, self._note)
+
+    def edit(self, after: SecretProviderClass) -> None:
+        before, self.now = self.now, after
+        self.edits.edited(CLASS, before)
+
+    def _note(self, concerned: Concerned) -> None:
+        self.found.append(concerned)
+        self._more.set()
+
+    async def settled(self, count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(self.found) < count:
+                self._more.clear()
+                await self._more.wait()
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the threads that compared; it grows."""
+    found: list[str] = []
+    real = class_edits.concerned
+
+    def concerned(*given: Any) -> Concerned:
+        found.append(threading.current_thread().name)
+        return real(*given)
+
+    monkeypatch.setattr(class_edits, "concerned", concerned)
+    return found
+
+
+async def test_small_edit_is_compared_at_once() -> None:
+    scene = Scene(class_of("a", "b"), sync_of("one", "a", "b"), sync_of("other", "b"))
+    scene.edit(class_of("a", "c", generation=2))
+    concerned = frozenset({"b", "b/*"})
+    assert scene.found == [{Key("shop", "one"): concerned, Key("shop", "other"): concerned}]
+
+
+@pytest.mark.parametrize("large", ["class", "users"])
+async def test_large_edit_is_compared_in_a_thread(large: str, threads: list[str]) -> None:
+    names = NAMES if large == "class" else NAMES[:2]
+    users = [sync_of(f"s{number}", *NAMES) for number in range(1 if large == "class" else 50)]
+    scene = Scene(class_of(*names), *users)
+    began = time.thread_time()
+    scene.edit(class_of(*names[:-1], generation=2))
+    assert time.thread_time() - began < 0.05
+    assert scene.found == []
+    await scene.settled(1)
+    assert threads == ["parse"]
+    concerned = frozenset({names[-1], f"{names[-1]}/*"})
+    assert scene.found == [dict.fromkeys(scene.syncs, concerned)]
+
+
+async def test_edits_within_a_second_are_compared_together(threads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_edits, "EDIT_INTERVAL", 0.3)
+    scene = Scene(class_of(*NAMES), sync_of("s", *NAMES))
+    for after in [class_of(*NAMES[number:], generation=1 + number) for number in range(1, 31)]:
+        scene.edit(after)
+        await asyncio.sleep(0.001)
+    await scene.settled(2)
+    assert len(threads) == 2
+    keys = [keys for found in scene.found for keys in found.values()]
+    # No edit is lost: the first comparison begins with the class before the first edit.
+    assert frozenset().union(*(each or () for each in keys)) == {
+        key for name in NAMES[:30] for key in (name, f"{name}/*")
+    }
+
+
+class SpentPool(ParsingPool):
+    """A pool in which every namespace has spent its budget."""
+
+    async def run(self, *_: object, **__: object) -> Any:
+        raise ParsingDeferred("the budget is spent", retry_after=30.0)
+
+
+async def test_namespace_that_spent_its_budget_fetches_everything(threads: list[str]) -> None:
+    scene = Scene(class_of(*NAMES), sync_of("s", *NAMES), pool=SpentPool())
+    scene.edit(class_of(*NAMES[1:], generation=2))
+    await scene.settled(1)
+    assert (threads, scene.found) == ([], [{Key("shop", "s"): None}])
+
+
+async def test_deleted_class_and_other_edits_concern_everything() -> None:
+    scene = Scene(class_of(*NAMES), sync_of("s", "item-1"))
+    written_by_a_person = msgspec.structs.replace(
+        class_of("a"), metadata=ObjectMeta(name="shop", namespace="shop", uid="class", generation=2)
+    )
+    scene.edits.edited(CLASS, None)
+    scene.edit(written_by_a_person)
+    await scene.settled(2)
+    assert scene.found == [{Key("shop", "s"): None}] * 2

@@ -1,0 +1,162 @@
+"""When a poll of a whole group counts, what of it is recorded, and what a process that starts makes of that."""
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.api.secretsync import GroupPoll, SecretSync, SecretSyncStatus
+from controller.keyvault.credentials import Identity
+from controller.keyvault.poll_group import Group
+from controller.runtime.work_queue import Key
+from controller.secretsync.group_polls import GroupPolls, is_recorded, recorded_polls
+from tests.support.builders import make_sync
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+HOURLY = Group(Identity("team", "robot", "client", "tenant"), "cloud", "vault", 3600.0)
+OTHER = msgspec.structs.replace(HOURLY, vault="other")
+KEYS = [Key("team", name) for name in "abc"]
+A, B, C = KEYS
+
+
+def test_poll_counts_once_all_that_it_found_is_reported() -> None:
+    equal: list[tuple[Group, float]] = []
+    polls = GroupPolls(lambda group, moment: equal.append((group, moment)))
+    polls.polled(HOURLY, 1, [])
+    polls.polled(HOURLY, 2, [A, B])
+    polls.settled(A)
+    polls.settled(C)
+    assert equal == [(HOURLY, 1)]
+    polls.settled(B)
+    polls.settled(B)
+    assert equal == [(HOURLY, 1), (HOURLY, 2)]
+
+
+def test_next_poll_replaces_one_that_is_not_settled() -> None:
+    equal: list[float] = []
+    polls = GroupPolls(lambda _, moment: equal.append(moment))
+    polls.polled(HOURLY, 1, [A])
+    polls.polled(HOURLY, 2, [A, B])
+    polls.settled(A)
+    assert equal == []
+    polls.polled(HOURLY, 3, [])
+    polls.settled(B)
+    assert equal == [3]
+
+
+def test_secretsync_settled_before_the_end_of_its_poll_does_not_delay_the_record() -> None:
+    equal: list[float] = []
+    polls = GroupPolls(lambda _, moment: equal.append(moment))
+    polls.found_unequal(HOURLY, A)
+    polls.found_unequal(HOURLY, B)
+    polls.settled(A)
+    polls.polled(HOURLY, 1, [], early=[A, B])
+    assert equal == []
+    polls.settled(B)
+    assert equal == [1]
+
+
+def test_earlier_poll_is_not_recorded_while_the_next_one_finds_the_same_secretsync_unequal() -> None:
+    equal: list[float] = []
+    polls = GroupPolls(lambda _, moment: equal.append(moment))
+    polls.polled(HOURLY, 1, [A])
+    polls.found_unequal(HOURLY, A)
+    assert equal == []
+    polls.settled(A)
+    polls.polled(HOURLY, 2, [], early=[A])
+    assert equal == [1, 2]
+
+
+def test_another_process_settles_nothing_of_this_one() -> None:
+    equal: list[float] = []
+    polls = GroupPolls(lambda _, moment: equal.append(moment))
+    polls.polled(HOURLY, 1, [A])
+    polls.reset()
+    polls.settled(A)
+    assert equal == []
+
+
+@given(st.lists(st.tuples(st.sampled_from([HOURLY, OTHER, None]), st.sets(st.sampled_from(KEYS)))))
+def test_no_poll_counts_while_a_secretsync_that_it_found_unequal_is_open(
+    steps: list[tuple[Group | None, set[Key]]],
+) -> None:
+    """A step is a poll of a group, or (None) reports. The model is a plain set for each group."""
+    equal: list[tuple[Group, float]] = []
+    polls = GroupPolls(lambda group, moment: equal.append((group, moment)))
+    last: dict[Group, tuple[float, set[Key]]] = {}
+    expected: list[tuple[Group, float]] = []
+
+    def count() -> None:
+        for group in [group for group, (_, open_keys) in last.items() if not open_keys]:
+            expected.append((group, last.pop(group)[0]))
+
+    for number, (group, keys) in enumerate(steps):
+        if group is None:
+            for key in sorted(keys):
+                polls.settled(key)
+                for _, open_keys in last.values():
+                    open_keys.discard(key)
+                count()
+            continue
+        last.pop(group, None)
+        for key in sorted(keys):
+            for _, open_keys in last.values():
+                open_keys.discard(key)
+        polls.polled(group, number, sorted(keys))
+        last[group] = (number, set(keys))
+        count()
+    assert sorted(equal, key=str) == sorted(expected, key=str)
+
+
+def recorded(name: str, group: str, time: datetime | str) -> SecretSync:
+    text = time if isinstance(time, str) else time.isoformat()
+    status = SecretSyncStatus(last_group_poll=GroupPoll(group=group, time=text))
+    return msgspec.structs.replace(make_sync(name=name), status=status)
+
+
+def test_newest_record_of_a_group_counts_within_its_namespace() -> None:
+    old, new = NOON - timedelta(hours=2), NOON - timedelta(hours=1)
+    mine = [
+        recorded("a", "x", old),
+        recorded("b", "x", new),
+        recorded("c", "y", old),
+        recorded("d", "y", "yesterday"),
+        recorded("e", "y", NOON + timedelta(seconds=1)),
+        make_sync(name="f"),
+    ]
+    other = recorded("g", "x", NOON)
+    other = msgspec.structs.replace(other, metadata=msgspec.structs.replace(other.metadata, namespace="neighbour"))
+    found = recorded_polls([*mine, other], NOON)
+    assert found == {("team", "x"): new, ("team", "y"): old, ("neighbour", "x"): NOON}
+
+
+@pytest.mark.parametrize(
+    ("known", "interval", "recent"),
+    [
+        (None, 3600, False),
+        (GroupPoll(group="x", time="2030-01-01T12:00:00Z"), 3600, True),
+        (GroupPoll(group="x", time=(NOON - timedelta(seconds=299)).isoformat()), 300, True),
+        (GroupPoll(group="x", time=(NOON - timedelta(seconds=300)).isoformat()), 300, False),
+        (GroupPoll(group="x", time=(NOON - timedelta(seconds=3599)).isoformat()), 299, True),
+        (GroupPoll(group="x", time=(NOON - timedelta(seconds=3600)).isoformat()), 299, False),
+        (GroupPoll(group="x", time=(NOON + timedelta(seconds=1)).isoformat()), 60, False),
+        (GroupPoll(group="x", time="soon"), 60, False),
+        (GroupPoll(group="y", time="2030-01-01T12:00:00Z"), 60, False),
+    ],
+)
+def test_recent_record_is_enough_for_the_interval(known: GroupPoll | None, interval: float, recent: bool) -> None:
+    status = SecretSyncStatus(last_group_poll=known)
+    assert is_recorded(status, GroupPoll(group="x", time="2030-01-01T12:00:00Z"), interval) is recent
+
+
+def test_groups_differ_in_identity_vault_and_an_interval_of_their_own() -> None:
+    def changed(**fields: object) -> Group:
+        return msgspec.structs.replace(HOURLY, **fields)
+
+    who = msgspec.structs.replace(HOURLY.identity, service_account="other")
+    different = [HOURLY, OTHER, changed(cloud="x"), changed(interval=60.0), changed(identity=who)]
+    assert len({group.fingerprint(3600.0) for group in different}) == len(different)
+    # Another value of the chart changes the interval of all groups that have none of their own.
+    assert changed(interval=7200.0).fingerprint(7200.0) == HOURLY.fingerprint(3600.0)

@@ -1,0 +1,484 @@
+"""Every transition of the state of one SecretSync, without an event loop."""
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.api.conditions import Condition, ConditionType, Reason
+from controller.api.secretsync import GroupPoll, ObjectVersion, SecretSyncStatus
+from controller.domain.provider_class import ObjectVersionRef, VaultObject
+from controller.domain.snapshot import ListedObject, VaultSnapshot
+from controller.domain.status import Failed, PartiallySynced, Reportable, Synced, next_status
+from controller.errors import ControllerError, ObjectError, ProviderError, Retry, UnusableValue
+from controller.keyvault.errors import throttled_error
+from controller.runtime import backoff
+from controller.secretsync.class_reader import EDIT_INTERVAL
+from controller.secretsync.work_state import (
+    CONFIRM_EVERY,
+    QUIET_REQUEUES,
+    At,
+    CheckDrift,
+    Confirm,
+    Due,
+    Fetch,
+    MakeAttempt,
+    OnPoll,
+    PollResult,
+    ReportFailure,
+    Sleep,
+    Task,
+    Undecided,
+    WorkState,
+    can_wait_for_poll,
+    delay_after,
+    is_unreported,
+    keys_left,
+    task_after_poll,
+)
+from tests.support.builders import make_provider_class, make_sync
+from tests.support.fixed_random import FixedRandom
+from tests.support.outcomes import make_failure
+
+NOW = 1000.0
+DATE = datetime(2030, 1, 1, tzinfo=UTC)
+UPDATED, LATER = DATE - timedelta(days=2), DATE - timedelta(days=1)
+INTERVAL = 3600.0
+GONE = ReportFailure(ProviderError("the vault is unreachable"))
+PASS = frozenset({"pass"})
+WANTED = {key: ObjectVersionRef(VaultObject(name=key)) for key in ("user", "pass")}
+LONGEST, SHORTEST = FixedRandom(1.0), FixedRandom(0.0)
+
+
+def failed(**given: Any) -> Failed:
+    return make_failure(Reason.PROVIDER_ERROR, "a message", **given)
+
+
+def partial(error: ControllerError, **errors: ControllerError) -> PartiallySynced:
+    """Return the outcome where this error keeps one key from the Secret, and other errors keep others."""
+    return PartiallySynced(message="a message", failed={"pass": error, **errors}, objects=[])
+
+
+READY = Synced(message="a message")
+AWAY = Failed(ProviderError("a message"))
+DISABLED, BUSY = ObjectError("secret pass is disabled"), throttled_error("shop", None)
+LACKING = UnusableValue("secret pass has no property", version="2", updated=backoff.format_time(LATER))
+
+
+def condition(ready: bool, generation: int = 0) -> Condition:
+    return Condition(
+        type=ConditionType.READY,
+        status="True" if ready else "False",
+        reason=Reason.UP_TO_DATE,
+        message="",
+        last_transition_time=backoff.format_time(DATE),
+        observed_generation=generation,
+    )
+
+
+def status(ready: bool | None = True, age: float | None = 0.0) -> SecretSyncStatus:
+    last = None if age is None else backoff.format_time(DATE - timedelta(seconds=age))
+    updated = backoff.format_time(UPDATED)
+    return SecretSyncStatus(
+        conditions=[] if ready is None else [condition(ready)],
+        objects=[ObjectVersion(target_key=key, object=f"secret/{key}", version="1", updated=updated) for key in WANTED],
+        last_successful_sync_time=last,
+    )
+
+
+def found(*stale: str) -> VaultSnapshot:
+    """Return a poll that found these target keys stale."""
+    return VaultSnapshot(
+        listed={"secret": {key: ListedObject(LATER if key in stale else UPDATED, True) for key in WANTED}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("due", "drift_check", "pending", "action"),
+    [
+        (Undecided(), NOW + 5, None, MakeAttempt()),
+        (At(NOW), NOW + 5, None, MakeAttempt()),
+        (At(NOW - 1), NOW - 1, None, MakeAttempt()),
+        (At(NOW + 9), NOW + 5, None, Sleep(5)),
+        (At(NOW + 4), NOW + 5, None, Sleep(4)),
+        (At(NOW + 4), NOW, None, CheckDrift()),
+        (OnPoll(), NOW + 5, None, Sleep(5)),
+        (OnPoll(), NOW - 5, None, CheckDrift()),
+        (OnPoll(), NOW + 5, Confirm(), MakeAttempt()),
+        (At(NOW + 9), NOW - 5, GONE, MakeAttempt()),
+        # A fetch that an attempt left waits for its moment.
+        (At(NOW + 9), NOW + 5, Fetch(NOW), Sleep(5)),
+    ],
+)
+def test_next_action(due: Due, drift_check: float, pending: Task | None, action: object) -> None:
+    state = WorkState(due=due, drift_check=drift_check, pending=pending)
+    assert state.next_action(NOW) == action
+
+
+@pytest.mark.parametrize(
+    ("due", "drift_check", "seconds"), [(At(NOW + 9), 5, 5), (At(NOW + 4), 5, 4), (OnPoll(), -1, 0)]
+)
+def test_delay_after_a_drift_check(due: Due, drift_check: float, seconds: float) -> None:
+    assert WorkState(due=due, drift_check=NOW + drift_check).delay_after_check(NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("last", "generation", "waits"),
+    [
+        (READY, 1, True),
+        (READY, 2, False),  # edited since
+        (AWAY, 1, True),
+        (failed(retry=Retry.EDIT), 1, True),  # its reason, too, is that of a vault
+        (make_failure(Reason.LABEL_ERROR), 1, False),
+        (partial(DISABLED), 1, False),
+        (None, 1, False),
+    ],
+)
+def test_new_sync_waits_for_the_poll_if_its_status_is_current(
+    last: Reportable | None, generation: int, waits: bool
+) -> None:
+    meta, source = make_sync().metadata, make_provider_class()
+    before = next_status(meta, SecretSyncStatus(), source, READY, DATE) if last else SecretSyncStatus()
+    after = next_status(meta, before, source, last, DATE) if last else before
+    assert can_wait_for_poll(make_sync(status=after, generation=generation), source) is waits
+
+
+def test_first_edit_is_handled_at_once_and_the_next_ones_once_a_second() -> None:
+    state = WorkState(failures=3, requeues=4, reported="x", due=At(NOW + 99))
+    assert state.on_edit(NOW) == 0
+    assert (state.failures, state.requeues, state.pending) == (0, 0, Fetch(NOW))
+    assert state.take_edit(NOW)
+    assert (state.due, state.reported) == (Undecided(), "")
+    assert not state.take_edit(NOW)
+    assert state.on_edit(NOW + 0.25) == EDIT_INTERVAL - 0.25
+    assert state.on_edit(NOW + 5) == 0
+
+
+@pytest.mark.parametrize(
+    ("result", "before", "pending", "task"),
+    [
+        (GONE.error, status(), None, GONE),
+        (None, status(), None, Fetch(NOW, None)),
+        (found("pass"), status(), None, Fetch(NOW, PASS)),
+        (found("pass"), status(), Fetch(1, frozenset({"user"})), Fetch(NOW, frozenset({"user", "pass"}))),
+        (found("pass"), status(), Fetch(1, None), Fetch(NOW, PASS)),
+        (found(), status(), Fetch(1, PASS), Fetch(NOW, PASS)),
+        (found(), status(ready=False), None, Fetch(NOW, frozenset())),
+        (found(), status(ready=None), None, Fetch(NOW, frozenset())),
+        (found(), status(), None, None),
+        (found(), status(age=CONFIRM_EVERY - 1), None, None),
+        (found(), status(age=CONFIRM_EVERY), None, Confirm()),
+        (found(), status(age=None), None, Confirm()),
+    ],
+)
+def test_task_after_poll(result: PollResult, before: SecretSyncStatus, pending: Task | None, task: Task | None) -> None:
+    assert task_after_poll(WANTED, result, before, pending, NOW, DATE) == task
+
+
+@pytest.mark.parametrize(
+    ("result", "before", "keys"),
+    [
+        (found("pass"), status(), frozenset()),  # the value that is known to be unusable
+        (found("user", "pass"), status(), frozenset({"user"})),
+        (found("pass"), SecretSyncStatus(), frozenset({"user"})),
+        (found(), status(), PASS),  # an earlier value was restored
+        (None, status(), None),
+    ],
+)
+def test_unusable_value_is_fetched_again_only_after_it_changed(
+    result: PollResult, before: SecretSyncStatus, keys: frozenset[str] | None
+) -> None:
+    before = msgspec.structs.replace(before, conditions=[condition(ready=False)])
+    assert task_after_poll(WANTED, result, before, None, NOW, DATE, {"pass": LACKING}) == Fetch(NOW, keys)
+
+
+@pytest.mark.parametrize(("keys", "fetched"), [(frozenset({"user"}), frozenset({"user", "pass"})), (None, None)])
+def test_edit_of_another_key_also_fetches_the_unusable_ones(
+    keys: frozenset[str] | None, fetched: frozenset[str] | None
+) -> None:
+    state = WorkState(due=OnPoll())
+    state.on_edit(NOW, keys)
+    assert state.take_edit(NOW, {"pass": LACKING})
+    assert state.take_task(NOW) == Fetch(NOW, fetched)
+
+
+def polled(state: WorkState, result: PollResult, before: SecretSyncStatus | None = None) -> bool:
+    return state.on_poll(WANTED, result, before or status(), NOW, DATE)
+
+
+def test_poll_that_found_a_change_makes_an_attempt_due() -> None:
+    state = WorkState(due=OnPoll(), pending=Confirm())
+    assert polled(state, found("pass"))
+    assert (state.due, state.pending) == (At(NOW), Fetch(NOW, PASS))
+
+
+def test_poll_that_found_no_change_leaves_the_state() -> None:
+    state = WorkState(due=OnPoll())
+    assert not polled(state, found())
+    assert (state.due, state.pending) == (OnPoll(), None)
+
+
+def test_poll_does_nothing_to_an_edited_object() -> None:
+    state = WorkState(due=OnPoll(), edited=True)
+    assert not polled(state, found("pass"))
+    assert state.pending is None
+
+
+def test_failed_poll_is_reported_once() -> None:
+    state = WorkState(due=OnPoll())
+    assert polled(state, GONE.error)
+    assert (state.due, state.pending) == (OnPoll(), GONE)
+    state.pending, state.reported = None, GONE.error.message
+    assert not polled(state, GONE.error)
+    assert state.pending is None
+
+
+@pytest.mark.parametrize("result", [GONE.error, found()])
+def test_poll_without_a_change_does_not_replace_a_pending_task(result: PollResult) -> None:
+    state = WorkState(due=OnPoll(), pending=Fetch(NOW, PASS), reported="")
+    before = status(age=CONFIRM_EVERY)
+    if isinstance(result, VaultSnapshot):
+        state.pending = Confirm()
+    kept = state.pending
+    assert polled(state, result, before)
+    assert state.pending == kept
+
+
+def test_task_is_taken_once_and_an_attempt_without_one_fetches_everything() -> None:
+    state = WorkState(pending=Confirm())
+    assert state.take_task(NOW) == Confirm()
+    assert state.take_task(NOW) == Fetch(NOW)
+
+
+def test_task_that_an_event_set_meanwhile_is_kept() -> None:
+    state = WorkState()
+    state.leave_task(PASS, NOW)
+    assert state.pending == Fetch(NOW, PASS)
+    state.leave_task(None, NOW + 1)
+    assert state.pending == Fetch(NOW, PASS)
+
+
+@pytest.mark.parametrize(
+    ("began", "is_fetched"), [(NOW - 1, False), (NOW, False), (NOW + 0.1, True)], ids=["before", "with", "after"]
+)
+def test_a_poll_that_began_before_the_fetch_of_all_keys_says_nothing_new(began: float, is_fetched: bool) -> None:
+    state = WorkState()
+    state.take_task(NOW)
+    # The attempt has not written its status yet, so every key looks stale.
+    poll = VaultSnapshot(since=began)
+    assert state.on_poll(WANTED, poll, SecretSyncStatus(), NOW + 1, DATE) is is_fetched
+
+
+@pytest.mark.parametrize("keys", [None, PASS])
+def test_a_poll_counts_for_what_could_not_be_fetched(keys: frozenset[str] | None) -> None:
+    state = WorkState()
+    state.take_task(NOW)
+    state.leave_task(keys, NOW)
+    assert state.on_poll(WANTED, VaultSnapshot(since=NOW - 1), SecretSyncStatus(), NOW + 1, DATE)
+
+
+def test_a_poll_counts_while_only_some_keys_are_fetched() -> None:
+    state = WorkState(pending=Fetch(NOW, PASS))
+    state.take_task(NOW)
+    assert state.on_poll(WANTED, VaultSnapshot(since=NOW - 1), SecretSyncStatus(), NOW + 1, DATE)
+
+
+@pytest.mark.parametrize(
+    ("result", "waits_for_poll", "pending", "due", "failures"),
+    [
+        (READY, False, None, OnPoll(), 0),
+        (READY, False, Confirm(), At(NOW), 0),
+        (failed(), True, Fetch(NOW), OnPoll(), 0),
+        (failed(), False, None, At(NOW + 8), 3),
+        (partial(DISABLED), False, None, At(NOW + 8), 3),
+        (failed(retry=Retry.TURN, retry_after=7.0), False, None, At(NOW + 7), 2),
+        (failed(retry=Retry.EDIT), False, None, At(NOW + INTERVAL), 3),
+        (Failed(LACKING), False, None, OnPoll(), 0),
+        (partial(LACKING), False, None, OnPoll(), 0),
+        (partial(LACKING), False, Fetch(NOW), At(NOW), 0),
+    ],
+)
+def test_due_after_an_attempt(
+    result: Reportable, waits_for_poll: bool, pending: Task | None, due: Due, failures: int
+) -> None:
+    state = WorkState(failures=2, pending=pending)
+    state.settle_attempt(result, waits_for_poll, INTERVAL, LONGEST, NOW)
+    assert (state.due, state.failures) == (due, failures)
+
+
+@pytest.mark.parametrize(
+    ("given", "failures", "seconds"),
+    [
+        ({"retry": Retry.TIME}, 1, 2),
+        ({"retry": Retry.TIME}, 3, 8),
+        ({"retry": Retry.TIME}, 40, backoff.LONGEST_RETRY),
+        ({"retry": Retry.TIME, "retry_after": 20.0}, 1, 22),
+        ({"retry": Retry.OBSTACLE}, 40, backoff.LONGEST_OBSTACLE),
+        ({"retry": Retry.TURN}, 40, backoff.FIRST_RETRY),
+        ({"retry": Retry.TURN, "retry_after": 20.0}, 40, 20),
+        ({"retry": Retry.EDIT}, 40, INTERVAL),
+    ],
+)
+def test_delay_after(given: dict[str, Any], failures: int, seconds: float) -> None:
+    assert delay_after(failed(**given), failures, INTERVAL, LONGEST) == seconds
+
+
+@pytest.mark.parametrize(
+    ("outcome", "keys", "is_polled", "stays_polled", "left"),
+    [
+        (failed(), PASS, False, False, None),  # no poll watches it: everything is fetched again
+        (failed(), PASS, True, True, PASS),
+        (failed(), None, True, True, None),
+        (failed(), frozenset(), True, False, None),
+        (partial(DISABLED), None, True, True, PASS),
+        (partial(DISABLED), frozenset({"user"}), True, True, PASS),
+        (partial(DISABLED), frozenset({"user"}), False, False, None),
+        (partial(BUSY), frozenset({"user"}), False, False, PASS),
+        (partial(DISABLED, user=LACKING), None, True, True, PASS),
+        (failed(retry=Retry.TURN), PASS, False, False, PASS),
+        (AWAY, PASS, False, True, PASS),
+    ],
+)
+def test_keys_left(
+    outcome: PartiallySynced | Failed,
+    keys: frozenset[str] | None,
+    is_polled: bool,
+    stays_polled: bool,
+    left: frozenset[str] | None,
+) -> None:
+    assert keys_left(outcome, keys, is_polled, stays_polled) == left
+
+
+def test_report_that_failed_is_tried_soon() -> None:
+    state = WorkState(due=OnPoll())
+    state.was_not_reported(LONGEST, NOW)
+    assert (state.due, state.requeues) == (At(NOW + 2), 1)
+    state.due = At(NOW + 1)
+    state.was_not_reported(LONGEST, NOW)
+    assert (state.due, state.requeues) == (At(NOW + 1), 2)
+    state.was_reported("done")
+    assert (state.requeues, state.reported) == (0, "done")
+
+
+def test_requeues_are_quiet_for_half_a_minute_and_then_reported() -> None:
+    state, moment, waits = WorkState(), NOW, []
+    while not state.settle_requeue(1.0, moment):
+        waits.append(state.seconds_until_due(moment))
+        moment += waits[-1]
+    assert len(waits) == QUIET_REQUEUES - 1
+    assert waits[:3] == [1, 2, 2]
+    assert moment - NOW < 30
+    assert state.seconds_until_due(moment) == QUIET_REQUEUES
+    for _ in range(99):
+        state.settle_requeue(1.0, moment)
+    assert state.seconds_until_due(moment) == backoff.LONGEST_OBSTACLE
+
+
+def test_unexpected_error_backs_off() -> None:
+    state = WorkState(failures=1)
+    state.settle_crash(LONGEST, NOW)
+    assert (state.failures, state.due) == (2, At(NOW + 4))
+
+
+@pytest.mark.parametrize(
+    ("due", "drift_check", "seconds"),
+    [(At(NOW + 3), NOW + 1, 3), (At(NOW - 3), NOW + 1, 0), (OnPoll(), NOW + 1, 1), (OnPoll(), NOW - 1, 0)],
+)
+def test_delay(due: Due, drift_check: float, seconds: float) -> None:
+    assert WorkState(due=due, drift_check=drift_check).seconds_until_due(NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("outcome", "failures", "ready", "generation", "unreported"),
+    [
+        (AWAY, 1, True, 0, True),
+        (AWAY, 1, True, 2, True),
+        (AWAY, 1, True, 1, False),  # edited since
+        (AWAY, 2, True, 2, False),
+        (AWAY, 1, False, 2, False),
+        (AWAY, 1, None, 2, False),
+        (failed(), 1, True, 2, False),
+        (partial(DISABLED), 1, True, 2, False),
+        (READY, 1, True, 2, False),
+    ],
+)
+def test_first_failure_of_the_vault_is_unreported(
+    outcome: Reportable, failures: int, ready: bool | None, generation: int, unreported: bool
+) -> None:
+    before = None if ready is None else condition(ready, generation)
+    assert is_unreported(before, 2, outcome, failures) is unreported
+
+
+EVENTS = st.lists(st.sampled_from(["edit", "change", "equal", "gone", "attempt", "requeue", "crash", "unreported"]))
+
+
+@given(EVENTS, st.sampled_from([READY, failed(), AWAY, partial(DISABLED), partial(BUSY), failed(retry=Retry.EDIT)]))
+def test_no_order_of_events_loses_a_change_or_waits_forever(events: list[str], result: Reportable) -> None:
+    """Whatever happened before: after an edit or a change, an attempt that fetches follows without another event."""
+    state, now = WorkState(drift_check=math.inf), NOW
+    for event in [*events, "edit" if len(events) % 2 else "change"]:
+        now += 1
+        match event:
+            case "edit":
+                state.on_edit(now)
+            case "change":
+                state.on_poll(WANTED, found("pass"), status(), now, DATE)
+            case "equal":
+                state.on_poll(WANTED, found(), status(), now, DATE)
+            case "gone":
+                state.on_poll(WANTED, GONE.error, status(), now, DATE)
+            case "attempt":
+                state.take_edit(now)
+                state.take_task(now)
+                state.settle_attempt(result, False, INTERVAL, SHORTEST, now)
+                state.was_reported(result.message)
+            case "requeue":
+                state.settle_requeue(1.0, now)
+            case "crash":
+                state.settle_crash(SHORTEST, now)
+            case "unreported":
+                state.was_not_reported(SHORTEST, now)
+    state.take_edit(now)
+    assert state.next_action(now) == MakeAttempt()
+    task = state.take_task(now)
+    assert isinstance(task, Fetch)
+    assert task.keys is None or "pass" in task.keys
+
+
+@pytest.mark.parametrize(
+    ("result", "before", "is_equal"),
+    [
+        (found(), status(), True),
+        (found(), status(age=CONFIRM_EVERY), True),
+        (found("pass"), status(), False),
+        (found(), status(ready=False), False),
+        (GONE.error, status(), False),
+        (None, status(), False),
+    ],
+)
+def test_poll_that_found_the_secret_equal_is_remembered(
+    result: PollResult, before: SecretSyncStatus, is_equal: bool
+) -> None:
+    state = WorkState(due=OnPoll())
+    polled(state, result, before)
+    assert state.equal_at == (DATE if is_equal else None)
+
+
+@pytest.mark.parametrize(
+    ("state", "is_taken"),
+    [
+        (WorkState(), True),
+        (WorkState(pending=Confirm()), True),
+        (WorkState(pending=Fetch(NOW)), False),
+        (WorkState(pending=GONE), False),
+        (WorkState(edited=True), False),
+    ],
+)
+def test_record_of_a_poll_does_not_replace_another_task(state: WorkState, is_taken: bool) -> None:
+    poll, before = GroupPoll(group="x", time="2030-01-01T00:00:00Z"), state.pending
+    assert state.confirm(poll) is is_taken
+    assert state.pending == (Confirm(poll) if is_taken else before)

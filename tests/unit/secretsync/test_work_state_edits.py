@@ -1,0 +1,35 @@
+"""Edits that concern some keys alone, of a SecretSync in every state of its work."""
+
+import pytest
+
+from controller.errors import ProviderError
+from controller.secretsync.work_state import At, Confirm, Due, Fetch, OnPoll, ReportFailure, Task, Undecided, WorkState
+
+A, B = frozenset("a"), frozenset("b")
+
+
+@pytest.mark.parametrize(
+    ("due", "pending", "edited", "fetched"),
+    [
+        (OnPoll(), None, False, A),
+        (At(9.0), None, False, A),
+        (OnPoll(), Confirm(), False, A),
+        (At(9.0), Fetch(0.0, B), False, A | B),
+        (Undecided(), Fetch(0.0, B), True, A | B),
+        pytest.param(At(9.0), Fetch(0.0), False, None, id="all are to be fetched anyway"),
+        pytest.param(Undecided(), None, False, None, id="nothing is known of it yet"),
+        pytest.param(OnPoll(), ReportFailure(ProviderError("down")), False, None, id="the vault could not be read"),
+    ],
+)
+def test_an_edit_of_some_keys_fetches_these(due: Due, pending: Task | None, edited: bool, fetched: object) -> None:
+    state = WorkState(due=due, pending=pending, edited=edited)
+    state.on_edit(5.0, A)
+    assert state.pending == Fetch(5.0, fetched)  # type: ignore[arg-type]
+    assert state.fetches_all is (fetched is None)
+
+
+def test_an_edit_without_keys_fetches_all() -> None:
+    state = WorkState(due=OnPoll())
+    state.on_edit(5.0, A)
+    state.on_edit(6.0)
+    assert state.pending == Fetch(6.0)

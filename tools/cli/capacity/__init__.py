@@ -1,0 +1,1 @@
+"""tools/plan: calculate what a fleet costs its vaults."""

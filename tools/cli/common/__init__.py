@@ -1,0 +1,1 @@
+"""The parts that the operators' tools share: entry point, clients, safe reading and printing."""

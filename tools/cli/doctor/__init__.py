@@ -1,0 +1,1 @@
+"""tools/doctor: explain why a Secret differs from its vault."""

@@ -1,0 +1,72 @@
+"""Combine the SecretSyncs of one class into one AKVSync, if an AKVSync can express the same. Pure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
+from controller.domain.provider_class import VaultObject, read_class
+from controller.errors import ClassError
+from tools.cli.migrate.migration import SUFFIX
+from tools.cli.migrate.objects import Manifest
+
+
+class Inexpressible(Exception):  # noqa: N818 -- an answer, not an error
+    """An AKVSync cannot express a part of the class or its SecretSyncs. The message names the part."""
+
+
+def build_akvsync(source: Manifest, syncs: Sequence[Manifest]) -> Manifest:
+    """Return one AKVSync for a class and its SecretSyncs. Raise `Inexpressible` if its Secrets would differ."""
+    try:
+        understood = read_class(msgspec.convert(source, SecretProviderClass))
+    except (ClassError, msgspec.ValidationError) as error:
+        raise Inexpressible(str(error)) from error
+    if understood.cloud:
+        raise Inexpressible(f"cloudName {understood.cloud}")
+    accounts = {sync["spec"]["serviceAccountName"] for sync in syncs}
+    if len(accounts) != 1:
+        raise Inexpressible("several ServiceAccounts")
+    objects = []
+    for sync in syncs:
+        secret = sync["spec"]["secretObject"]
+        item: Manifest = {"kubernetesSecretName": sync["metadata"]["name"]}
+        if secret["type"] != "Opaque":
+            item["kubernetesSecretType"] = secret["type"]
+        item |= {field: secret[field] for field in ("labels", "annotations") if field in secret}
+        item["mapping"] = [_convert_entry(pair, understood.objects) for pair in secret["data"]]
+        objects.append(item)
+    return {
+        "apiVersion": SecretSync.api_version(),
+        "kind": "AKVSync",
+        # An AKVSync generates a class with its own name, and never takes over an existing class.
+        "metadata": {
+            "name": source["metadata"]["name"].removesuffix(SUFFIX) + SUFFIX,
+            "namespace": source["metadata"]["namespace"],
+        },
+        "spec": {
+            "keyvaultName": understood.vault,
+            "clientID": understood.client_id,
+            "tenantID": understood.tenant_id,
+            "serviceAccountName": accounts.pop(),
+            "objects": objects,
+        },
+    }
+
+
+def _convert_entry(pair: Manifest, objects: Any) -> Manifest:
+    path = pair["sourcePath"]
+    stem, _, number = path.rpartition("/")
+    found: VaultObject | None = objects.get(path) or (objects.get(stem) if number.isdigit() else None)
+    if found is None:
+        raise Inexpressible(f"sourcePath {path}, a part of an object")
+    if found.version:
+        raise Inexpressible(f"objectVersion of {found.name}")
+    for field in ("format", "encoding"):
+        if getattr(found, field, "") not in ("", "pem", "utf-8"):
+            raise Inexpressible(f"{field} {getattr(found, field)} of {found.name}")
+    if found.type != "secret":  # certInAKV reads the certificate with its private key, unlike objectType cert
+        raise Inexpressible(f"objectType {found.type} of {found.name}")
+    version = {"version": int(number)} if found.history > 1 and stem else {}
+    return {"dataKey": pair["targetKey"], "secretInAKV": found.name, **version}

@@ -1,0 +1,85 @@
+"""Read Kubernetes objects from files, and check the form of each before it is converted."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from controller.api.meta import Resource
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
+from tools.cli.common import kube_names
+from tools.cli.common.command import BadInput, read_yaml
+from tools.cli.common.manifest_files import without_nulls
+from tools.cli.migrate import workloads
+from tools.cli.migrate.objects import Manifest
+
+
+class _CsiVolume(msgspec.Struct, rename="camel"):
+    driver: str = ""
+    volume_attributes: dict[str, str] | None = None
+    node_publish_secret_ref: dict[str, str] | None = None
+
+
+class _PodVolume(msgspec.Struct, rename="camel"):
+    name: str
+    csi: _CsiVolume | None = None
+
+
+class _PodTemplate(msgspec.Struct, rename="camel"):
+    volumes: list[_PodVolume] | None = None
+    service_account_name: str | None = None
+    service_account: str | None = None
+
+
+class _WorkloadShape(msgspec.Struct, rename="camel"):
+    """The fields of a workload that the conversion reads: its version, and the specification of its pods."""
+
+    api_version: str
+    spec: _PodTemplate
+
+
+_STRUCTS: dict[str, type[Resource]] = {kind.kind: kind for kind in (SecretProviderClass, SecretSync)}
+
+
+def load_manifests(paths: Iterable[Path]) -> list[Manifest]:
+    """Return all objects in those files, with the items of each List. Raise `BadInput`."""
+    found: list[Manifest] = []
+    for path in paths:
+        for document in map(without_nulls, read_yaml(path)):
+            items = document.get("items", [document]) if isinstance(document, dict) else [document]
+            found += [_check_manifest(item, path) for item in items]
+    return found
+
+
+def _check_manifest(item: Any, path: Path) -> Manifest:
+    """Return the item if it has valid names and the form of its kind. Raise `BadInput` otherwise.
+
+    The names become parts of file names and commands.
+    """
+    try:
+        meta, spec = item["metadata"], item.get("spec", {})
+        name, namespace = meta["name"], meta.get("namespace") or "default"
+        fits = isinstance(spec, dict) and kube_names.is_name(name) and kube_names.is_namespace(namespace)
+    except (TypeError, KeyError, AttributeError):
+        fits = False
+    if not fits:
+        raise BadInput(
+            f"{path}: a document is not a Kubernetes object, which has kind, metadata.name in small letters, and spec"
+        )
+    found: Manifest = item
+    kind = str(found.get("kind", ""))
+    about = f"{path}: {kind} {name} does not have the form of its kind"
+    try:
+        if struct := _STRUCTS.get(kind):
+            msgspec.convert(found, struct)
+        if kind in workloads.TEMPLATES:
+            msgspec.convert(
+                {"apiVersion": None, **found, "spec": workloads.pod_template(found).get("spec") or {}}, _WorkloadShape
+            )
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{about}: {error}") from error
+    except (AttributeError, TypeError, ValueError):
+        raise BadInput(f"{about}: its pod template is not an object") from None
+    return found

@@ -1,0 +1,299 @@
+"""Convert the CSI driver's SecretProviderClasses and mounts into SecretSyncs, whose Secrets work offline. Pure.
+
+A class that is mounted becomes a SecretSync with one key for each file, so that workloads keep their paths. Each of its
+`secretObjects` becomes a SecretSync with the name of that Secret. A part that has no counterpart gets a note.
+Source: Secrets Store CSI Driver, "Sync as Kubernetes Secret"; Azure Key Vault provider, "Identity access modes"; SSE's
+guide on moving from the CSI driver's extension.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import yaml
+
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import DEFAULT_TYPE, RESERVED_PREFIX, SecretSync
+from controller.config.clouds import find_cloud
+from controller.config.settings import DEFAULT_CLOUD
+from controller.domain.provider_class import ProviderConfig, VaultObject, read_class
+from controller.errors import ClassError
+from controller.keyvault.credentials import Identity
+from controller.runtime import bounded_yaml
+from tools.cli.common import kube_names
+from tools.cli.doctor.class_checks import roles_of
+from tools.cli.migrate.objects import Manifest, MigrationNote, ObjectNotes, namespace_of, qualified_name
+from tools.cli.migrate.workloads import CsiMount, MountedFile, build_patch, find_mounts
+
+SUFFIX = "-akv"
+"""The end of the name of a new object that exists beside the old one."""
+# Parameters of the CSI driver for signing in. This controller uses only the managed identity that clientID names.
+_DROPPED = (
+    "usePodIdentity", "useVMManagedIdentity", "useAzureTokenProxy", "userAssignedIdentityID", "clientID", "clientId",
+    "tenantID", "tenantId", "cloudName", "cloudEnvFileName",
+)  # fmt: skip
+
+
+class VaultReader(NamedTuple):
+    """An identity that reads a vault, and the Azure roles that it needs there."""
+
+    identity: Identity
+    vault: str
+    roles: tuple[str, ...]
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """The result: objects to apply, patches of workloads, the identities that read vaults, and notes for a person."""
+
+    manifests: list[Manifest]
+    patches: list[Manifest]
+    readers: list[VaultReader]
+    notes: list[MigrationNote]
+    replaced: list[str]
+    """Secrets (`namespace/name`) of the CSI driver that a person must delete before the SecretSync creates its own."""
+
+
+class MigrationOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts that replace those of the objects; an empty field means that the objects contain the fact."""
+
+    client_id: str = ""
+    service_account: str = ""
+
+
+def migrate_objects(objects: Iterable[Manifest], options: MigrationOptions) -> Migration:
+    """Convert every class of provider azure among `objects`, and the volumes that mount these classes."""
+    objects = list(objects)
+    classes = sorted((each for each in objects if each.get("kind") == SecretProviderClass.kind), key=qualified_name)
+    mounts = sorted(
+        (mount for each in objects for mount in find_mounts(each)), key=lambda mount: qualified_name(mount.workload)
+    )
+    # A class that a SecretSync uses and no workload mounts is not used by the CSI driver.
+    moved = {
+        (namespace_of(each), each.get("spec", {}).get("secretProviderClassName"))
+        for each in objects
+        if each.get("kind") == SecretSync.kind
+    }
+    result = Migration([], [], [], [], [])
+    secrets: dict[tuple[str, str], tuple[str, list[MountedFile]]] = {}
+    for source in classes:
+        if (provider := source.get("spec", {}).get("provider")) != "azure":
+            result.notes.append(
+                MigrationNote(qualified_name(source), f"provider {provider} is not azure: the class does not change")
+            )
+            continue
+        key = (namespace_of(source), source["metadata"]["name"])
+        own = [mount for mount in mounts if mount.class_key == key]
+        if own or key not in moved:
+            secrets[key] = _migrate_class(source, own, options, result)
+    for workload in {qualified_name(mount.workload): mount.workload for mount in mounts}.values():
+        own = [mount for mount in mounts if mount.workload is workload]
+        if (patch := build_patch(workload, own, secrets, result.notes)) is not None:
+            result.patches.append(patch)
+    return result
+
+
+def _migrate_class(
+    source: Manifest, mounts: Sequence[CsiMount], options: MigrationOptions, result: Migration
+) -> tuple[str, list[MountedFile]]:
+    """Add the edited class and its SecretSyncs to the result.
+
+    Return the name of the Secret that contains the mounted files, and these files. The name is empty if no workload
+    mounts the class, or if the class cannot be converted.
+    """
+    name = str(source["metadata"]["name"])
+    say = ObjectNotes(qualified_name(source), result.notes)
+    edited = _edit_class(source, options, say)
+    account = _find_account(mounts, options, say)
+    understood = _parse_class(edited)
+    if isinstance(understood, str):
+        say(f"cannot be converted: {understood}")
+        return "", []
+    if _parse_class(source) == understood:
+        edited["metadata"]["name"] = name
+        edited["spec"] = source["spec"]
+    else:
+        say(
+            f"the class {edited['metadata']['name']} is created beside it, so that mounts work until their workloads"
+            " are patched; delete this class at the end"
+        )
+    result.manifests.append(edited)
+    who = Identity(namespace_of(source), account, understood.client_id, understood.tenant_id)
+    result.readers.append(VaultReader(who, understood.vault, roles_of(understood)))
+    files = list(_mounted_files(understood, source, say))
+    keys = {file.path: file.key for file in files}
+    syncs = []
+    for wanted in source["spec"].get("secretObjects") or []:
+        if (sync := _convert_secret_object(wanted, edited, account, keys, say)) is not None:
+            syncs.append(sync)
+            result.replaced.append(f"{namespace_of(source)}/{sync['metadata']['name']}")
+    if not mounts and syncs:
+        result.manifests.extend(syncs)
+        return "", []
+    secret = _sync_with_all(syncs, files)
+    if secret is None:
+        taken = {sync["metadata"]["name"] for sync in syncs}
+        secret = name if name not in taken else f"{name}-files"
+        data = [{"sourcePath": file.path, "targetKey": file.key} for file in files]
+        syncs.append(_make_sync(secret, edited, account, {"type": DEFAULT_TYPE, "data": data}))
+    else:
+        sync = next(each for each in syncs if each["metadata"]["name"] == secret)
+        held = {pair["sourcePath"]: pair["targetKey"] for pair in sync["spec"]["secretObject"]["data"]}
+        files = [msgspec.structs.replace(file, key=held[file.path]) for file in files]
+    result.manifests.extend(syncs)
+    return secret, files
+
+
+def _parse_class(source: Manifest) -> ProviderConfig | str:
+    """Return the class as the controller parses it, or the reason why it cannot."""
+    try:
+        return read_class(msgspec.convert(source, SecretProviderClass))
+    except (ClassError, msgspec.ValidationError) as error:
+        return str(error)
+
+
+def _edit_class(source: Manifest, options: MigrationOptions, say: ObjectNotes) -> Manifest:
+    """Return the class for this controller, without the parameters that only the CSI driver uses."""
+    parameters_given = source["spec"].get("parameters") or {}
+    given = {key: str(value) for key, value in parameters_given.items() if value is not None}
+    value = {key.lower(): text.strip() for key, text in given.items()}
+    user_assigned = value.get("userassignedidentityid", "")
+    client = options.client_id or value.get("clientid", "") or user_assigned
+    for switch, what in (
+        ("usepodidentity", "pod identity (AzureIdentity) is not supported"),
+        ("usevmmanagedidentity", "the managed identity of the nodes is not used"),
+    ):
+        if value.get(switch, "").lower() in ("true", "1", "t"):
+            say(f"{what}: federate identity {client or '(give --client-id)'} with the ServiceAccount")
+    if not client:
+        say("it names no managed identity (it may use a service principal): give one with --client-id")
+    if "cloudenvfilename" in value:
+        say("cloudEnvFileName names a file on the node: add the cloud to the chart's `clouds`, and set cloudName")
+    if value.get("useazuretokenproxy", "").lower() in ("true", "1", "t"):
+        say("useAzureTokenProxy has no counterpart: the controller connects to Entra itself")
+    parameters = {key: text for key, text in given.items() if key not in _DROPPED}
+    parameters |= {"clientID": client, "tenantID": value.get("tenantid", "")}
+    cloud = value.get("cloudname", "")
+    if cloud and not find_cloud(cloud, (DEFAULT_CLOUD,)):
+        parameters["cloudName"] = cloud
+    labels = {field: source["metadata"][field] for field in ("labels",) if source["metadata"].get(field)}
+    return {
+        "apiVersion": SecretProviderClass.api_version(),
+        "kind": SecretProviderClass.kind,
+        "metadata": {"name": f"{source['metadata']['name']}{SUFFIX}", "namespace": namespace_of(source), **labels},
+        "spec": {"provider": "azure", "parameters": {key: text for key, text in parameters.items() if text}},
+    }
+
+
+def _find_account(mounts: Sequence[CsiMount], options: MigrationOptions, say: ObjectNotes) -> str:
+    accounts = sorted({mount.service_account for mount in mounts})
+    for bad in (name for name in accounts if not kube_names.is_name(name)):
+        say(f"a workload runs as {bad!r}, which is not a valid name of a ServiceAccount: it is left out")
+    accounts = [name for name in accounts if kube_names.is_name(name)]
+    if options.service_account:
+        return options.service_account
+    if not accounts:
+        say("no workload of the input mounts it, so the SecretSync has ServiceAccount default: give --service-account")
+    elif len(accounts) > 1:
+        say(f"pods of {', '.join(accounts)} mount it; only {accounts[0]} needs a federated credential now")
+    return accounts[0] if accounts else "default"
+
+
+def _mounted_files(understood: ProviderConfig, source: Manifest, say: ObjectNotes) -> Iterator[MountedFile]:
+    modes = _file_modes(str(source["spec"]["parameters"].get("objects", "")), say)
+    taken: set[str] = set()
+    for problem in understood.item_problems:
+        say(problem)
+    for found in understood.objects.values():
+        paths = list(_paths_of(found))
+        if bad := next((path for path in paths if not kube_names.is_source_path(path)), ""):
+            say(f"{bad!r} is left out: a sourcePath cannot name it; give the object another objectAlias")
+            continue
+        for path in paths:
+            key = re.sub(r"[^-._A-Za-z0-9]", "-", path)
+            while key in taken:
+                key += "-"
+            taken.add(key)
+            yield MountedFile(path, key, modes.get(found.served_as), optional=found.history > 1)
+        if found.history > 1:
+            say(
+                f"{found.served_as} has {found.history} versions; the CSI provider mounts one more, which is not kept."
+                " The vault may have fewer, so the volume is optional: pods start even before the Secret exists"
+            )
+
+
+def _paths_of(found: VaultObject) -> list[str]:
+    if found.history <= 1:
+        return [found.served_as]
+    return [f"{found.served_as}/{number}" for number in range(found.history)]
+
+
+def _file_modes(objects: str, say: ObjectNotes) -> dict[str, int]:
+    """Return the filePermission of each file. `objects` is valid YAML, because the class was parsed before."""
+    modes = {}
+    for text in yaml.load(objects, Loader=yaml.CBaseLoader)["array"]:  # noqa: S506 -- it makes strings alone
+        try:
+            bounded_yaml.check(text)
+            item = yaml.load(text, Loader=yaml.CBaseLoader)  # noqa: S506
+        except (yaml.YAMLError, AttributeError, TypeError):  # `item_problems` reports a broken item
+            continue
+        given = item if isinstance(item, dict) else {}
+        name, permission = given.get("objectAlias") or given.get("objectName"), given.get("filePermission")
+        if not (name and permission and isinstance(name, str) and isinstance(permission, str)):
+            continue
+        if re.fullmatch(r"0?o?[0-7]{3,4}", permission):
+            modes[name] = int(permission.replace("o", ""), 8)
+        else:
+            say(f"filePermission {permission} of {name} is not an octal number: the volume's own mode applies")
+    return modes
+
+
+def _convert_secret_object(
+    wanted: Manifest, source: Manifest, account: str, keys: Mapping[str, str], say: ObjectNotes
+) -> Manifest | None:
+    """Return a SecretSync for one of the class's secretObjects; None, with a note, if it cannot be converted."""
+    name = str(wanted.get("secretName", ""))
+    if not kube_names.is_name(name):
+        say(f"secretObject {name!r} is left out: a Secret's name has only small letters, digits, - and .")
+        return None
+    pairs = [(str(each.get("objectName", "")), str(each.get("key", ""))) for each in wanted.get("data") or []]
+    stems = {path.partition("/")[0] for path in keys}
+    lost = [path for path, _ in pairs if path not in keys and path.partition("/")[0] not in stems]
+    if bad := [key for _, key in pairs if not kube_names.is_key(key)]:
+        say(f"secretObject {name} is left out: a Secret's key has only letters, digits, -, _ and ., unlike {bad[0]!r}")
+        return None
+    if lost or not pairs:
+        say(f"secretObject {name} is left out: " + (f"the class has no object {lost[0]}" if lost else "it has no data"))
+        return None
+    secret: Manifest = {
+        "type": wanted.get("type") or DEFAULT_TYPE,
+        "data": [{"sourcePath": path, "targetKey": key} for path, key in pairs],
+    }
+    for field in ("labels", "annotations"):
+        kept = {k: v for k, v in (wanted.get(field) or {}).items() if not str(k).startswith(RESERVED_PREFIX)}
+        secret |= {field: kept} if kept else {}
+    return _make_sync(name, source, account, secret)
+
+
+def _make_sync(name: str, source: Manifest, account: str, secret: Manifest) -> Manifest:
+    return {
+        "apiVersion": SecretSync.api_version(),
+        "kind": SecretSync.kind,
+        "metadata": {"name": name, "namespace": namespace_of(source)},
+        "spec": {
+            "secretProviderClassName": source["metadata"]["name"],
+            "serviceAccountName": account,
+            "secretObject": secret,
+        },
+    }
+
+
+def _sync_with_all(syncs: Sequence[Manifest], files: Sequence[MountedFile]) -> str | None:
+    """Return the name of a Secret that contains every file unchanged, so that no second Secret is necessary."""
+    for sync in syncs:
+        wanted = sync["spec"]["secretObject"]
+        if wanted["type"] == DEFAULT_TYPE and {file.path for file in files} <= {
+            pair["sourcePath"] for pair in wanted["data"]
+        }:
+            return str(sync["metadata"]["name"])
+    return None

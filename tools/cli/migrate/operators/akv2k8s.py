@@ -1,0 +1,277 @@
+"""Convert AzureKeyVaultSecrets (akv2k8s) into AKVSyncs, or SecretProviderClasses and SecretSyncs. Pure.
+
+The controller of akv2k8s copies objects of a vault into Secrets. Each such Secret is taken over with all its keys. If
+some keys have no counterpart, the other keys become a Secret beside it. The env-injector of akv2k8s replaces
+`name@azurekeyvault` in a container's environment with a value that is in no Secret. For such a value, the conversion
+makes a new Secret and a patch of the workload.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from controller.api.akvsync import AKVSync
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import DEFAULT_TYPE
+from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
+from tools.cli.migrate.operators import akv2k8s_keys, foreign_manifests, wanted_secrets
+from tools.cli.migrate.operators.akv2k8s_kinds import GROUP, KIND, VERSIONS, AzureKeyVaultSecret
+from tools.cli.migrate.operators.result import Options, Result, Source, Takeover
+from tools.cli.migrate.operators.wanted_secrets import Entry, Inexpressible, Reader, TakenNames, WantedSecret
+from tools.cli.migrate.workloads import TEMPLATES
+
+_INJECTED = re.compile(r"([a-zA-Z0-9]([a-zA-Z0-9-]{0,253}[a-zA-Z0-9])?)@azurekeyvault(\?([a-zA-Z_][a-zA-Z0-9_.]*)?)?")
+# Kinds of workloads whose pod template cannot change.
+UNCHANGEABLE = ("Job", "Pod")
+_Sources = dict[tuple[str, str], AzureKeyVaultSecret]
+
+
+def kinds() -> tuple[str, ...]:
+    """Return the kinds whose objects must have valid names for the conversion."""
+    return (KIND, SecretProviderClass.kind, AKVSync.kind, *TEMPLATES)
+
+
+def migrate(objects: Iterable[Manifest], options: Options) -> Result:
+    """Convert every AzureKeyVaultSecret among `objects`, and the values that the env-injector injects."""
+    objects = sorted(objects, key=qualified_name)
+    result = Result()
+    sources: _Sources = {}
+    for each in objects:
+        if str(each.get("apiVersion", "")).rpartition("/")[0] != GROUP:
+            if each["kind"] not in TEMPLATES:
+                result.untouched.append(qualified_name(each))
+        elif (read := _read_secret(each, result)) is not None:
+            sources[namespace_of(each), each["metadata"]["name"]] = read
+    taken = wanted_secrets.taken_names(objects)
+    making = _Conversion(sources, options, result, taken)
+    making.secrets()
+    for each in objects:
+        if each["kind"] in TEMPLATES and not each["metadata"].get("ownerReferences"):
+            making.workload(each)
+    making.injected()
+    return result
+
+
+def _read_secret(manifest: Manifest, result: Result) -> AzureKeyVaultSecret | None:
+    about = qualified_name(manifest)
+    version = str(manifest["apiVersion"]).rpartition("/")[2]
+    if manifest["kind"] != KIND:
+        result.note(about, "names an identity for akv2k8s: federate that identity with a ServiceAccount instead")
+        return None
+    if version not in VERSIONS:
+        result.note(about, f"is not carried over: the version {version} is not one of {', '.join(VERSIONS)}")
+        return None
+    try:
+        read = foreign_manifests.read({"metadata": {}, **manifest}, AzureKeyVaultSecret)
+    except msgspec.ValidationError as error:
+        result.note(about, f"is not carried over: it does not have the form of its kind: {error}")
+        return None
+    for path in foreign_manifests.unknown_fields(manifest.get("spec"), read.spec):
+        result.note(about, f"spec.{path} is not known here and is left out")
+    return read
+
+
+class _Conversion:
+    """One conversion: it adds manifests, patches and notes to a result."""
+
+    def __init__(self, sources: _Sources, options: Options, result: Result, taken: TakenNames) -> None:
+        self._sources, self._options, self._result, self._taken = sources, options, result, taken
+        self._names = {
+            (where, each.spec.output.secret.name)
+            for (where, _), each in sources.items()
+            if each.spec.output.secret.name
+        }
+        # The keys that each new Secret needs for injected values, by namespace and name of the AzureKeyVaultSecret.
+        self.read: dict[tuple[str, str], dict[str, Entry]] = {}
+
+    def secrets(self) -> None:
+        """Convert the Secrets that the controller of akv2k8s writes. Several AzureKeyVaultSecrets can write one."""
+        groups: dict[tuple[str, str], list[tuple[str, AzureKeyVaultSecret]]] = {}
+        for (where, name), each in self._sources.items():
+            about = f"{KIND} {where}/{name}"
+            output = each.spec.output
+            if output.config_map.name:
+                self._result.note(
+                    about,
+                    f"writes the ConfigMap {output.config_map.name}: this controller writes only Secrets; sync a Secret"
+                    " and let the workload read that",
+                )
+            if output.secret.name:
+                groups.setdefault((where, output.secret.name), []).append((name, each))
+        taken = set(groups)
+        for (where, secret_name), members in groups.items():
+            about = f"{KIND} {where}/{members[0][0]}"
+            owners = tuple(Source(KIND.lower(), where, name) for name, _ in members)
+            try:
+                secret = self._make_secret(where, secret_name, members)
+                given = secret
+                if self._options.beside or secret.lost:
+                    given = msgspec.structs.replace(secret, name=wanted_secrets.name_beside(secret, taken))
+                self._add_secret(given)
+            except Inexpressible as problem:
+                for name, _ in members:
+                    self._result.note(f"{KIND} {where}/{name}", f"is not carried over: {problem}")
+                self._result.remaining.extend(owners)
+                continue
+            taken.add((where, given.name))
+            takeover = Takeover(where, secret_name, given.name, owners)
+            if secret.lost:
+                self._result.note_lost(about, given.name, secret)
+                self._result.partial.append(takeover)
+                self._result.remaining.extend(owners)
+            else:
+                self._result.takeovers.append(takeover)
+
+    def _make_secret(self, where: str, name: str, members: list[tuple[str, AzureKeyVaultSecret]]) -> WantedSecret:
+        types = {each.spec.output.secret.type or DEFAULT_TYPE for _, each in members}
+        readers = {self._reader_of(each) for _, each in members}
+        if len(types) > 1 or len(readers) > 1:
+            what = "types" if len(types) > 1 else "vaults"
+            raise Inexpressible(f"Secret {name} has several {what}: use a Secret for each")
+        (kind,), (reader,) = types, readers
+        whole = [found for _, each in members if (found := akv2k8s_keys.whole(each))]
+        if whole and len(members) > 1:
+            raise Inexpressible(f"Secret {name} has several values, and one of them becomes several keys")
+        entries: dict[str, Entry] = {}
+        lost: dict[str, str] = {}
+        labels: dict[str, str] = {}
+        annotations: dict[str, str] = {}
+        for source, each in members:
+            try:
+                own = [] if whole else list(akv2k8s_keys.entries(each))
+            except Inexpressible as problem:
+                lost[f"{KIND} {source}"] = str(problem)
+                continue
+            for entry in own:
+                if entry.key in entries:
+                    raise Inexpressible(f"two AzureKeyVaultSecrets write the key {entry.key} of Secret {name}")
+                entries[entry.key] = entry
+            labels |= each.metadata.labels
+            annotations |= each.metadata.annotations
+            if each.spec.vault.azure_identity.name:
+                self._result.note(
+                    f"{KIND} {where}/{source}",
+                    f"azureIdentity {each.spec.vault.azure_identity.name} is not supported: give that identity's id"
+                    " with --client-id, in a separate run for these manifests",
+                )
+        if lost and not entries:
+            raise Inexpressible(wanted_secrets.join_problems(lost) if len(lost) > 1 else next(iter(lost.values())))
+        labels, annotations = wanted_secrets.carried_metadata(labels, annotations)
+        return WantedSecret(
+            namespace=where,
+            name=name,
+            type=kind,
+            lost=lost,
+            labels=labels,
+            annotations=annotations,
+            entries=list(entries.values()),
+            whole=whole[0] if whole else None,
+            reader=reader,
+        )
+
+    def _reader_of(self, source: AzureKeyVaultSecret) -> Reader:
+        """Return the reader of the vault. akv2k8s has one identity for all, and no manifest names it."""
+        given = self._options
+        if not given.client_id or not given.tenant_id:
+            raise Inexpressible(
+                "akv2k8s reads every vault with one identity, and no manifest names it; this controller uses an"
+                " identity for each namespace: give --client-id and --tenant-id"
+            )
+        return Reader(
+            vault=given.vault or source.spec.vault.name,
+            client_id=given.client_id,
+            tenant_id=given.tenant_id,
+            service_account=given.service_account or "default",
+        )
+
+    def _add_secret(self, secret: WantedSecret) -> None:
+        name = wanted_secrets.free_name(secret.name, secret, self._taken)
+        self._result.manifests.extend(wanted_secrets.manifests(secret, name, classes=self._options.classes))
+        self._result.read_by(secret)
+
+    def workload(self, manifest: Manifest) -> None:
+        """Add a patch for a workload, if the env-injector injects values into its environment."""
+        about, where = qualified_name(manifest), namespace_of(manifest)
+        body: Manifest = {}
+        for field in ("initContainers", "containers"):
+            containers = []
+            for container in _only_dicts(_pod_spec(manifest).get(field)):
+                env = list(self._patch_variables(container, where, about))
+                if env and isinstance(container.get("name"), str):
+                    containers.append({"name": container["name"], "env": env})
+            if containers:
+                body[field] = containers
+        if not body:
+            return
+        if manifest["kind"] in UNCHANGEABLE:
+            self._result.note(about, "its pod template cannot change: create it again with the env of this patch")
+        body = {"spec": body}
+        for step in reversed(TEMPLATES[manifest["kind"]]):
+            body = {step: body}
+        meta = {"name": manifest["metadata"]["name"], "namespace": where}
+        head = {"apiVersion": str(manifest.get("apiVersion")), "kind": manifest["kind"], "metadata": meta}
+        self._result.patches.append(head | body)
+
+    def _patch_variables(self, container: Manifest, where: str, about: str) -> Iterator[Manifest]:
+        for variable in _only_dicts(container.get("env")):
+            name, value = variable.get("name"), variable.get("value")
+            if not isinstance(name, str) or not isinstance(value, str) or "@azurekeyvault" not in value:
+                continue
+            if not (match := _INJECTED.fullmatch(value)):
+                self._result.note(about, f"the value of {name} is not NAME@azurekeyvault: the env-injector leaves it")
+                continue
+            source = self._sources.get((where, match[1]))
+            try:
+                if source is None:
+                    raise Inexpressible(f"{KIND} {where}/{match[1]} is not among the manifests: add its file")
+                entry = akv2k8s_keys.injected(source, match[4] or "")
+                wanted_secrets.manifests(self._injected_secret(where, match[1], [entry]), match[1], classes=False)
+            except Inexpressible as problem:
+                self._result.note(about, f"the environment variable {name} stays: {problem}")
+                continue
+            self.read.setdefault((where, match[1]), {})[entry.key] = entry
+            key_ref = {"name": self._injected_name(where, match[1]), "key": entry.key}
+            # A strategic merge patch finds the variable by its name; null removes its old value.
+            yield {"name": name, "value": None, "valueFrom": {"secretKeyRef": key_ref}}
+
+    def _injected_name(self, where: str, source: str) -> str:
+        """Return the name of the new Secret. Another Secret can have the AzureKeyVaultSecret's name already."""
+        return source if (where, source) not in self._names else f"{source}-env"
+
+    def _injected_secret(self, where: str, source: str, entries: Sequence[Entry]) -> WantedSecret:
+        return WantedSecret(
+            namespace=where,
+            name=self._injected_name(where, source),
+            type=DEFAULT_TYPE,
+            labels={},
+            annotations={},
+            entries=entries,
+            reader=self._reader_of(self._sources[where, source]),
+        )
+
+    def injected(self) -> None:
+        """Convert the Secrets that the patched workloads read, and note AzureKeyVaultSecrets without a use."""
+        for (where, name), entries in self.read.items():
+            self._add_secret(self._injected_secret(where, name, list(entries.values())))
+        for (where, name), each in self._sources.items():
+            output = each.spec.output
+            if not (output.secret.name or output.config_map.name or (where, name) in self.read):
+                self._result.note(
+                    f"{KIND} {where}/{name}",
+                    "writes no Secret, and no workload among the manifests uses its value: add the workloads, or"
+                    " delete it",
+                )
+
+
+def _pod_spec(manifest: Manifest) -> Manifest:
+    """Return the specification of a workload's pods; an empty one if it has none."""
+    found: Any = manifest
+    for step in (*TEMPLATES[manifest["kind"]], "spec"):
+        found = found.get(step) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _only_dicts(found: Any) -> list[Manifest]:
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []

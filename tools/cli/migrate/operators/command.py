@@ -1,0 +1,251 @@
+"""`tools/migrate external-secrets` and `tools/migrate akv2k8s`: read the objects, and write the results."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from controller import errors
+from controller.api.akvsync import AKVSync
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.domain.provider_class import TENANT
+from tools.cli.common import printable, templating
+from tools.cli.common.command import BadInput
+from tools.cli.common.kube_client import OperatorKubeClient, connect
+from tools.cli.migrate.migration_report import MANIFESTS, patch_file
+from tools.cli.migrate.objects import Manifest, MigrationNote
+from tools.cli.migrate.operators import akv2k8s, akv2k8s_kinds, external_secrets, external_secrets_kinds
+from tools.cli.migrate.operators import report as reports
+from tools.cli.migrate.operators.foreign_manifests import Found, load
+from tools.cli.migrate.operators.report import Operator, report
+from tools.cli.migrate.operators.result import Options, Result
+
+_EPILOG = """\
+A Secret becomes an AKVSync with the name of the object that generates the Secret today. It becomes a
+SecretProviderClass and a SecretSync if it needs a feature that AKVSync lacks: a pinned version, another cloud, a
+certificate without its key, a part of a certificate in a Secret that is not of type kubernetes.io/tls, or a type that
+AKVSync does not list.
+A Secret is taken over only with all of its keys and the same values. If some keys have no counterpart, the others
+become a Secret beside it, NAME-akv, and the old Secret stays. For each such key, the report has the reason and the best
+alternative.
+
+This command only reads, with your own rights, and it reads no Secret. The report has the commands for the identities,
+and the commands that take over a Secret in place, so that its pods are not affected.
+
+exit codes: 0 all is carried over, 1 something needs a person (the report names it), 2 bad input or the cluster cannot
+be reached
+"""
+
+
+class _KindLocation(msgspec.Struct, frozen=True):
+    """The API of a kind. The first version that the cluster serves is read."""
+
+    kind: str
+    plural: str
+    group: str
+    versions: tuple[str, ...]
+    namespaced: bool = True
+
+
+class _OperatorTool(msgspec.Struct, frozen=True):
+    """The kinds of another operator, and the function that converts them."""
+
+    operator: Operator
+    kinds: Callable[[], tuple[str, ...]]
+    migrate: Callable[[Iterable[Manifest], Options], Result]
+    places: Sequence[_KindLocation]
+
+
+def _eso_kind(kind: str, plural: str, versions: tuple[str, ...] = external_secrets_kinds.VERSIONS) -> _KindLocation:
+    return _KindLocation(
+        kind, plural, external_secrets_kinds.GROUP, versions, namespaced=not kind.startswith("Cluster")
+    )
+
+
+def _workload_kind(kind: str, group: str) -> _KindLocation:
+    return _KindLocation(kind, f"{kind.lower()}s", group, ("v1",))
+
+
+_OURS = (
+    _KindLocation(
+        SecretProviderClass.kind, SecretProviderClass.plural, SecretProviderClass.group, (SecretProviderClass.version,)
+    ),
+    _KindLocation(AKVSync.kind, AKVSync.plural, AKVSync.group, (AKVSync.version,)),
+)
+_TOOLS = {
+    "external-secrets": _OperatorTool(
+        reports.EXTERNAL_SECRETS,
+        external_secrets.kinds,
+        external_secrets.migrate,
+        (
+            _eso_kind("ExternalSecret", "externalsecrets"),
+            _eso_kind("ClusterExternalSecret", "clusterexternalsecrets"),
+            _eso_kind("SecretStore", "secretstores"),
+            _eso_kind("ClusterSecretStore", "clustersecretstores"),
+            _eso_kind("PushSecret", "pushsecrets", ("v1alpha1",)),
+            _eso_kind("ClusterPushSecret", "clusterpushsecrets", ("v1alpha1",)),
+            _KindLocation("ServiceAccount", "serviceaccounts", "", ("v1",)),
+            _KindLocation("Namespace", "namespaces", "", ("v1",), namespaced=False),
+            *_OURS,
+        ),
+    ),
+    "akv2k8s": _OperatorTool(
+        reports.AKV2K8S,
+        akv2k8s.kinds,
+        akv2k8s.migrate,
+        (
+            _KindLocation("AzureKeyVaultSecret", "azurekeyvaultsecrets", "spv.no", akv2k8s_kinds.VERSIONS),
+            *(_workload_kind(kind, "apps") for kind in ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet")),
+            *(_workload_kind(kind, "batch") for kind in ("CronJob", "Job")),
+            *(_workload_kind(kind, "") for kind in ("Pod", "ReplicationController")),
+            *_OURS,
+        ),
+    ),
+}
+_HELP = {
+    "external-secrets": "ExternalSecrets and stores of provider azurekv, as manifests and a report",
+    "akv2k8s": "AzureKeyVaultSecrets and injected environments, as manifests, patches and a report",
+}
+
+
+def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", **types: Callable[[str], str]) -> None:
+    """Add both subcommands. `types` are the checks of arguments: object_name, namespace and client_id."""
+    for name, summary in _HELP.items():
+        parser = commands.add_parser(
+            name, help=summary, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="a YAML file, a folder, or - for stdin")
+        parser.add_argument("-f", "--filename", action="append", default=[], type=Path, help="same as FILE")
+        parser.add_argument("--cluster", action="store_true", help="read the cluster instead of files")
+        parser.add_argument("-n", "--namespace", default="", type=types["namespace"], help="(default: all)")
+        parser.add_argument("--kubeconfig", type=Path, metavar="FILE", help="(default: as tools/doctor)")
+        parser.add_argument("--vault", default="", help="the Key Vault's name (default: that of the manifests)")
+        parser.add_argument(
+            "--client-id",
+            default="",
+            type=types["client_id"],
+            help="the managed identity that reads the vault (default: that of the manifests)",
+        )
+        parser.add_argument(
+            "--tenant-id", default="", type=_parse_tenant, help="its tenant (default: that of the manifests)"
+        )
+        parser.add_argument(
+            "--service-account",
+            default="",
+            type=types["object_name"],
+            help="the ServiceAccount that reads the vault, in each namespace (default: that of the manifests, or"
+            " `default`)",
+        )
+        parser.add_argument(
+            "--beside", action="store_true", help="create new Secrets, NAME-akv, beside those that exist"
+        )
+        parser.add_argument(
+            "--classes", action="store_true", help="generate SecretProviderClasses and SecretSyncs, not AKVSyncs"
+        )
+        parser.add_argument("--issuer", default="", help="the cluster's issuer, for the az commands (default: its own)")
+        parser.add_argument("--output", type=Path, metavar="DIR", help="write files there (default: stdout)")
+        parser.set_defaults(run=run)
+
+
+def _parse_tenant(given: str) -> str:
+    if given and not TENANT.fullmatch(given):
+        raise argparse.ArgumentTypeError(
+            f"{printable.line(given)}: a tenant's id or domain has letters, digits, . and -"
+        )
+    return given
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Run one of the subcommands, and return the exit code."""
+    tool = _TOOLS[args.command]
+    paths = [*args.files, *args.filename]
+    if args.cluster == bool(paths):
+        raise BadInput("give files or folders, or --cluster")
+    issuer = args.issuer
+    if args.cluster:
+        async with connect(args.kubeconfig) as caller:
+            found = await _gather_objects(caller, tool, args.namespace)
+            issuer = issuer or await _read_issuer(caller)
+    else:
+        found = await asyncio.to_thread(load, paths, tool.kinds())
+        if args.namespace:
+            kept = [each for each in found.objects if _is_in(each, args.namespace)]
+            found = msgspec.structs.replace(found, objects=kept)
+    options = Options(
+        vault=args.vault,
+        client_id=args.client_id,
+        tenant_id=args.tenant_id,
+        service_account=args.service_account,
+        classes=args.classes,
+        beside=args.beside,
+    )
+    result = tool.migrate(found.objects, options)
+    for note in found.notes:
+        result.note(note.about, note.text)
+    page = report(result, tool.operator, issuer)
+    if args.output:
+        await asyncio.to_thread(_write_files, result, page, args.output)
+        counts = f"{len(result.manifests)} manifests, {len(result.patches)} patches, {len(result.notes)} notes"
+        print(printable.line(f"{counts}: read {args.output}/REPORT.md"))
+    else:
+        print(_to_documents([*result.manifests, *result.patches]), end="")
+        print(page, file=sys.stderr)
+    return 1 if result.notes else 0
+
+
+def _is_in(manifest: Manifest, namespace: str) -> bool:
+    """Return whether an object is in that namespace or has no namespace."""
+    return (manifest["metadata"].get("namespace") or namespace) == namespace
+
+
+async def _gather_objects(caller: OperatorKubeClient, tool: _OperatorTool, namespace: str) -> Found:
+    """Return the objects of the cluster. Add a note for a kind that the caller may not list.
+
+    The first kind is the operator's own: raise `errors.Refused` if it may not be listed, `BadInput` if it is missing.
+    """
+    found = Found([], [])
+    for number, place in enumerate(tool.places):
+        at = f"/namespaces/{namespace}" if namespace and place.namespaced else ""
+        for version in place.versions:
+            api = f"/apis/{place.group}/{version}" if place.group else f"/api/{version}"
+            try:
+                items = await caller.list_objects(f"{api}{at}/{place.plural}")
+            except errors.NotFound:
+                continue
+            except errors.Refused as error:
+                if number == 0:
+                    raise
+                found.notes.append(MigrationNote(place.plural, f"cannot be listed: {error}"))
+                break
+            head = {"apiVersion": f"{place.group}/{version}".lstrip("/"), "kind": place.kind}
+            found.objects.extend({**head, **item} for item in items)
+            break
+        else:
+            if number == 0:
+                raise BadInput(f"the cluster does not serve {place.kind} of {place.group}")
+    return found
+
+
+async def _read_issuer(caller: OperatorKubeClient) -> str:
+    try:
+        return str((await caller.get_object("/.well-known/openid-configuration"))["issuer"])
+    except (errors.KubeError, KeyError):
+        return ""
+
+
+def _to_documents(manifests: Iterable[Manifest]) -> str:
+    return "---\n".join(map(templating.to_ascii_yaml, manifests))
+
+
+def _write_files(result: Result, page: str, folder: Path) -> None:
+    """Write the files of a migration into a folder that is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"--output {folder} exists and is not an empty folder")
+    (folder / "patches").mkdir(parents=True)
+    (folder / MANIFESTS).write_text(_to_documents(result.manifests))
+    for patch in result.patches:
+        (folder / patch_file(patch)).write_text(templating.to_ascii_yaml(patch))
+    (folder / "REPORT.md").write_text(page)

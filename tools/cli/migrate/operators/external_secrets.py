@@ -1,0 +1,284 @@
+"""Convert ExternalSecrets of provider azurekv into AKVSyncs, or SecretProviderClasses and SecretSyncs. Pure.
+
+A Secret is taken over only with all of its keys, each with the same value: the Pods must not lose a key. If some keys
+have no counterpart, the others become a Secret beside it. The notes have the reason and the best alternative for each.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from controller.api.akvsync import AKVSync
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import DEFAULT_TYPE
+from controller.domain import secret_limits
+from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
+from tools.cli.migrate.operators import cluster_external_secrets, foreign_manifests, wanted_secrets
+from tools.cli.migrate.operators import external_secrets_data as data
+from tools.cli.migrate.operators import external_secrets_template as template
+from tools.cli.migrate.operators.external_secrets_kinds import (
+    GENERATORS,
+    GROUP,
+    VERSIONS,
+    ClusterExternalSecret,
+    ExternalSecret,
+)
+from tools.cli.migrate.operators.external_secrets_stores import Stores
+from tools.cli.migrate.operators.result import Options, Result, Source, Takeover
+from tools.cli.migrate.operators.wanted_secrets import Entry, Inexpressible, Reader, WantedSecret
+
+T = TypeVar("T", ExternalSecret, ClusterExternalSecret)
+_RETAIN = '{"spec":{"target":{"deletionPolicy":"Retain"}}}'
+_KEEPS = "this controller keeps the last value when an object is deleted from the vault"
+# Objects of the operator that have no counterpart, and the alternative.
+_PUSHED = "this controller only reads the vault: write into it with az, Terraform or the program that makes the value"
+_EXPLAINED = {"PushSecret": _PUSHED, "ClusterPushSecret": _PUSHED}
+
+
+def kinds() -> tuple[str, ...]:
+    """Return the kinds whose objects must have valid names for the conversion."""
+    return (
+        *("ExternalSecret", "ClusterExternalSecret", "SecretStore", "ClusterSecretStore", *_EXPLAINED),
+        *("ServiceAccount", "Namespace", SecretProviderClass.kind, AKVSync.kind),
+    )
+
+
+def migrate(objects: Iterable[Manifest], options: Options) -> Result:
+    """Convert every ExternalSecret among `objects`."""
+    objects = sorted(objects, key=qualified_name)
+    result = Result()
+    ours = [each for each in objects if _api_group(each) == GROUP and each["kind"] in kinds()]
+    stores = Stores([each for each in objects if each in ours or each["kind"] == "ServiceAccount"], options, result)
+    stores.describe()
+    taken = wanted_secrets.taken_names(objects)
+    made: dict[tuple[str, str], str] = {}
+    children: dict[Source, set[tuple[str, str]]] = {}
+    externals = list(_external_secrets(objects, result, children))
+    names = {(namespace_of(source), _secret_name(source, external)) for source, external in externals}
+    for source, external in externals:
+        about = qualified_name(source)
+        origin = Source("externalsecret", namespace_of(source), source["metadata"]["name"])
+        try:
+            secret = _convert_secret(external, source, stores, _ObjectNotes(result, about))
+            if first := made.get((secret.namespace, secret.name)):
+                raise Inexpressible(f"{first} writes the same Secret {secret.name}: merge the two by hand")
+            given = secret
+            if options.beside or secret.lost:
+                given = msgspec.structs.replace(secret, name=wanted_secrets.name_beside(secret, names))
+            name = wanted_secrets.free_name(source["metadata"]["name"], given, taken)
+            result.manifests.extend(wanted_secrets.manifests(given, name, classes=options.classes))
+        except Inexpressible as problem:
+            result.note(about, f"is not carried over: {problem}")
+            result.remaining.append(origin)
+            continue
+        made[secret.namespace, secret.name] = about
+        names.add((given.namespace, given.name))
+        result.read_by(secret)
+        takeover = Takeover(
+            secret.namespace,
+            secret.name,
+            given.name,
+            (origin,),
+            prepare=_RETAIN if external.spec.target.deletion_policy == "Delete" else "",
+        )
+        if secret.lost:
+            result.note_lost(about, given.name, secret)
+            result.remaining.append(origin)
+            result.partial.append(takeover)
+        else:
+            result.takeovers.append(takeover)
+    moved = {(source.namespace, source.name) for each in result.takeovers for source in each.sources}
+    result.parents.extend(parent for parent, names in children.items() if names & moved)
+    return result
+
+
+def _secret_name(source: Manifest, external: ExternalSecret) -> str:
+    return external.spec.target.name or str(source["metadata"]["name"])
+
+
+class _ObjectNotes(msgspec.Struct, frozen=True):
+    """Adds notes about one object to a result."""
+
+    result: Result
+    about: str
+
+    def __call__(self, text: str) -> None:
+        """Add a note about the object."""
+        self.result.note(self.about, text)
+
+
+def _api_group(manifest: Manifest) -> str:
+    return str(manifest.get("apiVersion", "")).rpartition("/")[0]
+
+
+def _external_secrets(
+    objects: list[Manifest], result: Result, children: dict[Source, set[tuple[str, str]]]
+) -> Iterator[tuple[Manifest, ExternalSecret]]:
+    """Yield every ExternalSecret of the input, and those of a ClusterExternalSecret that the input lacks.
+
+    Add the namespaces and names of the ExternalSecrets of each ClusterExternalSecret to `children`.
+    """
+    seen: set[tuple[str, str]] = set()
+    for each in objects:
+        kind, group, about = each["kind"], _api_group(each), qualified_name(each)
+        if group not in (GROUP, GENERATORS):
+            result.untouched.append(about)
+        elif group == GENERATORS:
+            result.note(about, data.GENERATOR)
+        elif kind in _EXPLAINED:
+            result.note(about, _EXPLAINED[kind])
+        elif kind not in kinds():
+            result.note(about, f"the kind {kind} is not known: it stays with External Secrets")
+        elif (version := str(each["apiVersion"]).rpartition("/")[2]) not in VERSIONS:
+            result.note(about, f"is not carried over: the version {version} is not one of {', '.join(VERSIONS)}")
+        elif kind == "ExternalSecret" and (read := _read_manifest(each, ExternalSecret, result)):
+            seen.add((namespace_of(each), each["metadata"]["name"]))
+            yield each, read
+    for each in objects:
+        if each["kind"] == "ClusterExternalSecret" and _api_group(each) == GROUP:
+            if (cluster := _read_manifest(each, ClusterExternalSecret, result)) is None:
+                continue
+            own = children.setdefault(Source("clusterexternalsecret", "", each["metadata"]["name"]), set())
+            for source, external in cluster_external_secrets.expand(each, cluster, objects, result):
+                where = (namespace_of(source), source["metadata"]["name"])
+                own.add(where)
+                if where not in seen:
+                    seen.add(where)
+                    yield source, external
+
+
+def _read_manifest(manifest: Manifest, shape: type[T], result: Result) -> T | None:
+    try:
+        read = foreign_manifests.read({"metadata": {}, **manifest}, shape)
+    except msgspec.ValidationError as error:
+        result.note(qualified_name(manifest), f"is not carried over: it does not have the form of its kind: {error}")
+        return None
+    raw = manifest.get("spec")
+    for path in foreign_manifests.unknown_fields(raw, read.spec):
+        result.note(qualified_name(manifest), f"spec.{path} is not known here and is left out")
+    return read
+
+
+def _convert_secret(external: ExternalSecret, source: Manifest, stores: Stores, say: _ObjectNotes) -> WantedSecret:
+    """Return the Secret that an ExternalSecret writes. Raise `Inexpressible`, with the best alternative."""
+    spec, target = external.spec, external.spec.target
+    where = namespace_of(source)
+    if target.manifest is not None:
+        raise Inexpressible("it writes an object that is not a Secret: sync a Secret, and let the object refer to it")
+    if target.creation_policy in ("Merge", "CreateOrMerge"):
+        raise Inexpressible(
+            f"creationPolicy {target.creation_policy} adds keys to a Secret of another component; this controller"
+            " writes only whole Secrets: use a separate Secret for these keys"
+        )
+    if target.creation_policy == "None":
+        raise Inexpressible("creationPolicy None writes no Secret, so there is nothing to carry over")
+    if spec.secret_store_ref:
+        stores.reader(spec.secret_store_ref, where)
+    if not spec.data and not spec.data_from:
+        raise Inexpressible("it has neither data nor dataFrom")
+    keys = _convert_keys(external, where, stores, say)
+    if target.deletion_policy != "Retain":
+        say(f"deletionPolicy {target.deletion_policy} has no counterpart: {_KEEPS}")
+    if target.immutable:
+        say("immutable has no counterpart: delete the Secret once, so that the controller can write new values")
+    if spec.refresh_policy not in ("", "Periodic") or str(spec.refresh_interval) in ("0", "0s"):
+        say("today the Secret is written once, or only on an edit: this controller updates it from the vault")
+    if spec.sync_windows is not None:
+        say("syncWindows has no counterpart: the next poll writes a changed value")
+    labels, annotations = _convert_metadata(external, say)
+    return WantedSecret(
+        namespace=where,
+        name=_secret_name(source, external),
+        type=(target.template.type if target.template else "") or DEFAULT_TYPE,
+        labels=labels,
+        annotations=annotations,
+        entries=list(keys.entries.values()),
+        whole=keys.whole,
+        reader=keys.reader,
+        lost=keys.lost,
+    )
+
+
+class _Keys(msgspec.Struct, frozen=True):
+    """The keys of a Secret, and the reasons why some of today's keys are lost, as in `WantedSecret`."""
+
+    reader: Reader
+    entries: Mapping[str, Entry] = {}
+    whole: Manifest | None = None
+    lost: Mapping[str, str] = {}
+
+
+def _convert_keys(external: ExternalSecret, where: str, stores: Stores, say: Callable[[str], None]) -> _Keys:
+    """Return the keys that carry over. Raise `Inexpressible` if there are none."""
+    spec = external.spec
+    many = data.read_data_from(spec, where, stores)
+    read = data.read_values(spec.data, spec.secret_store_ref, where, stores)
+    if len(many.found) + bool(read.values) > 1:
+        raise Inexpressible("its keys come from several entries of data and dataFrom: use a Secret for each")
+    if many.found:
+        ((whole, reader),) = many.found
+        return _Keys(reader, whole=whole, lost=dict(many.problems) | _name_keys(read.problems))
+    entries, lost = _apply_template(external, read, say)
+    for key in [key for key in entries if secret_limits.key_violation(key)]:
+        lost[key] = str(secret_limits.key_violation(key))
+        del entries[key]
+    problems = dict(many.problems) | _name_keys(lost)
+    if not entries or read.reader is None:
+        raise Inexpressible(wanted_secrets.join_problems(problems))
+    return _Keys(read.reader, entries=entries, lost=problems)
+
+
+def _name_keys(problems: Mapping[str, str]) -> dict[str, str]:
+    return {f"key {key!r}": problem for key, problem in problems.items()}
+
+
+def _apply_template(
+    external: ExternalSecret, read: data.ConvertedValues, say: Callable[[str], None]
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return the keys of the Secret, the values themselves or those that a template names, and why others are lost."""
+    found, values = external.spec.target.template, read.values
+    if found is None or not (found.data or found.template_from):
+        return dict(values), dict(read.problems)
+    if found.template_from:
+        raise Inexpressible(
+            "templateFrom has no counterpart: store the finished text in the vault, or let the workload create it"
+        )
+    is_merged = found.merge_policy == "Merge"
+    entries, lost = (dict(values), dict(read.problems)) if is_merged else ({}, {})
+    for key, text in found.data.items():
+        parsed = template.parse(text)
+        entries.pop(key, None)
+        lost.pop(key, None)
+        if parsed and parsed.key in read.problems:
+            lost[key] = f"its template uses the key {parsed.key!r}: {read.problems[parsed.key]}"
+            continue
+        if parsed is None or parsed.key not in values:
+            what = "its template" if template.is_template(text) else "the constant in its template"
+            lost[key] = (
+                f"{what} has no counterpart: store the finished text in the vault, or have the workload put it together"
+                " from several keys"
+            )
+            continue
+        entries[key] = msgspec.structs.replace(values[parsed.key], key=key, part=parsed.part)
+        if parsed.part == "tls.key":
+            say(f"key {key!r}: the private key has the same numbers, and perhaps another form of PEM")
+    return entries, lost
+
+
+def _convert_metadata(external: ExternalSecret, say: Callable[[str], None]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the Secret's labels and annotations: those of the template, or else those of the ExternalSecret."""
+    found = external.spec.target.template
+    given = found.metadata if found else external.metadata
+    if found and found.metadata.finalizers:
+        say("finalizers of the Secret are not set")
+    labels, annotations = given.labels, given.annotations
+    for what, texts in (("label", labels), ("annotation", annotations)):
+        if key := next((key for key, text in texts.items() if template.is_template(key + text)), ""):
+            raise Inexpressible(f"the {what} {key!r} has a template: write its result")
+    kept = wanted_secrets.carried_metadata(labels, annotations)
+    for what, before, after in (("label", labels, kept[0]), ("annotation", annotations, kept[1])):
+        # kubectl and GitOps tools set their own on every object. Those of the ExternalSecret need no note.
+        if found and (lost := sorted(before.keys() - after.keys())):
+            say(f"the {what} {lost[0]!r} belongs to another tool: set it on the Secret if you need it")
+    return kept

@@ -1,0 +1,50 @@
+"""Parse the templates of ExternalSecrets that only name the value of a key. Pure.
+
+Other Go templates are programs, and they cannot be converted.
+"""
+
+import re
+
+import msgspec
+
+# `{{ .name }}` or `{{ index . "name" }}`, and functions after pipes.
+_VALUE = re.compile(r'\{\{-?\s*(?:\.([A-Za-z_]\w*)|\(?index \. "([-.\w]+)"\)?)((?:\s*\|\s*[\w"\s]+?)*)\s*-?\}\}')
+_PARTS = {
+    "b64dec|pkcs12cert": "tls.crt",
+    "b64dec|pkcs12key": "tls.key",
+    "base64decode|pkcs12cert|pemCertificate": "tls.crt",
+    "base64decode|pkcs12key|pemPrivateKey": "tls.key",
+    'filterPEM"CERTIFICATE"': "tls.crt",
+    'filterPEM"PRIVATEKEY"': "tls.key",
+}
+_NOTHING = ("", "toString")
+# Templates of that form are shorter. The time of the regular expression grows faster than the text.
+_MAX_TEXT = 500
+
+
+class Value(msgspec.Struct, frozen=True):
+    """The value of a key: the value of another key, or only the certificates or the private key in it."""
+
+    key: str
+    part: str = ""
+
+
+def parse(text: str) -> Value | None:
+    """Return the value that a template names; None if the template does more."""
+    if len(text) > _MAX_TEXT:
+        return None
+    # Spaces and line breaks around a PEM have no effect, but in other values they do.
+    for given, exact in ((text, True), (text.strip(), False)):
+        if match := _VALUE.fullmatch(given):
+            functions = re.sub(r"\s", "", match[3]).removeprefix("|")
+            key = match[1] or match[2]
+            if functions in _PARTS:
+                return Value(key, _PARTS[functions])
+            if exact and functions in _NOTHING:
+                return Value(key)
+    return None
+
+
+def is_template(text: str) -> bool:
+    """Return whether the text contains a template."""
+    return "{{" in text

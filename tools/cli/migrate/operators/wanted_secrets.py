@@ -1,0 +1,344 @@
+"""Build the manifests with which this controller writes the same Secret as another project. Pure.
+
+A Secret becomes an AKVSync. It becomes a SecretProviderClass and a SecretSync if it needs a feature that AKVSync lacks:
+a pinned version, a certificate without its key, a part of a certificate in a Secret that is not of type
+kubernetes.io/tls, another cloud, or a type that AKVSync does not list.
+"""
+
+import builtins
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from controller.akvsync.expand import expand_akvsync
+from controller.api.akvsync import MOST_MAPPED, SECRET_TYPES, AKVSync
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import DEFAULT_TYPE, MAX_TEXT, RESERVED_PREFIX, TLS_TYPE, SecretSync
+from controller.domain import decision, reserved, secret_limits
+from controller.domain.provider_class import CLIENT, TENANT, VAULT_NAME, read_class
+from controller.errors import ControllerError
+from controller.keyvault.credentials import Identity
+from tools.cli.common import kube_names
+from tools.cli.migrate.migration import SUFFIX
+from tools.cli.migrate.objects import Manifest, namespace_of
+
+SECRETS_USER = "Key Vault Secrets User"
+PEM_PARTS = ("tls.crt", "tls.key")
+# Maximum number of problems of one object in a note.
+_MAX_PROBLEMS = 5
+# The most labels, and the most annotations, that AKVSync accepts.
+_MAX_LABELS = 32
+
+
+class Inexpressible(Exception):  # noqa: N818 -- an answer, not an error
+    """A Secret cannot be converted. The message has the reason and the best alternative."""
+
+
+class Reader(msgspec.Struct, frozen=True, kw_only=True):
+    """A vault and the identity that reads it. `cloud` is empty for the public cloud."""
+
+    vault: str
+    client_id: str
+    tenant_id: str
+    service_account: str
+    cloud: str = ""
+
+    def identity(self, namespace: str) -> Identity:
+        """Return the identity that reads the vault for that namespace."""
+        return Identity(namespace, self.service_account, self.client_id, self.tenant_id)
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One key of a Secret. `part` is one of `PEM_PARTS`, `version` an id, `type` secret or cert (without its key).
+
+    `property` is a path into a JSON or YAML value.
+    """
+
+    key: str
+    object: str
+    type: str = "secret"
+    part: str = ""
+    version: str = ""
+    property: str = ""
+    encoding: str = ""
+
+    @builtins.property
+    def role(self) -> str:
+        """The role on the vault that is necessary to read the object."""
+        return "Key Vault Reader" if self.type == "cert" else SECRETS_USER
+
+
+class WantedSecret(msgspec.Struct, frozen=True, kw_only=True):
+    """One Secret with all its keys.
+
+    `whole` has the fields of an AKVSync's object that generates several keys. Then there are no entries. `lost` has the
+    reason for each key of the other project's Secret that this one lacks.
+    """
+
+    namespace: str
+    name: str
+    type: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    entries: Sequence[Entry] = ()
+    whole: Manifest | None = None
+    reader: Reader
+    lost: Mapping[str, str] = {}
+
+
+def manifests(secret: WantedSecret, name: str, *, classes: bool) -> list[Manifest]:
+    """Return an AKVSync of that name, or a class of that name and a SecretSync. Raise `Inexpressible`.
+
+    `classes` requests the second form even if the first is possible. Its objects have the format `pfx`, so that a
+    certificate that the vault stores as PFX is not converted.
+    """
+    needs_class = _needs_class(secret)
+    if secret.whole and needs_class:
+        raise Inexpressible(
+            "only an AKVSync generates a key for each property or object, but it has no such cloud or type"
+        )
+    makes_class = needs_class or (classes and not secret.whole)
+    found = _class_and_sync(secret, name) if makes_class else [_build_akvsync(secret, name)]
+    try:
+        _verify_manifests(secret, found)
+    except Inexpressible as problem:
+        if secret.lost:  # the lost keys can be the cause
+            raise Inexpressible(f"{join_problems(secret.lost)}; {problem}") from problem
+        raise
+    return found
+
+
+def _needs_class(secret: WantedSecret) -> bool:
+    return (
+        bool(secret.reader.cloud)
+        or secret.type not in SECRET_TYPES
+        or max(len(secret.labels), len(secret.annotations)) > _MAX_LABELS
+        or len(secret.entries) > MOST_MAPPED
+        or any(
+            entry.version or entry.type != "secret" or (entry.part and secret.type != TLS_TYPE)
+            for entry in secret.entries
+        )
+    )
+
+
+def _metadata_fields(secret: WantedSecret) -> Manifest:
+    fields = {"labels": secret.labels, "annotations": secret.annotations}
+    return {field: value for field, value in fields.items() if value}
+
+
+def _build_akvsync(secret: WantedSecret, name: str) -> Manifest:
+    item: Manifest = {"kubernetesSecretName": secret.name}
+    if secret.type != DEFAULT_TYPE:
+        item["kubernetesSecretType"] = secret.type
+    item |= _metadata_fields(secret)
+    item |= secret.whole or {"mapping": [_build_mapping(entry) for entry in secret.entries]}
+    reader = secret.reader
+    return {
+        "apiVersion": AKVSync.api_version(),
+        "kind": AKVSync.kind,
+        "metadata": {"name": name, "namespace": secret.namespace},
+        "spec": {
+            "keyvaultName": reader.vault,
+            "clientID": reader.client_id,
+            "tenantID": reader.tenant_id,
+            "serviceAccountName": reader.service_account,
+            "objects": [item],
+        },
+    }
+
+
+def _build_mapping(entry: Entry) -> Manifest:
+    fields = {
+        "dataKey": entry.key,
+        "secretInAKV": entry.object,
+        "property": entry.property,
+        "encoding": entry.encoding,
+    }
+    return {field: value for field, value in fields.items() if value}
+
+
+def _class_and_sync(secret: WantedSecret, name: str) -> list[Manifest]:
+    paths = _variant_paths(secret.entries)
+    reader = secret.reader
+    parameters = {
+        "keyvaultName": reader.vault,
+        "clientID": reader.client_id,
+        "tenantID": reader.tenant_id,
+        "objects": "".join(["array:\n", *_build_objects(secret, paths)]),
+    } | ({"cloudName": reader.cloud} if reader.cloud else {})
+    data = [
+        {
+            "sourcePath": "/".join(filter(None, (paths[_variant_of(entry)], _part_of(secret, entry)))),
+            "targetKey": entry.key,
+        }
+        for entry in secret.entries
+    ]
+    source = {
+        "apiVersion": SecretProviderClass.api_version(),
+        "kind": SecretProviderClass.kind,
+        "metadata": {"name": name, "namespace": secret.namespace},
+        "spec": {"provider": "azure", "parameters": parameters},
+    }
+    sync = {
+        "apiVersion": SecretSync.api_version(),
+        "kind": SecretSync.kind,
+        "metadata": {"name": secret.name, "namespace": secret.namespace},
+        "spec": {
+            "secretProviderClassName": name,
+            "serviceAccountName": reader.service_account,
+            "secretObject": {"type": secret.type, "data": data, **_metadata_fields(secret)},
+        },
+    }
+    return [source, sync]
+
+
+_Variant = tuple[str, str, str, str, str]
+
+
+def _variant_of(entry: Entry) -> _Variant:
+    return entry.object, entry.type, entry.version, entry.property, entry.encoding
+
+
+def _part_of(secret: WantedSecret, entry: Entry) -> str:
+    """Return the part for the sourcePath; empty for a TLS Secret, whose keys select their parts themselves."""
+    return "" if secret.type == TLS_TYPE and entry.key in PEM_PARTS else entry.part
+
+
+def _variant_paths(entries: Sequence[Entry]) -> dict[_Variant, str]:
+    """Return the path of each variant of an object. The second and later variants get an alias.
+
+    An alias has a dot, and names of objects have none.
+    """
+    paths: dict[_Variant, str] = {}
+    counts: dict[str, int] = {}
+    for variant in dict.fromkeys(map(_variant_of, entries)):
+        count = counts[variant[0]] = counts.get(variant[0], 0) + 1
+        paths[variant] = variant[0] if count == 1 else f"{variant[0]}.{count}"
+    return paths
+
+
+def _build_objects(secret: WantedSecret, paths: dict[_Variant, str]) -> Iterator[str]:
+    for variant, path in paths.items():
+        name, kind, version, part, encoding = variant
+        fields = {
+            "objectName": name,
+            "objectType": kind,
+            "objectAlias": path if path != name else "",
+            "objectVersion": version,
+            # A property has only letters, digits, -, _, dots and backslashes, so quotes are enough.
+            "objectProperty": f"'{part}'" if part else "",
+            "objectEncoding": encoding,
+            "objectFormat": "pfx" if kind == "secret" and _is_whole(secret, variant) else "",
+        }
+        yield "  - |\n" + "".join(f"    {key}: {value}\n" for key, value in fields.items() if value)
+
+
+def _is_whole(secret: WantedSecret, variant: _Variant) -> bool:
+    """Return whether every key gets the whole value as the vault stores it."""
+    return secret.type != TLS_TYPE and all(not entry.part for entry in secret.entries if _variant_of(entry) == variant)
+
+
+def _verify_manifests(secret: WantedSecret, found: Sequence[Manifest]) -> None:
+    """Raise `Inexpressible` if the controller or the API server would reject these manifests."""
+    reader = secret.reader
+    if not kube_names.is_name(secret.name):
+        raise Inexpressible(f"{secret.name!r} is not a Secret's name, which has only small letters, digits, - and .")
+    if problem := reserved.find_reserved(secret.name, secret.labels, secret.annotations):
+        raise Inexpressible(problem)
+    if len(msgspec.json.encode([secret.labels, secret.annotations])) > MAX_TEXT:
+        raise Inexpressible(f"its labels and annotations have more than {MAX_TEXT} characters")
+    if not kube_names.is_name(reader.service_account):
+        raise Inexpressible(f"{reader.service_account!r} is not a ServiceAccount's name: give --service-account")
+    for value, pattern, what in (
+        (reader.vault, VAULT_NAME, "a Key Vault's name, 3 to 24 letters, digits and single -: give --vault"),
+        (reader.client_id, CLIENT, "a managed identity's client id: give --client-id"),
+        (reader.tenant_id, TENANT, "a tenant's id: give --tenant-id"),
+    ):
+        if not pattern.fullmatch(value):
+            raise Inexpressible(f"{value!r} is not {what}" if value else f"it does not name {what}")
+    try:
+        if found[0]["kind"] == AKVSync.kind:
+            made = expand_akvsync(msgspec.convert(found[0], AKVSync))
+            if made.source is None:  # it only selects objects, which only the vault can list
+                return
+            source, syncs = made.source, list(made.syncs.values())
+            if not syncs:  # only the vault can list the objects of a selection
+                return
+        else:
+            source = msgspec.convert(found[0], SecretProviderClass)
+            syncs = [msgspec.convert(each, SecretSync) for each in found[1:]]
+        understood = read_class(source)
+        for sync in syncs:
+            understood.wanted(sync.spec.secret_object)
+            if mistake := decision.find_mistake(sync):
+                raise Inexpressible(mistake.message)
+        if understood.item_problems:
+            raise Inexpressible(understood.item_problems[0])
+    except (ControllerError, msgspec.ValidationError) as error:
+        raise Inexpressible(str(error)) from error
+
+
+def carried_metadata(labels: dict[str, str], annotations: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the labels and annotations that this controller can write. Leave out those of other tools."""
+    kept: list[dict[str, str]] = []
+    for given, other in ((labels, "labels"), (annotations, "annotations")):
+        kept.append(
+            {
+                key: value
+                for key, value in given.items()
+                if not key.startswith(RESERVED_PREFIX)
+                and not reserved.find_reserved("", *(({key: value}, {}) if other == "labels" else ({}, {key: value})))
+                and not secret_limits.find_violation(*(({key: value}, {}) if other == "labels" else ({}, {key: value})))
+            }
+        )
+    return kept[0], kept[1]
+
+
+def name_beside(secret: WantedSecret, taken: Collection[tuple[str, str]]) -> str:
+    """Return the name of a Secret beside the one that exists. No Secret in `taken` (namespace, name) has it."""
+    name = f"{secret.name}{SUFFIX}"
+    while (secret.namespace, name) in taken:
+        name += SUFFIX
+    return name
+
+
+def join_problems(problems: Mapping[str, str]) -> str:
+    """Return the first of the problems, each with its key or entry, for a note."""
+    more = f"; and {len(problems) - _MAX_PROBLEMS} more keys" if len(problems) > _MAX_PROBLEMS else ""
+    return "; ".join(f"{where}: {problem}" for where, problem in list(problems.items())[:_MAX_PROBLEMS]) + more
+
+
+class TakenNames(msgspec.Struct, frozen=True):
+    """The classes and AKVSyncs that exist, by namespace and name, and the Secrets that each AKVSync names."""
+
+    classes: Collection[tuple[str, str]]
+    akvsyncs: Mapping[tuple[str, str], Sequence[object]]
+
+
+def taken_names(objects: Iterable[Manifest]) -> TakenNames:
+    """Return the names that existing objects have."""
+    classes: set[tuple[str, str]] = set()
+    akvsyncs: dict[tuple[str, str], Sequence[object]] = {}
+    for each in objects:
+        place = (namespace_of(each), each["metadata"]["name"])
+        if each["kind"] == SecretProviderClass.kind:
+            classes.add(place)
+        elif each["kind"] == AKVSync.kind:
+            spec = each.get("spec")
+            items = spec.get("objects") if isinstance(spec, dict) else None
+            items = items if isinstance(items, list) else []
+            akvsyncs[place] = [item.get("kubernetesSecretName") for item in items if isinstance(item, dict)]
+    return TakenNames(classes, akvsyncs)
+
+
+def free_name(name: str, secret: WantedSecret, taken: TakenNames) -> str:
+    """Return that name for an AKVSync or a class, with `SUFFIX` as often as another object has the name.
+
+    An AKVSync that makes this Secret alone comes from an earlier run, and so does its class: the name stays.
+    """
+    while True:
+        place = (secret.namespace, name)
+        made = taken.akvsyncs.get(place)
+        if made == [secret.name] or (made is None and place not in taken.classes):
+            return name
+        name += SUFFIX

@@ -1,0 +1,1 @@
+"""tools/render: print the chart's manifests without a cluster or a network."""

@@ -1,0 +1,1 @@
+"""Generate the chart and the reference pages from the controller's types."""

@@ -1,0 +1,454 @@
+"""ValidatingAdmissionPolicies that limit the controller, and an attacker with its token, to the controller's tasks.
+
+RBAC cannot express "only Secrets that you own", and the answer to a patch contains the whole object. Therefore these
+rules check requests of the controller's ServiceAccount. Only two policies check the requests of others. Each refusal
+explains its rule. Admission sees only the object that is written, so no rule can compare a Secret with its
+SecretSync: with `paramKind: SecretSync` the API server would evaluate the rule for each SecretSync of the namespace, on
+every write of a Secret.
+Source: Kubernetes documentation, "Validating Admission Policy" (admissionregistration.k8s.io/v1).
+"""
+
+from controller.api.akvsync import AKVSync
+from controller.api.conditions import Reason
+from controller.api.lease import Lease
+from controller.api.meta import CustomResourceDefinition, Event, Resource, Secret, ServiceAccount
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import DEFAULT_TYPE, TYPE_STAYS, SecretSync
+from controller.config.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
+from controller.domain import reserved
+from controller.domain.decision import OUR_LABEL
+from controller.kube import overlap, permissions
+from controller.kube.event_recorder import ACTION, MOST_NOTE, REPORTER
+from controller.kube.policy_guard import NEVER_WRITTEN, ONE_AUDIENCE, PROBE_AUDIENCE
+from controller.secretsync.status_reporter import ATTENTION
+from tools.codegen.deployment import PROBE_SECRET_TYPE
+from tools.codegen.policy import Policy, Validation, When, owned_by, owner_as_written, pattern, text, unchanged
+from tools.codegen.rbac import FULL_NAME
+
+# The first Kubernetes release that serves ValidatingAdmissionPolicy as v1.
+SINCE = "1.30"
+# Types that are refused even if the values allow them. Kubernetes writes a token of a ServiceAccount into a Secret
+# of the first type; one of the second lets a machine join the cluster; the third is for the readiness probe.
+NEVER_ALLOWED = (
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+    PROBE_SECRET_TYPE,
+)
+# Types with this prefix are also refused: helm stores releases in them.
+NEVER_ALLOWED_PREFIX = "helm.sh/"
+# Helm expressions for the allowed types and the served namespaces. A JSON list of texts is also a CEL list.
+_ALLOWED_TYPES = "{{ include `akv-secret-store.list` .Values.validatingAdmissionPolicies.allowedSecretTypes }}"
+_SERVED = "{{ include `akv-secret-store.namespaces` . }}"
+# The served namespaces for a sentence, at most 300 characters.
+_SERVED_SHOWN = (
+    "{{ include `akv-secret-store.namespaces` . | fromJsonArray | join `, ` | trunc 300 | default `all namespaces` }}"
+)
+_HOME = "'{{ include `akv-secret-store.namespace` . }}'"
+_EXCLUDED = "{{ include `akv-secret-store.excluded` . }}"
+_NOT_EXCLUDED = Validation(
+    f"!has(request.namespace) || !(request.namespace in {_EXCLUDED})",
+    "this namespace is among the chart's validatingAdmissionPolicies.excludedNamespaces, and watchNamespaces does not"
+    " name it",
+)
+_NO_FINALIZERS = "finalizers are neither added nor removed by the controller"
+
+
+_AKV_SYNC = When('include "akv-secret-store.on" .Values.akvSync.enabled', lambda settings: settings.akv_sync)
+_WATCHING = When(
+    'include "akv-secret-store.namespaces" . | fromJsonArray', lambda settings: bool(settings.watch_namespaces)
+)
+
+
+def _sole_owner(which: str) -> str:
+    """Return CEL: the only owner of that object is the SecretSync with its name."""
+    name = f"{which}.metadata.ownerReferences[0].name == {which}.metadata.name"
+    return f"{owned_by(which, SecretSync)} && {name}"
+
+
+def _is_labelled(which: str) -> str:
+    key, value = OUR_LABEL
+    labels = f"{which}.metadata.labels"
+    return f"(has({labels}) && {text(key)} in {labels} && {labels}[{text(key)}] == {text(value)})"
+
+
+def _entry_variables(field: str) -> list[tuple[str, str]]:
+    """Return CEL variables: the labels or annotations of the new and the old object."""
+    new, old = (f"{which}.metadata.{field}" for which in ("object", "oldObject"))
+    return [
+        (field, f"has({new}) ? {new} : {{}}"),
+        (f"old{field.capitalize()}", f"variables.isUpdate && has({old}) ? {old} : {{}}"),
+    ]
+
+
+def _is_kept(field: str) -> str:
+    """Return CEL: every reserved label or annotation is unchanged."""
+    new, old = f"variables.{field}", f"variables.old{field.capitalize()}"
+
+    def all_in(one: str, other: str) -> str:
+        is_reserved = f"key.matches({pattern(reserved.KEY)})"
+        if field == "labels":
+            is_reserved += f" || key == {text(reserved.HELM_OWNER[0])} && {one}[key] == {text(reserved.HELM_OWNER[1])}"
+        return f"{one}.all(key, !({is_reserved}) || (key in {other} && {one}[key] == {other}[key]))"
+
+    return f"{all_in(new, old)} && {all_in(old, new)}"
+
+
+_SECRETS = Policy(
+    name="secrets",
+    why="The controller writes Secrets that a SecretSync of their name owns, of the allowed types, and no others.",
+    group=Secret.group,
+    version=Secret.version,
+    resource=Secret.plural,
+    operations=("CREATE", "UPDATE"),
+    variables=(
+        ("isUpdate", "request.operation == 'UPDATE'"),
+        # A missing type is Opaque. The API server sets it before admission.
+        ("secretType", "has(object.type) ? object.type : 'Opaque'"),
+        *_entry_variables("labels"),
+        *_entry_variables("annotations"),
+    ),
+    # The order counts: the answer has the message of the first validation that fails.
+    validations=(
+        Validation(
+            f"!variables.isUpdate || ({_sole_owner('oldObject')})",
+            # The answer to a patch without changes has the whole Secret. This rule prevents it, but not a JSON patch
+            # that makes the API server quote a value in an error of its own, before admission (see the README).
+            f"{FOREIGN_SECRET}: its one owner must be that SecretSync",
+        ),
+        Validation(
+            _sole_owner("object"),
+            "the one owner of a Secret must be the SecretSync of its name",
+        ),
+        Validation(
+            "!variables.isUpdate || object.metadata.ownerReferences == oldObject.metadata.ownerReferences",
+            # Another owner could make the garbage collector delete the Secret, or never delete it.
+            "the owner of a Secret may not change",
+        ),
+        Validation(
+            f"variables.isUpdate || ({owner_as_written(SecretSync, controls=False)})",
+            f"the owner of a Secret must be a {SecretSync.api_version()} without controller and blockOwnerDeletion",
+        ),
+        Validation(
+            "variables.isUpdate || !has(object.metadata.generateName)"
+            + "".join(f" && !object.metadata.name.startsWith({text(each)})" for each in reserved.NAME_PREFIXES),
+            f"the name of a Secret must not begin with {' or '.join(reserved.NAME_PREFIXES)}, nor be generated",
+        ),
+        Validation(unchanged("finalizers", "[]", "!variables.isUpdate"), _NO_FINALIZERS),
+        Validation(
+            "(has(object.immutable) && object.immutable)"
+            " == (variables.isUpdate && has(oldObject.immutable) && oldObject.immutable)",
+            "immutable is neither set nor unset by the controller",
+        ),
+        Validation(
+            # If the label was removed, the controller can add it again, and can write the Secret before that.
+            f"{_is_labelled('object')} || (variables.isUpdate && !{_is_labelled('oldObject')})",
+            f"the Secret must carry the label {OUR_LABEL[0]}",
+        ),
+        Validation(
+            f"!(variables.secretType in [{', '.join(map(text, NEVER_ALLOWED))}])"
+            f" && !variables.secretType.startsWith({text(NEVER_ALLOWED_PREFIX)})",
+            NEVER_WRITTEN,
+        ),
+        Validation(
+            f"variables.secretType in {_ALLOWED_TYPES}",
+            "this type of Secret is not among the chart's validatingAdmissionPolicies.allowedSecretTypes",
+        ),
+        Validation(
+            f"{_is_kept('labels')} && {_is_kept('annotations')}",
+            f"labels and annotations of {reserved.SHOWN} are neither set, changed nor removed by the controller",
+        ),
+        _NOT_EXCLUDED,
+    ),
+)
+
+_NO_DELETE = Policy(
+    name="no-delete",
+    why="The controller never deletes a Secret: the garbage collector does, when the SecretSync is gone.",
+    group=Secret.group,
+    version=Secret.version,
+    resource=Secret.plural,
+    operations=("DELETE",),
+    validations=(Validation("false", "Secrets are not deleted by the controller: delete their SecretSync"),),
+)
+
+_TOKENS = Policy(
+    name="tokens",
+    why="The controller asks for tokens that Entra takes, and for no others: none that the Kubernetes API would take.",
+    group=ServiceAccount.group,
+    version=ServiceAccount.version,
+    resource=f"{ServiceAccount.plural}/token",
+    operations=("CREATE",),
+    validations=(
+        Validation(
+            "has(object.spec.audiences) && object.spec.audiences.size() == 1"
+            f" && object.spec.audiences[0] == {text(TOKEN_AUDIENCE)}",
+            ONE_AUDIENCE,
+        ),
+        Validation(
+            f"has(object.spec.expirationSeconds) && object.spec.expirationSeconds <= {TOKEN_SECONDS}",
+            f"tokens last {TOKEN_SECONDS} seconds at most",
+        ),
+        # The API server sends null for an absent field.
+        Validation(
+            "!has(object.spec.boundObjectRef) || object.spec.boundObjectRef == null",
+            "tokens are bound to no other object",
+        ),
+        _NOT_EXCLUDED,
+    ),
+)
+
+_EVENTS = Policy(
+    name="events",
+    why="The controller writes events about SecretSyncs and AKVSyncs, in its own name, with its own reasons.",
+    group=Event.group,
+    version=Event.version,
+    resource=Event.plural,
+    operations=("CREATE", "UPDATE", "DELETE"),
+    validations=(
+        Validation("request.operation == 'CREATE'", "the controller neither changes nor deletes events"),
+        Validation(
+            f"has(object.reportingController) && object.reportingController == {text(REPORTER)}"
+            f" && has(object.action) && object.action == {text(ACTION)}"
+            f" && has(object.reason) && object.reason in [{', '.join(map(text, (*Reason, ATTENTION)))}]"
+            " && has(object.type) && object.type in ['Normal', 'Warning']",
+            f"events are those of {REPORTER}: with its reasons, and of the type Normal or Warning",
+        ),
+        Validation(
+            "has(object.regarding) && has(object.regarding.kind)"
+            f" && object.regarding.kind in [{text(SecretSync.kind)}, {text(AKVSync.kind)}]"
+            f" && has(object.regarding.apiVersion) && object.regarding.apiVersion == {text(SecretSync.api_version())}"
+            " && has(object.regarding.namespace) && object.regarding.namespace == request.namespace"
+            " && has(object.regarding.name) && !has(object.related)",
+            f"events are about a {SecretSync.kind} or {AKVSync.kind} of their own namespace",
+        ),
+        Validation(
+            f"!has(object.note) || object.note.size() <= {MOST_NOTE}",
+            f"the note of an event has at most {MOST_NOTE} characters",
+        ),
+        Validation(
+            "!has(object.metadata.labels) && !has(object.metadata.annotations) && !has(object.metadata.finalizers)"
+            " && !has(object.metadata.ownerReferences) && !has(object.series)"
+            " && (!has(object.deprecatedSource) || !has(object.deprecatedSource.component))",
+            "events have no labels, annotations, finalizers, owners, series or deprecated source",
+        ),
+    ),
+)
+
+
+def _metadata_stays(who: str, of: str) -> Validation:
+    fields = (("finalizers", "[]"), ("ownerReferences", "[]"), ("labels", "{}"), ("annotations", "{}"))
+    return Validation(
+        " && ".join(f"({unchanged(field, empty)})" for field, empty in fields),
+        f"{who} leaves the labels, annotations, finalizers and owners of {of} as they are",
+    )
+
+
+_LEASES = Policy(
+    name="lease",
+    why="The controller creates and renews its own Lease, and touches no other.",
+    group=Lease.group,
+    version=Lease.version,
+    resource=Lease.plural,
+    operations=("CREATE", "UPDATE", "DELETE"),
+    validations=(
+        Validation(
+            f"request.operation != 'DELETE' && request.namespace == {_HOME} && object.metadata.name == '{FULL_NAME}'",
+            "the controller creates and updates its own Lease, and creates, changes or deletes no other",
+        ),
+        _metadata_stays("the controller", "its Lease"),
+    ),
+)
+
+_NAMESPACES = Policy(
+    name="namespaces",
+    why="With `watchNamespaces` the controller changes nothing elsewhere, and nothing of the cluster's own; at home"
+    " there is its Lease.",
+    group="*",
+    version="*",
+    resource="*/*",
+    operations=("*",),
+    variables=(
+        # For a Namespace, request.namespace is its own name, although the object is cluster-scoped.
+        (
+            "place",
+            "has(request.namespace) && request.resource.resource != 'namespaces' ? request.namespace : ''",
+        ),
+        ("lease", f"request.resource.resource == {text(Lease.plural)}"),
+        # The controller is ready only after the policies on Secrets and tokens refused one of each. No other policy may
+        # refuse these requests first.
+        (
+            "probe",
+            f"request.operation == 'CREATE' && request.resource.resource == {text(Secret.plural)} && request.dryRun"
+            f" || request.operation == 'CREATE' && request.resource.resource == {text(ServiceAccount.plural)}"
+            " && request.subResource == 'token'"
+            f" && has(object.spec.audiences) && object.spec.audiences == [{text(PROBE_AUDIENCE)}]",
+        ),
+    ),
+    validations=(
+        Validation(
+            f"variables.place in {_SERVED} || variables.place == {_HOME} && (variables.lease || variables.probe)",
+            "the controller changes nothing outside the chart's watchNamespaces",
+        ),
+    ),
+    when=_WATCHING,
+)
+
+
+_OVERLAP = Policy(
+    name=overlap.POLICY,
+    why="While a replica of this release leads, it answers other releases that ask whether their namespaces are"
+    " served. The question is a dry run; nothing else is refused.",
+    group=Lease.group,
+    version=Lease.version,
+    resource=Lease.plural,
+    operations=("CREATE",),
+    others="request.dryRun && has(object.spec) && has(object.spec.holderIdentity)"
+    f" && object.spec.holderIdentity.startsWith({text(overlap.QUESTION)})",
+    variables=(
+        ("asked", f"object.spec.holderIdentity.substring({len(overlap.QUESTION)})"),
+        ("theirs", "variables.asked.split(',')"),
+        ("served", _SERVED),
+        (
+            "overlaps",
+            "variables.asked == '' || variables.served.size() == 0"
+            " || variables.served.exists(each, each in variables.theirs)",
+        ),
+        (
+            "leads",
+            "has(params.spec) && has(params.spec.holderIdentity) && params.spec.holderIdentity != ''",
+        ),
+    ),
+    validations=(
+        Validation(
+            "!(variables.overlaps && variables.leads)",
+            overlap.SERVED,
+            said=f"'release ' + {_HOME} + '/{FULL_NAME} serves {_SERVED_SHOWN}; ' + params.spec.holderIdentity"
+            " + ' leads it since its renewal at '"
+            " + (has(params.spec.renewTime) ? string(params.spec.renewTime) : 'no time')",
+        ),
+    ),
+)
+
+
+def _type_of(which: str) -> str:
+    field = f"{which}.spec.secretObject.type"
+    return f"(has({field}) ? {field} : {text(DEFAULT_TYPE)})"
+
+
+_TYPE_STAYS = Policy(
+    name="type-stays",
+    why="A SecretSync keeps the type of its Secret, which cannot change it either; also where a CRD would allow that.",
+    group=SecretSync.group,
+    version=SecretSync.version,
+    resource=SecretSync.plural,
+    operations=("UPDATE",),
+    validations=(Validation(f"{_type_of('object')} == {_type_of('oldObject')}", TYPE_STAYS),),
+    everybody=True,
+)
+
+
+def _is_generated(kind: type[Resource]) -> Policy:
+    """Return the policy for a kind that users also write: the controller changes only objects of an AKVSync."""
+    # A SecretProviderClass has the name of its AKVSync.
+    owner = "object.metadata.ownerReferences[0].name"
+    shares_name = kind is SecretProviderClass
+    name = f"{owner} == object.metadata.name" if shares_name else f"{owner} == object.spec.secretProviderClassName"
+    named = " and has its name" if shares_name else " and gives its SecretProviderClass its name"
+    return Policy(
+        name=kind.plural,
+        why=f"The controller makes, changes and deletes a {kind.kind} only where an AKVSync is its one owner, before"
+        " and after.",
+        group=kind.group,
+        version=kind.version,
+        resource=kind.plural,
+        operations=("CREATE", "UPDATE", "DELETE"),
+        validations=(
+            Validation(
+                f"request.operation == 'CREATE' || ({owned_by('oldObject', AKVSync)})",
+                f"this {kind.kind} does not belong to an AKVSync",
+            ),
+            Validation(
+                f"request.operation == 'DELETE' || ({owned_by('object', AKVSync)})",
+                f"the one owner of a {kind.kind} must be an AKVSync",
+            ),
+            Validation(
+                "request.operation != 'UPDATE' || object.metadata.ownerReferences =="
+                " oldObject.metadata.ownerReferences",
+                f"the owner of a {kind.kind} may not change",
+            ),
+            Validation(
+                f"request.operation != 'CREATE' || ({owner_as_written(AKVSync, controls=True)} && {name})",
+                f"the owner of a {kind.kind} must be a {AKVSync.api_version()} that controls it{named}",
+            ),
+            Validation(
+                f"request.operation == 'DELETE' || ({unchanged('finalizers', '[]')})",
+                _NO_FINALIZERS,
+            ),
+            Validation(
+                f"request.operation == 'DELETE' || ({unchanged('labels', '{}')} && {unchanged('annotations', '{}')}"
+                " && !has(object.metadata.generateName))",
+                f"a {kind.kind} has a name, labels and annotations of its own: the controller sets none",
+            ),
+            _NOT_EXCLUDED,
+        ),
+        when=_AKV_SYNC,
+    )
+
+
+def _kept_versions() -> str:
+    """Return CEL: every served version stays served, with its fields, and the stored version does not change."""
+    fields = (
+        "(!has(before.schema.openAPIV3Schema.properties) || has(after.schema.openAPIV3Schema.properties)"
+        " && before.schema.openAPIV3Schema.properties.all(field, field in after.schema.openAPIV3Schema.properties))"
+    )
+    return (
+        "oldObject.spec.versions.all(before, object.spec.versions.exists(after, after.name == before.name"
+        " && after.storage == before.storage && (after.served || !before.served)"
+        " && (has(after.subresources) && has(after.subresources.status))"
+        f" == (has(before.subresources) && has(before.subresources.status)) && {fields}))"
+    )
+
+
+CRD_JOB = Policy(
+    name="crds",
+    why="The Job that widens the chart's CustomResourceDefinitions changes their versions and names, and nothing else.",
+    group=CustomResourceDefinition.group,
+    version=CustomResourceDefinition.version,
+    resource=CustomResourceDefinition.plural,
+    operations=("CREATE", "UPDATE", "DELETE"),
+    validations=(
+        Validation(
+            f"request.operation == 'UPDATE' && request.name in [{', '.join(map(text, permissions.CRDS.names))}]",
+            "the Job changes the chart's CustomResourceDefinitions, and makes, changes or deletes no other",
+        ),
+        Validation(
+            "object.spec.group == oldObject.spec.group && object.spec.scope == oldObject.spec.scope"
+            " && object.spec.names.kind == oldObject.spec.names.kind"
+            " && object.spec.names.plural == oldObject.spec.names.plural",
+            "the Job leaves group, scope, kind and plural of a CustomResourceDefinition as they are",
+        ),
+        Validation(
+            # The API server sets the strategy None if the field is missing.
+            "!has(object.spec.conversion) || object.spec.conversion.strategy == 'None'"
+            " || (has(oldObject.spec.conversion) && object.spec.conversion == oldObject.spec.conversion)",
+            "the Job sets no conversion webhook",
+        ),
+        Validation(_kept_versions(), "the Job takes away no version, and no field of its first level"),
+        _metadata_stays("the Job", "a CustomResourceDefinition"),
+    ),
+    account="$name",
+)
+
+
+POLICIES: tuple[Policy, ...] = (
+    _SECRETS,
+    _NO_DELETE,
+    _TOKENS,
+    _EVENTS,
+    _LEASES,
+    _NAMESPACES,
+    _OVERLAP,
+    _TYPE_STAYS,
+    _is_generated(SecretSync),
+    _is_generated(SecretProviderClass),
+)

@@ -1,0 +1,13 @@
+"""The chart's values, typed: one source of chart/values.yaml, values.schema.json and the table in chart/README.md.
+
+Every setting may arrive as a string, because Azure Arc passes all of them so: "120" is a number and "false" is false,
+here as in the templates.
+"""
+
+from tools.codegen.values.chart import ChartValues
+from tools.codegen.values.pod import IMAGE_USER, Image
+from tools.codegen.values.release_test import Test, TestImage
+from tools.codegen.values.schema import schema
+from tools.codegen.values.walk import Group, Leaf, walk
+
+__all__ = ["IMAGE_USER", "ChartValues", "Group", "Image", "Leaf", "Test", "TestImage", "schema", "walk"]

@@ -1,0 +1,1 @@
+"""tools/demo: the life of one secret, narrated."""

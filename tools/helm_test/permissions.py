@@ -1,0 +1,55 @@
+"""The one table of what the test's Pod may do, as controller/kube/permissions.py is the controller's.
+
+It makes one SecretProviderClass and one SecretSync. All it touches afterwards has the one name that the chart gives it.
+The chart's Roles are generated from it (tools/codegen/rbac.py).
+"""
+
+from typing import Any
+
+import msgspec
+
+from controller.api.meta import Resource
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import SecretSync
+from controller.kube.resources import CreateAccess, DeleteAccess, GetAccess, GetPatch, ResourceClient
+
+
+class SyncedSecret(Resource, frozen=True, kw_only=True):
+    """core/v1 Secret, with its values in base64."""
+
+    group = ""
+    version = "v1"
+    kind = "Secret"
+    plural = "secrets"
+
+    data: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class ConfigMap(Resource, frozen=True, kw_only=True):
+    """core/v1 ConfigMap: the clouds of the test, which the controller mounts."""
+
+    group = ""
+    version = "v1"
+    kind = "ConfigMap"
+    plural = "configmaps"
+
+
+NEW_CLASS = CreateAccess(SecretProviderClass, "make the sample's class")
+NEW_SYNC = CreateAccess(SecretSync, "make the sample")
+
+# Where the sample is; a create has no name that RBAC could hold it to.
+MAKE: tuple[ResourceClient[Any], ...] = (NEW_CLASS, NEW_SYNC)
+
+SYNC = GetPatch(SecretSync, "see what the controller says, and ask it to look at the vault now")
+SYNC_GONE = DeleteAccess(SecretSync, "leave nothing behind")
+CLASS = GetAccess(SecretProviderClass, "find what an earlier run left")
+CLASS_GONE = DeleteAccess(SecretProviderClass, "leave nothing behind")
+SECRET = GetAccess(SyncedSecret, "compare the value byte for byte")
+
+# … of the sample's name alone.
+SAMPLE: tuple[ResourceClient[Any], ...] = (SYNC, SYNC_GONE, CLASS, CLASS_GONE, SECRET)
+
+CLOUDS = GetPatch(ConfigMap, "tell the controller where the test's own vault is, for as long as the test runs")
+
+# In the release's own namespace, and only where the test brings its own vault.
+OWN_VAULT: tuple[ResourceClient[Any], ...] = (CLOUDS,)

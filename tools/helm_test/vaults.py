@@ -1,0 +1,131 @@
+"""The vault that a test reads from: one that it brings itself, as an emulator in its own pod, or the user's."""
+
+import contextlib
+import hashlib
+import json
+import secrets
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from controller import errors
+from controller.config.settings import TEST_CLOUD
+from controller.kube.client import KubeClient
+from tools.helm_test import permissions
+from tools.helm_test.settings import CLOUDS_FILE, VAULT_PORT, Settings
+from tools.keyvault_emulator import Emulator
+
+VAULT = "helm-test"
+OBJECT = "sample"
+TENANT = "00000000-0000-0000-0000-00000000000a"
+CLIENT = "00000000-0000-0000-0000-000000000001"
+
+
+class OwnVault:
+    """An emulator that this process runs. The controller learns of it, and trusts it, for the time of the test."""
+
+    # The class names a cloud that the controller does not know until the kubelet has brought the ConfigMap.
+    is_new = True
+    rotates = True
+    object = OBJECT
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._emulator = emulator
+        self._value = ""
+        self.parameters = {
+            "cloudName": TEST_CLOUD,
+            "keyvaultName": VAULT,
+            "clientID": CLIENT,
+            "tenantID": TENANT,
+            "objects": objects(OBJECT),
+        }
+
+    def put(self) -> None:
+        """Another version of the secret, with a value that is easily damaged on its way."""
+        self._value = f" {secrets.token_urlsafe(24)}\n\t'\"\\ $(x) {{{{ }}}} é € \U0001f511\r\n "
+        self._emulator.set_secret(VAULT, OBJECT, self._value)
+
+    def is_equal(self, found: bytes) -> bool:
+        """Whether these are the bytes of the newest version."""
+        return found == self._value.encode()
+
+
+class UsersVault:
+    """A Key Vault that is there, read with an identity that is there; nothing in it is changed."""
+
+    is_new = False
+    rotates = False
+
+    def __init__(self, settings: Settings) -> None:
+        self.object = settings.secret_name
+        self._sha256 = settings.sha256.lower()
+        self.parameters = {
+            "keyvaultName": settings.keyvault_name,
+            "clientID": settings.client_id,
+            "tenantID": settings.tenant_id,
+            "objects": objects(settings.secret_name),
+        }
+
+    def put(self) -> None:
+        """It holds what it holds."""
+
+    def is_equal(self, found: bytes) -> bool:
+        """Whether these bytes have the SHA-256 that the chart's values give; without one, any will do."""
+        return not self._sha256 or hashlib.sha256(found).hexdigest() == self._sha256
+
+
+Vault = OwnVault | UsersVault
+
+
+def objects(name: str) -> str:
+    """`parameters.objects` of a class with one secret."""
+    return f"array:\n  - |\n    objectName: {name}\n    objectType: secret\n"
+
+
+@contextlib.asynccontextmanager
+async def opened(kube: KubeClient, settings: Settings) -> AsyncIterator[Vault]:
+    """The vault that the chart's values ask for. Its own one, and all trust in it, is gone afterwards."""
+    if settings.keyvault_name:
+        yield UsersVault(settings)
+        return
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Emulator(Path(folder), address=settings.pod_ip, port=VAULT_PORT) as emulator,
+    ):
+        await _add_credential(kube, settings, emulator)
+        cloud = {"authority": emulator.authority, "vaultUrl": emulator.vault_pattern}
+        clouds = json.dumps({TEST_CLOUD: cloud | {"ca": emulator.ca_file.read_text()}})
+        try:
+            await _write_config(kube, settings, {CLOUDS_FILE: clouds})
+            yield OwnVault(emulator)
+        finally:
+            await _write_config(kube, settings, None)
+
+
+async def _add_credential(kube: KubeClient, settings: Settings, emulator: Emulator) -> None:
+    """Does in the emulator what SSE's guide does in Azure.
+
+    The keys that sign the cluster's tokens come from its API server: where it publishes them may be out of reach here.
+    """
+    issuer = (await _read_document(kube, "/.well-known/openid-configuration"))["issuer"]
+    emulator.trust_issuer(issuer, None, jwks=await _read_document(kube, "/openid/v1/jwks"))
+    emulator.add_vault(VAULT, TENANT)
+    emulator.add_identity(CLIENT, TENANT)
+    emulator.federate(CLIENT, issuer, f"system:serviceaccount:{settings.sample_namespace}:{settings.service_account}")
+    emulator.assign_role(CLIENT, VAULT)
+
+
+async def _read_document(kube: KubeClient, path: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(await kube.call("GET", path, accept="*/*"))
+    return found
+
+
+async def _write_config(kube: KubeClient, settings: Settings, data: dict[str, str] | None) -> None:
+    """Puts this into the ConfigMap that the controller mounts; whoever removed it has taken the cloud away already."""
+    try:
+        before = await permissions.CLOUDS.get(kube, settings.namespace, settings.name)
+        await permissions.CLOUDS.merge(kube, before, {"data": data})
+    except errors.NotFound:
+        if data:
+            raise

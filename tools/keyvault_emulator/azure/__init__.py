@@ -1,0 +1,1 @@
+"""How Key Vault and Entra answer. Mostly pure."""

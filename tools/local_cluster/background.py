@@ -1,0 +1,154 @@
+"""Control planes that live on in the background under a name, for people.
+
+Each is a process (`serve`) with its state in <cache>/clusters/<name>/: the control plane's folder, whose
+lock tells whether it runs; `serve.json` while it is ready; `serve.log`, what the process says.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tools.local_cluster import workspace
+from tools.local_cluster.control_plane import ControlPlane
+from tools.local_cluster.errors import BadInput, ClusterError
+from tools.local_cluster.nodes import node as nodes
+from tools.local_cluster.programs import assets, cache
+
+_START_SECONDS = 90.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+_CHECK_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A cluster that is up."""
+
+    name: str
+    pid: int
+    version: str
+    url: str
+    kubeconfig: str
+    node: int = 0  # the process of its node, where it has one
+
+
+class NamedCluster:
+    """The cluster `name`, running or not."""
+
+    def __init__(self, name: str) -> None:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", name):
+            raise BadInput(f"--name {name!r}: up to 32 lower-case letters, digits and hyphens")
+        self.name = name
+        self.folder = cache.root() / "clusters" / name
+        self._state = self.folder / "serve.json"
+
+    def running(self) -> Running | None:
+        """What is known of it if it is up."""
+        if not workspace.in_use(self.folder):
+            return None
+        try:
+            return Running(**json.loads(self._state.read_text()))
+        except FileNotFoundError:  # it is starting
+            return None
+
+    def require(self) -> Running:
+        """The same; a ClusterError that says how to start it if it is down."""
+        if running := self.running():
+            return running
+        name = "" if self.name == "default" else f" --name {self.name}"
+        raise ClusterError(f"no cluster {self.name!r} is running; start it: tools/cluster up{name}")
+
+    def up(self, kubernetes: str | None, *, node: bool = False) -> Running:
+        """Start it in the background unless it runs; it stays until `down()`."""
+        if running := self.running():
+            asked_for = kubernetes or os.environ.get("KUBERNETES")
+            if asked_for and assets.requested(asked_for) != running.version:
+                raise ClusterError(
+                    f"cluster {self.name!r} runs Kubernetes {running.version}: stop it first (tools/cluster"
+                    " down), or choose another --name"
+                )
+            if node and not running.node:
+                raise ClusterError(
+                    f"cluster {self.name!r} runs without a node: stop it first (tools/cluster down), or choose another"
+                    " --name"
+                )
+            return running
+        version = assets.kubernetes(kubernetes).version  # built here, where its progress can be seen
+        if node:
+            nodes.prepare(version)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._state.unlink(missing_ok=True)  # of one that was killed: it would be believed as soon as this one runs
+        log = self.folder / "serve.log"
+        command = [sys.executable, "-P", "-m", "tools.local_cluster", "serve", "--name", self.name]
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [*command, "--kubernetes", version, *(["--node"] if node else [])],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            # Of two starts at the same moment one finds the folder taken; then both use one cluster.
+            if running := self.running():
+                return running
+            if process.poll() is not None and not workspace.in_use(self.folder):
+                raise ClusterError(log.read_text().strip())
+            time.sleep(_POLL_SECONDS)
+        process.terminate()
+        raise ClusterError(f"cluster {self.name!r} was not ready after {_START_SECONDS:g} s; see {log}")
+
+    def load(self, archive: Path) -> None:
+        """Make the images of an archive known to its node."""
+        running = self.require()
+        if not running.node:
+            raise ClusterError(f"cluster {self.name!r} has no node: stop it, then tools/cluster up --node")
+        if not archive.is_file():
+            raise BadInput(f"{archive}: there is no such file; `make image` makes one")
+        nodes.load(running.node, archive.read_bytes())
+
+    def serve(self, kubernetes: str | None, *, node: bool = False) -> None:
+        """Be the cluster until SIGTERM."""
+        end = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: end.set())
+        with ControlPlane(self.folder, kubernetes=kubernetes, with_node=node) as plane:
+            pid = plane.node.pid if node else 0
+            running = Running(self.name, os.getpid(), plane.version, plane.url, str(plane.kubeconfig), pid)
+            part = self._state.with_suffix(".part")
+            part.write_text(json.dumps(asdict(running)))
+            part.replace(self._state)
+            try:
+                while not end.wait(_CHECK_SECONDS):
+                    plane.check()
+            finally:
+                self._state.unlink()
+
+    def down(self) -> bool:
+        """Stop it and remove its state; False if it was not running."""
+        running = self.running()
+        if running:
+            os.kill(running.pid, signal.SIGTERM)
+            deadline = time.monotonic() + _STOP_SECONDS
+            while workspace.in_use(self.folder):
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"process {running.pid} has not ended after {_STOP_SECONDS:g} s")
+                time.sleep(_POLL_SECONDS)
+        elif workspace.in_use(self.folder):
+            raise ClusterError(f"cluster {self.name!r} is just starting or stopping; try again in a few seconds")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return running is not None
+
+
+def every() -> list[Running]:
+    """The clusters that are up, by name."""
+    folders = (folder for folder in sorted((cache.root() / "clusters").glob("*/")) if workspace.in_use(folder))
+    return [running for folder in folders if (running := NamedCluster(folder.name).running())]

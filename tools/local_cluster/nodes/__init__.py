@@ -1,0 +1,1 @@
+"""A node beside the control plane: containerd, kubelet and its network."""

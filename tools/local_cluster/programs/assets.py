@@ -1,0 +1,289 @@
+"""The programs of a control plane and of a node, and the tools that are built like them: found, downloaded or built.
+
+The sources, in this order: the folder in `KUBEBUILDER_ASSETS` (it replaces the control plane alone), the cache, the
+official releases (official.py), a build from Go modules. `AKV_ASSETS` forces the download or the build. Tools are
+always built.
+
+The modules are pinned by go/<version>/go.mod and go.sum here; for any other release a go.mod is made from the
+release's own, and lies with the go.sum that came of it in graph/ beside the programs: to pin the release, copy the two
+here.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from tools.local_cluster.errors import BadInput, ClusterError, DownloadError
+from tools.local_cluster.programs import cache, golang, official, releases, versions
+
+PINS = Path(__file__).with_name("go")
+
+_MIRRORS = (
+    f"{releases.KUBERNETES.variable} and {releases.ETCD.variable} are the addresses of mirrors, where this machine does"
+    " not reach the official ones"
+)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Programs of a release that are built together: `packages` by the programs' names.
+
+    They are pinned by go/<prefix><version>/ and lie in the cache under that name.
+    """
+
+    prefix: str
+    about: str
+    duration: str
+    packages: Mapping[str, str]
+
+    def missing(self, folder: Path) -> list[str]:
+        """The programs that `folder` lacks."""
+        return [name for name in self.packages if not os.access(folder / name, os.X_OK)]
+
+
+CONTROL_PLANE = Suite(
+    "",
+    "the control plane",
+    "once; about 15 minutes on 2 cores",
+    {
+        "etcd": "go.etcd.io/etcd/server/v3",
+        "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+        "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+        "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+    },
+)
+NODE = Suite(
+    "node-",
+    "the node's programs",
+    "once; 2 minutes after the control plane's",
+    {
+        "kube-proxy": "k8s.io/kubernetes/cmd/kube-proxy",
+        "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+        "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+    },
+)
+PROGRAMS = tuple(CONTROL_PLANE.packages)
+
+_GO_NAMES = {"server": "etcd"}
+"""Where Go's name of a program, the last part of its package's path, is not the one that people know."""
+
+
+@dataclass(frozen=True)
+class Assets:
+    """The programs of one suite of one release; `folder` holds all of them."""
+
+    folder: Path
+    version: str
+
+    def path(self, program: str) -> Path:
+        """One of the suite's programs."""
+        return self.folder / program
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool pinned by go/<name>-<version>/."""
+
+    version: str
+    module: str
+    link_flags: str
+    data: tuple[str, ...] = ()  # folders that the tool needs beside it, of the module or of MODULE:FOLDER
+    tags: str = ""
+
+
+TOOLS: Mapping[str, Tool] = {
+    "ct": Tool(
+        "3.14.0",
+        "github.com/helm/chart-testing/v3",
+        "-s -w -X github.com/helm/chart-testing/v3/ct/cmd.Version=v3.14.0",
+        ("etc",),  # chart_schema.yaml and lintconf.yaml, which `ct lint` would else look for in /etc/ct
+    ),
+    "actionlint": Tool("1.7.12", "github.com/rhysd/actionlint", "-s -w"),
+    # The registry of the release rehearsal.
+    "registry": Tool("3.1.2", "github.com/distribution/distribution/v3", "-s -w"),
+    # Beside helm 3, which comes as a wheel.
+    "helm": Tool("4.3.1", "helm.sh/helm/v4", "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1"),
+    "cosign": Tool("3.1.3", "github.com/sigstore/cosign/v3", "-s -w"),
+    # The database of a control plane with SQLite, as that of k3s; without cgo it uses a SQLite in Go.
+    "kine": Tool("0.17.5", "github.com/k3s-io/kine", "-s -w"),
+    # Its folder holds `pause` as well, the process in each pod's sandbox.
+    "coredns": Tool("1.15.0", "github.com/coredns/coredns", "-s -w"),
+    # Its folder holds `promtool` as well. It finds nobody by itself: what it scrapes is told.
+    "prometheus": Tool("3.16.0", "github.com/prometheus/prometheus", "-s -w", tags="remove_all_sd,netgo"),
+    # What the way of the logs is tried with; the first two bring their CustomResourceDefinitions.
+    "cert-manager": Tool("1.21.2", "github.com/cert-manager/cert-manager", "-s -w", ("deploy/crds",)),
+    "trust-manager": Tool("0.25.0", "github.com/cert-manager/trust-manager", "-s -w", ("deploy/crds",)),
+    # Argo CD's own engine. Its folder holds `lua-health` as well, which runs Argo CD's health checks.
+    "argocd-sync": Tool("0.0.0-20260914071520-c9c369efcc5b", "github.com/argoproj/argo-cd/gitops-engine", "-s -w"),
+    "kstatus": Tool("0.37.2", "sigs.k8s.io/cli-utils", "-s -w"),
+    # Flux's, with its CustomResourceDefinitions. Its folder holds `helm-controller` and those of it as well.
+    "source-controller": Tool(
+        "1.9.0",
+        "github.com/fluxcd/source-controller",
+        "-s -w",
+        ("config/crd/bases", "github.com/fluxcd/helm-controller:config/crd/bases"),
+    ),
+    "otelcol": Tool("0.165.0", "go.opentelemetry.io/collector/otelcol", "-s -w"),
+}
+
+
+def requested(version: str | None = None) -> str:
+    """The release to use: `version`, else the environment's `KUBERNETES`, else the default."""
+    if version is not None:
+        return versions.kubernetes_version(version, "kubernetes")
+    configured = os.environ.get("KUBERNETES") or versions.DEFAULT_KUBERNETES
+    return versions.kubernetes_version(configured, "KUBERNETES")
+
+
+class Choice(Enum):
+    """How programs are had that neither KUBEBUILDER_ASSETS nor the cache holds. The value is that of AKV_ASSETS."""
+
+    DOWNLOAD = "download"
+    BUILD = "build"
+    DOWNLOAD_OR_BUILD = ""
+
+
+def _read_choice() -> Choice:
+    configured = os.environ.get("AKV_ASSETS", "")
+    try:
+        return Choice(configured)
+    except ValueError as error:
+        raise BadInput(
+            f"AKV_ASSETS={configured!r} is not known: give download or build, or unset it to have programs downloaded"
+            " if that is possible, else built"
+        ) from error
+
+
+def kubernetes(version: str | None = None) -> Assets:
+    """The control plane's programs in the `requested` release; one never used before takes a while."""
+    choice = _read_choice()
+    if given := os.environ.get("KUBEBUILDER_ASSETS"):
+        explicit = version or os.environ.get("KUBERNETES")
+        return _given_folder(Path(given), requested(version) if explicit else None)
+    return _get_suite(CONTROL_PLANE, requested(version), choice)
+
+
+def node(version: str) -> Assets:
+    """The programs that a node of that release needs beside its control plane."""
+    return _get_suite(NODE, version, _read_choice())
+
+
+def _get_suite(suite: Suite, version: str, choice: Choice) -> Assets:
+    name = f"{suite.prefix}{version}"
+    pins = PINS / name
+    recipe = _recipe_files(pins) if pins.is_dir() else versions.GO_MOD
+    flags = versions.kubernetes_link_flags(version)
+
+    def make(folder: Path) -> None:
+        go = golang.find()
+        graph = pins if pins.is_dir() else _derive_pins(go, suite, version, folder / "graph")
+        _build_programs(go, graph, folder, flags, f"building {suite.about} of Kubernetes {version} ({suite.duration})")
+        if missing := suite.missing(folder):
+            raise ClusterError(
+                f"the build ended well but made no {', '.join(missing)}: see the tool block of its go.mod"
+            )
+
+    stamp, built = _recipe_stamp(recipe, flags), f"{name}-{cache.architecture()}"
+    if choice is not Choice.DOWNLOAD and (folder := cache.find(built, stamp)):
+        return Assets(folder, version)
+    if choice is not Choice.BUILD:
+        release = official.Release(suite.about, tuple(suite.packages), version, _etcd_version(version))
+        try:
+            return Assets(release.populate(f"downloaded-{built}"), version)
+        except DownloadError as error:
+            if choice is Choice.DOWNLOAD:
+                raise ClusterError(
+                    f"{suite.about} of Kubernetes {version} cannot be downloaded: {error}\n{_MIRRORS}; or unset"
+                    " AKV_ASSETS to have it built from source"
+                ) from error
+            print(f"{suite.about} of Kubernetes {version} is not downloaded: {error}; building it", file=sys.stderr)
+    return Assets(cache.populate(built, stamp, make), version)
+
+
+def _etcd_version(version: str) -> str:
+    """The version of etcd that is downloaded: the one that is built, of a pinned release."""
+    pins = PINS / version
+    return versions.etcd_of(
+        (pins if pins.is_dir() else PINS / versions.DEFAULT_KUBERNETES).joinpath("go.mod").read_text()
+    )
+
+
+def tool(name: str) -> Path:
+    """The path of a tool of TOOLS; folders that belong to it lie beside it."""
+    about = TOOLS[name]
+    pins = PINS / f"{name}-{about.version}"
+
+    def make(folder: Path) -> None:
+        go = golang.find()
+        doing = f"building {name} {about.version} (once; a few minutes)"
+        _build_programs(go, pins, folder, about.link_flags, doing, about.tags)
+        for data in about.data:
+            module, _, inner = data.rpartition(":")
+            source = Path(go.output("list", "-m", "-f", "{{.Dir}}", module or about.module, cwd=pins).strip())
+            # What the module cache holds is read-only, and so would be copies that keep their mode.
+            shutil.copytree(source / inner, folder / inner, copy_function=shutil.copyfile, dirs_exist_ok=True)
+            (folder / inner).chmod(0o755)
+
+    stamp = _recipe_stamp(_recipe_files(pins), about.link_flags, *filter(None, [about.tags]))
+    return cache.populate(f"{name}-{about.version}-{cache.architecture()}", stamp, make) / name
+
+
+def _given_folder(folder: Path, wanted: str | None) -> Assets:
+    if missing := CONTROL_PLANE.missing(folder):
+        raise BadInput(
+            f"KUBEBUILDER_ASSETS={folder} has no {', '.join(missing)}: put it there (setup-envtest brings no"
+            " kube-controller-manager), or unset KUBEBUILDER_ASSETS to have everything built"
+        )
+    program = folder / "kube-apiserver"
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    match = re.fullmatch(r"Kubernetes v(\S+)", answer.stdout.strip())
+    if not match:
+        said = (answer.stdout + answer.stderr).strip()
+        raise ClusterError(f"{program} --version does not tell its version: {said}")
+    if wanted not in (None, match[1]):
+        raise BadInput(
+            f"KUBEBUILDER_ASSETS={folder} holds Kubernetes {match[1]}, but {wanted} was asked for: unset one of them"
+        )
+    return Assets(folder.absolute(), match[1])
+
+
+def _derive_pins(go: golang.Go, suite: Suite, version: str, graph: Path) -> Path:
+    print(
+        f"Kubernetes {version} is not pinned in this repository: the hashes of its modules come from Go's"
+        " checksum database instead",
+        file=sys.stderr,
+    )
+    graph.mkdir()
+    try:
+        query = ("list", "-m", "-f", "{{.GoMod}}", f"k8s.io/kubernetes@v{version}")
+        upstream = go.output(*query, cwd=graph).strip()
+    except ClusterError as error:
+        raise ClusterError(f"Kubernetes {version} cannot be had; is there such a release? {error}") from error
+    packages = suite.packages.values()
+    (graph / "go.mod").write_text(versions.go_mod(version, Path(upstream).read_text(), suite.about, packages))
+    go.run("mod", "tidy", cwd=graph, doing=f"resolving the modules of Kubernetes {version}")
+    return graph
+
+
+def _build_programs(go: golang.Go, graph: Path, folder: Path, link_flags: str, doing: str, tags: str = "") -> None:
+    # -mod=readonly: a module whose hash is not in go.sum fails the build.
+    flags = ["-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-tags", tags, "-ldflags", link_flags]
+    go.run("build", *flags, "-o", f"{folder}/", "tool", cwd=graph, doing=f"{doing} with {go.version}")
+    for built, known in _GO_NAMES.items():
+        if (folder / built).exists():
+            (folder / built).rename(folder / known)
+
+
+def _recipe_files(pins: Path) -> str:
+    return "".join(path.read_text() for path in (pins / "go.mod", pins / "go.sum", *sorted(pins.glob("*/*.go"))))
+
+
+def _recipe_stamp(*recipe: str) -> str:
+    return hashlib.sha256("\0".join(recipe).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Run the containers of the chart's Pods as processes of this machine."""

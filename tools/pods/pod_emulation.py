@@ -1,0 +1,159 @@
+"""What a kubelet does before it starts a container, as far as it needs no node."""
+
+import base64
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class WorkloadError(Exception):
+    """The container cannot be run here, did not get ready, or did not stop."""
+
+
+class Cluster(Protocol):
+    """What is needed of a cluster; `tools.local_cluster.ControlPlane` has it."""
+
+    def kubectl(self, *args: str) -> str:
+        """What kubectl prints."""
+
+    def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
+        """Return the variables by which a client finds the API server as that ServiceAccount; files are in `folder`."""
+
+
+class Volumes:
+    """A pod's volumes as folders, in which all files change at once."""
+
+    def __init__(self, plane: Cluster, namespace: str, account: str, folder: Path) -> None:
+        self._plane, self._namespace, self._account, self._folder = plane, namespace, account, folder
+        self._mounted: dict[str, Mapping[str, Any]] = {}
+
+    def mount(self, volumes: list[dict[str, Any]], mounts: list[dict[str, Any]]) -> dict[str, Path]:
+        """Where each mountPath is found here."""
+        names = {mount["name"] for mount in mounts}
+        self._mounted = {volume["name"]: volume for volume in volumes if volume["name"] in names}
+        for name in self._mounted:
+            (self._folder / name).mkdir(parents=True)
+        self.refresh()
+        return {m["mountPath"].rstrip("/"): self._folder / m["name"] / m.get("subPath", "") for m in mounts}
+
+    def refresh(self) -> None:
+        """Brings what the API server has now, as a kubelet does within a minute or two of a change."""
+        for name, volume in self._mounted.items():
+            if "emptyDir" not in volume:
+                _publish_files(self._folder / name, self._volume_files(volume))
+
+    def _volume_files(self, volume: Mapping[str, Any]) -> dict[str, bytes]:
+        kind = next(key for key in volume if key != "name")
+        if kind != "projected":
+            return self._source_files(volume["name"], kind, volume[kind])
+        files: dict[str, bytes] = {}
+        for source in volume["projected"]["sources"]:
+            ((part, about),) = source.items()
+            files |= self._source_files(volume["name"], part, about)
+        return files
+
+    def _source_files(self, volume: str, kind: str, about: Mapping[str, Any]) -> dict[str, bytes]:
+        if kind in ("configMap", "secret"):
+            files = self._read_data(
+                kind, about.get("name") or about["secretName"], optional=about.get("optional", False)
+            )
+        elif kind == "serviceAccountToken":
+            files = {about["path"]: self._request_token(about)}
+        else:
+            raise WorkloadError(f"volume {volume}: {kind} cannot be had without a node")
+        paths = {item["key"]: item["path"] for item in about.get("items", [])} or {name: name for name in files}
+        return {path: files[key] for key, path in paths.items() if key in files or not about.get("optional")}
+
+    def _read_data(self, kind: str, name: str, *, optional: bool) -> dict[str, bytes]:
+        arguments = ("get", kind.lower(), name, "--namespace", self._namespace, "--output", "json")
+        found = json.loads(self._plane.kubectl(*arguments, *(["--ignore-not-found"] if optional else [])) or "{}")
+        encoded = found.get("data" if kind == "secret" else "binaryData", {})
+        texts = {} if kind == "secret" else found.get("data", {})
+        return {key: text.encode() for key, text in texts.items()} | {
+            key: base64.b64decode(text) for key, text in encoded.items()
+        }
+
+    def _request_token(self, about: Mapping[str, Any]) -> bytes:
+        seconds = about.get("expirationSeconds", 3600)
+        flags = [
+            f"--duration={seconds}s",
+            *([f"--audience={about['audience']}"] if "audience" in about else []),
+        ]
+        return self._plane.kubectl("create", "token", self._account, "-n", self._namespace, *flags).strip().encode()
+
+
+def _publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Each name is a link through `..data`, and `..data` is changed by one rename."""
+    fresh = Path(tempfile.mkdtemp(prefix="..", dir=folder))
+    for path, content in files.items():
+        (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / path).write_bytes(content)
+    data, new = folder / "..data", folder / "..new"
+    old = data.resolve() if data.exists() else None
+    new.symlink_to(fresh.name)
+    new.rename(data)
+    for name in {Path(path).parts[0] for path in files}:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(Path("..data") / name)
+    for link in folder.iterdir():
+        if not link.exists():
+            link.unlink()
+    if old:
+        shutil.rmtree(old)
+
+
+def secrets(plane: Cluster, namespace: str) -> Callable[[str], dict[str, str]]:
+    """What the Secrets of a namespace hold, by their names."""
+
+    def read(name: str) -> dict[str, str]:
+        found = json.loads(plane.kubectl("get", "secret", name, "--namespace", namespace, "--output", "json"))
+        return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
+
+    return read
+
+
+def environment(
+    entries: list[dict[str, Any]],
+    fields: Mapping[str, str],
+    places: Mapping[str, Path],
+    secret: Callable[[str], Mapping[str, str]],
+) -> dict[str, str]:
+    """A container's `env` as plain values.
+
+    `fields` is what a fieldRef may name, `places` is as in `relocate`, `secret` reads what a secretKeyRef names.
+    """
+    env: dict[str, str] = {}
+    for entry in entries:
+        name = entry["name"]
+        source = entry.get("valueFrom", {})
+        if not source:
+            env[name] = relocate(expand(entry.get("value", ""), env), places)
+        elif (field := source.get("fieldRef", {}).get("fieldPath")) in fields:
+            env[name] = fields[field]
+        elif reference := source.get("secretKeyRef"):
+            env[name] = secret(reference["name"])[reference["key"]]
+        else:
+            raise WorkloadError(f"env {name}: {json.dumps(source)} cannot be had without a node")
+    return env
+
+
+def expand(text: str, env: Mapping[str, str]) -> str:
+    """`$(NAME)` replaced as Kubernetes does: an unknown name stays as it is, and `$$` is one dollar sign."""
+
+    def replacement(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else env.get(match[1], match[0])
+
+    return re.sub(r"\$\$|\$\(([-._a-zA-Z0-9]+)\)", replacement, text)
+
+
+def relocate(text: str, places: Mapping[str, Path]) -> str:
+    """`text` with each mountPath in it, whole or with a path below it, replaced by where it is here."""
+    if not places:
+        return text
+    # Longest first, and in one pass: a place may itself contain another mountPath, such as /tmp.
+    known = "|".join(re.escape(path) for path in sorted(places, key=len, reverse=True))
+    return re.sub(rf"(?<![\w./-])({known})(?![\w.-])", lambda match: str(places[match[1]]), text)

@@ -1,0 +1,215 @@
+"""The chart's Deployment or Job as a process of this machine, for a control plane that has no node.
+
+What a kubelet would do for the first container is done from the objects that the API server holds:
+environment, arguments, volumes, and the ServiceAccount's own token. So the process sees the configuration and
+has the rights that it will have in a pod. What needs a node is a `WorkloadError`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tools.local_cluster.ports import PortClaim
+from tools.pods import pod_emulation
+from tools.pods.pod_emulation import Cluster, WorkloadError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_ENTRYPOINT = ["python", "-P", "-m", "controller"]
+"""The image's; a container's `command` takes its place."""
+
+# Does what `python -m MODULE` does, and ends when standard input does. That ends with the parent, however the parent
+# ends: the process must not outlive whoever started it.
+_RUN_MODULE = """
+import os, runpy, signal, sys, threading
+def watch():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+threading.Thread(target=watch, daemon=True).start()
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+_POLL_SECONDS = 0.05
+
+
+class PodProcess:
+    """One container as a process. A context manager: started on entry unless it runs, killed at the end.
+
+    `env` is the whole environment and `python` the interpreter; both may be changed before `start()`. `log` gets stdout
+    and stderr. What its volumes hold changes when they are told to `refresh()`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        args: list[str],
+        env: dict[str, str],
+        ready_path: str,
+        service_account: str,
+        volumes: pod_emulation.Volumes,
+    ) -> None:
+        self._port, self._health_port = PortClaim(), PortClaim()
+        self.env = env | {"LISTEN_PORT": str(self._port.port), "HEALTH_PORT": str(self._health_port.port)}
+        self.volumes = volumes
+        self.python = sys.executable
+        self.log = folder / "log"
+        self.service_account = service_account
+        self._name, self._folder, self.args, self._ready_path = name, folder, args, ready_path
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def of_deployment(cls, plane: Cluster, namespace: str, name: str, directory: Path) -> Self:
+        """From the Deployment that the API server holds; files go into a new folder in `directory`."""
+        found = json.loads(plane.kubectl("get", "deployment", name, "--namespace", namespace, "--output", "json"))
+        return cls._from_template(plane, found, namespace, directory)
+
+    @classmethod
+    def of_job(cls, plane: Cluster, namespace: str, job: str | Mapping[str, Any], directory: Path) -> Self:
+        """From a Job by its name, or from a manifest: a hook's Job is gone once helm is done with it."""
+        if not isinstance(job, str):
+            return cls._from_template(plane, job, namespace, directory)
+        found = json.loads(plane.kubectl("get", "job", job, "--namespace", namespace, "--output", "json"))
+        return cls._from_template(plane, found, namespace, directory)
+
+    @classmethod
+    def _from_template(cls, plane: Cluster, owner: Mapping[str, Any], namespace: str, directory: Path) -> Self:
+        name = str(owner["metadata"]["name"])
+        spec = owner["spec"]["template"]["spec"]
+        container = spec["containers"][0]
+        for unknown in ("envFrom", "lifecycle"):
+            if container.get(unknown):
+                raise WorkloadError(f"{name}: the container's {unknown} is not understood here")
+        if spec.get("initContainers"):
+            raise WorkloadError(f"{name}: init containers are not run here")
+        directory.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))
+        account = str(spec.get("serviceAccountName", "default"))
+        volumes = pod_emulation.Volumes(plane, namespace, account, folder / "volumes")
+        places = volumes.mount(spec.get("volumes", []), container.get("volumeMounts", []))
+        fields = {"metadata.name": name, "metadata.namespace": namespace, "spec.serviceAccountName": account}
+        env = pod_emulation.environment(
+            container.get("env", []), fields, places, pod_emulation.secrets(plane, namespace)
+        )
+        env |= {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            **plane.account_environment(namespace, account, folder / "account"),
+            "LISTEN_ADDRESS": "127.0.0.1",
+        }
+        words = [*(container.get("command") or _ENTRYPOINT), *container.get("args", [])]
+        if words[:3] != _ENTRYPOINT[:3]:
+            raise WorkloadError(f"{name}: only `{' '.join(_ENTRYPOINT[:3])}` is run here, not {words[:3]}")
+        args = [pod_emulation.relocate(pod_emulation.expand(word, env), places) for word in words[3:]]
+        ready = container.get("readinessProbe", {}).get("httpGet", {}).get("path", "/readyz")
+        return cls(name, folder, args, env, ready, account, volumes)
+
+    @property
+    def url(self) -> str:
+        """Where metrics are."""
+        return f"http://127.0.0.1:{self.env['LISTEN_PORT']}"
+
+    @property
+    def health_url(self) -> str:
+        """Where probes are answered."""
+        return f"http://127.0.0.1:{self.env['HEALTH_PORT']}"
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._process is not None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        return self._running_process().pid
+
+    def start(self) -> None:
+        """Start it; returns at once."""
+        if self._process:
+            raise WorkloadError(f"{self._name} runs already")
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.python, "-P", "-c", _RUN_MODULE, *self.args],
+                cwd=self._folder,
+                env=self.env,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the parent to act on
+            )
+
+    def wait_ready(self, timeout: float = 20.0) -> None:
+        """Wait until the readiness probe succeeds; the log's end is in the error if it does not."""
+        deadline = time.monotonic() + timeout
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        last = "no answer"
+        while time.monotonic() < deadline:
+            if self._running_process().poll() is not None:
+                code = self.wait(0)
+                raise WorkloadError(f"{self._name} ended with code {code}:\n{self.tail()}")
+            try:
+                with opener.open(self.health_url + self._ready_path, timeout=2.0):
+                    return
+            except urllib.error.HTTPError as error:
+                with error:
+                    last = f"{error.code} {error.read().decode(errors='replace').strip()}"
+            except OSError as error:
+                last = str(error)
+            time.sleep(_POLL_SECONDS)
+        raise WorkloadError(f"{self._name} was not ready after {timeout:g} s ({last}):\n{self.tail()}")
+
+    def wait(self, timeout: float = 60.0) -> int:
+        """The exit code once it ended by itself, as a Job does; negative: the signal that ended it."""
+        process = self._running_process()
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise WorkloadError(f"{self._name} still runs after {timeout:g} s:\n{self.tail()}") from error
+        assert process.stdin is not None  # noqa: S101
+        process.stdin.close()
+        self._process = None
+        return code
+
+    def stop(self, timeout: float = 20.0) -> int:
+        """SIGTERM, then the exit code; after `timeout` seconds SIGKILL and an error."""
+        self._running_process().send_signal(signal.SIGTERM)
+        try:
+            return self.wait(timeout)
+        except WorkloadError:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL, if it runs."""
+        if self._process:
+            self._process.kill()
+            self.wait()
+
+    def tail(self, lines: int = 12) -> str:
+        """The end of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def __enter__(self) -> Self:
+        if not self._process:
+            self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def _running_process(self) -> subprocess.Popen[bytes]:
+        if not self._process:
+            raise WorkloadError(f"{self._name} was not started, or was stopped")
+        return self._process

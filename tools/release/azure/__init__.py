@@ -1,0 +1,1 @@
+"""Packages for Azure: Arc extension, identities, Flux."""

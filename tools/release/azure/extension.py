@@ -1,0 +1,175 @@
+"""The chart as an extension of an Arc-enabled cluster: an ARM template, and the command lines of `az k8s-extension`.
+
+The extension manager hands every setting to helm as a string under its dotted name. So the template makes strings of
+the parameters: `true`, `120`, `a,b`; and of structured ones a setting for each part, such as `resources.limits.memory`.
+Those that are at the chart's default are left out: an automatic upgrade brings the next version's defaults, its image
+first of all.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import inspect
+
+from tools.cli.common import helm
+from tools.codegen import values
+from tools.release.azure import arm
+
+API_VERSION = "2023-05-01"
+_RESTS = "Keys are the rest of the setting's dotted name, such as {example}; values are strings."
+_FIELDS = "Each item's keys are what follows {path}[N]. in the setting's dotted name; values are strings."
+
+
+def extension(chart: values.ChartValues) -> str:
+    """The template of Microsoft.KubernetesConfiguration/extensions."""
+    leaves = list(arm.settings(chart))
+    own: dict[str, arm.Json] = {
+        "clusterName": arm.CLUSTER,
+        "extensionName": arm.text("The extension's name, which is the helm release's, too.", helm.RELEASE),
+        "extensionType": {
+            "type": "string",
+            "minLength": 1,
+            "metadata": {"description": "The extension type under which this chart is registered."},
+        },
+        "extensionVersion": arm.text(
+            "The version to stay at; empty: the newest of the release train, upgraded automatically.", ""
+        ),
+        "releaseTrain": arm.text("The release train, where no version is given.", "Stable"),
+        "releaseNamespace": arm.text("The namespace to install into.", helm.RELEASE),
+    }
+    plain = {leaf.path: text for leaf in leaves if (text := _as_text(leaf))}
+    parts = {arm.name(leaf.path): _as_parts(leaf) for leaf in leaves if leaf.path not in plain}
+    merged = ", ".join(f"variables('{name}')" for name in ("plainSettings", *parts))
+    at_default = (
+        "contains(variables('defaults'), concat(lambdaVariables('one').key, '=', lambdaVariables('one').value))"
+    )
+    follows = "[empty(parameters('extensionVersion'))]"
+    properties: arm.Json = {
+        "extensionType": "[parameters('extensionType')]",
+        "autoUpgradeMinorVersion": follows,
+        "releaseTrain": f"[if({follows[1:-1]}, parameters('releaseTrain'), null())]",
+        "version": f"[if({follows[1:-1]}, null(), parameters('extensionVersion'))]",
+        "scope": {"cluster": {"releaseNamespace": "[parameters('releaseNamespace')]"}},
+        "configurationSettings": f"[toObject(filter(items(variables('settings')), lambda('one', not({at_default}))),"
+        " lambda('one', lambdaVariables('one').key), lambda('one', lambdaVariables('one').value))]",
+    }
+    resource = {
+        "type": "Microsoft.KubernetesConfiguration/extensions",
+        "apiVersion": API_VERSION,
+        "name": "[parameters('extensionName')]",
+        "scope": arm.CLUSTER_SCOPE,
+        "properties": properties,
+    }
+    return arm.template(
+        arm.parameters(own, {arm.name(leaf.path): _extension_parameter(leaf) for leaf in leaves}),
+        [resource],
+        variables={
+            "defaults": [f"{key}={value}" for leaf in leaves for key, value in as_settings(leaf, leaf.default)],
+            "plainSettings": plain,
+            **parts,
+            "settings": f"[union({merged})]",
+        },
+    )
+
+
+def commands(version: str) -> str:
+    """The page about `az k8s-extension`."""
+    return f"""\
+## As an extension of an Arc-enabled cluster
+
+The chart, registered as an extension type of your own: `EXTENSION_TYPE`. Every setting of the chart's values.yaml is
+one of `--configuration-settings`, by its dotted name.
+
+```console
+az k8s-extension create {arm.of_cluster()} \\
+  --extension-type "$EXTENSION_TYPE" --scope cluster --release-namespace {helm.RELEASE} \\
+  --auto-upgrade-minor-version false --version {version}
+az k8s-extension update {arm.of_cluster()} \\
+  --configuration-settings rotationPollIntervalInSeconds=120 validatingAdmissionPolicies.applyPolicies=true
+az k8s-extension show {arm.of_cluster()}
+az k8s-extension delete {arm.of_cluster()}
+```
+
+Or with the settings as parameters, which have their bounds and descriptions:
+
+```console
+az deployment group create --resource-group "$RESOURCE_GROUP" --template-file extension.json \\
+  --parameters clusterName="$CLUSTER_NAME" extensionType="$EXTENSION_TYPE" rotationPollIntervalInSeconds=120
+```
+"""
+
+
+def _extension_parameter(leaf: values.Leaf) -> arm.Json:
+    described = arm.parameter(leaf)
+    match leaf.type:
+        case inspect.DictType(value_type=inspect.StrType()):
+            return described
+        case inspect.DictType():
+            flat = dict(_flatten_value(leaf.default))
+            example = next(iter(flat), "NAME.FIELD")
+            more = _RESTS.format(example=example)
+            return described | {
+                "defaultValue": flat,
+                "metadata": {"description": f"{leaf.description} {more}"},
+            }
+        case inspect.ListType(item_type=inspect.DictType()):
+            more = _FIELDS.format(path=leaf.path)
+            return described | {
+                "defaultValue": [dict(_flatten_value(item)) for item in leaf.default],
+                "metadata": {"description": f"{leaf.description} {more}"},
+            }
+    return described
+
+
+def _as_text(leaf: values.Leaf) -> str:
+    """The expression of a setting that one string can say; empty where it takes several."""
+    given = f"parameters('{arm.name(leaf.path)}')"
+    match leaf.type:
+        case inspect.BoolType():
+            return f"[if({given}, 'true', 'false')]"
+        case inspect.IntType():
+            return f"[string({given})]"
+        case inspect.StrType() | inspect.LiteralType() | inspect.UnionType():
+            return f"[{given}]"
+        case inspect.ListType(item_type=inspect.StrType()):
+            return f"[join({given}, ',')]"
+    return ""
+
+
+def _as_parts(leaf: values.Leaf) -> str:
+    """The expression of an object that has a setting for each part of this one."""
+    given = f"parameters('{arm.name(leaf.path)}')"
+    value = "lambda('part', string(lambdaVariables('part').value))"
+    match leaf.type:
+        case inspect.ListType():
+            place = f"'{leaf.path}[', string(lambdaVariables('at')), '].'"
+            key = f"lambda('part', concat({place}, lambdaVariables('part').key))"
+            each = f"lambda('item', 'at', toObject(items(lambdaVariables('item')), {key}, {value}))"
+            union = "lambda('all', 'one', union(lambdaVariables('all'), lambdaVariables('one')))"
+            return f"[reduce(map({given}, {each}), createObject(), {union})]"
+        case inspect.DictType(value_type=inspect.StrType()):
+            # Labels and annotations: the dots in their names part nothing.
+            key = f"lambda('part', concat('{leaf.path}.', replace(lambdaVariables('part').key, '.', '\\.')))"
+        case _:
+            key = f"lambda('part', concat('{leaf.path}.', lambdaVariables('part').key))"
+    return f"[toObject(items({given}), {key}, {value})]"
+
+
+def as_settings(leaf: values.Leaf, value: Any) -> list[tuple[str, str]]:
+    """The setting as the extension manager gets it: dotted keys and strings."""
+    if isinstance(leaf.type, inspect.ListType) and isinstance(leaf.type.item_type, inspect.StrType):
+        return [(leaf.path, ",".join(value))]
+    return list(_flatten_value(value, leaf.path))
+
+
+def _flatten_value(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    match value:
+        case dict():
+            for key, item in value.items():
+                yield from _flatten_value(item, f"{path}.{arm.escape(key)}".removeprefix("."))
+        case list():
+            for at, item in enumerate(value):
+                yield from _flatten_value(item, f"{path}[{at}]")
+        case _:
+            yield path, value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,141 @@
+"""What is installed in an image: read from its OCI archive, no container runs."""
+
+import email
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+from tools.cli.common import command
+
+_WANTED = re.compile(r"(.*\.dist-info/METADATA|var/lib/dpkg/status|etc/os-release)$")
+_HIDES_ITS_FOLDER = ".wh..wh..opq"
+_HIDES = ".wh."
+
+
+class InventoryError(Exception):
+    """It is no image's archive."""
+
+
+@dataclass(frozen=True, order=True)
+class Package:
+    """Something installed."""
+
+    name: str
+    version: str
+    license: str = ""
+    architecture: str = ""
+    source: str = ""
+    """The source package of a system package, with its version in parentheses where that differs."""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """An image by its digest, and what is in it."""
+
+    name: str
+    digest: str
+    python: tuple[Package, ...]
+    system: tuple[Package, ...]
+    distribution: str
+    """`debian-12`, as purls have it."""
+    architecture: str = ""
+    """`amd64`, as OCI has it."""
+
+
+def read(archive: Path) -> Inventory:
+    """The inventory of the image in an OCI archive."""
+    try:
+        with tarfile.open(archive) as tar:
+            [described] = _read_json(tar, "index.json")["manifests"]
+            manifest = _read_json(tar, _blob_path(described["digest"]))
+            config = _read_json(tar, _blob_path(manifest["config"]["digest"]))
+            files = _last_of_each(tar, [layer["digest"] for layer in manifest["layers"]])
+    except (tarfile.TarError, KeyError, ValueError, OSError) as error:
+        raise InventoryError(
+            f"{archive} is no OCI archive of one image ({_explain_error(error)}): make one with `make image`"
+        ) from error
+    return Inventory(
+        described.get("annotations", {}).get("org.opencontainers.image.ref.name", ""),
+        described["digest"],
+        tuple(sorted(python_package(text) for path, text in files.items() if path.endswith("/METADATA"))),
+        tuple(sorted(system_packages(files.get("var/lib/dpkg/status", "")))),
+        _distribution_name(files.get("etc/os-release", "")),
+        str(config["architecture"]),
+    )
+
+
+def _explain_error(error: Exception) -> str:
+    # tarfile says of each way to unpack why it was not that one, in lines.
+    return "it is no tar file" if isinstance(error, tarfile.ReadError) else command.describe_error(error)
+
+
+def python_package(metadata: str) -> Package:
+    """What a distribution's METADATA says."""
+    said = email.message_from_string(metadata)
+    return Package(_normalize_name(str(said["Name"])), str(said["Version"]), _license_of(said))
+
+
+def _license_of(said: Message) -> str:
+    """The license of a Python distribution, as its metadata has it: an SPDX expression, a name, or a classifier."""
+    if expression := said["License-Expression"]:
+        return str(expression)
+    classifiers = [
+        text.rpartition(" :: ")[2] for text in said.get_all("Classifier", []) if text.startswith("License ::")
+    ]
+    # Some have the whole text of the license in that field.
+    name = str(said["License"] or "").strip()
+    return name if name and "\n" not in name else " OR ".join(classifiers)
+
+
+def system_packages(status: str) -> Iterator[Package]:
+    """What dpkg's status says is installed."""
+    for paragraph in status.split("\n\n"):
+        said = email.message_from_string(paragraph.strip())
+        if said["Status"] == "install ok installed":
+            yield Package(
+                said["Package"], said["Version"], architecture=said["Architecture"], source=said["Source"] or ""
+            )
+
+
+def _normalize_name(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _distribution_name(release: str) -> str:
+    said = dict(line.split("=", 1) for line in release.splitlines() if "=" in line)
+    return "-".join(said[key].strip('"') for key in ("ID", "VERSION_ID") if key in said)
+
+
+def _last_of_each(tar: tarfile.TarFile, layers: list[str]) -> dict[str, str]:
+    """The files that count, as the last layer left them."""
+    found: dict[str, str] = {}
+    for layer in layers:
+        with tarfile.open(fileobj=tar.extractfile(_blob_path(layer))) as files:
+            for entry in files:
+                path = entry.name.removeprefix("./").removeprefix("/")
+                folder, _, name = path.rpartition("/")
+                if name.startswith(_HIDES):
+                    hidden = (
+                        folder if name == _HIDES_ITS_FOLDER else f"{folder}/{name.removeprefix(_HIDES)}".lstrip("/")
+                    )
+                    found = {at: text for at, text in found.items() if at != hidden and not at.startswith(f"{hidden}/")}
+                elif entry.isfile() and _WANTED.match(path) and (content := files.extractfile(entry)):
+                    found[path] = content.read().decode(errors="replace")
+    return found
+
+
+def _blob_path(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
+
+
+def _read_json(tar: tarfile.TarFile, path: str) -> dict[str, Any]:
+    content = tar.extractfile(path)
+    if content is None:
+        raise KeyError(path)
+    found: dict[str, Any] = json.load(content)
+    return found

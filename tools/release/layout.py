@@ -1,0 +1,240 @@
+"""A release as files, from what was read before: nothing here reads a clock, a disk or the network."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import yaml
+
+from tools.cli.common import helm
+from tools.codegen import values
+from tools.release import manifest as release_manifest
+from tools.release import oci, sbom, signing
+from tools.release.azure import extension, flux, identities
+from tools.release.image_contents import Inventory
+from tools.release.manifest import ReleasedArtifact, ReleaseManifest
+
+NAME = "akv-secret-store"
+TEST_NAME = f"{NAME}-test"
+CHART = f"charts/{NAME}"
+"""The chart's place in a registry; `helm push` adds the chart's name to what it is given."""
+MANIFESTS = f"flux/{NAME}"
+ARTIFACT_HUB_TAG = "artifacthub.io"
+"""The tag under which Artifact Hub looks for artifacthub-repo.yml, beside the chart."""
+_TITLES = {"chart": "chart", "flux": "manifests for Flux", "artifacthub": "metadata for Artifact Hub"}
+
+
+@dataclass(frozen=True)
+class ReleasedImage:
+    """An image of a release: one archive for all its architectures, and what is in it for each of them."""
+
+    name: str
+    digest: str
+    archive: bytes
+    inventories: tuple[Inventory, ...]
+
+    def bills(self) -> dict[str, str]:
+        """Return the paths of its bills of materials in the folder, by the digests that they describe."""
+        stem = "image" if self.name == NAME else "test-image"
+        several = len(self.inventories) > 1
+        return {
+            one.digest: f"sbom/{stem}-{one.architecture}.cdx.json" if several else f"sbom/{stem}.cdx.json"
+            for one in self.inventories
+        }
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a release is made from."""
+
+    version: str
+    revision: str
+    chart: oci.Files
+    """The chart's folder as it is packed: generated with `values`."""
+    values: values.ChartValues
+    pinned: tuple[sbom.Requirement, ...]
+    licenses: Mapping[str, str]
+    changes: str = ""
+    """The version's entries in CHANGELOG.md, as Markdown."""
+    images: tuple[ReleasedImage, ...] = ()
+    artifact_hub: bytes = b""
+    """artifacthub-repo.yml."""
+    tools: oci.Files = field(default_factory=dict)
+    """Tools as one file each, and what they made."""
+    signed: bool = False
+    """Whether SHA256SUMS gets a signature, and with it all that it lists."""
+
+    @property
+    def registry(self) -> str:
+        """The registry, and path in it, of everything that the release publishes."""
+        return self.values.image.registry
+
+    @property
+    def references(self) -> list[str]:
+        """The images that the chart asks for, the controller's first."""
+        images = [self.values.image]
+        if self.values.test.enabled:
+            images.append(self.values.test.image)
+        return [msgspec.structs.replace(image, registry=self.registry).reference(self.version) for image in images]
+
+
+def chart_values(registry: str, images: Sequence[ReleasedImage]) -> values.ChartValues:
+    """Return the chart's values in a release: its images from that registry, by their digests."""
+    digests = {image.name: image.digest for image in images}
+    # `helm test` has its own image: a release that carries only the controller's cannot run it.
+    test = values.Test(
+        enabled=not images or TEST_NAME in digests,
+        image=values.TestImage(digest=digests.get(TEST_NAME, "")),
+    )
+    return values.ChartValues(image=values.Image(registry=registry, digest=digests.get(NAME, "")), test=test)
+
+
+def files(source: Source) -> oci.Files:
+    """The release folder."""
+    archive = oci.tgz({f"{NAME}/{path}": content for path, content in source.chart.items()})
+    about = yaml.safe_load(source.chart["Chart.yaml"])
+    notes = {
+        "org.opencontainers.image.title": NAME,
+        "org.opencontainers.image.version": source.version,
+        "org.opencontainers.image.revision": source.revision,
+        "org.opencontainers.image.licenses": "Apache-2.0",
+    }
+    chart = oci.artifact(
+        oci.CHART,
+        source.version,
+        about,
+        archive,
+        {**notes, "org.opencontainers.image.description": about["description"]},
+    )
+    made: dict[str, bytes] = {
+        _chart_archive(source): archive,
+        **_put_below("oci/chart", chart.layout()),
+        "images.txt": "".join(f"{reference}\n" for reference in source.references).encode(),
+        "sbom/chart.cdx.json": _pretty_json(
+            sbom.chart(NAME, source.version, source.chart, archive, source.references[0])
+        ),
+        "azure/extension.json": extension.extension(source.values).encode(),
+        "azure/identity.json": identities.template().encode(),
+        **_image_files(source),
+        **source.tools,
+    }
+    artifacts = [
+        ReleasedArtifact(
+            "image" if image.name == NAME else "image of helm test",
+            image.name,
+            source.version,
+            image.digest,
+            f"oci-archive:{_archive_name(image.name, source.version)}",
+            image.bills(),
+        )
+        for image in source.images
+    ]
+    layouts = {"chart": (chart, CHART, {chart.digest: "sbom/chart.cdx.json"})}
+    manifests = flux.manifests(source.registry, CHART, source.version)
+    layouts["flux"] = oci.artifact(oci.FLUX, source.version, {}, oci.tgz(manifests), notes), MANIFESTS, {}
+    hub = oci.artifact(oci.ARTIFACT_HUB, ARTIFACT_HUB_TAG, {}, source.artifact_hub, notes, title="artifacthub-repo.yml")
+    layouts["artifacthub"] = hub, CHART, {}
+    for folder, (artifact, repository, bills) in layouts.items():
+        made |= _put_below(f"oci/{folder}", artifact.layout())
+        at = f"oci:oci/{folder}:{artifact.tag}"
+        artifacts.append(ReleasedArtifact(_TITLES[folder], repository, artifact.tag, artifact.digest, at, bills))
+    made |= _put_below("flux", manifests)
+    made["azure/flux.json"] = flux.configuration(source.values, source.registry, MANIFESTS, source.version).encode()
+    manifest = ReleaseManifest(source.version, source.revision, source.registry, tuple(artifacts))
+    made[release_manifest.FILE] = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
+    made["relocate.sh"] = _relocation_page(source, manifest).encode()
+    made["azure/README.md"] = _azure_files(source).encode()
+    made["RELEASE.md"] = _release_notes(source, manifest).encode()
+    made["SHA256SUMS"] = "".join(
+        f"{oci.digest(content).removeprefix('sha256:')}  {path}\n" for path, content in sorted(made.items())
+    ).encode()
+    return made
+
+
+def _image_files(source: Source) -> dict[str, bytes]:
+    """Return the archives of the images, and a bill of materials for each architecture."""
+    if not source.images:
+        bill = sbom.image(NAME, source.version, source.pinned, source.licenses, None)
+        return {"sbom/image.cdx.json": _pretty_json(bill)}
+    made = {}
+    for image in source.images:
+        made[_archive_name(image.name, source.version)] = image.archive
+        for inventory, path in zip(image.inventories, image.bills().values(), strict=True):
+            made[path] = _pretty_json(sbom.image(image.name, source.version, source.pinned, source.licenses, inventory))
+    return made
+
+
+def _relocation_page(source: Source, manifest: ReleaseManifest) -> str:
+    copies = [
+        f'skopeo copy --all --preserve-digests "$@" {one.source} docker://{manifest.registry}/{one.repository}:{one.tag}'
+        for one in manifest.artifacts
+    ]
+    missing = "" if source.images else f"# The image is not in this release: bring it to {source.references[0]}.\n"
+    return f"""\
+#!/bin/sh
+# Brings this release into {source.registry}, where its chart looks for it, and asks no other registry. What is given
+# here goes to skopeo, such as --dest-creds USER:PASSWORD or --dest-tls-verify=false.
+set -eu
+cd "$(dirname "$0")"
+sha256sum --check --quiet SHA256SUMS
+{missing}{chr(10).join(copies)}
+"""
+
+
+def _azure_files(source: Source) -> str:
+    pages = [identities.commands(), extension.commands(source.version)]
+    pages.append(flux.commands(source.registry, MANIFESTS, source.version))
+    return "\n".join(["# For Azure\n", *pages])
+
+
+def _release_notes(source: Source, manifest: ReleaseManifest) -> str:
+    into = f"--namespace {helm.RELEASE} --create-namespace"
+    chart = f"oci://{source.registry}/{CHART} --version {source.version}"
+    installs = [
+        f"helm install {helm.RELEASE} {_chart_archive(source)} {into}",
+        f"helm install {helm.RELEASE} {chart} {into}",
+    ]
+    signature = f"\nIt is signed:\n\n```console\n{signing.verification('SHA256SUMS')}\n```\n" if source.signed else ""
+    lines = [f"| {one.name} | `{manifest.reference(one)}` |" for one in manifest.artifacts]
+    return f"""\
+# {NAME} {source.version}
+
+Made from {source.revision}. `sha256sum --check SHA256SUMS` checks every file here.
+{signature}
+| what | where |
+| --- | --- |
+{chr(10).join(lines)}
+
+The chart runs the image `{source.references[0]}`. `./relocate.sh` brings all of it into {source.registry};
+it needs skopeo, and no other network.
+
+## Install
+
+```console
+{chr(10).join(installs)}
+```
+
+`azure/README.md` has the ways through Azure: the identities that read the vault, the extension of an Arc-enabled
+cluster, Flux. `sbom/` says what is in the image and in the chart.
+
+## Changes
+
+{source.changes or "None that users notice."}
+"""
+
+
+def _chart_archive(source: Source) -> str:
+    return f"{NAME}-{source.version}.tgz"
+
+
+def _archive_name(image: str, version: str) -> str:
+    return f"images/{image}-{version}.tar"
+
+
+def _put_below(folder: str, content: oci.Files) -> dict[str, bytes]:
+    return {f"{folder}/{path}": item for path, item in content.items()}
+
+
+def _pretty_json(bill: sbom.Json) -> bytes:
+    return (json.dumps(bill, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,223 @@
+"""Writes a release folder: chart, OCI artifacts, templates for Azure, bills of materials, checksums, notes. Offline."""
+
+import argparse
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from tools.cli.common import changelog, command, helm, project
+from tools.codegen import generate
+from tools.images import image
+from tools.local_cluster import ClusterError
+from tools.release import image_contents, layout, oci, sbom, signing
+from tools.release.standalone import krew, zipapps
+
+ROOT = Path(__file__).resolve().parents[2]
+_REGISTRY = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
+
+
+_EXECUTABLE = {tool.name for tool in zipapps.TOOLS}
+
+
+class PackageError(Exception):
+    """No release can be made; the message says why."""
+
+
+def source(
+    registry: str,
+    archives: Sequence[Path],
+    *,
+    with_tools: bool = False,
+    tag: str = "",
+    changed: bool = False,
+    signed: bool = False,
+) -> layout.Source:
+    """Read what a release is made from.
+
+    `changed` allows a checkout with changes that no commit has. With a `tag`, the version must be that of the tag and
+    have its own section in CHANGELOG.md.
+    """
+    if not _REGISTRY.fullmatch(registry):
+        raise PackageError(f"--registry {registry}: a registry is HOST[:PORT][/PATH] in lower case, without https://")
+    revision = image.revision()
+    if not changed and (revision == "unknown" or revision.endswith("-dirty")):
+        raise PackageError(
+            f"this checkout is not one commit ({revision}), so that nobody could make the same release again:"
+            " commit, or say --changed"
+        )
+    if tag and tag != f"v{image.version()}":
+        raise PackageError(
+            f"--tag {tag}: pyproject.toml has version {image.version()}; the tag must be v{image.version()}"
+        )
+    changes = changelog.entries((ROOT / "CHANGELOG.md").read_text(), image.version(), released=bool(tag))
+    images = _read_images(archives)
+    chart = layout.chart_values(registry, images)
+    packed = _chart_files(dict(generate.files(chart)))
+    pinned = tuple(sbom.requirements((ROOT / "requirements" / "controller.txt").read_text()))
+    return layout.Source(
+        version=image.version(),
+        revision=revision,
+        chart=packed,
+        values=chart,
+        pinned=pinned,
+        licenses={one.name: _license_of(one.name) for one in pinned},
+        changes=changelog.to_markdown(changes),
+        images=images,
+        artifact_hub=(ROOT / "artifacthub-repo.yml").read_bytes(),
+        tools=_tool_files(packed) if with_tools else {},
+        signed=signed,
+    )
+
+
+def _read_images(archives: Sequence[Path]) -> tuple[layout.ReleasedImage, ...]:
+    """Return the images in these archives, each with all its architectures, the controller's first."""
+    found: dict[str, dict[Path, image_contents.Inventory]] = {}
+    for path in archives:
+        one = image_contents.read(path)
+        name = layout.TEST_NAME if f"/{layout.TEST_NAME}:" in f"/{one.name}" else layout.NAME
+        found.setdefault(name, {})[path] = one
+    if found and layout.NAME not in found:
+        raise PackageError(f"--image: the image of the controller is missing; there is only that of {layout.TEST_NAME}")
+    made = []
+    for name, of_name in sorted(found.items()):
+        paths = sorted(of_name, key=lambda path: of_name[path].architecture)
+        inventories = tuple(of_name[path] for path in paths)
+        if len(paths) == 1:
+            made.append(layout.ReleasedImage(name, inventories[0].digest, paths[0].read_bytes(), inventories))
+        else:
+            archive, digest = oci.combine(paths, f"{name}:{image.version()}")
+            made.append(layout.ReleasedImage(name, digest, archive, inventories))
+    return tuple(made)
+
+
+def write(files: oci.Files, folder: Path, key: Path | None) -> None:
+    """The folder appears whole or not at all. A `key` signs its checksums."""
+    if folder.exists():
+        raise PackageError(f"--output {folder}: is there already; remove it, or name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".release-") as scratch:
+        fresh = Path(scratch, folder.name)
+        for name, content in files.items():
+            path = fresh / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            if name.endswith(".sh") or name in _EXECUTABLE:
+                path.chmod(0o755)
+        if key:
+            signing.sign(fresh / "SHA256SUMS", key)
+        shutil.move(fresh, folder)
+
+
+def _chart_files(generated: dict[str, str]) -> oci.Files:
+    """The chart's folder, and over it what is generated with the release's own values."""
+    here = {name: (helm.CHART / name).read_bytes() for name in _run_git("-C", "chart", "ls-files").splitlines()}
+    return (
+        here
+        | {"LICENSE": (ROOT / "LICENSE").read_bytes()}
+        | {
+            name.removeprefix("chart/"): content.encode()
+            for name, content in generated.items()
+            if name.startswith("chart/")
+        }
+    )
+
+
+def _tool_files(chart: oci.Files) -> oci.Files:
+    """Return `render` and `doctor` as one file each, the manifests that `render` writes, and the plugin of kubectl."""
+    made = zipapps.build(chart)
+    manifests = zipapps.manifests(made["render"], "--no-hooks", "--create-namespace")
+    plugin = krew.files(project.read(), made["doctor"], (ROOT / "LICENSE").read_bytes())
+    return {**made, **{f"manifests/{name}": content for name, content in manifests.items()}, **plugin}
+
+
+def _license_of(name: str) -> str:
+    """As this environment has it: its packages are those of the image."""
+    return image_contents.python_package(metadata.distribution(name).read_text("METADATA") or "").license
+
+
+def _run_git(*args: str) -> str:
+    """What git says; empty where it has nothing to say, such as no tag."""
+    return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="tools/package",
+        description="Write a release folder, offline: the chart as archive and as OCI artifact, ARM templates and"
+        " command lines for Azure, bills of materials, checksums and notes. The same commit makes the same bytes.",
+        epilog="Exit codes: 0 written; 1 it cannot be made, and nothing was written; 2 wrong usage.",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="the folder; must not be there yet (default: build/release-VERSION)"
+    )
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="an image's OCI archive (`make image`): the chart then names its digest. Give it once for each image,"
+        " that of the controller and that of helm test, and for each architecture",
+    )
+    parser.add_argument(
+        "--registry",
+        default=project.read().registry,
+        metavar="HOST[/PATH]",
+        help="where image, chart and manifests will lie, such as an air-gapped site's registry (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tag",
+        default="",
+        metavar="vVERSION",
+        help="the git tag that is released: it must be the version's, and CHANGELOG.md needs a section for the version",
+    )
+    parser.add_argument(
+        "--with-tools",
+        action="store_true",
+        help="add render and doctor, each as one file that runs with Python alone, the rendered manifests and a plugin"
+        " for kubectl; their wheels are fetched on first use, as pip is set up",
+    )
+    parser.add_argument("--changed", action="store_true", help="also from a checkout with changes that no commit has")
+    parser.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY",
+        help="sign SHA256SUMS with this key of cosign's (`cosign generate-key-pair`), whose password is in"
+        " COSIGN_PASSWORD; cosign is built on first use, which takes minutes",
+    )
+    options = parser.parse_args(argv)
+    folder = (options.output or ROOT / "build" / f"release-{image.version()}").absolute()
+    try:
+        signed = options.sign is not None
+        made = source(
+            options.registry,
+            options.image,
+            with_tools=options.with_tools,
+            tag=options.tag,
+            changed=options.changed,
+            signed=signed,
+        )
+        write(layout.files(made), folder, options.sign)
+    except (
+        PackageError,
+        changelog.ChangelogError,
+        oci.ArchiveError,
+        zipapps.ZipappError,
+        image_contents.InventoryError,
+        sbom.DisagreeError,
+        signing.SigningError,
+        ClusterError,
+    ) as error:
+        command.print_problem("tools/package", error)
+        return 1
+    print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    command.run_and_exit("tools/package", main)

@@ -1,0 +1,1 @@
+"""Tools as single files, for machines without a checkout: zipapps and the kubectl plugin."""
