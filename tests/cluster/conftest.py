@@ -23,10 +23,10 @@ from tests.support.cluster.harness import (
     Namespace,
     StartController,
     chart_crds,
-    eventually,
     is_at_least,
     read_metrics,
     running_controller,
+    wait_policies,
 )
 from tests.support.cluster.leaks import read_texts, search_texts
 from tests.support.cluster.permissions import list_granted, list_used
@@ -36,14 +36,11 @@ from tests.support.cluster.token_thief import (
     ALLOWED_TYPES,
     CONTROLLER_ACCOUNT,
     CONTROLLER_NAMESPACE,
-    SECRETS,
     TARGET_NAMESPACE,
     TargetNamespace,
     TokenThief,
-    make_secret,
 )
 from tools.cli.common import helm
-from tools.codegen.deployment import PROBE_SECRET_TYPE
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.programs import assets
@@ -308,10 +305,7 @@ def shop(attacked_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
     )
     assert status == 201, answer
     plane.kubectl("create", "namespace", TARGET_NAMESPACE)
-    thief = TokenThief(plane, CONTROLLER_NAMESPACE, CONTROLLER_ACCOUNT)
-    # What the controller itself waits for before it is ready: the policies are in force a moment after the install.
-    probe = {**make_secret("probe", []), "type": PROBE_SECRET_TYPE}
-    eventually(lambda: thief.send("POST", f"{SECRETS}?dryRun=All", probe), lambda answer: answer.status == 422)
+    wait_policies(plane)
     return TargetNamespace(plane)
 
 

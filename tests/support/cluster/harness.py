@@ -174,6 +174,7 @@ def install_release(plane: ControlPlane, emulator: Emulator, folder: Path, name:
     arguments = ["install", name, str(helm.CHART), "--namespace", name, "--create-namespace"]
     arguments += [] if "acceptUnrestrictedTokens" in more else version_flags(plane)
     helm.run([*arguments, "--no-hooks", "--values", str(values), "--kubeconfig", str(plane.kubeconfig)])
+    wait_policies(plane)
     return InstalledRelease(plane, emulator, name, folder)
 
 
@@ -388,6 +389,37 @@ def admission_policy(space: Namespace, kind: str, policy: Mapping[str, Any], **b
     finally:
         for each in kinds:
             space.kubectl("delete", each.lower(), name, "--ignore-not-found")
+
+
+def wait_policies(plane: ControlPlane) -> None:
+    """Wait until the API server applies every admission policy that exists now.
+
+    The API server takes over new policies about once a second, and may take over only some of those that helm creates
+    in one go. It learns of them in the order of their creation. So this function creates another one, which refuses a
+    ConfigMap of one name, and waits for its refusal.
+    """
+    if not serves_policies(plane.version):
+        return
+    name = "last-policy"
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+    refusal = {
+        "matchConstraints": {"resourceRules": [{**rule, "resourceNames": [name]}]},
+        "validations": [{"expression": "false"}],
+    }
+    path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
+    kinds = {"ies": refusal, "ybindings": {"policyName": name, "validationActions": ["Deny"]}}
+    config_map = {"metadata": {"name": name}}
+    for plural, spec in kinds.items():
+        status, text = plane.request("POST", f"{path}{plural}", {"metadata": {"name": name}, "spec": spec})
+        assert status == 201, text
+    try:
+        eventually(
+            lambda: plane.request("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", config_map)[0],
+            lambda status: status == 422,
+        )
+    finally:
+        for plural in kinds:
+            plane.request("DELETE", f"{path}{plural}/{name}")
 
 
 def create_without_labels(space: Namespace) -> tuple[int, dict[str, str]]:
