@@ -37,18 +37,18 @@ from controller.api.conditions import Reason
 class Retry(enum.Enum):
     """What the next attempt depends on."""
 
-    TIME = "time"  # time: the cause can disappear by itself; back off, up to five minutes
-    OBSTACLE = "obstacle"  # an object in the cluster blocks it, and no event announces its removal; check every 30 s
-    VALUE = "value"  # only another value in the vault can help, and a poll detects it
-    TURN = "turn"  # a busy vault serves it in order, after exactly `retry_after`
-    EDIT = "edit"  # only an edit of the objects involved can help, and the edit triggers the next attempt
+    BACKOFF = "backoff"  # time: the cause can disappear by itself; back off, up to five minutes
+    BLOCKED = "blocked"  # an object in the cluster blocks it, and no event announces its removal; check every 30 s
+    ON_NEW_VALUE = "on-new-value"  # only another value in the vault can help, and a poll detects it
+    THROTTLED = "throttled"  # a busy vault serves it in order, after exactly `retry_after`
+    ON_EDIT = "on-edit"  # only an edit of the objects involved can help, and the edit triggers the next attempt
 
 
 class ControllerError(Exception):
     """A failure that a status can show. It is the base class of all others."""
 
     reason: ClassVar[Reason] = Reason.INTERNAL_ERROR
-    retry: Retry = Retry.TIME
+    retry: Retry = Retry.BACKOFF
 
     def __init__(self, message: str, *, retry_after: float | None = None, retry: Retry | None = None) -> None:
         super().__init__(message)
@@ -59,7 +59,7 @@ class ControllerError(Exception):
     @property
     def is_stalled(self) -> bool:
         """Return whether only an edit of an existing object can help, so that tools need not wait."""
-        return self.retry is Retry.EDIT
+        return self.retry is Retry.ON_EDIT
 
     def bare(self) -> Self:
         """Return this error without its frames and causes, to keep it or to raise it again.
@@ -144,7 +144,7 @@ class UnusableValue(ObjectError):  # noqa: N818 -- the object is readable
     `version` and `updated` say which value it is, as in the status of a SecretSync.
     """
 
-    retry = Retry.VALUE
+    retry = Retry.ON_NEW_VALUE
 
     def __init__(
         self,
@@ -162,14 +162,14 @@ class UnusableValue(ObjectError):  # noqa: N818 -- the object is readable
 
 def is_away(error: ControllerError) -> bool:
     """Return whether the error concerns a whole vault or Entra, so that no object can be read there."""
-    return isinstance(error, ProviderError) and not isinstance(error, ObjectError) and error.retry is Retry.TIME
+    return isinstance(error, ProviderError) and not isinstance(error, ObjectError) and error.retry is Retry.BACKOFF
 
 
 class ClassError(ControllerError):
     """The SecretProviderClass is missing or invalid."""
 
     reason = Reason.SPC_ERROR
-    retry = Retry.EDIT
+    retry = Retry.ON_EDIT
 
 
 class ClassNotFound(ClassError):  # noqa: N818 -- named as NotFound is
@@ -182,28 +182,28 @@ class InputError(ControllerError):
     """The SecretSync or AKVSync is invalid."""
 
     reason = Reason.INPUT_INVALID
-    retry = Retry.EDIT
+    retry = Retry.ON_EDIT
 
 
 class ParsingDeferred(ControllerError):  # noqa: N818 - the parsed value is not at fault
     """The namespace has spent its budget for parsing."""
 
     reason = Reason.SYNC_FAILED
-    retry = Retry.TURN
+    retry = Retry.THROTTLED
 
 
 class OwnershipError(ControllerError):
     """A Secret with the SecretSync's name exists and does not belong to it."""
 
     reason = Reason.LABEL_ERROR
-    retry = Retry.OBSTACLE
+    retry = Retry.BLOCKED
 
 
 class SelectionDeferred(ControllerError):  # noqa: N818 - the selection is not at fault
     """The namespace has spent its budget for comparing objects with its selections."""
 
     reason = Reason.SYNC_FAILED
-    retry = Retry.TURN
+    retry = Retry.THROTTLED
 
 
 class ChildConflict(ControllerError):  # noqa: N818 - the next attempt resolves it

@@ -27,13 +27,13 @@ VALUES = ROOT / "tests" / "chart" / "values"
 """Files of values that together reach every part of the chart; a first line `# kube-version: 1.N.P` counts."""
 
 
-class Failed(Exception):  # noqa: N818 - the name says what happened
+class CheckFailed(Exception):  # noqa: N818 - the name says what happened
     """A check found something. The message is the check's whole output."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """One line of the report. `run` raises `Failed`."""
+class LintCheck:
+    """One line of the report. `run` raises `CheckFailed`."""
 
     name: str
     about: str
@@ -41,8 +41,8 @@ class Check:
 
 
 def _english() -> None:
-    if lines := plain_english.check(ROOT, plain_english.Rules.read()):
-        raise Failed("\n".join(lines))
+    if lines := plain_english.check(ROOT, plain_english.LanguageRules.read()):
+        raise CheckFailed("\n".join(lines))
 
 
 def _run_command(*argv: str | Path) -> None:
@@ -60,24 +60,27 @@ def _run_command(*argv: str | Path) -> None:
     )
     if done.returncode:
         shown = " ".join(map(str, argv))
-        raise Failed(f"$ {shown}\n{done.stdout.decode(errors='replace').rstrip()}\nexit code {done.returncode}")
+        raise CheckFailed(f"$ {shown}\n{done.stdout.decode(errors='replace').rstrip()}\nexit code {done.returncode}")
 
 
 def _run_module(name: str, *args: str | Path) -> None:
     _run_command(sys.executable, "-P", "-m", name, *args)
 
 
-def rendered() -> Iterator[tuple[str, render.Options]]:
+def rendered() -> Iterator[tuple[str, render.RenderOptions]]:
     """Yield a name and options for each rendering of the chart: the defaults, and each file in `VALUES`."""
-    yield "defaults", render.Options(tests=True)
+    yield "defaults", render.RenderOptions(tests=True)
     for path in sorted(VALUES.glob("*.yaml")):
-        yield path.stem, render.Options(values=(("--values", str(path)),), kube_version=kube_version(path), tests=True)
+        yield (
+            path.stem,
+            render.RenderOptions(values=(("--values", str(path)),), kube_version=kube_version(path), tests=True),
+        )
 
 
 def kube_version(values: Path) -> str:
     """Return the Kubernetes version that a file of values is meant for."""
     mark, _, version = values.read_text().partition("\n")[0].partition("# kube-version:")
-    return version.strip() if version and not mark else render.Options().kube_version
+    return version.strip() if version and not mark else render.RenderOptions().kube_version
 
 
 def _run_yamllint() -> None:
@@ -88,7 +91,7 @@ def _run_yamllint() -> None:
             try:
                 manifests = render.render(options)
             except helm.HelmError as error:
-                raise Failed(f"rendering {name}: {error}") from error
+                raise CheckFailed(f"rendering {name}: {error}") from error
             # Most objects are the same with any values; yamllint takes seconds for the CRDs alone.
             render.write([each for each in manifests if each.text not in seen], Path(folder) / name, force=False)
             seen.update(each.text for each in manifests)
@@ -107,7 +110,7 @@ def _run_ct() -> None:
     try:
         program = assets.tool("ct")
     except ClusterError as error:
-        raise Failed(str(error)) from error
+        raise CheckFailed(str(error)) from error
     _run_command(
         program,
         "lint",
@@ -125,7 +128,7 @@ def _check_workflows() -> None:
     try:
         program = assets.tool("actionlint")
     except ClusterError as error:
-        raise Failed(str(error)) from error
+        raise CheckFailed(str(error)) from error
     folder = Path(".github")
     workflows = sorted(str(path.relative_to(ROOT)) for path in (ROOT / folder / "workflows").glob("*.yml"))
     # Without these options the result depends on whether shellcheck and pyflakes are installed.
@@ -137,21 +140,23 @@ def _check_workflows() -> None:
 
 
 CHECKS = (
-    Check("mypy", "types", lambda: _run_module("mypy")),  # the slowest check is first, so that the others run beside it
-    Check("ruff", "style and common mistakes in Python", lambda: _run_module("ruff", "check", "--quiet", ".")),
-    Check("format", "the layout of Python code", lambda: _run_module("ruff", "format", "--check", ".")),
-    Check("english", "forbidden words, and docstrings in the imperative", _english),
-    Check("spelling", "codespell's list of misspellings", lambda: _run_command("codespell")),
-    Check("imports", "the layers of packages", lambda: _run_command("lint-imports", "--no-cache")),
-    Check(
+    LintCheck(
+        "mypy", "types", lambda: _run_module("mypy")
+    ),  # the slowest check is first, so that the others run beside it
+    LintCheck("ruff", "style and common mistakes in Python", lambda: _run_module("ruff", "check", "--quiet", ".")),
+    LintCheck("format", "the layout of Python code", lambda: _run_module("ruff", "format", "--check", ".")),
+    LintCheck("english", "forbidden words, and docstrings in the imperative", _english),
+    LintCheck("spelling", "codespell's list of misspellings", lambda: _run_command("codespell")),
+    LintCheck("imports", "the layers of packages", lambda: _run_command("lint-imports", "--no-cache")),
+    LintCheck(
         "generate",
         "generated files are what the generator makes",
         lambda: _run_module("tools.codegen.generate", "--check"),
     ),
-    Check("yamllint", "YAML in the repository, and what the chart renders", _run_yamllint),
-    Check("helm", "helm lint --strict, with several files of values", _run_helm_lint),
-    Check("ct", "chart-testing's rules for the chart", _run_ct),
-    Check("workflows", "actionlint, zizmor and the schemas of .github/", _check_workflows),
+    LintCheck("yamllint", "YAML in the repository, and what the chart renders", _run_yamllint),
+    LintCheck("helm", "helm lint --strict, with several files of values", _run_helm_lint),
+    LintCheck("ct", "chart-testing's rules for the chart", _run_ct),
+    LintCheck("workflows", "actionlint, zizmor and the schemas of .github/", _check_workflows),
 )
 
 
@@ -180,13 +185,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _run_check(check: Check) -> tuple[bool, str]:
+def _run_check(check: LintCheck) -> tuple[bool, str]:
     """Run a check. Return whether it passed, and its lines of the report."""
     started = time.monotonic()
     found = ""
     try:
         check.run()
-    except Failed as error:
+    except CheckFailed as error:
         found = f"\n{error}\n"
     word = "FAILED" if found else "ok"
     return not found, f"{word:7}{check.name:10}{time.monotonic() - started:5.1f} s  {check.about}{found}"

@@ -38,7 +38,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Rules:
+class LanguageRules:
     """The contents of `plain_english.toml`."""
 
     words: dict[str, str]
@@ -49,7 +49,7 @@ class Rules:
     """Files that the check leaves out. A file leaves this list when it is rewritten; none is added."""
 
     @classmethod
-    def read(cls, path: Path = RULES) -> "Rules":
+    def read(cls, path: Path = RULES) -> "LanguageRules":
         """Read the rules from a file."""
         return cls(**tomllib.loads(path.read_text()))
 
@@ -86,7 +86,7 @@ def is_script(path: Path) -> bool:
         return file.read(2) == b"#!"
 
 
-def find_words(path: Path, name: str, rules: Rules) -> Iterator[Finding]:
+def find_words(path: Path, name: str, rules: LanguageRules) -> Iterator[Finding]:
     """Find the forbidden phrases of one file. In a file that is not yet rewritten, names count, too."""
     text = path.read_text()
     if not rules.pattern.search(text):  # reading tokens takes a hundred times as long
@@ -118,7 +118,7 @@ def find_moods(root: Path) -> Iterator[Finding]:
             yield Finding(found[1], int(found[2]), found[3])
 
 
-def check(root: Path, rules: Rules) -> list[str]:
+def check(root: Path, rules: LanguageRules) -> list[str]:
     """Return one line for each finding, and one for each file that need not be on the list any more."""
     words = (each for path in list_files(root) for each in find_words(path, str(path.relative_to(root)), rules))
     return judge([*words, *find_moods(root)], [name for name in rules.not_rewritten if (root / name).exists()])
@@ -136,6 +136,6 @@ def judge(findings: Iterable[Finding], not_rewritten: Iterable[str]) -> list[str
 
 
 if __name__ == "__main__":
-    found_lines = check(Path.cwd(), Rules.read())
+    found_lines = check(Path.cwd(), LanguageRules.read())
     print("\n".join(found_lines), file=sys.stderr, end="\n" if found_lines else "")
     sys.exit(1 if found_lines else 0)

@@ -183,7 +183,8 @@ class AKVSyncReconciler:
         stalled = any(children.is_stalled(what, found[name]) for name, what in done.items())
         # If only an edit can help, there is no retry: the watches report the edit.
         well = not any(
-            isinstance(what, errors.ControllerError) and what.retry is not errors.Retry.EDIT for what in done.values()
+            isinstance(what, errors.ControllerError) and what.retry is not errors.Retry.ON_EDIT
+            for what in done.values()
         )
         news = self._selection_status(key, akv, generated)
         return await self._report_status(akv, told, problem, news, stalled=stalled) and well

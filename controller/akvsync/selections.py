@@ -19,7 +19,7 @@ from controller.config.clouds import find_cloud
 from controller.config.settings import Cloud, Settings
 from controller.domain.selection import Query, SelectionSighting
 from controller.keyvault.credentials import Identity
-from controller.keyvault.poll_group import Group
+from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
 from controller.observability.telemetry import RateLimitedLog
 from controller.runtime import backoff
@@ -42,7 +42,7 @@ class Poller(Protocol):
     tell_selection: Callable[[Key, Query, SelectionSighting | errors.ControllerError | None], None]
     compared: RateBudget
 
-    def select(self, key: Key, group: Group, query: Query, age: float) -> None:
+    def select(self, key: Key, group: PollGroup, query: Query, age: float) -> None:
         """Let each poll of the group answer the query. The vault was listed for it `age` seconds ago."""
 
     def deselect(self, key: Key) -> None:
@@ -55,7 +55,7 @@ class _SelectionState(msgspec.Struct):
     `error` is why the last list failed. `listed_at` is the time of the last successful list (monotonic clock).
     """
 
-    group: Group
+    group: PollGroup
     query: Query
     sighting: SelectionSighting | None = None
     error: errors.ControllerError | None = None
@@ -156,12 +156,12 @@ class SelectionTracker:
         """Log how many lines of one kind were suppressed."""
         self._chorus.flush_minutes()
 
-    def _group_of(self, akv: AKVSync) -> Group:
+    def _group_of(self, akv: AKVSync) -> PollGroup:
         spec = akv.spec
         identity = Identity(akv.metadata.namespace, spec.service_account_name, spec.client_id, spec.tenant_id)
         default = self._settings.default_cloud
         cloud = find_cloud(default, self._clouds) or default
-        return Group(identity, cloud, spec.keyvault_name, self._settings.rotation_poll_interval)
+        return PollGroup(identity, cloud, spec.keyvault_name, self._settings.rotation_poll_interval)
 
     async def _list_vault(self, key: Key) -> float | None:
         """List the vault of an AKVSync that was created or edited. Return the seconds until the next attempt."""

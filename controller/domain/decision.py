@@ -132,10 +132,10 @@ def _nothing_fetched(seen: ObservedState) -> RejectWrite | None:
         paths = source_paths(seen.sync, failed)
         message = partial_message(failed, {key: paths[key] for key in failed})
     if len(failed) == len(seen.fetched) and (wait := seconds_until_turn(failed)):
-        return RejectWrite(ProviderError(message, retry_after=wait, retry=Retry.TURN))
+        return RejectWrite(ProviderError(message, retry_after=wait, retry=Retry.THROTTLED))
     asked = [error.retry_after for error in failed.values() if error.retry_after]
     # Another value helps only if no key needs anything else.
-    shown = next((error for error in failed.values() if error.retry is not Retry.VALUE), first)
+    shown = next((error for error in failed.values() if error.retry is not Retry.ON_NEW_VALUE), first)
     return RejectWrite(
         type(shown)(message, retry_after=max(asked, default=None)) if isinstance(shown, ProviderError) else shown
     )
@@ -149,7 +149,7 @@ def source_paths(sync: SecretSync, failed: Mapping[str, ControllerError]) -> dic
 
 def seconds_until_turn(failed: Mapping[Any, ControllerError]) -> float | None:
     """Return the seconds until a busy vault serves the first deferred key, or None if it deferred none."""
-    waits = (error.retry_after or FIRST_RETRY for error in failed.values() if error.retry is Retry.TURN)
+    waits = (error.retry_after or FIRST_RETRY for error in failed.values() if error.retry is Retry.THROTTLED)
     return min(waits, default=None)
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from controller.domain.certificates import CertificateBundle, OpenPfx, is_pem, pfx_to_pem, take_apart
 from controller.domain.properties import Node, find_node, find_property, list_names, list_properties, read_document
-from controller.domain.provider_class import ObjectVersionRef, Part
+from controller.domain.provider_class import ObjectPart, ObjectVersionRef
 from controller.domain.secret_limits import key_violation
 from controller.domain.values import ExpandedValues, Results, SecretBytes, Unchanged, VaultValue
 from controller.errors import ControllerError, ObjectError, UnopenedPfx, UnusableValue
@@ -27,8 +27,8 @@ from controller.runtime.backoff import format_time
 
 PEM = "application/x-pem-file"
 PFX = "application/x-pkcs12"
-_HALVES = (Part.CERTIFICATES, Part.TLS_KEY)
-_LOGIN = {Part.USERNAME: "username", Part.PASSWORD: "password"}
+_HALVES = (ObjectPart.CERTIFICATES, ObjectPart.TLS_KEY)
+_LOGIN = {ObjectPart.USERNAME: "username", ObjectPart.PASSWORD: "password"}
 # Maximum number of keys of one expanded value: the status names each of them.
 MAX_EXPANDED = 500
 _INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole chain"
@@ -64,7 +64,7 @@ def decode_values(
         except ObjectError as error:
             result[key] = _unusable_value(error.message, found)
     # A certificate and its key change together: halves of two versions in one TLS Secret would cause an outage.
-    for whole in {version.whole for version in wanted.values() if version.part is Part.TLS_KEY}:
+    for whole in {version.whole for version in wanted.values() if version.part is ObjectPart.TLS_KEY}:
         halves = [key for key, version in wanted.items() if version.whole == whole and version.part in _HALVES]
         if failed := next((item for key in halves if isinstance(item := result[key], ControllerError)), None):
             result |= dict.fromkeys(halves, failed)
@@ -103,7 +103,7 @@ def needs_bundle(version: ObjectVersionRef, found: VaultValue | ControllerError)
     """Return whether a PEM or PFX is parsed for this value."""
     if not isinstance(found, VaultValue) or version.object.expand or version.part in _LOGIN:
         return False
-    return version.part is not Part.WHOLE or (_is_bundle(found) and not version.object.property_path)
+    return version.part is not ObjectPart.WHOLE or (_is_bundle(found) and not version.object.property_path)
 
 
 def _is_bundle(found: VaultValue) -> bool:
@@ -186,7 +186,7 @@ def _unusable_value(message: str, found: VaultValue | Unchanged) -> UnusableValu
     return UnusableValue(message, version=found.version, updated=updated)
 
 
-def _login_part(data: bytes, part: Part, what: str) -> bytes:
+def _login_part(data: bytes, part: ObjectPart, what: str) -> bytes:
     """Return one half of `user:password`, or of an object with both."""
     name = _LOGIN[part]
     try:
@@ -201,7 +201,7 @@ def _login_part(data: bytes, part: Part, what: str) -> bytes:
             f"{what} is not a login: write user:password into the vault, or JSON with the properties username and"
             " password"
         )
-    return user if part is Part.USERNAME else password
+    return user if part is ObjectPart.USERNAME else password
 
 
 def _content_of(found: VaultValue, version: ObjectVersionRef, what: str, opened: _ParsedValues) -> VaultValue:
@@ -212,7 +212,7 @@ def _content_of(found: VaultValue, version: ObjectVersionRef, what: str, opened:
     data = _decode_text(text, version.object.encoding, what)
     if version.part in _LOGIN:
         return msgspec.structs.replace(found, value=SecretBytes(_login_part(data, version.part, what)))
-    is_whole = version.part is Part.WHOLE
+    is_whole = version.part is ObjectPart.WHOLE
     if is_whole and (is_property or not _is_bundle(found) or (version.object.format == "pfx" and not is_pem(data))):
         return msgspec.structs.replace(found, value=SecretBytes(data))
     # The source of the part is the same for every part.
@@ -257,19 +257,19 @@ def _take_apart(data: bytes, what: str, open_pfx: OpenPfx, advice: str) -> Certi
         return error.bare()
 
 
-def _bundle_part(bundle: CertificateBundle, part: Part, what: str) -> bytes:
-    if part is Part.CERTIFICATES:
+def _bundle_part(bundle: CertificateBundle, part: ObjectPart, what: str) -> bytes:
+    if part is ObjectPart.CERTIFICATES:
         if not bundle.chain:
             raise ObjectError(f"{what} holds no certificate; import one there, or correct the sourcePath")
         return bundle.all_certificates()
-    if part is Part.ISSUERS:
+    if part is ObjectPart.ISSUERS:
         return bundle.issuer_chain(what)
     if not bundle.key:
         raise ObjectError(
             bundle.key_problem
             or f"{what} holds no private key; import the certificate with an exportable key, or correct the sourcePath"
         )
-    return bundle.tls_key(what) if part is Part.TLS_KEY else bundle.key
+    return bundle.tls_key(what) if part is ObjectPart.TLS_KEY else bundle.key
 
 
 def _decode_text(text: bytes, encoding: str, what: str) -> bytes:

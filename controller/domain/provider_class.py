@@ -26,7 +26,7 @@ _IDENTITY_SWITCHES = ("usePodIdentity", "useVMManagedIdentity", "useAzureTokenPr
 _OFF = ("false", "f", "0")
 
 
-class Part(enum.StrEnum):
+class ObjectPart(enum.StrEnum):
     """The part of an object's content for a key. The private key of a TLS Secret is PKCS#1 or SEC 1, as in upstream."""
 
     WHOLE = "all of it"
@@ -41,23 +41,23 @@ class Part(enum.StrEnum):
 # The names of a certificate's parts in a sourcePath: SSE's, and those of the CSI provider's option. The first reading
 # that finds an object counts, so `web.ca.crt` can also mean the certificates of an object with the alias `web.ca`.
 _PARTS = {
-    "/tls.crt": Part.CERTIFICATES,
-    "/tls.key": Part.PRIVATE_KEY,
-    ".crt": Part.CERTIFICATES,
-    ".key": Part.PRIVATE_KEY,
-    "/ca.crt": Part.ISSUERS,
-    ".ca.crt": Part.ISSUERS,
-    "/username": Part.USERNAME,
-    "/password": Part.PASSWORD,
+    "/tls.crt": ObjectPart.CERTIFICATES,
+    "/tls.key": ObjectPart.PRIVATE_KEY,
+    ".crt": ObjectPart.CERTIFICATES,
+    ".key": ObjectPart.PRIVATE_KEY,
+    "/ca.crt": ObjectPart.ISSUERS,
+    ".ca.crt": ObjectPart.ISSUERS,
+    "/username": ObjectPart.USERNAME,
+    "/password": ObjectPart.PASSWORD,
 }
 # These keys of a TLS Secret extract their part from the object at the sourcePath, as in upstream.
-_TLS_PARTS = {"tls.crt": Part.CERTIFICATES, "tls.key": Part.TLS_KEY}
+_TLS_PARTS = {"tls.crt": ObjectPart.CERTIFICATES, "tls.key": ObjectPart.TLS_KEY}
 # The suffix of an expanded item's targetKey in lists of keys. The item can have any number of keys in the Secret.
 EVERY = "/*"
 # The parts that a sourcePath can name if a key of a TLS Secret extracts a part.
 _FITTING = {
-    Part.CERTIFICATES: (Part.WHOLE, Part.CERTIFICATES),
-    Part.TLS_KEY: (Part.WHOLE, Part.PRIVATE_KEY),
+    ObjectPart.CERTIFICATES: (ObjectPart.WHOLE, ObjectPart.CERTIFICATES),
+    ObjectPart.TLS_KEY: (ObjectPart.WHOLE, ObjectPart.PRIVATE_KEY),
 }
 
 
@@ -66,7 +66,7 @@ class ObjectVersionRef(msgspec.Struct, frozen=True):
 
     object: VaultObject
     index: int = 0
-    part: Part = Part.WHOLE
+    part: ObjectPart = ObjectPart.WHOLE
 
     @property
     def whole(self) -> "ObjectVersionRef":
@@ -114,7 +114,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def _resolve_key(self, secret_type: str, pair: SecretObjectData) -> ObjectVersionRef:
         found = self.resolve_path(pair.source_path)
-        if found.object.expand and (secret_type != DEFAULT_TYPE or found.part is not Part.WHOLE):
+        if found.object.expand and (secret_type != DEFAULT_TYPE or found.part is not ObjectPart.WHOLE):
             raise InputError(
                 f"sourcePath {pair.source_path} has objectExpand in the SecretProviderClass, which needs type"
                 f" {DEFAULT_TYPE} and no part; give each key an item with objectProperty and objectAlias instead"
@@ -127,7 +127,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
                 f"targetKey {pair.target_key} of a {TLS_TYPE} Secret takes {part.value}, and sourcePath"
                 f" {pair.source_path} is {found.part.value}; exchange the two sourcePaths, or write the name alone"
             )
-        if found.object.type != "secret" and (found.object.type, part) != ("cert", Part.CERTIFICATES):
+        if found.object.type != "secret" and (found.object.type, part) != ("cert", ObjectPart.CERTIFICATES):
             raise InputError(
                 f"targetKey {pair.target_key} of a {TLS_TYPE} Secret takes {part.value}, which objectType"
                 f" {found.object.type} does not have; give {found.object.served_as} objectType secret in the"
@@ -153,7 +153,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
                 fits = 1 < found.history >= version.index
             else:
                 continue
-            if not fits or (part is not Part.WHOLE and found.type != "secret"):
+            if not fits or (part is not ObjectPart.WHOLE and found.type != "secret"):
                 raise InputError(f"sourcePath {source_path}: {_offer_paths(found)}")
             return version
         if found := self.objects.get(source_path.partition("/")[0]):
@@ -163,8 +163,8 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
         known = ", ".join(map(shorten_name, sorted(self.objects)[:10])) or "none"
         raise InputError(f"sourcePath {source_path}: the SecretProviderClass has no such object; it has: {known}")
 
-    def _possible_objects(self, source_path: str) -> Iterator[tuple[str, Part]]:
-        yield source_path, Part.WHOLE
+    def _possible_objects(self, source_path: str) -> Iterator[tuple[str, ObjectPart]]:
+        yield source_path, ObjectPart.WHOLE
         for suffix, part in _PARTS.items():
             if source_path.endswith(suffix):
                 yield source_path.removesuffix(suffix), part

@@ -59,8 +59,12 @@ class PartiallySynced(msgspec.Struct, frozen=True, kw_only=True):
     def retry(self) -> Retry:
         """Return what the next attempt depends on."""
         if seconds_until_turn(self.failed) is not None:
-            return Retry.TURN
-        return Retry.VALUE if all(error.retry is Retry.VALUE for error in self.failed.values()) else Retry.TIME
+            return Retry.THROTTLED
+        return (
+            Retry.ON_NEW_VALUE
+            if all(error.retry is Retry.ON_NEW_VALUE for error in self.failed.values())
+            else Retry.BACKOFF
+        )
 
     @property
     def retry_after(self) -> float:

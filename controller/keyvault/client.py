@@ -34,7 +34,7 @@ from controller.keyvault.errors import (
     throttled_error,
     unusable_error,
 )
-from controller.keyvault.objects import SOURCES, Source
+from controller.keyvault.objects import SOURCES, ObjectClient
 from controller.keyvault.resolver import requesting_namespace
 from controller.keyvault.transport import explain_connection, is_too_large, new_pipeline
 from controller.runtime import budgets
@@ -107,9 +107,9 @@ class VaultClient:
         self._server_ahead = timedelta()
         self._credential = credential
         self._transport = transport
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, ObjectClient] = {}
 
-    def source_of(self, kind: str) -> Source:
+    def source_of(self, kind: str) -> ObjectClient:
         """Return the reader of objects of that objectType. Create it on first use."""
         if kind not in self._sources:
             pipeline = new_pipeline(
@@ -131,7 +131,7 @@ class VaultClient:
 
     async def make(
         self,
-        source: Source,
+        source: ObjectClient,
         verb: str,
         found: VaultObject | None,
         request: Callable[[], Awaitable[T]],
@@ -161,7 +161,7 @@ class VaultClient:
         raise AssertionError  # a breaker allows a bounded number of retries
 
     async def _send_once(
-        self, source: Source, verb: str, found: VaultObject | None, request: Callable[[], Awaitable[T]]
+        self, source: ObjectClient, verb: str, found: VaultObject | None, request: Callable[[], Awaitable[T]]
     ) -> T:
         """Send the request once and count it. Raise `_RequestFailed` if the vault as a whole failed."""
         breaker, place = self._breakers[verb], f"Key Vault {self.vault}"
@@ -214,7 +214,12 @@ class VaultClient:
         return self._note_failure(breaker, ProviderError(text), again=True)
 
     def _translate_refusal(
-        self, breaker: CircuitBreaker, error: HttpResponseError, source: Source, verb: str, found: VaultObject | None
+        self,
+        breaker: CircuitBreaker,
+        error: HttpResponseError,
+        source: ObjectClient,
+        verb: str,
+        found: VaultObject | None,
     ) -> Exception:
         """Return the error for a failure status. It concerns the object, the identity's token or the vault."""
         refused = VaultRefusal.from_error(error)

@@ -13,7 +13,7 @@ from azure.core.exceptions import HttpResponseError
 from controller.config.settings import DEFAULT_CLOUD, KEY_VAULT_API_VERSION
 from controller.domain.provider_class import VaultObject
 from controller.errors import AccessDenied, ObjectError, ObjectGone, ProviderError, Retry
-from controller.keyvault.objects import Source
+from controller.keyvault.objects import ObjectClient
 from controller.runtime.backoff import parse_retry_after
 
 # Key Vault's refusal of an api-version, with the newest version that it supports.
@@ -88,7 +88,12 @@ class VaultRefusal(NamedTuple):
 
 
 def explain_refusal(
-    refused: VaultRefusal, address: VaultAddress, client_id: str, source: Source, verb: str, found: VaultObject | None
+    refused: VaultRefusal,
+    address: VaultAddress,
+    client_id: str,
+    source: ObjectClient,
+    verb: str,
+    found: VaultObject | None,
 ) -> ProviderError:
     """Return the error of one call: an `ObjectError` if it concerns only `found`, or only the list without `found`."""
     place, noun = f"Key Vault {address.name}", found.noun if found else f"the list of {source.plural}"
@@ -133,7 +138,7 @@ def throttled_error(vault: str, seconds: float | None) -> ProviderError:
         f"Key Vault {vault} is throttled: too many calls by all its users; raise rotationPollIntervalInSeconds or"
         " jitterSeconds if it lasts",
         retry_after=seconds,
-        retry=Retry.TURN,
+        retry=Retry.THROTTLED,
     )
 
 
@@ -180,7 +185,7 @@ def _unauthorized_error(refused: VaultRefusal, place: str, client: str) -> str:
 
 
 def _forbidden_error(
-    refused: VaultRefusal, place: str, client: str, source: Source, verb: str, found: VaultObject | None
+    refused: VaultRefusal, place: str, client: str, source: ObjectClient, verb: str, found: VaultObject | None
 ) -> ProviderError:
     noun = found.noun if found else f"the list of {source.plural}"
     if found and any(code.endswith("Disabled") for code in refused.codes):

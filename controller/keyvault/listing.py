@@ -17,7 +17,7 @@ from controller.domain.snapshot import ListedObject
 from controller.domain.vault_objects import Item
 from controller.errors import AccessDenied, ControllerError, ObjectError, ProviderError
 from controller.keyvault.client import VaultClient
-from controller.keyvault.objects import ObjectPage, Source
+from controller.keyvault.objects import ObjectClient, ObjectPage
 
 # Maximum number of pages of one object's versions: 10,000 versions, twenty times Key Vault's limit for backups.
 MOST_PAGES = 400
@@ -103,7 +103,7 @@ class VaultLister:
             del self._gets_instead[kind]
 
     async def _list_pages(
-        self, source: Source, verb: str, found: VaultObject | None, where: str, most: int, *, first: bool
+        self, source: ObjectClient, verb: str, found: VaultObject | None, where: str, most: int, *, first: bool
     ) -> AsyncIterator[Item]:
         """Yield the items of a list. Each page is one call. Raise `_TooManyPages` above `most` pages."""
         for _ in range(most):
@@ -161,7 +161,7 @@ class VaultLister:
             )
         return ids[ids.index(found.version) :]
 
-    async def _in_order(self, source: Source, found: VaultObject, listed: list[Item], first: bool) -> list[str]:
+    async def _in_order(self, source: ObjectClient, found: VaultObject, listed: list[Item], first: bool) -> list[str]:
         oldest = datetime.min.replace(tzinfo=UTC)
         listed.sort(key=lambda item: (item.created or oldest, item.version), reverse=True)
         if len(listed) > 1 and listed[0].created == listed[1].created:
@@ -174,7 +174,7 @@ class VaultLister:
         return [item.version for item in listed]
 
 
-async def _read_page(source: Source, found: VaultObject | None, where: str) -> ObjectPage:
+async def _read_page(source: ObjectClient, found: VaultObject | None, where: str) -> ObjectPage:
     page = await source.page(where)
     # An item without an identifier does not affect other items.
     return ObjectPage([item for item in page.items if (item.version if found else item.name)], page.following)

@@ -34,7 +34,7 @@ class ObjectPage(NamedTuple):
     following: str
 
 
-class Source(abc.ABC):
+class ObjectClient(abc.ABC):
     """One kind of object in one vault, as one identity sees it. Errors are the SDK's errors.
 
     `plural` is the word for the kind in metrics, messages and paths. `role` is the least role that can read the
@@ -181,7 +181,7 @@ def _read_tags(raw: msgspec.Raw) -> Mapping[str, str]:
         return {}
 
 
-class SecretObjects(Source):
+class SecretObjects(ObjectClient):
     """Secrets. A certificate has a secret with its name, which contains its private key."""
 
     plural, role = "secrets", "Key Vault Secrets User"
@@ -207,7 +207,7 @@ class SecretObjects(Source):
         )
 
 
-class CertificateObjects(Source):
+class CertificateObjects(ObjectClient):
     """Certificates: only the leaf, without chain and private key."""
 
     plural, role = "certificates", "Key Vault Reader"
@@ -238,7 +238,7 @@ class CertificateObjects(Source):
         return _build_value(ssl.DER_cert_to_PEM_cert(bytes(answer.cer)).encode(), answer.properties)
 
 
-class KeyObjects(Source):
+class KeyObjects(ObjectClient):
     """Keys: only the public half."""
 
     plural, role = "keys", "Key Vault Reader"
@@ -271,7 +271,7 @@ class KeyObjects(Source):
         return _build_value(_public_pem(answer.key), answer.properties)
 
 
-SOURCES: Mapping[str, type[Source]] = {"secret": SecretObjects, "cert": CertificateObjects, "key": KeyObjects}
+SOURCES: Mapping[str, type[ObjectClient]] = {"secret": SecretObjects, "cert": CertificateObjects, "key": KeyObjects}
 """The classes by the objectType of a SecretProviderClass."""
 
 # Below /certificates, these paths are not certificates (Azure Key Vault REST API reference, "Get Certificate Issuers"

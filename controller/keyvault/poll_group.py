@@ -7,7 +7,7 @@ import msgspec
 from controller.keyvault.credentials import Identity
 
 
-class Group(msgspec.Struct, frozen=True):
+class PollGroup(msgspec.Struct, frozen=True):
     """An identity, a vault and an interval in seconds. SecretSyncs with the same three share a poll."""
 
     identity: Identity

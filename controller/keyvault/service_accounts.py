@@ -67,6 +67,6 @@ def _read_annotation(account: ServiceAccount, annotation: str, parameter: str, p
         raise errors.ClassError(
             f"annotation {annotation} of ServiceAccount {account.metadata.name} {said}: correct it, or set the"
             f" SecretProviderClass's {parameter}",
-            retry=errors.Retry.TIME,
+            retry=errors.Retry.BACKOFF,
         )
     return value

@@ -204,7 +204,7 @@ def _translate_error(response: aiohttp.ClientResponse, text: str, shown: str) ->
             "the object is larger than the cluster's database accepts (1.5 MiB by default): write fewer or shorter"
             " keys, labels and annotations",
             status=code,
-            retry=errors.Retry.EDIT,
+            retry=errors.Retry.ON_EDIT,
         )
     if code == 429 or code >= 500:
         return errors.Unreachable(shown, status=code, retry_after=parse_retry_after(response.headers))
@@ -213,7 +213,7 @@ def _translate_error(response: aiohttp.ClientResponse, text: str, shown: str) ->
         return errors.PolicyRefused(shown, status=code)
     # An invalid or too large object remains so until a user edits it. A webhook's rules can change without an edit.
     lasting = code in (400, 413, 422) and by is RefuserKind.API_SERVER
-    return errors.Refused(shown, status=code, retry=errors.Retry.EDIT if lasting else None)
+    return errors.Refused(shown, status=code, retry=errors.Retry.ON_EDIT if lasting else None)
 
 
 # The errors of etcd, and of its client in the API server, for an object that is too large.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from controller.api.secretsync import GroupPoll, SecretSync, SecretSyncStatus
-from controller.keyvault.poll_group import Group
+from controller.keyvault.poll_group import PollGroup
 from controller.runtime.backoff import parse_time
 from controller.runtime.work_queue import Key
 
@@ -27,20 +27,20 @@ class GroupPolls:
     `on_equal(group, moment)` is called once for each poll, when all its differences are in Secrets and statuses.
     """
 
-    def __init__(self, on_equal: Callable[[Group, float], None]) -> None:
+    def __init__(self, on_equal: Callable[[PollGroup, float], None]) -> None:
         self._on_equal = on_equal
-        self._moments: dict[Group, float] = {}
-        self._unsettled: dict[Group, set[Key]] = {}
-        self._groups: dict[Key, Group] = {}
+        self._moments: dict[PollGroup, float] = {}
+        self._unsettled: dict[PollGroup, set[Key]] = {}
+        self._groups: dict[Key, PollGroup] = {}
 
-    def found_unequal(self, group: Group, key: Key) -> None:
+    def found_unequal(self, group: PollGroup, key: Key) -> None:
         """Note that a poll which still reads its list found a SecretSync unequal."""
         if self._groups.get(key) != group:
             self.settled(key)  # what another group waits for is reported with this
             self._groups[key] = group
             self._unsettled.setdefault(group, set()).add(key)
 
-    def polled(self, group: Group, moment: float, unequal: Iterable[Key], early: Iterable[Key] = ()) -> None:
+    def polled(self, group: PollGroup, moment: float, unequal: Iterable[Key], early: Iterable[Key] = ()) -> None:
         """Note a poll that began at `moment`, and the SecretSyncs that it did not find equal.
 
         `early` are those of `found_unequal`, which may be settled by now.
@@ -65,7 +65,7 @@ class GroupPolls:
         self._unsettled.clear()
         self._groups.clear()
 
-    def _record_if_equal(self, group: Group) -> None:
+    def _record_if_equal(self, group: PollGroup) -> None:
         if not self._unsettled.get(group):
             self._unsettled.pop(group, None)
             if (moment := self._moments.pop(group, None)) is not None:  # None: the group's first poll still runs

@@ -20,7 +20,7 @@ from controller.domain.list_progress import ListProgress
 from controller.domain.provider_class import ObjectVersionRef
 from controller.domain.selection import Query, SelectionSighting
 from controller.domain.snapshot import ListedObject, VaultSnapshot
-from controller.keyvault.poll_group import Group as Group
+from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
 from controller.observability.telemetry import RateLimitedLog
 from controller.runtime import backoff, budgets
@@ -43,7 +43,7 @@ class PolledSync(msgspec.Struct):
     The time is of the monotonic clock.
     """
 
-    group: Group
+    group: PollGroup
     wanted: Mapping[str, ObjectVersionRef]
     full_read: float
 
@@ -51,7 +51,7 @@ class PolledSync(msgspec.Struct):
 class SelectingSync(msgspec.Struct):
     """One AKVSync with select: its group, and its query for each list."""
 
-    group: Group
+    group: PollGroup
     query: Query
 
 
@@ -70,7 +70,7 @@ def judge_failure(error: errors.ControllerError | None, values_were_read: bool) 
     """
     if values_were_read:
         return FailedPoll.LISTS_FAIL
-    is_throttled = error is not None and error.retry is errors.Retry.TURN
+    is_throttled = error is not None and error.retry is errors.Retry.THROTTLED
     return FailedPoll.THROTTLED if is_throttled else FailedPoll.UNREACHABLE
 
 
@@ -119,21 +119,21 @@ class Poller:
         self._tell = tell
         self._rng = rng
         self._clock = clock
-        self.queue: Queue[Group] = Queue(clock, WORKERS)
+        self.queue: Queue[PollGroup] = Queue(clock, WORKERS)
         self.members: dict[Key, PolledSync] = {}
         # By the key of the AKVSync. The selection tracker sets the handler.
         self._selecting: dict[Key, SelectingSync] = {}
         self.tell_selection: TellSelection = lambda _key, _query, _seen: None
         # Called for each SecretSync that a poll found unequal before the poll had ended.
-        self.on_early_unequal: Callable[[Group, Key], None] = lambda _group, _key: None
+        self.on_early_unequal: Callable[[PollGroup, Key], None] = lambda _group, _key: None
         # Called after each poll that served its whole group, with its start, the SecretSyncs that were not equal, and
         # those of them for which `on_early_unequal` was called.
-        self.on_polled: Callable[[Group, float, list[Key], list[Key]], None] = lambda *_: None
+        self.on_polled: Callable[[PollGroup, float, list[Key], list[Key]], None] = lambda *_: None
         self.compared = RateBudget(budgets.COMPARED, clock)
-        self.cycles: dict[Group, _GroupState] = {}
+        self.cycles: dict[PollGroup, _GroupState] = {}
         self._chorus = RateLimitedLog(log)
 
-    def join(self, key: Key, group: Group, wanted: Mapping[str, ObjectVersionRef], age: float | None) -> None:
+    def join(self, key: Key, group: PollGroup, wanted: Mapping[str, ObjectVersionRef], age: float | None) -> None:
         """Add a SecretSync that was equal to the vault `age` seconds ago, or with None is not known to be equal."""
         member = self.members.get(key)
         if member and member.group != group:
@@ -155,7 +155,7 @@ class Poller:
             self.cycles[member.group].members.discard(key)
             self._forget_empty(member.group)
 
-    def select(self, key: Key, group: Group, query: Query, age: float) -> None:
+    def select(self, key: Key, group: PollGroup, query: Query, age: float) -> None:
         """Let each poll of the group answer the query, too. The vault was listed for it `age` seconds ago."""
         known = self._selecting.get(key)
         if known and known.group == group:
@@ -173,7 +173,7 @@ class Poller:
             self.cycles[selecting.group].selecting.discard(key)
             self._forget_empty(selecting.group)
 
-    def _forget_empty(self, group: Group) -> None:
+    def _forget_empty(self, group: PollGroup) -> None:
         cycle = self.cycles[group]
         if not cycle.members and not cycle.selecting:
             del self.cycles[group]
@@ -198,7 +198,7 @@ class Poller:
         """Begin no more polls."""
         self.queue.close()
 
-    def members_of(self, group: Group) -> Iterable[Key]:
+    def members_of(self, group: PollGroup) -> Iterable[Key]:
         """Return the SecretSyncs that a poll of this group serves."""
         return tuple(self.cycles[group].members) if group in self.cycles else ()
 
@@ -212,7 +212,7 @@ class Poller:
         cycle = self.cycles[member.group] if member else None
         return bool(cycle and cycle.failures and not cycle.read)
 
-    async def _poll_group(self, group: Group) -> float | None:
+    async def _poll_group(self, group: PollGroup) -> float | None:
         cycle = self.cycles.get(group)
         if cycle is None:
             return None
@@ -252,7 +252,12 @@ class Poller:
         return self._until_due(now - began, group, cycle)
 
     def _report_failure(
-        self, group: Group, cycle: _GroupState, failure: FailedPoll, error: errors.ControllerError | None, began: float
+        self,
+        group: PollGroup,
+        cycle: _GroupState,
+        failure: FailedPoll,
+        error: errors.ControllerError | None,
+        began: float,
     ) -> float:
         """Report the failure to all members. Return the seconds until the next poll.
 
@@ -276,12 +281,12 @@ class Poller:
         for key in tuple(cycle.members):
             self._tell(key, self.members[key].wanted, None if key == reader else seen)
 
-    def _until_due(self, age: float | None, group: Group, cycle: _GroupState) -> float:
+    def _until_due(self, age: float | None, group: PollGroup, cycle: _GroupState) -> float:
         if age is None:
             return cycle.draw * self._jitter
         return backoff.until_due(age, group.interval, self._jitter, cycle.draw)
 
-    def _queries_of(self, group: Group, cycle: _GroupState) -> dict[Key, Query]:
+    def _queries_of(self, group: PollGroup, cycle: _GroupState) -> dict[Key, Query]:
         """Return the queries for this poll, unless the namespace has spent its budget for them."""
         if self.compared.wait(group.namespace):
             return {}
@@ -297,7 +302,7 @@ class Poller:
             self.tell_selection(key, query, reported)
 
     async def _take_snapshot(
-        self, group: Group, cycle: _GroupState, queries: tuple[Query, ...], early: _EarlyResults
+        self, group: PollGroup, cycle: _GroupState, queries: tuple[Query, ...], early: _EarlyResults
     ) -> PollResult:
         members = {key: self.members[key] for key in cycle.members}
         wanted = {version for member in members.values() for version in member.wanted.values()}

@@ -29,6 +29,7 @@ from controller.domain.status import (
     next_status,
     ready_condition,
 )
+from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
 from controller.kube.informer import Store
 from controller.observability.telemetry import Metrics, RateLimitedLog
@@ -39,7 +40,7 @@ from controller.runtime.work_queue import Key, Queue
 from controller.secretsync.class_edits import ClassEdits, Concerned
 from controller.secretsync.drift import DriftScheduler, first_delay
 from controller.secretsync.group_polls import GroupPolls, Records, is_recorded, recorded_polls
-from controller.secretsync.poller import Group, Poller
+from controller.secretsync.poller import Poller
 from controller.secretsync.status_reporter import ReportResult, StatusReporter
 from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
 from controller.secretsync.syncer import LastWrite, Syncer, confirmed_outcome
@@ -169,7 +170,7 @@ class Reconciler:
             self.queue.add(key)
         return entry.state.equal_at == date
 
-    def _record_poll(self, group: Group, moment: float) -> None:
+    def _record_poll(self, group: PollGroup, moment: float) -> None:
         """Let one SecretSync of a group record in its status that a poll, begun then, found all of them equal."""
         began = self._clock.utc() - timedelta(seconds=self._clock.monotonic() - moment)
         fingerprint = group.fingerprint(self._settings.rotation_poll_interval)
@@ -362,10 +363,10 @@ class Reconciler:
         self.poller.join(key, group, reading.wanted, age)
         return OnPoll()
 
-    def _group(self, sync: SecretSync, reading: ResolvedSync) -> Group:
+    def _group(self, sync: SecretSync, reading: ResolvedSync) -> PollGroup:
         usual, shortest = self._settings.rotation_poll_interval, self._settings.shortest_refresh_interval
         interval = backoff.refresh_interval(sync.metadata.annotations.get(REFRESH_INTERVAL), usual, shortest)
-        return Group(reading.identity, reading.cloud, reading.vault, interval or usual)
+        return PollGroup(reading.identity, reading.cloud, reading.vault, interval or usual)
 
     async def _attempt_task(
         self, key: Key, sync: SecretSync, source: Class, state: WorkState, written: LastWrite
@@ -429,7 +430,7 @@ class Reconciler:
 
 def _waits_for_value(outcome: Outcome) -> bool:
     """Return whether only another value in the vault can help."""
-    return isinstance(outcome, PartiallySynced | Failed) and outcome.retry is errors.Retry.VALUE
+    return isinstance(outcome, PartiallySynced | Failed) and outcome.retry is errors.Retry.ON_NEW_VALUE
 
 
 def _status_of(sync: SecretSync | Unreadable) -> SecretSyncStatus:

@@ -231,10 +231,10 @@ class Syncer:
             name = sync.metadata.name
             if IMMUTABLE_SECRET in error.message:
                 text = f"Secret {name} is marked immutable: delete it and the controller recreates it"
-                raise errors.Refused(text, status=error.status, retry=errors.Retry.OBSTACLE) from error
+                raise errors.Refused(text, status=error.status, retry=errors.Retry.BLOCKED) from error
             if IMMUTABLE_TYPE in error.message:
                 text = f"Secret {name} is of another type than {sync.spec.secret_object.type}: delete it and the"
-                raise errors.InputError(f"{text} controller recreates it", retry=errors.Retry.OBSTACLE) from error
+                raise errors.InputError(f"{text} controller recreates it", retry=errors.Retry.BLOCKED) from error
             raise
 
 

@@ -101,7 +101,11 @@ class ValueFetcher:
         patience = 0.0 if self._settings.enable_partial_secret_sync else MOST_PATIENCE
         while failed := {version: item for version, item in read.items() if isinstance(item, errors.ControllerError)}:
             wait = seconds_until_turn(failed)
-            if wait is None or wait > patience or any(item.retry is not errors.Retry.TURN for item in failed.values()):
+            if (
+                wait is None
+                or wait > patience
+                or any(item.retry is not errors.Retry.THROTTLED for item in failed.values())
+            ):
                 break
             patience -= wait
             await asyncio.sleep(wait)

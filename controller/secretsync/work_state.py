@@ -239,7 +239,7 @@ class WorkState(msgspec.Struct):
 
         `waits_for_poll`: the vault is unreachable, and one poll after the other finds out for the whole group.
         """
-        if isinstance(outcome, Synced) or outcome.retry is errors.Retry.VALUE:
+        if isinstance(outcome, Synced) or outcome.retry is errors.Retry.ON_NEW_VALUE:
             self.failures = 0
             # A poll may have found something during the attempt.
             self.due = At(now) if self.pending else OnPoll()
@@ -247,7 +247,7 @@ class WorkState(msgspec.Struct):
         if waits_for_poll:
             self.failures, self.due = 0, OnPoll()
             return
-        if outcome.retry is not errors.Retry.TURN:
+        if outcome.retry is not errors.Retry.THROTTLED:
             self.failures += 1
         self.due = At(now + delay_after(outcome, self.failures, interval, rng))
 
@@ -339,7 +339,7 @@ def keys_left(
     `keys` are those of the attempt that failed. An attempt fetches all keys if no poll watches the others meanwhile.
     `is_polled`: the SecretSync is in a poll group. `stays_polled`: the failure does not remove it from the group.
     """
-    waits_for_its_turn = outcome.retry is errors.Retry.TURN
+    waits_for_its_turn = outcome.retry is errors.Retry.THROTTLED
     left = _retried_keys(outcome) if isinstance(outcome, PartiallySynced) else keys
     if left and (is_polled or waits_for_its_turn):
         return left
@@ -347,19 +347,19 @@ def keys_left(
 
 
 def _retried_keys(outcome: PartiallySynced) -> frozenset[str]:
-    return frozenset(key for key, error in outcome.failed.items() if error.retry is not errors.Retry.VALUE)
+    return frozenset(key for key, error in outcome.failed.items() if error.retry is not errors.Retry.ON_NEW_VALUE)
 
 
 def delay_after(outcome: PartiallySynced | Failed, failures: int, interval: float, rng: random.Random) -> float:
     """Return the seconds until the attempt after the n-th failure in a row. `interval` is that of polls."""
     match outcome.retry:
-        case errors.Retry.TURN:
+        case errors.Retry.THROTTLED:
             return outcome.retry_after or backoff.FIRST_RETRY
-        case errors.Retry.EDIT | errors.Retry.VALUE:
+        case errors.Retry.ON_EDIT | errors.Retry.ON_NEW_VALUE:
             return interval  # an edit or a poll wakes it earlier
-        case errors.Retry.OBSTACLE:
+        case errors.Retry.BLOCKED:
             return backoff.backoff_delay(failures, rng, outcome.retry_after, backoff.LONGEST_OBSTACLE)
-        case errors.Retry.TIME:
+        case errors.Retry.BACKOFF:
             return backoff.backoff_delay(failures, rng, outcome.retry_after, backoff.LONGEST_RETRY)
 
 

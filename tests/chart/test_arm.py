@@ -64,7 +64,7 @@ def at(path: str, whole: Any) -> Any:
     return whole
 
 
-def changed(leaf: values.Leaf) -> tuple[Any, Any]:
+def changed(leaf: values.LeafValue) -> tuple[Any, Any]:
     """Another value as the extension's parameter takes it, and as the chart then has it."""
     match leaf.type:
         case inspect.BoolType():
@@ -93,7 +93,7 @@ def changed(leaf: values.Leaf) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("leaf", SETTINGS, ids=lambda leaf: leaf.path)
-def test_every_parameter_of_the_extension_reaches_its_setting(leaf: values.Leaf, mirror: Path) -> None:
+def test_every_parameter_of_the_extension_reaches_its_setting(leaf: values.LeafValue, mirror: Path) -> None:
     given, expected = changed(leaf)
     handed = settings(**{arm.name(leaf.path): given})
     found = json.loads(helm.run(["template", str(mirror), *as_helm_gets_it(handed)]).partition(".yaml\n")[2])
@@ -103,7 +103,7 @@ def test_every_parameter_of_the_extension_reaches_its_setting(leaf: values.Leaf,
 
 
 @pytest.mark.parametrize("leaf", SETTINGS, ids=lambda leaf: leaf.path)
-def test_every_parameter_of_the_flux_configuration_reaches_its_value(leaf: values.Leaf) -> None:
+def test_every_parameter_of_the_flux_configuration_reaches_its_value(leaf: values.LeafValue) -> None:
     given = [{"deep": ["$", "'", '"', "ä"]}] if isinstance(leaf.type, inspect.ListType) else {"of": leaf.path}
     found = secret_values(**{arm.name(leaf.path): given})
     for one in SETTINGS:
@@ -112,7 +112,7 @@ def test_every_parameter_of_the_flux_configuration_reaches_its_value(leaf: value
 
 def test_every_value_is_a_setting() -> None:
     """But for what Arc sets, and what belongs to a chart of charts."""
-    every = [entry for entry in values.walk() if isinstance(entry, values.Leaf)]
+    every = [entry for entry in values.walk() if isinstance(entry, values.LeafValue)]
     assert {leaf.path.split(".")[0] for leaf in every if leaf not in SETTINGS} <= {"Azure", "global"}
 
 

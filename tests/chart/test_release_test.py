@@ -8,7 +8,7 @@ from controller.runtime import bounded_yaml
 from tests.chart.rendering import FULL_NAME, Manifest, container, environment, one, render, text
 from tools.cli.common import helm
 from tools.helm_test.sample import CLOUD_SECONDS, SYNC_SECONDS
-from tools.helm_test.settings import CLOUDS_FILE, Settings
+from tools.helm_test.settings import CLOUDS_FILE, ReleaseTestSettings
 
 NAME = f"{FULL_NAME}-test"
 HELM_TIMEOUT = 300
@@ -24,12 +24,12 @@ def belonging(manifests: list[Manifest]) -> list[tuple[str, str, str]]:
     ]
 
 
-def sees(manifests: list[Manifest]) -> Settings:
+def sees(manifests: list[Manifest]) -> ReleaseTestSettings:
     """Return what the test's program reads of its environment."""
     [main] = one(manifests, "Pod")["spec"]["containers"]
     given = {each["name"]: each.get("value", "10.0.0.1") for each in main["env"]}
-    assert {name.lower() for name in given} == set(Settings.__struct_fields__)
-    return Settings.from_environment(given)
+    assert {name.lower() for name in given} == set(ReleaseTestSettings.__struct_fields__)
+    return ReleaseTestSettings.from_environment(given)
 
 
 def hooks(documents: list[Manifest]) -> dict[tuple[str, str], Manifest]:

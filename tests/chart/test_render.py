@@ -50,7 +50,7 @@ def helms(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
     if "--namespace" not in arguments:
         words += ["--namespace", helm.RELEASE]
     if "--kube-version" not in arguments:
-        words += ["--kube-version", render.Options().kube_version]
+        words += ["--kube-version", render.RenderOptions().kube_version]
     if "--no-include-crds" not in arguments:
         words += ["--include-crds"]
     given = iter(arguments)
@@ -85,7 +85,7 @@ def test_the_objects_are_those_of_helm_template(arguments: list[str], tmp_path: 
     assert [manifest.object for manifest in files] == ours
 
 
-def options(arguments: list[str]) -> render.Options:
+def options(arguments: list[str]) -> render.RenderOptions:
     parser = render.parser()
     return render.options(parser.parse_args(arguments))
 
@@ -283,11 +283,11 @@ def test_nothing_is_written_where_values_are_wrong(tmp_path: Path) -> None:
 
 
 def test_settings_of_helm_in_the_environment_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = render.render(render.Options())
+    plain = render.render(render.RenderOptions())
     monkeypatch.setenv("HELM_NAMESPACE", "elsewhere")
     monkeypatch.setenv("HELM_DEBUG", "true")
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
-    assert render.render(render.Options()) == plain
+    assert render.render(render.RenderOptions()) == plain
 
 
 def test_it_takes_less_than_a_second() -> None:

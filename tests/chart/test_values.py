@@ -86,7 +86,7 @@ def test_what_helm_itself_puts_there_is_taken() -> None:
     assert render("--set", "global.anything=1")
 
 
-def other(leaf: values.Leaf) -> Any:
+def other(leaf: values.LeafValue) -> Any:
     """Return a value of the leaf's type that is not its default, as a string where it is a scalar."""
     special = {
         "image.digest": f"sha256:{'b' * 64}",
@@ -148,8 +148,8 @@ def other(leaf: values.Leaf) -> Any:
     raise AssertionError(leaf)
 
 
-def leaves() -> Iterator[values.Leaf]:
-    return (entry for entry in values.walk() if isinstance(entry, values.Leaf))
+def leaves() -> Iterator[values.LeafValue]:
+    return (entry for entry in values.walk() if isinstance(entry, values.LeafValue))
 
 
 def outcome(given: Any, version: str, hooks: bool = False) -> str:
@@ -227,7 +227,7 @@ def test_null_means_the_default() -> None:
     for entry in values.walk():
         base = frozenset((name, value) for name, value in BASES.get(entry.path, {}).items() if name != entry.path)
         # The null of a group would hide those of its values.
-        depth = 0 if isinstance(entry, values.Leaf) else entry.path.count(".") + 1
+        depth = 0 if isinstance(entry, values.LeafValue) else entry.path.count(".") + 1
         together[depth, base].append(entry.path)
     for (_, base), paths in together.items():
         if not is_default(paths, dict(base)):
@@ -264,7 +264,7 @@ def without(path: str, version: str) -> str:
 
 
 @pytest.mark.parametrize("leaf", list(leaves()), ids=lambda leaf: leaf.path)
-def test_every_leaf_changes_something(leaf: values.Leaf) -> None:
+def test_every_leaf_changes_something(leaf: values.LeafValue) -> None:
     given = nested({**BASES.get(leaf.path, {}), leaf.path: other(leaf)})
     if leaf.path == "crds.upgrade":
         assert "kind: Job" in text()
@@ -292,7 +292,7 @@ def test_values_yaml_says_the_typed_defaults() -> None:
 
 
 @pytest.mark.parametrize("leaf", list(leaves()), ids=lambda leaf: leaf.path)
-def test_the_description_of_a_value_is_clear_by_itself(leaf: values.Leaf) -> None:
+def test_the_description_of_a_value_is_clear_by_itself(leaf: values.LeafValue) -> None:
     """README's table has no headings of groups."""
     first = leaf.description.split()[0]
     assert first[0].isupper(), leaf.description

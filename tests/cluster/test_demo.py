@@ -12,7 +12,7 @@ import pytest
 
 from tools.cli.common import helm, sse_guide
 from tools.demonstration import demo
-from tools.demonstration.stage import Stage
+from tools.demonstration.stage import Console
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
@@ -153,8 +153,8 @@ def test_a_claim_that_does_not_hold_ends_it(
         return real(self, vault, name, "Hello2" if value == "Hello!" else value)
 
     monkeypatch.setattr(Emulator, "set_secret", wrong)
-    patient = Stage.wait
-    monkeypatch.setattr(Stage, "wait", lambda self, what, look, wanted, _: patient(self, what, look, wanted, 4))
+    patient = Console.wait
+    monkeypatch.setattr(Console, "wait", lambda self, what, look, wanted, _: patient(self, what, look, wanted, 4))
     with monkeypatch.context() as patch:
         patch.setattr(demo, "end_on_signals", lambda: None)  # this process keeps its signal handlers
         assert demo.main(["--kubeconfig", str(plane.kubeconfig), "--yes"]) == 1

@@ -25,7 +25,7 @@ from tools.images import image
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.ports import PortClaim
-from tools.local_cluster.processes import Processes
+from tools.local_cluster.processes import ServerProcesses
 from tools.local_cluster.programs import assets
 from tools.release import layout, package
 from tools.release.azure import flux
@@ -45,7 +45,7 @@ class Flux:
 
     def __init__(self, plane: ControlPlane, store: registry.Registry, folder: Path) -> None:
         self.plane, self.store = plane, store
-        self._processes, self._folder, self._port = Processes(), folder, PortClaim()
+        self._processes, self._folder, self._port = ServerProcesses(), folder, PortClaim()
         self._programs = assets.tool("source-controller").parent
         self._release = package.source(f"{store.address}/akv", [], changed=True)
         plane.kubectl("apply", "--server-side", "--filename", str(self._programs / "config" / "crd" / "bases"))

@@ -14,7 +14,7 @@ import pytest
 from controller.api.conditions import Reason
 from tests.support.canaries import FORMS
 from tests.support.cluster.harness import KIND_PATHS, InstalledRelease, Namespace, create_without_labels, eventually
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 from tools.pods.pod_process import PodProcess
 
 # None of the suite's canaries: the API server's audit log has what the webhook says.
@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def guard(tmp_path: Path) -> Iterator[Guard]:
-    authority = Authority(tmp_path, "guard-ca")
+    authority = ClusterAuthority(tmp_path, "guard-ca")
     pair = authority.issue("guard", user="guard", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)

@@ -84,7 +84,7 @@ def _object(kind: str, status: Any) -> dict[str, Any]:
 
 
 def _sync_status(reason: Reason, stalled: bool) -> SecretSyncStatus:
-    outcome = make_outcome(reason, "why", retry=Retry.EDIT if stalled else Retry.TIME)
+    outcome = make_outcome(reason, "why", retry=Retry.ON_EDIT if stalled else Retry.BACKOFF)
     return next_status(META, SecretSyncStatus(), None, outcome, NOW)
 
 
@@ -187,7 +187,7 @@ def _condition(found: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def test_kustomize_patches_what_tools_render_writes(tmp_path: Path) -> None:
     """By the kustomize in kubectl: a label on every object, another image, and no object lost."""
-    manifests = render.render(render.Options())
+    manifests = render.render(render.RenderOptions())
     render.write(manifests, tmp_path, force=False)
     (tmp_path / "kustomization.yaml").write_text(
         json.dumps(

@@ -22,7 +22,7 @@ from tests.support.cluster.harness import (
 from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 from tools.pods.pod_process import PodProcess
 
 pytestmark = pytest.mark.own_plane
@@ -51,13 +51,13 @@ class Scraper:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"), "metrics-ca")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> ClusterAuthority:
+    return ClusterAuthority(tmp_path_factory.mktemp("pki"), "metrics-ca")
 
 
 @pytest.fixture(scope="module")
 def installed(
-    plane: ControlPlane, emulator: Emulator, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+    plane: ControlPlane, emulator: Emulator, authority: ClusterAuthority, tmp_path_factory: pytest.TempPathFactory
 ) -> InstalledRelease:
     pair = authority.issue("metrics", user="metrics", hosts=["127.0.0.1"])
     create_object(plane, "namespaces", helm.RELEASE)
@@ -68,7 +68,7 @@ def installed(
 
 
 @pytest.fixture(scope="module")
-def scraper(installed: InstalledRelease, authority: Authority) -> Iterator[Scraper]:
+def scraper(installed: InstalledRelease, authority: ClusterAuthority) -> Iterator[Scraper]:
     with running_controller(installed.workload()) as workload:
         yield Scraper(workload, authority.pair.cert)
 
@@ -99,7 +99,7 @@ def test_plain_http_and_unknown_certificates_get_nothing(scraper: Scraper, tmp_p
         with suppress(ConnectionResetError):
             assert not plain.recv(2**16).startswith(b"HTTP/")
     with pytest.raises(ssl.SSLCertVerificationError):
-        Scraper(scraper.workload, Authority(tmp_path, "other").pair.cert).get()
+        Scraper(scraper.workload, ClusterAuthority(tmp_path, "other").pair.cert).get()
 
 
 def test_flood_of_bad_tokens_costs_a_bounded_number_of_reviews(installed: InstalledRelease, scraper: Scraper) -> None:

@@ -18,7 +18,7 @@ from tests.unit.cli.migrate.operators import test_akv2k8s, test_external_secrets
 from tools.cli.common import templating
 from tools.cli.migrate import migrate
 from tools.cli.migrate.operators import akv2k8s, external_secrets
-from tools.cli.migrate.operators.result import Options
+from tools.cli.migrate.operators.result import ConversionOptions
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ VARIED = [
         ],
         options,
     )
-    for options in (Options(), Options(classes=True), Options(beside=True))
+    for options in (ConversionOptions(), ConversionOptions(classes=True), ConversionOptions(beside=True))
 ] + [
     akv2k8s.migrate(
         [
@@ -242,7 +242,7 @@ VARIED = [
                 for n, kind in enumerate(("kubernetes.io/dockerconfigjson", "kubernetes.io/ssh-auth"))
             ),
         ],
-        Options(client_id="c", tenant_id="t"),
+        ConversionOptions(client_id="c", tenant_id="t"),
     )
 ]
 

@@ -17,7 +17,7 @@ from tests.support.cluster.harness import Namespace, eventually, read_metrics
 from tools.cli.render import render
 from tools.codegen import monitoring
 from tools.local_cluster.ports import PortClaim
-from tools.local_cluster.processes import Processes
+from tools.local_cluster.processes import ServerProcesses
 from tools.local_cluster.programs import assets
 from tools.pods.pod_process import PodProcess
 
@@ -37,7 +37,7 @@ def programs() -> Path:
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the file that the Prometheus Operator makes of the PrometheusRule."""
     values = ("--set", "prometheusRule.enabled=true,prometheusRule.renderMode=alwaysRender")
-    (rule,) = [each for each in render.render(render.Options(values=(values,))) if each.kind == "PrometheusRule"]
+    (rule,) = [each for each in render.render(render.RenderOptions(values=(values,))) if each.kind == "PrometheusRule"]
     file = tmp_path_factory.mktemp("rules") / "rules.yaml"
     file.write_text(yaml.safe_dump(rule.object["spec"]))
     return file
@@ -177,7 +177,7 @@ def prometheus(programs: Path, rules: Path, controller: PodProcess, tmp_path: Pa
     }
     file = tmp_path / "prometheus.yaml"
     file.write_text(yaml.safe_dump(config))
-    processes = Processes()
+    processes = ServerProcesses()
     try:
         command = [
             str(programs / "prometheus"),

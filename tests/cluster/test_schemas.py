@@ -29,7 +29,7 @@ def scene(plane: ControlPlane) -> None:
         create_object(plane, f"namespaces/{namespace}/serviceaccounts", name)
 
 
-def list_objects(options: render.Options) -> list[dict[str, Any]]:
+def list_objects(options: render.RenderOptions) -> list[dict[str, Any]]:
     """Return the objects that the chart renders, those of a List each by itself: kubectl reads no List in a List."""
     rendered = [each.object for each in render.render(options)]
     return [item for each in rendered for item in (each["items"] if each["kind"] == "List" else [each])]
@@ -43,7 +43,7 @@ def apply(plane: ControlPlane, *objects: object) -> list[str]:
 
 
 @pytest.mark.parametrize("options", MATRIX.values(), ids=MATRIX)
-def test_every_object_is_valid(plane: ControlPlane, scene: None, options: render.Options) -> None:
+def test_every_object_is_valid(plane: ControlPlane, scene: None, options: render.RenderOptions) -> None:
     # Before 1.30 there are no admission policies.
     served = plane.kubectl("api-versions").split()
     objects = [each for each in list_objects(options) if each["apiVersion"] in served]

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 
 from controller.domain.certificates import CertificateBundle, take_apart
 from controller.domain.decode_values import PEM, PFX, decode_values
-from controller.domain.provider_class import ObjectVersionRef, Part, VaultObject
+from controller.domain.provider_class import ObjectPart, ObjectVersionRef, VaultObject
 from controller.domain.values import SecretBytes, VaultValue
 from controller.errors import ControllerError, ObjectError
 
 WHAT = "secret web in Key Vault shop"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-PARTS, TYPES = list(Part), [PEM, PFX, "", "application/x-pem-file; charset=utf-8"]
+PARTS, TYPES = list(ObjectPart), [PEM, PFX, "", "application/x-pem-file; charset=utf-8"]
 ENCODINGS, FORMATS = ["utf-8", "base64", "hex"], ["", "pfx"]
 # As a vault bounds what it keeps; and as long as one answer may keep everybody else waiting.
 MOST_BYTES = 25_600
@@ -69,7 +69,10 @@ def asked(how: int, data: bytes) -> None:
     found = VaultObject(name="web", encoding=ENCODINGS[encoding], format=FORMATS[how % len(FORMATS)])
     owned = bool(how // len(FORMATS) % 2)
     read = VaultValue(value=SecretBytes(data), version="v1", content_type=TYPES[form], of_certificate=owned)
-    wanted = {"one": ObjectVersionRef(found, 0, PARTS[part]), "tls.crt": ObjectVersionRef(found, 0, Part.CERTIFICATES)}
+    wanted = {
+        "one": ObjectVersionRef(found, 0, PARTS[part]),
+        "tls.crt": ObjectVersionRef(found, 0, ObjectPart.CERTIFICATES),
+    }
     for item in decode_values(
         "shop", wanted, dict.fromkeys((each.whole for each in wanted.values()), read), NOW
     ).values():

@@ -10,7 +10,7 @@ from typing import Any
 from tests.logs import page
 from tests.support.cluster.harness import eventually
 from tools.local_cluster import ControlPlane
-from tools.local_cluster.processes import Processes
+from tools.local_cluster.processes import ServerProcesses
 from tools.local_cluster.programs import assets
 from tools.pods import pod_emulation
 
@@ -27,7 +27,7 @@ class Stack:
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
         self.plane = plane
         self._folder = folder
-        self._processes = Processes()
+        self._processes = ServerProcesses()
         with socket.create_server(("127.0.0.1", 0)) as reserved:
             self._port = reserved.getsockname()[1]
         self.url = f"https://127.0.0.1:{self._port}"
@@ -77,7 +77,7 @@ class Stack:
         volumes = [{"name": name, "secret": {"secretName": name}} for name in secrets]
         mounts = [{"name": name, "mountPath": f"/{name}"} for name in secrets]
         if not folder.exists():
-            pod_emulation.Volumes(self.plane, namespace, "default", folder).mount(volumes, mounts)
+            pod_emulation.PodVolumes(self.plane, namespace, "default", folder).mount(volumes, mounts)
         return folder
 
     def start_collector(self, clients: Path | None = None) -> None:

@@ -42,7 +42,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(figure)
 
 
-def _built_once(factory: pytest.TempPathFactory, worker: str, target: str) -> image.Image:
+def _built_once(factory: pytest.TempPathFactory, worker: str, target: str) -> image.BuiltImage:
     """Return the image of a target of the Containerfile, built by the first worker that asks for it."""
     base = factory.getbasetemp()
     folder = base if worker == "master" else base.parent  # the workers' common folder
@@ -52,24 +52,24 @@ def _built_once(factory: pytest.TempPathFactory, worker: str, target: str) -> im
         if not made.exists():
             built = image.build(folder / f"{target}.tar", base=image.DEBIAN, target=target)
             made.write_bytes(msgspec.json.encode(built, enc_hook=str))
-    return msgspec.json.decode(made.read_bytes(), type=image.Image, dec_hook=lambda kind, given: kind(given))
+    return msgspec.json.decode(made.read_bytes(), type=image.BuiltImage, dec_hook=lambda kind, given: kind(given))
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> image.Image:
+def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> image.BuiltImage:
     made = _built_once(tmp_path_factory, worker_id, "controller")
     figures.append(f"image: {made.own_packed / 1e6:.1f} MB packed, {made.own_unpacked / 1e6:.1f} MB unpacked")
     return made
 
 
 @pytest.fixture(scope="session")
-def built_test(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> image.Image:
+def built_test(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> image.BuiltImage:
     return _built_once(tmp_path_factory, worker_id, "test")
 
 
 @pytest.fixture(scope="session")
 def plane(
-    tmp_path_factory: pytest.TempPathFactory, built: image.Image, built_test: image.Image
+    tmp_path_factory: pytest.TempPathFactory, built: image.BuiltImage, built_test: image.BuiltImage
 ) -> Iterator[ControlPlane]:
     with ControlPlane(tmp_path_factory.mktemp("plane"), with_node=True) as running:
         running.node.load(built.archive)

@@ -15,14 +15,14 @@ MOST_PACKED = 25e6
 
 
 @pytest.fixture(scope="module")
-def config(built: image.Image) -> dict[str, Any]:
+def config(built: image.BuiltImage) -> dict[str, Any]:
     with tarfile.open(built.archive) as archive:
         manifest = _json(archive, built.digest)
         return _json(archive, manifest["config"]["digest"])
 
 
 @pytest.fixture(scope="module")
-def own(built: image.Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tarfile.TarFile]:
+def own(built: image.BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tarfile.TarFile]:
     """Provide the layer on top of the base."""
     with tarfile.open(built.archive) as archive:
         digest = _json(archive, built.digest)["layers"][-1]["digest"]
@@ -41,7 +41,7 @@ def _json(archive: tarfile.TarFile, digest: str) -> dict[str, Any]:
     return found
 
 
-def test_two_builds_have_one_digest(built: image.Image, tmp_path: Path) -> None:
+def test_two_builds_have_one_digest(built: image.BuiltImage, tmp_path: Path) -> None:
     assert image.build(tmp_path / "again.tar", base=image.DEBIAN).digest == built.digest
 
 
@@ -71,7 +71,7 @@ def test_it_holds_the_controller_and_nothing_of_tests_and_tools(own: tarfile.Tar
     assert not any(entry.mode & 0o022 for entry in own.getmembers() if entry.isfile()), "another user can write"
 
 
-def test_that_of_the_test_has_its_own_two_tools_besides(built_test: image.Image) -> None:
+def test_that_of_the_test_has_its_own_two_tools_besides(built_test: image.BuiltImage) -> None:
     with tarfile.open(built_test.archive) as archive:
         digest = _json(archive, built_test.digest)["layers"][-1]["digest"]
         with tarfile.open(fileobj=archive.extractfile(_path(digest))) as layer:
@@ -82,7 +82,7 @@ def test_that_of_the_test_has_its_own_two_tools_besides(built_test: image.Image)
     assert {name for name in sources if name.startswith(("controller/", "tools/"))} == ours | {"tools/pki.py"}
 
 
-def test_it_has_neither_a_compiler_nor_pip(built: image.Image) -> None:
+def test_it_has_neither_a_compiler_nor_pip(built: image.BuiltImage) -> None:
     with tarfile.open(built.archive) as archive:
         for described in _json(archive, built.digest)["layers"]:
             with tarfile.open(fileobj=archive.extractfile(_path(described["digest"]))) as layer:
@@ -99,5 +99,5 @@ def test_a_base_that_cannot_be_had_is_told_with_the_way_out(tmp_path: Path) -> N
     assert last == "where no registry is reachable: make image BASE=debian"
 
 
-def test_it_is_small(built: image.Image) -> None:
+def test_it_is_small(built: image.BuiltImage) -> None:
     assert built.own_packed < MOST_PACKED

@@ -92,7 +92,7 @@ def test_a_second_cluster_runs_beside_the_first_and_leaves_nothing(
     plane.check()
 
 
-def test_the_command_and_a_server_that_ends(built: image.Image, tmp_path: Path) -> None:
+def test_the_command_and_a_server_that_ends(built: image.BuiltImage, tmp_path: Path) -> None:
     home = tmp_path / "akv-secret-store"
     home.mkdir()
     for made in cache.root().glob("*-*/"):

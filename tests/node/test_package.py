@@ -14,7 +14,7 @@ from tools.local_cluster.programs import assets
 from tools.release import layout, package
 
 
-def test_a_release_with_the_image_reaches_the_sites_registry(built: image.Image, tmp_path: Path) -> None:
+def test_a_release_with_the_image_reaches_the_sites_registry(built: image.BuiltImage, tmp_path: Path) -> None:
     system_packages.require({"skopeo": "skopeo"})
     with registry.running() as store:
         place, folder = f"{store.address}/akv", tmp_path / "release"
@@ -64,7 +64,7 @@ def test_tools_of_a_release_run_without_network_and_package_index(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["pkg:pypi/cryptography@", "pkg:deb/debian/python3", "pkg:deb/debian/libc6@"])
-def test_the_bill_has_what_is_in_the_image(built: image.Image, tmp_path: Path, name: str) -> None:
+def test_the_bill_has_what_is_in_the_image(built: image.BuiltImage, tmp_path: Path, name: str) -> None:
     assert package.main(["--changed", "--output", str(tmp_path / "release"), "--image", str(built.archive)]) == 0
     bill = json.loads((tmp_path / "release" / "sbom" / "image.cdx.json").read_text())
     [content] = [one["content"] for one in bill["metadata"]["component"]["hashes"]]

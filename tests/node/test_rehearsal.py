@@ -35,7 +35,11 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def released(
-    tmp_path_factory: pytest.TempPathFactory, site: str, key: Path, built: image.Image, built_test: image.Image
+    tmp_path_factory: pytest.TempPathFactory,
+    site: str,
+    key: Path,
+    built: image.BuiltImage,
+    built_test: image.BuiltImage,
 ) -> Path:
     return rehearsal.make_release(tmp_path_factory.mktemp("made"), site, [built.archive, built_test.archive], key)
 

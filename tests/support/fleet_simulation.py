@@ -25,7 +25,7 @@ from controller.errors import ControllerError
 from controller.keyvault.client import AT_ONCE, VaultClient
 from controller.keyvault.credentials import FederatedCredential, Identity
 from controller.keyvault.errors import VaultAddress
-from controller.keyvault.objects import ObjectPage, SecretObjects, Source
+from controller.keyvault.objects import ObjectClient, ObjectPage, SecretObjects
 from controller.keyvault.pool import VaultPool
 from controller.keyvault.reader import VaultReader
 from controller.kube.informer import Store
@@ -140,9 +140,9 @@ class _SimulatedClient(VaultClient):
             _ignore,
             clock,
         )
-        self._shelf = cast("Source", _SimulatedSecrets(vault))
+        self._shelf = cast("ObjectClient", _SimulatedSecrets(vault))
 
-    def source_of(self, _kind: str) -> Source:
+    def source_of(self, _kind: str) -> ObjectClient:
         return self._shelf
 
 

@@ -7,7 +7,7 @@ from controller.errors import ControllerError, ObjectError, Retry
 
 
 def make_failure(
-    reason: Reason, message: str = "m", retry: Retry = Retry.TIME, retry_after: float | None = None
+    reason: Reason, message: str = "m", retry: Retry = Retry.BACKOFF, retry_after: float | None = None
 ) -> Failed:
     """Return the outcome of an error with this reason."""
 
@@ -19,7 +19,7 @@ def make_failure(
 
 
 def make_outcome(
-    reason: Reason, message: str = "m", objects: list[ObjectVersion] | None = None, retry: Retry = Retry.TIME
+    reason: Reason, message: str = "m", objects: list[ObjectVersion] | None = None, retry: Retry = Retry.BACKOFF
 ) -> Reportable:
     """Return an outcome whose conditions have this reason."""
     match reason:

@@ -34,7 +34,7 @@ class ReleaseAccount(msgspec.Struct, frozen=True, order=True):
     """The name of the helm release."""
 
 
-class Release(msgspec.Struct, frozen=True):
+class ControllerRelease(msgspec.Struct, frozen=True):
     """A release whose Deployment exists. `verified` means that an administrator's object names it."""
 
     deployment: Object
@@ -73,7 +73,7 @@ class NotSeen(Exception):  # noqa: N818 -- an answer, not an error
     """The caller may not list the objects that name releases. The message is the API server's."""
 
 
-async def find_releases(caller: OperatorKubeClient, choice: ReleaseChoice) -> list[Release]:
+async def find_releases(caller: OperatorKubeClient, choice: ReleaseChoice) -> list[ControllerRelease]:
     """Return the releases that fit the choice, sorted by namespace and name.
 
     Without a namespace in the choice, only administrators' objects count. Raise `NotSeen` if the caller may not list
@@ -89,22 +89,22 @@ async def find_releases(caller: OperatorKubeClient, choice: ReleaseChoice) -> li
     if found or not choice.namespace:
         return found
     labelled = await caller.list_objects(f"/apis/apps/v1/namespaces/{choice.namespace}/deployments", LABELS)
-    releases = [Release(each, _label_of(each), verified=False) for each in labelled]
+    releases = [ControllerRelease(each, _label_of(each), verified=False) for each in labelled]
     return sorted(
         (each for each in releases if choice.fits(each.namespace, each.release, each.name)),
         key=lambda each: each.name,
     )
 
 
-async def list_labelled(caller: OperatorKubeClient) -> list[Release]:
+async def list_labelled(caller: OperatorKubeClient) -> list[ControllerRelease]:
     """Return every Deployment with this product's label. An editor of its namespace can have forged it."""
     return [
-        Release(each, _label_of(each), verified=False)
+        ControllerRelease(each, _label_of(each), verified=False)
         for each in await caller.list_objects("/apis/apps/v1/deployments", LABELS)
     ]
 
 
-def choose_release(found: Sequence[Release]) -> Release | None:
+def choose_release(found: Sequence[ControllerRelease]) -> ControllerRelease | None:
     """Return the only release; None if there is none. Raise `BadInput` if there are several."""
     if len(found) < 2:
         return found[0] if found else None
@@ -114,7 +114,7 @@ def choose_release(found: Sequence[Release]) -> Release | None:
     raise BadInput(f"several releases fit: {which}; name one with {flag}")
 
 
-async def _find_verified(caller: OperatorKubeClient, choice: ReleaseChoice) -> list[Release]:
+async def _find_verified(caller: OperatorKubeClient, choice: ReleaseChoice) -> list[ControllerRelease]:
     found = []
     for account in await _read_accounts(caller):
         if not choice.fits(account.namespace, account.release, account.deployment):
@@ -125,7 +125,7 @@ async def _find_verified(caller: OperatorKubeClient, choice: ReleaseChoice) -> l
         except errors.NotFound:
             continue  # an uninstalled release left its binding, or a hook's binding names no Deployment
         if runs_as(deployment) == account.name:
-            found.append(Release(deployment, account.release))
+            found.append(ControllerRelease(deployment, account.release))
     return found
 
 

@@ -17,7 +17,7 @@ GRACE_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class Variable:
+class EnvironmentVariable:
     """One environment variable: a Helm expression or a field of the pod, set if the Helm condition `when` holds."""
 
     value: str = ""
@@ -26,47 +26,49 @@ class Variable:
     name: str = ""
 
 
-SOURCES: dict[str, Variable] = {
-    "rotation_poll_interval": Variable("int64 .Values.rotationPollIntervalInSeconds"),
-    "enable_partial_secret_sync": Variable(
+SOURCES: dict[str, EnvironmentVariable] = {
+    "rotation_poll_interval": EnvironmentVariable("int64 .Values.rotationPollIntervalInSeconds"),
+    "enable_partial_secret_sync": EnvironmentVariable(
         'include "akv-secret-store.on" .Values.enablePartialSecretSync | default "false"'
     ),
-    "jitter": Variable("int64 .Values.jitterSeconds"),
-    "drift_interval": Variable("int64 .Values.driftIntervalInSeconds"),
-    "shortest_refresh_interval": Variable("int64 .Values.shortestRefreshIntervalInSeconds"),
-    "normal_events": Variable('include "akv-secret-store.on" .Values.normalEvents | default "false"'),
-    "identity_from_service_account": Variable(
+    "jitter": EnvironmentVariable("int64 .Values.jitterSeconds"),
+    "drift_interval": EnvironmentVariable("int64 .Values.driftIntervalInSeconds"),
+    "shortest_refresh_interval": EnvironmentVariable("int64 .Values.shortestRefreshIntervalInSeconds"),
+    "normal_events": EnvironmentVariable('include "akv-secret-store.on" .Values.normalEvents | default "false"'),
+    "identity_from_service_account": EnvironmentVariable(
         'include "akv-secret-store.true" .Values.identityFromServiceAccount | default "false"'
     ),
-    "akv_sync": Variable('include "akv-secret-store.on" .Values.akvSync.enabled | default "false"'),
-    "controller_name": Variable(".Values.controllerName"),
-    "watch_namespaces": Variable('include "akv-secret-store.namespaces" . | fromJsonArray | join ","'),
-    "default_cloud": Variable('include "akv-secret-store.defaultCloud" .'),
-    "clouds_file": Variable(f'"{FOLDER}/{CLOUDS_FILE}"', when=".Values.clouds"),
-    "ca_file": Variable(f'"{FOLDER}/{CA_FILE}"', when='include "akv-secret-store.ca" .'),
-    "test_clouds_file": Variable(
+    "akv_sync": EnvironmentVariable('include "akv-secret-store.on" .Values.akvSync.enabled | default "false"'),
+    "controller_name": EnvironmentVariable(".Values.controllerName"),
+    "watch_namespaces": EnvironmentVariable('include "akv-secret-store.namespaces" . | fromJsonArray | join ","'),
+    "default_cloud": EnvironmentVariable('include "akv-secret-store.defaultCloud" .'),
+    "clouds_file": EnvironmentVariable(f'"{FOLDER}/{CLOUDS_FILE}"', when=".Values.clouds"),
+    "ca_file": EnvironmentVariable(f'"{FOLDER}/{CA_FILE}"', when='include "akv-secret-store.ca" .'),
+    "test_clouds_file": EnvironmentVariable(
         f'"{TEST_CLOUDS_FOLDER}/{release_test.CLOUDS_FILE}"', when='include "akv-secret-store.testVault" .'
     ),
-    "probe_secret_type": Variable(f'"{PROBE_SECRET_TYPE}"', when='include "akv-secret-store.policies" .'),
-    "allowed_secret_types": Variable(
+    "probe_secret_type": EnvironmentVariable(f'"{PROBE_SECRET_TYPE}"', when='include "akv-secret-store.policies" .'),
+    "allowed_secret_types": EnvironmentVariable(
         'include "akv-secret-store.list" .Values.validatingAdmissionPolicies.allowedSecretTypes | fromJsonArray'
         ' | join ","',
         when='include "akv-secret-store.policies" .',
     ),
-    "policies_name": Variable('include "akv-secret-store.globalName" .', when='include "akv-secret-store.policies" .'),
-    "service_account": Variable(pod_field="spec.serviceAccountName"),
-    "lease_name": Variable('include "akv-secret-store.fullname" .'),
-    "lease_duration": Variable('include "akv-secret-store.leaseDuration" .'),
-    "lease_renew_interval": Variable('include "akv-secret-store.leaseRenewInterval" .'),
-    "pod_namespace": Variable(pod_field="metadata.namespace"),
-    "pod_name": Variable(pod_field="metadata.name"),
-    "metrics_tls_folder": Variable(f'"{METRICS_TLS_FOLDER}"', when=".Values.metrics.tls.secretName"),
-    "metrics_authentication": Variable(
+    "policies_name": EnvironmentVariable(
+        'include "akv-secret-store.globalName" .', when='include "akv-secret-store.policies" .'
+    ),
+    "service_account": EnvironmentVariable(pod_field="spec.serviceAccountName"),
+    "lease_name": EnvironmentVariable('include "akv-secret-store.fullname" .'),
+    "lease_duration": EnvironmentVariable('include "akv-secret-store.leaseDuration" .'),
+    "lease_renew_interval": EnvironmentVariable('include "akv-secret-store.leaseRenewInterval" .'),
+    "pod_namespace": EnvironmentVariable(pod_field="metadata.namespace"),
+    "pod_name": EnvironmentVariable(pod_field="metadata.name"),
+    "metrics_tls_folder": EnvironmentVariable(f'"{METRICS_TLS_FOLDER}"', when=".Values.metrics.tls.secretName"),
+    "metrics_authentication": EnvironmentVariable(
         'include "akv-secret-store.true" .Values.metrics.authentication.enabled | default "false"'
     ),
-    "otlp_endpoint": Variable(".Values.logs.otlp.endpoint", when='include "akv-secret-store.logs" .'),
-    "otlp_folder": Variable(f'"{LOGS_FOLDER}"', when='include "akv-secret-store.logs" .'),
-    "log_level": Variable(".Values.logLevel"),
+    "otlp_endpoint": EnvironmentVariable(".Values.logs.otlp.endpoint", when='include "akv-secret-store.logs" .'),
+    "otlp_folder": EnvironmentVariable(f'"{LOGS_FOLDER}"', when='include "akv-secret-store.logs" .'),
+    "log_level": EnvironmentVariable(".Values.logLevel"),
 }
 # The Deployment uses the defaults of these fields: it has the same ports.
 _NOT_SET = frozenset({"listen_address", "listen_port", "health_port"})
@@ -76,7 +78,7 @@ class SourceError(Exception):
     """Settings and sources do not match. The message names the field."""
 
 
-def environment(sources: dict[str, Variable] | None = None) -> list[Variable]:
+def environment(sources: dict[str, EnvironmentVariable] | None = None) -> list[EnvironmentVariable]:
     """Return one variable for each field of `Settings`, in its order. Raise `SourceError`."""
     sources = SOURCES if sources is None else sources
     fields = set(Settings.__struct_fields__)
@@ -87,7 +89,7 @@ def environment(sources: dict[str, Variable] | None = None) -> list[Variable]:
     if unknown := sorted((sources.keys() | _NOT_SET) - fields):
         raise SourceError(f"tools/codegen/deployment.py knows {', '.join(unknown)}, and Settings has no such field")
     return [
-        Variable(source.value, source.pod_field, source.when, field.upper())
+        EnvironmentVariable(source.value, source.pod_field, source.when, field.upper())
         for field in Settings.__struct_fields__
         if (source := sources.get(field))
     ]

@@ -34,7 +34,7 @@ def values_yaml(chart: values.ChartValues) -> str:
             f"{indent}{line}"
             for line in templating.to_comment(entry.description, templating.WIDTH - len(indent)).splitlines()
         ]
-        if isinstance(entry, values.Group):
+        if isinstance(entry, values.GroupNode):
             lines.append(f"{indent}{name}:")
             continue
         for example in entry.examples:
@@ -48,7 +48,7 @@ def defaults_template(chart: values.ChartValues) -> str:
     """Return chart/templates/_defaults.tpl: the default of each value, by its group's path."""
     groups: dict[str, dict[str, Any]] = {"": {}}
     for entry in values.walk(chart):
-        if isinstance(entry, values.Group):
+        if isinstance(entry, values.GroupNode):
             groups[entry.path] = {}
         else:
             group, _, name = entry.path.rpartition(".")
@@ -56,7 +56,7 @@ def defaults_template(chart: values.ChartValues) -> str:
     return templating.render_template("defaults.tpl", defaults=json.dumps(groups, sort_keys=True))
 
 
-def _rights_table(rules: list[rbac.Rule]) -> str:
+def _rights_table(rules: list[rbac.PolicyRule]) -> str:
     return table(
         ("resources", "verbs", "what for"),
         [(f"`{'`, `'.join(rule.resources)}`", ", ".join(rule.verbs), "; ".join(rule.why)) for rule in rules],
@@ -76,7 +76,7 @@ def readme(description: str, chart: values.ChartValues) -> str:
             [
                 (f"`{leaf.path}`", f"`{templating.to_inline_yaml(leaf.default)}`", leaf.description)
                 for leaf in values.walk(chart)
-                if isinstance(leaf, values.Leaf)
+                if isinstance(leaf, values.LeafValue)
             ],
         ),
         rights=_rights_table([*rbac.controller(), *rbac.tokens(), *rbac.akv_sync()]),

@@ -58,7 +58,7 @@ ALARMS = (
 )
 
 
-class Panel(NamedTuple):
+class DashboardPanel(NamedTuple):
     """A graph. Each query has an expression and its legend."""
 
     title: str
@@ -67,8 +67,8 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel("SecretSyncs that are not ready", "short", (("max(akv_secret_store_not_ready)", "not ready"),)),
-    Panel(
+    DashboardPanel("SecretSyncs that are not ready", "short", (("max(akv_secret_store_not_ready)", "not ready"),)),
+    DashboardPanel(
         "Since the last successful sync, the ten longest",
         "s",
         (
@@ -79,7 +79,7 @@ PANELS = (
             ),
         ),
     ),
-    Panel(
+    DashboardPanel(
         "Until it expires, the ten nearest",
         "s",
         (
@@ -89,7 +89,7 @@ PANELS = (
             ),
         ),
     ),
-    Panel(
+    DashboardPanel(
         "Calls to vaults",
         "reqps",
         (
@@ -99,12 +99,12 @@ PANELS = (
             ),
         ),
     ),
-    Panel(
+    DashboardPanel(
         "Reconciles by what came of them",
         "ops",
         (("sum by (reason) (rate(akv_secret_store_reconciles_total[$__rate_interval]))", "{{reason}}"),),
     ),
-    Panel(
+    DashboardPanel(
         "Seconds of a reconcile",
         "s",
         tuple(
@@ -116,12 +116,12 @@ PANELS = (
             for share in (0.5, 0.99)
         ),
     ),
-    Panel(
+    DashboardPanel(
         "Secrets written",
         "ops",
         (("sum by (verb) (rate(akv_secret_store_secret_writes_total[$__rate_interval]))", "{{verb}}"),),
     ),
-    Panel(
+    DashboardPanel(
         "Log lines to the collector",
         "ops",
         (
@@ -129,7 +129,7 @@ PANELS = (
             ("sum by (cause) (rate(akv_secret_store_log_lines_lost_total[$__rate_interval]))", "lost: {{cause}}"),
         ),
     ),
-    Panel(
+    DashboardPanel(
         "Who leads, and what waits",
         "short",
         (
@@ -137,7 +137,7 @@ PANELS = (
             ("max(akv_secret_store_queue_due)", "due and waiting"),
         ),
     ),
-    Panel(
+    DashboardPanel(
         "Failures to sign in, and series that were left out",
         "short",
         (
@@ -169,7 +169,7 @@ def dashboard() -> str:
     return json.dumps(model, indent=2) + "\n"
 
 
-def _build_panel(number: int, panel: Panel, source: dict[str, str]) -> dict[str, Any]:
+def _build_panel(number: int, panel: DashboardPanel, source: dict[str, str]) -> dict[str, Any]:
     row, column = divmod(number, _COLUMNS)
     return {
         "id": number + 1,

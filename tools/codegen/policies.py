@@ -22,7 +22,16 @@ from controller.kube.event_recorder import ACTION, MOST_NOTE, REPORTER
 from controller.kube.policy_guard import NEVER_WRITTEN, ONE_AUDIENCE, PROBE_AUDIENCE
 from controller.secretsync.status_reporter import ATTENTION
 from tools.codegen.deployment import PROBE_SECRET_TYPE
-from tools.codegen.policy import Policy, Validation, When, owned_by, owner_as_written, pattern, text, unchanged
+from tools.codegen.policy import (
+    AdmissionPolicy,
+    PolicyCondition,
+    PolicyValidation,
+    owned_by,
+    owner_as_written,
+    pattern,
+    text,
+    unchanged,
+)
 from tools.codegen.rbac import FULL_NAME
 
 # The first Kubernetes release that serves ValidatingAdmissionPolicy as v1.
@@ -45,7 +54,7 @@ _SERVED_SHOWN = (
 )
 _HOME = "'{{ include `akv-secret-store.namespace` . }}'"
 _EXCLUDED = "{{ include `akv-secret-store.excluded` . }}"
-_NOT_EXCLUDED = Validation(
+_NOT_EXCLUDED = PolicyValidation(
     f"!has(request.namespace) || !(request.namespace in {_EXCLUDED})",
     "this namespace is among the chart's validatingAdmissionPolicies.excludedNamespaces, and watchNamespaces does not"
     " name it",
@@ -53,8 +62,8 @@ _NOT_EXCLUDED = Validation(
 _NO_FINALIZERS = "finalizers are neither added nor removed by the controller"
 
 
-_AKV_SYNC = When('include "akv-secret-store.on" .Values.akvSync.enabled', lambda settings: settings.akv_sync)
-_WATCHING = When(
+_AKV_SYNC = PolicyCondition('include "akv-secret-store.on" .Values.akvSync.enabled', lambda settings: settings.akv_sync)
+_WATCHING = PolicyCondition(
     'include "akv-secret-store.namespaces" . | fromJsonArray', lambda settings: bool(settings.watch_namespaces)
 )
 
@@ -93,7 +102,7 @@ def _is_kept(field: str) -> str:
     return f"{all_in(new, old)} && {all_in(old, new)}"
 
 
-_SECRETS = Policy(
+_SECRETS = AdmissionPolicy(
     name="secrets",
     why="The controller writes Secrets that a SecretSync of their name owns, of the allowed types, and no others.",
     group=Secret.group,
@@ -109,51 +118,51 @@ _SECRETS = Policy(
     ),
     # The order counts: the answer has the message of the first validation that fails.
     validations=(
-        Validation(
+        PolicyValidation(
             f"!variables.isUpdate || ({_sole_owner('oldObject')})",
             # The answer to a patch without changes has the whole Secret. This rule prevents it, but not a JSON patch
             # that makes the API server quote a value in an error of its own, before admission (see the README).
             f"{FOREIGN_SECRET}: its one owner must be that SecretSync",
         ),
-        Validation(
+        PolicyValidation(
             _sole_owner("object"),
             "the one owner of a Secret must be the SecretSync of its name",
         ),
-        Validation(
+        PolicyValidation(
             "!variables.isUpdate || object.metadata.ownerReferences == oldObject.metadata.ownerReferences",
             # Another owner could make the garbage collector delete the Secret, or never delete it.
             "the owner of a Secret may not change",
         ),
-        Validation(
+        PolicyValidation(
             f"variables.isUpdate || ({owner_as_written(SecretSync, controls=False)})",
             f"the owner of a Secret must be a {SecretSync.api_version()} without controller and blockOwnerDeletion",
         ),
-        Validation(
+        PolicyValidation(
             "variables.isUpdate || !has(object.metadata.generateName)"
             + "".join(f" && !object.metadata.name.startsWith({text(each)})" for each in reserved.NAME_PREFIXES),
             f"the name of a Secret must not begin with {' or '.join(reserved.NAME_PREFIXES)}, nor be generated",
         ),
-        Validation(unchanged("finalizers", "[]", "!variables.isUpdate"), _NO_FINALIZERS),
-        Validation(
+        PolicyValidation(unchanged("finalizers", "[]", "!variables.isUpdate"), _NO_FINALIZERS),
+        PolicyValidation(
             "(has(object.immutable) && object.immutable)"
             " == (variables.isUpdate && has(oldObject.immutable) && oldObject.immutable)",
             "immutable is neither set nor unset by the controller",
         ),
-        Validation(
+        PolicyValidation(
             # If the label was removed, the controller can add it again, and can write the Secret before that.
             f"{_is_labelled('object')} || (variables.isUpdate && !{_is_labelled('oldObject')})",
             f"the Secret must carry the label {OUR_LABEL[0]}",
         ),
-        Validation(
+        PolicyValidation(
             f"!(variables.secretType in [{', '.join(map(text, NEVER_ALLOWED))}])"
             f" && !variables.secretType.startsWith({text(NEVER_ALLOWED_PREFIX)})",
             NEVER_WRITTEN,
         ),
-        Validation(
+        PolicyValidation(
             f"variables.secretType in {_ALLOWED_TYPES}",
             "this type of Secret is not among the chart's validatingAdmissionPolicies.allowedSecretTypes",
         ),
-        Validation(
+        PolicyValidation(
             f"{_is_kept('labels')} && {_is_kept('annotations')}",
             f"labels and annotations of {reserved.SHOWN} are neither set, changed nor removed by the controller",
         ),
@@ -161,17 +170,17 @@ _SECRETS = Policy(
     ),
 )
 
-_NO_DELETE = Policy(
+_NO_DELETE = AdmissionPolicy(
     name="no-delete",
     why="The controller never deletes a Secret: the garbage collector does, when the SecretSync is gone.",
     group=Secret.group,
     version=Secret.version,
     resource=Secret.plural,
     operations=("DELETE",),
-    validations=(Validation("false", "Secrets are not deleted by the controller: delete their SecretSync"),),
+    validations=(PolicyValidation("false", "Secrets are not deleted by the controller: delete their SecretSync"),),
 )
 
-_TOKENS = Policy(
+_TOKENS = AdmissionPolicy(
     name="tokens",
     why="The controller asks for tokens that Entra takes, and for no others: none that the Kubernetes API would take.",
     group=ServiceAccount.group,
@@ -179,17 +188,17 @@ _TOKENS = Policy(
     resource=f"{ServiceAccount.plural}/token",
     operations=("CREATE",),
     validations=(
-        Validation(
+        PolicyValidation(
             "has(object.spec.audiences) && object.spec.audiences.size() == 1"
             f" && object.spec.audiences[0] == {text(TOKEN_AUDIENCE)}",
             ONE_AUDIENCE,
         ),
-        Validation(
+        PolicyValidation(
             f"has(object.spec.expirationSeconds) && object.spec.expirationSeconds <= {TOKEN_SECONDS}",
             f"tokens last {TOKEN_SECONDS} seconds at most",
         ),
         # The API server sends null for an absent field.
-        Validation(
+        PolicyValidation(
             "!has(object.spec.boundObjectRef) || object.spec.boundObjectRef == null",
             "tokens are bound to no other object",
         ),
@@ -197,7 +206,7 @@ _TOKENS = Policy(
     ),
 )
 
-_EVENTS = Policy(
+_EVENTS = AdmissionPolicy(
     name="events",
     why="The controller writes events about SecretSyncs and AKVSyncs, in its own name, with its own reasons.",
     group=Event.group,
@@ -205,15 +214,15 @@ _EVENTS = Policy(
     resource=Event.plural,
     operations=("CREATE", "UPDATE", "DELETE"),
     validations=(
-        Validation("request.operation == 'CREATE'", "the controller neither changes nor deletes events"),
-        Validation(
+        PolicyValidation("request.operation == 'CREATE'", "the controller neither changes nor deletes events"),
+        PolicyValidation(
             f"has(object.reportingController) && object.reportingController == {text(REPORTER)}"
             f" && has(object.action) && object.action == {text(ACTION)}"
             f" && has(object.reason) && object.reason in [{', '.join(map(text, (*Reason, ATTENTION)))}]"
             " && has(object.type) && object.type in ['Normal', 'Warning']",
             f"events are those of {REPORTER}: with its reasons, and of the type Normal or Warning",
         ),
-        Validation(
+        PolicyValidation(
             "has(object.regarding) && has(object.regarding.kind)"
             f" && object.regarding.kind in [{text(SecretSync.kind)}, {text(AKVSync.kind)}]"
             f" && has(object.regarding.apiVersion) && object.regarding.apiVersion == {text(SecretSync.api_version())}"
@@ -221,11 +230,11 @@ _EVENTS = Policy(
             " && has(object.regarding.name) && !has(object.related)",
             f"events are about a {SecretSync.kind} or {AKVSync.kind} of their own namespace",
         ),
-        Validation(
+        PolicyValidation(
             f"!has(object.note) || object.note.size() <= {MOST_NOTE}",
             f"the note of an event has at most {MOST_NOTE} characters",
         ),
-        Validation(
+        PolicyValidation(
             "!has(object.metadata.labels) && !has(object.metadata.annotations) && !has(object.metadata.finalizers)"
             " && !has(object.metadata.ownerReferences) && !has(object.series)"
             " && (!has(object.deprecatedSource) || !has(object.deprecatedSource.component))",
@@ -235,15 +244,15 @@ _EVENTS = Policy(
 )
 
 
-def _metadata_stays(who: str, of: str) -> Validation:
+def _metadata_stays(who: str, of: str) -> PolicyValidation:
     fields = (("finalizers", "[]"), ("ownerReferences", "[]"), ("labels", "{}"), ("annotations", "{}"))
-    return Validation(
+    return PolicyValidation(
         " && ".join(f"({unchanged(field, empty)})" for field, empty in fields),
         f"{who} leaves the labels, annotations, finalizers and owners of {of} as they are",
     )
 
 
-_LEASES = Policy(
+_LEASES = AdmissionPolicy(
     name="lease",
     why="The controller creates and renews its own Lease, and touches no other.",
     group=Lease.group,
@@ -251,7 +260,7 @@ _LEASES = Policy(
     resource=Lease.plural,
     operations=("CREATE", "UPDATE", "DELETE"),
     validations=(
-        Validation(
+        PolicyValidation(
             f"request.operation != 'DELETE' && request.namespace == {_HOME} && object.metadata.name == '{FULL_NAME}'",
             "the controller creates and updates its own Lease, and creates, changes or deletes no other",
         ),
@@ -259,7 +268,7 @@ _LEASES = Policy(
     ),
 )
 
-_NAMESPACES = Policy(
+_NAMESPACES = AdmissionPolicy(
     name="namespaces",
     why="With `watchNamespaces` the controller changes nothing elsewhere, and nothing of the cluster's own; at home"
     " there is its Lease.",
@@ -285,7 +294,7 @@ _NAMESPACES = Policy(
         ),
     ),
     validations=(
-        Validation(
+        PolicyValidation(
             f"variables.place in {_SERVED} || variables.place == {_HOME} && (variables.lease || variables.probe)",
             "the controller changes nothing outside the chart's watchNamespaces",
         ),
@@ -294,7 +303,7 @@ _NAMESPACES = Policy(
 )
 
 
-_OVERLAP = Policy(
+_OVERLAP = AdmissionPolicy(
     name=overlap.POLICY,
     why="While a replica of this release leads, it answers other releases that ask whether their namespaces are"
     " served. The question is a dry run; nothing else is refused.",
@@ -319,7 +328,7 @@ _OVERLAP = Policy(
         ),
     ),
     validations=(
-        Validation(
+        PolicyValidation(
             "!(variables.overlaps && variables.leads)",
             overlap.SERVED,
             said=f"'release ' + {_HOME} + '/{FULL_NAME} serves {_SERVED_SHOWN}; ' + params.spec.holderIdentity"
@@ -335,26 +344,26 @@ def _type_of(which: str) -> str:
     return f"(has({field}) ? {field} : {text(DEFAULT_TYPE)})"
 
 
-_TYPE_STAYS = Policy(
+_TYPE_STAYS = AdmissionPolicy(
     name="type-stays",
     why="A SecretSync keeps the type of its Secret, which cannot change it either; also where a CRD would allow that.",
     group=SecretSync.group,
     version=SecretSync.version,
     resource=SecretSync.plural,
     operations=("UPDATE",),
-    validations=(Validation(f"{_type_of('object')} == {_type_of('oldObject')}", TYPE_STAYS),),
+    validations=(PolicyValidation(f"{_type_of('object')} == {_type_of('oldObject')}", TYPE_STAYS),),
     everybody=True,
 )
 
 
-def _is_generated(kind: type[Resource]) -> Policy:
+def _is_generated(kind: type[Resource]) -> AdmissionPolicy:
     """Return the policy for a kind that users also write: the controller changes only objects of an AKVSync."""
     # A SecretProviderClass has the name of its AKVSync.
     owner = "object.metadata.ownerReferences[0].name"
     shares_name = kind is SecretProviderClass
     name = f"{owner} == object.metadata.name" if shares_name else f"{owner} == object.spec.secretProviderClassName"
     named = " and has its name" if shares_name else " and gives its SecretProviderClass its name"
-    return Policy(
+    return AdmissionPolicy(
         name=kind.plural,
         why=f"The controller makes, changes and deletes a {kind.kind} only where an AKVSync is its one owner, before"
         " and after.",
@@ -363,28 +372,28 @@ def _is_generated(kind: type[Resource]) -> Policy:
         resource=kind.plural,
         operations=("CREATE", "UPDATE", "DELETE"),
         validations=(
-            Validation(
+            PolicyValidation(
                 f"request.operation == 'CREATE' || ({owned_by('oldObject', AKVSync)})",
                 f"this {kind.kind} does not belong to an AKVSync",
             ),
-            Validation(
+            PolicyValidation(
                 f"request.operation == 'DELETE' || ({owned_by('object', AKVSync)})",
                 f"the one owner of a {kind.kind} must be an AKVSync",
             ),
-            Validation(
+            PolicyValidation(
                 "request.operation != 'UPDATE' || object.metadata.ownerReferences =="
                 " oldObject.metadata.ownerReferences",
                 f"the owner of a {kind.kind} may not change",
             ),
-            Validation(
+            PolicyValidation(
                 f"request.operation != 'CREATE' || ({owner_as_written(AKVSync, controls=True)} && {name})",
                 f"the owner of a {kind.kind} must be a {AKVSync.api_version()} that controls it{named}",
             ),
-            Validation(
+            PolicyValidation(
                 f"request.operation == 'DELETE' || ({unchanged('finalizers', '[]')})",
                 _NO_FINALIZERS,
             ),
-            Validation(
+            PolicyValidation(
                 f"request.operation == 'DELETE' || ({unchanged('labels', '{}')} && {unchanged('annotations', '{}')}"
                 " && !has(object.metadata.generateName))",
                 f"a {kind.kind} has a name, labels and annotations of its own: the controller sets none",
@@ -409,7 +418,7 @@ def _kept_versions() -> str:
     )
 
 
-CRD_JOB = Policy(
+CRD_JOB = AdmissionPolicy(
     name="crds",
     why="The Job that widens the chart's CustomResourceDefinitions changes their versions and names, and nothing else.",
     group=CustomResourceDefinition.group,
@@ -417,30 +426,30 @@ CRD_JOB = Policy(
     resource=CustomResourceDefinition.plural,
     operations=("CREATE", "UPDATE", "DELETE"),
     validations=(
-        Validation(
+        PolicyValidation(
             f"request.operation == 'UPDATE' && request.name in [{', '.join(map(text, permissions.CRDS.names))}]",
             "the Job changes the chart's CustomResourceDefinitions, and makes, changes or deletes no other",
         ),
-        Validation(
+        PolicyValidation(
             "object.spec.group == oldObject.spec.group && object.spec.scope == oldObject.spec.scope"
             " && object.spec.names.kind == oldObject.spec.names.kind"
             " && object.spec.names.plural == oldObject.spec.names.plural",
             "the Job leaves group, scope, kind and plural of a CustomResourceDefinition as they are",
         ),
-        Validation(
+        PolicyValidation(
             # The API server sets the strategy None if the field is missing.
             "!has(object.spec.conversion) || object.spec.conversion.strategy == 'None'"
             " || (has(oldObject.spec.conversion) && object.spec.conversion == oldObject.spec.conversion)",
             "the Job sets no conversion webhook",
         ),
-        Validation(_kept_versions(), "the Job takes away no version, and no field of its first level"),
+        PolicyValidation(_kept_versions(), "the Job takes away no version, and no field of its first level"),
         _metadata_stays("the Job", "a CustomResourceDefinition"),
     ),
     account="$name",
 )
 
 
-POLICIES: tuple[Policy, ...] = (
+POLICIES: tuple[AdmissionPolicy, ...] = (
     _SECRETS,
     _NO_DELETE,
     _TOKENS,

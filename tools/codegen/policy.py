@@ -13,7 +13,7 @@ CONTROLLER_ACCOUNT = 'include "akv-secret-store.serviceAccountName" .'
 
 
 @dataclass(frozen=True)
-class Validation:
+class PolicyValidation:
     """A CEL expression that must hold, and what the refusal says; `said` is CEL for a text with more detail."""
 
     expression: str
@@ -22,7 +22,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class When:
+class PolicyCondition:
     """Where there is a policy: the condition in the chart, and the same by what the Deployment tells the controller."""
 
     template: str
@@ -30,7 +30,7 @@ class When:
 
 
 @dataclass(frozen=True)
-class Policy:
+class AdmissionPolicy:
     """One policy with its binding; `name` begins the object's name."""
 
     name: str
@@ -39,7 +39,7 @@ class Policy:
     version: str
     resource: str
     operations: tuple[str, ...]
-    validations: tuple[Validation, ...]
+    validations: tuple[PolicyValidation, ...]
     variables: tuple[tuple[str, str], ...] = ()
     # Whether it binds everybody, in the namespaces that are served, and not the controller alone.
     everybody: bool = False
@@ -47,7 +47,7 @@ class Policy:
     # Such a policy reads the release's Lease as its parameter, and allows everything where that is missing.
     others: str = ""
     # Without one it is always there.
-    when: When | None = None
+    when: PolicyCondition | None = None
     # The ServiceAccount whose requests it judges, in the release's namespace: a Helm expression.
     account: str = CONTROLLER_ACCOUNT
 

@@ -24,7 +24,7 @@ class ScopeError(Exception):
 
 
 @dataclass(frozen=True)
-class Rule:
+class PolicyRule:
     """Verbs on resources of one group. `why` has a line for each permission in the rule."""
 
     group: str
@@ -34,7 +34,7 @@ class Rule:
     why: tuple[str, ...] = ()
 
 
-def rules(handles: Iterable[ResourceClient[Any]]) -> list[Rule]:
+def rules(handles: Iterable[ResourceClient[Any]]) -> list[PolicyRule]:
     """Return the fewest rules that grant exactly the verbs of these handles, in the order of the table."""
     verbs: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
     why: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
@@ -48,7 +48,7 @@ def rules(handles: Iterable[ResourceClient[Any]]) -> list[Rule]:
     for (group, resource, names), allowed in verbs.items():
         together.setdefault((group, tuple(allowed), names), []).append(resource)
     return [
-        Rule(
+        PolicyRule(
             group,
             tuple(resources),
             allowed,
@@ -63,93 +63,97 @@ def rules(handles: Iterable[ResourceClient[Any]]) -> list[Rule]:
     ]
 
 
-def controller() -> list[Rule]:
+def controller() -> list[PolicyRule]:
     """Return the controller's rules for each namespace that it serves, without tokens. Raise `ScopeError`."""
     return _in_namespaces(tuple(handle for handle in permissions.CONTROLLER if handle is not permissions.TOKENS))
 
 
-def tokens() -> list[Rule]:
+def tokens() -> list[PolicyRule]:
     """Return the rule for tokens of ServiceAccounts. tokenRequest.serviceAccounts limits it to some names."""
     return _in_namespaces((permissions.TOKENS,))
 
 
-def akv_sync() -> list[Rule]:
+def akv_sync() -> list[PolicyRule]:
     """Return the rules that akvSync.enabled adds. Raise `ScopeError`."""
     return _in_namespaces(permissions.AKV_SYNC)
 
 
-def identity() -> list[Rule]:
+def identity() -> list[PolicyRule]:
     """Return the rules that identityFromServiceAccount adds. Raise `ScopeError`."""
     return _in_namespaces(permissions.IDENTITY)
 
 
-def metrics_access() -> list[Rule]:
+def metrics_access() -> list[PolicyRule]:
     """Return the cluster-wide rules that metrics.authentication.enabled adds."""
     return rules(permissions.METRICS_ACCESS)
 
 
-def _in_namespaces(handles: tuple[ResourceClient[Any], ...]) -> list[Rule]:
+def _in_namespaces(handles: tuple[ResourceClient[Any], ...]) -> list[PolicyRule]:
     for handle in handles:
         if not handle.resource.namespaced:
             raise ScopeError(f"{handle.resource.plural} has no namespace, so watchNamespaces could not hold it in")
     return rules(handles)
 
 
-def home() -> list[Rule]:
+def home() -> list[PolicyRule]:
     """Return the controller's rules for its own namespace: the object with the release's name."""
     return [replace(rule, names=(FULL_NAME,)) for rule in rules(permissions.HOME)]
 
 
-def lease() -> list[Rule]:
+def lease() -> list[PolicyRule]:
     """Return the rules for creating objects in the controller's own namespace."""
     return rules(permissions.HOME_CREATED)
 
 
-def probe() -> list[Rule]:
+def probe() -> list[PolicyRule]:
     """Return the rule for the readiness probe: a dry run in the own namespace shows that policies refuse a Secret."""
     secrets = permissions.SECRETS.resource
-    return [Rule(secrets.group, (secrets.plural,), ("create",), why=("try, dry, whether the policies are in force",))]
+    return [
+        PolicyRule(secrets.group, (secrets.plural,), ("create",), why=("try, dry, whether the policies are in force",))
+    ]
 
 
-def token_probe() -> list[Rule]:
+def token_probe() -> list[PolicyRule]:
     """Return the rule for the readiness probe: a request for a token of the own ServiceAccount must be refused."""
     tokens = permissions.TOKENS
     resource = f"{tokens.resource.plural}/{tokens.subresource}"
     why = "try, with a token that is of no use, whether the policies are in force"
-    return [Rule(tokens.resource.group, (resource,), tokens.verbs, (ACCOUNT_NAME,), why=(why,))]
+    return [PolicyRule(tokens.resource.group, (resource,), tokens.verbs, (ACCOUNT_NAME,), why=(why,))]
 
 
 @dataclass(frozen=True)
-class People:
+class AggregatedRole:
     """A ClusterRole that Kubernetes aggregates to its own view, edit or admin."""
 
     name: str
     to: tuple[str, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[PolicyRule, ...]
 
 
-def people() -> list[People]:
+def people() -> list[AggregatedRole]:
     """Return the ClusterRoles for users of the chart's kinds, without the status, which the controller writes."""
     return [
-        People("view", ("view", "edit", "admin"), _on_kinds(("get", "list", "watch"))),
-        People("edit", ("edit", "admin"), _on_kinds(("create", "update", "patch", "delete", "deletecollection"))),
+        AggregatedRole("view", ("view", "edit", "admin"), _on_kinds(("get", "list", "watch"))),
+        AggregatedRole(
+            "edit", ("edit", "admin"), _on_kinds(("create", "update", "patch", "delete", "deletecollection"))
+        ),
     ]
 
 
-def _on_kinds(verbs: tuple[str, ...]) -> tuple[Rule, ...]:
-    return tuple(Rule(kind.group, (kind.plural,), verbs) for kind in WRITTEN_BY_PEOPLE)
+def _on_kinds(verbs: tuple[str, ...]) -> tuple[PolicyRule, ...]:
+    return tuple(PolicyRule(kind.group, (kind.plural,), verbs) for kind in WRITTEN_BY_PEOPLE)
 
 
-def crd_job() -> list[Rule]:
+def crd_job() -> list[PolicyRule]:
     """Return the cluster-wide rules of the CRD upgrade Job."""
     return rules(permissions.CRD_JOB)
 
 
-def test_sample() -> list[Rule]:
+def test_sample() -> list[PolicyRule]:
     """Return the rules of the Pod of `helm test` in the namespace of its sample."""
     return [*rules(release_test.MAKE), *(replace(rule, names=(TEST_NAME,)) for rule in rules(release_test.SAMPLE))]
 
 
-def test_vault() -> list[Rule]:
+def test_vault() -> list[PolicyRule]:
     """Return the rules of the Pod of `helm test` in the release's namespace, if the test has its own vault."""
     return [replace(rule, names=(TEST_NAME,)) for rule in rules(release_test.OWN_VAULT)]

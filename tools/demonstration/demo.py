@@ -17,7 +17,7 @@ from pathlib import Path
 from tools.cli.common import command, helm, printable, sse_guide
 from tools.demonstration import story
 from tools.demonstration.existing_cluster import ExistingCluster
-from tools.demonstration.stage import Stage, StageError
+from tools.demonstration.stage import Console, StageError
 from tools.keyvault_emulator import Emulator
 from tools.keyvault_emulator.errors import EmulatorError
 from tools.local_cluster import BadInput, ClusterError, ControlPlane
@@ -35,7 +35,7 @@ def play(folder: Path, kubeconfig: Path | None, *, yes: bool, keep: bool) -> Non
         if kubeconfig:
             existing = ExistingCluster(kubeconfig, folder)
             _ask_consent(existing, yes=yes)
-        stage = Stage(_command_environment(folder), work)
+        stage = Console(_command_environment(folder), work)
         stage.step("A Kubernetes " + ("cluster" if kubeconfig else "control plane: etcd, API server, controllers"))
         cluster = existing if kubeconfig else stack.enter_context(ControlPlane(folder / "cluster"))
         for name, path in (("kubectl", cluster.kubectl_path), ("helm", helm.find_executable())):
@@ -94,7 +94,7 @@ def _ask_consent(cluster: ExistingCluster, *, yes: bool) -> None:
         raise BadInput("nothing was written")
 
 
-def _remove_objects(stage: Stage, cluster: ExistingCluster, crds: Sequence[str]) -> None:
+def _remove_objects(stage: Console, cluster: ExistingCluster, crds: Sequence[str]) -> None:
     """Remove the demo's objects from an existing cluster. `crds` are the CRDs that did not exist before."""
     stage.say("\nRemoving the objects of the demo from the cluster")
     stage.run(f"kubectl delete namespace {story.NAMESPACE} --ignore-not-found", expect=None)
@@ -104,7 +104,7 @@ def _remove_objects(stage: Stage, cluster: ExistingCluster, crds: Sequence[str])
         stage.run("kubectl delete crd --ignore-not-found " + " ".join(crds), expect=None)
 
 
-def _keep_running(stage: Stage, controller: PodProcess, emulator: Emulator) -> None:
+def _keep_running(stage: Console, controller: PodProcess, emulator: Emulator) -> None:
     """Print how to use the running components, and wait for a signal."""
     connection = json.loads((emulator.directory / "connection.json").read_text())
     body = json.dumps({"vault": story.VAULT, "name": story.OBJECT, "value": "mine"})

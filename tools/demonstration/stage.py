@@ -22,7 +22,7 @@ class StageError(Exception):
 
 
 @dataclass
-class Stage:
+class Console:
     """Prints to stdout. `env` and `folder` are those of the commands. `times` has the name and seconds of each step."""
 
     env: dict[str, str]

@@ -10,7 +10,7 @@ import time
 from controller.kube import permissions
 from tools.cli.common import helm, sse_guide
 from tools.demonstration.existing_cluster import ExistingCluster
-from tools.demonstration.stage import Stage
+from tools.demonstration.stage import Console
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.pods.pod_process import PodProcess
@@ -37,7 +37,7 @@ clouds:
 class DemoScript:
     """The script of the demo. Each public method is one or more steps."""
 
-    def __init__(self, stage: Stage, cluster: ControlPlane | ExistingCluster, emulator: Emulator) -> None:
+    def __init__(self, stage: Console, cluster: ControlPlane | ExistingCluster, emulator: Emulator) -> None:
         self._stage, self._cluster, self._emulator = stage, cluster, emulator
 
     def set_up_azure(self) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from controller import errors
 from controller.kube import config
 from controller.kube.client import KubeClient
-from tools.helm_test.sample import FailedError, Sample
-from tools.helm_test.settings import Settings
+from tools.helm_test.sample import FailedError, SampleObjects
+from tools.helm_test.settings import ReleaseTestSettings
 from tools.helm_test.vaults import opened
 from tools.keyvault_emulator import EmulatorError
 
@@ -23,14 +23,14 @@ TERMINATION_LOG = Path("/dev/termination-log")
 log = logging.getLogger("release-test")
 
 
-async def run(settings: Settings) -> str:
+async def run(settings: ReleaseTestSettings) -> str:
     """The test, from nothing to nothing; returns what it has shown."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - this runs in one
     # A pod that is deleted has removed what it made before it ends.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with KubeClient(await config.find_config(os.environ), USER_AGENT) as kube:
-        sample = Sample(kube, settings)
+        sample = SampleObjects(kube, settings)
         await sample.remove()
         async with opened(kube, settings) as vault:
             try:
@@ -50,7 +50,7 @@ async def run(settings: Settings) -> str:
 def main() -> int:
     """Runs the test and tells the verdict."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
-    settings = Settings.from_environment()
+    settings = ReleaseTestSettings.from_environment()
     try:
         shown = asyncio.run(run(settings))
         verdict, code = f"passed: {shown}", 0

@@ -14,7 +14,7 @@ from controller.api.secretsync import SecretSync
 from controller.kube.client import KubeClient
 from controller.kube.resources import DeleteAccess, GetAccess
 from tools.helm_test import permissions
-from tools.helm_test.settings import Settings
+from tools.helm_test.settings import ReleaseTestSettings
 from tools.helm_test.vaults import Vault
 
 KEY = "value"
@@ -31,10 +31,10 @@ class FailedError(Exception):
     """The release does not do what it should; the message says what was seen."""
 
 
-class Sample:
+class SampleObjects:
     """The objects of one test, in the namespace that the chart gives it."""
 
-    def __init__(self, kube: KubeClient, settings: Settings) -> None:
+    def __init__(self, kube: KubeClient, settings: ReleaseTestSettings) -> None:
         self._kube = kube
         self._settings = settings
         self._at = settings.sample_namespace, settings.name

@@ -11,7 +11,7 @@ CLOUDS_FILE = "clouds.json"
 """Of the ConfigMap that the controller mounts while a test runs."""
 
 
-class Settings(msgspec.Struct, kw_only=True, frozen=True):
+class ReleaseTestSettings(msgspec.Struct, kw_only=True, frozen=True):
     """Field `x_y` is the environment variable `X_Y`. Without `keyvault_name` the test brings a vault of its own."""
 
     namespace: str
@@ -29,7 +29,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     sha256: str = ""
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ReleaseTestSettings":
         """Reads the environment; `msgspec.ValidationError` names what is missing."""
         given = {field: environment[field.upper()] for field in cls.__struct_fields__ if field.upper() in environment}
         return msgspec.convert(given, cls)

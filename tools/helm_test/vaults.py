@@ -13,7 +13,7 @@ from controller import errors
 from controller.config.settings import TEST_CLOUD
 from controller.kube.client import KubeClient
 from tools.helm_test import permissions
-from tools.helm_test.settings import CLOUDS_FILE, VAULT_PORT, Settings
+from tools.helm_test.settings import CLOUDS_FILE, VAULT_PORT, ReleaseTestSettings
 from tools.keyvault_emulator import Emulator
 
 VAULT = "helm-test"
@@ -57,7 +57,7 @@ class UsersVault:
     is_new = False
     rotates = False
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ReleaseTestSettings) -> None:
         self.object = settings.secret_name
         self._sha256 = settings.sha256.lower()
         self.parameters = {
@@ -84,7 +84,7 @@ def objects(name: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def opened(kube: KubeClient, settings: Settings) -> AsyncIterator[Vault]:
+async def opened(kube: KubeClient, settings: ReleaseTestSettings) -> AsyncIterator[Vault]:
     """The vault that the chart's values ask for. Its own one, and all trust in it, is gone afterwards."""
     if settings.keyvault_name:
         yield UsersVault(settings)
@@ -103,7 +103,7 @@ async def opened(kube: KubeClient, settings: Settings) -> AsyncIterator[Vault]:
             await _write_config(kube, settings, None)
 
 
-async def _add_credential(kube: KubeClient, settings: Settings, emulator: Emulator) -> None:
+async def _add_credential(kube: KubeClient, settings: ReleaseTestSettings, emulator: Emulator) -> None:
     """Does in the emulator what SSE's guide does in Azure.
 
     The keys that sign the cluster's tokens come from its API server: where it publishes them may be out of reach here.
@@ -121,7 +121,7 @@ async def _read_document(kube: KubeClient, path: str) -> dict[str, Any]:
     return found
 
 
-async def _write_config(kube: KubeClient, settings: Settings, data: dict[str, str] | None) -> None:
+async def _write_config(kube: KubeClient, settings: ReleaseTestSettings, data: dict[str, str] | None) -> None:
     """Puts this into the ConfigMap that the controller mounts; whoever removed it has taken the cloud away already."""
     try:
         before = await permissions.CLOUDS.get(kube, settings.namespace, settings.name)

@@ -39,7 +39,7 @@ class ImageError(Exception):
 
 
 @dataclass(frozen=True)
-class Image:
+class BuiltImage:
     """An image in an OCI archive. Sizes are bytes: packed as a registry has them, unpacked as a node does."""
 
     archive: Path
@@ -64,7 +64,7 @@ def version() -> str:
     return str(yaml.safe_load((ROOT / "chart" / "Chart.yaml").read_text())["appVersion"])
 
 
-def build(archive: Path, *, base: str = "", target: str = "controller") -> Image:
+def build(archive: Path, *, base: str = "", target: str = "controller") -> BuiltImage:
     """Build an image into `archive`. `base`: DEBIAN, or an image's name; empty: the Containerfile's own."""
     if os.geteuid() != 0:
         raise ImageError("building an image here needs root: run the same command with sudo")
@@ -139,7 +139,7 @@ def _to_megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def _read_image(path: Path, name: str) -> Image:
+def _read_image(path: Path, name: str) -> BuiltImage:
     with tarfile.open(path) as tar:
 
         def blob(digest: str) -> bytes:
@@ -154,7 +154,7 @@ def _read_image(path: Path, name: str) -> Image:
         packed = [int(layer["size"]) for layer in manifest["layers"]]
         unpacked = [len(gzip.decompress(blob(layer["digest"]))) for layer in manifest["layers"]]
     # buildah makes one layer of a stage's steps.
-    return Image(path, name, digest, sum(packed), sum(unpacked), packed[-1], unpacked[-1])
+    return BuiltImage(path, name, digest, sum(packed), sum(unpacked), packed[-1], unpacked[-1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

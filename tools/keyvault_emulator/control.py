@@ -1,4 +1,4 @@
-"""The control API: each public method of `Control` is a verb, `POST /control/<verb>` with JSON arguments."""
+"""The control API: each public method of `ControlApi` is a verb, `POST /control/<verb>` with JSON arguments."""
 
 import base64
 import inspect
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
-class Control:
+class ControlApi:
     """The verbs of the control API. Arguments are checked against the annotations before a method is called."""
 
     def __init__(self, server: "EmulatorServer") -> None:

@@ -9,7 +9,7 @@ class EmulatorError(Exception):
     """The emulator cannot do what the caller requests. The message has the cause and the fix."""
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of this program
+class ErrorAnswer(Exception):  # noqa: N818 - it is an answer, not a failure of this program
     """An error answer to send: HTTP status, JSON body, extra headers."""
 
     def __init__(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
@@ -21,12 +21,12 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of this
 
 def vault_error(
     status: int, code: str, message: str, *, inner: str | None = None, headers: dict[str, str] | None = None
-) -> Refusal:
+) -> ErrorAnswer:
     """Return the refusal of a vault: `{"error": {"code", "message", "innererror": {"code"}}}`."""
     error: dict[str, Any] = {"code": code, "message": message}
     if inner:
         error["innererror"] = {"code": inner}
-    return Refusal(status, {"error": error}, headers)
+    return ErrorAnswer(status, {"error": error}, headers)
 
 
 def entra_error(
@@ -38,11 +38,11 @@ def entra_error(
     now: float,
     error_uri: str,
     correlation: str | None = None,
-) -> Refusal:
+) -> ErrorAnswer:
     """Return the refusal of Entra's token endpoint: OAuth's `error`, and the AADSTS number twice."""
     trace, correlation = str(uuid.uuid4()), correlation or str(uuid.uuid4())
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    return Refusal(
+    return ErrorAnswer(
         status,
         {
             "error": error,

@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from tools.keyvault_emulator.errors import Refusal, vault_error
+from tools.keyvault_emulator.errors import ErrorAnswer, vault_error
 
 WINDOW = 10.0
 """The seconds over which a vault counts transactions."""
@@ -67,7 +67,7 @@ class RateLimiter:
         self.retry_after = retry_after
         self._admitted: deque[float] = deque()
 
-    def admit(self, now: float) -> Refusal | None:
+    def admit(self, now: float) -> ErrorAnswer | None:
         """Count one call at `now` (seconds of a monotonic clock), or return the 429 for it."""
         while self._admitted and now - self._admitted[0] >= WINDOW:
             self._admitted.popleft()
@@ -122,7 +122,7 @@ class FaultTable:
                 return fault
         return None
 
-    def admit(self, vault: str, now: float) -> Refusal | None:
+    def admit(self, vault: str, now: float) -> ErrorAnswer | None:
         """Count a call to a vault. Return the 429 for it, or None if it is within the limit."""
         return self._limiters.setdefault(vault, RateLimiter()).admit(now)
 

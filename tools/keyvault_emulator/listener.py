@@ -9,7 +9,7 @@ from aiohttp import web
 from tools.keyvault_emulator.errors import EmulatorError
 
 
-class Listener:
+class HttpsListener:
     """An HTTPS port that can be closed and opened again.
 
     A second socket is bound to the port and never listens, so that no other process gets the port in the meantime.

@@ -16,15 +16,15 @@ from tools.keyvault_emulator.azure import access, keyvault, routes
 from tools.keyvault_emulator.azure.entra import EntraEmulation
 from tools.keyvault_emulator.azure.envelope import envelope
 from tools.keyvault_emulator.azure.issuers import IssuerKeys
-from tools.keyvault_emulator.azure.routes import ENTRA, Route
+from tools.keyvault_emulator.azure.routes import ENTRA, ParsedAddress
 from tools.keyvault_emulator.azure.state import EmulatorState
 from tools.keyvault_emulator.azure.tokens import TokenSigner, unauthorized
 from tools.keyvault_emulator.breaking import break_off
-from tools.keyvault_emulator.control import Control
-from tools.keyvault_emulator.errors import EmulatorError, Refusal, vault_error
+from tools.keyvault_emulator.control import ControlApi
+from tools.keyvault_emulator.errors import EmulatorError, ErrorAnswer, vault_error
 from tools.keyvault_emulator.faults import CallCounters, FaultTable
-from tools.keyvault_emulator.listener import Listener
-from tools.keyvault_emulator.tls import Authority, Flaw
+from tools.keyvault_emulator.listener import HttpsListener
+from tools.keyvault_emulator.tls import Flaw, LocalAuthority
 
 LOG = logging.getLogger(__name__)
 
@@ -43,18 +43,18 @@ class EmulatorServer:
         self._entra = EntraEmulation(world, self.signer, IssuerKeys(world))
         self._folder = folder
         self._address = address
-        self.authority = Authority(folder)
+        self.authority = LocalAuthority(folder)
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.present("none")
         control_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.authority.load_into(control_context, folder, [address])
         data = web.Application(client_max_size=1 << 20)
         data.router.add_route("*", "/{path:.*}", self._handle_request)
-        self.data = Listener(data, address, port, self._context)
+        self.data = HttpsListener(data, address, port, self._context)
         control = web.Application(client_max_size=1 << 28)
         control.router.add_post("/control/{verb}", self._handle_control)
-        self.control = Listener(control, address, control_port, control_context)
-        self._verbs = Control(self)
+        self.control = HttpsListener(control, address, control_port, control_context)
+        self._verbs = ControlApi(self)
         self.key = uuid.uuid4().hex + uuid.uuid4().hex
 
     def present(self, flaw: Flaw) -> None:
@@ -78,7 +78,7 @@ class EmulatorServer:
         try:
             body = await (self._ask_entra(asked) if route.where == ENTRA else self._ask_vault(asked))
             status, headers = 200, {}
-        except Refusal as refusal:
+        except ErrorAnswer as refusal:
             body, status, headers = refusal.body, refusal.status, refusal.headers
             LOG.info(
                 "%s/%s %s for %s: %s",
@@ -125,7 +125,7 @@ class EmulatorServer:
             if scheme.lower() != "bearer" or not token:
                 raise unauthorized("AKV10000: Request is missing a Bearer or PoP token.")
             caller = self.signer.caller(token, vault, self.world.now())
-        except Refusal as refusal:
+        except ErrorAnswer as refusal:
             refusal.headers["WWW-Authenticate"] = (
                 f'Bearer authorization="{asked.origin}/{vault.tenant}", resource="{vault.audience}"'
             )
@@ -155,7 +155,7 @@ class EmulatorServer:
 class _RequestContext:
     """One call. Its client id becomes known while it is processed."""
 
-    def __init__(self, request: web.Request, route: Route) -> None:
+    def __init__(self, request: web.Request, route: ParsedAddress) -> None:
         self.request = request
         self.route = route
         self.origin = f"https://{request.host}"

@@ -30,7 +30,7 @@ AUTHORITY = "Key Vault emulator CA"
 AUTHORITY_LIFETIME = (-4 * pki.YEAR, 4 * pki.YEAR)
 
 
-class Authority:
+class LocalAuthority:
     """A CA in a folder, created if missing: clients trust `ca.pem`, and only the owner can read `ca.key`."""
 
     def __init__(self, folder: Path) -> None:

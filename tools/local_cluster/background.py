@@ -29,7 +29,7 @@ _CHECK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningCluster:
     """A cluster that is up."""
 
     name: str
@@ -50,23 +50,23 @@ class NamedCluster:
         self.folder = cache.root() / "clusters" / name
         self._state = self.folder / "serve.json"
 
-    def running(self) -> Running | None:
+    def running(self) -> RunningCluster | None:
         """What is known of it if it is up."""
         if not workspace.in_use(self.folder):
             return None
         try:
-            return Running(**json.loads(self._state.read_text()))
+            return RunningCluster(**json.loads(self._state.read_text()))
         except FileNotFoundError:  # it is starting
             return None
 
-    def require(self) -> Running:
+    def require(self) -> RunningCluster:
         """The same; a ClusterError that says how to start it if it is down."""
         if running := self.running():
             return running
         name = "" if self.name == "default" else f" --name {self.name}"
         raise ClusterError(f"no cluster {self.name!r} is running; start it: tools/cluster up{name}")
 
-    def up(self, kubernetes: str | None, *, node: bool = False) -> Running:
+    def up(self, kubernetes: str | None, *, node: bool = False) -> RunningCluster:
         """Start it in the background unless it runs; it stays until `down()`."""
         if running := self.running():
             asked_for = kubernetes or os.environ.get("KUBERNETES")
@@ -122,7 +122,7 @@ class NamedCluster:
         signal.signal(signal.SIGTERM, lambda *_: end.set())
         with ControlPlane(self.folder, kubernetes=kubernetes, with_node=node) as plane:
             pid = plane.node.pid if node else 0
-            running = Running(self.name, os.getpid(), plane.version, plane.url, str(plane.kubeconfig), pid)
+            running = RunningCluster(self.name, os.getpid(), plane.version, plane.url, str(plane.kubeconfig), pid)
             part = self._state.with_suffix(".part")
             part.write_text(json.dumps(asdict(running)))
             part.replace(self._state)
@@ -148,7 +148,7 @@ class NamedCluster:
         return running is not None
 
 
-def every() -> list[Running]:
+def every() -> list[RunningCluster]:
     """The clusters that are up, by name."""
     folders = (folder for folder in sorted((cache.root() / "clusters").glob("*/")) if workspace.in_use(folder))
     return [running for folder in folders if (running := NamedCluster(folder.name).running())]

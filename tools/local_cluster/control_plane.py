@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from tools.local_cluster import kubeconfig, pki, servers
 from tools.local_cluster.errors import ClusterError
 from tools.local_cluster.nodes import node, node_servers
-from tools.local_cluster.nodes.node import Node
-from tools.local_cluster.processes import Processes
+from tools.local_cluster.nodes.node import ClusterNode
+from tools.local_cluster.processes import ServerProcesses
 from tools.local_cluster.programs import assets
 from tools.local_cluster.workspace import Workspace, reserve_port
 
@@ -97,10 +97,10 @@ class ControlPlane:
         self._kept = threading.local()
         self._connections: list[http.client.HTTPSConnection] = []
         self._running_servers: list[str] = []
-        self._node: Node | None = None
+        self._node: ClusterNode | None = None
 
     @property
-    def node(self) -> Node:
+    def node(self) -> ClusterNode:
         """The node of a cluster that has one."""
         if not self._node:
             raise ClusterError("this cluster has no node: ask for one, ControlPlane(with_node=True)")
@@ -123,10 +123,10 @@ class ControlPlane:
             stack.callback(self._disconnect)
             logs = workspace.empty("logs")
             scratch = workspace.folder if workspace.temporary else None
-            self.processes = Processes(scratch=scratch, keep_open=[workspace.lock])
+            self.processes = ServerProcesses(scratch=scratch, keep_open=[workspace.lock])
             stack.callback(self.processes.close)
             if self._with_node:
-                self._node = Node(workspace.empty("node"), self.version, self.processes, logs)
+                self._node = ClusterNode(workspace.empty("node"), self.version, self.processes, logs)
             authority = self._prepare_files(workspace, stack)
             if self._kine:
                 self._launch_server("kine", self.layout.kine())
@@ -301,7 +301,7 @@ class ControlPlane:
             raise ClusterError(f"no token of ServiceAccount {name} in {namespace}: {status} {text[-1000:]}")
         return str(json.loads(text)["status"]["token"])
 
-    def _prepare_files(self, workspace: Workspace, stack: contextlib.ExitStack) -> pki.Authority:
+    def _prepare_files(self, workspace: Workspace, stack: contextlib.ExitStack) -> pki.ClusterAuthority:
         """Ports, certificates and configuration files; the cluster's authority."""
         network = self._node.network if self._node else None
 
@@ -309,7 +309,7 @@ class ControlPlane:
             reserved = stack.enter_context(reserve_port(host))
             return int(reserved.getsockname()[1])
 
-        layout = servers.Layout(
+        layout = servers.PlaneLayout(
             folder=workspace.folder,
             programs=self._assets.folder,
             etcd_port=reserve(),
@@ -323,7 +323,7 @@ class ControlPlane:
         workspace.empty("etcd")
         folder = workspace.empty("pki")
         layout.write()
-        etcd, cluster = pki.Authority(folder, "etcd-ca"), pki.Authority(folder, "ca")
+        etcd, cluster = pki.ClusterAuthority(folder, "etcd-ca"), pki.ClusterAuthority(folder, "ca")
         etcd.issue("etcd", user="etcd", hosts=(servers.LOOPBACK, "localhost"))
         client = etcd.issue("etcd-client", user="kube-apiserver")
         cluster.issue("apiserver", user="kube-apiserver", hosts=layout.hosts)
@@ -358,7 +358,7 @@ class ControlPlane:
         if wanted:
             self._wait_for("/apis", lambda found: wanted <= set(_discovered(found)), accept=_DISCOVERY)
 
-    def _start_node(self, authority: pki.Authority) -> None:
+    def _start_node(self, authority: pki.ClusterAuthority) -> None:
         self._launch_server("kube-scheduler", self.layout.scheduler(assets.node(self.version).path("kube-scheduler")))
         for plural, body in (("clusterroles", node.DNS_RIGHTS), ("clusterrolebindings", node.DNS_BINDING)):
             self.request("POST", f"/apis/rbac.authorization.k8s.io/v1/{plural}", body)

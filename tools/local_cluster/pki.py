@@ -16,14 +16,14 @@ _LIFETIME = (-datetime.timedelta(minutes=5), pki.YEAR)
 
 
 @dataclass(frozen=True)
-class Pair:
+class KeyPair:
     """A certificate and its key, both PEM files; the key is readable by the owner alone."""
 
     cert: Path
     key: Path
 
 
-class Authority:
+class ClusterAuthority:
     """A certificate authority whose files are `<name>.crt` and `<name>.key` in `folder`."""
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -32,7 +32,7 @@ class Authority:
         self._certificate = pki.authority(name, self._key, _LIFETIME)
         self.pair = self._write_pair(name, self._certificate, self._key)
 
-    def issue(self, name: str, *, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> Pair:
+    def issue(self, name: str, *, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> KeyPair:
         """A client's certificate for `user` in `groups`; a server's as well where it has `hosts`."""
         key = pki.new_key()
         certificate = pki.issue(
@@ -47,8 +47,8 @@ class Authority:
         )
         return self._write_pair(name, certificate, key)
 
-    def _write_pair(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
-        pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
+    def _write_pair(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
+        pair = KeyPair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         pair.cert.write_bytes(certificate.public_bytes(Encoding.PEM))
         pki.write_private(pair.key, pki.pem(key))
         return pair

@@ -15,7 +15,7 @@ from tools.local_cluster.errors import ClusterError
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
-class Processes:
+class ServerProcesses:
     """Named server processes. They end with `close()`, or when this process does, whatever ends it."""
 
     def __init__(self, *, scratch: Path | None = None, keep_open: Sequence[int] = ()) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.local_cluster.nodes.network import Network
+from tools.local_cluster.nodes.network import NodeNetwork
 
 LOOPBACK = "127.0.0.1"
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager")
@@ -24,7 +24,7 @@ _AUDIT_POLICY = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class PlaneLayout:
     """One control plane's folder, ports and parameters."""
 
     folder: Path
@@ -34,7 +34,7 @@ class Layout:
     apiserver_port: int
     requested_issuer: str | None
     extra_flags: Sequence[str]
-    network: Network | None = None  # of the node, where there is one: then the API server listens there
+    network: NodeNetwork | None = None  # of the node, where there is one: then the API server listens there
     kine_program: Path | None = None  # if the objects are in SQLite instead of etcd
 
     @property

@@ -14,7 +14,7 @@ class WorkloadError(Exception):
     """The container cannot be run here, did not get ready, or did not stop."""
 
 
-class Cluster(Protocol):
+class KubectlRunner(Protocol):
     """What is needed of a cluster; `tools.local_cluster.ControlPlane` has it."""
 
     def kubectl(self, *args: str) -> str:
@@ -24,10 +24,10 @@ class Cluster(Protocol):
         """Return the variables by which a client finds the API server as that ServiceAccount; files are in `folder`."""
 
 
-class Volumes:
+class PodVolumes:
     """A pod's volumes as folders, in which all files change at once."""
 
-    def __init__(self, plane: Cluster, namespace: str, account: str, folder: Path) -> None:
+    def __init__(self, plane: KubectlRunner, namespace: str, account: str, folder: Path) -> None:
         self._plane, self._namespace, self._account, self._folder = plane, namespace, account, folder
         self._mounted: dict[str, Mapping[str, Any]] = {}
 
@@ -106,7 +106,7 @@ def _publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(old)
 
 
-def secrets(plane: Cluster, namespace: str) -> Callable[[str], dict[str, str]]:
+def secrets(plane: KubectlRunner, namespace: str) -> Callable[[str], dict[str, str]]:
     """What the Secrets of a namespace hold, by their names."""
 
     def read(name: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from tools.local_cluster.ports import PortClaim
 from tools.pods import pod_emulation
-from tools.pods.pod_emulation import Cluster, WorkloadError
+from tools.pods.pod_emulation import KubectlRunner, WorkloadError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,7 @@ class PodProcess:
         env: dict[str, str],
         ready_path: str,
         service_account: str,
-        volumes: pod_emulation.Volumes,
+        volumes: pod_emulation.PodVolumes,
     ) -> None:
         self._port, self._health_port = PortClaim(), PortClaim()
         self.env = env | {"LISTEN_PORT": str(self._port.port), "HEALTH_PORT": str(self._health_port.port)}
@@ -68,13 +68,13 @@ class PodProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def of_deployment(cls, plane: Cluster, namespace: str, name: str, directory: Path) -> Self:
+    def of_deployment(cls, plane: KubectlRunner, namespace: str, name: str, directory: Path) -> Self:
         """From the Deployment that the API server holds; files go into a new folder in `directory`."""
         found = json.loads(plane.kubectl("get", "deployment", name, "--namespace", namespace, "--output", "json"))
         return cls._from_template(plane, found, namespace, directory)
 
     @classmethod
-    def of_job(cls, plane: Cluster, namespace: str, job: str | Mapping[str, Any], directory: Path) -> Self:
+    def of_job(cls, plane: KubectlRunner, namespace: str, job: str | Mapping[str, Any], directory: Path) -> Self:
         """From a Job by its name, or from a manifest: a hook's Job is gone once helm is done with it."""
         if not isinstance(job, str):
             return cls._from_template(plane, job, namespace, directory)
@@ -82,7 +82,7 @@ class PodProcess:
         return cls._from_template(plane, found, namespace, directory)
 
     @classmethod
-    def _from_template(cls, plane: Cluster, owner: Mapping[str, Any], namespace: str, directory: Path) -> Self:
+    def _from_template(cls, plane: KubectlRunner, owner: Mapping[str, Any], namespace: str, directory: Path) -> Self:
         name = str(owner["metadata"]["name"])
         spec = owner["spec"]["template"]["spec"]
         container = spec["containers"][0]
@@ -94,7 +94,7 @@ class PodProcess:
         directory.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))
         account = str(spec.get("serviceAccountName", "default"))
-        volumes = pod_emulation.Volumes(plane, namespace, account, folder / "volumes")
+        volumes = pod_emulation.PodVolumes(plane, namespace, account, folder / "volumes")
         places = volumes.mount(spec.get("volumes", []), container.get("volumeMounts", []))
         fields = {"metadata.name": name, "metadata.namespace": namespace, "spec.serviceAccountName": account}
         env = pod_emulation.environment(

@@ -22,7 +22,7 @@ class InventoryError(Exception):
 
 
 @dataclass(frozen=True, order=True)
-class Package:
+class InstalledPackage:
     """Something installed."""
 
     name: str
@@ -34,20 +34,20 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Inventory:
+class ImageInventory:
     """An image by its digest, and what is in it."""
 
     name: str
     digest: str
-    python: tuple[Package, ...]
-    system: tuple[Package, ...]
+    python: tuple[InstalledPackage, ...]
+    system: tuple[InstalledPackage, ...]
     distribution: str
     """`debian-12`, as purls have it."""
     architecture: str = ""
     """`amd64`, as OCI has it."""
 
 
-def read(archive: Path) -> Inventory:
+def read(archive: Path) -> ImageInventory:
     """The inventory of the image in an OCI archive."""
     try:
         with tarfile.open(archive) as tar:
@@ -59,7 +59,7 @@ def read(archive: Path) -> Inventory:
         raise InventoryError(
             f"{archive} is no OCI archive of one image ({_explain_error(error)}): make one with `make image`"
         ) from error
-    return Inventory(
+    return ImageInventory(
         described.get("annotations", {}).get("org.opencontainers.image.ref.name", ""),
         described["digest"],
         tuple(sorted(python_package(text) for path, text in files.items() if path.endswith("/METADATA"))),
@@ -74,10 +74,10 @@ def _explain_error(error: Exception) -> str:
     return "it is no tar file" if isinstance(error, tarfile.ReadError) else command.describe_error(error)
 
 
-def python_package(metadata: str) -> Package:
+def python_package(metadata: str) -> InstalledPackage:
     """What a distribution's METADATA says."""
     said = email.message_from_string(metadata)
-    return Package(_normalize_name(str(said["Name"])), str(said["Version"]), _license_of(said))
+    return InstalledPackage(_normalize_name(str(said["Name"])), str(said["Version"]), _license_of(said))
 
 
 def _license_of(said: Message) -> str:
@@ -92,13 +92,16 @@ def _license_of(said: Message) -> str:
     return name if name and "\n" not in name else " OR ".join(classifiers)
 
 
-def system_packages(status: str) -> Iterator[Package]:
+def system_packages(status: str) -> Iterator[InstalledPackage]:
     """What dpkg's status says is installed."""
     for paragraph in status.split("\n\n"):
         said = email.message_from_string(paragraph.strip())
         if said["Status"] == "install ok installed":
-            yield Package(
-                said["Package"], said["Version"], architecture=said["Architecture"], source=said["Source"] or ""
+            yield InstalledPackage(
+                said["Package"],
+                said["Version"],
+                architecture=said["Architecture"],
+                source=said["Source"] or "",
             )
 
 

@@ -12,7 +12,7 @@ from tools.codegen import values
 from tools.release import manifest as release_manifest
 from tools.release import oci, sbom, signing
 from tools.release.azure import extension, flux, identities
-from tools.release.image_contents import Inventory
+from tools.release.image_contents import ImageInventory
 from tools.release.manifest import ReleasedArtifact, ReleaseManifest
 
 NAME = "akv-secret-store"
@@ -32,7 +32,7 @@ class ReleasedImage:
     name: str
     digest: str
     archive: bytes
-    inventories: tuple[Inventory, ...]
+    inventories: tuple[ImageInventory, ...]
 
     def bills(self) -> dict[str, str]:
         """Return the paths of its bills of materials in the folder, by the digests that they describe."""
@@ -45,7 +45,7 @@ class ReleasedImage:
 
 
 @dataclass(frozen=True)
-class Source:
+class ReleaseSource:
     """What a release is made from."""
 
     version: str
@@ -53,7 +53,7 @@ class Source:
     chart: oci.Files
     """The chart's folder as it is packed: generated with `values`."""
     values: values.ChartValues
-    pinned: tuple[sbom.Requirement, ...]
+    pinned: tuple[sbom.PinnedRequirement, ...]
     licenses: Mapping[str, str]
     changes: str = ""
     """The version's entries in CHANGELOG.md, as Markdown."""
@@ -83,14 +83,14 @@ def chart_values(registry: str, images: Sequence[ReleasedImage]) -> values.Chart
     """Return the chart's values in a release: its images from that registry, by their digests."""
     digests = {image.name: image.digest for image in images}
     # `helm test` has its own image: a release that carries only the controller's cannot run it.
-    test = values.Test(
+    test = values.HelmTest(
         enabled=not images or TEST_NAME in digests,
         image=values.TestImage(digest=digests.get(TEST_NAME, "")),
     )
-    return values.ChartValues(image=values.Image(registry=registry, digest=digests.get(NAME, "")), test=test)
+    return values.ChartValues(image=values.ImageReference(registry=registry, digest=digests.get(NAME, "")), test=test)
 
 
-def files(source: Source) -> oci.Files:
+def files(source: ReleaseSource) -> oci.Files:
     """The release folder."""
     archive = oci.tgz({f"{NAME}/{path}": content for path, content in source.chart.items()})
     about = yaml.safe_load(source.chart["Chart.yaml"])
@@ -152,7 +152,7 @@ def files(source: Source) -> oci.Files:
     return made
 
 
-def _image_files(source: Source) -> dict[str, bytes]:
+def _image_files(source: ReleaseSource) -> dict[str, bytes]:
     """Return the archives of the images, and a bill of materials for each architecture."""
     if not source.images:
         bill = sbom.image(NAME, source.version, source.pinned, source.licenses, None)
@@ -165,7 +165,7 @@ def _image_files(source: Source) -> dict[str, bytes]:
     return made
 
 
-def _relocation_page(source: Source, manifest: ReleaseManifest) -> str:
+def _relocation_page(source: ReleaseSource, manifest: ReleaseManifest) -> str:
     copies = [
         f'skopeo copy --all --preserve-digests "$@" {one.source} docker://{manifest.registry}/{one.repository}:{one.tag}'
         for one in manifest.artifacts
@@ -182,13 +182,13 @@ sha256sum --check --quiet SHA256SUMS
 """
 
 
-def _azure_files(source: Source) -> str:
+def _azure_files(source: ReleaseSource) -> str:
     pages = [identities.commands(), extension.commands(source.version)]
     pages.append(flux.commands(source.registry, MANIFESTS, source.version))
     return "\n".join(["# For Azure\n", *pages])
 
 
-def _release_notes(source: Source, manifest: ReleaseManifest) -> str:
+def _release_notes(source: ReleaseSource, manifest: ReleaseManifest) -> str:
     into = f"--namespace {helm.RELEASE} --create-namespace"
     chart = f"oci://{source.registry}/{CHART} --version {source.version}"
     installs = [
@@ -224,7 +224,7 @@ cluster, Flux. `sbom/` says what is in the image and in the chart.
 """
 
 
-def _chart_archive(source: Source) -> str:
+def _chart_archive(source: ReleaseSource) -> str:
     return f"{NAME}-{source.version}.tgz"
 
 

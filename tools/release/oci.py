@@ -27,26 +27,26 @@ class ArchiveError(Exception):
 
 
 @dataclass(frozen=True)
-class Kind:
+class ArtifactKind:
     """The media types of one kind of artifact."""
 
     config: str
     layer: str
 
 
-ARTIFACT_HUB = Kind(
+ARTIFACT_HUB = ArtifactKind(
     "application/vnd.cncf.artifacthub.config.v1+yaml",
     "application/vnd.cncf.artifacthub.repository-metadata.layer.v1.yaml",
 )
-CHART = Kind("application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.content.v1.tar+gzip")
-FLUX = Kind("application/vnd.cncf.flux.config.v1+json", "application/vnd.cncf.flux.content.v1.tar+gzip")
+CHART = ArtifactKind("application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.content.v1.tar+gzip")
+FLUX = ArtifactKind("application/vnd.cncf.flux.config.v1+json", "application/vnd.cncf.flux.content.v1.tar+gzip")
 
 
 @dataclass(frozen=True)
-class Artifact:
+class OciArtifact:
     """What a registry holds under one tag: the manifest, its config and its one layer."""
 
-    kind: Kind
+    kind: ArtifactKind
     tag: str
     manifest: bytes
     config: bytes
@@ -69,8 +69,8 @@ class Artifact:
 
 
 def artifact(
-    kind: Kind, tag: str, config: Any, layer: bytes, annotations: Mapping[str, str], *, title: str = ""
-) -> Artifact:
+    kind: ArtifactKind, tag: str, config: Any, layer: bytes, annotations: Mapping[str, str], *, title: str = ""
+) -> OciArtifact:
     """The artifact of one layer, which is a file called `title` for those who unpack it."""
     packed = to_json(config)
     described = _blob_descriptor(kind.layer, layer)
@@ -83,7 +83,7 @@ def artifact(
         "layers": [described],
         "annotations": dict(annotations),
     }
-    return Artifact(kind, tag, to_json(manifest), packed, layer)
+    return OciArtifact(kind, tag, to_json(manifest), packed, layer)
 
 
 def combine(archives: Sequence[Path], name: str) -> tuple[bytes, str]:

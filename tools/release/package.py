@@ -35,7 +35,7 @@ def source(
     tag: str = "",
     changed: bool = False,
     signed: bool = False,
-) -> layout.Source:
+) -> layout.ReleaseSource:
     """Read what a release is made from.
 
     `changed` allows a checkout with changes that no commit has. With a `tag`, the version must be that of the tag and
@@ -58,7 +58,7 @@ def source(
     chart = layout.chart_values(registry, images)
     packed = _chart_files(dict(generate.files(chart)))
     pinned = tuple(sbom.requirements((ROOT / "requirements" / "controller.txt").read_text()))
-    return layout.Source(
+    return layout.ReleaseSource(
         version=image.version(),
         revision=revision,
         chart=packed,
@@ -75,7 +75,7 @@ def source(
 
 def _read_images(archives: Sequence[Path]) -> tuple[layout.ReleasedImage, ...]:
     """Return the images in these archives, each with all its architectures, the controller's first."""
-    found: dict[str, dict[Path, image_contents.Inventory]] = {}
+    found: dict[str, dict[Path, image_contents.ImageInventory]] = {}
     for path in archives:
         one = image_contents.read(path)
         name = layout.TEST_NAME if f"/{layout.TEST_NAME}:" in f"/{one.name}" else layout.NAME

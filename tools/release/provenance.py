@@ -7,13 +7,13 @@ as much as the key that signs it. Sources: slsa.dev/spec/v1.0/provenance, action
 from collections.abc import Mapping
 from typing import Any
 
-from tools.cli.common.project import Project
+from tools.cli.common.project import ProjectInfo
 
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 GITHUB_BUILD = "https://actions.github.io/buildtypes/workflow/v1"
 
 
-def predicate(project: Project, revision: str, environment: Mapping[str, str]) -> dict[str, Any]:
+def predicate(project: ProjectInfo, revision: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """Return what built the release, from which commit, by which call."""
     if environment.get("GITHUB_ACTIONS") != "true":
         return _local_builder(project, revision)
@@ -51,7 +51,7 @@ def predicate(project: Project, revision: str, environment: Mapping[str, str]) -
     }
 
 
-def _local_builder(project: Project, revision: str) -> dict[str, Any]:
+def _local_builder(project: ProjectInfo, revision: str) -> dict[str, Any]:
     return {
         "buildDefinition": {
             "buildType": f"{project.repository}/blob/main/docs/releases.md#a-local-build",

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tools.release import oci
-from tools.release.image_contents import Inventory, Package
+from tools.release.image_contents import ImageInventory, InstalledPackage
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ class DisagreeError(Exception):
 
 
 @dataclass(frozen=True)
-class Requirement:
+class PinnedRequirement:
     """A line of requirements/controller.txt: pip takes a file only if it has one of the hashes."""
 
     name: str
@@ -32,17 +32,23 @@ class Requirement:
     hashes: tuple[str, ...]
 
 
-def requirements(text: str) -> list[Requirement]:
+def requirements(text: str) -> list[PinnedRequirement]:
     """What a file of pinned requirements with hashes says."""
     found = []
     for block in re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip()):
         name, _, version = block.split(maxsplit=1)[0].partition("==")
-        found.append(Requirement(name.partition("[")[0], version, tuple(re.findall(r"--hash=sha256:(\w+)", block))))
+        found.append(
+            PinnedRequirement(name.partition("[")[0], version, tuple(re.findall(r"--hash=sha256:(\w+)", block)))
+        )
     return found
 
 
 def image(
-    name: str, version: str, pinned: Iterable[Requirement], licenses: Mapping[str, str], found: Inventory | None
+    name: str,
+    version: str,
+    pinned: Iterable[PinnedRequirement],
+    licenses: Mapping[str, str],
+    found: ImageInventory | None,
 ) -> Json:
     """The image's bill. `licenses` by the requirements' names; `found` is what is in the image, if it is at hand."""
     pinned = list(pinned)
@@ -83,7 +89,7 @@ def chart(name: str, version: str, files: oci.Files, archive: bytes, image_refer
     return _build_bill(about, components)
 
 
-def _compare_contents(pinned: Iterable[Requirement], found: Inventory) -> None:
+def _compare_contents(pinned: Iterable[PinnedRequirement], found: ImageInventory) -> None:
     wanted = {one.name: one.version for one in pinned}
     there = {one.name: one.version for one in found.python}
     differing = [
@@ -107,7 +113,7 @@ def _application_component(name: str, version: str) -> Json:
     }
 
 
-def _library_component(one: Requirement, license_name: str) -> Json:
+def _library_component(one: PinnedRequirement, license_name: str) -> Json:
     purl = f"pkg:pypi/{one.name}@{one.version}"
     described: Json = {"type": "library", "bom-ref": purl, "name": one.name, "version": one.version, "purl": purl}
     if license_name:
@@ -123,7 +129,7 @@ def _library_component(one: Requirement, license_name: str) -> Json:
     return described
 
 
-def _system_component(one: Package, distribution: str) -> Json:
+def _system_component(one: InstalledPackage, distribution: str) -> Json:
     kind = distribution.partition("-")[0] or "debian"
     purl = f"pkg:deb/{kind}/{quote(one.name)}@{quote(one.version)}?arch={one.architecture}&distro={distribution}"
     return {"type": "library", "bom-ref": purl, "name": one.name, "version": one.version, "purl": purl}

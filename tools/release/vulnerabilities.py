@@ -29,7 +29,7 @@ class ScanError(Exception):
 
 
 @dataclass(frozen=True, order=True)
-class Pin:
+class PackageVersion:
     """A package at one version, as osv.dev names it."""
 
     ecosystem: str
@@ -38,10 +38,10 @@ class Pin:
 
 
 @dataclass(frozen=True, order=True)
-class Finding:
+class KnownVulnerability:
     """A known vulnerability of a package. `fixed` are the versions without it."""
 
-    pin: Pin
+    pin: PackageVersion
     identifier: str
     summary: str
     fixed: tuple[str, ...]
@@ -51,25 +51,25 @@ class Finding:
         return f"{self.pin.name} {self.pin.version}: {self.identifier}, {fix}: {self.summary}"
 
 
-def locked(root: Path) -> Iterator[Pin]:
+def locked(root: Path) -> Iterator[PackageVersion]:
     """Yield what the lock files pin: Python requirements, and the Go modules of the test programs."""
     for path in sorted((root / "requirements").glob("*.txt")):
-        yield from (Pin("PyPI", one.name, one.version) for one in sbom.requirements(path.read_text()))
+        yield from (PackageVersion("PyPI", one.name, one.version) for one in sbom.requirements(path.read_text()))
     for path in sorted((root / "tools" / "local_cluster" / "programs" / "go").glob("*/go.mod")):
-        yield from (Pin("Go", name, version) for name, version in _MODULE.findall(path.read_text()))
+        yield from (PackageVersion("Go", name, version) for name, version in _MODULE.findall(path.read_text()))
 
 
-def in_image(found: image_contents.Inventory) -> Iterator[Pin]:
+def in_image(found: image_contents.ImageInventory) -> Iterator[PackageVersion]:
     """Yield what is installed in an image: Python distributions and system packages, these by their source."""
-    yield from (Pin("PyPI", one.name, one.version) for one in found.python)
+    yield from (PackageVersion("PyPI", one.name, one.version) for one in found.python)
     kind, _, version = found.distribution.partition("-")
     ecosystem = f"{kind.capitalize()}:{version}"
     for one in found.system:
         name, _, source_version = (one.source or one.name).partition(" (")
-        yield Pin(ecosystem, name, source_version.removesuffix(")") or one.version)
+        yield PackageVersion(ecosystem, name, source_version.removesuffix(")") or one.version)
 
 
-def scan(pins: Iterable[Pin], service: str) -> list[Finding]:
+def scan(pins: Iterable[PackageVersion], service: str) -> list[KnownVulnerability]:
     """Ask the database about each pin."""
     wanted = sorted(set(pins))
     known: dict[str, Mapping[str, Any]] = {}
@@ -88,7 +88,7 @@ def scan(pins: Iterable[Pin], service: str) -> list[Finding]:
     return sorted(found)
 
 
-def _build_finding(pin: Pin, said: Mapping[str, Any]) -> Finding:
+def _build_finding(pin: PackageVersion, said: Mapping[str, Any]) -> KnownVulnerability:
     fixed = {
         event["fixed"]
         for affected in said.get("affected", [])
@@ -99,7 +99,7 @@ def _build_finding(pin: Pin, said: Mapping[str, Any]) -> Finding:
         for event in versions.get("events", [])
         if "fixed" in event
     }
-    return Finding(pin, said["id"], said.get("summary") or "", tuple(sorted(fixed)))
+    return KnownVulnerability(pin, said["id"], said.get("summary") or "", tuple(sorted(fixed)))
 
 
 def _send_request(url: str, body: Mapping[str, Any] | None = None) -> Any:

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from tests.support.cluster.harness import InstalledRelease
 from tools.local_cluster import ControlPlane
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 from tools.pods.pod_process import PodProcess
 
 LOOPBACK = "127.0.0.1"
@@ -123,7 +123,7 @@ class FaultProxy:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(20)
 
     async def _start(self) -> None:
-        authority = Authority(self._folder, "relay-ca")
+        authority = ClusterAuthority(self._folder, "relay-ca")
         pair = authority.issue("relay", user="relay", hosts=[LOOPBACK])
         self._ca = authority.pair.cert
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

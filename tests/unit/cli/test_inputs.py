@@ -25,7 +25,7 @@ from controller.runtime.rate_limiter import AdaptiveRateLimiter
 from tests.support.builders import make_azure_class, make_secret_meta, make_sync
 from tests.support.scripted_api_server import ScriptedResponse
 from tests.unit.keyvault.reader.stage import JSON, Scene, staged
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 
 # Texts that mean something to YAML, JSON, paths or shells, besides any others.
 TEXTS = st.one_of(
@@ -217,12 +217,12 @@ def test_a_time_to_wait_is_a_bounded_number_or_none(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"), "vaults")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> ClusterAuthority:
+    return ClusterAuthority(tmp_path_factory.mktemp("pki"), "vaults")
 
 
 @pytest.fixture
-async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+async def scene(authority: ClusterAuthority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     """Provide a scene that trusts the vault's authority alone: to read the system's roots takes most of the time."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.pair.cert))
     async with staged(authority) as found:

@@ -69,7 +69,7 @@ def test_a_setting_without_a_source_fails_the_generation(
     with pytest.raises(deployment.SourceError, match="no variable for jitter"):
         deployment.environment(sources)
     with pytest.raises(deployment.SourceError, match="knows jitters, and Settings has no such field"):
-        deployment.environment(deployment.SOURCES | {"jitters": deployment.Variable("x")})
+        deployment.environment(deployment.SOURCES | {"jitters": deployment.EnvironmentVariable("x")})
     monkeypatch.setattr(deployment, "SOURCES", sources)
     assert generate.main(["--root", str(tmp_path)]) == 2
     assert "jitter" in capsys.readouterr().err
@@ -86,7 +86,7 @@ def test_the_pod_outlives_the_controllers_own_grace() -> None:
 
 
 def test_values_say_each_leaf_once_with_a_description_and_its_default() -> None:
-    leaves = [entry for entry in values.walk() if isinstance(entry, values.Leaf)]
+    leaves = [entry for entry in values.walk() if isinstance(entry, values.LeafValue)]
     assert len({leaf.path for leaf in leaves}) == len(leaves)
     assert all(leaf.description.endswith(".") for leaf in leaves)
     # SSE's names and defaults.

@@ -9,11 +9,11 @@ from controller.api.meta import CustomResourceDefinition, Event, Secret, Service
 from controller.kube import permissions
 from controller.kube.resources import CreateAccess, CreatePatch, CreateToken, ListWatch, ResourceClient
 from tools.codegen import rbac
-from tools.codegen.rbac import Rule
+from tools.codegen.rbac import PolicyRule
 from tools.helm_test import permissions as release_test
 
 
-def granted(rules: Iterable[Rule]) -> set[tuple[str, str, str, tuple[str, ...]]]:
+def granted(rules: Iterable[PolicyRule]) -> set[tuple[str, str, str, tuple[str, ...]]]:
     return {(r.group, resource, verb, r.names) for r in rules for resource in r.resources for verb in r.verbs}
 
 
@@ -89,20 +89,20 @@ def test_verbs_of_one_resource_and_resources_of_equal_verbs_are_merged() -> None
         ]
     )
     assert rules == [
-        Rule(
+        PolicyRule(
             "",
             ("secrets", "serviceaccounts"),
             ("create", "patch"),
             why=("secrets: make them", "secrets: mend them", "serviceaccounts: why not"),
         ),
-        Rule("", ("serviceaccounts/token",), ("create",), why=("tokens",)),
-        Rule("events.k8s.io", ("events",), ("list", "watch"), why=("see them",)),
+        PolicyRule("", ("serviceaccounts/token",), ("create",), why=("tokens",)),
+        PolicyRule("events.k8s.io", ("events",), ("list", "watch"), why=("see them",)),
     ]
 
 
 @pytest.mark.parametrize(("table", "rules"), [("CONTROLLER", rbac.controller), ("AKV_SYNC", rbac.akv_sync)])
 def test_a_right_that_watch_namespaces_could_not_hold_in_is_an_error(
-    table: str, rules: Callable[[], list[Rule]], monkeypatch: pytest.MonkeyPatch
+    table: str, rules: Callable[[], list[PolicyRule]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(permissions, table, (ListWatch(CustomResourceDefinition, "probe"),))
     with pytest.raises(rbac.ScopeError, match="customresourcedefinitions has no namespace"):

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from controller.config.settings import BUILT_IN_CLOUDS, Cloud, Settings, SettingsError
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 
 MINE = {"authority": "https://login.example.com", "vaultUrl": "https://{vault}.vault.example.com"}
 
@@ -212,7 +212,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_bundle_is_trusted_in_every_cloud_besides_the_clouds_own(tmp_path: Path) -> None:
-    own, bundle = (Authority(tmp_path, name).pair.cert for name in ("own", "bundle"))
+    own, bundle = (ClusterAuthority(tmp_path, name).pair.cert for name in ("own", "bundle"))
     found = clouds(tmp_path, {"Lab": MINE | {"ca": own.read_text()}}, CA_FILE=str(bundle))
     trusted = {name: cloud.ca.count("BEGIN CERTIFICATE") for name, cloud in found.items()}
     assert trusted == {"Lab": 2, **dict.fromkeys(BUILT_IN_CLOUDS, 1)}

@@ -325,10 +325,10 @@ def test_different_failures_are_listed_and_the_longest_wait_asked_for_counts() -
 def test_who_was_put_off_by_a_busy_vault_comes_again_when_the_first_of_it_has_its_turn() -> None:
     soon, late = throttled_error("shop", 3), throttled_error("shop", 9)
     error = refusal(decide(given={"user": late, "pass": soon}))
-    assert (error.retry, error.retry_after) == (Retry.TURN, 3)
+    assert (error.retry, error.retry_after) == (Retry.THROTTLED, 3)
     # What was fetched is lost where all keys or none are written: that is not tried as often as turns come.
     error = refusal(decide(given={"user": late, "pass": make_value()}, partial=False))
-    assert (error.retry, error.retry_after) == (Retry.TIME, 9)
+    assert (error.retry, error.retry_after) == (Retry.BACKOFF, 9)
 
 
 def test_a_failure_of_the_kubernetes_api_stays_one() -> None:

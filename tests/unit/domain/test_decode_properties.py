@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from controller.domain.decode_values import MAX_EXPANDED, decode_values, flatten_expanded, needs_bundle, value_warnings
-from controller.domain.provider_class import EVERY, ObjectVersionRef, Part, VaultObject
+from controller.domain.provider_class import EVERY, ObjectPart, ObjectVersionRef, VaultObject
 from controller.domain.values import ExpandedValues, SecretBytes, Unchanged, VaultValue
 from controller.errors import ControllerError, ObjectError
 from tests.support.certificates import NOON, encode_pfx, issue_certificate
@@ -38,7 +38,7 @@ def shown(item: VaultValue | Unchanged | ControllerError) -> Any:
     return item.message if isinstance(item, ControllerError) else item
 
 
-def one(value: str | bytes, part: Part = Part.WHOLE, **item: Any) -> Any:
+def one(value: str | bytes, part: ObjectPart = ObjectPart.WHOLE, **item: Any) -> Any:
     return made(value, {"k": ObjectVersionRef(VaultObject(name="web", **item), 0, part)})["k"]
 
 
@@ -55,18 +55,18 @@ STORE = json.dumps(
 @pytest.mark.parametrize(
     ("part", "item", "expected"),
     [
-        (Part.WHOLE, {"property_path": "b64", "encoding": "base64"}, b"\xfe\x00store"),
-        (Part.WHOLE, {"property_path": "hex", "encoding": "hex"}, b"\x00\xff"),
-        (Part.WHOLE, {"property_path": "n"}, b"1.1"),
-        (Part.WHOLE, {"property_path": "pem"}, (LEAF.key_pem + LEAF.pem + ISSUING.pem).encode()),
-        (Part.CERTIFICATES, {"property_path": "pem"}, (LEAF.pem + ISSUING.pem).encode()),
-        (Part.CERTIFICATES, {"property_path": "pfx"}, (LEAF.pem + ISSUING.pem).encode()),
-        (Part.ISSUERS, {"property_path": "pfx", "encoding": "base64"}, ISSUING.pem.encode()),
-        (Part.USERNAME, {"property_path": "login"}, b"me"),
-        (Part.PASSWORD, {"property_path": "login"}, b"pw"),
+        (ObjectPart.WHOLE, {"property_path": "b64", "encoding": "base64"}, b"\xfe\x00store"),
+        (ObjectPart.WHOLE, {"property_path": "hex", "encoding": "hex"}, b"\x00\xff"),
+        (ObjectPart.WHOLE, {"property_path": "n"}, b"1.1"),
+        (ObjectPart.WHOLE, {"property_path": "pem"}, (LEAF.key_pem + LEAF.pem + ISSUING.pem).encode()),
+        (ObjectPart.CERTIFICATES, {"property_path": "pem"}, (LEAF.pem + ISSUING.pem).encode()),
+        (ObjectPart.CERTIFICATES, {"property_path": "pfx"}, (LEAF.pem + ISSUING.pem).encode()),
+        (ObjectPart.ISSUERS, {"property_path": "pfx", "encoding": "base64"}, ISSUING.pem.encode()),
+        (ObjectPart.USERNAME, {"property_path": "login"}, b"me"),
+        (ObjectPart.PASSWORD, {"property_path": "login"}, b"pw"),
     ],
 )
-def test_property_is_taken_then_decoded_then_its_part(part: Part, item: dict[str, Any], expected: bytes) -> None:
+def test_property_is_taken_then_decoded_then_its_part(part: ObjectPart, item: dict[str, Any], expected: bytes) -> None:
     assert one(STORE, part, **item) == expected
 
 
@@ -103,8 +103,8 @@ def test_wrong_encoding_of_a_property_quotes_nothing() -> None:
     ],
 )
 def test_login_is_split(value: str, username: str, password: str) -> None:
-    assert one(value, Part.USERNAME) == username.encode()
-    assert one(value, Part.PASSWORD) == password.encode()
+    assert one(value, ObjectPart.USERNAME) == username.encode()
+    assert one(value, ObjectPart.PASSWORD) == password.encode()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_login_is_split(value: str, username: str, password: str) -> None:
     [(CANARY, "write user:password"), (json.dumps({"user": CANARY}), "no property 'username'; the value has: user")],
 )
 def test_what_is_no_login_is_refused(value: str, words: str) -> None:
-    message = one(value, Part.USERNAME)
+    message = one(value, ObjectPart.USERNAME)
     assert words in message
     assert CANARY not in message
 
@@ -128,7 +128,7 @@ def test_what_is_no_login_is_refused(value: str, words: str) -> None:
     ],
 )
 def test_chain_comes_without_the_leaf(value: str, expected: str) -> None:
-    assert one(value, Part.ISSUERS) == expected.encode()
+    assert one(value, ObjectPart.ISSUERS) == expected.encode()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,11 @@ def test_chain_comes_without_the_leaf(value: str, expected: str) -> None:
 def test_without_a_chain_the_key_fails_and_says_why(value: str, words: str) -> None:
     wanted = {
         key: ObjectVersionRef(VaultObject(name="web"), 0, part)
-        for key, part in (("ca.crt", Part.ISSUERS), ("tls.crt", Part.CERTIFICATES), ("tls.key", Part.TLS_KEY))
+        for key, part in (
+            ("ca.crt", ObjectPart.ISSUERS),
+            ("tls.crt", ObjectPart.CERTIFICATES),
+            ("tls.key", ObjectPart.TLS_KEY),
+        )
     }
     found = made(value, wanted)
     assert words in found["ca.crt"]
@@ -225,8 +229,8 @@ def test_no_pfx_is_opened_for_a_property_alone() -> None:
     assert needs_bundle(ObjectVersionRef(VaultObject(name="web")), found)
     assert not needs_bundle(ObjectVersionRef(VaultObject(name="web", property_path="a")), found)
     assert not needs_bundle(ObjectVersionRef(VaultObject(name="web", expand=True)), found)
-    assert not needs_bundle(ObjectVersionRef(VaultObject(name="web"), 0, Part.PASSWORD), found)
-    assert needs_bundle(ObjectVersionRef(VaultObject(name="web", property_path="a"), 0, Part.ISSUERS), found)
+    assert not needs_bundle(ObjectVersionRef(VaultObject(name="web"), 0, ObjectPart.PASSWORD), found)
+    assert needs_bundle(ObjectVersionRef(VaultObject(name="web", property_path="a"), 0, ObjectPart.ISSUERS), found)
 
 
 def test_one_value_serves_every_alias() -> None:

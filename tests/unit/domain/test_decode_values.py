@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from controller.domain.decode_values import PEM, PFX, decode_values, flatten_expanded, needs_parsing, value_warnings
-from controller.domain.provider_class import ObjectVersionRef, Part, VaultObject
+from controller.domain.provider_class import ObjectPart, ObjectVersionRef, VaultObject
 from controller.domain.values import SecretBytes, VaultValue
 from controller.errors import ControllerError, ObjectError
 from tests.support.certificates import NOON, encode_pfx, encode_private_key, generate_key, issue_certificate
@@ -23,7 +23,12 @@ PKCS8 = LEAF.key_pem
 PKCS1 = encode_private_key(LEAF.key, PrivateFormat.TraditionalOpenSSL)
 AS_PFX = encode_pfx(LEAF.key, [LEAF, ROOT, ISSUING])
 LOCKED = encode_pfx(LEAF.key, [LEAF], "swordfish")
-CERTIFICATES, PRIVATE_KEY, TLS_KEY, WHOLE = Part.CERTIFICATES, Part.PRIVATE_KEY, Part.TLS_KEY, Part.WHOLE
+CERTIFICATES, PRIVATE_KEY, TLS_KEY, WHOLE = (
+    ObjectPart.CERTIFICATES,
+    ObjectPart.PRIVATE_KEY,
+    ObjectPart.TLS_KEY,
+    ObjectPart.WHOLE,
+)
 
 
 def given(value: str | bytes, content_type: str = "", **more: Any) -> VaultValue:
@@ -33,7 +38,7 @@ def given(value: str | bytes, content_type: str = "", **more: Any) -> VaultValue
     return VaultValue(value=SecretBytes(data), version="v1", content_type=content_type, **more)
 
 
-def of(found: VaultValue | ControllerError, part: Part = WHOLE, now: datetime = NOON, **item: Any) -> Any:
+def of(found: VaultValue | ControllerError, part: ObjectPart = WHOLE, now: datetime = NOON, **item: Any) -> Any:
     """Return what one key gets."""
     version = ObjectVersionRef(VaultObject(name="web", **item), 0, part)
     return decode_values("shop", {"k": version}, {version.whole: found}, now)["k"]
@@ -78,7 +83,7 @@ def of(found: VaultValue | ControllerError, part: Part = WHOLE, now: datetime = 
     ],
 )
 def test_what_a_key_gets(
-    value: str, content_type: str, part: Part, item: dict[str, Any], expected: str | bytes
+    value: str, content_type: str, part: ObjectPart, item: dict[str, Any], expected: str | bytes
 ) -> None:
     found = of(given(value, content_type), part, **item)
     assert isinstance(found, VaultValue), found
@@ -103,7 +108,7 @@ def test_what_a_key_gets(
     ],
 )
 def test_what_it_cannot_get_says_why(
-    value: str, content_type: str, part: Part, item: dict[str, Any], words: list[str]
+    value: str, content_type: str, part: ObjectPart, item: dict[str, Any], words: list[str]
 ) -> None:
     error = of(given(value, content_type), part, **item)
     assert isinstance(error, ObjectError)
@@ -160,7 +165,7 @@ def test_content_types_of_a_certificates_secret_that_count_as_pem_or_pfx(content
     ],
 )
 def test_only_bundles_and_parts_are_parsed_off_the_event_loop(
-    found: VaultValue | ControllerError, part: Part, parsed: bool
+    found: VaultValue | ControllerError, part: ObjectPart, parsed: bool
 ) -> None:
     assert needs_parsing(ObjectVersionRef(VaultObject(name="web"), 0, part), found) is parsed
 
@@ -208,7 +213,7 @@ def test_certificates_pem_with_a_locked_key_stays_as_it_is() -> None:
     ],
 )
 def test_advice_is_nothing_that_was_done_already(
-    item: dict[str, Any], owned: bool, part: Part, advice: str, never: str
+    item: dict[str, Any], owned: bool, part: ObjectPart, advice: str, never: str
 ) -> None:
     for value in (LOCKED, "bm90IGEgcGZ4"):
         message = of(given(value, PFX, of_certificate=owned), part, **item).message

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from controller.domain.provider_class import Part, ProviderConfig, read_class
+from controller.domain.provider_class import ObjectPart, ProviderConfig, read_class
 from controller.domain.vault_objects import MAX_ITEMS, read_objects
 from controller.errors import ClassError, InputError
 from tests.support.builders import ONE, make_azure_class, make_sync
@@ -191,17 +191,17 @@ def test_property_and_expand_are_read() -> None:
 @pytest.mark.parametrize(
     ("path", "part"),
     [
-        ("one/ca.crt", Part.ISSUERS),
-        ("one.ca.crt", Part.ISSUERS),
-        ("many/1/ca.crt", Part.ISSUERS),
-        ("many/0.ca.crt", Part.ISSUERS),
-        ("one/username", Part.USERNAME),
-        ("one/password", Part.PASSWORD),
-        ("dotted.ca.crt", Part.CERTIFICATES),
-        ("taken/ca.crt", Part.WHOLE),
+        ("one/ca.crt", ObjectPart.ISSUERS),
+        ("one.ca.crt", ObjectPart.ISSUERS),
+        ("many/1/ca.crt", ObjectPart.ISSUERS),
+        ("many/0.ca.crt", ObjectPart.ISSUERS),
+        ("one/username", ObjectPart.USERNAME),
+        ("one/password", ObjectPart.PASSWORD),
+        ("dotted.ca.crt", ObjectPart.CERTIFICATES),
+        ("taken/ca.crt", ObjectPart.WHOLE),
     ],
 )
-def test_chain_and_login_are_parts_unless_an_object_has_that_name(path: str, part: Part) -> None:
+def test_chain_and_login_are_parts_unless_an_object_has_that_name(path: str, part: ObjectPart) -> None:
     more = [
         "{objectName: b, objectAlias: dotted.ca}",
         "{objectName: taken}",
@@ -229,7 +229,7 @@ def test_tls_secret_takes_no_other_part(target: str, path: str, words: str) -> N
 def test_tls_secret_may_have_the_chain_beside_its_halves() -> None:
     keys = {"tls.crt": "one", "tls.key": "one", "ca.crt": "one/ca.crt"}
     wanted = read(f"array: {PATHS}").wanted(make_sync(keys, type="kubernetes.io/tls").spec.secret_object)
-    assert [item.part for item in wanted.values()] == [Part.CERTIFICATES, Part.TLS_KEY, Part.ISSUERS]
+    assert [item.part for item in wanted.values()] == [ObjectPart.CERTIFICATES, ObjectPart.TLS_KEY, ObjectPart.ISSUERS]
 
 
 @pytest.mark.parametrize("path", ["all/tls.crt", "all.ca.crt", "all/username"])
@@ -254,32 +254,32 @@ PATHS = [
 @pytest.mark.parametrize(
     ("path", "served_as", "index", "part"),
     [
-        ("one", "one", 0, Part.WHOLE),
-        ("web", "web", 0, Part.WHOLE),
-        ("web/tls.crt", "web", 0, Part.CERTIFICATES),
-        ("web/tls.key", "web", 0, Part.PRIVATE_KEY),
-        ("web.key", "web", 0, Part.PRIVATE_KEY),
-        ("one.crt", "one", 0, Part.CERTIFICATES),
-        pytest.param("web.crt", "web.crt", 0, Part.WHOLE, id="an object of that very name comes first"),
-        ("web.crt.crt", "web.crt", 0, Part.CERTIFICATES),
-        ("web.crt/tls.key", "web.crt", 0, Part.PRIVATE_KEY),
-        ("folder/file.key", "folder/file.key", 0, Part.WHOLE),
-        ("folder/file.key/tls.key", "folder/file.key", 0, Part.PRIVATE_KEY),
-        ("many/0", "many", 0, Part.WHOLE),
-        ("many/2", "many", 2, Part.WHOLE),
-        ("many/0/tls.crt", "many", 0, Part.CERTIFICATES),
-        ("many/1/tls.key", "many", 1, Part.PRIVATE_KEY),
-        ("many/1.crt", "many", 1, Part.CERTIFICATES),
-        ("many/2.key", "many", 2, Part.PRIVATE_KEY),
-        ("many/7", "many/7", 0, Part.WHOLE),
-        ("public", "public", 0, Part.WHOLE),
-        ("turned/1", "turned", 1, Part.WHOLE),
+        ("one", "one", 0, ObjectPart.WHOLE),
+        ("web", "web", 0, ObjectPart.WHOLE),
+        ("web/tls.crt", "web", 0, ObjectPart.CERTIFICATES),
+        ("web/tls.key", "web", 0, ObjectPart.PRIVATE_KEY),
+        ("web.key", "web", 0, ObjectPart.PRIVATE_KEY),
+        ("one.crt", "one", 0, ObjectPart.CERTIFICATES),
+        pytest.param("web.crt", "web.crt", 0, ObjectPart.WHOLE, id="an object of that very name comes first"),
+        ("web.crt.crt", "web.crt", 0, ObjectPart.CERTIFICATES),
+        ("web.crt/tls.key", "web.crt", 0, ObjectPart.PRIVATE_KEY),
+        ("folder/file.key", "folder/file.key", 0, ObjectPart.WHOLE),
+        ("folder/file.key/tls.key", "folder/file.key", 0, ObjectPart.PRIVATE_KEY),
+        ("many/0", "many", 0, ObjectPart.WHOLE),
+        ("many/2", "many", 2, ObjectPart.WHOLE),
+        ("many/0/tls.crt", "many", 0, ObjectPart.CERTIFICATES),
+        ("many/1/tls.key", "many", 1, ObjectPart.PRIVATE_KEY),
+        ("many/1.crt", "many", 1, ObjectPart.CERTIFICATES),
+        ("many/2.key", "many", 2, ObjectPart.PRIVATE_KEY),
+        ("many/7", "many/7", 0, ObjectPart.WHOLE),
+        ("public", "public", 0, ObjectPart.WHOLE),
+        ("turned/1", "turned", 1, ObjectPart.WHOLE),
     ],
 )
-def test_source_paths(path: str, served_as: str, index: int, part: Part) -> None:
+def test_source_paths(path: str, served_as: str, index: int, part: ObjectPart) -> None:
     version = read(f"array: {PATHS}").resolve_path(path)
     assert (version.object.served_as, version.index, version.part) == (served_as, index, part)
-    assert version.whole.part is Part.WHOLE
+    assert version.whole.part is ObjectPart.WHOLE
 
 
 @pytest.mark.parametrize(
@@ -315,18 +315,18 @@ def test_source_paths_that_nothing_provides(path: str, words: list[str]) -> None
 @pytest.mark.parametrize(
     ("secret_type", "key", "path", "part"),
     [
-        ("kubernetes.io/tls", "tls.crt", "web", Part.CERTIFICATES),
-        ("kubernetes.io/tls", "tls.key", "web", Part.TLS_KEY),
-        ("kubernetes.io/tls", "tls.key", "web/tls.key", Part.TLS_KEY),
-        ("kubernetes.io/tls", "tls.crt", "many/1.crt", Part.CERTIFICATES),
-        ("kubernetes.io/tls", "tls.crt", "public", Part.CERTIFICATES),
-        ("kubernetes.io/tls", "ca.crt", "web", Part.WHOLE),
-        ("Opaque", "tls.crt", "web", Part.WHOLE),
-        ("Opaque", "tls.key", "web.key", Part.PRIVATE_KEY),
+        ("kubernetes.io/tls", "tls.crt", "web", ObjectPart.CERTIFICATES),
+        ("kubernetes.io/tls", "tls.key", "web", ObjectPart.TLS_KEY),
+        ("kubernetes.io/tls", "tls.key", "web/tls.key", ObjectPart.TLS_KEY),
+        ("kubernetes.io/tls", "tls.crt", "many/1.crt", ObjectPart.CERTIFICATES),
+        ("kubernetes.io/tls", "tls.crt", "public", ObjectPart.CERTIFICATES),
+        ("kubernetes.io/tls", "ca.crt", "web", ObjectPart.WHOLE),
+        ("Opaque", "tls.crt", "web", ObjectPart.WHOLE),
+        ("Opaque", "tls.key", "web.key", ObjectPart.PRIVATE_KEY),
     ],
 )
 def test_a_tls_secret_takes_its_part_of_whatever_stands_there(
-    secret_type: str, key: str, path: str, part: Part
+    secret_type: str, key: str, path: str, part: ObjectPart
 ) -> None:
     wanted = read(f"array: {PATHS}").wanted(make_sync({key: path}, type=secret_type).spec.secret_object)
     assert wanted[key].part is part

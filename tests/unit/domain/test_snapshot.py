@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from controller.api.secretsync import ObjectVersion
-from controller.domain.provider_class import ObjectVersionRef, Part, VaultObject
+from controller.domain.provider_class import ObjectPart, ObjectVersionRef, VaultObject
 from controller.domain.snapshot import ListedObject, VaultSnapshot, settled_time
 
 THEN = datetime(2030, 1, 1, 12, 0, 5, tzinfo=UTC)
@@ -68,7 +68,7 @@ def versions(*ids: str) -> VaultSnapshot:
             True,
             id="a key that changed",
         ),
-        pytest.param(listed(), ObjectVersionRef(USER, 0, Part.PRIVATE_KEY), [known()], False, id="a part"),
+        pytest.param(listed(), ObjectVersionRef(USER, 0, ObjectPart.PRIVATE_KEY), [known()], False, id="a part"),
         pytest.param(
             listed(), ObjectVersionRef(VaultObject(name="USER")), [known("secret/USER")], False, id="case of names"
         ),

@@ -12,12 +12,12 @@ from controller import errors
 from controller.api.conditions import Reason
 from controller.kube.client import KubeClient
 from tests.support.virtual_time import run_virtual
-from tools.helm_test.sample import CLOUD_SECONDS, KEY, SYNC_SECONDS, FailedError, Sample
-from tools.helm_test.settings import Settings
+from tools.helm_test.sample import CLOUD_SECONDS, KEY, SYNC_SECONDS, FailedError, SampleObjects
+from tools.helm_test.settings import ReleaseTestSettings
 from tools.helm_test.vaults import OwnVault, UsersVault, Vault
 from tools.keyvault_emulator import Emulator
 
-SETTINGS = Settings(
+SETTINGS = ReleaseTestSettings(
     namespace="home", deployment="d", name="n", pod_ip="::1", sample_namespace="shop", service_account="sa"
 )
 
@@ -63,7 +63,7 @@ def waits(cluster: Cluster, vault: Vault) -> float:
 
     async def main(clock: Callable[[], float]) -> float:
         cluster.clock = clock
-        await Sample(cast("KubeClient", cluster), SETTINGS).arrives(vault)
+        await SampleObjects(cast("KubeClient", cluster), SETTINGS).arrives(vault)
         return clock()
 
     return run_virtual(main)

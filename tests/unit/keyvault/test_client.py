@@ -12,13 +12,13 @@ from controller.errors import ProviderError
 from controller.keyvault.client import AT_ONCE, VaultClient
 from controller.keyvault.credentials import FederatedCredential, Identity
 from controller.keyvault.errors import VaultAddress
-from controller.keyvault.objects import Source
+from controller.keyvault.objects import ObjectClient
 from controller.runtime.circuit_breaker import HEALTHY_OUTCOMES
 from controller.runtime.fair_share import FairSemaphore
 from controller.runtime.rate_limiter import AdaptiveRateLimiter
 from tests.support import virtual_time
 
-LIST = cast("Source", SimpleNamespace(plural="secrets"))
+LIST = cast("ObjectClient", SimpleNamespace(plural="secrets"))
 
 
 async def get_token_info() -> None:

@@ -30,7 +30,7 @@ from controller.keyvault.transport import new_session, new_transport
 from tests.support import canaries
 from tests.support.canaries import SOME_FORMS
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, run_api_server
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 
 WHO = Identity(namespace="team", service_account="robot", client_id="client-1", tenant_id="tenant-1")
 ISSUER = "https://oidc.example.com/cluster"
@@ -90,12 +90,12 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"), "entra")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> ClusterAuthority:
+    return ClusterAuthority(tmp_path_factory.mktemp("pki"), "entra")
 
 
 @pytest.fixture
-async def scene(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+async def scene(authority: ClusterAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)

@@ -21,7 +21,7 @@ from controller.keyvault.pool import VaultPool
 from controller.keyvault.resolver import LOOKUPS_AT_ONCE, FairResolver
 from controller.runtime.parsing import PFX_AT_ONCE, TEXTS_AT_ONCE, ParsingPool
 from tests.support.scripted_api_server import ReceivedRequest, ScriptedResponse, run_api_server
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 
 # What hangs does so until the test ends, so this is only for slow machines.
 SOON = 30.0
@@ -46,7 +46,7 @@ async def test_nothing_that_hangs_delays_a_neighbours_new_connection(
 ) -> None:
     """An editor's classes and PFX files, its vaults' names, and the default executor of asyncio."""
     gate = threading.Event()
-    authority = Authority(tmp_path_factory.mktemp("pki"), "vaults")
+    authority = ClusterAuthority(tmp_path_factory.mktemp("pki"), "vaults")
     pair = authority.issue("server", user="server", hosts=["*.vault.example.com"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)

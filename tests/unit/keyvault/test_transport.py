@@ -25,7 +25,7 @@ from controller.keyvault.transport import (
     proxy_for,
 )
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, run_api_server
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 
 VAULT = "Key Vault shop"
 PLACE = ConnectionKey("shop.vault.example.com", 443, True, True, None, None, None)
@@ -40,12 +40,12 @@ async def failure(url: str, ca: str = "", seconds: float = 5) -> AzureError:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"), "vaults")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> ClusterAuthority:
+    return ClusterAuthority(tmp_path_factory.mktemp("pki"), "vaults")
 
 
 @pytest.fixture
-async def vault(authority: Authority) -> AsyncIterator[ScriptedApiServer]:
+async def vault(authority: ClusterAuthority) -> AsyncIterator[ScriptedApiServer]:
     pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
@@ -70,7 +70,7 @@ async def test_a_certificate_of_an_unknown_authority(vault: ScriptedApiServer) -
 
 
 async def test_the_clouds_own_authority_is_trusted_besides_the_systems(
-    vault: ScriptedApiServer, authority: Authority
+    vault: ScriptedApiServer, authority: ClusterAuthority
 ) -> None:
     vault.add_responses(ScriptedResponse(b"yes"))
     async with new_session(authority.pair.cert.read_text()) as session:
@@ -80,7 +80,9 @@ async def test_the_clouds_own_authority_is_trusted_besides_the_systems(
     assert vault.requests[0].path == "/"
 
 
-async def test_an_answer_without_end_does_not_fill_the_memory(vault: ScriptedApiServer, authority: Authority) -> None:
+async def test_an_answer_without_end_does_not_fill_the_memory(
+    vault: ScriptedApiServer, authority: ClusterAuthority
+) -> None:
     """100 MB, of which a pod of 256 MiB could not hold two."""
     part = b"x" * 2**16
     vault.add_responses(ScriptedResponse([part] * (100 * 16)), ScriptedResponse(b"yes"))
@@ -99,7 +101,7 @@ async def test_an_answer_without_end_does_not_fill_the_memory(vault: ScriptedApi
     assert {asked.headers["Accept-Encoding"] for asked in vault.requests} == {"identity"}  # what unpacks has no bound
 
 
-async def test_nothing_is_sent_where_the_check_says_no(vault: ScriptedApiServer, authority: Authority) -> None:
+async def test_nothing_is_sent_where_the_check_says_no(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
     def check() -> None:
         raise NotLeading("another leads")
 
@@ -109,13 +111,13 @@ async def test_nothing_is_sent_where_the_check_says_no(vault: ScriptedApiServer,
     assert not vault.requests
 
 
-async def test_a_certificate_for_another_name(vault: ScriptedApiServer, authority: Authority) -> None:
+async def test_a_certificate_for_another_name(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
     elsewhere = vault.url.replace("127.0.0.1", "localhost")
     assert "TLS certificate" in explain_connection(await failure(elsewhere, authority.pair.cert.read_text()), VAULT)
 
 
 @pytest.mark.parametrize("unreachable", [[], [(socket.AF_INET, "127.0.0.9")]], ids=["IPv6 only", "IPv4 unreachable"])
-async def test_a_vault_is_reached_by_ipv6(unreachable: list[tuple[int, str]], authority: Authority) -> None:
+async def test_a_vault_is_reached_by_ipv6(unreachable: list[tuple[int, str]], authority: ClusterAuthority) -> None:
     pair = authority.issue("server6", user="server", hosts=["shop.vault.example.com"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
@@ -141,7 +143,7 @@ async def test_a_port_that_nobody_listens_on() -> None:
     assert text == f"{VAULT} cannot be reached (ClientConnectorError); the controller tries again by itself"
 
 
-async def test_an_answer_that_does_not_come(vault: ScriptedApiServer, authority: Authority) -> None:
+async def test_an_answer_that_does_not_come(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
     error = await failure(vault.url, authority.pair.cert.read_text(), seconds=0.1)
     assert explain_connection(error, VAULT) == f"{VAULT} did not answer in time; check the route and firewall to it"
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tools.keyvault_emulator import Emulator
 from tools.keyvault_emulator.azure.certificates import public_jwk
-from tools.keyvault_emulator.tls import Authority
+from tools.keyvault_emulator.tls import LocalAuthority
 
 TENANT = "11111111-1111-1111-1111-11111111aaaa"
 OTHER_TENANT = "22222222-2222-2222-2222-22222222bbbb"
@@ -35,7 +35,7 @@ class StandInIssuer:
     """An OIDC issuer over HTTPS with keys of its own: it plays the cluster, and can go offline."""
 
     def __init__(self, folder: Path) -> None:
-        self.authority = Authority(folder)
+        self.authority = LocalAuthority(folder)
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.authority.load_into(self._context, folder, ["127.0.0.1"])
         self.ca_file = self.authority.file

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.keyvault_emulator.azure.access import ROLES
-from tools.keyvault_emulator.azure.routes import ENTRA, Route, parse
+from tools.keyvault_emulator.azure.routes import ENTRA, ParsedAddress, parse
 from tools.keyvault_emulator.azure.state import EmulatorState, Role, Version, dump, load
 from tools.keyvault_emulator.faults import WINDOW, RateLimiter
 
@@ -19,30 +19,30 @@ OWN = "shop.vault.azure.net:443"
 @pytest.mark.parametrize(
     ("method", "host", "path", "route"),
     [
-        ("GET", LOCAL, "/shop/secrets", Route("shop", "secrets.list", base="/shop")),
-        ("GET", LOCAL, "/shop/secrets/", Route("shop", "secrets.list", base="/shop")),
-        ("GET", LOCAL, "/shop/secrets/pin/", Route("shop", "secrets.get", name="pin", base="/shop")),
+        ("GET", LOCAL, "/shop/secrets", ParsedAddress("shop", "secrets.list", base="/shop")),
+        ("GET", LOCAL, "/shop/secrets/", ParsedAddress("shop", "secrets.list", base="/shop")),
+        ("GET", LOCAL, "/shop/secrets/pin/", ParsedAddress("shop", "secrets.get", name="pin", base="/shop")),
         (
             "GET",
             LOCAL,
             "/shop/keys/pin/v1",
-            Route("shop", "keys.get", name="pin", version="v1", base="/shop"),
+            ParsedAddress("shop", "keys.get", name="pin", version="v1", base="/shop"),
         ),
         (
             "GET",
             LOCAL,
             "/secrets/secrets/secrets",
-            Route("secrets", "secrets.get", name="secrets", base="/secrets"),
+            ParsedAddress("secrets", "secrets.get", name="secrets", base="/secrets"),
         ),
-        ("GET", OWN, "/secrets/pin", Route("shop", "secrets.get", name="pin")),
-        ("GET", OWN, "/keys/pin/versions", Route("shop", "keys.versions", name="pin")),
-        ("GET", "SHOP.vault.usgovcloudapi.net", "/secrets", Route("shop", "secrets.list")),
-        ("GET", OWN, "/certificates/web/policy", Route("shop", "certificates.policy", name="web")),
-        ("GET", LOCAL, "/t/v2.0/.well-known/openid-configuration", Route(ENTRA, "discovery", tenant="t")),
-        ("GET", LOCAL, "/t/.well-known/openid-configuration", Route(ENTRA, "discovery", tenant="t")),
-        ("GET", LOCAL, "/t/discovery/v2.0/keys", Route(ENTRA, "keys", tenant="t")),
-        ("GET", LOCAL, "/common/discovery/instance", Route(ENTRA, "instance")),
-        ("POST", LOCAL, "/t/oauth2/v2.0/token", Route(ENTRA, "token", tenant="t")),
+        ("GET", OWN, "/secrets/pin", ParsedAddress("shop", "secrets.get", name="pin")),
+        ("GET", OWN, "/keys/pin/versions", ParsedAddress("shop", "keys.versions", name="pin")),
+        ("GET", "SHOP.vault.usgovcloudapi.net", "/secrets", ParsedAddress("shop", "secrets.list")),
+        ("GET", OWN, "/certificates/web/policy", ParsedAddress("shop", "certificates.policy", name="web")),
+        ("GET", LOCAL, "/t/v2.0/.well-known/openid-configuration", ParsedAddress(ENTRA, "discovery", tenant="t")),
+        ("GET", LOCAL, "/t/.well-known/openid-configuration", ParsedAddress(ENTRA, "discovery", tenant="t")),
+        ("GET", LOCAL, "/t/discovery/v2.0/keys", ParsedAddress(ENTRA, "keys", tenant="t")),
+        ("GET", LOCAL, "/common/discovery/instance", ParsedAddress(ENTRA, "instance")),
+        ("POST", LOCAL, "/t/oauth2/v2.0/token", ParsedAddress(ENTRA, "token", tenant="t")),
         ("GET", LOCAL, "/t/oauth2/v2.0/token", None),
         ("PUT", LOCAL, "/shop/secrets/pin", None),
         ("DELETE", OWN, "/secrets/pin", None),
@@ -52,7 +52,7 @@ OWN = "shop.vault.azure.net:443"
         ("GET", LOCAL, "/shop", None),
     ],
 )
-def test_addresses(method: str, host: str, path: str, route: Route | None) -> None:
+def test_addresses(method: str, host: str, path: str, route: ParsedAddress | None) -> None:
     assert parse(method, host, path) == route
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from controller import errors
 from controller.kube import config
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 
 KUBECONFIG = """
 apiVersion: v1
@@ -24,7 +24,7 @@ def pod(folder: Path, host: str = "10.0.0.1") -> dict[str, str]:
     """Return what a kubelet gives."""
     folder.mkdir(exist_ok=True)
     (folder / "token").write_text("first\n")
-    (folder / "ca.crt").write_bytes(Authority(folder, "cluster").pair.cert.read_bytes())
+    (folder / "ca.crt").write_bytes(ClusterAuthority(folder, "cluster").pair.cert.read_bytes())
     return {
         "KUBERNETES_SERVICE_HOST": host,
         "KUBERNETES_SERVICE_PORT": "443",

@@ -25,7 +25,7 @@ def test_the_environments_folder_comes_before_the_cache(
     assets.kubernetes()
     given = programs_in(tmp_path / "given", "1.35.3")
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(given))
-    assert assets.kubernetes() == assets.Assets(given, "1.35.3")
+    assert assets.kubernetes() == assets.ProgramFolder(given, "1.35.3")
 
 
 def test_the_environments_folder_must_be_complete(

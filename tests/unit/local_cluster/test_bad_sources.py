@@ -399,7 +399,7 @@ def test_a_source_that_hangs_is_given_up_soon(release_server: ReleaseServer, mon
         expected[kind] = f"{release_server.address}{path}: {cause}"
 
     def attempt(kind: str) -> tuple[str, float]:
-        release = official.Release("it", tuple(assets.PROGRAMS), versions[kind], etcd[kind])
+        release = official.OfficialRelease("it", tuple(assets.PROGRAMS), versions[kind], etcd[kind])
         started = time.monotonic()
         with pytest.raises(DownloadError) as error:
             release.populate(f"downloaded-{kind}")

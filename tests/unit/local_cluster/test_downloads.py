@@ -30,7 +30,7 @@ def test_a_release_is_downloaded_once_and_nothing_is_built(
     release_server: ReleaseServer, fake_go: FakeGo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = assets.kubernetes()
-    assert found == assets.Assets(cache.root() / f"downloaded-{DEFAULT}-{cache.architecture()}", DEFAULT)
+    assert found == assets.ProgramFolder(cache.root() / f"downloaded-{DEFAULT}-{cache.architecture()}", DEFAULT)
     assert {file.name for file in found.folder.iterdir()} == {*assets.PROGRAMS, "SHA256SUMS", ".made-from"}
     assert found.path("kube-apiserver").read_bytes() == program("kube-apiserver", DEFAULT)
     assert found.path("etcd").read_bytes() == program("etcd", ETCD)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tools.local_cluster.nodes import system_packages
-from tools.local_cluster.nodes.network import Network
+from tools.local_cluster.nodes.network import NodeNetwork
 from tools.local_cluster.nodes.node_servers import NodeLayout, proxy_mode
 
 
@@ -21,7 +21,9 @@ from tools.local_cluster.nodes.node_servers import NodeLayout, proxy_mode
 )
 def test_by_release(version: str, mode: str, asks_for_cgroup_v1: bool, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
-    NodeLayout(tmp_path, version, tmp_path, programs, programs / "coredns", Network(1, Path("/proc/1/ns/net"))).write()
+    NodeLayout(
+        tmp_path, version, tmp_path, programs, programs / "coredns", NodeNetwork(1, Path("/proc/1/ns/net"))
+    ).write()
     kubelet, proxy = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("kubelet", "kube-proxy"))
     assert proxy["mode"] == proxy_mode(version) == mode
     assert ("failCgroupV1" in kubelet) is asks_for_cgroup_v1

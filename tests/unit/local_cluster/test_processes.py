@@ -12,7 +12,7 @@ import pytest
 from tests.support.cluster.harness import eventually
 from tests.support.pids import is_alive, wait_until_gone
 from tools.local_cluster import ClusterError
-from tools.local_cluster.processes import Processes
+from tools.local_cluster.processes import ServerProcesses
 from tools.pods.pod_process import ROOT
 
 PARENT = """
@@ -33,8 +33,8 @@ time.sleep(60)
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    started = Processes(scratch=tmp_path / "scratch")
+def processes(tmp_path: Path) -> Iterator[ServerProcesses]:
+    started = ServerProcesses(scratch=tmp_path / "scratch")
     yield started
     started.close()
 
@@ -57,7 +57,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path, parent_also: str) -> N
     assert not scratch.exists()
 
 
-def test_nothing_outlives_a_killed_supervisor(processes: Processes, tmp_path: Path) -> None:
+def test_nothing_outlives_a_killed_supervisor(processes: ServerProcesses, tmp_path: Path) -> None:
     pid = processes.start("sleeper", ["sleep", "60"], tmp_path / "log")
     processes.supervisor.kill()
     wait_until_gone(pid, patience=3)
@@ -65,7 +65,7 @@ def test_nothing_outlives_a_killed_supervisor(processes: Processes, tmp_path: Pa
         processes.require("sleeper")
 
 
-def test_a_server_that_ends_is_reported_with_the_end_of_its_log(processes: Processes, tmp_path: Path) -> None:
+def test_a_server_that_ends_is_reported_with_the_end_of_its_log(processes: ServerProcesses, tmp_path: Path) -> None:
     script = "echo first; echo Error: no such flag; echo Usage: long; exit 3"
     pid = processes.start("server", ["sh", "-c", script], tmp_path / "log")
     wait_until_gone(pid)
@@ -73,12 +73,12 @@ def test_a_server_that_ends_is_reported_with_the_end_of_its_log(processes: Proce
         processes.require("server")
 
 
-def test_a_program_that_cannot_be_started(processes: Processes, tmp_path: Path) -> None:
+def test_a_program_that_cannot_be_started(processes: ServerProcesses, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"cannot start server: .*No such file.*nonsense"):
         processes.start("server", ["/nonsense"], tmp_path / "log")
 
 
-def test_one_that_ignores_sigterm_is_killed(processes: Processes, tmp_path: Path) -> None:
+def test_one_that_ignores_sigterm_is_killed(processes: ServerProcesses, tmp_path: Path) -> None:
     script = "trap '' TERM; echo ready; while true; do sleep 0.05; done"
     pid = processes.start("stubborn", ["sh", "-c", script], tmp_path / "log")
     eventually((tmp_path / "log").read_text, lambda text: "ready" in text)

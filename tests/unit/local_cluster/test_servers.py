@@ -6,7 +6,7 @@ from tools.local_cluster import servers
 
 
 def test_flags_of_the_caller_come_last(tmp_path: Path) -> None:
-    layout = servers.Layout(tmp_path, tmp_path, 1, 2, 3, "https://issuer.example", ("--feature-gates=A=true",))
+    layout = servers.PlaneLayout(tmp_path, tmp_path, 1, 2, 3, "https://issuer.example", ("--feature-gates=A=true",))
     flags = layout.apiserver()
     assert flags[-1] == "--feature-gates=A=true"
     assert "--service-account-issuer=https://issuer.example" in flags

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from controller.observability.server_certificate import CHECK_SECONDS, ServerCertificate
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 
 
-def write(authority: Authority, folder: Path, name: str, moment: int) -> None:
+def write(authority: ClusterAuthority, folder: Path, name: str, moment: int) -> None:
     """Put a certificate there, as of that moment: two writes may fall into one tick of the file system's clock."""
     pair = authority.issue(name, user=name, hosts=["127.0.0.1"])
     for target, source in (("tls.crt", pair.cert), ("tls.key", pair.key)):
@@ -21,7 +21,7 @@ def write(authority: Authority, folder: Path, name: str, moment: int) -> None:
 def test_renewed_certificate_is_served_and_a_broken_one_is_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    authority = Authority(tmp_path, "ca")
+    authority = ClusterAuthority(tmp_path, "ca")
     folder = tmp_path / "mounted"
     folder.mkdir()
     write(authority, folder, "first", 1)

@@ -141,7 +141,7 @@ def test_volumes_are_filled(tmp_path: Path) -> None:
         {"name": "scratch", "mountPath": "/tmp"},
         {"name": "both", "mountPath": "/both"},
     ]
-    places = pod_emulation.Volumes(plane, "ns", "robot", tmp_path / "volumes").mount(volumes, mounts)
+    places = pod_emulation.PodVolumes(plane, "ns", "robot", tmp_path / "volumes").mount(volumes, mounts)
     assert (places["/some"] / "deep/er").read_text() == "one"
     assert [path.name for path in places["/some"].glob("[!.]*")] == ["deep"]
     assert places["/c"].read_bytes() == b"\xff"
@@ -158,7 +158,7 @@ def test_volumes_change_as_a_whole_and_what_is_optional_may_be_missing(tmp_path:
         {"secret": {"name": "s", "optional": True, "items": [{"key": "k", "path": "key"}]}},
         {"configMap": {"name": "m", "optional": True, "items": [{"key": "c", "path": "ca"}]}},
     ]
-    volumes = pod_emulation.Volumes(plane, "ns", "robot", tmp_path / "volumes")
+    volumes = pod_emulation.PodVolumes(plane, "ns", "robot", tmp_path / "volumes")
     place = volumes.mount(
         [{"name": "v", "projected": {"sources": sources}}, {"name": "s", "secret": {"secretName": "s"}}],
         [{"name": "v", "mountPath": "/v"}, {"name": "s", "mountPath": "/s"}],

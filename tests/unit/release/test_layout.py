@@ -13,11 +13,11 @@ import pytest
 from tests.support.oci_archive import BASE, list_installed_files, write_archive
 from tools.codegen import values
 from tools.release import image_contents, layout, oci, sbom
-from tools.release.image_contents import Package
+from tools.release.image_contents import InstalledPackage
 
 PINNED = (
-    sbom.Requirement("attrs", "26.1.0", ("aa" * 32,)),
-    sbom.Requirement("pyjwt", "2.15.1", ("bb" * 32, "cc" * 32)),
+    sbom.PinnedRequirement("attrs", "26.1.0", ("aa" * 32,)),
+    sbom.PinnedRequirement("pyjwt", "2.15.1", ("bb" * 32, "cc" * 32)),
 )
 HASH = {
     "type": "object",
@@ -151,7 +151,7 @@ def test_a_later_layer_hides_what_an_earlier_one_had(tmp_path: Path) -> None:
         },
         {"x/a.dist-info/METADATA": new, "y/.wh..wh..opq": b"", ".wh.z": b""},
     )
-    assert image_contents.read(write_archive(tmp_path / "image.tar", *layers)).python == (Package("a", "2"),)
+    assert image_contents.read(write_archive(tmp_path / "image.tar", *layers)).python == (InstalledPackage("a", "2"),)
 
 
 @pytest.mark.parametrize(
@@ -177,19 +177,21 @@ def test_the_charts_bill_has_each_file_and_the_image() -> None:
 @pytest.mark.parametrize(
     ("image", "reference"),
     [
-        (values.Image(), "ghcr.io/akv-secret-store/akv-secret-store:0.1.0"),
-        (values.Image(registry="r.example:5000/a/"), "r.example:5000/a/akv-secret-store:0.1.0"),
-        (values.Image(tag="7", registry="r.example"), "r.example/akv-secret-store:7"),
-        (values.Image(registry="", tag="7", digest="sha256:1"), "akv-secret-store@sha256:1"),
+        (values.ImageReference(), "ghcr.io/akv-secret-store/akv-secret-store:0.1.0"),
+        (values.ImageReference(registry="r.example:5000/a/"), "r.example:5000/a/akv-secret-store:0.1.0"),
+        (values.ImageReference(tag="7", registry="r.example"), "r.example/akv-secret-store:7"),
+        (values.ImageReference(registry="", tag="7", digest="sha256:1"), "akv-secret-store@sha256:1"),
     ],
 )
-def test_the_image_is_named_as_the_templates_name_it(image: values.Image, reference: str) -> None:
+def test_the_image_is_named_as_the_templates_name_it(image: values.ImageReference, reference: str) -> None:
     assert image.reference("0.1.0") == reference
 
 
 def test_release_notes_have_the_changelogs_entries() -> None:
     changes = "### Added\n\n- One"
-    source = layout.Source("0.2.0", "f00", {"Chart.yaml": b"description: x"}, values.ChartValues(), PINNED, {}, changes)
+    source = layout.ReleaseSource(
+        "0.2.0", "f00", {"Chart.yaml": b"description: x"}, values.ChartValues(), PINNED, {}, changes
+    )
     notes = layout.files(source)["RELEASE.md"].decode()
     assert notes.endswith("## Changes\n\n### Added\n\n- One\n")
     assert "Made from f00." in notes

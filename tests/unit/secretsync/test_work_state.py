@@ -132,7 +132,7 @@ def test_delay_after_a_drift_check(due: Due, drift_check: float, seconds: float)
         (READY, 1, True),
         (READY, 2, False),  # edited since
         (AWAY, 1, True),
-        (failed(retry=Retry.EDIT), 1, True),  # its reason, too, is that of a vault
+        (failed(retry=Retry.ON_EDIT), 1, True),  # its reason, too, is that of a vault
         (make_failure(Reason.LABEL_ERROR), 1, False),
         (partial(DISABLED), 1, False),
         (None, 1, False),
@@ -295,8 +295,8 @@ def test_a_poll_counts_while_only_some_keys_are_fetched() -> None:
         (failed(), True, Fetch(NOW), OnPoll(), 0),
         (failed(), False, None, At(NOW + 8), 3),
         (partial(DISABLED), False, None, At(NOW + 8), 3),
-        (failed(retry=Retry.TURN, retry_after=7.0), False, None, At(NOW + 7), 2),
-        (failed(retry=Retry.EDIT), False, None, At(NOW + INTERVAL), 3),
+        (failed(retry=Retry.THROTTLED, retry_after=7.0), False, None, At(NOW + 7), 2),
+        (failed(retry=Retry.ON_EDIT), False, None, At(NOW + INTERVAL), 3),
         (Failed(LACKING), False, None, OnPoll(), 0),
         (partial(LACKING), False, None, OnPoll(), 0),
         (partial(LACKING), False, Fetch(NOW), At(NOW), 0),
@@ -313,14 +313,14 @@ def test_due_after_an_attempt(
 @pytest.mark.parametrize(
     ("given", "failures", "seconds"),
     [
-        ({"retry": Retry.TIME}, 1, 2),
-        ({"retry": Retry.TIME}, 3, 8),
-        ({"retry": Retry.TIME}, 40, backoff.LONGEST_RETRY),
-        ({"retry": Retry.TIME, "retry_after": 20.0}, 1, 22),
-        ({"retry": Retry.OBSTACLE}, 40, backoff.LONGEST_OBSTACLE),
-        ({"retry": Retry.TURN}, 40, backoff.FIRST_RETRY),
-        ({"retry": Retry.TURN, "retry_after": 20.0}, 40, 20),
-        ({"retry": Retry.EDIT}, 40, INTERVAL),
+        ({"retry": Retry.BACKOFF}, 1, 2),
+        ({"retry": Retry.BACKOFF}, 3, 8),
+        ({"retry": Retry.BACKOFF}, 40, backoff.LONGEST_RETRY),
+        ({"retry": Retry.BACKOFF, "retry_after": 20.0}, 1, 22),
+        ({"retry": Retry.BLOCKED}, 40, backoff.LONGEST_OBSTACLE),
+        ({"retry": Retry.THROTTLED}, 40, backoff.FIRST_RETRY),
+        ({"retry": Retry.THROTTLED, "retry_after": 20.0}, 40, 20),
+        ({"retry": Retry.ON_EDIT}, 40, INTERVAL),
     ],
 )
 def test_delay_after(given: dict[str, Any], failures: int, seconds: float) -> None:
@@ -339,7 +339,7 @@ def test_delay_after(given: dict[str, Any], failures: int, seconds: float) -> No
         (partial(DISABLED), frozenset({"user"}), False, False, None),
         (partial(BUSY), frozenset({"user"}), False, False, PASS),
         (partial(DISABLED, user=LACKING), None, True, True, PASS),
-        (failed(retry=Retry.TURN), PASS, False, False, PASS),
+        (failed(retry=Retry.THROTTLED), PASS, False, False, PASS),
         (AWAY, PASS, False, True, PASS),
     ],
 )
@@ -416,7 +416,7 @@ def test_first_failure_of_the_vault_is_unreported(
 EVENTS = st.lists(st.sampled_from(["edit", "change", "equal", "gone", "attempt", "requeue", "crash", "unreported"]))
 
 
-@given(EVENTS, st.sampled_from([READY, failed(), AWAY, partial(DISABLED), partial(BUSY), failed(retry=Retry.EDIT)]))
+@given(EVENTS, st.sampled_from([READY, failed(), AWAY, partial(DISABLED), partial(BUSY), failed(retry=Retry.ON_EDIT)]))
 def test_no_order_of_events_loses_a_change_or_waits_forever(events: list[str], result: Reportable) -> None:
     """Whatever happened before: after an edit or a change, an attempt that fetches follows without another event."""
     state, now = WorkState(drift_check=math.inf), NOW

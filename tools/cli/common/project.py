@@ -11,7 +11,7 @@ REGISTRY_HOST = "ghcr.io"
 
 
 @dataclass(frozen=True)
-class Project:
+class ProjectInfo:
     """The table `[project]` of pyproject.toml, as far as a release shows it."""
 
     name: str
@@ -37,10 +37,10 @@ class Project:
         return f"{self.repository}/{kind}/v{self.version}/{path}"
 
 
-def read() -> Project:
+def read() -> ProjectInfo:
     """Read pyproject.toml."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return Project(
+    return ProjectInfo(
         name=table["name"],
         version=table["version"],
         description=table["description"],

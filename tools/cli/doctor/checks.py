@@ -29,7 +29,7 @@ from controller.secretsync.work_state import CONFIRM_EVERY
 from tools.cli import adoption
 from tools.cli.capacity.fleet import CREDENTIALS_PER_IDENTITY
 from tools.cli.common.printable import command, line, word
-from tools.cli.releases import Release
+from tools.cli.releases import ControllerRelease
 
 # Entra accepts no larger difference of the clocks (AADSTS700024).
 CLOCK_SECONDS = 300
@@ -54,7 +54,7 @@ class Level(enum.StrEnum):
     FAIL = "fail"
 
 
-class Check(msgspec.Struct, frozen=True):
+class CheckResult(msgspec.Struct, frozen=True):
     """One line: the subject, the check, the severity, the fact, and the next step."""
 
     subject: str
@@ -80,22 +80,22 @@ class SecretData(Wire, frozen=True, kw_only=True):
         return f"SecretData({self.metadata.name})"
 
 
-def ok(subject: str, name: str, text: str) -> Check:
+def ok(subject: str, name: str, text: str) -> CheckResult:
     """Return a check without problems."""
-    return Check(subject, name, Level.OK, text)
+    return CheckResult(subject, name, Level.OK, text)
 
 
-def warn(subject: str, name: str, text: str, fix: str) -> Check:
+def warn(subject: str, name: str, text: str, fix: str) -> CheckResult:
     """Return a check of something that could be better, or that could not be read."""
-    return Check(subject, name, Level.WARN, text, fix)
+    return CheckResult(subject, name, Level.WARN, text, fix)
 
 
-def fail(subject: str, name: str, text: str, fix: str) -> Check:
+def fail(subject: str, name: str, text: str, fix: str) -> CheckResult:
     """Return a check of something that prevents a Secret from being equal to the vault."""
-    return Check(subject, name, Level.FAIL, text, fix)
+    return CheckResult(subject, name, Level.FAIL, text, fix)
 
 
-def failed(subject: str, name: str, error: ControllerError, fix: str = "") -> Check:
+def failed(subject: str, name: str, error: ControllerError, fix: str = "") -> CheckResult:
     """Return the check for a controller's error: `cause; next step`, with Entra's number last."""
     text, _, step = error.message.partition("; ")
     number = _ENTRA_NUMBER.search(step) if fix else None
@@ -128,12 +128,12 @@ def role(identity: Identity, vault: str, name: str = SECRETS_USER) -> str:
     )
 
 
-def is_available(release: Release) -> bool:
+def is_available(release: ControllerRelease) -> bool:
     """Return whether the Deployment of the release has an available pod."""
     return bool(release.deployment.get("status", {}).get("availableReplicas"))
 
 
-def controller(found: Release | None) -> Check:
+def controller(found: ControllerRelease | None) -> CheckResult:
     """Return whether the controller runs, by its Deployment."""
     if not found:
         text = "no ClusterRoleBinding or admission policy of the cluster names a release whose Deployment is there"
@@ -149,7 +149,7 @@ def controller(found: Release | None) -> Check:
     return ok(CLUSTER, "controller", f"{deployment} is available")
 
 
-def leader(lease: Lease | None, now: datetime) -> Check:
+def leader(lease: Lease | None, now: datetime) -> CheckResult:
     """Return which replica leads, by the controller's Lease. `now` is this machine's time, in UTC."""
     name = "leader"
     restart = "see the log of the controller's pods; a pod that is not ready says why at /readyz"
@@ -168,7 +168,7 @@ def leader(lease: Lease | None, now: datetime) -> Check:
     return ok(CLUSTER, name, f"{spec.holder_identity} leads since {spec.acquire_time or 'an unknown time'}")
 
 
-def overlap(other: Release, ours: Collection[str], theirs: Collection[str]) -> list[Check]:
+def overlap(other: ControllerRelease, ours: Collection[str], theirs: Collection[str]) -> list[CheckResult]:
     """Return a check where another release serves some of our namespaces; no namespaces mean all."""
     if ours and theirs and not set(ours) & set(theirs):
         return []
@@ -179,7 +179,7 @@ def overlap(other: Release, ours: Collection[str], theirs: Collection[str]) -> l
     return [fail(CLUSTER, "overlap", f"release {other} serves {where}, too", FIX)]
 
 
-def policies(wanted: Iterable[str], found: Iterable[str], bindings: Iterable[Mapping[str, Any]]) -> Check:
+def policies(wanted: Iterable[str], found: Iterable[str], bindings: Iterable[Mapping[str, Any]]) -> CheckResult:
     """Return whether every admission policy exists, with a binding that denies. `wanted` are the policies' names."""
     present = set(found)
     denying = {
@@ -194,7 +194,7 @@ def policies(wanted: Iterable[str], found: Iterable[str], bindings: Iterable[Map
     return ok(CLUSTER, "policies", f"{len(wanted)} in force")
 
 
-def issuer(name: str, keys: Iterable[str], document: Mapping[str, Any], published: Iterable[str]) -> Check:
+def issuer(name: str, keys: Iterable[str], document: Mapping[str, Any], published: Iterable[str]) -> CheckResult:
     """Return whether the issuer publishes the keys that the cluster signs with. `keys` and `published` are key ids."""
     if document.get("issuer") != name:
         text = f"the document at {name} names issuer {document.get('issuer')}, the cluster signs as {name}"
@@ -205,7 +205,7 @@ def issuer(name: str, keys: Iterable[str], document: Mapping[str, Any], publishe
     return ok(CLUSTER, "issuer", f"{name} publishes the keys that the cluster signs with")
 
 
-def clock(cluster: float, entra: float) -> Check:
+def clock(cluster: float, entra: float) -> CheckResult:
     """Return whether the cluster's clock agrees with Entra's, both in seconds since 1970."""
     off = abs(cluster - entra)
     if off > CLOCK_SECONDS:
@@ -214,7 +214,7 @@ def clock(cluster: float, entra: float) -> Check:
     return ok(CLUSTER, "clock", f"within {max(1, round(off))} s of Entra's")
 
 
-def credentials(identities: Iterable[Identity]) -> list[Check]:
+def credentials(identities: Iterable[Identity]) -> list[CheckResult]:
     """Return the number of ServiceAccounts that each managed identity must be federated with, against the limit."""
     subjects = defaultdict(set)
     for identity in identities:
@@ -233,7 +233,7 @@ def credentials(identities: Iterable[Identity]) -> list[Check]:
     return checks
 
 
-def hosts(subject: str, cloud: str, unnamed: Sequence[str]) -> Check:
+def hosts(subject: str, cloud: str, unnamed: Sequence[str]) -> CheckResult:
     """Return why neither Entra nor the vault was contacted: only the release names these hosts, not the caller."""
     text = (
         f"cloud {cloud} of the release names {', '.join(unnamed)}, which Azure's own clouds do not have;"
@@ -243,7 +243,7 @@ def hosts(subject: str, cloud: str, unnamed: Sequence[str]) -> Check:
     return warn(subject, "hosts", text, f"if you know and trust them, add: {flags}")
 
 
-def served(subject: str, sync: SecretSync, settings: Settings) -> Check | None:
+def served(subject: str, sync: SecretSync, settings: Settings) -> CheckResult | None:
     """Return why the installed release does not handle this SecretSync, or None if it does."""
     named, namespace = sync.spec.secret_sync_controller_name, sync.metadata.namespace
     if named not in ("", settings.controller_name):
@@ -254,7 +254,7 @@ def served(subject: str, sync: SecretSync, settings: Settings) -> Check | None:
     return None
 
 
-def token(subject: str, identity: Identity, claims: Mapping[str, Any], expected: str) -> Check:
+def token(subject: str, identity: Identity, claims: Mapping[str, Any], expected: str) -> CheckResult:
     """Return whether a federated credential can match the cluster's token. `expected` is the issuer, if known."""
     audience = claims.get("aud")
     found = (claims.get("iss"), claims.get("sub"), [audience] if isinstance(audience, str) else audience)
@@ -266,14 +266,14 @@ def token(subject: str, identity: Identity, claims: Mapping[str, Any], expected:
     return ok(subject, "token", f"issuer {found[0]}, subject {found[1]}, audience {TOKEN_AUDIENCE}, for {seconds} s")
 
 
-def token_right(subject: str, identity: Identity) -> Check:
+def token_right(subject: str, identity: Identity) -> CheckResult:
     """Return the check that the controller gets no token of that ServiceAccount, independent of the caller's rights."""
     name = f"{identity.namespace}/{identity.service_account}"
     text = f"the controller may not request a token of ServiceAccount {name}"
     return fail(subject, "right", text, f"add {name} to the chart's tokenRequest.serviceAccounts")
 
 
-def addresses(subject: str, host: str, found: Iterable[str]) -> Check:
+def addresses(subject: str, host: str, found: Iterable[str]) -> CheckResult:
     """Return the addresses of a vault's name. A private address belongs to a private endpoint."""
     listed = sorted(set(found))
     if private := [each for each in listed if ipaddress.ip_address(each).is_private]:
@@ -282,7 +282,7 @@ def addresses(subject: str, host: str, found: Iterable[str]) -> Check:
     return ok(subject, "dns", f"{host} is at {', '.join(listed)}")
 
 
-def tenant(subject: str, vault: str, challenge: str, named: str) -> Check | None:
+def tenant(subject: str, vault: str, challenge: str, named: str) -> CheckResult | None:
     """Return whether the class's tenant is the vault's, according to its challenge. Domains cannot be compared."""
     found = _CHALLENGED_TENANT.search(challenge)
     theirs = found[1] if found else ""
@@ -293,7 +293,7 @@ def tenant(subject: str, vault: str, challenge: str, named: str) -> Check | None
 
 def objects(
     subject: str, identity: Identity, vault: str, fetched: Mapping[str, VaultValue | ControllerError]
-) -> list[Check]:
+) -> list[CheckResult]:
     """Return the result for each object of the vault. `fetched` is by name."""
     checks = []
     for name, item in fetched.items():
@@ -312,7 +312,7 @@ def secret(
     sync: SecretSync,
     found: SecretData | None,
     fetched: Mapping[str, VaultValue | Unchanged | ControllerError],
-) -> Check:
+) -> CheckResult:
     """Return whether the Secret exists, belongs to the SecretSync, and equals the vault. `fetched` is by target key."""
     name = sync.metadata.name
     if found is None:
@@ -347,7 +347,7 @@ def secret(
     return ok(subject, "secret", f"owned, and {len(values)} of {len(fetched)} keys equal to the vault{rest}")
 
 
-def orphan(subject: str, sync: SecretSync, secret: ObjectMeta) -> Check | None:
+def orphan(subject: str, sync: SecretSync, secret: ObjectMeta) -> CheckResult | None:
     """Return the check of a Secret that a restore left without its owner; None of any other."""
     if not adoption.is_orphan(sync, secret):
         return None
@@ -363,7 +363,9 @@ def _errors_of(fetched: Mapping[str, VaultValue | Unchanged | ControllerError]) 
     return [item for item in fetched.values() if isinstance(item, ControllerError)]
 
 
-def status(subject: str, sync: SecretSync, settings: Settings, now: datetime, polled: datetime | None = None) -> Check:
+def status(
+    subject: str, sync: SecretSync, settings: Settings, now: datetime, polled: datetime | None = None
+) -> CheckResult:
     """Return the controller's own status, and whether it still polls.
 
     `polled` is when a poll last found all SecretSyncs of its group equal to the vault, if one of them says so.
@@ -384,6 +386,6 @@ def status(subject: str, sync: SecretSync, settings: Settings, now: datetime, po
     return ok(subject, "status", f"{ready.reason}: {ready.message}")
 
 
-def worst(checks: Iterable[Check]) -> int:
+def worst(checks: Iterable[CheckResult]) -> int:
     """Return the exit code: 1 if a check fails."""
     return int(any(check.level is Level.FAIL for check in checks))

@@ -15,7 +15,7 @@ from controller.domain.provider_class import ObjectVersionRef, ProviderConfig, r
 from controller.errors import ClassError, ControllerError
 from controller.keyvault.credentials import Identity
 from controller.keyvault.objects import SOURCES
-from tools.cli.doctor.checks import Check, failed, ok, warn
+from tools.cli.doctor.checks import CheckResult, failed, ok, warn
 
 ROLES: Mapping[str, str] = {kind: source.role for kind, source in SOURCES.items()}
 """The Azure role that reads objects of each objectType."""
@@ -30,7 +30,7 @@ class UnknownCloudError(ClassError):
         self.cloud = cloud
 
 
-class Understood(msgspec.Struct, frozen=True):
+class ParsedSync(msgspec.Struct, frozen=True):
     """A SecretSync with its class. `source.cloud` is one of the known clouds; `wanted` is by targetKey."""
 
     source: ProviderConfig
@@ -39,7 +39,7 @@ class Understood(msgspec.Struct, frozen=True):
 
 def understand(
     sync: SecretSync, found: SecretProviderClass | None, clouds: Collection[str], default_cloud: str
-) -> Understood:
+) -> ParsedSync:
     """Return what the SecretSync asks for. Raise `ClassError` for the class and `InputError` for the SecretSync."""
     if found is None:
         name = sync.spec.secret_provider_class_name
@@ -51,15 +51,15 @@ def understand(
         raise UnknownCloudError(asked, clouds)
     if wrong := find_mistake(sync):
         raise wrong
-    return Understood(msgspec.structs.replace(source, cloud=cloud), source.wanted(sync.spec.secret_object))
+    return ParsedSync(msgspec.structs.replace(source, cloud=cloud), source.wanted(sync.spec.secret_object))
 
 
-def refused(subject: str, error: ControllerError) -> Check:
+def refused(subject: str, error: ControllerError) -> CheckResult:
     """Return the check for what `understand` raised."""
     return failed(subject, "class" if isinstance(error, ClassError) else "mapping", error)
 
 
-def checks_of(subject: str, found: Understood) -> Iterable[Check]:
+def checks_of(subject: str, found: ParsedSync) -> Iterable[CheckResult]:
     """Return the checks of a class and a mapping that are understood."""
     source = found.source
     yield ok(subject, "class", f"Key Vault {source.vault}, {len(source.objects)} objects, cloud {source.cloud}")
@@ -67,7 +67,7 @@ def checks_of(subject: str, found: Understood) -> Iterable[Check]:
         yield warn(subject, "class", problem, "correct it; the controller syncs the other objects of the class")
 
 
-def roles(subject: str, identity: Identity, source: ProviderConfig) -> Check:
+def roles(subject: str, identity: Identity, source: ProviderConfig) -> CheckResult:
     """Return the check that lists the roles that the whole class needs on its vault."""
     needed = ", ".join(roles_of(source)) or "no role: it has no usable object"
     return ok(subject, "roles", f"identity {identity.client_id} needs on Key Vault {source.vault}: {needed}")

@@ -20,7 +20,7 @@ from tools.cli.common import command, printable
 from tools.cli.common.command import BadInput
 from tools.cli.common.kube_client import Object, OperatorKubeClient, connect
 from tools.cli.doctor import checks, trusted_hosts
-from tools.cli.doctor.checks import CLUSTER, Check, fail, ok
+from tools.cli.doctor.checks import CLUSTER, CheckResult, fail, ok
 from tools.cli.doctor.examination import FactCollector
 from tools.cli.releases import ReleaseChoice
 
@@ -60,7 +60,7 @@ exit codes: 0 if nothing fails, 1 if a check fails, 2 for bad input or if the cl
 """
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class ExaminationScope(msgspec.Struct, frozen=True, kw_only=True):
     """The subject of the examination: an object, or every SecretSync, in one namespace or in all.
 
     `choice` selects the release. `hosts` are the hosts that the caller trusts besides Azure's own.
@@ -73,7 +73,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
 
 
-async def examine(kubeconfig: Path | None, question: Question) -> list[Check]:
+async def examine(kubeconfig: Path | None, question: ExaminationScope) -> list[CheckResult]:
     """Return all checks of the cluster and of the named objects."""
     kind, name, namespace = question.kind, question.name, question.namespace
     async with connect(kubeconfig) as caller, FactCollector(caller, question.choice, question.hosts) as examination:
@@ -86,7 +86,7 @@ async def examine(kubeconfig: Path | None, question: Question) -> list[Check]:
 
 async def find_named(
     caller: OperatorKubeClient, kind: str, name: str, namespace: str
-) -> tuple[list[SecretSync], list[Check]]:
+) -> tuple[list[SecretSync], list[CheckResult]]:
     """Return the SecretSyncs to check, and the checks of the AKVSyncs that own them."""
     try:
         if kind == SecretSync.kind:
@@ -121,7 +121,7 @@ def _owned_syncs(owner: Object, syncs: Sequence[SecretSync]) -> list[SecretSync]
     return [sync for sync in syncs if any(reference.uid == uid for reference in sync.metadata.owner_references)]
 
 
-def _akvsync_check(owner: Object, owned: Sequence[SecretSync]) -> Check:
+def _akvsync_check(owner: Object, owned: Sequence[SecretSync]) -> CheckResult:
     """Return the check of an AKVSync itself."""
     subject = f"{owner['metadata']['namespace']}/{owner['metadata']['name']}"
     conditions = owner.get("status", {}).get("conditions", [])
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The doctor reports the libraries' errors in one line, with the next step.
     for library in ("azure", "msal", "asyncio", "aiohttp"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    question = Question(
+    question = ExaminationScope(
         kind=kind,
         name=name,
         namespace=args.namespace or ("default" if name else ""),

@@ -25,7 +25,7 @@ from controller.domain.decode_values import decode_values, flatten_expanded
 from controller.domain.provider_class import ProviderConfig, read_class
 from controller.domain.values import Unchanged, VaultValue
 from controller.keyvault.credentials import Identity, read_claims
-from controller.keyvault.poll_group import Group
+from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
 from controller.kube import permissions
 from controller.kube.resources import ResourceClient
@@ -34,8 +34,8 @@ from controller.secretsync import pkcs12_sandbox
 from controller.secretsync.group_polls import Records, recorded_polls
 from tools.cli.common.kube_client import OperatorKubeClient, first_line
 from tools.cli.doctor import checks, class_checks, trusted_hosts
-from tools.cli.doctor.checks import Check, SecretData, fail, failed, ok, warn
-from tools.cli.doctor.class_checks import Understood
+from tools.cli.doctor.checks import CheckResult, SecretData, fail, failed, ok, warn
+from tools.cli.doctor.class_checks import ParsedSync
 from tools.cli.doctor.endpoints import EndpointProber
 from tools.cli.doctor.installation import ReleaseFacts
 from tools.cli.releases import ANY_RELEASE, ReleaseChoice
@@ -62,8 +62,8 @@ class FactCollector:
         self._asked: dict[object, asyncio.Task[Any]] = {}
         self._vaults: VaultPool | None = None
         self._connecting: dict[str, Cloud] = {}
-        self._clock: Check | None = None
-        self._groups: dict[str, Group] = {}
+        self._clock: CheckResult | None = None
+        self._groups: dict[str, PollGroup] = {}
 
     async def __aenter__(self) -> "FactCollector":
         return self
@@ -73,15 +73,15 @@ class FactCollector:
             await self._vaults.close()
         await self._outside.close()
 
-    async def cluster(self) -> list[Check]:
+    async def cluster(self) -> list[CheckResult]:
         """Check the release, its policies, and the cluster as an issuer of tokens."""
         return await self._release.examine()
 
-    async def everything(self, syncs: list[SecretSync]) -> list[Check]:
+    async def everything(self, syncs: list[SecretSync]) -> list[CheckResult]:
         """Check each of these SecretSyncs, their shared identities, and the clock."""
         slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(sync: SecretSync) -> list[Check]:
+        async def one(sync: SecretSync) -> list[CheckResult]:
             async with slots:
                 return await self._examine_sync(sync)
 
@@ -90,7 +90,7 @@ class FactCollector:
         found = [check for task in each for check in task.result()]
         return ([self._clock] if self._clock else []) + await self._check_credentials() + found
 
-    async def _check_credentials(self) -> list[Check]:
+    async def _check_credentials(self) -> list[CheckResult]:
         """Return all identities of the cluster's SecretSyncs, if the caller may list them."""
         used = set()
         with contextlib.suppress(errors.KubeError):
@@ -102,7 +102,7 @@ class FactCollector:
                     used |= {_identity_of(sync, read_class(source))} if source else set()
         return checks.credentials(used)
 
-    async def _examine_sync(self, sync: SecretSync) -> list[Check]:
+    async def _examine_sync(self, sync: SecretSync) -> list[CheckResult]:
         """Check one SecretSync, from its class to its status. Leave out checks that depend on a failed one."""
         subject = f"{sync.metadata.namespace}/{sync.metadata.name}"
         found = [each async for each in self._examine_chain(subject, sync)]
@@ -127,7 +127,7 @@ class FactCollector:
             return recorded_polls(await self._caller.list_kind(SecretSync), datetime.now(UTC))
         return {}
 
-    async def _examine_chain(self, subject: str, sync: SecretSync) -> AsyncIterator[Check]:
+    async def _examine_chain(self, subject: str, sync: SecretSync) -> AsyncIterator[CheckResult]:
         if aside := checks.served(subject, sync, self._release.settings):
             yield aside
         try:
@@ -147,7 +147,7 @@ class FactCollector:
             self._release.settings.shortest_refresh_interval,
         )
         interval = refresh_interval(sync.metadata.annotations.get(REFRESH_INTERVAL), usual, shortest)
-        self._groups[subject] = Group(identity, source.cloud, source.vault, interval or usual)
+        self._groups[subject] = PollGroup(identity, source.cloud, source.vault, interval or usual)
         yield class_checks.roles(subject, identity, source)
         yield await self._check_account(subject, identity)
         if await self._ask_once(("right", identity.subject), lambda: self._lacks_right(identity)):
@@ -181,7 +181,7 @@ class FactCollector:
         made = await asyncio.to_thread(decode_values, *arguments)
         yield await self._check_secret(subject, sync, flatten_expanded(wanted, made))
 
-    async def _resolve_class(self, sync: SecretSync) -> Understood:
+    async def _resolve_class(self, sync: SecretSync) -> ParsedSync:
         name = sync.spec.secret_provider_class_name
         found: SecretProviderClass | None
         try:
@@ -197,7 +197,7 @@ class FactCollector:
                 raise errors.Refused(text) from error
             raise
 
-    async def _check_account(self, subject: str, identity: Identity) -> Check:
+    async def _check_account(self, subject: str, identity: Identity) -> CheckResult:
         namespace, name = identity.namespace, identity.service_account
         try:
             await self._ask_once(
@@ -245,7 +245,7 @@ class FactCollector:
 
     async def _check_entra(
         self, subject: str, identity: Identity, cloud: Cloud, token: str | errors.KubeError
-    ) -> AsyncIterator[Check]:
+    ) -> AsyncIterator[CheckResult]:
         url = f"{cloud.authority}/{identity.tenant_id}/v2.0/.well-known/openid-configuration"
         headers = await self._ask_once(url, lambda: self._outside.reach(url, cloud, "Microsoft Entra"))
         if isinstance(headers, errors.ProviderError):
@@ -267,7 +267,7 @@ class FactCollector:
         else:
             yield ok(subject, "entra", f"it accepts the token for identity {identity.client_id}")
 
-    async def _check_vault(self, subject: str, source: ProviderConfig, cloud: Cloud) -> AsyncIterator[Check]:
+    async def _check_vault(self, subject: str, source: ProviderConfig, cloud: Cloud) -> AsyncIterator[CheckResult]:
         """Check the network path to the vault, and its answer without a token."""
         url = trusted_hosts.vault_url(cloud, source.vault)
         where = urlsplit(url)
@@ -290,7 +290,7 @@ class FactCollector:
 
     async def _check_secret(
         self, subject: str, sync: SecretSync, fetched: Mapping[str, VaultValue | Unchanged | errors.ControllerError]
-    ) -> Check:
+    ) -> CheckResult:
         path = ResourceClient(Secret, "").url_path(sync.metadata.namespace, sync.metadata.name)
         try:
             found = await self._caller.get_as(path, SecretData)
@@ -300,7 +300,7 @@ class FactCollector:
             return warn(subject, "secret", first_line(error), "the doctor could not check whether it is equal")
         return checks.secret(subject, sync, found, fetched)
 
-    async def _check_orphan(self, subject: str, sync: SecretSync) -> Check | None:
+    async def _check_orphan(self, subject: str, sync: SecretSync) -> CheckResult | None:
         path = ResourceClient(Secret, "").url_path(sync.metadata.namespace, sync.metadata.name)
         try:
             held = msgspec.convert(await self._caller.get_metadata(path), ObjectMeta)
@@ -334,7 +334,7 @@ def _identity_of(sync: SecretSync, source: ProviderConfig) -> Identity:
     return Identity(sync.metadata.namespace, sync.spec.service_account_name, source.client_id, source.tenant_id)
 
 
-def _no_token(subject: str, error: errors.KubeError) -> Check:
+def _no_token(subject: str, error: errors.KubeError) -> CheckResult:
     if isinstance(error, errors.NotFound):
         return fail(subject, "token", "there is no ServiceAccount to sign one for", "see the line above")
     text = f"there is none, so neither Entra nor the vault was contacted: {first_line(error)}"

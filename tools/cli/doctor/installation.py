@@ -17,9 +17,9 @@ from tools.cli import releases
 from tools.cli.common import command
 from tools.cli.common.kube_client import Object, OperatorKubeClient, first_line
 from tools.cli.doctor import checks, trusted_hosts
-from tools.cli.doctor.checks import CLUSTER, Check, ok, warn
+from tools.cli.doctor.checks import CLUSTER, CheckResult, ok, warn
 from tools.cli.doctor.endpoints import EndpointProber
-from tools.cli.releases import ANY_RELEASE, LABELS, NotSeen, Release, ReleaseChoice
+from tools.cli.releases import ANY_RELEASE, LABELS, ControllerRelease, NotSeen, ReleaseChoice
 from tools.codegen import policies
 
 # A pod takes the Lease seconds after it became ready.
@@ -46,10 +46,10 @@ class ReleaseFacts:
         self.account = ""
         """The release's own user, if the release was found."""
 
-    async def examine(self) -> list[Check]:
+    async def examine(self) -> list[CheckResult]:
         """Check the release, its policies, and the cluster as an issuer of tokens."""
-        found: list[Check] = []
-        release: Release | None = None
+        found: list[CheckResult] = []
+        release: ControllerRelease | None = None
         try:
             release = releases.choose_release(await releases.find_releases(self._caller, self._choice))
             found.append(checks.controller(release))
@@ -67,7 +67,7 @@ class ReleaseFacts:
         found.append(await self._read_issuer())
         return found
 
-    async def _read_settings(self, release: Release) -> list[Check]:
+    async def _read_settings(self, release: ControllerRelease) -> list[CheckResult]:
         """Read the Deployment's environment, and the ConfigMap of files that it mounts."""
         try:
             spec = release.deployment["spec"]["template"]["spec"]
@@ -87,7 +87,7 @@ class ReleaseFacts:
             return [warn(CLUSTER, "settings", f"the release's settings cannot be read ({error})", "helm upgrade it")]
         return [ok(CLUSTER, "settings", f"clouds {', '.join(self._describe_clouds(sorted(self.clouds)))}")]
 
-    async def _check_leader(self, release: Release) -> list[Check]:
+    async def _check_leader(self, release: ControllerRelease) -> list[CheckResult]:
         """Return which replica leads, unless the release has no election."""
         if not (name := self.settings.lease_name):
             return []
@@ -118,7 +118,7 @@ class ReleaseFacts:
         except errors.NotFound:
             return None
 
-    async def _overlaps(self, release: Release) -> list[Check]:
+    async def _overlaps(self, release: ControllerRelease) -> list[CheckResult]:
         """Return a check for each other release in the same namespaces, if the caller can read releases."""
         try:
             found = await releases.find_releases(self._caller, ReleaseChoice())
@@ -141,7 +141,7 @@ class ReleaseFacts:
             hosts, own = trusted_hosts.hosts(self.clouds[name]), BUILT_IN_CLOUDS.get(name)
             yield name if own and hosts == trusted_hosts.hosts(own) else f"{name} ({', '.join(hosts)})"
 
-    async def _check_policies(self, release: Release) -> Check:
+    async def _check_policies(self, release: ControllerRelease) -> CheckResult:
         brought = [policy for policy in policies.POLICIES if policy.there(self.settings)]
         wanted = [f"{policy.name}.{release.name}.{release.namespace}" for policy in brought]
         path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
@@ -155,7 +155,7 @@ class ReleaseFacts:
             return _unseen_check("policies", error, "ask an administrator to check")
         return checks.policies(wanted, [each["metadata"]["name"] for each in there], bindings)
 
-    async def _read_issuer(self) -> Check:
+    async def _read_issuer(self) -> CheckResult:
         """Check the issuer that the API server names, and the documents that it publishes."""
         try:
             document = await self._caller.get_object("/.well-known/openid-configuration")
@@ -178,7 +178,7 @@ def _has_holder(lease: Lease | None) -> bool:
     return bool(lease and lease.spec.holder_identity)
 
 
-def _environment(release: Release) -> dict[str, str]:
+def _environment(release: ControllerRelease) -> dict[str, str]:
     """Return the environment variables of the controller's container. Raise `LookupError` or `TypeError`."""
     container = release.deployment["spec"]["template"]["spec"]["containers"][0]
     return {each["name"]: each.get("value", "") for each in container.get("env", [])}
@@ -197,5 +197,5 @@ def _key_ids(document: Object) -> list[str]:
     return [str(key["kid"]) for key in document["keys"]]
 
 
-def _unseen_check(name: str, error: errors.KubeError, fix: str) -> Check:
+def _unseen_check(name: str, error: errors.KubeError, fix: str) -> CheckResult:
     return warn(CLUSTER, name, f"it could not be read: {first_line(error)}", fix)

@@ -13,21 +13,21 @@ from tools.cli.migrate.migration import SUFFIX
 from tools.cli.migrate.objects import Manifest
 
 
-class Inexpressible(Exception):  # noqa: N818 -- an answer, not an error
+class InexpressibleSync(Exception):  # noqa: N818 -- an answer, not an error
     """An AKVSync cannot express a part of the class or its SecretSyncs. The message names the part."""
 
 
 def build_akvsync(source: Manifest, syncs: Sequence[Manifest]) -> Manifest:
-    """Return one AKVSync for a class and its SecretSyncs. Raise `Inexpressible` if its Secrets would differ."""
+    """Return one AKVSync for a class and its SecretSyncs. Raise `InexpressibleSync` if its Secrets would differ."""
     try:
         understood = read_class(msgspec.convert(source, SecretProviderClass))
     except (ClassError, msgspec.ValidationError) as error:
-        raise Inexpressible(str(error)) from error
+        raise InexpressibleSync(str(error)) from error
     if understood.cloud:
-        raise Inexpressible(f"cloudName {understood.cloud}")
+        raise InexpressibleSync(f"cloudName {understood.cloud}")
     accounts = {sync["spec"]["serviceAccountName"] for sync in syncs}
     if len(accounts) != 1:
-        raise Inexpressible("several ServiceAccounts")
+        raise InexpressibleSync("several ServiceAccounts")
     objects = []
     for sync in syncs:
         secret = sync["spec"]["secretObject"]
@@ -60,13 +60,13 @@ def _convert_entry(pair: Manifest, objects: Any) -> Manifest:
     stem, _, number = path.rpartition("/")
     found: VaultObject | None = objects.get(path) or (objects.get(stem) if number.isdigit() else None)
     if found is None:
-        raise Inexpressible(f"sourcePath {path}, a part of an object")
+        raise InexpressibleSync(f"sourcePath {path}, a part of an object")
     if found.version:
-        raise Inexpressible(f"objectVersion of {found.name}")
+        raise InexpressibleSync(f"objectVersion of {found.name}")
     for field in ("format", "encoding"):
         if getattr(found, field, "") not in ("", "pem", "utf-8"):
-            raise Inexpressible(f"{field} {getattr(found, field)} of {found.name}")
+            raise InexpressibleSync(f"{field} {getattr(found, field)} of {found.name}")
     if found.type != "secret":  # certInAKV reads the certificate with its private key, unlike objectType cert
-        raise Inexpressible(f"objectType {found.type} of {found.name}")
+        raise InexpressibleSync(f"objectType {found.type} of {found.name}")
     version = {"version": int(number)} if found.history > 1 and stem else {}
     return {"dataKey": pair["targetKey"], "secretInAKV": found.name, **version}

@@ -30,7 +30,7 @@ from tools.cli.migrate.migration_report import MANIFESTS, format_report, patch_f
 from tools.cli.migrate.objects import Manifest, MigrationNote, qualified_name
 from tools.cli.migrate.operators import command as operators_command
 from tools.cli.migrate.takeover import from_sse
-from tools.cli.releases import Release, ReleaseChoice
+from tools.cli.releases import ControllerRelease, ReleaseChoice
 
 _WORKLOADS = {
     "/apis/apps/v1": ("deployments", "statefulsets", "daemonsets", "replicasets"),
@@ -91,7 +91,7 @@ def combine_into_akvsyncs(found: Migration) -> Migration:
         syncs = syncs_of(found, source)
         try:
             manifests += [akvsyncs.build_akvsync(source, syncs)]
-        except akvsyncs.Inexpressible as reason:
+        except akvsyncs.InexpressibleSync as reason:
             text = f"an AKVSync cannot express {reason}: it stays a class with SecretSyncs"
             notes.append(MigrationNote(qualified_name(source), text))
             manifests += [source, *syncs]
@@ -161,7 +161,7 @@ async def to_sse(args: argparse.Namespace) -> int:
     return code
 
 
-async def _find_running(caller: OperatorKubeClient, choice: ReleaseChoice) -> list[Release]:
+async def _find_running(caller: OperatorKubeClient, choice: ReleaseChoice) -> list[ControllerRelease]:
     """Return the releases that have a running pod.
 
     If no object of an administrator names a release, every Deployment with this product's label counts as one.

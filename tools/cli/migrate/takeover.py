@@ -25,7 +25,7 @@ from tools.cli.common import helm, kube_names, printable, templating
 from tools.cli.common.command import BadInput, read_yaml
 from tools.cli.common.kube_client import Object, OperatorKubeClient, connect, first_line
 from tools.cli.doctor import checks, class_checks
-from tools.cli.doctor.checks import Check, Level, fail, ok, warn
+from tools.cli.doctor.checks import CheckResult, Level, fail, ok, warn
 from tools.cli.migrate import sse_ownership, sse_settings
 from tools.cli.migrate.common import list_syncs, name_of, print_line, secret_metadata
 from tools.cli.migrate.sse_settings import BadReleaseError, HelmRelease, SseSetting
@@ -38,7 +38,7 @@ _OWN_CHART = "akv-secret-store"
 async def from_sse(args: argparse.Namespace) -> int:
     """Run the subcommand, and return its exit code."""
     given = await asyncio.to_thread(_values_of_file, args.values) if args.values else None
-    found: list[Check] = []
+    found: list[CheckResult] = []
     async with connect(args.kubeconfig) as caller:
         deployments = await _list_deployments(caller)
         for meta in (each["metadata"] for each in deployments if each.get("spec", {}).get("replicas", 1)):
@@ -54,7 +54,7 @@ async def from_sse(args: argparse.Namespace) -> int:
     return int(problems or checks.worst(found))
 
 
-async def _examine_sync(caller: OperatorKubeClient, item: Object, classes: "ClassTable") -> list[Check]:
+async def _examine_sync(caller: OperatorKubeClient, item: Object, classes: "ClassTable") -> list[CheckResult]:
     """Check one SecretSync: its class and mapping, with the checks of tools/doctor, and its Secret."""
     subject = f"{item['metadata'].get('namespace')}/{item['metadata'].get('name')}"
     try:
@@ -64,15 +64,15 @@ async def _examine_sync(caller: OperatorKubeClient, item: Object, classes: "Clas
     return [*classes.check(sync), await _read_secret(caller, sync)]
 
 
-async def _read_secret(caller: OperatorKubeClient, sync: SecretSync) -> Check:
+async def _read_secret(caller: OperatorKubeClient, sync: SecretSync) -> CheckResult:
     subject = name_of(sync)
     try:
         held = await secret_metadata(caller, sync)
         why = sse_ownership.takeover_blocker(sync, msgspec.convert(held, ObjectMeta) if held else None)
     except errors.Refused as error:
-        return Check(subject, "secret", Level.FAIL, f"its Secret cannot be read: {error}")
+        return CheckResult(subject, "secret", Level.FAIL, f"its Secret cannot be read: {error}")
     if why:
-        return Check(subject, "secret", Level.FAIL, why)
+        return CheckResult(subject, "secret", Level.FAIL, why)
     return ok(subject, "secret", "taken over as it is; an equal Secret is not rewritten" if held else "none yet")
 
 
@@ -82,7 +82,7 @@ class ClassTable(msgspec.Struct, frozen=True):
     found: Mapping[tuple[str, str], SecretProviderClass | str]
     unseen: str = ""
 
-    def check(self, sync: SecretSync) -> list[Check]:
+    def check(self, sync: SecretSync) -> list[CheckResult]:
         """Return the checks of tools/doctor for the class and the mapping of a SecretSync."""
         subject = name_of(sync)
         if self.unseen:

@@ -45,7 +45,7 @@ _NAMESPACE = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
 
 @dataclass(frozen=True)
-class Manifest:
+class RenderedObject:
     """One object: helm's text, and the parsed contents."""
 
     text: str
@@ -76,7 +76,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class RenderOptions:
     """The options, named like helm's flags. `values` are pairs of such a flag and its argument."""
 
     values: tuple[tuple[str, str], ...] = ()
@@ -115,17 +115,17 @@ class Options:
         return ["template", self.release, str(helm.CHART), *versions, *switches, *values]
 
 
-def render(chosen: Options, stdin: str | None = None) -> list[Manifest]:
+def render(chosen: RenderOptions, stdin: str | None = None) -> list[RenderedObject]:
     """Return the manifests in the order of application. Raise `helm.BadValues` or `helm.HelmError`."""
     chosen.check(stdin)
     manifests = list(split(helm.run(chosen.arguments(), stdin=stdin)))
     if chosen.create_namespace:
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": chosen.namespace}}
-        manifests.append(Manifest(yaml.safe_dump(namespace, sort_keys=False), namespace))
+        manifests.append(RenderedObject(yaml.safe_dump(namespace, sort_keys=False), namespace))
     return sorted(manifests, key=lambda manifest: manifest.file)
 
 
-def split(stream: str) -> Iterator[Manifest]:
+def split(stream: str) -> Iterator[RenderedObject]:
     """Yield the objects of a YAML stream, each with its own text. Raise `helm.HelmError` for another document."""
     for text in re.split(r"^---\s*$", stream, flags=re.MULTILINE):
         parsed = yaml.load(text, Loader=bounded_yaml.LOADER)  # noqa: S506 - a safe loader
@@ -133,10 +133,10 @@ def split(stream: str) -> Iterator[Manifest]:
             continue
         if not (isinstance(parsed, dict) and "kind" in parsed and "name" in parsed.get("metadata", {})):
             raise helm.HelmError(f"the chart is broken, please report it: this is no object:\n{text.strip()[:500]}")
-        yield Manifest(text.strip("\n") + "\n", parsed)
+        yield RenderedObject(text.strip("\n") + "\n", parsed)
 
 
-def images(manifests: Sequence[Manifest]) -> list[str]:
+def images(manifests: Sequence[RenderedObject]) -> list[str]:
     """Return every container image of the manifests once."""
     return sorted({image for manifest in manifests for image in _find_images(manifest.object)})
 
@@ -153,7 +153,7 @@ def _find_images(node: Any) -> Iterator[str]:
             yield from _find_images(item)
 
 
-def write(manifests: Sequence[Manifest], folder: Path, *, force: bool) -> None:
+def write(manifests: Sequence[RenderedObject], folder: Path, *, force: bool) -> None:
     """Write one file for each manifest. Raise `helm.BadValues` if the folder is not empty, unless `force` is set.
 
     With `force`, files of an earlier call are replaced, or removed if they are not needed. Other files remain; one with
@@ -265,9 +265,9 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def options(args: argparse.Namespace) -> Options:
+def options(args: argparse.Namespace) -> RenderOptions:
     """Return the options of the command line."""
-    return Options(
+    return RenderOptions(
         values=tuple(args.given),
         kube_version=args.kube_version,
         api_versions=tuple(args.api_versions),

@@ -5,9 +5,19 @@ here as in the templates.
 """
 
 from tools.codegen.values.chart import ChartValues
-from tools.codegen.values.pod import IMAGE_USER, Image
-from tools.codegen.values.release_test import Test, TestImage
+from tools.codegen.values.pod import IMAGE_USER, ImageReference
+from tools.codegen.values.release_test import HelmTest, TestImage
 from tools.codegen.values.schema import schema
-from tools.codegen.values.walk import Group, Leaf, walk
+from tools.codegen.values.walk import GroupNode, LeafValue, walk
 
-__all__ = ["IMAGE_USER", "ChartValues", "Group", "Image", "Leaf", "Test", "TestImage", "schema", "walk"]
+__all__ = [
+    "IMAGE_USER",
+    "ChartValues",
+    "GroupNode",
+    "HelmTest",
+    "ImageReference",
+    "LeafValue",
+    "TestImage",
+    "schema",
+    "walk",
+]

@@ -5,10 +5,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from tools.codegen.values.base import Open
+from tools.codegen.values.base import OpenValues
 
 
-class AzureCluster(Open, rename="pascal"):
+class AzureCluster(OpenValues, rename="pascal"):
     """The Arc-enabled cluster."""
 
     resource_id: Annotated[
@@ -25,7 +25,7 @@ class AzureCluster(Open, rename="pascal"):
     ] = ""
 
 
-class AzureProxy(Open):
+class AzureProxy(OpenValues):
     """The proxy of the cluster's connection to Azure Arc. The values proxy and caBundle take precedence over it."""
 
     is_proxy_enabled: Annotated[bool, Meta(description="Use the proxy of Azure Arc.")] = False
@@ -45,7 +45,7 @@ class AzureProxy(Open):
     ] = ""
 
 
-class AzureIdentity(Open):
+class AzureIdentity(OpenValues):
     """The extension's own identity.
 
     The controller never reads a vault as this one, only as those that SecretSyncs name.
@@ -59,14 +59,14 @@ class AzureIdentity(Open):
     )
 
 
-class AzureExtension(Open, rename="pascal"):
+class AzureExtension(OpenValues, rename="pascal"):
     """The extension that this release belongs to."""
 
     name: Annotated[str, Meta(description="Name of the extension; copied into that annotation.")] = ""
     resource_id: Annotated[str, Meta(description="Id of the extension in Azure; copied into that annotation.")] = ""
 
 
-class Azure(Open):
+class AzureValues(OpenValues):
     """Values that the extension manager of Azure Arc sets. Other installations need not set them."""
 
     cluster: AzureCluster = msgspec.field(default_factory=AzureCluster, name="Cluster")

@@ -30,11 +30,11 @@ Tolerations = Annotated[list[Free], Meta(extra_json_schema=kubernetes.TOLERATION
 Resources = Annotated[Free, Meta(extra_json_schema=kubernetes.RESOURCES)]
 
 
-class Values(msgspec.Struct, rename="camel", kw_only=True, forbid_unknown_fields=True):
+class ValuesGroup(msgspec.Struct, rename="camel", kw_only=True, forbid_unknown_fields=True):
     """A group of values."""
 
 
-class Open(Values, forbid_unknown_fields=False):
+class OpenValues(ValuesGroup, forbid_unknown_fields=False):
     """A group that other charts or Azure Arc fill. It can contain values that this chart does not know."""
 
 

@@ -9,7 +9,7 @@ from controller.api.meta import CLIENT_ID, TENANT_ID
 from controller.api.secretsync import REFRESH_INTERVAL
 from controller.config.settings import BUILT_IN_CLOUDS, DEFAULT_CLOUD, Cloud, Settings
 from tools.codegen.values import kubernetes
-from tools.codegen.values.azure import Azure
+from tools.codegen.values.azure import AzureValues
 from tools.codegen.values.base import (
     NAMESPACES,
     Annotations,
@@ -18,19 +18,27 @@ from tools.codegen.values.base import (
     PullSecrets,
     Resources,
     Tolerations,
-    Values,
+    ValuesGroup,
 )
-from tools.codegen.values.logs import Logs
-from tools.codegen.values.observing import Dashboard, MetricsPort, Monitor, Rules
-from tools.codegen.values.pod import IMAGE_USER, Disruption, Global, Image, Network, Proxy, ServiceAccount
-from tools.codegen.values.release_test import Test
-from tools.codegen.values.rights import AkvSync, Crds, Policies, Rbac, TokenRequests
+from tools.codegen.values.logs import LogDestinations
+from tools.codegen.values.observing import AlertingRules, DashboardConfigMap, MetricsPort, ServiceMonitor
+from tools.codegen.values.pod import (
+    IMAGE_USER,
+    DisruptionBudget,
+    GlobalValues,
+    ImageReference,
+    NetworkPolicies,
+    ProxyValues,
+    ServiceAccount,
+)
+from tools.codegen.values.release_test import HelmTest
+from tools.codegen.values.rights import AdmissionPolicies, AkvSync, CrdValues, RoleValues, TokenRequests
 from tools.codegen.values.running import LeaderElection, LivenessProbe, ReadinessProbe, StartupProbe
 
 _DEFAULTS = Settings()
 
 
-class ChartValues(Values):
+class ChartValues(ValuesGroup):
     """The whole of values.yaml, in its order."""
 
     enabled: Annotated[
@@ -134,7 +142,7 @@ class ChartValues(Values):
             f" {DEFAULT_CLOUD}."
         ),
     ] = ""
-    proxy: Proxy = msgspec.field(default_factory=Proxy)
+    proxy: ProxyValues = msgspec.field(default_factory=ProxyValues)
     ca_bundle: Annotated[
         str,
         Meta(
@@ -143,7 +151,7 @@ class ChartValues(Values):
             " clouds, as PEM or its base64."
         ),
     ] = ""
-    validating_admission_policies: Policies = msgspec.field(default_factory=Policies)
+    validating_admission_policies: AdmissionPolicies = msgspec.field(default_factory=AdmissionPolicies)
     accept_unrestricted_tokens: Annotated[
         bool,
         Meta(
@@ -167,13 +175,13 @@ class ChartValues(Values):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Minimum log level.")] = (
         _DEFAULTS.log_level
     )
-    logs: Logs = msgspec.field(default_factory=Logs)
-    image: Image = msgspec.field(default_factory=Image)
-    global_: Global = msgspec.field(default_factory=Global, name="global")
+    logs: LogDestinations = msgspec.field(default_factory=LogDestinations)
+    image: ImageReference = msgspec.field(default_factory=ImageReference)
+    global_: GlobalValues = msgspec.field(default_factory=GlobalValues, name="global")
     image_pull_secrets: Annotated[
         PullSecrets, Meta(description="Secrets for pulling the images.", examples=[[{"name": "registry"}]])
     ] = msgspec.field(default_factory=list)
-    crds: Crds = msgspec.field(default_factory=Crds)
+    crds: CrdValues = msgspec.field(default_factory=CrdValues)
     name_override: Annotated[
         str, Meta(max_length=40, description="Replacement of the chart's name in the names of objects.")
     ] = ""
@@ -195,7 +203,7 @@ class ChartValues(Values):
         msgspec.field(default_factory=dict)
     )
     service_account: ServiceAccount = msgspec.field(default_factory=ServiceAccount)
-    rbac: Rbac = msgspec.field(default_factory=Rbac)
+    rbac: RoleValues = msgspec.field(default_factory=RoleValues)
     token_request: TokenRequests = msgspec.field(default_factory=TokenRequests)
     strategy: Annotated[
         Free,
@@ -340,11 +348,11 @@ class ChartValues(Values):
             extra_json_schema=kubernetes.OBJECTS,
         ),
     ] = msgspec.field(default_factory=list)
-    pod_disruption_budget: Disruption = msgspec.field(default_factory=Disruption)
-    network_policy: Network = msgspec.field(default_factory=Network)
+    pod_disruption_budget: DisruptionBudget = msgspec.field(default_factory=DisruptionBudget)
+    network_policy: NetworkPolicies = msgspec.field(default_factory=NetworkPolicies)
     metrics: MetricsPort = msgspec.field(default_factory=MetricsPort)
-    service_monitor: Monitor = msgspec.field(default_factory=Monitor)
-    prometheus_rule: Rules = msgspec.field(default_factory=Rules)
-    grafana_dashboard: Dashboard = msgspec.field(default_factory=Dashboard)
-    azure: Azure = msgspec.field(default_factory=Azure, name="Azure")
-    test: Test = msgspec.field(default_factory=Test)
+    service_monitor: ServiceMonitor = msgspec.field(default_factory=ServiceMonitor)
+    prometheus_rule: AlertingRules = msgspec.field(default_factory=AlertingRules)
+    grafana_dashboard: DashboardConfigMap = msgspec.field(default_factory=DashboardConfigMap)
+    azure: AzureValues = msgspec.field(default_factory=AzureValues, name="Azure")
+    test: HelmTest = msgspec.field(default_factory=HelmTest)

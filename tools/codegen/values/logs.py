@@ -6,14 +6,14 @@ import msgspec
 from msgspec import Meta
 
 from controller.config.settings import HTTPS_URL
-from tools.codegen.values.base import Values
+from tools.codegen.values.base import ValuesGroup
 from tools.codegen.values.observing import RenderMode, describe_render_mode
 
 # Go's syntax of durations, which has no unit for a day.
 GO_DURATION = r"^([0-9]+(ms|[smh]))+$"
 
 
-class IssuerRef(Values):
+class IssuerRef(ValuesGroup):
     """The cert-manager issuer of the controller's certificate; the collector has to trust its CA."""
 
     name: Annotated[
@@ -29,7 +29,7 @@ class IssuerRef(Values):
     group: Annotated[str, Meta(min_length=1, description="API group of the certificate's issuer.")] = "cert-manager.io"
 
 
-class Certificate(Values):
+class CollectorCertificate(ValuesGroup):
     """The client certificate of the controller for the collector."""
 
     secret_name: Annotated[
@@ -54,7 +54,7 @@ class Certificate(Values):
     render_mode: Annotated[RenderMode, describe_render_mode("Certificate")] = "failIfMissing"
 
 
-class Authority(Values):
+class CollectorAuthority(ValuesGroup):
     """The CA that signed the collector's certificate. No other CA is trusted, not even those of the system."""
 
     config_map_name: Annotated[
@@ -78,7 +78,7 @@ class Authority(Values):
     render_mode: Annotated[RenderMode, describe_render_mode("Bundle")] = "failIfMissing"
 
 
-class Otlp(Values):
+class OtlpExport(ValuesGroup):
     """Log lines to an OpenTelemetry Collector, over mutual TLS."""
 
     enabled: Annotated[bool, Meta(description="Ship log lines to a collector, besides standard output.")] = False
@@ -89,11 +89,11 @@ class Otlp(Values):
             description="OTLP receiver of the collector for HTTP, as https://collector.observability.svc:4318.",
         ),
     ] = ""
-    certificate: Certificate = msgspec.field(default_factory=Certificate)
-    ca: Authority = msgspec.field(default_factory=Authority)
+    certificate: CollectorCertificate = msgspec.field(default_factory=CollectorCertificate)
+    ca: CollectorAuthority = msgspec.field(default_factory=CollectorAuthority)
 
 
-class Logs(Values):
+class LogDestinations(ValuesGroup):
     """Destinations of the controller's log besides standard output."""
 
-    otlp: Otlp = msgspec.field(default_factory=Otlp)
+    otlp: OtlpExport = msgspec.field(default_factory=OtlpExport)

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from tools.codegen.values import kubernetes
-from tools.codegen.values.base import NAMESPACE, Annotations, Free, Labels, Values
+from tools.codegen.values.base import NAMESPACE, Annotations, Free, Labels, ValuesGroup
 
 RenderMode = Literal["failIfMissing", "skipIfMissing", "alwaysRender"]
 
@@ -22,7 +22,7 @@ def describe_render_mode(kind: str) -> Meta:
 DURATION = r"^([0-9]+(ms|[smhd]))+$"
 
 
-class MetricsTls(Values):
+class MetricsTls(ValuesGroup):
     """TLS for the port of metrics."""
 
     secret_name: Annotated[
@@ -34,7 +34,7 @@ class MetricsTls(Values):
     ] = ""
 
 
-class MetricsAuthentication(Values):
+class MetricsAuthentication(ValuesGroup):
     """Authentication and authorization of clients that read the metrics."""
 
     enabled: Annotated[
@@ -47,14 +47,14 @@ class MetricsAuthentication(Values):
     ] = False
 
 
-class MetricsPort(Values):
+class MetricsPort(ValuesGroup):
     """The port of metrics."""
 
     tls: MetricsTls = msgspec.field(default_factory=MetricsTls)
     authentication: MetricsAuthentication = msgspec.field(default_factory=MetricsAuthentication)
 
 
-class Monitor(Values):
+class ServiceMonitor(ValuesGroup):
     """A ServiceMonitor of the Prometheus Operator, and the Service that it needs."""
 
     enabled: Annotated[bool, Meta(description="Create a ServiceMonitor and a Service for it.")] = False
@@ -77,7 +77,7 @@ class Monitor(Values):
     ] = msgspec.field(default_factory=list)
 
 
-class Rules(Values):
+class AlertingRules(ValuesGroup):
     """A PrometheusRule with the alerts that the chart's README explains."""
 
     enabled: Annotated[bool, Meta(description="Create a PrometheusRule.")] = False
@@ -87,7 +87,7 @@ class Rules(Values):
     ] = msgspec.field(default_factory=dict)
 
 
-class Dashboard(Values):
+class DashboardConfigMap(ValuesGroup):
     """A ConfigMap with a dashboard in the form that Grafana's sidecar expects."""
 
     enabled: Annotated[bool, Meta(description="Create the ConfigMap with the dashboard.")] = False

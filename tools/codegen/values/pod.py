@@ -12,10 +12,10 @@ from tools.codegen.values.base import (
     Free,
     Labels,
     NumberOrShare,
-    Open,
+    OpenValues,
     PullSecrets,
     Tolerations,
-    Values,
+    ValuesGroup,
 )
 
 # The user and group of the image, as in the Containerfile.
@@ -23,7 +23,7 @@ IMAGE_USER = 65532
 PROXY_URL = r"^(https?://\S+)?$"
 
 
-class Global(Open):
+class GlobalValues(OpenValues):
     """Values that a parent chart and its dependencies share."""
 
     registry: Annotated[str, Meta(description="Registry of all images, instead of image.registry.")] = ""
@@ -42,7 +42,7 @@ class Global(Open):
     priority_class_name: Annotated[str, Meta(description="PriorityClass of pods, if priorityClassName is empty.")] = ""
 
 
-class Image(Values):
+class ImageReference(ValuesGroup):
     """The controller's image: registry/repository:tag, or @digest if a digest is given."""
 
     registry: Annotated[
@@ -67,7 +67,7 @@ class Image(Values):
         return f"{name}@{self.digest}" if self.digest else f"{name}:{self.tag or version}"
 
 
-class ServiceAccount(Values):
+class ServiceAccount(ValuesGroup):
     """The controller's own ServiceAccount. SecretSyncs name the ServiceAccounts that read vaults."""
 
     create: Annotated[bool, Meta(description="Create the controller's ServiceAccount; with false, it must exist.")] = (
@@ -85,7 +85,7 @@ class ServiceAccount(Values):
     )
 
 
-class Proxy(Values):
+class ProxyValues(ValuesGroup):
     """The proxy between the controller and Entra or the vaults.
 
     Its address is in a Secret because it can have a password. Requests to the API server never
@@ -116,7 +116,7 @@ class Proxy(Values):
     ] = msgspec.field(default_factory=list)
 
 
-class Disruption(Values):
+class DisruptionBudget(ValuesGroup):
     """A PodDisruptionBudget for the controller's pods. With one replica and minAvailable 1, no node can be drained."""
 
     enabled: Annotated[bool, Meta(description="Create a PodDisruptionBudget.")] = False
@@ -139,7 +139,7 @@ def _port(port: int | str, protocol: str = "TCP") -> Free:
     return {"port": port, "protocol": protocol}
 
 
-class Network(Values):
+class NetworkPolicies(ValuesGroup):
     """A NetworkPolicy for the controller's pods."""
 
     enabled: Annotated[bool, Meta(description="Create NetworkPolicies.")] = False

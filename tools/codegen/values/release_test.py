@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from tools.codegen.values.base import Annotations, Labels, Resources, Values, small_resources
-from tools.codegen.values.pod import Image
+from tools.codegen.values.base import Annotations, Labels, Resources, ValuesGroup, small_resources
+from tools.codegen.values.pod import ImageReference
 
 
-class TestImage(Image):
+class TestImage(ImageReference):
     """The image of the test's Pod: the controller's program with an emulator of Key Vault and Entra."""
 
     registry: Annotated[
@@ -29,7 +29,7 @@ class TestImage(Image):
     ] = "IfNotPresent"
 
 
-class TestSample(Values):
+class TestSample(ValuesGroup):
     """A real secret for the test.
 
     Without one, the test starts its own vault, which the controller trusts during the test.
@@ -69,7 +69,7 @@ class TestSample(Values):
     ] = ""
 
 
-class Test(Values):
+class HelmTest(ValuesGroup):
     """`helm test`, which checks that the installed controller syncs a secret."""
 
     enabled: Annotated[

@@ -13,12 +13,12 @@ from tools.codegen.values.base import (
     Annotations,
     Labels,
     Resources,
-    Values,
+    ValuesGroup,
     small_resources,
 )
 
 
-class Policies(Values):
+class AdmissionPolicies(ValuesGroup):
     """The admission policies that bind the controller (Kubernetes 1.30 and later)."""
 
     apply_policies: Annotated[
@@ -47,7 +47,7 @@ class Policies(Values):
     ] = msgspec.field(default_factory=lambda: ["kube-system", "kube-public", "kube-node-lease"])
 
 
-class AkvSync(Values):
+class AkvSync(ValuesGroup):
     """AKVSync: a vault and the Secrets to create from it, in one object (in preview in SSE)."""
 
     enabled: Annotated[
@@ -59,7 +59,7 @@ class AkvSync(Values):
     ] = Settings().akv_sync
 
 
-class TokenRequests(Values):
+class TokenRequests(ValuesGroup):
     """The ServiceAccounts for which the controller can request tokens for Entra."""
 
     service_accounts: Annotated[
@@ -76,7 +76,7 @@ class TokenRequests(Values):
     ] = msgspec.field(default_factory=list)
 
 
-class Rbac(Values):
+class RoleValues(ValuesGroup):
     """Roles and their bindings."""
 
     create: Annotated[
@@ -97,7 +97,7 @@ class Rbac(Values):
     ] = True
 
 
-class CrdJob(Values):
+class CrdJob(ValuesGroup):
     """The Job that updates the CRDs."""
 
     labels: Annotated[Labels, Meta(description="Labels of the CRD Job and its pod.")] = msgspec.field(
@@ -111,7 +111,7 @@ class CrdJob(Values):
     )
 
 
-class Crds(Values):
+class CrdValues(ValuesGroup):
     """The CustomResourceDefinitions. helm installs missing ones and never removes any."""
 
     upgrade: Annotated[

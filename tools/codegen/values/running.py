@@ -4,10 +4,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from tools.codegen.values.base import Values
+from tools.codegen.values.base import ValuesGroup
 
 
-class LeaderElection(Values):
+class LeaderElection(ValuesGroup):
     """The election of the pod that does the work."""
 
     lease_duration_in_seconds: Annotated[
@@ -30,7 +30,7 @@ class LeaderElection(Values):
     ] = 0
 
 
-class LivenessProbe(Values):
+class LivenessProbe(ValuesGroup):
     """The probe after which the kubelet restarts the controller."""
 
     period_seconds: Annotated[int, Meta(ge=1, description="Seconds between two liveness probes.")] = 10
@@ -38,7 +38,7 @@ class LivenessProbe(Values):
     failure_threshold: Annotated[int, Meta(ge=1, description="Failed liveness probes before a restart.")] = 3
 
 
-class ReadinessProbe(Values):
+class ReadinessProbe(ValuesGroup):
     """The probe that decides whether a pod counts as ready."""
 
     period_seconds: Annotated[int, Meta(ge=1, description="Seconds between two readiness probes.")] = 5
@@ -46,7 +46,7 @@ class ReadinessProbe(Values):
     failure_threshold: Annotated[int, Meta(ge=1, description="Failed readiness probes until a pod is not ready.")] = 3
 
 
-class StartupProbe(Values):
+class StartupProbe(ValuesGroup):
     """The probe before the first of the other two, which gives a slow machine time to start the controller."""
 
     period_seconds: Annotated[int, Meta(ge=1, description="Seconds between two startup probes.")] = 1

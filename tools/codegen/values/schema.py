@@ -6,7 +6,7 @@ import msgspec
 from msgspec import inspect
 
 from controller.config.settings import BUILT_IN_CLOUDS, Cloud
-from tools.codegen.values.base import Open, Values
+from tools.codegen.values.base import OpenValues, ValuesGroup
 from tools.codegen.values.chart import ChartValues
 
 Schema = dict[str, Any]
@@ -110,18 +110,18 @@ def _build_schema(node: inspect.Type) -> Schema:
             return {"type": "object", "additionalProperties": _schema_of(node.value_type)}
         case inspect.StructType():
             default: dict[str, Any] = {}
-            if issubclass(node.cls, Values):
+            if issubclass(node.cls, ValuesGroup):
                 default = {field.encode_name: getattr(node.cls(), field.name) for field in node.fields}
             properties = {field.encode_name: _schema_of(field.type) for field in node.fields}
             for name, value in default.items():
                 properties[name] = _or_null(properties[name])
-                if not isinstance(value, Values):
+                if not isinstance(value, ValuesGroup):
                     properties[name]["default"] = msgspec.to_builtins(value)
             required = [field.encode_name for field in node.fields if field.required]
             return {
                 "type": "object",
                 "description": " ".join((node.cls.__doc__ or "").split()),
-                "additionalProperties": issubclass(node.cls, Open),
+                "additionalProperties": issubclass(node.cls, OpenValues),
                 "properties": properties,
             } | ({"required": required} if required else {})
     raise TypeError(f"{node} has no place among the chart's values")

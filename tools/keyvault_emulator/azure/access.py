@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from tools.keyvault_emulator.azure.state import Allowed, Identity, Kind, Role, Vault
-from tools.keyvault_emulator.errors import Refusal, vault_error
+from tools.keyvault_emulator.errors import ErrorAnswer, vault_error
 
 
 class TokenIdentity(NamedTuple):
@@ -17,7 +17,7 @@ class TokenIdentity(NamedTuple):
         return f"appid={self.client_id};oid={self.object_id};iss={self.issuer}"
 
 
-class Permission(NamedTuple):
+class AccessRight(NamedTuple):
     """The right for an operation: the data action of role assignments, and the permission of access policies."""
 
     kind: Kind
@@ -25,20 +25,20 @@ class Permission(NamedTuple):
     policy: Allowed
 
 
-PERMISSIONS: dict[str, Permission] = {
-    "secrets.get": Permission("secrets", "getSecret/action", "get"),
-    "secrets.list": Permission("secrets", "readMetadata/action", "list"),
-    "secrets.versions": Permission("secrets", "readMetadata/action", "list"),
-    "certificates.get": Permission("certificates", "read", "get"),
-    "certificates.list": Permission("certificates", "read", "list"),
-    "certificates.versions": Permission("certificates", "read", "list"),
-    "certificates.policy": Permission("certificates", "read", "get"),
-    "certificates.pending": Permission("certificates", "read", "get"),
-    "certificates.issuers": Permission("certificates", "read", "get"),
-    "certificates.contacts": Permission("certificates", "read", "get"),
-    "keys.get": Permission("keys", "read", "get"),
-    "keys.list": Permission("keys", "read", "list"),
-    "keys.versions": Permission("keys", "read", "list"),
+PERMISSIONS: dict[str, AccessRight] = {
+    "secrets.get": AccessRight("secrets", "getSecret/action", "get"),
+    "secrets.list": AccessRight("secrets", "readMetadata/action", "list"),
+    "secrets.versions": AccessRight("secrets", "readMetadata/action", "list"),
+    "certificates.get": AccessRight("certificates", "read", "get"),
+    "certificates.list": AccessRight("certificates", "read", "list"),
+    "certificates.versions": AccessRight("certificates", "read", "list"),
+    "certificates.policy": AccessRight("certificates", "read", "get"),
+    "certificates.pending": AccessRight("certificates", "read", "get"),
+    "certificates.issuers": AccessRight("certificates", "read", "get"),
+    "certificates.contacts": AccessRight("certificates", "read", "get"),
+    "keys.get": AccessRight("keys", "read", "get"),
+    "keys.list": AccessRight("keys", "read", "list"),
+    "keys.versions": AccessRight("keys", "read", "list"),
 }
 """All emulated operations of the data plane."""
 
@@ -59,7 +59,7 @@ ROLES: dict[Role, frozenset[str]] = {
 
 def refusal(
     caller: TokenIdentity, identity: Identity | None, vault: Vault, operation: str, name: str
-) -> Refusal | None:
+) -> ErrorAnswer | None:
     """Return the 403 for this caller; None if the vault's roles or policies allow the operation."""
     need = PERMISSIONS[operation]
     if vault.rbac:
@@ -88,7 +88,7 @@ def refusal(
     )
 
 
-def network_refusal(caller: TokenIdentity, vault: Vault, address: str | None) -> Refusal | None:
+def network_refusal(caller: TokenIdentity, vault: Vault, address: str | None) -> ErrorAnswer | None:
     """Return the 403 for a caller from that address; None if the vault's network settings allow all callers."""
     tail = f"Caller: {caller}\r\nVault: {vault.name};location={vault.location}"
     source = f"Client address: {address}\r\n"
@@ -116,7 +116,7 @@ def network_refusal(caller: TokenIdentity, vault: Vault, address: str | None) ->
     return None
 
 
-def _forbidden_by_rbac(caller: TokenIdentity, vault: Vault, need: Permission, name: str) -> Refusal:
+def _forbidden_by_rbac(caller: TokenIdentity, vault: Vault, need: AccessRight, name: str) -> ErrorAnswer:
     # The ids of subscription and resource group have no meaning here. They complete the form of Azure's message.
     resource = (
         "/subscriptions/00000000-0000-0000-0000-000000000000/resourcegroups/emulator/providers/microsoft.keyvault"

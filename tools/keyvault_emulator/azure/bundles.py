@@ -50,7 +50,10 @@ def item(
 
 
 def secret(vault: Vault, entry: Entry, version: Version, managed: bool) -> dict[str, Any]:
-    """Return a secret with its value. Outside nbf and exp it is still served. Raise `Refusal` for a disabled one."""
+    """Return a secret with its value, also before its nbf and after its exp.
+
+    Raise `ErrorAnswer` for a disabled one.
+    """
     if not version.enabled:
         raise vault_error(
             403, "Forbidden", "Operation get is not allowed on a disabled secret.", inner="SecretDisabled"

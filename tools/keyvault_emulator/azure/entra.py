@@ -11,7 +11,7 @@ import jwt
 from tools.keyvault_emulator.azure.issuers import IssuerKeys, UnreachableError
 from tools.keyvault_emulator.azure.state import EmulatorState, FederatedCredential, Identity
 from tools.keyvault_emulator.azure.tokens import SIGNATURE_ONLY, SKEW, TokenSigner
-from tools.keyvault_emulator.errors import Refusal, entra_error
+from tools.keyvault_emulator.errors import ErrorAnswer, entra_error
 
 LOG = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class EntraEmulation:
         return self._signer.jwks
 
     async def token(self, tenant: str, form: Mapping[str, str], origin: str, correlation: str | None) -> GrantedToken:
-        """Exchange `client_assertion` for an access token. Raise the `Refusal` that Entra would send.
+        """Exchange `client_assertion` for an access token. Raise the `ErrorAnswer` that Entra would send.
 
         The checks have Entra's order: tenant, parameters, client, then issuer, audience and subject of the
         assertion against the federated credentials, its signature, its times.
@@ -173,12 +173,12 @@ class _TokenRequest(NamedTuple):
     origin: str
     correlation: str | None
 
-    def refuse(self, status: int, error: str, code: int, text: str) -> Refusal:
+    def refuse(self, status: int, error: str, code: int, text: str) -> ErrorAnswer:
         return entra_error(status, error, code, text, now=self.now, error_uri=self.origin, correlation=self.correlation)
 
 
 def _read_parameters(form: Mapping[str, str], request: _TokenRequest) -> tuple[str, str]:
-    """Return the client id and the resource of a token request. Raise `Refusal`."""
+    """Return the client id and the resource of a token request. Raise `ErrorAnswer`."""
     for name in ("grant_type", "client_id", "scope"):
         if not form.get(name):
             text = f"The request body must contain the following parameter: '{name}'."
@@ -211,7 +211,7 @@ def _read_parameters(form: Mapping[str, str], request: _TokenRequest) -> tuple[s
 def _match_credential(
     federated: list[FederatedCredential], client_id: str, claims: dict[str, Any], request: _TokenRequest
 ) -> None:
-    """Find a federated credential for these claims. Raise a `Refusal` that names the issuer, audience or subject.
+    """Find a federated credential for these claims. Raise a `ErrorAnswer` that names the issuer, audience or subject.
 
     The audience is compared with the credentials of that issuer, and the subject with those of issuer and audience.
     Number 70021 means that only a credential with another issuer or audience has the subject.

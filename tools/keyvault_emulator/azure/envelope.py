@@ -5,14 +5,14 @@ from email.utils import formatdate
 
 from aiohttp import web
 
-from tools.keyvault_emulator.azure.routes import ENTRA, Route
+from tools.keyvault_emulator.azure.routes import ENTRA, ParsedAddress
 from tools.keyvault_emulator.azure.state import EmulatorState
 
 SERVICE_VERSION = "1.9.3019.1"
 """The version of the service in Key Vault's answers."""
 
 
-def envelope(request: web.Request, route: Route, world: EmulatorState) -> dict[str, str]:
+def envelope(request: web.Request, route: ParsedAddress, world: EmulatorState) -> dict[str, str]:
     """Return the headers of an answer to this request that do not depend on its content."""
     headers = {
         "Pragma": "no-cache",

@@ -1,4 +1,4 @@
-"""Emulate the operations of Key Vault's data plane. Pure: from the state to a JSON body or a `Refusal`."""
+"""Emulate the operations of Key Vault's data plane. Pure: from the state to a JSON body or a `ErrorAnswer`."""
 
 import base64
 import itertools
@@ -11,9 +11,9 @@ from controller.config.settings import KEY_VAULT_API_VERSION
 from tools.keyvault_emulator.azure import bundles
 from tools.keyvault_emulator.azure.bundles import is_live, item
 from tools.keyvault_emulator.azure.certificates import base64url
-from tools.keyvault_emulator.azure.routes import Route
+from tools.keyvault_emulator.azure.routes import ParsedAddress
 from tools.keyvault_emulator.azure.state import NAME, Entry, Kind, Vault, Version
-from tools.keyvault_emulator.errors import Refusal, vault_error
+from tools.keyvault_emulator.errors import ErrorAnswer, vault_error
 
 PAGE = 25
 """The most items in a page, and the highest value of `maxresults`. A page can have fewer items, or none."""
@@ -47,8 +47,8 @@ _Listed = tuple[str, Entry, Version | None, bool]
 """Sort key, entry, version (None: hidden), and whether the object is managed."""
 
 
-def answer(vault: Vault, route: Route, query: Mapping[str, str], origin: str) -> dict[str, Any]:
-    """Return the body of a call. Raise `Refusal`. `origin` is the address of the request and of further pages."""
+def answer(vault: Vault, route: ParsedAddress, query: Mapping[str, str], origin: str) -> dict[str, Any]:
+    """Return the body of a call. Raise `ErrorAnswer`. `origin` is the address of the request and of further pages."""
     _check_version(vault, query.get("api-version"))
     kind_name, _, verb = route.operation.partition(".")
     kind: Kind = kind_name  # type: ignore[assignment]  # routes.KINDS
@@ -113,8 +113,8 @@ def _check_version(vault: Vault, asked: str | None) -> None:
         )
 
 
-def _request_bundle(vault: Vault, route: Route, verb: str) -> dict[str, Any]:
-    """Return the pending request of a certificate, or the certificate without a version. Raise `Refusal`."""
+def _request_bundle(vault: Vault, route: ParsedAddress, verb: str) -> dict[str, Any]:
+    """Return the pending request of a certificate, or the certificate without a version. Raise `ErrorAnswer`."""
     entry = vault.certificates.get(route.name.lower())
     if entry is None or entry.deleted or not entry.pending:
         if verb == "pending":
@@ -202,5 +202,5 @@ def _page_token(query: Mapping[str, str]) -> dict[str, Any]:
     raise _bad_token()
 
 
-def _bad_token() -> Refusal:
+def _bad_token() -> ErrorAnswer:
     return vault_error(400, "BadParameter", "The $skiptoken is invalid; start again with the first page")

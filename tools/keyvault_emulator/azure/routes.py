@@ -16,7 +16,7 @@ ENTRA = "entra"
 KINDS = ("secrets", "certificates", "keys")
 
 
-class Route(NamedTuple):
+class ParsedAddress(NamedTuple):
     """A parsed address. `where` is a vault's name or ENTRA; `tenant` is empty for a vault, `name` for a list."""
 
     where: str
@@ -28,41 +28,41 @@ class Route(NamedTuple):
     """The part of the path that names the vault: "/my-vault", or "" if the host names it."""
 
 
-def parse(method: str, host: str, path: str) -> Route | None:
+def parse(method: str, host: str, path: str) -> ParsedAddress | None:
     """Return the route of a request; None if the address does not exist."""
     parts = [part for part in path.split("/") if part]
     name, _, suffix = host.partition(":")[0].lower().partition(".")
     if suffix in SUFFIXES:
         return _vault_route(name, "", parts) if method == "GET" else None
     if parts == ["common", "discovery", "instance"] and method == "GET":
-        return Route(ENTRA, "instance")
+        return ParsedAddress(ENTRA, "instance")
     if len(parts) < 2:
         return None
     first, rest = parts[0], parts[1:]
     match method, rest:
         case "POST", ["oauth2", "v2.0", "token"]:
-            return Route(ENTRA, "token", tenant=first)
+            return ParsedAddress(ENTRA, "token", tenant=first)
         case "GET", ["v2.0", ".well-known", "openid-configuration"] | [".well-known", "openid-configuration"]:
-            return Route(ENTRA, "discovery", tenant=first)
+            return ParsedAddress(ENTRA, "discovery", tenant=first)
         case "GET", ["discovery", "v2.0", "keys"]:
-            return Route(ENTRA, "keys", tenant=first)
+            return ParsedAddress(ENTRA, "keys", tenant=first)
         case "GET", _:
             return _vault_route(first, f"/{first}", rest)
     return None
 
 
-def _vault_route(vault: str, base: str, rest: list[str]) -> Route | None:
+def _vault_route(vault: str, base: str, rest: list[str]) -> ParsedAddress | None:
     match rest:
         case [kind] if kind in KINDS:
-            return Route(vault, f"{kind}.list", base=base)
+            return ParsedAddress(vault, f"{kind}.list", base=base)
         case ["certificates", "issuers" | "contacts" as reserved]:
-            return Route(vault, f"certificates.{reserved}", base=base)
+            return ParsedAddress(vault, f"certificates.{reserved}", base=base)
         case [kind, name] if kind in KINDS:
-            return Route(vault, f"{kind}.get", name=name, base=base)
+            return ParsedAddress(vault, f"{kind}.get", name=name, base=base)
         case [kind, name, "versions"] if kind in KINDS:
-            return Route(vault, f"{kind}.versions", name=name, base=base)
+            return ParsedAddress(vault, f"{kind}.versions", name=name, base=base)
         case ["certificates", name, "policy" | "pending" as part]:
-            return Route(vault, f"certificates.{part}", name=name, base=base)
+            return ParsedAddress(vault, f"certificates.{part}", name=name, base=base)
         case [kind, name, version] if kind in KINDS:
-            return Route(vault, f"{kind}.get", name=name, version=version, base=base)
+            return ParsedAddress(vault, f"{kind}.get", name=name, version=version, base=base)
     return None

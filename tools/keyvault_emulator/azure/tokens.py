@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tools.keyvault_emulator.azure.access import TokenIdentity
 from tools.keyvault_emulator.azure.certificates import base64url, public_jwk
 from tools.keyvault_emulator.azure.state import Identity, Vault
-from tools.keyvault_emulator.errors import EmulatorError, Refusal, vault_error
+from tools.keyvault_emulator.errors import EmulatorError, ErrorAnswer, vault_error
 from tools.pki import pem, write_private
 
 SKEW = 300
@@ -82,7 +82,7 @@ class TokenSigner:
         return jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": self.kid, "x5t": self.kid})
 
     def caller(self, token: str, vault: Vault, now: float) -> TokenIdentity:
-        """Return the identity of a token that `vault` accepts. Raise the 401 `Refusal` of Key Vault otherwise."""
+        """Return the identity of a token that `vault` accepts. Raise the 401 `ErrorAnswer` of Key Vault otherwise."""
         claims = self._read_claims(token)
         if now > claims["exp"] + SKEW:
             raise unauthorized("Error validating token: IDX10223")
@@ -131,6 +131,6 @@ def _read_key(file: Path) -> rsa.RSAPrivateKey:
     return key
 
 
-def unauthorized(message: str) -> Refusal:
+def unauthorized(message: str) -> ErrorAnswer:
     """Return a vault's 401, without its challenge."""
     return vault_error(401, "Unauthorized", message)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.local_cluster.errors import ClusterError
-from tools.local_cluster.processes import Processes
+from tools.local_cluster.processes import ServerProcesses
 
 _NUMBERS = range(200)
 _START_SECONDS = 5.0
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
-class Network:
+class NodeNetwork:
     """The addresses of the node `number`, out of 198.18.0.0/15: set aside for benchmarks of networks, so free."""
 
     number: int
@@ -61,7 +61,7 @@ class Network:
         return f"198.19.{self.number}.10"
 
 
-def create(processes: Processes, log: Path) -> Network:
+def create(processes: ServerProcesses, log: Path) -> NodeNetwork:
     """A network that lives as long as a process among `processes`, of this name: network."""
     # It does nothing but be there: the namespace is the process's.
     pid = processes.start("network", ["unshare", "--net", "sleep", "infinity"], log)
@@ -97,9 +97,9 @@ def create(processes: Processes, log: Path) -> Network:
     return network
 
 
-def _connect_namespace(pid: int, namespace: Path) -> Network:
+def _connect_namespace(pid: int, namespace: Path) -> NodeNetwork:
     for number in _NUMBERS:
-        network = Network(number, namespace)
+        network = NodeNetwork(number, namespace)
         if Path("/sys/class/net", network.link).exists():
             continue
         try:

@@ -11,8 +11,8 @@ from pathlib import Path
 from tools.local_cluster import kubeconfig, pki
 from tools.local_cluster.errors import BadInput, ClusterError
 from tools.local_cluster.nodes import network, node_init, node_servers, pause_image, system_packages
-from tools.local_cluster.nodes.network import Network
-from tools.local_cluster.processes import Processes
+from tools.local_cluster.nodes.network import NodeNetwork
+from tools.local_cluster.processes import ServerProcesses
 from tools.local_cluster.programs import assets
 from tools.local_cluster.supervisor import remove_cgroup
 
@@ -48,15 +48,15 @@ def prepare(version: str) -> None:
     assets.tool("coredns")
 
 
-class Node:
+class ClusterNode:
     """The node of one control plane. Its processes are those of `processes`, and end with them."""
 
-    def __init__(self, folder: Path, version: str, processes: Processes, logs: Path) -> None:
+    def __init__(self, folder: Path, version: str, processes: ServerProcesses, logs: Path) -> None:
         self._folder, self._version, self._processes, self._logs = folder, version, processes, logs
         self.pid = 0
-        self.network: Network = network.create(processes, logs / "network.log")
+        self.network: NodeNetwork = network.create(processes, logs / "network.log")
 
-    def start(self, url: str, authority: pki.Authority) -> None:
+    def start(self, url: str, authority: pki.ClusterAuthority) -> None:
         """Start it, with the image that every pod needs; the kubelet registers it with the API server at `url`."""
         coredns = assets.tool("coredns")
         pki_folder = authority.pair.cert.parent

@@ -24,7 +24,7 @@ _UNSHARED = ("mount", "pid", "ipc", "uts", "cgroup")
 _OPTIONS_OF_ALL = {"rw", "xattr", "noprefix", "clone_children"}
 
 
-class Hierarchy(NamedTuple):
+class CgroupMount(NamedTuple):
     """A cgroup file system that is mounted: version 2's, or one of version 1's."""
 
     kind: str
@@ -129,14 +129,14 @@ def _mount_cgroups() -> None:
         )
 
 
-def _find_hierarchies() -> list[Hierarchy]:
+def _find_hierarchies() -> list[CgroupMount]:
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split()[:3]
         if kind in ("cgroup", "cgroup2"):
             _, _, _, root, place = before.split()[:5]
-            found.append(Hierarchy(kind, options, root, Path(place)))
+            found.append(CgroupMount(kind, options, root, Path(place)))
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.local_cluster.nodes.network import Network
+from tools.local_cluster.nodes.network import NodeNetwork
 from tools.local_cluster.programs import versions
 
 NAME = "node"
@@ -77,7 +77,7 @@ class NodeLayout:
     pki: Path
     kubernetes: Path
     coredns: Path
-    network: Network
+    network: NodeNetwork
 
     @property
     def image(self) -> Path:

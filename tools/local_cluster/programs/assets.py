@@ -32,7 +32,7 @@ _MIRRORS = (
 
 
 @dataclass(frozen=True)
-class Suite:
+class ProgramSuite:
     """Programs of a release that are built together: `packages` by the programs' names.
 
     They are pinned by go/<prefix><version>/ and lie in the cache under that name.
@@ -48,7 +48,7 @@ class Suite:
         return [name for name in self.packages if not os.access(folder / name, os.X_OK)]
 
 
-CONTROL_PLANE = Suite(
+CONTROL_PLANE = ProgramSuite(
     "",
     "the control plane",
     "once; about 15 minutes on 2 cores",
@@ -59,7 +59,7 @@ CONTROL_PLANE = Suite(
         "kubectl": "k8s.io/kubernetes/cmd/kubectl",
     },
 )
-NODE = Suite(
+NODE = ProgramSuite(
     "node-",
     "the node's programs",
     "once; 2 minutes after the control plane's",
@@ -76,7 +76,7 @@ _GO_NAMES = {"server": "etcd"}
 
 
 @dataclass(frozen=True)
-class Assets:
+class ProgramFolder:
     """The programs of one suite of one release; `folder` holds all of them."""
 
     folder: Path
@@ -88,7 +88,7 @@ class Assets:
 
 
 @dataclass(frozen=True)
-class Tool:
+class PinnedTool:
     """A tool pinned by go/<name>-<version>/."""
 
     version: str
@@ -98,39 +98,41 @@ class Tool:
     tags: str = ""
 
 
-TOOLS: Mapping[str, Tool] = {
-    "ct": Tool(
+TOOLS: Mapping[str, PinnedTool] = {
+    "ct": PinnedTool(
         "3.14.0",
         "github.com/helm/chart-testing/v3",
         "-s -w -X github.com/helm/chart-testing/v3/ct/cmd.Version=v3.14.0",
         ("etc",),  # chart_schema.yaml and lintconf.yaml, which `ct lint` would else look for in /etc/ct
     ),
-    "actionlint": Tool("1.7.12", "github.com/rhysd/actionlint", "-s -w"),
+    "actionlint": PinnedTool("1.7.12", "github.com/rhysd/actionlint", "-s -w"),
     # The registry of the release rehearsal.
-    "registry": Tool("3.1.2", "github.com/distribution/distribution/v3", "-s -w"),
+    "registry": PinnedTool("3.1.2", "github.com/distribution/distribution/v3", "-s -w"),
     # Beside helm 3, which comes as a wheel.
-    "helm": Tool("4.3.1", "helm.sh/helm/v4", "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1"),
-    "cosign": Tool("3.1.3", "github.com/sigstore/cosign/v3", "-s -w"),
+    "helm": PinnedTool("4.3.1", "helm.sh/helm/v4", "-s -w -X helm.sh/helm/v4/internal/version.version=v4.3.1"),
+    "cosign": PinnedTool("3.1.3", "github.com/sigstore/cosign/v3", "-s -w"),
     # The database of a control plane with SQLite, as that of k3s; without cgo it uses a SQLite in Go.
-    "kine": Tool("0.17.5", "github.com/k3s-io/kine", "-s -w"),
+    "kine": PinnedTool("0.17.5", "github.com/k3s-io/kine", "-s -w"),
     # Its folder holds `pause` as well, the process in each pod's sandbox.
-    "coredns": Tool("1.15.0", "github.com/coredns/coredns", "-s -w"),
+    "coredns": PinnedTool("1.15.0", "github.com/coredns/coredns", "-s -w"),
     # Its folder holds `promtool` as well. It finds nobody by itself: what it scrapes is told.
-    "prometheus": Tool("3.16.0", "github.com/prometheus/prometheus", "-s -w", tags="remove_all_sd,netgo"),
+    "prometheus": PinnedTool("3.16.0", "github.com/prometheus/prometheus", "-s -w", tags="remove_all_sd,netgo"),
     # What the way of the logs is tried with; the first two bring their CustomResourceDefinitions.
-    "cert-manager": Tool("1.21.2", "github.com/cert-manager/cert-manager", "-s -w", ("deploy/crds",)),
-    "trust-manager": Tool("0.25.0", "github.com/cert-manager/trust-manager", "-s -w", ("deploy/crds",)),
+    "cert-manager": PinnedTool("1.21.2", "github.com/cert-manager/cert-manager", "-s -w", ("deploy/crds",)),
+    "trust-manager": PinnedTool("0.25.0", "github.com/cert-manager/trust-manager", "-s -w", ("deploy/crds",)),
     # Argo CD's own engine. Its folder holds `lua-health` as well, which runs Argo CD's health checks.
-    "argocd-sync": Tool("0.0.0-20260914071520-c9c369efcc5b", "github.com/argoproj/argo-cd/gitops-engine", "-s -w"),
-    "kstatus": Tool("0.37.2", "sigs.k8s.io/cli-utils", "-s -w"),
+    "argocd-sync": PinnedTool(
+        "0.0.0-20260914071520-c9c369efcc5b", "github.com/argoproj/argo-cd/gitops-engine", "-s -w"
+    ),
+    "kstatus": PinnedTool("0.37.2", "sigs.k8s.io/cli-utils", "-s -w"),
     # Flux's, with its CustomResourceDefinitions. Its folder holds `helm-controller` and those of it as well.
-    "source-controller": Tool(
+    "source-controller": PinnedTool(
         "1.9.0",
         "github.com/fluxcd/source-controller",
         "-s -w",
         ("config/crd/bases", "github.com/fluxcd/helm-controller:config/crd/bases"),
     ),
-    "otelcol": Tool("0.165.0", "go.opentelemetry.io/collector/otelcol", "-s -w"),
+    "otelcol": PinnedTool("0.165.0", "go.opentelemetry.io/collector/otelcol", "-s -w"),
 }
 
 
@@ -142,7 +144,7 @@ def requested(version: str | None = None) -> str:
     return versions.kubernetes_version(configured, "KUBERNETES")
 
 
-class Choice(Enum):
+class AssetSource(Enum):
     """How programs are had that neither KUBEBUILDER_ASSETS nor the cache holds. The value is that of AKV_ASSETS."""
 
     DOWNLOAD = "download"
@@ -150,10 +152,10 @@ class Choice(Enum):
     DOWNLOAD_OR_BUILD = ""
 
 
-def _read_choice() -> Choice:
+def _read_choice() -> AssetSource:
     configured = os.environ.get("AKV_ASSETS", "")
     try:
-        return Choice(configured)
+        return AssetSource(configured)
     except ValueError as error:
         raise BadInput(
             f"AKV_ASSETS={configured!r} is not known: give download or build, or unset it to have programs downloaded"
@@ -161,7 +163,7 @@ def _read_choice() -> Choice:
         ) from error
 
 
-def kubernetes(version: str | None = None) -> Assets:
+def kubernetes(version: str | None = None) -> ProgramFolder:
     """The control plane's programs in the `requested` release; one never used before takes a while."""
     choice = _read_choice()
     if given := os.environ.get("KUBEBUILDER_ASSETS"):
@@ -170,12 +172,12 @@ def kubernetes(version: str | None = None) -> Assets:
     return _get_suite(CONTROL_PLANE, requested(version), choice)
 
 
-def node(version: str) -> Assets:
+def node(version: str) -> ProgramFolder:
     """The programs that a node of that release needs beside its control plane."""
     return _get_suite(NODE, version, _read_choice())
 
 
-def _get_suite(suite: Suite, version: str, choice: Choice) -> Assets:
+def _get_suite(suite: ProgramSuite, version: str, choice: AssetSource) -> ProgramFolder:
     name = f"{suite.prefix}{version}"
     pins = PINS / name
     recipe = _recipe_files(pins) if pins.is_dir() else versions.GO_MOD
@@ -191,20 +193,20 @@ def _get_suite(suite: Suite, version: str, choice: Choice) -> Assets:
             )
 
     stamp, built = _recipe_stamp(recipe, flags), f"{name}-{cache.architecture()}"
-    if choice is not Choice.DOWNLOAD and (folder := cache.find(built, stamp)):
-        return Assets(folder, version)
-    if choice is not Choice.BUILD:
-        release = official.Release(suite.about, tuple(suite.packages), version, _etcd_version(version))
+    if choice is not AssetSource.DOWNLOAD and (folder := cache.find(built, stamp)):
+        return ProgramFolder(folder, version)
+    if choice is not AssetSource.BUILD:
+        release = official.OfficialRelease(suite.about, tuple(suite.packages), version, _etcd_version(version))
         try:
-            return Assets(release.populate(f"downloaded-{built}"), version)
+            return ProgramFolder(release.populate(f"downloaded-{built}"), version)
         except DownloadError as error:
-            if choice is Choice.DOWNLOAD:
+            if choice is AssetSource.DOWNLOAD:
                 raise ClusterError(
                     f"{suite.about} of Kubernetes {version} cannot be downloaded: {error}\n{_MIRRORS}; or unset"
                     " AKV_ASSETS to have it built from source"
                 ) from error
             print(f"{suite.about} of Kubernetes {version} is not downloaded: {error}; building it", file=sys.stderr)
-    return Assets(cache.populate(built, stamp, make), version)
+    return ProgramFolder(cache.populate(built, stamp, make), version)
 
 
 def _etcd_version(version: str) -> str:
@@ -235,7 +237,7 @@ def tool(name: str) -> Path:
     return cache.populate(f"{name}-{about.version}-{cache.architecture()}", stamp, make) / name
 
 
-def _given_folder(folder: Path, wanted: str | None) -> Assets:
+def _given_folder(folder: Path, wanted: str | None) -> ProgramFolder:
     if missing := CONTROL_PLANE.missing(folder):
         raise BadInput(
             f"KUBEBUILDER_ASSETS={folder} has no {', '.join(missing)}: put it there (setup-envtest brings no"
@@ -251,10 +253,10 @@ def _given_folder(folder: Path, wanted: str | None) -> Assets:
         raise BadInput(
             f"KUBEBUILDER_ASSETS={folder} holds Kubernetes {match[1]}, but {wanted} was asked for: unset one of them"
         )
-    return Assets(folder.absolute(), match[1])
+    return ProgramFolder(folder.absolute(), match[1])
 
 
-def _derive_pins(go: golang.Go, suite: Suite, version: str, graph: Path) -> Path:
+def _derive_pins(go: golang.GoToolchain, suite: ProgramSuite, version: str, graph: Path) -> Path:
     print(
         f"Kubernetes {version} is not pinned in this repository: the hashes of its modules come from Go's"
         " checksum database instead",
@@ -272,7 +274,9 @@ def _derive_pins(go: golang.Go, suite: Suite, version: str, graph: Path) -> Path
     return graph
 
 
-def _build_programs(go: golang.Go, graph: Path, folder: Path, link_flags: str, doing: str, tags: str = "") -> None:
+def _build_programs(
+    go: golang.GoToolchain, graph: Path, folder: Path, link_flags: str, doing: str, tags: str = ""
+) -> None:
     # -mod=readonly: a module whose hash is not in go.sum fails the build.
     flags = ["-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-tags", tags, "-ldflags", link_flags]
     go.run("build", *flags, "-o", f"{folder}/", "tool", cwd=graph, doing=f"{doing} with {go.version}")

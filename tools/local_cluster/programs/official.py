@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tools.local_cluster.errors import DownloadError
 from tools.local_cluster.programs import cache, probe, releases, unpack
-from tools.local_cluster.programs.releases import Artifact
+from tools.local_cluster.programs.releases import ReleaseFile
 
 silent: set[str] = set()
 """Addresses of sources that timed out in this process. The next suite does not wait for them again."""
 
 
 @dataclass(frozen=True)
-class Release:
+class OfficialRelease:
     """The `programs` of Kubernetes `version`, among them perhaps `etcd` of its own version; `about` names them."""
 
     about: str
@@ -32,7 +32,7 @@ class Release:
         stamp = hashlib.sha256(recipe.encode()).hexdigest()
         return cache.populate(name, stamp, lambda folder: self._download_artifacts(artifacts, pins, folder))
 
-    def _download_artifacts(self, artifacts: Sequence[Artifact], pins: Mapping[str, str], folder: Path) -> None:
+    def _download_artifacts(self, artifacts: Sequence[ReleaseFile], pins: Mapping[str, str], folder: Path) -> None:
         # aiohttp takes 0.3 s to import, and nearly every caller finds its programs in the cache.
         from tools.local_cluster.programs import download
 
@@ -61,7 +61,7 @@ class Release:
             file=sys.stderr,
         )
 
-    def _install_artifact(self, artifact: Artifact, folder: Path) -> None:
+    def _install_artifact(self, artifact: ReleaseFile, folder: Path) -> None:
         program = folder / artifact.program
         if artifact.member:
             unpack.extract(folder / artifact.name, artifact.member, program)

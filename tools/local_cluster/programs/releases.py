@@ -18,7 +18,7 @@ PINS = Path(__file__).with_name("SHA256SUMS")
 
 
 @dataclass(frozen=True)
-class Source:
+class ReleaseServer:
     """A server with releases. A mirror has the same paths below its own address."""
 
     official: str
@@ -48,8 +48,8 @@ class Source:
         return configured.rstrip("/")
 
 
-KUBERNETES = Source("https://dl.k8s.io", "AKV_ASSETS_KUBERNETES_MIRROR")
-ETCD = Source("https://github.com/etcd-io/etcd/releases/download", "AKV_ASSETS_ETCD_MIRROR")
+KUBERNETES = ReleaseServer("https://dl.k8s.io", "AKV_ASSETS_KUBERNETES_MIRROR")
+ETCD = ReleaseServer("https://github.com/etcd-io/etcd/releases/download", "AKV_ASSETS_ETCD_MIRROR")
 
 
 def is_safe(url: str) -> bool:
@@ -66,11 +66,11 @@ def _is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Artifact:
+class ReleaseFile:
     """A file of a release. Its `path` and that of its published `checksums` are below the source's address."""
 
     program: str
-    source: Source
+    source: ReleaseServer
     path: str
     checksums: str
     member: str | None = None
@@ -82,16 +82,18 @@ class Artifact:
         return PurePosixPath(self.path).name
 
 
-def artifacts(programs: Iterable[str], version: str, etcd: str, architecture: str) -> list[Artifact]:
+def artifacts(programs: Iterable[str], version: str, etcd: str, architecture: str) -> list[ReleaseFile]:
     """Return the files that hold `programs` of Kubernetes `version`, and of `etcd`, its version of etcd."""
     found = []
     for program in programs:
         if program == "etcd":
             folder = f"etcd-v{etcd}-linux-{architecture}"
-            found.append(Artifact(program, ETCD, f"v{etcd}/{folder}.tar.gz", f"v{etcd}/SHA256SUMS", f"{folder}/etcd"))
+            found.append(
+                ReleaseFile(program, ETCD, f"v{etcd}/{folder}.tar.gz", f"v{etcd}/SHA256SUMS", f"{folder}/etcd")
+            )
         else:
             path = f"v{version}/bin/linux/{architecture}/{program}"
-            found.append(Artifact(program, KUBERNETES, path, f"{path}.sha256"))
+            found.append(ReleaseFile(program, KUBERNETES, path, f"{path}.sha256"))
     return found
 
 

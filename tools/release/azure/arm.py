@@ -42,10 +42,10 @@ def of_cluster() -> str:
     )
 
 
-def settings(chart: values.ChartValues) -> Iterator[values.Leaf]:
+def settings(chart: values.ChartValues) -> Iterator[values.LeafValue]:
     """The chart's values that people set, with that chart's defaults."""
     for entry in values.walk(chart):
-        if isinstance(entry, values.Leaf) and entry.path.split(".")[0] not in _SET_BY_ARC:
+        if isinstance(entry, values.LeafValue) and entry.path.split(".")[0] not in _SET_BY_ARC:
             yield entry
 
 
@@ -70,7 +70,7 @@ def parameters(own: Mapping[str, Json], described: Mapping[str, Json]) -> dict[s
     return {**own, **described}
 
 
-def parameter(leaf: values.Leaf) -> Json:
+def parameter(leaf: values.LeafValue) -> Json:
     """The setting as a parameter of its own type, with its bounds, its default and its description."""
     known = _schema_of(leaf.path)
     bounds = {

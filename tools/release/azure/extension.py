@@ -100,7 +100,7 @@ az deployment group create --resource-group "$RESOURCE_GROUP" --template-file ex
 """
 
 
-def _extension_parameter(leaf: values.Leaf) -> arm.Json:
+def _extension_parameter(leaf: values.LeafValue) -> arm.Json:
     described = arm.parameter(leaf)
     match leaf.type:
         case inspect.DictType(value_type=inspect.StrType()):
@@ -122,7 +122,7 @@ def _extension_parameter(leaf: values.Leaf) -> arm.Json:
     return described
 
 
-def _as_text(leaf: values.Leaf) -> str:
+def _as_text(leaf: values.LeafValue) -> str:
     """The expression of a setting that one string can say; empty where it takes several."""
     given = f"parameters('{arm.name(leaf.path)}')"
     match leaf.type:
@@ -137,7 +137,7 @@ def _as_text(leaf: values.Leaf) -> str:
     return ""
 
 
-def _as_parts(leaf: values.Leaf) -> str:
+def _as_parts(leaf: values.LeafValue) -> str:
     """The expression of an object that has a setting for each part of this one."""
     given = f"parameters('{arm.name(leaf.path)}')"
     value = "lambda('part', string(lambdaVariables('part').value))"
@@ -156,7 +156,7 @@ def _as_parts(leaf: values.Leaf) -> str:
     return f"[toObject(items({given}), {key}, {value})]"
 
 
-def as_settings(leaf: values.Leaf, value: Any) -> list[tuple[str, str]]:
+def as_settings(leaf: values.LeafValue, value: Any) -> list[tuple[str, str]]:
     """The setting as the extension manager gets it: dotted keys and strings."""
     if isinstance(leaf.type, inspect.ListType) and isinstance(leaf.type.item_type, inspect.StrType):
         return [(leaf.path, ",".join(value))]

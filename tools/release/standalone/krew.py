@@ -1,14 +1,14 @@
 """The doctor as a plugin of kubectl: the archive and the manifest by which krew installs it."""
 
 from tools.cli.common import templating
-from tools.cli.common.project import Project
+from tools.cli.common.project import ProjectInfo
 from tools.release import oci
 
 PLUGIN = "akv-doctor"
 _ARCHITECTURES = ("amd64", "arm64")
 
 
-def files(project: Project, doctor: bytes, license_text: bytes) -> oci.Files:
+def files(project: ProjectInfo, doctor: bytes, license_text: bytes) -> oci.Files:
     """Return the archive and krew's manifest, which names the archive in the release of the version's tag."""
     archive = oci.tgz({"doctor": doctor, "LICENSE": license_text}, executable={"doctor"})
     name = f"{PLUGIN}-{project.version}.tar.gz"

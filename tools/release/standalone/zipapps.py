@@ -35,7 +35,7 @@ class ZipappError(Exception):
 
 
 @dataclass(frozen=True)
-class Tool:
+class ZippedTool:
     """A tool by its module. `requirements` are the names of what it imports; none: all that the controller imports."""
 
     name: str
@@ -48,12 +48,12 @@ class Tool:
 
 
 TOOLS = (
-    Tool(
+    ZippedTool(
         "render",
         "tools.cli.render.render",
         frozenset({"cffi", "cryptography", _HELM, "msgspec", "pyyaml", "typing-extensions"}),
     ),
-    Tool("doctor", "tools.cli.doctor.doctor"),
+    ZippedTool("doctor", "tools.cli.doctor.doctor"),
 )
 
 
@@ -70,7 +70,7 @@ def build(chart: oci.Files) -> dict[str, bytes]:
     return {tool.name: pack(tool, source, fetched) for tool in TOOLS}
 
 
-def pack(tool: Tool, source: oci.Files, wheels: Mapping[str, Iterable[Path]]) -> bytes:
+def pack(tool: ZippedTool, source: oci.Files, wheels: Mapping[str, Iterable[Path]]) -> bytes:
     """Return one tool as a file. `wheels` by the version of Python and the machine, such as `3.13-x86_64`."""
     chosen = {
         key: sorted(

@@ -40,7 +40,7 @@ def test_one_that_cannot_be_read_says_so(settled: Stage) -> None:
 
 
 def test_what_only_an_edit_can_mend_is_tried_again_after_the_edit_only(stage: Stage) -> None:
-    stage.fails["POST secretsyncs a"] = Refused("spec: Invalid value", status=422, retry=Retry.EDIT)
+    stage.fails["POST secretsyncs a"] = Refused("spec: Invalid value", status=422, retry=Retry.ON_EDIT)
     stage.has([A, B])
     stage.passes(3600)
     assert "spec: Invalid value" in stage.ready()[2]

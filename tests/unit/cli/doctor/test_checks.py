@@ -20,7 +20,7 @@ from tools.cli.common.command import BadInput
 from tools.cli.common.kube_client import OperatorKubeClient
 from tools.cli.doctor import checks, doctor
 from tools.cli.doctor.checks import Level, SecretData
-from tools.cli.releases import Release
+from tools.cli.releases import ControllerRelease
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 WHO = Identity("shop", "shop", "client-1", "tenant-1")
@@ -53,9 +53,9 @@ def ready(status: str = "True", generation: int = 2, message: str = "equal") -> 
     }
 
 
-def release(available: int, *, verified: bool = True) -> Release:
+def release(available: int, *, verified: bool = True) -> ControllerRelease:
     deployment = {"metadata": {"name": "a", "namespace": "n"}, "status": {"availableReplicas": available}}
-    return Release(deployment, "mine", verified=verified)
+    return ControllerRelease(deployment, "mine", verified=verified)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def release(available: int, *, verified: bool = True) -> Release:
         (release(1), Level.OK, "n/a is available"),
     ],
 )
-def test_the_controller(found: Release | None, level: Level, word: str) -> None:
+def test_the_controller(found: ControllerRelease | None, level: Level, word: str) -> None:
     check = checks.controller(found)
     assert check.level is level
     assert word in str(check)

@@ -19,7 +19,7 @@ from tests.support.csi_manifests import (
     select_kind,
 )
 from tools.cli.migrate import migrate, workloads
-from tools.cli.migrate.akvsyncs import Inexpressible, build_akvsync
+from tools.cli.migrate.akvsyncs import InexpressibleSync, build_akvsync
 from tools.cli.migrate.migration import Migration
 from tools.cli.migrate.migration_report import format_report
 from tools.cli.migrate.objects import Manifest
@@ -266,7 +266,7 @@ def test_an_akvsync_can_say_most() -> None:
 )
 def test_what_an_akvsync_cannot_say_stays_a_secretsync(spc: Manifest, word: str) -> None:
     found = migrate_manifests(spc, make_workload())
-    with pytest.raises(Inexpressible, match=word):
+    with pytest.raises(InexpressibleSync, match=word):
         build_akvsync(found.manifests[0], found.manifests[1:])
     kept = migrate.combine_into_akvsyncs(found)
     assert kept.manifests == found.manifests

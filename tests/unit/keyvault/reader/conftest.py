@@ -6,16 +6,16 @@ import pytest
 
 from controller.keyvault import client
 from tests.unit.keyvault.reader.stage import Scene, staged
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"), "vaults")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> ClusterAuthority:
+    return ClusterAuthority(tmp_path_factory.mktemp("pki"), "vaults")
 
 
 @pytest.fixture
-async def scene(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+async def scene(authority: ClusterAuthority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     """Yield a scene that costs little.
 
     It trusts the vault's authority alone, since to read the system's roots takes most of the time, and waits for a

@@ -18,7 +18,7 @@ from controller.keyvault.transport import new_session, new_transport
 from controller.runtime.fair_share import FairSemaphore
 from controller.runtime.rate_limiter import AdaptiveRateLimiter
 from tests.support.scripted_api_server import ReceivedRequest, ScriptedApiServer, ScriptedResponse, run_api_server
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 
 JSON = {"Content-Type": "application/json"}
 CHALLENGE = ScriptedResponse(
@@ -117,7 +117,7 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def staged(authority: Authority) -> AsyncIterator[Scene]:
+async def staged(authority: ClusterAuthority) -> AsyncIterator[Scene]:
     """Provide a scene, taken down afterwards."""
     pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -19,7 +19,7 @@ from tests.support import canaries
 from tests.support.canaries import SOME_FORMS
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, error_response, run_api_server
 from tests.unit.kube.client.calls import CANARY, META, PARTIAL, Call, failure, look
-from tools.local_cluster.pki import Authority
+from tools.local_cluster.pki import ClusterAuthority
 
 POLICY = "secrets is forbidden: ValidatingAdmissionPolicy 'akv' with binding 'akv' denied request: not this type"
 BY_POLICY = "ValidatingAdmissionPolicy 'akv' refused the Secret (HTTP {})"
@@ -147,9 +147,9 @@ async def test_a_port_that_nobody_listens_on() -> None:
 
 
 async def test_only_the_clusters_own_authority_is_trusted(tmp_path: Path) -> None:
-    authority = Authority(tmp_path, "cluster")
+    authority = ClusterAuthority(tmp_path, "cluster")
     (tmp_path / "else").mkdir()
-    stranger = Authority(tmp_path / "else", "stranger")
+    stranger = ClusterAuthority(tmp_path / "else", "stranger")
     pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from controller.observability.otlp import client
 from controller.observability.otlp.client import CA, CERTIFICATE, KEY, CollectorClient, UnsentError
-from tools.local_cluster.pki import Authority, Pair
+from tools.local_cluster.pki import ClusterAuthority, KeyPair
 
 
 class Collector:
@@ -42,7 +42,7 @@ class Collector:
         return answer
 
 
-def serial(pair: Pair) -> int:
+def serial(pair: KeyPair) -> int:
     return x509.load_pem_x509_certificate(pair.cert.read_bytes()).serial_number
 
 
@@ -50,7 +50,7 @@ class Scene:
     """An authority, a collector that asks for its certificates, and the folder of a client."""
 
     def __init__(self, folder: Path) -> None:
-        self.authority, self.other = (Authority(self.made(folder / name), name) for name in ("ca", "other"))
+        self.authority, self.other = (ClusterAuthority(self.made(folder / name), name) for name in ("ca", "other"))
         self.folder = self.made(folder / "client")
         self.collector = Collector()
 
@@ -59,7 +59,7 @@ class Scene:
         folder.mkdir()
         return folder
 
-    def show(self, pair: Pair, trusted: Authority) -> None:
+    def show(self, pair: KeyPair, trusted: ClusterAuthority) -> None:
         """Put these into the client's folder."""
         for source, name in ((pair.cert, CERTIFICATE), (pair.key, KEY), (trusted.pair.cert, CA)):
             shutil.copyfile(source, self.folder / name)

@@ -89,7 +89,7 @@ def test_a_parameter_has_the_bounds_of_its_setting() -> None:
 
 def test_what_arc_itself_sets_is_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
     [first, *_] = arm.settings(CHART)
-    injected = values.Leaf("Azure.Cluster.Cloud", first.type, "", "The cloud.")
+    injected = values.LeafValue("Azure.Cluster.Cloud", first.type, "", "The cloud.")
     monkeypatch.setattr(values, "walk", lambda _: iter([first, injected]))
     assert list(arm.settings(CHART)) == [first]
 
@@ -172,7 +172,7 @@ def test_the_outputs_say_the_client_id_of_each_account() -> None:
 )
 def test_deep_values_are_settings_by_their_dotted_names(value: Any, settings: list[tuple[str, str]]) -> None:
     listed = next(leaf for leaf in arm.settings(CHART) if leaf.path == "tolerations")
-    assert extension.as_settings(values.Leaf("x", listed.type, value, ""), value) == settings
+    assert extension.as_settings(values.LeafValue("x", listed.type, value, ""), value) == settings
 
 
 def test_what_az_is_told_to_deploy_has_those_parameters() -> None:

@@ -99,7 +99,7 @@ def test_a_failed_upgrade_is_rolled_back_and_drift_is_corrected(manifests: dict[
     assert spec["upgrade"]["remediation"] == {"retries": 3, "remediateLastFailure": True, "strategy": "rollback"}
     assert spec["install"]["remediation"]["retries"] == 3
     assert spec["driftDetection"] == {"mode": "enabled"}
-    [job] = [manifest.object for manifest in render.render(render.Options()) if manifest.kind == "Job"]
+    [job] = [manifest.object for manifest in render.render(render.RenderOptions()) if manifest.kind == "Job"]
     assert int(spec["timeout"].removesuffix("m")) * 60 > job["spec"]["activeDeadlineSeconds"]
 
 

@@ -10,15 +10,16 @@ from controller.domain.snapshot import ListedObject, VaultSnapshot
 from controller.errors import ProviderError
 from controller.keyvault.credentials import Identity
 from controller.keyvault.listing import OnListed
+from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
 from controller.runtime.work_queue import Key
-from controller.secretsync.poller import Group, Poller
+from controller.secretsync.poller import Poller
 from controller.secretsync.work_state import PollResult
 from tests.support.fixed_random import FixedRandom
 from tests.support.virtual_time import VirtualLoop
 
 WHO = Identity("team", "robot", "client", "tenant")
-HOURLY = Group(WHO, "cloud", "vault", 3600.0)
+HOURLY = PollGroup(WHO, "cloud", "vault", 3600.0)
 A, B, C = (Key("team", name) for name in "abc")
 USER, PASS = ObjectVersionRef(VaultObject(name="user")), ObjectVersionRef(VaultObject(name="pass"))
 SEEN = VaultSnapshot(listed={"secret": {}})
@@ -69,7 +70,9 @@ class Stage:
         self.told.append((self.loop.time(), key, wanted, seen))
         return key not in self.unequal
 
-    def join(self, key: Key, group: Group = HOURLY, wanted: ObjectVersionRef = USER, age: float | None = 0.0) -> None:
+    def join(
+        self, key: Key, group: PollGroup = HOURLY, wanted: ObjectVersionRef = USER, age: float | None = 0.0
+    ) -> None:
         self.poller.join(key, group, {"k": wanted}, age)
 
     def passes(self, seconds: float) -> None:

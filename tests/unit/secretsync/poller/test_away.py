@@ -6,7 +6,7 @@ import pytest
 
 from controller.errors import ProviderError
 from controller.keyvault.errors import throttled_error
-from controller.secretsync.poller import Group
+from controller.keyvault.poll_group import PollGroup
 from controller.secretsync.work_state import PollResult
 from tests.support.virtual_time import VirtualLoop
 from tests.unit.secretsync.poller.stage import AWAY, SEEN, WHO, A, B, C, Stage
@@ -169,6 +169,6 @@ def test_a_vault_that_hangs_does_not_hold_up_the_others(stage: Stage) -> None:
     stage.takes = 3000
     stage.passes(3601)
     stage.takes = 0
-    stage.join(B, Group(WHO, "cloud", "other", 3600.0), age=3590)
+    stage.join(B, PollGroup(WHO, "cloud", "other", 3600.0), age=3590)
     stage.passes(20)
     assert stage.who == [B]

@@ -7,8 +7,9 @@ import pytest
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.selection import Query
 from controller.domain.snapshot import ListedObject, VaultSnapshot
+from controller.keyvault.poll_group import PollGroup
 from controller.runtime.work_queue import Key
-from controller.secretsync.poller import FULL_READ, Group
+from controller.secretsync.poller import FULL_READ
 from tests.unit.secretsync.poller.stage import AWAY, HOURLY, PAGE_SECONDS, PASS, SEEN, USER, A, B, C, Stage
 
 STATE = ListedObject(datetime(2030, 1, 1, tzinfo=UTC), True)
@@ -62,7 +63,7 @@ def test_nothing_is_told_early_while_a_selection_is_undecided(stage: Stage) -> N
 
 
 def test_daily_full_read_waits_for_the_end(stage: Stage) -> None:
-    daily = Group(HOURLY.identity, HOURLY.cloud, HOURLY.vault, 2 * FULL_READ)
+    daily = PollGroup(HOURLY.identity, HOURLY.cloud, HOURLY.vault, 2 * FULL_READ)
     stage.pages = [USER_PAGE]
     stage.join(A, daily)
     stage.passes(2 * FULL_READ + 1)

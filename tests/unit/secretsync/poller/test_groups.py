@@ -3,8 +3,9 @@
 import pytest
 
 from controller.keyvault.credentials import Identity
+from controller.keyvault.poll_group import PollGroup
 from controller.runtime.work_queue import Key
-from controller.secretsync.poller import FULL_READ, Group
+from controller.secretsync.poller import FULL_READ
 from tests.support.virtual_time import VirtualLoop
 from tests.unit.secretsync.poller.stage import HOURLY, PASS, SEEN, USER, WHO, A, B, Stage
 
@@ -22,16 +23,16 @@ def test_who_reads_alike_is_looked_at_once(stage: Stage) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Group(Identity("else", "robot", "client", "tenant"), "cloud", "vault", 3600.0),
-        Group(Identity("team", "other", "client", "tenant"), "cloud", "vault", 3600.0),
-        Group(Identity("team", "robot", "else", "tenant"), "cloud", "vault", 3600.0),
-        Group(Identity("team", "robot", "client", "else"), "cloud", "vault", 3600.0),
-        Group(WHO, "else", "vault", 3600.0),
-        Group(WHO, "cloud", "else", 3600.0),
-        Group(WHO, "cloud", "vault", 3599.0),
+        PollGroup(Identity("else", "robot", "client", "tenant"), "cloud", "vault", 3600.0),
+        PollGroup(Identity("team", "other", "client", "tenant"), "cloud", "vault", 3600.0),
+        PollGroup(Identity("team", "robot", "else", "tenant"), "cloud", "vault", 3600.0),
+        PollGroup(Identity("team", "robot", "client", "else"), "cloud", "vault", 3600.0),
+        PollGroup(WHO, "else", "vault", 3600.0),
+        PollGroup(WHO, "cloud", "else", 3600.0),
+        PollGroup(WHO, "cloud", "vault", 3599.0),
     ],
 )
-def test_who_differs_in_anything_is_looked_at_alone(stage: Stage, other: Group) -> None:
+def test_who_differs_in_anything_is_looked_at_alone(stage: Stage, other: PollGroup) -> None:
     stage.join(A)
     stage.join(B, other, PASS)
     stage.passes(3600.5)
@@ -84,7 +85,7 @@ def test_one_who_has_left_is_not_told_and_a_group_of_nobody_not_looked_at(stage:
 
 def test_one_who_joins_another_group_has_left_the_first(stage: Stage) -> None:
     stage.join(A)
-    stage.join(A, Group(WHO, "cloud", "other", 3600.0))
+    stage.join(A, PollGroup(WHO, "cloud", "other", 3600.0))
     stage.passes(3601)
     assert [asked for _, asked, _ in stage.looks] == ["team/cloud/other"]
 

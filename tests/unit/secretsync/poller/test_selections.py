@@ -10,8 +10,9 @@ from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.selection import Query, SelectedObject, SelectionSighting
 from controller.domain.snapshot import VaultSnapshot
 from controller.errors import ControllerError
+from controller.keyvault.poll_group import PollGroup
 from controller.runtime.work_queue import Key
-from controller.secretsync.poller import FULL_READ, Group
+from controller.secretsync.poller import FULL_READ
 from tests.unit.secretsync.poller.stage import AWAY, HOURLY, PASS, USER, WHO, A, B, Stage
 
 SHOP = Key("team", "shop")
@@ -49,7 +50,7 @@ def test_a_selection_alone_is_polled_and_the_last_query_counts(stage: Stage, tol
     stage.poller.select(SHOP, HOURLY, newer, 0.0)
     stage.passes(601)
     assert (stage.times, stage.queries) == ([600], [(newer,)])
-    stage.poller.select(SHOP, Group(WHO, "cloud", "other", 3600.0), QUERY, 3599.0)
+    stage.poller.select(SHOP, PollGroup(WHO, "cloud", "other", 3600.0), QUERY, 3599.0)
     stage.passes(2)
     assert len(stage.poller.cycles) == 1
     stage.poller.deselect(SHOP)

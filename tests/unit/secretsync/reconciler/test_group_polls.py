@@ -10,7 +10,7 @@ from controller.api.secretsync import GroupPoll, SecretSync
 from controller.domain.status import Reportable
 from controller.errors import ProviderError
 from controller.keyvault.credentials import Identity
-from controller.keyvault.poll_group import Group
+from controller.keyvault.poll_group import PollGroup
 from controller.runtime.backoff import format_time, parse_time
 from controller.runtime.work_queue import Key
 from controller.secretsync.status_reporter import ReportResult
@@ -30,7 +30,7 @@ from tests.unit.secretsync.reconciler.stage import (
     synced_ago,
 )
 
-GROUP = Group(Identity("team", "robot", "client", "tenant"), "cloud", "vault", HOUR)
+GROUP = PollGroup(Identity("team", "robot", "client", "tenant"), "cloud", "vault", HOUR)
 EQUAL = seen(user=BEFORE, **{"pass": BEFORE})
 CHANGED = seen(user=BEFORE, **{"pass": AFTER})
 
@@ -51,7 +51,7 @@ def at(seconds: float) -> str:
     return format_time(NOON + timedelta(seconds=seconds))
 
 
-def polled_ago(seconds: float, item: SecretSync, group: Group = GROUP) -> SecretSync:
+def polled_ago(seconds: float, item: SecretSync, group: PollGroup = GROUP) -> SecretSync:
     """Return the SecretSync with a record of a poll of its group in its status."""
     poll = GroupPoll(group=group.fingerprint(HOUR), time=at(-seconds))
     return msgspec.structs.replace(item, status=msgspec.structs.replace(item.status, last_group_poll=poll))

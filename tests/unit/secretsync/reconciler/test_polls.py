@@ -216,7 +216,7 @@ def test_everything_is_read_in_full_once_a_day(stage: Stage) -> None:
 
 
 def test_a_throttled_vault_is_asked_when_it_is_ones_turn(stage: Stage) -> None:
-    stage.comes_to = ProviderError("throttled", retry_after=25, retry=Retry.TURN)
+    stage.comes_to = ProviderError("throttled", retry_after=25, retry=Retry.THROTTLED)
     stage.has_class()
     stage.has(make_sync())
     stage.passes(130)

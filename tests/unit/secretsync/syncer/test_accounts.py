@@ -70,7 +70,7 @@ async def test_a_service_account_that_does_not_tell(trusting: Scene, answer: Scr
     with pytest.raises(ControllerError) as caught:
         await trusting.sync(answer, of=source(**SELF))
     assert words in caught.value.message
-    assert caught.value.retry is Retry.TIME  # nobody watches ServiceAccounts
+    assert caught.value.retry is Retry.BACKOFF  # nobody watches ServiceAccounts
 
 
 async def test_unless_it_may_the_class_must_say_it_all(scene: Scene) -> None:
@@ -84,7 +84,7 @@ async def test_an_interval_that_is_no_number_is_told(trusting: Scene, scene: Sce
     meta = msgspec.structs.replace(wanted.metadata, annotations={REFRESH_INTERVAL: "soon"})
     wanted = msgspec.structs.replace(wanted, metadata=meta)
     error = await trusting.fails(wanted=wanted)
-    assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.EDIT)
+    assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.ON_EDIT)
     assert "'soon': write a number of seconds" in error.message
     # Where no SecretSync may choose, the annotation is nobody's business.
     assert isinstance(await scene.sync(ABSENT, sent(make_secret_meta()), wanted=wanted), Synced)

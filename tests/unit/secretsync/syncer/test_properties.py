@@ -102,7 +102,7 @@ async def test_secret_that_no_value_can_make_is_not_drift(scene: Scene) -> None:
         assert isinstance(reading, ResolvedSync)
         with pytest.raises(ObjectError, match="no property") as caught:
             await scene.syncer.sync(wanted, reading, scene.written, Fetch(0.0, stale))
-        assert caught.value.retry is Retry.VALUE
+        assert caught.value.retry is Retry.ON_NEW_VALUE
         assert CANARY not in repr(scene.written)
         assert await scene.syncer.is_unchanged(wanted, scene.written)
         assert scene.vault.read_names == (["pass"] if stale is None else [])

@@ -30,7 +30,7 @@ from tests.unit.secretsync.syncer.stage import ABSENT, CANARY, Scene, sent, sour
 async def test_somebody_elses_secret_costs_no_vault_call(scene: Scene, answer: ScriptedResponse) -> None:
     error = await scene.fails(answer)
     assert error.reason == Reason.LABEL_ERROR
-    assert error.retry is Retry.OBSTACLE
+    assert error.retry is Retry.BLOCKED
     assert scene.requests == ["probe"]
     assert not scene.vault.asked
 
@@ -60,22 +60,22 @@ async def test_where_somebody_was_faster_it_is_looked_at_again(scene: Scene, ans
         (
             "data: Forbidden: field is immutable when `immutable` is set",
             Reason.SYNC_FAILED,
-            Retry.OBSTACLE,
+            Retry.BLOCKED,
             ["Secret shop is marked immutable", "delete it"],
         ),
         (
             'type: Invalid value: "Opaque": field is immutable',
             Reason.INPUT_INVALID,
-            Retry.OBSTACLE,
+            Retry.BLOCKED,
             ["another type than Opaque", "delete it"],
         ),
         (
             'secrets "shop" is forbidden: exceeded quota: small, requested: 1',
             Reason.SYNC_FAILED,
-            Retry.TIME,
+            Retry.BACKOFF,
             ["ResourceQuota 'small' does not allow the Secret (HTTP 403)"],
         ),
-        ("ValidatingAdmissionPolicy: type", Reason.POLICY_REFUSED, Retry.TIME, ["an admission policy refused"]),
+        ("ValidatingAdmissionPolicy: type", Reason.POLICY_REFUSED, Retry.BACKOFF, ["an admission policy refused"]),
     ],
 )
 async def test_what_the_api_server_refuses(
@@ -134,7 +134,7 @@ async def test_an_edited_class_is_read_again(scene: Scene, monkeypatch: pytest.M
 )
 async def test_a_mistake_in_the_secretsync_costs_no_call(scene: Scene, wanted: SecretSync, word: str) -> None:
     error = await scene.fails(wanted=wanted)
-    assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.EDIT)
+    assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.ON_EDIT)
     assert word in error.message
     assert not scene.server.requests
     assert not scene.vault.asked
@@ -143,7 +143,7 @@ async def test_a_mistake_in_the_secretsync_costs_no_call(scene: Scene, wanted: S
 async def test_type_that_is_not_allowed_costs_no_call_and_names_the_accepted_ones() -> None:
     async with staged(Settings(allowed_secret_types=("Opaque", "kubernetes.io/tls"))) as scene:
         error = await scene.fails(wanted=make_sync(type="example.com/own"))
-        assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.EDIT)
+        assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.ON_EDIT)
         assert "secretObject.type is 'example.com/own': accepted are Opaque, kubernetes.io/tls;" in error.message
         assert not scene.server.requests
         assert not scene.vault.asked
@@ -152,13 +152,13 @@ async def test_type_that_is_not_allowed_costs_no_call_and_names_the_accepted_one
 @pytest.mark.parametrize(
     ("answer", "retry"),
     [
-        (error_response(422, "metadata.labels: Invalid value"), Retry.EDIT),
-        (error_response(400, "unknown field"), Retry.EDIT),
-        (error_response(413, "Request entity too large: limit is 3145728"), Retry.EDIT),
-        (error_response(500, "etcdserver: request is too large"), Retry.EDIT),
-        (error_response(403, "forbidden: no such right"), Retry.TIME),
-        (error_response(422, 'admission webhook "x" denied the request'), Retry.TIME),
-        (error_response(500, "etcdserver: leader changed"), Retry.TIME),
+        (error_response(422, "metadata.labels: Invalid value"), Retry.ON_EDIT),
+        (error_response(400, "unknown field"), Retry.ON_EDIT),
+        (error_response(413, "Request entity too large: limit is 3145728"), Retry.ON_EDIT),
+        (error_response(500, "etcdserver: request is too large"), Retry.ON_EDIT),
+        (error_response(403, "forbidden: no such right"), Retry.BACKOFF),
+        (error_response(422, 'admission webhook "x" denied the request'), Retry.BACKOFF),
+        (error_response(500, "etcdserver: leader changed"), Retry.BACKOFF),
     ],
 )
 async def test_what_only_an_edit_can_mend_waits_for_one(scene: Scene, answer: ScriptedResponse, retry: Retry) -> None:
@@ -171,7 +171,7 @@ async def test_label_that_other_tools_obey_is_refused_before_the_vault_is_asked(
     wanted = make_sync(labels={"argocd.argoproj.io/secret-type": "cluster"})
     async with staged(Settings(probe_secret_type="example.com/no")) as scene:
         error = await scene.fails(wanted=wanted)
-        assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.EDIT)
+        assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.ON_EDIT)
         assert "secretObject.labels: the controller does not write the label 'argocd" in error.message
         assert not scene.vault.asked
         assert not scene.server.requests

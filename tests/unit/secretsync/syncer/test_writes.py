@@ -142,7 +142,7 @@ async def test_what_a_busy_vault_put_off_is_all_that_is_left_and_comes_first(sce
     outcome = await scene.sync(ABSENT, sent(make_secret_meta(["user"])))
     assert isinstance(outcome, PartiallySynced)
     assert (outcome.reason, set(outcome.failed)) == (Reason.PARTIAL, {"pass"})
-    assert (outcome.retry, outcome.retry_after) == (Retry.TURN, 4)
+    assert (outcome.retry, outcome.retry_after) == (Retry.THROTTLED, 4)
     scene.vault.holds["pass"] = make_value(CANARY)
     status = next_status(make_sync().metadata, SecretSyncStatus(), make_provider_class(), outcome, datetime.now(UTC))
     outcome = await scene.sync(

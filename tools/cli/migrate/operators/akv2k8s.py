@@ -18,8 +18,14 @@ from controller.api.secretsync import DEFAULT_TYPE
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
 from tools.cli.migrate.operators import akv2k8s_keys, foreign_manifests, wanted_secrets
 from tools.cli.migrate.operators.akv2k8s_kinds import GROUP, KIND, VERSIONS, AzureKeyVaultSecret
-from tools.cli.migrate.operators.result import Options, Result, Source, Takeover
-from tools.cli.migrate.operators.wanted_secrets import Entry, Inexpressible, Reader, TakenNames, WantedSecret
+from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult, SecretTakeover, SourceObject
+from tools.cli.migrate.operators.wanted_secrets import (
+    InexpressibleSecret,
+    SecretEntry,
+    TakenNames,
+    VaultIdentity,
+    WantedSecret,
+)
 from tools.cli.migrate.workloads import TEMPLATES
 
 _INJECTED = re.compile(r"([a-zA-Z0-9]([a-zA-Z0-9-]{0,253}[a-zA-Z0-9])?)@azurekeyvault(\?([a-zA-Z_][a-zA-Z0-9_.]*)?)?")
@@ -33,10 +39,10 @@ def kinds() -> tuple[str, ...]:
     return (KIND, SecretProviderClass.kind, AKVSync.kind, *TEMPLATES)
 
 
-def migrate(objects: Iterable[Manifest], options: Options) -> Result:
+def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> ConversionResult:
     """Convert every AzureKeyVaultSecret among `objects`, and the values that the env-injector injects."""
     objects = sorted(objects, key=qualified_name)
-    result = Result()
+    result = ConversionResult()
     sources: _Sources = {}
     for each in objects:
         if str(each.get("apiVersion", "")).rpartition("/")[0] != GROUP:
@@ -45,7 +51,7 @@ def migrate(objects: Iterable[Manifest], options: Options) -> Result:
         elif (read := _read_secret(each, result)) is not None:
             sources[namespace_of(each), each["metadata"]["name"]] = read
     taken = wanted_secrets.taken_names(objects)
-    making = _Conversion(sources, options, result, taken)
+    making = _SecretConversion(sources, options, result, taken)
     making.secrets()
     for each in objects:
         if each["kind"] in TEMPLATES and not each["metadata"].get("ownerReferences"):
@@ -54,7 +60,7 @@ def migrate(objects: Iterable[Manifest], options: Options) -> Result:
     return result
 
 
-def _read_secret(manifest: Manifest, result: Result) -> AzureKeyVaultSecret | None:
+def _read_secret(manifest: Manifest, result: ConversionResult) -> AzureKeyVaultSecret | None:
     about = qualified_name(manifest)
     version = str(manifest["apiVersion"]).rpartition("/")[2]
     if manifest["kind"] != KIND:
@@ -73,10 +79,12 @@ def _read_secret(manifest: Manifest, result: Result) -> AzureKeyVaultSecret | No
     return read
 
 
-class _Conversion:
+class _SecretConversion:
     """One conversion: it adds manifests, patches and notes to a result."""
 
-    def __init__(self, sources: _Sources, options: Options, result: Result, taken: TakenNames) -> None:
+    def __init__(
+        self, sources: _Sources, options: ConversionOptions, result: ConversionResult, taken: TakenNames
+    ) -> None:
         self._sources, self._options, self._result, self._taken = sources, options, result, taken
         self._names = {
             (where, each.spec.output.secret.name)
@@ -84,7 +92,7 @@ class _Conversion:
             if each.spec.output.secret.name
         }
         # The keys that each new Secret needs for injected values, by namespace and name of the AzureKeyVaultSecret.
-        self.read: dict[tuple[str, str], dict[str, Entry]] = {}
+        self.read: dict[tuple[str, str], dict[str, SecretEntry]] = {}
 
     def secrets(self) -> None:
         """Convert the Secrets that the controller of akv2k8s writes. Several AzureKeyVaultSecrets can write one."""
@@ -103,20 +111,20 @@ class _Conversion:
         taken = set(groups)
         for (where, secret_name), members in groups.items():
             about = f"{KIND} {where}/{members[0][0]}"
-            owners = tuple(Source(KIND.lower(), where, name) for name, _ in members)
+            owners = tuple(SourceObject(KIND.lower(), where, name) for name, _ in members)
             try:
                 secret = self._make_secret(where, secret_name, members)
                 given = secret
                 if self._options.beside or secret.lost:
                     given = msgspec.structs.replace(secret, name=wanted_secrets.name_beside(secret, taken))
                 self._add_secret(given)
-            except Inexpressible as problem:
+            except InexpressibleSecret as problem:
                 for name, _ in members:
                     self._result.note(f"{KIND} {where}/{name}", f"is not carried over: {problem}")
                 self._result.remaining.extend(owners)
                 continue
             taken.add((where, given.name))
-            takeover = Takeover(where, secret_name, given.name, owners)
+            takeover = SecretTakeover(where, secret_name, given.name, owners)
             if secret.lost:
                 self._result.note_lost(about, given.name, secret)
                 self._result.partial.append(takeover)
@@ -129,24 +137,24 @@ class _Conversion:
         readers = {self._reader_of(each) for _, each in members}
         if len(types) > 1 or len(readers) > 1:
             what = "types" if len(types) > 1 else "vaults"
-            raise Inexpressible(f"Secret {name} has several {what}: use a Secret for each")
+            raise InexpressibleSecret(f"Secret {name} has several {what}: use a Secret for each")
         (kind,), (reader,) = types, readers
         whole = [found for _, each in members if (found := akv2k8s_keys.whole(each))]
         if whole and len(members) > 1:
-            raise Inexpressible(f"Secret {name} has several values, and one of them becomes several keys")
-        entries: dict[str, Entry] = {}
+            raise InexpressibleSecret(f"Secret {name} has several values, and one of them becomes several keys")
+        entries: dict[str, SecretEntry] = {}
         lost: dict[str, str] = {}
         labels: dict[str, str] = {}
         annotations: dict[str, str] = {}
         for source, each in members:
             try:
                 own = [] if whole else list(akv2k8s_keys.entries(each))
-            except Inexpressible as problem:
+            except InexpressibleSecret as problem:
                 lost[f"{KIND} {source}"] = str(problem)
                 continue
             for entry in own:
                 if entry.key in entries:
-                    raise Inexpressible(f"two AzureKeyVaultSecrets write the key {entry.key} of Secret {name}")
+                    raise InexpressibleSecret(f"two AzureKeyVaultSecrets write the key {entry.key} of Secret {name}")
                 entries[entry.key] = entry
             labels |= each.metadata.labels
             annotations |= each.metadata.annotations
@@ -157,7 +165,9 @@ class _Conversion:
                     " with --client-id, in a separate run for these manifests",
                 )
         if lost and not entries:
-            raise Inexpressible(wanted_secrets.join_problems(lost) if len(lost) > 1 else next(iter(lost.values())))
+            raise InexpressibleSecret(
+                wanted_secrets.join_problems(lost) if len(lost) > 1 else next(iter(lost.values()))
+            )
         labels, annotations = wanted_secrets.carried_metadata(labels, annotations)
         return WantedSecret(
             namespace=where,
@@ -171,15 +181,15 @@ class _Conversion:
             reader=reader,
         )
 
-    def _reader_of(self, source: AzureKeyVaultSecret) -> Reader:
+    def _reader_of(self, source: AzureKeyVaultSecret) -> VaultIdentity:
         """Return the reader of the vault. akv2k8s has one identity for all, and no manifest names it."""
         given = self._options
         if not given.client_id or not given.tenant_id:
-            raise Inexpressible(
+            raise InexpressibleSecret(
                 "akv2k8s reads every vault with one identity, and no manifest names it; this controller uses an"
                 " identity for each namespace: give --client-id and --tenant-id"
             )
-        return Reader(
+        return VaultIdentity(
             vault=given.vault or source.spec.vault.name,
             client_id=given.client_id,
             tenant_id=given.tenant_id,
@@ -225,10 +235,10 @@ class _Conversion:
             source = self._sources.get((where, match[1]))
             try:
                 if source is None:
-                    raise Inexpressible(f"{KIND} {where}/{match[1]} is not among the manifests: add its file")
+                    raise InexpressibleSecret(f"{KIND} {where}/{match[1]} is not among the manifests: add its file")
                 entry = akv2k8s_keys.injected(source, match[4] or "")
                 wanted_secrets.manifests(self._injected_secret(where, match[1], [entry]), match[1], classes=False)
-            except Inexpressible as problem:
+            except InexpressibleSecret as problem:
                 self._result.note(about, f"the environment variable {name} stays: {problem}")
                 continue
             self.read.setdefault((where, match[1]), {})[entry.key] = entry
@@ -240,7 +250,7 @@ class _Conversion:
         """Return the name of the new Secret. Another Secret can have the AzureKeyVaultSecret's name already."""
         return source if (where, source) not in self._names else f"{source}-env"
 
-    def _injected_secret(self, where: str, source: str, entries: Sequence[Entry]) -> WantedSecret:
+    def _injected_secret(self, where: str, source: str, entries: Sequence[SecretEntry]) -> WantedSecret:
         return WantedSecret(
             namespace=where,
             name=self._injected_name(where, source),

@@ -1,6 +1,6 @@
 """Return the keys of an AzureKeyVaultSecret: those of its Secret, and those of injected values. Pure.
 
-A part without a counterpart raises `Inexpressible`, which names the best alternative.
+A part without a counterpart raises `InexpressibleSecret`, which names the best alternative.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE
 from tools.cli.migrate.objects import Manifest
 from tools.cli.migrate.operators.akv2k8s_kinds import AzureKeyVaultSecret, VaultObject
-from tools.cli.migrate.operators.wanted_secrets import PEM_PARTS, Entry, Inexpressible
+from tools.cli.migrate.operators.wanted_secrets import PEM_PARTS, InexpressibleSecret, SecretEntry
 
 # The key of a new Secret that takes the place of an injected value without a query.
 VALUE_KEY = "value"
@@ -33,14 +33,16 @@ def whole(source: AzureKeyVaultSecret) -> Manifest | None:
     if not is_expanded and (found.type, kind) != ("secret", _BASIC_AUTH):
         return None
     if is_expanded and kind != DEFAULT_TYPE:
-        raise Inexpressible(f"a key of each property goes with type {DEFAULT_TYPE} alone: map them one by one")
+        raise InexpressibleSecret(f"a key of each property goes with type {DEFAULT_TYPE} alone: map them one by one")
     if _version_of(found) or (not is_expanded and _encoding_of(source)):
-        raise Inexpressible("it splits an old or encoded version of the value: store the parts as secrets of their own")
+        raise InexpressibleSecret(
+            "it splits an old or encoded version of the value: store the parts as secrets of their own"
+        )
     return {"secretInAKV": _object_name(found)} | ({"expand": True} if is_expanded else {})
 
 
-def entries(source: AzureKeyVaultSecret) -> Iterator[Entry]:
-    """Yield the keys that the controller of akv2k8s writes. Raise `Inexpressible`."""
+def entries(source: AzureKeyVaultSecret) -> Iterator[SecretEntry]:
+    """Yield the keys that the controller of akv2k8s writes. Raise `InexpressibleSecret`."""
     found, output = source.spec.vault.object, source.spec.output.secret
     version, encoding = _version_of(found), ""
     kind = output.type or DEFAULT_TYPE
@@ -48,49 +50,49 @@ def entries(source: AzureKeyVaultSecret) -> Iterator[Entry]:
     match found.type:
         case "secret" | "certificate" if kind == TLS_TYPE:
             for part in PEM_PARTS:
-                yield Entry(key=part, object=name, version=version, part=part)
+                yield SecretEntry(key=part, object=name, version=version, part=part)
             return
         case "secret":
             encoding = _encoding_of(source)
         case "certificate" if output.type == DEFAULT_TYPE:
-            raise Inexpressible(
+            raise InexpressibleSecret(
                 "a whole certificate arrives as it is imported, PFX as bytes: map it in a SecretProviderClass with"
                 " objectFormat pfx and objectEncoding base64, or read tls.crt and tls.key of a Secret beside"
             )
         case "certificate":
-            yield Entry(key=output.data_key, object=name, version=version, type="cert")
+            yield SecretEntry(key=output.data_key, object=name, version=version, type="cert")
             return
         case other:
-            raise Inexpressible(_why_not(other))
+            raise InexpressibleSecret(_why_not(other))
     key = _ONE_KEY.get(kind, output.data_key)
     if not key:
-        raise Inexpressible("it has no dataKey, and its Secret's type has no usual key")
-    yield Entry(key=key, object=name, version=version, encoding=encoding)
+        raise InexpressibleSecret("it has no dataKey, and its Secret's type has no usual key")
+    yield SecretEntry(key=key, object=name, version=version, encoding=encoding)
 
 
-def injected(source: AzureKeyVaultSecret, query: str) -> Entry:
-    """Return the key of a Secret for the value that the env-injector injects. Raise `Inexpressible`."""
+def injected(source: AzureKeyVaultSecret, query: str) -> SecretEntry:
+    """Return the key of a Secret for the value that the env-injector injects. Raise `InexpressibleSecret`."""
     found = source.spec.vault.object
     name, version = _object_name(found), _version_of(found)
     match found.type, query:
         case "secret", "":
-            return Entry(key=VALUE_KEY, object=name, version=version, encoding=_encoding_of(source))
+            return SecretEntry(key=VALUE_KEY, object=name, version=version, encoding=_encoding_of(source))
         case "secret", "username" | "password":
-            raise Inexpressible(f"it takes a half of user:password: {_SPLIT}")
+            raise InexpressibleSecret(f"it takes a half of user:password: {_SPLIT}")
         case "secret", _:
-            raise Inexpressible(f"a secret has no {query!r}")
+            raise InexpressibleSecret(f"a secret has no {query!r}")
         case "certificate", "tls.key":
-            return Entry(key="tls.key", object=name, version=version, part="tls.key")
+            return SecretEntry(key="tls.key", object=name, version=version, part="tls.key")
         case "certificate", "raw":
-            raise Inexpressible("the bytes of a whole certificate are not a text: mount them as a file")
+            raise InexpressibleSecret("the bytes of a whole certificate are not a text: mount them as a file")
         case "certificate", _:
-            return Entry(key="tls.crt", object=name, version=version, type="cert")
+            return SecretEntry(key="tls.crt", object=name, version=version, type="cert")
         case "multi-key-value-secret", "":
-            raise Inexpressible("it names no property of the value: write NAME@azurekeyvault?PROPERTY")
+            raise InexpressibleSecret("it names no property of the value: write NAME@azurekeyvault?PROPERTY")
         case "multi-key-value-secret", _:
             # A dot in the name of a property does not separate parts of a path.
-            return Entry(key=query, object=name, version=version, property=query.replace(".", "\\."))
-    raise Inexpressible(_why_not(found.type))
+            return SecretEntry(key=query, object=name, version=version, property=query.replace(".", "\\."))
+    raise InexpressibleSecret(_why_not(found.type))
 
 
 def _why_not(kind: str) -> str:
@@ -104,13 +106,13 @@ def _why_not(kind: str) -> str:
 
 def _object_name(found: VaultObject) -> str:
     if not _OBJECT.fullmatch(found.name):
-        raise Inexpressible(f"{found.name!r} is not the name of an object in Key Vault")
+        raise InexpressibleSecret(f"{found.name!r} is not the name of an object in Key Vault")
     return found.name
 
 
 def _version_of(found: VaultObject) -> str:
     if found.version and not _VERSION.fullmatch(found.version):
-        raise Inexpressible(f"version {found.version!r} is not a version's id, which has 32 hexadecimal digits")
+        raise InexpressibleSecret(f"version {found.version!r} is not a version's id, which has 32 hexadecimal digits")
     return found.version
 
 
@@ -121,6 +123,6 @@ def _encoding_of(source: AzureKeyVaultSecret) -> str:
         return ""
     if transforms in (["base64decode"], ["trim", "base64decode"]):
         return "base64"
-    raise Inexpressible(
+    raise InexpressibleSecret(
         f"the transforms {', '.join(transforms)} have no counterpart: store the value in the vault as it is to arrive"
     )

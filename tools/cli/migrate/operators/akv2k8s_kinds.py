@@ -22,18 +22,18 @@ class VaultObject(_OptionalFields, frozen=True):
     content_type: str = ""
 
 
-class Named(_OptionalFields, frozen=True):
+class NamedIdentity(_OptionalFields, frozen=True):
     """The name of an identity."""
 
     name: str = ""
 
 
-class Vault(_OptionalFields, frozen=True):
+class VaultReference(_OptionalFields, frozen=True):
     """The vault, and one of its objects."""
 
     name: str = ""
     object: VaultObject = VaultObject()
-    azure_identity: Named = Named()
+    azure_identity: NamedIdentity = NamedIdentity()
 
 
 class OutputSecret(_OptionalFields, frozen=True):
@@ -52,7 +52,7 @@ class ConfigMap(_OptionalFields, frozen=True):
     data_key: str = ""
 
 
-class Output(_OptionalFields, frozen=True):
+class OutputSpec(_OptionalFields, frozen=True):
     """The Secret or ConfigMap that gets the value, and the transformations of the value."""
 
     secret: OutputSecret = OutputSecret()
@@ -62,14 +62,14 @@ class Output(_OptionalFields, frozen=True):
     transforms: list[str] = []
 
 
-class Spec(_OptionalFields, frozen=True):
+class KeyVaultSecretSpec(_OptionalFields, frozen=True):
     """The specification of an AzureKeyVaultSecret."""
 
-    vault: Vault = Vault()
-    output: Output = Output()
+    vault: VaultReference = VaultReference()
+    output: OutputSpec = OutputSpec()
 
 
-class Metadata(_OptionalFields, frozen=True):
+class KeyVaultSecretMetadata(_OptionalFields, frozen=True):
     """The labels and annotations, which the Secret also gets."""
 
     labels: dict[str, str] = {}
@@ -79,5 +79,5 @@ class Metadata(_OptionalFields, frozen=True):
 class AzureKeyVaultSecret(_OptionalFields, frozen=True):
     """An AzureKeyVaultSecret."""
 
-    metadata: Metadata = Metadata()
-    spec: Spec = Spec()
+    metadata: KeyVaultSecretMetadata = KeyVaultSecretMetadata()
+    spec: KeyVaultSecretSpec = KeyVaultSecretSpec()

@@ -8,11 +8,11 @@ from tools.cli.common import kube_names
 from tools.cli.migrate.objects import Manifest, qualified_name
 from tools.cli.migrate.operators import foreign_manifests
 from tools.cli.migrate.operators.external_secrets_kinds import ClusterExternalSecret, ExternalSecret, LabelSelector
-from tools.cli.migrate.operators.result import Result
+from tools.cli.migrate.operators.result import ConversionResult
 
 
 def expand(
-    manifest: Manifest, cluster: ClusterExternalSecret, objects: list[Manifest], result: Result
+    manifest: Manifest, cluster: ClusterExternalSecret, objects: list[Manifest], result: ConversionResult
 ) -> Iterator[tuple[Manifest, ExternalSecret]]:
     """Yield the ExternalSecrets of a ClusterExternalSecret, one for each namespace that is known."""
     spec, about = cluster.spec, qualified_name(manifest)

@@ -19,9 +19,9 @@ from tools.cli.migrate.migration_report import MANIFESTS, patch_file
 from tools.cli.migrate.objects import Manifest, MigrationNote
 from tools.cli.migrate.operators import akv2k8s, akv2k8s_kinds, external_secrets, external_secrets_kinds
 from tools.cli.migrate.operators import report as reports
-from tools.cli.migrate.operators.foreign_manifests import Found, load
-from tools.cli.migrate.operators.report import Operator, report
-from tools.cli.migrate.operators.result import Options, Result
+from tools.cli.migrate.operators.foreign_manifests import ForeignObjects, load
+from tools.cli.migrate.operators.report import OperatorTexts, report
+from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 
 _EPILOG = """\
 A Secret becomes an AKVSync with the name of the object that generates the Secret today. It becomes a
@@ -53,9 +53,9 @@ class _KindLocation(msgspec.Struct, frozen=True):
 class _OperatorTool(msgspec.Struct, frozen=True):
     """The kinds of another operator, and the function that converts them."""
 
-    operator: Operator
+    operator: OperatorTexts
     kinds: Callable[[], tuple[str, ...]]
-    migrate: Callable[[Iterable[Manifest], Options], Result]
+    migrate: Callable[[Iterable[Manifest], ConversionOptions], ConversionResult]
     places: Sequence[_KindLocation]
 
 
@@ -174,7 +174,7 @@ async def run(args: argparse.Namespace) -> int:
         if args.namespace:
             kept = [each for each in found.objects if _is_in(each, args.namespace)]
             found = msgspec.structs.replace(found, objects=kept)
-    options = Options(
+    options = ConversionOptions(
         vault=args.vault,
         client_id=args.client_id,
         tenant_id=args.tenant_id,
@@ -201,12 +201,12 @@ def _is_in(manifest: Manifest, namespace: str) -> bool:
     return (manifest["metadata"].get("namespace") or namespace) == namespace
 
 
-async def _gather_objects(caller: OperatorKubeClient, tool: _OperatorTool, namespace: str) -> Found:
+async def _gather_objects(caller: OperatorKubeClient, tool: _OperatorTool, namespace: str) -> ForeignObjects:
     """Return the objects of the cluster. Add a note for a kind that the caller may not list.
 
     The first kind is the operator's own: raise `errors.Refused` if it may not be listed, `BadInput` if it is missing.
     """
-    found = Found([], [])
+    found = ForeignObjects([], [])
     for number, place in enumerate(tool.places):
         at = f"/namespaces/{namespace}" if namespace and place.namespaced else ""
         for version in place.versions:
@@ -240,7 +240,7 @@ def _to_documents(manifests: Iterable[Manifest]) -> str:
     return "---\n".join(map(templating.to_ascii_yaml, manifests))
 
 
-def _write_files(result: Result, page: str, folder: Path) -> None:
+def _write_files(result: ConversionResult, page: str, folder: Path) -> None:
     """Write the files of a migration into a folder that is new or empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"--output {folder} exists and is not an empty folder")

@@ -24,9 +24,9 @@ from tools.cli.migrate.operators.external_secrets_kinds import (
     ClusterExternalSecret,
     ExternalSecret,
 )
-from tools.cli.migrate.operators.external_secrets_stores import Stores
-from tools.cli.migrate.operators.result import Options, Result, Source, Takeover
-from tools.cli.migrate.operators.wanted_secrets import Entry, Inexpressible, Reader, WantedSecret
+from tools.cli.migrate.operators.external_secrets_stores import StoreIndex
+from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult, SecretTakeover, SourceObject
+from tools.cli.migrate.operators.wanted_secrets import InexpressibleSecret, SecretEntry, VaultIdentity, WantedSecret
 
 T = TypeVar("T", ExternalSecret, ClusterExternalSecret)
 _RETAIN = '{"spec":{"target":{"deletionPolicy":"Retain"}}}'
@@ -44,38 +44,38 @@ def kinds() -> tuple[str, ...]:
     )
 
 
-def migrate(objects: Iterable[Manifest], options: Options) -> Result:
+def migrate(objects: Iterable[Manifest], options: ConversionOptions) -> ConversionResult:
     """Convert every ExternalSecret among `objects`."""
     objects = sorted(objects, key=qualified_name)
-    result = Result()
+    result = ConversionResult()
     ours = [each for each in objects if _api_group(each) == GROUP and each["kind"] in kinds()]
-    stores = Stores([each for each in objects if each in ours or each["kind"] == "ServiceAccount"], options, result)
+    stores = StoreIndex([each for each in objects if each in ours or each["kind"] == "ServiceAccount"], options, result)
     stores.describe()
     taken = wanted_secrets.taken_names(objects)
     made: dict[tuple[str, str], str] = {}
-    children: dict[Source, set[tuple[str, str]]] = {}
+    children: dict[SourceObject, set[tuple[str, str]]] = {}
     externals = list(_external_secrets(objects, result, children))
     names = {(namespace_of(source), _secret_name(source, external)) for source, external in externals}
     for source, external in externals:
         about = qualified_name(source)
-        origin = Source("externalsecret", namespace_of(source), source["metadata"]["name"])
+        origin = SourceObject("externalsecret", namespace_of(source), source["metadata"]["name"])
         try:
             secret = _convert_secret(external, source, stores, _ObjectNotes(result, about))
             if first := made.get((secret.namespace, secret.name)):
-                raise Inexpressible(f"{first} writes the same Secret {secret.name}: merge the two by hand")
+                raise InexpressibleSecret(f"{first} writes the same Secret {secret.name}: merge the two by hand")
             given = secret
             if options.beside or secret.lost:
                 given = msgspec.structs.replace(secret, name=wanted_secrets.name_beside(secret, names))
             name = wanted_secrets.free_name(source["metadata"]["name"], given, taken)
             result.manifests.extend(wanted_secrets.manifests(given, name, classes=options.classes))
-        except Inexpressible as problem:
+        except InexpressibleSecret as problem:
             result.note(about, f"is not carried over: {problem}")
             result.remaining.append(origin)
             continue
         made[secret.namespace, secret.name] = about
         names.add((given.namespace, given.name))
         result.read_by(secret)
-        takeover = Takeover(
+        takeover = SecretTakeover(
             secret.namespace,
             secret.name,
             given.name,
@@ -100,7 +100,7 @@ def _secret_name(source: Manifest, external: ExternalSecret) -> str:
 class _ObjectNotes(msgspec.Struct, frozen=True):
     """Adds notes about one object to a result."""
 
-    result: Result
+    result: ConversionResult
     about: str
 
     def __call__(self, text: str) -> None:
@@ -113,7 +113,7 @@ def _api_group(manifest: Manifest) -> str:
 
 
 def _external_secrets(
-    objects: list[Manifest], result: Result, children: dict[Source, set[tuple[str, str]]]
+    objects: list[Manifest], result: ConversionResult, children: dict[SourceObject, set[tuple[str, str]]]
 ) -> Iterator[tuple[Manifest, ExternalSecret]]:
     """Yield every ExternalSecret of the input, and those of a ClusterExternalSecret that the input lacks.
 
@@ -139,7 +139,7 @@ def _external_secrets(
         if each["kind"] == "ClusterExternalSecret" and _api_group(each) == GROUP:
             if (cluster := _read_manifest(each, ClusterExternalSecret, result)) is None:
                 continue
-            own = children.setdefault(Source("clusterexternalsecret", "", each["metadata"]["name"]), set())
+            own = children.setdefault(SourceObject("clusterexternalsecret", "", each["metadata"]["name"]), set())
             for source, external in cluster_external_secrets.expand(each, cluster, objects, result):
                 where = (namespace_of(source), source["metadata"]["name"])
                 own.add(where)
@@ -148,7 +148,7 @@ def _external_secrets(
                     yield source, external
 
 
-def _read_manifest(manifest: Manifest, shape: type[T], result: Result) -> T | None:
+def _read_manifest(manifest: Manifest, shape: type[T], result: ConversionResult) -> T | None:
     try:
         read = foreign_manifests.read({"metadata": {}, **manifest}, shape)
     except msgspec.ValidationError as error:
@@ -160,23 +160,25 @@ def _read_manifest(manifest: Manifest, shape: type[T], result: Result) -> T | No
     return read
 
 
-def _convert_secret(external: ExternalSecret, source: Manifest, stores: Stores, say: _ObjectNotes) -> WantedSecret:
-    """Return the Secret that an ExternalSecret writes. Raise `Inexpressible`, with the best alternative."""
+def _convert_secret(external: ExternalSecret, source: Manifest, stores: StoreIndex, say: _ObjectNotes) -> WantedSecret:
+    """Return the Secret that an ExternalSecret writes. Raise `InexpressibleSecret`, with the best alternative."""
     spec, target = external.spec, external.spec.target
     where = namespace_of(source)
     if target.manifest is not None:
-        raise Inexpressible("it writes an object that is not a Secret: sync a Secret, and let the object refer to it")
+        raise InexpressibleSecret(
+            "it writes an object that is not a Secret: sync a Secret, and let the object refer to it"
+        )
     if target.creation_policy in ("Merge", "CreateOrMerge"):
-        raise Inexpressible(
+        raise InexpressibleSecret(
             f"creationPolicy {target.creation_policy} adds keys to a Secret of another component; this controller"
             " writes only whole Secrets: use a separate Secret for these keys"
         )
     if target.creation_policy == "None":
-        raise Inexpressible("creationPolicy None writes no Secret, so there is nothing to carry over")
+        raise InexpressibleSecret("creationPolicy None writes no Secret, so there is nothing to carry over")
     if spec.secret_store_ref:
         stores.reader(spec.secret_store_ref, where)
     if not spec.data and not spec.data_from:
-        raise Inexpressible("it has neither data nor dataFrom")
+        raise InexpressibleSecret("it has neither data nor dataFrom")
     keys = _convert_keys(external, where, stores, say)
     if target.deletion_policy != "Retain":
         say(f"deletionPolicy {target.deletion_policy} has no counterpart: {_KEEPS}")
@@ -200,33 +202,35 @@ def _convert_secret(external: ExternalSecret, source: Manifest, stores: Stores, 
     )
 
 
-class _Keys(msgspec.Struct, frozen=True):
+class _ConvertedKeys(msgspec.Struct, frozen=True):
     """The keys of a Secret, and the reasons why some of today's keys are lost, as in `WantedSecret`."""
 
-    reader: Reader
-    entries: Mapping[str, Entry] = {}
+    reader: VaultIdentity
+    entries: Mapping[str, SecretEntry] = {}
     whole: Manifest | None = None
     lost: Mapping[str, str] = {}
 
 
-def _convert_keys(external: ExternalSecret, where: str, stores: Stores, say: Callable[[str], None]) -> _Keys:
-    """Return the keys that carry over. Raise `Inexpressible` if there are none."""
+def _convert_keys(
+    external: ExternalSecret, where: str, stores: StoreIndex, say: Callable[[str], None]
+) -> _ConvertedKeys:
+    """Return the keys that carry over. Raise `InexpressibleSecret` if there are none."""
     spec = external.spec
     many = data.read_data_from(spec, where, stores)
     read = data.read_values(spec.data, spec.secret_store_ref, where, stores)
     if len(many.found) + bool(read.values) > 1:
-        raise Inexpressible("its keys come from several entries of data and dataFrom: use a Secret for each")
+        raise InexpressibleSecret("its keys come from several entries of data and dataFrom: use a Secret for each")
     if many.found:
         ((whole, reader),) = many.found
-        return _Keys(reader, whole=whole, lost=dict(many.problems) | _name_keys(read.problems))
+        return _ConvertedKeys(reader, whole=whole, lost=dict(many.problems) | _name_keys(read.problems))
     entries, lost = _apply_template(external, read, say)
     for key in [key for key in entries if secret_limits.key_violation(key)]:
         lost[key] = str(secret_limits.key_violation(key))
         del entries[key]
     problems = dict(many.problems) | _name_keys(lost)
     if not entries or read.reader is None:
-        raise Inexpressible(wanted_secrets.join_problems(problems))
-    return _Keys(read.reader, entries=entries, lost=problems)
+        raise InexpressibleSecret(wanted_secrets.join_problems(problems))
+    return _ConvertedKeys(read.reader, entries=entries, lost=problems)
 
 
 def _name_keys(problems: Mapping[str, str]) -> dict[str, str]:
@@ -235,13 +239,13 @@ def _name_keys(problems: Mapping[str, str]) -> dict[str, str]:
 
 def _apply_template(
     external: ExternalSecret, read: data.ConvertedValues, say: Callable[[str], None]
-) -> tuple[dict[str, Entry], dict[str, str]]:
+) -> tuple[dict[str, SecretEntry], dict[str, str]]:
     """Return the keys of the Secret, the values themselves or those that a template names, and why others are lost."""
     found, values = external.spec.target.template, read.values
     if found is None or not (found.data or found.template_from):
         return dict(values), dict(read.problems)
     if found.template_from:
-        raise Inexpressible(
+        raise InexpressibleSecret(
             "templateFrom has no counterpart: store the finished text in the vault, or let the workload create it"
         )
     is_merged = found.merge_policy == "Merge"
@@ -275,7 +279,7 @@ def _convert_metadata(external: ExternalSecret, say: Callable[[str], None]) -> t
     labels, annotations = given.labels, given.annotations
     for what, texts in (("label", labels), ("annotation", annotations)):
         if key := next((key for key, text in texts.items() if template.is_template(key + text)), ""):
-            raise Inexpressible(f"the {what} {key!r} has a template: write its result")
+            raise InexpressibleSecret(f"the {what} {key!r} has a template: write its result")
     kept = wanted_secrets.carried_metadata(labels, annotations)
     for what, before, after in (("label", labels, kept[0]), ("annotation", annotations, kept[1])):
         # kubectl and GitOps tools set their own on every object. Those of the ExternalSecret need no note.

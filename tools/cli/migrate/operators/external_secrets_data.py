@@ -8,16 +8,16 @@ import msgspec
 from tools.cli.migrate.objects import Manifest
 from tools.cli.migrate.operators.external_secrets_kinds import (
     Anything,
-    Data,
     DataFrom,
+    ExternalSecretData,
     ExternalSecretSpec,
-    Find,
+    ObjectFinder,
     RemoteRef,
     SourceRef,
     StoreRef,
 )
-from tools.cli.migrate.operators.external_secrets_stores import Stores
-from tools.cli.migrate.operators.wanted_secrets import Entry, Inexpressible, Reader
+from tools.cli.migrate.operators.external_secrets_stores import StoreIndex
+from tools.cli.migrate.operators.wanted_secrets import InexpressibleSecret, SecretEntry, VaultIdentity
 
 GENERATOR = "generators have no counterpart: generate the value once, store it in the vault, and sync it from there"
 TAGS = "tags cannot become values: store their contents in a secret of the vault"
@@ -36,24 +36,24 @@ _PROPERTY = re.compile(r"(?=.{1,128}$)[A-Za-z0-9_-]+(\\?\.[A-Za-z0-9_-]+)*")
 class ConvertedEntries(msgspec.Struct, frozen=True):
     """The entries of dataFrom that are converted, each with its reader. `problems` has the reasons for the others."""
 
-    found: Sequence[tuple[Manifest, Reader]]
+    found: Sequence[tuple[Manifest, VaultIdentity]]
     problems: Mapping[str, str]
 
 
-def read_data_from(spec: ExternalSecretSpec, where: str, stores: Stores) -> ConvertedEntries:
+def read_data_from(spec: ExternalSecretSpec, where: str, stores: StoreIndex) -> ConvertedEntries:
     """Return the AKVSync's object for each entry of dataFrom."""
-    found: list[tuple[Manifest, Reader]] = []
+    found: list[tuple[Manifest, VaultIdentity]] = []
     problems: dict[str, str] = {}
     for number, each in enumerate(spec.data_from):
         try:
             ref = (each.source_ref and each.source_ref.store_ref) or spec.secret_store_ref
             converted = _convert_data_from(each)
             found.append((converted, stores.reader(ref, where)))
-        except Inexpressible as problem:
+        except InexpressibleSecret as problem:
             problems[f"dataFrom[{number}]"] = str(problem)
     made = spec.target.template
     if found and made and (made.data or made.template_from):
-        raise Inexpressible("its template uses what dataFrom finds: map the properties one by one")
+        raise InexpressibleSecret("its template uses what dataFrom finds: map the properties one by one")
     return ConvertedEntries(found, problems)
 
 
@@ -64,12 +64,14 @@ def _reject_generator(ref: SourceRef | None) -> bool:
 class ConvertedValues(msgspec.Struct):
     """The values of `data` by secretKey, and their reader. `problems` has the reasons for other keys."""
 
-    values: dict[str, Entry] = {}
-    reader: Reader | None = None
+    values: dict[str, SecretEntry] = {}
+    reader: VaultIdentity | None = None
     problems: dict[str, str] = {}
 
 
-def read_values(data: Sequence[Data], default: StoreRef | None, where: str, stores: Stores) -> ConvertedValues:
+def read_values(
+    data: Sequence[ExternalSecretData], default: StoreRef | None, where: str, stores: StoreIndex
+) -> ConvertedValues:
     """Return the values that are converted. All of them come from the vault of the first one."""
     result = ConvertedValues()
     first = ""
@@ -80,67 +82,69 @@ def read_values(data: Sequence[Data], default: StoreRef | None, where: str, stor
         result.problems.pop(key, None)
         try:
             if _reject_generator(each.source_ref):
-                raise Inexpressible(GENERATOR)
+                raise InexpressibleSecret(GENERATOR)
             entry = _convert_entry(key, each.remote_ref)
             ref = (each.source_ref and each.source_ref.store_ref) or default
             reader = stores.reader(ref, where)
             if result.reader not in (None, reader):
-                raise Inexpressible(
+                raise InexpressibleSecret(
                     f"it comes from another vault or identity than the key {first!r}: use a separate Secret for it"
                 )
             result.reader, first = reader, first or key
             result.values[key] = entry
-        except Inexpressible as problem:
+        except InexpressibleSecret as problem:
             result.problems[key] = str(problem)
     return result
 
 
-def _convert_entry(key: str, ref: RemoteRef) -> Entry:
+def _convert_entry(key: str, ref: RemoteRef) -> SecretEntry:
     kind, _, rest = ref.key.rpartition("/") if ref.key.count("/") == 1 else ("", "", ref.key)
     if ref.metadata_policy != "None":
-        raise Inexpressible(TAGS)
+        raise InexpressibleSecret(TAGS)
     if kind == "key":
-        raise Inexpressible(
+        raise InexpressibleSecret(
             f"{ref.key} is a JSON Web Key there, and a PEM here: map it in a SecretProviderClass with objectType key,"
             " in a separate Secret, and let the workload read that"
         )
     if kind == "cert":
-        raise Inexpressible(
+        raise InexpressibleSecret(
             f"{ref.key} is DER there, and a PEM here: map it in a SecretProviderClass with objectType cert, in a"
             " separate Secret, and let the workload read that"
         )
     if kind not in ("", "secret") or not _OBJECT.fullmatch(rest):
-        raise Inexpressible(f"{ref.key!r} is not the name of an object in Key Vault")
+        raise InexpressibleSecret(f"{ref.key!r} is not the name of an object in Key Vault")
     if ref.property and not _PROPERTY.fullmatch(ref.property):
-        raise Inexpressible(
+        raise InexpressibleSecret(
             f"property {ref.property!r} is more than names with dots between them: store its result as a separate"
             " secret in the vault"
         )
     if ref.version and not _VERSION.fullmatch(ref.version):
-        raise Inexpressible(f"version {ref.version!r} is not a version's id, which has 32 hexadecimal digits")
+        raise InexpressibleSecret(f"version {ref.version!r} is not a version's id, which has 32 hexadecimal digits")
     if ref.decoding_strategy not in ("None", "Base64"):
-        raise Inexpressible(
+        raise InexpressibleSecret(
             f"decodingStrategy {ref.decoding_strategy} has no counterpart: store the value as base64, or as it is"
         )
     encoding = "base64" if ref.decoding_strategy == "Base64" else ""
-    return Entry(key=key, object=rest, version=ref.version, property=ref.property, encoding=encoding)
+    return SecretEntry(key=key, object=rest, version=ref.version, property=ref.property, encoding=encoding)
 
 
 def _convert_data_from(given: DataFrom) -> Manifest:
-    """Return the fields of an AKVSync's object with the same keys. Raise `Inexpressible`."""
+    """Return the fields of an AKVSync's object with the same keys. Raise `InexpressibleSecret`."""
     if given.source_ref and given.source_ref.generator_ref is not None:
-        raise Inexpressible(GENERATOR)
+        raise InexpressibleSecret(GENERATOR)
     if given.find is not None:
         return _convert_find(given.find, given.rewrite)
     ref = given.extract or given
     if given.rewrite:
-        raise Inexpressible(f"it changes the names of the properties of {ref.key!r}: map them one by one")
+        raise InexpressibleSecret(f"it changes the names of the properties of {ref.key!r}: map them one by one")
     return {"secretInAKV": _convert_object(ref), "expand": True}
 
 
-def _convert_find(find: Find, rewrite: Sequence[Anything]) -> Manifest:
+def _convert_find(find: ObjectFinder, rewrite: Sequence[Anything]) -> Manifest:
     if find.decoding_strategy != "None":
-        raise Inexpressible(f"decodingStrategy {find.decoding_strategy} has no counterpart where objects are selected")
+        raise InexpressibleSecret(
+            f"decodingStrategy {find.decoding_strategy} has no counterpart where objects are selected"
+        )
     select: Manifest = {}
     if find.name and find.name.regexp:
         select |= _name_conditions(find.name.regexp)
@@ -155,10 +159,10 @@ def _convert_find(find: Find, rewrite: Sequence[Anything]) -> Manifest:
 def _name_conditions(regexp: str) -> Manifest:
     """Return the conditions that match the same names as a regular expression, which is not anchored.
 
-    Raise `Inexpressible` for a regular expression that is too long or not simple enough.
+    Raise `InexpressibleSecret` for a regular expression that is too long or not simple enough.
     """
     if len(regexp) > MAX_REGEXP or not _REGEXP.fullmatch(regexp):
-        raise Inexpressible(
+        raise InexpressibleSecret(
             f"the regular expression {regexp[:MAX_REGEXP]!r} is more than letters, digits, -, ^, $, . and .*: select by"
             " namePrefix, namePattern or tags, or name the objects"
         )
@@ -173,22 +177,24 @@ def _name_conditions(regexp: str) -> Manifest:
 
 
 def _stripped_prefix(rewrite: Sequence[Anything]) -> str:
-    """Return the prefix that a rewrite removes from the names. Raise `Inexpressible` for another rewrite."""
+    """Return the prefix that a rewrite removes from the names. Raise `InexpressibleSecret` for another rewrite."""
     regexp = rewrite[0].get("regexp") if len(rewrite) == 1 else None
     if isinstance(regexp, dict) and isinstance(source := regexp.get("source"), str) and len(source) <= MAX_REGEXP:
         for form, target in ((_PREFIX, ""), (_PREFIX_AND_REST, "$1")):
             if (match := form.fullmatch(source)) and regexp.get("target") in (target, target.replace("$1", "${1}")):
                 return match[1].replace("\\-", "-")
-    raise Inexpressible("its rewrite does more than remove a prefix from the names: name the objects in an AKVSync")
+    raise InexpressibleSecret(
+        "its rewrite does more than remove a prefix from the names: name the objects in an AKVSync"
+    )
 
 
 def _convert_object(ref: RemoteRef) -> str:
     if ref.metadata_policy == "Fetch":
-        raise Inexpressible(TAGS)
+        raise InexpressibleSecret(TAGS)
     if not (match := _SECRET.fullmatch(ref.key)):
-        raise Inexpressible(f"{ref.key!r} is not the name of a secret in Key Vault")
+        raise InexpressibleSecret(f"{ref.key!r} is not the name of a secret in Key Vault")
     if ref.property or ref.version or ref.decoding_strategy != "None":
-        raise Inexpressible(
+        raise InexpressibleSecret(
             f"it reads the properties of a part, a version or a decoded form of {ref.key!r}: map them one by one"
         )
     return match[2]

@@ -68,7 +68,7 @@ class StoreSpec(_OptionalFields, frozen=True):
     refresh_interval: Any = None
 
 
-class Store(_OptionalFields, frozen=True):
+class SecretStore(_OptionalFields, frozen=True):
     """A SecretStore or ClusterSecretStore, of which only the specification is read."""
 
     spec: StoreSpec = StoreSpec()
@@ -100,7 +100,7 @@ class RemoteRef(_OptionalFields, frozen=True):
     null_byte_policy: str = "Ignore"
 
 
-class Data(_OptionalFields, frozen=True):
+class ExternalSecretData(_OptionalFields, frozen=True):
     """One key of the Secret."""
 
     secret_key: str
@@ -114,7 +114,7 @@ class FindName(_OptionalFields, frozen=True):
     regexp: str = ""
 
 
-class Find(_OptionalFields, frozen=True):
+class ObjectFinder(_OptionalFields, frozen=True):
     """A selection of objects by name or by tags."""
 
     path: str = ""
@@ -129,7 +129,7 @@ class DataFrom(RemoteRef, frozen=True):
     """The source of several keys. v1alpha1 has the reference here, later versions have it in `extract`."""
 
     extract: RemoteRef | None = None
-    find: Find | None = None
+    find: ObjectFinder | None = None
     rewrite: list[Anything] = []
     source_ref: SourceRef | None = None
 
@@ -142,7 +142,7 @@ class TemplateMetadata(_OptionalFields, frozen=True):
     finalizers: list[str] = []
 
 
-class Template(_OptionalFields, frozen=True):
+class SecretTemplate(_OptionalFields, frozen=True):
     """The template that makes the Secret from the values."""
 
     type: str = ""
@@ -153,13 +153,13 @@ class Template(_OptionalFields, frozen=True):
     template_from: list[Anything] = []
 
 
-class Target(_OptionalFields, frozen=True):
+class SecretTarget(_OptionalFields, frozen=True):
     """The Secret to write."""
 
     name: str = ""
     creation_policy: str = "Owner"
     deletion_policy: str = "Retain"
-    template: Template | None = None
+    template: SecretTemplate | None = None
     manifest: Anything | None = None
     immutable: bool = False
 
@@ -168,15 +168,15 @@ class ExternalSecretSpec(_OptionalFields, frozen=True):
     """The specification of an ExternalSecret."""
 
     secret_store_ref: StoreRef | None = None
-    target: Target = Target()
+    target: SecretTarget = SecretTarget()
     refresh_policy: str = ""
     refresh_interval: Any = None
     sync_windows: Anything | None = None
-    data: list[Data] = []
+    data: list[ExternalSecretData] = []
     data_from: list[DataFrom] = []
 
 
-class Metadata(_OptionalFields, frozen=True):
+class ExternalSecretMetadata(_OptionalFields, frozen=True):
     """The labels and annotations, which the Secret gets if there is no template."""
 
     labels: dict[str, str] = {}
@@ -186,7 +186,7 @@ class Metadata(_OptionalFields, frozen=True):
 class ExternalSecret(_OptionalFields, frozen=True):
     """An ExternalSecret."""
 
-    metadata: Metadata = Metadata()
+    metadata: ExternalSecretMetadata = ExternalSecretMetadata()
     spec: ExternalSecretSpec = ExternalSecretSpec()
 
 
@@ -202,7 +202,7 @@ class ClusterExternalSecretSpec(_OptionalFields, frozen=True):
 
     external_secret_spec: ExternalSecretSpec = ExternalSecretSpec()
     external_secret_name: str = ""
-    external_secret_metadata: Metadata = Metadata()
+    external_secret_metadata: ExternalSecretMetadata = ExternalSecretMetadata()
     namespace_selector: LabelSelector | None = None
     namespace_selectors: list[LabelSelector] = []
     namespaces: list[str] = []

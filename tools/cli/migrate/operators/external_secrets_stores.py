@@ -11,9 +11,9 @@ from controller.domain.provider_class import CLIENT
 from tools.cli.common import kube_names
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
 from tools.cli.migrate.operators import foreign_manifests
-from tools.cli.migrate.operators.external_secrets_kinds import AzureKV, Store, StoreRef
-from tools.cli.migrate.operators.result import Options, Result
-from tools.cli.migrate.operators.wanted_secrets import Inexpressible, Reader
+from tools.cli.migrate.operators.external_secrets_kinds import AzureKV, SecretStore, StoreRef
+from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
+from tools.cli.migrate.operators.wanted_secrets import InexpressibleSecret, VaultIdentity
 
 CLUSTER_STORE = "ClusterSecretStore"
 CLIENT_ANNOTATION, TENANT_ANNOTATION = (f"azure.workload.identity/{field}-id" for field in ("client", "tenant"))
@@ -25,10 +25,10 @@ _CLOUDS = {
 _NO_CLIENT = "no client id is known: federate an identity with the ServiceAccount and give its id with --client-id"
 
 
-class Stores:
+class StoreIndex:
     """The stores and ServiceAccounts of an input."""
 
-    def __init__(self, objects: Iterable[Manifest], options: Options, result: Result) -> None:
+    def __init__(self, objects: Iterable[Manifest], options: ConversionOptions, result: ConversionResult) -> None:
         self._options = options
         self._result = result
         self._stores: dict[tuple[str, str, str], Manifest] = {}
@@ -43,11 +43,11 @@ class Stores:
                 where = "" if each["kind"] == CLUSTER_STORE else where
                 self._stores[each["kind"], where, each["metadata"]["name"]] = each
 
-    def reader(self, ref: StoreRef | None, where: str) -> Reader:
-        """Return the reader for ExternalSecrets of a namespace. Raise `Inexpressible` if there is none."""
+    def reader(self, ref: StoreRef | None, where: str) -> VaultIdentity:
+        """Return the reader for ExternalSecrets of a namespace. Raise `InexpressibleSecret` if there is none."""
         if ref is None or not ref.name:
             if not self._options.vault:
-                raise Inexpressible("it has no reference to a store: give --vault")
+                raise InexpressibleSecret("it has no reference to a store: give --vault")
             return self._without_store()
         kind = ref.kind or "SecretStore"
         store = self._stores.get((kind, "" if kind == CLUSTER_STORE else where, ref.name))
@@ -55,7 +55,9 @@ class Stores:
             if self._options.vault:
                 return self._without_store()
             at = "" if kind == CLUSTER_STORE else f"{where}/"
-            raise Inexpressible(f"{kind} {at}{ref.name} is not among the manifests: add its file, or give --vault")
+            raise InexpressibleSecret(
+                f"{kind} {at}{ref.name} is not among the manifests: add its file, or give --vault"
+            )
         return self._reader(store, where)
 
     def describe(self) -> None:
@@ -63,34 +65,34 @@ class Stores:
         for (_, where, _), store in sorted(self._stores.items()):
             try:
                 self._reader(store, where or "default", alone=True)
-            except Inexpressible as problem:
+            except InexpressibleSecret as problem:
                 self._result.note(qualified_name(store), str(problem))
 
-    def _without_store(self) -> Reader:
+    def _without_store(self) -> VaultIdentity:
         given = self._options
-        return Reader(
+        return VaultIdentity(
             vault=given.vault,
             client_id=given.client_id,
             tenant_id=given.tenant_id,
             service_account=given.service_account or "default",
         )
 
-    def _reader(self, store: Manifest, where: str, *, alone: bool = False) -> Reader:
+    def _reader(self, store: Manifest, where: str, *, alone: bool = False) -> VaultIdentity:
         about = qualified_name(store)
 
         def say(text: str) -> None:
             self._result.note(about, text)
 
         try:
-            read = foreign_manifests.read(store, Store)
+            read = foreign_manifests.read(store, SecretStore)
             if "azurekv" not in read.spec.provider:
-                raise Inexpressible(
+                raise InexpressibleSecret(
                     f"its provider {', '.join(read.spec.provider) or '(none)'} is not azurekv: it stays with External"
                     " Secrets"
                 )
             azure = foreign_manifests.read(read.spec.provider["azurekv"], AzureKV)
         except msgspec.ValidationError as error:
-            raise Inexpressible(f"it does not have the form of its kind: {error}") from error
+            raise InexpressibleSecret(f"it does not have the form of its kind: {error}") from error
         for path in foreign_manifests.unknown_fields(read.spec.provider["azurekv"], azure):
             say(f"azurekv.{path} is not known here and is left out")
         if read.spec.conditions:
@@ -99,15 +101,15 @@ class Stores:
             say("its controller class has no counterpart: only one release of this controller leads")
         vault, cloud = self._vault_of(azure)
         client, tenant, account = self._identity_of(azure, where, say, alone=alone)
-        return Reader(vault=vault, client_id=client, tenant_id=tenant, service_account=account, cloud=cloud)
+        return VaultIdentity(vault=vault, client_id=client, tenant_id=tenant, service_account=account, cloud=cloud)
 
     def _vault_of(self, azure: AzureKV) -> tuple[str, str]:
-        """Return the vault's name and its cloud. Raise `Inexpressible`.
+        """Return the vault's name and its cloud. Raise `InexpressibleSecret`.
 
         The address determines the cloud, because environmentType is often left at its default.
         """
         if azure.custom_cloud_config is not None or azure.environment_type == "AzureStackCloud":
-            raise Inexpressible(
+            raise InexpressibleSecret(
                 "its cloud is a custom one: add it to the chart's `clouds`, and write a SecretProviderClass with its"
                 " name as cloudName"
             )
@@ -123,7 +125,7 @@ class Stores:
         if self._options.vault and azure.environment_type in _CLOUDS:
             cloud = _CLOUDS[azure.environment_type]
             return self._options.vault, "" if cloud == DEFAULT_CLOUD else cloud
-        raise Inexpressible(
+        raise InexpressibleSecret(
             f"vaultUrl {url!r} is not https://NAME and a Key Vault's domain: give --vault, or write a"
             " SecretProviderClass for a cloud of the chart's `clouds`"
         )
@@ -131,7 +133,7 @@ class Stores:
     def _identity_of(
         self, azure: AzureKV, where: str, say: Callable[[str], None], *, alone: bool
     ) -> tuple[str, str, str]:
-        """Return the client id, the tenant and the ServiceAccount. Raise `Inexpressible`.
+        """Return the client id, the tenant and the ServiceAccount. Raise `InexpressibleSecret`.
 
         Add notes for settings without a counterpart. `alone` means that no ExternalSecret uses the store.
         """
@@ -166,16 +168,16 @@ class Stores:
                     " create), give its id with --client-id, and revoke the credential at the end"
                 )
             case other:
-                raise Inexpressible(f"authType {other!r} is not known: write an AKVSync by hand")
+                raise InexpressibleSecret(f"authType {other!r} is not known: write an AKVSync by hand")
         if secret and azure.auth_type == "WorkloadIdentity" and not self._options.client_id:
             say("its client id is in a Secret, and this command reads no Secret: give --client-id")
         if not client:
-            raise Inexpressible(_NO_CLIENT)
+            raise InexpressibleSecret(_NO_CLIENT)
         if not tenant:
-            raise Inexpressible("no tenant is known: give --tenant-id")
+            raise InexpressibleSecret("no tenant is known: give --tenant-id")
         account = account or "default"
         if not kube_names.is_name(account):
-            raise Inexpressible(f"{account!r} is not a ServiceAccount's name: give --service-account")
+            raise InexpressibleSecret(f"{account!r} is not a ServiceAccount's name: give --service-account")
         return client, tenant, account
 
 

@@ -22,14 +22,14 @@ _NOTHING = ("", "toString")
 _MAX_TEXT = 500
 
 
-class Value(msgspec.Struct, frozen=True):
+class TemplateValue(msgspec.Struct, frozen=True):
     """The value of a key: the value of another key, or only the certificates or the private key in it."""
 
     key: str
     part: str = ""
 
 
-def parse(text: str) -> Value | None:
+def parse(text: str) -> TemplateValue | None:
     """Return the value that a template names; None if the template does more."""
     if len(text) > _MAX_TEXT:
         return None
@@ -39,9 +39,9 @@ def parse(text: str) -> Value | None:
             functions = re.sub(r"\s", "", match[3]).removeprefix("|")
             key = match[1] or match[2]
             if functions in _PARTS:
-                return Value(key, _PARTS[functions])
+                return TemplateValue(key, _PARTS[functions])
             if exact and functions in _NOTHING:
-                return Value(key)
+                return TemplateValue(key)
     return None
 
 

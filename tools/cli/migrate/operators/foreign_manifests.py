@@ -23,14 +23,14 @@ _MAX_LISTED = 5
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Found(msgspec.Struct, frozen=True):
+class ForeignObjects(msgspec.Struct, frozen=True):
     """Objects, and notes about those that cannot be read."""
 
     objects: list[Manifest]
     notes: list[MigrationNote]
 
 
-def load(paths: Iterable[Path], kinds: Iterable[str]) -> Found:
+def load(paths: Iterable[Path], kinds: Iterable[str]) -> ForeignObjects:
     """Return the objects in files and folders. The objects of `kinds` have valid names; others are not checked.
 
     Raise `BadInput` if a path does not exist, if there is no object at all, or if the files are too many or too large.
@@ -85,7 +85,7 @@ class _ManifestCollector:
     """Collects objects, and notes about items that are left out."""
 
     def __init__(self, wanted: Iterable[str]) -> None:
-        self.found = Found([], [])
+        self.found = ForeignObjects([], [])
         self._wanted = frozenset(wanted)
         self._seen: dict[tuple[str, str, str, str], Manifest] = {}
 

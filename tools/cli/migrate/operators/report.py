@@ -19,13 +19,13 @@ from tools.cli.common.printable import command, markdown, word
 from tools.cli.doctor.checks import federated_credential, role
 from tools.cli.migrate.migration_report import MANIFESTS, patch_file
 from tools.cli.migrate.objects import Manifest, namespace_of, qualified_name
-from tools.cli.migrate.operators.result import Result, Source, Takeover
+from tools.cli.migrate.operators.result import ConversionResult, SecretTakeover, SourceObject
 
 # Manifests outside of the migration that the report names.
 _MAX_LISTED = 20
 
 
-class Operator(msgspec.Struct, frozen=True, kw_only=True):
+class OperatorTexts(msgspec.Struct, frozen=True, kw_only=True):
     """The texts and commands for one operator.
 
     `before_commands` run before the first object of the operator is deleted, and `before` explains them. `resume` has
@@ -41,7 +41,7 @@ class Operator(msgspec.Struct, frozen=True, kw_only=True):
     after: str
 
 
-EXTERNAL_SECRETS = Operator(
+EXTERNAL_SECRETS = OperatorTexts(
     title="External Secrets",
     metadata={
         "labels": ("reconcile.external-secrets.io/managed", "reconcile.external-secrets.io/created-by"),
@@ -49,7 +49,7 @@ EXTERNAL_SECRETS = Operator(
     },
     after="Then delete the stores, revoke their credentials, and uninstall External Secrets.",
 )
-AKV2K8S = Operator(
+AKV2K8S = OperatorTexts(
     title="akv2k8s",
     before=(
         "First stop the controller of akv2k8s: it removes its keys from a Secret when an AzureKeyVaultSecret is"
@@ -66,12 +66,12 @@ AKV2K8S = Operator(
 )
 
 
-def report(found: Result, operator: Operator, issuer: str) -> str:
+def report(found: ConversionResult, operator: OperatorTexts, issuer: str) -> str:
     """Return the report in Markdown. Without an issuer, its commands use the shell variable ISSUER."""
     return "\n".join(_report_lines(found, operator, issuer)) + "\n"
 
 
-def _report_lines(found: Result, operator: Operator, issuer: str) -> Iterator[str]:
+def _report_lines(found: ConversionResult, operator: OperatorTexts, issuer: str) -> Iterator[str]:
     yield f"# From {operator.title} to this controller"
     yield from ("", "## What needs a person", "")
     yield from ([f"- {markdown(note)}" for note in sorted(found.notes)] or ["Nothing."])
@@ -115,7 +115,7 @@ def _report_lines(found: Result, operator: Operator, issuer: str) -> Iterator[st
     yield from _command_block([*map(_wait_for_manifest, _ready_commands(found)), "tools/doctor --quiet"])
 
 
-def _takeover_lines(found: Result, operator: Operator) -> Iterator[str]:
+def _takeover_lines(found: ConversionResult, operator: OperatorTexts) -> Iterator[str]:
     yield from ("", "## 6. Take the Secrets over", "")
     beside = [each for each in found.takeovers if each.new_name != each.name]
     if beside:
@@ -136,7 +136,7 @@ def _takeover_lines(found: Result, operator: Operator) -> Iterator[str]:
     yield from _partial_lines(found, operator)
 
 
-def _in_place_lines(found: Result, operator: Operator) -> Iterator[str]:
+def _in_place_lines(found: ConversionResult, operator: OperatorTexts) -> Iterator[str]:
     yield (
         "First suspend every tool that would create the old objects again, such as a GitOps tool. Each Secret keeps its"
         " name and values, so pods are not affected. A value that changes in the meantime arrives at the end."
@@ -154,12 +154,12 @@ def _in_place_lines(found: Result, operator: Operator) -> Iterator[str]:
     )
 
 
-def _parent_commands(found: Result) -> list[str]:
+def _parent_commands(found: ConversionResult) -> list[str]:
     """Return the commands that delete what would create the sources again."""
     return [_delete_source(each, orphan=True) for each in found.parents]
 
 
-def _partial_lines(found: Result, operator: Operator) -> Iterator[str]:
+def _partial_lines(found: ConversionResult, operator: OperatorTexts) -> Iterator[str]:
     """Name the Secrets that are not taken over because they would lose keys."""
     if not found.partial:
         return
@@ -173,12 +173,12 @@ def _partial_lines(found: Result, operator: Operator) -> Iterator[str]:
     yield from _command_block([_wait_for(each) for each in found.partial])
 
 
-def _partial_line(takeover: Takeover) -> str:
+def _partial_line(takeover: SecretTakeover) -> str:
     source = takeover.sources[0]
     return f"{takeover.namespace}/{takeover.name}, of {source.kind} {source.name}, beside it {takeover.new_name}"
 
 
-def _after_lines(found: Result, operator: Operator) -> Iterator[str]:
+def _after_lines(found: ConversionResult, operator: OperatorTexts) -> Iterator[str]:
     if not found.remaining:
         yield operator.after
         return
@@ -197,7 +197,7 @@ def _command_block(lines: list[str]) -> Iterator[str]:
     yield from ("", "```console", *(lines or ["# nothing to do"]), "```")
 
 
-def _prepare_command(takeover: Takeover) -> list[str]:
+def _prepare_command(takeover: SecretTakeover) -> list[str]:
     if not takeover.prepare:
         return []
     return [
@@ -209,16 +209,16 @@ def _prepare_command(takeover: Takeover) -> list[str]:
     ]
 
 
-def _delete_command(takeover: Takeover, *, orphan: bool) -> list[str]:
+def _delete_command(takeover: SecretTakeover, *, orphan: bool) -> list[str]:
     return [_delete_source(each, orphan=orphan) for each in takeover.sources]
 
 
-def _delete_source(source: Source, *, orphan: bool) -> str:
+def _delete_source(source: SourceObject, *, orphan: bool) -> str:
     at = ("--namespace", source.namespace) if source.namespace else ()
     return command("kubectl", "delete", source.kind, source.name, *at, *(("--cascade=orphan",) if orphan else ()))
 
 
-def _adopt_command(takeover: Takeover, operator: Operator) -> str:
+def _adopt_command(takeover: SecretTakeover, operator: OperatorTexts) -> str:
     """Return the command that makes the SecretSync the owner of its Secret.
 
     If there is no SecretSync, its uid is empty, the API server refuses the owner, and nothing changes.
@@ -248,11 +248,11 @@ def _patch_command(patch: Manifest) -> str:
     )
 
 
-def _ready_commands(found: Result) -> list[Manifest]:
+def _ready_commands(found: ConversionResult) -> list[Manifest]:
     return [each for each in found.manifests if each["kind"] != SecretProviderClass.kind]
 
 
-def _syncs_without_takeover(found: Result) -> list[Manifest]:
+def _syncs_without_takeover(found: ConversionResult) -> list[Manifest]:
     """Return the manifests whose Secrets are new. The patched workloads read these Secrets."""
     old = {(each.namespace, each.new_name) for each in (*found.takeovers, *found.partial)}
     return [each for each in _ready_commands(found) if (namespace_of(each), _secret_name(each)) not in old]
@@ -269,7 +269,7 @@ def _wait_for_manifest(manifest: Manifest) -> str:
     return _wait_command(kind, name, namespace_of(manifest))
 
 
-def _wait_for(takeover: Takeover) -> str:
+def _wait_for(takeover: SecretTakeover) -> str:
     return _wait_command("secretsync", takeover.new_name, takeover.namespace)
 
 

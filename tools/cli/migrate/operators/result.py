@@ -8,7 +8,7 @@ from tools.cli.migrate.operators import wanted_secrets
 from tools.cli.migrate.operators.wanted_secrets import SECRETS_USER, WantedSecret
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class ConversionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Settings that replace those of the manifests; an empty field means that the manifests decide."""
 
     vault: str = ""
@@ -19,7 +19,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     beside: bool = False
 
 
-class Source(msgspec.Struct, frozen=True, order=True):
+class SourceObject(msgspec.Struct, frozen=True, order=True):
     """An object of the other operator. `kind` is its name for kubectl."""
 
     kind: str
@@ -27,7 +27,7 @@ class Source(msgspec.Struct, frozen=True, order=True):
     name: str
 
 
-class Takeover(msgspec.Struct, frozen=True, order=True):
+class SecretTakeover(msgspec.Struct, frozen=True, order=True):
     """A Secret that gets another controller, and the objects of the other operator that generate it today.
 
     `new_name` is the name of this controller's Secret. It is the same name if the Secret is taken over in place.
@@ -37,11 +37,11 @@ class Takeover(msgspec.Struct, frozen=True, order=True):
     namespace: str
     name: str
     new_name: str
-    sources: tuple[Source, ...]
+    sources: tuple[SourceObject, ...]
     prepare: str = ""
 
 
-class Result(msgspec.Struct, frozen=True):
+class ConversionResult(msgspec.Struct, frozen=True):
     """Manifests, patches, takeovers and notes."""
 
     manifests: list[Manifest] = msgspec.field(default_factory=list)
@@ -49,14 +49,14 @@ class Result(msgspec.Struct, frozen=True):
     roles: dict[tuple[Identity, str], set[str]] = msgspec.field(default_factory=dict)
     """The roles that each identity needs on each vault."""
     notes: list[MigrationNote] = msgspec.field(default_factory=list)
-    takeovers: list[Takeover] = msgspec.field(default_factory=list)
+    takeovers: list[SecretTakeover] = msgspec.field(default_factory=list)
     untouched: list[str] = msgspec.field(default_factory=list)
     """Manifests that were read and that this migration does not concern."""
-    partial: list[Takeover] = msgspec.field(default_factory=list)
+    partial: list[SecretTakeover] = msgspec.field(default_factory=list)
     """Secrets of which some keys are in a Secret beside it. The other operator continues to write them."""
-    remaining: list[Source] = msgspec.field(default_factory=list)
+    remaining: list[SourceObject] = msgspec.field(default_factory=list)
     """Objects that the other operator still serves after the migration."""
-    parents: list[Source] = msgspec.field(default_factory=list)
+    parents: list[SourceObject] = msgspec.field(default_factory=list)
     """Objects of the other operator that would create the sources again. They are deleted first."""
 
     def read_by(self, secret: WantedSecret) -> None:

@@ -30,11 +30,11 @@ _MAX_PROBLEMS = 5
 _MAX_LABELS = 32
 
 
-class Inexpressible(Exception):  # noqa: N818 -- an answer, not an error
+class InexpressibleSecret(Exception):  # noqa: N818 -- an answer, not an error
     """A Secret cannot be converted. The message has the reason and the best alternative."""
 
 
-class Reader(msgspec.Struct, frozen=True, kw_only=True):
+class VaultIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """A vault and the identity that reads it. `cloud` is empty for the public cloud."""
 
     vault: str
@@ -48,7 +48,7 @@ class Reader(msgspec.Struct, frozen=True, kw_only=True):
         return Identity(namespace, self.service_account, self.client_id, self.tenant_id)
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class SecretEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One key of a Secret. `part` is one of `PEM_PARTS`, `version` an id, `type` secret or cert (without its key).
 
     `property` is a path into a JSON or YAML value.
@@ -80,30 +80,30 @@ class WantedSecret(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     labels: dict[str, str]
     annotations: dict[str, str]
-    entries: Sequence[Entry] = ()
+    entries: Sequence[SecretEntry] = ()
     whole: Manifest | None = None
-    reader: Reader
+    reader: VaultIdentity
     lost: Mapping[str, str] = {}
 
 
 def manifests(secret: WantedSecret, name: str, *, classes: bool) -> list[Manifest]:
-    """Return an AKVSync of that name, or a class of that name and a SecretSync. Raise `Inexpressible`.
+    """Return an AKVSync of that name, or a class of that name and a SecretSync. Raise `InexpressibleSecret`.
 
     `classes` requests the second form even if the first is possible. Its objects have the format `pfx`, so that a
     certificate that the vault stores as PFX is not converted.
     """
     needs_class = _needs_class(secret)
     if secret.whole and needs_class:
-        raise Inexpressible(
+        raise InexpressibleSecret(
             "only an AKVSync generates a key for each property or object, but it has no such cloud or type"
         )
     makes_class = needs_class or (classes and not secret.whole)
     found = _class_and_sync(secret, name) if makes_class else [_build_akvsync(secret, name)]
     try:
         _verify_manifests(secret, found)
-    except Inexpressible as problem:
+    except InexpressibleSecret as problem:
         if secret.lost:  # the lost keys can be the cause
-            raise Inexpressible(f"{join_problems(secret.lost)}; {problem}") from problem
+            raise InexpressibleSecret(f"{join_problems(secret.lost)}; {problem}") from problem
         raise
     return found
 
@@ -147,7 +147,7 @@ def _build_akvsync(secret: WantedSecret, name: str) -> Manifest:
     }
 
 
-def _build_mapping(entry: Entry) -> Manifest:
+def _build_mapping(entry: SecretEntry) -> Manifest:
     fields = {
         "dataKey": entry.key,
         "secretInAKV": entry.object,
@@ -195,16 +195,16 @@ def _class_and_sync(secret: WantedSecret, name: str) -> list[Manifest]:
 _Variant = tuple[str, str, str, str, str]
 
 
-def _variant_of(entry: Entry) -> _Variant:
+def _variant_of(entry: SecretEntry) -> _Variant:
     return entry.object, entry.type, entry.version, entry.property, entry.encoding
 
 
-def _part_of(secret: WantedSecret, entry: Entry) -> str:
+def _part_of(secret: WantedSecret, entry: SecretEntry) -> str:
     """Return the part for the sourcePath; empty for a TLS Secret, whose keys select their parts themselves."""
     return "" if secret.type == TLS_TYPE and entry.key in PEM_PARTS else entry.part
 
 
-def _variant_paths(entries: Sequence[Entry]) -> dict[_Variant, str]:
+def _variant_paths(entries: Sequence[SecretEntry]) -> dict[_Variant, str]:
     """Return the path of each variant of an object. The second and later variants get an alias.
 
     An alias has a dot, and names of objects have none.
@@ -239,23 +239,25 @@ def _is_whole(secret: WantedSecret, variant: _Variant) -> bool:
 
 
 def _verify_manifests(secret: WantedSecret, found: Sequence[Manifest]) -> None:
-    """Raise `Inexpressible` if the controller or the API server would reject these manifests."""
+    """Raise `InexpressibleSecret` if the controller or the API server would reject these manifests."""
     reader = secret.reader
     if not kube_names.is_name(secret.name):
-        raise Inexpressible(f"{secret.name!r} is not a Secret's name, which has only small letters, digits, - and .")
+        raise InexpressibleSecret(
+            f"{secret.name!r} is not a Secret's name, which has only small letters, digits, - and ."
+        )
     if problem := reserved.find_reserved(secret.name, secret.labels, secret.annotations):
-        raise Inexpressible(problem)
+        raise InexpressibleSecret(problem)
     if len(msgspec.json.encode([secret.labels, secret.annotations])) > MAX_TEXT:
-        raise Inexpressible(f"its labels and annotations have more than {MAX_TEXT} characters")
+        raise InexpressibleSecret(f"its labels and annotations have more than {MAX_TEXT} characters")
     if not kube_names.is_name(reader.service_account):
-        raise Inexpressible(f"{reader.service_account!r} is not a ServiceAccount's name: give --service-account")
+        raise InexpressibleSecret(f"{reader.service_account!r} is not a ServiceAccount's name: give --service-account")
     for value, pattern, what in (
         (reader.vault, VAULT_NAME, "a Key Vault's name, 3 to 24 letters, digits and single -: give --vault"),
         (reader.client_id, CLIENT, "a managed identity's client id: give --client-id"),
         (reader.tenant_id, TENANT, "a tenant's id: give --tenant-id"),
     ):
         if not pattern.fullmatch(value):
-            raise Inexpressible(f"{value!r} is not {what}" if value else f"it does not name {what}")
+            raise InexpressibleSecret(f"{value!r} is not {what}" if value else f"it does not name {what}")
     try:
         if found[0]["kind"] == AKVSync.kind:
             made = expand_akvsync(msgspec.convert(found[0], AKVSync))
@@ -271,11 +273,11 @@ def _verify_manifests(secret: WantedSecret, found: Sequence[Manifest]) -> None:
         for sync in syncs:
             understood.wanted(sync.spec.secret_object)
             if mistake := decision.find_mistake(sync):
-                raise Inexpressible(mistake.message)
+                raise InexpressibleSecret(mistake.message)
         if understood.item_problems:
-            raise Inexpressible(understood.item_problems[0])
+            raise InexpressibleSecret(understood.item_problems[0])
     except (ControllerError, msgspec.ValidationError) as error:
-        raise Inexpressible(str(error)) from error
+        raise InexpressibleSecret(str(error)) from error
 
 
 def carried_metadata(labels: dict[str, str], annotations: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:

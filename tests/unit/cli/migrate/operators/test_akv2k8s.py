@@ -14,7 +14,7 @@ from tools.cli.migrate.objects import Manifest
 from tools.cli.migrate.operators.akv2k8s import migrate as convert
 from tools.cli.migrate.operators.akv2k8s_kinds import VERSIONS
 from tools.cli.migrate.operators.report import AKV2K8S, report
-from tools.cli.migrate.operators.result import Options, Result
+from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 from tools.cli.migrate.workloads import TEMPLATES
 
 ID = "0123456789abcdef" * 2
@@ -47,16 +47,16 @@ def workload(kind: str = "Deployment", init: bool = False, **env: str) -> Manife
     return {"apiVersion": "apps/v1", "kind": kind, "metadata": meta, **body}
 
 
-def moved(*objects: Manifest, **options: Any) -> Result:
+def moved(*objects: Manifest, **options: Any) -> ConversionResult:
     given = {"client_id": "client-1", "tenant_id": "tenant-1", "service_account": "reader"} | options
-    return convert(objects, Options(**given))
+    return convert(objects, ConversionOptions(**given))
 
 
-def said(found: Result) -> str:
+def said(found: ConversionResult) -> str:
     return "\n".join(map(str, sorted(found.notes)))
 
 
-def mapping(found: Result) -> dict[str, str]:
+def mapping(found: ConversionResult) -> dict[str, str]:
     (made,) = found.manifests
     (item,) = made["spec"]["objects"]
     return {entry["dataKey"]: entry["secretInAKV"] for entry in item["mapping"]}

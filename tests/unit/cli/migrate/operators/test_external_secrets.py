@@ -15,7 +15,7 @@ from tools.cli.migrate import migrate
 from tools.cli.migrate.objects import Manifest
 from tools.cli.migrate.operators.external_secrets import migrate as convert
 from tools.cli.migrate.operators.report import EXTERNAL_SECRETS, report
-from tools.cli.migrate.operators.result import Options, Result
+from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 
 VERSION = "0123456789abcdef" * 2
 CLIENT, TENANT = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
@@ -54,15 +54,15 @@ def key(secret_key: str, remote: str, **ref: Any) -> Manifest:
     return {"secretKey": secret_key, "remoteRef": {"key": remote, **ref}}
 
 
-def moved(*objects: Manifest, **options: Any) -> Result:
-    return convert([account(), *objects], Options(**options))
+def moved(*objects: Manifest, **options: Any) -> ConversionResult:
+    return convert([account(), *objects], ConversionOptions(**options))
 
 
-def said(found: Result) -> str:
+def said(found: ConversionResult) -> str:
     return "\n".join(map(str, sorted(found.notes)))
 
 
-def spec_of(found: Result) -> Any:
+def spec_of(found: ConversionResult) -> Any:
     (made,) = found.manifests
     assert made["kind"] == "AKVSync"
     return made["spec"]
@@ -517,7 +517,8 @@ def test_cluster_store_serves_each_namespace_as_an_account_of_its_own() -> None:
     ref = {"name": "reader", "namespace": "ops"}
     objects = [account("ops"), store("ClusterSecretStore", serviceAccountRef=ref, tenantId=TENANT)]
     found = convert(
-        [*objects, external(key("a", "x"), secretStoreRef={"name": "vault", "kind": "ClusterSecretStore"})], Options()
+        [*objects, external(key("a", "x"), secretStoreRef={"name": "vault", "kind": "ClusterSecretStore"})],
+        ConversionOptions(),
     )
     ((identity, _),) = found.roles
     assert (identity.subject, identity.client_id) == ("system:serviceaccount:shop:reader", CLIENT)

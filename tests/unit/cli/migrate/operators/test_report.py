@@ -19,10 +19,10 @@ from tests.unit.cli.migrate.operators.mutations import mutated, places
 from tools.cli.common import kube_names, templating
 from tools.cli.migrate.objects import Manifest
 from tools.cli.migrate.operators import akv2k8s, external_secrets
-from tools.cli.migrate.operators.report import AKV2K8S, EXTERNAL_SECRETS, Operator, report
-from tools.cli.migrate.operators.result import Options, Result
+from tools.cli.migrate.operators.report import AKV2K8S, EXTERNAL_SECRETS, OperatorTexts, report
+from tools.cli.migrate.operators.result import ConversionOptions, ConversionResult
 
-OPTIONS = Options(client_id="client-1", tenant_id="tenant-1", service_account="reader")
+OPTIONS = ConversionOptions(client_id="client-1", tenant_id="tenant-1", service_account="reader")
 BOTH = (
     (EXTERNAL_SECRETS, external_secrets.migrate, test_external_secrets.WHOLE),
     (AKV2K8S, akv2k8s.migrate, test_akv2k8s.WHOLE),
@@ -48,7 +48,7 @@ COMMANDS = [
 ]
 
 
-def harmless(found: Result, operator: Operator) -> None:
+def harmless(found: ConversionResult, operator: OperatorTexts) -> None:
     """Check that the report is printable and well formed, and that it has the known commands alone."""
     page = report(found, operator, "")
     assert all(each.isprintable() or each == "\n" for each in page), page
@@ -123,6 +123,6 @@ def test_a_real_shell_runs_the_intended_commands_alone(number: int, issuer: str,
 
 
 def test_nothing_to_do_is_a_report_too() -> None:
-    page = report(Result(), EXTERNAL_SECRETS, "")
+    page = report(ConversionResult(), EXTERNAL_SECRETS, "")
     assert "Nothing." in page
     assert page.count("# nothing to do") == 4
