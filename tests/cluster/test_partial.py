@@ -24,11 +24,11 @@ from tools.pods.pod_process import PodProcess
 MANY = 1000
 
 
-@pytest.fixture(scope="module")
-def strict(installed: InstalledRelease) -> Iterator[PodProcess]:
-    """Beside the module's own controller, and with no part in its election."""
+@pytest.fixture
+def strict(installed: InstalledRelease, space: Namespace) -> Iterator[PodProcess]:
+    """Provide a second controller, in this namespace alone: it serves SecretSyncs that name no controller, too."""
     settings = {"CONTROLLER_NAME": "strict", "ENABLE_PARTIAL_SECRET_SYNC": "false", "LEASE_NAME": ""}
-    with running_controller(installed.workload(**settings)) as workload:
+    with running_controller(installed.workload(WATCH_NAMESPACES=space.name, **settings)) as workload:
         yield workload
 
 
@@ -70,6 +70,7 @@ def test_one_missing_key_is_requested_again_and_the_others_are_not(space: Namesp
     space.apply(space.provider_class(*names), space.sync("s", {name: name for name in names}))
     space.wait_reason("s", Reason.PARTIAL)
     before = space.count_calls("secrets.get")
+    assert before == len(names)
     time.sleep(20)
     # After 2, 4, 8 and 16 s, half of each by chance.
     assert 1 <= space.count_calls("secrets.get") - before <= 6
@@ -77,10 +78,11 @@ def test_one_missing_key_is_requested_again_and_the_others_are_not(space: Namesp
     space.wait_secret("s", dict.fromkeys(names, "1"), patience=60)
 
 
-@pytest.fixture(scope="module")
-def quick(installed: InstalledRelease) -> Iterator[PodProcess]:
-    """Check Secrets for drift each second."""
-    with running_controller(installed.workload(CONTROLLER_NAME="quick", DRIFT_INTERVAL="1", LEASE_NAME="")) as workload:
+@pytest.fixture
+def quick(installed: InstalledRelease, space: Namespace) -> Iterator[PodProcess]:
+    """Provide a second controller, in this namespace alone, that checks Secrets for drift each second."""
+    settings = {"CONTROLLER_NAME": "quick", "DRIFT_INTERVAL": "1", "LEASE_NAME": ""}
+    with running_controller(installed.workload(WATCH_NAMESPACES=space.name, **settings)) as workload:
         yield workload
 
 
