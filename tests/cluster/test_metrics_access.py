@@ -67,8 +67,9 @@ def installed(
     return install_first_release(plane, emulator, tmp_path_factory.mktemp("release"), metrics=metrics)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def scraper(installed: InstalledRelease, authority: ClusterAuthority) -> Iterator[Scraper]:
+    """Provide a client of a controller that has reviewed no token yet: it bounds reviews by address."""
     with running_controller(installed.workload()) as workload:
         yield Scraper(workload, authority.pair.cert)
 

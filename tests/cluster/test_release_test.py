@@ -3,6 +3,7 @@
 What it shows of one that does is in tests/node, where the kubelet brings the test's cloud to the controller.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -21,6 +22,9 @@ from tools.local_cluster.programs import assets
 ROOT = Path(__file__).resolve().parents[2]
 HELMS: dict[str, Callable[[], Path]] = {"3": helm.find_executable, "4": lambda: assets.tool("helm")}
 KINDS = "pods,serviceaccounts,roles,rolebindings,configmaps"
+TEST_OBJECTS = "app.kubernetes.io/component=test,app.kubernetes.io/instance={}"
+# The test's vault has one port, so each of its runs has an address of its own.
+_addresses = (f"127.8.{os.getpid() % 255}.{number}" for number in itertools.count(1))
 
 
 @contextmanager
@@ -32,7 +36,7 @@ def program(installed: InstalledRelease, **settings: str) -> Iterator["subproces
         "NAMESPACE": installed.release,
         "DEPLOYMENT": installed.deployment,
         "NAME": f"{installed.deployment}-test",
-        "POD_IP": "127.0.0.1",
+        "POD_IP": next(_addresses),
         "SAMPLE_NAMESPACE": installed.release,
         "SERVICE_ACCOUNT": "shop",
     }
@@ -56,6 +60,14 @@ def clouds(installed: InstalledRelease) -> dict[str, str]:
     found = installed.plane.kubectl("get", "configmap", f"{installed.deployment}-test", *at, "--output", "json")
     data: dict[str, str] = json.loads(found).get("data") or {}
     return data
+
+
+@pytest.fixture(autouse=True)
+def removed_hooks(installed: InstalledRelease) -> Iterator[None]:
+    """Remove what `helm test` leaves on purpose, so that the next test begins without it."""
+    yield
+    at = ("--namespace", installed.release, "--selector", TEST_OBJECTS.format(installed.release))
+    installed.plane.kubectl("delete", KINDS, *at, "--grace-period=0", "--force")
 
 
 @pytest.fixture
@@ -96,8 +108,8 @@ def end_pod(installed: InstalledRelease, phase: str) -> None:
 
 def of_test(installed: InstalledRelease) -> set[str]:
     """Return the kinds of the test's objects in the cluster."""
-    at = ("--selector", f"app.kubernetes.io/component=test,app.kubernetes.io/instance={installed.release}")
-    found = installed.plane.kubectl("get", KINDS, "--namespace", installed.release, *at, "--output", "name")
+    at = ("--namespace", installed.release, "--selector", TEST_OBJECTS.format(installed.release))
+    found = installed.plane.kubectl("get", KINDS, *at, "--output", "name")
     return {name.partition("/")[0].partition(".")[0] for name in found.split()}
 
 
@@ -137,7 +149,7 @@ def test_the_next_test_replaces_what_a_killed_one_left(installed: InstalledRelea
 
 
 @pytest.mark.usefixtures("config")
-@pytest.mark.parametrize(("address", "url"), [("127.0.0.1", "https://127.0.0.1:"), ("::1", "https://[::1]:")])
+@pytest.mark.parametrize(("address", "url"), [("127.8.0.1", "https://127.8.0.1:"), ("::1", "https://[::1]:")])
 def test_told_to_stop_it_leaves_nothing(address: str, url: str, installed: InstalledRelease) -> None:
     with program(installed, POD_IP=address) as running:
         eventually(lambda: left(installed), lambda found: len(found) == 2)
