@@ -5,10 +5,11 @@ invalid item affects only the SecretSyncs that use it: it becomes a sentence tha
 Only a text without any item is a `ClassError`.
 """
 
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import yaml
@@ -28,6 +29,7 @@ MOST_HISTORY = 500
 MAX_ITEMS = 2_000
 # The outer list, its items and their fields are three levels. More is a mistake, or an attack on the parser's stack.
 _DEPTH = 4
+_BLANK_START = re.compile(r"\A(?:[^\S\n]*\n)+")
 # Lines such as `%TAG`. LibYAML compares each one with all previous ones.
 MAX_DIRECTIVES = 8
 FIELDS = {
@@ -142,9 +144,11 @@ def shorten_name(name: str) -> str:
     return name if name.isprintable() and len(name) <= 60 else quote_text(name)
 
 
-def read_objects(text: str) -> ItemIndex:
+def read_objects(parameter: str) -> ItemIndex:
     """Read the parameter `objects`. Raise `ClassError` if it is not a list of items."""
-    root = _compose_yaml(text, "parameter objects")
+    # The CSI provider removes white space around the parameter. A tab in a blank line is not YAML.
+    trimmed = _BLANK_START.sub(lambda blank: "\n" * blank[0].count("\n"), parameter.rstrip())
+    root = _compose_yaml(trimmed, "parameter objects")
     entries = dict(_node_fields(root, "parameter objects", 0)) if isinstance(root, yaml.MappingNode) else {}
     array = entries.get("array")
     if not isinstance(array, yaml.SequenceNode) or not array.value:
@@ -164,8 +168,9 @@ def read_objects(text: str) -> ItemIndex:
             # A block text begins on the line after its `|`.
             first = item.start_mark.line + (1 if item.style in ("|", ">") else 0)
             warnings: list[str] = []
-            node = _compose_yaml(item.value, where, first)
-            if _is_null(item) or node is None or _is_null(node):
+            text = _scalar_text(item, where)
+            node = None if text is None else _compose_yaml(text, where, first)
+            if node is None or _is_null(node):
                 continue
             _read_fields(node, where, first, given, warnings)
             items.add(_vault_object(given, where), where, warnings)
@@ -188,8 +193,8 @@ def _read_fields(node: yaml.Node, where: str, first_line: int, given: dict[str, 
             warnings.append(f"{line}: unknown field {quote_text(name)} is ignored{meant}")
         elif not isinstance(value, yaml.ScalarNode):
             raise ClassError(f"{line}: {name} must be one value")
-        elif not _is_null(value):
-            given[name] = value.value.strip()
+        elif (text := _scalar_text(value, f"{line}: {name}")) is not None:
+            given[name] = text.strip()
 
 
 def _vault_object(given: Mapping[str, str], where: str) -> VaultObject:
@@ -258,12 +263,41 @@ def _vault_object(given: Mapping[str, str], where: str) -> VaultObject:
 
 
 def _is_null(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.ScalarNode) and not node.style and node.value in _NULLS
+    """Return whether this is YAML's null. A tag makes it a text, or makes a quoted word null."""
+    if not isinstance(node, yaml.ScalarNode) or node.value not in _NULLS:
+        return False
+    return not node.style if node.tag == _NO_TAG else node.tag == f"{_YAML}null"
+
+
+def _scalar_text(node: yaml.ScalarNode, where: str) -> str | None:
+    """Return the text of a scalar as gopkg.in/yaml.v3 decodes it, or None for null.
+
+    A tag such as !!int needs a text of that type. Other tags change nothing.
+    """
+    if _is_null(node):
+        return None
+    text: str = node.value
+    if node.tag == f"{_YAML}binary":
+        try:
+            return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True).decode()
+        except ValueError:
+            raise ClassError(f"{where}: the tag !!binary needs the base64 of a text; remove the tag") from None
+    if (expected := _TAGGED.get(node.tag)) and not expected.fullmatch(text.replace("_", "")):
+        raise ClassError(f"{where}: {quote_text(text)} has another type than its tag; remove the tag")
+    return text
 
 
 # The numbers that gopkg.in/yaml.v3, which the CSI provider uses, finds in a plain text.
 _GO_INTEGER = re.compile(r"([-+]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|(0|[1-9][0-9]*))")
 _GO_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_YAML, _NO_TAG = "tag:yaml.org,2002:", "!"
+# The texts that YAML's tags for types accept.
+_TAGGED = {
+    f"{_YAML}null": re.compile("|".join(map(re.escape, _NULLS))),
+    f"{_YAML}bool": re.compile("true|True|TRUE|false|False|FALSE"),
+    f"{_YAML}int": _GO_INTEGER,
+    f"{_YAML}float": re.compile(rf"{_GO_INTEGER.pattern}|{_GO_FLOAT.pattern}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+}
 # The digits of an int32 and some more. A longer number cannot be intended.
 _MOST_DIGITS = 40
 
@@ -290,12 +324,21 @@ def _node_fields(node: yaml.MappingNode, where: str, first_line: int) -> Iterato
         line = first_line + key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
             raise ClassError(f"{where}, line {line}: a field's name must be one word")
-        if key.value == "<<" and not key.style:
+        if key.value == "<<" and (key.tag == f"{_YAML}merge" or (key.tag == _NO_TAG and not key.style)):
             raise ClassError(f"{where}, line {line}: a merge key (<<); write its fields instead")
         if key.value in seen:
             raise ClassError(f"{where}, line {line}: {quote_text(key.value)} is given twice")
         seen.add(key.value)
-        yield key.value, value
+        if (name := _scalar_text(key, f"{where}, line {line}")) is not None:
+            yield name, value
+
+
+class _TagLoader(yaml.CBaseLoader):
+    """A loader that keeps a tag that is written apart from the tags that YAML derives."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        """Return the tag of a node that is written without one."""
+        return _NO_TAG
 
 
 def _compose_yaml(text: str, where: str, first_line: int = 0) -> yaml.Node | None:
@@ -321,7 +364,7 @@ def _compose_yaml(text: str, where: str, first_line: int = 0) -> yaml.Node | Non
                 number = first_line + (event.start_mark.line if event.start_mark else 0) + 1
                 what = "an alias" if depth <= _DEPTH else f"more than {_DEPTH} levels"
                 raise ClassError(f"{where}, line {number}: {what}; expected `array:` with one `- |` item per object")
-        return next(yaml.compose_all(text, Loader=yaml.CBaseLoader), None)
+        return next(yaml.compose_all(text, Loader=_TagLoader), None)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {first_line + mark.line + 1}" if mark else ""

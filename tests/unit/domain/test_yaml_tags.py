@@ -1,0 +1,103 @@
+"""Tags in the parameter `objects` mean what they mean to the CSI provider (gopkg.in/yaml.v3).
+
+The expected values are those of the provider 1.8.2, whose types decoded the same texts.
+"""
+
+import base64
+
+import pytest
+
+from controller.domain.vault_objects import VaultObject, read_objects
+
+BINARY = base64.b64encode(b"objectName: pin\nobjectAlias: code\n").decode()
+
+
+def read(fields: str) -> VaultObject:
+    """Return the only object of a class whose item has these lines. Raise `AssertionError` with its fault."""
+    items = read_objects("array:\n  - |\n" + "".join(f"    {line}\n" for line in fields.splitlines()))
+    assert not [*items.faults.values(), *items.unnamed_faults]
+    (found,) = items.objects.values()
+    return found
+
+
+@pytest.mark.parametrize("tag", ["!!str", "!<tag:yaml.org,2002:str>", "!local", "!!set", "!!str &anchor"])
+@pytest.mark.parametrize("word", ["~", "null", "Null", "NULL"])
+def test_null_word_with_a_tag_is_a_text(tag: str, word: str) -> None:
+    assert read(f"objectName: pin\nobjectAlias: {tag} {word}").alias == word
+
+
+@pytest.mark.parametrize("value", ["!!null", "!!null ~", '!!null "null"', "!!null '~'", '!!null ""', "! ~", "! null"])
+def test_null_tag_means_left_out(value: str) -> None:
+    assert read(f"objectName: pin\nobjectAlias: {value}").alias == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "alias"),
+    [
+        ("!!binary Y29kZQ==", "code"),
+        ('!!binary "Y29kZQ=="', "code"),
+        ("!!binary |\n      Y29k\n      ZQ==", "code"),
+        ("!!binary IGNvZGUK", "code"),
+        ('!!binary ""', ""),
+        ("!!binary bnVsbA==", "null"),
+        ('!!int "3"', "3"),
+        ("!!int 0x1F", "0x1F"),
+        ("!!int 1_000", "1_000"),
+        ("!!float 3", "3"),
+        ("!!float .inf", ".inf"),
+        ("!!bool true", "true"),
+    ],
+)
+def test_tagged_text_is_decoded_as_the_csi_provider_does(value: str, alias: str) -> None:
+    assert read(f"objectName: pin\nobjectAlias: {value}").alias == alias
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!binary x",
+        "!!binary Y29kZQ",
+        "!!binary /w==",
+        "!!int code",
+        "!!int 1.5",
+        "!!int ~",
+        "!!float code",
+        "!!bool yes",
+        "!!null code",
+    ],
+)
+def test_text_that_its_tag_does_not_allow_is_a_fault(value: str) -> None:
+    items = read_objects(f"array:\n  - |\n    objectName: pin\n    objectAlias: {value}\n  - 'objectName: other'\n")
+    assert list(items.objects) == ["other"]
+    assert "objects item 0 (line 2), line 4: objectAlias: " in items.faults["pin"]
+    assert items.faults["pin"].endswith("; remove the tag")
+
+
+@pytest.mark.parametrize(
+    ("value", "history"), [('!!int "3"', 3), ("!!int 010", 8), ("!!float 2.0", 2), ("!!null ~", 1)]
+)
+def test_tagged_history_is_a_number(value: str, history: int) -> None:
+    assert read(f"objectName: pin\nobjectVersionHistory: {value}").history == history
+
+
+@pytest.mark.parametrize("item", [f"!!binary {BINARY}", f'!!binary "{BINARY}"', f"!!binary |\n      {BINARY}"])
+def test_binary_item_is_its_decoded_text(item: str) -> None:
+    assert list(read_objects(f"array:\n  - {item}\n").objects) == ["code"]
+
+
+def test_tagged_names_of_fields_are_decoded() -> None:
+    assert read("!!binary b2JqZWN0TmFtZQ==: pin\n!!str objectAlias: code\n!!null ~: x").served_as == "code"
+    assert list(read_objects("!!binary YXJyYXk=:\n  - 'objectName: pin'\n").objects) == ["pin"]
+
+
+def test_tagged_merge_key_is_a_merge_key_and_a_text_is_not() -> None:
+    assert read("objectName: pin\n!!str <<: {objectAlias: code}").alias == ""
+    items = read_objects("array:\n  - |\n    objectName: pin\n    !!merge <<: {objectAlias: code}\n")
+    assert "a merge key" in items.faults["pin"]
+
+
+@pytest.mark.parametrize("blank", ["\t\n", " \t \n\n", "\n\t\n", "\r\n\t\r\n"])
+def test_blank_lines_around_the_parameter_do_not_matter(blank: str) -> None:
+    items = read_objects(f"{blank}array:\n  - 'objectName: pin'\n  - x\n{blank}\t")
+    assert list(items.objects) == ["pin"]
+    assert f"line {blank.count(chr(10)) + 3}" in items.unnamed_faults[0]
