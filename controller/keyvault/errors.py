@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
-from azure.core.exceptions import HttpResponseError
+from azure.core.exceptions import AzureError, HttpResponseError
 
 from controller.config.settings import DEFAULT_CLOUD, KEY_VAULT_API_VERSION
 from controller.domain.provider_class import VaultObject
 from controller.errors import AccessDenied, ObjectError, ObjectGone, ProviderError, Retry
 from controller.keyvault.objects import ObjectClient
 from controller.runtime.backoff import parse_retry_after
+from controller.runtime.json_decoding import decode_json, replace_lone_surrogates
 
 # Key Vault's refusal of an api-version, with the newest version that it supports.
 _UNKNOWN_VERSION = re.compile(
@@ -59,12 +60,13 @@ class VaultRefusal(NamedTuple):
     def from_error(cls, error: HttpResponseError) -> Self:
         """Read the SDK's error. Fields that the answer lacks, or has in another form, are empty."""
         response: Any = error.response
-        text = getattr(error.error, "message", None)
+        errors = list(_nested_errors(response))
+        codes = [code for code in _texts(errors, "code") if _INNER_CODE.fullmatch(code)]
         sent = getattr(getattr(response, "request", None), "headers", {})
         return cls(
             status=error.status_code or 0,
-            codes=tuple(_error_codes(error.error)),
-            text=text if isinstance(text, str) else "",
+            codes=tuple(codes),
+            text=next(_texts(errors, "message"), ""),
             retry_after=parse_retry_after(getattr(response, "headers", {})),
             token=sent.get("Authorization", "").partition(" ")[2],
         )
@@ -221,15 +223,28 @@ def _forbidden_error(
     )
 
 
-def _error_codes(error: Any) -> Iterator[str]:
-    """Yield the codes of an error and of its inner errors. A code is a word; other text is left out."""
-    code = getattr(error, "code", None)
-    if isinstance(code, str) and _INNER_CODE.fullmatch(code):
-        yield code
-    inner = getattr(error, "innererror", None)
-    for _ in range(MAX_INNER_ERRORS):
+def _nested_errors(response: Any) -> Iterator[dict[str, Any]]:
+    """Yield the error of an answer, then its inner errors, with the names of fields in lower case.
+
+    The SDK reads no error without a code and a message, and no `innerError` in that spelling.
+    """
+    try:
+        body = decode_json(replace_lone_surrogates(response.text().encode()), dict[str, Any])
+    except (AzureError, ValueError, LookupError, AttributeError):  # there is no body, or it cannot be read
+        return
+    found = _lower_names(body)
+    inner: Any = found.get("error", found)
+    for _ in range(1 + MAX_INNER_ERRORS):
         if not isinstance(inner, dict):
             return
-        if isinstance(code := inner.get("code"), str) and _INNER_CODE.fullmatch(code):
-            yield code
-        inner = inner.get("innererror")
+        found = _lower_names(inner)
+        yield found
+        inner = found.get("innererror")
+
+
+def _lower_names(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name.lower(): value for name, value in fields.items()}
+
+
+def _texts(errors: list[dict[str, Any]], name: str) -> Iterator[str]:
+    return (text for error in errors if isinstance(text := error.get(name), str))
