@@ -36,7 +36,7 @@ from controller.keyvault.errors import (
 )
 from controller.keyvault.objects import SOURCES, ObjectClient
 from controller.keyvault.resolver import requesting_namespace
-from controller.keyvault.transport import explain_connection, is_too_large, new_pipeline
+from controller.keyvault.transport import explain_connection, is_cut_off, new_pipeline
 from controller.runtime import budgets
 from controller.runtime.circuit_breaker import CircuitBreaker
 from controller.runtime.fair_share import FairSemaphore
@@ -69,12 +69,13 @@ T = TypeVar("T")
 
 
 class _RequestFailed(Exception):  # noqa: N818 - it carries an error
-    """A request failed. `again` means that another attempt can succeed at once."""
+    """A request failed. `again` means that another attempt can succeed at once; `lasts`, that none can."""
 
-    def __init__(self, error: ProviderError, *, again: bool) -> None:
+    def __init__(self, error: ProviderError, *, again: bool, lasts: bool = False) -> None:
         super().__init__()
         self.error = error
         self.again = again
+        self.lasts = lasts
 
 
 class VaultClient:
@@ -155,6 +156,7 @@ class VaultClient:
                 try:
                     return await self._send_once(source, verb, found, request)
                 except _RequestFailed as failed:
+                    self._note_failure(breaker, failed, retries=failed.again and attempt == 1)
                     if not (failed.again and breaker.can_retry(attempt)):
                         raise failed.error from failed.__cause__
             await asyncio.sleep(RETRY_DELAYS[attempt - 1] * random.uniform(1, 1.5))  # noqa: S311 - it spreads load
@@ -175,8 +177,10 @@ class VaultClient:
             return answer
         except TimeoutError as error:
             text = f"{place} did not answer in time; check the route and firewall to it"
-            raise self._note_failure(breaker, ProviderError(text), again=False) from error
+            raise _RequestFailed(ProviderError(text), again=False) from error
         except HttpResponseError as error:
+            if is_cut_off(error):
+                raise _RequestFailed(ProviderError(explain_connection(error, place)), again=True) from error
             if isinstance(error, DecodeError):
                 raise self._unusable_answer(breaker, found) from error
             outcome = str(error.status_code)
@@ -194,10 +198,8 @@ class VaultClient:
             outcome = ""
             raise
         except AzureError as error:
-            if found and is_too_large(error):
-                raise self._unusable_answer(breaker, found) from error
             text = explain_connection(error, place)
-            raise self._note_failure(breaker, ProviderError(text), again=not isinstance(error, TIMEOUTS)) from error
+            raise _RequestFailed(ProviderError(text), again=not isinstance(error, TIMEOUTS)) from error
         finally:
             if outcome:
                 self._count(self.vault, f"{source.plural}.{verb}", outcome)
@@ -211,7 +213,7 @@ class VaultClient:
             self._note_answer(breaker)
             return unusable_error(self.vault, found)
         text = f"Key Vault {self.vault} gave no usable answer; the controller tries again by itself"
-        return self._note_failure(breaker, ProviderError(text), again=True)
+        return _RequestFailed(ProviderError(text), again=True)
 
     def _translate_refusal(
         self,
@@ -237,7 +239,7 @@ class VaultClient:
         passes = refused.may_pass
         if refused.status == 401 and refused.token_fault not in LASTING:
             passes = self._credential.note_refusal(refused.token) or passes
-        return self._note_failure(breaker, translated, again=passes and not refused.retry_after, lasts=not passes)
+        return _RequestFailed(translated, again=passes and not refused.retry_after, lasts=not passes)
 
     async def _wait_for_turn(self, who: object, first: bool) -> None:
         while wait := self.rate_limiter.seconds_until_turn(self._identity.namespace, who, first=first):
@@ -253,14 +255,12 @@ class VaultClient:
         breaker.succeed()
         self.rate_limiter.note_answer()
 
-    def _note_failure(
-        self, breaker: CircuitBreaker, error: ProviderError, *, again: bool, lasts: bool = False
-    ) -> _RequestFailed:
-        if lasts:
+    def _note_failure(self, breaker: CircuitBreaker, failed: _RequestFailed, *, retries: bool) -> None:
+        error = failed.error
+        if failed.lasts:
             breaker.trip(error.message, error.retry_after or 0.0)
         else:
-            breaker.fail(error.message, error.retry_after or 0.0)
-        return _RequestFailed(error, again=again)
+            breaker.fail(error.message, error.retry_after or 0.0, retries=retries)
 
     def _read_response(self, response: PipelineResponse[Any, Any]) -> None:
         """Read the server's clock from an answer, and record the status if the SDK could not decode the body."""

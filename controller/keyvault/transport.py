@@ -54,23 +54,39 @@ class CompressedAnswer(aiohttp.ClientPayloadError):
 
 
 class _BoundedResponse(aiohttp.ClientResponse):
-    """An answer of limited size."""
+    """An answer of limited size. The status of a refusal counts, whatever its body is."""
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         # The SDK decompresses without a limit, so such an answer must not reach it.
         started = await super().start(connection)
-        if self.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if self._is_compressed and not self._is_refusal:
             self.close()
             raise CompressedAnswer("it is compressed")
         return started
 
+    @property
+    def _is_compressed(self) -> bool:
+        return self.headers.get("Content-Encoding", "identity").lower() != "identity"
+
+    @property
+    def _is_refusal(self) -> bool:
+        return self.status >= 400
+
     async def read(self) -> bytes:
         answer = ZeroizedBytes()  # it can contain a value
+        if self._is_compressed:
+            self.close()
+            return answer  # type: ignore[return-value]  # the SDK only decodes it
         try:
             async for part in self.content.iter_any():
                 answer += part
                 if len(answer) > MOST_ANSWER:
                     raise AnswerTooLarge("the answer is too long")
+        except aiohttp.ClientPayloadError:
+            self.close()
+            if not self._is_refusal:
+                raise
+            answer.clear()  # half a text has no meaning
         except BaseException:
             self.close()
             raise
@@ -168,9 +184,10 @@ def new_pipeline(credential: AsyncTokenCredential, note: Callable[[PipelineRespo
     ]
 
 
-def is_too_large(error: AzureError) -> bool:
-    """Return whether the SDK failed because the answer was too large to be read."""
-    return isinstance(getattr(error, "inner_exception", None) or error.__cause__, AnswerTooLarge)
+def is_cut_off(error: AzureError) -> bool:
+    """Return whether the SDK failed because the connection ended within the answer."""
+    cause = getattr(error, "inner_exception", None) or error.__cause__
+    return isinstance(cause, aiohttp.ClientPayloadError) and not isinstance(cause, AnswerTooLarge)
 
 
 def explain_connection(error: AzureError, other: str) -> str:
@@ -183,6 +200,8 @@ def explain_connection(error: AzureError, other: str) -> str:
             f"{other} sent a compressed answer without a request for it, so it was not read; if a proxy is in between,"
             " turn its compression off"
         )
+    if is_cut_off(error):
+        return f"{other} ended the connection within its answer; the controller tries again by itself"
     if isinstance(cause, aiohttp.ClientConnectorDNSError):
         return f"{other}: the name {cause.host} does not resolve; check that name and the cluster's DNS"
     if isinstance(cause, aiohttp.ClientConnectorCertificateError | ssl.SSLError | aiohttp.ClientConnectorSSLError):

@@ -55,16 +55,18 @@ class CircuitBreaker:
         self._reason, self._open_until = "", 0.0
         self._outcomes.append((self._clock(), True))
 
-    def fail(self, reason: str, seconds: float = 0.0) -> None:
+    def fail(self, reason: str, seconds: float = 0.0, *, retries: bool = False) -> None:
         """Note a failure that may pass; the breaker opens if such failures prevail.
 
-        If the vault said in how many seconds to come again, one failure without an answer is enough.
+        If the vault said in how many seconds to come again, one failure without an answer is enough. If the caller
+        retries, the result of its retry decides: each of several simultaneous calls may fail once.
         """
         self._outcomes.append((self._clock(), False))
         outcomes = self._recent_outcomes()
         failures = outcomes.count(False)
         enough = 1 if seconds else MIN_FAILURES
-        if self._reason or (failures >= enough and failures >= FAILURE_SHARE * len(outcomes)):
+        prevails = failures >= enough and failures >= FAILURE_SHARE * len(outcomes)
+        if self._reason or (prevails and not retries):
             self.trip(reason, seconds)
 
     def trip(self, reason: str, seconds: float = 0.0) -> None:

@@ -162,3 +162,18 @@ def test_second_retry_needs_five_outcomes_of_which_most_are_answers(
     assert not breaker.open_reason()
     assert breaker.can_retry(1)
     assert breaker.can_retry(2) == retried
+
+
+def test_failures_that_are_retried_leave_the_decision_to_the_retries() -> None:
+    now = 0.0
+    breaker = CircuitBreaker(lambda: now)
+    for _ in range(10):
+        breaker.fail("HTTP 503", retries=True)
+        assert not breaker.open_reason()
+    breaker.fail("HTTP 503")
+    assert breaker.open_reason() == "HTTP 503"
+    now = OPEN_SECONDS
+    assert not breaker.open_reason()
+    breaker.begin()
+    breaker.fail("still down", retries=True)  # a probe is not retried
+    assert breaker.open_reason() == "still down"

@@ -122,7 +122,14 @@ async def staged(authority: ClusterAuthority) -> AsyncIterator[Scene]:
     pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
-    async with run_api_server(tls) as server, new_session(authority.pair.cert.read_text()) as session:
+    async with run_api_server(tls) as server, new_scene(server, authority) as scene:
+        yield scene
+
+
+@contextlib.asynccontextmanager
+async def new_scene(server: ScriptedApiServer, authority: ClusterAuthority) -> AsyncIterator[Scene]:
+    """Provide a reader of a vault that runs."""
+    async with new_session(authority.pair.cert.read_text()) as session:
         scene = Scene(server)
         calls = VaultClient(
             VaultAddress("shop", server.url),
