@@ -74,8 +74,7 @@ ROWS: Mapping[str, str] = {
 # Rows that another test covers, on the real API server or, for pure calculations, without one.
 COVERED_ELSEWHERE: Mapping[str, str] = {
     "setting: jitterSeconds": (
-        "unit/secretsync/reconciler/test_turns.py::"
-        "test_jitter_is_waited_at_the_start_after_each_interval_and_after_each_edit"
+        "unit/secretsync/reconciler/test_schedule.py::test_jitter_delays_first_syncs_polls_and_edits"
     ),
     "setting: validatingAdmissionPolicies.applyPolicies": "cluster/test_arc.py::test_false_is_false_for_policies_too",
     "guide: uninstalling leaves everything": "node/test_release.py::test_uninstalling_leaves_what_is_the_users",

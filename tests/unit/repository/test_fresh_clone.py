@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[3]
 # Those that start programs of the repository by the environment that they were given.
 STARTERS = [
     "tests/unit/cli/common/test_command.py::test_it_ends_with_a_code_and_at_most_one_line",
-    "tests/unit/secretsync/test_pkcs12_sandbox.py::test_it_makes_of_a_pfx_what_would_be_made_of_it_here",
+    "tests/unit/secretsync/test_pkcs12_sandbox.py::test_sandbox_has_the_same_result_as_a_conversion_in_process",
 ]
 
 

@@ -48,8 +48,8 @@ def sync_of(name: str, *keys: str) -> SecretSync:
 NAMES = [f"item-{number}" for number in range(ITEMS)]
 
 
-class Scene:
-    """A class, the SecretSyncs that use it, and what was found that its edits concern."""
+class ClassEditsHarness:
+    """A class, the SecretSyncs that use it, and the keys that its edits concern."""
 
     def __init__(self, first: SecretProviderClass, *users: SecretSync, pool: ParsingPool | None = None) -> None:
         self.now = first
@@ -75,7 +75,7 @@ class Scene:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the names of the threads that compared; it grows."""
+    """Return a growing list of the threads that compared."""
     found: list[str] = []
     real = class_edits.concerned
 
@@ -88,36 +88,36 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_small_edit_is_compared_at_once() -> None:
-    scene = Scene(class_of("a", "b"), sync_of("one", "a", "b"), sync_of("other", "b"))
-    scene.edit(class_of("a", "c", generation=2))
+    harness = ClassEditsHarness(class_of("a", "b"), sync_of("one", "a", "b"), sync_of("other", "b"))
+    harness.edit(class_of("a", "c", generation=2))
     concerned = frozenset({"b", "b/*"})
-    assert scene.found == [{Key("shop", "one"): concerned, Key("shop", "other"): concerned}]
+    assert harness.found == [{Key("shop", "one"): concerned, Key("shop", "other"): concerned}]
 
 
 @pytest.mark.parametrize("large", ["class", "users"])
 async def test_large_edit_is_compared_in_a_thread(large: str, threads: list[str]) -> None:
     names = NAMES if large == "class" else NAMES[:2]
     users = [sync_of(f"s{number}", *NAMES) for number in range(1 if large == "class" else 50)]
-    scene = Scene(class_of(*names), *users)
+    harness = ClassEditsHarness(class_of(*names), *users)
     began = time.thread_time()
-    scene.edit(class_of(*names[:-1], generation=2))
+    harness.edit(class_of(*names[:-1], generation=2))
     assert time.thread_time() - began < 0.05
-    assert scene.found == []
-    await scene.settled(1)
+    assert harness.found == []
+    await harness.settled(1)
     assert threads == ["parse"]
     concerned = frozenset({names[-1], f"{names[-1]}/*"})
-    assert scene.found == [dict.fromkeys(scene.syncs, concerned)]
+    assert harness.found == [dict.fromkeys(harness.syncs, concerned)]
 
 
 async def test_edits_within_a_second_are_compared_together(threads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(class_edits, "EDIT_INTERVAL", 0.3)
-    scene = Scene(class_of(*NAMES), sync_of("s", *NAMES))
+    harness = ClassEditsHarness(class_of(*NAMES), sync_of("s", *NAMES))
     for after in [class_of(*NAMES[number:], generation=1 + number) for number in range(1, 31)]:
-        scene.edit(after)
+        harness.edit(after)
         await asyncio.sleep(0.001)
-    await scene.settled(2)
+    await harness.settled(2)
     assert len(threads) == 2
-    keys = [keys for found in scene.found for keys in found.values()]
+    keys = [keys for found in harness.found for keys in found.values()]
     # No edit is lost: the first comparison begins with the class before the first edit.
     assert frozenset().union(*(each or () for each in keys)) == {
         key for name in NAMES[:30] for key in (name, f"{name}/*")
@@ -132,18 +132,18 @@ class SpentPool(ParsingPool):
 
 
 async def test_namespace_that_spent_its_budget_fetches_everything(threads: list[str]) -> None:
-    scene = Scene(class_of(*NAMES), sync_of("s", *NAMES), pool=SpentPool())
-    scene.edit(class_of(*NAMES[1:], generation=2))
-    await scene.settled(1)
-    assert (threads, scene.found) == ([], [{Key("shop", "s"): None}])
+    harness = ClassEditsHarness(class_of(*NAMES), sync_of("s", *NAMES), pool=SpentPool())
+    harness.edit(class_of(*NAMES[1:], generation=2))
+    await harness.settled(1)
+    assert (threads, harness.found) == ([], [{Key("shop", "s"): None}])
 
 
 async def test_deleted_class_and_other_edits_concern_everything() -> None:
-    scene = Scene(class_of(*NAMES), sync_of("s", "item-1"))
-    written_by_a_person = msgspec.structs.replace(
+    harness = ClassEditsHarness(class_of(*NAMES), sync_of("s", "item-1"))
+    hand_written = msgspec.structs.replace(
         class_of("a"), metadata=ObjectMeta(name="shop", namespace="shop", uid="class", generation=2)
     )
-    scene.edits.edited(CLASS, None)
-    scene.edit(written_by_a_person)
-    await scene.settled(2)
-    assert scene.found == [{Key("shop", "s"): None}] * 2
+    harness.edits.edited(CLASS, None)
+    harness.edit(hand_written)
+    await harness.settled(2)
+    assert harness.found == [{Key("shop", "s"): None}] * 2

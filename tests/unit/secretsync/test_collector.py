@@ -1,4 +1,4 @@
-"""What Prometheus hears of each SecretSync: as many series as there are objects, and none of what is gone."""
+"""The series of each SecretSync: as many as it has objects, and none for deleted ones."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -18,15 +18,15 @@ from tests.support.builders import make_sync
 NOON = 1_893_499_200.0
 
 
-def said(item: SecretSync) -> datetime | None:
-    """Return what the status says, or for an object named "polled" a poll after that."""
+def last_sync(item: SecretSync) -> datetime | None:
+    """Return the time in the status. For an object named "polled", return the time of a later poll."""
     polled = datetime.fromtimestamp(NOON + 5, UTC) if item.metadata.name == "polled" else None
     return latest(polled, parse_time(item.status.last_successful_sync_time))
 
 
-def told(syncs: list[SecretSync]) -> dict[tuple[str, ...], float]:
+def collect_series(syncs: list[SecretSync]) -> dict[tuple[str, ...], float]:
     registry = CollectorRegistry()
-    registry.register(SecretSyncCollector(lambda: syncs, said))
+    registry.register(SecretSyncCollector(lambda: syncs, last_sync))
     return {
         (sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -38,12 +38,12 @@ def with_status(name: str, **status: Any) -> SecretSync:
     return msgspec.structs.replace(make_sync(name=name), status=SecretSyncStatus(**status))
 
 
-def test_the_last_sync_and_what_expires() -> None:
+def test_series_have_the_last_sync_and_the_expiry_of_objects() -> None:
     objects = [
         ObjectVersion(target_key="a", object="secret/a", version="1", expires="2030-01-01T12:00:01Z"),
         ObjectVersion(target_key="b", object="secret/b", version="1"),
     ]
-    found = told(
+    found = collect_series(
         [
             with_status("new"),
             with_status("old", last_successful_sync_time="2030-01-01T12:00:00Z", objects=objects),
@@ -58,7 +58,7 @@ def test_the_last_sync_and_what_expires() -> None:
         (LAST_SYNC.name, "polled", "team"): NOON + 5,
         (EXPIRY.name, "a", "old", "team"): NOON + 1,
     }
-    assert told([]) == {}
+    assert collect_series([]) == {}
 
 
 def test_series_of_one_namespace_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,17 +68,17 @@ def test_series_of_one_namespace_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     many = [with_status(f"s{number}", objects=objects) for number in range(20)]
     other = make_sync(name="shop")
     other = msgspec.structs.replace(other, metadata=msgspec.structs.replace(other.metadata, namespace="neighbour"))
-    found = told([*many, other])
+    found = collect_series([*many, other])
     assert len([1 for name, *labels in found if name in (LAST_SYNC.name, EXPIRY.name) and "team" in labels]) == 9
     assert found[LAST_SYNC.name, "shop", "neighbour"] == 0
     assert found[DROPPED.name, "team"] == 17
     assert (DROPPED.name, "neighbour") not in found
 
 
-def test_what_was_prepared_is_told_once() -> None:
+def test_prepared_syncs_are_collected_once() -> None:
     syncs = [make_sync(name="before")]
-    census = SecretSyncCollector(lambda: syncs, said)
-    census.take_syncs()
+    collector = SecretSyncCollector(lambda: syncs, last_sync)
+    collector.take_syncs()
     syncs[0] = make_sync(name="after")
-    names = [[sample.labels["name"] for sample in next(iter(census.collect())).samples] for _ in range(2)]
+    names = [[sample.labels["name"] for sample in next(iter(collector.collect())).samples] for _ in range(2)]
     assert names == [["before"], ["after"]]

@@ -1,4 +1,4 @@
-"""Drift checks: evenly over the interval, a few together, never more than ten a second."""
+"""The schedule of drift checks: even over the interval, in batches, at most ten per second."""
 
 import random
 from collections import Counter
@@ -10,7 +10,7 @@ from tests.support.fixed_random import FixedRandom
 
 
 class Clock:
-    """Moves when told."""
+    """A clock that the test sets."""
 
     now = 1000.5
 
@@ -18,7 +18,7 @@ class Clock:
         return self.now
 
 
-def test_a_check_is_at_the_first_tick_after_its_time() -> None:
+def test_drift_check_runs_at_the_first_tick_after_its_time() -> None:
     scheduler = DriftScheduler(Clock())
     assert scheduler.reserve(300) == 1302
     assert scheduler.reserve(301.4) == 1302
@@ -26,7 +26,7 @@ def test_a_check_is_at_the_first_tick_after_its_time() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 1_000, 10_000])
-def test_no_more_than_ten_a_second_and_none_is_put_off_without_need(count: int) -> None:
+def test_drift_checks_run_at_most_ten_per_second_and_otherwise_in_time(count: int) -> None:
     rng = random.Random(8)
     scheduler = DriftScheduler(Clock())
     asked = [rng.uniform(0, 300) for _ in range(count)]
@@ -36,10 +36,10 @@ def test_no_more_than_ten_a_second_and_none_is_put_off_without_need(count: int) 
     for delay, moment in zip(asked, moments, strict=True):
         tick = moment
         while (tick := tick - TICK) >= Clock.now + delay:
-            assert each[tick] == MAX_PER_TICK, "there was room before"
+            assert each[tick] == MAX_PER_TICK, "an earlier tick had room"
 
 
-def test_what_is_past_is_forgotten() -> None:
+def test_past_reservations_are_deleted() -> None:
     clock = Clock()
     scheduler = DriftScheduler(clock)
     for _ in range(10 * MAX_PER_TICK):
@@ -53,5 +53,5 @@ def test_what_is_past_is_forgotten() -> None:
     ("is_new", "draw", "seconds"),
     [(False, 0.0, 0), (False, 1.0, 300), (True, 0.0, 150), (True, 0.5, 225), (True, 1.0, 300)],
 )
-def test_a_new_sync_is_not_checked_while_its_secret_is_written(is_new: bool, draw: float, seconds: float) -> None:
+def test_first_check_of_a_new_sync_waits_half_an_interval(is_new: bool, draw: float, seconds: float) -> None:
     assert first_delay(300, is_new, FixedRandom(draw)) == seconds

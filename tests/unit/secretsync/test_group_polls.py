@@ -46,7 +46,7 @@ def test_next_poll_replaces_one_that_is_not_settled() -> None:
     assert equal == [3]
 
 
-def test_secretsync_settled_before_the_end_of_its_poll_does_not_delay_the_record() -> None:
+def test_secretsync_settled_during_its_poll_does_not_delay_the_record() -> None:
     equal: list[float] = []
     polls = GroupPolls(lambda _, moment: equal.append(moment))
     polls.found_unequal(HOURLY, A)
@@ -58,7 +58,7 @@ def test_secretsync_settled_before_the_end_of_its_poll_does_not_delay_the_record
     assert equal == [1]
 
 
-def test_earlier_poll_is_not_recorded_while_the_next_one_finds_the_same_secretsync_unequal() -> None:
+def test_earlier_poll_is_not_recorded_if_the_next_finds_the_same_unequal() -> None:
     equal: list[float] = []
     polls = GroupPolls(lambda _, moment: equal.append(moment))
     polls.polled(HOURLY, 1, [A])
@@ -69,7 +69,7 @@ def test_earlier_poll_is_not_recorded_while_the_next_one_finds_the_same_secretsy
     assert equal == [1, 2]
 
 
-def test_another_process_settles_nothing_of_this_one() -> None:
+def test_report_after_a_reset_settles_no_earlier_poll() -> None:
     equal: list[float] = []
     polls = GroupPolls(lambda _, moment: equal.append(moment))
     polls.polled(HOURLY, 1, [A])

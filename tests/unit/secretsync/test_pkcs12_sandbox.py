@@ -1,4 +1,4 @@
-"""A PFX is opened elsewhere: what comes is the same, and one that would take for ever takes nobody else's time."""
+"""The process that opens PFX files: its results, and its end for files that take too long."""
 
 import base64
 import threading
@@ -16,21 +16,21 @@ LEAF = issue_certificate("web", ROOT, key=generate_key("RSA"))
 WHAT = "secret web in Key Vault shop"
 
 
-def test_it_makes_of_a_pfx_what_would_be_made_of_it_here() -> None:
+def test_sandbox_has_the_same_result_as_a_conversion_in_process() -> None:
     for text in (encode_pfx(LEAF.key, [LEAF, ROOT]), encode_pfx(None, [ROOT, LEAF], key_id=False)):
         data = base64.b64decode(text)
         assert pkcs12_sandbox.pfx_to_pem(data) == certificates.pfx_to_pem(data) != b""
 
 
 @pytest.mark.parametrize("text", [encode_pfx(LEAF.key, [LEAF], "swordfish"), encode_pfx(LEAF.key, [LEAF])[:-8], "MAA="])
-def test_what_cannot_be_opened_says_so(text: str) -> None:
+def test_pfx_that_cannot_be_opened_is_reported(text: str) -> None:
     with pytest.raises(ValueError, match=r"^$"):
         pkcs12_sandbox.pfx_to_pem(base64.b64decode(text))
     with pytest.raises(ObjectError, match=r"neither PEM nor PFX|has a password, or is damaged"):
         certificates.take_apart(text.encode(), WHAT, pkcs12_sandbox.pfx_to_pem)
 
 
-def test_one_that_would_take_for_ever_is_given_up_and_holds_nobody_up() -> None:
+def test_pfx_that_takes_too_long_is_stopped_and_blocks_no_thread() -> None:
     gaps, done = [], threading.Event()
 
     def watch() -> None:
@@ -49,7 +49,7 @@ def test_one_that_would_take_for_ever_is_given_up_and_holds_nobody_up() -> None:
     assert max(gaps) < 1
 
 
-def test_what_was_given_up_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pfx_that_was_stopped_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     data = base64.b64decode(make_slow_pfx(2**31 - 2))
     with pytest.raises(TimeoutError):
         pkcs12_sandbox.pfx_to_pem(data)
@@ -58,7 +58,7 @@ def test_what_was_given_up_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -
         pkcs12_sandbox.pfx_to_pem(data)
 
 
-def test_the_same_pfx_with_little_to_do_opens() -> None:
-    """So it is the number alone that the test above fails on: here the password is only found to be wrong."""
+def test_same_pfx_with_few_iterations_only_has_a_wrong_password() -> None:
+    """With few iterations the same file opens, and only its password is wrong. So the iterations cause the timeout."""
     with pytest.raises(ObjectError, match="has a password, or is damaged"):
         certificates.take_apart(make_slow_pfx(2048).encode(), WHAT, pkcs12_sandbox.pfx_to_pem)

@@ -1,4 +1,4 @@
-"""Telling: the status patch, the event and the log line of each outcome; a scripted API server listens."""
+"""The status patch, the event and the log line of each outcome, with a scripted API server."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 USER = ObjectVersion(target_key="user", object="secret/user", version="v1")
 WRITTEN = Synced(message="1 key written", changed=True, objects=[USER])
 SAME = Synced(message="1 key equal", objects=[USER])
-AWAY = Failed(ProviderError("Key Vault shop is away"))
+UNREACHABLE = Failed(ProviderError("Key Vault shop is away"))
 EMPTY = SecretSyncStatus()
 SHOP = Key("team", "shop")
 
@@ -44,66 +44,66 @@ def status(outcome: Reportable, before: SecretSyncStatus = EMPTY, of: SecretSync
 
 
 def edited(found: SecretSync) -> SecretSync:
-    """Return the same at a later version."""
+    """Return the SecretSync with a later resourceVersion."""
     return msgspec.structs.replace(found, metadata=msgspec.structs.replace(found.metadata, resource_version="9"))
 
 
-def kept(status: object) -> ScriptedResponse:
-    """Return the SecretSync with this status, as the API server keeps it from now on."""
+def stored_status(status: object) -> ScriptedResponse:
+    """Return the response of an API server that stores this status."""
     found = msgspec.to_builtins(make_sync())
     return ScriptedResponse(found | {"status": status, "metadata": found["metadata"] | {"resourceVersion": "8"}})
 
 
-def keeps(asked: ReceivedRequest) -> ScriptedResponse:
-    """Return the API server keeps what it is given."""
-    return kept(json.loads(asked.body).get("status"))
+def store_status(asked: ReceivedRequest) -> ScriptedResponse:
+    """Return the response of an API server that stores the status of the request."""
+    return stored_status(json.loads(asked.body).get("status"))
 
 
-class Scene:
-    """A reporter and who listens to it."""
+class ReporterHarness:
+    """A reporter, its API server and its metrics."""
 
     def __init__(
         self, server: ScriptedApiServer, reporter: StatusReporter, events: EventRecorder, metrics: Metrics
     ) -> None:
         self.server = server
         self.events = events
-        events.close()  # so that its work ends with what there is
+        events.close()  # so that work() ends when all events are sent
         self.reporter = reporter
         self.metrics = metrics
-        self.server.default_response = keeps
+        self.server.default_response = store_status
         self.syncs: Store[SecretSync] = Store()
 
-    async def tells(
+    async def report(
         self, before: SecretSyncStatus, after: SecretSyncStatus, of: SecretSync | None = None
     ) -> ReportResult:
-        told = await self.reporter.report_status(self.syncs, (of or make_sync()).metadata, before, after)
+        result = await self.reporter.report_status(self.syncs, (of or make_sync()).metadata, before, after)
         await self.events.work()
-        return told
+        return result
 
-    def sent(self, what: str) -> list[dict[str, Any]]:
-        """Return the bodies sent to a path that ends so."""
-        return [json.loads(asked.body) for asked in self.server.requests if asked.path.endswith(what)]
+    def sent_to(self, path: str) -> list[dict[str, Any]]:
+        """Return the bodies of the requests whose path has this suffix."""
+        return [json.loads(asked.body) for asked in self.server.requests if asked.path.endswith(path)]
 
     @property
-    def unready(self) -> float | None:
+    def not_ready_count(self) -> float | None:
         return self.metrics.registry.get_sample_value("akv_secret_store_not_ready")
 
 
 @pytest.fixture
-async def scene(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Scene]:
+async def harness(caplog: pytest.LogCaptureFixture) -> AsyncIterator[ReporterHarness]:
     caplog.set_level(logging.INFO)
     async with connect_to_api_server() as (server, kube):
         metrics = Metrics()
         events = EventRecorder(kube, "pod-1")
-        yield Scene(server, StatusReporter(kube, events, metrics), events, metrics)
+        yield ReporterHarness(server, StatusReporter(kube, events, metrics), events, metrics)
 
 
 # The status
 
 
-async def test_the_status_names_every_field_so_that_none_stays_behind(scene: Scene) -> None:
-    assert await scene.tells(EMPTY, status(AWAY)) is ReportResult.DONE
-    (body,) = scene.sent("/secretsyncs/shop/status")
+async def test_status_patch_has_every_field_so_that_no_old_value_remains(harness: ReporterHarness) -> None:
+    assert await harness.report(EMPTY, status(UNREACHABLE)) is ReportResult.DONE
+    (body,) = harness.sent_to("/secretsyncs/shop/status")
     assert body["metadata"] == {"resourceVersion": "7"}
     assert set(body["status"]) == {
         "conditions",
@@ -117,36 +117,36 @@ async def test_the_status_names_every_field_so_that_none_stays_behind(scene: Sce
     assert body["status"]["objects"] == []
     assert {item["type"] for item in body["status"]["conditions"]} == {"Ready", "SecretCreated", "SecretUpdated"}
     read_back = msgspec.convert(body["status"], SecretSyncStatus)
-    assert read_back == status(AWAY)
+    assert read_back == status(UNREACHABLE)
 
 
-async def test_an_equal_status_is_not_written(scene: Scene) -> None:
-    assert await scene.tells(status(AWAY), status(AWAY, status(AWAY))) is ReportResult.DONE
-    assert not scene.server.requests
+async def test_equal_status_is_not_written(harness: ReporterHarness) -> None:
+    assert await harness.report(status(UNREACHABLE), status(UNREACHABLE, status(UNREACHABLE))) is ReportResult.DONE
+    assert not harness.server.requests
 
 
 @pytest.mark.parametrize(
     "answer",
     [error_response(500), error_response(403, "no"), error_response(422, "invalid"), ScriptedResponse(b"<html>")],
 )
-async def test_a_status_that_is_not_taken_is_no_news_and_asked_for_again(
-    scene: Scene, answer: ScriptedResponse
+async def test_refused_status_is_reported_as_not_written_and_sends_no_event(
+    harness: ReporterHarness, answer: ScriptedResponse
 ) -> None:
-    scene.server.add_responses(answer)
-    assert await scene.tells(EMPTY, status(AWAY)) is ReportResult.NOT_WRITTEN
-    assert not scene.sent("/events")
+    harness.server.add_responses(answer)
+    assert await harness.report(EMPTY, status(UNREACHABLE)) is ReportResult.NOT_WRITTEN
+    assert not harness.sent_to("/events")
 
 
-async def test_an_object_that_changed_meanwhile_is_looked_at_again(scene: Scene) -> None:
-    scene.server.add_responses(error_response(409))
-    assert await scene.tells(EMPTY, status(AWAY)) is ReportResult.OUTDATED
-    assert not scene.sent("/events")
+async def test_status_conflict_is_reported_as_outdated_and_sends_no_event(harness: ReporterHarness) -> None:
+    harness.server.add_responses(error_response(409))
+    assert await harness.report(EMPTY, status(UNREACHABLE)) is ReportResult.OUTDATED
+    assert not harness.sent_to("/events")
 
 
-async def test_what_was_written_stands_before_a_watch_brings_it(scene: Scene) -> None:
-    scene.syncs.put(make_sync())
-    await scene.tells(EMPTY, status(WRITTEN))
-    found = scene.syncs.get(SHOP)
+async def test_written_status_is_in_the_store_before_the_watch_delivers_it(harness: ReporterHarness) -> None:
+    harness.syncs.put(make_sync())
+    await harness.report(EMPTY, status(WRITTEN))
+    found = harness.syncs.get(SHOP)
     assert isinstance(found, SecretSync)
     assert found.status == status(WRITTEN)
     assert found.metadata.resource_version == "8"
@@ -155,70 +155,83 @@ async def test_what_was_written_stands_before_a_watch_brings_it(scene: Scene) ->
 @pytest.mark.parametrize(
     "newer",
     [
-        pytest.param(make_sync(uid="another"), id="one made anew"),
-        pytest.param(edited(make_sync(("other",), generation=2)), id="one edited since"),
-        pytest.param(None, id="one that is gone"),
+        pytest.param(make_sync(uid="another"), id="recreated"),
+        pytest.param(edited(make_sync(("other",), generation=2)), id="edited"),
+        pytest.param(None, id="deleted"),
     ],
 )
-async def test_but_not_where_a_watch_was_faster(scene: Scene, newer: SecretSync | None) -> None:
+async def test_written_status_does_not_replace_a_newer_object_in_the_store(
+    harness: ReporterHarness, newer: SecretSync | None
+) -> None:
     if newer:
-        scene.syncs.put(newer)
-    await scene.tells(EMPTY, status(WRITTEN))
-    assert scene.syncs.get(SHOP) is newer
+        harness.syncs.put(newer)
+    await harness.report(EMPTY, status(WRITTEN))
+    assert harness.syncs.get(SHOP) is newer
 
 
-async def test_one_that_was_deleted_meanwhile_is_forgotten(scene: Scene) -> None:
-    scene.server.add_responses(error_response(404))
-    assert await scene.tells(EMPTY, status(AWAY)) is ReportResult.DONE
-    assert scene.unready == 0
+async def test_status_of_a_deleted_secretsync_is_dropped(harness: ReporterHarness) -> None:
+    harness.server.add_responses(error_response(404))
+    assert await harness.report(EMPTY, status(UNREACHABLE)) is ReportResult.DONE
+    assert harness.not_ready_count == 0
 
 
-async def test_a_crd_that_drops_our_fields_is_named(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    scene.server.add_responses(kept({"conditions": []}))
-    await scene.tells(EMPTY, status(WRITTEN))
+async def test_crd_that_drops_a_status_field_is_logged(
+    harness: ReporterHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.server.add_responses(stored_status({"conditions": []}))
+    await harness.report(EMPTY, status(WRITTEN))
     assert "drops status.objects: apply this chart's CRDs" in caplog.text
 
 
-async def test_the_gauge_counts_who_is_not_ready(scene: Scene) -> None:
+async def test_gauge_counts_secretsyncs_that_are_not_ready(harness: ReporterHarness) -> None:
     other = make_sync(name="other")
-    await scene.tells(EMPTY, status(AWAY))
-    await scene.tells(EMPTY, status(AWAY, of=other), of=other)
-    assert scene.unready == 2
-    await scene.tells(status(AWAY), status(WRITTEN, status(AWAY)))
-    assert scene.unready == 1
-    scene.reporter.forget("team", "other")
-    assert scene.unready == 0
+    await harness.report(EMPTY, status(UNREACHABLE))
+    await harness.report(EMPTY, status(UNREACHABLE, of=other), of=other)
+    assert harness.not_ready_count == 2
+    await harness.report(status(UNREACHABLE), status(WRITTEN, status(UNREACHABLE)))
+    assert harness.not_ready_count == 1
+    harness.reporter.forget("team", "other")
+    assert harness.not_ready_count == 0
 
 
-# News
+# Changes
 
 
 @pytest.mark.parametrize(
-    ("before", "outcome", "news"),
+    ("before", "outcome", "is_change"),
     [
-        pytest.param(EMPTY, WRITTEN, True, id="the first word"),
-        pytest.param(status(SAME), AWAY, True, id="a failure"),
-        pytest.param(status(AWAY), SAME, True, id="well again"),
-        pytest.param(status(SAME), WRITTEN, True, id="a new value"),
-        pytest.param(status(WRITTEN), SAME, False, id="nothing new in the vault"),
+        pytest.param(EMPTY, WRITTEN, True, id="first status"),
+        pytest.param(status(SAME), UNREACHABLE, True, id="failure"),
+        pytest.param(status(UNREACHABLE), SAME, True, id="recovery"),
+        pytest.param(status(SAME), WRITTEN, True, id="new value"),
+        pytest.param(status(WRITTEN), SAME, False, id="unchanged in the vault"),
         pytest.param(
-            status(AWAY), Failed(ProviderError("Key Vault shop is away", retry_after=5.0)), False, id="the same failure"
+            status(UNREACHABLE),
+            Failed(ProviderError("Key Vault shop is away", retry_after=5.0)),
+            False,
+            id="same failure",
         ),
     ],
 )
-async def test_only_news_is_an_event_and_a_line(
-    scene: Scene, caplog: pytest.LogCaptureFixture, before: SecretSyncStatus, outcome: Reportable, news: bool
+async def test_only_a_change_sends_an_event_and_logs_a_line(
+    harness: ReporterHarness,
+    caplog: pytest.LogCaptureFixture,
+    before: SecretSyncStatus,
+    outcome: Reportable,
+    is_change: bool,
 ) -> None:
-    await scene.tells(before, status(outcome, before))
-    assert len(scene.sent("/events")) == len(caplog.records) == (1 if news else 0)
+    await harness.report(before, status(outcome, before))
+    assert len(harness.sent_to("/events")) == len(caplog.records) == (1 if is_change else 0)
 
 
-@pytest.mark.parametrize(("outcome", "kind", "level"), [(WRITTEN, "Normal", "INFO"), (AWAY, "Warning", "WARNING")])
-async def test_event_and_line_say_the_same(
-    scene: Scene, caplog: pytest.LogCaptureFixture, outcome: Reportable, kind: str, level: str
+@pytest.mark.parametrize(
+    ("outcome", "kind", "level"), [(WRITTEN, "Normal", "INFO"), (UNREACHABLE, "Warning", "WARNING")]
+)
+async def test_event_and_log_line_have_the_same_content(
+    harness: ReporterHarness, caplog: pytest.LogCaptureFixture, outcome: Reportable, kind: str, level: str
 ) -> None:
-    await scene.tells(EMPTY, status(outcome))
-    (event,) = scene.sent("/apis/events.k8s.io/v1/namespaces/team/events")
+    await harness.report(EMPTY, status(outcome))
+    (event,) = harness.sent_to("/apis/events.k8s.io/v1/namespaces/team/events")
     assert (event["type"], event["reason"], event["note"]) == (kind, outcome.reason, outcome.message)
     assert event["regarding"]["uid"] == make_sync().metadata.uid
     assert event["reportingInstance"] == "pod-1"
@@ -229,61 +242,63 @@ async def test_event_and_line_say_the_same(
     assert vars(record)["fields"] == {"secretsync": "team/shop", "reason": outcome.reason}
 
 
-async def test_an_event_that_is_refused_changes_nothing(scene: Scene) -> None:
-    scene.server.add_responses(kept({"objects": []}), error_response(403))
-    assert await scene.tells(EMPTY, status(AWAY)) is ReportResult.DONE
+async def test_refused_event_does_not_change_the_result(harness: ReporterHarness) -> None:
+    harness.server.add_responses(stored_status({"objects": []}), error_response(403))
+    assert await harness.report(EMPTY, status(UNREACHABLE)) is ReportResult.DONE
 
 
-async def test_of_a_namespace_that_is_gone_nothing_more_is_told(scene: Scene) -> None:
-    scene.server.add_responses(error_response(404))
+async def test_events_of_a_deleted_namespace_are_dropped(harness: ReporterHarness) -> None:
+    harness.server.add_responses(error_response(404))
     for number in range(3):
-        scene.events.say(make_sync().metadata, "Normal", "Synced", f"number {number}")
-    await scene.events.work()
-    assert len(scene.sent("/events")) == 1
+        harness.events.say(make_sync().metadata, "Normal", "Synced", f"number {number}")
+    await harness.events.work()
+    assert len(harness.sent_to("/events")) == 1
 
 
-async def test_an_endless_message_is_cut_in_event_and_line(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    await scene.tells(EMPTY, status(Failed(ProviderError("x" * 32_000))))
-    (event,) = scene.sent("/events")
+async def test_long_message_is_cut_in_event_and_log_line(
+    harness: ReporterHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    await harness.report(EMPTY, status(Failed(ProviderError("x" * 32_000))))
+    (event,) = harness.sent_to("/events")
     assert len(event["note"]) == MOST_NOTE
     assert len(caplog.text) < 2000
 
 
-async def test_a_thousand_failures_do_not_flood_the_log(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+async def test_many_failures_do_not_flood_the_log(harness: ReporterHarness, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(300):
         one = make_sync(name=f"s{number}")
         failed = Failed(ProviderError(f"secret {number} is not in Key Vault shop"))
-        await scene.tells(EMPTY, status(failed, of=one), of=one)
+        await harness.report(EMPTY, status(failed, of=one), of=one)
     assert len(caplog.records) == LINES_A_MINUTE
-    assert scene.unready == 300
+    assert harness.not_ready_count == 300
 
 
-# What was synced all the same
+# Warnings of a successful sync
 
 
-async def test_what_a_person_should_look_at_is_told_once(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+async def test_warning_is_reported_once(harness: ReporterHarness, caplog: pytest.LogCaptureFixture) -> None:
     meta = make_sync().metadata
     for warnings in (["a expired", "b lacks"], ["a expired", "b lacks"], ["b lacks"], *[["b lacks", "c expired"]] * 2):
-        scene.reporter.report_warnings(meta, warnings)
-    await scene.events.work()
-    told = [(event["type"], event["reason"], event["note"]) for event in scene.sent("/events")]
-    assert told == [("Warning", ATTENTION, "a expired; b lacks"), ("Warning", ATTENTION, "c expired")]
+        harness.reporter.report_warnings(meta, warnings)
+    await harness.events.work()
+    notes = [(event["type"], event["reason"], event["note"]) for event in harness.sent_to("/events")]
+    assert notes == [("Warning", ATTENTION, "a expired; b lacks"), ("Warning", ATTENTION, "c expired")]
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert "team/shop: c expired" in caplog.text
 
 
-async def test_what_was_mended_and_comes_back_is_told_again(scene: Scene) -> None:
+async def test_warning_that_returns_is_reported_again(harness: ReporterHarness) -> None:
     for warnings in (["a expired"], [], ["a expired"]):
-        scene.reporter.report_warnings(make_sync().metadata, warnings)
-    scene.reporter.forget("team", "shop")
-    scene.reporter.report_warnings(make_sync().metadata, ["a expired"])
-    await scene.events.work()
-    assert len(scene.sent("/events")) == 3
+        harness.reporter.report_warnings(make_sync().metadata, warnings)
+    harness.reporter.forget("team", "shop")
+    harness.reporter.report_warnings(make_sync().metadata, ["a expired"])
+    await harness.events.work()
+    assert len(harness.sent_to("/events")) == 3
 
 
-def test_of_many_events_at_once_most_come_later_and_the_end_does_not_wait_for_them() -> None:
+def test_events_beyond_the_burst_are_delayed_until_the_recorder_closes() -> None:
     class Clocked:
-        """Takes what is created, with the moment of it."""
+        """An API client that records the time of each request."""
 
         def __init__(self, clock: Callable[[], float]) -> None:
             self.clock = clock
@@ -311,9 +326,9 @@ def test_of_many_events_at_once_most_come_later_and_the_end_does_not_wait_for_th
     assert moments[-1] == pytest.approx(1)
 
 
-async def test_unexpected_failure_loses_one_event_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_unexpected_failure_loses_only_one_event(caplog: pytest.LogCaptureFixture) -> None:
     class Failing:
-        """Fails on the first event in a way that nothing foresees."""
+        """An API client whose first request fails with an unexpected error."""
 
         def __init__(self) -> None:
             self.notes: list[str] = []
@@ -335,30 +350,30 @@ async def test_unexpected_failure_loses_one_event_and_stops_nothing(caplog: pyte
     assert "canary" not in caplog.text
 
 
-@pytest.mark.parametrize(("normal", "notes"), [(True, ["in order", "not in order"]), (False, ["not in order"])])
+@pytest.mark.parametrize(("normal", "notes"), [(True, ["synced", "failed"]), (False, ["failed"])])
 async def test_normal_events_can_be_turned_off(normal: bool, notes: list[str]) -> None:
     sent: list[str] = []
 
     class Kept:
-        """Keep the note of each event."""
+        """An API client that records the note of each event."""
 
         async def call(self, *_: object, body: dict[str, Any], **__: object) -> bytes:
             sent.append(body["note"])
             return b"{}"
 
     events = EventRecorder(cast("KubeClient", Kept()), "pod-1", normal=normal)
-    events.say(make_sync().metadata, "Normal", "Synced", "in order")
-    events.say(make_sync().metadata, "Warning", "ProviderError", "not in order")
+    events.say(make_sync().metadata, "Normal", "Synced", "synced")
+    events.say(make_sync().metadata, "Warning", "ProviderError", "failed")
     events.close()
     await events.work()
     assert sent == notes
 
 
 def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
-    """An editor's SecretSyncs fail a thousand times a minute; a neighbour's event is sent within a second."""
+    """SecretSyncs of one namespace fail thousands of times a minute. The event of another is sent within a second."""
 
     class Clocked:
-        """Takes what is created, with the moment of it."""
+        """An API client that records the time of each request."""
 
         def __init__(self, clock: Callable[[], float]) -> None:
             self.clock = clock
@@ -377,7 +392,7 @@ def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
             for number in range(100):
                 events.say(make_sync().metadata, "Warning", "ProviderError", f"number {number}")
             if second == 60:
-                events.say(neighbour, "Warning", "ProviderError", "the neighbour's")
+                events.say(neighbour, "Warning", "ProviderError", "event of the neighbour")
             assert sum(map(len, events.waiting.values())) <= 2 * budgets.EVENTS.most
             await asyncio.sleep(1)
         events.close()

@@ -265,7 +265,7 @@ def test_task_that_an_event_set_meanwhile_is_kept() -> None:
 @pytest.mark.parametrize(
     ("began", "is_fetched"), [(NOW - 1, False), (NOW, False), (NOW + 0.1, True)], ids=["before", "with", "after"]
 )
-def test_a_poll_that_began_before_the_fetch_of_all_keys_says_nothing_new(began: float, is_fetched: bool) -> None:
+def test_poll_that_began_before_the_fetch_of_all_keys_is_ignored(began: float, is_fetched: bool) -> None:
     state = WorkState()
     state.take_task(NOW)
     # The attempt has not written its status yet, so every key looks stale.
@@ -274,14 +274,14 @@ def test_a_poll_that_began_before_the_fetch_of_all_keys_says_nothing_new(began: 
 
 
 @pytest.mark.parametrize("keys", [None, PASS])
-def test_a_poll_counts_for_what_could_not_be_fetched(keys: frozenset[str] | None) -> None:
+def test_poll_counts_for_keys_that_could_not_be_fetched(keys: frozenset[str] | None) -> None:
     state = WorkState()
     state.take_task(NOW)
     state.leave_task(keys, NOW)
     assert state.on_poll(WANTED, VaultSnapshot(since=NOW - 1), SecretSyncStatus(), NOW + 1, DATE)
 
 
-def test_a_poll_counts_while_only_some_keys_are_fetched() -> None:
+def test_poll_counts_while_only_some_keys_are_fetched() -> None:
     state = WorkState(pending=Fetch(NOW, PASS))
     state.take_task(NOW)
     assert state.on_poll(WANTED, VaultSnapshot(since=NOW - 1), SecretSyncStatus(), NOW + 1, DATE)
@@ -364,7 +364,7 @@ def test_report_that_failed_is_tried_soon() -> None:
     assert (state.requeues, state.reported) == (0, "done")
 
 
-def test_requeues_are_quiet_for_half_a_minute_and_then_reported() -> None:
+def test_requeues_are_reported_after_half_a_minute() -> None:
     state, moment, waits = WorkState(), NOW, []
     while not state.settle_requeue(1.0, moment):
         waits.append(state.seconds_until_due(moment))

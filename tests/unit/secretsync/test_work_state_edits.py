@@ -21,14 +21,14 @@ A, B = frozenset("a"), frozenset("b")
         pytest.param(OnPoll(), ReportFailure(ProviderError("down")), False, None, id="the vault could not be read"),
     ],
 )
-def test_an_edit_of_some_keys_fetches_these(due: Due, pending: Task | None, edited: bool, fetched: object) -> None:
+def test_edit_of_some_keys_fetches_only_these(due: Due, pending: Task | None, edited: bool, fetched: object) -> None:
     state = WorkState(due=due, pending=pending, edited=edited)
     state.on_edit(5.0, A)
     assert state.pending == Fetch(5.0, fetched)  # type: ignore[arg-type]
     assert state.fetches_all is (fetched is None)
 
 
-def test_an_edit_without_keys_fetches_all() -> None:
+def test_edit_without_keys_fetches_all() -> None:
     state = WorkState(due=OnPoll())
     state.on_edit(5.0, A)
     state.on_edit(6.0)

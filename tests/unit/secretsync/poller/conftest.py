@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.virtual_time import VirtualLoop
-from tests.unit.secretsync.poller.stage import Stage
+from tests.unit.secretsync.poller.harness import PollerHarness
 
 
 @pytest.fixture
@@ -20,5 +20,5 @@ def loop() -> Iterator[VirtualLoop]:
 
 
 @pytest.fixture
-def stage(loop: VirtualLoop) -> Stage:
-    return Stage(loop)
+def harness(loop: VirtualLoop) -> PollerHarness:
+    return PollerHarness(loop)

@@ -10,22 +10,33 @@ from controller.domain.snapshot import ListedObject, VaultSnapshot
 from controller.keyvault.poll_group import PollGroup
 from controller.runtime.work_queue import Key
 from controller.secretsync.poller import FULL_READ
-from tests.unit.secretsync.poller.stage import AWAY, HOURLY, PAGE_SECONDS, PASS, SEEN, USER, A, B, C, Stage
+from tests.unit.secretsync.poller.harness import (
+    HOURLY,
+    PAGE_SECONDS,
+    PASS,
+    SNAPSHOT,
+    UNREACHABLE,
+    USER,
+    A,
+    B,
+    C,
+    PollerHarness,
+)
 
 STATE = ListedObject(datetime(2030, 1, 1, tzinfo=UTC), True)
 USER_PAGE, PASS_PAGE, OTHER_PAGE = ({name: STATE} for name in ("user", "pass", "other"))
 FIRST, SECOND, END = (HOURLY.interval + pages * PAGE_SECONDS for pages in (0, 1, 3))
 
 
-def test_secretsync_is_told_when_its_last_object_is_listed(stage: Stage) -> None:
-    stage.pages = [USER_PAGE, PASS_PAGE, OTHER_PAGE]
-    stage.join(A)
-    stage.join(B, wanted=PASS)
-    stage.poller.join(C, HOURLY, {"user": USER, "password": PASS}, 0.0)
-    stage.passes(HOURLY.interval + 1)
-    moments = [(key, round(moment, 2)) for moment, key, *_ in stage.told]
+def test_secretsync_gets_its_result_when_its_last_object_is_listed(harness: PollerHarness) -> None:
+    harness.pages = [USER_PAGE, PASS_PAGE, OTHER_PAGE]
+    harness.join(A)
+    harness.join(B, wanted=PASS)
+    harness.poller.join(C, HOURLY, {"user": USER, "password": PASS}, 0.0)
+    harness.advance(HOURLY.interval + 1)
+    moments = [(key, round(moment, 2)) for moment, key, *_ in harness.results]
     assert sorted(moments) == [(A, FIRST), (B, SECOND), (C, SECOND)]
-    assert all(isinstance(seen, VaultSnapshot) and "user" in seen.listed["secret"] for *_, seen in stage.told)
+    assert all(isinstance(seen, VaultSnapshot) and "user" in seen.listed["secret"] for *_, seen in harness.results)
 
 
 @pytest.mark.parametrize(
@@ -36,79 +47,81 @@ def test_secretsync_is_told_when_its_last_object_is_listed(stage: Stage) -> None
         pytest.param(ObjectVersionRef(VaultObject(name="user", history=2), 1), id="it wants several versions"),
     ],
 )
-def test_secretsync_that_the_pages_cannot_judge_waits_for_the_end(stage: Stage, wanted: ObjectVersionRef) -> None:
-    stage.pages = [USER_PAGE, PASS_PAGE, OTHER_PAGE]
-    stage.join(A, wanted=wanted)
-    stage.passes(HOURLY.interval + 1)
-    assert [(key, round(moment, 2)) for moment, key, *_ in stage.told] == [(A, END)]
-    assert stage.told[0][3] is SEEN
+def test_secretsync_that_the_pages_cannot_judge_waits_for_the_end(
+    harness: PollerHarness, wanted: ObjectVersionRef
+) -> None:
+    harness.pages = [USER_PAGE, PASS_PAGE, OTHER_PAGE]
+    harness.join(A, wanted=wanted)
+    harness.advance(HOURLY.interval + 1)
+    assert [(key, round(moment, 2)) for moment, key, *_ in harness.results] == [(A, END)]
+    assert harness.results[0][3] is SNAPSHOT
 
 
-def test_object_that_two_pages_list_counts_once(stage: Stage) -> None:
+def test_object_that_two_pages_list_counts_once(harness: PollerHarness) -> None:
     """Objects move to another page where others are added or removed while the list is read."""
-    stage.pages = [USER_PAGE, USER_PAGE, OTHER_PAGE]
-    stage.poller.join(C, HOURLY, {"user": USER, "password": PASS}, 0.0)
-    stage.passes(HOURLY.interval + 1)
-    assert [(key, round(moment, 2)) for moment, key, *_ in stage.told] == [(C, END)]
+    harness.pages = [USER_PAGE, USER_PAGE, OTHER_PAGE]
+    harness.poller.join(C, HOURLY, {"user": USER, "password": PASS}, 0.0)
+    harness.advance(HOURLY.interval + 1)
+    assert [(key, round(moment, 2)) for moment, key, *_ in harness.results] == [(C, END)]
 
 
-def test_nothing_is_told_early_while_a_selection_is_undecided(stage: Stage) -> None:
+def test_undecided_selection_delays_all_results_to_the_end(harness: PollerHarness) -> None:
     """An object may have left the selection, and only the end of the list shows that."""
-    stage.pages = [USER_PAGE, PASS_PAGE, OTHER_PAGE]
-    stage.seen = VaultSnapshot(listed={"secret": {}}, sightings=(AWAY,))
-    stage.join(A)
-    stage.poller.select(Key("team", "all"), HOURLY, Query(entries=()), 0.0)
-    stage.passes(HOURLY.interval + 1)
-    assert [(key, round(moment, 2)) for moment, key, *_ in stage.told] == [(A, END)]
+    harness.pages = [USER_PAGE, PASS_PAGE, OTHER_PAGE]
+    harness.snapshot = VaultSnapshot(listed={"secret": {}}, sightings=(UNREACHABLE,))
+    harness.join(A)
+    harness.poller.select(Key("team", "all"), HOURLY, Query(entries=()), 0.0)
+    harness.advance(HOURLY.interval + 1)
+    assert [(key, round(moment, 2)) for moment, key, *_ in harness.results] == [(A, END)]
 
 
-def test_daily_full_read_waits_for_the_end(stage: Stage) -> None:
+def test_daily_full_read_waits_for_the_end(harness: PollerHarness) -> None:
     daily = PollGroup(HOURLY.identity, HOURLY.cloud, HOURLY.vault, 2 * FULL_READ)
-    stage.pages = [USER_PAGE]
-    stage.join(A, daily)
-    stage.passes(2 * FULL_READ + 1)
-    assert [seen for *_, seen in stage.told] == [None]
+    harness.pages = [USER_PAGE]
+    harness.join(A, daily)
+    harness.advance(2 * FULL_READ + 1)
+    assert [seen for *_, seen in harness.results] == [None]
 
 
-def test_secretsync_edited_during_the_poll_is_told_at_the_end_with_its_new_objects(stage: Stage) -> None:
-    stage.pages = [OTHER_PAGE, USER_PAGE]
-    stage.join(A)
-    stage.passes(HOURLY.interval + PAGE_SECONDS / 2)
-    stage.join(A, wanted=PASS)
-    stage.passes(1)
-    told = [(key, round(moment, 2), wanted) for moment, key, wanted, _ in stage.told]
-    assert told == [(A, HOURLY.interval + 2 * PAGE_SECONDS, {"k": PASS})]
+def test_secretsync_edited_during_the_poll_gets_its_result_at_the_end(harness: PollerHarness) -> None:
+    harness.pages = [OTHER_PAGE, USER_PAGE]
+    harness.join(A)
+    harness.advance(HOURLY.interval + PAGE_SECONDS / 2)
+    harness.join(A, wanted=PASS)
+    harness.advance(1)
+    results = [(key, round(moment, 2), wanted) for moment, key, wanted, _ in harness.results]
+    assert results == [(A, HOURLY.interval + 2 * PAGE_SECONDS, {"k": PASS})]
 
 
-def test_secretsync_that_leaves_during_the_poll_is_not_told(stage: Stage) -> None:
-    stage.pages = [OTHER_PAGE, USER_PAGE]
-    stage.join(A)
-    stage.join(B, wanted=PASS)
-    stage.passes(HOURLY.interval + PAGE_SECONDS / 2)
-    stage.poller.leave(A)
-    stage.passes(1)
-    assert stage.who == [B]
+def test_secretsync_that_leaves_during_the_poll_gets_no_result(harness: PollerHarness) -> None:
+    harness.pages = [OTHER_PAGE, USER_PAGE]
+    harness.join(A)
+    harness.join(B, wanted=PASS)
+    harness.advance(HOURLY.interval + PAGE_SECONDS / 2)
+    harness.poller.leave(A)
+    harness.advance(1)
+    assert harness.served_keys == [B]
 
 
-def test_pages_before_a_failure_are_used(stage: Stage) -> None:
-    stage.pages = [USER_PAGE]
-    stage.join(A)
-    stage.join(B, wanted=PASS)
-    stage.seen = AWAY
-    stage.passes(HOURLY.interval + PAGE_SECONDS / 2)
-    assert stage.who == [A]
+def test_pages_before_a_failure_are_used(harness: PollerHarness) -> None:
+    harness.pages = [USER_PAGE]
+    harness.join(A)
+    harness.join(B, wanted=PASS)
+    harness.snapshot = UNREACHABLE
+    harness.advance(HOURLY.interval + PAGE_SECONDS / 2)
+    assert harness.served_keys == [A]
 
 
-def test_poll_says_which_secretsyncs_it_found_unequal_early_and_late(stage: Stage) -> None:
+def test_poll_says_which_secretsyncs_it_found_unequal_early_and_late(harness: PollerHarness) -> None:
     reports: list[tuple[float, list[Key], list[Key]]] = []
     early: list[Key] = []
-    stage.poller.on_polled = lambda _, moment, unequal, before: reports.append((moment, unequal, before))
-    stage.poller.on_early_unequal = lambda _, key: early.append(key)
-    stage.pages = [USER_PAGE]
-    stage.unequal = {A, B}
-    stage.join(A)
-    stage.join(B, wanted=PASS)
-    stage.join(C)
-    stage.passes(HOURLY.interval + 1)
+    harness.poller.on_polled = lambda _, moment, unequal, before: reports.append((moment, unequal, before))
+    harness.poller.on_early_unequal = lambda _, key: early.append(key)
+    harness.pages = [USER_PAGE]
+    harness.unequal = {A, B}
+    harness.join(A)
+    harness.join(B, wanted=PASS)
+    harness.join(C)
+    harness.advance(HOURLY.interval + 1)
     assert early == [A]
     assert reports == [(FIRST, [B], [A])]

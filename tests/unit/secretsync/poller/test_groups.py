@@ -1,4 +1,4 @@
-"""Who is in which group, when it is looked at, and who is told what, in virtual time."""
+"""The members of poll groups, the times of polls, and their results, in virtual time."""
 
 import pytest
 
@@ -7,17 +7,17 @@ from controller.keyvault.poll_group import PollGroup
 from controller.runtime.work_queue import Key
 from controller.secretsync.poller import FULL_READ
 from tests.support.virtual_time import VirtualLoop
-from tests.unit.secretsync.poller.stage import HOURLY, PASS, SEEN, USER, WHO, A, B, Stage
+from tests.unit.secretsync.poller.harness import HOURLY, IDENTITY, PASS, SNAPSHOT, USER, A, B, PollerHarness
 
 
-def test_who_reads_alike_is_looked_at_once(stage: Stage) -> None:
-    stage.join(A)
-    stage.join(B, wanted=PASS)
-    stage.passes(2 * 3600 + 1)
-    assert stage.times == [3600, 7200]
-    assert stage.looks[0][2] == {USER, PASS}
-    first = sorted(stage.told[:2], key=lambda told: told[1])
-    assert first == [(3600, A, {"k": USER}, SEEN), (3600, B, {"k": PASS}, SEEN)]
+def test_members_with_the_same_identity_and_vault_share_one_poll(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.join(B, wanted=PASS)
+    harness.advance(2 * 3600 + 1)
+    assert harness.poll_times == [3600, 7200]
+    assert harness.polls[0][2] == {USER, PASS}
+    first = sorted(harness.results[:2], key=lambda result: result[1])
+    assert first == [(3600, A, {"k": USER}, SNAPSHOT), (3600, B, {"k": PASS}, SNAPSHOT)]
 
 
 @pytest.mark.parametrize(
@@ -27,123 +27,125 @@ def test_who_reads_alike_is_looked_at_once(stage: Stage) -> None:
         PollGroup(Identity("team", "other", "client", "tenant"), "cloud", "vault", 3600.0),
         PollGroup(Identity("team", "robot", "else", "tenant"), "cloud", "vault", 3600.0),
         PollGroup(Identity("team", "robot", "client", "else"), "cloud", "vault", 3600.0),
-        PollGroup(WHO, "else", "vault", 3600.0),
-        PollGroup(WHO, "cloud", "else", 3600.0),
-        PollGroup(WHO, "cloud", "vault", 3599.0),
+        PollGroup(IDENTITY, "else", "vault", 3600.0),
+        PollGroup(IDENTITY, "cloud", "else", 3600.0),
+        PollGroup(IDENTITY, "cloud", "vault", 3599.0),
     ],
 )
-def test_who_differs_in_anything_is_looked_at_alone(stage: Stage, other: PollGroup) -> None:
-    stage.join(A)
-    stage.join(B, other, PASS)
-    stage.passes(3600.5)
-    assert sorted(map(len, (wanted for *_, wanted in stage.looks))) == [1, 1]
-    assert {asked for _, asked, _ in stage.looks} == {
+def test_members_that_differ_in_identity_vault_or_interval_poll_apart(harness: PollerHarness, other: PollGroup) -> None:
+    harness.join(A)
+    harness.join(B, other, PASS)
+    harness.advance(3600.5)
+    assert sorted(map(len, (wanted for *_, wanted in harness.polls))) == [1, 1]
+    assert {asked for _, asked, _ in harness.polls} == {
         f"{group.identity.namespace}/{group.cloud}/{group.vault}" for group in (HOURLY, other)
     }
 
 
 @pytest.mark.parametrize(("ages", "at"), [((0, 3000), 600), ((3000, 0), 600), ((3500, 3599, 0), 1)])
-def test_the_earliest_due_member_counts(stage: Stage, ages: tuple[float, ...], at: float) -> None:
+def test_group_is_polled_when_its_earliest_member_is_due(
+    harness: PollerHarness, ages: tuple[float, ...], at: float
+) -> None:
     for number, age in enumerate(ages):
-        stage.join(Key("team", str(number)), age=age)
-    stage.passes(at + 0.5)
-    assert stage.times == [at]
-    assert len(stage.told) == len(ages)
+        harness.join(Key("team", str(number)), age=age)
+    harness.advance(at + 0.5)
+    assert harness.poll_times == [at]
+    assert len(harness.results) == len(ages)
 
 
-def test_a_group_that_is_overdue_is_spread_over_one_interval(stage: Stage) -> None:
-    stage.join(A, age=90_000)
-    stage.passes(3600)
-    assert stage.times == [1800]
+def test_overdue_group_is_polled_at_a_random_time_within_an_interval(harness: PollerHarness) -> None:
+    harness.join(A, age=90_000)
+    harness.advance(3600)
+    assert harness.poll_times == [1800]
 
 
-def test_one_draw_of_the_jitter_serves_the_whole_group(loop: VirtualLoop) -> None:
-    stage = Stage(loop, jitter=100)
-    stage.join(A)
-    stage.rng.share = 0.9  # a member that drew by itself would get this
-    stage.join(B)
-    stage.passes(3600 + 50.5)
-    assert stage.times == [3650]
-    stage.passes(3600 + 90)
-    assert stage.times == [3650, 7340]
+def test_group_draws_its_jitter_once_for_all_members(loop: VirtualLoop) -> None:
+    harness = PollerHarness(loop, jitter=100)
+    harness.join(A)
+    harness.rng.share = 0.9  # a jitter of its own would be this long
+    harness.join(B)
+    harness.advance(3600 + 50.5)
+    assert harness.poll_times == [3650]
+    harness.advance(3600 + 90)
+    assert harness.poll_times == [3650, 7340]
 
 
-def test_one_who_has_left_is_not_told_and_a_group_of_nobody_not_looked_at(stage: Stage) -> None:
-    stage.join(A)
-    stage.join(B)
-    stage.poller.leave(B)
-    stage.poller.leave(B)
-    stage.passes(3601)
-    assert stage.who == [A]
-    stage.poller.leave(A)
-    assert not stage.poller.cycles
-    assert not stage.poller.members
-    assert not len(stage.poller.queue)
-    stage.passes(10_000)
-    assert stage.times == [3600]
+def test_member_that_left_gets_no_result_and_empty_group_no_poll(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.join(B)
+    harness.poller.leave(B)
+    harness.poller.leave(B)
+    harness.advance(3601)
+    assert harness.served_keys == [A]
+    harness.poller.leave(A)
+    assert not harness.poller.cycles
+    assert not harness.poller.members
+    assert not len(harness.poller.queue)
+    harness.advance(10_000)
+    assert harness.poll_times == [3600]
 
 
-def test_one_who_joins_another_group_has_left_the_first(stage: Stage) -> None:
-    stage.join(A)
-    stage.join(A, PollGroup(WHO, "cloud", "other", 3600.0))
-    stage.passes(3601)
-    assert [asked for _, asked, _ in stage.looks] == ["team/cloud/other"]
+def test_member_that_joins_another_group_leaves_the_first(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.join(A, PollGroup(IDENTITY, "cloud", "other", 3600.0))
+    harness.advance(3601)
+    assert [asked for _, asked, _ in harness.polls] == ["team/cloud/other"]
 
 
-def test_after_a_reset_nobody_is_looked_at_until_he_joins_again(stage: Stage) -> None:
-    stage.join(A)
-    stage.poller.reset()
-    stage.passes(4000)
-    assert not stage.looks
-    stage.join(A, age=3590)
-    stage.passes(11)
-    assert stage.times == [4010]
+def test_after_a_reset_only_members_that_join_again_are_polled(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.poller.reset()
+    harness.advance(4000)
+    assert not harness.polls
+    harness.join(A, age=3590)
+    harness.advance(11)
+    assert harness.poll_times == [4010]
 
 
-def test_who_leaves_during_a_look_is_not_told_of_it(stage: Stage) -> None:
-    stage.takes = 10
-    stage.join(A)
-    stage.join(B)
-    stage.passes(3605)
-    stage.poller.leave(B)
-    stage.passes(10)
-    assert stage.who == [A]
+def test_member_that_leaves_during_a_poll_gets_no_result(harness: PollerHarness) -> None:
+    harness.poll_seconds = 10
+    harness.join(A)
+    harness.join(B)
+    harness.advance(3605)
+    harness.poller.leave(B)
+    harness.advance(10)
+    assert harness.served_keys == [A]
 
 
 @pytest.mark.parametrize("way", ["leave", "reset"])
-def test_a_group_that_all_leave_during_a_look_is_over(stage: Stage, way: str) -> None:
-    stage.takes = 10
-    stage.join(A)
-    stage.passes(3605)
-    stage.poller.reset() if way == "reset" else stage.poller.leave(A)
-    stage.passes(10_000)
-    assert stage.times == [3600]
-    assert not stage.told
+def test_group_left_by_all_during_a_poll_is_not_polled_again(harness: PollerHarness, way: str) -> None:
+    harness.poll_seconds = 10
+    harness.join(A)
+    harness.advance(3605)
+    harness.poller.reset() if way == "reset" else harness.poller.leave(A)
+    harness.advance(10_000)
+    assert harness.poll_times == [3600]
+    assert not harness.results
 
 
-def test_who_comes_back_during_a_look_is_due_an_interval_from_then(stage: Stage) -> None:
-    stage.takes = 10
-    stage.join(A)
-    stage.passes(3605)
-    stage.poller.leave(A)
-    stage.join(A)
-    stage.passes(3600 + 1)
-    assert not stage.told[1:]
-    assert stage.times[0] == 3600
-    assert 3600 + 3600 <= stage.times[1] <= 3605 + 3600
+def test_member_that_rejoins_during_a_poll_is_due_an_interval_later(harness: PollerHarness) -> None:
+    harness.poll_seconds = 10
+    harness.join(A)
+    harness.advance(3605)
+    harness.poller.leave(A)
+    harness.join(A)
+    harness.advance(3600 + 1)
+    assert not harness.results[1:]
+    assert harness.poll_times[0] == 3600
+    assert 3600 + 3600 <= harness.poll_times[1] <= 3605 + 3600
 
 
-def test_who_wants_something_else_since_the_look_began_is_told_by_what_he_wants_now(stage: Stage) -> None:
-    stage.takes = 10
-    stage.join(A)
-    stage.passes(3605)
-    stage.join(A, wanted=PASS)
-    stage.passes(10)
-    assert stage.told == [(3610, A, {"k": PASS}, SEEN)]
+def test_member_edited_during_a_poll_gets_the_result_of_its_new_objects(harness: PollerHarness) -> None:
+    harness.poll_seconds = 10
+    harness.join(A)
+    harness.advance(3605)
+    harness.join(A, wanted=PASS)
+    harness.advance(10)
+    assert harness.results == [(3610, A, {"k": PASS}, SNAPSHOT)]
 
 
-def test_everybody_is_read_in_full_once_a_day_whatever_looks_show(stage: Stage) -> None:
-    stage.join(A)
-    stage.passes(3 * FULL_READ)
-    full = [moment for moment, _, _, seen in stage.told if seen is None]
+def test_each_member_is_read_in_full_once_a_day(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.advance(3 * FULL_READ)
+    full = [moment for moment, _, _, seen in harness.results if seen is None]
     assert full == [FULL_READ / 2, FULL_READ * 1.5, FULL_READ * 2.5]

@@ -1,11 +1,11 @@
-"""A reconciler in virtual time. A test sets its settings by the parameter `settings`."""
+"""A reconciler in virtual time. Tests set its settings with the parameter `settings`."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from controller.config.settings import Settings
-from tests.unit.secretsync.reconciler.stage import Stage, staged
+from tests.unit.secretsync.reconciler.harness import ReconcilerHarness, make_harness
 
 
 @pytest.fixture
@@ -14,5 +14,5 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def stage(settings: Settings) -> Iterator[Stage]:
-    yield from staged(settings)
+def harness(settings: Settings) -> Iterator[ReconcilerHarness]:
+    yield from make_harness(settings)

@@ -1,4 +1,4 @@
-"""What fails, is in the way, or was changed by somebody else's hand, in virtual time."""
+"""Failures, obstacles, conflicts and drift, in virtual time."""
 
 import logging
 from collections import Counter
@@ -22,108 +22,110 @@ from controller.secretsync import drift
 from controller.secretsync.status_reporter import ReportResult
 from controller.secretsync.work_state import CLASS_PATIENCE
 from tests.support.builders import make_sync
-from tests.unit.secretsync.reconciler.stage import (
+from tests.unit.secretsync.reconciler.harness import (
     AFTER,
-    AWAY,
     BEFORE,
     CANARY,
     GOOD,
     HOUR,
     SHOP,
-    Stage,
+    UNREACHABLE,
+    ReconcilerHarness,
     known,
-    seen,
+    snapshot_of,
     synced_ago,
 )
 
 # Failures
 
 
-def test_a_failure_is_told_once_and_tried_less_and_less(stage: Stage) -> None:
-    stage.comes_to = AWAY
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(HOUR)
-    waits = [later - earlier for earlier, later in zip(stage.times, stage.times[1:], strict=False)]
+def test_repeated_failure_is_reported_once_and_backs_off(harness: ReconcilerHarness) -> None:
+    harness.outcome = UNREACHABLE
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(HOUR)
+    waits = [later - earlier for earlier, later in zip(harness.sync_times, harness.sync_times[1:], strict=False)]
     assert waits[:8] == [2, 4, 8, 16, 32, 64, 128, 256]
     assert set(waits[8:]) == {300}
-    assert stage.told == [(0, Reason.PROVIDER_ERROR)]
+    assert harness.reports == [(0, Reason.PROVIDER_ERROR)]
 
 
-def rotates(stage: Stage) -> None:
-    """One SecretSync, synced; the poll that comes in a second finds one of its objects changed."""
-    stage.comes_to = known("user", "pass")
-    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(HOUR - 1)
-    stage.forgets()
-    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
+def start_rotation(harness: ReconcilerHarness) -> None:
+    """Sync one SecretSync, and let the poll of the next second find one of its objects changed."""
+    harness.outcome = known("user", "pass")
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(HOUR - 1)
+    harness.clear_records()
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": AFTER})
 
 
-def test_single_failure_during_a_rotation_is_not_reported(stage: Stage) -> None:
-    rotates(stage)
-    stage.comes_to = AWAY
-    stage.passes(2)
-    assert [task.keys for task in stage.asked] == [frozenset({"pass"})]
-    assert not stage.told
-    stage.comes_to = known("user", "pass", updated=AFTER)
-    stage.passes(4)
-    # What was left to fetch is fetched, and nothing else.
-    assert [task.keys for task in stage.asked] == [frozenset({"pass"})] * 2
-    assert [reason for _, reason in stage.told] == [GOOD.reason] * 2  # one more records the poll
+def test_single_failure_during_a_rotation_is_not_reported(harness: ReconcilerHarness) -> None:
+    start_rotation(harness)
+    harness.outcome = UNREACHABLE
+    harness.advance(2)
+    assert [task.keys for task in harness.tasks] == [frozenset({"pass"})]
+    assert not harness.reports
+    harness.outcome = known("user", "pass", updated=AFTER)
+    harness.advance(4)
+    # Only the key that failed is fetched.
+    assert [task.keys for task in harness.tasks] == [frozenset({"pass"})] * 2
+    assert [reason for _, reason in harness.reports] == [GOOD.reason] * 2  # one more records the poll
 
 
-def test_second_failure_during_a_rotation_is_reported(stage: Stage) -> None:
-    rotates(stage)
-    stage.comes_to = AWAY
-    stage.passes(10)
-    assert len(stage.asked) > 1
-    assert [reason for _, reason in stage.told] == [Reason.PROVIDER_ERROR]
+def test_second_failure_during_a_rotation_is_reported(harness: ReconcilerHarness) -> None:
+    start_rotation(harness)
+    harness.outcome = UNREACHABLE
+    harness.advance(10)
+    assert len(harness.tasks) > 1
+    assert [reason for _, reason in harness.reports] == [Reason.PROVIDER_ERROR]
 
 
 @pytest.mark.parametrize("error", [ObjectError("secret pass is disabled"), AccessDenied("may not read secret pass")])
-def test_failure_of_one_object_is_reported_at_once(stage: Stage, error: ControllerError) -> None:
-    rotates(stage)
-    stage.comes_to = error
-    stage.passes(1.5)
-    assert [reason for _, reason in stage.told] == [Reason.PROVIDER_ERROR]
+def test_failure_of_one_object_is_reported_at_once(harness: ReconcilerHarness, error: ControllerError) -> None:
+    start_rotation(harness)
+    harness.outcome = error
+    harness.advance(1.5)
+    assert [reason for _, reason in harness.reports] == [Reason.PROVIDER_ERROR]
 
 
-def test_single_failure_after_an_edit_is_reported_at_once(stage: Stage) -> None:
-    rotates(stage)
-    stage.comes_to = AWAY
-    found = stage.reconciler.syncs.get(SHOP)
+def test_single_failure_after_an_edit_is_reported_at_once(harness: ReconcilerHarness) -> None:
+    start_rotation(harness)
+    harness.outcome = UNREACHABLE
+    found = harness.reconciler.syncs.get(SHOP)
     assert isinstance(found, SecretSync)
-    stage.has(make_sync(generation=2, status=found.status))
-    stage.passes(0.5)
-    assert [reason for _, reason in stage.told] == [Reason.PROVIDER_ERROR]
+    harness.add(make_sync(generation=2, status=found.status))
+    harness.advance(0.5)
+    assert [reason for _, reason in harness.reports] == [Reason.PROVIDER_ERROR]
 
 
-def test_an_edit_gives_a_failure_its_next_try_at_once(stage: Stage) -> None:
-    stage.comes_to = AWAY
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(400)
-    stage.has(make_sync(generation=2))
-    stage.passes(3)
-    assert stage.times[-2:] == [400, 402]
+def test_edit_of_a_failed_secretsync_resets_the_backoff(harness: ReconcilerHarness) -> None:
+    harness.outcome = UNREACHABLE
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(400)
+    harness.add(make_sync(generation=2))
+    harness.advance(3)
+    assert harness.sync_times[-2:] == [400, 402]
 
 
 @pytest.mark.parametrize(
     ("error", "longest"),
     [
-        pytest.param(ProviderError("throttled", retry_after=120), 300, id="time"),
-        pytest.param(OwnershipError("somebody else's"), 30, id="an obstacle"),
-        pytest.param(ClassError("no such class"), HOUR, id="only an edit"),
+        pytest.param(ProviderError("throttled", retry_after=120), 300, id="retry after"),
+        pytest.param(OwnershipError("the Secret has another owner"), 30, id="obstacle"),
+        pytest.param(ClassError("no such class"), HOUR, id="waits for an edit"),
     ],
 )
-def test_each_kind_of_failure_has_its_longest_wait(stage: Stage, error: ControllerError, longest: float) -> None:
-    stage.comes_to = error
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(5 * HOUR)
-    waits = [later - earlier for earlier, later in zip(stage.times, stage.times[1:], strict=False)]
+def test_each_kind_of_failure_has_a_maximum_backoff(
+    harness: ReconcilerHarness, error: ControllerError, longest: float
+) -> None:
+    harness.outcome = error
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(5 * HOUR)
+    waits = [later - earlier for earlier, later in zip(harness.sync_times, harness.sync_times[1:], strict=False)]
     assert max(waits) == longest
     assert waits[-1] == longest
     if error.retry_after:
@@ -137,188 +139,194 @@ LACKING = UnusableValue("secret pass has no property", version="v2", updated=AFT
     "outcome",
     [Failed(LACKING), PartiallySynced(message="m", failed={"pass": LACKING}, objects=known("user").objects or [])],
 )
-def test_unusable_value_waits_for_the_poll_that_finds_another(stage: Stage, outcome: Reportable) -> None:
-    stage.answers(seen(user=BEFORE, **{"pass": AFTER}), outcome)
-    stage.unusable = {"pass": LACKING}
-    stage.has_class()
-    stage.has(make_sync(["user", "pass"] if isinstance(outcome, PartiallySynced) else ["pass"]))
-    stage.passes(5 * HOUR + 1)
-    assert stage.times == [0, *stage.polls]
-    assert [task.keys for task in stage.asked] == [None] + [frozenset()] * 5
-    assert len(stage.told) == 1  # each attempt finds the same
-    stage.answers(seen(user=BEFORE, **{"pass": "2030-01-02T00:00:00Z"}), known("user", "pass"))
-    stage.passes(HOUR)
-    assert stage.asked[-1].keys == frozenset({"pass"})
-    assert stage.told[-1][1] == GOOD.reason
+def test_unusable_value_is_not_fetched_until_a_poll_finds_a_new_one(
+    harness: ReconcilerHarness, outcome: Reportable
+) -> None:
+    harness.set_results(snapshot_of(user=BEFORE, **{"pass": AFTER}), outcome)
+    harness.unusable = {"pass": LACKING}
+    harness.add_class()
+    harness.add(make_sync(["user", "pass"] if isinstance(outcome, PartiallySynced) else ["pass"]))
+    harness.advance(5 * HOUR + 1)
+    assert harness.sync_times == [0, *harness.polls]
+    assert [task.keys for task in harness.tasks] == [None] + [frozenset()] * 5
+    assert len(harness.reports) == 1  # each attempt has the same result
+    harness.set_results(snapshot_of(user=BEFORE, **{"pass": "2030-01-02T00:00:00Z"}), known("user", "pass"))
+    harness.advance(HOUR)
+    assert harness.tasks[-1].keys == frozenset({"pass"})
+    assert harness.reports[-1][1] == GOOD.reason
 
 
-def test_unusable_value_is_read_after_an_edit_at_once(stage: Stage) -> None:
-    stage.comes_to = Failed(LACKING)
-    stage.unusable = {"pass": LACKING}
-    stage.has_class()
-    stage.has(make_sync(["pass"]))
-    stage.passes(100)
-    stage.has(make_sync(["pass"], generation=2))
-    stage.passes(1)
-    assert stage.times == [0, 100]
+def test_edit_fetches_an_unusable_value_at_once(harness: ReconcilerHarness) -> None:
+    harness.outcome = Failed(LACKING)
+    harness.unusable = {"pass": LACKING}
+    harness.add_class()
+    harness.add(make_sync(["pass"]))
+    harness.advance(100)
+    harness.add(make_sync(["pass"], generation=2))
+    harness.advance(1)
+    assert harness.sync_times == [0, 100]
 
 
-def test_a_warning_is_passed_on_and_a_failure_says_nothing_of_it(stage: Stage) -> None:
-    stage.has_class()
-    stage.has(make_sync())
-    stage.comes_to = msgspec.structs.replace(GOOD, warnings=("a expired",))
-    stage.passes(100)
-    stage.comes_to = AWAY
-    stage.passes(HOUR)
-    assert len(stage.told) == 2
-    assert stage.warned == [("shop", "a expired")]
+def test_success_reports_warnings_and_failure_reports_none(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.outcome = msgspec.structs.replace(GOOD, warnings=("a expired",))
+    harness.advance(100)
+    harness.outcome = UNREACHABLE
+    harness.advance(HOUR)
+    assert len(harness.reports) == 2
+    assert harness.warnings == [("shop", "a expired")]
 
 
-def test_a_missing_class_waits_for_it_and_no_longer(stage: Stage) -> None:
-    stage.comes_to = ClassError("no such class")
-    stage.has(make_sync())
-    stage.passes(100)
-    stage.comes_to = GOOD
-    stage.has_class()
-    stage.passes(1)
-    assert stage.times == [CLASS_PATIENCE, 100]
-    assert [reason for _, reason in stage.told] == [Reason.SPC_ERROR, Reason.UP_TO_DATE]
+def test_missing_class_is_reported_and_its_creation_syncs_at_once(harness: ReconcilerHarness) -> None:
+    harness.outcome = ClassError("no such class")
+    harness.add(make_sync())
+    harness.advance(100)
+    harness.outcome = GOOD
+    harness.add_class()
+    harness.advance(1)
+    assert harness.sync_times == [CLASS_PATIENCE, 100]
+    assert [reason for _, reason in harness.reports] == [Reason.SPC_ERROR, Reason.UP_TO_DATE]
 
 
 @pytest.mark.parametrize("late", [0.0, 0.5, CLASS_PATIENCE - 0.01])
-def test_a_class_seen_after_its_sync_costs_no_report(stage: Stage, late: float) -> None:
-    stage.has(make_sync())
-    stage.passes(late)
-    stage.has_class()
-    stage.passes(100)
-    assert stage.times == [late]
-    assert stage.told == [(late, Reason.UP_TO_DATE)]
+def test_class_seen_shortly_after_its_sync_causes_no_failure_report(harness: ReconcilerHarness, late: float) -> None:
+    harness.add(make_sync())
+    harness.advance(late)
+    harness.add_class()
+    harness.advance(100)
+    assert harness.sync_times == [late]
+    assert harness.reports == [(late, Reason.UP_TO_DATE)]
 
 
-def test_a_sync_with_a_status_does_not_wait_for_its_class(stage: Stage) -> None:
-    stage.comes_to = ClassError("no such class")
-    stage.has(synced_ago(10))
-    stage.passes(1)
-    assert stage.times == [0]
+def test_secretsync_with_a_status_does_not_wait_for_its_class(harness: ReconcilerHarness) -> None:
+    harness.outcome = ClassError("no such class")
+    harness.add(synced_ago(10))
+    harness.advance(1)
+    assert harness.sync_times == [0]
 
 
-def test_what_nobody_expected_is_told_without_its_words(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    stage.comes_to = ZeroDivisionError(CANARY)
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(1)
-    assert stage.told == [(0, Reason.INTERNAL_ERROR)]
+def test_unexpected_error_is_reported_without_its_message(
+    harness: ReconcilerHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.outcome = ZeroDivisionError(CANARY)
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(1)
+    assert harness.reports == [(0, Reason.INTERNAL_ERROR)]
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert "ZeroDivisionError" in record.getMessage()
     assert CANARY not in caplog.text + repr(vars(record))
 
 
-@pytest.mark.parametrize("where", ["telling", "looking"])
-def test_one_that_fails_in_an_unexpected_place_takes_nobody_along(stage: Stage, where: str) -> None:
-    stage.has_class()
-    if where == "telling":
-        stage.telling = [ZeroDivisionError(CANARY)]
+@pytest.mark.parametrize("where", ["status report", "drift check"])
+def test_unexpected_error_of_one_step_does_not_stop_the_workers(harness: ReconcilerHarness, where: str) -> None:
+    harness.add_class()
+    if where == "status report":
+        harness.report_results = [ZeroDivisionError(CANARY)]
     else:
-        stage.untouched = ZeroDivisionError(CANARY)
-    stage.has(make_sync())
-    stage.passes(HOUR)
-    stage.has(make_sync(name="other", uid="another"))
-    stage.passes(1)
-    assert stage.times[-1] == HOUR
+        harness.unchanged = ZeroDivisionError(CANARY)
+    harness.add(make_sync())
+    harness.advance(HOUR)
+    harness.add(make_sync(name="other", uid="another"))
+    harness.advance(1)
+    assert harness.sync_times[-1] == HOUR
 
 
-def test_a_thousand_unexpected_failures_do_not_flood_the_log(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    stage.comes_to = ZeroDivisionError(CANARY)
-    stage.has_class()
-    stage.has(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(1000)))
-    stage.passes(600)
-    assert 1 <= len(caplog.records) <= 120  # ten lines and a count a minute
+def test_thousand_unexpected_errors_do_not_flood_the_log(
+    harness: ReconcilerHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.outcome = ZeroDivisionError(CANARY)
+    harness.add_class()
+    harness.add(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(1000)))
+    harness.advance(600)
+    assert 1 <= len(caplog.records) <= 120  # ten lines and one count per minute
 
 
-# Somebody was faster
+# Conflicts
 
 
-def test_a_status_that_met_a_conflict_is_told_soon(stage: Stage) -> None:
-    stage.telling = [ReportResult.OUTDATED]
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(1)
-    ((moment, reason),) = stage.told
+def test_status_with_a_conflict_is_written_soon(harness: ReconcilerHarness) -> None:
+    harness.report_results = [ReportResult.OUTDATED]
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(1)
+    ((moment, reason),) = harness.reports
     assert moment < 0.5
     assert reason == Reason.UP_TO_DATE
-    stage.passes(HOUR - 2)
-    assert len(stage.times) == 2
+    harness.advance(HOUR - 2)
+    assert len(harness.sync_times) == 2
 
 
-def test_an_old_secret_is_looked_at_often_then_less(stage: Stage) -> None:
-    # Within two seconds of its collection at first; and not every second for ever, should it never be collected.
-    stage.comes_to = Requeue(1)
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(20)
-    waits = [later - earlier for earlier, later in zip(stage.times, stage.times[1:], strict=False)]
+def test_secret_of_an_earlier_sync_is_checked_often_and_then_rarely(harness: ReconcilerHarness) -> None:
+    # At first a retry follows within two seconds of the garbage collection. Later, retries become rare.
+    harness.outcome = Requeue(1)
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(20)
+    waits = [later - earlier for earlier, later in zip(harness.sync_times, harness.sync_times[1:], strict=False)]
     assert max(waits) <= 2
-    stage.passes(HOUR)
-    assert 100 <= len(stage.times) <= 200
+    harness.advance(HOUR)
+    assert 100 <= len(harness.sync_times) <= 200
 
 
-@pytest.mark.parametrize("telling", [[], [ReportResult.OUTDATED], [ZeroDivisionError(CANARY)]])
-def test_an_old_secret_that_stays_is_told_after_half_a_minute(
-    stage: Stage, telling: list[ReportResult | Exception]
+@pytest.mark.parametrize("report_results", [[], [ReportResult.OUTDATED], [ZeroDivisionError(CANARY)]])
+def test_secret_of_an_earlier_sync_is_reported_after_half_a_minute(
+    harness: ReconcilerHarness, report_results: list[ReportResult | Exception]
 ) -> None:
-    stage.comes_to = Requeue(1, "the Secret of an earlier SecretSync is still there")
-    stage.telling = telling
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(20)
-    assert not stage.told
-    stage.passes(100)
-    assert [reason for _, reason in stage.told] == [Reason.LABEL_ERROR]
+    harness.outcome = Requeue(1, "the Secret of an earlier SecretSync is still there")
+    harness.report_results = report_results
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(20)
+    assert not harness.reports
+    harness.advance(100)
+    assert [reason for _, reason in harness.reports] == [Reason.LABEL_ERROR]
 
 
 @pytest.mark.parametrize("outcome", [GOOD, Failed(ObjectError("m"))])
-def test_a_status_that_cannot_be_written_is_tried_less_and_less(stage: Stage, outcome: Reportable) -> None:
-    stage.always_telling = ReportResult.NOT_WRITTEN
-    stage.comes_to = outcome
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(HOUR)
-    assert 5 <= len(stage.times) <= 30
-    stage.always_telling = ReportResult.DONE
-    stage.passes(301)
-    assert len({moment for moment, _ in stage.told}) == 1
+def test_status_that_cannot_be_written_is_retried_with_backoff(harness: ReconcilerHarness, outcome: Reportable) -> None:
+    harness.default_report_result = ReportResult.NOT_WRITTEN
+    harness.outcome = outcome
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(HOUR)
+    assert 5 <= len(harness.sync_times) <= 30
+    harness.default_report_result = ReportResult.DONE
+    harness.advance(301)
+    assert len({moment for moment, _ in harness.reports}) == 1
 
 
 # Drift
 
 
-def test_drift_is_mended_at_once(stage: Stage) -> None:
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(1)
-    stage.untouched = False
-    stage.passes(300)
-    assert len(stage.times) == 2
-    assert stage.times[1] == stage.looked[-1]
+def test_drift_is_corrected_at_once(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(1)
+    harness.unchanged = False
+    harness.advance(300)
+    assert len(harness.sync_times) == 2
+    assert harness.sync_times[1] == harness.drift_checks[-1]
 
 
-def test_drift_whose_mending_meets_a_conflict_is_mended_soon(stage: Stage) -> None:
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(1)
-    stage.untouched, stage.comes_to = False, Requeue(1)
-    stage.passes(300.5)
-    tries = len(stage.times)
-    stage.untouched, stage.comes_to = True, GOOD
-    stage.passes(31)
-    assert len(stage.times) == tries + 1
+def test_conflict_while_correcting_drift_is_retried_soon(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(1)
+    harness.unchanged, harness.outcome = False, Requeue(1)
+    harness.advance(300.5)
+    tries = len(harness.sync_times)
+    harness.unchanged, harness.outcome = True, GOOD
+    harness.advance(31)
+    assert len(harness.sync_times) == tries + 1
 
 
-def test_looks_are_a_few_together_and_no_more_than_ten_a_second(stage: Stage) -> None:
-    stage.has_class()
-    stage.has(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(500)))
-    stage.passes(HOUR - 10)
-    assert len(stage.looked) > 4000
-    assert max(Counter(stage.looked).values()) == drift.MAX_PER_TICK
-    assert {moment % drift.TICK for moment in stage.looked} == {0}
+def test_drift_checks_are_batched_and_at_most_ten_per_second(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(500)))
+    harness.advance(HOUR - 10)
+    assert len(harness.drift_checks) > 4000
+    assert max(Counter(harness.drift_checks).values()) == drift.MAX_PER_TICK
+    assert {moment % drift.TICK for moment in harness.drift_checks} == {0}

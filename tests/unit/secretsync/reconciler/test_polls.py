@@ -1,4 +1,4 @@
-"""What a look at a vault comes to for each SecretSync that reads it, in virtual time."""
+"""What the reconciler does after a poll with each SecretSync of the group, in virtual time."""
 
 import pytest
 
@@ -12,212 +12,225 @@ from controller.keyvault.errors import throttled_error
 from controller.runtime.work_queue import Key
 from controller.secretsync import work_state
 from tests.support.builders import make_sync
-from tests.unit.secretsync.reconciler.stage import AFTER, AWAY, BEFORE, CANARY, DAY, HOUR, SHOP, Stage, known, seen
+from tests.unit.secretsync.reconciler.harness import (
+    AFTER,
+    BEFORE,
+    CANARY,
+    DAY,
+    HOUR,
+    SHOP,
+    UNREACHABLE,
+    ReconcilerHarness,
+    known,
+    snapshot_of,
+)
 
 EVERY_MINUTE = pytest.mark.parametrize("settings", [Settings(rotation_poll_interval=60)])
 
 
-def test_a_poll_that_finds_nothing_changed_syncs_nobody(stage: Stage) -> None:
-    stage.comes_to = known("user", "pass")
-    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
-    stage.has_class()
-    stage.has(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(100)))
-    stage.passes(5 * HOUR + 1)
-    assert len(stage.times) == 100
-    assert stage.polls == [HOUR, 2 * HOUR, 3 * HOUR, 4 * HOUR, 5 * HOUR]
+def test_poll_without_a_change_syncs_nothing(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("user", "pass")
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.add_class()
+    harness.add(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(100)))
+    harness.advance(5 * HOUR + 1)
+    assert len(harness.sync_times) == 100
+    assert harness.polls == [HOUR, 2 * HOUR, 3 * HOUR, 4 * HOUR, 5 * HOUR]
 
 
-def test_only_those_whose_objects_changed_are_synced_and_only_these_fetched(stage: Stage) -> None:
-    stage.comes_to = known("user", "pass")
-    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
-    stage.has_class()
-    stage.has(make_sync(), make_sync(["user"], name="other", uid="another"))
-    stage.passes(HOUR - 1)
-    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
-    stage.passes(2)
-    assert [task.keys for task in stage.asked] == [None, None, frozenset({"pass"})]
+def test_poll_with_a_change_fetches_only_the_changed_objects(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("user", "pass")
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.add_class()
+    harness.add(make_sync(), make_sync(["user"], name="other", uid="another"))
+    harness.advance(HOUR - 1)
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": AFTER})
+    harness.advance(2)
+    assert [task.keys for task in harness.tasks] == [None, None, frozenset({"pass"})]
 
 
 @EVERY_MINUTE
-def test_polls_that_follow_each_other_fast_are_recorded_every_hour(stage: Stage) -> None:
-    stage.comes_to = known("user", "pass")
-    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(HOUR + 100)
-    assert len(stage.polls) == 61
-    assert [moment for moment, _ in stage.told] == [0, 60, HOUR + 60]
+def test_frequent_polls_are_recorded_once_an_hour(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("user", "pass")
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(HOUR + 100)
+    assert len(harness.polls) == 61
+    assert [moment for moment, _ in harness.reports] == [0, 60, HOUR + 60]
 
 
-def test_what_was_confirmed_is_not_told_where_the_next_poll_found_a_change(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_change_found_by_the_next_poll_replaces_a_pending_confirmation(
+    harness: ReconcilerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A turn may come late: after both polls."""
+    """A worker may process the key only after both polls."""
     monkeypatch.setattr(work_state, "CONFIRM_EVERY", 0)
-    stage.comes_to = known("user", "pass")
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(10)
+    harness.outcome = known("user", "pass")
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(10)
     key, wanted = Key("team", "shop"), {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
     for time in (BEFORE, AFTER):
-        stage.reconciler.handle_poll(key, wanted, seen(user=BEFORE, **{"pass": time}))
-    before = len(stage.asked)
-    stage.passes(1)
-    assert [task.keys for task in stage.asked[before:]] == [frozenset({"pass"})]
+        harness.reconciler.handle_poll(key, wanted, snapshot_of(user=BEFORE, **{"pass": time}))
+    before = len(harness.tasks)
+    harness.advance(1)
+    assert [task.keys for task in harness.tasks[before:]] == [frozenset({"pass"})]
 
 
-def test_what_a_poll_finds_while_it_is_synced_is_not_lost(stage: Stage) -> None:
-    stage.comes_to = known("user", "pass")
-    stage.takes = 10
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(5)
+def test_change_found_by_a_poll_during_a_sync_causes_another_sync(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("user", "pass")
+    harness.sync_seconds = 10
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(5)
     wanted = {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
-    stage.reconciler.handle_poll(SHOP, wanted, seen(user=BEFORE, **{"pass": AFTER}))
-    stage.passes(10)
-    assert stage.times == [0, 10]
+    harness.reconciler.handle_poll(SHOP, wanted, snapshot_of(user=BEFORE, **{"pass": AFTER}))
+    harness.advance(10)
+    assert harness.sync_times == [0, 10]
 
 
 FAILURES = [
-    pytest.param(AWAY, id="the vault is away"),
-    pytest.param(ObjectError("secret pass is disabled"), id="an object is missing"),
-    pytest.param(Requeue(1), id="a conflict"),
+    pytest.param(UNREACHABLE, id="vault unreachable"),
+    pytest.param(ObjectError("secret pass is disabled"), id="object disabled"),
+    pytest.param(Requeue(1), id="conflict"),
     pytest.param(
         PartiallySynced(message="m", failed={"pass": throttled_error("shop", None)}, objects=[]),
-        id="a turn at a busy vault",
+        id="throttled vault",
     ),
 ]
 
 
-def attempts(stage: Stage, comes_to: Outcome | Exception) -> None:
-    """Start an attempt for one of two objects, which will have that outcome."""
-    stage.comes_to = known("user", "pass")
-    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(HOUR - 1)
-    stage.forgets()
-    stage.answers(seen(user=BEFORE, **{"pass": AFTER}), comes_to)
-    stage.takes = 10
-    stage.passes(5)
-    assert [task.keys for task in stage.asked] == [frozenset({"pass"})]
+def start_attempt(harness: ReconcilerHarness, outcome: Outcome | Exception) -> None:
+    """Start an attempt to fetch one of two objects. It ends with this outcome."""
+    harness.outcome = known("user", "pass")
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(HOUR - 1)
+    harness.clear_records()
+    harness.set_results(snapshot_of(user=BEFORE, **{"pass": AFTER}), outcome)
+    harness.sync_seconds = 10
+    harness.advance(5)
+    assert [task.keys for task in harness.tasks] == [frozenset({"pass"})]
 
 
-@pytest.mark.parametrize("comes_to", FAILURES)
-def test_an_edit_during_an_attempt_that_fails_makes_the_next_one_ask_for_everything(
-    stage: Stage, comes_to: Outcome | Exception
+@pytest.mark.parametrize("outcome", FAILURES)
+def test_edit_during_a_failing_attempt_makes_the_next_one_fetch_all(
+    harness: ReconcilerHarness, outcome: Outcome | Exception
 ) -> None:
-    attempts(stage, comes_to)
-    found = stage.reconciler.syncs.get(SHOP)
+    start_attempt(harness, outcome)
+    found = harness.reconciler.syncs.get(SHOP)
     assert isinstance(found, SecretSync)
-    stage.has(make_sync(generation=2, status=found.status))
-    stage.passes(10)
-    assert [task.keys for task in stage.asked[1:]] == [None]
+    harness.add(make_sync(generation=2, status=found.status))
+    harness.advance(10)
+    assert [task.keys for task in harness.tasks[1:]] == [None]
 
 
-@pytest.mark.parametrize("comes_to", FAILURES)
-def test_what_a_poll_finds_during_an_attempt_that_fails_is_what_the_next_one_asks_for(
-    stage: Stage, comes_to: Outcome | Exception
+@pytest.mark.parametrize("outcome", FAILURES)
+def test_poll_during_a_failing_attempt_decides_what_the_next_one_fetches(
+    harness: ReconcilerHarness, outcome: Outcome | Exception
 ) -> None:
-    attempts(stage, comes_to)
+    start_attempt(harness, outcome)
     wanted = {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
-    stage.reconciler.handle_poll(SHOP, wanted, seen(user=AFTER, **{"pass": AFTER}))
-    stage.passes(20)
-    assert [task.keys for task in stage.asked[1:2]] == [frozenset({"user", "pass"})]
+    harness.reconciler.handle_poll(SHOP, wanted, snapshot_of(user=AFTER, **{"pass": AFTER}))
+    harness.advance(20)
+    assert [task.keys for task in harness.tasks[1:2]] == [frozenset({"user", "pass"})]
 
 
-def test_a_poll_that_fails_does_not_displace_what_an_earlier_one_found(stage: Stage) -> None:
-    stage.comes_to = known("user", "pass")
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(10)
-    stage.forgets()
+def test_failed_poll_does_not_replace_the_change_of_an_earlier_poll(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("user", "pass")
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(10)
+    harness.clear_records()
     wanted = {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
-    stage.reconciler.handle_poll(SHOP, wanted, seen(user=BEFORE, **{"pass": AFTER}))
-    stage.reconciler.handle_poll(SHOP, wanted, AWAY)
-    stage.passes(1)
-    assert [task.keys for task in stage.asked] == [frozenset({"pass"})]
+    harness.reconciler.handle_poll(SHOP, wanted, snapshot_of(user=BEFORE, **{"pass": AFTER}))
+    harness.reconciler.handle_poll(SHOP, wanted, UNREACHABLE)
+    harness.advance(1)
+    assert [task.keys for task in harness.tasks] == [frozenset({"pass"})]
 
 
 @EVERY_MINUTE
-def test_one_whose_confirmation_failed_is_polled_again(stage: Stage) -> None:
-    stage.comes_to = known("user", "pass")
-    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(HOUR + 59)  # the next poll is one that is recorded
-    stage.misread = ProviderError("the API server is away")
-    stage.passes(3)
-    stage.misread = None
-    stage.passes(10)
-    polls = len(stage.polls)
-    stage.passes(10 * 60)
-    assert len(stage.polls) == polls + 10
-    told = [reason for _, reason in stage.told]
-    assert told.count(Reason.PROVIDER_ERROR) == 1
-    assert set(told) == {Reason.UP_TO_DATE, Reason.PROVIDER_ERROR}
+def test_secretsync_whose_confirmation_failed_is_polled_again(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("user", "pass")
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(HOUR + 59)  # the next poll will be recorded in the status
+    harness.resolve_error = ProviderError("the API server is unreachable")
+    harness.advance(3)
+    harness.resolve_error = None
+    harness.advance(10)
+    polls = len(harness.polls)
+    harness.advance(10 * 60)
+    assert len(harness.polls) == polls + 10
+    reasons = [reason for _, reason in harness.reports]
+    assert reasons.count(Reason.PROVIDER_ERROR) == 1
+    assert set(reasons) == {Reason.UP_TO_DATE, Reason.PROVIDER_ERROR}
 
 
-def test_while_a_key_fails_the_others_are_not_forgotten(stage: Stage) -> None:
-    stage.comes_to = known("user", "pass")
-    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(HOUR - 1)
-    stage.comes_to = Failed(ObjectError("pass is missing"))
-    stage.passes(10)
-    assert [task.keys for task in stage.asked] == [None, frozenset({"pass"}), None, None]
+def test_retry_after_a_failed_key_fetches_all_keys(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("user", "pass")
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": AFTER})
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(HOUR - 1)
+    harness.outcome = Failed(ObjectError("pass is missing"))
+    harness.advance(10)
+    assert [task.keys for task in harness.tasks] == [None, frozenset({"pass"}), None, None]
 
 
-def test_who_waits_for_a_turn_at_a_busy_vault_asks_for_what_is_left(stage: Stage) -> None:
+def test_attempt_at_a_throttled_vault_fetches_only_the_remaining_keys(harness: ReconcilerHarness) -> None:
     def busy(*left: str) -> Outcome:
         error = throttled_error("shop", 10)
         failed = dict.fromkeys(left, error)
         return PartiallySynced(message="throttled", failed=failed, objects=[]) if left else Failed(error)
 
-    stage.has_class()
-    stage.has(make_sync(["a", "b", "c"]))
+    harness.add_class()
+    harness.add(make_sync(["a", "b", "c"]))
     for outcome in (busy(), busy("b", "c"), busy("c"), busy(), known("a", "b", "c")):
-        stage.comes_to = outcome
-        stage.passes(10 if stage.asked else 5)
-    asked = [(moment, task.keys) for (moment, _), task in zip(stage.synced, stage.asked, strict=True)]
+        harness.outcome = outcome
+        harness.advance(10 if harness.tasks else 5)
+    asked = [(moment, task.keys) for (moment, _), task in zip(harness.synced, harness.tasks, strict=True)]
     rest = frozenset({"c"})
     assert asked == [(0, None), (10, None), (20, frozenset({"b", "c"})), (30, rest), (40, rest)]
 
 
-def test_a_poll_that_fails_unexpectedly_ends_nothing(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    stage.seen = ZeroDivisionError(CANARY)
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(3 * HOUR + 1)
-    assert len(stage.times) == 4
+def test_unexpected_error_of_a_poll_does_not_stop_the_workers(
+    harness: ReconcilerHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.snapshot = ZeroDivisionError(CANARY)
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(3 * HOUR + 1)
+    assert len(harness.sync_times) == 4
     assert CANARY not in caplog.text
 
 
-def test_after_a_poll_the_drift_check_fetches_everything(stage: Stage) -> None:
-    stage.comes_to = known("user", "pass")
-    stage.seen = seen(user=BEFORE, **{"pass": AFTER})
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(HOUR + 1)
-    stage.untouched = False
-    stage.passes(300)
-    assert [task.keys for task in stage.asked] == [None, frozenset({"pass"}), None]
+def test_drift_after_a_poll_fetches_all_keys(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("user", "pass")
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": AFTER})
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(HOUR + 1)
+    harness.unchanged = False
+    harness.advance(300)
+    assert [task.keys for task in harness.tasks] == [None, frozenset({"pass"}), None]
 
 
-def test_everything_is_read_in_full_once_a_day(stage: Stage) -> None:
-    stage.comes_to = known("user", "pass")
-    stage.seen = seen(user=BEFORE, **{"pass": BEFORE})
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(3 * DAY + HOUR)
-    assert [task.keys for task in stage.asked] == [None] * 4
-    assert len(stage.polls) == 73
+def test_all_keys_are_fetched_once_a_day(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("user", "pass")
+    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(3 * DAY + HOUR)
+    assert [task.keys for task in harness.tasks] == [None] * 4
+    assert len(harness.polls) == 73
 
 
-def test_a_throttled_vault_is_asked_when_it_is_ones_turn(stage: Stage) -> None:
-    stage.comes_to = ProviderError("throttled", retry_after=25, retry=Retry.THROTTLED)
-    stage.has_class()
-    stage.has(make_sync())
-    stage.passes(130)
-    assert stage.times == [0, 25, 50, 75, 100, 125]
+def test_throttled_vault_is_retried_after_the_requested_seconds(harness: ReconcilerHarness) -> None:
+    harness.outcome = ProviderError("throttled", retry_after=25, retry=Retry.THROTTLED)
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(130)
+    assert harness.sync_times == [0, 25, 50, 75, 100, 125]

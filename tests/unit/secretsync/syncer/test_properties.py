@@ -1,4 +1,4 @@
-"""Properties of one value: how often it is read, what is written, and what an expanded object leaves behind."""
+"""Properties of one value: how often it is read, what is written, and what happens to removed properties."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from controller.secretsync.sync_resolver import ResolvedSync
 from controller.secretsync.syncer import LastWrite
 from controller.secretsync.work_state import Fetch
 from tests.support.builders import make_provider_class, make_secret_meta, make_sync, make_value
-from tests.unit.secretsync.syncer.stage import ABSENT, CANARY, Scene, sent, source
+from tests.unit.secretsync.syncer.harness import ABSENT, CANARY, SyncerHarness, make_class, metadata_response
 
 EXPANDED = "array: ['objectName: user', '{objectName: pass, objectExpand: true}']"
 WANTED = {"user": "user", "all": "pass"}
@@ -28,7 +28,7 @@ def expanding(status: SecretSyncStatus | None = None) -> SecretSync:
     return make_sync(WANTED, status=status)
 
 
-def told(outcome: Reportable) -> SecretSyncStatus:
+def status_after(outcome: Reportable) -> SecretSyncStatus:
     return next_status(make_sync().metadata, SecretSyncStatus(), make_provider_class(), outcome, datetime.now(UTC))
 
 
@@ -36,29 +36,29 @@ def document(**properties: object) -> str:
     return json.dumps(properties)
 
 
-def written(scene: Scene) -> dict[str, str | None]:
-    data = scene.body()["data"]
+def written(harness: SyncerHarness) -> dict[str, str | None]:
+    data = harness.body()["data"]
     return {key: base64.b64decode(text).decode() if text is not None else None for key, text in data.items()}
 
 
-async def test_all_properties_of_one_object_take_one_read(scene: Scene) -> None:
+async def test_all_properties_of_one_object_take_one_read(harness: SyncerHarness) -> None:
     names = [f"p{number}" for number in range(20)]
-    scene.vault.holds["pass"] = make_value(document(**dict.fromkeys(names, CANARY)))
+    harness.vault.values["pass"] = make_value(document(**dict.fromkeys(names, CANARY)))
     objects = [f"{{objectName: pass, objectAlias: {name}, objectProperty: {name}}}" for name in names]
     wanted = make_sync([*names, "whole"])
-    of = source(objects=f"array: {[*objects, '{objectName: pass, objectAlias: whole}']}")
-    outcome = await scene.sync(ABSENT, sent(make_secret_meta()), wanted=wanted, of=of)
-    assert scene.vault.read_names == ["pass"]
-    assert written(scene).keys() == {*names, "whole"}
+    of = make_class(objects=f"array: {[*objects, '{objectName: pass, objectAlias: whole}']}")
+    outcome = await harness.sync(ABSENT, metadata_response(make_secret_meta()), wanted=wanted, of=of)
+    assert harness.vault.read_names == ["pass"]
+    assert written(harness).keys() == {*names, "whole"}
     assert outcome.objects
     assert {item.object for item in outcome.objects} == {"secret/pass"}
 
 
-async def test_missing_property_keeps_its_last_value_and_the_others_go_on(scene: Scene) -> None:
-    scene.vault.holds["pass"] = make_value(document(b=CANARY))
-    of = source(objects="array: ['objectName: user', '{objectName: pass, objectProperty: a}']")
-    outcome = await scene.sync(ABSENT, sent(make_secret_meta(["user"])), of=of)
-    assert written(scene) == {"user": "me"}
+async def test_missing_property_keeps_its_last_value_and_the_others_go_on(harness: SyncerHarness) -> None:
+    harness.vault.values["pass"] = make_value(document(b=CANARY))
+    of = make_class(objects="array: ['objectName: user', '{objectName: pass, objectProperty: a}']")
+    outcome = await harness.sync(ABSENT, metadata_response(make_secret_meta(["user"])), of=of)
+    assert written(harness) == {"user": "me"}
     assert outcome.reason == Reason.PARTIAL
     assert "no property 'a'; the value has: b" in outcome.message
     assert CANARY not in outcome.message
@@ -68,65 +68,71 @@ LACKING = "array: ['objectName: user', '{objectName: pass, objectProperty: a}']"
 
 
 @pytest.mark.parametrize("before", [["user"], ["user", "pass"]])
-async def test_missing_property_is_not_read_again_until_the_value_changed(scene: Scene, before: list[str]) -> None:
-    of, held = source(objects=LACKING), make_secret_meta(before)
-    scene.vault.holds["pass"] = make_value(document(b=CANARY), version="v2")
-    first = await scene.sync(sent(held), sent(held, "43"), of=of)
+async def test_missing_property_is_not_read_again_until_the_value_changed(
+    harness: SyncerHarness, before: list[str]
+) -> None:
+    of, held = make_class(objects=LACKING), make_secret_meta(before)
+    harness.vault.values["pass"] = make_value(document(b=CANARY), version="v2")
+    first = await harness.sync(metadata_response(held), metadata_response(held, "43"), of=of)
     for stale in (frozenset[str](), frozenset({"user"})):
-        scene.vault.read_names = []
-        outcome = await scene.sync(sent(held), of=of, stale=stale)
-        assert scene.vault.read_names == sorted(stale)
+        harness.vault.read_names = []
+        outcome = await harness.sync(metadata_response(held), of=of, stale=stale)
+        assert harness.vault.read_names == sorted(stale)
         # An earlier value in the Secret does not make the key a synced one.
         assert (outcome.reason, outcome.message) == (Reason.PARTIAL, first.message)
-    scene.vault.holds["pass"] = make_value(document(a="now"), version="v3")
-    outcome = await scene.sync(sent(held), sent(held, "44"), of=of, stale=frozenset({"pass"}))
-    assert (written(scene), outcome.reason) == ({"pass": "now"}, Reason.WRITTEN)
-    assert not scene.written.unusable
+    harness.vault.values["pass"] = make_value(document(a="now"), version="v3")
+    outcome = await harness.sync(
+        metadata_response(held), metadata_response(held, "44"), of=of, stale=frozenset({"pass"})
+    )
+    assert (written(harness), outcome.reason) == ({"pass": "now"}, Reason.WRITTEN)
+    assert not harness.written.unusable
 
 
-async def test_drift_and_the_daily_read_read_a_missing_property(scene: Scene) -> None:
-    of, held = source(objects=LACKING), make_secret_meta(["user"])
-    scene.vault.holds["pass"] = make_value(document(b=CANARY))
-    await scene.sync(sent(held), sent(held, "43"), of=of)
-    await scene.sync(sent(held), of=of)
-    assert scene.vault.read_names == ["pass", "user"]
+async def test_drift_and_the_daily_read_read_a_missing_property(harness: SyncerHarness) -> None:
+    of, held = make_class(objects=LACKING), make_secret_meta(["user"])
+    harness.vault.values["pass"] = make_value(document(b=CANARY))
+    await harness.sync(metadata_response(held), metadata_response(held, "43"), of=of)
+    await harness.sync(metadata_response(held), of=of)
+    assert harness.vault.read_names == ["pass", "user"]
 
 
-async def test_secret_that_no_value_can_make_is_not_drift(scene: Scene) -> None:
-    of, wanted = source(objects=LACKING), make_sync(["pass"])
-    scene.vault.holds["pass"] = make_value(document(b=CANARY), version="v2")
+async def test_secret_that_no_value_can_make_is_not_drift(harness: SyncerHarness) -> None:
+    of, wanted = make_class(objects=LACKING), make_sync(["pass"])
+    harness.vault.values["pass"] = make_value(document(b=CANARY), version="v2")
     for stale in (None, frozenset[str]()):
-        scene.vault.read_names = []
-        scene.server.add_responses(ABSENT, ABSENT)
-        reading = await scene.resolver.resolve_sync(wanted, of)
+        harness.vault.read_names = []
+        harness.server.add_responses(ABSENT, ABSENT)
+        reading = await harness.resolver.resolve_sync(wanted, of)
         assert isinstance(reading, ResolvedSync)
         with pytest.raises(ObjectError, match="no property") as caught:
-            await scene.syncer.sync(wanted, reading, scene.written, Fetch(0.0, stale))
+            await harness.syncer.sync(wanted, reading, harness.written, Fetch(0.0, stale))
         assert caught.value.retry is Retry.ON_NEW_VALUE
-        assert CANARY not in repr(scene.written)
-        assert await scene.syncer.is_unchanged(wanted, scene.written)
-        assert scene.vault.read_names == (["pass"] if stale is None else [])
+        assert CANARY not in repr(harness.written)
+        assert await harness.syncer.is_unchanged(wanted, harness.written)
+        assert harness.vault.read_names == (["pass"] if stale is None else [])
 
 
 @pytest.mark.parametrize("broken", [CANARY, json.dumps({"host": "db", "a b": CANARY}), json.dumps({"user": CANARY})])
-async def test_unusable_part_of_an_expanded_object_is_not_read_again(scene: Scene, broken: str) -> None:
-    of, held = source(objects=EXPANDED), make_secret_meta(["user", "host"])
-    scene.vault.holds["pass"] = make_value(document(host="db"))
-    status = told(await scene.sync(ABSENT, sent(held), wanted=expanding(), of=of))
-    scene.vault.holds |= {"user": make_value("new"), "pass": make_value(broken, version="v2")}
-    second = await scene.sync(sent(held), sent(held, "43"), wanted=expanding(status), of=of)
-    status = told(second)
-    scene.vault.read_names = []
-    scene.written.mark = data_fingerprint(held)
-    third = await scene.sync(sent(held), wanted=expanding(status), of=of, stale=frozenset())
-    assert scene.vault.read_names == []
+async def test_unusable_part_of_an_expanded_object_is_not_read_again(harness: SyncerHarness, broken: str) -> None:
+    of, held = make_class(objects=EXPANDED), make_secret_meta(["user", "host"])
+    harness.vault.values["pass"] = make_value(document(host="db"))
+    status = status_after(await harness.sync(ABSENT, metadata_response(held), wanted=expanding(), of=of))
+    harness.vault.values |= {"user": make_value("new"), "pass": make_value(broken, version="v2")}
+    second = await harness.sync(metadata_response(held), metadata_response(held, "43"), wanted=expanding(status), of=of)
+    status = status_after(second)
+    harness.vault.read_names = []
+    harness.written.mark = data_fingerprint(held)
+    third = await harness.sync(metadata_response(held), wanted=expanding(status), of=of, stale=frozenset())
+    assert harness.vault.read_names == []
     assert (third.reason, third.message, third.objects) == (Reason.PARTIAL, second.message, second.objects)
 
 
-async def test_expanded_object_is_written_and_told_property_by_property(scene: Scene) -> None:
-    scene.vault.holds["pass"] = make_value(document(host="db", port=5432))
-    outcome = await scene.sync(ABSENT, sent(make_secret_meta()), wanted=expanding(), of=source(objects=EXPANDED))
-    assert written(scene) == {"user": "me", "host": "db", "port": "5432"}
+async def test_each_property_of_an_expanded_object_is_written_and_reported(harness: SyncerHarness) -> None:
+    harness.vault.values["pass"] = make_value(document(host="db", port=5432))
+    outcome = await harness.sync(
+        ABSENT, metadata_response(make_secret_meta()), wanted=expanding(), of=make_class(objects=EXPANDED)
+    )
+    assert written(harness) == {"user": "me", "host": "db", "port": "5432"}
     assert (outcome.reason, outcome.message) == (Reason.WRITTEN, "2 keys written from Key Vault shop-vault")
     assert outcome.objects
     assert [(item.target_key, item.object, item.expanded_from) for item in outcome.objects] == [
@@ -136,27 +142,29 @@ async def test_expanded_object_is_written_and_told_property_by_property(scene: S
     ]
 
 
-async def test_new_property_arrives_and_removed_one_leaves(scene: Scene) -> None:
-    of = source(objects=EXPANDED)
-    scene.vault.holds["pass"] = make_value(document(host="db", port=1))
+async def test_new_property_arrives_and_removed_one_leaves(harness: SyncerHarness) -> None:
+    of = make_class(objects=EXPANDED)
+    harness.vault.values["pass"] = make_value(document(host="db", port=1))
     before = make_secret_meta(["user", "host", "port"])
-    await scene.sync(ABSENT, sent(before), wanted=expanding(), of=of)
-    scene.vault.holds["pass"] = make_value(document(host="db", tls=True), version="v2")
-    outcome = await scene.sync(sent(before), sent(before, "43"), wanted=expanding(), of=of)
-    assert written(scene) == {"tls": "true", "port": None}
+    await harness.sync(ABSENT, metadata_response(before), wanted=expanding(), of=of)
+    harness.vault.values["pass"] = make_value(document(host="db", tls=True), version="v2")
+    outcome = await harness.sync(metadata_response(before), metadata_response(before, "43"), wanted=expanding(), of=of)
+    assert written(harness) == {"tls": "true", "port": None}
     assert [item.target_key for item in outcome.objects or []] == ["user", "host", "tls"]
 
 
-async def test_properties_stay_where_the_value_cannot_be_read_any_more(scene: Scene) -> None:
-    of = source(objects=EXPANDED)
-    scene.vault.holds["pass"] = make_value(document(host="db", port=1))
+async def test_properties_stay_where_the_value_cannot_be_read_any_more(harness: SyncerHarness) -> None:
+    of = make_class(objects=EXPANDED)
+    harness.vault.values["pass"] = make_value(document(host="db", port=1))
     before = make_secret_meta(["user", "host", "port"])
-    status = told(await scene.sync(ABSENT, sent(before), wanted=expanding(), of=of))
+    status = status_after(await harness.sync(ABSENT, metadata_response(before), wanted=expanding(), of=of))
     disabled: list[VaultValue | ControllerError] = [ObjectError("secret pass is disabled")]
     for number, broken in enumerate([make_value(CANARY), make_value("{}"), *disabled]):
-        scene.vault.holds |= {"user": make_value(f"new {number}"), "pass": broken}
-        outcome = await scene.sync(sent(before), sent(before, "43"), wanted=expanding(status), of=of)
-        assert written(scene).keys() == {"user"}
+        harness.vault.values |= {"user": make_value(f"new {number}"), "pass": broken}
+        outcome = await harness.sync(
+            metadata_response(before), metadata_response(before, "43"), wanted=expanding(status), of=of
+        )
+        assert written(harness).keys() == {"user"}
         assert outcome.reason == Reason.PARTIAL
         assert isinstance(outcome, PartiallySynced)
         assert outcome.failed.keys() == {"all/*"}
@@ -164,48 +172,52 @@ async def test_properties_stay_where_the_value_cannot_be_read_any_more(scene: Sc
         assert [item.target_key for item in outcome.objects or []] == ["user", "host", "port"]
 
 
-async def test_bad_name_is_reported_with_its_source_path(scene: Scene) -> None:
-    scene.vault.holds["pass"] = make_value(json.dumps({"a b": CANARY, "ok": 1}))
-    outcome = await scene.sync(ABSENT, sent(make_secret_meta()), wanted=expanding(), of=source(objects=EXPANDED))
-    assert written(scene) == {"user": "me", "ok": "1"}
+async def test_bad_name_is_reported_with_its_source_path(harness: SyncerHarness) -> None:
+    harness.vault.values["pass"] = make_value(json.dumps({"a b": CANARY, "ok": 1}))
+    outcome = await harness.sync(
+        ABSENT, metadata_response(make_secret_meta()), wanted=expanding(), of=make_class(objects=EXPANDED)
+    )
+    assert written(harness) == {"user": "me", "ok": "1"}
     failed = json.loads(outcome.message)[0]
     assert (failed["targetKey"], failed["sourcePath"], failed["status"]) == ("all/*", "pass", "failed")
     assert "a b" in failed["message"]
     assert CANARY not in outcome.message
 
 
-async def test_only_what_is_stale_is_read(scene: Scene) -> None:
-    of = source(objects=EXPANDED)
-    scene.vault.holds["pass"] = make_value(document(host="db", port=1))
+async def test_only_stale_keys_are_read(harness: SyncerHarness) -> None:
+    of = make_class(objects=EXPANDED)
+    harness.vault.values["pass"] = make_value(document(host="db", port=1))
     before = make_secret_meta(["user", "host", "port"])
-    status = told(await scene.sync(ABSENT, sent(before), wanted=expanding(), of=of))
-    outcome = await scene.sync(sent(before), wanted=expanding(status), of=of, stale=frozenset({"user"}))
-    assert scene.vault.read_names == ["user"]
+    status = status_after(await harness.sync(ABSENT, metadata_response(before), wanted=expanding(), of=of))
+    outcome = await harness.sync(metadata_response(before), wanted=expanding(status), of=of, stale=frozenset({"user"}))
+    assert harness.vault.read_names == ["user"]
     assert outcome.reason == Reason.UP_TO_DATE
     assert [item.target_key for item in outcome.objects or []] == ["user", "host", "port"]
-    await scene.sync(sent(before), wanted=expanding(status), of=of, stale=frozenset({"all/*"}))
-    assert scene.vault.read_names == ["pass"]
+    await harness.sync(metadata_response(before), wanted=expanding(status), of=of, stale=frozenset({"all/*"}))
+    assert harness.vault.read_names == ["pass"]
 
 
-async def test_key_that_somebody_removed_is_read_again(scene: Scene) -> None:
-    of = source(objects=EXPANDED)
-    scene.vault.holds["pass"] = make_value(document(host="db", port=1))
+async def test_key_that_another_client_removed_is_read_again(harness: SyncerHarness) -> None:
+    of = make_class(objects=EXPANDED)
+    harness.vault.values["pass"] = make_value(document(host="db", port=1))
     before = make_secret_meta(["user", "host", "port"])
-    status = told(await scene.sync(ABSENT, sent(before), wanted=expanding(), of=of))
+    status = status_after(await harness.sync(ABSENT, metadata_response(before), wanted=expanding(), of=of))
     less = make_secret_meta(["user", "host"])
-    scene.written = LastWrite(untried=False, mark=data_fingerprint(less))
-    await scene.sync(sent(less), sent(before, "43"), wanted=expanding(status), of=of, stale=frozenset())
-    assert scene.vault.read_names == ["pass"]
-    assert "port" in written(scene)
+    harness.written = LastWrite(untried=False, mark=data_fingerprint(less))
+    await harness.sync(
+        metadata_response(less), metadata_response(before, "43"), wanted=expanding(status), of=of, stale=frozenset()
+    )
+    assert harness.vault.read_names == ["pass"]
+    assert "port" in written(harness)
 
 
-async def test_restart_finds_an_expanded_object_unchanged_by_the_list_alone(scene: Scene) -> None:
+async def test_restart_finds_an_expanded_object_unchanged_by_the_list_alone(harness: SyncerHarness) -> None:
     moment = datetime(2030, 1, 1, tzinfo=UTC)
-    of = source(objects=EXPANDED)
-    scene.vault.holds["pass"] = msgspec.structs.replace(make_value(document(host="db", port=1)), updated=moment)
-    scene.vault.holds["user"] = msgspec.structs.replace(make_value("me"), updated=moment)
-    status = told(await scene.sync(ABSENT, sent(make_secret_meta()), wanted=expanding(), of=of))
-    reading = await scene.resolver.resolve_sync(expanding(), of)
+    of = make_class(objects=EXPANDED)
+    harness.vault.values["pass"] = msgspec.structs.replace(make_value(document(host="db", port=1)), updated=moment)
+    harness.vault.values["user"] = msgspec.structs.replace(make_value("me"), updated=moment)
+    status = status_after(await harness.sync(ABSENT, metadata_response(make_secret_meta()), wanted=expanding(), of=of))
+    reading = await harness.resolver.resolve_sync(expanding(), of)
     assert isinstance(reading, ResolvedSync)
     wanted = reading.wanted
     same = {name: ListedObject(moment, enabled=True) for name in ("user", "pass")}

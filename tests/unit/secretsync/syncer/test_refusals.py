@@ -1,4 +1,4 @@
-"""Whose Secret it is, what the API server refuses, and what is wrong before anything is asked."""
+"""Secrets of other owners, refusals of the API server, and mistakes that are found before any call."""
 
 import traceback
 
@@ -15,43 +15,53 @@ from controller.errors import Retry
 from controller.secretsync.sync_resolver import Class
 from tests.support.builders import make_owner, make_secret_meta, make_sync
 from tests.support.scripted_api_server import ScriptedResponse, error_response
-from tests.unit.secretsync.syncer.stage import ABSENT, CANARY, Scene, sent, source, staged
+from tests.unit.secretsync.syncer.harness import (
+    ABSENT,
+    CANARY,
+    SyncerHarness,
+    make_class,
+    make_harness,
+    metadata_response,
+)
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(sent(make_secret_meta(owners=[])), id="as its metadata show"),
+        pytest.param(metadata_response(make_secret_meta(owners=[])), id="by its metadata"),
         pytest.param(
-            error_response(422, f"ValidatingAdmissionPolicy 'x' denied request: {FOREIGN_SECRET}: …"), id="by policy"
+            error_response(422, f"ValidatingAdmissionPolicy 'x' denied request: {FOREIGN_SECRET}: …"),
+            id="by admission policy",
         ),
     ],
 )
-async def test_somebody_elses_secret_costs_no_vault_call(scene: Scene, answer: ScriptedResponse) -> None:
-    error = await scene.fails(answer)
+async def test_secret_of_another_owner_causes_no_vault_call(harness: SyncerHarness, answer: ScriptedResponse) -> None:
+    error = await harness.sync_error(answer)
     assert error.reason == Reason.LABEL_ERROR
     assert error.retry is Retry.BLOCKED
-    assert scene.requests == ["probe"]
-    assert not scene.vault.asked
+    assert harness.requests == ["probe"]
+    assert not harness.vault.readers
 
 
-async def test_an_earlier_ones_secret_is_waited_for(scene: Scene) -> None:
-    requeue = await scene.requeues(sent(make_secret_meta(owners=[make_owner(uid="earlier")])))
+async def test_secret_of_an_earlier_secretsync_is_waited_for(harness: SyncerHarness) -> None:
+    requeue = await harness.sync_requeue(metadata_response(make_secret_meta(owners=[make_owner(uid="earlier")])))
     assert requeue.seconds <= 2
     assert "shop" in requeue.obstacle
-    assert not scene.vault.asked
+    assert not harness.vault.readers
 
 
 @pytest.mark.parametrize(
     "answers",
     [
-        pytest.param([ABSENT, error_response(409)], id="somebody created it"),
-        pytest.param([sent(make_secret_meta()), error_response(409)], id="somebody changed it"),
-        pytest.param([sent(make_secret_meta()), error_response(404)], id="somebody deleted it"),
+        pytest.param([ABSENT, error_response(409)], id="created"),
+        pytest.param([metadata_response(make_secret_meta()), error_response(409)], id="changed"),
+        pytest.param([metadata_response(make_secret_meta()), error_response(404)], id="deleted"),
     ],
 )
-async def test_where_somebody_was_faster_it_is_looked_at_again(scene: Scene, answers: list[ScriptedResponse]) -> None:
-    assert not (await scene.requeues(*answers)).obstacle
+async def test_conflicting_write_is_requeued_without_an_obstacle(
+    harness: SyncerHarness, answers: list[ScriptedResponse]
+) -> None:
+    assert not (await harness.sync_requeue(*answers)).obstacle
 
 
 @pytest.mark.parametrize(
@@ -78,12 +88,12 @@ async def test_where_somebody_was_faster_it_is_looked_at_again(scene: Scene, ans
         ("ValidatingAdmissionPolicy: type", Reason.POLICY_REFUSED, Retry.BACKOFF, ["an admission policy refused"]),
     ],
 )
-async def test_what_the_api_server_refuses(
-    scene: Scene, message: str, reason: Reason, retry: Retry, words: list[str]
+async def test_refusal_of_the_api_server_is_reported_with_its_cause(
+    harness: SyncerHarness, message: str, reason: Reason, retry: Retry, words: list[str]
 ) -> None:
     # The API server answers an exceeded quota with 403; the messages of 422 are not passed on.
     status = 403 if "quota" in message else 422
-    error = await scene.fails(sent(make_secret_meta()), error_response(status, message))
+    error = await harness.sync_error(metadata_response(make_secret_meta()), error_response(status, message))
     assert (error.reason, error.retry) == (reason, retry)
     for word in words:
         assert word in error.message
@@ -94,33 +104,35 @@ async def test_what_the_api_server_refuses(
     ("of", "words"),
     [
         (Unreadable(ObjectMeta(), "Expected `object`"), ["SecretProviderClass class", "Expected `object`"]),
-        (source(objects="array: x"), ["SecretProviderClass class", "array:"]),
-        (source(cloudName="Mars"), ["'Mars' is not one of the administrator's", "AzurePublicCloud"]),
+        (make_class(objects="array: x"), ["SecretProviderClass class", "array:"]),
+        (make_class(cloudName="Mars"), ["'Mars' is not one of the administrator's", "AzurePublicCloud"]),
     ],
 )
-async def test_a_class_that_cannot_be_used(scene: Scene, of: Class, words: list[str]) -> None:
+async def test_unusable_class_is_reported_without_any_call(harness: SyncerHarness, of: Class, words: list[str]) -> None:
     depths = set()
     for _ in range(5):
         with pytest.raises(errors.ClassError) as caught:
-            await scene.sync(of=of)
+            await harness.sync(of=of)
         depths.add(len(traceback.extract_tb(caught.value.__traceback__)))
         for word in words:
             assert word in caught.value.message
-    assert len(depths) == 1  # an error that is kept must not gather frames
-    assert not scene.server.requests
+    assert len(depths) == 1  # the cached error must not collect traceback frames
+    assert not harness.server.requests
 
 
-async def test_a_missing_class_is_named(scene: Scene) -> None:
+async def test_missing_class_is_named(harness: SyncerHarness) -> None:
     with pytest.raises(errors.ClassError, match="no SecretProviderClass class in namespace team; create it"):
-        await scene.resolver.resolve_sync(make_sync(), None)
+        await harness.resolver.resolve_sync(make_sync(), None)
 
 
-async def test_an_edited_class_is_read_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_edited_class_is_parsed_again(harness: SyncerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.secretsync.class_reader.EDIT_INTERVAL", 0.0)
     with pytest.raises(errors.ClassError):
-        await scene.sync(of=source(objects="array: x"))
-    meta = msgspec.structs.replace(source().metadata, generation=2)
-    await scene.sync(ABSENT, sent(make_secret_meta()), of=msgspec.structs.replace(source(), metadata=meta))
+        await harness.sync(of=make_class(objects="array: x"))
+    meta = msgspec.structs.replace(make_class().metadata, generation=2)
+    await harness.sync(
+        ABSENT, metadata_response(make_secret_meta()), of=msgspec.structs.replace(make_class(), metadata=meta)
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,21 +144,21 @@ async def test_an_edited_class_is_read_again(scene: Scene, monkeypatch: pytest.M
         (make_sync(["user"], type="kubernetes.io/tls"), "needs the key tls.crt"),
     ],
 )
-async def test_a_mistake_in_the_secretsync_costs_no_call(scene: Scene, wanted: SecretSync, word: str) -> None:
-    error = await scene.fails(wanted=wanted)
+async def test_mistake_in_the_secretsync_causes_no_call(harness: SyncerHarness, wanted: SecretSync, word: str) -> None:
+    error = await harness.sync_error(wanted=wanted)
     assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.ON_EDIT)
     assert word in error.message
-    assert not scene.server.requests
-    assert not scene.vault.asked
+    assert not harness.server.requests
+    assert not harness.vault.readers
 
 
-async def test_type_that_is_not_allowed_costs_no_call_and_names_the_accepted_ones() -> None:
-    async with staged(Settings(allowed_secret_types=("Opaque", "kubernetes.io/tls"))) as scene:
-        error = await scene.fails(wanted=make_sync(type="example.com/own"))
+async def test_type_that_is_not_allowed_is_reported_with_the_accepted_ones() -> None:
+    async with make_harness(Settings(allowed_secret_types=("Opaque", "kubernetes.io/tls"))) as harness:
+        error = await harness.sync_error(wanted=make_sync(type="example.com/own"))
         assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.ON_EDIT)
         assert "secretObject.type is 'example.com/own': accepted are Opaque, kubernetes.io/tls;" in error.message
-        assert not scene.server.requests
-        assert not scene.vault.asked
+        assert not harness.server.requests
+        assert not harness.vault.readers
 
 
 @pytest.mark.parametrize(
@@ -161,19 +173,21 @@ async def test_type_that_is_not_allowed_costs_no_call_and_names_the_accepted_one
         (error_response(500, "etcdserver: leader changed"), Retry.BACKOFF),
     ],
 )
-async def test_what_only_an_edit_can_mend_waits_for_one(scene: Scene, answer: ScriptedResponse, retry: Retry) -> None:
-    error = await scene.fails(ABSENT, answer)
+async def test_refusal_that_only_an_edit_can_fix_waits_for_an_edit(
+    harness: SyncerHarness, answer: ScriptedResponse, retry: Retry
+) -> None:
+    error = await harness.sync_error(ABSENT, answer)
     assert (error.reason, error.retry) == (Reason.SYNC_FAILED, retry)
 
 
-async def test_label_that_other_tools_obey_is_refused_before_the_vault_is_asked() -> None:
-    """With policies, which would refuse it after that; without them it is written, as by SSE."""
+async def test_label_that_other_tools_obey_is_refused_before_any_vault_call() -> None:
+    """The admission policies would refuse it after the vault call. Without policies it is written, as SSE does."""
     wanted = make_sync(labels={"argocd.argoproj.io/secret-type": "cluster"})
-    async with staged(Settings(probe_secret_type="example.com/no")) as scene:
-        error = await scene.fails(wanted=wanted)
+    async with make_harness(Settings(probe_secret_type="example.com/no")) as harness:
+        error = await harness.sync_error(wanted=wanted)
         assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.ON_EDIT)
         assert "secretObject.labels: the controller does not write the label 'argocd" in error.message
-        assert not scene.vault.asked
-        assert not scene.server.requests
-    async with staged(Settings()) as scene:
-        assert isinstance(await scene.sync(ABSENT, sent(make_secret_meta()), wanted=wanted), Synced)
+        assert not harness.vault.readers
+        assert not harness.server.requests
+    async with make_harness(Settings()) as harness:
+        assert isinstance(await harness.sync(ABSENT, metadata_response(make_secret_meta()), wanted=wanted), Synced)

@@ -1,4 +1,4 @@
-"""A poller in virtual time; the vault is the stage itself, and keeps a diary."""
+"""A poller in virtual time. The harness acts as the vault and records the calls."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -18,33 +18,33 @@ from controller.secretsync.work_state import PollResult
 from tests.support.fixed_random import FixedRandom
 from tests.support.virtual_time import VirtualLoop
 
-WHO = Identity("team", "robot", "client", "tenant")
-HOURLY = PollGroup(WHO, "cloud", "vault", 3600.0)
+IDENTITY = Identity("team", "robot", "client", "tenant")
+HOURLY = PollGroup(IDENTITY, "cloud", "vault", 3600.0)
 A, B, C = (Key("team", name) for name in "abc")
 USER, PASS = ObjectVersionRef(VaultObject(name="user")), ObjectVersionRef(VaultObject(name="pass"))
-SEEN = VaultSnapshot(listed={"secret": {}})
-AWAY = ProviderError("down")
+SNAPSHOT = VaultSnapshot(listed={"secret": {}})
+UNREACHABLE = ProviderError("down")
 PAGE_SECONDS = 0.05
 
 
-class Stage:
-    """A poller and its workers; the vault is the stage itself."""
+class PollerHarness:
+    """A poller and its workers. The harness acts as their vault."""
 
     def __init__(self, loop: VirtualLoop, jitter: float = 0.0) -> None:
         self.loop = loop
-        self.looks: list[tuple[float, str, Collection[ObjectVersionRef]]] = []
-        self.told: list[tuple[float, Key, Mapping[str, ObjectVersionRef], PollResult]] = []
-        self.takes = 0.0
+        self.polls: list[tuple[float, str, Collection[ObjectVersionRef]]] = []
+        self.results: list[tuple[float, Key, Mapping[str, ObjectVersionRef], PollResult]] = []
+        self.poll_seconds = 0.0
         self.pages: list[dict[str, ListedObject]] = []
         self.unequal: set[Key] = set()
         self.queries: list[tuple[Query, ...]] = []
-        self.seen: VaultSnapshot | Exception = SEEN
+        self.snapshot: VaultSnapshot | Exception = SNAPSHOT
         self.rng = FixedRandom(0.5)
-        self.poller = Poller(jitter, cast("VaultPool", self), self._tell, self.rng, loop.time)
+        self.poller = Poller(jitter, cast("VaultPool", self), self._receive_result, self.rng, loop.time)
         self.working = loop.create_task(self.poller.work())
 
-    def reader(self, who: Identity, cloud: str, vault: str) -> "Stage":
-        self._asked = f"{who.namespace}/{cloud}/{vault}"
+    def reader(self, who: Identity, cloud: str, vault: str) -> "PollerHarness":
+        self._group_path = f"{who.namespace}/{cloud}/{vault}"
         return self
 
     async def survey(
@@ -55,19 +55,19 @@ class Stage:
         on_listed: OnListed | None = None,
     ) -> VaultSnapshot:
         self.queries.append(tuple(queries))
-        self.looks.append((self.loop.time(), self._asked, wanted))
-        await asyncio.sleep(self.takes)
+        self.polls.append((self.loop.time(), self._group_path, wanted))
+        await asyncio.sleep(self.poll_seconds)
         for page in self.pages:
             for name, state in page.items():
                 if on_listed:
                     on_listed("secret", name, state)
             await asyncio.sleep(PAGE_SECONDS)
-        if isinstance(self.seen, Exception):
-            raise self.seen
-        return self.seen
+        if isinstance(self.snapshot, Exception):
+            raise self.snapshot
+        return self.snapshot
 
-    def _tell(self, key: Key, wanted: Mapping[str, ObjectVersionRef], seen: PollResult) -> bool:
-        self.told.append((self.loop.time(), key, wanted, seen))
+    def _receive_result(self, key: Key, wanted: Mapping[str, ObjectVersionRef], seen: PollResult) -> bool:
+        self.results.append((self.loop.time(), key, wanted, seen))
         return key not in self.unequal
 
     def join(
@@ -75,14 +75,14 @@ class Stage:
     ) -> None:
         self.poller.join(key, group, {"k": wanted}, age)
 
-    def passes(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
         assert not self.working.done()
 
     @property
-    def times(self) -> list[float]:
-        return [moment for moment, *_ in self.looks]
+    def poll_times(self) -> list[float]:
+        return [moment for moment, *_ in self.polls]
 
     @property
-    def who(self) -> list[Key]:
-        return [key for _, key, *_ in self.told]
+    def served_keys(self) -> list[Key]:
+        return [key for _, key, *_ in self.results]

@@ -1,4 +1,4 @@
-"""A reconciler in virtual time, with stand-ins for SyncResolver, Syncer and StatusReporter that keep a diary."""
+"""A reconciler in virtual time. The harness acts as SyncResolver, Syncer and StatusReporter, and records the calls."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -34,33 +34,33 @@ from tests.support.virtual_time import VirtualLoop
 
 HOUR, DAY = 3600, 86_400
 SHOP = Key("team", "shop")
-AWAY = ProviderError("Key Vault shop did not answer in time; check the route")
+UNREACHABLE = ProviderError("Key Vault shop did not answer in time; check the route")
 CANARY = "canary-9a31"
 BEFORE, AFTER = "2030-01-01T00:00:00Z", "2030-01-01T12:30:00Z"
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 GOOD = Synced(message="2 keys equal", objects=[])
 
 
-class Stage:
-    """A reconciler and its workers on a clock that only moves when a test says so."""
+class ReconcilerHarness:
+    """A reconciler and its workers on a clock that only the test advances."""
 
     def __init__(self, settings: Settings, loop: VirtualLoop) -> None:
         self.loop = loop
         self.polls: list[float] = []
-        self.seen: VaultSnapshot | Exception = VaultSnapshot()
+        self.snapshot: VaultSnapshot | Exception = VaultSnapshot()
         self.synced: list[tuple[float, int]] = []
-        self.asked: list[Fetch] = []
-        self.misread: Exception | None = None
-        self.looked: list[float] = []
-        self.told: list[tuple[float, Reason | str]] = []
-        self.warned: list[tuple[str, ...]] = []
+        self.tasks: list[Fetch] = []
+        self.resolve_error: Exception | None = None
+        self.drift_checks: list[float] = []
+        self.reports: list[tuple[float, Reason | str]] = []
+        self.warnings: list[tuple[str, ...]] = []
         self.forgotten: list[Key] = []
-        self.takes = 0.0
-        self.comes_to: Outcome | Exception = GOOD
+        self.sync_seconds = 0.0
+        self.outcome: Outcome | Exception = GOOD
         self.unusable: dict[str, UnusableValue] = {}
-        self.untouched: bool | Exception = True
-        self.telling: list[ReportResult | Exception] = []
-        self.always_telling: ReportResult | Exception = ReportResult.DONE
+        self.unchanged: bool | Exception = True
+        self.report_results: list[ReportResult | Exception] = []
+        self.default_report_result: ReportResult | Exception = ReportResult.DONE
         self.reconciler = Reconciler(
             settings,
             ParsingPool(),
@@ -73,14 +73,14 @@ class Stage:
             Clock(loop.time, lambda: NOON + timedelta(seconds=loop.time())),
         )
         self.queue = self.reconciler.queue
-        self.polling = self.loop.create_task(self.reconciler.poller.work())
-        self.working = self.loop.create_task(self.reconciler.work())
+        self.poll_task = self.loop.create_task(self.reconciler.poller.work())
+        self.work_task = self.loop.create_task(self.reconciler.work())
 
-    # What stands in for the SyncResolver and the Syncer
+    # Act as SyncResolver and Syncer
 
     async def resolve_sync(self, wanted: SecretSync, _source: Class) -> ResolvedSync:
-        if self.misread:
-            raise self.misread.with_traceback(None)
+        if self.resolve_error:
+            raise self.resolve_error.with_traceback(None)
         account = wanted.spec.service_account_name
         pairs = wanted.spec.secret_object.data
         keys = {pair.target_key: ObjectVersionRef(VaultObject(name=pair.source_path)) for pair in pairs}
@@ -88,108 +88,108 @@ class Stage:
 
     async def sync(self, wanted: SecretSync, _reading: ResolvedSync, written: LastWrite, task: Fetch) -> Outcome:
         written.unusable = self.unusable
-        self.asked.append(task)
+        self.tasks.append(task)
         self.synced.append((self.loop.time(), wanted.metadata.generation))
-        await asyncio.sleep(self.takes)
-        if isinstance(self.comes_to, Exception):
-            raise self.comes_to.with_traceback(None)
-        return self.comes_to
+        await asyncio.sleep(self.sync_seconds)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome.with_traceback(None)
+        return self.outcome
 
     async def is_unchanged(self, _sync: SecretSync, _written: LastWrite) -> bool:
-        self.looked.append(self.loop.time())
-        if isinstance(self.untouched, Exception):
-            raise self.untouched.with_traceback(None)
-        return self.untouched
+        self.drift_checks.append(self.loop.time())
+        if isinstance(self.unchanged, Exception):
+            raise self.unchanged.with_traceback(None)
+        return self.unchanged
 
     def forget_class(self, _key: Key) -> None:
         pass
 
-    # What stands in for VaultPool and VaultReader
+    # Act as VaultPool and VaultReader
 
-    def reader(self, *_: object) -> "Stage":
+    def reader(self, *_: object) -> "ReconcilerHarness":
         return self
 
     async def survey(
         self, _wanted: object, _since: float, _queries: object = (), _on_listed: object = None
     ) -> VaultSnapshot:
         self.polls.append(self.loop.time())
-        if isinstance(self.seen, Exception):
-            raise self.seen.with_traceback(None)
-        return self.seen
+        if isinstance(self.snapshot, Exception):
+            raise self.snapshot.with_traceback(None)
+        return self.snapshot
 
-    # What stands in for the StatusReporter
+    # Act as StatusReporter
 
     async def report_status(
         self, syncs: Store[SecretSync], meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus
     ) -> ReportResult:
-        answer = self.telling.pop(0) if self.telling else self.always_telling
+        answer = self.report_results.pop(0) if self.report_results else self.default_report_result
         if isinstance(answer, Exception):
             raise answer.with_traceback(None)
         ready = ready_condition(after)
         assert ready
         if answer is ReportResult.DONE and after != before:
-            self.told.append((self.loop.time(), ready.reason))
-            # The API server keeps it, and the watch brings it back.
+            self.reports.append((self.loop.time(), ready.reason))
+            # The API server stores the status, and the watch delivers it.
             found = syncs.get(Key(meta.namespace, meta.name))
             if isinstance(found, SecretSync):
                 syncs.put(msgspec.structs.replace(found, status=after))
         return answer
 
     def report_warnings(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
-        self.warned.append((meta.name, *warnings))
+        self.warnings.append((meta.name, *warnings))
 
     def forget(self, namespace: str, name: str) -> None:
         self.forgotten.append(Key(namespace, name))
 
-    # What a test does
+    # What tests call
 
-    def has(self, *objects: SecretSync | Unreadable) -> None:
+    def add(self, *objects: SecretSync | Unreadable) -> None:
         for item in objects:
             self.reconciler.syncs.put(item)
 
-    def has_class(self, generation: int = 1) -> None:
+    def add_class(self, generation: int = 1) -> None:
         self.reconciler.classes.put(make_provider_class(generation))
 
-    def loses_the_lease(self) -> None:
+    def lose_lease(self) -> None:
         self.reconciler.reset()
         self.reconciler.poller.reset()
 
-    def answers(self, seen: VaultSnapshot | Exception, comes_to: Outcome | Exception) -> None:
+    def set_results(self, seen: VaultSnapshot | Exception, outcome: Outcome | Exception) -> None:
         """Set the results of polls and syncs from now on."""
-        self.seen, self.comes_to = seen, comes_to
+        self.snapshot, self.outcome = seen, outcome
 
-    def forgets(self) -> None:
-        """From now on what is told, polled and asked is counted anew."""
-        self.told.clear()
+    def clear_records(self) -> None:
+        """Delete the records of reports, polls and tasks."""
+        self.reports.clear()
         self.polls.clear()
-        self.asked.clear()
+        self.tasks.clear()
 
-    def passes(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
-        for task in (self.working, self.polling):
+        for task in (self.work_task, self.poll_task):
             assert not task.done(), f"the workers have ended: {task}"
 
     @property
-    def times(self) -> list[float]:
-        """When it was synced."""
+    def sync_times(self) -> list[float]:
+        """Return the times of all syncs."""
         return [moment for moment, _ in self.synced]
 
 
 def known(*names: str, updated: str = "2030-01-01T00:00:00Z") -> Synced:
-    """Return a sync after which the status has these objects, each the key of its own name."""
+    """Return a sync after which the status lists these objects. Each target key is the name of its object."""
     objects = [ObjectVersion(target_key=name, object=f"secret/{name}", version="v1", updated=updated) for name in names]
     return msgspec.structs.replace(GOOD, objects=objects)
 
 
-def seen(**updated: str) -> VaultSnapshot:
-    """Return a list that shows these objects with these times."""
+def snapshot_of(**updated: str) -> VaultSnapshot:
+    """Return a snapshot that lists these objects with these update times."""
     return VaultSnapshot(
         listed={"secret": {name: ListedObject(parse_time(text), True) for name, text in updated.items()}}
     )
 
 
 def synced_ago(seconds: float, outcome: Reportable = GOOD, generation: int = 1, name: str = "shop") -> SecretSync:
-    """Return a SecretSync that another process has synced that long ago."""
+    """Return a SecretSync that another process synced that many seconds ago."""
     before = make_sync(name=name)
     status = next_status(
         before.metadata, before.status, make_provider_class(), outcome, NOON - timedelta(seconds=seconds)
@@ -197,11 +197,11 @@ def synced_ago(seconds: float, outcome: Reportable = GOOD, generation: int = 1, 
     return make_sync(status=status, generation=generation, name=name)
 
 
-def staged(settings: Settings) -> Iterator[Stage]:
-    """Yield a stage, and take it down afterwards."""
-    stage = Stage(settings, VirtualLoop())
-    yield stage
-    stage.working.cancel()
-    stage.polling.cancel()
-    stage.loop.run_until_complete(asyncio.gather(stage.working, stage.polling, return_exceptions=True))
-    stage.loop.close()
+def make_harness(settings: Settings) -> Iterator[ReconcilerHarness]:
+    """Yield a harness, and stop its workers afterwards."""
+    harness = ReconcilerHarness(settings, VirtualLoop())
+    yield harness
+    harness.work_task.cancel()
+    harness.poll_task.cancel()
+    harness.loop.run_until_complete(asyncio.gather(harness.work_task, harness.poll_task, return_exceptions=True))
+    harness.loop.close()

@@ -1,4 +1,4 @@
-"""A syncer, a scripted API server that it writes to, and a stand-in for the vault."""
+"""A syncer, a scripted API server that it writes to, and a fake of the vault."""
 
 import contextlib
 import json
@@ -31,32 +31,30 @@ CANARY = "canary-51c0"
 ABSENT = error_response(404, "secrets not found")
 
 
-def source(**parameters: str) -> SecretProviderClass:
-    """Return a class with the objects that tests ask for."""
+def make_class(**parameters: str) -> SecretProviderClass:
+    """Return a SecretProviderClass with the objects that the tests use."""
     objects = "array: ['objectName: user', 'objectName: pass']"
     base = {"keyvaultName": "shop-vault", "clientID": "client-1", "tenantID": "tenant-1", "objects": objects}
     spec = SecretProviderClassSpec(provider="azure", parameters=base | parameters)
     return msgspec.structs.replace(make_provider_class(), spec=spec)
 
 
-def sent(meta: ObjectMeta, version: str = "42", **metadata: Any) -> ScriptedResponse:
-    """Return the Secret's metadata as the API server answers."""
+def metadata_response(meta: ObjectMeta, version: str = "42", **metadata: Any) -> ScriptedResponse:
+    """Return the response of the API server with the metadata of the Secret."""
     body = msgspec.to_builtins(meta) | {"resourceVersion": version} | metadata
     return ScriptedResponse({"kind": "PartialObjectMetadata", "metadata": body})
 
 
-class Scene:
-    """A resolver and a syncer, the API server of both, and what stands in for the vaults."""
+class SyncerHarness:
+    """A resolver and a syncer with their API server and their vault."""
 
-    def __init__(
-        self, server: ScriptedApiServer, resolver: SyncResolver, syncer: Syncer, vault: "VaultStandIn"
-    ) -> None:
+    def __init__(self, server: ScriptedApiServer, resolver: SyncResolver, syncer: Syncer, vault: "FakeVault") -> None:
         self.server = server
         self.resolver = resolver
         self.syncer = syncer
         self.vault = vault
         self.written = LastWrite(untried=False)
-        # A dry run follows a write that was refused. It is allowed unless a test says otherwise.
+        # A dry run follows a refused write. It succeeds unless the test scripts another response.
         server.default_response = lambda asked: (
             ScriptedResponse({"metadata": {}}) if "dryRun" in asked.query else ScriptedResponse(held=True)
         )
@@ -68,13 +66,13 @@ class Scene:
         of: Class = None,
         stale: frozenset[str] | None = None,
     ) -> Synced | PartiallySynced:
-        """Sync while the API server gives these answers, all of them."""
+        """Sync, and check that the API server gave all of these responses."""
         outcome = await self._sync(*answers, wanted=wanted, of=of, stale=stale)
         assert isinstance(outcome, Synced | PartiallySynced)
         return outcome
 
-    async def requeues(self, *answers: ScriptedResponse) -> Requeue:
-        """Return how the sync is requeued while the API server gives these answers, all of them."""
+    async def sync_requeue(self, *answers: ScriptedResponse) -> Requeue:
+        """Return the requeue of a sync that gets all of these responses from the API server."""
         outcome = await self._sync(*answers)
         assert isinstance(outcome, Requeue)
         return outcome
@@ -87,20 +85,20 @@ class Scene:
         stale: frozenset[str] | None = None,
     ) -> Outcome:
         self.server.add_responses(*answers)
-        reading = await self.resolver.resolve_sync(wanted or make_sync(), of or source())
+        reading = await self.resolver.resolve_sync(wanted or make_sync(), of or make_class())
         assert not isinstance(reading, Requeue)
         outcome = await self.syncer.sync(wanted or make_sync(), reading, self.written, Fetch(0.0, stale))
         assert not self.server.script
         return outcome
 
-    async def fails(self, *answers: ScriptedResponse, wanted: SecretSync | None = None) -> ControllerError:
+    async def sync_error(self, *answers: ScriptedResponse, wanted: SecretSync | None = None) -> ControllerError:
         with pytest.raises(ControllerError) as caught:
             await self.sync(*answers, wanted=wanted)
         return caught.value
 
     @property
     def requests(self) -> list[str]:
-        """Method and body's data of each request, `look` for a patch that changes nothing."""
+        """Return the method of each request, and `probe` for a patch that changes nothing."""
         return ["probe" if asked.body == b"{}" else asked.method for asked in self.server.requests]
 
     def body(self, number: int = -1) -> dict[str, Any]:
@@ -108,33 +106,33 @@ class Scene:
         return found
 
 
-class VaultStandIn:
-    """Stands for `VaultPool` and `VaultReader`."""
+class FakeVault:
+    """Act as `VaultPool` and `VaultReader`."""
 
     def __init__(self) -> None:
-        self.holds: dict[str, VaultValue | ControllerError] = {"user": make_value("me"), "pass": make_value(CANARY)}
-        self.asked: list[tuple[Identity, str, str]] = []
+        self.values: dict[str, VaultValue | ControllerError] = {"user": make_value("me"), "pass": make_value(CANARY)}
+        self.readers: list[tuple[Identity, str, str]] = []
         self.read_names: list[str] = []
-        self.first: list[bool] = []
+        self.first_flags: list[bool] = []
 
-    def reader(self, identity: Identity, cloud: str, vault: str) -> "VaultStandIn":
-        self.asked.append((identity, cloud, vault))
+    def reader(self, identity: Identity, cloud: str, vault: str) -> "FakeVault":
+        self.readers.append((identity, cloud, vault))
         return self
 
     async def read(
         self, wanted: Iterable[ObjectVersionRef], *, since: float, first: bool
     ) -> Mapping[ObjectVersionRef, VaultValue | ControllerError]:
         self.read_names = sorted(version.object.name for version in wanted)
-        self.first.append(first)
-        return {version: self.holds[version.object.name] for version in wanted}
+        self.first_flags.append(first)
+        return {version: self.values[version.object.name] for version in wanted}
 
 
 @contextlib.asynccontextmanager
-async def staged(settings: Settings) -> AsyncIterator[Scene]:
-    """Provide a scene with these settings."""
+async def make_harness(settings: Settings) -> AsyncIterator[SyncerHarness]:
+    """Provide a harness with these settings."""
     async with connect_to_api_server() as (server, kube):
-        vault = VaultStandIn()
+        vault = FakeVault()
         parser = ParsingPool()
         resolver = SyncResolver(kube, settings, BUILT_IN_CLOUDS, parser)
         fetcher = ValueFetcher(settings, cast("VaultPool", vault), parser)
-        yield Scene(server, resolver, Syncer(kube, settings, fetcher, Metrics()), vault)
+        yield SyncerHarness(server, resolver, Syncer(kube, settings, fetcher, Metrics()), vault)

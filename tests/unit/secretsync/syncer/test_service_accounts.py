@@ -1,4 +1,4 @@
-"""Who reads the vault: what the class leaves out, and the token for Entra."""
+"""The identity that reads the vault: annotations of the ServiceAccount, and its token for Entra."""
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ from controller.keyvault.credentials import Identity
 from controller.keyvault.service_accounts import service_account_tokens
 from tests.support.builders import make_secret_meta, make_sync
 from tests.support.scripted_api_server import ScriptedResponse, error_response
-from tests.unit.secretsync.syncer.stage import ABSENT, Scene, sent, source
+from tests.unit.secretsync.syncer.harness import ABSENT, SyncerHarness, make_class, metadata_response
 
 SELF = {"clientID": "", "tenantID": ""}
 
@@ -33,17 +33,17 @@ ACCOUNT = account(**{CLIENT_ID: "client-2", TENANT_ID: " tenant-2 "})
         ({"tenantID": ""}, Identity("team", "robot", "client-1", "tenant-2")),
     ],
 )
-async def test_the_service_account_tells_what_the_class_leaves_out(
-    trusting: Scene, given: dict[str, str], expected: Identity
+async def test_service_account_annotations_replace_missing_parameters(
+    account_harness: SyncerHarness, given: dict[str, str], expected: Identity
 ) -> None:
-    await trusting.sync(ACCOUNT, ABSENT, sent(make_secret_meta()), of=source(**given))
-    assert [who for who, *_ in trusting.vault.asked] == [expected]
-    assert trusting.server.requests[0].path == "/api/v1/namespaces/team/serviceaccounts/robot"
+    await account_harness.sync(ACCOUNT, ABSENT, metadata_response(make_secret_meta()), of=make_class(**given))
+    assert [who for who, *_ in account_harness.vault.readers] == [expected]
+    assert account_harness.server.requests[0].path == "/api/v1/namespaces/team/serviceaccounts/robot"
 
 
-async def test_a_class_that_says_it_all_asks_no_service_account(trusting: Scene) -> None:
-    await trusting.sync(ABSENT, sent(make_secret_meta()))
-    assert trusting.vault.asked[0][0].client_id == "client-1"
+async def test_class_with_all_parameters_reads_no_service_account(account_harness: SyncerHarness) -> None:
+    await account_harness.sync(ABSENT, metadata_response(make_secret_meta()))
+    assert account_harness.vault.readers[0][0].client_id == "client-1"
 
 
 @pytest.mark.parametrize(
@@ -66,53 +66,57 @@ async def test_a_class_that_says_it_all_asks_no_service_account(trusting: Scene)
         (error_response(404), "there is no ServiceAccount robot in namespace team; create it"),
     ],
 )
-async def test_a_service_account_that_does_not_tell(trusting: Scene, answer: ScriptedResponse, words: str) -> None:
+async def test_missing_or_unusable_annotation_of_a_service_account_is_named(
+    account_harness: SyncerHarness, answer: ScriptedResponse, words: str
+) -> None:
     with pytest.raises(ControllerError) as caught:
-        await trusting.sync(answer, of=source(**SELF))
+        await account_harness.sync(answer, of=make_class(**SELF))
     assert words in caught.value.message
-    assert caught.value.retry is Retry.BACKOFF  # nobody watches ServiceAccounts
+    assert caught.value.retry is Retry.BACKOFF  # the controller does not watch ServiceAccounts
 
 
-async def test_unless_it_may_the_class_must_say_it_all(scene: Scene) -> None:
+async def test_without_the_setting_the_class_must_have_all_parameters(harness: SyncerHarness) -> None:
     with pytest.raises(ControllerError, match="parameter clientID is missing"):
-        await scene.sync(of=source(**SELF))
-    assert not scene.server.requests
+        await harness.sync(of=make_class(**SELF))
+    assert not harness.server.requests
 
 
-async def test_an_interval_that_is_no_number_is_told(trusting: Scene, scene: Scene) -> None:
+async def test_refresh_interval_that_is_not_a_number_is_reported(
+    account_harness: SyncerHarness, harness: SyncerHarness
+) -> None:
     wanted = make_sync()
     meta = msgspec.structs.replace(wanted.metadata, annotations={REFRESH_INTERVAL: "soon"})
     wanted = msgspec.structs.replace(wanted, metadata=meta)
-    error = await trusting.fails(wanted=wanted)
+    error = await account_harness.sync_error(wanted=wanted)
     assert (error.reason, error.retry) == (Reason.INPUT_INVALID, Retry.ON_EDIT)
     assert "'soon': write a number of seconds" in error.message
-    # Where no SecretSync may choose, the annotation is nobody's business.
-    assert isinstance(await scene.sync(ABSENT, sent(make_secret_meta()), wanted=wanted), Synced)
+    # Where SecretSyncs may not choose their interval, the annotation has no effect.
+    assert isinstance(await harness.sync(ABSENT, metadata_response(make_secret_meta()), wanted=wanted), Synced)
 
 
-async def test_an_assertion_is_a_token_for_entra_alone(scene: Scene) -> None:
-    scene.server.add_responses({"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:00Z"}})
+async def test_service_account_token_has_only_the_audience_of_entra(harness: SyncerHarness) -> None:
+    harness.server.add_responses({"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:00Z"}})
     who = Identity("team", "robot", "client-1", "tenant-1")
-    assert await service_account_tokens(scene.syncer.kube)(who) == "a.b.c"
-    assert scene.server.requests[0].path == "/api/v1/namespaces/team/serviceaccounts/robot/token"
-    assert scene.body()["spec"]["audiences"] == [TOKEN_AUDIENCE]
-    scene.server.add_responses(error_response(404))
+    assert await service_account_tokens(harness.syncer.kube)(who) == "a.b.c"
+    assert harness.server.requests[0].path == "/api/v1/namespaces/team/serviceaccounts/robot/token"
+    assert harness.body()["spec"]["audiences"] == [TOKEN_AUDIENCE]
+    harness.server.add_responses(error_response(404))
     with pytest.raises(ProviderError, match="no ServiceAccount robot in namespace team; create it"):
-        await service_account_tokens(scene.syncer.kube)(who)
+        await service_account_tokens(harness.syncer.kube)(who)
 
 
-async def test_token_that_the_chart_does_not_grant_is_a_task_for_the_administrator(scene: Scene) -> None:
-    scene.server.add_responses(error_response(403))
+async def test_token_that_the_chart_does_not_grant_names_the_chart_value(harness: SyncerHarness) -> None:
+    harness.server.add_responses(error_response(403))
     with pytest.raises(ProviderError) as caught:
-        await service_account_tokens(scene.syncer.kube)(Identity("team", "robot", "client-1", "tenant-1"))
+        await service_account_tokens(harness.syncer.kube)(Identity("team", "robot", "client-1", "tenant-1"))
     assert caught.value.message == (
         "the controller may not request a token of ServiceAccount robot in namespace team; an administrator adds it to"
         " the chart's tokenRequest.serviceAccounts, or correct serviceAccountName"
     )
 
 
-async def test_other_refusal_of_a_token_stays_the_api_servers(scene: Scene) -> None:
-    scene.server.add_responses(error_response(422, "spec.audiences: too many"))
+async def test_other_refusal_of_a_token_has_the_message_of_the_api_server(harness: SyncerHarness) -> None:
+    harness.server.add_responses(error_response(422, "spec.audiences: too many"))
     with pytest.raises(Refused, match=r"spec\.audiences: too many") as caught:
-        await service_account_tokens(scene.syncer.kube)(Identity("team", "robot", "client-1", "tenant-1"))
+        await service_account_tokens(harness.syncer.kube)(Identity("team", "robot", "client-1", "tenant-1"))
     assert caught.value.status == 422

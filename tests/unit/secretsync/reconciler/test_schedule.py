@@ -1,0 +1,237 @@
+"""When SecretSyncs are synced, checked and forgotten, in virtual time: a test passes a day at once."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from controller.api.conditions import Reason
+from controller.api.meta import Unreadable
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
+from controller.config.settings import Settings
+from controller.domain.status import Failed
+from controller.errors import InputError, ObjectError
+from controller.secretsync.status_reporter import ReportResult
+from controller.secretsync.work_state import CLASS_PATIENCE
+from tests.support.builders import make_provider_class, make_sync
+from tests.unit.secretsync.reconciler.harness import DAY, HOUR, SHOP, ReconcilerHarness, synced_ago
+
+# The usual schedule
+
+
+def test_new_secretsync_is_synced_at_once_and_at_each_interval(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(3 * HOUR + 1)
+    assert harness.sync_times == [0, HOUR, 2 * HOUR, 3 * HOUR]
+
+
+def test_between_two_syncs_only_drift_checks_run(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(HOUR - 1)
+    assert len(harness.drift_checks) == HOUR // 300 - 1
+    assert harness.sync_times == [0]
+
+
+def test_leader_that_leads_again_syncs_only_what_is_due(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(100)
+    harness.lose_lease()
+    harness.advance(100)
+    # Meanwhile another leader synced it and wrote the time into its status.
+    harness.add(synced_ago(-200))
+    harness.lose_lease()
+    harness.advance(HOUR - 1)
+    assert harness.sync_times == [0]
+    harness.advance(2)
+    assert harness.sync_times == [0, HOUR + 200]
+
+
+@pytest.mark.parametrize("settings", [Settings(jitter=60)])
+def test_jitter_delays_first_syncs_polls_and_edits(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync(), synced_ago(2 * HOUR, name="overdue"), synced_ago(600, name="due"))
+    harness.advance(2 * HOUR)
+    # The group is polled when the first member is due. Each poll draws its own jitter.
+    assert harness.polls == [HOUR - 600 + 60, HOUR - 600 + 60 + HOUR + 60]
+    assert harness.sync_times == [60, *[harness.polls[0]] * 3, *[harness.polls[1]] * 3]
+    harness.add(make_sync(generation=2))
+    harness.advance(30)
+    harness.add(make_sync(generation=3))
+    harness.advance(100)
+    assert [one for one in harness.synced if one[1] > 1] == [(2 * HOUR + 90, 3)]
+
+
+@pytest.mark.parametrize("settings", [Settings(jitter=60)])
+def test_missing_class_is_reported_without_the_jitter(harness: ReconcilerHarness) -> None:
+    harness.add(make_sync())
+    harness.advance(CLASS_PATIENCE + 1)
+    assert harness.sync_times == [CLASS_PATIENCE]
+
+
+@pytest.mark.parametrize("settings", [Settings(shortest_refresh_interval=10)])
+def test_refresh_interval_annotation_counts_from_the_last_sync(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(100)
+    found = harness.reconciler.syncs.get(SHOP)
+    assert isinstance(found, SecretSync)
+    asking = msgspec.structs.replace(found.metadata, annotations={REFRESH_INTERVAL: "120"})
+    harness.add(msgspec.structs.replace(found, metadata=asking))
+    harness.advance(300)
+    assert harness.sync_times == [0, 120, 240, 360]
+    harness.resolve_error = InputError("annotation: write a number of seconds")
+    unreadable = msgspec.structs.replace(asking, annotations={REFRESH_INTERVAL: "soon"})
+    harness.add(msgspec.structs.replace(found, metadata=unreadable))
+    harness.advance(1)
+    assert harness.reports[-1] == (400, Reason.INPUT_INVALID)
+
+
+def test_edit_of_a_secretsync_or_its_class_is_synced_at_once(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(100)
+    harness.add(make_sync(generation=2))
+    harness.advance(100)
+    harness.add_class(generation=2)
+    harness.advance(100)
+    assert harness.synced == [(0, 1), (100, 2), (200, 2)]
+
+
+def test_edit_of_an_unused_class_syncs_nothing(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(100)
+    harness.reconciler.classes.put(make_provider_class(name="other"))
+    harness.advance(100)
+    assert harness.sync_times == [0]
+
+
+@pytest.mark.parametrize("edited", ["SecretSync", "class"])
+def test_edit_during_a_sync_causes_another_sync(harness: ReconcilerHarness, edited: str) -> None:
+    harness.sync_seconds = 10
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(5)
+    if edited == "class":
+        harness.add_class(generation=2)
+    else:
+        harness.add(make_sync(generation=2))
+    harness.advance(20)
+    assert harness.sync_times == [0, 10]  # never two syncs at the same time; the second follows at once
+
+
+def test_hundred_edits_during_a_sync_cause_one_more_sync(harness: ReconcilerHarness) -> None:
+    harness.sync_seconds = 10
+    harness.add_class()
+    for generation in range(1, 101):
+        harness.add(make_sync(generation=generation))
+        harness.advance(0.01)
+    harness.advance(60)
+    assert harness.synced == [(0, 1), (10, 100)]
+
+
+def test_closed_reconciler_finishes_the_running_sync(harness: ReconcilerHarness) -> None:
+    harness.sync_seconds = 10
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(5)
+    harness.add(make_sync(name="other"))
+    harness.reconciler.close()
+    harness.reconciler.poller.close()
+    harness.loop.run_until_complete(asyncio.wait_for(asyncio.gather(harness.work_task, harness.poll_task), 60))
+    assert len(harness.reports) >= 1
+
+
+# After a restart
+
+
+@pytest.mark.parametrize(
+    ("found", "at"),
+    [
+        pytest.param(synced_ago(600), HOUR - 600, id="not due"),
+        pytest.param(synced_ago(10 * HOUR), HOUR, id="overdue"),
+        pytest.param(synced_ago(600, generation=2), 0, id="edited"),
+        pytest.param(synced_ago(600, Failed(ObjectError("m"))), 0, id="failed"),
+        pytest.param(synced_ago(-5 * HOUR), 0, id="time in the future"),
+    ],
+)
+def test_restart_syncs_when_the_status_says_that_it_is_due(
+    harness: ReconcilerHarness, found: SecretSync, at: float
+) -> None:
+    harness.add_class()
+    harness.add(found)
+    harness.advance(at + 1)
+    assert harness.sync_times == [at]
+
+
+# SecretSyncs that are not synced
+
+
+def test_deleted_secretsync_is_forgotten(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(1)
+    harness.reconciler.syncs.drop(SHOP)
+    assert len(harness.queue) == 0
+    assert SHOP in harness.forgotten
+    harness.advance(DAY)
+    assert harness.sync_times == [0]
+    assert not harness.reconciler.entries
+    assert not harness.reconciler.users
+
+
+def test_secretsync_deleted_during_its_sync_is_forgotten(harness: ReconcilerHarness) -> None:
+    harness.sync_seconds = 10
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(5)
+    harness.reconciler.syncs.drop(SHOP)
+    harness.advance(DAY)
+    assert harness.sync_times == [0]
+    assert len(harness.queue) == 0
+    assert not harness.reconciler.entries
+
+
+def test_secretsync_with_a_deletion_timestamp_is_not_synced(harness: ReconcilerHarness) -> None:
+    wanted = make_sync()
+    dying = msgspec.structs.replace(wanted.metadata, deletion_timestamp="2030-01-01T00:00:00Z")
+    harness.add_class()
+    harness.add(msgspec.structs.replace(wanted, metadata=dying))
+    harness.advance(DAY)
+    assert not harness.synced
+
+
+@pytest.mark.parametrize("settings", [Settings(controller_name="mine")])
+@pytest.mark.parametrize(("name", "is_own"), [("", True), ("mine", True), ("another", False)])
+def test_secretsync_of_another_controller_is_not_synced(name: str, is_own: bool, harness: ReconcilerHarness) -> None:
+    wanted = make_sync()
+    spec = msgspec.structs.replace(wanted.spec, secret_sync_controller_name=name)
+    harness.add_class()
+    harness.add(msgspec.structs.replace(wanted, spec=spec))
+    harness.advance(1)
+    assert bool(harness.synced) is is_own
+    assert bool(list(harness.reconciler.own_syncs())) is is_own
+
+
+def test_unreadable_secretsync_is_reported_once_and_synced_when_fixed(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(Unreadable(metadata=make_sync().metadata, problem="Expected `str` - at `$.spec.serviceAccountName`"))
+    harness.advance(DAY)
+    assert not harness.synced
+    assert harness.reports == [(0, Reason.INPUT_INVALID)]
+    harness.add(make_sync(generation=2))
+    harness.advance(1)
+    assert harness.sync_times == [DAY]
+
+
+@pytest.mark.parametrize("report_results", [ReportResult.NOT_WRITTEN, ReportResult.OUTDATED])
+def test_unreadable_secretsync_is_reported_after_a_failed_status_write(
+    harness: ReconcilerHarness, report_results: ReportResult
+) -> None:
+    harness.report_results = [report_results]
+    harness.add(Unreadable(metadata=make_sync().metadata, problem="Expected `str` - at `$.spec.serviceAccountName`"))
+    harness.advance(300)
+    assert [reason for _, reason in harness.reports] == [Reason.INPUT_INVALID]
