@@ -234,7 +234,7 @@ def test_a_renewed_certificate_takes_its_key_along(space: Namespace) -> None:
     )
 
 
-def test_what_is_odd_is_synced_and_told_once(space: Namespace) -> None:
+def test_expired_or_incomplete_value_is_synced_with_one_warning(space: Namespace) -> None:
     emulator = space.installed.emulator
     bring(space, encode_pem_bundle(WEB["EC"]))
     space.set_secret("token", "1", expires=1_000)

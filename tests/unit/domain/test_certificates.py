@@ -1,4 +1,4 @@
-"""PEM and PFX taken apart, as tables: who is the leaf, who comes after it, what is complete, and what garbage gives."""
+"""Parsing of PEM and PFX: the leaf, the order of its issuers, complete chains, and damaged input."""
 
 import base64
 import contextlib
@@ -35,11 +35,11 @@ ISSUING = issue_certificate("issuing", MIDDLE, ca=True)
 LEAF = issue_certificate("web", ISSUING)
 STRANGER = issue_certificate("stranger", issue_certificate("elsewhere", ca=True))
 RSA_LEAF = issue_certificate("rsa", ISSUING, key=generate_key("RSA"))
-# A CA of that name which is another one.
+# Another CA with the same name.
 NAMESAKE = issue_certificate("issuing", ROOT, ca=True)
 BARE_NAMESAKE = issue_certificate("issuing", ROOT, ca=True, identifiers=False)
 BARE_LEAF = issue_certificate("web", ISSUING, key=LEAF.key, identifiers=False)
-# The same names and keys again, later.
+# Later certificates with the same names and keys.
 RENEWED_CA = issue_certificate("issuing", MIDDLE, ca=True, key=ISSUING.key, days=60)
 RENEWED_LEAF = issue_certificate("web", ISSUING, key=LEAF.key, start=NOON + timedelta(days=1))
 SELF_SIGNED = issue_certificate("web", key=LEAF.key, start=NOON + timedelta(days=2))
@@ -54,7 +54,7 @@ def read(text: str | bytes) -> CertificateBundle:
     return take_apart(text.encode() if isinstance(text, str) else text, WHAT)
 
 
-def fails(text: str | bytes) -> str:
+def read_error(text: str | bytes) -> str:
     with pytest.raises(ObjectError) as caught:
         read(text)
     assert caught.value.message.startswith(WHAT)
@@ -62,29 +62,29 @@ def fails(text: str | bytes) -> str:
 
 
 CHAINS = [
-    pytest.param([LEAF], ["LEAF"], False, id="a leaf alone"),
-    pytest.param([LEAF, ISSUING], ["LEAF", "ISSUING"], True, id="what is missing may be the root"),
-    pytest.param([LEAF, ISSUING, MIDDLE, ROOT], ["LEAF", "ISSUING", "MIDDLE", "ROOT"], True, id="all"),
-    pytest.param([LEAF, MIDDLE, ROOT], ["LEAF"], False, id="the first CA is missing"),
-    pytest.param([LEAF, ISSUING, ROOT], ["LEAF", "ISSUING"], False, id="the second CA is missing"),
-    pytest.param([LEAF, STRANGER, ISSUING], ["LEAF", "ISSUING"], True, id="a stranger"),
-    pytest.param([LEAF, NAMESAKE, ISSUING], ["LEAF", "ISSUING"], True, id="a namesake"),
-    pytest.param([BARE_LEAF, BARE_NAMESAKE, ISSUING], ["BARE_LEAF", "ISSUING"], True, id="told by signature alone"),
-    pytest.param([LEAF, NAMESAKE], ["LEAF"], False, id="only a namesake"),
-    pytest.param([LEAF, ISSUING, RENEWED_CA], ["LEAF", "RENEWED_CA"], True, id="a renewed CA"),
-    pytest.param([RENEWED_LEAF, LEAF, ISSUING], ["RENEWED_LEAF", "ISSUING"], True, id="a renewed leaf"),
-    pytest.param([LEAF, SELF_SIGNED, ISSUING], ["LEAF", "ISSUING"], True, id="a self-signed leaf was before it"),
+    pytest.param([LEAF], ["LEAF"], False, id="leaf only"),
+    pytest.param([LEAF, ISSUING], ["LEAF", "ISSUING"], True, id="without the root"),
+    pytest.param([LEAF, ISSUING, MIDDLE, ROOT], ["LEAF", "ISSUING", "MIDDLE", "ROOT"], True, id="whole chain"),
+    pytest.param([LEAF, MIDDLE, ROOT], ["LEAF"], False, id="first CA missing"),
+    pytest.param([LEAF, ISSUING, ROOT], ["LEAF", "ISSUING"], False, id="second CA missing"),
+    pytest.param([LEAF, STRANGER, ISSUING], ["LEAF", "ISSUING"], True, id="unrelated certificate"),
+    pytest.param([LEAF, NAMESAKE, ISSUING], ["LEAF", "ISSUING"], True, id="CA with the same name"),
+    pytest.param([BARE_LEAF, BARE_NAMESAKE, ISSUING], ["BARE_LEAF", "ISSUING"], True, id="only the signature differs"),
+    pytest.param([LEAF, NAMESAKE], ["LEAF"], False, id="only a CA with the same name"),
+    pytest.param([LEAF, ISSUING, RENEWED_CA], ["LEAF", "RENEWED_CA"], True, id="renewed CA"),
+    pytest.param([RENEWED_LEAF, LEAF, ISSUING], ["RENEWED_LEAF", "ISSUING"], True, id="renewed leaf"),
+    pytest.param([LEAF, SELF_SIGNED, ISSUING], ["LEAF", "ISSUING"], True, id="self-signed certificate of the same key"),
     pytest.param([SELF_SIGNED], ["SELF_SIGNED"], True, id="self-signed"),
 ]
 
 
 @pytest.mark.parametrize("form", ["key first", "key last", "pfx", "pfx in DER"])
 @pytest.mark.parametrize(("items", "chain", "complete"), CHAINS)
-def test_leaf_first_then_its_issuers_then_the_rest(
+def test_bundle_has_leaf_then_issuers_then_other_certificates(
     form: str, items: list[IssuedCertificate], chain: list[str], complete: bool
 ) -> None:
     for mixed in itertools.permutations(items):
-        if form.startswith("pfx"):  # without a key id, nothing says which certificate is the key's
+        if form.startswith("pfx"):  # without a key id, the PFX does not say which certificate belongs to the key
             text = encode_pfx(LEAF.key, mixed, key_id=False).encode()
             bundle = read(base64.b64decode(text) if form.endswith("DER") else text)
         else:
@@ -107,19 +107,19 @@ def test_leaf_first_then_its_issuers_then_the_rest(
         ([ROOT, STRANGER], ["ROOT"]),
     ],
 )
-def test_certificates_without_a_private_key(items: list[IssuedCertificate], chain: list[str]) -> None:
+def test_certificates_without_a_private_key_form_a_chain(items: list[IssuedCertificate], chain: list[str]) -> None:
     for text in (pem_of(items), encode_pfx(None, items, key_id=False)):
         bundle = read(text)
         assert [NAMES[item] for item in bundle.chain] == chain
         assert bundle.key == b""
 
 
-def test_a_private_key_without_certificates() -> None:
+def test_private_key_without_certificates_is_a_complete_bundle() -> None:
     bundle = read(LEAF.key_pem)
     assert (bundle.key.decode(), bundle.all_certificates(), bundle.complete) == (LEAF.key_pem, b"", True)
 
 
-def test_a_certificate_that_is_there_twice_is_there_once() -> None:
+def test_duplicate_certificate_is_kept_once() -> None:
     bundle = read(LEAF.key_pem + pem_of([LEAF, ISSUING, LEAF]))
     assert bundle.all_certificates().decode() == pem_of([LEAF, ISSUING])
     assert not bundle.in_order
@@ -127,9 +127,7 @@ def test_a_certificate_that_is_there_twice_is_there_once() -> None:
 
 @pytest.mark.parametrize("leaf", [LEAF, RSA_LEAF], ids=["EC", "RSA"])
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
-def test_a_tls_secrets_key_is_pkcs1_or_sec1_and_others_stay_as_they_are(
-    leaf: IssuedCertificate, form: PrivateFormat
-) -> None:
+def test_tls_key_is_pkcs1_or_sec1_and_other_keys_are_unchanged(leaf: IssuedCertificate, form: PrivateFormat) -> None:
     text = encode_private_key(leaf.key, form)
     bundle = read(pem_of([ISSUING, leaf]) + "a comment\n" + text)
     assert bundle.key.decode() == text
@@ -140,12 +138,12 @@ def test_a_tls_secrets_key_is_pkcs1_or_sec1_and_others_stay_as_they_are(
     assert opened.all_certificates().decode() == pem_of([leaf, ISSUING])
 
 
-def test_a_key_that_has_no_older_form_is_pkcs8_everywhere() -> None:
+def test_ed25519_key_of_a_tls_secret_is_pkcs8() -> None:
     text = ed25519.Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     assert read(text).tls_key(WHAT) == text
 
 
-def test_what_openssl_writes() -> None:
+def test_files_of_openssl_are_read() -> None:
     files = [take_apart((OPENSSL / name).read_bytes(), WHAT) for name in ("aes.pfx", "rc2.pfx", "bag.pem")]
     assert len({item.all_certificates() for item in files}) == len({item.tls_key(WHAT) for item in files}) == 1
     assert all(len(item.chain) == 1 and item.complete for item in files)
@@ -159,42 +157,42 @@ PASSWORD = "swordfish"
     ("text", "words"),
     [
         pytest.param("", [NEITHER_PEM_NOR_PFX, "import it again"], id="empty"),
-        pytest.param("hello", [NEITHER_PEM_NOR_PFX], id="a text"),
+        pytest.param("hello", [NEITHER_PEM_NOR_PFX], id="text"),
         pytest.param(base64.b64encode(b"hello").decode(), [NEITHER_PEM_NOR_PFX], id="base64 of something else"),
         pytest.param(b"\x30\x82\xff\xff" * 5, [NEITHER_PEM_NOR_PFX], id="DER of something else"),
-        pytest.param("-----BEGIN ", ["neither a certificate nor a private key"], id="a beginning"),
+        pytest.param("-----BEGIN ", ["neither a certificate nor a private key"], id="first bytes of a PEM"),
         pytest.param(CUT, ["neither a certificate nor a private key"], id="cut off"),
         pytest.param(
             "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n",
             ["certificate 1 of its PEM cannot be read", "import it"],
-            id="no certificate in a certificate",
+            id="invalid certificate in a PEM",
         ),
         pytest.param(
             "-----BEGIN PRIVATE KEY-----\naGVsbG8=\n-----END PRIVATE KEY-----\n",
             ["private key cannot be read", "import it"],
-            id="no key in a key",
+            id="invalid key in a PEM",
         ),
         pytest.param(encode_private_key(LEAF.key, password=PASSWORD), ["private key has a password"], id="encrypted"),
         pytest.param(
             encode_private_key(RSA_LEAF.key, PrivateFormat.TraditionalOpenSSL, PASSWORD),
             ["private key has a password", "without one"],
-            id="encrypted as of old",
+            id="encrypted in the old form",
         ),
         pytest.param(
             pem_of([ISSUING]) + LEAF.key_pem, ["none of its certificates belongs to its private key"], id="no leaf"
         ),
         pytest.param(
-            encode_pfx(LEAF.key, [LEAF], PASSWORD), ["PFX has a password", "import it"], id="a PFX with a password"
+            encode_pfx(LEAF.key, [LEAF], PASSWORD), ["PFX has a password", "import it"], id="PFX with a password"
         ),
         pytest.param(
             base64.b64decode(encode_pfx(LEAF.key, [LEAF]))[:-9],
             ["PFX has a password, or is damaged"],
-            id="a damaged PFX",
+            id="damaged PFX",
         ),
     ],
 )
-def test_what_cannot_be_read_says_so(text: str | bytes, words: list[str]) -> None:
-    message = fails(text)
+def test_unreadable_input_is_reported_with_its_cause(text: str | bytes, words: list[str]) -> None:
+    message = read_error(text)
     for word in words:
         assert word in message
     assert PASSWORD not in message
@@ -207,9 +205,9 @@ def test_what_cannot_be_read_says_so(text: str | bytes, words: list[str]) -> Non
         (encode_private_key(RSA_LEAF.key, PrivateFormat.TraditionalOpenSSL, PASSWORD), "private key has a password"),
         ("-----BEGIN PRIVATE KEY-----\naGVsbG8=\n-----END PRIVATE KEY-----\n", "private key cannot be read"),
     ],
-    ids=["encrypted", "encrypted as of old", "no key"],
+    ids=["encrypted", "encrypted in the old form", "invalid"],
 )
-def test_key_that_cannot_be_used_does_not_hide_the_certificates(key: str, problem: str) -> None:
+def test_unusable_key_does_not_prevent_reading_the_certificates(key: str, problem: str) -> None:
     bundle = read(key + pem_of([ISSUING, LEAF]))
     assert bundle.all_certificates().decode() == pem_of([LEAF, ISSUING])
     assert bundle.key == b""
@@ -220,7 +218,7 @@ def test_key_that_cannot_be_used_does_not_hide_the_certificates(key: str, proble
 @pytest.mark.parametrize(
     "others", [[RSA_LEAF.key_pem], [RSA_LEAF.key_pem, encode_private_key(LEAF.key, password=PASSWORD)]]
 )
-def test_of_several_keys_the_one_that_fits_a_certificate_is_used(others: list[str]) -> None:
+def test_key_that_fits_a_certificate_is_used_of_several(others: list[str]) -> None:
     for keys in itertools.permutations([LEAF.key_pem, *others]):
         bundle = read("".join(keys) + pem_of([ISSUING, LEAF]))
         assert (bundle.key.decode(), bundle.key_problem) == (LEAF.key_pem, "")
@@ -236,7 +234,7 @@ def test_other_blocks_survive_reordering() -> None:
 
 @pytest.mark.parametrize("form", ["pss.pem", "pss.pfx"])
 def test_rsa_pss_key_of_a_tls_secret_loads_in_a_tls_server(form: str, tmp_path: Path) -> None:
-    """OpenSSL refuses a certificate for RSASSA-PSS with a key for plain RSA, and PKCS#1 is always plain."""
+    """OpenSSL refuses a certificate for RSASSA-PSS with a key for plain RSA. PKCS#1 is always plain RSA."""
     bundle = take_apart((OPENSSL / form).read_bytes(), WHAT)
     certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
     certificate.write_bytes(bundle.all_certificates())
@@ -255,7 +253,7 @@ def test_plain_rsa_key_next_to_a_pss_certificate_becomes_pss() -> None:
     assert again.tls_key(WHAT).startswith(b"-----BEGIN PRIVATE KEY-----")
 
 
-def test_neither_key_nor_causes_show() -> None:
+def test_repr_of_a_bundle_shows_only_its_size() -> None:
     bundle = read(LEAF.key_pem + LEAF.pem)
     assert repr(bundle) == "Bundle(1 + 0 certificates)"
 
@@ -269,12 +267,10 @@ WHOLE_PFX = base64.b64decode(encode_pfx(LEAF.key, [LEAF, ISSUING, ROOT]))
     whole=st.sampled_from([WHOLE, WHOLE_PFX, base64.b64encode(WHOLE_PFX)]),
     edits=st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 40), st.binary(max_size=8)), max_size=6),
 )
-def test_whatever_is_damaged_gives_a_bundle_or_an_error_that_says_so(
-    whole: bytes, edits: list[tuple[int, int, bytes]]
-) -> None:
+def test_damaged_input_yields_a_bundle_or_an_object_error(whole: bytes, edits: list[tuple[int, int, bytes]]) -> None:
     for start, length, new in edits:
         whole = whole[:start] + new + whole[start + length :]
-    _survives(whole)
+    assert_read_or_rejected(whole)
 
 
 @settings(max_examples=300, deadline=None)
@@ -287,11 +283,11 @@ def test_whatever_is_damaged_gives_a_bundle_or_an_error_that_says_so(
         )
     ).map(b"".join)
 )
-def test_whatever_is_put_together_gives_a_bundle_or_an_error_that_says_so(text: bytes) -> None:
-    _survives(text)
+def test_random_pieces_yield_a_bundle_or_an_object_error(text: bytes) -> None:
+    assert_read_or_rejected(text)
 
 
-def _survives(text: bytes) -> None:
+def assert_read_or_rejected(text: bytes) -> None:
     with contextlib.suppress(ObjectError):
         bundle = read(text)
         bundle.all_certificates()
@@ -299,7 +295,7 @@ def _survives(text: bytes) -> None:
             bundle.tls_key(WHAT)
 
 
-def test_two_cas_that_issued_each_other_are_a_chain_with_an_end() -> None:
+def test_cas_that_issued_each_other_form_a_finite_chain() -> None:
     one, other = issue_certificate("one", ca=True), issue_certificate("other", ca=True)
     crossed = [
         issue_certificate("one", other, ca=True, key=one.key),
@@ -309,5 +305,5 @@ def test_two_cas_that_issued_each_other_are_a_chain_with_an_end() -> None:
     assert list(bundle.chain) == [item.certificate for item in crossed]
 
 
-def test_of_several_private_keys_the_first_is_taken() -> None:
+def test_unrelated_key_after_the_fitting_one_is_ignored() -> None:
     assert read(LEAF.key_pem + STRANGER.key_pem + LEAF.pem).key.decode() == LEAF.key_pem

@@ -1,4 +1,4 @@
-"""What to do about one SecretSync: tables of what is seen and what is decided."""
+"""The decision about the Secret of one SecretSync, for each observed state."""
 
 import base64
 import json
@@ -37,8 +37,8 @@ from controller.keyvault.errors import throttled_error
 from tests.support.builders import make_managed_fields, make_owner, make_secret_meta, make_sync, make_value
 from tests.support.hostile_texts import HOSTILE_JSON
 
-GONE = ObjectError("secret pass is not in Key Vault shop; create it there")
-AWAY = ProviderError("Key Vault shop did not answer in time; check the route", retry_after=7)
+MISSING = ObjectError("secret pass is not in Key Vault shop; create it there")
+UNREACHABLE = ProviderError("Key Vault shop did not answer in time; check the route", retry_after=7)
 Given = Mapping[str, VaultValue | ControllerError]
 BOTH: Given = {"user": make_value("me"), "pass": make_value("word")}
 
@@ -51,7 +51,7 @@ def decide(
     known: Iterable[str] = (),
     partial: bool = True,
 ) -> WaitForGarbageCollection | RejectWrite | NoChange | WriteSecret:
-    """Return the decision where the digests of `known` keys are those of what was written last."""
+    """Return the decision if the last write had the current values of the `known` keys."""
     digests = {key: item.value.reveal() for key, item in given.items() if isinstance(item, VaultValue)}
     return check_ownership(wanted or make_sync(), found) or decide_write(
         ObservedState(
@@ -65,72 +65,75 @@ def decide(
     )
 
 
-def written(decision: WaitForGarbageCollection | RejectWrite | NoChange | WriteSecret) -> WriteSecret:
+def expect_write(decision: WaitForGarbageCollection | RejectWrite | NoChange | WriteSecret) -> WriteSecret:
     assert isinstance(decision, WriteSecret), decision
     return decision
 
 
-def refusal(decision: WaitForGarbageCollection | RejectWrite | NoChange | WriteSecret) -> ControllerError:
+def expect_rejection(decision: WaitForGarbageCollection | RejectWrite | NoChange | WriteSecret) -> ControllerError:
     assert isinstance(decision, RejectWrite), decision
     return decision.error
 
 
-def data(decision: WaitForGarbageCollection | RejectWrite | NoChange | WriteSecret) -> dict[str, str | None]:
-    """Return the data that is written, decoded; None for what is taken out."""
-    body = written(decision).body["data"]
+def written_data(decision: WaitForGarbageCollection | RejectWrite | NoChange | WriteSecret) -> dict[str, str | None]:
+    """Return the written data, decoded; None for a removed key."""
+    body = expect_write(decision).body["data"]
     return {key: None if text is None else base64.b64decode(text).decode() for key, text in body.items()}
 
 
-# Whose Secret is it?
+# Ownership
 
 
 @pytest.mark.parametrize(
     ("owners", "expected"),
     [
-        pytest.param([make_owner()], WriteSecret, id="ours"),
+        pytest.param([make_owner()], WriteSecret, id="own SecretSync"),
         pytest.param(
             [make_owner(uid="an-earlier-one")],
             WaitForGarbageCollection,
-            id="of a SecretSync of this name that is no more",
+            id="deleted SecretSync of the same name",
         ),
-        pytest.param([make_owner(name="other", uid="another")], RejectWrite, id="of another SecretSync"),
-        pytest.param([make_owner(name="other")], WriteSecret, id="our UID decides, whatever name stands beside it"),
-        pytest.param([], RejectWrite, id="of nobody"),
+        pytest.param([make_owner(name="other", uid="another")], RejectWrite, id="another SecretSync"),
+        pytest.param([make_owner(name="other")], WriteSecret, id="own UID with another name"),
+        pytest.param([], RejectWrite, id="no owner"),
         pytest.param(
-            [make_owner(kind="Certificate", group="cert-manager.io")], RejectWrite, id="another kind, even with our UID"
+            [make_owner(kind="Certificate", group="cert-manager.io")], RejectWrite, id="another kind with the own UID"
         ),
         pytest.param(
-            [make_owner(group="secret-sync.example.com", uid="x")], RejectWrite, id="the kind of another group"
+            [make_owner(group="secret-sync.example.com", uid="x")], RejectWrite, id="same kind of another group"
         ),
         pytest.param(
             [make_owner(), make_owner(kind="Deployment", group="apps", uid="x")],
             RejectWrite,
-            id="ours and somebody else's",
+            id="own SecretSync and another owner",
         ),
     ],
 )
-def test_ownership(
+def test_owner_references_decide_whether_the_secret_is_written(
     owners: list[OwnerReference], expected: type[WaitForGarbageCollection | RejectWrite | NoChange | WriteSecret]
 ) -> None:
     decision = decide(found=make_secret_meta(owners=owners))
     assert type(decision) is expected
     if expected is RejectWrite:
-        error = refusal(decision)
+        error = expect_rejection(decision)
         assert isinstance(error, OwnershipError)
         assert "not touched" in error.message
 
 
-def test_somebody_elses_secret_is_the_first_answer_whatever_the_vault_says() -> None:
+def test_ownership_error_comes_before_errors_of_the_vault() -> None:
     assert isinstance(
-        refusal(decide(found=make_secret_meta(owners=[]), given={"user": AWAY, "pass": AWAY})), OwnershipError
+        expect_rejection(decide(found=make_secret_meta(owners=[]), given={"user": UNREACHABLE, "pass": UNREACHABLE})),
+        OwnershipError,
     )
 
 
-# WriteSecret or keep?
+# Values
 
 
-def test_a_new_secret_is_complete_and_its_owner_does_not_block() -> None:
-    decision = written(decide(make_sync(labels={"tier": "data"}, annotations={"note": "n"}, type="example.com/own")))
+def test_new_secret_is_complete_and_has_a_non_blocking_owner() -> None:
+    decision = expect_write(
+        decide(make_sync(labels={"tier": "data"}, annotations={"note": "n"}, type="example.com/own"))
+    )
     assert decision.create
     assert set(decision.body) == {"apiVersion", "kind", "type", "metadata", "data"}
     assert [decision.body[field] for field in ("apiVersion", "kind", "type")] == ["v1", "Secret", "example.com/own"]
@@ -148,20 +151,20 @@ def test_a_new_secret_is_complete_and_its_owner_does_not_block() -> None:
             }
         ],
     }
-    assert data(decision) == {"user": "me", "pass": "word"}
+    assert written_data(decision) == {"user": "me", "pass": "word"}
 
 
-def test_binary_values_survive() -> None:
-    body = written(decide(make_sync(["key"]), given={"key": make_value(bytes(range(256)))})).body
+def test_binary_value_is_written_unchanged() -> None:
+    body = expect_write(decide(make_sync(["key"]), given={"key": make_value(bytes(range(256)))})).body
     assert base64.b64decode(body["data"]["key"]) == bytes(range(256))
 
 
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
-        pytest.param((), {"user": "me", "pass": "word"}, id="nothing known: all"),
-        pytest.param(("user",), {"pass": "word"}, id="only what differs"),
-        pytest.param(("user", "pass"), None, id="nothing differs: no write"),
+        pytest.param((), {"user": "me", "pass": "word"}, id="no known value"),
+        pytest.param(("user",), {"pass": "word"}, id="one known value"),
+        pytest.param(("user", "pass"), None, id="only known values"),
     ],
 )
 def test_only_changed_values_are_sent(known: tuple[str, ...], expected: dict[str, str] | None) -> None:
@@ -169,33 +172,33 @@ def test_only_changed_values_are_sent(known: tuple[str, ...], expected: dict[str
     if expected is None:
         assert decision == NoChange()
     else:
-        assert data(decision) == expected
-        assert not written(decision).create
+        assert written_data(decision) == expected
+        assert not expect_write(decision).create
 
 
-def test_a_key_that_left_the_spec_leaves_the_secret() -> None:
+def test_key_removed_from_the_spec_is_removed_from_the_secret() -> None:
     decision = decide(
         make_sync(["user"]), make_secret_meta(["user", "pass"]), {"user": make_value("me")}, known=["user"]
     )
-    assert data(decision) == {"pass": None}
+    assert written_data(decision) == {"pass": None}
 
 
-def test_keys_that_others_put_in_are_leftovers_too() -> None:
+def test_key_that_another_client_added_is_removed() -> None:
     found = make_secret_meta(
         hands=[
             make_managed_fields(["user", "pass"], labels=[OUR_LABEL[0]]),
             make_managed_fields(["extra"], manager="kubectl-edit"),
         ]
     )
-    assert data(decide(found=found, known=["user", "pass"])) == {"extra": None}
+    assert written_data(decide(found=found, known=["user", "pass"])) == {"extra": None}
 
 
-def test_a_key_that_is_not_in_the_secret_is_written_even_where_its_value_was_written_before() -> None:
-    # It was taken out of the SecretSync (and so out of the Secret) and came back with the same value.
-    assert data(decide(found=make_secret_meta(["user"]), known=["user", "pass"])) == {"pass": "word"}
+def test_known_value_is_written_if_the_secret_lacks_its_key() -> None:
+    # The key was removed from the SecretSync, and so from the Secret, and then added with the same value.
+    assert written_data(decide(found=make_secret_meta(["user"]), known=["user", "pass"])) == {"pass": "word"}
 
 
-def test_a_decision_shows_no_value() -> None:
+def test_repr_of_a_decision_shows_no_value() -> None:
     assert repr(decide()) == "Write(create=True)"
     assert "word" not in repr(decide())
     assert base64.b64encode(b"word").decode() not in repr(decide())
@@ -207,21 +210,21 @@ def test_a_decision_shows_no_value() -> None:
 @pytest.mark.parametrize(
     ("wanted", "found", "patch"),
     [
-        pytest.param(make_sync(labels={"a": "1"}), make_secret_meta(labels={"a": "1"}), {}, id="as they should be"),
+        pytest.param(make_sync(labels={"a": "1"}), make_secret_meta(labels={"a": "1"}), {}, id="equal"),
         pytest.param(
             make_sync(labels={"a": "1"}),
             make_secret_meta(labels={"a": "2"}),
             {"labels": {"a": "1"}},
-            id="edited label is set back",
+            id="edited label",
         ),
         pytest.param(
-            make_sync(), make_secret_meta(labels={"a": "1"}), {"labels": {"a": None}}, id="our label left the spec"
+            make_sync(), make_secret_meta(labels={"a": "1"}), {"labels": {"a": None}}, id="label removed from the spec"
         ),
         pytest.param(
             make_sync(),
             make_secret_meta(annotations={"n": "1"}),
             {"annotations": {"n": None}},
-            id="our annotation left the spec",
+            id="annotation removed from the spec",
         ),
         pytest.param(
             make_sync(),
@@ -233,29 +236,31 @@ def test_a_decision_shows_no_value() -> None:
                 ],
             ),
             {},
-            id="somebody else's label stays",
+            id="label of another client",
         ),
         pytest.param(
-            make_sync(annotations={"n": "1"}), make_secret_meta(), {"annotations": {"n": "1"}}, id="a new annotation"
+            make_sync(annotations={"n": "1"}), make_secret_meta(), {"annotations": {"n": "1"}}, id="new annotation"
         ),
         pytest.param(
             make_sync(),
             msgspec.structs.replace(make_secret_meta(), labels={}),
             {"labels": {OUR_LABEL[0]: OUR_LABEL[1]}},
-            id="our own mark was taken away",
+            id="label of the controller removed",
         ),
     ],
 )
-def test_labels_and_annotations(wanted: SecretSync, found: ObjectMeta, patch: dict[str, object]) -> None:
+def test_patch_has_only_the_changed_labels_and_annotations(
+    wanted: SecretSync, found: ObjectMeta, patch: dict[str, object]
+) -> None:
     decision = decide(wanted, found, known=["user", "pass"])
     if patch:
-        assert written(decision).body["metadata"] == patch
-        assert data(decision) == {}
+        assert expect_write(decision).body["metadata"] == patch
+        assert written_data(decision) == {}
     else:
         assert decision == NoChange()
 
 
-# What the vault did not give
+# Values that could not be fetched
 
 
 @pytest.mark.parametrize(
@@ -264,30 +269,26 @@ def test_labels_and_annotations(wanted: SecretSync, found: ObjectMeta, patch: di
         pytest.param(
             True,
             make_secret_meta(),
-            {"user": make_value("me"), "pass": GONE},
+            {"user": make_value("me"), "pass": MISSING},
             WriteSecret,
-            id="partial: the rest is written",
+            id="partial",
         ),
         pytest.param(
             False,
             make_secret_meta(),
-            {"user": make_value("me"), "pass": GONE},
+            {"user": make_value("me"), "pass": MISSING},
             RejectWrite,
-            id="all or nothing: nothing",
+            id="all or nothing",
         ),
+        pytest.param(True, None, {"user": make_value("me"), "pass": MISSING}, WriteSecret, id="partial, new Secret"),
         pytest.param(
-            True, None, {"user": make_value("me"), "pass": GONE}, WriteSecret, id="partial: a new Secret with the rest"
+            False, None, {"user": make_value("me"), "pass": MISSING}, RejectWrite, id="all or nothing, new Secret"
         ),
-        pytest.param(
-            False, None, {"user": make_value("me"), "pass": GONE}, RejectWrite, id="all or nothing: no new Secret"
-        ),
-        pytest.param(
-            True, make_secret_meta(), {"user": GONE, "pass": GONE}, RejectWrite, id="partial of nothing is nothing"
-        ),
-        pytest.param(False, make_secret_meta(), BOTH, WriteSecret, id="all or nothing: all"),
+        pytest.param(True, make_secret_meta(), {"user": MISSING, "pass": MISSING}, RejectWrite, id="partial, no value"),
+        pytest.param(False, make_secret_meta(), BOTH, WriteSecret, id="all or nothing, all values"),
     ],
 )
-def test_partial_sync(
+def test_failed_key_prevents_the_write_unless_sync_is_partial(
     partial: bool,
     found: ObjectMeta | None,
     given: Given,
@@ -296,49 +297,49 @@ def test_partial_sync(
     decision = decide(found=found, given=given, partial=partial)
     assert type(decision) is expected
     if isinstance(decision, WriteSecret):
-        assert data(decision) == {
+        assert written_data(decision) == {
             key: item.value.reveal().decode() for key, item in given.items() if isinstance(item, VaultValue)
         }
         assert decision.failed == {key: item for key, item in given.items() if isinstance(item, ControllerError)}
 
 
-def test_a_failed_key_keeps_its_last_good_value() -> None:
-    # It is not in the patch, neither with a value nor with null.
-    decision = decide(given={"user": make_value("new"), "pass": GONE}, found=make_secret_meta(["user", "pass"]))
-    assert data(decision) == {"user": "new"}
+def test_failed_key_keeps_its_last_value() -> None:
+    # The patch does not contain the key, neither with a value nor with null.
+    decision = decide(given={"user": make_value("new"), "pass": MISSING}, found=make_secret_meta(["user", "pass"]))
+    assert written_data(decision) == {"user": "new"}
     unchanged = decide(
-        given={"user": make_value("me"), "pass": GONE}, found=make_secret_meta(["user", "pass"]), known=["user"]
+        given={"user": make_value("me"), "pass": MISSING}, found=make_secret_meta(["user", "pass"]), known=["user"]
     )
-    assert unchanged == NoChange(failed={"pass": GONE})
+    assert unchanged == NoChange(failed={"pass": MISSING})
 
 
-def test_different_failures_are_listed_and_the_longest_wait_asked_for_counts() -> None:
-    error = refusal(decide(given={"user": AWAY, "pass": GONE}))
+def test_different_failures_are_listed_with_the_longest_retry_after() -> None:
+    error = expect_rejection(decide(given={"user": UNREACHABLE, "pass": MISSING}))
     assert msgspec.json.decode(error.message) == [
-        {"targetKey": "pass", "sourcePath": "pass", "status": "failed", "message": GONE.message},
-        {"targetKey": "user", "sourcePath": "user", "status": "failed", "message": AWAY.message},
+        {"targetKey": "pass", "sourcePath": "pass", "status": "failed", "message": MISSING.message},
+        {"targetKey": "user", "sourcePath": "user", "status": "failed", "message": UNREACHABLE.message},
     ]
     assert error.retry_after == 7
-    assert refusal(decide(given={"user": AWAY, "pass": AWAY})).message == AWAY.message
+    assert expect_rejection(decide(given={"user": UNREACHABLE, "pass": UNREACHABLE})).message == UNREACHABLE.message
 
 
-def test_who_was_put_off_by_a_busy_vault_comes_again_when_the_first_of_it_has_its_turn() -> None:
+def test_throttled_keys_of_a_partial_sync_retry_after_the_shortest_wait() -> None:
     soon, late = throttled_error("shop", 3), throttled_error("shop", 9)
-    error = refusal(decide(given={"user": late, "pass": soon}))
+    error = expect_rejection(decide(given={"user": late, "pass": soon}))
     assert (error.retry, error.retry_after) == (Retry.THROTTLED, 3)
-    # What was fetched is lost where all keys or none are written: that is not tried as often as turns come.
-    error = refusal(decide(given={"user": late, "pass": make_value()}, partial=False))
+    # If all keys or none are written, each attempt fetches all values again, so it waits for the longest time.
+    error = expect_rejection(decide(given={"user": late, "pass": make_value()}, partial=False))
     assert (error.retry, error.retry_after) == (Retry.BACKOFF, 9)
 
 
-def test_a_failure_of_the_kubernetes_api_stays_one() -> None:
+def test_error_of_the_kubernetes_api_keeps_its_type() -> None:
     error = Unreachable("HTTP 503", status=503, retry_after=3)
-    found = refusal(decide(given={"user": error, "pass": error}))
+    found = expect_rejection(decide(given={"user": error, "pass": error}))
     assert isinstance(found, KubeError)
     assert (found.message, found.retry_after) == ("HTTP 503", 3)
 
 
-# What the SecretSync itself gets wrong, and what Kubernetes would refuse
+# Mistakes in the SecretSync, and Secrets that Kubernetes would refuse
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ def test_a_failure_of_the_kubernetes_api_stays_one() -> None:
         ("kubernetes.io/dockerconfigjson", (".dockerconfigjson",)),
     ],
 )
-def test_required_keys_must_be_mapped(secret_type: str, required: tuple[str, ...]) -> None:
+def test_secret_type_without_a_required_key_is_a_mistake(secret_type: str, required: tuple[str, ...]) -> None:
     assert find_mistake(make_sync(required, type=secret_type)) is None
     for missing in required:
         error = find_mistake(make_sync([*(key for key in required if key != missing), "other"], type=secret_type))
@@ -366,15 +367,15 @@ def test_basic_auth_needs_one_of_its_keys(keys: list[str]) -> None:
     assert "kubernetes.io/basic-auth needs the key username or password, or both" in error.message
 
 
-def test_a_new_basic_auth_secret_waits_for_one_of_its_keys() -> None:
+def test_new_basic_auth_secret_waits_for_one_of_its_keys() -> None:
     wanted = make_sync(["username", "password", "other"], type="kubernetes.io/basic-auth")
-    given: Given = {"username": GONE, "password": AWAY, "other": make_value("x")}
-    assert refusal(decide(wanted, given=given)) is GONE
-    assert data(decide(wanted, make_secret_meta(["username", "password", "other"]), given)) == {"other": "x"}
+    given: Given = {"username": MISSING, "password": UNREACHABLE, "other": make_value("x")}
+    assert expect_rejection(decide(wanted, given=given)) is MISSING
+    assert written_data(decide(wanted, make_secret_meta(["username", "password", "other"]), given)) == {"other": "x"}
     one = make_sync(["username"], type="kubernetes.io/basic-auth")
-    assert data(decide(one, given={"username": make_value("u")})) == {"username": "u"}
-    assert refusal(decide(one, given={"username": GONE})).message == GONE.message
-    assert data(decide(wanted, given={**given, "password": make_value("p")})) == {"password": "p", "other": "x"}
+    assert written_data(decide(one, given={"username": make_value("u")})) == {"username": "u"}
+    assert expect_rejection(decide(one, given={"username": MISSING})).message == MISSING.message
+    assert written_data(decide(wanted, given={**given, "password": make_value("p")})) == {"password": "p", "other": "x"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "canary-77"])
@@ -382,39 +383,39 @@ def test_a_new_basic_auth_secret_waits_for_one_of_its_keys() -> None:
     ("secret_type", "key"),
     [("kubernetes.io/dockercfg", ".dockercfg"), ("kubernetes.io/dockerconfigjson", ".dockerconfigjson")],
 )
-def test_a_registrys_credentials_must_be_a_json_object(secret_type: str, key: str, text: str) -> None:
+def test_registry_credentials_that_are_not_a_json_object_are_rejected(secret_type: str, key: str, text: str) -> None:
     wanted = make_sync([key], type=secret_type)
-    assert data(decide(wanted, given={key: make_value('{"auths": {}}')})) == {key: '{"auths": {}}'}
-    for there in (None, make_secret_meta([key])):
-        error = refusal(decide(wanted, there, given={key: make_value(text)}))
+    assert written_data(decide(wanted, given={key: make_value('{"auths": {}}')})) == {key: '{"auths": {}}'}
+    for secret in (None, make_secret_meta([key])):
+        error = expect_rejection(decide(wanted, secret, given={key: make_value(text)}))
         assert isinstance(error, InputError)
         assert f"the value for {key} is not a JSON object, which type {secret_type} needs" in error.message
         assert "canary" not in error.message
 
 
 @pytest.mark.parametrize("text", HOSTILE_JSON.values(), ids=HOSTILE_JSON)
-def test_registrys_credentials_in_any_bytes_are_refused_or_written(text: bytes) -> None:
+def test_hostile_registry_credentials_are_rejected_or_written(text: bytes) -> None:
     key = ".dockerconfigjson"
     decision = decide(make_sync([key], type=f"kubernetes.io/{key[1:]}"), given={key: make_value(text)})
     if isinstance(decision, WriteSecret):
         assert text.startswith(b"{")
     else:
-        assert "is not a JSON object" in refusal(decision).message
+        assert "is not a JSON object" in expect_rejection(decision).message
 
 
 @pytest.mark.parametrize("secret_type", ["Opaque", "example.com/own"])
-def test_other_types_take_any_keys(secret_type: str) -> None:
+def test_other_secret_types_accept_any_keys(secret_type: str) -> None:
     assert find_mistake(make_sync(["any"], type=secret_type)) is None
 
 
 @pytest.mark.parametrize("key", ["a/b", "a/0", "/"])
-def test_a_target_key_with_a_slash(key: str) -> None:
+def test_target_key_with_a_slash_is_a_mistake(key: str) -> None:
     error = find_mistake(make_sync(["fine", key]))
     assert isinstance(error, InputError)
     assert f"targetKey {key}:" in error.message
 
 
-def test_a_target_key_that_is_mapped_twice() -> None:
+def test_target_key_that_is_mapped_twice_is_a_mistake() -> None:
     wanted = make_sync(["user", "pass"])
     wanted.spec.secret_object.data.append(SecretObjectData(source_path="other", target_key="user"))
     error = find_mistake(wanted)
@@ -422,27 +423,27 @@ def test_a_target_key_that_is_mapped_twice() -> None:
     assert "targetKey user is mapped 2 times" in error.message
 
 
-def test_four_thousand_keys_are_looked_through_in_no_time() -> None:
+def test_four_thousand_keys_are_checked_within_50_milliseconds() -> None:
     wanted = make_sync([f"key-{number}" for number in range(4096)])
     began = time.process_time()
     assert find_mistake(wanted) is None
     assert time.process_time() - began < 0.05
 
 
-def test_a_new_secret_waits_for_its_required_keys_and_one_that_is_there_does_not() -> None:
+def test_only_a_new_secret_waits_for_its_required_keys() -> None:
     wanted = make_sync(["tls.crt", "tls.key"], type="kubernetes.io/tls")
-    given: Given = {"tls.crt": make_value("certificate"), "tls.key": GONE}
-    assert refusal(decide(wanted, given=given)) is GONE
-    assert data(decide(wanted, make_secret_meta(["tls.crt", "tls.key"]), given)) == {"tls.crt": "certificate"}
+    given: Given = {"tls.crt": make_value("certificate"), "tls.key": MISSING}
+    assert expect_rejection(decide(wanted, given=given)) is MISSING
+    assert written_data(decide(wanted, make_secret_meta(["tls.crt", "tls.key"]), given)) == {"tls.crt": "certificate"}
 
 
 @pytest.mark.parametrize(("size", "fits"), [(1_048_575, True), (1_048_576, True), (1_048_577, False)])
-def test_a_secret_holds_one_mebibyte(size: int, fits: bool) -> None:
+def test_secret_of_more_than_one_mebibyte_is_rejected(size: int, fits: bool) -> None:
     decision = decide(given={"user": make_value(b"x"), "pass": make_value(b"y" * (size - 1))})
     if fits:
         assert isinstance(decision, WriteSecret)
     else:
-        error = refusal(decision)
+        error = expect_rejection(decision)
         assert isinstance(error, InputError)
         for word in (str(size), "at most 1048576", "split", "largest key is pass", str(size - 1)):
             assert word in error.message
@@ -452,9 +453,9 @@ def test_a_secret_holds_one_mebibyte(size: int, fits: bool) -> None:
 
 
 def test_partial_message_lists_failures_first() -> None:
-    message = partial_message({"b": GONE}, {"a": "path-a", "b": "path-b"})
+    message = partial_message({"b": MISSING}, {"a": "path-a", "b": "path-b"})
     assert json.loads(message) == [
-        {"targetKey": "b", "sourcePath": "path-b", "status": "failed", "message": GONE.message},
+        {"targetKey": "b", "sourcePath": "path-b", "status": "failed", "message": MISSING.message},
         {"targetKey": "a", "sourcePath": "path-a", "status": "synced"},
     ]
 

@@ -1,4 +1,4 @@
-"""What managedFields tell of other hands, during the life of a process and after a restart."""
+"""Drift that managedFields show, within one process and after a restart."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def last_synced(time: str | None, *keys: str) -> SecretSync:
     return make_sync(keys, status=SecretSyncStatus(last_successful_sync_time=time, objects=objects))
 
 
-def test_a_mark_tells_who_set_which_keys_when_and_no_more() -> None:
+def test_fingerprint_has_manager_operation_time_and_data_keys() -> None:
     found = make_secret_meta(
         hands=[
             make_managed_fields(["pass", "user"], time="T1"),
@@ -25,7 +25,7 @@ def test_a_mark_tells_who_set_which_keys_when_and_no_more() -> None:
     assert data_keys(found) == {"pass", "user", "x"}
 
 
-def test_the_order_of_managed_fields_does_not_matter_and_subresources_do_not_count() -> None:
+def test_fingerprint_ignores_order_and_subresources() -> None:
     hands = [make_managed_fields(["a"]), make_managed_fields(["b"], manager="kubectl")]
     assert data_fingerprint(make_secret_meta(hands=hands)) == data_fingerprint(make_secret_meta(hands=hands[::-1]))
     assert data_fingerprint(make_secret_meta(hands=[make_managed_fields(["a"], subresource="status")])) == ""
@@ -34,7 +34,7 @@ def test_the_order_of_managed_fields_does_not_matter_and_subresources_do_not_cou
 @pytest.mark.parametrize(
     "fields", [{}, {"f:data": None}, {"f:data": []}, {"f:data": "x"}, {"f:data": {".": {}, "k:{}": {}}}]
 )
-def test_managed_fields_of_any_shape_are_survived(fields: dict[str, object]) -> None:
+def test_managed_fields_of_unknown_shape_have_no_data_keys(fields: dict[str, object]) -> None:
     found = make_secret_meta(hands=[ManagedFieldsEntry(manager="m", fields_v1=fields)])
     assert (data_keys(found), data_fingerprint(found)) == (set(), "")
 
@@ -42,26 +42,26 @@ def test_managed_fields_of_any_shape_are_survived(fields: dict[str, object]) -> 
 @pytest.mark.parametrize(
     ("later", "expected"),
     [
-        pytest.param([make_managed_fields(["user"], labels=[OUR_LABEL[0]])], False, id="as remembered"),
+        pytest.param([make_managed_fields(["user"], labels=[OUR_LABEL[0]])], False, id="unchanged"),
         pytest.param(
-            [make_managed_fields(["user"], labels=[OUR_LABEL[0]], time="2030-01-01T00:00:01Z")], True, id="a newer time"
+            [make_managed_fields(["user"], labels=[OUR_LABEL[0]], time="2030-01-01T00:00:01Z")], True, id="newer time"
         ),
         pytest.param([make_managed_fields(["user", "x"], labels=[OUR_LABEL[0]])], True, id="another key"),
-        pytest.param([make_managed_fields([], labels=[OUR_LABEL[0]])], True, id="our key is gone"),
+        pytest.param([make_managed_fields([], labels=[OUR_LABEL[0]])], True, id="key removed"),
         pytest.param(
             [make_managed_fields(["user"], labels=[OUR_LABEL[0]]), make_managed_fields(["user"], manager="kubectl")],
             True,
-            id="another hand",
+            id="another client",
         ),
         pytest.param(
             [make_managed_fields(["user"], labels=[OUR_LABEL[0]]), make_managed_fields(labels=["x"], manager="velero")],
             False,
-            id="not the data",
+            id="label of another client",
         ),
         pytest.param([], True, id="managedFields were stripped"),
     ],
 )
-def test_drift_against_what_is_remembered(later: list[ManagedFieldsEntry], expected: bool) -> None:
+def test_drift_is_found_against_the_remembered_fingerprint(later: list[ManagedFieldsEntry], expected: bool) -> None:
     remembered = data_fingerprint(make_secret_meta(["user"]))
     assert (
         has_drifted(last_synced("2030-01-01T00:00:00Z", "user"), make_secret_meta(["user"], hands=later), remembered)
@@ -73,19 +73,23 @@ def test_drift_against_what_is_remembered(later: list[ManagedFieldsEntry], expec
     ("last", "hands", "expected"),
     [
         pytest.param(
-            "2030-01-01T00:00:00Z", [make_managed_fields(["user"])], False, id="untouched since the last sync"
+            "2030-01-01T00:00:00Z", [make_managed_fields(["user"])], False, id="not changed since the last sync"
         ),
-        pytest.param("2029-12-31T23:59:59Z", [make_managed_fields(["user"])], False, id="within the grain of a second"),
-        pytest.param("2029-12-31T23:59:58Z", [make_managed_fields(["user"])], True, id="set after the last sync"),
         pytest.param(
-            "2030-01-01T00:00:00Z", [make_managed_fields(["user", "x"])], True, id="a key that the status does not know"
+            "2029-12-31T23:59:59Z", [make_managed_fields(["user"])], False, id="one second after the last sync"
+        ),
+        pytest.param(
+            "2029-12-31T23:59:58Z", [make_managed_fields(["user"])], True, id="two seconds after the last sync"
+        ),
+        pytest.param(
+            "2030-01-01T00:00:00Z", [make_managed_fields(["user", "x"])], True, id="key unknown to the status"
         ),
         pytest.param("2030-01-01T00:00:00Z", [], True, id="managedFields were stripped"),
         pytest.param(
-            "2030-01-01T00:00:00Z", [make_managed_fields(["user"], time=None)], True, id="a hand without a time"
+            "2030-01-01T00:00:00Z", [make_managed_fields(["user"], time=None)], True, id="entry without a time"
         ),
         pytest.param(None, [make_managed_fields(["user"])], True, id="never synced"),
-        pytest.param("yesterday", [make_managed_fields(["user"])], True, id="a time that cannot be read"),
+        pytest.param("yesterday", [make_managed_fields(["user"])], True, id="unreadable time"),
         pytest.param(
             "2030-01-01T00:00:00Z",
             [
@@ -93,11 +97,11 @@ def test_drift_against_what_is_remembered(later: list[ManagedFieldsEntry], expec
                 make_managed_fields(["user"], manager="kubectl", time="2030-01-01T00:05:00Z"),
             ],
             True,
-            id="another hand since",
+            id="another client since the last sync",
         ),
     ],
 )
-def test_drift_after_a_restart_goes_by_the_status(
+def test_drift_after_a_restart_is_found_against_the_status(
     last: str | None, hands: list[ManagedFieldsEntry], expected: bool
 ) -> None:
     assert has_drifted(last_synced(last, "user"), make_secret_meta(["user"], hands=hands), remembered="") is expected

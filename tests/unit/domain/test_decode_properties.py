@@ -1,4 +1,4 @@
-"""What a key gets of a property, of a login, of a chain; and what an expanded object becomes."""
+"""The value of a key that names a property, a login or a chain, and the keys of an expanded object."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def fetched(value: str | bytes, **more: Any) -> VaultValue:
 
 
 def made(value: str | bytes, wanted: dict[str, ObjectVersionRef]) -> dict[str, Any]:
-    """Return what the keys get of one object with that value: bytes, or the error's message."""
+    """Return the bytes that each key gets from one object with this value, or the message of its error."""
     found = flatten_expanded(
         wanted, decode_values("shop", wanted, {item.whole: fetched(value) for item in wanted.values()}, NOON)
     )
@@ -66,7 +66,9 @@ STORE = json.dumps(
         (ObjectPart.PASSWORD, {"property_path": "login"}, b"pw"),
     ],
 )
-def test_property_is_taken_then_decoded_then_its_part(part: ObjectPart, item: dict[str, Any], expected: bytes) -> None:
+def test_property_is_decoded_before_its_part_is_extracted(
+    part: ObjectPart, item: dict[str, Any], expected: bytes
+) -> None:
     assert one(STORE, part, **item) == expected
 
 
@@ -111,7 +113,7 @@ def test_login_is_split(value: str, username: str, password: str) -> None:
     ("value", "words"),
     [(CANARY, "write user:password"), (json.dumps({"user": CANARY}), "no property 'username'; the value has: user")],
 )
-def test_what_is_no_login_is_refused(value: str, words: str) -> None:
+def test_value_that_is_not_a_login_is_refused(value: str, words: str) -> None:
     message = one(value, ObjectPart.USERNAME)
     assert words in message
     assert CANARY not in message
@@ -145,7 +147,7 @@ def test_chain_comes_without_the_leaf(value: str, expected: str) -> None:
         ("x", NEITHER_PEM_NOR_PFX),
     ],
 )
-def test_without_a_chain_the_key_fails_and_says_why(value: str, words: str) -> None:
+def test_certificate_without_a_chain_is_reported(value: str, words: str) -> None:
     wanted = {
         key: ObjectVersionRef(VaultObject(name="web"), 0, part)
         for key, part in (
@@ -170,7 +172,7 @@ def test_properties_below_a_path_become_keys() -> None:
     assert expanded('{"db": {"user": "me"}, "x": 1}', property_path="db") == {"user": b"me"}
 
 
-def test_names_that_cannot_be_keys_are_reported_and_the_others_go_on() -> None:
+def test_property_name_that_is_not_a_key_is_reported_and_others_expand() -> None:
     found = expanded(json.dumps({"a b": CANARY, "ok": 1, "..": CANARY, "x" * 254: CANARY, "": CANARY, "k": 2}))
     message = found.pop("k" + EVERY)
     assert found == {"ok": b"1", "k": b"2"}
@@ -179,7 +181,7 @@ def test_names_that_cannot_be_keys_are_reported_and_the_others_go_on() -> None:
     assert len(message) < 300
 
 
-def test_property_that_is_no_text_is_reported_and_the_others_go_on() -> None:
+def test_property_that_is_not_a_text_is_reported_and_others_expand() -> None:
     found = expanded('{"bad": "\\ud800", "ok": 1}')
     assert "bad" in found.pop("k" + EVERY)
     assert found == {"ok": b"1"}
@@ -195,7 +197,7 @@ def test_property_that_is_no_text_is_reported_and_the_others_go_on() -> None:
         (f'{{"a": "{CANARY}", "a": 1}}', "more than once"),
     ],
 )
-def test_what_cannot_be_expanded_fails_as_a_whole(value: str, words: str) -> None:
+def test_value_that_cannot_be_expanded_fails_as_a_whole(value: str, words: str) -> None:
     found = expanded(value)
     assert list(found) == ["k" + EVERY]
     assert words in found["k" + EVERY]

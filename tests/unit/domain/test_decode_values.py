@@ -1,4 +1,4 @@
-"""What a key gets of what the vault gave, as a table: by contentType, objectFormat, objectEncoding and part."""
+"""The value of a key, by contentType, objectFormat, objectEncoding and part."""
 
 import base64
 from datetime import datetime, timedelta
@@ -31,15 +31,17 @@ CERTIFICATES, PRIVATE_KEY, TLS_KEY, WHOLE = (
 )
 
 
-def given(value: str | bytes, content_type: str = "", **more: Any) -> VaultValue:
-    """Return a secret; one with a contentType of certificates belongs to a certificate unless `more` says otherwise."""
+def vault_value(value: str | bytes, content_type: str = "", **more: Any) -> VaultValue:
+    """Return a secret. It belongs to a certificate if its contentType says so and `more` does not override this."""
     data = value.encode() if isinstance(value, str) else value
     more = {"of_certificate": content_type.partition(";")[0].lower() in (PEM, PFX)} | more
     return VaultValue(value=SecretBytes(data), version="v1", content_type=content_type, **more)
 
 
-def of(found: VaultValue | ControllerError, part: ObjectPart = WHOLE, now: datetime = NOON, **item: Any) -> Any:
-    """Return what one key gets."""
+def decode_part(
+    found: VaultValue | ControllerError, part: ObjectPart = WHOLE, now: datetime = NOON, **item: Any
+) -> Any:
+    """Return the decoded value of one key."""
     version = ObjectVersionRef(VaultObject(name="web", **item), 0, part)
     return decode_values("shop", {"k": version}, {version.whole: found}, now)["k"]
 
@@ -47,45 +49,59 @@ def of(found: VaultValue | ControllerError, part: ObjectPart = WHOLE, now: datet
 @pytest.mark.parametrize(
     ("value", "content_type", "part", "item", "expected"),
     [
-        pytest.param("x", "", WHOLE, {}, "x", id="a text"),
-        pytest.param(PKCS8 + MIXED, "", WHOLE, {}, PKCS8 + MIXED, id="a text that nobody called a certificate"),
-        pytest.param("x", "text/plain", WHOLE, {"format": "pfx"}, "x", id="a text with a format"),
-        pytest.param("x", PEM, WHOLE, {}, "x", id="a text that is wrongly called PEM"),
-        pytest.param(CHAIN + "# a comment\n" + PKCS1, PEM, WHOLE, {}, CHAIN + "# a comment\n" + PKCS1, id="in order"),
-        pytest.param(MIXED + PKCS1, PEM, WHOLE, {}, PKCS1 + CHAIN, id="out of order"),
-        pytest.param(MIXED + PKCS8, PEM, WHOLE, {"format": "pfx"}, PKCS8 + CHAIN, id="PEM is no PFX"),
-        pytest.param(MIXED, PFX, WHOLE, {}, MIXED, id="a PEM without a key that is wrongly called PFX"),
+        pytest.param("x", "", WHOLE, {}, "x", id="text"),
+        pytest.param(PKCS8 + MIXED, "", WHOLE, {}, PKCS8 + MIXED, id="PEM without a contentType"),
+        pytest.param("x", "text/plain", WHOLE, {"format": "pfx"}, "x", id="text with a format"),
+        pytest.param("x", PEM, WHOLE, {}, "x", id="text with the contentType of PEM"),
         pytest.param(
-            base64.b64encode(CHAIN.encode()), PEM, WHOLE, {"encoding": "base64"}, CHAIN, id="PEM without a key, decoded"
+            CHAIN + "# a comment\n" + PKCS1, PEM, WHOLE, {}, CHAIN + "# a comment\n" + PKCS1, id="PEM in order"
         ),
-        pytest.param(AS_PFX, PFX, WHOLE, {}, PKCS8 + CHAIN, id="PFX becomes PEM"),
-        pytest.param(AS_PFX, f"{PFX.upper()}; a=b", WHOLE, {}, PKCS8 + CHAIN, id="in any letters"),
-        pytest.param(AS_PFX, PFX, WHOLE, {"format": "pfx"}, AS_PFX, id="unless it is to stay"),
-        pytest.param(LOCKED, PFX, WHOLE, {"format": "pfx"}, LOCKED, id="with a password too"),
+        pytest.param(MIXED + PKCS1, PEM, WHOLE, {}, PKCS1 + CHAIN, id="PEM out of order"),
+        pytest.param(MIXED + PKCS8, PEM, WHOLE, {"format": "pfx"}, PKCS8 + CHAIN, id="PEM with format pfx"),
+        pytest.param(MIXED, PFX, WHOLE, {}, MIXED, id="PEM without a key, contentType of PFX"),
         pytest.param(
-            AS_PFX, PFX, WHOLE, {"format": "pfx", "encoding": "base64"}, base64.b64decode(AS_PFX), id="its bytes"
+            base64.b64encode(CHAIN.encode()),
+            PEM,
+            WHOLE,
+            {"encoding": "base64"},
+            CHAIN,
+            id="PEM without a key in base64",
         ),
-        pytest.param(AS_PFX, PFX, WHOLE, {"encoding": "base64"}, PKCS8 + CHAIN, id="PEM from its bytes"),
-        pytest.param(AS_PFX, "", WHOLE, {}, AS_PFX, id="a PFX that nobody called one"),
+        pytest.param(AS_PFX, PFX, WHOLE, {}, PKCS8 + CHAIN, id="PFX"),
+        pytest.param(AS_PFX, f"{PFX.upper()}; a=b", WHOLE, {}, PKCS8 + CHAIN, id="PFX, contentType in capitals"),
+        pytest.param(AS_PFX, PFX, WHOLE, {"format": "pfx"}, AS_PFX, id="PFX with format pfx"),
+        pytest.param(LOCKED, PFX, WHOLE, {"format": "pfx"}, LOCKED, id="PFX with a password and format pfx"),
+        pytest.param(
+            AS_PFX,
+            PFX,
+            WHOLE,
+            {"format": "pfx", "encoding": "base64"},
+            base64.b64decode(AS_PFX),
+            id="PFX with format pfx, decoded",
+        ),
+        pytest.param(AS_PFX, PFX, WHOLE, {"encoding": "base64"}, PKCS8 + CHAIN, id="PFX, decoded"),
+        pytest.param(AS_PFX, "", WHOLE, {}, AS_PFX, id="PFX without a contentType"),
         pytest.param(MIXED + PKCS8, PEM, CERTIFICATES, {}, CHAIN, id="certificates of a PEM"),
         pytest.param(AS_PFX, PFX, CERTIFICATES, {"format": "pfx"}, CHAIN, id="certificates of a PFX"),
-        pytest.param(AS_PFX, "", CERTIFICATES, {"encoding": "base64"}, CHAIN, id="whatever it is called"),
-        pytest.param(MIXED + PKCS1, PEM, PRIVATE_KEY, {}, PKCS1, id="key of a PEM, as it is kept"),
+        pytest.param(
+            AS_PFX, "", CERTIFICATES, {"encoding": "base64"}, CHAIN, id="certificates of a PFX without a contentType"
+        ),
+        pytest.param(MIXED + PKCS1, PEM, PRIVATE_KEY, {}, PKCS1, id="key of a PEM, unchanged"),
         pytest.param(MIXED + PKCS8, PEM, TLS_KEY, {}, PKCS1, id="key of a PEM, for TLS"),
         pytest.param(AS_PFX, PFX, PRIVATE_KEY, {}, PKCS8, id="key of a PFX"),
         pytest.param(AS_PFX, PFX, TLS_KEY, {}, PKCS1, id="key of a PFX, for TLS"),
-        pytest.param(CHAIN, "", CERTIFICATES, {}, CHAIN, id="certificates of which the key is elsewhere"),
-        pytest.param(PKCS8, "", TLS_KEY, {}, PKCS1, id="a key of which the certificate is elsewhere"),
+        pytest.param(CHAIN, "", CERTIFICATES, {}, CHAIN, id="certificates without a key"),
+        pytest.param(PKCS8, "", TLS_KEY, {}, PKCS1, id="TLS key without a certificate"),
         pytest.param(LEAF.pem, "", CERTIFICATES, {"type": "cert"}, LEAF.pem, id="objectType cert"),
         pytest.param(" 00fF\n", "", WHOLE, {"encoding": "hex"}, b"\x00\xff", id="hex"),
         pytest.param("AP8=\n", "", WHOLE, {"encoding": "base64"}, b"\x00\xff", id="base64"),
-        pytest.param("", "", WHOLE, {"encoding": "base64"}, b"", id="nothing, in base64"),
+        pytest.param("", "", WHOLE, {"encoding": "base64"}, b"", id="empty base64"),
     ],
 )
-def test_what_a_key_gets(
+def test_key_gets_its_part_in_the_requested_format(
     value: str, content_type: str, part: ObjectPart, item: dict[str, Any], expected: str | bytes
 ) -> None:
-    found = of(given(value, content_type), part, **item)
+    found = decode_part(vault_value(value, content_type), part, **item)
     assert isinstance(found, VaultValue), found
     assert found.value.reveal() == (expected.encode() if isinstance(expected, str) else expected)
     assert found.version == "v1"
@@ -107,10 +123,10 @@ def test_what_a_key_gets(
         (CHAIN, PEM, TLS_KEY, {}, ["holds no private key"]),
     ],
 )
-def test_what_it_cannot_get_says_why(
+def test_key_that_cannot_be_decoded_reports_the_cause(
     value: str, content_type: str, part: ObjectPart, item: dict[str, Any], words: list[str]
 ) -> None:
-    error = of(given(value, content_type), part, **item)
+    error = decode_part(vault_value(value, content_type), part, **item)
     assert isinstance(error, ObjectError)
     for word in ["secret web in Key Vault shop", *words]:
         assert word in error.message
@@ -128,7 +144,7 @@ CRL = "-----BEGIN X509 CRL-----\naGVsbG8=\n-----END X509 CRL-----\n"
     ["x", "", AS_PFX, LOCKED, "bm90IGEgcGZ4", MIXED + PKCS1, "# a comment\r\n" + MIXED + CRL, PKCS8, "\ufeffx\n"],
 )
 def test_secret_that_no_certificate_owns_is_delivered_byte_for_byte(value: str, form: str, content_type: str) -> None:
-    found = of(given(value, content_type, of_certificate=False), format=form)
+    found = decode_part(vault_value(value, content_type, of_certificate=False), format=form)
     assert found.value.reveal() == value.encode()
     assert found.warnings == ()
 
@@ -147,20 +163,20 @@ def test_secret_that_no_certificate_owns_is_delivered_byte_for_byte(value: str, 
         ("text/plain; application/x-pem-file", False),
     ],
 )
-def test_content_types_of_a_certificates_secret_that_count_as_pem_or_pfx(content_type: str, counts: bool) -> None:
-    found = given(MIXED + PKCS1, content_type, of_certificate=True)
-    assert of(found).value.reveal() == (PKCS1 + CHAIN if counts else MIXED + PKCS1).encode()
+def test_content_type_decides_whether_a_certificate_is_parsed(content_type: str, counts: bool) -> None:
+    found = vault_value(MIXED + PKCS1, content_type, of_certificate=True)
+    assert decode_part(found).value.reveal() == (PKCS1 + CHAIN if counts else MIXED + PKCS1).encode()
     assert needs_parsing(ObjectVersionRef(VaultObject(name="web")), found) is counts
 
 
 @pytest.mark.parametrize(
     ("found", "part", "parsed"),
     [
-        (given(AS_PFX, PFX), WHOLE, True),
-        (given(AS_PFX, PFX, of_certificate=False), WHOLE, False),
-        (given("x"), WHOLE, False),
-        (given("x"), CERTIFICATES, True),
-        (given("x"), TLS_KEY, True),
+        (vault_value(AS_PFX, PFX), WHOLE, True),
+        (vault_value(AS_PFX, PFX, of_certificate=False), WHOLE, False),
+        (vault_value("x"), WHOLE, False),
+        (vault_value("x"), CERTIFICATES, True),
+        (vault_value("x"), TLS_KEY, True),
         (ObjectError("gone"), TLS_KEY, False),
     ],
 )
@@ -170,7 +186,7 @@ def test_only_bundles_and_parts_are_parsed_off_the_event_loop(
     assert needs_parsing(ObjectVersionRef(VaultObject(name="web"), 0, part), found) is parsed
 
 
-def test_a_pfx_is_opened_once_for_all_keys_of_its_version() -> None:
+def test_pfx_is_opened_once_for_all_keys_of_its_version() -> None:
     opened = []
 
     def open_pfx(data: bytes) -> bytes:
@@ -180,31 +196,31 @@ def test_a_pfx_is_opened_once_for_all_keys_of_its_version() -> None:
     web = VaultObject(name="web")
     parts = {"all": WHOLE, "tls.crt": CERTIFICATES, "tls.key": TLS_KEY}
     wanted = {key: ObjectVersionRef(web, 0, part) for key, part in parts.items()}
-    found = decode_values("shop", wanted, {ObjectVersionRef(web): given(AS_PFX, PFX)}, NOON, open_pfx)
+    found = decode_values("shop", wanted, {ObjectVersionRef(web): vault_value(AS_PFX, PFX)}, NOON, open_pfx)
     assert all(isinstance(item, VaultValue) for item in found.values())
     assert opened == [base64.b64decode(AS_PFX)]
 
 
-def test_parts_are_taken_out_of_a_secret_that_no_certificate_owns() -> None:
+def test_secret_that_no_certificate_owns_has_parts() -> None:
     for value, content_type in ((MIXED + PKCS8, ""), (AS_PFX, ""), (AS_PFX, PFX), (MIXED + PKCS8, PEM)):
-        found = given(value, content_type, of_certificate=False)
-        assert of(found, CERTIFICATES).value.reveal() == CHAIN.encode()
-        assert of(found, TLS_KEY).value.reveal() == PKCS1.encode()
+        found = vault_value(value, content_type, of_certificate=False)
+        assert decode_part(found, CERTIFICATES).value.reveal() == CHAIN.encode()
+        assert decode_part(found, TLS_KEY).value.reveal() == PKCS1.encode()
 
 
-def test_other_blocks_of_a_certificates_pem_survive_reordering() -> None:
-    assert of(given(CRL + MIXED + PKCS1, PEM)).value.reveal() == (PKCS1 + CHAIN + CRL).encode()
+def test_reordered_pem_of_a_certificate_keeps_its_other_blocks() -> None:
+    assert decode_part(vault_value(CRL + MIXED + PKCS1, PEM)).value.reveal() == (PKCS1 + CHAIN + CRL).encode()
 
 
-def test_certificates_pem_with_a_locked_key_stays_as_it_is() -> None:
+def test_pem_of_a_certificate_with_an_encrypted_key_is_unchanged() -> None:
     locked = encode_private_key(LEAF.key, password="swordfish")
-    assert of(given(MIXED + locked, PEM)).value.reveal() == (MIXED + locked).encode()
-    assert of(given(MIXED + locked, PEM), CERTIFICATES).value.reveal() == CHAIN.encode()
-    assert "private key has a password" in of(given(MIXED + locked, PEM), TLS_KEY).message
+    assert decode_part(vault_value(MIXED + locked, PEM)).value.reveal() == (MIXED + locked).encode()
+    assert decode_part(vault_value(MIXED + locked, PEM), CERTIFICATES).value.reveal() == CHAIN.encode()
+    assert "private key has a password" in decode_part(vault_value(MIXED + locked, PEM), TLS_KEY).message
 
 
 @pytest.mark.parametrize(
-    ("item", "owned", "part", "advice", "never"),
+    ("item", "owned", "part", "advice", "absent"),
     [
         ({}, True, WHOLE, "write objectFormat: pfx to have the PFX as it is", "name alone"),
         ({}, True, CERTIFICATES, "write objectFormat: pfx to have the PFX as it is", "correct the value"),
@@ -212,21 +228,21 @@ def test_certificates_pem_with_a_locked_key_stays_as_it_is() -> None:
         ({}, False, CERTIFICATES, "import it as a certificate, or map it by its name alone", "objectFormat"),
     ],
 )
-def test_advice_is_nothing_that_was_done_already(
-    item: dict[str, Any], owned: bool, part: ObjectPart, advice: str, never: str
+def test_error_does_not_advise_what_the_class_already_does(
+    item: dict[str, Any], owned: bool, part: ObjectPart, advice: str, absent: str
 ) -> None:
     for value in (LOCKED, "bm90IGEgcGZ4"):
-        message = of(given(value, PFX, of_certificate=owned), part, **item).message
+        message = decode_part(vault_value(value, PFX, of_certificate=owned), part, **item).message
         assert advice in message
-        assert never not in message
+        assert absent not in message
 
 
-def test_what_the_vault_could_not_give_stays_what_it_is() -> None:
+def test_error_of_the_vault_is_returned_unchanged() -> None:
     error = ObjectError("gone")
-    assert of(error, CERTIFICATES) is error
+    assert decode_part(error, CERTIFICATES) is error
 
 
-def test_a_tls_secret_gets_both_halves_of_one_version_or_none() -> None:
+def test_tls_secret_gets_both_halves_of_one_version_or_none() -> None:
     pair = ObjectVersionRef(VaultObject(name="web"))
     other = ObjectVersionRef(VaultObject(name="other"))
     wanted = {
@@ -234,23 +250,23 @@ def test_a_tls_secret_gets_both_halves_of_one_version_or_none() -> None:
         "tls.key": ObjectVersionRef(pair.object, 0, TLS_KEY),
         "ca.crt": ObjectVersionRef(other.object, 0, CERTIFICATES),
     }
-    found = decode_values("shop", wanted, {pair: given(CHAIN, PEM), other: given(ROOT.pem)}, NOON)
+    found = decode_values("shop", wanted, {pair: vault_value(CHAIN, PEM), other: vault_value(ROOT.pem)}, NOON)
     assert {key for key, item in found.items() if isinstance(item, ObjectError)} == {"tls.crt", "tls.key"}
-    found = decode_values("shop", wanted, {pair: given(PKCS8, PEM), other: given(ROOT.pem)}, NOON)
+    found = decode_values("shop", wanted, {pair: vault_value(PKCS8, PEM), other: vault_value(ROOT.pem)}, NOON)
     assert {key for key, item in found.items() if isinstance(item, ObjectError)} == {"tls.crt", "tls.key"}
-    found = decode_values("shop", wanted, {pair: given(CHAIN + PKCS8, PEM), other: given(ROOT.pem)}, NOON)
+    found = decode_values("shop", wanted, {pair: vault_value(CHAIN + PKCS8, PEM), other: vault_value(ROOT.pem)}, NOON)
     assert all(isinstance(item, VaultValue) for item in found.values())
 
 
-def test_a_certificate_that_somebody_pasted_in_has_the_dates_of_its_leaf() -> None:
-    found = of(given(CHAIN), CERTIFICATES)
+def test_certificate_in_a_plain_secret_has_the_dates_of_its_leaf() -> None:
+    found = decode_part(vault_value(CHAIN), CERTIFICATES)
     assert (found.not_before, found.expires) == (NOON, NOON + timedelta(days=30))
-    found = of(given(CHAIN, expires=SOON), CERTIFICATES)
+    found = decode_part(vault_value(CHAIN, expires=SOON), CERTIFICATES)
     assert (found.not_before, found.expires) == (NOON, SOON)
     lasting = issue_certificate("lasting", ca=True, start=NOON - timedelta(days=9), days=9000)
-    found = of(given(issue_certificate("web", lasting).pem + lasting.pem), CERTIFICATES)
+    found = decode_part(vault_value(issue_certificate("web", lasting).pem + lasting.pem), CERTIFICATES)
     assert (found.not_before, found.expires) == (NOON, NOON + timedelta(days=30))
-    found = of(given(CHAIN), CERTIFICATES, now=NOON + timedelta(days=31))
+    found = decode_part(vault_value(CHAIN), CERTIFICATES, now=NOON + timedelta(days=31))
     assert "expired at 2030-01-31T12:00:00Z" in found.warnings[0]
 
 
@@ -260,24 +276,34 @@ SOON, LATE = NOON + timedelta(hours=1), NOON - timedelta(hours=1)
 @pytest.mark.parametrize(
     ("found", "item", "words"),
     [
-        (given("x", not_before=LATE, expires=SOON), {}, []),
-        (given("x", expires=LATE), {}, ["secret web in Key Vault shop expired at 2030-01-01T11:00:00Z", "renew it"]),
-        (given("x", expires=NOON), {}, ["expired at"]),
-        (given("x", not_before=SOON), {"type": "key"}, ["key web", "is not valid before 2030-01-01T13:00:00Z"]),
-        (given("x", expires=LATE), {"type": "cert", "history": 2}, ["certificate web (version v1) in Key Vault shop"]),
-        (given(PKCS8 + LEAF.pem, PEM), {}, ["lacks the certificate of an issuer", "whole chain"]),
-        (given(encode_pfx(LEAF.key, [LEAF, ROOT]), PFX), {}, ["lacks the certificate of an issuer"]),
-        (given(PKCS8 + LEAF.pem + ISSUING.pem, PEM), {}, []),
-        (given(PKCS8 + LEAF.pem), {}, []),
-        (given(LEAF.pem), {"type": "cert"}, []),
+        (vault_value("x", not_before=LATE, expires=SOON), {}, []),
+        (
+            vault_value("x", expires=LATE),
+            {},
+            ["secret web in Key Vault shop expired at 2030-01-01T11:00:00Z", "renew it"],
+        ),
+        (vault_value("x", expires=NOON), {}, ["expired at"]),
+        (vault_value("x", not_before=SOON), {"type": "key"}, ["key web", "is not valid before 2030-01-01T13:00:00Z"]),
+        (
+            vault_value("x", expires=LATE),
+            {"type": "cert", "history": 2},
+            ["certificate web (version v1) in Key Vault shop"],
+        ),
+        (vault_value(PKCS8 + LEAF.pem, PEM), {}, ["lacks the certificate of an issuer", "whole chain"]),
+        (vault_value(encode_pfx(LEAF.key, [LEAF, ROOT]), PFX), {}, ["lacks the certificate of an issuer"]),
+        (vault_value(PKCS8 + LEAF.pem + ISSUING.pem, PEM), {}, []),
+        (vault_value(PKCS8 + LEAF.pem), {}, []),
+        (vault_value(LEAF.pem), {"type": "cert"}, []),
     ],
 )
-def test_what_is_odd_is_synced_and_told_once(found: VaultValue, item: dict[str, Any], words: list[str]) -> None:
+def test_warning_about_a_value_is_reported_once_for_all_its_keys(
+    found: VaultValue, item: dict[str, Any], words: list[str]
+) -> None:
     version = ObjectVersionRef(VaultObject(name="web", **item))
     wanted = {"a": version, "b": version}
     fetched = flatten_expanded(wanted, decode_values("shop", wanted, {version: found}, NOON))
     assert all(isinstance(got, VaultValue) for got in fetched.values())
-    told = value_warnings("shop", wanted, fetched)
-    assert len(told) == (1 if words else 0)
+    warnings = value_warnings("shop", wanted, fetched)
+    assert len(warnings) == (1 if words else 0)
     for word in words:
-        assert word in told[0]
+        assert word in warnings[0]

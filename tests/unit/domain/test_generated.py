@@ -1,4 +1,4 @@
-"""What an edit of generated objects concerns: only that is fetched again."""
+"""The keys that an edit of generated objects concerns. Only these are fetched again."""
 
 import msgspec
 import pytest
@@ -36,12 +36,12 @@ def bundle(*names: str, **spec: str) -> SecretSync:
         ("[{secretInAKV: a}, {secretInAKV: b, versionHistory: 2}]", {"b"}),
     ],
 )
-def test_an_edit_of_a_generated_class_concerns_the_items_that_differ(after: str, changed: set[str]) -> None:
+def test_edit_of_a_generated_class_concerns_the_changed_items(after: str, changed: set[str]) -> None:
     assert changed_items(source_of(ONE), source_of(after, 2)) == frozenset(changed)
 
 
 @pytest.mark.parametrize("field", ["vault", "owner", "text"])
-def test_any_other_edit_of_a_class_concerns_everything(field: str) -> None:
+def test_other_edit_of_a_class_concerns_all_items(field: str) -> None:
     before, after = source_of(ONE), source_of(ONE, 2)
     if field == "owner":
         after = msgspec.structs.replace(after, metadata=ObjectMeta(name="shop", uid="class"))
@@ -52,12 +52,12 @@ def test_any_other_edit_of_a_class_concerns_everything(field: str) -> None:
     assert changed_items(before, after) is None
 
 
-def test_keys_are_those_of_the_items() -> None:
+def test_keys_of_items_include_expanded_ones() -> None:
     assert keys_of(bundle("a", "b"), frozenset({"b", "x"})) == frozenset({"b", "b/*"})
     assert keys_of(bundle("a", "b"), frozenset()) == frozenset()
 
 
-def test_an_edit_of_a_generated_secret_sync_concerns_the_keys_that_differ() -> None:
+def test_edit_of_a_generated_secretsync_concerns_the_changed_keys() -> None:
     assert changed_keys(bundle("a"), bundle("a", "b")) == frozenset({"b", "b/*"})
     assert changed_keys(bundle("a", "b"), bundle("a")) == frozenset()
     assert changed_keys(bundle("a"), bundle("a", force_synchronization="now")) is None
@@ -66,12 +66,12 @@ def test_an_edit_of_a_generated_secret_sync_concerns_the_keys_that_differ() -> N
     assert changed_keys(own, own) is None
 
 
-def test_the_hash_of_a_generated_class_covers_what_the_secret_sync_uses() -> None:
+def test_hash_of_a_generated_class_covers_the_used_items() -> None:
     objects = [ObjectVersion(target_key="a", object="secret/a", version="1")]
     meta = ObjectMeta(name="m", uid="sync", generation=1)
     before = sync_hash(meta, source_of(ONE), objects)
     assert before == sync_hash(meta, source_of("[{secretInAKV: a}, {secretInAKV: c}]", 2), objects)
     assert before != sync_hash(meta, source_of("[{secretInAKV: a, versionHistory: 2}, {secretInAKV: b}]", 2), objects)
-    # What another person wrote counts as a whole.
+    # A class that a user wrote counts as a whole.
     own = msgspec.structs.replace(source_of(ONE), metadata=ObjectMeta(name="shop", uid="class", generation=3))
     assert sync_hash(meta, own, objects) == generation_hash(meta, own, objects)

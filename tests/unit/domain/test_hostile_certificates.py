@@ -1,4 +1,4 @@
-"""Hostile PEM texts cost little: time grows with their size alone, and no key has its primes tested."""
+"""Hostile PEM texts: the parsing time grows only with their size, and OpenSSL tests no primes."""
 
 import base64
 import gc
@@ -15,9 +15,9 @@ from controller.errors import ObjectError
 from tests.support.certificates import encode_der, issue_certificate
 
 WHAT = "secret web in Key Vault shop"
-# Seconds. The attacks below took 6 s to minutes; what is allowed takes a hundredth of this.
-BOUND = 1.0
-# A prime of 4,423 bits: OpenSSL proves it to be one again whenever it loads a DH key.
+# Seconds. Without the checks, the attacks below take 6 s to minutes. Accepted texts take a hundredth of this.
+TIME_LIMIT = 1.0
+# A prime of 4,423 bits. OpenSSL tests whether it is a prime each time it loads a DH key.
 PRIME = 2**4423 - 1
 DH, X942_DH = "2a864886f70d010301", "2a8648ce3e0201"
 LEAF = issue_certificate("web")
@@ -44,7 +44,7 @@ def dh_key(oid: str, label: str = "PRIVATE KEY") -> bytes:
 
 
 def dh_certificate(oid: str) -> bytes:
-    """Return a certificate over a DH key, signed by nothing."""
+    """Return a certificate for a DH key, with an invalid signature."""
     public = encode_der(0x30, dh_algorithm(oid), encode_der(3, b"\0" + integer(PRIME // 3)))
     signature = encode_der(0x30, encode_der(6, bytes.fromhex("2a864886f70d01010b")), encode_der(5))
     dates = encode_der(0x30, encode_der(0x17, b"200101000000Z"), encode_der(0x17, b"300101000000Z"))
@@ -53,7 +53,7 @@ def dh_certificate(oid: str) -> bytes:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    gc.disable()  # what it costs to go through the objects of all other tests is no cost of this work
+    gc.disable()  # a collection would also visit the objects of all other tests
     began = time.thread_time()
     try:
         work()
@@ -70,28 +70,28 @@ def test_dh_key_is_refused_before_its_prime_is_tested(oid: str, label: str) -> N
     def read() -> None:
         assert "its private key cannot be read" in take_apart(key + LEAF.pem.encode(), WHAT).key_problem
 
-    assert seconds(read) < BOUND
+    assert seconds(read) < TIME_LIMIT
 
 
 @pytest.mark.parametrize("header", [b"", b"Comment: AAAA\n\n", b"A: B\nC: DDDD\n\n", b"\n\n", b" \t\r\n"])
-def test_dh_key_is_refused_whatever_comes_before_its_text(header: bytes) -> None:
+def test_dh_key_with_a_header_is_refused_before_its_prime_is_tested(header: bytes) -> None:
     first, _, rest = dh_key(DH).partition(b"\n")
 
     def read() -> None:
         with pytest.raises(ObjectError, match="private key"):
             take_apart(first + b"\n" + header + rest, WHAT)
 
-    assert seconds(read) < BOUND
+    assert seconds(read) < TIME_LIMIT
 
 
 @pytest.mark.parametrize("oid", [DH, X942_DH])
 @pytest.mark.parametrize("key", ["", LEAF.key_pem], ids=["no key", "key"])
-def test_certificate_of_a_dh_key_is_not_loaded_to_be_compared(oid: str, key: str) -> None:
+def test_certificate_of_a_dh_key_is_not_loaded_for_comparison(oid: str, key: str) -> None:
     text = key.encode() + dh_certificate(oid) * 2 + LEAF.pem.encode()
-    assert seconds(lambda: take_apart(text, WHAT)) < BOUND
+    assert seconds(lambda: take_apart(text, WHAT)) < TIME_LIMIT
 
 
-# The shapes of a PEM that invite a search to the end for each of its lines.
+# The shapes of a PEM for which a naive scan searches to the end from each line.
 SHAPES: dict[str, Callable[[int], bytes]] = {
     "begins without ends": lambda count: b"-----BEGIN X-----\n" * count,
     "begins of many labels": lambda count: b"".join(b"-----BEGIN %d-----\n" % number for number in range(count)),
@@ -110,19 +110,19 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_time_to_scan_grows_with_the_size_alone(shape: Callable[[int], bytes]) -> None:
-    """A scan that looks for an end from each beginning takes four times as long for twice the text."""
+def test_scan_time_grows_linearly_with_the_size(shape: Callable[[int], bytes]) -> None:
+    """A scan that searches for an end from each beginning takes four times as long for twice the text."""
     small, large = shape(8_000), shape(64_000)
 
     def best(data: bytes) -> float:
         return min(seconds(lambda: list(pem_blocks(data))) for _ in range(3))
 
-    # Eight times the text: 8 where it is linear, 64 where it is quadratic.
+    # For eight times the text, a linear scan takes 8 times as long, and a quadratic one 64 times.
     assert best(large) < max(0.02, 24 * best(small))
 
 
-def blocks_as_found_one_by_one(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the definition of a block, with a search to the end for each."""
+def find_blocks_naively(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the blocks as the definition says, with a search to the end for each."""
     begin, dashes, end_mark = b"-----BEGIN ", b"-----", b"-----END "
     start = data.find(begin)
     while start >= 0:
@@ -145,16 +145,16 @@ PIECES = st.sampled_from(
 @example(b"-----BEGIN A-----\n-----BEGIN B-----\n-----END B-----\n-----END A-----")
 @example(b"-----BEGIN A------END A-----\n-----END A-----")
 def test_scan_finds_the_blocks_of_the_definition(data: bytes) -> None:
-    assert list(pem_blocks(data)) == list(blocks_as_found_one_by_one(data))
+    assert list(pem_blocks(data)) == list(find_blocks_naively(data))
 
 
-def test_text_larger_than_any_vault_keeps_is_refused() -> None:
+def test_text_above_the_size_limit_is_refused() -> None:
     text = LEAF.pem.encode()
     with pytest.raises(ObjectError, match=f"{MAX_BUNDLE_BYTES} bytes"):
         take_apart(text + b"#" * MAX_BUNDLE_BYTES, WHAT)
 
 
-def test_certificates_beyond_the_bound_are_refused_before_they_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_certificates_above_the_maximum_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certificates, "MAX_BUNDLE_BYTES", 2**20)
     take_apart(LEAF.pem.encode() * MAX_CERTIFICATES, WHAT)
     with pytest.raises(ObjectError, match=f"more than {MAX_CERTIFICATES} certificates"):

@@ -1,4 +1,4 @@
-"""One property of a value, as tables; any JSON and YAML by hypothesis; documents that are made to hurt."""
+"""One property of a value: paths, JSON, YAML, and hostile documents."""
 
 import json
 import time
@@ -45,7 +45,7 @@ def refusal(document: str | bytes, path: str = "a") -> str:
 
 
 def problem(data: bytes) -> str:
-    """Why the properties of a value cannot be listed; empty where they can be."""
+    """Return why the properties of a value cannot be listed, or an empty text."""
     try:
         list_properties(read_document(data, WHAT), WHAT)
     except ObjectError as error:
@@ -171,7 +171,7 @@ def test_text_that_is_not_utf8_is_refused() -> None:
 
 
 @pytest.mark.parametrize("path", ["", ".", "a.", "a..b", "..a", "a[", "a[]", "a[x]", "a]b", "a\\", "a[1234567]"])
-def test_path_that_cannot_be_meant_is_refused(path: str) -> None:
+def test_invalid_path_is_refused(path: str) -> None:
     assert not PROPERTY.fullmatch(path)
 
 
@@ -246,7 +246,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     ["[", "{", '{"a":', "[{", "- ", "? ", "a: ", "[[],", "[],", "&a ", "&a [", "*a ", "!a ", "%a\n", "'", '"', "- a\n",
      "a,", "a:a:", "[a: b,", ": ", "#", "|\n", "? a\n", "-\n", "\t", "1", '"\\u0041', "{a,", "{a: {b: ", "-\n -\n  "],
 )  # fmt: skip
-def test_document_that_is_made_to_hurt_ends_soon(pattern: str) -> None:
+def test_hostile_document_ends_within_the_time_limit(pattern: str) -> None:
     data = (pattern * MAX_DOCUMENT_BYTES).encode()[:MAX_DOCUMENT_BYTES]
     for document in (data, b"a: [" + data[:-4], b'{"a":[' + data[:-6]):
         began = time.thread_time()
@@ -261,12 +261,12 @@ def test_nested_json_is_read_or_refused(opening: str, closing: str) -> None:
         assert "too deeply" in message if depth > 900 else "no properties" in message
 
 
-def test_too_large_a_document_is_not_read() -> None:
+def test_document_above_the_size_limit_is_not_read() -> None:
     data = b'{"a": "' + b"x" * MAX_DOCUMENT_BYTES + b'"}'
     assert f"at most {MAX_DOCUMENT_BYTES}" in refusal(data)
 
 
 @pytest.mark.parametrize("document", ["{}", "[]", "[1]", "x", "1", "", "null"])
-def test_what_is_no_object_has_no_properties(document: str) -> None:
+def test_document_that_is_not_an_object_has_no_properties(document: str) -> None:
     with pytest.raises(ObjectError, match="has no properties"):
         list_properties(read_document(document.encode(), WHAT), WHAT)

@@ -1,4 +1,4 @@
-"""SecretProviderClass parameters and sourcePaths, as tables."""
+"""The parameters of a SecretProviderClass, and sourcePaths."""
 
 import time
 
@@ -16,7 +16,7 @@ def read(objects: str) -> ProviderConfig:
     return read_class(make_azure_class(objects))
 
 
-def test_the_guides_class_is_understood() -> None:
+def test_class_of_the_guide_is_parsed() -> None:
     objects = """array:
   - |
     objectName: my-secret            # The name of the secret to synchronize.
@@ -28,7 +28,7 @@ def test_the_guides_class_is_understood() -> None:
     assert [(o.name, o.history, o.version) for o in found.objects.values()] == [("my-secret", 2, "")]
 
 
-def test_names_stay_the_text_they_are() -> None:
+def test_names_are_read_as_text() -> None:
     found = read("array: ['objectName: no', 'objectName: 1e3', 'objectName: 0x10', 'objectName: 010']")
     assert list(found.objects) == ["no", "1e3", "0x10", "010"]
 
@@ -97,7 +97,7 @@ def test_tenant_in_the_csi_providers_spelling() -> None:
         ),
     ],
 )
-def test_wrong_objects_name_the_place_and_the_way_out(objects: str, words: list[str]) -> None:
+def test_wrong_objects_are_reported_with_place_and_fix(objects: str, words: list[str]) -> None:
     try:
         (message,) = read(objects).item_problems
     except ClassError as error:
@@ -125,7 +125,7 @@ def test_wrong_objects_name_the_place_and_the_way_out(objects: str, words: list[
         ({"cloudEnvFileName": "/etc/x"}, ["cloudEnvFileName", "clouds"]),
     ],
 )
-def test_wrong_parameters(parameters: dict[str, str], words: list[str]) -> None:
+def test_wrong_parameters_are_reported(parameters: dict[str, str], words: list[str]) -> None:
     if not words:  # white space around a value is trimmed
         assert read_class(make_azure_class(**parameters)).vault == parameters["keyvaultName"].strip()
         return
@@ -140,7 +140,7 @@ def test_another_provider_is_refused() -> None:
         read_class(make_azure_class(provider="vault"))
 
 
-def test_a_class_of_the_csi_provider_is_understood() -> None:
+def test_class_of_the_csi_provider_is_parsed() -> None:
     objects = """
         array:
           - |
@@ -260,7 +260,7 @@ PATHS = [
         ("web/tls.key", "web", 0, ObjectPart.PRIVATE_KEY),
         ("web.key", "web", 0, ObjectPart.PRIVATE_KEY),
         ("one.crt", "one", 0, ObjectPart.CERTIFICATES),
-        pytest.param("web.crt", "web.crt", 0, ObjectPart.WHOLE, id="an object of that very name comes first"),
+        pytest.param("web.crt", "web.crt", 0, ObjectPart.WHOLE, id="object of exactly that name"),
         ("web.crt.crt", "web.crt", 0, ObjectPart.CERTIFICATES),
         ("web.crt/tls.key", "web.crt", 0, ObjectPart.PRIVATE_KEY),
         ("folder/file.key", "folder/file.key", 0, ObjectPart.WHOLE),
@@ -276,7 +276,7 @@ PATHS = [
         ("turned/1", "turned", 1, ObjectPart.WHOLE),
     ],
 )
-def test_source_paths(path: str, served_as: str, index: int, part: ObjectPart) -> None:
+def test_source_path_names_object_version_and_part(path: str, served_as: str, index: int, part: ObjectPart) -> None:
     version = read(f"array: {PATHS}").resolve_path(path)
     assert (version.object.served_as, version.index, version.part) == (served_as, index, part)
     assert version.whole.part is ObjectPart.WHOLE
@@ -304,7 +304,7 @@ def test_source_paths(path: str, served_as: str, index: int, part: ObjectPart) -
         ("turned/0.key", ["objectType key has no parts"]),
     ],
 )
-def test_source_paths_that_nothing_provides(path: str, words: list[str]) -> None:
+def test_source_path_without_an_object_is_reported(path: str, words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         read(f"array: {PATHS}").resolve_path(path)
     assert path in caught.value.message
@@ -325,9 +325,7 @@ def test_source_paths_that_nothing_provides(path: str, words: list[str]) -> None
         ("Opaque", "tls.key", "web.key", ObjectPart.PRIVATE_KEY),
     ],
 )
-def test_a_tls_secret_takes_its_part_of_whatever_stands_there(
-    secret_type: str, key: str, path: str, part: ObjectPart
-) -> None:
+def test_tls_secret_gets_the_part_of_its_key(secret_type: str, key: str, path: str, part: ObjectPart) -> None:
     wanted = read(f"array: {PATHS}").wanted(make_sync({key: path}, type=secret_type).spec.secret_object)
     assert wanted[key].part is part
 
@@ -341,7 +339,7 @@ def test_a_tls_secret_takes_its_part_of_whatever_stands_there(
         ("tls.crt", "turned/0", ["objectType key does not have"]),
     ],
 )
-def test_a_tls_secret_whose_keys_are_mixed_up(key: str, path: str, words: list[str]) -> None:
+def test_tls_secret_with_swapped_parts_is_rejected(key: str, path: str, words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
         read(f"array: {PATHS}").wanted(make_sync({key: path}, type="kubernetes.io/tls").spec.secret_object)
     for word in [key, *words]:
@@ -366,7 +364,7 @@ def test_version_is_32_hexadecimal_digits(version: str) -> None:
 @pytest.mark.parametrize(
     "version", ["v1", "1", "pending", "policy", "versions", "0" * 31, "0" * 33, "g" * 32, "../a", "Latest"]
 )
-def test_what_cannot_be_a_version_is_refused_in_the_class(version: str) -> None:
+def test_invalid_version_is_refused_in_the_class(version: str) -> None:
     found = read_class(make_azure_class(f"array: ['{{objectName: a, objectVersion: \"{version}\"}}']"))
     with pytest.raises(ClassError, match=r"objectVersion is .*: expected a version's id, 32 hexadecimal digits"):
         found.resolve_path("a")
@@ -394,7 +392,7 @@ FAULTY = {
 
 
 @pytest.mark.parametrize("item", FAULTY.values(), ids=FAULTY)
-def test_item_that_cannot_be_used_concerns_only_who_asks_for_it(item: str) -> None:
+def test_unusable_item_affects_only_its_own_source_paths(item: str) -> None:
     found = read(f"array:\n  - 'objectName: good'\n  - '{item}'\n  - 'objectName: better'\n")
     assert set(found.objects) == {"good", "better"}
     assert len(found.item_problems) == 1
@@ -408,7 +406,7 @@ def test_item_that_cannot_be_used_concerns_only_who_asks_for_it(item: str) -> No
 @pytest.mark.parametrize(
     "alias", ["_x", "ConnectionStrings:Default", "a b", "x" * 254, "x" * 5000, "a//b", "./a", "\u00e9", "-a", "a/"]
 )
-def test_alias_that_no_source_path_can_name_stops_no_other_object(alias: str) -> None:
+def test_alias_that_no_source_path_can_name_affects_no_other_object(alias: str) -> None:
     found = read(f"array:\n  - 'objectName: good'\n  - '{{objectName: odd, objectAlias: \"{alias}\"}}'\n")
     assert set(found.objects) == {"good", alias}
     assert found.item_problems == []
@@ -457,7 +455,7 @@ def test_unknown_field_is_ignored_and_reported_for_its_object() -> None:
     ],
 )
 @pytest.mark.parametrize("place", ["class", "item"])
-def test_what_follows_the_first_document_is_ignored(rest: str, place: str) -> None:
+def test_text_after_the_first_document_is_ignored(rest: str, place: str) -> None:
     """The CSI provider reads one document of `objects`, and one of each item."""
     lines = "".join(f"    {line}\n" for line in rest.splitlines()) if place == "item" else f"{rest}\n"
     found = read(f"array:\n  - |\n    objectName: a\n    objectType: key\n{lines}")
@@ -472,7 +470,7 @@ def test_quoted_merge_key_is_a_field_like_any_other() -> None:
 
 
 @pytest.mark.parametrize("null", ["null", "Null", "NULL", "~", ""])
-def test_null_is_a_field_left_out(null: str) -> None:
+def test_null_is_an_absent_field(null: str) -> None:
     names = ("objectType", "objectVersion", "objectVersionHistory", "objectAlias", "objectFormat", "objectEncoding")
     fields = "".join(f"    {name}: {null}\n" for name in (*names, "filePermission"))
     found = read(f"array:\n  - |\n    objectName: a\n{fields}  - {null}\n  - |\n    {null}\n")
@@ -506,7 +504,7 @@ def test_history_is_the_integer_that_sse_reads(text: str, history: int | None) -
 
 @pytest.mark.parametrize("kind", ["cert", "key"])
 @pytest.mark.parametrize("form", ["PFX", "Pfx", "PEM", "pem"])
-def test_format_in_capitals_means_nothing_for_a_certificate_or_key(kind: str, form: str) -> None:
+def test_format_in_capitals_has_no_effect_on_a_certificate_or_key(kind: str, form: str) -> None:
     found = read(f"array: ['{{objectName: a, objectType: {kind}, objectFormat: {form}}}']")
     assert found.item_problems == []
     assert found.objects["a"].format == "pem"

@@ -18,7 +18,7 @@ HARMLESS = (
 
 
 @pytest.mark.parametrize("key", [*UNDER, reserved.MANAGED_BY, f"{reserved.ACCOUNT_PREFIX}name"])
-def test_a_reserved_key_is_named_with_the_fix(key: str) -> None:
+def test_reserved_key_is_reported_with_the_fix(key: str) -> None:
     for labels, annotations, field in (({key: "x"}, {}, "labels"), ({}, {key: "x"}, "annotations")):
         found = reserved.find_reserved("shop", labels, annotations)
         assert found
@@ -28,7 +28,7 @@ def test_a_reserved_key_is_named_with_the_fix(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", HARMLESS)
-def test_other_keys_are_written(key: str) -> None:
+def test_other_keys_are_not_reserved(key: str) -> None:
     assert reserved.find_reserved("shop", {key: "helm"}, {key: "helm"}) is None
 
 
@@ -44,6 +44,6 @@ def test_reserved_names(name: str) -> None:
     assert "rename the SecretSync" in found
 
 
-def test_the_pattern_is_one_that_cel_reads_too() -> None:
+def test_pattern_of_reserved_keys_is_valid_in_cel() -> None:
     """RE2 has no lookaround and no backreference."""
     assert not re.search(r"\(\?[=!<P]|\\[1-9]", reserved.KEY)

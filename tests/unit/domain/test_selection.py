@@ -1,4 +1,4 @@
-"""Which objects an AKVSync's select means: patterns, conditions, and what is kept; as tables and as properties."""
+"""The objects that an AKVSync's select matches: patterns, conditions, and kept objects."""
 
 import fnmatch
 import time
@@ -47,7 +47,7 @@ from tests.support.builders import make_item
         ("abc", "abcd", False),
     ],
 )
-def test_a_pattern_matches_the_whole_name(pattern: str, name: str, matches: bool) -> None:
+def test_pattern_matches_the_whole_name(pattern: str, name: str, matches: bool) -> None:
     assert GlobPattern(pattern).matches(name) is matches
 
 
@@ -55,12 +55,12 @@ NAMES = st.text("ab-", max_size=12)
 
 
 @given(st.text("ab-*?", max_size=12), NAMES)
-def test_patterns_mean_what_shells_mean(pattern: str, name: str) -> None:
+def test_pattern_matches_like_fnmatch(pattern: str, name: str) -> None:
     assert GlobPattern(pattern).matches(name) is fnmatch.fnmatchcase(name, pattern)
 
 
 @pytest.mark.parametrize("pattern", ["*a" * 63 + "b", "?*" * 63 + "b", "*" * 126 + "b", "*a?" * 42 + "b"])
-def test_a_hostile_pattern_takes_no_longer_than_the_name_is_long(pattern: str) -> None:
+def test_hostile_pattern_does_not_backtrack(pattern: str) -> None:
     glob, name = GlobPattern(pattern), "a" * 127
     began = time.process_time()
     assert not any(glob.matches(name) for _ in range(1000))
@@ -98,7 +98,7 @@ def test_a_hostile_pattern_takes_no_longer_than_the_name_is_long(pattern: str) -
         ({"namePrefix": "a", "tags": {"t": "1"}, "types": ["cert"]}, make_item("a", tags={"t": "1"}), False),
     ],
 )
-def test_all_conditions_that_are_given_count(select: dict[str, Any], found: Item, selected: bool) -> None:
+def test_object_is_selected_if_all_given_conditions_match(select: dict[str, Any], found: Item, selected: bool) -> None:
     assert ObjectSelector(msgspec.convert(select, Select)).matches(found) is selected
 
 
@@ -109,7 +109,7 @@ def collected(query: Query, *items: Item) -> SelectionCollector:
     return collector
 
 
-def test_a_list_answers_each_entry() -> None:
+def test_list_answers_each_entry() -> None:
     query = Query(entries=(Select(name_prefix="a"), Select(types=["cert"])))
     seen = collected(
         query, make_item("a1"), make_item("b", managed=True), make_item("A2", managed=True), make_item("c")
@@ -121,7 +121,7 @@ def test_a_list_answers_each_entry() -> None:
     assert seen.totals == (2, 2)
 
 
-def test_objects_to_be_removed_are_missing_where_the_list_lacks_them_or_has_them_disabled() -> None:
+def test_missing_objects_are_those_absent_or_disabled_in_the_list() -> None:
     query = Query(entries=(Select(name_prefix="a"),), confirm=frozenset({"a", "b", "c", "d"}))
     collector = collected(
         query, make_item("A"), make_item("b", enabled=False), make_item("d", tags={"left": "the selection"})
@@ -129,7 +129,7 @@ def test_objects_to_be_removed_are_missing_where_the_list_lacks_them_or_has_them
     assert collector.missing_names == {"b", "c"}
 
 
-def test_of_very_many_matches_those_that_are_known_and_the_first_are_kept() -> None:
+def test_of_too_many_matches_the_known_and_the_first_are_kept() -> None:
     query = Query(entries=(Select(),), known=frozenset({"z9999"}))
     seen = collected(query, *(make_item(f"z{number:04}") for number in range(10_000))).to_sighting()
     (matches,) = seen.matches
@@ -152,12 +152,12 @@ KEEP, REMOVE = AKVObject(select=Select()), AKVObject(select=Select(), when_gone=
         (REMOVE, [], ["a"], ["a"], []),
         (REMOVE, ["a"], ["a"], ["a"], [ObjectChoice("a")]),
         (REMOVE, [], ["a", "b"], ["a"], [ObjectChoice("b", kept=True)]),
-        pytest.param(KEEP, ["A"], ["a"], [], [ObjectChoice("a")], id="another spelling is the same object"),
+        pytest.param(KEEP, ["A"], ["a"], [], [ObjectChoice("a")], id="same object in another spelling"),
         pytest.param(KEEP, ["b", "a"], ["c"], [], [ObjectChoice("c", kept=True), ObjectChoice("a", is_new=True),
-                                                   ObjectChoice("b", is_new=True)], id="what is there comes first"),
+                                                   ObjectChoice("b", is_new=True)], id="earlier choices first"),
     ],
 )  # fmt: skip
-def test_what_an_entry_has(
+def test_choices_of_an_entry_follow_from_the_list_and_the_last_choices(
     entry: AKVObject, present: list[str], before: list[str], removed: list[str], chosen: list[ObjectChoice]
 ) -> None:
     sighting = SelectionSighting(matches=(tuple(map(SelectedObject, present)),), totals=(len(present),))

@@ -1,4 +1,4 @@
-"""What a look at a vault makes stale, case by case."""
+"""Which keys the snapshot of a vault makes stale."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -30,93 +30,99 @@ def versions(*ids: str) -> VaultSnapshot:
 
 
 @pytest.mark.parametrize(
-    ("survey", "wanted", "before", "stale"),
+    ("snapshot", "wanted", "before", "stale"),
     [
         pytest.param(listed(), ObjectVersionRef(USER), [known()], False, id="equal"),
         pytest.param(listed(), ObjectVersionRef(USER), [], True, id="never synced"),
         pytest.param(listed(), ObjectVersionRef(USER), [known(what="secret/other")], True, id="another object"),
         pytest.param(listed(), ObjectVersionRef(USER), [known(what="secret/user/0")], True, id="had a history before"),
-        pytest.param(listed(updated=THEN + timedelta(seconds=1)), ObjectVersionRef(USER), [known()], True, id="later"),
         pytest.param(
-            listed(updated=THEN - timedelta(days=1)), ObjectVersionRef(USER), [known()], True, id="a backup is back"
+            listed(updated=THEN + timedelta(seconds=1)), ObjectVersionRef(USER), [known()], True, id="updated later"
+        ),
+        pytest.param(
+            listed(updated=THEN - timedelta(days=1)),
+            ObjectVersionRef(USER),
+            [known()],
+            True,
+            id="restored from a backup",
         ),
         pytest.param(
             listed(updated=THEN + timedelta(microseconds=9)),
             ObjectVersionRef(USER),
             [known()],
             False,
-            id="below the grain",
+            id="less than a second later",
         ),
-        pytest.param(listed(updated=None), ObjectVersionRef(USER), [known()], True, id="the list tells no time"),
-        pytest.param(listed(updated=None), ObjectVersionRef(USER), [known(updated="")], True, id="nobody tells a time"),
+        pytest.param(listed(updated=None), ObjectVersionRef(USER), [known()], True, id="list without a time"),
+        pytest.param(
+            listed(updated=None), ObjectVersionRef(USER), [known(updated="")], True, id="list and status without a time"
+        ),
         pytest.param(listed(), ObjectVersionRef(USER), [known(updated="")], True, id="fetched within the second"),
         pytest.param(listed(enabled=False), ObjectVersionRef(USER), [known()], True, id="disabled"),
-        pytest.param(VaultSnapshot(), ObjectVersionRef(USER), [known()], True, id="not looked at"),
-        pytest.param(VaultSnapshot(listed={"secret": {}}), ObjectVersionRef(USER), [known()], True, id="gone"),
-        pytest.param(listed(kind="cert"), ObjectVersionRef(USER), [known()], True, id="a certificate of that name"),
+        pytest.param(VaultSnapshot(), ObjectVersionRef(USER), [known()], True, id="not in the snapshot"),
+        pytest.param(VaultSnapshot(listed={"secret": {}}), ObjectVersionRef(USER), [known()], True, id="deleted"),
+        pytest.param(listed(kind="cert"), ObjectVersionRef(USER), [known()], True, id="certificate of the same name"),
         pytest.param(
             listed(kind="cert"),
             ObjectVersionRef(VaultObject(name="user", type="cert")),
             [known("cert/user")],
             False,
-            id="cert",
+            id="certificate",
         ),
         pytest.param(
             listed(kind="key", updated=THEN - timedelta(seconds=1)),
             ObjectVersionRef(VaultObject(name="user", type="key")),
             [known("key/user")],
             True,
-            id="a key that changed",
+            id="changed key",
         ),
-        pytest.param(listed(), ObjectVersionRef(USER, 0, ObjectPart.PRIVATE_KEY), [known()], False, id="a part"),
+        pytest.param(listed(), ObjectVersionRef(USER, 0, ObjectPart.PRIVATE_KEY), [known()], False, id="part"),
         pytest.param(
-            listed(), ObjectVersionRef(VaultObject(name="USER")), [known("secret/USER")], False, id="case of names"
-        ),
-        pytest.param(
-            listed(), ObjectVersionRef(VaultObject(name="User")), [known()], True, id="the class changed the case"
+            listed(), ObjectVersionRef(VaultObject(name="USER")), [known("secret/USER")], False, id="name in capitals"
         ),
         pytest.param(
-            listed(updated=THEN + timedelta(9)), ObjectVersionRef(PINNED), [known()], False, id="a pinned version"
+            listed(), ObjectVersionRef(VaultObject(name="User")), [known()], True, id="class changed the case"
         ),
-        pytest.param(listed(), ObjectVersionRef(PINNED), [known(version="v0")], True, id="pinned to another"),
+        pytest.param(
+            listed(updated=THEN + timedelta(9)), ObjectVersionRef(PINNED), [known()], False, id="pinned version"
+        ),
+        pytest.param(listed(), ObjectVersionRef(PINNED), [known(version="v0")], True, id="pinned to another version"),
         pytest.param(
             VaultSnapshot(listed={"secret": {}}),
             ObjectVersionRef(PINNED),
             [known()],
             True,
-            id="a pinned one that is gone",
+            id="deleted pinned version",
         ),
         pytest.param(versions("v2", "v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], False, id="history"),
         pytest.param(
-            versions("v3", "v2", "v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], True, id="moved on"
+            versions("v3", "v2", "v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], True, id="newer version"
         ),
         pytest.param(
             VaultSnapshot(versions={TWO: ("v2", "v1")}, listed={"secret": {"user": ListedObject(THEN, True)}}),
             ObjectVersionRef(TWO, 1),
             [known("secret/user/1", updated="")],
             False,
-            id="a history of two",
+            id="history of two",
         ),
-        pytest.param(
-            versions("v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], True, id="fewer than before"
-        ),
+        pytest.param(versions("v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], True, id="fewer versions"),
         pytest.param(listed(), ObjectVersionRef(HISTORY, 0), [known("secret/user/0")], True, id="versions not listed"),
     ],
 )
-def test_what_is_stale(
-    survey: VaultSnapshot, wanted: ObjectVersionRef, before: list[ObjectVersion], stale: bool
+def test_key_is_stale_if_its_object_may_have_changed(
+    snapshot: VaultSnapshot, wanted: ObjectVersionRef, before: list[ObjectVersion], stale: bool
 ) -> None:
-    assert survey.stale_keys({"k": wanted}, before) == ({"k"} if stale else set())
+    assert snapshot.stale_keys({"k": wanted}, before) == ({"k"} if stale else set())
 
 
-def test_only_the_keys_that_changed_are_stale() -> None:
-    survey = VaultSnapshot(listed={"secret": {"user": ListedObject(THEN, True), "pass": ListedObject(THEN, False)}})
+def test_only_changed_keys_are_stale() -> None:
+    snapshot = VaultSnapshot(listed={"secret": {"user": ListedObject(THEN, True), "pass": ListedObject(THEN, False)}})
     wanted = {"k": ObjectVersionRef(USER), "l": ObjectVersionRef(VaultObject(name="pass"))}
     before = [
         known(),
         ObjectVersion(target_key="l", object="secret/pass", version="v1", updated="2030-01-01T12:00:05Z"),
     ]
-    assert survey.stale_keys(wanted, before) == {"l"}
+    assert snapshot.stale_keys(wanted, before) == {"l"}
 
 
 @pytest.mark.parametrize(
@@ -129,6 +135,6 @@ def test_only_the_keys_that_changed_are_stale() -> None:
         (timedelta(days=900), True),
     ],
 )
-def test_a_time_is_kept_once_no_other_change_can_have_it(after: timedelta, kept: bool) -> None:
+def test_update_time_is_kept_two_seconds_after_the_update(after: timedelta, kept: bool) -> None:
     assert settled_time(THEN, THEN + after) == (THEN if kept else None)
     assert settled_time(None, THEN) is None

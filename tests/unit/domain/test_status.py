@@ -1,4 +1,4 @@
-"""The status: what it says of an outcome, when a condition's time moves, and what the hash covers."""
+"""The status: the conditions after an outcome, their transition times, and the contents of the hash."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -34,8 +34,8 @@ USER = ObjectVersion(target_key="user", object="secret/user", version="v1", upda
 WRITTEN = Synced(message="2 keys written", changed=True, objects=[USER])
 SAME = Synced(message="2 keys equal", objects=[USER])
 PARTIAL = make_outcome(Reason.PARTIAL, "[]", [USER])
-AWAY = Failed(ProviderError("Key Vault shop is away"))
-FOREIGN = Failed(OwnershipError("not ours"))
+UNREACHABLE = Failed(ProviderError("Key Vault shop is away"))
+FOREIGN = Failed(OwnershipError("another owner"))
 
 
 def after(*outcomes: Reportable, now: datetime = THEN) -> SecretSyncStatus:
@@ -46,11 +46,11 @@ def after(*outcomes: Reportable, now: datetime = THEN) -> SecretSyncStatus:
     return status
 
 
-def told(status: SecretSyncStatus) -> dict[str, str]:
+def condition_statuses(status: SecretSyncStatus) -> dict[str, str]:
     return {item.type: item.status for item in status.conditions}
 
 
-def of(status: SecretSyncStatus, kind: ConditionType) -> Condition:
+def condition_of(status: SecretSyncStatus, kind: ConditionType) -> Condition:
     found = find_condition(status, kind)
     assert found
     return found
@@ -63,25 +63,27 @@ def of(status: SecretSyncStatus, kind: ConditionType) -> Condition:
         ([SAME], "True", "True", "True"),
         ([PARTIAL], "False", "True", "False"),
         ([WRITTEN, FOREIGN], "False", "False", "False"),
-        ([PARTIAL, AWAY], "False", "True", "False"),
-        pytest.param([WRITTEN, AWAY], "False", "True", "False", id="the Secret stays while the vault is away"),
+        ([PARTIAL, UNREACHABLE], "False", "True", "False"),
+        pytest.param([WRITTEN, UNREACHABLE], "False", "True", "False", id="vault unreachable, Secret remains"),
     ],
 )
-def test_conditions(outcomes: list[Reportable], ready: str, created: str, updated: str) -> None:
+def test_conditions_follow_from_the_outcomes(
+    outcomes: list[Reportable], ready: str, created: str, updated: str
+) -> None:
     status = after(*outcomes)
-    assert told(status) == {"Ready": ready, "SecretCreated": created, "SecretUpdated": updated}
+    assert condition_statuses(status) == {"Ready": ready, "SecretCreated": created, "SecretUpdated": updated}
     for item in status.conditions:
         assert (item.reason, item.message) == (outcomes[-1].reason, outcomes[-1].message)
         assert item.observed_generation == status.observed_generation == META.generation
 
 
 @pytest.mark.parametrize(("began", "reported"), [(-1, WRITTEN), (0, WRITTEN), (1, SAME)])
-def test_record_of_a_poll_leaves_what_that_poll_changed(began: int, reported: Synced) -> None:
+def test_record_of_a_poll_does_not_replace_a_report_since_its_start(began: int, reported: Synced) -> None:
     poll = GroupPoll(group="g", time=format_time(THEN + timedelta(seconds=began)))
     recorded = msgspec.structs.replace(SAME, poll=poll)
     status = next_status(META, after(WRITTEN), make_provider_class(), recorded, LATER)
     assert status.last_group_poll == poll
-    assert of(status, ConditionType.READY).message == reported.message
+    assert condition_of(status, ConditionType.READY).message == reported.message
     assert status.last_successful_sync_time == format_time(THEN if reported is WRITTEN else LATER)
 
 
@@ -90,46 +92,50 @@ def test_record_of_a_poll_reports_a_new_generation() -> None:
     edited = msgspec.structs.replace(META, generation=META.generation + 1)
     status = next_status(edited, after(WRITTEN), make_provider_class(), recorded, LATER)
     assert status.observed_generation == edited.generation
-    assert of(status, ConditionType.READY).message == SAME.message
+    assert condition_of(status, ConditionType.READY).message == SAME.message
 
 
-@pytest.mark.parametrize("outcomes", [[AWAY], [FOREIGN], [FOREIGN, AWAY], [AWAY, FOREIGN]])
-def test_before_first_success_creation_fails_and_no_update_was_attempted(outcomes: list[Reportable]) -> None:
-    """As upstream's initConditions and updateStatusConditions leave them."""
+@pytest.mark.parametrize("outcomes", [[UNREACHABLE], [FOREIGN], [FOREIGN, UNREACHABLE], [UNREACHABLE, FOREIGN]])
+def test_failure_before_the_first_success_reports_no_update_attempt(outcomes: list[Reportable]) -> None:
+    """The result is that of upstream's initConditions and updateStatusConditions."""
     status = after(*outcomes)
-    assert told(status) == {"Ready": "False", "SecretCreated": "False", "SecretUpdated": "Unknown"}
-    assert of(status, ConditionType.SECRET_CREATED).reason == outcomes[-1].reason
-    assert of(status, ConditionType.SECRET_UPDATED).reason == "NoUpdatesAttemptedYet"
-    assert told(after(*outcomes, WRITTEN)) == {"Ready": "True", "SecretCreated": "True", "SecretUpdated": "True"}
+    assert condition_statuses(status) == {"Ready": "False", "SecretCreated": "False", "SecretUpdated": "Unknown"}
+    assert condition_of(status, ConditionType.SECRET_CREATED).reason == outcomes[-1].reason
+    assert condition_of(status, ConditionType.SECRET_UPDATED).reason == "NoUpdatesAttemptedYet"
+    assert condition_statuses(after(*outcomes, WRITTEN)) == {
+        "Ready": "True",
+        "SecretCreated": "True",
+        "SecretUpdated": "True",
+    }
 
 
 @pytest.mark.parametrize(
     ("outcomes", "moved"),
     [
-        pytest.param([WRITTEN, SAME], False, id="another reason, the same status"),
-        pytest.param([AWAY, PARTIAL], False, id="another failure"),
-        pytest.param([WRITTEN, AWAY], True, id="ready no more"),
-        pytest.param([AWAY, WRITTEN], True, id="ready at last"),
+        pytest.param([WRITTEN, SAME], False, id="another reason, same status"),
+        pytest.param([UNREACHABLE, PARTIAL], False, id="another failure"),
+        pytest.param([WRITTEN, UNREACHABLE], True, id="no longer ready"),
+        pytest.param([UNREACHABLE, WRITTEN], True, id="now ready"),
     ],
 )
-def test_a_transition_time_moves_with_the_status_alone(outcomes: list[Reportable], moved: bool) -> None:
-    since = of(after(*outcomes), ConditionType.READY).last_transition_time
+def test_transition_time_changes_only_with_the_condition_status(outcomes: list[Reportable], moved: bool) -> None:
+    since = condition_of(after(*outcomes), ConditionType.READY).last_transition_time
     assert since == ("2030-01-01T12:05:00Z" if moved else "2030-01-01T12:00:00Z")
 
 
-def test_each_condition_has_a_transition_time_of_its_own() -> None:
-    status = after(WRITTEN, AWAY)
-    assert of(status, ConditionType.SECRET_CREATED).last_transition_time == "2030-01-01T12:00:00Z"
-    assert of(status, ConditionType.SECRET_UPDATED).last_transition_time == "2030-01-01T12:05:00Z"
+def test_each_condition_has_its_own_transition_time() -> None:
+    status = after(WRITTEN, UNREACHABLE)
+    assert condition_of(status, ConditionType.SECRET_CREATED).last_transition_time == "2030-01-01T12:00:00Z"
+    assert condition_of(status, ConditionType.SECRET_UPDATED).last_transition_time == "2030-01-01T12:05:00Z"
 
 
-def test_an_unchanged_failure_is_an_equal_status() -> None:
-    # So a retry that fails alike writes nothing.
-    assert after(AWAY) == after(AWAY, AWAY) == after(AWAY, AWAY, AWAY)
+def test_repeated_failure_yields_an_equal_status() -> None:
+    # So a retry with the same failure writes nothing.
+    assert after(UNREACHABLE) == after(UNREACHABLE, UNREACHABLE) == after(UNREACHABLE, UNREACHABLE, UNREACHABLE)
     assert after(PARTIAL) == after(PARTIAL, PARTIAL)
 
 
-def test_an_equal_status_survives_the_way_through_the_api_server() -> None:
+def test_status_is_equal_after_encoding_and_decoding() -> None:
     status = after(WRITTEN, PARTIAL)
     body = msgspec.json.encode({"metadata": {}, "spec": make_sync().spec, "status": status})
     assert msgspec.json.decode(body, type=SecretSync).status == status
@@ -140,32 +146,32 @@ def test_an_equal_status_survives_the_way_through_the_api_server() -> None:
     [
         ([WRITTEN], "2030-01-01T12:00:00Z"),
         ([WRITTEN, SAME], "2030-01-01T12:05:00Z"),
-        ([WRITTEN, AWAY], "2030-01-01T12:00:00Z"),
+        ([WRITTEN, UNREACHABLE], "2030-01-01T12:00:00Z"),
         ([WRITTEN, PARTIAL], "2030-01-01T12:00:00Z"),
-        ([AWAY], None),
+        ([UNREACHABLE], None),
     ],
 )
-def test_the_last_success_is_when_the_secret_was_last_equal(outcomes: list[Reportable], last: str | None) -> None:
+def test_only_full_success_changes_the_last_successful_sync_time(outcomes: list[Reportable], last: str | None) -> None:
     assert after(*outcomes).last_successful_sync_time == last
 
 
-@pytest.mark.parametrize("outcome", [AWAY, FOREIGN])
-def test_a_failure_keeps_versions_and_hash(outcome: Reportable) -> None:
+@pytest.mark.parametrize("outcome", [UNREACHABLE, FOREIGN])
+def test_failure_keeps_versions_and_hash(outcome: Reportable) -> None:
     good = after(WRITTEN)
     bad = after(WRITTEN, outcome)
     assert good.sync_hash
     assert (bad.objects, bad.sync_hash) == (good.objects, good.sync_hash)
 
 
-def test_an_endless_message_is_cut_to_what_the_crd_takes() -> None:
+def test_long_message_is_cut_to_the_limit_of_the_crd() -> None:
     endless = Failed(ProviderError("x" * 100_000))
-    assert len(of(after(endless), ConditionType.READY).message) == 32_768
+    assert len(condition_of(after(endless), ConditionType.READY).message) == 32_768
 
 
 # The hash
 
 
-def test_the_hash_changes_with_ids_generations_and_versions() -> None:
+def test_hash_changes_with_uids_generations_and_versions() -> None:
     base = (META, make_provider_class(), [USER])
     others = [
         (make_sync(generation=2).metadata, make_provider_class(), [USER]),
@@ -181,23 +187,23 @@ def test_the_hash_changes_with_ids_generations_and_versions() -> None:
     assert sync_hash(*base) == hashes[0]
 
 
-def test_the_hash_and_the_status_hold_nothing_made_from_a_value() -> None:
+def test_hash_and_status_do_not_depend_on_values() -> None:
     wanted = {"user": ObjectVersionRef(VaultObject(name="user"))}
     for_values = [object_versions({"user": make_value(text)}, wanted, EMPTY) for text in ("weak", "other", "")]
     assert for_values[0] == for_values[1] == for_values[2]
     assert len({sync_hash(META, make_provider_class(), objects) for objects in for_values}) == 1
 
 
-def test_the_resource_version_does_not_count() -> None:
-    # Else every status write of ours would make the next hash another.
+def test_hash_does_not_depend_on_the_resource_version() -> None:
+    # Otherwise each status write would change the next hash.
     touched = msgspec.structs.replace(META, resource_version="999")
     assert sync_hash(touched, make_provider_class(), [USER]) == sync_hash(META, make_provider_class(), [USER])
 
 
-# Versions behind the keys
+# The version of each key
 
 
-def test_versions_name_object_index_and_time() -> None:
+def test_versions_have_object_index_and_time() -> None:
     several = VaultObject(name="db", history=3)
     fetched = {
         "now": VaultValue(value=SecretBytes(b""), version="a1", updated=THEN, expires=THEN + timedelta(days=1)),
@@ -217,30 +223,30 @@ def test_versions_name_object_index_and_time() -> None:
     ]
 
 
-def test_a_key_that_failed_keeps_its_version_and_one_that_left_the_spec_does_not() -> None:
+def test_failed_key_keeps_its_version_and_removed_key_does_not() -> None:
     wanted = {key: ObjectVersionRef(VaultObject(name=key)) for key in ("user", "new")}
     before = SecretSyncStatus(objects=[USER, msgspec.structs.replace(USER, target_key="gone")])
     gone = ObjectError("secret user is not in Key Vault shop; create it there")
     assert object_versions({"user": gone, "new": gone}, wanted, before) == [USER]
 
 
-# What a person would call news
+# News
 
 
 @pytest.mark.parametrize(
     ("first", "then", "same"),
     [
-        (AWAY, AWAY, True),
+        (UNREACHABLE, UNREACHABLE, True),
         (WRITTEN, WRITTEN, True),
         (WRITTEN, SAME, False),
-        (AWAY, PARTIAL, False),
-        (AWAY, Failed(ProviderError("Key Vault shop refuses")), False),
+        (UNREACHABLE, PARTIAL, False),
+        (UNREACHABLE, Failed(ProviderError("Key Vault shop refuses")), False),
     ],
 )
-def test_news_is_another_status_reason_or_message(first: Reportable, then: Reportable, same: bool) -> None:
+def test_change_of_status_reason_or_message_is_news(first: Reportable, then: Reportable, same: bool) -> None:
     assert same_news(after(first), after(first, then)) is same
 
 
-def test_the_first_status_is_news() -> None:
+def test_first_status_is_news() -> None:
     assert not same_news(EMPTY, after(WRITTEN))
     assert ready_condition(EMPTY) is None
