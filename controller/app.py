@@ -43,7 +43,7 @@ from controller.secretsync.syncer import Syncer
 from controller.secretsync.value_fetcher import ValueFetcher
 
 # Minimum seconds for which a vault's client and its token are kept after their last use.
-KEEP_UNUSED = 600.0
+MIN_IDLE_SECONDS = 600.0
 # Seconds after SIGTERM in which running attempts can finish. The Deployment allows twice as many.
 GRACE_SECONDS = 10
 Runnable = Reconciler | Poller | AKVSyncReconciler
@@ -67,6 +67,35 @@ class ControllerReadiness:
         found = [item.problem or "listing" for item in self.informers if not item.synced.is_set()]
         found += [] if self.guard.in_force.is_set() else [self.guard.problem]
         return found + [problem for problem in (self.overlap.problem, self.elector.problem) if problem]
+
+
+@dataclass(frozen=True)
+class _Controllers:
+    """The controllers of both kinds of objects, and what they report with."""
+
+    secretsync: Reconciler
+    akvsync: AKVSyncReconciler | None
+    reporter: StatusReporter
+    events: EventRecorder
+
+    def runnables(self) -> list[Runnable]:
+        """Return the loops that keep state about vaults and objects."""
+        return [self.secretsync, self.secretsync.poller, *([self.akvsync] if self.akvsync else [])]
+
+    def loops(self) -> list[Runnable | EventRecorder]:
+        """Return what runs while this process leads."""
+        return [*self.runnables(), self.events]
+
+
+@dataclass(frozen=True)
+class _Informers:
+    """The informers, by whether the controller is ready without their lists.
+
+    A cluster without the CRD of AKVSyncs still syncs its SecretSyncs.
+    """
+
+    required: list[Informer[Any]]
+    optional: list[Informer[Any]]
 
 
 async def run(settings: Settings) -> None:
@@ -97,44 +126,15 @@ async def _run_parts(settings: Settings, metrics: Metrics, stop: asyncio.Event) 
         vaults = VaultPool(
             clouds, service_account_tokens(with_fence), metrics.count_call, elector.check, metrics.count_no_token
         )
-        events = EventRecorder(with_fence, settings.pod_name, normal=settings.normal_events)
-        reporter = StatusReporter(with_fence, events, metrics)
-        parser = ParsingPool()
-        resolver = SyncResolver(with_fence, settings, clouds, parser)
-        syncer = Syncer(with_fence, settings, ValueFetcher(settings, vaults, parser), metrics)
-        reconciler = Reconciler(settings, parser, resolver, syncer, vaults, reporter, metrics)
-        census = SecretSyncCollector(reconciler.own_syncs, reconciler.last_equal)
-        metrics.registry.register(census)
-        new_selections = partial(SelectionTracker, settings, clouds, vaults, reconciler.poller)
-        akv_syncs = (
-            AKVSyncReconciler(with_fence, events, reconciler.syncs, reconciler.classes, new_selections)
-            if settings.akv_sync
-            else None
-        )
-        controllers: list[Runnable] = [reconciler, reconciler.poller, *([akv_syncs] if akv_syncs else [])]
-        loops: list[Runnable | EventRecorder] = [*controllers, events]
+        controllers = _new_controllers(settings, metrics, with_fence, clouds, vaults)
+        collector = SecretSyncCollector(controllers.secretsync.own_syncs, controllers.secretsync.last_equal)
+        metrics.registry.register(collector)
         guard = PolicyGuard(kube, settings)
-        namespaces = settings.watch_namespaces or ("",)
-        kept: Kept = TotalBudget(budgets.KEPT)
-        reflectors: list[Informer[Any]] = [
-            reflector
-            for namespace in namespaces
-            for reflector in (
-                Informer(kube, permissions.CLASSES, namespace, reconciler.classes, kept),
-                Informer(kube, permissions.SECRET_SYNCS, namespace, reconciler.syncs, kept),
-            )
-        ]
-        # Readiness does not depend on AKVSyncs: a cluster without their CRD still syncs its SecretSyncs.
-        akv_reflectors = [
-            Informer(kube, permissions.AKV_SYNCS, namespace, akv_syncs.store, kept)
-            for namespace in namespaces
-            if akv_syncs
-        ]
-
+        informers = _new_informers(kube, settings.watch_namespaces or ("",), controllers)
         servers = HttpServers(
             metrics,
-            ControllerReadiness(reflectors, guard, elector, overlap).problems,
-            census.take_syncs,
+            ControllerReadiness(informers.required, guard, elector, overlap).problems,
+            collector.take_syncs,
             certificate=ServerCertificate(Path(settings.metrics_tls_folder)) if settings.metrics_tls_folder else None,
             check=MetricsAccess(kube).check_request if settings.metrics_authentication else None,
         )
@@ -142,27 +142,60 @@ async def _run_parts(settings: Settings, metrics: Metrics, stop: asyncio.Event) 
             ports = servers.start(settings.listen_address, settings.listen_port, settings.health_port)
             fields = {"port": ports[0], "health_port": ports[1], "settings": msgspec.to_builtins(settings)}
             log.info("started", extra={"fields": fields})
+            idle_seconds = max(MIN_IDLE_SECONDS, 2.0 * settings.rotation_poll_interval)
             async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(item.run()) for item in (*reflectors, *akv_reflectors)]
-                background += [tasks.create_task(guard.run()), tasks.create_task(clouds.watch_file())]
-                background.append(tasks.create_task(overlap.run(lambda: elector.leads)))
-                unused = max(KEEP_UNUSED, 2.0 * settings.rotation_poll_interval)
-                background.append(
-                    tasks.create_task(_clean_up_periodically([reporter, *controllers], metrics, vaults, unused))
-                )
-                work = tasks.create_task(_run_when_leading(reflectors, guard, elector, loops))
+                background = [
+                    tasks.create_task(coroutine)
+                    for coroutine in (
+                        *(informer.run() for informer in (*informers.required, *informers.optional)),
+                        guard.run(),
+                        clouds.watch_file(),
+                        overlap.run(lambda: elector.leads),
+                        _clean_up_periodically(controllers, metrics, vaults, idle_seconds),
+                    )
+                ]
+                work = tasks.create_task(_run_when_leading(informers.required, guard, elector, controllers.loops()))
                 await stop.wait()
                 log.info("stopping")
                 for task in background:
                     task.cancel()
                 # Running attempts can finish; the next leader does the others.
-                for loop in loops:
+                for loop in controllers.loops():
                     loop.close()
                 await asyncio.wait([work], timeout=GRACE_SECONDS if elector.leads else 0)
                 work.cancel()
         finally:
             await vaults.close()
             await servers.stop()
+
+
+def _new_controllers(
+    settings: Settings, metrics: Metrics, kube: KubeClient, clouds: CloudRegistry, vaults: VaultPool
+) -> _Controllers:
+    """Return the controllers. `kube` sends requests only while this process leads."""
+    events = EventRecorder(kube, settings.pod_name, normal=settings.normal_events)
+    reporter = StatusReporter(kube, events, metrics)
+    parser = ParsingPool()
+    resolver = SyncResolver(kube, settings, clouds, parser)
+    syncer = Syncer(kube, settings, ValueFetcher(settings, vaults, parser), metrics)
+    secretsync = Reconciler(settings, parser, resolver, syncer, vaults, reporter, metrics)
+    if not settings.akv_sync:
+        return _Controllers(secretsync, None, reporter, events)
+    new_selections = partial(SelectionTracker, settings, clouds, vaults, secretsync.poller)
+    akvsync = AKVSyncReconciler(kube, events, secretsync.syncs, secretsync.classes, new_selections)
+    return _Controllers(secretsync, akvsync, reporter, events)
+
+
+def _new_informers(kube: KubeClient, namespaces: Sequence[str], controllers: _Controllers) -> _Informers:
+    """Return the informers of these namespaces; an empty name is the whole cluster."""
+    kept: Kept = TotalBudget(budgets.KEPT)
+    found = _Informers([], [])
+    for namespace in namespaces:
+        found.required.append(Informer(kube, permissions.CLASSES, namespace, controllers.secretsync.classes, kept))
+        found.required.append(Informer(kube, permissions.SECRET_SYNCS, namespace, controllers.secretsync.syncs, kept))
+        if controllers.akvsync:
+            found.optional.append(Informer(kube, permissions.AKV_SYNCS, namespace, controllers.akvsync.store, kept))
+    return found
 
 
 def _new_elector(
@@ -185,7 +218,7 @@ def _new_elector(
 
 
 async def _run_when_leading(
-    reflectors: Sequence[Informer[Any]],
+    informers: Sequence[Informer[Any]],
     guard: PolicyGuard,
     elector: LeaderElector | NoElection,
     loops: Sequence[Runnable | EventRecorder],
@@ -195,10 +228,10 @@ async def _run_when_leading(
     An object that is not in a complete list is really missing. AKVSyncs need not be listed: none depends on another,
     and their CRD can be missing.
     """
-    for reflector in reflectors:
-        await reflector.synced.wait()
+    for informer in informers:
+        await informer.synced.wait()
     await guard.in_force.wait()
-    log.info("listed", extra={"fields": dict(reflector.count() for reflector in reflectors)})
+    log.info("listed", extra={"fields": dict(informer.count() for informer in informers)})
 
     async def lead() -> None:
         try:
@@ -213,11 +246,12 @@ async def _run_when_leading(
 
 
 async def _clean_up_periodically(
-    controllers: Sequence[StatusReporter | Runnable], metrics: Metrics, vaults: VaultPool, unused: float
+    controllers: _Controllers, metrics: Metrics, vaults: VaultPool, idle_seconds: float
 ) -> None:
     while True:
         await asyncio.sleep(30)
-        for item in controllers:
-            item.flush_logs()
-        await vaults.evict_idle(unused)
+        controllers.reporter.flush_logs()
+        for runnable in controllers.runnables():
+            runnable.flush_logs()
+        await vaults.evict_idle(idle_seconds)
         metrics.forget_vaults(vaults.vault_names())
