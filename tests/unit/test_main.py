@@ -290,9 +290,9 @@ async def test_not_ready_while_the_policies_are_not_in_force(tmp_path: Path) -> 
         server.default_response = lambda asked: ScriptedResponse({}) if asked.method == "POST" else empty_cluster(asked)
         async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no", POLICIES_NAME="mine") as life:
             started = await life.says("started")
-            while "listing" in (answer := await life.probe(started["health_port"], "/readyz"))[1]:
-                pass
             said = "the API server allowed a request that the policy secrets.mine forbids"
+            while said not in (answer := await life.probe(started["health_port"], "/readyz"))[1]:
+                pass
             assert answer == (503, f"the admission policies are not in force yet: {said}\n")
             assert (await life.probe(started["health_port"], "/healthz"))[0] == 200
             life.process.terminate()
