@@ -68,7 +68,7 @@ class AKVSyncReconciler:
         self._queue: Queue[Key] = Queue(time.monotonic, WORKERS)
         self._writes = asyncio.Semaphore(MOST_WRITES)
         self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
-        self._chorus = RateLimitedLog(log)
+        self._rate_limited_log = RateLimitedLog(log)
         self._failures: dict[Key, int] = {}
         # The number of consecutive runs that wrote objects: another component can revert each write.
         self._busy: dict[Key, int] = {}
@@ -142,7 +142,7 @@ class AKVSyncReconciler:
 
     def flush_logs(self) -> None:
         """Log how many lines of one kind were suppressed."""
-        self._chorus.flush_minutes()
+        self._rate_limited_log.flush_minutes()
         self.selections.flush_logs()
 
     async def _process_key(self, key: Key) -> float | None:
@@ -153,7 +153,7 @@ class AKVSyncReconciler:
         try:
             done = await self._reconcile_akvsync(key, akv)
         except Exception as error:
-            self._chorus.log_unexpected(error)
+            self._rate_limited_log.log_unexpected(error)
             done = False
         if done:
             self._failures.pop(key, None)
@@ -315,12 +315,12 @@ class AKVSyncReconciler:
         except errors.KubeError as error:
             if not isinstance(error, errors.Conflict):
                 text = f"cannot write a status: {error.message}"
-                self._chorus.log_message(logging.WARNING, "status", text, namespace=akv.metadata.namespace)
+                self._rate_limited_log.log_message(logging.WARNING, "status", text, namespace=akv.metadata.namespace)
             return False
         self.store.update_from_write(akv.metadata, kept)
         ready = ready_condition(after)
         if ready and not same_news(before, after) and ready.reason != Reason.IN_PROGRESS:
-            announce_condition(self._chorus, self._events, AKVSync, akv.metadata, ready)
+            announce_condition(self._rate_limited_log, self._events, AKVSync, akv.metadata, ready)
         return True
 
 

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class Poller(Protocol):
     """The part of the poller that answers the queries of AKVSyncs."""
 
-    tell_selection: Callable[[Key, Query, SelectionSighting | errors.ControllerError | None], None]
+    handle_selection: Callable[[Key, Query, SelectionSighting | errors.ControllerError | None], None]
     compared: RateBudget
 
     def select(self, key: Key, group: PollGroup, query: Query, age: float) -> None:
@@ -84,10 +84,10 @@ class SelectionTracker:
         self._clock = clock
         self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
         self._queue: Queue[Key] = Queue(clock, WORKERS)
-        self._chorus = RateLimitedLog(log)
+        self._rate_limited_log = RateLimitedLog(log)
         self._selections: dict[Key, _SelectionState] = {}
         self._begun: dict[Key, float] = {}
-        poller.tell_selection = self._handle_poll
+        poller.handle_selection = self._handle_poll
 
     def register_query(self, key: Key, akv: AKVSync, query: Query, listed_ago: float | None) -> None:
         """Let each poll of its vault answer the query of an AKVSync.
@@ -154,7 +154,7 @@ class SelectionTracker:
 
     def flush_logs(self) -> None:
         """Log how many lines of one kind were suppressed."""
-        self._chorus.flush_minutes()
+        self._rate_limited_log.flush_minutes()
 
     def _group_of(self, akv: AKVSync) -> PollGroup:
         spec = akv.spec
@@ -186,7 +186,7 @@ class SelectionTracker:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            self._chorus.log_unexpected(error)
+            self._rate_limited_log.log_unexpected(error)
             sighting = errors.ProviderError(f"unexpected {type(error).__name__}: the controller's log has the place")
         if self._selections.get(key) is not selection:
             return None  # it was edited in the meantime, and its next list is due

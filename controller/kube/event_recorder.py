@@ -55,7 +55,7 @@ class EventRecorder:
         self._rates = RateBudget(budgets.EVENTS, clock)
         # By namespace. The namespace of the last sent event comes last.
         self.waiting: dict[str, deque[dict[str, Any]]] = {}
-        self._chorus = RateLimitedLog(log, clock)
+        self._rate_limited_log = RateLimitedLog(log, clock)
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
 
@@ -107,7 +107,7 @@ class EventRecorder:
                     log.debug("event not written: %s", error.message)
                 except Exception as error:
                     # The last resort: one event is lost, but the others and all work continue.
-                    self._chorus.log_unexpected(error)
+                    self._rate_limited_log.log_unexpected(error)
             if self._closed.is_set():
                 return
             self._news.clear()

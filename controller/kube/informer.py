@@ -64,7 +64,7 @@ class Store(Generic[R]):
     def __init__(self) -> None:
         self._objects: dict[Key, R | Unreadable] = {}
         self._listeners: list[tuple[Changed[R], Same]] = []
-        self._chorus = RateLimitedLog(log)
+        self._rate_limited_log = RateLimitedLog(log)
 
     def add_handler(self, changed: Changed[R], same: Same = same_spec) -> None:
         """Call `changed` with the previous object if an object is added, deleted, or differs according to `same`."""
@@ -112,7 +112,7 @@ class Store(Generic[R]):
         try:
             changed(key, before)
         except Exception as error:
-            self._chorus.log_unexpected(error)
+            self._rate_limited_log.log_unexpected(error)
 
 
 def read_identity(raw: msgspec.Raw) -> ObjectMeta | None:
@@ -154,7 +154,7 @@ class Informer(Generic[R]):
         self._is_short = False
         # The number of objects to request with the next page.
         self._limit = PAGE
-        self._chorus = RateLimitedLog(log)
+        self._rate_limited_log = RateLimitedLog(log)
         self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
         self.synced = asyncio.Event()
         self.problem = ""
@@ -185,7 +185,7 @@ class Informer(Generic[R]):
                 continue
             except Exception as error:
                 # No error must end the process: the other informers and all work continue.
-                self._chorus.log_unexpected(error)
+                self._rate_limited_log.log_unexpected(error)
                 self.problem = f"unexpected {type(error).__name__}: the log has the place"
                 version = ""
                 failures += 1
@@ -283,7 +283,7 @@ class Informer(Generic[R]):
         meta = read_identity(raw)
         if meta is None:
             kind = self._handle.resource.kind
-            self._chorus.log_message(logging.WARNING, "unreadable", f"ignored what is no {kind}: {problem}")
+            self._rate_limited_log.log_message(logging.WARNING, "unreadable", f"ignored what is no {kind}: {problem}")
             return None
         self.kept_bytes.drop(meta.namespace, (self._handle.resource.plural, meta.name))
         return Unreadable(meta, problem)

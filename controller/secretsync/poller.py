@@ -34,7 +34,7 @@ FULL_READ = 86_400.0
 # A vault that does not answer occupies one worker for a minute.
 WORKERS = 16
 # The number of consecutive failed polls that are not reported.
-UNTOLD = 1
+UNREPORTED_POLLS = 1
 
 
 class PolledSync(msgspec.Struct):
@@ -77,15 +77,15 @@ def judge_failure(error: errors.ControllerError | None, values_were_read: bool) 
 class _GroupState(msgspec.Struct):
     """The state of a group between polls: its members, and when its next poll is.
 
-    `draw` is the position of the next poll in the jitter or interval, from 0 to 1. `put_off` is the time
-    (monotonic clock) since which a busy vault defers the poll. `failures` counts consecutive failed polls. `read` means
-    that members could be read nevertheless, so that only the lists fail.
+    `position` is the place of the next poll in the jitter or interval, from 0 to 1. `deferred_since` is the time
+    (monotonic clock) since which a busy vault defers the poll. `failures` counts consecutive failed polls.
+    `values_were_read` means that members could be read nevertheless, so that only the lists fail.
     """
 
-    draw: float
-    put_off: float | None = None
+    position: float
+    deferred_since: float | None = None
     failures: int = 0
-    read: bool = False
+    values_were_read: bool = False
     members: set[Key] = msgspec.field(default_factory=set)
     selecting: set[Key] = msgspec.field(default_factory=set)
 
@@ -97,41 +97,41 @@ class _EarlyResults(msgspec.Struct):
     unequal: list[Key] = msgspec.field(default_factory=list)
 
 
-Tell = Callable[[Key, Mapping[str, ObjectVersionRef], PollResult], bool]
-"""Receive the result of a poll for a SecretSync. Return whether its Secret is equal to it."""
-TellSelection = Callable[[Key, Query, SelectionSighting | errors.ControllerError | None], None]
-"""Receive the answer of a poll to the query of an AKVSync; None: the poll failed, and that is not to be reported."""
+PollHandler = Callable[[Key, Mapping[str, ObjectVersionRef], PollResult], bool]
+"""Handle the result of a poll for a SecretSync. Return whether its Secret is equal to it."""
+SelectionHandler = Callable[[Key, Query, SelectionSighting | errors.ControllerError | None], None]
+"""Handle the answer of a poll to the query of an AKVSync; None: the poll failed, and that is not to be reported."""
 
 
 class Poller:
-    """All groups. `tell` receives each member with the result."""
+    """All groups. `handle_result` receives the result for each member."""
 
     def __init__(
         self,
         jitter: float,
         vaults: VaultPool,
-        tell: Tell,
+        handle_result: PollHandler,
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._jitter = jitter
         self._vaults = vaults
-        self._tell = tell
+        self._handle_result = handle_result
         self._rng = rng
         self._clock = clock
         self.queue: Queue[PollGroup] = Queue(clock, WORKERS)
         self.members: dict[Key, PolledSync] = {}
         # By the key of the AKVSync. The selection tracker sets the handler.
         self._selecting: dict[Key, SelectingSync] = {}
-        self.tell_selection: TellSelection = lambda _key, _query, _seen: None
+        self.handle_selection: SelectionHandler = lambda _key, _query, _seen: None
         # Called for each SecretSync that a poll found unequal before the poll had ended.
         self.on_early_unequal: Callable[[PollGroup, Key], None] = lambda _group, _key: None
         # Called after each poll that served its whole group, with its start, the SecretSyncs that were not equal, and
         # those of them for which `on_early_unequal` was called.
         self.on_polled: Callable[[PollGroup, float, list[Key], list[Key]], None] = lambda *_: None
         self.compared = RateBudget(budgets.COMPARED, clock)
-        self.cycles: dict[PollGroup, _GroupState] = {}
-        self._chorus = RateLimitedLog(log)
+        self.groups: dict[PollGroup, _GroupState] = {}
+        self._rate_limited_log = RateLimitedLog(log)
 
     def join(self, key: Key, group: PollGroup, wanted: Mapping[str, ObjectVersionRef], age: float | None) -> None:
         """Add a SecretSync that was equal to the vault `age` seconds ago, or with None is not known to be equal."""
@@ -144,15 +144,15 @@ class Poller:
             member = PolledSync(group, wanted, now + backoff.random_offset(FULL_READ, self._rng))
             self.members[key] = member
         member.wanted = wanted
-        cycle = self.cycles.setdefault(group, _GroupState(self._rng.random()))
-        cycle.members.add(key)
-        cycle.read = cycle.read or (cycle.failures > 0 and age == 0)
-        self.queue.add(group, self._until_due(age, group, cycle))
+        state = self.groups.setdefault(group, _GroupState(self._rng.random()))
+        state.members.add(key)
+        state.values_were_read = state.values_were_read or (state.failures > 0 and age == 0)
+        self.queue.add(group, self._until_due(age, group, state))
 
     def leave(self, key: Key) -> None:
         """Remove a SecretSync that was deleted or edited, or that failed."""
         if member := self.members.pop(key, None):
-            self.cycles[member.group].members.discard(key)
+            self.groups[member.group].members.discard(key)
             self._forget_empty(member.group)
 
     def select(self, key: Key, group: PollGroup, query: Query, age: float) -> None:
@@ -163,20 +163,20 @@ class Poller:
             return
         self.deselect(key)
         self._selecting[key] = SelectingSync(group, query)
-        cycle = self.cycles.setdefault(group, _GroupState(self._rng.random()))
-        cycle.selecting.add(key)
-        self.queue.add(group, self._until_due(age, group, cycle))
+        state = self.groups.setdefault(group, _GroupState(self._rng.random()))
+        state.selecting.add(key)
+        self.queue.add(group, self._until_due(age, group, state))
 
     def deselect(self, key: Key) -> None:
         """Forget the query of an AKVSync."""
         if selecting := self._selecting.pop(key, None):
-            self.cycles[selecting.group].selecting.discard(key)
+            self.groups[selecting.group].selecting.discard(key)
             self._forget_empty(selecting.group)
 
     def _forget_empty(self, group: PollGroup) -> None:
-        cycle = self.cycles[group]
-        if not cycle.members and not cycle.selecting:
-            del self.cycles[group]
+        state = self.groups[group]
+        if not state.members and not state.selecting:
+            del self.groups[group]
             self.queue.forget(group)
 
     def reset(self) -> None:
@@ -192,7 +192,7 @@ class Poller:
 
     def flush_logs(self) -> None:
         """Log how many lines of one kind were suppressed."""
-        self._chorus.flush_minutes()
+        self._rate_limited_log.flush_minutes()
 
     def close(self) -> None:
         """Begin no more polls."""
@@ -200,7 +200,7 @@ class Poller:
 
     def members_of(self, group: PollGroup) -> Iterable[Key]:
         """Return the SecretSyncs that a poll of this group serves."""
-        return tuple(self.cycles[group].members) if group in self.cycles else ()
+        return tuple(self.groups[group].members) if group in self.groups else ()
 
     def is_polled(self, key: Key) -> bool:
         """Return whether the polls include this SecretSync."""
@@ -209,52 +209,57 @@ class Poller:
     def waits_for_vault(self, key: Key) -> bool:
         """Return whether its vault is unreachable, and the probe includes this SecretSync."""
         member = self.members.get(key)
-        cycle = self.cycles[member.group] if member else None
-        return bool(cycle and cycle.failures and not cycle.read)
+        state = self.groups[member.group] if member else None
+        return bool(state and state.failures and not state.values_were_read)
 
     async def _poll_group(self, group: PollGroup) -> float | None:
-        cycle = self.cycles.get(group)
-        if cycle is None:
+        state = self.groups.get(group)
+        if state is None:
             return None
         began = self._clock()
-        asked = self._queries_of(group, cycle)
+        queries = self._queries_of(group, state)
         early = _EarlyResults()
-        seen = await self._take_snapshot(group, cycle, tuple(asked.values()), early)
-        self._tell_selections(asked, seen, cycle)
-        if isinstance(seen, VaultSnapshot):
-            cycle.failures, cycle.read, cycle.put_off = 0, False, None
+        result = await self._take_snapshot(group, state, tuple(queries.values()), early)
+        self._answer_queries(queries, result, state)
+        if isinstance(result, VaultSnapshot):
+            state.failures, state.values_were_read, state.deferred_since = 0, False, None
         else:
-            failure = judge_failure(seen, cycle.read)
+            failure = judge_failure(result, state.values_were_read)
             if failure is FailedPoll.LISTS_FAIL:
-                seen = None
-            elif cycle.members or cycle.selecting:
-                return self._report_failure(group, cycle, failure, seen, began)
-        now = self._clock()
-        left = _left_selections(asked, seen)
-        unequal: list[Key] = []
-        for key in cycle.members - early.served:
-            member = self.members[key]
-            gone = left.get(key, frozenset())
-            if any(_is_of(version, gone) for version in member.wanted.values()):
-                # The AKVSync is about to keep their values, so they must not be read one last time now.
-                wanted = {name: version for name, version in member.wanted.items() if not _is_of(version, gone)}
-                is_equal = self._tell(key, wanted, seen)
-            elif member.full_read <= now:
-                member.full_read = now + FULL_READ
-                is_equal = self._tell(key, member.wanted, None)
-            else:
-                is_equal = self._tell(key, member.wanted, seen)
-            unequal += [] if is_equal else [key]
+                result = None
+            elif state.members or state.selecting:
+                return self._report_failure(group, state, failure, result, began)
+        left = _left_selections(queries, result)
+        unequal = [
+            key
+            for key in state.members - early.served
+            if not self._serve_member(key, result, left.get(key, frozenset()))
+        ]
         self.on_polled(group, began, unequal, early.unequal)
-        if group not in self.cycles:
+        if group not in self.groups:
             return None
-        cycle.draw = self._rng.random()
-        return self._until_due(now - began, group, cycle)
+        state.position = self._rng.random()
+        return self._until_due(self._clock() - began, group, state)
+
+    def _serve_member(self, key: Key, result: PollResult, left: frozenset[str]) -> bool:
+        """Hand the result to one SecretSync. Return whether its Secret is equal to it.
+
+        `left` are the objects (by lower-case name) that have left the selection of its AKVSync.
+        """
+        member, now = self.members[key], self._clock()
+        if any(_is_of(version, left) for version in member.wanted.values()):
+            # The AKVSync is about to keep their values, so they must not be read one last time now.
+            wanted = {name: version for name, version in member.wanted.items() if not _is_of(version, left)}
+            return self._handle_result(key, wanted, result)
+        if member.full_read <= now:
+            member.full_read = now + FULL_READ
+            result = None
+        return self._handle_result(key, member.wanted, result)
 
     def _report_failure(
         self,
         group: PollGroup,
-        cycle: _GroupState,
+        state: _GroupState,
         failure: FailedPoll,
         error: errors.ControllerError | None,
         began: float,
@@ -266,57 +271,57 @@ class Poller:
         retry_after = error.retry_after if error else None
         if failure is FailedPoll.THROTTLED:
             # A busy vault: one poll waits in order. Requests of all members would make the vault even busier.
-            cycle.put_off = began if cycle.put_off is None else cycle.put_off
-            if began - cycle.put_off >= group.interval:  # the members must report it now
-                cycle.failures = max(1, cycle.failures)
-                self._tell_all(cycle, error)
+            state.deferred_since = began if state.deferred_since is None else state.deferred_since
+            if began - state.deferred_since >= group.interval:  # the members must report it now
+                state.failures = max(1, state.failures)
+                self._report_to_all(state, error)
             return retry_after or backoff.FIRST_RETRY
-        cycle.failures += 1
-        if cycle.failures > UNTOLD and cycle.members:
-            self._tell_all(cycle, error, tuple(cycle.members)[cycle.failures % len(cycle.members)])
-        return backoff.backoff_delay(cycle.failures, self._rng, retry_after)
+        state.failures += 1
+        if state.failures > UNREPORTED_POLLS and state.members:
+            self._report_to_all(state, error, tuple(state.members)[state.failures % len(state.members)])
+        return backoff.backoff_delay(state.failures, self._rng, retry_after)
 
-    def _tell_all(self, cycle: _GroupState, seen: PollResult, reader: Key | None = None) -> None:
+    def _report_to_all(self, state: _GroupState, result: PollResult, reader: Key | None = None) -> None:
         """Report the same to all members, except for one that will read."""
-        for key in tuple(cycle.members):
-            self._tell(key, self.members[key].wanted, None if key == reader else seen)
+        for key in tuple(state.members):
+            self._handle_result(key, self.members[key].wanted, None if key == reader else result)
 
-    def _until_due(self, age: float | None, group: PollGroup, cycle: _GroupState) -> float:
+    def _until_due(self, age: float | None, group: PollGroup, state: _GroupState) -> float:
         if age is None:
-            return cycle.draw * self._jitter
-        return backoff.until_due(age, group.interval, self._jitter, cycle.draw)
+            return state.position * self._jitter
+        return backoff.until_due(age, group.interval, self._jitter, state.position)
 
-    def _queries_of(self, group: PollGroup, cycle: _GroupState) -> dict[Key, Query]:
+    def _queries_of(self, group: PollGroup, state: _GroupState) -> dict[Key, Query]:
         """Return the queries for this poll, unless the namespace has spent its budget for them."""
         if self.compared.wait(group.namespace):
             return {}
-        return {key: self._selecting[key].query for key in sorted(cycle.selecting)}
+        return {key: self._selecting[key].query for key in sorted(state.selecting)}
 
-    def _tell_selections(self, asked: Mapping[Key, Query], seen: PollResult, cycle: _GroupState) -> None:
-        if isinstance(seen, VaultSnapshot):
-            for (key, query), sighting in zip(asked.items(), seen.sightings, strict=True):
-                self.tell_selection(key, query, sighting)
+    def _answer_queries(self, queries: Mapping[Key, Query], result: PollResult, state: _GroupState) -> None:
+        if isinstance(result, VaultSnapshot):
+            for (key, query), sighting in zip(queries.items(), result.sightings, strict=True):
+                self.handle_selection(key, query, sighting)
             return
-        reported = seen if isinstance(seen, errors.ControllerError) and cycle.failures >= UNTOLD else None
-        for key, query in asked.items():
-            self.tell_selection(key, query, reported)
+        reported = result if isinstance(result, errors.ControllerError) and state.failures >= UNREPORTED_POLLS else None
+        for key, query in queries.items():
+            self.handle_selection(key, query, reported)
 
     async def _take_snapshot(
-        self, group: PollGroup, cycle: _GroupState, queries: tuple[Query, ...], early: _EarlyResults
+        self, group: PollGroup, state: _GroupState, queries: tuple[Query, ...], early: _EarlyResults
     ) -> PollResult:
-        members = {key: self.members[key] for key in cycle.members}
+        members = {key: self.members[key] for key in state.members}
         wanted = {version for member in members.values() for version in member.wanted.values()}
         began = self._clock()
         # A selection decides only at the end of the list whether an object has left it.
         by_lists = {} if queries else {k: each.wanted for k, each in members.items() if each.full_read > began}
         progress = ListProgress(by_lists, began)
 
-        def on_listed(kind: str, name: str, state: ListedObject) -> None:
-            for key in progress.add(kind, name, state):
+        def on_listed(kind: str, name: str, listed: ListedObject) -> None:
+            for key in progress.add(kind, name, listed):
                 member = self.members.get(key)
                 if member is members[key] and member.wanted is by_lists[key]:  # it is still as the poll began
                     early.served.add(key)
-                    if not self._tell(key, member.wanted, progress.snapshot()):
+                    if not self._handle_result(key, member.wanted, progress.snapshot()):
                         early.unequal.append(key)
                         self.on_early_unequal(group, key)
 
@@ -330,16 +335,16 @@ class Poller:
             log.debug("%s could not be polled: %s", group.vault, error.message)
             return error.bare()
         except Exception as error:
-            self._chorus.log_unexpected(error)
+            self._rate_limited_log.log_unexpected(error)
         return None
 
 
-def _left_selections(asked: Mapping[Key, Query], seen: PollResult) -> dict[Key, frozenset[str]]:
+def _left_selections(queries: Mapping[Key, Query], result: PollResult) -> dict[Key, frozenset[str]]:
     """Return the objects (by lower-case name) that have left a selection, by the SecretSyncs of that selection."""
-    if not isinstance(seen, VaultSnapshot):
+    if not isinstance(result, VaultSnapshot):
         return {}
     found: dict[Key, frozenset[str]] = {}
-    for (key, query), sighting in zip(asked.items(), seen.sightings, strict=True):
+    for (key, query), sighting in zip(queries.items(), result.sightings, strict=True):
         if isinstance(sighting, SelectionSighting) and (left := sighting.left_names(query)):
             found |= {Key(key.namespace, name): left for name in query.syncs}
     return found

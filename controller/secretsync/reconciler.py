@@ -107,7 +107,7 @@ class Reconciler:
         self.queue: Queue[Key] = Queue(clock.monotonic, WORKERS)
         self._names = ("", settings.controller_name)
         metrics.queue_due.set_function(self.queue.count_overdue)
-        self._chorus = RateLimitedLog(log)
+        self._rate_limited_log = RateLimitedLog(log)
         self.entries: dict[Key, _SyncEntry] = {}
         self.users: dict[Key, set[Key]] = {}
         self._drift_checks = DriftScheduler(clock.monotonic)
@@ -247,7 +247,7 @@ class Reconciler:
         try:
             return await self._reconcile_sync(key, sync, state, written)
         except Exception as error:
-            self._chorus.log_unexpected(error)
+            self._rate_limited_log.log_unexpected(error)
             state.settle_crash(self._rng, self._clock.monotonic())
             return state.seconds_until_due(self._clock.monotonic())
 
@@ -413,7 +413,7 @@ class Reconciler:
         except errors.ControllerError as error:
             return Failed(error.bare())
         except Exception as error:
-            self._chorus.log_unexpected(error)
+            self._rate_limited_log.log_unexpected(error)
             message = f"unexpected {type(error).__name__}: the controller's log has the place; the Secret is unchanged"
             return Failed(errors.ControllerError(message))
 
@@ -425,7 +425,7 @@ class Reconciler:
 
     def flush_logs(self) -> None:
         """Log how many lines of one kind were suppressed."""
-        self._chorus.flush_minutes()
+        self._rate_limited_log.flush_minutes()
 
 
 def _waits_for_value(outcome: Outcome) -> bool:

@@ -40,7 +40,7 @@ class StatusReporter:
         self._kube = kube
         self._events = events
         self._metrics = metrics
-        self._chorus = RateLimitedLog(log)
+        self._rate_limited_log = RateLimitedLog(log)
         self._unready: set[str] = set()
         self._warned: dict[str, frozenset[str]] = {}
 
@@ -59,7 +59,7 @@ class StatusReporter:
         was = ready_condition(before)
         is_news = not same_news(before, after) and not (ready.reason == Reason.UP_TO_DATE and was and was.holds)
         if result is ReportResult.DONE and is_news:
-            announce_condition(self._chorus, self._events, SecretSync, meta, ready)
+            announce_condition(self._rate_limited_log, self._events, SecretSync, meta, ready)
         return result
 
     def report_warnings(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ class StatusReporter:
         if news:
             text = "; ".join(news)
             about = {"namespace": meta.namespace, "secretsync": name}
-            self._chorus.log_message(logging.WARNING, ATTENTION, f"{name}: {text}", **about, reason=ATTENTION)
+            self._rate_limited_log.log_message(logging.WARNING, ATTENTION, f"{name}: {text}", **about, reason=ATTENTION)
             self._events.say(meta, "Warning", ATTENTION, text)
 
     def add_warning(self, meta: ObjectMeta, text: str) -> None:
@@ -89,7 +89,7 @@ class StatusReporter:
 
     def flush_logs(self) -> None:
         """Log how many lines of one kind were suppressed."""
-        self._chorus.flush_minutes()
+        self._rate_limited_log.flush_minutes()
 
     async def _patch_status(self, syncs: Store[SecretSync], meta: ObjectMeta, status: SecretSyncStatus) -> ReportResult:
         # Every field is named, so that the merge also removes fields that have become empty.
@@ -110,12 +110,12 @@ class StatusReporter:
             return ReportResult.OUTDATED
         except errors.KubeError as error:
             text = f"cannot write a status: {error.message}"
-            self._chorus.log_message(logging.WARNING, "status", text, namespace=meta.namespace)
+            self._rate_limited_log.log_message(logging.WARNING, "status", text, namespace=meta.namespace)
             return ReportResult.NOT_WRITTEN
         syncs.update_from_write(meta, kept)
         if status.objects and not kept.status.objects:
             text = (
                 "the served SecretSync CRD drops status.objects: apply this chart's CRDs, or every restart costs a poll"
             )
-            self._chorus.log_message(logging.WARNING, "crd", text)
+            self._rate_limited_log.log_message(logging.WARNING, "crd", text)
         return ReportResult.DONE

@@ -251,7 +251,7 @@ def test_an_akvsync_that_is_deleted_or_selects_no_more_is_not_polled(two: Stage)
     lists = len(two.lists)
     two.passes(3 * HOUR)
     assert len(two.lists) == lists
-    assert not two.poller.cycles
+    assert not two.poller.groups
 
 
 def test_a_secret_sync_that_is_deleted_by_hand_comes_back_only_while_it_is_selected(two: Stage) -> None:

@@ -78,7 +78,7 @@ def test_member_that_left_gets_no_result_and_empty_group_no_poll(harness: Poller
     harness.advance(3601)
     assert harness.served_keys == [A]
     harness.poller.leave(A)
-    assert not harness.poller.cycles
+    assert not harness.poller.groups
     assert not harness.poller.members
     assert not len(harness.poller.queue)
     harness.advance(10_000)

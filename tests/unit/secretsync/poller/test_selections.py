@@ -24,7 +24,7 @@ ONE = SelectionSighting(matches=((SelectedObject("pass"),),), totals=(1,))
 @pytest.fixture
 def answers(harness: PollerHarness) -> list[tuple[Key, SelectionSighting | ControllerError | None]]:
     found: list[tuple[Key, SelectionSighting | ControllerError | None]] = []
-    harness.poller.tell_selection = lambda key, query, seen: found.append((key, seen))
+    harness.poller.handle_selection = lambda key, query, seen: found.append((key, seen))
     return found
 
 
@@ -52,12 +52,12 @@ def test_group_without_secretsyncs_polls_for_the_latest_query(harness: PollerHar
     assert (harness.poll_times, harness.queries) == ([600], [(newer,)])
     harness.poller.select(SHOP, PollGroup(IDENTITY, "cloud", "other", 3600.0), QUERY, 3599.0)
     harness.advance(2)
-    assert len(harness.poller.cycles) == 1
+    assert len(harness.poller.groups) == 1
     harness.poller.deselect(SHOP)
     harness.poller.deselect(SHOP)
     harness.advance(10_000)
     assert len(harness.poll_times) == 2
-    assert not harness.poller.cycles
+    assert not harness.poller.groups
 
 
 def test_selection_gets_the_error_of_the_second_failed_list(harness: PollerHarness, answers: list[Any]) -> None:
