@@ -24,7 +24,7 @@ from controller.runtime import bounded_yaml
 from tools.cli.common import kube_names
 from tools.cli.doctor.class_checks import roles_of
 from tools.cli.migrate.objects import Manifest, MigrationNote, ObjectNotes, namespace_of, qualified_name
-from tools.cli.migrate.workloads import CsiMount, MountedFile, build_patch, find_mounts
+from tools.cli.migrate.workloads import CsiMount, MountedFile, build_patch, find_mounts, find_unconverted
 
 SUFFIX = "-akv"
 """The end of the name of a new object that exists beside the old one."""
@@ -90,6 +90,7 @@ def migrate_objects(objects: Iterable[Manifest], options: MigrationOptions) -> M
         own = [mount for mount in mounts if mount.workload is workload]
         if (patch := build_patch(workload, own, secrets, result.notes)) is not None:
             result.patches.append(patch)
+    result.notes.extend(find_unconverted(objects))
     return result
 
 
@@ -167,7 +168,7 @@ def _edit_class(source: Manifest, options: MigrationOptions, say: ObjectNotes) -
             say(f"{what}: federate identity {client or '(give --client-id)'} with the ServiceAccount")
     if not client:
         say("it names no managed identity (it may use a service principal): give one with --client-id")
-    if "cloudenvfilename" in value:
+    if value.get("cloudenvfilename"):
         say("cloudEnvFileName names a file on the node: add the cloud to the chart's `clouds`, and set cloudName")
     if value.get("useazuretokenproxy", "").lower() in ("true", "1", "t"):
         say("useAzureTokenProxy has no counterpart: the controller connects to Entra itself")

@@ -79,6 +79,34 @@ def find_mounts(workload: Manifest) -> Iterator[CsiMount]:
             yield CsiMount(workload, volume, str((csi.get("volumeAttributes") or {}).get("secretProviderClass", "")))
 
 
+def find_unconverted(objects: Sequence[Manifest]) -> list[MigrationNote]:
+    """Return a note for each object that mounts a class if neither it nor its owner is converted."""
+    known = {_key(each.get("kind"), each, each["metadata"]["name"]) for each in objects}
+    found: dict[MigrationNote, None] = {}
+    for each in objects:
+        if not _names_driver(each.get("spec")):
+            continue
+        references = each["metadata"].get("ownerReferences")
+        owners = [owner for owner in references if isinstance(owner, dict)] if isinstance(references, list) else []
+        keys = [_key(owner.get("kind"), each, owner.get("name")) for owner in owners]
+        if not known.isdisjoint(keys) or (not keys and each.get("kind") in TEMPLATES):
+            continue
+        kind, namespace, name = keys[0] if keys else _key(each.get("kind"), each, each["metadata"]["name"])
+        text = "its pods mount a SecretProviderClass, and this tool does not convert it: mount the Secret there by hand"
+        found[MigrationNote(f"{kind} {namespace}/{name}", text)] = None
+    return list(found)
+
+
+def _key(kind: Any, each: Manifest, name: Any) -> tuple[str, str, str]:
+    return str(kind), namespace_of(each), str(name)
+
+
+def _names_driver(value: Any) -> bool:
+    if isinstance(value, dict):
+        return value.get("driver") == DRIVER or any(map(_names_driver, value.values()))
+    return isinstance(value, list) and any(map(_names_driver, value))
+
+
 def build_patch(
     workload: Manifest,
     mounts: Sequence[CsiMount],
