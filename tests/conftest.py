@@ -1,11 +1,17 @@
-"""For all tests: what hypothesis draws may take its time, since a busy machine is not a bug."""
+"""Set up all suites: the path of child processes, hypothesis without a deadline, and the garbage collector."""
 
 import gc
+import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+ROOT = Path(__file__).resolve().parents[1]
+# Child processes of tests import the repository's packages, whatever the current folder is.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+# A slow example on a busy machine is not a fault, so no example has a deadline.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 

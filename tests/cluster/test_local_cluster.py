@@ -280,7 +280,7 @@ with ControlPlane() as plane:
 def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,
     ) as parent:
@@ -305,7 +305,6 @@ def test_chart_testing_comes_with_its_configuration() -> None:
 def test_the_command(tmp_path: Path) -> None:
     environment = {
         **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
         "XDG_CACHE_HOME": str(tmp_path),
         "KUBEBUILDER_ASSETS": str(assets.kubernetes().folder),
     }

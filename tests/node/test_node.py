@@ -75,7 +75,7 @@ def test_a_second_cluster_runs_beside_the_first_and_leaves_nothing(
     before = traces()
     with subprocess.Popen(
         [sys.executable, "-P", "-c", PARENT],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,
     ) as parent:
@@ -97,7 +97,7 @@ def test_the_command_and_a_server_that_ends(built: image.BuiltImage, tmp_path: P
     home.mkdir()
     for made in cache.root().glob("*-*/"):
         (home / made.name).symlink_to(made)
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
 
     def cluster(*arguments: str) -> "subprocess.CompletedProcess[str]":
         argv = [sys.executable, "-P", "-m", "tools.local_cluster", *arguments]

@@ -4,14 +4,12 @@ import gc
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tools.local_cluster.errors import ClusterError
 from tools.local_cluster.ports import PortClaim
 
-ROOT = Path(__file__).resolve().parents[3]
 CLAIM = """
 import sys
 from tools.local_cluster.ports import PortClaim
@@ -23,9 +21,7 @@ sys.stdin.read()
 
 def test_processes_side_by_side_never_share_a_port() -> None:
     command, pipe = [sys.executable, "-P", "-c", CLAIM], subprocess.PIPE
-    running = [
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={"PYTHONPATH": str(ROOT)}) for _ in range(3)
-    ]
+    running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(3)]
     ports: list[str] = []
     for process in running:
         assert process.stdout is not None

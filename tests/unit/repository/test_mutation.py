@@ -1,7 +1,6 @@
 """`make mutate`: which mutants there are, and that it tells what a test notices from what none does."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -159,7 +158,7 @@ def test_what_a_test_runs_is_recorded_again_where_it_or_a_module_that_it_ran_has
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "tests.mutation", *words]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_what_a_test_notices_is_killed_and_the_work_tree_stays_as_it_was() -> None:

@@ -88,7 +88,6 @@ def test_session_ends_with_the_checks_over_all_workers(
         (tmp_path / f"test_{name}.py").write_text(MODULE.format(name=name, leaks=leaks if name == "b" else ()))
     command = [sys.executable, "-P", "-m", "pytest", "-c", os.devnull, "--rootdir", str(tmp_path)]
     command += ["-p", "no:cacheprovider", "-n", workers, "--dist", "loadfile", "--granted-equals-used", str(tmp_path)]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert all(each in done.stdout for each in said), done.stdout + done.stderr
     assert done.returncode == code
