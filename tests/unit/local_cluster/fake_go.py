@@ -1,10 +1,10 @@
-"""A `go` that pretends: it writes down what it was told, and makes programs of two lines."""
+"""A fake `go` for tests: it records its commands and "builds" programs that are shell scripts."""
 
 from pathlib import Path
 
 FAKE_GO = """\
 #!/bin/sh
-# Pretends to be Go. $FAKE/log gets a line for each command; $FAKE/mode tells how a build goes.
+# A fake Go. $FAKE/log gets a line for each command; $FAKE/mode decides how a build ends.
 echo "$PWD $*" >> "$FAKE/log"
 case "$1 $2" in
 "env GOVERSION") cat "$FAKE/version" ;;
@@ -46,6 +46,8 @@ replace (
 
 
 class FakeGo:
+    """Install the fake `go` in a folder, set its version and mode, and read its log."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.program = folder / "bin" / "go"
@@ -59,7 +61,8 @@ class FakeGo:
     def set(self, name: str, value: str) -> None:
         (self.folder / name).write_text(value)
 
-    def commands(self, start: str) -> list[str]:
+    def list_commands(self, start: str) -> list[str]:
+        """Return the recorded lines ("folder arguments") whose arguments begin with `start`."""
         log = self.folder / "log"
         lines = log.read_text().splitlines() if log.exists() else []
         return [line for line in lines if line.split(" ", 1)[1].startswith(start)]

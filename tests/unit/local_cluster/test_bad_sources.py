@@ -36,7 +36,6 @@ from tests.unit.local_cluster.release_server import (
 from tools.local_cluster import ClusterError
 from tools.local_cluster.errors import DownloadError
 from tools.local_cluster.programs import assets, cache, download, official, probe, unpack
-from tools.pods.pod_process import ROOT
 
 FILE = f"/kubernetes/v{DEFAULT}/bin/linux/{cache.architecture()}/kube-apiserver"
 SUM = f"{FILE}.sha256"
@@ -124,7 +123,7 @@ def test_a_bad_answer_means_a_build(
     release_server.behaviours[path] = behaviour(release_server)
     found = assets.kubernetes()
     assert found.folder.name == f"{DEFAULT}-{cache.architecture()}"
-    assert len(fake_go.commands("build")) == 1
+    assert len(fake_go.list_commands("build")) == 1
     [line] = capsys.readouterr().err.splitlines()
     start = f"the control plane of Kubernetes {DEFAULT} is not downloaded: {release_server.address}{path}: {cause}"
     assert line.startswith(start)
@@ -142,7 +141,7 @@ def test_a_forced_download_from_a_bad_source_is_an_error(
         release_server.behaviours = {path: behaviour}
         with pytest.raises(ClusterError, match=rf"cannot be downloaded: {release_server.address}{path}: .*\n.*_MIRROR"):
             assets.kubernetes()
-    assert not fake_go.commands("")
+    assert not fake_go.list_commands("")
     assert not [path for path in cache.root().iterdir() if path.is_dir()]
 
 
@@ -221,7 +220,7 @@ def test_without_a_connection_it_is_built(
     start = f"the control plane of Kubernetes {DEFAULT} is not downloaded: {address}/v{DEFAULT}/bin/linux/"
     assert line.startswith(start)
     assert re.fullmatch(rf"[^:]+: (?:{cause}).*; building it", line.removeprefix(start)), line
-    assert len(fake_go.commands("build")) == 1
+    assert len(fake_go.list_commands("build")) == 1
     assert is_clean()
 
 
@@ -440,7 +439,7 @@ def test_a_build_starts_within_three_seconds(kind: str, release_server: ReleaseS
         }
         done = subprocess.run(
             [sys.executable, "-P", "-c", MEASURED, kind],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "AKV_ASSETS_KUBERNETES_MIRROR": addresses[kind]},
+            env={**os.environ, "AKV_ASSETS_KUBERNETES_MIRROR": addresses[kind]},
             capture_output=True,
             text=True,
             timeout=120,

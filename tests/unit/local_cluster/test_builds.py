@@ -1,6 +1,5 @@
-"""Building the programs: once, whole or not at all, and told while it takes long."""
+"""Test builds of the programs: each runs once, an incomplete one is not used, and a long one reports progress."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,39 +16,38 @@ from tools.pods.pod_process import ROOT
 DEFAULT = versions.DEFAULT_KUBERNETES
 
 
-def build_in_another_process() -> "subprocess.Popen[str]":
+def start_build() -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", "from tools.local_cluster.programs import assets; print(assets.kubernetes().folder)"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def test_a_nodes_programs_are_built_by_themselves(fake_go: FakeGo) -> None:
+def test_node_programs_are_built_apart_from_the_control_plane(fake_go: FakeGo) -> None:
     control_plane, node = assets.kubernetes(), assets.node(DEFAULT)
     assert node.folder == cache.root() / f"node-{DEFAULT}-{cache.architecture()}"
     assert {"kubelet", "kube-proxy", "kube-scheduler"} <= {file.name for file in node.folder.iterdir()}
-    assert [command.split(" ", 1)[0] for command in fake_go.commands("build")] == [
+    assert [command.split(" ", 1)[0] for command in fake_go.list_commands("build")] == [
         str(assets.PINS / DEFAULT),
         str(assets.PINS / f"node-{DEFAULT}"),
     ]
     assert (assets.kubernetes(), assets.node(DEFAULT)) == (control_plane, node)
 
 
-def test_a_pinned_release_is_built_once_from_its_pins(fake_go: FakeGo) -> None:
+def test_pinned_release_is_built_once_from_its_pins(fake_go: FakeGo) -> None:
     built = assets.kubernetes()
     assert assets.kubernetes() == built
     assert built.version == DEFAULT
     assert {file.name for file in built.folder.iterdir()} == {*assets.PROGRAMS, ".made-from"}
-    [command] = fake_go.commands("build")
+    [command] = fake_go.list_commands("build")
     assert command.startswith(str(assets.PINS / DEFAULT) + " build -v -mod=readonly -trimpath ")
     assert f"-X k8s.io/component-base/version.gitVersion=v{DEFAULT} " in command
 
 
-def test_other_pins_mean_another_build(fake_go: FakeGo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_pins_cause_another_build(fake_go: FakeGo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pins = tmp_path / "pins"
     (pins / DEFAULT).mkdir(parents=True)
     for name in ("go.mod", "go.sum"):
@@ -60,10 +58,10 @@ def test_other_pins_mean_another_build(fake_go: FakeGo, tmp_path: Path, monkeypa
         sums.write("another module\n")
     assets.kubernetes()
     assets.kubernetes()
-    assert len(fake_go.commands("build")) == 2
+    assert len(fake_go.list_commands("build")) == 2
 
 
-def test_a_failed_build_tells_why_and_leaves_nothing(fake_go: FakeGo) -> None:
+def test_failed_build_reports_the_cause_and_leaves_no_folder(fake_go: FakeGo) -> None:
     fake_go.set("mode", "fails")
     with pytest.raises(ClusterError, match=r"go build failed:\nmain\.go:1:2: undefined: nonsense$"):
         assets.kubernetes()
@@ -72,16 +70,16 @@ def test_a_failed_build_tells_why_and_leaves_nothing(fake_go: FakeGo) -> None:
     assert assets.kubernetes().path("etcd").exists()
 
 
-def test_a_build_without_all_programs_is_a_failed_one(fake_go: FakeGo) -> None:
+def test_build_that_lacks_programs_fails(fake_go: FakeGo) -> None:
     fake_go.set("mode", "partial")
     with pytest.raises(ClusterError, match="made no etcd, kube-controller-manager, kubectl"):
         assets.kubernetes()
     assert not list(cache.root().glob("*/"))
 
 
-def test_a_killed_build_is_never_used(fake_go: FakeGo) -> None:
+def test_killed_build_is_removed_and_built_again(fake_go: FakeGo) -> None:
     fake_go.set("mode", "hangs")
-    builder = build_in_another_process()
+    builder = start_build()
     pid_file = fake_go.folder / "pid"
     eventually(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), bool)
     go = int(pid_file.read_text())
@@ -93,21 +91,21 @@ def test_a_killed_build_is_never_used(fake_go: FakeGo) -> None:
 
     fake_go.set("mode", "works")
     assert assets.kubernetes().path("kubectl").exists()
-    assert len(fake_go.commands("build")) == 2
+    assert len(fake_go.list_commands("build")) == 2
     assert not list(cache.root().glob(".*.part"))
 
 
-def test_of_two_builds_at_once_the_second_waits_and_uses_the_first(fake_go: FakeGo) -> None:
+def test_second_of_two_concurrent_builds_waits_and_uses_the_first(fake_go: FakeGo) -> None:
     fake_go.set("mode", "slow")
-    builders = [build_in_another_process(), build_in_another_process()]
+    builders = [start_build(), start_build()]
     answers = [builder.communicate(timeout=30) for builder in builders]
     assert [builder.returncode for builder in builders] == [0, 0], answers
     assert len({out for out, _ in answers}) == 1
-    assert len(fake_go.commands("build")) == 1
+    assert len(fake_go.list_commands("build")) == 1
     assert sum("another process is making it" in err for _, err in answers) == 1
 
 
-def test_progress_is_told_while_it_takes_long(
+def test_long_build_reports_progress(
     fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.05)

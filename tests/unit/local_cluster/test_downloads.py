@@ -1,7 +1,6 @@
-"""Programs out of the official releases: what is downloaded, which checksum counts, who decides."""
+"""Test downloads of official releases: the files, the checksums, and the choice between download and build."""
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -21,12 +20,12 @@ API_SERVER = f"v{DEFAULT}/bin/linux/{cache.architecture()}/kube-apiserver"
 ETCD_FILE = f"v{ETCD}/etcd-v{ETCD}-linux-{cache.architecture()}.tar.gz"
 
 
-def folders() -> list[str]:
-    """Return the names in the cache, without those of locks."""
+def list_folders() -> list[str]:
+    """Return the names of the cache's list_folders. Lock files are not included."""
     return sorted(path.name for path in cache.root().iterdir() if path.is_dir())
 
 
-def test_a_release_is_downloaded_once_and_nothing_is_built(
+def test_release_is_downloaded_once_and_not_built(
     release_server: ReleaseServer, fake_go: FakeGo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = assets.kubernetes()
@@ -44,40 +43,42 @@ def test_a_release_is_downloaded_once_and_nothing_is_built(
     asked = len(release_server.requests)
     assert assets.kubernetes() == found
     assert len(release_server.requests) == asked == 8
-    assert not fake_go.commands("")
+    assert not fake_go.list_commands("")
 
 
-def test_the_nodes_programs_are_downloaded_by_themselves(release_server: ReleaseServer, fake_go: FakeGo) -> None:
+def test_node_programs_are_downloaded_apart_from_the_control_plane(
+    release_server: ReleaseServer, fake_go: FakeGo
+) -> None:
     found = assets.node(DEFAULT)
     assert found.folder.name == f"downloaded-node-{DEFAULT}-{cache.architecture()}"
     assert {file.name for file in found.folder.iterdir()} == {*assets.NODE.packages, "SHA256SUMS", ".made-from"}
     assert not any(path.startswith("/etcd/") for path in release_server.requests)
-    assert not fake_go.commands("")
+    assert not fake_go.list_commands("")
 
 
 @pytest.mark.parametrize(
     ("version", "etcd"), [("1.27.16", "3.5.7"), (DEFAULT, ETCD), ("1.36.1", ETCD)], ids=["pinned", "default", "other"]
 )
-def test_the_version_of_etcd(version: str, etcd: str, release_server: ReleaseServer) -> None:
+def test_release_is_downloaded_with_its_version_of_etcd(version: str, etcd: str, release_server: ReleaseServer) -> None:
     release_server.files.clear()
     release_server.add(kubernetes=version, etcd=etcd)
     assert assets.kubernetes(version).path("etcd").read_bytes() == program("etcd", etcd)
 
 
-def test_a_pinned_checksum_counts_alone(
+def test_pinned_checksum_replaces_the_published_one(
     release_server: ReleaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pins = tmp_path / "SHA256SUMS"
     files = {API_SERVER: f"/kubernetes/{API_SERVER}", ETCD_FILE: f"/etcd/{ETCD_FILE}"}
     sums = {path: hashlib.sha256(release_server.files[file]).hexdigest() for path, file in files.items()}
-    pins.write_text("# ours\n\n" + "".join(f"{checksum}  {path}\n" for path, checksum in sums.items()))
+    pins.write_text("# a comment\n\n" + "".join(f"{checksum}  {path}\n" for path, checksum in sums.items()))
     monkeypatch.setattr(releases, "PINS", pins)
     folder = assets.kubernetes().folder
     assert f"/kubernetes/{API_SERVER}.sha256" not in release_server.requests
     assert f"/etcd/v{ETCD}/SHA256SUMS" not in release_server.requests
     assert "(2 pinned in this repository, 2 published by the server)" in capsys.readouterr().err
 
-    # What lies beside the programs pins the whole release; and other pins mean another download.
+    # The SHA256SUMS file beside the programs pins the whole release. Changed pins cause another download.
     pins.write_text((folder / "SHA256SUMS").read_text())
     release_server.requests.clear()
     assert assets.kubernetes().folder == folder
@@ -93,7 +94,7 @@ def test_a_pinned_checksum_counts_alone(
 @pytest.mark.parametrize(
     "line", ["x", f"{'0' * 63}  a", f"{'0' * 64} a", f"{'A' * 64}  a", f"{'0' * 64}  a b", "twice"]
 )
-def test_a_pin_that_cannot_be_read_is_an_error(line: str, tmp_path: Path) -> None:
+def test_malformed_pin_is_reported_with_its_line(line: str, tmp_path: Path) -> None:
     pins = tmp_path / "SHA256SUMS"
     good = f"{'0' * 64}  v1/a\n"
     pins.write_text(f"# about\n{good}{good if line == 'twice' else line}\n")
@@ -101,7 +102,7 @@ def test_a_pin_that_cannot_be_read_is_an_error(line: str, tmp_path: Path) -> Non
         releases.pinned_checksums(pins)
 
 
-def test_the_repositorys_pins_can_be_read() -> None:
+def test_pins_of_the_repository_are_well_formed() -> None:
     releases.pinned_checksums()
     assert releases.PINS.is_file()
 
@@ -122,22 +123,22 @@ def test_the_repositorys_pins_can_be_read() -> None:
         ("", None),
     ],
 )
-def test_published_checksums(text: str, expected: str | None) -> None:
+def test_published_checksum_is_read_only_if_unambiguous(text: str, expected: str | None) -> None:
     assert releases.published_checksum(text, "name") == expected
 
 
-def test_where_nothing_can_be_downloaded_it_is_built(
+def test_failed_download_is_followed_by_a_build(
     release_server: ReleaseServer, fake_go: FakeGo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     release_server.behaviours[f"/kubernetes/{API_SERVER}"] = status(404)
     built = assets.kubernetes()
     assert built.folder == cache.root() / f"{DEFAULT}-{cache.architecture()}"
-    assert len(fake_go.commands("build")) == 1
+    assert len(fake_go.list_commands("build")) == 1
     assert capsys.readouterr().err == (
         f"the control plane of Kubernetes {DEFAULT} is not downloaded:"
         f" {release_server.address}/kubernetes/{API_SERVER}: the server answered with status 404; building it\n"
     )
-    assert folders() == [built.folder.name]
+    assert list_folders() == [built.folder.name]
 
     release_server.behaviours.clear()
     release_server.requests.clear()
@@ -145,7 +146,7 @@ def test_where_nothing_can_be_downloaded_it_is_built(
     assert not release_server.requests
 
 
-def test_download_is_forced(
+def test_akv_assets_download_never_builds(
     release_server: ReleaseServer, fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AKV_ASSETS", "build")
@@ -165,20 +166,22 @@ def test_download_is_forced(
         "AKV_ASSETS_KUBERNETES_MIRROR and AKV_ASSETS_ETCD_MIRROR are the addresses of mirrors, where this machine does"
         " not reach the official ones; or unset AKV_ASSETS to have it built from source"
     )
-    assert len(fake_go.commands("build")) == 1
+    assert len(fake_go.list_commands("build")) == 1
 
 
-def test_a_build_is_forced(release_server: ReleaseServer, fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_akv_assets_build_never_downloads(
+    release_server: ReleaseServer, fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     downloaded = assets.kubernetes()
     release_server.requests.clear()
     monkeypatch.setenv("AKV_ASSETS", "build")
     assert assets.kubernetes() != downloaded
-    assert len(fake_go.commands("build")) == 1
+    assert len(fake_go.list_commands("build")) == 1
     assert not release_server.requests
 
 
 @pytest.mark.parametrize("value", ["Build", "no", " ", "download,build"])
-def test_an_unknown_choice_is_an_error(
+def test_unknown_value_of_akv_assets_is_rejected(
     value: str, fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AKV_ASSETS", value)
@@ -211,7 +214,7 @@ def test_an_unknown_choice_is_an_error(
         "https://mirror.example/#part",
     ],
 )
-def test_an_address_that_is_none_of_a_mirror(
+def test_invalid_mirror_address_is_rejected_without_a_request(
     address: str, release_server: ReleaseServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AKV_ASSETS_ETCD_MIRROR", address)
@@ -233,12 +236,12 @@ def test_an_address_that_is_none_of_a_mirror(
         ("http://127.1.2.3/etcd", "http://127.1.2.3/etcd"),
     ],
 )
-def test_addresses_of_mirrors(configured: str, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirror_address_is_normalized(configured: str, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AKV_ASSETS_ETCD_MIRROR", configured)
     assert releases.ETCD.address() == used
 
 
-def test_a_slow_download_goes_on_and_is_reported(
+def test_slow_download_continues_and_reports_progress(
     release_server: ReleaseServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.1)
@@ -257,7 +260,9 @@ def test_a_slow_download_goes_on_and_is_reported(
     assert lines[-2].startswith(f"downloading the control plane of Kubernetes {DEFAULT}: done after 0:0")
 
 
-def test_a_proxy_is_used(release_server: ReleaseServer, monkeypatch: pytest.MonkeyPatch, fake_go: FakeGo) -> None:
+def test_download_uses_the_proxy_unless_no_proxy_matches(
+    release_server: ReleaseServer, monkeypatch: pytest.MonkeyPatch, fake_go: FakeGo
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", release_server.address)
     monkeypatch.setenv("AKV_ASSETS", "download")
     assets.kubernetes()
@@ -268,7 +273,7 @@ def test_a_proxy_is_used(release_server: ReleaseServer, monkeypatch: pytest.Monk
     assert all(path.startswith("/") for path in release_server.requests)
 
 
-def test_a_mirrors_password_comes_from_netrc(
+def test_mirror_gets_the_password_from_netrc(
     release_server: ReleaseServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password opensesame\n")
@@ -277,7 +282,7 @@ def test_a_mirrors_password_comes_from_netrc(
     assert {headers.get("Authorization") for headers in release_server.headers} == {"Basic bWU6b3BlbnNlc2FtZQ=="}
 
 
-def in_another_process() -> "subprocess.Popen[str]":
+def start_download() -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [
             sys.executable,
@@ -286,29 +291,28 @@ def in_another_process() -> "subprocess.Popen[str]":
             "from tools.local_cluster.programs import assets; print(assets.kubernetes().folder)",
         ],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def test_of_two_downloads_at_once_the_second_waits_and_uses_the_first(
+def test_second_of_two_concurrent_downloads_waits_and_uses_the_first(
     release_server: ReleaseServer, fake_go: FakeGo
 ) -> None:
     data = release_server.files[f"/kubernetes/{API_SERVER}"]
     release_server.behaviours[f"/kubernetes/{API_SERVER}"] = paced([data], 1.5)
-    processes = [in_another_process(), in_another_process()]
+    processes = [start_download(), start_download()]
     answers = [process.communicate(timeout=30) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
     assert {out for out, _ in answers} == {f"{cache.root()}/downloaded-{DEFAULT}-{cache.architecture()}\n"}
     assert len(release_server.requests) == len(set(release_server.requests)) == 8
-    assert not fake_go.commands("")
+    assert not fake_go.list_commands("")
 
 
-def test_a_killed_download_is_never_used(release_server: ReleaseServer, fake_go: FakeGo) -> None:
+def test_killed_download_is_removed_and_repeated(release_server: ReleaseServer, fake_go: FakeGo) -> None:
     release_server.behaviours[f"/kubernetes/{API_SERVER}"] = release_server.stall
-    process = in_another_process()
+    process = start_download()
     parts = cache.root()
     eventually(lambda: [*parts.glob(".*.part/kube-apiserver")] if parts.exists() else [], bool)
     process.send_signal(signal.SIGKILL)
@@ -318,4 +322,4 @@ def test_a_killed_download_is_never_used(release_server: ReleaseServer, fake_go:
     found = assets.kubernetes()
     assert found.path("kube-apiserver").read_bytes() == program("kube-apiserver", DEFAULT)
     assert not part.exists()
-    assert folders() == [found.folder.name]
+    assert list_folders() == [found.folder.name]

@@ -1,6 +1,5 @@
-"""Processes that end with their parent, and are told of when they end too soon."""
+"""Test processes that end with their parent, and the report of a process that ends too early."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,15 +12,14 @@ from tests.support.cluster.harness import eventually
 from tests.support.pids import is_alive, wait_until_gone
 from tools.local_cluster import ClusterError
 from tools.local_cluster.processes import ServerProcesses
-from tools.pods.pod_process import ROOT
 
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from tools.local_cluster.processes import Processes
+from tools.local_cluster.processes import ServerProcesses
 scratch = Path(sys.argv[1])
 scratch.mkdir()
-processes = Processes(scratch=scratch)
+processes = ServerProcesses(scratch=scratch)
 pid = processes.start("sleeper", ["sleep", "60"], scratch / "log")
 # A forked child holds the supervisor's stdin open; it must not keep the servers alive.
 if sys.argv[2] == "forks" and os.fork() == 0:
@@ -39,12 +37,11 @@ def processes(tmp_path: Path) -> Iterator[ServerProcesses]:
     started.close()
 
 
-@pytest.mark.parametrize("parent_also", ["nothing", "forks"])
-def test_nothing_outlives_a_killed_parent(tmp_path: Path, parent_also: str) -> None:
+@pytest.mark.parametrize("parent_action", ["waits", "forks"])
+def test_killed_parent_leaves_no_process_and_no_folder(tmp_path: Path, parent_action: str) -> None:
     scratch = tmp_path / "scratch"
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(scratch), parent_also],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", PARENT, str(scratch), parent_action],
         stdout=subprocess.PIPE,
         text=True,
     ) as parent:
@@ -57,7 +54,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path, parent_also: str) -> N
     assert not scratch.exists()
 
 
-def test_nothing_outlives_a_killed_supervisor(processes: ServerProcesses, tmp_path: Path) -> None:
+def test_killed_supervisor_leaves_no_process(processes: ServerProcesses, tmp_path: Path) -> None:
     pid = processes.start("sleeper", ["sleep", "60"], tmp_path / "log")
     processes.supervisor.kill()
     wait_until_gone(pid, patience=3)
@@ -65,7 +62,7 @@ def test_nothing_outlives_a_killed_supervisor(processes: ServerProcesses, tmp_pa
         processes.require("sleeper")
 
 
-def test_a_server_that_ends_is_reported_with_the_end_of_its_log(processes: ServerProcesses, tmp_path: Path) -> None:
+def test_server_that_exits_is_reported_with_the_end_of_its_log(processes: ServerProcesses, tmp_path: Path) -> None:
     script = "echo first; echo Error: no such flag; echo Usage: long; exit 3"
     pid = processes.start("server", ["sh", "-c", script], tmp_path / "log")
     wait_until_gone(pid)
@@ -73,12 +70,12 @@ def test_a_server_that_ends_is_reported_with_the_end_of_its_log(processes: Serve
         processes.require("server")
 
 
-def test_a_program_that_cannot_be_started(processes: ServerProcesses, tmp_path: Path) -> None:
+def test_missing_program_is_reported(processes: ServerProcesses, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"cannot start server: .*No such file.*nonsense"):
         processes.start("server", ["/nonsense"], tmp_path / "log")
 
 
-def test_one_that_ignores_sigterm_is_killed(processes: ServerProcesses, tmp_path: Path) -> None:
+def test_process_that_ignores_sigterm_is_killed(processes: ServerProcesses, tmp_path: Path) -> None:
     script = "trap '' TERM; echo ready; while true; do sleep 0.05; done"
     pid = processes.start("stubborn", ["sh", "-c", script], tmp_path / "log")
     eventually((tmp_path / "log").read_text, lambda text: "ready" in text)

@@ -1,11 +1,11 @@
-"""What the control plane's servers are told."""
+"""Test the flags of the control plane's servers."""
 
 from pathlib import Path
 
 from tools.local_cluster import servers
 
 
-def test_flags_of_the_caller_come_last(tmp_path: Path) -> None:
+def test_callers_flags_follow_the_default_flags(tmp_path: Path) -> None:
     layout = servers.PlaneLayout(tmp_path, tmp_path, 1, 2, 3, "https://issuer.example", ("--feature-gates=A=true",))
     flags = layout.apiserver()
     assert flags[-1] == "--feature-gates=A=true"

@@ -43,7 +43,7 @@ def test_an_unpinned_release_is_derived_from_its_own_go_mod(
         " checksum database instead"
     ]
     assert assets.kubernetes("1.36.1") == built
-    assert len(fake_go.commands("build")) == 1
+    assert len(fake_go.list_commands("build")) == 1
 
 
 def test_an_unpinned_node_has_programs_of_its_own_and_no_etcd(fake_go: FakeGo) -> None:

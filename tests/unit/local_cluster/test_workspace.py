@@ -1,4 +1,4 @@
-"""The folder and the ports of one control plane."""
+"""Test the folder and the ports of one control plane."""
 
 import socket
 from pathlib import Path
@@ -9,11 +9,11 @@ from tools.local_cluster import ClusterError, workspace
 
 
 @pytest.fixture(autouse=True)
-def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def use_tmp_path_for_temporary_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
-def test_a_temporary_folder_goes_and_a_given_one_stays(tmp_path: Path) -> None:
+def test_temporary_folder_is_removed_and_a_given_one_is_kept(tmp_path: Path) -> None:
     temporary = workspace.Workspace(None)
     given = workspace.Workspace(tmp_path / "given")
     assert temporary.folder.stat().st_mode & 0o777 == 0o700
@@ -23,7 +23,7 @@ def test_a_temporary_folder_goes_and_a_given_one_stays(tmp_path: Path) -> None:
     assert given.folder.exists()
 
 
-def test_a_folder_is_for_one_control_plane_at_a_time(tmp_path: Path) -> None:
+def test_folder_in_use_is_rejected_for_a_second_control_plane(tmp_path: Path) -> None:
     first = workspace.Workspace(tmp_path / "given")
     assert workspace.in_use(first.folder)
     with pytest.raises(ClusterError, match="another control plane runs in"):
@@ -33,12 +33,12 @@ def test_a_folder_is_for_one_control_plane_at_a_time(tmp_path: Path) -> None:
     workspace.Workspace(tmp_path / "given").close()
 
 
-def test_abandoned_folders_do_not_pile_up(tmp_path: Path) -> None:
+def test_new_workspace_removes_abandoned_folders_only(tmp_path: Path) -> None:
     running = workspace.Workspace(None)
     abandoned, foreign = tmp_path / "akv-cluster-x", tmp_path / "akv-cluster-y"
     abandoned.mkdir()
     (abandoned / "lock").touch()
-    foreign.mkdir()  # no lock: not one of ours
+    foreign.mkdir()  # It has no lock, so a workspace did not create it.
     workspace.Workspace(None).close()
     assert running.folder.exists()
     assert foreign.exists()
@@ -46,7 +46,7 @@ def test_abandoned_folders_do_not_pile_up(tmp_path: Path) -> None:
     running.close()
 
 
-def test_a_reserved_port_is_ours_alone() -> None:
+def test_reserved_port_accepts_only_a_server_with_reuse_port() -> None:
     with workspace.reserve_port() as reserved:
         address = reserved.getsockname()
         with socket.socket() as stranger, pytest.raises(OSError, match="Address already in use"):
