@@ -46,14 +46,14 @@ WORKERS = Budget(
     most=32,
     unit="of 64 at a time",
     at_the_bound="its other SecretSyncs wait; a new namespace gets a worker at once",
-    test="tests/unit/runtime/test_work_queue.py::test_however_long_namespaces_keep_what_they_get_a_new_one_waits_for_nothing",
+    test="tests/unit/runtime/test_work_queue.py::test_new_namespace_gets_workers_at_once_despite_hanging_ones",
 )
 REQUESTS = Budget(
     what="requests to vaults in flight",
     most=32,
     unit="of 64 at a time",
     at_the_bound="its other requests wait; a new namespace's request is sent at once",
-    test="tests/unit/runtime/test_fair_share.py::test_who_comes_new_waits_for_nobody",
+    test="tests/unit/runtime/test_fair_share.py::test_new_user_gets_a_slot_at_once",
 )
 PLACES = Budget(
     what="places in the waiting line of a throttled vault",

@@ -1,4 +1,4 @@
-"""tools/migrate adopt: which Secrets may get an owner, and that no owner's name moves the cursor."""
+"""Test tools/migrate adopt: which Secrets may get an owner, and that an owner's name cannot move the cursor."""
 
 from typing import Any
 
@@ -58,24 +58,24 @@ def test_labelled_secret_without_another_owner_is_adopted(found: ObjectMeta, ado
     assert adoption.is_orphan(sync(), found) is (adopted or bool(found.deletion_timestamp))
 
 
-def test_secretsync_that_is_deleted_adopts_nothing() -> None:
+def test_secretsync_that_is_being_deleted_adopts_nothing() -> None:
     assert "being deleted" in adoption.adoption_blocker(sync(deletionTimestamp="2030-01-01T00:00:00Z"), secret())
 
 
-def test_the_controller_owns_what_is_adopted() -> None:
+def test_adopted_secret_belongs_to_the_secretsync() -> None:
     given = msgspec.convert(adoption.owner_reference(sync()), OwnerReference)
     assert is_ours(sync(), secret(given))
 
 
-class Refusing:
-    """A Caller that changes nothing: what is not adopted is not even asked for."""
+class ClientWithoutMethods:
+    """A client that supports no call, so a request for a Secret that is not adopted fails the test."""
 
 
 @settings(deadline=None)
 @given(kind=HOSTILE, name=HOSTILE)
-async def test_owners_of_any_name_are_one_printable_line(kind: str, name: str) -> None:
+async def test_owner_with_a_hostile_name_is_printed_in_one_line(kind: str, name: str) -> None:
     held = msgspec.to_builtins(secret(owner(kind=kind, name=name, api="example.com/v1")))
-    text, needs_person = await adopt.adopt_secret(Refusing(), sync(), held, apply=True)  # type: ignore[arg-type]
+    text, needs_person = await adopt.adopt_secret(ClientWithoutMethods(), sync(), held, apply=True)  # type: ignore[arg-type]
     assert needs_person
     assert printable.line(text).isprintable()
 
@@ -86,7 +86,7 @@ async def test_owners_of_any_name_are_one_printable_line(kind: str, name: str) -
                               uid=st.sampled_from(["new", "old"]), api=st.sampled_from([SYNC_API, "v1"])), max_size=3),
     labels=st.sampled_from([{}, LABEL, {"other": ""}, {**LABEL, "other": ""}]),
 )  # fmt: skip
-def test_no_other_owner_loses_a_secret(owners: list[OwnerReference], labels: dict[str, str]) -> None:
+def test_secret_of_another_owner_is_not_adopted(owners: list[OwnerReference], labels: dict[str, str]) -> None:
     if adoption.adoption_blocker(sync(), secret(*owners, labels=labels)) == "":
         assert labels.get("secrets-store.sync.x-k8s.io") == ""
         assert all((each.kind, each.name, each.api_version) == ("SecretSync", "s", SYNC_API) for each in owners)

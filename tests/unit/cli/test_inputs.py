@@ -1,4 +1,4 @@
-"""Anything at all as input: an answer or one of our own errors comes of it, in time, and no value is in that."""
+"""Give arbitrary inputs to the controller's parsers: each returns a result or raises one of the controller's errors."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -24,10 +24,10 @@ from controller.runtime.backoff import parse_retry_after, refresh_interval
 from controller.runtime.rate_limiter import AdaptiveRateLimiter
 from tests.support.builders import make_azure_class, make_secret_meta, make_sync
 from tests.support.scripted_api_server import ScriptedResponse
-from tests.unit.keyvault.reader.stage import JSON, Scene, staged
+from tests.unit.keyvault.reader.reader_harness import JSON, ReaderHarness, start_reader
 from tools.local_cluster.pki import ClusterAuthority
 
-# Texts that mean something to YAML, JSON, paths or shells, besides any others.
+# Texts with characters that have a meaning in YAML, JSON, paths or shells, and any other texts.
 TEXTS = st.one_of(
     st.text(st.sampled_from("abA0-_./:#'\"[]{}|>&*!%@`, \n\t\\~?=\x00\x85\u2028é"), max_size=60), st.text(max_size=60)
 )
@@ -39,7 +39,7 @@ JSONS = st.recursive(
 )
 FIELDS = ["objectName", "objectType", "objectVersion", "objectVersionHistory", "objectAlias", "objectFormat"]
 FIELD_TEXTS = st.one_of(TEXTS, st.sampled_from(["secret", "cert", "key", "2", "500", "501", "a", "pfx", "base64", ""]))
-# `objects` as people write them, with anything for the fields' values.
+# `objects` in the usual form, with arbitrary values of the fields.
 LIKELY_OBJECTS = st.lists(st.dictionaries(st.sampled_from([*FIELDS, "x"]), FIELD_TEXTS, max_size=5), max_size=4).map(
     lambda items: yaml.safe_dump({"array": [yaml.safe_dump(item) for item in items]})
 )
@@ -49,7 +49,7 @@ LIKELY_OBJECTS = st.lists(st.dictionaries(st.sampled_from([*FIELDS, "x"]), FIELD
 @example(objects="array:\n- &a x\n- *a", path="x")
 @example(objects="array: [!!python/object:os.system x]", path="x")
 @example(objects="array: ['{objectName: a, objectVersionHistory: \u0665}']", path="a/\u0661")
-def test_objects_are_understood_or_explained(objects: str, path: str) -> None:
+def test_any_objects_parameter_is_parsed_or_raises_a_class_error(objects: str, path: str) -> None:
     try:
         found = read_class(make_azure_class(objects=objects))
     except ClassError:
@@ -63,22 +63,22 @@ def test_objects_are_understood_or_explained(objects: str, path: str) -> None:
 
 
 @given(name=st.sampled_from(["keyvaultName", "clientID", "tenantID", "cloudName", "usePodIdentity"]), text=TEXTS)
-def test_parameters_are_understood_or_explained(name: str, text: str) -> None:
+def test_any_class_parameter_gives_a_short_result_or_error(name: str, text: str) -> None:
     try:
-        told = str(read_class(make_azure_class(**{name: text})))
+        message = str(read_class(make_azure_class(**{name: text})))
     except ClassError as error:
-        told = error.message
-    assert 0 < len(told) < 1000
+        message = error.message
+    assert 0 < len(message) < 1000
 
 
 @pytest.mark.parametrize("kind", [SecretSync, SecretProviderClass, AKVSync])
 @given(spec=JSONS, status=JSONS)
-def test_any_object_of_a_watch_is_read_or_said_to_be_unreadable(kind: Any, spec: Any, status: Any) -> None:
+def test_any_watched_object_is_decoded_or_raises_a_validation_error(kind: Any, spec: Any, status: Any) -> None:
     raw = msgspec.json.encode({"metadata": {"name": "a", "namespace": "b"}, "spec": spec, "status": status})
     try:
         found = msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError:
-        return  # the reflector makes an `Unreadable` of it
+        return  # the informer stores an `Unreadable` instead
     assert isinstance(found, kind)
 
 
@@ -101,7 +101,7 @@ TYPES = st.one_of(
     partial=st.booleans(),
 )
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_any_secretsync_with_any_values_comes_to_a_decision(
+def test_any_secretsync_with_any_values_leads_to_a_decision(
     pairs: dict[str, str],
     kind: str,
     values: list[bytes],
@@ -144,7 +144,7 @@ def test_any_secretsync_with_any_values_comes_to_a_decision(
     )
     assert isinstance(decision, WriteSecret | NoChange | RejectWrite)
     if isinstance(decision, WriteSecret):
-        # Whatever came: nothing is blanked, and a key that failed is not in the patch.
+        # For all values, the patch deletes no key and does not contain a key that failed.
         failed = {key for key, item in fetched.items() if isinstance(item, ControllerError)}
         assert not failed & decision.body["data"].keys()
         assert None not in [decision.body["data"].get(key, "") for key in pairs]
@@ -178,8 +178,8 @@ AKV_OBJECTS = st.lists(
 
 
 @given(objects=AKV_OBJECTS)
-def test_any_akvsync_is_translated_or_explained(objects: list[dict[str, Any]]) -> None:
-    """Even one that the CRD would refuse: an older CRD may have let it in."""
+def test_any_akvsync_is_expanded_or_raises_an_input_error(objects: list[dict[str, Any]]) -> None:
+    """Include AKVSyncs that the CRD would refuse, because an older CRD may have accepted them."""
     spec = {"keyvaultName": "abc", "clientID": "c", "tenantID": "t", "serviceAccountName": "s", "objects": objects}
     raw = msgspec.json.encode({"metadata": {"name": "a", "namespace": "b", "uid": "u"}, "spec": spec})
     try:
@@ -190,10 +190,10 @@ def test_any_akvsync_is_translated_or_explained(objects: list[dict[str, Any]]) -
         made = expand_akvsync(akv)
     except InputError:
         return
-    if made.source is None:  # it only selects, and the vault is not listed yet
+    if made.source is None:  # it has only selections, and the vault is not listed yet
         assert not made.syncs
         return
-    # What it makes, the way of a SecretSync understands.
+    # The code for SecretSyncs accepts the generated objects.
     found = read_class(made.source)
     for each in made.syncs.values():
         assert find_mistake(each) is None
@@ -206,14 +206,14 @@ def test_any_akvsync_is_translated_or_explained(objects: list[dict[str, Any]]) -
 @example("-1")
 @example("1e9")
 @example("nan")
-def test_a_time_to_wait_is_a_bounded_number_or_none(text: str) -> None:
+def test_any_wait_text_gives_a_bounded_number_or_none(text: str) -> None:
     wait = parse_retry_after({"Retry-After": text})
     assert wait is None or 0 <= wait <= 300
     interval = refresh_interval(text, 3600, 60)
     assert interval is None or 60 <= interval < 10**10
 
 
-# A vault's answers
+# Answers of a vault
 
 
 @pytest.fixture(scope="module")
@@ -222,10 +222,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> ClusterAuthority:
 
 
 @pytest.fixture
-async def scene(authority: ClusterAuthority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    """Provide a scene that trusts the vault's authority alone: to read the system's roots takes most of the time."""
+async def harness(authority: ClusterAuthority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ReaderHarness]:
+    """Provide a reader that trusts only the vault's authority, because reading the system's roots is slow."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.pair.cert))
-    async with staged(authority) as found:
+    async with start_reader(authority) as found:
         yield found
 
 
@@ -256,7 +256,7 @@ WANTED = [
 
 @pytest.fixture
 def drawn() -> list[tuple[Any, int, Any]]:
-    """Answers to any request: body, status, Retry-After. Drawn here, since the server outlives no example."""
+    """Draw answers (body, status, Retry-After) before the test starts, because one server serves all of them."""
     found: list[tuple[Any, int, Any]] = []
 
     @given(ANSWERS, st.sampled_from([200, 200, 200, 200, 204, 302, 400, 401, 403, 404, 409, 429, 500]), TEXTS)
@@ -268,24 +268,24 @@ def drawn() -> list[tuple[Any, int, Any]]:
     return found
 
 
-async def test_any_answer_of_a_vault_is_a_value_or_an_error_of_ours(
-    scene: Scene, drawn: list[tuple[Any, int, Any]]
+async def test_any_vault_answer_becomes_a_value_or_a_controller_error(
+    harness: ReaderHarness, drawn: list[tuple[Any, int, Any]]
 ) -> None:
     for number, (body, status, text) in enumerate(drawn):
-        scene.now += 1000  # what failed before is over
-        scene.reader.client.rate_limiter = AdaptiveRateLimiter(lambda: scene.now)
+        harness.now += 1000  # the effect of the previous failure has passed
+        harness.reader.client.rate_limiter = AdaptiveRateLimiter(lambda: harness.now)
         wait = {"Retry-After": text} if text.isascii() and text.isprintable() else {}
-        scene.server.default_response = always(ScriptedResponse(body, status=status, headers=JSON | wait))
-        before = len(scene.server.requests)
-        read = await scene.reader.read(WANTED, since=scene.now, first=True)
+        harness.server.default_response = always(ScriptedResponse(body, status=status, headers=JSON | wait))
+        before = len(harness.server.requests)
+        read = await harness.reader.read(WANTED, since=harness.now, first=True)
         assert read.keys() == set(WANTED)
         try:
-            seen = await scene.reader.survey(WANTED, scene.now)
+            seen = await harness.reader.survey(WANTED, harness.now)
         except ControllerError:
             pass
         else:
             seen.stale_keys(dict(enumerate(WANTED)), SecretSyncStatus().objects)  # type: ignore[arg-type]
-        asked = len(scene.server.requests) - before
+        asked = len(harness.server.requests) - before
         assert asked < 20, f"answer {number}: {asked} requests"
         for item in read.values():
             assert isinstance(item, VaultValue | ControllerError)

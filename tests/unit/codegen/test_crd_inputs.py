@@ -1,6 +1,6 @@
-"""What the CRDs accept, drawn from their own schemas: it is read, carried out or explained, in a status that they take.
+"""Test objects that are drawn from the CRDs' schemas: each is handled or explained in a status that fits its schema.
 
-Their CEL rules are not drawn by, so more comes than the API server lets in.
+The CEL rules do not restrict the drawn objects, so some of them would be refused by the API server.
 """
 
 from datetime import UTC, datetime
@@ -32,27 +32,27 @@ LONG = 300
 PATIENT = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
-def part(crd: dict[str, Any], name: str) -> dict[str, Any]:
+def get_schema(crd: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the schema of `spec` or `status`."""
     found: dict[str, Any] = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][name]
     return found
 
 
-def drawn(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Anything that fits the schema, of lists and texts the short ones."""
+def draw_from(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Return a strategy for values that fit the schema. Lists and texts are short."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     match schema["type"]:
         case "object":
-            fields = {name: drawn(field) for name, field in schema.get("properties", {}).items()}
+            fields = {name: draw_from(field) for name, field in schema.get("properties", {}).items()}
             required = {name: fields.pop(name) for name in schema.get("required", [])}
             if "additionalProperties" in schema:
                 return st.dictionaries(
-                    st.text(min_size=1, max_size=9), drawn(schema["additionalProperties"]), max_size=2
+                    st.text(min_size=1, max_size=9), draw_from(schema["additionalProperties"]), max_size=2
                 )
             return st.fixed_dictionaries(required, optional=fields)
         case "array":
-            return st.lists(drawn(schema["items"]), min_size=schema.get("minItems", 0), max_size=FEW)
+            return st.lists(draw_from(schema["items"]), min_size=schema.get("minItems", 0), max_size=FEW)
         case "integer":
             return st.integers(schema.get("minimum", -(2**31)), schema.get("maximum", 2**31))
         case "boolean":
@@ -63,14 +63,17 @@ def drawn(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     return st.text(min_size=least, max_size=most)
 
 
-def validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
-    """Return the validator of a schema. It is made once, because to check the schema takes longer than to use it."""
+def make_validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    """Return a validator of the schema. Callers keep it, because checking the schema is slow."""
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
 
 SYNC, CLASS, AKV_SYNC = crds.every()
-SYNC_STATUS, AKV_SYNC_STATUS = validator(part(SYNC, "status")), validator(part(AKV_SYNC, "status"))
+SYNC_STATUS, AKV_SYNC_STATUS = (
+    make_validator(get_schema(SYNC, "status")),
+    make_validator(get_schema(AKV_SYNC, "status")),
+)
 KNOWN = {name: VaultObject(name=name, history=2) for name in ("0", "A", "a")}
 MESSAGES = st.text(max_size=40) | st.integers(0, 40_000).map(lambda count: "x" * count)
 
@@ -79,59 +82,60 @@ def read(kind: Any, spec: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode({"metadata": META, "spec": spec}), type=kind)
 
 
-def fits(status: SecretSyncStatus | AKVSyncStatus, schema: jsonschema.Draft202012Validator) -> None:
-    """Check that the API server accepts the object."""
+def check_status(status: SecretSyncStatus | AKVSyncStatus, schema: jsonschema.Draft202012Validator) -> None:
+    """Check that the status fits the schema of its CRD."""
     written = msgspec.json.decode(msgspec.json.encode(status))
     schema.validate(written)
 
 
-def explained(sync: SecretSync, error: ControllerError) -> None:
+def check_explanation(sync: SecretSync, error: ControllerError) -> None:
+    """Check that the error has a short message, and that the resulting status fits its schema."""
     assert 0 < len(error.message) < 2000
-    fits(next_status(sync.metadata, sync.status, None, Failed(error), NOW), SYNC_STATUS)
+    check_status(next_status(sync.metadata, sync.status, None, Failed(error), NOW), SYNC_STATUS)
 
 
 @PATIENT
-@given(spec=drawn(part(SYNC, "spec")))
-def test_a_secretsync_that_the_crd_accepts_is_carried_out_or_explained(spec: Any) -> None:
+@given(spec=draw_from(get_schema(SYNC, "spec")))
+def test_accepted_secretsync_is_resolved_or_explained(spec: Any) -> None:
     sync = read(SecretSync, spec)
     if wrong := find_mistake(sync):
-        explained(sync, wrong)
+        check_explanation(sync, wrong)
         return
     try:
         wanted = ProviderConfig(vault="v", client_id="c", tenant_id="t", objects=KNOWN).wanted(sync.spec.secret_object)
     except InputError as error:
-        explained(sync, error)
+        check_explanation(sync, error)
     else:
         assert wanted.keys() == {pair.target_key for pair in sync.spec.secret_object.data}
 
 
 @PATIENT
-@given(spec=drawn(part(CLASS, "spec")))
-def test_a_class_that_the_crd_accepts_is_understood_or_explained(spec: Any) -> None:
+@given(spec=draw_from(get_schema(CLASS, "spec")))
+def test_accepted_class_is_parsed_or_explained(spec: Any) -> None:
     source = read(SecretProviderClass, spec)
     try:
-        told = str(read_class(source))
+        message = str(read_class(source))
     except ClassError as error:
-        told = error.message
-    assert 0 < len(told) < 2000
+        message = error.message
+    assert 0 < len(message) < 2000
 
 
 @PATIENT
-@given(spec=drawn(part(AKV_SYNC, "spec")), reason=st.sampled_from(Reason), message=MESSAGES)
-def test_an_akvsync_that_the_crd_accepts_is_translated_or_explained(spec: Any, reason: Reason, message: str) -> None:
+@given(spec=draw_from(get_schema(AKV_SYNC, "spec")), reason=st.sampled_from(Reason), message=MESSAGES)
+def test_accepted_akvsync_is_expanded_or_explained(spec: Any, reason: Reason, message: str) -> None:
     akv = read(AKVSync, spec)
     try:
         made = expand_akvsync(akv)
     except InputError as error:
-        fits(children.next_status(akv.metadata, akv.status, [], error, NOW), AKV_SYNC_STATUS)
+        check_status(children.next_status(akv.metadata, akv.status, [], error, NOW), AKV_SYNC_STATUS)
         return
-    hindered = [children.part_status(name, children.BlockedObject(reason, message), None) for name in made.syncs]
-    fits(children.next_status(akv.metadata, akv.status, hindered, None, NOW), AKV_SYNC_STATUS)
+    blocked = [children.part_status(name, children.BlockedObject(reason, message), None) for name in made.syncs]
+    check_status(children.next_status(akv.metadata, akv.status, blocked, None, NOW), AKV_SYNC_STATUS)
 
 
 @given(reason=st.sampled_from(Reason), message=MESSAGES, version=st.text(max_size=40))
-def test_whatever_is_told_fits_the_status(reason: Reason, message: str, version: str) -> None:
+def test_any_condition_message_fits_the_status(reason: Reason, message: str, version: str) -> None:
     objects = [ObjectVersion(target_key="k", object="secret/a", version=version)]
     sync = read(SecretSync, {"secretProviderClassName": "a", "serviceAccountName": "a", "secretObject": {"data": []}})
     outcome = make_outcome(reason, message, objects)
-    fits(next_status(sync.metadata, sync.status, make_provider_class(), outcome, NOW), SYNC_STATUS)
+    check_status(next_status(sync.metadata, sync.status, make_provider_class(), outcome, NOW), SYNC_STATUS)

@@ -1,4 +1,4 @@
-"""Structs into structural schemas: what comes out, and that everything the API server would refuse is refused here."""
+"""Test the conversion of structs to structural schemas, and its errors for all that the API server would refuse."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from tools.codegen.openapi import SchemaError, resource, structural
 class Item(Wire, frozen=True, kw_only=True):
     """One item.
 
-    Told at length.
+    A longer description.
     """
 
     key: Annotated[str, field_schema("Its key.", maxLength=5)]
@@ -21,7 +21,7 @@ class Item(Wire, frozen=True, kw_only=True):
 
 
 class Spec(Wire, frozen=True, kw_only=True):
-    """What is wanted."""
+    """The desired state."""
 
     items: Annotated[
         list[Item], field_schema(minItems=1, x_kubernetes_list_type="map", x_kubernetes_list_map_keys=["key"])
@@ -40,15 +40,15 @@ class Thing(Resource, frozen=True, kw_only=True):
 
 
 class State(Wire, frozen=True, kw_only=True):
-    """What is."""
+    """The observed state."""
 
     ready: bool = False
 
 
-def test_everything_a_struct_can_say() -> None:
+def test_struct_becomes_a_schema_with_all_its_keywords() -> None:
     assert structural(Spec) == {
         "type": "object",
-        "description": "What is wanted.",
+        "description": "The desired state.",
         "properties": {
             "items": {
                 "type": "array",
@@ -57,7 +57,7 @@ def test_everything_a_struct_can_say() -> None:
                 "x-kubernetes-list-map-keys": ["key"],
                 "items": {
                     "type": "object",
-                    "description": "One item.\n\nTold at length.",
+                    "description": "One item.\n\nA longer description.",
                     "properties": {
                         "key": {"type": "string", "description": "Its key.", "maxLength": 5},
                         "someText": {"type": "string"},
@@ -68,13 +68,13 @@ def test_everything_a_struct_can_say() -> None:
             "level": {"type": "string", "enum": ["a", "b"]},
             "count": {"type": "integer", "format": "int64", "minimum": 0},
             "labels": {"type": "object", "additionalProperties": {"type": "string", "maxLength": 63}},
-            # With a default from the API server it need not be given.
+            # The API server sets the default, so the field is not required.
             "kind": {"type": "string", "default": "Opaque"},
         },
     }
 
 
-def test_a_resource_has_what_every_object_has_and_may_get_a_status() -> None:
+def test_resource_schema_has_the_standard_fields_and_a_status() -> None:
     made = resource(Thing, status=State)
     assert list(made["properties"]) == ["apiVersion", "kind", "metadata", "spec", "status"]
     assert made["properties"]["metadata"] == {"type": "object"}
@@ -82,7 +82,7 @@ def test_a_resource_has_what_every_object_has_and_may_get_a_status() -> None:
     assert made["properties"]["status"]["properties"]["ready"] == {"type": "boolean"}
 
 
-def test_msgspecs_own_constraints_become_keywords() -> None:
+def test_msgspec_constraints_become_keywords() -> None:
     assert structural(Annotated[str, Meta(min_length=1, max_length=3, pattern="^a$")]) == {
         "type": "string",
         "minLength": 1,
@@ -92,7 +92,7 @@ def test_msgspecs_own_constraints_become_keywords() -> None:
     assert structural(Annotated[int, Meta(ge=1, le=2)]) == {"type": "integer", "minimum": 1, "maximum": 2}
 
 
-def test_an_explanation_becomes_a_rule_beside_the_pattern() -> None:
+def test_explanation_becomes_a_rule_beside_the_pattern() -> None:
     kind = Annotated[
         str,
         field_schema(
@@ -145,12 +145,12 @@ class Optional(Wire, frozen=True, kw_only=True):
         (Annotated[list[Item], field_schema(x_kubernetes_list_map_keys=["key"])], "need each other"),
     ],
 )
-def test_what_no_structural_schema_can_say_is_an_error(kind: Any, message: str) -> None:
+def test_type_without_a_structural_schema_is_an_error(kind: Any, message: str) -> None:
     with pytest.raises(SchemaError, match=message):
         structural(kind)
 
 
-def test_the_error_names_the_field() -> None:
+def test_schema_error_names_the_field() -> None:
     class Inner(Wire, frozen=True, kw_only=True):
         """Inner."""
 

@@ -1,4 +1,4 @@
-"""Permissions into rules: exactly what the table says, merged, with each reason."""
+"""Test the conversion of the permissions table to RBAC rules, which are merged and have each reason."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,11 +13,11 @@ from tools.codegen.rbac import PolicyRule
 from tools.helm_test import permissions as release_test
 
 
-def granted(rules: Iterable[PolicyRule]) -> set[tuple[str, str, str, tuple[str, ...]]]:
+def list_granted(rules: Iterable[PolicyRule]) -> set[tuple[str, str, str, tuple[str, ...]]]:
     return {(r.group, resource, verb, r.names) for r in rules for resource in r.resources for verb in r.verbs}
 
 
-def asked(handles: Iterable[ResourceClient[Any]]) -> set[tuple[str, str, str, tuple[str, ...]]]:
+def list_requested(handles: Iterable[ResourceClient[Any]]) -> set[tuple[str, str, str, tuple[str, ...]]]:
     return {
         (
             handle.resource.group,
@@ -30,27 +30,29 @@ def asked(handles: Iterable[ResourceClient[Any]]) -> set[tuple[str, str, str, tu
     }
 
 
-def named(handles: Iterable[ResourceClient[Any]]) -> set[tuple[str, str, str, tuple[str, ...]]]:
-    return {(group, resource, verb, (rbac.TEST_NAME,)) for group, resource, verb, _ in asked(handles)}
+def list_for_test_name(handles: Iterable[ResourceClient[Any]]) -> set[tuple[str, str, str, tuple[str, ...]]]:
+    return {(group, resource, verb, (rbac.TEST_NAME,)) for group, resource, verb, _ in list_requested(handles)}
 
 
-def test_the_rules_grant_the_table_and_nothing_else() -> None:
-    assert granted(rbac.controller()) | granted(rbac.tokens()) == asked(permissions.CONTROLLER)
-    assert granted(rbac.tokens()) == asked([permissions.TOKENS])
-    assert not granted(rbac.controller()) & granted(rbac.tokens())
-    assert granted(rbac.akv_sync()) == asked(permissions.AKV_SYNC)
-    assert granted(rbac.crd_job()) == asked(permissions.CRD_JOB)
-    assert granted(rbac.identity()) == asked(permissions.IDENTITY)
-    assert granted(rbac.metrics_access()) == asked(permissions.METRICS_ACCESS)
-    assert granted(rbac.home()) == {
-        (group, resource, verb, (rbac.FULL_NAME,)) for group, resource, verb, _ in asked(permissions.HOME)
+def test_rules_grant_exactly_the_permissions_table() -> None:
+    assert list_granted(rbac.controller()) | list_granted(rbac.tokens()) == list_requested(permissions.CONTROLLER)
+    assert list_granted(rbac.tokens()) == list_requested([permissions.TOKENS])
+    assert not list_granted(rbac.controller()) & list_granted(rbac.tokens())
+    assert list_granted(rbac.akv_sync()) == list_requested(permissions.AKV_SYNC)
+    assert list_granted(rbac.crd_job()) == list_requested(permissions.CRD_JOB)
+    assert list_granted(rbac.identity()) == list_requested(permissions.IDENTITY)
+    assert list_granted(rbac.metrics_access()) == list_requested(permissions.METRICS_ACCESS)
+    assert list_granted(rbac.home()) == {
+        (group, resource, verb, (rbac.FULL_NAME,)) for group, resource, verb, _ in list_requested(permissions.HOME)
     }
-    assert granted(rbac.test_sample()) == asked(release_test.MAKE) | named(release_test.SAMPLE)
-    assert granted(rbac.test_vault()) == named(release_test.OWN_VAULT)
-    assert granted(rbac.probe()) == {("", "secrets", "create", ())}
+    assert list_granted(rbac.test_sample()) == list_requested(release_test.MAKE) | list_for_test_name(
+        release_test.SAMPLE
+    )
+    assert list_granted(rbac.test_vault()) == list_for_test_name(release_test.OWN_VAULT)
+    assert list_granted(rbac.probe()) == {("", "secrets", "create", ())}
 
 
-def test_people_see_and_write_what_is_theirs_to_write() -> None:
+def test_view_and_edit_roles_cover_the_kinds_that_users_write() -> None:
     view, edit = rbac.people()
     kinds = {(kind.group, kind.plural) for kind in rbac.WRITTEN_BY_PEOPLE}
     assert kinds == {
@@ -59,13 +61,13 @@ def test_people_see_and_write_what_is_theirs_to_write() -> None:
         if isinstance(handle, ListWatch)
     }
     for role in (view, edit):
-        assert {(group, resource) for group, resource, _, _ in granted(role.rules)} == kinds
-    assert {verb for _, _, verb, _ in granted(view.rules)} == {"get", "list", "watch"}
+        assert {(group, resource) for group, resource, _, _ in list_granted(role.rules)} == kinds
+    assert {verb for _, _, verb, _ in list_granted(view.rules)} == {"get", "list", "watch"}
     assert "edit" in edit.to
     assert "view" not in edit.to
 
 
-def test_no_rule_has_a_star_and_none_reads_secrets() -> None:
+def test_no_rule_has_a_wildcard_or_reads_secrets() -> None:
     rules = [
         *rbac.controller(),
         *rbac.akv_sync(),
@@ -75,14 +77,14 @@ def test_no_rule_has_a_star_and_none_reads_secrets() -> None:
         *rbac.probe(),
     ]
     assert all("*" not in (rule.group, *rule.resources, *rule.verbs) for rule in rules)
-    assert not {verb for _, resource, verb, _ in granted(rules) if resource == "secrets"} - {"create", "patch"}
+    assert not {verb for _, resource, verb, _ in list_granted(rules) if resource == "secrets"} - {"create", "patch"}
 
 
-def test_verbs_of_one_resource_and_resources_of_equal_verbs_are_merged() -> None:
+def test_rules_with_equal_resources_or_equal_verbs_are_merged() -> None:
     rules = rbac.rules(
         [
             CreateAccess(Secret, "make them"),
-            CreatePatch(Secret, "mend them"),
+            CreatePatch(Secret, "patch them"),
             CreatePatch(ServiceAccount, "why not"),
             CreateToken(ServiceAccount, "tokens"),
             ListWatch(Event, "see them"),
@@ -93,7 +95,7 @@ def test_verbs_of_one_resource_and_resources_of_equal_verbs_are_merged() -> None
             "",
             ("secrets", "serviceaccounts"),
             ("create", "patch"),
-            why=("secrets: make them", "secrets: mend them", "serviceaccounts: why not"),
+            why=("secrets: make them", "secrets: patch them", "serviceaccounts: why not"),
         ),
         PolicyRule("", ("serviceaccounts/token",), ("create",), why=("tokens",)),
         PolicyRule("events.k8s.io", ("events",), ("list", "watch"), why=("see them",)),
@@ -101,7 +103,7 @@ def test_verbs_of_one_resource_and_resources_of_equal_verbs_are_merged() -> None
 
 
 @pytest.mark.parametrize(("table", "rules"), [("CONTROLLER", rbac.controller), ("AKV_SYNC", rbac.akv_sync)])
-def test_a_right_that_watch_namespaces_could_not_hold_in_is_an_error(
+def test_right_on_a_cluster_scoped_kind_is_an_error(
     table: str, rules: Callable[[], list[PolicyRule]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(permissions, table, (ListWatch(CustomResourceDefinition, "probe"),))

@@ -1,4 +1,4 @@
-"""Faults that last for hours: the whole program except its sockets, in virtual time.
+"""Test faults that last for hours, with the whole program except its sockets, in virtual time.
 
 Each test ends with `tests.support.invariants.assert_recovered`.
 """
@@ -42,10 +42,10 @@ from tests.support.virtual_time import VirtualLoop
 BEGAN = 2_000_000_000.0
 HOUR, MONTH = 3600.0, 2_592_000.0
 POLL = 60
-# A failure's longest wait, a poll, and what else is waited for on the way.
+# The longest backoff, one poll, and a margin for other waits.
 SOON = 300.0 + POLL + 40
 SEED = 20301
-# Healthy, a poll and its writes are 2 calls to the vault and 9 to the API server a minute.
+# Without a fault, a poll and its writes make 2 calls to the vault and 9 to the API server per minute.
 RATES = {"vault": CallRate(20, 0.12), "entra": CallRate(5, 0.02), "API server": CallRate(100, 0.5)}
 
 
@@ -63,8 +63,8 @@ class VirtualFaultHarness:
 
     def create_syncs(self) -> None:
         self.rotate_values()
-        theirs = {"metadata": {"namespace": "shop", "name": "theirs"}, "data": {"k": "eA=="}}
-        self.cluster.put("secrets", theirs)
+        foreign = {"metadata": {"namespace": "shop", "name": "foreign"}, "data": {"k": "eA=="}}
+        self.cluster.put("secrets", foreign)
         self.expected.record_foreign(self.read_secrets())
         self.cluster.put("secretproviderclasses", provider_class())
         for name, keys in SYNCS.items():
@@ -118,12 +118,12 @@ class VirtualFaultHarness:
                 assert_intact(self)
 
     def count_calls(self) -> dict[str, int]:
-        """Who was asked how often since `troubles`."""
+        """Return the number of calls to each server since `begin_fault`."""
         now = {**self.vault.request_counts, "API server": self.cluster.request_counts.total()}
         return {who: count - self._before.get(who, 0) for who, count in now.items()}
 
     def begin_fault(self) -> None:
-        """From now on calls are counted."""
+        """Start to count calls."""
         self._before: dict[str, int] = {}
         self._began, self._before = self.now(), self.count_calls()
 
@@ -151,23 +151,23 @@ def secret_sync(name: str, keys: Mapping[str, str], source: str = "class") -> Ob
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualFaultHarness]:
+def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualFaultHarness]:
     loop = VirtualLoop()
-    small = VirtualFaultHarness(loop)
+    harness = VirtualFaultHarness(loop)
 
     class Now(dates.datetime):
         @classmethod
         def now(cls, tz: dates.tzinfo | None = None) -> dates.datetime:  # type: ignore[override]
-            return dates.datetime.fromtimestamp(small.wall(), tz)
+            return dates.datetime.fromtimestamp(harness.wall(), tz)
 
     class FixedRandom(random.Random):
         def __init__(self) -> None:
             super().__init__(SEED)
 
-    async def nowhere(_: object) -> None:
+    async def find_no_config(_: object) -> None:
         pass
 
-    class Deaf:
+    class NoServers:
         """Serve neither probes nor metrics."""
 
         def start(self, *_: object) -> tuple[int, int]:
@@ -177,7 +177,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualFaultHarness]:
             pass
 
     monkeypatch.setattr(time, "monotonic", loop.time)
-    monkeypatch.setattr(time, "time", small.wall)
+    monkeypatch.setattr(time, "time", harness.wall)
     monkeypatch.setattr(random, "Random", FixedRandom)
     for module in (client, event_recorder, reconciler, value_fetcher):
         monkeypatch.setattr(module, "datetime", Now)
@@ -185,210 +185,218 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualFaultHarness]:
     monkeypatch.setattr(app, "Reconciler", functools.partial(reconciler.Reconciler, clock=clock))
     monkeypatch.setattr(pool, "VaultClient", functools.partial(client.VaultClient, clock=loop.time))
     monkeypatch.setattr(pool, "new_session", lambda *_, **__: None)
-    monkeypatch.setattr(pool, "new_transport", lambda *_, **__: small.vault)
-    monkeypatch.setattr(app, "KubeClient", lambda _: small.cluster)
-    monkeypatch.setattr(config, "find_config", nowhere)
-    monkeypatch.setattr(app, "HttpServers", lambda *_, **__: Deaf())
-    small.create_syncs()
-    small.begin_fault()
-    yield small
-    small.stop_controller()
+    monkeypatch.setattr(pool, "new_transport", lambda *_, **__: harness.vault)
+    monkeypatch.setattr(app, "KubeClient", lambda _: harness.cluster)
+    monkeypatch.setattr(config, "find_config", find_no_config)
+    monkeypatch.setattr(app, "HttpServers", lambda *_, **__: NoServers())
+    harness.create_syncs()
+    harness.begin_fault()
+    yield harness
+    harness.stop_controller()
     loop.close()
 
 
-Fails = Callable[[str], Answer | None]
-Refusing = Callable[[str, str], None]
+VaultFault = Callable[[str], Answer | None]
+ApiServerFault = Callable[[str, str], None]
 
 
-def answers(who: str, status: int, retry_after: int | None = None) -> Fails:
-    """Return the vault or Entra refuses every call."""
+def refuse_calls(who: str, status: int, retry_after: int | None = None) -> VaultFault:
+    """Let the vault or Entra refuse every call."""
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    answer = (status, {"error": {"code": "Told", "message": "to fail"}}, headers)
+    answer = (status, {"error": {"code": "Injected", "message": "a fault"}}, headers)
     return lambda asked: answer if asked == who else None
 
 
-def unreachable(who: str) -> Fails:
-    """No call arrives."""
+def drop_calls(who: str) -> VaultFault:
+    """Let every call to the vault or Entra fail without an answer."""
 
-    def fails(asked: str) -> None:
+    def fault(asked: str) -> None:
         if asked == who:
             raise ServiceRequestError("no way")
 
-    return fails
+    return fault
 
 
 @pytest.mark.parametrize(
-    ("fails", "most"),
+    ("fault", "most"),
     [
-        pytest.param(lambda _: None, {"vault": 72, "entra": 2, "API server": 100}, id="no trouble"),
-        # One look in five minutes in the end, and one value; or one look whenever the vault says so, which is in 10 s.
-        pytest.param(answers("vault", 503), {"vault": 60, "API server": 100}, id="503"),
-        pytest.param(answers("vault", 429, 10), {"vault": 360, "API server": 100}, id="429 with Retry-After"),
-        pytest.param(answers("vault", 429), {"vault": 360, "API server": 100}, id="429 without"),
-        pytest.param(unreachable("vault"), {"vault": 60, "API server": 100}, id="vault unreachable"),
-        pytest.param(unreachable("entra"), {"entra": 30, "vault": 72}, id="Entra unreachable"),
-        pytest.param(answers("entra", 503), {"entra": 30, "vault": 72}, id="Entra's 503"),
-        pytest.param(answers("entra", 429, 30), {"entra": 30, "vault": 72}, id="Entra's 429"),
+        pytest.param(lambda _: None, {"vault": 72, "entra": 2, "API server": 100}, id="no fault"),
+        # In the end there is one list and one get in five minutes, or one list after each Retry-After of 10 s.
+        pytest.param(refuse_calls("vault", 503), {"vault": 60, "API server": 100}, id="503"),
+        pytest.param(refuse_calls("vault", 429, 10), {"vault": 360, "API server": 100}, id="429 with Retry-After"),
+        pytest.param(refuse_calls("vault", 429), {"vault": 360, "API server": 100}, id="429 without"),
+        pytest.param(drop_calls("vault"), {"vault": 60, "API server": 100}, id="vault unreachable"),
+        pytest.param(drop_calls("entra"), {"entra": 30, "vault": 72}, id="Entra unreachable"),
+        pytest.param(refuse_calls("entra", 503), {"entra": 30, "vault": 72}, id="Entra's 503"),
+        pytest.param(refuse_calls("entra", 429, 30), {"entra": 30, "vault": 72}, id="Entra's 429"),
     ],
 )
-def test_an_hour_of_a_failing_vault_or_entra(world: VirtualFaultHarness, fails: Fails, most: dict[str, int]) -> None:
-    world.vault.on_request = fails
-    world.rotate_during(HOUR)
-    took = world.count_calls()
+def test_controller_recovers_after_an_hour_of_vault_or_entra_failures(
+    harness: VirtualFaultHarness, fault: VaultFault, most: dict[str, int]
+) -> None:
+    harness.vault.on_request = fault
+    harness.rotate_during(HOUR)
+    took = harness.count_calls()
     assert not {who: took[who] for who in most if took[who] > most[who]}
-    world.vault.on_request = lambda _: None
-    assert_recovered(world, SOON)
+    harness.vault.on_request = lambda _: None
+    assert_recovered(harness, SOON)
 
 
-def test_a_vault_that_refused_everything_is_soon_asked_as_before(world: VirtualFaultHarness) -> None:
-    world.stop_controller()
-    world.start_controller(poll=2)
-    world.wait(10)
-    world.vault.on_request = answers("vault", 429, 2)
+def test_controller_recovers_within_30_seconds_of_throttling(harness: VirtualFaultHarness) -> None:
+    harness.stop_controller()
+    harness.start_controller(poll=2)
+    harness.wait(10)
+    harness.vault.on_request = refuse_calls("vault", 429, 2)
     for _ in range(6):
-        world.rotate_values()
-        world.wait(2)
-    world.vault.on_request = lambda _: None
-    assert_recovered(world, 30)
+        harness.rotate_values()
+        harness.wait(2)
+    harness.vault.on_request = lambda _: None
+    assert_recovered(harness, 30)
 
 
-def bears(loop: VirtualLoop, calls_in_ten_seconds: int) -> Fails:
-    """Return the vault takes so many calls in each ten seconds, and says when the next begin."""
+def limit_calls(loop: VirtualLoop, calls_in_ten_seconds: int) -> VaultFault:
+    """Let the vault accept this many calls in each ten seconds, and refuse the others with Retry-After."""
     asked: Counter[int] = Counter()
 
-    def fails(who: str) -> Answer | None:
+    def fault(who: str) -> Answer | None:
         window, into = divmod(loop.time(), 10)
         asked[int(window)] += who == "vault"
         if who != "vault" or asked[int(window)] <= calls_in_ten_seconds:
             return None
         return 429, {"error": {"code": "Throttled", "message": "too many"}}, {"Retry-After": str(math.ceil(10 - into))}
 
-    return fails
+    return fault
 
 
-def test_a_secret_comes_whole_from_a_vault_that_lets_through_fewer_calls_than_it_has_keys(
-    world: VirtualFaultHarness,
+def test_vault_with_fewer_calls_than_keys_still_gives_a_whole_secret(
+    harness: VirtualFaultHarness,
 ) -> None:
-    """60 keys of which none is to be written before all are there, first as new ones, then rotated together."""
-    world.stop_controller()
-    world.start_controller(partial=False)
+    """Sync 60 keys without partial writes, first as new ones and then after a rotation of all of them."""
+    harness.stop_controller()
+    harness.start_controller(partial=False)
     keys = {f"key-{number}": f"key-{number}" for number in range(60)}
-    world.expected.expect(SecretName("shop", "many"), "shop", keys)
-    world.cluster.put("secretproviderclasses", provider_class(keys, "many"))
-    world.vault.on_request = bears(world.loop, 25)
+    harness.expected.expect(SecretName("shop", "many"), "shop", keys)
+    harness.cluster.put("secretproviderclasses", provider_class(keys, "many"))
+    harness.vault.on_request = limit_calls(harness.loop, 25)
     for version in range(2):
         for name in keys:
             value = f"{name} {version}"
-            world.vault.put(name, value)
-            world.expected.record_value(VaultObjectName("shop", name), value)
+            harness.vault.put(name, value)
+            harness.expected.record_value(VaultObjectName("shop", name), value)
         if not version:
-            world.cluster.put("secretsyncs", secret_sync("many", keys, "many"))
-        world.begin_fault()
-        wait_until_current(world, POLL + 60)
-        assert world.count_calls()["vault"] <= 2 * len(keys)
+            harness.cluster.put("secretsyncs", secret_sync("many", keys, "many"))
+        harness.begin_fault()
+        wait_until_current(harness, POLL + 60)
+        assert harness.count_calls()["vault"] <= 2 * len(keys)
 
 
 @pytest.mark.parametrize("partial", [True, False])
-def test_an_hour_of_one_missing_key_among_sixty_costs_that_key_alone(world: VirtualFaultHarness, partial: bool) -> None:
-    world.stop_controller()
-    world.start_controller(poll=3600, partial=partial)
+def test_missing_key_among_sixty_causes_requests_for_that_key_only(harness: VirtualFaultHarness, partial: bool) -> None:
+    harness.stop_controller()
+    harness.start_controller(poll=3600, partial=partial)
     keys = {f"key-{number}": f"key-{number}" for number in range(60)}
-    world.cluster.put("secretproviderclasses", provider_class(keys, "many"))
+    harness.cluster.put("secretproviderclasses", provider_class(keys, "many"))
     for name in list(keys)[1:]:
-        world.vault.put(name, f"{name} first")
-    world.wait(10)  # a value that was read within two seconds of its change is read again at the first poll
-    world.cluster.put("secretsyncs", secret_sync("many", keys, "many"))
-    world.wait(60)
-    world.begin_fault()
-    world.wait(HOUR)
-    # Half of five minutes at the least between two tries of the key, and the polls of both groups.
-    assert world.count_calls()["vault"] <= 24 + 6
-    world.vault.put("key-0", "found")
-    world.vault.put("key-1", "key-1 second")
-    world.wait(HOUR + SOON)
-    found = world.cluster.values(("secrets", "shop", "many"))
+        harness.vault.put(name, f"{name} first")
+    harness.wait(10)  # a value that was read within two seconds of its change is read again at the first poll
+    harness.cluster.put("secretsyncs", secret_sync("many", keys, "many"))
+    harness.wait(60)
+    harness.begin_fault()
+    harness.wait(HOUR)
+    # At least half of five minutes pass between two attempts for the key. Both groups are polled as well.
+    assert harness.count_calls()["vault"] <= 24 + 6
+    harness.vault.put("key-0", "found")
+    harness.vault.put("key-1", "key-1 second")
+    harness.wait(HOUR + SOON)
+    found = harness.cluster.values(("secrets", "shop", "many"))
     assert (len(found), found["key-0"], found["key-1"]) == (60, "found", "key-1 second")
 
 
-def test_others_follow_the_vault_while_one_key_is_missing(world: VirtualFaultHarness) -> None:
+def test_other_keys_follow_the_vault_while_one_key_is_missing(harness: VirtualFaultHarness) -> None:
     keys = {f"key-{number}": f"key-{number}" for number in range(60)}
-    world.cluster.put("secretproviderclasses", provider_class(keys, "many"))
+    harness.cluster.put("secretproviderclasses", provider_class(keys, "many"))
     for name in list(keys)[1:]:
-        world.vault.put(name, "first")
-    world.cluster.put("secretsyncs", secret_sync("many", keys, "many"))
-    world.wait(30)
-    world.vault.put("key-7", "second")
-    world.wait(2 * POLL)
-    assert world.cluster.values(("secrets", "shop", "many"))["key-7"] == "second"
+        harness.vault.put(name, "first")
+    harness.cluster.put("secretsyncs", secret_sync("many", keys, "many"))
+    harness.wait(30)
+    harness.vault.put("key-7", "second")
+    harness.wait(2 * POLL)
+    assert harness.cluster.values(("secrets", "shop", "many"))["key-7"] == "second"
 
 
-def test_an_hour_of_a_webhook_that_changes_a_label_costs_no_vault_read(world: VirtualFaultHarness) -> None:
-    world.stop_controller()
-    world.start_controller(poll=3600)
-    world.wait(60)
+def test_webhook_that_changes_a_label_causes_no_vault_request(harness: VirtualFaultHarness) -> None:
+    harness.stop_controller()
+    harness.start_controller(poll=3600)
+    harness.wait(60)
 
-    def mutates(secret: Object) -> None:
+    def mutate(secret: Object) -> None:
         secret["metadata"].setdefault("labels", {})[OUR_LABEL[0]] = "changed"
 
-    world.cluster.on_secret_write = mutates
-    for _, namespace, name in [key for key in world.cluster.objects if key[0] == "secrets"]:
-        secret = world.cluster.objects["secrets", namespace, name]
+    harness.cluster.on_secret_write = mutate
+    for _, namespace, name in [key for key in harness.cluster.objects if key[0] == "secrets"]:
+        secret = harness.cluster.objects["secrets", namespace, name]
         if "labels" in secret["metadata"]:
-            mutates(secret)
-    world.begin_fault()
-    world.cluster.writes.clear()
-    world.wait(HOUR - 120)
-    assert world.count_calls()["vault"] == 0
+            mutate(secret)
+    harness.begin_fault()
+    harness.cluster.writes.clear()
+    harness.wait(HOUR - 120)
+    assert harness.count_calls()["vault"] == 0
     # Twelve drift checks in an hour, of which the first, second, fourth and eighth write.
-    ours = len(SYNCS)
-    assert ours <= world.cluster.writes["secrets"] <= 5 * ours
+    synced = len(SYNCS)
+    assert synced <= harness.cluster.writes["secrets"] <= 5 * synced
 
 
-def test_entras_key_is_rolled_and_nobody_waits_for_it(world: VirtualFaultHarness) -> None:
+def test_rolled_entra_key_delays_no_sync(harness: VirtualFaultHarness) -> None:
     for rolled in range(1, 6):
-        world.vault.roll_key()
-        world.rotate_values()
-        wait_until_current(world, POLL + 2)
-        assert world.count_calls()["entra"] == rolled
-    assert_recovered(world, POLL + 2)
+        harness.vault.roll_key()
+        harness.rotate_values()
+        wait_until_current(harness, POLL + 2)
+        assert harness.count_calls()["entra"] == rolled
+    assert_recovered(harness, POLL + 2)
 
 
-def refuses(error: type[errors.KubeError], status: int, *methods: str, retry_after: float | None = None) -> Refusing:
-    """Let requests of these methods, or all requests, fail with that error."""
+def fail_requests(
+    error: type[errors.KubeError], status: int, *methods: str, retry_after: float | None = None
+) -> ApiServerFault:
+    """Let requests of these methods, or all requests, fail with this error."""
 
-    def fails(method: str, _path: str) -> None:
+    def fault(method: str, _path: str) -> None:
         if not methods or method in methods:
             raise error("no", status=status, retry_after=retry_after)
 
-    return fails
+    return fault
 
 
 @pytest.mark.parametrize(
-    ("fails", "most"),
+    ("fault", "most"),
     [
-        # Each of three watches comes again four times a minute, in the end.
-        pytest.param(refuses(errors.Unreachable, 0), 1000, id="unreachable"),
-        pytest.param(refuses(errors.Unreachable, 429, retry_after=20), 800, id="429"),
-        pytest.param(refuses(errors.Unreachable, 500, "POST", "PATCH"), 200, id="no space in etcd"),
-        pytest.param(refuses(errors.Refused, 403), 1000, id="403"),
-        pytest.param(refuses(errors.Conflict, 409, "POST", "PATCH"), 600, id="409"),
-        pytest.param(refuses(errors.ResourceExpired, 410, "WATCH"), 1800, id="410"),
+        # In the end, each of three watches is retried four times a minute.
+        pytest.param(fail_requests(errors.Unreachable, 0), 1000, id="unreachable"),
+        pytest.param(fail_requests(errors.Unreachable, 429, retry_after=20), 800, id="429"),
+        pytest.param(fail_requests(errors.Unreachable, 500, "POST", "PATCH"), 200, id="no space in etcd"),
+        pytest.param(fail_requests(errors.Refused, 403), 1000, id="403"),
+        pytest.param(fail_requests(errors.Conflict, 409, "POST", "PATCH"), 600, id="409"),
+        pytest.param(fail_requests(errors.ResourceExpired, 410, "WATCH"), 1800, id="410"),
     ],
 )
-def test_an_hour_of_a_failing_api_server(world: VirtualFaultHarness, fails: Refusing, most: int) -> None:
-    world.cluster.on_request = fails
-    world.rotate_during(HOUR)
-    assert world.count_calls()["API server"] <= most
-    world.cluster.on_request = lambda *_: None
-    assert_recovered(world, SOON)
+def test_controller_recovers_after_an_hour_of_api_server_failures(
+    harness: VirtualFaultHarness, fault: ApiServerFault, most: int
+) -> None:
+    harness.cluster.on_request = fault
+    harness.rotate_during(HOUR)
+    assert harness.count_calls()["API server"] <= most
+    harness.cluster.on_request = lambda *_: None
+    assert_recovered(harness, SOON)
 
 
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("ahead", [MONTH, -MONTH])
-def test_the_clock_jumps_and_jumps_back(world: VirtualFaultHarness, ahead: float, restarted: bool) -> None:
+def test_controller_recovers_after_the_clock_jumps_and_returns(
+    harness: VirtualFaultHarness, ahead: float, restarted: bool
+) -> None:
     for jump in (ahead, 0.0):
-        world.ahead = jump
-        if restarted:  # and reads in statuses when things were done
-            world.stop_controller()
-            world.start_controller()
-        assert_recovered(world, SOON)
+        harness.ahead = jump
+        if restarted:  # the new process reads times from statuses
+            harness.stop_controller()
+            harness.start_controller()
+        assert_recovered(harness, SOON)

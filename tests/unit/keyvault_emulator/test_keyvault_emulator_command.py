@@ -1,4 +1,4 @@
-"""The emulator's command line: what cannot be used is told in one line that names it."""
+"""Test the emulator's command line: each invalid input is reported in one line that names it."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from tools.keyvault_emulator.__main__ import main
         (b"vaults: [", "the state cannot be read"),
     ],
 )
-def test_a_state_that_cannot_be_used(
+def test_invalid_state_file_is_reported_in_one_line(
     content: bytes, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "state.yaml").write_bytes(content)
     assert main(["--state", str(tmp_path / "state.yaml")]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("keyvault-emulator: ")
-    assert why in told
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("keyvault-emulator: ")
+    assert why in line
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_a_state_that_cannot_be_used(
         ("--address=ü", "expected an IP address of this machine"),
     ],
 )
-def test_an_option_that_cannot_be_used(option: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_option_is_reported(option: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([option])
     assert ended.value.code == 2
     assert why in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_that_cannot_be_created_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert main(["--directory", str(tmp_path / "file" / "x")]) == 1
     assert capsys.readouterr().err == f"keyvault-emulator: {tmp_path}/file/x: Not a directory\n"

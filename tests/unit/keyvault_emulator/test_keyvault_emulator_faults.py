@@ -1,4 +1,4 @@
-"""What goes wrong on purpose, seen by the official client and by aiohttp."""
+"""Test the emulator's faults with the official client and with aiohttp."""
 
 import asyncio
 import ssl
@@ -40,7 +40,7 @@ async def session(stocked: Scene) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-def test_cut_off_refuses_connections_and_restore_ends_that(stocked: Scene) -> None:
+def test_cut_off_refuses_connections_until_restore(stocked: Scene) -> None:
     with stocked.secrets() as client:
         assert client.get_secret("pin").value == "1234"
         stocked.emulator.cut_off()
@@ -56,7 +56,7 @@ def test_cut_off_refuses_connections_and_restore_ends_that(stocked: Scene) -> No
     assert stocked.emulator.counters()[f"{VAULT}/secrets.get/200"] == 2
 
 
-async def test_the_port_is_kept_while_it_is_cut_off(stocked: Scene, session: aiohttp.ClientSession) -> None:
+async def test_cut_off_emulator_keeps_its_port(stocked: Scene, session: aiohttp.ClientSession) -> None:
     stocked.emulator.cut_off()
     for _ in range(3):
         with pytest.raises(aiohttp.ClientConnectionError):
@@ -66,7 +66,7 @@ async def test_the_port_is_kept_while_it_is_cut_off(stocked: Scene, session: aio
         assert response.status == 200
 
 
-async def test_delays_are_as_specific_as_they_were_asked_for(stocked: Scene, session: aiohttp.ClientSession) -> None:
+async def test_most_specific_delay_applies_to_a_request(stocked: Scene, session: aiohttp.ClientSession) -> None:
     async def seconds(path: str) -> float:
         start = time.monotonic()
         async with session.get(path) as response:
@@ -87,7 +87,7 @@ async def test_delays_are_as_specific_as_they_were_asked_for(stocked: Scene, ses
 
 
 @pytest.mark.parametrize("retry_after", [7, None])
-async def test_a_throttled_vault_answers_429(
+async def test_throttled_vault_answers_429(
     stocked: Scene, session: aiohttp.ClientSession, retry_after: int | None
 ) -> None:
     stocked.emulator.throttle(VAULT, 3, retry_after)
@@ -104,7 +104,9 @@ async def test_a_throttled_vault_answers_429(
         assert response.status == 200
 
 
-async def test_broken_answers_match_where_what_and_how_often(stocked: Scene, session: aiohttp.ClientSession) -> None:
+async def test_fault_applies_to_its_vault_operation_and_number_of_times(
+    stocked: Scene, session: aiohttp.ClientSession
+) -> None:
     async def status(path: str = PIN) -> int:
         async with session.get(path) as response:
             return response.status
@@ -125,12 +127,12 @@ async def test_broken_answers_match_where_what_and_how_often(stocked: Scene, ses
     assert await status() == 200
 
 
-async def test_connections_break_in_every_way(stocked: Scene, session: aiohttp.ClientSession) -> None:
+async def test_each_kind_of_connection_fault_reaches_the_client(stocked: Scene, session: aiohttp.ClientSession) -> None:
     async def read(seconds: float = 5) -> bytes:
         async with session.get(PIN, timeout=aiohttp.ClientTimeout(total=seconds)) as response:
             return await response.read()
 
-    stocked.emulator.fail(where=VAULT, kind="drop", times=2)  # aiohttp tries once more by itself
+    stocked.emulator.fail(where=VAULT, kind="drop", times=2)  # aiohttp retries once by itself
     with pytest.raises(aiohttp.ClientConnectionError):
         await read()
     stocked.emulator.fail(200, where=VAULT, kind="reset", times=1, body='{"value": "half"}')
@@ -159,7 +161,7 @@ async def test_connections_break_in_every_way(stocked: Scene, session: aiohttp.C
     assert counters[f"{VAULT}/secrets.get/200"] == 3
 
 
-def test_entra_breaks_apart_from_the_vaults(stocked: Scene) -> None:
+def test_fault_at_entra_fails_the_token_request(stocked: Scene) -> None:
     stocked.emulator.fail(500, where="entra")
     with stocked.credential() as credential, pytest.raises((ClientAuthenticationError, HttpResponseError)):
         credential.get_token("https://vault.azure.net/.default")
@@ -170,7 +172,7 @@ def test_entra_breaks_apart_from_the_vaults(stocked: Scene) -> None:
     ("flaw", "words"),
     [("expired", "expired"), ("unknown-ca", "unable to get"), ("wrong-name", "mismatch")],
 )
-async def test_a_flawed_certificate_is_noticed(
+async def test_flawed_certificate_is_rejected_by_the_client(
     stocked: Scene, session: aiohttp.ClientSession, flaw: str, words: str
 ) -> None:
     async with session.get(PIN) as response:
@@ -185,7 +187,7 @@ async def test_a_flawed_certificate_is_noticed(
         assert response.status == 200
 
 
-def test_a_fault_that_does_not_exist_is_refused(scene: Scene) -> None:
+def test_unknown_fault_or_vault_is_rejected(scene: Scene) -> None:
     with pytest.raises(EmulatorError, match=r"Invalid enum value 'explode' - at `\$.kind`"):
         scene.emulator.fail(kind="explode")  # type: ignore[arg-type]
     with pytest.raises(EmulatorError, match="'nowhere' does not exist"):

@@ -1,4 +1,4 @@
-"""The election, in virtual time: never two leaders, a dead one replaced in time, a lease given back at once."""
+"""Test leader election in virtual time: at most one leader, a timely takeover, and an immediate release."""
 
 import asyncio
 import contextlib
@@ -22,18 +22,18 @@ from tests.support.scripted_api_server import connect_to_api_server, error_respo
 Clock = Callable[[], float]
 
 
-class Api:
-    """One Lease, kept as the API server keeps it."""
+class FakeLeaseApi:
+    """An API server with one Lease."""
 
     def __init__(self) -> None:
         self.version = 1
         self.spec: dict[str, Any] = {}
         self.exists = True
         self.may_create = True
-        self.trouble: Callable[[], Any] = lambda: asyncio.sleep(0)
+        self.on_request: Callable[[], Any] = lambda: asyncio.sleep(0)
 
     async def call(self, method: str, _path: str, *, body: Mapping[str, Any] | None = None, **_: Any) -> bytes:
-        await self.trouble()
+        await self.on_request()
         if method == "POST":
             self._create()
         elif not self.exists:
@@ -61,10 +61,15 @@ class Api:
 
 
 class Replica:
-    """One process: what it would send, and when it led."""
+    """One process that takes part in the election, and its terms as leader."""
 
     def __init__(
-        self, api: Api, name: str, clock: Clock, lease_seconds: int = LEASE_SECONDS, renew_interval: float = RETRY
+        self,
+        api: FakeLeaseApi,
+        name: str,
+        clock: Clock,
+        lease_seconds: int = LEASE_SECONDS,
+        renew_interval: float = RETRY,
     ) -> None:
         self.gauge: list[bool] = []
         self.may_lead = True
@@ -87,9 +92,9 @@ class Replica:
         self.led += 1
         await self.done.wait()
 
-    async def dies(self) -> None:
-        """As by SIGKILL: nothing is given back."""
-        self.elector.kube = cast("KubeClient", Api())
+    async def kill(self) -> None:
+        """End the process as SIGKILL does, without releasing the lease."""
+        self.elector.kube = cast("KubeClient", FakeLeaseApi())
         self.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.task
@@ -97,9 +102,9 @@ class Replica:
 
 @pytest.mark.parametrize("later", [0.0, 0.3, 0.9, 1.3, 1.9])
 @pytest.mark.parametrize("moment", [0.01, 0.5, 1.0, 1.5, 1.99])
-def test_one_leads_and_when_it_dies_the_other_takes_over_within_the_lease_time(moment: float, later: float) -> None:
+def test_replica_takes_over_within_the_lease_time_of_a_dead_leader(moment: float, later: float) -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first = Replica(api, "a", clock)
         await asyncio.sleep(later)
         second = Replica(api, "b", clock)
@@ -107,29 +112,29 @@ def test_one_leads_and_when_it_dies_the_other_takes_over_within_the_lease_time(m
         assert (first.elector.leads, second.elector.leads, api.holder) == (True, False, "a")
         assert first.gauge == [True]
         assert api.spec["leaseDurationSeconds"] == LEASE_SECONDS
-        await first.dies()
+        await first.kill()
         await asyncio.sleep(LEASE_SECONDS)
         assert second.elector.leads
         assert (api.holder, api.spec["leaseTransitions"]) == ("b", 2)
-        await second.dies()
+        await second.kill()
 
     virtual_time.run_virtual(main)
 
 
 @pytest.mark.parametrize("seconds", [5, 60, 600])
-def test_another_lease_duration_changes_all_times_in_proportion(seconds: int) -> None:
+def test_takeover_time_is_proportional_to_the_lease_duration(seconds: int) -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first = Replica(api, "a", clock, seconds)
         second = Replica(api, "b", clock, seconds)
         await asyncio.sleep(10 * seconds)
         assert (api.holder, api.spec["leaseDurationSeconds"]) == ("a", seconds)
-        await first.dies()
+        await first.kill()
         await asyncio.sleep(0.6 * seconds)
         assert api.holder == "a"
         await asyncio.sleep(0.6 * seconds)  # the time of a request does not change with the duration
         assert api.holder == "b"
-        await second.dies()
+        await second.kill()
 
     virtual_time.run_virtual(main)
 
@@ -137,24 +142,24 @@ def test_another_lease_duration_changes_all_times_in_proportion(seconds: int) ->
 @pytest.mark.parametrize(
     ("duration", "interval", "writes"), [(15, 2, 1800), (60, 15, 240), (60, 10, 360), (60, 1000, 180), (600, 150, 24)]
 )
-def test_leader_renews_once_in_the_interval_it_is_given(duration: int, interval: float, writes: int) -> None:
+def test_leader_renews_once_per_renew_interval(duration: int, interval: float, writes: int) -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         leader = Replica(api, "a", clock, duration, interval)
         await asyncio.sleep(1)
         before = api.version
         await asyncio.sleep(3600)
         assert (leader.led, leader.elector.leads) == (1, True)
-        assert api.version - before == pytest.approx(writes, rel=0.02)  # an answer takes time, too
-        await leader.dies()
+        assert api.version - before == pytest.approx(writes, rel=0.02)  # an answer takes time as well
+        await leader.kill()
 
     virtual_time.run_virtual(main)
 
 
 @pytest.mark.parametrize("fails", [1, 2])
-def test_rare_renewal_that_fails_is_tried_again_soon(fails: int) -> None:
+def test_failed_renewal_is_retried_before_the_next_interval(fails: int) -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         leader = Replica(api, "a", clock, 60, 15)
         await asyncio.sleep(1)
         left = 0
@@ -165,20 +170,20 @@ def test_rare_renewal_that_fails_is_tried_again_soon(fails: int) -> None:
             if left >= 0:
                 raise errors.Unreachable("HTTP 500", status=500)
 
-        api.trouble = fail_some
+        api.on_request = fail_some
         for _ in range(20):
             left = fails
             await asyncio.sleep(60)
             assert left < 0
         assert (leader.led, leader.gauge) == (1, [True])
-        await leader.dies()
+        await leader.kill()
 
     virtual_time.run_virtual(main)
 
 
-def test_replica_that_may_not_lead_gives_the_lease_back_and_waits() -> None:
+def test_replica_that_may_not_lead_releases_the_lease_and_waits() -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first = Replica(api, "a", clock)
         await asyncio.sleep(30)
         first.may_lead = False
@@ -192,15 +197,15 @@ def test_replica_that_may_not_lead_gives_the_lease_back_and_waits() -> None:
         first.may_lead = True
         await asyncio.sleep(RETRY)
         assert (first.gauge, api.holder) == ([True, False, True], "a")
-        await first.dies()
+        await first.kill()
 
     virtual_time.run_virtual(main)
 
 
 @pytest.mark.parametrize("others", [0, 1, 4])
-def test_missing_lease_is_created_and_one_leads_at_once(others: int) -> None:
+def test_missing_lease_is_created_and_one_replica_leads_at_once(others: int) -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         api.exists = False
         replicas = [Replica(api, name, clock) for name in "abcde"[: 1 + others]]
         await asyncio.sleep(0.1)
@@ -209,41 +214,41 @@ def test_missing_lease_is_created_and_one_leads_at_once(others: int) -> None:
         assert sum(replica.led for replica in replicas) == 1
         for replica in replicas:
             assert replica.elector.problem == ""
-            await replica.dies()
+            await replica.kill()
 
     virtual_time.run_virtual(main)
 
 
 def test_leader_whose_lease_is_deleted_stops_and_creates_it() -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first = Replica(api, "a", clock)
         await asyncio.sleep(30.5)
         api.exists = False
         await asyncio.sleep(2 * RETRY)
         first.elector.check()
         assert (first.gauge, first.led, api.holder) == ([True, False, True], 2, "a")
-        await first.dies()
+        await first.kill()
 
     virtual_time.run_virtual(main)
 
 
-def test_leader_whose_deleted_lease_another_created_stops_at_its_next_renewal() -> None:
+def test_leader_stops_if_another_replica_recreated_its_lease() -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first = Replica(api, "a", clock)
         await asyncio.sleep(30.5)
         api.spec, api.version = {"holderIdentity": "b"}, 99
         await asyncio.sleep(2 * RETRY)
         assert (first.elector.leads, api.holder) == (False, "b")
-        await first.dies()
+        await first.kill()
 
     virtual_time.run_virtual(main)
 
 
-def test_lease_that_can_neither_be_read_nor_created_is_a_problem_until_it_is_there() -> None:
+def test_lease_that_cannot_be_created_is_a_problem_until_it_exists() -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         api.exists = api.may_create = False
         first = Replica(api, "a", clock)
         await asyncio.sleep(10)
@@ -255,7 +260,7 @@ def test_lease_that_can_neither_be_read_nor_created_is_a_problem_until_it_is_the
         await asyncio.sleep(RETRY)
         assert first.elector.problem == ""
         assert first.elector.leads
-        await first.dies()
+        await first.kill()
 
     virtual_time.run_virtual(main)
 
@@ -272,7 +277,7 @@ def raising(error: errors.KubeError) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "after", "words"),
+    ("on_request", "after", "words"),
     [
         (raising(errors.Refused("no right", status=403)), RETRY, ["(no right)", "restore the Role l"]),
         (raising(errors.PolicyRefused("policy 'x' refused", status=422)), RETRY, ["policy 'x'", "restore the Role l"]),
@@ -284,16 +289,16 @@ def raising(error: errors.KubeError) -> Callable[[], Any]:
     ],
     ids=["role", "policy", "namespace", "5xx", "large", "gone", "hangs"],
 )
-def test_every_lasting_failure_of_the_lease_is_a_problem_until_it_passes(
-    trouble: Callable[[], Any], after: float, words: list[str]
+def test_lasting_lease_failure_is_a_problem_until_it_ends(
+    on_request: Callable[[], Any], after: float, words: list[str]
 ) -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
-        working = api.trouble
+        api = FakeLeaseApi()
+        working = api.on_request
         first = Replica(api, "a", clock)
         await asyncio.sleep(10)
         assert first.elector.problem == ""
-        api.trouble = trouble
+        api.on_request = on_request
         if after == LEASE_SECONDS:
             await asyncio.sleep(LEASE_SECONDS - 3 * RETRY)
             assert first.elector.problem == ""
@@ -301,35 +306,35 @@ def test_every_lasting_failure_of_the_lease_is_a_problem_until_it_passes(
         assert first.elector.problem.startswith("no replica can lead: the Lease n/l cannot be read, created or renewed")
         for word in words:
             assert word in first.elector.problem
-        api.trouble = working
+        api.on_request = working
         await asyncio.sleep(2 * ATTEMPT)
         assert first.elector.problem == ""
         assert first.elector.leads
-        await first.dies()
+        await first.kill()
 
     virtual_time.run_virtual(main)
 
 
-def test_follower_that_reads_the_lease_of_another_has_no_problem() -> None:
+def test_follower_that_reads_the_lease_has_no_problem() -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first, second = Replica(api, "a", clock), Replica(api, "b", clock)
         await asyncio.sleep(60)
         assert (first.elector.leads, second.elector.leads) == (True, False)
         assert (first.elector.problem, second.elector.problem) == ("", "")
-        await first.dies()
-        await second.dies()
+        await first.kill()
+        await second.kill()
 
     virtual_time.run_virtual(main)
 
 
-@pytest.mark.parametrize("way", ["it ends by itself", "it is cancelled", "it crashes"])
-def test_a_leader_that_ends_gives_the_lease_back(way: str) -> None:
+@pytest.mark.parametrize("way", ["ends by itself", "is cancelled", "crashes"])
+def test_leader_that_ends_releases_the_lease(way: str) -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first, second = Replica(api, "a", clock), Replica(api, "b", clock)
         await asyncio.sleep(30)
-        if way == "it is cancelled":
+        if way == "is cancelled":
             first.task.cancel()
         else:
             first.done.set()
@@ -339,10 +344,10 @@ def test_a_leader_that_ends_gives_the_lease_back(way: str) -> None:
         with pytest.raises(errors.NotLeading):
             first.elector.check()
         second.elector.check()
-        await second.dies()
+        await second.kill()
 
     async def crashing(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
 
         async def crash() -> None:
             await asyncio.sleep(5)
@@ -352,23 +357,23 @@ def test_a_leader_that_ends_gives_the_lease_back(way: str) -> None:
             await LeaderElector(cast("KubeClient", api), "n", "l", "a", print, clock).run(crash)
         assert api.holder == ""
 
-    virtual_time.run_virtual(crashing if way == "it crashes" else main)
+    virtual_time.run_virtual(crashing if way == "crashes" else main)
 
 
-def test_one_who_is_stopped_in_the_moment_of_taking_it_gives_it_back() -> None:
+def test_replica_cancelled_while_it_acquires_the_lease_releases_it() -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first = Replica(api, "a", clock)
-        way = api.call
+        call = api.call
 
         async def slow_answers(*args: Any, **options: Any) -> bytes:
-            answer = await way(*args, **options)
+            answer = await call(*args, **options)
             await asyncio.sleep(1)
             return answer
 
         first.elector.kube = cast("KubeClient", SimpleNamespace(call=slow_answers))
         await asyncio.sleep(1.5)
-        assert (api.holder, first.led) == ("a", 0)  # it was granted, and the answer is on its way
+        assert (api.holder, first.led) == ("a", 0)  # the lease is granted, but the replica has no answer yet
         first.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first.task
@@ -377,52 +382,52 @@ def test_one_who_is_stopped_in_the_moment_of_taking_it_gives_it_back() -> None:
     virtual_time.run_virtual(main)
 
 
-def test_a_leader_that_cannot_renew_stops_in_time_and_leads_again_afterwards() -> None:
+def test_leader_that_cannot_renew_stops_in_time_and_leads_again_later() -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first = Replica(api, "a", clock)
         await asyncio.sleep(30)
 
-        api.trouble = lambda: asyncio.sleep(60)  # longer than any attempt waits
+        api.on_request = lambda: asyncio.sleep(60)  # longer than any attempt waits
         await asyncio.sleep(HOLD + 0.1)
         assert first.gauge == [True, False]
         with pytest.raises(errors.NotLeading):
             first.elector.check()
-        api.trouble = lambda: asyncio.sleep(0)
+        api.on_request = lambda: asyncio.sleep(0)
         await asyncio.sleep(ATTEMPT + RETRY + 0.1)
         first.elector.check()
         assert (first.gauge, first.led) == ([True, False, True], 2)
-        await first.dies()
+        await first.kill()
 
     virtual_time.run_virtual(main)
 
 
-def test_a_short_outage_and_a_stranger_that_touches_the_lease_change_nothing() -> None:
+def test_short_outage_or_foreign_edit_of_the_lease_changes_no_leader() -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first, second = Replica(api, "a", clock), Replica(api, "b", clock)
         await asyncio.sleep(30)
         for _ in range(20):
-            api.version += 1  # a label, say
+            api.version += 1  # for example, an edit of a label
             await asyncio.sleep(3)
-        api.trouble = lambda: asyncio.sleep(60)  # longer than any attempt waits
+        api.on_request = lambda: asyncio.sleep(60)  # longer than any attempt waits
         await asyncio.sleep(HOLD - RETRY - 3.5)
-        api.trouble = lambda: asyncio.sleep(0)
+        api.on_request = lambda: asyncio.sleep(0)
         await asyncio.sleep(60)
         assert (first.led, second.led) == (1, 0)
-        await first.dies()
-        await second.dies()
+        await first.kill()
+        await second.kill()
 
     virtual_time.run_virtual(main)
 
 
-def test_a_holder_that_changes_while_another_waits_has_the_whole_time_from_then_on(
+def test_change_of_the_holder_restarts_the_followers_wait(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
 
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         api.spec = {"holderIdentity": "first", "leaseTransitions": 3}
         waiting = Replica(api, "b", clock)
         await asyncio.sleep(11.5)
@@ -435,62 +440,62 @@ def test_a_holder_that_changes_while_another_waits_has_the_whole_time_from_then_
         await asyncio.sleep(0.2)
         assert (api.holder, waiting.elector.leads, waiting.gauge) == ("b", True, [True])
         assert api.spec["leaseTransitions"] == 4
-        await waiting.dies()
+        await waiting.kill()
 
     virtual_time.run_virtual(main)
     following = [record.__dict__["fields"]["leader"] for record in caplog.records if record.msg == "following"]
     assert following == ["first", "second"]
 
 
-def test_a_follower_that_ends_leaves_the_lease_of_the_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_follower_that_ends_does_not_release_the_leaders_lease(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
 
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         leader, follower = Replica(api, "a", clock), Replica(api, "b", clock)
         await asyncio.sleep(30)
         follower.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await follower.task
         assert (api.holder, leader.elector.leads, follower.gauge) == ("a", True, [])
-        await leader.dies()
+        await leader.kill()
 
     virtual_time.run_virtual(main)
-    # Its renewals are no news, and the follower is the only one that follows.
+    # Renewals are not logged, and only the follower logs that it follows.
     assert [record.msg for record in caplog.records] == ["leading", "following"]
 
 
-def test_a_lease_is_renewed_every_two_seconds_and_led_for_ten_after_the_last_renewal() -> None:
+def test_leader_renews_every_2_s_and_stops_10_s_after_the_last_renewal() -> None:
     async def main(clock: Clock) -> None:
-        api, asked = Api(), []
+        api, asked = FakeLeaseApi(), []
 
         def answer(seconds: float) -> Callable[[], Any]:
-            def trouble() -> Any:
+            def on_request() -> Any:
                 asked.append(clock())
                 return asyncio.sleep(seconds)
 
-            return trouble
+            return on_request
 
-        api.trouble = answer(0)
+        api.on_request = answer(0)
         first = Replica(api, "a", clock)
         await asyncio.sleep(10.5)
-        assert asked == pytest.approx([0, 0, 2, 4, 6, 8, 10])  # what it wrote itself need not be read again
+        assert asked == pytest.approx([0, 0, 2, 4, 6, 8, 10])  # the leader does not read the lease that it wrote itself
         asked.clear()
-        api.trouble = answer(60)
+        api.on_request = answer(60)
         await asyncio.sleep(9.4)
         assert (first.elector.leads, first.gauge) == (True, [True])
         await asyncio.sleep(0.2)
         assert (first.elector.leads, first.gauge) == (False, [True, False])
-        # An attempt is given up after three seconds; and once the term has ended, the next one begins at once.
+        # An attempt times out after three seconds. After the end of the term, the next attempt starts at once.
         assert asked == pytest.approx([12, 17, 20])
-        await first.dies()
+        await first.kill()
 
     virtual_time.run_virtual(main)
 
 
-def test_what_the_lease_says() -> None:
+def test_lease_has_holder_duration_transitions_and_times() -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         api.spec = {"holderIdentity": "", "leaseTransitions": 7}
         first = Replica(api, "a", clock)
         await asyncio.sleep(1)
@@ -503,7 +508,7 @@ def test_what_the_lease_says() -> None:
         await asyncio.sleep(10)
         assert api.spec == taken | {"renewTime": api.spec["renewTime"]}
         assert api.spec["renewTime"] > taken["renewTime"]
-        await first.dies()
+        await first.kill()
 
     virtual_time.run_virtual(main)
 
@@ -515,15 +520,15 @@ def test_each_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         raise errors.Unreachable("the Kubernetes API cannot be reached")
 
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         first = Replica(api, "a", clock)
         await asyncio.sleep(30)
-        for trouble in (unreachable, lambda: asyncio.sleep(60)):
-            api.trouble = trouble
+        for on_request in (unreachable, lambda: asyncio.sleep(60)):
+            api.on_request = on_request
             await asyncio.sleep(20)
-            api.trouble = lambda: asyncio.sleep(0)
+            api.on_request = lambda: asyncio.sleep(0)
             await asyncio.sleep(30)
-        api.trouble = unreachable
+        api.on_request = unreachable
         first.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first.task
@@ -544,7 +549,7 @@ def test_each_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-async def test_a_process_without_a_lease_leads_always() -> None:
+async def test_process_without_an_election_always_leads() -> None:
     gauge: list[bool] = []
     leader = NoElection(gauge.append)
     assert not leader.leads
@@ -558,8 +563,8 @@ async def test_a_process_without_a_lease_leads_always() -> None:
     assert gauge == [True, False]
 
 
-class Drifting:
-    """A process's own clock: it goes a little faster or slower than time does."""
+class DriftingClock:
+    """The clock of one process, which runs a little faster or slower than the others."""
 
     def __init__(self, clock: Clock, rate: float) -> None:
         self._clock, self._rate = clock, rate
@@ -569,29 +574,29 @@ class Drifting:
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """What one replica's requests meet for some time."""
+    """A fault of one replica's requests that lasts for some time."""
 
     begin: float
     seconds: float
     kind: str
 
 
-class Way:
-    """One replica's own way to the API."""
+class FaultyConnection:
+    """The connection of one replica to the API server, with outages."""
 
-    def __init__(self, api: Api, clock: Clock, outages: list[Outage]) -> None:
+    def __init__(self, api: FakeLeaseApi, clock: Clock, outages: list[Outage]) -> None:
         self._api, self._clock, self._outages = api, clock, outages
 
     async def call(self, *args: Any, **options: Any) -> bytes:
         now = self._clock()
         kind = next((o.kind for o in self._outages if o.begin <= now < o.begin + o.seconds), "")
-        if kind == "no way":
+        if kind == "unreachable":
             raise errors.Unreachable("the Kubernetes API cannot be reached")
         if kind == "late":
-            # Whoever asked has given up by then; what was asked for is done all the same.
+            # The replica gives up before the answer, but the API server still handles the request.
             return await asyncio.shield(asyncio.ensure_future(self._later(*args, **options)))
         answer = await self._api.call(*args, **options)
-        if kind == "answers are lost":
+        if kind == "lost answers":
             raise errors.Unreachable("the Kubernetes API did not answer in time")
         if kind == "slow":
             await asyncio.sleep(2.9)
@@ -609,7 +614,7 @@ OUTAGES = st.lists(
         Outage,
         begin=st.floats(0, 60),
         seconds=st.floats(0, 40),
-        kind=st.sampled_from(["no way", "answers are lost", "late", "slow"]),
+        kind=st.sampled_from(["unreachable", "lost answers", "late", "slow"]),
     ),
     max_size=4,
 )
@@ -617,14 +622,18 @@ REPLICA = st.tuples(st.floats(0.9, 1.1), OUTAGES)
 
 
 @given(st.tuples(REPLICA, REPLICA, REPLICA))
-@example(((1.0, []), (0.9, [Outage(20.0, 40.0, "no way")]), (1.1, [])))
-@example(((0.9, [Outage(20.0, 40.0, "no way")]), (1.1, []), (1.1, [])))
-@example(((0.9, [Outage(20.0, 1.0, "slow"), Outage(21.0, 40.0, "no way")]), (1.1, []), (1.1, [])))
-def test_never_two_lead_whatever_clocks_and_network_do(replicas: tuple[tuple[float, list[Outage]], ...]) -> None:
+@example(((1.0, []), (0.9, [Outage(20.0, 40.0, "unreachable")]), (1.1, [])))
+@example(((0.9, [Outage(20.0, 40.0, "unreachable")]), (1.1, []), (1.1, [])))
+@example(((0.9, [Outage(20.0, 1.0, "slow"), Outage(21.0, 40.0, "unreachable")]), (1.1, []), (1.1, [])))
+def test_at_most_one_replica_leads_despite_clock_drift_and_outages(
+    replicas: tuple[tuple[float, list[Outage]], ...],
+) -> None:
     async def main(clock: Clock) -> None:
-        api = Api()
+        api = FakeLeaseApi()
         running = [
-            Replica(cast("Api", Way(api, clock, outages)), str(number), Drifting(clock, rate))
+            Replica(
+                cast("FakeLeaseApi", FaultyConnection(api, clock, outages)), str(number), DriftingClock(clock, rate)
+            )
             for number, (rate, outages) in enumerate(replicas)
         ]
         for _ in range(480):
@@ -633,33 +642,33 @@ def test_never_two_lead_whatever_clocks_and_network_do(replicas: tuple[tuple[flo
         await asyncio.sleep(60)
         assert sum(replica.elector.leads for replica in running) == 1
         for replica in running:
-            await replica.dies()
+            await replica.kill()
 
     virtual_time.run_virtual(main)
 
 
-def test_a_sleeper_wakes_past_its_deadline_and_sends_nothing() -> None:
-    """SIGSTOP and SIGCONT: no timer of its own has run in between, only time has passed."""
+def test_process_that_resumes_after_its_deadline_sends_nothing() -> None:
+    """Simulate SIGSTOP and SIGCONT: time passes, but no timer of the process runs."""
 
     async def main(clock: Clock) -> None:
-        api, slept = Api(), [0.0]
+        api, slept = FakeLeaseApi(), [0.0]
         first = Replica(api, "a", lambda: clock() + slept[0])
         await asyncio.sleep(30)
         first.elector.check()
         slept[0] = HOLD
         with pytest.raises(errors.NotLeading):
             first.elector.check()
-        await first.dies()
+        await first.kill()
 
     virtual_time.run_virtual(main)
 
 
-def test_followers_wait_long_enough() -> None:
+def test_followers_wait_longer_than_a_leader_holds_the_lease() -> None:
     assert HOLD * 1.25 <= PATIENCE
     assert PATIENCE + RETRY <= LEASE_SECONDS
 
 
-async def test_a_fenced_connection_reads_and_does_not_write() -> None:
+async def test_fenced_connection_reads_but_does_not_write() -> None:
     async with connect_to_api_server() as (server, kube):
         server.add_responses({"metadata": {"name": "l"}}, error_response(404))
 
@@ -676,7 +685,7 @@ async def test_a_fenced_connection_reads_and_does_not_write() -> None:
         assert [asked.method for asked in server.requests] == ["GET", "POST"]
 
 
-async def test_the_lease_is_read_and_patched_by_its_name_with_a_precondition() -> None:
+async def test_lease_is_read_and_patched_by_name_with_a_precondition() -> None:
     async with connect_to_api_server() as (server, kube):
         found = {"metadata": {"name": "l", "namespace": "n", "uid": "u", "resourceVersion": "7"}}
         taken = found | {"spec": {"holderIdentity": "me"}}

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 # Those that start programs of the repository by the environment that they were given.
 STARTERS = [
-    "tests/unit/cli/common/test_command.py::test_it_ends_with_a_code_and_at_most_one_line",
+    "tests/unit/cli/common/test_command.py::test_tool_ends_with_an_exit_code_and_at_most_one_line",
     "tests/unit/secretsync/test_pkcs12_sandbox.py::test_sandbox_has_the_same_result_as_a_conversion_in_process",
 ]
 

@@ -1,4 +1,4 @@
-"""The fuzz's inputs hold without the fuzzer, as do some of their neighbours; and what it checks can fail."""
+"""Test that the fuzzing corpus and its neighbours pass the checks without a fuzzer, and that the checks can fail."""
 
 import random
 from pathlib import Path
@@ -15,13 +15,13 @@ NEIGHBOURS = 20
 
 
 def flip(data: bytes, most: int, rng: random.Random) -> bytes:
-    """Return the least that a fuzzer would do."""
+    """Replace or insert one byte, which is the smallest change of a fuzzer."""
     at = rng.randrange(len(data)) if data else 0
     return (data[:at] + rng.randbytes(1) + data[at + rng.randrange(2) :])[:most]
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
-def test_an_input_and_its_neighbours_hold(path: Path) -> None:
+def test_corpus_input_and_its_neighbours_pass_the_checks(path: Path) -> None:
     data, rng = path.read_bytes(), random.Random(path.name)
     splitter.check(data)
     for _ in range(NEIGHBOURS):
@@ -31,13 +31,13 @@ def test_an_input_and_its_neighbours_hold(path: Path) -> None:
         splitter.check(near)
 
 
-def test_a_message_with_a_piece_of_the_value_does_not_hold() -> None:
+def test_message_with_a_part_of_the_value_fails_the_check() -> None:
     value = b"MC4CAQAwBQYDK2VwBCIEIBH8wVLWH"
     with pytest.raises(AssertionError, match="piece of the value"):
         splitter.told(ObjectError(f"{splitter.WHAT}: {value.decode()} cannot be read"), value)
 
 
-def test_a_bundle_that_comes_apart_otherwise_does_not_hold() -> None:
+def test_bundle_that_is_parsed_differently_fails_the_check() -> None:
     pem = next(path for path in CORPUS if path.name == "out-of-order.pem").read_bytes()[2:]
     found = take_apart(pem, splitter.WHAT)
     splitter.whole(found)

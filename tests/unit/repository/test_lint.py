@@ -1,4 +1,4 @@
-"""Each check of `make lint` fails on a copy of this repository with a fault."""
+"""Test that each check of `make lint` fails on a copy of this repository with a fault."""
 
 import re
 import shutil
@@ -47,7 +47,7 @@ def wrong_type(repo: Path) -> None:
 
 
 def without_packages(spoil: Callable[[Path], None]) -> Callable[[Path], None]:
-    """Leave the packages out, because to read the words of all of them takes seconds."""
+    """Leave the packages out, because reading all their words takes seconds."""
 
     def leave_out_and_spoil(repo: Path) -> None:
         for folder in ("controller", "tools"):
@@ -57,10 +57,10 @@ def without_packages(spoil: Callable[[Path], None]) -> Callable[[Path], None]:
     return leave_out_and_spoil
 
 
-SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "ruff": (append("controller/errors.py", "import sys\n"), "F401"),
     "format": (append("controller/errors.py", "NUMBER = (1)\n"), "1 file would be reformatted"),
-    "english": (without_packages(append("README.md", "Nobody reads this.\n")), "README.md:"),
+    "english": (without_packages(append("README.md", "No" + "body reads this.\n")), "README.md:"),
     "english mood": (
         without_packages(append("module.py", 'def f() -> int:\n    """The number."""\n')),
         "D401",
@@ -89,20 +89,20 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", SPOILT)
-def test_a_check_fails_on_what_it_is_there_for(name: str, repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_check_fails_on_its_fault(name: str, repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check = name.split()[0]
-    spoil, told = SPOILT[name]
+    spoil, finding = FAULTS[name]
     spoil(repo)
     assert lint.main([check]) == 1
     out, err = capsys.readouterr()
     assert out.startswith(f"FAILED {check} ")
-    assert told in out
+    assert finding in out
     assert err == f"failed: {check}\n"
 
 
-def test_check_that_passes_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """`make lint`, which runs before these tests, shows that the checks pass on this repository."""
+def test_passed_check_prints_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Use a check that does nothing. `make lint` itself shows that the real checks pass."""
     monkeypatch.setattr(lint, "CHECKS", [lint.LintCheck("one", "about it", lambda: None)])
     assert lint.main(["one"]) == 0
     out, err = capsys.readouterr()
@@ -110,7 +110,9 @@ def test_check_that_passes_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert err == ""
 
 
-def test_all_run_even_if_one_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_check_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail() -> None:
         raise lint.CheckFailed("what was found\non two lines")
 
@@ -134,7 +136,7 @@ def test_all_run_even_if_one_fails(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert lint.main(["b"]) == 0
 
 
-def test_an_unknown_check_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_check_ends_with_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         lint.main(["ruf"])
     assert raised.value.code == 2

@@ -1,4 +1,4 @@
-"""When to look again, with loaded rng."""
+"""Test delays and times, with random sources that return fixed values."""
 
 import random
 import time
@@ -27,7 +27,7 @@ NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 HOUR = 3600.0
 
 
-LEAST, MIDDLE, MOST = FixedRandom(0.0), FixedRandom(0.5), FixedRandom(1.0)
+MIN_DRAW, MID_DRAW, MAX_DRAW = FixedRandom(0.0), FixedRandom(0.5), FixedRandom(1.0)
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ LEAST, MIDDLE, MOST = FixedRandom(0.0), FixedRandom(0.5), FixedRandom(1.0)
         ("9999-12-31T23:59:59-14:00", None),
     ],
 )
-def test_times_are_read(text: str | None, expected: datetime | None) -> None:
+def test_valid_time_is_parsed_and_invalid_one_is_none(text: str | None, expected: datetime | None) -> None:
     assert parse_time(text) == expected
 
 
 @pytest.fixture
-def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def use_tokyo_time_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     yield
@@ -58,13 +58,13 @@ def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-@pytest.mark.usefixtures("far_from_greenwich")
-def test_a_time_without_a_zone_is_utc_wherever_the_controller_runs() -> None:
+@pytest.mark.usefixtures("use_tokyo_time_zone")
+def test_time_without_a_zone_is_utc_in_any_local_time_zone() -> None:
     assert parse_time("2030-01-01T12:00:00") == NOW
     assert format_time(NOW) == "2030-01-01T12:00:00Z"
 
 
-def test_times_are_written_in_utc_and_whole_seconds() -> None:
+def test_time_is_formatted_in_utc_with_whole_seconds() -> None:
     elsewhere = (NOW + timedelta(microseconds=999_999)).astimezone(tz=None)
     assert format_time(elsewhere) == "2030-01-01T12:00:00Z"
     assert parse_time(format_time(NOW)) == NOW
@@ -75,84 +75,90 @@ def test_times_are_written_in_utc_and_whole_seconds() -> None:
     ("age", "jitter", "draw", "expected"),
     [
         pytest.param(600, 0, 1.0, 3000, id="the rest of the interval"),
-        pytest.param(600, 60, 0.0, 3000, id="no jitter drawn"),
-        pytest.param(600, 60, 1.0, 3060, id="all of it"),
+        pytest.param(600, 60, 0.0, 3000, id="no jitter"),
+        pytest.param(600, 60, 1.0, 3060, id="the whole jitter"),
         pytest.param(0, 0, 1.0, 3600, id="just synced"),
         pytest.param(3599, 0, 1.0, 1, id="nearly due"),
-        pytest.param(3600, 0, 0.0, 0, id="overdue: within the next interval, at its beginning"),
-        pytest.param(3600, 60, 1.0, 3600, id="or at its end, whatever the jitter"),
+        pytest.param(3600, 0, 0.0, 0, id="overdue: start of the next interval"),
+        pytest.param(3600, 60, 1.0, 3600, id="overdue: end of the next interval"),
         pytest.param(99_999, 0, 1.0, 3600, id="long overdue"),
-        pytest.param(-3600, 60, 0.0, 0, id="last synced in the future: the clock jumped"),
-        pytest.param(-60, 60, 0.0, 3660, id="last synced by a clock that is ahead by no more than the jitter"),
-        pytest.param(-61, 60, 0.5, 30, id="by a clock that is further ahead"),
+        pytest.param(-3600, 60, 0.0, 0, id="in the future: the clock jumped"),
+        pytest.param(-60, 60, 0.0, 3660, id="clock ahead by the jitter"),
+        pytest.param(-61, 60, 0.5, 30, id="clock ahead by more than the jitter"),
         pytest.param(-99_999, 60, 1.0, 60, id="far in the future"),
     ],
 )
-def test_due(age: float, jitter: float, draw: float, expected: float) -> None:
+def test_due_time_follows_age_interval_and_jitter(age: float, jitter: float, draw: float, expected: float) -> None:
     assert until_due(age, HOUR, jitter, draw) == expected
 
 
 @pytest.mark.parametrize(
     ("asked", "shortest", "expected"),
     [
-        pytest.param(None, 60, HOUR, id="nothing is asked for"),
+        pytest.param(None, 60, HOUR, id="no request"),
         pytest.param("600", 60, 600, id="more often"),
         pytest.param("86400", 60, 86400, id="less often"),
-        pytest.param("5", 60, 60, id="more often than is allowed"),
-        pytest.param("5", 0, HOUR, id="nobody may ask"),
-        pytest.param("soon", 0, HOUR, id="nobody looks at it"),
-        pytest.param("soon", 60, None, id="no number"),
+        pytest.param("5", 60, 60, id="more often than allowed"),
+        pytest.param("5", 0, HOUR, id="requests are not allowed"),
+        pytest.param("soon", 0, HOUR, id="invalid, but requests are not allowed"),
+        pytest.param("soon", 60, None, id="not a number"),
         pytest.param("", 60, None, id="empty"),
         pytest.param("1.5", 60, None, id="a fraction"),
         pytest.param("-5", 60, None, id="negative"),
         pytest.param("١٢", 60, None, id="other digits"),
-        pytest.param("60", 60, 60, id="as often as is allowed"),
+        pytest.param("60", 60, 60, id="as often as allowed"),
         pytest.param("9" * 9, 60, 999_999_999, id="thirty years"),
         pytest.param("9" * 10, 60, None, id="ten digits"),
-        pytest.param("9" * 400, 60, None, id="endless"),
+        pytest.param("9" * 400, 60, None, id="400 digits"),
     ],
 )
-def test_the_interval_that_a_secretsync_asks_for(asked: str | None, shortest: float, expected: float | None) -> None:
+def test_requested_interval_is_bounded_or_rejected(asked: str | None, shortest: float, expected: float | None) -> None:
     assert refresh_interval(asked, HOUR, shortest) == expected
 
 
-def test_a_clock_that_is_a_moment_ahead_has_not_jumped() -> None:
-    # The due time is no further ahead than interval and jitter.
+def test_clock_that_is_slightly_ahead_delays_the_due_time() -> None:
+    # The due time is within interval and jitter, so the clock did not jump.
     assert until_due(-5, HOUR, 60, 0.0) == pytest.approx(HOUR + 5)
 
 
 @pytest.mark.parametrize(
     ("failures", "rng", "expected"),
     [
-        (1, MOST, 2.0),
-        (2, MOST, 4.0),
-        (8, MOST, 256.0),
-        (9, MOST, 300.0),
-        (10_000, MOST, LONGEST_RETRY),
-        (10_000, MIDDLE, LONGEST_RETRY * 0.75),
-        (3, MIDDLE, 6.0),
-        (1, LEAST, FIRST_RETRY / 2),
-        (10_000, LEAST, LONGEST_RETRY / 2),
+        (1, MAX_DRAW, 2.0),
+        (2, MAX_DRAW, 4.0),
+        (8, MAX_DRAW, 256.0),
+        (9, MAX_DRAW, 300.0),
+        (10_000, MAX_DRAW, LONGEST_RETRY),
+        (10_000, MID_DRAW, LONGEST_RETRY * 0.75),
+        (3, MID_DRAW, 6.0),
+        (1, MIN_DRAW, FIRST_RETRY / 2),
+        (10_000, MIN_DRAW, LONGEST_RETRY / 2),
     ],
 )
-def test_retries_double_and_half_of_each_is_chance(failures: int, rng: random.Random, expected: float) -> None:
+def test_backoff_doubles_and_half_of_it_is_random(failures: int, rng: random.Random, expected: float) -> None:
     assert backoff_delay(failures, rng) == expected
 
 
-def test_an_obstacle_is_looked_at_more_often() -> None:
-    assert backoff_delay(100, MOST, longest=LONGEST_OBSTACLE) == 30
+def test_backoff_for_an_obstacle_has_a_lower_limit() -> None:
+    assert backoff_delay(100, MAX_DRAW, longest=LONGEST_OBSTACLE) == 30
 
 
 @pytest.mark.parametrize(
     ("asked", "rng", "expected"),
-    [(30.0, LEAST, 30.0), (30.0, MOST, 32.0), (0.5, LEAST, 1.0), (299.0, MOST, 300.0), (0.0, MOST, 2.0)],
+    [
+        (30.0, MIN_DRAW, 30.0),
+        (30.0, MAX_DRAW, 32.0),
+        (0.5, MIN_DRAW, 1.0),
+        (299.0, MAX_DRAW, 300.0),
+        (0.0, MAX_DRAW, 2.0),
+    ],
 )
-def test_the_other_side_is_given_the_time_it_asks_for(asked: float, rng: random.Random, expected: float) -> None:
+def test_backoff_respects_the_requested_wait(asked: float, rng: random.Random, expected: float) -> None:
     assert backoff_delay(1, rng, asked) == expected
 
 
 @given(st.integers(1, 10**6), st.integers(), st.floats(0, 1e12))
-def test_no_retry_is_hot_and_none_is_later_than_five_minutes(failures: int, seed: int, asked: float) -> None:
+def test_any_backoff_is_between_one_second_and_five_minutes(failures: int, seed: int, asked: float) -> None:
     wait = backoff_delay(failures, random.Random(seed), asked)
     assert 1.0 <= wait <= LONGEST_RETRY
 
@@ -175,9 +181,9 @@ def test_no_retry_is_hot_and_none_is_later_than_five_minutes(failures: int, seed
         ({"Retry-After": ""}, None),
     ],
 )
-def test_retry_after(headers: dict[str, str], expected: float | None) -> None:
+def test_retry_after_is_parsed_and_bounded(headers: dict[str, str], expected: float | None) -> None:
     assert parse_retry_after(headers) == expected
 
 
 def test_random_offset_is_within_the_interval() -> None:
-    assert (random_offset(HOUR, LEAST), random_offset(HOUR, MOST)) == (0.0, HOUR)
+    assert (random_offset(HOUR, MIN_DRAW), random_offset(HOUR, MAX_DRAW)) == (0.0, HOUR)

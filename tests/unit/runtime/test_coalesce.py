@@ -1,4 +1,4 @@
-"""One request for all who ask the same: how old an answer may be, who asks, and what is kept of it."""
+"""Test the cache that coalesces equal requests: the age of an answer, failed requests, and evictions."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,131 +8,131 @@ import pytest
 from controller.runtime.coalesce import CoalescingCache
 
 
-class Scene:
-    """A clock, something to ask that answers with how often it was asked, and a gate that holds the answers back."""
+class CacheHarness:
+    """A cache, its clock, a source of numbered answers, and a gate that holds the answers back."""
 
-    def __init__(self, most: int = 8) -> None:
+    def __init__(self, size: int = 8) -> None:
         self.now = 10.0
-        self.asked: list[str] = []
+        self.fetched: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self.shared: CoalescingCache[str] = CoalescingCache(most, lambda: self.now)
+        self.cache: CoalescingCache[str] = CoalescingCache(size, lambda: self.now)
 
-    def asking(self, what: str) -> Callable[[], Awaitable[str]]:
-        async def ask() -> str:
-            self.asked.append(what)
-            answer = f"{what} {len(self.asked)}"
+    def make_fetch(self, what: str) -> Callable[[], Awaitable[str]]:
+        async def fetch() -> str:
+            self.fetched.append(what)
+            answer = f"{what} {len(self.fetched)}"
             await self.gate.wait()
             return answer
 
-        return ask
+        return fetch
 
     async def get(self, what: str, since: float) -> str:
-        return await self.shared.get(what, since, self.asking(what))
+        return await self.cache.get(what, since, self.make_fetch(what))
 
     def start(self, what: str, since: float) -> asyncio.Task[str]:
         return asyncio.create_task(self.get(what, since))
 
 
 @pytest.mark.parametrize(("since", "times"), [(9.0, 1), (10.0, 1), (10.1, 2)])
-async def test_an_answer_is_good_for_who_asked_no_later_than_it_began(since: float, times: int) -> None:
-    scene = Scene()
-    await scene.get("a", 10.0)
-    scene.now = 11.0
-    assert await scene.get("a", since) == f"a {times}"
-    assert len(scene.asked) == times
+async def test_answer_serves_only_requests_no_later_than_its_start(since: float, times: int) -> None:
+    harness = CacheHarness()
+    await harness.get("a", 10.0)
+    harness.now = 11.0
+    assert await harness.get("a", since) == f"a {times}"
+    assert len(harness.fetched) == times
 
 
-async def test_what_counts_is_when_the_request_began_and_not_when_it_was_answered() -> None:
-    scene = Scene()
-    scene.gate.clear()
-    first = scene.start("a", 10.0)
+async def test_age_of_an_answer_is_measured_from_its_start() -> None:
+    harness = CacheHarness()
+    harness.gate.clear()
+    first = harness.start("a", 10.0)
     await asyncio.sleep(0)
-    scene.now = 12.0
-    edited = scene.start("a", 12.0)  # while the first is under way: it may have been answered with what was before
+    harness.now = 12.0
+    edited = harness.start("a", 12.0)  # The first answer may be older than this edit.
     await asyncio.sleep(0)
-    scene.gate.set()
+    harness.gate.set()
     assert (await first, await edited) == ("a 1", "a 2")
 
 
-async def test_all_who_wait_are_served_by_one_request_and_others_are_not_held_up() -> None:
-    scene = Scene()
-    scene.gate.clear()
-    waiting = [scene.start("a", 10.0) for _ in range(100)] + [scene.start("b", 10.0)]
+async def test_waiting_callers_share_one_request_and_block_no_other_key() -> None:
+    harness = CacheHarness()
+    harness.gate.clear()
+    waiting = [harness.start("a", 10.0) for _ in range(100)] + [harness.start("b", 10.0)]
     await asyncio.sleep(0)
-    assert scene.asked == ["a", "b"]
-    scene.gate.set()
+    assert harness.fetched == ["a", "b"]
+    harness.gate.set()
     assert set(await asyncio.gather(*waiting)) == {"a 1", "b 2"}
-    assert scene.asked == ["a", "b"]
+    assert harness.fetched == ["a", "b"]
 
 
-async def test_where_the_one_who_asks_gives_up_another_asks() -> None:
-    scene = Scene()
-    scene.gate.clear()
-    asking, waiting, late = (scene.start("a", 10.0) for _ in range(3))
+async def test_cancelled_request_is_repeated_by_a_waiting_caller() -> None:
+    harness = CacheHarness()
+    harness.gate.clear()
+    asking, waiting, late = (harness.start("a", 10.0) for _ in range(3))
     await asyncio.sleep(0)
     asking.cancel()
-    scene.gate.set()
+    harness.gate.set()
     assert [await waiting, await late] == ["a 2", "a 2"]
     assert asking.cancelled()
 
 
-async def test_where_the_request_fails_another_asks_for_himself() -> None:
-    scene = Scene()
+async def test_failed_request_is_repeated_by_the_next_caller() -> None:
+    harness = CacheHarness()
 
     async def fail() -> str:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await scene.shared.get("a", 10.0, fail)
-    assert await scene.get("a", 10.0) == "a 1"
+        await harness.cache.get("a", 10.0, fail)
+    assert await harness.get("a", 10.0) == "a 1"
 
 
-async def test_the_latest_answers_are_kept_and_no_more() -> None:
-    scene = Scene(most=2)
+async def test_cache_keeps_only_the_latest_answers() -> None:
+    harness = CacheHarness(size=2)
     for what in ("a", "b", "c"):
-        await scene.get(what, 10.0)
-    assert await scene.get("c", 10.0) == "c 3"
-    assert await scene.get("b", 10.0) == "b 2"
-    assert await scene.get("a", 10.0) == "a 4"
-    assert len(scene.shared.kept) == 2
-    assert not scene.shared.locks
+        await harness.get(what, 10.0)
+    assert await harness.get("c", 10.0) == "c 3"
+    assert await harness.get("b", 10.0) == "b 2"
+    assert await harness.get("a", 10.0) == "a 4"
+    assert len(harness.cache.kept) == 2
+    assert not harness.cache.locks
 
 
-async def test_an_answer_that_is_asked_for_anew_counts_as_late() -> None:
-    scene = Scene(most=2)
+async def test_renewed_answer_is_evicted_after_older_ones() -> None:
+    harness = CacheHarness(size=2)
     for what, since in (("a", 10.0), ("b", 10.0), ("a", 11.0), ("c", 11.0)):
-        scene.now = since
-        await scene.get(what, since)
-    assert await scene.get("a", 11.0) == "a 3"
+        harness.now = since
+        await harness.get(what, since)
+    assert await harness.get("a", 11.0) == "a 3"
 
 
-async def test_nothing_is_kept_once_it_is_cleared() -> None:
-    scene = Scene()
-    await scene.get("a", 10.0)
-    scene.shared.clear()
-    assert not scene.shared.kept
-    assert not scene.shared.locks
-    assert await scene.get("a", 10.0) == "a 2"
+async def test_cleared_cache_is_empty() -> None:
+    harness = CacheHarness()
+    await harness.get("a", 10.0)
+    harness.cache.clear()
+    assert not harness.cache.kept
+    assert not harness.cache.locks
+    assert await harness.get("a", 10.0) == "a 2"
 
 
-@pytest.mark.parametrize("how", ["cleared", "pushed out"])
-async def test_who_waits_while_all_is_let_go_is_served_and_lets_go_in_turn(how: str) -> None:
-    """A lock is free for a moment between one who is served and the next; then nobody may stumble over its absence."""
-    scene = Scene(most=1)
-    scene.gate.clear()
+@pytest.mark.parametrize("how", ["cleared", "evicted"])
+async def test_waiting_caller_is_served_while_its_entry_is_removed(how: str) -> None:
+    """Remove the entry at the moment when its lock is free, between the first caller and the next."""
+    harness = CacheHarness(size=1)
+    harness.gate.clear()
 
-    async def let_go() -> None:
-        await scene.gate.wait()
-        scene.shared.clear()
+    async def clear_cache() -> None:
+        await harness.gate.wait()
+        harness.cache.clear()
 
-    first, second = scene.start("a", 10.0), scene.start("a", 11.0)  # the second is not served by the first
+    first, second = harness.start("a", 10.0), harness.start("a", 11.0)  # the first answer does not serve the second
     await asyncio.sleep(0)
-    other = asyncio.create_task(let_go() if how == "cleared" else scene.get("b", 10.0))
+    other = asyncio.create_task(clear_cache() if how == "cleared" else harness.get("b", 10.0))
     await asyncio.sleep(0)
-    scene.gate.set()
+    harness.gate.set()
     await asyncio.gather(first, second, other)
-    assert scene.asked.count("a") == 2
-    for what in ("c", "d"):  # pushes out what was kept
-        assert (await scene.get(what, 12.0)).startswith(what)
-    assert len(scene.shared.kept) == 1
+    assert harness.fetched.count("a") == 2
+    for what in ("c", "d"):  # evict the kept answer
+        assert (await harness.get(what, 12.0)).startswith(what)
+    assert len(harness.cache.kept) == 1

@@ -1,4 +1,4 @@
-"""Places that are shared: how many each gets, who comes next, and that none is lost."""
+"""Test fair shares of slots: the number for each user, the order of users, and that no slot is lost."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.support.virtual_time import run_virtual
 @pytest.mark.parametrize(
     ("places", "each"), [(64, [32, 16, 8, 4, 2, 1, 1, 0]), (16, [8, 4, 2, 1, 1]), (3, [2, 1]), (1, [1, 0])]
 )
-def test_who_takes_all_that_it_gets_leaves_as_much(places: int, each: list[int]) -> None:
+def test_each_user_gets_at_most_half_of_the_remaining_slots(places: int, each: list[int]) -> None:
     shares = FairShare(places)
     for number, most in enumerate(each):
         taken = 0
@@ -25,7 +25,7 @@ def test_who_takes_all_that_it_gets_leaves_as_much(places: int, each: list[int])
         assert taken == most
 
 
-def test_what_was_given_back_is_for_whoever_has_less() -> None:
+def test_released_slot_goes_to_a_user_with_fewer_slots() -> None:
     shares = FairShare(4)
     for who in ("a", "a", "b", "c"):
         assert shares.has_room(who)
@@ -35,7 +35,7 @@ def test_what_was_given_back_is_for_whoever_has_less() -> None:
 
 
 class Users:
-    """Who holds a slot, and until when."""
+    """Users of one semaphore, and the time when each of them got a slot."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -49,8 +49,8 @@ class Users:
 
 
 @pytest.mark.parametrize("hostile", [1, 2, 6])
-def test_who_comes_new_waits_for_nobody(hostile: int) -> None:
-    """However many requests hang, of up to six namespaces."""
+def test_new_user_gets_a_slot_at_once(hostile: int) -> None:
+    """Let hundreds of requests of up to six namespaces hang."""
 
     async def main(clock: Callable[[], float]) -> None:
         users = Users(clock)
@@ -67,7 +67,7 @@ def test_who_comes_new_waits_for_nobody(hostile: int) -> None:
     run_virtual(main)
 
 
-def test_each_ones_callers_come_in_their_order_and_those_who_wait_in_turn() -> None:
+def test_waiting_users_alternate_and_each_keeps_its_order() -> None:
     async def main(clock: Callable[[], float]) -> list[str]:
         users = Users(clock)
         users.slots = FairSemaphore(2)
@@ -83,8 +83,8 @@ def test_each_ones_callers_come_in_their_order_and_those_who_wait_in_turn() -> N
     st.lists(st.tuples(st.sampled_from("xyz"), st.integers(0, 9), st.integers(1, 9), st.integers(0, 30)), max_size=40),
     st.integers(1, 6),
 )
-def test_no_place_is_lost_whoever_gives_up_when(callers: list[tuple[str, int, int, int]], places: int) -> None:
-    """Callers come, stay and lose patience as it happens; afterwards all places are free and nobody waits."""
+def test_no_slot_is_lost_when_callers_time_out(callers: list[tuple[str, int, int, int]], places: int) -> None:
+    """Let callers arrive, hold slots and time out at random. Afterwards all slots are free and no caller waits."""
 
     async def main(clock: Callable[[], float]) -> None:
         slots = FairSemaphore(places)

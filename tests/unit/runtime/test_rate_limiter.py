@@ -1,4 +1,4 @@
-"""The pace of calls to one vault, against the emulator's own limiter, in virtual time."""
+"""Test the rate of calls to one vault, against the emulator's limiter, in virtual time."""
 
 import heapq
 import itertools
@@ -12,374 +12,378 @@ from tools.keyvault_emulator.faults import RateLimiter
 SHOP = "shop"
 
 
-def space(kind: str) -> str:
-    """Return the namespace of a kind of callers: what is before the slash, if there is one."""
+def namespace_of(kind: str) -> str:
+    """Return the namespace of a kind of callers: the part before the slash, or the default."""
     return kind.partition("/")[0] if "/" in kind else SHOP
 
 
-class Crowd:
-    """Callers that ask the pace before each call, and come again when it says so, until each was answered once."""
+class CallerSimulation:
+    """Callers that ask the limiter before each call, and return at the time that it names, until each has an answer."""
 
     def __init__(self, limit: int, retry_after: int | None) -> None:
         self.now = 1000.0
         self.began = self.now
-        self.limiter = RateLimiter(limit, retry_after)
+        self.vault_limiter = RateLimiter(limit, retry_after)
         self.retry_after = retry_after
-        self.pace = AdaptiveRateLimiter(lambda: self.now)
+        self.limiter = AdaptiveRateLimiter(lambda: self.now)
         self.answers: list[tuple[float, str]] = []
         self.refusals: list[float] = []
         self.closed_until = 0.0
 
-    def call(self, *crowds: tuple[int, str, bool]) -> None:
-        """`crowds`: how many of a kind, and whether they are first-timers; all come at once."""
+    def call(self, *groups: tuple[int, str, bool]) -> None:
+        """Start all callers at once. A group is their number, their kind, and whether they have no value yet."""
         number = itertools.count()
         waiting = [
-            (self.now, next(number), (kind, each), first) for count, kind, first in crowds for each in range(count)
+            (self.now, next(number), (kind, each), first) for count, kind, first in groups for each in range(count)
         ]
         heapq.heapify(waiting)
         while waiting:
             moment, _, who, first = heapq.heappop(waiting)
             self.now = max(self.now, moment)
-            wait = self.pace.seconds_until_turn(space(who[0]), who, first=first)
+            wait = self.limiter.seconds_until_turn(namespace_of(who[0]), who, first=first)
             if not wait:
-                assert self.now >= self.closed_until, "a call inside Retry-After"
-                if self.limiter.admit(self.now) is None:
-                    self.pace.note_answer()
+                assert self.now >= self.closed_until, "a call before the end of Retry-After"
+                if self.vault_limiter.admit(self.now) is None:
+                    self.limiter.note_answer()
                     self.answers.append((self.now - self.began, who[0]))
                     continue
                 self.refusals.append(self.now)
-                self.pace.note_refusal(self.retry_after)
+                self.limiter.note_refusal(self.retry_after)
                 self.closed_until = max(self.closed_until, self.now + (self.retry_after or PAUSE))
-                wait = self.pace.seconds_until_turn(space(who[0]), who, first=first)
+                wait = self.limiter.seconds_until_turn(namespace_of(who[0]), who, first=first)
             heapq.heappush(waiting, (self.now + wait, next(number), who, first))
 
 
-def test_within_the_limit_nobody_waits_long() -> None:
-    crowd = Crowd(4000, 10)
-    crowd.call((1000, "new", True))
-    assert not crowd.refusals
-    assert crowd.answers[int(BURST)][0] == pytest.approx(0, abs=0.01)
-    assert crowd.answers[-1][0] == pytest.approx((1000 - BURST) / LIMIT, rel=0.05)
+def test_calls_within_the_limit_start_at_the_allowed_rate() -> None:
+    simulation = CallerSimulation(4000, 10)
+    simulation.call((1000, "new", True))
+    assert not simulation.refusals
+    assert simulation.answers[int(BURST)][0] == pytest.approx(0, abs=0.01)
+    assert simulation.answers[-1][0] == pytest.approx((1000 - BURST) / LIMIT, rel=0.05)
 
 
-def test_a_fleet_of_one_never_meets_the_limit() -> None:
-    crowd = Crowd(4000, 10)
-    crowd.call((20_000, "new", True))
-    assert not crowd.refusals
+def test_single_controller_is_never_throttled() -> None:
+    simulation = CallerSimulation(4000, 10)
+    simulation.call((20_000, "new", True))
+    assert not simulation.refusals
 
 
 @pytest.mark.parametrize("retry_after", [10, None])
-def test_a_throttled_vault_is_asked_at_the_pace_it_bears(retry_after: int | None) -> None:
-    crowd = Crowd(25, retry_after)
-    crowd.call((300, "refresh", False), (500, "new", True))
-    seconds = crowd.answers[-1][0]
+def test_throttled_vault_serves_initial_syncs_first_at_its_rate(retry_after: int | None) -> None:
+    simulation = CallerSimulation(25, retry_after)
+    simulation.call((300, "refresh", False), (500, "new", True))
+    seconds = simulation.answers[-1][0]
     assert seconds == pytest.approx(800 / 2.5, rel=0.25)
-    # Each refusal is a try whether the vault bears more by now.
-    assert len(crowd.refusals) < 60
-    last_new = max(moment for moment, kind in crowd.answers if kind == "new")
-    early = Counter(kind for moment, kind in crowd.answers if moment < last_new)
-    assert early["refresh"] <= 25 + 0.1 * 300  # but for those that went before the first refusal
+    # Each refusal answers an attempt to raise the rate.
+    assert len(simulation.refusals) < 60
+    last_new = max(moment for moment, kind in simulation.answers if kind == "new")
+    early = Counter(kind for moment, kind in simulation.answers if moment < last_new)
+    assert early["refresh"] <= 25 + 0.1 * 300  # the calls before the first refusal are added
 
 
-def test_when_the_limit_is_lifted_the_pace_comes_back() -> None:
-    crowd = Crowd(25, 10)
-    crowd.call((100, "new", True))
-    crowd.limiter = RateLimiter(4000, 10)
-    crowd.began, crowd.answers = crowd.now, []
-    crowd.call((20_000, "more", True))
-    assert crowd.answers[-1][0] < 600
+def test_rate_recovers_when_the_vaults_limit_is_lifted() -> None:
+    simulation = CallerSimulation(25, 10)
+    simulation.call((100, "new", True))
+    simulation.vault_limiter = RateLimiter(4000, 10)
+    simulation.began, simulation.answers = simulation.now, []
+    simulation.call((20_000, "more", True))
+    assert simulation.answers[-1][0] < 600
 
 
-def test_a_vault_that_refused_everything_is_soon_asked_as_before() -> None:
-    crowd = Crowd(0, 10)
+def test_rate_recovers_after_the_vault_refused_every_call() -> None:
+    simulation = CallerSimulation(0, 10)
     for _ in range(3):
-        assert crowd.pace.seconds_until_turn(SHOP, "a", first=True) == 0 or crowd.pace.is_slowed
-        crowd.pace.note_refusal(10)
-        crowd.now += 11
-    crowd.limiter = RateLimiter(4000, 10)
-    crowd.began, crowd.closed_until = crowd.now, 0.0
-    crowd.call((1000, "new", True))
-    assert crowd.answers[-1][0] < 120
+        assert simulation.limiter.seconds_until_turn(SHOP, "a", first=True) == 0 or simulation.limiter.is_slowed
+        simulation.limiter.note_refusal(10)
+        simulation.now += 11
+    simulation.vault_limiter = RateLimiter(4000, 10)
+    simulation.began, simulation.closed_until = simulation.now, 0.0
+    simulation.call((1000, "new", True))
+    assert simulation.answers[-1][0] < 120
 
 
-def test_who_came_first_is_served_first() -> None:
+def test_first_caller_is_served_first() -> None:
     now = [1000.0]
-    pace = AdaptiveRateLimiter(lambda: now[0])
-    pace.note_refusal(10)
-    first, second = pace.seconds_until_turn(SHOP, "a", first=True), pace.seconds_until_turn(SHOP, "b", first=True)
+    limiter = AdaptiveRateLimiter(lambda: now[0])
+    limiter.note_refusal(10)
+    first, second = limiter.seconds_until_turn(SHOP, "a", first=True), limiter.seconds_until_turn(SHOP, "b", first=True)
     assert 10 <= first < second
-    now[0] += 10 + 1 / SLOWEST  # one call's worth at the slowest pace
-    assert pace.seconds_until_turn(SHOP, "b", first=True) > 0
-    assert pace.seconds_until_turn(SHOP, "a", first=True) == 0
+    now[0] += 10 + 1 / SLOWEST  # the time of one call at the slowest rate
+    assert limiter.seconds_until_turn(SHOP, "b", first=True) > 0
+    assert limiter.seconds_until_turn(SHOP, "a", first=True) == 0
 
 
-def test_nobody_is_sent_away_for_long() -> None:
-    pace = AdaptiveRateLimiter(lambda: 1000.0)
-    pace.note_refusal(10)
-    assert max(pace.seconds_until_turn(SHOP, number, first=True) for number in range(1000)) == LONGEST
-    pace.note_refusal(120)
-    assert pace.seconds_until_turn(SHOP, 0, first=True) == pytest.approx(120)
+def test_wait_of_many_callers_is_bounded() -> None:
+    limiter = AdaptiveRateLimiter(lambda: 1000.0)
+    limiter.note_refusal(10)
+    assert max(limiter.seconds_until_turn(SHOP, number, first=True) for number in range(1000)) == LONGEST
+    limiter.note_refusal(120)
+    assert limiter.seconds_until_turn(SHOP, 0, first=True) == pytest.approx(120)
 
 
-def test_who_stopped_coming_is_dropped_from_the_line() -> None:
+def test_caller_that_does_not_return_is_dropped_from_the_line() -> None:
     now = [1000.0]
-    pace = AdaptiveRateLimiter(lambda: now[0])
-    pace.note_refusal(1)
+    limiter = AdaptiveRateLimiter(lambda: now[0])
+    limiter.note_refusal(1)
     for number in range(10):
-        pace.seconds_until_turn(SHOP, number, first=bool(number % 2))
+        limiter.seconds_until_turn(SHOP, number, first=bool(number % 2))
     now[0] += 100
-    assert pace.seconds_until_turn(SHOP, "x", first=False) == 0
+    assert limiter.seconds_until_turn(SHOP, "x", first=False) == 0
 
 
-def moments(crowd: Crowd, kind: str) -> list[float]:
-    return [moment for moment, each in crowd.answers if each == kind]
+def list_answer_times(simulation: CallerSimulation, kind: str) -> list[float]:
+    return [moment for moment, each in simulation.answers if each == kind]
 
 
 @pytest.mark.parametrize("flood", [500, 5000])
 def test_flood_of_one_namespace_halves_the_rate_of_another_at_most(flood: int) -> None:
-    """An editor names the victim's vault and asks for objects that it never had; the victim refreshes."""
-    alone, attacked = Crowd(25, 10), Crowd(25, 10)
-    for crowd in (alone, attacked):
-        crowd.call((30, "warm", False))  # the vault has refused before, so that all wait
-        crowd.began, crowd.answers = crowd.now, []
+    """Let an editor request new objects of a vault while another namespace refreshes its own."""
+    alone, attacked = CallerSimulation(25, 10), CallerSimulation(25, 10)
+    for simulation in (alone, attacked):
+        simulation.call((30, "warm", False))  # after these refusals, all callers wait
+        simulation.began, simulation.answers = simulation.now, []
     alone.call((100, "victim/refresh", False))
     attacked.call((flood, "editor/new", True), (100, "victim/refresh", False))
-    took = moments(alone, "victim/refresh")[-1]
-    assert moments(attacked, "victim/refresh")[-1] < 2 * took + 30
-    assert len([at for at in moments(attacked, "editor/new") if at < took]) >= 30  # it is not starved either
+    took = list_answer_times(alone, "victim/refresh")[-1]
+    assert list_answer_times(attacked, "victim/refresh")[-1] < 2 * took + 30
+    assert (
+        len([at for at in list_answer_times(attacked, "editor/new") if at < took]) >= 30
+    )  # the editor gets its share as well
 
 
-def test_namespaces_take_turns_however_long_their_lines_are() -> None:
-    crowd = Crowd(25, 10)
-    crowd.call((30, "warm", False))
-    crowd.began, crowd.answers = crowd.now, []
-    crowd.call((2000, "one/new", True), (2000, "two/new", True), (40, "three/refresh", False), (10, "four/new", True))
-    last = max(moments(crowd, "four/new"))
-    served = Counter(kind for at, kind in crowd.answers if at <= last)
+def test_namespaces_are_served_alternately_despite_long_lines() -> None:
+    simulation = CallerSimulation(25, 10)
+    simulation.call((30, "warm", False))
+    simulation.began, simulation.answers = simulation.now, []
+    simulation.call(
+        (2000, "one/new", True), (2000, "two/new", True), (40, "three/refresh", False), (10, "four/new", True)
+    )
+    last = max(list_answer_times(simulation, "four/new"))
+    served = Counter(kind for at, kind in simulation.answers if at <= last)
     assert served["three/refresh"] >= 8
     assert served["one/new"] <= 25
     assert served["two/new"] <= 25
 
 
 def test_within_a_namespace_initial_requests_come_before_refreshes() -> None:
-    crowd = Crowd(25, 10)
-    crowd.call((30, "warm", False))
-    crowd.began, crowd.answers = crowd.now, []
-    crowd.call((50, "shop/refresh", False), (50, "shop/new", True))
-    early = [kind for _, kind in crowd.answers[:50]]
+    simulation = CallerSimulation(25, 10)
+    simulation.call((30, "warm", False))
+    simulation.began, simulation.answers = simulation.now, []
+    simulation.call((50, "shop/refresh", False), (50, "shop/new", True))
+    early = [kind for _, kind in simulation.answers[:50]]
     assert early.count("shop/new") >= 45
 
 
-def test_lines_of_many_callers_are_bounded_and_dropped() -> None:
+def test_line_of_a_namespace_is_bounded_and_dropped_later() -> None:
     now = [1000.0]
-    pace = AdaptiveRateLimiter(lambda: now[0])
-    pace.note_refusal(300)
+    limiter = AdaptiveRateLimiter(lambda: now[0])
+    limiter.note_refusal(300)
     for number in range(2 * MAX_PLACES):
-        assert pace.seconds_until_turn("editor", number, first=True) >= 300
-    assert len(pace.lines["editor"].first) == MAX_PLACES
+        assert limiter.seconds_until_turn("editor", number, first=True) >= 300
+    assert len(limiter.lines["editor"].first) == MAX_PLACES
     now[0] += 1000
-    assert pace.seconds_until_turn("victim", "x", first=False) == 0
-    assert not pace.lines
+    assert limiter.seconds_until_turn("victim", "x", first=False) == 0
+    assert not limiter.lines
 
 
-class Vault:
-    """The pace of one vault, with a clock that the test sets."""
+class LimiterHarness:
+    """The rate limiter of one vault, with a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.pace = AdaptiveRateLimiter(lambda: self.now)
+        self.limiter = AdaptiveRateLimiter(lambda: self.now)
 
-    def answer(self, count: int) -> None:
+    def note_answers(self, count: int) -> None:
         for _ in range(count):
-            self.pace.note_answer()
+            self.limiter.note_answer()
 
     def wait(self, who: str, *, first: bool = True) -> float:
-        return self.pace.seconds_until_turn("team", who, first=first)
+        return self.limiter.seconds_until_turn("team", who, first=first)
 
-    def burst(self) -> int:
-        """How many may call at this moment."""
+    def count_burst(self) -> int:
+        """Return the number of callers that may call now."""
         return next(count for count in itertools.count() if self.wait(f"burst {count}"))
 
-    def rate(self) -> float:
-        """Return the calls per second that newcomers are promised now; the pace is of no use to a test after this."""
-        self.burst()
+    def measure_rate(self) -> float:
+        """Return the calls per second that new callers get now. The new callers stay in the limiter."""
+        self.count_burst()
         earlier = self.wait("earlier")
         return 1 / (self.wait("later") - earlier)
 
 
-def test_after_a_rest_190_calls_start_at_once_and_380_follow_each_second() -> None:
-    vault = Vault()
-    vault.now += 1000
-    assert vault.burst() == 190
-    assert vault.wait("burst 190") == pytest.approx(1 / 380)
-    assert vault.wait("next") == pytest.approx(2 / 380)
-    vault.now += 0.5 / 380
-    assert vault.wait("burst 190") == pytest.approx(0.5 / 380)
-    # The sum that Azure's limit is about: 4,000 calls in any ten seconds.
+def test_burst_of_190_calls_is_followed_by_380_per_second() -> None:
+    harness = LimiterHarness()
+    harness.now += 1000
+    assert harness.count_burst() == 190
+    assert harness.wait("burst 190") == pytest.approx(1 / 380)
+    assert harness.wait("next") == pytest.approx(2 / 380)
+    harness.now += 0.5 / 380
+    assert harness.wait("burst 190") == pytest.approx(0.5 / 380)
+    # Azure allows 4,000 calls in any ten seconds.
     assert 3900 < 190 + 380 * 10 < 4000
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_each_caller_that_comes_when_it_was_promised_may_call(first: bool) -> None:
-    vault = Vault()
-    vault.pace.note_refusal(10)
-    promised = [vault.wait(str(number), first=first) for number in range(6)]
-    # Closed for ten seconds, and then one call every other second.
+def test_caller_that_returns_at_its_promised_time_may_call(first: bool) -> None:
+    harness = LimiterHarness()
+    harness.limiter.note_refusal(10)
+    promised = [harness.wait(str(number), first=first) for number in range(6)]
+    # No call for ten seconds, then one call every two seconds.
     assert promised == pytest.approx([12, 14, 16, 18, 20, 22])
     for number, wait in enumerate(promised):
-        vault.now = 1000 + wait
-        assert vault.wait(str(number), first=first) == 0
-        assert vault.wait("a newcomer", first=first) > 0
+        harness.now = 1000 + wait
+        assert harness.wait(str(number), first=first) == 0
+        assert harness.wait("a newcomer", first=first) > 0
 
 
-def test_those_who_have_nothing_yet_go_before_all_who_refresh() -> None:
-    vault = Vault()
-    vault.pace.note_refusal(10)
-    assert vault.wait("refresh", first=False) == pytest.approx(12)
-    assert vault.wait("new", first=True) == pytest.approx(12)
-    assert vault.wait("another", first=True) == pytest.approx(14)
-    assert vault.wait("refresh", first=False) == pytest.approx(16)
-    vault.now += 12
-    assert vault.wait("new", first=True) == 0
-    assert vault.wait("refresh", first=False) == pytest.approx(4)
+def test_initial_requests_are_promised_earlier_times_than_refreshes() -> None:
+    harness = LimiterHarness()
+    harness.limiter.note_refusal(10)
+    assert harness.wait("refresh", first=False) == pytest.approx(12)
+    assert harness.wait("new", first=True) == pytest.approx(12)
+    assert harness.wait("another", first=True) == pytest.approx(14)
+    assert harness.wait("refresh", first=False) == pytest.approx(16)
+    harness.now += 12
+    assert harness.wait("new", first=True) == 0
+    assert harness.wait("refresh", first=False) == pytest.approx(4)
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_place_is_kept_for_half_a_minute_after_the_promised_time(first: bool) -> None:
-    vault = Vault()
-    vault.pace.note_refusal(10)
-    assert [vault.wait(who, first=first) for who in ("late", "next")] == pytest.approx([12, 14])
-    vault.now = 1000 + 12 + 30
-    assert vault.wait("next", first=first) > 0
-    vault.now += 0.1
-    assert vault.wait("next", first=first) == 0
+def test_place_is_kept_for_30_s_after_the_promised_time(first: bool) -> None:
+    harness = LimiterHarness()
+    harness.limiter.note_refusal(10)
+    assert [harness.wait(who, first=first) for who in ("late", "next")] == pytest.approx([12, 14])
+    harness.now = 1000 + 12 + 30
+    assert harness.wait("next", first=first) > 0
+    harness.now += 0.1
+    assert harness.wait("next", first=first) == 0
 
 
-def test_a_refusal_that_names_no_time_closes_for_ten_seconds() -> None:
-    vault = Vault()
-    vault.pace.note_refusal(None)
-    assert (vault.pace.seconds_closed(), vault.pace.is_slowed) == (10, True)
-    vault.now += 10
-    assert vault.pace.seconds_closed() == 0
-    vault.now += 10
-    assert vault.pace.seconds_closed() == 0
+def test_refusal_without_retry_after_stops_calls_for_ten_seconds() -> None:
+    harness = LimiterHarness()
+    harness.limiter.note_refusal(None)
+    assert (harness.limiter.seconds_closed(), harness.limiter.is_slowed) == (10, True)
+    harness.now += 10
+    assert harness.limiter.seconds_closed() == 0
+    harness.now += 10
+    assert harness.limiter.seconds_closed() == 0
 
 
-def test_of_several_refusals_the_latest_end_counts() -> None:
-    vault = Vault()
-    vault.answer(100)
-    vault.pace.note_refusal(10)
-    vault.now += 5
-    vault.pace.note_refusal(20)
-    vault.pace.note_refusal(1)
-    assert vault.pace.seconds_closed() == 20
-    # Only the first of them says how much the vault bore: the others came of calls that were under way.
-    vault.now += 20
-    assert vault.rate() == pytest.approx(10)
+def test_latest_end_of_several_refusals_counts() -> None:
+    harness = LimiterHarness()
+    harness.note_answers(100)
+    harness.limiter.note_refusal(10)
+    harness.now += 5
+    harness.limiter.note_refusal(20)
+    harness.limiter.note_refusal(1)
+    assert harness.limiter.seconds_closed() == 20
+    # Only the first refusal sets the rate. The others answer calls that were already sent.
+    harness.now += 20
+    assert harness.measure_rate() == pytest.approx(10)
 
 
-def test_refusal_that_arrives_late_leaves_the_rate_as_it_is() -> None:
-    vault = Vault()
-    vault.answer(100)
-    vault.pace.note_refusal(20)
-    vault.now += 12  # the answers are no longer in the window before it
-    vault.pace.note_refusal(1)
-    vault.now += 8
-    assert vault.rate() == pytest.approx(10)
+def test_late_refusal_does_not_change_the_rate() -> None:
+    harness = LimiterHarness()
+    harness.note_answers(100)
+    harness.limiter.note_refusal(20)
+    harness.now += 12  # the answers are no longer in the window before it
+    harness.limiter.note_refusal(1)
+    harness.now += 8
+    assert harness.measure_rate() == pytest.approx(10)
 
 
-def test_a_refusal_at_the_moment_of_opening_is_a_new_one() -> None:
-    vault = Vault()
-    vault.answer(100)
-    vault.pace.note_refusal(10)
-    vault.now += 10
-    vault.answer(50)
-    vault.pace.note_refusal(10)
-    vault.now += 10
-    assert vault.rate() == pytest.approx(15)
+def test_refusal_at_the_end_of_retry_after_sets_a_new_rate() -> None:
+    harness = LimiterHarness()
+    harness.note_answers(100)
+    harness.limiter.note_refusal(10)
+    harness.now += 10
+    harness.note_answers(50)
+    harness.limiter.note_refusal(10)
+    harness.now += 10
+    assert harness.measure_rate() == pytest.approx(15)
 
 
 @pytest.mark.parametrize(("later", "rate"), [(0, 300), (10, 300), (10.1, 0.5)])
-def test_the_pace_is_what_was_answered_in_the_ten_seconds_before(later: float, rate: float) -> None:
-    vault = Vault()
-    vault.answer(3000)
-    vault.now += later
-    vault.pace.note_refusal(1)
-    vault.now += 1
-    assert vault.rate() == pytest.approx(rate)
+def test_refusal_sets_the_rate_of_answers_in_the_last_ten_seconds(later: float, rate: float) -> None:
+    harness = LimiterHarness()
+    harness.note_answers(3000)
+    harness.now += later
+    harness.limiter.note_refusal(1)
+    harness.now += 1
+    assert harness.measure_rate() == pytest.approx(rate)
 
 
-def test_more_was_answered_than_we_ever_ask_for_so_the_pace_stays() -> None:
-    vault = Vault()
-    vault.answer(4000)
-    vault.pace.note_refusal(5)
-    slowed = [vault.pace.is_slowed]
-    vault.now += 5
-    assert [*slowed, vault.pace.is_slowed] == [True, False]
-    assert vault.rate() == pytest.approx(380)
+def test_refusal_after_answers_at_full_rate_does_not_lower_it() -> None:
+    harness = LimiterHarness()
+    harness.note_answers(4000)
+    harness.limiter.note_refusal(5)
+    slowed = [harness.limiter.is_slowed]
+    harness.now += 5
+    assert [*slowed, harness.limiter.is_slowed] == [True, False]
+    assert harness.measure_rate() == pytest.approx(380)
 
 
 @pytest.mark.parametrize(
     ("answers", "after", "rate"),
     [
-        pytest.param(10, 59.9, 1, id="not yet a minute"),
+        pytest.param(10, 59.9, 1, id="less than a minute"),
         pytest.param(10, 60, 2, id="a minute"),
-        pytest.param(9, 9.9, 0.9, id="next to nothing is known: not yet a window"),
-        pytest.param(9, 10, 1.8, id="a window"),
+        pytest.param(9, 9.9, 0.9, id="few answers: less than a window"),
+        pytest.param(9, 10, 1.8, id="few answers: a window"),
         pytest.param(3000, 60, 380, id="never above the limit"),
     ],
 )
-def test_a_pace_that_was_borne_is_doubled(answers: int, after: float, rate: float) -> None:
-    vault = Vault()
-    vault.answer(answers)
-    vault.pace.note_refusal(10)
-    vault.now += 10 + after
-    vault.answer(2)  # twice, and doubled once
-    assert vault.rate() == pytest.approx(rate)
+def test_rate_that_the_vault_accepted_is_doubled(answers: int, after: float, rate: float) -> None:
+    harness = LimiterHarness()
+    harness.note_answers(answers)
+    harness.limiter.note_refusal(10)
+    harness.now += 10 + after
+    harness.note_answers(2)  # two answers double the rate only once
+    assert harness.measure_rate() == pytest.approx(rate)
 
 
-def test_a_doubled_pace_has_to_be_borne_as_long_before_it_is_doubled_again() -> None:
-    vault = Vault()
-    vault.answer(100)
-    vault.pace.note_refusal(10)
+def test_doubled_rate_is_doubled_again_only_after_the_same_time() -> None:
+    harness = LimiterHarness()
+    harness.note_answers(100)
+    harness.limiter.note_refusal(10)
     for after, slowed in [(70, True), (59, True), (1, True), (60, True), (60, True), (60, True), (60, False)]:
-        vault.now += after
-        vault.answer(1)
-        assert vault.pace.is_slowed is slowed
+        harness.now += after
+        harness.note_answers(1)
+        assert harness.limiter.is_slowed is slowed
 
 
-def test_time_is_gained_at_the_pace_that_was_until_then() -> None:
-    vault = Vault()
-    vault.answer(100)
-    vault.pace.note_refusal(10)
-    vault.now += 10 + 60
-    vault.answer(1)
-    # Ten calls had been gained at ten per second; at twenty per second as many more take half a second.
-    assert vault.burst() == 10
-    vault.now += 0.5
-    assert vault.wait("burst 10") == 0
+def test_calls_before_a_doubling_are_earned_at_the_old_rate() -> None:
+    harness = LimiterHarness()
+    harness.note_answers(100)
+    harness.limiter.note_refusal(10)
+    harness.now += 10 + 60
+    harness.note_answers(1)
+    # At ten per second ten calls were earned. At twenty per second ten more take half a second.
+    assert harness.count_burst() == 10
+    harness.now += 0.5
+    assert harness.wait("burst 10") == 0
 
 
-def test_nobody_is_sent_away_for_more_than_half_a_minute_but_where_the_vault_asks_for_it() -> None:
-    vault = Vault()
-    vault.pace.note_refusal(10)
-    assert [vault.wait(str(number)) for number in range(20)][-1] == 30
-    vault.pace.note_refusal(31)
-    assert vault.wait("0") == 31
+def test_wait_is_at_most_30_s_unless_retry_after_is_longer() -> None:
+    harness = LimiterHarness()
+    harness.limiter.note_refusal(10)
+    assert [harness.wait(str(number)) for number in range(20)][-1] == 30
+    harness.limiter.note_refusal(31)
+    assert harness.wait("0") == 31
 
 
-def test_each_namespace_is_promised_its_turns_in_the_order_in_which_they_came() -> None:
-    vault = Vault()
-    vault.pace.note_refusal(10)
+def test_promised_times_alternate_between_namespaces() -> None:
+    harness = LimiterHarness()
+    harness.limiter.note_refusal(10)
 
     def wait(namespace: str, who: str) -> float:
-        return vault.pace.seconds_until_turn(namespace, who, first=True)
+        return harness.limiter.seconds_until_turn(namespace, who, first=True)
 
     callers = [("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")]
-    # Each is alone or behind those that came before; each namespace that is ahead has one turn more.
+    # A caller waits for the earlier callers of both namespaces, which are served alternately.
     assert [wait(*caller) for caller in callers] == pytest.approx([12, 14, 14, 18])
     assert [wait(*caller) for caller in callers] == pytest.approx([12, 16, 14, 18])
-    vault.now += 12
+    harness.now += 12
     assert wait("one", "a") == 0
-    # One had its turn, so it is behind two now.
+    # Namespace "one" has been served, so namespace "two" is next.
     assert [wait(*caller) for caller in callers[1:]] == pytest.approx([4, 2, 6])

@@ -1,4 +1,4 @@
-"""The queue: a model for every order of events, and virtual time for the waiting and for who has how many workers."""
+"""Test the work queue: a model for any order of events, and virtual time for delays and fair shares of workers."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from tests.support.virtual_time import VirtualLoop, run_virtual
 A, B, C = Key("team", "a"), Key("team", "b"), Key("other", "a")
 
 
-def test_a_key_reads_as_namespace_and_name() -> None:
+def test_key_is_formatted_as_namespace_and_name() -> None:
     assert str(A) == "team/a"
 
 
-def test_the_earliest_comes_first_and_when_it_is_due() -> None:
+def test_keys_are_returned_at_their_due_times() -> None:
     async def main(clock: Callable[[], float]) -> list[tuple[Key, float]]:
         queue: Queue[Key] = Queue(clock, 64)
         queue.add(A, 3600)
@@ -31,7 +31,7 @@ def test_the_earliest_comes_first_and_when_it_is_due() -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(10, 5), (5, 10), (5, 5)])
-def test_of_several_wishes_the_earliest_counts_once(first: float, second: float) -> None:
+def test_key_that_is_added_twice_is_returned_once_at_the_earlier_time(first: float, second: float) -> None:
     async def main(clock: Callable[[], float]) -> None:
         queue: Queue[Key] = Queue(clock, 64)
         queue.add(A, first)
@@ -46,26 +46,26 @@ def test_of_several_wishes_the_earliest_counts_once(first: float, second: float)
     run_virtual(main)
 
 
-def test_a_worker_has_the_turn_of_each_key_until_the_queue_is_closed() -> None:
+def test_worker_processes_keys_until_the_queue_is_closed() -> None:
     async def main(clock: Callable[[], float]) -> list[tuple[Key, float]]:
         queue: Queue[Key] = Queue(clock, 1)
-        turns: list[tuple[Key, float]] = []
+        processed: list[tuple[Key, float]] = []
 
-        async def turn(key: Key) -> float | None:
-            turns.append((key, clock()))
+        async def process_key(key: Key) -> float | None:
+            processed.append((key, clock()))
             if clock() >= 20:
                 queue.close()
             return 10 if key == A else None
 
         queue.add(A)
         queue.add(B)
-        await queue.process_keys(turn)
-        return turns
+        await queue.process_keys(process_key)
+        return processed
 
     assert run_virtual(main) == [(A, 0), (B, 0), (A, 10), (A, 20)]
 
 
-def test_a_waiting_worker_hears_of_an_earlier_key() -> None:
+def test_waiting_worker_gets_a_key_that_is_due_earlier() -> None:
     async def main(clock: Callable[[], float]) -> None:
         queue: Queue[Key] = Queue(clock, 64)
         queue.add(A, 3600)
@@ -76,7 +76,7 @@ def test_a_waiting_worker_hears_of_an_earlier_key() -> None:
     run_virtual(main)
 
 
-def test_a_busy_key_is_not_handed_out_twice_and_comes_again() -> None:
+def test_busy_key_is_returned_again_only_after_it_is_done() -> None:
     async def main(clock: Callable[[], float]) -> None:
         queue: Queue[Key] = Queue(clock, 64)
         queue.add(A)
@@ -92,7 +92,7 @@ def test_a_busy_key_is_not_handed_out_twice_and_comes_again() -> None:
     run_virtual(main)
 
 
-def test_other_keys_pass_a_busy_one() -> None:
+def test_busy_key_does_not_block_other_keys() -> None:
     async def main(clock: Callable[[], float]) -> None:
         queue: Queue[Key] = Queue(clock, 64)
         queue.add(A)
@@ -106,7 +106,7 @@ def test_other_keys_pass_a_busy_one() -> None:
     run_virtual(main)
 
 
-def test_a_forgotten_key_does_not_come_and_may_be_wanted_again() -> None:
+def test_forgotten_key_is_not_returned_unless_added_again() -> None:
     async def main(clock: Callable[[], float]) -> None:
         queue: Queue[Key] = Queue(clock, 64)
         queue.add(A, 5)
@@ -121,7 +121,7 @@ def test_a_forgotten_key_does_not_come_and_may_be_wanted_again() -> None:
     run_virtual(main)
 
 
-def test_every_one_of_many_workers_gets_a_key_and_a_cancelled_one_takes_none_along() -> None:
+def test_cancelled_workers_lose_no_key_of_the_others() -> None:
     async def main(clock: Callable[[], float]) -> None:
         queue: Queue[Key] = Queue(clock, 64)
         keys = [Key("team", str(number)) for number in range(32)]
@@ -136,8 +136,8 @@ def test_every_one_of_many_workers_gets_a_key_and_a_cancelled_one_takes_none_alo
     run_virtual(main)
 
 
-def test_edits_of_one_key_keep_no_outdated_entries() -> None:
-    """Each edit is served at once, and the key is due again in an hour: the heap must not keep that hour's entries."""
+def test_repeated_edits_leave_few_outdated_entries() -> None:
+    """Process each edit at once and add the key again for an hour later, so that each entry becomes outdated."""
 
     async def main(clock: Callable[[], float]) -> None:
         queue: Queue[Key] = Queue(clock, 4)
@@ -153,7 +153,7 @@ def test_edits_of_one_key_keep_no_outdated_entries() -> None:
     run_virtual(main)
 
 
-def test_overdue_counts_what_could_be_taken_now() -> None:
+def test_overdue_count_has_only_keys_that_are_due_now() -> None:
     now = [0.0]
     queue: Queue[Key] = Queue(lambda: now[0], 64)
     queue.add(A)
@@ -163,56 +163,56 @@ def test_overdue_counts_what_could_be_taken_now() -> None:
     assert queue.count_overdue() == 2
 
 
-# Shares
+# Fair shares
 
 
-class Crowd:
-    """Namespaces whose turns never end, and the queue whose workers they take."""
+class QueueHarness:
+    """A queue whose workers never finish the keys of hostile namespaces."""
 
     def __init__(self, clock: Callable[[], float], workers: int) -> None:
         self.queue: Queue[Key] = Queue(clock, workers)
         self.began: list[tuple[float, Key]] = []
         self.clock = clock
 
-    async def turn(self, key: Key) -> float | None:
+    async def process_key(self, key: Key) -> float | None:
         self.began.append((self.clock(), key))
         if key.namespace.startswith("hostile"):
             await asyncio.get_running_loop().create_future()
         await asyncio.sleep(1)
         return None
 
-    def wants(self, namespace: str, count: int) -> None:
+    def add_keys(self, namespace: str, count: int) -> None:
         for number in range(count):
             self.queue.add(Key(namespace, str(number)))
 
-    def has(self, namespace: str) -> int:
-        """How many of its keys had a turn so far."""
+    def count_started(self, namespace: str) -> int:
+        """Return the number of keys of a namespace that a worker has started."""
         return sum(key.namespace == namespace for _, key in self.began)
 
 
 @pytest.mark.parametrize("hostile", range(1, 7))
-def test_however_long_namespaces_keep_what_they_get_a_new_one_waits_for_nothing(hostile: int) -> None:
-    """The bound that SECURITY.md states: up to six namespaces do not hold all workers, whatever they do."""
+def test_new_namespace_gets_workers_at_once_despite_hanging_ones(hostile: int) -> None:
+    """Check the bound in SECURITY.md: up to six namespaces cannot occupy all workers."""
 
     async def main(clock: Callable[[], float]) -> None:
-        crowd = Crowd(clock, WORKERS)
-        working = asyncio.create_task(crowd.queue.process_keys(crowd.turn))
+        harness = QueueHarness(clock, WORKERS)
+        working = asyncio.create_task(harness.queue.process_keys(harness.process_key))
         for number in range(hostile):
-            crowd.wants(f"hostile-{number}", 1000)
+            harness.add_keys(f"hostile-{number}", 1000)
         await asyncio.sleep(60)
-        assert crowd.has("hostile-0") == WORKERS / 2
-        crowd.wants("shop", 10)
+        assert harness.count_started("hostile-0") == WORKERS / 2
+        harness.add_keys("shop", 10)
         await asyncio.sleep(10)
-        assert crowd.has("shop") == 10
-        assert min(moment for moment, key in crowd.began if key.namespace == "shop") == 60
+        assert harness.count_started("shop") == 10
+        assert min(moment for moment, key in harness.began if key.namespace == "shop") == 60
         working.cancel()
         await asyncio.wait([working])
 
     run_virtual(main)
 
 
-def test_one_who_has_no_worker_comes_before_all_who_have_some() -> None:
-    """… where more of them hold all: their thousands wait behind its first key, though it came last."""
+def test_namespace_without_a_worker_comes_before_those_with_some() -> None:
+    """Return its first key before thousands of older keys, if other namespaces hold all workers."""
 
     async def main(clock: Callable[[], float]) -> None:
         queue: Queue[Key] = Queue(clock, 4)
@@ -229,27 +229,27 @@ def test_one_who_has_no_worker_comes_before_all_who_have_some() -> None:
     run_virtual(main)
 
 
-def test_one_namespace_alone_has_half_of_the_workers_all_the_time() -> None:
+def test_single_namespace_uses_half_of_the_workers() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        crowd = Crowd(clock, WORKERS)
-        crowd.wants("shop", 1000)
-        working = asyncio.create_task(crowd.queue.process_keys(crowd.turn))
-        await asyncio.sleep(1000 / (WORKERS / 2) - 0.1)  # turns of a second
-        assert crowd.has("shop") == 1000
-        crowd.queue.close()
+        harness = QueueHarness(clock, WORKERS)
+        harness.add_keys("shop", 1000)
+        working = asyncio.create_task(harness.queue.process_keys(harness.process_key))
+        await asyncio.sleep(1000 / (WORKERS / 2) - 0.1)  # each key takes a second
+        assert harness.count_started("shop") == 1000
+        harness.queue.close()
         await working
 
     run_virtual(main)
 
 
-def test_a_held_key_that_nobody_needs_any_more_holds_up_none_behind_it() -> None:
+def test_forgotten_key_does_not_block_the_next_key_of_its_namespace() -> None:
     async def main(clock: Callable[[], float]) -> None:
         queue: Queue[Key] = Queue(clock, 2)
         for key in (A, B, last := Key("team", "c")):
             queue.add(key)
         assert await queue.get() == A
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(queue.get(), 1)  # the other worker is for other namespaces
+            await asyncio.wait_for(queue.get(), 1)  # the other worker is reserved for other namespaces
         queue.forget(B)
         queue.done(A)
         assert await queue.get() == last
@@ -258,7 +258,7 @@ def test_a_held_key_that_nobody_needs_any_more_holds_up_none_behind_it() -> None
 
 
 class QueueModel(RuleBasedStateMachine):
-    """Any order of add, take, done, forget and passing time against a model of a dict and a set."""
+    """Compare the queue with a model of a dict and a set, for any order of operations."""
 
     keys = Bundle("keys")
     workers = 5
@@ -275,7 +275,7 @@ class QueueModel(RuleBasedStateMachine):
         self.loop.close()
 
     @rule(target=keys, namespace=st.sampled_from("XYZ"), name=st.sampled_from("abcd"))
-    def a_key(self, namespace: str, name: str) -> Key:
+    def draw_key(self, namespace: str, name: str) -> Key:
         return Key(namespace, name)
 
     @rule(key=keys, delay=st.sampled_from([0, 1, 5, 60]))
@@ -292,7 +292,7 @@ class QueueModel(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    def _open(self, namespace: str) -> bool:
+    def _has_share(self, namespace: str) -> bool:
         return sum(key.namespace == namespace for key in self.busy) < self.workers - len(self.busy)
 
     @rule()
@@ -300,7 +300,7 @@ class QueueModel(RuleBasedStateMachine):
         ready = {
             key: due
             for key, due in self.due.items()
-            if due <= self.now and key not in self.busy and self._open(key.namespace)
+            if due <= self.now and key not in self.busy and self._has_share(key.namespace)
         }
         taken = self.loop.run_until_complete(self._try())
         if not ready:
@@ -312,7 +312,7 @@ class QueueModel(RuleBasedStateMachine):
         self.busy.add(taken)
 
     async def _try(self) -> Key | None:
-        """Return what `take` gives at once; a call that would wait is cancelled, and must leave no trace."""
+        """Return a key that is ready, or cancel the call, which must not change the queue."""
         call = asyncio.create_task(self.queue.get())
         await asyncio.sleep(0)
         if call.done():
@@ -329,7 +329,7 @@ class QueueModel(RuleBasedStateMachine):
         self.busy.discard(key)
 
     @invariant()
-    def waits_for_what_is_wanted(self) -> None:
+    def length_equals_the_model(self) -> None:
         assert len(self.queue) == len(self.due)
 
 

@@ -1,25 +1,25 @@
-"""What is ours of a value is overwritten: seen through a view of it, for nobody can look at freed memory."""
+"""Test that secret bytes are zeroed. A view shows it, because a test cannot read freed memory."""
 
 from controller.domain.values import SecretBytes
 from controller.runtime.zeroize import ZeroizedBytes, zeroize
 
 
-def test_it_is_overwritten_when_nobody_has_it_any_more() -> None:
+def test_released_bytes_are_zeroed() -> None:
     owned = ZeroizedBytes(b"canary")
     view = memoryview(owned)
-    owned.__del__()  # a view keeps it, so this is the one way to see what comes after
+    owned.__del__()  # The view keeps the object alive, so the test calls the finalizer.
     assert bytes(view) == bytes(6)
 
 
-def test_a_part_of_it_is_as_large_as_it_was() -> None:
+def test_zeroed_bytes_keep_their_length() -> None:
     data = bytearray(b"canary")
-    with memoryview(data):  # that could not be resized
+    with memoryview(data):  # a buffer with a view cannot be resized
         zeroize(data)
     assert data == bytes(6)
 
 
-def test_a_hidden_value_is_a_copy_and_shows_copies() -> None:
-    """So nobody's bytes change under them when another is done with his."""
+def test_secret_bytes_are_copied_in_and_out() -> None:
+    """Copy the bytes, so that zeroing one value does not change another."""
     given = b"canary"
     one, other = SecretBytes(given), SecretBytes(given)
     shown = one.reveal()

@@ -1,4 +1,4 @@
-"""How every tool ends, whatever is done to it: one line, an exit code, no traceback."""
+"""Test how every tool ends: with an exit code and at most one line, without a traceback."""
 
 import os
 import re
@@ -12,20 +12,19 @@ import pytest
 from tools.cli.common.command import BadInput, read_yaml
 
 ROOT = Path(__file__).parents[4]
-ENV = os.environ | {"PYTHONPATH": str(ROOT)}
 ENDS = r"""^    (command\.)?run_and_exit\(("tools/[a-z-]+"|COMMAND\.name), main\)$"""
 RUN = "from tools.cli.common.command import run_and_exit\n{body}\nrun_and_exit('tools/x', main)"
 
 
 def run(body: str, stdout: int = subprocess.PIPE) -> tuple[int, str]:
-    """Return the exit code and stderr of a tool of that body."""
+    """Return the exit code and stderr of a tool whose code is `body`."""
     program = [sys.executable, "-P", "-c", RUN.format(body=body)]
-    done = subprocess.run(program, env=ENV, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(program, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
     return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "told"),
+    ("body", "code", "message"),
     [
         ("main = lambda: 3", 3, ""),
         ("main = lambda: open('/nowhere/x')", 1, "tools/x: /nowhere/x: No such file or directory\n"),
@@ -39,28 +38,26 @@ def run(body: str, stdout: int = subprocess.PIPE) -> tuple[int, str]:
         ("def main(): raise TimeoutError('it took\\n  too long')", 1, "tools/x: it took too long\n"),
     ],
 )
-def test_it_ends_with_a_code_and_at_most_one_line(body: str, code: int, told: str) -> None:
-    assert run(body) == (code, told)
+def test_tool_ends_with_an_exit_code_and_at_most_one_line(body: str, code: int, message: str) -> None:
+    assert run(body) == (code, message)
 
 
 @pytest.mark.parametrize("text", ["'few'", "'much ' * 100_000"])
-def test_who_reads_no_more_has_enough(text: str) -> None:
+def test_reader_that_closes_the_pipe_causes_no_error(text: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     assert run(f"main = lambda: print({text})", writing) == (0, "")
     os.close(writing)
 
 
-def test_a_full_disk_is_said_once() -> None:
+def test_full_disk_is_reported_once() -> None:
     with Path("/dev/full").open("w") as full:
         assert run("main = lambda: print('few')", full.fileno()) == (1, "tools/x: No space left on device\n")
 
 
-def test_a_closed_output_is_none() -> None:
+def test_closed_stdout_causes_no_error() -> None:
     program = [sys.executable, "-P", "-c", RUN.format(body="main = lambda: print('few')")]
-    done = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", *program], env=ENV, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -76,35 +73,35 @@ def test_a_closed_output_is_none() -> None:
         (b"a: \x01\n", "cannot be read: unacceptable character"),
     ],
 )
-def test_a_file_that_is_no_yaml_is_told_in_one_line(content: bytes, why: str, tmp_path: Path) -> None:
+def test_invalid_yaml_is_reported_in_one_line(content: bytes, why: str, tmp_path: Path) -> None:
     path = tmp_path / "in.yaml"
     path.write_bytes(content)
-    with pytest.raises(BadInput) as told:
+    with pytest.raises(BadInput) as raised:
         read_yaml(path)
-    assert str(told.value).startswith(f"{path}: {why}")
-    assert "\n" not in str(told.value)
+    assert str(raised.value).startswith(f"{path}: {why}")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("make", "why"), [(Path.mkdir, "Is a directory"), (Path.exists, "No such file or directory")])
-def test_a_file_that_cannot_be_read_is_named(make: Callable[[Path], object], why: str, tmp_path: Path) -> None:
+def test_unreadable_file_is_named(make: Callable[[Path], object], why: str, tmp_path: Path) -> None:
     make(tmp_path / "in")
     with pytest.raises(BadInput, match=rf"in: cannot be read: {why}$"):
         read_yaml(tmp_path / "in")
 
 
-def test_every_document_is_read(tmp_path: Path) -> None:
+def test_every_nonempty_document_is_read(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("a: 1\n---\n\n---\n- 2\n")
     assert read_yaml(tmp_path / "in") == [{"a": 1}, [2]]
 
 
-def test_every_tool_ends_so() -> None:
+def test_every_tool_ends_through_run_and_exit() -> None:
     root = ROOT / "tools"
     fronts = [path for path in root.iterdir() if path.is_file() and "exec " in path.read_text() and path.name != "run"]
     assert len(fronts) >= 9
     for front in fronts:
         module = ROOT.joinpath(*front.read_text().split()[-2].split("."))
         file = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
-        if front.name != "keyvault-emulator":  # the image of helm test has it, without the other tools
+        if front.name != "keyvault-emulator":  # The image of helm test contains it without `run_and_exit`.
             text = file.read_text()
             assert f'"tools/{front.name}"' in text, front
             assert re.search(ENDS, text, re.MULTILINE), front

@@ -1,4 +1,4 @@
-"""Objects that are nested as deeply as the API server takes them, where tools read them."""
+"""Test how tools read objects that are nested as deeply as the API server accepts."""
 
 import json
 from typing import Any, cast
@@ -25,33 +25,33 @@ def depth(value: Any) -> int:
     return 1 + max(map(depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
-def pruned(value: Any, limit: int) -> Any:
+def prune(value: Any, limit: int) -> Any:
     if not isinstance(value, list | dict):
         return value
     if not limit:
         return None
     if isinstance(value, dict):
-        return {key: pruned(item, limit - 1) for key, item in value.items()}
-    return [pruned(item, limit - 1) for item in value]
+        return {key: prune(item, limit - 1) for key, item in value.items()}
+    return [prune(item, limit - 1) for item in value]
 
 
 @given(JSON, st.integers(0, 4))
-def test_it_counts_and_cuts_as_recursion_would(value: Any, limit: int) -> None:
+def test_depth_and_truncation_equal_a_recursive_implementation(value: Any, limit: int) -> None:
     text = json.dumps(value).encode()
     assert json_depth.is_deeper_than(text, limit) == (depth(value) > limit)
-    assert json.loads(json_depth.truncate_depth(text, limit)) == pruned(value, limit)
+    assert json.loads(json_depth.truncate_depth(text, limit)) == prune(value, limit)
 
 
 def item(name: str, levels: int) -> bytes:
-    """Return a SecretSync whose managed fields are nested that deeply."""
+    """Return a SecretSync whose managed fields have this many levels."""
     fields = b'{"f:a":' * levels + b"{}" + b"}" * levels
     meta = b'{"name":"%s","namespace":"n","managedFields":[{"manager":"m","fieldsV1":%s}]}' % (name.encode(), fields)
     spec = b'{"secretProviderClassName":"c","serviceAccountName":"a","secretObject":{"data":[]}}'
     return b'{"metadata":%s,"spec":%s}' % (meta, spec)
 
 
-class Server(KubeClient):
-    """Answers every request with these bytes."""
+class FixedAnswerClient(KubeClient):
+    """A client that returns the same bytes for every request."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
@@ -61,21 +61,21 @@ class Server(KubeClient):
 
 
 @pytest.mark.parametrize("levels", [100, 900, 1_500, 9_995])
-async def test_a_deeply_nested_object_is_read_with_its_neighbours(levels: int) -> None:
+async def test_deeply_nested_object_is_read_with_its_neighbours(levels: int) -> None:
     page = b'{"metadata":{},"items":[%s,%s]}' % (item("deep", levels), item("flat", 3))
-    caller = OperatorKubeClient(Server(page))
+    caller = OperatorKubeClient(FixedAnswerClient(page))
     assert [each.metadata.name for each in await caller.list_kind(SecretSync)] == ["deep", "flat"]
     assert [each["metadata"]["name"] for each in await caller.list_objects("/x")] == ["deep", "flat"]
-    alone = OperatorKubeClient(Server(item("deep", levels)))
+    alone = OperatorKubeClient(FixedAnswerClient(item("deep", levels)))
     assert (await alone.get(SecretSync, "n", "deep")).metadata.name == "deep"
     assert (await alone.get_object("/x"))["metadata"]["name"] == "deep"
 
 
 @pytest.mark.parametrize("levels", [250, 1_500, 9_995])
-async def test_managed_fields_that_would_be_written_back_are_never_cut(levels: int) -> None:
+async def test_deep_managed_fields_are_rejected_instead_of_truncated(levels: int) -> None:
     with pytest.raises(errors.Refused, match="nested more than 200 levels"):
-        await OperatorKubeClient(Server(item("deep", levels))).get_metadata("/x")
-    assert (await OperatorKubeClient(Server(item("flat", 5))).get_metadata("/x"))["name"] == "flat"
+        await OperatorKubeClient(FixedAnswerClient(item("deep", levels))).get_metadata("/x")
+    assert (await OperatorKubeClient(FixedAnswerClient(item("flat", 5))).get_metadata("/x"))["name"] == "flat"
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,12 @@ async def test_managed_fields_that_would_be_written_back_are_never_cut(levels: i
     [b"", b"[", b"{}", b"null", b"[" * 10_000, b'{"metadata":{"name":"\xff"}}', b'{"metadata":' + b"9" * 5000 + b"}",
      b'{"metadata":{"name":"\\ud800"}}', b'{"items":[' + b"[" * 10_000, b'"' + b"\\" * 9_999],
 )  # fmt: skip
-async def test_whatever_the_api_server_answers_is_an_error_of_ours(answer: bytes) -> None:
-    caller = OperatorKubeClient(Server(answer))
+async def test_invalid_answer_raises_at_most_a_short_kube_error(answer: bytes) -> None:
+    caller = OperatorKubeClient(FixedAnswerClient(answer))
     for asked in (caller.get(SecretSync, "n", "x"), caller.list_kind(SecretSync), caller.list_objects("/x")):
-        told = ""
+        message = ""
         try:
             await cast("Any", asked)
         except errors.KubeError as error:
-            told = error.message
-        assert len(told) < 1000
+            message = error.message
+        assert len(message) < 1000

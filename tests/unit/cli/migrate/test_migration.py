@@ -1,4 +1,4 @@
-"""tools/migrate csi: what the CSI driver's classes and mounts become, and what a person is told."""
+"""Test tools/migrate csi: the result for classes and mounts of the CSI driver, and the notes for an administrator."""
 
 import json
 from pathlib import Path
@@ -25,11 +25,11 @@ from tools.cli.migrate.migration_report import format_report
 from tools.cli.migrate.objects import Manifest
 
 
-def data(sync: Manifest) -> dict[str, str]:
+def map_keys(sync: Manifest) -> dict[str, str]:
     return {pair["targetKey"]: pair["sourcePath"] for pair in sync["spec"]["secretObject"]["data"]}
 
 
-def test_a_mounted_class_becomes_a_secretsync_with_its_files() -> None:
+def test_mounted_class_becomes_a_secretsync_with_its_files() -> None:
     spc = make_class("objectName: a", "objectName: b; objectAlias: b.txt")
     found = migrate_manifests(spc, make_workload())
     (kept,) = select_kind(found, "SecretProviderClass")
@@ -39,7 +39,7 @@ def test_a_mounted_class_becomes_a_secretsync_with_its_files() -> None:
     assert sync["metadata"] == {"name": "app", "namespace": "shop"}
     assert sync["spec"]["secretProviderClassName"] == "app"
     assert sync["spec"]["serviceAccountName"] == "runner"
-    assert data(sync) == {"a": "a", "b.txt": "b.txt"}
+    assert map_keys(sync) == {"a": "a", "b.txt": "b.txt"}
     assert found.notes == []
     (patch,) = found.patches
     assert patch == {
@@ -65,7 +65,7 @@ def test_a_mounted_class_becomes_a_secretsync_with_its_files() -> None:
     }
 
 
-def test_paths_and_modes_are_kept() -> None:
+def test_paths_and_modes_of_files_are_kept() -> None:
     found = migrate_manifests(
         make_class("objectName: a; objectVersionHistory: 2", "objectName: a-0; filePermission: 0400"), make_workload()
     )
@@ -78,12 +78,12 @@ def test_paths_and_modes_are_kept() -> None:
     ]
     assert volume["secret"]["optional"] is True  # the vault may have fewer versions
     (sync,) = select_kind(found, "SecretSync")
-    assert data(sync) == {"a-0": "a/0", "a-1": "a/1", "a-0-": "a-0"}
+    assert map_keys(sync) == {"a-0": "a/0", "a-1": "a/1", "a-0-": "a-0"}
     assert "one more, which is not kept" in join_notes(found)
 
 
 @pytest.mark.parametrize("kind", workloads.TEMPLATES)
-def test_every_kind_of_workload_is_patched_in_its_place(kind: str) -> None:
+def test_workload_of_each_kind_is_patched_in_its_pod_template(kind: str) -> None:
     found = migrate_manifests(make_class(), make_workload(kind))
     (patch,) = found.patches
     at: Any = patch
@@ -93,13 +93,13 @@ def test_every_kind_of_workload_is_patched_in_its_place(kind: str) -> None:
     assert ("its pod template cannot change" in join_notes(found)) == (kind in ("Job", "Pod"))
 
 
-def test_what_another_object_owns_is_not_patched() -> None:
+def test_pod_with_an_owner_is_not_patched() -> None:
     pod = make_workload("Pod")
     pod["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet", "name": "web-1"}]
     assert migrate_manifests(make_class(), pod).patches == []
 
 
-def test_secret_objects_become_secretsyncs_of_their_names() -> None:
+def test_secret_objects_become_secretsyncs_with_their_names() -> None:
     labels = {"tier": "data", "secrets-store.sync.x-k8s.io/x": "no"}
     tls = {"secretName": "web-tls", "type": "kubernetes.io/tls", "data": [
         {"objectName": "web", "key": "tls.crt"}, {"objectName": "web", "key": "tls.key"}]}  # fmt: skip
@@ -111,13 +111,13 @@ def test_secret_objects_become_secretsyncs_of_their_names() -> None:
     found = migrate_manifests(spc, make_workload())
     syncs = {each["metadata"]["name"]: each for each in select_kind(found, "SecretSync")}
     assert set(syncs) == {"db", "web-tls", "app"}
-    assert data(syncs["db"]) == {"password": "db-password"}
+    assert map_keys(syncs["db"]) == {"password": "db-password"}
     assert syncs["db"]["spec"]["secretObject"]["labels"] == {"tier": "data"}
     assert syncs["web-tls"]["spec"]["secretObject"]["type"] == "kubernetes.io/tls"
     assert found.replaced == ["shop/db", "shop/web-tls"]
 
 
-def test_a_secret_that_has_every_file_is_mounted_itself() -> None:
+def test_secret_that_has_every_file_is_mounted_itself() -> None:
     found = migrate_manifests(
         make_class("objectName: db-password", secret_objects=[{"secretName": "db", "data": DATA}]), make_workload()
     )
@@ -126,7 +126,7 @@ def test_a_secret_that_has_every_file_is_mounted_itself() -> None:
     assert volume["secret"] == {"secretName": "db", "items": [{"key": "password", "path": "db-password"}]}
 
 
-def test_a_secret_of_the_classs_own_name_does_not_collide() -> None:
+def test_secret_with_the_name_of_its_class_causes_no_collision() -> None:
     tls = {"secretName": "app", "type": "kubernetes.io/tls", "data": [{"objectName": "a", "key": "tls.crt"}]}
     found = migrate_manifests(make_class(secret_objects=[tls]), make_workload())
     assert [each["metadata"]["name"] for each in select_kind(found, "SecretSync")] == ["app", "app-files"]
@@ -139,7 +139,7 @@ def test_a_secret_of_the_classs_own_name_does_not_collide() -> None:
         ({"secretName": "x"}, "it has no data"),
     ],
 )
-def test_a_secret_object_that_cannot_be_made_is_said(wanted: Manifest, words: str) -> None:
+def test_secret_object_that_cannot_be_converted_is_reported(wanted: Manifest, words: str) -> None:
     found = migrate_manifests(make_class(secret_objects=[wanted]))
     assert words in join_notes(found)
     assert found.replaced == []
@@ -160,7 +160,7 @@ def test_a_secret_object_that_cannot_be_made_is_said(wanted: Manifest, words: st
         ({"cloudEnvFileName": "/etc/x"}, {}, CLIENT, "chart's `clouds`"),
     ],
 )
-def test_other_ways_to_sign_in_become_a_class_beside_the_old_one(
+def test_other_authentication_becomes_a_class_beside_the_old_one(
     parameters: dict[str, str], options: dict[str, str], client: str, words: str
 ) -> None:
     found = migrate_manifests(make_class(**parameters), make_workload(), **options)
@@ -178,12 +178,12 @@ def test_other_ways_to_sign_in_become_a_class_beside_the_old_one(
     assert [(each.identity.client_id, each.vault) for each in found.readers] == [(client, "shop-vault")]
 
 
-def test_a_cloud_that_is_not_the_usual_one_is_kept() -> None:
+def test_cloud_other_than_the_default_is_kept() -> None:
     (made,) = select_kind(migrate_manifests(make_class(cloudName="AzureChinaCloud")), "SecretProviderClass")
     assert made["spec"]["parameters"]["cloudName"] == "AzureChinaCloud"
 
 
-def test_what_cannot_carry_over_leaves_its_mounts_alone() -> None:
+def test_class_that_cannot_be_converted_keeps_its_mounts() -> None:
     found = migrate_manifests(make_class(clientID=""), make_workload(nodePublishSecretRef={"name": "principal"}))
     assert found.manifests == found.patches == []
     assert "--client-id" in join_notes(found)
@@ -194,14 +194,14 @@ def test_what_cannot_carry_over_leaves_its_mounts_alone() -> None:
     assert "provider vault is not azure" in join_notes(migrate_manifests(other))
 
 
-def test_a_service_principals_secret_is_named() -> None:
+def test_secret_of_a_service_principal_is_named() -> None:
     found = migrate_manifests(
         make_class(clientID=""), make_workload(nodePublishSecretRef={"name": "principal"}), client_id="c"
     )
     assert "Secret principal (a service principal) is no longer read" in join_notes(found)
 
 
-def test_who_reads_the_vault_is_who_mounts_the_class() -> None:
+def test_account_that_mounts_the_class_becomes_the_reader() -> None:
     other = make_workload(name="batch")
     other["spec"]["template"]["spec"]["serviceAccountName"] = "another"
     found = migrate_manifests(make_class(), make_workload(), other)
@@ -215,7 +215,7 @@ def test_who_reads_the_vault_is_who_mounts_the_class() -> None:
     )
 
 
-def test_what_secretsyncs_read_already_and_nobody_mounts_is_left_alone() -> None:
+def test_class_that_only_secretsyncs_use_is_not_converted() -> None:
     sync = {
         "kind": "SecretSync",
         "metadata": {"name": "s", "namespace": "shop"},
@@ -225,7 +225,7 @@ def test_what_secretsyncs_read_already_and_nobody_mounts_is_left_alone() -> None
     assert len(migrate_manifests(make_class(), sync, make_workload()).patches) == 1
 
 
-def test_the_order_is_the_names_not_the_files() -> None:
+def test_output_is_ordered_by_name_not_by_file() -> None:
     manifests = [make_class(name=name) for name in ("b", "a")] + [
         make_workload(name=name, class_name=name) for name in ("b", "a")
     ]
@@ -233,7 +233,7 @@ def test_the_order_is_the_names_not_the_files() -> None:
     assert [each["metadata"]["name"] for each in migrate_manifests(*manifests).patches] == ["a", "b"]
 
 
-def test_an_akvsync_can_say_most() -> None:
+def test_class_and_secretsync_are_combined_into_an_akvsync() -> None:
     spc = make_class("objectName: a", "objectName: b; objectVersionHistory: 2", clientID="", userAssignedIdentityID="u")
     found = migrate.combine_into_akvsyncs(migrate_manifests(spc, make_workload()))
     (made,) = found.manifests
@@ -264,7 +264,7 @@ def test_an_akvsync_can_say_most() -> None:
         (make_class(cloudName="AzureChinaCloud"), "cloudName"),
     ],
 )
-def test_what_an_akvsync_cannot_say_stays_a_secretsync(spc: Manifest, word: str) -> None:
+def test_class_that_an_akvsync_cannot_express_stays_a_secretsync(spc: Manifest, word: str) -> None:
     found = migrate_manifests(spc, make_workload())
     with pytest.raises(InexpressibleSync, match=word):
         build_akvsync(found.manifests[0], found.manifests[1:])
@@ -273,7 +273,7 @@ def test_what_an_akvsync_cannot_say_stays_a_secretsync(spc: Manifest, word: str)
     assert word in join_notes(kept)
 
 
-def test_the_report_has_the_six_stages_and_their_commands() -> None:
+def test_report_has_six_stages_with_their_commands() -> None:
     spc = make_class("objectName: db-password", secret_objects=[{"secretName": "db", "data": DATA}])
     text = format_report(
         migrate_manifests(spc, make_workload(nodePublishSecretRef={"name": "principal"})), "https://issuer.example"
@@ -289,7 +289,7 @@ def test_the_report_has_the_six_stages_and_their_commands() -> None:
     assert "- Deployment shop/web: Secret principal" in text
 
 
-def test_files_in_and_files_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reads_a_file_and_writes_the_output_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.yaml").write_text(
         yaml.safe_dump_all(
             [{"kind": "List", "items": [make_class("objectName: a", "objectName: b")]}, make_workload(), None]
@@ -306,9 +306,9 @@ def test_files_in_and_files_out(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert migrate.main(["csi", str(tmp_path / "in.yaml"), "--output", str(out)]) == 2
     assert "not an empty folder" in capsys.readouterr().err
     assert migrate.main(["csi", str(tmp_path / "in.yaml"), "--client-id", "other", "--issuer", "https://i"]) == 1
-    told = capsys.readouterr()
-    assert len(list(yaml.safe_load_all(told.out))) == 3
-    assert "https://i" in told.err
+    printed = capsys.readouterr()
+    assert len(list(yaml.safe_load_all(printed.out))) == 3
+    assert "https://i" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -333,11 +333,11 @@ def test_files_in_and_files_out(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "{kind: SecretProviderClass, metadata: {name: x}, spec: {secretObjects: 5}}",
     ],
 )
-def test_bad_files_are_exit_code_two(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_file_ends_with_exit_code_two(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.yaml").write_text(text)
     assert migrate.main(["csi", str(tmp_path / "in.yaml")]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert "in.yaml: " in told
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in.yaml: " in line
     assert migrate.main(["csi"]) == 2
     assert migrate.main(["csi", str(tmp_path / "none.yaml")]) == 2
 
@@ -346,7 +346,7 @@ def test_bad_files_are_exit_code_two(text: str, tmp_path: Path, capsys: pytest.C
     "item",
     ["[" * 5000, "{objectName: [a], filePermission: '0600'}", "x", "a: [", "{objectName: a, filePermission: [1]}"],
 )
-def test_item_at_fault_ends_no_migration(item: str) -> None:
+def test_invalid_item_is_reported_with_its_line(item: str) -> None:
     made = make_class()
     made["spec"]["parameters"]["objects"] = f"array:\n  - 'objectName: good'\n  - {json.dumps(item)}\n"
     assert any("item 1 (line 3)" in note.text for note in migrate_manifests(made, make_workload()).notes)

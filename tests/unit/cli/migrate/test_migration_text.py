@@ -1,4 +1,4 @@
-"""tools/migrate csi over hostile names and texts: its commands are the intended ones, and its output is printable."""
+"""Test tools/migrate csi with hostile names and texts: it prints only the intended commands and printable text."""
 
 import functools
 import json
@@ -24,8 +24,8 @@ from tools.cli.migrate.objects import Manifest
 COMMAND = re.compile(r"(kubectl|az|helm|tools/doctor) ")
 
 
-def harmless(found: Migration, issuer: str = "") -> str:
-    """Return the report, checked: printable, well-formed, and each command with its own words only."""
+def check_report(found: Migration, issuer: str = "") -> str:
+    """Return the report. Check that it is printable and well-formed, and that each command has only its own words."""
     page = format_report(found, issuer)
     assert all(each.isprintable() or each == "\n" for each in page), page
     for line in list_commands(page):
@@ -35,7 +35,7 @@ def harmless(found: Migration, issuer: str = "") -> str:
     return page
 
 
-# One text of many reaches few lines and manifests, so most of a report is checked before.
+# The result is cached, because one text changes few lines and manifests of a report.
 @functools.cache
 def is_intended(line: str) -> bool:
     """Return whether a line of a report is a comment, or a known command with names and known options only."""
@@ -61,8 +61,8 @@ def is_well_formed(encoded: str) -> bool:
     return printable and len(list(yaml.safe_load_all(yaml_text))) == 1
 
 
-def spoiled(where: str, value: str) -> list[Manifest]:
-    """Return a class and what mounts it, with that text in one field."""
+def make_hostile_manifests(where: str, value: str) -> list[Manifest]:
+    """Return a class and the workload that mounts it, with `value` in the field `where`."""
     secret: Any = {"secretName": "db", "type": "Opaque", "labels": {"a": "b"}, "data": [dict(DATA[0])]}
     alias = yaml.safe_dump(value, width=10**6, allow_unicode=False).removesuffix("...\n").strip()
     second = f"objectName: b; objectAlias: {alias}" if where == "alias" else "objectName: b"
@@ -105,40 +105,40 @@ FIELDS = (
 
 @pytest.mark.parametrize("where", FIELDS)
 @pytest.mark.parametrize("value", INJECTIONS, ids=range(len(INJECTIONS)))
-def test_no_field_becomes_a_command(where: str, value: str) -> None:
-    found = migrate_manifests(*spoiled(where, value))
-    harmless(found)
-    harmless(migrate.combine_into_akvsyncs(found))
+def test_injection_in_a_field_becomes_no_command(where: str, value: str) -> None:
+    found = migrate_manifests(*make_hostile_manifests(where, value))
+    check_report(found)
+    check_report(migrate.combine_into_akvsyncs(found))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(FIELDS), FOREIGN)
-def test_no_text_becomes_a_command(where: str, value: str) -> None:
-    harmless(migrate_manifests(*spoiled(where, value)))
+def test_foreign_text_in_a_field_becomes_no_command(where: str, value: str) -> None:
+    check_report(migrate_manifests(*make_hostile_manifests(where, value)))
 
 
 @pytest.mark.parametrize("value", ["db; touch pwned", "DB", "", "a/b", "d" * 254, "db\n", "-a"])
-def test_a_secret_of_an_impossible_name_is_left_out_and_said(value: str) -> None:
-    found = migrate_manifests(*spoiled("secretName", value))
+def test_secret_with_an_invalid_name_is_left_out_and_reported(value: str) -> None:
+    found = migrate_manifests(*make_hostile_manifests("secretName", value))
     assert found.replaced == []
     assert any("a Secret's name has only small letters" in note.text for note in found.notes)
     assert value not in {each["metadata"]["name"] for each in found.manifests}
 
 
 @pytest.mark.parametrize("value", ["a b", "a/b", "", "..", "k\n", "é"])
-def test_a_secret_with_an_impossible_key_is_left_out_and_said(value: str) -> None:
-    found = migrate_manifests(*spoiled("key", value))
+def test_secret_with_an_invalid_key_is_left_out_and_reported(value: str) -> None:
+    found = migrate_manifests(*make_hostile_manifests("key", value))
     assert found.replaced == []
     assert any("a Secret's key has only letters" in note.text for note in found.notes)
 
 
 @pytest.mark.parametrize("issuer", ["", "https://issuer.example", *INJECTIONS])
-def test_a_real_shell_runs_the_intended_commands_alone(issuer: str, tmp_path: Path) -> None:
-    """kubectl, az, helm and tools/doctor are recorders; all blocks run as one script, as a reader would paste them."""
+def test_shell_runs_only_the_intended_commands(issuer: str, tmp_path: Path) -> None:
+    """Run all blocks as one script. Recorders replace kubectl, az, helm and tools/doctor."""
     found = migrate_manifests(
         make_class("objectName: db-password", secret_objects=[{"secretName": "db", "data": DATA}]), make_workload()
     )
-    ran = run_recorded("\n".join(list_commands(harmless(found, issuer))), tmp_path)
+    ran = run_recorded("\n".join(list_commands(check_report(found, issuer))), tmp_path)
     assert [words[0] for words in ran] == [
         "az", "az", "az", "az", "az", "helm", "kubectl", "kubectl", "kubectl", "kubectl", "doctor",
     ]  # fmt: skip
@@ -149,7 +149,7 @@ def test_a_real_shell_runs_the_intended_commands_alone(issuer: str, tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {"bin", "tools", "record"}
 
 
-def test_the_file_of_a_patch_has_a_name_that_a_file_system_takes(tmp_path: Path) -> None:
+def test_patch_file_of_long_names_has_a_valid_file_name(tmp_path: Path) -> None:
     spc, web = make_class(), make_workload(name="w" * 253)
     for each in (spc, web):
         each["metadata"]["namespace"] = "n" * 63
@@ -158,11 +158,11 @@ def test_the_file_of_a_patch_has_a_name_that_a_file_system_takes(tmp_path: Path)
     assert patch.name in (tmp_path / "out" / "REPORT.md").read_text()
 
 
-def test_what_is_printed_is_printable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_texts_are_printed_as_printable_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number, where in enumerate(FIELDS):
         path = tmp_path / f"{number}.yaml"
         hostile = "a\x1b]0;x\x07\u202eb\x9b31m\ndb\t|`x`"
-        path.write_text(yaml.safe_dump_all(spoiled(where, hostile), allow_unicode=False))
+        path.write_text(yaml.safe_dump_all(make_hostile_manifests(where, hostile), allow_unicode=False))
         migrate.main(["csi", str(path)])
-        told = capsys.readouterr()
-        assert all(each.isprintable() or each == "\n" for each in told.out + told.err), where
+        printed = capsys.readouterr()
+        assert all(each.isprintable() or each == "\n" for each in printed.out + printed.err), where

@@ -1,11 +1,11 @@
-"""A reader, and a vault on loopback over real TLS."""
+"""Provide a reader and a vault on loopback over real TLS."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from controller.keyvault import client
-from tests.unit.keyvault.reader.stage import Scene, staged
+from tests.unit.keyvault.reader.reader_harness import ReaderHarness, start_reader
 from tools.local_cluster.pki import ClusterAuthority
 
 
@@ -15,13 +15,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> ClusterAuthority:
 
 
 @pytest.fixture
-async def scene(authority: ClusterAuthority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    """Yield a scene that costs little.
+async def harness(authority: ClusterAuthority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ReaderHarness]:
+    """Provide a fast harness.
 
-    It trusts the vault's authority alone, since to read the system's roots takes most of the time, and waits for a
-    hundredth of the time before it retries.
+    It trusts only the vault's authority, because reading the system's roots is slow. Retries wait for a hundredth of
+    the usual time.
     """
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.pair.cert))
     monkeypatch.setattr(client, "RETRY_DELAYS", [seconds / 100 for seconds in client.RETRY_DELAYS])
-    async with staged(authority) as found:
+    async with start_reader(authority) as found:
         yield found

@@ -1,4 +1,4 @@
-"""Nothing that a vault says in an error, in any form, reaches a message."""
+"""Test that no text of a vault, in any form, reaches an error message."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.runtime.circuit_breaker import OPEN_SECONDS
 from tests.support.canaries import CANARY, SOME_FORMS, find_forms
 from tests.support.scripted_api_server import ScriptedResponse
-from tests.unit.keyvault.reader.stage import JSON, SIGN, USER, WEB, Scene
+from tests.unit.keyvault.reader.reader_harness import JSON, SIGN, USER, WEB, ReaderHarness
 
 HISTORY = ObjectVersionRef(VaultObject(name="user", history=3))
 PATHS = {
@@ -22,8 +22,8 @@ PATHS = {
 UNKNOWN_VERSION = "The specified version (7.4) is not recognized. Consider using the latest supported version ({})"
 
 
-def errors(quoted: str) -> Iterator[Any]:
-    """Yield bodies of errors that have it in every place."""
+def list_error_bodies(quoted: str) -> Iterator[Any]:
+    """Yield error bodies with `quoted` in every place."""
     yield {"error": {"code": quoted, "message": quoted, "innererror": {"code": quoted, "innererror": {"code": quoted}}}}
     yield {"error": {"code": "Forbidden", "message": quoted, "innererror": {"code": quoted}}}
     yield {"error": {"code": "Unauthorized", "message": f"AKV10046: {quoted}"}}
@@ -34,19 +34,19 @@ def errors(quoted: str) -> Iterator[Any]:
 
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 409, 413, 429, 500, 503])
 @pytest.mark.parametrize("wanted", PATHS, ids=["secret", "certificate", "key", "history"])
-async def test_no_error_body_reaches_a_message(scene: Scene, wanted: ObjectVersionRef, status: int) -> None:
+async def test_no_error_body_reaches_a_message(harness: ReaderHarness, wanted: ObjectVersionRef, status: int) -> None:
     for form in SOME_FORMS:
         quoted = form(CANARY)
         header = quoted.replace("\n", " ")
         headers = JSON | {"WWW-Authenticate": f'Bearer authorization="https://{header}/{header}"', "Retry-After": "1"}
-        for body in errors(quoted):
-            scene.now += 2 * OPEN_SECONDS
+        for body in list_error_bodies(quoted):
+            harness.now += 2 * OPEN_SECONDS
             answer = ScriptedResponse(json.dumps(body).encode(), status=status, headers=headers)
-            scene.answers |= dict.fromkeys(PATHS[wanted], answer)
-            assert not find_forms((await scene.fails(wanted)).message)
+            harness.answers |= dict.fromkeys(PATHS[wanted], answer)
+            assert not find_forms((await harness.read_error(wanted)).message)
 
 
-async def test_no_odd_success_reaches_a_message(scene: Scene) -> None:
+async def test_no_invalid_success_body_reaches_a_message(harness: ReaderHarness) -> None:
     for form in SOME_FORMS:
         quoted = form(CANARY)
         for body in (
@@ -58,6 +58,8 @@ async def test_no_odd_success_reaches_a_message(scene: Scene) -> None:
             quoted,
         ):
             for wanted in (USER, WEB, SIGN):
-                scene.now += 2 * OPEN_SECONDS
-                scene.answers |= dict.fromkeys(PATHS[wanted], ScriptedResponse(json.dumps(body).encode(), headers=JSON))
-                assert not find_forms((await scene.fails(wanted)).message)
+                harness.now += 2 * OPEN_SECONDS
+                harness.answers |= dict.fromkeys(
+                    PATHS[wanted], ScriptedResponse(json.dumps(body).encode(), headers=JSON)
+                )
+                assert not find_forms((await harness.read_error(wanted)).message)

@@ -13,7 +13,7 @@ from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.errors import AccessDenied, ObjectError, ProviderError
 from controller.keyvault.transport import MOST_ANSWER
 from tests.support.scripted_api_server import ScriptedApiServer
-from tests.unit.keyvault.reader.stage import USER, Scene, new_scene
+from tests.unit.keyvault.reader.reader_harness import USER, ReaderHarness, start_reader_of
 from tools.local_cluster.pki import ClusterAuthority
 
 VALUE = json.dumps(
@@ -47,15 +47,15 @@ class RawVault(ScriptedApiServer):
 
 
 @pytest.fixture
-async def vault(authority: ClusterAuthority) -> AsyncIterator[tuple[Scene, RawVault]]:
+async def vault(authority: ClusterAuthority) -> AsyncIterator[tuple[ReaderHarness, RawVault]]:
     pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
     raw = RawVault()
     server = await asyncio.start_server(raw.serve, "127.0.0.1", ssl=tls)
     raw.url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, new_scene(raw, authority) as scene:
-        yield scene, raw
+    async with server, start_reader_of(raw, authority) as harness:
+        yield harness, raw
 
 
 @pytest.mark.parametrize(
@@ -80,18 +80,18 @@ async def vault(authority: ClusterAuthority) -> AsyncIterator[tuple[Scene, RawVa
         pytest.param(b"HTTP/1.1 503 X\r\nContent-Length: 99\r\n\r\n{", id="part of a 503"),
     ],
 )
-async def test_broken_answer_is_requested_again(vault: tuple[Scene, RawVault], answer: bytes) -> None:
-    scene, raw = vault
+async def test_broken_answer_is_requested_again(vault: tuple[ReaderHarness, RawVault], answer: bytes) -> None:
+    harness, raw = vault
     raw.first = [answer]
-    assert await scene.read(USER) == ["me"]
-    assert [outcome == "ok" for _, outcome in scene.counted] == [False, True]
+    assert await harness.read(USER) == ["me"]
+    assert [outcome == "ok" for _, outcome in harness.counted] == [False, True]
 
 
-async def test_http_1_0_is_an_answer(vault: tuple[Scene, RawVault]) -> None:
-    scene, raw = vault
+async def test_http_1_0_is_an_answer(vault: tuple[ReaderHarness, RawVault]) -> None:
+    harness, raw = vault
     raw.first = [b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + VALUE]
-    assert await scene.read(USER) == ["me"]
-    assert scene.counted == [("secrets.get", "ok")]
+    assert await harness.read(USER) == ["me"]
+    assert harness.counted == [("secrets.get", "ok")]
 
 
 @pytest.mark.parametrize(
@@ -112,47 +112,47 @@ async def test_http_1_0_is_an_answer(vault: tuple[Scene, RawVault]) -> None:
     ],
 )
 async def test_status_of_a_refusal_counts_without_its_body(
-    vault: tuple[Scene, RawVault],
+    vault: tuple[ReaderHarness, RawVault],
     spoil: Callable[[str, str], bytes],
     status: str,
     more: str,
     kind: type[ProviderError],
     words: str,
 ) -> None:
-    scene, raw = vault
+    harness, raw = vault
     raw.first = [spoil(status, more)]
-    error = await scene.fails()
+    error = await harness.read_error()
     assert type(error) is kind
     assert words in error.message
     assert error.retry_after == (7 if more else None)
-    assert scene.counted == [("secrets.get", status[:3])]
+    assert harness.counted == [("secrets.get", status[:3])]
 
 
-async def test_vault_that_always_cuts_its_answers_off_is_named(vault: tuple[Scene, RawVault]) -> None:
-    scene, raw = vault
+async def test_vault_that_always_cuts_its_answers_off_is_named(vault: tuple[ReaderHarness, RawVault]) -> None:
+    harness, raw = vault
     raw.first = [START + b"Content-Length: 9999\r\n\r\n" + VALUE] * 9
-    error = await scene.fails()
+    error = await harness.read_error()
     assert error.message == (
         "Key Vault shop ended the connection within its answer; the controller tries again by itself"
     )
     assert type(error) is ProviderError
 
 
-async def test_simultaneous_requests_may_fail_once_each(vault: tuple[Scene, RawVault]) -> None:
+async def test_simultaneous_requests_may_fail_once_each(vault: tuple[ReaderHarness, RawVault]) -> None:
     """Several keys of one SecretSync are read at once. Their first failures alone are no outage."""
-    scene, raw = vault
+    harness, raw = vault
     names = [ObjectVersionRef(VaultObject(name=f"key-{number}")) for number in range(5)]
     raw.first = [START + b"Content-Length: 9999\r\n\r\n" + VALUE] * 5
-    assert await scene.read(*names) == ["me"] * 5
-    assert sorted(outcome for _, outcome in scene.counted) == ["error"] * 5 + ["ok"] * 5
+    assert await harness.read(*names) == ["me"] * 5
+    assert sorted(outcome for _, outcome in harness.counted) == ["error"] * 5 + ["ok"] * 5
 
 
-async def test_vault_that_fails_all_retries_is_called_once_for_all(vault: tuple[Scene, RawVault]) -> None:
-    scene, raw = vault
+async def test_vault_that_fails_all_retries_is_called_once_for_all(vault: tuple[ReaderHarness, RawVault]) -> None:
+    harness, raw = vault
     raw.first = [b"GARBAGE\r\n\r\n"] * 99
     names = [ObjectVersionRef(VaultObject(name=f"key-{number}")) for number in range(5)]
-    await scene.read(*names)
-    calls = len(scene.counted)
+    await harness.read(*names)
+    calls = len(harness.counted)
     assert calls <= 2 * len(names)
-    assert await scene.fails()
-    assert len(scene.counted) == calls
+    assert await harness.read_error()
+    assert len(harness.counted) == calls

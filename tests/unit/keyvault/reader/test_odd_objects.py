@@ -1,4 +1,4 @@
-"""An object with any body concerns that object alone: its neighbors are read at once, and the vault is not blamed."""
+"""Test that an invalid body fails only its own object. Others are read at once, and no circuit breaker opens."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from controller.domain.snapshot import VaultSnapshot
 from controller.domain.values import VaultValue
 from controller.errors import ObjectError
 from tests.support.scripted_api_server import ScriptedResponse
-from tests.unit.keyvault.reader.stage import JSON, Scene, refusal
+from tests.unit.keyvault.reader.reader_harness import JSON, ReaderHarness, refusal
 
 OTHER = ObjectVersionRef(VaultObject(name="other"))
 KINDS = {"secret": "secrets", "cert": "certificates", "key": "keys"}
@@ -42,38 +42,42 @@ BODIES = [
 ]
 
 
-async def read_both(scene: Scene, kind: str, answer: ScriptedResponse) -> None:
-    """Read the odd object, then its neighbor: the vault answers both."""
-    scene.has("other", "me")
+async def read_both(harness: ReaderHarness, kind: str, answer: ScriptedResponse) -> None:
+    """Read the odd object, then another one, and check that the vault answers both."""
+    harness.put_secret("other", "me")
     for path in (f"/{KINDS[kind]}/odd", f"/{KINDS[kind]}/odd/", f"/{KINDS[kind]}/odd/versions"):
-        scene.answers[path] = answer
-    scene.now += 1
+        harness.answers[path] = answer
+    harness.now += 1
     odd = ObjectVersionRef(VaultObject(name="odd", type=kind))
     several = ObjectVersionRef(VaultObject(name="odd", type=kind, history=2))
-    found = await scene.reader.read([odd, several], since=scene.now, first=True)
+    found = await harness.reader.read([odd, several], since=harness.now, first=True)
     for item in found.values():
         assert isinstance(item, ObjectError | VaultValue)
-    assert await scene.read(OTHER) == ["me"]
+    assert await harness.read(OTHER) == ["me"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("body", BODIES)
-async def test_odd_body_concerns_its_object_alone(scene: Scene, kind: str, body: bytes) -> None:
-    await read_both(scene, kind, ScriptedResponse(body, headers=JSON))
+async def test_odd_body_concerns_its_object_alone(harness: ReaderHarness, kind: str, body: bytes) -> None:
+    await read_both(harness, kind, ScriptedResponse(body, headers=JSON))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "version", ["1\x1b[31m", "1\u202e", pytest.param("f" * 1_500_000, id="large"), "a b", "%1b", "-"]
 )
-async def test_version_of_another_form_is_no_usable_answer(scene: Scene, kind: str, version: str) -> None:
+async def test_version_of_another_form_is_no_usable_answer(harness: ReaderHarness, kind: str, version: str) -> None:
     """A version's id goes into statuses, events and log lines."""
     body = json.loads(json.dumps(GOOD[kind]))
     holder = body["key"] if kind == "key" else body
     name = "kid" if kind == "key" else "id"
     holder[name] = holder[name].removesuffix("v1") + version
-    scene.answers[f"/{KINDS[kind]}/odd"] = scene.answers[f"/{KINDS[kind]}/odd/"] = ScriptedResponse(body, headers=JSON)
-    found = await scene.reader.read([ObjectVersionRef(VaultObject(name="odd", type=kind))], since=scene.now, first=True)
+    harness.answers[f"/{KINDS[kind]}/odd"] = harness.answers[f"/{KINDS[kind]}/odd/"] = ScriptedResponse(
+        body, headers=JSON
+    )
+    found = await harness.reader.read(
+        [ObjectVersionRef(VaultObject(name="odd", type=kind))], since=harness.now, first=True
+    )
     for answer in found.values():
         assert isinstance(answer, ObjectError)
         assert answer.message.isprintable()
@@ -83,8 +87,10 @@ async def test_version_of_another_form_is_no_usable_answer(scene: Scene, kind: s
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("code", ["BadParameter", "BadRequest", "InvalidRequestUri", ""])
 @pytest.mark.parametrize("status", [201, 202, 206, 299, 400, 404, 405, 409, 410, 412, 422])
-async def test_refusal_of_a_request_concerns_its_object_alone(scene: Scene, kind: str, code: str, status: int) -> None:
-    await read_both(scene, kind, refusal(status, code))
+async def test_refusal_of_a_request_concerns_its_object_alone(
+    harness: ReaderHarness, kind: str, code: str, status: int
+) -> None:
+    await read_both(harness, kind, refusal(status, code))
 
 
 ODD_FIELDS = pytest.mark.parametrize(
@@ -101,27 +107,29 @@ ODD_FIELDS = pytest.mark.parametrize(
 
 
 @ODD_FIELDS
-async def test_odd_field_that_is_not_used_hides_no_value(scene: Scene, field: bytes) -> None:
+async def test_odd_field_that_is_not_used_hides_no_value(harness: ReaderHarness, field: bytes) -> None:
     """The CSI provider reads such a secret, too."""
     body = b'{"value":"me","id":"https://x/secrets/other/1","attributes":{},%s}' % field
-    scene.answers["/secrets/other"] = scene.answers["/secrets/other/"] = ScriptedResponse(body, headers=JSON)
-    assert await scene.read(OTHER) == ["me"]
+    harness.answers["/secrets/other"] = harness.answers["/secrets/other/"] = ScriptedResponse(body, headers=JSON)
+    assert await harness.read(OTHER) == ["me"]
 
 
 @pytest.mark.parametrize("value", ["\\ud800", "x\\udc00y", "\\ud83d\\ud83d\\ude00"])
-async def test_lone_surrogate_in_a_value_is_never_replaced(scene: Scene, value: str) -> None:
+async def test_lone_surrogate_in_a_value_is_never_replaced(harness: ReaderHarness, value: str) -> None:
     body = f'{{"value":"{value}","id":"https://x/secrets/other/1","tags":{{"a":"{value}"}}}}'
-    scene.answers["/secrets/other"] = scene.answers["/secrets/other/"] = ScriptedResponse(body.encode(), headers=JSON)
-    assert isinstance(await scene.fails(OTHER), ObjectError)
+    harness.answers["/secrets/other"] = harness.answers["/secrets/other/"] = ScriptedResponse(
+        body.encode(), headers=JSON
+    )
+    assert isinstance(await harness.read_error(OTHER), ObjectError)
 
 
 @ODD_FIELDS
-async def test_odd_item_of_a_list_concerns_that_object_alone(scene: Scene, field: bytes) -> None:
+async def test_odd_item_of_a_list_concerns_that_object_alone(harness: ReaderHarness, field: bytes) -> None:
     good = b'{"id":"https://x/secrets/other","attributes":{"enabled":true,"updated":9}}'
     body = b'{"value":[{"id":"https://x/secrets/odd",%s},%s],"nextLink":null}' % (field, good)
-    scene.answers["/secrets"] = ScriptedResponse(body, headers=JSON)
-    assert isinstance(await scene.reader.survey([OTHER], scene.now), VaultSnapshot)
-    assert scene.counted == [("secrets.list", "ok")]
+    harness.answers["/secrets"] = ScriptedResponse(body, headers=JSON)
+    assert isinstance(await harness.reader.survey([OTHER], harness.now), VaultSnapshot)
+    assert harness.counted == [("secrets.list", "ok")]
 
 
 @pytest.mark.parametrize(
@@ -136,23 +144,23 @@ async def test_odd_item_of_a_list_concerns_that_object_alone(scene: Scene, field
         "",
     ],
 )
-async def test_odd_date_of_an_answer_spoils_no_value(scene: Scene, date: str) -> None:
-    scene.has("other", "me")
-    for answer in scene.answers.values():
+async def test_odd_date_of_an_answer_spoils_no_value(harness: ReaderHarness, date: str) -> None:
+    harness.put_secret("other", "me")
+    for answer in harness.answers.values():
         answer.headers["Date"] = date
-    assert await scene.read(OTHER) == ["me"]
+    assert await harness.read(OTHER) == ["me"]
 
 
-async def test_date_of_year_9999_ends_no_reader(scene: Scene) -> None:
+async def test_date_of_year_9999_ends_no_reader(harness: ReaderHarness) -> None:
     """A second later, the sum of the time and the difference between the clocks would be in the year 10000."""
-    scene.has("other", "me")
-    for answer in scene.answers.values():
+    harness.put_secret("other", "me")
+    for answer in harness.answers.values():
         answer.headers["Date"] = "Fri, 31 Dec 9999 23:59:59 GMT"
-    assert await scene.read(OTHER) == ["me"]
+    assert await harness.read(OTHER) == ["me"]
     await asyncio.sleep(1.1)
-    for answer in scene.answers.values():
+    for answer in harness.answers.values():
         answer.headers["Date"] = ""
-    assert await scene.read(OTHER) == ["me"]
+    assert await harness.read(OTHER) == ["me"]
 
 
 JSON_VALUES = st.recursive(
@@ -180,7 +188,7 @@ def changed(draw: st.DrawFn, body: dict[str, Any]) -> dict[str, Any]:
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 async def test_any_change_of_a_good_body_concerns_its_object_alone(
-    scene: Scene, kind: str, data: st.DataObject
+    harness: ReaderHarness, kind: str, data: st.DataObject
 ) -> None:
     body = data.draw(changed(GOOD[kind]) | JSON_VALUES)
-    await read_both(scene, kind, ScriptedResponse(json.dumps(body).encode(), headers=JSON))
+    await read_both(harness, kind, ScriptedResponse(json.dumps(body).encode(), headers=JSON))

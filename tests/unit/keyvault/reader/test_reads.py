@@ -1,47 +1,47 @@
-"""Reading secrets, one version or several: the Azure SDK against a vault that says what a test makes it say."""
+"""Test reads of one or several versions of a secret, with the Azure SDK and a scripted vault."""
 
 import pytest
 
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.errors import ObjectError
 from tests.support.scripted_api_server import ScriptedResponse
-from tests.unit.keyvault.reader.stage import JSON, USER, Scene, refusal
+from tests.unit.keyvault.reader.reader_harness import JSON, USER, ReaderHarness, refusal
 
 KINDS = {"secret": "secrets", "cert": "certificates", "key": "keys"}
 
 
-async def test_the_newest_version_is_one_get(scene: Scene) -> None:
-    scene.has("user", "me")
-    assert await scene.read(USER) == ["me"]
-    assert [path.rstrip("/") for path in scene.reads] == ["/secrets/user"]
-    assert scene.counted == [("secrets.get", "ok")]
+async def test_newest_version_needs_one_get(harness: ReaderHarness) -> None:
+    harness.put_secret("user", "me")
+    assert await harness.read(USER) == ["me"]
+    assert [path.rstrip("/") for path in harness.paths_read] == ["/secrets/user"]
+    assert harness.counted == [("secrets.get", "ok")]
 
 
-async def test_all_kinds_are_asked_for_in_the_api_version_of_the_cloud(scene: Scene) -> None:
-    """The SDK's clients prefer newer versions, each its own, which not all clouds know."""
+async def test_all_kinds_are_requested_in_the_clouds_api_version(harness: ReaderHarness) -> None:
+    """Replace the newer versions that the SDK's clients prefer, because some clouds do not support them."""
     for path in KINDS.values():
-        scene.answers[f"/{path}"] = ScriptedResponse({"value": [], "nextLink": None}, headers=JSON)
+        harness.answers[f"/{path}"] = ScriptedResponse({"value": [], "nextLink": None}, headers=JSON)
     db = [ObjectVersionRef(VaultObject(name="db", type=kind, history=history)) for kind in KINDS for history in (1, 2)]
-    await scene.read(*db)
-    await scene.reader.survey(db, scene.now)
-    assert {asked.query["api-version"] for asked in scene.server.requests} == {"7.4"}
-    assert {asked.path.split("/")[1] for asked in scene.server.requests} == set(KINDS.values())
+    await harness.read(*db)
+    await harness.reader.survey(db, harness.now)
+    assert {asked.query["api-version"] for asked in harness.server.requests} == {"7.4"}
+    assert {asked.path.split("/")[1] for asked in harness.server.requests} == set(KINDS.values())
 
 
-async def test_a_pinned_version(scene: Scene) -> None:
-    scene.has("user", "old", "v0", newest=False)
-    assert await scene.read(ObjectVersionRef(VaultObject(name="user", version="v0"))) == ["old"]
+async def test_pinned_version_is_read(harness: ReaderHarness) -> None:
+    harness.put_secret("user", "old", "v0", newest=False)
+    assert await harness.read(ObjectVersionRef(VaultObject(name="user", version="v0"))) == ["old"]
 
 
 @pytest.mark.parametrize("value", ["", "ünïcode", "x" * 25_000])
-async def test_values_arrive_as_they_are(scene: Scene, value: str) -> None:
-    scene.has("user", value)
-    assert await scene.read(USER) == [value]
+async def test_value_is_read_unchanged(harness: ReaderHarness, value: str) -> None:
+    harness.put_secret("user", value)
+    assert await harness.read(USER) == [value]
 
 
-async def test_an_answer_without_a_value_blanks_nothing(scene: Scene) -> None:
-    scene.has("user", None)
-    assert "no usable answer" in (await scene.fails()).message
+async def test_answer_without_a_value_is_an_error(harness: ReaderHarness) -> None:
+    harness.put_secret("user", None)
+    assert "no usable answer" in (await harness.read_error()).message
 
 
 @pytest.mark.parametrize(
@@ -52,25 +52,27 @@ async def test_an_answer_without_a_value_blanks_nothing(scene: Scene) -> None:
         pytest.param([("a", 1, True), ("b", 2, True), ("c", 3, True)], "b", ["b", "a"], id="from the pinned one on"),
     ],
 )
-async def test_history(scene: Scene, listed: list[tuple[str, int, bool]], pinned: str, expected: list[str]) -> None:
-    scene.lists("db", *listed)
+async def test_history_has_enabled_versions_from_newest_to_oldest(
+    harness: ReaderHarness, listed: list[tuple[str, int, bool]], pinned: str, expected: list[str]
+) -> None:
+    harness.put_versions("db", *listed)
     found = VaultObject(name="db", history=3, version=pinned)
-    answers = await scene.read(*(ObjectVersionRef(found, index) for index in range(3)))
+    answers = await harness.read(*(ObjectVersionRef(found, index) for index in range(3)))
     assert answers[: len(expected)] == [f"value of {version}" for version in expected]
     for missing in answers[len(expected) :]:
         assert isinstance(missing, ObjectError)
         assert f"has {len(expected)} enabled version(s)" in missing.message
-    assert scene.reads.count("/secrets/db/versions") == 1
+    assert harness.paths_read.count("/secrets/db/versions") == 1
 
 
-async def test_two_versions_of_one_second_are_told_apart_by_the_newest(scene: Scene) -> None:
-    scene.lists("db", ("a", 5, True), ("z", 5, True))
-    scene.has("db", "value of a", "a")
+async def test_newest_of_two_versions_of_one_second_comes_first(harness: ReaderHarness) -> None:
+    harness.put_versions("db", ("a", 5, True), ("z", 5, True))
+    harness.put_secret("db", "value of a", "a")
     found = VaultObject(name="db", history=2)
-    assert await scene.read(ObjectVersionRef(found, 0), ObjectVersionRef(found, 1)) == ["value of a", "value of z"]
+    assert await harness.read(ObjectVersionRef(found, 0), ObjectVersionRef(found, 1)) == ["value of a", "value of z"]
 
 
-async def test_that_the_newest_is_disabled_does_not_hide_the_others(scene: Scene) -> None:
-    scene.lists("db", ("a", 5, True), ("b", 5, True), ("c", 5, False))
-    scene.answers["/secrets/db/"] = scene.answers["/secrets/db"] = refusal(403, "Forbidden", "SecretDisabled")
-    assert len([item for item in await scene.read(ObjectVersionRef(VaultObject(name="db", history=2))) if item]) == 1
+async def test_disabled_newest_version_does_not_hide_others(harness: ReaderHarness) -> None:
+    harness.put_versions("db", ("a", 5, True), ("b", 5, True), ("c", 5, False))
+    harness.answers["/secrets/db/"] = harness.answers["/secrets/db"] = refusal(403, "Forbidden", "SecretDisabled")
+    assert len([item for item in await harness.read(ObjectVersionRef(VaultObject(name="db", history=2))) if item]) == 1

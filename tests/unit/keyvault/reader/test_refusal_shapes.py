@@ -6,7 +6,7 @@ import pytest
 
 from controller.errors import AccessDenied, ControllerError, ProviderError
 from tests.support.scripted_api_server import ScriptedResponse
-from tests.unit.keyvault.reader.stage import CANARY, JSON, Scene
+from tests.unit.keyvault.reader.reader_harness import CANARY, JSON, ReaderHarness
 
 FIREWALL = {"code": "ForbiddenByFirewall"}
 DISABLED = {"code": "SecretDisabled"}
@@ -35,9 +35,11 @@ SHAPES: list[Any] = [
 
 
 @pytest.mark.parametrize("body", SHAPES)
-async def test_firewall_is_found_in_every_shape(scene: Scene, body: object) -> None:
-    scene.answers["/secrets/user/"] = scene.answers["/secrets/user"] = ScriptedResponse(body, status=403, headers=JSON)
-    error = await scene.fails()
+async def test_firewall_is_found_in_every_shape(harness: ReaderHarness, body: object) -> None:
+    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = ScriptedResponse(
+        body, status=403, headers=JSON
+    )
+    error = await harness.read_error()
     assert "firewall refuses this cluster" in error.message
     assert CANARY not in error.message
 
@@ -61,10 +63,10 @@ async def test_firewall_is_found_in_every_shape(scene: Scene, body: object) -> N
     ],
 )
 async def test_refusal_is_explained_by_its_shape(
-    scene: Scene, body: object, status: int, kind: type[ControllerError], words: str
+    harness: ReaderHarness, body: object, status: int, kind: type[ControllerError], words: str
 ) -> None:
     answer = ScriptedResponse(body, status=status, headers=JSON)
-    scene.answers["/secrets/user/"] = scene.answers["/secrets/user"] = answer
-    error = await scene.fails()
+    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = answer
+    error = await harness.read_error()
     assert isinstance(error, kind)
     assert words in error.message

@@ -1,4 +1,4 @@
-"""Calls of the Kubernetes API as these tests make them, an answer, and the failure that comes instead."""
+"""Calls of the Kubernetes API, an answer to them, and a helper that returns their error."""
 
 from collections.abc import Awaitable, Callable
 
@@ -15,11 +15,11 @@ PARTIAL = {"kind": "PartialObjectMetadata", "metadata": {"name": "shop", "namesp
 Call = Callable[[KubeClient], Awaitable[object]]
 
 
-def look(api: KubeClient) -> Awaitable[object]:
+def probe_secret(api: KubeClient) -> Awaitable[object]:
     return permissions.SECRETS.probe_metadata(api, "team", "shop")
 
 
-async def failure(call: Awaitable[object]) -> errors.KubeError:
+async def catch_error(call: Awaitable[object]) -> errors.KubeError:
     with pytest.raises(errors.KubeError) as caught:
         await call
     return caught.value

@@ -1,4 +1,4 @@
-"""What every failure of the Kubernetes API becomes, over real HTTP."""
+"""Test the error for every failure of the Kubernetes API, over real HTTP."""
 
 import base64
 import gzip
@@ -18,7 +18,7 @@ from controller.kube.resources import GetAccess
 from tests.support import canaries
 from tests.support.canaries import SOME_FORMS
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, error_response, run_api_server
-from tests.unit.kube.client.calls import CANARY, META, PARTIAL, Call, failure, look
+from tests.unit.kube.client.calls import CANARY, META, PARTIAL, Call, catch_error, probe_secret
 from tools.local_cluster.pki import ClusterAuthority
 
 POLICY = "secrets is forbidden: ValidatingAdmissionPolicy 'akv' with binding 'akv' denied request: not this type"
@@ -33,7 +33,7 @@ REFUSED, UNABLE = "the API server refused a request", "the API server could not 
         (error_response(401, "who are you"), errors.Refused, REFUSED, None),
         (error_response(403, "not you"), errors.Refused, REFUSED, None),
         (error_response(404, "not here"), errors.NotFound, "does not exist (HTTP 404)", None),
-        (error_response(409, "somebody was faster"), errors.Conflict, "changed meanwhile (HTTP 409)", None),
+        (error_response(409, "another client was faster"), errors.Conflict, "changed meanwhile (HTTP 409)", None),
         (error_response(410, "too old"), errors.ResourceExpired, REFUSED, None),
         (error_response(413, "too large"), errors.Refused, REFUSED, None),
         (error_response(422, "field is immutable"), errors.Refused, "field is immutable", None),
@@ -53,7 +53,7 @@ REFUSED, UNABLE = "the API server refused a request", "the API server could not 
         (ScriptedResponse({"error": "another shape"}, status=403), errors.Refused, "(HTTP 403)", None),
     ],
 )
-async def test_refusals(
+async def test_each_error_status_becomes_its_error(
     both: tuple[ScriptedApiServer, KubeClient],
     answer: ScriptedResponse,
     kind: type[errors.KubeError],
@@ -62,24 +62,24 @@ async def test_refusals(
 ) -> None:
     server, api = both
     server.add_responses(answer)
-    error = await failure(look(api))
+    error = await catch_error(probe_secret(api))
     assert type(error) is kind
     assert message in error.message
     assert (error.status, error.retry_after) == (answer.status, retry_after)
     assert error.reason == (Reason.POLICY_REFUSED if kind is errors.PolicyRefused else Reason.SYNC_FAILED)
 
 
-async def test_an_endless_message_is_cut(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+async def test_long_message_is_truncated(both: tuple[ScriptedApiServer, KubeClient]) -> None:
     server, api = both
     server.add_responses(error_response(403, "x" * 100_000))
-    error = await failure(permissions.SECRET_SYNC_STATUS.patch_status(api, META, {}))
+    error = await catch_error(permissions.SECRET_SYNC_STATUS.patch_status(api, META, {}))
     assert len(error.message) == MAX_TEXT
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        look,
+        probe_secret,
         lambda api: permissions.SECRETS.create(api, "team", {}),
         lambda api: permissions.SECRET_SYNC_STATUS.patch_status(api, META, {}),
         lambda api: permissions.TOKENS.request_token(api, "team", "robot", audience="a", seconds=600),
@@ -88,13 +88,13 @@ async def test_an_endless_message_is_cut(both: tuple[ScriptedApiServer, KubeClie
     ],
 )
 @pytest.mark.parametrize("body", [b"<html>Sign in to the network</html>", b"", b"\xff", b"[]", b'{"metadata":'])
-async def test_a_good_status_with_a_body_that_makes_no_sense(
+async def test_invalid_body_with_a_success_status_is_unreachable(
     both: tuple[ScriptedApiServer, KubeClient], call: Call, body: bytes
 ) -> None:
-    # What stands between us and the API server may answer anything. It must become an error like any other.
+    # A proxy between the controller and the API server may send any answer.
     server, api = both
     server.add_responses(ScriptedResponse(body))
-    assert isinstance(await failure(call(api)), errors.Unreachable)
+    assert isinstance(await catch_error(call(api)), errors.Unreachable)
 
 
 @pytest.mark.parametrize(
@@ -106,42 +106,42 @@ async def test_a_good_status_with_a_body_that_makes_no_sense(
         error_response(409),
     ],
 )
-async def test_what_was_written_is_in_no_failure(
+async def test_error_contains_no_value_that_was_written(
     both: tuple[ScriptedApiServer, KubeClient], answer: ScriptedResponse
 ) -> None:
     server, api = both
     server.add_responses(answer)
     encoded = base64.b64encode(CANARY.encode()).decode()
-    error = await failure(permissions.SECRETS.merge(api, META, {"data": {"key": encoded}, "note": CANARY}))
-    told = "".join(traceback.format_exception(error)) + repr(error.__cause__)
-    assert CANARY not in told
-    assert encoded not in told
+    error = await catch_error(permissions.SECRETS.merge(api, META, {"data": {"key": encoded}, "note": CANARY}))
+    text = "".join(traceback.format_exception(error)) + repr(error.__cause__)
+    assert CANARY not in text
+    assert encoded not in text
 
 
-async def test_an_answer_that_does_not_come_in_time(
+async def test_late_answer_is_reported_as_unreachable(
     both: tuple[ScriptedApiServer, KubeClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, api = both
     monkeypatch.setattr(client, "TIMEOUT", 0.5)
-    error = await failure(look(api))
+    error = await catch_error(probe_secret(api))
     assert isinstance(error, errors.Unreachable)
     assert "in time" in error.message
     assert len(server.requests) == 1
 
 
-async def test_a_connection_that_breaks_off(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+async def test_broken_connection_is_reported_as_unreachable(both: tuple[ScriptedApiServer, KubeClient]) -> None:
     server, api = both
     server.add_responses(ScriptedResponse(b"{", headers={"Content-Length": "500"}, broken=True))
-    error = await failure(look(api))
+    error = await catch_error(probe_secret(api))
     assert isinstance(error, errors.Unreachable)
     assert "cannot be reached" in error.message
 
 
-async def test_a_port_that_nobody_listens_on() -> None:
+async def test_closed_port_is_reported_as_unreachable() -> None:
     async with run_api_server() as server:
         access = server.client_config()
     async with KubeClient(access) as api:
-        error = await failure(look(api))
+        error = await catch_error(probe_secret(api))
     assert isinstance(error, errors.Unreachable)
     assert error.status == 0
 
@@ -156,44 +156,44 @@ async def test_only_the_clusters_own_authority_is_trusted(tmp_path: Path) -> Non
     async with run_api_server(tls) as server:
         server.add_responses(PARTIAL)
         async with KubeClient(server.client_config(authority.pair.cert)) as api:
-            assert await look(api)
+            assert await probe_secret(api)
         async with KubeClient(server.client_config(stranger.pair.cert)) as api:
-            error = await failure(look(api))
+            error = await catch_error(probe_secret(api))
         assert "ClientConnectorCertificateError" in error.message
         assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x"])
 @pytest.mark.parametrize("status", [200, 403])
-async def test_a_compressed_answer_is_not_decompressed(
+async def test_compressed_answer_is_not_decompressed(
     both: tuple[ScriptedApiServer, KubeClient], encoding: str, status: int
 ) -> None:
     server, api = both
     server.add_responses(
         ScriptedResponse(gzip.compress(b"{}" * 2**20), status=status, headers={"Content-Encoding": encoding})
     )
-    assert "compressed answer" in (await failure(look(api))).message
+    assert "compressed answer" in (await catch_error(probe_secret(api))).message
     assert server.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-async def test_an_answer_of_many_bytes_is_not_read_to_its_end(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+async def test_answer_that_is_too_large_is_not_read_to_its_end(both: tuple[ScriptedApiServer, KubeClient]) -> None:
     server, api = both
     server.add_responses(ScriptedResponse(b" " * (client.MAX_ANSWER + 1)))
-    assert isinstance(await failure(look(api)), errors.AnswerTooLarge)
+    assert isinstance(await catch_error(probe_secret(api)), errors.AnswerTooLarge)
 
 
 SECRET_REQUESTS: dict[str, Call] = {
     "create": lambda api: permissions.SECRETS.create(api, "team", {"data": {"key": "x"}}),
     "patch": lambda api: permissions.SECRETS.merge(api, META, {"data": {"key": "x"}}),
     "patch of metadata": lambda api: permissions.SECRETS.merge(api, META, {"metadata": {"labels": {}}}),
-    "probe": look,
+    "probe": probe_secret,
     "get": lambda api: GetAccess(Secret, "").get(api, "team", "shop"),
 }
 
 
-@pytest.mark.parametrize("request_", SECRET_REQUESTS)
-async def test_no_request_for_a_secret_passes_on_what_another_party_says(
-    both: tuple[ScriptedApiServer, KubeClient], request_: str
+@pytest.mark.parametrize("call_name", SECRET_REQUESTS)
+async def test_error_of_a_secret_request_contains_no_foreign_text(
+    both: tuple[ScriptedApiServer, KubeClient], call_name: str
 ) -> None:
     server, api = both
     for form in SOME_FORMS:
@@ -201,5 +201,5 @@ async def test_no_request_for_a_secret_passes_on_what_another_party_says(
             text = f'admission webhook "x" denied the request: {form(canaries.CANARY)}'
             status_object = {"message": text, "reason": text, "details": {"name": text, "causes": [{"message": text}]}}
             server.add_responses(ScriptedResponse(status_object, status=status, headers={"Warning": "299 - x"}))
-            error = await failure(SECRET_REQUESTS[request_](api))
+            error = await catch_error(SECRET_REQUESTS[call_name](api))
             assert not canaries.find_forms("".join(traceback.format_exception(error)))

@@ -1,4 +1,4 @@
-"""Requests of the Kubernetes API, over real HTTP: what is sent."""
+"""Test the requests to the Kubernetes API, over real HTTP."""
 
 import contextlib
 
@@ -12,7 +12,7 @@ from controller.kube.client import KubeClient
 from controller.runtime.zeroize import zeroize
 from tests.support.builders import make_sync
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, error_response, run_api_server
-from tests.unit.kube.client.calls import CANARY, META, PARTIAL, Call, look
+from tests.unit.kube.client.calls import CANARY, META, PARTIAL, Call, probe_secret
 
 TOKEN = {"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:00Z"}}
 
@@ -36,10 +36,10 @@ TOKEN = {"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:0
             "/apis/secrets-store.csi.x-k8s.io/v1/namespaces/team/secretproviderclasses",
             {"limit": "50", "continue": "next"},
             None,
-            id="list on in a namespace",
+            id="continue a list in a namespace",
         ),
         pytest.param(
-            look,
+            probe_secret,
             PARTIAL,
             "PATCH",
             "/api/v1/namespaces/team/secrets/shop",
@@ -54,7 +54,7 @@ TOKEN = {"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:0
             "/api/v1/namespaces/team/secrets",
             {"fieldManager": "akv-secret-store", "dryRun": "All"},
             {"kind": "Secret"},
-            id="create, dry",
+            id="create with dry run",
         ),
         pytest.param(
             lambda api: permissions.SECRETS.merge(api, META, {"data": {"a": None}, "metadata": {"labels": {"x": "y"}}}),
@@ -63,7 +63,7 @@ TOKEN = {"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:0
             "/api/v1/namespaces/team/secrets/shop",
             {"fieldManager": "akv-secret-store"},
             {"data": {"a": None}, "metadata": {"labels": {"x": "y"}, "uid": "u1", "resourceVersion": "42"}},
-            id="merge, unless it changed",
+            id="merge with a precondition",
         ),
         pytest.param(
             lambda api: permissions.SECRET_SYNC_STATUS.patch_status(api, META, {"syncHash": "h"}),
@@ -85,7 +85,7 @@ TOKEN = {"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:0
                 "kind": "DeleteOptions",
                 "preconditions": {"uid": "u1", "resourceVersion": "42"},
             },
-            id="delete, unless it changed",
+            id="delete with a precondition",
         ),
         pytest.param(
             lambda api: permissions.TOKENS.request_token(api, "team", "robot", audience="a://b", seconds=600),
@@ -120,7 +120,7 @@ TOKEN = {"status": {"token": "a.b.c", "expirationTimestamp": "2030-01-01T00:00:0
         ),
     ],
 )
-async def test_requests(
+async def test_each_call_sends_its_request(
     both: tuple[ScriptedApiServer, KubeClient],
     call: Call,
     answer: dict[str, object],
@@ -138,7 +138,7 @@ async def test_requests(
 
 
 @pytest.mark.parametrize("answer", [PARTIAL, error_response(403, "no")])
-async def test_what_was_sent_is_overwritten(
+async def test_request_body_is_zeroized_after_the_call(
     both: tuple[ScriptedApiServer, KubeClient],
     answer: dict[str, object] | ScriptedResponse,
     monkeypatch: pytest.MonkeyPatch,
@@ -161,21 +161,19 @@ async def test_what_was_sent_is_overwritten(
 @pytest.mark.parametrize(
     "call",
     [
-        look,
+        probe_secret,
         lambda api: permissions.SECRETS.create(api, "team", {}),
         lambda api: permissions.SECRETS.merge(api, META, {}),
     ],
 )
-async def test_answers_about_secrets_are_asked_for_as_metadata(
-    both: tuple[ScriptedApiServer, KubeClient], call: Call
-) -> None:
+async def test_secret_requests_accept_only_metadata(both: tuple[ScriptedApiServer, KubeClient], call: Call) -> None:
     server, api = both
     server.add_responses(PARTIAL)
     assert await call(api) == ObjectMeta(name="shop", namespace="team", resource_version="43")
     assert server.requests[0].headers["Accept"] == "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
-async def test_names_cannot_leave_their_place_in_the_path(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+async def test_hostile_name_stays_in_its_place_in_the_path(both: tuple[ScriptedApiServer, KubeClient]) -> None:
     server, api = both
     server.add_responses(error_response(404))
     with pytest.raises(errors.NotFound):
@@ -184,17 +182,17 @@ async def test_names_cannot_leave_their_place_in_the_path(both: tuple[ScriptedAp
     assert server.requests[0].query == {"fieldManager": "akv-secret-store"}
 
 
-async def test_every_request_carries_the_token_of_its_moment() -> None:
+async def test_every_request_has_the_current_token() -> None:
     async def renewed() -> str:
         return f"Bearer number-{len(server.requests)}"
 
     async with run_api_server() as server, KubeClient(server.client_config()._replace(authorization=renewed)) as api:
         server.add_responses(PARTIAL, PARTIAL)
-        await look(api)
-        await look(api)
+        await probe_secret(api)
+        await probe_secret(api)
     assert [asked.headers["Authorization"] for asked in server.requests] == ["Bearer number-0", "Bearer number-1"]
 
 
-async def test_without_a_connection_the_mistake_is_named() -> None:
+async def test_call_before_connecting_names_the_mistake() -> None:
     with pytest.raises(RuntimeError, match="async with KubeClient"):
-        await look(KubeClient(ScriptedApiServer().client_config()))
+        await probe_secret(KubeClient(ScriptedApiServer().client_config()))

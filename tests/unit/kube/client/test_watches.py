@@ -8,7 +8,7 @@ from controller import errors
 from controller.kube import permissions
 from controller.kube.client import KubeClient
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse
-from tests.unit.kube.client.calls import PARTIAL, failure, look
+from tests.unit.kube.client.calls import PARTIAL, catch_error, probe_secret
 
 
 async def test_a_line_larger_than_any_buffer_arrives_whole(both: tuple[ScriptedApiServer, KubeClient]) -> None:
@@ -31,7 +31,7 @@ async def test_a_watch_that_falls_silent_is_given_up(both: tuple[ScriptedApiServ
     server.add_responses(ScriptedResponse([b'{"type":"ADDED"}\n'], held=True))
     lines = api.watch_lines("/", {}, quiet=0.05)
     assert await anext(lines) == b'{"type":"ADDED"}'
-    error = await failure(anext(lines))
+    error = await catch_error(anext(lines))
     assert isinstance(error, errors.Unreachable)
 
 
@@ -61,6 +61,6 @@ async def test_many_watches_leave_room_for_requests(both: tuple[ScriptedApiServe
         watches = [tasks.create_task(watch()) for _ in range(80)]
         await server.idle.wait()
         server.add_responses(PARTIAL)
-        await look(api)
+        await probe_secret(api)
         for task in watches:
             task.cancel()

@@ -1,4 +1,4 @@
-"""A reflector over real HTTP, with a clock and pauses of the test's own."""
+"""Provide an informer over real HTTP whose clock and pauses the test controls."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,13 +8,13 @@ import pytest
 
 from controller.kube import informer
 from tests.support.scripted_api_server import connect_to_api_server
-from tests.unit.kube.informer.stage import Scene
+from tests.unit.kube.informer.informer_harness import InformerHarness
 
 
 @pytest.fixture
-async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+async def harness(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InformerHarness]:
     async with connect_to_api_server() as (server, kube):
-        scene = Scene(server, kube)
-        monkeypatch.setattr(informer, "asyncio", SimpleNamespace(Event=asyncio.Event, sleep=scene.pause))
-        monkeypatch.setattr(informer, "time", SimpleNamespace(monotonic=scene.clock))
-        yield scene
+        harness = InformerHarness(server, kube)
+        monkeypatch.setattr(informer, "asyncio", SimpleNamespace(Event=asyncio.Event, sleep=harness.pause))
+        monkeypatch.setattr(informer, "time", SimpleNamespace(monotonic=harness.clock))
+        yield harness

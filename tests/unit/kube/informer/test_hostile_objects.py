@@ -13,7 +13,7 @@ from controller.runtime import budgets
 from controller.runtime.budgets import TotalBudget
 from controller.runtime.work_queue import Key
 from tests.support.scripted_api_server import ScriptedResponse
-from tests.unit.kube.informer.stage import FOREVER, A, B, Scene, event, item, listed, raw
+from tests.unit.kube.informer.informer_harness import FOREVER, A, B, InformerHarness, event, item, listed, raw
 
 
 def deep(name: str) -> dict[str, Any]:
@@ -25,69 +25,71 @@ def with_depth(answer: Any) -> bytes:
     return msgspec.json.encode(answer).replace(b'{"PLACE":1}', nested)
 
 
-async def test_deep_objects_are_listed_and_watched_like_any_other(scene: Scene) -> None:
+async def test_deep_objects_are_listed_and_watched_like_any_other(harness: InformerHarness) -> None:
     page = {"metadata": {"resourceVersion": "10"}, "items": [deep("a"), item("b")]}
     lines = [with_depth(event("ADDED", deep("c"))) + b"\n"]
-    await scene.plays(ScriptedResponse(with_depth(page)), ScriptedResponse(lines, held=True))
-    assert {key.name for key in scene.store.keys()} == {"a", "b", "c"}  # noqa: SIM118
-    assert not any(isinstance(scene.store.get(key), Unreadable) for key in scene.store.keys())  # noqa: SIM118
+    await harness.play(ScriptedResponse(with_depth(page)), ScriptedResponse(lines, held=True))
+    assert {key.name for key in harness.store.keys()} == {"a", "b", "c"}  # noqa: SIM118
+    assert not any(isinstance(harness.store.get(key), Unreadable) for key in harness.store.keys())  # noqa: SIM118
 
 
 @pytest.mark.parametrize("bad", [{"metadata": {"name": 5}}, {"metadata": None}, {}, None, 7])
-async def test_an_object_without_a_readable_name_has_none_taken_for_gone(scene: Scene, bad: Any) -> None:
-    await scene.plays(
+async def test_an_object_without_a_readable_name_has_none_taken_for_gone(harness: InformerHarness, bad: Any) -> None:
+    await harness.play(
         listed(item("a"), item("b")),
         [event("ERROR", {"code": 410})],
         listed(item("a"), bad),
         [event("MODIFIED", bad), event("MODIFIED", item("a", generation=2))],
         FOREVER,
     )
-    assert set(scene.store.keys()) == {A, B}
-    assert (A, "generation 1") in scene.told
+    assert set(harness.store.keys()) == {A, B}
+    assert (A, "generation 1") in harness.notified
 
 
-async def test_an_object_whose_metadata_does_not_fit_is_there_all_the_same(scene: Scene) -> None:
-    await scene.plays(listed(item("a", labels=5), item("b")), FOREVER)
-    assert isinstance(scene.store.get(A), Unreadable)
-    assert not isinstance(scene.store.get(B), Unreadable)
+async def test_an_object_whose_metadata_does_not_fit_is_there_all_the_same(harness: InformerHarness) -> None:
+    await harness.play(listed(item("a", labels=5), item("b")), FOREVER)
+    assert isinstance(harness.store.get(A), Unreadable)
+    assert not isinstance(harness.store.get(B), Unreadable)
 
 
-async def test_a_spec_that_is_too_large_is_not_kept(scene: Scene) -> None:
+async def test_a_spec_that_is_too_large_is_not_kept(harness: InformerHarness) -> None:
     large = item("a")
     large["spec"]["secretObject"]["annotations"] = {"note": "x" * MAX_SPEC}
-    await scene.plays(listed(large, item("b", annotations={"note": "x" * MAX_SPEC})), FOREVER)
-    found = scene.store.get(A)
+    await harness.play(listed(large, item("b", annotations={"note": "x" * MAX_SPEC})), FOREVER)
+    found = harness.store.get(A)
     assert isinstance(found, Unreadable)
     assert "at most 131072 are read" in found.problem
-    assert not isinstance(scene.store.get(B), Unreadable)  # its metadata is large, and is not kept
+    assert not isinstance(harness.store.get(B), Unreadable)  # its metadata is large, and is not kept
 
 
 async def test_objects_of_one_namespace_are_kept_up_to_its_budget(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sixth object of the namespace does not fit; a deleted one makes room for it at the next list."""
     size = len(msgspec.json.encode(SECRET_SYNCS.decode_object(raw(item("a")))))
     small = budgets.KEPT._replace(most=5 * size)
     monkeypatch.setattr(budgets, "KEPT", small)
-    scene.reflector.kept_bytes = TotalBudget(small)
+    harness.informer.kept_bytes = TotalBudget(small)
     others = [item(name) | {"metadata": item(name)["metadata"] | {"namespace": "other"}} for name in "xyz"]
-    await scene.plays(
+    await harness.play(
         listed(*(item(name) for name in "abcdef"), *others),
         [event("MODIFIED", item("f", generation=2)), event("DELETED", item("a"))],
         listed(*(item(name) for name in "bcdef"), *others),
         FOREVER,
     )
-    assert scene.asked == ["list", "watch 10", "list", "watch 10"]
-    assert (Key("team", "f"), "generation 1") in scene.told
-    assert not any(isinstance(scene.store.get(key), Unreadable) for key in scene.store.keys())  # noqa: SIM118
+    assert harness.requested == ["list", "watch 10", "list", "watch 10"]
+    assert (Key("team", "f"), "generation 1") in harness.notified
+    assert not any(isinstance(harness.store.get(key), Unreadable) for key in harness.store.keys())  # noqa: SIM118
 
 
-async def test_status_of_an_object_beyond_the_budget_says_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_status_of_an_object_beyond_the_budget_says_so(
+    harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = budgets.KEPT._replace(most=100)
     monkeypatch.setattr(budgets, "KEPT", small)
-    scene.reflector.kept_bytes = TotalBudget(small)
-    await scene.plays(listed(item("a")), FOREVER)
-    found = scene.store.get(A)
+    harness.informer.kept_bytes = TotalBudget(small)
+    await harness.play(listed(item("a")), FOREVER)
+    found = harness.store.get(A)
     assert isinstance(found, Unreadable)
     assert found.problem == (
         "the objects of namespace team have more than 100 bytes together, and no more are read: delete some, or spread"
@@ -95,37 +97,39 @@ async def test_status_of_an_object_beyond_the_budget_says_so(scene: Scene, monke
     )
 
 
-async def test_an_unexpected_failure_is_followed_by_a_list(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, failures = scene.reflector.decode_object, [ZeroDivisionError(), MemoryError()]
+async def test_an_unexpected_failure_is_followed_by_a_list(
+    harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, failures = harness.informer.decode_object, [ZeroDivisionError(), MemoryError()]
 
     def failing(raw: Any) -> Any:
         if failures:
             raise failures.pop()
         return decode(raw)
 
-    monkeypatch.setattr(scene.reflector, "decode_object", failing)
-    await scene.plays(listed(item("a")), listed(item("a")), listed(item("a")), FOREVER)
-    assert list(scene.store.keys()) == [A]
+    monkeypatch.setattr(harness.informer, "decode_object", failing)
+    await harness.play(listed(item("a")), listed(item("a")), listed(item("a")), FOREVER)
+    assert list(harness.store.keys()) == [A]
 
 
-async def test_a_listener_that_fails_keeps_no_other_object_away(scene: Scene) -> None:
+async def test_a_listener_that_fails_keeps_no_other_object_away(harness: InformerHarness) -> None:
     def failing(key: Key, _: object) -> None:
         if key == A:
             raise ZeroDivisionError
 
-    scene.store.add_handler(failing)
-    await scene.plays(listed(item("a"), item("b")), FOREVER)
-    assert set(scene.store.keys()) == {A, B}
+    harness.store.add_handler(failing)
+    await harness.play(listed(item("a"), item("b")), FOREVER)
+    assert set(harness.store.keys()) == {A, B}
 
 
-async def test_pages_of_large_objects_get_smaller(scene: Scene) -> None:
+async def test_pages_of_large_objects_get_smaller(harness: InformerHarness) -> None:
     note = {"note": "x" * 2**20}
-    await scene.plays(
+    await harness.play(
         ScriptedResponse(b"[" + b" " * (9 * 2**20)),
         listed(item("a", annotations=note), item("b", annotations=note), more="t"),
         listed(item("c")),
         FOREVER,
     )
-    assert [one.query["limit"] for one in scene.server.requests if not one.is_watch] == ["50", "6", "3"]
+    assert [one.query["limit"] for one in harness.server.requests if not one.is_watch] == ["50", "6", "3"]
     assert PAGE == 50
-    assert len(scene.store) == 3
+    assert len(harness.store) == 3

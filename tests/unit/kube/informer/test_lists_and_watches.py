@@ -1,4 +1,4 @@
-"""What a list and a watch bring, what of it is kept, and what is told."""
+"""Test lists and watches: their requests, the store's contents, and the notifications."""
 
 from typing import Any, cast
 
@@ -11,24 +11,35 @@ from controller.kube.client import KubeClient
 from controller.kube.informer import Informer, Store, same_version
 from controller.kube.permissions import CLASSES
 from controller.runtime.work_queue import Key
-from tests.unit.kube.informer.stage import FOREVER, A, B, C, Scene, bookmark, event, item, listed, raw
+from tests.unit.kube.informer.informer_harness import (
+    FOREVER,
+    A,
+    B,
+    C,
+    InformerHarness,
+    bookmark,
+    event,
+    item,
+    listed,
+    raw,
+)
 
-# The way of things
+# The usual sequence
 
 
-async def test_a_list_in_pages_then_a_watch_from_where_it_ended(scene: Scene) -> None:
-    assert not scene.reflector.synced.is_set()
-    await scene.plays(
+async def test_list_in_pages_is_followed_by_a_watch_from_its_version(harness: InformerHarness) -> None:
+    assert not harness.informer.synced.is_set()
+    await harness.play(
         listed(item("a"), item("b"), more="token-1"), listed(item("c"), version="12"), [event("ADDED", item("d"))]
     )
-    assert scene.asked[:3] == ["list", "list", "watch 12"]
-    assert [one.query.get("continue") for one in scene.server.requests[:3]] == [None, "token-1", None]
-    assert sorted(scene.store.keys()) == [Key("team", name) for name in "abcd"]
-    assert scene.reflector.synced.is_set()
+    assert harness.requested[:3] == ["list", "list", "watch 12"]
+    assert [one.query.get("continue") for one in harness.server.requests[:3]] == [None, "token-1", None]
+    assert sorted(harness.store.keys()) == [Key("team", name) for name in "abcd"]
+    assert harness.informer.synced.is_set()
 
 
-async def test_events_move_the_store(scene: Scene) -> None:
-    await scene.plays(
+async def test_events_update_the_store(harness: InformerHarness) -> None:
+    await harness.play(
         listed(item("a")),
         [
             event("ADDED", item("b")),
@@ -37,32 +48,36 @@ async def test_events_move_the_store(scene: Scene) -> None:
             event("DELETED", item("b")),
         ],
     )
-    assert scene.told == [(A, None), (B, None), (A, "generation 1"), (B, "generation 1")]
-    found = scene.store.get(A)
+    assert harness.notified == [(A, None), (B, None), (A, "generation 1"), (B, "generation 1")]
+    found = harness.store.get(A)
     assert isinstance(found, SecretSync)
     assert found.metadata.resource_version == "15"
-    assert scene.store.get(B) is None
+    assert harness.store.get(B) is None
 
 
 @pytest.mark.parametrize(
-    ("then", "news"),
+    ("then", "relevant"),
     [
-        pytest.param(item("a", version="2"), False, id="a status write of ours"),
+        pytest.param(item("a", version="2"), False, id="a status write of the controller"),
         pytest.param(item("a", labels={"x": "y"}), False, id="a label"),
         pytest.param(item("a", annotations={"x": "y"}), False, id="an annotation"),
-        pytest.param(item("a", annotations={REFRESH_INTERVAL: "60"}), True, id="the annotation that is as a field"),
+        pytest.param(
+            item("a", annotations={REFRESH_INTERVAL: "60"}), True, id="the annotation for the refresh interval"
+        ),
         pytest.param(item("a", generation=2), True, id="an edited spec"),
         pytest.param(item("a", uid="another"), True, id="another object of that name"),
         pytest.param(item("a", deletionTimestamp="2030-01-01T00:00:00Z"), True, id="about to be deleted"),
     ],
 )
-async def test_only_news_is_told(scene: Scene, then: dict[str, Any], news: bool) -> None:
-    await scene.plays(listed(item("a")), [event("MODIFIED", then)])
-    assert scene.told == [(A, None), *([(A, "generation 1")] if news else [])]
+async def test_handler_is_notified_only_of_relevant_changes(
+    harness: InformerHarness, then: dict[str, Any], relevant: bool
+) -> None:
+    await harness.play(listed(item("a")), [event("MODIFIED", then)])
+    assert harness.notified == [(A, None), *([(A, "generation 1")] if relevant else [])]
 
 
 @pytest.mark.parametrize(
-    ("then", "news"),
+    ("then", "relevant"),
     [
         pytest.param(item("a"), False, id="the same, listed again"),
         pytest.param(item("a", version="2"), True, id="a status write"),
@@ -70,62 +85,64 @@ async def test_only_news_is_told(scene: Scene, then: dict[str, Any], news: bool)
         pytest.param(item("a", uid="another"), True, id="another object of that name"),
     ],
 )
-async def test_a_listener_may_want_every_change(scene: Scene, then: dict[str, Any], news: bool) -> None:
-    heard: list[Key] = []
-    scene.store.add_handler(lambda key, _: heard.append(key), same_version)
-    await scene.plays(listed(item("a")), [event("MODIFIED", then), event("DELETED", then)])
-    assert heard == [A] * (3 if news else 2)
+async def test_handler_with_same_version_is_notified_of_every_change(
+    harness: InformerHarness, then: dict[str, Any], relevant: bool
+) -> None:
+    notified: list[Key] = []
+    harness.store.add_handler(lambda key, _: notified.append(key), same_version)
+    await harness.play(listed(item("a")), [event("MODIFIED", then), event("DELETED", then)])
+    assert notified == [A] * (3 if relevant else 2)
 
 
-async def test_bookmarks_move_the_version_and_nothing_else(scene: Scene) -> None:
-    await scene.plays(listed(item("a")), [bookmark("20"), bookmark("30")], [bookmark("40")], FOREVER)
-    assert scene.asked == ["list", "watch 10", "watch 30", "watch 40"]
-    assert scene.told == [(A, None)]
-    assert len(scene.store) == 1
+async def test_bookmark_updates_only_the_version(harness: InformerHarness) -> None:
+    await harness.play(listed(item("a")), [bookmark("20"), bookmark("30")], [bookmark("40")], FOREVER)
+    assert harness.requested == ["list", "watch 10", "watch 30", "watch 40"]
+    assert harness.notified == [(A, None)]
+    assert len(harness.store) == 1
 
 
-async def test_a_watch_that_ends_goes_on_from_its_last_event(scene: Scene) -> None:
-    await scene.plays(listed(item("a")), [event("MODIFIED", item("a", version="17"))], FOREVER)
-    assert scene.asked == ["list", "watch 10", "watch 17"]
+async def test_watch_that_ends_continues_from_its_last_event(harness: InformerHarness) -> None:
+    await harness.play(listed(item("a")), [event("MODIFIED", item("a", version="17"))], FOREVER)
+    assert harness.requested == ["list", "watch 10", "watch 17"]
 
 
-# Bad items
+# Invalid items
 
 
-async def test_a_bad_item_fails_neither_list_nor_watch(scene: Scene) -> None:
+async def test_invalid_item_fails_neither_list_nor_watch(harness: InformerHarness) -> None:
     bad = item("b")
     del bad["spec"]["secretObject"]
     worse = item("c") | {"spec": ["no", "object"]}
-    await scene.plays(listed(item("a"), bad), [event("ADDED", worse), event("MODIFIED", item("b", generation=2))])
-    assert isinstance(scene.store.get(A), SecretSync)
-    assert isinstance(scene.store.get(B), SecretSync)  # it was mended
-    found = scene.store.get(C)
+    await harness.play(listed(item("a"), bad), [event("ADDED", worse), event("MODIFIED", item("b", generation=2))])
+    assert isinstance(harness.store.get(A), SecretSync)
+    assert isinstance(harness.store.get(B), SecretSync)  # a later event repaired it
+    found = harness.store.get(C)
     assert isinstance(found, Unreadable)
     assert found.metadata == ObjectMeta(
         name="c", namespace="team", uid="uid-c", generation=1, resource_version="1", managed_fields=[]
     )
     assert "spec" in found.problem
-    assert scene.told == [(A, None), (B, None), (C, None), (B, "generation 1")]
+    assert harness.notified == [(A, None), (B, None), (C, None), (B, "generation 1")]
 
 
-async def test_a_bad_item_names_its_field(scene: Scene) -> None:
+async def test_problem_of_an_invalid_item_names_the_field(harness: InformerHarness) -> None:
     bad = item("b")
     bad["spec"]["secretObject"]["data"][0]["targetKey"] = 7
-    await scene.plays(listed(bad), FOREVER)
-    found = scene.store.get(B)
+    await harness.play(listed(bad), FOREVER)
+    found = harness.store.get(B)
     assert isinstance(found, Unreadable)
     assert "$.spec.secretObject.data[0].targetKey" in found.problem
 
 
-# What is kept
+# The store's contents
 
 
-async def test_of_annotations_and_managers_nothing_is_kept_but_what_is_asked(scene: Scene) -> None:
+async def test_store_keeps_only_used_annotations_and_no_managed_fields(harness: InformerHarness) -> None:
     annotations = {REFRESH_INTERVAL: "60", "kubectl.kubernetes.io/last-applied-configuration": "x" * 1000}
     managers = [{"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:spec": {}}}]
     bad = item("b", annotations=annotations, managedFields=managers) | {"spec": 5}
-    await scene.plays(listed(item("a", annotations=annotations, managedFields=managers), bad), FOREVER)
-    found, unreadable = scene.store.get(A), scene.store.get(B)
+    await harness.play(listed(item("a", annotations=annotations, managedFields=managers), bad), FOREVER)
+    found, unreadable = harness.store.get(A), harness.store.get(B)
     assert found
     assert unreadable
     assert found.metadata.annotations == {REFRESH_INTERVAL: "60"}
@@ -134,7 +151,7 @@ async def test_of_annotations_and_managers_nothing_is_kept_but_what_is_asked(sce
 
 
 @pytest.mark.parametrize(("size", "read"), [(MOST_PARAMETERS - 200, True), (MOST_PARAMETERS - 4, False)])
-def test_of_a_class_that_is_too_large_nothing_is_kept_but_why(size: int, read: bool) -> None:
+def test_only_a_class_within_the_size_limit_is_stored(size: int, read: bool) -> None:
     spec = {"provider": "azure", "parameters": {"objects": "x" * size, "clientID": "robot"}}
     mounted = {"secretObjects": [{"secretName": "the driver's"}]}
     sent = raw({"metadata": {"name": "a", "namespace": "team"}, "spec": spec | mounted})

@@ -1,4 +1,4 @@
-"""tools/migrate akv2k8s: what AzureKeyVaultSecrets and injected environments become, and why others do not."""
+"""Test tools/migrate akv2k8s: the result for AzureKeyVaultSecrets and injected variables, or the reason for none."""
 
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,12 @@ def workload(kind: str = "Deployment", init: bool = False, **env: str) -> Manife
     return {"apiVersion": "apps/v1", "kind": kind, "metadata": meta, **body}
 
 
-def moved(*objects: Manifest, **options: Any) -> ConversionResult:
+def run_migration(*objects: Manifest, **options: Any) -> ConversionResult:
     given = {"client_id": "client-1", "tenant_id": "tenant-1", "service_account": "reader"} | options
     return convert(objects, ConversionOptions(**given))
 
 
-def said(found: ConversionResult) -> str:
+def join_notes(found: ConversionResult) -> str:
     return "\n".join(map(str, sorted(found.notes)))
 
 
@@ -63,11 +63,11 @@ def mapping(found: ConversionResult) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_other_keys_carry_over_beside_and_the_secret_is_not_taken_over(number: int) -> None:
+def test_secret_that_would_lose_a_key_is_created_beside_the_old_one(number: int) -> None:
     fine = source(name="fine", secret=secret(dataKey="fine"))
     lost = source("key", name=("a", "z")[number], secret=secret(dataKey="lost"))
     alone = source(name="alone", secret=secret("t"))
-    found = moved(fine, lost, alone)
+    found = run_migration(fine, lost, alone)
     made = {each["metadata"]["name"]: each["spec"]["objects"][0]["mapping"] for each in found.manifests}
     assert made == {
         "s-akv": [{"dataKey": "fine", "secretInAKV": "x"}],
@@ -75,13 +75,13 @@ def test_other_keys_carry_over_beside_and_the_secret_is_not_taken_over(number: i
     }
     assert (
         "s-akv beside the Secret s has the other keys, and s is not taken over, because it would lose keys. "
-        in said(found)
+        in join_notes(found)
     )
-    assert f"AzureKeyVaultSecret {('a', 'z')[number]}: of a key it gives the bytes of the modulus" in said(found)
+    assert f"AzureKeyVaultSecret {('a', 'z')[number]}: of a key it gives the bytes of the modulus" in join_notes(found)
     page = report(found, AKV2K8S, "")
     assert page.count("kubectl delete azurekeyvaultsecret") == 1
     assert "kubectl delete azurekeyvaultsecret alone" in page
-    # The controller that makes the Secret with all keys is stopped for the takeover, and runs again afterwards.
+    # The controller of akv2k8s is stopped during the takeover, and runs again afterwards.
     assert page.index("--replicas=0") < page.index("kubectl delete") < page.index("--replicas=1")
 
 
@@ -89,7 +89,7 @@ def test_other_keys_carry_over_beside_and_the_secret_is_not_taken_over(number: i
 def test_secret_of_every_version_becomes_an_akvsync(version: str) -> None:
     given = source(version=version, secret=secret())
     given["metadata"] |= {"labels": {"tier": "data"}, "annotations": {"kubectl.kubernetes.io/x": "y"}}
-    found = moved(given)
+    found = run_migration(given)
     assert found.notes == []
     (made,) = found.manifests
     assert made["metadata"] == {"name": "s", "namespace": "shop"}
@@ -118,14 +118,14 @@ def test_secret_of_every_version_becomes_an_akvsync(version: str) -> None:
         ("kubernetes.io/tls", "certificate", ["tls.crt", "tls.key"]),
     ],
 )
-def test_types_have_their_keys(kind: str, of: str, wanted: list[str]) -> None:
-    found = moved(source(of, secret=secret(type=kind, chainOrder="ensureserverfirst")))
+def test_secret_of_each_type_has_the_keys_of_the_type(kind: str, of: str, wanted: list[str]) -> None:
+    found = run_migration(source(of, secret=secret(type=kind, chainOrder="ensureserverfirst")))
     assert mapping(found) == dict.fromkeys(wanted, "x")
     assert found.manifests[0]["spec"]["objects"][0]["kubernetesSecretType"] == kind
 
 
 def test_several_sources_of_one_secret_become_one_akvsync() -> None:
-    found = moved(
+    found = run_migration(
         source(name="a", secret=secret(dataKey="one")),
         source(name="b", secret=secret(dataKey="two"), object_name="y"),
     )
@@ -141,8 +141,8 @@ def test_several_sources_of_one_secret_become_one_akvsync() -> None:
         (source("certificate", secret=secret()), "objectType: cert"),
     ],
 )
-def test_what_an_akvsync_lacks_becomes_a_class(given: Manifest, line: str) -> None:
-    found = moved(given)
+def test_source_that_an_akvsync_cannot_express_becomes_a_class(given: Manifest, line: str) -> None:
+    found = run_migration(given)
     assert found.notes == []
     assert line in found.manifests[0]["spec"]["parameters"]["objects"]
     assert found.manifests[1]["spec"]["secretObject"]["data"] == [{"sourcePath": "x", "targetKey": "k"}]
@@ -155,35 +155,37 @@ def test_what_an_akvsync_lacks_becomes_a_class(given: Manifest, line: str) -> No
         source(secret=secret(), transforms=["trim", "base64decode"], version="v1alpha1"),
     ],
 )
-def test_base64_is_decoded(given: Manifest) -> None:
-    (made,) = moved(given).manifests[0]["spec"]["objects"]
+def test_base64_transform_becomes_an_encoding(given: Manifest) -> None:
+    (made,) = run_migration(given).manifests[0]["spec"]["objects"]
     assert made["mapping"] == [{"dataKey": "k", "secretInAKV": "x", "encoding": "base64"}]
 
 
-def test_value_of_several_keys_is_expanded() -> None:
-    (made,) = moved(source("multi-key-value-secret", secret=secret())).manifests[0]["spec"]["objects"]
+def test_multi_key_value_is_expanded() -> None:
+    (made,) = run_migration(source("multi-key-value-secret", secret=secret())).manifests[0]["spec"]["objects"]
     assert made == {"kubernetesSecretName": "s", "secretInAKV": "x", "expand": True}
     basic = source(secret=secret(type="kubernetes.io/basic-auth", dataKey=""))
-    (made,) = moved(basic).manifests[0]["spec"]["objects"]
+    (made,) = run_migration(basic).manifests[0]["spec"]["objects"]
     assert made == {
         "kubernetesSecretName": "s", "kubernetesSecretType": "kubernetes.io/basic-auth", "secretInAKV": "x",
     }  # fmt: skip
 
 
-def test_value_of_several_keys_shares_no_secret() -> None:
-    found = moved(source("multi-key-value-secret", secret=secret()), source(name="b", secret=secret(dataKey="l")))
+def test_multi_key_value_cannot_share_a_secret() -> None:
+    found = run_migration(
+        source("multi-key-value-secret", secret=secret()), source(name="b", secret=secret(dataKey="l"))
+    )
     assert not found.manifests
-    assert said(found).count("one of them becomes several keys") == 2
+    assert join_notes(found).count("one of them becomes several keys") == 2
 
 
 def test_injected_property_is_mapped() -> None:
-    found = moved(source("multi-key-value-secret"), workload(A="db@azurekeyvault?a.b"))
+    found = run_migration(source("multi-key-value-secret"), workload(A="db@azurekeyvault?a.b"))
     (made,) = found.manifests[0]["spec"]["objects"]
     assert made["mapping"] == [{"dataKey": "a.b", "secretInAKV": "x", "property": r"a\.b"}]
 
 
-def test_certificate_without_its_key_takes_the_role_of_a_reader() -> None:
-    page = report(moved(source("certificate", secret=secret())), AKV2K8S, "")
+def test_certificate_without_its_key_needs_the_reader_role() -> None:
+    page = report(run_migration(source("certificate", secret=secret())), AKV2K8S, "")
     assert 'az role assignment create --role "Key Vault Reader"' in page
     assert "Secrets User" not in page
 
@@ -210,12 +212,12 @@ def test_certificate_without_its_key_takes_the_role_of_a_reader() -> None:
         (source(configMap=secret("c")), "writes the ConfigMap c"),
     ],
 )
-def test_what_cannot_carry_over_is_explained(given: Manifest, words: str) -> None:
-    found = moved(given)
+def test_source_that_cannot_be_converted_is_explained(given: Manifest, words: str) -> None:
+    found = run_migration(given)
     assert not found.manifests
     assert not found.takeovers
-    assert "AzureKeyVaultSecret shop/db: " in said(found)
-    assert words in said(found)
+    assert "AzureKeyVaultSecret shop/db: " in join_notes(found)
+    assert words in join_notes(found)
 
 
 @pytest.mark.parametrize(
@@ -226,25 +228,25 @@ def test_what_cannot_carry_over_is_explained(given: Manifest, words: str) -> Non
     ],
 )
 def test_secret_that_cannot_be_merged_is_explained_at_each_source(second: Manifest, words: str) -> None:
-    found = moved(source(secret=secret()), second)
+    found = run_migration(source(secret=secret()), second)
     assert found.manifests == []
-    assert said(found).count(words) == 2
+    assert join_notes(found).count(words) == 2
 
 
-def test_identity_must_be_given() -> None:
-    found = moved(source(secret=secret()), client_id="")
+def test_missing_or_unsupported_identity_is_reported() -> None:
+    found = run_migration(source(secret=secret()), client_id="")
     assert found.manifests == []
-    assert "give --client-id and --tenant-id" in said(found)
+    assert "give --client-id and --tenant-id" in join_notes(found)
     given = source(secret=secret())
     given["spec"]["vault"]["azureIdentity"] = {"name": "other"}
-    assert "azureIdentity other is not supported" in said(moved(given))
+    assert "azureIdentity other is not supported" in join_notes(run_migration(given))
     identity = {"apiVersion": "spv.no/v1alpha1", "kind": "AzureKeyVaultIdentity", "metadata": {"name": "i"}}
-    assert "federate that identity with a ServiceAccount instead" in said(moved(identity))
+    assert "federate that identity with a ServiceAccount instead" in join_notes(run_migration(identity))
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
-def test_injected_values_come_out_of_a_secret(kind: str) -> None:
-    found = moved(source(), workload(kind, TOKEN="db@azurekeyvault", PLAIN="plain"))
+def test_injected_variable_is_read_from_a_secret(kind: str) -> None:
+    found = run_migration(source(), workload(kind, TOKEN="db@azurekeyvault", PLAIN="plain"))
     assert mapping(found) == {"value": "x"}
     assert found.manifests[0]["spec"]["objects"][0]["kubernetesSecretName"] == "db"
     (patch,) = found.patches
@@ -255,12 +257,12 @@ def test_injected_values_come_out_of_a_secret(kind: str) -> None:
     assert node == {
         "containers": [{"name": "web", "env": [{"name": "TOKEN", "value": None, "valueFrom": {"secretKeyRef": ref}}]}]
     }
-    assert ("create it again" in said(found)) == (kind in ("Job", "Pod"))
+    assert ("create it again" in join_notes(found)) == (kind in ("Job", "Pod"))
     assert found.takeovers == []
 
 
-def test_injected_values_do_not_share_the_name_of_a_synced_secret() -> None:
-    found = moved(
+def test_secret_of_injected_values_does_not_reuse_a_synced_name() -> None:
+    found = run_migration(
         source(name="s"),
         source(secret=secret()),
         source("certificate", name="cert"),
@@ -293,15 +295,15 @@ def test_injected_values_do_not_share_the_name_of_a_synced_secret() -> None:
         (source(object_version="7"), "db@azurekeyvault", "32 hexadecimal digits"),
     ],
 )
-def test_variable_that_stays_is_explained(given: Manifest, value: str, words: str) -> None:
-    found = moved(given, workload(TOKEN=value))
+def test_variable_that_cannot_be_converted_is_explained(given: Manifest, value: str, words: str) -> None:
+    found = run_migration(given, workload(TOKEN=value))
     assert found.manifests == found.patches == []
-    assert "Deployment shop/web: " in said(found)
-    assert words in said(found)
+    assert "Deployment shop/web: " in join_notes(found)
+    assert words in join_notes(found)
 
 
 def test_controller_stops_before_a_source_is_deleted() -> None:
-    page = report(moved(source(secret=secret())), AKV2K8S, "")
+    page = report(run_migration(source(secret=secret())), AKV2K8S, "")
     steps = [
         "kubectl apply --filename manifests.yaml",
         "kubectl scale deployment akv2k8s-controller --namespace akv2k8s --replicas=0",
@@ -311,7 +313,7 @@ def test_controller_stops_before_a_source_is_deleted() -> None:
     assert [page.index(step) for step in steps] == sorted(page.index(step) for step in steps)
 
 
-def test_files_in_and_files_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reads_a_file_and_writes_the_output_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.yaml").write_text(yaml.safe_dump_all([source(), workload(A="db@azurekeyvault")]))
     out = tmp_path / "out"
     assert migrate.main(["akv2k8s", str(tmp_path / "in.yaml"), *IDS, "--output", str(out)]) == 0
@@ -323,7 +325,7 @@ def test_files_in_and_files_out(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("option", ["--tenant-id", "--client-id", "--service-account", "--namespace"])
-def test_options_that_cannot_be_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_option_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         migrate.main(["akv2k8s", "x.yaml", option, "a;b"])
     assert ended.value.code == 2
@@ -342,16 +344,16 @@ WHOLE = [
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(places(WHOLE)), VALUES)
-def test_no_mutation_ends_in_a_traceback(
+def test_mutated_manifests_are_converted_or_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], where: tuple[Any, ...], value: Any
 ) -> None:
-    """Each manifest that was read is converted or explained, and everything that is printed is printable."""
+    """Check that each manifest is converted or explained, and that the output is printable."""
     (tmp_path / "in.yaml").write_text(yaml.safe_dump_all(mutated(WHOLE, where, value), allow_unicode=False))
     code = migrate.main(["akv2k8s", str(tmp_path / "in.yaml"), *IDS])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert code in (0, 1, 2)
-    assert all(each.isprintable() or each == "\n" for each in told.out + told.err)
+    assert all(each.isprintable() or each == "\n" for each in printed.out + printed.err)
     if code != 2:
         for number, name in ((0, "shop/db"), (1, "shop/web"), (2, "shop/env"), (5, "shop/c")):
             lost = where[0] == number and where[1:2] in ((), ("kind",), ("metadata",))
-            assert lost or name in told.err or f"azurekeyvaultsecret {name.partition('/')[2]} " in told.err
+            assert lost or name in printed.err or f"azurekeyvaultsecret {name.partition('/')[2]} " in printed.err

@@ -1,4 +1,4 @@
-"""A reflector at work, and the API server that it asks: a script over real HTTP."""
+"""An informer and a scripted API server over real HTTP."""
 
 import asyncio
 import contextlib
@@ -42,45 +42,45 @@ def bookmark(version: str) -> dict[str, Any]:
 
 
 def raw(about: dict[str, Any]) -> msgspec.Raw:
-    """Return an object as it comes in a list or an event."""
+    """Return an object as it is in a list or an event."""
     return msgspec.Raw(msgspec.json.encode(about))
 
 
-class Scene:
-    """A reflector at work, the server it asks, the pauses it made, and what it told.
+class InformerHarness:
+    """A running informer, its scripted API server, its pauses and its notifications.
 
-    Each look at the clock moves it by `lasts` seconds: so a watch lasts, unless a test says that it ends at once.
+    Each read of the clock advances it by `watch_seconds`. So a watch lasts that long, unless a test sets zero.
     """
 
-    lasts = 60.0
+    watch_seconds = 60.0
 
     def __init__(self, server: ScriptedApiServer, kube: KubeClient) -> None:
         self.server = server
-        self.told: list[tuple[Key, str | None]] = []
+        self.notified: list[tuple[Key, str | None]] = []
         self.store: Store[SecretSync] = Store()
-        self.store.add_handler(self._changed)
-        self.reflector = Informer(kube, SECRET_SYNCS, "team", self.store)
+        self.store.add_handler(self._record)
+        self.informer = Informer(kube, SECRET_SYNCS, "team", self.store)
         self.pauses: list[float] = []
         self.now = 0.0
 
-    def _changed(self, key: Key, before: SecretSync | Unreadable | None) -> None:
-        self.told.append((key, f"generation {before.metadata.generation}" if before else None))
+    def _record(self, key: Key, before: SecretSync | Unreadable | None) -> None:
+        self.notified.append((key, f"generation {before.metadata.generation}" if before else None))
 
     async def pause(self, seconds: float) -> None:
-        """Stands for `asyncio.sleep` in the reflector."""
+        """Replace `asyncio.sleep` in the informer."""
         if seconds:
             self.pauses.append(seconds)
         await asyncio.sleep(0)
 
     def clock(self) -> float:
-        """Stands for `time.monotonic` in the reflector."""
-        self.now += self.lasts
+        """Replace `time.monotonic` in the informer."""
+        self.now += self.watch_seconds
         return self.now
 
-    async def plays(self, *answers: ScriptedResponse | list[Any]) -> None:
-        """Lets the reflector go through these answers, to the end of the last one."""
+    async def play(self, *answers: ScriptedResponse | list[Any]) -> None:
+        """Run the informer with these answers until it has read the last one."""
         self.server.add_responses(*answers)
-        running = asyncio.create_task(self.reflector.run())
+        running = asyncio.create_task(self.informer.run())
         idle = asyncio.create_task(self.server.idle.wait())
         try:
             async with asyncio.timeout(20):
@@ -95,6 +95,6 @@ class Scene:
                 await running
 
     @property
-    def asked(self) -> list[str]:
-        """What was asked for, in short: `list`, or `watch <resourceVersion>`."""
+    def requested(self) -> list[str]:
+        """Return the requests in short: `list`, or `watch <resourceVersion>`."""
         return [f"watch {one.query['resourceVersion']}" if one.is_watch else "list" for one in self.server.requests]

@@ -1,4 +1,4 @@
-"""A reader of a vault on loopback that says what a test makes it say, over real TLS; the clock stands still."""
+"""A reader with a scripted vault on loopback over real TLS. Its clock moves only when a test sets it."""
 
 import contextlib
 import ssl
@@ -33,7 +33,7 @@ WEB, SIGN = (
 
 
 def refusal(status: int, code: str = "", inner: str = "", **headers: str) -> ScriptedResponse:
-    """Return an error as Key Vault words it."""
+    """Return an error in Key Vault's format."""
     error: dict[str, Any] = {"code": code, "message": f"Words of the vault {CANARY}"}
     if inner:
         error["innererror"] = {"code": inner}
@@ -41,7 +41,7 @@ def refusal(status: int, code: str = "", inner: str = "", **headers: str) -> Scr
     return ScriptedResponse({"error": error}, status=status, headers=JSON | named)
 
 
-class Scene:
+class ReaderHarness:
     """A reader, the vault that it reads, a token and a clock."""
 
     def __init__(self, server: ScriptedApiServer) -> None:
@@ -55,19 +55,19 @@ class Scene:
         self.reader: VaultReader
 
     async def get_token_info(self, *_scopes: str, options: object = None) -> AccessTokenInfo:
-        """Stands for `FederatedCredential`."""
+        """Return a token as `FederatedCredential` does, or raise `no_token`."""
         if self.no_token:
             raise self.no_token
         return AccessTokenInfo("token", 4_000_000_000)
 
     def note_refusal(self, token: str) -> bool:
-        """… and hears which token the vault refuses."""
+        """Count the refusals of the token."""
         assert token == "token"
         self.tokens_refused += 1
         return False
 
     def note_forbidden(self) -> None:
-        """… or that the vault denies access."""
+        """Count the denials of access."""
         self.denials += 1
 
     def answer_request(self, asked: ReceivedRequest) -> ScriptedResponse:
@@ -75,7 +75,7 @@ class Scene:
             return CHALLENGE
         return self.answers.get(asked.path) or refusal(404, "SecretNotFound")
 
-    def has(self, name: str, value: str | None = "value", version: str = "v1", *, newest: bool = True) -> None:
+    def put_secret(self, name: str, value: str | None = "value", version: str = "v1", *, newest: bool = True) -> None:
         """Put a version of a secret into the vault."""
         body = {"id": f"{self.server.url}/secrets/{name}/{version}", "attributes": {"enabled": True, "updated": 9}}
         answer = ScriptedResponse(body | ({} if value is None else {"value": value}), headers=JSON)
@@ -83,8 +83,8 @@ class Scene:
         if newest:
             self.answers[f"/secrets/{name}/"] = self.answers[f"/secrets/{name}"] = answer
 
-    def lists(self, name: str, *versions: tuple[str, int, bool]) -> None:
-        """Which versions a list of them names: id, created, enabled."""
+    def put_versions(self, name: str, *versions: tuple[str, int, bool]) -> None:
+        """Put versions of a secret into the vault: id, time of creation, and whether it is enabled."""
         items = [
             {
                 "id": f"{self.server.url}/secrets/{name}/{version}",
@@ -94,10 +94,10 @@ class Scene:
         ]
         self.answers[f"/secrets/{name}/versions"] = ScriptedResponse({"value": items, "nextLink": None}, headers=JSON)
         for version, _, _ in versions:
-            self.has(name, f"value of {version}", version, newest=False)
+            self.put_secret(name, f"value of {version}", version, newest=False)
 
     async def read(self, *wanted: ObjectVersionRef) -> list[str | ControllerError]:
-        self.now += 0.001  # what was asked for before is answered by what was read before, and this is not
+        self.now += 0.001  # A cached value answers only earlier requests, so this call reads a new value.
         found = await self.reader.read(wanted, since=self.now, first=True)
         return [
             item.value.reveal().decode() if isinstance(item, VaultValue) else item
@@ -105,60 +105,62 @@ class Scene:
             if item
         ]
 
-    async def fails(self, wanted: ObjectVersionRef = USER) -> ControllerError:
+    async def read_error(self, wanted: ObjectVersionRef = USER) -> ControllerError:
         (error,) = await self.read(wanted)
         assert isinstance(error, ControllerError)
         return error
 
     @property
-    def reads(self) -> list[str]:
-        """The paths asked for with a token."""
+    def paths_read(self) -> list[str]:
+        """Return the paths of the requests with a token."""
         return [asked.path for asked in self.server.requests if "Authorization" in asked.headers]
 
 
 @contextlib.asynccontextmanager
-async def staged(authority: ClusterAuthority) -> AsyncIterator[Scene]:
-    """Provide a scene, taken down afterwards."""
+async def start_reader(authority: ClusterAuthority) -> AsyncIterator[ReaderHarness]:
+    """Provide a harness, and close its connections afterwards."""
     pair = authority.issue("server", user="server", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
-    async with run_api_server(tls) as server, new_scene(server, authority) as scene:
-        yield scene
+    async with run_api_server(tls) as server, start_reader_of(server, authority) as harness:
+        yield harness
 
 
 @contextlib.asynccontextmanager
-async def new_scene(server: ScriptedApiServer, authority: ClusterAuthority) -> AsyncIterator[Scene]:
-    """Provide a reader of a vault that runs."""
+async def start_reader_of(server: ScriptedApiServer, authority: ClusterAuthority) -> AsyncIterator[ReaderHarness]:
+    """Provide a reader of a vault that already runs."""
     async with new_session(authority.pair.cert.read_text()) as session:
-        scene = Scene(server)
+        harness = ReaderHarness(server)
         calls = VaultClient(
             VaultAddress("shop", server.url),
             Identity("team", "robot", "client-1", "tenant-1"),
-            cast("FederatedCredential", scene),
+            cast("FederatedCredential", harness),
             new_transport(session),
             FairSemaphore(AT_ONCE),
-            AdaptiveRateLimiter(lambda: scene.now),
-            lambda vault_name, operation, outcome: scene.counted.append((operation, outcome)),
-            lambda: scene.now,
+            AdaptiveRateLimiter(lambda: harness.now),
+            lambda vault_name, operation, outcome: harness.counted.append((operation, outcome)),
+            lambda: harness.now,
         )
-        scene.reader = VaultReader(calls)
-        yield scene
-        await scene.reader.close()
+        harness.reader = VaultReader(calls)
+        yield harness
+        await harness.reader.close()
 
 
-def serve_list(scene: Scene, *pages: list[dict[str, Any]], path: str = "/secrets", link: Any = None) -> None:
-    """Serve a list in pages, each with the address of the next one. `link` is the address on the last page."""
+def serve_list(harness: ReaderHarness, *pages: list[dict[str, Any]], path: str = "/secrets", link: Any = None) -> None:
+    """Serve a list in pages. Each page has the address of the next one; the last one has `link`."""
 
     def answer(asked: ReceivedRequest) -> ScriptedResponse:
         if asked.path != path:
-            return scene.answer_request(asked)
+            return harness.answer_request(asked)
         number = int(asked.query.get("$skiptoken", 0))
-        more = f"{scene.server.url}{path}?api-version=7.6&$skiptoken={number + 1}"
+        more = f"{harness.server.url}{path}?api-version=7.6&$skiptoken={number + 1}"
         after = more if number + 1 < len(pages) else link
         return ScriptedResponse({"value": pages[number], "nextLink": after}, headers=JSON)
 
-    scene.server.default_response = answer
+    harness.server.default_response = answer
 
 
-def item(scene: Scene, name: str, updated: int = 9, enabled: bool = True, path: str = "/secrets") -> dict[str, Any]:
-    return {"id": f"{scene.server.url}{path}/{name}", "attributes": {"enabled": enabled, "updated": updated}}
+def item(
+    harness: ReaderHarness, name: str, updated: int = 9, enabled: bool = True, path: str = "/secrets"
+) -> dict[str, Any]:
+    return {"id": f"{harness.server.url}{path}/{name}", "attributes": {"enabled": enabled, "updated": updated}}
