@@ -160,7 +160,7 @@ def test_what_is_accepted(objects: str | list[dict[str, Any]], installed: Instal
         ),
     ],
 )
-def test_what_is_refused_is_told_in_words(
+def test_invalid_akvsync_is_refused_with_a_message(
     objects: str | list[dict[str, Any]], said: str, installed: InstalledRelease
 ) -> None:
     code, out = send(installed, objects)

@@ -190,7 +190,7 @@ def test_what_is_accepted(made: Manifest, ours: Server) -> None:
         (sync(secretObject={"type": ""}), "secretObject.type"),
     ],
 )
-def test_what_is_refused_is_told_in_words(made: Manifest, said: str, ours: Server) -> None:
+def test_invalid_object_is_refused_with_a_message(made: Manifest, said: str, ours: Server) -> None:
     done = ours.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(made))
     assert done.code == 1
     # At "…", the messages of Kubernetes releases differ.

@@ -1,4 +1,4 @@
-"""What an AKVSync stands for, row by row of the reference's example; and what is refused, in which words."""
+"""The objects that an AKVSync generates, by the example of the reference, and the messages for refused ones."""
 
 from typing import Any
 
@@ -31,11 +31,11 @@ def made(objects: str | list[dict[str, Any]]) -> GeneratedObjects:
         ("bundle", "Opaque", {"user": "db-user", "previous": "db-password/1", "chain": "web"}),
     ],
 )
-def test_each_row_of_the_example(name: str, kind: str, data: dict[str, str]) -> None:
+def test_row_of_the_example_generates_its_secret(name: str, kind: str, data: dict[str, str]) -> None:
     assert type_and_keys(made(EXAMPLE).syncs[name]) == (kind, data)
 
 
-def test_the_example_makes_these_and_no_others() -> None:
+def test_example_generates_only_the_listed_secrets() -> None:
     generated = made(EXAMPLE)
     assert list(generated.syncs) == ["api-token", "db", "web", "web-old", "edge-v0", "edge-v1", "deploy-key", "bundle"]
     db = generated.syncs["db"].spec.secret_object
@@ -44,7 +44,7 @@ def test_the_example_makes_these_and_no_others() -> None:
         assert (sync.spec.secret_provider_class_name, sync.spec.service_account_name) == ("shop", "robot")
 
 
-def test_everything_is_owned_by_the_akvsync_without_blocking_its_deletion() -> None:
+def test_generated_objects_have_a_non_blocking_owner() -> None:
     generated = made(EXAMPLE)
     assert generated.source
     for thing in (generated.source, *generated.syncs.values()):
@@ -60,7 +60,7 @@ def test_everything_is_owned_by_the_akvsync_without_blocking_its_deletion() -> N
         ]
 
 
-def test_one_class_has_every_object_with_as_many_versions_as_are_needed() -> None:
+def test_class_has_each_object_with_the_needed_versions() -> None:
     source = made(EXAMPLE).source
     assert source
     assert source.metadata.name == "shop"
@@ -81,10 +81,10 @@ def test_one_class_has_every_object_with_as_many_versions_as_are_needed() -> Non
     ("objects", "expected"),
     [
         pytest.param(
-            "[{secretInAKV: A-Token}]", {"a-token": ("Opaque", {"v0": "A-Token"})}, id="small letters by default"
+            "[{secretInAKV: A-Token}]", {"a-token": ("Opaque", {"v0": "A-Token"})}, id="lower case by default"
         ),
         pytest.param(
-            "[{secretInAKV: a, versionHistory: 1}]", {"a": ("Opaque", {"v0": "a"})}, id="a history of one is none"
+            "[{secretInAKV: a, versionHistory: 1}]", {"a": ("Opaque", {"v0": "a"})}, id="version history of one"
         ),
         pytest.param(
             "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/dockercfg}]",
@@ -102,18 +102,18 @@ def test_one_class_has_every_object_with_as_many_versions_as_are_needed() -> Non
                 "a-v0": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "a/0"}),
                 "a-v1": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "a/1"}),
             },
-            id="every type with a key of its own has a Secret per version",
+            id="one Secret per version for a type with its own key",
         ),
         pytest.param(
             "[{kubernetesSecretName: a, kubernetesSecretType: kubernetes.io/basic-auth, mapping: ["
             "{dataKey: username, secretInAKV: u}, {dataKey: password, secretInAKV: p}]}]",
             {"a": ("kubernetes.io/basic-auth", {"username": "u", "password": "p"})},
-            id="basic-auth by a mapping",
+            id="basic-auth from a mapping",
         ),
         pytest.param(
             "[{secretInAKV: a, kubernetesSecretType: kubernetes.io/basic-auth}]",
             {"a": ("kubernetes.io/basic-auth", {"username": "a/username", "password": "a/password"})},
-            id="basic-auth out of one secret",
+            id="basic-auth from one secret",
         ),
         pytest.param(
             "[{certInAKV: a, kubernetesSecretType: kubernetes.io/tls, includeCA: true, versionHistory: 2}]",
@@ -130,12 +130,12 @@ def test_one_class_has_every_object_with_as_many_versions_as_are_needed() -> Non
             "[{kubernetesSecretName: a, kubernetesSecretType: kubernetes.io/tls, mapping: ["
             "{dataKey: tls.crt, certInAKV: c}, {dataKey: tls.key, certInAKV: c}, {dataKey: ca, secretInAKV: r}]}]",
             {"a": ("kubernetes.io/tls", {"tls.crt": "c", "tls.key": "c", "ca": "r"})},
-            id="TLS by a mapping: each key takes its part of the certificate",
+            id="TLS from a mapping",
         ),
         pytest.param(
             "[{kubernetesSecretName: a, mapping: [{dataKey: k, secretInAKV: s, version: 4}]}]",
             {"a": ("Opaque", {"k": "s/4"})},
-            id="an old version alone",
+            id="only an old version",
         ),
         pytest.param(
             "[{secretInAKV: web}, {certInAKV: web, kubernetesSecretName: tls, kubernetesSecretType: kubernetes.io/tls}"
@@ -144,19 +144,19 @@ def test_one_class_has_every_object_with_as_many_versions_as_are_needed() -> Non
                 "web": ("Opaque", {"v0": "web"}),
                 "tls": ("kubernetes.io/tls", {"tls.crt": "web/tls.crt", "tls.key": "web/tls.key"}),
             },
-            id="a certificate's value is the secret of its name",
+            id="value of a certificate is its secret",
         ),
         pytest.param(
             "[{secretInAKV: s}, {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, version: 1}]}]",
             {"s": ("Opaque", {"v0": "s/0"}), "m": ("Opaque", {"k": "s/1"})},
-            id="one object's need of versions moves the paths of another's",
+            id="versions of one object change the paths of another",
         ),
     ],
 )
-def test_other_rows(objects: str, expected: dict[str, Any]) -> None:
+def test_entry_generates_the_expected_secrets(objects: str, expected: dict[str, Any]) -> None:
     generated = made(objects)
     assert {name: type_and_keys(sync) for name, sync in generated.syncs.items()} == expected
-    # Each name that a path begins with is there.
+    # The class has each object that a path names.
     assert generated.source
     served = read_class(generated.source).objects
     assert {
@@ -164,7 +164,7 @@ def test_other_rows(objects: str, expected: dict[str, Any]) -> None:
     } == served.keys()
 
 
-def test_as_many_versions_are_asked_for_as_anybody_needs() -> None:
+def test_class_asks_for_the_most_versions_that_an_entry_needs() -> None:
     objects = "[{secretInAKV: s, versionHistory: 3}, {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, "
     for version, history in ((1, 3), (6, 7)):
         source = made(f"{objects}version: {version}}}]}}]").source
@@ -254,7 +254,7 @@ def test_as_many_versions_are_asked_for_as_anybody_needs() -> None:
         ),
     ],
 )
-def test_what_is_refused_is_told_in_words(objects: str, message: str) -> None:
+def test_invalid_objects_are_refused_with_a_message(objects: str, message: str) -> None:
     with pytest.raises(InputError) as refused:
         made(objects)
     assert message in refused.value.message
@@ -262,7 +262,7 @@ def test_what_is_refused_is_told_in_words(objects: str, message: str) -> None:
 
 @pytest.mark.parametrize(("history", "fits"), [(15, True), (17, False)])
 def test_bytes_that_an_akvsync_generates_are_bounded(history: int, fits: bool) -> None:
-    """Sixteen Secrets of 128 KiB each are the bound: the labels and annotations of one object go into each of them."""
+    """The limit is sixteen Secrets of 128 KiB. Each of them gets the labels and annotations of its object."""
     note = "x" * (MAX_GENERATED // 16)
     objects = (
         f"[{{secretInAKV: small}}, {{certInAKV: big, kubernetesSecretType: kubernetes.io/tls,"
@@ -306,7 +306,7 @@ def test_property_and_encoding_have_an_item_of_their_own() -> None:
         "text": ("a", r"b\.c", "utf-8"),
     }
     assert [path.rpartition("/")[2] for path in paths.values()] == ["0", "1", "0", "0", "0"]
-    # All of one version: then one get serves them all.
+    # All items have the same version, so one get is enough.
     assert {item.in_vault.history for item in found.values()} == {2}
 
 
@@ -332,7 +332,7 @@ PATH_STEP = st.text(st.characters(exclude_characters=".[]\\", min_codepoint=32, 
 
 
 @given(st.lists(PATH_STEP.filter(lambda step: step == step.strip()), min_size=1, max_size=4).map(".".join))
-def test_any_property_reaches_the_class_as_it_was_written(path: str) -> None:
+def test_property_is_in_the_class_as_the_akvsync_has_it(path: str) -> None:
     generated = made(
         [{"kubernetesSecretName": "b", "mapping": [{"dataKey": "k", "secretInAKV": "a", "property": path}]}]
     )

@@ -1,4 +1,4 @@
-"""What selected objects become: names, limits and collisions, as a table; and in long histories, as properties."""
+"""The Secrets of selected objects: names, limits, collisions, and long histories of a vault."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ PROPERTY_OF_A = source_paths(
 def selected(
     akv: AKVSync, vault: list[Item], before: GeneratedObjects | None = None, removed: frozenset[str] = frozenset()
 ) -> GeneratedObjects:
-    """Return what a list of the vault makes of an AKVSync, after what it had made before."""
+    """Return what an AKVSync generates after a list of the vault, and after what it generated before."""
     entries = [entry for entry in akv.spec.objects if entry.select]
     owned = list(before.syncs.values()) if before else []
     had = selected_before(entries, owned, explicit_names(akv))
@@ -65,18 +65,20 @@ def why(generated: GeneratedObjects) -> dict[str, str]:
          {"k": ("kubernetes.io/ssh-auth", {"ssh-privatekey": "shop-k"})}),
         pytest.param([{"secretInAKV": "shop-a", "versionHistory": 2}, {"select": {}}], ["shop-a", "b"],
                      {"shop-a": ("Opaque", {"v0": "shop-a/0", "v1": "shop-a/1"}), "b": ("Opaque", {"v0": "b"})},
-                     id="an entry of its own comes first, and is no collision"),
+                     id="an explicit entry wins without a collision"),
         pytest.param([{"select": {"namePrefix": "a"}}, {"select": {"namePattern": "*b"}}], ["ab", "b"],
                      {"ab": ("Opaque", {"v0": "ab"}), "b": ("Opaque", {"v0": "b"})},
-                     id="two entries may select one object"),
+                     id="two entries select one object"),
         pytest.param([SHOP], [], {}, id="nothing matches"),
         pytest.param([{"kubernetesSecretName": "m", "mapping": [
             {"dataKey": "k", "secretInAKV": "a", "property": "p", "version": 1}]}, {"select": {}}], ["a"],
             {"m": ("Opaque", {"k": PROPERTY_OF_A}), "a": ("Opaque", {"v0": "a/0"})},
-            id="a property of an older version that another entry names"),
+            id="property of an older version from another entry"),
     ],
 )  # fmt: skip
-def test_what_is_made_of_matches(objects: list[dict[str, Any]], vault: list[str], expected: dict[str, Any]) -> None:
+def test_matches_generate_the_expected_secrets(
+    objects: list[dict[str, Any]], vault: list[str], expected: dict[str, Any]
+) -> None:
     generated = selected(akv_sync(objects), vault_of(*vault))
     assert {name: type_and_keys(sync) for name, sync in generated.syncs.items()} == expected
     assert not generated.skipped
@@ -106,7 +108,7 @@ def test_what_is_made_of_matches(objects: list[dict[str, Any]], vault: list[str]
          {"shop-c": "a certificate becomes a Secret of type"}),
     ],
 )  # fmt: skip
-def test_one_object_that_can_have_no_secret_stops_no_other(
+def test_object_that_can_have_no_secret_affects_no_other(
     objects: list[dict[str, Any]], vault: list[Item], made: set[str], skipped: dict[str, str]
 ) -> None:
     generated = selected(akv_sync(objects), vault)
@@ -116,20 +118,20 @@ def test_one_object_that_can_have_no_secret_stops_no_other(
     assert all(text in found[name] for name, text in skipped.items())
 
 
-def test_the_limit_of_secrets_leaves_out_the_newest_and_names_them() -> None:
+def test_secrets_above_the_limit_are_skipped_newest_first_and_named() -> None:
     akv = akv_sync([{"secretInAKV": "own"}, {"select": {"namePrefix": "s"}}])
     before = selected(akv, vault_of("s900"))
     generated = selected(akv, vault_of(*(f"s{number:03}" for number in range(255)), "s900"), before)
     assert len(generated.syncs) == MOST_PARTS
     assert {"own", "s900"} <= generated.syncs.keys()
     assert why(generated).keys() == {"s254"}
-    # What would drop a Secret that is there changes nothing at all.
+    # A result that would remove an existing Secret changes nothing.
     more = akv_sync([{"secretInAKV": "own"}, {"secretInAKV": "other"}, {"select": {"namePrefix": "s"}}])
     with pytest.raises(InputError, match="at most 256 Secrets"):
         selected(more, vault_of(*(f"s{number:03}" for number in range(255)), "s900"), generated)
 
 
-def test_bytes_of_what_is_selected_are_bounded() -> None:
+def test_bytes_of_selected_objects_are_bounded() -> None:
     note = {"note": "x" * (MAX_GENERATED // 16)}
     generated = selected(akv_sync([{"select": {}, "annotations": note}]), vault_of(*(f"s{n}" for n in range(40))))
     assert 10 < len(generated.syncs) < 16
@@ -137,7 +139,7 @@ def test_bytes_of_what_is_selected_are_bounded() -> None:
     assert all("too large together" in message for message in why(generated).values())
 
 
-def test_what_is_no_longer_selected_is_kept_and_not_read() -> None:
+def test_object_no_longer_selected_is_kept_and_not_read() -> None:
     akv = akv_sync([SHOP, SHOP | {"kubernetesSecretName": "all"}])
     first = selected(akv, vault_of("shop-a", "shop-b"))
     second = selected(akv, vault_of("shop-b"), first)
@@ -156,7 +158,7 @@ def test_what_is_no_longer_selected_is_kept_and_not_read() -> None:
     assert selected(removing, vault_of("shop-b"), second, frozenset({"shop-a"})).syncs.keys() == {"b", "all"}
 
 
-def test_an_edit_of_the_name_conditions_prunes_what_they_no_longer_cover() -> None:
+def test_edit_of_name_conditions_prunes_objects_that_no_longer_match() -> None:
     first = selected(akv_sync([{"select": {}}]), vault_of("shop-a", "web"))
     narrowed = selected(akv_sync([{"select": {"namePrefix": "shop-"}}]), vault_of("shop-a", "web"), first)
     assert narrowed.syncs.keys() == {"shop-a"}
@@ -165,7 +167,7 @@ def test_an_edit_of_the_name_conditions_prunes_what_they_no_longer_cover() -> No
 
 
 @pytest.mark.parametrize("objects", [[SHOP], [SHOP, {"secretInAKV": "shop-b"}], [SHOP | {"kubernetesSecretName": "m"}]])
-def test_before_a_list_everything_stays_as_it_was(objects: list[dict[str, Any]]) -> None:
+def test_before_the_first_list_all_objects_are_kept(objects: list[dict[str, Any]]) -> None:
     akv = akv_sync(objects)
     made = selected(akv, vault_of("shop-b", "shop-C", "shop-a"))
     made = selected(akv, vault_of("shop-b", "shop-C"), made)
@@ -192,13 +194,13 @@ def test_two_entries_that_make_the_same_secret_are_refused() -> None:
          "the select of a: with kubernetesSecretName it makes a Secret of type Opaque"),
     ],
 )  # fmt: skip
-def test_what_an_older_crd_let_in_is_refused(entry: dict[str, Any], message: str) -> None:
+def test_entry_that_only_an_older_crd_accepted_is_refused(entry: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as refused:
         expand_akvsync(akv_sync([entry]), [()])
     assert message in refused.value.message
 
 
-# Histories of a vault: objects come and go, change tags, spelling, kind; the AKVSync stays.
+# Histories of a vault: objects appear, disappear, and change tags, spelling and kind. The AKVSync does not change.
 NAMES = st.sampled_from(["shop-a", "Shop-A", "shop-A", "a", "A", "shop-", "shop--a", "-a", "b", "shop-b", "c-"])
 VAULTS = st.lists(
     st.dictionaries(
@@ -226,7 +228,7 @@ ENTRIES = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(ENTRIES, VAULTS)
-def test_nothing_is_lost_in_any_history_of_a_vault(entries: list[dict[str, Any]], vaults: list[dict[str, Any]]) -> None:
+def test_no_history_of_a_vault_loses_an_object(entries: list[dict[str, Any]], vaults: list[dict[str, Any]]) -> None:
     akv = akv_sync([*entries, {"secretInAKV": "x", "kubernetesSecretName": "own"}])
     before: GeneratedObjects | None = None
     for vault in vaults:
@@ -242,16 +244,16 @@ def test_nothing_is_lost_in_any_history_of_a_vault(entries: list[dict[str, Any]]
             assert {path.split("/")[0].lower() for path in source_paths(sync).values()} <= served
             assert len(source_paths(sync)) == len(sync.spec.secret_object.data)
         if before:
-            # No Secret and no key goes away, and each key keeps its object.
+            # No Secret and no key is removed, and each key keeps its object.
             for name, sync in before.syncs.items():
                 assert source_paths(sync).items() <= source_paths(made.syncs[name]).items()
-        # The same list again changes nothing; nor does a restart.
+        # The same list again changes nothing. A restart changes nothing.
         again = selected(akv, items, made)
         assert (again.source, again.syncs) == (made.source, made.syncs)
         restarted = expand_akvsync(akv, None, made.syncs.values(), made.source)
         assert restarted.source == made.source
         assert restarted.left | restarted.syncs.keys() == made.syncs.keys()
-        # Each match has a Secret, or a reason why not.
+        # Each match has a Secret or the reason for its absence.
         shown = {each.name.lower() for each in made.skipped}
         for entry in entries:
             select = akv_sync([entry]).spec.objects[0].select
@@ -272,7 +274,7 @@ def test_items_of_a_generated_class_are_read_back() -> None:
     assert not items["d"].is_kept
 
 
-def test_spelling_of_a_vault_that_changes_writes_nothing() -> None:
+def test_changed_spelling_in_the_vault_changes_nothing() -> None:
     akv = akv_sync([SHOP])
     first = selected(akv, vault_of("shop-a"))
     second = selected(akv, vault_of("SHOP-A"), first)

@@ -1,4 +1,4 @@
-"""What an AKVSync says of its parts names the AKVSync's own fields."""
+"""Messages in the status of an AKVSync name only fields of the AKVSync."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ from controller.domain.decision import find_mistake, foreign_error, partial_mess
 from controller.errors import ControllerError, ObjectError
 from tests.support.builders import make_sync
 
-# Words of the kinds that the user of an AKVSync did not write.
+# Words of the generated kinds, which users of an AKVSync do not write.
 THEIRS = re.compile(
     r"SecretSync|[sS]ecretProviderClass|secretObject|sourcePath|targetKey"
     r"|object(Name|Alias|Type|Version|Format|Encoding|Property|Expand)"

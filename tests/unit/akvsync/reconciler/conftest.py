@@ -5,22 +5,22 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.conditions import Reason
-from tests.unit.akvsync.reconciler.stage import FRESH, A, B, Stage, staged
+from tests.unit.akvsync.reconciler.harness import FRESH, A, AKVSyncHarness, B, make_harness
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    yield from staged(monkeypatch)
+def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[AKVSyncHarness]:
+    yield from make_harness(monkeypatch)
 
 
 @pytest.fixture
-def settled(stage: Stage) -> Stage:
-    """`shop` with the parts a and b, both synced and told."""
-    stage.has([A, B])
-    stage.passes(5)
-    stage.synced("a")
-    stage.synced("b")
-    stage.passes(5)
-    assert stage.ready() == ("True", Reason.UP_TO_DATE, "2/2 ready: every Secret has the values of the vault")
-    assert stage.did == FRESH
-    return stage
+def settled(harness: AKVSyncHarness) -> AKVSyncHarness:
+    """Provide the AKVSync `shop` with the parts a and b, both synced and reported."""
+    harness.apply([A, B])
+    harness.advance(5)
+    harness.report_synced("a")
+    harness.report_synced("b")
+    harness.advance(5)
+    assert harness.ready() == ("True", Reason.UP_TO_DATE, "2/2 ready: every Secret has the values of the vault")
+    assert harness.take_writes() == FRESH
+    return harness

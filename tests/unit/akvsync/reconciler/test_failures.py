@@ -1,4 +1,4 @@
-"""Mistakes, refusals, a slow watch and a term's end: nothing is done twice, and what went wrong is told."""
+"""Mistakes, refusals, slow watches and lost leases: errors are reported, and no write is repeated."""
 
 import itertools
 import logging
@@ -13,15 +13,15 @@ from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, OwnerReference
 from controller.errors import PolicyRefused, Refused, Retry, Unreachable
 from tests.support.builders import make_sync
-from tests.unit.akvsync.reconciler.stage import FRESH, A, B, Stage, parts
+from tests.unit.akvsync.reconciler.harness import FRESH, A, AKVSyncHarness, B, parts
 
 # Mistakes and refusals
 
 
-def test_a_mistake_changes_and_prunes_nothing(settled: Stage) -> None:
-    settled.has([A, A])
-    settled.passes(60)
-    assert settled.did == []
+def test_mistake_in_the_spec_changes_and_prunes_nothing(settled: AKVSyncHarness) -> None:
+    settled.apply([A, A])
+    settled.advance(60)
+    assert settled.take_writes() == []
     status, reason, message = settled.ready()
     assert (status, reason) == ("False", Reason.INPUT_INVALID)
     assert "both make a Secret a" in message
@@ -29,26 +29,28 @@ def test_a_mistake_changes_and_prunes_nothing(settled: Stage) -> None:
     assert settled.objects["akvsyncs", "shop"]["status"]["summary"] == "2/2"
 
 
-def test_one_that_cannot_be_read_says_so(settled: Stage) -> None:
-    settled.unreadable()
-    settled.passes(60)
-    assert settled.did == []
+def test_unreadable_akvsync_reports_invalid_input(settled: AKVSyncHarness) -> None:
+    settled.make_unreadable()
+    settled.advance(60)
+    assert settled.take_writes() == []
     assert settled.ready()[1:] == (
         Reason.INPUT_INVALID,
         "this AKVSync cannot be read: Expected `array` - at `$.spec.objects`",
     )
 
 
-def test_what_only_an_edit_can_mend_is_tried_again_after_the_edit_only(stage: Stage) -> None:
-    stage.fails["POST secretsyncs a"] = Refused("spec: Invalid value", status=422, retry=Retry.ON_EDIT)
-    stage.has([A, B])
-    stage.passes(3600)
-    assert "spec: Invalid value" in stage.ready()[2]
-    assert [what for _, what in stage.asked].count("POST secretsyncs a") <= 2  # B's SecretSync wakes the AKVSync
-    stage.fails.clear()
-    stage.has([A])
-    stage.passes(60)
-    assert stage.names() == ["a"]
+def test_refusal_that_only_an_edit_can_fix_is_retried_after_an_edit(harness: AKVSyncHarness) -> None:
+    harness.failures["POST secretsyncs a"] = Refused("spec: Invalid value", status=422, retry=Retry.ON_EDIT)
+    harness.apply([A, B])
+    harness.advance(3600)
+    assert "spec: Invalid value" in harness.ready()[2]
+    assert [what for _, what in harness.requests].count(
+        "POST secretsyncs a"
+    ) <= 2  # the SecretSync of B requeues the AKVSync
+    harness.failures.clear()
+    harness.apply([A])
+    harness.advance(60)
+    assert harness.names() == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -59,118 +61,122 @@ def test_what_only_an_edit_can_mend_is_tried_again_after_the_edit_only(stage: St
         (Unreachable("the Kubernetes API did not answer in time"), Reason.SYNC_FAILED),
     ],
 )
-def test_what_the_api_server_refuses_is_told_and_tried_less_and_less(error: Any, reason: Reason, stage: Stage) -> None:
-    stage.fails["POST secretsyncs a"] = error
-    stage.has([A, B])
-    stage.passes(3600)
-    assert stage.ready()[1] == reason
-    assert error.message in stage.ready()[2]
-    times = [moment for moment, what in stage.asked if what == "POST secretsyncs a"]
+def test_refusal_of_the_api_server_is_reported_and_retried_with_backoff(
+    error: Any, reason: Reason, harness: AKVSyncHarness
+) -> None:
+    harness.failures["POST secretsyncs a"] = error
+    harness.apply([A, B])
+    harness.advance(3600)
+    assert harness.ready()[1] == reason
+    assert error.message in harness.ready()[2]
+    times = [moment for moment, what in harness.requests if what == "POST secretsyncs a"]
     waits = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert waits[-1] > 200
     assert len(times) < 30
-    assert "b" in stage.names()
-    stage.fails.clear()
-    stage.passes(300)
-    assert stage.names() == ["a", "b"]
+    assert "b" in harness.names()
+    harness.failures.clear()
+    harness.advance(300)
+    assert harness.names() == ["a", "b"]
 
 
-def test_a_prune_that_fails_is_told(settled: Stage) -> None:
-    settled.fails["DELETE secretsyncs b"] = Refused("no", status=403)
-    settled.has([A])
-    settled.passes(5)
+def test_failed_prune_is_reported_and_retried(settled: AKVSyncHarness) -> None:
+    settled.failures["DELETE secretsyncs b"] = Refused("no", status=403)
+    settled.apply([A])
+    settled.advance(5)
     assert settled.ready()[1:] == (Reason.SYNC_FAILED, "1/2 ready; b: no")
-    settled.fails.clear()
-    settled.passes(60)
+    settled.failures.clear()
+    settled.advance(60)
     assert settled.names() == ["a"]
     assert settled.ready()[0] == "True"
 
 
-def test_a_prune_that_fails_is_told_even_where_nothing_else_can_be_done(settled: Stage) -> None:
-    settled.fails["DELETE secretsyncs b"] = Refused("no", status=403)
+def test_failed_prune_is_reported_besides_a_name_conflict(settled: AKVSyncHarness) -> None:
+    settled.failures["DELETE secretsyncs b"] = Refused("no", status=403)
     settled.put("secretproviderclasses", "shop", {"metadata": {"ownerReferences": []}})
-    settled.has([A])
-    settled.passes(5)
+    settled.apply([A])
+    settled.advance(5)
     assert [(name, item["reason"]) for name, item in parts(settled).items()] == [
         ("a", Reason.NAME_TAKEN),
         ("b", Reason.SYNC_FAILED),
     ]
 
 
-# A watch that is slow, a status that is not taken
+# Slow watches and refused status patches
 
 
-def test_a_slow_watch_makes_nothing_twice(stage: Stage) -> None:
-    stage.lag = 3.0
-    stage.has([A])
-    stage.passes(60)
-    stage.has([A | {"labels": {"x": "1"}}])
-    stage.passes(60)
-    assert stage.did == ["POST secretproviderclasses shop", "POST secretsyncs a", "PATCH secretsyncs a"]
+def test_slow_watch_causes_no_duplicate_writes(harness: AKVSyncHarness) -> None:
+    harness.lag = 3.0
+    harness.apply([A])
+    harness.advance(60)
+    harness.apply([A | {"labels": {"x": "1"}}])
+    harness.advance(60)
+    assert harness.take_writes() == ["POST secretproviderclasses shop", "POST secretsyncs a", "PATCH secretsyncs a"]
 
 
-def test_a_slow_watch_has_no_status_told_twice(settled: Stage) -> None:
+def test_slow_watch_causes_no_duplicate_status_patches(settled: AKVSyncHarness) -> None:
     settled.lag = 20.0
-    settled.asked.clear()
-    settled.synced("a", reason=Reason.PROVIDER_ERROR, message="the vault is away")
-    settled.passes(10)  # the news of the second comes before that of the first status
-    settled.synced("b", reason=Reason.PROVIDER_ERROR, message="the vault is away")
-    settled.passes(60)
+    settled.requests.clear()
+    settled.report_synced("a", reason=Reason.PROVIDER_ERROR, message="the vault is unreachable")
+    settled.advance(10)  # the second SecretSync changes before the watch delivers the first status
+    settled.report_synced("b", reason=Reason.PROVIDER_ERROR, message="the vault is unreachable")
+    settled.advance(60)
     assert settled.ready()[2].startswith("0/2 ready")
-    assert [what for _, what in settled.asked] == ["PATCH akvsyncs shop/status"] * 2
+    assert [what for _, what in settled.requests] == ["PATCH akvsyncs shop/status"] * 2
 
 
-def test_a_status_that_could_not_be_written_is_told_later(settled: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    settled.fails["PATCH akvsyncs shop/status"] = Unreachable("no answer")
-    settled.synced("a", reason=Reason.PARTIAL, message="x" * 1000, keys=30)
-    settled.passes(5)
+def test_status_that_could_not_be_written_is_written_later(
+    settled: AKVSyncHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    settled.failures["PATCH akvsyncs shop/status"] = Unreachable("no answer")
+    settled.report_synced("a", reason=Reason.PARTIAL, message="x" * 1000, keys=30)
+    settled.advance(5)
     assert settled.ready()[0] == "True"
     assert "cannot write a status: no answer" in caplog.text
-    settled.fails.clear()
+    settled.failures.clear()
     with caplog.at_level(logging.WARNING):
-        settled.passes(60)
+        settled.advance(60)
     assert settled.ready()[:2] == ("False", Reason.PARTIAL)
     assert "team/shop: 1/2 ready; a: xxx" in caplog.text
-    told = parts(settled)["a"]
-    assert len(told["message"]) == MOST_MESSAGE
-    assert len(told["versions"]) == MOST_SHOWN
+    part = parts(settled)["a"]
+    assert len(part["message"]) == MOST_MESSAGE
+    assert len(part["versions"]) == MOST_SHOWN
 
 
-# Ends
+# Leader terms and deletion
 
 
-def test_a_turn_that_a_terms_end_cut_short_is_had_in_the_next(stage: Stage) -> None:
-    stage.has([A, B])
-    stage.passes(stage.lag + 0.0005)  # the first request is under way
-    stage.next_term()
-    stage.passes(5)
-    assert stage.did == FRESH
-    assert stage.names() == ["a", "b"]
+def test_writes_that_a_lost_lease_interrupted_follow_in_the_next_term(harness: AKVSyncHarness) -> None:
+    harness.apply([A, B])
+    harness.advance(harness.lag + 0.0005)  # the first request is running
+    harness.regain_leadership()
+    harness.advance(5)
+    assert harness.take_writes() == FRESH
+    assert harness.names() == ["a", "b"]
 
 
-def test_a_next_term_begins_with_all_of_them_and_does_nothing_twice(settled: Stage) -> None:
-    settled.asked.clear()
-    settled.next_term()
-    settled.passes(100)
-    assert settled.asked == []
+def test_next_term_requests_nothing_if_all_objects_are_up_to_date(settled: AKVSyncHarness) -> None:
+    settled.requests.clear()
+    settled.regain_leadership()
+    settled.advance(100)
+    assert settled.requests == []
 
 
-def test_a_deleted_one_is_left_to_the_garbage_collector(settled: Stage) -> None:
+def test_objects_of_a_deleted_akvsync_are_left_to_garbage_collection(settled: AKVSyncHarness) -> None:
     settled.remove("akvsyncs", "shop")
-    settled.passes(1)
+    settled.advance(1)
     settled.remove("secretsyncs", "a")
-    settled.passes(60)
+    settled.advance(60)
     settled.remove("secretsyncs", "b")
-    settled.passes(60)
-    assert settled.asked == []
+    settled.advance(60)
+    assert settled.requests == []
     assert (settled.akv_syncs.users, settled.akv_syncs.owned) == ({}, {})
 
 
 # Other namespaces
 
 
-def test_another_namespace_that_names_the_uid_as_owner_changes_nothing(settled: Stage) -> None:
-    """An editor there can write any owner reference: that adds no part, neither now nor after a mistake."""
+def test_owner_reference_in_another_namespace_adds_no_part(settled: AKVSyncHarness) -> None:
+    """An editor of that namespace can write any owner reference. It adds no part, now or after a mistake."""
     meta = settled.objects["akvsyncs", "shop"]["metadata"]
     owner = OwnerReference(api_version=AKVSync.api_version(), kind=AKVSync.kind, name="shop", uid=meta["uid"])
     for number in range(300):
@@ -178,10 +184,10 @@ def test_another_namespace_that_names_the_uid_as_owner_changes_nothing(settled: 
         place = ObjectMeta(name=f"theirs-{number}", namespace="elsewhere", uid=f"u{number}", owner_references=[owner])
         settled.syncs.put(msgspec.structs.replace(theirs, metadata=place))
     before = settled.objects["akvsyncs", "shop"]["status"]
-    settled.passes(60)
+    settled.advance(60)
     assert settled.objects["akvsyncs", "shop"]["status"] == before
-    settled.has([A, A])
-    settled.passes(60)
-    assert settled.did == []
+    settled.apply([A, A])
+    settled.advance(60)
+    assert settled.take_writes() == []
     assert settled.objects["akvsyncs", "shop"]["status"]["summary"] == "2/2"
     assert parts(settled).keys() == {item["name"] for item in before["parts"]}

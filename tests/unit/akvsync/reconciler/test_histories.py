@@ -1,4 +1,4 @@
-"""Selections over long histories of a vault, against a simple model: the real list reader, poller and reconciler."""
+"""Selections over long histories of a vault. A simple model checks the list reader, the poller and the reconciler."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,14 +21,14 @@ from controller.keyvault.reader import VaultReader
 from controller.runtime.work_queue import Key
 from tests.support.akv_syncs import source_paths
 from tests.support.builders import make_item
-from tests.unit.akvsync.reconciler.stage import Stage, staged
+from tests.unit.akvsync.reconciler.harness import AKVSyncHarness, make_harness
 
 HOUR = 3600
 PAGE = 3
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A list that was read to its end, and the names whose get fails for another reason than that they are gone."""
+    """A complete list, and the names whose get fails although the objects may exist."""
 
     items: tuple[Item, ...]
     unclear: frozenset[str]
@@ -40,7 +40,7 @@ class Interrupted(msgspec.Struct, frozen=True):
 
 
 class PagedVault:
-    """Stands for `VaultClient` and for the secrets of a vault, and keeps a diary of the lists."""
+    """Act as `VaultClient` for the secrets of a vault, and record the lists."""
 
     vault, url, plural = "shop-vault", "https://shop-vault.vault.azure.net", "secrets"
 
@@ -48,9 +48,9 @@ class PagedVault:
         self.clock = clock
         self.items: tuple[Item, ...] = ()
         self.unclear: frozenset[str] = frozenset()
-        # The pages that fail, each once, in this order.
+        # The pages that fail once each, in this order.
         self.failing: list[int] = []
-        self.diary: list[Listed | Interrupted] = []
+        self.history: list[Listed | Interrupted] = []
         self.calls = 0
         self.got: list[str] = []
 
@@ -69,10 +69,10 @@ class PagedVault:
         is_last = (number + 1) * PAGE >= len(self.items)
         if self.failing and (self.failing[0] <= number or is_last):
             self.failing.pop(0)
-            self.diary.append(Interrupted())
+            self.history.append(Interrupted())
             raise ProviderError("the vault is down")
         if is_last:
-            self.diary.append(Listed(self.items, self.unclear, is_poll=bool(self.diary)))
+            self.history.append(Listed(self.items, self.unclear, is_poll=bool(self.history)))
         return ObjectPage(
             list(self.items[number * PAGE : (number + 1) * PAGE]),
             "" if is_last else f"{self.url}/secrets?page={number + 1}",
@@ -88,7 +88,7 @@ class PagedVault:
 
 
 class Model:
-    """What a user expects of one entry with select: Secrets (or keys of one) by name, each with its object."""
+    """The expected Secrets of one entry with select, or keys of its Secret, by name, each with its object."""
 
     def __init__(self, entry: dict[str, Any]) -> None:
         self.select = entry["select"]
@@ -101,7 +101,7 @@ class Model:
         self._spelling: dict[str, str] = {}
 
     def learn(self, event: Listed | Interrupted) -> None:
-        """Follow one list of the vault."""
+        """Update the expected Secrets after one list of the vault."""
         if isinstance(event, Interrupted):
             self._polls_without = {}
             return
@@ -161,10 +161,12 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
-def made_by(stage: Stage) -> dict[str, str]:
+def made_by(harness: AKVSyncHarness) -> dict[str, str]:
     """Return the Secrets, or the keys of the Secret `all`, with the object of each in lower case."""
     found = {
-        name: msgspec.convert(body, SecretSync) for (kind, name), body in stage.objects.items() if kind == "secretsyncs"
+        name: msgspec.convert(body, SecretSync)
+        for (kind, name), body in harness.objects.items()
+        if kind == "secretsyncs"
     }
     pairs = {name: source_paths(sync) for name, sync in found.items() if name != "own"}
     if "all" in pairs:
@@ -173,22 +175,22 @@ def made_by(stage: Stage) -> dict[str, str]:
     return {name: next(iter(paths.values())).partition("/")[0].lower() for name, paths in pairs.items()}
 
 
-def kept_by(stage: Stage) -> set[str]:
-    source = stage.classes.get(Key("team", "shop"))
+def kept_by(harness: AKVSyncHarness) -> set[str]:
+    source = harness.classes.get(Key("team", "shop"))
     return {name for name, found in read_class(cast("Any", source)).objects.items() if found.keep}
 
 
 @contextlib.contextmanager
-def selecting(entry: dict[str, Any], items: tuple[Item, ...]) -> Iterator[tuple[Stage, PagedVault]]:
-    """Yield a stage whose AKVSync has listed a paged vault."""
-    with pytest.MonkeyPatch.context() as patch, contextlib.contextmanager(staged)(patch) as stage:
-        vault = PagedVault(stage.loop.time)
+def run_selection(entry: dict[str, Any], items: tuple[Item, ...]) -> Iterator[tuple[AKVSyncHarness, PagedVault]]:
+    """Yield a harness whose AKVSync has listed a paged vault."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.contextmanager(make_harness)(patch) as harness:
+        vault = PagedVault(harness.loop.time)
         vault.items = items
         reader = VaultReader(cast("VaultClient", vault))
-        patch.setattr(stage, "reader", lambda *_: reader)
-        stage.has([entry, {"secretInAKV": "own"}])
-        stage.passes(HOUR / 2)
-        yield stage, vault
+        patch.setattr(harness, "reader", lambda *_: reader)
+        harness.apply([entry, {"secretInAKV": "own"}])
+        harness.advance(HOUR / 2)
+        yield harness, vault
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -197,39 +199,39 @@ def test_history_of_a_vault_matches_the_model(
     entry: dict[str, Any], items: tuple[Item, ...], steps: list[dict[str, Any]]
 ) -> None:
     model = Model(entry)
-    with selecting(entry, items) as (stage, vault):
+    with run_selection(entry, items) as (harness, vault):
         learned = 0
         for step in [{"items": None, "unclear": frozenset(), "failing": [], "restart": False}, *steps]:
             if step["items"] is not None:
                 vault.items = step["items"]
             vault.unclear, vault.failing = step["unclear"], list(step["failing"])
             before, had, gets = vault.calls, set(model.made.values()), len(vault.got)
-            stage.passes(HOUR)
+            harness.advance(HOUR)
             if step["restart"]:
-                stage.next_term()
-                stage.passes(1)
-                vault.diary.append(Interrupted())
+                harness.regain_leadership()
+                harness.advance(1)
+                vault.history.append(Interrupted())
             assert not vault.failing
-            news, learned = vault.diary[learned:], len(vault.diary)
+            news, learned = vault.history[learned:], len(vault.history)
             for event in news:
                 model.learn(event)
-            assert made_by(stage) == model.made
-            assert "own" in stage.names()
-            assert kept_by(stage) == model.kept - {"own"}  # another entry reads the object of this spelling
-            # Polls read the pages of the list, and get only what a selection had and what may be gone.
+            assert made_by(harness) == model.made
+            assert "own" in harness.names()
+            assert kept_by(harness) == model.kept - {"own"}  # another entry reads the object of this spelling
+            # Polls read the pages of the list. They get only selected objects that may be deleted.
             lists = sum(1 for event in news if isinstance(event, Listed))
             pages = -(-len(vault.items) // PAGE) or 1
             assert vault.calls - before - (len(vault.got) - gets) <= pages * (lists + len(step["failing"]))
             assert set(vault.got[gets:]) <= (had if model.removes else set())
 
 
-def test_two_polls_that_miss_an_object_are_not_in_a_row_with_a_failed_one_between() -> None:
+def test_failed_poll_restarts_the_count_of_polls_that_miss_an_object() -> None:
     entry = {"select": {}, "whenGone": "Remove"}
-    with selecting(entry, (make_item("a"), make_item("b"))) as (stage, vault):
+    with run_selection(entry, (make_item("a"), make_item("b"))) as (harness, vault):
         vault.items = (make_item("a"),)
-        stage.passes(HOUR)
+        harness.advance(HOUR)
         vault.failing = [0]
-        stage.passes(HOUR)
-        assert stage.names() == ["a", "b", "own"]
-        stage.passes(HOUR)
-        assert stage.names() == ["a", "own"]
+        harness.advance(HOUR)
+        assert harness.names() == ["a", "b", "own"]
+        harness.advance(HOUR)
+        assert harness.names() == ["a", "own"]

@@ -1,4 +1,4 @@
-"""AKVSyncs that select objects, in virtual time: what arrives, what stays, what is listed when, and what is told."""
+"""AKVSyncs that select objects: added, kept and removed objects, list calls and reports, in virtual time."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from controller.errors import AccessDenied, ProviderError
 from controller.runtime import budgets
 from controller.runtime.work_queue import Key
 from tests.support.builders import make_item
-from tests.unit.akvsync.reconciler.stage import Stage
+from tests.unit.akvsync.reconciler.harness import AKVSyncHarness
 
 HOUR = 3600
 SHOP = {"select": {"namePrefix": "shop-"}, "stripPrefix": "shop-"}
@@ -19,261 +19,261 @@ REMOVE = SHOP | {"whenGone": "Remove"}
 LISTED = "2030-01-01T12:00:00Z"
 
 
-def is_kept(stage: Stage) -> dict[str, bool]:
-    source = stage.classes.get(Key("team", "shop"))
+def is_kept(harness: AKVSyncHarness) -> dict[str, bool]:
+    source = harness.classes.get(Key("team", "shop"))
     return {name: found.keep for name, found in read_class(source).objects.items()}  # type: ignore[arg-type]
 
 
-def status(stage: Stage) -> dict[str, object]:
-    return dict(stage.objects["akvsyncs", "shop"]["status"])
+def status(harness: AKVSyncHarness) -> dict[str, object]:
+    return dict(harness.objects["akvsyncs", "shop"]["status"])
 
 
 @pytest.fixture
-def two(stage: Stage) -> Stage:
-    """Two of three objects are selected, and synced."""
-    stage.vault = [make_item("shop-a"), make_item("shop-b"), make_item("other")]
-    stage.has([SHOP])
-    stage.passes(5)
-    stage.all_synced()
-    stage.passes(5)
-    assert stage.ready()[2] == "2/2 ready: every Secret has the values of the vault"
-    assert stage.lists == [(0, "select")]
-    assert stage.names() == ["a", "b"]
-    stage.asked.clear()
-    return stage
+def two_selected(harness: AKVSyncHarness) -> AKVSyncHarness:
+    """Provide an AKVSync that selects two_selected of three objects, both synced."""
+    harness.vault_items = [make_item("shop-a"), make_item("shop-b"), make_item("other")]
+    harness.apply([SHOP])
+    harness.advance(5)
+    harness.report_all_synced()
+    harness.advance(5)
+    assert harness.ready()[2] == "2/2 ready: every Secret has the values of the vault"
+    assert harness.list_calls == [(0, "select")]
+    assert harness.names() == ["a", "b"]
+    harness.requests.clear()
+    return harness
 
 
-def test_a_new_object_arrives_with_the_next_poll_and_without_another_call(two: Stage) -> None:
-    two.vault.append(make_item("shop-c"))
-    two.passes(HOUR)
-    assert two.names() == ["a", "b", "c"]
-    assert two.lists == [(0, "select"), (HOUR, "poll")]
-    assert two.did == ["PATCH secretproviderclasses shop", "POST secretsyncs c"]
+def test_new_object_is_added_by_the_next_poll_without_another_call(two_selected: AKVSyncHarness) -> None:
+    two_selected.vault_items.append(make_item("shop-c"))
+    two_selected.advance(HOUR)
+    assert two_selected.names() == ["a", "b", "c"]
+    assert two_selected.list_calls == [(0, "select"), (HOUR, "poll")]
+    assert two_selected.take_writes() == ["PATCH secretproviderclasses shop", "POST secretsyncs c"]
 
 
-def test_polls_that_find_no_change_write_nothing_but_their_time(two: Stage) -> None:
-    two.passes(2 * HOUR)
-    assert [call for _, call in two.lists] == ["select", "poll", "poll"]
-    assert {what for _, what in two.asked} <= {"PATCH akvsyncs shop/status"}
-    assert len(two.asked) <= 2
+def test_polls_without_a_change_write_only_the_status(two_selected: AKVSyncHarness) -> None:
+    two_selected.advance(2 * HOUR)
+    assert [call for _, call in two_selected.list_calls] == ["select", "poll", "poll"]
+    assert {what for _, what in two_selected.requests} <= {"PATCH akvsyncs shop/status"}
+    assert len(two_selected.requests) <= 2
 
 
-def test_what_leaves_keeps_its_last_value(two: Stage) -> None:
-    two.vault = [make_item("shop-a", enabled=False), make_item("shop-b", tags={"x": "y"})]
-    two.passes(5 * HOUR)
-    assert two.names() == ["a", "b"]
-    assert is_kept(two) == {"shop-a": True, "shop-b": False}
-    assert two.did == ["PATCH secretproviderclasses shop"]
-    ready, reason, message = two.ready()
+def test_object_that_leaves_the_selection_keeps_its_last_value(two_selected: AKVSyncHarness) -> None:
+    two_selected.vault_items = [make_item("shop-a", enabled=False), make_item("shop-b", tags={"x": "y"})]
+    two_selected.advance(5 * HOUR)
+    assert two_selected.names() == ["a", "b"]
+    assert is_kept(two_selected) == {"shop-a": True, "shop-b": False}
+    assert two_selected.take_writes() == ["PATCH secretproviderclasses shop"]
+    ready, reason, message = two_selected.ready()
     assert (ready, reason) == ("True", Reason.UP_TO_DATE)
     assert message == "2/2 ready: 1 keep values of objects that are gone (see status.parts)"
-    two.vault = [make_item("shop-a"), make_item("shop-b")]
-    two.passes(HOUR)
-    assert is_kept(two) == {"shop-a": False, "shop-b": False}
+    two_selected.vault_items = [make_item("shop-a"), make_item("shop-b")]
+    two_selected.advance(HOUR)
+    assert is_kept(two_selected) == {"shop-a": False, "shop-b": False}
 
 
 @pytest.mark.parametrize("name", ["Keep", "Remove"])
-def test_only_remove_removes_and_only_after_two_polls_in_a_row(two: Stage, name: str) -> None:
-    two.has([SHOP | {"whenGone": name}])
-    two.passes(5)
-    two.vault = [make_item("shop-a")]
-    two.passes(HOUR)
-    assert two.names() == ["a", "b"]
-    two.passes(HOUR)
-    assert two.names() == (["a"] if name == "Remove" else ["a", "b"])
-    two.passes(HOUR)
-    assert is_kept(two) == ({"shop-a": False} if name == "Remove" else {"shop-a": False, "shop-b": True})
+def test_missing_object_is_removed_only_by_remove_and_after_two_polls(two_selected: AKVSyncHarness, name: str) -> None:
+    two_selected.apply([SHOP | {"whenGone": name}])
+    two_selected.advance(5)
+    two_selected.vault_items = [make_item("shop-a")]
+    two_selected.advance(HOUR)
+    assert two_selected.names() == ["a", "b"]
+    two_selected.advance(HOUR)
+    assert two_selected.names() == (["a"] if name == "Remove" else ["a", "b"])
+    two_selected.advance(HOUR)
+    assert is_kept(two_selected) == ({"shop-a": False} if name == "Remove" else {"shop-a": False, "shop-b": True})
 
 
-@pytest.mark.parametrize("between", ["it is back", "the list fails", "the get does not confirm it", "a restart"])
-def test_whatever_comes_between_two_polls_keeps_the_object(two: Stage, between: str) -> None:
-    two.has([REMOVE])
-    two.passes(5)
-    two.vault = [make_item("shop-a")]
-    two.passes(HOUR)
-    if between == "it is back":
-        two.vault = [make_item("shop-a"), make_item("shop-b")]
-    elif between == "the list fails":
-        two.vault_fails = ProviderError("down")
-    elif between == "the get does not confirm it":
-        two.gone = frozenset()
+@pytest.mark.parametrize("between", ["object returns", "list fails", "get does not confirm", "restart"])
+def test_interruption_between_two_polls_keeps_the_object(two_selected: AKVSyncHarness, between: str) -> None:
+    two_selected.apply([REMOVE])
+    two_selected.advance(5)
+    two_selected.vault_items = [make_item("shop-a")]
+    two_selected.advance(HOUR)
+    if between == "object returns":
+        two_selected.vault_items = [make_item("shop-a"), make_item("shop-b")]
+    elif between == "list fails":
+        two_selected.vault_error = ProviderError("down")
+    elif between == "get does not confirm":
+        two_selected.confirmed_gone = frozenset()
     else:
-        two.next_term()
-    two.passes(HOUR - 10 if between == "the list fails" else HOUR)
-    two.vault, two.vault_fails, two.gone = [make_item("shop-a")], None, None
-    two.passes(20)
-    assert two.names() == ["a", "b"]
+        two_selected.regain_leadership()
+    two_selected.advance(HOUR - 10 if between == "list fails" else HOUR)
+    two_selected.vault_items, two_selected.vault_error, two_selected.confirmed_gone = [make_item("shop-a")], None, None
+    two_selected.advance(20)
+    assert two_selected.names() == ["a", "b"]
 
 
-def test_what_left_by_its_tags_is_not_removed(stage: Stage) -> None:
-    stage.vault = [make_item("a", tags={"app": "shop"})]
-    stage.has([{"select": {"tags": {"app": "shop"}}, "whenGone": "Remove"}])
-    stage.passes(5)
-    stage.vault = [make_item("a", tags={"app": "other"})]
-    stage.passes(5 * HOUR)
-    assert stage.names() == ["a"]
-    assert is_kept(stage) == {"a": True}
+def test_object_that_lost_its_tag_is_not_removed(harness: AKVSyncHarness) -> None:
+    harness.vault_items = [make_item("a", tags={"app": "shop"})]
+    harness.apply([{"select": {"tags": {"app": "shop"}}, "whenGone": "Remove"}])
+    harness.advance(5)
+    harness.vault_items = [make_item("a", tags={"app": "other"})]
+    harness.advance(5 * HOUR)
+    assert harness.names() == ["a"]
+    assert is_kept(harness) == {"a": True}
 
 
-def test_a_tag_that_comes_and_goes_writes_the_class_and_nothing_else(stage: Stage) -> None:
-    stage.vault = [make_item("a", tags={"app": "shop"}), make_item("b", tags={"app": "shop"})]
-    stage.has([{"select": {"tags": {"app": "shop"}}}])
-    stage.passes(5)
-    stage.all_synced()
-    stage.passes(5)
-    stage.asked.clear()
+def test_tag_that_is_removed_and_added_only_patches_the_class(harness: AKVSyncHarness) -> None:
+    harness.vault_items = [make_item("a", tags={"app": "shop"}), make_item("b", tags={"app": "shop"})]
+    harness.apply([{"select": {"tags": {"app": "shop"}}}])
+    harness.advance(5)
+    harness.report_all_synced()
+    harness.advance(5)
+    harness.requests.clear()
     for number in range(6):
-        stage.vault[0] = make_item("a", tags={"app": "shop"} if number % 2 else {})
-        stage.passes(HOUR)
-    assert set(stage.did) == {"PATCH secretproviderclasses shop"}
-    assert stage.names() == ["a", "b"]
+        harness.vault_items[0] = make_item("a", tags={"app": "shop"} if number % 2 else {})
+        harness.advance(HOUR)
+    assert set(harness.take_writes()) == {"PATCH secretproviderclasses shop"}
+    assert harness.names() == ["a", "b"]
 
 
 @pytest.mark.parametrize("objects", [[SHOP], [SHOP | {"kubernetesSecretName": "all"}], [SHOP, {"secretInAKV": "x"}]])
-def test_a_restart_lists_nothing_writes_nothing_and_keeps_the_time_of_the_next_poll(
-    stage: Stage, objects: list[dict[str, object]]
+def test_restart_lists_and_writes_nothing_and_keeps_the_poll_time(
+    harness: AKVSyncHarness, objects: list[dict[str, object]]
 ) -> None:
-    stage.vault = [make_item("shop-a"), make_item("shop-b")]
-    stage.has(objects)
-    stage.passes(5)
-    stage.vault = [make_item("shop-a")]
-    stage.passes(HOUR)
-    stage.all_synced()
-    stage.passes(5)
-    before = (stage.names(), is_kept(stage), status(stage))
-    stage.asked.clear()
-    lists = len(stage.lists)
-    stage.passes(HOUR / 2)
-    stage.next_term()
-    stage.passes(60)
-    assert len(stage.lists) == lists
-    assert stage.did == []
-    assert (stage.names(), is_kept(stage), status(stage)) == before
-    stage.passes(HOUR / 2)
-    assert len(stage.lists) == lists + 1
-    assert stage.names() == before[0]
+    harness.vault_items = [make_item("shop-a"), make_item("shop-b")]
+    harness.apply(objects)
+    harness.advance(5)
+    harness.vault_items = [make_item("shop-a")]
+    harness.advance(HOUR)
+    harness.report_all_synced()
+    harness.advance(5)
+    before = (harness.names(), is_kept(harness), status(harness))
+    harness.requests.clear()
+    lists = len(harness.list_calls)
+    harness.advance(HOUR / 2)
+    harness.regain_leadership()
+    harness.advance(60)
+    assert len(harness.list_calls) == lists
+    assert harness.take_writes() == []
+    assert (harness.names(), is_kept(harness), status(harness)) == before
+    harness.advance(HOUR / 2)
+    assert len(harness.list_calls) == lists + 1
+    assert harness.names() == before[0]
 
 
-def test_an_edit_of_the_entries_lists_at_once_but_not_each_time(two: Stage) -> None:
+def test_edits_of_the_selection_list_at_once_at_a_limited_rate(two_selected: AKVSyncHarness) -> None:
     for number in range(20):
-        two.has([{"select": {"namePattern": f"shop-?{'*' * number}"}}])
-        two.passes(0.5)
-    two.passes(60)
-    assert 1 <= len(two.lists) - 1 <= 2 + 20 * 0.5 / EDIT_INTERVAL
-    assert two.names() == ["shop-a", "shop-b"]
+        two_selected.apply([{"select": {"namePattern": f"shop-?{'*' * number}"}}])
+        two_selected.advance(0.5)
+    two_selected.advance(60)
+    assert 1 <= len(two_selected.list_calls) - 1 <= 2 + 20 * 0.5 / EDIT_INTERVAL
+    assert two_selected.names() == ["shop-a", "shop-b"]
     # Another edit of the AKVSync needs no list.
-    lists = len(two.lists)
-    two.has([{"select": {"namePattern": f"shop-?{'*' * 19}"}, "labels": {"x": "y"}}])
-    two.passes(60)
-    assert len(two.lists) == lists
+    lists = len(two_selected.list_calls)
+    two_selected.apply([{"select": {"namePattern": f"shop-?{'*' * 19}"}, "labels": {"x": "y"}}])
+    two_selected.advance(60)
+    assert len(two_selected.list_calls) == lists
 
 
-def test_where_lists_are_forbidden_that_is_told_and_nothing_changes(two: Stage) -> None:
-    two.vault_fails = AccessDenied("identity client may not read the list")
-    two.has([{"select": {"namePrefix": "x"}}, {"secretInAKV": "explicit"}])
-    two.passes(HOUR)
-    assert two.names() == ["a", "b", "explicit"]
-    assert is_kept(two) == {"explicit": False, "shop-a": False, "shop-b": False}
-    ready, reason, message = two.ready()
+def test_forbidden_list_is_reported_and_changes_no_selected_object(two_selected: AKVSyncHarness) -> None:
+    two_selected.vault_error = AccessDenied("identity client may not read the list")
+    two_selected.apply([{"select": {"namePrefix": "x"}}, {"secretInAKV": "explicit"}])
+    two_selected.advance(HOUR)
+    assert two_selected.names() == ["a", "b", "explicit"]
+    assert is_kept(two_selected) == {"explicit": False, "shop-a": False, "shop-b": False}
+    ready, reason, message = two_selected.ready()
     assert (ready, reason) == ("False", Reason.PROVIDER_ERROR)
     assert message == (
         "3/3 ready; select: identity client may not read the list; until then nothing of it is changed"
         if "3/3" in message
         else "2/3 ready; select: identity client may not read the list; until then nothing of it is changed"
     )
-    calls = len(two.lists)
-    two.passes(HOUR)
-    assert len(two.lists) - calls <= HOUR / 150 + 1
-    # Once they are allowed, the edit is carried out.
-    two.vault_fails = None
-    two.vault = [make_item("x1")]
-    two.passes(300)
-    assert two.names() == ["explicit", "x1"]
+    calls = len(two_selected.list_calls)
+    two_selected.advance(HOUR)
+    assert len(two_selected.list_calls) - calls <= HOUR / 150 + 1
+    # The edit takes effect when lists are allowed again.
+    two_selected.vault_error = None
+    two_selected.vault_items = [make_item("x1")]
+    two_selected.advance(300)
+    assert two_selected.names() == ["explicit", "x1"]
 
 
-def test_polls_that_fail_change_nothing(two: Stage) -> None:
-    two.vault_fails = ProviderError("the vault is down")
-    two.passes(6 * HOUR)
-    assert two.names() == ["a", "b"]
-    assert two.did == []
-    assert "the vault is down" in two.ready()[2]
-    two.vault_fails = None
-    two.vault = [make_item("shop-a"), make_item("shop-b"), make_item("shop-c")]
-    two.passes(HOUR)
-    assert two.names() == ["a", "b", "c"]
+def test_failed_polls_change_nothing(two_selected: AKVSyncHarness) -> None:
+    two_selected.vault_error = ProviderError("the vault is down")
+    two_selected.advance(6 * HOUR)
+    assert two_selected.names() == ["a", "b"]
+    assert two_selected.take_writes() == []
+    assert "the vault is down" in two_selected.ready()[2]
+    two_selected.vault_error = None
+    two_selected.vault_items = [make_item("shop-a"), make_item("shop-b"), make_item("shop-c")]
+    two_selected.advance(HOUR)
+    assert two_selected.names() == ["a", "b", "c"]
 
 
-def test_unexpected_error_of_a_list_is_reported_without_its_text_and_tried_again(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_unexpected_error_of_a_list_is_reported_without_its_text(
+    harness: AKVSyncHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The text of an error that the controller does not know could contain a value."""
+    """The text of an unknown error could contain a value."""
 
     async def fail(_queries: object) -> VaultSnapshot:
         raise ZeroDivisionError("a value")
 
-    stage.vault = [make_item("shop-a")]
+    harness.vault_items = [make_item("shop-a")]
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "select", fail)
-        stage.has([SHOP])
-        stage.passes(5)
-    assert stage.names() == []
-    ready, reason, message = stage.ready()
+        patch.setattr(harness, "select", fail)
+        harness.apply([SHOP])
+        harness.advance(5)
+    assert harness.names() == []
+    ready, reason, message = harness.ready()
     assert (ready, reason) == ("False", Reason.PROVIDER_ERROR)
     assert "unexpected ZeroDivisionError: the controller's log has the place" in message
     records = [each for each in caplog.records if each.name == selections.__name__]
     assert {each.message for each in records} == {"unexpected ZeroDivisionError"}
     assert all("test_selections.py" in each.__dict__["fields"]["at"] for each in records)
     assert "a value" not in message + "".join(str(each.__dict__) for each in caplog.records)
-    stage.passes(300)
-    assert stage.names() == ["a"]
+    harness.advance(300)
+    assert harness.names() == ["a"]
 
 
-def test_objects_without_a_secret_are_told_each(stage: Stage) -> None:
-    stage.vault = [make_item("shop-a"), make_item("shop-"), make_item("shop--x")]
-    stage.has([SHOP])
-    stage.passes(5)
-    stage.all_synced()
-    stage.passes(5)
-    assert stage.names() == ["a"]
-    assert stage.ready()[:2] == ("False", Reason.SKIPPED)
-    assert stage.ready()[2].startswith("1/1 ready; shop- has no Secret: nothing remains of its name")
-    assert [each["name"] for each in status(stage)["skipped"]] == ["shop-", "shop--x"]  # type: ignore[attr-defined]
+def test_each_object_without_a_secret_is_reported(harness: AKVSyncHarness) -> None:
+    harness.vault_items = [make_item("shop-a"), make_item("shop-"), make_item("shop--x")]
+    harness.apply([SHOP])
+    harness.advance(5)
+    harness.report_all_synced()
+    harness.advance(5)
+    assert harness.names() == ["a"]
+    assert harness.ready()[:2] == ("False", Reason.SKIPPED)
+    assert harness.ready()[2].startswith("1/1 ready; shop- has no Secret: nothing remains of its name")
+    assert [each["name"] for each in status(harness)["skipped"]] == ["shop-", "shop--x"]  # type: ignore[attr-defined]
 
 
-def test_an_akvsync_that_is_deleted_or_selects_no_more_is_not_polled(two: Stage) -> None:
-    two.has([{"secretInAKV": "x"}])
-    two.passes(5)
-    assert two.names() == ["x"]
-    two.has([SHOP], name="second")
-    two.passes(5)
-    two.remove("akvsyncs", "second")
-    two.passes(5)
-    lists = len(two.lists)
-    two.passes(3 * HOUR)
-    assert len(two.lists) == lists
-    assert not two.poller.groups
+def test_akvsync_without_a_selection_and_deleted_one_are_not_polled(two_selected: AKVSyncHarness) -> None:
+    two_selected.apply([{"secretInAKV": "x"}])
+    two_selected.advance(5)
+    assert two_selected.names() == ["x"]
+    two_selected.apply([SHOP], name="second")
+    two_selected.advance(5)
+    two_selected.remove("akvsyncs", "second")
+    two_selected.advance(5)
+    lists = len(two_selected.list_calls)
+    two_selected.advance(3 * HOUR)
+    assert len(two_selected.list_calls) == lists
+    assert not two_selected.poller.groups
 
 
-def test_a_secret_sync_that_is_deleted_by_hand_comes_back_only_while_it_is_selected(two: Stage) -> None:
-    two.vault = [make_item("shop-a")]
-    two.passes(HOUR)
+def test_deleted_secretsync_is_recreated_only_while_it_is_selected(two_selected: AKVSyncHarness) -> None:
+    two_selected.vault_items = [make_item("shop-a")]
+    two_selected.advance(HOUR)
     for name in ("a", "b"):
-        two.remove("secretsyncs", name)
-    two.passes(HOUR)
-    assert two.names() == ["a"]
+        two_selected.remove("secretsyncs", name)
+    two_selected.advance(HOUR)
+    assert two_selected.names() == ["a"]
 
 
-def test_namespace_that_spent_its_budget_is_deferred_and_others_are_not(stage: Stage) -> None:
+def test_namespace_that_spent_its_budget_is_deferred_and_others_are_not(harness: AKVSyncHarness) -> None:
     spent = int(budgets.COMPARED.most)
-    stage.poller.compared.spend("team", spent + 10 * LIST_COST)
-    stage.poller.compared.spend("other", 1)
-    assert stage.poller.compared.wait("other") == 0
-    stage.vault = [make_item("shop-a")]
-    stage.has([SHOP])
-    stage.passes(3)
-    assert stage.lists == []
-    assert "has spent its budget" in stage.ready()[2]
-    stage.passes(60)
-    assert stage.names() == ["a"]
-    # What it compares is counted, and so are lists that show nothing.
-    assert stage.poller.compared.wait("team", spent) > 0
+    harness.poller.compared.spend("team", spent + 10 * LIST_COST)
+    harness.poller.compared.spend("other", 1)
+    assert harness.poller.compared.wait("other") == 0
+    harness.vault_items = [make_item("shop-a")]
+    harness.apply([SHOP])
+    harness.advance(3)
+    assert harness.list_calls == []
+    assert "has spent its budget" in harness.ready()[2]
+    harness.advance(60)
+    assert harness.names() == ["a"]
+    # Comparisons count, and so do lists without a match.
+    assert harness.poller.compared.wait("team", spent) > 0

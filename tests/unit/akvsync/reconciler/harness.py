@@ -1,4 +1,4 @@
-"""AKVSyncs in virtual time, before an API server that keeps what it is given and tells the watches of it."""
+"""The AKVSync reconciler in virtual time, with a fake API server that stores objects and informs the watches."""
 
 import asyncio
 import json
@@ -39,16 +39,16 @@ A, B = {"secretInAKV": "a"}, {"secretInAKV": "b"}
 FRESH = ["POST secretproviderclasses shop", "POST secretsyncs a", "POST secretsyncs b"]
 
 
-class Stage:
-    """The stores, the workers and the API server; the watch brings everything `lag` seconds later."""
+class AKVSyncHarness:
+    """The stores, the workers and the API server. A watch delivers each change `lag` seconds later."""
 
     lag = 0.01
 
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
-        self.asked: list[tuple[float, str]] = []
+        self.requests: list[tuple[float, str]] = []
         self.events: list[tuple[str, str, str]] = []
-        self.fails: dict[str, errors.KubeError] = {}
+        self.failures: dict[str, errors.KubeError] = {}
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self._version = 0
         self.syncs: Store[SecretSync] = Store()
@@ -65,21 +65,21 @@ class Stage:
         )
         self.akv_syncs.rng = FixedRandom(1.0)
         self.akv_syncs.selections.rng = FixedRandom(0.0)
-        self.vault: list[Item] = []
-        self.vault_fails: errors.ControllerError | None = None
-        self.gone: frozenset[str] | None = None
-        self.lists: list[tuple[float, str]] = []
+        self.vault_items: list[Item] = []
+        self.vault_error: errors.ControllerError | None = None
+        self.confirmed_gone: frozenset[str] | None = None
+        self.list_calls: list[tuple[float, str]] = []
         self._stores: dict[str, Store[Any]] = {
             "akvsyncs": self.akv_syncs.store,
             "secretsyncs": self.syncs,
             "secretproviderclasses": self.classes,
         }
-        self.working = self.loop.create_task(self.akv_syncs.work())
-        self.polling = self.loop.create_task(self.poller.work())
+        self.work_task = self.loop.create_task(self.akv_syncs.work())
+        self.poll_task = self.loop.create_task(self.poller.work())
 
-    # What stands in for the vault
+    # Act as VaultPool and VaultReader
 
-    def reader(self, *_: object) -> "Stage":
+    def reader(self, *_: object) -> "AKVSyncHarness":
         return self
 
     async def select(self, queries: Sequence[Query]) -> VaultSnapshot:
@@ -91,34 +91,36 @@ class Stage:
         return self._listed("poll", queries)
 
     def _listed(self, what: str, queries: Sequence[Query]) -> VaultSnapshot:
-        self.lists.append((round(self.loop.time()), what))
-        if self.vault_fails:
-            raise self.vault_fails
+        self.list_calls.append((round(self.loop.time()), what))
+        if self.vault_error:
+            raise self.vault_error
         sightings = []
         compared = 0
         for query in queries:
             collector = SelectionCollector(query)
-            for item in self.vault:
+            for item in self.vault_items:
                 collector.add(item)
             compared += collector.compared
             missing = collector.missing_names
-            sightings.append(collector.to_sighting(missing if self.gone is None else missing & self.gone))
+            sightings.append(
+                collector.to_sighting(missing if self.confirmed_gone is None else missing & self.confirmed_gone)
+            )
         return VaultSnapshot(listed={"secret": {}}, sightings=tuple(sightings), compared=compared)
 
     def say(self, meta: ObjectMeta, kind: str, reason: str, _text: str, *, about: Any) -> None:
-        """Stand in for `EventRecorder`."""
+        """Act as `EventRecorder`."""
         assert about is AKVSync
         self.events.append((meta.name, kind, reason))
 
-    # What stands in for the API server
+    # Act as the API server
 
     async def call(self, method: str, path: str, *, body: Any = None, **_: Any) -> bytes:
         plural, *rest = path.partition("/namespaces/team/")[2].split("/")
         name = rest[0] if rest else str(body["metadata"]["name"])
         await asyncio.sleep(0.001)
         what = f"{method} {plural} {'/'.join(rest) or name}"
-        self.asked.append((self.loop.time(), what))
-        if error := self.fails.get(what):
+        self.requests.append((self.loop.time(), what))
+        if error := self.failures.get(what):
             raise error.with_traceback(None)
         there = self.objects.get((plural, name))
         if method == "POST" and there:
@@ -135,7 +137,7 @@ class Stage:
         return json.dumps(self.put(plural, name, body)).encode()
 
     def put(self, plural: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Create or merge, as the API server does; the watch reports the change."""
+        """Create or merge, as the API server does. The watch delivers the change."""
         there = self.objects.get((plural, name), {})
         merged: dict[str, Any] = merge(there, json.loads(msgspec.json.encode(body)))
         if merged == there:
@@ -155,9 +157,9 @@ class Stage:
         del self.objects[plural, name]
         self.loop.call_later(self.lag, self._stores[plural].drop, Key("team", name))
 
-    # What a test does
+    # What tests call
 
-    def has(self, objects: list[dict[str, Any]], name: str = "shop") -> None:
+    def apply(self, objects: list[dict[str, Any]], name: str = "shop") -> None:
         """Apply an AKVSync."""
         spec = {
             "keyvaultName": "shop-vault",
@@ -168,13 +170,15 @@ class Stage:
         }
         self.put("akvsyncs", name, {"metadata": {}, "spec": spec})
 
-    def all_synced(self) -> None:
-        """Report all SecretSyncs as the Reconciler does, with the objects and versions of each key."""
+    def report_all_synced(self) -> None:
+        """Report all SecretSyncs as synced, with the objects and versions of each key."""
         for name in self.names():
-            self.synced(name)
+            self.report_synced(name)
 
-    def synced(self, name: str, *, reason: Reason = Reason.WRITTEN, message: str = "1 key", keys: int = 1) -> None:
-        """Report a SecretSync as the Reconciler does."""
+    def report_synced(
+        self, name: str, *, reason: Reason = Reason.WRITTEN, message: str = "1 key", keys: int = 1
+    ) -> None:
+        """Write the status of a SecretSync, as its reconciler does."""
         ready = Condition(
             type="Ready",
             status="True" if reason in (Reason.WRITTEN, Reason.UP_TO_DATE) else "False",
@@ -190,23 +194,22 @@ class Stage:
             {"status": msgspec.to_builtins(SecretSyncStatus(conditions=[ready], objects=versions))},
         )
 
-    def passes(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
-        assert not self.working.done(), f"the workers have ended: {self.working}"
+        assert not self.work_task.done(), f"the workers have ended: {self.work_task}"
 
-    def next_term(self) -> None:
-        """Let this process lose the leadership and gain it again."""
-        self.working.cancel()
-        self.loop.run_until_complete(asyncio.gather(self.working, return_exceptions=True))
+    def regain_leadership(self) -> None:
+        """Let this process lose the leadership and become leader again."""
+        self.work_task.cancel()
+        self.loop.run_until_complete(asyncio.gather(self.work_task, return_exceptions=True))
         self.akv_syncs.reset()
         self.poller.reset()
-        self.working = self.loop.create_task(self.akv_syncs.work())
+        self.work_task = self.loop.create_task(self.akv_syncs.work())
 
-    @property
-    def did(self) -> list[str]:
-        """What was asked, without the status patches; forgotten afterwards."""
-        found = [what for _, what in self.asked if not what.endswith("/status")]
-        self.asked.clear()
+    def take_writes(self) -> list[str]:
+        """Return the requests except status patches, and delete the record of all requests."""
+        found = [what for _, what in self.requests if not what.endswith("/status")]
+        self.requests.clear()
         return found
 
     def names(self, plural: str = "secretsyncs") -> list[str]:
@@ -217,8 +220,8 @@ class Stage:
         [found] = [item for item in conditions if item["type"] == "Ready"]
         return found["status"], found["reason"], found["message"]
 
-    def unreadable(self, name: str = "shop") -> None:
-        """Make an edit that an older CRD accepted."""
+    def make_unreadable(self, name: str = "shop") -> None:
+        """Edit the AKVSync in a way that only an older CRD accepted."""
         merged = self.objects["akvsyncs", name]
         self._version += 1
         merged["metadata"] |= {"generation": 9, "resourceVersion": str(self._version)}
@@ -227,7 +230,7 @@ class Stage:
 
 
 def merge(old: Any, patch: Any) -> Any:
-    """JSON merge patch (RFC 7386)."""
+    """Apply a JSON merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(old) if isinstance(old, dict) else {}
@@ -239,33 +242,35 @@ def merge(old: Any, patch: Any) -> Any:
     return merged
 
 
-def parts(stage: Stage) -> dict[str, dict[str, Any]]:
-    return {item["name"]: item for item in stage.objects["akvsyncs", "shop"]["status"]["parts"]}
+def parts(harness: AKVSyncHarness) -> dict[str, dict[str, Any]]:
+    return {item["name"]: item for item in harness.objects["akvsyncs", "shop"]["status"]["parts"]}
 
 
-def foreign(stage: Stage, plural: str, name: str, /, *, owners: int = 1, **owner: str) -> None:
-    """Somebody else's object."""
+def put_foreign_object(harness: AKVSyncHarness, plural: str, name: str, /, *, owners: int = 1, **owner: str) -> None:
+    """Create an object of another owner, or without one."""
     spec = {
         "serviceAccountName": "x",
         "secretProviderClassName": "x",
         "secretObject": {"data": [{"sourcePath": "x", "targetKey": "x"}]},
     }
     listed = [{"apiVersion": "secret-sync.x-k8s.io/v1alpha1", "kind": "AKVSync", **owner}] * owners if owner else []
-    stage.put(plural, name, {"metadata": {"ownerReferences": listed}, "spec": spec if plural == "secretsyncs" else {}})
+    harness.put(
+        plural, name, {"metadata": {"ownerReferences": listed}, "spec": spec if plural == "secretsyncs" else {}}
+    )
 
 
-def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """Yield a stage, taken down afterwards."""
+def make_harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[AKVSyncHarness]:
+    """Yield a harness, and stop its workers afterwards."""
     loop = VirtualLoop()
     monkeypatch.setattr(reconciler, "time", SimpleNamespace(monotonic=loop.time))
-    stage = Stage(loop)
-    now = SimpleNamespace(now=lambda _zone: NOON + timedelta(seconds=stage.loop.time()))
+    harness = AKVSyncHarness(loop)
+    now = SimpleNamespace(now=lambda _zone: NOON + timedelta(seconds=harness.loop.time()))
     monkeypatch.setattr(reconciler, "datetime", now)
     try:
-        yield stage
+        yield harness
     finally:
-        stage.polling.cancel()
-        stage.loop.run_until_complete(asyncio.gather(stage.polling, return_exceptions=True))
-        stage.working.cancel()
-        stage.loop.run_until_complete(asyncio.gather(stage.working, return_exceptions=True))
-        stage.loop.close()
+        harness.poll_task.cancel()
+        harness.loop.run_until_complete(asyncio.gather(harness.poll_task, return_exceptions=True))
+        harness.work_task.cancel()
+        harness.loop.run_until_complete(asyncio.gather(harness.work_task, return_exceptions=True))
+        harness.loop.close()
