@@ -74,7 +74,7 @@ SERIES = Budget(
     most=256,
     unit="at a time",
     at_the_bound="the series that was counted least recently is removed",
-    test="tests/unit/observability/test_telemetry.py::test_series_of_one_namespace_are_bounded_and_leave_the_neighbours_alone",
+    test="tests/unit/observability/test_telemetry.py::test_vault_series_of_each_namespace_are_bounded",
 )
 OBJECT_SERIES = Budget(
     what="metric series of SecretSyncs and their keys",

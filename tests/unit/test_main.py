@@ -1,4 +1,4 @@
-"""The program as the container starts it: its help, its exit codes, its life from SIGTERM's point of view."""
+"""The program as the container starts it: help, exit codes, readiness, and the end after SIGTERM."""
 
 import asyncio
 import contextlib
@@ -29,11 +29,11 @@ from tests.support.scripted_api_server import (
 )
 
 ROOT = Path(__file__).parents[2]
-CALM = {"LISTEN_ADDRESS": "127.0.0.1", "LISTEN_PORT": "0", "HEALTH_PORT": "0"}
+LOOPBACK = {"LISTEN_ADDRESS": "127.0.0.1", "LISTEN_PORT": "0", "HEALTH_PORT": "0"}
 
 
-async def start(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
-    """Return the program, with nothing of this process's environment but what it takes to find it."""
+async def start_program(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    """Start the program with only the variables of this process that it needs to run."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
@@ -46,15 +46,15 @@ async def start(*arguments: str, **environment: str) -> asyncio.subprocess.Proce
     )
 
 
-async def ended(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
-    """Exit code, stdout and stderr of a program that ends by itself."""
-    process = await start(*arguments, **environment)
+async def run_to_end(*arguments: str, **environment: str) -> tuple[int | None, str, str]:
+    """Return exit code, stdout and stderr of a program that ends by itself."""
+    process = await start_program(*arguments, **environment)
     out, err = await process.communicate()
     return process.returncode, out.decode(), err.decode()
 
 
 async def test_help_lists_every_setting_with_its_meaning_and_default() -> None:
-    code, out, err = await ended("run", "--help")
+    code, out, err = await run_to_end("run", "--help")
     assert (code, err) == (0, "")
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     for field in msgspec.structs.fields(Settings):
@@ -66,16 +66,16 @@ async def test_help_lists_every_setting_with_its_meaning_and_default() -> None:
 
 
 async def test_help_lists_the_subcommands() -> None:
-    code, out, err = await ended("--help")
+    code, out, err = await run_to_end("--help")
     assert (code, err) == (0, "")
     assert "run the controller until SIGTERM (the default)" in " ".join(out.split())
-    code, out, err = await ended("upgrade-crds", "--help")
+    code, out, err = await run_to_end("upgrade-crds", "--help")
     assert (code, err) == (0, "")
     assert "to a superset of the served ones" in " ".join(out.split())
 
 
 async def test_unknown_subcommand_is_refused_with_the_known_ones() -> None:
-    code, out, err = await ended("crds", "/etc/crds")
+    code, out, err = await run_to_end("crds", "/etc/crds")
     assert (code, out) == (2, "")
     assert "invalid choice: 'crds'" in err
 
@@ -91,10 +91,8 @@ async def test_unknown_subcommand_is_refused_with_the_known_ones() -> None:
         ({}, ["run in a pod or set KUBECONFIG"]),
     ],
 )
-async def test_what_cannot_be_used_is_one_readable_line_and_exit_2(
-    environment: dict[str, str], words: list[str]
-) -> None:
-    code, out, err = await ended(**environment)
+async def test_unusable_setting_is_one_readable_line_and_exit_2(environment: dict[str, str], words: list[str]) -> None:
+    code, out, err = await run_to_end(**environment)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -102,24 +100,24 @@ async def test_what_cannot_be_used_is_one_readable_line_and_exit_2(
         assert word in err
 
 
-async def test_a_setting_may_be_an_argument_which_goes_before_the_environment() -> None:
-    code, _, err = await ended("--log-level=loud", "--jitter", "5", LOG_LEVEL="info")
+async def test_argument_overrides_the_environment() -> None:
+    code, _, err = await run_to_end("--log-level=loud", "--jitter", "5", LOG_LEVEL="info")
     assert code == 2
     assert "LOG_LEVEL is 'loud'" in err
 
 
-async def test_an_unknown_argument_is_exit_2() -> None:
-    code, _, err = await ended("--nonsense")
+async def test_unknown_argument_is_exit_2() -> None:
+    code, _, err = await run_to_end("--nonsense")
     assert code == 2
     assert "--nonsense" in err
 
 
-async def test_a_port_in_use_is_one_readable_line_and_exit_2(tmp_path: Path) -> None:
+async def test_port_in_use_is_one_readable_line_and_exit_2(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        code, _, err = await ended(
+        code, _, err = await run_to_end(
             KUBECONFIG=write_kubeconfig(tmp_path, "http://127.0.0.1:9"), LISTEN_ADDRESS="127.0.0.1", LISTEN_PORT=port
         )
     assert code == 2
@@ -128,48 +126,52 @@ async def test_a_port_in_use_is_one_readable_line_and_exit_2(tmp_path: Path) -> 
     assert port in err
 
 
-def test_asyncio_takes_the_size_of_its_tls_buffer_from_where_it_is_set() -> None:
+def test_asyncio_reads_the_size_of_its_tls_buffer_from_max_size() -> None:
     assert "bytearray(self.max_size)" in inspect.getsource(sslproto.SSLProtocol.__init__)
 
 
-class Life:
-    """A running controller: its log and its probes."""
+class RunningController:
+    """A running controller with its log and its probes."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.log: list[dict[str, Any]] = []
 
-    async def says(self, message: str) -> dict[str, Any]:
-        """Wait for that line, however busy the machine is; every line must be JSON."""
+    async def wait_for_line(self, message: str) -> dict[str, Any]:
+        """Wait without a timeout for a line with this message. Each line must be JSON."""
         assert self.process.stdout
         while line := await self.process.stdout.readline():
             self.log.append(json.loads(line))
             if self.log[-1]["message"] == message:
                 return self.log[-1]
-        raise AssertionError(f"it ended without saying {message!r}: {self.log}")
+        raise AssertionError(f"the controller run_to_end without the line {message!r}: {self.log}")
 
     async def probe(self, port: int, path: str) -> tuple[int, str]:
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as response:
             return response.status, await response.text()
 
-    async def ends(self) -> tuple[int | None, str]:
+    async def wait_for_exit(self) -> tuple[int | None, str]:
         _, err = await asyncio.wait_for(self.process.communicate(), GRACE_SECONDS / 2)
         return self.process.returncode, err.decode()
 
 
 @contextlib.asynccontextmanager
-async def living(folder: Path, server: ScriptedApiServer, **environment: str) -> AsyncIterator[Life]:
-    life = Life(await start(KUBECONFIG=write_kubeconfig(folder, server.url), **CALM, **environment))
+async def run_controller(
+    folder: Path, server: ScriptedApiServer, **environment: str
+) -> AsyncIterator[RunningController]:
+    controller = RunningController(
+        await start_program(KUBECONFIG=write_kubeconfig(folder, server.url), **LOOPBACK, **environment)
+    )
     try:
-        yield life
+        yield controller
     finally:
-        if life.process.returncode is None:
-            life.process.kill()
-            await life.process.communicate()
+        if controller.process.returncode is None:
+            controller.process.kill()
+            await controller.process.communicate()
 
 
 def empty_cluster(asked: ReceivedRequest) -> ScriptedResponse:
-    """Lists are empty, watches last, dry runs are refused by policy."""
+    """Answer with empty lists and open watches, and refuse dry runs by policy."""
     if asked.method == "POST":
         kind, message = ("tokens", ONE_AUDIENCE) if asked.path.endswith("/token") else ("secrets", NEVER_WRITTEN)
         policy = f"'{kind}.mine'"
@@ -181,91 +183,93 @@ def empty_cluster(asked: ReceivedRequest) -> ScriptedResponse:
     return ScriptedResponse({"metadata": {"resourceVersion": "1"}, "items": []})
 
 
-async def test_ready_once_everything_was_listed_and_gone_soon_after_sigterm(tmp_path: Path) -> None:
+async def test_controller_is_ready_after_listing_and_ends_soon_after_sigterm(tmp_path: Path) -> None:
     async with run_api_server() as server:
         server.default_response = empty_cluster
-        async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no", POLICIES_NAME="mine") as life:
-            started = await life.says("started")
-            assert (await life.says("listed"))["secretsyncs"] == 0
-            assert await life.probe(started["health_port"], "/readyz") == (200, "ok\n")
-            assert await life.probe(started["health_port"], "/healthz") == (200, "ok\n")
-            assert "akv_secret_store_queue_due 0.0" in (await life.probe(started["port"], "/metrics"))[1]
-            life.process.terminate()
-            # Nothing was under way, so there is nothing to wait for.
+        async with run_controller(
+            tmp_path, server, PROBE_SECRET_TYPE="example.com/no", POLICIES_NAME="mine"
+        ) as controller:
+            started = await controller.wait_for_line("started")
+            assert (await controller.wait_for_line("listed"))["secretsyncs"] == 0
+            assert await controller.probe(started["health_port"], "/readyz") == (200, "ok\n")
+            assert await controller.probe(started["health_port"], "/healthz") == (200, "ok\n")
+            assert "akv_secret_store_queue_due 0.0" in (await controller.probe(started["port"], "/metrics"))[1]
+            controller.process.terminate()
+            # No work was in progress, so the end has nothing to wait for.
             async with asyncio.timeout(GRACE_SECONDS / 2):
-                await life.says("stopping")
-                await life.says("stopped")
-                assert await life.ends() == (0, "")
+                await controller.wait_for_line("stopping")
+                await controller.wait_for_line("stopped")
+                assert await controller.wait_for_exit() == (0, "")
     assert [one.query.get("dryRun") for one in server.requests if one.method == "POST"] == ["All", None]
 
 
 @pytest.mark.parametrize("ships", [False, True])
-async def test_what_ships_logs_is_imported_only_where_it_is_asked_for(ships: bool, tmp_path: Path) -> None:
-    """And a collector that cannot be reached holds nothing up, neither at work nor at the end."""
+async def test_log_export_is_imported_only_if_it_is_configured(ships: bool, tmp_path: Path) -> None:
+    """A collector that cannot be reached delays neither the start_program nor the end."""
     settings = {"OTLP_ENDPOINT": "https://127.0.0.1:9", "OTLP_FOLDER": str(tmp_path)} if ships else {}
     async with run_api_server() as server:
         server.default_response = empty_cluster
-        async with living(tmp_path, server, PYTHONPROFILEIMPORTTIME="1", **settings) as life:
-            await life.says("listed")
-            life.process.terminate()
+        async with run_controller(tmp_path, server, PYTHONPROFILEIMPORTTIME="1", **settings) as controller:
+            await controller.wait_for_line("listed")
+            controller.process.terminate()
             async with asyncio.timeout(GRACE_SECONDS / 2):
-                await life.says("stopped")
-                out, err = await life.process.communicate()
-            assert life.process.returncode == 0
+                await controller.wait_for_line("stopped")
+                out, err = await controller.process.communicate()
+            assert controller.process.returncode == 0
     assert ("controller.observability.otlp" in err.decode()) is ships
-    said = [json.loads(line)["message"] for line in out.decode().splitlines()]
-    assert [message.endswith("log lines were not shipped") for message in said[-1:]] == [True] * ships
-    assert all("not shipped" in message for message in said)
+    messages = [json.loads(line)["message"] for line in out.decode().splitlines()]
+    assert [message.endswith("log lines were not shipped") for message in messages[-1:]] == [True] * ships
+    assert all("not shipped" in message for message in messages)
 
 
 @pytest.mark.parametrize(("akv_sync", "asks"), [("true", True), ("false", False)])
-async def test_akvsyncs_are_asked_for_where_they_are_served(akv_sync: str, asks: bool, tmp_path: Path) -> None:
+async def test_akvsyncs_are_listed_only_if_they_are_enabled(akv_sync: str, asks: bool, tmp_path: Path) -> None:
     async with run_api_server() as server:
         server.default_response = empty_cluster
-        async with living(tmp_path, server, AKV_SYNC=akv_sync) as life:
-            await life.says("listed")
-            life.process.terminate()
-            await life.says("stopped")
-            assert (await life.ends())[0] == 0
+        async with run_controller(tmp_path, server, AKV_SYNC=akv_sync) as controller:
+            await controller.wait_for_line("listed")
+            controller.process.terminate()
+            await controller.wait_for_line("stopped")
+            assert (await controller.wait_for_exit())[0] == 0
     assert any("/akvsyncs" in one.path for one in server.requests) is asks
 
 
-async def test_a_cluster_without_the_akvsync_crd_has_its_secretsyncs_served(tmp_path: Path) -> None:
+async def test_without_the_akvsync_crd_the_controller_becomes_ready(tmp_path: Path) -> None:
     async with run_api_server() as server:
         server.default_response = lambda asked: (
             error_response(404) if "/akvsyncs" in asked.path else empty_cluster(asked)
         )
-        async with living(tmp_path, server) as life:
-            started = await life.says("started")
-            await life.says("listed")
-            assert await life.probe(started["health_port"], "/readyz") == (200, "ok\n")
-            life.process.terminate()
-            # … and nobody waits for what has never begun.
+        async with run_controller(tmp_path, server) as controller:
+            started = await controller.wait_for_line("started")
+            await controller.wait_for_line("listed")
+            assert await controller.probe(started["health_port"], "/readyz") == (200, "ok\n")
+            controller.process.terminate()
+            # The end does not wait for work that never began.
             async with asyncio.timeout(GRACE_SECONDS / 2):
-                await life.says("stopped")
-            assert (await life.ends())[0] == 0
+                await controller.wait_for_line("stopped")
+            assert (await controller.wait_for_exit())[0] == 0
 
 
-async def test_a_follower_is_ready_sends_nothing_and_ends_at_once(tmp_path: Path) -> None:
+async def test_follower_is_ready_writes_nothing_and_ends_at_once(tmp_path: Path) -> None:
     lease = {"metadata": {"name": "l", "namespace": "default"}, "spec": {"holderIdentity": "another"}}
     async with run_api_server() as server:
         server.default_response = lambda asked: (
             ScriptedResponse(lease) if "/leases/" in asked.path else empty_cluster(asked)
         )
-        async with living(tmp_path, server, LEASE_NAME="l") as life:
-            started = await life.says("started")
-            assert (await life.says("following"))["leader"] == "another"
-            assert await life.probe(started["health_port"], "/readyz") == (200, "ok\n")
-            assert "akv_secret_store_leader 0.0" in (await life.probe(started["port"], "/metrics"))[1]
-            life.process.terminate()
-            assert (await life.ends())[0] == 0
-    # Each asks, by a dry run, whether another release serves its namespaces.
+        async with run_controller(tmp_path, server, LEASE_NAME="l") as controller:
+            started = await controller.wait_for_line("started")
+            assert (await controller.wait_for_line("following"))["leader"] == "another"
+            assert await controller.probe(started["health_port"], "/readyz") == (200, "ok\n")
+            assert "akv_secret_store_leader 0.0" in (await controller.probe(started["port"], "/metrics"))[1]
+            controller.process.terminate()
+            assert (await controller.wait_for_exit())[0] == 0
+    # Each process checks by a dry run whether another release serves its namespaces.
     assert {asked.method for asked in server.requests if asked.query.get("dryRun") != "All"} == {"GET"}
 
 
 async def test_not_ready_while_another_release_serves_the_namespaces(tmp_path: Path) -> None:
-    said = "release home/scribe serves all namespaces"
-    denial = f"{said}; scribe-1_ab leads it since its renewal at 2026-01-01T00:00:00.000000Z"
+    overlap = "release home/scribe serves all namespaces"
+    denial = f"{overlap}; scribe-1_ab leads it since its renewal at 2026-01-01T00:00:00.000000Z"
     denied = error_response(
         422,
         "leases.coordination.k8s.io \"l\" is forbidden: ValidatingAdmissionPolicy 'overlap.scribe.home' with binding"
@@ -273,39 +277,41 @@ async def test_not_ready_while_another_release_serves_the_namespaces(tmp_path: P
     )
     async with run_api_server() as server:
         server.default_response = lambda asked: denied if asked.method == "POST" else empty_cluster(asked)
-        async with living(tmp_path, server, LEASE_NAME="l") as life:
-            started = await life.says("started")
-            while "listing" in (answer := await life.probe(started["health_port"], "/readyz"))[1]:
+        async with run_controller(tmp_path, server, LEASE_NAME="l") as controller:
+            started = await controller.wait_for_line("started")
+            while "listing" in (answer := await controller.probe(started["health_port"], "/readyz"))[1]:
                 pass
             assert answer[0] == 503
-            assert answer[1].startswith(f"{said}, and scribe-1_ab leads it; uninstall one of the two")
-            assert "akv_secret_store_leader 0.0" in (await life.probe(started["port"], "/metrics"))[1]
-            life.process.terminate()
-            assert (await life.ends())[0] == 0
+            assert answer[1].startswith(f"{overlap}, and scribe-1_ab leads it; uninstall one of the two")
+            assert "akv_secret_store_leader 0.0" in (await controller.probe(started["port"], "/metrics"))[1]
+            controller.process.terminate()
+            assert (await controller.wait_for_exit())[0] == 0
     assert {asked.method for asked in server.requests if asked.query.get("dryRun") != "All"} == {"GET"}
 
 
 async def test_not_ready_while_the_policies_are_not_in_force(tmp_path: Path) -> None:
     async with run_api_server() as server:
         server.default_response = lambda asked: ScriptedResponse({}) if asked.method == "POST" else empty_cluster(asked)
-        async with living(tmp_path, server, PROBE_SECRET_TYPE="example.com/no", POLICIES_NAME="mine") as life:
-            started = await life.says("started")
-            said = "the API server allowed a request that the policy secrets.mine forbids"
-            while said not in (answer := await life.probe(started["health_port"], "/readyz"))[1]:
+        async with run_controller(
+            tmp_path, server, PROBE_SECRET_TYPE="example.com/no", POLICIES_NAME="mine"
+        ) as controller:
+            started = await controller.wait_for_line("started")
+            cause = "the API server allowed a request that the policy secrets.mine forbids"
+            while cause not in (answer := await controller.probe(started["health_port"], "/readyz"))[1]:
                 pass
-            assert answer == (503, f"the admission policies are not in force yet: {said}\n")
-            assert (await life.probe(started["health_port"], "/healthz"))[0] == 200
-            life.process.terminate()
-            assert (await life.ends())[0] == 0
+            assert answer == (503, f"the admission policies are not in force yet: {cause}\n")
+            assert (await controller.probe(started["health_port"], "/healthz"))[0] == 200
+            controller.process.terminate()
+            assert (await controller.wait_for_exit())[0] == 0
 
 
-async def test_not_ready_while_the_api_server_refuses_and_it_says_why(tmp_path: Path) -> None:
+async def test_not_ready_while_the_api_server_refuses_lists(tmp_path: Path) -> None:
     async with run_api_server() as server:
         server.default_response = lambda _: error_response(403, "secretsyncs is forbidden")
-        async with living(tmp_path, server) as life:
-            started = await life.says("started")
-            while "listing" in (answer := await life.probe(started["health_port"], "/readyz"))[1]:
+        async with run_controller(tmp_path, server) as controller:
+            started = await controller.wait_for_line("started")
+            while "listing" in (answer := await controller.probe(started["health_port"], "/readyz"))[1]:
                 pass
             assert answer == (503, "secretsyncs is forbidden\nsecretsyncs is forbidden\n")
-            life.process.terminate()
-            assert (await life.ends())[0] == 0
+            controller.process.terminate()
+            assert (await controller.wait_for_exit())[0] == 0

@@ -1,4 +1,4 @@
-"""What of building an image needs no buildah."""
+"""The parts of an image build that need no buildah."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tools.local_cluster.nodes import system_packages
 ROOT = Path(__file__).parents[3]
 
 
-def test_it_is_named_as_the_chart_names_it() -> None:
+def test_image_has_the_name_that_the_chart_uses() -> None:
     values = yaml.safe_load((ROOT / "chart" / "values.yaml").read_text())
     for target, named in (("controller", values["image"]), ("test", values["test"]["image"])):
         registry = named["registry"] or values["image"]["registry"]
@@ -21,7 +21,7 @@ def test_it_is_named_as_the_chart_names_it() -> None:
         assert named["tag"] == "", "the chart's appVersion"
 
 
-def test_others_than_root_are_told(
+def test_build_without_root_is_refused_with_the_fix(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -31,7 +31,7 @@ def test_others_than_root_are_told(
     )
 
 
-def test_a_failing_mmdebstrap_is_told_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failure_of_mmdebstrap_is_reported_and_leaves_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "mmdebstrap"
     program.write_text("#!/bin/sh\necho 'E: no way to the archive' >&2\nexit 1\n")
     program.chmod(0o755)
@@ -43,10 +43,10 @@ def test_a_failing_mmdebstrap_is_told_and_leaves_nothing(monkeypatch: pytest.Mon
     assert not list((tmp_path / "cache").glob("*/base-*"))
 
 
-def test_the_containerfile_names_its_base_and_runs_what_the_chart_expects() -> None:
+def test_containerfile_has_the_base_entrypoint_and_user_of_the_chart() -> None:
     lines = (ROOT / "Containerfile").read_text().splitlines()
     assert any(line.startswith("ARG BASE=docker.io/library/python:3.") for line in lines)
-    # What a builder makes that is not told which.
+    # A build without a target makes the last stage.
     assert [line for line in lines if line.startswith("FROM")][-1] == "FROM ${BASE} AS controller"
     assert [line for line in lines if line.startswith("ENTRYPOINT")] == [
         f'ENTRYPOINT ["python", "-P", "-m", "{module}"]' for module in ("tools.helm_test", "controller")
@@ -54,11 +54,11 @@ def test_the_containerfile_names_its_base_and_runs_what_the_chart_expects() -> N
     assert "USER 65532:65532" in lines
 
 
-def test_the_test_image_has_every_module_of_ours_that_its_programs_import() -> None:
+def test_test_image_has_every_module_that_its_programs_import() -> None:
     copied = [
         ROOT / path for path in re.findall(r"^COPY (\S+) /app/", (ROOT / "Containerfile").read_text(), re.MULTILINE)
     ]
-    assert all(path.is_file() or any(path.rglob("*.py")) for path in copied), "the Containerfile copies what is gone"
+    assert all(path.is_file() or any(path.rglob("*.py")) for path in copied), "the Containerfile copies a missing file"
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert {f"!{path.relative_to(ROOT)}" for path in copied} <= set(ignored)
     for path in [file for found in copied for file in ([found] if found.suffix else found.rglob("*.py"))]:

@@ -1,4 +1,4 @@
-"""The servers of probes and metrics, and what hostile clients do to them."""
+"""The servers of probes and metrics, and their defence against hostile clients."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Served:
-    """Running servers and what they are asked."""
+    """Running servers, and requests to them."""
 
     def __init__(self, address: str = "127.0.0.1") -> None:
         self.metrics = Metrics()
@@ -50,7 +50,7 @@ class Served:
         return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(address, 0), limit=2**12)
 
     async def grow(self, bytes_: int) -> None:
-        """Make the text of metrics that long, at least."""
+        """Make the text of metrics at least that long."""
         gauge = Gauge("many", "", ["x"], registry=self.metrics.registry)
         for number in range(bytes_ // 1000 + 1):
             gauge.labels(f"{number}" + "x" * 1000).set(1)
@@ -64,7 +64,7 @@ async def served() -> AsyncIterator[Served]:
 
 
 async def ends(reader: asyncio.StreamReader, seconds: float) -> bool:
-    """Whether the server closes the connection within that time."""
+    """Return whether the server closes the connection within that time."""
     try:
         async with asyncio.timeout(seconds):
             while await reader.read(2**16):
@@ -79,12 +79,12 @@ async def ends(reader: asyncio.StreamReader, seconds: float) -> bool:
 # Probes and metrics
 
 
-async def test_alive_as_long_as_it_answers(served: Served) -> None:
+async def test_healthz_succeeds_while_the_controller_is_not_ready(served: Served) -> None:
     served.problems = ["listing"]
     assert (await served.get("/healthz"))[0::2] == (200, "ok\n")
 
 
-async def test_ready_when_there_is_no_problem_and_else_it_says_which(served: Served) -> None:
+async def test_readyz_lists_the_problems(served: Served) -> None:
     assert (await served.get("/readyz"))[0::2] == (200, "ok\n")
     served.problems = ["listing", "the admission policies are not in force yet"]
     assert (await served.get("/readyz"))[0::2] == (503, "listing\nthe admission policies are not in force yet\n")
@@ -121,7 +121,7 @@ async def test_without_ipv6_in_the_kernel_ipv4_is_served(gap: str, monkeypatch: 
     await served.servers.stop()
 
 
-async def test_metrics_are_served_at_their_port_alone(served: Served) -> None:
+async def test_metrics_are_served_only_at_their_port(served: Served) -> None:
     status, content_type, text = await served.get("/metrics", served.port)
     assert status == 200
     assert content_type.startswith("text/plain; version=")
@@ -132,7 +132,7 @@ async def test_metrics_are_served_at_their_port_alone(served: Served) -> None:
     assert (await served.get("/"))[0] == 404
 
 
-async def test_stopped_servers_answer_no_more(served: Served) -> None:
+async def test_stopped_servers_close_all_connections(served: Served) -> None:
     reader, writer = await served.connect()
     await served.servers.stop()
     assert await ends(reader, 1)
@@ -142,14 +142,14 @@ async def test_stopped_servers_answer_no_more(served: Served) -> None:
             await served.get("/healthz", port)
 
 
-async def test_stopping_what_never_started_is_fine() -> None:
+async def test_stop_without_a_start_succeeds() -> None:
     await HttpServers(Metrics(), list).stop()
 
 
 # One text
 
 
-async def test_one_text_serves_all_clients_of_a_second(served: Served) -> None:
+async def test_metrics_text_is_generated_once_per_second(served: Served) -> None:
     texts = await asyncio.gather(*(served.scrape() for _ in range(MAX_FROM_ONE)))
     assert len(set(texts)) == 1
     assert served.servers.text.generated == served.prepared == 1
@@ -158,7 +158,7 @@ async def test_one_text_serves_all_clients_of_a_second(served: Served) -> None:
     assert served.servers.text.generated == 2
 
 
-async def test_text_that_takes_long_serves_longer_and_holds_up_nothing(
+async def test_slow_metrics_text_is_kept_longer_and_blocks_no_task(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(_: object) -> bytes:
@@ -173,7 +173,7 @@ async def test_text_that_takes_long_serves_longer_and_holds_up_nothing(
         gaps.append(time.monotonic() - last)
         last = time.monotonic()
     assert len(gaps) > 5
-    assert served.servers.text.fresh_until - time.monotonic() > 2  # ten times as long as it took
+    assert served.servers.text.fresh_until - time.monotonic() > 2  # ten times the generation time
 
 
 # Hostile clients
@@ -184,7 +184,7 @@ def find_buffered(served: Served) -> http_server.BoundedConnection | None:
     return next((each for each in served.servers.metrics_listener.connections if each.buffered_bytes), None)
 
 
-async def test_client_that_does_not_read_is_closed_and_little_is_kept_for_it(
+async def test_client_that_does_not_read_is_closed_with_a_small_buffer(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_server, "MAX_SECONDS", 2.0)
@@ -241,7 +241,7 @@ async def test_client_that_sends_without_end_is_closed(served: Served, endless: 
 
 
 async def test_request_that_is_too_long_is_closed_at_once(served: Served) -> None:
-    """Each header is within aiohttp's own bounds, and the request never ends."""
+    """Each header is within the limits of aiohttp, and the request never ends."""
     reader, writer = await served.connect()
     writer.write(b"GET /metrics HTTP/1.1\r\n" + b"".join(b"X-%d: %s\r\n" % (each, b"y" * 4000) for each in range(9)))
     assert await ends(reader, 3)

@@ -1,4 +1,4 @@
-"""The certificate of the port of metrics, renewed while the server runs."""
+"""The certificate of the metrics port, renewed while the server runs."""
 
 import os
 import ssl
@@ -11,7 +11,7 @@ from tools.local_cluster.pki import ClusterAuthority
 
 
 def write(authority: ClusterAuthority, folder: Path, name: str, moment: int) -> None:
-    """Put a certificate there, as of that moment: two writes may fall into one tick of the file system's clock."""
+    """Write a certificate with this modification time. Two writes can have the same time of the file system."""
     pair = authority.issue(name, user=name, hosts=["127.0.0.1"])
     for target, source in (("tls.crt", pair.cert), ("tls.key", pair.key)):
         (folder / target).write_bytes(source.read_bytes())

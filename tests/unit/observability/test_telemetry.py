@@ -1,4 +1,4 @@
-"""Logs and metrics, as a machine reads them."""
+"""Logs and metrics, as programs read them."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger("test_telemetry")
 
 
 class Lines(logging.Handler):
-    """Keeps what was logged, as the program would print it."""
+    """A handler that records the lines as the program prints them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def lines() -> Iterator[Lines]:
 
 
 class Clock:
-    """Seconds, moved by hand."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -62,7 +62,7 @@ class Clock:
 # Lines
 
 
-def test_a_line_is_one_json_object_with_its_fields(lines: Lines) -> None:
+def test_log_line_is_one_json_object_with_its_fields(lines: Lines) -> None:
     log.warning('two\nlines and "quotes" of %s', "ünïcode", extra={"fields": {"secretsync": "team/shop"}})
     assert "\n" not in lines.raw[0]
     line = lines.read[0]
@@ -75,13 +75,13 @@ def test_a_line_is_one_json_object_with_its_fields(lines: Lines) -> None:
     }
 
 
-def test_the_time_is_utc_in_milliseconds() -> None:
+def test_time_of_a_log_line_is_utc_in_milliseconds() -> None:
     record = logging.LogRecord("x", logging.INFO, "", 0, "m", None, None)
     record.created = 1893499200.0005
     assert json.loads(JsonLines().format(record))["time"] == "2030-01-01T12:00:00.000Z"
 
 
-def test_an_exception_stays_on_the_line(lines: Lines) -> None:
+def test_exception_is_a_field_of_the_log_line(lines: Lines) -> None:
     try:
         raise ValueError("what it says")
     except ValueError:
@@ -89,7 +89,7 @@ def test_an_exception_stays_on_the_line(lines: Lines) -> None:
     assert "ValueError: what it says" in str(lines.read[0]["exception"])
 
 
-def test_logging_goes_to_stdout_and_the_sdks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_goes_to_stdout_without_lines_of_the_sdks(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     quieted = {name: logging.getLogger(name) for name in ("azure", "msal", "asyncio", "aiohttp")}
@@ -110,66 +110,66 @@ def test_logging_goes_to_stdout_and_the_sdks_are_silent(capsys: pytest.CaptureFi
     assert err == ""
 
 
-# The chorus
+# The rate-limited log
 
 
-def test_a_thousand_alike_are_a_few_lines_and_a_count(lines: Lines) -> None:
+def test_thousand_similar_messages_are_a_few_lines_and_a_count(lines: Lines) -> None:
     clock = Clock()
-    chorus = RateLimitedLog(log, clock)
+    limited_log = RateLimitedLog(log, clock)
     for number in range(1000):
-        chorus.log_message(
+        limited_log.log_message(
             logging.WARNING, "ProviderError", f"team/{number}: secret {number} is gone", secretsync=f"s{number}"
         )
     assert [line["message"] for line in lines.read] == [
         f"team/{number}: secret {number} is gone" for number in range(LINES_A_MINUTE)
     ]
     assert lines.read[3]["secretsync"] == "s3"
-    chorus.flush_minutes()
+    limited_log.flush_minutes()
     assert len(lines.raw) == LINES_A_MINUTE
     clock.now += 60
-    chorus.flush_minutes()
+    limited_log.flush_minutes()
     (rest,) = lines.read[LINES_A_MINUTE:]
     assert str(1000 - LINES_A_MINUTE) in str(rest["message"])
     assert "ProviderError" in str(rest["message"])
-    # Else LOG_LEVEL=warning would hide that a thousand failed.
+    # A lower level would be hidden by LOG_LEVEL=warning.
     assert rest["level"] == "warning"
-    chorus.flush_minutes()
+    limited_log.flush_minutes()
     assert len(lines.raw) == LINES_A_MINUTE + 1
 
 
-def test_a_new_minute_begins_with_the_count_of_the_last(lines: Lines) -> None:
+def test_new_minute_begins_with_the_count_of_the_last(lines: Lines) -> None:
     clock = Clock()
-    chorus = RateLimitedLog(log, clock)
+    limited_log = RateLimitedLog(log, clock)
     for _ in range(LINES_A_MINUTE + 5):
-        chorus.log_message(logging.WARNING, "kind", "before")
+        limited_log.log_message(logging.WARNING, "kind", "before")
     clock.now += 60
-    chorus.log_message(logging.WARNING, "kind", "after")
-    told = [str(line["message"]) for line in lines.read[LINES_A_MINUTE:]]
-    assert len(told) == 2
-    assert told[0].startswith("5 more")
-    assert told[1] == "after"
+    limited_log.log_message(logging.WARNING, "kind", "after")
+    messages = [str(line["message"]) for line in lines.read[LINES_A_MINUTE:]]
+    assert len(messages) == 2
+    assert messages[0].startswith("5 more")
+    assert messages[1] == "after"
 
 
-def test_a_few_lines_are_not_counted_afterwards(lines: Lines) -> None:
+def test_messages_within_the_limit_cause_no_count_line(lines: Lines) -> None:
     clock = Clock()
-    chorus = RateLimitedLog(log, clock)
+    limited_log = RateLimitedLog(log, clock)
     for _ in range(LINES_A_MINUTE):
-        chorus.log_message(logging.INFO, "kind", "written")
+        limited_log.log_message(logging.INFO, "kind", "written")
     clock.now += 60
-    chorus.flush_minutes()
+    limited_log.flush_minutes()
     assert len(lines.raw) == LINES_A_MINUTE
 
 
-def test_kinds_do_not_drown_each_other(lines: Lines) -> None:
-    chorus = RateLimitedLog(log, Clock())
+def test_each_kind_of_message_has_its_own_limit(lines: Lines) -> None:
+    limited_log = RateLimitedLog(log, Clock())
     for _ in range(100):
-        chorus.log_message(logging.WARNING, "one", "first")
-    chorus.log_message(logging.INFO, "two", "second", secretsync="b")
+        limited_log.log_message(logging.WARNING, "one", "first")
+    limited_log.log_message(logging.INFO, "two", "second", secretsync="b")
     line = lines.read[-1]
     assert (line["level"], line["message"], line["secretsync"]) == ("info", "second", "b")
 
 
-def test_a_line_has_an_end(lines: Lines) -> None:
+def test_long_log_message_is_cut(lines: Lines) -> None:
     # The message of a PartialSync may have 32,000 characters.
     RateLimitedLog(log, Clock()).log_message(logging.WARNING, "PartialSync", "x" * 32_000)
     message = str(lines.read[0]["message"])
@@ -177,30 +177,30 @@ def test_a_line_has_an_end(lines: Lines) -> None:
     assert message.endswith("...")
 
 
-def test_the_chorus_forgets_kinds_that_fell_silent() -> None:
+def test_kinds_without_new_messages_are_forgotten() -> None:
     clock = Clock()
-    chorus = RateLimitedLog(log, clock)
+    limited_log = RateLimitedLog(log, clock)
     for number in range(1000):
-        chorus.log_message(logging.DEBUG, f"kind {number}", "once")
+        limited_log.log_message(logging.DEBUG, f"kind {number}", "once")
     clock.now += 60
-    chorus.flush_minutes()
-    assert not chorus.minutes
+    limited_log.flush_minutes()
+    assert not limited_log.minutes
 
 
 def test_flood_of_one_namespace_hides_no_line_of_another(lines: Lines) -> None:
     clock = Clock()
-    chorus = RateLimitedLog(log, clock)
+    limited_log = RateLimitedLog(log, clock)
     for number in range(10_000):
-        chorus.log_message(logging.WARNING, "ProviderError", f"editor {number}", namespace="editor")
-    chorus.log_message(logging.WARNING, "ProviderError", "the neighbour's", namespace="neighbour")
+        limited_log.log_message(logging.WARNING, "ProviderError", f"editor {number}", namespace="editor")
+    limited_log.log_message(logging.WARNING, "ProviderError", "the neighbour's", namespace="neighbour")
     assert len(lines.raw) == LINES_A_MINUTE + 1
     assert lines.read[-1]["message"] == "the neighbour's"
     clock.now += 60
-    chorus.flush_minutes()
+    limited_log.flush_minutes()
     (rest,) = lines.read[LINES_A_MINUTE + 1 :]
     assert rest["namespace"] == "editor"
     assert str(rest["message"]).startswith(str(10_000 - LINES_A_MINUTE))
-    assert not chorus.minutes
+    assert not limited_log.minutes
 
 
 # Metrics
@@ -215,7 +215,7 @@ def text_of(metrics: Metrics) -> str:
     return generate_latest(metrics.registry).decode()
 
 
-def test_metrics_are_what_prometheus_reads(metrics: Metrics) -> None:
+def test_metrics_are_readable_by_prometheus(metrics: Metrics) -> None:
     metrics.reconciles.labels("ProviderError").inc(3)
     metrics.count_call("team", "shop", "secrets.get", "ok")
     metrics.secret_writes.labels("create").inc()
@@ -236,20 +236,20 @@ def test_metrics_are_what_prometheus_reads(metrics: Metrics) -> None:
     assert values[("akv_secret_store_queue_due",)] == 0
 
 
-def test_vaults_that_nobody_reads_any_more_are_forgotten(metrics: Metrics) -> None:
+def test_series_of_unused_vaults_are_removed(metrics: Metrics) -> None:
     for outcome in ("ok", "403"):
         for vault in ("shop", "old"):
             metrics.count_call("team", vault, "secrets.get", outcome)
     metrics.forget_vaults(["shop", "never-called"])
     text = text_of(metrics)
-    assert text.count('vault="shop"') == 4  # each with the moment of its creation
+    assert text.count('vault="shop"') == 4  # each series also has its creation time
     assert 'vault="old"' not in text
     metrics.count_call("team", "old", "secrets.get", "ok")
     assert 'vault="old"' in text_of(metrics)
 
 
-def test_series_of_one_namespace_are_bounded_and_leave_the_neighbours_alone(metrics: Metrics) -> None:
-    """An editor renames keyvaultName: new names, a neighbour's name, and a host that answers with any status."""
+def test_vault_series_of_each_namespace_are_bounded(metrics: Metrics) -> None:
+    """An editor uses many values of keyvaultName: new names, a neighbour's vault, a host with any status."""
     most = int(budgets.SERIES.most)
     metrics.count_call("neighbour", "shop", "secrets.get", "ok")
     for number in range(3000):
@@ -269,7 +269,7 @@ def test_series_of_one_namespace_are_bounded_and_leave_the_neighbours_alone(metr
     assert "vault_calls_total{" not in text_of(metrics)
 
 
-def test_what_is_documented_is_what_is_served() -> None:
+def test_documented_metrics_equal_the_served_ones() -> None:
     metrics = Metrics()
     metrics.registry.register(SecretSyncCollector(list, lambda _: None))
     served = {

@@ -1,4 +1,4 @@
-"""Log lines that wait for a collector: how many, and at what price."""
+"""Log lines that wait for a collector: their number and their memory."""
 
 import json
 import tracemalloc
@@ -10,7 +10,7 @@ from controller.observability.otlp.backlog import LogBacklog
 from tests.support.otlp_lines import decode_any_value, make_record
 
 
-def test_more_than_fits_costs_the_oldest() -> None:
+def test_full_backlog_drops_the_oldest_lines() -> None:
     dropped = []
     waiting = LogBacklog(lambda: dropped.append(1), most=5_000)
     for number in range(100):
@@ -29,7 +29,7 @@ def test_more_than_fits_costs_the_oldest() -> None:
     assert len(waiting) == len(lines)
 
 
-def test_what_waits_takes_no_more_memory_than_is_allowed() -> None:
+def test_waiting_lines_use_at_most_the_allowed_memory() -> None:
     waiting = LogBacklog(lambda: None)
     tracemalloc.start()
     try:
@@ -42,7 +42,7 @@ def test_what_waits_takes_no_more_memory_than_is_allowed() -> None:
     assert used < backlog.MOST_BYTES
 
 
-def test_a_request_has_as_many_as_fit_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_has_all_lines_that_fit_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "BATCH_BYTES", 5_000)
     waiting = LogBacklog(lambda: None)
     for text in ["x" * 10_000, *(f"{number}" for number in range(30))]:
@@ -55,7 +55,7 @@ def test_a_request_has_as_many_as_fit_and_at_least_one(monkeypatch: pytest.Monke
     assert 1 < max(sizes[1:]) < 30
 
 
-def test_a_line_that_cannot_be_written_stops_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_that_cannot_be_formatted_stops_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     waiting = LogBacklog(lambda: None)
     broken = make_record("%d of them")
     broken.args = ("no number",)

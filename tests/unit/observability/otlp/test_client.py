@@ -1,4 +1,4 @@
-"""Mutual TLS with a collector, over real connections: who is let in, what is said otherwise, and renewal."""
+"""Mutual TLS with a collector, over real connections: accepted and refused certificates, messages, and renewal."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tools.local_cluster.pki import ClusterAuthority, KeyPair
 
 
 class Collector:
-    """Keeps what it was sent, and the serial numbers of the certificates that it was shown."""
+    """A collector that records requests and the serial numbers of the client certificates."""
 
     def __init__(self) -> None:
         self.answer = [b"{", b"}"]
@@ -35,7 +35,7 @@ class Collector:
         self.got.append((request.path, request.headers["Content-Type"], await request.read()))
         answer = web.StreamResponse(status=429, headers={"Retry-After": "3"})
         await answer.prepare(request)
-        with contextlib.suppress(ConnectionError):  # what is too long is not read to its end
+        with contextlib.suppress(ConnectionError):  # the client does not read a long answer to its end
             for part in self.answer:
                 await answer.write(part)
                 await asyncio.sleep(0)
@@ -46,8 +46,8 @@ def serial(pair: KeyPair) -> int:
     return x509.load_pem_x509_certificate(pair.cert.read_bytes()).serial_number
 
 
-class Scene:
-    """An authority, a collector that asks for its certificates, and the folder of a client."""
+class ClientHarness:
+    """An authority, a collector that requires its certificates, and the folder of a client."""
 
     def __init__(self, folder: Path) -> None:
         self.authority, self.other = (ClusterAuthority(self.made(folder / name), name) for name in ("ca", "other"))
@@ -60,7 +60,7 @@ class Scene:
         return folder
 
     def show(self, pair: KeyPair, trusted: ClusterAuthority) -> None:
-        """Put these into the client's folder."""
+        """Write these files into the folder of the client."""
         for source, name in ((pair.cert, CERTIFICATE), (pair.key, KEY), (trusted.pair.cert, CA)):
             shutil.copyfile(source, self.folder / name)
 
@@ -85,8 +85,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
+def harness(tmp_path: Path) -> ClientHarness:
+    return ClientHarness(tmp_path)
 
 
 async def refused(shipping: CollectorClient) -> str:
@@ -96,120 +96,122 @@ async def refused(shipping: CollectorClient) -> str:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-async def test_a_request_and_its_answer(address: str, scene: Scene) -> None:
-    own = scene.authority.issue("own", user="controller")
-    scene.show(own, scene.authority)
-    async with scene.serving(address=address) as shipping:
+async def test_request_is_sent_with_the_client_certificate(address: str, harness: ClientHarness) -> None:
+    own = harness.authority.issue("own", user="controller")
+    harness.show(own, harness.authority)
+    async with harness.serving(address=address) as shipping:
         answer = await shipping.post_body(b'{"a":1}')
         await shipping.post_body(b"{}")
     assert (answer.status, answer.headers["Retry-After"]) == (429, "3")
     assert answer.body == b"{}"
-    assert scene.collector.got == [
+    assert harness.collector.got == [
         ("/v1/logs", "application/json", b'{"a":1}'),
         ("/v1/logs", "application/json", b"{}"),
     ]
-    assert set(scene.collector.shown) == {serial(own)}
+    assert set(harness.collector.shown) == {serial(own)}
 
 
-async def test_an_answer_without_end_is_not_read_to_it(scene: Scene) -> None:
-    scene.show(scene.authority.issue("own", user="controller"), scene.authority)
-    scene.collector.answer = [b"x" * 2**14] * 1000
-    async with scene.serving() as shipping:
+async def test_endless_answer_is_read_up_to_a_limit(harness: ClientHarness) -> None:
+    harness.show(harness.authority.issue("own", user="controller"), harness.authority)
+    harness.collector.answer = [b"x" * 2**14] * 1000
+    async with harness.serving() as shipping:
         answer = await shipping.post_body(b"{}")
     assert 2**16 < len(answer.body) < 2**20
 
 
 @pytest.mark.parametrize("given", ["https://c:4318", "https://c:4318/", "https://c:4318/v1/logs"])
-def test_the_path_is_otlps_whether_it_is_given_or_not(given: str) -> None:
+def test_path_of_otlp_is_added_if_it_is_missing(given: str) -> None:
     assert CollectorClient(given, Path()).url == "https://c:4318/v1/logs"
 
 
-async def test_a_renewed_certificate_is_used_at_once(scene: Scene) -> None:
-    pairs = [scene.authority.issue(name, user="controller") for name in ("first", "second")]
-    async with scene.serving() as shipping:
+async def test_renewed_client_certificate_is_used_at_once(harness: ClientHarness) -> None:
+    pairs = [harness.authority.issue(name, user="controller") for name in ("first", "second")]
+    async with harness.serving() as shipping:
         for pair in pairs:
-            scene.show(pair, scene.authority)
+            harness.show(pair, harness.authority)
             await shipping.post_body(b"{}")
-        assert scene.collector.shown == [serial(pair) for pair in pairs]
-        # Another CA is trusted from the next request on, and the old one no longer.
-        scene.show(pairs[1], scene.other)
+        assert harness.collector.shown == [serial(pair) for pair in pairs]
+        # The next request trusts only the new CA.
+        harness.show(pairs[1], harness.other)
         assert "the collector's certificate is not trusted" in await refused(shipping)
-    assert len(scene.collector.got) == 2
+    assert len(harness.collector.got) == 2
 
 
-async def test_a_certificate_of_another_ca_is_not_let_in(scene: Scene) -> None:
-    scene.show(scene.other.issue("stranger", user="controller"), scene.authority)
-    async with scene.serving() as shipping:
+async def test_client_certificate_of_another_ca_is_refused(harness: ClientHarness) -> None:
+    harness.show(harness.other.issue("stranger", user="controller"), harness.authority)
+    async with harness.serving() as shipping:
         said = await refused(shipping)
     assert "the collector ends the connection" in said
     assert f"does it trust the CA of {CERTIFICATE}?" in said
-    assert not scene.collector.got
+    assert not harness.collector.got
 
 
-async def test_another_name_is_another_collector(scene: Scene) -> None:
-    scene.show(scene.authority.issue("own", user="controller"), scene.authority)
-    async with scene.serving(host="elsewhere.example") as shipping:
+async def test_collector_with_another_name_is_not_trusted(harness: ClientHarness) -> None:
+    harness.show(harness.authority.issue("own", user="controller"), harness.authority)
+    async with harness.serving(host="elsewhere.example") as shipping:
         said = await refused(shipping)
     assert "the collector's certificate is not trusted" in said
     assert "127.0.0.1" in said
-    assert not scene.collector.got
+    assert not harness.collector.got
 
 
 @pytest.mark.parametrize("missing", [CERTIFICATE, KEY, CA])
-async def test_a_file_that_is_not_there_yet(scene: Scene, missing: str) -> None:
-    own = scene.authority.issue("own", user="controller")
-    scene.show(own, scene.authority)
-    (scene.folder / missing).unlink()
-    async with scene.serving() as shipping:
+async def test_missing_file_is_reported_and_read_later(harness: ClientHarness, missing: str) -> None:
+    own = harness.authority.issue("own", user="controller")
+    harness.show(own, harness.authority)
+    (harness.folder / missing).unlink()
+    async with harness.serving() as shipping:
         said = await refused(shipping)
-        assert str(scene.folder / missing) in said
+        assert str(harness.folder / missing) in said
         assert "No such file" in said
         assert "Certificate" in said
-        scene.show(own, scene.authority)
+        harness.show(own, harness.authority)
         await shipping.post_body(b"{}")
-    assert len(scene.collector.got) == 1
+    assert len(harness.collector.got) == 1
 
 
 @pytest.mark.parametrize("how", ["another key", "an encrypted key", "not PEM"])
-async def test_files_that_do_not_fit_are_told_and_read_again(scene: Scene, how: str) -> None:
-    own, other = (scene.authority.issue(name, user="controller") for name in ("own", "new"))
-    scene.show(own, scene.authority)
+async def test_unusable_key_is_reported_and_read_again(harness: ClientHarness, how: str) -> None:
+    own, other = (harness.authority.issue(name, user="controller") for name in ("own", "new"))
+    harness.show(own, harness.authority)
     key = serialization.load_pem_private_key(own.key.read_bytes(), None)
     encryption = serialization.BestAvailableEncryption(b"secret")
     encrypted = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     keys = {"another key": other.key.read_bytes(), "an encrypted key": encrypted, "not PEM": b"no key"}
-    (scene.folder / KEY).write_bytes(keys[how])
-    async with scene.serving() as shipping:
+    (harness.folder / KEY).write_bytes(keys[how])
+    async with harness.serving() as shipping:
         assert "cannot be used" in await refused(shipping)
-        scene.show(other, scene.authority)
+        harness.show(other, harness.authority)
         await shipping.post_body(b"{}")
-    assert scene.collector.shown == [serial(other)]
+    assert harness.collector.shown == [serial(other)]
 
 
-async def test_nobody_listens(scene: Scene) -> None:
-    scene.show(scene.authority.issue("own", user="controller"), scene.authority)
+async def test_closed_port_is_reported_as_unreachable(harness: ClientHarness) -> None:
+    harness.show(harness.authority.issue("own", user="controller"), harness.authority)
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         url = f"https://127.0.0.1:{reserved.getsockname()[1]}"
-        shipping = CollectorClient(url, scene.folder)
+        shipping = CollectorClient(url, harness.folder)
         said = await refused(shipping)
         await shipping.close()
     assert said.startswith(f"{url}/v1/logs cannot be reached")
 
 
-async def test_no_such_name(scene: Scene) -> None:
-    scene.show(scene.authority.issue("own", user="controller"), scene.authority)
-    shipping = CollectorClient("https://collector.invalid:4318", scene.folder)
+async def test_name_that_does_not_resolve_is_reported(harness: ClientHarness) -> None:
+    harness.show(harness.authority.issue("own", user="controller"), harness.authority)
+    shipping = CollectorClient("https://collector.invalid:4318", harness.folder)
     said = await refused(shipping)
     await shipping.close()
     assert "collector.invalid does not resolve; check logs.otlp.endpoint" in said
 
 
-async def test_one_that_does_not_answer_is_left(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_collector_is_reported_after_the_timeout(
+    harness: ClientHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(client, "SECONDS", 0.1)
-    scene.show(scene.authority.issue("own", user="controller"), scene.authority)
+    harness.show(harness.authority.issue("own", user="controller"), harness.authority)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        shipping = CollectorClient(f"https://127.0.0.1:{silent.getsockname()[1]}", scene.folder)
+        shipping = CollectorClient(f"https://127.0.0.1:{silent.getsockname()[1]}", harness.folder)
         said = await refused(shipping)
         await shipping.close()
     assert "did not answer within 0.1 s" in said

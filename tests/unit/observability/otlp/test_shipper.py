@@ -1,4 +1,4 @@
-"""Log lines on their way to a collector: in order, tried again, lost, and the last of them."""
+"""The delivery of log lines to a collector: order, retries, losses, and the end of the process."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ BUSY = CollectorAnswer(503, {}, b"")
 
 
 @pytest.fixture(autouse=True)
-def everything() -> Iterator[None]:
+def log_all_levels() -> Iterator[None]:
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.DEBUG)
@@ -27,60 +27,60 @@ def everything() -> Iterator[None]:
     root.setLevel(before)
 
 
-def test_lines_go_together_and_in_order() -> None:
+def test_lines_are_sent_in_one_request_and_in_order() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        async with run_shipper(stage):
+        harness = ShipperHarness(clock)
+        async with run_shipper(harness):
             for number in range(5):
                 log.info("line %d", number)
             await asyncio.sleep(shipper.LINGER + 0.1)
-            assert stage.collector.accepted == [f"line {number}" for number in range(5)]
-            assert len(stage.collector.request_times) == 1
+            assert harness.collector.accepted == [f"line {number}" for number in range(5)]
+            assert len(harness.collector.request_times) == 1
             await asyncio.sleep(100)
-            assert len(stage.collector.request_times) == 1
-            assert stage.count_lines("shipped") == 5
-        assert not stage.records
+            assert len(harness.collector.request_times) == 1
+            assert harness.count_lines("shipped") == 5
+        assert not harness.records
 
     virtual_time.run_virtual(main)
 
 
-@pytest.mark.parametrize("trouble", [BUSY, UnsentError("it cannot be reached"), ValueError("anything")])
-def test_trouble_is_tried_again_ever_more_slowly(trouble: CollectorAnswer | Exception) -> None:
+@pytest.mark.parametrize("failure", [BUSY, UnsentError("it cannot be reached"), ValueError("text of an unknown error")])
+def test_failed_request_is_retried_with_backoff(failure: CollectorAnswer | Exception) -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        stage.collector.script = [trouble] * 12
-        async with run_shipper(stage):
+        harness = ShipperHarness(clock)
+        harness.collector.script = [failure] * 12
+        async with run_shipper(harness):
             log.info("the first")
             await asyncio.sleep(30)
             log.info("the second")
             await asyncio.sleep(1000)
-            asked = stage.collector.request_times
+            asked = harness.collector.request_times
             pauses = [after - before for before, after in itertools.pairwise(asked)]
             assert pauses[0] <= 2
             assert LONGEST_PAUSE / 2 <= pauses[10] <= LONGEST_PAUSE
             assert max(pauses) <= LONGEST_PAUSE
-            # Nothing was lost, nothing came twice, and the order is kept.
-            assert stage.collector.accepted == ["the first", "the second"]
-            assert (stage.count_lines("shipped"), stage.count_lines("lost", cause="full")) == (2, 0)
-        first, *others, last = stage.messages()
+            # Each line arrives once and in order.
+            assert harness.collector.accepted == ["the first", "the second"]
+            assert (harness.count_lines("shipped"), harness.count_lines("lost", cause="full")) == (2, 0)
+        first, *others, last = harness.messages()
         assert first.startswith("logs are not shipped: ")
-        assert "anything" not in first
+        assert "text of an unknown error" not in first
         assert len(others) <= 1
         assert last == "logs are shipped again"
 
     virtual_time.run_virtual(main)
 
 
-def test_one_failure_alone_is_not_told() -> None:
+def test_single_failure_is_not_logged() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        stage.collector.script = [UnsentError("the connection was closed meanwhile"), ACCEPTED, BUSY]
-        async with run_shipper(stage):
+        harness = ShipperHarness(clock)
+        harness.collector.script = [UnsentError("the connection was closed meanwhile"), ACCEPTED, BUSY]
+        async with run_shipper(harness):
             for number in range(3):
                 log.info("line %d", number)
                 await asyncio.sleep(10)
-        assert stage.collector.accepted == ["line 0", "line 1", "line 2"]
-        assert not stage.records
+        assert harness.collector.accepted == ["line 0", "line 1", "line 2"]
+        assert not harness.records
 
     virtual_time.run_virtual(main)
 
@@ -88,145 +88,145 @@ def test_one_failure_alone_is_not_told() -> None:
 @pytest.mark.parametrize("asked", [20, 200])
 def test_retry_after_is_honoured(asked: int) -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        stage.collector.script = [CollectorAnswer(429, {"Retry-After": str(asked)}, b"")]
-        async with run_shipper(stage):
+        harness = ShipperHarness(clock)
+        harness.collector.script = [CollectorAnswer(429, {"Retry-After": str(asked)}, b"")]
+        async with run_shipper(harness):
             log.info("a line")
             await asyncio.sleep(asked + 20)
-            first, second = stage.collector.request_times
+            first, second = harness.collector.request_times
             assert asked <= second - first <= asked + 2
 
     virtual_time.run_virtual(main)
 
 
-def test_what_is_refused_is_lost_and_the_next_go_on() -> None:
+def test_refused_lines_are_lost_and_later_lines_are_sent() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
+        harness = ShipperHarness(clock)
         partly = CollectorAnswer(200, {}, b'{"partialSuccess":{"rejectedLogRecords":"1"}}')
-        stage.collector.script = [CollectorAnswer(400, {}, b""), partly]
-        async with run_shipper(stage):
+        harness.collector.script = [CollectorAnswer(400, {}, b""), partly]
+        async with run_shipper(harness):
             for number in range(3):
                 log.info("line %d", number)
                 log.info("line %d, too", number)
                 await asyncio.sleep(2)
-            assert stage.collector.accepted == ["line 1", "line 1, too", "line 2", "line 2, too"]
-            assert (stage.count_lines("lost", cause="refused"), stage.count_lines("shipped")) == (3, 3)
+            assert harness.collector.accepted == ["line 1", "line 1, too", "line 2", "line 2, too"]
+            assert (harness.count_lines("lost", cause="refused"), harness.count_lines("shipped")) == (3, 3)
 
     virtual_time.run_virtual(main)
 
 
-def test_a_collector_that_stays_away_costs_the_oldest_lines_and_few_words() -> None:
+def test_long_outage_loses_the_oldest_lines_and_is_logged_rarely() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        stage.collector.default_answer = UnsentError("it is not there")
+        harness = ShipperHarness(clock)
+        harness.collector.default_answer = UnsentError("it is not there")
         hours = 12
-        async with run_shipper(stage):
+        async with run_shipper(harness):
             for _ in range(hours * 360):
                 log.info("x" * 1000)
                 await asyncio.sleep(10)
-            lost = stage.count_lines("lost", cause="full")
-            waiting = len(stage.shipper.backlog)
+            lost = harness.count_lines("lost", cause="full")
+            waiting = len(harness.shipper.backlog)
             assert lost > 100
             assert waiting * 1000 < backlog.MOST_BYTES
             seconds = hours * 3600
-            assert seconds / (REMIND_SECONDS + LONGEST_PAUSE) <= len(stage.records) <= seconds / REMIND_SECONDS + 1
-            assert last_fields(stage)["lost"] > 0
-            stage.collector.default_answer = ACCEPTED
+            assert seconds / (REMIND_SECONDS + LONGEST_PAUSE) <= len(harness.records) <= seconds / REMIND_SECONDS + 1
+            assert last_fields(harness)["lost"] > 0
+            harness.collector.default_answer = ACCEPTED
             await asyncio.sleep(LONGEST_PAUSE + 1)
-            assert stage.messages()[-1] == "logs are shipped again"
-            assert last_fields(stage)["lost"] == lost
-            assert len(stage.collector.accepted) == hours * 360 - lost
+            assert harness.messages()[-1] == "logs are shipped again"
+            assert last_fields(harness)["lost"] == lost
+            assert len(harness.collector.accepted) == hours * 360 - lost
 
     virtual_time.run_virtual(main)
 
 
-def test_another_trouble_is_told_sooner_but_never_at_each_try() -> None:
+def test_changing_cause_is_logged_sooner_but_not_at_each_attempt() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        stage.collector.script = [UnsentError(f"trouble {number % 2}") for number in range(200)]
-        async with run_shipper(stage):
+        harness = ShipperHarness(clock)
+        harness.collector.script = [UnsentError(f"failure {number % 2}") for number in range(200)]
+        async with run_shipper(harness):
             log.info("a line")
             await asyncio.sleep(3000)
         times = 3000 / OTHER_SECONDS
-        assert times / 4 <= len(stage.records) <= times + 1
+        assert times / 4 <= len(harness.records) <= times + 1
 
     virtual_time.run_virtual(main)
 
 
-def test_its_own_words_are_never_shipped() -> None:
+def test_log_lines_of_the_shipper_are_not_shipped() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        stage.collector.script = [BUSY] * 3
-        async with run_shipper(stage):
+        harness = ShipperHarness(clock)
+        harness.collector.script = [BUSY] * 3
+        async with run_shipper(harness):
             log.info("a line")
             await asyncio.sleep(30)
-        assert len(stage.records) == 2
-        assert stage.collector.accepted == ["a line"]
+        assert len(harness.records) == 2
+        assert harness.collector.accepted == ["a line"]
 
     virtual_time.run_virtual(main)
 
 
-def test_a_full_backlog_is_told_though_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_backlog_is_logged_although_no_request_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        stage.shipper.backlog.max_bytes = 3000
-        async with run_shipper(stage):
+        harness = ShipperHarness(clock)
+        harness.shipper.backlog.max_bytes = 3000
+        async with run_shipper(harness):
             for _ in range(50):
                 log.info("x" * 100)
             await asyncio.sleep(5)
-            assert stage.messages() == ["logs are not shipped: the controller logs more than the collector accepts"]
-            assert last_fields(stage)["lost"] == stage.count_lines("lost", cause="full") > 0
+            assert harness.messages() == ["logs are not shipped: the controller logs more than the collector accepts"]
+            assert last_fields(harness)["lost"] == harness.count_lines("lost", cause="full") > 0
             log.info("x")
             await asyncio.sleep(5)
-            assert stage.messages()[1:] == ["logs are shipped again"]
+            assert harness.messages()[1:] == ["logs are shipped again"]
 
     virtual_time.run_virtual(main)
 
 
-# The end
+# The end of the process
 
 
-def test_what_is_left_goes_at_the_end() -> None:
+def test_remaining_lines_are_sent_at_the_end() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        async with run_shipper(stage):
+        harness = ShipperHarness(clock)
+        async with run_shipper(harness):
             log.info("the last")
         assert clock() < 0.1
-        assert stage.collector.accepted == ["the last"]
-        assert not stage.records
-        log.info("nobody's")
-        assert len(stage.shipper.backlog) == 0
+        assert harness.collector.accepted == ["the last"]
+        assert not harness.records
+        log.info("after the end")
+        assert len(harness.shipper.backlog) == 0
 
     virtual_time.run_virtual(main)
 
 
-def test_the_end_does_not_wait_out_a_pause() -> None:
+def test_end_sends_lines_without_waiting_for_the_backoff() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        stage.collector.script = [BUSY] * 8
-        async with run_shipper(stage):
+        harness = ShipperHarness(clock)
+        harness.collector.script = [BUSY] * 8
+        async with run_shipper(harness):
             log.info("a line")
             await asyncio.sleep(200)
-            stage.collector.script = []
+            harness.collector.script = []
             began = clock()
         assert clock() - began < 0.1
-        assert stage.collector.accepted == ["a line"]
+        assert harness.collector.accepted == ["a line"]
 
     virtual_time.run_virtual(main)
 
 
 @pytest.mark.parametrize("hangs", [True, False])
-def test_the_end_is_bounded_and_tells_what_is_left(hangs: bool) -> None:
+def test_end_is_bounded_and_logs_the_number_of_unsent_lines(hangs: bool) -> None:
     async def main(clock: Callable[[], float]) -> None:
-        stage = ShipperHarness(clock)
-        stage.collector.hangs, stage.collector.default_answer = hangs, BUSY
-        async with run_shipper(stage):
+        harness = ShipperHarness(clock)
+        harness.collector.hangs, harness.collector.default_answer = hangs, BUSY
+        async with run_shipper(harness):
             log.info("one")
             await asyncio.sleep(1.5)
             log.info("two")
-            began, tries = clock(), len(stage.collector.request_times)
+            began, tries = clock(), len(harness.collector.request_times)
         assert clock() - began <= (FLUSH_SECONDS if hangs else 0.1)
-        assert len(stage.collector.request_times) - tries <= 1
-        assert stage.messages()[-1] == "the last 2 log lines were not shipped"
+        assert len(harness.collector.request_times) - tries <= 1
+        assert harness.messages()[-1] == "the last 2 log lines were not shipped"
 
     virtual_time.run_virtual(main)

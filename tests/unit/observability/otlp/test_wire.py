@@ -1,4 +1,4 @@
-"""A line and a request as OTLP has them, and what an answer means."""
+"""Lines and requests in OTLP, and the verdict about an answer."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from tests.support.otlp_lines import decode_any_value, make_record
 # What is sent
 
 
-def test_a_line_is_what_stdout_has() -> None:
+def test_otlp_record_has_the_contents_of_the_printed_line() -> None:
     fields: dict[str, Any] = {
         "name": "s",
         "n": 2**60,
@@ -44,12 +44,12 @@ def test_a_line_is_what_stdout_has() -> None:
 @pytest.mark.parametrize(
     ("level", "number"), [("DEBUG", 5), ("INFO", 9), ("WARNING", 13), ("ERROR", 17), ("CRITICAL", 21)]
 )
-def test_severities(level: str, number: int) -> None:
+def test_level_has_its_otlp_severity_number(level: str, number: int) -> None:
     sent = json.loads(wire.to_line(make_record(level=logging.getLevelNamesMapping()[level])).record)
     assert sent["severityNumber"] == number
 
 
-def test_an_exception_goes_along() -> None:
+def test_exception_is_an_attribute_of_the_record() -> None:
     try:
         raise ValueError("no value here")
     except ValueError as error:
@@ -58,7 +58,7 @@ def test_an_exception_goes_along() -> None:
     assert pair == {"key": "exception.stacktrace", "value": {"stringValue": "ValueError: no value here"}}
 
 
-def test_a_request_has_the_lines_by_their_loggers_in_order() -> None:
+def test_request_groups_lines_by_logger_in_order() -> None:
     lines = [wire.LogLine("a", b'{"n":1}'), wire.LogLine("b", b'{"n":2}'), wire.LogLine("a", b'{"n":3}')]
     (logs,) = json.loads(wire.build_request(lines, {"service.name": "me"}))["resourceLogs"]
     assert logs["resource"] == {"attributes": [{"key": "service.name", "value": {"stringValue": "me"}}]}
@@ -72,13 +72,13 @@ def test_a_request_has_the_lines_by_their_loggers_in_order() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_what_may_be_asked_again(status: int) -> None:
+def test_temporary_status_is_retried(status: int) -> None:
     assert judge_answer(CollectorAnswer(status, {}, b""), 3)[:2] == (True, 0)
     assert judge_answer(CollectorAnswer(status, {"Retry-After": "7"}, b""), 3).wait == 7
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 413, 500, 999])
-def test_what_may_not(status: int) -> None:
+def test_other_status_is_not_retried_and_loses_the_lines(status: int) -> None:
     verdict = judge_answer(CollectorAnswer(status, {"Retry-After": "7"}, b'{"code":3,"message":"too long a name"}'), 3)
     assert verdict[:2] == (False, 3)
     assert f"{status} ({responses.get(status, 'no reason')})" in verdict.why
@@ -102,7 +102,7 @@ def test_what_may_not(status: int) -> None:
         (b'{"partialSuccess":{"rejectedLogRecords":"70"}}', 3, "rejects 3 of 3"),
     ],
 )
-def test_a_success_may_be_partial(body: bytes, lost: int, why: str) -> None:
+def test_partial_success_counts_the_rejected_lines(body: bytes, lost: int, why: str) -> None:
     verdict = judge_answer(CollectorAnswer(200, {}, body), 3)
     assert (verdict.again, verdict.lost) == (False, lost)
     assert why in verdict.why
@@ -112,13 +112,13 @@ def test_a_success_may_be_partial(body: bytes, lost: int, why: str) -> None:
 
 @pytest.mark.parametrize("status", [200, 400, 503])
 @pytest.mark.parametrize("body", HOSTILE_JSON.values(), ids=HOSTILE_JSON)
-def test_body_in_any_bytes_gives_a_verdict(body: bytes, status: int) -> None:
+def test_hostile_body_yields_a_verdict(body: bytes, status: int) -> None:
     verdict = judge_answer(CollectorAnswer(status, {}, body), 3)
     assert (verdict.again, verdict.lost) == (status == 503, 3 if status == 400 else 0)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_collectors_own_words_are_in_no_verdict(form: str) -> None:
+def test_verdict_quotes_no_text_of_the_collector(form: str) -> None:
     quoted = FORMS[form](CANARY)
     for status in (200, 202, 301, 400, 403, 429, 500, 503):
         for body in (

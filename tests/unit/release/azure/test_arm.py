@@ -1,4 +1,4 @@
-"""The templates for Azure: what Resource Manager would take, and what a deployment of them would make."""
+"""The templates for Azure: Resource Manager accepts them, and a deployment creates the expected resources."""
 
 import json
 import re
@@ -28,7 +28,7 @@ GIVEN = {
 
 
 def resources(template: dict[str, Any], given: dict[str, Any]) -> list[dict[str, Any]]:
-    """Everything a deployment makes, what is in nested ones too."""
+    """Return all resources of a deployment and of nested deployments."""
     deployment = Deployment(template, given, Everything())
     made = []
     for one in (one for resource in template["resources"] for one in deployment.expand_copies(resource)):
@@ -40,7 +40,7 @@ def resources(template: dict[str, Any], given: dict[str, Any]) -> list[dict[str,
 
 
 class Everything(dict[str, Any]):
-    """Whatever is referred to is there."""
+    """An Azure in which each referenced resource exists."""
 
     def __missing__(self, key: str) -> dict[str, str]:
         name = key.rpartition("/")[2]
@@ -52,7 +52,7 @@ def of(kind: str, made: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_templates_are_what_azure_documents(name: str) -> None:
+def test_template_matches_the_schemas_of_azure(name: str) -> None:
     template = TEMPLATES[name]
     jsonschema.validate(template, arm_schemas.TEMPLATE)
     for one in resources(template, GIVEN):
@@ -73,7 +73,7 @@ def test_every_parameter_and_variable_is_used(name: str) -> None:
         assert used - declared <= nested
 
 
-def test_a_parameter_has_the_bounds_of_its_setting() -> None:
+def test_parameter_has_the_limits_of_its_setting() -> None:
     described = TEMPLATES["extension"]["parameters"]
     poll = described["rotationPollIntervalInSeconds"]
     assert (poll["type"], poll["minValue"], poll["defaultValue"]) == ("int", 1, 3600)
@@ -87,19 +87,19 @@ def test_a_parameter_has_the_bounds_of_its_setting() -> None:
     assert described["enablePartialSecretSync"]["type"] == "bool"
 
 
-def test_what_arc_itself_sets_is_no_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_that_arc_sets_is_not_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
     [first, *_] = arm.settings(CHART)
     injected = values.LeafValue("Azure.Cluster.Cloud", first.type, "", "The cloud.")
     monkeypatch.setattr(values, "walk", lambda _: iter([first, injected]))
     assert list(arm.settings(CHART)) == [first]
 
 
-def test_two_settings_are_never_one_parameter() -> None:
+def test_settings_with_the_same_parameter_name_are_refused() -> None:
     with pytest.raises(arm.NamesCollideError, match="two parameters are called imagetag"):
         arm.parameters({"imagetag": {}}, {"imageTag": {}})
 
 
-def test_a_given_version_is_kept_and_none_is_upgraded() -> None:
+def test_extension_is_upgraded_unless_a_version_is_given() -> None:
     def properties(**given: str) -> dict[str, Any]:
         [one] = resources(TEMPLATES["extension"], GIVEN | given)
         return dict(one["properties"])
@@ -114,7 +114,7 @@ def test_a_given_version_is_kept_and_none_is_upgraded() -> None:
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (20, 1), (21, 2), (45, 3)])
-def test_an_identity_has_at_most_twenty_credentials(count: int, expected: int) -> None:
+def test_identity_has_at_most_twenty_credentials(count: int, expected: int) -> None:
     accounts = [{"namespace": "shop", "name": f"account-{number}"} for number in range(count)]
     made = resources(TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts})
     names = [one["name"] for one in of("userAssignedIdentities", made)]
@@ -128,7 +128,7 @@ def test_an_identity_has_at_most_twenty_credentials(count: int, expected: int) -
     assert subjects == [f"system:serviceaccount:shop:account-{number}" for number in range(count)]
 
 
-def test_credentials_are_made_one_after_another() -> None:
+def test_credentials_are_created_one_after_another() -> None:
     [credential] = of("federatedIdentityCredentials", TEMPLATES["identity"]["resources"])
     assert credential["copy"]["mode"] == "serial"
     assert credential["copy"]["batchSize"] == 1
@@ -151,7 +151,7 @@ def test_each_identity_gets_both_roles_on_the_vault() -> None:
     }
 
 
-def test_the_outputs_say_the_client_id_of_each_account() -> None:
+def test_outputs_have_the_client_id_of_each_account() -> None:
     accounts = [{"namespace": "shop", "name": f"account-{number}"} for number in range(21)]
     deployment = Deployment(TEMPLATES["identity"], GIVEN | {"serviceAccounts": accounts}, Everything())
     output = TEMPLATES["identity"]["outputs"]["serviceAccounts"]["copy"]
@@ -170,30 +170,30 @@ def test_the_outputs_say_the_client_id_of_each_account() -> None:
         ([{"a": True}, {"a": None}], [("x[0].a", "true"), ("x[1].a", "null")]),
     ],
 )
-def test_deep_values_are_settings_by_their_dotted_names(value: Any, settings: list[tuple[str, str]]) -> None:
+def test_nested_value_becomes_settings_with_dotted_names(value: Any, settings: list[tuple[str, str]]) -> None:
     listed = next(leaf for leaf in arm.settings(CHART) if leaf.path == "tolerations")
     assert extension.as_settings(values.LeafValue("x", listed.type, value, ""), value) == settings
 
 
-def test_what_az_is_told_to_deploy_has_those_parameters() -> None:
+def test_az_commands_have_the_parameters_of_the_templates() -> None:
     pages = [
         identities.commands(),
         extension.commands("0.1.0"),
         flux.commands("registry.example/akv", "flux/akv-secret-store", "0.1.0"),
     ]
-    told = re.findall(
+    commands = re.findall(
         r"--template-file (\w+)\.json \\\n  --parameters ((?:.|\\\n)+?)(?: --query|\n```)", "\n".join(pages)
     )
-    assert sorted(name for name, _ in told) == sorted(TEMPLATES)
-    for name, parameters in told:
+    assert sorted(name for name, _ in commands) == sorted(TEMPLATES)
+    for name, parameters in commands:
         described = TEMPLATES[name]["parameters"]
         given = set(re.findall(r"(\w+)=", parameters))
         assert given <= described.keys()
         assert {one for one, about in described.items() if "defaultValue" not in about} <= given
 
 
-def test_the_settings_that_az_is_told_are_settings() -> None:
-    told = re.findall(r"--configuration-settings (.*)", extension.commands("0.1.0"))
+def test_settings_in_the_az_command_exist() -> None:
+    commands = re.findall(r"--configuration-settings (.*)", extension.commands("0.1.0"))
     paths = {leaf.path for leaf in arm.settings(CHART)}
-    assert {word.partition("=")[0] for line in told for word in line.split()} <= paths
-    assert told
+    assert {word.partition("=")[0] for line in commands for word in line.split()} <= paths
+    assert commands

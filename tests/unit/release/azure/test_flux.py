@@ -1,4 +1,4 @@
-"""The manifests for Flux: what its CRDs take, and what az is told about them."""
+"""The manifests for Flux: they match its CRDs, and the az command refers to them."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def kind(group: str, name: str, **more: Schema) -> Schema:
     )
 
 
-# Written down from the CRDs of Flux 2.6 (source.toolkit.fluxcd.io/v1, helm.toolkit.fluxcd.io/v2), as far as ours go.
+# The fields that the manifests use, from the CRDs of Flux 2.6 (source.toolkit.fluxcd.io/v1, helm.toolkit.fluxcd.io/v2).
 KINDS = {
     "OCIRepository": kind(
         "source.toolkit.fluxcd.io/v1",
@@ -79,12 +79,12 @@ def manifests() -> dict[str, Any]:
     return {path: yaml.safe_load(content) for path, content in made.items()}
 
 
-def test_the_manifests_are_what_flux_takes(manifests: dict[str, Any]) -> None:
+def test_flux_manifests_match_the_crds_of_flux(manifests: dict[str, Any]) -> None:
     for found in manifests.values():
         jsonschema.validate(found, KINDS[found["kind"]])
 
 
-def test_the_release_takes_the_chart_and_the_settings(manifests: dict[str, Any]) -> None:
+def test_helmrelease_refers_to_the_chart_and_the_settings(manifests: dict[str, Any]) -> None:
     repository, release = manifests["release/ocirepository.yaml"], manifests["release/helmrelease.yaml"]
     assert release["spec"]["chartRef"]["name"] == repository["metadata"]["name"]
     assert repository["spec"]["layerSelector"] == {"mediaType": oci.CHART.layer, "operation": "copy"}
@@ -94,7 +94,7 @@ def test_the_release_takes_the_chart_and_the_settings(manifests: dict[str, Any])
     assert secret["data"] == {"values.yaml": "${values}"}
 
 
-def test_a_failed_upgrade_is_rolled_back_and_drift_is_corrected(manifests: dict[str, Any]) -> None:
+def test_helmrelease_rolls_back_failed_upgrades_and_corrects_drift(manifests: dict[str, Any]) -> None:
     spec = manifests["release/helmrelease.yaml"]["spec"]
     assert spec["upgrade"]["remediation"] == {"retries": 3, "remediateLastFailure": True, "strategy": "rollback"}
     assert spec["install"]["remediation"]["retries"] == 3
@@ -103,7 +103,7 @@ def test_a_failed_upgrade_is_rolled_back_and_drift_is_corrected(manifests: dict[
     assert int(spec["timeout"].removesuffix("m")) * 60 > job["spec"]["activeDeadlineSeconds"]
 
 
-def test_az_names_the_folder_of_the_release(manifests: dict[str, Any]) -> None:
+def test_az_command_names_the_folder_of_the_release(manifests: dict[str, Any]) -> None:
     page = flux.commands("registry.example/akv", "flux/akv-secret-store", "0.1.0")
     assert "--url oci://registry.example/akv/flux/akv-secret-store --tag 0.1.0" in page
     assert "path=./release " in page
