@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench import growth, latency, scale
+from tests.bench.harness import Shape, cluster
 from tests.bench.results import ROOT, Machine, Results, committed, markdown, read
-from tests.bench.stage import Shape, cluster
 from tests.bench.targets import IDLE_MEMORY, Target, targets
 from tools.local_cluster.programs.versions import DEFAULT_KUBERNETES
 

@@ -16,7 +16,7 @@ from controller.api.secretsync import SecretSync
 from controller.config.settings import FIELD_MANAGER
 from controller.kube import config
 from controller.kube.resources import MERGE_PATCH, METADATA_ONLY, ResourceClient
-from tests.bench.stage import Stage
+from tests.bench.harness import BenchHarness
 from tests.support.cluster.harness import Namespace, decode_nested_json
 
 # As many as the controller has connections to the API server: its workers of one namespace.
@@ -51,11 +51,11 @@ class BoundError(Exception):
     """The API server refused a write that it accepted from the controller."""
 
 
-def seconds(stage: Stage) -> float:
-    """Write what the stage's first sync has written a second time, in another namespace; return the seconds."""
-    copy = stage.copy()
-    pairs = list(_requests(stage.space, copy))
-    return asyncio.run(_send(pairs, stage.workload.env))
+def seconds(harness: BenchHarness) -> float:
+    """Write what the harness's first sync has written a second time, in another namespace; return the seconds."""
+    copy = harness.copy()
+    pairs = list(_requests(harness.space, copy))
+    return asyncio.run(_send(pairs, harness.workload.env))
 
 
 def _requests(done: Namespace, copy: Namespace) -> Iterator[tuple[Request, Request]]:

@@ -44,8 +44,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench.audit_log import WRITES, completed_requests, is_accepted, read_lines
+from tests.bench.harness import NEVER, BenchHarness, Shape, cluster
 from tests.bench.results import Figures
-from tests.bench.stage import NEVER, Shape, Stage, cluster
 from tests.support.cluster.harness import TENANT, InstalledRelease, Namespace
 from tests.support.process_stats import cpu_seconds, resident_mebibytes, stat_fields
 
@@ -285,19 +285,19 @@ def trial(side: str, peer: Peer, shape: Shape, interval: float) -> dict[str, flo
         folder = Path(name)
         installed = stack.enter_context(cluster(folder))
         if side == OURS:
-            stage = Stage(installed, shape)
+            harness = BenchHarness(installed, shape)
             settings = {"ROTATION_POLL_INTERVAL": f"{interval:g}", "DRIFT_INTERVAL": str(NEVER)}
-            stage.workload.env.update(settings)
+            harness.workload.env.update(settings)
             began = time.monotonic()
-            stage.workload.start()
-            stack.callback(stage.workload.kill)
+            harness.workload.start()
+            stack.callback(harness.workload.kill)
 
             def raise_if_ended() -> None:
-                if not stage.workload.running:
-                    raise ControllerEnded(f"this controller ended; its log:\n{stage.workload.tail()}")
+                if not harness.workload.running:
+                    raise ControllerEnded(f"this controller ended; its log:\n{harness.workload.tail()}")
 
-            leader = stage.workload.pid
-            run = Trial(installed, stage.space, shape.names(), installed.user, leader, raise_if_ended)
+            leader = harness.workload.pid
+            run = Trial(installed, harness.space, shape.names(), installed.user, leader, raise_if_ended)
             return run.measure(began, interval)
         space = Namespace(installed)
         for secret in shape.names():

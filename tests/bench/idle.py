@@ -26,8 +26,8 @@ from typing import NamedTuple
 from controller.config.settings import Settings
 from controller.secretsync.work_state import CONFIRM_EVERY
 from tests.bench.audit_log import completed_requests, read_lines
+from tests.bench.harness import BenchHarness, Shape, cluster
 from tests.bench.results import Figures
-from tests.bench.stage import Shape, Stage, cluster
 from tests.support.cluster.harness import InstalledRelease
 from tests.support.process_stats import written_bytes
 from tools.codegen.values.chart import ChartValues
@@ -93,34 +93,34 @@ def measure(count: int, seconds: float, database: str) -> Figures:
         tempfile.TemporaryDirectory() as folder,
         cluster(Path(folder), with_sqlite=database == "sqlite", leaderElection=election) as installed,
     ):
-        stage = Stage(installed, Shape(count))
-        stage.workload.env["DRIFT_INTERVAL"] = str(ChartValues().drift_interval_in_seconds)
+        harness = BenchHarness(installed, Shape(count))
+        harness.workload.env["DRIFT_INTERVAL"] = str(ChartValues().drift_interval_in_seconds)
         # A poll within each third of the window, and the first one after what the first sync leaves to do.
-        stage.workload.env["ROTATION_POLL_INTERVAL"] = str(int(seconds / 3))
-        stage.workload.start()
-        stage.workload.wait_ready()
-        stage.meter.wait("all Secrets", lambda: len(stage.meter.writes()) >= 2 * count, 600, every=0.5)
-        stage.meter.quiet(5)
+        harness.workload.env["ROTATION_POLL_INTERVAL"] = str(int(seconds / 3))
+        harness.workload.start()
+        harness.workload.wait_ready()
+        harness.meter.wait("all Secrets", lambda: len(harness.meter.writes()) >= 2 * count, 600, every=0.5)
+        harness.meter.quiet(5)
         # The drift checks of new Secrets begin an interval later; after a restart they are spread over the interval.
-        stage.workload.stop()
-        stage.workload.start()
-        stage.workload.wait_ready()
-        stage.meter.quiet(5)
-        idle = _watch(installed, stage.space.vault, seconds, pages)
+        harness.workload.stop()
+        harness.workload.start()
+        harness.workload.wait_ready()
+        harness.meter.quiet(5)
+        idle = _watch(installed, harness.space.vault, seconds, pages)
         for name, value in per_hour(idle, count, Settings().rotation_poll_interval).items():
             found.note(f"an hour: {name}", value)
         changed = min(ROTATED, count)
-        before, rotated = written_bytes(installed.plane.database_pid), stage.shape.names()[:changed]
+        before, rotated = written_bytes(installed.plane.database_pid), harness.shape.names()[:changed]
         for name in rotated:
-            stage.space.set_secret(name, "second")
-        stage.meter.reset()
-        stage.meter.wait("the rotation", lambda: _patched(stage, rotated), seconds + 60, every=0.5)
+            harness.space.set_secret(name, "second")
+        harness.meter.reset()
+        harness.meter.wait("the rotation", lambda: _patched(harness, rotated), seconds + 60, every=0.5)
         found.note(
             f"{changed} rotated: KiB written by the database",
             (written_bytes(installed.plane.database_pid) - before) / 1024,
         )
-        stage.workload.stop()
-        alone = _watch(installed, stage.space.vault, seconds, pages)
+        harness.workload.stop()
+        alone = _watch(installed, harness.space.vault, seconds, pages)
         found.note(
             "an hour: KiB written by the database without a controller",
             per_hour(alone, 0, HOUR)["KiB written by the database"],
@@ -128,9 +128,9 @@ def measure(count: int, seconds: float, database: str) -> Figures:
     return found
 
 
-def _patched(stage: Stage, names: list[str]) -> bool:
+def _patched(harness: BenchHarness, names: list[str]) -> bool:
     """Whether each of these has a new status: it follows the Secret."""
-    return {item.name for item in stage.meter.writes() if item.resource == "secretsyncs/status"} >= set(names)
+    return {item.name for item in harness.meter.writes() if item.resource == "secretsyncs/status"} >= set(names)
 
 
 def main() -> int:

@@ -10,8 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+from tests.bench.harness import cluster
 from tests.bench.results import Figures
-from tests.bench.stage import cluster
 from tests.support.cluster.harness import Namespace
 from tests.support.process_stats import resident_mebibytes
 from tools.local_cluster import ControlPlane

@@ -1,4 +1,4 @@
-"""What tools/render prints, writes and refuses, beside what helm makes of the same chart."""
+"""The output, the files and the errors of tools/render, compared with helm."""
 
 import json
 import re
@@ -25,14 +25,14 @@ MATRIX = {
     "without CRDs": ["--no-include-crds"],
     "without hooks": ["--no-hooks"],
     "values": ["--set", "jitterSeconds=5,logLevel=debug", "--set-string", "podLabels.number=1"],
-    "the last one counts": ["--set", "image.tag=a", "--set-string", "image.tag=b"],
+    "later flag overrides": ["--set", "image.tag=a", "--set-string", "image.tag=b"],
     "json": ["--set-json", 'tolerations=[{"key": "edge", "operator": "Exists"}]'],
     **{path.stem: ["--values", str(path), "--kube-version", lint.kube_version(path)] for path in lint.VALUES.glob("*")},
 }
 
 
 def run(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Return the tool as people start it, from another folder, without helm on the PATH."""
+    """Run the tool as users do, from another folder and without helm on the PATH."""
     return subprocess.run(
         [lint.ROOT / "tools" / "render", *args],
         cwd="/",
@@ -44,8 +44,8 @@ def run(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
-def helms(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Return the same by helm itself, whose flags differ a little."""
+def render_with_helm(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Return the objects that helm renders, after a translation of the flags."""
     words = ["mine" if "mine" in arguments else helm.RELEASE, str(helm.CHART)]
     if "--namespace" not in arguments:
         words += ["--namespace", helm.RELEASE]
@@ -74,11 +74,11 @@ def identity(document: dict[str, Any]) -> tuple[str, str, str]:
 
 
 @pytest.mark.parametrize("arguments", MATRIX.values(), ids=MATRIX.keys())
-def test_the_objects_are_those_of_helm_template(arguments: list[str], tmp_path: Path) -> None:
+def test_rendered_objects_equal_those_of_helm_template(arguments: list[str], tmp_path: Path) -> None:
     done = run(*arguments)
     assert done.stderr == ""
     ours = list(yaml.load_all(done.stdout, Loader=bounded_yaml.LOADER))
-    theirs = helms(arguments, tmp_path)
+    theirs = render_with_helm(arguments, tmp_path)
     assert Counter(map(key, ours)) == Counter(map(key, theirs))
     assert len(set(map(identity, ours))) == len(ours) > 5
     files = render.render(options(arguments))
@@ -97,7 +97,7 @@ def test_every_namespaced_object_names_its_namespace(arguments: list[str]) -> No
         assert bool(manifest.namespace) is not cluster_wide, manifest.file
 
 
-def test_the_policies_come_before_what_they_watch_over(tmp_path: Path) -> None:
+def test_policies_come_before_the_workloads_that_they_restrict(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     done = run("--create-namespace", "--output", folder)
     assert done.returncode == 0, done.stderr
@@ -117,7 +117,7 @@ def test_the_policies_come_before_what_they_watch_over(tmp_path: Path) -> None:
     assert done.stderr.strip() == f"{len(kinds)} files in {folder}"
 
 
-def test_the_version_decides_what_is_rendered() -> None:
+def test_kubernetes_version_decides_whether_policies_are_rendered() -> None:
     oldest = ["--kube-version", "1.27.16", "--set", "acceptUnrestrictedTokens=true"]
     assert "ValidatingAdmissionPolicy" not in {manifest.kind for manifest in render.render(options(oldest))}
     assert "ValidatingAdmissionPolicy" in {manifest.kind for manifest in render.render(options([]))}
@@ -131,7 +131,7 @@ def test_images_are_listed_for_mirroring() -> None:
     assert run("--images", "--set", values).stdout == f"mirror.example/akv@{digest}\n"
 
 
-def test_values_from_standard_input() -> None:
+def test_values_are_read_from_standard_input() -> None:
     done = run("--values", "-", stdin="jitterSeconds: 12345\n")
     assert done.returncode == 0, done.stderr
     assert '"12345"' in done.stdout
@@ -166,17 +166,17 @@ def test_values_from_standard_input() -> None:
         (["--values", "https://host.example/values.yaml"], r"https://host.example/values.yaml: cannot be read"),
     ],
 )
-def test_what_is_wrong_is_one_readable_line(
+def test_invalid_option_is_one_readable_line(
     arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert render.main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    (told,) = err.splitlines()
-    assert told.startswith("tools/render: ")
-    assert len(told) < 500
-    assert ".go" not in told
-    assert re.search(line, told), told
+    (message,) = err.splitlines()
+    assert message.startswith("tools/render: ")
+    assert len(message) < 500
+    assert ".go" not in message
+    assert re.search(line, message), message
 
 
 @pytest.mark.parametrize(
@@ -191,29 +191,29 @@ def test_what_is_wrong_is_one_readable_line(
         (b"podLabels: [{a: b, a: c}]\n", "line 1: a is there twice"),
     ],
 )
-def test_a_values_file_that_cannot_be_used_is_named(
+def test_unusable_values_file_is_named(
     tmp_path: Path, text: bytes, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "values.yaml"
     path.write_bytes(text)
     assert render.main(["--values", str(path)]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert str(path) in told
-    assert why in told
+    (message,) = capsys.readouterr().err.splitlines()
+    assert str(path) in message
+    assert why in message
 
 
-def test_what_helm_says_of_values_without_naming_one_is_told() -> None:
-    said = "Error: values don't meet the specifications of the schema(s)\nchart:\nyaml: control characters\n"
-    assert str(helm.parse_error(said)) == "yaml: control characters"
+def test_error_of_helm_without_a_value_name_is_reported() -> None:
+    output = "Error: values don't meet the specifications of the schema(s)\nchart:\nyaml: control characters\n"
+    assert str(helm.parse_error(output)) == "yaml: control characters"
 
 
-def test_several_wrong_values_are_told_at_once() -> None:
+def test_several_invalid_values_are_reported_at_once() -> None:
     done = run("--set", "jitterSeconds=-1,logLevel=loud,nothing=1")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 3
 
 
-def test_a_broken_chart_is_not_the_callers_fault(tmp_path: Path) -> None:
+def test_error_in_a_template_is_not_reported_as_an_invalid_value(tmp_path: Path) -> None:
     error = helm.parse_error("Error: template: a/b.yaml:1:2: executing ... nil pointer\n\nUse --debug flag to ...\n")
     assert not isinstance(error, helm.BadValues)
     assert "nil pointer" in str(error)
@@ -221,18 +221,18 @@ def test_a_broken_chart_is_not_the_callers_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["a: 1\n", "- a\n", "kind: X\n", "kind: X\nmetadata: {}\n"])
-def test_a_document_that_is_no_object_is_the_charts_fault(text: str) -> None:
+def test_document_that_is_not_an_object_is_reported_as_a_bug(text: str) -> None:
     with pytest.raises(helm.HelmError, match="please report it"):
         list(render.split(f"kind: A\nmetadata: {{name: b}}\n---\n{text}"))
 
 
-def test_documents_that_hold_nothing_are_left_out() -> None:
+def test_empty_documents_are_left_out() -> None:
     (only,) = render.split("---\n# nothing\n---\nkind: A\nmetadata: {name: b:c}\n--- \n\n")
     assert only.object == {"kind": "A", "metadata": {"name": "b:c"}}
     assert only.file == "18-a-b-c.yaml"
 
 
-def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+def test_output_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     done = run("--output", tmp_path)
     assert done.returncode == 2
@@ -240,7 +240,7 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_force_replaces_what_it_wrote_and_nothing_else(tmp_path: Path) -> None:
+def test_force_replaces_only_files_that_the_tool_wrote(tmp_path: Path) -> None:
     assert run("--output", tmp_path).returncode == 0
     before = {path.name for path in tmp_path.iterdir()}
     (tmp_path / "notes.txt").write_text("mine")
@@ -254,7 +254,7 @@ def test_force_replaces_what_it_wrote_and_nothing_else(tmp_path: Path) -> None:
     assert 'value: "debug"' in deployment
 
 
-def test_a_file_of_somebody_else_is_never_overwritten(tmp_path: Path) -> None:
+def test_force_does_not_overwrite_an_edited_file(tmp_path: Path) -> None:
     assert run("--output", tmp_path).returncode == 0
     (taken,) = tmp_path.glob("*-deployment-*")
     taken.write_text("mine: true\n")
@@ -265,7 +265,7 @@ def test_a_file_of_somebody_else_is_never_overwritten(tmp_path: Path) -> None:
     assert {path: path.read_text() for path in tmp_path.iterdir()} == texts
 
 
-def test_a_file_as_the_folder_is_refused(tmp_path: Path) -> None:
+def test_file_as_output_folder_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     done = run("--output", file)
@@ -273,16 +273,16 @@ def test_a_file_as_the_folder_is_refused(tmp_path: Path) -> None:
     assert "is not a folder" in done.stderr
 
 
-def test_force_alone_means_nothing() -> None:
+def test_force_without_output_is_refused() -> None:
     assert run("--force").returncode == 2
 
 
-def test_nothing_is_written_where_values_are_wrong(tmp_path: Path) -> None:
+def test_invalid_values_write_no_files(tmp_path: Path) -> None:
     assert run("--output", tmp_path / "new", "--set", "nothing=1").returncode == 2
     assert not (tmp_path / "new").exists()
 
 
-def test_settings_of_helm_in_the_environment_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_helm_variables_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = render.render(render.RenderOptions())
     monkeypatch.setenv("HELM_NAMESPACE", "elsewhere")
     monkeypatch.setenv("HELM_DEBUG", "true")
@@ -290,9 +290,9 @@ def test_settings_of_helm_in_the_environment_do_not_count(monkeypatch: pytest.Mo
     assert render.render(render.RenderOptions()) == plain
 
 
-def test_it_takes_less_than_a_second() -> None:
+def test_render_takes_less_than_a_second_of_cpu_time() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert run().returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Of the processors' time, so that other work of the machine does not count.
+    # CPU time does not depend on other work of the machine.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from tests.bench.harness import create_objects
 from tests.bench.meter import Meter, SyncWrites
-from tests.bench.stage import create_objects
 from tests.support.cluster.harness import InstalledRelease, Namespace
 from tools.pods.pod_process import PodProcess
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from tests.bench.harness import NEVER
 from tests.bench.meter import Meter
-from tests.bench.stage import NEVER
 from tests.support.cluster.harness import InstalledRelease, Namespace, eventually
 from tools.pods.pod_process import PodProcess
 

@@ -1,7 +1,7 @@
-"""`make fuzz`: a coverage-guided search for what the certificate splitter does not bear.
+"""`make fuzz`: a coverage-guided search for inputs that break the parsing of certificates.
 
-Begins with the inputs in tests/fuzz/corpus; what leads to new code is kept in build/fuzz and begins the next search.
-A failure ends the run, with the input in build/fuzz/crash-*. Put that into the corpus when the fault is fixed.
+The search begins with the inputs in tests/fuzz/corpus. Inputs that reach new code are kept in build/fuzz for the next
+search. A failure ends the run, with the input in build/fuzz/crash-*. Put that into the corpus when the fault is fixed.
 """
 
 import argparse
@@ -15,14 +15,14 @@ with atheris.instrument_imports(include=["controller.domain.certificates", "cont
     from controller.domain import certificates, decode_values  # noqa: F401
 
 from tests.fuzz.mutation import mutate
-from tests.fuzz.splitter import MOST_BYTES, check
+from tests.fuzz.splitter import MAX_BYTES, check
 
 CORPUS = Path(__file__).parent / "corpus"
 FOUND = Path("build/fuzz")
 
 
 def main() -> None:
-    """Never returns: the fuzzer ends the process, with 0 where everything held."""
+    """Run the fuzzer, which ends the process with exit code 0 if it finds no failure."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--seconds", type=int, default=600, metavar="N", help="how long (default: ten minutes)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random source; 0: another one each time")
@@ -31,7 +31,7 @@ def main() -> None:
     words = [
         f"-max_total_time={options.seconds}",
         f"-seed={options.seed}",
-        f"-max_len={MOST_BYTES}",
+        f"-max_len={MAX_BYTES}",
         f"-artifact_prefix={FOUND}/",
         "-timeout=30",
         "-rss_limit_mb=2048",

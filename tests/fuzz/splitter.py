@@ -1,4 +1,4 @@
-"""What must hold whatever a certificate's secret has in it: it comes apart, or a sentence says why it does not."""
+"""Check the parsing of certificates for any input: the result is a bundle, or an error that names the cause."""
 
 import time
 from datetime import UTC, datetime
@@ -13,29 +13,29 @@ WHAT = "secret web in Key Vault shop"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 PARTS, TYPES = list(ObjectPart), [PEM, PFX, "", "application/x-pem-file; charset=utf-8"]
 ENCODINGS, FORMATS = ["utf-8", "base64", "hex"], ["", "pfx"]
-# As a vault bounds what it keeps; and as long as one answer may keep everybody else waiting.
-MOST_BYTES = 25_600
-MOST_SECONDS = 2.0
-# A message has no piece of the value that is as long as this.
+# The size limit of a vault, and the longest time that one value may take.
+MAX_BYTES = 25_600
+MAX_SECONDS = 2.0
+# A message contains no piece of the value with this length.
 PIECE = 24
 
 
 def check(given: bytes) -> None:
-    """`AssertionError`, or whatever else got through, where it does not hold. The first two bytes choose the way."""
+    """Raise an error if the input breaks a rule. The first two bytes choose type, part, encoding and format."""
     began = time.process_time()
     how, data = int.from_bytes(given[:2].ljust(2, b"\0")), given[2:]
     try:
         bundle = take_apart(data, WHAT)
     except ObjectError as error:
-        told(error, data)
+        check_message(error, data)
     else:
-        whole(bundle)
-    asked(how, data)
+        check_bundle(bundle)
+    check_keys(how, data)
     took = time.process_time() - began
-    assert took < MOST_SECONDS, f"it took {took:.1f} s"
+    assert took < MAX_SECONDS, f"parsing took {took:.1f} s"
 
 
-def told(error: ControllerError, data: bytes) -> None:
+def check_message(error: ControllerError, data: bytes) -> None:
     """Check that the error names the object and the cause, and nothing of the value."""
     assert error.message.startswith(WHAT), error.message
     shown = error.message.replace(WHAT, "").encode()
@@ -43,7 +43,7 @@ def told(error: ControllerError, data: bytes) -> None:
         assert shown[start : start + PIECE] not in data, "a piece of the value is in the message"
 
 
-def whole(bundle: CertificateBundle) -> None:
+def check_bundle(bundle: CertificateBundle) -> None:
     """Check that the parts form a bundle again, which splits into the same parts."""
     assert bundle.chain or bundle.key
     again = take_apart(bundle.key + bundle.all_certificates(), WHAT)
@@ -56,13 +56,13 @@ def whole(bundle: CertificateBundle) -> None:
         try:
             key = bundle.tls_key(WHAT)
         except ObjectError as error:
-            told(error, bundle.key)
+            check_message(error, bundle.key)
         else:
             assert take_apart(key + bundle.all_certificates(), WHAT).chain == again.chain
 
 
-def asked(how: int, data: bytes) -> None:
-    """Each key of a SecretSync gets bytes, or a ControllerError."""
+def check_keys(how: int, data: bytes) -> None:
+    """Check that each key of a SecretSync gets bytes or a ControllerError."""
     how, part = divmod(how, len(PARTS))
     how, form = divmod(how, len(TYPES))
     how, encoding = divmod(how, len(ENCODINGS))
@@ -78,4 +78,4 @@ def asked(how: int, data: bytes) -> None:
     ).values():
         assert isinstance(item, VaultValue | ControllerError)
         if isinstance(item, ControllerError):
-            told(item, data)
+            check_message(item, data)

@@ -1,6 +1,6 @@
-"""The way of the logs on real parts: certificates by cert-manager, the CA by trust-manager, lines by the collector.
+"""Log export with real components: cert-manager, trust-manager and the OpenTelemetry Collector.
 
-One controller lives through all of it, as its pod would; the tests are its story, in this order.
+One controller runs through all tests, as a pod would. The tests depend on their order.
 """
 
 import json
@@ -40,7 +40,7 @@ def space(installed: InstalledRelease) -> Iterator[Namespace]:
 
 
 def printed(workload: PodProcess, own: bool = False) -> list[dict[str, Any]]:
-    """Return the lines on standard output; about shipping itself with `own`, else the others."""
+    """Return the lines on standard output: those about log export with `own`, otherwise the others."""
     lines = []
     for text in workload.log.read_text().splitlines():
         line = json.loads(text)
@@ -50,12 +50,12 @@ def printed(workload: PodProcess, own: bool = False) -> list[dict[str, Any]]:
     return lines
 
 
-def told(workload: PodProcess) -> list[str]:
+def export_messages(workload: PodProcess) -> list[str]:
     return [line["message"] for line in printed(workload, own=True)]
 
 
 def wait_arrived(stack: Stack, workload: PodProcess, patience: float = 30) -> None:
-    """Until the collector has every line that standard output has now, each once, in the order of each logger."""
+    """Wait until the collector has each line of standard output, once and in the order of its logger."""
     wanted = printed(workload)
 
     def missing() -> list[dict[str, Any]]:
@@ -89,16 +89,16 @@ def secret(installed: InstalledRelease, name: str) -> dict[str, str]:
     return dict(json.loads(found)["data"])
 
 
-def test_before_anything_is_issued_the_controller_works_and_says_what_it_waits_for(
+def test_without_a_certificate_the_controller_syncs_and_logs_the_cause(
     controller: PodProcess, space: Namespace
 ) -> None:
     sync(space, controller, "first")
-    found = eventually(lambda: told(controller), bool)
+    found = eventually(lambda: export_messages(controller), bool)
     assert len(found) == 1
     assert "tls.crt: No such file or directory; see the Certificate and the Bundle" in found[0]
 
 
-def test_lines_arrive_once_cert_manager_and_trust_manager_are_through(
+def test_all_lines_arrive_after_the_certificate_is_issued(
     installed: InstalledRelease, stack: Stack, controller: PodProcess
 ) -> None:
     stack.issue()
@@ -106,16 +106,16 @@ def test_lines_arrive_once_cert_manager_and_trust_manager_are_through(
     stack.wait_ready(CERTIFICATE, installed.release)
     stack.plane.kubectl("wait", "bundle", "--all", "--for=condition=Synced", "--timeout=60s")
     controller.volumes.refresh()
-    # From the very first line on.
+    # The first line also arrives.
     wait_arrived(stack, controller, patience=90)
     assert printed(controller)[0]["message"] == "started"
-    eventually(lambda: told(controller)[-1], lambda last: last == "logs are shipped again")
-    # The ConfigMap came into the release's namespace alone.
+    eventually(lambda: export_messages(controller)[-1], lambda last: last == "logs are shipped again")
+    # Only the namespace of the release gets the ConfigMap.
     named = stack.plane.kubectl("get", "configmaps", "-A", "--selector=trust.cert-manager.io/bundle", "-o", "json")
     assert [item["metadata"]["namespace"] for item in json.loads(named)["items"]] == [installed.release]
 
 
-def test_what_happens_arrives_soon(stack: Stack, controller: PodProcess, space: Namespace) -> None:
+def test_new_line_arrives_within_ten_seconds(stack: Stack, controller: PodProcess, space: Namespace) -> None:
     before = len(stack.lines())
     sync(space, controller, "second")
     wait_arrived(stack, controller, patience=10)
@@ -123,10 +123,10 @@ def test_what_happens_arrives_soon(stack: Stack, controller: PodProcess, space: 
     eventually(lambda: (shipped(controller), len(stack.lines())), lambda counts: counts[0] == counts[1])
 
 
-def test_who_shows_no_certificate_or_one_of_another_ca_is_not_let_in(
+def test_collector_refuses_clients_without_a_certificate_of_its_ca(
     installed: InstalledRelease, stack: Stack, tmp_path: Path
 ) -> None:
-    """And who shows one of the root's is: the same request, three times."""
+    """The same request succeeds with a certificate of the root."""
     stack.apply(certificate("stranger", installed.release, OTHER, commonName="stranger", usages=["client auth"]))
     stack.wait_ready("stranger", installed.release)
     folder = stack.mounted(installed.release, "stranger", CERTIFICATE)
@@ -145,24 +145,24 @@ def test_who_shows_no_certificate_or_one_of_another_ca_is_not_let_in(
         with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
             ask(shown)
 
-    # The controller itself, with the stranger's certificate: it says so, and nothing of it arrives.
+    # A controller with the other certificate logs the refusal, and no line of it arrives.
     impostor = tmp_path / "impostor"
     shutil.copytree(folder / "stranger", impostor)
     shutil.copyfile(folder / CERTIFICATE / "ca.crt", impostor / "ca.crt")
     with installed.workload(OTLP_FOLDER=str(impostor), POD_NAME="impostor") as other:
         other.wait_ready()
-        (said,) = eventually(lambda: told(other), bool)
+        (said,) = eventually(lambda: export_messages(other), bool)
         assert "the collector ends the connection" in said
         assert other.stop() == 0
-    assert told(other)[-1].endswith("log lines were not shipped")
+    assert export_messages(other)[-1].endswith("log lines were not shipped")
     assert "impostor" not in stack.received.read_text()
 
 
-def test_after_a_renewal_the_same_process_goes_on_with_the_new_certificate(
+def test_renewed_certificate_is_used_without_a_restart(
     installed: InstalledRelease, stack: Stack, controller: PodProcess, space: Namespace
 ) -> None:
     pid, old = controller.pid, secret(installed, CERTIFICATE)
-    # What `cmctl renew` does.
+    # `cmctl renew` sets the same condition.
     renew = [
         {"op": "add", "path": "/status/conditions/-", "value": {"type": "Issuing", "status": "True", "reason": "Test"}}
     ]
@@ -172,7 +172,7 @@ def test_after_a_renewal_the_same_process_goes_on_with_the_new_certificate(
     )
     new = eventually(lambda: secret(installed, CERTIFICATE), lambda found: found["tls.crt"] != old["tls.crt"])
     assert new["tls.key"] != old["tls.key"]
-    # A collector that accepts the new certificate and no other: until the kubelet has brought it, nothing arrives.
+    # The collector accepts only the new certificate. No line arrives before the kubelet has mounted it.
     folder = stack.mounted(installed.release, CERTIFICATE)
     stack.stop_collector()
     stack.start_collector(clients=folder / CERTIFICATE / "tls.crt")
@@ -185,7 +185,7 @@ def test_after_a_renewal_the_same_process_goes_on_with_the_new_certificate(
     assert controller.pid == pid
 
 
-def test_while_the_collector_is_down_secrets_are_synced_and_no_line_is_lost(
+def test_outage_of_the_collector_loses_no_line_and_stops_no_sync(
     stack: Stack, controller: PodProcess, space: Namespace
 ) -> None:
     stack.stop_collector()
@@ -198,12 +198,12 @@ def test_while_the_collector_is_down_secrets_are_synced_and_no_line_is_lost(
     assert not read_series(controller, "log_lines_lost_total")
 
 
-def test_the_last_lines_arrive_before_the_process_ends(stack: Stack, controller: PodProcess) -> None:
+def test_last_lines_arrive_before_the_process_ends(stack: Stack, controller: PodProcess) -> None:
     assert controller.stop() == 0
     lines = printed(controller)
     assert lines[-1]["message"] == "stopped"
     wait_arrived(stack, controller, patience=10)
 
 
-def test_no_secret_value_has_been_shipped(stack: Stack) -> None:
+def test_no_secret_value_was_shipped(stack: Stack) -> None:
     assert CANARY not in stack.received.read_text()

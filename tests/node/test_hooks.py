@@ -1,4 +1,4 @@
-"""`helm test` of a release on a node, with its own vault and with a user's. Each test continues the one before."""
+"""`helm test` of a release on a node, with its own vault and with a user's. The tests depend on their order."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from tools.local_cluster import ControlPlane
 
 CLIENT = "00000000-0000-0000-0000-0000000000cc"
 VAULT = "users-vault"
-VALUE = "what the user keeps there"
+VALUE = "value of the user"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def tested(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def users_vault(tested: Release) -> dict[str, str]:
-    """Values for a test with a vault that is there."""
+    """Return the values of a test that uses an existing vault."""
     emulator = tested.emulator
     emulator.add_vault(VAULT, TENANT)
     emulator.add_identity(CLIENT, TENANT)
@@ -51,7 +51,7 @@ def users_vault(tested: Release) -> dict[str, str]:
 
 
 def verdict(tested: Release) -> str:
-    """Return the termination message of the test's Pod, which is the last line of its log too."""
+    """Return the termination message of the test's Pod, which is also the last line of its log."""
     pod = json.loads(tested.kubectl("get", "pod", f"{tested.full_name}-test", "--output", "json"))
     [container] = pod["status"]["containerStatuses"]
     said: str = container["state"]["terminated"]["message"]
@@ -60,8 +60,8 @@ def verdict(tested: Release) -> str:
     return said
 
 
-def left(tested: Release) -> list[str]:
-    """Return what there is of a test besides its Pod and what the chart itself has."""
+def list_leftovers(tested: Release) -> list[str]:
+    """Return the objects that a test created and did not delete, except its Pod."""
     made = tested.kubectl("get", "secretsyncs,secretproviderclasses", "--output", "name").split()
     secrets = tested.kubectl("get", "secrets", "--output", "name").split()
     clouds = tested.kubectl("get", "configmaps", "--output", "jsonpath={.items[*].data.clouds\\.json}").split("\n")
@@ -72,8 +72,8 @@ def left(tested: Release) -> list[str]:
     ]
 
 
-def rights(manifests: list[dict[str, Any]]) -> set[tuple[str, ...]]:
-    """Return what the roles of a test grant."""
+def granted_rights(manifests: list[dict[str, Any]]) -> set[tuple[str, ...]]:
+    """Return the rights that the Roles of a test grant."""
     roles = [each for each in manifests if each["kind"] == "Role" and "-test" in each["metadata"]["name"]]
     return {
         (verb, resource, name)
@@ -85,49 +85,49 @@ def rights(manifests: list[dict[str, Any]]) -> set[tuple[str, ...]]:
     }
 
 
-def asked(tested: Release) -> set[tuple[str, ...]]:
-    """Return what the test's Pod asked the API server for."""
+def requested_rights(tested: Release) -> set[tuple[str, ...]]:
+    """Return the rights that the requests of the test's Pod needed."""
     user = f"system:serviceaccount:{tested.namespace}:{tested.full_name}-test"
     lines = [json.loads(line) for line in tested.plane.audit_log.read_text().splitlines()]
     mine = [line for line in lines if line["user"]["username"] == user and "resource" in line.get("objectRef", {})]
     return {
-        # Of what is not there yet, RBAC sees no name.
+        # For the creation of an object, RBAC sees no name.
         (line["verb"], where["resource"], "" if line["verb"] == "create" else where["name"])
         for line in mine
         for where in [line["objectRef"]]
     }
 
 
-def test_it_passes_with_a_vault_of_its_own(tested: Release) -> None:
+def test_helm_test_passes_with_its_own_vault(tested: Release) -> None:
     began = time.monotonic()
     printed = tested.test()
     figures.append(f"helm test: {time.monotonic() - began:.0f} s")
     said = "passed: a sample arrives, and its next version too, byte for byte"
     assert "Phase:          Succeeded" in printed
-    # helm asks for the log of the Pod once for each hook.
+    # helm gets the log of the Pod once for each hook.
     assert printed.count(f"INFO {said}") == 2
     assert verdict(tested) == said
-    assert left(tested) == []
+    assert list_leftovers(tested) == []
     of_test = ("--selector", "app.kubernetes.io/component=test", "--output", "name")
     assert not tested.kubectl("get", "serviceaccounts,roles,rolebindings,configmaps", *of_test)
 
 
-def test_it_may_do_what_it_did_and_no_more(tested: Release) -> None:
-    granted = rights(
+def test_granted_rights_equal_those_that_the_test_needed(tested: Release) -> None:
+    granted = granted_rights(
         render(
             *version_flags(tested.plane), version=tested.plane.version, release="tested", namespace="tested", tests=True
         )
     )
     assert len(granted) == 10
-    assert eventually(lambda: asked(tested), lambda found: len(found) >= len(granted)) == granted
+    assert eventually(lambda: requested_rights(tested), lambda found: len(found) >= len(granted)) == granted
 
 
-def test_nobody_trusts_its_vault_afterwards(tested: Release) -> None:
-    def told() -> list[str]:
+def test_controller_drops_the_cloud_of_the_test_afterwards(tested: Release) -> None:
+    def cloud_messages() -> list[str]:
         lines = tested.kubectl("logs", f"deployment/{tested.full_name}").splitlines()
         return [message for line in lines if (message := json.loads(line)["message"]).startswith("clouds of a test")]
 
-    assert eventually(told, lambda found: len(found) >= 2, 120) == [
+    assert eventually(cloud_messages, lambda found: len(found) >= 2, 120) == [
         "clouds of a test: helm-test",
         "clouds of a test: none",
     ]
@@ -138,10 +138,10 @@ def configure(tested: Release, sample: dict[str, str], **changes: str) -> None:
     tested.upgrade(*flags)
 
 
-def test_it_passes_with_somebodys_vault(tested: Release, users_vault: dict[str, str]) -> None:
+def test_helm_test_passes_with_a_vault_of_the_user(tested: Release, users_vault: dict[str, str]) -> None:
     configure(tested, users_vault)
     assert "passed: secret there of Key Vault users-vault arrives" in tested.test()
-    assert left(tested) == []
+    assert list_leftovers(tested) == []
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_it_passes_with_somebodys_vault(tested: Release, users_vault: dict[str, 
         ({"sha256": "0" * 64}, ["does not equal the vault"]),
     ],
 )
-def test_it_fails_and_leaves_nothing(
+def test_failed_helm_test_reports_the_cause_and_leaves_no_objects(
     tested: Release, users_vault: dict[str, str], changes: dict[str, str], words: list[str]
 ) -> None:
     configure(tested, users_vault, **changes)
@@ -162,4 +162,4 @@ def test_it_fails_and_leaves_nothing(
     for word in [*words, "kubectl --namespace tested logs deployment/tested-akv-secret-store"]:
         assert word in said
     assert VALUE not in tested.kubectl("logs", "tested-akv-secret-store-test")
-    assert left(tested) == []
+    assert list_leftovers(tested) == []

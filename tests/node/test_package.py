@@ -1,4 +1,4 @@
-"""A release with the real image in it, brought into a registry by the real skopeo, as an air-gapped site does it."""
+"""A release with the real image, which skopeo copies to a registry, as for an air-gapped site."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from tools.local_cluster.programs import assets
 from tools.release import layout, package
 
 
-def test_a_release_with_the_image_reaches_the_sites_registry(built: image.BuiltImage, tmp_path: Path) -> None:
+def test_release_with_the_image_is_copied_to_another_registry(built: image.BuiltImage, tmp_path: Path) -> None:
     system_packages.require({"skopeo": "skopeo"})
     with registry.running() as store:
         place, folder = f"{store.address}/akv", tmp_path / "release"
@@ -29,18 +29,18 @@ def test_a_release_with_the_image_reaches_the_sites_registry(built: image.BuiltI
             assert described["digest"] in store.manifests[f"akv/{repository}"]
 
 
-def test_the_checksums_are_signed_and_what_was_changed_is_found_out(
+def test_signature_of_the_checksums_reveals_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COSIGN_PASSWORD", "only for this test")
     monkeypatch.setenv("TUF_ROOT", str(tmp_path / "tuf"))
-    # Without a network: the signature is verified offline.
+    # The signature is verified without a network.
     alone = ["unshare", "--net", str(assets.tool("cosign"))]
     subprocess.run([*alone, "generate-key-pair"], cwd=tmp_path, check=True, capture_output=True)
     folder, key = tmp_path / "release", tmp_path / "cosign.key"
     assert package.main(["--changed", "--output", str(folder), "--sign", str(key)]) == 0
-    (told,) = [line for line in (folder / "RELEASE.md").read_text().splitlines() if line.startswith("cosign ")]
-    check = [*alone, *told.replace("cosign.pub", str(tmp_path / "cosign.pub")).split()[1:]]
+    (command,) = [line for line in (folder / "RELEASE.md").read_text().splitlines() if line.startswith("cosign ")]
+    check = [*alone, *command.replace("cosign.pub", str(tmp_path / "cosign.pub")).split()[1:]]
     assert subprocess.run(check, cwd=folder, capture_output=True).returncode == 0
     with (folder / "SHA256SUMS").open("a") as sums:
         sums.write("0  more\n")
@@ -64,7 +64,7 @@ def test_tools_of_a_release_run_without_network_and_package_index(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["pkg:pypi/cryptography@", "pkg:deb/debian/python3", "pkg:deb/debian/libc6@"])
-def test_the_bill_has_what_is_in_the_image(built: image.BuiltImage, tmp_path: Path, name: str) -> None:
+def test_bill_of_materials_lists_the_contents_of_the_image(built: image.BuiltImage, tmp_path: Path, name: str) -> None:
     assert package.main(["--changed", "--output", str(tmp_path / "release"), "--image", str(built.archive)]) == 0
     bill = json.loads((tmp_path / "release" / "sbom" / "image.cdx.json").read_text())
     [content] = [one["content"] for one in bill["metadata"]["component"]["hashes"]]

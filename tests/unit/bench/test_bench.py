@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from tests.bench import growth
+from tests.bench.harness import Shape
 from tests.bench.results import Figures, Machine, Results, markdown
-from tests.bench.stage import Shape
 from tests.bench.targets import ROTATION, daily, targets
 
 HERE = Machine(cores=2, cpu="Some CPU", kernel="Linux 6", python="3.11.7", kubernetes="1.37.2", load=0.1)

@@ -11,7 +11,7 @@ from tests.fuzz import splitter
 from tests.fuzz.mutation import mutate
 
 CORPUS = sorted((Path(__file__).parents[3] / "tests" / "fuzz" / "corpus").iterdir())
-NEIGHBOURS = 20
+MUTATIONS = 20
 
 
 def flip(data: bytes, most: int, rng: random.Random) -> bytes:
@@ -24,23 +24,23 @@ def flip(data: bytes, most: int, rng: random.Random) -> bytes:
 def test_corpus_input_and_its_neighbours_pass_the_checks(path: Path) -> None:
     data, rng = path.read_bytes(), random.Random(path.name)
     splitter.check(data)
-    for _ in range(NEIGHBOURS):
+    for _ in range(MUTATIONS):
         seed = rng.getrandbits(32)
-        near = mutate(data, splitter.MOST_BYTES, seed, lambda part, most: flip(part, most, rng))
-        assert len(near) <= splitter.MOST_BYTES
-        splitter.check(near)
+        mutated = mutate(data, splitter.MAX_BYTES, seed, lambda part, most: flip(part, most, rng))
+        assert len(mutated) <= splitter.MAX_BYTES
+        splitter.check(mutated)
 
 
 def test_message_with_a_part_of_the_value_fails_the_check() -> None:
     value = b"MC4CAQAwBQYDK2VwBCIEIBH8wVLWH"
     with pytest.raises(AssertionError, match="piece of the value"):
-        splitter.told(ObjectError(f"{splitter.WHAT}: {value.decode()} cannot be read"), value)
+        splitter.check_message(ObjectError(f"{splitter.WHAT}: {value.decode()} cannot be read"), value)
 
 
 def test_bundle_that_is_parsed_differently_fails_the_check() -> None:
     pem = next(path for path in CORPUS if path.name == "out-of-order.pem").read_bytes()[2:]
     found = take_apart(pem, splitter.WHAT)
-    splitter.whole(found)
+    splitter.check_bundle(found)
     wrong = CertificateBundle(key=found.key, chain=found.chain[::-1], loose=found.loose, complete=True, in_order=True)
     with pytest.raises(AssertionError):
-        splitter.whole(wrong)
+        splitter.check_bundle(wrong)

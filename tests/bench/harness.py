@@ -1,4 +1,4 @@
-"""What is measured: N SecretSyncs and their vault, in a namespace of a cluster with the chart."""
+"""The measured objects: N SecretSyncs and their vault, in a namespace of a cluster with the chart."""
 
 import asyncio
 import time
@@ -19,14 +19,14 @@ from tests.support.cluster.harness import InstalledRelease, Namespace, chart_crd
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
-# Objects of one SecretProviderClass: its `objects` is one text, so people keep it short.
+# Objects of one SecretProviderClass. Users keep it short, because `objects` is one text.
 CLASS_SIZE = 100
 AT_ONCE = 16
-# Which of two versions made within one second is the newer, only a get tells; people do not make them so.
+# For two versions within one second, only a get shows which is newer. Users do not create versions so fast.
 SECOND = 1.0
 # A value that is fetched sooner after its change is fetched again at the next poll (controller/domain/snapshot.py).
 SETTLED = 2.0
-# Seconds until a Secret is looked at, spread over which even 10,000 looks fall into none of what is measured.
+# A drift interval so long that none of 10,000 drift checks falls into the measured time.
 NEVER = 100_000_000
 HANDLES: Sequence[ResourceClient[Any]] = (
     ResourceClient(SecretProviderClass, "bench"),
@@ -35,7 +35,7 @@ HANDLES: Sequence[ResourceClient[Any]] = (
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """How many SecretSyncs, of one key each; seconds that each vault call takes; versions of each object."""
+    """The number of SecretSyncs with one key each, the seconds of each vault call, and the versions of each object."""
 
     count: int
     latency: float = 0.0
@@ -43,7 +43,7 @@ class Shape(msgspec.Struct, frozen=True):
 
     @property
     def interval(self) -> int:
-        """Seconds between polls: long enough for what happens between two of them, on a slower machine, too."""
+        """Return the seconds between polls, long enough for the work between two polls on a slow machine."""
         return 8 + self.count // (100 if self.count <= 1_000 else 60)
 
     def __str__(self) -> str:
@@ -51,13 +51,13 @@ class Shape(msgspec.Struct, frozen=True):
         return f"{self.count:,} SecretSyncs, vault at {self.latency * 1000:.0f} ms{history}"
 
     def names(self) -> list[str]:
-        """Of the SecretSyncs, and of their objects in the vault."""
+        """Return the names of the SecretSyncs, which are also those of their vault objects."""
         return [f"s{number:05}" for number in range(self.count)]
 
 
 @contextmanager
 def cluster(folder: Path, *, with_sqlite: bool = False, **values: Any) -> Iterator[InstalledRelease]:
-    """Provide a cluster with the chart, and an emulator; nothing runs yet."""
+    """Provide a cluster with the chart and an emulator, without a running controller."""
     with (
         ControlPlane(folder / "plane", with_sqlite=with_sqlite, crds=chart_crds()) as plane,
         Emulator(folder / "emulator") as emulator,
@@ -66,10 +66,10 @@ def cluster(folder: Path, *, with_sqlite: bool = False, **values: Any) -> Iterat
         yield install_first_release(plane, emulator, folder, **values)
 
 
-class Stage:
-    """A namespace with its SecretSyncs applied, and a controller that watches it alone, not started yet.
+class BenchHarness:
+    """A namespace with SecretSyncs, and a controller that watches only this namespace and is not started yet.
 
-    So several shapes follow each other in one cluster, and none of them sees what another has left.
+    So several shapes can be measured in one cluster without influence on each other.
     """
 
     def __init__(self, installed: InstalledRelease, shape: Shape) -> None:
