@@ -1,4 +1,4 @@
-"""tools/migrate adopt on the real API server: what a restore of single objects leaves gets its owner again."""
+"""tools/migrate adopt on the real API server: Secrets from a restore of single objects get their owner again."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ def backup(space: Namespace, *names: tuple[str, str]) -> list[dict[str, Any]]:
 
 
 def synced(space: Namespace, *names: str) -> list[tuple[str, str]]:
-    """SecretSyncs of these names, each with its Secret; returns what a backup has."""
+    """Sync SecretSyncs with these names, and return the objects that a backup contains."""
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), *(space.sync(name, {"k": "a"}) for name in names))
     for name in names:
@@ -61,7 +61,7 @@ def restore(space: Namespace, objects: list[dict[str, Any]]) -> None:
 
 
 def content(space: Namespace, name: str) -> dict[str, Any]:
-    """Return the Secret without what another owner changes: its resourceVersion, and the managers of that field."""
+    """Return the Secret without the fields that a new owner changes: owners, their managers, resourceVersion."""
     found = space.get("secret", name)
     meta = found["metadata"]
     meta["managedFields"] = [each for each in meta["managedFields"] if "f:data" in each["fieldsV1"]]
@@ -87,8 +87,8 @@ def test_restored_secrets_are_adopted_offline_and_synced_again(
 
     # A dry run changes nothing.
     assert run(space) == 0
-    told = capsys.readouterr().out
-    assert f"{space.name}/s: would be adopted (--apply)" in told
+    output = capsys.readouterr().out
+    assert f"{space.name}/s: would be adopted (--apply)" in output
     assert space.get("secret", "s")["metadata"]["resourceVersion"] == version
 
     assert run(space, "--apply") == 0
@@ -100,7 +100,7 @@ def test_restored_secrets_are_adopted_offline_and_synced_again(
     assert run(space, "--apply") == 0
     assert "belongs to its SecretSync already" in capsys.readouterr().out
 
-    # Without a vault the value stays; with one, the controller goes on.
+    # Without a vault the value remains. When the vault is back, the controller syncs.
     space.wait_reason("s", Reason.PROVIDER_ERROR, patience=60)
     assert content(space, "s") == before
     space.installed.emulator.clear_faults()
@@ -110,7 +110,7 @@ def test_restored_secrets_are_adopted_offline_and_synced_again(
     space.set_secret("a", "2")
     space.force_sync("s")
     space.wait_secret("s", {"k": "2"})
-    # The garbage collector knows the owner, too.
+    # The garbage collector also knows the owner.
     space.kubectl("delete", "secretsync", "t")
     eventually(lambda: space.get("secret", "t"), lambda found: not found)
 
@@ -136,7 +136,7 @@ def reference(kind: str = "SecretSync", name: str = "s", uid: str = "00000000-11
 def test_secret_of_an_earlier_secretsync_is_adopted_before_it_is_collected(
     space: Namespace, no_garbage_collector: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A tool that keeps owners restores the old UID; the garbage collector would delete that Secret."""
+    """A tool that keeps owners restores the old UID. The garbage collector would delete that Secret."""
     restore(space, [space.provider_class("a"), labelled("s", ownerReferences=[reference()]), space.sync("s", ONE)])
     before = content(space, "s")
     assert run(space, "--apply") == 0
@@ -156,7 +156,7 @@ def test_secret_of_an_earlier_secretsync_is_adopted_before_it_is_collected(
     ],
     ids=["another kind", "another SecretSync", "two owners", "another type", "deleted"],
 )
-def test_secret_that_is_not_a_restored_one_is_left(
+def test_secret_that_is_not_restored_is_not_adopted(
     secret: dict[str, Any],
     text: str,
     space: Namespace,
@@ -183,14 +183,14 @@ def test_secrets_without_label_or_secretsync_are_not_adopted(
     restore(space, [space.provider_class("a"), plain, labelled("alone"), space.sync("s", ONE)])
     before = space.get("secret", "s"), space.get("secret", "alone")
     assert run(space, "--apply") == 1
-    told = capsys.readouterr().out
-    assert f"{space.name}/alone: no SecretSync of its name exists" in told
-    assert f"{space.name}/s" not in told
+    output = capsys.readouterr().out
+    assert f"{space.name}/alone: no SecretSync of its name exists" in output
+    assert f"{space.name}/s" not in output
     assert (space.get("secret", "s"), space.get("secret", "alone")) == before
 
 
-def test_secrets_of_an_akvsync_are_adopted_after_it_made_its_secretsyncs_again(space: Namespace) -> None:
-    """As docs/backup-restore.md says: what it generated is restored without an owner, and deleted first."""
+def test_secrets_of_an_akvsync_are_adopted_after_its_secretsyncs_exist(space: Namespace) -> None:
+    """The steps of docs/backup-restore.md: generated objects are restored without an owner, and then deleted."""
     space.set_secret("a", "1")
     space.apply(space.akv_sync({"secretInAKV": "a"}))
     space.wait_secret("a", {"v0": "1"})
@@ -199,7 +199,7 @@ def test_secrets_of_an_akvsync_are_adopted_after_it_made_its_secretsyncs_again(s
     eventually(lambda: space.get("secret", "a"), lambda found: not found)
     space.installed.emulator.fail(status=503, where=space.vault)
     restore(space, kept[1:])
-    restore(space, kept[:1])  # an AKVSync that comes first makes its objects itself
+    restore(space, kept[:1])  # an AKVSync that is restored first creates its objects itself
     before = content(space, "a")
     space.kubectl("delete", "secretsync/a", "secretproviderclass/made")
     eventually(lambda: space.get("secretsync", "a").get("metadata", {}).get("ownerReferences"), bool)
@@ -241,8 +241,8 @@ def test_doctor_names_the_command_with_and_without_a_vault(
 ) -> None:
     space.set_secret("a", "1")
     restore(space, [space.provider_class("a"), labelled("s"), space.sync("s", ONE)])
-    away = space.sync("offline", ONE, secretProviderClassName="away")
-    restore(space, [space.provider_class("a", name="away", cloudName="nowhere"), labelled("offline"), away])
+    offline = space.sync("offline", ONE, secretProviderClassName="away")
+    restore(space, [space.provider_class("a", name="away", cloudName="nowhere"), labelled("offline"), offline])
     known = ["--release-namespace", installed.release, "--kubeconfig", str(installed.plane.kubeconfig), "-o", "json"]
     doctor.main(["--namespace", space.name, *known])
     found = json.loads(capsys.readouterr().out)["checks"]

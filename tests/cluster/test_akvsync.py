@@ -1,4 +1,4 @@
-"""AKVSync on the real API server: the reference's own example, and what becomes of its parts."""
+"""AKVSync on the real API server: the example of the reference, edits, conflicts and deletion."""
 
 import json
 from datetime import UTC, datetime
@@ -23,12 +23,12 @@ def settings() -> dict[str, str]:
 
 
 def akv_sync(space: Namespace, objects: str, name: str = "shop") -> dict[str, Any]:
-    """Return an AKVSync with objects as a person writes them."""
+    """Return an AKVSync with these objects in YAML."""
     return space.akv_sync(*msgspec.yaml.decode(objects), name=name)
 
 
 def versions(space: Namespace, name: str, *texts: str) -> None:
-    """Versions of a secret, the newest first, each a second older than the one before."""
+    """Create versions of a secret, the newest first. Each is a second older than the previous one."""
     emulator = space.installed.emulator
     for age, text in reversed(list(enumerate(texts))):
         emulator.set_clock(-10 - age)
@@ -37,7 +37,7 @@ def versions(space: Namespace, name: str, *texts: str) -> None:
 
 
 def certificates(space: Namespace, name: str, count: int) -> list[IssuedCertificate]:
-    """Versions of a certificate, the newest first."""
+    """Create versions of a certificate, and return them with the newest first."""
     emulator = space.installed.emulator
     issued = [issue_certificate(name, start=datetime.now(UTC)) for _ in range(count)]
     for age, leaf in reversed(list(enumerate(issued))):
@@ -57,7 +57,7 @@ def halves(text: str) -> set[str]:
     return {text[:middle], text[middle:]}
 
 
-def test_the_references_own_example(space: Namespace) -> None:
+def test_example_of_the_reference_is_synced(space: Namespace) -> None:
     versions(space, "api-token", "token")
     versions(space, "db-password", "new", "old", "oldest")
     versions(space, "deploy-key", "ssh")
@@ -97,14 +97,14 @@ def test_the_references_own_example(space: Namespace) -> None:
     meta = space.get("secret", "db")["metadata"]
     assert meta["labels"] == {"tier": "data", "secrets-store.sync.x-k8s.io": ""}
     assert meta["annotations"] == {"note": "rotated-weekly"}
-    told = list_parts(space)
-    assert all(part["ready"] for part in told.values())
-    assert [item["targetKey"] for item in told["db"]["versions"]] == ["v0", "v1", "v2"]
-    assert len({item["version"] for item in told["db"]["versions"]}) == 3
+    listed = list_parts(space)
+    assert all(part["ready"] for part in listed.values())
+    assert [item["targetKey"] for item in listed["db"]["versions"]] == ["v0", "v1", "v2"]
+    assert len({item["version"] for item in listed["db"]["versions"]}) == 3
     head, row = (line.split() for line in space.kubectl("get", "akvsync", "shop").splitlines())
     assert head == ["NAME", "READY", "REASON", "STATUS", "AGE"]
     assert row[:4] == ["shop", "True", UP_TO_DATE, "8/8"]
-    # What was made is an ordinary SecretSync with an ordinary class, and belongs to the AKVSync.
+    # The AKVSync owns the generated SecretSync and its class.
     uid = space.get("akvsync", "shop")["metadata"]["uid"]
     for kind, name in (("secretproviderclass", "shop"), ("secretsync", "edge-v0")):
         [owner] = space.get(kind, name)["metadata"]["ownerReferences"]
@@ -112,7 +112,7 @@ def test_the_references_own_example(space: Namespace) -> None:
         assert "blockOwnerDeletion" not in owner
 
 
-def test_an_edit_updates_and_prunes(space: Namespace) -> None:
+def test_edit_of_an_akvsync_updates_and_prunes(space: Namespace) -> None:
     versions(space, "a", "new", "old")
     versions(space, "b", "b")
     space.apply(akv_sync(space, "[{secretInAKV: a, labels: {x: '1', y: '1'}}, {secretInAKV: b}]"))
@@ -131,7 +131,7 @@ def test_an_edit_updates_and_prunes(space: Namespace) -> None:
     assert space.list_names("secretsync") == ["a", "c"]
 
 
-def test_what_is_edited_or_deleted_by_hand_is_restored(space: Namespace) -> None:
+def test_manual_edit_or_deletion_of_a_generated_object_is_reverted(space: Namespace) -> None:
     versions(space, "a", "1")
     versions(space, "b", "2")
     space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: b}]"))
@@ -162,7 +162,7 @@ def test_what_is_edited_or_deleted_by_hand_is_restored(space: Namespace) -> None
     space.wait_secret("a", {"v0": "1"})
 
 
-def test_a_forced_look_at_the_vault_is_nobodys_edit(space: Namespace) -> None:
+def test_force_synchronization_of_a_generated_secretsync_is_kept(space: Namespace) -> None:
     versions(space, "a", "1")
     space.apply(akv_sync(space, "[{secretInAKV: a}]"))
     wait_ready(space, *SYNCED)
@@ -173,22 +173,22 @@ def test_a_forced_look_at_the_vault_is_nobodys_edit(space: Namespace) -> None:
     wait_ready(space, *SYNCED)
 
 
-def test_a_failing_part_is_told_with_its_reason_and_the_others_go_on(space: Namespace) -> None:
+def test_failing_part_is_reported_with_its_reason_and_others_sync(space: Namespace) -> None:
     versions(space, "a", "1")
     space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: missing}]"))
     message = wait_ready(space, "False", "ProviderError")
     assert message.startswith("1/2 ready; missing: ")
-    told = list_parts(space)
-    assert (told["a"]["ready"], told["missing"]["ready"]) == (True, False)
-    assert told["missing"]["message"] == in_akvsync_terms(space.ready_condition("missing")[1])
+    listed = list_parts(space)
+    assert (listed["a"]["ready"], listed["missing"]["ready"]) == (True, False)
+    assert listed["missing"]["message"] == in_akvsync_terms(space.ready_condition("missing")[1])
     space.wait_secret("a", {"v0": "1"})
-    # … and the summary follows when it is repaired.
+    # The summary changes when the secret exists.
     space.set_secret("missing", "here")
     space.force_sync("missing")
     assert wait_ready(space, *SYNCED).startswith("2/2")
 
 
-def test_missing_secret_is_an_event_of_the_akvsync_in_its_own_terms(space: Namespace) -> None:
+def test_event_of_the_akvsync_about_a_missing_secret_uses_its_terms(space: Namespace) -> None:
     space.apply(akv_sync(space, "[{secretInAKV: none}, {secretInAKV: nor}]"))
     message = wait_ready(space, "False", "ProviderError")
     assert "correct secretInAKV or certInAKV" in message
@@ -203,7 +203,7 @@ def test_missing_secret_is_an_event_of_the_akvsync_in_its_own_terms(space: Names
     eventually(events, lambda found: ("shop", "Warning", "ProviderError") in found)
 
 
-def test_somebody_elses_secretsync_is_not_touched_and_told(space: Namespace) -> None:
+def test_secretsync_of_another_owner_is_reported_and_not_changed(space: Namespace) -> None:
     versions(space, "a", "1")
     versions(space, "b", "2")
     foreign = space.sync("a", {"k": "b"})
@@ -224,7 +224,7 @@ def test_somebody_elses_secretsync_is_not_touched_and_told(space: Namespace) -> 
     space.wait_secret("a", {"v0": "1"})
 
 
-def test_somebody_elses_class_is_not_touched_and_told(space: Namespace) -> None:
+def test_class_of_another_owner_is_reported_and_not_changed(space: Namespace) -> None:
     versions(space, "a", "1")
     space.apply(space.provider_class("other"))
     before = space.get("secretproviderclass", "shop")
@@ -237,7 +237,7 @@ def test_somebody_elses_class_is_not_touched_and_told(space: Namespace) -> None:
     space.wait_secret("a", {"v0": "1"})
 
 
-def test_a_new_type_waits_until_the_secretsync_is_deleted(space: Namespace) -> None:
+def test_new_secret_type_waits_until_the_secretsync_is_deleted(space: Namespace) -> None:
     versions(space, "key", "ssh")
     space.apply(akv_sync(space, "[{secretInAKV: key}]"))
     wait_ready(space, *SYNCED)
@@ -251,7 +251,7 @@ def test_a_new_type_waits_until_the_secretsync_is_deleted(space: Namespace) -> N
     assert space.get("secret", "key")["type"] == "kubernetes.io/ssh-auth"
 
 
-def test_a_mistake_that_only_the_controller_sees_changes_nothing(space: Namespace) -> None:
+def test_mistake_that_only_the_controller_finds_changes_nothing(space: Namespace) -> None:
     versions(space, "a", "new", "old")
     space.apply(
         akv_sync(space, "[{secretInAKV: a, kubernetesSecretName: a-v1}, {secretInAKV: a, kubernetesSecretName: b}]")
@@ -269,7 +269,7 @@ def test_a_mistake_that_only_the_controller_sees_changes_nothing(space: Namespac
     assert space.get("akvsync", "shop")["status"]["summary"] == "2/2"
 
 
-def test_deleting_it_removes_everything_that_it_made(space: Namespace) -> None:
+def test_deleted_akvsync_takes_its_generated_objects_along(space: Namespace) -> None:
     versions(space, "a", "1")
     space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: a, kubernetesSecretName: b}]"))
     wait_ready(space, *SYNCED)
@@ -278,7 +278,7 @@ def test_deleting_it_removes_everything_that_it_made(space: Namespace) -> None:
         wait_gone(lambda kind=kind: space.list_names(kind))  # type: ignore[misc]
 
 
-def test_deleted_and_applied_again_at_once(space: Namespace) -> None:
+def test_akvsync_deleted_and_applied_at_once_is_synced(space: Namespace) -> None:
     versions(space, "a", "1")
     made = akv_sync(space, "[{secretInAKV: a}]")
     space.apply(made)
@@ -291,7 +291,7 @@ def test_deleted_and_applied_again_at_once(space: Namespace) -> None:
     space.wait_secret("a", {"v0": "1"})
 
 
-def test_what_nobody_touches_is_not_written_again(space: Namespace, installed: InstalledRelease) -> None:
+def test_unchanged_akvsync_is_not_written_again(space: Namespace, installed: InstalledRelease) -> None:
     versions(space, "a", "1")
     space.apply(akv_sync(space, "[{secretInAKV: a}]"))
     wait_ready(space, *SYNCED)

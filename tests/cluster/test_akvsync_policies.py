@@ -1,4 +1,4 @@
-"""The controller's own token, stolen, among SecretSyncs and SecretProviderClasses: it touches an AKVSync's alone."""
+"""Use a stolen token of the controller: it can change only SecretSyncs and classes that an AKVSync owns."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ PATHS = {
 AKV_SYNCS = f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{TARGET_NAMESPACE}/akvsyncs"
 OLD_CLASSES = f"/apis/secrets-store.csi.x-k8s.io/v1alpha1/namespaces/{TARGET_NAMESPACE}/secretproviderclasses"
 NO_FINALIZERS = '{"metadata":{"finalizers":null}}'
-NOBODY = "44444444-4444-4444-4444-444444444444"
+UNKNOWN_UID = "44444444-4444-4444-4444-444444444444"
 OWN_NAMES = {"SecretSync": "made-own", "SecretProviderClass": "maker"}
 KINDS = (("secret-sync.x-k8s.io", "secretsyncs"), ("secrets-store.csi.x-k8s.io", "secretproviderclasses"))
 both = pytest.mark.parametrize("kind", list(PATHS))
@@ -44,8 +44,8 @@ def maker(shop: TargetNamespace) -> str:
 
 
 @pytest.fixture
-def mighty(shop: TargetNamespace) -> Iterator[TokenThief]:
-    """Provide the same account while it has been granted everything on these kinds besides."""
+def privileged_thief(shop: TargetNamespace) -> Iterator[TokenThief]:
+    """Provide the same account with all verbs on these kinds."""
     with grant_all_verbs(shop, *KINDS) as thief:
         yield thief
 
@@ -73,20 +73,20 @@ def seen(shop: TargetNamespace, kind: str, name: str) -> dict[str, Any]:
         ("GET", f"{AKV_SYNCS}/maker"),
     ],
 )
-def test_the_roles_grant_no_other_verb(method: str, path: str, thief: TokenThief) -> None:
+def test_roles_grant_no_other_verb(method: str, path: str, thief: TokenThief) -> None:
     body: dict[str, Any] = {}
     assert thief.send(method, path, body, MERGE if method == "PATCH" else "application/json").status == 403
 
 
 @both
-def test_what_an_akvsync_owns_can_be_made_and_mended(kind: str, thief: TokenThief, maker: str) -> None:
+def test_objects_of_an_akvsync_can_be_created_and_patched(kind: str, thief: TokenThief, maker: str) -> None:
     name = OWN_NAMES[kind]
     assert thief.send("POST", PATHS[kind], make_custom_resource(kind, name, [akv_owner(maker)])).status == 201
     change = {"forceSynchronization": "now"} if kind == "SecretSync" else {"parameters": {"a": "b"}}
     assert patch(thief, kind, name, {"spec": change}).status == 200
 
 
-def test_and_a_secretsync_of_its_own_can_be_deleted(thief: TokenThief, maker: str) -> None:
+def test_secretsync_of_an_akvsync_can_be_deleted(thief: TokenThief, maker: str) -> None:
     assert (
         thief.send("POST", PATHS["SecretSync"], make_custom_resource("SecretSync", "pruned", [akv_owner(maker)])).status
         == 201
@@ -100,12 +100,12 @@ def test_and_a_secretsync_of_its_own_can_be_deleted(thief: TokenThief, maker: st
     [None, {"kind": "ConfigMap"}, {"kind": "SecretSync"}, {"apiVersion": "secret-sync.x-k8s.io.evil.example/v1"}, {}],
     ids=["no owner", "another kind", "a SecretSync", "another group", "two"],
 )
-def test_nothing_can_be_made_for_anybody_else(
+def test_object_without_an_akvsync_as_its_owner_is_refused(
     kind: str, change: dict[str, str] | None, thief: TokenThief, maker: str
 ) -> None:
     owners = [akv_owner(maker, **change)] if change is not None else []
     if change == {}:
-        owners = [akv_owner(maker), akv_owner(NOBODY, name="second", controller=False)]
+        owners = [akv_owner(maker), akv_owner(UNKNOWN_UID, name="second", controller=False)]
     answer = thief.send("POST", PATHS[kind], make_custom_resource(kind, "disowned", owners))
     assert_denied_by_policy(answer, f"the one owner of a {kind} must be an AKVSync")
 
@@ -115,7 +115,7 @@ def test_nothing_can_be_made_for_anybody_else(
 @pytest.mark.parametrize(
     "body", [{}, {"spec": {"provider": "x", "serviceAccountName": "x"}}, {"metadata": {"labels": {"a": "b"}}}]
 )
-def test_what_people_wrote_is_not_changed(
+def test_change_of_an_object_that_no_akvsync_owns_is_refused(
     kind: str, query: str, body: Any, thief: TokenThief, shop: TargetNamespace
 ) -> None:
     name = "written"
@@ -128,35 +128,41 @@ def test_what_people_wrote_is_not_changed(
 
 
 @both
-def test_nor_is_it_adopted_given_away_or_handed_on(
-    kind: str, mighty: TokenThief, shop: TargetNamespace, maker: str
+def test_change_of_an_owner_reference_is_refused(
+    kind: str, privileged_thief: TokenThief, shop: TargetNamespace, maker: str
 ) -> None:
     shop.create(make_custom_resource(kind, "made-adopted", []))
     adopting = {"metadata": {"ownerReferences": [akv_owner(maker)]}}
-    assert_denied_by_policy(patch(mighty, kind, "made-adopted", adopting), f"this {kind} does not belong to an AKVSync")
+    assert_denied_by_policy(
+        patch(privileged_thief, kind, "made-adopted", adopting), f"this {kind} does not belong to an AKVSync"
+    )
     shop.create(make_custom_resource(kind, "made-lasting", [akv_owner(maker)]))
     for owners, why in (
         (None, f"the one owner of a {kind} must be an AKVSync"),
         (
-            [akv_owner(maker), akv_owner(NOBODY, name="second", controller=False)],
+            [akv_owner(maker), akv_owner(UNKNOWN_UID, name="second", controller=False)],
             f"the one owner of a {kind} must be an AKVSync",
         ),
-        ([akv_owner(NOBODY)], f"the owner of a {kind} may not change"),
+        ([akv_owner(UNKNOWN_UID)], f"the owner of a {kind} may not change"),
     ):
-        assert_denied_by_policy(patch(mighty, kind, "made-lasting", {"metadata": {"ownerReferences": owners}}), why)
+        assert_denied_by_policy(
+            patch(privileged_thief, kind, "made-lasting", {"metadata": {"ownerReferences": owners}}), why
+        )
     [kept] = seen(shop, kind, "made-lasting")["metadata"]["ownerReferences"]
     assert kept["uid"] == maker
 
 
 @both
-def test_what_people_wrote_is_not_deleted(kind: str, mighty: TokenThief, shop: TargetNamespace) -> None:
+def test_deletion_of_an_object_that_no_akvsync_owns_is_refused(
+    kind: str, privileged_thief: TokenThief, shop: TargetNamespace
+) -> None:
     shop.create(make_custom_resource(kind, "kept", []))
     for path in (
         f"{PATHS[kind]}/kept",
         f"{PATHS[kind]}/kept?dryRun=All",
         f"{PATHS[kind]}?fieldSelector=metadata.name=kept",
     ):
-        assert_denied_by_policy(mighty.send("DELETE", path), f"this {kind} does not belong to an AKVSync")
+        assert_denied_by_policy(privileged_thief.send("DELETE", path), f"this {kind} does not belong to an AKVSync")
     assert seen(shop, kind, "kept")
 
 
@@ -178,10 +184,10 @@ def test_what_people_wrote_is_not_deleted(kind: str, mighty: TokenThief, shop: T
     ],
     ids=str,
 )
-def test_stolen_token_makes_objects_only_as_the_controller_does(
+def test_stolen_token_creates_objects_only_as_the_controller_does(
     kind: str, change: dict[str, Any], why: str, thief: TokenThief
 ) -> None:
-    own = akv_owner(NOBODY, name="odd") | {key: value for key, value in change.items() if key != "metadata"}
+    own = akv_owner(UNKNOWN_UID, name="odd") | {key: value for key, value in change.items() if key != "metadata"}
     body = make_custom_resource(kind, "odd", [{key: value for key, value in own.items() if value is not None}])
     body["spec"] |= {"secretProviderClassName": "odd"} if kind == "SecretSync" else {}
     body["metadata"] |= change.get("metadata", {})
@@ -189,7 +195,7 @@ def test_stolen_token_makes_objects_only_as_the_controller_does(
 
 
 @both
-def test_stolen_token_leaves_metadata_as_it_is(kind: str, thief: TokenThief, shop: TargetNamespace, maker: str) -> None:
+def test_stolen_token_cannot_change_metadata(kind: str, thief: TokenThief, shop: TargetNamespace, maker: str) -> None:
     body = make_custom_resource(kind, "made-marked", [akv_owner(maker)])
     body["metadata"] |= {"labels": {"a": "b"}, "annotations": {"c": "d"}, "finalizers": ["x.example/y"]}
     shop.create(body)
@@ -231,24 +237,24 @@ def test_stolen_token_changes_only_the_status_through_the_status(thief: TokenThi
     }
 
 
-def test_the_old_version_of_a_class_is_no_way_around(mighty: TokenThief, shop: TargetNamespace) -> None:
+def test_old_api_version_of_a_class_has_the_same_policies(privileged_thief: TokenThief, shop: TargetNamespace) -> None:
     shop.create(make_custom_resource("SecretProviderClass", "aged", []))
-    answer = mighty.send("PATCH", f"{OLD_CLASSES}/aged", {"spec": {"provider": "x"}}, MERGE)
+    answer = privileged_thief.send("PATCH", f"{OLD_CLASSES}/aged", {"spec": {"provider": "x"}}, MERGE)
     assert_denied_by_policy(answer, "this SecretProviderClass does not belong to an AKVSync")
     body = make_custom_resource("SecretProviderClass", "older", []) | {
         "apiVersion": "secrets-store.csi.x-k8s.io/v1alpha1"
     }
     assert_denied_by_policy(
-        mighty.send("POST", OLD_CLASSES, body), "the one owner of a SecretProviderClass must be an AKVSync"
+        privileged_thief.send("POST", OLD_CLASSES, body), "the one owner of a SecretProviderClass must be an AKVSync"
     )
 
 
-def test_the_status_of_what_people_wrote_is_still_told(thief: TokenThief, shop: TargetNamespace) -> None:
+def test_status_of_a_secretsync_that_no_akvsync_owns_can_be_written(thief: TokenThief, shop: TargetNamespace) -> None:
     shop.create_sync("reported")
     path = f"{PATHS['SecretSync']}/reported/status"
     assert thief.send("PATCH", path, {"status": {"syncHash": "h"}}, MERGE).status == 200
-    # … and that is no way to change anything else.
-    theft = {"metadata": {"ownerReferences": [akv_owner(NOBODY)]}, "spec": {"serviceAccountName": "mine"}}
+    # The status subresource changes nothing else.
+    theft = {"metadata": {"ownerReferences": [akv_owner(UNKNOWN_UID)]}, "spec": {"serviceAccountName": "mine"}}
     assert thief.send("PATCH", path, theft, MERGE).status == 200
     found = seen(shop, "SecretSync", "reported")
     assert found["spec"]["serviceAccountName"] == "none"

@@ -1,4 +1,4 @@
-"""The demo as people start it: its claims hold, a claim that does not hold ends it, and it leaves nothing behind."""
+"""The demo as users start it: its claims are true, a false claim ends it, and it leaves nothing behind."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def start(scratch: Path, *args: str | Path) -> subprocess.Popen[str]:
 
 
 def left_behind(scratch: Path) -> list[str]:
-    """Files in the scratch folder, and processes that know of it, up to five seconds after the end."""
+    """Return the files in the scratch folder and the processes that use it. Wait five seconds for their end."""
     for _ in range(50):
         found = [path.name for path in scratch.iterdir()]
         for process in Path("/proc").glob("[0-9]*"):
@@ -57,47 +57,47 @@ def left_behind(scratch: Path) -> list[str]:
 
 
 def until(process: subprocess.Popen[str], text: str) -> str:
-    """Return what it prints up to the line with that text."""
+    """Return the output of the process up to the line with this text."""
     assert process.stdout
     seen = ""
     for line in process.stdout:
         seen += line
         if text in line:
             return seen
-    raise AssertionError(f"it ended before it printed {text!r}:\n{seen}")
+    raise AssertionError(f"the demo ended before it printed {text!r}:\n{seen}")
 
 
 def read(kubeconfig: Path, plane: ControlPlane, *args: str) -> str:
     return plane.kubectl(*args, kubeconfig=kubeconfig, check=False)
 
 
-def test_the_whole_story(tmp_path: Path) -> None:
+def test_demo_runs_to_its_end(tmp_path: Path) -> None:
     process = start(tmp_path)
-    told, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, told
-    assert len(TITLES.findall(told)) == 9
-    assert re.findall(r"^Hello.$", told, re.MULTILINE) == [
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert len(TITLES.findall(output)) == 9
+    assert re.findall(r"^Hello.$", output, re.MULTILINE) == [
         *("Hello2", "Hello!"),
         *("Hello3", "Hello2"),
         *("Hello3", "Hello2"),
         *("Hello3", "Hello2"),
         *("Hello4", "Hello3"),
     ]
-    assert "ProviderError" in told
-    assert "was refused" in told
+    assert "ProviderError" in output
+    assert "was refused" in output
     for command in ("kubectl apply -f ./spc.yaml", "helm install azure-secret-store ./chart"):
-        assert f"$ {command}" in told
-    times = [float(seconds) for seconds in re.findall(r"^ +([\d.]+) s  ", told, re.MULTILINE)]
+        assert f"$ {command}" in output
+    times = [float(seconds) for seconds in re.findall(r"^ +([\d.]+) s  ", output, re.MULTILINE)]
     assert len(times) == 10
     assert times[-1] == pytest.approx(sum(times[:-1]), abs=1)
-    assert "Nothing is left running" in told
+    assert "Nothing is left running" in output
     assert left_behind(tmp_path) == []
 
 
-def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
+def test_ctrl_c_stops_all_processes(tmp_path: Path) -> None:
     process = start(tmp_path)
-    told = until(process, "$ kubectl apply -f ./ss.yaml")
-    (pid,) = re.findall(r"process (\d+) is ready", told)
+    output = until(process, "$ kubectl apply -f ./ss.yaml")
+    (pid,) = re.findall(r"process (\d+) is ready", output)
     assert Path(f"/proc/{pid}").exists()
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=60)
@@ -107,22 +107,22 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
-def test_a_cluster_that_one_has(plane: ControlPlane, tmp_path: Path) -> None:
+def test_demo_on_an_existing_cluster_removes_its_objects(plane: ControlPlane, tmp_path: Path) -> None:
     refused = start(tmp_path, "--kubeconfig", plane.kubeconfig)
-    told, _ = refused.communicate(timeout=60)
+    output, _ = refused.communicate(timeout=60)
     assert refused.returncode == 2
-    assert plane.url in told
-    assert "add --yes" in told
+    assert plane.url in output
+    assert "add --yes" in output
     before = plane.kubectl("get", "namespaces,crds", "--output=name")
 
     process = start(tmp_path, "--kubeconfig", plane.kubeconfig, "--yes", "--keep")
-    told = until(process, "To stop and remove everything")
-    assert "is not restarted" in told
-    (kubeconfig,) = re.findall(r"export KUBECONFIG=(\S+)", told)
+    output = until(process, "To stop and remove everything")
+    assert "is not restarted" in output
+    (kubeconfig,) = re.findall(r"export KUBECONFIG=(\S+)", output)
     value = read(Path(kubeconfig), plane, "get", "secret", sse_guide.SYNC_NAME, "-n", "my-namespace", "-o", "name")
     assert value == f"secret/{sse_guide.SYNC_NAME}\n"
     assert plane.kubectl("get", "deployment", "-n", helm.RELEASE, "-o", "jsonpath={.items[*].spec.replicas}") == "0"
-    (pid,) = re.findall(r"kill (\d+)$", told, re.MULTILINE)
+    (pid,) = re.findall(r"kill (\d+)$", output, re.MULTILINE)
     os.kill(int(pid), signal.SIGTERM)
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0, rest
@@ -132,21 +132,21 @@ def test_a_cluster_that_one_has(plane: ControlPlane, tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
-def test_a_namespace_of_somebody_elses_is_not_taken(plane: ControlPlane, tmp_path: Path) -> None:
+def test_existing_namespace_is_refused(plane: ControlPlane, tmp_path: Path) -> None:
     plane.kubectl("create", "namespace", "my-namespace")
     try:
         process = start(tmp_path, "--kubeconfig", plane.kubeconfig, "--yes")
-        told, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
         assert process.returncode == 2
-        assert "the namespace my-namespace exists" in told
+        assert "the namespace my-namespace exists" in output
     finally:
         plane.kubectl("delete", "namespace", "my-namespace")
 
 
-def test_a_claim_that_does_not_hold_ends_it(
+def test_false_claim_ends_the_demo(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The vault's first value never gets there: the second one is set twice.
+    # The first value never reaches the vault, because the second one is set twice.
     real = Emulator.set_secret
 
     def wrong(self: Emulator, vault: str, name: str, value: str) -> str:
@@ -158,13 +158,13 @@ def test_a_claim_that_does_not_hold_ends_it(
     with monkeypatch.context() as patch:
         patch.setattr(demo, "end_on_signals", lambda: None)  # this process keeps its signal handlers
         assert demo.main(["--kubeconfig", str(plane.kubeconfig), "--yes"]) == 1
-    told = capsys.readouterr()
-    assert "expected the Secret within 4 s: ('Hello2', 'Hello!'), found ('Hello2', 'Hello2')" in told.err
-    assert "end of the controller's log" in told.out
+    output = capsys.readouterr()
+    assert "expected the Secret within 4 s: ('Hello2', 'Hello!'), found ('Hello2', 'Hello2')" in output.err
+    assert "end of the controller's log" in output.out
     assert "my-namespace" not in plane.kubectl("get", "namespaces", "--output=name")
 
 
-def test_a_kubeconfig_that_is_not_there_is_bad_input() -> None:
+def test_missing_kubeconfig_of_the_demo_is_exit_2() -> None:
     done = subprocess.run(
         [ROOT / "tools" / "demo", "--kubeconfig", "/nowhere"], capture_output=True, text=True, timeout=60
     )

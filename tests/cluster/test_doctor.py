@@ -1,4 +1,4 @@
-"""tools/doctor on the real API server and the emulator: all is ok where all is well, and each cause is recognised."""
+"""tools/doctor on the real API server and the emulator: a healthy SecretSync is ok, and each fault is recognised."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def trusted_issuer(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def examine(installed: InstalledRelease, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Found]]:
-    """Run the doctor, as the caller who knows the emulator's hosts and which of the suite's releases is meant."""
+    """Run the doctor with the emulator's hosts and the namespace of the release under test."""
 
     def run(*arguments: str, kubeconfig: Path | None = None) -> tuple[int, Found]:
         hosts = (urlsplit(installed.emulator.authority).netloc, "*.invalid")
@@ -49,9 +49,9 @@ def examine(installed: InstalledRelease, capsys: pytest.CaptureFixture[str]) -> 
             str(kubeconfig or installed.plane.kubeconfig),
         ]
         code = doctor.main([*arguments, *known, "-o", "json"])
-        told = capsys.readouterr()
-        assert CANARY not in told.out + told.err
-        return code, json.loads(told.out)["checks"] if code != 2 else [{"text": told.err}]
+        output = capsys.readouterr()
+        assert CANARY not in output.out + output.err
+        return code, json.loads(output.out)["checks"] if code != 2 else [{"text": output.err}]
 
     return run
 
@@ -66,13 +66,13 @@ def start(space: Namespace, **parameters: str) -> None:
 
 
 def failing(found: Found, name: str) -> str:
-    """Text and fix of the failing check of that name."""
+    """Return text and fix of the failing check with this name."""
     texts = [f"{check['text']}; {check['fix']}" for check in found if (check["name"], check["level"]) == (name, "fail")]
     assert texts, found
     return texts[0]
 
 
-def test_a_healthy_one_is_all_ok(space: Namespace, examine: Examine, plane: ControlPlane) -> None:
+def test_healthy_secretsync_passes_all_checks(space: Namespace, examine: Examine, plane: ControlPlane) -> None:
     start(space)
     space.wait_secret("s", {"k": "1"})
     space.kubectl("wait", "secretsync/s", "--for=condition=Ready", "--timeout=20s")
@@ -90,7 +90,7 @@ def test_a_healthy_one_is_all_ok(space: Namespace, examine: Examine, plane: Cont
     assert "1 of 1 keys equal" in texts["secret"]
 
 
-def test_an_akvsync_with_what_it_generated(space: Namespace, examine: Examine) -> None:
+def test_akvsync_is_examined_with_its_generated_objects(space: Namespace, examine: Examine) -> None:
     space.set_secret("a", "1")
     objects = [{"secretInAKV": "a"}, {"secretInAKV": "b"}]
     identity = {"clientID": space.client, "tenantID": TENANT, "serviceAccountName": space.account}
@@ -107,7 +107,7 @@ def test_an_akvsync_with_what_it_generated(space: Namespace, examine: Examine) -
     }
 
 
-def test_the_service_account_is_missing(space: Namespace, examine: Examine) -> None:
+def test_missing_service_account_is_reported_with_its_command(space: Namespace, examine: Examine) -> None:
     start(space)
     space.kubectl("delete", "serviceaccount", space.account)
     code, found = examine("secretsync/s", "--namespace", space.name)
@@ -119,7 +119,7 @@ def test_the_service_account_is_missing(space: Namespace, examine: Examine) -> N
     ("issuer", "subject", "number"),
     [("https://another.example", None, "700211"), (None, "system:serviceaccount:other:shop", "700213")],
 )
-def test_the_federated_credential_does_not_fit(
+def test_wrong_federated_credential_is_reported_with_its_command(
     space: Namespace, examine: Examine, issuer: str | None, subject: str | None, number: str
 ) -> None:
     emulator, real = space.installed.emulator, space.installed.plane.issuer
@@ -143,7 +143,7 @@ def test_the_federated_credential_does_not_fit(
         ({"tenantID": KNOWN}, True, "700016"),
     ],
 )
-def test_client_or_tenant_is_wrong(
+def test_wrong_client_or_tenant_is_reported(
     space: Namespace, examine: Examine, parameters: dict[str, str], known: bool, number: str
 ) -> None:
     if known:
@@ -158,7 +158,7 @@ def test_client_or_tenant_is_wrong(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "words"),
+    ("fault", "words"),
     [
         ("revoke_role", ["may not read secret a", "az role assignment create", "az keyvault show --name {vault}"]),
         ("firewall", ["firewall refuses", "networking"]),
@@ -170,7 +170,9 @@ def test_client_or_tenant_is_wrong(
         ("delete_secret", ["secret a is not in", "recover it"]),
     ],
 )
-def test_the_vault_refuses(space: Namespace, examine: Examine, trouble: str, words: list[str]) -> None:
+def test_refusal_of_the_vault_is_reported_with_its_cause(
+    space: Namespace, examine: Examine, fault: str, words: list[str]
+) -> None:
     start(space)
     arguments: dict[str, tuple[Any, ...]] = {
         "revoke_role": (space.client, space.vault),
@@ -180,27 +182,27 @@ def test_the_vault_refuses(space: Namespace, examine: Examine, trouble: str, wor
         "api_versions": (space.vault, ["2016-10-01", "7.1"]),
         "throttle": (space.vault, 0, 1),
     }
-    getattr(space.installed.emulator, trouble)(*arguments.get(trouble, (space.vault, "a")))
+    getattr(space.installed.emulator, fault)(*arguments.get(fault, (space.vault, "a")))
     code, found = examine("secretsync/s", "--namespace", space.name)
     assert code == 1
     for word in words:
         assert word.format(vault=space.vault) in failing(found, "object secret/a")
 
 
-def test_an_object_was_never_there(space: Namespace, examine: Examine) -> None:
+def test_missing_object_is_reported(space: Namespace, examine: Examine) -> None:
     space.apply(space.provider_class("a"), space.sync("s", ONE))
     found = examine("secretsync/s", "--namespace", space.name)[1]
     assert "secret a is not in" in failing(found, "object secret/a")
     assert "there is no Secret s" in failing(found, "secret")
 
 
-def test_the_vaults_name_does_not_resolve(space: Namespace, examine: Examine) -> None:
+def test_vault_name_that_does_not_resolve_is_reported(space: Namespace, examine: Examine) -> None:
     start(space, cloudName="nowhere")
     text = failing(examine("secretsync/s", "--namespace", space.name)[1], "vault")
     assert f"the name {space.vault}.invalid does not resolve" in text
 
 
-def test_a_proxy_inspects_tls(space: Namespace, examine: Examine) -> None:
+def test_certificate_of_an_inspecting_proxy_is_reported(space: Namespace, examine: Examine) -> None:
     start(space)
     space.installed.emulator.certificate_flaw("unknown-ca")
     found = examine("secretsync/s", "--namespace", space.name)[1]
@@ -209,7 +211,7 @@ def test_a_proxy_inspects_tls(space: Namespace, examine: Examine) -> None:
         assert "add its CA to the chart's `caBundle`" in failing(found, name)
 
 
-def test_a_proxy_refuses(
+def test_refusal_of_the_proxy_is_reported(
     space: Namespace,
     examine: Examine,
     refusing_proxy: str,
@@ -222,7 +224,7 @@ def test_a_proxy_refuses(
     assert any("is resolved by the proxy 127.0.0.1" in check["text"] for check in found)
 
 
-def test_the_vault_is_cut_off(space: Namespace, examine: Examine) -> None:
+def test_unreachable_vault_is_reported(space: Namespace, examine: Examine) -> None:
     start(space)
     space.installed.emulator.cut_off()
     text = failing(examine("secretsync/s", "--namespace", space.name)[1], "vault")
@@ -236,21 +238,21 @@ def late_clock(installed: InstalledRelease) -> Iterator[None]:
     installed.emulator.set_clock(0)
 
 
-def test_the_clock_is_wrong(space: Namespace, examine: Examine, late_clock: None) -> None:
+def test_wrong_clock_is_reported(space: Namespace, examine: Examine, late_clock: None) -> None:
     start(space)
     found = examine("secretsync/s", "--namespace", space.name)[1]
     assert "60 minutes off" in failing(found, "clock")
     assert "700024" in failing(found, "entra")
 
 
-def test_the_class_is_missing_or_wrong(space: Namespace, examine: Examine) -> None:
+def test_missing_class_and_missing_object_of_the_class_are_reported(space: Namespace, examine: Examine) -> None:
     space.apply(space.sync("s", ONE))
     assert "create it or correct" in failing(examine("secretsync/s", "--namespace", space.name)[1], "class")
     space.apply(space.provider_class("b"))
     assert "it has: b" in failing(examine("secretsync/s", "--namespace", space.name)[1], "mapping")
 
 
-def test_somebody_elses_secret(space: Namespace, examine: Examine) -> None:
+def test_secret_of_another_owner_is_reported(space: Namespace, examine: Examine) -> None:
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"x": "eA=="}}
     space.apply(theirs)
     start(space)
@@ -259,7 +261,7 @@ def test_somebody_elses_secret(space: Namespace, examine: Examine) -> None:
     )
 
 
-def test_a_secret_that_is_behind_is_named_by_key(space: Namespace, examine: Examine) -> None:
+def test_outdated_secret_is_reported_with_its_keys(space: Namespace, examine: Examine) -> None:
     start(space)
     space.wait_secret("s", {"k": "1"})
     space.set_secret("a", "2")
@@ -270,7 +272,7 @@ def test_a_secret_that_is_behind_is_named_by_key(space: Namespace, examine: Exam
 
 
 @pytest.mark.since(*SINCE_POLICIES)
-def test_a_policy_is_missing_or_does_not_deny(installed: InstalledRelease, space: Namespace, examine: Examine) -> None:
+def test_missing_or_unbound_policy_is_reported(installed: InstalledRelease, space: Namespace, examine: Examine) -> None:
     plane = installed.plane
     name = f"no-delete.{installed.deployment}.{installed.release}"
     policy, binding = f"validatingadmissionpolicy/{name}", f"validatingadmissionpolicybinding/{name}"
@@ -290,7 +292,7 @@ def test_a_policy_is_missing_or_does_not_deny(installed: InstalledRelease, space
     assert examine("--namespace", space.name)[0] == 0
 
 
-def test_several_are_looked_at_together(space: Namespace, examine: Examine) -> None:
+def test_all_secretsyncs_of_a_namespace_are_examined_together(space: Namespace, examine: Examine) -> None:
     start(space)
     space.apply(space.sync("t", {"x": "b"}))
     space.wait_secret("s", {"k": "1"})
@@ -301,7 +303,7 @@ def test_several_are_looked_at_together(space: Namespace, examine: Examine) -> N
     assert space.count_calls() - before == 2  # the probe, and the one object that can be read
 
 
-def test_who_may_only_view_is_told_what_could_not_be_seen(space: Namespace, examine: Examine) -> None:
+def test_caller_who_may_only_view_gets_warnings_of_missing_rights(space: Namespace, examine: Examine) -> None:
     start(space)
     space.wait_secret("s", {"k": "1"})
     space.kubectl("wait", "secretsync/s", "--for=condition=Ready", "--timeout=20s")
@@ -326,7 +328,7 @@ def test_who_may_only_view_is_told_what_could_not_be_seen(space: Namespace, exam
     assert "serviceaccounts/token" in next(check["fix"] for check in found if check["name"] == "token")
 
 
-def test_whoever_may_not_see_the_settings_is_not_told_that_they_are_wrong(space: Namespace, examine: Examine) -> None:
+def test_settings_that_the_caller_may_not_read_are_a_warning(space: Namespace, examine: Examine) -> None:
     start(space, cloudName="emulator")
     plane = space.installed.plane
     space.kubectl("create", "serviceaccount", "narrow")
@@ -340,7 +342,7 @@ def test_whoever_may_not_see_the_settings_is_not_told_that_they_are_wrong(space:
     assert "could not be read" in next(check["text"] for check in found if check["name"] == "class")
 
 
-def test_a_pfx_that_takes_an_hour_to_open_is_given_up(space: Namespace, examine: Examine) -> None:
+def test_pfx_that_takes_an_hour_to_open_is_given_up_by_the_doctor(space: Namespace, examine: Examine) -> None:
     space.installed.emulator.set_secret(space.vault, "slow", make_slow_pfx(), content_type="application/x-pkcs12")
     space.apply(space.provider_class("slow"), space.sync("s", {"k": "slow/tls.crt"}))
     began = time.monotonic()
@@ -351,13 +353,13 @@ def test_a_pfx_that_takes_an_hour_to_open_is_given_up(space: Namespace, examine:
     assert "ok" in {check["level"] for check in found if check["name"] == "object secret/slow"}
 
 
-def test_what_is_not_there_is_bad_input(space: Namespace, examine: Examine) -> None:
+def test_missing_secretsync_as_argument_is_exit_2(space: Namespace, examine: Examine) -> None:
     code, found = examine("secretsync/missing", "--namespace", space.name)
     assert code == 2
     assert f"there is no SecretSync missing in namespace {space.name}" in found[0]["text"]
 
 
-def test_as_a_kubectl_plugin(plane: ControlPlane, space: Namespace, tmp_path: Path) -> None:
+def test_doctor_runs_as_a_kubectl_plugin(plane: ControlPlane, space: Namespace, tmp_path: Path) -> None:
     start(space)
     (tmp_path / "kubectl-akv-doctor").symlink_to(ROOT / "tools" / "doctor")
     env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "KUBECONFIG": str(plane.kubeconfig)}

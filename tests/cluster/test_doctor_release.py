@@ -1,4 +1,4 @@
-"""An administrator runs tools/doctor while an editor of one namespace has objects that imitate a release."""
+"""Run tools/doctor as an administrator while an editor of one namespace has objects that imitate a release."""
 
 import json
 import socket
@@ -18,13 +18,13 @@ from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError
 
-# It sorts before the release's namespace.
+# This name sorts before the namespace of the release.
 EDITORS = "aaa"
 Found = list[dict[str, str]]
 
 
 class Listener:
-    """A host of the editor's on loopback. It counts connections and answers none."""
+    """A host of the editor on loopback. It counts connections and answers none."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -90,20 +90,20 @@ def examine(here: InstalledRelease, capsys: pytest.CaptureFixture[str], monkeypa
 
     def run(*arguments: str) -> tuple[int, Found, str]:
         code = doctor.main([*arguments, "--kubeconfig", str(here.plane.kubeconfig), "-o", "json"])
-        told = capsys.readouterr()
-        return code, json.loads(told.out)["checks"] if told.out else [], told.err
+        output = capsys.readouterr()
+        return code, json.loads(output.out)["checks"] if output.out else [], output.err
 
     return run
 
 
 def clouds(address: str) -> dict[str, Any]:
-    """Clouds whose every host is that one; Azure's own are renamed to it, too."""
+    """Return clouds with this host as every address, also for the names of Azure clouds."""
     cloud = {"authority": f"https://{address}", "vaultUrl": f"https://{address}/{{vault}}"}
     return {"emulator": cloud, "AzurePublicCloud": cloud}
 
 
 def fakes(installed: InstalledRelease, address: str) -> list[dict[str, Any]]:
-    """Return what an editor makes up: the release's own Deployment and ConfigMap, and two that are named otherwise."""
+    """Return an editor's copies of the release's Deployment and ConfigMap: one with their names, two with others."""
     plane, at = installed.plane, ("--namespace", installed.release, "--output", "json")
     held = json.loads(plane.kubectl("get", "deployment", installed.deployment, *at))
     found: list[dict[str, Any]] = []
@@ -139,27 +139,27 @@ def attacked(here: InstalledRelease, listener: Listener) -> Iterator[Listener]:
 
 
 def texts(found: Found) -> dict[str, str]:
-    # The cluster's own lines come first.
+    # The checks of the cluster come first.
     return {check["name"]: f"{check['level']} {check['text']}; {check['fix']}" for check in reversed(found)}
 
 
-def test_an_editors_release_is_neither_examined_nor_contacted(
+def test_imitated_release_is_neither_examined_nor_contacted(
     here: InstalledRelease, space: Namespace, attacked: Listener, examine: Examine
 ) -> None:
     host = urlsplit(here.emulator.authority).netloc
     code, found, _ = examine("--allow-host", host)
-    told = texts(found)
+    output = texts(found)
     assert attacked.connections == 0
-    assert f"Deployment {here.release}/{here.deployment} is available" in told["controller"]
-    assert told["entra"].startswith("ok ")
-    assert told["vault"].startswith("ok ")
-    assert code in (0, 1)  # nothing runs that would write the Secret
-    # Also where the caller trusts the editor's host: it is none of the release's.
+    assert f"Deployment {here.release}/{here.deployment} is available" in output["controller"]
+    assert output["entra"].startswith("ok ")
+    assert output["vault"].startswith("ok ")
+    assert code in (0, 1)  # no controller runs that would write the Secret
+    # A caller who allows the editor's host does not contact it either: the release does not use it.
     examine("--allow-host", host, "--allow-host", attacked.address)
     assert attacked.connections == 0
 
 
-def test_an_editor_cannot_create_what_names_a_release(here: InstalledRelease) -> None:
+def test_editor_cannot_create_the_objects_that_identify_a_release(here: InstalledRelease) -> None:
     for kind in ("clusterrolebinding", "validatingadmissionpolicy", "clusterrole"):
         held = json.loads(here.plane.kubectl("get", kind, "--output", "json", "-lapp.kubernetes.io/part-of"))["items"]
         assert held, kind
@@ -169,10 +169,10 @@ def test_an_editor_cannot_create_what_names_a_release(here: InstalledRelease) ->
             as_editor(here, [fake])
 
 
-def test_nothing_is_sent_to_a_host_that_the_caller_did_not_name(
+def test_host_that_the_caller_did_not_allow_is_not_contacted(
     here: InstalledRelease, space: Namespace, listener: Listener, examine: Examine
 ) -> None:
-    """The release's own ConfigMap, changed by an editor of its namespace."""
+    """An editor of the release's namespace changed its ConfigMap."""
     plane, at = here.plane, ("configmap", f"{here.deployment}-files", "--namespace", here.release)
     before = json.loads(plane.kubectl("get", *at, "--output", "json"))["data"]
     audited = here.emulator.counters()
@@ -182,23 +182,23 @@ def test_nothing_is_sent_to_a_host_that_the_caller_did_not_name(
         _, found, _ = examine("--namespace", space.name)
     finally:
         plane.kubectl("patch", *at, "--type=merge", "--patch", json.dumps({"data": before}))
-    told = texts(found)
+    output = texts(found)
     assert listener.connections == 0
     assert here.emulator.counters() == audited
-    assert told["hosts"].startswith("warn ")
-    assert f"--allow-host {listener.address}" in told["hosts"]
-    assert f"emulator ({listener.address})" in told["settings"]
-    assert f"AzurePublicCloud ({listener.address})" in told["settings"]
-    assert "entra" not in told
-    # What needs no token is examined all the same.
-    assert told["class"].startswith("ok ")
-    assert told["account"].startswith("ok ")
-    assert told["token"].startswith("ok ")
-    assert "status" in told
+    assert output["hosts"].startswith("warn ")
+    assert f"--allow-host {listener.address}" in output["hosts"]
+    assert f"emulator ({listener.address})" in output["settings"]
+    assert f"AzurePublicCloud ({listener.address})" in output["settings"]
+    assert "entra" not in output
+    # Checks without a token still run.
+    assert output["class"].startswith("ok ")
+    assert output["account"].startswith("ok ")
+    assert output["token"].startswith("ok ")
+    assert "status" in output
 
 
 @pytest.mark.parametrize("renamed", [{"nameOverride": "other"}, {"fullnameOverride": "scribe"}])
-def test_two_releases_are_a_question(
+def test_of_two_releases_the_caller_must_choose_one(
     here: InstalledRelease,
     space: Namespace,
     attacked: Listener,
@@ -211,14 +211,14 @@ def test_two_releases_are_a_question(
     values = [word for pair in renamed.items() for word in ("--set", "=".join(pair))]
     helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", *values])
     try:
-        code, _, told = examine()
+        code, _, output = examine()
         assert code == 2
-        assert "several releases fit: " in told
-        assert "--release-namespace" in told
-        assert EDITORS not in told
+        assert "several releases fit: " in output
+        assert "--release-namespace" in output
+        assert EDITORS not in output
         _, found, _ = examine("--release-namespace", "second")
         assert "Deployment second/" in texts(found)["controller"]
-        # Uninstalled, and its binding left behind: there is one release.
+        # After an uninstallation that left the binding behind, there is one release.
         name = plane.kubectl("get", "deployments", "--namespace", "second", "--output", "name").strip()
         plane.kubectl("delete", name, "--namespace", "second")
         _, found, _ = examine()
@@ -228,7 +228,7 @@ def test_two_releases_are_a_question(
     assert attacked.connections == 0
 
 
-def test_a_release_in_named_namespaces_is_found_by_its_policies(
+def test_release_in_listed_namespaces_is_found_by_its_policies(
     here: InstalledRelease, examine: Examine, listener: Listener
 ) -> None:
     plane = here.plane
@@ -236,9 +236,9 @@ def test_a_release_in_named_namespaces_is_found_by_its_policies(
     served = ["--set", "watchNamespaces={default}"]
     helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", *served])
     try:
-        code, _, told = examine()
+        code, _, output = examine()
         assert code == 2
-        assert "narrow/mine-akv-secret-store (release mine)" in told
+        assert "narrow/mine-akv-secret-store (release mine)" in output
         _, found, _ = examine("--release", "mine")
         assert "Deployment narrow/" in texts(found)["controller"]
     finally:

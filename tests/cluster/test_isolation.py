@@ -1,4 +1,4 @@
-"""Namespaces against each other: nothing of one's vault reaches another, and none can hold up the rest."""
+"""Isolation of namespaces: no value of a vault reaches another namespace, and none delays the others."""
 
 import json
 import re
@@ -29,9 +29,9 @@ from tests.support.cluster.harness import (
 from tools.pods.pod_process import PodProcess
 
 POLL = 2
-# Whatever a namespace does, another one's new value arrives after interval + jitter + this.
-HELD_UP = 10.0
-# Vaults that let every request hang: more than one namespace gets requests under way.
+# Whatever a namespace does, a new value of another one arrives within interval + jitter + this time.
+MAX_DELAY = 10.0
+# The number of hanging vaults: more than one namespace can have requests in progress.
 HANGING = 40
 
 
@@ -42,7 +42,7 @@ def settings() -> dict[str, str]:
 
 @pytest.fixture
 def neighbour(installed: InstalledRelease, controller: PodProcess) -> Iterator[Namespace]:
-    """Another namespace with another identity."""
+    """Provide another namespace with another identity."""
     namespace = Namespace(installed)
     yield namespace
     namespace.remove()
@@ -51,8 +51,8 @@ def neighbour(installed: InstalledRelease, controller: PodProcess) -> Iterator[N
 # Values
 
 
-def test_two_identities_on_one_vault_share_no_answer(space: Namespace, neighbour: Namespace) -> None:
-    """Both ask for the same object at the same time, and the vault answers each for itself."""
+def test_two_identities_of_one_vault_share_no_answer(space: Namespace, neighbour: Namespace) -> None:
+    """Both identities read the same object at the same time, and each gets its own answer of the vault."""
     emulator = space.installed.emulator
     space.set_secret("a", "1")
     for place in (space, neighbour):
@@ -75,12 +75,12 @@ def test_two_identities_on_one_vault_share_no_answer(space: Namespace, neighbour
         space.wait_secret(f"s{number}", {"k": "2"})
     neighbour.wait_reason("s0", Reason.PROVIDER_ERROR, patience=30)
     assert neighbour.secret_values("s0") == {"k": canary_value("1")}
-    told = neighbour.get("secretsync", "s0")["status"]["objects"][0]["version"]
-    assert told != space.get("secretsync", "s0")["status"]["objects"][0]["version"]
+    version = neighbour.get("secretsync", "s0")["status"]["objects"][0]["version"]
+    assert version != space.get("secretsync", "s0")["status"]["objects"][0]["version"]
 
 
-def test_a_neighbours_class_and_serviceaccount_are_out_of_reach(space: Namespace, neighbour: Namespace) -> None:
-    """Its client id is no secret; the token that Entra asks for is the neighbour's own ServiceAccount's alone."""
+def test_identity_of_another_namespace_cannot_be_used(space: Namespace, neighbour: Namespace) -> None:
+    """The client ID is public. Entra requires a token of the neighbour's ServiceAccount."""
     neighbour.set_secret("a", "1")
     stolen = space.provider_class("a", keyvaultName=neighbour.vault, clientID=neighbour.client)
     space.apply(stolen, space.sync("s", {"k": "a"}))
@@ -90,10 +90,10 @@ def test_a_neighbours_class_and_serviceaccount_are_out_of_reach(space: Namespace
     assert not neighbour.count_calls("secrets.get")
 
 
-# What a status tells
+# The contents of a status
 
-# What differs between two objects and comes from nowhere near a value: the API server's ids, the vault's, and times.
-OF_ITS_OWN = [
+# Differences between two objects that do not depend on a value: IDs of the API server and the vault, and times.
+UNRELATED_TEXTS = [
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "UID"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "TIME"),
     (re.compile(r'"resourceVersion": "\d+"'), '"resourceVersion": "VERSION"'),
@@ -101,59 +101,59 @@ OF_ITS_OWN = [
 
 
 def viewed(space: Namespace, name: str, version: str) -> Any:
-    """Return what a viewer without access to Secrets sees of a SecretSync, its class and their events."""
+    """Return what a viewer without access to Secrets can read of a SecretSync, its class and their events."""
     objects = [space.get(kind, name) for kind in ("secretsync", "secretproviderclass")]
     events = json.loads(space.kubectl("get", "events", "-o", "json", "--show-managed-fields"))["items"]
     theirs = [item for item in events if item["involvedObject"]["name"] == name]
-    for event in theirs:  # its name ends in a time or a random suffix
+    for event in theirs:  # the name ends in a time or a random suffix
         assert event["metadata"].pop("name").startswith(f"{name}.")
-    for each in [*objects, *theirs]:  # in the order of their seconds, and of their names within one
+    for each in [*objects, *theirs]:  # the API server sorts by time, and by name within a second
         each["metadata"]["managedFields"].sort(key=lambda fields: fields["manager"])
     status = objects[0]["status"]
-    (told_of,) = status["objects"]
-    # The version is the vault's. The hash is computed only from the other fields of the status.
+    (listed,) = status["objects"]
+    # The vault sets the version. The hash is computed only from the other fields of the status.
     sync, source = msgspec.convert(objects[0], SecretSync), msgspec.convert(objects[1], SecretProviderClass)
     assert status.pop("syncHash") == sync_hash(sync.metadata, source, sync.status.objects)
-    assert told_of.pop("version") == version
+    assert listed.pop("version") == version
     text = json.dumps([*objects, *theirs], sort_keys=True).replace(name, "NAME")
-    for pattern, instead in OF_ITS_OWN:
+    for pattern, instead in UNRELATED_TEXTS:
         text = pattern.sub(instead, text)
     return json.loads(text)
 
 
-def told(space: Namespace, name: str) -> bool:
-    """Whether status and event are there."""
+def is_reported(space: Namespace, name: str) -> bool:
+    """Return whether the SecretSync has a status and an event."""
     events = json.loads(space.kubectl("get", "events", "-o", "json"))["items"]
     return space.ready_condition(name)[0] != "" and any(item["involvedObject"]["name"] == name for item in events)
 
 
 def series(space: Namespace, controller: PodProcess) -> set[str]:
-    """Return the names and labels of all metrics of no other namespace, for any name of the SecretSync."""
+    """Return the names and labels of the metrics of this namespace and of none, without the SecretSync's name."""
     lines = (line for line in read_metrics(controller).splitlines() if not line.startswith("#"))
     found = {re.sub(r'\bname="[^"]*"', 'name="NAME"', line.rpartition(" ")[0]) for line in lines}
     whose = [(each, re.search(r'\b(?:namespace|vault)="([^"]*)"', each)) for each in found]
     return {each for each, match in whose if match is None or match[1] in (space.name, space.vault)}
 
 
-def looked_at_twice(space: Namespace, controller: PodProcess) -> tuple[set[str], set[str]]:
-    """Return the metrics before and after whatever was under way has been counted."""
+def series_over_time(space: Namespace, controller: PodProcess) -> tuple[set[str], set[str]]:
+    """Return the metrics now and after the time in which running work is counted."""
     before = series(space, controller)
     time.sleep(POLL + 1)
     return before, series(space, controller)
 
 
-def test_a_status_tells_nothing_of_a_value_not_even_of_a_pin(space: Namespace, controller: PodProcess) -> None:
-    """Whatever the value is, all that can be seen is the same, but for what is of another origin."""
-    wait_for_deleted_namespaces(space.installed.plane)  # its failures would be counted here
-    eventually(partial(looked_at_twice, space, controller), lambda found: found[0] == found[1], patience=60)
+def test_status_events_and_metrics_do_not_depend_on_the_value(space: Namespace, controller: PodProcess) -> None:
+    """Status, events and metrics are the same for each value, except for texts that do not depend on it."""
+    wait_for_deleted_namespaces(space.installed.plane)  # their failures would be counted here
+    eventually(partial(series_over_time, space, controller), lambda found: found[0] == found[1], patience=60)
     pins = {"pin-a1": "4711", "pin-b2": "4711", "pin-c3": "0042", "pin-d4": "x" * 999}
     emulator = space.installed.emulator
     ids = {name: emulator.set_secret(space.vault, name, pin).rpartition("/")[2] for name, pin in pins.items()}
-    time.sleep(2)  # a value that is fetched sooner after its change is fetched again, and both are counted
+    time.sleep(2)  # a value fetched sooner after its change is fetched again, and both calls are counted
     seen, labels = [], []
     for name, version in ids.items():
         space.apply(space.provider_class(name, name=name), space.sync(name, {"k": name}, secretProviderClassName=name))
-        eventually(partial(told, space, name), bool)
+        eventually(partial(is_reported, space, name), bool)
         seen.append(viewed(space, name, version))
         # The first poll counts its call.
         labels.append(eventually(partial(series, space, controller), lambda found: "secrets.list" in str(found)))
@@ -161,11 +161,11 @@ def test_a_status_tells_nothing_of_a_value_not_even_of_a_pin(space: Namespace, c
     assert labels[1:] == labels[:-1]
 
 
-# Which namespace delays another
+# Delays between namespaces
 
 
 def broken(space: Namespace) -> list[dict[str, object]]:
-    """Return some hundred SecretSyncs, each wrong in one of many ways."""
+    """Return about a hundred SecretSyncs with different mistakes."""
     ways: list[tuple[dict[str, str], dict[str, object]]] = [
         ({"k": "missing"}, {}),
         ({"k": "unlisted"}, {}),
@@ -187,14 +187,14 @@ def broken(space: Namespace) -> list[dict[str, object]]:
 
 
 def arrival(space: Namespace, text: str) -> float:
-    """Seconds from a new value in the vault to the Secret."""
+    """Return the seconds from a new value in the vault to the Secret."""
     space.set_secret("a", text)
     began = time.monotonic()
     space.wait_secret("s", {"k": text}, patience=120)
     return time.monotonic() - began
 
 
-def test_a_hundred_broken_secretsyncs_hold_nobody_up(space: Namespace, neighbour: Namespace) -> None:
+def test_hundred_broken_secretsyncs_delay_no_other_namespace(space: Namespace, neighbour: Namespace) -> None:
     neighbour.set_secret("a", "0")
     neighbour.apply(neighbour.provider_class("a"), neighbour.sync("s", {"k": "a"}))
     neighbour.wait_secret("s", {"k": "0"})
@@ -214,30 +214,30 @@ def test_a_hundred_broken_secretsyncs_hold_nobody_up(space: Namespace, neighbour
         for name in texts:
             space.kubectl("patch", "secretproviderclass", name, "--type=merge", "--patch", edit)
         waits.append(arrival(neighbour, f"{number}"))
-    assert max(waits) < POLL + HELD_UP, waits
-    # One who is new has no longer to wait.
+    assert max(waits) < POLL + MAX_DELAY, waits
+    # A new SecretSync waits no longer.
     began = time.monotonic()
     neighbour.apply(neighbour.sync("new", {"k": "a"}))
     neighbour.wait_secret("new", {"k": "4"})
-    assert time.monotonic() - began < HELD_UP
+    assert time.monotonic() - began < MAX_DELAY
     # Each hostile SecretSync has a status with a reason.
     for number in range(12):
-        told_why = eventually(
+        condition = eventually(
             partial(space.ready_condition, f"broken-{number}"), lambda found: found[0] != "", patience=90
         )
-        assert told_why[0] != Reason.INTERNAL_ERROR
+        assert condition[0] != Reason.INTERNAL_ERROR
     assert re.search(r"at most \d+ are read", space.ready_condition("broken-8")[1])
     assert "takes too long to open" in space.ready_condition("broken-11")[1]
 
 
 def hanging(space: Namespace) -> int:
-    """How many requests have come to the vaults that let them hang."""
+    """Return the number of requests to the hanging vaults."""
     counters = space.installed.emulator.counters()
     return sum(count for what, count in counters.items() if what.startswith(f"{space.vault}-"))
 
 
-def test_vaults_that_hang_hold_nobody_up(space: Namespace, neighbour: Namespace) -> None:
-    """A namespace that lets every request hang, as many as it can, of many vaults, leaves half of all to others."""
+def test_hanging_vaults_delay_no_other_namespace(space: Namespace, neighbour: Namespace) -> None:
+    """A namespace whose requests to many vaults all hang leaves half of all requests to others."""
     neighbour.set_secret("a", "0")
     neighbour.apply(neighbour.provider_class("a"), neighbour.sync("s", {"k": "a"}))
     neighbour.wait_secret("s", {"k": "0"})
@@ -253,9 +253,9 @@ def test_vaults_that_hang_hold_nobody_up(space: Namespace, neighbour: Namespace)
     space.apply(*manifests)
     eventually(lambda: hanging(space), lambda count: count >= AT_ONCE / 2)
     for number in range(1, 5):
-        assert arrival(neighbour, f"{number}") < POLL + HELD_UP
+        assert arrival(neighbour, f"{number}") < POLL + MAX_DELAY
     began = time.monotonic()
     neighbour.apply(neighbour.sync("new", {"k": "a"}))
     neighbour.wait_secret("new", {"k": "4"})
-    assert time.monotonic() - began < HELD_UP
+    assert time.monotonic() - began < MAX_DELAY
     space.wait_reason("a-0", Reason.PROVIDER_ERROR, patience=90)

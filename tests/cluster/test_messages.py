@@ -256,7 +256,7 @@ def test_the_status_names_the_cause_and_the_next_step_in_one_sentence(space: Nam
     assert "\n" not in said
 
 
-def test_a_proxy_refuses(installed: InstalledRelease, space: Namespace, refusing_proxy: str) -> None:
+def test_refusal_of_the_proxy_is_reported(installed: InstalledRelease, space: Namespace, refusing_proxy: str) -> None:
     space.set_secret("a", "1")
     settings = {"WATCH_NAMESPACES": space.name, "CONTROLLER_NAME": "proxied", "LEASE_NAME": ""}
     with running_controller(installed.workload(**settings, HTTPS_PROXY=refusing_proxy)):

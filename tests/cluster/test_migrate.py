@@ -1,4 +1,4 @@
-"""tools/migrate on the real API server: off the CSI driver's mounts, over from SSE in place, and back to SSE."""
+"""tools/migrate on the real API server: from mounts of the CSI driver, from SSE in place, and back to SSE."""
 
 import json
 import ssl
@@ -35,8 +35,10 @@ def driven(space: Namespace, class_name: str) -> dict[str, Any]:
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": body}
 
 
-def test_off_the_csi_driver(space: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The report's own commands, run as they stand: classes, SecretSyncs, patches; then the Secrets are there."""
+def test_migration_from_the_csi_driver_syncs_its_secrets(
+    space: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of the report create classes and SecretSyncs and patch the workload. Then the Secrets exist."""
     space.set_secret("a", "1")
     space.set_secret("b", "2")
     spc = space.provider_class("a", "b", name="app", clientID="", userAssignedIdentityID=space.client)
@@ -67,7 +69,7 @@ def test_off_the_csi_driver(space: Namespace, tmp_path: Path, capsys: pytest.Cap
         space.kubectl(*words, "--timeout=20s")
 
 
-def test_off_the_csi_driver_with_an_akvsync(space: Namespace, tmp_path: Path) -> None:
+def test_migration_from_the_csi_driver_to_an_akvsync(space: Namespace, tmp_path: Path) -> None:
     space.set_secret("a", "1")
     space.set_secret("a", "2")
     spc = space.provider_class(name="app", objects="array:\n  - |\n    objectName: a\n    objectVersionHistory: 2\n")
@@ -93,8 +95,10 @@ def stopped(installed: InstalledRelease) -> Iterator[None]:
     plane.kubectl("scale", *at, "--replicas=1")
 
 
-def test_over_from_sse_and_back(space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]) -> None:
-    # SSE's own: a SecretSync that another controller carries out, and the Secret that it applied.
+def test_secret_is_taken_over_from_sse_and_handed_back(
+    space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The objects of SSE: a SecretSync that names its controller, and the Secret that it applied.
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}, secretSyncControllerName="sse"))
     apply_as_sse(space, "s", {"k": "1"})
@@ -103,14 +107,14 @@ def test_over_from_sse_and_back(space: Namespace, stopped: None, capsys: pytest.
     before = space.get("secret", "s")
     assert managers(space) == {(SSE_MANAGER, "Apply")}
 
-    # Taken over: not deleted, and not rewritten, because it is equal.
+    # The Secret is taken over. It is not deleted, and not rewritten, because it is equal.
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":""}}')
     space.wait_reason("s", Reason.UP_TO_DATE)
     assert space.get("secret", "s") == before
     assert run(space, "from-sse") == 0
     assert "taken over as it is" in capsys.readouterr().out
 
-    # A rotation makes it ours, and SSE's unforced apply of a new value conflicts.
+    # After a rotation this controller manages the value, and an unforced apply of SSE conflicts.
     space.set_secret("a", "2")
     space.force_sync("s")
     space.wait_secret("s", {"k": "2"})
@@ -119,7 +123,7 @@ def test_over_from_sse_and_back(space: Namespace, stopped: None, capsys: pytest.
     with pytest.raises(ClusterError, match="conflict"):
         apply_as_sse(space, "s", {"k": "3"})
 
-    # Only reported. Then handed back: the values are the same, and SSE continues to write.
+    # A dry run only reports. With --apply the values stay the same, and SSE continues to write.
     assert run(space, "to-sse") == 0
     assert "would be handed back" in capsys.readouterr().out
     assert ("akv-secret-store", "Update") in managers(space)
@@ -133,7 +137,7 @@ def test_over_from_sse_and_back(space: Namespace, stopped: None, capsys: pytest.
     assert "SSE can write it already" in capsys.readouterr().out
 
 
-def test_a_secret_that_this_controller_made_goes_to_sse_too(
+def test_secret_that_this_controller_created_is_handed_to_sse(
     space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space.set_secret("a", "1")
@@ -149,7 +153,7 @@ def test_a_secret_that_this_controller_made_goes_to_sse_too(
     assert "kubectl-patch also set a part of the data" in capsys.readouterr().out
 
 
-def test_nothing_is_handed_back_while_the_controller_runs(
+def test_running_controller_prevents_handing_back(
     installed: InstalledRelease, space: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installed.make_available()
@@ -163,7 +167,7 @@ def test_nothing_is_handed_back_while_the_controller_runs(
 
 
 def editors(space: Namespace, *objects: dict[str, Any]) -> None:
-    """Apply objects as an editor of the namespace and nothing else."""
+    """Apply objects as an account that has only the rights of an editor of the namespace."""
     name = "the-editor"
     if not space.get("serviceaccount", name):
         space.add_editor(name)
@@ -175,7 +179,7 @@ def editors(space: Namespace, *objects: dict[str, Any]) -> None:
     plane.kubectl("apply", "--filename", "-", "--namespace", space.name, stdin=body, kubeconfig=kubeconfig)
 
 
-def test_an_editors_deployment_is_neither_this_controller_nor_sse(
+def test_deployment_of_an_editor_is_neither_this_controller_nor_sse(
     installed: InstalledRelease, space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space.set_secret("a", "1")
@@ -195,7 +199,7 @@ def test_an_editors_deployment_is_neither_this_controller_nor_sse(
     assert "SSE runs as" not in capsys.readouterr().out
 
 
-def test_a_secret_of_another_owner_is_not_handed_back(
+def test_secret_of_another_owner_is_not_handed_back(
     space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A Secret that names this controller among its managers, and that no SecretSync owns."""
@@ -209,7 +213,7 @@ def test_a_secret_of_another_owner_is_not_handed_back(
 
 
 def nest(space: Namespace, path: str, levels: int = 2_000) -> None:
-    """Replace an object's managed fields by some that are nested that deeply, as an editor can."""
+    """Replace an object's managed fields by deeply nested ones, as an editor can."""
     fields = '{"f:a":' * levels + "{}" + "}" * levels
     entry = (
         '{"manager":"editor","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1",'
@@ -228,7 +232,7 @@ def nest(space: Namespace, path: str, levels: int = 2_000) -> None:
         assert answer.status == 200
 
 
-def test_deeply_nested_managed_fields_end_no_tool(
+def test_deeply_nested_managed_fields_are_reported_without_a_crash(
     space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     space.set_secret("a", "1")
@@ -246,6 +250,6 @@ def test_deeply_nested_managed_fields_end_no_tool(
     assert run(space, "from-sse") == 1
     assert "nested more than" in capsys.readouterr().out
     assert run(space, "to-sse", "--apply") == 1
-    told = capsys.readouterr()
-    assert f"{space.name}/s: is left as it is: " in told.out
-    assert told.err == ""
+    output = capsys.readouterr()
+    assert f"{space.name}/s: is left as it is: " in output.out
+    assert output.err == ""

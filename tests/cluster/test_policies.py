@@ -213,7 +213,7 @@ def test_a_secret_whose_ownership_was_edited_is_foreign(thief: TokenThief, shop:
         ("PATCH", LEASES.replace(CONTROLLER_NAMESPACE, TARGET_NAMESPACE) + "/scribe"),
     ],
 )
-def test_the_roles_grant_no_other_verb(method: str, path: str, thief: TokenThief, foreign: dict[str, Any]) -> None:
+def test_roles_grant_no_other_verb(method: str, path: str, thief: TokenThief, foreign: dict[str, Any]) -> None:
     answer = thief.send(method, path, foreign if method == "PUT" else None)
     assert answer.status == 403
     assert VALUE not in answer.text

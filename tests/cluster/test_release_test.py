@@ -1,6 +1,6 @@
-"""`helm test` on the real API server: its hooks, and what its program says of a controller that does not do its work.
+"""`helm test` on the real API server: its hooks, and the result without a running controller.
 
-What it shows of one that does is in tests/node, where the kubelet brings the test's cloud to the controller.
+tests/node tests it with a running controller, because there the kubelet mounts the test's cloud.
 """
 
 import itertools
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HELMS: dict[str, Callable[[], Path]] = {"3": helm.find_executable, "4": lambda: assets.tool("helm")}
 KINDS = "pods,serviceaccounts,roles,rolebindings,configmaps"
 TEST_OBJECTS = "app.kubernetes.io/component=test,app.kubernetes.io/instance={}"
-# The test's vault has one port, so each of its runs has an address of its own.
+# The test's vault always uses the same port, so each run needs its own address.
 _addresses = (f"127.8.{os.getpid() % 255}.{number}" for number in itertools.count(1))
 
 
@@ -50,7 +50,7 @@ def program(installed: InstalledRelease, **settings: str) -> Iterator["subproces
         running.kill()
 
 
-def left(installed: InstalledRelease, kinds: str = "secretsyncs,secretproviderclasses") -> list[str]:
+def list_leftovers(installed: InstalledRelease, kinds: str = "secretsyncs,secretproviderclasses") -> list[str]:
     at = ("--namespace", installed.release)
     return installed.plane.kubectl("get", kinds, *at, "--output", "name").split()
 
@@ -64,7 +64,7 @@ def clouds(installed: InstalledRelease) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def removed_hooks(installed: InstalledRelease) -> Iterator[None]:
-    """Remove what `helm test` leaves on purpose, so that the next test begins without it."""
+    """Remove the objects that `helm test` leaves on purpose."""
     yield
     at = ("--namespace", installed.release, "--selector", TEST_OBJECTS.format(installed.release))
     installed.plane.kubectl("delete", KINDS, *at, "--grace-period=0", "--force")
@@ -72,7 +72,7 @@ def removed_hooks(installed: InstalledRelease) -> Iterator[None]:
 
 @pytest.fixture
 def config(installed: InstalledRelease) -> Iterator[None]:
-    """Make the ConfigMap, which is a hook of `helm test`."""
+    """Create the ConfigMap, which is a hook of `helm test`."""
     where = ("configmap", f"{installed.deployment}-test", "--namespace", installed.release)
     installed.plane.kubectl("create", *where)
     yield
@@ -81,7 +81,7 @@ def config(installed: InstalledRelease) -> Iterator[None]:
 
 @contextmanager
 def helm_test(installed: InstalledRelease, program: Path) -> Iterator["subprocess.Popen[str]"]:
-    """`helm test`, at the point where it waits for its Pod."""
+    """Run `helm test` up to the point where it waits for its Pod."""
     at = ["--namespace", installed.release, "--kubeconfig", str(installed.plane.kubeconfig)]
     before = pod(installed).get("uid")
     command = [str(program), "test", installed.release, *at]
@@ -100,7 +100,7 @@ def pod(installed: InstalledRelease) -> dict[str, str]:
 
 
 def end_pod(installed: InstalledRelease, phase: str) -> None:
-    """Do what the kubelet does when the Pod ends."""
+    """Set the phase of the Pod, as the kubelet does when it ends."""
     at = ("--namespace", installed.release, "--subresource=status", "--type=merge")
     body = json.dumps({"status": {"phase": phase}})
     installed.plane.kubectl("patch", "pod", f"{installed.deployment}-test", *at, "--patch", body)
@@ -117,27 +117,27 @@ EVERYTHING = {"pod", "serviceaccount", "role", "rolebinding", "configmap"}
 
 
 @pytest.mark.parametrize("version", HELMS)
-def test_only_the_pod_stays_after_a_test(installed: InstalledRelease, version: str) -> None:
+def test_only_the_pod_remains_after_helm_test(installed: InstalledRelease, version: str) -> None:
     with helm_test(installed, HELMS[version]()) as running:
         assert of_test(installed) == EVERYTHING
         end_pod(installed, "Succeeded")
-        told, _ = running.communicate(timeout=60)
-    assert (running.returncode, of_test(installed)) == (0, {"pod"}), told
+        output, _ = running.communicate(timeout=60)
+    assert (running.returncode, of_test(installed)) == (0, {"pod"}), output
 
 
 @pytest.mark.parametrize("version", HELMS)
-def test_helm_names_a_pod_that_failed(installed: InstalledRelease, version: str) -> None:
-    """A newer helm removes the rights of a test that failed, too; helm 3.17 leaves them to the next test."""
+def test_helm_names_the_failed_pod(installed: InstalledRelease, version: str) -> None:
+    """A newer helm also removes the rights of a failed test. helm 3.17 leaves them to the next test."""
     with helm_test(installed, HELMS[version]()) as running:
         end_pod(installed, "Failed")
-        told, _ = running.communicate(timeout=60)
+        output, _ = running.communicate(timeout=60)
     left = {"3": EVERYTHING, "4": {"pod"}}[version]
-    assert (running.returncode, of_test(installed)) == (1, left), told
-    assert f"pod {installed.deployment}-test failed" in told
+    assert (running.returncode, of_test(installed)) == (1, left), output
+    assert f"pod {installed.deployment}-test failed" in output
 
 
 @pytest.mark.parametrize("version", HELMS)
-def test_the_next_test_replaces_what_a_killed_one_left(installed: InstalledRelease, version: str) -> None:
+def test_next_helm_test_replaces_the_objects_of_a_killed_one(installed: InstalledRelease, version: str) -> None:
     with helm_test(installed, HELMS[version]()) as running:
         running.kill()
         running.communicate()
@@ -150,30 +150,30 @@ def test_the_next_test_replaces_what_a_killed_one_left(installed: InstalledRelea
 
 @pytest.mark.usefixtures("config")
 @pytest.mark.parametrize(("address", "url"), [("127.8.0.1", "https://127.8.0.1:"), ("::1", "https://[::1]:")])
-def test_told_to_stop_it_leaves_nothing(address: str, url: str, installed: InstalledRelease) -> None:
+def test_sigterm_ends_the_test_without_leftovers(address: str, url: str, installed: InstalledRelease) -> None:
     with program(installed, POD_IP=address) as running:
-        eventually(lambda: left(installed), lambda found: len(found) == 2)
+        eventually(lambda: list_leftovers(installed), lambda found: len(found) == 2)
         [cloud] = json.loads(clouds(installed)["clouds.json"]).values()
         assert cloud["vaultUrl"].startswith(url)
         running.send_signal(signal.SIGTERM)
-        told, _ = running.communicate(timeout=60)
-    assert (running.returncode, told.splitlines()[-1]) == (1, "ERROR failed: it was told to stop")
-    assert (left(installed), clouds(installed)) == ([], {})
+        output, _ = running.communicate(timeout=60)
+    assert (running.returncode, output.splitlines()[-1]) == (1, "ERROR failed: it was told to stop")
+    assert (list_leftovers(installed), clouds(installed)) == ([], {})
 
 
 @pytest.mark.usefixtures("config")
-def test_where_no_controller_runs_it_says_so_and_where_to_look(installed: InstalledRelease) -> None:
+def test_missing_controller_is_reported_with_the_next_step(installed: InstalledRelease) -> None:
     with program(installed) as running:
-        told, _ = running.communicate(timeout=120)
+        output, _ = running.communicate(timeout=120)
     assert running.returncode == 1
-    last = told.splitlines()[-1]
+    last = output.splitlines()[-1]
     assert "the controller says nothing of its SecretSync" in last
     assert f"kubectl --namespace {installed.release} logs deployment/{installed.deployment}" in last
-    assert (left(installed), clouds(installed)) == ([], {})
+    assert (list_leftovers(installed), clouds(installed)) == ([], {})
 
 
-def test_what_an_earlier_run_left_is_replaced(installed: InstalledRelease, space: Namespace) -> None:
-    """A test that was killed: its sample is in the namespace of a user, with another source."""
+def test_leftovers_of_an_earlier_run_are_replaced(installed: InstalledRelease, space: Namespace) -> None:
+    """A killed test left its sample with another source in the namespace of a user."""
     name = f"{installed.deployment}-test"
     space.set_secret("old", "1")
     space.apply(space.provider_class("old", name=name), space.sync(name, {"k": "old"}, secretProviderClassName=name))
@@ -182,8 +182,8 @@ def test_what_an_earlier_run_left_is_replaced(installed: InstalledRelease, space
     users = {"KEYVAULT_NAME": space.vault, "CLIENT_ID": space.client, "SECRET_NAME": "new"}
     tenant = space.provider_class("new")["spec"]["parameters"]["tenantID"]
     with program(installed, SAMPLE_NAMESPACE=space.name, TENANT_ID=tenant, **users) as running:
-        told, _ = running.communicate(timeout=120)
-    assert told.splitlines()[-1] == f"INFO passed: secret new of Key Vault {space.vault} arrives"
+        output, _ = running.communicate(timeout=120)
+    assert output.splitlines()[-1] == f"INFO passed: secret new of Key Vault {space.vault} arrives"
     assert running.returncode == 0
     assert (space.list_names("secretsync"), space.list_names("secretproviderclass"), space.list_names("secret")) == (
         [],

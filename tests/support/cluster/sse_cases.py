@@ -85,14 +85,18 @@ COVERED_ELSEWHERE: Mapping[str, str] = {
     "reason: ValidatingAdmissionPolicyCheckFailed": (
         "cluster/test_failures.py::test_a_policy_of_the_cluster_refuses_the_secret"
     ),
-    "AKVSync: the type stays": "cluster/test_akvsync.py::test_a_new_type_waits_until_the_secretsync_is_deleted",
-    "AKVSync: equal objects kept so": ("cluster/test_akvsync.py::test_what_is_edited_or_deleted_by_hand_is_restored"),
-    "AKVSync: never overwritten": ("cluster/test_akvsync.py::test_somebody_elses_secretsync_is_not_touched_and_told"),
+    "AKVSync: the type stays": "cluster/test_akvsync.py::test_new_secret_type_waits_until_the_secretsync_is_deleted",
+    "AKVSync: equal objects kept so": (
+        "cluster/test_akvsync.py::test_manual_edit_or_deletion_of_a_generated_object_is_reverted"
+    ),
+    "AKVSync: never overwritten": (
+        "cluster/test_akvsync.py::test_secretsync_of_another_owner_is_reported_and_not_changed"
+    ),
     "fleet: suggestions for jitterSeconds": "unit/cli/capacity/test_fleet.py::test_sses_table_is_reproduced",
     "fleet: worst case": "unit/cli/capacity/test_fleet.py::test_a_short_wait_takes_more_vaults",
-    "migration: from the CSI driver": "cluster/test_migrate.py::test_off_the_csi_driver",
-    "migration: to an AKVSync": "cluster/test_migrate.py::test_off_the_csi_driver_with_an_akvsync",
-    "migration: from SSE in place": "cluster/test_migrate.py::test_over_from_sse_and_back",
+    "migration: from the CSI driver": "cluster/test_migrate.py::test_migration_from_the_csi_driver_syncs_its_secrets",
+    "migration: to an AKVSync": "cluster/test_migrate.py::test_migration_from_the_csi_driver_to_an_akvsync",
+    "migration: from SSE in place": "cluster/test_migrate.py::test_secret_is_taken_over_from_sse_and_handed_back",
 }
 
 covered_rows: set[str] = set(COVERED_ELSEWHERE)
