@@ -51,6 +51,8 @@ PATIENCE = 1.0
 # A vault's clock that differs by more is wrong. Near the year 9999, times could not be computed any more.
 MAX_AHEAD = timedelta(days=36_525)
 
+# Maximum number of failing objects that are remembered.
+MAX_FAILING = 256
 # Seconds before a failed call is sent again, by retry, plus up to half as much at random.
 RETRY_DELAYS = (0.2, 1.0)
 
@@ -105,6 +107,9 @@ class VaultClient:
         self._breakers: defaultdict[str, CircuitBreaker] = defaultdict(lambda: CircuitBreaker(clock))
         # None before the vault has decided about this identity; True after the identity has read something.
         self._access: bool | None = None
+        # The objects whose last request failed as if the vault were unreachable. Read after the others, they do not
+        # use up the call by which an open breaker finds out that the vault is back.
+        self.failing: set[VaultObject] = set()
         self._server_ahead = timedelta()
         self._credential = credential
         self._transport = transport
@@ -158,6 +163,7 @@ class VaultClient:
                 except _RequestFailed as failed:
                     self._note_failure(breaker, failed, retries=failed.again and attempt == 1)
                     if not (failed.again and breaker.can_retry(attempt)):
+                        self._note_failing(found)
                         raise failed.error from failed.__cause__
             await asyncio.sleep(RETRY_DELAYS[attempt - 1] * random.uniform(1, 1.5))  # noqa: S311 - it spreads load
         raise AssertionError  # a breaker allows a bounded number of retries
@@ -174,6 +180,7 @@ class VaultClient:
             outcome = "ok"
             self._access = True
             self._note_answer(breaker)
+            self.failing.discard(found)
             return answer
         except TimeoutError as error:
             text = f"{place} did not answer in time; check the route and firewall to it"
@@ -254,6 +261,12 @@ class VaultClient:
     def _note_answer(self, breaker: CircuitBreaker) -> None:
         breaker.succeed()
         self.rate_limiter.note_answer()
+
+    def _note_failing(self, found: VaultObject | None) -> None:
+        if found:
+            if len(self.failing) >= MAX_FAILING:  # editors choose the names of objects
+                self.failing.clear()
+            self.failing.add(found)
 
     def _note_failure(self, breaker: CircuitBreaker, failed: _RequestFailed, *, retries: bool) -> None:
         error = failed.error

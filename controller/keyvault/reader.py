@@ -53,8 +53,8 @@ class VaultReader:
 
         with self._count_reader():
             async with asyncio.TaskGroup() as tasks:
-                for item in by_object.items():
-                    tasks.create_task(one(*item))
+                for found in sorted(by_object, key=self.client.failing.__contains__):
+                    tasks.create_task(one(found, by_object[found]))
         return results
 
     @contextlib.contextmanager

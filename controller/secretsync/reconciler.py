@@ -404,7 +404,10 @@ class Reconciler:
             if isinstance(task, Confirm):
                 return msgspec.structs.replace(confirmed_outcome(reading), poll=task.poll)
             outcome = await self._sync(sync, reading, written, task)
-            is_partial = isinstance(outcome, PartiallySynced) and not outcome.is_away
+            requested = reading.wanted.keys() if task.keys is None else task.keys
+            is_partial = isinstance(outcome, PartiallySynced) and not (
+                outcome.is_away and outcome.failed.keys() >= requested
+            )
             if isinstance(outcome, Synced) or is_partial or _waits_for_value(outcome):
                 # The poll keeps the fetched keys up to date, and detects another value of the unusable ones. Other
                 # failed keys are retried separately.

@@ -27,13 +27,18 @@ class _JsonResponse(AsyncHttpResponseImpl):
 
 
 class MemoryVault:
-    """Secrets by name, with all versions. `on_request` gets "entra" or "vault", and may raise or return an answer."""
+    """Secrets by name, with all versions. `on_request` gets "entra" or "vault", and may raise or return an answer.
+
+    `refusals` has the answers to gets of single secrets, and `gets` counts the gets of each.
+    """
 
     def __init__(self) -> None:
         self.session = None
         self.request_counts: Counter[str] = Counter()
         self.secrets: dict[str, list[tuple[str, float]]] = {}
         self.on_request: Callable[[str], Answer | None] = lambda _: None
+        self.refusals: dict[str, Answer] = {}
+        self.gets: Counter[str] = Counter()
         self._tokens = self._rolled = 0
 
     def put(self, name: str, value: str) -> None:
@@ -71,6 +76,9 @@ class MemoryVault:
         if int(headers["Authorization"].split()[1]) <= self._rolled:
             return 401, {"error": {"code": "Unauthorized", "message": "another key"}}, {}
         _, _, name, *_ = [*path.split("/"), "", ""]
+        self.gets[name] += bool(name)
+        if name in self.refusals:
+            return self.refusals[name]
         if name and name not in self.secrets:
             return 404, {"error": {"code": "SecretNotFound", "message": f"{name} was not found"}}, {}
         if name:

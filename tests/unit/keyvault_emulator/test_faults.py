@@ -400,3 +400,35 @@ def test_controller_recovers_after_the_clock_jumps_and_returns(
             harness.stop_controller()
             harness.start_controller()
         assert_recovered(harness, SOON)
+
+
+@pytest.mark.parametrize("status", [302, 401, 500, 503])
+def test_object_that_always_fails_costs_no_gets_of_the_others(harness: VirtualFaultHarness, status: int) -> None:
+    """The vault answers for 39 keys of a Secret, and never for one. It lists all of them."""
+    names = [f"k{number}" for number in range(40)]
+    for name in names:
+        harness.vault.put(name, "old")
+        harness.expected.record_value(VaultObjectName("shop", name), "old")
+    harness.expected.expect(SecretName("shop", "many"), "shop", {name: name for name in names})
+    harness.vault.refusals["k7"] = (status, {"error": {"code": "Odd", "message": "AKV10046: odd"}}, {})
+    harness.cluster.put("secretproviderclasses", provider_class(names, "many"))
+    harness.cluster.put("secretsyncs", secret_sync("many", {name: name for name in names}, "many"))
+    harness.wait(SOON)
+    values = harness.cluster.values(("secrets", "shop", "many"))
+    assert len(values) == len(names) - 1
+    harness.vault.gets.clear()
+    harness.wait(HOUR)
+    assert harness.vault.gets.pop("k7") <= 2 * HOUR / POLL
+    assert harness.vault.gets.total() <= len(names)
+    # Other values arrive with the next polls, although the failing key is read at the same time.
+    harness.vault.put("k3", "new")
+    harness.expected.record_value(VaultObjectName("shop", "k3"), "new")
+    harness.rotate_values()
+    harness.wait(2 * POLL + 10)
+    assert harness.cluster.values(("secrets", "shop", "one")) == {"k": harness.vault.secrets["a"][-1][0]}
+    assert harness.cluster.values(("secrets", "shop", "many"))["k3"] == "new"
+    # The key arrives soon after the vault gives it again.
+    del harness.vault.refusals["k7"]
+    harness.wait(SOON)
+    assert harness.cluster.values(("secrets", "shop", "many"))["k7"] == "old"
+    assert_recovered(harness, SOON)
