@@ -1,7 +1,7 @@
 """Decide what to do about each object that an AKVSync owns, and compute the AKVSync's status. Pure.
 
-An object belongs to an AKVSync if the AKVSync is its only owner, by UID. The status reports other objects, and the
-controller never changes them.
+An object belongs to an AKVSync if the AKVSync is its only owner, by UID. The controller never changes other objects; it
+reports them in the status.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,14 @@ from controller.errors import ControllerError
 from controller.runtime.backoff import format_time, parse_time
 
 # Maximum length of a part's message. Its SecretSync has the full text.
-MOST_MESSAGE = 512
-MOST_SHOWN = 10
+MAX_MESSAGE = 512
+MAX_VERSIONS = 10
 MAX_NAMED = 5
-# Seconds between two writes of the last list's time: a restart needs it, and unnecessary status writes are avoided.
+# Minimum seconds between two writes of the last list's time. A restarted controller needs the time to know when the
+# next list is due, and it need not be exact. Fewer writes save load on the API server.
 CONFIRM_LIST_EVERY = 3600.0
 
-Made = SecretSync | SecretProviderClass
+GeneratedObject = SecretSync | SecretProviderClass
 
 
 class KeepObject(msgspec.Struct, frozen=True):
@@ -57,29 +58,29 @@ class BlockedObject(msgspec.Struct, frozen=True):
 
 
 Step = KeepObject | CreateObject | PatchObject | BlockedObject
-Done = Step | ControllerError
+StepResult = Step | ControllerError
 
 
-def decide_step(wanted: Made, found: Made | Unreadable | None) -> Step:
+def decide_step(wanted: GeneratedObject, found: GeneratedObject | Unreadable | None) -> Step:
     """Decide what to do about the existing object with the name of `wanted`."""
     if found is None:
         return CreateObject(_object_body(wanted))
-    if hindrance := _not_ours(wanted, found.metadata) or _leaving(wanted, found.metadata):
-        return hindrance
+    if blocked := _owner_blocker(wanted, found.metadata) or _deletion_blocker(wanted, found.metadata):
+        return blocked
     spec = _spec_of(wanted)
     if isinstance(found, Unreadable):
         return PatchObject(found.metadata, {"spec": spec})
     if isinstance(wanted, SecretSync) and isinstance(found, SecretSync):
-        if waits := _type_waits(wanted, found):
-            return waits
-        # A user who sets it by hand wants a poll now, and an AKVSync has no other way to request one.
+        if blocked := _type_blocker(wanted, found):
+            return blocked
+        # A user sets this field to request a poll now. An AKVSync has no field for this purpose.
         if found.spec.force_synchronization:
             spec["forceSynchronization"] = found.spec.force_synchronization
     difference = _merge_patch(_spec_of(found), spec)
     return PatchObject(found.metadata, {"spec": difference}) if difference else KeepObject()
 
 
-def _object_body(wanted: Made) -> dict[str, Any]:
+def _object_body(wanted: GeneratedObject) -> dict[str, Any]:
     return {
         "apiVersion": wanted.api_version(),
         "kind": wanted.kind,
@@ -88,49 +89,49 @@ def _object_body(wanted: Made) -> dict[str, Any]:
     }
 
 
-def _spec_of(made: Made) -> dict[str, Any]:
+def _spec_of(made: GeneratedObject) -> dict[str, Any]:
     spec: dict[str, Any] = msgspec.to_builtins(made.spec)
     if isinstance(made, SecretSync):
-        # msgspec omits a default only if it is the same object, and not if an equal text was read.
+        # msgspec omits a default only if the value is the same object. A text that was read is another, equal object.
         spec["secretObject"]["type"] = made.spec.secret_object.type
     return spec
 
 
-def _not_ours(wanted: Made, found: ObjectMeta) -> BlockedObject | None:
-    ours, theirs = wanted.metadata.owner_references[0], owner_name(found)
-    if theirs and theirs.uid == ours.uid:
+def _owner_blocker(wanted: GeneratedObject, found: ObjectMeta) -> BlockedObject | None:
+    """Return why the object does not belong to this AKVSync, or None if it does."""
+    expected, actual = wanted.metadata.owner_references[0], owner_name(found)
+    if actual and actual.uid == expected.uid:
         return None
     name = f"{wanted.kind} {found.name}"
-    if theirs and theirs.name == ours.name:
+    if actual and actual.name == expected.name:
         return BlockedObject(
             Reason.IN_PROGRESS,
-            f"the {name} of an earlier AKVSync of this name is still there; if it stays, look at its finalizers and at"
-            " the cluster's garbage collector (kube-controller-manager), or delete it",
+            f"the {name} of an earlier AKVSync of this name still exists; if it remains, check its finalizers and the"
+            " cluster's garbage collector (kube-controller-manager), or delete it",
         )
     instead = "set another kubernetesSecretName" if isinstance(wanted, SecretSync) else "rename the AKVSync"
     return BlockedObject(
         Reason.NAME_TAKEN,
         f"a {name} exists that does not belong to this AKVSync, so it was not touched; {instead}, or delete that"
-        f" {wanted.kind} and the AKVSync follows by itself",
+        f" {wanted.kind}: the controller then creates its own",
     )
 
 
-def _leaving(wanted: Made, found: ObjectMeta) -> BlockedObject | None:
+def _deletion_blocker(wanted: GeneratedObject, found: ObjectMeta) -> BlockedObject | None:
     if not found.deletion_timestamp:
         return None
     text = f"the {wanted.kind} {found.name} is being deleted; the controller recreates it when it is gone"
-    return BlockedObject(Reason.IN_PROGRESS, f"{text}; if it remains, look at its finalizers")
+    return BlockedObject(Reason.IN_PROGRESS, f"{text}; if it remains, check its finalizers")
 
 
-def _type_waits(wanted: SecretSync, found: SecretSync) -> BlockedObject | None:
+def _type_blocker(wanted: SecretSync, found: SecretSync) -> BlockedObject | None:
     old, new = found.spec.secret_object.type, wanted.spec.secret_object.type
     if old == new:
         return None
     return BlockedObject(
         Reason.TYPE_CHANGE_WAITS,
-        f"the Secret is of type {old}, which cannot change: delete the SecretSync {found.metadata.name}, which"
-        " deletes its"
-        f" Secret; the controller recreates both with type {new}",
+        f"the Secret has type {old}, and a Secret's type cannot change: delete the SecretSync {found.metadata.name},"
+        f" which deletes its Secret; the controller recreates both with type {new}",
     )
 
 
@@ -148,10 +149,12 @@ def _merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
     return patch
 
 
-def part_status(name: str, done: Done, found: SecretSync | Unreadable | None, kept: Sequence[str] = ()) -> PartStatus:
-    """Return the status of one part: the obstacle to its creation, or else the state of its SecretSync.
+def part_status(
+    name: str, done: StepResult, found: SecretSync | Unreadable | None, kept: Sequence[str] = ()
+) -> PartStatus:
+    """Return the status of one part: the error of its creation, or else the state of its SecretSync.
 
-    `kept` are its objects that are no longer selected.
+    `kept` are the part's vault objects that are no longer selected.
     """
     sync = found if isinstance(found, SecretSync) else None
     ready = ready_condition(sync.status) if sync else None
@@ -164,17 +167,17 @@ def part_status(name: str, done: Done, found: SecretSync | Unreadable | None, ke
         or not isinstance(done, KeepObject)
     ):
         holds, reason = False, Reason.IN_PROGRESS
-        message = f"the SecretSync {name} was just written and is about to be synced"
+        message = f"the SecretSync {name} was just written; the controller syncs it next"
     elif kept and ready.holds:
         return _build_part(name, True, Reason.KEPT, _kept_message(kept), sync)
     else:
         return _build_part(name, ready.holds, ready.reason, in_akvsync_terms(ready.message), sync)
-    # A foreign SecretSync has versions of its own.
+    # The versions of a foreign SecretSync say nothing about this AKVSync.
     foreign = reason is Reason.NAME_TAKEN
     return _build_part(name, holds, reason, message, None if foreign else sync)
 
 
-def is_stalled(done: Done, found: SecretSync | Unreadable | None) -> bool:
+def is_stalled(done: StepResult, found: SecretSync | Unreadable | None) -> bool:
     """Return whether a part waits for an edit, by the result of its step or by its SecretSync's status."""
     if isinstance(done, ControllerError):
         return done.is_stalled
@@ -195,13 +198,13 @@ def _kept_message(kept: Sequence[str]) -> str:
 
 
 def _build_part(name: str, ready: bool, reason: str, message: str, sync: SecretSync | None) -> PartStatus:
-    short = message if len(message) <= MOST_MESSAGE else message[: MOST_MESSAGE - 3] + "..."
-    versions = sync.status.objects[:MOST_SHOWN] if sync else []
+    short = message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 3] + "..."
+    versions = sync.status.objects[:MAX_VERSIONS] if sync else []
     return PartStatus(name=name, ready=ready, reason=str(reason), message=short, versions=versions)
 
 
 class SelectionNews(msgspec.Struct, frozen=True, kw_only=True):
-    """A selection's objects without a Secret, the reason for a missing list, and the time of the last list."""
+    """The selected objects without a Secret, the error of the last list, and the seconds since the last list."""
 
     skipped: Sequence[SkippedObject] = ()
     error: ControllerError | None = None
@@ -228,19 +231,19 @@ def next_status(
 ) -> AKVSyncStatus:
     """Return the status for these parts. `problem` is a mistake in the AKVSync itself.
 
-    `stalled` means that one of the parts waits for an edit.
+    `stalled` is true if one of the parts waits for an edit.
     """
     unready = [item for item in parts if not item.ready]
     summary = f"{len(parts) - len(unready)}/{len(parts)}"
-    # Reasons that disappear with time come last.
+    # The message quotes the first part. A part that becomes ready without an edit is the least important one.
     unready.sort(key=lambda item: item.reason == Reason.IN_PROGRESS)
     if problem:
         reason, message = str(problem.reason), problem.message
     elif selection and selection.error:
         reason = str(selection.error.reason)
-        message = f"{summary} ready; select: {selection.error.message}; until then nothing of it is changed"
+        message = f"{summary} ready; select: {selection.error.message}; until then the selected Secrets do not change"
     elif selection and selection.listed_ago is None:
-        reason, message = str(Reason.IN_PROGRESS), f"{summary} ready; select: the vault is about to be listed"
+        reason, message = str(Reason.IN_PROGRESS), f"{summary} ready; select: the controller lists the vault next"
     elif unready:
         others = f" (and {len(unready) - 1} more: see status.parts)" if len(unready) > 1 else ""
         reason, message = unready[0].reason, f"{summary} ready; {unready[0].name}: {unready[0].message}{others}"
@@ -250,35 +253,35 @@ def next_status(
         reason, message = str(Reason.SKIPPED), f"{summary} ready; {first.name} has no Secret: {first.message}{others}"
     else:
         kept = sum(item.reason == Reason.KEPT for item in parts)
-        told = f"{kept} keep values of objects that are gone (see status.parts)" if kept else ""
-        message = f"{summary} ready: {told or 'every Secret has the values of the vault'}"
+        exception = f"{kept} keep values of objects that are no longer selected (see status.parts)" if kept else ""
+        message = f"{summary} ready: {exception or 'every Secret has the values of the vault'}"
         reason = str(Reason.UP_TO_DATE)
 
-    def told_as(kind: ConditionType, holds: bool) -> Condition:
+    def build_condition(kind: ConditionType, holds: bool) -> Condition:
         return next_condition(kind, holds, reason, message, meta.generation, before, now)
 
-    conditions = [told_as(ConditionType.READY, reason == Reason.UP_TO_DATE)]
+    conditions = [build_condition(ConditionType.READY, reason == Reason.UP_TO_DATE)]
     if problem or stalled:
-        conditions.append(told_as(ConditionType.STALLED, True))
+        conditions.append(build_condition(ConditionType.STALLED, True))
     return AKVSyncStatus(
         conditions=conditions,
         observed_generation=meta.generation,
         summary=summary,
         parts=parts[:MOST_PARTS],
-        skipped=_skipped(selection.skipped) if selection else [],
-        last_list_time=_list_time(before, meta, selection, now) if selection else None,
+        skipped=_shorten_skipped(selection.skipped) if selection else [],
+        last_list_time=_last_list_time(before, meta, selection, now) if selection else None,
     )
 
 
-def _skipped(skipped: Sequence[SkippedObject]) -> list[SkippedObject]:
-    shown = [msgspec.structs.replace(item, message=item.message[:MOST_MESSAGE]) for item in skipped[: MAX_SKIPPED - 1]]
+def _shorten_skipped(skipped: Sequence[SkippedObject]) -> list[SkippedObject]:
+    shown = [msgspec.structs.replace(item, message=item.message[:MAX_MESSAGE]) for item in skipped[: MAX_SKIPPED - 1]]
     if len(skipped) > len(shown):
         more = len(skipped) - len(shown)
-        shown.append(SkippedObject(name=f"{more} more", message="they have no Secret for these or other reasons"))
+        shown.append(SkippedObject(name=f"{more} more", message="they have no Secret, for the same or other reasons"))
     return shown
 
 
-def _list_time(before: AKVSyncStatus, meta: ObjectMeta, selection: SelectionNews, now: datetime) -> str | None:
+def _last_list_time(before: AKVSyncStatus, meta: ObjectMeta, selection: SelectionNews, now: datetime) -> str | None:
     if selection.listed_ago is None:
         return None
     at = now - timedelta(seconds=selection.listed_ago)

@@ -1,8 +1,8 @@
 """Reconcile AKVSyncs: generate a SecretProviderClass and SecretSyncs, and write a status for them.
 
-watch → queue → `expand_akvsync()` → a `decide_step()` for each object → one status, if something changed. Nothing is
-polled: the watches of the three kinds report every relevant change, and only failed requests to the API server are
-retried.
+watch → queue → `expand_akvsync()` → a `decide_step()` for each object → one status, if something changed. The
+reconciler polls nothing: the watches of the three kinds report every relevant change. It retries only requests to the
+API server that failed.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import msgspec
 
 from controller import errors
 from controller.akvsync import children
-from controller.akvsync.children import BlockedObject, CreateObject, Done, KeepObject, PatchObject, Step
+from controller.akvsync.children import BlockedObject, CreateObject, KeepObject, PatchObject, Step, StepResult
 from controller.akvsync.expand import GeneratedObjects, expand_akvsync, explicit_names
 from controller.akvsync.selected_secrets import not_shown, selected_before
 from controller.akvsync.selections import SelectionTracker
@@ -38,18 +38,18 @@ from controller.observability.telemetry import RateLimitedLog
 from controller.runtime import backoff
 from controller.runtime.work_queue import Key, Queue
 
-# Seconds to wait for more changes: parts change in bursts, and one status reports them together.
+# Seconds to wait for more changes, because parts change in bursts. One status then reports all changes of a burst.
 GATHER = 0.5
 WORKERS = 8
 # Maximum number of simultaneous writes of all AKVSyncs.
-MOST_WRITES = 16
+MAX_WRITES = 16
 log = logging.getLogger(__name__)
 
 
 class AKVSyncReconciler:
-    """A reconciler that processes one AKVSync at a time per worker.
+    """A reconciler of AKVSyncs. Each worker processes one AKVSync at a time.
 
-    It shares the other two kinds' stores with `Reconciler`.
+    The stores of SecretSyncs and SecretProviderClasses are those of the reconciler of SecretSyncs.
     """
 
     def __init__(
@@ -60,20 +60,22 @@ class AKVSyncReconciler:
         classes: Store[SecretProviderClass],
         new_selections: Callable[[Callable[[Key], None]], SelectionTracker],
     ) -> None:
-        self.selections = new_selections(self._wake)
+        self.selections = new_selections(self._requeue_key)
         self._kube = kube
         self._events = events
         self._syncs = syncs
         self._classes = classes
         self._queue: Queue[Key] = Queue(time.monotonic, WORKERS)
-        self._writes = asyncio.Semaphore(MOST_WRITES)
+        self._writes = asyncio.Semaphore(MAX_WRITES)
         self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
         self._rate_limited_log = RateLimitedLog(log)
         self._failures: dict[Key, int] = {}
-        # The number of consecutive runs that wrote objects: another component can revert each write.
+        # The number of consecutive runs that wrote objects. It delays the next run, because another component can
+        # revert each write.
         self._busy: dict[Key, int] = {}
-        # The SecretSyncs that an AKVSync owns, by the AKVSync's namespace and UID, because other namespaces can write
-        # any UID into an owner reference. And the AKVSyncs to process when a SecretSync changes.
+        # `owned`: the SecretSyncs that an AKVSync owns. The namespace is part of the index because users of other
+        # namespaces can write any UID into an owner reference. `users`: the AKVSyncs to process when a SecretSync
+        # changes.
         self.owned: dict[tuple[str, str], set[Key]] = {}
         self._wanted: dict[Key, set[Key]] = {}
         self.users: dict[Key, set[Key]] = {}
@@ -81,7 +83,7 @@ class AKVSyncReconciler:
         self.store.add_handler(self._handle_change)
         syncs.add_handler(self._sync_changed, same_version)
         # The class has the AKVSync's name.
-        classes.add_handler(lambda key, _: self._wake(key), same_version)
+        classes.add_handler(lambda key, _: self._requeue_key(key), same_version)
 
     def _handle_change(self, key: Key, _before: AKVSync | Unreadable | None) -> None:
         self._failures.pop(key, None)
@@ -97,19 +99,19 @@ class AKVSyncReconciler:
         now = self._syncs.get(key)
         if before and (owner := owner_of(before.metadata)):
             _discard_key(self.owned, (key.namespace, owner.uid), key)
-            self._wake(Key(key.namespace, owner.name))
+            self._requeue_key(Key(key.namespace, owner.name))
         if now and (owner := owner_of(now.metadata)):
             self.owned.setdefault((key.namespace, owner.uid), set()).add(key)
-            self._wake(Key(key.namespace, owner.name))
+            self._requeue_key(Key(key.namespace, owner.name))
         for user in self.users.get(key, ()):
-            self._wake(user)
+            self._requeue_key(user)
 
-    def _wake(self, key: Key) -> None:
+    def _requeue_key(self, key: Key) -> None:
         if self.store.get(key):
             self._queue.add(key, GATHER * 2 ** min(self._busy.get(key, 0), 6))
 
     def _remember_wanted(self, key: Key, names: Iterable[str]) -> None:
-        """Store which SecretSyncs an AKVSync needs, independent of the owner of existing ones."""
+        """Store which SecretSyncs an AKVSync needs, including existing ones with another owner."""
         wanted = {Key(key.namespace, name) for name in names}
         before = self._wanted.get(key, set())
         for gone in before - wanted:
@@ -122,7 +124,7 @@ class AKVSyncReconciler:
             self._wanted.pop(key, None)
 
     def reset(self) -> None:
-        """Forget failures and repeated writes: another process can work on the AKVSyncs from now on."""
+        """Forget failures and repeated writes, because another process can work on the AKVSyncs from now on."""
         self._failures.clear()
         self._busy.clear()
         self.selections.reset()
@@ -136,7 +138,7 @@ class AKVSyncReconciler:
             tasks.create_task(self.selections.work())
 
     def close(self) -> None:
-        """Begin no more work."""
+        """Stop taking keys."""
         self._queue.close()
         self.selections.close()
 
@@ -162,35 +164,36 @@ class AKVSyncReconciler:
         return backoff.backoff_delay(failures, self.rng)
 
     async def _reconcile_akvsync(self, key: Key, akv: AKVSync | Unreadable) -> bool:
-        """Return whether all possible work is done."""
+        """Return whether no retry is needed."""
         problem: errors.InputError | None = None
-        done: dict[str, Done]
+        done: dict[str, StepResult]
         try:
             if isinstance(akv, Unreadable):
                 raise errors.InputError(f"this AKVSync cannot be read: {akv.problem}")
             generated = self._generate_objects(key, akv)
         except errors.InputError as error:
-            # The existing objects remain: a mistake deletes nothing.
+            # The existing objects remain, because a mistake must not delete anything.
             problem, generated = error.bare(), GeneratedObjects(source=None, syncs={})
             done = {owned.name: KeepObject() for owned in sorted(self.owned.get((key.namespace, akv.metadata.uid), ()))}
         else:
             self._remember_wanted(key, generated.syncs.keys() | generated.left)
-            done = await self._carry_out(key, akv.metadata.uid, generated)
+            done = await self._apply_objects(key, akv.metadata.uid, generated)
         found = {name: self._syncs.get(Key(key.namespace, name)) for name in done}
-        told = [
-            children.part_status(name, what, found[name], generated.kept.get(name, ())) for name, what in done.items()
+        parts = [
+            children.part_status(name, result, found[name], generated.kept.get(name, ()))
+            for name, result in done.items()
         ]
-        stalled = any(children.is_stalled(what, found[name]) for name, what in done.items())
-        # If only an edit can help, there is no retry: the watches report the edit.
-        well = not any(
-            isinstance(what, errors.ControllerError) and what.retry is not errors.Retry.ON_EDIT
-            for what in done.values()
+        stalled = any(children.is_stalled(result, found[name]) for name, result in done.items())
+        # An error that only an edit can correct needs no retry, because the watches report the edit.
+        needs_retry = any(
+            isinstance(result, errors.ControllerError) and result.retry is not errors.Retry.ON_EDIT
+            for result in done.values()
         )
         news = self._selection_status(key, akv, generated)
-        return await self._report_status(akv, told, problem, news, stalled=stalled) and well
+        return await self._report_status(akv, parts, problem, news, stalled=stalled) and not needs_retry
 
     def _generate_objects(self, key: Key, akv: AKVSync) -> GeneratedObjects:
-        """Return the objects of the AKVSync, as far as its vault has been listed for its selections."""
+        """Return the objects of the AKVSync. Selected objects are known only after the vault was listed."""
         entries = [entry for entry in akv.spec.objects if entry.select is not None]
         if not entries:
             self.selections.forget(key)
@@ -228,17 +231,18 @@ class AKVSyncReconciler:
             listed_ago=self.selections.listed_ago(key),
         )
 
-    async def _carry_out(self, key: Key, uid: str, generated: GeneratedObjects) -> dict[str, Done]:
+    async def _apply_objects(self, key: Key, uid: str, generated: GeneratedObjects) -> dict[str, StepResult]:
         """Delete, create and repair objects. Return the result for each SecretSync by name."""
-        # Unnecessary SecretSyncs go first: they would report errors about items that the class no longer has.
-        ours = sorted(self.owned.get((key.namespace, uid), ()))
+        # Unnecessary SecretSyncs are deleted first. They would otherwise report errors about items that the class no
+        # longer has.
+        present = sorted(self.owned.get((key.namespace, uid), ()))
         left = {name: KeepObject() for name in sorted(generated.left)}
-        unwanted = [owned for owned in ours if owned.name not in generated.syncs and owned.name not in left]
+        unwanted = [owned for owned in present if owned.name not in generated.syncs and owned.name not in left]
         if generated.selects:
-            # An unreadable SecretSync can be a selected one, so it is not deleted.
+            # An unreadable SecretSync is not deleted, because it can be the SecretSync of a selected object.
             unwanted = [owned for owned in unwanted if isinstance(self._syncs.get(owned), SecretSync)]
-        pruned = await asyncio.gather(*[self._prune_children(owned) for owned in unwanted])
-        failed = {owned.name: what for owned, what in zip(unwanted, pruned, strict=True) if what}
+        pruned = await asyncio.gather(*[self._delete_sync(owned) for owned in unwanted])
+        failed = {owned.name: error for owned, error in zip(unwanted, pruned, strict=True) if error}
         if generated.source is None:
             return {**left, **failed}
         first = children.decide_step(generated.source, self._classes.get(key))
@@ -256,12 +260,12 @@ class AKVSyncReconciler:
         if isinstance(source, errors.ControllerError):
             return {**dict.fromkeys(generated.syncs, source), **left, **failed}
         done = await asyncio.gather(
-            *[self._execute_step(permissions.MADE_SYNCS, key.namespace, what) for what in steps.values()]
+            *[self._execute_step(permissions.MADE_SYNCS, key.namespace, step) for step in steps.values()]
         )
         return {**dict(zip(steps, done, strict=True)), **left, **failed}
 
-    async def _execute_step(self, handle: CreatePatch[Any], namespace: str, step: Step) -> Done:
-        """Carry out one step. Return an error instead of raising it, so that the other steps continue."""
+    async def _execute_step(self, handle: CreatePatch[Any], namespace: str, step: Step) -> StepResult:
+        """Execute one step. Return an error instead of raising it, so that the other steps continue."""
         async with self._writes:
             try:
                 match step:
@@ -273,7 +277,7 @@ class AKVSyncReconciler:
                 return _shorten_error(error)
         return step
 
-    async def _prune_children(self, key: Key) -> errors.ControllerError | None:
+    async def _delete_sync(self, key: Key) -> errors.ControllerError | None:
         found = self._syncs.get(key)
         if found is None or found.metadata.deletion_timestamp:
             return None
@@ -289,15 +293,17 @@ class AKVSyncReconciler:
     async def _report_status(
         self,
         akv: AKVSync | Unreadable,
-        told: list[PartStatus],
+        parts: list[PartStatus],
         problem: errors.InputError | None,
         selection: children.SelectionNews | None,
         *,
         stalled: bool,
     ) -> bool:
-        """Write the status unless it is unchanged. Return whether the object now has it."""
+        """Write the status if it changed. Return whether the AKVSync now has this status."""
         before = akv.status if isinstance(akv, AKVSync) else AKVSyncStatus()
-        after = children.next_status(akv.metadata, before, told, problem, datetime.now(UTC), selection, stalled=stalled)
+        after = children.next_status(
+            akv.metadata, before, parts, problem, datetime.now(UTC), selection, stalled=stalled
+        )
         if after == before:
             return True
         body = {
@@ -327,7 +333,7 @@ class AKVSyncReconciler:
 def _shorten_error(error: errors.KubeError) -> errors.ControllerError:
     """Return an error that can be stored and shown."""
     if isinstance(error, errors.Conflict | errors.NotFound):
-        return errors.ChildConflict("it changed while it was written; the controller checks it again")
+        return errors.ChildConflict("the object changed while the controller wrote it; the controller checks it again")
     return error.bare()
 
 

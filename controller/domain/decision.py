@@ -1,8 +1,8 @@
 """Decide what to do about one SecretSync from the observed state. Pure: no clock, no network, no random source.
 
-`check_ownership` decides before any value is fetched whether the Secret may be written. With the values, `decide_write`
-checks in this order whether the vault returned all values, whether Kubernetes accepts them as a Secret, and what
-differs. The first result counts.
+`check_ownership` decides whether the controller may write the Secret. It needs no values. `decide_write` needs the
+values. It checks in this order whether the vault returned all values, whether Kubernetes accepts them as a Secret, and
+which keys differ. The first check with a result decides.
 """
 
 import base64
@@ -24,10 +24,10 @@ from controller.runtime.backoff import FIRST_RETRY, parse_time
 # SSE's label on its Secrets. With the same label, a cluster can switch between SSE and this controller without a write.
 OUR_LABEL = (RESERVED_PREFIX, "")
 # The maximum size of a Secret's data is 1 MiB (Kubernetes documentation, "Secrets").
-MOST_BYTES = 1024 * 1024
-MOST_MESSAGE = 32_000
+MAX_BYTES = 1024 * 1024
+MAX_MESSAGE = 32_000
 # Maximum number of labels and annotations in a message.
-MOST_CONTESTED = 5
+MAX_CONTESTED = 5
 # Keys that Kubernetes requires for each type (Kubernetes documentation, "Types of Secret").
 REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
     TLS_TYPE: ("tls.crt", "tls.key"),
@@ -35,9 +35,10 @@ REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
     "kubernetes.io/dockercfg": (".dockercfg",),
     "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
 }
-# Keys of which one is sufficient.
+# Types of which a Secret needs at least one of several keys.
 EITHER_KEY: Mapping[str, tuple[str, ...]] = {"kubernetes.io/basic-auth": ("username", "password")}
-# Types whose one key must be a JSON object. The API server's own error would quote a character of the value.
+# Types whose key must be a JSON object. The controller checks this itself, because the API server's error would quote a
+# character of the value.
 JSON_TYPES = ("kubernetes.io/dockercfg", "kubernetes.io/dockerconfigjson")
 
 
@@ -46,11 +47,11 @@ _PLACEHOLDER = VaultValue(value=SecretBytes(b"{}"), version="")
 
 
 class WaitForGarbageCollection(msgspec.Struct, frozen=True):
-    """The garbage collector will delete the Secret of an earlier SecretSync of this name. Check again soon."""
+    """The Secret belongs to an earlier SecretSync of this name. Check again after the garbage collector deleted it."""
 
 
 class RejectWrite(msgspec.Struct, frozen=True):
-    """The Secret cannot be written; the status has the cause."""
+    """The controller cannot write the Secret. The status reports the error."""
 
     error: ControllerError
 
@@ -62,7 +63,7 @@ class NoChange(msgspec.Struct, frozen=True):
 
 
 class WriteSecret(msgspec.Struct, frozen=True):
-    """Create the Secret, or merge `body` into it. `body` contains values, so the code drops it after the write."""
+    """Create the Secret, or merge `body` into it. `body` contains secret values, so drop it after the write."""
 
     create: bool
     body: dict[str, Any]
@@ -75,9 +76,9 @@ class WriteSecret(msgspec.Struct, frozen=True):
 class ObservedState(msgspec.Struct, frozen=True, kw_only=True):
     """The observed state that a decision depends on.
 
-    `secret` is the metadata of the Secret of that name, or None if there is none. The keys of `fetched` and `digests`
-    are target keys. `known` are the digests of the last write. It is empty if this process has not written yet, or if
-    the Secret's metadata shows a change by another writer.
+    `secret` is the metadata of the Secret with the SecretSync's name, or None if there is no such Secret. The keys of
+    `fetched` and `digests` are target keys. `known` are the digests of the last write. It is empty if this process has
+    not written yet, or if the Secret's metadata shows a change by another writer.
     """
 
     sync: SecretSync
@@ -89,12 +90,12 @@ class ObservedState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decide_write(seen: ObservedState) -> RejectWrite | NoChange | WriteSecret:
-    """Return what to do about a Secret that may be written. The first check with a result decides."""
-    return _nothing_fetched(seen) or _find_impossible(seen) or _compare_secret(seen)
+    """Return what to do about a Secret that the controller may write. The first check with a result decides."""
+    return _reject_missing_values(seen) or _reject_invalid_values(seen) or _compare_secret(seen)
 
 
 def check_ownership(sync: SecretSync, secret: ObjectMeta | None) -> WaitForGarbageCollection | RejectWrite | None:
-    """Decide whether the Secret of that name may be written, before any value is fetched."""
+    """Decide whether the controller may write the Secret with the SecretSync's name. Return None if it may."""
     if secret is None or is_ours(sync, secret):
         return None
     owners = secret.owner_references
@@ -113,7 +114,7 @@ def foreign_error(sync: SecretSync) -> OwnershipError:
     """Return the error for a Secret that belongs to another owner."""
     return OwnershipError(
         f"a Secret {sync.metadata.name} exists that does not belong to this SecretSync, so it was not touched; rename"
-        " the SecretSync, or move that Secret away and the sync follows by itself. If a backup was restored, run"
+        " the SecretSync, or delete that Secret: the controller then creates its own. If a backup was restored, run"
         " tools/migrate adopt"
     )
 
@@ -122,7 +123,8 @@ def _is_sync(owner: OwnerReference) -> bool:
     return owner.kind == SecretSync.kind and owner.api_version.partition("/")[0] == SecretSync.group
 
 
-def _nothing_fetched(seen: ObservedState) -> RejectWrite | None:
+def _reject_missing_values(seen: ObservedState) -> RejectWrite | None:
+    """Return the error if so many values are missing that the Secret cannot be written."""
     failed = failed_keys(seen.fetched)
     if not failed or (seen.partial and len(failed) < len(seen.fetched)):
         return None
@@ -131,30 +133,30 @@ def _nothing_fetched(seen: ObservedState) -> RejectWrite | None:
     if any(error.message != message for error in failed.values()):
         paths = source_paths(seen.sync, failed)
         message = partial_message(failed, {key: paths[key] for key in failed})
-    if len(failed) == len(seen.fetched) and (wait := seconds_until_turn(failed)):
+    if len(failed) == len(seen.fetched) and (wait := seconds_until_served(failed)):
         return RejectWrite(ProviderError(message, retry_after=wait, retry=Retry.THROTTLED))
-    asked = [error.retry_after for error in failed.values() if error.retry_after]
-    # Another value helps only if no key needs anything else.
+    delays = [error.retry_after for error in failed.values() if error.retry_after]
+    # The attempt waits for a new value only if all keys wait for one.
     shown = next((error for error in failed.values() if error.retry is not Retry.ON_NEW_VALUE), first)
     return RejectWrite(
-        type(shown)(message, retry_after=max(asked, default=None)) if isinstance(shown, ProviderError) else shown
+        type(shown)(message, retry_after=max(delays, default=None)) if isinstance(shown, ProviderError) else shown
     )
 
 
 def source_paths(sync: SecretSync, failed: Mapping[str, ControllerError]) -> dict[str, str]:
-    """Return the sourcePath by targetKey, and by `<targetKey>/*` where an expanded item has failed."""
+    """Return the sourcePath by targetKey. The key of an expanded item that failed is `<targetKey>/*`."""
     paths = {item.target_key: item.source_path for item in sync.spec.secret_object.data}
     return {key + EVERY if key + EVERY in failed else key: path for key, path in paths.items()}
 
 
-def seconds_until_turn(failed: Mapping[Any, ControllerError]) -> float | None:
+def seconds_until_served(failed: Mapping[Any, ControllerError]) -> float | None:
     """Return the seconds until a busy vault serves the first deferred key, or None if it deferred none."""
     waits = (error.retry_after or FIRST_RETRY for error in failed.values() if error.retry is Retry.THROTTLED)
     return min(waits, default=None)
 
 
 def find_mistake(sync: SecretSync) -> InputError | None:
-    """Return the mistake in the SecretSync that no value can correct, before the vault is read."""
+    """Return a mistake in the SecretSync itself, which no value of the vault can correct, or None."""
     wanted = sync.spec.secret_object
     targets = [item.target_key for item in wanted.data]
     for key, times in Counter(targets).items():
@@ -173,8 +175,8 @@ def find_mistake(sync: SecretSync) -> InputError | None:
     return InputError(found) if found else None
 
 
-def _find_impossible(seen: ObservedState) -> RejectWrite | None:
-    """Return why Kubernetes would not accept the Secret."""
+def _reject_invalid_values(seen: ObservedState) -> RejectWrite | None:
+    """Return the error if Kubernetes would not accept a Secret with these values."""
     wanted = seen.sync.spec.secret_object.type
     for key in REQUIRED_KEYS.get(wanted, ()):
         item = seen.fetched[key]
@@ -192,11 +194,11 @@ def _find_impossible(seen: ObservedState) -> RejectWrite | None:
     if seen.secret is None and either and all(isinstance(item, ControllerError) for item in either):
         return RejectWrite(next(item for item in either if isinstance(item, ControllerError)))
     sizes = {key: len(item.value.reveal()) for key, item in seen.fetched.items() if isinstance(item, VaultValue)}
-    if sum(sizes.values()) > MOST_BYTES:
+    if sum(sizes.values()) > MAX_BYTES:
         largest = max(sizes, key=lambda key: sizes[key])
         return RejectWrite(
             InputError(
-                f"the values have {sum(sizes.values())} bytes, and a Secret can have at most {MOST_BYTES};"
+                f"the values have {sum(sizes.values())} bytes, and a Secret can have at most {MAX_BYTES};"
                 f" split the SecretSync (the largest key is {largest} with {sizes[largest]} bytes)"
             )
         )
@@ -206,7 +208,7 @@ def _find_impossible(seen: ObservedState) -> RejectWrite | None:
 def _is_json_object(item: VaultValue) -> bool:
     try:
         return isinstance(msgspec.json.decode(item.value.reveal()), dict)
-    except (ValueError, RecursionError):  # among them: no UTF-8, and too deep
+    except (ValueError, RecursionError):  # the value is not UTF-8, not JSON, or nested too deeply
         return False
 
 
@@ -231,9 +233,9 @@ def _compare_secret(seen: ObservedState) -> NoChange | WriteSecret:
 def leftover_keys(
     present: Collection[str], fetched: Mapping[str, VaultValue | Unchanged | ControllerError]
 ) -> set[str]:
-    """Return the keys of a Secret that it should not have.
+    """Return the keys of a Secret that no item of the SecretSync makes.
 
-    Return None if the properties of an expanded item are not known, because any key can be one of them.
+    Return none if the properties of an expanded item are not known, because any key can be one of them.
     """
     known = {item.expanded_from for item in fetched.values() if isinstance(item, VaultValue)}
     if any(key.endswith(EVERY) and key not in known for key in fetched):
@@ -242,7 +244,7 @@ def leftover_keys(
 
 
 def placeholder_write(sync: SecretSync, secret: ObjectMeta | None) -> dict[str, Any]:
-    """Return the body of a write of this Secret with a placeholder for each value, for a dry run."""
+    """Return the body that writes this Secret with a placeholder for each value. It is for a dry run."""
     body = _new_secret(sync, {pair.target_key: _PLACEHOLDER for pair in sync.spec.secret_object.data})
     if secret is None:
         return body
@@ -278,7 +280,7 @@ def _encode_value(item: VaultValue) -> str:
 
 
 def metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str, str | None]]:
-    """Return the labels and annotations to set, or to remove (None). The result is empty if all are correct."""
+    """Return the labels and annotations to set, and with None those to remove. Return {} if all are correct."""
     wanted = sync.spec.secret_object
     patch: dict[str, dict[str, str | None]] = {}
     for field, target, current in (
@@ -286,9 +288,12 @@ def metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str, 
         ("annotations", dict(wanted.annotations), secret.annotations),
     ):
         differs: dict[str, str | None] = {key: value for key, value in target.items() if current.get(key) != value}
-        # Only the controller's own keys are removed: labels of others, such as backup tools, remain.
+        # The patch removes only keys that the controller set. Labels of other tools, such as backup tools, remain.
         gone = {
-            key for entry in _own_entries(secret) if _is_us(entry) for key in _field_names(entry, "metadata", field)
+            key
+            for entry in _main_entries(secret)
+            if _is_own_entry(entry)
+            for key in _field_names(entry, "metadata", field)
         }
         differs |= {key: None for key in sorted(gone & set(current)) if key not in target}
         if differs:
@@ -297,56 +302,59 @@ def metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str, 
 
 
 def contested_fields(sync: SecretSync, secret: ObjectMeta) -> str:
-    """Return the changes of another component in the answer to the controller's write, or an empty text."""
+    """Return an error text if the answer to a write shows that another component changed the metadata, or ""."""
     changed = [f"{field[:-1]} {key}" for field, keys in metadata_patch(sync, secret).items() for key in sorted(keys)]
     if not changed:
         return ""
-    more = f" and {len(changed) - MOST_CONTESTED} more" if len(changed) > MOST_CONTESTED else ""
+    more = f" and {len(changed) - MAX_CONTESTED} more" if len(changed) > MAX_CONTESTED else ""
     return (
-        f"another component, such as an admission webhook, changes {', '.join(changed[:MOST_CONTESTED])}{more} of the"
-        " Secret after each write: exempt this Secret from it, or set in secretObject what it sets"
+        f"another component, such as an admission webhook, changes {', '.join(changed[:MAX_CONTESTED])}{more} of the"
+        " Secret after each write: exempt this Secret from that component, or set the same labels and annotations in"
+        " secretObject"
     )
 
 
 def failed_keys(fetched: Mapping[str, VaultValue | Unchanged | ControllerError]) -> dict[str, ControllerError]:
-    """The keys that could not be fetched."""
+    """Return the keys that could not be fetched, with their errors."""
     return {key: item for key, item in fetched.items() if isinstance(item, ControllerError)}
 
 
 def data_keys(secret: ObjectMeta) -> set[str]:
-    """The keys in the Secret's data, whoever set them, as far as managedFields tells."""
-    return {key for entry in _own_entries(secret) for key in _field_names(entry, "data")}
+    """Return the keys of the Secret's data that managedFields lists, for all managers."""
+    return {key for entry in _main_entries(secret) for key in _field_names(entry, "data")}
 
 
 def data_fingerprint(secret: ObjectMeta) -> str:
-    """Who last set which keys of the data, and when, as managedFields tells: equal marks mean that nobody has since.
+    """Return a text with the last writers of the data, their keys and the times, from managedFields.
 
-    It holds names and times, never values. Empty where managedFields tells nothing.
+    Two equal texts mean that no client wrote the data in between. The text has names and times, never values. It is
+    empty if managedFields lists no data.
     """
-    writers = ((entry, sorted(_field_names(entry, "data"))) for entry in _own_entries(secret))
+    writers = ((entry, sorted(_field_names(entry, "data"))) for entry in _main_entries(secret))
     return "; ".join(sorted(f"{e.manager} {e.operation} {e.time} {','.join(keys)}" for e, keys in writers if keys))
 
 
 def has_drifted(sync: SecretSync, secret: ObjectMeta, remembered: str) -> bool:
-    """Return whether somebody else may have changed the Secret's data, by what its metadata shows.
+    """Return whether the Secret's metadata shows that another client may have changed the data.
 
-    `remembered` is the mark of our last look. A process that has just started has none, and then holds against the
-    Secret what was set after the last sync, or is not what the status tells.
+    `remembered` is the fingerprint of the last check. A process that has just started has no fingerprint. Then the
+    Secret counts as changed if its data was set after the last sync, or if its keys differ from those in the status.
     """
     if remembered:
         return data_fingerprint(secret) != remembered
     last = parse_time(sync.status.last_successful_sync_time)
-    times = [parse_time(entry.time) for entry in _own_entries(secret) if _field_names(entry, "data")]
-    # Both times have a grain of one second.
+    times = [parse_time(entry.time) for entry in _main_entries(secret) if _field_names(entry, "data")]
+    # Both times are rounded to seconds.
     late = any(not time or not last or (time - last).total_seconds() > 1 for time in times)
     return not times or late or data_keys(secret) != {item.target_key for item in sync.status.objects}
 
 
-def _own_entries(secret: ObjectMeta) -> list[ManagedFieldsEntry]:
+def _main_entries(secret: ObjectMeta) -> list[ManagedFieldsEntry]:
+    """Return the entries of the object itself, without those of its subresources."""
     return [entry for entry in secret.managed_fields if not entry.subresource]
 
 
-def _is_us(entry: ManagedFieldsEntry) -> bool:
+def _is_own_entry(entry: ManagedFieldsEntry) -> bool:
     return entry.manager == FIELD_MANAGER
 
 
@@ -358,7 +366,10 @@ def _field_names(entry: ManagedFieldsEntry, *path: str) -> set[str]:
 
 
 def partial_message(failed: Mapping[str, ControllerError], targets: Mapping[str, str]) -> str:
-    """PartialSync's message: a JSON list with one item per key, failures first; `targets` maps key to sourcePath."""
+    """Return the message of the reason PartialSync: a JSON list with one item for each key, failures first.
+
+    `targets` has the sourcePath of each key.
+    """
     items: list[dict[str, str | int]] = [
         {"targetKey": key, "sourcePath": targets[key], "status": "failed", "message": error.message[:300]}
         for key, error in sorted(failed.items())
@@ -374,6 +385,6 @@ def partial_message(failed: Mapping[str, ControllerError], targets: Mapping[str,
             else []
         )
         text = msgspec.json.encode([*items[:shown], *rest])
-        if len(text) <= MOST_MESSAGE:
+        if len(text) <= MAX_MESSAGE:
             return text.decode()
         shown = shown * 3 // 4

@@ -1,4 +1,4 @@
-"""Compute the status of a SecretSync from an outcome. It is written once, and only if it changed. Pure."""
+"""Compute the status of a SecretSync from an outcome. Pure."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from controller.api.conditions import Condition, ConditionType, Reason
 from controller.api.meta import ObjectMeta
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import GroupPoll, ObjectVersion, SecretSyncStatus
-from controller.domain.decision import seconds_until_turn
+from controller.domain.decision import seconds_until_served
 from controller.domain.generated import identify_items, owner_name
 from controller.domain.provider_class import EVERY, ObjectVersionRef
 from controller.domain.values import VaultValue
@@ -20,14 +20,14 @@ from controller.errors import ControllerError, OwnershipError, Retry, is_away
 from controller.runtime.backoff import format_time, parse_time
 
 # The CRD's limit for a condition's message.
-MOST_MESSAGE = 32_768
+MAX_MESSAGE = 32_768
 
 
 class Synced(msgspec.Struct, frozen=True, kw_only=True):
-    """The Secret equals the vault. `changed` means that a write has changed it.
+    """The Secret equals the vault. `changed` is true if this attempt wrote the Secret.
 
-    `objects` are the versions behind its keys, None if no value was fetched. `warnings` inform a user about a synced
-    Secret; None if they are not known. `poll` is a poll of the whole group to record in the status.
+    `objects` are the versions that the keys hold, or None if no value was fetched. `warnings` are for the users of a
+    synced Secret, or None if they are not known. `poll` is a poll of the whole group to record in the status.
     """
 
     message: str
@@ -43,7 +43,7 @@ class Synced(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PartiallySynced(msgspec.Struct, frozen=True, kw_only=True):
-    """Some keys equal the vault. `failed` has the error of each other key, by target key; it is never empty."""
+    """Some keys equal the vault. `failed` has the errors of the other keys by target key. It is never empty."""
 
     message: str
     failed: Mapping[str, ControllerError]
@@ -58,7 +58,7 @@ class PartiallySynced(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def retry(self) -> Retry:
         """Return what the next attempt depends on."""
-        if seconds_until_turn(self.failed) is not None:
+        if seconds_until_served(self.failed) is not None:
             return Retry.THROTTLED
         return (
             Retry.ON_NEW_VALUE
@@ -69,7 +69,7 @@ class PartiallySynced(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def retry_after(self) -> float:
         """Return the seconds that the vault asked to wait; 0 if it asked for none."""
-        return seconds_until_turn(self.failed) or max(error.retry_after or 0.0 for error in self.failed.values())
+        return seconds_until_served(self.failed) or max(error.retry_after or 0.0 for error in self.failed.values())
 
     @property
     def is_away(self) -> bool:
@@ -78,7 +78,7 @@ class PartiallySynced(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """Nothing was written. The error says why, and what the next attempt depends on."""
+    """The attempt wrote nothing. The error has the cause and says what the next attempt depends on."""
 
     error: ControllerError
 
@@ -109,10 +109,10 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Requeue(msgspec.Struct, frozen=True):
-    """There is nothing to report yet: try again after this many seconds.
+    """The attempt has no result yet. Try again after this many seconds.
 
-    Another client was faster, or an old Secret is being collected. `obstacle` says what the attempt waits for; it is
-    reported if it lasts.
+    Either another client changed the Secret first, or the garbage collector still has to delete an old Secret.
+    `obstacle` describes what the attempt waits for. The status reports an obstacle that lasts.
     """
 
     seconds: float
@@ -120,20 +120,20 @@ class Requeue(msgspec.Struct, frozen=True):
 
 
 Reportable = Synced | PartiallySynced | Failed
-"""An outcome that the status shows."""
+"""An outcome that the status reports."""
 Outcome = Reportable | Requeue
-"""How an attempt ended."""
+"""The result of an attempt."""
 
 
 def object_versions(
     fetched: Mapping[str, VaultValue | Any], wanted: Mapping[str, ObjectVersionRef], before: SecretSyncStatus
 ) -> list[ObjectVersion]:
-    """Return the vault's version behind each key. Keys that could not be fetched keep their entries."""
+    """Return the version of the vault's object for each key. Keys that could not be fetched keep their entries."""
     old = {item.target_key: item for item in before.objects}
     result: list[ObjectVersion] = []
     for key, item in fetched.items():
         if key.endswith(EVERY):
-            # The key, or some of its properties, failed: its earlier entries remain, unless they were read.
+            # The expanded item failed, in whole or in part. Its earlier entries remain unless its value was read.
             read = any(isinstance(one, VaultValue) and one.expanded_from == key for one in fetched.values())
             kept = (one for one in before.objects if one.expanded_from == key and one.target_key not in fetched)
             result += [] if read else kept
@@ -154,10 +154,10 @@ def object_versions(
 
 
 def sync_hash(meta: ObjectMeta, source: SecretProviderClass, objects: list[ObjectVersion]) -> str:
-    """Return a hash over ids, UIDs and generations. A hash over values would let readers of the status guess weak ones.
+    """Return a hash over ids, UIDs and generations.
 
-    In a class that an AKVSync generates, only the items of these objects count, because other objects do not affect the
-    SecretSync.
+    It covers no values, because a reader of the status could then guess weak values. If an AKVSync generates the class,
+    the hash covers only the items of these objects, because other items do not affect the SecretSync.
     """
     if not owner_name(source.metadata):
         return generation_hash(meta, source, objects)
@@ -166,7 +166,7 @@ def sync_hash(meta: ObjectMeta, source: SecretProviderClass, objects: list[Objec
 
 
 def generation_hash(meta: ObjectMeta, source: SecretProviderClass, objects: list[ObjectVersion]) -> str:
-    """Return the hash that covers the whole class, which earlier versions also wrote for generated classes."""
+    """Return the hash that covers the whole class. Earlier versions wrote it for generated classes, too."""
     return _hash_parts([meta.uid, meta.generation, source.metadata.uid, source.metadata.generation], objects)
 
 
@@ -183,34 +183,37 @@ def next_status(
     *,
     last_equal: datetime | None = None,
 ) -> SecretSyncStatus:
-    """Return the status that reports this outcome of the SecretSync with that metadata.
+    """Return the status that reports this outcome.
 
-    `last_equal` is when a poll last found its Secret equal to the vault.
+    `last_equal` is the time at which a poll last found the Secret equal to the vault.
     """
     if isinstance(outcome, Synced) and outcome.poll and _reports_since(outcome.poll, before, meta.generation):
-        # The conditions say what this very poll changed. "Equal" would hide it.
+        # The conditions already report the change that this poll caused. "Equal" would hide it.
         return msgspec.structs.replace(before, last_group_poll=outcome.poll)
     objects = before.objects if isinstance(outcome, Failed) or outcome.objects is None else outcome.objects
     generation = meta.generation
     is_equal = isinstance(outcome, Synced)
 
-    def told(kind: ConditionType, holds: bool | None) -> Condition:
+    def build_condition(kind: ConditionType, holds: bool | None) -> Condition:
         return next_condition(kind, holds, outcome.reason, outcome.message, generation, before, now)
 
     exists: bool | None = True
     if isinstance(outcome, Failed):
         is_foreign = isinstance(outcome.error, OwnershipError)
         exists = False if is_foreign else _previous_value(before, ConditionType.SECRET_CREATED)
+    is_stalled = isinstance(outcome, Failed) and outcome.error.is_stalled
     never_synced = not (is_equal or exists or before.sync_hash)
     if never_synced:
-        # As in upstream's controller: before the first success, the creation fails, and no update was attempted.
+        # As in upstream's controller: until the first success, SecretCreated is false and SecretUpdated is unknown.
         exists = False
     return SecretSyncStatus(
         conditions=[
-            told(ConditionType.READY, is_equal),
-            told(ConditionType.SECRET_CREATED, exists),
-            _not_updated_yet(generation, before, now) if never_synced else told(ConditionType.SECRET_UPDATED, is_equal),
-            *([told(ConditionType.STALLED, True)] if isinstance(outcome, Failed) and outcome.error.is_stalled else []),
+            build_condition(ConditionType.READY, is_equal),
+            build_condition(ConditionType.SECRET_CREATED, exists),
+            _not_updated_yet(generation, before, now)
+            if never_synced
+            else build_condition(ConditionType.SECRET_UPDATED, is_equal),
+            *([build_condition(ConditionType.STALLED, True)] if is_stalled else []),
         ],
         last_successful_sync_time=format_time(now) if is_equal else _last_sync(before, last_equal),
         last_group_poll=outcome.poll if isinstance(outcome, Synced) and outcome.poll else before.last_group_poll,
@@ -227,13 +230,13 @@ def _reports_since(poll: GroupPoll, status: SecretSyncStatus, generation: int) -
 
 
 def _last_sync(before: SecretSyncStatus, equal_at: datetime | None) -> str | None:
-    """Return when the Secret was last known to equal the vault, by the status or by a poll."""
+    """Return the later time at which the status or a poll found the Secret equal to the vault."""
     known = parse_time(before.last_successful_sync_time)
     return format_time(equal_at) if equal_at and (not known or equal_at > known) else before.last_successful_sync_time
 
 
 def _not_updated_yet(generation: int, before: SecretSyncStatus, now: datetime) -> Condition:
-    message = "no update was attempted yet; SecretCreated says why"
+    message = "no update was attempted yet; the condition SecretCreated has the cause"
     return next_condition(ConditionType.SECRET_UPDATED, None, Reason.NO_UPDATE, message, generation, before, now)
 
 
@@ -246,14 +249,14 @@ def next_condition(
     before: SecretSyncStatus | AKVSyncStatus,
     now: datetime,
 ) -> Condition:
-    """Return a condition. The time of its last transition remains if the condition is unchanged."""
+    """Return a condition. The time of its last transition changes only with its status."""
     was = find_condition(before, kind)
     status: Literal["True", "False", "Unknown"] = "Unknown" if holds is None else "True" if holds else "False"
     return Condition(
         type=kind,
         status=status,
         reason=reason,
-        message=message[:MOST_MESSAGE],
+        message=message[:MAX_MESSAGE],
         last_transition_time=was.last_transition_time if was and was.status == status else format_time(now),
         observed_generation=generation,
     )
@@ -270,12 +273,12 @@ def find_condition(status: SecretSyncStatus | AKVSyncStatus, kind: ConditionType
 
 
 def ready_condition(status: SecretSyncStatus | AKVSyncStatus) -> Condition | None:
-    """Return the condition that users and tools wait for."""
+    """Return the condition Ready, for which users and tools wait."""
     return find_condition(status, ConditionType.READY)
 
 
 def same_news(before: SecretSyncStatus | AKVSyncStatus, after: SecretSyncStatus | AKVSyncStatus) -> bool:
-    """Return whether Ready's status, reason and message are the same in `kubectl describe`."""
+    """Return whether both statuses have the same Ready condition: its status, reason and message."""
     old, new = ready_condition(before), ready_condition(after)
     return (
         old is not None

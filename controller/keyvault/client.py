@@ -249,7 +249,7 @@ class VaultClient:
         return _RequestFailed(translated, again=passes and not refused.retry_after, lasts=not passes)
 
     async def _wait_for_turn(self, who: object, first: bool) -> None:
-        while wait := self.rate_limiter.seconds_until_turn(self._identity.namespace, who, first=first):
+        while wait := self.rate_limiter.seconds_until_call(self._identity.namespace, who, first=first):
             if wait > PATIENCE and self.rate_limiter.is_slowed:
                 raise throttled_error(self.vault, wait)
             await asyncio.sleep(wait)

@@ -1,4 +1,4 @@
-"""Budgets by namespace: what one namespace may take of what all namespaces share, and how that is counted.
+"""Budgets by namespace: limits on the shared resources that one namespace can use, and the classes that enforce them.
 
 `BUDGETS` lists every budget. `tools/generate` writes the list into SECURITY.md, and
 tests/unit/runtime/test_budgets.py checks that the code uses each budget and that its test exists. To add a budget:
@@ -6,18 +6,20 @@ tests/unit/runtime/test_budgets.py checks that the code uses each budget and tha
 1. Add a constant here and put it into `BUDGETS`.
 2. Enforce it with one of the classes below, or with `controller.runtime.fair_share`, and read the figure from the
    constant: `budgets.LOG_LINES.most`. Write the module as `budgets.NAME`, so that the test finds the use.
-3. Name the test that attacks it, then run `make generate`.
+3. Name the test that exceeds it, then run `make generate`.
 
-Which class fits:
+Choose one of these classes:
 
-- `RateBudget`: so much per time. `take(namespace)` answers whether one more fits now. Where the cost is known only
-  afterwards, ask `wait(namespace)` first and call `spend(namespace, seconds)` later: a namespace may go into debt once
-  and then waits until the debt is paid.
-- `TotalBudget`: so much at any moment, such as bytes kept. `set(namespace, key, amount)` returns whether it fits; on
-  False nothing has changed, and the caller keeps a short error instead. `drop(namespace, key)` gives the amount back.
-- `RecentEntries`: so many entries at any moment, where the oldest one makes room. `put` returns what had to go.
+- `RateBudget` limits an amount per time. `take(namespace)` returns whether one more fits now. If the cost is known only
+  afterwards, call `wait(namespace)` before the work and `spend(namespace, seconds)` after it. A namespace can then go
+  into debt once, and waits until the debt is paid.
+- `TotalBudget` limits an amount at any moment, such as the stored bytes. `set(namespace, key, amount)` returns whether
+  the amount fits. If it does not fit, nothing changes, and the caller stores a short error instead.
+  `drop(namespace, key)` returns the amount to the budget.
+- `RecentEntries` limits the number of entries at any moment. A new entry removes the oldest one. `put` returns the
+  removed entries.
 
-All three are pure: the clock is an argument, and nothing waits. A namespace without an entry costs no memory.
+All three are pure: the clock is an argument, and no method sleeps. A namespace without an entry uses no memory.
 """
 
 import math
@@ -30,7 +32,7 @@ V = TypeVar("V")
 
 
 class Budget(NamedTuple):
-    """One row of the table. `most` is in `unit`; with `seconds`, it is a bucket that fills in that time."""
+    """One row of the table. `most` is in `unit`. A budget with `seconds` is a bucket that refills in that time."""
 
     what: str
     most: float
@@ -40,7 +42,8 @@ class Budget(NamedTuple):
     seconds: float = 0.0
 
 
-# Half of the workers, and of what is left the next namespace gets half: see `controller.runtime.fair_share`.
+# One namespace gets at most half of the free workers, so the next namespace gets half of the rest: see
+# `controller.runtime.fair_share`.
 WORKERS = Budget(
     what="workers that reconcile its SecretSyncs",
     most=32,
@@ -59,14 +62,14 @@ PLACES = Budget(
     what="places in the waiting line of a throttled vault",
     most=4096,
     unit="by vault",
-    at_the_bound="further requests have no place; namespaces are served in turn, however long their lines are",
+    at_the_bound="further requests have no place and try again; the line serves the namespaces round-robin",
     test="tests/unit/runtime/test_rate_limiter.py::test_flood_of_one_namespace_halves_the_rate_of_another_at_most",
 )
 READERS = Budget(
     what="vault clients, one for each identity and vault",
     most=64,
     unit="at a time",
-    at_the_bound="the client that was used least recently makes room",
+    at_the_bound="the client that was used least recently is closed",
     test="tests/cluster/test_budgets.py::test_renamed_vault_leaks_neither_memory_nor_metrics",
 )
 SERIES = Budget(
@@ -87,7 +90,7 @@ LOG_LINES = Budget(
     what="log lines about its objects",
     most=10,
     unit="of one kind a minute",
-    at_the_bound="further lines are counted, and one line tells how many there were",
+    at_the_bound="further lines are counted, and one line has their number",
     test="tests/unit/observability/test_telemetry.py::test_flood_of_one_namespace_hides_no_line_of_another",
     seconds=60,
 )
@@ -100,10 +103,10 @@ EVENTS = Budget(
     seconds=60,
 )
 PARSING = Budget(
-    what="CPU time for reading its SecretProviderClasses, PEM and PFX files",
+    what="CPU time for parsing its SecretProviderClasses, PEM and PFX files",
     most=20,
     unit="seconds",
-    at_the_bound="the SecretSync's status says so, and it is tried again half a minute later or when the budget allows",
+    at_the_bound="the SecretSync's status reports it; the controller tries again after half a minute or later",
     test="tests/unit/runtime/test_parsing.py::test_namespace_that_spent_its_budget_is_deferred_and_others_are_not",
     seconds=60,
 )
@@ -111,15 +114,15 @@ COMPARED = Budget(
     what="objects of vaults' lists that are compared with its AKVSyncs' select",
     most=100_000,
     unit="a minute",
-    at_the_bound="the status of the AKVSync says so; the vault is listed again when the budget allows",
+    at_the_bound="the status of the AKVSync reports it; the vault is listed again when the budget allows",
     test="tests/unit/akvsync/reconciler/test_selections.py::test_namespace_that_spent_its_budget_is_deferred_and_others_are_not",
     seconds=60,
 )
 KEPT = Budget(
-    what="bytes of its objects that the controller keeps, as JSON",
+    what="bytes of its objects in the controller's memory, as JSON",
     most=24 * 2**20,
     unit="at a time",
-    at_the_bound="further objects are not read; their status says so, and they are read again when there is room",
+    at_the_bound="further objects are not read; their status reports it, and they are read again when there is room",
     test="tests/unit/kube/informer/test_hostile_objects.py::test_objects_of_one_namespace_are_kept_up_to_its_budget",
 )
 LOOKUPS = Budget(
@@ -147,32 +150,32 @@ BUDGETS = (
 
 
 class RateBudget:
-    """A token bucket for each namespace: a budget's `most` at once, filled again in its `seconds`."""
+    """A token bucket for each namespace. It holds the budget's `most` and refills in the budget's `seconds`."""
 
     def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
         self._most = budget.most
         self._rate = budget.most / budget.seconds
         self._clock = clock
-        # By namespace: what is left, and when that was. A full bucket is not kept.
+        # By namespace: the rest of the bucket, and the time at which that was measured. Full buckets are dropped.
         self.buckets: dict[str, tuple[float, float]] = {}
 
     def __len__(self) -> int:
-        """Return how many namespaces have taken something lately."""
+        """Return how many namespaces have a bucket that is not full."""
         self._drop_full()
         return len(self.buckets)
 
     def wait(self, namespace: str, amount: float = 0.0) -> float:
-        """Return the seconds until that amount is there; for 0, until the namespace has no debt."""
+        """Return the seconds until the bucket has that amount. For 0: until the namespace has no debt."""
         return max(0.0, (amount - self._amount_now(namespace)) / self._rate)
 
     def spend(self, namespace: str, amount: float) -> None:
-        """Take that amount, whether it is there or not: the namespace may go into debt."""
+        """Take that amount even if the bucket does not have it. The namespace then has a debt."""
         if len(self.buckets) >= 1024:
             self._drop_full()
         self.buckets[namespace] = (self._amount_now(namespace) - amount, self._clock())
 
     def take(self, namespace: str, amount: float = 1.0) -> bool:
-        """Take that amount if it is there, and return whether it was."""
+        """Take that amount if the bucket has it. Return whether it did."""
         if self._amount_now(namespace) < amount:
             return False
         self.spend(namespace, amount)
@@ -190,7 +193,7 @@ class RateBudget:
 
 
 class TotalBudget(Generic[K]):
-    """Amounts that each namespace keeps at this moment, by key; their sum is bounded."""
+    """The amounts that each namespace uses at this moment, by key. Their sum is bounded."""
 
     def __init__(self, budget: Budget) -> None:
         self._most = budget.most
@@ -198,7 +201,7 @@ class TotalBudget(Generic[K]):
         self.sums: dict[str, float] = {}
 
     def set(self, namespace: str, key: K, amount: float) -> bool:
-        """Set what that key keeps, if the sum stays within the bound; return whether it does. False changes nothing."""
+        """Set the amount of that key if the sum stays within the bound. Return whether it was set."""
         before = self.amounts.get(namespace, {}).get(key, 0.0)
         total = self.sums.get(namespace, 0.0) - before + amount
         if total > self._most and amount > before:
@@ -208,7 +211,7 @@ class TotalBudget(Generic[K]):
         return True
 
     def drop(self, namespace: str, key: K) -> None:
-        """Give back what that key keeps."""
+        """Return the amount of that key to the budget."""
         amounts = self.amounts.get(namespace, {})
         self.sums[namespace] = self.sums.get(namespace, 0.0) - amounts.pop(key, 0.0)
         if not amounts:
@@ -216,14 +219,15 @@ class TotalBudget(Generic[K]):
             del self.sums[namespace]
 
     def total(self, namespace: str) -> float:
-        """Return what the namespace keeps."""
+        """Return the sum of the namespace's amounts."""
         return self.sums.get(namespace, 0.0)
 
 
 class RecentEntries(Generic[K, V]):
-    """The entries of each namespace that were used last: so many of each, and so many together.
+    """The most recently used entries of each namespace, bounded for each namespace and in total.
 
-    The oldest entry makes room for a new one; for a total that is reached, the oldest of the largest namespace.
+    At the bound of a namespace, a new entry removes the namespace's oldest one. At the total, it removes the oldest
+    entry of the largest namespace.
     """
 
     def __init__(self, budget: Budget, total: float = math.inf) -> None:
@@ -236,7 +240,7 @@ class RecentEntries(Generic[K, V]):
         return self._size
 
     def get(self, namespace: str, key: K) -> V | None:
-        """Return the entry, which is the newest then, or None."""
+        """Return the entry and make it the newest, or return None."""
         entries = self.entries.get(namespace)
         if entries is None or key not in entries:
             return None
@@ -244,11 +248,11 @@ class RecentEntries(Generic[K, V]):
         return entries[key]
 
     def has(self, namespace: str, key: K) -> bool:
-        """Return whether there is such an entry."""
+        """Return whether the entry exists."""
         return key in self.entries.get(namespace, ())
 
     def put(self, namespace: str, key: K, value: V) -> list[tuple[K, V]]:
-        """Keep the entry as the newest; return what made room for it."""
+        """Store the entry as the newest. Return the entries that were removed for it."""
         entries = self.entries.setdefault(namespace, OrderedDict())
         self._size += key not in entries
         entries[key] = value
@@ -264,7 +268,7 @@ class RecentEntries(Generic[K, V]):
         return evicted
 
     def drop(self, namespace: str, key: K) -> V | None:
-        """Remove the entry and return it, or None where there is none."""
+        """Remove the entry and return it, or return None."""
         entries = self.entries.get(namespace, OrderedDict())
         self._size -= key in entries
         found = entries.pop(key, None)
@@ -273,7 +277,7 @@ class RecentEntries(Generic[K, V]):
         return found
 
     def items(self) -> Iterator[tuple[str, K, V]]:
-        """Yield namespace, key and entry of everything that is kept; the caller may change it meanwhile."""
+        """Yield the namespace, key and value of each entry. The caller can add and remove entries meanwhile."""
         for namespace, entries in list(self.entries.items()):
             for key, value in list(entries.items()):
                 yield namespace, key, value

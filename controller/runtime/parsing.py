@@ -1,7 +1,7 @@
-"""Parsing what editors and vaults wrote: off the event loop, in fair shares, within a budget of each namespace.
+"""Parse untrusted texts and files off the event loop, in fair shares and within a budget for each namespace.
 
-Texts (SecretProviderClasses, PEM) are parsed in threads. A PFX is opened by a process of its own (see `confined`),
-which takes memory and seconds, so PFX files have fewer places, and none of those of texts.
+Threads parse texts (SecretProviderClasses and PEM). A separate process opens each PFX (see `pkcs12_sandbox`). That
+takes memory and seconds, so PFX files have fewer threads, and cannot occupy those for texts.
 """
 
 import math
@@ -13,18 +13,18 @@ from controller.errors import ParsingDeferred
 from controller.runtime import budgets
 from controller.runtime.threads import FairThreads
 
-# Texts take milliseconds and hold the interpreter's lock: more threads would not be faster.
+# A text takes milliseconds, during which its thread holds the interpreter's lock. More threads would not be faster.
 TEXTS_AT_ONCE = 4
-# Each takes 25 MiB.
+# Each process takes 25 MiB.
 PFX_AT_ONCE = 2
 
 T = TypeVar("T")
 Charge = Callable[[float], None]
-"""Adds seconds of CPU that the work took outside of its thread."""
+"""A function that adds seconds of CPU which the work used outside of its thread."""
 
 
 class ParsingPool:
-    """Runs parsing work of a namespace, and charges the seconds of CPU to that namespace."""
+    """Threads that run parsing work. The CPU time is charged to the namespace of the work."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._texts = FairThreads(TEXTS_AT_ONCE, "parse")
@@ -32,25 +32,26 @@ class ParsingPool:
         self._spent = budgets.RateBudget(budgets.PARSING, clock)
 
     async def run(self, namespace: str, work: Callable[[Charge], T], *, pfx: bool = False) -> T:
-        """Return the result of `work`. Raise `ParsingDeferred` where the namespace's budget is spent."""
+        """Return the result of `work`. Raise `ParsingDeferred` if the namespace has spent its budget."""
         self._raise_if_spent(namespace)
         seconds: list[float] = []
 
-        def measured() -> T:
+        def measure_work() -> T:
             began = time.thread_time()
             try:
-                self._raise_if_spent(namespace)  # its turn came late: others of the namespace were first
+                # While this work waited for a thread, other work of the namespace can have spent the budget.
+                self._raise_if_spent(namespace)
                 return work(seconds.append)
             finally:
                 seconds.append(time.thread_time() - began)
 
         try:
-            return await (self._pfx if pfx else self._texts).run(namespace, measured)
+            return await (self._pfx if pfx else self._texts).run(namespace, measure_work)
         finally:
             self._spent.spend(namespace, sum(seconds))
 
     def run_here(self, namespace: str, work: Callable[[], T]) -> T:
-        """Do the same on the event loop, for work that takes less time than a thread."""
+        """Run work on the event loop, if it takes less time than the start of a thread."""
         self._raise_if_spent(namespace)
         began = time.thread_time()
         try:
@@ -60,11 +61,11 @@ class ParsingPool:
 
     def _raise_if_spent(self, namespace: str) -> None:
         if wait := self._spent.wait(namespace):
-            # At least a while: each try fetches the value again.
+            # Wait for a minimum time, because each attempt fetches the value from the vault again.
             wait = max(budgets.PARSING.seconds / 2, wait)
             raise ParsingDeferred(
                 f"namespace {namespace} has used its {budgets.PARSING.most:.0f} seconds of CPU per minute for reading"
                 f" SecretProviderClasses and certificates; the controller tries again in {math.ceil(wait)} s. Change"
-                " them less often, or look for a PFX with an unusual number of iterations",
+                " them less often, or find the PFX that has an unusual number of iterations",
                 retry_after=wait,
             )

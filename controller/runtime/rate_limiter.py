@@ -1,8 +1,8 @@
 """An adaptive rate limiter for the calls to one vault: a token bucket whose rate follows the vault's refusals (429).
 
-All clients of a vault share its limit, perhaps a whole fleet. The controller learns its part only when the vault
-refuses. Callers then wait in lines, one for each namespace, which are served round-robin. In a namespace, initial syncs
-come before refreshes.
+All clients of a vault share its limit, perhaps a whole fleet. The controller learns its share only from refusals.
+Callers wait in lines, one for each namespace. The limiter serves the namespaces round-robin, and in each namespace
+initial syncs before refreshes.
 
 Source: "Azure Key Vault service limits" (4,000 transactions per 10 s and vault); "Azure Key Vault throttling guidance".
 """
@@ -14,39 +14,41 @@ from collections.abc import Callable, Hashable
 from controller.runtime import budgets
 
 WINDOW = 10.0
-# Size of the token bucket, and calls per second: 190 + 10 s x 380/s stay below 4,000.
+# Size of the token bucket, and calls per second. In 10 s these are 190 + 10 x 380 calls, which is below 4,000.
 BURST = 190.0
 LIMIT = 380.0
-# Seconds without a call after a refusal without Retry-After.
+# Seconds without calls after a refusal that has no Retry-After.
 PAUSE = 10.0
-# The lowest rate. One call every two seconds finds out soon enough that the vault accepts more.
-SLOWEST = 0.5
-# A rate that the vault accepted for a minute is doubled. Doubling earlier causes more refusals, later a slow recovery.
-# If fewer than KNOWN calls were answered before the refusal, the accepted rate is unknown, and each window doubles it.
+# The lowest rate. One call every two seconds is enough to detect that the vault accepts calls again.
+MIN_RATE = 0.5
+# The limiter doubles a rate that the vault accepted for this time. Doubling earlier causes more refusals, doubling
+# later delays the recovery. If the vault answered fewer than KNOWN calls before a refusal, the accepted rate is
+# unknown, and the limiter doubles the rate after each WINDOW.
 STEADY = 60.0
 KNOWN = 10
-# The longest wait that a caller is given, because the rate may change meanwhile. It is not above GRACE.
-LONGEST = 30.0
-SHORTEST = 0.001
-# A caller that comes back later than so many seconds after its time loses its place.
+# The longest and shortest wait, in seconds. A caller that waits longer asks again, because the rate can change in the
+# meantime. MAX_WAIT must not be above GRACE.
+MAX_WAIT = 30.0
+MIN_WAIT = 0.001
+# A caller that returns later than this, in seconds after its time, loses its place.
 GRACE = 30.0
 # Places in the lines of one namespace. A further caller gets no place and tries again.
 MAX_PLACES = int(budgets.PLACES.most)
 
 
 class _WaitingLine:
-    """Callers in the order of their arrival. Places are estimates: a caller that left counts until it is found."""
+    """Callers in the order of their arrival. A caller's place is an estimate, because callers can leave unnoticed."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
-        # The head of a dict is not found at once: a dict goes past each key that was deleted before it.
+        # An OrderedDict finds its first key in constant time. A dict skips all keys that were deleted before it.
         self._places: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._places)
 
     def join(self, who: Hashable, now: float) -> int:
-        """Join, or come again; return how many are before this caller."""
+        """Add the caller, or renew its place. Return the number of callers before it."""
         if who not in self._places and len(self._places) >= MAX_PLACES:
             return MAX_PLACES
         number = self._places[who][0] if who in self._places else next(self._numbers)
@@ -54,12 +56,12 @@ class _WaitingLine:
         return min(number - next(iter(self._places.values()))[0], MAX_PLACES)
 
     def drop_gone(self, now: float) -> None:
-        """Drop callers at the head that did not come again in time."""
+        """Drop callers at the head of the line that did not return in time."""
         while self._places and self._places[head := next(iter(self._places))][1] < now:
             del self._places[head]
 
-    def come_back_at(self, who: Hashable, when: float) -> None:
-        """Keep the caller's place until some time after that moment."""
+    def reserve_place(self, who: Hashable, when: float) -> None:
+        """Reserve the caller's place until GRACE seconds after that moment."""
         if who in self._places:
             self._places[who] = (self._places[who][0], when + GRACE)
 
@@ -69,7 +71,7 @@ class _WaitingLine:
 
 
 class _NamespaceLines:
-    """The callers of one namespace: those that have nothing from the vault yet come before those that refresh."""
+    """The callers of one namespace. Initial syncs (`first`) are served before refreshes (`others`)."""
 
     def __init__(self) -> None:
         self.first, self.others = _WaitingLine(), _WaitingLine()
@@ -78,15 +80,15 @@ class _NamespaceLines:
         return len(self.first) + len(self.others)
 
     def drop_gone(self, now: float) -> None:
-        """Drop callers that did not come again in time."""
+        """Drop callers that did not return in time."""
         self.first.drop_gone(now)
         self.others.drop_gone(now)
 
 
 class AdaptiveRateLimiter:
-    """Limits the calls to one vault by all its readers. Times are in seconds of `clock`.
+    """A limiter for the calls of all readers to one vault. Times are in seconds of `clock`.
 
-    Namespaces are served round-robin: a namespace with many callers delays a call of another one by one call.
+    It serves namespaces round-robin, so a namespace with many callers delays a call of another namespace by one call.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -98,13 +100,13 @@ class AdaptiveRateLimiter:
         self._steady_since = clock()
         self._steady = STEADY
         self._answered: deque[float] = deque(maxlen=int(LIMIT * WINDOW))
-        # By namespace. The one that was served last is at the end.
+        # By namespace. The namespace that was served last is at the end.
         self.lines: dict[str, _NamespaceLines] = {}
 
-    def seconds_until_turn(self, namespace: str, who: Hashable, *, first: bool) -> float:
-        """Return the seconds until this caller may ask again; 0 where it may call now.
+    def seconds_until_call(self, namespace: str, who: Hashable, *, first: bool) -> float:
+        """Return 0 if the caller can call the vault now, or the seconds after which it has to ask again.
 
-        `first` says that it has nothing from this vault yet.
+        `first` is true for an initial sync, which has no value from this vault yet.
         """
         now = self._clock()
         self._fill_bucket(now)
@@ -121,13 +123,13 @@ class AdaptiveRateLimiter:
                 self.lines[namespace] = mine  # behind the other namespaces
             return 0.0
         opens = max(0.0, self._closed_until - now)
-        wait = min(opens + max(SHORTEST, (before + 1 - self._tokens) / self._rate), max(opens, LONGEST))
-        line.come_back_at(who, now + wait)
+        wait = min(opens + max(MIN_WAIT, (before + 1 - self._tokens) / self._rate), max(opens, MAX_WAIT))
+        line.reserve_place(who, now + wait)
         return wait
 
     def _others_before(self, namespace: str, place: int, now: float) -> int:
         """Return how many callers of other namespaces are served before the one at `place` of this namespace."""
-        before, rounds = 0, place + 1  # a namespace that is ahead of this one is served once more
+        before, rounds = 0, place + 1  # a namespace that is ahead of this one is served one time more
         for other, lines in list(self.lines.items()):
             if other == namespace:
                 rounds = place
@@ -148,7 +150,7 @@ class AdaptiveRateLimiter:
         return max(0.0, self._closed_until - self._clock())
 
     def note_answer(self) -> None:
-        """Note a call that the vault answered with anything but 429."""
+        """Record a call to which the vault answered anything except 429."""
         now = self._clock()
         self._answered.append(now)
         if self._rate < LIMIT and now - self._steady_since >= self._steady:
@@ -157,14 +159,15 @@ class AdaptiveRateLimiter:
             self._steady_since = now
 
     def note_refusal(self, retry_after: float | None) -> None:
-        """Note a 429, with the seconds of its Retry-After if it has one."""
+        """Record a 429, with the seconds of its Retry-After if it has one."""
         now = self._clock()
         closed = now + (retry_after or PAUSE)
         if now >= self._closed_until:
-            # The first refusal of several: the calls that were answered in the window before it are our part of it.
+            # This is the first refusal of several. The calls that the vault answered in the window before it are the
+            # controller's share of the limit.
             while self._answered and now - self._answered[0] > WINDOW:
                 self._answered.popleft()
-            self._rate = max(SLOWEST, min(LIMIT, len(self._answered) / WINDOW))
+            self._rate = max(MIN_RATE, min(LIMIT, len(self._answered) / WINDOW))
             self._steady = STEADY if len(self._answered) >= KNOWN else WINDOW
         self._closed_until = max(self._closed_until, closed)
         self._tokens = 0.0
@@ -172,6 +175,6 @@ class AdaptiveRateLimiter:
 
     def _fill_bucket(self, now: float) -> None:
         gained = max(0.0, now - self._filled) * self._rate
-        # Below one call per second a whole one must still be possible.
+        # At a rate below one call per second, the bucket must still be able to hold one token.
         self._tokens = min(max(1.0, min(BURST, self._rate)), self._tokens + gained)
         self._filled = max(self._filled, now)

@@ -46,8 +46,8 @@ from controller.secretsync.value_fetcher import Fetched, Known, ValueFetcher
 from controller.secretsync.work_state import Fetch
 
 NOT_COLLECTED = (
-    "the Secret {0} of an earlier SecretSync of this name is still there; look at its finalizers and at the cluster's"
-    " garbage collector (kube-controller-manager), or delete it"
+    "the Secret {0} of an earlier SecretSync of this name still exists; check its finalizers and the cluster's garbage"
+    " collector (kube-controller-manager), or delete it"
 )
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from controller.config.settings import Settings
 from controller.domain.certificates import is_pem
 from controller.domain.decision import (
     failed_keys,
-    seconds_until_turn,
+    seconds_until_served,
 )
 from controller.domain.decode_values import decode_values, flatten_expanded, needs_bundle, needs_parsing
 from controller.domain.provider_class import EVERY, ObjectVersionRef
@@ -100,7 +100,7 @@ class ValueFetcher:
         read = dict(await reader.read(wanted, since=since, first=first))
         patience = 0.0 if self._settings.enable_partial_secret_sync else MOST_PATIENCE
         while failed := {version: item for version, item in read.items() if isinstance(item, errors.ControllerError)}:
-            wait = seconds_until_turn(failed)
+            wait = seconds_until_served(failed)
             if (
                 wait is None
                 or wait > patience

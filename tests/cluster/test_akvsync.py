@@ -214,7 +214,7 @@ def test_secretsync_of_another_owner_is_reported_and_not_changed(space: Namespac
     message = eventually(lambda: ready_condition(space, "mine"), lambda found: found[2].startswith("1/2 "))[2]
     assert message == (
         "1/2 ready; a: a SecretSync a exists that does not belong to this AKVSync, so it was not touched; set another"
-        " kubernetesSecretName, or delete that SecretSync and the AKVSync follows by itself"
+        " kubernetesSecretName, or delete that SecretSync: the controller then creates its own"
     )
     space.wait_secret("b", {"v0": "2"})
     assert space.get("secretsync", "a")["spec"]["secretObject"]["data"] == foreign["spec"]["secretObject"]["data"]
@@ -243,7 +243,7 @@ def test_new_secret_type_waits_until_the_secretsync_is_deleted(space: Namespace)
     wait_ready(space, *SYNCED)
     space.apply(akv_sync(space, "[{secretInAKV: key, kubernetesSecretType: kubernetes.io/ssh-auth}]"))
     message = wait_ready(space, "False", "SecretTypeChangeWaits")
-    assert "the Secret is of type Opaque, which cannot change: delete the SecretSync key" in message
+    assert "the Secret has type Opaque, and a Secret's type cannot change: delete the SecretSync key" in message
     space.wait_secret("key", {"v0": "ssh"})
     space.kubectl("delete", "secretsync", "key")
     wait_ready(space, *SYNCED)

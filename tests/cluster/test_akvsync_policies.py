@@ -107,7 +107,7 @@ def test_object_without_an_akvsync_as_its_owner_is_refused(
     if change == {}:
         owners = [akv_owner(maker), akv_owner(UNKNOWN_UID, name="second", controller=False)]
     answer = thief.send("POST", PATHS[kind], make_custom_resource(kind, "disowned", owners))
-    assert_denied_by_policy(answer, f"the one owner of a {kind} must be an AKVSync")
+    assert_denied_by_policy(answer, f"the only owner of a {kind} must be an AKVSync")
 
 
 @both
@@ -138,12 +138,12 @@ def test_change_of_an_owner_reference_is_refused(
     )
     shop.create(make_custom_resource(kind, "made-lasting", [akv_owner(maker)]))
     for owners, why in (
-        (None, f"the one owner of a {kind} must be an AKVSync"),
+        (None, f"the only owner of a {kind} must be an AKVSync"),
         (
             [akv_owner(maker), akv_owner(UNKNOWN_UID, name="second", controller=False)],
-            f"the one owner of a {kind} must be an AKVSync",
+            f"the only owner of a {kind} must be an AKVSync",
         ),
-        ([akv_owner(UNKNOWN_UID)], f"the owner of a {kind} may not change"),
+        ([akv_owner(UNKNOWN_UID)], f"the owner of a {kind} must not change"),
     ):
         assert_denied_by_policy(
             patch(privileged_thief, kind, "made-lasting", {"metadata": {"ownerReferences": owners}}), why
@@ -174,13 +174,13 @@ def test_deletion_of_an_object_that_no_akvsync_owns_is_refused(
         ({"controller": False}, "that controls it"),
         ({"controller": None}, "that controls it"),
         ({"name": "another"}, "that controls it"),
-        ({"metadata": {"finalizers": ["x.example/y"]}}, "finalizers are neither added nor removed"),
-        ({"metadata": {"labels": {"a": "b"}}}, "the controller sets none"),
+        ({"metadata": {"finalizers": ["x.example/y"]}}, "the controller neither adds nor removes finalizers"),
+        ({"metadata": {"labels": {"a": "b"}}}, "the controller sets no labels"),
         (
             {"metadata": {"annotations": {"argocd.argoproj.io/sync-options": "Delete=false"}}},
-            "the controller sets none",
+            "the controller sets no labels",
         ),
-        ({"metadata": {"generateName": "x-"}}, "the controller sets none"),
+        ({"metadata": {"generateName": "x-"}}, "the controller sets no labels"),
     ],
     ids=str,
 )
@@ -201,11 +201,11 @@ def test_stolen_token_cannot_change_metadata(kind: str, thief: TokenThief, shop:
     shop.create(body)
     try:
         for metadata, why in (
-            ({"labels": {"a": None}}, "labels and annotations of its own"),
-            ({"labels": {"x": "y"}}, "labels and annotations of its own"),
-            ({"annotations": {"c": "e"}}, "labels and annotations of its own"),
-            ({"finalizers": None}, "finalizers are neither added nor removed"),
-            ({"finalizers": ["x.example/y", "x.example/z"]}, "finalizers are neither added nor removed"),
+            ({"labels": {"a": None}}, "the controller sets no labels"),
+            ({"labels": {"x": "y"}}, "the controller sets no labels"),
+            ({"annotations": {"c": "e"}}, "the controller sets no labels"),
+            ({"finalizers": None}, "the controller neither adds nor removes finalizers"),
+            ({"finalizers": ["x.example/y", "x.example/z"]}, "the controller neither adds nor removes finalizers"),
         ):
             assert_denied_by_policy(patch(thief, kind, "made-marked", {"metadata": metadata}), why)
         assert patch(thief, kind, "made-marked", {}).status == 200
@@ -245,7 +245,7 @@ def test_old_api_version_of_a_class_has_the_same_policies(privileged_thief: Toke
         "apiVersion": "secrets-store.csi.x-k8s.io/v1alpha1"
     }
     assert_denied_by_policy(
-        privileged_thief.send("POST", OLD_CLASSES, body), "the one owner of a SecretProviderClass must be an AKVSync"
+        privileged_thief.send("POST", OLD_CLASSES, body), "the only owner of a SecretProviderClass must be an AKVSync"
     )
 
 

@@ -21,7 +21,7 @@ from tools.pods.pod_process import PodProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = "crd-room"
-NAMES = SYNCS, CLASSES, AKV_SYNCS = tuple(crd["metadata"]["name"] for crd in crds.every())
+NAMES = SYNCS, CLASSES, AKV_SYNCS = tuple(crd["metadata"]["name"] for crd in crds.build_all())
 Manifest = dict[str, Any]
 
 
@@ -392,12 +392,15 @@ WEBHOOK = {
     ("change", "why"),
     [
         (lambda _: {"spec": {"conversion": WEBHOOK}}, "the Job sets no conversion webhook"),
-        (lambda _: {"metadata": {"finalizers": ["x.example/y"]}}, "the Job leaves the labels"),
-        (lambda _: {"metadata": {"labels": {"x": "y"}}}, "the Job leaves the labels"),
-        (lambda _: {"metadata": {"annotations": {"helm.sh/resource-policy": "delete"}}}, "the Job leaves the labels"),
-        (_without_fields, "the Job takes away no version"),
-        (_other_status, "the Job takes away no version"),
-        (_every_version(served=False), "the Job takes away no version"),
+        (lambda _: {"metadata": {"finalizers": ["x.example/y"]}}, "the Job does not change the labels"),
+        (lambda _: {"metadata": {"labels": {"x": "y"}}}, "the Job does not change the labels"),
+        (
+            lambda _: {"metadata": {"annotations": {"helm.sh/resource-policy": "delete"}}},
+            "the Job does not change the labels",
+        ),
+        (_without_fields, "the Job removes no version"),
+        (_other_status, "the Job removes no version"),
+        (_every_version(served=False), "the Job removes no version"),
     ],
     ids=["webhook", "finalizers", "labels", "annotations", "fields", "status", "not served"],
 )
@@ -417,7 +420,7 @@ def test_stolen_token_of_the_job_takes_no_version_away(ours: Server) -> None:
     answer = ours.as_job(
         "patch", "crd", CLASSES, "--type=merge", "--patch", json.dumps(_without_version(ours.crd(CLASSES)))
     )
-    assert "the Job takes away no version" in answer.out, answer.out
+    assert "the Job removes no version" in answer.out, answer.out
 
 
 @pytest.mark.since(*SINCE_POLICIES)

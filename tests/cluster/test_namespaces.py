@@ -149,7 +149,7 @@ def test_nothing_is_changed_elsewhere_whatever_was_granted(
         ("POST", f"{cluster}/clusterrolebindings", binding),
     ):
         answer = mighty.send(method, path, body, MERGE if method == "PATCH" else "application/json")
-        assert_denied_by_policy(answer, "the controller changes nothing outside the chart's watchNamespaces")
+        assert_denied_by_policy(answer, "the controller does not write outside the chart's watchNamespaces")
     # Where it serves, this policy leaves the rest to the others; and the controller itself goes on.
     assert mighty.send("POST", f"{here}/configmaps", named).status == 201
     assert mighty.send("POST", f"{home}/secrets?dryRun=All", owned).status == 201

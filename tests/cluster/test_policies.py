@@ -100,14 +100,14 @@ def test_the_sole_owner_must_be_the_secretsync_of_that_name(
     made = make_secret(
         "disowned", [make_owner("11111111-1111-1111-1111-111111111111", "disowned", **change) for change in owners]
     )
-    assert_denied_by_policy(thief.create(made), "the one owner of a Secret must be the SecretSync of its name")
+    assert_denied_by_policy(thief.create(made), "the only owner of a Secret must be the SecretSync with its name")
 
 
 def test_the_label_is_required_and_stays(shop: TargetNamespace, thief: TokenThief) -> None:
     uid = shop.create_sync("labelled")
     assert_denied_by_policy(
         thief.create(make_secret("labelled", [make_owner(uid, "labelled")], metadata={"labels": {}})),
-        "must carry the label",
+        "must have the label",
     )
     assert_denied_by_policy(
         thief.create(
@@ -118,7 +118,7 @@ def test_the_label_is_required_and_stays(shop: TargetNamespace, thief: TokenThie
         "label",
     )
     assert thief.create(make_secret("labelled", [make_owner(uid, "labelled")])).status == 201
-    assert_denied_by_policy(thief.patch("labelled", {"metadata": {"labels": None}}), "must carry the label")
+    assert_denied_by_policy(thief.patch("labelled", {"metadata": {"labels": None}}), "must have the label")
     # A user removed it. The controller must notice and repair that.
     shop.plane.kubectl("label", "secret", "labelled", "--namespace", TARGET_NAMESPACE, f"{next(iter(MANAGED_LABEL))}-")
     assert thief.patch("labelled", {}).status == 200
@@ -255,13 +255,13 @@ def test_a_secret_cannot_be_deleted_nor_be_given_to_the_garbage_collector(
     uid = shop.create_sync("lasting")
     assert mighty.create(make_secret("lasting", [make_owner(uid, "lasting")])).status == 201
     for path in (f"{SECRETS}/lasting", SECRETS, f"{SECRETS}?dryRun=All"):
-        assert_denied_by_policy(mighty.send("DELETE", path), "Secrets are not deleted by the controller")
+        assert_denied_by_policy(mighty.send("DELETE", path), "the controller does not delete Secrets")
     dead = [make_owner("33333333-3333-3333-3333-333333333333", "lasting")]
     assert_denied_by_policy(
-        mighty.patch("lasting", {"metadata": {"ownerReferences": dead}}), "the owner of a Secret may not change"
+        mighty.patch("lasting", {"metadata": {"ownerReferences": dead}}), "the owner of a Secret must not change"
     )
     assert_denied_by_policy(
-        mighty.patch("lasting", {"metadata": {"ownerReferences": None}}), "the one owner of a Secret must be"
+        mighty.patch("lasting", {"metadata": {"ownerReferences": None}}), "the only owner of a Secret must be"
     )
     assert shop.get_secret("lasting")["metadata"]["ownerReferences"][0]["uid"] == uid
 
@@ -277,7 +277,7 @@ def test_a_foreign_secret_cannot_be_adopted(mighty: TokenThief, shop: TargetName
 
 @pytest.mark.parametrize("query", ["", "?dryRun=All"])
 def test_no_lease_but_its_own(query: str, mighty: TokenThief, shop: TargetNamespace) -> None:
-    why = "the controller creates and updates its own Lease, and creates, changes or deletes no other"
+    why = "the controller creates and updates only its own Lease, and deletes none"
     there = LEASES.replace(CONTROLLER_NAMESPACE, TARGET_NAMESPACE)
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
     # One of another name at home, and one of its name elsewhere, such as another controller's election holds.
@@ -328,7 +328,7 @@ def test_no_token_for_another_audience(audiences: list[str] | None, thief: Token
 
 @pytest.mark.parametrize("spec", [{"expirationSeconds": TOKEN_SECONDS + 1}, {"expirationSeconds": 86400}, {}])
 def test_no_token_that_lasts_longer(spec: dict[str, Any], thief: TokenThief) -> None:
-    assert_denied_by_policy(request_token(thief, audiences=[TOKEN_AUDIENCE], **spec), "600 seconds at most")
+    assert_denied_by_policy(request_token(thief, audiences=[TOKEN_AUDIENCE], **spec), "at most 600 seconds")
 
 
 def test_no_token_of_an_administrator(thief: TokenThief) -> None:

@@ -22,7 +22,7 @@ from tools.local_cluster.programs import assets
 from tools.pods.pod_process import PodProcess
 
 # Of what is off by default, and of what is counted only once it happens.
-FAILURES = "Failures to sign in, and series that were left out"
+FAILURES = "Failed token requests, and series that were left out"
 SILENT = ["Log lines to the collector", FAILURES, FAILURES]
 # What Grafana puts in its place, at the interval of scrapes here.
 RATE_INTERVAL = "10s"
@@ -52,7 +52,9 @@ def promtool(programs: Path, *words: str, stdin: str = "") -> str:
 
 
 def test_promtool_understands_every_rule(programs: Path, rules: Path, tmp_path: Path) -> None:
-    assert f"{len(monitoring.ALARMS)} rules found" in promtool(programs, "check", "rules", "--lint=all", str(rules))
+    assert f"{len(monitoring.ALERTING_RULES)} rules found" in promtool(
+        programs, "check", "rules", "--lint=all", str(rules)
+    )
     broken = tmp_path / "broken.yaml"
     broken.write_text(rules.read_text().replace("max by (namespace, name)", "max by namespace, name"))
     with pytest.raises(AssertionError, match="parse error"):
@@ -91,9 +93,9 @@ RINGING = {
     "two replicas, and neither leads": (
         {'akv_secret_store_leader{pod="a"}': "0x300", 'akv_secret_store_leader{pod="b"}': "0x300"},
         "6m",
-        ("AkvNobodyLeads", {}),
+        ("AkvSecretStoreNoLeader", {}),
     ),
-    "no replica at all": ({}, "6m", ("AkvNobodyLeads", {})),
+    "no replica at all": ({}, "6m", ("AkvSecretStoreNoLeader", {})),
 }
 
 
@@ -108,7 +110,7 @@ def test_an_alarm_rings_when_it_should(
 ) -> None:
     series, moment, ringing = case
     # No other alert may fire, so each case that is not about leader election has a leader.
-    led = {} if ringing and ringing[0] == "AkvNobodyLeads" else {"akv_secret_store_leader": "1x300"}
+    led = {} if ringing and ringing[0] == "AkvSecretStoreNoLeader" else {"akv_secret_store_leader": "1x300"}
     (group,) = yaml.safe_load(rules.read_text())["groups"]
     expected = []
     for rule in group["rules"]:
@@ -221,7 +223,7 @@ def test_every_query_of_the_dashboard_and_every_rule_has_an_answer(space: Namesp
     eventually(lambda: unanswered(prometheus), lambda found: found == SILENT)
     (group,) = prometheus.get("rules")["groups"]
     health = {rule["name"]: (rule["health"], rule.get("lastError", "")) for rule in group["rules"]}
-    assert health == {alarm.name: ("ok", "") for alarm in monitoring.ALARMS}
+    assert health == {alarm.name: ("ok", "") for alarm in monitoring.ALERTING_RULES}
     # What expires within two weeks waits for its hour.
     (expiring,) = eventually(
         lambda: [each for each in prometheus.get("alerts")["alerts"] if each["labels"].get("name") == "s"], bool

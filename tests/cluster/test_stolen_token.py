@@ -31,7 +31,7 @@ pytestmark = pytest.mark.since(*SINCE_POLICIES)
 APPLY = "application/apply-patch+yaml"
 EVENTS = f"/apis/events.k8s.io/v1/namespaces/{TARGET_NAMESPACE}/events"
 UID = "11111111-1111-1111-1111-111111111111"
-NO_SUCH_LABEL = "are neither set, changed nor removed"
+NO_SUCH_LABEL = "does not set, change or remove labels and annotations"
 _numbers = itertools.count(1)
 
 HELM_RECORD = {"owner": "helm", "name": "shop", "status": "deployed", "version": "1"}
@@ -116,17 +116,17 @@ def test_harmless_labels_and_annotations_are_written(thief: TokenThief, own: str
 
 def test_no_finalizers_and_nothing_immutable(thief: TokenThief, own: str, shop: TargetNamespace) -> None:
     for answer in ways(thief, orphan(metadata={"finalizers": ["example.com/stay"]})):
-        assert_denied_by_policy(answer, "finalizers are neither added nor removed")
+        assert_denied_by_policy(answer, "the controller neither adds nor removes finalizers")
     for answer in ways(thief, orphan(immutable=True)):
-        assert_denied_by_policy(answer, "immutable is neither set nor unset")
+        assert_denied_by_policy(answer, "neither sets nor removes immutable")
     assert_denied_by_policy(
-        thief.patch(own, {"metadata": {"finalizers": ["example.com/stay"]}}), "finalizers are neither"
+        thief.patch(own, {"metadata": {"finalizers": ["example.com/stay"]}}), "neither adds nor removes finalizers"
     )
-    assert_denied_by_policy(thief.patch(own, {"immutable": True}), "immutable is neither set nor unset")
+    assert_denied_by_policy(thief.patch(own, {"immutable": True}), "neither sets nor removes immutable")
     theirs = {"metadata": {"finalizers": ["example.com/theirs"]}}
     shop.plane.kubectl("patch", "secret", own, "-n", TARGET_NAMESPACE, "--type=merge", "-p", json.dumps(theirs))
     assert thief.patch(own, {"data": {"more": VALUE}}).status == 200
-    assert_denied_by_policy(thief.patch(own, {"metadata": {"finalizers": None}}), "finalizers are neither")
+    assert_denied_by_policy(thief.patch(own, {"metadata": {"finalizers": None}}), "neither adds nor removes finalizers")
     shop.plane.kubectl(
         "patch", "secret", own, "-n", TARGET_NAMESPACE, "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
     )
@@ -175,9 +175,9 @@ def test_no_name_that_other_tools_read(name: str, thief: TokenThief) -> None:
 def test_no_generated_name(thief: TokenThief) -> None:
     body = make_secret("orphan", [make_owner(UID, "orphan")])
     body["metadata"]["generateName"] = "orphan-"
-    assert_denied_by_policy(thief.create(body), "nor be generated")
+    assert_denied_by_policy(thief.create(body), "must not be generated")
     del body["metadata"]["name"]
-    assert_denied_by_policy(thief.create(body), "the one owner of a Secret must be the SecretSync of its name")
+    assert_denied_by_policy(thief.create(body), "the only owner of a Secret must be the SecretSync with its name")
 
 
 @pytest.mark.parametrize("namespace", ["kube-system", "kube-public", "kube-node-lease"])
@@ -192,7 +192,7 @@ def test_nothing_in_the_clusters_own_namespaces(namespace: str, thief: TokenThie
 def test_no_token_that_is_bound_to_an_object(thief: TokenThief) -> None:
     spec: dict[str, Any] = {"audiences": [TOKEN_AUDIENCE], "expirationSeconds": TOKEN_SECONDS}
     bound = {"kind": "Secret", "apiVersion": "v1", "name": "foreign"}
-    assert_denied_by_policy(request_token(thief, **spec, boundObjectRef=bound), "bound to no other object")
+    assert_denied_by_policy(request_token(thief, **spec, boundObjectRef=bound), "must not be bound to another object")
 
 
 @pytest.mark.parametrize(
@@ -224,23 +224,26 @@ def test_an_event_about_a_secretsync_is_written(thief: TokenThief) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"reportingController": "kubelet"}, "events are those of"),
-        ({"reportingController": "kubernetes.io/kubelet"}, "events are those of"),
-        ({"action": "Killing"}, "events are those of"),
-        ({"reason": "FailedScheduling"}, "events are those of"),
-        ({"regarding": {"kind": "Pod", "apiVersion": "v1"}}, "events are about a SecretSync"),
-        ({"regarding": {"kind": "Node", "apiVersion": "v1"}}, "events are about a SecretSync"),
-        ({"regarding": {"apiVersion": "secret-sync.x-k8s.io/v9"}}, "events are about a SecretSync"),
-        ({"regarding": {"kind": "SecretProviderClass"}}, "events are about a SecretSync"),
-        ({"related": {"kind": "Pod", "name": "x", "namespace": TARGET_NAMESPACE}}, "events are about a SecretSync"),
-        ({"metadata": {"labels": {"a": "b"}}}, "events have no labels"),
-        ({"metadata": {"annotations": {"a": "b"}}}, "events have no labels"),
-        ({"metadata": {"finalizers": ["example.com/stay"]}}, "events have no labels"),
+        ({"reportingController": "kubelet"}, "an event must have the reportingController"),
+        ({"reportingController": "kubernetes.io/kubelet"}, "an event must have the reportingController"),
+        ({"action": "Killing"}, "an event must have the reportingController"),
+        ({"reason": "FailedScheduling"}, "an event must have the reportingController"),
+        ({"regarding": {"kind": "Pod", "apiVersion": "v1"}}, "an event must be about a SecretSync"),
+        ({"regarding": {"kind": "Node", "apiVersion": "v1"}}, "an event must be about a SecretSync"),
+        ({"regarding": {"apiVersion": "secret-sync.x-k8s.io/v9"}}, "an event must be about a SecretSync"),
+        ({"regarding": {"kind": "SecretProviderClass"}}, "an event must be about a SecretSync"),
+        (
+            {"related": {"kind": "Pod", "name": "x", "namespace": TARGET_NAMESPACE}},
+            "an event must be about a SecretSync",
+        ),
+        ({"metadata": {"labels": {"a": "b"}}}, "an event must not have labels"),
+        ({"metadata": {"annotations": {"a": "b"}}}, "an event must not have labels"),
+        ({"metadata": {"finalizers": ["example.com/stay"]}}, "an event must not have labels"),
         (
             {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": UID}]}},
-            "events have no labels",
+            "an event must not have labels",
         ),
-        ({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}, "events have no labels"),
+        ({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}, "an event must not have labels"),
     ],
     ids=str,
 )

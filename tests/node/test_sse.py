@@ -25,7 +25,7 @@ Manifest = dict[str, Any]
 @pytest.fixture
 def theirs(plane: ControlPlane) -> Iterator[list[Manifest]]:
     """Their CRDs, as each brings them: with labels, annotations and a field manager of its own."""
-    every = [crd["metadata"]["name"] for crd in crds.every()]
+    every = [crd["metadata"]["name"] for crd in crds.build_all()]
     plane.kubectl("delete", "crd", *every, "--ignore-not-found")
     made = upstream_crds.build_upstream_crds()
     for crd, release, manager in zip(made, ("sse", "csi-driver"), ("helm", "csi-installer"), strict=True):

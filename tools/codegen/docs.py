@@ -96,7 +96,7 @@ def readme(description: str, chart: values.ChartValues) -> str:
         ),
         alarms=table(
             ("alarm", "when", "expression"),
-            [(f"`{alarm.name}`", alarm.what, f"`{alarm.expression}`") for alarm in monitoring.ALARMS],
+            [(f"`{alarm.name}`", alarm.what, f"`{alarm.expression}`") for alarm in monitoring.ALERTING_RULES],
         ),
         people=rbac.people(),
         akv_sync=sse_guide.AKV_SYNC.strip(),

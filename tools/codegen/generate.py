@@ -36,7 +36,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
     """Yield the path and content of every generated file. A release passes a `chart` with other defaults."""
     chart = chart or values.ChartValues()
     about = project.read()
-    definitions = crds.every()
+    definitions = crds.build_all()
     yield (
         "chart/Chart.yaml",
         templating.render_template(
@@ -116,8 +116,8 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
         templating.render_template(
             "monitoring.yaml",
             port=Settings().listen_port,
-            alarms=monitoring.ALARMS,
-            longest=monitoring.LONGEST,
+            alarms=monitoring.ALERTING_RULES,
+            longest=monitoring.MAX_AGE,
         ),
     )
     yield "chart/dashboard.json", monitoring.dashboard()

@@ -1,17 +1,17 @@
-"""Alerting rules and panels: the source of the PrometheusRule, the README's table and the Grafana dashboard."""
+"""Define alerting rules and panels: the source of the PrometheusRule, the README's table and the Grafana dashboard."""
 
 import json
 from typing import Any, NamedTuple
 
 from tools.cli.common import templating
 
-LONGEST = "10800"
-"""Seconds after which a Secret counts as not synced: by default, rotationPollIntervalInSeconds and two hours, so that
-a restart or a short outage of a vault raises no alert. The chart computes it from its values."""
+MAX_AGE = "10800"
+"""Seconds after which a Secret counts as not synced: rotationPollIntervalInSeconds, by default one hour, and two hours
+more, so that a restart or a short outage of a vault raises no alert. The chart computes it from its values."""
 
 
 class AlertingRule(NamedTuple):
-    """An alerting rule of Prometheus. `next_step` is for the person on call, and can contain `$labels`."""
+    """An alerting rule of Prometheus. `next_step` tells the person on call what to do, and can contain `$labels`."""
 
     name: str
     what: str
@@ -21,45 +21,47 @@ class AlertingRule(NamedTuple):
     next_step: str
 
 
-ALARMS = (
+ALERTING_RULES = (
     AlertingRule(
         "AkvSecretNotKept",
-        "a Secret is no longer kept equal to the vault",
-        f"time() - max by (namespace, name) (akv_secret_store_last_successful_sync_timestamp_seconds) > {LONGEST}",
+        "a Secret is not up to date with the vault",
+        f"time() - max by (namespace, name) (akv_secret_store_last_successful_sync_timestamp_seconds) > {MAX_AGE}",
         "15m",
         "warning",
-        "kubectl describe secretsync {{ $labels.name }} --namespace {{ $labels.namespace }} says why, and what to do.",
+        "kubectl describe secretsync {{ $labels.name }} --namespace {{ $labels.namespace }} shows the cause and the"
+        " next"
+        " step.",
     ),
     AlertingRule(
         "AkvSecretExpires",
-        "something that was synced expires within two weeks",
+        "a synced object expires within two weeks",
         "max by (namespace, name, key) (akv_secret_store_expiry_timestamp_seconds) - time() < 14 * 86400",
         "1h",
         "warning",
-        "Renew in the vault what key {{ $labels.key }} of Secret {{ $labels.name }} in namespace"
-        " {{ $labels.namespace }} holds.",
+        "Renew the object of key {{ $labels.key }} of Secret {{ $labels.name }} in namespace {{ $labels.namespace }} in"
+        " the vault.",
     ),
     AlertingRule(
         "AkvVaultRefuses",
-        "a vault refuses or throttles",
+        "a vault refuses or throttles calls",
         'sum by (vault, outcome) (increase(akv_secret_store_vault_calls_total{outcome!="ok"}[1h])) > 10',
         "15m",
         "warning",
-        "Key Vault {{ $labels.vault }} answers {{ $labels.outcome }}: kubectl get secretsync -A says why.",
+        "Key Vault {{ $labels.vault }} answers {{ $labels.outcome }}: kubectl get secretsync -A shows the causes.",
     ),
     AlertingRule(
-        "AkvNobodyLeads",
-        "nobody leads",
+        "AkvSecretStoreNoLeader",
+        "no replica of the controller leads",
         "max(akv_secret_store_leader) < 1 or absent(akv_secret_store_leader)",
         "5m",
         "critical",
-        "No pod of the controller works: see its Deployment and its log.",
+        "No pod of the controller syncs Secrets: check the controller's Deployment and log.",
     ),
 )
 
 
 class DashboardPanel(NamedTuple):
-    """A graph. Each query has an expression and its legend."""
+    """A graph. Each query has an expression and a legend."""
 
     title: str
     unit: str
@@ -69,7 +71,7 @@ class DashboardPanel(NamedTuple):
 PANELS = (
     DashboardPanel("SecretSyncs that are not ready", "short", (("max(akv_secret_store_not_ready)", "not ready"),)),
     DashboardPanel(
-        "Since the last successful sync, the ten longest",
+        "Time since the last successful sync, ten highest",
         "s",
         (
             (
@@ -80,7 +82,7 @@ PANELS = (
         ),
     ),
     DashboardPanel(
-        "Until it expires, the ten nearest",
+        "Time until an object expires, ten lowest",
         "s",
         (
             (
@@ -100,12 +102,12 @@ PANELS = (
         ),
     ),
     DashboardPanel(
-        "Reconciles by what came of them",
+        "Reconciles by reason",
         "ops",
         (("sum by (reason) (rate(akv_secret_store_reconciles_total[$__rate_interval]))", "{{reason}}"),),
     ),
     DashboardPanel(
-        "Seconds of a reconcile",
+        "Duration of reconciles",
         "s",
         tuple(
             (
@@ -130,7 +132,7 @@ PANELS = (
         ),
     ),
     DashboardPanel(
-        "Who leads, and what waits",
+        "Leaders, and due keys in the queue",
         "short",
         (
             ("sum(akv_secret_store_leader)", "leaders"),
@@ -138,7 +140,7 @@ PANELS = (
         ),
     ),
     DashboardPanel(
-        "Failures to sign in, and series that were left out",
+        "Failed token requests, and series that were left out",
         "short",
         (
             (
@@ -153,7 +155,7 @@ _COLUMNS, _WIDTH, _HEIGHT = 2, 12, 8
 
 
 def dashboard() -> str:
-    """Return the dashboard in Grafana's JSON. Its user chooses the Prometheus data source."""
+    """Return the dashboard in Grafana's JSON. The user selects the Prometheus data source in the dashboard."""
     source = {"type": "prometheus", "uid": "${datasource}"}
     model = {
         "$comment": templating.generated_by("tools/codegen/monitoring.py"),

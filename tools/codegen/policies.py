@@ -1,11 +1,11 @@
 """ValidatingAdmissionPolicies that limit the controller, and an attacker with its token, to the controller's tasks.
 
-RBAC cannot express "only Secrets that you own", and the answer to a patch contains the whole object. Therefore these
-rules check requests of the controller's ServiceAccount. Only two policies check the requests of others. Each refusal
-explains its rule. Admission sees only the object that is written, so no rule can compare a Secret with its
-SecretSync: with `paramKind: SecretSync` the API server would evaluate the rule for each SecretSync of the namespace, on
-every write of a Secret.
-Source: Kubernetes documentation, "Validating Admission Policy" (admissionregistration.k8s.io/v1).
+RBAC cannot express "only Secrets that a SecretSync owns", and the answer to a patch contains the whole object.
+Therefore these rules check the requests of the controller's ServiceAccount. Two policies check the requests of other
+accounts. Each refusal explains its rule. Admission sees only the object that is written, so no rule can compare a
+Secret with its SecretSync. With `paramKind: SecretSync`, the API server would evaluate the rule for each SecretSync of
+the namespace, on every write of a Secret. Source: Kubernetes documentation, "Validating Admission Policy"
+(admissionregistration.k8s.io/v1).
 """
 
 from controller.api.akvsync import AKVSync
@@ -36,8 +36,9 @@ from tools.codegen.rbac import FULL_NAME
 
 # The first Kubernetes release that serves ValidatingAdmissionPolicy as v1.
 SINCE = "1.30"
-# Types that are refused even if the values allow them. Kubernetes writes a token of a ServiceAccount into a Secret
-# of the first type; one of the second lets a machine join the cluster; the third is for the readiness probe.
+# Types that are refused even if the values allow them. Kubernetes writes a token of a ServiceAccount into a Secret of
+# the first type. A Secret of the second type lets a machine join the cluster. The third type is for the readiness
+# probe.
 NEVER_ALLOWED = (
     "kubernetes.io/service-account-token",
     "bootstrap.kubernetes.io/token",
@@ -56,10 +57,9 @@ _HOME = "'{{ include `akv-secret-store.namespace` . }}'"
 _EXCLUDED = "{{ include `akv-secret-store.excluded` . }}"
 _NOT_EXCLUDED = PolicyValidation(
     f"!has(request.namespace) || !(request.namespace in {_EXCLUDED})",
-    "this namespace is among the chart's validatingAdmissionPolicies.excludedNamespaces, and watchNamespaces does not"
-    " name it",
+    "this namespace is among the chart's validatingAdmissionPolicies.excludedNamespaces and is not in watchNamespaces",
 )
-_NO_FINALIZERS = "finalizers are neither added nor removed by the controller"
+_NO_FINALIZERS = "the controller neither adds nor removes finalizers"
 
 
 _AKV_SYNC = PolicyCondition('include "akv-secret-store.on" .Values.akvSync.enabled', lambda settings: settings.akv_sync)
@@ -104,7 +104,7 @@ def _is_kept(field: str) -> str:
 
 _SECRETS = AdmissionPolicy(
     name="secrets",
-    why="The controller writes Secrets that a SecretSync of their name owns, of the allowed types, and no others.",
+    why="The controller writes only Secrets of the allowed types whose owner is the SecretSync with the same name.",
     group=Secret.group,
     version=Secret.version,
     resource=Secret.plural,
@@ -116,7 +116,7 @@ _SECRETS = AdmissionPolicy(
         *_entry_variables("labels"),
         *_entry_variables("annotations"),
     ),
-    # The order counts: the answer has the message of the first validation that fails.
+    # The order matters: the answer has the message of the first validation that fails.
     validations=(
         PolicyValidation(
             f"!variables.isUpdate || ({_sole_owner('oldObject')})",
@@ -126,12 +126,12 @@ _SECRETS = AdmissionPolicy(
         ),
         PolicyValidation(
             _sole_owner("object"),
-            "the one owner of a Secret must be the SecretSync of its name",
+            "the only owner of a Secret must be the SecretSync with its name",
         ),
         PolicyValidation(
             "!variables.isUpdate || object.metadata.ownerReferences == oldObject.metadata.ownerReferences",
             # Another owner could make the garbage collector delete the Secret, or never delete it.
-            "the owner of a Secret may not change",
+            "the owner of a Secret must not change",
         ),
         PolicyValidation(
             f"variables.isUpdate || ({owner_as_written(SecretSync, controls=False)})",
@@ -140,18 +140,18 @@ _SECRETS = AdmissionPolicy(
         PolicyValidation(
             "variables.isUpdate || !has(object.metadata.generateName)"
             + "".join(f" && !object.metadata.name.startsWith({text(each)})" for each in reserved.NAME_PREFIXES),
-            f"the name of a Secret must not begin with {' or '.join(reserved.NAME_PREFIXES)}, nor be generated",
+            f"the name of a Secret must not begin with {' or '.join(reserved.NAME_PREFIXES)} and must not be generated",
         ),
         PolicyValidation(unchanged("finalizers", "[]", "!variables.isUpdate"), _NO_FINALIZERS),
         PolicyValidation(
             "(has(object.immutable) && object.immutable)"
             " == (variables.isUpdate && has(oldObject.immutable) && oldObject.immutable)",
-            "immutable is neither set nor unset by the controller",
+            "the controller neither sets nor removes immutable",
         ),
         PolicyValidation(
             # If the label was removed, the controller can add it again, and can write the Secret before that.
             f"{_is_labelled('object')} || (variables.isUpdate && !{_is_labelled('oldObject')})",
-            f"the Secret must carry the label {OUR_LABEL[0]}",
+            f"the Secret must have the label {OUR_LABEL[0]}",
         ),
         PolicyValidation(
             f"!(variables.secretType in [{', '.join(map(text, NEVER_ALLOWED))}])"
@@ -164,7 +164,7 @@ _SECRETS = AdmissionPolicy(
         ),
         PolicyValidation(
             f"{_is_kept('labels')} && {_is_kept('annotations')}",
-            f"labels and annotations of {reserved.SHOWN} are neither set, changed nor removed by the controller",
+            f"the controller does not set, change or remove labels and annotations of {reserved.SHOWN}",
         ),
         _NOT_EXCLUDED,
     ),
@@ -172,17 +172,17 @@ _SECRETS = AdmissionPolicy(
 
 _NO_DELETE = AdmissionPolicy(
     name="no-delete",
-    why="The controller never deletes a Secret: the garbage collector does, when the SecretSync is gone.",
+    why="The controller never deletes a Secret. The garbage collector deletes it after its SecretSync.",
     group=Secret.group,
     version=Secret.version,
     resource=Secret.plural,
     operations=("DELETE",),
-    validations=(PolicyValidation("false", "Secrets are not deleted by the controller: delete their SecretSync"),),
+    validations=(PolicyValidation("false", "the controller does not delete Secrets: delete their SecretSync"),),
 )
 
 _TOKENS = AdmissionPolicy(
     name="tokens",
-    why="The controller asks for tokens that Entra takes, and for no others: none that the Kubernetes API would take.",
+    why="The controller requests only tokens for Entra. The Kubernetes API does not accept these tokens.",
     group=ServiceAccount.group,
     version=ServiceAccount.version,
     resource=f"{ServiceAccount.plural}/token",
@@ -195,12 +195,12 @@ _TOKENS = AdmissionPolicy(
         ),
         PolicyValidation(
             f"has(object.spec.expirationSeconds) && object.spec.expirationSeconds <= {TOKEN_SECONDS}",
-            f"tokens last {TOKEN_SECONDS} seconds at most",
+            f"the lifetime of a token is at most {TOKEN_SECONDS} seconds",
         ),
         # The API server sends null for an absent field.
         PolicyValidation(
             "!has(object.spec.boundObjectRef) || object.spec.boundObjectRef == null",
-            "tokens are bound to no other object",
+            "a token must not be bound to another object",
         ),
         _NOT_EXCLUDED,
     ),
@@ -208,7 +208,7 @@ _TOKENS = AdmissionPolicy(
 
 _EVENTS = AdmissionPolicy(
     name="events",
-    why="The controller writes events about SecretSyncs and AKVSyncs, in its own name, with its own reasons.",
+    why="The controller writes only events about SecretSyncs and AKVSyncs, with its own name and its own reasons.",
     group=Event.group,
     version=Event.version,
     resource=Event.plural,
@@ -220,7 +220,9 @@ _EVENTS = AdmissionPolicy(
             f" && has(object.action) && object.action == {text(ACTION)}"
             f" && has(object.reason) && object.reason in [{', '.join(map(text, (*Reason, ATTENTION)))}]"
             " && has(object.type) && object.type in ['Normal', 'Warning']",
-            f"events are those of {REPORTER}: with its reasons, and of the type Normal or Warning",
+            f"an event must have the reportingController {REPORTER}, its action, one of its reasons, and the type"
+            f" Normal"
+            " or Warning",
         ),
         PolicyValidation(
             "has(object.regarding) && has(object.regarding.kind)"
@@ -228,17 +230,17 @@ _EVENTS = AdmissionPolicy(
             f" && has(object.regarding.apiVersion) && object.regarding.apiVersion == {text(SecretSync.api_version())}"
             " && has(object.regarding.namespace) && object.regarding.namespace == request.namespace"
             " && has(object.regarding.name) && !has(object.related)",
-            f"events are about a {SecretSync.kind} or {AKVSync.kind} of their own namespace",
+            f"an event must be about a {SecretSync.kind} or {AKVSync.kind} of its own namespace",
         ),
         PolicyValidation(
             f"!has(object.note) || object.note.size() <= {MOST_NOTE}",
-            f"the note of an event has at most {MOST_NOTE} characters",
+            f"the note of an event must have at most {MOST_NOTE} characters",
         ),
         PolicyValidation(
             "!has(object.metadata.labels) && !has(object.metadata.annotations) && !has(object.metadata.finalizers)"
             " && !has(object.metadata.ownerReferences) && !has(object.series)"
             " && (!has(object.deprecatedSource) || !has(object.deprecatedSource.component))",
-            "events have no labels, annotations, finalizers, owners, series or deprecated source",
+            "an event must not have labels, annotations, finalizers, owners, a series or a deprecated source",
         ),
     ),
 )
@@ -248,13 +250,13 @@ def _metadata_stays(who: str, of: str) -> PolicyValidation:
     fields = (("finalizers", "[]"), ("ownerReferences", "[]"), ("labels", "{}"), ("annotations", "{}"))
     return PolicyValidation(
         " && ".join(f"({unchanged(field, empty)})" for field, empty in fields),
-        f"{who} leaves the labels, annotations, finalizers and owners of {of} as they are",
+        f"{who} does not change the labels, annotations, finalizers and owners of {of}",
     )
 
 
 _LEASES = AdmissionPolicy(
     name="lease",
-    why="The controller creates and renews its own Lease, and touches no other.",
+    why="The controller creates and renews its own Lease. It does not write other Leases.",
     group=Lease.group,
     version=Lease.version,
     resource=Lease.plural,
@@ -262,7 +264,7 @@ _LEASES = AdmissionPolicy(
     validations=(
         PolicyValidation(
             f"request.operation != 'DELETE' && request.namespace == {_HOME} && object.metadata.name == '{FULL_NAME}'",
-            "the controller creates and updates its own Lease, and creates, changes or deletes no other",
+            "the controller creates and updates only its own Lease, and deletes none",
         ),
         _metadata_stays("the controller", "its Lease"),
     ),
@@ -270,8 +272,8 @@ _LEASES = AdmissionPolicy(
 
 _NAMESPACES = AdmissionPolicy(
     name="namespaces",
-    why="With `watchNamespaces` the controller changes nothing elsewhere, and nothing of the cluster's own; at home"
-    " there is its Lease.",
+    why="With `watchNamespaces`, the controller writes only to these namespaces, and its Lease in its own namespace. It"
+    " does not write cluster-scoped objects.",
     group="*",
     version="*",
     resource="*/*",
@@ -283,8 +285,8 @@ _NAMESPACES = AdmissionPolicy(
             "has(request.namespace) && request.resource.resource != 'namespaces' ? request.namespace : ''",
         ),
         ("lease", f"request.resource.resource == {text(Lease.plural)}"),
-        # The controller is ready only after the policies on Secrets and tokens refused one of each. No other policy may
-        # refuse these requests first.
+        # The controller is ready only after the policies on Secrets and tokens refused one request each. This policy
+        # must not refuse these requests first.
         (
             "probe",
             f"request.operation == 'CREATE' && request.resource.resource == {text(Secret.plural)} && request.dryRun"
@@ -296,7 +298,7 @@ _NAMESPACES = AdmissionPolicy(
     validations=(
         PolicyValidation(
             f"variables.place in {_SERVED} || variables.place == {_HOME} && (variables.lease || variables.probe)",
-            "the controller changes nothing outside the chart's watchNamespaces",
+            "the controller does not write outside the chart's watchNamespaces",
         ),
     ),
     when=_WATCHING,
@@ -305,8 +307,8 @@ _NAMESPACES = AdmissionPolicy(
 
 _OVERLAP = AdmissionPolicy(
     name=overlap.POLICY,
-    why="While a replica of this release leads, it answers other releases that ask whether their namespaces are"
-    " served. The question is a dry run; nothing else is refused.",
+    why="Another release asks by a dry run whether this release serves its namespaces. While a replica of this release"
+    " leads, the policy answers yes by a refusal. It refuses no other request.",
     group=Lease.group,
     version=Lease.version,
     resource=Lease.plural,
@@ -339,24 +341,25 @@ _OVERLAP = AdmissionPolicy(
 )
 
 
-def _type_of(which: str) -> str:
+def _type_expression(which: str) -> str:
     field = f"{which}.spec.secretObject.type"
     return f"(has({field}) ? {field} : {text(DEFAULT_TYPE)})"
 
 
 _TYPE_STAYS = AdmissionPolicy(
     name="type-stays",
-    why="A SecretSync keeps the type of its Secret, which cannot change it either; also where a CRD would allow that.",
+    why="The type of a SecretSync's Secret cannot change, because Kubernetes does not change the type of a Secret. The"
+    " policy also applies if the installed CRD does not have this rule.",
     group=SecretSync.group,
     version=SecretSync.version,
     resource=SecretSync.plural,
     operations=("UPDATE",),
-    validations=(PolicyValidation(f"{_type_of('object')} == {_type_of('oldObject')}", TYPE_STAYS),),
+    validations=(PolicyValidation(f"{_type_expression('object')} == {_type_expression('oldObject')}", TYPE_STAYS),),
     everybody=True,
 )
 
 
-def _is_generated(kind: type[Resource]) -> AdmissionPolicy:
+def _generated_kind_policy(kind: type[Resource]) -> AdmissionPolicy:
     """Return the policy for a kind that users also write: the controller changes only objects of an AKVSync."""
     # A SecretProviderClass has the name of its AKVSync.
     owner = "object.metadata.ownerReferences[0].name"
@@ -365,8 +368,8 @@ def _is_generated(kind: type[Resource]) -> AdmissionPolicy:
     named = " and has its name" if shares_name else " and gives its SecretProviderClass its name"
     return AdmissionPolicy(
         name=kind.plural,
-        why=f"The controller makes, changes and deletes a {kind.kind} only where an AKVSync is its one owner, before"
-        " and after.",
+        why=f"The controller creates, changes and deletes a {kind.kind} only if its only owner, before and after the"
+        " change, is an AKVSync.",
         group=kind.group,
         version=kind.version,
         resource=kind.plural,
@@ -378,12 +381,12 @@ def _is_generated(kind: type[Resource]) -> AdmissionPolicy:
             ),
             PolicyValidation(
                 f"request.operation == 'DELETE' || ({owned_by('object', AKVSync)})",
-                f"the one owner of a {kind.kind} must be an AKVSync",
+                f"the only owner of a {kind.kind} must be an AKVSync",
             ),
             PolicyValidation(
                 "request.operation != 'UPDATE' || object.metadata.ownerReferences =="
                 " oldObject.metadata.ownerReferences",
-                f"the owner of a {kind.kind} may not change",
+                f"the owner of a {kind.kind} must not change",
             ),
             PolicyValidation(
                 f"request.operation != 'CREATE' || ({owner_as_written(AKVSync, controls=True)} && {name})",
@@ -396,7 +399,7 @@ def _is_generated(kind: type[Resource]) -> AdmissionPolicy:
             PolicyValidation(
                 f"request.operation == 'DELETE' || ({unchanged('labels', '{}')} && {unchanged('annotations', '{}')}"
                 " && !has(object.metadata.generateName))",
-                f"a {kind.kind} has a name, labels and annotations of its own: the controller sets none",
+                f"the controller sets no labels, annotations or generateName of a {kind.kind}",
             ),
             _NOT_EXCLUDED,
         ),
@@ -420,7 +423,7 @@ def _kept_versions() -> str:
 
 CRD_JOB = AdmissionPolicy(
     name="crds",
-    why="The Job that widens the chart's CustomResourceDefinitions changes their versions and names, and nothing else.",
+    why="The Job that updates the chart's CustomResourceDefinitions changes only their versions and names.",
     group=CustomResourceDefinition.group,
     version=CustomResourceDefinition.version,
     resource=CustomResourceDefinition.plural,
@@ -428,13 +431,13 @@ CRD_JOB = AdmissionPolicy(
     validations=(
         PolicyValidation(
             f"request.operation == 'UPDATE' && request.name in [{', '.join(map(text, permissions.CRDS.names))}]",
-            "the Job changes the chart's CustomResourceDefinitions, and makes, changes or deletes no other",
+            "the Job updates only the chart's CustomResourceDefinitions, and creates or deletes none",
         ),
         PolicyValidation(
             "object.spec.group == oldObject.spec.group && object.spec.scope == oldObject.spec.scope"
             " && object.spec.names.kind == oldObject.spec.names.kind"
             " && object.spec.names.plural == oldObject.spec.names.plural",
-            "the Job leaves group, scope, kind and plural of a CustomResourceDefinition as they are",
+            "the Job does not change group, scope, kind and plural of a CustomResourceDefinition",
         ),
         PolicyValidation(
             # The API server sets the strategy None if the field is missing.
@@ -442,7 +445,7 @@ CRD_JOB = AdmissionPolicy(
             " || (has(oldObject.spec.conversion) && object.spec.conversion == oldObject.spec.conversion)",
             "the Job sets no conversion webhook",
         ),
-        PolicyValidation(_kept_versions(), "the Job takes away no version, and no field of its first level"),
+        PolicyValidation(_kept_versions(), "the Job removes no version, and no field of its first level"),
         _metadata_stays("the Job", "a CustomResourceDefinition"),
     ),
     account="$name",
@@ -458,6 +461,6 @@ POLICIES: tuple[AdmissionPolicy, ...] = (
     _NAMESPACES,
     _OVERLAP,
     _TYPE_STAYS,
-    _is_generated(SecretSync),
-    _is_generated(SecretProviderClass),
+    _generated_kind_policy(SecretSync),
+    _generated_kind_policy(SecretProviderClass),
 )

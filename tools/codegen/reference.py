@@ -63,7 +63,7 @@ def page() -> str:
     settings = msgspec.json.schema_components([Settings])[1]["Settings"]["properties"]
     return templating.render_template(
         "reference.md",
-        kinds=[_render_kind(definition) for definition in crds.every()],
+        kinds=[_render_kind(definition) for definition in crds.build_all()],
         clouds=list(BUILT_IN_CLOUDS),
         object_fields=OBJECT_FIELDS,
         unused_reasons=table(

@@ -121,8 +121,8 @@ def test_no_sentence_of_the_source_names_a_field_of_another_kind(message: str) -
             "a Secret's name must not begin with a: set another kubernetesSecretName",
         ),
         (
-            "the Secret s of an earlier SecretSync of this name is still there; look at its finalizers",
-            "the Secret s of an earlier object of this name is still there; look at its finalizers",
+            "the Secret s of an earlier SecretSync of this name still exists; check its finalizers",
+            "the Secret s of an earlier object of this name still exists; check its finalizers",
         ),
         (
             "secret a has no enabled version 1 in Key Vault shop; correct objectVersion or remove it",

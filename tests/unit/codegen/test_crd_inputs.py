@@ -69,7 +69,7 @@ def make_validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
 
 
-SYNC, CLASS, AKV_SYNC = crds.every()
+SYNC, CLASS, AKV_SYNC = crds.build_all()
 SYNC_STATUS, AKV_SYNC_STATUS = (
     make_validator(get_schema(SYNC, "status")),
     make_validator(get_schema(AKV_SYNC, "status")),

@@ -11,7 +11,7 @@ from tests.support import upstream_crds
 from tools.cli.common import helm
 from tools.codegen import crds
 
-SYNC, CLASS, AKV_SYNC = crds.every()
+SYNC, CLASS, AKV_SYNC = crds.build_all()
 
 
 def versions(crd: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -27,7 +27,7 @@ def test_selectable_fields_come_when_every_supported_kubernetes_knows_them() -> 
     """Kubernetes 1.29 refuses them in a server-side apply: docs/decisions/0007-no-selectable-fields.md."""
     found = re.search(r'^kubeVersion: ">=1\.(\d+)\.', (helm.CHART / "Chart.yaml").read_text(), re.MULTILINE)
     assert found
-    versions = [version for crd in crds.every() for version in crd["spec"]["versions"]]
+    versions = [version for crd in crds.build_all() for version in crd["spec"]["versions"]]
     assert any("selectableFields" in version for version in versions) is (int(found[1]) >= 30)
 
 
@@ -35,8 +35,8 @@ def test_names_scope_and_versions() -> None:
     assert SYNC["metadata"]["name"] == "secretsyncs.secret-sync.x-k8s.io"
     assert CLASS["metadata"]["name"] == "secretproviderclasses.secrets-store.csi.x-k8s.io"
     assert AKV_SYNC["metadata"]["name"] == "akvsyncs.secret-sync.x-k8s.io"
-    assert {crd["spec"]["scope"] for crd in crds.every()} == {"Namespaced"}
-    assert {crd["metadata"]["annotations"]["helm.sh/resource-policy"] for crd in crds.every()} == {"keep"}
+    assert {crd["spec"]["scope"] for crd in crds.build_all()} == {"Namespaced"}
+    assert {crd["metadata"]["annotations"]["helm.sh/resource-policy"] for crd in crds.build_all()} == {"keep"}
     sync = versions(SYNC)
     assert sync.keys() == {"v1alpha1"}
     assert sync["v1alpha1"]["subresources"] == {"status": {}}

@@ -17,7 +17,7 @@ SERIES = {item.name: set(item.labels) for item in (*Metrics().described, *collec
 # What a histogram is on the wire.
 SERIES[f"{PREFIX}reconcile_seconds_bucket"] = {"le"}
 QUERIES = [
-    *((alarm.expression, alarm.next_step) for alarm in monitoring.ALARMS),
+    *((alarm.expression, alarm.next_step) for alarm in monitoring.ALERTING_RULES),
     *(query for panel in monitoring.PANELS for query in panel.queries),
 ]
 
@@ -58,4 +58,9 @@ def test_panels_do_not_overlap() -> None:
 
 
 def test_only_the_first_alarm_follows_the_values() -> None:
-    assert [monitoring.LONGEST in alarm.expression for alarm in monitoring.ALARMS] == [True, False, False, False]
+    assert [monitoring.MAX_AGE in alarm.expression for alarm in monitoring.ALERTING_RULES] == [
+        True,
+        False,
+        False,
+        False,
+    ]

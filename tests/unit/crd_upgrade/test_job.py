@@ -67,7 +67,7 @@ MISSING = (
     "the cluster does not have it, and this Job only changes existing CRDs. `helm install` creates it; otherwise run:"
     " helm show crds <chart> | kubectl create --filename -"
 )
-SYNC, CLASS, AKV_SYNC = crds.every()
+SYNC, CLASS, AKV_SYNC = crds.build_all()
 """The CRDs of this release. A served one has a resourceVersion, too."""
 
 

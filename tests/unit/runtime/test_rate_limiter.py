@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from controller.runtime.rate_limiter import BURST, LIMIT, LONGEST, MAX_PLACES, PAUSE, SLOWEST, AdaptiveRateLimiter
+from controller.runtime.rate_limiter import BURST, LIMIT, MAX_PLACES, MAX_WAIT, MIN_RATE, PAUSE, AdaptiveRateLimiter
 from tools.keyvault_emulator.faults import RateLimiter
 
 SHOP = "shop"
@@ -40,7 +40,7 @@ class CallerSimulation:
         while waiting:
             moment, _, who, first = heapq.heappop(waiting)
             self.now = max(self.now, moment)
-            wait = self.limiter.seconds_until_turn(namespace_of(who[0]), who, first=first)
+            wait = self.limiter.seconds_until_call(namespace_of(who[0]), who, first=first)
             if not wait:
                 assert self.now >= self.closed_until, "a call before the end of Retry-After"
                 if self.vault_limiter.admit(self.now) is None:
@@ -50,7 +50,7 @@ class CallerSimulation:
                 self.refusals.append(self.now)
                 self.limiter.note_refusal(self.retry_after)
                 self.closed_until = max(self.closed_until, self.now + (self.retry_after or PAUSE))
-                wait = self.limiter.seconds_until_turn(namespace_of(who[0]), who, first=first)
+                wait = self.limiter.seconds_until_call(namespace_of(who[0]), who, first=first)
             heapq.heappush(waiting, (self.now + wait, next(number), who, first))
 
 
@@ -93,7 +93,7 @@ def test_rate_recovers_when_the_vaults_limit_is_lifted() -> None:
 def test_rate_recovers_after_the_vault_refused_every_call() -> None:
     simulation = CallerSimulation(0, 10)
     for _ in range(3):
-        assert simulation.limiter.seconds_until_turn(SHOP, "a", first=True) == 0 or simulation.limiter.is_slowed
+        assert simulation.limiter.seconds_until_call(SHOP, "a", first=True) == 0 or simulation.limiter.is_slowed
         simulation.limiter.note_refusal(10)
         simulation.now += 11
     simulation.vault_limiter = RateLimiter(4000, 10)
@@ -106,19 +106,19 @@ def test_first_caller_is_served_first() -> None:
     now = [1000.0]
     limiter = AdaptiveRateLimiter(lambda: now[0])
     limiter.note_refusal(10)
-    first, second = limiter.seconds_until_turn(SHOP, "a", first=True), limiter.seconds_until_turn(SHOP, "b", first=True)
+    first, second = limiter.seconds_until_call(SHOP, "a", first=True), limiter.seconds_until_call(SHOP, "b", first=True)
     assert 10 <= first < second
-    now[0] += 10 + 1 / SLOWEST  # the time of one call at the slowest rate
-    assert limiter.seconds_until_turn(SHOP, "b", first=True) > 0
-    assert limiter.seconds_until_turn(SHOP, "a", first=True) == 0
+    now[0] += 10 + 1 / MIN_RATE  # the time of one call at the slowest rate
+    assert limiter.seconds_until_call(SHOP, "b", first=True) > 0
+    assert limiter.seconds_until_call(SHOP, "a", first=True) == 0
 
 
 def test_wait_of_many_callers_is_bounded() -> None:
     limiter = AdaptiveRateLimiter(lambda: 1000.0)
     limiter.note_refusal(10)
-    assert max(limiter.seconds_until_turn(SHOP, number, first=True) for number in range(1000)) == LONGEST
+    assert max(limiter.seconds_until_call(SHOP, number, first=True) for number in range(1000)) == MAX_WAIT
     limiter.note_refusal(120)
-    assert limiter.seconds_until_turn(SHOP, 0, first=True) == pytest.approx(120)
+    assert limiter.seconds_until_call(SHOP, 0, first=True) == pytest.approx(120)
 
 
 def test_caller_that_does_not_return_is_dropped_from_the_line() -> None:
@@ -126,9 +126,9 @@ def test_caller_that_does_not_return_is_dropped_from_the_line() -> None:
     limiter = AdaptiveRateLimiter(lambda: now[0])
     limiter.note_refusal(1)
     for number in range(10):
-        limiter.seconds_until_turn(SHOP, number, first=bool(number % 2))
+        limiter.seconds_until_call(SHOP, number, first=bool(number % 2))
     now[0] += 100
-    assert limiter.seconds_until_turn(SHOP, "x", first=False) == 0
+    assert limiter.seconds_until_call(SHOP, "x", first=False) == 0
 
 
 def list_answer_times(simulation: CallerSimulation, kind: str) -> list[float]:
@@ -179,10 +179,10 @@ def test_line_of_a_namespace_is_bounded_and_dropped_later() -> None:
     limiter = AdaptiveRateLimiter(lambda: now[0])
     limiter.note_refusal(300)
     for number in range(2 * MAX_PLACES):
-        assert limiter.seconds_until_turn("editor", number, first=True) >= 300
+        assert limiter.seconds_until_call("editor", number, first=True) >= 300
     assert len(limiter.lines["editor"].first) == MAX_PLACES
     now[0] += 1000
-    assert limiter.seconds_until_turn("victim", "x", first=False) == 0
+    assert limiter.seconds_until_call("victim", "x", first=False) == 0
     assert not limiter.lines
 
 
@@ -198,7 +198,7 @@ class LimiterHarness:
             self.limiter.note_answer()
 
     def wait(self, who: str, *, first: bool = True) -> float:
-        return self.limiter.seconds_until_turn("team", who, first=first)
+        return self.limiter.seconds_until_call("team", who, first=first)
 
     def count_burst(self) -> int:
         """Return the number of callers that may call now."""
@@ -377,7 +377,7 @@ def test_promised_times_alternate_between_namespaces() -> None:
     harness.limiter.note_refusal(10)
 
     def wait(namespace: str, who: str) -> float:
-        return harness.limiter.seconds_until_turn(namespace, who, first=True)
+        return harness.limiter.seconds_until_call(namespace, who, first=True)
 
     callers = [("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")]
     # A caller waits for the earlier callers of both namespaces, which are served alternately.

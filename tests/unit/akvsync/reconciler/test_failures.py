@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.akvsync.children import MOST_MESSAGE, MOST_SHOWN
+from controller.akvsync.children import MAX_MESSAGE, MAX_VERSIONS
 from controller.api.akvsync import AKVSync
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, OwnerReference
@@ -138,8 +138,8 @@ def test_status_that_could_not_be_written_is_written_later(
     assert settled.ready()[:2] == ("False", Reason.PARTIAL)
     assert "team/shop: 1/2 ready; a: xxx" in caplog.text
     part = parts(settled)["a"]
-    assert len(part["message"]) == MOST_MESSAGE
-    assert len(part["versions"]) == MOST_SHOWN
+    assert len(part["message"]) == MAX_MESSAGE
+    assert len(part["versions"]) == MAX_VERSIONS
 
 
 # Leader terms and deletion

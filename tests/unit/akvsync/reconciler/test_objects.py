@@ -141,7 +141,7 @@ def test_secretsync_with_a_finalizer_is_recreated_after_its_deletion(settled: AK
     assert settled.ready()[1:] == (
         Reason.IN_PROGRESS,
         "1/2 ready; a: the SecretSync a is being deleted; the controller recreates it when it is gone; if it"
-        " remains, look at its finalizers",
+        " remains, check its finalizers",
     )
     settled.remove("secretsyncs", "a")
     settled.advance(1)
@@ -231,7 +231,8 @@ def test_type_change_waits_until_the_secretsync_is_deleted(settled: AKVSyncHarne
     assert settled.take_writes() == []
     assert settled.ready()[1:] == (
         Reason.TYPE_CHANGE_WAITS,
-        "1/2 ready; a: the Secret is of type Opaque, which cannot change: delete the SecretSync a, which deletes"
+        "1/2 ready; a: the Secret has type Opaque, and a Secret's type cannot change: delete the SecretSync a, which"
+        " deletes"
         " its Secret; the controller recreates both with type kubernetes.io/ssh-auth",
     )
     settled.remove("secretsyncs", "a")

@@ -66,7 +66,7 @@ def test_object_that_leaves_the_selection_keeps_its_last_value(two_selected: AKV
     assert two_selected.take_writes() == ["PATCH secretproviderclasses shop"]
     ready, reason, message = two_selected.ready()
     assert (ready, reason) == ("True", Reason.UP_TO_DATE)
-    assert message == "2/2 ready: 1 keep values of objects that are gone (see status.parts)"
+    assert message == "2/2 ready: 1 keep values of objects that are no longer selected (see status.parts)"
     two_selected.vault_items = [make_item("shop-a"), make_item("shop-b")]
     two_selected.advance(HOUR)
     assert is_kept(two_selected) == {"shop-a": False, "shop-b": False}
@@ -177,9 +177,9 @@ def test_forbidden_list_is_reported_and_changes_no_selected_object(two_selected:
     ready, reason, message = two_selected.ready()
     assert (ready, reason) == ("False", Reason.PROVIDER_ERROR)
     assert message == (
-        "3/3 ready; select: identity client may not read the list; until then nothing of it is changed"
+        "3/3 ready; select: identity client may not read the list; until then the selected Secrets do not change"
         if "3/3" in message
-        else "2/3 ready; select: identity client may not read the list; until then nothing of it is changed"
+        else "2/3 ready; select: identity client may not read the list; until then the selected Secrets do not change"
     )
     calls = len(two_selected.list_calls)
     two_selected.advance(HOUR)

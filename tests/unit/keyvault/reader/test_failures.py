@@ -117,7 +117,7 @@ async def test_entra_failure_opens_no_circuit_breaker_of_the_vault(
         waited.append(arguments)
         return 0.0
 
-    monkeypatch.setattr(AdaptiveRateLimiter, "seconds_until_turn", wait)
+    monkeypatch.setattr(AdaptiveRateLimiter, "seconds_until_call", wait)
     harness.no_token = ProviderError("Microsoft Entra (login.example.com) did not answer in time")
     for _ in range(50):
         assert "Microsoft Entra (login.example.com)" in (await harness.read_error()).message
@@ -138,7 +138,7 @@ async def test_requester_that_was_only_refused_is_not_served_first(
         waited.append((namespace, first))
         return 0.0
 
-    monkeypatch.setattr(AdaptiveRateLimiter, "seconds_until_turn", wait)
+    monkeypatch.setattr(AdaptiveRateLimiter, "seconds_until_call", wait)
     harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = refusal(403, "Forbidden", "ForbiddenByRbac")
     for _ in range(2):
         await harness.read_error()
