@@ -101,3 +101,19 @@ def test_blank_lines_around_the_parameter_do_not_matter(blank: str) -> None:
     items = read_objects(f"{blank}array:\n  - 'objectName: pin'\n  - x\n{blank}\t")
     assert list(items.objects) == ["pin"]
     assert f"line {blank.count(chr(10)) + 3}" in items.unnamed_faults[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "array:\n  - ''\n  - 'objectName: pin'\n",
+        "%YAML 1.2\n---\narray:\n  - 'objectName: pin'\n",
+        "array:\n  - |\n    %YAML 1.2\n    ---\n    objectName: pin\n",
+        'array:\n  - |\n    objectName: "pin"\n    unknown: "a\\/b"\n',
+    ],
+)
+def test_text_that_the_csi_provider_refuses_without_need_is_read(text: str) -> None:
+    items = read_objects(text)
+    assert list(items.objects) == ["pin"]
+    assert not items.faults
+    assert not items.unnamed_faults
