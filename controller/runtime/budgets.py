@@ -123,14 +123,14 @@ KEPT = Budget(
     most=24 * 2**20,
     unit="at a time",
     at_the_bound="further objects are not read; their status reports it, and they are read again when there is room",
-    test="tests/unit/kube/informer/test_hostile_objects.py::test_objects_of_one_namespace_are_kept_up_to_its_budget",
+    test="tests/unit/kube/informer/test_hostile_objects.py::test_objects_of_one_namespace_are_stored_up_to_its_budget",
 )
 LOOKUPS = Budget(
     what="lookups of vaults' names in flight",
     most=32,
     unit="of 64 at a time",
     at_the_bound="its other lookups wait, ten seconds at most; a new namespace's lookup starts at once",
-    test="tests/unit/keyvault/test_resolver.py::test_lookups_that_hang_leave_half_of_the_threads_to_others",
+    test="tests/unit/keyvault/test_resolver.py::test_hanging_lookups_leave_half_of_the_threads_to_others",
 )
 
 BUDGETS = (

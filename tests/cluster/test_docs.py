@@ -33,7 +33,7 @@ CI = "it is what CI runs"
 HELM_TEST = "helm test azure-secret-store --namespace azure-secret-store --logs"
 ELSEWHERE: Mapping[tuple[str, str], str] = {
     ("README.md", "apiVersion: secret-sync.x-k8s.io/v1alpha1"): (
-        "a part of the one in docs/secretsyncs.md: test_the_readmes_example_is_a_part_of_one_that_is_run"
+        "a part of the one in docs/secretsyncs.md: test_example_of_the_readme_is_part_of_a_tested_one"
     ),
     ("README.md", "make demo"): "tests/cluster/test_demo.py plays it",
     ("README.md", HELM_TEST): NODE,

@@ -92,8 +92,8 @@ COVERED_ELSEWHERE: Mapping[str, str] = {
     "AKVSync: never overwritten": (
         "cluster/test_akvsync.py::test_secretsync_of_another_owner_is_reported_and_not_changed"
     ),
-    "fleet: suggestions for jitterSeconds": "unit/cli/capacity/test_fleet.py::test_sses_table_is_reproduced",
-    "fleet: worst case": "unit/cli/capacity/test_fleet.py::test_a_short_wait_takes_more_vaults",
+    "fleet: suggestions for jitterSeconds": "unit/cli/capacity/test_fleet.py::test_table_of_sse_is_reproduced",
+    "fleet: worst case": "unit/cli/capacity/test_fleet.py::test_short_wait_needs_more_vaults",
     "migration: from the CSI driver": "cluster/test_migrate.py::test_migration_from_the_csi_driver_syncs_its_secrets",
     "migration: to an AKVSync": "cluster/test_migrate.py::test_migration_from_the_csi_driver_to_an_akvsync",
     "migration: from SSE in place": "cluster/test_migrate.py::test_secret_is_taken_over_from_sse_and_handed_back",

@@ -1,4 +1,4 @@
-"""Neither tools/doctor nor tools/migrate prints what a Secret holds, or what another party says about one."""
+"""Test that tools/doctor and tools/migrate print no value of a Secret and no foreign text about one."""
 
 import asyncio
 import base64
@@ -41,7 +41,7 @@ def refusals(quoted: str) -> list[ScriptedResponse]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_doctors_line_about_a_secret_that_cannot_be_read(form: str) -> None:
+async def test_doctor_prints_no_text_about_an_unreadable_secret(form: str) -> None:
     quoted = FORMS[form](CANARY)
     odd = [
         ScriptedResponse(body) for body in ({"data": quoted}, {"data": {"k": [quoted]}}, {"type": {quoted: 1}}, quoted)
@@ -56,7 +56,7 @@ async def test_doctors_line_about_a_secret_that_cannot_be_read(form: str) -> Non
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_doctors_line_about_a_secret_that_differs(form: str) -> None:
+def test_doctor_prints_no_value_of_a_different_secret(form: str) -> None:
     held = base64.b64encode(FORMS[form](CANARY).encode()).decode()
     for data in ({"k": held}, {"k": held, "other": held}, {}):
         data_ = SecretData(metadata=make_secret_meta(list(data)), type="Opaque", data=data)
@@ -66,7 +66,7 @@ def test_doctors_line_about_a_secret_that_differs(form: str) -> None:
 
 
 def cluster(asked: ReceivedRequest, about_secret: ScriptedResponse) -> ScriptedResponse:
-    """Return a cluster with one SecretSync and no release, which answers so about its Secret."""
+    """Return a cluster with one SecretSync and no release, which gives this answer about its Secret."""
     if "/secrets/" in asked.path:
         held = json.loads(json.dumps(msgspec.to_builtins(make_secret_meta(["k"]))))
         held["managedFields"] = [{"manager": FIELD_MANAGER, "operation": "Update", "fieldsV1": {"f:data": {"f:k": {}}}}]
@@ -87,7 +87,7 @@ def cluster(asked: ReceivedRequest, about_secret: ScriptedResponse) -> ScriptedR
 
 
 @pytest.mark.parametrize("command", [["from-sse"], ["to-sse"], ["to-sse", "--apply"]], ids=" ".join)
-async def test_migrate_prints_nothing_that_is_said_about_a_secret(
+async def test_migrate_prints_no_foreign_text_about_a_secret(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with run_api_server() as server:

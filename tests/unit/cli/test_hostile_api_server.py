@@ -214,7 +214,7 @@ def ends(tool: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("tool", TOOLS)
-def test_any_answer_comes_to_an_end(
+def test_tool_ends_after_any_answer(
     tool: str, answer: str, hostile: Hostile, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile.body = ANSWERS[answer]
@@ -226,7 +226,7 @@ def test_any_answer_comes_to_an_end(
 
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("status", [301, 403, 404, 500])
-def test_any_refusal_comes_to_an_end(
+def test_tool_ends_after_any_refusal(
     tool: str, status: int, hostile: Hostile, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hostile.status = status
@@ -235,7 +235,7 @@ def test_any_refusal_comes_to_an_end(
 
 
 @pytest.mark.parametrize("tool", ["doctor", "csi", "from-sse", "plan"])
-def test_slow_answer_is_given_up(
+def test_slow_answer_times_out(
     tool: str, hostile: Hostile, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "TIMEOUT", 0.5)
@@ -245,7 +245,7 @@ def test_slow_answer_is_given_up(
 
 
 @pytest.mark.parametrize("tool", ["doctor", "csi", "plan"])
-def test_slow_list_without_an_end_is_given_up(
+def test_endless_slow_list_times_out(
     tool: str, hostile: Hostile, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kube_client, "MAX_PAGES", 10**9)
@@ -254,7 +254,7 @@ def test_slow_list_without_an_end_is_given_up(
     assert "did not end within" in ends(tool, capsys)
 
 
-def test_list_that_is_larger_than_the_memory_is_given_up(
+def test_list_that_exceeds_the_memory_limit_is_abandoned(
     hostile: Hostile, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kube_client, "MAX_LIST_BYTES", 2**20)

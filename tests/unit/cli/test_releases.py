@@ -1,4 +1,4 @@
-"""Which releases a cluster has, by what only cluster administrators can create."""
+"""Test the detection of releases by objects that only cluster administrators can create."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -31,7 +31,7 @@ def deployment(namespace: str, name: str, account: str = "akv") -> Object:
 
 
 class Cluster:
-    """Lists by the last part of their path; `errors.Refused` in place of a list that the caller may not have."""
+    """A client with lists by the last part of their path, or `errors.Refused` if the caller has no right."""
 
     def __init__(self, *deployments: Object, **lists: list[Object] | Exception) -> None:
         self._deployments = list(deployments)
@@ -90,29 +90,31 @@ USER = "system:serviceaccount:home:akv"
         ),
     ],
 )
-def test_what_administrators_objects_name(lists: dict[str, list[Object]], found: list[ReleaseAccount]) -> None:
+def test_release_is_found_by_objects_of_administrators(
+    lists: dict[str, list[Object]], found: list[ReleaseAccount]
+) -> None:
     bindings, rules = (lists.get(name, []) for name in ("clusterrolebindings", "validatingadmissionpolicies"))
     assert releases.list_accounts(bindings, rules) == found
 
 
-async def test_a_label_alone_makes_no_release() -> None:
+async def test_deployment_with_only_a_label_is_no_release() -> None:
     fakes = [deployment("aaa", "akv"), deployment("aaa", "other"), deployment("home", "other")]
     assert await names(Cluster(*fakes, deployment("home", "akv"), clusterrolebindings=[REAL])) == ["home/akv"]
     assert await names(Cluster(*fakes, clusterrolebindings=[REAL])) == []
     assert await names(Cluster(*fakes)) == []
 
 
-async def test_a_deployment_with_another_account_is_not_the_release() -> None:
+async def test_deployment_with_another_account_is_no_release() -> None:
     assert await names(Cluster(deployment("home", "akv", "default"), clusterrolebindings=[REAL])) == []
 
 
-async def test_a_binding_that_an_uninstalled_release_left_is_no_release() -> None:
+async def test_leftover_binding_is_no_release() -> None:
     left = binding("akv.aaa", ("aaa", "akv"))
     cluster = Cluster(deployment("home", "akv"), clusterrolebindings=[left, REAL])
     assert await names(cluster) == ["home/akv"]
 
 
-async def test_several_releases_are_a_question() -> None:
+async def test_several_releases_need_a_choice() -> None:
     second = binding("akv.away", ("away", "akv"), release="theirs")
     cluster = Cluster(deployment("home", "akv"), deployment("away", "akv"), clusterrolebindings=[REAL, second])
     found = await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice())
@@ -123,7 +125,7 @@ async def test_several_releases_are_a_question() -> None:
     assert await names(cluster, namespace="shop") == []
 
 
-async def test_several_releases_of_one_namespace_are_told_apart_by_name() -> None:
+async def test_releases_of_one_namespace_are_selected_by_name() -> None:
     second = binding("akv2.home", ("home", "akv"), release="second")
     cluster = Cluster(deployment("home", "akv"), deployment("home", "akv2"), clusterrolebindings=[REAL, second])
     with pytest.raises(BadInput, match="--release NAME"):
@@ -133,8 +135,8 @@ async def test_several_releases_of_one_namespace_are_told_apart_by_name() -> Non
     assert await names(cluster, namespace="home", release="second") == ["home/akv2"]
 
 
-async def test_the_caller_vouches_for_a_namespace() -> None:
-    """A release that is confined to namespaces, without policies, has nothing of the cluster's own."""
+async def test_namespace_that_the_caller_names_is_trusted() -> None:
+    """Name the namespace of a release without policies or cluster-wide objects."""
     cluster = Cluster(deployment("home", "akv"), deployment("aaa", "akv"))
     (found,) = await releases.find_releases(cast("OperatorKubeClient", cluster), ReleaseChoice("home"))
     assert (found.namespace, found.verified) == ("home", False)
@@ -144,7 +146,7 @@ async def test_the_caller_vouches_for_a_namespace() -> None:
     assert (found.name, found.verified) == ("akv", True)
 
 
-async def test_a_caller_who_may_not_list_bindings_must_name_the_namespace() -> None:
+async def test_caller_without_rights_on_bindings_names_the_namespace() -> None:
     refused: Any = errors.Refused("clusterrolebindings is forbidden", status=403)
     cluster = Cluster(deployment("aaa", "akv"), deployment("home", "akv"), clusterrolebindings=refused)
     with pytest.raises(NotSeen, match="forbidden"):

@@ -1,4 +1,4 @@
-"""The CRDs against upstream's: a superset, with every difference listed."""
+"""Test that the CRDs are a superset of upstream's, and that every difference is listed."""
 
 import re
 from typing import Any
@@ -23,15 +23,15 @@ def schema(crd: dict[str, Any], version: str) -> dict[str, Any]:
     return found
 
 
-def test_selectable_fields_come_when_every_supported_kubernetes_knows_them() -> None:
-    """Kubernetes 1.29 refuses them in a server-side apply: docs/decisions/0007-no-selectable-fields.md."""
+def test_selectable_fields_need_support_in_every_kubernetes_version() -> None:
+    """Wait for Kubernetes 1.30, because 1.29 refuses them: docs/decisions/0007-no-selectable-fields.md."""
     found = re.search(r'^kubeVersion: ">=1\.(\d+)\.', (helm.CHART / "Chart.yaml").read_text(), re.MULTILINE)
     assert found
     versions = [version for crd in crds.build_all() for version in crd["spec"]["versions"]]
     assert any("selectableFields" in version for version in versions) is (int(found[1]) >= 30)
 
 
-def test_names_scope_and_versions() -> None:
+def test_crds_have_their_names_scope_and_versions() -> None:
     assert SYNC["metadata"]["name"] == "secretsyncs.secret-sync.x-k8s.io"
     assert CLASS["metadata"]["name"] == "secretproviderclasses.secrets-store.csi.x-k8s.io"
     assert AKV_SYNC["metadata"]["name"] == "akvsyncs.secret-sync.x-k8s.io"
@@ -69,7 +69,7 @@ def test_names_scope_and_versions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("crd", "version", "theirs"),
+    ("crd", "version", "upstream"),
     [
         (SYNC, "v1alpha1", upstream_crds.SECRET_SYNC),
         (CLASS, "v1", upstream_crds.SECRET_PROVIDER_CLASS),
@@ -77,32 +77,30 @@ def test_names_scope_and_versions() -> None:
     ],
     ids=["SecretSync", "SecretProviderClass v1", "SecretProviderClass v1alpha1"],
 )
-def test_every_difference_from_upstream_is_listed_and_every_listed_one_is_there(
-    crd: dict[str, Any], version: str, theirs: dict[str, dict[str, Any]]
+def test_listed_differences_from_upstream_equal_the_real_ones(
+    crd: dict[str, Any], version: str, upstream: dict[str, dict[str, Any]]
 ) -> None:
     kind = crd["spec"]["names"]["kind"]
-    ours = upstream_crds.flatten_schema(schema(crd, version))
-    assert theirs.keys() <= ours.keys()
-    new = {path for path in ours if path not in theirs}
+    generated = upstream_crds.flatten_schema(schema(crd, version))
+    assert upstream.keys() <= generated.keys()
+    new = {path for path in generated if path not in upstream}
     different = {
         (path, keyword)
-        for path, said in theirs.items()
-        for keyword in said.keys() | ours[path].keys()
-        if said.get(keyword) != ours[path].get(keyword)
+        for path, said in upstream.items()
+        for keyword in said.keys() | generated[path].keys()
+        if said.get(keyword) != generated[path].get(keyword)
     }
     listed = [widening for widening in crds.WIDENINGS if widening.kind == kind]
     assert different == {(w.field, keyword) for w in listed for keyword in w.keywords}
-    ours_alone = {w.field for w in listed if not w.keywords}
-    # A new field brings what is in it.
-    assert {
-        path for path in new if not any(path.startswith((f"{top}[", f"{top}.")) for top in ours_alone)
-    } == ours_alone
+    added = {w.field for w in listed if not w.keywords}
+    # The fields inside a new field are not listed.
+    assert {path for path in new if not any(path.startswith((f"{top}[", f"{top}.")) for top in added)} == added
     assert all(w.reason for w in listed)
 
 
 @pytest.mark.parametrize("field", ["sourcePath", "targetKey"])
 @given(data=st.data())
-def test_what_upstreams_pattern_takes_ours_takes(field: str, data: st.DataObject) -> None:
+def test_text_that_upstreams_pattern_accepts_is_accepted(field: str, data: st.DataObject) -> None:
     path = f"spec.secretObject.data[].{field}"
     text = data.draw(st.from_regex(upstream_crds.SECRET_SYNC[path]["pattern"], fullmatch=True))
     assert re.fullmatch(upstream_crds.flatten_schema(schema(SYNC, "v1alpha1"))[path]["pattern"], text)
@@ -124,12 +122,12 @@ def test_what_upstreams_pattern_takes_ours_takes(field: str, data: st.DataObject
         ("targetKey", "", False),
     ],
 )
-def test_patterns(field: str, text: str, taken: bool) -> None:
+def test_pattern_accepts_only_valid_texts(field: str, text: str, taken: bool) -> None:
     pattern = upstream_crds.flatten_schema(schema(SYNC, "v1alpha1"))[f"spec.secretObject.data[].{field}"]["pattern"]
     assert bool(re.search(pattern, text)) is taken
 
 
-def test_upstreams_tables_are_read_back_as_they_were_written() -> None:
+def test_flattened_upstream_schema_equals_its_table() -> None:
     table = {
         path: {k: v for k, v in said.items() if not k.endswith("validations")}
         for path, said in upstream_crds.SECRET_SYNC.items()

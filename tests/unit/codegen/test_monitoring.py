@@ -1,6 +1,6 @@
-"""Rules and dashboard name only metrics and labels that the controller has, and the dashboard shows every one.
+"""Test that rules and dashboard use only existing metrics and labels, and that the dashboard shows every metric.
 
-Prometheus itself runs them in tests/cluster/test_prometheus.py.
+Prometheus itself evaluates them in tests/cluster/test_prometheus.py.
 """
 
 import json
@@ -14,7 +14,7 @@ from controller.secretsync import collector
 from tools.codegen import monitoring
 
 SERIES = {item.name: set(item.labels) for item in (*Metrics().described, *collector.DESCRIBED)}
-# What a histogram is on the wire.
+# Prometheus sees a histogram as its buckets.
 SERIES[f"{PREFIX}reconcile_seconds_bucket"] = {"le"}
 QUERIES = [
     *((alarm.expression, alarm.next_step) for alarm in monitoring.ALERTING_RULES),
@@ -23,7 +23,7 @@ QUERIES = [
 
 
 def labels(expression: str) -> Iterator[str]:
-    """Yield what is grouped by, and what is compared in braces."""
+    """Yield the labels of `by` clauses and of matchers in braces."""
     for group in re.findall(r"by \(([^)]*)\)", expression):
         yield from (name.strip() for name in group.split(","))
     for matchers in re.findall(r"\{([^}]*)\}", expression):
@@ -31,27 +31,27 @@ def labels(expression: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("expression", "text"), QUERIES)
-def test_what_is_asked_for_is_there(expression: str, text: str) -> None:
+def test_query_uses_only_existing_metrics_and_labels(expression: str, text: str) -> None:
     named = re.findall(rf"\b{PREFIX}\w+", expression)
     assert named
     for name in named:
         assert name in SERIES
         assert set(labels(expression)) <= SERIES[name]
     grouped = set(labels(expression))
-    # A legend says {{label}}, an annotation {{ $labels.label }}: of those that the result still has.
+    # A legend ({{label}}) or an annotation ({{ $labels.label }}) can use only labels of the result.
     assert set(re.findall(r"\{\{\s*(?:\$labels\.)?(\w+)\s*\}\}", text)) <= grouped
     for opening, closing in ("()", "{}", "[]"):
         assert expression.count(opening) == expression.count(closing)
 
 
-def test_the_dashboard_shows_every_metric() -> None:
+def test_dashboard_shows_every_metric() -> None:
     shown = json.loads(monitoring.dashboard())["panels"]
     text = json.dumps([target["expr"] for panel in shown for target in panel["targets"]])
     hidden = {name for name in SERIES if name not in text} - {f"{PREFIX}reconcile_seconds"}
     assert not hidden
 
 
-def test_panels_do_not_overlap() -> None:
+def test_panels_of_the_dashboard_do_not_overlap() -> None:
     places = [panel["gridPos"] for panel in json.loads(monitoring.dashboard())["panels"]]
     assert len({(place["x"], place["y"]) for place in places}) == len(places)
     assert {place["x"] for place in places} == {0, 12}

@@ -1,4 +1,4 @@
-"""When a request to a vault that failed is sent again, in virtual time."""
+"""Test the times of retries of a failed request to a vault, in virtual time."""
 
 import random
 from collections.abc import Callable
@@ -22,7 +22,7 @@ LIST = cast("ObjectClient", SimpleNamespace(plural="secrets"))
 
 
 async def get_token_info() -> None:
-    """Return at once, as where the token is there already."""
+    """Return at once, as if the token was cached."""
 
 
 def new_client(clock: Callable[[], float]) -> VaultClient:
@@ -46,7 +46,7 @@ def new_client(clock: Callable[[], float]) -> VaultClient:
     ],
 )
 @pytest.mark.parametrize("chance", ["least", "most"])
-def test_failed_request_is_sent_again_after_a_fifth_of_a_second_then_after_one(
+def test_failed_request_is_retried_after_200_ms_and_then_after_1_s(
     monkeypatch: pytest.MonkeyPatch, answers_before: int, moments: dict[str, list[float]], chance: str
 ) -> None:
     monkeypatch.setattr(random, "uniform", min if chance == "least" else max)

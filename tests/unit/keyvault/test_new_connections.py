@@ -1,4 +1,4 @@
-"""A new connection to a vault with a host of its own, while every other thread of the process is taken."""
+"""Test a new connection to a vault while all other threads of the process are occupied."""
 
 import asyncio
 import functools
@@ -23,7 +23,7 @@ from controller.runtime.parsing import PFX_AT_ONCE, TEXTS_AT_ONCE, ParsingPool
 from tests.support.scripted_api_server import ReceivedRequest, ScriptedResponse, run_api_server
 from tools.local_cluster.pki import ClusterAuthority
 
-# What hangs does so until the test ends, so this is only for slow machines.
+# Hanging work ends only with the test, so this limit matters only on slow machines.
 SOON = 30.0
 # Far more than asyncio's default executor has threads.
 MANY = 64
@@ -41,17 +41,17 @@ async def read(vaults: VaultPool, namespace: str, vault: str) -> str:
     return found.value.reveal().decode()
 
 
-async def test_nothing_that_hangs_delays_a_neighbours_new_connection(
+async def test_hanging_work_delays_no_new_connection_of_another_namespace(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """An editor's classes and PFX files, its vaults' names, and the default executor of asyncio."""
+    """Let an editor's classes, PFX files and host names hang, and also the default executor of asyncio."""
     gate = threading.Event()
     authority = ClusterAuthority(tmp_path_factory.mktemp("pki"), "vaults")
     pair = authority.issue("server", user="server", hosts=["*.vault.example.com"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
 
-    def look_up(host: str, port: int, *_: object, **__: object) -> list[tuple[Any, ...]]:
+    def resolve(host: str, port: int, *_: object, **__: object) -> list[tuple[Any, ...]]:
         if host.startswith("hang"):
             gate.wait()
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
@@ -62,8 +62,8 @@ async def test_nothing_that_hangs_delays_a_neighbours_new_connection(
     async def token(*_: object, **__: object) -> AccessTokenInfo:
         return AccessTokenInfo("token", 4_000_000_000)
 
-    monkeypatch.setattr(pool, "FairResolver", functools.partial(FairResolver, look_up))
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(pool, "FairResolver", functools.partial(FairResolver, resolve))
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(FederatedCredential, "get_token_info", token)
     async with run_api_server(tls) as server:
         server.default_response = answer

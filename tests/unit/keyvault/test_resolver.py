@@ -1,4 +1,4 @@
-"""Names are looked up in threads of their own: those that hang are the business of their namespace alone."""
+"""Test the resolution of host names in separate threads: hanging names block only their own namespace."""
 
 import asyncio
 import socket
@@ -14,8 +14,8 @@ SOON = 5.0
 ANSWER = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 443))]
 
 
-class Dns:
-    """Names that begin with `hang` are not answered until the gate opens; `no` names do not exist."""
+class FakeNameServer:
+    """A name server. Names that begin with `hang` wait for the gate, and names that begin with `no` do not exist."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -35,8 +35,8 @@ async def resolve(resolver: FairResolver, namespace: str, host: str) -> str:
     return (await resolver.resolve(host, 443))[0]["host"]
 
 
-async def test_lookups_that_hang_leave_half_of_the_threads_to_others() -> None:
-    dns = Dns()
+async def test_hanging_lookups_leave_half_of_the_threads_to_others() -> None:
+    dns = FakeNameServer()
     resolver = FairResolver(dns)
     hanging = [asyncio.create_task(resolve(resolver, "a", f"hang-{number}")) for number in range(LOOKUPS_AT_ONCE * 3)]
     await asyncio.sleep(0.1)
@@ -47,9 +47,9 @@ async def test_lookups_that_hang_leave_half_of_the_threads_to_others() -> None:
     await asyncio.gather(*hanging)
 
 
-async def test_name_in_the_line_of_one_namespace_is_looked_up_for_another() -> None:
-    """The attacker's share is spent, and then it names its victim's vault."""
-    dns = Dns()
+async def test_name_that_waits_in_one_namespace_is_resolved_for_another() -> None:
+    """Let a namespace with no free thread request the same name before another namespace does."""
+    dns = FakeNameServer()
     resolver = FairResolver(dns)
     names = [f"hang-{number}" for number in range(LOOKUPS_AT_ONCE)] + ["vault"]
     waiting = [asyncio.create_task(resolve(resolver, "a", name)) for name in names]
@@ -61,9 +61,9 @@ async def test_name_in_the_line_of_one_namespace_is_looked_up_for_another() -> N
     await asyncio.gather(*waiting)
 
 
-async def test_lookup_that_hangs_ends_in_an_error_and_is_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_lookup_times_out_and_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.keyvault.resolver.PATIENCE", 0.05)
-    dns = Dns()
+    dns = FakeNameServer()
     resolver = FairResolver(dns)
     for _ in range(3):
         with pytest.raises(OSError, match="not resolved in time"):
@@ -72,8 +72,8 @@ async def test_lookup_that_hangs_ends_in_an_error_and_is_not_begun_again(monkeyp
     dns.gate.set()
 
 
-async def test_answers_are_kept_for_a_while_and_failures_are_not() -> None:
-    now, dns = [0.0], Dns()
+async def test_resolved_names_are_cached_and_failures_are_not() -> None:
+    now, dns = [0.0], FakeNameServer()
     resolver = FairResolver(dns, clock=lambda: now[0])
     for _ in range(3):
         await resolver.resolve("vault", 443)
@@ -88,5 +88,5 @@ async def test_answers_are_kept_for_a_while_and_failures_are_not() -> None:
     assert len(resolver.cached) == MAX_KEPT
 
 
-async def test_the_systems_resolver_knows_localhost() -> None:
+async def test_default_resolver_resolves_localhost() -> None:
     assert await resolve(FairResolver(), "a", "localhost") in ("127.0.0.1", "::1")

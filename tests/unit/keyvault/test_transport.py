@@ -1,4 +1,4 @@
-"""Ways on which no answer comes, provoked on loopback where they can be, and what is said of each."""
+"""Test failed connections to a vault, most of them on loopback, and the message for each."""
 
 import gzip
 import socket
@@ -31,8 +31,8 @@ VAULT = "Key Vault shop"
 PLACE = ConnectionKey("shop.vault.example.com", 443, True, True, None, None, None)
 
 
-async def failure(url: str, ca: str = "", seconds: float = 5) -> AzureError:
-    """How the SDK's transport fails to get that address."""
+async def catch_error(url: str, ca: str = "", seconds: float = 5) -> AzureError:
+    """Return the error of the SDK's transport for a GET of this address."""
     async with new_session(ca) as session:
         with pytest.raises(AzureError) as caught:
             await new_transport(session).send(HttpRequest("GET", url), connection_timeout=seconds, read_timeout=seconds)
@@ -59,19 +59,17 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-# What really happens
+# Real failures
 
 
-async def test_a_certificate_of_an_unknown_authority(vault: ScriptedApiServer) -> None:
-    text = explain_connection(await failure(vault.url), VAULT)
+async def test_certificate_of_an_unknown_authority_is_reported(vault: ScriptedApiServer) -> None:
+    text = explain_connection(await catch_error(vault.url), VAULT)
     assert text.startswith(f"{VAULT}: the TLS certificate is not trusted")
     assert "chart's `caBundle`" in text
     assert not vault.requests
 
 
-async def test_the_clouds_own_authority_is_trusted_besides_the_systems(
-    vault: ScriptedApiServer, authority: ClusterAuthority
-) -> None:
+async def test_authority_of_the_cloud_is_trusted(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
     vault.add_responses(ScriptedResponse(b"yes"))
     async with new_session(authority.pair.cert.read_text()) as session:
         response = await new_transport(session).send(HttpRequest("GET", vault.url))
@@ -80,10 +78,8 @@ async def test_the_clouds_own_authority_is_trusted_besides_the_systems(
     assert vault.requests[0].path == "/"
 
 
-async def test_an_answer_without_end_does_not_fill_the_memory(
-    vault: ScriptedApiServer, authority: ClusterAuthority
-) -> None:
-    """100 MB, of which a pod of 256 MiB could not hold two."""
+async def test_endless_answer_does_not_fill_the_memory(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
+    """Send 100 MB, because a pod with 256 MiB could not hold two such answers."""
     part = b"x" * 2**16
     vault.add_responses(ScriptedResponse([part] * (100 * 16)), ScriptedResponse(b"yes"))
     async with new_session(authority.pair.cert.read_text()) as session:
@@ -96,12 +92,14 @@ async def test_an_answer_without_end_does_not_fill_the_memory(
         finally:
             tracemalloc.stop()
         assert most < 4 * MOST_ANSWER
-        answer = await transport.send(request)  # … and the next one comes on a connection of its own
+        answer = await transport.send(request)  # the next request uses a new connection
         assert answer.body() == b"yes"
-    assert {asked.headers["Accept-Encoding"] for asked in vault.requests} == {"identity"}  # what unpacks has no bound
+    assert {asked.headers["Accept-Encoding"] for asked in vault.requests} == {
+        "identity"
+    }  # the SDK decompresses without a bound
 
 
-async def test_nothing_is_sent_where_the_check_says_no(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
+async def test_failed_check_prevents_the_request(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
     def check() -> None:
         raise NotLeading("another leads")
 
@@ -111,13 +109,13 @@ async def test_nothing_is_sent_where_the_check_says_no(vault: ScriptedApiServer,
     assert not vault.requests
 
 
-async def test_a_certificate_for_another_name(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
+async def test_certificate_for_another_name_is_reported(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
     elsewhere = vault.url.replace("127.0.0.1", "localhost")
-    assert "TLS certificate" in explain_connection(await failure(elsewhere, authority.pair.cert.read_text()), VAULT)
+    assert "TLS certificate" in explain_connection(await catch_error(elsewhere, authority.pair.cert.read_text()), VAULT)
 
 
 @pytest.mark.parametrize("unreachable", [[], [(socket.AF_INET, "127.0.0.9")]], ids=["IPv6 only", "IPv4 unreachable"])
-async def test_a_vault_is_reached_by_ipv6(unreachable: list[tuple[int, str]], authority: ClusterAuthority) -> None:
+async def test_vault_is_reached_by_ipv6(unreachable: list[tuple[int, str]], authority: ClusterAuthority) -> None:
     pair = authority.issue("server6", user="server", hosts=["shop.vault.example.com"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
@@ -125,46 +123,46 @@ async def test_a_vault_is_reached_by_ipv6(unreachable: list[tuple[int, str]], au
         server.add_responses(ScriptedResponse(b"yes"))
         port = urlsplit(server.url).port
 
-        def look_up(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        def resolve(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
             assert host == "shop.vault.example.com"
             found = [*unreachable, (socket.AF_INET6, "::1")]
             return [(family, socket.SOCK_STREAM, 6, "", (address, port)) for family, address in found]
 
-        async with new_session(authority.pair.cert.read_text(), FairResolver(look_up)) as session:
+        async with new_session(authority.pair.cert.read_text(), FairResolver(resolve)) as session:
             request = HttpRequest("GET", f"https://shop.vault.example.com:{port}")
             response = await new_transport(session).send(request)
     assert (response.status_code, [asked.path for asked in server.requests]) == (200, ["/"])
 
 
-async def test_a_port_that_nobody_listens_on() -> None:
+async def test_closed_port_is_reported() -> None:
     async with run_api_server() as server:
         url = server.url
-    text = explain_connection(await failure(url), VAULT)
+    text = explain_connection(await catch_error(url), VAULT)
     assert text == f"{VAULT} cannot be reached (ClientConnectorError); the controller tries again by itself"
 
 
-async def test_an_answer_that_does_not_come(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
-    error = await failure(vault.url, authority.pair.cert.read_text(), seconds=0.1)
+async def test_missing_answer_is_reported_as_a_timeout(vault: ScriptedApiServer, authority: ClusterAuthority) -> None:
+    error = await catch_error(vault.url, authority.pair.cert.read_text(), seconds=0.1)
     assert explain_connection(error, VAULT) == f"{VAULT} did not answer in time; check the route and firewall to it"
 
 
-async def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_proxy_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     async with run_api_server() as server:
         url = server.url
     monkeypatch.setenv("HTTPS_PROXY", url)
-    text = explain_connection(await failure("https://shop.vault.example.com"), VAULT)
+    text = explain_connection(await catch_error("https://shop.vault.example.com"), VAULT)
     assert "the proxy refuses the connection; check HTTPS_PROXY" in text
 
 
-async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_that_refuses_the_connection_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     async with run_api_server() as proxy:
         proxy.add_responses(ScriptedResponse(b"", status=407))
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        text = explain_connection(await failure("https://shop.vault.example.com"), VAULT)
+        text = explain_connection(await catch_error("https://shop.vault.example.com"), VAULT)
     assert "the proxy refuses the connection; check HTTPS_PROXY" in text
 
 
-# What cannot be provoked here
+# Failures that loopback cannot cause
 
 
 @pytest.mark.parametrize(
@@ -187,25 +185,25 @@ async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [ServiceRequestError, ServiceResponseError])
-def test_each_cause_has_a_next_step(cause: Exception, words: list[str], kind: type[AzureError]) -> None:
+def test_message_for_each_cause_has_a_next_step(cause: Exception, words: list[str], kind: type[AzureError]) -> None:
     text = explain_connection(kind("canary", error=cause), VAULT)
     for word in [VAULT, *words]:
         assert word in text
     assert "canary" not in text
 
 
-def test_a_failure_without_a_cause_is_named_by_its_kind() -> None:
+def test_failure_without_a_cause_is_named_by_its_kind() -> None:
     assert "(ServiceRequestError)" in explain_connection(ServiceRequestError("canary"), VAULT)
 
 
-def test_a_cause_may_stand_behind_the_error() -> None:
+def test_cause_of_the_error_is_used_without_an_inner_exception() -> None:
     error = ServiceRequestError("x")
     error.inner_exception = None
     error.__cause__ = TimeoutError()
     assert "in time" in explain_connection(error, VAULT)
 
 
-async def test_a_ca_that_is_none_is_refused_before_any_connection() -> None:
+async def test_invalid_ca_is_refused_before_any_connection() -> None:
     with pytest.raises(ssl.SSLError):
         new_session("-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
 
@@ -226,25 +224,27 @@ async def test_a_ca_that_is_none_is_refused_before_any_connection() -> None:
         ("corp.example.org", "http://proxy:3128"),
     ],
 )
-def test_which_proxy(host: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_is_used_unless_no_proxy_has_the_host(
+    host: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "10.0.0.1,.corp.example, 10.1.0.0/16,fd00::/8,no/network")
     assert proxy_for("https", host) == proxy
 
 
-async def test_a_direct_transport_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_direct_transport_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     async with new_session("") as session:
         assert new_transport(session).choose_proxy("https", "10.0.0.1") == "http://proxy:3128"
         assert new_transport(session, direct=True).choose_proxy("https", "10.0.0.1") is None
 
 
-def test_without_an_environment_there_is_no_proxy() -> None:
+def test_no_proxy_is_used_without_the_variables() -> None:
     assert proxy_for("https", "shop.vault.azure.net") is None
 
 
-async def test_proxies_of_hosts_are_remembered_up_to_a_bound() -> None:
-    """Editors name vaults, and so hosts."""
+async def test_cached_proxies_of_hosts_are_bounded() -> None:
+    """Use many hosts, because editors choose the names of vaults and so of hosts."""
     async with new_session("") as session:
         transport = new_transport(session)
         for number in range(3 * MAX_HOSTS):
@@ -253,9 +253,9 @@ async def test_proxies_of_hosts_are_remembered_up_to_a_bound() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x"])
-async def test_a_compressed_answer_is_not_decompressed(encoding: str) -> None:
-    """The SDK decompresses without a bound, so it never gets one."""
+async def test_compressed_answer_is_not_decompressed(encoding: str) -> None:
+    """Reject the answer, because the SDK decompresses without a bound."""
     async with run_api_server() as server:
         server.add_responses(ScriptedResponse(gzip.compress(b"0" * 2**20), headers={"Content-Encoding": encoding}))
-        error = await failure(server.url)
+        error = await catch_error(server.url)
     assert "Key Vault shop sent a compressed answer" in explain_connection(error, VAULT)

@@ -1,6 +1,6 @@
-"""The emulator answers as Azure was seen to: fields, their types, headers, and the form of texts.
+"""Test that the emulator's answers have the fields, types, headers and texts of recorded Azure answers.
 
-A shape is a JSON value in which a type takes the place of what varies, and `Text` that of a text with a fixed form.
+A shape is a JSON value in which a type replaces a variable value, and `Text` replaces a text with a fixed form.
 """
 
 import itertools
@@ -26,13 +26,13 @@ CALLER = f"appid={GUID};oid={GUID};iss=https://sts.windows.net/{TENANT}/"
 
 
 class Text(NamedTuple):
-    """A text of this form."""
+    """A text that matches a pattern."""
 
     pattern: str
 
 
 def difference(found: Any, shape: Any, path: str = "$") -> str:
-    """Where `found` has another shape; empty if it has not."""
+    """Return where `found` has another shape, or an empty text."""
     if isinstance(shape, Text):
         fits = isinstance(found, str) and re.fullmatch(shape.pattern, found, re.DOTALL)
         return "" if fits else f"{path}: {found!r} is not {shape.pattern!r}"
@@ -173,7 +173,7 @@ HEADERS = {
 
 
 class Reply(NamedTuple):
-    """What a plain GET of the vault brings."""
+    """Return the answer to a plain GET of the vault."""
 
     status: int
     headers: Any
@@ -199,7 +199,7 @@ def token(scene: Scene) -> str:
     return scene.access_token()
 
 
-def test_bodies_and_headers_have_the_shapes_of_recorded_answers(scene: Scene, token: str) -> None:
+def test_answers_have_the_shapes_of_recorded_ones(scene: Scene, token: str) -> None:
     emulator = scene.emulator
     emulator.set_secret(VAULT, "pin", "1")
     version = emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
@@ -220,7 +220,7 @@ def test_bodies_and_headers_have_the_shapes_of_recorded_answers(scene: Scene, to
     assert {path: text for path, text in wrong.items() if text} == {}
 
 
-def test_a_shape_that_differs_is_noticed() -> None:
+def test_different_shape_is_found() -> None:
     good = {"id": f"{HOST}/secrets/pin/{'0' * 32}", "attributes": TIMES, "value": ["x"]}
     shape = {"id": Text(f"{HOST}/secrets/pin/{ID}"), "attributes": dict, "value": [str]}
     assert not difference(good, shape)
@@ -245,7 +245,7 @@ REFUSALS = [
 ]
 
 
-def test_refusals_of_objects_have_the_words_of_recorded_answers(scene: Scene, token: str) -> None:
+def test_refusals_of_objects_have_the_texts_of_recorded_ones(scene: Scene, token: str) -> None:
     scene.emulator.set_secret(VAULT, "pin", "1")
     scene.emulator.create_key(VAULT, "rsa")
     scene.emulator.request_certificate(VAULT, "soon")
@@ -255,7 +255,7 @@ def test_refusals_of_objects_have_the_words_of_recorded_answers(scene: Scene, to
         assert re.fullmatch(text, found[3], re.DOTALL), found[3]
 
 
-def test_networking_refuses_with_its_own_codes(scene: Scene, token: str) -> None:
+def test_refusal_by_the_network_has_its_own_code(scene: Scene, token: str) -> None:
     emulator = scene.emulator
     cases = {
         "ForbiddenByFirewall": (emulator.firewall, True, "Client address is not authorized"),
@@ -272,7 +272,7 @@ def test_networking_refuses_with_its_own_codes(scene: Scene, token: str) -> None
     assert ask(scene, "secrets", token=token).status == 200
 
 
-def test_roles_and_policies_refuse_with_their_own_codes(scene: Scene, token: str) -> None:
+def test_refusal_by_role_or_policy_has_its_own_code(scene: Scene, token: str) -> None:
     emulator = scene.emulator
     emulator.set_secret(VAULT, "pin", "1")
     emulator.revoke_role(CLIENT, VAULT)
@@ -306,18 +306,18 @@ def test_roles_and_policies_refuse_with_their_own_codes(scene: Scene, token: str
 
 
 @pytest.mark.parametrize("version", API_VERSIONS)
-def test_versions_that_key_vault_knows_are_served(scene: Scene, token: str, version: str) -> None:
+def test_known_api_version_is_served(scene: Scene, token: str, version: str) -> None:
     assert ask(scene, "secrets", token=token, query=f"api-version={version}").status == 200
 
 
 @pytest.mark.parametrize("version", ["7.7", "2099-01-01", "7.4-preview", "latest", "7.4 "])
-def test_other_versions_are_refused_with_the_newest(scene: Scene, token: str, version: str) -> None:
+def test_unknown_api_version_is_refused_with_the_newest_one(scene: Scene, token: str, version: str) -> None:
     error = ask(scene, "secrets", token=token, query=f"api-version={version}").error
     text = f"The specified version ({version}) is not recognized. Consider using the latest supported version ({{}})."
     assert error == (400, "BadParameter", None, text.format(API_VERSIONS[-1]))
 
 
-def test_a_vault_may_know_fewer_versions(scene: Scene, token: str) -> None:
+def test_vault_can_be_limited_to_older_api_versions(scene: Scene, token: str) -> None:
     scene.emulator.api_versions(VAULT, ["2016-10-01", "7.0", "7.1"])
     assert ask(scene, "secrets", token=token, query="api-version=7.1").status == 200
     assert ask(scene, "secrets", token=token).error[3].endswith("Consider using the latest supported version (7.1).")
@@ -338,7 +338,7 @@ def pages(scene: Scene, token: str, query: str = "api-version=7.4") -> list[tupl
     return found
 
 
-def test_pages_are_short_and_empty_in_the_middle_of_a_list(scene: Scene, token: str) -> None:
+def test_list_can_have_short_and_empty_pages_in_its_middle(scene: Scene, token: str) -> None:
     names = [f"s{number:02}" for number in range(80)]
     for name in names:
         scene.emulator.set_secret(VAULT, name, "1")
@@ -355,7 +355,7 @@ def test_pages_are_short_and_empty_in_the_middle_of_a_list(scene: Scene, token: 
         scene.emulator.page_sizes(VAULT, [0, 0])
 
 
-def test_next_links_have_azures_form(scene: Scene, token: str) -> None:
+def test_next_link_has_the_form_of_azure(scene: Scene, token: str) -> None:
     for number in range(PAGE + 1):
         scene.emulator.set_secret(VAULT, f"s{number:02}", "1")
     base = re.escape(f"{scene.emulator.url}/{VAULT}/secrets")
@@ -367,7 +367,7 @@ def test_next_links_have_azures_form(scene: Scene, token: str) -> None:
         assert len(list(client.list_properties_of_secrets())) == PAGE + 1
 
 
-def test_a_request_becomes_a_certificate_when_it_is_merged(scene: Scene, token: str) -> None:
+def test_pending_request_becomes_a_certificate_after_the_merge(scene: Scene, token: str) -> None:
     scene.emulator.request_certificate(VAULT, "web")
     with scene.certificates() as client:
         assert client.get_certificate("web").cer is None
@@ -380,7 +380,7 @@ def test_a_request_becomes_a_certificate_when_it_is_merged(scene: Scene, token: 
 # Throttling and Entra
 
 
-def test_throttling_does_not_say_when_to_come_again_unless_told(scene: Scene, token: str) -> None:
+def test_throttling_has_retry_after_only_if_configured(scene: Scene, token: str) -> None:
     scene.emulator.throttle(VAULT, 0)
     reply = ask(scene, "secrets", token=token)
     assert "Retry-After" not in reply.headers
@@ -391,7 +391,7 @@ def test_throttling_does_not_say_when_to_come_again_unless_told(scene: Scene, to
 
 
 @pytest.mark.parametrize("number", [*AADSTS, 9999999])
-def test_entra_refuses_with_any_number(scene: Scene, number: int) -> None:
+def test_entra_can_refuse_with_any_error_code(scene: Scene, number: int) -> None:
     scene.emulator.refuse_tokens(number, times=1)
     with scene.credential() as credential:
         with pytest.raises(HttpResponseError, match=f"AADSTS{number}: "):
@@ -399,7 +399,7 @@ def test_entra_refuses_with_any_number(scene: Scene, number: int) -> None:
         assert credential.get_token("https://vault.azure.net/.default").token
 
 
-def test_entras_answers_have_its_headers(scene: Scene) -> None:
+def test_entra_answers_have_its_headers(scene: Scene) -> None:
     url = f"{scene.emulator.url}/{TENANT}/oauth2/v2.0/token"
     answer = requests.post(url, data={"client_id": CLIENT}, verify=str(scene.emulator.ca_file), timeout=10)
     body = json.loads(answer.text)

@@ -4,7 +4,7 @@ from azure.keyvault.secrets.aio import SecretClient as AsyncSecretClient
 from tests.unit.keyvault_emulator.scene import CLIENT, VAULT, Scene
 
 
-def test_a_secret_is_read_with_an_exchanged_token(scene: Scene) -> None:
+def test_secret_is_read_with_an_exchanged_token(scene: Scene) -> None:
     version = scene.emulator.set_secret(VAULT, "db-password", "correct horse", content_type="text/plain")
     scene.emulator.assign_role(CLIENT, VAULT)
     with scene.secrets() as client:
@@ -22,7 +22,7 @@ def test_a_secret_is_read_with_an_exchanged_token(scene: Scene) -> None:
     }
 
 
-async def test_the_same_with_asyncio(scene: Scene) -> None:
+async def test_secret_is_read_with_the_asyncio_clients(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT)
     for number in range(3):
         scene.emulator.set_secret(VAULT, "db-password", f"value {number}")
@@ -42,7 +42,7 @@ async def test_the_same_with_asyncio(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 25, 26, 60])
-def test_lists_come_in_pages_of_25(scene: Scene, count: int) -> None:
+def test_list_has_pages_of_at_most_25_secrets(scene: Scene, count: int) -> None:
     scene.emulator.assign_role(CLIENT, VAULT)
     for number in range(count):
         scene.emulator.set_secret(VAULT, f"secret-{number:03}", "x")

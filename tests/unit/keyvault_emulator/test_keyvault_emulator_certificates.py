@@ -1,4 +1,4 @@
-"""Certificates, which are also secrets and keys, seen by the official clients."""
+"""Test certificates, which are also secrets and keys, with the official clients."""
 
 import base64
 
@@ -18,7 +18,7 @@ from tools.keyvault_emulator import EmulatorError
 
 @pytest.mark.parametrize("form", ["pem", "encrypted pem", "pfx", "pfx with password"])
 @pytest.mark.parametrize("kind", ["EC", "RSA"])
-def test_a_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind: str) -> None:
+def test_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind: str) -> None:
     scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Certificate User")
     key = ec.generate_private_key(ec.SECP384R1()) if kind == "EC" else generate_key(kind)
     issuer = issue_certificate("ca", ca=True)
@@ -82,7 +82,7 @@ def test_a_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind:
         assert [each.version for each in keys.list_properties_of_key_versions("web")] == [version]
 
 
-def test_a_disabled_certificate_keeps_its_public_half(scene: Scene) -> None:
+def test_disabled_certificate_still_serves_its_public_half(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Certificate User")
     scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
     scene.emulator.set_attributes(VAULT, "web", kind="certificates", enabled=False)
@@ -98,7 +98,7 @@ def test_a_disabled_certificate_keeps_its_public_half(scene: Scene) -> None:
         scene.emulator.set_secret(VAULT, "web", "x")
 
 
-async def test_certificates_and_keys_with_asyncio(scene: Scene) -> None:
+async def test_certificates_and_keys_are_read_with_asyncio(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Administrator")
     for _ in range(2):
         scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
@@ -128,12 +128,12 @@ async def test_certificates_and_keys_with_asyncio(scene: Scene) -> None:
         (b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "has no certificate"),
     ],
 )
-def test_what_is_no_certificate_is_refused(scene: Scene, data: bytes, message: str) -> None:
+def test_invalid_certificate_is_refused(scene: Scene, data: bytes, message: str) -> None:
     with pytest.raises(EmulatorError, match=message):
         scene.emulator.import_certificate(VAULT, "web", data)
 
 
-def test_a_certificate_needs_its_own_key(scene: Scene) -> None:
+def test_certificate_without_its_own_key_is_refused(scene: Scene) -> None:
     leaf = issue_certificate("shop")
     with pytest.raises(EmulatorError, match="no certificate belongs to the private key"):
         scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(leaf._replace(key=generate_key())))

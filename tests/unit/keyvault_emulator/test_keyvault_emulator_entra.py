@@ -1,4 +1,4 @@
-"""Entra's token endpoint and discovery, seen by azure-identity, by MSAL, and by plain HTTPS."""
+"""Test Entra's token endpoint and discovery with azure-identity, MSAL and plain HTTPS."""
 
 import re
 import time
@@ -18,7 +18,7 @@ STRANGER = rsa.generate_private_key(65537, 2048)
 
 
 def post(scene: Scene, tenant: str = TENANT, **changes: str | None) -> tuple[int, dict[str, Any]]:
-    """Status and JSON of a token request; `changes` replace or, with None, remove its parameters."""
+    """Return status and JSON of a token request. `changes` replace its parameters, or remove them if None."""
     form = {
         "grant_type": "client_credentials",
         "client_id": CLIENT,
@@ -37,7 +37,7 @@ def post(scene: Scene, tenant: str = TENANT, **changes: str | None) -> tuple[int
     return response.status_code, response.json()
 
 
-def test_a_token_is_a_real_signed_jwt(scene: Scene) -> None:
+def test_token_is_a_signed_jwt(scene: Scene) -> None:
     scene.emulator.set_token_lifetime(1234)
     status, body = post(scene)
     assert status == 200
@@ -80,7 +80,7 @@ def test_a_token_is_a_real_signed_jwt(scene: Scene) -> None:
         (401, "invalid_client", 7000272, "identifier other used to sign", {"kid": "other", "key": STRANGER}),
     ],
 )
-def test_an_assertion_that_does_not_fit_is_refused_in_entras_words(
+def test_mismatched_assertion_is_refused_with_entras_text(
     scene: Scene, status: int, error: str, code: int, text: str, changes: dict[str, Any]
 ) -> None:
     got, body = post(scene, client_assertion=scene.issuer.token(**changes))
@@ -122,7 +122,7 @@ def test_an_assertion_that_does_not_fit_is_refused_in_entras_words(
         (400, "invalid_request", 50027, {"client_assertion": "rubbish"}),
     ],
 )
-def test_a_request_that_does_not_fit_is_refused_in_entras_words(
+def test_invalid_request_is_refused_with_entras_text(
     scene: Scene, status: int, error: str, code: int, changes: dict[str, str | None]
 ) -> None:
     got, body = post(scene, **changes)  # type: ignore[arg-type]
@@ -130,14 +130,14 @@ def test_a_request_that_does_not_fit_is_refused_in_entras_words(
     assert body["error_description"].startswith(f"AADSTS{code}: ")
 
 
-def test_a_subject_that_fits_another_issuer_is_refused(scene: Scene) -> None:
+def test_subject_of_another_issuer_is_refused(scene: Scene) -> None:
     scene.emulator.federate(CLIENT, "https://elsewhere", "someone")
     status, body = post(scene, client_assertion=scene.issuer.token(sub="someone"))
     assert (status, body["error_codes"]) == (401, [70021])
     assert f"Assertion Issuer: '{scene.issuer.url}'. Assertion Subject: 'someone'." in body["error_description"]
 
 
-def test_azure_identity_shows_the_refusal(scene: Scene) -> None:
+def test_azure_identity_raises_the_refusal(scene: Scene) -> None:
     with (
         scene.credential(scene.issuer.token(sub="system:serviceaccount:shop:other")) as credential,
         pytest.raises(ClientAuthenticationError, match=r"AADSTS700213: .* 'system:serviceaccount:shop:other'"),
@@ -145,14 +145,14 @@ def test_azure_identity_shows_the_refusal(scene: Scene) -> None:
         credential.get_token(SCOPE)
 
 
-async def test_azure_identity_shows_the_refusal_with_asyncio(scene: Scene) -> None:
+async def test_azure_identity_raises_the_refusal_with_asyncio(scene: Scene) -> None:
     scene.emulator.unfederate(CLIENT, scene.issuer.url, SUBJECT)
     async with scene.async_credential() as credential:
         with pytest.raises(ClientAuthenticationError, match="AADSTS70025"):
             await credential.get_token(SCOPE)
 
 
-def test_five_minutes_of_skew_are_forgiven_and_no_more(scene: Scene) -> None:
+def test_clock_skew_is_accepted_up_to_five_minutes(scene: Scene) -> None:
     now = int(time.time())
     assertion = scene.issuer.token(nbf=now, exp=now + 600)
     for offset, status in [(-290, 200), (-310, 401), (600 + 290, 200), (600 + 310, 401)]:
@@ -162,7 +162,7 @@ def test_five_minutes_of_skew_are_forgiven_and_no_more(scene: Scene) -> None:
         assert got == 200 or body["error_codes"] == [700024]
 
 
-def test_an_unsigned_assertion_and_one_signed_with_the_public_key_are_refused(scene: Scene) -> None:
+def test_unsigned_or_symmetrically_signed_assertion_is_refused(scene: Scene) -> None:
     claims = jwt.decode(scene.issuer.token(), options={"verify_signature": False})
     unsigned = jwt.encode(claims, "", algorithm="none", headers={"kid": scene.issuer.kid})
     assert post(scene, client_assertion=unsigned)[1]["error_codes"] == [700027]
@@ -170,7 +170,7 @@ def test_an_unsigned_assertion_and_one_signed_with_the_public_key_are_refused(sc
     assert post(scene, client_assertion=symmetric)[1]["error_codes"] == [700027]
 
 
-def test_keys_are_found_by_discovery_once_and_serve_while_the_issuer_is_offline(scene: Scene) -> None:
+def test_keys_are_cached_while_the_issuer_is_offline(scene: Scene) -> None:
     scene.issuer.asked.clear()
     assert [post(scene)[0] for _ in range(3)] == [200, 200, 200]
     assert scene.issuer.asked == ["/.well-known/openid-configuration", "/openid/v1/jwks"]
@@ -188,7 +188,7 @@ def test_keys_are_found_by_discovery_once_and_serve_while_the_issuer_is_offline(
     assert post(scene)[0] == 200
 
 
-def test_a_new_key_of_the_issuer_is_found_and_the_looks_are_bounded(scene: Scene) -> None:
+def test_new_key_of_the_issuer_is_found_with_bounded_requests(scene: Scene) -> None:
     assert post(scene)[0] == 200
     scene.emulator.restart()  # what was fetched is kept, when it was looked for is not
     scene.issuer.roll("second")
@@ -200,9 +200,7 @@ def test_a_new_key_of_the_issuer_is_found_and_the_looks_are_bounded(scene: Scene
     assert len(scene.issuer.asked) == 2
 
 
-def test_discovery_goes_only_where_it_was_allowed_and_to_whom_it_trusts(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_discovery_uses_only_allowed_and_trusted_hosts(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.emulator.federate(CLIENT, "https://127.0.0.1:1", SUBJECT)
     assert post(scene, client_assertion=scene.issuer.token(iss="https://127.0.0.1:1"))[1]["error_codes"] == [50166]
     scene.emulator.trust_issuer(scene.issuer.url, scene.emulator.ca_file)
@@ -212,9 +210,7 @@ def test_discovery_goes_only_where_it_was_allowed_and_to_whom_it_trusts(
     assert post(scene)[1]["error_codes"] == [50166]
 
 
-def test_an_issuer_whose_name_does_not_resolve_is_looked_up_elsewhere(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_issuer_without_dns_is_found_at_its_configured_address(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "https://kubernetes.default.svc.cluster.local"
     monkeypatch.setattr(scene.issuer, "claimed", name)
     scene.emulator.federate(CLIENT, name, SUBJECT)
@@ -222,7 +218,7 @@ def test_an_issuer_whose_name_does_not_resolve_is_looked_up_elsewhere(
     assert post(scene, client_assertion=scene.issuer.token(iss=name))[0] == 200
 
 
-def test_an_issuer_whose_keys_are_given_is_not_asked(scene: Scene) -> None:
+def test_issuer_with_given_keys_gets_no_request(scene: Scene) -> None:
     jwks = requests.get(f"{scene.issuer.url}/openid/v1/jwks", verify=str(scene.issuer.ca_file), timeout=10).json()
     scene.emulator.trust_issuer(scene.issuer.url, None, jwks=jwks)
     scene.issuer.asked.clear()
@@ -230,7 +226,7 @@ def test_an_issuer_whose_keys_are_given_is_not_asked(scene: Scene) -> None:
     assert scene.issuer.asked == []
 
 
-def test_an_identity_has_at_most_20_federated_credentials(scene: Scene) -> None:
+def test_identity_has_at_most_20_federated_credentials(scene: Scene) -> None:
     for number in range(19):
         scene.emulator.federate(CLIENT, scene.issuer.url, f"subject-{number}")
     scene.emulator.federate(CLIENT, scene.issuer.url, SUBJECT)
@@ -238,7 +234,7 @@ def test_an_identity_has_at_most_20_federated_credentials(scene: Scene) -> None:
         scene.emulator.federate(CLIENT, scene.issuer.url, "one-more")
 
 
-def test_msal_finds_its_way_by_instance_and_tenant_discovery(scene: Scene) -> None:
+def test_msal_gets_a_token_by_instance_and_tenant_discovery(scene: Scene) -> None:
     with requests.Session() as session:
         session.trust_env = False  # else a CA bundle named in the environment replaces this one
         session.verify = str(scene.emulator.ca_file)
@@ -264,7 +260,7 @@ def test_msal_finds_its_way_by_instance_and_tenant_discovery(scene: Scene) -> No
     assert counters["entra/token/200"] == 1
 
 
-def test_a_removed_identity_gets_no_token_and_no_secret(scene: Scene) -> None:
+def test_removed_identity_gets_no_token_and_no_secret(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT)
     scene.emulator.set_secret(VAULT, "pin", "1")
     token = scene.access_token()

@@ -1,4 +1,4 @@
-"""The controller's readers on the emulator, over real connections: what hangs for one namespace hangs for it alone."""
+"""Test that hanging vaults of one namespace do not delay the reads of others, over real connections."""
 
 import asyncio
 
@@ -16,11 +16,11 @@ WANTED = [ObjectVersionRef(VaultObject(name=f"s{number}")) for number in range(A
 
 
 def under_way(emulator: Emulator) -> int:
-    """How many requests of the hanging vaults have arrived."""
+    """Return the number of requests that have arrived at the hanging vaults."""
     return sum(count for what, count in emulator.counters().items() if what.startswith("hangs-"))
 
 
-async def test_vaults_that_hang_leave_half_of_the_requests_to_other_namespaces(scene: Scene) -> None:
+async def test_hanging_vaults_leave_half_of_the_requests_to_others(scene: Scene) -> None:
     emulator = scene.emulator
     emulator.assign_role(CLIENT, VAULT, "Key Vault Secrets User")
     emulator.set_secret(VAULT, "s0", "value")

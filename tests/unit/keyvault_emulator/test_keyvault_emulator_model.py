@@ -1,4 +1,4 @@
-"""The parts that need no process: addresses, limits, and what repr shows."""
+"""Test the emulator's parts that need no process: addresses, limits and state."""
 
 from pathlib import Path
 from typing import get_args
@@ -52,17 +52,17 @@ OWN = "shop.vault.azure.net:443"
         ("GET", LOCAL, "/shop", None),
     ],
 )
-def test_addresses(method: str, host: str, path: str, route: ParsedAddress | None) -> None:
+def test_address_is_parsed(method: str, host: str, path: str, route: ParsedAddress | None) -> None:
     assert parse(method, host, path) == route
 
 
 @given(st.text(), st.text())
-def test_no_address_breaks_the_parser(host: str, path: str) -> None:
+def test_any_address_is_parsed_without_an_exception(host: str, path: str) -> None:
     parse("GET", host, path)
 
 
 @given(st.lists(st.floats(0, 30), max_size=60), st.integers(1, 8))
-def test_no_window_holds_more_than_the_limit(moments: list[float], limit: int) -> None:
+def test_any_ten_second_window_has_at_most_the_limit(moments: list[float], limit: int) -> None:
     limiter = RateLimiter(limit)
     admitted = [moment for moment in sorted(moments) if limiter.admit(moment) is None]
     for start in admitted:
@@ -71,7 +71,7 @@ def test_no_window_holds_more_than_the_limit(moments: list[float], limit: int) -
     assert refused == 0 or len(admitted) >= limit
 
 
-def test_calls_that_were_refused_do_not_count() -> None:
+def test_refused_calls_do_not_count_towards_the_limit() -> None:
     limiter = RateLimiter(2, retry_after=None)
     assert [limiter.admit(moment) is None for moment in (0, 1, 2, 9.99, 10, 10.5, 11)] == [
         True,
@@ -84,7 +84,7 @@ def test_calls_that_were_refused_do_not_count() -> None:
     ]
 
 
-def test_every_role_that_a_state_file_may_name_is_known() -> None:
+def test_every_role_of_the_state_file_is_implemented() -> None:
     assert tuple(ROLES) == get_args(Role)
 
 
@@ -92,7 +92,7 @@ def test_repr_hides_the_value() -> None:
     assert "canary" not in repr(Version(value="canary"))
 
 
-def test_a_dump_loads_again() -> None:
+def test_dump_can_be_loaded() -> None:
     world = load("vaults: {A: {tenant: t, secrets: {Pin: {versions: [{value: '1', id: abc}]}}}}", Path())
     again = load(dump(world), Path())
     assert again == world

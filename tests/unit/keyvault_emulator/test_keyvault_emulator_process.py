@@ -1,4 +1,4 @@
-"""The emulator as a program: its life, its command line, who may steer it, what it writes down."""
+"""Test the emulator as a process: its start and end, command line, control key and log."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_it_starts_quickly_and_keeps_everything_over_a_restart(tmp_path: Path) -> None:
+def test_emulator_starts_fast_and_keeps_its_state_over_a_restart(tmp_path: Path) -> None:
     start = time.monotonic()
     with Emulator(tmp_path / "emulator") as emulator:
         assert time.monotonic() - start < 5  # under 1.5 s when nothing else runs
@@ -56,7 +56,7 @@ def test_it_starts_quickly_and_keeps_everything_over_a_restart(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_an_address_of_either_family_serves_vaults_and_entra(address: str, tmp_path: Path) -> None:
+def test_ipv4_or_ipv6_address_serves_vaults_and_entra(address: str, tmp_path: Path) -> None:
     with Emulator(tmp_path, address=address) as emulator:
         emulator.add_vault(VAULT, TENANT)
         for path in (f"{VAULT}/secrets/pin", f"{TENANT}/v2.0/.well-known/openid-configuration"):
@@ -66,7 +66,7 @@ def test_an_address_of_either_family_serves_vaults_and_entra(address: str, tmp_p
         assert emulator.url in answer.json()["token_endpoint"]
 
 
-def test_it_dies_with_its_parent_even_if_that_is_killed(tmp_path: Path) -> None:
+def test_killed_parent_ends_the_emulator(tmp_path: Path) -> None:
     script = textwrap.dedent(
         f"""
         import pathlib, time
@@ -100,7 +100,7 @@ def test_it_dies_with_its_parent_even_if_that_is_killed(tmp_path: Path) -> None:
         socket.create_connection(("127.0.0.1", port), 5)
 
 
-def test_only_who_knows_the_key_steers_it(scene: Scene) -> None:
+def test_control_call_without_the_key_is_refused(scene: Scene) -> None:
     connection = json.loads((scene.emulator.directory / "connection.json").read_text())
     url, ca = f"{connection['control']}/control/counters", str(scene.emulator.ca_file)
     assert requests.post(url, verify=ca, timeout=5).status_code == 401
@@ -133,24 +133,26 @@ def test_only_who_knows_the_key_steers_it(scene: Scene) -> None:
         ("load", {"text": "vaults: 1"}, "Expected `object`, got `int` - at `$.vaults`"),
     ],
 )
-def test_control_calls_name_what_is_wrong(scene: Scene, verb: str, arguments: dict[str, object], message: str) -> None:
+def test_invalid_control_call_names_the_mistake(
+    scene: Scene, verb: str, arguments: dict[str, object], message: str
+) -> None:
     with pytest.raises(EmulatorError) as refused:
         scene.emulator.call(verb, **arguments)
     assert message in str(refused.value)
 
 
-def test_a_time_needs_its_zone(scene: Scene) -> None:
+def test_time_without_a_zone_is_refused(scene: Scene) -> None:
     with pytest.raises(EmulatorError, match="has no time zone"):
         scene.emulator.set_secret(VAULT, "a", "b", expires=datetime(2099, 1, 1))  # noqa: DTZ001
 
 
-def test_a_version_that_is_not_there_is_named_with_those_that_are(scene: Scene) -> None:
+def test_unknown_version_error_names_the_existing_ones(scene: Scene) -> None:
     version = scene.emulator.set_secret(VAULT, "pin", "1")
     with pytest.raises(EmulatorError, match=f"'pin' has no version 'other'; it has {version}"):
         scene.emulator.disable_secret(VAULT, "pin", "other")
 
 
-def test_values_are_not_written_down(scene: Scene) -> None:
+def test_values_are_written_to_no_log_or_error(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT)
     scene.emulator.set_secret(VAULT, "pin", CANARY)
     scene.emulator.set_secret(VAULT, "pin", CANARY, enabled=False)
@@ -165,20 +167,20 @@ def test_values_are_not_written_down(scene: Scene) -> None:
     assert "set_secret" in (scene.emulator.directory / "emulator.log").read_text()
 
 
-def test_a_failed_start_shows_the_end_of_the_log(tmp_path: Path) -> None:
+def test_failed_start_shows_the_end_of_the_log(tmp_path: Path) -> None:
     (tmp_path / "entra.key").write_text("rubbish")
     with pytest.raises(EmulatorError, match=r"did not start(.|\n)*entra\.key"), Emulator(tmp_path):
         pass
 
 
-def test_help_teaches() -> None:
+def test_help_explains_the_main_words() -> None:
     shown = run("--help")
     assert shown.returncode == 0
     for word in ("--state", "a state file (YAML or JSON)", "Authorization: Bearer", "exit codes"):
         assert word in shown.stdout
 
 
-def test_a_state_file_makes_a_world_and_its_files_are_found_beside_it(tmp_path: Path) -> None:
+def test_state_file_is_loaded_with_the_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "web.pem").write_bytes(encode_pem_bundle(issue_certificate("shop")))
     (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----")
     state = tmp_path / "state.yaml"
@@ -251,7 +253,7 @@ vaults:
         ),
     ],
 )
-def test_a_bad_state_file_is_refused_by_name(
+def test_invalid_state_file_is_refused_with_its_mistake(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     state = tmp_path / "state.yaml"
@@ -262,7 +264,7 @@ def test_a_bad_state_file_is_refused_by_name(
     assert "Traceback" not in refused
 
 
-def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
     for arguments, message in [
         (["--state", str(tmp_path / "none")], "No such file"),
         (["--port", "70000"], "from 0 to 65535"),
@@ -275,7 +277,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     assert "cannot listen on 203.0.113.1" in unusable.stderr
 
 
-def test_the_front_runs_it_from_anywhere(tmp_path: Path) -> None:
+def test_executable_runs_from_any_folder(tmp_path: Path) -> None:
     front = ROOT / "tools" / "keyvault-emulator"
     assert os.access(front, os.X_OK)
     shown = subprocess.run([front, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)

@@ -1,4 +1,4 @@
-"""Key Vault's data plane, seen by the official clients and, where they hide something, by plain HTTPS."""
+"""Test Key Vault's data plane with the official clients and plain HTTPS."""
 
 import base64
 import json
@@ -17,14 +17,14 @@ from tools.keyvault_emulator import EmulatorError
 
 
 def get(scene: Scene, path: str, token: str | None = None, host: str | None = None) -> tuple[int, Any, Any]:
-    """Status, headers and JSON of a plain GET."""
+    """Return status, headers and JSON of a plain GET."""
     headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **({"Host": host} if host else {})}
     url = scene.emulator.url + path
     response = requests.get(url, headers=headers, verify=str(scene.emulator.ca_file), timeout=10)
     return response.status_code, response.headers, response.json()
 
 
-def test_versions_are_listed_by_id_and_the_newest_is_the_last_set(scene: Scene) -> None:
+def test_versions_are_listed_by_id_and_the_last_set_is_the_newest(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT)
     ids = [scene.emulator.set_secret(VAULT, "pin", str(number)) for number in range(30)]
     with scene.secrets() as client:
@@ -38,7 +38,7 @@ def test_versions_are_listed_by_id_and_the_newest_is_the_last_set(scene: Scene) 
         assert [[each.name for each in page] for page in pages] == [["pin"]]
 
 
-def test_attributes_have_whole_seconds_and_a_secret_is_served_outside_its_times(scene: Scene) -> None:
+def test_expired_secret_is_served_and_times_have_whole_seconds(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT)
     past, future = datetime(2020, 1, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)
     before = int(time.time())
@@ -67,7 +67,7 @@ def test_attributes_have_whole_seconds_and_a_secret_is_served_outside_its_times(
         assert client.get_secret("old").properties.updated_on == past
 
 
-def test_a_disabled_version_is_listed_but_not_served(scene: Scene) -> None:
+def test_disabled_version_is_listed_but_not_served(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT)
     first = scene.emulator.set_secret(VAULT, "pin", "1")
     scene.emulator.set_secret(VAULT, "pin", "2")
@@ -85,7 +85,7 @@ def test_a_disabled_version_is_listed_but_not_served(scene: Scene) -> None:
         assert client.get_secret("pin").value == "2"
 
 
-def test_a_deleted_secret_is_gone_until_it_is_recovered(scene: Scene) -> None:
+def test_deleted_secret_is_missing_until_it_is_recovered(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT)
     version = scene.emulator.set_secret(VAULT, "pin", "1")
     scene.emulator.delete_secret(VAULT, "pin")
@@ -109,7 +109,7 @@ def test_a_deleted_secret_is_gone_until_it_is_recovered(scene: Scene) -> None:
         scene.emulator.recover_secret(VAULT, "pin")
 
 
-def test_what_is_not_there_or_badly_asked_is_refused_as_key_vault_does(scene: Scene) -> None:
+def test_missing_object_or_invalid_request_is_refused(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Administrator")
     scene.emulator.set_secret(VAULT, "pin", "1")
     token = scene.access_token()
@@ -131,7 +131,7 @@ def test_what_is_not_there_or_badly_asked_is_refused_as_key_vault_does(scene: Sc
         assert (path, got, body["error"]["code"]) == (path, status, code)
 
 
-def test_a_vault_answers_under_its_own_host_and_links_to_the_address_that_was_asked(scene: Scene) -> None:
+def test_links_have_the_host_of_the_request(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT)
     for number in range(26):
         scene.emulator.set_secret(VAULT, f"s{number:02}", str(number))
@@ -149,7 +149,7 @@ def test_a_vault_answers_under_its_own_host_and_links_to_the_address_that_was_as
     )
 
 
-def test_a_token_that_is_not_for_this_vault_is_refused(scene: Scene) -> None:
+def test_token_for_another_vault_or_tenant_is_refused(scene: Scene) -> None:
     scene.emulator.assign_role(CLIENT, VAULT)
     scene.emulator.add_vault("far-vault", OTHER_TENANT)
     scene.emulator.add_vault("gov-vault", TENANT, suffix="vault.usgovcloudapi.net")
@@ -194,7 +194,7 @@ def test_a_token_that_is_not_for_this_vault_is_refused(scene: Scene) -> None:
     assert get(scene, pin, scene.access_token())[0] == 200
 
 
-def test_roles_allow_what_they_do_in_azure(scene: Scene) -> None:
+def test_each_role_allows_its_operations(scene: Scene) -> None:
     scene.emulator.set_secret(VAULT, "pin", "1")
     scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
     token = scene.access_token()
@@ -227,7 +227,7 @@ def test_roles_allow_what_they_do_in_azure(scene: Scene) -> None:
         scene.emulator.assign_role(CLIENT, VAULT, "Boss")
 
 
-def test_refusals_say_why_in_key_vaults_words(scene: Scene) -> None:
+def test_refusal_has_the_code_and_text_of_key_vault(scene: Scene) -> None:
     scene.emulator.set_secret(VAULT, "pin", "1")
 
     def refusal(call: str, *arguments: str) -> tuple[str | None, str]:
@@ -264,7 +264,7 @@ def test_refusals_say_why_in_key_vaults_words(scene: Scene) -> None:
         scene.emulator.set_policy(CLIENT, VAULT, {"keys": ["sign"]})  # type: ignore[list-item]
 
 
-def test_an_identity_reads_only_the_vaults_it_was_given(scene: Scene) -> None:
+def test_identity_reads_only_vaults_with_a_role_assignment(scene: Scene) -> None:
     scene.emulator.add_vault("second", TENANT)
     for vault in (VAULT, "second"):
         scene.emulator.set_secret(vault, "pin", vault)
@@ -282,7 +282,7 @@ def test_an_identity_reads_only_the_vaults_it_was_given(scene: Scene) -> None:
     assert by_client[f"{VAULT}/secrets.get/401/-"] == 1
 
 
-def test_the_official_client_refuses_a_challenge_for_another_host_unless_told(scene: Scene) -> None:
+def test_official_client_verifies_the_challenge_by_default(scene: Scene) -> None:
     with scene.credential() as credential:
         url = scene.emulator.vault_pattern.format(vault=VAULT)
         with (
@@ -292,7 +292,7 @@ def test_the_official_client_refuses_a_challenge_for_another_host_unless_told(sc
             client.get_secret("pin")
 
 
-def test_a_wrong_tenant_in_the_authority_is_refused_before_the_vault_is_asked(scene: Scene) -> None:
+def test_wrong_tenant_is_refused_before_any_vault_request(scene: Scene) -> None:
     scene.emulator.add_tenant(OTHER_TENANT)
     with (
         scene.credential(tenant=OTHER_TENANT) as credential,

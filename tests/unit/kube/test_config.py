@@ -1,4 +1,4 @@
-"""The way to the API server: a kubeconfig, or the pod's own ServiceAccount."""
+"""Test the configuration for the API server: a kubeconfig, or the ServiceAccount of the pod."""
 
 import sys
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ users: [{name: me, user: {token: t}}]
 
 
 def pod(folder: Path, host: str = "10.0.0.1") -> dict[str, str]:
-    """Return what a kubelet gives."""
+    """Write a ServiceAccount's files, and return the environment that a kubelet sets."""
     folder.mkdir(exist_ok=True)
     (folder / "token").write_text("first\n")
     (folder / "ca.crt").write_bytes(ClusterAuthority(folder, "cluster").pair.cert.read_bytes())
@@ -36,7 +36,7 @@ def pod(folder: Path, host: str = "10.0.0.1") -> dict[str, str]:
     ("host", "server"),
     [("10.0.0.1", "https://10.0.0.1:443"), ("fd00::1", "https://[fd00::1]:443"), ("api.x", "https://api.x:443")],
 )
-async def test_a_pod_has_all_it_takes(host: str, server: str, tmp_path: Path) -> None:
+async def test_pod_is_configured_by_its_service_account(host: str, server: str, tmp_path: Path) -> None:
     found = await config.find_config(pod(tmp_path, host))
     assert found.server == server
     assert await found.authorization() == "Bearer first"
@@ -44,7 +44,7 @@ async def test_a_pod_has_all_it_takes(host: str, server: str, tmp_path: Path) ->
     assert authority["subject"]
 
 
-async def test_a_token_is_read_again_as_it_is_replaced(tmp_path: Path) -> None:
+async def test_replaced_token_is_read_again(tmp_path: Path) -> None:
     now = 1000.0
     found = config.read_pod_config(pod(tmp_path), lambda: now)
     (tmp_path / "token").write_text("second")
@@ -58,14 +58,14 @@ async def test_a_token_is_read_again_as_it_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["token", "ca.crt"])
-async def test_a_pod_without_a_token_is_told_to_mount_one(missing: str, tmp_path: Path) -> None:
+async def test_pod_without_a_token_is_advised_to_mount_one(missing: str, tmp_path: Path) -> None:
     environment = pod(tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(errors.Refused, match=rf"{tmp_path} has no usable .* \(FileNotFoundError\); .*automount"):
         await config.find_config(environment)
 
 
-async def test_an_authority_that_is_no_certificate(tmp_path: Path) -> None:
+async def test_invalid_ca_of_the_pod_is_refused(tmp_path: Path) -> None:
     environment = pod(tmp_path)
     (tmp_path / "ca.crt").write_text("none")
     with pytest.raises(errors.Refused, match=r"has no usable token and ca\.crt"):
@@ -73,12 +73,12 @@ async def test_an_authority_that_is_no_certificate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
-async def test_no_pod_and_no_kubeconfig(environment: Mapping[str, str]) -> None:
+async def test_missing_configuration_names_both_ways(environment: Mapping[str, str]) -> None:
     with pytest.raises(errors.Refused, match="run in a pod or set KUBECONFIG"):
         await config.find_config(environment)
 
 
-async def test_a_kubeconfig_comes_first(tmp_path: Path) -> None:
+async def test_kubeconfig_overrides_the_service_account(tmp_path: Path) -> None:
     (tmp_path / "config").write_text(KUBECONFIG)
     found = await config.find_config({**pod(tmp_path / "pod"), "KUBECONFIG": str(tmp_path / "config")})
     assert found.server == "https://127.0.0.1:6443"
@@ -89,18 +89,20 @@ async def test_a_kubeconfig_comes_first(tmp_path: Path) -> None:
     "content",
     ["", "{", "[]", "kind: Config", KUBECONFIG.replace("current-context: here", "current-context: elsewhere")],
 )
-async def test_a_kubeconfig_that_cannot_be_used(content: str, tmp_path: Path) -> None:
+async def test_invalid_kubeconfig_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "config").write_text(content)
     with pytest.raises(errors.Refused, match="KUBECONFIG"):
         await config.find_config({"KUBECONFIG": str(tmp_path / "config")})
 
 
-async def test_a_kubeconfig_that_is_not_there(tmp_path: Path) -> None:
+async def test_missing_kubeconfig_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.Refused, match=r"KUBECONFIG names .*none, which is not a file"):
         await config.find_config({"KUBECONFIG": str(tmp_path / "none")})
 
 
-async def test_the_image_has_nothing_that_reads_a_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_kubeconfig_without_the_kubernetes_package_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "config").write_text(KUBECONFIG)
     for name in [name for name in sys.modules if name.split(".")[0] == "kubernetes"]:
         monkeypatch.delitem(sys.modules, name)

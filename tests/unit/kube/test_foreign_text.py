@@ -1,4 +1,4 @@
-"""Nothing of a text about a Secret passes but who refused and what the controller itself looks for."""
+"""Test that of a text about a Secret only the refuser's name and known words pass."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ WITH_DATA = {"kind": "Secret", "data": {"k": "eA=="}}
 WEBHOOK = 'admission webhook "guard.example.com" denied the request: '
 POLICY = "secrets \"s\" is forbidden: ValidatingAdmissionPolicy 'guard' with binding 'guard-binding' denied request: "
 STATUSES = (400, 401, 403, 404, 409, 410, 413, 422, 429, 500, 503)
-# What the API server writes, and who that is. Anything may follow.
+# Beginnings of the API server's messages, and the refuser of each. Any text may follow.
 BEFORE = {
     WEBHOOK: (RefuserKind.WEBHOOK, 'admission webhook "guard.example.com"'),
     'admission webhook "guard.example.com" denied the request without explanation': (
@@ -53,20 +53,22 @@ BEFORE = {
 }
 
 
-def shown(text: str, status: int = 403, reason: str = "Forbidden", method: str = "POST", body: Any = WITH_DATA) -> str:
+def pass_text(
+    text: str, status: int = 403, reason: str = "Forbidden", method: str = "POST", body: Any = WITH_DATA
+) -> str:
     path = SECRETS if method == "POST" else f"{SECRETS}/s"
     return passable_text(text, status, reason, method, path, body)
 
 
 @pytest.mark.parametrize("before", BEFORE)
-def test_refuser_is_named_by_what_the_api_server_puts_first(before: str) -> None:
+def test_refuser_is_named_by_the_beginning_of_the_message(before: str) -> None:
     by, who = BEFORE[before]
     assert (parse_refusal(before).by, parse_refusal(before).full_name) == (by, who)
     assert (parse_refusal(before + CANARY).by, parse_refusal(before + CANARY).full_name) == (by, who)
     if by is RefuserKind.ROLE:
-        assert "no Role grants the right to create Secrets" in shown(before)
+        assert "no Role grants the right to create Secrets" in pass_text(before)
     elif by is not RefuserKind.NAMESPACE:
-        assert who in shown(before)
+        assert who in pass_text(before)
 
 
 @given(
@@ -75,19 +77,21 @@ def test_refuser_is_named_by_what_the_api_server_puts_first(before: str) -> None
     status=st.sampled_from(STATUSES),
     method=st.sampled_from(["POST", "PATCH", "PUT", "GET", "DELETE"]),
 )
-def test_message_depends_on_nothing_that_follows(before: str, text: str, status: int, method: str) -> None:
-    message = shown(before + text, status, method=method)
-    by_known = {shown(f"{before} {known}", status, method=method) for known in KNOWN}
-    by_word = {shown(before + word, status, method=method) for word in ("", "AdmissionPolicy", "admission webhook")}
+def test_message_does_not_depend_on_the_text_after_the_refuser(
+    before: str, text: str, status: int, method: str
+) -> None:
+    message = pass_text(before + text, status, method=method)
+    by_known = {pass_text(f"{before} {known}", status, method=method) for known in KNOWN}
+    by_word = {pass_text(before + word, status, method=method) for word in ("", "AdmissionPolicy", "admission webhook")}
     assert message in by_known | by_word
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("status", STATUSES)
-def test_no_form_of_a_value_passes(form: str, status: int) -> None:
+def test_no_form_of_a_value_is_passed_on(form: str, status: int) -> None:
     for before in BEFORE:
         for method, body in (("POST", WITH_DATA), ("PATCH", {}), ("PATCH", {"metadata": {}}), ("GET", None)):
-            message = shown(f"{before}{{{FORMS[form](CANARY)}}}", status, method=method, body=body)
+            message = pass_text(f"{before}{{{FORMS[form](CANARY)}}}", status, method=method, body=body)
             assert not find_forms(message)
             assert f"(HTTP {status}, Forbidden)" in message
 
@@ -102,27 +106,27 @@ def test_no_form_of_a_value_passes(form: str, status: int) -> None:
         f'admission webhook "{"c" * 300}" denied the request: canary-51c0',
     ],
 )
-def test_name_is_taken_from_no_other_place(text: str) -> None:
-    message = shown(text)
+def test_name_elsewhere_in_the_text_is_ignored(text: str) -> None:
+    message = pass_text(text)
     assert "canary" not in message
     assert "ccc" not in message
 
 
-def test_reason_is_one_that_kubernetes_knows() -> None:
-    assert "(HTTP 418)" in shown("no", 418, "canary-51c0")
-    assert "(HTTP 422, Invalid)" in shown("no", 422, "Invalid")
+def test_only_a_reason_of_kubernetes_is_passed_on() -> None:
+    assert "(HTTP 418)" in pass_text("no", 418, "canary-51c0")
+    assert "(HTTP 422, Invalid)" in pass_text("no", 422, "Invalid")
 
 
 @pytest.mark.parametrize("known", KNOWN)
-def test_what_the_controller_looks_for_passes(known: str) -> None:
-    message = shown(f"{POLICY}{CANARY} {known} {CANARY}")
+def test_known_words_are_passed_on(known: str) -> None:
+    message = pass_text(f"{POLICY}{CANARY} {known} {CANARY}")
     assert message == f"ValidatingAdmissionPolicy 'guard' refused the Secret (HTTP 403, Forbidden): {known}"
 
 
-def test_text_about_a_secret_without_values_and_about_other_objects_passes() -> None:
-    """The policies are tried with a Secret that has no data."""
+def test_text_without_secret_values_is_passed_on() -> None:
+    """Use a Secret without data, like the one that probes the policies."""
     empty = {"kind": "Secret", "metadata": {"name": "probe"}, "type": "x"}
-    assert shown(f"{POLICY}no", body=empty) == f"{POLICY}no"
+    assert pass_text(f"{POLICY}no", body=empty) == f"{POLICY}no"
     path = "/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/team/secretsyncs/s/status"
     assert passable_text(f"{WEBHOOK}no", 403, "Forbidden", "PATCH", path, {"status": {}}) == f"{WEBHOOK}no"
     assert len(passable_text("x" * 10**5, 403, "", "GET", path, None)) == MAX_TEXT

@@ -1,4 +1,4 @@
-"""Who may read the metrics: what a review decides, for how long, and what a flood of tokens costs."""
+"""Test access to the metrics: the decision of a review, its lifetime, and the cost of a flood of tokens."""
 
 from http import HTTPStatus
 from typing import Any, cast
@@ -15,7 +15,7 @@ OK, UNAUTHORIZED, FORBIDDEN = HTTPStatus.OK, HTTPStatus.UNAUTHORIZED, HTTPStatus
 
 
 class ApiServer:
-    """Knows the tokens `good`, whose user may read, and `other`, whose user may not."""
+    """An API server with the token `good`, whose user may read metrics, and `other`, whose user may not."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -64,7 +64,7 @@ def access(server: ApiServer) -> MetricsAccess:
         ("Bearer \udcff", UNAUTHORIZED, 0),
     ],
 )
-async def test_the_api_server_decides(
+async def test_token_is_accepted_only_if_the_api_server_allows_it(
     access: MetricsAccess, server: ApiServer, header: str, status: HTTPStatus, reviews: int
 ) -> None:
     assert await access.check_request(header, "10.0.0.1") == status
@@ -74,9 +74,7 @@ async def test_the_api_server_decides(
         assert (spec["groups"], spec["extra"]) == (["a"], {"k": ["v"]})
 
 
-async def test_an_answer_serves_for_a_while_and_a_right_that_was_taken_ends(
-    access: MetricsAccess, server: ApiServer
-) -> None:
+async def test_decision_is_cached_and_a_revoked_right_ends(access: MetricsAccess, server: ApiServer) -> None:
     for _ in range(5):
         assert await access.check_request("Bearer good", "a") == OK
         assert await access.check_request("Bearer bad", "a") == UNAUTHORIZED
@@ -87,8 +85,8 @@ async def test_an_answer_serves_for_a_while_and_a_right_that_was_taken_ends(
     assert await access.check_request("Bearer good", "a") == FORBIDDEN
 
 
-async def test_flood_of_tokens_costs_a_bounded_number_of_reviews(access: MetricsAccess, server: ApiServer) -> None:
-    """A thousand tokens a second for five minutes, from one address and from a hundred; Prometheus gets its metrics."""
+async def test_flood_of_tokens_causes_a_bounded_number_of_reviews(access: MetricsAccess, server: ApiServer) -> None:
+    """Send twenty tokens per second for five minutes from many addresses. Prometheus still gets its metrics."""
     assert await access.check_request("Bearer good", "prometheus") == OK
     refused = 0
     for second in range(300):
@@ -104,16 +102,14 @@ async def test_flood_of_tokens_costs_a_bounded_number_of_reviews(access: Metrics
     assert len(access.denied) <= metrics_access.MAX_DENIED
 
 
-async def test_one_address_leaves_reviews_to_others(access: MetricsAccess, server: ApiServer) -> None:
+async def test_flood_from_one_address_leaves_reviews_to_others(access: MetricsAccess, server: ApiServer) -> None:
     for number in range(1_000):
         await access.check_request(f"Bearer {number}", "hostile")
     assert server.token_reviews == metrics_access.FROM_ONE.most
     assert await access.check_request("Bearer good", "prometheus") == OK
 
 
-async def test_without_the_api_server_nothing_is_shown_and_nothing_kept(
-    access: MetricsAccess, server: ApiServer
-) -> None:
+async def test_failed_review_denies_access_and_is_not_cached(access: MetricsAccess, server: ApiServer) -> None:
     server.fails = True
     assert await access.check_request("Bearer good", "a") == HTTPStatus.SERVICE_UNAVAILABLE
     server.fails = False

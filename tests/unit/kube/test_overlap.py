@@ -1,4 +1,4 @@
-"""Another release over the same namespaces: what its policy's answers mean for leading and readiness."""
+"""Test leadership and readiness if another release serves the same namespaces and its policy refuses requests."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ class Question:
         self.overlap = Overlap(kube, settings, lambda: self.now)
 
     async def ask(self, answer: ScriptedResponse, *, leads: bool = False, after: float = 1.0) -> str:
-        """Return what readiness says when the API server has given this answer."""
+        """Return the readiness problem after this answer of the API server."""
         self.now += after
         self.server.default_response = lambda _: answer
         await self.overlap.attempt(leads=leads)
@@ -59,7 +59,7 @@ FREE = [ScriptedResponse({}, status=201), error_response(409, 'leases.coordinati
 
 
 @pytest.mark.parametrize("free", FREE, ids=["created", "exists"])
-async def test_release_alone_may_lead_at_once(question: Question, free: ScriptedResponse) -> None:
+async def test_single_release_may_lead_at_once(question: Question, free: ScriptedResponse) -> None:
     assert question.overlap.problem == CHECKING
     assert await question.ask(free) == ""
     [asked] = question.server.requests
@@ -70,7 +70,7 @@ async def test_release_alone_may_lead_at_once(question: Question, free: Scripted
     assert body["spec"] == {"holderIdentity": f"{QUESTION}shop,web"}
 
 
-async def test_second_release_waits_and_says_who_leads(question: Question) -> None:
+async def test_second_release_waits_and_names_the_leader(question: Question) -> None:
     expected = f"release there/scribe serves shop, and scribe-0_ab12 leads it; {FIX}"
     assert await question.ask(denial()) == expected
     for second in range(2, 100):
@@ -78,14 +78,14 @@ async def test_second_release_waits_and_says_who_leads(question: Question) -> No
         assert await question.ask(denial(renewed=renewed), after=10) == expected
 
 
-@pytest.mark.parametrize("end", [FREE[0], denial()], ids=["its policy is gone", "its Lease is not renewed"])
-async def test_second_release_takes_over_once_the_first_is_gone(question: Question, end: ScriptedResponse) -> None:
+@pytest.mark.parametrize("end", [FREE[0], denial()], ids=["policy is deleted", "Lease is not renewed"])
+async def test_second_release_takes_over_after_the_first_is_gone(question: Question, end: ScriptedResponse) -> None:
     assert await question.ask(denial())
     assert await question.ask(end, after=patience(SETTINGS.lease_duration) - 1)
     assert await question.ask(end, after=1) == ""
 
 
-async def test_handover_within_the_first_release_frees_nothing(question: Question) -> None:
+async def test_upgrade_of_the_first_release_causes_no_takeover(question: Question) -> None:
     assert await question.ask(denial())
     for minute in range(5):  # an upgrade: no replica leads for 40 s
         assert await question.ask(FREE[0], after=40)
@@ -93,10 +93,10 @@ async def test_handover_within_the_first_release_frees_nothing(question: Questio
 
 
 @pytest.mark.parametrize(("other", "yields"), [("zone/a", False), ("a/zone", True), ("home/lines", True)])
-async def test_of_two_that_began_together_one_yields(question: Question, other: str, yields: bool) -> None:
+async def test_one_of_two_concurrent_releases_yields(question: Question, other: str, yields: bool) -> None:
     assert await question.ask(FREE[0]) == ""
     assert bool(await question.ask(denial(other), leads=True)) == yields
-    # A replica that does not lead waits in any case: its own leader decides.
+    # A replica that does not lead waits in both cases, because its own leader decides.
     assert await question.ask(denial(other, renewed="2026-01-01T00:00:02Z"), leads=False)
 
 
@@ -105,7 +105,7 @@ def test_patience_outlasts_upgrades_and_the_lease(duration: int, seconds: float)
     assert patience(duration) == seconds
 
 
-async def test_failures_keep_what_is_known(question: Question) -> None:
+async def test_failed_request_keeps_the_last_result(question: Question) -> None:
     assert await question.ask(error_response(503)) == CHECKING
     assert await question.ask(FREE[0]) == ""
     assert await question.ask(error_response(503)) == ""
@@ -122,7 +122,7 @@ async def test_failures_keep_what_is_known(question: Question) -> None:
         error_response(404),
     ],
 )
-async def test_release_that_cannot_ask_serves_and_logs_it_once(
+async def test_release_without_an_answer_serves_and_logs_once(
     question: Question, answer: ScriptedResponse, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await question.ask(answer) == ""
@@ -145,7 +145,7 @@ async def test_foreign_text_of_a_refusal_is_not_passed_on(question: Question, te
     assert await question.ask(answer) == f"{SERVED}; {FIX}"
 
 
-def test_question_is_asked_often_while_it_matters() -> None:
+def test_probe_is_frequent_at_the_start_and_during_an_overlap() -> None:
     async def main(clock: Callable[[], float]) -> None:
         overlap = Overlap(cast("KubeClient", None), SETTINGS, clock)
         asked: list[float] = []
@@ -167,7 +167,7 @@ def test_question_is_asked_often_while_it_matters() -> None:
     virtual_time.run_virtual(main)
 
 
-async def test_process_without_an_election_asks_nothing() -> None:
+async def test_process_without_an_election_sends_no_probe() -> None:
     async with run_api_server() as server, KubeClient(server.client_config()) as kube:
         question = Question(kube, server, Settings())
         async with asyncio.timeout(1):

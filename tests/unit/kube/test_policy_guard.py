@@ -1,4 +1,4 @@
-"""Readiness: only the refusal of the release's own policies shows that they are in force."""
+"""Test that only a refusal by the release's own policies makes the controller ready."""
 
 import json
 
@@ -18,13 +18,13 @@ SETTINGS = Settings(
 
 
 def denial(policy: str, message: str, binding: str = "") -> str:
-    """Return what the API server answers."""
+    """Return the API server's message if a policy denies the request."""
     named = f"ValidatingAdmissionPolicy '{policy}' with binding '{binding or policy}'"
     return f'secrets "akv-secret-store-probe" is forbidden: {named} denied request: {message}'
 
 
 def role(text: str = "") -> str:
-    """Return what the API server answers where no Role grants the request."""
+    """Return the API server's message if no Role grants the request."""
     return f'secrets is forbidden: User "system:serviceaccount:home:scribe" cannot create resource "secrets"{text}'
 
 
@@ -57,7 +57,7 @@ EXEMPT = "exempt the controller's ServiceAccount from"
         (errors.Unreachable("the Kubernetes API did not answer in time"), "the Kubernetes API did not answer in time"),
     ],
 )
-def test_only_the_own_policys_refusal_counts(error: errors.KubeError, said: str) -> None:
+def test_only_the_refusal_by_the_own_policy_counts(error: errors.KubeError, said: str) -> None:
     found = find_problem(error, OWN, NEVER_WRITTEN)
     assert (said in found and OWN in found) if said else found == ""
 
@@ -80,7 +80,7 @@ FOREIGN = "dmFsdWUtNGYwYQ== 'value-4f0a' \x1b[2J"
         role(FOREIGN),
     ],
 )
-async def test_text_of_a_refusal_reaches_no_reader(text: str) -> None:
+async def test_problem_contains_no_text_of_the_refusal(text: str) -> None:
     async with run_api_server() as server, KubeClient(server.client_config()) as kube:
         guard = PolicyGuard(kube, SETTINGS)
         for status in (400, 401, 403, 404, 409, 410, 422, 429, 500):
@@ -90,7 +90,7 @@ async def test_text_of_a_refusal_reaches_no_reader(text: str) -> None:
             assert not [part for part in FOREIGN.split() if part in guard.problem]
 
 
-async def test_both_policies_are_tried_until_both_refuse() -> None:
+async def test_both_policies_are_probed_until_both_refuse() -> None:
     refusing: set[str] = set()
 
     def answer(asked: ReceivedRequest) -> ScriptedResponse:
@@ -120,6 +120,6 @@ async def test_both_policies_are_tried_until_both_refuse() -> None:
     assert json.loads(token.body)["spec"]["audiences"] == [PROBE_AUDIENCE]
 
 
-async def test_without_policies_there_is_nothing_to_wait_for() -> None:
+async def test_release_without_policies_is_ready_at_once() -> None:
     async with run_api_server() as server, KubeClient(server.client_config()) as kube:
         assert PolicyGuard(kube, Settings()).in_force.is_set()

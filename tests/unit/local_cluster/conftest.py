@@ -1,4 +1,4 @@
-"""A `go` that pretends, which is the only one to be found, an empty cache, and a server of releases."""
+"""Provide a fake `go` as the only one in the PATH, an empty cache, and a server of releases."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tools.local_cluster.programs import download, official
 
 @pytest.fixture
 def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGo:
-    """Nothing is downloaded, unless `release_server` is used, too."""
+    """Provide a fake `go`. Downloads are off, unless a test also uses `release_server`."""
     go = FakeGo(tmp_path / "fake")
     monkeypatch.setenv("FAKE", str(go.folder))
     monkeypatch.setenv("PATH", f"{go.program.parent}:/usr/bin:/bin")
@@ -26,7 +26,7 @@ def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGo:
 
 @pytest.fixture
 def release_server(fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReleaseServer]:
-    """Provide a mirror with the default release. Downloads are tried, and no slowness of this machine ends them."""
+    """Provide a mirror with the default release. Downloads are on, and a slow machine does not stop them."""
     for name in [*os.environ]:
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""A server of releases on loopback, whose files can be wrong in every way that a source on a network can be."""
+"""A server of releases on loopback, with the faults that a source on a network can have."""
 
 import contextlib
 import gzip
@@ -16,13 +16,13 @@ from tools.local_cluster.programs import assets, cache, releases, versions
 
 DEFAULT = versions.DEFAULT_KUBERNETES
 ETCD = "3.7.0"
-"""What go/1.37.2/go.mod builds."""
+"""The version that go/1.37.2/go.mod builds."""
 
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 
 class ReleaseServer:
-    """Serves `files` by their paths, except paths in `behaviours`; `requests` are the paths that were asked for."""
+    """Serve `files` by their paths, except the paths in `behaviours`, and record the requested paths in `requests`."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -30,14 +30,14 @@ class ReleaseServer:
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.closing = threading.Event()
-        ours = self
+        release_server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                ours.requests.append(self.path)
-                ours.headers.append(dict(self.headers))
+                release_server.requests.append(self.path)
+                release_server.headers.append(dict(self.headers))
                 with contextlib.suppress(OSError):  # the client has closed the connection
-                    ours._answer(self)
+                    release_server._answer(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -54,7 +54,7 @@ class ReleaseServer:
         self._thread.start()
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = request.path.removeprefix(self.address)  # a proxy is asked for whole addresses
+        path = request.path.removeprefix(self.address)  # a request to a proxy has the whole address
         if behaviour := self.behaviours.get(path):
             behaviour(request)
         elif path in self.files:
@@ -69,7 +69,7 @@ class ReleaseServer:
         self._thread.join()
 
     def add(self, *, kubernetes: str = DEFAULT, etcd: str = ETCD) -> None:
-        """Add the releases: every program is a script that says its version."""
+        """Add the releases. Every program is a script that prints its version."""
         programs = [*assets.CONTROL_PLANE.packages, *assets.NODE.packages]
         for artifact in releases.artifacts(programs, kubernetes, etcd, cache.architecture()):
             script = program(artifact.program, etcd if artifact.program == "etcd" else kubernetes)
@@ -87,11 +87,11 @@ class ReleaseServer:
             self.files[f"{path}.sha256"] = checksum.encode()
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Make it the mirror of everything."""
+        """Use this server as the mirror of Kubernetes and etcd."""
         monkeypatch.setenv(releases.KUBERNETES.variable, f"{self.address}/kubernetes/")
         monkeypatch.setenv(releases.ETCD.variable, f"{self.address}/etcd")
 
-    # Behaviours that need the server: they go on until it closes.
+    # These behaviours continue until the server closes.
 
     def silence(self, request: BaseHTTPRequestHandler) -> None:
         """Accept the connection and send nothing."""
@@ -104,7 +104,7 @@ class ReleaseServer:
             request.wfile.write(b"a")
 
     def drip_headers(self, request: BaseHTTPRequestHandler) -> None:
-        """Never come to the end of the headers."""
+        """Send headers without an end."""
         request.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
         while not self.closing.wait(0.05):
             request.wfile.write(b"a")
@@ -123,7 +123,7 @@ class ReleaseServer:
 
 
 def program(name: str, version: str, *, more: str = "") -> bytes:
-    """Return a script that says its version as the real program does."""
+    """Return a script that prints its version as the real program does."""
     said = {
         "etcd": f"echo 'etcd Version: {version}'; echo 'Go Version: go1.26.8'",
         "kubectl": '[ "$*" = "version --client --output=json" ] || exit 1; '
@@ -157,7 +157,7 @@ def status(code: int, **headers: str) -> Behaviour:
 
 
 def body(data: bytes, *, length: int | None = None) -> Behaviour:
-    """Send `data`; `length`: the Content-Length, if it is another one."""
+    """Send `data`, with the Content-Length `length` if it is given."""
 
     def send(request: BaseHTTPRequestHandler) -> None:
         _head(request, 200, {"Content-Length": str(len(data) if length is None else length)})
@@ -167,7 +167,7 @@ def body(data: bytes, *, length: int | None = None) -> Behaviour:
 
 
 def until_closed(data: bytes) -> Behaviour:
-    """Send `data` without a Content-Length: the end of the connection is the end of the file."""
+    """Send `data` without a Content-Length, and close the connection at its end."""
 
     def send(request: BaseHTTPRequestHandler) -> None:
         _head(request, 200, {})
@@ -189,7 +189,7 @@ def paced(parts: Iterable[bytes], seconds: float) -> Behaviour:
 
 
 def raw(data: bytes) -> Behaviour:
-    """Send what need not be HTTP."""
+    """Send bytes that need not be HTTP."""
 
     def send(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(data)

@@ -1,4 +1,4 @@
-"""Sources of downloads that do not work, are damaged or hostile: nothing of them is used, and little time is lost."""
+"""Test broken, damaged and hostile sources: none of their files is used, and the build starts soon."""
 
 import contextlib
 import gzip
@@ -105,13 +105,13 @@ ANSWERS: dict[str, tuple[str, Callable[[ReleaseServer], Behaviour], str]] = {
 
 
 def is_clean() -> bool:
-    """Whether the cache holds what was built and nothing of a download."""
+    """Return whether the cache has only the build, and no part of a download."""
     names = {path.name for path in cache.root().iterdir() if path.is_dir()}
     return names == {f"{DEFAULT}-{cache.architecture()}"}
 
 
 @pytest.mark.parametrize("case", ANSWERS)
-def test_a_bad_answer_means_a_build(
+def test_bad_answer_is_followed_by_a_build(
     case: str,
     release_server: ReleaseServer,
     fake_go: FakeGo,
@@ -133,7 +133,7 @@ def test_a_bad_answer_means_a_build(
     assert is_clean()
 
 
-def test_a_forced_download_from_a_bad_source_is_an_error(
+def test_forced_download_from_a_bad_source_fails(
     release_server: ReleaseServer, fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AKV_ASSETS", "download")
@@ -145,7 +145,7 @@ def test_a_forced_download_from_a_bad_source_is_an_error(
     assert not [path for path in cache.root().iterdir() if path.is_dir()]
 
 
-def test_a_source_that_timed_out_is_not_waited_for_again(
+def test_source_that_timed_out_is_not_tried_again(
     release_server: ReleaseServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(download, "PATIENCE", 0.5)
@@ -204,7 +204,7 @@ UNREACHABLE = {
 
 
 @pytest.mark.parametrize("case", UNREACHABLE)
-def test_without_a_connection_it_is_built(
+def test_failed_connection_is_followed_by_a_build(
     case: str,
     release_server: ReleaseServer,
     fake_go: FakeGo,
@@ -256,7 +256,7 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize("case", ARCHIVES)
-def test_a_bad_archive_means_a_build(
+def test_bad_archive_is_followed_by_a_build(
     case: str,
     release_server: ReleaseServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -272,7 +272,7 @@ def test_a_bad_archive_means_a_build(
     assert is_clean()
 
 
-def test_other_members_of_an_archive_are_no_files(release_server: ReleaseServer, tmp_path: Path) -> None:
+def test_other_archive_members_are_not_extracted(release_server: ReleaseServer, tmp_path: Path) -> None:
     odd = [
         member("../../../escaped", size=3),
         member(f"{tmp_path}/escaped", size=3),
@@ -295,7 +295,7 @@ WHOLE = archive({f"{ETCD_NAME}/README.md": b"about\n", WANTED: b"the program\n"}
 
 @given(data=st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-def test_any_archive_gives_the_program_or_one_error(data: st.DataObject, tmp_path: Path) -> None:
+def test_any_archive_gives_the_program_or_a_download_error(data: st.DataObject, tmp_path: Path) -> None:
     packed = bytearray(gzip.decompress(WHOLE))
     for at, value in data.draw(st.lists(st.tuples(st.integers(0, 2047), st.integers(0, 255)), max_size=6)):
         packed[at] = value
@@ -343,7 +343,7 @@ PROGRAMS: dict[str, tuple[str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", PROGRAMS)
-def test_a_program_that_is_not_the_right_one_means_a_build(
+def test_wrong_program_is_followed_by_a_build(
     case: str, release_server: ReleaseServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, data, cause = PROGRAMS[case]
@@ -359,7 +359,7 @@ def test_a_program_that_is_not_the_right_one_means_a_build(
     assert is_clean()
 
 
-def test_an_etcd_of_another_version_means_a_build(
+def test_etcd_of_another_version_is_followed_by_a_build(
     release_server: ReleaseServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     release_server.put(ETCD_FILE, archive({WANTED: program("etcd", "3.7.1")}))
@@ -383,8 +383,8 @@ HANGING: dict[str, tuple[str, Callable[[ReleaseServer], Behaviour], str]] = {
 }
 
 
-def test_a_source_that_hangs_is_given_up_soon(release_server: ReleaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All kinds at once, each as a release of its own, with the time that users wait."""
+def test_hanging_source_is_abandoned_in_time(release_server: ReleaseServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test all kinds at once, each as its own release, with the timeout that users get."""
     monkeypatch.setattr(download, "PATIENCE", PATIENCE)
     monkeypatch.setenv("AKV_ASSETS", "download")
     release_server.behaviours["/silence"] = release_server.silence
@@ -428,8 +428,10 @@ assets.kubernetes()
 
 
 @pytest.mark.parametrize("kind", ["silence", "full backlog", "name server"])
-def test_a_build_starts_within_three_seconds(kind: str, release_server: ReleaseServer, tmp_path: Path) -> None:
-    """Measured with the time that users wait, in processes of their own, which end at once."""
+def test_build_starts_within_3_s_if_no_download_is_possible(
+    kind: str, release_server: ReleaseServer, tmp_path: Path
+) -> None:
+    """Measure with the timeout that users get, in separate processes, which end at once."""
     release_server.behaviours[FILE] = release_server.silence
     with full_port() as full:
         addresses = {

@@ -1,4 +1,4 @@
-"""tools/cluster: its errors, and what it says where nothing runs."""
+"""Test tools/cluster: its errors, and its output if no cluster runs."""
 
 import os
 
@@ -26,14 +26,14 @@ from tools.local_cluster.__main__ import main
         (["up", "--kubernetes", "1.37"], 2, "error: kubernetes='1.37' is not a Kubernetes release: "),
     ],
 )
-def test_the_commands_errors(
+def test_invalid_command_reports_its_error(
     fake_go: FakeGo, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
 ) -> None:
     assert main(arguments) == code
     assert capsys.readouterr().err.startswith(message)
 
 
-def test_a_node_needs_root(
+def test_node_without_root_is_refused(
     fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -43,7 +43,7 @@ def test_a_node_needs_root(
     )
 
 
-def test_down_and_status_where_nothing_runs(fake_go: FakeGo, capsys: pytest.CaptureFixture[str]) -> None:
+def test_down_and_status_without_a_cluster_say_so(fake_go: FakeGo, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["down"]) == 0
     assert main(["status"]) == 1
     assert capsys.readouterr().out == (

@@ -1,4 +1,4 @@
-"""Which Go builds the programs: the machine's, or a wheel's."""
+"""Test the choice of the Go compiler: the machine's, or the one from a wheel."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from tools.local_cluster.programs import cache, golang, versions
         ("x", None),
     ],
 )
-def test_version(text: str, expected: tuple[int, int, int] | None) -> None:
+def test_go_version_is_parsed(text: str, expected: tuple[int, int, int] | None) -> None:
     assert versions.go_version(text) == expected
 
 
-def test_the_machines_go_is_used_as_it_is(fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suitable_go_of_the_machine_is_used(fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOFLAGS", "-mod=mod")
     monkeypatch.setenv("GOOS", "windows")
     found = golang.find()
@@ -31,7 +31,7 @@ def test_the_machines_go_is_used_as_it_is(fake_go: FakeGo, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("machine", ["none", "go1.25.9", "gibberish"])
-def test_the_wheels_go_where_the_machine_has_no_good_one(
+def test_go_from_the_wheel_replaces_a_missing_or_unsuitable_one(
     machine: str, fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel = FakeGo(fake_go.folder / "wheel")
@@ -52,7 +52,7 @@ def test_the_wheels_go_where_the_machine_has_no_good_one(
     assert found.env["GOROOT"] == str(found.program.parents[1])
 
 
-def test_the_wheel_is_pinned_by_hash_and_without_an_address() -> None:
+def test_wheel_is_pinned_by_hash_and_has_no_address() -> None:
     text = golang.WHEEL.read_text()
     assert text.count("--hash=sha256:") == 2
     assert "://" not in text

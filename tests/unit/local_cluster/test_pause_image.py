@@ -1,4 +1,4 @@
-"""The sandbox's image: what `docker save` would have written."""
+"""Test the archive of the sandbox's image, which has the format of `docker save`."""
 
 import hashlib
 import io
@@ -10,18 +10,18 @@ from tools.local_cluster.nodes import pause_image
 from tools.local_cluster.programs import cache
 
 
-def _files(archive: bytes) -> dict[str, bytes]:
+def read_files(archive: bytes) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         return {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]  # all are files
 
 
-def test_it_runs_the_program_and_says_for_which_machine(tmp_path: Path) -> None:
+def test_pause_image_runs_the_program_on_this_architecture(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"\x7fELF")
-    files = _files(pause_image.archive(program, "localhost/pause:1"))
+    files = read_files(pause_image.archive(program, "localhost/pause:1"))
     [image] = json.loads(files["manifest.json"])
     assert image == {"Config": "config.json", "RepoTags": ["localhost/pause:1"], "Layers": ["layer.tar"]}
     config = json.loads(files["config.json"])
     assert config["architecture"] == cache.architecture()
     assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(files['layer.tar']).hexdigest()}"]
-    assert _files(files["layer.tar"]) == {config["config"]["Entrypoint"][0].removeprefix("/"): b"\x7fELF"}
+    assert read_files(files["layer.tar"]) == {config["config"]["Entrypoint"][0].removeprefix("/"): b"\x7fELF"}

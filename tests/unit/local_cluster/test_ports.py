@@ -1,4 +1,4 @@
-"""Ports that are claimed by several processes side by side."""
+"""Test claims of ports by several processes at the same time."""
 
 import gc
 import socket
@@ -19,7 +19,7 @@ sys.stdin.read()
 """
 
 
-def test_processes_side_by_side_never_share_a_port() -> None:
+def test_concurrent_processes_never_share_a_port() -> None:
     command, pipe = [sys.executable, "-P", "-c", CLAIM], subprocess.PIPE
     running = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(3)]
     ports: list[str] = []

@@ -1,4 +1,4 @@
-"""Installing Debian's packages, by an apt-get that pretends; nothing else on the PATH."""
+"""Test the installation of Debian packages with a fake apt-get, which is the only program in the PATH."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ COMMAND = "sudo apt-get update && sudo apt-get install --yes --no-install-recomm
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Put an apt-get there whose `install` runs a line of shell; return the file of its commands."""
+    """Return a function that installs a fake apt-get and returns its log. `install` runs the given line of shell."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(system_packages, "PROGRAM_PATHS", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -28,14 +28,14 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path
     return write
 
 
-def test_what_is_there_is_left_alone(apt: Callable[[str], Path], tmp_path: Path) -> None:
+def test_installed_program_causes_no_installation(apt: Callable[[str], Path], tmp_path: Path) -> None:
     log = apt("exit 1")
     (tmp_path / "some-program").touch(mode=0o755)
     require({"some-program": "some-package", str(tmp_path): "another-package"})
     assert not log.exists()
 
 
-def test_what_is_missing_is_installed(
+def test_missing_program_is_installed(
     apt: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = apt(f"echo '#!/bin/sh' > {tmp_path}/some-program; /bin/chmod +x {tmp_path}/some-program")
@@ -54,14 +54,14 @@ def test_what_is_missing_is_installed(
         ("true", "some-package: installed, but its programs are not where they were expected"),
     ],
 )
-def test_what_cannot_be_installed_is_told(apt: Callable[[str], Path], line: str, message: str) -> None:
+def test_failed_installation_is_reported(apt: Callable[[str], Path], line: str, message: str) -> None:
     apt(line)
     with pytest.raises(MissingPackagesError) as caught:
         require({"some-program": "some-package"})
     assert str(caught.value).endswith(message)
 
 
-def test_others_than_root_are_told_the_command(apt: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_without_root_gets_the_command(apt: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     log = apt("true")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(MissingPackagesError) as caught:
@@ -70,6 +70,6 @@ def test_others_than_root_are_told_the_command(apt: Callable[[str], Path], monke
     assert not log.exists()
 
 
-def test_without_apt_get_the_packages_are_named(apt: Callable[[str], Path]) -> None:
+def test_missing_apt_get_error_names_the_packages(apt: Callable[[str], Path]) -> None:
     with pytest.raises(MissingPackagesError, match=r"^some-package: missing, and there is no apt-get here"):
         require({"some-program": "some-package"})

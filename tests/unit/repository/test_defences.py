@@ -1,4 +1,4 @@
-"""The list of defences: each one is in the code, and its test exists and is one that SECURITY.md or the list names."""
+"""Test the list of defences: each one is in the code, and its test exists."""
 
 import pytest
 

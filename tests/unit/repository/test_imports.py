@@ -1,4 +1,4 @@
-"""What test modules share is in tests/support, or beside them: no module imports a test module."""
+"""Test that no module imports a test module. Shared code is in tests/support or beside the tests."""
 
 import ast
 from collections.abc import Iterator
@@ -39,5 +39,5 @@ def test_no_module_imports_a_test_module(folder: str) -> None:
         ("from tests.support import testing", 0),
     ],
 )
-def test_imports_of_a_text(text: str, count: int) -> None:
+def test_imports_of_a_source_are_found(text: str, count: int) -> None:
     assert len(imports_of_tests(text)) == count

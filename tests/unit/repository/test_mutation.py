@@ -1,4 +1,4 @@
-"""`make mutate`: which mutants there are, and that it tells what a test notices from what none does."""
+"""Test `make mutate`: its list of mutants, and the difference between killed and surviving mutants."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def changes(source: str) -> set[str]:
         ("a: Literal['x']", set()),
     ],
 )
-def test_a_line_has_these_mutants(line: str, expected: set[str]) -> None:
+def test_line_has_its_mutants(line: str, expected: set[str]) -> None:
     assert changes(f"def function(a, b, c):\n    {line}\n") == {f"{line} => {new}" for new in expected}
 
 
@@ -71,13 +71,13 @@ def test_conditions_loops_and_handlers_are_mutated_in_their_own_line() -> None:
     }
 
 
-def test_equal_lines_of_one_function_are_told_apart() -> None:
+def test_equal_lines_of_one_function_are_numbered() -> None:
     found = mutants_of("m", "def function(a):\n    f(a)\n    f(a)\n")
     assert [(mutant.nth, mutant.line) for mutant in found] == [(1, 2), (2, 3)]
 
 
 @pytest.mark.parametrize("module", ["runtime.backoff", "keyvault.errors"])
-def test_every_mutant_is_another_program(module: str) -> None:
+def test_every_mutant_differs_from_the_original_program(module: str) -> None:
     source = module_path(module).read_text()
     original = compile(source, "m", "exec")
     for mutant in mutants_of(module, source):
@@ -91,14 +91,14 @@ def test_every_equivalent_mutant_in_the_list_exists() -> None:
     assert set(listed) <= keys
 
 
-def test_an_equivalent_mutant_without_a_reason_is_refused(tmp_path: Path) -> None:
+def test_equivalent_mutant_without_a_reason_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "list.toml"
     path.write_text('[[equivalent]]\nmodule = "m"\nfunction = "f"\nmutations = ["a => b"]\nreason = ""\n')
     with pytest.raises(ValueError, match="reason"):
         load_equivalent(path)
 
 
-def test_a_child_that_hangs_is_stopped_with_its_own_children(tmp_path: Path) -> None:
+def test_hanging_child_is_stopped_with_its_children(tmp_path: Path) -> None:
     def hang(_say: object) -> int:
         with subprocess.Popen(["sleep", "600"]) as sleeper:
             (tmp_path / "pid").write_text(str(sleeper.pid))
@@ -117,7 +117,7 @@ def test_a_child_that_hangs_is_stopped_with_its_own_children(tmp_path: Path) -> 
         pytest.param(0.0, 60.0, True, id="it waits for ever"),
     ],
 )
-def test_a_test_is_stopped_for_its_cpu_seconds_and_hardly_for_its_seconds(
+def test_cpu_time_stops_a_test_long_before_elapsed_time_does(
     monkeypatch: pytest.MonkeyPatch, cpu: float, waits: float, killed: bool
 ) -> None:
     monkeypatch.setattr("tests.mutation.pytest_runs.LEAST_CPU", 0.1)
@@ -138,7 +138,7 @@ def test_a_test_is_stopped_for_its_cpu_seconds_and_hardly_for_its_seconds(
 
 
 @pytest.mark.parametrize("changed", ["tests/test_m.py", "controller/m.py", None])
-def test_what_a_test_runs_is_recorded_again_where_it_or_a_module_that_it_ran_has_changed(
+def test_record_of_a_test_expires_if_it_or_its_modules_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str | None
 ) -> None:
     monkeypatch.setattr(coverage_map, "ROOT", tmp_path)
@@ -161,7 +161,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_what_a_test_notices_is_killed_and_the_work_tree_stays_as_it_was() -> None:
+def test_noticed_mutant_is_killed_and_the_work_tree_is_unchanged() -> None:
     path = module_path("runtime.backoff")
     before = path.read_bytes(), path.stat().st_mtime_ns
     done = run("--module", "runtime.backoff", "--function", "random_offset", "--tests", SCHEDULE)
@@ -170,7 +170,7 @@ def test_what_a_test_notices_is_killed_and_the_work_tree_stays_as_it_was() -> No
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
-def test_what_no_test_notices_is_printed_and_fails_the_run() -> None:
+def test_surviving_mutant_is_printed_and_fails_the_run() -> None:
     done = run(
         "--module", "runtime.backoff", "--function", "random_offset", "--tests", "tests/unit/runtime/test_zeroize.py"
     )
@@ -178,7 +178,7 @@ def test_what_no_test_notices_is_printed_and_fails_the_run() -> None:
     assert "random_offset\n  - return rng.uniform(0, interval)\n  + return None\n  (no test runs it)\n" in done.stdout
 
 
-def test_an_unknown_module_is_refused_with_the_known_ones() -> None:
+def test_unknown_module_is_refused_with_a_list_of_modules() -> None:
     done = run("--module", "plam")
     assert (done.returncode, done.stdout) == (2, "")
     assert "controller/ has no module 'plam'; it has: __main__, akvsync.children" in " ".join(done.stderr.split())

@@ -49,7 +49,7 @@ def test_share_of_one_word_names_does_not_grow(folder: str, kind: str) -> None:
 @pytest.mark.parametrize(
     ("name", "count"), [("get", 1), ("_get", 1), ("get_key", 2), ("_Key", 1), ("WorkQueue", 2), ("AKVSync", 1)]
 )
-def test_words_of_a_name(name: str, count: int) -> None:
+def test_name_is_split_into_its_words(name: str, count: int) -> None:
     assert len(words(name)) == count
 
 

@@ -1,4 +1,4 @@
-"""The pages: links lead somewhere, blocks are of a kind that is run, tables name what there is."""
+"""Test the pages: links have targets, blocks are of a kind that is tested, and tables name existing things."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ from tools.release.azure import extension, flux, identities
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_links_have_existing_targets(page: str) -> None:
     for link in list_links(page):
         if link.startswith("https://"):
             continue
@@ -34,7 +34,7 @@ def test_links_lead_somewhere(page: str) -> None:
             assert anchor in list_anchors(str(target.resolve().relative_to(ROOT))), link
 
 
-def test_every_page_is_reached_from_the_readme() -> None:
+def test_every_page_is_linked_from_the_readme() -> None:
     found, waiting = set(), ["README.md"]
     while waiting:
         page = waiting.pop()
@@ -47,14 +47,14 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_blocks_are_of_a_kind_that_is_followed(page: str) -> None:
+def test_blocks_are_of_a_kind_that_is_tested(page: str) -> None:
     for block in list_blocks(page):
         assert block.language in ("console", "yaml", "text", "mermaid"), block
         if block.language == "yaml":
             assert list(yaml.safe_load_all(block.text)), block
 
 
-def test_site_without_a_network_needs_the_release_alone() -> None:
+def test_page_for_offline_sites_uses_only_the_release() -> None:
     page = (ROOT / "docs" / "air-gapped.md").read_text()
     carried = page.partition("## Verify the release")[2]
     typed = "\n".join(block.text for block in list_blocks("docs/air-gapped.md") if block.text in carried)
@@ -63,12 +63,12 @@ def test_site_without_a_network_needs_the_release_alone() -> None:
 
 
 @pytest.mark.parametrize("manifest", [sse_guide.SERVICE_ACCOUNT, sse_guide.PROVIDER_CLASS, sse_guide.SECRET_SYNC])
-def test_the_manifests_are_those_of_the_demo(manifest: str) -> None:
+def test_manifest_of_the_demo_is_on_its_page(manifest: str) -> None:
     assert any(f"EOF | kubectl apply -f -\n{manifest}EOF" in block.text or f".yaml\n{manifest}EOF" in block.text
                for block in list_blocks("docs/install.md"))  # fmt: skip
 
 
-def test_the_page_about_arc_has_the_commands_of_a_release() -> None:
+def test_arc_page_has_all_commands_of_a_release() -> None:
     registry = "registry.example/akv"
     made = "\n".join(
         [
@@ -85,7 +85,7 @@ def options(command: str) -> set[str]:
     return {word for word in shlex.split(command) if word.startswith("--")}
 
 
-def test_the_commands_for_azure_are_the_doctors() -> None:
+def test_azure_commands_have_the_options_of_the_doctors() -> None:
     identity = Identity("my-namespace", "my-service-account", "a-client", "a-tenant")
     shown = "\n".join(block.text for block in list_blocks("docs/install.md")).replace("\\\n", " ").splitlines()
     for said in (checks.federated_credential(identity, "https://issuer.example"), checks.role(identity, "a-vault")):
@@ -99,13 +99,13 @@ def akvsync_of(page: str) -> dict[str, Any]:
     return dict(found)
 
 
-def test_the_readmes_example_is_a_part_of_one_that_is_run() -> None:
+def test_example_of_the_readme_is_part_of_a_tested_one() -> None:
     shown, run = akvsync_of("README.md"), akvsync_of("docs/secretsyncs.md")
     assert [each for each in shown.pop("objects") if each not in run["objects"]] == []
     assert shown.items() < run.items()
 
 
-def test_values_that_pages_name_are_values() -> None:
+def test_values_on_pages_exist() -> None:
     known = {entry.path for entry in values.walk()}
     groups = {path.partition(".")[0] for path in known if "." in path}
     (table,) = re.findall(r"### For production\n(.*?)\n## ", (ROOT / "docs/install.md").read_text(), re.DOTALL)
@@ -117,7 +117,7 @@ def test_values_that_pages_name_are_values() -> None:
         assert {name for name in dotted if name.partition(".")[0] in groups} <= known
 
 
-def test_figures_of_the_comparison_are_those_of_performance() -> None:
+def test_figures_of_the_comparison_are_on_the_performance_page() -> None:
     figures = (ROOT / "docs/performance.md").read_text().partition("## Figures at a glance")[2].partition("\n## ")[0]
     table = (ROOT / "docs" / "comparison.md").read_text().partition("## Figures")[2]
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
@@ -126,7 +126,7 @@ def test_figures_of_the_comparison_are_those_of_performance() -> None:
     assert {number for number in numbers if not re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", figures)} == set()
 
 
-def test_the_fields_of_an_object_are_those_that_are_understood() -> None:
+def test_documented_fields_of_an_object_equal_the_parsed_ones() -> None:
     assert sorted(reference.OBJECT_FIELDS) == sorted(FIELDS)
 
 
@@ -146,11 +146,11 @@ def test_the_fields_of_an_object_are_those_that_are_understood() -> None:
         ("a:\n  b\n", "a:\n    b\n", True),
     ],
 )
-def test_what_is_shown_is_what_was_found(found: str, shown: str, wanted: bool) -> None:
+def test_shown_output_is_compared_with_the_real_output(found: str, shown: str, wanted: bool) -> None:
     assert matches_output(found, shown) is wanted
 
 
-def test_hosts_of_the_firewall_are_those_of_the_built_in_clouds() -> None:
+def test_firewall_table_has_the_hosts_of_the_built_in_clouds() -> None:
     page = (ROOT / "docs/network.md").read_text()
     shown = {name: (entra, vault) for name, entra, vault in re.findall(r"\(`(\w+)`\) \| `([^`]+)` \| `([^`]+)`", page)}
     assert shown == {
@@ -159,7 +159,7 @@ def test_hosts_of_the_firewall_are_those_of_the_built_in_clouds() -> None:
     }
 
 
-def test_bounds_on_the_page_of_differences_are_those_of_the_code() -> None:
+def test_bounds_on_the_differences_page_equal_the_code() -> None:
     page = (ROOT / "docs/sse-differences.md").read_text()
     bounds = (
         f"{MOST_PARAMETERS:,} characters",
@@ -171,7 +171,7 @@ def test_bounds_on_the_page_of_differences_are_those_of_the_code() -> None:
     assert [bound for bound in bounds if bound not in page] == []
 
 
-def test_settings_of_sse_on_the_page_are_those_that_the_tool_knows() -> None:
+def test_settings_of_sse_on_the_page_are_known_to_the_tool() -> None:
     page = (ROOT / "docs/arc.md").read_text()
     table = page.partition("### Your settings of Microsoft's extension")[2].partition("\n\nAzure IoT")[0]
     shown = set(re.findall(r"^\| `([\w.-]+?)(?:\.\*)?` \|", table, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""SECURITY.md: each promise names the tests that hold it, and these exist."""
+"""Test that each promise of SECURITY.md names existing tests."""
 
 import re
 from pathlib import Path
@@ -14,16 +14,16 @@ NAMED = re.compile(r"`(tests/\S+\.py)::(\w+)`")
 
 
 @pytest.mark.parametrize(("path", "name"), sorted(set(NAMED.findall(TEXT))))
-def test_a_named_test_exists(path: str, name: str) -> None:
+def test_each_named_test_exists(path: str, name: str) -> None:
     assert name in list_test_names(path)
 
 
 @pytest.mark.parametrize("promise", PROMISES)
-def test_a_promise_is_held_by_a_test(promise: str) -> None:
+def test_each_promise_names_a_test(promise: str) -> None:
     assert NAMED.search(promise.rpartition(" | ")[2])
 
 
-def test_it_is_about_a_page() -> None:
+def test_security_page_is_short_and_names_tests_with_their_files() -> None:
     assert len(PROMISES) > 10
     assert len(TEXT.splitlines()) < 200
     # Whatever looks like a test's name is one that was looked for above.

@@ -1,4 +1,4 @@
-"""What a soak does is its seed's; and what it measures grows where the process does."""
+"""Test the soak: a seed determines its steps, and it measures the growth of the process."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from tests.soak.soak import MOST_MEBIBYTES, Soak
 from tests.soak.steps import ENDS, WEIGHTS, steps
 
 
-def test_a_seed_says_it_all() -> None:
+def test_equal_seeds_give_equal_steps() -> None:
     assert list(steps(1, 600)) == list(steps(1, 600))
     assert list(steps(1, 600)) != list(steps(2, 600))
 
 
-def test_all_deeds_come_and_the_last_half_is_one_process() -> None:
+def test_soak_has_all_kinds_of_steps_and_no_restart_in_the_last_half() -> None:
     found = list(steps(3, 3600))
     assert {step.deed for step in found} == WEIGHTS.keys()
     assert all(callable(getattr(Soak, step.deed)) for step in found)
@@ -20,7 +20,7 @@ def test_all_deeds_come_and_the_last_half_is_one_process() -> None:
 
 
 @pytest.mark.parametrize("each", [0.0, 0.01, 0.1])
-def test_growth_is_the_straight_line_through_what_came_after_the_warm_up(each: float) -> None:
+def test_growth_is_the_slope_after_the_warm_up(each: float) -> None:
     cold = [Sample(float(at), 50.0 + at, at) for at in range(10)]
     warm = [Sample(float(at), 80 + at * each + at % 2, 30 + at % 3) for at in range(10, 200)]
     found = growth([*cold, *warm], warm_up=10)

@@ -22,12 +22,12 @@ def problems(*records: ModuleRecord, is_complete: bool = True) -> list[str]:
     return [result.problem for result in check(records, is_complete=is_complete) if result.problem]
 
 
-def test_records_survive_the_way_to_the_session() -> None:
+def test_records_are_unchanged_after_encoding_and_decoding() -> None:
     records = [record("a", {GET}, set(), "a value is in x"), record("b", {PATCH}, {PATCH})]
     assert decode(encode(records)) == records
 
 
-def test_rights_used_by_different_modules_add_up() -> None:
+def test_rights_used_by_different_modules_are_combined() -> None:
     assert problems(record("a", {GET, PATCH}, {GET}), record("b", {GET, PATCH}, {PATCH})) == []
 
 

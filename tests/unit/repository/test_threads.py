@@ -1,4 +1,4 @@
-"""No process waits for a thread at its end: a failing run ends as promptly as one that passes."""
+"""Test that no process waits for a thread at its end, so that a failing run ends promptly."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ OPEN_POOLS = {"controller/observability/http_server.py": "it lives as long as th
 
 
 def called(call: ast.expr) -> str:
-    """Return the last name of what is called: `Thread` for `threading.Thread`, empty for what has no name."""
+    """Return the last name of a call: `Thread` for `threading.Thread`, or nothing if the callee has no name."""
     match call:
         case ast.Attribute(attr=name) | ast.Name(id=name):
             return name
@@ -55,7 +55,7 @@ def programs(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def waited_for(source: str) -> list[str]:
-    """Return what a process would wait for at its end, as the code that creates it."""
+    """Return the code that creates threads for which a process would wait at its end."""
     if not re.search(r"Thread|Timer|ProcessPool", source):  # to parse takes a thousand times as long
         return []
     return [problem for tree in programs(sources.parse(source)) for problem in _waited_for(tree)]
@@ -113,7 +113,7 @@ def test_no_process_waits_for_a_thread_at_its_end() -> None:
         "PROGRAM = 'import threading\\nthreading.Thread(target=f).start()'",
     ],
 )
-def test_what_a_process_would_wait_for_is_found(source: str) -> None:
+def test_thread_that_delays_the_end_is_found(source: str) -> None:
     assert len(waited_for(source)) == 1
 
 
@@ -127,5 +127,5 @@ def test_what_a_process_would_wait_for_is_found(source: str) -> None:
         "TEXT = 'an important text (that is no program'",
     ],
 )
-def test_what_ends_with_the_process_is_allowed(source: str) -> None:
+def test_thread_that_ends_with_the_process_is_allowed(source: str) -> None:
     assert waited_for(source) == []

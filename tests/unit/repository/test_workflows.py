@@ -57,7 +57,7 @@ def test_ci_runs_the_oldest_and_the_newest_kubernetes_on_both_architectures() ->
         assert {runner.endswith("-arm") for runner in matrix["runner"]} == {True, False}
 
 
-def test_what_is_verified_is_what_the_release_workflow_signs() -> None:
+def test_verified_identity_equals_the_one_of_the_release_workflow() -> None:
     path = ROOT / ".github" / "workflows" / "release.yml"
     triggers = workflow(path)[True]  # YAML 1.1 reads the key `on` as true
     assert triggers == {"push": {"tags": ["v*"]}}

@@ -1,4 +1,4 @@
-"""YAML that is made to exhaust its reader: one line in answer, soon, and little memory."""
+"""Test YAML that is made to exhaust its reader: it is refused soon, in one line and with little memory."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ SECONDS_OF_EXPLANATION = 5.0
 
 
 def laughs(first: str, each: str) -> str:
-    """Ten anchors, each of nine of the one before."""
+    """Return ten anchors, of which each has nine aliases of the one before."""
     lines = [f"a0: &a0 {first}"]
     lines += [f"a{n}: &a{n} " + each.format(", ".join([f"*a{n - 1}"] * 9)) for n in range(1, 10)]
     return "\n".join(lines)
@@ -50,20 +50,22 @@ HIDDEN = {name: '- "\\ud800"\n---\n' + BOMBS[name] for name in ("billion laughs"
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_before_it_is_read(name: str, tmp_path: Path) -> None:
+def test_yaml_bomb_is_refused_before_it_is_read(name: str, tmp_path: Path) -> None:
     path = tmp_path / "in.yaml"
     path.write_text(BOMBS[name])
     began = time.process_time()
-    with pytest.raises(BadInput, match=r"in\.yaml: cannot be read: ") as told:
+    with pytest.raises(BadInput, match=r"in\.yaml: cannot be read: ") as message:
         read_yaml(path)
     assert time.process_time() - began < SECONDS
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(message.value)
     with pytest.raises(OutOfBounds):
         bounded_yaml.compose_all(BOMBS[name])
 
 
 @pytest.mark.parametrize("name", ["billion laughs", "merge keys", "deep flow"])
-def test_every_tool_that_reads_yaml_refuses_it(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_tool_that_reads_yaml_refuses_a_bomb(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "in.yaml"
     path.write_text(BOMBS[name])
     for tool, arguments in (
@@ -72,9 +74,9 @@ def test_every_tool_that_reads_yaml_refuses_it(name: str, tmp_path: Path, capsys
         (render.main, ["--values", str(path)]),
     ):
         assert tool(arguments) == 2
-        told = capsys.readouterr()
-        assert told.out == ""
-        (line,) = told.err.splitlines()
+        message = capsys.readouterr()
+        assert message.out == ""
+        (line,) = message.err.splitlines()
         assert f"{path}: cannot be read: " in line
 
 
@@ -95,18 +97,18 @@ def test_every_tool_that_reads_yaml_refuses_it(name: str, tmp_path: Path, capsys
         "%YAML 9.9\n---\na",
     ],
 )
-def test_what_no_parser_takes_is_one_line(text: str, tmp_path: Path) -> None:
+def test_unusual_yaml_causes_at_most_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "in").write_text(text)
-    told = ""
+    message = ""
     try:
         read_yaml(tmp_path / "in")
     except BadInput as error:
-        told = str(error)
-    assert "\n" not in told
+        message = str(error)
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-def test_what_follows_a_fault_is_not_read(name: str) -> None:
+def test_document_after_a_fault_is_not_read(name: str) -> None:
     began = time.process_time()
     with pytest.raises(yaml.YAMLError):
         bounded_yaml.load_all(HIDDEN[name])
@@ -120,31 +122,31 @@ def test_ordinary_anchors_are_read(tmp_path: Path) -> None:
     assert two == {"a": 2, "b": 2}
 
 
-def test_the_bounds_let_a_cluster_through() -> None:
-    """As many values as 400 Deployments have, as deep as the deepest CRD."""
+def test_bounds_accept_the_depth_of_real_objects() -> None:
+    """Accept the depth of the deepest CRD."""
     deep = "{a: " * (bounded_yaml.MAX_DEPTH - 1) + "x" + "}" * (bounded_yaml.MAX_DEPTH - 1)
     assert bounded_yaml.load_all(deep)
     with pytest.raises(OutOfBounds, match="nested too deeply"):
         bounded_yaml.load_all("{a: [" + deep + "]}")
 
 
-def test_a_large_file_is_not_read_to_its_end(tmp_path: Path) -> None:
+def test_large_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
-        file.truncate(10**12)  # sparse: it takes no disk
+        file.truncate(10**12)  # a sparse file uses no disk
     for name in (path, Path("/dev/zero")):
         with pytest.raises(BadInput, match="it has more than 16 MiB"):
             read_yaml(name)
 
 
-def test_a_fifo_without_a_writer_is_empty(tmp_path: Path) -> None:
+def test_fifo_without_a_writer_is_empty(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(BadInput, match="is empty"):
         read_yaml(tmp_path / "fifo")
 
 
-def test_a_fifo_is_read_to_the_end_of_its_writer(tmp_path: Path) -> None:
-    """As `tools/migrate csi <(kubectl get ...)` does, whose command takes a while."""
+def test_fifo_is_read_until_its_writer_closes_it(tmp_path: Path) -> None:
+    """Read as in `tools/migrate csi <(kubectl get ...)`, where the command takes a while."""
     reading, writing = os.pipe()
 
     def write() -> None:
@@ -162,30 +164,30 @@ def test_a_fifo_is_read_to_the_end_of_its_writer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to(path)])
-def test_what_is_no_file_is_one_line(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_path_that_is_no_file_is_reported(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "in")
     with pytest.raises(BadInput, match="cannot be read: "):
         read_yaml(tmp_path / "in")
 
 
-def test_a_file_name_writes_nothing_to_the_terminal(tmp_path: Path) -> None:
+def test_hostile_file_name_is_printed_as_printable_characters(tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/a\x1b[31m\xff\n\xc2\x9bb.yaml"
     Path(os.fsdecode(name)).write_text("a: [")
     program: list[str | bytes] = [sys.executable, "-P", "-m", "tools.cli.migrate.migrate", "csi", name]
     done = subprocess.run(program, capture_output=True, check=False)
     assert done.returncode == 2
-    told = done.stderr.decode()
-    assert told.endswith("\n")
-    assert all(each.isprintable() for each in told.removesuffix("\n")), told
+    message = done.stderr.decode()
+    assert message.endswith("\n")
+    assert all(each.isprintable() for each in message.removesuffix("\n")), message
 
 
-def test_stdin_has_the_same_bounds() -> None:
+def test_stdin_has_the_same_bounds_as_a_file() -> None:
     program = [sys.executable, "-P", "-m", "tools.cli.migrate.migrate", "csi", "-"]
     done = subprocess.run(program, input=BOMBS["billion laughs"].encode(), capture_output=True, check=False)
     assert done.returncode == 2
     assert b"cannot be read: line" in done.stderr
 
 
-def test_the_loader_makes_plain_objects_alone() -> None:
+def test_loader_creates_only_plain_objects() -> None:
     with pytest.raises(yaml.YAMLError):
         bounded_yaml.load_all("!!python/object/apply:os.getcwd []")

@@ -1,4 +1,4 @@
-"""Budgets by namespace: the three ways of counting, and the table: each budget is used and has its test."""
+"""Test budgets by namespace: rates, totals, recent entries, and the table, which names a use and a test for each."""
 
 import ast
 import functools
@@ -42,24 +42,24 @@ def test_every_budget_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_a_budget_is_used_in_code(name: str) -> None:
+def test_each_budget_is_used_in_code(name: str) -> None:
     assert name in uses()
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_a_budget_has_its_test(name: str) -> None:
+def test_each_budget_has_its_test(name: str) -> None:
     path, _, test = NAMES[name].test.partition("::")
     assert test in list_test_names(path)
 
 
-def test_the_table_is_in_security_md() -> None:
+def test_table_of_budgets_is_in_security_md() -> None:
     assert budget_table() in (ROOT / "SECURITY.md").read_text()
 
 
 # Rates
 
 
-def test_a_rate_lets_a_burst_pass_and_then_its_pace() -> None:
+def test_rate_allows_a_burst_and_then_its_average() -> None:
     now = [0.0]
     rates = RateBudget(small(10, seconds=60), lambda: now[0])
     assert [rates.take("a") for _ in range(12)] == [True] * 10 + [False] * 2
@@ -70,7 +70,7 @@ def test_a_rate_lets_a_burst_pass_and_then_its_pace() -> None:
     assert rates.take("b")
 
 
-def test_a_debt_is_paid_before_more_is_done() -> None:
+def test_overspent_rate_blocks_until_it_is_refilled() -> None:
     now = [0.0]
     rates = RateBudget(small(10, seconds=60), lambda: now[0])
     rates.spend("a", 30)
@@ -80,7 +80,7 @@ def test_a_debt_is_paid_before_more_is_done() -> None:
     assert rates.wait("a") == pytest.approx(0)
 
 
-def test_a_full_bucket_costs_no_memory() -> None:
+def test_full_bucket_uses_no_memory() -> None:
     now = [0.0]
     rates = RateBudget(small(10, seconds=60), lambda: now[0])
     for number in range(10_000):
@@ -92,7 +92,7 @@ def test_a_full_bucket_costs_no_memory() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 5), st.floats(0, 20)), max_size=60))
-def test_a_rate_never_passes_more_than_burst_and_pace(steps: list[tuple[str, float, float]]) -> None:
+def test_rate_never_allows_more_than_burst_and_average(steps: list[tuple[str, float, float]]) -> None:
     now, taken = [0.0], {"a": 0.0, "b": 0.0}
     rates = RateBudget(small(10, seconds=60), lambda: now[0])
     for who, amount, pause in steps:
@@ -104,7 +104,7 @@ def test_a_rate_never_passes_more_than_burst_and_pace(steps: list[tuple[str, flo
 # Totals
 
 
-def test_a_total_is_bounded_by_namespace() -> None:
+def test_total_is_bounded_by_namespace() -> None:
     totals: TotalBudget[str] = TotalBudget(small(100))
     assert totals.set("a", "x", 60)
     assert not totals.set("a", "y", 60)
@@ -120,15 +120,15 @@ def test_a_total_is_bounded_by_namespace() -> None:
     assert not totals.sums
 
 
-def test_what_becomes_smaller_always_fits() -> None:
+def test_smaller_amount_is_accepted_above_the_budget() -> None:
     totals: TotalBudget[str] = TotalBudget(small(100))
     totals.set("a", "x", 100)
-    totals.sums["a"] = 150  # as after the budget was made smaller
+    totals.sums["a"] = 150  # as if the budget had been lowered
     assert totals.set("a", "x", 90)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integers(0, 70) | st.none()), max_size=80))
-def test_a_total_is_the_sum_of_what_was_set(steps: list[tuple[str, int, int | None]]) -> None:
+def test_total_is_the_sum_of_the_amounts(steps: list[tuple[str, int, int | None]]) -> None:
     totals: TotalBudget[int] = TotalBudget(small(100))
     kept: dict[tuple[str, int], int] = {}
     for who, key, amount in steps:
@@ -145,7 +145,7 @@ def test_a_total_is_the_sum_of_what_was_set(steps: list[tuple[str, int, int | No
 # Recent
 
 
-def test_the_oldest_of_a_namespace_makes_room() -> None:
+def test_oldest_entry_of_a_namespace_is_evicted() -> None:
     recent: RecentEntries[str, int] = RecentEntries(small(2))
     assert recent.put("a", "x", 1) == []
     assert recent.put("a", "y", 2) == []

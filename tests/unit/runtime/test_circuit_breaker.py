@@ -1,4 +1,4 @@
-"""The circuit breaker: it opens on a share of failures, and says which failed call is worth another attempt."""
+"""Test the circuit breaker: it opens at a share of failures, and decides which failed calls are retried."""
 
 import random
 
@@ -26,13 +26,13 @@ def breaker(clock: Clock) -> CircuitBreaker:
     return CircuitBreaker(clock)
 
 
-def test_one_failure_leaves_it_closed(breaker: CircuitBreaker) -> None:
+def test_single_failure_does_not_open_the_breaker(breaker: CircuitBreaker) -> None:
     breaker.fail("HTTP 503")
     assert not breaker.open_reason()
     assert breaker.can_retry(1)
 
 
-def test_failures_alone_open_it(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_two_failures_without_a_success_open_the_breaker(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.fail("HTTP 503")
     breaker.fail("HTTP 503")
     assert breaker.open_reason() == "HTTP 503"
@@ -48,7 +48,9 @@ def test_failures_of_different_times_are_not_added_up(breaker: CircuitBreaker, c
 
 
 @pytest.mark.parametrize(("share", "opens"), [(0.01, False), (0.05, False), (0.2, False), (0.7, True), (1.0, True)])
-def test_it_opens_on_the_share_of_failures(breaker: CircuitBreaker, clock: Clock, share: float, opens: bool) -> None:
+def test_breaker_opens_only_at_a_high_share_of_failures(
+    breaker: CircuitBreaker, clock: Clock, share: float, opens: bool
+) -> None:
     rng = random.Random(3)
     for _ in range(MAX_OUTCOMES):
         breaker.succeed()
@@ -63,7 +65,7 @@ def test_it_opens_on_the_share_of_failures(breaker: CircuitBreaker, clock: Clock
     assert ("HTTP 503" in reasons) == opens
 
 
-def test_one_call_probes_while_the_others_wait(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_half_open_breaker_lets_one_call_through(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.trip("down")
     clock.now += OPEN_SECONDS
     assert not breaker.open_reason()
@@ -78,13 +80,13 @@ def test_one_call_probes_while_the_others_wait(breaker: CircuitBreaker, clock: C
     assert not breaker.open_reason()
 
 
-def test_it_stays_open_for_as_long_as_the_vault_asked(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_breaker_stays_open_until_retry_after_ends(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.trip("down", 60)
     clock.now += 59
     assert breaker.open_reason() == "down"
 
 
-def test_one_failure_with_a_time_opens_it_unless_most_calls_are_answered(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_failure_with_retry_after_opens_it_unless_most_calls_succeed(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.succeed()
     breaker.succeed()
     breaker.fail("HTTP 503", 60)
@@ -103,7 +105,7 @@ def test_second_retry_needs_a_vault_that_answers(breaker: CircuitBreaker) -> Non
     assert [breaker.can_retry(attempts) for attempts in (1, 2, 3)] == [True, True, False]
 
 
-def test_it_lets_no_call_through_for_five_seconds(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_open_breaker_blocks_calls_for_five_seconds(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.trip("down")
     clock.now += 4.5
     assert breaker.open_reason() == "down"
@@ -120,7 +122,7 @@ def failures_until_open(breaker: CircuitBreaker) -> int:
     raise AssertionError("it never opens")
 
 
-def test_it_opens_when_half_of_the_last_fifty_outcomes_are_failures(breaker: CircuitBreaker) -> None:
+def test_breaker_opens_if_half_of_the_last_50_outcomes_are_failures(breaker: CircuitBreaker) -> None:
     for _ in range(100):
         breaker.succeed()
     assert failures_until_open(breaker) == 25
@@ -144,8 +146,8 @@ def test_outcomes_count_for_half_a_minute(breaker: CircuitBreaker, clock: Clock,
 @pytest.mark.parametrize(
     ("outcomes", "retried"),
     [
-        pytest.param("SSSF", False, id="too little is known"),
-        pytest.param("SSSSF", True, id="most were answered"),
+        pytest.param("SSSF", False, id="too few outcomes"),
+        pytest.param("SSSSF", True, id="most succeeded"),
         pytest.param("FSSSF", True, id="three of five"),
         pytest.param("FFFSSS", False, id="half"),
         pytest.param("FFFFSS", False, id="fewer than half"),

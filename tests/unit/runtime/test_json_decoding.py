@@ -1,4 +1,4 @@
-"""Whatever another party sends as JSON, decoding ends with a value or with one kind of error."""
+"""Test that decoding any JSON text ends with a value or with `Undecodable`."""
 
 import contextlib
 import json
@@ -18,13 +18,13 @@ SPEC = b'{"secretProviderClassName":"c","serviceAccountName":"r","secretObject":
 
 
 def nested(levels: int) -> bytes:
-    """Return a SecretSync as the API server accepts it: `managedFields` come before the name."""
+    """Return a SecretSync in which deep `managedFields` come before the name, as the API server sends them."""
     fields = b'{"f:x":' * levels + b"{}" + b"}" * levels
     return b'{"metadata":{"managedFields":[{"fieldsV1":%b}],"name":"a","namespace":"n"},"spec":%b}' % (fields, SPEC)
 
 
 @pytest.mark.parametrize("levels", [0, 10, 63, 64, 65, 900, 1500, 9995, 100_000])
-def test_an_object_of_any_depth_is_decoded(levels: int) -> None:
+def test_object_of_any_depth_is_decoded(levels: int) -> None:
     raw = nested(levels)
     assert decode_json(raw, PartialObject).metadata.name == "a"
     assert decode_json(raw, SecretSync).spec.service_account_name == "r"
@@ -51,14 +51,14 @@ def test_an_object_of_any_depth_is_decoded(levels: int) -> None:
         b'{"metadata":{"name":"a"}',
     ],
 )
-def test_what_does_not_fit_is_one_kind_of_error(raw: bytes) -> None:
+def test_invalid_text_raises_undecodable(raw: bytes) -> None:
     with pytest.raises(Undecodable) as caught:
         decode_json(raw, PartialObject)
     assert len(caught.value.problem) <= 500
 
 
 @given(st.binary(max_size=300) | st.text(alphabet='{}[]":,\\a1 ', max_size=300).map(str.encode))
-def test_no_text_raises_anything_else(raw: bytes) -> None:
+def test_any_text_is_decoded_or_raises_undecodable(raw: bytes) -> None:
     for shape in (PartialObject, ObjectPage, WatchEvent, SecretSync):
         with contextlib.suppress(Undecodable):
             decode_json(raw, shape)
@@ -73,7 +73,7 @@ JSON = st.recursive(
 
 
 def shallow(value: object, depth: int) -> object:
-    """Return what `cut` has to leave."""
+    """Return the expected result of `cut_nesting`."""
     if isinstance(value, list):
         return [shallow(each, depth - 1) for each in value] if depth else []
     if isinstance(value, dict):
@@ -82,23 +82,23 @@ def shallow(value: object, depth: int) -> object:
 
 
 @given(JSON, st.integers(min_value=0, max_value=5))
-def test_what_is_nested_deeper_becomes_empty(value: object, depth: int) -> None:
+def test_values_below_the_depth_limit_become_empty(value: object, depth: int) -> None:
     found = msgspec.json.decode(cut_nesting(msgspec.json.encode(value), depth))
     assert shallow(found, depth) == shallow(value, depth)
     assert shallow(found, depth + 1) == found
 
 
-def test_an_object_that_is_shallow_enough_stays_as_it_is() -> None:
+def test_object_within_the_depth_limit_is_unchanged() -> None:
     raw = nested(MAX_DEPTH - 10)
     assert cut_nesting(raw) == raw
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_a_time_beyond_what_can_be_expressed_is_none(text: str) -> None:
+def test_time_outside_the_range_of_datetime_is_none(text: str) -> None:
     assert parse_time(text) is None
 
 
-def test_a_time_of_year_1_is_written_as_the_api_server_reads_it() -> None:
+def test_time_of_year_1_is_formatted_with_four_digits() -> None:
     found = parse_time("0001-01-01T00:00:00Z")
     assert found
     assert format_time(found) == "0001-01-01T00:00:00Z"
@@ -109,6 +109,6 @@ def test_a_time_of_year_1_is_written_as_the_api_server_reads_it() -> None:
 @example("\ud83d\ude00")
 @example("\\\ud800\\ud800")
 @example("\ud800\ud83d\ude00\udc00")
-def test_lone_surrogates_are_replaced_and_nothing_else(text: str) -> None:
+def test_only_lone_surrogates_are_replaced(text: str) -> None:
     paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert msgspec.json.decode(replace_lone_surrogates(json.dumps(text).encode())) == paired

@@ -40,7 +40,7 @@ async def test_namespace_that_spent_its_budget_is_deferred_and_others_are_not() 
     await parser.run("a", costing(0))
 
 
-async def test_work_that_fails_is_charged_too() -> None:
+async def test_failed_work_is_charged_as_well() -> None:
     parser = ParsingPool(clock=lambda: 0.0)
 
     def fail(charge: Charge) -> None:
@@ -54,7 +54,7 @@ async def test_work_that_fails_is_charged_too() -> None:
 
 
 @pytest.mark.parametrize(("pfx", "places"), [(False, TEXTS_AT_ONCE), (True, PFX_AT_ONCE)])
-async def test_namespace_that_hangs_in_all_its_places_leaves_one_to_others(pfx: bool, places: int) -> None:
+async def test_hanging_namespace_leaves_a_thread_to_others(pfx: bool, places: int) -> None:
     parser, gate = ParsingPool(), threading.Event()
     hanging = [asyncio.create_task(parser.run("a", lambda _: gate.wait(), pfx=pfx)) for _ in range(places * 4)]
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""tools/plan: the whole table of SSE's guide, the distribution itself, and the ways out where one vault is too few."""
+"""Test tools/plan: the table of SSE's guide, the distribution, and the advice if one vault is too few."""
 
 import json
 import math
@@ -22,12 +22,12 @@ ENTRIES = [
 
 
 @pytest.mark.parametrize(("secrets", "clusters", "entry"), ENTRIES)
-def test_sses_table_is_reproduced(secrets: int, clusters: int, entry: int) -> None:
+def test_table_of_sse_is_reproduced(secrets: int, clusters: int, entry: int) -> None:
     assert fleet.sse_table_entry(clusters, secrets) == entry
 
 
 @pytest.mark.parametrize(("secrets", "clusters", "entry"), ENTRIES)
-def test_the_suggestion_differs_from_the_table_by_rounding_alone(secrets: int, clusters: int, entry: int) -> None:
+def test_suggestion_differs_from_the_table_only_by_rounding(secrets: int, clusters: int, entry: int) -> None:
     found = fleet.plan_fleet(Fleet(clusters=clusters, secrets=secrets, interval=10_000)).jitter_seconds
     if clusters * secrets <= 400:
         assert found == 0  # all of them at once are no more than a second of the vault's
@@ -36,28 +36,28 @@ def test_the_suggestion_differs_from_the_table_by_rounding_alone(secrets: int, c
 
 
 def reaches(mean: float, threshold: int) -> float:
-    """How likely a Poisson number reaches the threshold; the plain sum, over the upper tail."""
+    """Return the probability that a Poisson number reaches the threshold, as the sum over the upper tail."""
     terms = (math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in range(threshold, threshold + 500))
     return math.fsum(terms)
 
 
 @pytest.mark.parametrize("threshold", [4, 8, 20, 40, 80, 400])
 @pytest.mark.parametrize("risk", [0.01, 0.0001, 0.000001])
-def test_the_approximation_is_on_the_safe_side(threshold: int, risk: float) -> None:
+def test_approximation_never_understates_the_risk(threshold: int, risk: float) -> None:
     mean = fleet.max_arrivals(threshold, risk)
     if mean:
         assert reaches(mean, threshold) <= risk
 
 
 @pytest.mark.parametrize(("secrets", "clusters"), [(5, 500), (20, 500), (50, 1_000)])
-def test_the_peak_stays_below_the_vaults_limit(secrets: int, clusters: int) -> None:
+def test_peak_stays_below_the_limit_of_the_vault(secrets: int, clusters: int) -> None:
     found = fleet.plan_fleet(Fleet(clusters=clusters, secrets=secrets))
     assert found.vaults == 1
     assert found.lists.peak_in_ten_seconds < found.gets.peak_in_ten_seconds <= fleet.VAULT_CALLS
     assert found.gets.mean_per_second == pytest.approx(clusters * secrets / (3600 + found.jitter_seconds / 2), abs=0.01)
 
 
-def test_a_short_wait_takes_more_vaults() -> None:
+def test_short_wait_needs_more_vaults() -> None:
     patient = fleet.plan_fleet(Fleet(clusters=5_000, secrets=50, wait=9_000))
     hasty = fleet.plan_fleet(Fleet(clusters=5_000, secrets=50, wait=600))
     assert (patient.vaults, patient.subscriptions) == (1, 1)
@@ -72,33 +72,33 @@ def test_a_short_wait_takes_more_vaults() -> None:
     assert fleet.min_spread_seconds(fewer, 50) > 300
 
 
-def test_an_interval_that_is_given_stays() -> None:
+def test_given_interval_is_kept() -> None:
     found = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50, interval=300, wait=500))
     assert found.rotation_poll_interval_in_seconds == 300
     assert found.jitter_seconds <= 200
     assert found.vaults == 4
 
 
-def test_the_jitter_never_passes_the_interval() -> None:
-    """Else the second round would meet the first."""
+def test_jitter_never_exceeds_the_interval() -> None:
+    """Keep a second round of polls apart from the first one."""
     found = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50, interval=300, wait=3_000))
     assert found.jitter_seconds <= 300
     assert found.vaults == 3
 
 
-def test_the_vaults_own_ten_seconds_allow_more() -> None:
+def test_ten_second_window_allows_more_than_one_second() -> None:
     strict = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50))
     real = fleet.plan_fleet(Fleet(clusters=1_000, secrets=50, per=10))
     assert real.jitter_seconds * 3 < strict.jitter_seconds
     assert fleet.plan_fleet(Fleet(clusters=100, secrets=500, per=10)).vaults == 1
 
 
-def test_credentials_are_counted_by_cluster_and_account() -> None:
+def test_credentials_are_counted_per_cluster_and_account() -> None:
     found = fleet.plan_fleet(Fleet(clusters=7, secrets=5, accounts=3))
     assert (found.federated_credentials, found.identities) == (21, 2)
 
 
-def test_a_list_pages_through_the_whole_vault_and_gets_are_taken_where_they_are_fewer() -> None:
+def test_poll_uses_gets_if_they_are_fewer_than_pages() -> None:
     assert fleet.plan_fleet(Fleet(clusters=9, secrets=50)).lists.calls_per_cluster == 2
     assert fleet.plan_fleet(Fleet(clusters=9, secrets=50, objects=400)).lists.calls_per_cluster == 16
     assert fleet.plan_fleet(Fleet(clusters=9, secrets=3, objects=400)).lists.calls_per_cluster == 3
@@ -112,12 +112,12 @@ def test_a_list_pages_through_the_whole_vault_and_gets_are_taken_where_they_are_
         (Fleet(clusters=10, secrets=5, interval=600, wait=600), "shorter interval"),
     ],
 )
-def test_what_cannot_be_had_says_what_to_change(asked: Fleet, words: str) -> None:
+def test_impossible_fleet_error_names_the_change(asked: Fleet, words: str) -> None:
     with pytest.raises(NoPlan, match=words):
         fleet.plan_fleet(asked)
 
 
-def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.main(["--clusters", "1000", "--secrets", "20", "-o", "json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["jitterSeconds"] == 136
@@ -131,7 +131,7 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--clusters", "0"], ["--clusters", "x"], ["--risk", "90"], []])
-def test_bad_input_is_exit_code_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_input_ends_with_exit_code_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         plan.main(["--secrets", "5", *arguments])
     assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""2,000 clusters on one vault with the jitter that `tools/plan` suggests: its limit is never met, and why not less."""
+"""Test 2,000 clusters on one vault: the jitter that `tools/plan` suggests avoids throttling, half of it does not."""
 
 import asyncio
 import gc
@@ -47,11 +47,11 @@ def settings(jitter: int) -> Settings:
 @pytest.mark.parametrize(
     ("secrets", "per", "lists", "syncs", "start", "poll"),
     [
-        pytest.param(20, 1, True, 1, (1_800, 2_200), (200, 300), id="as SSE's guide reckons"),
-        pytest.param(10, 10, False, 2, (2_900, VAULT_LIMIT), (2_900, VAULT_LIMIT), id="as the vault counts, by gets"),
+        pytest.param(20, 1, True, 1, (1_800, 2_200), (200, 300), id="as in SSE's guide"),
+        pytest.param(10, 10, False, 2, (2_900, VAULT_LIMIT), (2_900, VAULT_LIMIT), id="as the vault counts, with gets"),
     ],
 )
-def test_a_fleet_that_starts_together_never_meets_the_limit(
+def test_fleet_that_starts_together_is_never_throttled(
     loop: VirtualLoop,
     secrets: int,
     per: int,
@@ -80,7 +80,7 @@ def test_a_fleet_that_starts_together_never_meets_the_limit(
     assert not vault.throttled_at
 
 
-def test_half_of_what_is_suggested_is_too_little(loop: VirtualLoop) -> None:
+def test_half_of_the_suggested_jitter_leads_to_throttling(loop: VirtualLoop) -> None:
     them = FleetSimulation(loop, settings(suggested(5, per=10) // 2), clusters=CLUSTERS, secrets=5)
     them.start()
     them.advance(INTERVAL / 2)
@@ -89,7 +89,7 @@ def test_half_of_what_is_suggested_is_too_little(loop: VirtualLoop) -> None:
     assert len(them.vault.accepted_at) == CLUSTERS * 5
 
 
-def test_a_restart_of_the_whole_fleet_costs_nothing(loop: VirtualLoop) -> None:
+def test_restart_of_the_fleet_makes_no_vault_calls(loop: VirtualLoop) -> None:
     jitter = suggested(2, per=1)
     them = FleetSimulation(loop, settings(jitter), clusters=CLUSTERS, secrets=2)
     vault = them.vault
@@ -117,8 +117,8 @@ def test_a_restart_of_the_whole_fleet_costs_nothing(loop: VirtualLoop) -> None:
     assert not vault.throttled_at
 
 
-def test_the_risk_that_a_plan_states_is_what_is_seen(loop: VirtualLoop) -> None:
-    """Of the seconds of a start, so many bring as many clusters as the vault takes calls of in a second, or more."""
+def test_stated_risk_of_a_plan_equals_the_simulated_one(loop: VirtualLoop) -> None:
+    """Count the seconds of a start in which the clusters make as many calls as the vault accepts, or more."""
     risk, secrets = 0.1, 20
     jitter = suggested(secrets, per=1, risk=risk)
     fit = VAULT_LIMIT // 10 // secrets
@@ -133,8 +133,8 @@ def test_the_risk_that_a_plan_states_is_what_is_seen(loop: VirtualLoop) -> None:
     assert 0.7 * risk < full / (starts * jitter) < 1.2 * risk
 
 
-def test_at_a_throttled_vault_who_has_nothing_comes_first_and_nobody_calls_when_told_to_wait(loop: VirtualLoop) -> None:
-    """25 calls in ten seconds: ten values are to be refreshed, and fifty come new, ten of them in one SecretSync."""
+def test_throttled_vault_serves_initial_syncs_first_without_early_calls(loop: VirtualLoop) -> None:
+    """Let the vault accept 25 calls in ten seconds, with ten values to refresh and fifty new ones."""
     them = FleetSimulation(loop, settings(0), clusters=1, secrets=10, syncs=10)
     vault = them.vault
     them.start()

@@ -1,4 +1,4 @@
-"""tools/plan --from: what a poll costs, by the objects of a folder, and which SecretSyncs cause it."""
+"""Test tools/plan --from: the cost of a poll by the objects of a folder, and the SecretSyncs that cause it."""
 
 import asyncio
 import json
@@ -106,7 +106,7 @@ def test_poll_lists_the_vault_if_pages_are_no_more_than_gets(
     assert found["readsByVault"] == {"shop-vault": count}
 
 
-def test_histories_and_kinds_cost_calls_of_their_own(costs: Any) -> None:
+def test_histories_and_kinds_need_additional_calls(costs: Any) -> None:
     found = costs(
         provider_class("all", secret("a"), secret("k", "key"), secret("h", history=3)),
         sync("s", "all", "a", "k", "h/0", "h/1"),
@@ -114,7 +114,7 @@ def test_histories_and_kinds_cost_calls_of_their_own(costs: Any) -> None:
     assert calls(found) == [(2, 0, 1)]
 
 
-def test_one_poll_serves_all_that_read_as_one_identity_and_names_who_costs_what(costs: Any) -> None:
+def test_secretsyncs_of_one_identity_share_a_poll(costs: Any) -> None:
     names = [f"a{number}" for number in range(30)]
     found = costs(
         provider_class("all", *map(secret, names)),
@@ -130,7 +130,7 @@ def test_one_poll_serves_all_that_read_as_one_identity_and_names_who_costs_what(
     ]
 
 
-def test_akvsync_counts_as_what_it_generates_and_once(costs: Any) -> None:
+def test_akvsync_is_counted_once_as_its_generated_objects(costs: Any) -> None:
     found = costs(akv_sync({"secretInAKV": "a"}, {"certInAKV": "web", "kubernetesSecretType": "kubernetes.io/tls"}))
     assert calls(found) == [(1, 0, 0)]
     assert sorted(each["name"] for each in found["groups"][0]["syncs"]) == ["a", "web"]
@@ -142,7 +142,7 @@ def test_selection_lists_the_whole_vault(costs: Any) -> None:
     assert found["groups"][0]["selects"]
 
 
-def test_what_cannot_be_counted_is_a_note(costs: Any) -> None:
+def test_object_that_cannot_be_counted_is_noted(costs: Any) -> None:
     found = costs(sync("lost", "none", "a"), provider_class("one", secret("a")), sync("wrong", "one", "b"))
     assert found["groups"] == []
     assert (
@@ -190,7 +190,7 @@ def test_fleet_of_such_clusters_is_planned(tmp_path: Path, capsys: pytest.Captur
         (["--from", "x", "--kubeconfig", "k"], "--kubeconfig needs --from cluster"),
     ],
 )
-def test_arguments_that_do_not_go_together(
+def test_conflicting_arguments_are_refused(
     arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -261,13 +261,13 @@ def test_kind_that_the_cluster_lacks_has_no_objects(missing: str) -> None:
 
 
 @pytest.mark.parametrize("plural", ["secretproviderclasses", "secretsyncs", "akvsyncs", "serviceaccounts"])
-def test_forbidden_list_names_the_kind_and_the_way_without_it(plural: str) -> None:
+def test_forbidden_list_names_the_kind_and_the_alternative(plural: str) -> None:
     page = ScriptedResponse({"metadata": {}, "items": []})
     with pytest.raises(Refused, match=f"you may not list {plural} in all .*kubectl get {plural} --all-namespaces"):
         of_cluster(lambda asked: error_response(403, "no") if plural in asked.path else page)
 
 
-def test_pages_that_are_too_large_are_asked_for_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_that_are_too_large_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_ANSWER", 10_000)
     asked_for: list[int] = []
     items = [{"metadata": {"name": f"a{number}", "annotations": {"x": "x" * 1_000}}} for number in range(40)]

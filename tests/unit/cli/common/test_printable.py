@@ -1,4 +1,4 @@
-"""Text of others on its way to a terminal, a Markdown page, a shell or a JSON reader."""
+"""Test the output of foreign text to a terminal, a Markdown page, a shell or a JSON reader."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tools.cli.common import printable
 
 
 @pytest.mark.parametrize("character", FORBIDDEN, ids=lambda each: f"U+{ord(each):04X}")
-def test_what_is_not_visible_becomes_a_space(character: str) -> None:
+def test_invisible_character_becomes_a_space(character: str) -> None:
     for made in (printable.line(f"a{character}b"), printable.block(f"a{character}b").replace("\n", " ")):
         assert made == "a b"
     assert character not in printable.command("x", f"a{character}b")
@@ -23,7 +23,7 @@ def test_what_is_not_visible_becomes_a_space(character: str) -> None:
     assert printable.as_json({"k": f"a{character}b"}).isascii()
 
 
-def test_ordinary_text_is_left_as_it_is() -> None:
+def test_ordinary_text_is_unchanged() -> None:
     for text in ("Deployment shop/web: Secret principal", "Ünïcödé 秘密 ✓", "https://issuer.example"):
         assert printable.line(text) == text
     assert printable.markdown("Deployment shop/web: Secret principal (a.b-c)") == (
@@ -32,25 +32,25 @@ def test_ordinary_text_is_left_as_it_is() -> None:
 
 
 @given(HOSTILE)
-def test_a_line_is_one_line_of_visible_characters(text: str) -> None:
+def test_any_text_becomes_one_line_of_visible_characters(text: str) -> None:
     for made in (printable.line(text), printable.word(text), printable.markdown(text)):
         assert all(unicodedata.category(each)[0] != "C" for each in made)
         assert made.splitlines() in ([], [made])
         made.encode()  # no lone surrogate is left
 
 
-def test_a_line_has_a_bound() -> None:
+def test_length_of_a_line_is_bounded() -> None:
     assert len(printable.line("x" * 10**7)) == printable.MAX_LINE + 4
 
 
 @given(st.lists(HOSTILE, min_size=1, max_size=5))
-def test_a_command_has_the_words_that_went_in(words: list[str]) -> None:
+def test_command_is_parsed_into_the_original_words(words: list[str]) -> None:
     assert shlex.split(printable.command(*words)) == [printable.line(word) for word in words]
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(HOSTILE, min_size=1, max_size=8))
-def test_a_real_shell_finds_those_words(words: list[str]) -> None:
+def test_shell_parses_the_original_words(words: list[str]) -> None:
     text = printable.command("printf", "%s\\n", *words)
     done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True)
     assert done.stdout == "".join(f"{printable.line(word)}\n" for word in words)
@@ -63,7 +63,7 @@ def test_a_real_shell_finds_those_words(words: list[str]) -> None:
         "https://evil.example", "www.evil.example", "x@evil.example", "# title", "\\`", "```", "$x$",
     ],
 )  # fmt: skip
-def test_markdown_shows_the_text_and_no_more(text: str) -> None:
+def test_markdown_shows_only_the_text(text: str) -> None:
     made = printable.markdown(text)
     assert made != text
     # Without its escapes it is the text: nothing was lost.
@@ -71,7 +71,7 @@ def test_markdown_shows_the_text_and_no_more(text: str) -> None:
 
 
 @given(HOSTILE)
-def test_json_is_ascii_and_holds_the_text(text: str) -> None:
+def test_json_is_ascii_and_decodes_to_the_text(text: str) -> None:
     made = printable.as_json({text: [text]})
     assert made.isascii()
     assert all(each.isprintable() or each == "\n" for each in made)

@@ -1,4 +1,4 @@
-"""tools/doctor's judgments, one by one; what they are made from is gathered in tests/cluster/test_doctor.py."""
+"""Test each check of tools/doctor. tests/cluster/test_doctor.py tests the collection of their facts."""
 
 import base64
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ def release(available: int, *, verified: bool = True) -> ControllerRelease:
         (release(1), Level.OK, "n/a is available"),
     ],
 )
-def test_the_controller(found: ControllerRelease | None, level: Level, word: str) -> None:
+def test_controller_check_depends_on_its_deployment(found: ControllerRelease | None, level: Level, word: str) -> None:
     check = checks.controller(found)
     assert check.level is level
     assert word in str(check)
@@ -82,12 +82,12 @@ def test_the_controller(found: ControllerRelease | None, level: Level, word: str
         (["p", "q"], {"p": "Deny"}, "q not bound"),
     ],
 )
-def test_the_policies(present: list[str], bound: dict[str, str], word: str) -> None:
+def test_policy_check_depends_on_policies_and_bindings(present: list[str], bound: dict[str, str], word: str) -> None:
     bindings = [{"spec": {"policyName": name, "validationActions": [action]}} for name, action in bound.items()]
     assert word in checks.policies(["p", "q"], present, bindings).text
 
 
-def test_the_issuer_publishes_what_the_cluster_signs_with() -> None:
+def test_issuer_check_compares_published_keys_with_the_clusters() -> None:
     name = "https://issuer.example"
     assert checks.issuer(name, ["1"], {"issuer": name}, ["1", "2"]).level is Level.OK
     assert checks.issuer(name, ["1", "3"], {"issuer": name}, ["1"]).text.startswith("1 of the keys")
@@ -95,11 +95,11 @@ def test_the_issuer_publishes_what_the_cluster_signs_with() -> None:
 
 
 @pytest.mark.parametrize(("off", "level"), [(0, Level.OK), (-299, Level.OK), (301, Level.FAIL), (-3600, Level.FAIL)])
-def test_the_clock(off: int, level: Level) -> None:
+def test_clock_check_depends_on_the_difference(off: int, level: Level) -> None:
     assert checks.clock(1_000_000, 1_000_000 + off).level is level
 
 
-def test_credentials_are_counted_by_service_account() -> None:
+def test_credentials_are_counted_per_service_account() -> None:
     def several(client: str, count: int) -> list[Identity]:
         return [Identity(f"n{number}", "a", client, "t") for number in range(count)] * 2
 
@@ -111,7 +111,7 @@ def test_credentials_are_counted_by_service_account() -> None:
     ]
 
 
-def test_a_token_must_say_what_a_credential_can_match() -> None:
+def test_token_with_a_wrong_claim_fails_its_check() -> None:
     right = {"iss": "i", "sub": WHO.subject, "aud": ["api://AzureADTokenExchange"], "iat": 1, "exp": 601}
     assert checks.token("s", WHO, right, "i").text.endswith("for 600 s")
     for wrong in ({"iss": "j"}, {"sub": "x"}, {"aud": ["x"]}):
@@ -128,11 +128,11 @@ def test_a_token_must_say_what_a_credential_can_match() -> None:
         ("", FIRST, False),
     ],
 )
-def test_the_vaults_tenant(challenge: str, named: str, said: bool) -> None:
+def test_other_tenant_of_the_vault_is_reported(challenge: str, named: str, said: bool) -> None:
     assert bool(checks.tenant("s", "v", challenge, named)) is said
 
 
-def test_addresses_say_what_is_private() -> None:
+def test_private_address_of_the_vault_is_named() -> None:
     assert "private" in checks.addresses("s", "v", ["10.0.0.4", "52.1.2.3"]).text
     assert "private" not in checks.addresses("s", "v", ["52.1.2.3", "2603:1030::1"]).text
 
@@ -156,14 +156,14 @@ def held(data: Mapping[str, bytes], uid: str = "u1", **changes: Any) -> SecretDa
         (held({"k": b"v"}, type="other"), Level.FAIL, "of type other, not Opaque"),
     ],
 )
-def test_the_secret(found: SecretData | None, level: Level, word: str) -> None:
+def test_secret_check_depends_on_owner_and_data(found: SecretData | None, level: Level, word: str) -> None:
     fetched = {"k": VaultValue(value=SecretBytes(b"v"), version="1")}
     check = checks.secret("s", sync(), found, fetched)
     assert check.level is level, check
     assert word in check.text
 
 
-def test_a_key_that_could_not_be_read_is_said() -> None:
+def test_key_that_cannot_be_read_is_reported() -> None:
     check = checks.secret("s", sync(), held({"k": b"v"}), {"k": ObjectError("it is gone; bring it back")})
     assert "1 could not be read" in check.text
     (read,) = checks.objects("s", WHO, "v", {"secret/a": ObjectError("it is gone; bring it back")})
@@ -182,7 +182,7 @@ def test_a_key_that_could_not_be_read_is_said() -> None:
         ({"conditions": [ready()], "lastSuccessfulSyncTime": "2029-12-31T10:49:59Z"}, Level.WARN, "10:49:59Z"),
     ],
 )
-def test_the_status(status: dict[str, Any], level: Level, word: str) -> None:
+def test_status_check_depends_on_the_conditions(status: dict[str, Any], level: Level, word: str) -> None:
     check = checks.status("s", sync(**status), Settings(), NOW)
     assert check.level is level
     assert word in check.text
@@ -203,14 +203,14 @@ def test_status_counts_the_last_poll_of_the_group(status: str, polled: timedelta
     assert word in check.text
 
 
-def test_a_secretsync_that_this_release_leaves_alone() -> None:
+def test_secretsync_outside_the_watched_namespaces_fails() -> None:
     elsewhere = checks.served("s", sync(), Settings(watch_namespaces=("other",)))
     assert elsewhere
     assert elsewhere.level is Level.FAIL
     assert checks.served("s", sync(), Settings(watch_namespaces=("shop",))) is None
 
 
-def test_nothing_writes_to_the_terminal() -> None:
+def test_check_line_has_only_printable_characters() -> None:
     line = str(checks.fail("s", "status", "red \x1b[31m\ntwo", "fix"))
     assert line == "fail  s  status: red  [31m two; fix"
 
@@ -246,7 +246,7 @@ class FakeCaller(OperatorKubeClient):
         ([ready()], Level.OK, "1 SecretSyncs"),
     ],
 )
-async def test_an_akvsync_stands_for_what_it_owns(conditions: list[Any], level: Level, word: str) -> None:
+async def test_akvsync_is_replaced_by_the_secretsyncs_it_owns(conditions: list[Any], level: Level, word: str) -> None:
     caller = FakeCaller(conditions, {"akvsyncs"})
     syncs, (check,) = await doctor.find_named(caller, "AKVSync", "x", "shop")
     assert [each.metadata.name for each in syncs] == ["part"]
@@ -256,7 +256,7 @@ async def test_an_akvsync_stands_for_what_it_owns(conditions: list[Any], level: 
     assert ([each.metadata.name for each in everything[0]], everything[1]) == (["s", "part"], [check])
 
 
-async def test_an_akvsync_that_is_not_there_or_not_known() -> None:
+async def test_missing_or_unserved_akvsync_is_reported() -> None:
     with pytest.raises(BadInput, match="no AKVSync y in namespace shop"):
         await doctor.find_named(FakeCaller([], {"akvsyncs"}), "AKVSync", "y", "shop")
     (check,) = (await doctor.find_named(FakeCaller([], set()), "AKVSync", "x", "shop"))[1]
@@ -267,13 +267,13 @@ async def test_an_akvsync_that_is_not_there_or_not_known() -> None:
 @pytest.mark.parametrize(
     "argument", ["secretsync", "secretsync/", "pod/x", "/x", "secretsync/a/b", "secretsync/A", "akvsync/x?y"]
 )
-def test_bad_input_is_exit_code_two(argument: str) -> None:
+def test_invalid_argument_ends_with_exit_code_two(argument: str) -> None:
     with pytest.raises(SystemExit) as ended:
         doctor.main([argument])
     assert ended.value.code == 2
 
 
-def test_no_way_to_the_cluster_is_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_cluster_ends_with_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--kubeconfig", "/nowhere"]) == 2
     assert "/nowhere" in capsys.readouterr().err
 
@@ -289,7 +289,7 @@ def test_no_way_to_the_cluster_is_exit_code_two(capsys: pytest.CaptureFixture[st
         ("clusters: [", "line 1"),
     ],
 )
-def test_what_is_no_kubeconfig_is_told_in_a_line(
+def test_invalid_kubeconfig_is_reported_in_one_line(
     text: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "config"
@@ -324,7 +324,7 @@ def renewed(seconds_ago: float, holder: str = "pod-1_ab", duration: int = 15) ->
         (None, "fail", "no replica leads: the controller's Lease is missing and was not created"),
     ],
 )
-def test_which_replica_leads(lease: Lease | None, level: str, text: str) -> None:
+def test_leader_check_depends_on_the_lease(lease: Lease | None, level: str, text: str) -> None:
     found = checks.leader(lease, NOW)
     assert found.level == level
     assert text in found.text
@@ -341,7 +341,7 @@ def test_which_replica_leads(lease: Lease | None, level: str, text: str) -> None
         (("shop",), ("web",), 1, None, ""),
     ],
 )
-def test_releases_over_the_same_namespaces(
+def test_overlap_with_another_release_is_reported(
     ours: tuple[str, ...], theirs: tuple[str, ...], available: int, level: Level | None, text: str
 ) -> None:
     found = checks.overlap(release(available), ours, theirs)

@@ -1,4 +1,4 @@
-"""What the doctor expects of a release follows from the settings in its Deployment."""
+"""Test that the doctor's expectations of a release follow the settings in its Deployment."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ class Server:
         ({"WATCH_NAMESPACES": "shop"}, ALWAYS | MADE | {"namespaces"}),
     ],
 )
-async def test_the_policies_that_a_release_brings_are_missed(environment: dict[str, str], brought: set[str]) -> None:
+async def test_missing_policy_of_the_release_is_reported(environment: dict[str, str], brought: set[str]) -> None:
     async def look(names: set[str]) -> tuple[Level, str]:
         installation = ReleaseFacts(
             cast("OperatorKubeClient", Server(names, environment)), cast("EndpointProber", None)
@@ -92,7 +92,7 @@ async def test_the_policies_that_a_release_brings_are_missed(environment: dict[s
         pytest.param(0, [None, "pod-1"], Level.FAIL, id="no pod is ready, so there is nothing to wait for"),
     ],
 )
-async def test_a_ready_pod_gets_time_to_take_the_lease(
+async def test_ready_pod_gets_time_to_acquire_the_lease(
     available_replicas: int,
     holders: list[str | None],
     level: Level,

@@ -1,4 +1,4 @@
-"""To which hosts a tool may send a token: Azure's own, and those that the caller names."""
+"""Test the hosts to which a tool may send a token: those of Azure, and those that the caller names."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def unnamed(authority: str, vault_url: str, *named: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", BUILT_IN_CLOUDS)
-def test_azures_own_clouds_are_trusted(name: str) -> None:
+def test_built_in_cloud_is_trusted(name: str) -> None:
     assert trusted_hosts.unnamed(BUILT_IN_CLOUDS[name], "shop", ()) == []
 
 
@@ -27,7 +27,7 @@ def test_azures_own_clouds_are_trusted(name: str) -> None:
         (ENTRA.upper().replace("HTTPS", "https"), VAULTS),
     ],
 )
-def test_a_cloud_with_azures_hosts_is_trusted_by_any_name(authority: str, vault_url: str) -> None:
+def test_cloud_with_azures_hosts_is_trusted_under_any_name(authority: str, vault_url: str) -> None:
     assert unnamed(authority, vault_url) == []
 
 
@@ -53,7 +53,7 @@ def test_a_cloud_with_azures_hosts_is_trusted_by_any_name(authority: str, vault_
         "https://shop.vault.azure.net.evil.example",
     ],
 )
-def test_any_other_authority_is_not(authority: str) -> None:
+def test_other_authority_is_not_trusted(authority: str) -> None:
     assert unnamed(authority, VAULTS) != []
 
 
@@ -70,7 +70,7 @@ def test_any_other_authority_is_not(authority: str) -> None:
         "https://evil.example\\{vault}.vault.azure.net",
     ],
 )
-def test_any_other_vault_is_not(vault_url: str) -> None:
+def test_other_vault_is_not_trusted(vault_url: str) -> None:
     assert unnamed(ENTRA, vault_url) != []
 
 
@@ -85,7 +85,7 @@ def test_any_other_vault_is_not(vault_url: str) -> None:
         (("*.stack.example",), ["*.vault.stack.example:8443"]),
     ],
 )
-def test_the_caller_names_hosts(named: tuple[str, ...], left: list[str]) -> None:
+def test_host_that_the_caller_names_is_trusted(named: tuple[str, ...], left: list[str]) -> None:
     """What is left is what the caller may name: with it, nothing is left."""
     cloud = ("https://login.stack.example", "https://{vault}.vault.stack.example:8443")
     assert unnamed(*cloud, *named) == left
@@ -93,12 +93,12 @@ def test_the_caller_names_hosts(named: tuple[str, ...], left: list[str]) -> None
 
 
 @pytest.mark.parametrize("text", ["", "https://a.example", "a b", "*", "*.", "*.*.example", "a.example/", "-a", "a:x"])
-def test_what_is_no_host_is_refused(text: str) -> None:
+def test_text_that_is_no_host_is_refused(text: str) -> None:
     with pytest.raises(trusted_hosts.HostError):
         trusted_hosts.parse(text)
 
 
-def test_azures_hosts_are_met_with_the_machines_certificates_alone() -> None:
+def test_azures_hosts_are_verified_with_system_certificates_only() -> None:
     brought = Cloud(authority=ENTRA, vault_url=VAULTS, ca="PEM")
     assert trusted_hosts.connecting(brought, "shop", ()).ca == ""
     assert trusted_hosts.connecting(brought, "shop", ("login.microsoftonline.com",)).ca == ""

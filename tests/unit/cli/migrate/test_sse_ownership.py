@@ -1,4 +1,4 @@
-"""tools/migrate from-sse and to-sse: whose the fields are, before and after."""
+"""Test the managers of fields before and after tools/migrate from-sse and to-sse."""
 
 from typing import Any
 
@@ -25,11 +25,11 @@ SSES = SHAPE | {
 KUBECTL = {"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:data": {"f:x": {}}}}
 
 
-def test_our_entry_becomes_sses() -> None:
+def test_controllers_entry_becomes_the_one_of_sse() -> None:
     assert hand_back_fields([OURS]) == [OURS | {"manager": "secrets-store-sync-controller", "operation": "Apply"}]
 
 
-def test_it_is_joined_to_the_one_that_is_there() -> None:
+def test_controllers_entry_is_merged_into_an_existing_one_of_sse() -> None:
     entries = hand_back_fields([SSES, KUBECTL, OURS])
     assert entries == [
         KUBECTL,
@@ -46,7 +46,7 @@ def test_it_is_joined_to_the_one_that_is_there() -> None:
     assert hand_back_fields(entries) is None
 
 
-def test_what_is_not_ours_is_left_alone() -> None:
+def test_entries_of_other_managers_are_unchanged() -> None:
     assert hand_back_fields([SSES, KUBECTL]) is None
     assert other_managers([SSES, KUBECTL, OURS]) == ["kubectl"]
 
@@ -73,7 +73,7 @@ def secret(uid: str = "u", label: str = "") -> ObjectMeta:
         (secret(), {"secretSyncControllerName": "sse"}, "controllerName"),
     ],
 )
-def test_what_is_in_the_way_of_taking_over(found: ObjectMeta | None, spec: dict[str, str], words: str) -> None:
+def test_reason_that_prevents_a_takeover_is_named(found: ObjectMeta | None, spec: dict[str, str], words: str) -> None:
     told = takeover_blocker(sync(**spec), found)
     assert words in told
     assert bool(told) == bool(words)

@@ -1,4 +1,4 @@
-"""tools/migrate from-sse: helm's releases and SSE's settings, read within bounds."""
+"""Test how tools/migrate from-sse reads helm's releases and SSE's settings, within bounds."""
 
 import base64
 import gzip
@@ -28,7 +28,7 @@ RELEASE = {
 }
 
 
-def test_only_what_the_user_gave_is_read_of_a_release() -> None:
+def test_only_user_supplied_values_of_a_release_are_read() -> None:
     found = sse_settings.read_release(packed(RELEASE))
     assert (found.chart.metadata.name, found.config) == ("secretsync", {"rotationPollIntervalInSeconds": "120"})
     assert sse_settings.read_release(packed({**RELEASE, "config": None})).config is None
@@ -49,7 +49,7 @@ def test_only_what_the_user_gave_is_read_of_a_release() -> None:
         (packed(b" " * (sse_settings.MAX_RELEASE_BYTES + 1)), "more than 16 MiB"),
     ],
 )
-def test_release_that_is_none_is_refused(text: str, problem: str) -> None:
+def test_invalid_release_is_refused(text: str, problem: str) -> None:
     with pytest.raises(BadReleaseError, match=problem):
         sse_settings.read_release(text)
 
@@ -100,7 +100,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | HOSTILE, lambda 
 
 @settings(deadline=None, max_examples=200)
 @given(st.dictionaries(st.sampled_from(sorted(sse_settings.SAME)) | HOSTILE, JSON, max_size=4))
-def test_command_has_the_intended_words_whatever_the_values(values: dict[str, Any]) -> None:
+def test_command_has_the_intended_words_for_any_values(values: dict[str, Any]) -> None:
     found = sse_settings.list_settings(values)
     command = sse_settings.install_command(found, "azure-secret-store")
     assert command.isprintable()

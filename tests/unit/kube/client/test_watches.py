@@ -1,4 +1,4 @@
-"""Watches of the Kubernetes API, over real HTTP: lines, silence, and room beside them."""
+"""Test watches of the Kubernetes API over real HTTP: their lines, silence, and room for other requests."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from tests.support.scripted_api_server import ScriptedApiServer, ScriptedRespons
 from tests.unit.kube.client.calls import PARTIAL, catch_error, probe_secret
 
 
-async def test_a_line_larger_than_any_buffer_arrives_whole(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+async def test_line_that_is_larger_than_the_buffer_is_read_whole(both: tuple[ScriptedApiServer, KubeClient]) -> None:
     server, api = both
     large = msgspec.json.encode({"type": "ADDED", "object": {"spec": "x" * 2**21}})
     small = msgspec.json.encode({"type": "BOOKMARK", "object": {}})
@@ -20,13 +20,13 @@ async def test_a_line_larger_than_any_buffer_arrives_whole(both: tuple[ScriptedA
     assert lines == [large, small, small]
 
 
-async def test_a_half_line_at_the_end_is_not_an_event(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+async def test_incomplete_line_at_the_end_is_not_an_event(both: tuple[ScriptedApiServer, KubeClient]) -> None:
     server, api = both
     server.add_responses([b'{"type":"ADDED"}\n{"type":"DEL'])
     assert [line async for line in api.watch_lines("/", {}, quiet=5)] == [b'{"type":"ADDED"}']
 
 
-async def test_a_watch_that_falls_silent_is_given_up(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+async def test_silent_watch_is_ended(both: tuple[ScriptedApiServer, KubeClient]) -> None:
     server, api = both
     server.add_responses(ScriptedResponse([b'{"type":"ADDED"}\n'], held=True))
     lines = api.watch_lines("/", {}, quiet=0.05)
@@ -35,7 +35,7 @@ async def test_a_watch_that_falls_silent_is_given_up(both: tuple[ScriptedApiServ
     assert isinstance(error, errors.Unreachable)
 
 
-async def test_a_watch_asks_for_bookmarks_and_an_end(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+async def test_watch_requests_bookmarks_and_a_timeout(both: tuple[ScriptedApiServer, KubeClient]) -> None:
     server, api = both
     server.add_responses([{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}}])
     events = [event async for event in permissions.SECRET_SYNCS.watch(api, "team", "5")]
@@ -48,7 +48,7 @@ async def test_a_watch_asks_for_bookmarks_and_an_end(both: tuple[ScriptedApiServ
     }
 
 
-async def test_many_watches_leave_room_for_requests(both: tuple[ScriptedApiServer, KubeClient]) -> None:
+async def test_many_watches_leave_connections_for_requests(both: tuple[ScriptedApiServer, KubeClient]) -> None:
     # 40 watched namespaces are 80 watches, and all of them last.
     server, api = both
     server.add_responses(*[ScriptedResponse([b"{}\n"], held=True) for _ in range(80)])

@@ -1,4 +1,4 @@
-"""Objects that an editor of one namespace makes to stop the reflector, or to have others' objects taken for gone."""
+"""Test objects by which an editor tries to stop the informer or to make other objects seem deleted."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ async def test_deep_objects_are_listed_and_watched_like_any_other(harness: Infor
 
 
 @pytest.mark.parametrize("bad", [{"metadata": {"name": 5}}, {"metadata": None}, {}, None, 7])
-async def test_an_object_without_a_readable_name_has_none_taken_for_gone(harness: InformerHarness, bad: Any) -> None:
+async def test_object_without_a_readable_name_removes_no_other_object(harness: InformerHarness, bad: Any) -> None:
     await harness.play(
         listed(item("a"), item("b")),
         [event("ERROR", {"code": 410})],
@@ -46,13 +46,13 @@ async def test_an_object_without_a_readable_name_has_none_taken_for_gone(harness
     assert (A, "generation 1") in harness.notified
 
 
-async def test_an_object_whose_metadata_does_not_fit_is_there_all_the_same(harness: InformerHarness) -> None:
+async def test_object_with_invalid_metadata_is_stored_as_unreadable(harness: InformerHarness) -> None:
     await harness.play(listed(item("a", labels=5), item("b")), FOREVER)
     assert isinstance(harness.store.get(A), Unreadable)
     assert not isinstance(harness.store.get(B), Unreadable)
 
 
-async def test_a_spec_that_is_too_large_is_not_kept(harness: InformerHarness) -> None:
+async def test_spec_that_is_too_large_is_not_stored(harness: InformerHarness) -> None:
     large = item("a")
     large["spec"]["secretObject"]["annotations"] = {"note": "x" * MAX_SPEC}
     await harness.play(listed(large, item("b", annotations={"note": "x" * MAX_SPEC})), FOREVER)
@@ -62,10 +62,10 @@ async def test_a_spec_that_is_too_large_is_not_kept(harness: InformerHarness) ->
     assert not isinstance(harness.store.get(B), Unreadable)  # its metadata is large, and is not kept
 
 
-async def test_objects_of_one_namespace_are_kept_up_to_its_budget(
+async def test_objects_of_one_namespace_are_stored_up_to_its_budget(
     harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sixth object of the namespace does not fit; a deleted one makes room for it at the next list."""
+    """Exceed the budget with the sixth object, which fits at the next list after the deletion of another one."""
     size = len(msgspec.json.encode(SECRET_SYNCS.decode_object(raw(item("a")))))
     small = budgets.KEPT._replace(most=5 * size)
     monkeypatch.setattr(budgets, "KEPT", small)
@@ -97,7 +97,7 @@ async def test_status_of_an_object_beyond_the_budget_says_so(
     )
 
 
-async def test_an_unexpected_failure_is_followed_by_a_list(
+async def test_unexpected_failure_is_followed_by_a_list(
     harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode, failures = harness.informer.decode_object, [ZeroDivisionError(), MemoryError()]
@@ -112,7 +112,7 @@ async def test_an_unexpected_failure_is_followed_by_a_list(
     assert list(harness.store.keys()) == [A]
 
 
-async def test_a_listener_that_fails_keeps_no_other_object_away(harness: InformerHarness) -> None:
+async def test_failing_handler_does_not_hide_other_objects(harness: InformerHarness) -> None:
     def failing(key: Key, _: object) -> None:
         if key == A:
             raise ZeroDivisionError
@@ -122,7 +122,7 @@ async def test_a_listener_that_fails_keeps_no_other_object_away(harness: Informe
     assert set(harness.store.keys()) == {A, B}
 
 
-async def test_pages_of_large_objects_get_smaller(harness: InformerHarness) -> None:
+async def test_pages_of_large_objects_become_smaller(harness: InformerHarness) -> None:
     note = {"note": "x" * 2**20}
     await harness.play(
         ScriptedResponse(b"[" + b" " * (9 * 2**20)),

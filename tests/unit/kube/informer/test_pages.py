@@ -1,4 +1,4 @@
-"""How many objects are asked for at once, by how large the answers are."""
+"""Test the number of objects per page, which depends on the size of the answers."""
 
 from typing import cast
 
@@ -16,7 +16,7 @@ TOO_LARGE = -1
 
 
 class ResourceClient:
-    """Answers with pages of these sizes in bytes, and keeps how many objects were asked for."""
+    """A resource whose pages have these sizes in bytes. It records the number of requested objects."""
 
     def __init__(self, *sizes: int) -> None:
         self.sizes = list(sizes)
@@ -32,32 +32,32 @@ class ResourceClient:
 
 
 async def limits(*sizes: int) -> list[int]:
-    """Return what a reflector asks for until it has these answers, and then for one more."""
+    """Return the limits of the informer's requests for these pages and for one more."""
     handle = ResourceClient(*sizes, 0)
     store: Store[SecretSync] = Store()
-    reflector = Informer(cast("KubeClient", None), cast("ListWatch[SecretSync]", handle), "team", store)
+    informer = Informer(cast("KubeClient", None), cast("ListWatch[SecretSync]", handle), "team", store)
     while handle.sizes:
-        await reflector.read_page("")
+        await informer.read_page("")
     return handle.limits
 
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        pytest.param([MIB], [50, 50], id="a mebibyte is right"),
-        pytest.param([MIB + 1], [50, 25], id="more is halved"),
+        pytest.param([MIB], [50, 50], id="one MiB keeps the limit"),
+        pytest.param([MIB + 1], [50, 25], id="more than one MiB halves it"),
         pytest.param([2 * MIB] * 7, [50, 25, 12, 6, 3, 1, 1, 1], id="down to one object"),
-        pytest.param([2 * MIB, MIB // 2], [50, 25, 25], id="half a mebibyte is right"),
-        pytest.param([2 * MIB, 2 * MIB, MIB // 2 - 1], [50, 25, 12, 24], id="less is doubled"),
+        pytest.param([2 * MIB, MIB // 2], [50, 25, 25], id="half a MiB keeps the limit"),
+        pytest.param([2 * MIB, 2 * MIB, MIB // 2 - 1], [50, 25, 12, 24], id="less than half a MiB doubles it"),
         pytest.param([2 * MIB, 0, 0], [50, 25, 50, 50], id="up to a whole page"),
-        pytest.param([TOO_LARGE, MIB], [50, 6, 6], id="an eighth where an answer was not even read"),
+        pytest.param([TOO_LARGE, MIB], [50, 6, 6], id="an answer that is too large divides it by eight"),
         pytest.param([TOO_LARGE, TOO_LARGE, 0, TOO_LARGE, MIB], [50, 6, 1, 2, 1, 1], id="at least one object"),
     ],
 )
-async def test_large_objects_are_asked_for_in_smaller_pages(sizes: list[int], expected: list[int]) -> None:
+async def test_large_objects_are_requested_in_smaller_pages(sizes: list[int], expected: list[int]) -> None:
     assert await limits(*sizes) == expected
 
 
-async def test_one_object_that_is_too_large_is_an_error() -> None:
+async def test_single_object_that_is_too_large_is_an_error() -> None:
     with pytest.raises(AnswerTooLarge):
         await limits(TOO_LARGE, TOO_LARGE, TOO_LARGE)

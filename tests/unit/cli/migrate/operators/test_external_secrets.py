@@ -1,4 +1,4 @@
-"""tools/migrate external-secrets: what ExternalSecrets become, and why others do not."""
+"""Test tools/migrate external-secrets: the result for ExternalSecrets, or the reason for none."""
 
 import io
 import json
@@ -114,7 +114,7 @@ def test_labels_of_the_external_secret_or_of_its_template_are_kept() -> None:
         ({"p": '{{ index . "a" }}'}, [{"dataKey": "p", "secretInAKV": "x"}]),
     ],
 )
-def test_template_that_only_renames_is_followed(form: dict[str, str], wanted: Any) -> None:
+def test_template_that_only_renames_keys_is_converted(form: dict[str, str], wanted: Any) -> None:
     found = moved(store(), external(key("a", "x"), target={"template": {"data": form}}))
     assert spec_of(found)["objects"][0]["mapping"] == wanted
 
@@ -132,7 +132,7 @@ def test_template_that_merges_keeps_the_other_keys() -> None:
         ('{{ .pfx | filterPEM "CERTIFICATE" }}\n', '{{ .pfx | filterPEM "PRIVATE KEY" }}\n'),
     ],
 )
-def test_certificate_that_a_template_takes_apart_becomes_a_tls_secret(crt: str, tls_key: str) -> None:
+def test_template_that_splits_a_certificate_becomes_a_tls_secret(crt: str, tls_key: str) -> None:
     template = {"type": "kubernetes.io/tls", "data": {"tls.crt": crt, "tls.key": tls_key}}
     found = moved(store(), external(key("pfx", "web"), target={"template": template}))
     (made,) = spec_of(found)["objects"]
@@ -155,7 +155,7 @@ def test_parts_of_a_certificate_in_an_opaque_secret_become_a_class() -> None:
         ({"version": VERSION, "property": "a.b"}, "objectProperty: 'a.b'"),
     ],
 )
-def test_what_an_akvsync_lacks_becomes_a_class_and_a_secretsync(ref: dict[str, str], line: str) -> None:
+def test_source_that_an_akvsync_cannot_express_becomes_a_class(ref: dict[str, str], line: str) -> None:
     found = moved(store(), external(key("a", "x", **ref), key("b", "x")))
     assert found.notes == []
     source, sync = found.manifests
@@ -214,7 +214,7 @@ def test_find_becomes_a_selection(regexp: str, conditions: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("rewrite", [("^shop-", ""), ("^shop-(.*)", "$1"), ("^shop-(.+)$", "${1}")])
-def test_rewrite_that_takes_off_a_prefix_is_kept(rewrite: tuple[str, str]) -> None:
+def test_rewrite_that_removes_a_prefix_is_kept(rewrite: tuple[str, str]) -> None:
     given = {
         "find": {"name": {"regexp": "^shop-"}},
         "rewrite": [{"regexp": {"source": rewrite[0], "target": rewrite[1]}}],
@@ -229,13 +229,13 @@ def test_another_cloud_becomes_a_class_with_its_name() -> None:
     assert source["spec"]["parameters"]["cloudName"] == "AzureUSGovernmentCloud"
 
 
-def test_classes_can_be_asked_for() -> None:
+def test_option_creates_classes_instead_of_akvsyncs() -> None:
     source, sync = moved(store(), external(key("a", "x")), classes=True).manifests
     assert "objectFormat: pfx" in source["spec"]["parameters"]["objects"]
     assert sync["metadata"]["name"] == "db"
 
 
-def test_secrets_can_be_made_beside_the_old_ones() -> None:
+def test_option_creates_secrets_beside_the_old_ones() -> None:
     found = moved(store(), external(key("a", "x")), beside=True)
     assert spec_of(found)["objects"][0]["kubernetesSecretName"] == "db-akv"
     page = report(found, EXTERNAL_SECRETS, "")
@@ -244,7 +244,7 @@ def test_secrets_can_be_made_beside_the_old_ones() -> None:
     assert page.index("kubectl wait secretsync/db-akv") < page.index("kubectl delete externalsecret db")
 
 
-def test_class_of_the_name_is_not_taken_over() -> None:
+def test_existing_class_of_the_same_name_is_not_taken_over() -> None:
     meta = {"name": "db", "namespace": "shop"}
     taken = {"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass", "metadata": meta}
     (made,) = moved(store(), external(key("a", "x")), taken).manifests
@@ -265,7 +265,7 @@ def existing_akvsync(*names: str) -> Manifest:
 @pytest.mark.parametrize(
     ("made", "name"), [(["db"], "db"), (["db", "other"], "db-akv"), (["other"], "db-akv"), ([], "db-akv")]
 )
-def test_akvsync_of_an_earlier_run_is_made_again_and_another_one_is_not_overwritten(made: list[str], name: str) -> None:
+def test_only_an_akvsync_of_an_earlier_run_is_overwritten(made: list[str], name: str) -> None:
     meta = {"name": "db", "namespace": "shop"}
     generated = {"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass", "metadata": meta}
     found = moved(store(), external(key("a", "x")), existing_akvsync(*made), generated)
@@ -332,7 +332,7 @@ GENERATOR = {"generatorRef": {"kind": "Password", "name": "p"}}
         (external("x"), "$.spec.data[0]"),
     ],
 )
-def test_what_cannot_carry_over_is_explained(source: Manifest, words: str) -> None:
+def test_source_that_cannot_be_converted_is_explained(source: Manifest, words: str) -> None:
     found = moved(store(), source)
     assert not found.manifests
     assert not found.takeovers
@@ -352,7 +352,7 @@ def test_what_cannot_carry_over_is_explained(source: Manifest, words: str) -> No
         ({"later": 1}, {}, "spec.target.later is not known here"),
     ],
 )
-def test_what_changes_is_said(target: Any, spec: Any, words: str) -> None:
+def test_changed_behaviour_is_reported(target: Any, spec: Any, words: str) -> None:
     found = moved(store(), external(key("a", "x"), target=target, **spec))
     assert len(found.manifests) == 1
     assert words in said(found)
@@ -381,14 +381,14 @@ def test_what_changes_is_said(target: Any, spec: Any, words: str) -> None:
         ({"vaultUrl": 5}, {}, "", "does not have the form of its kind"),
     ],
 )
-def test_ways_to_sign_in(changed: Any, options: Any, client: str, words: str) -> None:
+def test_authentication_is_converted_or_explained(changed: Any, options: Any, client: str, words: str) -> None:
     found = moved(store(**changed), external(key("a", "x")), **options)
     assert words in said(found)
     assert [identity.client_id for identity, _ in found.roles] == ([client] if client else [])
     assert len(found.manifests) == (1 if client else 0)
 
 
-def test_every_key_that_cannot_carry_over_is_named() -> None:
+def test_every_key_that_cannot_be_converted_is_named() -> None:
     keys = [key(f"k{number}", "cert/x") for number in range(7)]
     for fine in ([], [key("fine", "x")]):
         (note,) = moved(store(), external(*keys, *fine)).notes
@@ -440,7 +440,7 @@ FINE = key("fine", "y")
         (external(FINE, dataFrom=[{"sourceRef": GENERATOR}]), "dataFrom[0]: generators have no counterpart", []),
     ],
 )
-def test_other_keys_carry_over_beside_and_the_secret_is_not_taken_over(
+def test_secret_that_would_lose_a_key_is_created_beside_the_old_one(
     source: Manifest, words: str, lost: list[str]
 ) -> None:
     other = store(vaultUrl="https://other-vault.vault.azure.net")
@@ -473,7 +473,7 @@ def test_key_that_a_template_leaves_out_is_not_lost() -> None:
     assert len(found.takeovers) == 1
 
 
-def test_entry_of_data_from_that_carries_over_is_made_beside() -> None:
+def test_convertible_entry_of_data_from_is_created_beside() -> None:
     entries = [{"extract": {"key": "x"}}, {"sourceRef": GENERATOR}]
     found = moved(
         store(), external(key("a", "cert/x"), data=None, dataFrom=entries), external(name="ok", dataFrom=entries[:1])
@@ -513,7 +513,7 @@ def test_store_of_another_provider_stays() -> None:
     assert "its provider aws is not azurekv" in said(found)
 
 
-def test_cluster_store_serves_each_namespace_as_an_account_of_its_own() -> None:
+def test_cluster_store_gives_each_namespace_its_own_account() -> None:
     ref = {"name": "reader", "namespace": "ops"}
     objects = [account("ops"), store("ClusterSecretStore", serviceAccountRef=ref, tenantId=TENANT)]
     found = convert(
@@ -568,7 +568,7 @@ def namespace(name: str, **labels: str) -> Manifest:
         ({}, []),
     ],
 )
-def test_cluster_external_secret_becomes_one_akvsync_a_namespace(spec: Any, wanted: list[str]) -> None:
+def test_cluster_external_secret_becomes_one_akvsync_per_namespace(spec: Any, wanted: list[str]) -> None:
     objects = [
         store("ClusterSecretStore", tenantId=TENANT),
         cluster_external(**spec),
@@ -586,7 +586,7 @@ def test_cluster_external_secret_becomes_one_akvsync_a_namespace(spec: Any, want
 
 
 @pytest.mark.parametrize("listed", [False, True])
-def test_cluster_external_secret_stays_while_none_of_its_secrets_is_taken_over(listed: bool) -> None:
+def test_cluster_external_secret_stays_without_a_takeover(listed: bool) -> None:
     data = [key("a", "x"), key("t", "x", metadataPolicy="Fetch")]
     part = cluster_external(namespaces=["one"])
     part["spec"]["externalSecretSpec"]["data"] = data
@@ -600,7 +600,7 @@ def test_cluster_external_secret_stays_while_none_of_its_secrets_is_taken_over(l
     assert "kubectl delete clusterexternalsecret" not in report(found, EXTERNAL_SECRETS, "")
 
 
-def test_cluster_external_secret_cannot_create_its_external_secrets_again() -> None:
+def test_cluster_external_secret_cannot_recreate_external_secrets() -> None:
     objects = [store("ClusterSecretStore", tenantId=TENANT), cluster_external(namespaces=["one", "two"])]
     for beside in (False, True):
         page = report(moved(*objects, client_id=CLIENT, beside=beside), EXTERNAL_SECRETS, "")
@@ -633,7 +633,7 @@ def test_kinds_without_a_counterpart_are_explained(api_version: str, kind: str, 
     assert words in said(found)
 
 
-def test_secret_is_taken_over_in_an_order_that_leaves_no_gap() -> None:
+def test_takeover_order_leaves_no_gap() -> None:
     found = moved(store(), external(key("a", "x"), target={"deletionPolicy": "Delete", "name": "s"}))
     page = report(found, EXTERNAL_SECRETS, "https://issuer.example")
     steps = [
@@ -648,7 +648,7 @@ def test_secret_is_taken_over_in_an_order_that_leaves_no_gap() -> None:
     assert 'az role assignment create --role "Key Vault Secrets User"' in page
 
 
-def test_files_folders_and_standard_input(
+def test_files_folders_and_standard_input_are_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "manifests" / "deep"
@@ -686,7 +686,7 @@ def test_files_folders_and_standard_input(
         ("{kind: ExternalSecret, apiVersion: external-secrets.io/v1, metadata: {name: x}, spec: 5}", 1, "$.spec"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_invalid_input_is_reported_in_one_line(
     text: str, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in.yaml").write_text(text)
@@ -696,7 +696,7 @@ def test_bad_input_is_one_line(
     assert migrate.main(["external-secrets", str(tmp_path / "none.yaml")]) == 2
 
 
-def test_same_object_twice_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_duplicate_object_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     documents = [account(), store(), external(key("a", "x")), external(key("a", "x")), external(key("b", "y"))]
     (tmp_path / "in.yaml").write_text(yaml.safe_dump_all(documents))
     assert migrate.main(["external-secrets", str(tmp_path / "in.yaml")]) == 1
@@ -729,10 +729,10 @@ WHOLE = [
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 @given(st.sampled_from(places(WHOLE)), VALUES, st.booleans())
-def test_no_mutation_ends_in_a_traceback(
+def test_mutated_manifests_are_converted_or_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], where: tuple[Any, ...], value: Any, beside: bool
 ) -> None:
-    """Each manifest that was read is converted or explained, and everything that is printed is printable."""
+    """Check that each manifest is converted or explained, and that the output is printable."""
     documents = mutated(WHOLE, where, value)
     (tmp_path / "in.yaml").write_text(yaml.safe_dump_all(documents, allow_unicode=False))
     code = migrate.main(

@@ -1,4 +1,4 @@
-"""The reports of tools/migrate external-secrets and akv2k8s over hostile texts: the intended commands, and no other."""
+"""Test that reports of external-secrets and akv2k8s with hostile texts have only the intended commands."""
 
 import functools
 import json
@@ -49,7 +49,7 @@ COMMANDS = [
 
 
 def harmless(found: ConversionResult, operator: OperatorTexts) -> None:
-    """Check that the report is printable and well formed, and that it has the known commands alone."""
+    """Check that the report is printable and well formed, and that it has only known commands."""
     page = report(found, operator, "")
     assert all(each.isprintable() or each == "\n" for each in page), page
     for line in list_commands(page):
@@ -91,7 +91,7 @@ def valid(documents: list[Manifest]) -> bool:
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([(number, at) for number in (0, 1) for at in places(BOTH[number][2])]), FOREIGN)
-def test_no_text_becomes_a_command(where: tuple[int, tuple[Any, ...]], value: str) -> None:
+def test_foreign_text_becomes_no_command(where: tuple[int, tuple[Any, ...]], value: str) -> None:
     operator, convert, whole = BOTH[where[0]]
     documents = mutated(whole, where[1], value)
     if valid(documents):
@@ -99,7 +99,7 @@ def test_no_text_becomes_a_command(where: tuple[int, tuple[Any, ...]], value: st
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_no_injection_becomes_a_command(number: int) -> None:
+def test_injection_becomes_no_command(number: int) -> None:
     operator, convert, whole = BOTH[number]
     for count, where in enumerate(places(whole)):
         if valid(documents := mutated(whole, where, INJECTIONS[count % len(INJECTIONS)])):
@@ -108,8 +108,8 @@ def test_no_injection_becomes_a_command(number: int) -> None:
 
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("issuer", ["", "https://issuer.example", "x; touch pwned", "$(touch pwned)", "'`touch pwned`"])
-def test_a_real_shell_runs_the_intended_commands_alone(number: int, issuer: str, tmp_path: Path) -> None:
-    """kubectl, az, helm and tools/doctor are recorders; all blocks run as one script, as a reader would paste them."""
+def test_shell_runs_only_the_intended_commands(number: int, issuer: str, tmp_path: Path) -> None:
+    """Run all blocks as one script. Recorders replace kubectl, az, helm and tools/doctor."""
     operator, convert, whole = BOTH[number]
     found = convert(whole, OPTIONS)
     assert found.takeovers
@@ -122,7 +122,7 @@ def test_a_real_shell_runs_the_intended_commands_alone(number: int, issuer: str,
     assert {path.name for path in tmp_path.iterdir()} == {"bin", "tools", "record"}
 
 
-def test_nothing_to_do_is_a_report_too() -> None:
+def test_report_without_work_is_complete() -> None:
     page = report(ConversionResult(), EXTERNAL_SECRETS, "")
     assert "Nothing." in page
     assert page.count("# nothing to do") == 4
