@@ -1,4 +1,4 @@
-"""What the extension manager of Azure Arc sets: all of it taken, all of it as strings."""
+"""The values that the extension manager of Azure Arc sets, all as strings. The chart accepts each of them."""
 
 import base64
 import json
@@ -44,11 +44,11 @@ def proxies(manifests: list[Manifest]) -> dict[str, str]:
     return {name: text for name, text in environment(manifests).items() if name.endswith("_PROXY")}
 
 
-def test_the_deployment_tells_where_it_comes_from_and_is_the_same_otherwise() -> None:
+def test_arc_values_only_add_an_annotation_to_the_deployment() -> None:
     manifests = arc()
-    [(name, told)] = one(manifests, "Deployment")["metadata"].pop("annotations").items()
+    [(name, content)] = one(manifests, "Deployment")["metadata"].pop("annotations").items()
     assert name == "akv-secret-store/azure-arc"
-    assert json.loads(told) == {
+    assert json.loads(content) == {
         **{f"Cluster.{name}": text for name, text in CLUSTER.items()},
         "Identity.isEnabled": "true",
         "Identity.Type": "SystemAssigned",
@@ -58,12 +58,12 @@ def test_the_deployment_tells_where_it_comes_from_and_is_the_same_otherwise() ->
     assert manifests == render()
 
 
-def test_no_template_asks_a_cluster() -> None:
+def test_no_template_uses_lookup() -> None:
     for path in (helm.CHART / "templates").iterdir():
         assert not re.search(r"\blookup\b", path.read_text()), path
 
 
-def test_what_a_newer_extension_manager_adds_is_taken() -> None:
+def test_unknown_values_of_the_extension_manager_are_accepted() -> None:
     assert arc({"more": "x"}, cluster={"KubernetesVersion": "1.34"})
 
 
@@ -79,7 +79,7 @@ def test_what_a_newer_extension_manager_adds_is_taken() -> None:
         ("STACK", "Stack"),
     ],
 )
-def test_the_cloud_follows_unless_something_else_says_so(cloud: str, found: str) -> None:
+def test_default_cloud_follows_the_cluster_unless_it_is_set(cloud: str, found: str) -> None:
     clouds = {"Stack": {"authority": "https://a", "vaultUrl": "https://{vault}.b"}}
 
     def default(**more: Any) -> str:
@@ -90,7 +90,7 @@ def test_the_cloud_follows_unless_something_else_says_so(cloud: str, found: str)
     assert default(defaultCloud="AzureUSGovernmentCloud") == "AzureUSGovernmentCloud"
 
 
-def test_the_clusters_proxy_is_the_controllers_where_it_is_enabled_and_ours_goes_before() -> None:
+def test_enabled_proxy_of_the_cluster_is_used_unless_overridden() -> None:
     proxy = {"httpProxy": "http://arc:1", "httpsProxy": "http://arc:2", "noProxy": "10.0.0.0/8,.svc"}
     assert proxies(arc(proxy)) == {}
     assert "Secret" not in kinds(arc(proxy))
@@ -101,7 +101,7 @@ def test_the_clusters_proxy_is_the_controllers_where_it_is_enabled_and_ours_goes
 
 
 @pytest.mark.parametrize("text", [PEM, base64.b64encode(PEM.encode()).decode()], ids=["PEM", "base64"])
-def test_a_certificate_counts_without_a_proxy_and_beside_ours(text: str) -> None:
+def test_arc_certificate_is_added_to_the_ca_bundle(text: str) -> None:
     own = "-----BEGIN CERTIFICATE-----\nown\n-----END CERTIFICATE-----"
     manifests = arc({"proxyCert": text, "isCustomCert": "true"}, caBundle=own)
     assert proxies(manifests) == {}

@@ -1,4 +1,4 @@
-"""What Azure hands to helm: every parameter of the templates reaches its setting, and only what was changed travels."""
+"""The values that Azure passes to helm: each parameter of the templates has an effect, and only changed ones are sent."""
 
 import base64
 import itertools
@@ -25,14 +25,14 @@ REQUIRED = {"clusterName": "edge", "extensionType": "example.secretstore"}
 
 
 def settings(**given: Any) -> dict[str, str]:
-    """Return what the extension manager would get."""
+    """Return the settings that the extension manager receives."""
     deployment = Deployment(EXTENSION, REQUIRED | given)
     [resource] = map(deployment.evaluate_node, EXTENSION["resources"])
     return dict(resource["properties"]["configurationSettings"])
 
 
 def secret_values(**given: Any) -> Any:
-    """Return what the Secret beside the HelmRelease would hold."""
+    """Return the contents of the Secret of the HelmRelease."""
     deployment = Deployment(FLUX, REQUIRED | given)
     [resource] = map(deployment.evaluate_node, FLUX["resources"])
     substituted = resource["properties"]["kustomizations"]["settings"]["postBuild"]["substitute"]
@@ -49,7 +49,7 @@ def as_helm_gets_it(given: dict[str, str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a chart with our chart's values, which renders nothing but them."""
+    """Return a chart with the values of the chart that renders only these values."""
     folder = tmp_path_factory.mktemp("mirror")
     (folder / "templates").mkdir()
     (folder / "Chart.yaml").write_text("{apiVersion: v2, name: mirror, version: 0.1.0}")
@@ -65,7 +65,7 @@ def at(path: str, whole: Any) -> Any:
 
 
 def changed(leaf: values.LeafValue) -> tuple[Any, Any]:
-    """Another value as the extension's parameter takes it, and as the chart then has it."""
+    """Return another value in the form of the extension's parameter, and in the form of the chart."""
     match leaf.type:
         case inspect.BoolType():
             return not leaf.default, str(not leaf.default).lower()
@@ -110,13 +110,13 @@ def test_every_parameter_of_the_flux_configuration_reaches_its_value(leaf: value
         assert at(one.path, found) == (given if one == leaf else one.default)
 
 
-def test_every_value_is_a_setting() -> None:
-    """But for what Arc sets, and what belongs to a chart of charts."""
+def test_every_value_is_a_setting_of_the_extension() -> None:
+    """Exceptions are the values that Arc sets and those of a parent chart."""
     every = [entry for entry in values.walk() if isinstance(entry, values.LeafValue)]
     assert {leaf.path.split(".")[0] for leaf in every if leaf not in SETTINGS} <= {"Azure", "global"}
 
 
-def test_a_default_is_the_same_as_a_string() -> None:
+def test_default_values_as_strings_render_the_same_manifests() -> None:
     scalars = [leaf for leaf in SETTINGS if not isinstance(leaf.type, inspect.DictType)]
     handed = dict(
         pair
@@ -128,6 +128,6 @@ def test_a_default_is_the_same_as_a_string() -> None:
     assert text(*as_helm_gets_it(handed)) == text()
 
 
-def test_defaults_do_not_travel() -> None:
+def test_default_values_are_not_sent() -> None:
     assert settings() == {}
     assert settings(resources={"limits.memory": "1Gi", "requests.cpu": "20m"}) == {"resources.limits.memory": "1Gi"}

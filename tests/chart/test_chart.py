@@ -1,4 +1,4 @@
-"""The chart as helm renders it, whole: over a matrix of values and Kubernetes versions, by the pinned helm."""
+"""The whole chart, rendered by the pinned helm for a matrix of values and Kubernetes versions."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def test_lint_strict_and_yamllint_over_the_matrix(path: Path) -> None:
     assert len(names) == len(set(names))
 
 
-def test_defaults_need_no_values() -> None:
+def test_chart_renders_without_values() -> None:
     helm.run(["lint", "--strict", str(helm.CHART), "--kube-version", NEWEST])
     assert kinds(render()) == {
         "ServiceAccount",
@@ -38,7 +38,7 @@ def test_defaults_need_no_values() -> None:
     }
 
 
-def test_the_chart_refuses_kubernetes_before_1_27() -> None:
+def test_chart_refuses_kubernetes_before_1_27() -> None:
     with pytest.raises(helm.HelmError, match=r">=1\.27\.0-0"):
         render(version="1.26.15")
 
@@ -54,7 +54,7 @@ def test_two_releases_of_any_name_in_two_namespaces_share_no_object() -> None:
     assert not names("one", "a") & names("two", "a")
 
 
-def test_names_that_look_like_numbers_stay_names() -> None:
+def test_names_that_look_like_numbers_are_strings() -> None:
     manifests = render(
         "--set", "watchNamespaces={007}", "--set-string", "fullnameOverride=1e3,nameOverride=12", namespace="0123"
     )
@@ -64,6 +64,6 @@ def test_names_that_look_like_numbers_stay_names() -> None:
 
 
 def test_helm_shows_every_crd_as_a_document() -> None:
-    """Messages and pages tell users to pipe them into kubectl."""
+    """Messages and documents recommend to pipe them into kubectl."""
     shown = parsed(helm.run(["show", "crds", str(helm.CHART)]))
     assert {crd["metadata"]["name"] for crd in shown} == {path.stem for path in (helm.CHART / "crds").iterdir()}

@@ -1,4 +1,4 @@
-"""The Job that upgrades the CRDs, as the chart brings it."""
+"""The Job of the chart that upgrades the CRDs."""
 
 import pytest
 import yaml
@@ -7,7 +7,7 @@ from tests.chart.rendering import FULL_NAME, kinds, one, render
 from tools.cli.common import helm
 
 
-def test_the_upgrade_job_brings_the_very_crds_of_the_chart() -> None:
+def test_upgrade_job_has_the_crds_of_the_chart() -> None:
     manifests = render()
     job = one(manifests, "Job")
     config = one(manifests, "ConfigMap", job["metadata"]["name"])
@@ -30,11 +30,11 @@ def test_the_upgrade_job_brings_the_very_crds_of_the_chart() -> None:
     weights = {m["kind"]: int(m["metadata"]["annotations"]["helm.sh/hook-weight"]) for m in hooks}
     assert weights["Job"] == max(weights.values()) > weights["ClusterRoleBinding"] > weights["ClusterRole"]
     assert weights["Job"] > weights["ValidatingAdmissionPolicyBinding"] > weights["ValidatingAdmissionPolicy"]
-    # CRDs themselves are never hooks nor templates.
+    # CRDs are neither hooks nor templates.
     assert "CustomResourceDefinition" not in kinds(manifests)
 
 
-def test_the_job_outlives_its_success_and_its_rights_do_not() -> None:
+def test_successful_upgrade_job_remains_without_its_rights() -> None:
     manifests = render()
     job = one(manifests, "Job")
     hooks = [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]
@@ -43,11 +43,11 @@ def test_the_job_outlives_its_success_and_its_rights_do_not() -> None:
     # Flux's helm-controller ends with an error of memory at this annotation (helm-controller issue 1562).
     assert not [m for m in hooks if "helm.sh/hook-output-log-policy" in m["metadata"]["annotations"]]
     assert job["spec"]["ttlSecondsAfterFinished"] == 86400
-    # helm waits for 5 minutes and would name nothing then.
+    # helm waits for 5 minutes, and its own timeout would not name the Job.
     assert job["spec"]["activeDeadlineSeconds"] < 300
 
 
-def test_the_upgrade_job_may_do_what_it_is_for() -> None:
+def test_upgrade_job_may_get_and_patch_only_its_crds() -> None:
     role = one(render(), "ClusterRole", f"crds.{FULL_NAME}.{helm.RELEASE}")
     [rule] = role["rules"]
     assert sorted(rule["resourceNames"]) == [path.stem for path in sorted((helm.CHART / "crds").glob("*.yaml"))]
@@ -55,6 +55,6 @@ def test_the_upgrade_job_may_do_what_it_is_for() -> None:
 
 
 @pytest.mark.parametrize("off", ["false", "False"])
-def test_the_upgrade_job_can_be_left_out(off: str) -> None:
+def test_upgrade_job_can_be_disabled(off: str) -> None:
     manifests = render("--set-string", f"crds.upgrade={off}")
     assert not [m for m in manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]

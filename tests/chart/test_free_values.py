@@ -1,4 +1,4 @@
-"""Values that go into manifests as they are: the chart refuses what the API server would refuse, and names its path."""
+"""Values that the chart copies into manifests: it refuses those that the API server would refuse, with their path."""
 
 from typing import Any
 
@@ -83,7 +83,7 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("path", "value", "named"), REFUSED, ids=lambda part: str(part)[:60])
-def test_what_the_api_server_would_refuse_is_refused_by_its_path(path: str, value: Any, named: str) -> None:
+def test_value_that_the_api_server_would_refuse_is_refused_by_path(path: str, value: Any, named: str) -> None:
     with pytest.raises(helm.BadValues) as refused:
         render(given=nested({path: value}))
     assert any(problem.startswith(f"{named}:") for problem in refused.value.problems), refused.value.problems
@@ -110,5 +110,5 @@ ACCEPTED: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=lambda part: str(part)[:60])
-def test_what_the_api_server_accepts_is_accepted(path: str, value: Any) -> None:
+def test_value_that_the_api_server_accepts_is_accepted(path: str, value: Any) -> None:
     assert render(given=nested({path: value}))

@@ -1,4 +1,4 @@
-"""Logs to a collector: the requests to cert-manager and trust-manager, the mounts, and nothing when it is off."""
+"""The log export: Certificate, Bundle, mounts and environment, and no trace of them when it is off."""
 
 from typing import Any
 
@@ -21,14 +21,14 @@ def given(**otlp: Any) -> dict[str, Any]:
 
 
 def sources(manifests: list[Manifest]) -> dict[str, Any]:
-    """Where the files of the mounted folder come from."""
+    """Return the sources of the files in the mounted folder."""
     mount = next(mount for mount in container(manifests)["volumeMounts"] if mount["name"] == "logs")
     assert Settings.from_environment(environment(manifests)).otlp_folder == mount["mountPath"]
     volume = next(volume for volume in pod(manifests)["volumes"] if volume["name"] == "logs")
     return {kind: about for source in volume["projected"]["sources"] for kind, about in source.items()}
 
 
-def test_off_means_that_nothing_is_there() -> None:
+def test_disabled_log_export_renders_nothing() -> None:
     rendered = text(*SERVED)
     assert "OTLP" not in rendered
     assert "akv-secret-store-logs" not in rendered
@@ -37,7 +37,7 @@ def test_off_means_that_nothing_is_there() -> None:
     assert text(*SERVED, given=on) == rendered
 
 
-def test_the_certificate_and_the_bundle_fill_what_is_mounted() -> None:
+def test_mounted_files_come_from_the_certificate_and_the_bundle() -> None:
     manifests = render(*SERVED, given=given())
     assert kinds(manifests) - kinds(render()) == {"Certificate", "Bundle"}
     certificate, bundle = one(manifests, "Certificate"), one(manifests, "Bundle")
@@ -50,7 +50,7 @@ def test_the_certificate_and_the_bundle_fill_what_is_mounted() -> None:
     # trust-manager's ConfigMap has the Bundle's name.
     assert found["configMap"]["name"] == bundle["metadata"]["name"]
     assert found["configMap"]["items"] == [{"key": bundle["spec"]["target"]["configMap"]["key"], "path": "ca.crt"}]
-    # Secrets are synced whether these are there or not.
+    # The controller also starts and syncs without these files.
     assert found["secret"]["optional"] is found["configMap"]["optional"] is True
     assert certificate["spec"]["issuerRef"] == {"name": "issuer", "kind": "Issuer", "group": "cert-manager.io"}
     assert certificate["spec"]["usages"] == ["digital signature", "client auth"]
@@ -60,8 +60,8 @@ def test_the_certificate_and_the_bundle_fill_what_is_mounted() -> None:
     assert environment(manifests)["OTLP_ENDPOINT"] == ENDPOINT
 
 
-def test_names_are_no_longer_than_a_label_and_those_of_two_namespaces_differ() -> None:
-    """trust-manager has the Bundle's name as the value of a label, and a Bundle belongs to no namespace."""
+def test_bundle_names_fit_a_label_and_differ_between_namespaces() -> None:
+    """trust-manager writes the name of the Bundle into a label, and a Bundle is cluster-scoped."""
     names = set()
     for namespace in ("a" * 63, "b" * 63):
         manifests = render(*SERVED, given=given() | {"fullnameOverride": "n" * 53}, namespace=namespace)
@@ -71,7 +71,7 @@ def test_names_are_no_longer_than_a_label_and_those_of_two_namespaces_differ() -
     assert max(map(len, names)) <= 63
 
 
-def test_ones_own_secret_and_config_map_need_neither() -> None:
+def test_own_secret_and_configmap_need_no_certificate_and_bundle() -> None:
     own = given(certificate={"secretName": "mine"}, ca={"configMapName": "roots", "key": "all.pem"})
     manifests = render(given=own)
     assert kinds(manifests) == kinds(render())
@@ -87,7 +87,9 @@ def test_ones_own_secret_and_config_map_need_neither() -> None:
         ("ca", KINDS[1], "trust-manager", "logs.otlp.ca.configMapName"),
     ],
 )
-def test_a_kind_that_the_cluster_lacks(group: str, kind: str, whose: str, instead: str) -> None:
+def test_kind_that_the_cluster_does_not_serve_is_refused_or_skipped(
+    group: str, kind: str, whose: str, instead: str
+) -> None:
     (other,) = set(KINDS) - {kind}
     served = ["--api-versions", other]
     with pytest.raises(helm.BadValues) as refused:
@@ -111,13 +113,13 @@ def test_a_kind_that_the_cluster_lacks(group: str, kind: str, whose: str, instea
         ({"ca": {}}, "logs.otlp.ca.secretName"),
     ],
 )
-def test_what_is_missing_is_asked_for_by_its_path(changes: dict[str, Any], path: str) -> None:
+def test_missing_value_of_the_log_export_is_named_by_its_path(changes: dict[str, Any], path: str) -> None:
     with pytest.raises(helm.BadValues) as refused:
         render(*SERVED, given=given(**changes))
     assert any(problem.startswith(f"{path}: ") for problem in refused.value.problems), refused.value.problems
 
 
-def test_the_network_policy_lets_out_to_the_collector() -> None:
+def test_network_policy_opens_the_port_of_the_collector() -> None:
     manifests = render(*SERVED, given=given() | {"networkPolicy": {"enabled": "true"}})
     ports = [
         port["port"] for rule in one(manifests, "NetworkPolicy", FULL_NAME)["spec"]["egress"] for port in rule["ports"]
@@ -126,14 +128,14 @@ def test_the_network_policy_lets_out_to_the_collector() -> None:
     assert ports == [53, 53, 5353, 5353, 443, 6443, 4318, 8443]
 
 
-def test_a_renewal_starts_no_pod_anew() -> None:
+def test_certificate_renewal_restarts_no_pod() -> None:
     """The pod reads renewed certificates from files. Values in its template would change only with an upgrade."""
     manifests = render(*SERVED, given=given())
     annotations = one(manifests, "Deployment")["spec"]["template"]["metadata"].get("annotations", {})
     assert annotations == one(render(), "Deployment")["spec"]["template"]["metadata"].get("annotations", {})
 
 
-def test_the_values_of_the_readme_are_all_that_it_takes() -> None:
+def test_values_of_the_readme_enable_the_log_export() -> None:
     manifests = render(*SERVED, given=page.blocks()[0])
     assert kinds(manifests) - kinds(render()) == {"Certificate", "Bundle"}
     assert environment(manifests)["OTLP_ENDPOINT"] == ENDPOINT

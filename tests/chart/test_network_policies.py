@@ -1,4 +1,4 @@
-"""What the chart's NetworkPolicies allow, by a simulation of their rules: nothing here enforces them."""
+"""The connections that the NetworkPolicies of the chart allow, by a simulation of their rules."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ NAMED_PORTS = {"http": Settings().listen_port}
 
 
 def policies(**values: Any) -> list[Manifest]:
-    """Return the release's policies, beside one that denies everything in its namespace by default."""
+    """Return the policies of the release and one that denies all connections in its namespace."""
     given = nested({"networkPolicy.enabled": True, **values})
     return [DENY_ALL, *(m for m in render(given=given, tests=True) if m["kind"] == "NetworkPolicy")]
 
 
 def labels(who: str) -> dict[str, str]:
-    """Return the labels of the pods of that component; those outside have none."""
+    """Return the labels of the pods of this component. Pods outside have none."""
     if who == OUTSIDE:
         return {}
     for manifest in render(tests=True):
@@ -32,7 +32,7 @@ def labels(who: str) -> dict[str, str]:
 
 
 def allows(given: list[Manifest], source: str, target: str, port: int, protocol: str = "TCP") -> bool:
-    """Return whether the rules of NetworkPolicy allow that connection; pods outside the namespace deny nothing."""
+    """Return whether the policies allow this connection. Pods outside the namespace deny nothing."""
     sides = (("Egress", "to", source, target), ("Ingress", "from", target, source))
     return all(
         pod == OUTSIDE or _side_allows(given, direction, peers, labels(pod), labels(peer), (port, protocol))
@@ -78,7 +78,7 @@ def test_each_pod_needs_its_policy_in_a_namespace_that_denies_by_default(who: st
     assert not allows(policies(), who, OUTSIDE, 8080)
 
 
-def test_the_tests_vault_is_open_to_the_controller_alone() -> None:
+def test_only_the_controller_reaches_the_vault_of_helm_test() -> None:
     given = policies()
     assert allows(given, CONTROLLER, TEST, VAULT_PORT)
     assert not allows(given, CONTROLLER, TEST, VAULT_PORT + 1)
@@ -87,7 +87,7 @@ def test_the_tests_vault_is_open_to_the_controller_alone() -> None:
     assert not allows(given, JOB, TEST, VAULT_PORT)
 
 
-def test_metrics_are_open_and_everything_else_is_closed_from_outside() -> None:
+def test_only_the_metrics_port_is_open_from_outside() -> None:
     given = policies()
     assert allows(given, OUTSIDE, CONTROLLER, Settings().listen_port)
     assert not allows(given, OUTSIDE, CONTROLLER, 443)
@@ -95,18 +95,18 @@ def test_metrics_are_open_and_everything_else_is_closed_from_outside() -> None:
         assert not allows(given, OUTSIDE, who, Settings().listen_port)
 
 
-def test_a_user_vault_opens_no_port_of_the_test() -> None:
+def test_vault_of_the_user_opens_no_port_of_helm_test() -> None:
     given = policies(**{"test.sample.keyvaultName": "kv", "test.sample.secretName": "s"})
     assert not allows(given, CONTROLLER, TEST, VAULT_PORT)
     assert allows(given, TEST, OUTSIDE, 443)
 
 
-def test_the_proxys_port_is_open_to_the_controller() -> None:
+def test_controller_reaches_the_port_of_the_proxy() -> None:
     given = policies(**{"proxy.https": "http://proxy.example:3128"})
     assert allows(given, CONTROLLER, OUTSIDE, 3128)
     assert not allows(policies(), CONTROLLER, OUTSIDE, 3128)
 
 
 @pytest.mark.parametrize("left_out", ["test.enabled", "crds.upgrade"])
-def test_a_pod_that_is_left_out_has_no_policy(left_out: str) -> None:
+def test_disabled_pod_has_no_network_policy(left_out: str) -> None:
     assert len(policies(**{left_out: False})) == len(policies()) - 1

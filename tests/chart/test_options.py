@@ -1,4 +1,4 @@
-"""The values that people expect of any chart: where each of them goes."""
+"""Values that most charts have, and their effect on the manifests."""
 
 import base64
 from typing import Any
@@ -18,7 +18,7 @@ OPERATOR = [f"monitoring.coreos.com/v1/{kind}" for kind in ("ServiceMonitor", "P
 # --- Everywhere ----------------------------------------------------------------------------------------------------
 
 
-def test_pull_secrets_of_the_parent_chart_count_too_and_each_once() -> None:
+def test_pull_secrets_of_parent_and_chart_are_merged() -> None:
     given = {"global": {"imagePullSecrets": [{"name": "a"}, {"name": "b"}]}, "imagePullSecrets": [{"name": "b"}]}
     manifests = render(given=given)
     for kind in ("Deployment", "Job"):
@@ -27,15 +27,15 @@ def test_pull_secrets_of_the_parent_chart_count_too_and_each_once() -> None:
 
 
 @pytest.mark.parametrize("where", [{}, {"watchNamespaces": ["shop"]}])
-def test_another_namespace_leaves_nothing_behind_in_the_releases(where: dict[str, Any]) -> None:
-    # Words that no other name holds.
+def test_namespace_override_leaves_no_object_in_the_release_namespace(where: dict[str, Any]) -> None:
+    # These names are in no other name.
     given = {"namespaceOverride": "elsewhere", **where}
     manifests = render(given=given, release="mine", namespace="first-one")
     assert "first-one" not in str(manifests)
     assert {m["metadata"].get("namespace", "elsewhere") for m in manifests} - {"shop"} == {"elsewhere"}
 
 
-def test_common_labels_are_on_everything_and_break_no_selector() -> None:
+def test_common_labels_are_on_all_objects_and_break_no_selector() -> None:
     own = {"app.kubernetes.io/name": "x", "team": "a"}
     everything = {group: {"enabled": True} for group in ("podDisruptionBudget", "networkPolicy", "grafanaDashboard")}
     for manifest in (manifests := render(given={"commonLabels": own, **everything})):
@@ -51,7 +51,7 @@ def test_common_labels_are_on_everything_and_break_no_selector() -> None:
         assert one(manifests, kind, FULL_NAME)["spec"][path]["matchLabels"].items() <= labels.items()
 
 
-def test_without_rbac_no_role_is_made_and_no_job_that_would_need_one() -> None:
+def test_without_rbac_neither_roles_nor_the_upgrade_job_are_rendered() -> None:
     manifests = render("--set-string", "rbac.create=false")
     assert kinds(manifests) == {
         "ServiceAccount",
@@ -61,7 +61,7 @@ def test_without_rbac_no_role_is_made_and_no_job_that_would_need_one() -> None:
     }
 
 
-def test_objects_of_ones_own_are_rendered() -> None:
+def test_extra_objects_are_rendered_as_templates() -> None:
     made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}, "data": {"a": "1"}}
     found = one(render("--no-hooks", given={"extraObjects": [made]}), "ConfigMap", f"{helm.RELEASE}-x")
     assert found == {**made, "metadata": {"name": f"{helm.RELEASE}-x"}}
@@ -70,9 +70,9 @@ def test_objects_of_ones_own_are_rendered() -> None:
 # --- Pods ----------------------------------------------------------------------------------------------------------
 
 
-def test_how_pods_are_replaced() -> None:
+def test_update_strategy_follows_its_values() -> None:
     spec = one(render("--set-string", "strategy.type=Recreate,revisionHistoryLimit=3"), "Deployment")["spec"]
-    # The API server takes no rollingUpdate beside it, and helm keeps the default's.
+    # The API server refuses rollingUpdate with Recreate, and helm merges the default's into it.
     assert spec["strategy"] == {"type": "Recreate"}
     assert spec["revisionHistoryLimit"] == 3
     slow = render("--set", "strategy.rollingUpdate.maxUnavailable=1")
@@ -81,7 +81,7 @@ def test_how_pods_are_replaced() -> None:
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])
 @pytest.mark.parametrize("sign", [OPENSHIFT, ["--set", "Azure.Cluster.Distribution=OpenShift"]])
-def test_openshift_gives_the_user_by_itself(sign: list[str], kind: str) -> None:
+def test_on_openshift_the_pod_has_no_user_id(sign: list[str], kind: str) -> None:
     assert pod(render(*sign), kind)["securityContext"] == {
         "runAsNonRoot": True,
         "seccompProfile": {"type": "RuntimeDefault"},
@@ -92,7 +92,7 @@ def test_openshift_gives_the_user_by_itself(sign: list[str], kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])
-def test_security_contexts_may_come_as_strings(kind: str) -> None:
+def test_security_contexts_accept_strings(kind: str) -> None:
     given = {
         "podSecurityContext": {"runAsUser": "7", "runAsNonRoot": "true", "fsGroup": "8"},
         "securityContext": {"readOnlyRootFilesystem": "False", "runAsUser": "9"},
@@ -113,7 +113,7 @@ def test_security_contexts_may_come_as_strings(kind: str) -> None:
     }
 
 
-def test_what_is_added_to_the_pod() -> None:
+def test_extra_values_are_added_to_the_pod() -> None:
     given = {
         "extraArgs": "--listen-address=::, --listen-port=8081",
         "extraEnv": [{"name": "TZ", "value": "UTC"}],
@@ -160,7 +160,7 @@ OVER_ZONES = {"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSc
         ),
     ],
 )
-def test_two_pods_are_not_lost_with_one_node(given: dict[str, Any], spread: list[Any] | None) -> None:
+def test_several_pods_are_spread_over_nodes(given: dict[str, Any], spread: list[Any] | None) -> None:
     assert pod(render(given=given)).get("topologySpreadConstraints") == spread
 
 
@@ -171,14 +171,14 @@ def test_no_pod_gets_environment_variables_of_services(kind: str) -> None:
     assert spec["enableServiceLinks"] is False
 
 
-def test_annotations_of_the_deployment_stand_beside_those_of_arc() -> None:
+def test_deployment_has_its_annotations_and_that_of_arc() -> None:
     given = {"deploymentAnnotations": {"a": "b"}, "Azure": {"Cluster": {"Region": "westeurope"}}}
     found = one(render(given=given), "Deployment")["metadata"]["annotations"]
     assert found == {"a": "b", "akv-secret-store/azure-arc": '{"Cluster.Region":"westeurope"}'}
     assert "annotations" not in one(render(), "Deployment")["metadata"]
 
 
-def test_a_setting_cannot_be_given_twice() -> None:
+def test_setting_that_a_value_already_sets_is_refused() -> None:
     with pytest.raises(helm.BadValues, match=r"extraEnv\.1\.name: LOG_LEVEL is set by a value of the chart"):
         render(given={"extraEnv": [{"name": "A"}, {"name": "LOG_LEVEL", "value": "debug"}]})
     with pytest.raises(helm.BadValues, match=r"extraArgs\.0: --log-level=debug is set by a value of the chart"):
@@ -195,7 +195,7 @@ def test_a_setting_cannot_be_given_twice() -> None:
     ],
 )
 @pytest.mark.parametrize("way", ["--set", "--set-string"])
-def test_the_disruption_budget(said: str, spec: dict[str, Any], way: str) -> None:
+def test_disruption_budget_follows_its_values(said: str, spec: dict[str, Any], way: str) -> None:
     found = one(render(way, f"podDisruptionBudget.enabled=true{said}"), "PodDisruptionBudget")["spec"]
     assert {name: found[name] for name in found if name != "selector"} == spec
 
@@ -218,15 +218,15 @@ def test_the_disruption_budget(said: str, spec: dict[str, Any], way: str) -> Non
         ),
     ],
 )
-def test_a_wrong_value_reports_what_is_allowed(args: str, message: str) -> None:
+def test_error_of_a_wrong_value_says_what_is_allowed(args: str, message: str) -> None:
     with pytest.raises(helm.BadValues, match=message):
         render("--set", args)
 
 
-# --- The way outside -----------------------------------------------------------------------------------------------
+# --- Connections ---------------------------------------------------------------------------------------------------
 
 
-def test_the_proxy_is_kept_in_a_secret_and_a_change_rolls_the_pod() -> None:
+def test_proxy_is_in_a_secret_and_a_change_replaces_the_pod() -> None:
     proxy = {"http": "http://h:1", "https": "http://user:pass@h:1", "noProxy": ["a.example", ".b.example"]}
     manifests = render(given={"proxy": proxy})
     found = environment(manifests)
@@ -242,7 +242,7 @@ def test_the_proxy_is_kept_in_a_secret_and_a_change_rolls_the_pod() -> None:
 
 
 @pytest.mark.parametrize("text", [PEM, base64.encodebytes(PEM.encode()).decode()], ids=["PEM", "base64"])
-def test_the_bundle_reaches_the_controller_as_a_file_beside_the_clouds(text: str) -> None:
+def test_ca_bundle_is_a_file_beside_the_clouds(text: str) -> None:
     clouds = {"Stack": {"authority": "https://a", "vaultUrl": "https://{vault}.b"}}
     manifests = render(given={"caBundle": text, "clouds": clouds})
     mount = container(manifests)["volumeMounts"][0]
@@ -255,7 +255,7 @@ def test_the_bundle_reaches_the_controller_as_a_file_beside_the_clouds(text: str
     assert files["ca.pem"] == PEM
 
 
-def test_the_network_policy_lets_out_to_where_the_controller_goes() -> None:
+def test_network_policy_opens_the_ports_of_proxy_and_clouds() -> None:
     given = {
         "networkPolicy": {"enabled": "true"},
         "proxy": {"https": "http://user:pass@proxy.example:3128"},
@@ -276,11 +276,11 @@ def test_the_network_policy_lets_out_to_where_the_controller_goes() -> None:
     assert closed["spec"].keys() == {"podSelector", "policyTypes"}
 
 
-# --- What watches it -----------------------------------------------------------------------------------------------
+# --- Monitoring ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("group", "kind"), [("serviceMonitor", OPERATOR[0]), ("prometheusRule", OPERATOR[1])])
-def test_a_kind_that_the_cluster_lacks(group: str, kind: str) -> None:
+def test_kind_that_the_cluster_does_not_serve_is_refused_or_skipped(group: str, kind: str) -> None:
     plain = kinds(render())
     added = {"serviceMonitor": {"Service", "ServiceMonitor"}, "prometheusRule": {"PrometheusRule"}}[group]
     on = ["--set-string", f"{group}.enabled=true"]
@@ -293,7 +293,7 @@ def test_a_kind_that_the_cluster_lacks(group: str, kind: str) -> None:
     assert kinds(render(*on, "--api-versions", kind)) == plain | added
 
 
-def test_the_monitor_finds_the_pods_through_its_service() -> None:
+def test_service_monitor_selects_the_pods_through_its_service() -> None:
     manifests = render("--set", "serviceMonitor.enabled=true", "--api-versions", OPERATOR[0])
     monitor, service = one(manifests, "ServiceMonitor")["spec"], one(manifests, "Service")
     assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
@@ -301,11 +301,11 @@ def test_the_monitor_finds_the_pods_through_its_service() -> None:
     assert service["spec"]["selector"].items() <= labels.items()
     [endpoint] = monitor["endpoints"]
     assert endpoint["port"] == service["spec"]["ports"][0]["name"]
-    # The pod's own labels would take the names of those that say which SecretSync it is.
+    # Otherwise labels of the pod would replace the labels that name the SecretSync.
     assert endpoint["honorLabels"] is True
 
 
-def test_a_secret_is_missed_by_what_the_values_let_one_expect() -> None:
+def test_alert_threshold_depends_on_poll_interval_and_jitter() -> None:
     def first(*args: str) -> str:
         on = ["--set", "prometheusRule.enabled=true", "--api-versions", OPERATOR[1]]
         return str(one(render(*on, *args), "PrometheusRule")["spec"]["groups"][0]["rules"][0]["expr"])

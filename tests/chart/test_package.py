@@ -1,4 +1,4 @@
-"""tools/package as people run it: a folder, the same each time, that helm can install from a registry."""
+"""tools/package as users run it: a reproducible folder that helm can install from a registry."""
 
 import hashlib
 import io
@@ -48,7 +48,7 @@ def image_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, store: registry.Registry, image_archive: Path) -> Path:
-    """Return a release for that registry, with the image at hand."""
+    """Return a release for this registry, with an existing image."""
     into = tmp_path_factory.mktemp("made") / "release"
     made(into, "--registry", f"{store.address}/akv", "--image", str(image_archive))
     return into
@@ -62,21 +62,23 @@ def tgz(folder: Path) -> Path:
     return folder / f"akv-secret-store-{image.version()}.tgz"
 
 
-def test_twice_makes_the_same_bytes(
+def test_second_package_has_the_same_bytes(
     folder: Path, store: registry.Registry, image_archive: Path, tmp_path: Path
 ) -> None:
     again = made(tmp_path / "again", "--registry", f"{store.address}/akv", "--image", str(image_archive))
     assert again == contents(folder)
 
 
-def test_the_checksums_are_those_of_every_file(folder: Path) -> None:
+def test_checksums_cover_every_file(folder: Path) -> None:
     checked = subprocess.run(["sha256sum", "--check", SHA256], cwd=folder, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     named = {line.split("  ", 1)[1] for line in (folder / SHA256).read_text().splitlines()}
     assert named == contents(folder).keys() - {SHA256}
 
 
-def test_helm_pulls_what_was_pushed_from_the_layout(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
+def test_helm_pulls_the_chart_that_was_pushed_from_the_layout(
+    folder: Path, store: registry.Registry, tmp_path: Path
+) -> None:
     pushed = store.push(f"akv/{layout.CHART}", artifact(folder, "chart"))
     assert pushed in (folder / "RELEASE.md").read_text()
     at = ["--plain-http", "--version", image.version(), "--destination", str(tmp_path)]
@@ -84,7 +86,7 @@ def test_helm_pulls_what_was_pushed_from_the_layout(folder: Path, store: registr
     assert (tmp_path / tgz(folder).name).read_bytes() == tgz(folder).read_bytes()
 
 
-def test_the_artifact_is_what_helm_itself_would_push(folder: Path, store: registry.Registry) -> None:
+def test_chart_artifact_equals_one_that_helm_pushes(folder: Path, store: registry.Registry) -> None:
     helm.run(["push", str(tgz(folder)), f"oci://{store.address}/by-helm", "--plain-http"])
     _, content = store.manifests[f"by-helm/{layout.NAME}"][image.version()]
     theirs, ours = json.loads(content), manifest(artifact(folder, "chart"))
@@ -94,7 +96,7 @@ def test_the_artifact_is_what_helm_itself_would_push(folder: Path, store: regist
     assert json.loads(blob(artifact(folder, "chart"), ours["config"]["digest"])) == their_config
 
 
-def test_it_renders_from_the_registry_with_the_image_by_digest(folder: Path, store: registry.Registry) -> None:
+def test_chart_from_the_registry_has_the_image_by_digest(folder: Path, store: registry.Registry) -> None:
     store.push(f"akv/{layout.CHART}", artifact(folder, "chart"))
     where = ["--plain-http", "--version", image.version(), "--namespace", helm.RELEASE, "--kube-version", "1.37.2"]
     manifests = render.split(helm.run(["template", helm.RELEASE, f"oci://{store.address}/akv/{layout.CHART}", *where]))
@@ -105,7 +107,7 @@ def test_it_renders_from_the_registry_with_the_image_by_digest(folder: Path, sto
     assert yaml.safe_load(about["annotations"]["artifacthub.io/images"]) == [{"name": "controller", "image": named}]
 
 
-def test_flux_finds_the_chart_where_it_is_pushed(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
+def test_flux_manifests_refer_to_the_pushed_chart(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
     store.push(f"akv/{layout.MANIFESTS}", artifact(folder, "flux"))
     kind, content = store.manifests[f"akv/{layout.MANIFESTS}"][image.version()]
     assert kind == oci.MANIFEST
@@ -129,14 +131,14 @@ def test_flux_finds_the_chart_where_it_is_pushed(folder: Path, store: registry.R
     assert secret == flux.SETTINGS
 
 
-def test_the_templates_do_not_undo_the_releases_own_image(folder: Path) -> None:
+def test_azure_template_has_the_image_digest_of_the_release(folder: Path) -> None:
     described = json.loads((folder / "azure" / "extension.json").read_text())
     assert described["parameters"]["imageDigest"]["defaultValue"] == image_digest(folder)
     assert f"image.digest={image_digest(folder)}" in described["variables"]["defaults"]
 
 
-def test_relocation_copies_all_of_it(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
-    """By a skopeo that tells what it was asked."""
+def test_relocation_copies_all_artifacts(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
+    """A fake of skopeo prints its arguments."""
     script = folder / "relocate.sh"
     assert script.stat().st_mode & stat.S_IXUSR
     program = tmp_path / "skopeo"
@@ -156,7 +158,7 @@ def test_relocation_copies_all_of_it(folder: Path, store: registry.Registry, tmp
     ]
 
 
-def test_default_registry_is_the_owners(tmp_path: Path) -> None:
+def test_default_registry_is_that_of_the_project(tmp_path: Path) -> None:
     files = made(tmp_path / "release")
     place, version = project.read().registry, image.version()
     assert (
@@ -226,7 +228,7 @@ def test_image_of_the_test_alone_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "the image of the controller is missing" in capsys.readouterr().err
 
 
-def test_what_cannot_be_made_again_is_not_made(
+def test_checkout_with_changes_is_not_packaged(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(image, "revision", lambda: "f00-dirty")
@@ -254,7 +256,7 @@ def test_wrong_options_are_reported(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_output_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert package.main(["--changed", "--output", str(tmp_path)]) == 1
     assert "is there already; remove it, or name another folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -276,9 +278,7 @@ def image_digest(folder: Path) -> str:
     return line.split("`")[1].partition("@")[2]
 
 
-def test_tools_are_files_that_run_with_python_alone(
-    store: registry.Registry, image_archive: Path, tmp_path: Path
-) -> None:
+def test_tools_of_a_release_run_with_only_python(store: registry.Registry, image_archive: Path, tmp_path: Path) -> None:
     place = f"{store.address}/akv"
     files = made(tmp_path / "release", "--with-tools", "--registry", place, "--image", str(image_archive))
     folder = tmp_path / "release"
@@ -293,7 +293,7 @@ def test_tools_are_files_that_run_with_python_alone(
     assert subprocess.run(argv, env=outside, capture_output=True, text=True, check=True).stdout == f"{asked}\n"
 
 
-def test_krew_finds_the_archive_that_the_release_has(tmp_path: Path) -> None:
+def test_krew_manifest_refers_to_the_archive_of_the_release(tmp_path: Path) -> None:
     doctor = b"#!/usr/bin/env python3\n"
     files = krew.files(project.read(), doctor, b"a license")
     manifest_of_plugin = yaml.safe_load(files["krew/akv-doctor.yaml"])

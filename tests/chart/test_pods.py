@@ -1,4 +1,4 @@
-"""The pods: their confinement, probes and labels, and how an update replaces them."""
+"""The pods: security contexts, probes, labels and images, and their replacement by an update."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_pods_fit_the_restricted_level(kind: str) -> None:
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
 
 
-def test_only_the_pods_that_need_a_token_have_one() -> None:
+def test_only_pods_that_need_a_token_mount_one() -> None:
     manifests = render()
     for account in (m for m in manifests if m["kind"] == "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
@@ -33,7 +33,7 @@ def test_only_the_pods_that_need_a_token_have_one() -> None:
         assert one(manifests, kind)["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
 
 
-def test_probes_ask_a_port_of_their_own() -> None:
+def test_probes_use_their_own_port() -> None:
     main = container(render())
     assert main["ports"] == [
         {"name": "http", "containerPort": Settings().listen_port},
@@ -43,7 +43,7 @@ def test_probes_ask_a_port_of_their_own() -> None:
     assert main["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
 
 
-def test_a_label_of_the_users_cannot_break_the_selector() -> None:
+def test_pod_labels_cannot_break_the_selector() -> None:
     deployment = one(render("--set", r"podLabels.app\.kubernetes\.io/name=other,podLabels.tier=x"), "Deployment")[
         "spec"
     ]
@@ -64,7 +64,7 @@ def test_a_label_of_the_users_cannot_break_the_selector() -> None:
         ),
     ],
 )
-def test_the_image(args: list[str], image: str | None) -> None:
+def test_image_reference_follows_its_values(args: list[str], image: str | None) -> None:
     if image is None:
         with pytest.raises(helm.BadValues, match=r"image\.tag: .*string"):
             render(*args)
@@ -74,7 +74,7 @@ def test_the_image(args: list[str], image: str | None) -> None:
     assert one(manifests, "Job")["spec"]["template"]["spec"]["containers"][0]["image"] == image
 
 
-def test_an_update_starts_the_new_pod_before_the_old_one_ends() -> None:
+def test_update_starts_the_new_pod_before_the_old_one_ends() -> None:
     spec = one(render("--set-string", "replicaCount=2"), "Deployment")["spec"]
     assert spec["replicas"] == 2
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}

@@ -1,4 +1,4 @@
-"""The admission policies: where they are, what they are bound to, and the choice where there are none."""
+"""The admission policies: their versions, their bindings, and the choice of the administrator without policies."""
 
 import pytest
 
@@ -7,24 +7,24 @@ from tests.chart.rendering import FULL_NAME, NEWEST, OLDEST, WITHOUT_POLICIES, M
 from tools.cli.common import helm
 from tools.codegen import policies
 
-# Policies on what the controller makes for an AKVSync.
+# Policies for objects that the controller creates for an AKVSync.
 MADE = {"secretsyncs", "secretproviderclasses"}
 
 
 def installed(manifests: list[Manifest]) -> set[str]:
-    """Return the policies, by what their names begin with."""
+    """Return the first parts of the names of the policies."""
     found = {m["metadata"]["name"].split(".")[0] for m in manifests if m["kind"] == "ValidatingAdmissionPolicy"}
     return found - {policies.CRD_JOB.name}
 
 
 @pytest.mark.parametrize("version", ["1.30.0", "1.31.4-gke.1183000", "1.33.5+k3s1", NEWEST])
-def test_policies_from_1_30_on(version: str) -> None:
+def test_policies_are_rendered_from_1_30(version: str) -> None:
     manifests = render(version=version)
     assert installed(manifests) == {"secrets", "no-delete", "tokens", "events", "lease", "overlap", "type-stays", *MADE}
     assert environment(manifests)["PROBE_SECRET_TYPE"] in policies.NEVER_ALLOWED
 
 
-def test_a_server_that_was_asked_and_has_them() -> None:
+def test_policies_are_rendered_if_the_api_versions_include_them() -> None:
     served = ["apps/v1/Deployment", "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"]
     assert "ValidatingAdmissionPolicy" in kinds(render(*(word for api in served for word in ("--api-versions", api))))
 
@@ -39,11 +39,11 @@ def test_a_server_that_was_asked_and_has_them() -> None:
             ["--set-string", "validatingAdmissionPolicies.applyPolicies=false"],
             "validatingAdmissionPolicies.applyPolicies is false",
         ),
-        # A server that was asked and does not have them.
+        # An API server whose known API versions do not include policies.
         (NEWEST, ["--api-versions", "apps/v1/Deployment"], "serves no v1 ValidatingAdmissionPolicy"),
     ],
 )
-def test_without_policies_the_administrator_chooses(version: str, args: list[str], why: str) -> None:
+def test_without_policies_the_administrator_must_choose(version: str, args: list[str], why: str) -> None:
     with pytest.raises(helm.BadValues) as refused:
         render(*args, version=version)
     for part in (why, "watchNamespaces", "acceptUnrestrictedTokens=true"):
@@ -54,7 +54,7 @@ def test_without_policies_the_administrator_chooses(version: str, args: list[str
         assert "PROBE_SECRET_TYPE" not in environment(manifests)
 
 
-def test_without_akvsync_its_rights_and_policies_are_gone_and_the_controller_knows() -> None:
+def test_without_akvsync_its_rights_and_policies_are_not_rendered() -> None:
     manifests = render("--set-string", "akvSync.enabled=false", "--no-hooks")
     role = one(manifests, "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")
     assert [rule for rule in role["rules"] if set(rule["verbs"]) - {"list", "watch"}] == [
@@ -70,14 +70,14 @@ def test_without_akvsync_its_rights_and_policies_are_gone_and_the_controller_kno
 @pytest.mark.parametrize(
     "args", [[], ["--set-string", "akvSync.enabled=False"], ["--set", "watchNamespaces={shop,web}"]]
 )
-def test_the_settings_tell_which_policies_there_are(args: list[str]) -> None:
+def test_settings_match_the_rendered_policies(args: list[str]) -> None:
     manifests = render(*args)
     settings = Settings.from_environment(environment(manifests))
     assert installed(manifests) == {policy.name for policy in policies.POLICIES if policy.there(settings)}
 
 
 @pytest.mark.parametrize("args", [[], ["--set", "serviceAccount.name=writer"], ["--set", "fullnameOverride=x"]])
-def test_policies_and_bindings_follow_the_service_account(args: list[str]) -> None:
+def test_policies_and_bindings_name_the_service_account(args: list[str]) -> None:
     manifests = render(*args, release="mine", namespace="theirs")
     account = one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
     assert one(manifests, "ServiceAccount", account)["metadata"]["namespace"] == "theirs"
@@ -108,7 +108,7 @@ def test_policies_and_bindings_follow_the_service_account(args: list[str]) -> No
     assert subjects == [[{"kind": "ServiceAccount", "name": account, "namespace": "theirs"}]]
 
 
-def test_the_policy_for_everybody_stays_in_the_namespaces_that_are_served() -> None:
+def test_policy_for_all_users_applies_only_in_watched_namespaces() -> None:
     manifests = render("--set", "watchNamespaces={shop,web}")
     [binding] = [
         m for m in manifests if m["kind"] == "ValidatingAdmissionPolicyBinding" and "matchResources" in m["spec"]

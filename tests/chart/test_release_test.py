@@ -1,4 +1,4 @@
-"""What `helm test` applies, and what of it stays in the cluster."""
+"""The objects that `helm test` applies, and those that remain in the cluster."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def belonging(manifests: list[Manifest]) -> list[tuple[str, str, str]]:
 
 
 def sees(manifests: list[Manifest]) -> ReleaseTestSettings:
-    """Return what the test's program reads of its environment."""
+    """Return the settings that the test's program reads from its environment."""
     [main] = one(manifests, "Pod")["spec"]["containers"]
     given = {each["name"]: each.get("value", "10.0.0.1") for each in main["env"]}
     assert {name.lower() for name in given} == set(ReleaseTestSettings.__struct_fields__)
@@ -41,45 +41,45 @@ def hooks(documents: list[Manifest]) -> dict[tuple[str, str], Manifest]:
     }
 
 
-def test_every_object_of_the_test_is_a_hook_and_none_is_in_a_release() -> None:
+def test_objects_of_helm_test_are_hooks_and_not_in_the_release() -> None:
     everything = render(tests=True)
     assert {name for _, _, name in belonging(everything)} == {NAME, f"{NAME}-vault", f"{FULL_NAME}-sample"}
     assert set(hooks(everything)) == {(kind, name) for kind, _, name in belonging(everything)}
     assert not belonging(render())
 
 
-def test_helm_finds_a_pod_of_the_name_of_each_hook() -> None:
+def test_each_hook_has_a_pod_of_its_name() -> None:
     """`helm test --logs` asks for the log of a Pod with the name of each hook, whatever its kind."""
     documents = list(bounded_yaml.load_all(text(tests=True)))
     found = hooks([each for each in documents if each])
     assert set(found) == {("List", NAME), ("Pod", NAME)}
     policies = {kind: annotations["helm.sh/hook-delete-policy"] for (kind, _), annotations in found.items()}
-    # The Pod stays for its log; what it needed is removed at once.
+    # The Pod remains because of its log. The objects that it needed are removed at once.
     assert policies == {"List": "before-hook-creation,hook-succeeded", "Pod": "before-hook-creation"}
     weights = {kind: int(annotations.get("helm.sh/hook-weight", 0)) for (kind, _), annotations in found.items()}
     assert weights["List"] < weights["Pod"]
 
 
-def test_a_hanging_pod_fails_before_helm_gives_up() -> None:
-    """So helm names the Pod that failed, and not only that it waited too long."""
+def test_hanging_pod_fails_before_the_timeout_of_helm() -> None:
+    """So helm names the failed Pod instead of its own timeout."""
     spec = one(render(tests=True), "Pod")["spec"]
     longest = CLOUD_SECONDS + 3 * SYNC_SECONDS  # two removals and two waits, of which only the first waits for a cloud
     assert longest < spec["activeDeadlineSeconds"] < HELM_TIMEOUT
 
 
-def test_the_pod_fits_the_restricted_level() -> None:
+def test_pod_of_helm_test_fits_the_restricted_level() -> None:
     manifests = render(tests=True)
     pod = one(manifests, "Pod")
     job = one(manifests, "Job")["spec"]["template"]["spec"]
     assert pod["spec"]["securityContext"] == job["securityContext"]
     assert pod["spec"]["containers"][0]["securityContext"] == job["containers"][0]["securityContext"]
     assert pod["spec"]["containers"][0]["image"] == "ghcr.io/akv-secret-store/akv-secret-store-test:0.1.0"
-    # No Service and no Deployment takes it for one of the controller's.
+    # The selectors of the controller do not match the Pod.
     selector = one(manifests, "Deployment")["spec"]["selector"]["matchLabels"]
     assert not selector.items() <= pod["metadata"]["labels"].items()
 
 
-def test_the_controller_looks_where_the_test_writes() -> None:
+def test_controller_mounts_the_configmap_that_helm_test_writes() -> None:
     manifests = render(tests=True)
     config = one(manifests, "ConfigMap", sees(manifests).name)
     assert "data" not in config
@@ -90,7 +90,7 @@ def test_the_controller_looks_where_the_test_writes() -> None:
 
 
 @pytest.mark.parametrize("given", [{"enabled": False}, {"enabled": "false"}, {"sample": SAMPLE}])
-def test_without_a_vault_of_its_own_the_controller_looks_nowhere(given: dict[str, Any]) -> None:
+def test_without_a_test_vault_the_controller_mounts_no_configmap(given: dict[str, Any]) -> None:
     manifests = render(given={"test": given}, tests=True)
     assert "volumes" not in one(manifests, "Deployment")["spec"]["template"]["spec"]
     assert "TEST_CLOUDS_FILE" not in environment(manifests)
@@ -99,13 +99,13 @@ def test_without_a_vault_of_its_own_the_controller_looks_nowhere(given: dict[str
     assert bool(found) is ("sample" in given)
 
 
-def test_somebodys_vault_reaches_the_test() -> None:
+def test_vault_of_the_user_reaches_the_helm_test() -> None:
     seen = sees(render(given={"test": {"sample": SAMPLE | {"serviceAccount": "theirs"}}}, tests=True))
     assert (seen.keyvault_name, seen.client_id, seen.tenant_id, seen.secret_name) == ("kv", "c", "t", "s")
     assert seen.service_account == "theirs"
 
 
-def test_a_vault_without_a_secret_is_refused() -> None:
+def test_vault_without_a_secret_name_is_refused() -> None:
     with pytest.raises(helm.BadValues, match=r"^test\.sample\.secretName: is empty"):
         render("--set", "test.sample.keyvaultName=kv")
 
@@ -114,7 +114,7 @@ def test_a_vault_without_a_secret_is_refused() -> None:
     ("namespaces", "where"),
     [([], helm.RELEASE), (["shop", helm.RELEASE], helm.RELEASE), (["shop", "web"], "shop"), ("shop, web", "shop")],
 )
-def test_the_sample_is_where_the_controller_serves(namespaces: object, where: str) -> None:
+def test_sample_is_in_a_watched_namespace(namespaces: object, where: str) -> None:
     manifests = render(given={"watchNamespaces": namespaces}, tests=True)
     seen = sees(manifests)
     assert (seen.sample_namespace, seen.namespace) == (where, helm.RELEASE)

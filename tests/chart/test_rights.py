@@ -1,4 +1,4 @@
-"""Rights: the controller's, everywhere or in watched namespaces, its lease's, and people's."""
+"""The rights of the controller, in the cluster or in watched namespaces, of its lease, and of users."""
 
 import pytest
 
@@ -23,7 +23,7 @@ LEASE_CREATION = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
 
 
 @pytest.mark.parametrize("enabled", ["true", "True", "false"])
-def test_the_role_grants_the_table_of_permissions_and_nothing_else(enabled: str) -> None:
+def test_role_grants_exactly_the_table_of_permissions(enabled: str) -> None:
     manifests = render("--set-string", f"akvSync.enabled={enabled}")
     role = one(manifests, "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")
     granted = [
@@ -44,14 +44,14 @@ def test_the_role_grants_the_table_of_permissions_and_nothing_else(enabled: str)
 @pytest.mark.parametrize(
     "way", [["--set", "watchNamespaces={shop,web}"], ["--set-string", r"watchNamespaces=shop\, web"]]
 )
-def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way: list[str]) -> None:
+def test_watched_namespaces_get_roles_and_the_cluster_gets_none(way: list[str]) -> None:
     manifests = render(*way, "--no-hooks", *NO_TEST)
     assert not kinds(manifests) & {"ClusterRole", "ClusterRoleBinding"}
     roles = {m["metadata"]["namespace"]: m for m in manifests if m["kind"] == "Role"}
     assert roles.keys() == {"shop", "web", helm.RELEASE}
     everywhere = one(render(), "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")
     assert roles["shop"]["rules"] == roles["web"]["rules"] == everywhere["rules"]
-    # Readiness tries, dry, whether a Secret is refused in the release's own namespace.
+    # The readiness probe makes a dry run in the namespace of the release, which the policies must refuse.
     assert roles[helm.RELEASE]["rules"] == [
         LEASE_RULE,
         LEASE_CREATION,
@@ -64,7 +64,7 @@ def test_watched_namespaces_get_roles_and_nothing_is_granted_in_the_cluster(way:
     assert environment(manifests)["WATCH_NAMESPACES"] == "shop,web"
 
 
-def test_no_probe_no_right_for_it() -> None:
+def test_without_the_probe_its_right_is_not_granted() -> None:
     manifests = render("--set", "watchNamespaces={shop}", version=OLDEST)
     assert one(manifests, "Role", FULL_NAME)["rules"] == [LEASE_RULE, LEASE_CREATION]
     manifests = render("--set", f"watchNamespaces={{shop,{helm.RELEASE}}}")
@@ -72,7 +72,7 @@ def test_no_probe_no_right_for_it() -> None:
 
 
 @pytest.mark.parametrize("where", [[], ["--set", "watchNamespaces={shop}"]])
-def test_the_right_to_get_service_accounts_comes_with_the_value_alone(where: list[str]) -> None:
+def test_right_to_get_service_accounts_needs_its_value(where: list[str]) -> None:
     def grants(*args: str) -> list[Manifest]:
         rules = [rule for m in render("--no-hooks", *where, *args) for rule in m.get("rules", [])]
         return [rule for rule in rules if "serviceaccounts" in rule["resources"]]
@@ -83,7 +83,7 @@ def test_the_right_to_get_service_accounts_comes_with_the_value_alone(where: lis
 
 
 def token_rights(*args: str) -> dict[tuple[str, str], list[str]]:
-    """Return the names of the ServiceAccounts whose tokens each role allows; `*` where it names none."""
+    """Return the names of the ServiceAccounts whose tokens each role allows, or `*` for a role without names."""
     found = {}
     for role in render(*args, "--no-hooks"):
         for rule in role.get("rules", []) if role["kind"] in ("Role", "ClusterRole") else []:
@@ -94,7 +94,7 @@ def token_rights(*args: str) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def test_rights_to_review_come_with_the_authentication_of_metrics_alone() -> None:
+def test_rights_to_review_need_the_authentication_of_metrics() -> None:
     def reviews(*args: str) -> list[Manifest]:
         found = [each for each in render("--no-hooks", *args) if each["metadata"]["name"].startswith("metrics")]
         return sorted(found, key=lambda each: (each["kind"], each["metadata"]["name"]))
@@ -130,7 +130,9 @@ SAMPLE = {(helm.RELEASE, f"{EVERYWHERE}.tokens"): [f"{FULL_NAME}-sample"]}
         (f'["{helm.RELEASE}/x"]', {(helm.RELEASE, f"{EVERYWHERE}.tokens"): ["x", f"{FULL_NAME}-sample"]}),
     ],
 )  # fmt: skip
-def test_tokens_of_the_listed_service_accounts_alone(listed: str, granted: dict[tuple[str, str], list[str]]) -> None:
+def test_only_tokens_of_listed_service_accounts_are_granted(
+    listed: str, granted: dict[tuple[str, str], list[str]]
+) -> None:
     args = ("--set-json", f"tokenRequest.serviceAccounts={listed}")
     assert token_rights(*args) == granted
     assert token_rights(*args, *NO_TEST) == {
@@ -138,7 +140,7 @@ def test_tokens_of_the_listed_service_accounts_alone(listed: str, granted: dict[
     }
 
 
-def test_tokens_in_watched_namespaces_alone() -> None:
+def test_only_tokens_in_watched_namespaces_are_granted() -> None:
     listed = ("--set-json", 'tokenRequest.serviceAccounts=["shop/a", "akv"]', *NO_TEST)
     assert token_rights("--set", "watchNamespaces={shop,web}", *listed) == {
         ("shop", EVERYWHERE): ["akv"],
@@ -150,13 +152,13 @@ def test_tokens_in_watched_namespaces_alone() -> None:
 
 
 @pytest.mark.parametrize("entry", ["Shop/a", "a/b/c", "/a", "a/", "system:serviceaccount:a:b", "*", "a b"])
-def test_what_names_no_service_account_is_refused(entry: str) -> None:
+def test_entry_that_is_not_a_service_account_is_refused(entry: str) -> None:
     with pytest.raises(helm.BadValues, match=r"tokenRequest\.serviceAccounts"):
         render("--set-json", f'tokenRequest.serviceAccounts=["{entry}"]')
 
 
 @pytest.mark.parametrize("args", [[], ["--set", "fullnameOverride=x"], ["--set-string", "nameOverride=1e3"]])
-def test_the_lease_and_the_right_to_it_follow_the_names(args: list[str]) -> None:
+def test_lease_and_its_right_have_the_name_of_the_deployment(args: list[str]) -> None:
     manifests = render(*args, *NO_TEST)
     name = one(manifests, "Deployment")["metadata"]["name"]
     assert "Lease" not in kinds(manifests)
@@ -168,13 +170,13 @@ def test_the_lease_and_the_right_to_it_follow_the_names(args: list[str]) -> None
     ]
 
 
-def test_a_service_account_that_exists_is_used_and_not_made() -> None:
+def test_existing_service_account_is_used_and_not_created() -> None:
     manifests = render("--set-string", "serviceAccount.create=false,serviceAccount.name=there", "--no-hooks", *NO_TEST)
     assert "ServiceAccount" not in kinds(manifests)
     assert one(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "there"
 
 
-def test_people_get_rights_by_kubernetes_own_roles_unless_switched_off() -> None:
+def test_users_get_rights_by_aggregated_roles_unless_disabled() -> None:
     def found(*args: str) -> list[str]:
         label = "rbac.authorization.k8s.io/aggregate-to-admin"
         return [m["metadata"]["name"] for m in render(*args) if label in m["metadata"].get("labels", {})]

@@ -1,4 +1,4 @@
-"""Values on their way into the controller: its environment, and the file of clouds."""
+"""The values that reach the controller: its environment and the file of clouds."""
 
 import copy
 from typing import Any
@@ -10,7 +10,7 @@ from controller.config.settings import BUILT_IN_CLOUDS, Cloud, Settings, parse_c
 from tests.chart.rendering import FULL_NAME, Manifest, container, environment, one, render
 from tools.cli.common import helm
 
-# What the chart sets in any case, beside the controller's own defaults.
+# Settings of the chart without values, in addition to the defaults of the controller.
 DEFAULTS = Settings(
     test_clouds_file="/etc/akv-secret-store-test/clouds.json",
     probe_secret_type="akv-secret-store/probe",
@@ -32,7 +32,7 @@ DEFAULTS = Settings(
 )
 
 
-def test_the_environment_is_what_the_controller_reads() -> None:
+def test_values_reach_the_settings_of_the_controller() -> None:
     given = {
         "rotationPollIntervalInSeconds": "120",
         "enablePartialSecretSync": "False",
@@ -63,11 +63,11 @@ def test_the_environment_is_what_the_controller_reads() -> None:
     )
 
 
-def test_without_values_the_controllers_own_defaults_hold() -> None:
+def test_without_values_the_controller_has_its_defaults() -> None:
     assert Settings.from_environment(environment(render())) == DEFAULTS
 
 
-def test_clouds_reach_the_controller_as_a_file_and_a_change_rolls_the_pod() -> None:
+def test_clouds_are_a_file_and_a_change_replaces_the_pod() -> None:
     cloud = {"authority": "https://login.stack", "vaultUrl": "https://{vault}.<stack>", "ca": "-----\nabc\n-----\n"}
     given = {"clouds": {"Stack": cloud}, "defaultCloud": "Stack"}
     manifests = render(given=given)
@@ -89,7 +89,7 @@ def test_clouds_reach_the_controller_as_a_file_and_a_change_rolls_the_pod() -> N
     assert annotations(render(given=given)) == annotations(manifests)
 
 
-def test_one_field_of_a_built_in_cloud_can_be_set_alone() -> None:
+def test_single_field_of_a_built_in_cloud_can_be_set() -> None:
     arguments = ["--set-string", "clouds.AzureChinaCloud.apiVersion=2016-10-01", "--set", "networkPolicy.enabled=true"]
     [volume, _] = one(manifests := render(*arguments), "Deployment")["spec"]["template"]["spec"]["volumes"]
     content = one(manifests, "ConfigMap", volume["configMap"]["name"])["data"]["clouds.json"]
@@ -99,12 +99,12 @@ def test_one_field_of_a_built_in_cloud_can_be_set_alone() -> None:
 
 
 @pytest.mark.parametrize("version", ["latest", "7", "7.4.1 "])
-def test_an_api_version_of_another_form_is_refused(version: str) -> None:
+def test_invalid_api_version_of_a_cloud_is_refused(version: str) -> None:
     with pytest.raises(helm.BadValues, match=r"clouds\.AzureChinaCloud\.apiVersion"):
         render("--set-string", f"clouds.AzureChinaCloud.apiVersion={version}")
 
 
-def test_an_unknown_default_cloud_is_refused() -> None:
+def test_unknown_default_cloud_is_refused() -> None:
     with pytest.raises(helm.BadValues, match=r"defaultCloud: Stack is not among AzurePublicCloud, .*: name one"):
         render("--set", "defaultCloud=Stack")
 
@@ -123,7 +123,7 @@ def test_an_unknown_default_cloud_is_refused() -> None:
         (2, 30, 7, (30, 7)),
     ],
 )
-def test_lease_times_follow_the_number_of_pods(
+def test_lease_times_depend_on_the_number_of_pods(
     replicas: Any, duration: Any, interval: Any, wanted: tuple[int, int]
 ) -> None:
     election = {"leaseDurationInSeconds": duration, "renewIntervalInSeconds": interval}

@@ -1,4 +1,4 @@
-"""Upgrades from charts that were installed before; `old-releases/` holds them as packages."""
+"""Upgrades from older charts. `old-releases/` contains their packages."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_there_are_old_releases() -> None:
 
 
 @pytest.mark.parametrize("old", OLD_RELEASES, ids=lambda path: path.stem)
-def test_reused_values_of_an_old_release_render_what_its_values_render(old: Path, tmp_path: Path) -> None:
+def test_reused_values_of_an_old_release_render_the_same_manifests(old: Path, tmp_path: Path) -> None:
     """With --reuse-values helm puts the old chart's values, defaults included, in place of the new chart's."""
     chart = tmp_path / "chart"
     shutil.copytree(helm.CHART, chart)

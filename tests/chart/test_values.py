@@ -1,4 +1,4 @@
-"""The chart's values: wrong ones are refused by their path, every one changes something."""
+"""The values of the chart: invalid ones are refused with their path, and each one changes a manifest."""
 
 import functools
 import shutil
@@ -42,7 +42,7 @@ from tools.codegen import values
         (["--set", "watchNamespaces.a=1"], "watchNamespaces"),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_path(args: list[str], path: str) -> None:
+def test_wrong_value_is_refused_with_its_path(args: list[str], path: str) -> None:
     with pytest.raises(helm.BadValues) as refused:
         render(*args)
     assert any(problem.startswith(f"{path}: ") for problem in refused.value.problems), refused.value.problems
@@ -70,24 +70,24 @@ NEVER_TYPES = (
 
 @pytest.mark.parametrize("kind", NEVER_TYPES)
 @pytest.mark.parametrize("write", [str, str.upper, str.title, " {}".format, "{}\t".format, "\n{} ".format])
-def test_types_that_are_never_written_are_not_listed(kind: str, write: Callable[[str], str]) -> None:
+def test_secret_type_that_is_never_written_cannot_be_listed(kind: str, write: Callable[[str], str]) -> None:
     for types in (["Opaque", write(kind)], f"Opaque, {write(kind)}")[: 1 if write is not str else 2]:
         with pytest.raises(helm.BadValues, match=r"validatingAdmissionPolicies\.allowedSecretTypes.*never written"):
             render(given={"validatingAdmissionPolicies": {"allowedSecretTypes": types}})
 
 
 @pytest.mark.parametrize("kind", [" Opaque", "Opaque ", "a b", "a'] + ['b", "{{ x }}", '"', "-a", "a/"])
-def test_what_is_not_a_type_is_not_listed(kind: str) -> None:
+def test_invalid_secret_type_is_refused(kind: str) -> None:
     with pytest.raises(helm.BadValues, match=r"allowedSecretTypes: .* is no type of a Secret"):
         render(given={"validatingAdmissionPolicies": {"allowedSecretTypes": [kind]}})
 
 
-def test_what_helm_itself_puts_there_is_taken() -> None:
+def test_values_that_helm_adds_are_accepted() -> None:
     assert render("--set", "global.anything=1")
 
 
 def other(leaf: values.LeafValue) -> Any:
-    """Return a value of the leaf's type that is not its default, as a string where it is a scalar."""
+    """Return a value of the leaf's type that is not its default. Scalars are strings."""
     special = {
         "image.digest": f"sha256:{'b' * 64}",
         "test.image.digest": f"sha256:{'b' * 64}",
@@ -153,7 +153,7 @@ def leaves() -> Iterator[values.LeafValue]:
 
 
 def outcome(given: Any, version: str, hooks: bool = False) -> str:
-    """Return what is rendered, or why not. Without the hooks' pods, which would hide what the controller's lost."""
+    """Return the manifests or the error, without the pods of hooks, which would hide changes of the controller's pod."""
     try:
         return text(*([] if hooks else ["--no-hooks"]), given=given, version=version, tests=hooks)
     except helm.BadValues as refused:
@@ -221,7 +221,7 @@ def is_default(paths: Iterable[str], base: Mapping[str, str]) -> bool:
     return outcome(given, NEWEST, hooks=True) == outcome(nested(base), NEWEST, hooks=True)
 
 
-def test_null_means_the_default() -> None:
+def test_null_value_has_the_default() -> None:
     """Render all nulls at once that need the same other values, and each one alone only if they render another text."""
     together: dict[tuple[int, frozenset[tuple[str, str]]], list[str]] = defaultdict(list)
     for entry in values.walk():
@@ -235,8 +235,8 @@ def test_null_means_the_default() -> None:
             pytest.fail(f"null means something else than the default: {wrong or paths}")
 
 
-def test_every_null_of_a_parent_chart_means_the_default(tmp_path: Path) -> None:
-    """Helm drops a null of the user's, but passes a parent's null on to the chart that it depends on."""
+def test_null_value_of_a_parent_chart_has_the_default(tmp_path: Path) -> None:
+    """Helm drops a null in the user's values, but passes a null of a parent chart to its dependency."""
 
     def rendered(given: dict[str, Any]) -> str:
         metadata = {"apiVersion": "v2", "name": "parent", "version": "1.0.0"}
@@ -259,12 +259,12 @@ def test_every_template_fills_in_defaults_first() -> None:
 
 @functools.cache
 def without(path: str, version: str) -> str:
-    """Return what is rendered without that value."""
+    """Return the manifests without this value."""
     return outcome(nested(BASES.get(path, {})), version)
 
 
 @pytest.mark.parametrize("leaf", list(leaves()), ids=lambda leaf: leaf.path)
-def test_every_leaf_changes_something(leaf: values.LeafValue) -> None:
+def test_every_value_changes_a_manifest(leaf: values.LeafValue) -> None:
     given = nested({**BASES.get(leaf.path, {}), leaf.path: other(leaf)})
     if leaf.path == "crds.upgrade":
         assert "kind: Job" in text()
@@ -278,11 +278,11 @@ def test_every_leaf_changes_something(leaf: values.LeafValue) -> None:
     assert any(outcome(given, version) != without(known, version) for version in (NEWEST, WITHOUT_POLICIES))
 
 
-def test_only_values_that_are_there_need_others() -> None:
+def test_values_that_need_others_exist() -> None:
     assert {path for value, base in BASES.items() for path in (value, *base)} <= {leaf.path for leaf in leaves()}
 
 
-def test_values_yaml_says_the_typed_defaults() -> None:
+def test_values_yaml_has_the_typed_defaults() -> None:
     written = yaml.safe_load((helm.CHART / "values.yaml").read_text())
     for leaf in leaves():
         found = written
@@ -292,15 +292,15 @@ def test_values_yaml_says_the_typed_defaults() -> None:
 
 
 @pytest.mark.parametrize("leaf", list(leaves()), ids=lambda leaf: leaf.path)
-def test_the_description_of_a_value_is_clear_by_itself(leaf: values.LeafValue) -> None:
-    """README's table has no headings of groups."""
+def test_description_of_a_value_names_its_subject(leaf: values.LeafValue) -> None:
+    """The table in the README has no headings of groups."""
     first = leaf.description.split()[0]
     assert first[0].isupper(), leaf.description
     assert first not in ("Its", "It", "As", "Or", "They"), leaf.description
     assert not leaf.description.startswith(("Whether there is", "Whether they", "Whether it")), leaf.description
 
 
-def test_the_schema_has_the_default_of_each_value() -> None:
+def test_schema_has_the_default_of_each_value() -> None:
     for leaf in leaves():
         node = values.schema()
         for name in leaf.path.split("."):
@@ -308,12 +308,12 @@ def test_the_schema_has_the_default_of_each_value() -> None:
         assert node["default"] == leaf.default, leaf.path
 
 
-def test_a_disabled_chart_names_the_condition_of_its_parent() -> None:
+def test_disabled_chart_names_the_condition_of_its_parent() -> None:
     with pytest.raises(helm.BadValues, match=r"^enabled: .*`condition: akv-secret-store\.enabled`"):
         render(given={"enabled": False})
 
 
-def test_a_parent_chart_disables_this_one(tmp_path: Path) -> None:
+def test_parent_chart_can_disable_this_one(tmp_path: Path) -> None:
     dependency = {"name": "akv-secret-store", "version": "*", "condition": "akv-secret-store.enabled"}
     metadata = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [dependency]}
     (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(metadata))
@@ -354,7 +354,7 @@ def test_globals_of_a_parent_chart_reach_every_pod() -> None:
         assert pod["containers"][0]["image"].startswith("parent.example/akv-secret-store")
 
 
-def test_values_of_the_chart_go_before_globals() -> None:
+def test_values_of_the_chart_override_globals() -> None:
     own: dict[str, Any] = {
         "commonLabels": {"team": "own"},
         "nodeSelector": {"pool": "own"},
@@ -367,7 +367,7 @@ def test_values_of_the_chart_go_before_globals() -> None:
         assert pod["priorityClassName"] == "own"
 
 
-def test_common_annotations_and_labels_are_on_every_object() -> None:
+def test_common_annotations_and_labels_are_on_all_objects() -> None:
     given = nested({**LOGS, **LOGS_RENDERED}) | {
         "commonAnnotations": {"example.com/owner": "x"},
         "commonLabels": {"team": "x"},
