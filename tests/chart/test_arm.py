@@ -1,4 +1,4 @@
-"""The values that Azure passes to helm: each parameter of the templates has an effect, and only changed ones are sent."""
+"""The values that Azure passes to helm: each parameter reaches its setting, and only changed values are sent."""
 
 import base64
 import itertools

@@ -153,7 +153,7 @@ def leaves() -> Iterator[values.LeafValue]:
 
 
 def outcome(given: Any, version: str, hooks: bool = False) -> str:
-    """Return the manifests or the error, without the pods of hooks, which would hide changes of the controller's pod."""
+    """Return the manifests or the error. The pods of hooks are left out, because they would hide other changes."""
     try:
         return text(*([] if hooks else ["--no-hooks"]), given=given, version=version, tests=hooks)
     except helm.BadValues as refused:

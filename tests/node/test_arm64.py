@@ -1,4 +1,4 @@
-"""The controller on the other processor that it is for: emulated, with that one's Debian packages and wheels."""
+"""The controller on arm64, in an emulation with the Debian packages and wheels of that architecture."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ for found in pkgutil.walk_packages(controller.__path__, "controller."):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the files of an image for that processor, with the emulator in it."""
+    """Provide the files of an image for arm64, with the emulator in it."""
     system_packages.require(system_packages.ARM64)
     folder = tmp_path_factory.mktemp("arm64")
     root, wheels = folder / "root", folder / "wheels"
@@ -50,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def python(root: Path, tmp_path: Path) -> Path:
-    """Return a program that runs the image's Python, which finds that program again as `sys.executable`."""
+    """Provide a program that runs the image's Python, and that this Python uses as `sys.executable`."""
     program = tmp_path / "python3"
     emulated = f"{root}/qemu-aarch64-static -0 {program} -L {root} {root}/usr/bin/python{debian_base.PYTHON}"
     program.write_text(f'#!/bin/sh\nPYTHONHOME={root}/usr PYTHONPATH={root}/app exec {emulated} "$@"\n')
@@ -58,7 +58,7 @@ def python(root: Path, tmp_path: Path) -> Path:
     return program
 
 
-def test_every_module_is_imported(root: Path) -> None:
+def test_every_module_is_importable_on_arm64(root: Path) -> None:
     argv = ["chroot", str(root), "/qemu-aarch64-static", "/usr/bin/python3", "-P", "-c", _IMPORT_ALL]
     done = subprocess.run(argv, env=os.environ | {"PYTHONPATH": "/app"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -68,8 +68,8 @@ def test_every_module_is_imported(root: Path) -> None:
     assert set(done.stdout.splitlines()) == expected
 
 
-def test_the_controller_syncs_and_rotates(python: Path, tmp_path: Path) -> None:
-    """A secret, and a certificate in PEM. A PFX takes more than its CPU limit in the emulation."""
+def test_controller_syncs_and_rotates_on_arm64(python: Path, tmp_path: Path) -> None:
+    """Sync a secret and a certificate in PEM. A PFX would exceed its CPU limit in the emulation."""
     for name in ("plane", "emulator"):
         (tmp_path / name).mkdir()
     with ControlPlane(tmp_path / "plane") as plane, Emulator(tmp_path / "emulator") as emulator:

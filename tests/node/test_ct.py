@@ -9,7 +9,7 @@ from tools.local_cluster import ControlPlane
 from tools.local_cluster.programs import assets
 
 
-def test_ct_install(plane: ControlPlane) -> None:
+def test_chart_testing_installs_and_tests_the_chart(plane: ControlPlane) -> None:
     programs = (str(helm.find_executable().parent), str(plane.kubectl_path.parent), os.environ["PATH"])
     done = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""One release's life by either helm, and that of one which helm 3 has installed and helm 4 goes on with."""
+"""A release with helm 3, with helm 4, and one that helm 3 installs and helm 4 upgrades."""
 
 import re
 from collections.abc import Callable
@@ -29,13 +29,13 @@ def helm_4() -> Path:
         ("both", helm.find_executable, helm_4),
     ],
 )
-def test_a_release_lives_and_the_secret_outlives_it(
+def test_release_works_with_each_helm_and_its_secret_outlives_it(
     plane: ControlPlane, emulator: Emulator, tmp_path: Path, name: str, first: Helm, then: Helm
 ) -> None:
     release = Release(plane, emulator, tmp_path, name, first())
     shop = Namespace(release)
 
-    def rotates(text: str) -> None:
+    def assert_rotates(text: str) -> None:
         shop.set_secret("db", text)
         shop.force_sync("db")
         shop.wait_secret("db", {"password": text})
@@ -48,9 +48,9 @@ def test_a_release_lives_and_the_secret_outlives_it(
     release.executable = then()
     assert re.search(r"Phase: +Succeeded", release.test())
     release.upgrade("--set", "logLevel=debug")
-    rotates("upgraded")
+    assert_rotates("upgraded")
     release.rollback()
-    rotates("rolled-back")
+    assert_rotates("rolled-back")
     before = shop.get("secret", "db")
     release.uninstall()
     assert shop.get("secret", "db") == before
@@ -59,7 +59,7 @@ def test_a_release_lives_and_the_secret_outlives_it(
     plane.kubectl("delete", "namespace", release.namespace, "--wait=false")
 
 
-def test_both_render_the_same() -> None:
+def test_helm_3_and_helm_4_render_the_same_manifests() -> None:
     chart = ["template", helm.RELEASE, str(helm.CHART), "--namespace", helm.RELEASE, "--include-crds"]
     three, four = (
         list(yaml.safe_load_all(helm.run(chart, executable=each()))) for each in (helm.find_executable, helm_4)
@@ -68,7 +68,7 @@ def test_both_render_the_same() -> None:
     helm.run(["lint", "--strict", str(helm.CHART)], executable=helm_4())
 
 
-def test_a_wrong_value_is_refused_by_its_path() -> None:
+def test_helm_4_refuses_a_wrong_value_by_its_path() -> None:
     wrong = ["template", str(helm.CHART), "--set", "image.digests=x"]
     with pytest.raises(helm.HelmError, match=r"(?s)image.*digests"):
         helm.run(wrong, executable=helm_4())

@@ -1,4 +1,4 @@
-"""The images: the same each time, and nothing in them but what their programs need."""
+"""The images: reproducible builds that contain only what their programs need."""
 
 import json
 import tarfile
@@ -41,11 +41,11 @@ def _json(archive: tarfile.TarFile, digest: str) -> dict[str, Any]:
     return found
 
 
-def test_two_builds_have_one_digest(built: image.BuiltImage, tmp_path: Path) -> None:
+def test_two_builds_of_an_image_have_one_digest(built: image.BuiltImage, tmp_path: Path) -> None:
     assert image.build(tmp_path / "again.tar", base=image.DEBIAN).digest == built.digest
 
 
-def test_it_says_what_it_is_and_runs_as_nobody(config: dict[str, Any]) -> None:
+def test_image_has_labels_entrypoint_and_an_unprivileged_user(config: dict[str, Any]) -> None:
     ran = config["config"]
     assert ran["User"] == "65532:65532"
     assert ran["Entrypoint"] == ["python", "-P", "-m", "controller"]
@@ -56,7 +56,7 @@ def test_it_says_what_it_is_and_runs_as_nobody(config: dict[str, Any]) -> None:
     assert len(labels["revision"].removesuffix("-dirty")) == 40
 
 
-def test_it_holds_the_controller_and_nothing_of_tests_and_tools(own: tarfile.TarFile) -> None:
+def test_image_contains_the_controller_without_tests_and_tools(own: tarfile.TarFile) -> None:
     names = {name for name in own.getnames() if not name.endswith("/")}
     # buildah leaves empty files and folders where it mounted its own for a RUN.
     assert {entry.name for entry in own if entry.name.split("/")[0] != "app" and entry.size} == set()
@@ -71,18 +71,18 @@ def test_it_holds_the_controller_and_nothing_of_tests_and_tools(own: tarfile.Tar
     assert not any(entry.mode & 0o022 for entry in own.getmembers() if entry.isfile()), "another user can write"
 
 
-def test_that_of_the_test_has_its_own_two_tools_besides(built_test: image.BuiltImage) -> None:
+def test_test_image_also_contains_its_two_tools(built_test: image.BuiltImage) -> None:
     with tarfile.open(built_test.archive) as archive:
         digest = _json(archive, built_test.digest)["layers"][-1]["digest"]
         with tarfile.open(fileobj=archive.extractfile(_path(digest))) as layer:
             sources = {name.removeprefix("app/") for name in layer.getnames() if name.endswith(".py")}
     folders = ("controller", "tools/keyvault_emulator", "tools/helm_test")
     ours = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
-    # … and what makes the emulator's certificates.
+    # The emulator's certificates need this module.
     assert {name for name in sources if name.startswith(("controller/", "tools/"))} == ours | {"tools/pki.py"}
 
 
-def test_it_has_neither_a_compiler_nor_pip(built: image.BuiltImage) -> None:
+def test_image_has_neither_a_compiler_nor_pip(built: image.BuiltImage) -> None:
     with tarfile.open(built.archive) as archive:
         for described in _json(archive, built.digest)["layers"]:
             with tarfile.open(fileobj=archive.extractfile(_path(described["digest"]))) as layer:
@@ -90,7 +90,7 @@ def test_it_has_neither_a_compiler_nor_pip(built: image.BuiltImage) -> None:
                 assert not names & {"gcc", "cc", "pip", "pip3", "apt-get"}
 
 
-def test_a_base_that_cannot_be_had_is_told_with_the_way_out(tmp_path: Path) -> None:
+def test_unreachable_base_image_is_reported_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(image.ImageError) as caught:
         image.build(tmp_path / "none.tar", base="registry.invalid/python:3.13-slim")
     first, *_, last = str(caught.value).splitlines()
@@ -99,5 +99,5 @@ def test_a_base_that_cannot_be_had_is_told_with_the_way_out(tmp_path: Path) -> N
     assert last == "where no registry is reachable: make image BASE=debian"
 
 
-def test_it_is_small(built: image.BuiltImage) -> None:
+def test_image_is_smaller_than_its_limit(built: image.BuiltImage) -> None:
     assert built.own_packed < MOST_PACKED

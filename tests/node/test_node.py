@@ -1,4 +1,4 @@
-"""What a node promises: pods run and reach each other and this machine, and nothing of it is left at its end."""
+"""The local node: pods reach each other and the host, and the end of a node leaves no traces on the host."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ SERVERS = ("kubelet", "kube-proxy", "kube-scheduler", "coredns", "containerd", "
 
 
 def traces() -> dict[str, set[str]]:
-    """Return what a node could leave on this machine."""
+    """Return all traces that a node can leave on the host."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return {
         "interfaces": {path.name for path in Path("/sys/class/net").iterdir()},
@@ -53,7 +53,7 @@ def command(process: Path) -> str:
         return ""
 
 
-def test_pods_reach_names_services_and_this_machine(plane: ControlPlane) -> None:
+def test_pods_reach_dns_services_and_the_host(plane: ControlPlane) -> None:
     code = (
         "import socket, urllib.request, ssl\n"
         "print(socket.gethostbyname('kubernetes.default.svc.cluster.local'))\n"
@@ -69,9 +69,7 @@ def test_pods_reach_names_services_and_this_machine(plane: ControlPlane) -> None
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_a_second_cluster_runs_beside_the_first_and_leaves_nothing(
-    plane: ControlPlane, tmp_path: Path, end: signal.Signals
-) -> None:
+def test_second_cluster_leaves_no_traces_on_the_host(plane: ControlPlane, tmp_path: Path, end: signal.Signals) -> None:
     before = traces()
     with subprocess.Popen(
         [sys.executable, "-P", "-c", PARENT],
@@ -92,7 +90,7 @@ def test_a_second_cluster_runs_beside_the_first_and_leaves_nothing(
     plane.check()
 
 
-def test_the_command_and_a_server_that_ends(built: image.BuiltImage, tmp_path: Path) -> None:
+def test_cluster_command_runs_a_node_and_reports_a_killed_kubelet(built: image.BuiltImage, tmp_path: Path) -> None:
     home = tmp_path / "akv-secret-store"
     home.mkdir()
     for made in cache.root().glob("*-*/"):
@@ -103,7 +101,7 @@ def test_the_command_and_a_server_that_ends(built: image.BuiltImage, tmp_path: P
         argv = [sys.executable, "-P", "-m", "tools.local_cluster", *arguments]
         return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
 
-    # As of a node whose supervisor was killed with its parent; no process has so high a number.
+    # The folders of a node whose supervisor was killed with its parent. No process has such a high ID.
     abandoned = node_init.cgroup_folders("akv-node199-99999999")
     for folder in abandoned:
         (folder / "kubepods").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The life of one release on a node. Each test continues where the one before ended."""
+"""One release on a node, from its installation to its uninstallation. The tests depend on their order."""
 
 import json
 import time
@@ -27,7 +27,7 @@ LARGE_SECRETS = 16
 
 @pytest.fixture(scope="module")
 def shop(release: Release) -> Iterator[Namespace]:
-    """Provide a namespace whose SecretSync `db` the whole story is about."""
+    """Provide a namespace for the SecretSync `db`, which all tests use."""
     namespace = Namespace(release)
     yield namespace
     namespace.remove()
@@ -39,14 +39,14 @@ def stored(shop: Namespace) -> str:
     return version
 
 
-def rotates(shop: Namespace, text: str) -> None:
+def assert_rotates(shop: Namespace, text: str) -> None:
     """Check that the running controller syncs a new value."""
     shop.set_secret("db", text)
     shop.force_sync("db")
     shop.wait_secret("db", {"password": text})
 
 
-def test_the_defaults_run_where_only_restricted_pods_may(release: Release) -> None:
+def test_default_values_run_in_a_restricted_namespace(release: Release) -> None:
     pod = release.pod()
     created, ready = (
         datetime.fromisoformat(text)
@@ -60,19 +60,19 @@ def test_the_defaults_run_where_only_restricted_pods_may(release: Release) -> No
         release.kubectl("run", "root", "--image=localhost/pause:1")
 
 
-def test_the_upgrade_job_ran_in_a_pod(release: Release) -> None:
+def test_upgrade_job_completed(release: Release) -> None:
     events = json.loads(release.kubectl("get", "events", "--output", "json"))["items"]
     ended = [each for each in events if each["reason"] == "Completed" and each["involvedObject"]["kind"] == "Job"]
     assert [each["involvedObject"]["name"] for each in ended] == [f"{release.full_name}-crds"]
 
 
-def test_the_sample_syncs(release: Release, shop: Namespace) -> None:
+def test_sample_is_synced(release: Release, shop: Namespace) -> None:
     shop.set_secret("db", "first")
     shop.apply(shop.provider_class("db"), shop.sync("db", {"password": "db"}))
     shop.wait_secret("db", {"password": "first"})
 
 
-def test_the_log_is_json_for_kubectl_logs(release: Release, shop: Namespace) -> None:
+def test_kubectl_logs_prints_json_lines(release: Release, shop: Namespace) -> None:
     text = release.kubectl("logs", f"deployment/{release.full_name}")
     lines = [json.loads(line) for line in text.splitlines()]
     assert {"started", "listed"} <= {line["message"] for line in lines}
@@ -88,7 +88,7 @@ def test_probes_and_metrics_answer(release: Release) -> None:
             assert wanted in answer.read().decode()
 
 
-def test_its_memory_is_far_from_the_limit(release: Release) -> None:
+def test_memory_of_the_pod_is_far_below_its_limit(release: Release) -> None:
     uid = release.pod()["metadata"]["uid"]
 
     def memory() -> int:
@@ -101,15 +101,15 @@ def test_its_memory_is_far_from_the_limit(release: Release) -> None:
     assert used < 128 * 2**20
 
 
-def test_a_deleted_pod_loses_nothing(release: Release, shop: Namespace) -> None:
+def test_deleted_pod_is_replaced_and_no_secret_is_written(release: Release, shop: Namespace) -> None:
     before, pod = stored(shop), release.pod()["metadata"]["name"]
     release.kubectl("delete", "pod", pod)
     assert release.pod()["metadata"]["name"] != pod
     assert stored(shop) == before
-    rotates(shop, "after-delete")
+    assert_rotates(shop, "after-delete")
 
 
-def test_sigterm_reaches_the_first_process(release: Release) -> None:
+def test_sigterm_ends_the_container_with_exit_code_0(release: Release) -> None:
     pod = release.pod()["metadata"]["name"]
     asked = time.monotonic()
     release.kubectl("exec", pod, "--", "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
@@ -119,8 +119,10 @@ def test_sigterm_reaches_the_first_process(release: Release) -> None:
     assert json.loads(release.kubectl("logs", pod, "--previous").splitlines()[-1])["message"] == "stopped"
 
 
-def test_a_memory_limit_that_is_hit_loses_nothing(release: Release, shop: Namespace, tmp_path: Path) -> None:
-    """The kernel kills what needs more than the pod may have, and the kubelet starts it again."""
+def test_pod_killed_at_its_memory_limit_recovers_without_loss(
+    release: Release, shop: Namespace, tmp_path: Path
+) -> None:
+    """The kernel kills a container above its memory limit, and the kubelet restarts it."""
     before = stored(shop)
     polls = ("--set", f"rotationPollIntervalInSeconds={POLL_INTERVAL}")
     release.upgrade(*polls, "--set", f"resources.limits.memory={TIGHT}", "--set", f"resources.requests.memory={TIGHT}")
@@ -132,15 +134,15 @@ def test_a_memory_limit_that_is_hit_loses_nothing(release: Release, shop: Namesp
         eventually(release.ends, bool, PATIENCE)
         shops.rotate_during(10)
         assert {end["reason"] for end in release.ends()} == {"OOMKilled"}
-        release.upgrade(*polls)  # with the room that the chart gives it
+        release.upgrade(*polls)  # with the default limit of the chart
         shops.assert_recovered()
         assert not release.ends()
     release.upgrade()
     assert stored(shop) == before
-    rotates(shop, "after-oom")
+    assert_rotates(shop, "after-oom")
 
 
-def test_an_upgrade_brings_newer_crds_and_a_rollback_goes_back(release: Release, shop: Namespace) -> None:
+def test_upgrade_updates_crds_and_rollback_restores_settings(release: Release, shop: Namespace) -> None:
     before = stored(shop)
     columns = "{.spec.versions[0].additionalPrinterColumns[*].name}"
 
@@ -159,20 +161,20 @@ def test_an_upgrade_brings_newer_crds_and_a_rollback_goes_back(release: Release,
     assert shown() == newest
     assert level() == "debug"
     assert stored(shop) == before
-    rotates(shop, "after-upgrade")
+    assert_rotates(shop, "after-upgrade")
     release.rollback()
     assert level() == "info"
-    rotates(shop, "after-rollback")
+    assert_rotates(shop, "after-rollback")
 
 
-def test_uninstalling_leaves_what_is_the_users(release: Release, shop: Namespace) -> None:
+def test_uninstallation_keeps_crds_and_secrets(release: Release, shop: Namespace) -> None:
     before = stored(shop)
     release.uninstall()
     assert stored(shop) == before
     assert shop.get("secretsync", "db")
     for crd in CRDS:
         release.plane.kubectl("get", "crd", crd)
-    # The pod takes its time to end, the Deployment is gone by then. The CRD Job stays for a day, for its log.
+    # The pod ends later than the Deployment. The CRD Job remains for a day because of its log.
     job = f"{release.full_name}-crds"
     kinds = "deployments,pods,serviceaccounts,jobs,roles,rolebindings"
     eventually(
@@ -182,16 +184,16 @@ def test_uninstalling_leaves_what_is_the_users(release: Release, shop: Namespace
     assert "nothing to do" in release.kubectl("logs", f"job/{job}")
 
 
-def test_another_release_picks_them_up(plane: ControlPlane, release: Release, shop: Namespace) -> None:
+def test_another_release_continues_the_synchronization(plane: ControlPlane, release: Release, shop: Namespace) -> None:
     before = stored(shop)
     release.name = "another"
     release.install()
     assert "another" in release.pod()["metadata"]["name"]
     assert stored(shop) == before
-    rotates(shop, "after-reinstall")
+    assert_rotates(shop, "after-reinstall")
 
 
-def test_deleting_the_crd_removes_the_secrets_that_are_still_owned(release: Release, shop: Namespace) -> None:
+def test_deleted_crd_removes_only_secrets_that_are_still_owned(release: Release, shop: Namespace) -> None:
     shop.apply(shop.sync("kept", {"password": "db"}))
     shop.wait_secret("kept", {"password": "after-reinstall"})
     shop.kubectl("patch", "secret", "kept", "--type=merge", "--patch", '{"metadata":{"ownerReferences":null}}')

@@ -1,4 +1,4 @@
-"""Two replicas on the one node: a drain goes as far as the budget lets it, and the leader's eviction costs nothing."""
+"""Two replicas on one node: a drain respects the disruption budget, and an eviction of the leader loses nothing."""
 
 import json
 from collections.abc import Iterator
@@ -53,34 +53,34 @@ def leader(pair: Release) -> str:
     return found
 
 
-def rotates(shop: Namespace, text: str, patience: float = PATIENCE) -> None:
+def assert_rotates(shop: Namespace, text: str, patience: float = PATIENCE) -> None:
     shop.set_secret("db", text)
     shop.force_sync("db")
     shop.wait_secret("db", {"password": text}, patience)
 
 
 def written(shop: Namespace, since: str) -> list[str]:
-    """Return the Secret's events after that resourceVersion."""
+    """Return the watch events of the Secret after this resourceVersion."""
     where = f"/api/v1/namespaces/{shop.name}/secrets?watch=true&fieldSelector=metadata.name%3Ddb&timeoutSeconds=1"
     lines = shop.installed.plane.kubectl("get", "--raw", f"{where}&resourceVersion={since}").splitlines()
     return [json.loads(line)["type"] for line in lines]
 
 
-def test_a_drain_takes_one_and_is_refused_the_last(pair: Release, shop: Namespace) -> None:
+def test_drain_evicts_one_pod_but_not_the_last_one(pair: Release, shop: Namespace) -> None:
     both_ready(pair)
     drain = ["drain", "node", "--ignore-daemonsets", f"--pod-selector={pair.selector}", "--timeout=15s"]
     with pytest.raises(ClusterError, match="violate the pod's disruption budget"):
         pair.plane.kubectl(*drain)
-    # The other cannot be placed: there is no second node.
+    # The replacement stays pending, because there is no second node.
     left = eventually(pair.pods, lambda found: [ready(pod) for pod in found].count(True) == 1 and len(found) == 2)
     assert {pod["status"]["phase"] for pod in left} == {"Running", "Pending"}
-    rotates(shop, "drained")
+    assert_rotates(shop, "drained")
     pair.plane.kubectl("uncordon", "node")
     both_ready(pair)
-    rotates(shop, "uncordoned")
+    assert_rotates(shop, "uncordoned")
 
 
-def test_the_leader_is_evicted_and_the_other_goes_on(pair: Release, shop: Namespace) -> None:
+def test_eviction_of_the_leader_makes_the_other_pod_lead(pair: Release, shop: Namespace) -> None:
     both_ready(pair)
     old, before = leader(pair), lease(pair)
     stored = shop.get("secret", "db")["metadata"]["resourceVersion"]
@@ -88,13 +88,13 @@ def test_the_leader_is_evicted_and_the_other_goes_on(pair: Release, shop: Namesp
     path = f"/api/v1/namespaces/{pair.namespace}/pods/{old}/eviction"
     pair.plane.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
     # Without a leader, or with either one, the value arrives within the retry period of a follower.
-    rotates(shop, "evicted", patience=RETRY + 3)
+    assert_rotates(shop, "evicted", patience=RETRY + 3)
     after = eventually(lambda: lease(pair), lambda found: found["leaseTransitions"] > before["leaseTransitions"])
     gap = datetime.fromisoformat(after["acquireTime"]) - datetime.fromisoformat(before["renewTime"])
     both_ready(pair)
     new = leader(pair)
     assert new != old
-    rotates(shop, "after")
+    assert_rotates(shop, "after")
     assert written(shop, stored) == ["MODIFIED", "MODIFIED"]
     assert writers_since(pair, after["acquireTime"]) == {new}
     figures.append(f"leader evicted: another led {gap.total_seconds():.1f} s after its last renewal")
@@ -102,7 +102,7 @@ def test_the_leader_is_evicted_and_the_other_goes_on(pair: Release, shop: Namesp
 
 
 def writers_since(pair: Release, moment: str) -> set[str]:
-    """Return the pods that sent a request to change a Secret, but for dry runs, since then."""
+    """Return the pods that sent a request to change a Secret after this time, except dry runs."""
     found = set()
     for line in pair.plane.audit_log.read_text().splitlines():
         entry = json.loads(line)

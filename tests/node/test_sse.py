@@ -24,7 +24,7 @@ Manifest = dict[str, Any]
 
 @pytest.fixture
 def theirs(plane: ControlPlane) -> Iterator[list[Manifest]]:
-    """Their CRDs, as each brings them: with labels, annotations and a field manager of its own."""
+    """Provide the CRDs of both, each with its own labels, annotations and field manager."""
     every = [crd["metadata"]["name"] for crd in crds.build_all()]
     plane.kubectl("delete", "crd", *every, "--ignore-not-found")
     made = upstream_crds.build_upstream_crds()
@@ -43,7 +43,7 @@ def served(plane: ControlPlane, name: str) -> Manifest:
     return found
 
 
-def test_it_takes_over_and_leaves_everything(
+def test_installation_beside_sse_keeps_its_crds_and_objects(
     plane: ControlPlane, emulator: Emulator, theirs: list[Manifest], tmp_path: Path
 ) -> None:
     release = Release(plane, emulator, tmp_path, "over-sse")
@@ -65,9 +65,9 @@ def test_it_takes_over_and_leaves_everything(
     for part in ("labels", "annotations", "uid"):
         assert widened["metadata"][part] == syncs["metadata"][part]
     assert "helm" in {each["manager"] for each in widened["metadata"]["managedFields"]}
-    rotates(shop, "ours")
+    assert_rotates(shop, "ours")
 
-    # Again, as another release, by the other helm; what the first had is still there, and theirs.
+    # Install another release with the other helm. The CRDs of the first release still exist.
     before = shop.get("secret", "db")
     release.uninstall()
     release.name, release.executable = "over-sse-again", assets.tool("helm")
@@ -77,7 +77,7 @@ def test_it_takes_over_and_leaves_everything(
         release.install()
     release.install("--server-side=false")
     assert shop.get("secret", "db") == before
-    rotates(shop, "ours-again")
+    assert_rotates(shop, "ours-again")
     release.uninstall()
     assert (served(plane, CLASSES), shop.get("secretsync", "db")["spec"]["theirOwn"]) == (classes, "kept")
     shop.wait_secret("db", {"password": "ours-again"})
@@ -85,7 +85,7 @@ def test_it_takes_over_and_leaves_everything(
     plane.kubectl("delete", "namespace", release.namespace, "--wait=false")
 
 
-def rotates(shop: Namespace, text: str) -> None:
+def assert_rotates(shop: Namespace, text: str) -> None:
     shop.set_secret("db", text)
     shop.force_sync("db")
     shop.wait_secret("db", {"password": text})

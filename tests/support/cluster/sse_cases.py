@@ -77,9 +77,9 @@ COVERED_ELSEWHERE: Mapping[str, str] = {
         "unit/secretsync/reconciler/test_schedule.py::test_jitter_delays_first_syncs_polls_and_edits"
     ),
     "setting: validatingAdmissionPolicies.applyPolicies": "cluster/test_arc.py::test_false_is_false_for_policies_too",
-    "guide: uninstalling leaves everything": "node/test_release.py::test_uninstalling_leaves_what_is_the_users",
+    "guide: uninstalling leaves everything": "node/test_release.py::test_uninstallation_keeps_crds_and_secrets",
     "guide: deleting the CRD removes all but edited ownership": (
-        "node/test_release.py::test_deleting_the_crd_removes_the_secrets_that_are_still_owned"
+        "node/test_release.py::test_deleted_crd_removes_only_secrets_that_are_still_owned"
     ),
     "reason: ControllerInternalError": "cluster/test_failures.py::test_an_unexpected_error_is_contained",
     "reason: ValidatingAdmissionPolicyCheckFailed": (
