@@ -1,4 +1,4 @@
-"""What the emulator's tests play with: a stand-in for the cluster's token issuer, and one shop with its vault."""
+"""Objects for the emulator's tests: a token issuer in place of the cluster's, and an emulator with one vault."""
 
 import json
 import ssl
@@ -32,7 +32,7 @@ SCOPE = "https://vault.azure.net/.default"
 
 
 class StandInIssuer:
-    """An OIDC issuer over HTTPS with keys of its own: it plays the cluster, and can go offline."""
+    """An OIDC issuer over HTTPS with its own keys, in place of the cluster's. It can go offline."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = LocalAuthority(folder)
@@ -48,7 +48,7 @@ class StandInIssuer:
         self.url = f"https://127.0.0.1:{self._port}"
 
     def roll(self, kid: str) -> None:
-        """Signs with a new key from now on, and publishes that one only."""
+        """Sign with a new key from now on, and publish only that one."""
         self.kid = kid
         self.keys = {kid: rsa.generate_private_key(65537, 2048)}
 
@@ -87,7 +87,7 @@ class StandInIssuer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Goes offline."""
+        """Go offline."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -129,7 +129,7 @@ class Scene:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of every client: the CA, and no retries, so that each call is one call."""
+        """Return the keyword arguments of every client: the CA, and no retries."""
         return {"connection_verify": str(self.emulator.ca_file), "retry_total": 0}
 
     @contextmanager

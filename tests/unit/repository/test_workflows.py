@@ -46,7 +46,7 @@ def test_every_action_is_pinned_and_every_job_is_bounded(path: Path) -> None:
         assert "uses" not in step or _PINNED.fullmatch(step["uses"]), step
 
 
-def test_ci_runs_the_oldest_and_the_newest_kubernetes_on_both_architectures() -> None:
+def test_ci_runs_oldest_and_newest_kubernetes_on_both_architectures() -> None:
     jobs = workflow(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
     chart = yaml.safe_load((ROOT / "chart" / "Chart.yaml").read_text())
     for name in ("test", "node"):

@@ -128,7 +128,7 @@ def test_breaker_opens_if_half_of_the_last_50_outcomes_are_failures(breaker: Cir
     assert failures_until_open(breaker) == 25
 
 
-def test_the_oldest_of_fifty_outcomes_still_counts(breaker: CircuitBreaker) -> None:
+def test_oldest_of_fifty_outcomes_still_counts(breaker: CircuitBreaker) -> None:
     breaker.fail("HTTP 503")
     for _ in range(25):
         breaker.succeed()

@@ -1,4 +1,4 @@
-"""Parsing in threads: a budget of CPU seconds for each namespace, fair shares, and classes parsed once a second."""
+"""Test parsing in threads: the CPU budget of each namespace, fair shares, and one parse of a class per second."""
 
 import asyncio
 import contextlib
@@ -94,7 +94,7 @@ def edited(generation: int, objects: str = "array: ['objectName: user']") -> Sec
     )
 
 
-async def test_edits_of_one_class_are_parsed_once_a_second_and_the_last_one_counts() -> None:
+async def test_edits_of_a_class_are_parsed_once_a_second_and_the_last_wins() -> None:
     now = [100.0]
     reader = ClassReader(ParsingPool(), without_identity=False, clock=lambda: now[0])
     parsed = 0

@@ -1,4 +1,4 @@
-"""CHANGELOG.md: what a release's notes take from it, and what it refuses."""
+"""Test the release notes that are made from CHANGELOG.md, and the refusal of malformed lines."""
 
 from pathlib import Path
 

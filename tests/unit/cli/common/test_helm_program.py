@@ -1,4 +1,4 @@
-"""Which helm the tools run: that of the wheel, else the one on the PATH."""
+"""Test the choice of helm: the program of the wheel, or else the one in the PATH."""
 
 import sysconfig
 from pathlib import Path

@@ -86,7 +86,7 @@ def test_other_vault_is_not_trusted(vault_url: str) -> None:
     ],
 )
 def test_host_that_the_caller_names_is_trusted(named: tuple[str, ...], left: list[str]) -> None:
-    """What is left is what the caller may name: with it, nothing is left."""
+    """Check that the tool reports the hosts that the caller must name, and none after the caller named them."""
     cloud = ("https://login.stack.example", "https://{vault}.vault.stack.example:8443")
     assert unnamed(*cloud, *named) == left
     assert unnamed(*cloud, *named, *map(trusted_hosts.parse, left)) == []

@@ -1,4 +1,4 @@
-"""tools/migrate csi: the Azure roles that a class needs, parameters without a value, and workloads without a patch."""
+"""Test tools/migrate csi: the Azure roles of a class, parameters without a value, and workloads without a patch."""
 
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def test_every_name_of_the_public_cloud_is_left_out_of_an_edited_class(name: str
 
 
 @pytest.mark.parametrize("kind", workloads.TEMPLATES)
-def test_report_has_a_patch_command_only_where_a_patch_can_change_the_workload(kind: str) -> None:
+def test_patch_command_is_shown_only_if_a_patch_can_change_the_workload(kind: str) -> None:
     found = migrate_manifests(make_class(), make_workload(kind))
     page = format_report(found, "")
     command = f"kubectl patch {kind.lower()} web --namespace shop"

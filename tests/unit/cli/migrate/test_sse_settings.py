@@ -78,7 +78,7 @@ def test_settings_become_values_of_this_chart(values: dict[str, Any], wanted: di
     assert sse_settings.chart_values(sse_settings.list_settings(values)) == wanted
 
 
-def test_each_setting_is_listed_with_a_reason_and_unknown_values_are_not_printed() -> None:
+def test_settings_are_listed_with_reasons_and_without_unknown_values() -> None:
     values = {"jitterSeconds": 3, "kubectl": {"image": {"tag": "1.2.3"}}, "other": {"token": "hunter2"}}
     lines = list(map(str, sse_settings.list_settings(values)))
     assert [line.partition(":")[0] for line in lines] == [

@@ -1,4 +1,4 @@
-"""tools/migrate csi: pods that mount a class and that no patch reaches are named in the report."""
+"""Test that the report of tools/migrate csi names pods that mount a class and that no patch can change."""
 
 from typing import Any
 

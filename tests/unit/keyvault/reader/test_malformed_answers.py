@@ -1,4 +1,4 @@
-"""An answer that breaks HTTP's rules once is requested again; the status of a refusal counts, whatever its body is."""
+"""Test that an invalid HTTP answer is requested again, and that a refusal is judged by its status, not its body."""
 
 import asyncio
 import contextlib

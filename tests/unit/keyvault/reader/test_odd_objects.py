@@ -67,7 +67,7 @@ async def test_odd_body_concerns_its_object_alone(harness: ReaderHarness, kind: 
     "version", ["1\x1b[31m", "1\u202e", pytest.param("f" * 1_500_000, id="large"), "a b", "%1b", "-"]
 )
 async def test_version_of_another_form_is_no_usable_answer(harness: ReaderHarness, kind: str, version: str) -> None:
-    """A version's id goes into statuses, events and log lines."""
+    """Reject the id, because it would appear in statuses, events and log lines."""
     body = json.loads(json.dumps(GOOD[kind]))
     holder = body["key"] if kind == "key" else body
     name = "kid" if kind == "key" else "id"
@@ -108,7 +108,7 @@ ODD_FIELDS = pytest.mark.parametrize(
 
 @ODD_FIELDS
 async def test_odd_field_that_is_not_used_hides_no_value(harness: ReaderHarness, field: bytes) -> None:
-    """The CSI provider reads such a secret, too."""
+    """Read the secret, because the CSI provider does so as well."""
     body = b'{"value":"me","id":"https://x/secrets/other/1","attributes":{},%s}' % field
     harness.answers["/secrets/other"] = harness.answers["/secrets/other/"] = ScriptedResponse(body, headers=JSON)
     assert await harness.read(OTHER) == ["me"]
@@ -152,7 +152,7 @@ async def test_odd_date_of_an_answer_spoils_no_value(harness: ReaderHarness, dat
 
 
 async def test_date_of_year_9999_ends_no_reader(harness: ReaderHarness) -> None:
-    """A second later, the sum of the time and the difference between the clocks would be in the year 10000."""
+    """Wait a second, after which the time plus the difference of the clocks would be in the year 10000."""
     harness.put_secret("other", "me")
     for answer in harness.answers.values():
         answer.headers["Date"] = "Fri, 31 Dec 9999 23:59:59 GMT"

@@ -1,4 +1,4 @@
-"""The codes of a refusal are found in each shape and spelling in which Azure writes its errors."""
+"""Test that the codes of a refusal are found in each shape and spelling of Azure's errors."""
 
 from typing import Any
 

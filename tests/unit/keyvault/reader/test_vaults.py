@@ -1,4 +1,4 @@
-"""All readers: who shares one, and when they are let go."""
+"""Test the pool of readers: their sharing, their eviction, and its bounds."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from controller.keyvault.pool import VaultPool
 from controller.runtime import budgets
 
 
-async def test_readers_are_shared_by_one_identity_and_dropped_when_nobody_asks(
+async def test_reader_is_shared_by_one_identity_and_evicted_when_idle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
@@ -35,7 +35,7 @@ async def test_readers_are_shared_by_one_identity_and_dropped_when_nobody_asks(
     assert len(all_vaults.entries) == len(all_vaults.credentials) == 1
     second = all_vaults.reader(one, "here", "shop")
     assert second is not first
-    # A cloud that was taken away is not reached by what was made for it, nor when it comes back somewhere else.
+    # After a cloud is removed or moved to another host, its old readers are not used.
     clouds["here"] = Cloud(authority="https://login.example.org", vault_url="https://{vault}.example.org")
     assert all_vaults.reader(one, "here", "shop") is not second
     del clouds["here"]
@@ -68,8 +68,8 @@ async def test_renamed_vaults_of_one_namespace_keep_no_more_than_its_budget() ->
     await all_vaults.close()
 
 
-async def test_what_a_vault_refused_outlives_the_reader_that_was_refused() -> None:
-    """Else an editor could have a throttled vault asked at the full pace, by naming many others."""
+async def test_throttling_of_a_vault_outlives_its_evicted_reader() -> None:
+    """Keep the limit, because an editor could otherwise reset it by naming many other vaults."""
     clouds = {"here": Cloud(authority="https://login.example.com", vault_url="https://{vault}.example.com")}
 
     async def assertion(_: Identity) -> str:

@@ -1,4 +1,4 @@
-"""A server with a script, and a client of it."""
+"""Provide a scripted API server and a client of it."""
 
 from collections.abc import AsyncIterator
 

@@ -82,7 +82,7 @@ async def test_objects_of_one_namespace_are_stored_up_to_its_budget(
     assert not any(isinstance(harness.store.get(key), Unreadable) for key in harness.store.keys())  # noqa: SIM118
 
 
-async def test_status_of_an_object_beyond_the_budget_says_so(
+async def test_status_reports_an_object_beyond_the_budget(
     harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = budgets.KEPT._replace(most=100)
