@@ -1,4 +1,4 @@
-"""What a release is made of, without helm: artifacts, inventories and bills of materials."""
+"""The contents of a release, without helm: artifacts, inventories and bills of materials."""
 
 import gzip
 import io
@@ -93,7 +93,7 @@ def components(bill: sbom.Json) -> dict[str, Any]:
     return found
 
 
-def test_an_archive_has_nothing_of_this_machine() -> None:
+def test_archive_does_not_depend_on_the_machine() -> None:
     packed = oci.tgz({"b": b"2", "a/c": b"1"})
     assert packed == oci.tgz({"a/c": b"1", "b": b"2"})
     assert packed[4:8] == b"\0\0\0\0", "gzip's time"
@@ -108,7 +108,7 @@ def test_requirements_are_read_with_their_hashes() -> None:
     assert tuple(sbom.requirements(text)) == PINNED
 
 
-def test_every_requirement_of_the_image_is_in_its_bill(tmp_path: Path) -> None:
+def test_bill_of_materials_has_each_requirement_of_the_image(tmp_path: Path) -> None:
     found = image_contents.read(write_archive(tmp_path / "image.tar"))
     pinned = sbom.requirements((Path(__file__).parents[3] / "requirements" / "controller.txt").read_text())
     bill = components(sbom.image("akv-secret-store", "0.1.0", pinned, {}, found))
@@ -121,7 +121,7 @@ def test_every_requirement_of_the_image_is_in_its_bill(tmp_path: Path) -> None:
     assert not any("gone" in reference or "pip" in reference for reference in bill)
 
 
-def test_a_bill_without_the_image_says_what_is_pinned() -> None:
+def test_bill_of_materials_without_an_image_lists_pinned_packages() -> None:
     bill = sbom.image("akv-secret-store", "0.1.0", PINNED, {"attrs": "MIT"}, None)
     found = components(bill)
     assert found["pkg:pypi/attrs@26.1.0"]["licenses"] == [{"license": {"name": "MIT"}}]
@@ -129,7 +129,7 @@ def test_a_bill_without_the_image_says_what_is_pinned() -> None:
     assert "hashes" not in bill["metadata"]["component"]
 
 
-def test_an_image_of_other_requirements_is_refused(tmp_path: Path) -> None:
+def test_image_with_other_packages_is_refused(tmp_path: Path) -> None:
     files = list_installed_files()
     del files[next(path for path in files if path.startswith("app/attrs"))]
     files["app/surprise-1.0.dist-info/METADATA"] = b"Name: surprise\nVersion: 1.0\n"
@@ -141,7 +141,7 @@ def test_an_image_of_other_requirements_is_refused(tmp_path: Path) -> None:
         sbom.image("akv-secret-store", "0.1.0", pinned, {}, found)
 
 
-def test_a_later_layer_hides_what_an_earlier_one_had(tmp_path: Path) -> None:
+def test_later_layer_replaces_files_of_an_earlier_one(tmp_path: Path) -> None:
     old, new = b"Name: a\nVersion: 1\n", b"Name: a\nVersion: 2\n"
     layers = (
         {
@@ -163,11 +163,11 @@ def test_a_later_layer_hides_what_an_earlier_one_had(tmp_path: Path) -> None:
         ("Classifier: Programming Language :: Python", ""),
     ],
 )
-def test_a_license_is_read_wherever_it_stands(said: str, license_name: str) -> None:
+def test_license_is_read_from_each_field_that_can_contain_it(said: str, license_name: str) -> None:
     assert image_contents.python_package(f"Name: Some_Name\nVersion: 1\n{said}\n\nText").license == license_name
 
 
-def test_the_charts_bill_has_each_file_and_the_image() -> None:
+def test_bill_of_materials_of_the_chart_has_files_and_image() -> None:
     files = {"Chart.yaml": b"name: x", "templates/a.yaml": b""}
     found = components(sbom.chart("akv-secret-store", "0.1.0", files, b"tgz", "r.example/x@sha256:1"))
     assert found.keys() == {"file:Chart.yaml", "file:templates/a.yaml", "image:r.example/x@sha256:1"}
@@ -183,11 +183,11 @@ def test_the_charts_bill_has_each_file_and_the_image() -> None:
         (values.ImageReference(registry="", tag="7", digest="sha256:1"), "akv-secret-store@sha256:1"),
     ],
 )
-def test_the_image_is_named_as_the_templates_name_it(image: values.ImageReference, reference: str) -> None:
+def test_image_reference_equals_that_of_the_templates(image: values.ImageReference, reference: str) -> None:
     assert image.reference("0.1.0") == reference
 
 
-def test_release_notes_have_the_changelogs_entries() -> None:
+def test_release_notes_have_the_entries_of_the_changelog() -> None:
     changes = "### Added\n\n- One"
     source = layout.ReleaseSource(
         "0.2.0", "f00", {"Chart.yaml": b"description: x"}, values.ChartValues(), PINNED, {}, changes
@@ -197,6 +197,6 @@ def test_release_notes_have_the_changelogs_entries() -> None:
     assert "Made from f00." in notes
 
 
-def test_json_that_counts_is_compact() -> None:
+def test_json_of_artifacts_is_compact() -> None:
     assert oci.to_json({"a": ["ä"]}) == '{"a":["ä"]}'.encode()
     assert json.loads(oci.to_json({"a": 1})) == {"a": 1}
