@@ -1,4 +1,4 @@
-"""Certificates for what runs here: authorities and those whom they vouch for, with keys on the curve P-256."""
+"""Issue certificates for local servers and clients, with keys on the curve P-256."""
 
 import datetime
 import ipaddress
@@ -13,18 +13,18 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
 Lifetime = tuple[datetime.timedelta, datetime.timedelta]
-"""From when and until when, counted from now."""
+"""The begin and the end of the validity, relative to now."""
 
 YEAR = datetime.timedelta(days=365)
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """A private key."""
+    """Return a new private key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def authority(name: str, key: ec.EllipticCurvePrivateKey, lifetime: Lifetime) -> x509.Certificate:
-    """The certificate of an authority that signs with `key`, and no authorities below it."""
+def authority_certificate(name: str, key: ec.EllipticCurvePrivateKey, lifetime: Lifetime) -> x509.Certificate:
+    """Return the certificate of an authority that signs with `key`. It cannot sign other authorities."""
     usage = x509.KeyUsage(
         digital_signature=True,
         key_cert_sign=True,
@@ -46,7 +46,7 @@ def authority(name: str, key: ec.EllipticCurvePrivateKey, lifetime: Lifetime) ->
     )
 
 
-def issue(
+def issue_certificate(
     issuer: x509.Certificate,
     issuer_key: ec.EllipticCurvePrivateKey,
     key: ec.EllipticCurvePublicKey,
@@ -57,7 +57,7 @@ def issue(
     usages: Sequence[x509.ObjectIdentifier],
     lifetime: Lifetime,
 ) -> x509.Certificate:
-    """A certificate for `user` in `groups`, and for the servers `hosts` (names or IP addresses)."""
+    """Return a certificate for `user` in `groups`, and for the servers `hosts` (names or IP addresses)."""
     attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
     subject = x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, user)])
     builder = (
@@ -94,15 +94,15 @@ def _alternative_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def pem(key: PrivateKeyTypes) -> bytes:
-    """A private key as PEM, not encrypted."""
+def encode_pem(key: PrivateKeyTypes) -> bytes:
+    """Return a private key as PEM without encryption."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def write_private(file: Path, content: bytes) -> None:
-    """Writes a file that only its owner may read, from the first byte on."""
+    """Write a file that only its owner can read. The permissions are set before the content is written."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(content)

@@ -85,7 +85,7 @@ def environment(manifests: list[Manifest]) -> dict[str, str]:
     def secret(name: str) -> dict[str, str]:
         return {key: base64.b64decode(text).decode() for key, text in one(manifests, "Secret", name)["data"].items()}
 
-    return pod_emulation.environment(container(manifests)["env"], fields, {}, secret)
+    return pod_emulation.container_environment(container(manifests)["env"], fields, {}, secret)
 
 
 def version_for(path: Path) -> str:

@@ -17,9 +17,9 @@ from tools.codegen import values
 from tools.release.azure import arm, extension, flux
 
 CHART = values.ChartValues()
-SETTINGS = list(arm.settings(CHART))
-EXTENSION = json.loads(extension.extension(CHART))
-FLUX = json.loads(flux.configuration(CHART, "registry.example/akv", "flux", "0.1.0"))
+SETTINGS = list(arm.list_settings(CHART))
+EXTENSION = json.loads(extension.extension_template(CHART))
+FLUX = json.loads(flux.flux_template(CHART, "registry.example/akv", "flux", "0.1.0"))
 DEFAULTS = yaml.safe_load((helm.CHART / "values.yaml").read_bytes())
 REQUIRED = {"clusterName": "edge", "extensionType": "example.secretstore"}
 
@@ -36,7 +36,7 @@ def secret_values(**given: Any) -> Any:
     deployment = Deployment(FLUX, REQUIRED | given)
     [resource] = map(deployment.evaluate_node, FLUX["resources"])
     substituted = resource["properties"]["kustomizations"]["settings"]["postBuild"]["substitute"]
-    secret = flux.manifests("registry.example/akv", "chart", "0.1.0")["settings/secret.yaml"].decode()
+    secret = flux.flux_manifests("registry.example/akv", "chart", "0.1.0")["settings/secret.yaml"].decode()
     for name, value in substituted.items():
         secret = secret.replace(f"${{{name}}}", value)
     return yaml.safe_load(base64.b64decode(yaml.safe_load(secret)["data"]["values.yaml"], validate=True))
@@ -95,7 +95,7 @@ def changed(leaf: values.LeafValue) -> tuple[Any, Any]:
 @pytest.mark.parametrize("leaf", SETTINGS, ids=lambda leaf: leaf.path)
 def test_every_parameter_of_the_extension_reaches_its_setting(leaf: values.LeafValue, mirror: Path) -> None:
     given, expected = changed(leaf)
-    handed = settings(**{arm.name(leaf.path): given})
+    handed = settings(**{arm.parameter_name(leaf.path): given})
     found = json.loads(helm.run(["template", str(mirror), *as_helm_gets_it(handed)]).partition(".yaml\n")[2])
     assert at(leaf.path, found) == expected
     differing = [one.path for one in SETTINGS if at(one.path, found) != at(one.path, DEFAULTS)]
@@ -105,7 +105,7 @@ def test_every_parameter_of_the_extension_reaches_its_setting(leaf: values.LeafV
 @pytest.mark.parametrize("leaf", SETTINGS, ids=lambda leaf: leaf.path)
 def test_every_parameter_of_the_flux_configuration_reaches_its_value(leaf: values.LeafValue) -> None:
     given = [{"deep": ["$", "'", '"', "ä"]}] if isinstance(leaf.type, inspect.ListType) else {"of": leaf.path}
-    found = secret_values(**{arm.name(leaf.path): given})
+    found = secret_values(**{arm.parameter_name(leaf.path): given})
     for one in SETTINGS:
         assert at(one.path, found) == (given if one == leaf else one.default)
 

@@ -59,7 +59,7 @@ def artifact(folder: Path, name: str) -> dict[str, bytes]:
 
 
 def tgz(folder: Path) -> Path:
-    return folder / f"akv-secret-store-{image.version()}.tgz"
+    return folder / f"akv-secret-store-{image.chart_version()}.tgz"
 
 
 def test_second_package_has_the_same_bytes(
@@ -81,14 +81,14 @@ def test_helm_pulls_the_chart_that_was_pushed_from_the_layout(
 ) -> None:
     pushed = store.push(f"akv/{layout.CHART}", artifact(folder, "chart"))
     assert pushed in (folder / "RELEASE.md").read_text()
-    at = ["--plain-http", "--version", image.version(), "--destination", str(tmp_path)]
+    at = ["--plain-http", "--version", image.chart_version(), "--destination", str(tmp_path)]
     helm.run(["pull", f"oci://{store.address}/akv/{layout.CHART}", *at])
     assert (tmp_path / tgz(folder).name).read_bytes() == tgz(folder).read_bytes()
 
 
 def test_chart_artifact_equals_one_that_helm_pushes(folder: Path, store: registry.Registry) -> None:
     helm.run(["push", str(tgz(folder)), f"oci://{store.address}/by-helm", "--plain-http"])
-    _, content = store.manifests[f"by-helm/{layout.NAME}"][image.version()]
+    _, content = store.manifests[f"by-helm/{layout.NAME}"][image.chart_version()]
     theirs, ours = json.loads(content), manifest(artifact(folder, "chart"))
     assert ours["layers"] == theirs["layers"]
     assert ours["config"]["mediaType"] == theirs["config"]["mediaType"]
@@ -98,7 +98,15 @@ def test_chart_artifact_equals_one_that_helm_pushes(folder: Path, store: registr
 
 def test_chart_from_the_registry_has_the_image_by_digest(folder: Path, store: registry.Registry) -> None:
     store.push(f"akv/{layout.CHART}", artifact(folder, "chart"))
-    where = ["--plain-http", "--version", image.version(), "--namespace", helm.RELEASE, "--kube-version", "1.37.2"]
+    where = [
+        "--plain-http",
+        "--version",
+        image.chart_version(),
+        "--namespace",
+        helm.RELEASE,
+        "--kube-version",
+        "1.37.2",
+    ]
     manifests = render.split(helm.run(["template", helm.RELEASE, f"oci://{store.address}/akv/{layout.CHART}", *where]))
     [named] = render.images(list(manifests))
     assert named == f"{store.address}/akv/akv-secret-store@{image_digest(folder)}"
@@ -109,7 +117,7 @@ def test_chart_from_the_registry_has_the_image_by_digest(folder: Path, store: re
 
 def test_flux_manifests_refer_to_the_pushed_chart(folder: Path, store: registry.Registry, tmp_path: Path) -> None:
     store.push(f"akv/{layout.MANIFESTS}", artifact(folder, "flux"))
-    kind, content = store.manifests[f"akv/{layout.MANIFESTS}"][image.version()]
+    kind, content = store.manifests[f"akv/{layout.MANIFESTS}"][image.chart_version()]
     assert kind == oci.MANIFEST
     [layer] = json.loads(content)["layers"]
     packed = tmp_path / "layer.tgz"
@@ -119,7 +127,7 @@ def test_flux_manifests_refer_to_the_pushed_chart(folder: Path, store: registry.
     assert contents(tmp_path) == contents(folder / "flux")
     repository = yaml.safe_load((tmp_path / "release" / "ocirepository.yaml").read_text())
     assert repository["spec"]["url"] == f"oci://{store.address}/akv/{layout.CHART}"
-    assert repository["spec"]["ref"] == {"tag": image.version()}
+    assert repository["spec"]["ref"] == {"tag": image.chart_version()}
     [chart_layer] = manifest(artifact(folder, "chart"))["layers"]
     assert repository["spec"]["layerSelector"]["mediaType"] == chart_layer["mediaType"]
     template = json.loads((folder / "azure" / "flux.json").read_text())
@@ -146,7 +154,7 @@ def test_relocation_copies_all_artifacts(folder: Path, store: registry.Registry,
     program.chmod(0o755)
     ran = subprocess.run([script, "--more"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    version, target = image.version(), f"docker://{store.address}/akv"
+    version, target = image.chart_version(), f"docker://{store.address}/akv"
     assert ran.stdout.splitlines() == [
         f"copy --all --preserve-digests --more {source} {target}/{there}"
         for source, there in (
@@ -160,12 +168,12 @@ def test_relocation_copies_all_artifacts(folder: Path, store: registry.Registry,
 
 def test_default_registry_is_that_of_the_project(tmp_path: Path) -> None:
     files = made(tmp_path / "release")
-    place, version = project.read().registry, image.version()
+    place, version = project.read().registry, image.chart_version()
     assert (
         files["images.txt"].decode() == f"{place}/akv-secret-store:{version}\n{place}/akv-secret-store-test:{version}\n"
     )
     assert f"docker://{place}/{layout.CHART}:{version}" in files["relocate.sh"].decode()
-    assert f"The image is not in this release: bring it to {place}" in files["relocate.sh"].decode()
+    assert f"This release does not contain the image: copy it to {place}" in files["relocate.sh"].decode()
 
 
 def two_architectures(folder: Path) -> list[str]:
@@ -178,7 +186,7 @@ def two_architectures(folder: Path) -> list[str]:
                 BASE,
                 list_installed_files() | {"etc/name": f"{name} {architecture}".encode()},
                 architecture=architecture,
-                name=f"r.example/{name}:{image.version()}",
+                name=f"r.example/{name}:{image.chart_version()}",
             )
             flags += ["--image", str(path)]
     return flags
@@ -188,7 +196,7 @@ def test_images_of_two_architectures_become_one_index(tmp_path: Path) -> None:
     files = made(tmp_path / "release", "--registry", "r.example", *two_architectures(tmp_path))
     listed = json.loads(files["artifacts.json"])
     for one in listed["artifacts"][:2]:
-        with tarfile.open(tmp_path / "release" / "images" / f"{one['repository']}-{image.version()}.tar") as tar:
+        with tarfile.open(tmp_path / "release" / "images" / f"{one['repository']}-{image.chart_version()}.tar") as tar:
             blobs = {entry.name: (tar.extractfile(entry) or io.BytesIO()).read() for entry in tar}
         [described] = json.loads(blobs["index.json"])["manifests"]
         assert (described["mediaType"], described["digest"]) == (oci.INDEX, one["digest"])
@@ -201,7 +209,9 @@ def test_images_of_two_architectures_become_one_index(tmp_path: Path) -> None:
             [content] = [each["content"] for each in json.loads(files[path])["metadata"]["component"]["hashes"]]
             assert f"sha256:{content}" == digest
             manifest_of_one = json.loads(blob(blobs, digest))
-            assert all(oci.digest(blob(blobs, part["digest"])) == part["digest"] for part in manifest_of_one["layers"])
+            assert all(
+                oci.compute_digest(blob(blobs, part["digest"])) == part["digest"] for part in manifest_of_one["layers"]
+            )
     assert [line.partition("@")[2] for line in files["images.txt"].decode().splitlines()] == [
         one["digest"] for one in listed["artifacts"][:2]
     ]
@@ -231,12 +241,12 @@ def test_image_of_the_test_alone_is_refused(tmp_path: Path, capsys: pytest.Captu
 def test_checkout_with_changes_is_not_packaged(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(image, "revision", lambda: "f00-dirty")
+    monkeypatch.setattr(image, "git_revision", lambda: "f00-dirty")
     assert package.main(["--output", str(tmp_path / "release")]) == 1
-    assert "this checkout is not one commit (f00-dirty)" in capsys.readouterr().err
-    monkeypatch.setattr(image, "revision", lambda: "f00")
+    assert "this checkout has uncommitted changes or is no git checkout (f00-dirty)" in capsys.readouterr().err
+    monkeypatch.setattr(image, "git_revision", lambda: "f00")
     assert package.main(["--output", str(tmp_path / "release")]) == 0
-    assert "Made from f00." in (tmp_path / "release" / "RELEASE.md").read_text()
+    assert "This release was made from f00." in (tmp_path / "release" / "RELEASE.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -244,8 +254,8 @@ def test_checkout_with_changes_is_not_packaged(
     [
         (["--registry", "https://r.example"], "a registry is HOST[:PORT][/PATH] in lower case, without https://"),
         (["--registry", "r.example/Akv"], "a registry is HOST[:PORT][/PATH] in lower case, without https://"),
-        (["--image", "README.md"], "README.md is no OCI archive of one image"),
-        (["--image", "none.tar"], "none.tar is no OCI archive of one image"),
+        (["--image", "README.md"], "README.md is not an OCI archive of one image"),
+        (["--image", "none.tar"], "none.tar is not an OCI archive of one image"),
     ],
 )
 def test_wrong_options_are_reported(
@@ -258,7 +268,7 @@ def test_wrong_options_are_reported(
 
 def test_existing_output_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert package.main(["--changed", "--output", str(tmp_path)]) == 1
-    assert "is there already; remove it, or name another folder" in capsys.readouterr().err
+    assert "the folder already exists; remove it, or choose another folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -297,14 +307,14 @@ def test_krew_manifest_refers_to_the_archive_of_the_release(tmp_path: Path) -> N
     doctor = b"#!/usr/bin/env python3\n"
     files = krew.files(project.read(), doctor, b"a license")
     manifest_of_plugin = yaml.safe_load(files["krew/akv-doctor.yaml"])
-    archive_name = f"akv-doctor-{image.version()}.tar.gz"
+    archive_name = f"akv-doctor-{image.chart_version()}.tar.gz"
     assert {one["selector"]["matchLabels"]["arch"] for one in manifest_of_plugin["spec"]["platforms"]} == {
         "amd64",
         "arm64",
     }
     for one in manifest_of_plugin["spec"]["platforms"]:
-        assert one["uri"] == f"{project.read().repository}/releases/download/v{image.version()}/{archive_name}"
-        assert f"sha256:{one['sha256']}" == oci.digest(files[archive_name])
+        assert one["uri"] == f"{project.read().repository}/releases/download/v{image.chart_version()}/{archive_name}"
+        assert f"sha256:{one['sha256']}" == oci.compute_digest(files[archive_name])
     (tmp_path / "plugin.tar.gz").write_bytes(files[archive_name])
     subprocess.run(["tar", "--extract", "--gzip", "--file", "plugin.tar.gz"], cwd=tmp_path, check=True)
     assert (tmp_path / one["bin"]).read_bytes() == doctor

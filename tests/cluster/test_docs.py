@@ -83,7 +83,7 @@ INSTEAD = {
     "tools/render ": "tools/render --values ~/vault.yaml ",
     "release/render ": "release/render --values ~/vault.yaml ",
     # The checkout may have changes that no commit has.
-    "tools/package ": f"XDG_CACHE_HOME={cache.root().parent} tools/package --changed ",
+    "tools/package ": f"XDG_CACHE_HOME={cache.cache_root().parent} tools/package --changed ",
 }
 """What the pages say, and what is done here instead; the fixture adds the registry."""
 
@@ -102,7 +102,7 @@ def reader(tmp_path: Path) -> Iterator[PageRunner]:
     """With a cluster of their own, for pages install and remove what the suite has installed; and with a registry."""
     folder = tmp_path / "checkout"
     (folder / "build").mkdir(parents=True)
-    write_archive(folder / "build" / f"akv-secret-store-{image.version()}.tar")
+    write_archive(folder / "build" / f"akv-secret-store-{image.chart_version()}.tar")
     with ExitStack() as stack:
         plane = stack.enter_context(ControlPlane(tmp_path / "plane"))
         emulator = stack.enter_context(Emulator(tmp_path / "emulator"))
@@ -160,7 +160,7 @@ def published(reader: PageRunner) -> None:
     place, folder = reader.substitutions["registry.example"], reader.folder / "published"
     assert package.main(["--changed", "--registry", f"{place}/akv", "--output", str(folder)]) == 0
     registry.Registry(place).push(
-        f"akv/{layout.CHART}", skopeo.read_layout(f"oci:{folder}/oci/chart:{image.version()}")
+        f"akv/{layout.CHART}", skopeo.read_layout(f"oci:{folder}/oci/chart:{image.chart_version()}")
     )
 
 

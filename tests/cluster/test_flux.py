@@ -47,7 +47,7 @@ class Flux:
         self.plane, self.store = plane, store
         self._processes, self._folder, self._port = ServerProcesses(), folder, PortClaim()
         self._programs = assets.tool("source-controller").parent
-        self._release = package.source(f"{store.address}/akv", [], changed=True)
+        self._release = package.read_source(f"{store.address}/akv", [], changed=True)
         plane.kubectl("apply", "--server-side", "--filename", str(self._programs / "config" / "crd" / "bases"))
         served = f"127.0.0.1:{self._port.port}"
         storage = [f"--storage-path={folder}", f"--storage-addr={served}", f"--storage-adv-addr={served}"]
@@ -68,7 +68,7 @@ class Flux:
         """Push the chart and the manifests of a release of this version."""
         about = yaml.safe_load(self._release.chart["Chart.yaml"]) | {"version": version, "appVersion": version}
         chart = {**self._release.chart, "Chart.yaml": yaml.safe_dump(about).encode()}
-        files = layout.files(dataclasses.replace(self._release, version=version, chart=chart))
+        files = layout.build_files(dataclasses.replace(self._release, version=version, chart=chart))
         for repository, part in ((layout.CHART, "oci/chart/"), (layout.MANIFESTS, "oci/flux/")):
             own = {path.removeprefix(part): content for path, content in files.items() if path.startswith(part)}
             self.store.push(f"akv/{repository}", own)
@@ -185,9 +185,9 @@ def kubelet(
 @pytest.fixture(scope="module")
 def release(running: Flux, kubelet: PlayedKubelet) -> Flux:
     """Return Flux after it has installed the release."""
-    running.publish(image.version())
-    running.apply(*running.manifests(image.version()))
-    running.wait_version(image.version())
+    running.publish(image.chart_version())
+    running.apply(*running.manifests(image.chart_version()))
+    running.wait_version(image.chart_version())
     return running
 
 
@@ -207,8 +207,8 @@ def controller_image(plane: ControlPlane) -> str:
 
 def test_flux_installs_the_release_and_runs_its_job(release: Flux, kubelet: PlayedKubelet) -> None:
     assert kubelet.jobs == [JOB]
-    assert history(release.get("helmrelease")) == [(1, image.version(), "deployed")]
-    assert controller_image(release.plane).endswith(f":{image.version()}")
+    assert history(release.get("helmrelease")) == [(1, image.chart_version(), "deployed")]
+    assert controller_image(release.plane).endswith(f":{image.chart_version()}")
 
 
 def test_a_release_at_work_does_not_drift(release: Flux, space: Namespace) -> None:
@@ -217,7 +217,7 @@ def test_a_release_at_work_does_not_drift(release: Flux, space: Namespace) -> No
     space.wait_secret("s", {"k": "1"})
     found = release.reconcile()
     assert condition(found, "Drifted").get("status") != "True"
-    assert history(found) == [(1, image.version(), "deployed")]
+    assert history(found) == [(1, image.chart_version(), "deployed")]
     assert "DriftDetected" not in release.events()
 
 
@@ -231,7 +231,7 @@ def test_drift_is_corrected_without_another_revision(release: Flux, installed: I
     release.plane.kubectl("delete", "clusterroles", *for_people)
     found = release.reconcile()
     assert "DriftDetected" in release.events()
-    assert history(found) == [(1, image.version(), "deployed")]
+    assert history(found) == [(1, image.chart_version(), "deployed")]
     shown = release.plane.kubectl("set", "env", f"deployment/{installed.deployment}", *at, "--list")
     assert "LOG_LEVEL=debug" not in shown
     assert release.plane.kubectl("get", "clusterroles", *for_people, "--output", "name")

@@ -218,7 +218,7 @@ def test_the_api_server_comes_back_with_its_data_and_address(plane: ControlPlane
 def test_a_controller_manager_that_ended_for_want_of_the_api_server_comes_back_with_it(plane: ControlPlane) -> None:
     plane.restart_controller_manager()
     plane.stop_apiserver()  # it is just starting
-    eventually(lambda: plane.processes.runs("kube-controller-manager"), lambda there: not there, patience=30)
+    eventually(lambda: plane.processes.is_running("kube-controller-manager"), lambda there: not there, patience=30)
     plane.start_apiserver()
     plane.check()
 

@@ -36,7 +36,13 @@ def packaged(site: registry.Registry, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_it_is_installed_from_a_registry(packaged: Path, site: registry.Registry, plane: ControlPlane) -> None:
-    chart = [f"oci://{site.address}/akv/{layout.CHART}", "--plain-http", "--version", image.version(), "--no-hooks"]
+    chart = [
+        f"oci://{site.address}/akv/{layout.CHART}",
+        "--plain-http",
+        "--version",
+        image.chart_version(),
+        "--no-hooks",
+    ]
     at = ["--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)]
     settings = ["--set-string", f"watchNamespaces={HOME}", "--set-string"]
     helm.run(["install", HOME, *chart, *at, "--create-namespace", *settings, "replicaCount=1"])

@@ -157,7 +157,7 @@ def test_sigterm_ends_the_test_without_leftovers(address: str, url: str, install
         assert cloud["vaultUrl"].startswith(url)
         running.send_signal(signal.SIGTERM)
         output, _ = running.communicate(timeout=60)
-    assert (running.returncode, output.splitlines()[-1]) == (1, "ERROR failed: it was told to stop")
+    assert (running.returncode, output.splitlines()[-1]) == (1, "ERROR failed: it was stopped")
     assert (list_leftovers(installed), clouds(installed)) == ([], {})
 
 
@@ -167,7 +167,7 @@ def test_missing_controller_is_reported_with_the_next_step(installed: InstalledR
         output, _ = running.communicate(timeout=120)
     assert running.returncode == 1
     last = output.splitlines()[-1]
-    assert "the controller says nothing of its SecretSync" in last
+    assert "the controller has written no status of the SecretSync" in last
     assert f"kubectl --namespace {installed.release} logs deployment/{installed.deployment}" in last
     assert (list_leftovers(installed), clouds(installed)) == ([], {})
 

@@ -50,7 +50,7 @@ def _built_once(factory: pytest.TempPathFactory, worker: str, target: str) -> im
     with (folder / f"{target}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            built = image.build(folder / f"{target}.tar", base=image.DEBIAN, target=target)
+            built = image.build_image(folder / f"{target}.tar", base=image.DEBIAN, target=target)
             made.write_bytes(msgspec.json.encode(built, enc_hook=str))
     return msgspec.json.decode(made.read_bytes(), type=image.BuiltImage, dec_hook=lambda kind, given: kind(given))
 

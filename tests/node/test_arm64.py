@@ -36,8 +36,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arm64")
     root, wheels = folder / "root", folder / "wheels"
     wheels.mkdir()
-    debian_base.unpacked(root, "arm64")
-    pip = debian_base.wheels(wheels, "arm64")
+    debian_base.unpack_base(root, "arm64")
+    pip = debian_base.download_wheels(wheels, "arm64")
     for wheel in set(wheels.glob("*.whl")) - {pip}:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(root / "app")

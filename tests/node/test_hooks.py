@@ -102,7 +102,7 @@ def test_helm_test_passes_with_its_own_vault(tested: Release) -> None:
     began = time.monotonic()
     printed = tested.test()
     figures.append(f"helm test: {time.monotonic() - began:.0f} s")
-    said = "passed: a sample arrives, and its next version too, byte for byte"
+    said = "passed: a sample and its next version were synced byte for byte"
     assert "Phase:          Succeeded" in printed
     # helm gets the log of the Pod once for each hook.
     assert printed.count(f"INFO {said}") == 2
@@ -147,7 +147,7 @@ def test_helm_test_passes_with_a_vault_of_the_user(tested: Release, users_vault:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"secretName": "missing"}, ["the SecretSync says ProviderError", "missing", VAULT]),
+        ({"secretName": "missing"}, ["the SecretSync's status is ProviderError", "missing", VAULT]),
         ({"sha256": "0" * 64}, ["does not equal the vault"]),
     ],
 )

@@ -42,7 +42,7 @@ def _json(archive: tarfile.TarFile, digest: str) -> dict[str, Any]:
 
 
 def test_two_builds_of_an_image_have_one_digest(built: image.BuiltImage, tmp_path: Path) -> None:
-    assert image.build(tmp_path / "again.tar", base=image.DEBIAN).digest == built.digest
+    assert image.build_image(tmp_path / "again.tar", base=image.DEBIAN).digest == built.digest
 
 
 def test_image_has_labels_entrypoint_and_an_unprivileged_user(config: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ def test_image_has_labels_entrypoint_and_an_unprivileged_user(config: dict[str, 
     assert ran["User"] == "65532:65532"
     assert ran["Entrypoint"] == ["python", "-P", "-m", "controller"]
     labels = {key.removeprefix("org.opencontainers.image."): text for key, text in ran["Labels"].items()}
-    assert labels["version"] == image.version()
+    assert labels["version"] == image.chart_version()
     assert labels["title"] == "akv-secret-store"
     assert labels["licenses"] == "Apache-2.0"
     assert len(labels["revision"].removesuffix("-dirty")) == 40
@@ -92,11 +92,11 @@ def test_image_has_neither_a_compiler_nor_pip(built: image.BuiltImage) -> None:
 
 def test_unreachable_base_image_is_reported_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(image.ImageError) as caught:
-        image.build(tmp_path / "none.tar", base="registry.invalid/python:3.13-slim")
+        image.build_image(tmp_path / "none.tar", base="registry.invalid/python:3.13-slim")
     first, *_, last = str(caught.value).splitlines()
     assert first == "buildah build failed:"
     assert "registry.invalid" in str(caught.value)
-    assert last == "where no registry is reachable: make image BASE=debian"
+    assert last == "if no registry is reachable, run: make image BASE=debian"
 
 
 def test_image_is_smaller_than_its_limit(built: image.BuiltImage) -> None:

@@ -61,7 +61,7 @@ def test_pods_reach_dns_services_and_the_host(plane: ControlPlane) -> None:
         "    tls = ssl.create_default_context(cafile='/var/run/secrets/kubernetes.io/serviceaccount/ca.crt')\n"
         "    print(urllib.request.urlopen(url + '/readyz', context=tls, timeout=5).read().decode())\n"
     )
-    run = ["run", "asks", f"--image={image.REPOSITORIES['controller']}:{image.version()}", "--restart=Never"]
+    run = ["run", "asks", f"--image={image.REPOSITORIES['controller']}:{image.chart_version()}", "--restart=Never"]
     plane.kubectl(*run, "--command", "--", "python", "-c", code)
     phase = "--output=jsonpath={.status.phase}"
     eventually(lambda: plane.kubectl("get", "pod", "asks", phase), lambda it: it in ("Succeeded", "Failed"), 60)
@@ -93,7 +93,7 @@ def test_second_cluster_leaves_no_traces_on_the_host(plane: ControlPlane, tmp_pa
 def test_cluster_command_runs_a_node_and_reports_a_killed_kubelet(built: image.BuiltImage, tmp_path: Path) -> None:
     home = tmp_path / "akv-secret-store"
     home.mkdir()
-    for made in cache.root().glob("*-*/"):
+    for made in cache.cache_root().glob("*-*/"):
         (home / made.name).symlink_to(made)
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
 
@@ -112,14 +112,14 @@ def test_cluster_command_runs_a_node_and_reports_a_killed_kubelet(built: image.B
         assert cluster("up", "--node").stdout == up.stdout
         missing = cluster("load", str(tmp_path / "none.tar"))
         assert (missing.returncode, missing.stderr) == (
-            2, f"error: {tmp_path}/none.tar: there is no such file; `make image` makes one\n",
+            2, f"error: {tmp_path}/none.tar: the file does not exist; create it with `make image`\n",
         )  # fmt: skip
         loaded = cluster("load", str(built.archive))
         assert loaded.returncode == 0, loaded.stderr
         run = [
             "run",
             "it",
-            f"--image={image.REPOSITORIES['controller']}:{image.version()}",
+            f"--image={image.REPOSITORIES['controller']}:{image.chart_version()}",
             "--restart=Never",
             "--",
             "--help",

@@ -47,7 +47,7 @@ def test_signature_of_the_checksums_reveals_a_change(
     assert subprocess.run(check, cwd=folder, capture_output=True).returncode != 0
     monkeypatch.setenv("COSIGN_PASSWORD", "another")
     assert package.main(["--changed", "--output", str(tmp_path / "second"), "--sign", str(key)]) == 1
-    assert "tools/package: cosign signs nothing with" in capsys.readouterr().err
+    assert "tools/package: cosign cannot sign with" in capsys.readouterr().err
     assert not (tmp_path / "second").exists()
 
 

@@ -80,7 +80,7 @@ def test_release_that_differs_from_the_registry_is_refused(
     else:
         text = (released / "artifacts.json").read_text()
         (tmp_path / "artifacts.json").unlink()
-        (tmp_path / "artifacts.json").write_text(text.replace(image.revision(), "0" * 40))
+        (tmp_path / "artifacts.json").write_text(text.replace(image.git_revision(), "0" * 40))
     assert verify.main([str(tmp_path), f"--key={key.with_suffix('.pub')}", "--plain-http"]) == 1
     assert message in capsys.readouterr().err
 
@@ -100,9 +100,9 @@ def test_both_architectures_are_published_and_attested(
         [published] = [one for one in manifest.artifacts if one.repository == layout.NAME]
         assert f"valid: {manifest.reference(published)}" in capsys.readouterr().out
         index = get(address, f"/v2/akv/{layout.NAME}/manifests/{published.tag}")
-        assert oci.digest(index) == published.digest
+        assert oci.compute_digest(index) == published.digest
         assert {one["platform"]["architecture"]: one["digest"] for one in json.loads(index)["manifests"]} == {
-            inventory.architecture: inventory.digest for inventory in map(image_contents.read, archives)
+            inventory.architecture: inventory.digest for inventory in map(image_contents.read_inventory, archives)
         }
         # A bill of materials that is only in the folder is found out.
         changed = folder / published.bills[next(reversed(published.bills))]

@@ -22,7 +22,7 @@ BASE = {
 
 def list_installed_files() -> dict[str, bytes]:
     """Return the files that the Containerfile's second stage adds: the requirements, and the removal of pip."""
-    pinned = sbom.requirements((ROOT / "requirements" / "controller.txt").read_text())
+    pinned = sbom.parse_requirements((ROOT / "requirements" / "controller.txt").read_text())
     files = {
         f"app/{one.name}-{one.version}.dist-info/METADATA": (
             f"Name: {one.name}\nVersion: {one.version}\nLicense-Expression: MIT\n\nIts description.\n".encode()
@@ -34,13 +34,13 @@ def list_installed_files() -> dict[str, bytes]:
 
 def write_archive(path: Path, *layers: Mapping[str, bytes], architecture: str = "amd64", name: str = "") -> Path:
     """Write the archive to `path`. `name` is the image's name with its tag."""
-    packed = [oci.tgz(files) for files in layers or (BASE, list_installed_files())]
-    unpacked = [oci.digest(gzip.decompress(layer)) for layer in packed]
+    packed = [oci.pack_tgz(files) for files in layers or (BASE, list_installed_files())]
+    unpacked = [oci.compute_digest(gzip.decompress(layer)) for layer in packed]
     config = oci.to_json(
         {"architecture": architecture, "os": "linux", "rootfs": {"type": "layers", "diff_ids": unpacked}, "config": {}}
     )
     described = [
-        {"mediaType": kind, "digest": oci.digest(content), "size": len(content)}
+        {"mediaType": kind, "digest": oci.compute_digest(content), "size": len(content)}
         for kind, content in ((CONFIG, config), *((LAYER, layer) for layer in packed))
     ]
     manifest = oci.to_json(
@@ -48,13 +48,13 @@ def write_archive(path: Path, *layers: Mapping[str, bytes], architecture: str = 
     )
     descriptor: dict[str, Any] = {
         "mediaType": oci.MANIFEST,
-        "digest": oci.digest(manifest),
+        "digest": oci.compute_digest(manifest),
         "size": len(manifest),
     }
     if name:
         descriptor["annotations"] = {"org.opencontainers.image.ref.name": name}
     index = {"schemaVersion": 2, "manifests": [descriptor]}
-    blobs = {f"blobs/{oci.digest(blob).replace(':', '/')}": blob for blob in (manifest, config, *packed)}
+    blobs = {f"blobs/{oci.compute_digest(blob).replace(':', '/')}": blob for blob in (manifest, config, *packed)}
     version = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
-    path.write_bytes(oci.tgz({"index.json": json.dumps(index).encode(), **version, **blobs}))
+    path.write_bytes(oci.pack_tgz({"index.json": json.dumps(index).encode(), **version, **blobs}))
     return path

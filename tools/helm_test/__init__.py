@@ -1,1 +1,1 @@
-"""`helm test`: whether the deployed controller syncs a sample, rotates it, and gets every byte right."""
+"""`helm test`: check that the deployed controller syncs a sample, syncs its next version, and changes no byte."""

@@ -1,7 +1,7 @@
-"""The one table of what the test's Pod may do, as controller/kube/permissions.py is the controller's.
+"""The table of all permissions of the test's Pod, as controller/kube/permissions.py is for the controller.
 
-It makes one SecretProviderClass and one SecretSync. All it touches afterwards has the one name that the chart gives it.
-The chart's Roles are generated from it (tools/codegen/rbac.py).
+The test creates one SecretProviderClass and one SecretSync. All objects that it uses have the same name, which the
+chart chooses. tools/codegen/rbac.py generates the chart's Roles from this table.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""The sample: a SecretProviderClass, a SecretSync, and the Secret that comes of them."""
+"""The sample: a SecretProviderClass, a SecretSync, and the Secret that the controller creates from them."""
 
 import asyncio
 import base64
@@ -18,29 +18,29 @@ from tools.helm_test.settings import ReleaseTestSettings
 from tools.helm_test.vaults import Vault
 
 KEY = "value"
-# Seconds that the kubelet may take to bring the test's cloud to the controller: it looks about once a minute.
+# The kubelet updates the file with the test's cloud about once a minute. The test waits this many seconds for it.
 CLOUD_SECONDS = 150.0
-# Seconds for everything else: to sync, to rotate, to be collected.
+# Seconds to wait for all other steps: a sync, a sync of the next version, the garbage collection.
 SYNC_SECONDS = 30.0
-BETWEEN_LOOKS = 1.0
-_SILENCE = "the controller says nothing of its SecretSync"
+POLL_SECONDS = 1.0
+_NO_STATUS = "the controller has written no status of the SecretSync"
 R = TypeVar("R", bound=Resource)
 
 
 class FailedError(Exception):
-    """The release does not do what it should; the message says what was seen."""
+    """The release does not sync as expected. The message describes what the test observed."""
 
 
 class SampleObjects:
-    """The objects of one test, in the namespace that the chart gives it."""
+    """The objects of one test, in the namespace that the chart chooses."""
 
     def __init__(self, kube: KubeClient, settings: ReleaseTestSettings) -> None:
         self._kube = kube
         self._settings = settings
         self._at = settings.sample_namespace, settings.name
 
-    async def make(self, vault: Vault) -> None:
-        """The class and the SecretSync."""
+    async def create_objects(self, vault: Vault) -> None:
+        """Create the SecretProviderClass and the SecretSync."""
         source = {"provider": "azure", "parameters": vault.parameters}
         await permissions.NEW_CLASS.create(self._kube, self._at[0], self._build_object(SecretProviderClass, source))
         sync = {
@@ -55,25 +55,25 @@ class SampleObjects:
         metadata = {"name": self._settings.name}
         return {"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": metadata, "spec": spec}
 
-    async def arrives(self, vault: Vault) -> None:
-        """Waits until the Secret equals the vault. `FailedError` with the controller's own word where it does not."""
-        began = since = _now_text()
+    async def wait_until_synced(self, vault: Vault) -> None:
+        """Wait until the Secret equals the vault. Raise `FailedError` with the SecretSync's status if it does not."""
+        began = since = _loop_time()
         while (value := await self._read_value()) is None or not vault.is_equal(value):
             sync = await permissions.SYNC.get(self._kube, *self._at)
             ready = _ready_message(sync)
-            now = _now_text()
+            now = _loop_time()
             waits = vault.is_new and ready is not None and ready.reason == Reason.SPC_ERROR
             since = now if waits else since
             if now > (began + CLOUD_SECONDS if waits else since + SYNC_SECONDS):
-                says = f"the SecretSync says {ready.reason}: {ready.message}" if ready else _SILENCE
+                status = f"the SecretSync's status is {ready.reason}: {ready.message}" if ready else _NO_STATUS
                 raise FailedError(
-                    f"the Secret {'/'.join(self._at)} does not equal the vault after {now - began:.0f} s: {says}"
+                    f"the Secret {'/'.join(self._at)} does not equal the vault after {now - began:.0f} s: {status}"
                 )
             if ready:
                 with contextlib.suppress(errors.Conflict):
                     force = {"spec": {"forceSynchronization": secrets.token_hex(8)}}
                     await permissions.SYNC.merge(self._kube, sync, force)
-            await asyncio.sleep(BETWEEN_LOOKS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _read_value(self) -> bytes | None:
         try:
@@ -82,18 +82,21 @@ class SampleObjects:
             return None
         return base64.b64decode(secret.data.get(KEY, ""))
 
-    async def remove(self) -> None:
-        """Deletes what this test, or one before it, made; the garbage collector takes the Secret away."""
+    async def remove_objects(self) -> None:
+        """Delete the objects of this test or an earlier one. The garbage collector deletes the Secret."""
         if await self._delete_object(permissions.SYNC, permissions.SYNC_GONE):
-            deadline = _now_text() + SYNC_SECONDS
+            deadline = _loop_time() + SYNC_SECONDS
             while await self._read_value() is not None:
-                if _now_text() > deadline:
-                    raise FailedError(f"the Secret {'/'.join(self._at)} outlives its SecretSync; see who owns it")
-                await asyncio.sleep(BETWEEN_LOOKS)
+                if _loop_time() > deadline:
+                    raise FailedError(
+                        f"the Secret {'/'.join(self._at)} still exists after its SecretSync was deleted; check its"
+                        f" owner"
+                    )
+                await asyncio.sleep(POLL_SECONDS)
         await self._delete_object(permissions.CLASS, permissions.CLASS_GONE)
 
     async def _delete_object(self, there: GetAccess[R], gone: DeleteAccess[R]) -> bool:
-        """Whether it was there."""
+        """Delete an object. Return whether it existed."""
         while True:
             try:
                 found = await there.get(self._kube, *self._at)
@@ -101,16 +104,16 @@ class SampleObjects:
             except errors.NotFound:
                 return False
             except errors.Conflict:
-                continue  # the controller wrote a status meanwhile
+                continue  # the controller wrote a status in the meantime
             return True
 
 
 def _ready_message(sync: SecretSync) -> Condition | None:
-    """What the controller says of the SecretSync as it is now; None where it has not said it yet."""
+    """Return the condition Ready if the status belongs to the SecretSync's latest edit, or None."""
     if sync.status.observed_generation != sync.metadata.generation:
         return None
     return next((each for each in sync.status.conditions if each.type == ConditionType.READY), None)
 
 
-def _now_text() -> float:
+def _loop_time() -> float:
     return asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""What the chart tells the test's Pod: every environment variable that it reads."""
+"""The settings of the test's Pod: all environment variables that it reads. The chart sets them."""
 
 import os
 from collections.abc import Mapping
@@ -8,16 +8,19 @@ import msgspec
 VAULT_PORT = 8443
 """The port of the test's own vault, which the chart's NetworkPolicies open."""
 CLOUDS_FILE = "clouds.json"
-"""Of the ConfigMap that the controller mounts while a test runs."""
+"""The file in the ConfigMap that the controller mounts. It has content while a test runs."""
 
 
 class ReleaseTestSettings(msgspec.Struct, kw_only=True, frozen=True):
-    """Field `x_y` is the environment variable `X_Y`. Without `keyvault_name` the test brings a vault of its own."""
+    """The settings. The environment variable of field `x_y` is `X_Y`.
+
+    Without `keyvault_name` the test runs its own vault.
+    """
 
     namespace: str
     deployment: str
     name: str
-    """Of everything that the test makes, and of the ConfigMap for its cloud."""
+    """The name of all objects that the test creates, and of the ConfigMap for its cloud."""
     pod_ip: str
     sample_namespace: str
     service_account: str
@@ -30,6 +33,6 @@ class ReleaseTestSettings(msgspec.Struct, kw_only=True, frozen=True):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ReleaseTestSettings":
-        """Reads the environment; `msgspec.ValidationError` names what is missing."""
+        """Read the environment. Raise `msgspec.ValidationError`, which names a missing variable."""
         given = {field: environment[field.upper()] for field in cls.__struct_fields__ if field.upper() in environment}
         return msgspec.convert(given, cls)

@@ -1,4 +1,4 @@
-"""The vault that a test reads from: one that it brings itself, as an emulator in its own pod, or the user's."""
+"""The vault from which a test reads: an emulator in the test's own pod, or an existing vault of the user."""
 
 import contextlib
 import hashlib
@@ -23,9 +23,9 @@ CLIENT = "00000000-0000-0000-0000-000000000001"
 
 
 class OwnVault:
-    """An emulator that this process runs. The controller learns of it, and trusts it, for the time of the test."""
+    """An emulator that this process runs. The controller knows its cloud and trusts its CA only during the test."""
 
-    # The class names a cloud that the controller does not know until the kubelet has brought the ConfigMap.
+    # The class names a cloud that the controller does not know before the kubelet has updated the ConfigMap's file.
     is_new = True
     rotates = True
     object = OBJECT
@@ -38,21 +38,21 @@ class OwnVault:
             "keyvaultName": VAULT,
             "clientID": CLIENT,
             "tenantID": TENANT,
-            "objects": objects(OBJECT),
+            "objects": list_secret(OBJECT),
         }
 
     def put(self) -> None:
-        """Another version of the secret, with a value that is easily damaged on its way."""
+        """Write the next version of the secret. Wrong quoting or encoding would change characters of its value."""
         self._value = f" {secrets.token_urlsafe(24)}\n\t'\"\\ $(x) {{{{ }}}} é € \U0001f511\r\n "
         self._emulator.set_secret(VAULT, OBJECT, self._value)
 
     def is_equal(self, found: bytes) -> bool:
-        """Whether these are the bytes of the newest version."""
+        """Return whether these are the bytes of the newest version."""
         return found == self._value.encode()
 
 
 class UsersVault:
-    """A Key Vault that is there, read with an identity that is there; nothing in it is changed."""
+    """An existing Key Vault, which the test reads with an existing identity. The test changes nothing in it."""
 
     is_new = False
     rotates = False
@@ -64,28 +64,28 @@ class UsersVault:
             "keyvaultName": settings.keyvault_name,
             "clientID": settings.client_id,
             "tenantID": settings.tenant_id,
-            "objects": objects(settings.secret_name),
+            "objects": list_secret(settings.secret_name),
         }
 
     def put(self) -> None:
-        """It holds what it holds."""
+        """Write nothing, because the vault belongs to the user."""
 
     def is_equal(self, found: bytes) -> bool:
-        """Whether these bytes have the SHA-256 that the chart's values give; without one, any will do."""
+        """Return whether these bytes have the SHA-256 in the chart's values. Without a SHA-256, any value passes."""
         return not self._sha256 or hashlib.sha256(found).hexdigest() == self._sha256
 
 
 Vault = OwnVault | UsersVault
 
 
-def objects(name: str) -> str:
-    """`parameters.objects` of a class with one secret."""
+def list_secret(name: str) -> str:
+    """Return `parameters.objects` of a SecretProviderClass with one secret."""
     return f"array:\n  - |\n    objectName: {name}\n    objectType: secret\n"
 
 
 @contextlib.asynccontextmanager
-async def opened(kube: KubeClient, settings: ReleaseTestSettings) -> AsyncIterator[Vault]:
-    """The vault that the chart's values ask for. Its own one, and all trust in it, is gone afterwards."""
+async def open_vault(kube: KubeClient, settings: ReleaseTestSettings) -> AsyncIterator[Vault]:
+    """Yield the vault of the chart's values. Afterwards, stop the test's own vault and end the trust in it."""
     if settings.keyvault_name:
         yield UsersVault(settings)
         return
@@ -104,9 +104,10 @@ async def opened(kube: KubeClient, settings: ReleaseTestSettings) -> AsyncIterat
 
 
 async def _add_credential(kube: KubeClient, settings: ReleaseTestSettings, emulator: Emulator) -> None:
-    """Does in the emulator what SSE's guide does in Azure.
+    """Configure the emulator as SSE's guide configures Azure.
 
-    The keys that sign the cluster's tokens come from its API server: where it publishes them may be out of reach here.
+    The cluster's signing keys come from its API server, because the pod possibly cannot reach the issuer's public
+    address.
     """
     issuer = (await _read_document(kube, "/.well-known/openid-configuration"))["issuer"]
     emulator.trust_issuer(issuer, None, jwks=await _read_document(kube, "/openid/v1/jwks"))
@@ -122,7 +123,7 @@ async def _read_document(kube: KubeClient, path: str) -> dict[str, Any]:
 
 
 async def _write_config(kube: KubeClient, settings: ReleaseTestSettings, data: dict[str, str] | None) -> None:
-    """Puts this into the ConfigMap that the controller mounts; whoever removed it has taken the cloud away already."""
+    """Write the data of the ConfigMap that the controller mounts. If the ConfigMap is gone, so is its cloud."""
     try:
         before = await permissions.CLOUDS.get(kube, settings.namespace, settings.name)
         await permissions.CLOUDS.merge(kube, before, {"data": data})

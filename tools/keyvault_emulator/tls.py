@@ -49,8 +49,8 @@ class LocalAuthority:
             self._key = key
         else:
             self._key = pki.new_key()
-            self._certificate = pki.authority(AUTHORITY, self._key, AUTHORITY_LIFETIME)
-            pki.write_private(key_file, pki.pem(self._key))
+            self._certificate = pki.authority_certificate(AUTHORITY, self._key, AUTHORITY_LIFETIME)
+            pki.write_private(key_file, pki.encode_pem(self._key))
             self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def load_into(self, context: ssl.SSLContext, folder: Path, addresses: list[str], flaw: Flaw = "none") -> None:
@@ -61,10 +61,10 @@ class LocalAuthority:
         key, certificate = self._key, self._certificate
         if flaw == "unknown-ca":
             key = pki.new_key()
-            certificate = pki.authority(AUTHORITY, key, AUTHORITY_LIFETIME)
+            certificate = pki.authority_certificate(AUTHORITY, key, AUTHORITY_LIFETIME)
         server_key = pki.new_key()
         shift = -2 * pki.YEAR if flaw == "expired" else dt.timedelta()
-        server = pki.issue(
+        server = pki.issue_certificate(
             certificate,
             key,
             server_key.public_key(),
@@ -75,5 +75,5 @@ class LocalAuthority:
         )
         # The ssl module reads certificates only from files.
         file = folder / "server.pem"
-        pki.write_private(file, pki.pem(server_key) + server.public_bytes(serialization.Encoding.PEM))
+        pki.write_private(file, pki.encode_pem(server_key) + server.public_bytes(serialization.Encoding.PEM))
         context.load_cert_chain(file)

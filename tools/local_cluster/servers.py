@@ -1,4 +1,4 @@
-"""Where the files of a control plane lie, and the command lines of its servers. Nothing is started here."""
+"""The file layout of a control plane, and the command lines of its servers. This module starts nothing."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _SERVICE_RANGE = "10.96.0.0/16"
 _SERVICE_ADDRESS = "10.96.0.1"  # the first
 
 _AUDIT_POLICY = {
-    # RequestReceived would say everything twice. A watch has two lines: ResponseStarted, ResponseComplete.
+    # RequestReceived would log each request twice. A watch has two lines: ResponseStarted and ResponseComplete.
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
@@ -25,7 +25,7 @@ _AUDIT_POLICY = {
 
 @dataclass(frozen=True)
 class PlaneLayout:
-    """One control plane's folder, ports and parameters."""
+    """The folder, ports and parameters of one control plane."""
 
     folder: Path
     programs: Path
@@ -34,64 +34,67 @@ class PlaneLayout:
     apiserver_port: int
     requested_issuer: str | None
     extra_flags: Sequence[str]
-    network: NodeNetwork | None = None  # of the node, where there is one: then the API server listens there
-    kine_program: Path | None = None  # if the objects are in SQLite instead of etcd
+    network: NodeNetwork | None = None  # the network of the node. If it is set, the API server listens there
+    kine_program: Path | None = None  # set if SQLite stores the objects instead of etcd
 
     @property
     def url(self) -> str:
-        """Of the API server."""
+        """Return the address of the API server."""
         return f"https://{self.host}:{self.apiserver_port}"
 
     @property
     def host(self) -> str:
-        """The API server's address: loopback, or where pods can reach it."""
+        """Return the API server's IP address: loopback, or an address that pods can reach."""
         return self.network.host if self.network else LOOPBACK
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Every name and address by which somebody calls the API server."""
+        """Return all names and addresses of the API server, for its certificate."""
         return self.host, "localhost", *_SERVICE_NAMES, self.network.api if self.network else _SERVICE_ADDRESS
 
     @property
     def issuer(self) -> str:
-        """The `iss` of service account tokens."""
+        """Return the `iss` of service account tokens."""
         return self.requested_issuer or self.url
 
     @property
     def ca_file(self) -> Path:
-        """The authority behind the API server's certificate and the clients' ones."""
+        """Return the certificate of the authority that signs the certificates of the API server and its clients."""
         return self._pki_files("ca.crt")
 
     @property
     def admin_kubeconfig(self) -> Path:
-        """Of a member of system:masters."""
+        """Return the kubeconfig of a member of system:masters."""
         return self.folder / "admin.kubeconfig"
 
     @property
     def manager_kubeconfig(self) -> Path:
-        """Of the controller-manager."""
+        """Return the kubeconfig of kube-controller-manager."""
         return self.folder / "controller-manager.kubeconfig"
 
     @property
     def scheduler_kubeconfig(self) -> Path:
-        """Of the scheduler."""
+        """Return the kubeconfig of kube-scheduler."""
         return self.folder / "scheduler.kubeconfig"
 
     @property
     def audit_log(self) -> Path:
-        """JSON lines."""
+        """Return the audit log, which has JSON lines."""
         return self.log("audit")
 
     def log(self, name: str) -> Path:
-        """The file that a server's output goes to."""
+        """Return the file for the output of a server."""
         return self.folder / "logs" / f"{name}.log"
 
     def write(self) -> None:
-        """The configuration files that the command lines below refer to."""
+        """Write the configuration files to which the command lines refer."""
         (self.folder / "audit-policy.json").write_text(json.dumps(_AUDIT_POLICY))
 
     def etcd(self) -> list[str]:
-        """Only who has a certificate of its own authority gets in: other users of the machine do not."""
+        """Return the command line of etcd. It accepts only certificates of its own authority.
+
+        Therefore other users of the machine cannot read it.
+        """
         client, peer = f"https://127.0.0.1:{self.etcd_port}", f"https://127.0.0.1:{self.etcd_peer_port}"
         cert, key, authority = self._pki_files("etcd.crt"), self._pki_files("etcd.key"), self._pki_files("etcd-ca.crt")
         return [
@@ -109,13 +112,13 @@ class PlaneLayout:
             "--client-cert-auth",
             "--peer-client-cert-auth",
             "--socket-reuse-port",  # see reserve_port()
-            "--unsafe-no-fsync",  # a cluster that ends with its process need not survive a power cut
+            "--unsafe-no-fsync",  # the cluster ends with its process, so its data need not survive a power failure
             "--log-level=warn",
         ]
 
     def kine(self) -> list[str]:
         """Return the command line of kine with SQLite. Its socket is in a folder that other users cannot enter."""
-        # The parameters that kine itself uses if no file is named, and so k3s.
+        # kine itself, and therefore k3s, uses these parameters if no file is named.
         options = "_journal_mode=WAL&_busy_timeout=30000&_synchronous=NORMAL&_txlock=immediate&cache=shared"
         return [
             str(self.kine_program),
@@ -129,7 +132,7 @@ class PlaneLayout:
         return f"unix://{self.folder}/etcd/kine.sock"
 
     def apiserver(self) -> list[str]:
-        """As on a cluster that people use, but for the audit log of everything."""
+        """Return the command line of kube-apiserver. It has usual settings, and an audit log of all requests."""
         replaced = {flag.partition("=")[0] for flag in self.extra_flags}
         return [flag for flag in self._apiserver_command() if flag.partition("=")[0] not in replaced] + list(
             self.extra_flags
@@ -142,8 +145,8 @@ class PlaneLayout:
             f"--advertise-address={self.host}",
             f"--secure-port={self.apiserver_port}",
             "--permit-port-sharing",  # see reserve_port()
-            *self._for_pods(),
-            *self._database(),
+            *self._service_flags(),
+            *self._database_flags(),
             f"--tls-cert-file={self._pki_files('apiserver.crt')}",
             f"--tls-private-key-file={self._pki_files('apiserver.key')}",
             f"--client-ca-file={self.ca_file}",
@@ -158,12 +161,12 @@ class PlaneLayout:
             "--service-account-max-token-expiration=24h",
             f"--audit-policy-file={self.folder}/audit-policy.json",
             f"--audit-log-path={self.audit_log}",
-            "--audit-log-maxsize=1024",  # MiB; without it the log would be cut off at 100
+            "--audit-log-maxsize=1024",  # MiB; the default of 100 would rotate the log
             "--audit-log-maxbackup=1",
             "--profiling=false",
         ]
 
-    def _database(self) -> list[str]:
+    def _database_flags(self) -> list[str]:
         if self.kine_program:
             return [f"--etcd-servers={self._kine_socket}"]
         return [
@@ -173,9 +176,9 @@ class PlaneLayout:
             f"--etcd-keyfile={self._pki_files('etcd-client.key')}",
         ]
 
-    def _for_pods(self) -> list[str]:
+    def _service_flags(self) -> list[str]:
         if not self.network:
-            # 127.0.0.1 may not stand in the endpoints of the Service `kubernetes`.
+            # The endpoints of the Service `kubernetes` must not contain 127.0.0.1.
             return ["--endpoint-reconciler-type=none", f"--service-cluster-ip-range={_SERVICE_RANGE}"]
         return [
             f"--service-cluster-ip-range={self.network.services}",
@@ -186,28 +189,31 @@ class PlaneLayout:
         ]
 
     def scheduler(self, program: Path) -> list[str]:
-        """Where there is a node."""
+        """Return the command line of kube-scheduler, which a control plane with a node needs."""
         return [
             str(program),
             f"--kubeconfig={self.scheduler_kubeconfig}",
-            "--secure-port=0",  # it serves nothing
+            "--secure-port=0",  # do not serve metrics and probes
             "--leader-elect=false",
             "--profiling=false",
         ]
 
     def controller_manager(self) -> list[str]:
-        """Without it namespaces stay Terminating, nothing is collected, and service accounts are missing."""
+        """Return the command line of kube-controller-manager.
+
+        It creates default service accounts, deletes terminating namespaces, and collects garbage.
+        """
         return [
             f"{self.programs}/kube-controller-manager",
             f"--kubeconfig={self.manager_kubeconfig}",
-            "--secure-port=0",  # it serves nothing
+            "--secure-port=0",  # do not serve metrics and probes
             "--leader-elect=false",
             "--use-service-account-credentials=true",
             f"--root-ca-file={self.ca_file}",
             f"--service-account-private-key-file={self._pki_files('service-accounts.key')}",
             f"--cluster-signing-cert-file={self.ca_file}",
             f"--cluster-signing-key-file={self._pki_files('ca.key')}",
-            # Nobody else uses this API server: what is deleted is collected at once.
+            # No other client shares this API server, so high limits let the garbage collector delete objects at once.
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
             "--concurrent-gc-syncs=20",

@@ -1,21 +1,21 @@
-"""A process between the caller and its servers, so that no server outlives the caller, however that ends.
+"""A process between the caller and its servers. No server outlives the caller, for whatever reason the caller ends.
 
     python supervisor.py PARENT_PID [SCRATCH_FOLDER]
 
-Reads commands from stdin and answers each with one line on stdout, both JSON:
+It reads commands from stdin and answers each with one line on stdout. Both are JSON:
 
     {"start": name, "argv": [...], "log": path}    -> {"pid": 123}
     {"stop": name, "grace": seconds}               -> {"code": 0}    SIGTERM, after `grace` SIGKILL
     {"ask": name}                                  -> {"code": null} running; else its exit code (signal: -9)
-    {"cgroups": [path, ...]}                       -> {}             to be removed at the end
-    {"end": true}                                  no answer: everything is killed, and so it ends
+    {"cgroups": [path, ...]}                       -> {}             removes these cgroups at the end
+    {"end": true}                                  no answer: kills all servers and ends
 
-It also ends when the parent is gone: stdin ends, or this process has another parent. (Not stdin alone: a
-child that the caller forked may still hold the other end.) At its end it kills every server and removes the
-cgroups and the scratch folder. If the supervisor itself is killed, the kernel kills the servers
-(PR_SET_PDEATHSIG). That alone would not do for the caller: the signal is tied to the *thread* that forked, and
-removes no folder; this process has one thread only. Nothing of this repository is imported here: the process is
-started by its path, and stays small.
+It also ends when the parent has ended: stdin ends, or this process has another parent. (The end of stdin is not enough,
+because a child that the caller forked can still hold the other end.) At its end it kills all servers and removes the
+cgroups and the scratch folder. If the supervisor itself is killed, the kernel kills the servers (PR_SET_PDEATHSIG). The
+caller cannot use PR_SET_PDEATHSIG instead, because that signal is bound to the *thread* that forked and removes no
+folder. This process has only one thread. It imports nothing of this repository, because it is started by its path and
+has to stay small.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ _CGROUP_SECONDS = 10.0
 
 
 def die_with(parent: int) -> Callable[[], None]:
-    """For `preexec_fn`: the kernel kills the new process when the thread of `parent` that forks it ends."""
+    """Return a `preexec_fn` by which the kernel kills the new process when the forking thread of `parent` ends."""
 
-    def prepare() -> None:
+    def set_death_signal() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the kernel was told
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
 
-    return prepare
+    return set_death_signal
 
 
 class _ProcessSupervisor:
@@ -71,12 +71,12 @@ class _ProcessSupervisor:
             process.wait()
         deadline = time.monotonic() + _CGROUP_SECONDS
         for folder in self._cgroups:
-            # The processes of a namespace whose first one was killed end a moment later.
+            # The kernel ends the processes of a namespace a moment after its first process.
             while not remove_cgroup(folder) and time.monotonic() < deadline:
                 time.sleep(0.02)
 
     def _start_process(self, name: str, argv: list[str], log: str) -> dict[str, Any]:
-        with open(log, "ab") as output:  # noqa: PTH123 - no pathlib: this process is to start quickly
+        with open(log, "ab") as output:  # noqa: PTH123 - without pathlib, this process starts faster
             process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -98,10 +98,10 @@ class _ProcessSupervisor:
 
 
 def remove_cgroup(top: str) -> bool:
-    """Remove a cgroup with all below it; False where somebody is still in one of them."""
+    """Remove a cgroup and all cgroups below it. Return False if one of them still has a process."""
     for folder, _, _ in os.walk(top, topdown=False):
         try:
-            os.rmdir(folder)  # noqa: PTH106 - its files go with it
+            os.rmdir(folder)  # noqa: PTH106 - the kernel removes the files of a cgroup with it
         except FileNotFoundError:
             pass
         except OSError:
@@ -110,7 +110,7 @@ def remove_cgroup(top: str) -> bool:
 
 
 def _read_commands(parent: int) -> Iterator[bytes]:
-    """The lines of stdin, until the parent is gone."""
+    """Yield the lines of stdin until the parent has ended."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
     pending = b""
@@ -125,8 +125,8 @@ def _read_commands(parent: int) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Serve until the parent is gone, or SIGTERM."""
-    # Ctrl-C reaches every process of the terminal; whether to stop is for the parent to say.
+    """Serve until the parent has ended, or until SIGTERM."""
+    # Ctrl-C reaches all processes of the terminal, but only the parent decides when the servers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     supervisor = _ProcessSupervisor()
@@ -137,7 +137,7 @@ def main() -> None:
                 break
             try:
                 answer = supervisor.answer(command)
-            except OSError as error:  # a program that cannot be started
+            except OSError as error:  # the program cannot be started
                 answer = {"error": str(error)}
             os.write(1, json.dumps(answer).encode() + b"\n")
     finally:

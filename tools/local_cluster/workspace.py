@@ -1,4 +1,4 @@
-"""What a control plane occupies while it runs: a folder and TCP ports on loopback."""
+"""The folder and the TCP ports on loopback that a control plane occupies while it runs."""
 
 import fcntl
 import os
@@ -14,14 +14,15 @@ _PREFIX = "akv-cluster-"
 
 
 class Workspace:
-    """A locked folder. A temporary one is removed at the end; one that was given is kept for reading."""
+    """A locked folder. A temporary folder is removed at the end. A given folder remains."""
 
     def __init__(self, folder: Path | None) -> None:
         self.temporary = folder is None
         if folder is None:
             parent = Path(tempfile.gettempdir())
             _remove_abandoned(parent)
-            # Locked before it bears the name by which abandoned ones are found.
+            # The folder gets its final name after it was locked, because _remove_abandoned() removes unlocked folders
+            # with such a name.
             unlocked = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
             self.lock = _lock_file(unlocked)
             folder = unlocked.rename(parent / unlocked.name.removeprefix("."))
@@ -31,21 +32,21 @@ class Workspace:
         self.folder = folder.absolute()
 
     def empty(self, name: str) -> Path:
-        """A subfolder without what an earlier control plane left in it; nobody else may look into it."""
+        """Return a new subfolder that only its owner can read. Remove the files of an earlier control plane."""
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
         return folder
 
     def close(self) -> None:
-        """Give the folder up."""
+        """Unlock the folder, and remove it if it is temporary."""
         os.close(self.lock)
         if self.temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a control plane runs in `folder`."""
+    """Return whether a control plane runs in `folder`."""
     try:
         lock = os.open(folder / "lock", os.O_RDWR)
     except OSError:
@@ -61,7 +62,7 @@ def _lock_file(folder: Path) -> int:
     for _ in range(10):
         if _try_lock(lock):
             return lock
-        time.sleep(0.05)  # in_use() holds it for an instant, too
+        time.sleep(0.05)  # in_use() also holds the lock for a moment
     os.close(lock)
     raise ClusterError(f"another control plane runs in {folder}: stop it, or name another folder")
 
@@ -75,11 +76,11 @@ def _try_lock(lock: int) -> bool:
 
 
 def reserve_port(host: str = "127.0.0.1") -> socket.socket:
-    """A TCP port of `host` that stays ours while the socket is open, and on which our servers can listen.
+    """Reserve a TCP port of `host` while the returned socket is open. The caller's servers can listen on the port.
 
-    The kernel picks a port that nobody has; allowing to share it *afterwards* lets in servers of the same
-    user that ask for sharing, too (SO_REUSEPORT). So nobody takes the port while its server is being
-    restarted, and connecting to it then is refused, since this socket never listens.
+    The kernel chooses a free port. The socket sets SO_REUSEPORT *afterwards*, so that servers of the same user can
+    share the port if they set it, too. Therefore no other process can take the port while its server restarts. In that
+    time connections are refused, because this socket never listens.
     """
     reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     reserved.bind((host, 0))
@@ -88,7 +89,7 @@ def reserve_port(host: str = "127.0.0.1") -> socket.socket:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove folders whose owner and its supervisor were both killed, so that they do not pile up."""
+    """Remove the folders of control planes that were killed together with their supervisor."""
     for folder in parent.glob(f"{_PREFIX}*"):
         if folder.stat().st_uid == os.getuid() and (folder / "lock").exists() and not in_use(folder):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a kubelet does before it starts a container, as far as it needs no node."""
+"""Do what a kubelet does before it starts a container, as far as this needs no node."""
 
 import base64
 import json
@@ -11,28 +11,28 @@ from typing import Any, Protocol
 
 
 class WorkloadError(Exception):
-    """The container cannot be run here, did not get ready, or did not stop."""
+    """The container cannot run here, did not become ready, or did not stop."""
 
 
 class KubectlRunner(Protocol):
-    """What is needed of a cluster; `tools.local_cluster.ControlPlane` has it."""
+    """The methods of a cluster that this module needs. `tools.local_cluster.ControlPlane` has them."""
 
     def kubectl(self, *args: str) -> str:
-        """What kubectl prints."""
+        """Run kubectl and return its output."""
 
     def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
-        """Return the variables by which a client finds the API server as that ServiceAccount; files are in `folder`."""
+        """Return the variables for a client of the API server as that ServiceAccount. Its files are in `folder`."""
 
 
 class PodVolumes:
-    """A pod's volumes as folders, in which all files change at once."""
+    """The volumes of a pod as folders. All files of a volume change at once."""
 
     def __init__(self, plane: KubectlRunner, namespace: str, account: str, folder: Path) -> None:
         self._plane, self._namespace, self._account, self._folder = plane, namespace, account, folder
         self._mounted: dict[str, Mapping[str, Any]] = {}
 
     def mount(self, volumes: list[dict[str, Any]], mounts: list[dict[str, Any]]) -> dict[str, Path]:
-        """Where each mountPath is found here."""
+        """Create the folders of the volumes. Return the folder for each mountPath."""
         names = {mount["name"] for mount in mounts}
         self._mounted = {volume["name"]: volume for volume in volumes if volume["name"] in names}
         for name in self._mounted:
@@ -41,7 +41,7 @@ class PodVolumes:
         return {m["mountPath"].rstrip("/"): self._folder / m["name"] / m.get("subPath", "") for m in mounts}
 
     def refresh(self) -> None:
-        """Brings what the API server has now, as a kubelet does within a minute or two of a change."""
+        """Update the volumes from the API server. A kubelet does this within two minutes of a change."""
         for name, volume in self._mounted.items():
             if "emptyDir" not in volume:
                 _publish_files(self._folder / name, self._volume_files(volume))
@@ -64,7 +64,7 @@ class PodVolumes:
         elif kind == "serviceAccountToken":
             files = {about["path"]: self._request_token(about)}
         else:
-            raise WorkloadError(f"volume {volume}: {kind} cannot be had without a node")
+            raise WorkloadError(f"volume {volume}: {kind} needs a node")
         paths = {item["key"]: item["path"] for item in about.get("items", [])} or {name: name for name in files}
         return {path: files[key] for key, path in paths.items() if key in files or not about.get("optional")}
 
@@ -87,7 +87,7 @@ class PodVolumes:
 
 
 def _publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Each name is a link through `..data`, and `..data` is changed by one rename."""
+    """Replace the files of a volume. Each name is a link through `..data`, and one rename replaces `..data`."""
     fresh = Path(tempfile.mkdtemp(prefix="..", dir=folder))
     for path, content in files.items():
         (fresh / path).parent.mkdir(parents=True, exist_ok=True)
@@ -106,8 +106,8 @@ def _publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(old)
 
 
-def secrets(plane: KubectlRunner, namespace: str) -> Callable[[str], dict[str, str]]:
-    """What the Secrets of a namespace hold, by their names."""
+def secret_reader(plane: KubectlRunner, namespace: str) -> Callable[[str], dict[str, str]]:
+    """Return a function that reads the values of a Secret of the namespace by the Secret's name."""
 
     def read(name: str) -> dict[str, str]:
         found = json.loads(plane.kubectl("get", "secret", name, "--namespace", namespace, "--output", "json"))
@@ -116,33 +116,34 @@ def secrets(plane: KubectlRunner, namespace: str) -> Callable[[str], dict[str, s
     return read
 
 
-def environment(
+def container_environment(
     entries: list[dict[str, Any]],
     fields: Mapping[str, str],
     places: Mapping[str, Path],
     secret: Callable[[str], Mapping[str, str]],
 ) -> dict[str, str]:
-    """A container's `env` as plain values.
+    """Return a container's `env` as plain values.
 
-    `fields` is what a fieldRef may name, `places` is as in `relocate`, `secret` reads what a secretKeyRef names.
+    `fields` has the values for each fieldRef. `places` has the folder of each mountPath. `secret` reads the Secret of a
+    secretKeyRef.
     """
     env: dict[str, str] = {}
     for entry in entries:
         name = entry["name"]
         source = entry.get("valueFrom", {})
         if not source:
-            env[name] = relocate(expand(entry.get("value", ""), env), places)
+            env[name] = replace_paths(expand_variables(entry.get("value", ""), env), places)
         elif (field := source.get("fieldRef", {}).get("fieldPath")) in fields:
             env[name] = fields[field]
         elif reference := source.get("secretKeyRef"):
             env[name] = secret(reference["name"])[reference["key"]]
         else:
-            raise WorkloadError(f"env {name}: {json.dumps(source)} cannot be had without a node")
+            raise WorkloadError(f"env {name}: {json.dumps(source)} needs a node")
     return env
 
 
-def expand(text: str, env: Mapping[str, str]) -> str:
-    """`$(NAME)` replaced as Kubernetes does: an unknown name stays as it is, and `$$` is one dollar sign."""
+def expand_variables(text: str, env: Mapping[str, str]) -> str:
+    """Replace `$(NAME)` as Kubernetes does. An unknown name is not replaced, and `$$` becomes one dollar sign."""
 
     def replacement(match: re.Match[str]) -> str:
         return "$" if match[0] == "$$" else env.get(match[1], match[0])
@@ -150,10 +151,11 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     return re.sub(r"\$\$|\$\(([-._a-zA-Z0-9]+)\)", replacement, text)
 
 
-def relocate(text: str, places: Mapping[str, Path]) -> str:
-    """`text` with each mountPath in it, whole or with a path below it, replaced by where it is here."""
+def replace_paths(text: str, places: Mapping[str, Path]) -> str:
+    """Replace each mountPath in a text, also as the beginning of a longer path, with its folder on this machine."""
     if not places:
         return text
-    # Longest first, and in one pass: a place may itself contain another mountPath, such as /tmp.
+    # The longest mountPath comes first. All are replaced in one pass, because a folder can contain another mountPath,
+    # such as /tmp.
     known = "|".join(re.escape(path) for path in sorted(places, key=len, reverse=True))
     return re.sub(rf"(?<![\w./-])({known})(?![\w.-])", lambda match: str(places[match[1]]), text)

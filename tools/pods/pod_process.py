@@ -1,8 +1,8 @@
-"""The chart's Deployment or Job as a process of this machine, for a control plane that has no node.
+"""Run the chart's Deployment or Job as a process of this machine, for a control plane without a node.
 
-What a kubelet would do for the first container is done from the objects that the API server holds:
-environment, arguments, volumes, and the ServiceAccount's own token. So the process sees the configuration and
-has the rights that it will have in a pod. What needs a node is a `WorkloadError`.
+The environment, arguments, volumes and the ServiceAccount's token of the first container come from the objects on the
+API server, as a kubelet provides them. So the process has the same configuration and rights as in a pod. A feature that
+needs a node raises `WorkloadError`.
 """
 
 import json
@@ -26,10 +26,10 @@ from tools.pods.pod_emulation import KubectlRunner, WorkloadError
 ROOT = Path(__file__).resolve().parents[2]
 
 _ENTRYPOINT = ["python", "-P", "-m", "controller"]
-"""The image's; a container's `command` takes its place."""
+"""The entry point of the image. A container's `command` replaces it."""
 
-# Does what `python -m MODULE` does, and ends when standard input does. That ends with the parent, however the parent
-# ends: the process must not outlive whoever started it.
+# This program does what `python -m MODULE` does, and ends when standard input ends. Standard input ends with the
+# parent, for whatever reason the parent ends, so the process does not outlive its parent.
 _RUN_MODULE = """
 import os, runpy, signal, sys, threading
 def watch():
@@ -42,10 +42,10 @@ _POLL_SECONDS = 0.05
 
 
 class PodProcess:
-    """One container as a process. A context manager: started on entry unless it runs, killed at the end.
+    """One container as a process. As a context manager it starts on entry, unless it runs, and is killed at the end.
 
-    `env` is the whole environment and `python` the interpreter; both may be changed before `start()`. `log` gets stdout
-    and stderr. What its volumes hold changes when they are told to `refresh()`.
+    `env` is the complete environment and `python` the interpreter. Both can be changed before `start()`. `log` gets
+    stdout and stderr. `volumes.refresh()` updates the files of the volumes.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class PodProcess:
 
     @classmethod
     def of_deployment(cls, plane: KubectlRunner, namespace: str, name: str, directory: Path) -> Self:
-        """From the Deployment that the API server holds; files go into a new folder in `directory`."""
+        """Create the process from a Deployment on the API server. Its files are in a new folder in `directory`."""
         found = json.loads(plane.kubectl("get", "deployment", name, "--namespace", namespace, "--output", "json"))
         return cls._from_template(plane, found, namespace, directory)
 
     @classmethod
     def of_job(cls, plane: KubectlRunner, namespace: str, job: str | Mapping[str, Any], directory: Path) -> Self:
-        """From a Job by its name, or from a manifest: a hook's Job is gone once helm is done with it."""
+        """Create the process from a Job by its name, or from a manifest, because helm deletes the Jobs of hooks."""
         if not isinstance(job, str):
             return cls._from_template(plane, job, namespace, directory)
         found = json.loads(plane.kubectl("get", "job", job, "--namespace", namespace, "--output", "json"))
@@ -88,17 +88,17 @@ class PodProcess:
         container = spec["containers"][0]
         for unknown in ("envFrom", "lifecycle"):
             if container.get(unknown):
-                raise WorkloadError(f"{name}: the container's {unknown} is not understood here")
+                raise WorkloadError(f"{name}: the container's {unknown} is not supported here")
         if spec.get("initContainers"):
-            raise WorkloadError(f"{name}: init containers are not run here")
+            raise WorkloadError(f"{name}: init containers are not supported here")
         directory.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))
         account = str(spec.get("serviceAccountName", "default"))
         volumes = pod_emulation.PodVolumes(plane, namespace, account, folder / "volumes")
         places = volumes.mount(spec.get("volumes", []), container.get("volumeMounts", []))
         fields = {"metadata.name": name, "metadata.namespace": namespace, "spec.serviceAccountName": account}
-        env = pod_emulation.environment(
-            container.get("env", []), fields, places, pod_emulation.secrets(plane, namespace)
+        env = pod_emulation.container_environment(
+            container.get("env", []), fields, places, pod_emulation.secret_reader(plane, namespace)
         )
         env |= {
             "PATH": os.environ["PATH"],
@@ -108,33 +108,33 @@ class PodProcess:
         }
         words = [*(container.get("command") or _ENTRYPOINT), *container.get("args", [])]
         if words[:3] != _ENTRYPOINT[:3]:
-            raise WorkloadError(f"{name}: only `{' '.join(_ENTRYPOINT[:3])}` is run here, not {words[:3]}")
-        args = [pod_emulation.relocate(pod_emulation.expand(word, env), places) for word in words[3:]]
+            raise WorkloadError(f"{name}: only `{' '.join(_ENTRYPOINT[:3])}` is supported here, not {words[:3]}")
+        args = [pod_emulation.replace_paths(pod_emulation.expand_variables(word, env), places) for word in words[3:]]
         ready = container.get("readinessProbe", {}).get("httpGet", {}).get("path", "/readyz")
         return cls(name, folder, args, env, ready, account, volumes)
 
     @property
     def url(self) -> str:
-        """Where metrics are."""
+        """Return the address of the metrics."""
         return f"http://127.0.0.1:{self.env['LISTEN_PORT']}"
 
     @property
     def health_url(self) -> str:
-        """Where probes are answered."""
+        """Return the address of the probes."""
         return f"http://127.0.0.1:{self.env['HEALTH_PORT']}"
 
     @property
     def running(self) -> bool:
-        """Whether it was started and not stopped."""
+        """Return whether the process was started and not stopped."""
         return self._process is not None
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """Return the id of the running process."""
         return self._running_process().pid
 
     def start(self) -> None:
-        """Start it; returns at once."""
+        """Start the process. Do not wait until it is ready."""
         if self._process:
             raise WorkloadError(f"{self._name} runs already")
         with self.log.open("ab") as log:
@@ -145,11 +145,11 @@ class PodProcess:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for the parent to act on
+                start_new_session=True,  # only the parent handles Ctrl-C
             )
 
     def wait_ready(self, timeout: float = 20.0) -> None:
-        """Wait until the readiness probe succeeds; the log's end is in the error if it does not."""
+        """Wait until the readiness probe succeeds. If it does not, raise an error with the end of the log."""
         deadline = time.monotonic() + timeout
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         last = "no answer"
@@ -169,7 +169,7 @@ class PodProcess:
         raise WorkloadError(f"{self._name} was not ready after {timeout:g} s ({last}):\n{self.tail()}")
 
     def wait(self, timeout: float = 60.0) -> int:
-        """The exit code once it ended by itself, as a Job does; negative: the signal that ended it."""
+        """Wait until the process ends by itself, as a Job does. Return its exit code, or the negative signal number."""
         process = self._running_process()
         try:
             code = process.wait(timeout)
@@ -181,7 +181,7 @@ class PodProcess:
         return code
 
     def stop(self, timeout: float = 20.0) -> int:
-        """SIGTERM, then the exit code; after `timeout` seconds SIGKILL and an error."""
+        """Send SIGTERM and return the exit code. After `timeout` seconds, send SIGKILL and raise an error."""
         self._running_process().send_signal(signal.SIGTERM)
         try:
             return self.wait(timeout)
@@ -190,13 +190,13 @@ class PodProcess:
             raise
 
     def kill(self) -> None:
-        """SIGKILL, if it runs."""
+        """Send SIGKILL if the process runs."""
         if self._process:
             self._process.kill()
             self.wait()
 
     def tail(self, lines: int = 12) -> str:
-        """The end of the log."""
+        """Return the end of the log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What is installed in an image: read from its OCI archive, no container runs."""
+"""Read the packages that are installed in an image from its OCI archive, without running a container."""
 
 import email
 import json
@@ -13,42 +13,42 @@ from typing import Any
 from tools.cli.common import command
 
 _WANTED = re.compile(r"(.*\.dist-info/METADATA|var/lib/dpkg/status|etc/os-release)$")
-_HIDES_ITS_FOLDER = ".wh..wh..opq"
-_HIDES = ".wh."
+_OPAQUE_WHITEOUT = ".wh..wh..opq"
+_WHITEOUT = ".wh."
 
 
 class InventoryError(Exception):
-    """It is no image's archive."""
+    """The file is not the archive of an image."""
 
 
 @dataclass(frozen=True, order=True)
 class InstalledPackage:
-    """Something installed."""
+    """A package of Python or of the system that is installed."""
 
     name: str
     version: str
     license: str = ""
     architecture: str = ""
     source: str = ""
-    """The source package of a system package, with its version in parentheses where that differs."""
+    """The source package of a system package, with its version in parentheses if it differs."""
 
 
 @dataclass(frozen=True)
 class ImageInventory:
-    """An image by its digest, and what is in it."""
+    """An image with its digest and its packages."""
 
     name: str
     digest: str
     python: tuple[InstalledPackage, ...]
     system: tuple[InstalledPackage, ...]
     distribution: str
-    """`debian-12`, as purls have it."""
+    """The distribution in the form of purls, such as `debian-12`."""
     architecture: str = ""
-    """`amd64`, as OCI has it."""
+    """The architecture in the form of OCI, such as `amd64`."""
 
 
-def read(archive: Path) -> ImageInventory:
-    """The inventory of the image in an OCI archive."""
+def read_inventory(archive: Path) -> ImageInventory:
+    """Return the inventory of the image in an OCI archive."""
     try:
         with tarfile.open(archive) as tar:
             [described] = _read_json(tar, "index.json")["manifests"]
@@ -57,7 +57,7 @@ def read(archive: Path) -> ImageInventory:
             files = _last_of_each(tar, [layer["digest"] for layer in manifest["layers"]])
     except (tarfile.TarError, KeyError, ValueError, OSError) as error:
         raise InventoryError(
-            f"{archive} is no OCI archive of one image ({_explain_error(error)}): make one with `make image`"
+            f"{archive} is not an OCI archive of one image ({_explain_error(error)}): create one with `make image`"
         ) from error
     return ImageInventory(
         described.get("annotations", {}).get("org.opencontainers.image.ref.name", ""),
@@ -70,30 +70,30 @@ def read(archive: Path) -> ImageInventory:
 
 
 def _explain_error(error: Exception) -> str:
-    # tarfile says of each way to unpack why it was not that one, in lines.
-    return "it is no tar file" if isinstance(error, tarfile.ReadError) else command.describe_error(error)
+    # The message of tarfile has a line for each compression that it tried.
+    return "it is not a tar file" if isinstance(error, tarfile.ReadError) else command.describe_error(error)
 
 
 def python_package(metadata: str) -> InstalledPackage:
-    """What a distribution's METADATA says."""
+    """Return the package that a distribution's METADATA describes."""
     said = email.message_from_string(metadata)
     return InstalledPackage(_normalize_name(str(said["Name"])), str(said["Version"]), _license_of(said))
 
 
 def _license_of(said: Message) -> str:
-    """The license of a Python distribution, as its metadata has it: an SPDX expression, a name, or a classifier."""
+    """Return the license in a distribution's metadata: an SPDX expression, a name, or the classifiers."""
     if expression := said["License-Expression"]:
         return str(expression)
     classifiers = [
         text.rpartition(" :: ")[2] for text in said.get_all("Classifier", []) if text.startswith("License ::")
     ]
-    # Some have the whole text of the license in that field.
+    # Some distributions have the complete text of the license in this field.
     name = str(said["License"] or "").strip()
     return name if name and "\n" not in name else " OR ".join(classifiers)
 
 
 def system_packages(status: str) -> Iterator[InstalledPackage]:
-    """What dpkg's status says is installed."""
+    """Yield the installed packages of dpkg's status file."""
     for paragraph in status.split("\n\n"):
         said = email.message_from_string(paragraph.strip())
         if said["Status"] == "install ok installed":
@@ -115,16 +115,16 @@ def _distribution_name(release: str) -> str:
 
 
 def _last_of_each(tar: tarfile.TarFile, layers: list[str]) -> dict[str, str]:
-    """The files that count, as the last layer left them."""
+    """Return the relevant files after all layers were applied."""
     found: dict[str, str] = {}
     for layer in layers:
         with tarfile.open(fileobj=tar.extractfile(_blob_path(layer))) as files:
             for entry in files:
                 path = entry.name.removeprefix("./").removeprefix("/")
                 folder, _, name = path.rpartition("/")
-                if name.startswith(_HIDES):
+                if name.startswith(_WHITEOUT):
                     hidden = (
-                        folder if name == _HIDES_ITS_FOLDER else f"{folder}/{name.removeprefix(_HIDES)}".lstrip("/")
+                        folder if name == _OPAQUE_WHITEOUT else f"{folder}/{name.removeprefix(_WHITEOUT)}".lstrip("/")
                     )
                     found = {at: text for at, text in found.items() if at != hidden and not at.startswith(f"{hidden}/")}
                 elif entry.isfile() and _WANTED.match(path) and (content := files.extractfile(entry)):

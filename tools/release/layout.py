@@ -1,4 +1,4 @@
-"""A release as files, from what was read before: nothing here reads a clock, a disk or the network."""
+"""Build the files of a release. Pure: it reads no clock, no disk and no network."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,16 @@ from tools.release.manifest import ReleasedArtifact, ReleaseManifest
 NAME = "akv-secret-store"
 TEST_NAME = f"{NAME}-test"
 CHART = f"charts/{NAME}"
-"""The chart's place in a registry; `helm push` adds the chart's name to what it is given."""
+"""The chart's repository in a registry. `helm push` appends the chart's name to the given path."""
 MANIFESTS = f"flux/{NAME}"
 ARTIFACT_HUB_TAG = "artifacthub.io"
-"""The tag under which Artifact Hub looks for artifacthub-repo.yml, beside the chart."""
+"""The tag in the chart's repository under which Artifact Hub expects artifacthub-repo.yml."""
 _TITLES = {"chart": "chart", "flux": "manifests for Flux", "artifacthub": "metadata for Artifact Hub"}
 
 
 @dataclass(frozen=True)
 class ReleasedImage:
-    """An image of a release: one archive for all its architectures, and what is in it for each of them."""
+    """An image of a release: one archive for all its architectures, and an inventory for each of them."""
 
     name: str
     digest: str
@@ -35,7 +35,7 @@ class ReleasedImage:
     inventories: tuple[ImageInventory, ...]
 
     def bills(self) -> dict[str, str]:
-        """Return the paths of its bills of materials in the folder, by the digests that they describe."""
+        """Return the paths of the image's bills of materials in the release folder, by the digests of the images."""
         stem = "image" if self.name == NAME else "test-image"
         several = len(self.inventories) > 1
         return {
@@ -46,12 +46,12 @@ class ReleasedImage:
 
 @dataclass(frozen=True)
 class ReleaseSource:
-    """What a release is made from."""
+    """The input of a release."""
 
     version: str
     revision: str
     chart: oci.Files
-    """The chart's folder as it is packed: generated with `values`."""
+    """The files of the chart, generated with `values`."""
     values: values.ChartValues
     pinned: tuple[sbom.PinnedRequirement, ...]
     licenses: Mapping[str, str]
@@ -61,18 +61,18 @@ class ReleaseSource:
     artifact_hub: bytes = b""
     """artifacthub-repo.yml."""
     tools: oci.Files = field(default_factory=dict)
-    """Tools as one file each, and what they made."""
+    """The tools as one file each, and the files that they created."""
     signed: bool = False
-    """Whether SHA256SUMS gets a signature, and with it all that it lists."""
+    """Whether SHA256SUMS gets a signature, which covers all files that it lists."""
 
     @property
     def registry(self) -> str:
-        """The registry, and path in it, of everything that the release publishes."""
+        """Return the registry, with a path, to which the release publishes."""
         return self.values.image.registry
 
     @property
     def references(self) -> list[str]:
-        """The images that the chart asks for, the controller's first."""
+        """Return the images that the chart uses. The controller's image is the first one."""
         images = [self.values.image]
         if self.values.test.enabled:
             images.append(self.values.test.image)
@@ -90,9 +90,9 @@ def chart_values(registry: str, images: Sequence[ReleasedImage]) -> values.Chart
     return values.ChartValues(image=values.ImageReference(registry=registry, digest=digests.get(NAME, "")), test=test)
 
 
-def files(source: ReleaseSource) -> oci.Files:
-    """The release folder."""
-    archive = oci.tgz({f"{NAME}/{path}": content for path, content in source.chart.items()})
+def build_files(source: ReleaseSource) -> oci.Files:
+    """Return the files of the release folder."""
+    archive = oci.pack_tgz({f"{NAME}/{path}": content for path, content in source.chart.items()})
     about = yaml.safe_load(source.chart["Chart.yaml"])
     notes = {
         "org.opencontainers.image.title": NAME,
@@ -100,7 +100,7 @@ def files(source: ReleaseSource) -> oci.Files:
         "org.opencontainers.image.revision": source.revision,
         "org.opencontainers.image.licenses": "Apache-2.0",
     }
-    chart = oci.artifact(
+    chart = oci.build_artifact(
         oci.CHART,
         source.version,
         about,
@@ -112,10 +112,10 @@ def files(source: ReleaseSource) -> oci.Files:
         **_put_below("oci/chart", chart.layout()),
         "images.txt": "".join(f"{reference}\n" for reference in source.references).encode(),
         "sbom/chart.cdx.json": _pretty_json(
-            sbom.chart(NAME, source.version, source.chart, archive, source.references[0])
+            sbom.chart_bill(NAME, source.version, source.chart, archive, source.references[0])
         ),
-        "azure/extension.json": extension.extension(source.values).encode(),
-        "azure/identity.json": identities.template().encode(),
+        "azure/extension.json": extension.extension_template(source.values).encode(),
+        "azure/identity.json": identities.identity_template().encode(),
         **_image_files(source),
         **source.tools,
     }
@@ -131,23 +131,25 @@ def files(source: ReleaseSource) -> oci.Files:
         for image in source.images
     ]
     layouts = {"chart": (chart, CHART, {chart.digest: "sbom/chart.cdx.json"})}
-    manifests = flux.manifests(source.registry, CHART, source.version)
-    layouts["flux"] = oci.artifact(oci.FLUX, source.version, {}, oci.tgz(manifests), notes), MANIFESTS, {}
-    hub = oci.artifact(oci.ARTIFACT_HUB, ARTIFACT_HUB_TAG, {}, source.artifact_hub, notes, title="artifacthub-repo.yml")
+    manifests = flux.flux_manifests(source.registry, CHART, source.version)
+    layouts["flux"] = oci.build_artifact(oci.FLUX, source.version, {}, oci.pack_tgz(manifests), notes), MANIFESTS, {}
+    hub = oci.build_artifact(
+        oci.ARTIFACT_HUB, ARTIFACT_HUB_TAG, {}, source.artifact_hub, notes, title="artifacthub-repo.yml"
+    )
     layouts["artifacthub"] = hub, CHART, {}
     for folder, (artifact, repository, bills) in layouts.items():
         made |= _put_below(f"oci/{folder}", artifact.layout())
         at = f"oci:oci/{folder}:{artifact.tag}"
         artifacts.append(ReleasedArtifact(_TITLES[folder], repository, artifact.tag, artifact.digest, at, bills))
     made |= _put_below("flux", manifests)
-    made["azure/flux.json"] = flux.configuration(source.values, source.registry, MANIFESTS, source.version).encode()
+    made["azure/flux.json"] = flux.flux_template(source.values, source.registry, MANIFESTS, source.version).encode()
     manifest = ReleaseManifest(source.version, source.revision, source.registry, tuple(artifacts))
     made[release_manifest.FILE] = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
     made["relocate.sh"] = _relocation_page(source, manifest).encode()
     made["azure/README.md"] = _azure_files(source).encode()
     made["RELEASE.md"] = _release_notes(source, manifest).encode()
     made["SHA256SUMS"] = "".join(
-        f"{oci.digest(content).removeprefix('sha256:')}  {path}\n" for path, content in sorted(made.items())
+        f"{oci.compute_digest(content).removeprefix('sha256:')}  {path}\n" for path, content in sorted(made.items())
     ).encode()
     return made
 
@@ -155,13 +157,15 @@ def files(source: ReleaseSource) -> oci.Files:
 def _image_files(source: ReleaseSource) -> dict[str, bytes]:
     """Return the archives of the images, and a bill of materials for each architecture."""
     if not source.images:
-        bill = sbom.image(NAME, source.version, source.pinned, source.licenses, None)
+        bill = sbom.image_bill(NAME, source.version, source.pinned, source.licenses, None)
         return {"sbom/image.cdx.json": _pretty_json(bill)}
     made = {}
     for image in source.images:
         made[_archive_name(image.name, source.version)] = image.archive
         for inventory, path in zip(image.inventories, image.bills().values(), strict=True):
-            made[path] = _pretty_json(sbom.image(image.name, source.version, source.pinned, source.licenses, inventory))
+            made[path] = _pretty_json(
+                sbom.image_bill(image.name, source.version, source.pinned, source.licenses, inventory)
+            )
     return made
 
 
@@ -170,11 +174,13 @@ def _relocation_page(source: ReleaseSource, manifest: ReleaseManifest) -> str:
         f'skopeo copy --all --preserve-digests "$@" {one.source} docker://{manifest.registry}/{one.repository}:{one.tag}'
         for one in manifest.artifacts
     ]
-    missing = "" if source.images else f"# The image is not in this release: bring it to {source.references[0]}.\n"
+    missing = (
+        "" if source.images else f"# This release does not contain the image: copy it to {source.references[0]}.\n"
+    )
     return f"""\
 #!/bin/sh
-# Brings this release into {source.registry}, where its chart looks for it, and asks no other registry. What is given
-# here goes to skopeo, such as --dest-creds USER:PASSWORD or --dest-tls-verify=false.
+# Copies this release to {source.registry}, from where its chart pulls it. It uses no other registry. skopeo gets the
+# arguments of this script, such as --dest-creds USER:PASSWORD or --dest-tls-verify=false.
 set -eu
 cd "$(dirname "$0")"
 sha256sum --check --quiet SHA256SUMS
@@ -183,8 +189,8 @@ sha256sum --check --quiet SHA256SUMS
 
 
 def _azure_files(source: ReleaseSource) -> str:
-    pages = [identities.commands(), extension.commands(source.version)]
-    pages.append(flux.commands(source.registry, MANIFESTS, source.version))
+    pages = [identities.identity_section(), extension.extension_section(source.version)]
+    pages.append(flux.flux_section(source.registry, MANIFESTS, source.version))
     return "\n".join(["# For Azure\n", *pages])
 
 
@@ -195,19 +201,24 @@ def _release_notes(source: ReleaseSource, manifest: ReleaseManifest) -> str:
         f"helm install {helm.RELEASE} {_chart_archive(source)} {into}",
         f"helm install {helm.RELEASE} {chart} {into}",
     ]
-    signature = f"\nIt is signed:\n\n```console\n{signing.verification('SHA256SUMS')}\n```\n" if source.signed else ""
+    signature = (
+        f"\nThis command verifies the signature of"
+        f" SHA256SUMS:\n\n```console\n{signing.verification_command('SHA256SUMS')}\n```\n"
+        if source.signed
+        else ""
+    )
     lines = [f"| {one.name} | `{manifest.reference(one)}` |" for one in manifest.artifacts]
     return f"""\
 # {NAME} {source.version}
 
-Made from {source.revision}. `sha256sum --check SHA256SUMS` checks every file here.
+This release was made from {source.revision}. `sha256sum --check SHA256SUMS` checks every file of this folder.
 {signature}
-| what | where |
+| artifact | reference |
 | --- | --- |
 {chr(10).join(lines)}
 
-The chart runs the image `{source.references[0]}`. `./relocate.sh` brings all of it into {source.registry};
-it needs skopeo, and no other network.
+The chart runs the image `{source.references[0]}`. `./relocate.sh` copies all artifacts to {source.registry}.
+It needs skopeo, and reaches only that registry.
 
 ## Install
 
@@ -215,8 +226,8 @@ it needs skopeo, and no other network.
 {chr(10).join(installs)}
 ```
 
-`azure/README.md` has the ways through Azure: the identities that read the vault, the extension of an Arc-enabled
-cluster, Flux. `sbom/` says what is in the image and in the chart.
+`azure/README.md` describes the installation through Azure: the identities that read the vault, the extension of an
+Arc-enabled cluster, and Flux. `sbom/` has the bills of materials of the image and the chart.
 
 ## Changes
 

@@ -1,7 +1,7 @@
-"""OCI artifacts as files: a layout on disk that oras, skopeo, crane and helm understand, the same bytes each time.
+"""Write OCI artifacts as files, in a layout that oras, skopeo, crane and helm read. The bytes are reproducible.
 
-Sources: OCI image specification 1.1 (image-layout.md, manifest.md); Helm's and Flux's media types as their registries'
-pages name them.
+Sources: OCI image specification 1.1 (image-layout.md, manifest.md); the documentation of Helm and Flux for their media
+types.
 """
 
 import gzip
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 Files = Mapping[str, bytes]
-"""Contents by path, as in a folder."""
+"""The contents of files by their paths in a folder."""
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -23,7 +23,7 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class ArchiveError(Exception):
-    """Archives cannot be combined; the message says why."""
+    """The archives cannot be combined. The message has the cause."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ FLUX = ArtifactKind("application/vnd.cncf.flux.config.v1+json", "application/vnd
 
 @dataclass(frozen=True)
 class OciArtifact:
-    """What a registry holds under one tag: the manifest, its config and its one layer."""
+    """An artifact that a registry stores under one tag: the manifest, its config and its only layer."""
 
     kind: ArtifactKind
     tag: str
@@ -54,24 +54,24 @@ class OciArtifact:
 
     @property
     def digest(self) -> str:
-        """The manifest's, by which a registry knows the artifact."""
-        return digest(self.manifest)
+        """Return the digest of the manifest, which identifies the artifact in a registry."""
+        return compute_digest(self.manifest)
 
     def layout(self) -> Files:
-        """The files of an OCI image layout."""
+        """Return the files of an OCI image layout."""
         index = {
             "schemaVersion": 2,
             "mediaType": INDEX,
             "manifests": [_blob_descriptor(MANIFEST, self.manifest) | {"annotations": {_REF_NAME: self.tag}}],
         }
-        blobs = {_blob_place(digest(blob)): blob for blob in (self.manifest, self.config, self.layer)}
+        blobs = {_blob_place(compute_digest(blob)): blob for blob in (self.manifest, self.config, self.layer)}
         return {"oci-layout": to_json({"imageLayoutVersion": "1.0.0"}), "index.json": to_json(index), **blobs}
 
 
-def artifact(
+def build_artifact(
     kind: ArtifactKind, tag: str, config: Any, layer: bytes, annotations: Mapping[str, str], *, title: str = ""
 ) -> OciArtifact:
-    """The artifact of one layer, which is a file called `title` for those who unpack it."""
+    """Return an artifact with one layer. `title` is the file name that clients give to the layer."""
     packed = to_json(config)
     described = _blob_descriptor(kind.layer, layer)
     if title:
@@ -109,16 +109,16 @@ def combine(archives: Sequence[Path], name: str) -> tuple[bytes, str]:
     files_by_path = {
         "oci-layout": to_json({"imageLayoutVersion": "1.0.0"}),
         "index.json": to_json(outer),
-        _blob_place(digest(index)): index,
+        _blob_place(compute_digest(index)): index,
         **blobs,
     }
     stream = io.BytesIO()
     _write_tar(stream, files_by_path)
-    return stream.getvalue(), digest(index)
+    return stream.getvalue(), compute_digest(index)
 
 
-def tgz(files: Files, executable: Collection[str] = ()) -> bytes:
-    """A gzipped tar of the files in the order of their paths. No time, owner or umask of this machine is in it."""
+def pack_tgz(files: Files, executable: Collection[str] = ()) -> bytes:
+    """Return a gzipped tar of the files, sorted by path. It contains no time, owner or umask of this machine."""
     stream = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed:
         _write_tar(packed, files, executable)
@@ -135,19 +135,19 @@ def _write_tar(stream: IO[bytes] | gzip.GzipFile, files: Files, executable: Coll
 
 
 def _blob_place(blob_digest: str) -> str:
-    """Return where a layout has a blob."""
+    """Return the path of a blob in a layout."""
     return f"blobs/{blob_digest.replace(':', '/')}"
 
 
-def digest(content: bytes) -> str:
-    """`sha256:…`."""
+def compute_digest(content: bytes) -> str:
+    """Return the digest of the content in the form `sha256:…`."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def to_json(value: Any) -> bytes:
-    """Compact, as the things are whose digest counts."""
+    """Return compact JSON. The same value results in the same bytes, and so in the same digest."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _blob_descriptor(media_type: str, content: bytes) -> dict[str, Any]:
-    return {"mediaType": media_type, "digest": digest(content), "size": len(content)}
+    return {"mediaType": media_type, "digest": compute_digest(content), "size": len(content)}

@@ -1,4 +1,4 @@
-"""Writes a release folder: chart, OCI artifacts, templates for Azure, bills of materials, checksums, notes. Offline."""
+"""Write a release folder offline: chart, OCI artifacts, templates for Azure, bills of materials, checksums, notes."""
 
 import argparse
 import re
@@ -24,10 +24,10 @@ _EXECUTABLE = {tool.name for tool in zipapps.TOOLS}
 
 
 class PackageError(Exception):
-    """No release can be made; the message says why."""
+    """The release cannot be made. The message has the cause."""
 
 
-def source(
+def read_source(
     registry: str,
     archives: Sequence[Path],
     *,
@@ -36,30 +36,30 @@ def source(
     changed: bool = False,
     signed: bool = False,
 ) -> layout.ReleaseSource:
-    """Read what a release is made from.
+    """Read the input of a release.
 
-    `changed` allows a checkout with changes that no commit has. With a `tag`, the version must be that of the tag and
+    `changed` allows a checkout with uncommitted changes. With a `tag`, the version must be that of the tag and must
     have its own section in CHANGELOG.md.
     """
     if not _REGISTRY.fullmatch(registry):
         raise PackageError(f"--registry {registry}: a registry is HOST[:PORT][/PATH] in lower case, without https://")
-    revision = image.revision()
+    revision = image.git_revision()
     if not changed and (revision == "unknown" or revision.endswith("-dirty")):
         raise PackageError(
-            f"this checkout is not one commit ({revision}), so that nobody could make the same release again:"
-            " commit, or say --changed"
+            f"this checkout has uncommitted changes or is no git checkout ({revision}), so the release could not be"
+            " reproduced: commit the changes, or use --changed"
         )
-    if tag and tag != f"v{image.version()}":
+    if tag and tag != f"v{image.chart_version()}":
         raise PackageError(
-            f"--tag {tag}: pyproject.toml has version {image.version()}; the tag must be v{image.version()}"
+            f"--tag {tag}: pyproject.toml has version {image.chart_version()}; the tag must be v{image.chart_version()}"
         )
-    changes = changelog.entries((ROOT / "CHANGELOG.md").read_text(), image.version(), released=bool(tag))
+    changes = changelog.entries((ROOT / "CHANGELOG.md").read_text(), image.chart_version(), released=bool(tag))
     images = _read_images(archives)
     chart = layout.chart_values(registry, images)
     packed = _chart_files(dict(generate.files(chart)))
-    pinned = tuple(sbom.requirements((ROOT / "requirements" / "controller.txt").read_text()))
+    pinned = tuple(sbom.parse_requirements((ROOT / "requirements" / "controller.txt").read_text()))
     return layout.ReleaseSource(
-        version=image.version(),
+        version=image.chart_version(),
         revision=revision,
         chart=packed,
         values=chart,
@@ -74,14 +74,14 @@ def source(
 
 
 def _read_images(archives: Sequence[Path]) -> tuple[layout.ReleasedImage, ...]:
-    """Return the images in these archives, each with all its architectures, the controller's first."""
+    """Return the images in these archives, each with all its architectures. The controller's image is the first one."""
     found: dict[str, dict[Path, image_contents.ImageInventory]] = {}
     for path in archives:
-        one = image_contents.read(path)
+        one = image_contents.read_inventory(path)
         name = layout.TEST_NAME if f"/{layout.TEST_NAME}:" in f"/{one.name}" else layout.NAME
         found.setdefault(name, {})[path] = one
     if found and layout.NAME not in found:
-        raise PackageError(f"--image: the image of the controller is missing; there is only that of {layout.TEST_NAME}")
+        raise PackageError(f"--image: the image of the controller is missing; only {layout.TEST_NAME} was given")
     made = []
     for name, of_name in sorted(found.items()):
         paths = sorted(of_name, key=lambda path: of_name[path].architecture)
@@ -89,15 +89,15 @@ def _read_images(archives: Sequence[Path]) -> tuple[layout.ReleasedImage, ...]:
         if len(paths) == 1:
             made.append(layout.ReleasedImage(name, inventories[0].digest, paths[0].read_bytes(), inventories))
         else:
-            archive, digest = oci.combine(paths, f"{name}:{image.version()}")
+            archive, digest = oci.combine(paths, f"{name}:{image.chart_version()}")
             made.append(layout.ReleasedImage(name, digest, archive, inventories))
     return tuple(made)
 
 
-def write(files: oci.Files, folder: Path, key: Path | None) -> None:
-    """The folder appears whole or not at all. A `key` signs its checksums."""
+def write_folder(files: oci.Files, folder: Path, key: Path | None) -> None:
+    """Write the folder completely or not at all. Sign its checksums if there is a `key`."""
     if folder.exists():
-        raise PackageError(f"--output {folder}: is there already; remove it, or name another folder")
+        raise PackageError(f"--output {folder}: the folder already exists; remove it, or choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".release-") as scratch:
         fresh = Path(scratch, folder.name)
@@ -113,7 +113,7 @@ def write(files: oci.Files, folder: Path, key: Path | None) -> None:
 
 
 def _chart_files(generated: dict[str, str]) -> oci.Files:
-    """The chart's folder, and over it what is generated with the release's own values."""
+    """Return the files of the chart. Files generated with the release's values replace those of the checkout."""
     here = {name: (helm.CHART / name).read_bytes() for name in _run_git("-C", "chart", "ls-files").splitlines()}
     return (
         here
@@ -135,25 +135,25 @@ def _tool_files(chart: oci.Files) -> oci.Files:
 
 
 def _license_of(name: str) -> str:
-    """As this environment has it: its packages are those of the image."""
+    """Return the license of a package from this environment, which has the same packages as the image."""
     return image_contents.python_package(metadata.distribution(name).read_text("METADATA") or "").license
 
 
 def _run_git(*args: str) -> str:
-    """What git says; empty where it has nothing to say, such as no tag."""
+    """Return the output of git, or "" if git fails."""
     return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see `--help`."""
+    """Run the command line. `--help` describes it."""
     parser = argparse.ArgumentParser(
         prog="tools/package",
         description="Write a release folder, offline: the chart as archive and as OCI artifact, ARM templates and"
-        " command lines for Azure, bills of materials, checksums and notes. The same commit makes the same bytes.",
-        epilog="Exit codes: 0 written; 1 it cannot be made, and nothing was written; 2 wrong usage.",
+        " command lines for Azure, bills of materials, checksums and notes. The same commit results in the same bytes.",
+        epilog="Exit codes: 0 written; 1 failed, and nothing was written; 2 wrong usage.",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="the folder; must not be there yet (default: build/release-VERSION)"
+        "--output", type=Path, metavar="DIR", help="the folder, which must not exist (default: build/release-VERSION)"
     )
     parser.add_argument(
         "--image",
@@ -161,40 +161,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         action="append",
         default=[],
-        help="an image's OCI archive (`make image`): the chart then names its digest. Give it once for each image,"
-        " that of the controller and that of helm test, and for each architecture",
+        help="the OCI archive of an image (`make image`): the chart then has its digest. Repeat the option for the"
+        " images of the controller and of helm test, and for each architecture",
     )
     parser.add_argument(
         "--registry",
         default=project.read().registry,
         metavar="HOST[/PATH]",
-        help="where image, chart and manifests will lie, such as an air-gapped site's registry (default: %(default)s)",
+        help="the registry for images, chart and manifests, such as that of an air-gapped site (default: %(default)s)",
     )
     parser.add_argument(
         "--tag",
         default="",
         metavar="vVERSION",
-        help="the git tag that is released: it must be the version's, and CHANGELOG.md needs a section for the version",
+        help="the git tag of the release: it must match the version, and CHANGELOG.md needs a section for the version",
     )
     parser.add_argument(
         "--with-tools",
         action="store_true",
-        help="add render and doctor, each as one file that runs with Python alone, the rendered manifests and a plugin"
-        " for kubectl; their wheels are fetched on first use, as pip is set up",
+        help="add render and doctor, each as one file that needs only Python, the rendered manifests and a plugin for"
+        " kubectl; pip downloads their wheels on first use",
     )
-    parser.add_argument("--changed", action="store_true", help="also from a checkout with changes that no commit has")
+    parser.add_argument("--changed", action="store_true", help="allow a checkout with uncommitted changes")
     parser.add_argument(
         "--sign",
         type=Path,
         metavar="KEY",
-        help="sign SHA256SUMS with this key of cosign's (`cosign generate-key-pair`), whose password is in"
-        " COSIGN_PASSWORD; cosign is built on first use, which takes minutes",
+        help="sign SHA256SUMS with this key of cosign (`cosign generate-key-pair`); the password is in"
+        " COSIGN_PASSWORD; the first use builds cosign, which takes minutes",
     )
     options = parser.parse_args(argv)
-    folder = (options.output or ROOT / "build" / f"release-{image.version()}").absolute()
+    folder = (options.output or ROOT / "build" / f"release-{image.chart_version()}").absolute()
     try:
         signed = options.sign is not None
-        made = source(
+        made = read_source(
             options.registry,
             options.image,
             with_tools=options.with_tools,
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             changed=options.changed,
             signed=signed,
         )
-        write(layout.files(made), folder, options.sign)
+        write_folder(layout.build_files(made), folder, options.sign)
     except (
         PackageError,
         changelog.ChangelogError,

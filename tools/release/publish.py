@@ -41,7 +41,7 @@ def publish(
         for artifact in manifest.artifacts:
             for verb, *arguments in cosign_commands(artifact, manifest.registry, predicate, folder):
                 argv: list[str | Path] = [assets.tool("cosign"), verb, *flags, *arguments]
-                run_program("cosign failed", argv, signing.environment(key, Path(scratch)))
+                run_program("cosign failed", argv, signing.signing_environment(key, Path(scratch)))
     return manifest
 
 

@@ -55,5 +55,5 @@ def run_program(about: str, argv: Sequence[str | Path], environment: Mapping[str
         argv, env=os.environ | dict(environment), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RegistryError(f"{about}: {signing.reason(done.stderr)}")
+        raise RegistryError(f"{about}: {signing.find_reason(done.stderr)}")
     return done.stdout

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = Path(scratch)
             archives = [folder / f"{target}.tar" for target in image.REPOSITORIES]
             for target, archive in zip(image.REPOSITORIES, archives, strict=True):
-                print(image.build(archive, base=options.base, target=target), flush=True)
+                print(image.build_image(archive, base=options.base, target=target), flush=True)
             (folder / "plane").mkdir()
             with ControlPlane(folder / "plane", with_node=True) as plane:
                 rehearse(plane, archives, folder)

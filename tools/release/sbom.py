@@ -1,7 +1,7 @@
 """Bills of materials of the image and of the chart, as CycloneDX 1.6.
 
-The pinned requirements say what the image installs, and by which hashes; where the image is at hand, its own metadata
-says what is in it, the base's packages too, and the two must agree.
+The pinned requirements list the packages that the image installs, with their hashes. If the image is given, its
+metadata lists all its packages, including those of the base. Both lists must agree.
 """
 
 import re
@@ -20,20 +20,20 @@ _NAMES = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/akv-secret-store"
 
 
 class DisagreeError(Exception):
-    """The image has not what the requirements say."""
+    """The image does not have the packages of the requirements."""
 
 
 @dataclass(frozen=True)
 class PinnedRequirement:
-    """A line of requirements/controller.txt: pip takes a file only if it has one of the hashes."""
+    """A requirement of requirements/controller.txt. pip accepts only files with one of the hashes."""
 
     name: str
     version: str
     hashes: tuple[str, ...]
 
 
-def requirements(text: str) -> list[PinnedRequirement]:
-    """What a file of pinned requirements with hashes says."""
+def parse_requirements(text: str) -> list[PinnedRequirement]:
+    """Parse a file of pinned requirements with hashes."""
     found = []
     for block in re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip()):
         name, _, version = block.split(maxsplit=1)[0].partition("==")
@@ -43,14 +43,17 @@ def requirements(text: str) -> list[PinnedRequirement]:
     return found
 
 
-def image(
+def image_bill(
     name: str,
     version: str,
     pinned: Iterable[PinnedRequirement],
     licenses: Mapping[str, str],
     found: ImageInventory | None,
 ) -> Json:
-    """The image's bill. `licenses` by the requirements' names; `found` is what is in the image, if it is at hand."""
+    """Return the bill of materials of an image.
+
+    `licenses` has the license of each requirement by name. `found` is the inventory of the image, if it is given.
+    """
     pinned = list(pinned)
     if found:
         _compare_contents(pinned, found)
@@ -66,14 +69,14 @@ def image(
     return _build_bill(about, components)
 
 
-def chart(name: str, version: str, files: oci.Files, archive: bytes, image_reference: str) -> Json:
-    """The chart's bill: its files, and the image that it names."""
+def chart_bill(name: str, version: str, files: oci.Files, archive: bytes, image_reference: str) -> Json:
+    """Return the bill of materials of the chart: its files, and the image that it uses."""
     about = {
         "type": "application",
         "bom-ref": f"chart:{name}@{version}",
         "name": name,
         "version": version,
-        "hashes": [_hash_entry(oci.digest(archive).removeprefix("sha256:"))],
+        "hashes": [_hash_entry(oci.compute_digest(archive).removeprefix("sha256:"))],
         "licenses": [{"license": {"id": "Apache-2.0"}}],
     }
     components: list[Json] = [{"type": "container", "bom-ref": f"image:{image_reference}", "name": image_reference}]
@@ -82,7 +85,7 @@ def chart(name: str, version: str, files: oci.Files, archive: bytes, image_refer
             "type": "file",
             "bom-ref": f"file:{path}",
             "name": path,
-            "hashes": [_hash_entry(oci.digest(content).removeprefix("sha256:"))],
+            "hashes": [_hash_entry(oci.compute_digest(content).removeprefix("sha256:"))],
         }
         for path, content in sorted(files.items())
     ]
@@ -99,7 +102,7 @@ def _compare_contents(pinned: Iterable[PinnedRequirement], found: ImageInventory
     ]
     if differing:
         raise DisagreeError(
-            f"the image is not made from requirements/controller.txt: {', '.join(differing)}; build it again"
+            f"the image was not built from requirements/controller.txt: {', '.join(differing)}; build it again"
         )
 
 
@@ -122,7 +125,7 @@ def _library_component(one: PinnedRequirement, license_name: str) -> Json:
         {
             "type": "distribution",
             "url": f"https://pypi.org/project/{one.name}/{one.version}/",
-            "comment": "Any of these files: which one is installed depends on the platform.",
+            "comment": "One of these files is installed, depending on the platform.",
             "hashes": [_hash_entry(value) for value in one.hashes],
         }
     ]
@@ -145,7 +148,7 @@ def _build_bill(about: Json, components: list[Json]) -> Json:
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        # The same content has the same number.
+        # The same content results in the same serial number.
         "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMES, oci.to_json(content).decode())}",
         "version": 1,
         **content,

@@ -54,7 +54,7 @@ class KnownVulnerability:
 def locked(root: Path) -> Iterator[PackageVersion]:
     """Yield what the lock files pin: Python requirements, and the Go modules of the test programs."""
     for path in sorted((root / "requirements").glob("*.txt")):
-        yield from (PackageVersion("PyPI", one.name, one.version) for one in sbom.requirements(path.read_text()))
+        yield from (PackageVersion("PyPI", one.name, one.version) for one in sbom.parse_requirements(path.read_text()))
     for path in sorted((root / "tools" / "local_cluster" / "programs" / "go").glob("*/go.mod")):
         yield from (PackageVersion("Go", name, version) for name, version in _MODULE.findall(path.read_text()))
 
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         pins = set(locked(project.ROOT))
         for archive in options.image:
-            pins.update(in_image(image_contents.read(archive)))
+            pins.update(in_image(image_contents.read_inventory(archive)))
         found = scan(pins, options.service.rstrip("/"))
     except (ScanError, image_contents.InventoryError) as error:
         command.print_problem("make scan", error)

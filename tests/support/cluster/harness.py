@@ -145,7 +145,7 @@ def serves_policies(version: str) -> bool:
 
 def is_at_least(version: str, since: str) -> bool:
     """Return whether the Kubernetes version is `since` or newer."""
-    return versions.minor(version) >= versions.minor(since)
+    return versions.minor_version(version) >= versions.minor_version(since)
 
 
 def version_flags(plane: ControlPlane) -> list[str]:

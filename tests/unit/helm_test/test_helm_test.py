@@ -63,7 +63,7 @@ def waits(cluster: Cluster, vault: Vault) -> float:
 
     async def main(clock: Callable[[], float]) -> float:
         cluster.clock = clock
-        await SampleObjects(cast("KubeClient", cluster), SETTINGS).arrives(vault)
+        await SampleObjects(cast("KubeClient", cluster), SETTINGS).wait_until_synced(vault)
         return clock()
 
     return run_virtual(main)
@@ -90,9 +90,9 @@ def test_the_kubelet_has_its_time_to_bring_the_cloud_and_the_controller_is_asked
 @pytest.mark.parametrize(
     ("reason", "seconds", "says"),
     [
-        (Reason.SPC_ERROR, CLOUD_SECONDS, "the SecretSync says ControllerSpcError: why"),
-        (Reason.PROVIDER_ERROR, SYNC_SECONDS, "the SecretSync says ProviderError: why"),
-        ("", SYNC_SECONDS, "the controller says nothing of its SecretSync"),
+        (Reason.SPC_ERROR, CLOUD_SECONDS, "the SecretSync's status is ControllerSpcError: why"),
+        (Reason.PROVIDER_ERROR, SYNC_SECONDS, "the SecretSync's status is ProviderError: why"),
+        ("", SYNC_SECONDS, "the controller has written no status of the SecretSync"),
     ],
 )
 def test_what_does_not_come_is_told_with_the_controllers_word(reason: str, seconds: float, says: str) -> None:

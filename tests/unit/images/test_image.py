@@ -27,7 +27,7 @@ def test_build_without_root_is_refused_with_the_fix(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert image.main(["--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        "tools/image: building an image here needs root: run the same command with sudo\n"
+        "tools/image: the build of an image needs root: run the same command with sudo\n"
     )
 
 
@@ -39,7 +39,7 @@ def test_failure_of_mmdebstrap_is_reported_and_leaves_no_files(monkeypatch: pyte
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(system_packages, "PROGRAM_PATHS", str(tmp_path))
     with pytest.raises(debian_base.DebianBaseError, match=r"^mmdebstrap failed:\nE: no way to the archive$"):
-        debian_base.rootfs()
+        debian_base.build_rootfs()
     assert not list((tmp_path / "cache").glob("*/base-*"))
 
 

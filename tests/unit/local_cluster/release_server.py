@@ -71,7 +71,7 @@ class ReleaseServer:
     def add(self, *, kubernetes: str = DEFAULT, etcd: str = ETCD) -> None:
         """Add the releases. Every program is a script that prints its version."""
         programs = [*assets.CONTROL_PLANE.packages, *assets.NODE.packages]
-        for artifact in releases.artifacts(programs, kubernetes, etcd, cache.architecture()):
+        for artifact in releases.artifacts(programs, kubernetes, etcd, cache.machine_architecture()):
             script = program(artifact.program, etcd if artifact.program == "etcd" else kubernetes)
             path = f"/etcd/{artifact.path}" if artifact.source is releases.ETCD else f"/kubernetes/{artifact.path}"
             self.put(path, archive({artifact.member: script}) if artifact.member else script)

@@ -43,7 +43,7 @@ def test_kubebuilder_assets_of_another_version_are_rejected(
 ) -> None:
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(write_programs(tmp_path / "given", "1.35.3")))
     monkeypatch.setenv("KUBERNETES", "1.36.1")
-    with pytest.raises(BadInput, match=r"holds Kubernetes 1\.35\.3, but 1\.36\.1 was asked for"):
+    with pytest.raises(BadInput, match=r"has Kubernetes 1\.35\.3, but 1\.36\.1 was requested"):
         assets.kubernetes()
 
 
@@ -51,11 +51,11 @@ def test_cached_programs_are_used_without_another_build(fake_go: FakeGo, tmp_pat
     built = assets.kubernetes()
     fake_go.program.unlink()
     assert assets.kubernetes() == built
-    assert built.folder == tmp_path / "cache" / "akv-secret-store" / f"{DEFAULT}-{cache.architecture()}"
+    assert built.folder == tmp_path / "cache" / "akv-secret-store" / f"{DEFAULT}-{cache.machine_architecture()}"
 
 
 def test_cache_without_an_absolute_xdg_folder_is_below_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/user")
     for ignored in ("", "relative/path"):
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
-        assert cache.root() == Path("/home/user/.cache/akv-secret-store")
+        assert cache.cache_root() == Path("/home/user/.cache/akv-secret-store")

@@ -37,9 +37,9 @@ from tools.local_cluster import ClusterError
 from tools.local_cluster.errors import DownloadError
 from tools.local_cluster.programs import assets, cache, download, official, probe, unpack
 
-FILE = f"/kubernetes/v{DEFAULT}/bin/linux/{cache.architecture()}/kube-apiserver"
+FILE = f"/kubernetes/v{DEFAULT}/bin/linux/{cache.machine_architecture()}/kube-apiserver"
 SUM = f"{FILE}.sha256"
-ETCD_NAME = f"etcd-v{ETCD}-linux-{cache.architecture()}"
+ETCD_NAME = f"etcd-v{ETCD}-linux-{cache.machine_architecture()}"
 ETCD_FILE = f"/etcd/v{ETCD}/{ETCD_NAME}.tar.gz"
 ETCD_SUMS = f"/etcd/v{ETCD}/SHA256SUMS"
 GOOD = program("kube-apiserver", DEFAULT)
@@ -106,8 +106,8 @@ ANSWERS: dict[str, tuple[str, Callable[[ReleaseServer], Behaviour], str]] = {
 
 def is_clean() -> bool:
     """Return whether the cache has only the build, and no part of a download."""
-    names = {path.name for path in cache.root().iterdir() if path.is_dir()}
-    return names == {f"{DEFAULT}-{cache.architecture()}"}
+    names = {path.name for path in cache.cache_root().iterdir() if path.is_dir()}
+    return names == {f"{DEFAULT}-{cache.machine_architecture()}"}
 
 
 @pytest.mark.parametrize("case", ANSWERS)
@@ -122,7 +122,7 @@ def test_bad_answer_is_followed_by_a_build(
     monkeypatch.setattr(download, "MAX_FILE_BYTES", 2**20)
     release_server.behaviours[path] = behaviour(release_server)
     found = assets.kubernetes()
-    assert found.folder.name == f"{DEFAULT}-{cache.architecture()}"
+    assert found.folder.name == f"{DEFAULT}-{cache.machine_architecture()}"
     assert len(fake_go.list_commands("build")) == 1
     [line] = capsys.readouterr().err.splitlines()
     start = f"the control plane of Kubernetes {DEFAULT} is not downloaded: {release_server.address}{path}: {cause}"
@@ -142,7 +142,7 @@ def test_forced_download_from_a_bad_source_fails(
         with pytest.raises(ClusterError, match=rf"cannot be downloaded: {release_server.address}{path}: .*\n.*_MIRROR"):
             assets.kubernetes()
     assert not fake_go.list_commands("")
-    assert not [path for path in cache.root().iterdir() if path.is_dir()]
+    assert not [path for path in cache.cache_root().iterdir() if path.is_dir()]
 
 
 def test_source_that_timed_out_is_not_tried_again(
@@ -418,7 +418,7 @@ def build_starts():
     print(f"{time.monotonic() - started:.2f}", flush=True)
     sys.exit()
 
-golang.find = build_starts
+golang.find_go = build_starts
 if sys.argv[1] == "name server":
     import socket
     socket.getaddrinfo = lambda *_, **__: threading.Event().wait()

@@ -28,7 +28,7 @@ def start_build() -> "subprocess.Popen[str]":
 
 def test_node_programs_are_built_apart_from_the_control_plane(fake_go: FakeGo) -> None:
     control_plane, node = assets.kubernetes(), assets.node(DEFAULT)
-    assert node.folder == cache.root() / f"node-{DEFAULT}-{cache.architecture()}"
+    assert node.folder == cache.cache_root() / f"node-{DEFAULT}-{cache.machine_architecture()}"
     assert {"kubelet", "kube-proxy", "kube-scheduler"} <= {file.name for file in node.folder.iterdir()}
     assert [command.split(" ", 1)[0] for command in fake_go.list_commands("build")] == [
         str(assets.PINS / DEFAULT),
@@ -65,16 +65,16 @@ def test_failed_build_reports_the_cause_and_leaves_no_folder(fake_go: FakeGo) ->
     fake_go.set("mode", "fails")
     with pytest.raises(ClusterError, match=r"go build failed:\nmain\.go:1:2: undefined: nonsense$"):
         assets.kubernetes()
-    assert not list(cache.root().glob("*/"))
+    assert not list(cache.cache_root().glob("*/"))
     fake_go.set("mode", "works")
     assert assets.kubernetes().path("etcd").exists()
 
 
 def test_build_that_lacks_programs_fails(fake_go: FakeGo) -> None:
     fake_go.set("mode", "partial")
-    with pytest.raises(ClusterError, match="made no etcd, kube-controller-manager, kubectl"):
+    with pytest.raises(ClusterError, match="did not create etcd, kube-controller-manager, kubectl"):
         assets.kubernetes()
-    assert not list(cache.root().glob("*/"))
+    assert not list(cache.cache_root().glob("*/"))
 
 
 def test_killed_build_is_removed_and_built_again(fake_go: FakeGo) -> None:
@@ -86,13 +86,13 @@ def test_killed_build_is_removed_and_built_again(fake_go: FakeGo) -> None:
     builder.kill()
     builder.communicate()
     wait_until_gone(go)
-    [part] = cache.root().glob(".*.part")
+    [part] = cache.cache_root().glob(".*.part")
     assert (part / "kube-apiserver").exists()
 
     fake_go.set("mode", "works")
     assert assets.kubernetes().path("kubectl").exists()
     assert len(fake_go.list_commands("build")) == 2
-    assert not list(cache.root().glob(".*.part"))
+    assert not list(cache.cache_root().glob(".*.part"))
 
 
 def test_second_of_two_concurrent_builds_waits_and_uses_the_first(fake_go: FakeGo) -> None:
@@ -102,7 +102,7 @@ def test_second_of_two_concurrent_builds_waits_and_uses_the_first(fake_go: FakeG
     assert [builder.returncode for builder in builders] == [0, 0], answers
     assert len({out for out, _ in answers}) == 1
     assert len(fake_go.list_commands("build")) == 1
-    assert sum("another process is making it" in err for _, err in answers) == 1
+    assert sum("waiting for another process" in err for _, err in answers) == 1
 
 
 def test_long_build_reports_progress(

@@ -17,11 +17,11 @@ from tools.local_cluster.__main__ import main
             1,
             "error: no cluster 'x' is running; start it: tools/cluster up --name x\n",
         ),
-        (["up", "--name", ""], 2, "error: --name '': up to 32 lower-case letters, digits and hyphens\n"),
+        (["up", "--name", ""], 2, "error: --name '': a name has up to 32 lower-case letters, digits and hyphens\n"),
         (
             ["up", "--name", "../x"],
             2,
-            "error: --name '../x': up to 32 lower-case letters, digits and hyphens\n",
+            "error: --name '../x': a name has up to 32 lower-case letters, digits and hyphens\n",
         ),
         (["up", "--kubernetes", "1.37"], 2, "error: kubernetes='1.37' is not a Kubernetes release: "),
     ],

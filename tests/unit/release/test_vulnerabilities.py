@@ -109,5 +109,5 @@ def test_system_packages_are_named_by_their_source(tmp_path: Path) -> None:
     status = b"Package: libssl3\nStatus: install ok installed\nArchitecture: amd64\nSource: openssl (3.0-1)\n"
     status += b"Version: 3.0-1+b2\n"
     layer = {"etc/os-release": b'ID=debian\nVERSION_ID="12"\n', "var/lib/dpkg/status": status}
-    found = image_contents.read(write_archive(tmp_path / "image.tar", layer))
+    found = image_contents.read_inventory(write_archive(tmp_path / "image.tar", layer))
     assert list(vulnerabilities.in_image(found)) == [PackageVersion("Debian:12", "openssl", "3.0-1")]

@@ -127,5 +127,5 @@ def test_every_supported_python_has_the_pinned_wheels(tools: Path) -> None:
             requirements = (project.ROOT / "requirements").glob("*.txt")
             pinned = "".join(path.read_text() for path in requirements)
             for name in {name for names in index["wheels"].values() for name in names}:
-                digest = oci.digest(archive.read(f"wheels/{name}")).removeprefix("sha256:")
+                digest = oci.compute_digest(archive.read(f"wheels/{name}")).removeprefix("sha256:")
                 assert f"--hash=sha256:{digest}" in pinned, name

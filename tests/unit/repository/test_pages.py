@@ -18,7 +18,7 @@ from tools.cli.common import sse_guide
 from tools.cli.doctor import checks
 from tools.cli.migrate import sse_settings
 from tools.codegen import reference, values
-from tools.images.image import version
+from tools.images.image import chart_version
 from tools.release.azure import extension, flux, identities
 
 
@@ -72,9 +72,9 @@ def test_arc_page_has_all_commands_of_a_release() -> None:
     registry = "registry.example/akv"
     made = "\n".join(
         [
-            identities.commands(),
-            extension.commands(version()),
-            flux.commands(registry, "flux/akv-secret-store", version()),
+            identities.identity_section(),
+            extension.extension_section(chart_version()),
+            flux.flux_section(registry, "flux/akv-secret-store", chart_version()),
         ]
     )
     shown = {block.text for block in list_blocks("docs/arc.md")}

@@ -8,7 +8,7 @@ from tools import plain_english
 
 ROOT = Path(__file__).resolve().parents[3]
 # How many files may be exempt. Lower the number when files leave the list; never raise it.
-MAX_NOT_REWRITTEN = 74
+MAX_NOT_REWRITTEN = 0
 RULES = plain_english.LanguageRules.read()
 
 

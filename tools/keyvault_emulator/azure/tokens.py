@@ -13,7 +13,7 @@ from tools.keyvault_emulator.azure.access import TokenIdentity
 from tools.keyvault_emulator.azure.certificates import base64url, public_jwk
 from tools.keyvault_emulator.azure.state import Identity, Vault
 from tools.keyvault_emulator.errors import EmulatorError, ErrorAnswer, vault_error
-from tools.pki import pem, write_private
+from tools.pki import encode_pem, write_private
 
 SKEW = 300
 """The accepted difference of clocks in seconds: five minutes, in Entra and in Key Vault."""
@@ -50,7 +50,7 @@ class TokenSigner:
     def roll(self) -> None:
         """Replace the key. All tokens that were issued before become invalid."""
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        write_private(self._file, pem(key))
+        write_private(self._file, encode_pem(key))
         self._use_key(key)
 
     def _use_key(self, key: rsa.RSAPrivateKey) -> None:

@@ -1,8 +1,8 @@
-"""A node's network: a namespace of its own, a cable to this machine, and addresses that nobody else uses.
+"""A node's network: a network namespace, a veth pair to this machine, and addresses that no other network uses.
 
-Pods reach this machine (the API server, an emulator) at `host`; this machine reaches pods and Services by routes over
-the cable. Nothing else is touched, no rule and no setting of the machine: where the namespace ends, so does the cable,
-and with it address and routes. So pods have no way into the world.
+Pods reach this machine (the API server, an emulator) at `host`. This machine reaches pods and Services by routes over
+the veth pair. The node changes no firewall rule and no setting of the machine. The kernel removes the veth pair with
+the namespace, and with it the addresses and routes. Pods reach no other network.
 """
 
 import subprocess
@@ -20,14 +20,14 @@ _POLL_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class NodeNetwork:
-    """The addresses of the node `number`, out of 198.18.0.0/15: set aside for benchmarks of networks, so free."""
+    """The addresses of one node. They are in 198.18.0.0/15, which is reserved for benchmarks and therefore unused."""
 
     number: int
     namespace: Path
 
     @property
     def link(self) -> str:
-        """Return the name of the cable's end on this machine. It is unique, so a number belongs to one cluster."""
+        """Return the name of the veth device on this machine. It is unique, so each number belongs to one cluster."""
         return f"akv-node{self.number}"
 
     @property
@@ -42,28 +42,28 @@ class NodeNetwork:
 
     @property
     def pods(self) -> str:
-        """The pods' addresses."""
+        """Return the addresses of the pods."""
         return f"198.18.{self.number}.128/25"
 
     @property
     def services(self) -> str:
-        """The Services' addresses."""
+        """Return the addresses of the Services."""
         return f"198.19.{self.number}.0/24"
 
     @property
     def api(self) -> str:
-        """The Service `kubernetes`: the first address."""
+        """Return the address of the Service `kubernetes`, which is the first address of the Services."""
         return f"198.19.{self.number}.1"
 
     @property
     def dns(self) -> str:
-        """Where CoreDNS answers."""
+        """Return the address of CoreDNS."""
         return f"198.19.{self.number}.10"
 
 
 def create(processes: ServerProcesses, log: Path) -> NodeNetwork:
-    """A network that lives as long as a process among `processes`, of this name: network."""
-    # It does nothing but be there: the namespace is the process's.
+    """Create the network. It lives as long as the process `network` of `processes`."""
+    # The process only sleeps. It exists because the namespace needs a process.
     pid = processes.start("network", ["unshare", "--net", "sleep", "infinity"], log)
     namespace = Path(f"/proc/{pid}/ns/net")
     deadline = time.monotonic() + _START_SECONDS
@@ -105,11 +105,11 @@ def _connect_namespace(pid: int, namespace: Path) -> NodeNetwork:
         try:
             _run_command(["ip", "link", "add", network.link, "type", "veth", "peer", "name", "eth0", "netns", str(pid)])
         except ClusterError as error:
-            if "File exists" in str(error):  # somebody was faster
+            if "File exists" in str(error):  # another node took the number in the meantime
                 continue
             raise
         return network
-    raise ClusterError(f"{len(_NUMBERS)} nodes run on this machine already: end some (`ip link` shows them)")
+    raise ClusterError(f"{len(_NUMBERS)} nodes run on this machine already: stop some (`ip link` shows them)")
 
 
 def _namespace_identity(namespace: Path) -> str | None:

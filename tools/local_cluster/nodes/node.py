@@ -1,6 +1,6 @@
-"""A node beside the control plane: kubelet, kube-proxy and CoreDNS, with Debian's containerd, in namespaces.
+"""A node beside the control plane: kubelet, kube-proxy and CoreDNS, with Debian's containerd, in Linux namespaces.
 
-It needs root, and nothing of it is left when it ends: one process holds the network, another is the node's pid 1.
+It needs root. One process holds the network, and another one is the node's pid 1. When both end, nothing remains.
 """
 
 import os
@@ -37,7 +37,7 @@ DNS_BINDING = {
 
 
 def prepare(version: str) -> None:
-    """Everything that a node needs of this machine: programs, packages, and root. Raises ClusterError."""
+    """Check that this machine has root, the packages and the programs that a node needs. Raise ClusterError if not."""
     if os.geteuid() != 0:
         raise BadInput("a node needs root, for namespaces, mounts and cgroups: run the same command with sudo")
     try:
@@ -49,7 +49,7 @@ def prepare(version: str) -> None:
 
 
 class ClusterNode:
-    """The node of one control plane. Its processes are those of `processes`, and end with them."""
+    """The node of one control plane. Its processes are started by `processes` and end with them."""
 
     def __init__(self, folder: Path, version: str, processes: ServerProcesses, logs: Path) -> None:
         self._folder, self._version, self._processes, self._logs = folder, version, processes, logs
@@ -57,14 +57,14 @@ class ClusterNode:
         self.network: NodeNetwork = network.create(processes, logs / "network.log")
 
     def start(self, url: str, authority: pki.ClusterAuthority) -> None:
-        """Start it, with the image that every pod needs; the kubelet registers it with the API server at `url`."""
+        """Start the node, with the image of every pod's sandbox. The kubelet registers it at the API server `url`."""
         coredns = assets.tool("coredns")
         pki_folder = authority.pair.cert.parent
         layout = node_servers.NodeLayout(
             self._folder, self._version, pki_folder, assets.node(self._version).folder, coredns, self.network
         )
         layout.write()
-        layout.image.write_bytes(pause_image.archive(coredns.with_name("pause"), node_servers.SANDBOX_IMAGE))
+        layout.image.write_bytes(pause_image.build_archive(coredns.with_name("pause"), node_servers.SANDBOX_IMAGE))
         authority.issue("kubelet-server", user=node_servers.NAME, hosts=(self.network.node, node_servers.NAME))
         for name, (user, groups) in node_servers.CLIENTS.items():
             pair = authority.issue(name, user=user, groups=groups)
@@ -80,24 +80,24 @@ class ClusterNode:
         """Let the node pull images from this registry, `HOST:PORT`, without TLS."""
         file = node_servers.registry_file(self._folder, registry)
         file.parent.mkdir(parents=True, exist_ok=True)
-        # containerd 1.6 takes the scheme from the table alone.
+        # containerd 1.6 takes the scheme only from the name of this table.
         file.write_text(f'[host."http://{registry}"]\n  capabilities = ["pull", "resolve"]\n')
 
     def load(self, archive: Path) -> None:
-        """Make the images of an archive (OCI or `docker save`) known to the node."""
-        load(self.pid, archive.read_bytes())
+        """Load the images of an archive (OCI or `docker save`) into the node."""
+        load_images(self.pid, archive.read_bytes())
 
 
 def _remove_abandoned(cgroups: Iterable[Path]) -> None:
-    """Remove what those left whose supervisor was killed together with them: empty, since the kernel ended the rest."""
+    """Remove the empty cgroups of nodes whose supervisor was killed together with them."""
     for folder in cgroups:
         for old in folder.parent.glob("akv-node*-*"):
             if not Path("/proc", old.name.rpartition("-")[2]).exists():
                 remove_cgroup(str(old))
 
 
-def load(pid: int, archive: bytes) -> None:
-    """The same, for the node whose process is `pid`."""
+def load_images(pid: int, archive: bytes) -> None:
+    """Load the images of an archive into the node whose process is `pid`."""
     command = ["nsenter", f"--mount=/proc/{pid}/ns/mnt", "ctr", f"--address={node_servers.SOCKET}"]
     done = subprocess.run(
         [*command, "--namespace=k8s.io", "images", "import", "-"], input=archive, capture_output=True, check=False

@@ -1,12 +1,13 @@
-"""A node's first process: started by its path, alone, like supervisor.py.
+"""A node's first process. It is started by its path, like supervisor.py, and imports nothing of this repository.
 
-    python node_init.py NODE.json          prepares cgroups, and becomes ...
-    python node_init.py NODE.json inside   ... pid 1 of namespaces of its own, which starts the node's servers
+    python node_init.py NODE.json          prepares cgroups, and then runs:
+    python node_init.py NODE.json inside   is pid 1 of its own namespaces, and starts the node's servers
 
-What the node mounts, writes to /run, /var and /etc, and starts, is seen inside alone and gone with this process. The
-file says: `namespace` the network's, `cgroup` the name of the node's cgroups, `hostname`, `servers` their command lines
-by name, `containerd_socket` where containerd listens, `image` the archive that it imports before the next server is
-started, `logs` the folder of their logs. This process ends when one of the servers ends, and everything ends with it.
+The node's mounts, its processes and its changes to /run, /var and /etc are visible only inside these namespaces, and
+end with this process. The file has these fields: `namespace` is the network namespace, `cgroup` the name of the node's
+cgroups, `hostname` the node's name, `servers` the command lines of the servers by name, `containerd_socket` the socket
+of containerd, `image` the archive that containerd imports before the next server starts, and `logs` the folder of the
+logs. This process ends when one of the servers ends, and the kernel then ends the others.
 """
 
 import ctypes
@@ -25,7 +26,7 @@ _OPTIONS_OF_ALL = {"rw", "xattr", "noprefix", "clone_children"}
 
 
 class CgroupMount(NamedTuple):
-    """A cgroup file system that is mounted: version 2's, or one of version 1's."""
+    """A mounted cgroup file system of version 1 or 2."""
 
     kind: str
     options: str
@@ -34,15 +35,15 @@ class CgroupMount(NamedTuple):
 
     @property
     def controllers(self) -> set[str]:
-        """Those of version 1."""
+        """Return the controllers of a file system of version 1."""
         return set(self.options.split(",")) - _OPTIONS_OF_ALL
 
 
 def main() -> NoReturn:
-    """Outside or inside."""
+    """Prepare the cgroups and enter the namespaces, or start the servers inside them."""
     config = json.loads(Path(sys.argv[1]).read_text())
     if sys.argv[2:] == ["inside"]:
-        inside(config)
+        run_servers(config)
     for folder in cgroup_folders(config["cgroup"]):
         _join_cgroup(folder)
     command = ["nsenter", f"--net={config['namespace']}", "unshare", *(f"--{name}" for name in _UNSHARED)]
@@ -51,9 +52,10 @@ def main() -> NoReturn:
 
 
 def cgroup_folders(name: str) -> list[Path]:
-    """The node's cgroup in each hierarchy of this machine, below the caller's own.
+    """Return the node's cgroup in each hierarchy of this machine.
 
-    In version 2 a group that has processes can have no groups with controllers: there it is below the root.
+    In version 1 it is below the caller's cgroup. In version 2 it is below the root, because a cgroup that has processes
+    cannot pass controllers to the cgroups below it.
     """
     own = [line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines()]
     folders = []
@@ -66,9 +68,9 @@ def cgroup_folders(name: str) -> list[Path]:
     return folders
 
 
-def inside(config: dict[str, Any]) -> NoReturn:
-    """Be the node's pid 1."""
-    # Opened before the mounts: the folder may lie below one of them.
+def run_servers(config: dict[str, Any]) -> NoReturn:
+    """Start the node's servers as its pid 1. Exit when one of them ends."""
+    # These files are opened before the mounts, because the mounts can hide their folder.
     logs = {name: Path(config["logs"], f"{name}.log").open("ab") for name in config["servers"]}  # noqa: SIM115
     image = Path(config["image"]).open("rb")  # noqa: SIM115
     _mount_cgroups()
@@ -80,7 +82,7 @@ def inside(config: dict[str, Any]) -> NoReturn:
         if name == "containerd":
             _import_image(process, config["containerd_socket"], image)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    # What containerd's shims leave behind becomes a child of this process, too.
+    # Orphans of containerd's shims also become children of this process.
     while True:
         pid, status = os.wait()
         if name := servers.get(pid):
@@ -89,19 +91,20 @@ def inside(config: dict[str, Any]) -> NoReturn:
 
 
 def _import_image(containerd: "subprocess.Popen[bytes]", socket: str, image: BinaryIO) -> None:
-    """Import the image before the kubelet starts: a kubelet that meets the import's temporary mount ends."""
+    """Import the image before the kubelet starts. A kubelet that finds the import's temporary mount ends."""
     while containerd.poll() is None and not Path(socket).exists():
         time.sleep(0.01)
     command = ["ctr", f"--address={socket}", "--namespace=k8s.io", "images", "import", "-"]
     done = subprocess.run(command, stdin=image, capture_output=True, check=False)
-    # Where containerd has ended, the caller reports its last lines.
+    # If containerd has ended, the caller reports the end of its log.
     if done.returncode and containerd.poll() is None:
         sys.exit(f"the image cannot be imported: {done.stderr.decode(errors='replace').strip()}")
 
 
 def _mount_cgroups() -> None:
     hierarchies = _find_hierarchies()
-    # For the containers' namespaces; this machine sees nothing of it, since unshare has made everything private.
+    # The containers' namespaces need shared mounts. This machine does not see them, because unshare made all mounts
+    # private.
     _run_command("mount", "--make-rshared", "/")
     _run_command("mount", "-t", "sysfs", "sysfs", "/sys")
     if any(hierarchy.kind == "cgroup" for hierarchy in hierarchies):
@@ -142,7 +145,7 @@ def _find_hierarchies() -> list[CgroupMount]:
 
 def _join_cgroup(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    # A new cpuset of version 1 is empty, and takes nobody in before it isn't.
+    # A new cpuset of version 1 has no CPUs and no memory, and accepts no process until it has both.
     for name in ("cpuset.cpus", "cpuset.mems"):
         if (folder / name).exists() and not (folder / "cgroup.controllers").exists():
             (folder / name).write_text((folder.parent / name).read_text())

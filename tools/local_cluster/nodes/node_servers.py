@@ -1,4 +1,4 @@
-"""The configuration files and command lines of a node's servers. Nothing is started here."""
+"""The configuration files and command lines of a node's servers. This module starts nothing."""
 
 import json
 import sys
@@ -13,9 +13,9 @@ from tools.local_cluster.programs import versions
 NAME = "node"
 SANDBOX_IMAGE = "localhost/pause:1"
 SOCKET = Path("/run/akv-node/containerd.sock")
-"""The containerd's, as the node sees it; not where a containerd of this machine would have its own."""
+"""The socket of the node's containerd. A containerd of this machine uses another path."""
 
-# Minor releases. A kubelet ends at a setting that it does not know.
+# The minor releases that introduced these settings. A kubelet ends if its configuration has an unknown setting.
 _NFTABLES_SINCE = 31
 _FAIL_CGROUP_V1_SINCE = 31
 _PULL_CREDENTIALS_SINCE = 35
@@ -25,9 +25,9 @@ CLIENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "kube-proxy": ("system:kube-proxy", ()),
     "coredns": ("system:coredns", ()),
 }
-"""As whom each speaks to the API server: user and groups."""
+"""The user and the groups as which each client authenticates to the API server."""
 
-# /run is the node's own, in memory, and gone with it: everything lies there.
+# All state is below /run. The node's /run is in memory and ends with the node.
 _CONTAINERD = """\
 version = 2
 root = "/run/containerd/root"
@@ -38,7 +38,7 @@ state = "/run/containerd/state"
 
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{sandbox}"
-  # Without CAP_SYS_RESOURCE nobody's score can be lowered, and runc ends with "can't get final child's PID".
+  # Without CAP_SYS_RESOURCE no process can lower a score, and runc ends with "can't get final child's PID".
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
@@ -59,18 +59,18 @@ _COREFILE = """\
 
 
 def registry_file(folder: Path, host: str) -> Path:
-    """Return the file from which containerd learns, at each pull, how to reach a registry."""
+    """Return the file with the address of a registry. containerd reads it at each pull."""
     return folder / "registries" / host / "hosts.toml"
 
 
 def proxy_mode(version: str) -> str:
-    """By which of the kernel's tables that release's kube-proxy leads to Services."""
-    return "nftables" if versions.minor(version) >= _NFTABLES_SINCE else "iptables"
+    """Return the mode in which the release's kube-proxy routes to Services: nftables or iptables."""
+    return "nftables" if versions.minor_version(version) >= _NFTABLES_SINCE else "iptables"
 
 
 @dataclass(frozen=True)
 class NodeLayout:
-    """One node's folder, release, programs and network. `pki` has kubelet.crt and ca.crt of the control plane."""
+    """The folder, release, programs and network of one node. `pki` has kubelet-server.crt and ca.crt."""
 
     folder: Path
     version: str
@@ -81,15 +81,15 @@ class NodeLayout:
 
     @property
     def image(self) -> Path:
-        """The archive with the image of every pod's sandbox."""
+        """Return the archive with the image of every pod's sandbox."""
         return self.folder / "pause.tar"
 
     def kubeconfig(self, client: str) -> Path:
-        """Of one of CLIENTS."""
+        """Return the kubeconfig of one of CLIENTS."""
         return self.folder / f"{client}.kubeconfig"
 
     def write(self) -> None:
-        """The files that the command lines below refer to."""
+        """Write the files to which the command lines refer."""
         texts = {
             "containerd.toml": _CONTAINERD.format(socket=SOCKET, sandbox=SANDBOX_IMAGE, folder=self.folder),
             "Corefile": _COREFILE.format(dns=self.network.dns, kubeconfig=self.kubeconfig("coredns")),
@@ -104,7 +104,7 @@ class NodeLayout:
             path.write_text(text)
 
     def init(self, program: Path, cgroup: str, logs: Path) -> list[str]:
-        """The command line of the node's first process, which starts the others."""
+        """Write the file for the node's first process, which starts the others. Return its command line."""
         config = {
             "namespace": str(self.network.namespace),
             "cgroup": cgroup,
@@ -119,7 +119,7 @@ class NodeLayout:
         return [sys.executable, "-I", str(program), str(file)]
 
     def _server_commands(self) -> dict[str, list[str]]:
-        # In the order in which they are started.
+        # In the order of the start.
         return {
             "containerd": ["containerd", f"--config={self.folder}/containerd.toml"],
             "kubelet": [
@@ -151,20 +151,21 @@ class NodeLayout:
             "clusterDomain": "cluster.local",
             "resolvConf": f"{self.folder}/resolv.conf",
             "cgroupDriver": "cgroupfs",
-            **({"failCgroupV1": False} if versions.minor(self.version) >= _FAIL_CGROUP_V1_SINCE else {}),
-            # A kubelet that has pulled an image refuses the same image under another name, by which it was loaded.
+            **({"failCgroupV1": False} if versions.minor_version(self.version) >= _FAIL_CGROUP_V1_SINCE else {}),
+            # Without this setting, a kubelet that has pulled an image refuses the same image if it was loaded under
+            # another name.
             **(
                 {"imagePullCredentialsVerificationPolicy": "NeverVerify"}
-                if versions.minor(self.version) >= _PULL_CREDENTIALS_SINCE
+                if versions.minor_version(self.version) >= _PULL_CREDENTIALS_SINCE
                 else {}
             ),
             "failSwapOn": False,
-            "oomScoreAdj": 0,  # lower than its own nobody may set it without CAP_SYS_RESOURCE
-            # The machine is somebody's: neither its full disk nor its old images are the node's business.
+            "oomScoreAdj": 0,  # a lower value than the current one needs CAP_SYS_RESOURCE
+            # The machine also has other uses: the node must not react to its full disk or delete its images.
             "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%"},
             "imageGCHighThresholdPercent": 100,
             "registerWithTaints": [],
-            # Changes of ConfigMaps and probes' results are wanted soon.
+            # Apply changes of ConfigMaps and the results of probes soon.
             "syncFrequency": "10s",
         }
 
@@ -176,7 +177,7 @@ class NodeLayout:
             "clientConnection": {"kubeconfig": str(self.kubeconfig("kube-proxy"))},
             "hostnameOverride": NAME,
             "clusterCIDR": self.network.pods,
-            # Limits of the machine's connection tracking cannot be set from a network namespace.
+            # A network namespace cannot set the limits of the machine's connection tracking.
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         }
 

@@ -1,4 +1,4 @@
-"""The image of a pod's sandbox, which no registry is asked for: one program, written as `docker save` would."""
+"""Build the image of a pod's sandbox, so that the node needs no registry for it. It has the form of `docker save`."""
 
 import hashlib
 import io
@@ -9,11 +9,11 @@ from pathlib import Path
 from tools.local_cluster.programs import cache
 
 
-def archive(program: Path, name: str) -> bytes:
-    """An image `name` that runs `program`, which needs nothing beside it."""
+def build_archive(program: Path, name: str) -> bytes:
+    """Return an archive with the image `name`. It contains only `program`, a static binary, and runs it."""
     layer = _tar_of({"pause": program.read_bytes()})
     config = {
-        "architecture": cache.architecture(),
+        "architecture": cache.machine_architecture(),
         "os": "linux",
         "config": {"Entrypoint": ["/pause"], "User": "65535:65535"},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},

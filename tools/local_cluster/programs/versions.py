@@ -1,4 +1,4 @@
-"""Version numbers of Kubernetes and Go, and the go.mod of a Kubernetes release. No file is touched here."""
+"""Version numbers of Kubernetes and Go, and the go.mod of a Kubernetes release. This module reads no files."""
 
 import re
 from collections.abc import Collection
@@ -6,10 +6,10 @@ from collections.abc import Collection
 from tools.local_cluster.errors import BadInput, ClusterError
 
 DEFAULT_KUBERNETES = "1.37.2"
-"""The control plane that everything here runs on unless `KUBERNETES` or `--kubernetes` names another."""
+"""The release of the control plane, unless `KUBERNETES` or `--kubernetes` names another one."""
 
 MINIMUM_GO = "1.26.1"
-"""Written into the go.mod of every graph; a Go below it is not used."""
+"""The minimum version of Go. Every go.mod contains it, and older versions are not used."""
 
 GO_MOD = """\
 // {about} of Kubernetes {version}: which programs, out of which modules. go.sum holds their hashes.
@@ -34,36 +34,39 @@ replace (
 
 
 def kubernetes_version(text: str, source: str) -> str:
-    """`1.37.2` out of `1.37.2` or `v1.37.2`; anything else is a `BadInput` that names `source`."""
+    """Return `1.37.2` for `1.37.2` and `v1.37.2`. Raise `BadInput`, which names `source`, for any other text."""
     match = re.fullmatch(r"v?(1\.\d{1,3}\.\d{1,3})", text.strip())
     if not match:
-        raise BadInput(f"{source}={text!r} is not a Kubernetes release: give three numbers, as in {DEFAULT_KUBERNETES}")
+        raise BadInput(
+            f"{source}={text!r} is not a Kubernetes release: write three numbers, such as {DEFAULT_KUBERNETES}"
+        )
     return match[1]
 
 
-def minor(version: str) -> int:
-    """37 out of `1.37.2`."""
+def minor_version(version: str) -> int:
+    """Return the minor release, such as 37 for `1.37.2`."""
     return int(version.split(".")[1])
 
 
 def go_version(text: str) -> tuple[int, int, int] | None:
-    """(1, 26, 8) out of what `go env GOVERSION` prints (`go1.26.8`), None where no number can be read."""
+    """Return (1, 26, 8) for `go1.26.8`, which `go env GOVERSION` prints. Return None if the text has no version."""
     match = re.match(r"(?:go)?(\d+)\.(\d+)(?:\.(\d+))?", text.strip())
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
 
 
 def go_mod(version: str, upstream: str, about: str, packages: Collection[str]) -> str:
-    """The go.mod that builds `packages` of the release `version`, from the release's own go.mod (`upstream`).
+    """Return a go.mod that builds `packages` of the release `version`, from the release's own go.mod (`upstream`).
 
-    The libraries of a release v1.N.P are published as v0.N.P. etcd's server is taken in the very version
-    whose client the release uses.
+    The libraries of a release v1.N.P are published as v0.N.P. The version of etcd's server is that of the etcd client
+    that the release uses.
     """
     libraries = re.findall(r"^\s*(?:replace\s+)?(k8s\.io/\S+) => \./staging/", upstream, re.MULTILINE)
     etcd = re.search(r"^\s*go\.etcd\.io/etcd/client/v3 (v\S+)", upstream, re.MULTILINE)
     if not libraries or not etcd:
         raise ClusterError(
-            f"the go.mod of Kubernetes {version} is not like those that this was made for: it replaces no"
-            " library by ./staging/…, or names no go.etcd.io/etcd/client/v3"
+            f"the go.mod of Kubernetes {version} does not have the expected form: it replaces no library by"
+            f" ./staging/…,"
+            " or does not require go.etcd.io/etcd/client/v3"
         )
     published = "v0." + version.split(".", 1)[1]
     required = {"go.etcd.io/etcd/server/v3": etcd[1]} if any("/etcd/" in package for package in packages) else {}
@@ -79,16 +82,16 @@ def go_mod(version: str, upstream: str, about: str, packages: Collection[str]) -
 
 
 def etcd_of(go_mod: str) -> str:
-    """The version of etcd's server that a go.mod of ours builds, such as 3.7.0."""
+    """Return the version of etcd's server in a go.mod of this repository, such as 3.7.0."""
     match = re.search(r"^\s*(?:require )?go\.etcd\.io/etcd/server/v3 v(\S+)", go_mod, re.MULTILINE)
     if not match:
-        raise ClusterError("the go.mod of the control plane names no version of go.etcd.io/etcd/server/v3")
+        raise ClusterError("the go.mod of the control plane does not require go.etcd.io/etcd/server/v3")
     return match[1]
 
 
 def kubernetes_link_flags(version: str) -> str:
-    """What the linker writes into the programs, so that they tell their version and not `v0.0.0`."""
-    numbers = {"gitMajor": "1", "gitMinor": str(minor(version))}
+    """Return the linker's flags that put the version into the programs. Without them it would be `v0.0.0`."""
+    numbers = {"gitMajor": "1", "gitMinor": str(minor_version(version))}
     facts = {"gitVersion": f"v{version}", **numbers, "gitCommit": "modules"}
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
     flags = [f"-X {package}.{fact}={value}" for package in packages for fact, value in facts.items()]

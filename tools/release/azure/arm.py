@@ -1,4 +1,4 @@
-"""What the ARM templates share: the chart's settings as parameters, and the frame around them."""
+"""The parts that all ARM templates share: the chart's settings as parameters, and the frame of a template."""
 
 import functools
 import json
@@ -21,57 +21,66 @@ CLUSTER: Json = {
 CLUSTER_SCOPE = "[format('Microsoft.Kubernetes/connectedClusters/{0}', parameters('clusterName'))]"
 
 _SET_BY_ARC = frozenset({"Azure", "global"})
-"""Groups of values that the extension manager itself fills in."""
+"""Groups of values that the extension manager sets itself."""
 
 
 class NamesCollideError(Exception):
-    """Two settings would be one parameter."""
+    """Two settings would have the same parameter."""
 
 
-def template(parameters: Mapping[str, Json], resources: list[Json], **more: Json) -> str:
-    """A template's text; `more`: variables, outputs."""
-    content = {"$schema": SCHEMA, "contentVersion": "1.0.0.0", "parameters": parameters, **more, "resources": resources}
+def build_template(parameters: Mapping[str, Json], resources: list[Json], **more: Json) -> str:
+    """Return the text of a template. `more` can have variables and outputs."""
+    content = {
+        "$schema": SCHEMA,
+        "contentVersion": "1.0.0.0",
+        "parameters": parameters,
+        **more,
+        "resources": resources,
+    }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def of_cluster() -> str:
-    """The flags by which az knows what is installed where, as a command's second line."""
+    """Return the flags of az that name the extension and the cluster, as the second line of a command."""
     return (
         f'\\\n  --name {helm.RELEASE} --cluster-type connectedClusters --cluster-name "$CLUSTER_NAME"'
         ' --resource-group "$RESOURCE_GROUP"'
     )
 
 
-def settings(chart: values.ChartValues) -> Iterator[values.LeafValue]:
-    """The chart's values that people set, with that chart's defaults."""
+def list_settings(chart: values.ChartValues) -> Iterator[values.LeafValue]:
+    """Yield the chart's values that users can set, with the defaults of this chart."""
     for entry in values.walk(chart):
         if isinstance(entry, values.LeafValue) and entry.path.split(".")[0] not in _SET_BY_ARC:
             yield entry
 
 
-def name(path: str) -> str:
-    """The parameter of a setting: `image.pullPolicy` is `imagePullPolicy`. Resource Manager allows no dots."""
+def parameter_name(path: str) -> str:
+    """Return the parameter of a setting: `imagePullPolicy` for `image.pullPolicy`. A parameter cannot have dots."""
     first, *others = path.split(".")
     return first + "".join(word[0].upper() + word[1:] for word in others)
 
 
-def text(description: str, default: str) -> Json:
-    """A parameter that is a string and may be left out."""
+def text_parameter(description: str, default: str) -> Json:
+    """Return an optional parameter with a string."""
     return {"type": "string", "defaultValue": default, "metadata": {"description": description}}
 
 
-def parameters(own: Mapping[str, Json], described: Mapping[str, Json]) -> dict[str, Json]:
-    """The template's own parameters and the settings'. Resource Manager does not tell upper case from lower."""
+def merge_parameters(own: Mapping[str, Json], described: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the template's own parameters and those of the settings.
+
+    Raise `NamesCollideError` if two names differ only in upper and lower case, which Resource Manager ignores.
+    """
     names = [one.lower() for one in (*own, *described)]
     if twice := sorted({one for one in names if names.count(one) > 1}):
         raise NamesCollideError(
-            f"two parameters are called {', '.join(twice)}: rename a value in tools/codegen/values/"
+            f"two parameters have the name {', '.join(twice)}: rename a value in tools/codegen/values/"
         )
     return {**own, **described}
 
 
-def parameter(leaf: values.LeafValue) -> Json:
-    """The setting as a parameter of its own type, with its bounds, its default and its description."""
+def setting_parameter(leaf: values.LeafValue) -> Json:
+    """Return the parameter of a setting with its type, bounds, default and description."""
     known = _schema_of(leaf.path)
     bounds = {
         mine: known[theirs]
@@ -101,7 +110,7 @@ _TYPES: Mapping[type[inspect.Type], str] = {
 
 
 def _schema_of(path: str) -> Json:
-    """What the chart's own schema says of a value."""
+    """Return the schema of a value in the chart's schema."""
     node = _chart_schema()
     for word in path.split("."):
         node = node["properties"][word]
@@ -113,6 +122,6 @@ def _chart_schema() -> Json:
     return values.schema()
 
 
-def escape(word: str) -> str:
-    """A key inside a dotted one, as helm's --set has it."""
+def escape_dots(word: str) -> str:
+    """Escape the dots of a key, so that it can be part of a dotted name of helm's --set."""
     return word.replace(".", r"\.")

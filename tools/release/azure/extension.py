@@ -1,9 +1,9 @@
 """The chart as an extension of an Arc-enabled cluster: an ARM template, and the command lines of `az k8s-extension`.
 
-The extension manager hands every setting to helm as a string under its dotted name. So the template makes strings of
-the parameters: `true`, `120`, `a,b`; and of structured ones a setting for each part, such as `resources.limits.memory`.
-Those that are at the chart's default are left out: an automatic upgrade brings the next version's defaults, its image
-first of all.
+The extension manager passes every setting to helm as a string with its dotted name. Therefore the template converts
+each parameter to a string, such as `true`, `120` or `a,b`. It converts a structured parameter to one setting for each
+part, such as `resources.limits.memory`. It leaves out settings with the chart's default, because an automatic upgrade
+must be able to change the defaults, above all the image.
 """
 
 import json
@@ -18,28 +18,28 @@ from tools.release.azure import arm
 
 API_VERSION = "2023-05-01"
 _RESTS = "Keys are the rest of the setting's dotted name, such as {example}; values are strings."
-_FIELDS = "Each item's keys are what follows {path}[N]. in the setting's dotted name; values are strings."
+_FIELDS = "The keys of each item are the rest of the setting's dotted name after {path}[N].; values are strings."
 
 
-def extension(chart: values.ChartValues) -> str:
-    """The template of Microsoft.KubernetesConfiguration/extensions."""
-    leaves = list(arm.settings(chart))
+def extension_template(chart: values.ChartValues) -> str:
+    """Return the template of Microsoft.KubernetesConfiguration/extensions."""
+    leaves = list(arm.list_settings(chart))
     own: dict[str, arm.Json] = {
         "clusterName": arm.CLUSTER,
-        "extensionName": arm.text("The extension's name, which is the helm release's, too.", helm.RELEASE),
+        "extensionName": arm.text_parameter("The name of the extension and of the helm release.", helm.RELEASE),
         "extensionType": {
             "type": "string",
             "minLength": 1,
             "metadata": {"description": "The extension type under which this chart is registered."},
         },
-        "extensionVersion": arm.text(
-            "The version to stay at; empty: the newest of the release train, upgraded automatically.", ""
+        "extensionVersion": arm.text_parameter(
+            "The version to install and keep; empty: the newest of the release train, upgraded automatically.", ""
         ),
-        "releaseTrain": arm.text("The release train, where no version is given.", "Stable"),
-        "releaseNamespace": arm.text("The namespace to install into.", helm.RELEASE),
+        "releaseTrain": arm.text_parameter("The release train, if no version is given.", "Stable"),
+        "releaseNamespace": arm.text_parameter("The namespace to install into.", helm.RELEASE),
     }
     plain = {leaf.path: text for leaf in leaves if (text := _as_text(leaf))}
-    parts = {arm.name(leaf.path): _as_parts(leaf) for leaf in leaves if leaf.path not in plain}
+    parts = {arm.parameter_name(leaf.path): _as_parts(leaf) for leaf in leaves if leaf.path not in plain}
     merged = ", ".join(f"variables('{name}')" for name in ("plainSettings", *parts))
     at_default = (
         "contains(variables('defaults'), concat(lambdaVariables('one').key, '=', lambdaVariables('one').value))"
@@ -61,8 +61,8 @@ def extension(chart: values.ChartValues) -> str:
         "scope": arm.CLUSTER_SCOPE,
         "properties": properties,
     }
-    return arm.template(
-        arm.parameters(own, {arm.name(leaf.path): _extension_parameter(leaf) for leaf in leaves}),
+    return arm.build_template(
+        arm.merge_parameters(own, {arm.parameter_name(leaf.path): _extension_parameter(leaf) for leaf in leaves}),
         [resource],
         variables={
             "defaults": [f"{key}={value}" for leaf in leaves for key, value in as_settings(leaf, leaf.default)],
@@ -73,13 +73,13 @@ def extension(chart: values.ChartValues) -> str:
     )
 
 
-def commands(version: str) -> str:
-    """The page about `az k8s-extension`."""
+def extension_section(version: str) -> str:
+    """Return the section about `az k8s-extension`."""
     return f"""\
 ## As an extension of an Arc-enabled cluster
 
-The chart, registered as an extension type of your own: `EXTENSION_TYPE`. Every setting of the chart's values.yaml is
-one of `--configuration-settings`, by its dotted name.
+This needs the chart to be registered as an extension type of your own: `EXTENSION_TYPE`. Every setting of the chart's
+values.yaml can be one of `--configuration-settings`, by its dotted name.
 
 ```console
 az k8s-extension create {arm.of_cluster()} \\
@@ -91,7 +91,7 @@ az k8s-extension show {arm.of_cluster()}
 az k8s-extension delete {arm.of_cluster()}
 ```
 
-Or with the settings as parameters, which have their bounds and descriptions:
+Alternatively, deploy the template. It has the settings as parameters, with their bounds and descriptions:
 
 ```console
 az deployment group create --resource-group "$RESOURCE_GROUP" --template-file extension.json \\
@@ -101,7 +101,7 @@ az deployment group create --resource-group "$RESOURCE_GROUP" --template-file ex
 
 
 def _extension_parameter(leaf: values.LeafValue) -> arm.Json:
-    described = arm.parameter(leaf)
+    described = arm.setting_parameter(leaf)
     match leaf.type:
         case inspect.DictType(value_type=inspect.StrType()):
             return described
@@ -123,8 +123,8 @@ def _extension_parameter(leaf: values.LeafValue) -> arm.Json:
 
 
 def _as_text(leaf: values.LeafValue) -> str:
-    """The expression of a setting that one string can say; empty where it takes several."""
-    given = f"parameters('{arm.name(leaf.path)}')"
+    """Return the expression for a setting that one string can contain, or "" if it needs several settings."""
+    given = f"parameters('{arm.parameter_name(leaf.path)}')"
     match leaf.type:
         case inspect.BoolType():
             return f"[if({given}, 'true', 'false')]"
@@ -138,8 +138,8 @@ def _as_text(leaf: values.LeafValue) -> str:
 
 
 def _as_parts(leaf: values.LeafValue) -> str:
-    """The expression of an object that has a setting for each part of this one."""
-    given = f"parameters('{arm.name(leaf.path)}')"
+    """Return the expression for an object with one setting for each part of a structured setting."""
+    given = f"parameters('{arm.parameter_name(leaf.path)}')"
     value = "lambda('part', string(lambdaVariables('part').value))"
     match leaf.type:
         case inspect.ListType():
@@ -149,7 +149,7 @@ def _as_parts(leaf: values.LeafValue) -> str:
             union = "lambda('all', 'one', union(lambdaVariables('all'), lambdaVariables('one')))"
             return f"[reduce(map({given}, {each}), createObject(), {union})]"
         case inspect.DictType(value_type=inspect.StrType()):
-            # Labels and annotations: the dots in their names part nothing.
+            # The keys of labels and annotations can have dots, which do not separate parts.
             key = f"lambda('part', concat('{leaf.path}.', replace(lambdaVariables('part').key, '.', '\\.')))"
         case _:
             key = f"lambda('part', concat('{leaf.path}.', lambdaVariables('part').key))"
@@ -157,7 +157,7 @@ def _as_parts(leaf: values.LeafValue) -> str:
 
 
 def as_settings(leaf: values.LeafValue, value: Any) -> list[tuple[str, str]]:
-    """The setting as the extension manager gets it: dotted keys and strings."""
+    """Return the setting in the form of the extension manager: dotted keys and strings."""
     if isinstance(leaf.type, inspect.ListType) and isinstance(leaf.type.item_type, inspect.StrType):
         return [(leaf.path, ",".join(value))]
     return list(_flatten_value(value, leaf.path))
@@ -167,7 +167,7 @@ def _flatten_value(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     match value:
         case dict():
             for key, item in value.items():
-                yield from _flatten_value(item, f"{path}.{arm.escape(key)}".removeprefix("."))
+                yield from _flatten_value(item, f"{path}.{arm.escape_dots(key)}".removeprefix("."))
         case list():
             for at, item in enumerate(value):
                 yield from _flatten_value(item, f"{path}[{at}]")

@@ -1,9 +1,10 @@
 """The chart through Flux, for clusters whose owner cannot register an extension type.
 
-An OCI artifact holds two folders of manifests. `release` has the OCIRepository and the HelmRelease of the chart.
-`settings` has the Secret from which the HelmRelease takes its values; what is in it comes from the template's
-parameters, as one text in base64: whatever is in a setting, nothing needs quoting. Without `settings` (the command line
-of az has no substitutions) the chart's defaults hold, or the values in a Secret of that name that somebody made.
+An OCI artifact has two folders of manifests. `release` has the OCIRepository and the HelmRelease of the chart.
+`settings` has the Secret from which the HelmRelease takes its values. The template puts its parameters into the Secret
+as one text in base64, so that no character of a setting needs quoting. The command line of az has no substitutions, so
+it cannot use `settings`. Then the chart's defaults apply, or the values in a Secret of that name that an administrator
+created.
 """
 
 from typing import Any
@@ -16,19 +17,19 @@ from tools.release.azure import arm
 API_VERSION = "2024-11-01"
 SETTINGS = f"{helm.RELEASE}-settings"
 VARIABLE = "values"
-"""What the Kustomization substitutes in the Secret."""
+"""The variable in the Secret that the Kustomization substitutes."""
 
 PULLS = "default"
-"""The ServiceAccount whose imagePullSecrets open the registry; without any, it is asked as nobody."""
+"""The ServiceAccount whose imagePullSecrets have the registry's credentials. Without any, Flux pulls anonymously."""
 
 RETRIES = 3
-"""How often Flux tries a failed install or upgrade again."""
+"""The number of times that Flux retries a failed install or upgrade."""
 
 _RELEASE, _SETTINGS = "release", "settings"
 
 
-def manifests(registry: str, chart: str, version: str) -> oci.Files:
-    """The folders of the artifact."""
+def flux_manifests(registry: str, chart: str, version: str) -> oci.Files:
+    """Return the folders of the artifact."""
     names = {"name": helm.RELEASE, "namespace": helm.RELEASE}
     repository = {
         "apiVersion": "source.toolkit.fluxcd.io/v1",
@@ -39,7 +40,7 @@ def manifests(registry: str, chart: str, version: str) -> oci.Files:
             "url": f"oci://{registry}/{chart}",
             "ref": {"tag": version},
             "serviceAccountName": PULLS,
-            # The chart goes to helm as it is.
+            # Flux passes the chart's archive to helm without unpacking it.
             "layerSelector": {"mediaType": oci.CHART.layer, "operation": "copy"},
         },
     }
@@ -52,10 +53,10 @@ def manifests(registry: str, chart: str, version: str) -> oci.Files:
             "releaseName": helm.RELEASE,
             "chartRef": {"kind": "OCIRepository", "name": helm.RELEASE},
             "valuesFrom": [{"kind": "Secret", "name": SETTINGS, "optional": True}],
-            # Longer than the deadline of the CRD Job, and than a slow site pulls an image.
+            # This is longer than the deadline of the CRD Job, and than the pull of an image over a slow network.
             "timeout": "10m",
             "install": {"remediation": {"retries": RETRIES}},
-            # A failed upgrade is rolled back, also after the last try.
+            # Flux rolls back a failed upgrade, also after the last retry.
             "upgrade": {"remediation": {"retries": RETRIES, "remediateLastFailure": True, "strategy": "rollback"}},
             "driftDetection": {"mode": "enabled"},
         },
@@ -84,12 +85,14 @@ def _kustomize_folder(name: str, objects: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
-def configuration(chart: values.ChartValues, registry: str, artifact: str, version: str) -> str:
-    """The template of Microsoft.KubernetesConfiguration/fluxConfigurations, for this version of the chart alone."""
-    leaves = list(arm.settings(chart))
+def flux_template(chart: values.ChartValues, registry: str, artifact: str, version: str) -> str:
+    """Return the template of Microsoft.KubernetesConfiguration/fluxConfigurations for this version of the chart."""
+    leaves = list(arm.list_settings(chart))
     own: dict[str, arm.Json] = {
         "clusterName": arm.CLUSTER,
-        "artifactUrl": arm.text("Where the OCI artifact with the manifests lies.", f"oci://{registry}/{artifact}"),
+        "artifactUrl": arm.text_parameter(
+            "The address of the OCI artifact with the manifests.", f"oci://{registry}/{artifact}"
+        ),
     }
     nested: arm.Json = {}
     for leaf in leaves:
@@ -97,7 +100,7 @@ def configuration(chart: values.ChartValues, registry: str, artifact: str, versi
         place = nested
         for group in groups:
             place = place.setdefault(group, {})
-        place[last] = f"[parameters('{arm.name(leaf.path)}')]"
+        place[last] = f"[parameters('{arm.parameter_name(leaf.path)}')]"
     always: arm.Json = {"prune": True, "wait": True, "syncIntervalInSeconds": 600, "retryIntervalInSeconds": 60}
     resource = {
         "type": "Microsoft.KubernetesConfiguration/fluxConfigurations",
@@ -124,20 +127,19 @@ def configuration(chart: values.ChartValues, registry: str, artifact: str, versi
             },
         },
     }
-    return arm.template(
-        arm.parameters(own, {arm.name(leaf.path): arm.parameter(leaf) for leaf in leaves}),
+    return arm.build_template(
+        arm.merge_parameters(own, {arm.parameter_name(leaf.path): arm.setting_parameter(leaf) for leaf in leaves}),
         [resource],
         variables={"values": nested},
     )
 
 
-def commands(registry: str, artifact: str, version: str) -> str:
-    """The page about `az k8s-configuration flux`."""
+def flux_section(registry: str, artifact: str, version: str) -> str:
+    """Return the section about `az k8s-configuration flux`."""
     return f"""\
 ## Through Flux
 
-For whoever cannot register an extension type; the cluster needs the extension microsoft.flux. With the chart's
-defaults:
+This way needs no extension type. The cluster needs the extension microsoft.flux. Install with the chart's defaults:
 
 ```console
 az k8s-configuration flux create {arm.of_cluster()} \\
@@ -148,7 +150,7 @@ az k8s-configuration flux show {arm.of_cluster()}
 az k8s-configuration flux delete {arm.of_cluster()}
 ```
 
-Where the registry wants credentials, before that:
+If the registry needs credentials, run this first:
 
 ```console
 kubectl create namespace {helm.RELEASE}
@@ -159,13 +161,14 @@ kubectl patch serviceaccount {PULLS} --namespace {helm.RELEASE} \\
   --patch '{{"imagePullSecrets": [{{"name": "registry"}}]}}'
 ```
 
-The controller's own pod pulls with the value `imagePullSecrets`. Other values, before or after, from a file of them:
+The controller's pod uses the value `imagePullSecrets` for its own image. To set values, write them to a file, before or
+after the installation:
 
 ```console
 kubectl create secret generic {SETTINGS} --namespace {helm.RELEASE} --from-file=values.yaml
 ```
 
-Or as parameters:
+Alternatively, deploy the template with the values as parameters:
 
 ```console
 az deployment group create --resource-group "$RESOURCE_GROUP" --template-file flux.json \\

@@ -1,49 +1,50 @@
-"""The identities that read the vault, as an ARM template: what they may, and which ServiceAccounts they are.
+"""The identities that read the vault, as an ARM template with their roles and their ServiceAccounts.
 
-An identity takes 20 federated credentials, and refuses two that are made at the same time (409). So the ServiceAccounts
-are dealt out to as many identities as it takes, and their credentials are made one after another.
+An identity can have 20 federated credentials, and Azure refuses to create two of them at the same time (409). Therefore
+the template distributes the ServiceAccounts to as many identities as necessary, and creates their credentials one after
+another.
 """
 
 from tools.release.azure import arm
 
-MOST_CREDENTIALS = 20
-"""Of one identity: Entra's limit."""
+MAX_CREDENTIALS = 20
+"""The maximum number of federated credentials of one identity, by Entra's limit."""
 
 AUDIENCE = "api://AzureADTokenExchange"
 ROLES = {
     "21090545-7ca7-4776-b22c-e363652d74d2": "Key Vault Reader",
     "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
 }
-"""Azure's built-in roles by their ids: one reads what there is and its versions, the other the values."""
+"""Azure's built-in roles by their ids. The first one can list objects and versions, the second one can read values."""
 
 _IDENTITIES = "Microsoft.ManagedIdentity/userAssignedIdentities"
 _CREDENTIALS = f"{_IDENTITIES}/federatedIdentityCredentials"
 _IDENTITY_VERSION = "2023-01-31"
-_COUNT = f"[div(add(length(parameters('serviceAccounts')), {MOST_CREDENTIALS - 1}), {MOST_CREDENTIALS})]"
-_MINE = f"format('{{0}}-{{1}}', parameters('identityName'), add(div(copyIndex(), {MOST_CREDENTIALS}), 1))"
+_COUNT = f"[div(add(length(parameters('serviceAccounts')), {MAX_CREDENTIALS - 1}), {MAX_CREDENTIALS})]"
+_ACCOUNT_IDENTITY = f"format('{{0}}-{{1}}', parameters('identityName'), add(div(copyIndex(), {MAX_CREDENTIALS}), 1))"
 """The identity of the ServiceAccount at copyIndex()."""
 _NAME = "format('{0}-{1}', parameters('identityName'), copyIndex(1))"
 _ACCOUNT = "parameters('serviceAccounts')[copyIndex()]"
 
 
-def template() -> str:
-    """Deployed into the resource group of the identities; the vault may lie in another."""
+def identity_template() -> str:
+    """Return the template. It is deployed into the resource group of the identities, which need not be the vault's."""
     parameters: dict[str, arm.Json] = {
         "identityName": {
             "type": "string",
             "defaultValue": "akv-secret-store",
             "minLength": 3,
             "maxLength": 120,
-            "metadata": {"description": "What the identities are called, before -1, -2 and so on."},
+            "metadata": {"description": "The prefix of the identities' names; -1, -2 and so on follow."},
         },
-        "location": arm.text("Where they are made.", "[resourceGroup().location]"),
+        "location": arm.text_parameter("The location of the identities.", "[resourceGroup().location]"),
         "vaultName": {
             "type": "string",
             "minLength": 3,
             "maxLength": 24,
             "metadata": {"description": "The vault; its permission model must be Azure role-based access control."},
         },
-        "vaultResourceGroup": arm.text("The vault's resource group.", "[resourceGroup().name]"),
+        "vaultResourceGroup": arm.text_parameter("The vault's resource group.", "[resourceGroup().name]"),
         "issuer": {
             "type": "string",
             "minLength": 1,
@@ -55,8 +56,9 @@ def template() -> str:
             "type": "array",
             "minLength": 1,
             "metadata": {
-                "description": "Those that SecretSyncs name, as {namespace, name}. Each"
-                f" {MOST_CREDENTIALS} share an identity; new ones go to the end, so that none changes its identity."
+                "description": "The ServiceAccounts that SecretSyncs name, as {namespace, name}. Each"
+                f" {MAX_CREDENTIALS} share an identity. Add new ones at the end, so that the others keep their"
+                f" identity."
             },
         },
     }
@@ -70,7 +72,8 @@ def template() -> str:
     credential = {
         "type": _CREDENTIALS,
         "apiVersion": _IDENTITY_VERSION,
-        "name": f"[format('{{0}}/{{1}}', {_MINE}, guid(parameters('issuer'), {_ACCOUNT}.namespace, {_ACCOUNT}.name))]",
+        "name": f"[format('{{0}}/{{1}}', {_ACCOUNT_IDENTITY}, guid(parameters('issuer'), {_ACCOUNT}.namespace,"
+        f" {_ACCOUNT}.name))]",
         "copy": {
             "name": "credentials",
             "count": "[length(parameters('serviceAccounts'))]",
@@ -88,28 +91,28 @@ def template() -> str:
         "tenantID": {"type": "string", "value": "[tenant().tenantId]"},
         "serviceAccounts": {
             "type": "array",
-            "metadata": {"description": "The clientID for the SecretProviderClasses of each."},
+            "metadata": {"description": "The clientID for the SecretProviderClasses of each ServiceAccount."},
             "copy": {
                 "count": "[length(parameters('serviceAccounts'))]",
                 "input": {
                     "namespace": f"[{_ACCOUNT}.namespace]",
                     "name": f"[{_ACCOUNT}.name]",
-                    "clientID": f"[{_reference_to(_MINE)}.clientId]",
+                    "clientID": f"[{_reference_to(_ACCOUNT_IDENTITY)}.clientId]",
                 },
             },
         },
     }
-    return arm.template(parameters, [identity, _role_deployments(), credential], outputs=outputs)
+    return arm.build_template(parameters, [identity, _role_deployments(), credential], outputs=outputs)
 
 
-def commands() -> str:
-    """The page about the identities."""
+def identity_section() -> str:
+    """Return the section about the identities."""
     return """\
 ## The identities that read the vault
 
-A managed identity with both roles on the vault, and a federated credential for each ServiceAccount that SecretSyncs
-name; with more than 20 ServiceAccounts, as many identities as it takes. The outputs say which clientID goes into whose
-SecretProviderClass.
+The template creates a managed identity with both roles on the vault, and a federated credential for each ServiceAccount
+that SecretSyncs name. For more than 20 ServiceAccounts it creates several identities. The outputs have the clientID for
+the SecretProviderClasses of each ServiceAccount.
 
 ```console
 az deployment group create --resource-group "$RESOURCE_GROUP" --template-file identity.json \\
@@ -120,7 +123,7 @@ az deployment group create --resource-group "$RESOURCE_GROUP" --template-file id
 
 
 def _role_deployments() -> arm.Json:
-    """Both roles of each identity: a deployment of its own, since it goes into the vault's resource group."""
+    """Return the deployments of both roles for each identity. They are for the vault's resource group."""
     inner = {
         "$schema": arm.SCHEMA,
         "contentVersion": "1.0.0.0",
@@ -138,7 +141,7 @@ def _role_deployments() -> arm.Json:
                     "roleDefinitionId": "[subscriptionResourceId('Microsoft.Authorization/roleDefinitions',"
                     " variables('roles')[copyIndex()])]",
                     "principalId": "[parameters('principalId')]",
-                    # Entra need not have heard of the identity yet.
+                    # With this type, Azure does not look the identity up in Entra, which possibly does not know it yet.
                     "principalType": "ServicePrincipal",
                 },
             }
@@ -147,7 +150,7 @@ def _role_deployments() -> arm.Json:
     return {
         "type": "Microsoft.Resources/deployments",
         "apiVersion": "2022-09-01",
-        # Of deployments a resource group keeps one by each name.
+        # A resource group keeps one deployment for each name.
         "name": f"[format('roles-{{0}}', uniqueString(resourceGroup().id, {_NAME}))]",
         "resourceGroup": "[parameters('vaultResourceGroup')]",
         "copy": {"name": "roles", "count": _COUNT},

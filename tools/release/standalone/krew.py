@@ -10,7 +10,7 @@ _ARCHITECTURES = ("amd64", "arm64")
 
 def files(project: ProjectInfo, doctor: bytes, license_text: bytes) -> oci.Files:
     """Return the archive and krew's manifest, which names the archive in the release of the version's tag."""
-    archive = oci.tgz({"doctor": doctor, "LICENSE": license_text}, executable={"doctor"})
+    archive = oci.pack_tgz({"doctor": doctor, "LICENSE": license_text}, executable={"doctor"})
     name = f"{PLUGIN}-{project.version}.tar.gz"
     manifest = {
         "apiVersion": "krew.googlecontainertools.github.com/v1alpha2",
@@ -28,7 +28,7 @@ def files(project: ProjectInfo, doctor: bytes, license_text: bytes) -> oci.Files
                 {
                     "selector": {"matchLabels": {"os": "linux", "arch": architecture}},
                     "uri": f"{project.repository}/releases/download/v{project.version}/{name}",
-                    "sha256": oci.digest(archive).removeprefix("sha256:"),
+                    "sha256": oci.compute_digest(archive).removeprefix("sha256:"),
                     "bin": "doctor",
                 }
                 for architecture in _ARCHITECTURES

@@ -81,7 +81,7 @@ def pack(tool: ZippedTool, source: oci.Files, wheels: Mapping[str, Iterable[Path
     }
     files = {path.name: path for paths in chosen.values() for path in paths}
     contents = {f"app/{name}": content for name, content in sorted(source.items())}
-    identity = hashlib.sha256(oci.to_json({name: oci.digest(content) for name, content in contents.items()}))
+    identity = hashlib.sha256(oci.to_json({name: oci.compute_digest(content) for name, content in contents.items()}))
     identity.update(oci.to_json(sorted(files)))
     index = {
         "name": tool.name,
@@ -143,7 +143,7 @@ def wheels() -> dict[str, list[Path]]:
             for python in PYTHONS:
                 _download_wheels(requirements, folder / f"{python}-{machine}", python, machine)
 
-    stamp = oci.digest(oci.to_json([pins, helm, PYTHONS, MACHINES, list(_GLIBC)]))
+    stamp = oci.compute_digest(oci.to_json([pins, helm, PYTHONS, MACHINES, list(_GLIBC)]))
     folder = cache.populate("zipapp-wheels", stamp, fetch)
     keys = [f"{python}-{machine}" for python in PYTHONS for machine in MACHINES]
     return {key: list((folder / key).glob("*.whl")) for key in keys}

@@ -70,7 +70,7 @@ def test_malformed_line_is_refused_with_its_number(line: str, message: str) -> N
 
 
 def test_changelog_of_the_project_is_well_formed_and_has_entries() -> None:
-    assert changelog.entries((ROOT / "CHANGELOG.md").read_text(), image.version())
+    assert changelog.entries((ROOT / "CHANGELOG.md").read_text(), image.chart_version())
 
 
 @pytest.mark.parametrize(("tag", "message"), [("v9.9.9", "the tag must be v"), ("0.1.0", "the tag must be v")])
@@ -85,6 +85,6 @@ def test_package_refuses_a_tag_of_another_version(
 def test_package_refuses_a_tag_without_a_section(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image, "version", lambda: "0.9.0")
+    monkeypatch.setattr(image, "chart_version", lambda: "0.9.0")
     assert package.main(["--changed", "--tag", "v0.9.0", "--output", str(tmp_path / "release")]) == 1
     assert 'no section "## [0.9.0] - YYYY-MM-DD"' in capsys.readouterr().err

@@ -14,9 +14,9 @@ from tools.release.azure import arm, extension, flux, identities
 
 CHART = values.ChartValues()
 TEMPLATES: dict[str, Any] = {
-    "extension": json.loads(extension.extension(CHART)),
-    "flux": json.loads(flux.configuration(CHART, "registry.example/akv", "manifests", "0.1.0")),
-    "identity": json.loads(identities.template()),
+    "extension": json.loads(extension.extension_template(CHART)),
+    "flux": json.loads(flux.flux_template(CHART, "registry.example/akv", "manifests", "0.1.0")),
+    "identity": json.loads(identities.identity_template()),
 }
 GIVEN = {
     "clusterName": "edge",
@@ -88,15 +88,15 @@ def test_parameter_has_the_limits_of_its_setting() -> None:
 
 
 def test_value_that_arc_sets_is_not_a_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
-    [first, *_] = arm.settings(CHART)
+    [first, *_] = arm.list_settings(CHART)
     injected = values.LeafValue("Azure.Cluster.Cloud", first.type, "", "The cloud.")
     monkeypatch.setattr(values, "walk", lambda _: iter([first, injected]))
-    assert list(arm.settings(CHART)) == [first]
+    assert list(arm.list_settings(CHART)) == [first]
 
 
 def test_settings_with_the_same_parameter_name_are_refused() -> None:
-    with pytest.raises(arm.NamesCollideError, match="two parameters are called imagetag"):
-        arm.parameters({"imagetag": {}}, {"imageTag": {}})
+    with pytest.raises(arm.NamesCollideError, match="two parameters have the name imagetag"):
+        arm.merge_parameters({"imagetag": {}}, {"imageTag": {}})
 
 
 def test_extension_is_upgraded_unless_a_version_is_given() -> None:
@@ -122,7 +122,7 @@ def test_identity_has_at_most_twenty_credentials(count: int, expected: int) -> N
     credentials = of("federatedIdentityCredentials", made)
     assert len({one["name"] for one in credentials}) == count
     owners = [one["name"].partition("/")[0] for one in credentials]
-    assert all(owners.count(name) <= identities.MOST_CREDENTIALS for name in names)
+    assert all(owners.count(name) <= identities.MAX_CREDENTIALS for name in names)
     assert set(owners) == set(names)
     subjects = [one["properties"]["subject"] for one in credentials]
     assert subjects == [f"system:serviceaccount:shop:account-{number}" for number in range(count)]
@@ -171,15 +171,15 @@ def test_outputs_have_the_client_id_of_each_account() -> None:
     ],
 )
 def test_nested_value_becomes_settings_with_dotted_names(value: Any, settings: list[tuple[str, str]]) -> None:
-    listed = next(leaf for leaf in arm.settings(CHART) if leaf.path == "tolerations")
+    listed = next(leaf for leaf in arm.list_settings(CHART) if leaf.path == "tolerations")
     assert extension.as_settings(values.LeafValue("x", listed.type, value, ""), value) == settings
 
 
 def test_az_commands_have_the_parameters_of_the_templates() -> None:
     pages = [
-        identities.commands(),
-        extension.commands("0.1.0"),
-        flux.commands("registry.example/akv", "flux/akv-secret-store", "0.1.0"),
+        identities.identity_section(),
+        extension.extension_section("0.1.0"),
+        flux.flux_section("registry.example/akv", "flux/akv-secret-store", "0.1.0"),
     ]
     commands = re.findall(
         r"--template-file (\w+)\.json \\\n  --parameters ((?:.|\\\n)+?)(?: --query|\n```)", "\n".join(pages)
@@ -193,7 +193,7 @@ def test_az_commands_have_the_parameters_of_the_templates() -> None:
 
 
 def test_settings_in_the_az_command_exist() -> None:
-    commands = re.findall(r"--configuration-settings (.*)", extension.commands("0.1.0"))
-    paths = {leaf.path for leaf in arm.settings(CHART)}
+    commands = re.findall(r"--configuration-settings (.*)", extension.extension_section("0.1.0"))
+    paths = {leaf.path for leaf in arm.list_settings(CHART)}
     assert {word.partition("=")[0] for line in commands for word in line.split()} <= paths
     assert commands

@@ -75,7 +75,7 @@ KINDS = {
 
 @pytest.fixture
 def manifests() -> dict[str, Any]:
-    made = flux.manifests("registry.example/akv", "charts/akv-secret-store", "0.1.0")
+    made = flux.flux_manifests("registry.example/akv", "charts/akv-secret-store", "0.1.0")
     return {path: yaml.safe_load(content) for path, content in made.items()}
 
 
@@ -104,7 +104,7 @@ def test_helmrelease_rolls_back_failed_upgrades_and_corrects_drift(manifests: di
 
 
 def test_az_command_names_the_folder_of_the_release(manifests: dict[str, Any]) -> None:
-    page = flux.commands("registry.example/akv", "flux/akv-secret-store", "0.1.0")
+    page = flux.flux_section("registry.example/akv", "flux/akv-secret-store", "0.1.0")
     assert "--url oci://registry.example/akv/flux/akv-secret-store --tag 0.1.0" in page
     assert "path=./release " in page
     assert "release/kustomization.yaml" in manifests
