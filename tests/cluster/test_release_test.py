@@ -183,7 +183,7 @@ def test_leftovers_of_an_earlier_run_are_replaced(installed: InstalledRelease, s
     tenant = space.provider_class("new")["spec"]["parameters"]["tenantID"]
     with program(installed, SAMPLE_NAMESPACE=space.name, TENANT_ID=tenant, **users) as running:
         output, _ = running.communicate(timeout=120)
-    assert output.splitlines()[-1] == f"INFO passed: secret new of Key Vault {space.vault} arrives"
+    assert output.splitlines()[-1] == f"INFO passed: secret new of Key Vault {space.vault} was synced"
     assert running.returncode == 0
     assert (space.list_names("secretsync"), space.list_names("secretproviderclass"), space.list_names("secret")) == (
         [],

@@ -140,7 +140,7 @@ def configure(tested: Release, sample: dict[str, str], **changes: str) -> None:
 
 def test_helm_test_passes_with_a_vault_of_the_user(tested: Release, users_vault: dict[str, str]) -> None:
     configure(tested, users_vault)
-    assert "passed: secret there of Key Vault users-vault arrives" in tested.test()
+    assert "passed: secret there of Key Vault users-vault was synced" in tested.test()
     assert list_leftovers(tested) == []
 
 
