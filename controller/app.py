@@ -70,7 +70,7 @@ class ControllerReadiness:
 
 
 @dataclass(frozen=True)
-class _Controllers:
+class _ControllerSet:
     """The controllers of both kinds of objects, and what they report with."""
 
     secretsync: Reconciler
@@ -88,7 +88,7 @@ class _Controllers:
 
 
 @dataclass(frozen=True)
-class _Informers:
+class _InformerSet:
     """The informers, by whether the controller is ready without their lists.
 
     A cluster without the CRD of AKVSyncs still syncs its SecretSyncs.
@@ -171,7 +171,7 @@ async def _run_parts(settings: Settings, metrics: Metrics, stop: asyncio.Event) 
 
 def _new_controllers(
     settings: Settings, metrics: Metrics, kube: KubeClient, clouds: CloudRegistry, vaults: VaultPool
-) -> _Controllers:
+) -> _ControllerSet:
     """Return the controllers. `kube` sends requests only while this process leads."""
     events = EventRecorder(kube, settings.pod_name, normal=settings.normal_events)
     reporter = StatusReporter(kube, events, metrics)
@@ -180,16 +180,16 @@ def _new_controllers(
     syncer = Syncer(kube, settings, ValueFetcher(settings, vaults, parser), metrics)
     secretsync = Reconciler(settings, parser, resolver, syncer, vaults, reporter, metrics)
     if not settings.akv_sync:
-        return _Controllers(secretsync, None, reporter, events)
+        return _ControllerSet(secretsync, None, reporter, events)
     new_selections = partial(SelectionTracker, settings, clouds, vaults, secretsync.poller)
     akvsync = AKVSyncReconciler(kube, events, secretsync.syncs, secretsync.classes, new_selections)
-    return _Controllers(secretsync, akvsync, reporter, events)
+    return _ControllerSet(secretsync, akvsync, reporter, events)
 
 
-def _new_informers(kube: KubeClient, namespaces: Sequence[str], controllers: _Controllers) -> _Informers:
+def _new_informers(kube: KubeClient, namespaces: Sequence[str], controllers: _ControllerSet) -> _InformerSet:
     """Return the informers of these namespaces; an empty name is the whole cluster."""
     kept: Kept = TotalBudget(budgets.KEPT)
-    found = _Informers([], [])
+    found = _InformerSet([], [])
     for namespace in namespaces:
         found.required.append(Informer(kube, permissions.CLASSES, namespace, controllers.secretsync.classes, kept))
         found.required.append(Informer(kube, permissions.SECRET_SYNCS, namespace, controllers.secretsync.syncs, kept))
@@ -246,7 +246,7 @@ async def _run_when_leading(
 
 
 async def _clean_up_periodically(
-    controllers: _Controllers, metrics: Metrics, vaults: VaultPool, idle_seconds: float
+    controllers: _ControllerSet, metrics: Metrics, vaults: VaultPool, idle_seconds: float
 ) -> None:
     while True:
         await asyncio.sleep(30)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from controller.akvsync.terms import in_akvsync_terms
-from controller.api.akvsync import MAX_SKIPPED, MOST_PARTS, AKVSync, AKVSyncStatus, PartStatus
+from controller.api.akvsync import MAX_PARTS, MAX_SKIPPED, AKVSync, AKVSyncStatus, PartStatus
 from controller.api.conditions import Condition, ConditionType, Reason
 from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
@@ -267,7 +267,7 @@ def next_status(
         conditions=conditions,
         observed_generation=meta.generation,
         summary=summary,
-        parts=parts[:MOST_PARTS],
+        parts=parts[:MAX_PARTS],
         skipped=_shorten_skipped(selection.skipped) if selection else [],
         last_list_time=_last_list_time(before, meta, selection, now) if selection else None,
     )

@@ -16,8 +16,8 @@ from controller.api.akvsync import (
     BASIC_AUTH_TYPE,
     ENCODINGS,
     MAX_GENERATED,
-    MOST_PARTS,
-    MOST_VERSIONS,
+    MAX_PARTS,
+    MAX_VERSIONS,
     PROPERTY_RULE,
     SECRET_TYPES,
     AKVObject,
@@ -25,7 +25,7 @@ from controller.api.akvsync import (
 )
 from controller.api.akvsync import MappedKey as MappingEntry
 from controller.api.meta import MAX_NAME, ObjectMeta, OwnerReference, is_object_name
-from controller.api.secretproviderclass import MOST_PARAMETERS, SecretProviderClass, SecretProviderClassSpec
+from controller.api.secretproviderclass import MAX_PARAMETERS, SecretProviderClass, SecretProviderClassSpec
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretObject, SecretObjectData, SecretSync, SecretSyncSpec
 from controller.api.select import SkippedObject
 from controller.domain.decision import EITHER_KEY, REQUIRED_KEYS
@@ -125,8 +125,8 @@ def expand_akvsync(
                     " another kubernetesSecretName"
                 )
             secrets[secret.name] = secret
-    if len(secrets) > MOST_PARTS:
-        raise InputError(f"this makes {len(secrets)} Secrets, and an AKVSync may have {MOST_PARTS}: split it")
+    if len(secrets) > MAX_PARTS:
+        raise InputError(f"this makes {len(secrets)} Secrets, and an AKVSync may have {MAX_PARTS}: split it")
     named: dict[str, AKVObject] = {name: secret.wish for name, secret in secrets.items()}
     for wish in entries:
         check_select(wish)
@@ -174,7 +174,7 @@ def expand_akvsync(
         names = frozenset(sync.metadata.name for sync in left)
         return GeneratedObjects(source=_build_class(akv, made_items), syncs=syncs, left=names, kept=kept, selects=True)
     explicit = {name: {key.item.object for key in secret.keys} for name, secret in secrets.items()}
-    made = expand_choices(entries, chosen, explicit, RemainingLimits(MOST_PARTS - len(secrets), MAX_GENERATED - size))
+    made = expand_choices(entries, chosen, explicit, RemainingLimits(MAX_PARTS - len(secrets), MAX_GENERATED - size))
     for name, found in made.secrets.items():
         secret = _WantedSecret(
             name, found.entry, [_SecretKey(key, _ClassItem(name), part=part) for key, name, part in found.keys]
@@ -209,8 +209,8 @@ def _secrets_of(wish: AKVObject) -> Iterator[_WantedSecret]:
         raise InputError(f"{_describe(wish)}: kubernetesSecretType {kind} is none of {', '.join(SECRET_TYPES)}")
     if sum(map(bool, (wish.secret_in_akv, wish.cert_in_akv, wish.mapping))) != 1:
         raise InputError(f"{_describe(wish)}: write exactly one of secretInAKV, certInAKV, mapping and select")
-    if not 1 <= wish.version_history <= MOST_VERSIONS:
-        raise InputError(f"{_describe(wish)}: versionHistory is {wish.version_history}: expected 1 to {MOST_VERSIONS}")
+    if not 1 <= wish.version_history <= MAX_VERSIONS:
+        raise InputError(f"{_describe(wish)}: versionHistory is {wish.version_history}: expected 1 to {MAX_VERSIONS}")
     _check_made(wish)
     if wish.mapping:
         keys = [_SecretKey(entry.data_key, _mapped_item(wish, entry), entry.version) for entry in wish.mapping]
@@ -251,10 +251,10 @@ def _mapped_item(wish: AKVObject, entry: MappingEntry) -> _ClassItem:
     """Return the class's item for an entry of a mapping."""
     if bool(entry.secret_in_akv) == bool(entry.cert_in_akv):
         raise InputError(f"{_describe(wish)}: dataKey {entry.data_key} needs exactly one of secretInAKV and certInAKV")
-    if not 0 <= entry.version < MOST_VERSIONS:
+    if not 0 <= entry.version < MAX_VERSIONS:
         raise InputError(
             f"{_describe(wish)}: version of dataKey {entry.data_key} is {entry.version}: expected 0 to"
-            f" {MOST_VERSIONS - 1}"
+            f" {MAX_VERSIONS - 1}"
         )
     if entry.cert_in_akv and (entry.property_path or entry.encoding != "utf-8"):
         raise InputError(f"{_describe(wish)}: dataKey {entry.data_key}: property and encoding go with secretInAKV")
@@ -342,9 +342,9 @@ def _build_class(akv: AKVSync, items: dict[str, ClassItem]) -> SecretProviderCla
         "keyvaultName": akv.spec.keyvault_name,
         "objects": as_objects(items),
     }
-    if (length := sum(map(len, parameters.values()))) > MOST_PARAMETERS:
+    if (length := sum(map(len, parameters.values()))) > MAX_PARAMETERS:
         raise InputError(
-            f"the SecretProviderClass that this makes has {length} characters, and {MOST_PARAMETERS} are read: split"
+            f"the SecretProviderClass that this makes has {length} characters, and {MAX_PARAMETERS} are read: split"
             " the AKVSync, or shorten the paths of its properties"
         )
     return SecretProviderClass(

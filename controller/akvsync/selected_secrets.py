@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from controller.api.akvsync import BASIC_AUTH_TYPE, MOST_PARTS, SECRET_TYPES, AKVObject
+from controller.api.akvsync import BASIC_AUTH_TYPE, MAX_PARTS, SECRET_TYPES, AKVObject
 from controller.api.meta import is_object_name
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretSync
 from controller.api.select import Select, SkippedObject
@@ -148,7 +148,7 @@ def _target_of(entry: AKVObject, choice: ObjectChoice) -> tuple[str, str, str]:
 def not_shown(sighting: SelectionSighting) -> tuple[SkippedObject, ...]:
     """Return a line for the matches above the limit of an AKVSync, if there are any."""
     more = sum(sighting.totals) - sum(map(len, sighting.matches))
-    text = f"an AKVSync makes at most {MOST_PARTS} Secrets: split it by namePrefix or tags"
+    text = f"an AKVSync makes at most {MAX_PARTS} Secrets: split it by namePrefix or tags"
     return (SkippedObject(name=f"{more} more", message=text),) if more else ()
 
 
@@ -199,9 +199,9 @@ class _SecretsBuilder:
         short = shown_name(entry, choice.name)
         if there is None:
             if not self._room.secrets:
-                return f"an AKVSync makes at most {MOST_PARTS} Secrets: split it by namePrefix or tags"
-        elif len(there.keys) >= MOST_PARTS:
-            return f"select makes at most {MOST_PARTS} keys of a Secret: split it by namePrefix or tags"
+                return f"an AKVSync makes at most {MAX_PARTS} Secrets: split it by namePrefix or tags"
+        elif len(there.keys) >= MAX_PARTS:
+            return f"select makes at most {MAX_PARTS} keys of a Secret: split it by namePrefix or tags"
         elif any(key == short for key, *_ in there.keys):
             return f"another object has the key {short} already: shorten stripPrefix"
         if (0 if there else _frame_size(entry)) + _keys_size(_keys_of(entry, choice.name, short)) > self._room.bytes:

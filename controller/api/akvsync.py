@@ -25,12 +25,12 @@ SECRET_TYPES = (
 )
 # SSE does not document these bounds. A status with this many parts, each with its message and versions, is well below
 # the limit of the API server (1.5 MB).
-MOST_PARTS = 256
-MOST_OBJECTS = 128
-MOST_MAPPED = 100
-MOST_VERSIONS = 500
+MAX_PARTS = 256
+MAX_OBJECTS = 128
+MAX_MAPPED = 100
+MAX_VERSIONS = 500
 MAX_SKIPPED = 64
-_MOST_LABELS = 32
+_MAX_LABELS = 32
 # Bytes of all generated SecretSyncs together, as JSON: 8 KiB for each of 256. etcd stores all of them, and so does each
 # program that watches SecretSyncs.
 MAX_GENERATED = 2 * 2**20
@@ -90,7 +90,7 @@ class MappedKey(Wire, frozen=True, kw_only=True):
             "Version: 0 is the newest, 1 the one before it.",
             format="int32",
             minimum=0,
-            maximum=MOST_VERSIONS - 1,
+            maximum=MAX_VERSIONS - 1,
         ),
     ] = 0
     property_path: Annotated[
@@ -144,7 +144,7 @@ class AKVObject(Wire, frozen=True, kw_only=True):
         field_schema(
             "Keys of the Secret kubernetesSecretName, each from its own object.",
             minItems=1,
-            maxItems=MOST_MAPPED,
+            maxItems=MAX_MAPPED,
             x_kubernetes_list_type="map",
             x_kubernetes_list_map_keys=["dataKey"],
         ),
@@ -186,15 +186,13 @@ class AKVObject(Wire, frozen=True, kw_only=True):
     ] = DEFAULT_TYPE
     labels: Annotated[
         dict[str, Annotated[str, field_schema(maxLength=63)]],
-        field_schema(
-            "Labels of the Secret.", maxProperties=_MOST_LABELS, x_kubernetes_validations=unreserved("labels")
-        ),
+        field_schema("Labels of the Secret.", maxProperties=_MAX_LABELS, x_kubernetes_validations=unreserved("labels")),
     ] = msgspec.field(default_factory=dict)
     annotations: Annotated[
         dict[str, Annotated[str, field_schema(maxLength=MAX_TEXT)]],
         field_schema(
             "Annotations of the Secret.",
-            maxProperties=_MOST_LABELS,
+            maxProperties=_MAX_LABELS,
             x_kubernetes_validations=unreserved("annotations"),
         ),
     ] = msgspec.field(default_factory=dict)
@@ -205,7 +203,7 @@ class AKVObject(Wire, frozen=True, kw_only=True):
             " with another type, each version is a Secret of its own, `<name>-v0`, `<name>-v1` …",
             format="int32",
             minimum=1,
-            maximum=MOST_VERSIONS,
+            maximum=MAX_VERSIONS,
         ),
     ] = 1
     expand: Annotated[
@@ -326,7 +324,7 @@ class AKVSyncSpec(Wire, frozen=True, kw_only=True):
         field_schema(
             "Objects of the vault and the Secrets to create from them.",
             minItems=1,
-            maxItems=MOST_OBJECTS,
+            maxItems=MAX_OBJECTS,
             x_kubernetes_validations=[
                 validation_rule(
                     # The nested list makes the API server compute the names only once.
@@ -380,7 +378,7 @@ class AKVSyncStatus(Wire, frozen=True, kw_only=True):
         list[PartStatus],
         field_schema(
             "Generated SecretSyncs.",
-            maxItems=MOST_PARTS,
+            maxItems=MAX_PARTS,
             x_kubernetes_list_type="map",
             x_kubernetes_list_map_keys=["name"],
         ),

@@ -12,7 +12,7 @@ from controller.api.meta import Resource, Wire
 
 # Characters of all parameters together, enough for a thousand objects. The parser would need 140 MiB for a dense text
 # of a million characters.
-MOST_PARAMETERS = 128 * 1024
+MAX_PARAMETERS = 128 * 1024
 
 
 class SecretObjectData(Wire, frozen=True, kw_only=True):
@@ -51,8 +51,8 @@ class SecretProviderClassSpec(Wire, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         size = sum(map(len, self.parameters.values()))
-        if size > MOST_PARAMETERS:
-            text = f"its parameters have {size} characters, and at most {MOST_PARAMETERS} are read"
+        if size > MAX_PARAMETERS:
+            text = f"its parameters have {size} characters, and at most {MAX_PARAMETERS} are read"
             raise ValueError(f"{text}; put some of its objects into another class")
 
 

@@ -15,7 +15,7 @@ from controller.config.settings import TEST_CLOUD, Cloud, Settings, SettingsErro
 # Seconds between two reads of the file. The kubelet needs far longer to deliver a change.
 LOOK_SECONDS = 2.0
 # Maximum seconds for which a cloud of the file is trusted: a test that was killed cannot remove its own.
-LONGEST = 600.0
+MAX_AGE = 600.0
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +65,7 @@ class CloudRegistry(Mapping[str, Cloud]):
         before = self._passing
         if text != self._text:
             self._text, self._came, self._passing = text, self._clock(), self._parse_clouds(text)
-        elif self._clock() - self._came > LONGEST:
+        elif self._clock() - self._came > MAX_AGE:
             self._passing = {}
         if self._passing != before:
             log.info("clouds of a test: %s", ", ".join(sorted(self._passing.keys() - self._lasting.keys())) or "none")

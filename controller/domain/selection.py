@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from controller.api.akvsync import MOST_PARTS, AKVObject
+from controller.api.akvsync import MAX_PARTS, AKVObject
 from controller.api.select import Select
 from controller.domain.vault_objects import Item
 
@@ -140,7 +140,7 @@ class SelectionCollector:
         known = self._query.known
         kept = (
             {name: matches[name] for name in matches if name in known}
-            | {name: matches[name] for name in heapq.nsmallest(MOST_PARTS + 1, matches.keys() - known)}
+            | {name: matches[name] for name in heapq.nsmallest(MAX_PARTS + 1, matches.keys() - known)}
             for matches in self._matches
         )
         return SelectionSighting(

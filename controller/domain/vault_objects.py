@@ -24,7 +24,7 @@ ALIAS = re.compile(r"(?!/)(?!.*\.\.).+", re.DOTALL)
 VERSION = re.compile(r"[0-9A-Fa-f]{32}|latest")
 
 # Key Vault keeps at most 500 versions of an object that it can back up (Key Vault, "Backup limitations").
-MOST_HISTORY = 500
+MAX_HISTORY = 500
 # Maximum number of items of one class. Parsing them takes about 50 ms of CPU time.
 MAX_ITEMS = 2_000
 # The outer list, its items and their fields are three levels. More is a mistake, or an attack on the parser's stack.
@@ -239,9 +239,9 @@ def _vault_object(given: Mapping[str, str], where: str) -> VaultObject:
             " with objectProperty, objectEncoding and objectAlias"
         )
     history = _go_integer(given.get("objectVersionHistory") or "1")
-    if history is None or history > MOST_HISTORY:
+    if history is None or history > MAX_HISTORY:
         number = quote_text(given["objectVersionHistory"])
-        raise ClassError(f"{where}: objectVersionHistory is {number}: expected a number from 0 to {MOST_HISTORY}")
+        raise ClassError(f"{where}: objectVersionHistory is {number}: expected a number from 0 to {MAX_HISTORY}")
     keep = choice("objectKeep", SWITCH, given.get("objectKeep", "").lower())
     if keep == "true" and expand:
         raise ClassError(
@@ -299,13 +299,13 @@ _TAGGED = {
     f"{_YAML}float": re.compile(rf"{_GO_INTEGER.pattern}|{_GO_FLOAT.pattern}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
 }
 # The digits of an int32 and some more. A longer number cannot be intended.
-_MOST_DIGITS = 40
+_MAX_DIGITS = 40
 
 
 def _go_integer(text: str) -> int | None:
     """Return the int32 that SSE reads in a text (010 is 8, 2.0 is 2), or None."""
     plain = text.replace("_", "")
-    if len(plain) > _MOST_DIGITS:
+    if len(plain) > _MAX_DIGITS:
         return None
     if match := _GO_INTEGER.fullmatch(plain):
         sign, *digits = match.groups()

@@ -135,12 +135,12 @@ class VaultClient:
         """Return the vault's time (UTC) according to its last answer."""
         return datetime.now(UTC) + self._server_ahead
 
-    async def make(
+    async def request(
         self,
         source: ObjectClient,
         verb: str,
         found: VaultObject | None,
-        request: Callable[[], Awaitable[T]],
+        send: Callable[[], Awaitable[T]],
         *,
         first: bool,
     ) -> T:
@@ -159,7 +159,7 @@ class VaultClient:
                     raise throttled_error(self.vault, closed)
                 breaker.begin()
                 try:
-                    return await self._send_once(source, verb, found, request)
+                    return await self._send_once(source, verb, found, send)
                 except _RequestFailed as failed:
                     self._note_failure(breaker, failed, retries=failed.again and attempt == 1)
                     if not (failed.again and breaker.can_retry(attempt)):
@@ -169,14 +169,14 @@ class VaultClient:
         raise AssertionError  # a breaker allows a bounded number of retries
 
     async def _send_once(
-        self, source: ObjectClient, verb: str, found: VaultObject | None, request: Callable[[], Awaitable[T]]
+        self, source: ObjectClient, verb: str, found: VaultObject | None, send: Callable[[], Awaitable[T]]
     ) -> T:
         """Send the request once and count it. Raise `_RequestFailed` if the vault as a whole failed."""
         breaker, place = self._breakers[verb], f"Key Vault {self.vault}"
         outcome = "error"
         try:
             async with asyncio.timeout(60):
-                answer = await request()
+                answer = await send()
             outcome = "ok"
             self._access = True
             self._note_answer(breaker)

@@ -20,7 +20,7 @@ from controller.keyvault.client import VaultClient
 from controller.keyvault.objects import ObjectClient, ObjectPage
 
 # Maximum number of pages of one object's versions: 10,000 versions, twenty times Key Vault's limit for backups.
-MOST_PAGES = 400
+MAX_PAGES = 400
 # Maximum number of pages of a list that is compared with a selection: 10,000 objects.
 MAX_SELECTED_PAGES = 400
 LIST_PAGE = 25
@@ -36,8 +36,8 @@ MAX_ORDERS = 256
 class VaultLister:
     """The lists of one vault that one identity can read."""
 
-    def __init__(self, calls: VaultClient) -> None:
-        self._calls = calls
+    def __init__(self, client: VaultClient) -> None:
+        self._client = client
         self.version_orders: dict[VaultObject, tuple[object, list[str]]] = {}
         self._gets_instead: dict[str, _GetsInstead] = {}
 
@@ -59,11 +59,11 @@ class VaultLister:
         instead = self._gets_instead.get(kind)
         if (
             instead
-            and self._calls.clock() < instead.until
+            and self._client.clock() < instead.until
             and (instead.gets is None or (gets <= instead.gets and not collectors))
         ):
             return None
-        source, most = self._calls.source_of(kind), MAX_SELECTED_PAGES if collectors else gets
+        source, most = self._client.source_of(kind), MAX_SELECTED_PAGES if collectors else gets
         found: dict[str, ListedObject] = {}
         try:
             async for item in self._list_pages(source, "list", None, source.everything(), most, first=False):
@@ -75,15 +75,15 @@ class VaultLister:
                     if on_listed:
                         on_listed(kind, name, found[name])
         except AccessDenied as error:
-            self._gets_instead[kind] = _GetsInstead(None, self._calls.clock() + ALLOWED_AGAIN, error.bare())
+            self._gets_instead[kind] = _GetsInstead(None, self._client.clock() + ALLOWED_AGAIN, error.bare())
             return None
         except _TooManyPages:
             too_many = ObjectError(
-                f"Key Vault {self._calls.vault} has more than {MAX_SELECTED_PAGES * LIST_PAGE} {source.plural}, which"
+                f"Key Vault {self._client.vault} has more than {MAX_SELECTED_PAGES * LIST_PAGE} {source.plural}, which"
                 " is too many for select: name the objects, or split the vault"
             )
             limit = None if collectors else gets
-            self._gets_instead[kind] = _GetsInstead(limit, self._calls.clock() + CHEAPER_AGAIN, too_many)
+            self._gets_instead[kind] = _GetsInstead(limit, self._client.clock() + CHEAPER_AGAIN, too_many)
             return None
         return found
 
@@ -108,7 +108,7 @@ class VaultLister:
         """Yield the items of a list. Each page is one call. Raise `_TooManyPages` above `most` pages."""
         for _ in range(most):
             ask = partial(_read_page, source, found, where)
-            page = await self._calls.make(source, verb, found, ask, first=first)
+            page = await self._client.request(source, verb, found, ask, first=first)
             # A list that a busy vault interrupts begins again, so its other pages go before refreshes.
             first = True
             for item in page.items:
@@ -116,9 +116,9 @@ class VaultLister:
             if not page.following:
                 return
             # The request for the next page has the token. Another address could be another host or vault.
-            if not _is_next_page(page.following, self._calls.url, where):
+            if not _is_next_page(page.following, self._client.url, where):
                 raise ProviderError(
-                    f"Key Vault {self._calls.vault} refers to another host or path for the rest of a list, and the"
+                    f"Key Vault {self._client.vault} refers to another host or path for the rest of a list, and the"
                     " controller does not"
                     " follow it; check which server answers for the vault"
                 )
@@ -130,18 +130,18 @@ class VaultLister:
 
         Raise `ControllerError` on failure.
         """
-        source = self._calls.source_of(found.type)
-        items = self._list_pages(source, "versions", found, source.versions(found.name), MOST_PAGES, first=first)
+        source = self._client.source_of(found.type)
+        items = self._list_pages(source, "versions", found, source.versions(found.name), MAX_PAGES, first=first)
         try:
             listed = [item async for item in items if item.enabled]
         except _TooManyPages:
             raise ObjectError(
-                f"{found.noun} has more versions than the controller reads in Key Vault {self._calls.vault}; take"
+                f"{found.noun} has more versions than the controller reads in Key Vault {self._client.vault}; take"
                 " objectVersionHistory out, or create the object under another name there"
             ) from None
         if not listed:
             raise ObjectError(
-                f"{found.noun} has no enabled version in Key Vault {self._calls.vault}; create or enable one there"
+                f"{found.noun} has no enabled version in Key Vault {self._client.vault}; create or enable one there"
             )
         seen = {(item.version, item.created) for item in listed}
         known = self.version_orders.get(found)
@@ -156,7 +156,7 @@ class VaultLister:
             return ids
         if found.version not in ids:
             raise ObjectError(
-                f"{found.noun} has no enabled version {found.version} in Key Vault {self._calls.vault};"
+                f"{found.noun} has no enabled version {found.version} in Key Vault {self._client.vault};"
                 " correct objectVersion or remove it"
             )
         return ids[ids.index(found.version) :]
@@ -167,7 +167,7 @@ class VaultLister:
         if len(listed) > 1 and listed[0].created == listed[1].created:
             # `created` has a resolution of one second. A get without a version returns the newest.
             try:
-                newest = await self._calls.make(source, "get", found, lambda: source.get(found, ""), first=first)
+                newest = await self._client.request(source, "get", found, lambda: source.get(found, ""), first=first)
                 listed.sort(key=lambda item: item.version != newest.version)
             except ObjectError:
                 pass  # the newest version is disabled, so it is not in the list either

@@ -18,19 +18,19 @@ from controller.runtime.coalesce import CoalescingCache
 
 # The number of shared answers, and the seconds that they are kept after the last reader finished: one poll triggers
 # several batches of readers.
-MOST_SHARED = 256
+MAX_SHARED = 256
 KEEP_SHARED = 2.0
 
 
 class VaultReader:
     """One vault as one identity sees it."""
 
-    def __init__(self, calls: VaultClient) -> None:
-        self.client = calls
-        self.lister = VaultLister(calls)
+    def __init__(self, client: VaultClient) -> None:
+        self.client = client
+        self.lister = VaultLister(client)
         self._readers = 0
-        self.values: CoalescingCache[VaultValue | ControllerError] = CoalescingCache(MOST_SHARED, calls.clock)
-        self.versions: CoalescingCache[list[str] | ControllerError] = CoalescingCache(MOST_SHARED, calls.clock)
+        self.values: CoalescingCache[VaultValue | ControllerError] = CoalescingCache(MAX_SHARED, client.clock)
+        self.versions: CoalescingCache[list[str] | ControllerError] = CoalescingCache(MAX_SHARED, client.clock)
 
     async def read(self, wanted: Iterable[ObjectVersionRef], *, since: float, first: bool) -> Results:
         """Return every requested version, or the error that prevented it. Never raise an error of a version.
@@ -74,7 +74,7 @@ class VaultReader:
             self.values.clear()
             self.versions.clear()
 
-    async def survey(
+    async def take_snapshot(
         self,
         wanted: Collection[ObjectVersionRef],
         since: float,
@@ -89,14 +89,14 @@ class VaultReader:
         """
         with self._count_reader():
             fetched = [version for version in wanted if not version.object.keep]
-            return await self._survey(fetched, since, queries, on_listed)
+            return await self._build_snapshot(fetched, since, queries, on_listed)
 
     async def select(self, queries: Sequence[Query]) -> VaultSnapshot:
         """Return the listed state for these queries only. Ignore a remembered refusal."""
         self.lister.forget_refusal(SELECTED_KIND)
-        return await self._survey((), self.client.clock(), queries, None)
+        return await self._build_snapshot((), self.client.clock(), queries, None)
 
-    async def _survey(
+    async def _build_snapshot(
         self,
         wanted: Collection[ObjectVersionRef],
         since: float,
@@ -144,7 +144,7 @@ class VaultReader:
         async def one(name: str) -> None:
             found = VaultObject(name=name)
             try:
-                await self.client.make(source, "get", found, lambda: source.get(found, ""), first=False)
+                await self.client.request(source, "get", found, lambda: source.get(found, ""), first=False)
             except ObjectGone:
                 gone.add(name)
             except ControllerError:
@@ -168,7 +168,9 @@ class VaultReader:
 
         async def ask() -> VaultValue | ControllerError:
             try:
-                answer = await self.client.make(source, "get", found, lambda: source.get(found, version), first=first)
+                answer = await self.client.request(
+                    source, "get", found, lambda: source.get(found, version), first=first
+                )
             except ControllerError as error:
                 if isinstance(error, AccessDenied):
                     self.lister.note_denied_get(found.type)

@@ -32,7 +32,7 @@ CONNECT_SECONDS = 10
 READ_SECONDS = 20
 # Far above the answers of Key Vault and Entra (25 KB per value, 25 items per page). A longer answer is not read to its
 # end.
-MOST_ANSWER = 2 * 2**20
+MAX_ANSWER = 2 * 2**20
 # Number of hosts whose proxy is cached.
 MAX_HOSTS = 1024
 CLIENT_OPTIONS: dict[str, Any] = {
@@ -80,7 +80,7 @@ class _BoundedResponse(aiohttp.ClientResponse):
         try:
             async for part in self.content.iter_any():
                 answer += part
-                if len(answer) > MOST_ANSWER:
+                if len(answer) > MAX_ANSWER:
                     raise AnswerTooLarge("the answer is too long")
         except aiohttp.ClientPayloadError:
             self.close()

@@ -30,7 +30,7 @@ from controller.runtime import budgets
 from controller.runtime.budgets import RateBudget
 
 Kind = Literal["Normal", "Warning"]
-MOST_NOTE = 1024
+MAX_NOTE = 1024
 REPORTER = f"{SecretSync.group}/{FIELD_MANAGER}"
 ACTION = "Sync"
 # Number of events that can be sent at once after a pause, and events per second afterwards.
@@ -59,7 +59,7 @@ class EventRecorder:
         self._news = asyncio.Event()
         self._closed = asyncio.Event()
 
-    def say(
+    def record(
         self, meta: ObjectMeta, kind: Kind, reason: str, text: str, *, about: type[SecretSync | AKVSync] = SecretSync
     ) -> None:
         """Send the event soon. Drop it if its namespace has used its budget: the status has the message, too."""
@@ -77,7 +77,7 @@ class EventRecorder:
             "action": ACTION,
             "reason": reason,
             "type": kind,
-            "note": text if len(text) <= MOST_NOTE else text[: MOST_NOTE - 3] + "...",
+            "note": text if len(text) <= MAX_NOTE else text[: MAX_NOTE - 3] + "...",
             "regarding": {
                 "apiVersion": about.api_version(),
                 "kind": about.kind,
@@ -147,12 +147,16 @@ class EventRecorder:
 
 
 def announce_condition(
-    chorus: RateLimitedLog, events: EventRecorder, about: type[SecretSync | AKVSync], meta: ObjectMeta, ready: Condition
+    rate_limited_log: RateLimitedLog,
+    events: EventRecorder,
+    about: type[SecretSync | AKVSync],
+    meta: ObjectMeta,
+    ready: Condition,
 ) -> None:
     """Report a change of an object's Ready condition by a log line and an event."""
     name = f"{meta.namespace}/{meta.name}"
     fields = {"namespace": meta.namespace, about.kind.lower(): name, "reason": ready.reason}
     level = logging.INFO if ready.holds else logging.WARNING
-    chorus.log_message(level, ready.reason, f"{name}: {ready.message}", **fields)
+    rate_limited_log.log_message(level, ready.reason, f"{name}: {ready.message}", **fields)
     kind: Kind = "Normal" if ready.holds else "Warning"
-    events.say(meta, kind, ready.reason, ready.message, about=about)
+    events.record(meta, kind, ready.reason, ready.message, about=about)

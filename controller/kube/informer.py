@@ -24,7 +24,7 @@ from controller.runtime.budgets import TotalBudget
 from controller.runtime.json_decoding import Undecodable, decode_json
 from controller.runtime.work_queue import Key
 
-LONGEST_PAUSE = 30.0
+MAX_PAUSE = 30.0
 # A watch lasts for minutes. One that ends within this time counts as a failure.
 QUICK_END = 1.0
 # The usual size of a page in bytes. After a larger one, the next page has fewer objects.
@@ -81,7 +81,7 @@ class Store(Generic[R]):
         """Return the current keys."""
         return iter(tuple(self._objects))
 
-    def put(self, item: R | Unreadable) -> Key:
+    def set(self, item: R | Unreadable) -> Key:
         """Store an object that the API server sent."""
         key = Key(item.metadata.namespace, item.metadata.name)
         before = self._objects.get(key)
@@ -98,9 +98,9 @@ class Store(Generic[R]):
         """
         known = self._objects.get(Key(before.namespace, before.name))
         if known and same_version(known.metadata, before):
-            self.put(after)
+            self.set(after)
 
-    def drop(self, key: Key) -> None:
+    def delete(self, key: Key) -> None:
         """Delete an object that is gone."""
         before = self._objects.pop(key, None)
         if before is not None:
@@ -200,7 +200,7 @@ class Informer(Generic[R]):
         return time.monotonic() - began >= QUICK_END
 
     def _wait_after_failure(self, failures: int) -> float:
-        return self.rng.uniform(0.2, min(LONGEST_PAUSE, 0.5 * 2 ** min(failures, 8)))
+        return self.rng.uniform(0.2, min(MAX_PAUSE, 0.5 * 2 ** min(failures, 8)))
 
     async def _list_all(self) -> str:
         seen: set[Key] = set()
@@ -214,7 +214,7 @@ class Informer(Generic[R]):
                 if item is None or not item.metadata.name:
                     complete = False
                     continue
-                seen.add(key := self._store.put(item))
+                seen.add(key := self._store.set(item))
                 self._mine.add(key)
             token = page.metadata.continue_
             if not token:
@@ -258,7 +258,7 @@ class Informer(Generic[R]):
                 self._mine.discard(key)
                 self._delete_key(key)
             elif event.type in ("ADDED", "MODIFIED") and item.metadata.name:
-                self._mine.add(self._store.put(item))
+                self._mine.add(self._store.set(item))
         self._note_recovery()
         return "" if self._is_short else version
 
@@ -296,7 +296,7 @@ class Informer(Generic[R]):
 
     def _delete_key(self, key: Key) -> None:
         self.kept_bytes.drop(key.namespace, (self._handle.resource.plural, key.name))
-        self._store.drop(key)
+        self._store.delete(key)
 
     def _note_failure(self, error: errors.KubeError) -> None:
         if type(error) is not self._trouble:  # an outage causes different errors; only the first one is logged

@@ -22,7 +22,7 @@ from controller.runtime.budgets import RecentEntries
 LINES_A_MINUTE, SECONDS = int(budgets.LOG_LINES.most), budgets.LOG_LINES.seconds
 # Outcomes of calls with their own series, because a hostile vault can answer with any number.
 OUTCOMES = frozenset({"ok", "error", "400", "401", "403", "404", "409", "429", "500", "502", "503", "504"})
-MOST_LINE = 500
+MAX_LINE = 500
 # The prefix of every metric's name.
 PREFIX = "akv_secret_store_"
 
@@ -98,7 +98,7 @@ class RateLimitedLog:
 
 def shorten_message(message: str) -> str:
     """Return a message shortened for a log line."""
-    return message if len(message) <= MOST_LINE else message[: MOST_LINE - 3] + "..."
+    return message if len(message) <= MAX_LINE else message[: MAX_LINE - 3] + "..."
 
 
 class MetricDescription(NamedTuple):

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 FIRST_RETRY = 2.0
-LONGEST_RETRY = 300.0
+MAX_RETRY_SECONDS = 300.0
 # For an obstacle in the cluster: a Secret that is being collected, or one of another owner.
 COLLECTED_SOON = 1.0
-LONGEST_OBSTACLE = 30.0
+MAX_BLOCKED_SECONDS = 30.0
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -59,7 +59,7 @@ def until_due(age: float, interval: float, jitter: float, draw: float) -> float:
 
 
 def backoff_delay(
-    failures: int, rng: random.Random, asked: float | None = None, longest: float = LONGEST_RETRY
+    failures: int, rng: random.Random, asked: float | None = None, longest: float = MAX_RETRY_SECONDS
 ) -> float:
     """Return the seconds to wait after the n-th failure in a row: exponential, half of it random.
 
@@ -74,9 +74,9 @@ def backoff_delay(
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the Retry-After of a response in seconds if it is a number (RFC 9110, 10.2.3), at most `LONGEST_RETRY`."""
+    """Return the seconds of Retry-After (RFC 9110, 10.2.3), at most `MAX_RETRY_SECONDS`; None without a number."""
     text = headers.get("Retry-After", "").strip()
-    return min(float(text), LONGEST_RETRY) if text.isascii() and text.isdecimal() else None
+    return min(float(text), MAX_RETRY_SECONDS) if text.isascii() and text.isdecimal() else None
 
 
 def random_offset(interval: float, rng: random.Random) -> float:

@@ -19,12 +19,12 @@ from controller.domain import certificates
 
 # Limits for CPU seconds and bytes of memory. Usual files need a tenth: checking a long RSA key takes 0.25 seconds.
 CPU_SECONDS = 2
-MOST_MEMORY = 512 * 2**20
+MAX_MEMORY = 512 * 2**20
 # Seconds until it is stopped if the machine gives it no CPU.
 PATIENCE = 60.0
 NICE = 10
 # The number of digests of PFX files that took too long. They are not tried again, so each costs its two seconds once.
-MOST_GIVEN_UP = 1000
+MAX_GIVEN_UP = 1000
 _given_up: dict[bytes, None] = {}
 # The folder of this package for the child process.
 _ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def pfx_to_pem(data: bytes, charge: Callable[[float], None] = lambda _: None) ->
     charge(_cpu_seconds(done.stderr))
     if done.returncode == -signal.SIGXCPU:
         _given_up[digest] = None
-        if len(_given_up) > MOST_GIVEN_UP:
+        if len(_given_up) > MAX_GIVEN_UP:
             _given_up.pop(next(iter(_given_up)), None)
         raise TimeoutError
     if done.returncode < 0:
@@ -79,7 +79,7 @@ def main() -> int:
     """Run the child process. The exit code is 1 if the PFX cannot be opened; a signal ends it if it takes too long."""
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))  # SIGXCPU, then SIGKILL
     try:
         pem = certificates.pfx_to_pem(sys.stdin.buffer.read())

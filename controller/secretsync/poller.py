@@ -327,7 +327,7 @@ class Poller:
 
         try:
             reader = self._vaults.reader(group.identity, group.cloud, group.vault)
-            seen = await reader.survey(wanted, began, queries, on_listed if by_lists else None)
+            seen = await reader.take_snapshot(wanted, began, queries, on_listed if by_lists else None)
             if seen.compared:
                 self.compared.spend(group.namespace, seen.compared)
             return seen

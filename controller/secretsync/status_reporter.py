@@ -74,7 +74,7 @@ class StatusReporter:
             text = "; ".join(news)
             about = {"namespace": meta.namespace, "secretsync": name}
             self._rate_limited_log.log_message(logging.WARNING, ATTENTION, f"{name}: {text}", **about, reason=ATTENTION)
-            self._events.say(meta, "Warning", ATTENTION, text)
+            self._events.record(meta, "Warning", ATTENTION, text)
 
     def add_warning(self, meta: ObjectMeta, text: str) -> None:
         """Report this warning once, in addition to those of `report_warnings`."""

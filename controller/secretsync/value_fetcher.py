@@ -25,7 +25,7 @@ from controller.secretsync.sync_resolver import ResolvedSync
 from controller.secretsync.work_state import Fetch
 
 # Seconds for which values are kept that can only be written together with others.
-MOST_PATIENCE = 300.0
+MAX_PATIENCE = 300.0
 Known = Mapping[str, Unchanged | errors.UnusableValue]
 """The wanted keys that need no fetch, and why."""
 Fetched = Mapping[str, VaultValue | Unchanged | errors.ControllerError]
@@ -98,7 +98,7 @@ class ValueFetcher:
         """Return the requested versions. If only all of them make a Secret, wait for those that a busy vault defers."""
         reader = self._vaults.reader(reading.identity, reading.cloud, reading.vault)
         read = dict(await reader.read(wanted, since=since, first=first))
-        patience = 0.0 if self._settings.enable_partial_secret_sync else MOST_PATIENCE
+        patience = 0.0 if self._settings.enable_partial_secret_sync else MAX_PATIENCE
         while failed := {version: item for version, item in read.items() if isinstance(item, errors.ControllerError)}:
             wait = seconds_until_served(failed)
             if (

@@ -264,7 +264,7 @@ class WorkState(msgspec.Struct):
         """Note an attempt that could not report yet; return whether it is time to report what it waits for."""
         self.requeues += 1
         is_quiet = self.requeues < QUIET_REQUEUES
-        longest = backoff.COLLECTED_SOON * 2 if is_quiet else backoff.LONGEST_OBSTACLE
+        longest = backoff.COLLECTED_SOON * 2 if is_quiet else backoff.MAX_BLOCKED_SECONDS
         self.due = At(now + min(seconds * self.requeues, longest))
         return not is_quiet
 
@@ -358,9 +358,9 @@ def delay_after(outcome: PartiallySynced | Failed, failures: int, interval: floa
         case errors.Retry.ON_EDIT | errors.Retry.ON_NEW_VALUE:
             return interval  # an edit or a poll wakes it earlier
         case errors.Retry.BLOCKED:
-            return backoff.backoff_delay(failures, rng, outcome.retry_after, backoff.LONGEST_OBSTACLE)
+            return backoff.backoff_delay(failures, rng, outcome.retry_after, backoff.MAX_BLOCKED_SECONDS)
         case errors.Retry.BACKOFF:
-            return backoff.backoff_delay(failures, rng, outcome.retry_after, backoff.LONGEST_RETRY)
+            return backoff.backoff_delay(failures, rng, outcome.retry_after, backoff.MAX_RETRY_SECONDS)
 
 
 def is_unreported(ready: Condition | None, generation: int, outcome: Reportable, failures: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.api.akvsync import MOST_MAPPED, MOST_OBJECTS, SECRET_TYPES
+from controller.api.akvsync import MAX_MAPPED, MAX_OBJECTS, SECRET_TYPES
 from tests.support.akv_syncs import EXAMPLE
 from tests.support.cluster.harness import InstalledRelease
 
@@ -45,10 +45,10 @@ def send(installed: InstalledRelease, objects: str | list[dict[str, Any]], /, **
             [
                 {
                     "kubernetesSecretName": f"{number}{'n' * 248}",
-                    "mapping": [{"dataKey": f"k{key}", "secretInAKV": "s" * 127} for key in range(MOST_MAPPED)],
+                    "mapping": [{"dataKey": f"k{key}", "secretInAKV": "s" * 127} for key in range(MAX_MAPPED)],
                     "labels": {"a" * 253 + "/" + "b" * 63: "v" * 63},
                 }
-                for number in range(MOST_OBJECTS)
+                for number in range(MAX_OBJECTS)
             ],
             id="the most of everything",
         ),
@@ -60,7 +60,7 @@ def send(installed: InstalledRelease, objects: str | list[dict[str, Any]], /, **
                     "kubernetesSecretType": "kubernetes.io/tls",
                     "versionHistory": 2,
                 }
-                for number in range(MOST_OBJECTS)
+                for number in range(MAX_OBJECTS)
             ],
             id="names that take longest to compare",
         ),
@@ -155,8 +155,8 @@ def test_what_is_accepted(objects: str | list[dict[str, Any]], installed: Instal
         ([{"secretInAKV": "a", "labels": {"a" * 318: ""}}], "a key of labels has more than 317 characters"),
         ([{"secretInAKV": "a", "labels": {"a": "v" * 64}}], "labels.a: Too long"),
         (
-            [{"secretInAKV": f"a{number}"} for number in range(MOST_OBJECTS + 1)],
-            f"must have at most {MOST_OBJECTS} items",
+            [{"secretInAKV": f"a{number}"} for number in range(MAX_OBJECTS + 1)],
+            f"must have at most {MAX_OBJECTS} items",
         ),
     ],
 )

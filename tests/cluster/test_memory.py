@@ -23,9 +23,9 @@ OTHERS = 100
 SHARED = 4.0
 # Of each that is kept there would be a copy for certain, whatever is synced after it. Counted on this program: copies
 # of 1 to 15 of the sixteen, and of 2 to 6 once others were synced.
-MOST_AFTER_OTHERS = TEXTS // 2
+MAX_AFTER_OTHERS = TEXTS // 2
 # What parses a private key frees it as it was parsed: 2 or 3 of each.
-MOST_OF_KEYS = 4 * KEYS
+MAX_OF_KEYS = 4 * KEYS
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_of_the_values_that_were_synced_none_is_kept(space: Namespace, controlle
         return {name for name, count in found.items() if count}
 
     # Freed memory is used again sooner or later, but kept values would stay.
-    eventually(left_after_others, lambda found: len(found) <= MOST_AFTER_OTHERS, patience=60)
+    eventually(left_after_others, lambda found: len(found) <= MAX_AFTER_OTHERS, patience=60)
 
 
 def test_of_a_private_key_the_parsers_copies_stay(space: Namespace, controller: PodProcess) -> None:
@@ -83,4 +83,4 @@ def test_of_a_private_key_the_parsers_copies_stay(space: Namespace, controller: 
     synced(space, files, type="kubernetes.io/tls")
     time.sleep(SHARED)
     found = count_copies(controller.pid, {name: key_fragment(leaf) for name, leaf in leaves.items()})
-    assert sum(found.values()) <= MOST_OF_KEYS, found
+    assert sum(found.values()) <= MAX_OF_KEYS, found

@@ -12,8 +12,8 @@ from tests.mutation.paths import BUILD, ROOT
 
 # A test hangs that uses this many CPU seconds and this many times what it uses on unchanged code; or, where it waits,
 # this many seconds and this many times what it takes.
-LEAST_CPU, CPU_FACTOR = 2.0, 5
-LEAST_WALL, WALL_FACTOR = 10.0, 20
+MIN_CPU, CPU_FACTOR = 2.0, 5
+MIN_WALL, WALL_FACTOR = 10.0, 20
 _OPTIONS = [
     "-q",
     "-s",
@@ -71,8 +71,8 @@ class Verdict:
         for place, item in enumerate(chosen):
             following = chosen[place + 1] if place + 1 < len(chosen) else None
             usage = usual[item.nodeid]
-            signal.setitimer(signal.ITIMER_PROF, LEAST_CPU + CPU_FACTOR * usage.cpu)
-            signal.setitimer(signal.ITIMER_REAL, LEAST_WALL + WALL_FACTOR * usage.seconds)
+            signal.setitimer(signal.ITIMER_PROF, MIN_CPU + CPU_FACTOR * usage.cpu)
+            signal.setitimer(signal.ITIMER_REAL, MIN_WALL + WALL_FACTOR * usage.seconds)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if self.failed:
                 return False

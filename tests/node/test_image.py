@@ -11,7 +11,7 @@ import pytest
 from tools.images import image
 
 ROOT = Path(__file__).parents[2]
-MOST_PACKED = 25e6
+MAX_PACKED = 25e6
 
 
 @pytest.fixture(scope="module")
@@ -100,4 +100,4 @@ def test_unreachable_base_image_is_reported_with_the_fix(tmp_path: Path) -> None
 
 
 def test_image_is_smaller_than_its_limit(built: image.BuiltImage) -> None:
-    assert built.own_packed < MOST_PACKED
+    assert built.own_packed < MAX_PACKED

@@ -29,15 +29,15 @@ SAMPLE_EVERY = 1.0
 WARM_UP = 120.0
 WARM_PART = 0.3
 # What the last process may have grown by: a few connections' buffers; and in a life of minutes, what it warms up by.
-MOST_MEBIBYTES = 6.0
-MOST_MEBIBYTES_SOON = 12.0
+MAX_MEBIBYTES = 6.0
+MAX_MEBIBYTES_SOON = 12.0
 SOON_AFTER = 300.0
 # Connections to four vaults and Entra come and go with what is to do; and in a life of minutes most come at its end,
 # should a class be edited there.
-MOST_DESCRIPTORS = 40.0
-MOST_DESCRIPTORS_SOON = 70.0
+MAX_DESCRIPTORS = 40.0
+MAX_DESCRIPTORS_SOON = 70.0
 # Calls to a vault in a second, on the average of it all: lists, what was rotated, and what was tried again.
-MOST_CALLS = 10.0
+MAX_CALLS = 10.0
 VAULT_FAULTS: list[dict[str, Any]] = [
     {"kind": "drop"},
     {"kind": "hang", "seconds": 25},
@@ -93,10 +93,10 @@ class Soak:
         done = ", ".join(f"{deed} {times}" for deed, times in sorted(self.done.items()))
         self.tell(f"{found}; {calls / VAULTS / took:.1f} calls a second to each vault; {done}")
         self.close()
-        assert calls <= MOST_CALLS * VAULTS * took, f"{calls} calls in {took:.0f} s"
+        assert calls <= MAX_CALLS * VAULTS * took, f"{calls} calls in {took:.0f} s"
         soon = found.seconds <= SOON_AFTER
-        assert found.mebibytes <= (MOST_MEBIBYTES_SOON if soon else MOST_MEBIBYTES), found
-        assert found.descriptors <= (MOST_DESCRIPTORS_SOON if soon else MOST_DESCRIPTORS), found
+        assert found.mebibytes <= (MAX_MEBIBYTES_SOON if soon else MAX_MEBIBYTES), found
+        assert found.descriptors <= (MAX_DESCRIPTORS_SOON if soon else MAX_DESCRIPTORS), found
         return found
 
     def begin(self) -> None:

@@ -171,9 +171,9 @@ class SimulatedCluster:
             random.Random(str(seed)),
             Clock(vault.loop.time, lambda: NOON + timedelta(seconds=vault.loop.time())),
         )
-        self.reconciler.classes.put(make_provider_class())
+        self.reconciler.classes.set(make_provider_class())
         for item in syncs:
-            self.reconciler.syncs.put(item)
+            self.reconciler.syncs.set(item)
         loops = (self.reconciler.work(), self.reconciler.poller.work())
         self._working = [vault.loop.create_task(loop) for loop in loops]
 
@@ -213,7 +213,7 @@ class SimulatedCluster:
     ) -> ReportResult:
         found = syncs.get(Key(meta.namespace, meta.name))
         if isinstance(found, SecretSync) and after != before:
-            syncs.put(msgspec.structs.replace(found, status=after))
+            syncs.set(msgspec.structs.replace(found, status=after))
         return ReportResult.DONE
 
     def report_warnings(self, *_: object) -> None:

@@ -17,7 +17,7 @@ from controller.kube.client import KubeClient, Query
 # The duration of a request.
 SECONDS = 0.005
 # A failure ends a running watch after this time at the latest.
-LONGEST_SILENCE = 20
+MAX_SILENCE = 20
 Object = dict[str, Any]
 
 
@@ -127,7 +127,7 @@ class MemoryCluster(KubeClient):
         try:
             while True:
                 try:
-                    yield encode_json(await asyncio.wait_for(queue.get(), LONGEST_SILENCE))
+                    yield encode_json(await asyncio.wait_for(queue.get(), MAX_SILENCE))
                 except TimeoutError:
                     self.on_request("WATCH", path)
         finally:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from controller.akvsync.expand import expand_akvsync
-from controller.api.akvsync import MOST_OBJECTS, MOST_PARTS, MOST_VERSIONS, AKVSync
+from controller.api.akvsync import MAX_OBJECTS, MAX_PARTS, MAX_VERSIONS, AKVSync
 from controller.api.conditions import Reason
 from controller.config.settings import Settings
 from controller.keyvault.objects import SOURCES
@@ -111,9 +111,9 @@ def readme(description: str, chart: values.ChartValues) -> str:
                 for name, sync in expand_akvsync(msgspec.yaml.decode(sse_guide.AKV_SYNC, type=AKVSync)).syncs.items()
             ],
         ),
-        most_objects=MOST_OBJECTS,
-        most_parts=MOST_PARTS,
-        most_versions=MOST_VERSIONS,
+        most_objects=MAX_OBJECTS,
+        most_parts=MAX_PARTS,
+        most_versions=MAX_VERSIONS,
         policies=policies.POLICIES,
         crd_policy=policies.CRD_JOB,
         token_probe=rbac.token_probe(),

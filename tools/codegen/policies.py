@@ -18,7 +18,7 @@ from controller.config.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SEC
 from controller.domain import reserved
 from controller.domain.decision import OUR_LABEL
 from controller.kube import overlap, permissions
-from controller.kube.event_recorder import ACTION, MOST_NOTE, REPORTER
+from controller.kube.event_recorder import ACTION, MAX_NOTE, REPORTER
 from controller.kube.policy_guard import NEVER_WRITTEN, ONE_AUDIENCE, PROBE_AUDIENCE
 from controller.secretsync.status_reporter import ATTENTION
 from tools.codegen.deployment import PROBE_SECRET_TYPE
@@ -233,8 +233,8 @@ _EVENTS = AdmissionPolicy(
             f"an event must be about a {SecretSync.kind} or {AKVSync.kind} of its own namespace",
         ),
         PolicyValidation(
-            f"!has(object.note) || object.note.size() <= {MOST_NOTE}",
-            f"the note of an event must have at most {MOST_NOTE} characters",
+            f"!has(object.note) || object.note.size() <= {MAX_NOTE}",
+            f"the note of an event must have at most {MAX_NOTE} characters",
         ),
         PolicyValidation(
             "!has(object.metadata.labels) && !has(object.metadata.annotations) && !has(object.metadata.finalizers)"

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from controller.config.settings import BUILT_IN_CLOUDS, Settings
-from controller.domain.vault_objects import ENCODINGS, FORMATS, MOST_HISTORY, TYPES
+from controller.domain.vault_objects import ENCODINGS, FORMATS, MAX_HISTORY, TYPES
 from tools.cli.common import templating
 from tools.codegen import crds
 from tools.codegen.docs import table
@@ -16,7 +16,7 @@ OBJECT_FIELDS = {
     "objectName": "The object's name in the vault. Required.",
     "objectType": f"One of {', '.join(TYPES)}; left out, {TYPES[0]}. A certificate with its private key is a secret.",
     "objectVersion": "A version's id; left out, the newest.",
-    "objectVersionHistory": f"How many versions, that one first; at most {MOST_HISTORY}. Above 1, paths end in `/0`,"
+    "objectVersionHistory": f"How many versions, that one first; at most {MAX_HISTORY}. Above 1, paths end in `/0`,"
     " `/1` and so on.",
     "objectAlias": "Takes the name's place in a sourcePath.",
     "objectFormat": f"Of a certificate's secret: {' or '.join(FORMATS)}; left out, {FORMATS[0]}.",

@@ -8,7 +8,7 @@ from controller.observability.otlp import wire
 from controller.observability.otlp.wire import LogLine
 
 # About seven thousand lines, much more than a controller logs in a day without errors.
-MOST_BYTES = 4 * 2**20
+MAX_BYTES = 4 * 2**20
 # The size of one request. A collector accepts 20 MiB by default.
 BATCH_BYTES = 256 * 2**10
 # The memory of a line besides its text.
@@ -20,7 +20,7 @@ OWN = "controller.observability.otlp"
 class LogBacklog(logging.Handler):
     """A handler of the logging module that never waits."""
 
-    def __init__(self, dropped: Callable[[], None], most: int = MOST_BYTES) -> None:
+    def __init__(self, dropped: Callable[[], None], most: int = MAX_BYTES) -> None:
         super().__init__()
         self._dropped = dropped
         self.max_bytes = most

@@ -14,7 +14,7 @@ from controller.observability.otlp import wire
 CERTIFICATE, KEY, CA = "tls.crt", "tls.key", "ca.crt"
 SECONDS = 10
 # Far above the size of a collector's answers.
-_MOST_ANSWER = 2**16
+_MAX_ANSWER = 2**16
 _WHENCE = "see the Certificate and the Bundle, or the Secret and the ConfigMap that the chart's values name"
 
 
@@ -41,7 +41,7 @@ class CollectorClient:
                 said = bytearray()
                 async for part in response.content.iter_any():
                     said += part
-                    if len(said) > _MOST_ANSWER:
+                    if len(said) > _MAX_ANSWER:
                         break
                 return wire.CollectorAnswer(response.status, response.headers, bytes(said))
         except (aiohttp.ClientError, OSError) as error:

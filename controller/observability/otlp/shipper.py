@@ -18,7 +18,7 @@ from controller.runtime import backoff
 
 # Seconds to collect lines that are logged at about the same time.
 LINGER = 1.0
-LONGEST_PAUSE = 60.0
+MAX_PAUSE = 60.0
 # Seconds at the end for sending the remaining lines. The Deployment allows four times as much for the whole shutdown.
 FLUSH_SECONDS = 5.0
 # Seconds before the same problem is logged again, and before another one is logged.
@@ -78,7 +78,7 @@ class LogShipper:
                 self._log_trouble(verdict.why)
             if self._closing.is_set():
                 return False
-            longest = LONGEST_PAUSE + (verdict.wait or 0.0)
+            longest = MAX_PAUSE + (verdict.wait or 0.0)
             await self._wait_until(backoff.backoff_delay(failures, self._rng, verdict.wait, longest))
         self._held = 0
         self._metrics.log_lines_shipped.inc(lines - verdict.lost)

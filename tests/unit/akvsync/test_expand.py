@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.akvsync.expand import GeneratedObjects, expand_akvsync
-from controller.api.akvsync import MAX_GENERATED, MOST_PARTS
+from controller.api.akvsync import MAX_GENERATED, MAX_PARTS
 from controller.domain.provider_class import VaultObject, read_class
 from controller.errors import InputError
 from tests.support.akv_syncs import EXAMPLE, akv_sync, source_paths, type_and_keys
@@ -250,7 +250,7 @@ def test_class_asks_for_the_most_versions_that_an_entry_needs() -> None:
         (f"[{{secretInAKV: a, kubernetesSecretName: {'a' * 254}}}]", "is no Secret's name"),
         (
             "[{certInAKV: a, kubernetesSecretType: kubernetes.io/tls, versionHistory: 257}]",
-            f"this makes 257 Secrets, and an AKVSync may have {MOST_PARTS}: split it",
+            f"this makes 257 Secrets, and an AKVSync may have {MAX_PARTS}: split it",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from controller.akvsync.expand import GeneratedObjects, expand_akvsync, explicit_names
 from controller.akvsync.selected_secrets import selected_before
-from controller.api.akvsync import MAX_GENERATED, MOST_PARTS, AKVSync
+from controller.api.akvsync import MAX_GENERATED, MAX_PARTS, AKVSync
 from controller.api.secretsync import SecretSync
 from controller.domain.generated import class_items
 from controller.domain.provider_class import read_class
@@ -122,7 +122,7 @@ def test_secrets_above_the_limit_are_skipped_newest_first_and_named() -> None:
     akv = akv_sync([{"secretInAKV": "own"}, {"select": {"namePrefix": "s"}}])
     before = selected(akv, vault_of("s900"))
     generated = selected(akv, vault_of(*(f"s{number:03}" for number in range(255)), "s900"), before)
-    assert len(generated.syncs) == MOST_PARTS
+    assert len(generated.syncs) == MAX_PARTS
     assert {"own", "s900"} <= generated.syncs.keys()
     assert why(generated).keys() == {"s254"}
     # A result that would remove an existing Secret changes nothing.

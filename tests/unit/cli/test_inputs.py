@@ -280,7 +280,7 @@ async def test_any_vault_answer_becomes_a_value_or_a_controller_error(
         read = await harness.reader.read(WANTED, since=harness.now, first=True)
         assert read.keys() == set(WANTED)
         try:
-            seen = await harness.reader.survey(WANTED, harness.now)
+            seen = await harness.reader.take_snapshot(WANTED, harness.now)
         except ControllerError:
             pass
         else:

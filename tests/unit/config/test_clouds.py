@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.config.clouds import LONGEST, CloudRegistry, find_cloud
+from controller.config.clouds import MAX_AGE, CloudRegistry, find_cloud
 from controller.config.settings import BUILT_IN_CLOUDS, TEST_CLOUD, Settings
 from tests.support.hostile_texts import HOSTILE_JSON
 
@@ -40,7 +40,7 @@ def test_one_that_nobody_takes_away_is_not_trusted_for_long(file: Path) -> None:
     now = [1000.0]
     clouds = CloudRegistry(Settings(test_clouds_file=str(file)), lambda: now[0])
     file.write_text(json.dumps({TEST_CLOUD: MINE}))
-    for passed, there in ((0, True), (LONGEST, True), (LONGEST + 1, False)):
+    for passed, there in ((0, True), (MAX_AGE, True), (MAX_AGE + 1, False)):
         now[0] = 1000.0 + passed
         clouds.reload_file()
         assert (TEST_CLOUD in clouds) is there

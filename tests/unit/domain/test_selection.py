@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.api.akvsync import MOST_PARTS, AKVObject
+from controller.api.akvsync import MAX_PARTS, AKVObject
 from controller.api.select import Select
 from controller.domain.selection import (
     GlobPattern,
@@ -134,7 +134,7 @@ def test_of_too_many_matches_the_known_and_the_first_are_kept() -> None:
     seen = collected(query, *(make_item(f"z{number:04}") for number in range(10_000))).to_sighting()
     (matches,) = seen.matches
     assert seen.totals == (10_000,)
-    assert len(matches) == MOST_PARTS + 2
+    assert len(matches) == MAX_PARTS + 2
     assert {"z9999", "z0000", "z0256"} <= {match.name for match in matches}
 
 

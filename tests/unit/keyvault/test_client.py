@@ -62,10 +62,10 @@ def test_failed_request_is_retried_after_200_ms_and_then_after_1_s(
             raise ServiceRequestError("connection refused")
 
         for _ in range(answers_before):
-            await client.make(LIST, "list", None, answer, first=True)
+            await client.request(LIST, "list", None, answer, first=True)
         began = clock()
         with pytest.raises(ProviderError):
-            await client.make(LIST, "list", None, fail, first=True)
+            await client.request(LIST, "list", None, fail, first=True)
         return [moment - began for moment in sent]
 
     assert virtual_time.run_virtual(main) == pytest.approx(moments[chance])

@@ -17,8 +17,8 @@ from azure.core.pipeline.transport import HttpRequest
 from controller.errors import NotLeading
 from controller.keyvault.resolver import FairResolver
 from controller.keyvault.transport import (
+    MAX_ANSWER,
     MAX_HOSTS,
-    MOST_ANSWER,
     explain_connection,
     new_session,
     new_transport,
@@ -91,7 +91,7 @@ async def test_endless_answer_does_not_fill_the_memory(vault: ScriptedApiServer,
             most = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert most < 4 * MOST_ANSWER
+        assert most < 4 * MAX_ANSWER
         answer = await transport.send(request)  # the next request uses a new connection
         assert answer.body() == b"yes"
     assert {asked.headers["Accept-Encoding"] for asked in vault.requests} == {

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from controller.observability.telemetry import (
     LINES_A_MINUTE,
-    MOST_LINE,
+    MAX_LINE,
     OUTCOMES,
     JsonLines,
     Metrics,
@@ -173,7 +173,7 @@ def test_long_log_message_is_cut(lines: Lines) -> None:
     # The message of a PartialSync may have 32,000 characters.
     RateLimitedLog(log, Clock()).log_message(logging.WARNING, "PartialSync", "x" * 32_000)
     message = str(lines.read[0]["message"])
-    assert len(message) == MOST_LINE
+    assert len(message) == MAX_LINE
     assert message.endswith("...")
 
 

@@ -120,8 +120,8 @@ def test_hanging_child_is_stopped_with_its_children(tmp_path: Path) -> None:
 def test_cpu_time_stops_a_test_long_before_elapsed_time_does(
     monkeypatch: pytest.MonkeyPatch, cpu: float, waits: float, killed: bool
 ) -> None:
-    monkeypatch.setattr("tests.mutation.pytest_runs.LEAST_CPU", 0.1)
-    monkeypatch.setattr("tests.mutation.pytest_runs.LEAST_WALL", 0.4)
+    monkeypatch.setattr("tests.mutation.pytest_runs.MIN_CPU", 0.1)
+    monkeypatch.setattr("tests.mutation.pytest_runs.MIN_WALL", 0.4)
 
     def use(**_: object) -> None:
         ends = time.process_time() + cpu

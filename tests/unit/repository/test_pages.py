@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from controller.api.secretproviderclass import MOST_PARAMETERS
+from controller.api.secretproviderclass import MAX_PARAMETERS
 from controller.config.settings import BUILT_IN_CLOUDS
 from controller.domain import certificates, vault_objects
 from controller.domain.vault_objects import FIELDS
@@ -162,9 +162,9 @@ def test_firewall_table_has_the_hosts_of_the_built_in_clouds() -> None:
 def test_bounds_on_the_differences_page_equal_the_code() -> None:
     page = (ROOT / "docs/sse-differences.md").read_text()
     bounds = (
-        f"{MOST_PARAMETERS:,} characters",
+        f"{MAX_PARAMETERS:,} characters",
         f"{vault_objects.MAX_ITEMS:,} items",
-        f"`objectVersionHistory` of {vault_objects.MOST_HISTORY}",
+        f"`objectVersionHistory` of {vault_objects.MAX_HISTORY}",
         f"{certificates.MAX_BUNDLE_BYTES // 1024} KiB, {certificates.MAX_CERTIFICATES} certificates or"
         f" {certificates.MAX_KEYS} private keys",
     )

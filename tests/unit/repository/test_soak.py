@@ -3,7 +3,7 @@
 import pytest
 
 from tests.soak.gauge import Sample, growth
-from tests.soak.soak import MOST_MEBIBYTES, Soak
+from tests.soak.soak import MAX_MEBIBYTES, Soak
 from tests.soak.steps import ENDS, WEIGHTS, steps
 
 
@@ -27,5 +27,5 @@ def test_growth_is_the_slope_after_the_warm_up(each: float) -> None:
     assert found.seconds == 189
     assert found.mebibytes == pytest.approx(189 * each, abs=0.1)
     assert abs(found.descriptors) < 0.5
-    assert (found.mebibytes > MOST_MEBIBYTES) == (each == 0.1)
+    assert (found.mebibytes > MAX_MEBIBYTES) == (each == 0.1)
     assert f"{found.mebibytes / 189 * 3600:+.2f} MiB/h" in str(found)

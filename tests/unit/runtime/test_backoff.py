@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from controller.runtime.backoff import (
     FIRST_RETRY,
-    LONGEST_OBSTACLE,
-    LONGEST_RETRY,
+    MAX_BLOCKED_SECONDS,
+    MAX_RETRY_SECONDS,
     backoff_delay,
     format_time,
     parse_retry_after,
@@ -128,11 +128,11 @@ def test_clock_that_is_slightly_ahead_delays_the_due_time() -> None:
         (2, MAX_DRAW, 4.0),
         (8, MAX_DRAW, 256.0),
         (9, MAX_DRAW, 300.0),
-        (10_000, MAX_DRAW, LONGEST_RETRY),
-        (10_000, MID_DRAW, LONGEST_RETRY * 0.75),
+        (10_000, MAX_DRAW, MAX_RETRY_SECONDS),
+        (10_000, MID_DRAW, MAX_RETRY_SECONDS * 0.75),
         (3, MID_DRAW, 6.0),
         (1, MIN_DRAW, FIRST_RETRY / 2),
-        (10_000, MIN_DRAW, LONGEST_RETRY / 2),
+        (10_000, MIN_DRAW, MAX_RETRY_SECONDS / 2),
     ],
 )
 def test_backoff_doubles_and_half_of_it_is_random(failures: int, rng: random.Random, expected: float) -> None:
@@ -140,7 +140,7 @@ def test_backoff_doubles_and_half_of_it_is_random(failures: int, rng: random.Ran
 
 
 def test_backoff_for_an_obstacle_has_a_lower_limit() -> None:
-    assert backoff_delay(100, MAX_DRAW, longest=LONGEST_OBSTACLE) == 30
+    assert backoff_delay(100, MAX_DRAW, longest=MAX_BLOCKED_SECONDS) == 30
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_backoff_respects_the_requested_wait(asked: float, rng: random.Random, e
 @given(st.integers(1, 10**6), st.integers(), st.floats(0, 1e12))
 def test_any_backoff_is_between_one_second_and_five_minutes(failures: int, seed: int, asked: float) -> None:
     wait = backoff_delay(failures, random.Random(seed), asked)
-    assert 1.0 <= wait <= LONGEST_RETRY
+    assert 1.0 <= wait <= MAX_RETRY_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_any_backoff_is_between_one_second_and_five_minutes(failures: int, seed:
         ({"Retry-After": "0"}, 0),
         ({"Retry-After": "300"}, 300),
         ({"Retry-After": "86400"}, 300),
-        ({"Retry-After": "9" * 400}, LONGEST_RETRY),
+        ({"Retry-After": "9" * 400}, MAX_RETRY_SECONDS),
         ({"Retry-After": "-1"}, None),
         ({"Retry-After": "1.5"}, None),
         ({"Retry-After": "²"}, None),

@@ -14,7 +14,7 @@ from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatu
 from controller.domain.status import Failed, Reportable, Synced, next_status
 from controller.errors import ProviderError
 from controller.kube.client import KubeClient
-from controller.kube.event_recorder import BURST, MOST_NOTE, PER_SECOND, EventRecorder
+from controller.kube.event_recorder import BURST, MAX_NOTE, PER_SECOND, EventRecorder
 from controller.kube.informer import Store
 from controller.observability.telemetry import LINES_A_MINUTE, Metrics
 from controller.runtime import budgets
@@ -144,7 +144,7 @@ async def test_status_conflict_is_reported_as_outdated_and_sends_no_event(harnes
 
 
 async def test_written_status_is_in_the_store_before_the_watch_delivers_it(harness: ReporterHarness) -> None:
-    harness.syncs.put(make_sync())
+    harness.syncs.set(make_sync())
     await harness.report(EMPTY, status(WRITTEN))
     found = harness.syncs.get(SHOP)
     assert isinstance(found, SecretSync)
@@ -164,7 +164,7 @@ async def test_written_status_does_not_replace_a_newer_object_in_the_store(
     harness: ReporterHarness, newer: SecretSync | None
 ) -> None:
     if newer:
-        harness.syncs.put(newer)
+        harness.syncs.set(newer)
     await harness.report(EMPTY, status(WRITTEN))
     assert harness.syncs.get(SHOP) is newer
 
@@ -250,7 +250,7 @@ async def test_refused_event_does_not_change_the_result(harness: ReporterHarness
 async def test_events_of_a_deleted_namespace_are_dropped(harness: ReporterHarness) -> None:
     harness.server.add_responses(error_response(404))
     for number in range(3):
-        harness.events.say(make_sync().metadata, "Normal", "Synced", f"number {number}")
+        harness.events.record(make_sync().metadata, "Normal", "Synced", f"number {number}")
     await harness.events.work()
     assert len(harness.sent_to("/events")) == 1
 
@@ -260,7 +260,7 @@ async def test_long_message_is_cut_in_event_and_log_line(
 ) -> None:
     await harness.report(EMPTY, status(Failed(ProviderError("x" * 32_000))))
     (event,) = harness.sent_to("/events")
-    assert len(event["note"]) == MOST_NOTE
+    assert len(event["note"]) == MAX_NOTE
     assert len(caplog.text) < 2000
 
 
@@ -312,7 +312,7 @@ def test_events_beyond_the_burst_are_delayed_until_the_recorder_closes() -> None
         kube = Clocked(clock)
         events = EventRecorder(cast("KubeClient", kube), "pod-1")
         for number in range(2 * BURST):
-            events.say(make_sync().metadata, "Normal", "Synced", f"number {number}")
+            events.record(make_sync().metadata, "Normal", "Synced", f"number {number}")
         work = asyncio.create_task(events.work())
         await asyncio.sleep(1)
         assert len(kube.moments) == BURST + PER_SECOND
@@ -342,7 +342,7 @@ async def test_unexpected_failure_loses_only_one_event(caplog: pytest.LogCapture
     kube = Failing()
     events = EventRecorder(cast("KubeClient", kube), "pod-1")
     for note in ("first", "second"):
-        events.say(make_sync().metadata, "Warning", "ProviderError", note)
+        events.record(make_sync().metadata, "Warning", "ProviderError", note)
     events.close()
     await events.work()
     assert kube.notes == ["first", "second"]
@@ -362,8 +362,8 @@ async def test_normal_events_can_be_turned_off(normal: bool, notes: list[str]) -
             return b"{}"
 
     events = EventRecorder(cast("KubeClient", Kept()), "pod-1", normal=normal)
-    events.say(make_sync().metadata, "Normal", "Synced", "synced")
-    events.say(make_sync().metadata, "Warning", "ProviderError", "failed")
+    events.record(make_sync().metadata, "Normal", "Synced", "synced")
+    events.record(make_sync().metadata, "Warning", "ProviderError", "failed")
     events.close()
     await events.work()
     assert sent == notes
@@ -390,9 +390,9 @@ def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
         neighbour = msgspec.structs.replace(make_sync().metadata, namespace="neighbour")
         for second in range(120):
             for number in range(100):
-                events.say(make_sync().metadata, "Warning", "ProviderError", f"number {number}")
+                events.record(make_sync().metadata, "Warning", "ProviderError", f"number {number}")
             if second == 60:
-                events.say(neighbour, "Warning", "ProviderError", "event of the neighbour")
+                events.record(neighbour, "Warning", "ProviderError", "event of the neighbour")
             assert sum(map(len, events.waiting.values())) <= 2 * budgets.EVENTS.most
             await asyncio.sleep(1)
         events.close()

@@ -18,7 +18,7 @@ REFETCH = 5.0
 """Seconds between two discoveries for an unknown key id, by the machine's clock."""
 
 TIMEOUT = aiohttp.ClientTimeout(total=5)
-LARGEST = 1 << 20
+MAX_DOCUMENT_BYTES = 1 << 20
 """The most bytes of a discovery document or key set."""
 
 
@@ -84,9 +84,9 @@ async def _fetch_json(session: aiohttp.ClientSession, url: str) -> dict[str, Any
     try:
         async with session.get(url) as response:
             # An API server sends application/jwk-set+json, so only the content is checked.
-            raw = await response.content.read(LARGEST + 1)
-            if len(raw) > LARGEST:
-                raise UnreachableError(f"{url} is larger than {LARGEST} bytes")
+            raw = await response.content.read(MAX_DOCUMENT_BYTES + 1)
+            if len(raw) > MAX_DOCUMENT_BYTES:
+                raise UnreachableError(f"{url} is larger than {MAX_DOCUMENT_BYTES} bytes")
             document = json.loads(raw)
     except (aiohttp.ClientError, TimeoutError, ValueError) as problem:
         raise UnreachableError(f"{url}: {problem or type(problem).__name__}") from problem

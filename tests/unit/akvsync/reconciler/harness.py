@@ -85,7 +85,7 @@ class AKVSyncHarness:
     async def select(self, queries: Sequence[Query]) -> VaultSnapshot:
         return self._listed("select", queries)
 
-    async def survey(
+    async def take_snapshot(
         self, _wanted: object, _since: float, queries: Sequence[Query] = (), _on_listed: object = None
     ) -> VaultSnapshot:
         return self._listed("poll", queries)
@@ -107,7 +107,7 @@ class AKVSyncHarness:
             )
         return VaultSnapshot(listed={"secret": {}}, sightings=tuple(sightings), compared=compared)
 
-    def say(self, meta: ObjectMeta, kind: str, reason: str, _text: str, *, about: Any) -> None:
+    def record(self, meta: ObjectMeta, kind: str, reason: str, _text: str, *, about: Any) -> None:
         """Act as `EventRecorder`."""
         assert about is AKVSync
         self.events.append((meta.name, kind, reason))
@@ -150,12 +150,12 @@ class AKVSyncHarness:
         merged["metadata"]["generation"] += merged.get("spec") != there.get("spec")
         self.objects[plural, name] = merged
         item = msgspec.json.decode(msgspec.json.encode(merged), type=KINDS[plural])
-        self.loop.call_later(self.lag, self._stores[plural].put, item)
+        self.loop.call_later(self.lag, self._stores[plural].set, item)
         return merged
 
     def remove(self, plural: str, name: str) -> None:
         del self.objects[plural, name]
-        self.loop.call_later(self.lag, self._stores[plural].drop, Key("team", name))
+        self.loop.call_later(self.lag, self._stores[plural].delete, Key("team", name))
 
     # What tests call
 
@@ -226,7 +226,7 @@ class AKVSyncHarness:
         self._version += 1
         merged["metadata"] |= {"generation": 9, "resourceVersion": str(self._version)}
         meta = msgspec.convert(merged, AKVSync).metadata
-        self.akv_syncs.store.put(Unreadable(meta, "Expected `array` - at `$.spec.objects`"))
+        self.akv_syncs.store.set(Unreadable(meta, "Expected `array` - at `$.spec.objects`"))
 
 
 def merge(old: Any, patch: Any) -> Any:

@@ -182,7 +182,7 @@ def test_owner_reference_in_another_namespace_adds_no_part(settled: AKVSyncHarne
     for number in range(300):
         theirs = make_sync(name=f"theirs-{number}")
         place = ObjectMeta(name=f"theirs-{number}", namespace="elsewhere", uid=f"u{number}", owner_references=[owner])
-        settled.syncs.put(msgspec.structs.replace(theirs, metadata=place))
+        settled.syncs.set(msgspec.structs.replace(theirs, metadata=place))
     before = settled.objects["akvsyncs", "shop"]["status"]
     settled.advance(60)
     assert settled.objects["akvsyncs", "shop"]["status"] == before

@@ -57,7 +57,7 @@ class PagedVault:
     def source_of(self, _kind: str) -> "PagedVault":
         return self
 
-    async def make(self, _source: Any, _verb: str, _found: Any, ask: Callable[[], Any], *, first: bool) -> Any:
+    async def request(self, _source: Any, _verb: str, _found: Any, ask: Callable[[], Any], *, first: bool) -> Any:
         self.calls += not first
         return await ask()
 

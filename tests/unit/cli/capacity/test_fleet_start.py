@@ -146,8 +146,8 @@ def test_throttled_vault_serves_initial_syncs_first_without_early_calls(loop: Vi
     began, before = loop.time(), len(vault.accepted_at)
     store = them.clusters[0].reconciler.syncs
     for name in new:
-        store.put(make_sync([name], name=name, uid=name))
-    store.put(make_sync(keys, name="many", uid="many"))
+        store.set(make_sync([name], name=name, uid=name))
+    store.set(make_sync(keys, name="many", uid="many"))
     them.advance(90)
 
     got = {name: moment - began for moment, name in vault.reads if moment >= began}

@@ -385,7 +385,7 @@ async def test_single_transient_failure_is_retried(harness: ReaderHarness, statu
     harness.server.default_response = once
     db = ObjectVersionRef(VaultObject(name="db", history=2))
     assert await harness.read(USER, db) == ["me", "value of a"]
-    assert isinstance(await harness.reader.survey([USER], harness.now), VaultSnapshot)
+    assert isinstance(await harness.reader.take_snapshot([USER], harness.now), VaultSnapshot)
     assert failed
     assert [outcome for _, outcome in harness.counted if outcome != "ok"] == [str(status)]
 

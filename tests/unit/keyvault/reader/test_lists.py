@@ -29,7 +29,7 @@ async def poll(
 ) -> tuple[list[str], dict[str, dict[str, ListedObject]]]:
     """Return the paths that one poll requested, and the objects that it listed."""
     before = len(harness.server.requests)
-    seen = await harness.reader.survey(wanted, harness.now)
+    seen = await harness.reader.take_snapshot(wanted, harness.now)
     listed = {kind: dict(objects) for kind, objects in seen.listed.items()}
     return [asked.path for asked in harness.server.requests[before:]], listed
 
@@ -60,7 +60,7 @@ async def test_list_with_no_more_pages_than_gets_is_read_to_the_end(harness: Rea
 async def test_objects_of_a_page_are_reported_before_the_next_page_is_requested(harness: ReaderHarness) -> None:
     serve_list(harness, [item(harness, "A")], [item(harness, "b")], [item(harness, "c")])
     reported: list[tuple[str, str, int]] = []
-    await harness.reader.survey(
+    await harness.reader.take_snapshot(
         secrets(3),
         harness.now,
         on_listed=lambda kind, name, _: reported.append((kind, name, len(harness.server.requests))),
@@ -100,7 +100,7 @@ async def test_forbidden_list_is_replaced_by_gets_for_less_than_an_hour(harness:
 async def test_refusal_unrelated_to_lists_does_not_replace_them(harness: ReaderHarness, inner: str) -> None:
     harness.answers["/secrets"] = refusal(403, "Forbidden", inner)
     with pytest.raises(ProviderError):
-        await harness.reader.survey([USER], harness.now)
+        await harness.reader.take_snapshot([USER], harness.now)
     harness.now += 60
     serve_list(harness, [item(harness, "user")])
     assert (await poll(harness, USER))[1]["secret"].keys() == {"user"}
@@ -135,13 +135,13 @@ async def test_object_with_history_has_its_versions_listed_at_each_poll(harness:
     found = VaultObject(name="db", history=2)
     for versions in (("b", "a"), ("b", "a")):
         harness.now += 1
-        seen = await harness.reader.survey([ObjectVersionRef(found, 0), ObjectVersionRef(found, 1)], harness.now)
+        seen = await harness.reader.take_snapshot([ObjectVersionRef(found, 0), ObjectVersionRef(found, 1)], harness.now)
         assert (seen.listed, seen.versions) == ({}, {found: versions})
     assert harness.paths_read == ["/secrets/db/versions"] * 2
 
 
 async def test_poll_ignores_versions_that_cannot_be_listed(harness: ReaderHarness) -> None:
-    seen = await harness.reader.survey([ObjectVersionRef(VaultObject(name="db", history=2))], harness.now)
+    seen = await harness.reader.take_snapshot([ObjectVersionRef(VaultObject(name="db", history=2))], harness.now)
     assert not seen.versions
 
 
@@ -149,7 +149,7 @@ async def test_poll_ignores_versions_that_cannot_be_listed(harness: ReaderHarnes
 async def test_failed_list_is_not_replaced_by_gets(harness: ReaderHarness, answer: ScriptedResponse) -> None:
     harness.answers["/secrets"] = answer
     with pytest.raises(ProviderError):
-        await harness.reader.survey([USER], harness.now)
+        await harness.reader.take_snapshot([USER], harness.now)
     harness.now += 60
     serve_list(harness, [item(harness, "user")])
     assert (await poll(harness, USER))[1]["secret"].keys() == {"user"}
@@ -158,14 +158,14 @@ async def test_failed_list_is_not_replaced_by_gets(harness: ReaderHarness, answe
 async def test_object_that_is_missing_in_an_empty_list_is_read(harness: ReaderHarness) -> None:
     serve_list(harness, [])
     assert (await poll(harness, USER))[1] == {"secret": {}}
-    seen = await harness.reader.survey([USER], harness.now)
+    seen = await harness.reader.take_snapshot([USER], harness.now)
     assert seen.stale_keys({"k": USER}, []) == {"k"}
 
 
 async def test_poll_keeps_no_versions_in_the_cache(harness: ReaderHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "KEEP_SHARED", 0)
     harness.put_versions("db", ("a", 1, True), ("b", 2, True))
-    await harness.reader.survey([ObjectVersionRef(VaultObject(name="db", history=2))], harness.now)
+    await harness.reader.take_snapshot([ObjectVersionRef(VaultObject(name="db", history=2))], harness.now)
     await asyncio.sleep(0.01)
     assert not harness.reader.versions.kept
 
@@ -195,7 +195,7 @@ async def test_next_page_at_another_address_is_not_requested(harness: ReaderHarn
     """Reject the address, because the request would carry the token to another host."""
     serve_list(harness, [item(harness, "user")], link=link.format(harness.server.url))
     with pytest.raises(ProviderError, match="another host"):
-        await harness.reader.survey(secrets(3), harness.now)
+        await harness.reader.take_snapshot(secrets(3), harness.now)
     assert len(harness.server.requests) == 1
 
 
@@ -215,7 +215,7 @@ async def test_invalid_list_is_reported_as_no_usable_answer(harness: ReaderHarne
     for path in ("/secrets", "/secrets/db/versions"):
         harness.answers[path] = ScriptedResponse(body, headers=JSON)
     with pytest.raises(ProviderError, match="no usable answer"):
-        await harness.reader.survey(secrets(3), harness.now)
+        await harness.reader.take_snapshot(secrets(3), harness.now)
     harness.now += 60
     (answer,) = await harness.read(ObjectVersionRef(VaultObject(name="db", history=2)))
     assert isinstance(answer, ProviderError)
@@ -273,7 +273,7 @@ async def test_object_with_odd_attributes_is_read_at_every_poll(harness: ReaderH
 
 
 async def test_endless_list_of_versions_is_abandoned(harness: ReaderHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "MOST_PAGES", 9)
+    monkeypatch.setattr(listing, "MAX_PAGES", 9)
     harness.put_versions("db", ("a", 1, True))
     first = harness.answers["/secrets/db/versions"].body["value"]
     more = f"{harness.server.url}/secrets/db/versions?api-version=7.6&$skiptoken=1"
@@ -331,7 +331,7 @@ async def test_no_request_is_sent_before_retry_after_ends(harness: ReaderHarness
         assert error.retry_after
         assert moment + error.retry_after >= seconds
         with pytest.raises(ProviderError):
-            await harness.reader.survey([USER], harness.now)
+            await harness.reader.take_snapshot([USER], harness.now)
     assert len(harness.server.requests) == asked
     harness.put_secret("user", "me")
     harness.now = 1000.0 + seconds + 60  # the rate is low now, so one call waits for it

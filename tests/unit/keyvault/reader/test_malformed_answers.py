@@ -11,7 +11,7 @@ import pytest
 
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.errors import AccessDenied, ObjectError, ProviderError
-from controller.keyvault.transport import MOST_ANSWER
+from controller.keyvault.transport import MAX_ANSWER
 from tests.support.scripted_api_server import ScriptedApiServer
 from tests.unit.keyvault.reader.reader_harness import USER, ReaderHarness, start_reader_of
 from tools.local_cluster.pki import ClusterAuthority
@@ -20,7 +20,7 @@ VALUE = json.dumps(
     {"value": "me", "id": "https://shop/secrets/user/v1", "attributes": {"enabled": True, "updated": 9}}
 ).encode()
 PACKED = gzip.compress(VALUE)
-LONG = b"x" * (MOST_ANSWER + 1)
+LONG = b"x" * (MAX_ANSWER + 1)
 START = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 

@@ -128,7 +128,7 @@ async def test_odd_item_of_a_list_concerns_that_object_alone(harness: ReaderHarn
     good = b'{"id":"https://x/secrets/other","attributes":{"enabled":true,"updated":9}}'
     body = b'{"value":[{"id":"https://x/secrets/odd",%s},%s],"nextLink":null}' % (field, good)
     harness.answers["/secrets"] = ScriptedResponse(body, headers=JSON)
-    assert isinstance(await harness.reader.survey([OTHER], harness.now), VaultSnapshot)
+    assert isinstance(await harness.reader.take_snapshot([OTHER], harness.now), VaultSnapshot)
     assert harness.counted == [("secrets.list", "ok")]
 
 

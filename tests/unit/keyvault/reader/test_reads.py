@@ -23,7 +23,7 @@ async def test_all_kinds_are_requested_in_the_clouds_api_version(harness: Reader
         harness.answers[f"/{path}"] = ScriptedResponse({"value": [], "nextLink": None}, headers=JSON)
     db = [ObjectVersionRef(VaultObject(name="db", type=kind, history=history)) for kind in KINDS for history in (1, 2)]
     await harness.read(*db)
-    await harness.reader.survey(db, harness.now)
+    await harness.reader.take_snapshot(db, harness.now)
     assert {asked.query["api-version"] for asked in harness.server.requests} == {"7.4"}
     assert {asked.path.split("/")[1] for asked in harness.server.requests} == set(KINDS.values())
 

@@ -22,7 +22,7 @@ async def test_poll_answers_a_selection_by_its_list_alone(harness: ReaderHarness
     pages = [[item(harness, f"other-{page}-{number}") for number in range(25)] for page in range(4)]
     pages[2][7] = item_with(harness, "shop-a", managed=True)
     serve_list(harness, *pages, [item(harness, "user")])
-    seen = await harness.reader.survey([USER], harness.now, [SHOP])
+    seen = await harness.reader.take_snapshot([USER], harness.now, [SHOP])
     assert harness.paths_read == ["/secrets"] * 5
     assert seen.sightings == (SelectionSighting(matches=((SelectedObject("shop-a", True),),), totals=(1,)),)
     # The snapshot keeps only the listed objects that a SecretSync reads.
@@ -41,7 +41,7 @@ async def test_object_with_invalid_tags_matches_no_tag(harness: ReaderHarness) -
 async def test_forbidden_list_is_reported_and_not_repeated_by_polls(harness: ReaderHarness) -> None:
     harness.answers["/secrets"] = refusal(403, "Forbidden", "ForbiddenByRbac")
     for _ in range(2):
-        seen = await harness.reader.survey([USER], harness.now, [SHOP])
+        seen = await harness.reader.take_snapshot([USER], harness.now, [SHOP])
         (error,) = seen.sightings
         assert isinstance(error, AccessDenied)
         assert "may not read the list of secrets in Key Vault shop" in error.message
@@ -52,15 +52,15 @@ async def test_forbidden_list_is_reported_and_not_repeated_by_polls(harness: Rea
     del harness.answers["/secrets"]
     (sighting,) = (await harness.reader.select([SHOP])).sightings
     assert isinstance(sighting, SelectionSighting)
-    assert (await harness.reader.survey([USER], harness.now, [SHOP])).listed
+    assert (await harness.reader.take_snapshot([USER], harness.now, [SHOP])).listed
     assert harness.paths_read == ["/secrets"] * 3
 
 
 async def test_poll_retries_a_forbidden_list_within_an_hour(harness: ReaderHarness) -> None:
     harness.answers["/secrets"] = refusal(403, "Forbidden", "ForbiddenByRbac")
-    await harness.reader.survey([], harness.now, [SHOP])
+    await harness.reader.take_snapshot([], harness.now, [SHOP])
     harness.now += ALLOWED_AGAIN
-    await harness.reader.survey([], harness.now, [SHOP])
+    await harness.reader.take_snapshot([], harness.now, [SHOP])
     assert harness.paths_read == ["/secrets"] * 2
 
 
@@ -69,12 +69,12 @@ async def test_vault_that_is_too_large_is_reported_and_not_listed_for_a_day(
 ) -> None:
     monkeypatch.setattr(listing, "MAX_SELECTED_PAGES", 4)
     serve_list(harness, *([[]] * 5))
-    (error,) = (await harness.reader.survey([], harness.now, [SHOP])).sightings
+    (error,) = (await harness.reader.take_snapshot([], harness.now, [SHOP])).sightings
     assert isinstance(error, ObjectError)
     assert "more than 100 secrets" in error.message
     assert len(harness.paths_read) == 4
     harness.now += CHEAPER_AGAIN / 2
-    await harness.reader.survey([], harness.now, [SHOP])
+    await harness.reader.take_snapshot([], harness.now, [SHOP])
     assert len(harness.paths_read) == 4
 
 
@@ -87,7 +87,7 @@ async def test_object_is_removed_only_after_the_vault_confirms_it(harness: Reade
     serve_list(harness, [item(harness, "there"), item(harness, "off", enabled=False)])
     confirm = frozenset({"there", "off", "deleted", "back", "gateway", "denied"})
     query = Query(entries=(Select(),), known=confirm, confirm=confirm)
-    (seen,) = (await harness.reader.survey([], harness.now, [query])).sightings
+    (seen,) = (await harness.reader.take_snapshot([], harness.now, [query])).sightings
     assert isinstance(seen, SelectionSighting)
     assert seen.gone == {"off", "deleted"}
     assert sorted(harness.paths_read) == sorted(["/secrets"] + [f"/secrets/{name}/" for name in confirm - {"there"}])

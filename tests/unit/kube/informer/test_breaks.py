@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.kube.informer import LONGEST_PAUSE, QUICK_END
+from controller.kube.informer import MAX_PAUSE, QUICK_END
 from controller.kube.permissions import SECRET_SYNCS
 from controller.runtime.work_queue import Key
 from tests.support.fixed_random import FixedRandom
@@ -60,7 +60,7 @@ async def test_object_of_an_incomplete_list_is_removed_by_the_next_list(harness:
 
 
 async def test_list_of_one_namespace_keeps_objects_of_others(harness: InformerHarness) -> None:
-    harness.store.put(SECRET_SYNCS.decode_object(raw(item("x", namespace="elsewhere"))))
+    harness.store.set(SECRET_SYNCS.decode_object(raw(item("x", namespace="elsewhere"))))
     await harness.play(listed(item("a")), error_response(410), listed(), FOREVER)
     assert list(harness.store.keys()) == [Key("elsewhere", "x")]
 
@@ -130,7 +130,7 @@ async def test_pauses_grow_up_to_a_limit(harness: InformerHarness) -> None:
     await harness.play(*[error_response(500)] * 9, listed(), FOREVER)
     assert harness.pauses == sorted(harness.pauses)
     assert harness.pauses[:3] == [1, 2, 4]
-    assert harness.pauses[-1] == LONGEST_PAUSE
+    assert harness.pauses[-1] == MAX_PAUSE
 
 
 @pytest.mark.usefixtures("longest_pauses")

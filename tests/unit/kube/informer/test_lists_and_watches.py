@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from controller.api.meta import ObjectMeta, Unreadable
-from controller.api.secretproviderclass import MOST_PARAMETERS, SecretProviderClass
+from controller.api.secretproviderclass import MAX_PARAMETERS, SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.kube.client import KubeClient
 from controller.kube.informer import Informer, Store, same_version
@@ -150,7 +150,7 @@ async def test_store_keeps_only_used_annotations_and_no_managed_fields(harness: 
     assert not found.metadata.managed_fields + unreadable.metadata.managed_fields
 
 
-@pytest.mark.parametrize(("size", "read"), [(MOST_PARAMETERS - 200, True), (MOST_PARAMETERS - 4, False)])
+@pytest.mark.parametrize(("size", "read"), [(MAX_PARAMETERS - 200, True), (MAX_PARAMETERS - 4, False)])
 def test_only_a_class_within_the_size_limit_is_stored(size: int, read: bool) -> None:
     spec = {"provider": "azure", "parameters": {"objects": "x" * size, "clientID": "robot"}}
     mounted = {"secretObjects": [{"secretName": "the driver's"}]}
@@ -163,5 +163,5 @@ def test_only_a_class_within_the_size_limit_is_stored(size: int, read: bool) -> 
         assert not found.spec.secret_objects
     else:
         assert isinstance(found, Unreadable)
-        assert f"{MOST_PARAMETERS + 1} characters, and at most {MOST_PARAMETERS} are read" in found.problem
+        assert f"{MAX_PARAMETERS + 1} characters, and at most {MAX_PARAMETERS} are read" in found.problem
         assert "into another class" in found.problem

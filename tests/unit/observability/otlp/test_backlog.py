@@ -39,7 +39,7 @@ def test_waiting_lines_use_at_most_the_allowed_memory() -> None:
     finally:
         tracemalloc.stop()
     assert len(waiting) < 20_000
-    assert used < backlog.MOST_BYTES
+    assert used < backlog.MAX_BYTES
 
 
 def test_request_has_all_lines_that_fit_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:

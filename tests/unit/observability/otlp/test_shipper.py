@@ -9,7 +9,7 @@ import pytest
 
 from controller.observability.otlp import backlog, shipper
 from controller.observability.otlp.client import UnsentError
-from controller.observability.otlp.shipper import FLUSH_SECONDS, LONGEST_PAUSE, OTHER_SECONDS, REMIND_SECONDS
+from controller.observability.otlp.shipper import FLUSH_SECONDS, MAX_PAUSE, OTHER_SECONDS, REMIND_SECONDS
 from controller.observability.otlp.wire import CollectorAnswer
 from tests.support import virtual_time
 from tests.support.otlp_harness import ACCEPTED, ShipperHarness, last_fields, run_shipper
@@ -57,8 +57,8 @@ def test_failed_request_is_retried_with_backoff(failure: CollectorAnswer | Excep
             asked = harness.collector.request_times
             pauses = [after - before for before, after in itertools.pairwise(asked)]
             assert pauses[0] <= 2
-            assert LONGEST_PAUSE / 2 <= pauses[10] <= LONGEST_PAUSE
-            assert max(pauses) <= LONGEST_PAUSE
+            assert MAX_PAUSE / 2 <= pauses[10] <= MAX_PAUSE
+            assert max(pauses) <= MAX_PAUSE
             # Each line arrives once and in order.
             assert harness.collector.accepted == ["the first", "the second"]
             assert (harness.count_lines("shipped"), harness.count_lines("lost", cause="full")) == (2, 0)
@@ -127,12 +127,12 @@ def test_long_outage_loses_the_oldest_lines_and_is_logged_rarely() -> None:
             lost = harness.count_lines("lost", cause="full")
             waiting = len(harness.shipper.backlog)
             assert lost > 100
-            assert waiting * 1000 < backlog.MOST_BYTES
+            assert waiting * 1000 < backlog.MAX_BYTES
             seconds = hours * 3600
-            assert seconds / (REMIND_SECONDS + LONGEST_PAUSE) <= len(harness.records) <= seconds / REMIND_SECONDS + 1
+            assert seconds / (REMIND_SECONDS + MAX_PAUSE) <= len(harness.records) <= seconds / REMIND_SECONDS + 1
             assert last_fields(harness)["lost"] > 0
             harness.collector.default_answer = ACCEPTED
-            await asyncio.sleep(LONGEST_PAUSE + 1)
+            await asyncio.sleep(MAX_PAUSE + 1)
             assert harness.messages()[-1] == "logs are shipped again"
             assert last_fields(harness)["lost"] == lost
             assert len(harness.collector.accepted) == hours * 360 - lost

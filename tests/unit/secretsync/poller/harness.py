@@ -47,7 +47,7 @@ class PollerHarness:
         self._group_path = f"{who.namespace}/{cloud}/{vault}"
         return self
 
-    async def survey(
+    async def take_snapshot(
         self,
         wanted: Collection[ObjectVersionRef],
         _since: float,

@@ -109,7 +109,7 @@ class ReconcilerHarness:
     def reader(self, *_: object) -> "ReconcilerHarness":
         return self
 
-    async def survey(
+    async def take_snapshot(
         self, _wanted: object, _since: float, _queries: object = (), _on_listed: object = None
     ) -> VaultSnapshot:
         self.polls.append(self.loop.time())
@@ -132,7 +132,7 @@ class ReconcilerHarness:
             # The API server stores the status, and the watch delivers it.
             found = syncs.get(Key(meta.namespace, meta.name))
             if isinstance(found, SecretSync):
-                syncs.put(msgspec.structs.replace(found, status=after))
+                syncs.set(msgspec.structs.replace(found, status=after))
         return answer
 
     def report_warnings(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
@@ -145,10 +145,10 @@ class ReconcilerHarness:
 
     def add(self, *objects: SecretSync | Unreadable) -> None:
         for item in objects:
-            self.reconciler.syncs.put(item)
+            self.reconciler.syncs.set(item)
 
     def add_class(self, generation: int = 1) -> None:
-        self.reconciler.classes.put(make_provider_class(generation))
+        self.reconciler.classes.set(make_provider_class(generation))
 
     def lose_lease(self) -> None:
         self.reconciler.reset()

@@ -178,7 +178,7 @@ def test_record_moves_to_another_secretsync_when_its_own_is_deleted(harness: Rec
     sync_group(harness, "a", "b")
     harness.advance(HOUR)
     assert records(harness, "a") == [at(HOUR)]
-    harness.reconciler.syncs.drop(Key("team", "a"))
+    harness.reconciler.syncs.delete(Key("team", "a"))
     harness.advance(HOUR)
     assert records(harness, "b") == [at(2 * HOUR)]
 
@@ -191,6 +191,6 @@ def test_poll_with_an_unequal_secretsync_that_is_deleted_is_recorded(harness: Re
     harness.sync_seconds = 10
     harness.advance(HOUR)
     assert records(harness, "shop") == []
-    harness.reconciler.syncs.drop(Key("team", "a"))
+    harness.reconciler.syncs.delete(Key("team", "a"))
     harness.advance(20)
     assert records(harness, SHOP.name) == [at(HOUR)]

@@ -104,7 +104,7 @@ def test_edit_of_an_unused_class_syncs_nothing(harness: ReconcilerHarness) -> No
     harness.add_class()
     harness.add(make_sync())
     harness.advance(100)
-    harness.reconciler.classes.put(make_provider_class(name="other"))
+    harness.reconciler.classes.set(make_provider_class(name="other"))
     harness.advance(100)
     assert harness.sync_times == [0]
 
@@ -174,7 +174,7 @@ def test_deleted_secretsync_is_forgotten(harness: ReconcilerHarness) -> None:
     harness.add_class()
     harness.add(make_sync())
     harness.advance(1)
-    harness.reconciler.syncs.drop(SHOP)
+    harness.reconciler.syncs.delete(SHOP)
     assert len(harness.queue) == 0
     assert SHOP in harness.forgotten
     harness.advance(DAY)
@@ -188,7 +188,7 @@ def test_secretsync_deleted_during_its_sync_is_forgotten(harness: ReconcilerHarn
     harness.add_class()
     harness.add(make_sync())
     harness.advance(5)
-    harness.reconciler.syncs.drop(SHOP)
+    harness.reconciler.syncs.delete(SHOP)
     harness.advance(DAY)
     assert harness.sync_times == [0]
     assert len(harness.queue) == 0

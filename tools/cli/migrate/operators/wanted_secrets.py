@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from controller.akvsync.expand import expand_akvsync
-from controller.api.akvsync import MOST_MAPPED, SECRET_TYPES, AKVSync
+from controller.api.akvsync import MAX_MAPPED, SECRET_TYPES, AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import DEFAULT_TYPE, MAX_TEXT, RESERVED_PREFIX, TLS_TYPE, SecretSync
 from controller.domain import decision, reserved, secret_limits
@@ -113,7 +113,7 @@ def _needs_class(secret: WantedSecret) -> bool:
         bool(secret.reader.cloud)
         or secret.type not in SECRET_TYPES
         or max(len(secret.labels), len(secret.annotations)) > _MAX_LABELS
-        or len(secret.entries) > MOST_MAPPED
+        or len(secret.entries) > MAX_MAPPED
         or any(
             entry.version or entry.type != "secret" or (entry.part and secret.type != TLS_TYPE)
             for entry in secret.entries
