@@ -58,9 +58,10 @@ def restart(controller: PodProcess) -> None:
 
 
 def revive(controller: PodProcess) -> None:
-    """As a kubelet does where it has ended."""
+    """Restart the controller if it has ended, as a kubelet does. After a fatal error Python takes a while to end."""
+    is_ending = "Fatal Python error" in controller.log.read_text(errors="replace")
     try:
-        controller.wait(0)
+        controller.wait(30 if is_ending else 0)
     except WorkloadError:  # it lives
         return
     controller.start()

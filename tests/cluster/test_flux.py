@@ -1,6 +1,7 @@
-"""The release's artifacts through Flux's own source-controller and helm-controller; each test goes on after the last.
+"""The release's artifacts through Flux's own source-controller and helm-controller.
 
-There is no kustomize-controller: the test fetches the manifests as it would, and applies the folder `release`.
+Each test begins with the deployed version, whichever test deployed it. There is no kustomize-controller: the test
+fetches the manifests as it would, and applies the folder `release`.
 """
 
 import dataclasses
@@ -30,14 +31,14 @@ from tools.local_cluster.programs import assets
 from tools.release import layout, package
 from tools.release.azure import flux
 
-NEXT, BROKEN, REPAIRED = "0.90.0", "0.91.0", "0.92.0"
-"""Versions after today's; of BROKEN no node can pull the image."""
 PATIENCE = 180.0
 JOB = f"{helm.RELEASE}-akv-secret-store-crds"
 pytestmark = pytest.mark.own_plane
 REQUESTED = "reconcile.fluxcd.io/requestedAt"
 Manifest = dict[str, Any]
 _requests = itertools.count(1)
+_versions = (f"0.{minor}.0" for minor in itertools.count(90))
+"""Versions after today's."""
 
 
 class Flux:
@@ -48,6 +49,8 @@ class Flux:
         self._processes, self._folder, self._port = ServerProcesses(), folder, PortClaim()
         self._programs = assets.tool("source-controller").parent
         self._release = package.read_source(f"{store.address}/akv", [], changed=True)
+        self.first_jobs: list[str] = []
+        self.first_history: list[tuple[int, str, str]] = []
         plane.kubectl("apply", "--server-side", "--filename", str(self._programs / "config" / "crd" / "bases"))
         served = f"127.0.0.1:{self._port.port}"
         storage = [f"--storage-path={folder}", f"--storage-addr={served}", f"--storage-adv-addr={served}"]
@@ -126,6 +129,12 @@ class Flux:
             PATIENCE,
         )
 
+    def deploy(self, version: str) -> Manifest:
+        """Publish that version, and wait until it is deployed; return the HelmRelease."""
+        self.publish(version)
+        self.apply(*self.manifests(version))
+        return self.wait_version(version)
+
     def events(self) -> list[str]:
         """Return the reasons of the events about the HelmRelease."""
         at = ("--namespace", helm.RELEASE, "--field-selector=involvedObject.kind=HelmRelease")
@@ -185,9 +194,8 @@ def kubelet(
 @pytest.fixture(scope="module")
 def release(running: Flux, kubelet: PlayedKubelet) -> Flux:
     """Return Flux after it has installed the release."""
-    running.publish(image.chart_version())
-    running.apply(*running.manifests(image.chart_version()))
-    running.wait_version(image.chart_version())
+    running.first_history = history(running.deploy(image.chart_version()))
+    running.first_jobs = list(kubelet.jobs)
     return running
 
 
@@ -205,24 +213,25 @@ def controller_image(plane: ControlPlane) -> str:
     return plane.kubectl("get", "deployments", *at)
 
 
-def test_flux_installs_the_release_and_runs_its_job(release: Flux, kubelet: PlayedKubelet) -> None:
-    assert kubelet.jobs == [JOB]
-    assert history(release.get("helmrelease")) == [(1, image.chart_version(), "deployed")]
-    assert controller_image(release.plane).endswith(f":{image.chart_version()}")
+def test_flux_installs_the_release_and_runs_its_job(release: Flux) -> None:
+    assert release.first_jobs == [JOB]
+    assert release.first_history == [(1, image.chart_version(), "deployed")]
 
 
 def test_a_release_at_work_does_not_drift(release: Flux, space: Namespace) -> None:
+    before, drifts = history(release.get("helmrelease")), release.events().count("DriftDetected")
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     found = release.reconcile()
     assert condition(found, "Drifted").get("status") != "True"
-    assert history(found) == [(1, image.chart_version(), "deployed")]
-    assert "DriftDetected" not in release.events()
+    assert history(found) == before
+    assert release.events().count("DriftDetected") == drifts
 
 
 def test_drift_is_corrected_without_another_revision(release: Flux, installed: InstalledRelease) -> None:
     at = ("--namespace", helm.RELEASE)
+    before = history(release.get("helmrelease"))
     release.plane.kubectl("set", "env", f"deployment/{installed.deployment}", *at, "LOG_LEVEL=debug")
     for_people = (
         "--selector",
@@ -231,31 +240,33 @@ def test_drift_is_corrected_without_another_revision(release: Flux, installed: I
     release.plane.kubectl("delete", "clusterroles", *for_people)
     found = release.reconcile()
     assert "DriftDetected" in release.events()
-    assert history(found) == [(1, image.chart_version(), "deployed")]
+    assert history(found) == before
     shown = release.plane.kubectl("set", "env", f"deployment/{installed.deployment}", *at, "--list")
     assert "LOG_LEVEL=debug" not in shown
     assert release.plane.kubectl("get", "clusterroles", *for_people, "--output", "name")
 
 
 def test_flux_upgrades_to_the_next_version(release: Flux, kubelet: PlayedKubelet, space: Namespace) -> None:
+    [(revision, *_), *_] = history(release.get("helmrelease"))
     kubelet.jobs.clear()
-    release.publish(NEXT)
-    release.apply(*release.manifests(NEXT))
-    found = release.wait_version(NEXT)
+    version = next(_versions)
+    found = release.deploy(version)
     assert kubelet.jobs == [JOB]
-    assert history(found)[0] == (2, NEXT, "deployed")
-    assert controller_image(release.plane).endswith(f":{NEXT}")
+    assert history(found)[0] == (revision + 1, version, "deployed")
+    assert controller_image(release.plane).endswith(f":{version}")
     space.set_secret("a", "2")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "2"})
 
 
-def test_a_bad_upgrade_is_rolled_back_after_its_last_try(
+def test_bad_upgrade_is_rolled_back_and_the_next_good_version_ends_the_failure(
     release: Flux, kubelet: PlayedKubelet, space: Namespace
 ) -> None:
-    kubelet.broken.add(BROKEN)
-    release.publish(BROKEN)
-    repository, own = sorted(release.manifests(BROKEN), key=lambda found: str(found["kind"]), reverse=True)
+    good, broken, repaired = next(_versions), next(_versions), next(_versions)
+    release.deploy(good)
+    kubelet.broken.add(broken)
+    release.publish(broken)
+    repository, own = sorted(release.manifests(broken), key=lambda found: str(found["kind"]), reverse=True)
     # The times and the number of tries are shorter than the release's, and nothing else differs.
     own["spec"]["timeout"] = "40s"
     own["spec"]["upgrade"]["remediation"]["retries"] = 1
@@ -268,34 +279,33 @@ def test_a_bad_upgrade_is_rolled_back_after_its_last_try(
     assert not is_ready(failed)
     assert condition(failed, "Remediated")["reason"] == "RollbackSucceeded"
     states = [state[1:] for state in history(failed)]
-    assert states[0] == (NEXT, "deployed")
-    assert (BROKEN, "failed") in states
-    assert controller_image(release.plane).endswith(f":{NEXT}")
+    assert states[0] == (good, "deployed")
+    assert (broken, "failed") in states
+    assert controller_image(release.plane).endswith(f":{good}")
     space.set_secret("a", "3")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "3"})
-
-
-def test_the_next_good_version_ends_the_failure(release: Flux) -> None:
-    """Only the OCIRepository changes: an edit of the HelmRelease would first try the bad version again."""
-    release.publish(REPAIRED)
-    release.apply(*(found for found in release.manifests(REPAIRED) if found["kind"] == "OCIRepository"))
-    release.wait_version(REPAIRED)
+    # Only the OCIRepository changes: an edit of the HelmRelease would first try the bad version again.
+    release.publish(repaired)
+    release.apply(*(found for found in release.manifests(repaired) if found["kind"] == "OCIRepository"))
+    release.wait_version(repaired)
     assert condition(release.reconcile(), "Drifted").get("status") != "True"
 
 
 def test_a_helm_repository_finds_the_chart(release: Flux) -> None:
     """Of the type oci, as clusters with an older Flux have it."""
+    version = next(_versions)
+    release.publish(version)
     url = f"oci://{release.store.address}/akv/{layout.CHART.rpartition('/')[0]}"
     group, metadata = "source.toolkit.fluxcd.io/v1", {"name": "older", "namespace": helm.RELEASE}
     repository = {"type": "oci", "url": url, "insecure": True, "interval": "10m"}
-    chart = {"chart": layout.NAME, "version": NEXT, "sourceRef": {"kind": "HelmRepository", "name": "older"}}
+    chart = {"chart": layout.NAME, "version": version, "sourceRef": {"kind": "HelmRepository", "name": "older"}}
     release.apply(
         {"apiVersion": group, "kind": "HelmRepository", "metadata": metadata, "spec": repository},
         {"apiVersion": group, "kind": "HelmChart", "metadata": metadata, "spec": {**chart, "interval": "10m"}},
     )
     found = eventually(functools.partial(release.get, "helmchart", "older"), is_ready, PATIENCE)
-    assert found["status"]["artifact"]["revision"] == NEXT
+    assert found["status"]["artifact"]["revision"] == version
 
 
 def test_the_secrets_outlive_the_release(release: Flux, space: Namespace) -> None:
@@ -307,3 +317,4 @@ def test_the_secrets_outlive_the_release(release: Flux, space: Namespace) -> Non
     assert not release.plane.kubectl("get", "deployments", *at, "--output", "name")
     space.wait_secret("s", {"k": "1"})
     assert space.get("secretsync", "s")
+    release.deploy(image.chart_version())  # for the next test
