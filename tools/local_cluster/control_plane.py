@@ -27,6 +27,8 @@ _START_SECONDS = 60.0  # the control plane takes 5 and a node 5 more, but a busy
 # The API server closes its port within 0.02 s of SIGTERM, then waits up to a minute for watches to end.
 _GRACE_SECONDS = 0.5
 _POLL_SECONDS = 0.05
+# After a restart or a change of a CRD the API server needs some seconds to prepare the storage of a kind.
+_MAX_RETRIES, _MAX_RETRY_SECONDS = 10, 5.0
 _REQUEST_SECONDS = 60.0  # a busy API server needs more than 10 s for a list of the largest objects
 
 _JSON = "application/json"
@@ -423,7 +425,14 @@ def _send_request(
     content_type: str = _JSON,
     accept: str = _JSON,
 ) -> tuple[int, str]:
+    """Send one request. As client-go does, send it again while the API server answers 429 with Retry-After."""
     headers = {"Content-Type": content_type, "Accept": accept}
-    connection.request(method, path, None if body is None else json.dumps(body), headers)
-    response = connection.getresponse()
-    return response.status, response.read().decode()
+    for attempt in range(_MAX_RETRIES + 1):
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        text = response.read().decode()
+        retry_after = response.getheader("Retry-After", "")
+        if response.status != http.HTTPStatus.TOO_MANY_REQUESTS or not retry_after or attempt == _MAX_RETRIES:
+            break
+        time.sleep(min(float(retry_after), _MAX_RETRY_SECONDS))
+    return response.status, text
