@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tests.chart import registry
-from tests.support.cluster.harness import InstalledRelease, Namespace, eventually, version_flags
+from tests.support.cluster.harness import InstalledRelease, Namespace, eventually, running_controller, version_flags
 from tests.support.cluster.played_kubelet import PlayedKubelet
 from tools.cli.common import helm
 from tools.images import image
@@ -28,6 +28,7 @@ from tools.local_cluster import ControlPlane
 from tools.local_cluster.ports import PortClaim
 from tools.local_cluster.processes import ServerProcesses
 from tools.local_cluster.programs import assets
+from tools.pods.pod_process import PodProcess
 from tools.release import layout, package
 from tools.release.azure import flux
 
@@ -206,6 +207,13 @@ def installed(
     """Return the release that Flux has installed."""
     plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
     return InstalledRelease(plane, emulator, helm.RELEASE, tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture
+def controller(installed: InstalledRelease) -> Iterator[PodProcess]:
+    """Provide a controller for one test: one of the tests ends with another ServiceAccount."""
+    with running_controller(installed.workload()) as workload:
+        yield workload
 
 
 def controller_image(plane: ControlPlane) -> str:
