@@ -406,20 +406,23 @@ def wait_policies(plane: ControlPlane) -> None:
         "matchConstraints": {"resourceRules": [{**rule, "resourceNames": [name]}]},
         "validations": [{"expression": "false"}],
     }
-    path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
-    kinds = {"ies": refusal, "ybindings": {"policyName": name, "validationActions": ["Deny"]}}
-    config_map = {"metadata": {"name": name}}
-    for plural, spec in kinds.items():
-        status, text = plane.request("POST", f"{path}{plural}", {"metadata": {"name": name}, "spec": spec})
+    group = "/apis/admissionregistration.k8s.io/v1"
+    specs = {
+        f"{group}/validatingadmissionpolicies": refusal,
+        f"{group}/validatingadmissionpolicybindings": {"policyName": name, "validationActions": ["Deny"]},
+    }
+    metadata = {"metadata": {"name": name}}
+    for path, spec in specs.items():
+        status, text = plane.request("POST", path, {**metadata, "spec": spec})
         assert status == 201, text
     try:
         eventually(
-            lambda: plane.request("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", config_map)[0],
+            lambda: plane.request("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", metadata)[0],
             lambda status: status == 422,
         )
     finally:
-        for plural in kinds:
-            plane.request("DELETE", f"{path}{plural}/{name}")
+        for path in specs:
+            plane.request("DELETE", f"{path}/{name}")
 
 
 def create_without_labels(space: Namespace) -> tuple[int, dict[str, str]]:
