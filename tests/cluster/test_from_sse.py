@@ -76,15 +76,15 @@ def test_settings_of_the_release_are_printed_for_this_chart(
     )
     code, lines = from_sse(space, capsys)
     assert code == 1  # `replicas` 0 is helm's default, so that SSE runs with 1
-    told = "\n".join(lines)
-    assert f"SSE runs as {HOME}/{SSE_MANAGER}-manager" in told
+    printed = "\n".join(lines)
+    assert f"SSE runs as {HOME}/{SSE_MANAGER}-manager" in printed
     assert f"settings of SSE, release {HOME}/azure-secret-store (chart secretsync 1.5.1): 5" in lines
     assert 'setting rotationPollIntervalInSeconds="120": the same here' in lines
     assert "setting kubectl.image.tag: not needed: the CRD Job runs the controller's image" in lines
     assert "setting mystery.password: this chart has no such setting; see the table of values in chart/README.md" in (
         lines
     )
-    assert "hunter2" not in told
+    assert "hunter2" not in printed
     (command,) = (line for line in lines if line.startswith("the same here: "))
     assert "--set-json 'rotationPollIntervalInSeconds=\"120\"'" in command
     assert '--set-json \'validatingAdmissionPolicies.allowedSecretTypes=["Opaque", "kubernetes.io/tls"]\'' in command

@@ -80,8 +80,8 @@ def test_a_file_that_cannot_be_read_brings_none_and_is_told_once(
     with caplog.at_level(logging.WARNING):
         clouds.reload_file()
         clouds.reload_file()
-    [told] = caplog.messages
-    assert str(file) in told
+    [line] = caplog.messages
+    assert str(file) in line
     assert dict(clouds) == BUILT_IN_CLOUDS
 
 

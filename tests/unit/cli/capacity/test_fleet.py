@@ -119,9 +119,9 @@ def test_impossible_fleet_error_names_the_change(asked: Fleet, words: str) -> No
 
 def test_command_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.main(["--clusters", "1000", "--secrets", "20", "-o", "json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["jitterSeconds"] == 136
-    assert told["identities"] == 50
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["jitterSeconds"] == 136
+    assert printed["identities"] == 50
     assert plan.main(["--clusters", "1000", "--secrets", "20"]) == 0
     text = capsys.readouterr().out
     assert "jitterSeconds                  136\n" in text

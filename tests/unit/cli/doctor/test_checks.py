@@ -295,9 +295,9 @@ def test_invalid_kubeconfig_is_reported_in_one_line(
     path = tmp_path / "config"
     path.write_text(text)
     assert doctor.main(["--kubeconfig", str(path)]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"tools/doctor: {path}")
-    assert why in told
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"tools/doctor: {path}")
+    assert why in line
 
 
 def renewed(seconds_ago: float, holder: str = "pod-1_ab", duration: int = 15) -> Lease:

@@ -74,6 +74,6 @@ def secret(uid: str = "u", label: str = "") -> ObjectMeta:
     ],
 )
 def test_reason_that_prevents_a_takeover_is_named(found: ObjectMeta | None, spec: dict[str, str], words: str) -> None:
-    told = takeover_blocker(sync(**spec), found)
-    assert words in told
-    assert bool(told) == bool(words)
+    blocker = takeover_blocker(sync(**spec), found)
+    assert words in blocker
+    assert bool(blocker) == bool(words)

@@ -664,9 +664,9 @@ def test_files_folders_and_standard_input_are_read(
     assert "is not an empty folder" in capsys.readouterr().err
     (folder / "template.yaml").write_text("a: {{ .Values.x }}\n{{- if }}")
     assert migrate.main(["external-secrets", "-f", str(folder)]) == 1
-    told = capsys.readouterr()
-    assert [each["kind"] for each in yaml.safe_load_all(told.out)] == ["AKVSync"]
-    assert "template.yaml: left out: cannot be read: line 2" in told.err
+    printed = capsys.readouterr()
+    assert [each["kind"] for each in yaml.safe_load_all(printed.out)] == ["AKVSync"]
+    assert "template.yaml: left out: cannot be read: line 2" in printed.err
     given = yaml.safe_dump_all([account(), store(), external(key("a", "x"))])
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
     assert migrate.main(["external-secrets", "-f", "-"]) == 0
@@ -738,11 +738,11 @@ def test_mutated_manifests_are_converted_or_explained(
     code = migrate.main(
         ["external-secrets", str(tmp_path / "in.yaml"), "--client-id", "c", *(["--beside"] if beside else [])]
     )
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert code in (0, 1, 2)
-    assert all(each.isprintable() or each == "\n" for each in told.out + told.err)
+    assert all(each.isprintable() or each == "\n" for each in printed.out + printed.err)
     if code != 2:
         # What lost its kind or its name is named by its file.
         for number, name in ((2, "shop/db"), (3, "shop/many")):
             lost = where[0] == number and where[1:2] in ((), ("kind",), ("metadata",))
-            assert lost or name in told.err
+            assert lost or name in printed.err
