@@ -8,6 +8,7 @@ numbers are from "Microsoft Entra authentication and authorization error codes".
 
 import asyncio
 import base64
+import random
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 from azure.core.credentials import AccessToken, AccessTokenInfo, TokenRequestOptions
-from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.exceptions import (
+    AzureError,
+    HttpResponseError,
+    ServiceRequestTimeoutError,
+    ServiceResponseTimeoutError,
+)
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.identity.aio import ClientAssertionCredential
 
@@ -31,6 +37,9 @@ RENEW_BEFORE = 300.0
 # One failed exchange answers all callers within this time, so a thousand SecretSyncs cause one call to Entra. A vault
 # that refuses tokens cannot cause more exchanges either.
 REMEMBER_FAILURE = 10.0
+# Seconds before a failed exchange is repeated, plus up to half as much at random. Only the first failure is repeated,
+# for all waiting callers of the identity at once: Entra's gateways, too, fail for a moment.
+RETRY_DELAY = 0.2
 # A token without access to a vault is renewed at this age, because the token contains group memberships, which change.
 RENEW_FORBIDDEN = 300.0
 # A claims challenge is answered at once, and at most this often, so that a vault with endless challenges causes few
@@ -66,6 +75,14 @@ class Identity(msgspec.Struct, frozen=True):
         return f"system:serviceaccount:{self.namespace}:{self.service_account}"
 
 
+class _ExchangeFailed(Exception):  # noqa: N818 - it carries an error
+    """An exchange failed for a cause that can be gone a moment later."""
+
+    def __init__(self, error: ProviderError) -> None:
+        super().__init__()
+        self.error = error
+
+
 class FederatedCredential:
     """The tokens of an identity in the form that the Azure SDK expects.
 
@@ -95,6 +112,7 @@ class FederatedCredential:
         self._renew_at = 0.0
         self._asked_at = 0.0
         self._failure: tuple[float, ControllerError] | None = None
+        self._has_failed = False
         self._claims = ""
         self._challenged_at = -CHALLENGE_AGAIN
         # `func` is synchronous and runs on the event loop. The assertion is fetched before, and only passed here.
@@ -128,6 +146,7 @@ class FederatedCredential:
                 raise  # no request was sent, so there is no failure to record
             except ControllerError as error:
                 self.count_failure(self._host)
+                self._has_failed = True
                 if self._token and self._token.expires_on > now:
                     self._renew_at = now + REMEMBER_FAILURE  # early renewal failed; the current token is valid
                     return self._token
@@ -136,7 +155,7 @@ class FederatedCredential:
             # If the renewal failed, the SDK returns the old token. Half of the remaining time limits the number of
             # attempts.
             left = token.expires_on - now
-            self._token, self._failure = token, None
+            self._token, self._failure, self._has_failed = token, None, False
             self._renew_at = now + max(left - RENEW_BEFORE, left / 2)
             return token
 
@@ -178,36 +197,58 @@ class FederatedCredential:
         return AccessToken(info.token, info.expires_on)
 
     async def _exchange_token(self) -> AccessTokenInfo:
+        """Return a new token. Repeat the exchange once if it fails for a moment and the one before did not fail."""
         self._assertion = await self.new_assertion()
         claims, self._claims = self._claims, ""
+        options: TokenRequestOptions = {"claims": claims} if claims else {}
         try:
-            options: TokenRequestOptions = {"claims": claims} if claims else {}
             async with asyncio.timeout(EXCHANGE_SECONDS):
-                token = await self.sdk_credential.get_token_info(self._scope, options=options)
+                try:
+                    return await self._request_token(options)
+                except _ExchangeFailed:
+                    if self._has_failed:
+                        raise
+                self.count_failure(self._host)
+                await asyncio.sleep(RETRY_DELAY * random.uniform(1, 1.5))  # noqa: S311 - it spreads load
+                return await self._request_token(options)
+        except _ExchangeFailed as failed:
+            raise failed.error from failed.__cause__
         except TimeoutError as error:
             raise ProviderError(f"{self._entra} did not answer in time; check the route and firewall to it") from error
-        except HttpResponseError as error:
-            if error.status_code == 429 or (error.status_code or 0) >= 500:
-                text = f"{self._entra} answered with HTTP {error.status_code}; the controller tries again by itself"
-                raise ProviderError(
-                    text, retry_after=parse_retry_after(getattr(error.response, "headers", {}))
-                ) from error
-            if number := _NUMBER.search(str(error)):
-                raise ProviderError(
-                    _explain_number(number[1], self._identity, self._audience, self._assertion)
-                ) from error
-            raise ProviderError(self._entra + NO_USABLE_ANSWER) from error
-        except AzureError as error:
-            raise ProviderError(explain_connection(error, self._entra)) from error
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-            # The SDK raises these errors if an answer does not have Entra's documented form.
-            raise ProviderError(self._entra + NO_USABLE_ANSWER) from error
         finally:
             self._assertion = ""
+
+    async def _request_token(self, options: TokenRequestOptions) -> AccessTokenInfo:
+        """Send one exchange. Raise `_ExchangeFailed` if another one can succeed at once."""
+        try:
+            token = await self.sdk_credential.get_token_info(self._scope, options=options)
+        except HttpResponseError as error:
+            raise self._translate_refusal(error) from error
+        except AzureError as error:
+            failure = ProviderError(explain_connection(error, self._entra))
+            is_timeout = isinstance(error, ServiceRequestTimeoutError | ServiceResponseTimeoutError)
+            raise (failure if is_timeout else _ExchangeFailed(failure)) from error
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            # The SDK raises these errors if an answer does not have Entra's documented form.
+            raise _ExchangeFailed(ProviderError(self._entra + NO_USABLE_ANSWER)) from error
         is_usable = isinstance(token.token, str) and _USABLE_TOKEN.fullmatch(token.token)
         if not is_usable or not MIN_LIFETIME <= token.expires_on - int(time.time()) <= MAX_LIFETIME:
             raise ProviderError(self._entra + NO_USABLE_ANSWER)
         return token
+
+    def _translate_refusal(self, error: HttpResponseError) -> Exception:
+        """Return the error for a failure status, or for an answer without a token."""
+        status = error.status_code or 0
+        if status == 429 or status >= 500:
+            text = f"{self._entra} answered with HTTP {status}; the controller tries again by itself"
+            retry_after = parse_retry_after(getattr(error.response, "headers", {}))
+            failure = ProviderError(text, retry_after=retry_after)
+            # A busy Entra asks for fewer requests, with or without a time.
+            return failure if status == 429 or retry_after else _ExchangeFailed(failure)
+        if number := _NUMBER.search(str(error)):
+            return ProviderError(_explain_number(number[1], self._identity, self._audience, self._assertion))
+        failure = ProviderError(self._entra + NO_USABLE_ANSWER)
+        return failure if status >= 400 else _ExchangeFailed(failure)
 
     async def close(self) -> None:
         """Delete the tokens."""

@@ -78,11 +78,24 @@ class VaultRefusal(NamedTuple):
         return found[0] if found else ""
 
     @property
-    def may_pass(self) -> bool:
-        """Return whether the same request can succeed a moment later: a failure of a gateway, or of the vault."""
-        if self.status == 401:
-            return self.token_fault not in LASTING
-        return self.status < 400 or self.status == 408 or self.status >= 500
+    def is_unknown_api_version(self) -> bool:
+        """Return whether the vault does not know the version of the REST API."""
+        return self.status == 400 and bool(_UNKNOWN_VERSION.search(self.text))
+
+    @property
+    def is_disabled(self) -> bool:
+        """Return whether a disabled object was requested."""
+        return any(code.endswith("Disabled") for code in self.codes)
+
+    @property
+    def is_of_perimeter(self) -> bool:
+        """Return whether a network security perimeter refuses the request."""
+        return any("nsp" in code.lower() or "perimeter" in code.lower() for code in self.codes)
+
+    @property
+    def is_of_network(self) -> bool:
+        """Return whether the vault's network rules refuse every request from this cluster."""
+        return self.has_code("ForbiddenByFirewall", "ForbiddenByConnection") or self.is_of_perimeter
 
     def has_code(self, *codes: str) -> bool:
         """Return whether one of these is among the codes."""
@@ -190,7 +203,7 @@ def _forbidden_error(
     refused: VaultRefusal, place: str, client: str, source: ObjectClient, verb: str, found: VaultObject | None
 ) -> ProviderError:
     noun = found.noun if found else f"the list of {source.plural}"
-    if found and any(code.endswith("Disabled") for code in refused.codes):
+    if found and refused.is_disabled:
         return source.disabled(found)
     if refused.has_code("ForbiddenByFirewall"):
         return ProviderError(f"{place}'s firewall refuses this cluster; allow its address in the vault's networking")
@@ -199,7 +212,7 @@ def _forbidden_error(
             f"{place} has its public access off and was not reached by an approved private link; use a private endpoint"
             " and check its DNS zone (privatelink), or allow public access in the vault's networking"
         )
-    if any("nsp" in code.lower() or "perimeter" in code.lower() for code in refused.codes):
+    if refused.is_of_perimeter:
         return ProviderError(
             f"{place}'s network security perimeter refuses this cluster; add an inbound access rule for its address to"
             " the perimeter's profile"

@@ -51,9 +51,10 @@ class VaultReader:
                 else:
                     results[version] = await self._read_value(version, ids, since, first)
 
+        failing = self.client.failing_names()
         with self._count_reader():
             async with asyncio.TaskGroup() as tasks:
-                for found in sorted(by_object, key=self.client.failing.__contains__):
+                for found in sorted(by_object, key=lambda found: found.name.lower() in failing):
                     tasks.create_task(one(found, by_object[found]))
         return results
 
@@ -169,7 +170,7 @@ class VaultReader:
         async def ask() -> VaultValue | ControllerError:
             try:
                 answer = await self.client.request(
-                    source, "get", found, lambda: source.get(found, version), first=first
+                    source, "get", found, lambda: source.get(found, version), first=first, version=version
                 )
             except ControllerError as error:
                 if isinstance(error, AccessDenied):

@@ -190,6 +190,21 @@ def is_cut_off(error: AzureError) -> bool:
     return isinstance(cause, aiohttp.ClientPayloadError) and not isinstance(cause, AnswerTooLarge)
 
 
+def was_connected(error: AzureError) -> bool:
+    """Return whether the connection existed when the request failed, so that the answer was missing or unusable."""
+    cause = getattr(error, "inner_exception", None) or error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ClientSSLError | aiohttp.ClientHttpProxyError):
+        return False
+    return isinstance(
+        cause,
+        aiohttp.ClientPayloadError
+        | aiohttp.ClientResponseError
+        | aiohttp.ServerDisconnectedError
+        | aiohttp.ClientConnectionResetError
+        | aiohttp.ClientOSError,
+    )
+
+
 def explain_connection(error: AzureError, other: str) -> str:
     """Return why `other` gave no usable answer, in one sentence with the next step."""
     cause: BaseException | None = getattr(error, "inner_exception", None) or error.__cause__

@@ -44,6 +44,7 @@ MODULES = [
     "keyvault.client",
     "keyvault.credentials",
     "keyvault.errors",
+    "keyvault.verdict",
     "kube.informer",
     "kube.leader_election",
     "runtime.backoff",

@@ -279,7 +279,8 @@ async def test_no_form_of_entras_text_reaches_the_message(harness: EntraHarness,
         ):
             harness.now += 2 * REMEMBER_FAILURE
             headers = {"Content-Type": "application/json", "Retry-After": "1"}
-            harness.entra.add_responses(ScriptedResponse(json.dumps(body).encode(), status=status, headers=headers))
+            answer = ScriptedResponse(json.dumps(body).encode(), status=status, headers=headers)
+            harness.entra.default_response = lambda _, answer=answer: answer
             assert not canaries.find_forms((await harness.get_error()).message)
 
 
@@ -298,7 +299,7 @@ async def test_no_form_of_entras_text_reaches_the_message(harness: EntraHarness,
 async def test_busy_entra_is_not_reported_as_a_refusal(
     harness: EntraHarness, answer: ScriptedResponse, retry_after: float | None
 ) -> None:
-    harness.entra.add_responses(answer)
+    harness.entra.add_responses(answer, answer)
     error = await harness.get_error()
     assert isinstance(error, errors.ProviderError)
     assert f"HTTP {answer.status}" in error.message
@@ -342,7 +343,7 @@ async def test_busy_entra_is_not_reported_as_a_refusal(
 async def test_invalid_body_is_not_reported_as_a_refusal(
     harness: EntraHarness, body: bytes, content_type: str, status: int
 ) -> None:
-    harness.entra.add_responses(ScriptedResponse(body, status=status, headers={"Content-Type": content_type}))
+    harness.entra.add_responses(*[ScriptedResponse(body, status=status, headers={"Content-Type": content_type})] * 2)
     error = await harness.get_error()
     assert isinstance(error, errors.ProviderError)
     assert "Microsoft Entra" in error.message
@@ -351,7 +352,7 @@ async def test_invalid_body_is_not_reported_as_a_refusal(
 
 
 async def test_broken_connection_is_not_reported_as_a_refusal(harness: EntraHarness) -> None:
-    harness.entra.add_responses(ScriptedResponse(b"{", headers={"Content-Length": "500"}, broken=True))
+    harness.entra.add_responses(*[ScriptedResponse(b"{", headers={"Content-Length": "500"}, broken=True)] * 2)
     error = await harness.get_error()
     assert isinstance(error, errors.ProviderError)
     assert "Microsoft Entra" in error.message
@@ -516,3 +517,75 @@ async def test_malformed_assertion_still_gives_an_error_message(
     monkeypatch.setattr(harness.credential, "new_assertion", odd)
     harness.entra.add_responses(refusal("AADSTS700211"))
     assert "(AADSTS700211)" in (await harness.get_error()).message
+
+
+TRANSIENT = [
+    *(
+        pytest.param(ScriptedResponse(b"<html>", status=status, headers={"Content-Type": "text/html"}), id=str(status))
+        for status in (500, 502, 503, 504)
+    ),
+    pytest.param(
+        ScriptedResponse({"error": "temporarily_unavailable", "error_codes": [90033]}, status=503), id="90033"
+    ),
+    pytest.param(ScriptedResponse(b"{", headers={"Content-Length": "500"}, broken=True), id="cut off"),
+    pytest.param(ScriptedResponse(b"<html>", headers={"Content-Type": "text/html"}), id="page of a proxy"),
+]
+FINAL = [
+    pytest.param(refusal("AADSTS700213"), id="refusal"),
+    pytest.param(refusal("AADSTS1234567"), id="refusal with a number without a text"),
+    pytest.param(ScriptedResponse(b"", status=429), id="429"),
+    pytest.param(ScriptedResponse(b"", status=429, headers={"Retry-After": "17"}), id="429 with Retry-After"),
+    pytest.param(ScriptedResponse(b"", status=503, headers={"Retry-After": "17"}), id="503 with Retry-After"),
+]
+
+
+@pytest.mark.parametrize("answer", TRANSIENT)
+async def test_transient_failure_is_repeated_once_for_all_callers(
+    harness: EntraHarness, answer: ScriptedResponse
+) -> None:
+    failed: list[str] = []
+    harness.credential.count_failure = failed.append
+    harness.entra.add_responses(answer, token("t1"))
+    assert set(await asyncio.gather(*(harness.get_token() for _ in range(100)))) == {"t1"}
+    assert (len(harness.entra.requests), harness.assertions, len(failed)) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("answer", TRANSIENT)
+async def test_lasting_failure_is_repeated_only_the_first_time(harness: EntraHarness, answer: ScriptedResponse) -> None:
+    """An hour of an outage of Entra costs no more calls than without a repetition."""
+    failed: list[str] = []
+    harness.credential.count_failure = failed.append
+    for exchanges in range(3):
+        harness.entra.add_responses(*[answer] * (1 if exchanges else 2))
+        for _ in range(5):
+            await harness.get_error()
+        assert len(harness.entra.requests) == len(failed) == 2 + exchanges
+        harness.now += REMEMBER_FAILURE + 1
+    harness.entra.add_responses(token("t1", lives=600), answer, token("t2"))
+    assert await harness.get_token() == "t1"
+    harness.now += 601
+    assert await harness.get_token() == "t2"
+
+
+@pytest.mark.parametrize("answer", FINAL)
+async def test_refusal_is_not_repeated(harness: EntraHarness, answer: ScriptedResponse) -> None:
+    harness.entra.add_responses(answer)
+    await harness.get_error()
+    assert len(harness.entra.requests) == 1
+
+
+async def test_repeated_exchange_keeps_the_claims_of_a_challenge(harness: EntraHarness) -> None:
+    harness.entra.add_responses(token("t1"), ScriptedResponse(b"", status=503), token("t2"))
+    await harness.get_token()
+    challenge = TokenRequestOptions(claims='{"access_token":{}}')
+    assert (await harness.credential.get_token_info(options=challenge)).token == "t2"
+    sent = [parse_qs(asked.body.decode()).get("claims") for asked in harness.entra.requests]
+    assert sent[1] == sent[2] != sent[0]
+
+
+async def test_both_exchanges_together_have_the_time_of_one(
+    harness: EntraHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "EXCHANGE_SECONDS", 0.5)
+    harness.entra.add_responses(ScriptedResponse(b"", status=503), ScriptedResponse(held=True))
+    assert "did not answer in time" in (await harness.get_error()).message

@@ -4,7 +4,14 @@ import random
 
 import pytest
 
-from controller.runtime.circuit_breaker import HEALTHY_OUTCOMES, MAX_OUTCOMES, OPEN_SECONDS, WINDOW, CircuitBreaker
+from controller.runtime.circuit_breaker import (
+    HEALTHY_OUTCOMES,
+    MAX_OUTCOMES,
+    OPEN_SECONDS,
+    WINDOW,
+    BreakersBySubject,
+    CircuitBreaker,
+)
 
 
 class Clock:
@@ -29,7 +36,7 @@ def breaker(clock: Clock) -> CircuitBreaker:
 def test_single_failure_does_not_open_the_breaker(breaker: CircuitBreaker) -> None:
     breaker.fail("HTTP 503")
     assert not breaker.open_reason()
-    assert breaker.can_retry(1)
+    assert breaker.retries_left(1)
 
 
 def test_two_failures_without_a_success_open_the_breaker(breaker: CircuitBreaker, clock: Clock) -> None:
@@ -72,7 +79,7 @@ def test_half_open_breaker_lets_one_call_through(breaker: CircuitBreaker, clock:
     breaker.begin()
     assert breaker.open_reason() == "down"
     breaker.fail("still down")
-    assert not breaker.can_retry(1)
+    assert not breaker.retries_left(1)
     assert breaker.open_reason() == "still down"
     clock.now += OPEN_SECONDS
     breaker.begin()
@@ -99,10 +106,10 @@ def test_failure_with_retry_after_opens_it_unless_most_calls_succeed(breaker: Ci
 
 def test_second_retry_needs_a_vault_that_answers(breaker: CircuitBreaker) -> None:
     breaker.fail("HTTP 503")
-    assert [breaker.can_retry(attempts) for attempts in (1, 2, 3)] == [True, False, False]
+    assert [breaker.retries_left(attempts) for attempts in (1, 2, 3)] == [1, 0, 0]
     for _ in range(HEALTHY_OUTCOMES):
         breaker.succeed()
-    assert [breaker.can_retry(attempts) for attempts in (1, 2, 3)] == [True, True, False]
+    assert [breaker.retries_left(attempts) for attempts in (1, 2, 3)] == [2, 1, 0]
 
 
 def test_open_breaker_blocks_calls_for_five_seconds(breaker: CircuitBreaker, clock: Clock) -> None:
@@ -162,8 +169,8 @@ def test_second_retry_needs_five_outcomes_of_which_most_are_answers(
         else:
             breaker.fail("HTTP 503")
     assert not breaker.open_reason()
-    assert breaker.can_retry(1)
-    assert breaker.can_retry(2) == retried
+    assert breaker.retries_left(1)
+    assert bool(breaker.retries_left(2)) == retried
 
 
 def test_failures_that_are_retried_leave_the_decision_to_the_retries() -> None:
@@ -179,3 +186,57 @@ def test_failures_that_are_retried_leave_the_decision_to_the_retries() -> None:
     breaker.begin()
     breaker.fail("still down", retries=True)  # a probe is not retried
     assert breaker.open_reason() == "still down"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "opens"),
+    [
+        pytest.param("-a -a -a -a -a", False, id="one subject"),
+        pytest.param("-a -b", True, id="two subjects"),
+        pytest.param("-a -a -", True, id="a subject, and a failure of any call"),
+        pytest.param("-a - -a", True, id="a failure of any call, and a subject"),
+        pytest.param("-a +b -a -a -a", False, id="one subject beside a healthy one"),
+        pytest.param("-b +b -a -a -a", False, id="a healthy one that failed once"),
+        pytest.param("+b -b -a", True, id="a healthy one that fails now"),
+        pytest.param("+c +d +e -a -b -a -b", False, id="two subjects beside three healthy ones"),
+        pytest.param("+c +c +c +c +c -a -b", True, id="two subjects beside a healthy one that is often read"),
+    ],
+)
+def test_failures_of_one_subject_count_as_one(breaker: CircuitBreaker, outcomes: str, opens: bool) -> None:
+    for outcome in outcomes.split():
+        subject = outcome[1:] or None
+        if outcome[0] == "+":
+            breaker.succeed(subject)
+        else:
+            breaker.fail("HTTP 503", subject=subject)
+    assert bool(breaker.open_reason()) == opens
+
+
+def test_retry_after_of_one_subject_concerns_it_alone(breaker: CircuitBreaker) -> None:
+    breaker.fail("HTTP 503", 60, subject="a")
+    assert not breaker.open_reason()
+    breaker.fail("HTTP 503", 60, subject="b")
+    assert breaker.open_reason()
+
+
+def test_open_breaker_of_a_subject_affects_no_other(clock: Clock) -> None:
+    breakers: BreakersBySubject[str] = BreakersBySubject(clock, 9)
+    for _ in range(2):
+        breakers.begin("a")
+        breakers.fail("a", "HTTP 503")
+    assert (breakers.open_reason("a"), breakers.open_reason("b")) == ("HTTP 503", "")
+    assert (breakers.is_tripped("a"), breakers.is_tripped("b")) == (True, False)
+    clock.now += OPEN_SECONDS
+    assert not breakers.open_reason("a")
+    breakers.begin("a")
+    assert breakers.open_reason("a")  # the others wait for the result of the probe
+    breakers.succeed("a")
+    assert (breakers.open_reason("a"), breakers.is_tripped("a"), list(breakers)) == ("", False, [])
+
+
+def test_failing_subjects_are_bounded_and_the_oldest_is_forgotten(clock: Clock) -> None:
+    breakers: BreakersBySubject[int] = BreakersBySubject(clock, 3)
+    for subject in (1, 2, 3, 1, 4):
+        breakers.fail(subject, "HTTP 503")
+    assert list(breakers) == [3, 1, 4]
+    assert breakers.open_reason(1)  # it failed twice
