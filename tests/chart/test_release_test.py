@@ -37,7 +37,7 @@ def hooks(documents: list[Manifest]) -> dict[tuple[str, str], Manifest]:
     return {
         (m["kind"], m["metadata"]["name"]): m["metadata"]["annotations"]
         for m in documents
-        if m["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
+        if "test" in m["metadata"].get("annotations", {}).get("helm.sh/hook", "").split(",")
     }
 
 
@@ -54,10 +54,45 @@ def test_each_hook_has_a_pod_of_its_name() -> None:
     found = hooks([each for each in documents if each])
     assert set(found) == {("List", NAME), ("Pod", NAME)}
     policies = {kind: annotations["helm.sh/hook-delete-policy"] for (kind, _), annotations in found.items()}
-    # The Pod remains because of its log. The objects that it needed are removed at once.
+    # The Pod remains because of its log, until the next test or the uninstall. The others are removed at once.
     assert policies == {"List": "before-hook-creation,hook-succeeded", "Pod": "before-hook-creation"}
     weights = {kind: int(annotations.get("helm.sh/hook-weight", 0)) for (kind, _), annotations in found.items()}
     assert weights["List"] < weights["Pod"]
+
+
+def test_uninstall_runs_the_list_without_the_pod() -> None:
+    found = hooks([each for each in bounded_yaml.load_all(text(tests=True)) if each])
+    events = {kind: annotations["helm.sh/hook"] for (kind, _), annotations in found.items()}
+    assert events == {"List": "test,post-delete", "Pod": "test"}
+
+
+def test_job_of_the_uninstall_adopts_the_pod_of_this_release_and_runs_nothing() -> None:
+    manifests = render(tests=True)
+    pod, job = one(manifests, "Pod"), one(manifests, "Job", NAME)
+    spec = job["spec"]
+    assert (spec["completions"], spec["parallelism"], spec["manualSelector"]) == (0, 0, True)
+    selector = spec["selector"]["matchLabels"]
+    assert selector.items() <= pod["metadata"]["labels"].items()
+    assert selector.items() <= spec["template"]["metadata"]["labels"].items()
+    for others in (render(tests=True, release="other"), render(given={"nameOverride": "other"}, tests=True)):
+        assert not selector.items() <= one(others, "Pod")["metadata"]["labels"].items()
+    for kind, name in (("Deployment", ""), ("Job", f"{FULL_NAME}-crds")):
+        assert not selector.items() <= one(manifests, kind, name)["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_namespace_that_may_be_gone_is_in_no_hook_of_the_uninstall() -> None:
+    """Otherwise `helm uninstall` would fail, because it could not create the hook there."""
+    elsewhere = render(given={"watchNamespaces": ["shop"]}, tests=True)
+    hooked = {(kind, name) for kind, name in hooks(elsewhere)}
+    ordinary = [each for each in elsewhere if (each["kind"], each["metadata"]["name"]) not in hooked]
+    assert {(kind, name) for kind, namespace, name in belonging(ordinary) if namespace == "shop"} == {
+        ("ServiceAccount", f"{FULL_NAME}-sample"),
+        ("Role", NAME),
+        ("RoleBinding", NAME),
+    }
+    assert not [each for each in elsewhere if each not in ordinary and each["metadata"]["namespace"] == "shop"]
+    overridden = hooks(render(given={"namespaceOverride": "other"}, tests=True))
+    assert {annotations["helm.sh/hook"] for annotations in overridden.values()} == {"test"}
 
 
 def test_hanging_pod_fails_before_the_timeout_of_helm() -> None:
@@ -70,9 +105,10 @@ def test_hanging_pod_fails_before_the_timeout_of_helm() -> None:
 def test_pod_of_helm_test_fits_the_restricted_level() -> None:
     manifests = render(tests=True)
     pod = one(manifests, "Pod")
-    job = one(manifests, "Job")["spec"]["template"]["spec"]
-    assert pod["spec"]["securityContext"] == job["securityContext"]
-    assert pod["spec"]["containers"][0]["securityContext"] == job["containers"][0]["securityContext"]
+    for name in (f"{FULL_NAME}-crds", NAME):
+        job = one(manifests, "Job", name)["spec"]["template"]["spec"]
+        assert pod["spec"]["securityContext"] == job["securityContext"]
+        assert pod["spec"]["containers"][0]["securityContext"] == job["containers"][0]["securityContext"]
     assert pod["spec"]["containers"][0]["image"] == "ghcr.io/akv-secret-store/akv-secret-store-test:0.1.0"
     # The selectors of the controller do not match the Pod.
     selector = one(manifests, "Deployment")["spec"]["selector"]["matchLabels"]

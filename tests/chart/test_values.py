@@ -345,7 +345,7 @@ GLOBAL: dict[str, Any] = {
 
 def test_globals_of_a_parent_chart_reach_every_pod() -> None:
     found = list(pods({"global": GLOBAL}))
-    assert len(found) == 3
+    assert len(found) == 4
     for pod in found:
         assert pod["labels"].items() >= GLOBAL["labels"].items()
         assert pod["nodeSelector"] == {"kubernetes.io/os": "linux", **GLOBAL["nodeSelector"]}

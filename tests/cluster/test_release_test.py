@@ -9,20 +9,24 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.cluster.harness import InstalledRelease, Namespace, StartController, eventually
+from tests.support.cluster.harness import InstalledRelease, Namespace, StartController, eventually, install_release
 from tools.cli.common import helm
 from tools.local_cluster.programs import assets
 
 ROOT = Path(__file__).resolve().parents[2]
 HELMS: dict[str, Callable[[], Path]] = {"3": helm.find_executable, "4": lambda: assets.tool("helm")}
-KINDS = "pods,serviceaccounts,roles,rolebindings,configmaps"
+KINDS = "pods,serviceaccounts,roles,rolebindings,configmaps,jobs"
+SAMPLE_KINDS = "secretsyncs,secretproviderclasses"
 TEST_OBJECTS = "app.kubernetes.io/component=test,app.kubernetes.io/instance={}"
+_numbers = itertools.count(1)
+UNINSTALL_SECONDS = 20
 # The test's vault always uses the same port, so each run needs its own address.
 _addresses = (f"127.8.{os.getpid() % 255}.{number}" for number in itertools.count(1))
 
@@ -46,13 +50,15 @@ def program(installed: InstalledRelease, **settings: str) -> Iterator["subproces
         stdout=subprocess.PIPE,
         text=True,
     ) as running:
-        yield running
-        running.kill()
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
-def list_leftovers(installed: InstalledRelease, kinds: str = "secretsyncs,secretproviderclasses") -> list[str]:
+def list_leftovers(installed: InstalledRelease) -> list[str]:
     at = ("--namespace", installed.release)
-    return installed.plane.kubectl("get", kinds, *at, "--output", "name").split()
+    return installed.plane.kubectl("get", SAMPLE_KINDS, *at, "--output", "name").split()
 
 
 def clouds(installed: InstalledRelease) -> dict[str, str]:
@@ -72,11 +78,27 @@ def removed_hooks(installed: InstalledRelease) -> Iterator[None]:
 
 @pytest.fixture
 def config(installed: InstalledRelease) -> Iterator[None]:
-    """Create the ConfigMap, which is a hook of `helm test`."""
-    where = ("configmap", f"{installed.deployment}-test", "--namespace", installed.release)
-    installed.plane.kubectl("create", *where)
+    """Create the ConfigMap and the sample's Role, which are hooks of `helm test`."""
+    where = (f"{installed.deployment}-test", "--namespace", installed.release)
+    installed.plane.kubectl("create", "configmap", *where)
+    create_role(installed, installed.release)
     yield
-    installed.plane.kubectl("delete", *where)
+    installed.plane.kubectl("delete", "configmap,role", *where)
+
+
+def create_role(installed: InstalledRelease, namespace: str) -> None:
+    where = (f"{installed.deployment}-test", "--namespace", namespace)
+    installed.plane.kubectl("create", "role", *where, "--verb=get", "--resource=secretsyncs")
+
+
+@pytest.fixture
+def own(installed: InstalledRelease, tmp_path: Path) -> Iterator[InstalledRelease]:
+    """Install a release that the test may uninstall."""
+    found = install_release(installed.plane, installed.emulator, tmp_path, f"tested-{next(_numbers)}")
+    yield found
+    at = ["--namespace", found.release, "--kubeconfig", str(found.plane.kubeconfig)]
+    helm.run(["uninstall", found.release, *at, "--ignore-not-found", "--no-hooks"])
+    found.plane.kubectl("delete", "namespace", found.release, "--wait=false", "--ignore-not-found")
 
 
 @contextmanager
@@ -86,9 +108,11 @@ def helm_test(installed: InstalledRelease, program: Path) -> Iterator["subproces
     before = pod(installed).get("uid")
     command = [str(program), "test", installed.release, *at]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
-        eventually(lambda: pod(installed), lambda found: found.get("uid") not in (None, before), 60)
-        yield running
-        running.kill()
+        try:
+            eventually(lambda: pod(installed), lambda found: found.get("uid") not in (None, before), 60)
+            yield running
+        finally:
+            running.kill()
 
 
 def pod(installed: InstalledRelease) -> dict[str, str]:
@@ -113,7 +137,7 @@ def of_test(installed: InstalledRelease) -> set[str]:
     return {name.partition("/")[0].partition(".")[0] for name in found.split()}
 
 
-EVERYTHING = {"pod", "serviceaccount", "role", "rolebinding", "configmap"}
+EVERYTHING = {"pod", "serviceaccount", "role", "rolebinding", "configmap", "job"}
 
 
 @pytest.mark.parametrize("version", HELMS)
@@ -146,6 +170,48 @@ def test_next_helm_test_replaces_the_objects_of_a_killed_one(installed: Installe
         end_pod(installed, "Succeeded")
         assert running.wait(60) == 0
     assert of_test(installed) == {"pod"}
+
+
+def kill_test(own: InstalledRelease, version: str, phase: str) -> None:
+    """Kill helm and the program in the middle of a test whose Pod is in that phase."""
+    with helm_test(own, HELMS[version]()) as running:
+        running.kill()
+        running.communicate()
+    with program(own):
+        eventually(lambda: list_leftovers(own), lambda found: len(found) == 2, 60)
+    end_pod(own, phase)
+    assert of_test(own) == EVERYTHING
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Running", "Failed", "Succeeded"])
+@pytest.mark.parametrize("version", HELMS)
+def test_uninstall_removes_what_a_killed_helm_test_left(own: InstalledRelease, version: str, phase: str) -> None:
+    kill_test(own, version, phase)
+    output = uninstall(own, version)
+    eventually(lambda: (of_test(own), list_leftovers(own)), lambda found: found == (set(), []))
+    assert "error" not in output.lower()
+
+
+@pytest.mark.parametrize("flags", [(), ("--set", "test.enabled=false")])
+@pytest.mark.parametrize("version", HELMS)
+def test_uninstall_without_a_helm_test_takes_moments(own: InstalledRelease, version: str, flags: list[str]) -> None:
+    at = ["--namespace", own.release, "--kubeconfig", str(own.plane.kubeconfig), "--no-hooks", "--reuse-values"]
+    helm.run(["upgrade", own.release, str(helm.CHART), *at, *flags])
+    began = time.monotonic()
+    uninstall(own, version)
+    assert time.monotonic() - began < UNINSTALL_SECONDS
+    assert of_test(own) == set()
+
+
+def test_next_helm_test_removes_the_sample_of_a_killed_one(own: InstalledRelease) -> None:
+    kill_test(own, "3", "Running")
+    with helm_test(own, HELMS["3"]()):
+        eventually(lambda: list_leftovers(own), lambda found: not found)
+
+
+def uninstall(own: InstalledRelease, version: str) -> str:
+    at = ["--namespace", own.release, "--kubeconfig", str(own.plane.kubeconfig)]
+    return helm.run(["uninstall", own.release, *at], executable=HELMS[version]())
 
 
 @pytest.mark.usefixtures("config")
@@ -182,10 +248,14 @@ def test_leftovers_of_an_earlier_run_are_replaced(installed: InstalledRelease, s
     space.wait_secret(name, {"k": "1"})
     space.set_secret("new", "2")
     users = {"KEYVAULT_NAME": space.vault, "CLIENT_ID": space.client, "SECRET_NAME": "new"}
+    create_role(installed, space.name)
     tenant = space.provider_class("new")["spec"]["parameters"]["tenantID"]
     with program(installed, SAMPLE_NAMESPACE=space.name, TENANT_ID=tenant, **users) as running:
         output, _ = running.communicate(timeout=120)
-    assert output.splitlines()[-1] == f"INFO passed: secret new of Key Vault {space.vault} was synced"
+    [*before, last] = output.splitlines()
+    assert last == f"INFO passed: secret new of Key Vault {space.vault} was synced"
+    for kind in ("SecretSync", "SecretProviderClass"):
+        assert f"INFO removed {kind} {space.name}/{name}, which an earlier test left" in before
     assert running.returncode == 0
     assert (space.list_names("secretsync"), space.list_names("secretproviderclass"), space.list_names("secret")) == (
         [],

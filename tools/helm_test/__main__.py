@@ -31,7 +31,8 @@ async def run(settings: ReleaseTestSettings) -> str:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with KubeClient(await config.find_config(os.environ), USER_AGENT) as kube:
         sample = SampleObjects(kube, settings)
-        await sample.remove_objects()
+        for left in await sample.remove_objects():
+            log.info("removed %s, which an earlier test left", left)
         async with open_vault(kube, settings) as vault:
             try:
                 vault.put()

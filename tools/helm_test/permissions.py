@@ -34,6 +34,15 @@ class ConfigMap(Resource, frozen=True, kw_only=True):
     plural = "configmaps"
 
 
+class Role(Resource, frozen=True, kw_only=True):
+    """rbac.authorization.k8s.io/v1 Role: the owner of the sample's objects."""
+
+    group = "rbac.authorization.k8s.io"
+    version = "v1"
+    kind = "Role"
+    plural = "roles"
+
+
 NEW_CLASS = CreateAccess(SecretProviderClass, "make the sample's class")
 NEW_SYNC = CreateAccess(SecretSync, "make the sample")
 
@@ -46,8 +55,10 @@ CLASS = GetAccess(SecretProviderClass, "find what an earlier run left")
 CLASS_GONE = DeleteAccess(SecretProviderClass, "leave nothing behind")
 SECRET = GetAccess(SyncedSecret, "compare the value byte for byte")
 
+OWNER = GetAccess(Role, "let the garbage collector delete the sample with these rights, if this test is killed")
+
 # … of the sample's name alone.
-SAMPLE: tuple[ResourceClient[Any], ...] = (SYNC, SYNC_GONE, CLASS, CLASS_GONE, SECRET)
+SAMPLE: tuple[ResourceClient[Any], ...] = (SYNC, SYNC_GONE, CLASS, CLASS_GONE, SECRET, OWNER)
 
 CLOUDS = GetPatch(ConfigMap, "tell the controller where the test's own vault is, for as long as the test runs")
 

@@ -40,20 +40,20 @@ class SampleObjects:
         self._at = settings.sample_namespace, settings.name
 
     async def create_objects(self, vault: Vault) -> None:
-        """Create the SecretProviderClass and the SecretSync."""
+        """Create the SecretProviderClass and the SecretSync. Their owner is the test's Role.
+
+        If the test is killed, they are deleted with that Role: by the next test or by `helm uninstall`.
+        """
+        role = await permissions.OWNER.get(self._kube, *self._at)
         source = {"provider": "azure", "parameters": vault.parameters}
-        await permissions.NEW_CLASS.create(self._kube, self._at[0], self._build_object(SecretProviderClass, source))
+        await permissions.NEW_CLASS.create(self._kube, self._at[0], _build_object(SecretProviderClass, role, source))
         sync = {
             "secretProviderClassName": self._settings.name,
             "serviceAccountName": self._settings.service_account,
             "secretSyncControllerName": self._settings.controller_name,
             "secretObject": {"type": "Opaque", "data": [{"sourcePath": vault.object, "targetKey": KEY}]},
         }
-        await permissions.NEW_SYNC.create(self._kube, self._at[0], self._build_object(SecretSync, sync))
-
-    def _build_object(self, kind: type[Resource], spec: dict[str, Any]) -> dict[str, Any]:
-        metadata = {"name": self._settings.name}
-        return {"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": metadata, "spec": spec}
+        await permissions.NEW_SYNC.create(self._kube, self._at[0], _build_object(SecretSync, role, sync))
 
     async def wait_until_synced(self, vault: Vault) -> None:
         """Wait until the Secret equals the vault. Raise `FailedError` with the SecretSync's status if it does not."""
@@ -82,18 +82,25 @@ class SampleObjects:
             return None
         return base64.b64decode(secret.data.get(KEY, ""))
 
-    async def remove_objects(self) -> None:
-        """Delete the objects of this test or an earlier one. The garbage collector deletes the Secret."""
+    async def remove_objects(self) -> list[str]:
+        """Delete the objects of this test or an earlier one. The garbage collector deletes the Secret.
+
+        Return the kinds and names of those that existed.
+        """
+        deleted = []
+        where = "/".join(self._at)
         if await self._delete_object(permissions.SYNC, permissions.SYNC_GONE):
+            deleted.append(f"SecretSync {where}")
             deadline = _loop_time() + SYNC_SECONDS
             while await self._read_value() is not None:
                 if _loop_time() > deadline:
                     raise FailedError(
-                        f"the Secret {'/'.join(self._at)} still exists after its SecretSync was deleted; check its"
-                        f" owner"
+                        f"the Secret {where} still exists after its SecretSync was deleted; check its owner"
                     )
                 await asyncio.sleep(POLL_SECONDS)
-        await self._delete_object(permissions.CLASS, permissions.CLASS_GONE)
+        if await self._delete_object(permissions.CLASS, permissions.CLASS_GONE):
+            deleted.append(f"SecretProviderClass {where}")
+        return deleted
 
     async def _delete_object(self, there: GetAccess[R], gone: DeleteAccess[R]) -> bool:
         """Delete an object. Return whether it existed."""
@@ -106,6 +113,18 @@ class SampleObjects:
             except errors.Conflict:
                 continue  # the controller wrote a status in the meantime
             return True
+
+
+def _build_object(kind: type[Resource], owner: Resource, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a new object with the owner's name."""
+    reference = {
+        "apiVersion": owner.api_version(),
+        "kind": owner.kind,
+        "name": owner.metadata.name,
+        "uid": owner.metadata.uid,
+    }
+    metadata = {"name": owner.metadata.name, "ownerReferences": [reference]}
+    return {"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": metadata, "spec": spec}
 
 
 def _ready_message(sync: SecretSync) -> Condition | None:

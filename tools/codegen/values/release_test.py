@@ -61,10 +61,8 @@ class TestSample(ValuesGroup):
         str,
         Meta(
             description="ServiceAccount that is federated with test.sample.clientID, in the release's namespace, or"
-            " in the"
-            " first of watchNamespaces if the release's is not among them. Empty: one that exists only during the test,"
-            " named"
-            " <full name of the release>-sample."
+            " in the first of watchNamespaces if the release's is not among them. Empty: one that the chart creates,"
+            " named <full name of the release>-sample."
         ),
     ] = ""
 
