@@ -92,6 +92,15 @@ class CertificateBundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Return everything as PEM: the private key, all certificates from the leaf on, the other blocks."""
         return self.key + self.all_certificates() + b"".join(self.others)
 
+    def private_key(self) -> bytes:
+        """Return the private key as a PEM block in its own form, with Unix line ends and 64 characters a line.
+
+        So does the CSI provider with `name.key`. The value as a whole keeps its line ends.
+        """
+        label = self.key.split(_DASHES)[1].removeprefix(b"BEGIN ")
+        has_headers = b":" in self.key
+        return self.key if has_headers else _encode_pem(label, _key_der(self.key))
+
     def tls_key(self, what: str) -> bytes:
         """Return the private key in upstream's form for a TLS Secret: PKCS#1 for RSA, SEC 1 for EC, else PKCS#8.
 
@@ -278,9 +287,13 @@ def _as_pss(key: rsa.RSAPrivateKey) -> bytes:
     """Return an RSA key as PKCS#8 for RSASSA-PSS, which `cryptography` reads but does not write."""
     inner = key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
     der = _encode_der(0x30, _PSS_ALGORITHM + _encode_der(0x04, inner))
-    text = base64.encodebytes(der).replace(b"\n", b"")
+    return _encode_pem(b"PRIVATE KEY", der)
+
+
+def _encode_pem(label: bytes, der: bytes) -> bytes:
+    text = base64.b64encode(der)
     lines = [text[start : start + 64] for start in range(0, len(text), 64)]
-    return b"\n".join([b"-----BEGIN PRIVATE KEY-----", *lines, b"-----END PRIVATE KEY-----", b""])
+    return b"\n".join([_BEGIN + label + _DASHES, *lines, _END + label + _DASHES, b""])
 
 
 def _encode_der(tag: int, content: bytes) -> bytes:

@@ -269,7 +269,7 @@ def _bundle_part(bundle: CertificateBundle, part: ObjectPart, what: str) -> byte
             bundle.key_problem
             or f"{what} holds no private key; import the certificate with an exportable key, or correct the sourcePath"
         )
-    return bundle.tls_key(what) if part is ObjectPart.TLS_KEY else bundle.key
+    return bundle.tls_key(what) if part is ObjectPart.TLS_KEY else bundle.private_key()
 
 
 def _decode_text(text: bytes, encoding: str, what: str) -> bytes:

@@ -5,7 +5,7 @@ Vault RBAC guide"; recorded answers of vaults in the public, US Government and C
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 from azure.core.exceptions import AzureError, HttpResponseError
@@ -55,6 +55,8 @@ class VaultRefusal(NamedTuple):
     retry_after: float | None = None
     token: str = ""
     """The token that was refused."""
+    lacks_claims: bool = False
+    """The vault asked for a token with other claims (continuous access evaluation)."""
 
     @classmethod
     def from_error(cls, error: HttpResponseError) -> Self:
@@ -63,12 +65,14 @@ class VaultRefusal(NamedTuple):
         errors = list(_nested_errors(response))
         codes = [code for code in _texts(errors, "code") if _INNER_CODE.fullmatch(code)]
         sent = getattr(getattr(response, "request", None), "headers", {})
+        received: Mapping[str, str] = getattr(response, "headers", {})
         return cls(
             status=error.status_code or 0,
             codes=tuple(codes),
             text=next(_texts(errors, "message"), ""),
-            retry_after=parse_retry_after(getattr(response, "headers", {})),
+            retry_after=parse_retry_after(received),
             token=sent.get("Authorization", "").partition(" ")[2],
+            lacks_claims="insufficient_claims" in received.get("WWW-Authenticate", ""),
         )
 
     @property
@@ -174,6 +178,12 @@ def _bad_request(refused: VaultRefusal, address: VaultAddress, found: VaultObjec
 
 def _unauthorized_error(refused: VaultRefusal, place: str, client: str) -> str:
     fault = refused.token_fault
+    if refused.lacks_claims:
+        return (
+            f"{place} wants another token of {client}, because a policy of its tenant changed or the token was revoked;"
+            " the controller gets one by itself, and if it lasts, check the tenant's Conditional Access policies for"
+            " workload identities"
+        )
     if fault == WRONG_TENANT or not fault:
         tail = f" ({fault})" if fault else ""
         return f"{place} does not accept the token of {client}; check that tenantID is the vault's tenant{tail}"

@@ -1,6 +1,7 @@
 """The value of a key, by contentType, objectFormat, objectEncoding and part."""
 
 import base64
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -210,6 +211,32 @@ def test_secret_that_no_certificate_owns_has_parts() -> None:
 
 def test_reordered_pem_of_a_certificate_keeps_its_other_blocks() -> None:
     assert decode_part(vault_value(CRL + MIXED + PKCS1, PEM)).value.reveal() == (PKCS1 + CHAIN + CRL).encode()
+
+
+def _wrap_at(columns: int, pem: str) -> str:
+    first, *lines, last = pem.splitlines()
+    text = "".join(lines)
+    return "\n".join([first, *(text[start : start + columns] for start in range(0, len(text), columns)), last, ""])
+
+
+@pytest.mark.parametrize("key", [PKCS8, PKCS1], ids=["PKCS#8", "PKCS#1"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda pem: pem.replace("\n", "\r\n"), id="Windows line ends"),
+        pytest.param(lambda pem: pem.replace("\n", " \n  "), id="spaces around lines"),
+        pytest.param(lambda pem: _wrap_at(76, pem), id="76 columns"),
+        pytest.param(lambda pem: _wrap_at(4096, pem), id="one line"),
+    ],
+)
+def test_part_of_a_pem_has_the_standard_layout_and_the_whole_is_unchanged(
+    key: str, spoil: Callable[[str], str]
+) -> None:
+    """The CSI provider writes `name.key` with Go's encoding/pem, whatever the layout in the vault."""
+    value = "".join(map(spoil, (key, LEAF.pem, ISSUING.pem, ROOT.pem)))
+    assert decode_part(vault_value(value, PEM), PRIVATE_KEY).value.reveal() == key.encode()
+    assert decode_part(vault_value(value, PEM), CERTIFICATES).value.reveal() == CHAIN.encode()
+    assert decode_part(vault_value(value, PEM)).value.reveal() == value.encode()
 
 
 def test_pem_of_a_certificate_with_an_encrypted_key_is_unchanged() -> None:

@@ -70,3 +70,15 @@ async def test_refusal_is_explained_by_its_shape(
     error = await harness.read_error()
     assert isinstance(error, kind)
     assert words in error.message
+
+
+@pytest.mark.parametrize("text", ["", "AKV10000: Request is missing a Bearer or PoP token.", "AKV10046: x"])
+async def test_lasting_claims_challenge_names_conditional_access(harness: ReaderHarness, text: str) -> None:
+    challenge = 'Bearer realm="", authorization_uri="https://login/t", error="insufficient_claims", claims="e30="'
+    answer = ScriptedResponse(
+        {"error": {"code": "Unauthorized", "message": text}}, status=401, headers=JSON | {"WWW-Authenticate": challenge}
+    )
+    harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = answer
+    error = await harness.read_error()
+    assert "Conditional Access" in error.message
+    assert "Authorization header" not in error.message
