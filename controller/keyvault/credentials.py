@@ -49,6 +49,8 @@ CHALLENGE_AGAIN = 60.0
 MAX_CLAIMS = 4096
 # Entra could not reach the issuer's discovery document or keys, or could not parse them.
 UNREACHABLE_ISSUER = ("50166", "501661", "90061", "900612")
+# Entra itself, or its directory, failed for a moment, whatever the HTTP status of the answer is.
+UNAVAILABLE_ENTRA = ("90006", "90012", "90024", "90033")
 # An exchange can need several requests; the first reads Entra's addresses. A vault's request waits longer.
 EXCHANGE_SECONDS = 40.0
 # Entra's tokens are valid for at most 24 hours, 28 with continuous access evaluation. A larger number is invalid. A
@@ -246,6 +248,9 @@ class FederatedCredential:
             # A busy Entra asks for fewer requests, with or without a time.
             return failure if status == 429 or retry_after else _ExchangeFailed(failure)
         if number := _NUMBER.search(str(error)):
+            if number[1] in UNAVAILABLE_ENTRA:
+                text = f"{self._entra} is not available for the moment; the controller tries again by itself"
+                return _ExchangeFailed(ProviderError(f"{text} (AADSTS{number[1]})"))
             return ProviderError(_explain_number(number[1], self._identity, self._audience, self._assertion))
         failure = ProviderError(self._entra + NO_USABLE_ANSWER)
         return failure if status >= 400 else _ExchangeFailed(failure)

@@ -23,6 +23,7 @@ from controller.keyvault.credentials import (
     REMEMBER_FAILURE,
     RENEW_BEFORE,
     RENEW_FORBIDDEN,
+    UNAVAILABLE_ENTRA,
     FederatedCredential,
     Identity,
 )
@@ -527,6 +528,7 @@ TRANSIENT = [
     pytest.param(
         ScriptedResponse({"error": "temporarily_unavailable", "error_codes": [90033]}, status=503), id="90033"
     ),
+    *(pytest.param(refusal(f"AADSTS{number}"), id=number) for number in UNAVAILABLE_ENTRA),
     pytest.param(ScriptedResponse(b"{", headers={"Content-Length": "500"}, broken=True), id="cut off"),
     pytest.param(ScriptedResponse(b"<html>", headers={"Content-Type": "text/html"}), id="page of a proxy"),
 ]
@@ -589,3 +591,10 @@ async def test_both_exchanges_together_have_the_time_of_one(
     monkeypatch.setattr(credentials, "EXCHANGE_SECONDS", 0.5)
     harness.entra.add_responses(ScriptedResponse(b"", status=503), ScriptedResponse(held=True))
     assert "did not answer in time" in (await harness.get_error()).message
+
+
+@pytest.mark.parametrize("number", UNAVAILABLE_ENTRA)
+async def test_unavailable_entra_keeps_its_number_and_blames_no_identity(harness: EntraHarness, number: str) -> None:
+    harness.entra.add_responses(*[refusal(f"AADSTS{number}")] * 2)
+    message = (await harness.get_error()).message
+    assert message.endswith(f"is not available for the moment; the controller tries again by itself (AADSTS{number})")
