@@ -1,4 +1,4 @@
-"""Decide what to do about each object that an AKVSync owns, and compute the AKVSync's status. Pure.
+"""Decide what to do about each object that an AKVSync generates, and compute the AKVSync's status. Pure.
 
 An object belongs to an AKVSync if the AKVSync is its only owner, by UID. The controller never changes other objects; it
 reports them in the status.
@@ -17,14 +17,16 @@ from controller.api.meta import ObjectMeta, Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.api.select import SkippedObject
-from controller.domain.generated import owner_name
+from controller.domain.generated import akvsync_owner
 from controller.domain.status import find_condition, next_condition, ready_condition
 from controller.errors import ControllerError
 from controller.runtime.backoff import format_time, parse_time
 
-# Maximum length of a part's message. Its SecretSync has the full text.
+# Maximum characters of a part's message. Its SecretSync has the full text.
 MAX_MESSAGE = 512
+# Maximum number of versions in a part's status.
 MAX_VERSIONS = 10
+# Maximum number of objects in a message.
 MAX_NAMED = 5
 # Minimum seconds between two writes of the last list's time. A restarted controller needs the time to know when the
 # next list is due, and it need not be exact. Fewer writes save load on the API server.
@@ -51,7 +53,7 @@ class PatchObject(msgspec.Struct, frozen=True):
 
 
 class BlockedObject(msgspec.Struct, frozen=True):
-    """Another object blocks the step. The watch reports when it changes."""
+    """The existing object blocks the step. The watch reports its next change."""
 
     reason: Reason
     message: str
@@ -61,23 +63,23 @@ Step = KeepObject | CreateObject | PatchObject | BlockedObject
 StepResult = Step | ControllerError
 
 
-def decide_step(wanted: GeneratedObject, found: GeneratedObject | Unreadable | None) -> Step:
-    """Decide what to do about the existing object with the name of `wanted`."""
-    if found is None:
+def decide_step(wanted: GeneratedObject, current: GeneratedObject | Unreadable | None) -> Step:
+    """Decide how to bring the object with this name from its current to the wanted state."""
+    if current is None:
         return CreateObject(_object_body(wanted))
-    if blocked := _owner_blocker(wanted, found.metadata) or _deletion_blocker(wanted, found.metadata):
+    if blocked := _owner_blocker(wanted, current.metadata) or _deletion_blocker(wanted, current.metadata):
         return blocked
     spec = _spec_of(wanted)
-    if isinstance(found, Unreadable):
-        return PatchObject(found.metadata, {"spec": spec})
-    if isinstance(wanted, SecretSync) and isinstance(found, SecretSync):
-        if blocked := _type_blocker(wanted, found):
+    if isinstance(current, Unreadable):
+        return PatchObject(current.metadata, {"spec": spec})
+    if isinstance(wanted, SecretSync) and isinstance(current, SecretSync):
+        if blocked := _type_blocker(wanted, current):
             return blocked
         # A user sets this field to request a poll now. An AKVSync has no field for this purpose.
-        if found.spec.force_synchronization:
-            spec["forceSynchronization"] = found.spec.force_synchronization
-    difference = _merge_patch(_spec_of(found), spec)
-    return PatchObject(found.metadata, {"spec": difference}) if difference else KeepObject()
+        if current.spec.force_synchronization:
+            spec["forceSynchronization"] = current.spec.force_synchronization
+    difference = _merge_patch(_spec_of(current), spec)
+    return PatchObject(current.metadata, {"spec": difference}) if difference else KeepObject()
 
 
 def _object_body(wanted: GeneratedObject) -> dict[str, Any]:
@@ -89,20 +91,20 @@ def _object_body(wanted: GeneratedObject) -> dict[str, Any]:
     }
 
 
-def _spec_of(made: GeneratedObject) -> dict[str, Any]:
-    spec: dict[str, Any] = msgspec.to_builtins(made.spec)
-    if isinstance(made, SecretSync):
-        # msgspec omits a default only if the value is the same object. A text that was read is another, equal object.
-        spec["secretObject"]["type"] = made.spec.secret_object.type
+def _spec_of(generated: GeneratedObject) -> dict[str, Any]:
+    spec: dict[str, Any] = msgspec.to_builtins(generated.spec)
+    if isinstance(generated, SecretSync):
+        # msgspec omits a default only if the value is the same Python object. Equal text that was decoded is another.
+        spec["secretObject"]["type"] = generated.spec.secret_object.type
     return spec
 
 
-def _owner_blocker(wanted: GeneratedObject, found: ObjectMeta) -> BlockedObject | None:
+def _owner_blocker(wanted: GeneratedObject, current: ObjectMeta) -> BlockedObject | None:
     """Return why the object does not belong to this AKVSync, or None if it does."""
-    expected, actual = wanted.metadata.owner_references[0], owner_name(found)
+    expected, actual = wanted.metadata.owner_references[0], akvsync_owner(current)
     if actual and actual.uid == expected.uid:
         return None
-    name = f"{wanted.kind} {found.name}"
+    name = f"{wanted.kind} {current.name}"
     if actual and actual.name == expected.name:
         return BlockedObject(
             Reason.IN_PROGRESS,
@@ -117,20 +119,20 @@ def _owner_blocker(wanted: GeneratedObject, found: ObjectMeta) -> BlockedObject 
     )
 
 
-def _deletion_blocker(wanted: GeneratedObject, found: ObjectMeta) -> BlockedObject | None:
-    if not found.deletion_timestamp:
+def _deletion_blocker(wanted: GeneratedObject, current: ObjectMeta) -> BlockedObject | None:
+    if not current.deletion_timestamp:
         return None
-    text = f"the {wanted.kind} {found.name} is being deleted; the controller recreates it when it is gone"
+    text = f"the {wanted.kind} {current.name} is being deleted; the controller recreates it when it is gone"
     return BlockedObject(Reason.IN_PROGRESS, f"{text}; if it remains, check its finalizers")
 
 
-def _type_blocker(wanted: SecretSync, found: SecretSync) -> BlockedObject | None:
-    old, new = found.spec.secret_object.type, wanted.spec.secret_object.type
+def _type_blocker(wanted: SecretSync, current: SecretSync) -> BlockedObject | None:
+    old, new = current.spec.secret_object.type, wanted.spec.secret_object.type
     if old == new:
         return None
     return BlockedObject(
         Reason.TYPE_CHANGE_WAITS,
-        f"the Secret has type {old}, and a Secret's type cannot change: delete the SecretSync {found.metadata.name},"
+        f"the Secret has type {old}, and a Secret's type cannot change: delete the SecretSync {current.metadata.name},"
         f" which deletes its Secret; the controller recreates both with type {new}",
     )
 
@@ -150,13 +152,13 @@ def _merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
 
 
 def part_status(
-    name: str, done: StepResult, found: SecretSync | Unreadable | None, kept: Sequence[str] = ()
+    name: str, done: StepResult, current: SecretSync | Unreadable | None, kept: Sequence[str] = ()
 ) -> PartStatus:
-    """Return the status of one part: the error of its creation, or else the state of its SecretSync.
+    """Return the status of one part: the error of its step, or else the state of its SecretSync.
 
     `kept` are the part's vault objects that are no longer selected.
     """
-    sync = found if isinstance(found, SecretSync) else None
+    sync = current if isinstance(current, SecretSync) else None
     ready = ready_condition(sync.status) if sync else None
     if isinstance(done, BlockedObject | ControllerError):
         holds, reason, message = False, done.reason, done.message
@@ -177,14 +179,14 @@ def part_status(
     return _build_part(name, holds, reason, message, None if foreign else sync)
 
 
-def is_stalled(done: StepResult, found: SecretSync | Unreadable | None) -> bool:
+def is_stalled(done: StepResult, current: SecretSync | Unreadable | None) -> bool:
     """Return whether a part waits for an edit, by the result of its step or by its SecretSync's status."""
     if isinstance(done, ControllerError):
         return done.is_stalled
-    if not isinstance(done, KeepObject) or not isinstance(found, SecretSync):
+    if not isinstance(done, KeepObject) or not isinstance(current, SecretSync):
         return False
-    stalled = find_condition(found.status, ConditionType.STALLED)
-    return stalled is not None and stalled.holds and stalled.observed_generation == found.metadata.generation
+    stalled = find_condition(current.status, ConditionType.STALLED)
+    return stalled is not None and stalled.holds and stalled.observed_generation == current.metadata.generation
 
 
 def _kept_message(kept: Sequence[str]) -> str:
@@ -203,8 +205,8 @@ def _build_part(name: str, ready: bool, reason: str, message: str, sync: SecretS
     return PartStatus(name=name, ready=ready, reason=str(reason), message=short, versions=versions)
 
 
-class SelectionNews(msgspec.Struct, frozen=True, kw_only=True):
-    """The selected objects without a Secret, the error of the last list, and the seconds since the last list."""
+class SelectionResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The selected objects without a Secret, the error of the last list, and the seconds since the last success."""
 
     skipped: Sequence[SkippedObject] = ()
     error: ControllerError | None = None
@@ -225,13 +227,13 @@ def next_status(
     parts: list[PartStatus],
     problem: ControllerError | None,
     now: datetime,
-    selection: SelectionNews | None = None,
+    selection: SelectionResult | None = None,
     *,
     stalled: bool = False,
 ) -> AKVSyncStatus:
-    """Return the status for these parts. `problem` is a mistake in the AKVSync itself.
+    """Return the AKVSync's status. `problem` is a mistake in the AKVSync itself.
 
-    `stalled` is true if one of the parts waits for an edit.
+    `stalled` means that a part waits for an edit.
     """
     unready = [item for item in parts if not item.ready]
     summary = f"{len(parts) - len(unready)}/{len(parts)}"
@@ -281,7 +283,7 @@ def _shorten_skipped(skipped: Sequence[SkippedObject]) -> list[SkippedObject]:
     return shown
 
 
-def _last_list_time(before: AKVSyncStatus, meta: ObjectMeta, selection: SelectionNews, now: datetime) -> str | None:
+def _last_list_time(before: AKVSyncStatus, meta: ObjectMeta, selection: SelectionResult, now: datetime) -> str | None:
     if selection.listed_ago is None:
         return None
     at = now - timedelta(seconds=selection.listed_ago)

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from controller.akvsync.selected_secrets import RemainingLimits, check_select, expand_choices, shown_select
+from controller.akvsync.selected_secrets import RemainingLimits, check_select, describe_select, expand_choices
 from controller.api.akvsync import (
     BASIC_AUTH_TYPE,
     ENCODINGS,
@@ -22,8 +22,8 @@ from controller.api.akvsync import (
     SECRET_TYPES,
     AKVObject,
     AKVSync,
+    MappedKey,
 )
-from controller.api.akvsync import MappedKey as MappingEntry
 from controller.api.meta import MAX_NAME, ObjectMeta, OwnerReference, is_object_name
 from controller.api.secretproviderclass import MAX_PARAMETERS, SecretProviderClass, SecretProviderClassSpec
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretObject, SecretObjectData, SecretSync, SecretSyncSpec
@@ -36,15 +36,16 @@ from controller.errors import InputError
 
 
 class GeneratedObjects(msgspec.Struct, frozen=True, kw_only=True):
-    """The objects that an AKVSync owns, with the SecretSyncs by name. A class without objects is omitted.
+    """The objects that an AKVSync owns, with the SecretSyncs by name. `source` is None if the class would be empty.
 
-    `left` are names of SecretSyncs that remain unchanged, because the vault has not been listed yet. `skipped` are
-    selected objects without a Secret, and `kept` the objects of each SecretSync that are no longer selected.
+    `retained` are the names of SecretSyncs that remain unchanged, because the vault has not been listed yet. `skipped`
+    are selected objects without a Secret. `kept` are the objects of each SecretSync that are no longer selected.
+    `selects` means that the AKVSync has entries with select.
     """
 
     source: SecretProviderClass | None
     syncs: dict[str, SecretSync]
-    left: frozenset[str] = frozenset()
+    retained: frozenset[str] = frozenset()
     skipped: tuple[SkippedObject, ...] = ()
     kept: Mapping[str, tuple[str, ...]] = {}
     selects: bool = False
@@ -62,8 +63,8 @@ class _ClassItem(msgspec.Struct, frozen=True):
     def alias_of(self) -> str:
         """Return the item's name in sourcePaths, or an empty text for the object's own name.
 
-        It depends only on the item. An edit of other entries therefore renames nothing, and no SecretSync finds another
-        value at its sourcePath before it is edited, too.
+        It depends only on the item. So an edit of other entries renames nothing, and the value at a SecretSync's
+        sourcePath does not change before the controller edits that SecretSync.
         """
         made = [self.property, self.encoding, self.expand]
         if made == ["", "utf-8", False]:
@@ -72,7 +73,7 @@ class _ClassItem(msgspec.Struct, frozen=True):
         return f"{self.object}_{hashlib.sha256(msgspec.json.encode(made)).hexdigest()[:16]}"
 
     def to_lines(self, history: int) -> str:
-        """Return the item in the form of a class."""
+        """Return the item's YAML lines in the parameter `objects`. `history` is its objectVersionHistory."""
         fields = {
             "objectName": self.object,
             "objectType": "secret",
@@ -87,7 +88,7 @@ class _ClassItem(msgspec.Struct, frozen=True):
 
 
 class _SecretKey(msgspec.Struct, frozen=True):
-    """One key of a Secret: the version of an object of the vault, and the part of it."""
+    """One key of a Secret: an item, the age of its version (0 is the newest), and a part of its value."""
 
     key: str
     item: "_ClassItem"
@@ -99,7 +100,7 @@ class _WantedSecret(msgspec.Struct, frozen=True):
     """One Secret, with the entry that defines it."""
 
     name: str
-    wish: AKVObject
+    entry: AKVObject
     keys: list[_SecretKey]
 
 
@@ -109,35 +110,35 @@ def expand_akvsync(
     owned: Iterable[SecretSync] = (),
     source: SecretProviderClass | None = None,
 ) -> GeneratedObjects:
-    """Return the objects to create. If `InputError` is raised, nothing is created, changed or deleted.
+    """Return the objects to generate. Raise `InputError` for an AKVSync that is invalid as a whole.
 
     The CRD refuses most mistakes. These checks are for the others, and for objects that an older CRD accepted. `chosen`
-    are the objects of each entry with select. While they are not known, the `owned` SecretSyncs remain, with their
+    are the vault's objects for each entry with select. While it is None, the `owned` SecretSyncs remain, with their
     items of the existing class (`source`).
     """
     secrets: dict[str, _WantedSecret] = {}
-    entries = [wish for wish in akv.spec.objects if wish.select is not None]
-    for wish in akv.spec.objects:
-        for secret in () if wish.select is not None else _secrets_of(wish):
-            if twin := secrets.get(secret.name):
+    selecting = [entry for entry in akv.spec.objects if entry.select is not None]
+    for entry in akv.spec.objects:
+        for secret in () if entry.select is not None else _secrets_of(entry):
+            if other := secrets.get(secret.name):
                 raise InputError(
-                    f"{_describe(twin.wish)} and {_describe(wish)} both make a Secret {secret.name}: give one"
+                    f"{_describe(other.entry)} and {_describe(entry)} both make a Secret {secret.name}: give one"
                     " another kubernetesSecretName"
                 )
             secrets[secret.name] = secret
     if len(secrets) > MAX_PARTS:
         raise InputError(f"this makes {len(secrets)} Secrets, and an AKVSync may have {MAX_PARTS}: split it")
-    named: dict[str, AKVObject] = {name: secret.wish for name, secret in secrets.items()}
-    for wish in entries:
-        check_select(wish)
-        if twin_wish := named.get(wish.kubernetes_secret_name):
+    named: dict[str, AKVObject] = {name: secret.entry for name, secret in secrets.items()}
+    for entry in selecting:
+        check_select(entry)
+        if other_entry := named.get(entry.kubernetes_secret_name):
             raise InputError(
-                f"{_describe(twin_wish)} and {_describe(wish)} both make a Secret {wish.kubernetes_secret_name}: give"
-                " one another kubernetesSecretName"
+                f"{_describe(other_entry)} and {_describe(entry)} both make a Secret {entry.kubernetes_secret_name}:"
+                " give one another kubernetesSecretName"
             )
-        if wish.kubernetes_secret_name:
-            named[wish.kubernetes_secret_name] = wish
-    # The histories by object, for all its items, so that one get reads them.
+        if entry.kubernetes_secret_name:
+            named[entry.kubernetes_secret_name] = entry
+    # The longest history of each object. All its items have it, so that the same requests serve all of them.
     histories: dict[str, int] = {}
     items: dict[_ClassItem, None] = {}
     for secret in secrets.values():
@@ -156,7 +157,7 @@ def expand_akvsync(
         if size > MAX_GENERATED:
             raise InputError(
                 f"the {len(secrets)} SecretSyncs that this makes have more than {MAX_GENERATED} bytes together, the"
-                f" limit of an AKVSync: shorten labels and annotations of {_describe(_find_largest(secrets).wish)},"
+                f" limit of an AKVSync: shorten labels and annotations of {_describe(_find_largest(secrets).entry)},"
                 " lower its versionHistory, or split the AKVSync"
             )
     made_items = {
@@ -165,16 +166,18 @@ def expand_akvsync(
         )
         for item in items
     }
-    if not entries:
+    if not selecting:
         return GeneratedObjects(source=_build_class(akv, made_items), syncs=syncs)
     if chosen is None:
-        left = [sync for sync in owned if sync.metadata.name not in syncs]
-        made_items |= left_items(left, source, made_items)
-        kept = {sync.metadata.name: gone for sync in left if (gone := _kept_objects(sync, made_items))}
-        names = frozenset(sync.metadata.name for sync in left)
-        return GeneratedObjects(source=_build_class(akv, made_items), syncs=syncs, left=names, kept=kept, selects=True)
+        retained = [sync for sync in owned if sync.metadata.name not in syncs]
+        made_items |= retained_items(retained, source, made_items)
+        kept = {sync.metadata.name: gone for sync in retained if (gone := _kept_objects(sync, made_items))}
+        names = frozenset(sync.metadata.name for sync in retained)
+        return GeneratedObjects(
+            source=_build_class(akv, made_items), syncs=syncs, retained=names, kept=kept, selects=True
+        )
     explicit = {name: {key.item.object for key in secret.keys} for name, secret in secrets.items()}
-    made = expand_choices(entries, chosen, explicit, RemainingLimits(MAX_PARTS - len(secrets), MAX_GENERATED - size))
+    made = expand_choices(selecting, chosen, explicit, RemainingLimits(MAX_PARTS - len(secrets), MAX_GENERATED - size))
     for name, found in made.secrets.items():
         secret = _WantedSecret(
             name, found.entry, [_SecretKey(key, _ClassItem(name), part=part) for key, name, part in found.keys]
@@ -198,71 +201,80 @@ def expand_akvsync(
 def _find_largest(secrets: dict[str, _WantedSecret]) -> _WantedSecret:
     """Return a Secret whose object has the longest labels and annotations."""
     return max(
-        secrets.values(), key=lambda secret: len(msgspec.json.encode([secret.wish.labels, secret.wish.annotations]))
+        secrets.values(), key=lambda secret: len(msgspec.json.encode([secret.entry.labels, secret.entry.annotations]))
     )
 
 
-def _secrets_of(wish: AKVObject) -> Iterator[_WantedSecret]:
-    """Yield the Secrets of one entry."""
-    kind, versions = wish.kubernetes_secret_type, range(wish.version_history)
+def _secrets_of(entry: AKVObject) -> Iterator[_WantedSecret]:
+    """Yield the Secrets of one entry without select. Raise `InputError` if the entry is invalid."""
+    kind, versions = entry.kubernetes_secret_type, range(entry.version_history)
     if kind not in SECRET_TYPES:
-        raise InputError(f"{_describe(wish)}: kubernetesSecretType {kind} is none of {', '.join(SECRET_TYPES)}")
-    if sum(map(bool, (wish.secret_in_akv, wish.cert_in_akv, wish.mapping))) != 1:
-        raise InputError(f"{_describe(wish)}: write exactly one of secretInAKV, certInAKV, mapping and select")
-    if not 1 <= wish.version_history <= MAX_VERSIONS:
-        raise InputError(f"{_describe(wish)}: versionHistory is {wish.version_history}: expected 1 to {MAX_VERSIONS}")
-    _check_made(wish)
-    if wish.mapping:
-        keys = [_SecretKey(entry.data_key, _mapped_item(wish, entry), entry.version) for entry in wish.mapping]
-        yield _WantedSecret(_secret_name(wish), wish, keys)
+        raise InputError(f"{_describe(entry)}: kubernetesSecretType {kind} is none of {', '.join(SECRET_TYPES)}")
+    if sum(map(bool, (entry.secret_in_akv, entry.cert_in_akv, entry.mapping))) != 1:
+        raise InputError(f"{_describe(entry)}: write exactly one of secretInAKV, certInAKV, mapping and select")
+    if not 1 <= entry.version_history <= MAX_VERSIONS:
+        raise InputError(f"{_describe(entry)}: versionHistory is {entry.version_history}: expected 1 to {MAX_VERSIONS}")
+    _check_options(entry)
+    if entry.mapping:
+        keys = [
+            _SecretKey(mapped_key.data_key, _mapped_item(entry, mapped_key), mapped_key.version)
+            for mapped_key in entry.mapping
+        ]
+        yield _WantedSecret(_secret_name(entry), entry, keys)
         return
-    item = _ClassItem(wish.secret_in_akv or wish.cert_in_akv, expand=wish.expand)
-    if wish.expand:
-        yield _WantedSecret(_secret_name(wish), wish, [_SecretKey("v0", item)])
+    item = _ClassItem(entry.secret_in_akv or entry.cert_in_akv, expand=entry.expand)
+    if entry.expand:
+        yield _WantedSecret(_secret_name(entry), entry, [_SecretKey("v0", item)])
         return
     if kind == DEFAULT_TYPE:
         yield _WantedSecret(
-            _secret_name(wish), wish, [_SecretKey(f"v{version}", item, version) for version in versions]
+            _secret_name(entry), entry, [_SecretKey(f"v{version}", item, version) for version in versions]
         )
         return
-    if wish.cert_in_akv and kind != TLS_TYPE:
-        raise InputError(f"{_describe(wish)}: a certificate becomes a Secret of type {DEFAULT_TYPE} or {TLS_TYPE}")
+    if entry.cert_in_akv and kind != TLS_TYPE:
+        raise InputError(f"{_describe(entry)}: a certificate becomes a Secret of type {DEFAULT_TYPE} or {TLS_TYPE}")
     names = EITHER_KEY.get(kind) or REQUIRED_KEYS[kind]
     for version in versions:
         keys = [_SecretKey(key, item, version, key if kind in (TLS_TYPE, BASIC_AUTH_TYPE) else "") for key in names]
-        if wish.include_ca:
+        if entry.include_ca:
             keys.append(_SecretKey("ca.crt", item, version, "ca.crt"))
-        yield _WantedSecret(_secret_name(wish, f"-v{version}" if len(versions) > 1 else ""), wish, keys)
+        yield _WantedSecret(_secret_name(entry, f"-v{version}" if len(versions) > 1 else ""), entry, keys)
 
 
-def _check_made(wish: AKVObject) -> None:
+def _check_options(entry: AKVObject) -> None:
     """Raise `InputError` for `expand` and `includeCA` that have no effect."""
-    kind = wish.kubernetes_secret_type
-    if wish.expand and (not wish.secret_in_akv or kind != DEFAULT_TYPE or wish.version_history > 1):
+    kind = entry.kubernetes_secret_type
+    if entry.expand and (not entry.secret_in_akv or kind != DEFAULT_TYPE or entry.version_history > 1):
         raise InputError(
-            f"{_describe(wish)}: expand goes with secretInAKV and type {DEFAULT_TYPE}, without versionHistory; map"
+            f"{_describe(entry)}: expand goes with secretInAKV and type {DEFAULT_TYPE}, without versionHistory; map"
             " single properties with mapping"
         )
-    if wish.include_ca and (not wish.cert_in_akv or kind != TLS_TYPE):
-        raise InputError(f"{_describe(wish)}: includeCA goes with certInAKV and kubernetesSecretType {TLS_TYPE}")
+    if entry.include_ca and (not entry.cert_in_akv or kind != TLS_TYPE):
+        raise InputError(f"{_describe(entry)}: includeCA goes with certInAKV and kubernetesSecretType {TLS_TYPE}")
 
 
-def _mapped_item(wish: AKVObject, entry: MappingEntry) -> _ClassItem:
+def _mapped_item(entry: AKVObject, mapped_key: MappedKey) -> _ClassItem:
     """Return the class's item for an entry of a mapping."""
-    if bool(entry.secret_in_akv) == bool(entry.cert_in_akv):
-        raise InputError(f"{_describe(wish)}: dataKey {entry.data_key} needs exactly one of secretInAKV and certInAKV")
-    if not 0 <= entry.version < MAX_VERSIONS:
+    if bool(mapped_key.secret_in_akv) == bool(mapped_key.cert_in_akv):
         raise InputError(
-            f"{_describe(wish)}: version of dataKey {entry.data_key} is {entry.version}: expected 0 to"
+            f"{_describe(entry)}: dataKey {mapped_key.data_key} needs exactly one of secretInAKV and certInAKV"
+        )
+    if not 0 <= mapped_key.version < MAX_VERSIONS:
+        raise InputError(
+            f"{_describe(entry)}: version of dataKey {mapped_key.data_key} is {mapped_key.version}: expected 0 to"
             f" {MAX_VERSIONS - 1}"
         )
-    if entry.cert_in_akv and (entry.property_path or entry.encoding != "utf-8"):
-        raise InputError(f"{_describe(wish)}: dataKey {entry.data_key}: property and encoding go with secretInAKV")
-    if entry.encoding not in ENCODINGS:
-        raise InputError(f"{_describe(wish)}: encoding of dataKey {entry.data_key} is none of {', '.join(ENCODINGS)}")
-    if entry.property_path and not PROPERTY.fullmatch(entry.property_path):
-        raise InputError(f"{_describe(wish)}: property of dataKey {entry.data_key} is not {PROPERTY_RULE}")
-    return _ClassItem(entry.secret_in_akv or entry.cert_in_akv, entry.property_path, entry.encoding)
+    if mapped_key.cert_in_akv and (mapped_key.property_path or mapped_key.encoding != "utf-8"):
+        raise InputError(
+            f"{_describe(entry)}: dataKey {mapped_key.data_key}: property and encoding go with secretInAKV"
+        )
+    if mapped_key.encoding not in ENCODINGS:
+        raise InputError(
+            f"{_describe(entry)}: encoding of dataKey {mapped_key.data_key} is none of {', '.join(ENCODINGS)}"
+        )
+    if mapped_key.property_path and not PROPERTY.fullmatch(mapped_key.property_path):
+        raise InputError(f"{_describe(entry)}: property of dataKey {mapped_key.data_key} is not {PROPERTY_RULE}")
+    return _ClassItem(mapped_key.secret_in_akv or mapped_key.cert_in_akv, mapped_key.property_path, mapped_key.encoding)
 
 
 def _quote_yaml(text: str) -> str:
@@ -276,26 +288,26 @@ def _escape_letter(letter: str) -> str:
     return f"\\U{ord(letter):08X}"
 
 
-def _secret_name(wish: AKVObject, suffix: str = "") -> str:
+def _secret_name(entry: AKVObject, suffix: str = "") -> str:
     """Return the Secret's name in lower case, because Kubernetes' names have no capitals."""
-    name = (wish.kubernetes_secret_name or (wish.secret_in_akv or wish.cert_in_akv).lower()) + suffix
+    name = (entry.kubernetes_secret_name or (entry.secret_in_akv or entry.cert_in_akv).lower()) + suffix
     if not is_object_name(name):
         raise InputError(
-            f"{_describe(wish)}: {name or 'nothing'} is no Secret's name: set kubernetesSecretName to small letters,"
+            f"{_describe(entry)}: {name or 'nothing'} is no Secret's name: set kubernetesSecretName to small letters,"
             f" digits, - and ., at most {MAX_NAME} with -v0 and the like"
         )
     return name
 
 
-def _describe(wish: AKVObject) -> str:
+def _describe(entry: AKVObject) -> str:
     """Return the description of an entry for a message, in its author's terms."""
-    if wish.secret_in_akv:
-        return f"secretInAKV {wish.secret_in_akv}"
-    if wish.cert_in_akv:
-        return f"certInAKV {wish.cert_in_akv}"
-    if wish.select is not None:
-        return shown_select(wish)
-    return f"the mapping of {wish.kubernetes_secret_name or 'no name'}"
+    if entry.secret_in_akv:
+        return f"secretInAKV {entry.secret_in_akv}"
+    if entry.cert_in_akv:
+        return f"certInAKV {entry.cert_in_akv}"
+    if entry.select is not None:
+        return describe_select(entry)
+    return f"the mapping of {entry.kubernetes_secret_name or 'no name'}"
 
 
 def _child_metadata(akv: AKVSync, name: str) -> ObjectMeta:
@@ -314,21 +326,21 @@ def _class_item(name: str, history: int, *, keep: bool = False) -> ClassItem:
 
 
 def explicit_names(akv: AKVSync) -> frozenset[str]:
-    """Return the names of the Secrets of entries that name their objects."""
-    return frozenset(secret.name for wish in akv.spec.objects if wish.select is None for secret in _secrets_of(wish))
+    """Return the names of the Secrets of entries without select."""
+    return frozenset(secret.name for entry in akv.spec.objects if entry.select is None for secret in _secrets_of(entry))
 
 
-def left_items(
-    left: Iterable[SecretSync], source: SecretProviderClass | None, made: Container[str]
+def retained_items(
+    retained: Iterable[SecretSync], source: SecretProviderClass | None, made: Container[str]
 ) -> dict[str, ClassItem]:
-    """Return the items for SecretSyncs that remain unchanged, as the existing class has them."""
+    """Return the items that unchanged SecretSyncs need, as the existing class has them."""
     known = class_items(source) if source else {}
-    names = {pair.source_path.partition("/")[0] for sync in left for pair in sync.spec.secret_object.data}
+    names = {pair.source_path.partition("/")[0] for sync in retained for pair in sync.spec.secret_object.data}
     return {name: known.get(name) or _class_item(name, 1) for name in sorted(names) if name not in made}
 
 
 def _kept_objects(sync: SecretSync, items: Mapping[str, ClassItem]) -> tuple[str, ...]:
-    """Return the objects of a SecretSync that are no longer read."""
+    """Return the objects of a SecretSync that its class keeps and no longer reads."""
     names = {pair.source_path.partition("/")[0] for pair in sync.spec.secret_object.data}
     return tuple(name for name in sorted(names) if name in items and items[name].is_kept)
 
@@ -364,10 +376,10 @@ def _build_sync(akv: AKVSync, secret: _WantedSecret, histories: dict[str, int]) 
             secret_provider_class_name=akv.metadata.name,
             service_account_name=akv.spec.service_account_name,
             secret_object=SecretObject(
-                type=secret.wish.kubernetes_secret_type,
+                type=secret.entry.kubernetes_secret_type,
                 data=[SecretObjectData(source_path=path(key), target_key=key.key) for key in secret.keys],
-                labels=secret.wish.labels,
-                annotations=secret.wish.annotations,
+                labels=secret.entry.labels,
+                annotations=secret.entry.annotations,
             ),
         ),
     )

@@ -19,14 +19,14 @@ from controller import errors
 from controller.akvsync import children
 from controller.akvsync.children import BlockedObject, CreateObject, KeepObject, PatchObject, Step, StepResult
 from controller.akvsync.expand import GeneratedObjects, expand_akvsync, explicit_names
-from controller.akvsync.selected_secrets import not_shown, selected_before
+from controller.akvsync.selected_secrets import selected_before, skipped_above_limit
 from controller.akvsync.selections import SelectionTracker
 from controller.api.akvsync import AKVSync, AKVSyncStatus, PartStatus
 from controller.api.conditions import Reason
 from controller.api.meta import Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.domain.generated import owner_name as owner_of
+from controller.domain.generated import akvsync_owner
 from controller.domain.selection import Query, choose_objects
 from controller.domain.status import ready_condition, same_news
 from controller.kube import permissions
@@ -38,8 +38,8 @@ from controller.observability.telemetry import RateLimitedLog
 from controller.runtime import backoff
 from controller.runtime.work_queue import Key, Queue
 
-# Seconds to wait for more changes, because parts change in bursts. One status then reports all changes of a burst.
-GATHER = 0.5
+# Seconds to wait for more changes before a run. Parts change in bursts, and one status reports a whole burst.
+BATCH_SECONDS = 0.5
 WORKERS = 8
 # Maximum number of simultaneous writes of all AKVSyncs.
 MAX_WRITES = 16
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 class AKVSyncReconciler:
     """A reconciler of AKVSyncs. Each worker processes one AKVSync at a time.
 
-    The stores of SecretSyncs and SecretProviderClasses are those of the reconciler of SecretSyncs.
+    It reads the informer stores of SecretSyncs and SecretProviderClasses that the reconciler of SecretSyncs owns.
     """
 
     def __init__(
@@ -70,24 +70,24 @@ class AKVSyncReconciler:
         self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
         self._rate_limited_log = RateLimitedLog(log)
         self._failures: dict[Key, int] = {}
-        # The number of consecutive runs that wrote objects. It delays the next run, because another component can
-        # revert each write.
-        self._busy: dict[Key, int] = {}
-        # `owned`: the SecretSyncs that an AKVSync owns. The namespace is part of the index because users of other
-        # namespaces can write any UID into an owner reference. `users`: the AKVSyncs to process when a SecretSync
-        # changes.
+        # The number of consecutive runs that wrote objects. Each one doubles the delay of the next run, so that another
+        # component that reverts the writes does not cause a flood of them.
+        self._writing_runs: dict[Key, int] = {}
+        # `owned`: the SecretSyncs that an AKVSync owns, by namespace and UID. The index has the namespace because users
+        # of other namespaces can write any UID into an owner reference. `dependents`: the AKVSyncs that need a
+        # SecretSync and are processed when it changes.
         self.owned: dict[tuple[str, str], set[Key]] = {}
         self._wanted: dict[Key, set[Key]] = {}
-        self.users: dict[Key, set[Key]] = {}
+        self.dependents: dict[Key, set[Key]] = {}
         self.store: Store[AKVSync] = Store()
         self.store.add_handler(self._handle_change)
-        syncs.add_handler(self._sync_changed, same_version)
+        syncs.add_handler(self._handle_sync_change, same_version)
         # The class has the AKVSync's name.
         classes.add_handler(lambda key, _: self._requeue_key(key), same_version)
 
     def _handle_change(self, key: Key, _before: AKVSync | Unreadable | None) -> None:
         self._failures.pop(key, None)
-        self._busy.pop(key, None)
+        self._writing_runs.pop(key, None)
         if self.store.get(key) is None:
             self._remember_wanted(key, ())
             self.selections.forget(key)
@@ -95,50 +95,50 @@ class AKVSyncReconciler:
         else:
             self._queue.add(key)
 
-    def _sync_changed(self, key: Key, before: SecretSync | Unreadable | None) -> None:
+    def _handle_sync_change(self, key: Key, before: SecretSync | Unreadable | None) -> None:
         now = self._syncs.get(key)
-        if before and (owner := owner_of(before.metadata)):
+        if before and (owner := akvsync_owner(before.metadata)):
             _discard_key(self.owned, (key.namespace, owner.uid), key)
             self._requeue_key(Key(key.namespace, owner.name))
-        if now and (owner := owner_of(now.metadata)):
+        if now and (owner := akvsync_owner(now.metadata)):
             self.owned.setdefault((key.namespace, owner.uid), set()).add(key)
             self._requeue_key(Key(key.namespace, owner.name))
-        for user in self.users.get(key, ()):
+        for user in self.dependents.get(key, ()):
             self._requeue_key(user)
 
     def _requeue_key(self, key: Key) -> None:
         if self.store.get(key):
-            self._queue.add(key, GATHER * 2 ** min(self._busy.get(key, 0), 6))
+            self._queue.add(key, BATCH_SECONDS * 2 ** min(self._writing_runs.get(key, 0), 6))
 
     def _remember_wanted(self, key: Key, names: Iterable[str]) -> None:
-        """Store which SecretSyncs an AKVSync needs, including existing ones with another owner."""
+        """Store which SecretSyncs an AKVSync needs, including those that another owner already has."""
         wanted = {Key(key.namespace, name) for name in names}
         before = self._wanted.get(key, set())
         for gone in before - wanted:
-            _discard_key(self.users, gone, key)
+            _discard_key(self.dependents, gone, key)
         for new in wanted - before:
-            self.users.setdefault(new, set()).add(key)
+            self.dependents.setdefault(new, set()).add(key)
         if wanted:
             self._wanted[key] = wanted
         else:
             self._wanted.pop(key, None)
 
     def reset(self) -> None:
-        """Forget failures and repeated writes, because another process can work on the AKVSyncs from now on."""
+        """Forget failures and repeated writes, and process all AKVSyncs again, because another process can have led."""
         self._failures.clear()
-        self._busy.clear()
+        self._writing_runs.clear()
         self.selections.reset()
         for key in self.store.keys():  # noqa: SIM118 - a store is not a mapping
             self._queue.add(key)
 
     async def work(self) -> None:
-        """Process keys until closed."""
+        """Process keys and list vaults until closed."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._queue.process_keys(self._process_key))
             tasks.create_task(self.selections.work())
 
     def close(self) -> None:
-        """Stop taking keys."""
+        """Take no more keys. Runs in progress end normally."""
         self._queue.close()
         self.selections.close()
 
@@ -164,7 +164,7 @@ class AKVSyncReconciler:
         return backoff.backoff_delay(failures, self.rng)
 
     async def _reconcile_akvsync(self, key: Key, akv: AKVSync | Unreadable) -> bool:
-        """Return whether no retry is needed."""
+        """Apply the AKVSync's objects and report its status. Return whether no retry is needed."""
         problem: errors.InputError | None = None
         done: dict[str, StepResult]
         try:
@@ -176,7 +176,7 @@ class AKVSyncReconciler:
             problem, generated = error.bare(), GeneratedObjects(source=None, syncs={})
             done = {owned.name: KeepObject() for owned in sorted(self.owned.get((key.namespace, akv.metadata.uid), ()))}
         else:
-            self._remember_wanted(key, generated.syncs.keys() | generated.left)
+            self._remember_wanted(key, generated.syncs.keys() | generated.retained)
             done = await self._apply_objects(key, akv.metadata.uid, generated)
         found = {name: self._syncs.get(Key(key.namespace, name)) for name in done}
         parts = [
@@ -193,7 +193,10 @@ class AKVSyncReconciler:
         return await self._report_status(akv, parts, problem, news, stalled=stalled) and not needs_retry
 
     def _generate_objects(self, key: Key, akv: AKVSync) -> GeneratedObjects:
-        """Return the objects of the AKVSync. Selected objects are known only after the vault was listed."""
+        """Return the objects of the AKVSync. Raise `InputError` if it is invalid.
+
+        Selected objects are known only after the vault was listed.
+        """
         entries = [entry for entry in akv.spec.objects if entry.select is not None]
         if not entries:
             self.selections.forget(key)
@@ -219,50 +222,54 @@ class AKVSyncReconciler:
 
     def _selection_status(
         self, key: Key, akv: AKVSync | Unreadable, generated: GeneratedObjects
-    ) -> children.SelectionNews | None:
+    ) -> children.SelectionResult | None:
         """Return the state of the selection for the status, or None without a selection."""
         if not isinstance(akv, AKVSync) or all(entry.select is None for entry in akv.spec.objects):
             return None
         sighting = self.selections.last_sighting(key)
-        skipped = (*generated.skipped, *not_shown(sighting)) if sighting and generated.selects else akv.status.skipped
-        return children.SelectionNews(
+        skipped = (
+            (*generated.skipped, *skipped_above_limit(sighting))
+            if sighting and generated.selects
+            else akv.status.skipped
+        )
+        return children.SelectionResult(
             skipped=skipped,
             error=self.selections.last_error(key),
             listed_ago=self.selections.listed_ago(key),
         )
 
     async def _apply_objects(self, key: Key, uid: str, generated: GeneratedObjects) -> dict[str, StepResult]:
-        """Delete, create and repair objects. Return the result for each SecretSync by name."""
-        # Unnecessary SecretSyncs are deleted first. They would otherwise report errors about items that the class no
-        # longer has.
+        """Delete, create and patch objects. Return the result for each SecretSync by name."""
+        # SecretSyncs that are no longer wanted are deleted first. They would otherwise report errors about items that
+        # the class no longer has.
         present = sorted(self.owned.get((key.namespace, uid), ()))
-        left = {name: KeepObject() for name in sorted(generated.left)}
-        unwanted = [owned for owned in present if owned.name not in generated.syncs and owned.name not in left]
+        retained = {name: KeepObject() for name in sorted(generated.retained)}
+        unwanted = [owned for owned in present if owned.name not in generated.syncs and owned.name not in retained]
         if generated.selects:
             # An unreadable SecretSync is not deleted, because it can be the SecretSync of a selected object.
             unwanted = [owned for owned in unwanted if isinstance(self._syncs.get(owned), SecretSync)]
         pruned = await asyncio.gather(*[self._delete_sync(owned) for owned in unwanted])
         failed = {owned.name: error for owned, error in zip(unwanted, pruned, strict=True) if error}
         if generated.source is None:
-            return {**left, **failed}
+            return {**retained, **failed}
         first = children.decide_step(generated.source, self._classes.get(key))
         if isinstance(first, BlockedObject):
-            return {**dict.fromkeys(generated.syncs, first), **left, **failed}
+            return {**dict.fromkeys(generated.syncs, first), **retained, **failed}
         steps = {
             name: children.decide_step(wanted, self._syncs.get(Key(key.namespace, name)))
             for name, wanted in generated.syncs.items()
         }
         if any(isinstance(step, CreateObject | PatchObject) for step in (first, *steps.values())):
-            self._busy[key] = self._busy.get(key, 0) + 1
+            self._writing_runs[key] = self._writing_runs.get(key, 0) + 1
         else:
-            self._busy.pop(key, None)
+            self._writing_runs.pop(key, None)
         source = await self._execute_step(permissions.MADE_CLASSES, key.namespace, first)
         if isinstance(source, errors.ControllerError):
-            return {**dict.fromkeys(generated.syncs, source), **left, **failed}
+            return {**dict.fromkeys(generated.syncs, source), **retained, **failed}
         done = await asyncio.gather(
             *[self._execute_step(permissions.MADE_SYNCS, key.namespace, step) for step in steps.values()]
         )
-        return {**dict(zip(steps, done, strict=True)), **left, **failed}
+        return {**dict(zip(steps, done, strict=True)), **retained, **failed}
 
     async def _execute_step(self, handle: CreatePatch[Any], namespace: str, step: Step) -> StepResult:
         """Execute one step. Return an error instead of raising it, so that the other steps continue."""
@@ -274,7 +281,7 @@ class AKVSyncReconciler:
                     case PatchObject(meta, body):
                         await handle.merge(self._kube, meta, body)
             except errors.KubeError as error:
-                return _shorten_error(error)
+                return _storable_error(error)
         return step
 
     async def _delete_sync(self, key: Key) -> errors.ControllerError | None:
@@ -287,7 +294,7 @@ class AKVSyncReconciler:
             except errors.NotFound:
                 return None
             except errors.KubeError as error:
-                return _shorten_error(error)
+                return _storable_error(error)
         return None
 
     async def _report_status(
@@ -295,7 +302,7 @@ class AKVSyncReconciler:
         akv: AKVSync | Unreadable,
         parts: list[PartStatus],
         problem: errors.InputError | None,
-        selection: children.SelectionNews | None,
+        selection: children.SelectionResult | None,
         *,
         stalled: bool,
     ) -> bool:
@@ -330,15 +337,15 @@ class AKVSyncReconciler:
         return True
 
 
-def _shorten_error(error: errors.KubeError) -> errors.ControllerError:
-    """Return an error that can be stored and shown."""
+def _storable_error(error: errors.KubeError) -> errors.ControllerError:
+    """Return the error without its frames, to store and report it."""
     if isinstance(error, errors.Conflict | errors.NotFound):
         return errors.ChildConflict("the object changed while the controller wrote it; the controller checks it again")
     return error.bare()
 
 
-def _discard_key(index: dict[Any, set[Key]], where: Any, key: Key) -> None:
+def _discard_key(index: dict[Any, set[Key]], index_key: Any, key: Key) -> None:
     """Remove a key from an index, and its entry if that is empty."""
-    index.get(where, set()).discard(key)
-    if not index.get(where):
-        index.pop(where, None)
+    index.get(index_key, set()).discard(key)
+    if not index.get(index_key):
+        index.pop(index_key, None)

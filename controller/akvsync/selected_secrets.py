@@ -1,7 +1,7 @@
 """Compute the Secrets of an AKVSync's entries with select. Pure.
 
-An object that cannot have a Secret does not affect others: it is skipped, with the reason. Existing Secrets come first,
-so a new object never takes their place or name.
+An object that cannot have a Secret is skipped with a reason and does not affect others. Existing Secrets come first, so
+a new object never takes their name or uses up their limit.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,25 +18,30 @@ from controller.errors import InputError
 
 # Larger than the JSON of a generated SecretSync without labels, annotations and keys: four names and field names.
 _FRAME = 1536
+# Larger than the JSON of one key without its name, object and part.
 _PAIR = 64
 
 
 class RemainingLimits(msgspec.Struct):
-    """The rest of an AKVSync's limits: Secrets, and bytes of their SecretSyncs."""
+    """The unused part of an AKVSync's limits: number of Secrets, and bytes of their SecretSyncs as JSON."""
 
     secrets: int
     bytes: int
 
 
 class SelectedSecret(msgspec.Struct, frozen=True):
-    """One Secret: its entry, and each key with its object and, for a certificate, its part."""
+    """One Secret: its entry, and for each key its name, its object, and the part of a certificate or an empty text."""
 
     entry: AKVObject
     keys: list[tuple[str, str, str]]
 
 
 class SelectedSecrets(msgspec.Struct, frozen=True):
-    """The Secrets by name, their objects with whether each is only kept, and the skipped objects."""
+    """The Secrets by name, and what the class needs for them.
+
+    `objects` are the vault's objects; True marks one that is kept and no longer read. `kept` are the kept objects of
+    each Secret.
+    """
 
     secrets: dict[str, SelectedSecret]
     objects: dict[str, bool]
@@ -45,28 +50,34 @@ class SelectedSecrets(msgspec.Struct, frozen=True):
 
 
 def check_select(entry: AKVObject) -> None:
-    """Raise `InputError` for mistakes that the CRD also refuses."""
-    what, kind = shown_select(entry), entry.kubernetes_secret_type
+    """Raise `InputError` for mistakes in an entry with select that the CRD also refuses."""
+    description, kind = describe_select(entry), entry.kubernetes_secret_type
     if entry.secret_in_akv or entry.cert_in_akv or entry.mapping:
-        raise InputError(f"{what}: write exactly one of secretInAKV, certInAKV, mapping and select")
+        raise InputError(f"{description}: write exactly one of secretInAKV, certInAKV, mapping and select")
     if entry.expand or entry.include_ca:
-        raise InputError(f"{what}: expand and includeCA do not go with select: name that object in an entry of its own")
+        raise InputError(
+            f"{description}: expand and includeCA do not go with select: name that object in an entry of its own"
+        )
     if entry.version_history != 1:
-        raise InputError(f"{what}: versionHistory does not go with select: name that object in an entry of its own")
+        raise InputError(
+            f"{description}: versionHistory does not go with select: name that object in an entry of its own"
+        )
     if kind not in SECRET_TYPES or kind == BASIC_AUTH_TYPE:
-        raise InputError(f"{what}: kubernetesSecretType {kind} is not a type that select can make")
+        raise InputError(f"{description}: kubernetesSecretType {kind} is not a type that select can make")
     if entry.kubernetes_secret_name and kind != DEFAULT_TYPE:
-        raise InputError(f"{what}: with kubernetesSecretName it makes a Secret of type {DEFAULT_TYPE}, not {kind}")
+        raise InputError(
+            f"{description}: with kubernetesSecretName it makes a Secret of type {DEFAULT_TYPE}, not {kind}"
+        )
 
 
-def shown_select(entry: AKVObject) -> str:
-    """Return the name of an entry with select for a message."""
+def describe_select(entry: AKVObject) -> str:
+    """Return a description of an entry with select for a message."""
     select = entry.select
     given = [text for text in (select.name_prefix, select.name_pattern, *select.tags) if text] if select else []
     return f"the select of {', '.join(given)[:60] or 'everything'}"
 
 
-def shown_name(entry: AKVObject, name: str) -> str:
+def stripped_name(entry: AKVObject, name: str) -> str:
     """Return an object's name without `stripPrefix`."""
     prefix = entry.strip_prefix.lower()
     return name[len(prefix) :] if name.lower().startswith(prefix) else name
@@ -75,10 +86,10 @@ def shown_name(entry: AKVObject, name: str) -> str:
 def selected_before(
     entries: Sequence[AKVObject], owned: Iterable[SecretSync], explicit: Collection[str]
 ) -> tuple[dict[str, str], ...]:
-    """Return the objects with a Secret of each entry, by lower-case name, according to the SecretSyncs.
+    """Return for each entry the objects that already have a Secret, by lower-case name, according to the SecretSyncs.
 
-    `explicit` are the names of the Secrets of other entries, which name their objects. Objects that no name condition
-    covers any more belong to no entry.
+    `explicit` are the names of the Secrets of entries without select. An object that no entry's name conditions match
+    any more belongs to no entry.
     """
     selectors = [ObjectSelector(entry.select or Select()) for entry in entries]
     before: tuple[dict[str, str], ...] = tuple({} for _ in entries)
@@ -112,61 +123,63 @@ def _objects_of(entry: AKVObject, sync: SecretSync) -> list[str]:
     if entry.kubernetes_secret_name:
         if sync.metadata.name != entry.kubernetes_secret_name:
             return []
-        return [name for key, name in pairs if key == shown_name(entry, name)]
+        return [name for key, name in pairs if key == stripped_name(entry, name)]
     names = {name for _, name in pairs}
-    return [name for name in names if len(names) == 1 and sync.metadata.name == shown_name(entry, name).lower()]
+    return [name for name in names if len(names) == 1 and sync.metadata.name == stripped_name(entry, name).lower()]
 
 
 def expand_choices(
     entries: Sequence[AKVObject],
     chosen: Sequence[Sequence[ObjectChoice]],
     explicit: Mapping[str, Collection[str]],
-    room: RemainingLimits,
+    limits: RemainingLimits,
 ) -> SelectedSecrets:
-    """Return the Secrets of the chosen objects. `explicit` are the objects of other entries' Secrets."""
+    """Return the Secrets of the chosen objects. `explicit` has the objects of the Secrets of entries without select."""
     every = [(entry, choice) for entry, choices in zip(entries, chosen, strict=True) for choice in choices]
     selected = {_target_of(entry, choice) for entry, choice in every if not choice.kept}
-    there = {_target_of(entry, choice) for entry, choice in every if not choice.is_new}
+    existing = {_target_of(entry, choice) for entry, choice in every if not choice.is_new}
     # An object that one entry keeps and another one selects counts as selected.
     every = [(entry, choice) for entry, choice in every if not choice.kept or _target_of(entry, choice) not in selected]
-    builder = _SecretsBuilder(explicit, room)
+    builder = _SecretsBuilder(explicit, limits)
     for is_new in (False, True):
         for entry, choice in every:
-            if (_target_of(entry, choice) not in there) is is_new:
+            if (_target_of(entry, choice) not in existing) is is_new:
                 builder.add(entry, msgspec.structs.replace(choice, is_new=is_new))
-    return builder.built()
+    return builder.build()
 
 
 def _target_of(entry: AKVObject, choice: ObjectChoice) -> tuple[str, str, str]:
-    """Return the Secret for an object, with the key if the Secret has several."""
-    short = shown_name(entry, choice.name)
+    """Return the Secret's name, the key if the Secret has several objects, and the object, in lower case."""
+    short = stripped_name(entry, choice.name)
     if entry.kubernetes_secret_name:
         return entry.kubernetes_secret_name, short.lower(), choice.name.lower()
     return short.lower(), "", choice.name.lower()
 
 
-def not_shown(sighting: SelectionSighting) -> tuple[SkippedObject, ...]:
-    """Return a line for the matches above the limit of an AKVSync, if there are any."""
+def skipped_above_limit(sighting: SelectionSighting) -> tuple[SkippedObject, ...]:
+    """Return one item that counts the matches above the limit of an AKVSync, or none."""
     more = sum(sighting.totals) - sum(map(len, sighting.matches))
     text = f"an AKVSync makes at most {MAX_PARTS} Secrets: split it by namePrefix or tags"
     return (SkippedObject(name=f"{more} more", message=text),) if more else ()
 
 
 class _SecretsBuilder:
-    def __init__(self, explicit: Mapping[str, Collection[str]], room: RemainingLimits) -> None:
+    """Collect Secrets one object at a time, within the limits."""
+
+    def __init__(self, explicit: Mapping[str, Collection[str]], limits: RemainingLimits) -> None:
         self._taken = {name: {each.lower() for each in objects} for name, objects in explicit.items()}
-        self._room = room
+        self._limits = limits
         self._secrets: dict[str, SelectedSecret] = {}
         self._objects: dict[str, tuple[str, bool]] = {}
         self._kept: dict[str, list[str]] = {}
         self._skipped: dict[str, str] = {}
 
     def add(self, entry: AKVObject, choice: ObjectChoice) -> None:
-        """Create a Secret, or a key of one, for an object, or store why that is impossible."""
-        short = shown_name(entry, choice.name)
+        """Add a Secret, or a key of one, for an object, or store why the object is skipped."""
+        short = stripped_name(entry, choice.name)
         name = entry.kubernetes_secret_name or short.lower()
-        there = self._secrets.get(name)
-        if name in self._taken and not (there and there.entry is entry and entry.kubernetes_secret_name):
+        existing = self._secrets.get(name)
+        if name in self._taken and not (existing and existing.entry is entry and entry.kubernetes_secret_name):
             if self._taken[name] != {choice.name.lower()}:
                 self._skip_choice(
                     choice,
@@ -174,19 +187,19 @@ class _SecretsBuilder:
                     " kubernetesSecretName",
                 )
             return
-        if problem := _find_problem(entry, choice, name, short) or self._why_full(entry, choice, there):
+        if problem := _find_problem(entry, choice, name, short) or self._limit_problem(entry, choice, existing):
             if not choice.is_new:  # skipping it would delete its Secret
-                raise InputError(f"{shown_select(entry)}: object {choice.name}: {problem}")
+                raise InputError(f"{describe_select(entry)}: object {choice.name}: {problem}")
             self._skip_choice(choice, problem)
             return
-        if there is None:
-            there = self._secrets[name] = SelectedSecret(entry, [])
+        if existing is None:
+            existing = self._secrets[name] = SelectedSecret(entry, [])
             self._taken[name] = set()
-            self._room.secrets -= 1
-            self._room.bytes -= _frame_size(entry)
+            self._limits.secrets -= 1
+            self._limits.bytes -= _frame_size(entry)
         keys = _keys_of(entry, choice.name, short)
-        self._room.bytes -= _keys_size(keys)
-        there.keys.extend(keys)
+        self._limits.bytes -= _keys_size(keys)
+        existing.keys.extend(keys)
         self._taken[name].add(choice.name.lower())
         lower = choice.name.lower()
         spelling, only_kept = self._objects.get(lower, (choice.name, True))
@@ -194,25 +207,27 @@ class _SecretsBuilder:
         if choice.kept:
             self._kept.setdefault(name, []).append(choice.name)
 
-    def _why_full(self, entry: AKVObject, choice: ObjectChoice, there: SelectedSecret | None) -> str:
-        """Return why one more does not fit, or an empty text."""
-        short = shown_name(entry, choice.name)
-        if there is None:
-            if not self._room.secrets:
+    def _limit_problem(self, entry: AKVObject, choice: ObjectChoice, existing: SelectedSecret | None) -> str:
+        """Return the limit that this object would exceed, or an empty text."""
+        short = stripped_name(entry, choice.name)
+        if existing is None:
+            if not self._limits.secrets:
                 return f"an AKVSync makes at most {MAX_PARTS} Secrets: split it by namePrefix or tags"
-        elif len(there.keys) >= MAX_PARTS:
+        elif len(existing.keys) >= MAX_PARTS:
             return f"select makes at most {MAX_PARTS} keys of a Secret: split it by namePrefix or tags"
-        elif any(key == short for key, *_ in there.keys):
+        elif any(key == short for key, *_ in existing.keys):
             return f"another object has the key {short} already: shorten stripPrefix"
-        if (0 if there else _frame_size(entry)) + _keys_size(_keys_of(entry, choice.name, short)) > self._room.bytes:
+        if (0 if existing else _frame_size(entry)) + _keys_size(
+            _keys_of(entry, choice.name, short)
+        ) > self._limits.bytes:
             return "the SecretSyncs of this AKVSync would be too large together: shorten labels and annotations"
         return ""
 
     def _skip_choice(self, choice: ObjectChoice, problem: str) -> None:
         self._skipped.setdefault(choice.name, problem)
 
-    def built(self) -> SelectedSecrets:
-        """Return the result, independent of the order of adding."""
+    def build(self) -> SelectedSecrets:
+        """Return the result. It does not depend on the order of `add` calls."""
         secrets = {name: self._secrets[name] for name in sorted(self._secrets)}
         for secret in secrets.values():
             secret.keys.sort()

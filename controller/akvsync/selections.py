@@ -1,10 +1,9 @@
-"""Track the selections of AKVSyncs: list a vault after an edit, and use the results of polls afterwards.
+"""Track the objects that AKVSyncs select: list a vault after an edit, and use the results of polls afterwards.
 
 Polls list the vault anyway, so a selection adds no calls to them. A restart lists nothing: the generated SecretSyncs
 contain the selected objects, and the AKVSync's status has the time of the last list.
 """
 
-import asyncio
 import logging
 import random
 import time
@@ -43,16 +42,17 @@ class Poller(Protocol):
     compared: RateBudget
 
     def select(self, key: Key, group: PollGroup, query: Query, age: float) -> None:
-        """Let each poll of the group answer the query. The vault was listed for it `age` seconds ago."""
+        """Answer the query at each poll of the group. The vault was last listed for it `age` seconds ago."""
 
     def deselect(self, key: Key) -> None:
         """Forget the query of an AKVSync."""
 
 
 class _SelectionState(msgspec.Struct):
-    """The state of one AKVSync: its query, the last result, and for missing objects the number of consecutive polls.
+    """The selection of one AKVSync: its query and the last result.
 
-    `error` is why the last list failed. `listed_at` is the time of the last successful list (monotonic clock).
+    `error` is why the last list failed. `listed_at` is the time of the last successful list (monotonic clock). `gone`
+    counts for each missing object the consecutive polls without it.
     """
 
     group: PollGroup
@@ -65,7 +65,7 @@ class _SelectionState(msgspec.Struct):
 
 
 class SelectionTracker:
-    """All AKVSyncs with select. `changed` is called with the key of an AKVSync that has a new result."""
+    """The selections of all AKVSyncs. `changed` is called with the key of an AKVSync that has a new result."""
 
     def __init__(
         self,
@@ -86,13 +86,13 @@ class SelectionTracker:
         self._queue: Queue[Key] = Queue(clock, WORKERS)
         self._rate_limited_log = RateLimitedLog(log)
         self._selections: dict[Key, _SelectionState] = {}
-        self._begun: dict[Key, float] = {}
+        self._last_edit_list: dict[Key, float] = {}
         poller.handle_selection = self._handle_poll
 
     def register_query(self, key: Key, akv: AKVSync, query: Query, listed_ago: float | None) -> None:
-        """Let each poll of its vault answer the query of an AKVSync.
+        """Answer the query of an AKVSync at each poll of its vault.
 
-        `listed_ago` is how many seconds ago the vault was listed for these entries. With None, it is listed now.
+        `listed_ago` is how many seconds ago the vault was listed for these entries. None lists the vault soon.
         """
         group = self._group_of(akv)
         known = self._selections.get(key)
@@ -107,19 +107,19 @@ class SelectionTracker:
             selection.listed_at = self._clock() - listed_ago
             self._poller.select(key, group, query, listed_ago)
             return
-        edited = self._begun.get(key)
+        edited = self._last_edit_list.get(key)
         wait = 0.0 if edited is None else max(0.0, edited + EDIT_INTERVAL - self._clock())
         self._queue.add(key, wait + self.rng.uniform(0, self._settings.jitter))
 
     def forget(self, key: Key) -> None:
         """Forget an AKVSync that is deleted, or that has no select any more."""
         self._selections.pop(key, None)
-        self._begun.pop(key, None)
+        self._last_edit_list.pop(key, None)
         self._queue.forget(key)
         self._poller.deselect(key)
 
     def reset(self) -> None:
-        """Forget everything: another process can work from now on."""
+        """Forget all selections, because another process can become the leader."""
         for key in tuple(self._selections):
             self.forget(key)
 
@@ -149,7 +149,7 @@ class SelectionTracker:
         await self._queue.process_keys(self._list_vault)
 
     def close(self) -> None:
-        """Begin no more lists."""
+        """Begin no more lists. Those in progress end normally."""
         self._queue.close()
 
     def flush_logs(self) -> None:
@@ -170,12 +170,16 @@ class SelectionTracker:
             return None
         group, query = selection.group, selection.query
         if wait := self._poller.compared.wait(group.namespace):
-            deferred = "the namespace has spent its budget for comparing objects with select; the vault is listed later"
-            self._note_failure(key, selection, errors.SelectionDeferred(deferred))
+            deferred = (
+                "the namespace has spent its budget for comparing objects with select; the controller lists the vault"
+                " when there is budget again"
+            )
+            self._record_failure(key, selection, errors.SelectionDeferred(deferred))
             return max(wait, backoff.FIRST_RETRY)
-        self._begun[key] = self._clock()
+        self._last_edit_list[key] = self._clock()
         try:
-            # The minimum applies to small vaults, too: a user who recreates AKVSyncs must not list the vault each time.
+            # The minimum also applies to small vaults: a user who recreates AKVSyncs again and again must not cause a
+            # list each time.
             self._poller.compared.spend(group.namespace, LIST_COST)
             reader = self._vaults.reader(group.identity, group.cloud, group.vault)
             seen = await reader.select([query])
@@ -183,19 +187,18 @@ class SelectionTracker:
             (sighting,) = seen.sightings
         except errors.ControllerError as error:
             sighting = error.bare()
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             self._rate_limited_log.log_unexpected(error)
-            sighting = errors.ProviderError(f"unexpected {type(error).__name__}: the controller's log has the place")
+            text = f"unexpected {type(error).__name__}: the controller's log has the traceback; the controller retries"
+            sighting = errors.ProviderError(text)
         if self._selections.get(key) is not selection:
             return None  # it was edited in the meantime, and its next list is due
         if isinstance(sighting, errors.ControllerError):
             selection.failures += 1
-            self._note_failure(key, selection, sighting)
+            self._record_failure(key, selection, sighting)
             return backoff.backoff_delay(selection.failures, self.rng, sighting.retry_after)
         selection.gone = {}  # only polls count
-        self._take_sighting(key, selection, sighting)
+        self._record_sighting(key, selection, sighting)
         self._poller.select(key, group, selection.query, 0.0)
         return None
 
@@ -206,18 +209,18 @@ class SelectionTracker:
         if not isinstance(seen, SelectionSighting):
             selection.gone = {}  # the next poll that misses an object is the first one again
             if seen:
-                self._note_failure(key, selection, seen)
+                self._record_failure(key, selection, seen)
             return
         selection.gone = {name: selection.gone.get(name, 0) + 1 for name in seen.gone}
-        self._take_sighting(key, selection, seen)
+        self._record_sighting(key, selection, seen)
 
-    def _take_sighting(self, key: Key, selection: _SelectionState, sighting: SelectionSighting) -> None:
+    def _record_sighting(self, key: Key, selection: _SelectionState, sighting: SelectionSighting) -> None:
         selection.sighting, selection.error, selection.failures = sighting, None, 0
         selection.listed_at = self._clock()
         self._changed(key)
 
-    def _note_failure(self, key: Key, selection: _SelectionState, error: errors.ControllerError) -> None:
-        news = selection.error is None or selection.error.message != error.message
+    def _record_failure(self, key: Key, selection: _SelectionState, error: errors.ControllerError) -> None:
+        is_new = selection.error is None or selection.error.message != error.message
         selection.error = error
-        if news:
+        if is_new:
             self._changed(key)

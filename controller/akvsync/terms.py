@@ -7,7 +7,7 @@ import msgspec
 
 # Maximum number of failing keys of PartialSync's list in a message.
 MAX_SHOWN = 3
-# Applied in this order. Each pair is a field or step that the user of an AKVSync does not have, and its replacement.
+# Each pair is a field or step that the user of an AKVSync does not have, and its replacement. They apply in this order.
 _SENTENCES: tuple[tuple[str, str], ...] = (
     (
         r"there is no SecretProviderClass \S+ in namespace \S+; create it or correct secretProviderClassName",
@@ -38,7 +38,7 @@ _SENTENCES: tuple[tuple[str, str], ...] = (
     (r"^type (\S+) needs", r"kubernetesSecretType \1 needs"),
     (r"map (it|one) in secretObject\.data", r"map \1 in mapping"),
 )
-# The remaining terms of other kinds, so that new messages are translated, too.
+# The remaining terms of SecretSyncs and SecretProviderClasses, so that new messages are translated, too.
 _TERMS: tuple[tuple[str, str], ...] = (
     (r"\bobjectVersionHistory\b", "versionHistory"),
     (r"\bobjectVersion\b", "version"),
@@ -61,7 +61,7 @@ _COMPILED = tuple((re.compile(pattern), term) for pattern, term in (*_SENTENCES,
 
 
 def in_akvsync_terms(message: str) -> str:
-    """Return the message of a generated SecretSync as it reads for the AKVSync's user."""
+    """Return the message of a generated SecretSync with the fields and steps of its AKVSync."""
     if message.startswith("[{"):
         message = _list_failures(message)
     for pattern, term in _COMPILED:

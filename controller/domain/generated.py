@@ -20,7 +20,7 @@ _FIELDS = {
 }
 
 
-def owner_name(meta: ObjectMeta) -> OwnerReference | None:
+def akvsync_owner(meta: ObjectMeta) -> OwnerReference | None:
     """Return the AKVSync that is the only owner of an object, or None."""
     owners = meta.owner_references
     if len(owners) != 1 or owners[0].kind != AKVSync.kind or owners[0].api_version.partition("/")[0] != AKVSync.group:
@@ -75,7 +75,11 @@ def changed_items(before: SecretProviderClass, after: SecretProviderClass) -> fr
 
     Return None if all items can differ.
     """
-    if not owner_name(before.metadata) or not owner_name(after.metadata) or before.metadata.uid != after.metadata.uid:
+    if (
+        not akvsync_owner(before.metadata)
+        or not akvsync_owner(after.metadata)
+        or before.metadata.uid != after.metadata.uid
+    ):
         return None
     old, new = class_items(before), class_items(after)
     if _other_parameters(before) != _other_parameters(after) or _is_other(before, old) or _is_other(after, new):
@@ -108,7 +112,7 @@ def changed_keys(before: object, after: object) -> frozenset[str] | None:
     """Return the keys that an edit of a generated SecretSync changed or added, or None if it can affect all."""
     if not isinstance(before, SecretSync) or not isinstance(after, SecretSync):
         return None
-    if not owner_name(before.metadata) or before.metadata.owner_references != after.metadata.owner_references:
+    if not akvsync_owner(before.metadata) or before.metadata.owner_references != after.metadata.owner_references:
         return None
     if before.metadata.uid != after.metadata.uid or before.metadata.annotations != after.metadata.annotations:
         return None

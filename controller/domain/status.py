@@ -13,7 +13,7 @@ from controller.api.meta import ObjectMeta
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import GroupPoll, ObjectVersion, SecretSyncStatus
 from controller.domain.decision import seconds_until_served
-from controller.domain.generated import identify_items, owner_name
+from controller.domain.generated import akvsync_owner, identify_items
 from controller.domain.provider_class import EVERY, ObjectVersionRef
 from controller.domain.values import VaultValue
 from controller.errors import ControllerError, OwnershipError, Retry, is_away
@@ -159,7 +159,7 @@ def sync_hash(meta: ObjectMeta, source: SecretProviderClass, objects: list[Objec
     It covers no values, because a reader of the status could then guess weak values. If an AKVSync generates the class,
     the hash covers only the items of these objects, because other items do not affect the SecretSync.
     """
-    if not owner_name(source.metadata):
+    if not akvsync_owner(source.metadata):
         return generation_hash(meta, source, objects)
     names = frozenset(item.object.split("/")[1] for item in objects if "/" in item.object)
     return _hash_parts([meta.uid, meta.generation, *identify_items(source, names)], objects)

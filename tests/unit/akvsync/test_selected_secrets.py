@@ -174,7 +174,7 @@ def test_before_the_first_list_all_objects_are_kept(objects: list[dict[str, Any]
     assert made.kept
     waiting = expand_akvsync(akv, None, made.syncs.values(), made.source)
     assert waiting.source == made.source
-    assert waiting.left | waiting.syncs.keys() == made.syncs.keys()
+    assert waiting.retained | waiting.syncs.keys() == made.syncs.keys()
 
 
 def test_two_entries_that_make_the_same_secret_are_refused() -> None:
@@ -252,7 +252,7 @@ def test_no_history_of_a_vault_loses_an_object(entries: list[dict[str, Any]], va
         assert (again.source, again.syncs) == (made.source, made.syncs)
         restarted = expand_akvsync(akv, None, made.syncs.values(), made.source)
         assert restarted.source == made.source
-        assert restarted.left | restarted.syncs.keys() == made.syncs.keys()
+        assert restarted.retained | restarted.syncs.keys() == made.syncs.keys()
         # Each match has a Secret or the reason for its absence.
         shown = {each.name.lower() for each in made.skipped}
         for entry in entries:

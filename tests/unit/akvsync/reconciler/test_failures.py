@@ -169,7 +169,7 @@ def test_objects_of_a_deleted_akvsync_are_left_to_garbage_collection(settled: AK
     settled.remove("secretsyncs", "b")
     settled.advance(60)
     assert settled.requests == []
-    assert (settled.akv_syncs.users, settled.akv_syncs.owned) == ({}, {})
+    assert (settled.akv_syncs.dependents, settled.akv_syncs.owned) == ({}, {})
 
 
 # Other namespaces

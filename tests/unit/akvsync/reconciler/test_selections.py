@@ -219,7 +219,7 @@ def test_unexpected_error_of_a_list_is_reported_without_its_text(
     assert harness.names() == []
     ready, reason, message = harness.ready()
     assert (ready, reason) == ("False", Reason.PROVIDER_ERROR)
-    assert "unexpected ZeroDivisionError: the controller's log has the place" in message
+    assert "unexpected ZeroDivisionError: the controller's log has the traceback; the controller retries" in message
     records = [each for each in caplog.records if each.name == selections.__name__]
     assert {each.message for each in records} == {"unexpected ZeroDivisionError"}
     assert all("test_selections.py" in each.__dict__["fields"]["at"] for each in records)
