@@ -28,7 +28,7 @@ from controller.api.meta import MAX_NAME, ObjectMeta, OwnerReference, is_object_
 from controller.api.secretproviderclass import MAX_PARAMETERS, SecretProviderClass, SecretProviderClassSpec
 from controller.api.secretsync import DEFAULT_TYPE, TLS_TYPE, SecretObject, SecretObjectData, SecretSync, SecretSyncSpec
 from controller.api.select import SkippedObject
-from controller.domain.decision import EITHER_KEY, REQUIRED_KEYS
+from controller.domain.decision import ALTERNATIVE_KEYS, REQUIRED_KEYS
 from controller.domain.generated import ClassItem, as_objects, class_items
 from controller.domain.selection import ObjectChoice
 from controller.domain.vault_objects import MAX_ITEMS, PROPERTY
@@ -233,7 +233,7 @@ def _secrets_of(entry: AKVObject) -> Iterator[_WantedSecret]:
         return
     if entry.cert_in_akv and kind != TLS_TYPE:
         raise InputError(f"{_describe(entry)}: a certificate becomes a Secret of type {DEFAULT_TYPE} or {TLS_TYPE}")
-    names = EITHER_KEY.get(kind) or REQUIRED_KEYS[kind]
+    names = ALTERNATIVE_KEYS.get(kind) or REQUIRED_KEYS[kind]
     for version in versions:
         keys = [_SecretKey(key, item, version, key if kind in (TLS_TYPE, BASIC_AUTH_TYPE) else "") for key in names]
         if entry.include_ca:

@@ -28,7 +28,7 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.domain.generated import akvsync_owner
 from controller.domain.selection import Query, choose_objects
-from controller.domain.status import ready_condition, same_news
+from controller.domain.status import has_same_ready_condition, ready_condition
 from controller.kube import permissions
 from controller.kube.client import KubeClient
 from controller.kube.event_recorder import EventRecorder, announce_condition
@@ -332,7 +332,7 @@ class AKVSyncReconciler:
             return False
         self.store.update_from_write(akv.metadata, kept)
         ready = ready_condition(after)
-        if ready and not same_news(before, after) and ready.reason != Reason.IN_PROGRESS:
+        if ready and not has_same_ready_condition(before, after) and ready.reason != Reason.IN_PROGRESS:
             announce_condition(self._rate_limited_log, self._events, AKVSync, akv.metadata, ready)
         return True
 

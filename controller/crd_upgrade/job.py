@@ -60,7 +60,7 @@ def load_crds(folder: Path) -> list[Manifest]:
     return manifests
 
 
-def is_ours(crd: Manifest) -> bool:
+def is_own_crd(crd: Manifest) -> bool:
     """Return whether a release of this product installed it."""
     label, value = PART_OF
     return (crd["metadata"].get("labels") or {}).get(label) == value
@@ -71,9 +71,9 @@ def widening_patch(served: Manifest, ours: Manifest) -> Manifest | None:
 
     Raise `MergeConflict` if no schema accepts both.
     """
-    if not is_ours(served) and served["metadata"]["name"] == _CSI_DRIVERS:
+    if not is_own_crd(served) and served["metadata"]["name"] == _CSI_DRIVERS:
         return None
-    spec = merge_crd_schemas(served["spec"], ours["spec"], replace_rules=is_ours(served))
+    spec = merge_crd_schemas(served["spec"], ours["spec"], replace_rules=is_own_crd(served))
     if spec == served["spec"]:
         return None
     # Lists are replaced as a whole. The precondition ensures that the served list is the one that was read.
@@ -96,7 +96,7 @@ async def upgrade_crd(kube: KubeClient, ours: Manifest) -> bool:
         try:
             body = widening_patch(served, ours)
             if body is None:
-                log.info("%s: nothing to do%s", name, "" if is_ours(served) else "; another product installed it")
+                log.info("%s: nothing to do%s", name, "" if is_own_crd(served) else "; another product installed it")
                 return True
             await CRDS.merge(kube, name, body)
         except errors.Conflict:
@@ -108,9 +108,9 @@ async def upgrade_crd(kube: KubeClient, ours: Manifest) -> bool:
                 raise
             # A foreign CRD can have any form, and the controller reports what is missing. This product's CRD must be
             # correct.
-            level = logging.ERROR if is_ours(served) else logging.WARNING
+            level = logging.ERROR if is_own_crd(served) else logging.WARNING
             log.log(level, "%s: left unchanged, because it cannot be widened to this release's: %s", name, error)
-            return not is_ours(served)
+            return not is_own_crd(served)
         else:
             log.info("%s: updated", name)
             return True

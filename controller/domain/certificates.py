@@ -51,42 +51,43 @@ OpenPfx = Callable[[bytes], bytes]
 
 
 class CertificateBundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """The parts of a PEM or PFX. `chain` begins with the leaf; `loose` are the certificates outside the chain.
+    """The parts of a PEM or PFX. `chain` begins with the leaf; `unrelated` are the certificates outside the chain.
 
     `key` is the private key as PEM: unchanged from PEM, or PKCS#8 from a PFX. `key_problem` says why an existing key is
-    unusable; then `key` is empty. `in_order` says whether the certificates were in this order. `others` are all other
-    PEM blocks, such as CRLs and DH parameters. The bundle contains a private key, so the code drops it after use.
+    unusable; then `key` is empty. `complete` means that the chain is complete, as defined above. `in_order` says
+    whether the certificates were already in this order. `others` are all other PEM blocks, such as CRLs and DH
+    parameters. The bundle contains a private key, so its users drop it after use.
     """
 
     key: bytes
     key_problem: str = ""
     others: Sequence[bytes] = ()
     chain: Sequence[x509.Certificate]
-    loose: Sequence[x509.Certificate]
+    unrelated: Sequence[x509.Certificate]
     complete: bool
     in_order: bool
 
     def __repr__(self) -> str:
-        return f"Bundle({len(self.chain)} + {len(self.loose)} certificates)"
+        return f"CertificateBundle({len(self.chain)} + {len(self.unrelated)} certificates)"
 
     def all_certificates(self) -> bytes:
         """Return all certificates in PEM."""
-        return b"".join(item.public_bytes(Encoding.PEM) for item in (*self.chain, *self.loose))
+        return b"".join(item.public_bytes(Encoding.PEM) for item in (*self.chain, *self.unrelated))
 
-    def issuer_chain(self, what: str) -> bytes:
+    def issuer_chain(self, noun: str) -> bytes:
         """Return the chain without the leaf, in PEM. Raise `ObjectError` with the cause if there is none."""
         if not self.chain:
-            raise ObjectError(f"{what} holds no certificate; import one there, or correct the sourcePath")
+            raise ObjectError(f"{noun} holds no certificate; import one there, or correct the sourcePath")
         if len(self.chain) > 1:
             return b"".join(item.public_bytes(Encoding.PEM) for item in self.chain[1:])
         leaf = self.chain[0]
         if _is_issuer(leaf, leaf):
             why = "its certificate is self-signed and has no issuer; use tls.crt as the CA's certificate, or"
-        elif self.loose:
-            why = f"none of its other {len(self.loose)} certificate(s) issued its leaf;"
+        elif self.unrelated:
+            why = f"none of its other {len(self.unrelated)} certificate(s) issued its leaf;"
         else:
             why = "it holds the leaf alone, without the certificate of its issuer;"
-        raise ObjectError(f"{what} has no chain for ca.crt: {why} import the certificate again with its whole chain")
+        raise ObjectError(f"{noun} has no chain for ca.crt: {why} import the certificate again with its whole chain")
 
     def reordered_pem(self) -> bytes:
         """Return everything as PEM: the private key, all certificates from the leaf on, the other blocks."""
@@ -101,55 +102,59 @@ class CertificateBundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         has_headers = b":" in self.key
         return self.key if has_headers else _encode_pem(label, _key_der(self.key))
 
-    def tls_key(self, what: str) -> bytes:
+    def tls_key(self, noun: str) -> bytes:
         """Return the private key in upstream's form for a TLS Secret: PKCS#1 for RSA, SEC 1 for EC, else PKCS#8.
 
         RSASSA-PSS (RFC 4055) stays PKCS#8: PKCS#1 cannot express it, and a TLS server refuses a certificate for it with
         any other type of key.
         """
-        return _run_parser(self._tls_key, f"{what}: its private key cannot be read")
+        return _run_parser(self._tls_key, f"{noun}: its private key cannot be read")
 
     def _tls_key(self) -> bytes:
         key, is_pss = _load_key(self.key), _is_pss_key(self.key)
         needs_pss = _has_pss(self.chain[0]) if self.chain else is_pss
         if isinstance(key, rsa.RSAPrivateKey) and needs_pss:
             return self.key if is_pss else _as_pss(key)
-        return _private_pem(key, of_old=True)
+        return _private_pem(key, traditional=True)
 
 
 def is_pem(data: bytes) -> bool:
-    """Whether there is anything between BEGIN and END."""
+    """Return whether the data contains the beginning of a PEM block."""
     return _BEGIN in data
 
 
 def pfx_to_pem(data: bytes) -> bytes:
-    """Return private key and certificates of a PFX (DER) as PEM. It can raise any error and take any time."""
+    """Return private key and certificates of a PFX (DER) without a password as PEM.
+
+    OpenSSL can raise any error, and can take any time: `pkcs12_sandbox` limits both.
+    """
     found = pkcs12.load_pkcs12(data, None)
     key = _private_pem(found.key) if found.key else b""
     certificates = [item.certificate for item in (found.cert, *found.additional_certs) if item]
     return key + b"".join(item.public_bytes(Encoding.PEM) for item in certificates)
 
 
-def take_apart(
-    data: bytes, what: str, open_pfx: OpenPfx = pfx_to_pem, advice: str = "import it again"
+def parse_bundle(
+    data: bytes, noun: str, open_pfx: OpenPfx = pfx_to_pem, advice: str = "import it again"
 ) -> CertificateBundle:
-    """Parse a PEM, or a PFX in DER or base64. Raise `ObjectError` about `what`, such as `secret web in Key Vault shop`.
+    """Parse a PEM, or a PFX in DER or base64. Raise `ObjectError` about `noun`, such as `secret web in Key Vault shop`.
 
-    `open_pfx` acts like `pfx_to_pem`, or raises `OSError`. `advice` is the next step if the value cannot be read.
+    `open_pfx` acts like `pfx_to_pem`. It may also raise `TimeoutError` if a PFX takes too long, or another `OSError` if
+    it could not finish. `advice` is the next step if the value cannot be read.
     """
     if len(data) > MAX_BUNDLE_BYTES:
         raise ObjectError(
-            f"{what} has {len(data)} bytes, and {MAX_BUNDLE_BYTES} bytes of PEM or PFX at most are read; map it by its"
+            f"{noun} has {len(data)} bytes, and {MAX_BUNDLE_BYTES} bytes of PEM or PFX at most are read; map it by its"
             " name alone, or split it"
         )
-    found = _read_pem(data if is_pem(data) else _read_pfx(data, what, open_pfx, advice), what)
+    found = _read_pem(data if is_pem(data) else _read_pfx(data, noun, open_pfx, advice), noun)
     if not found.keys and not found.locked and not found.certificates:
-        raise ObjectError(f"{what} holds neither a certificate nor a private key; {advice}")
-    return _run_parser(lambda: _build_bundle(found, what), f"{what} holds a certificate that cannot be read")
+        raise ObjectError(f"{noun} holds neither a certificate nor a private key; {advice}")
+    return _run_parser(lambda: _build_bundle(found, noun), f"{noun} holds a certificate that cannot be read")
 
 
 def _run_parser(attempt: Callable[[], T], failure: str) -> T:
-    """Run a parser. All its errors mean the same: a person has to check the value in the vault."""
+    """Run a parser. Raise `ObjectError` for all its errors, because each means that the value is unreadable."""
     try:
         return attempt()
     except ObjectError:
@@ -201,7 +206,7 @@ class _PemContents(NamedTuple):
     others: list[bytes]
 
 
-def _read_pem(data: bytes, what: str) -> _PemContents:
+def _read_pem(data: bytes, noun: str) -> _PemContents:
     found = _PemContents([], [], [], [])
     for label, block in pem_blocks(data):
         if label.endswith(b"PRIVATE KEY"):
@@ -211,48 +216,49 @@ def _read_pem(data: bytes, what: str) -> _PemContents:
             text = block.replace(b"X509 CERTIFICATE", b"CERTIFICATE")
             if len(found.certificates) == MAX_CERTIFICATES:
                 raise ObjectError(
-                    f"{what} holds more than {MAX_CERTIFICATES} certificates; split it into several objects"
+                    f"{noun} holds more than {MAX_CERTIFICATES} certificates; split it into several objects"
                 )
-            failure = f"{what}: certificate {len(found.certificates) + 1} of its PEM cannot be read"
+            failure = f"{noun}: certificate {len(found.certificates) + 1} of its PEM cannot be read"
             found.certificates.append(_run_parser(partial(x509.load_pem_x509_certificate, text), failure))
         else:
             found.others.append(block)
     if len(found.keys) > MAX_KEYS:
-        raise ObjectError(f"{what} holds more than {MAX_KEYS} private keys; split it into several objects")
+        raise ObjectError(f"{noun} holds more than {MAX_KEYS} private keys; split it into several objects")
     return found
 
 
-def _read_pfx(data: bytes, what: str, open_pfx: OpenPfx, advice: str) -> bytes:
+def _read_pfx(data: bytes, noun: str, open_pfx: OpenPfx, advice: str) -> bytes:
     if not data.startswith(b"\x30"):
         try:
             data = base64.b64decode(b"".join(data.split()), validate=True)
         except binascii.Error:
             data = b""
     if not data.startswith(b"\x30") or _PFX_VERSION not in data[:10]:
-        raise ObjectError(f"{what} is neither PEM nor PFX; {advice}")
+        raise ObjectError(f"{noun} is neither PEM nor PFX; {advice}")
     try:
         return open_pfx(data)
     except TimeoutError as error:
         raise UnopenedPfx(
-            f"{what}: its PFX takes too long to open; export it with the usual number of iterations, and {advice}"
+            f"{noun}: its PFX takes too long to open; export it with the usual number of iterations, and {advice}"
         ) from error
     except OSError as error:
-        raise UnopenedPfx(f"{what}: the process that opens its PFX was stopped; the controller tries again") from error
+        raise UnopenedPfx(f"{noun}: the process that opens its PFX was stopped; the controller tries again") from error
     except Exception as error:
         raise ObjectError(
-            f"{what}: its PFX has a password, or is damaged; export it without a password, and {advice}"
+            f"{noun}: its PFX has a password, or is damaged; export it without a password, and {advice}"
         ) from error
 
 
-def _private_pem(key: Any, *, of_old: bool = False) -> bytes:
-    old = of_old and isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
-    form = PrivateFormat.TraditionalOpenSSL if old else PrivateFormat.PKCS8
+def _private_pem(key: Any, *, traditional: bool = False) -> bytes:
+    """Return a private key as PKCS#8, or with `traditional` in OpenSSL's form: PKCS#1 for RSA, SEC 1 for EC."""
+    is_traditional = traditional and isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
+    form = PrivateFormat.TraditionalOpenSSL if is_traditional else PrivateFormat.PKCS8
     text: bytes = key.private_bytes(Encoding.PEM, form, serialization.NoEncryption())
     return text
 
 
 def _load_key(text: bytes) -> Any:
-    """Load a private key (PEM). Raise an error if that fails, and before loading a Diffie-Hellman key."""
+    """Load a private key (PEM). Raise `ValueError` for a Diffie-Hellman key, or any error of the parser."""
     data = _key_der(text)
     if any(algorithm in data[:_ALGORITHM_ENDS] for algorithm in _DH_ALGORITHMS.values()):
         raise ValueError("a Diffie-Hellman key")
@@ -303,7 +309,7 @@ def _encode_der(tag: int, content: bytes) -> bytes:
     return bytes([tag]) + (length if size < 128 else bytes([0x80 | len(length)]) + length) + content
 
 
-def _build_bundle(read: _PemContents, what: str) -> CertificateBundle:
+def _build_bundle(read: _PemContents, noun: str) -> CertificateBundle:
     found = list(dict.fromkeys(read.certificates))
     publics = {key: _public_of(key) for key in read.keys}
     readable = [key for key, public in publics.items() if public]
@@ -311,24 +317,24 @@ def _build_bundle(read: _PemContents, what: str) -> CertificateBundle:
     key = key or next(iter(readable), b"")
     problem = ""
     if not key and read.keys:
-        problem = f"{what}: its private key cannot be read; import it into the vault again"
+        problem = f"{noun}: its private key cannot be read; import it into the vault again"
     elif not key and read.locked:
-        problem = f"{what}: its private key has a password; put it into the vault without one"
+        problem = f"{noun}: its private key has a password; put it into the vault without one"
     if problem and not found:
         raise ObjectError(problem)
     leaf = _find_leaf(found, publics.get(key, b""))
     if found and leaf is None:
-        raise ObjectError(f"{what}: none of its certificates belongs to its private key; import the two that do")
+        raise ObjectError(f"{noun}: none of its certificates belongs to its private key; import the two that do")
     chain = _build_chain(leaf, found) if leaf else []
-    loose = [item for item in found if item not in chain]
+    unrelated = [item for item in found if item not in chain]
     return CertificateBundle(
         key=key,
         key_problem=problem,
         chain=chain,
-        loose=loose,
+        unrelated=unrelated,
         others=read.others,
-        complete=_is_complete(chain, loose),
-        in_order=[*chain, *loose] == list(read.certificates),
+        complete=_is_complete(chain, unrelated),
+        in_order=[*chain, *unrelated] == list(read.certificates),
     )
 
 
@@ -394,10 +400,12 @@ def _is_issuer(issuer: x509.Certificate, subject: x509.Certificate) -> bool:
     return True
 
 
-def _is_complete(chain: Sequence[x509.Certificate], loose: Sequence[x509.Certificate]) -> bool:
+def _is_complete(chain: Sequence[x509.Certificate], unrelated: Sequence[x509.Certificate]) -> bool:
     if not chain or _is_issuer(chain[-1], chain[-1]):
         return True
-    return (len(chain) > 1 or _is_ca(chain[0])) and not any(_is_ca(item) and _is_issuer(item, item) for item in loose)
+    return (len(chain) > 1 or _is_ca(chain[0])) and not any(
+        _is_ca(item) and _is_issuer(item, item) for item in unrelated
+    )
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

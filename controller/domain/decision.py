@@ -16,7 +16,7 @@ from controller.api.meta import ManagedFieldsEntry, ObjectMeta, OwnerReference
 from controller.api.secretsync import RESERVED_PREFIX, TLS_TYPE, SecretSync
 from controller.config.settings import FIELD_MANAGER
 from controller.domain import secret_limits
-from controller.domain.provider_class import EVERY
+from controller.domain.provider_class import EXPANDED_SUFFIX
 from controller.domain.values import SecretBytes, Unchanged, VaultValue
 from controller.errors import ControllerError, InputError, OwnershipError, ProviderError, Retry
 from controller.runtime.backoff import FIRST_RETRY, parse_time
@@ -25,6 +25,7 @@ from controller.runtime.backoff import FIRST_RETRY, parse_time
 OUR_LABEL = (RESERVED_PREFIX, "")
 # The maximum size of a Secret's data is 1 MiB (Kubernetes documentation, "Secrets").
 MAX_BYTES = 1024 * 1024
+# Maximum bytes of PartialSync's list. The CRD allows 32,768 characters.
 MAX_MESSAGE = 32_000
 # Maximum number of labels and annotations in a message.
 MAX_CONTESTED = 5
@@ -36,13 +37,11 @@ REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
     "kubernetes.io/dockerconfigjson": (".dockerconfigjson",),
 }
 # Types of which a Secret needs at least one of several keys.
-EITHER_KEY: Mapping[str, tuple[str, ...]] = {"kubernetes.io/basic-auth": ("username", "password")}
+ALTERNATIVE_KEYS: Mapping[str, tuple[str, ...]] = {"kubernetes.io/basic-auth": ("username", "password")}
 # Types whose key must be a JSON object. The controller checks this itself, because the API server's error would quote a
 # character of the value.
 JSON_TYPES = ("kubernetes.io/dockercfg", "kubernetes.io/dockerconfigjson")
-
-
-# A JSON object, because some types accept nothing else.
+# The value of a dry run: a JSON object, because some types accept nothing else.
 _PLACEHOLDER = VaultValue(value=SecretBytes(b"{}"), version="")
 
 
@@ -70,7 +69,7 @@ class WriteSecret(msgspec.Struct, frozen=True):
     failed: Mapping[str, ControllerError] = {}
 
     def __repr__(self) -> str:
-        return f"Write(create={self.create})"
+        return f"WriteSecret(create={self.create})"
 
 
 class ObservedState(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,14 +88,14 @@ class ObservedState(msgspec.Struct, frozen=True, kw_only=True):
     partial: bool
 
 
-def decide_write(seen: ObservedState) -> RejectWrite | NoChange | WriteSecret:
-    """Return what to do about a Secret that the controller may write. The first check with a result decides."""
-    return _reject_missing_values(seen) or _reject_invalid_values(seen) or _compare_secret(seen)
+def decide_write(observed: ObservedState) -> RejectWrite | NoChange | WriteSecret:
+    """Decide what to do about a Secret that the controller may write. The first check with a result decides."""
+    return _reject_missing_values(observed) or _reject_invalid_values(observed) or _compare_secret(observed)
 
 
 def check_ownership(sync: SecretSync, secret: ObjectMeta | None) -> WaitForGarbageCollection | RejectWrite | None:
     """Decide whether the controller may write the Secret with the SecretSync's name. Return None if it may."""
-    if secret is None or is_ours(sync, secret):
+    if secret is None or is_owned_by(sync, secret):
         return None
     owners = secret.owner_references
     if len(owners) == 1 and _is_sync(owners[0]) and owners[0].name == sync.metadata.name:
@@ -104,7 +103,7 @@ def check_ownership(sync: SecretSync, secret: ObjectMeta | None) -> WaitForGarba
     return RejectWrite(foreign_error(sync))
 
 
-def is_ours(sync: SecretSync, secret: ObjectMeta) -> bool:
+def is_owned_by(sync: SecretSync, secret: ObjectMeta) -> bool:
     """Return whether this SecretSync is the only owner of the Secret, by UID."""
     owners = secret.owner_references
     return len(owners) == 1 and _is_sync(owners[0]) and owners[0].uid == sync.metadata.uid
@@ -123,17 +122,17 @@ def _is_sync(owner: OwnerReference) -> bool:
     return owner.kind == SecretSync.kind and owner.api_version.partition("/")[0] == SecretSync.group
 
 
-def _reject_missing_values(seen: ObservedState) -> RejectWrite | None:
-    """Return the error if so many values are missing that the Secret cannot be written."""
-    failed = failed_keys(seen.fetched)
-    if not failed or (seen.partial and len(failed) < len(seen.fetched)):
+def _reject_missing_values(observed: ObservedState) -> RejectWrite | None:
+    """Return the error if too few values could be fetched to write the Secret."""
+    failed = failed_keys(observed.fetched)
+    if not failed or (observed.partial and len(failed) < len(observed.fetched)):
         return None
     first = next(iter(failed.values()))
     message = first.message
     if any(error.message != message for error in failed.values()):
-        paths = source_paths(seen.sync, failed)
+        paths = source_paths(observed.sync, failed)
         message = partial_message(failed, {key: paths[key] for key in failed})
-    if len(failed) == len(seen.fetched) and (wait := seconds_until_served(failed)):
+    if len(failed) == len(observed.fetched) and (wait := seconds_until_served(failed)):
         return RejectWrite(ProviderError(message, retry_after=wait, retry=Retry.THROTTLED))
     delays = [error.retry_after for error in failed.values() if error.retry_after]
     # The attempt waits for a new value only if all keys wait for one.
@@ -146,7 +145,7 @@ def _reject_missing_values(seen: ObservedState) -> RejectWrite | None:
 def source_paths(sync: SecretSync, failed: Mapping[str, ControllerError]) -> dict[str, str]:
     """Return the sourcePath by targetKey. The key of an expanded item that failed is `<targetKey>/*`."""
     paths = {item.target_key: item.source_path for item in sync.spec.secret_object.data}
-    return {key + EVERY if key + EVERY in failed else key: path for key, path in paths.items()}
+    return {key + EXPANDED_SUFFIX if key + EXPANDED_SUFFIX in failed else key: path for key, path in paths.items()}
 
 
 def seconds_until_served(failed: Mapping[Any, ControllerError]) -> float | None:
@@ -155,7 +154,7 @@ def seconds_until_served(failed: Mapping[Any, ControllerError]) -> float | None:
     return min(waits, default=None)
 
 
-def find_mistake(sync: SecretSync) -> InputError | None:
+def find_spec_mistake(sync: SecretSync) -> InputError | None:
     """Return a mistake in the SecretSync itself, which no value of the vault can correct, or None."""
     wanted = sync.spec.secret_object
     targets = [item.target_key for item in wanted.data]
@@ -167,7 +166,7 @@ def find_mistake(sync: SecretSync) -> InputError | None:
     for key in REQUIRED_KEYS.get(wanted.type, ()):
         if key not in targets:
             return InputError(f"type {wanted.type} needs the key {key}: map it in secretObject.data")
-    if (either := EITHER_KEY.get(wanted.type)) and not set(either) & set(targets):
+    if (either := ALTERNATIVE_KEYS.get(wanted.type)) and not set(either) & set(targets):
         return InputError(
             f"type {wanted.type} needs the key {' or '.join(either)}, or both: map one in secretObject.data"
         )
@@ -175,13 +174,13 @@ def find_mistake(sync: SecretSync) -> InputError | None:
     return InputError(found) if found else None
 
 
-def _reject_invalid_values(seen: ObservedState) -> RejectWrite | None:
+def _reject_invalid_values(observed: ObservedState) -> RejectWrite | None:
     """Return the error if Kubernetes would not accept a Secret with these values."""
-    wanted = seen.sync.spec.secret_object.type
+    wanted = observed.sync.spec.secret_object.type
     for key in REQUIRED_KEYS.get(wanted, ()):
-        item = seen.fetched[key]
+        item = observed.fetched[key]
         if isinstance(item, ControllerError):
-            if seen.secret is None:
+            if observed.secret is None:
                 return RejectWrite(item)
         elif wanted in JSON_TYPES and isinstance(item, VaultValue) and not _is_json_object(item):
             return RejectWrite(
@@ -190,10 +189,10 @@ def _reject_invalid_values(seen: ObservedState) -> RejectWrite | None:
                     " `kubectl create secret docker-registry` in the vault"
                 )
             )
-    either = [seen.fetched[key] for key in EITHER_KEY.get(wanted, ()) if key in seen.fetched]
-    if seen.secret is None and either and all(isinstance(item, ControllerError) for item in either):
+    either = [observed.fetched[key] for key in ALTERNATIVE_KEYS.get(wanted, ()) if key in observed.fetched]
+    if observed.secret is None and either and all(isinstance(item, ControllerError) for item in either):
         return RejectWrite(next(item for item in either if isinstance(item, ControllerError)))
-    sizes = {key: len(item.value.reveal()) for key, item in seen.fetched.items() if isinstance(item, VaultValue)}
+    sizes = {key: len(item.value.reveal()) for key, item in observed.fetched.items() if isinstance(item, VaultValue)}
     if sum(sizes.values()) > MAX_BYTES:
         largest = max(sizes, key=lambda key: sizes[key])
         return RejectWrite(
@@ -212,18 +211,20 @@ def _is_json_object(item: VaultValue) -> bool:
         return False
 
 
-def _compare_secret(seen: ObservedState) -> NoChange | WriteSecret:
-    wanted = seen.sync.spec.secret_object
-    failed = failed_keys(seen.fetched)
-    values = {key: item for key, item in seen.fetched.items() if isinstance(item, VaultValue)}
-    if seen.secret is None:
-        return WriteSecret(create=True, body=_new_secret(seen.sync, values), failed=failed)
-    present = data_keys(seen.secret)
+def _compare_secret(observed: ObservedState) -> NoChange | WriteSecret:
+    wanted = observed.sync.spec.secret_object
+    failed = failed_keys(observed.fetched)
+    values = {key: item for key, item in observed.fetched.items() if isinstance(item, VaultValue)}
+    if observed.secret is None:
+        return WriteSecret(create=True, body=_new_secret(observed.sync, values), failed=failed)
+    present = data_keys(observed.secret)
     changed = {
-        key: item for key, item in values.items() if key not in present or seen.known.get(key) != seen.digests[key]
+        key: item
+        for key, item in values.items()
+        if key not in present or observed.known.get(key) != observed.digests[key]
     }
-    leftover = leftover_keys(present, seen.fetched)
-    metadata = metadata_patch(seen.sync, seen.secret)
+    leftover = leftover_keys(present, observed.fetched)
+    metadata = metadata_patch(observed.sync, observed.secret)
     if not (changed or leftover or metadata):
         return NoChange(failed=failed)
     data = {key: _encode_value(item) for key, item in changed.items()} | dict.fromkeys(sorted(leftover))
@@ -238,7 +239,7 @@ def leftover_keys(
     Return none if the properties of an expanded item are not known, because any key can be one of them.
     """
     known = {item.expanded_from for item in fetched.values() if isinstance(item, VaultValue)}
-    if any(key.endswith(EVERY) and key not in known for key in fetched):
+    if any(key.endswith(EXPANDED_SUFFIX) and key not in known for key in fetched):
         return set()
     return set(present) - fetched.keys()
 
@@ -302,7 +303,7 @@ def metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str, 
 
 
 def contested_fields(sync: SecretSync, secret: ObjectMeta) -> str:
-    """Return an error text if the answer to a write shows that another component changed the metadata, or ""."""
+    """Return a warning if the answer to a write shows that another component changed the metadata, or ""."""
     changed = [f"{field[:-1]} {key}" for field, keys in metadata_patch(sync, secret).items() for key in sorted(keys)]
     if not changed:
         return ""
@@ -334,14 +335,14 @@ def data_fingerprint(secret: ObjectMeta) -> str:
     return "; ".join(sorted(f"{e.manager} {e.operation} {e.time} {','.join(keys)}" for e, keys in writers if keys))
 
 
-def has_drifted(sync: SecretSync, secret: ObjectMeta, remembered: str) -> bool:
+def has_drifted(sync: SecretSync, secret: ObjectMeta, last_fingerprint: str) -> bool:
     """Return whether the Secret's metadata shows that another client may have changed the data.
 
-    `remembered` is the fingerprint of the last check. A process that has just started has no fingerprint. Then the
-    Secret counts as changed if its data was set after the last sync, or if its keys differ from those in the status.
+    `last_fingerprint` is of the last check. A process that has just started has none. Then the Secret counts as changed
+    if its data was set after the last sync, or if its keys differ from those in the status.
     """
-    if remembered:
-        return data_fingerprint(secret) != remembered
+    if last_fingerprint:
+        return data_fingerprint(secret) != last_fingerprint
     last = parse_time(sync.status.last_successful_sync_time)
     times = [parse_time(entry.time) for entry in _main_entries(secret) if _field_names(entry, "data")]
     # Both times are rounded to seconds.

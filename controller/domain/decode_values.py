@@ -1,6 +1,6 @@
-"""Convert the vault's values into the value of each key: a property, decoded, a part of a certificate or login. Pure.
+"""Convert the vault's values into the value of each key. Pure.
 
-The steps have this order: objectProperty, objectEncoding, the part in the sourcePath.
+The steps have this order: extract objectProperty, decode objectEncoding, extract the part that the sourcePath names.
 
 A secret without a certificate (Key Vault REST API, SecretBundle: no `kid`) is delivered byte for byte, independent of
 its contentType, as in the CSI provider. The secret of a certificate becomes one PEM with private key and certificates:
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from controller.domain.certificates import CertificateBundle, OpenPfx, is_pem, pfx_to_pem, take_apart
+from controller.domain.certificates import CertificateBundle, OpenPfx, is_pem, parse_bundle, pfx_to_pem
 from controller.domain.properties import Node, find_node, find_property, list_names, list_properties, read_document
 from controller.domain.provider_class import ObjectPart, ObjectVersionRef
 from controller.domain.secret_limits import key_violation
@@ -35,7 +35,7 @@ _INCOMPLETE = "lacks the certificate of an issuer; import it again with its whol
 
 
 class _ParsedValues(NamedTuple):
-    """The parsed values so far. Each value is parsed once, even if several keys use it."""
+    """The parsed values so far, by version. Each value is parsed once, even if several keys use it."""
 
     open_pfx: OpenPfx
     bundles: dict[ObjectVersionRef, CertificateBundle | ObjectError]
@@ -49,20 +49,20 @@ def decode_values(
     opened = _ParsedValues(open_pfx, {}, {})
     result: dict[str, VaultValue | ExpandedValues | ControllerError] = {}
     for key, version in wanted.items():
-        found = read[version.whole]
-        if isinstance(found, ControllerError):
-            result[key] = found
+        raw = read[version.whole]
+        if isinstance(raw, ControllerError):
+            result[key] = raw
             continue
-        what = f"{version.object.noun} in Key Vault {vault}"
+        noun = f"{version.object.noun} in Key Vault {vault}"
         try:
             if version.object.expand:
-                result[key] = _expand_properties(_add_warnings(found, now), version, key, what, opened)
+                result[key] = _expand_properties(_add_warnings(raw, now), version, key, noun, opened)
             else:
-                result[key] = _add_warnings(_content_of(found, version, what, opened), now)
+                result[key] = _add_warnings(_decode_value(raw, version, noun, opened), now)
         except UnopenedPfx as error:
             result[key] = error.bare()
         except ObjectError as error:
-            result[key] = _unusable_value(error.message, found)
+            result[key] = _unusable_value(error.message, raw)
     # A certificate and its key change together: halves of two versions in one TLS Secret would cause an outage.
     for whole in {version.whole for version in wanted.values() if version.part is ObjectPart.TLS_KEY}:
         halves = [key for key, version in wanted.items() if version.whole == whole and version.part in _HALVES]
@@ -72,16 +72,16 @@ def decode_values(
 
 
 def flatten_expanded(
-    wanted: Iterable[str], found: Mapping[str, VaultValue | Unchanged | ExpandedValues | ControllerError]
+    wanted: Iterable[str], decoded: Mapping[str, VaultValue | Unchanged | ExpandedValues | ControllerError]
 ) -> dict[str, VaultValue | Unchanged | ControllerError]:
     """Return the value of each key of the Secret. An expanded item has the key `<targetKey>/*` only if it failed.
 
-    A mapping of a single key takes precedence over an expanded item. If several expanded items have a name, the first
-    one counts.
+    A key that is mapped by itself takes precedence over a property of an expanded item. If several expanded items have
+    the same property, the first one counts.
     """
-    result = {key: item for key in wanted if not isinstance(item := found[key], ExpandedValues)}
+    result = {key: item for key in wanted if not isinstance(item := decoded[key], ExpandedValues)}
     for key in wanted:
-        item = found[key]
+        item = decoded[key]
         if not isinstance(item, ExpandedValues):
             continue
         taken = [name for name in item.properties if name in result]
@@ -94,59 +94,61 @@ def flatten_expanded(
     return result
 
 
-def needs_parsing(version: ObjectVersionRef, found: VaultValue | ControllerError) -> bool:
-    """Return whether `decode_values` can take long for this value."""
-    return needs_bundle(version, found) or bool(version.object.property_path) or version.object.expand
+def needs_parsing(version: ObjectVersionRef, raw: VaultValue | ControllerError) -> bool:
+    """Return whether `decode_values` parses this value, which can take long."""
+    return needs_bundle(version, raw) or bool(version.object.property_path) or version.object.expand
 
 
-def needs_bundle(version: ObjectVersionRef, found: VaultValue | ControllerError) -> bool:
+def needs_bundle(version: ObjectVersionRef, raw: VaultValue | ControllerError) -> bool:
     """Return whether a PEM or PFX is parsed for this value."""
-    if not isinstance(found, VaultValue) or version.object.expand or version.part in _LOGIN:
+    if not isinstance(raw, VaultValue) or version.object.expand or version.part in _LOGIN:
         return False
-    return version.part is not ObjectPart.WHOLE or (_is_bundle(found) and not version.object.property_path)
+    return version.part is not ObjectPart.WHOLE or (_is_bundle(raw) and not version.object.property_path)
 
 
-def _is_bundle(found: VaultValue) -> bool:
-    """Return whether the value is a part of a certificate, and not only a text."""
-    return found.of_certificate and _describe_form(found) in (PEM, PFX)
+def _is_bundle(raw: VaultValue) -> bool:
+    """Return whether the value is the PEM or PFX of a certificate in the vault."""
+    return raw.of_certificate and _media_type(raw) in (PEM, PFX)
 
 
-def _describe_form(found: VaultValue) -> str:
-    return found.content_type.partition(";")[0].strip().lower()
+def _media_type(raw: VaultValue) -> str:
+    return raw.content_type.partition(";")[0].strip().lower()
 
 
 def value_warnings(
     vault: str, wanted: Mapping[str, ObjectVersionRef], fetched: Mapping[str, VaultValue | Unchanged | ControllerError]
 ) -> list[str]:
     """Return the warnings about the values, each once, in a sentence with the next step."""
-    said = []
-    for key, found in fetched.items():
-        if isinstance(found, VaultValue):
-            version = wanted[found.expanded_from or key]
-            which = f" (version {found.version})" if version.object.history > 1 else ""
-            said += [f"{version.object.noun}{which} in Key Vault {vault} {warning}" for warning in found.warnings]
-    return list(dict.fromkeys(said))
+    warnings = []
+    for key, raw in fetched.items():
+        if isinstance(raw, VaultValue):
+            version = wanted[raw.expanded_from or key]
+            version_note = f" (version {raw.version})" if version.object.history > 1 else ""
+            warnings += [
+                f"{version.object.noun}{version_note} in Key Vault {vault} {warning}" for warning in raw.warnings
+            ]
+    return list(dict.fromkeys(warnings))
 
 
-def _add_warnings(found: VaultValue, now: datetime) -> VaultValue:
+def _add_warnings(raw: VaultValue, now: datetime) -> VaultValue:
     """Add a warning if the value is outside its validity."""
-    outside = _validity_warning(found, now)
-    return msgspec.structs.replace(found, warnings=(*found.warnings, outside)) if outside else found
+    outside = _validity_warning(raw, now)
+    return msgspec.structs.replace(raw, warnings=(*raw.warnings, outside)) if outside else raw
 
 
-def _validity_warning(found: VaultValue, now: datetime) -> str:
+def _validity_warning(raw: VaultValue, now: datetime) -> str:
     """Return a warning about the validity. Key Vault and the controller serve such values, but a user should know."""
-    if found.expires and found.expires <= now:
-        return f"expired at {format_time(found.expires)} and is synced all the same; renew it there"
-    if found.not_before and found.not_before > now:
-        return f"is not valid before {format_time(found.not_before)} and is synced all the same; check its dates there"
+    if raw.expires and raw.expires <= now:
+        return f"expired at {format_time(raw.expires)} and is synced all the same; renew it there"
+    if raw.not_before and raw.not_before > now:
+        return f"is not valid before {format_time(raw.not_before)} and is synced all the same; check its dates there"
     return ""
 
 
-def _document_of(found: VaultValue, version: ObjectVersionRef, what: str, opened: _ParsedValues) -> Node:
+def _parsed_document(raw: VaultValue, version: ObjectVersionRef, noun: str, opened: _ParsedValues) -> Node:
     if version.whole not in opened.documents:
         try:
-            opened.documents[version.whole] = read_document(found.value.reveal(), what)
+            opened.documents[version.whole] = read_document(raw.value.reveal(), noun)
         except ObjectError as error:
             opened.documents[version.whole] = error.bare()
     document = opened.documents[version.whole]
@@ -156,123 +158,123 @@ def _document_of(found: VaultValue, version: ObjectVersionRef, what: str, opened
 
 
 def _expand_properties(
-    found: VaultValue, version: ObjectVersionRef, key: str, what: str, opened: _ParsedValues
+    raw: VaultValue, version: ObjectVersionRef, key: str, noun: str, opened: _ParsedValues
 ) -> ExpandedValues:
-    """Create a key for each property that can be one."""
-    document = _document_of(found, version, what, opened)
+    """Return a value for each property that can be a key. Raise `ObjectError` if there are none, or too many."""
+    document = _parsed_document(raw, version, noun, opened)
     if version.object.property_path:
-        document = find_node(document, version.object.property_path, what)
-    listed = list_properties(document, what)
+        document = find_node(document, version.object.property_path, noun)
+    listed = list_properties(document, noun)
     if len(listed) > MAX_EXPANDED:
         raise ObjectError(
-            f"{what} has {len(listed)} properties, and at most {MAX_EXPANDED} become keys; map single ones instead"
+            f"{noun} has {len(listed)} properties, and at most {MAX_EXPANDED} become keys; map single ones instead"
         )
     bad = [name for name, text in listed.items() if isinstance(text, ObjectError) or key_violation(name)]
     properties = {
-        name: msgspec.structs.replace(found, value=SecretBytes(text), expanded_from=key)
+        name: msgspec.structs.replace(raw, value=SecretBytes(text), expanded_from=key)
         for name, text in listed.items()
         if not isinstance(text, ObjectError) and name not in bad
     }
     if not bad:
         return ExpandedValues(properties)
-    text = f"{what}: not a Secret's key, or not valid text: {list_names(bad)}"
-    return ExpandedValues(properties, _unusable_value(text, found))
+    text = f"{noun}: not a Secret's key, or not valid text: {list_names(bad)}"
+    return ExpandedValues(properties, _unusable_value(text, raw))
 
 
-def _unusable_value(message: str, found: VaultValue | Unchanged) -> UnusableValue:
-    if isinstance(found, Unchanged):
+def _unusable_value(message: str, raw: VaultValue | Unchanged) -> UnusableValue:
+    if isinstance(raw, Unchanged):
         return UnusableValue(message)
-    updated = format_time(found.updated) if found.updated else ""
-    return UnusableValue(message, version=found.version, updated=updated)
+    updated = format_time(raw.updated) if raw.updated else ""
+    return UnusableValue(message, version=raw.version, updated=updated)
 
 
-def _login_part(data: bytes, part: ObjectPart, what: str) -> bytes:
+def _login_part(data: bytes, part: ObjectPart, noun: str) -> bytes:
     """Return one half of `user:password`, or of an object with both."""
     name = _LOGIN[part]
     try:
-        document = read_document(data, what)
+        document = read_document(data, noun)
     except ObjectError:
         document = None
     if isinstance(document, dict) and (data.lstrip().startswith(b"{") or document.keys() >= set(_LOGIN.values())):
-        return find_property(document, name, what)
+        return find_property(document, name, noun)
     user, colon, password = data.partition(b":")
     if not colon:
         raise ObjectError(
-            f"{what} is not a login: write user:password into the vault, or JSON with the properties username and"
+            f"{noun} is not a login: write user:password into the vault, or JSON with the properties username and"
             " password"
         )
     return user if part is ObjectPart.USERNAME else password
 
 
-def _content_of(found: VaultValue, version: ObjectVersionRef, what: str, opened: _ParsedValues) -> VaultValue:
-    text = found.value.reveal()
+def _decode_value(raw: VaultValue, version: ObjectVersionRef, noun: str, opened: _ParsedValues) -> VaultValue:
+    text = raw.value.reveal()
     is_property = bool(version.object.property_path)
     if is_property:
-        text = find_property(_document_of(found, version, what, opened), version.object.property_path, what)
-    data = _decode_text(text, version.object.encoding, what)
+        text = find_property(_parsed_document(raw, version, noun, opened), version.object.property_path, noun)
+    data = _decode_text(text, version.object.encoding, noun)
     if version.part in _LOGIN:
-        return msgspec.structs.replace(found, value=SecretBytes(_login_part(data, version.part, what)))
+        return msgspec.structs.replace(raw, value=SecretBytes(_login_part(data, version.part, noun)))
     is_whole = version.part is ObjectPart.WHOLE
-    if is_whole and (is_property or not _is_bundle(found) or (version.object.format == "pfx" and not is_pem(data))):
-        return msgspec.structs.replace(found, value=SecretBytes(data))
+    if is_whole and (is_property or not _is_bundle(raw) or (version.object.format == "pfx" and not is_pem(data))):
+        return msgspec.structs.replace(raw, value=SecretBytes(data))
     # The source of the part is the same for every part.
     source = ObjectVersionRef(version.object, version.index)
     bundle = opened.bundles.get(source)
     if bundle is None:
-        advice = _next_step(found, version.object.format)
-        bundle = opened.bundles[source] = _take_apart(data, what, opened.open_pfx, advice)
-    is_text = is_pem(data) or _describe_form(found) == PEM
+        advice = _next_step(raw, version.object.format)
+        bundle = opened.bundles[source] = _try_parse_bundle(data, noun, opened.open_pfx, advice)
+    is_text = is_pem(data) or _media_type(raw) == PEM
     if is_whole and is_text and (isinstance(bundle, ObjectError) or not bundle.key):
-        return msgspec.structs.replace(found, value=SecretBytes(data))  # there are no certificates to sort
+        return msgspec.structs.replace(raw, value=SecretBytes(data))  # there are no certificates to sort
     if isinstance(bundle, ObjectError):
         raise bundle
     if is_whole:
         value = data if is_pem(data) and bundle.in_order else bundle.reordered_pem()
     else:
-        value = _bundle_part(bundle, version.part, what)
+        value = _bundle_part(bundle, version.part, noun)
     leaf = bundle.chain[0] if bundle.chain else None
     return msgspec.structs.replace(
-        found,
+        raw,
         value=SecretBytes(value),
         warnings=() if bundle.complete else (_INCOMPLETE,),
         # A secret with a pasted certificate has no dates of its own.
-        not_before=found.not_before or (leaf.not_valid_before_utc if leaf else None),
-        expires=found.expires or (leaf.not_valid_after_utc if leaf else None),
+        not_before=raw.not_before or (leaf.not_valid_before_utc if leaf else None),
+        expires=raw.expires or (leaf.not_valid_after_utc if leaf else None),
     )
 
 
-def _next_step(found: VaultValue, form: str) -> str:
+def _next_step(raw: VaultValue, form: str) -> str:
     """Return the next step if a bundle cannot be read, without steps that are already done."""
-    if not found.of_certificate:
+    if not raw.of_certificate:
         return "correct the value, import it as a certificate, or map it by its name alone"
     if form == "pfx":
         return "import the certificate again, or map it by its name alone"
     return "import the certificate again, or write objectFormat: pfx to have the PFX as it is"
 
 
-def _take_apart(data: bytes, what: str, open_pfx: OpenPfx, advice: str) -> CertificateBundle | ObjectError:
+def _try_parse_bundle(data: bytes, noun: str, open_pfx: OpenPfx, advice: str) -> CertificateBundle | ObjectError:
     try:
-        return take_apart(data, what, open_pfx, advice)
+        return parse_bundle(data, noun, open_pfx, advice)
     except ObjectError as error:
         return error.bare()
 
 
-def _bundle_part(bundle: CertificateBundle, part: ObjectPart, what: str) -> bytes:
+def _bundle_part(bundle: CertificateBundle, part: ObjectPart, noun: str) -> bytes:
     if part is ObjectPart.CERTIFICATES:
         if not bundle.chain:
-            raise ObjectError(f"{what} holds no certificate; import one there, or correct the sourcePath")
+            raise ObjectError(f"{noun} holds no certificate; import one there, or correct the sourcePath")
         return bundle.all_certificates()
     if part is ObjectPart.ISSUERS:
-        return bundle.issuer_chain(what)
+        return bundle.issuer_chain(noun)
     if not bundle.key:
         raise ObjectError(
             bundle.key_problem
-            or f"{what} holds no private key; import the certificate with an exportable key, or correct the sourcePath"
+            or f"{noun} holds no private key; import the certificate with an exportable key, or correct the sourcePath"
         )
-    return bundle.tls_key(what) if part is ObjectPart.TLS_KEY else bundle.private_key()
+    return bundle.tls_key(noun) if part is ObjectPart.TLS_KEY else bundle.private_key()
 
 
-def _decode_text(text: bytes, encoding: str, what: str) -> bytes:
+def _decode_text(text: bytes, encoding: str, noun: str) -> bytes:
     """Decode the vault's text according to objectEncoding."""
     try:
         if encoding == "base64":
@@ -280,5 +282,5 @@ def _decode_text(text: bytes, encoding: str, what: str) -> bytes:
         return binascii.unhexlify(text.strip()) if encoding == "hex" else text
     except binascii.Error as error:
         raise ObjectError(
-            f"{what} is not {encoding}, as objectEncoding says; correct objectEncoding or the value"
+            f"{noun} is not {encoding}, as objectEncoding says; correct objectEncoding or the value"
         ) from error

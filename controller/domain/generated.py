@@ -11,7 +11,7 @@ from controller.api.akvsync import AKVSync
 from controller.api.meta import ObjectMeta, OwnerReference
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync, SecretSyncSpec
-from controller.domain.provider_class import EVERY
+from controller.domain.provider_class import EXPANDED_SUFFIX
 
 _ITEM = "  - |\n"
 _FIELDS = {
@@ -29,7 +29,7 @@ def akvsync_owner(meta: ObjectMeta) -> OwnerReference | None:
 
 
 class ClassItem(NamedTuple):
-    """An item of a generated class: the object's name, its name in sourcePaths, and the item's lines."""
+    """An item of a generated class: the object's name, its name in sourcePaths, and the item's YAML lines."""
 
     name: str
     served_as: str
@@ -44,14 +44,15 @@ class ClassItem(NamedTuple):
 def class_items(source: SecretProviderClass) -> Mapping[str, ClassItem]:
     """Return the items of a generated class by their names in sourcePaths.
 
-    A text of another form has other items, or none: only what `expand_akvsync` wrote is read here.
+    It reads only the form that `expand_akvsync` writes. A text of another form yields wrong items or none, so callers
+    compare it with `as_objects`.
     """
     return _read_items(source.spec.parameters.get("objects", ""))
 
 
 @functools.lru_cache(maxsize=4)
 def _read_items(text: str) -> Mapping[str, ClassItem]:
-    """Return the items of a text. 2,000 items take 3 ms, and each SecretSync of a class asks for them."""
+    """Return the items of a text. It is cached: 2,000 items take 3 ms, and each SecretSync of a class needs them."""
     found = {}
     for lines in text.split(_ITEM)[1:]:
         if name := _read_field(lines, "objectName"):
@@ -87,14 +88,14 @@ def changed_items(before: SecretProviderClass, after: SecretProviderClass) -> fr
     return frozenset(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 
-def keys_of(sync: SecretSync, items: frozenset[str]) -> frozenset[str]:
+def keys_from_items(sync: SecretSync, items: frozenset[str]) -> frozenset[str]:
     """Return the keys of a SecretSync that come from these items of its class."""
     return _keys_with_expanded(
-        pair.target_key for pair in sync.spec.secret_object.data if _is_of(pair.source_path, items)
+        pair.target_key for pair in sync.spec.secret_object.data if _comes_from_items(pair.source_path, items)
     )
 
 
-def _is_of(path: str, items: frozenset[str]) -> bool:
+def _comes_from_items(path: str, items: frozenset[str]) -> bool:
     """Return whether a sourcePath is one of these items, or a version or part of one."""
     while path not in items:
         path, found, _ = path.rpartition("/")
@@ -105,7 +106,7 @@ def _is_of(path: str, items: frozenset[str]) -> bool:
 
 def _keys_with_expanded(names: Iterable[str]) -> frozenset[str]:
     """Return these target keys, and their names if their items are expanded."""
-    return frozenset(key for name in names for key in (name, name + EVERY))
+    return frozenset(key for name in names for key in (name, name + EXPANDED_SUFFIX))
 
 
 def changed_keys(before: object, after: object) -> frozenset[str] | None:

@@ -1,4 +1,4 @@
-"""Which SecretSyncs of a poll a list has covered before its last page was read. Pure.
+"""Track which SecretSyncs of a poll are covered before the list's last page is read. Pure.
 
 A vault of 1,000 objects has 40 pages, and each page needs the address that the page before it contains. The gets of
 changed values therefore start while the list is still being read.
@@ -13,9 +13,9 @@ from controller.runtime.work_queue import Key
 
 
 class ListProgress:
-    """The objects that a poll has listed so far, for SecretSyncs that lists alone can judge.
+    """The objects that a poll has listed so far, for SecretSyncs whose staleness the vault's lists alone decide.
 
-    A SecretSync that wants several versions of an object is not among them: its versions have a list of their own.
+    A SecretSync that reads several versions of an object is left out, because these versions have their own list.
     """
 
     def __init__(self, wanted: Mapping[Key, Mapping[str, ObjectVersionRef]], since: float) -> None:
@@ -25,9 +25,9 @@ class ListProgress:
         self._users: dict[tuple[str, str], list[Key]] = defaultdict(list)
         for key, versions in wanted.items():
             objects = [version.object for version in versions.values() if not version.object.keep]
-            if any(found.history > 1 for found in objects):
+            if any(vault_object.history > 1 for vault_object in objects):
                 continue
-            names = {(found.type, found.name.lower()) for found in objects}
+            names = {(vault_object.type, vault_object.name.lower()) for vault_object in objects}
             self._missing[key] = len(names)
             for name in names:
                 self._users[name].append(key)
@@ -46,5 +46,5 @@ class ListProgress:
         return covered
 
     def snapshot(self) -> VaultSnapshot:
-        """Return what is listed so far. It is complete for the SecretSyncs that `add` has returned."""
+        """Return the objects listed so far. They are complete for the SecretSyncs that `add` has returned."""
         return VaultSnapshot(listed=self._listed, since=self._since)

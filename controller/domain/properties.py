@@ -53,20 +53,20 @@ def parse_path(path: str) -> list[str | int]:
     return [int(step[2][1:-1]) if step[2] else _ESCAPE.sub(r"\1", step[1]) for step in found]
 
 
-def read_document(data: bytes, what: str) -> Node:
-    """Return the JSON or YAML of a value. Raise `ObjectError` about `what`: `secret config in Key Vault shop`."""
+def read_document(data: bytes, noun: str) -> Node:
+    """Return the JSON or YAML of a value. Raise `ObjectError` about `noun`: `secret config in Key Vault shop`."""
     try:
         return _read_document(data)
     except _UnreadableDocument as error:
-        raise ObjectError(f"{what} {error}; correct the value, or map it without a property") from None
+        raise ObjectError(f"{noun} {error}; correct the value, or map it without a property") from None
 
 
-def find_property(document: Node, path: str, what: str) -> bytes:
+def find_property(document: Node, path: str, noun: str) -> bytes:
     """Return the text at a path. Raise `ObjectError` with the existing names."""
-    return _property_text(find_node(document, path, what), what)
+    return _property_text(find_node(document, path, noun), noun)
 
 
-def find_node(document: Node, path: str, what: str) -> Node:
+def find_node(document: Node, path: str, noun: str) -> Node:
     """Return the node at a path. Raise `ObjectError` with the existing names."""
     node = document
     passed: list[str | int] = []
@@ -80,19 +80,19 @@ def find_node(document: Node, path: str, what: str) -> Node:
             # As in External Secrets, a name can contain dots.
             return document[path]
         else:
-            raise ObjectError(f"{what} has no property {quote_text(path)}; {_offer_names(node, passed)}")
+            raise ObjectError(f"{noun} has no property {quote_text(path)}; {_offer_names(node, passed)}")
         passed.append(step)
     return node
 
 
-def list_properties(document: Node, what: str) -> dict[str, bytes | ObjectError]:
+def list_properties(document: Node, noun: str) -> dict[str, bytes | ObjectError]:
     """Return the text of each top-level property by name, or an `ObjectError` for one without a text."""
     if not isinstance(document, dict) or not document:
-        raise ObjectError(f"{what} has no properties: it is {_kind_of(document)}; correct the value")
+        raise ObjectError(f"{noun} has no properties: it is {_kind_of(document)}; correct the value")
     result: dict[str, bytes | ObjectError] = {}
     for name, node in document.items():
         try:
-            result[name] = _property_text(node, what)
+            result[name] = _property_text(node, noun)
         except ObjectError as error:
             result[name] = error.bare()
     return result
@@ -127,11 +127,11 @@ def _kind_of(node: Node) -> str:
     return "a text" if isinstance(node, str) else "a number, true, false or null"
 
 
-def _property_text(node: Node, what: str) -> bytes:
+def _property_text(node: Node, noun: str) -> bytes:
     try:
         return node.encode() if isinstance(node, str) else msgspec.json.encode(node)
     except (UnicodeEncodeError, RecursionError):
-        raise ObjectError(f"{what} has a property that is not valid Unicode text; correct the value") from None
+        raise ObjectError(f"{noun} has a property that is not valid Unicode text; correct the value") from None
 
 
 def _read_document(data: bytes) -> Node:

@@ -53,7 +53,7 @@ _PARTS = {
 # These keys of a TLS Secret extract their part from the object at the sourcePath, as in upstream.
 _TLS_PARTS = {"tls.crt": ObjectPart.CERTIFICATES, "tls.key": ObjectPart.TLS_KEY}
 # The suffix of an expanded item's targetKey in lists of keys. The item can have any number of keys in the Secret.
-EVERY = "/*"
+EXPANDED_SUFFIX = "/*"
 # The parts that a sourcePath can name if a key of a TLS Secret extracts a part.
 _FITTING = {
     ObjectPart.CERTIFICATES: (ObjectPart.WHOLE, ObjectPart.CERTIFICATES),
@@ -110,7 +110,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
         An expanded item has the key `<targetKey>/*`, which cannot be the key of a Secret.
         """
         found = [(pair, self._resolve_key(secret.type, pair)) for pair in secret.data]
-        return {pair.target_key + (EVERY if item.object.expand else ""): item for pair, item in found}
+        return {pair.target_key + (EXPANDED_SUFFIX if item.object.expand else ""): item for pair, item in found}
 
     def _resolve_key(self, secret_type: str, pair: SecretObjectData) -> ObjectVersionRef:
         found = self.resolve_path(pair.source_path)

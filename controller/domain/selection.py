@@ -27,7 +27,7 @@ class GlobPattern:
         tokens = pattern.replace("*", "")
         self.prefix = pattern.partition("*")[0].partition("?")[0]
         self._end = 1 << len(tokens)
-        # The places before which a * allows any text.
+        # Bit i: a * allows any text before character i of the pattern.
         self._stars = 0
         at = 0
         for character in pattern:
@@ -82,10 +82,10 @@ class SelectedObject(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True):
-    """An AKVSync's question about a list: its select entries, and names (in lower case).
+    """An AKVSync's query for a list: its entries with select, and names of objects in lower case.
 
-    `known` are the objects that it already has, in these `syncs`. `confirm` are the objects that are removed when the
-    vault no longer has them.
+    `known` are the objects that already have a Secret. `syncs` are the names of these Secrets' SecretSyncs. `confirm`
+    are the objects whose Secret is removed when the vault no longer has them.
     """
 
     entries: tuple[Select, ...]
@@ -111,7 +111,7 @@ class SelectionSighting(msgspec.Struct, frozen=True):
 
 
 class SelectionCollector:
-    """A collector of the objects of a list that a query selects."""
+    """Collect the objects of a list that a query selects. `compared` counts the comparisons."""
 
     def __init__(self, query: Query) -> None:
         self._query = query
@@ -151,7 +151,7 @@ class SelectionCollector:
 
 
 class ObjectChoice(msgspec.Struct, frozen=True):
-    """An object of an entry. A `kept` one is no longer selected; it keeps its last value and is not fetched.
+    """An object that an entry makes a Secret of. A `kept` one is no longer selected; its Secret keeps its last value.
 
     `is_new` means that it has no Secret yet.
     """

@@ -1,4 +1,4 @@
-"""Keep the result of one poll of a vault, and determine which keys of a Secret are stale. Pure.
+"""Determine from a poll of a vault which keys of a Secret are stale. Pure.
 
 A list has each object's name and the time of its last change, but no value (Azure Key Vault REST API reference, "Get
 Secrets"). Equal times mean equal values, with one exception, because times have a resolution of one second: another
@@ -34,9 +34,9 @@ class ListedObject(msgspec.Struct, frozen=True):
 class VaultSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a poll. `listed` is by type and lower-case name; `versions` has enabled versions, newest first.
 
-    Objects in neither were not polled and are stale: reading them was cheaper, or listing is forbidden. `sightings` has
-    an answer for each query of the AKVSyncs with select. `compared` counts the comparisons of objects with their
-    entries. `since` is the time of the first list request (monotonic clock).
+    An object in neither was not polled and counts as stale: gets were cheaper than a list, or listing is forbidden.
+    `sightings` has the result of each query of an AKVSync with select. `compared` counts the comparisons of objects
+    with entries. `since` is the time of the first list request (monotonic clock).
     """
 
     listed: Mapping[str, Mapping[str, ListedObject]] = {}

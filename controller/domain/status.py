@@ -14,7 +14,7 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import GroupPoll, ObjectVersion, SecretSyncStatus
 from controller.domain.decision import seconds_until_served
 from controller.domain.generated import akvsync_owner, identify_items
-from controller.domain.provider_class import EVERY, ObjectVersionRef
+from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
 from controller.domain.values import VaultValue
 from controller.errors import ControllerError, OwnershipError, Retry, is_away
 from controller.runtime.backoff import format_time, parse_time
@@ -68,7 +68,7 @@ class PartiallySynced(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def retry_after(self) -> float:
-        """Return the seconds that the vault asked to wait; 0 if it asked for none."""
+        """Return the seconds that the vault asked to wait, or 0 if it did not ask."""
         return seconds_until_served(self.failed) or max(error.retry_after or 0.0 for error in self.failed.values())
 
     @property
@@ -99,7 +99,7 @@ class Failed(msgspec.Struct, frozen=True):
 
     @property
     def retry_after(self) -> float | None:
-        """Return the seconds that the server asked to wait."""
+        """Return the seconds that the server asked to wait, or None if it did not ask."""
         return self.error.retry_after
 
     @property
@@ -132,7 +132,7 @@ def object_versions(
     old = {item.target_key: item for item in before.objects}
     result: list[ObjectVersion] = []
     for key, item in fetched.items():
-        if key.endswith(EVERY):
+        if key.endswith(EXPANDED_SUFFIX):
             # The expanded item failed, in whole or in part. Its earlier entries remain unless its value was read.
             read = any(isinstance(one, VaultValue) and one.expanded_from == key for one in fetched.values())
             kept = (one for one in before.objects if one.expanded_from == key and one.target_key not in fetched)
@@ -273,11 +273,11 @@ def find_condition(status: SecretSyncStatus | AKVSyncStatus, kind: ConditionType
 
 
 def ready_condition(status: SecretSyncStatus | AKVSyncStatus) -> Condition | None:
-    """Return the condition Ready, for which users and tools wait."""
+    """Return the condition Ready, or None if the status has none yet."""
     return find_condition(status, ConditionType.READY)
 
 
-def same_news(before: SecretSyncStatus | AKVSyncStatus, after: SecretSyncStatus | AKVSyncStatus) -> bool:
+def has_same_ready_condition(before: SecretSyncStatus | AKVSyncStatus, after: SecretSyncStatus | AKVSyncStatus) -> bool:
     """Return whether both statuses have the same Ready condition: its status, reason and message."""
     old, new = ready_condition(before), ready_condition(after)
     return (

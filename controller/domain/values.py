@@ -11,7 +11,7 @@ from controller.runtime.zeroize import ZeroizedBytes
 
 
 class SecretBytes:
-    """A secret value. It never appears in a message, a log line or a debugger's listing."""
+    """A secret value. It never appears in a message or a log line, because its repr is constant."""
 
     __slots__ = ("_value",)
 
@@ -57,3 +57,4 @@ class ExpandedValues(msgspec.Struct, frozen=True, eq=False):
 
 
 Results = Mapping[ObjectVersionRef, VaultValue | ControllerError]
+"""The value of each requested version, or the error that prevented it."""

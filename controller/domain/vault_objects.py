@@ -110,7 +110,7 @@ def quote_text(text: str) -> str:
 
 
 class ItemIndex(msgspec.Struct):
-    """The items read so far. `ProviderConfig` describes the fields."""
+    """The items of a class that were read so far. `ProviderConfig` describes the fields."""
 
     objects: dict[str, VaultObject] = {}
     faults: dict[str, str] = {}
@@ -120,11 +120,11 @@ class ItemIndex(msgspec.Struct):
     def add(self, found: VaultObject, where: str, warnings: list[str]) -> None:
         """Add an object, unless another one has the same sourcePath: then neither can be used."""
         name = found.served_as
-        twin = self.objects.get(name)
-        if twin == found or name in self.faults:  # two identical items are fetched once
+        duplicate = self.objects.get(name)
+        if duplicate == found or name in self.faults:  # two identical items are fetched once
             return
-        if twin:
-            types = f", as {twin.type} and as {found.type}" if twin.type != found.type else ""
+        if duplicate:
+            types = f", as {duplicate.type} and as {found.type}" if duplicate.type != found.type else ""
             history = "" if types else ", or use objectVersionHistory"
             self.fail(name, f"{where}: {shorten_name(name)} is named twice{types}; give one an objectAlias{history}")
         else:
@@ -334,7 +334,7 @@ def _node_fields(node: yaml.MappingNode, where: str, first_line: int) -> Iterato
 
 
 class _TagLoader(yaml.CBaseLoader):
-    """A loader that keeps a tag that is written apart from the tags that YAML derives."""
+    """A loader that distinguishes a tag in the text from the tags that YAML derives."""
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         """Return the tag of a node that is written without one."""
@@ -342,12 +342,10 @@ class _TagLoader(yaml.CBaseLoader):
 
 
 def _compose_yaml(text: str, where: str, first_line: int = 0) -> yaml.Node | None:
-    """Return the nodes of the first document. SSE ignores what follows it.
+    """Return the root node of the first document, or None. SSE ignores further documents.
 
-    Every scalar stays the text it is: YAML's `no`, `1e3` or `0x10` are names here.
-
-    Depth and aliases are checked on the event stream first: the C composer recurses, and a text of a million brackets
-    would end the process.
+    Scalars remain text: YAML's `no`, `1e3` and `0x10` are names here. Depth and aliases are checked on the event stream
+    first, because the C composer recurses, and a text of a million brackets would end the process.
     """
     directives = sum(line.startswith("%") for line in text.splitlines())
     if directives > MAX_DIRECTIVES:

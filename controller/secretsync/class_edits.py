@@ -12,7 +12,7 @@ from functools import partial
 from controller.api.meta import Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.domain.generated import changed_items, keys_of
+from controller.domain.generated import changed_items, keys_from_items
 from controller.errors import ParsingDeferred
 from controller.runtime.parsing import Charge, ParsingPool
 from controller.runtime.work_queue import Key
@@ -32,7 +32,7 @@ def concerned(before: Class, after: Class, users: Mapping[Key, SecretSync | Unre
     if isinstance(before, SecretProviderClass) and isinstance(after, SecretProviderClass):
         items = changed_items(before, after)
     return {
-        key: keys_of(sync, items) if items is not None and isinstance(sync, SecretSync) else None
+        key: keys_from_items(sync, items) if items is not None and isinstance(sync, SecretSync) else None
         for key, sync in users.items()
     }
 

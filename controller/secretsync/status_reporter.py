@@ -13,7 +13,7 @@ from controller import errors
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta
 from controller.api.secretsync import SecretSync, SecretSyncStatus
-from controller.domain.status import ready_condition, same_news
+from controller.domain.status import has_same_ready_condition, ready_condition
 from controller.kube import permissions
 from controller.kube.client import KubeClient
 from controller.kube.event_recorder import EventRecorder, announce_condition
@@ -57,7 +57,9 @@ class StatusReporter:
             return ReportResult.DONE
         result = await self._patch_status(syncs, meta, after)
         was = ready_condition(before)
-        is_news = not same_news(before, after) and not (ready.reason == Reason.UP_TO_DATE and was and was.holds)
+        is_news = not has_same_ready_condition(before, after) and not (
+            ready.reason == Reason.UP_TO_DATE and was and was.holds
+        )
         if result is ReportResult.DONE and is_news:
             announce_condition(self._rate_limited_log, self._events, SecretSync, meta, ready)
         return result

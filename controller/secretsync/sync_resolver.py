@@ -13,7 +13,7 @@ from controller.config.clouds import find_cloud
 from controller.config.settings import Cloud, Settings
 from controller.domain import reserved
 from controller.domain.decision import (
-    find_mistake,
+    find_spec_mistake,
 )
 from controller.domain.provider_class import ObjectVersionRef, ProviderConfig
 from controller.domain.status import Requeue
@@ -56,7 +56,7 @@ class SyncResolver:
             return vault_class
         if (
             wrong := self._type_mistake(sync)
-            or find_mistake(sync)
+            or find_spec_mistake(sync)
             or self._reserved_mistake(sync)
             or self._interval_mistake(sync)
         ):

@@ -16,7 +16,7 @@ from controller.domain.decision import (
     seconds_until_served,
 )
 from controller.domain.decode_values import decode_values, flatten_expanded, needs_bundle, needs_parsing
-from controller.domain.provider_class import EVERY, ObjectVersionRef
+from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
 from controller.domain.values import ExpandedValues, Results, Unchanged, VaultValue
 from controller.keyvault.pool import VaultPool
 from controller.runtime.parsing import ParsingPool
@@ -131,7 +131,7 @@ def _known_value(
     sync: SecretSync, key: str, item: Unchanged | errors.UnusableValue
 ) -> Unchanged | ExpandedValues | errors.UnusableValue:
     """Return the result for a wanted key that is not fetched."""
-    if not key.endswith(EVERY):
+    if not key.endswith(EXPANDED_SUFFIX):
         return item
     properties = [one for one in sync.status.objects if one.expanded_from == key]
     found = ExpandedValues({one.target_key: Unchanged() for one in properties})

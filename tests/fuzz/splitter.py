@@ -3,7 +3,7 @@
 import time
 from datetime import UTC, datetime
 
-from controller.domain.certificates import CertificateBundle, take_apart
+from controller.domain.certificates import CertificateBundle, parse_bundle
 from controller.domain.decode_values import PEM, PFX, decode_values
 from controller.domain.provider_class import ObjectPart, ObjectVersionRef, VaultObject
 from controller.domain.values import SecretBytes, VaultValue
@@ -25,7 +25,7 @@ def check(given: bytes) -> None:
     began = time.process_time()
     how, data = int.from_bytes(given[:2].ljust(2, b"\0")), given[2:]
     try:
-        bundle = take_apart(data, WHAT)
+        bundle = parse_bundle(data, WHAT)
     except ObjectError as error:
         check_message(error, data)
     else:
@@ -46,7 +46,7 @@ def check_message(error: ControllerError, data: bytes) -> None:
 def check_bundle(bundle: CertificateBundle) -> None:
     """Check that the parts form a bundle again, which splits into the same parts."""
     assert bundle.chain or bundle.key
-    again = take_apart(bundle.key + bundle.all_certificates(), WHAT)
+    again = parse_bundle(bundle.key + bundle.all_certificates(), WHAT)
     assert again.in_order
     assert again.key == bundle.key
     assert again.all_certificates() == bundle.all_certificates()
@@ -58,7 +58,7 @@ def check_bundle(bundle: CertificateBundle) -> None:
         except ObjectError as error:
             check_message(error, bundle.key)
         else:
-            assert take_apart(key + bundle.all_certificates(), WHAT).chain == again.chain
+            assert parse_bundle(key + bundle.all_certificates(), WHAT).chain == again.chain
 
 
 def check_keys(how: int, data: bytes) -> None:

@@ -10,7 +10,7 @@ import pytest
 import controller
 from controller.akvsync.terms import in_akvsync_terms
 from controller.domain import secret_limits
-from controller.domain.decision import find_mistake, foreign_error, partial_message
+from controller.domain.decision import find_spec_mistake, foreign_error, partial_message
 from controller.errors import ControllerError, ObjectError
 from tests.support.builders import make_sync
 
@@ -31,9 +31,9 @@ def said(error: ControllerError | None) -> str:
 
 MESSAGES = [
     said(foreign_error(make_sync())),
-    said(find_mistake(make_sync(["user"], type="kubernetes.io/tls"))),
-    said(find_mistake(make_sync(["user"], type="kubernetes.io/basic-auth"))),
-    said(find_mistake(make_sync(["..a"]))),
+    said(find_spec_mistake(make_sync(["user"], type="kubernetes.io/tls"))),
+    said(find_spec_mistake(make_sync(["user"], type="kubernetes.io/basic-auth"))),
+    said(find_spec_mistake(make_sync(["..a"]))),
     secret_limits.find_violation({"a b": ""}, {}) or "",
     secret_limits.find_violation({}, {"a b": ""}) or "",
     MISSING,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from controller.api.meta import ObjectMeta, OwnerReference
 from controller.api.secretsync import SecretSync
-from controller.domain.decision import is_ours
+from controller.domain.decision import is_owned_by
 from tests.support.hostile_texts import HOSTILE
 from tools.cli import adoption
 from tools.cli.common import printable
@@ -64,7 +64,7 @@ def test_secretsync_that_is_being_deleted_adopts_nothing() -> None:
 
 def test_adopted_secret_belongs_to_the_secretsync() -> None:
     given = msgspec.convert(adoption.owner_reference(sync()), OwnerReference)
-    assert is_ours(sync(), secret(given))
+    assert is_owned_by(sync(), secret(given))
 
 
 class ClientWithoutMethods:

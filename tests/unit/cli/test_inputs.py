@@ -15,7 +15,14 @@ from controller.akvsync.expand import expand_akvsync
 from controller.api.akvsync import AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync, SecretSyncStatus
-from controller.domain.decision import NoChange, ObservedState, RejectWrite, WriteSecret, decide_write, find_mistake
+from controller.domain.decision import (
+    NoChange,
+    ObservedState,
+    RejectWrite,
+    WriteSecret,
+    decide_write,
+    find_spec_mistake,
+)
 from controller.domain.decode_values import decode_values, flatten_expanded
 from controller.domain.provider_class import ObjectVersionRef, ProviderConfig, VaultObject, read_class
 from controller.domain.values import SecretBytes, VaultValue
@@ -116,7 +123,7 @@ def test_any_secretsync_with_any_values_leads_to_a_decision(
         "b": VaultObject(name="b", history=2, encoding="base64"),
         "c": VaultObject(name="c"),
     }
-    if find_mistake(wanted_sync):
+    if find_spec_mistake(wanted_sync):
         return
     try:
         wanted = ProviderConfig(vault="v", client_id="c", tenant_id="t", objects=known).wanted(
@@ -196,7 +203,7 @@ def test_any_akvsync_is_expanded_or_raises_an_input_error(objects: list[dict[str
     # The code for SecretSyncs accepts the generated objects.
     found = read_class(made.source)
     for each in made.syncs.values():
-        assert find_mistake(each) is None
+        assert find_spec_mistake(each) is None
         assert found.wanted(each.spec.secret_object)
 
 

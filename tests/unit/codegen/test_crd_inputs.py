@@ -17,7 +17,7 @@ from controller.api.akvsync import AKVSync, AKVSyncStatus
 from controller.api.conditions import Reason
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
-from controller.domain.decision import find_mistake
+from controller.domain.decision import find_spec_mistake
 from controller.domain.provider_class import ProviderConfig, VaultObject, read_class
 from controller.domain.status import Failed, next_status
 from controller.errors import ClassError, ControllerError, InputError
@@ -98,7 +98,7 @@ def check_explanation(sync: SecretSync, error: ControllerError) -> None:
 @given(spec=draw_from(get_schema(SYNC, "spec")))
 def test_accepted_secretsync_is_resolved_or_explained(spec: Any) -> None:
     sync = read(SecretSync, spec)
-    if wrong := find_mistake(sync):
+    if wrong := find_spec_mistake(sync):
         check_explanation(sync, wrong)
         return
     try:

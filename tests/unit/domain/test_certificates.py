@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.domain.certificates import CertificateBundle, take_apart
+from controller.domain.certificates import CertificateBundle, parse_bundle
 from controller.errors import ObjectError
 from tests.support.certificates import (
     NOON,
@@ -51,7 +51,7 @@ def pem_of(items: Sequence[IssuedCertificate]) -> str:
 
 
 def read(text: str | bytes) -> CertificateBundle:
-    return take_apart(text.encode() if isinstance(text, str) else text, WHAT)
+    return parse_bundle(text.encode() if isinstance(text, str) else text, WHAT)
 
 
 def read_error(text: str | bytes) -> str:
@@ -144,7 +144,7 @@ def test_ed25519_key_of_a_tls_secret_is_pkcs8() -> None:
 
 
 def test_files_of_openssl_are_read() -> None:
-    files = [take_apart((OPENSSL / name).read_bytes(), WHAT) for name in ("aes.pfx", "rc2.pfx", "bag.pem")]
+    files = [parse_bundle((OPENSSL / name).read_bytes(), WHAT) for name in ("aes.pfx", "rc2.pfx", "bag.pem")]
     assert len({item.all_certificates() for item in files}) == len({item.tls_key(WHAT) for item in files}) == 1
     assert all(len(item.chain) == 1 and item.complete for item in files)
 
@@ -235,7 +235,7 @@ def test_other_blocks_survive_reordering() -> None:
 @pytest.mark.parametrize("form", ["pss.pem", "pss.pfx"])
 def test_rsa_pss_key_of_a_tls_secret_loads_in_a_tls_server(form: str, tmp_path: Path) -> None:
     """OpenSSL refuses a certificate for RSASSA-PSS with a key for plain RSA. PKCS#1 is always plain RSA."""
-    bundle = take_apart((OPENSSL / form).read_bytes(), WHAT)
+    bundle = parse_bundle((OPENSSL / form).read_bytes(), WHAT)
     certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
     certificate.write_bytes(bundle.all_certificates())
     key.write_bytes(bundle.tls_key(WHAT))
@@ -244,18 +244,18 @@ def test_rsa_pss_key_of_a_tls_secret_loads_in_a_tls_server(form: str, tmp_path: 
 
 
 def test_plain_rsa_key_next_to_a_pss_certificate_becomes_pss() -> None:
-    bundle = take_apart((OPENSSL / "pss.pem").read_bytes(), WHAT)
+    bundle = parse_bundle((OPENSSL / "pss.pem").read_bytes(), WHAT)
     plain = serialization.load_pem_private_key(bundle.key, None).private_bytes(
         Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
     )
-    again = take_apart(plain + bundle.all_certificates(), WHAT)
+    again = parse_bundle(plain + bundle.all_certificates(), WHAT)
     assert again.tls_key(WHAT) != plain
     assert again.tls_key(WHAT).startswith(b"-----BEGIN PRIVATE KEY-----")
 
 
 def test_repr_of_a_bundle_shows_only_its_size() -> None:
     bundle = read(LEAF.key_pem + LEAF.pem)
-    assert repr(bundle) == "Bundle(1 + 0 certificates)"
+    assert repr(bundle) == "CertificateBundle(1 + 0 certificates)"
 
 
 WHOLE = (LEAF.key_pem + pem_of([LEAF, ISSUING, ROOT])).encode()

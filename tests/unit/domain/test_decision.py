@@ -19,7 +19,7 @@ from controller.domain.decision import (
     WriteSecret,
     check_ownership,
     decide_write,
-    find_mistake,
+    find_spec_mistake,
     partial_message,
 )
 from controller.domain.values import VaultValue
@@ -199,7 +199,7 @@ def test_known_value_is_written_if_the_secret_lacks_its_key() -> None:
 
 
 def test_repr_of_a_decision_shows_no_value() -> None:
-    assert repr(decide()) == "Write(create=True)"
+    assert repr(decide()) == "WriteSecret(create=True)"
     assert "word" not in repr(decide())
     assert base64.b64encode(b"word").decode() not in repr(decide())
 
@@ -352,17 +352,17 @@ def test_error_of_the_kubernetes_api_keeps_its_type() -> None:
     ],
 )
 def test_secret_type_without_a_required_key_is_a_mistake(secret_type: str, required: tuple[str, ...]) -> None:
-    assert find_mistake(make_sync(required, type=secret_type)) is None
+    assert find_spec_mistake(make_sync(required, type=secret_type)) is None
     for missing in required:
-        error = find_mistake(make_sync([*(key for key in required if key != missing), "other"], type=secret_type))
+        error = find_spec_mistake(make_sync([*(key for key in required if key != missing), "other"], type=secret_type))
         assert isinstance(error, InputError)
         assert f"type {secret_type} needs the key {missing}" in error.message
 
 
 @pytest.mark.parametrize("keys", [["username"], ["password"], ["username", "password"], ["password", "other"]])
 def test_basic_auth_needs_one_of_its_keys(keys: list[str]) -> None:
-    assert find_mistake(make_sync(keys, type="kubernetes.io/basic-auth")) is None
-    error = find_mistake(make_sync(["other"], type="kubernetes.io/basic-auth"))
+    assert find_spec_mistake(make_sync(keys, type="kubernetes.io/basic-auth")) is None
+    error = find_spec_mistake(make_sync(["other"], type="kubernetes.io/basic-auth"))
     assert isinstance(error, InputError)
     assert "kubernetes.io/basic-auth needs the key username or password, or both" in error.message
 
@@ -405,12 +405,12 @@ def test_hostile_registry_credentials_are_rejected_or_written(text: bytes) -> No
 
 @pytest.mark.parametrize("secret_type", ["Opaque", "example.com/own"])
 def test_other_secret_types_accept_any_keys(secret_type: str) -> None:
-    assert find_mistake(make_sync(["any"], type=secret_type)) is None
+    assert find_spec_mistake(make_sync(["any"], type=secret_type)) is None
 
 
 @pytest.mark.parametrize("key", ["a/b", "a/0", "/"])
 def test_target_key_with_a_slash_is_a_mistake(key: str) -> None:
-    error = find_mistake(make_sync(["fine", key]))
+    error = find_spec_mistake(make_sync(["fine", key]))
     assert isinstance(error, InputError)
     assert f"targetKey {key}:" in error.message
 
@@ -418,7 +418,7 @@ def test_target_key_with_a_slash_is_a_mistake(key: str) -> None:
 def test_target_key_that_is_mapped_twice_is_a_mistake() -> None:
     wanted = make_sync(["user", "pass"])
     wanted.spec.secret_object.data.append(SecretObjectData(source_path="other", target_key="user"))
-    error = find_mistake(wanted)
+    error = find_spec_mistake(wanted)
     assert isinstance(error, InputError)
     assert "targetKey user is mapped 2 times" in error.message
 
@@ -426,7 +426,7 @@ def test_target_key_that_is_mapped_twice_is_a_mistake() -> None:
 def test_four_thousand_keys_are_checked_within_50_milliseconds() -> None:
     wanted = make_sync([f"key-{number}" for number in range(4096)])
     began = time.process_time()
-    assert find_mistake(wanted) is None
+    assert find_spec_mistake(wanted) is None
     assert time.process_time() - began < 0.05
 
 

@@ -104,7 +104,9 @@ def test_drift_is_found_against_the_remembered_fingerprint(later: list[ManagedFi
 def test_drift_after_a_restart_is_found_against_the_status(
     last: str | None, hands: list[ManagedFieldsEntry], expected: bool
 ) -> None:
-    assert has_drifted(last_synced(last, "user"), make_secret_meta(["user"], hands=hands), remembered="") is expected
+    assert (
+        has_drifted(last_synced(last, "user"), make_secret_meta(["user"], hands=hands), last_fingerprint="") is expected
+    )
 
 
 def test_edited_label_is_repaired_without_values() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from controller.domain.decode_values import MAX_EXPANDED, decode_values, flatten_expanded, needs_bundle, value_warnings
-from controller.domain.provider_class import EVERY, ObjectPart, ObjectVersionRef, VaultObject
+from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectPart, ObjectVersionRef, VaultObject
 from controller.domain.values import ExpandedValues, SecretBytes, Unchanged, VaultValue
 from controller.errors import ControllerError, ObjectError
 from tests.support.certificates import NOON, encode_pfx, issue_certificate
@@ -43,7 +43,7 @@ def one(value: str | bytes, part: ObjectPart = ObjectPart.WHOLE, **item: Any) ->
 
 
 def expanded(value: str | bytes, **item: Any) -> dict[str, Any]:
-    return made(value, {"k" + EVERY: ObjectVersionRef(VaultObject(name="web", expand=True, **item))})
+    return made(value, {"k" + EXPANDED_SUFFIX: ObjectVersionRef(VaultObject(name="web", expand=True, **item))})
 
 
 STORE = json.dumps(
@@ -174,7 +174,7 @@ def test_properties_below_a_path_become_keys() -> None:
 
 def test_property_name_that_is_not_a_key_is_reported_and_others_expand() -> None:
     found = expanded(json.dumps({"a b": CANARY, "ok": 1, "..": CANARY, "x" * 254: CANARY, "": CANARY, "k": 2}))
-    message = found.pop("k" + EVERY)
+    message = found.pop("k" + EXPANDED_SUFFIX)
     assert found == {"ok": b"1", "k": b"2"}
     assert "'a b'" in message or "a b" in message
     assert CANARY not in message
@@ -183,7 +183,7 @@ def test_property_name_that_is_not_a_key_is_reported_and_others_expand() -> None
 
 def test_property_that_is_not_a_text_is_reported_and_others_expand() -> None:
     found = expanded('{"bad": "\\ud800", "ok": 1}')
-    assert "bad" in found.pop("k" + EVERY)
+    assert "bad" in found.pop("k" + EXPANDED_SUFFIX)
     assert found == {"ok": b"1"}
 
 
@@ -199,28 +199,31 @@ def test_property_that_is_not_a_text_is_reported_and_others_expand() -> None:
 )
 def test_value_that_cannot_be_expanded_fails_as_a_whole(value: str, words: str) -> None:
     found = expanded(value)
-    assert list(found) == ["k" + EVERY]
-    assert words in found["k" + EVERY]
-    assert CANARY not in found["k" + EVERY]
+    assert list(found) == ["k" + EXPANDED_SUFFIX]
+    assert words in found["k" + EXPANDED_SUFFIX]
+    assert CANARY not in found["k" + EXPANDED_SUFFIX]
 
 
 def test_key_that_is_mapped_by_itself_stays() -> None:
     web = ObjectVersionRef(VaultObject(name="web", alias="all", expand=True))
-    found = made('{"user": "me", "pw": 1}', {"x" + EVERY: web, "user": ObjectVersionRef(VaultObject(name="web"))})
+    found = made(
+        '{"user": "me", "pw": 1}', {"x" + EXPANDED_SUFFIX: web, "user": ObjectVersionRef(VaultObject(name="web"))}
+    )
     assert found["user"] == b'{"user": "me", "pw": 1}'
     assert found["pw"] == b"1"
-    assert "mapped twice: user" in found["x" + EVERY]
+    assert "mapped twice: user" in found["x" + EXPANDED_SUFFIX]
 
 
 def test_unchanged_properties_stay_unchanged() -> None:
     found = flatten_expanded(
-        ["x" + EVERY, "y"], {"x" + EVERY: ExpandedValues({"a": Unchanged(), "b": Unchanged()}), "y": Unchanged()}
+        ["x" + EXPANDED_SUFFIX, "y"],
+        {"x" + EXPANDED_SUFFIX: ExpandedValues({"a": Unchanged(), "b": Unchanged()}), "y": Unchanged()},
     )
     assert found == {"a": Unchanged(), "b": Unchanged(), "y": Unchanged()}
 
 
 def test_expanded_object_outside_its_dates_is_warned_of_once() -> None:
-    wanted = {"k" + EVERY: ObjectVersionRef(VaultObject(name="web", expand=True))}
+    wanted = {"k" + EXPANDED_SUFFIX: ObjectVersionRef(VaultObject(name="web", expand=True))}
     read = {item.whole: fetched('{"a": 1, "b": 2}', expires=NOON) for item in wanted.values()}
     found = flatten_expanded(wanted, decode_values("shop", wanted, read, NOON))
     assert len(value_warnings("shop", wanted, found)) == 1
@@ -241,6 +244,8 @@ def test_one_value_serves_every_alias() -> None:
 
 
 def test_error_of_the_vault_is_the_error_of_each_key() -> None:
-    wanted = {"k" + EVERY: ObjectVersionRef(VaultObject(name="web", expand=True))}
+    wanted = {"k" + EXPANDED_SUFFIX: ObjectVersionRef(VaultObject(name="web", expand=True))}
     error = ObjectError("secret web is disabled")
-    assert decode_values("shop", wanted, {item.whole: error for item in wanted.values()}, NOON) == {"k" + EVERY: error}
+    assert decode_values("shop", wanted, {item.whole: error for item in wanted.values()}, NOON) == {
+        "k" + EXPANDED_SUFFIX: error
+    }

@@ -7,7 +7,7 @@ from controller.akvsync.expand import expand_akvsync
 from controller.api.meta import ObjectMeta
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import ObjectVersion, SecretSync
-from controller.domain.generated import changed_items, changed_keys, keys_of
+from controller.domain.generated import changed_items, changed_keys, keys_from_items
 from controller.domain.status import generation_hash, sync_hash
 from tests.support.akv_syncs import akv_sync
 
@@ -53,8 +53,8 @@ def test_other_edit_of_a_class_concerns_all_items(field: str) -> None:
 
 
 def test_keys_of_items_include_expanded_ones() -> None:
-    assert keys_of(bundle("a", "b"), frozenset({"b", "x"})) == frozenset({"b", "b/*"})
-    assert keys_of(bundle("a", "b"), frozenset()) == frozenset()
+    assert keys_from_items(bundle("a", "b"), frozenset({"b", "x"})) == frozenset({"b", "b/*"})
+    assert keys_from_items(bundle("a", "b"), frozenset()) == frozenset()
 
 
 def test_edit_of_a_generated_secretsync_concerns_the_changed_keys() -> None:

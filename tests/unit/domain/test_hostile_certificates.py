@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from controller.domain import certificates
-from controller.domain.certificates import MAX_BUNDLE_BYTES, MAX_CERTIFICATES, pem_blocks, take_apart
+from controller.domain.certificates import MAX_BUNDLE_BYTES, MAX_CERTIFICATES, parse_bundle, pem_blocks
 from controller.errors import ObjectError
 from tests.support.certificates import encode_der, issue_certificate
 
@@ -68,7 +68,7 @@ def test_dh_key_is_refused_before_its_prime_is_tested(oid: str, label: str) -> N
     key = dh_key(oid, label)
 
     def read() -> None:
-        assert "its private key cannot be read" in take_apart(key + LEAF.pem.encode(), WHAT).key_problem
+        assert "its private key cannot be read" in parse_bundle(key + LEAF.pem.encode(), WHAT).key_problem
 
     assert seconds(read) < TIME_LIMIT
 
@@ -79,7 +79,7 @@ def test_dh_key_with_a_header_is_refused_before_its_prime_is_tested(header: byte
 
     def read() -> None:
         with pytest.raises(ObjectError, match="private key"):
-            take_apart(first + b"\n" + header + rest, WHAT)
+            parse_bundle(first + b"\n" + header + rest, WHAT)
 
     assert seconds(read) < TIME_LIMIT
 
@@ -88,7 +88,7 @@ def test_dh_key_with_a_header_is_refused_before_its_prime_is_tested(header: byte
 @pytest.mark.parametrize("key", ["", LEAF.key_pem], ids=["no key", "key"])
 def test_certificate_of_a_dh_key_is_not_loaded_for_comparison(oid: str, key: str) -> None:
     text = key.encode() + dh_certificate(oid) * 2 + LEAF.pem.encode()
-    assert seconds(lambda: take_apart(text, WHAT)) < TIME_LIMIT
+    assert seconds(lambda: parse_bundle(text, WHAT)) < TIME_LIMIT
 
 
 # The shapes of a PEM for which a naive scan searches to the end from each line.
@@ -151,11 +151,11 @@ def test_scan_finds_the_blocks_of_the_definition(data: bytes) -> None:
 def test_text_above_the_size_limit_is_refused() -> None:
     text = LEAF.pem.encode()
     with pytest.raises(ObjectError, match=f"{MAX_BUNDLE_BYTES} bytes"):
-        take_apart(text + b"#" * MAX_BUNDLE_BYTES, WHAT)
+        parse_bundle(text + b"#" * MAX_BUNDLE_BYTES, WHAT)
 
 
 def test_certificates_above_the_maximum_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certificates, "MAX_BUNDLE_BYTES", 2**20)
-    take_apart(LEAF.pem.encode() * MAX_CERTIFICATES, WHAT)
+    parse_bundle(LEAF.pem.encode() * MAX_CERTIFICATES, WHAT)
     with pytest.raises(ObjectError, match=f"more than {MAX_CERTIFICATES} certificates"):
-        take_apart(LEAF.pem.encode() * (MAX_CERTIFICATES + 1), WHAT)
+        parse_bundle(LEAF.pem.encode() * (MAX_CERTIFICATES + 1), WHAT)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.domain.decision import find_mistake
+from controller.domain.decision import find_spec_mistake
 from controller.domain.secret_limits import find_violation, key_violation
 from tests.support.builders import make_sync
 
@@ -53,6 +53,6 @@ def test_message_quotes_little() -> None:
 
 
 def test_secretsync_with_such_a_label_is_a_mistake() -> None:
-    found = find_mistake(make_sync(labels={"a b": "x"}))
+    found = find_spec_mistake(make_sync(labels={"a b": "x"}))
     assert found
     assert found.message.startswith("secretObject.labels: the key 'a b'")

@@ -13,10 +13,10 @@ from controller.domain.status import (
     Reportable,
     Synced,
     find_condition,
+    has_same_ready_condition,
     next_status,
     object_versions,
     ready_condition,
-    same_news,
     sync_hash,
 )
 from controller.domain.values import SecretBytes, VaultValue
@@ -244,9 +244,9 @@ def test_failed_key_keeps_its_version_and_removed_key_does_not() -> None:
     ],
 )
 def test_change_of_status_reason_or_message_is_news(first: Reportable, then: Reportable, same: bool) -> None:
-    assert same_news(after(first), after(first, then)) is same
+    assert has_same_ready_condition(after(first), after(first, then)) is same
 
 
 def test_first_status_is_news() -> None:
-    assert not same_news(EMPTY, after(WRITTEN))
+    assert not has_same_ready_condition(EMPTY, after(WRITTEN))
     assert ready_condition(EMPTY) is None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.domain.certificates import CertificateBundle, take_apart
+from controller.domain.certificates import CertificateBundle, parse_bundle
 from controller.errors import ObjectError
 from tests.fuzz import splitter
 from tests.fuzz.mutation import mutate
@@ -39,8 +39,10 @@ def test_message_with_a_part_of_the_value_fails_the_check() -> None:
 
 def test_bundle_that_is_parsed_differently_fails_the_check() -> None:
     pem = next(path for path in CORPUS if path.name == "out-of-order.pem").read_bytes()[2:]
-    found = take_apart(pem, splitter.WHAT)
+    found = parse_bundle(pem, splitter.WHAT)
     splitter.check_bundle(found)
-    wrong = CertificateBundle(key=found.key, chain=found.chain[::-1], loose=found.loose, complete=True, in_order=True)
+    wrong = CertificateBundle(
+        key=found.key, chain=found.chain[::-1], unrelated=found.unrelated, complete=True, in_order=True
+    )
     with pytest.raises(AssertionError):
         splitter.check_bundle(wrong)

@@ -27,7 +27,7 @@ def test_pfx_that_cannot_be_opened_is_reported(text: str) -> None:
     with pytest.raises(ValueError, match=r"^$"):
         pkcs12_sandbox.pfx_to_pem(base64.b64decode(text))
     with pytest.raises(ObjectError, match=r"neither PEM nor PFX|has a password, or is damaged"):
-        certificates.take_apart(text.encode(), WHAT, pkcs12_sandbox.pfx_to_pem)
+        certificates.parse_bundle(text.encode(), WHAT, pkcs12_sandbox.pfx_to_pem)
 
 
 def test_pfx_that_takes_too_long_is_stopped_and_blocks_no_thread() -> None:
@@ -42,7 +42,7 @@ def test_pfx_that_takes_too_long_is_stopped_and_blocks_no_thread() -> None:
     watcher.start()
     try:
         with pytest.raises(ObjectError, match="takes too long to open"):
-            certificates.take_apart(make_slow_pfx().encode(), WHAT, pkcs12_sandbox.pfx_to_pem)
+            certificates.parse_bundle(make_slow_pfx().encode(), WHAT, pkcs12_sandbox.pfx_to_pem)
     finally:
         done.set()
         watcher.join()
@@ -61,4 +61,4 @@ def test_pfx_that_was_stopped_is_not_opened_again(monkeypatch: pytest.MonkeyPatc
 def test_same_pfx_with_few_iterations_only_has_a_wrong_password() -> None:
     """With few iterations the same file opens, and only its password is wrong. So the iterations cause the timeout."""
     with pytest.raises(ObjectError, match="has a password, or is damaged"):
-        certificates.take_apart(make_slow_pfx(2048).encode(), WHAT, pkcs12_sandbox.pfx_to_pem)
+        certificates.parse_bundle(make_slow_pfx(2048).encode(), WHAT, pkcs12_sandbox.pfx_to_pem)

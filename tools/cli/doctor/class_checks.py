@@ -10,7 +10,7 @@ import msgspec
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.config.clouds import find_cloud
-from controller.domain.decision import find_mistake
+from controller.domain.decision import find_spec_mistake
 from controller.domain.provider_class import ObjectVersionRef, ProviderConfig, read_class
 from controller.errors import ClassError, ControllerError
 from controller.keyvault.credentials import Identity
@@ -49,7 +49,7 @@ def understand(
     cloud = find_cloud(asked, clouds)
     if cloud is None:
         raise UnknownCloudError(asked, clouds)
-    if wrong := find_mistake(sync):
+    if wrong := find_spec_mistake(sync):
         raise wrong
     return ParsedSync(msgspec.structs.replace(source, cloud=cloud), source.wanted(sync.spec.secret_object))
 

@@ -272,7 +272,7 @@ def _verify_manifests(secret: WantedSecret, found: Sequence[Manifest]) -> None:
         understood = read_class(source)
         for sync in syncs:
             understood.wanted(sync.spec.secret_object)
-            if mistake := decision.find_mistake(sync):
+            if mistake := decision.find_spec_mistake(sync):
                 raise InexpressibleSecret(mistake.message)
         if understood.item_problems:
             raise InexpressibleSecret(understood.item_problems[0])
