@@ -1,8 +1,8 @@
-"""Finds which keys of which SecretSyncs an edit of a generated SecretProviderClass concerns.
+"""Find the keys of SecretSyncs that an edit of a generated SecretProviderClass affects.
 
 An editor can write a class of 128 KiB with 2,000 items, use it in SecretSyncs with 100,000 keys, and edit it thirty
-times a second. So larger comparisons run in threads, within the namespace's budget for parsing, and at most once
-a second for each class. Edits that follow within a second are compared together.
+times a second. So larger comparisons run in threads, within the namespace's budget for parsing, and at most once a
+second for each class. Further edits within that second are compared together.
 """
 
 import asyncio
@@ -19,15 +19,16 @@ from controller.runtime.work_queue import Key
 from controller.secretsync.class_reader import EDIT_INTERVAL, SMALL
 
 Class = SecretProviderClass | Unreadable | None
-Concerned = Mapping[Key, frozenset[str] | None]
-"""By SecretSync: the target keys that the edit concerns; None for all of them, an empty set for none."""
+AffectedKeys = Mapping[Key, frozenset[str] | None]
+"""The affected target keys of each SecretSync. None means all keys, and an empty set means none."""
 Users = Callable[[Key], Mapping[Key, SecretSync | Unreadable | None]]
+"""Return the SecretSyncs that name a class."""
 # A SecretSync with more keys than this is compared in a thread.
 FEW_KEYS = 100
 
 
-def concerned(before: Class, after: Class, users: Mapping[Key, SecretSync | Unreadable | None]) -> Concerned:
-    """Return what an edit of a class concerns of the SecretSyncs that use it. Pure."""
+def affected_keys(before: Class, after: Class, users: Mapping[Key, SecretSync | Unreadable | None]) -> AffectedKeys:
+    """Return the keys that an edit of a class affects, for the SecretSyncs that use it. Pure."""
     items = None
     if isinstance(before, SecretProviderClass) and isinstance(after, SecretProviderClass):
         items = changed_items(before, after)
@@ -43,37 +44,40 @@ def _is_small(before: SecretProviderClass, after: SecretProviderClass, users: It
     return sum(map(len, texts)) <= SMALL and keys <= FEW_KEYS
 
 
-def _without_charge(work: Callable[[], Concerned], _: Charge) -> Concerned:
+def _without_charge(work: Callable[[], AffectedKeys], _: Charge) -> AffectedKeys:
     return work()
 
 
 class ClassEdits:
-    """Compares edits, and calls `changed` with what each one concerns."""
+    """Compare the states of edited classes, and call `changed` with the affected keys."""
 
     def __init__(
         self,
         parser: ParsingPool,
         current: Callable[[Key], Class],
         users: Users,
-        changed: Callable[[Concerned], None],
+        changed: Callable[[AffectedKeys], None],
     ) -> None:
         self._parser = parser
         self._current = current
         self._users = users
         self._changed = changed
-        # By class: what it was before the first edit that is not compared yet.
+        # For each class, its state before the first edit that is not compared yet.
         self._before: dict[Key, SecretProviderClass] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
 
-    def edited(self, key: Key, before: Class) -> None:
-        """Handle a class that is no longer as it was: at once where that takes no time, else soon."""
+    def handle_edit(self, key: Key, before: Class) -> None:
+        """Handle an edit of a class. Compare small states at once, and larger ones in a thread.
+
+        `before` is the state before the edit, or None for a new class.
+        """
         after = self._current(key)
         if not isinstance(before, SecretProviderClass) or not isinstance(after, SecretProviderClass):
             self._before.pop(key, None)
-            self._changed(concerned(before, after, self._users(key)))
+            self._changed(affected_keys(before, after, self._users(key)))
             return
         if key not in self._tasks and _is_small(before, after, self._users(key).values()):
-            self._changed(concerned(before, after, self._users(key)))
+            self._changed(affected_keys(before, after, self._users(key)))
             return
         self._before.setdefault(key, before)
         if key not in self._tasks:
@@ -83,11 +87,11 @@ class ClassEdits:
         try:
             while before := self._before.pop(key, None):
                 after, users = self._current(key), self._users(key)
-                work = partial(concerned, before, after, users)
+                work = partial(affected_keys, before, after, users)
                 try:
                     found = await self._parser.run(key.namespace, partial(_without_charge, work))
                 except ParsingDeferred:
-                    found = dict.fromkeys(users)  # the SecretSyncs say that the budget is spent
+                    found = dict.fromkeys(users)  # the attempt of each SecretSync reports that the budget is spent
                 self._changed(found)
                 await asyncio.sleep(EDIT_INTERVAL)
         finally:

@@ -18,24 +18,25 @@ from controller.runtime.backoff import parse_time
 LAST_SYNC = MetricDescription(
     PREFIX + "last_successful_sync_timestamp_seconds",
     ("namespace", "name"),
-    "When the SecretSync's Secret was last known to equal the vault, by a poll too, which its status says once a day;"
-    " 0: never",
+    "Time at which the SecretSync's Secret was last known to equal the vault, by a sync or a poll (the status has polls"
+    " only once a day); 0 if never",
 )
 EXPIRY = MetricDescription(
     PREFIX + "expiry_timestamp_seconds",
     ("namespace", "name", "key"),
-    "When what the key of the SecretSync's Secret holds expires, by the vault's or the certificate's word; else none",
+    "Expiry time of the value of a key, as the vault or the certificate states it; no series if neither does",
 )
 DROPPED = MetricDescription(
     PREFIX + "series_dropped",
     ("namespace",),
-    "SecretSyncs that have no series of their own, because their namespace has used up its budget; else none",
+    "SecretSyncs without series of their own, because their namespace has used up its budget; no series if there are"
+    " none",
 )
 DESCRIBED = (LAST_SYNC, EXPIRY, DROPPED)
 
 
 class SecretSyncCollector(Collector):
-    """A collector over `syncs()` for a registry. `last_equal` includes polls that no status has."""
+    """A collector for a registry that reads `syncs()`. `last_equal` also knows polls that no status has."""
 
     def __init__(
         self, syncs: Callable[[], Iterable[SecretSync]], last_equal: Callable[[SecretSync], datetime | None]
@@ -53,7 +54,7 @@ class SecretSyncCollector(Collector):
         self._prepared = [(sync, self._last_equal(sync)) for sync in self._syncs()]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the families as of now, or as of the last `prepare`."""
+        """Yield the families of the SecretSyncs that `take_syncs` copied, or else of the current ones."""
         if self._prepared is None:
             self.take_syncs()
         syncs, self._prepared = self._prepared or [], None

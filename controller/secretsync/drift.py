@@ -1,6 +1,7 @@
-"""Schedule drift checks of Secrets: spread evenly, in small groups, because each wake-up of the process costs CPU.
+"""Schedule drift checks of Secrets, spread evenly over the interval.
 
-The API server receives at most ten checks a second, independent of the number of SecretSyncs.
+Checks run in small groups, because each wake-up of the process costs CPU. The API server receives at most ten checks a
+second, independent of the number of SecretSyncs.
 """
 
 import math
@@ -25,7 +26,7 @@ def first_delay(interval: float, is_new: bool, rng: random.Random) -> float:
 
 
 class DriftScheduler:
-    """The future ticks, and the number of checks of each. Times are in seconds of `clock`."""
+    """Reserve ticks for drift checks. Times are in seconds of `clock`."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -1,8 +1,8 @@
 """Record when all SecretSyncs of a poll group were last equal to the vault, once for the group.
 
-The status of a SecretSync is written when something changed, and once a day. A process that starts also needs the time
-of the next poll. Therefore one SecretSync of the group has the time of the last poll in its status. The time survives a
-crash, needs no other object, and each namespace has its own times.
+A status is written when something changed, and once a day. A process that starts must know when each group was last
+polled, to schedule the next poll. Therefore the status of one SecretSync of the group has the time of the last poll.
+This time survives a crash and needs no other object, and an editor can change only the times of their own namespace.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,18 +13,18 @@ from controller.keyvault.poll_group import PollGroup
 from controller.runtime.backoff import parse_time
 from controller.runtime.work_queue import Key
 
-# Seconds. A record of polls that follow each other faster than SHORT_INTERVAL would be older than the interval in most
-# cases. The next poll comes soon after a restart in any case, so an hourly record is enough.
+# Seconds. A group whose interval is below SHORT_INTERVAL is polled soon after a restart in any case, so recording its
+# polls once an hour is enough.
 SHORT_INTERVAL = 300.0
 RECORD_SHORT_EVERY = 3600.0
 Records = dict[tuple[str, str], datetime]
-"""The newest recorded time by namespace and fingerprint of the group."""
+"""The newest recorded time, by namespace and by fingerprint of the group."""
 
 
 class GroupPolls:
-    """The last poll of each group that found differences which are not yet in Secrets and statuses.
+    """Track the last poll of each group until its differences are in Secrets and statuses.
 
-    `on_equal(group, moment)` is called once for each poll, when all its differences are in Secrets and statuses.
+    `on_equal(group, moment)` is then called once for the poll, with the time of its start (monotonic clock).
     """
 
     def __init__(self, on_equal: Callable[[PollGroup, float], None]) -> None:
@@ -33,34 +33,34 @@ class GroupPolls:
         self._unsettled: dict[PollGroup, set[Key]] = {}
         self._groups: dict[Key, PollGroup] = {}
 
-    def found_unequal(self, group: PollGroup, key: Key) -> None:
-        """Note that a poll which still reads its list found a SecretSync unequal."""
+    def mark_unequal(self, group: PollGroup, key: Key) -> None:
+        """Record that a poll, which still reads its list, found a SecretSync unequal."""
         if self._groups.get(key) != group:
-            self.settled(key)  # what another group waits for is reported with this
+            self.mark_settled(key)  # what another group waits for is reported with this
             self._groups[key] = group
             self._unsettled.setdefault(group, set()).add(key)
 
-    def polled(self, group: PollGroup, moment: float, unequal: Iterable[Key], early: Iterable[Key] = ()) -> None:
-        """Note a poll that began at `moment`, and the SecretSyncs that it did not find equal.
+    def mark_polled(self, group: PollGroup, moment: float, unequal: Iterable[Key], early: Iterable[Key] = ()) -> None:
+        """Record a poll that began at `moment`, and the SecretSyncs that it found unequal.
 
-        `early` are those of `found_unequal`, which may be settled by now.
+        `early` are those of them that `mark_unequal` recorded before. They may be settled by now.
         """
         unsettled = [key for key in early if self._groups.get(key) == group]
         for key in self._unsettled.pop(group, ()):
             del self._groups[key]
         for key in (*unsettled, *unequal):
-            self.found_unequal(group, key)
+            self.mark_unequal(group, key)
         self._moments[group] = moment
         self._record_if_equal(group)
 
-    def settled(self, key: Key) -> None:
-        """Note that the status of a SecretSync has its result, or that the SecretSync is deleted."""
+    def mark_settled(self, key: Key) -> None:
+        """Record that the status of a SecretSync has the result of its attempt, or that the SecretSync is deleted."""
         if group := self._groups.pop(key, None):
             self._unsettled[group].discard(key)
             self._record_if_equal(group)
 
     def reset(self) -> None:
-        """Forget everything: another process may poll from now on."""
+        """Forget all polls, because another process can become the leader."""
         self._moments.clear()
         self._unsettled.clear()
         self._groups.clear()
@@ -73,7 +73,7 @@ class GroupPolls:
 
 
 def is_recorded(status: SecretSyncStatus, poll: GroupPoll, interval: float) -> bool:
-    """Return whether a status has this poll, or an earlier one of the group that is recent enough."""
+    """Return whether a status has this poll, or an earlier poll of the group that is recent enough."""
     known, now = status.last_group_poll, parse_time(poll.time)
     if known is None or known.group != poll.group or now is None:
         return False

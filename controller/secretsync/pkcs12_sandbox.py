@@ -1,8 +1,7 @@
 """Open a PFX in a separate process, from standard input to standard output.
 
-The PFX itself defines how often its password is hashed, up to two thousand million times. During that time, OpenSSL
-lets no other code of the process run. Without the separate process, a user who can write into one vault could delay all
-others.
+The PFX itself defines how often its password is hashed, up to two thousand million times. Meanwhile, OpenSSL blocks all
+threads of the process. Without the separate process, a user who can write into one vault could stop the controller.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ MAX_MEMORY = 512 * 2**20
 # Seconds until it is stopped if the machine gives it no CPU.
 PATIENCE = 60.0
 NICE = 10
-# The number of digests of PFX files that took too long. They are not tried again, so each costs its two seconds once.
+# The maximum number of remembered PFX files, by digest, that took too long. Each of them costs its two seconds once.
 MAX_GIVEN_UP = 1000
 _given_up: dict[bytes, None] = {}
 # The folder of this package for the child process.
@@ -31,20 +30,19 @@ _ROOT = Path(__file__).parents[2]
 
 
 def pfx_to_pem(data: bytes, charge: Callable[[float], None] = lambda _: None) -> bytes:
-    """Act like `certificates.pfx_to_pem`: raise `ValueError` if that fails.
+    """Act like `certificates.pfx_to_pem`, but raise `ValueError` for all its errors.
 
-    Raise `TimeoutError` if it takes too long, and another `OSError` if the process did not finish.
-
-    `charge` receives the process's seconds of CPU.
+    Raise `TimeoutError` if it takes too long, and another `OSError` if the process did not finish. `charge` receives
+    the CPU seconds of the process.
     """
-    words = [sys.executable, "-P", "-m", __name__]
+    command = [sys.executable, "-P", "-m", __name__]
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     digest = hashlib.sha256(data).digest()
     if digest in _given_up:
         raise TimeoutError
     try:
         done = subprocess.run(
-            words,
+            command,
             env=os.environ | {"PYTHONPATH": path},
             input=data,
             capture_output=True,
@@ -67,10 +65,10 @@ def pfx_to_pem(data: bytes, charge: Callable[[float], None] = lambda _: None) ->
     return done.stdout
 
 
-def _cpu_seconds(said: bytes) -> float:
-    """Return the CPU time that the process reported. A process that a signal ended counts as the longest."""
+def _cpu_seconds(reported: bytes) -> float:
+    """Return the CPU time that the process reported. A process that a signal ended counts as `CPU_SECONDS`."""
     try:
-        return min(float(said), CPU_SECONDS)
+        return min(float(reported), CPU_SECONDS)
     except ValueError:
         return CPU_SECONDS
 

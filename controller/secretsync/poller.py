@@ -1,8 +1,8 @@
 """Poll a vault once for all SecretSyncs that read it as the same identity. A poll uses list calls, not gets.
 
 A group is due one interval after the earliest of its members was last equal to the vault, plus one random jitter for
-all of them. With a jitter per member, they could not share lists. A poll finds some members stale. The others are
-confirmed, without calls to the vault or the API server.
+the whole group: with a jitter per member, they could not share lists. A poll finds some members stale. The others are
+confirmed without calls to the vault or the API server.
 
 While a vault is unreachable, the controller sends one probe at a time for the whole group.
 """
@@ -58,8 +58,8 @@ class SelectingSync(msgspec.Struct):
 class FailedPoll(enum.Enum):
     """The meaning of a failed poll for its vault."""
 
-    LISTS_FAIL = "lists fail"  # values can be read: only the lists fail
-    THROTTLED = "throttled"  # the vault is busy: the poll waits in order
+    LISTS_FAIL = "lists fail"  # values can be read, so the members read them without a list
+    THROTTLED = "throttled"  # the vault is busy, so the poll waits
     UNREACHABLE = "unreachable"
 
 
@@ -91,20 +91,20 @@ class _GroupState(msgspec.Struct):
 
 
 class _EarlyResults(msgspec.Struct):
-    """The SecretSyncs that received their result while the list was being read, and those of them not equal to it."""
+    """The SecretSyncs that received their result while the list was being read, and the unequal ones among them."""
 
     served: set[Key] = msgspec.field(default_factory=set)
     unequal: list[Key] = msgspec.field(default_factory=list)
 
 
 PollHandler = Callable[[Key, Mapping[str, ObjectVersionRef], PollResult], bool]
-"""Handle the result of a poll for a SecretSync. Return whether its Secret is equal to it."""
+"""Handle the result of a poll for a SecretSync. Return whether its Secret is equal to the vault."""
 SelectionHandler = Callable[[Key, Query, SelectionSighting | errors.ControllerError | None], None]
-"""Handle the answer of a poll to the query of an AKVSync; None: the poll failed, and that is not to be reported."""
+"""Handle the result of a poll for the query of an AKVSync. None means a failure that is not reported yet."""
 
 
 class Poller:
-    """All groups. `handle_result` receives the result for each member."""
+    """The poller of all groups. `handle_result` receives the result for each member."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Poller:
         self._rate_limited_log = RateLimitedLog(log)
 
     def join(self, key: Key, group: PollGroup, wanted: Mapping[str, ObjectVersionRef], age: float | None) -> None:
-        """Add a SecretSync that was equal to the vault `age` seconds ago, or with None is not known to be equal."""
+        """Add a SecretSync whose Secret was equal to the vault `age` seconds ago. None means that this is unknown."""
         member = self.members.get(key)
         if member and member.group != group:
             self.leave(key)
@@ -150,13 +150,13 @@ class Poller:
         self.queue.add(group, self._until_due(age, group, state))
 
     def leave(self, key: Key) -> None:
-        """Remove a SecretSync that was deleted or edited, or that failed."""
+        """Remove a SecretSync from the polls, because it was deleted or edited, or failed."""
         if member := self.members.pop(key, None):
             self.groups[member.group].members.discard(key)
             self._forget_empty(member.group)
 
     def select(self, key: Key, group: PollGroup, query: Query, age: float) -> None:
-        """Let each poll of the group answer the query, too. The vault was listed for it `age` seconds ago."""
+        """Answer the query at each poll of the group. The vault was last listed for it `age` seconds ago."""
         known = self._selecting.get(key)
         if known and known.group == group:
             known.query = query
@@ -180,7 +180,7 @@ class Poller:
             self.queue.forget(group)
 
     def reset(self) -> None:
-        """Remove all SecretSyncs: another process can poll from now on."""
+        """Remove all SecretSyncs and queries, because another process can become the leader."""
         for key in tuple(self.members):
             self.leave(key)
         for key in tuple(self._selecting):
@@ -195,7 +195,7 @@ class Poller:
         self._rate_limited_log.flush_minutes()
 
     def close(self) -> None:
-        """Begin no more polls."""
+        """Begin no more polls. Those in progress end normally."""
         self.queue.close()
 
     def members_of(self, group: PollGroup) -> Iterable[Key]:
@@ -248,7 +248,7 @@ class Poller:
         """
         member, now = self.members[key], self._clock()
         if any(_is_of(version, left) for version in member.wanted.values()):
-            # The AKVSync is about to keep their values, so they must not be read one last time now.
+            # Their AKVSync is about to keep their last values, so these keys must not be fetched now.
             wanted = {name: version for name, version in member.wanted.items() if not _is_of(version, left)}
             return self._handle_result(key, wanted, result)
         if member.full_read <= now:
@@ -270,7 +270,7 @@ class Poller:
         """
         retry_after = error.retry_after if error else None
         if failure is FailedPoll.THROTTLED:
-            # A busy vault: one poll waits in order. Requests of all members would make the vault even busier.
+            # One poll waits for the busy vault. Requests of all members would make it even busier.
             state.deferred_since = began if state.deferred_since is None else state.deferred_since
             if began - state.deferred_since >= group.interval:  # the members must report it now
                 state.failures = max(1, state.failures)
@@ -312,14 +312,14 @@ class Poller:
         members = {key: self.members[key] for key in state.members}
         wanted = {version for member in members.values() for version in member.wanted.values()}
         began = self._clock()
-        # A selection decides only at the end of the list whether an object has left it.
+        # Whether an object has left a selection is known only at the end of the list.
         by_lists = {} if queries else {k: each.wanted for k, each in members.items() if each.full_read > began}
         progress = ListProgress(by_lists, began)
 
         def on_listed(kind: str, name: str, listed: ListedObject) -> None:
             for key in progress.add(kind, name, listed):
                 member = self.members.get(key)
-                if member is members[key] and member.wanted is by_lists[key]:  # it is still as the poll began
+                if member is members[key] and member.wanted is by_lists[key]:  # no edit since the poll began
                     early.served.add(key)
                     if not self._handle_result(key, member.wanted, progress.snapshot()):
                         early.unequal.append(key)
@@ -332,7 +332,7 @@ class Poller:
                 self.compared.spend(group.namespace, seen.compared)
             return seen
         except errors.ControllerError as error:
-            log.debug("%s could not be polled: %s", group.vault, error.message)
+            log.debug("Key Vault %s could not be polled: %s", group.vault, error.message)
             return error.bare()
         except Exception as error:
             self._rate_limited_log.log_unexpected(error)

@@ -1,7 +1,7 @@
-"""The reconciler of SecretSyncs: it carries out what `work_state` decides.
+"""Reconcile SecretSyncs: carry out the actions that `work_state` decides.
 
-informers → work queue → `Reconciler` → `Syncer` → one status by `StatusReporter` → `Poller`. The poller lists a vault
-for all SecretSyncs that read it as one identity, and the reconciler requeues those whose objects changed.
+informers → work queue → `Reconciler` → `Syncer` → `StatusReporter` (one status) → `Poller`. The poller lists a vault
+for all SecretSyncs that read it as the same identity, and the reconciler requeues those whose objects changed.
 """
 
 import logging
@@ -37,7 +37,7 @@ from controller.runtime import backoff, budgets
 from controller.runtime.clock import SYSTEM_CLOCK, Clock
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key, Queue
-from controller.secretsync.class_edits import ClassEdits, Concerned
+from controller.secretsync.class_edits import AffectedKeys, ClassEdits
 from controller.secretsync.drift import DriftScheduler, first_delay
 from controller.secretsync.group_polls import GroupPolls, Records, is_recorded, recorded_polls
 from controller.secretsync.poller import Poller
@@ -71,14 +71,14 @@ log = logging.getLogger(__name__)
 
 
 class _SyncEntry(NamedTuple):
-    """What this process remembers of one SecretSync; all of it can be lost without harm."""
+    """The state of one SecretSync in this process. A new process begins without it."""
 
     state: WorkState
     written: LastWrite
 
 
 class Reconciler:
-    """Works on one key at a time for each worker."""
+    """A reconciler of SecretSyncs. Each worker processes one SecretSync at a time."""
 
     def __init__(
         self,
@@ -96,8 +96,8 @@ class Reconciler:
         self._clock = clock
         self.poller = Poller(settings.jitter, vaults, self.handle_poll, self._rng, clock.monotonic)
         self._group_polls = GroupPolls(self._record_poll)
-        self.poller.on_early_unequal = self._group_polls.found_unequal
-        self.poller.on_polled = self._group_polls.polled
+        self.poller.on_early_unequal = self._group_polls.mark_unequal
+        self.poller.on_polled = self._group_polls.mark_polled
         self._recorded: Records = {}
         self._settings = settings
         self._resolver = resolver
@@ -112,12 +112,12 @@ class Reconciler:
         self.users: dict[Key, set[Key]] = {}
         self._drift_checks = DriftScheduler(clock.monotonic)
         self.syncs: Store[SecretSync] = Store()
-        self.syncs.add_handler(self._sync_changed)
+        self.syncs.add_handler(self._handle_sync_change)
         self.classes: Store[SecretProviderClass] = Store()
-        self._edits = ClassEdits(parser, self.classes.get, self._users_of, self._handle_class_edit)
-        self.classes.add_handler(self._class_changed)
+        self._class_edits = ClassEdits(parser, self.classes.get, self._users_of, self._handle_class_edit)
+        self.classes.add_handler(self._handle_class_change)
 
-    def _sync_changed(self, key: Key, before: SecretSync | Unreadable | None) -> None:
+    def _handle_sync_change(self, key: Key, before: SecretSync | Unreadable | None) -> None:
         if isinstance(before, SecretSync) and (users := self.users.get(class_key(before))):
             users.discard(key)
             if not users:
@@ -130,20 +130,20 @@ class Reconciler:
             self.entries.pop(key, None)
             self.queue.forget(key)
             self._reporter.forget(*key)
-            self._group_polls.settled(key)
+            self._group_polls.mark_settled(key)
         else:
             self._handle_edit(key, changed_keys(before, now))
 
-    def _class_changed(self, key: Key, before: SecretProviderClass | Unreadable | None) -> None:
+    def _handle_class_change(self, key: Key, before: SecretProviderClass | Unreadable | None) -> None:
         if self.classes.get(key) is None:
             self._resolver.forget_class(key)
-        self._edits.edited(key, before)
+        self._class_edits.handle_edit(key, before)
 
     def _users_of(self, key: Key) -> dict[Key, SecretSync | Unreadable | None]:
         return {user: self.syncs.get(user) for user in self.users.get(key, ())}
 
-    def _handle_class_edit(self, concerned: Concerned) -> None:
-        for user, keys in concerned.items():
+    def _handle_class_edit(self, affected: AffectedKeys) -> None:
+        for user, keys in affected.items():
             if (keys is None or keys) and self.syncs.get(user):
                 self._handle_edit(user, keys)
 
@@ -153,13 +153,13 @@ class Reconciler:
         return self.entries[key]
 
     def _handle_edit(self, key: Key, keys: frozenset[str] | None = None) -> None:
-        """Handle an edit, of only these target keys if given. Earlier failures are retried at once."""
+        """Handle an edit of these target keys, or of all if None. An attempt that waits after a failure runs now."""
         self.queue.add(key, self._get_entry(key).state.on_edit(self._clock.monotonic(), keys))
 
     def handle_poll(self, key: Key, wanted: Mapping[str, ObjectVersionRef], result: PollResult) -> bool:
         """Handle the result of a poll for the objects that a SecretSync reads.
 
-        Return whether its Secret is equal to the result.
+        Return whether its Secret is equal to the vault.
         """
         sync, entry = self.syncs.get(key), self.entries.get(key)
         if entry is None or not isinstance(sync, SecretSync):
@@ -171,7 +171,10 @@ class Reconciler:
         return entry.state.equal_at == date
 
     def _record_poll(self, group: PollGroup, moment: float) -> None:
-        """Let one SecretSync of a group record in its status that a poll, begun then, found all of them equal."""
+        """Record in the status of one SecretSync of a group that a poll found all of them equal.
+
+        `moment` is the time at which the poll began (monotonic clock).
+        """
         began = self._clock.utc() - timedelta(seconds=self._clock.monotonic() - moment)
         fingerprint = group.fingerprint(self._settings.rotation_poll_interval)
         poll = GroupPoll(group=fingerprint, time=backoff.format_time(began))
@@ -187,10 +190,10 @@ class Reconciler:
                 return
 
     def last_equal(self, sync: SecretSync) -> datetime | None:
-        """Return when the Secret was last known to equal the vault. The status can be a day late."""
+        """Return when the Secret was last known to equal the vault. The time in the status can be a day older."""
         entry = self.entries.get(Key(sync.metadata.namespace, sync.metadata.name))
-        said = backoff.parse_time(sync.status.last_successful_sync_time)
-        return backoff.latest(entry.state.equal_at if entry else None, said)
+        status_time = backoff.parse_time(sync.status.last_successful_sync_time)
+        return backoff.latest(entry.state.equal_at if entry else None, status_time)
 
     def own_syncs(self) -> Iterator[SecretSync]:
         """Yield the readable SecretSyncs of this controller."""
@@ -200,9 +203,9 @@ class Reconciler:
                 yield sync
 
     def reset(self) -> None:
-        """Forget the state of all SecretSyncs: another process can work on them from now on.
+        """Forget the state of all SecretSyncs, because another process can become the leader.
 
-        The objects contain everything that is necessary, so a restart costs a vault only the calls that are due.
+        The objects in the API server have everything that is necessary, so this causes no additional vault calls.
         """
         self.entries.clear()
         self._group_polls.reset()
@@ -216,7 +219,7 @@ class Reconciler:
         await self.queue.process_keys(self._timed_process)
 
     def close(self) -> None:
-        """Begin no more work."""
+        """Take no more keys. Runs in progress end normally."""
         self.queue.close()
 
     async def _timed_process(self, key: Key) -> float | None:
@@ -234,7 +237,7 @@ class Reconciler:
         if isinstance(sync, SecretSync) and sync.spec.secret_sync_controller_name not in self._names:
             self._reporter.forget(*key)
             self.poller.leave(key)
-            self._group_polls.settled(key)
+            self._group_polls.mark_settled(key)
             return None
         state, written = self._get_entry(key)
         now = self._clock.monotonic()
@@ -243,7 +246,7 @@ class Reconciler:
         if state.take_edit(now, written.unusable):
             written.refused = None
             if state.fetches_all:
-                self.poller.leave(key)  # otherwise the next poll would still use the keys that are fetched no more
+                self.poller.leave(key)  # otherwise the next poll would use the keys from before the edit
         try:
             return await self._reconcile_sync(key, sync, state, written)
         except Exception as error:
@@ -252,10 +255,10 @@ class Reconciler:
             return state.seconds_until_due(self._clock.monotonic())
 
     def _seconds_until_class(self, sync: SecretSync, state: WorkState, now: float) -> float:
-        """Return the seconds to wait for the watch of classes, which can be behind the watch of SecretSyncs.
+        """Return the seconds to wait for a missing class, whose watch can be behind the watch of SecretSyncs.
 
-        An early report that the class is missing would be an unnecessary status patch, and the next attempt would have
-        to check for a Secret.
+        A report that the class is missing would cost a status patch. The next attempt would also have to probe for a
+        Secret, because the SecretSync would then have a status.
         """
         if sync.status.conditions or self.classes.get(class_key(sync)) is not None:
             return 0.0
@@ -293,11 +296,11 @@ class Reconciler:
     async def _settle_outcome(
         self, key: Key, sync: SecretSync | Unreadable, source: Class, outcome: Outcome, state: WorkState
     ) -> float:
-        """Record and report the outcome. Return the seconds until the next run."""
+        """Record the outcome, and report it if that is due. Return the seconds until the next run."""
         if isinstance(outcome, Requeue):
             is_late = state.settle_requeue(outcome.seconds, self._clock.monotonic())
             if is_late and outcome.obstacle:
-                # If this report fails, the next attempt reports it.
+                # If this report fails, the next attempt repeats it.
                 await self._report_outcome(sync, source, Failed(errors.OwnershipError(outcome.obstacle)))
             return state.seconds_until_due(self._clock.monotonic())
         waits_for_poll = not isinstance(outcome, Synced) and self.poller.waits_for_vault(key)
@@ -309,7 +312,7 @@ class Reconciler:
         match await self._report_outcome(sync, source, outcome):
             case ReportResult.DONE:
                 state.was_reported(outcome.message)
-                self._group_polls.settled(key)
+                self._group_polls.mark_settled(key)
             case ReportResult.NOT_WRITTEN:
                 state.was_not_reported(self._rng, self._clock.monotonic())
             case ReportResult.OUTDATED:
@@ -328,7 +331,10 @@ class Reconciler:
         return await self._reporter.report_status(self.syncs, sync.metadata, before, status)
 
     async def _decide_due(self, key: Key, sync: SecretSync, source: Class, state: WorkState) -> Requeue | None:
-        """Decide when the next attempt and the next drift check are due, if that is undecided."""
+        """Decide when the next attempt and the next drift check are due, if that is undecided.
+
+        Return `Requeue` if the class cannot be parsed yet.
+        """
         if isinstance(state.due, Undecided):
             due = await self._first_due(key, sync, source)
             if isinstance(due, Requeue):
@@ -340,7 +346,7 @@ class Reconciler:
         return None
 
     async def _first_due(self, key: Key, sync: SecretSync, source: Class) -> Due | Requeue:
-        """Return when a SecretSync is due that is new to this process or was edited."""
+        """Return when a SecretSync that is new to this process, or was edited, is due."""
         now = self._clock.monotonic()
         if not isinstance(source, SecretProviderClass):
             return At(now)  # the attempt reports it and calls no vault
@@ -348,33 +354,33 @@ class Reconciler:
         if last is None or not can_wait_for_poll(sync, source):
             return At(now + self._rng.uniform(0, self._settings.jitter))
         try:
-            reading = await self._resolver.resolve_sync(sync, source)
+            resolved = await self._resolver.resolve_sync(sync, source)
         except errors.ControllerError:
             return At(now)  # the attempt reports it
-        if isinstance(reading, Requeue):
-            return reading
-        group = self._group(sync, reading)
+        if isinstance(resolved, Requeue):
+            return resolved
+        group = self._group(sync, resolved)
         age = None  # if the vault was unreachable, one poll checks for the whole group whether it is back
         if not was_unreachable(sync.status):
             # The poll of its group can have found it equal after the time in its status.
             recorded = self._recorded.get((group.namespace, group.fingerprint(self._settings.rotation_poll_interval)))
             self._get_entry(key).state.equal_at = last = max(last, recorded or last)
             age = (self._clock.utc() - last).total_seconds()
-        self.poller.join(key, group, reading.wanted, age)
+        self.poller.join(key, group, resolved.wanted, age)
         return OnPoll()
 
-    def _group(self, sync: SecretSync, reading: ResolvedSync) -> PollGroup:
+    def _group(self, sync: SecretSync, resolved: ResolvedSync) -> PollGroup:
         usual, shortest = self._settings.rotation_poll_interval, self._settings.shortest_refresh_interval
         interval = backoff.refresh_interval(sync.metadata.annotations.get(REFRESH_INTERVAL), usual, shortest)
-        return PollGroup(reading.identity, reading.cloud, reading.vault, interval or usual)
+        return PollGroup(resolved.identity, resolved.cloud, resolved.vault, interval or usual)
 
     async def _attempt_task(
         self, key: Key, sync: SecretSync, source: Class, state: WorkState, written: LastWrite
     ) -> Outcome:
-        """Carry out the pending task, and leave failed keys to the next attempt."""
+        """Run the pending task, and leave the failed keys to the next attempt."""
         task = state.take_task(self._clock.monotonic())
         keys = task.keys if isinstance(task, Fetch) else None
-        outcome = await self._carry_out(key, sync, source, task, written)
+        outcome = await self._run_task(key, sync, source, task, written)
         match outcome:
             case Requeue():
                 state.leave_task(keys, self._clock.monotonic())
@@ -393,36 +399,39 @@ class Reconciler:
                     state.leave_task(left, self._clock.monotonic())
         return outcome
 
-    async def _carry_out(self, key: Key, sync: SecretSync, source: Class, task: Task, written: LastWrite) -> Outcome:
-        """Carry out a task; return every error as an outcome."""
+    async def _run_task(self, key: Key, sync: SecretSync, source: Class, task: Task, written: LastWrite) -> Outcome:
+        """Run a task. Return each error as an outcome."""
         try:
             if isinstance(task, ReportFailure):
                 return Failed(task.error.bare())
-            reading = await self._resolver.resolve_sync(sync, source)
-            if isinstance(reading, Requeue):
-                return reading
+            resolved = await self._resolver.resolve_sync(sync, source)
+            if isinstance(resolved, Requeue):
+                return resolved
             if isinstance(task, Confirm):
-                return msgspec.structs.replace(confirmed_outcome(reading), poll=task.poll)
-            outcome = await self._sync(sync, reading, written, task)
-            requested = reading.wanted.keys() if task.keys is None else task.keys
+                return msgspec.structs.replace(confirmed_outcome(resolved), poll=task.poll)
+            outcome = await self._sync(sync, resolved, written, task)
+            requested = resolved.wanted.keys() if task.keys is None else task.keys
             is_partial = isinstance(outcome, PartiallySynced) and not (
                 outcome.is_away and outcome.failed.keys() >= requested
             )
             if isinstance(outcome, Synced) or is_partial or _waits_for_value(outcome):
                 # The poll keeps the fetched keys up to date, and detects another value of the unusable ones. Other
                 # failed keys are retried separately.
-                self.poller.join(key, self._group(sync, reading), reading.wanted, 0.0)
+                self.poller.join(key, self._group(sync, resolved), resolved.wanted, 0.0)
             return outcome
         except errors.ControllerError as error:
             return Failed(error.bare())
         except Exception as error:
             self._rate_limited_log.log_unexpected(error)
-            message = f"unexpected {type(error).__name__}: the controller's log has the place; the Secret is unchanged"
-            return Failed(errors.ControllerError(message))
+            text = (
+                f"unexpected {type(error).__name__}: the controller's log has the traceback; the Secret is unchanged,"
+                " and the controller retries"
+            )
+            return Failed(errors.ControllerError(text))
 
-    async def _sync(self, sync: SecretSync, reading: ResolvedSync, written: LastWrite, task: Fetch) -> Outcome:
+    async def _sync(self, sync: SecretSync, resolved: ResolvedSync, written: LastWrite, task: Fetch) -> Outcome:
         try:
-            return await self._syncer.sync(sync, reading, written, task)
+            return await self._syncer.sync(sync, resolved, written, task)
         except errors.ControllerError as error:
             return Failed(error.bare())
 

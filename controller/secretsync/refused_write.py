@@ -21,7 +21,11 @@ from controller.kube.client import KubeClient
 
 
 class RefusedWrite(msgspec.Struct, frozen=True):
-    """The error, the result of the dry run after it, and the time from which the values are read nevertheless."""
+    """A refused write: its error and the result of the dry run after it.
+
+    `rehearsed` is the API server's error of the dry run, or empty. From `until` (the event loop's clock), the values
+    are read nevertheless.
+    """
 
     error: errors.ControllerError
     rehearsed: str

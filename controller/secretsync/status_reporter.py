@@ -34,7 +34,7 @@ class ReportResult(enum.Enum):
 
 
 class StatusReporter:
-    """A reporter of the outcomes of SecretSyncs."""
+    """Report the outcomes of SecretSyncs by their status, a log line and an event, and count those not ready."""
 
     def __init__(self, kube: KubeClient, events: EventRecorder, metrics: Metrics) -> None:
         self._kube = kube
@@ -47,7 +47,7 @@ class StatusReporter:
     async def report_status(
         self, syncs: Store[SecretSync], meta: ObjectMeta, before: SecretSyncStatus, after: SecretSyncStatus
     ) -> ReportResult:
-        """Write the status unless it is unchanged, also into `syncs`, and report changes by a log line and an event."""
+        """Patch the status if it changed, update the store `syncs`, and report news by a log line and an event."""
         name, ready = f"{meta.namespace}/{meta.name}", ready_condition(after)
         if ready is None:
             raise ValueError("a status needs the condition Ready")
@@ -117,7 +117,8 @@ class StatusReporter:
         syncs.update_from_write(meta, kept)
         if status.objects and not kept.status.objects:
             text = (
-                "the served SecretSync CRD drops status.objects: apply this chart's CRDs, or every restart costs a poll"
+                "the served SecretSync CRD drops status.objects: apply this chart's CRDs, or each restart of the"
+                " controller reads every value again"
             )
             self._rate_limited_log.log_message(logging.WARNING, "crd", text)
         return ReportResult.DONE

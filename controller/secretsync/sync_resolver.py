@@ -1,4 +1,4 @@
-"""Validate a SecretSync and its SecretProviderClass. Resolve them to a vault, an identity and the wanted objects."""
+"""Validate a SecretSync and its SecretProviderClass, and resolve them to a vault, an identity and objects."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,9 +12,7 @@ from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.config.clouds import find_cloud
 from controller.config.settings import Cloud, Settings
 from controller.domain import reserved
-from controller.domain.decision import (
-    find_spec_mistake,
-)
+from controller.domain.decision import find_spec_mistake
 from controller.domain.provider_class import ObjectVersionRef, ProviderConfig
 from controller.domain.status import Requeue
 from controller.keyvault.credentials import Identity
@@ -33,15 +31,16 @@ class ResolvedSync(NamedTuple):
     cloud: str
     vault: str
     wanted: Mapping[str, ObjectVersionRef]
-    warnings: tuple[str, ...] = ()  # about the items of the class that it uses
+    warnings: tuple[str, ...] = ()
+    """Warnings about the items of the class that the SecretSync uses."""
 
 
 Class = SecretProviderClass | Unreadable | None
-"""The class of a SecretSync as the informer knows it; None: there is none."""
+"""The class of a SecretSync in the informer's store, or None if it does not exist."""
 
 
 class SyncResolver:
-    """Resolves SecretSyncs. Classes are parsed in the threads of `parser`, at most once for each edit."""
+    """A resolver of SecretSyncs. The threads of `parser` parse classes, once for each edit."""
 
     def __init__(self, kube: KubeClient, settings: Settings, clouds: Mapping[str, Cloud], parser: ParsingPool) -> None:
         self._kube = kube
@@ -50,17 +49,20 @@ class SyncResolver:
         self._classes = ClassReader(parser, without_identity=settings.identity_from_service_account)
 
     async def resolve_sync(self, sync: SecretSync, source: Class) -> ResolvedSync | Requeue:
-        """Return the parsed SecretSync and class. Raise `ControllerError` if they are invalid."""
+        """Return the resolved SecretSync, or `Requeue` if its class cannot be parsed yet.
+
+        Raise `ControllerError` if the SecretSync, its class or its ServiceAccount is missing or invalid.
+        """
         vault_class = await self._parse_class(sync, source)
         if isinstance(vault_class, Requeue):
             return vault_class
         if (
-            wrong := self._type_mistake(sync)
+            mistake := self._type_mistake(sync)
             or find_spec_mistake(sync)
             or self._reserved_mistake(sync)
             or self._interval_mistake(sync)
         ):
-            raise wrong
+            raise mistake
         identity = await resolve_identity(self._kube, sync, vault_class)
         wanted = vault_class.wanted(sync.spec.secret_object)
         warnings = vault_class.warnings_about(wanted.values())
@@ -82,22 +84,22 @@ class SyncResolver:
         if wait := self._classes.seconds_until_parse(source):
             return Requeue(wait)  # by then there can be a newer edit
         read = await self._classes.read_config(source)
-        asked = read.cloud or self._settings.default_cloud
-        cloud = find_cloud(asked, self._clouds)
+        requested = read.cloud or self._settings.default_cloud
+        cloud = find_cloud(requested, self._clouds)
         if cloud is None:
             raise errors.ClassError(
-                f"SecretProviderClass {name}: cloudName {asked[:60]!r} is not one of the administrator's; the known"
+                f"SecretProviderClass {name}: cloudName {requested[:60]!r} is not one of the administrator's; the known"
                 " clouds are"
                 f" {', '.join(sorted(self._clouds))}"
             )
         return msgspec.structs.replace(read, cloud=cloud)
 
     def _type_mistake(self, sync: SecretSync) -> errors.InputError | None:
-        allowed, asked = self._settings.allowed_secret_types, sync.spec.secret_object.type
-        if not allowed or asked in allowed:
+        allowed, requested = self._settings.allowed_secret_types, sync.spec.secret_object.type
+        if not allowed or requested in allowed:
             return None
         return errors.InputError(
-            f"secretObject.type is {asked[:100]!r}: accepted are {', '.join(allowed)}; to accept another type, the"
+            f"secretObject.type is {requested[:100]!r}: accepted are {', '.join(allowed)}; to accept another type, the"
             " administrator adds it to the chart's validatingAdmissionPolicies.allowedSecretTypes"
         )
 
@@ -108,7 +110,7 @@ class SyncResolver:
         return errors.InputError(found) if found and self._settings.probe_secret_type else None
 
     def _interval_mistake(self, sync: SecretSync) -> errors.InputError | None:
-        asked, shortest = sync.metadata.annotations.get(REFRESH_INTERVAL), self._settings.shortest_refresh_interval
-        if refresh_interval(asked, self._settings.rotation_poll_interval, shortest) is not None:
+        requested, shortest = sync.metadata.annotations.get(REFRESH_INTERVAL), self._settings.shortest_refresh_interval
+        if refresh_interval(requested, self._settings.rotation_poll_interval, shortest) is not None:
             return None
-        return errors.InputError(f"annotation {REFRESH_INTERVAL} is {str(asked)[:60]!r}: write a number of seconds")
+        return errors.InputError(f"annotation {REFRESH_INTERVAL} is {str(requested)[:60]!r}: write a number of seconds")

@@ -1,7 +1,7 @@
 """Sync one SecretSync: bring its Secret from the current to the wanted state.
 
 The syncer probes the Secret, fetches values (`ValueFetcher`), decides what to write (`decide_write`), and writes it. It
-raises every failure as a `ControllerError`. It returns `Requeue` if only time helps.
+raises each failure as a `ControllerError`. It returns `Requeue` if a later attempt can succeed without a change.
 """
 
 import hmac
@@ -54,17 +54,17 @@ log = logging.getLogger(__name__)
 
 
 class LastWrite(msgspec.Struct):
-    """What this process knows about a Secret that it wrote: digests by key, and the fingerprint of managedFields.
+    """The state of a Secret after this process's last write.
 
-    `untried` until the first attempt. `failing` are the keys without which nothing could be written at the last
-    attempt, and `refused` is the write that was refused then. `unusable` has the error of each key whose value was read
-    and lacks what the key needs; the error is the same until a poll finds another value. `contested` lists the labels
-    or annotations that another component changes back, and `repairs` counts the consecutive drift checks that found
-    them changed.
+    `digests` are of the values by key. `fingerprint` is the `data_fingerprint` of the Secret. `untried` is true until
+    the first attempt. `failing` are the keys whose failure prevented the last write, and `refused` is the write that
+    the API server refused. `unusable` has the error of each key whose fetched value cannot be used. The error remains
+    until a poll finds another value. `contested` is a warning about labels or annotations that another component
+    changes back. `repairs` counts the consecutive drift checks that found them changed.
     """
 
     digests: Mapping[str, bytes] = {}
-    mark: str = ""
+    fingerprint: str = ""
     untried: bool = True
     failing: frozenset[str] = frozenset()
     refused: RefusedWrite | None = None
@@ -74,7 +74,7 @@ class LastWrite(msgspec.Struct):
 
 
 class Syncer:
-    """A syncer processes one SecretSync at a time per caller. Several callers share it."""
+    """Sync SecretSyncs. Several workers share one syncer; it keeps no state of a SecretSync."""
 
     def __init__(self, kube: KubeClient, settings: Settings, fetcher: ValueFetcher, metrics: Metrics) -> None:
         self.kube = kube
@@ -84,7 +84,7 @@ class Syncer:
         # Digests detect equal values. Their key never leaves this process, so they reveal nothing to others.
         self._key = secrets.token_bytes(32)
 
-    async def sync(self, sync: SecretSync, reading: ResolvedSync, written: LastWrite, task: Fetch) -> Outcome:
+    async def sync(self, sync: SecretSync, resolved: ResolvedSync, written: LastWrite, task: Fetch) -> Outcome:
         """Make the Secret equal to the vault. Raise `ControllerError` if nothing could be written."""
         try:
             # Check the owner of the Secret first, so that no value is fetched for one that cannot be written. A
@@ -99,29 +99,32 @@ class Syncer:
             if refused := written.refused:
                 await refused.raise_if_lasting(self.kube, sync, secret)
                 written.refused = None
-            unchanged = _unchanged_keys(sync, reading.wanted, secret, written, task) | _kept_keys(reading, secret)
-            unusable = _unusable_keys(reading.wanted, written, task)
+            unchanged = _unchanged_keys(sync, resolved.wanted, secret, written, task) | _kept_keys(resolved, secret)
+            unusable = _unusable_keys(resolved.wanted, written, task)
             known = {**dict.fromkeys(unchanged, Unchanged()), **unusable}
             failing = written.failing - (unchanged - unusable.keys())
-            fetched = await self._fetcher.fetch_values(sync, reading, task, known, failing)
-            return await self._carry_out(sync, reading, secret, fetched, written)
+            fetched = await self._fetcher.fetch_values(sync, resolved, task, known, failing)
+            return await self._apply_decision(sync, resolved, secret, fetched, written)
         except (errors.Conflict, errors.NotFound):
-            return Requeue(COLLECTED_SOON)  # another client was faster
+            return Requeue(COLLECTED_SOON)  # another client changed or deleted the Secret first
 
     async def is_unchanged(self, sync: SecretSync, written: LastWrite) -> bool:
-        """Check for drift: return whether the Secret is unchanged. It reads only metadata, and fetches no value."""
+        """Check for drift: return whether the Secret is unchanged. It reads only metadata, and fetches no value.
+
+        It repairs labels and annotations. After a failure of the API server, it returns True.
+        """
         try:
             secret = await self._probe_metadata(sync)
         except errors.OwnershipError:
             return False
         except errors.KubeError:
-            return True  # nothing is known; the next check can decide
+            return True  # the next check decides
         if secret is None and written.failing:
-            return True  # nothing could be written
-        if secret is None or check_ownership(sync, secret) or has_drifted(sync, secret, written.mark):
+            return True  # the controller has not written it, because keys fail
+        if secret is None or check_ownership(sync, secret) or has_drifted(sync, secret, written.fingerprint):
             written.digests = {}
             return False
-        written.mark = data_fingerprint(await self._repair_metadata(sync, secret, written))
+        written.fingerprint = data_fingerprint(await self._repair_metadata(sync, secret, written))
         return True
 
     async def _repair_metadata(self, sync: SecretSync, secret: ObjectMeta, written: LastWrite) -> ObjectMeta:
@@ -152,22 +155,22 @@ class Syncer:
         except errors.NotFound:
             return None
         except errors.PolicyRefused as error:
-            # A policy refuses even a patch without changes if the Secret has another owner.
+            # The policy also refuses a patch without changes if the Secret has another owner.
             if FOREIGN_SECRET in error.message:
                 raise foreign_error(sync) from error
             raise
 
-    async def _carry_out(
+    async def _apply_decision(
         self,
         sync: SecretSync,
-        reading: ResolvedSync,
+        resolved: ResolvedSync,
         secret: ObjectMeta | None,
         fetched: Fetched,
         written: LastWrite,
     ) -> Synced | PartiallySynced:
-        wanted = reading.wanted
+        wanted = resolved.wanted
         digests = {key: self._digest_value(item) for key, item in fetched.items() if isinstance(item, VaultValue)}
-        untouched = secret is not None and written.mark == data_fingerprint(secret)
+        untouched = secret is not None and written.fingerprint == data_fingerprint(secret)
         decision = decide_write(
             ObservedState(
                 sync=sync,
@@ -199,19 +202,19 @@ class Syncer:
             written.contested = contested_fields(sync, after)
             kept = written.digests if untouched else {}
             written.digests = {key: digest for key, digest in kept.items() if key in fetched} | digests
-        written.mark = data_fingerprint(secret) if secret else ""
+        written.fingerprint = data_fingerprint(secret) if secret else ""
         objects = object_versions(fetched, wanted, sync.status)
         contest = (written.contested,) if written.contested else ()
-        odd = (*reading.warnings, *contest, *value_warnings(reading.vault, wanted, fetched))
+        warnings = (*resolved.warnings, *contest, *value_warnings(resolved.vault, wanted, fetched))
         if decision.failed:
             message = partial_message(decision.failed, source_paths(sync, decision.failed))
-            return PartiallySynced(message=message, failed=decision.failed, objects=objects, warnings=odd)
+            return PartiallySynced(message=message, failed=decision.failed, objects=objects, warnings=warnings)
         everything = not any(isinstance(item, Unchanged) for item in fetched.values())
         return Synced(
-            message=_synced_message(reading, "written from" if changed else "equal to"),
+            message=_synced_message(resolved, "written from" if changed else "equal to"),
             changed=changed,
             objects=objects,
-            warnings=odd if odd or everything else None,
+            warnings=warnings if warnings or everything else None,
         )
 
     def _digest_value(self, item: VaultValue) -> bytes:
@@ -238,26 +241,26 @@ class Syncer:
             raise
 
 
-def _kept_keys(reading: ResolvedSync, secret: ObjectMeta | None) -> frozenset[str]:
+def _kept_keys(resolved: ResolvedSync, secret: ObjectMeta | None) -> frozenset[str]:
     """Return the keys of objects that are no longer read, if the Secret has them."""
-    kept = {key for key, version in reading.wanted.items() if version.object.keep}
+    kept = {key for key, version in resolved.wanted.items() if version.object.keep}
     return frozenset(kept & data_keys(secret)) if kept and secret else frozenset()
 
 
-def confirmed_outcome(reading: ResolvedSync) -> Synced:
+def confirmed_outcome(resolved: ResolvedSync) -> Synced:
     """Return the outcome of a poll that found the Secret equal to the vault."""
-    return Synced(message=_synced_message(reading, "equal to"))
+    return Synced(message=_synced_message(resolved, "equal to"))
 
 
-def _synced_message(reading: ResolvedSync, how: str) -> str:
-    kept = sum(version.object.keep for version in reading.wanted.values())
-    count = len(reading.wanted) - kept
+def _synced_message(resolved: ResolvedSync, how: str) -> str:
+    kept = sum(version.object.keep for version in resolved.wanted.values())
+    count = len(resolved.wanted) - kept
     more = f"; {kept} key{'s' if kept != 1 else ''} kept, of objects that are not read any more" if kept else ""
-    return f"{count} key{'s' if count != 1 else ''} {how} Key Vault {reading.vault}{more}"
+    return f"{count} key{'s' if count != 1 else ''} {how} Key Vault {resolved.vault}{more}"
 
 
 def _unusable_keys(wanted: Collection[str], written: LastWrite, task: Fetch) -> Known:
-    """Return the keys whose values cannot have changed since they were found unusable."""
+    """Return the keys that remain unusable, because no poll or edit concerns them."""
     if task.keys is None:
         return {}
     return {key: error for key, error in written.unusable.items() if key in wanted and key not in task.keys}
@@ -266,14 +269,16 @@ def _unusable_keys(wanted: Collection[str], written: LastWrite, task: Fetch) -> 
 def _unchanged_keys(
     sync: SecretSync, wanted: Iterable[str], secret: ObjectMeta | None, written: LastWrite, task: Fetch
 ) -> frozenset[str]:
-    """Return the wanted keys that need no fetch: they are not stale, and no other writer has changed the Secret."""
-    if task.keys is None or secret is None or has_drifted(sync, secret, written.mark):
+    """Return the wanted keys that need no fetch: they are not stale, and no other client has changed the Secret."""
+    if task.keys is None or secret is None or has_drifted(sync, secret, written.fingerprint):
         return frozenset()
     present = data_keys(secret)
-    # An expanded item is complete if all its properties are there.
-    become: dict[str, set[str]] = {}
+    # The keys that an expanded item had at the last sync. The item is unchanged if the Secret has all of them.
+    property_keys: dict[str, set[str]] = {}
     for item in sync.status.objects:
-        become.setdefault(item.expanded_from, set()).add(item.target_key)
+        property_keys.setdefault(item.expanded_from, set()).add(item.target_key)
     return frozenset(
-        key for key in wanted if key not in task.keys and (key in present or (key in become and become[key] <= present))
+        key
+        for key in wanted
+        if key not in task.keys and (key in present or (key in property_keys and property_keys[key] <= present))
     )

@@ -11,10 +11,7 @@ from controller import errors
 from controller.api.secretsync import SecretSync
 from controller.config.settings import Settings
 from controller.domain.certificates import is_pem
-from controller.domain.decision import (
-    failed_keys,
-    seconds_until_served,
-)
+from controller.domain.decision import failed_keys, seconds_until_served
 from controller.domain.decode_values import decode_values, flatten_expanded, needs_bundle, needs_parsing
 from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
 from controller.domain.values import ExpandedValues, Results, Unchanged, VaultValue
@@ -24,16 +21,16 @@ from controller.secretsync import pkcs12_sandbox
 from controller.secretsync.sync_resolver import ResolvedSync
 from controller.secretsync.work_state import Fetch
 
-# Seconds for which values are kept that can only be written together with others.
+# Maximum seconds to hold fetched values while a throttled vault delays the others of the same Secret.
 MAX_PATIENCE = 300.0
 Known = Mapping[str, Unchanged | errors.UnusableValue]
-"""The wanted keys that need no fetch, and why."""
+"""The results of wanted keys that need no fetch."""
 Fetched = Mapping[str, VaultValue | Unchanged | errors.ControllerError]
 """The result for each wanted key."""
 
 
 class ValueFetcher:
-    """Fetches values through the vaults' readers. Values that need parsing are decoded in the threads of `parser`."""
+    """Fetch values through vault readers. The threads of `parser` decode values that need parsing."""
 
     def __init__(self, settings: Settings, vaults: VaultPool, parser: ParsingPool) -> None:
         self._settings = settings
@@ -41,24 +38,25 @@ class ValueFetcher:
         self._parser = parser
 
     async def fetch_values(
-        self, sync: SecretSync, reading: ResolvedSync, task: Fetch, known: Known, failing: frozenset[str]
+        self, sync: SecretSync, resolved: ResolvedSync, task: Fetch, known: Known, failing: frozenset[str]
     ) -> Fetched:
-        """Fetch the values that are not known to be unchanged or unusable.
+        """Return the result for each wanted key. Fetch those that are not in `known`.
 
-        If nothing could be written because of `failing` keys, the others are useless before these can be fetched.
+        If the failure of the `failing` keys prevented the last write, they are fetched first. The other keys are
+        fetched only if that helps.
         """
-        if failing and len(failing) < len(reading.wanted):
-            rest = dict.fromkeys(reading.wanted.keys() - failing, Unchanged())
-            tried = await self.fetch_values(sync, reading, task, {**known, **rest}, frozenset())
+        if failing and len(failing) < len(resolved.wanted):
+            rest = dict.fromkeys(resolved.wanted.keys() - failing, Unchanged())
+            tried = await self.fetch_values(sync, resolved, task, {**known, **rest}, frozenset())
             failed = failed_keys(tried)
             if len(failed) == len(failing) or (failed and not self._settings.enable_partial_secret_sync):
                 return tried
-        wanted = {key: version for key, version in reading.wanted.items() if key not in known}
-        lost = {key: _lost_error(wanted.pop(key), reading.vault) for key in list(wanted) if wanted[key].object.keep}
+        wanted = {key: version for key, version in resolved.wanted.items() if key not in known}
+        lost = {key: _lost_error(wanted.pop(key), resolved.vault) for key in list(wanted) if wanted[key].object.keep}
         # Keys without a value have precedence at a busy vault.
         first = not {item.expanded_from or item.target_key for item in sync.status.objects}.issuperset(wanted)
         read = await self._read_versions(
-            reading, {version.whole for version in wanted.values()}, task.not_before, first
+            resolved, {version.whole for version in wanted.values()}, task.not_before, first
         )
         fetched: dict[str, VaultValue | Unchanged | ExpandedValues | errors.ControllerError] = {
             **{key: _known_value(sync, key, item) for key, item in known.items()},
@@ -66,8 +64,8 @@ class ValueFetcher:
         }
         for whole in {version.whole for version in wanted.values()}:
             keys = {key: version for key, version in wanted.items() if version.whole == whole}
-            fetched |= await self._decode_object(sync.metadata.namespace, reading.vault, keys, read[whole])
-        return flatten_expanded(reading.wanted, fetched)
+            fetched |= await self._decode_object(sync.metadata.namespace, resolved.vault, keys, read[whole])
+        return flatten_expanded(resolved.wanted, fetched)
 
     async def _decode_object(
         self,
@@ -76,7 +74,7 @@ class ValueFetcher:
         keys: Mapping[str, ObjectVersionRef],
         read: VaultValue | errors.ControllerError,
     ) -> Mapping[str, VaultValue | ExpandedValues | errors.ControllerError]:
-        """Return the value of each of these keys from one version of one object."""
+        """Return the value of each of these keys. All keys read the same version of the same object."""
         now = datetime.now(UTC)
         results = dict.fromkeys((version.whole for version in keys.values()), read)
         if not isinstance(read, VaultValue) or not any(needs_parsing(version, read) for version in keys.values()):
@@ -93,10 +91,13 @@ class ValueFetcher:
             return dict.fromkeys(keys, error.bare())
 
     async def _read_versions(
-        self, reading: ResolvedSync, wanted: Collection[ObjectVersionRef], since: float, first: bool
+        self, resolved: ResolvedSync, wanted: Collection[ObjectVersionRef], since: float, first: bool
     ) -> Results:
-        """Return the requested versions. If only all of them make a Secret, wait for those that a busy vault defers."""
-        reader = self._vaults.reader(reading.identity, reading.cloud, reading.vault)
+        """Return the requested versions.
+
+        If the Secret needs all of them (no partial sync), wait for those that a throttled vault delays.
+        """
+        reader = self._vaults.reader(resolved.identity, resolved.cloud, resolved.vault)
         read = dict(await reader.read(wanted, since=since, first=first))
         patience = 0.0 if self._settings.enable_partial_secret_sync else MAX_PATIENCE
         while failed := {version: item for version, item in read.items() if isinstance(item, errors.ControllerError)}:
@@ -121,7 +122,7 @@ def _lost_error(version: ObjectVersionRef, vault: str) -> errors.ObjectError:
 
 
 def _may_be_pfx(wanted: Iterable[ObjectVersionRef], read: VaultValue) -> bool:
-    """Return whether parsing the value can need a process."""
+    """Return whether parsing the value can need the PFX sandbox's process."""
     bundles = [version for version in wanted if needs_bundle(version, read)]
     is_made = any(version.object.property_path for version in bundles)
     return bool(bundles) and (is_made or not is_pem(read.value.reveal()))
@@ -133,10 +134,10 @@ def _known_value(
     """Return the result for a wanted key that is not fetched."""
     if not key.endswith(EXPANDED_SUFFIX):
         return item
-    properties = [one for one in sync.status.objects if one.expanded_from == key]
-    found = ExpandedValues({one.target_key: Unchanged() for one in properties})
+    properties = [entry for entry in sync.status.objects if entry.expanded_from == key]
+    found = ExpandedValues({entry.target_key: Unchanged() for entry in properties})
     if isinstance(item, Unchanged):
         return found
     # If the properties in the Secret are of the same version, only others of that version are unusable.
-    is_partial = bool(properties) and all(one.version == item.version for one in properties)
+    is_partial = bool(properties) and all(entry.version == item.version for entry in properties)
     return msgspec.structs.replace(found, error=item) if is_partial else item

@@ -1,7 +1,7 @@
-"""What is to be done for one SecretSync, and when. Pure: moments and the random source are arguments.
+"""Decide the next action for one SecretSync, and its time. Pure: times and the random source are arguments.
 
-Moments are seconds of the monotonic clock. A process can lose a `WorkState` without harm: a new one is undecided, and
-the status of the SecretSync says when its Secret was last equal to the vault.
+Times are seconds of the monotonic clock, except for `utc_now`. A new process begins with an undecided `WorkState`: the
+status of the SecretSync says when its Secret was last equal to the vault.
 """
 
 import math
@@ -30,37 +30,42 @@ from controller.domain.status import (
 from controller.runtime import backoff
 from controller.secretsync.class_reader import EDIT_INTERVAL
 
-# So many requeues in a row, about half a minute, are normal while an old Secret is being collected. More are reported.
+# Consecutive requeues without a report. Fifteen take half a minute, which is normal while the garbage collector deletes
+# an old Secret.
 QUIET_REQUEUES = 15
-# One failure of the vault is not reported while the Secret is up to date.
+# Consecutive failures of the vault without a report while the Secret is up to date.
 UNREPORTED_FAILURES = 1
-# The status says once a day that polls find the Secret up to date. The time of a poll is kept once for its group.
+# Seconds between two writes of a status without news. Polls are recorded more often, once for their group.
 CONFIRM_EVERY = 86_400.0
-# Seconds that a new SecretSync waits for its class: applied together, the class may be seen after it.
+# Seconds that a new SecretSync waits for its class. If both are applied together, their watches can report the class
+# later.
 CLASS_PATIENCE = 2.0
 
 
 class Fetch(msgspec.Struct, frozen=True):
-    """Fetch values that were read at `not_before` or later, of these target keys; None: of all keys."""
+    """Fetch the values of these target keys, or of all if None. Shared answers older than `not_before` do not count."""
 
     not_before: float
     keys: frozenset[str] | None = None
 
 
 class Confirm(msgspec.Struct, frozen=True):
-    """Report that a poll found the Secret equal to the vault. Nothing is fetched. `poll`: so were all of its group."""
+    """Report that a poll found the Secret equal to the vault, without a fetch.
+
+    `poll` is a poll that found all SecretSyncs of the group equal. The status records it.
+    """
 
     poll: GroupPoll | None = None
 
 
 class ReportFailure(msgspec.Struct, frozen=True):
-    """Report why a poll could not find out."""
+    """Report why a poll failed."""
 
     error: errors.ControllerError
 
 
 Task = Fetch | Confirm | ReportFailure
-"""What an attempt is for."""
+"""The purpose of an attempt."""
 
 
 class Undecided(msgspec.Struct, frozen=True):
@@ -74,40 +79,41 @@ class At(msgspec.Struct, frozen=True):
 
 
 class OnPoll(msgspec.Struct, frozen=True):
-    """The poll of its group decides when an attempt is due."""
+    """An attempt is due when a poll of the group makes one necessary."""
 
 
 Due = Undecided | At | OnPoll
 
 
 class Sleep(NamedTuple):
-    """Nothing is to be done for so many seconds."""
+    """Do nothing for this many seconds."""
 
     seconds: float
 
 
 class CheckDrift(NamedTuple):
-    """Check whether the Secret is still as the controller wrote it."""
+    """Check whether another client has changed the Secret."""
 
 
 class MakeAttempt(NamedTuple):
-    """Carry out the pending task."""
+    """Run the pending task."""
 
 
 Action = Sleep | CheckDrift | MakeAttempt
 
 PollResult = VaultSnapshot | errors.ControllerError | None
-"""What a poll found, or why it could not find out; None: only a full read can tell."""
+"""The state of the vault, or why the poll failed. None means that the values must be read to know."""
 
 
 class WorkState(msgspec.Struct):
-    """What this process remembers of one SecretSync.
+    """The work on one SecretSync in this process.
 
-    `edited` is set while another worker may hold the key; the next attempt takes the edit, so that no edit is lost.
-    `pending` is the task of the next attempt; events during an attempt may set it. Without one, an attempt fetches all
-    keys. `failures` and `requeues` count in a row. `reported` is the message that the status has. `class_missed` is
-    when the class of a new SecretSync was first found missing. `all_fetched` is when the last fetch of all keys began.
-    `equal_at` is when a poll last found the Secret equal to the vault; the status may say it later.
+    `edited` marks an edit that no attempt has taken yet. An edit can arrive during an attempt, and the next attempt
+    takes it. `pending` is the task of the next attempt. Events during an attempt can set it. Without one, an attempt
+    fetches all keys. `failures` and `requeues` count consecutive ones. `reported` is the message in the status.
+    `class_missed` is when the class of a new SecretSync was first found missing. `all_fetched` is when the last fetch
+    of all keys began. `equal_at` is when a poll last found the Secret equal to the vault (UTC). The status can be
+    older.
     """
 
     due: Due = msgspec.field(default_factory=Undecided)
@@ -123,14 +129,14 @@ class WorkState(msgspec.Struct):
     equal_at: datetime | None = None
 
     def on_edit(self, now: float, keys: frozenset[str] | None = None) -> float:
-        """Note an edit, of these target keys alone if they are given; return the seconds until it is to be handled."""
+        """Record an edit of these target keys, or of all if None. Return the seconds until the attempt for it."""
         self.failures = self.requeues = 0
         self.pending = Fetch(now, self._keys_with(keys))
         self.edited = True
         return max(0.0, self.edit_taken + EDIT_INTERVAL - now)
 
     def _keys_with(self, keys: frozenset[str] | None) -> frozenset[str] | None:
-        """Return what to fetch after an edit of these keys: all, unless the others are known to be in order."""
+        """Return the keys to fetch after an edit of these keys, or None for all if the others may be stale."""
         if keys is None or (isinstance(self.due, Undecided) and not self.edited):
             return None
         match self.pending:
@@ -141,7 +147,7 @@ class WorkState(msgspec.Struct):
         return None
 
     def seconds_until_class(self, now: float) -> float:
-        """Return how much longer to wait for a missing class before that is reported; 0 if for no longer."""
+        """Return the seconds until a missing class is reported."""
         if self.class_missed is None:
             self.class_missed = now
         return max(0.0, self.class_missed + CLASS_PATIENCE - now)
@@ -152,9 +158,9 @@ class WorkState(msgspec.Struct):
         return not isinstance(self.pending, Fetch) or self.pending.keys is None
 
     def take_edit(self, now: float, failed: Collection[str] = ()) -> bool:
-        """Return whether there was an edit, and begin again with it.
+        """Return whether there was an edit. If so, its keys are pending and the next attempt is undecided again.
 
-        The attempt also fetches the `failed` keys: the edit can be what they needed.
+        The attempt also fetches the `failed` keys, because the edit can have corrected them.
         """
         if not self.edited:
             return False
@@ -170,20 +176,20 @@ class WorkState(msgspec.Struct):
         result: PollResult,
         status: SecretSyncStatus,
         now: float,
-        date: datetime,
+        utc_now: datetime,
         unusable: Mapping[str, errors.UnusableValue] = NONE_UNUSABLE,
     ) -> bool:
-        """Note what a poll found; return whether an attempt is to be made for it.
+        """Record the result of a poll. Return whether it makes an attempt necessary.
 
-        `unusable` are the keys whose values were read and are not in the Secret.
+        `unusable` are the keys whose values were fetched and cannot be used, so the Secret does not have them.
         """
         if self.edited:
             return False  # the edit fetches everything
         if isinstance(result, VaultSnapshot) and self.all_fetched >= result.since:
-            return False  # the values are newer, and the status may not have them yet
-        task = task_after_poll(wanted, result, status, self.pending, now, date, unusable)
+            return False  # the last fetch is newer than the list, and the status can be older than both
+        task = task_after_poll(wanted, result, status, self.pending, now, utc_now, unusable)
         if task is None or isinstance(task, Confirm):
-            self.equal_at = date
+            self.equal_at = utc_now
         match task:
             case None:
                 return False
@@ -196,14 +202,14 @@ class WorkState(msgspec.Struct):
         return True
 
     def confirm(self, poll: GroupPoll) -> bool:
-        """Have the next attempt record this poll of the whole group, unless it has something else to report."""
+        """Let the next attempt record a poll that found the whole group equal. Return False if another task pends."""
         if self.edited or not (self.pending is None or isinstance(self.pending, Confirm)):
             return False
         self.pending = Confirm(poll)
         return True
 
     def next_action(self, now: float) -> Action:
-        """Return what is to be done now. `due` and `drift_check` must be decided."""
+        """Return the next action. `due` and `drift_check` must be decided."""
         if self.due_moment() <= now or isinstance(self.pending, Confirm | ReportFailure):
             return MakeAttempt()
         if self.drift_check is not None and self.drift_check <= now:
@@ -211,7 +217,7 @@ class WorkState(msgspec.Struct):
         return Sleep(self.delay_after_check(now))
 
     def due_moment(self) -> float:
-        """Return the moment of the next attempt; infinite while a poll decides, and past while undecided."""
+        """Return the time of the next attempt: infinite while a poll decides, and in the past while undecided."""
         match self.due:
             case At(moment):
                 return moment
@@ -221,27 +227,27 @@ class WorkState(msgspec.Struct):
                 return -math.inf
 
     def take_task(self, now: float) -> Task:
-        """Return the task of this attempt, and leave none for the next."""
+        """Return the task of this attempt. The next attempt has none until an event sets it."""
         task, self.pending = self.pending or Fetch(now), None
         if isinstance(task, Fetch) and task.keys is None:
             self.all_fetched = now
         return task
 
     def leave_task(self, keys: frozenset[str] | None, now: float) -> None:
-        """Leave these keys to the next attempt, unless an event has set its task meanwhile."""
+        """Leave these keys to the next attempt, unless an event has set its task in the meantime."""
         self.pending = self.pending or Fetch(now, keys)
         self.all_fetched = -math.inf
 
     def settle_attempt(
         self, outcome: Reportable, waits_for_poll: bool, interval: float, rng: random.Random, now: float
     ) -> None:
-        """Note how an attempt ended, and decide when the next one is due.
+        """Record the outcome of an attempt, and decide when the next one is due.
 
-        `waits_for_poll`: the vault is unreachable, and one poll after the other finds out for the whole group.
+        `waits_for_poll` means that the vault is unreachable, and that the polls of the group probe it.
         """
         if isinstance(outcome, Synced) or outcome.retry is errors.Retry.ON_NEW_VALUE:
             self.failures = 0
-            # A poll may have found something during the attempt.
+            # A poll can have set a task during the attempt.
             self.due = At(now) if self.pending else OnPoll()
             return
         if waits_for_poll:
@@ -252,16 +258,16 @@ class WorkState(msgspec.Struct):
         self.due = At(now + delay_after(outcome, self.failures, interval, rng))
 
     def was_reported(self, message: str) -> None:
-        """Note the message that the status has now."""
+        """Record the message that the status has now."""
         self.requeues, self.reported = 0, message
 
     def was_not_reported(self, rng: random.Random, now: float) -> None:
-        """Try the report again soon, however late the next attempt would be due."""
+        """Retry the report soon, even if the next attempt would be due later."""
         self.requeues += 1
         self.due = At(min(self.due_moment(), now + backoff.backoff_delay(self.requeues, rng)))
 
     def settle_requeue(self, seconds: float, now: float) -> bool:
-        """Note an attempt that could not report yet; return whether it is time to report what it waits for."""
+        """Record an attempt without a result. Return whether its obstacle has lasted so long that it is reported."""
         self.requeues += 1
         is_quiet = self.requeues < QUIET_REQUEUES
         longest = backoff.COLLECTED_SOON * 2 if is_quiet else backoff.MAX_BLOCKED_SECONDS
@@ -269,7 +275,7 @@ class WorkState(msgspec.Struct):
         return not is_quiet
 
     def settle_crash(self, rng: random.Random, now: float) -> None:
-        """Note an unexpected error of the controller."""
+        """Record an unexpected error of the controller, and retry with a backoff."""
         self.failures += 1
         self.due = At(now + backoff.backoff_delay(self.failures, rng))
 
@@ -279,7 +285,7 @@ class WorkState(msgspec.Struct):
         return max(0.0, min(self.due_moment(), check) - now)
 
     def seconds_until_due(self, now: float) -> float:
-        """Return the seconds until the key is to be processed again."""
+        """Return the seconds until the key must be processed again."""
         if isinstance(self.due, OnPoll) and self.drift_check is not None:
             return max(0.0, self.drift_check - now)
         return max(0.0, self.due_moment() - now)
@@ -291,12 +297,12 @@ def task_after_poll(
     status: SecretSyncStatus,
     pending: Task | None,
     now: float,
-    date: datetime,
+    utc_now: datetime,
     unusable: Mapping[str, errors.UnusableValue] = NONE_UNUSABLE,
 ) -> Task | None:
-    """Return what a poll's result makes necessary; None if nothing.
+    """Return the task that a poll's result makes necessary, or None.
 
-    `date` is the time of day. `pending` keys that an earlier attempt left are fetched with the stale ones.
+    `pending` keys that an earlier attempt left are fetched together with the stale ones.
     """
     if isinstance(result, errors.ControllerError):
         return ReportFailure(result)
@@ -305,16 +311,17 @@ def task_after_poll(
         stale |= pending.keys
     ready = ready_condition(status)
     if stale is None or stale or not ready or not ready.holds:
-        # Without stale keys, the attempt checks the Secret and the status, and reads no value.
+        # Without stale keys, the attempt updates the Secret's metadata and the status, and fetches no value.
         return Fetch(now, stale)
     last = backoff.parse_time(status.last_successful_sync_time)
-    return Confirm() if last is None or (date - last).total_seconds() >= CONFIRM_EVERY else None
+    return Confirm() if last is None or (utc_now - last).total_seconds() >= CONFIRM_EVERY else None
 
 
 def can_wait_for_poll(sync: SecretSync, source: SecretProviderClass) -> bool:
-    """Return whether a SecretSync that is new to this process needs no attempt before the next poll of its group.
+    """Return whether a SecretSync that is new to this process can wait for the next poll of its group.
 
-    By its status, the Secret equals the vault, or did so until the vault became unreachable, and nothing was edited.
+    It can if its status says that the Secret was equal to the vault, or was so until the vault became unreachable, and
+    if nothing was edited since.
     """
     ready = ready_condition(sync.status)
     if ready is None or not (ready.holds or was_unreachable(sync.status)):
@@ -334,14 +341,14 @@ def was_unreachable(status: SecretSyncStatus) -> bool:
 def keys_left(
     outcome: PartiallySynced | Failed, keys: frozenset[str] | None, is_polled: bool, stays_polled: bool
 ) -> frozenset[str] | None:
-    """Return the target keys of the attempt after one that failed; None: all keys.
+    """Return the target keys for the attempt after a failed one, or None for all keys.
 
-    `keys` are those of the attempt that failed. An attempt fetches all keys if no poll watches the others meanwhile.
-    `is_polled`: the SecretSync is in a poll group. `stays_polled`: the failure does not remove it from the group.
+    `keys` are those of the failed attempt. If no poll covers the other keys in the meantime, all keys are fetched.
+    `is_polled` means that the SecretSync is in a poll group, and `stays_polled` that it remains there.
     """
-    waits_for_its_turn = outcome.retry is errors.Retry.THROTTLED
+    is_throttled = outcome.retry is errors.Retry.THROTTLED
     left = _retried_keys(outcome) if isinstance(outcome, PartiallySynced) else keys
-    if left and (is_polled or waits_for_its_turn):
+    if left and (is_polled or is_throttled):
         return left
     return keys if stays_polled else None
 
@@ -351,7 +358,7 @@ def _retried_keys(outcome: PartiallySynced) -> frozenset[str]:
 
 
 def delay_after(outcome: PartiallySynced | Failed, failures: int, interval: float, rng: random.Random) -> float:
-    """Return the seconds until the attempt after the n-th failure in a row. `interval` is that of polls."""
+    """Return the seconds until the attempt after this many consecutive failures. `interval` is that of polls."""
     match outcome.retry:
         case errors.Retry.THROTTLED:
             return outcome.retry_after or backoff.FIRST_RETRY
@@ -364,9 +371,9 @@ def delay_after(outcome: PartiallySynced | Failed, failures: int, interval: floa
 
 
 def is_unreported(ready: Condition | None, generation: int, outcome: Reportable, failures: int) -> bool:
-    """Return whether a failure is kept out of the status: the first one of the vault while the Secret is up to date.
+    """Return whether the status omits this failure: the vault's first one while the Secret is up to date.
 
-    A failure after an edit is reported at once. So is one of a SecretSync that was never synced.
+    The first failure after an edit, or of a SecretSync that was never synced, is reported at once.
     """
     is_current = ready is not None and ready.holds and ready.observed_generation in (0, generation)
     is_away = not isinstance(outcome, Synced) and outcome.is_away

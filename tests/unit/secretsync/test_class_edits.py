@@ -17,7 +17,7 @@ from controller.errors import ParsingDeferred
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key
 from controller.secretsync import class_edits
-from controller.secretsync.class_edits import ClassEdits, Concerned
+from controller.secretsync.class_edits import AffectedKeys, ClassEdits
 from tests.support.akv_syncs import akv_sync
 
 CLASS = Key("shop", "shop")
@@ -53,17 +53,17 @@ class ClassEditsHarness:
 
     def __init__(self, first: SecretProviderClass, *users: SecretSync, pool: ParsingPool | None = None) -> None:
         self.now = first
-        self.found: list[Concerned] = []
+        self.found: list[AffectedKeys] = []
         self._more = asyncio.Event()
         self.syncs = {Key("shop", user.metadata.name): user for user in users}
         self.edits = ClassEdits(pool or ParsingPool(), lambda _: self.now, lambda _: self.syncs, self._note)
 
     def edit(self, after: SecretProviderClass) -> None:
         before, self.now = self.now, after
-        self.edits.edited(CLASS, before)
+        self.edits.handle_edit(CLASS, before)
 
-    def _note(self, concerned: Concerned) -> None:
-        self.found.append(concerned)
+    def _note(self, affected_keys: AffectedKeys) -> None:
+        self.found.append(affected_keys)
         self._more.set()
 
     async def settled(self, count: int) -> None:
@@ -77,21 +77,21 @@ class ClassEditsHarness:
 def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a growing list of the threads that compared."""
     found: list[str] = []
-    real = class_edits.concerned
+    real = class_edits.affected_keys
 
-    def concerned(*given: Any) -> Concerned:
+    def affected_keys(*given: Any) -> AffectedKeys:
         found.append(threading.current_thread().name)
         return real(*given)
 
-    monkeypatch.setattr(class_edits, "concerned", concerned)
+    monkeypatch.setattr(class_edits, "affected_keys", affected_keys)
     return found
 
 
 async def test_small_edit_is_compared_at_once() -> None:
     harness = ClassEditsHarness(class_of("a", "b"), sync_of("one", "a", "b"), sync_of("other", "b"))
     harness.edit(class_of("a", "c", generation=2))
-    concerned = frozenset({"b", "b/*"})
-    assert harness.found == [{Key("shop", "one"): concerned, Key("shop", "other"): concerned}]
+    affected_keys = frozenset({"b", "b/*"})
+    assert harness.found == [{Key("shop", "one"): affected_keys, Key("shop", "other"): affected_keys}]
 
 
 @pytest.mark.parametrize("large", ["class", "users"])
@@ -105,8 +105,8 @@ async def test_large_edit_is_compared_in_a_thread(large: str, threads: list[str]
     assert harness.found == []
     await harness.settled(1)
     assert threads == ["parse"]
-    concerned = frozenset({names[-1], f"{names[-1]}/*"})
-    assert harness.found == [dict.fromkeys(harness.syncs, concerned)]
+    affected_keys = frozenset({names[-1], f"{names[-1]}/*"})
+    assert harness.found == [dict.fromkeys(harness.syncs, affected_keys)]
 
 
 async def test_edits_within_a_second_are_compared_together(threads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ async def test_deleted_class_and_other_edits_concern_everything() -> None:
     hand_written = msgspec.structs.replace(
         class_of("a"), metadata=ObjectMeta(name="shop", namespace="shop", uid="class", generation=2)
     )
-    harness.edits.edited(CLASS, None)
+    harness.edits.handle_edit(CLASS, None)
     harness.edit(hand_written)
     await harness.settled(2)
     assert harness.found == [{Key("shop", "s"): None}] * 2

@@ -24,57 +24,57 @@ A, B, C = KEYS
 def test_poll_counts_once_all_that_it_found_is_reported() -> None:
     equal: list[tuple[PollGroup, float]] = []
     polls = GroupPolls(lambda group, moment: equal.append((group, moment)))
-    polls.polled(HOURLY, 1, [])
-    polls.polled(HOURLY, 2, [A, B])
-    polls.settled(A)
-    polls.settled(C)
+    polls.mark_polled(HOURLY, 1, [])
+    polls.mark_polled(HOURLY, 2, [A, B])
+    polls.mark_settled(A)
+    polls.mark_settled(C)
     assert equal == [(HOURLY, 1)]
-    polls.settled(B)
-    polls.settled(B)
+    polls.mark_settled(B)
+    polls.mark_settled(B)
     assert equal == [(HOURLY, 1), (HOURLY, 2)]
 
 
 def test_next_poll_replaces_one_that_is_not_settled() -> None:
     equal: list[float] = []
     polls = GroupPolls(lambda _, moment: equal.append(moment))
-    polls.polled(HOURLY, 1, [A])
-    polls.polled(HOURLY, 2, [A, B])
-    polls.settled(A)
+    polls.mark_polled(HOURLY, 1, [A])
+    polls.mark_polled(HOURLY, 2, [A, B])
+    polls.mark_settled(A)
     assert equal == []
-    polls.polled(HOURLY, 3, [])
-    polls.settled(B)
+    polls.mark_polled(HOURLY, 3, [])
+    polls.mark_settled(B)
     assert equal == [3]
 
 
 def test_secretsync_settled_during_its_poll_does_not_delay_the_record() -> None:
     equal: list[float] = []
     polls = GroupPolls(lambda _, moment: equal.append(moment))
-    polls.found_unequal(HOURLY, A)
-    polls.found_unequal(HOURLY, B)
-    polls.settled(A)
-    polls.polled(HOURLY, 1, [], early=[A, B])
+    polls.mark_unequal(HOURLY, A)
+    polls.mark_unequal(HOURLY, B)
+    polls.mark_settled(A)
+    polls.mark_polled(HOURLY, 1, [], early=[A, B])
     assert equal == []
-    polls.settled(B)
+    polls.mark_settled(B)
     assert equal == [1]
 
 
 def test_earlier_poll_is_not_recorded_if_the_next_finds_the_same_unequal() -> None:
     equal: list[float] = []
     polls = GroupPolls(lambda _, moment: equal.append(moment))
-    polls.polled(HOURLY, 1, [A])
-    polls.found_unequal(HOURLY, A)
+    polls.mark_polled(HOURLY, 1, [A])
+    polls.mark_unequal(HOURLY, A)
     assert equal == []
-    polls.settled(A)
-    polls.polled(HOURLY, 2, [], early=[A])
+    polls.mark_settled(A)
+    polls.mark_polled(HOURLY, 2, [], early=[A])
     assert equal == [1, 2]
 
 
 def test_report_after_a_reset_settles_no_earlier_poll() -> None:
     equal: list[float] = []
     polls = GroupPolls(lambda _, moment: equal.append(moment))
-    polls.polled(HOURLY, 1, [A])
+    polls.mark_polled(HOURLY, 1, [A])
     polls.reset()
-    polls.settled(A)
+    polls.mark_settled(A)
     assert equal == []
 
 
@@ -95,7 +95,7 @@ def test_no_poll_counts_while_a_secretsync_that_it_found_unequal_is_open(
     for number, (group, keys) in enumerate(steps):
         if group is None:
             for key in sorted(keys):
-                polls.settled(key)
+                polls.mark_settled(key)
                 for _, open_keys in last.values():
                     open_keys.discard(key)
                 count()
@@ -104,7 +104,7 @@ def test_no_poll_counts_while_a_secretsync_that_it_found_unequal_is_open(
         for key in sorted(keys):
             for _, open_keys in last.values():
                 open_keys.discard(key)
-        polls.polled(group, number, sorted(keys))
+        polls.mark_polled(group, number, sorted(keys))
         last[group] = (number, set(keys))
         count()
     assert sorted(equal, key=str) == sorted(expected, key=str)

@@ -67,7 +67,7 @@ async def test_missing_property_keeps_its_last_value_and_the_others_go_on(harnes
 LACKING = "array: ['objectName: user', '{objectName: pass, objectProperty: a}']"
 
 
-@pytest.mark.parametrize("before", [["user"], ["user", "pass"]])
+@pytest.fingerprint.parametrize("before", [["user"], ["user", "pass"]])
 async def test_missing_property_is_not_read_again_until_the_value_changed(
     harness: SyncerHarness, before: list[str]
 ) -> None:
@@ -112,7 +112,9 @@ async def test_secret_that_no_value_can_make_is_not_drift(harness: SyncerHarness
         assert harness.vault.read_names == (["pass"] if stale is None else [])
 
 
-@pytest.mark.parametrize("broken", [CANARY, json.dumps({"host": "db", "a b": CANARY}), json.dumps({"user": CANARY})])
+@pytest.fingerprint.parametrize(
+    "broken", [CANARY, json.dumps({"host": "db", "a b": CANARY}), json.dumps({"user": CANARY})]
+)
 async def test_unusable_part_of_an_expanded_object_is_not_read_again(harness: SyncerHarness, broken: str) -> None:
     of, held = make_class(objects=EXPANDED), make_secret_meta(["user", "host"])
     harness.vault.values["pass"] = make_value(document(host="db"))
@@ -121,7 +123,7 @@ async def test_unusable_part_of_an_expanded_object_is_not_read_again(harness: Sy
     second = await harness.sync(metadata_response(held), metadata_response(held, "43"), wanted=expanding(status), of=of)
     status = status_after(second)
     harness.vault.read_names = []
-    harness.written.mark = data_fingerprint(held)
+    harness.written.fingerprint = data_fingerprint(held)
     third = await harness.sync(metadata_response(held), wanted=expanding(status), of=of, stale=frozenset())
     assert harness.vault.read_names == []
     assert (third.reason, third.message, third.objects) == (Reason.PARTIAL, second.message, second.objects)
@@ -203,7 +205,7 @@ async def test_key_that_another_client_removed_is_read_again(harness: SyncerHarn
     before = make_secret_meta(["user", "host", "port"])
     status = status_after(await harness.sync(ABSENT, metadata_response(before), wanted=expanding(), of=of))
     less = make_secret_meta(["user", "host"])
-    harness.written = LastWrite(untried=False, mark=data_fingerprint(less))
+    harness.written = LastWrite(untried=False, fingerprint=data_fingerprint(less))
     await harness.sync(
         metadata_response(less), metadata_response(before, "43"), wanted=expanding(status), of=of, stale=frozenset()
     )
