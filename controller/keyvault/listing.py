@@ -23,13 +23,13 @@ from controller.keyvault.objects import ObjectClient, ObjectPage
 MAX_PAGES = 400
 # Maximum number of pages of a list that is compared with a selection: 10,000 objects.
 MAX_SELECTED_PAGES = 400
-LIST_PAGE = 25
-# Seconds until a list that was dearer than gets is tried again. A forbidden list is tried again within the hour.
-CHEAPER_AGAIN = 86_400.0
-ALLOWED_AGAIN = 3_000.0
+PAGE_SIZE = 25
+# Seconds until a list that needed more calls than gets is tried again, and until a forbidden list is.
+RETRY_COSTLY_LIST = 86_400.0
+RETRY_FORBIDDEN_LIST = 3_000.0
 OnListed = Callable[[str, str, ListedObject], None]
 """Receive the kind, the lower-case name and the state of an object as soon as its page of a list was read."""
-# Number of objects whose order of versions is cached.
+# Maximum number of objects whose order of versions is cached.
 MAX_ORDERS = 256
 
 
@@ -39,7 +39,7 @@ class VaultLister:
     def __init__(self, client: VaultClient) -> None:
         self._client = client
         self.version_orders: dict[VaultObject, tuple[object, list[str]]] = {}
-        self._gets_instead: dict[str, _GetsInstead] = {}
+        self._paused_lists: dict[str, _ListPause] = {}
 
     async def list_all(
         self,
@@ -49,24 +49,24 @@ class VaultLister:
         names: Container[str] | None = None,
         on_listed: OnListed | None = None,
     ) -> dict[str, ListedObject] | None:
-        """Return all objects of that kind by lower-case name, or None if a list is not worth it.
+        """Return all objects of that kind by lower-case name.
 
-        A list is not worth it if `gets` calls are fewer, or if it is forbidden.
-        With `collectors`, which request all objects, the list is read even if it saves no calls. The result then
-        contains only the objects in `names` (lower case). `on_listed` is called for each object of the result, page by
-        page. Raise `ProviderError` on failure.
+        Return None if the list is forbidden, or needs more calls than the `gets` that it would replace. `collectors`
+        need all objects, so with them the list is read even if it saves no calls, and the result contains only the
+        objects in `names` (lower case). `on_listed` is called for each object of the result, page by page. Raise
+        `ProviderError` on failure.
         """
-        instead = self._gets_instead.get(kind)
+        pause = self._paused_lists.get(kind)
         if (
-            instead
-            and self._client.clock() < instead.until
-            and (instead.gets is None or (gets <= instead.gets and not collectors))
+            pause
+            and self._client.clock() < pause.until
+            and (pause.gets is None or (gets <= pause.gets and not collectors))
         ):
             return None
-        source, most = self._client.source_of(kind), MAX_SELECTED_PAGES if collectors else gets
+        source, max_pages = self._client.source_of(kind), MAX_SELECTED_PAGES if collectors else gets
         found: dict[str, ListedObject] = {}
         try:
-            async for item in self._list_pages(source, "list", None, source.everything(), most, first=False):
+            async for item in self._list_pages(source, "list", None, source.everything(), max_pages, first=False):
                 for collector in collectors:
                     collector.add(item)
                 name = item.name.lower()
@@ -75,60 +75,59 @@ class VaultLister:
                     if on_listed:
                         on_listed(kind, name, found[name])
         except AccessDenied as error:
-            self._gets_instead[kind] = _GetsInstead(None, self._client.clock() + ALLOWED_AGAIN, error.bare())
+            self._paused_lists[kind] = _ListPause(None, self._client.clock() + RETRY_FORBIDDEN_LIST, error.bare())
             return None
         except _TooManyPages:
             too_many = ObjectError(
-                f"Key Vault {self._client.vault} has more than {MAX_SELECTED_PAGES * LIST_PAGE} {source.plural}, which"
+                f"Key Vault {self._client.vault} has more than {MAX_SELECTED_PAGES * PAGE_SIZE} {source.plural}, which"
                 " is too many for select: name the objects, or split the vault"
             )
             limit = None if collectors else gets
-            self._gets_instead[kind] = _GetsInstead(limit, self._client.clock() + CHEAPER_AGAIN, too_many)
+            self._paused_lists[kind] = _ListPause(limit, self._client.clock() + RETRY_COSTLY_LIST, too_many)
             return None
         return found
 
     def list_refusal(self, kind: str) -> ControllerError | None:
-        """Return why the list of that kind is not read for selections, or None if it is read."""
-        instead = self._gets_instead.get(kind)
-        return instead.why if instead and instead.gets is None else None
+        """Return why the list of that kind cannot be read for selections, or None if it can."""
+        pause = self._paused_lists.get(kind)
+        return pause.why if pause and pause.gets is None else None
 
     def forget_refusal(self, kind: str) -> None:
-        """Try the list again at once."""
+        """Let the next poll try the list again, if it is forbidden."""
         if self.list_refusal(kind):
-            del self._gets_instead[kind]
+            del self._paused_lists[kind]
 
     def note_denied_get(self, kind: str) -> None:
-        """Try the list again at the next poll: gets are denied too, so they cannot replace it."""
-        if (instead := self._gets_instead.get(kind)) and instead.gets is None:
-            del self._gets_instead[kind]
+        """Record a denied get. The next poll tries a forbidden list again, because gets cannot replace it."""
+        if (pause := self._paused_lists.get(kind)) and pause.gets is None:
+            del self._paused_lists[kind]
 
     async def _list_pages(
-        self, source: ObjectClient, verb: str, found: VaultObject | None, where: str, most: int, *, first: bool
+        self, source: ObjectClient, verb: str, found: VaultObject | None, url: str, max_pages: int, *, first: bool
     ) -> AsyncIterator[Item]:
-        """Yield the items of a list. Each page is one call. Raise `_TooManyPages` above `most` pages."""
-        for _ in range(most):
-            ask = partial(_read_page, source, found, where)
-            page = await self._client.request(source, verb, found, ask, first=first)
-            # A list that a busy vault interrupts begins again, so its other pages go before refreshes.
+        """Yield the items of a list. Each page is one call. Raise `_TooManyPages` above `max_pages` pages."""
+        for _ in range(max_pages):
+            read_page = partial(_read_page, source, found, url)
+            page = await self._client.request(source, verb, found, read_page, first=first)
+            # If a busy vault interrupts a list, its pages so far are lost. So its other pages have precedence.
             first = True
             for item in page.items:
                 yield item
             if not page.following:
                 return
-            # The request for the next page has the token. Another address could be another host or vault.
-            if not _is_next_page(page.following, self._client.url, where):
+            # The request for the next page carries the token, so it must not go to another host or vault.
+            if not _is_next_page(page.following, self._client.url, url):
                 raise ProviderError(
                     f"Key Vault {self._client.vault} refers to another host or path for the rest of a list, and the"
-                    " controller does not"
-                    " follow it; check which server answers for the vault"
+                    " controller does not follow it; check which server answers for the vault"
                 )
-            where = page.following
+            url = page.following
         raise _TooManyPages
 
     async def enabled_ids(self, found: VaultObject, first: bool) -> list[str]:
-        """Return the ids of the enabled versions from the pinned one on, newest first.
+        """Return the ids of an object's enabled versions, newest first. Begin with its objectVersion, if it has one.
 
-        Raise `ControllerError` on failure.
+        Raise `ObjectError` if there is none, or another `ControllerError` if the vault cannot be read.
         """
         source = self._client.source_of(found.type)
         items = self._list_pages(source, "versions", found, source.versions(found.name), MAX_PAGES, first=first)
@@ -148,7 +147,7 @@ class VaultLister:
         if known and known[0] == seen:
             ids = known[1]
         else:
-            ids = await self._in_order(source, found, listed, first)
+            ids = await self._sort_ids(source, found, listed, first)
             self.version_orders[found] = (seen, ids)
             if len(self.version_orders) > MAX_ORDERS:  # editors choose the names of objects
                 del self.version_orders[next(iter(self.version_orders))]
@@ -161,7 +160,7 @@ class VaultLister:
             )
         return ids[ids.index(found.version) :]
 
-    async def _in_order(self, source: ObjectClient, found: VaultObject, listed: list[Item], first: bool) -> list[str]:
+    async def _sort_ids(self, source: ObjectClient, found: VaultObject, listed: list[Item], first: bool) -> list[str]:
         oldest = datetime.min.replace(tzinfo=UTC)
         listed.sort(key=lambda item: (item.created or oldest, item.version), reverse=True)
         if len(listed) > 1 and listed[0].created == listed[1].created:
@@ -174,16 +173,16 @@ class VaultLister:
         return [item.version for item in listed]
 
 
-async def _read_page(source: ObjectClient, found: VaultObject | None, where: str) -> ObjectPage:
-    page = await source.page(where)
+async def _read_page(source: ObjectClient, found: VaultObject | None, url: str) -> ObjectPage:
+    page = await source.page(url)
     # An item without an identifier does not affect other items.
     return ObjectPage([item for item in page.items if (item.version if found else item.name)], page.following)
 
 
-def _is_next_page(following: str, vault: str, where: str) -> bool:
-    """Return whether an address belongs to the same list of the same vault. Only its query can differ."""
+def _is_next_page(following: str, vault: str, url: str) -> bool:
+    """Return whether an address belongs to the same list of the same vault, so that at most its query differs."""
     scheme, host, prefix = _parse_address(vault)
-    path = _parse_address(where)[2] if "://" in where else prefix + where.lower().rstrip("/")
+    path = _parse_address(url)[2] if "://" in url else prefix + url.lower().rstrip("/")
     return _parse_address(following) == (scheme, host, path)
 
 
@@ -198,10 +197,10 @@ class _TooManyPages(Exception):  # noqa: N818 - it is not an error of the vault
     """A list has more pages than the controller reads."""
 
 
-class _GetsInstead(msgspec.Struct, frozen=True):
-    """Up to `gets` objects are read by gets instead of a list until then (monotonic clock).
+class _ListPause(msgspec.Struct, frozen=True):
+    """A list that is not read before `until` (monotonic clock), because of `why`.
 
-    None: any number of them.
+    Gets replace it for up to `gets` objects, or with None for any number.
     """
 
     gets: int | None

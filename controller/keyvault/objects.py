@@ -1,4 +1,4 @@
-"""Read the three kinds of objects in a Key Vault through the Azure SDK's clients, as the same `VaultValue`.
+"""Read secrets, certificates and keys of a Key Vault through the Azure SDK's clients, each as a `VaultValue`.
 
 Source: Azure Key Vault REST API reference, secrets, certificates, keys; "Azure Key Vault RBAC guide" for the roles.
 """
@@ -28,18 +28,18 @@ from controller.runtime.json_decoding import REPLACEMENT, cut_nesting, replace_l
 
 
 class ObjectPage(NamedTuple):
-    """A part of a list, unordered, and the address of the next part. The address is empty after the last part."""
+    """One page of a list, unordered. `following` is the address of the next page, or empty after the last page."""
 
     items: list[Item]
     following: str
 
 
 class ObjectClient(abc.ABC):
-    """One kind of object in one vault, as one identity sees it. Errors are the SDK's errors.
+    """A client for one kind of object in one vault, as one identity. It raises the SDK's errors.
 
-    `plural` is the word for the kind in metrics, messages and paths. `role` is the least role that can read the
-    content. The SDK only sends the frequent requests, the lists and the get of a secret: its models take more CPU than
-    the request.
+    `plural` is the word for the kind in metrics, messages and paths. `role` is the Azure role with the fewest rights
+    that can read the content. For the frequent requests (lists, and the get of a secret), only the SDK's pipeline is
+    used, because its models take more CPU than the request.
     """
 
     plural: ClassVar[str]
@@ -55,26 +55,27 @@ class ObjectClient(abc.ABC):
 
     @abc.abstractmethod
     async def get(self, found: VaultObject, version: str) -> VaultValue:
-        """Return the content of a version, or of the newest version. Raise `ValueError` if the body lacks a field.
+        """Return the content of a version, or of the newest version if it is empty.
 
-        Raise `ObjectError` for objects that the vault shows and that must not be used.
+        Raise `ValueError` if the body lacks a field. Raise `ObjectError` for an object that cannot be used, such as a
+        disabled one.
         """
 
     def everything(self) -> str:
-        """Return the address of the list of all objects, each with its newest version's attributes."""
+        """Return the path of the list of all objects, each with its newest version's attributes."""
         return f"/{self.plural}"
 
     def versions(self, name: str) -> str:
-        """Return the address of the list of an object's versions."""
+        """Return the path of the list of an object's versions."""
         return f"/{self.plural}/{quote(name, safe='')}/versions"
 
-    async def page(self, where: str) -> ObjectPage:
+    async def page(self, url: str) -> ObjectPage:
         """Return a page of a list. Raise `ValueError` if the body lacks a field."""
-        answer = _read_page(await self._request_page(where))
+        answer = _read_page(await self._get_body(url))
         return ObjectPage(list(_read_items(answer.value)), answer.next_link or "")
 
-    async def _request_page(self, where: str) -> bytes:
-        answer = await self._client.send_request(HttpRequest("GET", where))
+    async def _get_body(self, url: str) -> bytes:
+        answer = await self._client.send_request(HttpRequest("GET", url))
         if answer.status_code != 200:
             raise HttpResponseError(response=answer)
         content: bytes = answer.content
@@ -130,7 +131,7 @@ class _PageBody(msgspec.Struct, rename="camel"):
 
 
 def _read_page(content: bytes) -> _PageBody:
-    """Read a page. Neither a lone surrogate nor a deeply nested field of one item makes it unreadable."""
+    """Read a page. One item with a lone surrogate or a deeply nested field does not make the page unreadable."""
     try:
         page: _PageBody = _read_body(content, _PageBody)
     except (ValueError, RecursionError):
@@ -139,12 +140,12 @@ def _read_page(content: bytes) -> _PageBody:
 
 
 def _read_secret(content: bytes) -> _SecretBundle:
-    """Read a secret. The same in a field that is not used, such as a tag, does not make its value unreadable."""
+    """Read a secret. A lone surrogate or deep nesting in another field, such as a tag, does not affect the value."""
     try:
         secret: _SecretBundle = _read_body(content, _SecretBundle)
     except (ValueError, RecursionError):
         secret = _read_body(_without_oddities(content), _SecretBundle)
-        if REPLACEMENT in secret.value:  # a value is delivered as it is, or not at all
+        if REPLACEMENT in secret.value:  # a value is delivered unchanged or not at all
             raise ValueError from None
     return secret
 
@@ -154,9 +155,9 @@ def _without_oddities(content: bytes) -> bytes:
 
 
 def _read_items(listed: Iterable[msgspec.Raw]) -> Iterator[Item]:
-    """Read each item by itself. Leave out one without an id; treat malformed attributes as missing.
+    """Read the items of a page. Leave out an item without an id, and treat malformed attributes as missing.
 
-    An object without the time of its last change is read in full at every poll, so no change is missed.
+    A poll reads the value of an object without the time of its last change, so no change is missed.
     """
     for raw in listed:
         try:
@@ -165,12 +166,12 @@ def _read_items(listed: Iterable[msgspec.Raw]) -> Iterator[Item]:
         except ValueError:
             continue
         try:
-            said = _read_body(item.attributes, _ObjectAttributes | None) or _ObjectAttributes()
-            created, updated = _parse_moment(said.created), _parse_moment(said.updated)
+            attributes = _read_body(item.attributes, _ObjectAttributes | None) or _ObjectAttributes()
+            created, updated = _parse_moment(attributes.created), _parse_moment(attributes.updated)
         except (ValueError, OverflowError):
-            said, created, updated = _ObjectAttributes(), None, None
+            attributes, created, updated = _ObjectAttributes(), None, None
         managed = bytes(item.managed) == b"true"
-        yield Item(name, version, said.enabled is not False, created, updated, managed, _read_tags(item.tags))
+        yield Item(name, version, attributes.enabled is not False, created, updated, managed, _read_tags(item.tags))
 
 
 def _read_tags(raw: msgspec.Raw) -> Mapping[str, str]:
@@ -193,9 +194,7 @@ class SecretObjects(ObjectClient):
     async def get(self, found: VaultObject, version: str) -> VaultValue:
         """Return the value in UTF-8."""
         # An empty text is a valid value. A missing value must not empty a key.
-        secret = _read_secret(
-            await self._request_page(f"/secrets/{quote(found.name, safe='')}/{quote(version, safe='')}")
-        )
+        secret = _read_secret(await self._get_body(f"/secrets/{quote(found.name, safe='')}/{quote(version, safe='')}"))
         return VaultValue(
             value=SecretBytes(secret.value.encode()),
             version=_parse_id(secret.id)[1],
@@ -272,7 +271,7 @@ class KeyObjects(ObjectClient):
 
 
 SOURCES: Mapping[str, type[ObjectClient]] = {"secret": SecretObjects, "cert": CertificateObjects, "key": KeyObjects}
-"""The classes by the objectType of a SecretProviderClass."""
+"""The client for each objectType of a SecretProviderClass."""
 
 # Below /certificates, these paths are not certificates (Azure Key Vault REST API reference, "Get Certificate Issuers"
 # and "Get Certificate Contacts").
@@ -302,7 +301,7 @@ def _public_pem(jwk: Any) -> bytes:
 
 
 def _enum_text(word: Any) -> str:
-    """Return the text of a word. The SDK returns an enum member for words that it knows."""
+    """Return a word of the SDK as text. The SDK returns an enum member for a word that it knows."""
     return "" if word is None else str(getattr(word, "value", word))
 
 

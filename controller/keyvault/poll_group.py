@@ -1,4 +1,4 @@
-"""Define the groups of SecretSyncs that share a poll."""
+"""Define the groups of SecretSyncs that one poll serves."""
 
 import hashlib
 
@@ -8,7 +8,7 @@ from controller.keyvault.credentials import Identity
 
 
 class PollGroup(msgspec.Struct, frozen=True):
-    """An identity, a vault and an interval in seconds. SecretSyncs with the same three share a poll."""
+    """SecretSyncs with the same identity, vault and interval (seconds). One poll serves all of them."""
 
     identity: Identity
     cloud: str
@@ -21,9 +21,9 @@ class PollGroup(msgspec.Struct, frozen=True):
         return self.identity.namespace
 
     def fingerprint(self, usual: float) -> str:
-        """Return a name for the group that fits into a status.
+        """Return a hash that names the group in a status.
 
-        It does not change with `usual`, the interval of those that ask for none of their own.
+        `usual` is the interval of SecretSyncs without their own. A change of it does not change the hash.
         """
         interval = None if self.interval == usual else self.interval
         text = msgspec.json.encode([self.identity, self.cloud, self.vault, interval])

@@ -1,4 +1,4 @@
-"""Keep all Key Vault readers: one per identity and vault, one connection pool per set of trusted roots."""
+"""Keep the Key Vault readers: one per identity and vault. They share one connection pool per set of trusted roots."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,14 +21,14 @@ from controller.runtime.budgets import RecentEntries
 from controller.runtime.fair_share import FairSemaphore
 from controller.runtime.rate_limiter import AdaptiveRateLimiter
 
-# The limit for all namespaces together. Each reader takes 50 KiB.
+# Maximum number of readers of all namespaces. Each takes 50 KiB.
 MAX_READERS = 1024
 
 
 class _ReaderKey(NamedTuple):
     """An identity, a cloud and a vault.
 
-    It contains the cloud's addresses, because a cloud can come back with others.
+    It has the cloud's settings and not only its name, because an administrator can change them.
     """
 
     identity: Identity
@@ -49,9 +49,11 @@ class _ReaderEntry(msgspec.Struct):
 
 
 class VaultPool:
-    """All readers, one per identity, cloud and vault.
+    """All readers, one per identity, cloud and vault. Their number per namespace is limited.
 
-    The number per namespace is limited. Close it to close all connections.
+    `assertion` returns the token of an identity's ServiceAccount. `check` raises if no request may be sent. `count`
+    receives namespace, vault, operation and outcome of each request, and `count_no_token` the host of a failed
+    exchange.
     """
 
     def __init__(
@@ -76,68 +78,67 @@ class VaultPool:
 
     def reader(self, identity: Identity, cloud: str, vault: str) -> VaultReader:
         """Return the reader of that vault as that identity. Raise `errors.ClassError` for a cloud that is not known."""
-        where = self._clouds.get(cloud)
-        if not where:
+        cloud_settings = self._clouds.get(cloud)
+        if not cloud_settings:
             known = ", ".join(sorted(self._clouds))
-            raise errors.ClassError(f"cloud {cloud[:60]!r} was removed; the known clouds are {known}")
-        reach = _ReaderKey(identity, where, vault)
-        entry = self.entries.get(identity.namespace, reach)
+            raise errors.ClassError(f"cloud {cloud[:60]!r} was removed; set cloudName to one of {known}")
+        key = _ReaderKey(identity, cloud_settings, vault)
+        entry = self.entries.get(identity.namespace, key)
         if entry is None:
-            entry = _ReaderEntry(self._new_reader(reach, cloud), 0.0)
-            for evicted, _ in self.entries.put(identity.namespace, reach, entry):
+            entry = _ReaderEntry(self._new_reader(key, cloud), 0.0)
+            for evicted, _ in self.entries.put(identity.namespace, key, entry):
                 self._forget_evicted(evicted)
         entry.used = time.monotonic()
         return entry.reader
 
-    def _new_reader(self, reach: _ReaderKey, cloud: str) -> VaultReader:
-        identity, where = reach.identity, reach.cloud
-        transport = self._transport_for(where.ca, direct=cloud == TEST_CLOUD)
-        credential = self.credentials.get((identity, where))
+    def _new_reader(self, key: _ReaderKey, cloud: str) -> VaultReader:
+        identity, cloud_settings = key.identity, key.cloud
+        transport = self._transport_for(cloud_settings.ca, direct=cloud == TEST_CLOUD)
+        credential = self.credentials.get((identity, cloud_settings))
         if not credential:
             credential = FederatedCredential(
-                identity, where, transport, lambda: self._assertion(identity), self._count_no_token
+                identity, cloud_settings, transport, lambda: self._assertion(identity), self._count_no_token
             )
-            self.credentials[identity, where] = credential
-        pace = self.rate_limiters.setdefault(reach.vault_url, AdaptiveRateLimiter(time.monotonic))
+            self.credentials[identity, cloud_settings] = credential
+        rate_limiter = self.rate_limiters.setdefault(key.vault_url, AdaptiveRateLimiter(time.monotonic))
         count = partial(self._count, identity.namespace)
-        address = VaultAddress(reach.vault, reach.vault_url, cloud, where.api_version)
-        calls = VaultClient(address, identity, credential, transport, self._slots, pace, count)
-        return VaultReader(calls)
+        address = VaultAddress(key.vault, key.vault_url, cloud, cloud_settings.api_version)
+        client = VaultClient(address, identity, credential, transport, self._slots, rate_limiter, count)
+        return VaultReader(client)
 
     def _forget_evicted(self, evicted: _ReaderKey) -> None:
         """Drop the data that only the evicted reader has used.
 
         A request of the reader can be in progress, so nothing is closed: the clients do not own their connections.
         """
-        left = [reach for _, reach, _ in self.entries.items()]
-        if not any(reach[:2] == evicted[:2] for reach in left):
+        left = [key for _, key, _ in self.entries.items()]
+        if not any(key[:2] == evicted[:2] for key in left):
             self.credentials.pop(evicted[:2], None)
-        # The state of a throttling vault is kept for a while, or else a new reader would call it at the full rate
-        # again.
+        # The rate limiter of a throttling vault is kept, so that a new reader does not call it at the full rate.
         if (
-            not any(reach.vault_url == evicted.vault_url for reach in left)
+            not any(key.vault_url == evicted.vault_url for key in left)
             and not self.rate_limiters[evicted.vault_url].is_slowed
         ):
             del self.rate_limiters[evicted.vault_url]
 
     def vault_names(self) -> set[str]:
         """Return the vaults that have readers."""
-        return {reach.vault for _, reach, _ in self.entries.items()}
+        return {key.vault for _, key, _ in self.entries.items()}
 
     async def evict_idle(self, seconds: float) -> None:
         """Close readers without a request in that time, and delete the tokens of their identities."""
         now = time.monotonic()
-        for namespace, reach, entry in self.entries.items():
+        for namespace, key, entry in self.entries.items():
             if now - entry.used > seconds:
-                self.entries.drop(namespace, reach)
+                self.entries.drop(namespace, key)
                 await entry.reader.close()
-        left = [reach for _, reach, _ in self.entries.items()]
-        for credential in self.credentials.keys() - {reach[:2] for reach in left}:
+        left = [key for _, key, _ in self.entries.items()]
+        for credential in self.credentials.keys() - {key[:2] for key in left}:
             await self.credentials.pop(credential).close()
-        for url in self.rate_limiters.keys() - {reach.vault_url for reach in left}:
+        for url in self.rate_limiters.keys() - {key.vault_url for key in left}:
             if not self.rate_limiters[url].seconds_closed():
                 del self.rate_limiters[url]
-        for ca in self.transports.keys() - {reach.cloud.ca for reach in left}:
+        for ca in self.transports.keys() - {key.cloud.ca for key in left}:
             await _close_session(self.transports.pop(ca))
 
     def _transport_for(self, ca: str, *, direct: bool) -> AioHttpTransport:

@@ -1,8 +1,8 @@
 """Resolve host names in threads with fair shares by namespace.
 
 It uses the system's resolver, so /etc/hosts, search domains and nsswitch have the same effect as for other programs in
-the pod. The resolver blocks, for minutes if a DNS server does not answer, and an editor chooses the names by
-keyvaultName.
+the pod. A lookup blocks its thread, for minutes if a DNS server does not answer, and an editor can choose the host with
+keyvaultName. The shares protect the other namespaces.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from controller.runtime.threads import FairThreads
 LOOKUPS_AT_ONCE = 2 * int(budgets.LOOKUPS.most)
 # Seconds that a caller waits. The lookup itself continues and keeps its thread until the system ends it.
 PATIENCE = 10.0
-# Seconds for which an answer is cached, and the number of cached answers.
+# Seconds for which an answer is cached, and the maximum number of cached answers.
 KEEP = 10.0
 MAX_KEPT = 1000
 
 requesting_namespace: ContextVar[str] = ContextVar("requesting_namespace", default="")
-"""The namespace of the current task's request. The callers of vaults set it."""
+"""The namespace of the current task's request. `VaultClient` sets it."""
 
 
 class _HostLookup(NamedTuple):
@@ -44,7 +44,7 @@ class FairResolver(AbstractResolver):
         self._getaddrinfo = getaddrinfo
         self._clock = clock
         self._threads = FairThreads(LOOKUPS_AT_ONCE, "resolve")
-        # Namespaces do not share lookups. Otherwise others would wait in the line of a namespace whose share is spent.
+        # Namespaces do not share lookups: a shared one could wait for the threads of a namespace whose share is used.
         self._running: dict[tuple[str, _HostLookup], asyncio.Task[list[ResolveResult]]] = {}
         self.cached: dict[_HostLookup, tuple[float, list[ResolveResult]]] = {}
 
@@ -97,6 +97,6 @@ class FairResolver(AbstractResolver):
             del self.cached[next(iter(self.cached))]
 
     async def close(self) -> None:
-        """Return at once: threads that hang are daemons."""
+        """Cancel the lookups. Do not wait for their threads, which are daemons."""
         for task in self._running.values():
             task.cancel()

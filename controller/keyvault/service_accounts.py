@@ -14,7 +14,11 @@ from controller.kube.client import KubeClient
 
 
 async def resolve_identity(kube: KubeClient, sync: SecretSync, vault_class: ProviderConfig) -> Identity:
-    """Return the identity that reads the vault, with annotations of the ServiceAccount where the class allows it."""
+    """Return the identity that reads the vault.
+
+    The annotations of the ServiceAccount supply a client id or tenant id that the class omits. Raise `ProviderError` if
+    there is no such ServiceAccount, or `ClassError` if an annotation is missing or invalid.
+    """
     namespace, name = sync.metadata.namespace, sync.spec.service_account_name
     client, tenant = vault_class.client_id, vault_class.tenant_id
     if not client or not tenant:
@@ -28,7 +32,10 @@ async def resolve_identity(kube: KubeClient, sync: SecretSync, vault_class: Prov
 
 
 def service_account_tokens(kube: KubeClient) -> Callable[[Identity], Awaitable[str]]:
-    """Return a function that requests an identity's assertion: a token of its ServiceAccount, for Entra only."""
+    """Return a function that requests a token of an identity's ServiceAccount, with Entra as its only audience.
+
+    The function raises `ProviderError` if the ServiceAccount is missing or the controller may not request its token.
+    """
 
     async def request(identity: Identity) -> str:
         namespace, name = identity.namespace, identity.service_account
@@ -57,15 +64,15 @@ def _missing_error(namespace: str, name: str) -> errors.ProviderError:
 
 
 def _read_annotation(account: ServiceAccount, annotation: str, parameter: str, pattern: re.Pattern[str]) -> str:
-    """Return the annotation's value.
+    """Return the annotation's value. Raise `ClassError` if it is missing or invalid.
 
-    ServiceAccounts are not watched, so a missing one is checked again after a while.
+    ServiceAccounts are not watched, so the error has a retry with backoff.
     """
     value = account.metadata.annotations.get(annotation, "").strip()
     if not pattern.fullmatch(value):
-        said = f"is {value[:60]!r}" if value else "is missing"
+        state = f"is {value[:60]!r}" if value else "is missing"
         raise errors.ClassError(
-            f"annotation {annotation} of ServiceAccount {account.metadata.name} {said}: correct it, or set the"
+            f"annotation {annotation} of ServiceAccount {account.metadata.name} {state}: correct it, or set the"
             f" SecretProviderClass's {parameter}",
             retry=errors.Retry.BACKOFF,
         )

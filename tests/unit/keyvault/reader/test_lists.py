@@ -13,11 +13,11 @@ from controller.domain.snapshot import ListedObject, VaultSnapshot
 from controller.domain.values import VaultValue
 from controller.errors import ObjectError, ProviderError
 from controller.keyvault import listing, reader
-from controller.keyvault.listing import ALLOWED_AGAIN, CHEAPER_AGAIN, MAX_ORDERS
+from controller.keyvault.listing import MAX_ORDERS, RETRY_COSTLY_LIST, RETRY_FORBIDDEN_LIST
 from tests.support.scripted_api_server import ScriptedResponse
 from tests.unit.keyvault.reader.reader_harness import CHALLENGE, JSON, USER, ReaderHarness, item, refusal, serve_list
 
-DAY = CHEAPER_AGAIN
+DAY = RETRY_COSTLY_LIST
 
 
 def secrets(count: int, **changes: Any) -> list[ObjectVersionRef]:
@@ -87,8 +87,8 @@ async def test_forbidden_list_is_replaced_by_gets_for_less_than_an_hour(harness:
     harness.answers["/secrets"] = refusal(403, "Forbidden", inner)
     harness.put_secret("user", "me")
     assert await poll(harness, USER) == (["/secrets"], {})
-    assert ALLOWED_AGAIN < 3600
-    harness.now += ALLOWED_AGAIN - 1
+    assert RETRY_FORBIDDEN_LIST < 3600
+    harness.now += RETRY_FORBIDDEN_LIST - 1
     assert await poll(harness, *secrets(1000)) == ([], {})
     assert await harness.read(USER) == ["me"]  # the circuit breaker is closed
     harness.now += 2

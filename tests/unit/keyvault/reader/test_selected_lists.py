@@ -8,7 +8,7 @@ from controller.api.select import Select
 from controller.domain.selection import Query, SelectedObject, SelectionSighting
 from controller.errors import AccessDenied, ObjectError
 from controller.keyvault import listing
-from controller.keyvault.listing import ALLOWED_AGAIN, CHEAPER_AGAIN
+from controller.keyvault.listing import RETRY_COSTLY_LIST, RETRY_FORBIDDEN_LIST
 from tests.unit.keyvault.reader.reader_harness import USER, ReaderHarness, item, refusal, serve_list
 
 SHOP = Query(entries=(Select(name_prefix="shop-"),))
@@ -59,7 +59,7 @@ async def test_forbidden_list_is_reported_and_not_repeated_by_polls(harness: Rea
 async def test_poll_retries_a_forbidden_list_within_an_hour(harness: ReaderHarness) -> None:
     harness.answers["/secrets"] = refusal(403, "Forbidden", "ForbiddenByRbac")
     await harness.reader.take_snapshot([], harness.now, [SHOP])
-    harness.now += ALLOWED_AGAIN
+    harness.now += RETRY_FORBIDDEN_LIST
     await harness.reader.take_snapshot([], harness.now, [SHOP])
     assert harness.paths_read == ["/secrets"] * 2
 
@@ -73,7 +73,7 @@ async def test_vault_that_is_too_large_is_reported_and_not_listed_for_a_day(
     assert isinstance(error, ObjectError)
     assert "more than 100 secrets" in error.message
     assert len(harness.paths_read) == 4
-    harness.now += CHEAPER_AGAIN / 2
+    harness.now += RETRY_COSTLY_LIST / 2
     await harness.reader.take_snapshot([], harness.now, [SHOP])
     assert len(harness.paths_read) == 4
 

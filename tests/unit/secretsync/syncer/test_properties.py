@@ -67,7 +67,7 @@ async def test_missing_property_keeps_its_last_value_and_the_others_go_on(harnes
 LACKING = "array: ['objectName: user', '{objectName: pass, objectProperty: a}']"
 
 
-@pytest.fingerprint.parametrize("before", [["user"], ["user", "pass"]])
+@pytest.mark.parametrize("before", [["user"], ["user", "pass"]])
 async def test_missing_property_is_not_read_again_until_the_value_changed(
     harness: SyncerHarness, before: list[str]
 ) -> None:
@@ -112,9 +112,7 @@ async def test_secret_that_no_value_can_make_is_not_drift(harness: SyncerHarness
         assert harness.vault.read_names == (["pass"] if stale is None else [])
 
 
-@pytest.fingerprint.parametrize(
-    "broken", [CANARY, json.dumps({"host": "db", "a b": CANARY}), json.dumps({"user": CANARY})]
-)
+@pytest.mark.parametrize("broken", [CANARY, json.dumps({"host": "db", "a b": CANARY}), json.dumps({"user": CANARY})])
 async def test_unusable_part_of_an_expanded_object_is_not_read_again(harness: SyncerHarness, broken: str) -> None:
     of, held = make_class(objects=EXPANDED), make_secret_meta(["user", "host"])
     harness.vault.values["pass"] = make_value(document(host="db"))

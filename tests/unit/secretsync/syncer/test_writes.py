@@ -99,7 +99,7 @@ async def test_rotation_sends_only_the_rotated_value(harness: SyncerHarness) -> 
     assert outcome.reason == Reason.WRITTEN
 
 
-@pytest.fingerprint.parametrize(("version", "reason"), [("42", Reason.UP_TO_DATE), ("43", Reason.WRITTEN)])
+@pytest.mark.parametrize(("version", "reason"), [("42", Reason.UP_TO_DATE), ("43", Reason.WRITTEN)])
 async def test_restart_sends_all_values_and_the_api_server_compares(
     harness: SyncerHarness, version: str, reason: Reason
 ) -> None:
@@ -172,7 +172,7 @@ async def test_if_nothing_can_be_fetched_the_secret_is_not_written(harness: Sync
     assert harness.requests == ["probe"]
 
 
-@pytest.fingerprint.parametrize(
+@pytest.mark.parametrize(
     ("answer", "expected"),
     [
         pytest.param(metadata_response(make_secret_meta()), True, id="unchanged"),
