@@ -26,7 +26,7 @@ from controller.kube.event_recorder import EventRecorder
 from controller.kube.informer import Informer, Kept
 from controller.kube.leader_election import LeaderElector, NoElection
 from controller.kube.metrics_access import MetricsAccess
-from controller.kube.overlap import Overlap
+from controller.kube.overlap import OverlapCheck
 from controller.kube.policy_guard import PolicyGuard
 from controller.observability.http_server import HttpServers
 from controller.observability.server_certificate import ServerCertificate
@@ -57,7 +57,7 @@ class ControllerReadiness:
     informers: Sequence[Informer[Any]]
     guard: PolicyGuard
     elector: LeaderElector | NoElection
-    overlap: Overlap
+    overlap: OverlapCheck
 
     def problems(self) -> list[str]:
         """Return why the controller is not ready, one text for each cause, or nothing if it is ready.
@@ -119,7 +119,7 @@ def _ship_logs(settings: Settings, metrics: Metrics) -> contextlib.AbstractAsync
 
 async def _run_parts(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     async with KubeClient(await config.find_config(os.environ)) as kube:
-        overlap = Overlap(kube, settings)
+        overlap = OverlapCheck(kube, settings)
         elector = _new_elector(kube, settings, metrics, overlap)
         with_fence = kube.with_fence(elector.check)
         clouds = CloudRegistry(settings)
@@ -199,7 +199,7 @@ def _new_informers(kube: KubeClient, namespaces: Sequence[str], controllers: _Co
 
 
 def _new_elector(
-    kube: KubeClient, settings: Settings, metrics: Metrics, overlap: Overlap
+    kube: KubeClient, settings: Settings, metrics: Metrics, overlap: OverlapCheck
 ) -> LeaderElector | NoElection:
     if not settings.lease_name:
         return NoElection(metrics.leader.set)

@@ -4,7 +4,7 @@
     ├── KubeError              the Kubernetes API did not fulfil a request
     │   ├── NotFound           404
     │   ├── Conflict           409: another writer was faster, or the object exists
-    │   ├── Expired            410: the resourceVersion is too old to watch from
+    │   ├── ResourceExpired    410: the resourceVersion is too old to watch from
     │   ├── Refused            401, 403, 413, 422: the same request would fail again
     │   │   └── PolicyRefused  … because of an admission policy
     │   ├── Unreachable        no answer, a timeout, 429, 5xx
@@ -22,9 +22,9 @@
     ├── ParsingDeferred        the namespace has spent its budget for parsing
     ├── SelectionDeferred      the namespace has spent its budget for comparing objects with its selections
     ├── OwnershipError         the Secret exists and does not belong to the SecretSync
-    └── Conflicted             a child of an AKVSync changed while the controller wrote it
+    └── ChildConflict          a child of an AKVSync changed while the controller wrote it
 
-The code that receives a foreign error converts it once. Messages never contain payloads, tokens or query strings.
+The code that catches an error of a library converts it once. Messages never contain payloads, tokens or query strings.
 `retry_after` is in seconds, and is set only if the server asked for a delay.
 """
 
@@ -37,15 +37,15 @@ from controller.api.conditions import Reason
 class Retry(enum.Enum):
     """What the next attempt depends on."""
 
-    BACKOFF = "backoff"  # time: the cause can disappear by itself; back off, up to five minutes
+    BACKOFF = "backoff"  # time: the cause can disappear by itself; retry with a backoff of up to five minutes
     BLOCKED = "blocked"  # an object in the cluster blocks it, and no event announces its removal; check every 30 s
     ON_NEW_VALUE = "on-new-value"  # only another value in the vault can help, and a poll detects it
-    THROTTLED = "throttled"  # a busy vault serves it in order, after exactly `retry_after`
+    THROTTLED = "throttled"  # a busy vault or a spent budget delays it for exactly `retry_after`
     ON_EDIT = "on-edit"  # only an edit of the objects involved can help, and the edit triggers the next attempt
 
 
 class ControllerError(Exception):
-    """A failure that a status can show. It is the base class of all others."""
+    """A failure that a status can report. It is the base class of all others."""
 
     reason: ClassVar[Reason] = Reason.INTERNAL_ERROR
     retry: Retry = Retry.BACKOFF
@@ -58,7 +58,7 @@ class ControllerError(Exception):
 
     @property
     def is_stalled(self) -> bool:
-        """Return whether only an edit of an existing object can help, so that tools need not wait."""
+        """Return whether only an edit of an existing object can help. The condition Stalled reports it."""
         return self.retry is Retry.ON_EDIT
 
     def bare(self) -> Self:
@@ -113,7 +113,7 @@ class AnswerTooLarge(Unreachable):
 
 
 class NotLeading(KubeError):  # noqa: N818
-    """The process is not the leader any more. The request was not sent; the new leader does the remaining work."""
+    """The process is not the leader any more, so the request was not sent. The new leader does the remaining work."""
 
 
 class ProviderError(ControllerError):
@@ -123,7 +123,7 @@ class ProviderError(ControllerError):
 
 
 class ObjectError(ProviderError):
-    """One object of the vault cannot be read. Others may be readable."""
+    """One object of the vault cannot be read. Other objects can be readable."""
 
 
 class AccessDenied(ObjectError):  # noqa: N818 -- named as Key Vault names it
@@ -160,7 +160,7 @@ class UnusableValue(ObjectError):  # noqa: N818 -- the object is readable
         self.updated = updated
 
 
-def is_away(error: ControllerError) -> bool:
+def is_vault_failure(error: ControllerError) -> bool:
     """Return whether the error concerns a whole vault or Entra, so that no object can be read there."""
     return isinstance(error, ProviderError) and not isinstance(error, ObjectError) and error.retry is Retry.BACKOFF
 

@@ -1,7 +1,8 @@
-"""Keep the known clouds: the administrator's, and one that a file adds and removes at run time.
+"""Keep the known clouds: the administrator's, and one that a file can add and remove while the controller runs.
 
-The file belongs to `helm test`: a ConfigMap that the test fills and empties. It can only add the cloud of one name. The
-administrator's clouds keep their hosts. A new cloud triggers no sync; the test edits a SecretSync afterwards.
+The file belongs to `helm test`: a ConfigMap that the test fills and empties. It can add only the cloud `helm-test`, and
+cannot change the hosts of the administrator's clouds. A new cloud triggers no sync, so the test edits a SecretSync
+afterwards.
 """
 
 import asyncio
@@ -13,8 +14,8 @@ from pathlib import Path
 from controller.config.settings import TEST_CLOUD, Cloud, Settings, SettingsError, parse_clouds
 
 # Seconds between two reads of the file. The kubelet needs far longer to deliver a change.
-LOOK_SECONDS = 2.0
-# Maximum seconds for which a cloud of the file is trusted: a test that was killed cannot remove its own.
+REREAD_SECONDS = 2.0
+# Maximum seconds for which the file's cloud is used, because a test that was killed cannot remove it.
 MAX_AGE = 600.0
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def find_cloud(name: str, clouds: Iterable[str]) -> str | None:
 
 
 class CloudRegistry(Mapping[str, Cloud]):
-    """The clouds by name."""
+    """The clouds by name. A change of the file applies after `reload_file`."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._lasting = settings.clouds()
@@ -51,10 +52,10 @@ class CloudRegistry(Mapping[str, Cloud]):
         return len({**self._passing, **self._lasting})
 
     async def watch_file(self) -> None:
-        """Read the file again and again, and apply its changes."""
+        """Read the file periodically, and apply its changes."""
         while self._file:
             self.reload_file()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(REREAD_SECONDS)
 
     def reload_file(self) -> None:
         """Apply a change of the file. A missing, unreadable or old file means no clouds."""

@@ -1,6 +1,6 @@
 """Read the settings of the controller from its environment variables and the file of clouds.
 
-The chart takes the names of the variables from `Settings`, so the chart and the controller know the same settings.
+The chart is generated from `Settings`, so the chart and the controller have the same settings.
 """
 
 import os
@@ -88,13 +88,15 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """The settings of the controller. Field `x_y` is the environment variable `X_Y`. Times are in seconds."""
 
     rotation_poll_interval: Annotated[
-        Seconds, Meta(description="How often a SecretSync is checked against the vault")
+        Seconds, Meta(description="Interval at which the vault is polled for each SecretSync")
     ] = 3600
     enable_partial_secret_sync: Annotated[
         bool, Meta(description="Write the keys that could be fetched if other keys could not")
     ] = True
     jitter: Annotated[int, Meta(ge=0, description="Maximum random delay before each poll of a vault")] = 0
-    drift_interval: Annotated[Seconds, Meta(description="How often a Secret is checked for edits and deletion")] = 300
+    drift_interval: Annotated[
+        Seconds, Meta(description="Interval at which a Secret is checked for edits and deletion")
+    ] = 300
     shortest_refresh_interval: Annotated[
         int,
         Meta(ge=0, description="Minimum interval that a SecretSync's annotation can set; 0: the annotation is ignored"),
@@ -110,7 +112,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     watch_namespaces: Annotated[
         tuple[str, ...], Meta(description="Namespaces to serve, comma-separated; none: all")
     ] = ()
-    default_cloud: Annotated[str, Meta(description="Cloud of the classes that name none")] = DEFAULT_CLOUD
+    default_cloud: Annotated[str, Meta(description="Cloud of a SecretProviderClass without cloudName")] = DEFAULT_CLOUD
     clouds_file: Annotated[str, Meta(description="JSON file of further clouds by name")] = ""
     ca_file: Annotated[
         str, Meta(description="File of certificates (PEM) to trust besides the system's, for every cloud")
@@ -168,7 +170,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
-        """Read the environment. Raise `SettingsError` with the variable that is invalid."""
+        """Read the settings from the environment. Raise `SettingsError` with the variable that is invalid."""
         # An empty variable counts as missing.
         given = {field: text for field in cls.__struct_fields__ if (text := environment.get(field.upper()))}
         values: dict[str, object] = dict(given)
@@ -197,7 +199,7 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
             except (OSError, SettingsError) as error:
                 raise SettingsError(f"CLOUDS_FILE {self.clouds_file}: {error}") from error
         if self.default_cloud not in clouds:
-            raise SettingsError(f"DEFAULT_CLOUD is {self.default_cloud!r}; known are {', '.join(sorted(clouds))}")
+            raise SettingsError(f"DEFAULT_CLOUD is {self.default_cloud!r}: write one of {', '.join(sorted(clouds))}")
         if bundle := self._read_bundle():
             return {name: structs.replace(cloud, ca=f"{cloud.ca}\n{bundle}") for name, cloud in clouds.items()}
         return clouds

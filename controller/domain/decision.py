@@ -22,7 +22,7 @@ from controller.errors import ControllerError, InputError, OwnershipError, Provi
 from controller.runtime.backoff import FIRST_RETRY, parse_time
 
 # SSE's label on its Secrets. With the same label, a cluster can switch between SSE and this controller without a write.
-OUR_LABEL = (RESERVED_PREFIX, "")
+SYNC_LABEL = (RESERVED_PREFIX, "")
 # The maximum size of a Secret's data is 1 MiB (Kubernetes documentation, "Secrets").
 MAX_BYTES = 1024 * 1024
 # Maximum bytes of PartialSync's list. The CRD allows 32,768 characters.
@@ -260,7 +260,7 @@ def _new_secret(sync: SecretSync, values: Mapping[str, VaultValue]) -> dict[str,
         "metadata": {
             "name": sync.metadata.name,
             "namespace": sync.metadata.namespace,
-            "labels": {**wanted.labels, OUR_LABEL[0]: OUR_LABEL[1]},
+            "labels": {**wanted.labels, SYNC_LABEL[0]: SYNC_LABEL[1]},
             "annotations": wanted.annotations,
             "ownerReferences": [
                 {
@@ -285,7 +285,7 @@ def metadata_patch(sync: SecretSync, secret: ObjectMeta) -> dict[str, dict[str, 
     wanted = sync.spec.secret_object
     patch: dict[str, dict[str, str | None]] = {}
     for field, target, current in (
-        ("labels", {**wanted.labels, OUR_LABEL[0]: OUR_LABEL[1]}, secret.labels),
+        ("labels", {**wanted.labels, SYNC_LABEL[0]: SYNC_LABEL[1]}, secret.labels),
         ("annotations", dict(wanted.annotations), secret.annotations),
     ):
         differs: dict[str, str | None] = {key: value for key, value in target.items() if current.get(key) != value}

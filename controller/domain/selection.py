@@ -11,7 +11,7 @@ import msgspec
 
 from controller.api.akvsync import MAX_PARTS, AKVObject
 from controller.api.select import Select
-from controller.domain.vault_objects import Item
+from controller.domain.vault_objects import ListItem
 
 # The kind of objects that are compared: the secret of a certificate has the certificate's name and tags.
 SELECTED_KIND = "secret"
@@ -65,7 +65,7 @@ class ObjectSelector:
         """Return whether an object of that name (in lower case) can match."""
         return name.startswith(self._prefix) and (self._glob is None or self._glob.matches(name))
 
-    def matches(self, item: Item) -> bool:
+    def matches(self, item: ListItem) -> bool:
         """Return whether an object of a list is selected."""
         if not item.enabled or (self._types and ("cert" if item.managed else "secret") not in self._types):
             return False
@@ -120,7 +120,7 @@ class SelectionCollector:
         self._enabled: set[str] = set()
         self.compared = 0
 
-    def add(self, item: Item) -> None:
+    def add(self, item: ListItem) -> None:
         """Add one object."""
         name = item.name.lower()
         self.compared += len(self._selectors)

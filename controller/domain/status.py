@@ -16,7 +16,7 @@ from controller.domain.decision import seconds_until_served
 from controller.domain.generated import akvsync_owner, identify_items
 from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectVersionRef
 from controller.domain.values import VaultValue
-from controller.errors import ControllerError, OwnershipError, Retry, is_away
+from controller.errors import ControllerError, OwnershipError, Retry, is_vault_failure
 from controller.runtime.backoff import format_time, parse_time
 
 # The CRD's limit for a condition's message.
@@ -72,9 +72,9 @@ class PartiallySynced(msgspec.Struct, frozen=True, kw_only=True):
         return seconds_until_served(self.failed) or max(error.retry_after or 0.0 for error in self.failed.values())
 
     @property
-    def is_away(self) -> bool:
+    def is_vault_failure(self) -> bool:
         """Return whether the vault as a whole could not be read."""
-        return all(is_away(error) for error in self.failed.values())
+        return all(is_vault_failure(error) for error in self.failed.values())
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -103,9 +103,9 @@ class Failed(msgspec.Struct, frozen=True):
         return self.error.retry_after
 
     @property
-    def is_away(self) -> bool:
+    def is_vault_failure(self) -> bool:
         """Return whether the vault as a whole could not be read."""
-        return is_away(self.error)
+        return is_vault_failure(self.error)
 
 
 class Requeue(msgspec.Struct, frozen=True):

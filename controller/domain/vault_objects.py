@@ -89,7 +89,7 @@ class VaultObject(msgspec.Struct, frozen=True, kw_only=True):
         return f"{'certificate' if self.type == 'cert' else self.type} {self.name}"
 
 
-class Item(NamedTuple):
+class ListItem(NamedTuple):
     """The fields of an object, or of one of its versions, in a list. `version` is empty in a list of objects.
 
     `managed` means that a secret belongs to a certificate.

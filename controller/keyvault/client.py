@@ -44,7 +44,7 @@ from controller.runtime.rate_limiter import AdaptiveRateLimiter
 
 # Maximum number of simultaneous requests to all vaults, of which a namespace has at most half. The maximum for one
 # vault allows 400/s at 50 ms each. If a vault lets every request hang, there is room for the namespace's others.
-AT_ONCE = 2 * int(budgets.REQUESTS.most)
+AT_ONCE = 2 * int(budgets.REQUESTS.limit)
 AT_ONCE_EACH = 24
 # A request that would wait longer at a throttling vault makes room for requests to others, and is sent later.
 PATIENCE = 1.0

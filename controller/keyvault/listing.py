@@ -14,7 +14,7 @@ import msgspec
 from controller.domain.provider_class import VaultObject
 from controller.domain.selection import SelectionCollector
 from controller.domain.snapshot import ListedObject
-from controller.domain.vault_objects import Item
+from controller.domain.vault_objects import ListItem
 from controller.errors import AccessDenied, ControllerError, ObjectError, ProviderError
 from controller.keyvault.client import VaultClient
 from controller.keyvault.objects import ObjectClient, ObjectPage
@@ -104,7 +104,7 @@ class VaultLister:
 
     async def _list_pages(
         self, source: ObjectClient, verb: str, found: VaultObject | None, url: str, max_pages: int, *, first: bool
-    ) -> AsyncIterator[Item]:
+    ) -> AsyncIterator[ListItem]:
         """Yield the items of a list. Each page is one call. Raise `_TooManyPages` above `max_pages` pages."""
         for _ in range(max_pages):
             read_page = partial(_read_page, source, found, url)
@@ -160,7 +160,9 @@ class VaultLister:
             )
         return ids[ids.index(found.version) :]
 
-    async def _sort_ids(self, source: ObjectClient, found: VaultObject, listed: list[Item], first: bool) -> list[str]:
+    async def _sort_ids(
+        self, source: ObjectClient, found: VaultObject, listed: list[ListItem], first: bool
+    ) -> list[str]:
         oldest = datetime.min.replace(tzinfo=UTC)
         listed.sort(key=lambda item: (item.created or oldest, item.version), reverse=True)
         if len(listed) > 1 and listed[0].created == listed[1].created:

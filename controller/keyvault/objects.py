@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from controller.domain.provider_class import VaultObject
 from controller.domain.values import SecretBytes, VaultValue
-from controller.domain.vault_objects import OBJECT_NAME, Item
+from controller.domain.vault_objects import OBJECT_NAME, ListItem
 from controller.errors import ObjectError, ObjectGone
 from controller.runtime.json_decoding import REPLACEMENT, cut_nesting, replace_lone_surrogates
 
@@ -30,7 +30,7 @@ from controller.runtime.json_decoding import REPLACEMENT, cut_nesting, replace_l
 class ObjectPage(NamedTuple):
     """One page of a list, unordered. `following` is the address of the next page, or empty after the last page."""
 
-    items: list[Item]
+    items: list[ListItem]
     following: str
 
 
@@ -154,7 +154,7 @@ def _without_oddities(content: bytes) -> bytes:
     return replace_lone_surrogates(cut_nesting(bytes(content)))
 
 
-def _read_items(listed: Iterable[msgspec.Raw]) -> Iterator[Item]:
+def _read_items(listed: Iterable[msgspec.Raw]) -> Iterator[ListItem]:
     """Read the items of a page. Leave out an item without an id, and treat malformed attributes as missing.
 
     A poll reads the value of an object without the time of its last change, so no change is missed.
@@ -171,7 +171,7 @@ def _read_items(listed: Iterable[msgspec.Raw]) -> Iterator[Item]:
         except (ValueError, OverflowError):
             attributes, created, updated = _ObjectAttributes(), None, None
         managed = bytes(item.managed) == b"true"
-        yield Item(name, version, attributes.enabled is not False, created, updated, managed, _read_tags(item.tags))
+        yield ListItem(name, version, attributes.enabled is not False, created, updated, managed, _read_tags(item.tags))
 
 
 def _read_tags(raw: msgspec.Raw) -> Mapping[str, str]:

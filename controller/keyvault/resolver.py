@@ -18,7 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from controller.runtime import budgets
 from controller.runtime.threads import FairThreads
 
-LOOKUPS_AT_ONCE = 2 * int(budgets.LOOKUPS.most)
+LOOKUPS_AT_ONCE = 2 * int(budgets.LOOKUPS.limit)
 # Seconds that a caller waits. The lookup itself continues and keeps its thread until the system ends it.
 PATIENCE = 10.0
 # Seconds for which an answer is cached, and the maximum number of cached answers.

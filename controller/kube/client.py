@@ -41,7 +41,7 @@ class _StatusBody(Wire, frozen=True, kw_only=True):
 
 
 class KubeClient:
-    """One connection pool to the API server. Use as an async context manager."""
+    """A connection pool to the API server. Use it as an async context manager."""
 
     def __init__(self, access: ApiServerConfig, user_agent: str = FIELD_MANAGER) -> None:
         self._access = access
@@ -50,10 +50,10 @@ class KubeClient:
         self.check_write: Callable[[], None] = _allow_all
 
     def with_fence(self, check: Callable[[], None]) -> "KubeClient":
-        """Return a client on the same connections that calls `check`, which can raise, before each write."""
-        with_fence = copy.copy(self)
-        with_fence.check_write = check
-        return with_fence
+        """Return a client with the same connections that calls `check`, which can raise, before each write."""
+        fenced = copy.copy(self)
+        fenced.check_write = check
+        return fenced
 
     async def __aenter__(self) -> "KubeClient":
         self._session = aiohttp.ClientSession(
@@ -96,13 +96,12 @@ class KubeClient:
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                     raise errors.Unreachable(
                         "the Kubernetes API sent a compressed answer without a request for it; if a proxy is in"
-                        " between,"
-                        " turn its compression off"
+                        " between, turn its compression off"
                     )
                 if response.status >= 400:
-                    said = _read_status(response, await _read_error(response))
-                    shown = passable_text(said.message, response.status, said.reason, method, path, body)
-                    raise _translate_error(response, said.message, shown)
+                    status = _read_status(response, await _read_error(response))
+                    shown = passable_text(status.message, response.status, status.reason, method, path, body)
+                    raise _translate_error(response, status.message, shown)
                 yield response
         except TimeoutError as error:
             raise errors.Unreachable("the Kubernetes API did not answer in time; it is tried again") from error
@@ -122,7 +121,7 @@ class KubeClient:
         accept: str = "application/json",
         content_type: str = "application/json",
     ) -> bytes | bytearray:
-        """Send one request. Raise `errors.KubeError` without a successful answer within `TIMEOUT`."""
+        """Send one request and return the body. Raise `errors.KubeError` if no success arrives within `TIMEOUT`."""
         async with self._open_response(
             method,
             path,
@@ -168,7 +167,7 @@ class KubeClient:
 
 
 def _allow_all() -> None:
-    """Allow every write: the check of a client without a fence."""
+    """Allow each write. This is the check of a client without a fence."""
 
 
 async def _read_error(response: aiohttp.ClientResponse) -> bytes:

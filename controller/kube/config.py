@@ -1,7 +1,7 @@
 """Find the API server, the CA to trust, and the credentials.
 
-In a pod these are two variables and two files. A kubeconfig has many more features, such as plugins, so the official
-client reads it. That client takes 19 MiB; the image does not contain it, because it never reads a kubeconfig.
+In a pod these are two variables and two files. Elsewhere the official client reads a kubeconfig, because kubeconfigs
+have many features, such as plugins. The image does not contain that client, which takes 19 MiB.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from controller import errors
 # The kubelet's folder for token and CA, unless SERVICE_ACCOUNT_FOLDER is set.
 FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 # Seconds between two reads of the token. The kubelet replaces it long before it expires.
-READ_AGAIN = 60.0
-NO_WAY = "no way to the Kubernetes API"
+REREAD_SECONDS = 60.0
+NO_CONFIG = "cannot find the Kubernetes API"
 
 
 class ApiServerConfig(NamedTuple):
@@ -37,7 +37,7 @@ async def find_config(environment: Mapping[str, str]) -> ApiServerConfig:
     if kubeconfig := environment.get("KUBECONFIG"):
         if not await asyncio.to_thread(Path(kubeconfig).is_file):
             raise errors.Refused(f"KUBECONFIG names {kubeconfig}, which is not a file")
-        return await _by_kubeconfig(kubeconfig)
+        return await _read_kubeconfig(kubeconfig)
     return read_pod_config(environment)
 
 
@@ -51,12 +51,12 @@ class _TokenFile:
         self._path = path
         self._clock = clock
         self._token = path.read_text().strip()
-        self._again = clock() + READ_AGAIN
+        self._reread_at = clock() + REREAD_SECONDS
 
     async def authorization(self) -> str:
-        """Return the header of a request."""
-        if self._clock() >= self._again:
-            self._again = self._clock() + READ_AGAIN
+        """Return the value of the Authorization header."""
+        if self._clock() >= self._reread_at:
+            self._reread_at = self._clock() + REREAD_SECONDS
             self._read_token()
         return f"Bearer {self._token}"
 
@@ -66,31 +66,33 @@ class _TokenFile:
 
 
 def read_pod_config(environment: Mapping[str, str], clock: Callable[[], float] = time.monotonic) -> ApiServerConfig:
-    """Return the configuration of a pod: its environment and its ServiceAccount's token. Raise Refused without them."""
+    """Read a pod's environment and its ServiceAccount's token. Raise `Refused` if one is missing."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
     if not host or not port:
-        raise errors.Refused(f"{NO_WAY}: KUBERNETES_SERVICE_HOST or _PORT is not set; run in a pod or set KUBECONFIG")
+        raise errors.Refused(
+            f"{NO_CONFIG}: KUBERNETES_SERVICE_HOST or _PORT is not set; run in a pod or set KUBECONFIG"
+        )
     folder = Path(environment.get("SERVICE_ACCOUNT_FOLDER") or FOLDER)
     try:
         token = _TokenFile(folder / "token", clock)
         tls = ssl.create_default_context(cafile=folder / "ca.crt")
     except (OSError, ValueError) as error:  # a TLS error is an OSError
         raise errors.Refused(
-            f"{NO_WAY}: {folder} has no usable token and ca.crt ({type(error).__name__}); have the ServiceAccount's"
+            f"{NO_CONFIG}: {folder} has no usable token and ca.crt ({type(error).__name__}); have the ServiceAccount's"
             " token mounted (automountServiceAccountToken) or set KUBECONFIG"
         ) from error
     return ApiServerConfig(f"https://{f'[{host}]' if ':' in host else host}:{port}", tls, token.authorization)
 
 
-async def _by_kubeconfig(kubeconfig: str) -> ApiServerConfig:
+async def _read_kubeconfig(kubeconfig: str) -> ApiServerConfig:
     try:
         from kubernetes.aio import config
         from kubernetes.aio.client.configuration import Configuration
         from kubernetes.aio.config.config_exception import ConfigException
     except ModuleNotFoundError as error:
         raise errors.Refused(
-            f"{NO_WAY}: KUBECONFIG is set, and the package that reads kubeconfigs is not installed; unset it in a pod,"
-            " elsewhere install `kubernetes` (requirements/dev.txt has it)"
+            f"{NO_CONFIG}: KUBECONFIG is set, and the package that reads kubeconfigs is not installed; unset it in a"
+            " pod, elsewhere install `kubernetes` (requirements/dev.txt has it)"
         ) from error
     import yaml
 
@@ -102,7 +104,9 @@ async def _by_kubeconfig(kubeconfig: str) -> ApiServerConfig:
             tls.load_cert_chain(read.cert_file, keyfile=read.key_file)
     except (ConfigException, yaml.YAMLError, TypeError, KeyError, ValueError, OSError) as error:
         text = str(error).rstrip(".")
-        raise errors.Refused(f"{NO_WAY} by {kubeconfig}: {text}; correct it, or set KUBECONFIG to another") from error
+        raise errors.Refused(
+            f"{NO_CONFIG} in {kubeconfig}: {text}; correct it, or set KUBECONFIG to another"
+        ) from error
 
     async def authorization() -> str:
         try:

@@ -1,7 +1,7 @@
-"""Send events for `kubectl describe` one after another in the background, so that they never delay a Secret.
+"""Send events for `kubectl describe` in the background, so that they never delay a Secret.
 
-An event costs the API server as much as a Secret, so most of many simultaneous events are sent later. Namespaces
-alternate and each has a budget. A flood of events in one namespace neither hides nor delays the events of another.
+An event costs the API server as much as a Secret, so their rate is limited. The namespaces are served in rotation, and
+each has a budget: a flood of events in one namespace neither hides nor delays the events of another.
 
 Source: Kubernetes API reference, Event v1 events.k8s.io.
 """
@@ -33,7 +33,7 @@ Kind = Literal["Normal", "Warning"]
 MAX_NOTE = 1024
 REPORTER = f"{SecretSync.group}/{FIELD_MANAGER}"
 ACTION = "Sync"
-# Number of events that can be sent at once after a pause, and events per second afterwards.
+# Number of events that can be sent at once after a pause, and number per second afterwards.
 BURST = 50
 PER_SECOND = 20.0
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class EventRecorder:
                 "resourceVersion": meta.resource_version,
             },
         }
-        waiting = self.waiting.setdefault(meta.namespace, deque(maxlen=int(budgets.EVENTS.most)))
+        waiting = self.waiting.setdefault(meta.namespace, deque(maxlen=int(budgets.EVENTS.limit)))
         waiting.append(body)
         self._news.set()
 
@@ -104,9 +104,9 @@ class EventRecorder:
                 except errors.NotFound:
                     self._forget_namespace(namespace)
                 except errors.KubeError as error:
-                    log.debug("event not written: %s", error.message)
+                    log.debug("an event was not written: %s", error.message)
                 except Exception as error:
-                    # The last resort: one event is lost, but the others and all work continue.
+                    # One event is lost, but the others and all other work continue.
                     self._rate_limited_log.log_unexpected(error)
             if self._closed.is_set():
                 return
@@ -142,7 +142,7 @@ class EventRecorder:
         self._news.set()
 
     def reset(self) -> None:
-        """Drop the queued events: another process leads, and records its own events."""
+        """Drop the queued events. The new leader records its own."""
         self.waiting.clear()
 
 

@@ -1,4 +1,4 @@
-"""Decide which part of an API server's error text a message can contain: for a Secret, none. Pure.
+"""Decide which part of an API server's error text a message can contain. For a Secret, it is none. Pure.
 
 An admission webhook or policy sees the whole Secret, even if a request changes only a label. Its text can quote values
 in any form: in parts, encoded, encrypted. No search finds every form. The controller therefore reads only two things
@@ -50,7 +50,7 @@ _NOT_SHOWN = "its message is not shown, because it can quote values"
 
 
 class RefuserKind(enum.Enum):
-    """The component that refused a request, as far as the controller can distinguish them."""
+    """The kind of component that refused a request."""
 
     API_SERVER = "the API server"
     NAMESPACE = "the namespace, which is being deleted"
@@ -122,7 +122,7 @@ def parse_refusal(text: str) -> RequestRefusal:
 
 
 def passable_text(text: str, status: int, reason: str, method: str, path: str, body: Any) -> str:
-    """Return the part of an error that messages can contain: its text, or a message about it."""
+    """Return the text of an error if it cannot quote a value, or else a message of the controller about it."""
     if not _can_quote_values(method, path, body):
         return text[:MAX_TEXT]
     answer = f"(HTTP {status}{f', {reason}' if reason in _REASONS else ''})"
@@ -156,7 +156,7 @@ def _by_api_server(status: int, answer: str) -> str:
     if status == 404:
         return f"the Secret or its namespace does not exist {answer}"
     if status == 409:
-        return f"the Secret exists already, or was changed meanwhile {answer}"
+        return f"the Secret exists already, or was changed in the meantime {answer}"
     if status in (400, 422):
         return (
             f"the API server rejected the Secret as invalid {answer}; {_NOT_SHOWN}: check that the values have the form"

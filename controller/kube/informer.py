@@ -54,8 +54,10 @@ def same_version(old: ObjectMeta, new: ObjectMeta) -> bool:
     return (old.uid, old.resource_version) == (new.uid, new.resource_version)
 
 
-Changed = Callable[[Key, R | Unreadable | None], None]
-Same = Callable[[ObjectMeta, ObjectMeta], bool]
+ChangeHandler = Callable[[Key, R | Unreadable | None], None]
+"""Handle a change of the object with this key. The second argument is the previous object, or None."""
+IsSame = Callable[[ObjectMeta, ObjectMeta], bool]
+"""Return whether a handler need not be called for a change from the first to the second metadata."""
 
 
 class Store(Generic[R]):
@@ -63,15 +65,15 @@ class Store(Generic[R]):
 
     def __init__(self) -> None:
         self._objects: dict[Key, R | Unreadable] = {}
-        self._listeners: list[tuple[Changed[R], Same]] = []
+        self._listeners: list[tuple[ChangeHandler[R], IsSame]] = []
         self._rate_limited_log = RateLimitedLog(log)
 
-    def add_handler(self, changed: Changed[R], same: Same = same_spec) -> None:
+    def add_handler(self, changed: ChangeHandler[R], same: IsSame = same_spec) -> None:
         """Call `changed` with the previous object if an object is added, deleted, or differs according to `same`."""
         self._listeners.append((changed, same))
 
     def get(self, key: Key) -> R | Unreadable | None:
-        """Return the object as last seen."""
+        """Return the object as the API server last sent it, or None."""
         return self._objects.get(key)
 
     def __len__(self) -> int:
@@ -92,9 +94,9 @@ class Store(Generic[R]):
         return key
 
     def update_from_write(self, before: ObjectMeta, after: R) -> None:
-        """Store the result of the controller's own write, unless the watch already delivered a newer object.
+        """Store the result of the controller's own write, unless the watch has already delivered a newer object.
 
-        If a watch is late, the next write then does not fail with a conflict with the previous one.
+        So the next write does not conflict with this one, even if the watch is late.
         """
         known = self._objects.get(Key(before.namespace, before.name))
         if known and same_version(known.metadata, before):
@@ -107,8 +109,8 @@ class Store(Generic[R]):
             for changed, _ in self._listeners:
                 self._call_handler(changed, key, before)
 
-    def _call_handler(self, changed: Changed[R], key: Key, before: R | Unreadable | None) -> None:
-        """Call a handler. Its failure for one object must not hide other objects."""
+    def _call_handler(self, changed: ChangeHandler[R], key: Key, before: R | Unreadable | None) -> None:
+        """Call a handler. Log its failure, which must not hide other objects."""
         try:
             changed(key, before)
         except Exception as error:
@@ -139,7 +141,10 @@ def _too_large(raw: msgspec.Raw, item: Resource) -> str:
 
 
 class Informer(Generic[R]):
-    """A loop that keeps a store equal to one namespace, or to all namespaces if the name is empty."""
+    """Keep a store equal to one namespace, or to all namespaces if the name is empty.
+
+    `problem` is why listing or watching fails, or an empty text. `synced` is set after the first complete list.
+    """
 
     def __init__(
         self, kube: KubeClient, handle: ListWatch[R], namespace: str, store: Store[R], kept: Kept | None = None
@@ -150,7 +155,8 @@ class Informer(Generic[R]):
         self._store = store
         self.kept_bytes = kept or TotalBudget(budgets.KEPT)
         self._mine: set[Key] = set()
-        # Whether an object was left out for lack of room. A list follows the watch then, and reads it if there is room.
+        # Whether an object was left out because its namespace is over its budget. Then a list follows the watch, and
+        # reads the object if there is room.
         self._is_short = False
         # The number of objects to request with the next page.
         self._limit = PAGE
@@ -178,7 +184,7 @@ class Informer(Generic[R]):
             except errors.KubeError as error:
                 self._note_failure(error)
                 if isinstance(error, errors.Refused | errors.NotFound):
-                    version = ""  # the rights or the kind can be different after the outage
+                    version = ""  # the rights or the CRD can have changed
                 # A watch that breaks after a while counts as the first failure.
                 failures = 1 if not error.status and self._has_lasted(began) else failures + 1
                 await asyncio.sleep(max(error.retry_after or 0.0, self._wait_after_failure(failures)))
@@ -186,7 +192,9 @@ class Informer(Generic[R]):
             except Exception as error:
                 # No error must end the process: the other informers and all work continue.
                 self._rate_limited_log.log_unexpected(error)
-                self.problem = f"unexpected {type(error).__name__}: the log has the place"
+                self.problem = (
+                    f"unexpected {type(error).__name__}: the log has the traceback; the controller lists again"
+                )
                 version = ""
                 failures += 1
                 await asyncio.sleep(self._wait_after_failure(failures))
@@ -275,7 +283,7 @@ class Informer(Generic[R]):
             if self._has_room(kept):
                 return kept
             self._is_short = True
-            most = int(budgets.KEPT.most)
+            most = int(budgets.KEPT.limit)
             problem = (
                 f"the objects of namespace {kept.metadata.namespace} have more than {most} bytes together, and no more"
                 " are read: delete some, or spread them over several namespaces"
@@ -283,7 +291,9 @@ class Informer(Generic[R]):
         meta = read_identity(raw)
         if meta is None:
             kind = self._handle.resource.kind
-            self._rate_limited_log.log_message(logging.WARNING, "unreadable", f"ignored what is no {kind}: {problem}")
+            self._rate_limited_log.log_message(
+                logging.WARNING, "unreadable", f"ignored an unreadable {kind}: {problem}"
+            )
             return None
         self.kept_bytes.drop(meta.namespace, (self._handle.resource.plural, meta.name))
         return Unreadable(meta, problem)

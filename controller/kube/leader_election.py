@@ -1,9 +1,9 @@
 """Leader election by a Lease: only the leader calls vaults and writes. The other replicas keep their caches warm.
 
-A Lease provides no fencing. The leader therefore measures its own time, from before it requested the Lease, and stops
-well before another replica may take over. `LeaderElector.check` precedes every request that can change something. A
-request that was sent in time and arrives late cannot overwrite newer data, because Secrets and statuses are written
-with a resourceVersion.
+A Lease provides no fencing. The leader therefore measures the time since it sent its last successful request for the
+Lease, and stops well before another replica may take over. `LeaderElector.check` runs before each request that can
+change something. A request that was sent in time and arrives late cannot overwrite newer data, because Secrets and
+statuses are written with a resourceVersion.
 """
 
 import asyncio
@@ -21,22 +21,23 @@ from controller.kube.client import KubeClient
 
 # The default duration of the Lease, within which a failed leader is replaced. With another duration, the times below
 # change in proportion.
-LEASE_SECONDS = 15
-# A follower takes over this long after the last change that it saw. The difference from `HOLD` allows for clocks of
-# which one is a quarter faster than the other.
-PATIENCE = 13.0
-# A leader starts no more requests this long after its last successful request for the Lease.
-HOLD = 10.0
-RETRY = 2.0
-# A longer attempt is cancelled, so that several attempts fit into `HOLD`.
-ATTEMPT = 3.0
+LEASE_DURATION = 15
+# A follower takes over this many seconds after the last change of the Lease that it saw. The difference from
+# `RENEW_DEADLINE` tolerates two clocks of which one is a quarter faster than the other.
+TAKEOVER_DELAY = 13.0
+# A leader starts no more requests this many seconds after it sent its last successful request for the Lease.
+RENEW_DEADLINE = 10.0
+# Seconds between two attempts to take the Lease, or to renew it after a failure.
+RETRY_PERIOD = 2.0
+# A longer attempt is cancelled, so that several attempts fit into `RENEW_DEADLINE`.
+ATTEMPT_TIMEOUT = 3.0
 # Maximum time between two renewals: if one fails, there is time for another attempt.
-MAX_RENEW_INTERVAL = HOLD - ATTEMPT - RETRY
+MAX_RENEW_INTERVAL = RENEW_DEADLINE - ATTEMPT_TIMEOUT - RETRY_PERIOD
 log = logging.getLogger(__name__)
 
 
 def since_boot() -> float:
-    """Return seconds since boot, including sleep: a leader that slept past its deadline must notice."""
+    """Return seconds since boot, including suspend: a leader that resumes after its deadline must notice it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -50,7 +51,7 @@ class NoElection:
         self.leads = False
 
     def check(self) -> None:
-        """Do nothing."""
+        """Allow the request."""
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Run `lead` once."""
@@ -70,15 +71,15 @@ class LeaderElector:
         identity: str,
         leading: Callable[[bool], object],
         clock: Callable[[], float] = since_boot,
-        lease_seconds: int = LEASE_SECONDS,
-        renew_interval: float = RETRY,
+        lease_seconds: int = LEASE_DURATION,
+        renew_interval: float = RETRY_PERIOD,
         may_lead: Callable[[], bool] = lambda: True,
     ) -> None:
         self._may_lead = may_lead
         self._lease_seconds = lease_seconds
-        scale = lease_seconds / LEASE_SECONDS
-        self._patience, self._hold, self._retry, self._limit = (
-            seconds * scale for seconds in (PATIENCE, HOLD, RETRY, ATTEMPT)
+        scale = lease_seconds / LEASE_DURATION
+        self._takeover_delay, self._renew_deadline, self._retry_period, self._attempt_timeout = (
+            seconds * scale for seconds in (TAKEOVER_DELAY, RENEW_DEADLINE, RETRY_PERIOD, ATTEMPT_TIMEOUT)
         )
         self._renew_interval = min(renew_interval, MAX_RENEW_INTERVAL * scale)
         self.kube = kube
@@ -92,8 +93,8 @@ class LeaderElector:
         self._seen = LeaseSpec()
         self._seen_at = clock()
         # The Lease after this process's last write, or None if another process may have written it since.
-        self._ours: Lease | None = None
-        self._trouble = ""
+        self._held_lease: Lease | None = None
+        self._reported_failure = ""
         # The reason why this process cannot lead, for readiness: the Lease cannot be read, created or renewed. Empty
         # otherwise.
         self.problem = ""
@@ -107,10 +108,10 @@ class LeaderElector:
     def check(self) -> None:
         """Raise `errors.NotLeading` unless this process leads."""
         if not self.leads:
-            raise errors.NotLeading("this process does not lead any more, so it sent nothing; the new leader goes on")
+            raise errors.NotLeading("this process does not lead any more, so it sent nothing; the new leader continues")
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the leadership and run `lead` during each term, until `lead` returns by itself.
+        """Run `lead` whenever this process leads, until `lead` returns by itself.
 
         The Lease is released when this method ends, also by cancellation or an error.
         """
@@ -127,8 +128,8 @@ class LeaderElector:
 
     def _wait_for_lease(self) -> float:
         """Return the time until the next attempt to take the Lease, at most the time until it is free."""
-        left = self._patience - (self._clock() - self._seen_at)
-        return left if 0 < left < self._retry else self._retry
+        left = self._takeover_delay - (self._clock() - self._seen_at)
+        return left if 0 < left < self._retry_period else self._retry_period
 
     async def _run_term(self, lead: Callable[[], Awaitable[None]]) -> bool:
         """Run `lead` while the Lease is renewed. Return whether it returned by itself."""
@@ -155,7 +156,7 @@ class LeaderElector:
         while not term.expired():
             term.reschedule(asyncio.get_running_loop().time() + self._wait_for_renewal())
             await asyncio.sleep(pause)
-            pause = self._renew_interval if await self._try_acquire() else self._retry
+            pause = self._renew_interval if await self._try_acquire() else self._retry_period
 
     def _wait_for_renewal(self) -> float:
         return max(0.0, self._deadline - self._clock())
@@ -166,28 +167,30 @@ class LeaderElector:
             if self.leads:
                 await self._release_lease()
             return False
-        asked = self._clock()
+        requested_at = self._clock()
         try:
-            async with asyncio.timeout(self._limit):
-                lease = self._ours or await self._get_lease()
-                self._ours = None
+            async with asyncio.timeout(self._attempt_timeout):
+                lease = self._held_lease or await self._get_lease()
+                self._held_lease = None
                 if not self._may_have(lease.spec):
                     self._deadline = float("-inf")
                     self._note_success()
                     return False
-                self._ours = await permissions.LEASE.merge(self.kube, lease, {"spec": self._claim_lease(lease.spec)})
+                self._held_lease = await permissions.LEASE.merge(
+                    self.kube, lease, {"spec": self._claim_lease(lease.spec)}
+                )
         except errors.Conflict:
             return False  # another process was faster; the next attempt reads its identity
         except errors.NotFound as error:
             # The Lease was deleted while this process held it. Another process can create it and lead at once.
             self._deadline = float("-inf")
-            self._log_trouble(error.message)
+            self._log_failure(error.message)
             return False
         except (errors.KubeError, TimeoutError) as error:
             self._note_failure(error)
             return False
         self._note_success()
-        self._deadline = asked + self._hold
+        self._deadline = requested_at + self._renew_deadline
         return True
 
     async def _get_lease(self) -> Lease:
@@ -208,17 +211,17 @@ class LeaderElector:
 
     def _note_success(self) -> None:
         """Record that the Lease could be read, and written if this process had to write it."""
-        self._log_trouble("")
+        self._log_failure("")
         self.problem, self._failing_since = "", None
 
     def _note_failure(self, error: errors.KubeError | TimeoutError) -> None:
         """Record a failure. A refusal is a problem at once, any other failure after the duration of a Lease."""
         text = error.message if isinstance(error, errors.KubeError) else "no answer in time"
-        self._log_trouble(text)
+        self._log_failure(text)
         if self._failing_since is None:
             self._failing_since = self._clock()
         stays = isinstance(error, errors.Refused)
-        if not stays and self._clock() - self._failing_since < LEASE_SECONDS:
+        if not stays and self._clock() - self._failing_since < LEASE_DURATION:
             return
         fix = (
             f"restore the Role {self._name} of the chart, or create the Lease with kubectl"
@@ -237,7 +240,7 @@ class LeaderElector:
             if spec.holder_identity not in ("", self._identity, self._seen.holder_identity):
                 log.info("following", extra={"fields": {"leader": spec.holder_identity}})
             self._seen, self._seen_at = spec, now
-        return spec.holder_identity in ("", self._identity) or now - self._seen_at >= self._patience
+        return spec.holder_identity in ("", self._identity) or now - self._seen_at >= self._takeover_delay
 
     def _claim_lease(self, spec: LeaseSpec) -> dict[str, Any]:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -250,16 +253,16 @@ class LeaderElector:
         """Release the Lease, so that another process need not wait."""
         self._deadline = float("-inf")
         try:
-            async with asyncio.timeout(self._limit):
+            async with asyncio.timeout(self._attempt_timeout):
                 # A renewal may have been in progress. Then only the API server has the current Lease.
-                lease = self._ours or await permissions.LEASE.get(self.kube, self._namespace, self._name)
-                self._ours = None
+                lease = self._held_lease or await permissions.LEASE.get(self.kube, self._namespace, self._name)
+                self._held_lease = None
                 if lease.spec.holder_identity == self._identity:
                     await permissions.LEASE.merge(self.kube, lease, {"spec": {"holderIdentity": None}})
         except (errors.KubeError, TimeoutError) as error:
             log.debug("the lease was not released (%s): it expires by itself", type(error).__name__)
 
-    def _log_trouble(self, trouble: str) -> None:
-        if trouble and not self._trouble:  # an outage causes different errors; only the first one is logged
-            log.warning("cannot use the lease %s/%s: %s", self._namespace, self._name, trouble)
-        self._trouble = trouble
+    def _log_failure(self, failure: str) -> None:
+        if failure and not self._reported_failure:  # an outage causes different errors; only the first one is logged
+            log.warning("cannot use the lease %s/%s: %s", self._namespace, self._name, failure)
+        self._reported_failure = failure

@@ -25,24 +25,24 @@ ALLOWED_SECONDS, DENIED_SECONDS = 60.0, 10.0
 # Number of cached answers.
 MAX_ALLOWED, MAX_DENIED = 64, 256
 MAX_TOKEN = 8192
-FROM_ONE = Budget("reviews of tokens from one address", 10, "a minute", "429", "", 60)
-TOGETHER = Budget("reviews of tokens", 120, "a minute", "429", "", 60)
+PER_ADDRESS = Budget("reviews of tokens from one address", 10, "a minute", "429", "", 60)
+IN_TOTAL = Budget("reviews of tokens", 120, "a minute", "429", "", 60)
 
 
 class MetricsAccess:
-    """The decision which requests can read the metrics. The docstring of the module has the rules."""
+    """Decide which requests can read the metrics, by the rules in the module's docstring."""
 
     def __init__(self, kube: KubeClient, clock: Callable[[], float] = time.monotonic) -> None:
         self._kube = kube
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._from_one, self._together = RateBudget(FROM_ONE, clock), RateBudget(TOGETHER, clock)
+        self._per_address, self._in_total = RateBudget(PER_ADDRESS, clock), RateBudget(IN_TOTAL, clock)
         # The expiry of each cached answer, by the digest of the token.
         self.allowed: OrderedDict[bytes, float] = OrderedDict()
         self.denied: OrderedDict[bytes, tuple[float, HTTPStatus]] = OrderedDict()
 
     async def check_request(self, authorization: str, address: str) -> HTTPStatus:
-        """Return OK, or the status that refuses a request with this header."""
+        """Return OK, or the HTTP status that refuses a request with this Authorization header from this address."""
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token.strip() or not token.isascii() or len(token) > MAX_TOKEN:
             return HTTPStatus.UNAUTHORIZED
@@ -51,7 +51,7 @@ class MetricsAccess:
             if known := self._known_status(digest):
                 return known
             was_allowed = digest in self.allowed
-            if not was_allowed and not (self._from_one.take(address) and self._together.take("")):
+            if not was_allowed and not (self._per_address.take(address) and self._in_total.take("")):
                 return HTTPStatus.TOO_MANY_REQUESTS
             try:
                 status = await self._review_token(token.strip())

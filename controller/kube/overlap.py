@@ -1,10 +1,10 @@
-"""Readiness waits while another release serves the same namespaces: two releases would both write.
+"""Delay readiness while another release serves the same namespaces, because two releases would both write.
 
-Each release has an admission policy that refuses one request of all other accounts: a dry run that creates a Lease and
-names the namespaces that a release serves. The policy reads its own release's Lease, and refuses only while a replica
-of that release leads. So this needs no right to read objects of others, an editor cannot forge the answer, and it
-covers releases whose Roles end at their own namespaces. The request is for this release's own Lease, so it changes
-nothing even where it is not a dry run.
+Each release has an admission policy that refuses one request of other ServiceAccounts: a dry run that creates a Lease
+and names the namespaces that a release serves. The policy reads its own release's Lease, and refuses only while a
+replica of that release leads. So the check needs no right to read other releases' objects, an editor cannot forge the
+answer, and it also finds releases whose Roles cover only their own namespaces. The request is for this release's own
+Lease, so it would change nothing even if it were not a dry run.
 """
 
 import asyncio
@@ -20,31 +20,32 @@ from controller.config.settings import Settings
 from controller.kube import permissions
 from controller.kube.client import KubeClient
 
-# What the dry run's holderIdentity begins with; the namespaces follow, with commas between them, or nothing for all.
-QUESTION = "akv-secret-store/serves:"
-# The name of the policy begins with this.
+# The holderIdentity of the dry run begins with this. The served namespaces follow, with commas between them, or nothing
+# for all namespaces.
+SERVES_PREFIX = "akv-secret-store/serves:"
+# The first part of the policy's name.
 POLICY = "overlap"
 SERVED = "another release serves the same namespaces"
 CHECKING = "checking whether another release serves the same namespaces"
 FIX = "uninstall one of the two, or set watchNamespaces so that each namespace has one release"
-# Seconds from one question to the next: while another release serves, and in the first minute; and later.
+# Seconds between two checks: in the first minute and while another release serves, and later.
 PAUSE, LATER_PAUSE = 10.0, 60.0
 _NAME = r"[a-z0-9][-a-z0-9.]{0,252}"
 _REFUSAL = re.compile(
     rf"^[^']{{0,400}}ValidatingAdmissionPolicy '{POLICY}\.{_NAME}' with binding '{POLICY}\.{_NAME}' denied request: "
-    rf"(?P<said>release (?P<release>{_NAME}/{_NAME}) serves (?P<where>[-a-z0-9, .]{{1,600}}))"
+    rf"(?P<claim>release (?P<release>{_NAME}/{_NAME}) serves (?P<where>[-a-z0-9, .]{{1,600}}))"
     r"; (?P<leader>[-a-z0-9._]{1,320}) leads it since its renewal at (?P<renewed>[-0-9TZ:.]{1,40})$"
 )
 log = logging.getLogger(__name__)
 
 
 def patience(lease_duration: int) -> float:
-    """Return the seconds without a renewal after which the other release is gone. An upgrade takes less."""
+    """Return the seconds without a renewal after which the other release counts as gone. An upgrade takes less."""
     return min(4 * lease_duration, lease_duration + 60)
 
 
-class Overlap:
-    """What is known of another release over the same namespaces; see the module."""
+class OverlapCheck:
+    """Check whether another release serves the same namespaces. `problem` is why this release must not lead."""
 
     def __init__(self, kube: KubeClient, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._kube = kube
@@ -52,19 +53,19 @@ class Overlap:
         self._clock = clock
         self._patience = patience(settings.lease_duration)
         self._is_checked = not settings.lease_name
-        # What the other release's policy said last, and when it said something else before.
+        # The last refusal of another release's policy, and the time at which its text last changed.
         self._seen = ""
         self._changed_at = float("-inf")
-        # Why this release may not lead, for readiness; empty where it may.
+        # Why this release must not lead, for readiness, or an empty text.
         self.problem = CHECKING if settings.lease_name else ""
 
     @property
     def may_lead(self) -> bool:
-        """Whether no other release is known to serve the same namespaces."""
+        """Return whether no other release is known to serve the same namespaces."""
         return not self.problem
 
     async def run(self, leads: Callable[[], bool]) -> None:
-        """Ask again and again; `leads` says whether this process leads its own release."""
+        """Check periodically. `leads` returns whether this process leads its own release."""
         started = self._clock()
         while self._settings.lease_name:
             await self.attempt(leads=leads())
@@ -72,25 +73,25 @@ class Overlap:
             await asyncio.sleep(LATER_PAUSE if is_settled else PAUSE)
 
     async def attempt(self, *, leads: bool) -> None:
-        """Ask once, and remember what the answer shows."""
+        """Check once, and store the result in `problem`."""
         try:
-            said = await self._ask()
+            refusal = await self._send_dry_run()
         except errors.Unreachable as error:
             log.debug("cannot ask whether another release serves the same namespaces: %s", error)
             return
         except errors.KubeError as error:
             if not self._is_checked:
                 log.warning("cannot ask whether another release serves the same namespaces: %s", error)
-            said = ""
+            refusal = ""
         self._is_checked = True
-        problem = self._judge(said, leads=leads)
+        problem = self._find_problem(refusal, leads=leads)
         if problem != self.problem and problem:
             log.warning("%s", problem)
         self.problem = problem
 
-    async def _ask(self) -> str:
-        """Return what another release's policy says; empty where none refuses."""
-        spec = {"holderIdentity": QUESTION + ",".join(self._settings.watch_namespaces)}
+    async def _send_dry_run(self) -> str:
+        """Return the refusal of another release's policy, or an empty text."""
+        spec = {"holderIdentity": SERVES_PREFIX + ",".join(self._settings.watch_namespaces)}
         metadata = {"name": self._settings.lease_name, "namespace": self._settings.pod_namespace}
         body: dict[str, Any] = {
             "apiVersion": Lease.api_version(), "kind": Lease.kind, "metadata": metadata, "spec": spec,
@@ -98,23 +99,23 @@ class Overlap:
         try:
             await permissions.LEASE_CREATED.create(self._kube, self._settings.pod_namespace, body, dry_run=True)
         except errors.Conflict:
-            return ""  # the Lease exists, and no policy refused before that was found
+            return ""  # the Lease exists, and policies decide before the API server notices that
         except errors.PolicyRefused as error:
             if f"ValidatingAdmissionPolicy '{POLICY}." in error.message:
                 return error.message
             raise
         return ""
 
-    def _judge(self, said: str, *, leads: bool) -> str:
-        """Return why this release may not lead."""
+    def _find_problem(self, refusal: str, *, leads: bool) -> str:
+        """Return why this release must not lead, or an empty text."""
         now = self._clock()
-        if said and said != self._seen:
-            self._seen, self._changed_at = said, now
+        if refusal and refusal != self._seen:
+            self._seen, self._changed_at = refusal, now
         if now - self._changed_at >= self._patience:
             return ""
         found = _REFUSAL.match(self._seen)
         if leads and found and f"{self._settings.pod_namespace}/{self._settings.lease_name}" < found["release"]:
-            return ""  # both began at the same moment: the other one gives way
+            return ""  # both lead: the release whose name sorts first continues
         if not found:
             return f"{SERVED}; {FIX}"
-        return f"{found['said']}, and {found['leader']} leads it; {FIX}"
+        return f"{found['claim']}, and {found['leader']} leads it; {FIX}"

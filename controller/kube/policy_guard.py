@@ -16,7 +16,7 @@ from controller import errors
 from controller.api.meta import Secret
 from controller.api.secretsync import SecretSync
 from controller.config.settings import TOKEN_AUDIENCE, TOKEN_SECONDS, Settings
-from controller.domain.decision import OUR_LABEL
+from controller.domain.decision import SYNC_LABEL
 from controller.kube import permissions
 from controller.kube.client import KubeClient
 from controller.kube.foreign_text import RefuserKind, RequestRefusal, parse_refusal
@@ -31,14 +31,14 @@ PROBE_AUDIENCE = "akv-secret-store-probe"
 NOT_YET = "the admission policies are not in force yet"
 _PROBE = "akv-secret-store-probe"
 _NO_UID = "00000000-0000-0000-0000-000000000000"
-# The number of attempts, one second apart, before the log reports the wait. helm needs a few. Later attempts are rarer.
-TRIES_IN_SILENCE = 15
+# Attempts, one second apart, before the log reports the wait. Helm needs a few. Later attempts are less frequent.
+UNREPORTED_TRIES = 15
 MAX_PAUSE = 10.0
 log = logging.getLogger(__name__)
 
 
 class PolicyGuard:
-    """A loop that tests the policies until they are in force. Until then, readiness shows `problem`."""
+    """Test the policies until they are in force. Until then, readiness reports `problem`."""
 
     def __init__(self, kube: KubeClient, settings: Settings) -> None:
         self._kube = kube
@@ -49,7 +49,7 @@ class PolicyGuard:
             self.in_force.set()
 
     async def run(self) -> None:
-        """Try until the policies of this release refuse both requests."""
+        """Probe the policies until they refuse both requests."""
         tries = 0
         while not self.in_force.is_set():
             tries += 1
@@ -57,13 +57,13 @@ class PolicyGuard:
             if self.in_force.is_set():
                 log.info("admission policies are in force")
                 return
-            if tries == TRIES_IN_SILENCE:
+            if tries == UNREPORTED_TRIES:
                 log.warning(
                     "waiting for the admission policies: %s. See `kubectl get validatingadmissionpolicybindings`, or"
                     " set validatingAdmissionPolicies.applyPolicies=false in the chart's values",
                     self.problem,
                 )
-            await asyncio.sleep(1 if tries < TRIES_IN_SILENCE else MAX_PAUSE)
+            await asyncio.sleep(1 if tries < UNREPORTED_TRIES else MAX_PAUSE)
 
     async def probe_policies(self) -> None:
         """Send both requests once, and store the result."""
@@ -82,7 +82,7 @@ class PolicyGuard:
         body = {
             "apiVersion": Secret.api_version(),
             "kind": Secret.kind,
-            "metadata": {"name": _PROBE, "labels": dict([OUR_LABEL]), "ownerReferences": [owner]},
+            "metadata": {"name": _PROBE, "labels": dict([SYNC_LABEL]), "ownerReferences": [owner]},
             "type": self._settings.probe_secret_type,
         }
         create = permissions.SECRETS.create(self._kube, self._settings.pod_namespace, body, dry_run=True)
@@ -118,7 +118,7 @@ def find_problem(error: errors.KubeError, policy: str, message: str) -> str:
             f"the admission policy {policy} does not answer, {refused_by.full_name} refuses its test"
             " -- exempt the controller's ServiceAccount from that policy"
         )
-    # Without a status the text is the client's own, and no other component has written it.
+    # An error without a status has a text of the client itself.
     why = _describe(refused_by, error.status) if error.status else error.message
     return f"cannot test the admission policy {policy}: {why}"
 
@@ -130,6 +130,6 @@ def _describe(refused_by: RequestRefusal, status: int) -> str:
         case RefuserKind.ROLE:
             return f"no Role grants the right to {refused_by.name}; restore the chart's Roles"
         case RefuserKind.WEBHOOK | RefuserKind.WEBHOOK_FAILED | RefuserKind.WEBHOOK_NO_DRY_RUN:
-            who = refused_by.full_name
-            return f"{who} refuses its test (HTTP {status}) -- exempt the controller's ServiceAccount from it"
+            name = refused_by.full_name
+            return f"{name} refuses its test (HTTP {status}) -- exempt the controller's ServiceAccount from it"
     return f"{refused_by.full_name} refuses its test (HTTP {status})"

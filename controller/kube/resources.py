@@ -1,7 +1,7 @@
-"""Handles: Kubernetes resources with the granted verbs, and nothing else.
+"""Define handles: clients for one Kubernetes resource with only the granted verbs.
 
-`controller.kube.permissions` defines all handles. The code reaches the API only through them, and the chart's Roles are
-generated from the same table. A verb that is not granted has no method, so the type checker fails.
+`controller.kube.permissions` defines all handles. The code uses the API only through them, and the chart's Roles are
+generated from the same table. A verb that is not granted has no method, so the type checker refuses a call of it.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class _ListMeta(Wire, frozen=True, kw_only=True):
 
 
 class ObjectPage(Wire, frozen=True, kw_only=True):
-    """One page of a list. The items are decoded one by one, so that an invalid one does not fail the others."""
+    """One page of a list. The items are not decoded yet, so that an invalid one does not affect the others."""
 
     metadata: _ListMeta
     items: list[msgspec.Raw] = msgspec.field(default_factory=list)
@@ -67,10 +67,7 @@ class TokenRequest(Wire, frozen=True, kw_only=True):
 
 
 def _decode_answer(answer: bytes | bytearray, shape: type[T]) -> T:
-    """Decode an answer.
-
-    One of another shape, such as a proxy's page, counts as missing, and its text is not passed on.
-    """
+    """Decode an answer. Raise `errors.Unreachable` for one of another form, such as a proxy's page."""
     try:
         return decode_json(answer, shape)
     except Undecodable:
@@ -78,7 +75,7 @@ def _decode_answer(answer: bytes | bytearray, shape: type[T]) -> T:
 
 
 async def _read_large(answer: bytes | bytearray, shape: type[T]) -> T:
-    """Decode an answer like `_decode_answer`, if others choose its size."""
+    """Decode an answer like `_decode_answer`, but a large one in a thread."""
     return (
         _decode_answer(answer, shape)
         if len(answer) < _LARGE
@@ -97,7 +94,7 @@ class ResourceClient(Generic[R]):
         self.why = why
 
     def url_path(self, namespace: str = "", name: str = "") -> str:
-        """Return the URL path. Without a namespace, it means all namespaces."""
+        """Return the URL path of the resource, or of the object with this name. An empty namespace means all."""
         resource = self.resource
         parts = [f"/apis/{resource.group}/{resource.version}" if resource.group else f"/api/{resource.version}"]
         if resource.namespaced and namespace:
@@ -116,7 +113,7 @@ class ListWatch(ResourceClient[R]):
     verbs = ("list", "watch")
 
     async def list_page(self, kube: KubeClient, namespace: str, token: str, limit: int = PAGE) -> ObjectPage:
-        """Return up to `limit` objects from the continue token on; raise `errors.AnswerTooLarge` for large ones."""
+        """Return up to `limit` objects from the continue token on. Raise `errors.AnswerTooLarge` for a large page."""
         query = {"limit": str(limit)} | ({"continue": token} if token else {})
         return await _read_large(await kube.call("GET", self.url_path(namespace), query=query), ObjectPage)
 
@@ -167,7 +164,7 @@ class CreatePatch(ResourceClient[R]):
     verbs = ("create", "patch")
 
     async def probe_metadata(self, kube: KubeClient, namespace: str, name: str) -> ObjectMeta:
-        """Return the metadata by a patch that changes nothing. Raise `errors.NotFound` if the object does not exist."""
+        """Return the metadata from an empty patch. Raise `errors.NotFound` if the object does not exist."""
         return await self._send_patch(kube, namespace, name, {})
 
     async def create(
@@ -206,7 +203,7 @@ class GetAccess(ResourceClient[R]):
     verbs: ClassVar[tuple[str, ...]] = ("get",)
 
     async def get(self, kube: KubeClient, namespace: str, name: str) -> R:
-        """Return the object."""
+        """Return the object. Raise `errors.NotFound` if it does not exist."""
         return _decode_answer(await kube.call("GET", self.url_path(namespace, name)), self.resource)
 
 

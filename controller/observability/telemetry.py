@@ -19,7 +19,7 @@ from controller.runtime import budgets
 from controller.runtime.budgets import RecentEntries
 
 # Lines of one kind and namespace per minute. Further lines are only counted.
-LINES_A_MINUTE, SECONDS = int(budgets.LOG_LINES.most), budgets.LOG_LINES.seconds
+LINES_A_MINUTE, SECONDS = int(budgets.LOG_LINES.limit), budgets.LOG_LINES.seconds
 # Outcomes of calls with their own series, because a hostile vault can answer with any number.
 OUTCOMES = frozenset({"ok", "error", "400", "401", "403", "404", "409", "429", "500", "502", "503", "504"})
 MAX_LINE = 500

@@ -45,7 +45,7 @@ def refresh_interval(asked: str | None, usual: float, shortest: float) -> float 
     return max(shortest, float(asked)) if asked.isascii() and asked.isdecimal() and len(asked) < 10 else None
 
 
-def until_due(age: float, interval: float, jitter: float, draw: float) -> float:
+def seconds_until_poll(age: float, interval: float, jitter: float, draw: float) -> float:
     """Return the seconds until the next poll of what was equal to the vault `age` seconds ago.
 
     `draw` is random, from 0 to 1. If the poll is overdue, the controller was down. A whole fleet may start in the same

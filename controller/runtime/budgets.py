@@ -5,7 +5,7 @@ tests/unit/runtime/test_budgets.py checks that the code uses each budget and tha
 
 1. Add a constant here and put it into `BUDGETS`.
 2. Enforce it with one of the classes below, or with `controller.runtime.fair_share`, and read the figure from the
-   constant: `budgets.LOG_LINES.most`. Write the module as `budgets.NAME`, so that the test finds the use.
+   constant: `budgets.LOG_LINES.limit`. Write the module as `budgets.NAME`, so that the test finds the use.
 3. Name the test that exceeds it, then run `make generate`.
 
 Choose one of these classes:
@@ -32,12 +32,12 @@ V = TypeVar("V")
 
 
 class Budget(NamedTuple):
-    """One row of the table. `most` is in `unit`. A budget with `seconds` is a bucket that refills in that time."""
+    """One row of the table. `limit` is in `unit`. A budget with `seconds` is a bucket that refills in that time."""
 
-    what: str
-    most: float
+    resource: str
+    limit: float
     unit: str
-    at_the_bound: str
+    at_the_limit: str
     test: str
     seconds: float = 0.0
 
@@ -45,91 +45,91 @@ class Budget(NamedTuple):
 # One namespace gets at most half of the free workers, so the next namespace gets half of the rest: see
 # `controller.runtime.fair_share`.
 WORKERS = Budget(
-    what="workers that reconcile its SecretSyncs",
-    most=32,
+    resource="workers that reconcile its SecretSyncs",
+    limit=32,
     unit="of 64 at a time",
-    at_the_bound="its other SecretSyncs wait; a new namespace gets a worker at once",
+    at_the_limit="its other SecretSyncs wait; a new namespace gets a worker at once",
     test="tests/unit/runtime/test_work_queue.py::test_new_namespace_gets_workers_at_once_despite_hanging_ones",
 )
 REQUESTS = Budget(
-    what="requests to vaults in flight",
-    most=32,
+    resource="requests to vaults in flight",
+    limit=32,
     unit="of 64 at a time",
-    at_the_bound="its other requests wait; a new namespace's request is sent at once",
+    at_the_limit="its other requests wait; a new namespace's request is sent at once",
     test="tests/unit/runtime/test_fair_share.py::test_new_user_gets_a_slot_at_once",
 )
 PLACES = Budget(
-    what="places in the waiting line of a throttled vault",
-    most=4096,
+    resource="places in the waiting line of a throttled vault",
+    limit=4096,
     unit="by vault",
-    at_the_bound="further requests have no place and try again; the line serves the namespaces round-robin",
+    at_the_limit="further requests have no place and try again; the line serves the namespaces round-robin",
     test="tests/unit/runtime/test_rate_limiter.py::test_flood_of_one_namespace_halves_the_rate_of_another_at_most",
 )
 READERS = Budget(
-    what="vault clients, one for each identity and vault",
-    most=64,
+    resource="vault clients, one for each identity and vault",
+    limit=64,
     unit="at a time",
-    at_the_bound="the client that was used least recently is closed",
+    at_the_limit="the client that was used least recently is closed",
     test="tests/cluster/test_budgets.py::test_renamed_vault_leaks_neither_memory_nor_metrics",
 )
 SERIES = Budget(
-    what="metric series of calls to vaults",
-    most=256,
+    resource="metric series of calls to vaults",
+    limit=256,
     unit="at a time",
-    at_the_bound="the series that was counted least recently is removed",
+    at_the_limit="the series that was counted least recently is removed",
     test="tests/unit/observability/test_telemetry.py::test_vault_series_of_each_namespace_are_bounded",
 )
 OBJECT_SERIES = Budget(
-    what="metric series of SecretSyncs and their keys",
-    most=10_000,
+    resource="metric series of SecretSyncs and their keys",
+    limit=10_000,
     unit="at a time",
-    at_the_bound="further SecretSyncs of the namespace have no series; akv_secret_store_series_dropped counts them",
+    at_the_limit="further SecretSyncs of the namespace have no series; akv_secret_store_series_dropped counts them",
     test="tests/unit/secretsync/test_collector.py::test_series_of_one_namespace_are_bounded",
 )
 LOG_LINES = Budget(
-    what="log lines about its objects",
-    most=10,
+    resource="log lines about its objects",
+    limit=10,
     unit="of one kind a minute",
-    at_the_bound="further lines are counted, and one line has their number",
+    at_the_limit="further lines are counted, and one line has their number",
     test="tests/unit/observability/test_telemetry.py::test_flood_of_one_namespace_hides_no_line_of_another",
     seconds=60,
 )
 EVENTS = Budget(
-    what="events about its objects",
-    most=100,
+    resource="events about its objects",
+    limit=100,
     unit="a minute",
-    at_the_bound="further events are dropped; the status of the object has the message",
+    at_the_limit="further events are dropped; the status of the object has the message",
     test="tests/unit/secretsync/test_status_reporter.py::test_flood_of_one_namespace_hides_no_event_of_another",
     seconds=60,
 )
 PARSING = Budget(
-    what="CPU time for parsing its SecretProviderClasses, PEM and PFX files",
-    most=20,
+    resource="CPU time for parsing its SecretProviderClasses, PEM and PFX files",
+    limit=20,
     unit="seconds",
-    at_the_bound="the SecretSync's status reports it; the controller tries again after half a minute or later",
+    at_the_limit="the SecretSync's status reports it; the controller tries again after half a minute or later",
     test="tests/unit/runtime/test_parsing.py::test_namespace_that_spent_its_budget_is_deferred_and_others_are_not",
     seconds=60,
 )
 COMPARED = Budget(
-    what="objects of vaults' lists that are compared with its AKVSyncs' select",
-    most=100_000,
+    resource="objects of vaults' lists that are compared with its AKVSyncs' select",
+    limit=100_000,
     unit="a minute",
-    at_the_bound="the status of the AKVSync reports it; the vault is listed again when the budget allows",
+    at_the_limit="the status of the AKVSync reports it; the vault is listed again when the budget allows",
     test="tests/unit/akvsync/reconciler/test_selections.py::test_namespace_that_spent_its_budget_is_deferred_and_others_are_not",
     seconds=60,
 )
 KEPT = Budget(
-    what="bytes of its objects in the controller's memory, as JSON",
-    most=24 * 2**20,
+    resource="bytes of its objects in the controller's memory, as JSON",
+    limit=24 * 2**20,
     unit="at a time",
-    at_the_bound="further objects are not read; their status reports it, and they are read again when there is room",
+    at_the_limit="further objects are not read; their status reports it, and they are read again when there is room",
     test="tests/unit/kube/informer/test_hostile_objects.py::test_objects_of_one_namespace_are_stored_up_to_its_budget",
 )
 LOOKUPS = Budget(
-    what="lookups of vaults' names in flight",
-    most=32,
+    resource="lookups of vaults' names in flight",
+    limit=32,
     unit="of 64 at a time",
-    at_the_bound="its other lookups wait, ten seconds at most; a new namespace's lookup starts at once",
+    at_the_limit="its other lookups wait, ten seconds at most; a new namespace's lookup starts at once",
     test="tests/unit/keyvault/test_resolver.py::test_hanging_lookups_leave_half_of_the_threads_to_others",
 )
 
@@ -150,11 +150,11 @@ BUDGETS = (
 
 
 class RateBudget:
-    """A token bucket for each namespace. It holds the budget's `most` and refills in the budget's `seconds`."""
+    """A token bucket for each namespace. It holds the budget's `limit` and refills in the budget's `seconds`."""
 
     def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
-        self._most = budget.most
-        self._rate = budget.most / budget.seconds
+        self._limit = budget.limit
+        self._rate = budget.limit / budget.seconds
         self._clock = clock
         # By namespace: the rest of the bucket, and the time at which that was measured. Full buckets are dropped.
         self.buckets: dict[str, tuple[float, float]] = {}
@@ -183,12 +183,12 @@ class RateBudget:
 
     def _amount_now(self, namespace: str) -> float:
         if namespace not in self.buckets:
-            return self._most
+            return self._limit
         left, at = self.buckets[namespace]
-        return min(self._most, left + (self._clock() - at) * self._rate)
+        return min(self._limit, left + (self._clock() - at) * self._rate)
 
     def _drop_full(self) -> None:
-        for namespace in [each for each in self.buckets if self._amount_now(each) >= self._most]:
+        for namespace in [each for each in self.buckets if self._amount_now(each) >= self._limit]:
             del self.buckets[namespace]
 
 
@@ -196,7 +196,7 @@ class TotalBudget(Generic[K]):
     """The amounts that each namespace uses at this moment, by key. Their sum is bounded."""
 
     def __init__(self, budget: Budget) -> None:
-        self._most = budget.most
+        self._limit = budget.limit
         self.amounts: dict[str, dict[K, float]] = {}
         self.sums: dict[str, float] = {}
 
@@ -204,7 +204,7 @@ class TotalBudget(Generic[K]):
         """Set the amount of that key if the sum stays within the bound. Return whether it was set."""
         before = self.amounts.get(namespace, {}).get(key, 0.0)
         total = self.sums.get(namespace, 0.0) - before + amount
-        if total > self._most and amount > before:
+        if total > self._limit and amount > before:
             return False
         self.amounts.setdefault(namespace, {})[key] = amount
         self.sums[namespace] = total
@@ -231,7 +231,7 @@ class RecentEntries(Generic[K, V]):
     """
 
     def __init__(self, budget: Budget, total: float = math.inf) -> None:
-        self._most = budget.most
+        self._limit = budget.limit
         self._total = total
         self._size = 0
         self.entries: dict[str, OrderedDict[K, V]] = {}
@@ -258,7 +258,7 @@ class RecentEntries(Generic[K, V]):
         entries[key] = value
         entries.move_to_end(key)
         evicted = []
-        while len(entries) > self._most:
+        while len(entries) > self._limit:
             evicted.append(entries.popitem(last=False))
             self._size -= 1
         if self._size > self._total:

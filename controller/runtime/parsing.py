@@ -64,7 +64,7 @@ class ParsingPool:
             # Wait for a minimum time, because each attempt fetches the value from the vault again.
             wait = max(budgets.PARSING.seconds / 2, wait)
             raise ParsingDeferred(
-                f"namespace {namespace} has used its {budgets.PARSING.most:.0f} seconds of CPU per minute for reading"
+                f"namespace {namespace} has used its {budgets.PARSING.limit:.0f} seconds of CPU per minute for reading"
                 f" SecretProviderClasses and certificates; the controller tries again in {math.ceil(wait)} s. Change"
                 " them less often, or find the PFX that has an unusual number of iterations",
                 retry_after=wait,

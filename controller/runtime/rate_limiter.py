@@ -33,7 +33,7 @@ MIN_WAIT = 0.001
 # A caller that returns later than this, in seconds after its time, loses its place.
 GRACE = 30.0
 # Places in the lines of one namespace. A further caller gets no place and tries again.
-MAX_PLACES = int(budgets.PLACES.most)
+MAX_PLACES = int(budgets.PLACES.limit)
 
 
 class _WaitingLine:

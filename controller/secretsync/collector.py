@@ -64,7 +64,7 @@ class SecretSyncCollector(Collector):
         for sync, equal_at in syncs:
             namespace = sync.metadata.namespace
             expiring = [item for item in sync.status.objects if item.expires]
-            if used[namespace] + 1 + len(expiring) > budgets.OBJECT_SERIES.most:
+            if used[namespace] + 1 + len(expiring) > budgets.OBJECT_SERIES.limit:
                 left_out[namespace] += 1
                 continue
             used[namespace] += 1 + len(expiring)

@@ -289,7 +289,7 @@ class Poller:
     def _until_due(self, age: float | None, group: PollGroup, state: _GroupState) -> float:
         if age is None:
             return state.position * self._jitter
-        return backoff.until_due(age, group.interval, self._jitter, state.position)
+        return backoff.seconds_until_poll(age, group.interval, self._jitter, state.position)
 
     def _queries_of(self, group: PollGroup, state: _GroupState) -> dict[Key, Query]:
         """Return the queries for this poll, unless the namespace has spent its budget for them."""

@@ -45,10 +45,10 @@ from controller.secretsync.status_reporter import ReportResult, StatusReporter
 from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
 from controller.secretsync.syncer import LastWrite, Syncer, confirmed_outcome
 from controller.secretsync.work_state import (
-    At,
     CheckDrift,
     Confirm,
     Due,
+    DueAt,
     Fetch,
     OnPoll,
     PollResult,
@@ -64,7 +64,7 @@ from controller.secretsync.work_state import (
 )
 
 # One namespace gets at most half of these, which is enough for all calls that its vault allows.
-WORKERS = 2 * int(budgets.WORKERS.most)
+WORKERS = 2 * int(budgets.WORKERS.limit)
 # Seconds until a report is retried after a conflict.
 CONFLICT_DELAY = 0.1
 log = logging.getLogger(__name__)
@@ -349,14 +349,14 @@ class Reconciler:
         """Return when a SecretSync that is new to this process, or was edited, is due."""
         now = self._clock.monotonic()
         if not isinstance(source, SecretProviderClass):
-            return At(now)  # the attempt reports it and calls no vault
+            return DueAt(now)  # the attempt reports it and calls no vault
         last = backoff.parse_time(sync.status.last_successful_sync_time)
         if last is None or not can_wait_for_poll(sync, source):
-            return At(now + self._rng.uniform(0, self._settings.jitter))
+            return DueAt(now + self._rng.uniform(0, self._settings.jitter))
         try:
             resolved = await self._resolver.resolve_sync(sync, source)
         except errors.ControllerError:
-            return At(now)  # the attempt reports it
+            return DueAt(now)  # the attempt reports it
         if isinstance(resolved, Requeue):
             return resolved
         group = self._group(sync, resolved)
@@ -389,7 +389,7 @@ class Reconciler:
                 stays_polled = (
                     isinstance(outcome, PartiallySynced)
                     or _waits_for_value(outcome)
-                    or outcome.is_away
+                    or outcome.is_vault_failure
                     or self.poller.waits_for_vault(key)
                 )
                 if not stays_polled:
@@ -412,7 +412,7 @@ class Reconciler:
             outcome = await self._sync(sync, resolved, written, task)
             requested = resolved.wanted.keys() if task.keys is None else task.keys
             is_partial = isinstance(outcome, PartiallySynced) and not (
-                outcome.is_away and outcome.failed.keys() >= requested
+                outcome.is_vault_failure and outcome.failed.keys() >= requested
             )
             if isinstance(outcome, Synced) or is_partial or _waits_for_value(outcome):
                 # The poll keeps the fetched keys up to date, and detects another value of the unusable ones. Other

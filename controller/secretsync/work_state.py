@@ -72,7 +72,7 @@ class Undecided(msgspec.Struct, frozen=True):
     """The SecretSync is new to this process, or was edited."""
 
 
-class At(msgspec.Struct, frozen=True):
+class DueAt(msgspec.Struct, frozen=True):
     """An attempt is due at this moment."""
 
     moment: float
@@ -82,7 +82,7 @@ class OnPoll(msgspec.Struct, frozen=True):
     """An attempt is due when a poll of the group makes one necessary."""
 
 
-Due = Undecided | At | OnPoll
+Due = Undecided | DueAt | OnPoll
 
 
 class Sleep(NamedTuple):
@@ -194,7 +194,7 @@ class WorkState(msgspec.Struct):
             case None:
                 return False
             case Fetch():
-                self.due, self.pending = At(now), task
+                self.due, self.pending = DueAt(now), task
             case ReportFailure(error) if error.message == self.reported:
                 return False
             case ReportFailure() | Confirm():
@@ -219,7 +219,7 @@ class WorkState(msgspec.Struct):
     def due_moment(self) -> float:
         """Return the time of the next attempt: infinite while a poll decides, and in the past while undecided."""
         match self.due:
-            case At(moment):
+            case DueAt(moment):
                 return moment
             case OnPoll():
                 return math.inf
@@ -248,14 +248,14 @@ class WorkState(msgspec.Struct):
         if isinstance(outcome, Synced) or outcome.retry is errors.Retry.ON_NEW_VALUE:
             self.failures = 0
             # A poll can have set a task during the attempt.
-            self.due = At(now) if self.pending else OnPoll()
+            self.due = DueAt(now) if self.pending else OnPoll()
             return
         if waits_for_poll:
             self.failures, self.due = 0, OnPoll()
             return
         if outcome.retry is not errors.Retry.THROTTLED:
             self.failures += 1
-        self.due = At(now + delay_after(outcome, self.failures, interval, rng))
+        self.due = DueAt(now + delay_after(outcome, self.failures, interval, rng))
 
     def was_reported(self, message: str) -> None:
         """Record the message that the status has now."""
@@ -264,20 +264,20 @@ class WorkState(msgspec.Struct):
     def was_not_reported(self, rng: random.Random, now: float) -> None:
         """Retry the report soon, even if the next attempt would be due later."""
         self.requeues += 1
-        self.due = At(min(self.due_moment(), now + backoff.backoff_delay(self.requeues, rng)))
+        self.due = DueAt(min(self.due_moment(), now + backoff.backoff_delay(self.requeues, rng)))
 
     def settle_requeue(self, seconds: float, now: float) -> bool:
         """Record an attempt without a result. Return whether its obstacle has lasted so long that it is reported."""
         self.requeues += 1
         is_quiet = self.requeues < QUIET_REQUEUES
         longest = backoff.COLLECTED_SOON * 2 if is_quiet else backoff.MAX_BLOCKED_SECONDS
-        self.due = At(now + min(seconds * self.requeues, longest))
+        self.due = DueAt(now + min(seconds * self.requeues, longest))
         return not is_quiet
 
     def settle_crash(self, rng: random.Random, now: float) -> None:
         """Record an unexpected error of the controller, and retry with a backoff."""
         self.failures += 1
-        self.due = At(now + backoff.backoff_delay(self.failures, rng))
+        self.due = DueAt(now + backoff.backoff_delay(self.failures, rng))
 
     def delay_after_check(self, now: float) -> float:
         """Return the seconds until the next attempt or drift check, whichever comes first."""
@@ -376,5 +376,5 @@ def is_unreported(ready: Condition | None, generation: int, outcome: Reportable,
     The first failure after an edit, or of a SecretSync that was never synced, is reported at once.
     """
     is_current = ready is not None and ready.holds and ready.observed_generation in (0, generation)
-    is_away = not isinstance(outcome, Synced) and outcome.is_away
-    return is_away and failures == UNREPORTED_FAILURES and is_current
+    is_vault_failure = not isinstance(outcome, Synced) and outcome.is_vault_failure
+    return is_vault_failure and failures == UNREPORTED_FAILURES and is_current

@@ -75,7 +75,7 @@ def test_renamed_vault_leaks_neither_memory_nor_metrics(
     assert max(waits) < POLL + MAX_DELAY, figures
     assert grown < 40, figures
     series = vaults_with_series(controller)
-    assert sum(vault.endswith(f"-{space.name}") for vault in series) <= budgets.SERIES.most, figures
+    assert sum(vault.endswith(f"-{space.name}") for vault in series) <= budgets.SERIES.limit, figures
     assert neighbour.vault in series
     print(figures)  # noqa: T201
 
@@ -147,14 +147,14 @@ def test_flood_of_failures_hides_neither_lines_nor_events_of_a_neighbour(
     assert f'"secretsync": "{neighbour.name}/odd"' in eventually(
         controller.log.read_text, lambda text: f"{neighbour.name}/odd" in text
     )
-    assert lines(space.name) <= 3 * budgets.LOG_LINES.most
+    assert lines(space.name) <= 3 * budgets.LOG_LINES.limit
 
     def events(about: Namespace) -> list[str]:
         items = json.loads(about.kubectl("get", "events", "--output", "json"))["items"]
         return [item["involvedObject"]["name"] for item in items]
 
     eventually(partial(events, neighbour), lambda found: "odd" in found)
-    assert len(events(space)) <= 2 * budgets.EVENTS.most
+    assert len(events(space)) <= 2 * budgets.EVENTS.limit
 
 
 # Entra

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from controller.kube.leader_election import LEASE_SECONDS, RETRY
+from controller.kube.leader_election import LEASE_DURATION, RETRY_PERIOD
 from tests.support.cluster.fault_harness import CONTROLLER_SETTINGS, SINGLE_CONTROLLER_SETTINGS, fault_harness
 from tests.support.cluster.fault_proxy import FaultProxy, ProxiedRequest, RequestPhase
 from tests.support.cluster.harness import InstalledRelease, eventually, is_leader, running_controller
@@ -38,17 +38,17 @@ class Mortal:
         self._at: tuple[ProxiedRequest, RequestPhase] | None = None
         relay.interrupt_when(self._ask)
 
-    def _ask(self, moment: RequestPhase, asked: ProxiedRequest) -> bool:
+    def _ask(self, moment: RequestPhase, requested_at: ProxiedRequest) -> bool:
         """Run in the thread of the proxy, which waits."""
-        if self._at != (asked, moment):
+        if self._at != (requested_at, moment):
             return False
         self._at = None
         os.kill(self.workload.pid, signal.SIGKILL)
         return True
 
-    def will_die(self, asked: ProxiedRequest, moment: RequestPhase) -> None:
+    def will_die(self, requested_at: ProxiedRequest, moment: RequestPhase) -> None:
         """When it sends the next such request."""
-        self._at = (asked, moment)
+        self._at = (requested_at, moment)
 
     def comes_back(self) -> None:
         """Is dead by now or soon, and is started again."""
@@ -71,10 +71,10 @@ def test_it_is_killed_around_every_request_of_a_write(
 ) -> None:
     with fault_harness(installed, "one", both=SYNCS["both"]) as shops:
         seen = len(relay.requests)
-        for number, asked in enumerate(WRITES):
+        for number, requested_at in enumerate(WRITES):
             for moment in get_args(RequestPhase):
-                mortal.will_die(asked, moment)
-                if asked.resource == "serviceaccounts/token":  # which a running one has
+                mortal.will_die(requested_at, moment)
+                if requested_at.resource == "serviceaccounts/token":  # which a running one has
                     mortal.workload.kill()
                     mortal.workload.start()
                 shops.add_sync(shops.namespaces["one"], f"{number}-{moment.replace(' ', '-')}")
@@ -93,21 +93,21 @@ def test_a_leader_dies_around_its_claim(installed: InstalledRelease, relay: Faul
     )
     with second:
         second.wait_ready()
-        eventually(lambda: is_leader(second), bool, LEASE_SECONDS + 5)
+        eventually(lambda: is_leader(second), bool, LEASE_DURATION + 5)
         with fault_harness(installed, "one") as shops, first.workload:
             first.workload.wait_ready()
             # The released lease has no holder, so no controller waits for it to expire.
             first.will_die(LEASE, "before the request")
             assert second.stop() == 0
             first.comes_back()
-            eventually(lambda: is_leader(first.workload), bool, RETRY + 1)
+            eventually(lambda: is_leader(first.workload), bool, RETRY_PERIOD + 1)
             shops.rotate_values()
             wait_until_current(shops, RECOVERY_TIME)
             # The claim was renewed, and who did it does not know.
             first.will_die(LEASE, "before the response")
             first.comes_back()
             shops.rotate_values()
-            wait_until_current(shops, LEASE_SECONDS + 5)
+            wait_until_current(shops, LEASE_DURATION + 5)
             shops.assert_recovered()
             assert first.workload.stop() == 0
 

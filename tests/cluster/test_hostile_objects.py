@@ -118,7 +118,7 @@ def test_namespace_fills_its_own_budget_of_memory_only(
     """SecretSyncs that are each as large as is read, for half as much again as a namespace may keep."""
     path = KIND_PATHS["secretsync"].format(space.name)
     note = {"note": "x" * (MAX_SPEC - 2_000)}
-    count = int(1.5 * budgets.KEPT.most / MAX_SPEC)
+    count = int(1.5 * budgets.KEPT.limit / MAX_SPEC)
     for number in range(count):
         body = space.sync(f"s{number:03}", {"k": "a"}, secretObject={"annotations": note})
         assert editor.send("POST", path, body).status == 201

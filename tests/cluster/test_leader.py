@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from controller.kube.leader_election import HOLD, LEASE_SECONDS, RETRY
+from controller.kube.leader_election import LEASE_DURATION, RENEW_DEADLINE, RETRY_PERIOD
 from tests.support.cluster.fault_harness import FaultHarness, fault_harness
 from tests.support.cluster.harness import (
     InstalledRelease,
@@ -97,7 +97,7 @@ def test_a_follower_makes_no_call_and_no_write(installed: InstalledRelease, spac
     os.kill(leader.pid, signal.SIGSTOP)
     installed.emulator.reset_counters()
     space.force_sync("s")
-    time.sleep(HOLD / 2)
+    time.sleep(RENEW_DEADLINE / 2)
     assert installed.emulator.counters() == {}
     os.kill(leader.pid, signal.SIGCONT)
     eventually(space.count_calls, lambda count: count > 0)
@@ -116,8 +116,8 @@ def test_a_killed_leader_is_replaced_within_the_lease_time(
     killed = datetime.now(UTC)
     leader.kill()
     space.apply(space.sync("s", {"k": "a"}))
-    space.wait_secret("s", {"k": "1"}, patience=LEASE_SECONDS + 5)
-    assert datetime.fromisoformat(lease(installed)["acquireTime"]) - killed < timedelta(seconds=LEASE_SECONDS)
+    space.wait_secret("s", {"k": "1"}, patience=LEASE_DURATION + 5)
+    assert datetime.fromisoformat(lease(installed)["acquireTime"]) - killed < timedelta(seconds=LEASE_DURATION)
 
 
 @by_token
@@ -134,7 +134,7 @@ def test_a_leader_that_was_paused_past_its_time_writes_nothing(
     time.sleep(2.5)
     os.kill(old.pid, signal.SIGSTOP)
     installed.emulator.clear_faults()
-    eventually(lambda: is_leader(new), lambda found: found, patience=LEASE_SECONDS + 5)
+    eventually(lambda: is_leader(new), lambda found: found, patience=LEASE_DURATION + 5)
     space.set_secret("a", "3")
     space.wait_secret("s", {"k": "3"})
     space.apply(space.akv_sync({"secretInAKV": "a"}))
@@ -142,7 +142,7 @@ def test_a_leader_that_was_paused_past_its_time_writes_nothing(
     woken = now()
     os.kill(old.pid, signal.SIGCONT)
     eventually(lambda: is_leader(old), lambda found: not found)
-    time.sleep(RETRY)
+    time.sleep(RETRY_PERIOD)
     assert is_leader(new)
     assert space.secret_values("s") == {"k": canary_value("3")}
     shops.assert_recovered()
@@ -152,7 +152,7 @@ def test_a_leader_that_was_paused_past_its_time_writes_nothing(
 def test_a_leader_that_is_told_to_stop_hands_over_at_once(installed: InstalledRelease, pair: Pair) -> None:
     leader, follower = pair
     assert leader.stop() == 0
-    eventually(lambda: is_leader(follower), lambda found: found, patience=RETRY + 1)
+    eventually(lambda: is_leader(follower), lambda found: found, patience=RETRY_PERIOD + 1)
     assert follower.stop() == 0
     assert "holderIdentity" not in lease(installed)
 
@@ -207,8 +207,8 @@ def test_upgrade_from_a_chart_that_rendered_the_lease_keeps_a_leader(
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     upgrade(helm.CHART)
-    created = eventually(uid, lambda found: found not in ("", rendered), patience=LEASE_SECONDS)
-    eventually(lambda: [is_leader(one), is_leader(two)].count(True), lambda count: count == 1, patience=LEASE_SECONDS)
+    created = eventually(uid, lambda found: found not in ("", rendered), patience=LEASE_DURATION)
+    eventually(lambda: [is_leader(one), is_leader(two)].count(True), lambda count: count == 1, patience=LEASE_DURATION)
     assert lease(installed)["holderIdentity"]
     space.set_secret("a", "2")
     space.wait_secret("s", {"k": "2"})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.kube.overlap import PAUSE, QUESTION, patience
+from controller.kube.overlap import PAUSE, SERVES_PREFIX, patience
 from tests.support.cluster.harness import (
     SINCE_POLICIES,
     InstalledRelease,
@@ -194,7 +194,10 @@ def test_editor_cannot_make_a_release_wait(releases: Callable[..., InstalledRele
     editor = TokenThief(space.installed.plane, space.name, "editor")
     path = f"/apis/coordination.k8s.io/v1/namespaces/{space.name}/leases"
     for name in (one.deployment, "akv-secret-store", "zzz"):
-        body = {"metadata": {"name": name}, "spec": {"holderIdentity": f"{QUESTION}", "leaseDurationSeconds": 3600}}
+        body = {
+            "metadata": {"name": name},
+            "spec": {"holderIdentity": f"{SERVES_PREFIX}", "leaseDurationSeconds": 3600},
+        }
         assert editor.send("POST", path, body).status in (201, 403, 409)
     with running_controller(one.workload()) as workload:
         eventually(lambda: is_leader(workload), bool)
@@ -211,7 +214,7 @@ def test_question_is_refused_while_the_release_leads_and_at_no_other_time(
     path = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 
     def ask(namespaces: str, query: str = "?dryRun=All") -> int:
-        body = {"metadata": {"name": "asks"}, "spec": {"holderIdentity": f"{QUESTION}{namespaces}"}}
+        body = {"metadata": {"name": "asks"}, "spec": {"holderIdentity": f"{SERVES_PREFIX}{namespaces}"}}
         return plane.request("POST", path + query, body)[0]
 
     assert ask("") == 201

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from controller.kube.leader_election import RETRY
+from controller.kube.leader_election import RETRY_PERIOD
 from tests.node.conftest import figures
 from tests.node.release import PATIENCE, Pod, Release, ready
 from tests.support.cluster.harness import Namespace, eventually
@@ -88,7 +88,7 @@ def test_eviction_of_the_leader_makes_the_other_pod_lead(pair: Release, shop: Na
     path = f"/api/v1/namespaces/{pair.namespace}/pods/{old}/eviction"
     pair.plane.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
     # Without a leader, or with either one, the value arrives within the retry period of a follower.
-    assert_rotates(shop, "evicted", patience=RETRY + 3)
+    assert_rotates(shop, "evicted", patience=RETRY_PERIOD + 3)
     after = eventually(lambda: lease(pair), lambda found: found["leaseTransitions"] > before["leaseTransitions"])
     gap = datetime.fromisoformat(after["acquireTime"]) - datetime.fromisoformat(before["renewTime"])
     both_ready(pair)
@@ -98,7 +98,7 @@ def test_eviction_of_the_leader_makes_the_other_pod_lead(pair: Release, shop: Na
     assert written(shop, stored) == ["MODIFIED", "MODIFIED"]
     assert writers_since(pair, after["acquireTime"]) == {new}
     figures.append(f"leader evicted: another led {gap.total_seconds():.1f} s after its last renewal")
-    assert gap < timedelta(seconds=2 * RETRY + 3)
+    assert gap < timedelta(seconds=2 * RETRY_PERIOD + 3)
 
 
 def writers_since(pair: Release, moment: str) -> set[str]:

@@ -7,9 +7,9 @@ from controller.api.meta import ManagedFieldsEntry, ObjectMeta, OwnerReference
 from controller.api.secretproviderclass import SecretProviderClass, SecretProviderClassSpec
 from controller.api.secretsync import SecretObject, SecretObjectData, SecretSync, SecretSyncSpec, SecretSyncStatus
 from controller.config.settings import FIELD_MANAGER
-from controller.domain.decision import OUR_LABEL
+from controller.domain.decision import SYNC_LABEL
 from controller.domain.values import SecretBytes, VaultValue
-from controller.domain.vault_objects import Item
+from controller.domain.vault_objects import ListItem
 
 UID = "uid-of-the-sync"
 
@@ -95,7 +95,7 @@ def make_secret_meta(
     hands: Iterable[ManagedFieldsEntry] | None = None,
 ) -> ObjectMeta:
     """Return the metadata of the Secret `team/shop`. By default it is as the controller wrote it."""
-    labels = {OUR_LABEL[0]: OUR_LABEL[1]} | dict(labels or {})
+    labels = {SYNC_LABEL[0]: SYNC_LABEL[1]} | dict(labels or {})
     return ObjectMeta(
         name="shop",
         namespace="team",
@@ -115,8 +115,10 @@ def make_value(text: str | bytes = "value", version: str = "v1") -> VaultValue:
     return VaultValue(value=SecretBytes(text.encode() if isinstance(text, str) else text), version=version)
 
 
-def make_item(name: str, *, enabled: bool = True, managed: bool = False, tags: Mapping[str, str] | None = None) -> Item:
-    return Item(name, "", enabled, None, None, managed, tags or {})
+def make_item(
+    name: str, *, enabled: bool = True, managed: bool = False, tags: Mapping[str, str] | None = None
+) -> ListItem:
+    return ListItem(name, "", enabled, None, None, managed, tags or {})
 
 
 ONE = "array:\n  - |\n    objectName: my-secret\n    objectType: secret\n"

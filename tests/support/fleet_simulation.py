@@ -20,7 +20,7 @@ from controller.config.settings import Settings
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.status import PartiallySynced, Synced, object_versions
 from controller.domain.values import SecretBytes, VaultValue
-from controller.domain.vault_objects import Item
+from controller.domain.vault_objects import ListItem
 from controller.errors import ControllerError
 from controller.keyvault.client import AT_ONCE, VaultClient
 from controller.keyvault.credentials import FederatedCredential, Identity
@@ -115,7 +115,7 @@ class _SimulatedSecrets:
         self._shared.call(200 if self._shared.lists else 403)
         start = int(where.rpartition("=")[2])
         names = self._shared.names[start : start + LIST_PAGE]
-        items = [Item(name, "", True, LONG_AGO, self._shared.updated(name)) for name in names]
+        items = [ListItem(name, "", True, LONG_AGO, self._shared.updated(name)) for name in names]
         after = start + LIST_PAGE
         return ObjectPage(items, f"https://vault/secrets?$skiptoken={after}" if after < len(self._shared.names) else "")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from controller.api.meta import ObjectMeta
 from controller.api.secretsync import SecretSync
-from controller.domain.decision import OUR_LABEL, WaitForGarbageCollection, check_ownership
+from controller.domain.decision import SYNC_LABEL, WaitForGarbageCollection, check_ownership
 from tools.cli.common.printable import command
 
 
 def is_labelled(secret: ObjectMeta) -> bool:
     """Return whether the Secret has the label of Secrets that SSE or this controller wrote."""
-    return secret.labels.get(OUR_LABEL[0]) == OUR_LABEL[1]
+    return secret.labels.get(SYNC_LABEL[0]) == SYNC_LABEL[1]
 
 
 def is_orphan(sync: SecretSync, secret: ObjectMeta) -> bool:
@@ -31,7 +31,7 @@ def adoption_blocker(sync: SecretSync, secret: ObjectMeta) -> str:
     if secret.deletion_timestamp:
         return "the Secret is being deleted"
     if not is_labelled(secret):
-        return f"the Secret lacks the label {OUR_LABEL[0]}, so that neither SSE nor this controller wrote it"
+        return f"the Secret lacks the label {SYNC_LABEL[0]}, so that neither SSE nor this controller wrote it"
     if not is_orphan(sync, secret):
         owners = ", ".join(f"{owner.kind} {owner.name}" for owner in secret.owner_references)
         return f"the Secret belongs to {owners}"

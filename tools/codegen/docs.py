@@ -96,7 +96,7 @@ def readme(description: str, chart: values.ChartValues) -> str:
         ),
         alarms=table(
             ("alarm", "when", "expression"),
-            [(f"`{alarm.name}`", alarm.what, f"`{alarm.expression}`") for alarm in monitoring.ALERTING_RULES],
+            [(f"`{rule.name}`", rule.what, f"`{rule.expression}`") for rule in monitoring.ALERTING_RULES],
         ),
         people=rbac.people(),
         akv_sync=sse_guide.AKV_SYNC.strip(),
@@ -138,7 +138,7 @@ def budget_table() -> str:
     return table(
         ("what is limited, by namespace", "how much", "at the bound", "the test"),
         [
-            (item.what, f"{item.most:,.12g} {item.unit}", item.at_the_bound, f"`{item.test}`")
+            (item.resource, f"{item.limit:,.12g} {item.unit}", item.at_the_limit, f"`{item.test}`")
             for item in budgets.BUDGETS
         ],
     )

@@ -16,7 +16,7 @@ from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import DEFAULT_TYPE, TYPE_STAYS, SecretSync
 from controller.config.settings import FOREIGN_SECRET, TOKEN_AUDIENCE, TOKEN_SECONDS
 from controller.domain import reserved
-from controller.domain.decision import OUR_LABEL
+from controller.domain.decision import SYNC_LABEL
 from controller.kube import overlap, permissions
 from controller.kube.event_recorder import ACTION, MAX_NOTE, REPORTER
 from controller.kube.policy_guard import NEVER_WRITTEN, ONE_AUDIENCE, PROBE_AUDIENCE
@@ -75,7 +75,7 @@ def _sole_owner(which: str) -> str:
 
 
 def _is_labelled(which: str) -> str:
-    key, value = OUR_LABEL
+    key, value = SYNC_LABEL
     labels = f"{which}.metadata.labels"
     return f"(has({labels}) && {text(key)} in {labels} && {labels}[{text(key)}] == {text(value)})"
 
@@ -151,7 +151,7 @@ _SECRETS = AdmissionPolicy(
         PolicyValidation(
             # If the label was removed, the controller can add it again, and can write the Secret before that.
             f"{_is_labelled('object')} || (variables.isUpdate && !{_is_labelled('oldObject')})",
-            f"the Secret must have the label {OUR_LABEL[0]}",
+            f"the Secret must have the label {SYNC_LABEL[0]}",
         ),
         PolicyValidation(
             f"!(variables.secretType in [{', '.join(map(text, NEVER_ALLOWED))}])"
@@ -314,9 +314,9 @@ _OVERLAP = AdmissionPolicy(
     resource=Lease.plural,
     operations=("CREATE",),
     others="request.dryRun && has(object.spec) && has(object.spec.holderIdentity)"
-    f" && object.spec.holderIdentity.startsWith({text(overlap.QUESTION)})",
+    f" && object.spec.holderIdentity.startsWith({text(overlap.SERVES_PREFIX)})",
     variables=(
-        ("asked", f"object.spec.holderIdentity.substring({len(overlap.QUESTION)})"),
+        ("asked", f"object.spec.holderIdentity.substring({len(overlap.SERVES_PREFIX)})"),
         ("theirs", "variables.asked.split(',')"),
         ("served", _SERVED),
         (

@@ -14,7 +14,7 @@ from controller.api.secretsync import SecretSync
 from controller.domain.generated import class_items
 from controller.domain.provider_class import read_class
 from controller.domain.selection import Query, SelectionCollector, choose_objects
-from controller.domain.vault_objects import Item
+from controller.domain.vault_objects import ListItem
 from controller.errors import InputError
 from tests.support.akv_syncs import akv_sync, source_paths, type_and_keys
 from tests.support.builders import make_item
@@ -30,7 +30,7 @@ PROPERTY_OF_A = source_paths(
 
 
 def selected(
-    akv: AKVSync, vault: list[Item], before: GeneratedObjects | None = None, removed: frozenset[str] = frozenset()
+    akv: AKVSync, vault: list[ListItem], before: GeneratedObjects | None = None, removed: frozenset[str] = frozenset()
 ) -> GeneratedObjects:
     """Return what an AKVSync generates after a list of the vault, and after what it generated before."""
     entries = [entry for entry in akv.spec.objects if entry.select]
@@ -43,7 +43,7 @@ def selected(
     return expand_akvsync(akv, choose_objects(entries, collector.to_sighting(), had, removed))
 
 
-def vault_of(*names: str) -> list[Item]:
+def vault_of(*names: str) -> list[ListItem]:
     return [make_item(name) for name in names]
 
 
@@ -109,7 +109,7 @@ def test_matches_generate_the_expected_secrets(
     ],
 )  # fmt: skip
 def test_object_that_can_have_no_secret_affects_no_other(
-    objects: list[dict[str, Any]], vault: list[Item], made: set[str], skipped: dict[str, str]
+    objects: list[dict[str, Any]], vault: list[ListItem], made: set[str], skipped: dict[str, str]
 ) -> None:
     generated = selected(akv_sync(objects), vault)
     assert generated.syncs.keys() == made

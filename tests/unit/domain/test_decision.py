@@ -11,7 +11,7 @@ import pytest
 from controller.api.meta import ObjectMeta, OwnerReference
 from controller.api.secretsync import SecretObjectData, SecretSync
 from controller.domain.decision import (
-    OUR_LABEL,
+    SYNC_LABEL,
     NoChange,
     ObservedState,
     RejectWrite,
@@ -140,7 +140,7 @@ def test_new_secret_is_complete_and_has_a_non_blocking_owner() -> None:
     assert decision.body["metadata"] == {
         "name": "shop",
         "namespace": "team",
-        "labels": {"tier": "data", OUR_LABEL[0]: OUR_LABEL[1]},
+        "labels": {"tier": "data", SYNC_LABEL[0]: SYNC_LABEL[1]},
         "annotations": {"note": "n"},
         "ownerReferences": [
             {
@@ -186,7 +186,7 @@ def test_key_removed_from_the_spec_is_removed_from_the_secret() -> None:
 def test_key_that_another_client_added_is_removed() -> None:
     found = make_secret_meta(
         hands=[
-            make_managed_fields(["user", "pass"], labels=[OUR_LABEL[0]]),
+            make_managed_fields(["user", "pass"], labels=[SYNC_LABEL[0]]),
             make_managed_fields(["extra"], manager="kubectl-edit"),
         ]
     )
@@ -231,7 +231,7 @@ def test_repr_of_a_decision_shows_no_value() -> None:
             make_secret_meta(
                 labels={"backup": "yes"},
                 hands=[
-                    make_managed_fields(["user", "pass"], labels=[OUR_LABEL[0]]),
+                    make_managed_fields(["user", "pass"], labels=[SYNC_LABEL[0]]),
                     make_managed_fields(labels=["backup"], manager="velero"),
                 ],
             ),
@@ -244,7 +244,7 @@ def test_repr_of_a_decision_shows_no_value() -> None:
         pytest.param(
             make_sync(),
             msgspec.structs.replace(make_secret_meta(), labels={}),
-            {"labels": {OUR_LABEL[0]: OUR_LABEL[1]}},
+            {"labels": {SYNC_LABEL[0]: SYNC_LABEL[1]}},
             id="label of the controller removed",
         ),
     ],

@@ -4,7 +4,7 @@ import pytest
 
 from controller.api.meta import ManagedFieldsEntry
 from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatus
-from controller.domain.decision import OUR_LABEL, data_fingerprint, data_keys, has_drifted, metadata_patch
+from controller.domain.decision import SYNC_LABEL, data_fingerprint, data_keys, has_drifted, metadata_patch
 from tests.support.builders import make_managed_fields, make_secret_meta, make_sync
 
 
@@ -42,19 +42,22 @@ def test_managed_fields_of_unknown_shape_have_no_data_keys(fields: dict[str, obj
 @pytest.mark.parametrize(
     ("later", "expected"),
     [
-        pytest.param([make_managed_fields(["user"], labels=[OUR_LABEL[0]])], False, id="unchanged"),
+        pytest.param([make_managed_fields(["user"], labels=[SYNC_LABEL[0]])], False, id="unchanged"),
         pytest.param(
-            [make_managed_fields(["user"], labels=[OUR_LABEL[0]], time="2030-01-01T00:00:01Z")], True, id="newer time"
+            [make_managed_fields(["user"], labels=[SYNC_LABEL[0]], time="2030-01-01T00:00:01Z")], True, id="newer time"
         ),
-        pytest.param([make_managed_fields(["user", "x"], labels=[OUR_LABEL[0]])], True, id="another key"),
-        pytest.param([make_managed_fields([], labels=[OUR_LABEL[0]])], True, id="key removed"),
+        pytest.param([make_managed_fields(["user", "x"], labels=[SYNC_LABEL[0]])], True, id="another key"),
+        pytest.param([make_managed_fields([], labels=[SYNC_LABEL[0]])], True, id="key removed"),
         pytest.param(
-            [make_managed_fields(["user"], labels=[OUR_LABEL[0]]), make_managed_fields(["user"], manager="kubectl")],
+            [make_managed_fields(["user"], labels=[SYNC_LABEL[0]]), make_managed_fields(["user"], manager="kubectl")],
             True,
             id="another client",
         ),
         pytest.param(
-            [make_managed_fields(["user"], labels=[OUR_LABEL[0]]), make_managed_fields(labels=["x"], manager="velero")],
+            [
+                make_managed_fields(["user"], labels=[SYNC_LABEL[0]]),
+                make_managed_fields(labels=["x"], manager="velero"),
+            ],
             False,
             id="label of another client",
         ),

@@ -21,7 +21,7 @@ from controller.domain.selection import (
     SelectionSighting,
     choose_objects,
 )
-from controller.domain.vault_objects import Item
+from controller.domain.vault_objects import ListItem
 from tests.support.builders import make_item
 
 
@@ -98,11 +98,13 @@ def test_hostile_pattern_does_not_backtrack(pattern: str) -> None:
         ({"namePrefix": "a", "tags": {"t": "1"}, "types": ["cert"]}, make_item("a", tags={"t": "1"}), False),
     ],
 )
-def test_object_is_selected_if_all_given_conditions_match(select: dict[str, Any], found: Item, selected: bool) -> None:
+def test_object_is_selected_if_all_given_conditions_match(
+    select: dict[str, Any], found: ListItem, selected: bool
+) -> None:
     assert ObjectSelector(msgspec.convert(select, Select)).matches(found) is selected
 
 
-def collected(query: Query, *items: Item) -> SelectionCollector:
+def collected(query: Query, *items: ListItem) -> SelectionCollector:
     collector = SelectionCollector(query)
     for each in items:
         collector.add(each)

@@ -18,7 +18,7 @@ from azure.core.exceptions import ServiceRequestError
 
 from controller import app, errors
 from controller.config.settings import Settings
-from controller.domain.decision import OUR_LABEL
+from controller.domain.decision import SYNC_LABEL
 from controller.keyvault import client, pool
 from controller.kube import config, event_recorder
 from controller.runtime.clock import Clock
@@ -330,7 +330,7 @@ def test_webhook_that_changes_a_label_causes_no_vault_request(harness: VirtualFa
     harness.wait(60)
 
     def mutate(secret: Object) -> None:
-        secret["metadata"].setdefault("labels", {})[OUR_LABEL[0]] = "changed"
+        secret["metadata"].setdefault("labels", {})[SYNC_LABEL[0]] = "changed"
 
     harness.cluster.on_secret_write = mutate
     for _, namespace, name in [key for key in harness.cluster.objects if key[0] == "secrets"]:

@@ -49,11 +49,11 @@ async def test_replaced_token_is_read_again(tmp_path: Path) -> None:
     found = config.read_pod_config(pod(tmp_path), lambda: now)
     (tmp_path / "token").write_text("second")
     assert await found.authorization() == "Bearer first"
-    now += config.READ_AGAIN
+    now += config.REREAD_SECONDS
     assert await found.authorization() == "Bearer second"
     for unusable in (lambda: (tmp_path / "token").write_text(""), (tmp_path / "token").unlink):
         unusable()
-        now += config.READ_AGAIN
+        now += config.REREAD_SECONDS
         assert await found.authorization() == "Bearer second"
 
 

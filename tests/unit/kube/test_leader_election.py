@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from controller import errors
 from controller.api.lease import Lease
 from controller.kube.client import KubeClient
-from controller.kube.leader_election import ATTEMPT, HOLD, LEASE_SECONDS, PATIENCE, RETRY, LeaderElector, NoElection
+from controller.kube.leader_election import (
+    ATTEMPT_TIMEOUT,
+    LEASE_DURATION,
+    RENEW_DEADLINE,
+    RETRY_PERIOD,
+    TAKEOVER_DELAY,
+    LeaderElector,
+    NoElection,
+)
 from tests.support import virtual_time
 from tests.support.scripted_api_server import connect_to_api_server, error_response
 
@@ -68,8 +76,8 @@ class Replica:
         api: FakeLeaseApi,
         name: str,
         clock: Clock,
-        lease_seconds: int = LEASE_SECONDS,
-        renew_interval: float = RETRY,
+        lease_seconds: int = LEASE_DURATION,
+        renew_interval: float = RETRY_PERIOD,
     ) -> None:
         self.gauge: list[bool] = []
         self.may_lead = True
@@ -111,9 +119,9 @@ def test_replica_takes_over_within_the_lease_time_of_a_dead_leader(moment: float
         await asyncio.sleep(100 + moment - later)
         assert (first.elector.leads, second.elector.leads, api.holder) == (True, False, "a")
         assert first.gauge == [True]
-        assert api.spec["leaseDurationSeconds"] == LEASE_SECONDS
+        assert api.spec["leaseDurationSeconds"] == LEASE_DURATION
         await first.kill()
-        await asyncio.sleep(LEASE_SECONDS)
+        await asyncio.sleep(LEASE_DURATION)
         assert second.elector.leads
         assert (api.holder, api.spec["leaseTransitions"]) == ("b", 2)
         await second.kill()
@@ -187,7 +195,7 @@ def test_replica_that_may_not_lead_releases_the_lease_and_waits() -> None:
         first = Replica(api, "a", clock)
         await asyncio.sleep(30)
         first.may_lead = False
-        await asyncio.sleep(RETRY)
+        await asyncio.sleep(RETRY_PERIOD)
         assert (first.gauge, api.holder) == ([True, False], "")
         with pytest.raises(errors.NotLeading):
             first.elector.check()
@@ -195,7 +203,7 @@ def test_replica_that_may_not_lead_releases_the_lease_and_waits() -> None:
         await asyncio.sleep(600)
         assert (first.led, api.version) == (1, version)
         first.may_lead = True
-        await asyncio.sleep(RETRY)
+        await asyncio.sleep(RETRY_PERIOD)
         assert (first.gauge, api.holder) == ([True, False, True], "a")
         await first.kill()
 
@@ -225,7 +233,7 @@ def test_leader_whose_lease_is_deleted_stops_and_creates_it() -> None:
         first = Replica(api, "a", clock)
         await asyncio.sleep(30.5)
         api.exists = False
-        await asyncio.sleep(2 * RETRY)
+        await asyncio.sleep(2 * RETRY_PERIOD)
         first.elector.check()
         assert (first.gauge, first.led, api.holder) == ([True, False, True], 2, "a")
         await first.kill()
@@ -239,7 +247,7 @@ def test_leader_stops_if_another_replica_recreated_its_lease() -> None:
         first = Replica(api, "a", clock)
         await asyncio.sleep(30.5)
         api.spec, api.version = {"holderIdentity": "b"}, 99
-        await asyncio.sleep(2 * RETRY)
+        await asyncio.sleep(2 * RETRY_PERIOD)
         assert (first.elector.leads, api.holder) == (False, "b")
         await first.kill()
 
@@ -257,7 +265,7 @@ def test_lease_that_cannot_be_created_is_a_problem_until_it_exists() -> None:
             " restore the Role l of the chart, or create the Lease with kubectl"
         )
         api.exists = True
-        await asyncio.sleep(RETRY)
+        await asyncio.sleep(RETRY_PERIOD)
         assert first.elector.problem == ""
         assert first.elector.leads
         await first.kill()
@@ -279,13 +287,21 @@ def raising(error: errors.KubeError) -> Callable[[], Any]:
 @pytest.mark.parametrize(
     ("on_request", "after", "words"),
     [
-        (raising(errors.Refused("no right", status=403)), RETRY, ["(no right)", "restore the Role l"]),
-        (raising(errors.PolicyRefused("policy 'x' refused", status=422)), RETRY, ["policy 'x'", "restore the Role l"]),
-        (raising(errors.NotFound("no namespace n", status=404)), RETRY, ["no namespace n", "restore the Role l"]),
-        (raising(errors.Unreachable("HTTP 500", status=500)), LEASE_SECONDS, ["HTTP 500", "API server answers"]),
-        (raising(errors.AnswerTooLarge("too much")), LEASE_SECONDS, ["too much", "API server answers"]),
-        (raising(errors.ResourceExpired("gone", status=410)), LEASE_SECONDS, ["gone", "API server answers"]),
-        (_hang, LEASE_SECONDS, ["no answer in time", "API server answers"]),
+        (raising(errors.Refused("no right", status=403)), RETRY_PERIOD, ["(no right)", "restore the Role l"]),
+        (
+            raising(errors.PolicyRefused("policy 'x' refused", status=422)),
+            RETRY_PERIOD,
+            ["policy 'x'", "restore the Role l"],
+        ),
+        (
+            raising(errors.NotFound("no namespace n", status=404)),
+            RETRY_PERIOD,
+            ["no namespace n", "restore the Role l"],
+        ),
+        (raising(errors.Unreachable("HTTP 500", status=500)), LEASE_DURATION, ["HTTP 500", "API server answers"]),
+        (raising(errors.AnswerTooLarge("too much")), LEASE_DURATION, ["too much", "API server answers"]),
+        (raising(errors.ResourceExpired("gone", status=410)), LEASE_DURATION, ["gone", "API server answers"]),
+        (_hang, LEASE_DURATION, ["no answer in time", "API server answers"]),
     ],
     ids=["role", "policy", "namespace", "5xx", "large", "gone", "hangs"],
 )
@@ -299,15 +315,15 @@ def test_lasting_lease_failure_is_a_problem_until_it_ends(
         await asyncio.sleep(10)
         assert first.elector.problem == ""
         api.on_request = on_request
-        if after == LEASE_SECONDS:
-            await asyncio.sleep(LEASE_SECONDS - 3 * RETRY)
+        if after == LEASE_DURATION:
+            await asyncio.sleep(LEASE_DURATION - 3 * RETRY_PERIOD)
             assert first.elector.problem == ""
-        await asyncio.sleep(2 * LEASE_SECONDS)
+        await asyncio.sleep(2 * LEASE_DURATION)
         assert first.elector.problem.startswith("no replica can lead: the Lease n/l cannot be read, created or renewed")
         for word in words:
             assert word in first.elector.problem
         api.on_request = working
-        await asyncio.sleep(2 * ATTEMPT)
+        await asyncio.sleep(2 * ATTEMPT_TIMEOUT)
         assert first.elector.problem == ""
         assert first.elector.leads
         await first.kill()
@@ -338,7 +354,7 @@ def test_leader_that_ends_releases_the_lease(way: str) -> None:
             first.task.cancel()
         else:
             first.done.set()
-        await asyncio.sleep(RETRY + 0.1)
+        await asyncio.sleep(RETRY_PERIOD + 0.1)
         assert second.elector.leads
         assert first.gauge == [True, False]
         with pytest.raises(errors.NotLeading):
@@ -389,12 +405,12 @@ def test_leader_that_cannot_renew_stops_in_time_and_leads_again_later() -> None:
         await asyncio.sleep(30)
 
         api.on_request = lambda: asyncio.sleep(60)  # longer than any attempt waits
-        await asyncio.sleep(HOLD + 0.1)
+        await asyncio.sleep(RENEW_DEADLINE + 0.1)
         assert first.gauge == [True, False]
         with pytest.raises(errors.NotLeading):
             first.elector.check()
         api.on_request = lambda: asyncio.sleep(0)
-        await asyncio.sleep(ATTEMPT + RETRY + 0.1)
+        await asyncio.sleep(ATTEMPT_TIMEOUT + RETRY_PERIOD + 0.1)
         first.elector.check()
         assert (first.gauge, first.led) == ([True, False, True], 2)
         await first.kill()
@@ -411,7 +427,7 @@ def test_short_outage_or_foreign_edit_of_the_lease_changes_no_leader() -> None:
             api.version += 1  # for example, an edit of a label
             await asyncio.sleep(3)
         api.on_request = lambda: asyncio.sleep(60)  # longer than any attempt waits
-        await asyncio.sleep(HOLD - RETRY - 3.5)
+        await asyncio.sleep(RENEW_DEADLINE - RETRY_PERIOD - 3.5)
         api.on_request = lambda: asyncio.sleep(0)
         await asyncio.sleep(60)
         assert (first.led, second.led) == (1, 0)
@@ -434,7 +450,7 @@ def test_change_of_the_holder_restarts_the_followers_wait(
         api.version += 1
         api.spec |= {"holderIdentity": "second"}
         await asyncio.sleep(1)  # the attempt at 12 s sees the change
-        assert PATIENCE == 13
+        assert TAKEOVER_DELAY == 13
         await asyncio.sleep(12 + 13 - 12.5 - 0.1)
         assert (api.holder, waiting.elector.leads, waiting.gauge) == ("second", False, [])
         await asyncio.sleep(0.2)
@@ -467,11 +483,11 @@ def test_follower_that_ends_does_not_release_the_leaders_lease(caplog: pytest.Lo
 
 def test_leader_renews_every_2_s_and_stops_10_s_after_the_last_renewal() -> None:
     async def main(clock: Clock) -> None:
-        api, asked = FakeLeaseApi(), []
+        api, requested_at = FakeLeaseApi(), []
 
         def answer(seconds: float) -> Callable[[], Any]:
             def on_request() -> Any:
-                asked.append(clock())
+                requested_at.append(clock())
                 return asyncio.sleep(seconds)
 
             return on_request
@@ -479,15 +495,17 @@ def test_leader_renews_every_2_s_and_stops_10_s_after_the_last_renewal() -> None
         api.on_request = answer(0)
         first = Replica(api, "a", clock)
         await asyncio.sleep(10.5)
-        assert asked == pytest.approx([0, 0, 2, 4, 6, 8, 10])  # the leader does not read the lease that it wrote itself
-        asked.clear()
+        assert requested_at == pytest.approx(
+            [0, 0, 2, 4, 6, 8, 10]
+        )  # the leader does not read the lease that it wrote itself
+        requested_at.clear()
         api.on_request = answer(60)
         await asyncio.sleep(9.4)
         assert (first.elector.leads, first.gauge) == (True, [True])
         await asyncio.sleep(0.2)
         assert (first.elector.leads, first.gauge) == (False, [True, False])
         # An attempt times out after three seconds. After the end of the term, the next attempt starts at once.
-        assert asked == pytest.approx([12, 17, 20])
+        assert requested_at == pytest.approx([12, 17, 20])
         await first.kill()
 
     virtual_time.run_virtual(main)
@@ -655,7 +673,7 @@ def test_process_that_resumes_after_its_deadline_sends_nothing() -> None:
         first = Replica(api, "a", lambda: clock() + slept[0])
         await asyncio.sleep(30)
         first.elector.check()
-        slept[0] = HOLD
+        slept[0] = RENEW_DEADLINE
         with pytest.raises(errors.NotLeading):
             first.elector.check()
         await first.kill()
@@ -664,8 +682,8 @@ def test_process_that_resumes_after_its_deadline_sends_nothing() -> None:
 
 
 def test_followers_wait_longer_than_a_leader_holds_the_lease() -> None:
-    assert HOLD * 1.25 <= PATIENCE
-    assert PATIENCE + RETRY <= LEASE_SECONDS
+    assert RENEW_DEADLINE * 1.25 <= TAKEOVER_DELAY
+    assert TAKEOVER_DELAY + RETRY_PERIOD <= LEASE_DURATION
 
 
 async def test_fenced_connection_reads_but_does_not_write() -> None:
@@ -682,7 +700,7 @@ async def test_fenced_connection_reads_but_does_not_write() -> None:
                 await with_fence.call(method, "/x", body={})
         with pytest.raises(errors.NotFound):
             await kube.call("POST", "/x", body={})
-        assert [asked.method for asked in server.requests] == ["GET", "POST"]
+        assert [requested_at.method for requested_at in server.requests] == ["GET", "POST"]
 
 
 async def test_lease_is_read_and_patched_by_name_with_a_precondition() -> None:
@@ -697,7 +715,9 @@ async def test_lease_is_read_and_patched_by_name_with_a_precondition() -> None:
 
         await elector.run(lead)
         get, take, give = server.requests
-        assert {asked.path for asked in server.requests} == {"/apis/coordination.k8s.io/v1/namespaces/n/leases/l"}
+        assert {requested_at.path for requested_at in server.requests} == {
+            "/apis/coordination.k8s.io/v1/namespaces/n/leases/l"
+        }
         assert [get.method, take.method, give.method] == ["GET", "PATCH", "PATCH"]
         body = msgspec.json.decode(take.body)
         assert body["metadata"] == {"uid": "u", "resourceVersion": "7"}

@@ -10,7 +10,7 @@ import pytest
 
 from controller.config.settings import Settings
 from controller.kube.client import KubeClient
-from controller.kube.overlap import CHECKING, FIX, QUESTION, SERVED, Overlap, patience
+from controller.kube.overlap import CHECKING, FIX, SERVED, SERVES_PREFIX, OverlapCheck, patience
 from tests.support import virtual_time
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, error_response, run_api_server
 
@@ -33,12 +33,12 @@ def denial(
 
 
 class Question:
-    """An `Overlap` with a clock that the test sets."""
+    """An `OverlapCheck` with a clock that the test sets."""
 
     def __init__(self, kube: KubeClient, server: ScriptedApiServer, settings: Settings = SETTINGS) -> None:
         self.now = 0.0
         self.server = server
-        self.overlap = Overlap(kube, settings, lambda: self.now)
+        self.overlap = OverlapCheck(kube, settings, lambda: self.now)
 
     async def ask(self, answer: ScriptedResponse, *, leads: bool = False, after: float = 1.0) -> str:
         """Return the readiness problem after this answer of the API server."""
@@ -67,7 +67,7 @@ async def test_single_release_may_lead_at_once(question: Question, free: Scripte
     assert asked.path == "/apis/coordination.k8s.io/v1/namespaces/home/leases"
     body = json.loads(asked.body)
     assert body["metadata"] == {"name": "mine", "namespace": "home"}
-    assert body["spec"] == {"holderIdentity": f"{QUESTION}shop,web"}
+    assert body["spec"] == {"holderIdentity": f"{SERVES_PREFIX}shop,web"}
 
 
 async def test_second_release_waits_and_names_the_leader(question: Question) -> None:
@@ -147,7 +147,7 @@ async def test_foreign_text_of_a_refusal_is_not_passed_on(question: Question, te
 
 def test_probe_is_frequent_at_the_start_and_during_an_overlap() -> None:
     async def main(clock: Callable[[], float]) -> None:
-        overlap = Overlap(cast("KubeClient", None), SETTINGS, clock)
+        overlap = OverlapCheck(cast("KubeClient", None), SETTINGS, clock)
         asked: list[float] = []
 
         async def attempt(*, leads: bool) -> None:

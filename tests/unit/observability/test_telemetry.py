@@ -250,7 +250,7 @@ def test_series_of_unused_vaults_are_removed(metrics: Metrics) -> None:
 
 def test_vault_series_of_each_namespace_are_bounded(metrics: Metrics) -> None:
     """An editor uses many values of keyvaultName: new names, a neighbour's vault, a host with any status."""
-    most = int(budgets.SERIES.most)
+    most = int(budgets.SERIES.limit)
     metrics.count_call("neighbour", "shop", "secrets.get", "ok")
     for number in range(3000):
         metrics.count_call("editor", f"v{number}", "secrets.get", str(400 + number % 600))

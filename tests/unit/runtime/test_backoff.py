@@ -19,7 +19,7 @@ from controller.runtime.backoff import (
     parse_time,
     random_offset,
     refresh_interval,
-    until_due,
+    seconds_until_poll,
 )
 from tests.support.fixed_random import FixedRandom
 
@@ -89,7 +89,7 @@ def test_time_is_formatted_in_utc_with_whole_seconds() -> None:
     ],
 )
 def test_due_time_follows_age_interval_and_jitter(age: float, jitter: float, draw: float, expected: float) -> None:
-    assert until_due(age, HOUR, jitter, draw) == expected
+    assert seconds_until_poll(age, HOUR, jitter, draw) == expected
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_requested_interval_is_bounded_or_rejected(asked: str | None, shortest: 
 
 def test_clock_that_is_slightly_ahead_delays_the_due_time() -> None:
     # The due time is within interval and jitter, so the clock did not jump.
-    assert until_due(-5, HOUR, 60, 0.0) == pytest.approx(HOUR + 5)
+    assert seconds_until_poll(-5, HOUR, 60, 0.0) == pytest.approx(HOUR + 5)
 
 
 @pytest.mark.parametrize(

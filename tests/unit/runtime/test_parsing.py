@@ -28,7 +28,7 @@ def costing(seconds: float) -> Callable[[Charge], None]:
 async def test_namespace_that_spent_its_budget_is_deferred_and_others_are_not() -> None:
     now = [0.0]
     parser = ParsingPool(clock=lambda: now[0])
-    await parser.run("a", costing(budgets.PARSING.most + 1))
+    await parser.run("a", costing(budgets.PARSING.limit + 1))
     with pytest.raises(ParsingDeferred, match="namespace a has used its 20 seconds") as caught:
         await parser.run("a", costing(0))
     with pytest.raises(ParsingDeferred):
@@ -44,7 +44,7 @@ async def test_failed_work_is_charged_as_well() -> None:
     parser = ParsingPool(clock=lambda: 0.0)
 
     def fail(charge: Charge) -> None:
-        charge(budgets.PARSING.most + 1)
+        charge(budgets.PARSING.limit + 1)
         raise ClassError("no")
 
     with pytest.raises(ClassError):

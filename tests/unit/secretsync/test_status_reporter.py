@@ -393,7 +393,7 @@ def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
                 events.record(make_sync().metadata, "Warning", "ProviderError", f"number {number}")
             if second == 60:
                 events.record(neighbour, "Warning", "ProviderError", "event of the neighbour")
-            assert sum(map(len, events.waiting.values())) <= 2 * budgets.EVENTS.most
+            assert sum(map(len, events.waiting.values())) <= 2 * budgets.EVENTS.limit
             await asyncio.sleep(1)
         events.close()
         await work
@@ -402,4 +402,4 @@ def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
     sent = virtual_time.run_virtual(main)
     (at,) = [moment for namespace, moment in sent if namespace == "neighbour"]
     assert 59.9 <= at <= 61
-    assert len(sent) - 1 <= 3 * budgets.EVENTS.most
+    assert len(sent) - 1 <= 3 * budgets.EVENTS.limit

@@ -21,10 +21,10 @@ from controller.secretsync.class_reader import EDIT_INTERVAL
 from controller.secretsync.work_state import (
     CONFIRM_EVERY,
     QUIET_REQUEUES,
-    At,
     CheckDrift,
     Confirm,
     Due,
+    DueAt,
     Fetch,
     MakeAttempt,
     OnPoll,
@@ -101,17 +101,17 @@ def found(*stale: str) -> VaultSnapshot:
     ("due", "drift_check", "pending", "action"),
     [
         (Undecided(), NOW + 5, None, MakeAttempt()),
-        (At(NOW), NOW + 5, None, MakeAttempt()),
-        (At(NOW - 1), NOW - 1, None, MakeAttempt()),
-        (At(NOW + 9), NOW + 5, None, Sleep(5)),
-        (At(NOW + 4), NOW + 5, None, Sleep(4)),
-        (At(NOW + 4), NOW, None, CheckDrift()),
+        (DueAt(NOW), NOW + 5, None, MakeAttempt()),
+        (DueAt(NOW - 1), NOW - 1, None, MakeAttempt()),
+        (DueAt(NOW + 9), NOW + 5, None, Sleep(5)),
+        (DueAt(NOW + 4), NOW + 5, None, Sleep(4)),
+        (DueAt(NOW + 4), NOW, None, CheckDrift()),
         (OnPoll(), NOW + 5, None, Sleep(5)),
         (OnPoll(), NOW - 5, None, CheckDrift()),
         (OnPoll(), NOW + 5, Confirm(), MakeAttempt()),
-        (At(NOW + 9), NOW - 5, GONE, MakeAttempt()),
+        (DueAt(NOW + 9), NOW - 5, GONE, MakeAttempt()),
         # A fetch that an attempt left waits for its moment.
-        (At(NOW + 9), NOW + 5, Fetch(NOW), Sleep(5)),
+        (DueAt(NOW + 9), NOW + 5, Fetch(NOW), Sleep(5)),
     ],
 )
 def test_next_action(due: Due, drift_check: float, pending: Task | None, action: object) -> None:
@@ -120,7 +120,7 @@ def test_next_action(due: Due, drift_check: float, pending: Task | None, action:
 
 
 @pytest.mark.parametrize(
-    ("due", "drift_check", "seconds"), [(At(NOW + 9), 5, 5), (At(NOW + 4), 5, 4), (OnPoll(), -1, 0)]
+    ("due", "drift_check", "seconds"), [(DueAt(NOW + 9), 5, 5), (DueAt(NOW + 4), 5, 4), (OnPoll(), -1, 0)]
 )
 def test_delay_after_a_drift_check(due: Due, drift_check: float, seconds: float) -> None:
     assert WorkState(due=due, drift_check=NOW + drift_check).delay_after_check(NOW) == seconds
@@ -148,7 +148,7 @@ def test_new_sync_waits_for_the_poll_if_its_status_is_current(
 
 
 def test_first_edit_is_handled_at_once_and_the_next_ones_once_a_second() -> None:
-    state = WorkState(failures=3, requeues=4, reported="x", due=At(NOW + 99))
+    state = WorkState(failures=3, requeues=4, reported="x", due=DueAt(NOW + 99))
     assert state.on_edit(NOW) == 0
     assert (state.failures, state.requeues, state.pending) == (0, 0, Fetch(NOW))
     assert state.take_edit(NOW)
@@ -213,7 +213,7 @@ def polled(state: WorkState, result: PollResult, before: SecretSyncStatus | None
 def test_poll_that_found_a_change_makes_an_attempt_due() -> None:
     state = WorkState(due=OnPoll(), pending=Confirm())
     assert polled(state, found("pass"))
-    assert (state.due, state.pending) == (At(NOW), Fetch(NOW, PASS))
+    assert (state.due, state.pending) == (DueAt(NOW), Fetch(NOW, PASS))
 
 
 def test_poll_that_found_no_change_leaves_the_state() -> None:
@@ -291,15 +291,15 @@ def test_poll_counts_while_only_some_keys_are_fetched() -> None:
     ("result", "waits_for_poll", "pending", "due", "failures"),
     [
         (READY, False, None, OnPoll(), 0),
-        (READY, False, Confirm(), At(NOW), 0),
+        (READY, False, Confirm(), DueAt(NOW), 0),
         (failed(), True, Fetch(NOW), OnPoll(), 0),
-        (failed(), False, None, At(NOW + 8), 3),
-        (partial(DISABLED), False, None, At(NOW + 8), 3),
-        (failed(retry=Retry.THROTTLED, retry_after=7.0), False, None, At(NOW + 7), 2),
-        (failed(retry=Retry.ON_EDIT), False, None, At(NOW + INTERVAL), 3),
+        (failed(), False, None, DueAt(NOW + 8), 3),
+        (partial(DISABLED), False, None, DueAt(NOW + 8), 3),
+        (failed(retry=Retry.THROTTLED, retry_after=7.0), False, None, DueAt(NOW + 7), 2),
+        (failed(retry=Retry.ON_EDIT), False, None, DueAt(NOW + INTERVAL), 3),
         (Failed(LACKING), False, None, OnPoll(), 0),
         (partial(LACKING), False, None, OnPoll(), 0),
-        (partial(LACKING), False, Fetch(NOW), At(NOW), 0),
+        (partial(LACKING), False, Fetch(NOW), DueAt(NOW), 0),
     ],
 )
 def test_due_after_an_attempt(
@@ -356,10 +356,10 @@ def test_keys_left(
 def test_report_that_failed_is_tried_soon() -> None:
     state = WorkState(due=OnPoll())
     state.was_not_reported(LONGEST, NOW)
-    assert (state.due, state.requeues) == (At(NOW + 2), 1)
-    state.due = At(NOW + 1)
+    assert (state.due, state.requeues) == (DueAt(NOW + 2), 1)
+    state.due = DueAt(NOW + 1)
     state.was_not_reported(LONGEST, NOW)
-    assert (state.due, state.requeues) == (At(NOW + 1), 2)
+    assert (state.due, state.requeues) == (DueAt(NOW + 1), 2)
     state.was_reported("done")
     assert (state.requeues, state.reported) == (0, "done")
 
@@ -381,12 +381,12 @@ def test_requeues_are_reported_after_half_a_minute() -> None:
 def test_unexpected_error_backs_off() -> None:
     state = WorkState(failures=1)
     state.settle_crash(LONGEST, NOW)
-    assert (state.failures, state.due) == (2, At(NOW + 4))
+    assert (state.failures, state.due) == (2, DueAt(NOW + 4))
 
 
 @pytest.mark.parametrize(
     ("due", "drift_check", "seconds"),
-    [(At(NOW + 3), NOW + 1, 3), (At(NOW - 3), NOW + 1, 0), (OnPoll(), NOW + 1, 1), (OnPoll(), NOW - 1, 0)],
+    [(DueAt(NOW + 3), NOW + 1, 3), (DueAt(NOW - 3), NOW + 1, 0), (OnPoll(), NOW + 1, 1), (OnPoll(), NOW - 1, 0)],
 )
 def test_delay(due: Due, drift_check: float, seconds: float) -> None:
     assert WorkState(due=due, drift_check=drift_check).seconds_until_due(NOW) == seconds

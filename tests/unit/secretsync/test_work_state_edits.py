@@ -3,7 +3,17 @@
 import pytest
 
 from controller.errors import ProviderError
-from controller.secretsync.work_state import At, Confirm, Due, Fetch, OnPoll, ReportFailure, Task, Undecided, WorkState
+from controller.secretsync.work_state import (
+    Confirm,
+    Due,
+    DueAt,
+    Fetch,
+    OnPoll,
+    ReportFailure,
+    Task,
+    Undecided,
+    WorkState,
+)
 
 A, B = frozenset("a"), frozenset("b")
 
@@ -12,11 +22,11 @@ A, B = frozenset("a"), frozenset("b")
     ("due", "pending", "edited", "fetched"),
     [
         (OnPoll(), None, False, A),
-        (At(9.0), None, False, A),
+        (DueAt(9.0), None, False, A),
         (OnPoll(), Confirm(), False, A),
-        (At(9.0), Fetch(0.0, B), False, A | B),
+        (DueAt(9.0), Fetch(0.0, B), False, A | B),
         (Undecided(), Fetch(0.0, B), True, A | B),
-        pytest.param(At(9.0), Fetch(0.0), False, None, id="all are to be fetched anyway"),
+        pytest.param(DueAt(9.0), Fetch(0.0), False, None, id="all are to be fetched anyway"),
         pytest.param(Undecided(), None, False, None, id="nothing is known of it yet"),
         pytest.param(OnPoll(), ReportFailure(ProviderError("down")), False, None, id="the vault could not be read"),
     ],

@@ -18,7 +18,7 @@ from controller.api.lease import Lease
 from controller.api.meta import ObjectMeta, Wire
 from controller.api.secretsync import SecretSync
 from controller.config.settings import TOKEN_AUDIENCE, Settings
-from controller.domain.decision import OUR_LABEL, RejectWrite, WaitForGarbageCollection, check_ownership, leftover_keys
+from controller.domain.decision import SYNC_LABEL, RejectWrite, WaitForGarbageCollection, check_ownership, leftover_keys
 from controller.domain.status import ready_condition
 from controller.domain.values import Unchanged, VaultValue
 from controller.errors import ControllerError
@@ -341,8 +341,8 @@ def secret(
         return warn(
             subject, "secret", text, "the controller polls once per interval; change forceSynchronization to poll now"
         )
-    if found.metadata.labels.get(OUR_LABEL[0]) != OUR_LABEL[1]:
-        return warn(subject, "secret", f"Secret {name} lacks its label {OUR_LABEL[0]}", "the drift check restores it")
+    if found.metadata.labels.get(SYNC_LABEL[0]) != SYNC_LABEL[1]:
+        return warn(subject, "secret", f"Secret {name} lacks its label {SYNC_LABEL[0]}", "the drift check restores it")
     rest = f", {len(_errors_of(fetched))} could not be read" if _errors_of(fetched) else ""
     return ok(subject, "secret", f"owned, and {len(values)} of {len(fetched)} keys equal to the vault{rest}")
 

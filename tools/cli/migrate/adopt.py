@@ -10,14 +10,14 @@ import msgspec
 from controller import errors
 from controller.api.meta import ObjectMeta, Secret
 from controller.api.secretsync import SecretSync
-from controller.domain.decision import OUR_LABEL
+from controller.domain.decision import SYNC_LABEL
 from controller.kube.resources import ResourceClient
 from tools.cli import adoption
 from tools.cli.common.kube_client import Object, OperatorKubeClient, connect
 from tools.cli.migrate import sse_ownership
 from tools.cli.migrate.common import list_syncs, name_of, parse_syncs, print_line, secret_path
 
-_LABEL = "=".join(OUR_LABEL)
+_LABEL = "=".join(SYNC_LABEL)
 _DONE = {True: "adopted", False: "would be adopted (--apply)"}
 
 

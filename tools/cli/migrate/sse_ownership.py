@@ -13,7 +13,7 @@ from typing import Any
 from controller.api.meta import ObjectMeta
 from controller.api.secretsync import SecretSync
 from controller.config.settings import FIELD_MANAGER
-from controller.domain.decision import OUR_LABEL, RejectWrite, WaitForGarbageCollection, check_ownership
+from controller.domain.decision import SYNC_LABEL, RejectWrite, WaitForGarbageCollection, check_ownership
 
 SSE_MANAGER = "secrets-store-sync-controller"
 Entry = dict[str, Any]
@@ -64,8 +64,8 @@ def takeover_blocker(sync: SecretSync, secret: ObjectMeta | None) -> str:
             return error.message
         case WaitForGarbageCollection():
             return "its Secret belongs to an earlier SecretSync of this name and is about to be collected"
-    if secret.labels.get(OUR_LABEL[0]) != OUR_LABEL[1]:
-        return f"its Secret lacks the label {OUR_LABEL[0]}: the first drift check adds it"
+    if secret.labels.get(SYNC_LABEL[0]) != SYNC_LABEL[1]:
+        return f"its Secret lacks the label {SYNC_LABEL[0]}: the first drift check adds it"
     return ""
 
 

@@ -23,7 +23,7 @@ from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatu
 from controller.config.settings import Settings
 from controller.domain.selection import Query, SelectionCollector
 from controller.domain.snapshot import VaultSnapshot
-from controller.domain.vault_objects import Item
+from controller.domain.vault_objects import ListItem
 from controller.keyvault.pool import VaultPool
 from controller.kube.client import KubeClient
 from controller.kube.event_recorder import EventRecorder
@@ -65,7 +65,7 @@ class AKVSyncHarness:
         )
         self.akv_syncs.rng = FixedRandom(1.0)
         self.akv_syncs.selections.rng = FixedRandom(0.0)
-        self.vault_items: list[Item] = []
+        self.vault_items: list[ListItem] = []
         self.vault_error: errors.ControllerError | None = None
         self.confirmed_gone: frozenset[str] | None = None
         self.list_calls: list[tuple[float, str]] = []

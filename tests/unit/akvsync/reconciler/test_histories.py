@@ -13,7 +13,7 @@ from controller.api.meta import is_object_name
 from controller.api.secretsync import SecretSync
 from controller.domain.provider_class import VaultObject, read_class
 from controller.domain.values import VaultValue
-from controller.domain.vault_objects import Item
+from controller.domain.vault_objects import ListItem
 from controller.errors import ObjectGone, ProviderError
 from controller.keyvault.client import VaultClient
 from controller.keyvault.objects import ObjectPage
@@ -30,7 +30,7 @@ PAGE = 3
 class Listed(msgspec.Struct, frozen=True):
     """A complete list, and the names whose get fails although the objects may exist."""
 
-    items: tuple[Item, ...]
+    items: tuple[ListItem, ...]
     unclear: frozenset[str]
     is_poll: bool
 
@@ -46,7 +46,7 @@ class PagedVault:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
-        self.items: tuple[Item, ...] = ()
+        self.items: tuple[ListItem, ...] = ()
         self.unclear: frozenset[str] = frozenset()
         # The pages that fail once each, in this order.
         self.failing: list[int] = []
@@ -121,7 +121,7 @@ class Model:
                 self._spelling[name] = spelling
         self.kept = {self._spelling[name] for name in set(self.made.values()) - matches.keys()}
 
-    def _is_selected(self, found: Item) -> bool:
+    def _is_selected(self, found: ListItem) -> bool:
         kind = "cert" if found.managed else "secret"
         return (
             kind in self.select.get("types", [kind])
@@ -181,7 +181,7 @@ def kept_by(harness: AKVSyncHarness) -> set[str]:
 
 
 @contextlib.contextmanager
-def run_selection(entry: dict[str, Any], items: tuple[Item, ...]) -> Iterator[tuple[AKVSyncHarness, PagedVault]]:
+def run_selection(entry: dict[str, Any], items: tuple[ListItem, ...]) -> Iterator[tuple[AKVSyncHarness, PagedVault]]:
     """Yield a harness whose AKVSync has listed a paged vault."""
     with pytest.MonkeyPatch.context() as patch, contextlib.contextmanager(make_harness)(patch) as harness:
         vault = PagedVault(harness.loop.time)
@@ -196,7 +196,7 @@ def run_selection(entry: dict[str, Any], items: tuple[Item, ...]) -> Iterator[tu
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ENTRIES, VAULTS, st.lists(STEPS, min_size=2, max_size=6))
 def test_history_of_a_vault_matches_the_model(
-    entry: dict[str, Any], items: tuple[Item, ...], steps: list[dict[str, Any]]
+    entry: dict[str, Any], items: tuple[ListItem, ...], steps: list[dict[str, Any]]
 ) -> None:
     model = Model(entry)
     with run_selection(entry, items) as (harness, vault):

@@ -264,7 +264,7 @@ def test_deleted_secretsync_is_recreated_only_while_it_is_selected(two_selected:
 
 
 def test_namespace_that_spent_its_budget_is_deferred_and_others_are_not(harness: AKVSyncHarness) -> None:
-    spent = int(budgets.COMPARED.most)
+    spent = int(budgets.COMPARED.limit)
     harness.poller.compared.spend("team", spent + 10 * LIST_COST)
     harness.poller.compared.spend("other", 1)
     assert harness.poller.compared.wait("other") == 0

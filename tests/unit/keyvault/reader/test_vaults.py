@@ -60,7 +60,7 @@ async def test_renamed_vaults_of_one_namespace_keep_no_more_than_its_budget() ->
     for number in range(500):
         all_vaults.reader(Identity("editor", f"robot-{number % 200}", "c", "tenant-1"), "here", f"v{number}")
         all_vaults.reader(Identity("editor", "robot", "c", "tenant-1"), "here", "shop")
-    most = int(budgets.READERS.most)
+    most = int(budgets.READERS.limit)
     assert len(all_vaults.entries) == most + 1
     assert len(all_vaults.credentials) <= most + 1
     assert len(all_vaults.rate_limiters) <= most + 1

@@ -33,7 +33,7 @@ REFUSED, UNABLE = "the API server refused a request", "the API server could not 
         (error_response(401, "who are you"), errors.Refused, REFUSED, None),
         (error_response(403, "not you"), errors.Refused, REFUSED, None),
         (error_response(404, "not here"), errors.NotFound, "does not exist (HTTP 404)", None),
-        (error_response(409, "another client was faster"), errors.Conflict, "changed meanwhile (HTTP 409)", None),
+        (error_response(409, "another client was faster"), errors.Conflict, "changed in the meantime (HTTP 409)", None),
         (error_response(410, "too old"), errors.ResourceExpired, REFUSED, None),
         (error_response(413, "too large"), errors.Refused, REFUSED, None),
         (error_response(422, "field is immutable"), errors.Refused, "field is immutable", None),

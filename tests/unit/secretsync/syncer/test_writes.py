@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 from controller.api.conditions import Reason
 from controller.api.secretsync import SecretSyncStatus
 from controller.config.settings import FOREIGN_SECRET
-from controller.domain.decision import OUR_LABEL, data_fingerprint
+from controller.domain.decision import SYNC_LABEL, data_fingerprint
 from controller.domain.status import PartiallySynced, Synced, next_status
 from controller.errors import ObjectError, OwnershipError, ProviderError, Retry
 from controller.keyvault.credentials import Identity
@@ -203,7 +203,7 @@ async def test_changed_label_is_written_back_without_a_value(harness: SyncerHarn
     await harness.sync(ABSENT, metadata_response(make_secret_meta()))
     # The write changes the time of the controller's entry in managedFields.
     later = make_secret_meta(
-        hands=[make_managed_fields(["user", "pass"], labels=[OUR_LABEL[0]], time="2030-01-02T00:00:00Z")]
+        hands=[make_managed_fields(["user", "pass"], labels=[SYNC_LABEL[0]], time="2030-01-02T00:00:00Z")]
     )
     harness.server.add_responses(
         metadata_response(make_secret_meta(), labels={}), metadata_response(later, "43"), metadata_response(later, "43")
@@ -211,7 +211,7 @@ async def test_changed_label_is_written_back_without_a_value(harness: SyncerHarn
     assert await harness.syncer.is_unchanged(make_sync(), harness.written)
     assert harness.requests == ["probe", "POST", "probe", "PATCH"]
     assert harness.body().keys() == {"type", "metadata"}
-    assert harness.body()["metadata"]["labels"] == dict([OUR_LABEL])
+    assert harness.body()["metadata"]["labels"] == dict([SYNC_LABEL])
     assert len(harness.vault.readers) == 1
     assert not harness.written.contested
     assert await harness.syncer.is_unchanged(make_sync(), harness.written)
