@@ -17,8 +17,8 @@ from controller.config.settings import Settings, SettingsError
 from controller.kube import config
 from controller.observability.telemetry import start_logging
 
-# asyncio allocates this much for each TLS connection and for each read; its default is 256 KiB. No piece of data is
-# larger than a TLS record. With 60 active connections this saves 14 MiB.
+# Bytes that asyncio allocates for each TLS connection and for each read. A TLS record is not larger. With 60 active
+# connections, this saves 14 MiB compared with the default of 256 KiB.
 TLS_BUFFER = 2**14
 
 
@@ -27,8 +27,8 @@ def _add_help() -> str:
     for field in msgspec.inspect.type_info(Settings).fields:  # type: ignore[attr-defined]
         described = getattr(field.type, "extra_json_schema", None) or {}
         lines.append(f"  {field.name.upper():28} {described.get('description', '')} (default: {field.default!r})")
-    lines.append("  KUBECONFIG                   a kubeconfig, outside a pod; the image cannot read it")
-    lines.append(f"  SERVICE_ACCOUNT_FOLDER       where token and ca.crt are (default: '{config.FOLDER}')")
+    lines.append("  KUBECONFIG                   a kubeconfig file, outside a pod; the image cannot read one")
+    lines.append(f"  SERVICE_ACCOUNT_FOLDER       folder of token and ca.crt (default: '{config.FOLDER}')")
     return "\n".join(lines)
 
 
@@ -79,8 +79,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="update the CRDs of a cluster, as the chart's Job does",
         description="Update the CRDs of a cluster to a superset of the served ones and those in a folder.",
         epilog="In a Pod it uses the ServiceAccount, elsewhere the file that KUBECONFIG names. Exit codes: 0 if the"
-        " CRDs "
-        "are up to date, 1 if the API server fails or a CRD cannot be merged, 2 if the folder is invalid.",
+        " CRDs are up to date, 1 if the API server fails or a CRD cannot be merged, 2 if the folder is invalid.",
     )
     upgrade.add_argument("folder", type=Path, help="the folder with one CustomResourceDefinition in each *.yaml")
     upgrade.set_defaults(call=_upgrade_crds)
@@ -88,7 +87,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Run the subcommand; `run` needs no name, so that the image takes settings as its arguments."""
+    """Run the subcommand. Without one, run `run`, so that the image takes settings as its arguments."""
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["run", *arguments]

@@ -52,7 +52,7 @@ log = logging.getLogger("controller")
 
 @dataclass(frozen=True)
 class ControllerReadiness:
-    """Whether the controller can do its work, for the readiness probe."""
+    """Determine whether the controller can do its work, for the readiness probe."""
 
     informers: Sequence[Informer[Any]]
     guard: PolicyGuard
@@ -62,7 +62,7 @@ class ControllerReadiness:
     def problems(self) -> list[str]:
         """Return why the controller is not ready, one text for each cause, or nothing if it is ready.
 
-        A follower is ready, too: it could take over now, and an update must not wait until it leads.
+        A follower is ready, too, because it can take over. Otherwise an update would wait until it leads.
         """
         found = [item.problem or "listing" for item in self.informers if not item.synced.is_set()]
         found += [] if self.guard.in_force.is_set() else [self.guard.problem]
@@ -71,7 +71,7 @@ class ControllerReadiness:
 
 @dataclass(frozen=True)
 class _ControllerSet:
-    """The controllers of both kinds of objects, and what they report with."""
+    """The controllers of both kinds of objects, with the reporter and the event recorder that they use."""
 
     secretsync: Reconciler
     akvsync: AKVSyncReconciler | None
@@ -83,15 +83,15 @@ class _ControllerSet:
         return [self.secretsync, self.secretsync.poller, *([self.akvsync] if self.akvsync else [])]
 
     def loops(self) -> list[Runnable | EventRecorder]:
-        """Return what runs while this process leads."""
+        """Return the loops that run while this process leads."""
         return [*self.runnables(), self.events]
 
 
 @dataclass(frozen=True)
 class _InformerSet:
-    """The informers, by whether the controller is ready without their lists.
+    """The informers. Readiness waits for the lists of the `required` ones.
 
-    A cluster without the CRD of AKVSyncs still syncs its SecretSyncs.
+    The informers of AKVSyncs are optional, so that SecretSyncs are synced without the CRD of AKVSyncs.
     """
 
     required: list[Informer[Any]]
@@ -159,7 +159,7 @@ async def _run_parts(settings: Settings, metrics: Metrics, stop: asyncio.Event) 
                 log.info("stopping")
                 for task in background:
                     task.cancel()
-                # Running attempts can finish; the next leader does the others.
+                # Running attempts can finish. The next leader does the remaining work.
                 for loop in controllers.loops():
                     loop.close()
                 await asyncio.wait([work], timeout=GRACE_SECONDS if elector.leads else 0)
@@ -223,10 +223,10 @@ async def _run_when_leading(
     elector: LeaderElector | NoElection,
     loops: Sequence[Runnable | EventRecorder],
 ) -> None:
-    """Run the loops while this process leads, after everything has been listed.
+    """Run the loops while this process leads, after the required informers have listed everything.
 
-    An object that is not in a complete list is really missing. AKVSyncs need not be listed: none depends on another,
-    and their CRD can be missing.
+    Only after a complete list is an object known to be missing. AKVSyncs need not be listed, because none depends on
+    another one.
     """
     for informer in informers:
         await informer.synced.wait()

@@ -1,4 +1,4 @@
-"""Run two HTTP servers: probes for the kubelet and metrics for Prometheus. No client is trusted.
+"""Run two HTTP servers: probes for the kubelet, and metrics for Prometheus. Their clients are untrusted.
 
 Each server has its own port, so that probes never wait behind metrics. A connection serves one request. The number of
 simultaneous connections, of connections from one address, and of new ones per second have limits, and so do their
@@ -20,7 +20,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from controller.observability.server_certificate import ServerCertificate
 from controller.observability.telemetry import Metrics
 
-# Maximum connections at once, and from one address. The kernel lets as many more wait.
+# Maximum simultaneous connections, and those from one address. `BACKLOG` more wait in the kernel.
 MAX_CONNECTIONS, MAX_FROM_ONE = 32, 8
 BACKLOG = 128
 # Maximum seconds from the first byte of the request to the last byte of the response.
@@ -48,7 +48,7 @@ class BoundedConnection(asyncio.Protocol):
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Store the transport, and pass the call."""
         self._transport = transport
         self._inner.connection_made(transport)
 
@@ -73,7 +73,7 @@ class BoundedConnection(asyncio.Protocol):
         self._inner.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """End."""
+        """Pass the call, and set `lost`."""
         self._inner.connection_lost(error)
         self.lost.set()
 
@@ -83,7 +83,7 @@ class BoundedConnection(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if isinstance(self._transport, asyncio.WriteTransport) else 0
 
     def abort(self) -> None:
-        """End now, and drop data that was not sent yet."""
+        """Close the connection at once, and drop data that was not sent yet."""
         if isinstance(self._transport, asyncio.WriteTransport):
             self._transport.abort()
 
@@ -105,7 +105,7 @@ def _listening(address: str, port: int) -> socket.socket:
 
 
 class BoundedListener:
-    """One port with limited connections."""
+    """A listening port with limits on its connections."""
 
     def __init__(self, handler: Handler, certificate: ServerCertificate | None = None) -> None:
         self._certificate = certificate
@@ -215,7 +215,7 @@ class MetricsText:
 class HttpServers:
     """/healthz and /readyz on one port, /metrics on another one.
 
-    `problems` says what keeps the controller from being ready; `prepare` is called before metrics are collected.
+    `problems` returns why the controller is not ready. `prepare` is called before metrics are collected.
     """
 
     def __init__(

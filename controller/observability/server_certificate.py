@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class ServerCertificate:
-    """TLS for a server, from `tls.crt` and `tls.key` in a folder. Raise `OSError` if they are invalid."""
+    """The certificate of a server, from `tls.crt` and `tls.key` in a folder. Raise `OSError` if they are invalid."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
@@ -23,7 +23,7 @@ class ServerCertificate:
         self._checked = clock()
 
     def tls_context(self) -> ssl.SSLContext:
-        """Return TLS with the newest valid certificate."""
+        """Return a TLS context with the newest valid certificate."""
         if self._clock() - self._checked >= CHECK_SECONDS:
             self._checked = self._clock()
             try:
@@ -32,7 +32,11 @@ class ServerCertificate:
                     self._context = self._load_certificate()
                     log.info("the certificate of the metrics was renewed")
             except OSError as error:  # this includes ssl.SSLError
-                log.warning("the renewed certificate of the metrics cannot be used: %s", type(error).__name__)
+                log.warning(
+                    "the renewed certificate of the metrics cannot be used (%s), and the previous one is used; check"
+                    " the Secret that the chart's values name",
+                    type(error).__name__,
+                )
         return self._context
 
     def _read_version(self) -> tuple[int, ...]:

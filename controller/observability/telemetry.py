@@ -1,7 +1,7 @@
 """Write JSON logs and Prometheus metrics.
 
-A secret value cannot get here: values are `controller.domain.values.SecretBytes`, and error texts are the controller's
-own.
+A secret value cannot get into them: values are `controller.domain.values.SecretBytes`, which never print themselves,
+and error texts are the controller's own.
 """
 
 import json
@@ -56,7 +56,7 @@ def start_logging(level: str) -> None:
 
 
 class RateLimitedLog:
-    """Log a problem of many objects a few times a minute per namespace, then the number of further lines."""
+    """Log lines of one kind a few times a minute per namespace, then the number of further lines."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
@@ -74,7 +74,7 @@ class RateLimitedLog:
             self._log.log(level, shorten_message(message), extra={"fields": fields})
 
     def log_unexpected(self, error: Exception) -> None:
-        """Log an error's type and its traceback's places, because its text could contain a value."""
+        """Log the type and the traceback of an error without its text, which could contain a value."""
         frames = traceback.extract_tb(error.__traceback__)
         places = ", ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
         self.log_message(logging.ERROR, "unexpected", f"unexpected {type(error).__name__}", at=places)
@@ -102,7 +102,7 @@ def shorten_message(message: str) -> str:
 
 
 class MetricDescription(NamedTuple):
-    """A metric for the documentation."""
+    """The name, labels and meaning of a metric, for the documentation."""
 
     name: str
     labels: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""When to try or poll again. Pure: the clock and the random source are arguments. Times are in seconds."""
+"""Compute when to retry and poll. Pure: the clock and the random source are arguments. Times are in seconds."""
 
 import random
 from collections.abc import Mapping
@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 
 FIRST_RETRY = 2.0
 MAX_RETRY_SECONDS = 300.0
-# For an obstacle in the cluster: a Secret that is being collected, or one of another owner.
+# The delay while the garbage collector deletes a Secret, or after a conflict.
 COLLECTED_SOON = 1.0
+# The maximum delay while an object in the cluster blocks the sync, such as a Secret of another owner.
 MAX_BLOCKED_SECONDS = 30.0
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """Parse a Kubernetes timestamp (RFC 3339); return None if there is none or it is malformed."""
+    """Parse a Kubernetes timestamp (RFC 3339) as UTC. Return None if it is missing or malformed."""
     if not text:
         return None
     try:
@@ -28,7 +29,7 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 def latest(*moments: datetime | None) -> datetime | None:
-    """Return the latest of these moments; None if none is known."""
+    """Return the latest of these times, or None if all are None."""
     return max((moment for moment in moments if moment), default=None)
 
 
@@ -38,19 +39,23 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
-def refresh_interval(asked: str | None, usual: float, shortest: float) -> float | None:
-    """Return the poll interval of a SecretSync: what its annotation says, if allowed; None if that is no number."""
-    if not shortest or asked is None:
+def refresh_interval(requested: str | None, usual: float, shortest: float) -> float | None:
+    """Return the poll interval of a SecretSync, or None if its annotation is not a number.
+
+    The annotation `requested` counts if `shortest`, the minimum, is not 0. `usual` is the interval without it.
+    """
+    if not shortest or requested is None:
         return usual
-    return max(shortest, float(asked)) if asked.isascii() and asked.isdecimal() and len(asked) < 10 else None
+    is_number = requested.isascii() and requested.isdecimal() and len(requested) < 10
+    return max(shortest, float(requested)) if is_number else None
 
 
 def seconds_until_poll(age: float, interval: float, jitter: float, draw: float) -> float:
-    """Return the seconds until the next poll of what was equal to the vault `age` seconds ago.
+    """Return the seconds until the next poll of a group that was equal to the vault `age` seconds ago.
 
-    `draw` is random, from 0 to 1. If the poll is overdue, the controller was down. A whole fleet may start in the same
-    minute, so overdue polls are spread over one interval. If the due time is further ahead than interval and jitter,
-    the clock jumped, and the poll is soon.
+    `draw` is random, from 0 to 1. A poll is overdue if the controller was down. Many controllers can start in the same
+    minute, so overdue polls are spread over one interval. A due time further ahead than interval and jitter means that
+    the clock was set, so the poll is soon.
     """
     wait = interval - age
     if wait > interval + jitter:
@@ -59,26 +64,26 @@ def seconds_until_poll(age: float, interval: float, jitter: float, draw: float) 
 
 
 def backoff_delay(
-    failures: int, rng: random.Random, asked: float | None = None, longest: float = MAX_RETRY_SECONDS
+    failures: int, rng: random.Random, retry_after: float | None = None, longest: float = MAX_RETRY_SECONDS
 ) -> float:
-    """Return the seconds to wait after the n-th failure in a row: exponential, half of it random.
+    """Return the seconds to wait after this many consecutive failures: exponential, half of it random.
 
-    The wait is at least `asked` (a Retry-After) and at most `longest`. If all of it were random, a series of short
-    waits could precede one of a minute.
+    The wait is at least `retry_after` and at most `longest`. It is not random as a whole, so that failures do not
+    cause several short waits in sequence.
     """
-    most = min(longest, FIRST_RETRY * 2.0 ** min(failures - 1, 16))
-    wait = rng.uniform(most / 2, most)
-    if asked:
-        wait = max(wait, asked + rng.uniform(0, FIRST_RETRY))
+    bound = min(longest, FIRST_RETRY * 2.0 ** min(failures - 1, 16))
+    wait = rng.uniform(bound / 2, bound)
+    if retry_after:
+        wait = max(wait, retry_after + rng.uniform(0, FIRST_RETRY))
     return min(longest, wait)
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of Retry-After (RFC 9110, 10.2.3), at most `MAX_RETRY_SECONDS`; None without a number."""
+    """Return the seconds of Retry-After (RFC 9110, 10.2.3), at most `MAX_RETRY_SECONDS`, or None without a number."""
     text = headers.get("Retry-After", "").strip()
     return min(float(text), MAX_RETRY_SECONDS) if text.isascii() and text.isdecimal() else None
 
 
 def random_offset(interval: float, rng: random.Random) -> float:
-    """Return a random moment within the interval, in seconds, for work that all became due together."""
+    """Return a random number of seconds within the interval, to spread work that became due together."""
     return rng.uniform(0, interval)

@@ -1,7 +1,7 @@
-"""Reads YAML of others within bounds on size, depth and what aliases expand to.
+"""Read YAML of other parties, with limits on its size, its depth and the expansion of its aliases.
 
-Every parser recurses, and each alias of an alias doubles what is read. So the events of a text are counted first. That
-count neither recurses nor expands. Numbers of any length are refused as well: no value has 4,300 digits.
+Every parser recurses, and each alias of an alias can double the size of the result. So the events of a text are counted
+first, without recursion and expansion. Python refuses numbers of more than 4,300 digits.
 """
 
 import os
@@ -12,28 +12,27 @@ from typing import Any
 
 import yaml
 
-# The C parser takes a tenth of the time; PyYAML has it wherever libyaml was there when its wheel was built.
+# The C parser takes a tenth of the time. PyYAML has it if its wheel was built with libyaml.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _EVENTS: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 MAX_BYTES = 16 * 2**20
-"""Of one file. An object has at most 1.5 MB (etcd's limit on a request)."""
+"""Maximum size of a file. An object has at most 1.5 MB, etcd's limit for a request."""
 MAX_DEPTH = 100
-"""Levels. A CustomResourceDefinition of a large operator has 60."""
+"""Maximum number of levels. A CustomResourceDefinition of a large operator has 60."""
 MAX_NODES = 400_000
-"""Values and keys, each alias counted as all that it stands for."""
-
+"""Maximum number of values and keys, with each alias expanded."""
 MAX_EXPLAINED = 100_000
-"""Characters of a text that the Python parser reads, too, for its better message. It takes ten times as long."""
+"""Maximum characters of a text that the Python parser also reads, for its better error message. It is slower."""
 
 
 class OutOfBounds(yaml.YAMLError):
-    """A text that is YAML, perhaps, and more of it than is read; the message says which bound it exceeds."""
+    """A text exceeds a limit. The message names the limit."""
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text, of standard input for `-`. Raises `OSError`, `UnicodeDecodeError` or `OutOfBounds`.
+    """Return the text of a file, or of standard input for `-`.
 
-    A FIFO that no process writes to is empty.
+    Raise `OSError`, `UnicodeDecodeError` or `OutOfBounds`. A FIFO without a writer counts as empty.
     """
     if str(path) == "-":
         content = sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -46,41 +45,42 @@ def read_text(path: Path) -> str:
 
 
 def load_all(text: str) -> list[Any]:
-    """Return the documents. Raises `yaml.YAMLError` or `ValueError`."""
+    """Return the documents. Raise `yaml.YAMLError` or `ValueError`."""
     try:
         check(text)
     except yaml.MarkedYAMLError:
         if len(text) <= MAX_EXPLAINED:
-            # The Python parser says what it expected. Its events alone: what follows the fault has no bounds yet.
+            # The Python parser's error says what it expected. Only its events are read, because the text after the
+            # fault was not counted.
             depth = 0
             for event in yaml.parse(text, Loader=yaml.SafeLoader):
                 depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
                 if depth > MAX_DEPTH:
-                    break  # its time grows with the square of the depth
+                    break  # the parser's time grows with the square of the depth
         raise
     return list(yaml.load_all(text, Loader=LOADER))
 
 
 def compose_all(text: str) -> list[yaml.Node]:
-    """Return the nodes of the documents. Raises `yaml.YAMLError`."""
+    """Return the root nodes of the documents. Raise `yaml.YAMLError`."""
     check(text)
     return list(yaml.compose_all(text, Loader=LOADER))
 
 
 def check(text: str) -> None:
-    """Raise `OutOfBounds` where a parser could recurse or grow too far, `yaml.YAMLError` where it is no YAML."""
-    for nodes, depth, event in _counted(text):
+    """Raise `OutOfBounds` if the text is too deep or expands too far, or `yaml.YAMLError` if it is not YAML."""
+    for nodes, depth, event in _count_nodes(text):
         line = event.start_mark.line + 1
         if depth > MAX_DEPTH:
             raise OutOfBounds(f"it is nested too deeply, in more than {MAX_DEPTH} levels (line {line})")
         if nodes > MAX_NODES:
-            raise OutOfBounds(f"line {line}: it has more than {MAX_NODES} values, with what its aliases stand for")
+            raise OutOfBounds(f"line {line}: it has more than {MAX_NODES} values, with its aliases expanded")
 
 
-def _counted(text: str) -> Iterator[tuple[int, int, Any]]:
-    """Each event, with how many nodes there are by then and how deep it is, aliases expanded."""
+def _count_nodes(text: str) -> Iterator[tuple[int, int, Any]]:
+    """Yield the number of nodes so far, the depth, and the event, for each event. Aliases are expanded."""
     total = 0
-    # Of each open collection: its anchor, how many nodes came before it, and how deep it is inside.
+    # For each open collection: its anchor, the number of nodes before it, and the number of levels inside it.
     collections: list[tuple[str | None, int, int]] = []
     anchors: dict[str, tuple[int, int]] = {}
     for event in yaml.parse(text, Loader=_EVENTS):
@@ -98,7 +98,7 @@ def _counted(text: str) -> Iterator[tuple[int, int, Any]]:
                 anchors[event.anchor] = (1, 0)
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _, _ in collections):
-                raise OutOfBounds(f"an alias, {event.anchor}, stands for itself")
+                raise OutOfBounds(f"the alias {event.anchor} refers to itself")
             if event.anchor not in anchors:
                 mark: Any = event.start_mark
                 raise yaml.composer.ComposerError(None, None, f"found undefined alias {event.anchor!r}", mark)
@@ -121,7 +121,7 @@ def _deepen(collections: list[tuple[str | None, int, int]], inside: int) -> None
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a FIFO, too, without waiting for a writer. One that has a writer is read as any file."""
+    """Open a file. Do not wait for the writer of a FIFO."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
     return descriptor

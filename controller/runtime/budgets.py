@@ -32,7 +32,7 @@ V = TypeVar("V")
 
 
 class Budget(NamedTuple):
-    """One row of the table. `limit` is in `unit`. A budget with `seconds` is a bucket that refills in that time."""
+    """One row of the table. `limit` is in `unit`. With `seconds`, it is a bucket that refills in that time."""
 
     resource: str
     limit: float
@@ -277,7 +277,7 @@ class RecentEntries(Generic[K, V]):
         return found
 
     def items(self) -> Iterator[tuple[str, K, V]]:
-        """Yield the namespace, key and value of each entry. The caller can add and remove entries meanwhile."""
+        """Yield the namespace, key and value of each entry. The caller can add and remove entries during the loop."""
         for namespace, entries in list(self.entries.items()):
             for key, value in list(entries.items()):
                 yield namespace, key, value

@@ -1,4 +1,4 @@
-"""The clocks of a program. Tests inject their own."""
+"""Define the clocks of a process. Tests inject their own."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds for intervals, which never go back, and the time of day (UTC)."""
+    """A monotonic clock in seconds for intervals, and the time of day (UTC)."""
 
     monotonic: Callable[[], float] = time.monotonic
     utc: Callable[[], datetime] = utc_now

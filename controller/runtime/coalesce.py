@@ -1,4 +1,4 @@
-"""Coalesce equal requests: one request serves all callers that asked before it began. Compare Go's singleflight."""
+"""Coalesce equal requests: one request serves all callers that waited when it began. Compare Go's singleflight."""
 
 import asyncio
 from collections import OrderedDict
@@ -15,31 +15,31 @@ class _KeptAnswer(NamedTuple, Generic[T]):
 
 
 class CoalescingCache(Generic[T]):
-    """The latest answers, at most `most`, each with the moment of `clock` at which its request began.
+    """A cache of the latest answers, up to `max_answers`, each with the time of `clock` at which its request began.
 
-    A caller gets an answer only if its request began after the caller's `since`. So a caller that handles an edit never
-    gets what was read before the edit.
+    A caller gets a cached answer only if its request began at the caller's `since` or later. So a caller that handles
+    an edit never gets an answer from before the edit.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float]) -> None:
-        self._most = most
+    def __init__(self, max_answers: int, clock: Callable[[], float]) -> None:
+        self._max_answers = max_answers
         self._clock = clock
         self.kept: OrderedDict[Hashable, _KeptAnswer[T]] = OrderedDict()
         # A lock exists while a caller holds it or waits for it.
         self.locks: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
-    async def get(self, what: Hashable, since: float, ask: Callable[[], Awaitable[T]]) -> T:
-        """Return the answer to `what` that was requested at `since` or later, by this caller or another one."""
-        lock = self.locks.setdefault(what, asyncio.Lock())
+    async def get(self, key: Hashable, since: float, request: Callable[[], Awaitable[T]]) -> T:
+        """Return the answer for a key whose request began at `since` or later. Call `request` if there is none."""
+        lock = self.locks.setdefault(key, asyncio.Lock())
         async with lock:
-            kept = self.kept.get(what)
+            kept = self.kept.get(key)
             if kept and kept.began >= since:
                 return kept.answer
             began = self._clock()
-            answer = await ask()
-            self.kept[what] = _KeptAnswer(began, answer)
-            self.kept.move_to_end(what)
-            if len(self.kept) > self._most:
+            answer = await request()
+            self.kept[key] = _KeptAnswer(began, answer)
+            self.kept.move_to_end(key)
+            if len(self.kept) > self._max_answers:
                 self.kept.popitem(last=False)
             return answer
 

@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator
 
 
 class FairShare:
-    """Counts the slots that each namespace uses."""
+    """Count the slots that each namespace uses. `free` are the slots that no namespace uses."""
 
     def __init__(self, slots: int) -> None:
         self.free = slots
         self._used: Counter[str] = Counter()
 
     def has_room(self, namespace: str) -> bool:
-        """Return whether the namespace may get another slot."""
+        """Return whether the namespace can get another slot."""
         return self._used[namespace] < self.free
 
     def acquire(self, namespace: str) -> None:
@@ -43,7 +43,7 @@ class FairSemaphore:
 
     @contextlib.asynccontextmanager
     async def hold_slot(self, namespace: str) -> AsyncIterator[None]:
-        """Hold a slot while the context lasts; wait for it first."""
+        """Wait for a slot, and hold it within the context."""
         if namespace in self.waiting or not self.shares.has_room(namespace):
             await self._wait_for_slot(namespace)
         else:

@@ -1,10 +1,10 @@
-"""Decode JSON that another party sent. Pure; every failure becomes one error, `Undecodable`.
+"""Decode JSON that another party sent. Each failure becomes one error, `Undecodable`. Pure.
 
 Recursive decoders stop at about a thousand levels, and the API server accepts `managedFields` nested ten times as deep.
-No field that the controller reads is nested that deep. So an object that is too deep is cut at `MAX_DEPTH` by a scanner
-that does not recurse, and is then decoded like any other.
+The fields that the controller reads are far less deep. So a scanner without recursion removes everything below
+`MAX_DEPTH` from an object that is too deep, and the rest is decoded as usual.
 
-Everything that decodes an object of the API server uses `decode_json`, including the tools.
+The controller and the tools decode all objects of the API server with `decode_json`.
 """
 
 import re
@@ -17,8 +17,8 @@ T = TypeVar("T")
 MAX_DEPTH = 64
 _MAX_PROBLEM = 500
 _FLAT = rb'[^"{}\[\]]++|"(?:[^"\\]++|\\.)*+(?:"|\Z)'
-# One bracket, with everything before it that changes no depth: other characters, strings, containers without another.
-# Possessive, and it always matches, so the scanner passes over the text once.
+# One bracket, and before it everything that does not change the depth: other characters, strings, and containers
+# without containers. The quantifiers are possessive and the pattern always matches, so the scan takes linear time.
 _NEXT_BRACKET = re.compile(
     rb"(?:%b|\{(?:%b)*+\}|\[(?:%b)*+\])*+([{}\[\]]|\Z)" % (_FLAT, _FLAT, _FLAT),
     re.DOTALL,
@@ -33,7 +33,7 @@ _SURROGATES = re.compile(
 
 
 class Undecodable(ValueError):  # noqa: N818 -- says what is wrong with the text
-    """The text does not fit its type; `problem` names the field. `is_json` says whether it is JSON at all."""
+    """The text does not fit its type. `problem` names the field. `is_json` means that it is valid JSON."""
 
     def __init__(self, problem: str, *, is_json: bool = False) -> None:
         super().__init__(problem)
@@ -42,7 +42,7 @@ class Undecodable(ValueError):  # noqa: N818 -- says what is wrong with the text
 
 
 def decode_json(raw: bytes | bytearray | msgspec.Raw, shape: type[T]) -> T:
-    """Decode JSON into a type; raise `Undecodable` where it does not fit, whatever the text holds."""
+    """Decode JSON into a type. Raise `Undecodable`, and no other error, if it does not fit."""
     try:
         try:
             return msgspec.json.decode(raw, type=shape)
@@ -56,7 +56,7 @@ def decode_json(raw: bytes | bytearray | msgspec.Raw, shape: type[T]) -> T:
 
 
 def cut_nesting(raw: bytes, depth: int = MAX_DEPTH) -> bytes:
-    """Return the text without what is nested deeper than `depth`: a container below that which has others is empty."""
+    """Return the text without values that are nested deeper than `depth`. Containers at the limit become empty."""
     level = kept_from = 0
     kept = bytearray()
     for match in _NEXT_BRACKET.finditer(raw):

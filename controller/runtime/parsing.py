@@ -20,7 +20,7 @@ PFX_AT_ONCE = 2
 
 T = TypeVar("T")
 Charge = Callable[[float], None]
-"""A function that adds seconds of CPU which the work used outside of its thread."""
+"""Add the seconds of CPU that the work used outside of its thread."""
 
 
 class ParsingPool:
@@ -51,7 +51,7 @@ class ParsingPool:
             self._spent.spend(namespace, sum(seconds))
 
     def run_here(self, namespace: str, work: Callable[[], T]) -> T:
-        """Run work on the event loop, if it takes less time than the start of a thread."""
+        """Run short work on the event loop, without a thread. Raise `ParsingDeferred` as `run` does."""
         self._raise_if_spent(namespace)
         began = time.thread_time()
         try:

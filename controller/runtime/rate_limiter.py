@@ -37,7 +37,7 @@ MAX_PLACES = int(budgets.PLACES.limit)
 
 
 class _WaitingLine:
-    """Callers in the order of their arrival. A caller's place is an estimate, because callers can leave unnoticed."""
+    """Callers in order of arrival. The number of callers before one is an estimate, because callers can give up."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()

@@ -1,9 +1,9 @@
-"""Threads for blocking work, with fair shares by namespace.
+"""Run blocking work in threads, with fair shares by namespace.
 
-asyncio's own threads are one pool for all: whatever fills it stops all that uses it, name resolution too. Here
-each kind of work has places of its own, and a namespace gets at most half of them (see `shares`).
+asyncio has one pool of threads for everything, so work that fills it would block all other work, such as name
+resolution. Here each kind of work has its own slots, and a namespace gets at most half of them (see `fair_share`).
 
-The threads are daemons: a lookup that hangs for minutes must not hold up the end of the process.
+The threads are daemons, so that a lookup that hangs for minutes does not delay the end of the process.
 """
 
 import asyncio
@@ -18,33 +18,33 @@ T = TypeVar("T")
 
 
 class FairThreads:
-    """So many threads at once; the callers of one namespace are served in the order of their coming."""
+    """A limited number of threads. The callers of one namespace are served in order of arrival."""
 
-    def __init__(self, places: int, name: str) -> None:
-        self._slots = FairSemaphore(places)
+    def __init__(self, slots: int, name: str) -> None:
+        self._slots = FairSemaphore(slots)
         self._name = name
 
     async def run(self, namespace: str, work: Callable[[], T]) -> T:
-        """Return what `work` returns, or raise what it raises.
+        """Run `work` in a thread. Return its result, or raise its error.
 
-        A thread cannot be cancelled: it keeps its place until it ends, even if its caller is gone.
+        A thread cannot be cancelled: it keeps its slot until it ends, even if its caller is cancelled.
         """
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(self._slots.hold_slot(namespace))
             ended = asyncio.get_running_loop().create_future()
-            keeper = asyncio.create_task(_keep_worker(stack.pop_all(), ended))
+            holder = asyncio.create_task(_hold_slot(stack.pop_all(), ended))
             result = _start_thread(work, self._name, ended)
-        await asyncio.shield(keeper)
+        await asyncio.shield(holder)
         return result()
 
 
-async def _keep_worker(place: contextlib.AsyncExitStack, ended: "asyncio.Future[None]") -> None:
-    async with place:
+async def _hold_slot(slot: contextlib.AsyncExitStack, ended: "asyncio.Future[None]") -> None:
+    async with slot:
         await ended
 
 
 def _start_thread(work: Callable[[], T], name: str, ended: "asyncio.Future[None]") -> Callable[[], T]:
-    """Start the thread; return what gives its result, or raises its exception, once `ended` is set."""
+    """Start the thread. Return a function that returns its result or raises its error, once `ended` is set."""
     loop = asyncio.get_running_loop()
     results: list[T] = []
     errors: list[BaseException] = []
@@ -63,7 +63,7 @@ def _start_thread(work: Callable[[], T], name: str, ended: "asyncio.Future[None]
 
     def result() -> T:
         if errors:
-            # An exception and its frames, which hold what was parsed, are not kept in a cycle.
+            # `pop` breaks the reference cycle of the exception and its frames, which hold the parsed value.
             raise errors.pop()
         return results[0]
 

@@ -1,6 +1,6 @@
 """A work queue of keys with due times. A worker reads the current object of a key when it gets the key.
 
-A key waits at most once and is never processed by two workers at once. A key that is added while it is processed is
+A key waits at most once, and only one worker processes it at a time. A key that is added while it is processed is
 processed again. If a key is added several times, the earliest due time counts. Namespaces share the workers fairly (see
 `fair_share`). Compare client-go's `workqueue`.
 """
@@ -25,7 +25,7 @@ class NamespacedKey(Hashable, Protocol):
 
 
 K = TypeVar("K", bound=NamespacedKey)
-# Outdated entries are removed when there are more of them than of current ones, and more than so many.
+# Outdated entries are removed when there are more of them than of current ones, and more than this number.
 MIN_COMPACTED = 64
 
 
@@ -40,11 +40,11 @@ class Key(NamedTuple):
 
 
 class QueueClosed(Exception):  # noqa: N818 -- not an error
-    """The queue is closed."""
+    """The queue is closed, so `get` returns no more keys."""
 
 
 class _QueueEntry(NamedTuple, Generic[K]):
-    """A key and its due time. Of entries that are due at the same time, the first one added comes first."""
+    """A key and its due time. `number` orders entries with the same due time by when they were added."""
 
     due: float
     number: int
@@ -52,12 +52,12 @@ class _QueueEntry(NamedTuple, Generic[K]):
 
 
 class Queue(Generic[K]):
-    """Keys with due times, in seconds of `clock`, for so many workers."""
+    """A queue of keys with due times, in seconds of `clock`. `workers` is the number of keys processed at once."""
 
     def __init__(self, clock: Callable[[], float], workers: int) -> None:
         self._clock = clock
         self._due: dict[K, float] = {}
-        # Outdated entries stay in the heap until they come up; `_due` shows which entry of a key is current.
+        # Outdated entries remain in the heap until they are due. `_due` has the current due time of a key.
         self.entries: list[_QueueEntry[K]] = []
         # Entries that are due while their namespace uses all of its share.
         self._waiting: dict[str, list[_QueueEntry[K]]] = {}
@@ -72,12 +72,12 @@ class Queue(Generic[K]):
         return len(self._due)
 
     def count_overdue(self) -> int:
-        """Return how many keys could be processed now."""
+        """Return how many keys are due and wait for a worker."""
         now = self._clock()
         return sum(due <= now for due in list(self._due.values()))  # a copy: the thread of the metrics reads it
 
     def add(self, key: K, delay: float = 0.0) -> None:
-        """Add a key that is due after `delay` seconds, or earlier if it was already added so."""
+        """Add a key that is due after `delay` seconds. An earlier due time of the key remains."""
         due = self._clock() + delay
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
@@ -90,7 +90,7 @@ class Queue(Generic[K]):
     async def process_keys(self, process: Callable[[K], Awaitable[float | None]]) -> None:
         """Process keys until the queue is closed, then let running ones finish.
 
-        `process` returns after how many seconds the key is to be processed again; None: not at all.
+        `process` returns the seconds until the key is processed again, or None.
         """
         async with asyncio.TaskGroup() as tasks:
             with contextlib.suppress(QueueClosed):
@@ -107,7 +107,7 @@ class Queue(Generic[K]):
             self.add(key, wait)
 
     async def get(self) -> K:
-        """Return the next due key; call `done` when it was processed. Raise `QueueClosed` after `close`."""
+        """Wait for the next due key, whose processing ends with `done`. Raise `QueueClosed` after `close`."""
         while not self._closed:
             self._changed.clear()
             if (key := self._next_key()) is not None:
@@ -119,7 +119,7 @@ class Queue(Generic[K]):
         raise QueueClosed
 
     def done(self, key: K) -> None:
-        """Note that a key was processed."""
+        """Record that a key was processed."""
         self._busy.discard(key)
         self._shares.release(key.namespace)
         if key in self._due:
@@ -139,7 +139,7 @@ class Queue(Generic[K]):
         self._changed.set()
 
     def _is_current(self, entry: _QueueEntry[K]) -> bool:
-        """Return whether an entry is current. One of a busy key is not: `done` adds it again."""
+        """Return whether an entry is current. The entry of a busy key is not, because `done` adds it again."""
         return self._due.get(entry.key) == entry.due and entry.key not in self._busy
 
     def _next_key(self) -> K | None:

@@ -1,7 +1,7 @@
 """Best-effort zeroing of secret bytes.
 
-Python does not overwrite memory that it frees. Memory that is freed while the process works is soon reused; memory that
-is freed before the process becomes idle keeps its content for long.
+Python does not overwrite memory that it frees. Freed memory keeps its content until it is reused, which can take long
+in an idle process.
 """
 
 

@@ -13,17 +13,17 @@ MAX_BYTES = 4 * 2**20
 BATCH_BYTES = 256 * 2**10
 # The memory of a line besides its text.
 _EACH = 240
-# Lines about shipping would be shipped, fail, and cause more lines. Only stdout has them.
+# Lines about the shipping itself go only to stdout: shipping them would fail and cause more lines.
 OWN = "controller.observability.otlp"
 
 
 class LogBacklog(logging.Handler):
-    """A handler of the logging module that never waits."""
+    """A handler of the logging module that never blocks. `dropped` is called for each line that is dropped."""
 
-    def __init__(self, dropped: Callable[[], None], most: int = MAX_BYTES) -> None:
+    def __init__(self, dropped: Callable[[], None], max_bytes: int = MAX_BYTES) -> None:
         super().__init__()
         self._dropped = dropped
-        self.max_bytes = most
+        self.max_bytes = max_bytes
         self._lines: deque[LogLine] = deque()
         self._size = 0
         self.addFilter(lambda record: not record.name.startswith(OWN))
@@ -47,13 +47,13 @@ class LogBacklog(logging.Handler):
     def take_lines(self) -> list[LogLine]:
         """Return the oldest lines, as many as fit into one request, or none."""
         taken: list[LogLine] = []
-        room = BATCH_BYTES
+        left = BATCH_BYTES
         self.acquire()  # another thread can log at the same time
         try:
-            while self._lines and (not taken or room >= _line_size(self._lines[0])):
+            while self._lines and (not taken or left >= _line_size(self._lines[0])):
                 line = self._lines.popleft()
                 self._size -= _line_size(line)
-                room -= _line_size(line)
+                left -= _line_size(line)
                 taken.append(line)
         finally:
             self.release()

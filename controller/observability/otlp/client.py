@@ -1,7 +1,7 @@
 """Send requests to the collector over mutual TLS, with the current certificate, key and CA of a folder.
 
-A kubelet changes all files of a volume by one rename. The client checks them before each request, so that it uses a
-renewed certificate at once. A connection ends with the certificate that it was made with.
+The kubelet replaces all files of a volume by one rename. The client checks the files before each request. If they have
+changed, it opens a new connection with the renewed certificate.
 """
 
 import ssl
@@ -15,7 +15,7 @@ CERTIFICATE, KEY, CA = "tls.crt", "tls.key", "ca.crt"
 SECONDS = 10
 # Far above the size of a collector's answers.
 _MAX_ANSWER = 2**16
-_WHENCE = "see the Certificate and the Bundle, or the Secret and the ConfigMap that the chart's values name"
+_FILES_HINT = "see the Certificate and the Bundle, or the Secret and the ConfigMap that the chart's values name"
 
 
 class UnsentError(Exception):
@@ -38,12 +38,12 @@ class CollectorClient:
             async with session.post(
                 self.url, data=body, headers={"Content-Type": "application/json"}, allow_redirects=False
             ) as response:
-                said = bytearray()
+                content = bytearray()
                 async for part in response.content.iter_any():
-                    said += part
-                    if len(said) > _MAX_ANSWER:
+                    content += part
+                    if len(content) > _MAX_ANSWER:
                         break
-                return wire.CollectorAnswer(response.status, response.headers, bytes(said))
+                return wire.CollectorAnswer(response.status, response.headers, bytes(content))
         except (aiohttp.ClientError, OSError) as error:
             raise UnsentError(explain_failure(error, self.url)) from error
 
@@ -65,10 +65,10 @@ class CollectorClient:
         except ssl.SSLError as error:
             reason = (error.reason or "not PEM").replace("_", " ").lower()
             raise UnsentError(
-                f"{self._folder}: the certificate, its key or the CA cannot be used ({reason})"
+                f"{self._folder}: the certificate, its key or the CA cannot be used ({reason}); {_FILES_HINT}"
             ) from error
         except OSError as error:
-            raise UnsentError(f"{error.filename}: {error.strerror}; {_WHENCE}") from error
+            raise UnsentError(f"{error.filename}: {error.strerror}; {_FILES_HINT}") from error
         await self.close()
         self._files = files
         self._session = aiohttp.ClientSession(
@@ -85,11 +85,11 @@ def explain_failure(error: Exception, url: str) -> str:
         return f"{url}: the name {error.host} does not resolve; check logs.otlp.endpoint"
     cause = error.certificate_error if isinstance(error, aiohttp.ClientConnectorCertificateError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"{url}: the collector's certificate is not trusted ({cause.verify_message}); is its CA in {CA}?"
+        return f"{url}: the collector's certificate is not trusted ({cause.verify_message}); put its CA into {CA}"
     if isinstance(error, TimeoutError):
         return f"{url} did not answer within {SECONDS} s; check the route to it, and network policies"
     if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientConnectorSSLError):
-        return f"{url} cannot be reached ({error.strerror}); is the collector running?"
+        return f"{url} cannot be reached ({error.strerror}); check that the collector runs and listens there"
     # The error of a server that does not accept the client's certificate. In TLS 1.3 it follows the handshake.
     reason = getattr(error, "strerror", None) or type(error).__name__
-    return f"{url}: the collector ends the connection ({reason}); does it trust the CA of {CERTIFICATE}?"
+    return f"{url}: the collector ends the connection ({reason}); check that it trusts the CA of {CERTIFICATE}"

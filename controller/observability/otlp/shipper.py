@@ -28,7 +28,7 @@ Post = Callable[[bytes], Awaitable[wire.CollectorAnswer]]
 
 
 class LogShipper:
-    """A context manager. Inside, the lines of all loggers are sent; on exit, the remaining lines are sent once."""
+    """A context manager that sends the lines of all loggers. On exit, it sends the remaining lines once."""
 
     def __init__(self, post: Post, resource: Mapping[str, str], metrics: Metrics, clock: Callable[[], float]) -> None:
         self._post = post
@@ -38,9 +38,9 @@ class LogShipper:
         self._rng = random.Random()  # noqa: S311 - it spreads attempts and protects nothing
         self.backlog = LogBacklog(lambda: self._drop_lines(1, "full"))
         self._closing = asyncio.Event()
-        # Lines in the current request, lines lost so far, and how many of the lost ones were reported.
-        self._held = self._lost = self._told = 0
-        self._trouble, self._said_at = "", float("-inf")
+        # Lines in the current request, lines lost so far, and lost lines that were reported.
+        self._in_request = self._lost = self._lost_reported = 0
+        self._problem, self._reported_at = "", float("-inf")
 
     async def __aenter__(self) -> Self:
         logging.getLogger().addHandler(self.backlog)
@@ -54,14 +54,14 @@ class LogShipper:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        if left := self._held + len(self.backlog):
+        if left := self._in_request + len(self.backlog):
             log.warning("the last %d log lines were not shipped", left)
 
     async def _ship_lines(self) -> None:
         while True:
             last = self._closing.is_set()
             while lines := self.backlog.take_lines():
-                self._held = len(lines)
+                self._in_request = len(lines)
                 if not await self._deliver_body(wire.build_request(lines, self._resource), len(lines)):
                     return
             if last:
@@ -75,23 +75,23 @@ class LogShipper:
             failures += 1
             # A single failure is normal: an idle connection was closed, or a collector restarted.
             if failures > 1 or self._closing.is_set():
-                self._log_trouble(verdict.why)
+                self._report_problem(verdict.why)
             if self._closing.is_set():
                 return False
-            longest = MAX_PAUSE + (verdict.wait or 0.0)
-            await self._wait_until(backoff.backoff_delay(failures, self._rng, verdict.wait, longest))
-        self._held = 0
+            max_delay = MAX_PAUSE + (verdict.wait or 0.0)
+            await self._wait_until(backoff.backoff_delay(failures, self._rng, verdict.wait, max_delay))
+        self._in_request = 0
         self._metrics.log_lines_shipped.inc(lines - verdict.lost)
         if verdict.lost:
             self._drop_lines(verdict.lost, "refused")
         if verdict.why:
-            self._log_trouble(verdict.why)
-        elif self._trouble:
-            self._trouble = ""
-            self._told = self._lost
+            self._report_problem(verdict.why)
+        elif self._problem:
+            self._problem = ""
+            self._lost_reported = self._lost
             log.info("logs are shipped again", extra={"fields": {"lost": self._lost}})
-        elif self._lost > self._told:
-            self._log_trouble("the controller logs more than the collector accepts")
+        elif self._lost > self._lost_reported:
+            self._report_problem("the controller logs more than the collector accepts; raise the log level")
         return True
 
     async def _send_body(self, body: bytes, lines: int) -> wire.DeliveryVerdict:
@@ -106,11 +106,11 @@ class LogShipper:
         self._lost += lines
         self._metrics.log_lines_lost.labels(cause).inc(lines)
 
-    def _log_trouble(self, why: str) -> None:
+    def _report_problem(self, why: str) -> None:
         now = self._clock()
-        if now - self._said_at >= (REMIND_SECONDS if why == self._trouble else OTHER_SECONDS):
-            self._trouble, self._said_at, self._told = why, now, self._lost
-            waiting = self._held + len(self.backlog)
+        if now - self._reported_at >= (REMIND_SECONDS if why == self._problem else OTHER_SECONDS):
+            self._problem, self._reported_at, self._lost_reported = why, now, self._lost
+            waiting = self._in_request + len(self.backlog)
             log.warning("logs are not shipped: %s", why, extra={"fields": {"waiting": waiting, "lost": self._lost}})
 
     async def _wait_until(self, seconds: float) -> None:
@@ -121,7 +121,7 @@ class LogShipper:
 
 @contextlib.asynccontextmanager
 async def ship_logs(settings: Settings, metrics: Metrics) -> AsyncIterator[None]:
-    """Send all lines that are logged inside, according to the settings."""
+    """Send all lines that are logged within the context to the collector of the settings."""
     client = CollectorClient(settings.otlp_endpoint, Path(settings.otlp_folder))
     resource = {
         "service.name": "akv-secret-store",

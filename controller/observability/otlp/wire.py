@@ -77,7 +77,7 @@ def _encode_value(value: Any) -> dict[str, Any]:
 
 
 class CollectorAnswer(NamedTuple):
-    """The collector's answer."""
+    """The collector's answer: HTTP status, headers and body."""
 
     status: int
     headers: Mapping[str, str]
@@ -85,7 +85,11 @@ class CollectorAnswer(NamedTuple):
 
 
 class DeliveryVerdict(NamedTuple):
-    """The result of a request: whether to send it again, or how many of its lines are lost, and the cause."""
+    """The result of a request.
+
+    `again` means to send it again, after `wait` seconds if the collector asks for it. `lost` counts rejected lines.
+    `why` is the cause, or empty after a success.
+    """
 
     again: bool = False
     lost: int = 0
@@ -103,7 +107,7 @@ class _ExportResponse(msgspec.Struct, rename="camel"):
 
 
 def judge_answer(answer: CollectorAnswer, lines: int) -> DeliveryVerdict:
-    """Return the verdict on a request of that many lines. The collector's own text is only in its log."""
+    """Return the result of a request of that many lines. It does not quote the collector's text."""
     if 200 <= answer.status < 300:
         partial = _decode_body(answer.body, _ExportResponse).partial_success
         if not (partial.rejected_log_records or partial.error_message):
@@ -113,7 +117,7 @@ def judge_answer(answer: CollectorAnswer, lines: int) -> DeliveryVerdict:
     why = f"the collector answers {answer.status} ({responses.get(answer.status, 'no reason')})"
     if answer.status in _AGAIN:
         return DeliveryVerdict(again=True, why=why, wait=parse_retry_after(answer.headers))
-    return DeliveryVerdict(lost=lines, why=f"{why}; is logs.otlp.endpoint its OTLP receiver for HTTP?")
+    return DeliveryVerdict(lost=lines, why=f"{why}; set logs.otlp.endpoint to its OTLP receiver for HTTP")
 
 
 def _decode_body(body: bytes, shape: type[Shape]) -> Shape:

@@ -62,7 +62,7 @@ def test_series_have_the_last_sync_and_the_expiry_of_objects() -> None:
 
 
 def test_series_of_one_namespace_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budgets, "OBJECT_SERIES", budgets.OBJECT_SERIES._replace(most=10))
+    monkeypatch.setattr(budgets, "OBJECT_SERIES", budgets.OBJECT_SERIES._replace(limit=10))
     expires = "2030-01-01T12:00:01Z"
     objects = [ObjectVersion(target_key=key, object="secret/a", version="1", expires=expires) for key in "ab"]
     many = [with_status(f"s{number}", objects=objects) for number in range(20)]

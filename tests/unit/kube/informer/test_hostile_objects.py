@@ -67,7 +67,7 @@ async def test_objects_of_one_namespace_are_stored_up_to_its_budget(
 ) -> None:
     """Exceed the budget with the sixth object, which fits at the next list after the deletion of another one."""
     size = len(msgspec.json.encode(SECRET_SYNCS.decode_object(raw(item("a")))))
-    small = budgets.KEPT._replace(most=5 * size)
+    small = budgets.KEPT._replace(limit=5 * size)
     monkeypatch.setattr(budgets, "KEPT", small)
     harness.informer.kept_bytes = TotalBudget(small)
     others = [item(name) | {"metadata": item(name)["metadata"] | {"namespace": "other"}} for name in "xyz"]
@@ -85,7 +85,7 @@ async def test_objects_of_one_namespace_are_stored_up_to_its_budget(
 async def test_status_reports_an_object_beyond_the_budget(
     harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = budgets.KEPT._replace(most=100)
+    small = budgets.KEPT._replace(limit=100)
     monkeypatch.setattr(budgets, "KEPT", small)
     harness.informer.kept_bytes = TotalBudget(small)
     await harness.play(listed(item("a")), FOREVER)

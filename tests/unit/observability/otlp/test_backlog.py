@@ -12,7 +12,7 @@ from tests.support.otlp_lines import decode_any_value, make_record
 
 def test_full_backlog_drops_the_oldest_lines() -> None:
     dropped = []
-    waiting = LogBacklog(lambda: dropped.append(1), most=5_000)
+    waiting = LogBacklog(lambda: dropped.append(1), max_bytes=5_000)
     for number in range(100):
         waiting.handle(make_record(f"line {number}"))
     assert len(waiting) + len(dropped) == 100

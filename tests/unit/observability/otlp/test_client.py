@@ -142,7 +142,7 @@ async def test_client_certificate_of_another_ca_is_refused(harness: ClientHarnes
     async with harness.serving() as shipping:
         said = await refused(shipping)
     assert "the collector ends the connection" in said
-    assert f"does it trust the CA of {CERTIFICATE}?" in said
+    assert f"check that it trusts the CA of {CERTIFICATE}" in said
     assert not harness.collector.got
 
 

@@ -174,7 +174,9 @@ def test_full_backlog_is_logged_although_no_request_fails(monkeypatch: pytest.Mo
             for _ in range(50):
                 log.info("x" * 100)
             await asyncio.sleep(5)
-            assert harness.messages() == ["logs are not shipped: the controller logs more than the collector accepts"]
+            assert harness.messages() == [
+                "logs are not shipped: the controller logs more than the collector accepts; raise the log level"
+            ]
             assert last_fields(harness)["lost"] == harness.count_lines("lost", cause="full") > 0
             log.info("x")
             await asyncio.sleep(5)
