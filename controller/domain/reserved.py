@@ -2,7 +2,7 @@
 
 Helm treats a Secret with such a name or label as the record of a release. Argo CD treats one as a cluster or a
 repository, or deletes it as a part of an application. kubectl deletes the members of an ApplySet. The admission
-policies (tools/codegen/policies.py) refuse such Secrets, so that a stolen token cannot control an administrator's tools
+policies (tools/codegen/policies/) refuse such Secrets, so that a stolen token cannot control an administrator's tools
 with one. The controller refuses a SecretSync with such a name before it calls the vault.
 """
 

@@ -22,7 +22,7 @@ from controller.kube.event_recorder import ACTION, MAX_NOTE, REPORTER
 from controller.kube.policy_guard import NEVER_WRITTEN, ONE_AUDIENCE, PROBE_AUDIENCE
 from controller.secretsync.status_reporter import ATTENTION
 from tools.codegen.deployment import PROBE_SECRET_TYPE
-from tools.codegen.policy import (
+from tools.codegen.policies.policy import (
     AdmissionPolicy,
     PolicyCondition,
     PolicyValidation,
