@@ -73,7 +73,7 @@ def test_without_akvsync_its_rights_and_policies_are_not_rendered() -> None:
 def test_settings_match_the_rendered_policies(args: list[str]) -> None:
     manifests = render(*args)
     settings = Settings.from_environment(environment(manifests))
-    assert installed(manifests) == {policy.name for policy in policies.POLICIES if policy.there(settings)}
+    assert installed(manifests) == {policy.name for policy in policies.POLICIES if policy.is_installed(settings)}
 
 
 @pytest.mark.parametrize("args", [[], ["--set", "serviceAccount.name=writer"], ["--set", "fullnameOverride=x"]])

@@ -142,7 +142,7 @@ class ReleaseFacts:
             yield name if own and hosts == trusted_hosts.hosts(own) else f"{name} ({', '.join(hosts)})"
 
     async def _check_policies(self, release: ControllerRelease) -> CheckResult:
-        brought = [policy for policy in policies.POLICIES if policy.there(self.settings)]
+        brought = [policy for policy in policies.POLICIES if policy.is_installed(self.settings)]
         wanted = [f"{policy.name}.{release.name}.{release.namespace}" for policy in brought]
         path = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
         try:
