@@ -54,8 +54,7 @@ WIDENINGS: tuple[Widening, ...] = (
         "spec.secretObject.data",
         ("maxItems",),
         "not wider: upstream has no bound; with this bound, the API server can estimate the cost of the two rules"
-        " above,"
-        " and no practical Secret of 1 MiB reaches it",
+        " above, and no practical Secret of 1 MiB reaches it",
     ),
     Widening(
         "SecretSync",

@@ -12,7 +12,7 @@ METRICS_TLS_FOLDER = "/etc/akv-secret-store-metrics"
 TEST_CLOUDS_FOLDER = "/etc/akv-secret-store-test"
 # A Secret type that the policies never allow: its refusal proves that the policies are in force.
 PROBE_SECRET_TYPE = "akv-secret-store/probe"  # noqa: S105 -- a type's name
-# Twice the time in which the controller completes its work after SIGTERM.
+# Twice the seconds that the controller needs at most to finish its work after SIGTERM.
 GRACE_SECONDS = 20
 
 
@@ -84,10 +84,10 @@ def environment(sources: dict[str, EnvironmentVariable] | None = None) -> list[E
     fields = set(Settings.__struct_fields__)
     if missing := sorted(fields - sources.keys() - _NOT_SET):
         raise SourceError(
-            f"the chart sets no variable for {', '.join(missing)} of Settings: tools/codegen/deployment.py"
+            f"the chart sets no variable for {', '.join(missing)} of Settings: add it to tools/codegen/deployment.py"
         )
     if unknown := sorted((sources.keys() | _NOT_SET) - fields):
-        raise SourceError(f"tools/codegen/deployment.py knows {', '.join(unknown)}, and Settings has no such field")
+        raise SourceError(f"Settings has no field {', '.join(unknown)}: remove it from tools/codegen/deployment.py")
     return [
         EnvironmentVariable(source.value, source.pod_field, source.when, field.upper())
         for field in Settings.__struct_fields__

@@ -1,4 +1,4 @@
-"""What people read that is made from the types: values.yaml with its comments, the tables of the chart's README."""
+"""Generate values.yaml with its comments, and the tables of the chart's README and of SECURITY.md."""
 
 import json
 from typing import Any
@@ -19,11 +19,11 @@ from tools.codegen import crds, monitoring, policies, rbac, values
 
 
 def values_yaml(chart: values.ChartValues) -> str:
-    """chart/values.yaml."""
+    """Return chart/values.yaml."""
     lines = [
         f"# {templating.generated_by('tools/codegen/values/')}",
         "# yaml-language-server: $schema=values.schema.json",
-        "# Every setting may be given as a string too, as Azure Arc gives all of them. A null means the default.",
+        "# Every value can also be a string, because Azure Arc passes all of them as strings. null means the default.",
     ]
     for entry in values.walk(chart):
         *groups, name = entry.path.split(".")
@@ -45,7 +45,7 @@ def values_yaml(chart: values.ChartValues) -> str:
 
 
 def defaults_template(chart: values.ChartValues) -> str:
-    """Return chart/templates/_defaults.tpl: the default of each value, by its group's path."""
+    """Return chart/templates/_defaults.tpl: the defaults of the values, by the path of their group."""
     groups: dict[str, dict[str, Any]] = {"": {}}
     for entry in values.walk(chart):
         if isinstance(entry, values.GroupNode):
@@ -58,13 +58,13 @@ def defaults_template(chart: values.ChartValues) -> str:
 
 def _rights_table(rules: list[rbac.PolicyRule]) -> str:
     return table(
-        ("resources", "verbs", "what for"),
+        ("resources", "verbs", "purpose"),
         [(f"`{'`, `'.join(rule.resources)}`", ", ".join(rule.verbs), "; ".join(rule.why)) for rule in rules],
     )
 
 
 def readme(description: str, chart: values.ChartValues) -> str:
-    """chart/README.md."""
+    """Return chart/README.md."""
     return templating.render_template(
         "README.md",
         description=description,
@@ -95,7 +95,7 @@ def readme(description: str, chart: values.ChartValues) -> str:
             ],
         ),
         alarms=table(
-            ("alarm", "when", "expression"),
+            ("alert", "condition", "expression"),
             [(f"`{rule.name}`", rule.what, f"`{rule.expression}`") for rule in monitoring.ALERTING_RULES],
         ),
         people=rbac.people(),
@@ -120,11 +120,11 @@ def readme(description: str, chart: values.ChartValues) -> str:
         roles={kind: source.role for kind, source in SOURCES.items()},
         attention=ATTENTION,
         reasons=table(
-            ("reason", "meaning", "what to do"),
+            ("reason", "meaning", "next step"),
             [(f"`{reason}`", reason.meaning, reason.next_step) for reason in Reason],
         ),
         widenings=table(
-            ("kind", "field", "what differs, and why"),
+            ("kind", "field", "difference and reason"),
             [(widening.kind, f"`{widening.field}`", widening.reason) for widening in crds.WIDENINGS],
         ),
     )
@@ -136,7 +136,7 @@ BUDGETS_BEGIN, BUDGETS_END = "<!-- budgets: generated from controller/runtime/bu
 def budget_table() -> str:
     """Return the table of `controller.runtime.budgets` as Markdown."""
     return table(
-        ("what is limited, by namespace", "how much", "at the bound", "the test"),
+        ("limited resource of a namespace", "limit", "effect of the limit", "test"),
         [
             (item.resource, f"{item.limit:,.12g} {item.unit}", item.at_the_limit, f"`{item.test}`")
             for item in budgets.BUDGETS
@@ -145,7 +145,7 @@ def budget_table() -> str:
 
 
 def with_budgets(page: str) -> str:
-    """Return the page with the present table of budgets between its marks."""
+    """Return the page with the current table of budgets between its marks."""
     before, begin, rest = page.partition(BUDGETS_BEGIN)
     _, end, after = rest.partition(BUDGETS_END)
     if not begin or not end:
@@ -154,7 +154,7 @@ def with_budgets(page: str) -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Markdown."""
+    """Return a table in Markdown."""
 
     def line(cells: tuple[Any, ...]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -1,7 +1,7 @@
 """Write every file that is generated from the types: CRDs, Roles, policies, values, their schema, reference pages.
 
-Exit codes: 0 all files are written, or up to date; 1 `--check` found differences; 2 wrong usage, or types that
-have no schema.
+Exit codes: 0 if all files are written or up to date; 1 if `--check` found differences; 2 for wrong usage, or for types
+without a schema.
 """
 
 import argparse
@@ -29,11 +29,11 @@ _LINKS = {
     "Versions and support": "docs/versions.md",
     "Changelog": "CHANGELOG.md",
 }
-"""The links that Artifact Hub shows beside the chart: the page of each name."""
+"""The links that Artifact Hub shows beside the chart: name and page."""
 
 
 def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
-    """Yield the path and content of every generated file. A release passes a `chart` with other defaults."""
+    """Yield the path and content of each generated file. A release passes a `chart` with other defaults."""
     chart = chart or values.ChartValues()
     about = project.read()
     definitions = crds.build_all()
@@ -159,7 +159,7 @@ def differences(folder: Path) -> Iterator[str]:
                 yield "\n".join([*(diff or [f"{name} is missing"])[:_SHOWN_LINES], *more])
         for stray in sorted((folder / "chart" / "crds").glob("*")):
             if (name := str(stray.relative_to(folder))) not in names:
-                yield f"{name} is not made from any type: delete it"
+                yield f"{name} is not generated from any type: delete it"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to write to (default: this one)")
     options = parser.parse_args(argv)
     if options.check and not (options.root / "chart").is_dir():
-        parser.error(f"--root {options.root}: is no checkout; there is no folder chart in it")
+        parser.error(f"--root {options.root} has no folder chart: give the root of a checkout")
     try:
         if options.check:
             found = list(differences(options.root))

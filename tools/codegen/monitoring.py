@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 from tools.cli.common import templating
 
 MAX_AGE = "10800"
-"""Seconds after which a Secret counts as not synced: rotationPollIntervalInSeconds, by default one hour, and two hours
-more, so that a restart or a short outage of a vault raises no alert. The chart computes it from its values."""
+"""Seconds after which a Secret counts as not synced. The chart computes it as rotationPollIntervalInSeconds (by default
+one hour) and two more hours, so that a restart or a short outage of a vault raises no alert."""
 
 
 class AlertingRule(NamedTuple):
-    """An alerting rule of Prometheus. `next_step` tells the person on call what to do, and can contain `$labels`."""
+    """An alerting rule of Prometheus.
+
+    `next_step` is for the person on call, and can contain `$labels`. `lasting` is the rule's `for`.
+    """
 
     name: str
     what: str
@@ -29,8 +32,7 @@ ALERTING_RULES = (
         "15m",
         "warning",
         "kubectl describe secretsync {{ $labels.name }} --namespace {{ $labels.namespace }} shows the cause and the"
-        " next"
-        " step.",
+        " next step.",
     ),
     AlertingRule(
         "AkvSecretExpires",

@@ -66,9 +66,9 @@ def _node_schema(node: inspect.Type, path: str) -> Schema:
     schema = {**made, **given}
     for keyword in given:
         if keyword not in _ANYWHERE | _KEYWORDS[made["type"]]:
-            raise SchemaError(f"{path}: a structural schema knows no {keyword} of a value of type {made['type']}")
+            raise SchemaError(f"{path}: a structural schema has no keyword {keyword} for the type {made['type']}")
         if keyword in made and keyword != "description":
-            raise SchemaError(f"{path}: {keyword} is said twice")
+            raise SchemaError(f"{path}: {keyword} is given twice")
     _check_schema(schema, path)
     return _add_explanation(schema, path)
 
@@ -99,7 +99,7 @@ def _build_schema(node: inspect.Type, path: str) -> Schema:
             return _struct_schema(node, path)
         case inspect.UnionType() if len(present := [t for t in node.types if not isinstance(t, inspect.NoneType)]) == 1:
             return _node_schema(present[0], path)
-    raise SchemaError(f"{path}: {type(node).__name__} has no place in a structural schema: {node}")
+    raise SchemaError(f"{path}: a structural schema cannot express {type(node).__name__}: {node}")
 
 
 def _struct_schema(node: inspect.StructType, path: str) -> Schema:
@@ -125,9 +125,9 @@ def _drop_unset(**keywords: Any) -> Schema:
 
 def _check_schema(schema: Schema, path: str) -> None:
     if (form := schema.get("format")) and form not in _FORMATS[schema["type"]]:
-        raise SchemaError(f"{path}: format {form} of a value of type {schema['type']} is not known")
+        raise SchemaError(f"{path}: the format {form} is not known for the type {schema['type']}")
     if (pattern := schema.get("pattern")) and (beyond := _BEYOND_RE2.search(pattern)):
-        raise SchemaError(f"{path}: the API server's RE2 has no {beyond[0]}, in the pattern {pattern}")
+        raise SchemaError(f"{path}: the API server's RE2 does not support {beyond[0]} in the pattern {pattern}")
     is_map = schema.get("x-kubernetes-list-type") == "map"
     if is_map is not bool(keys := schema.get("x-kubernetes-list-map-keys")):
         raise SchemaError(f"{path}: x-kubernetes-list-type: map and x-kubernetes-list-map-keys need each other")

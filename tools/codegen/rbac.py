@@ -20,7 +20,7 @@ WRITTEN_BY_PEOPLE: tuple[type[Resource], ...] = (AKVSync, SecretSync, SecretProv
 
 
 class ScopeError(Exception):
-    """A permission cannot be granted within a namespace."""
+    """A permission is cluster-scoped, so a Role cannot grant it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,10 @@ def metrics_access() -> list[PolicyRule]:
 def _in_namespaces(handles: tuple[ResourceClient[Any], ...]) -> list[PolicyRule]:
     for handle in handles:
         if not handle.resource.namespaced:
-            raise ScopeError(f"{handle.resource.plural} has no namespace, so watchNamespaces could not hold it in")
+            raise ScopeError(
+                f"{handle.resource.plural} is cluster-scoped, so watchNamespaces cannot limit it: put it into a table"
+                " of cluster-wide permissions"
+            )
     return rules(handles)
 
 
@@ -109,7 +112,12 @@ def probe() -> list[PolicyRule]:
     """Return the rule for the readiness probe: a dry run in the own namespace shows that policies refuse a Secret."""
     secrets = permissions.SECRETS.resource
     return [
-        PolicyRule(secrets.group, (secrets.plural,), ("create",), why=("try, dry, whether the policies are in force",))
+        PolicyRule(
+            secrets.group,
+            (secrets.plural,),
+            ("create",),
+            why=("test with a dry run whether the policies are in force",),
+        )
     ]
 
 
@@ -117,7 +125,7 @@ def token_probe() -> list[PolicyRule]:
     """Return the rule for the readiness probe: a request for a token of the own ServiceAccount must be refused."""
     tokens = permissions.TOKENS
     resource = f"{tokens.resource.plural}/{tokens.subresource}"
-    why = "try, with a token that is of no use, whether the policies are in force"
+    why = "test with a token that nothing accepts whether the policies are in force"
     return [PolicyRule(tokens.resource.group, (resource,), tokens.verbs, (ACCOUNT_NAME,), why=(why,))]
 
 
@@ -150,7 +158,7 @@ def crd_job() -> list[PolicyRule]:
 
 
 def test_sample() -> list[PolicyRule]:
-    """Return the rules of the Pod of `helm test` in the namespace of its sample."""
+    """Return the rules of the Pod of `helm test` in the namespace of its sample Secret."""
     return [*rules(release_test.MAKE), *(replace(rule, names=(TEST_NAME,)) for rule in rules(release_test.SAMPLE))]
 
 

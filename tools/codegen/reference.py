@@ -14,28 +14,28 @@ from tools.codegen.openapi import Schema
 
 OBJECT_FIELDS = {
     "objectName": "The object's name in the vault. Required.",
-    "objectType": f"One of {', '.join(TYPES)}; left out, {TYPES[0]}. A certificate with its private key is a secret.",
-    "objectVersion": "A version's id; left out, the newest.",
-    "objectVersionHistory": f"How many versions, that one first; at most {MAX_HISTORY}. Above 1, paths end in `/0`,"
-    " `/1` and so on.",
-    "objectAlias": "Takes the name's place in a sourcePath.",
-    "objectFormat": f"Of a certificate's secret: {' or '.join(FORMATS)}; left out, {FORMATS[0]}.",
-    "objectEncoding": f"How the vault has a secret's value: {', '.join(ENCODINGS)}; left out, {ENCODINGS[0]}.",
+    "objectType": f"One of {', '.join(TYPES)}; default: {TYPES[0]}. A certificate with its private key is a secret.",
+    "objectVersion": "The id of a version; default: the newest.",
+    "objectVersionHistory": f"The number of versions, beginning with objectVersion; at most {MAX_HISTORY}. Above 1,"
+    " sourcePaths end in `/0`, `/1` and so on.",
+    "objectAlias": "Replaces the name in a sourcePath.",
+    "objectFormat": f"The format of a certificate's secret: {' or '.join(FORMATS)}; default: {FORMATS[0]}.",
+    "objectEncoding": f"The encoding of the value in the vault: {', '.join(ENCODINGS)}; default: {ENCODINGS[0]}.",
     "objectProperty": "The path of a property in a secret's JSON or YAML: [One JSON property](json-property.md). SSE"
     " ignores it.",
-    "objectExpand": "`true`: each top-level property of a secret's JSON or YAML becomes a key, and no key is called"
-    " targetKey. SSE ignores it.",
-    "objectKeep": "`true`: the object is not read any more, and Secrets keep the value that they have. An AKVSync"
+    "objectExpand": "`true`: each top-level property of a secret's JSON or YAML becomes a key, and there is no key with"
+    " the name targetKey. SSE ignores it.",
+    "objectKeep": "`true`: the controller no longer reads the object, and Secrets keep its last value. An AKVSync"
     " writes it for an object that is no longer selected.",
-    "filePermission": "The CSI driver's: allowed, and ignored.",
+    "filePermission": "A field of the CSI driver; the controller ignores it.",
 }
 """The fields of an item of a class's `objects`, which is YAML within a text and therefore has no schema."""
 
 UNUSED_REASONS = {
-    "UnknownError": ("SSE", "each error has a reason of its own; the nearest is `ControllerSyncFailed`"),
+    "UnknownError": ("SSE", "each error has its own reason; the nearest is `ControllerSyncFailed`"),
     "InvalidClusterSecretAnnotationError": (
         "SSE",
-        "the owner decides whose a Secret is: `InvalidClusterSecretLabelError`; a wrong annotation is"
+        "the owner reference decides: `InvalidClusterSecretLabelError`; a wrong annotation is"
         " `UserInputValidationFailed`",
     ),
     "CreateSucceeded": ("SSE", "`UpdateValueChangeOrForceUpdateSucceeded`"),
@@ -90,7 +90,7 @@ def _render_kind(definition: crds.Manifest) -> dict[str, Any]:
         "group_version": f"{spec['group']}/{version['name']}",
         "short_names": spec["names"].get("shortNames", []),
         "description": body["description"],
-        "fields": table(("field", "type", "bounds, and the words of a refusal", "meaning"), parts),
+        "fields": table(("field", "type", "limits, and messages of a refusal", "meaning"), parts),
     }
 
 

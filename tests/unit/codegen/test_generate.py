@@ -36,7 +36,7 @@ def test_generator_writes_only_files_that_differ(tmp_path: Path, capsys: pytest.
     errors = capsys.readouterr().err
     assert "-jitterSeconds: 1" in errors
     assert "chart/templates/rbac.yaml" in errors
-    assert "chart/crds/old.yaml is not made from any type" in errors
+    assert "chart/crds/old.yaml is not generated from any type" in errors
     assert "3 files differ" in errors
     assert max(len(part.splitlines()) for part in errors.split("--- ")) < 30
     assert (tmp_path / "chart/values.yaml").read_text() == "jitterSeconds: 1\n"
@@ -46,7 +46,7 @@ def test_folder_that_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit) as ended:
         generate.main(["--check", "--root", str(tmp_path)])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.endswith(f"--root {tmp_path}: is no checkout; there is no folder chart in it\n")
+    assert capsys.readouterr().err.endswith(f"--root {tmp_path} has no folder chart: give the root of a checkout\n")
 
 
 def test_every_generated_file_is_marked_in_its_first_lines() -> None:
@@ -68,7 +68,7 @@ def test_setting_without_a_source_fails_the_generation(
     del sources["jitter"]
     with pytest.raises(deployment.SourceError, match="no variable for jitter"):
         deployment.environment(sources)
-    with pytest.raises(deployment.SourceError, match="knows jitters, and Settings has no such field"):
+    with pytest.raises(deployment.SourceError, match="Settings has no field jitters"):
         deployment.environment(deployment.SOURCES | {"jitters": deployment.EnvironmentVariable("x")})
     monkeypatch.setattr(deployment, "SOURCES", sources)
     assert generate.main(["--root", str(tmp_path)]) == 2

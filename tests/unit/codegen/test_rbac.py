@@ -107,5 +107,5 @@ def test_right_on_a_cluster_scoped_kind_is_an_error(
     table: str, rules: Callable[[], list[PolicyRule]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(permissions, table, (ListWatch(CustomResourceDefinition, "probe"),))
-    with pytest.raises(rbac.ScopeError, match="customresourcedefinitions has no namespace"):
+    with pytest.raises(rbac.ScopeError, match="customresourcedefinitions is cluster-scoped"):
         rules()
