@@ -39,8 +39,11 @@ def validation_rule(cel: str, message: str) -> dict[str, str]:
     return {"rule": cel, "message": message}
 
 
-class Wire(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
-    """A struct on the wire: camelCase names, defaults left out, unknown fields ignored."""
+class Wire(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True, gc=False):
+    """A struct on the wire: camelCase names, defaults left out, unknown fields ignored.
+
+    It never contains itself, so the garbage collector does not need to see it.
+    """
 
 
 class OwnerReference(Wire, frozen=True, kw_only=True):
@@ -71,7 +74,6 @@ class ObjectMeta(Wire, frozen=True, kw_only=True):
     uid: str = ""
     resource_version: str = ""
     generation: int = 0
-    creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     annotations: dict[str, str] = msgspec.field(default_factory=dict)

@@ -22,6 +22,7 @@ from controller.observability.telemetry import RateLimitedLog
 from controller.runtime import budgets
 from controller.runtime.budgets import TotalBudget
 from controller.runtime.json_decoding import Undecodable, decode_json
+from controller.runtime.sharing import share_parts
 from controller.runtime.work_queue import Key
 
 MAX_PAUSE = 30.0
@@ -87,6 +88,10 @@ class Store(Generic[R]):
         """Store an object that the API server sent."""
         key = Key(item.metadata.namespace, item.metadata.name)
         before = self._objects.get(key)
+        if item == before:
+            return key  # after each status patch, the watch sends what its answer said
+        item = share_parts(item)
+        key = Key(item.metadata.namespace, item.metadata.name)
         self._objects[key] = item
         for changed, same in self._listeners:
             if before is None or not same(before.metadata, item.metadata):

@@ -77,11 +77,13 @@ def judge_failure(error: errors.ControllerError | None, values_were_read: bool) 
 class _GroupState(msgspec.Struct):
     """The state of a group between polls: its members, and when its next poll is.
 
-    `position` is the place of the next poll in the jitter or interval, from 0 to 1. `deferred_since` is the time
-    (monotonic clock) since which a busy vault defers the poll. `failures` counts consecutive failed polls.
-    `values_were_read` means that members could be read nevertheless, so that only the lists fail.
+    `group` is the group itself, which its members share. `position` is the place of the next poll in the jitter or
+    interval, from 0 to 1. `deferred_since` is the time (monotonic clock) since which a busy vault defers the poll.
+    `failures` counts consecutive failed polls. `values_were_read` means that members could be read nevertheless, so
+    that only the lists fail.
     """
 
+    group: PollGroup
     position: float
     deferred_since: float | None = None
     failures: int = 0
@@ -139,12 +141,12 @@ class Poller:
         if member and member.group != group:
             self.leave(key)
             member = None
-        now = self._clock()
+        state = self._get_state(group)
         if member is None:
-            member = PolledSync(group, wanted, now + backoff.random_offset(FULL_READ, self._rng))
+            full_read = self._clock() + backoff.random_offset(FULL_READ, self._rng)
+            member = PolledSync(state.group, wanted, full_read)
             self.members[key] = member
         member.wanted = wanted
-        state = self.groups.setdefault(group, _GroupState(self._rng.random()))
         state.members.add(key)
         state.values_were_read = state.values_were_read or (state.failures > 0 and age == 0)
         self.queue.add(group, self._until_due(age, group, state))
@@ -162,8 +164,8 @@ class Poller:
             known.query = query
             return
         self.deselect(key)
-        self._selecting[key] = SelectingSync(group, query)
-        state = self.groups.setdefault(group, _GroupState(self._rng.random()))
+        state = self._get_state(group)
+        self._selecting[key] = SelectingSync(state.group, query)
         state.selecting.add(key)
         self.queue.add(group, self._until_due(age, group, state))
 
@@ -172,6 +174,11 @@ class Poller:
         if selecting := self._selecting.pop(key, None):
             self.groups[selecting.group].selecting.discard(key)
             self._forget_empty(selecting.group)
+
+    def _get_state(self, group: PollGroup) -> _GroupState:
+        if group not in self.groups:
+            self.groups[group] = _GroupState(group, self._rng.random())
+        return self.groups[group]
 
     def _forget_empty(self, group: PollGroup) -> None:
         state = self.groups[group]

@@ -33,6 +33,7 @@ from controller.domain.decision import (
     source_paths,
 )
 from controller.domain.decode_values import value_warnings
+from controller.domain.snapshot import NONE_UNUSABLE
 from controller.domain.status import Outcome, PartiallySynced, Requeue, Synced, object_versions
 from controller.domain.values import Unchanged, VaultValue
 from controller.kube import permissions
@@ -40,6 +41,7 @@ from controller.kube.client import KubeClient
 from controller.kube.foreign_text import IMMUTABLE_SECRET, IMMUTABLE_TYPE
 from controller.observability.telemetry import Metrics
 from controller.runtime.backoff import COLLECTED_SOON
+from controller.runtime.sharing import share_text
 from controller.secretsync.refused_write import RefusedWrite
 from controller.secretsync.sync_resolver import ResolvedSync
 from controller.secretsync.value_fetcher import Fetched, Known, ValueFetcher
@@ -49,6 +51,8 @@ NOT_COLLECTED = (
     "the Secret {0} of an earlier SecretSync of this name still exists; check its finalizers and the cluster's garbage"
     " collector (kube-controller-manager), or delete it"
 )
+# Python makes a new empty frozenset each time.
+NO_KEYS: frozenset[str] = frozenset()
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +70,9 @@ class LastWrite(msgspec.Struct):
     digests: Mapping[str, bytes] = {}
     fingerprint: str = ""
     untried: bool = True
-    failing: frozenset[str] = frozenset()
+    failing: frozenset[str] = NO_KEYS
     refused: RefusedWrite | None = None
-    unusable: Mapping[str, errors.UnusableValue] = {}
+    unusable: Mapping[str, errors.UnusableValue] = NONE_UNUSABLE
     contested: str = ""
     repairs: int = 0
 
@@ -182,8 +186,9 @@ class Syncer:
             )
         )
         failed = failed_keys(fetched)
-        written.unusable = {key: error for key, error in failed.items() if isinstance(error, errors.UnusableValue)}
-        written.failing = frozenset(failed) if isinstance(decision, RejectWrite) else frozenset()
+        unusable = {key: error for key, error in failed.items() if isinstance(error, errors.UnusableValue)}
+        written.unusable = unusable or NONE_UNUSABLE
+        written.failing = frozenset(failed) if isinstance(decision, RejectWrite) else NO_KEYS
         if isinstance(decision, RejectWrite):
             raise decision.error
         changed = False
@@ -202,7 +207,7 @@ class Syncer:
             written.contested = contested_fields(sync, after)
             kept = written.digests if untouched else {}
             written.digests = {key: digest for key, digest in kept.items() if key in fetched} | digests
-        written.fingerprint = data_fingerprint(secret) if secret else ""
+        written.fingerprint = share_text(data_fingerprint(secret)) if secret else ""
         objects = object_versions(fetched, wanted, sync.status)
         contest = (written.contested,) if written.contested else ()
         warnings = (*resolved.warnings, *contest, *value_warnings(resolved.vault, wanted, fetched))

@@ -28,6 +28,7 @@ from controller.domain.status import (
     sync_hash,
 )
 from controller.runtime import backoff
+from controller.runtime.sharing import share_text
 from controller.secretsync.class_reader import EDIT_INTERVAL
 
 # Consecutive requeues without a report. Fifteen take half a minute, which is normal while the garbage collector deletes
@@ -259,7 +260,7 @@ class WorkState(msgspec.Struct):
 
     def was_reported(self, message: str) -> None:
         """Record the message that the status has now."""
-        self.requeues, self.reported = 0, message
+        self.requeues, self.reported = 0, share_text(message)
 
     def was_not_reported(self, rng: random.Random, now: float) -> None:
         """Retry the report soon, even if the next attempt would be due later."""

@@ -166,7 +166,7 @@ async def test_written_status_does_not_replace_a_newer_object_in_the_store(
     if newer:
         harness.syncs.set(newer)
     await harness.report(EMPTY, status(WRITTEN))
-    assert harness.syncs.get(SHOP) is newer
+    assert harness.syncs.get(SHOP) == newer
 
 
 async def test_status_of_a_deleted_secretsync_is_dropped(harness: ReporterHarness) -> None:
