@@ -95,8 +95,10 @@ class _BoundedResponse(aiohttp.ClientResponse):
 
 def new_session(ca: str, resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
     """Return a session that trusts the system's roots and `ca` (PEM, may be empty). `resolver` has its own cache."""
-    tls = ssl.create_default_context()
+    # The system's roots take 0.8 MiB. aiohttp has read them for its own context, which `True` selects.
+    tls: ssl.SSLContext | bool = True
     if ca:
+        tls = ssl.create_default_context()
         tls.load_verify_locations(cadata=ca)
     return aiohttp.ClientSession(
         # Unlimited: `FairSemaphore` limits the number of requests.
