@@ -5,6 +5,7 @@ Settings are environment variables or arguments; `--help` lists them.
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 from asyncio import sslproto
@@ -20,6 +21,9 @@ from controller.observability.telemetry import start_logging
 # Bytes that asyncio allocates for each TLS connection and for each read. A TLS record is not larger. With 60 active
 # connections, this saves 14 MiB compared with the default of 256 KiB.
 TLS_BUFFER = 2**14
+# Python's garbage collector runs after this many new objects. Its default is 700, or 2,000 since Python 3.13. It finds
+# almost nothing in a first sync, and took a twentieth of its CPU.
+GC_THRESHOLD = 5000
 
 
 def _add_help() -> str:
@@ -33,6 +37,7 @@ def _add_help() -> str:
 
 
 def _run_controller(arguments: argparse.Namespace) -> int:
+    gc.set_threshold(GC_THRESHOLD)
     from controller import app  # the upgrade Job does not need these modules
 
     given = {name: text for name, text in vars(arguments).items() if name.isupper() and text is not None}
@@ -41,6 +46,7 @@ def _run_controller(arguments: argparse.Namespace) -> int:
         settings.clouds()
         start_logging(settings.log_level)
         sslproto.SSLProtocol.max_size = TLS_BUFFER
+        gc.freeze()  # what is imported is never garbage
         asyncio.run(app.run(settings))
     except (SettingsError, errors.Refused, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201

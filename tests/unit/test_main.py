@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from controller.__main__ import GC_THRESHOLD
 from controller.app import GRACE_SECONDS
 from controller.config.settings import Settings
 from controller.kube.policy_guard import NEVER_WRITTEN, ONE_AUDIENCE
@@ -128,6 +129,22 @@ async def test_port_in_use_is_one_readable_line_and_exit_2(tmp_path: Path) -> No
 
 def test_asyncio_reads_the_size_of_its_tls_buffer_from_max_size() -> None:
     assert "bytearray(self.max_size)" in inspect.getsource(sslproto.SSLProtocol.__init__)
+
+
+async def test_garbage_collector_runs_rarely_and_skips_imported_modules() -> None:
+    program = """
+import gc
+from controller import __main__, app
+async def run(settings):
+    print(gc.get_threshold()[0], gc.get_freeze_count() > len(gc.get_objects()))
+app.run = run
+__main__.main()
+"""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-c", program), env={"PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert out.decode() == f"{GC_THRESHOLD} True\n"
 
 
 class RunningController:
