@@ -36,8 +36,9 @@ def find_violation(labels: Mapping[str, str], annotations: Mapping[str, str]) ->
                 f" {_VALUE_RULE}; an annotation may have any text"
             )
     for key in annotations:
-        # Kubernetes checks the keys of annotations in lower case, so the prefix can have capitals.
-        if not _is_qualified_name(key.lower()):
+        # Kubernetes checks the keys of annotations in lower case, so the prefix can have capitals. Go's lower case of
+        # U+0130 is one character, Python's is two.
+        if not _is_qualified_name(key.replace("\u0130", "i").lower()):
             return f"secretObject.annotations: the key {_quote(key)} is not an annotation's key: write {_NAME_RULE}"
     return None
 

@@ -31,6 +31,8 @@ RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
 # A longer attempt is cancelled, so that several attempts fit into `RENEW_DEADLINE`.
 ATTEMPT_TIMEOUT = 3.0
+# The field leaseTransitions is an int32.
+MAX_TRANSITIONS = 2**31 - 1
 # Maximum time between two renewals: if one fails, there is time for another attempt.
 MAX_RENEW_INTERVAL = RENEW_DEADLINE - ATTEMPT_TIMEOUT - RETRY_PERIOD
 log = logging.getLogger(__name__)
@@ -246,7 +248,8 @@ class LeaderElector:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         claim = {"holderIdentity": self._identity, "leaseDurationSeconds": self._lease_seconds, "renewTime": now}
         if spec.holder_identity != self._identity:
-            claim |= {"acquireTime": now, "leaseTransitions": spec.lease_transitions + 1}
+            # The API server refuses a larger number, and no replica could lead any more.
+            claim |= {"acquireTime": now, "leaseTransitions": min(spec.lease_transitions + 1, MAX_TRANSITIONS)}
         return claim
 
     async def _release_lease(self) -> None:

@@ -18,6 +18,7 @@ from controller.kube.client import KubeClient
 from controller.kube.leader_election import (
     ATTEMPT_TIMEOUT,
     LEASE_DURATION,
+    MAX_TRANSITIONS,
     RENEW_DEADLINE,
     RETRY_PERIOD,
     TAKEOVER_DELAY,
@@ -526,6 +527,18 @@ def test_lease_has_holder_duration_transitions_and_times() -> None:
         await asyncio.sleep(10)
         assert api.spec == taken | {"renewTime": api.spec["renewTime"]}
         assert api.spec["renewTime"] > taken["renewTime"]
+        await first.kill()
+
+    virtual_time.run_virtual(main)
+
+
+def test_lease_with_the_largest_number_of_transitions_is_taken() -> None:
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        api.spec = {"holderIdentity": "", "leaseTransitions": MAX_TRANSITIONS}
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(1)
+        assert (api.holder, api.spec["leaseTransitions"]) == ("a", MAX_TRANSITIONS)
         await first.kill()
 
     virtual_time.run_virtual(main)
