@@ -191,7 +191,10 @@ def _read_status(response: aiohttp.ClientResponse, body: bytes) -> _StatusBody:
 
 def _translate_error(response: aiohttp.ClientResponse, text: str, shown: str) -> errors.KubeError:
     """Return the error for an answer with this text. `shown` is the part that messages can contain."""
-    code = response.status
+    code, refusal = response.status, parse_refusal(text)
+    # A webhook chooses the code of its refusal. With 404, 409 or 503 nothing is missing, changed or overloaded.
+    if refusal.name and refusal.by is RefuserKind.WEBHOOK:
+        return errors.Refused(shown, status=code)
     if code == 404:
         return errors.NotFound(shown, status=code)
     if code == 409:
@@ -207,11 +210,10 @@ def _translate_error(response: aiohttp.ClientResponse, text: str, shown: str) ->
         )
     if code == 429 or code >= 500:
         return errors.Unreachable(shown, status=code, retry_after=parse_retry_after(response.headers))
-    by = parse_refusal(text).by
-    if by is RefuserKind.POLICY:
+    if refusal.by is RefuserKind.POLICY:
         return errors.PolicyRefused(shown, status=code)
     # An invalid or too large object remains so until a user edits it. A webhook's rules can change without an edit.
-    lasting = code in (400, 413, 422) and by is RefuserKind.API_SERVER
+    lasting = code in (400, 413, 422) and refusal.by is RefuserKind.API_SERVER
     return errors.Refused(shown, status=code, retry=errors.Retry.ON_EDIT if lasting else None)
 
 

@@ -18,7 +18,8 @@ from controller.config.settings import FOREIGN_SECRET
 
 # Maximum number of characters of other texts.
 MAX_TEXT = 1000
-# Sentences that the controller searches for in this order. They contain no quotations.
+# Sentences of the API server, and of the chart's policies, that the controller searches for in this order. They contain
+# no quotations.
 IMMUTABLE_SECRET, IMMUTABLE_TYPE = "`immutable` is set", "field is immutable"
 OWNER_NOT_PERMITTED = "cannot set an ownerRef on a resource you can't delete"
 KNOWN = (IMMUTABLE_SECRET, IMMUTABLE_TYPE, FOREIGN_SECRET, OWNER_NOT_PERMITTED)
@@ -127,7 +128,7 @@ def passable_text(text: str, status: int, reason: str, method: str, path: str, b
         return text[:MAX_TEXT]
     answer = f"(HTTP {status}{f', {reason}' if reason in _REASONS else ''})"
     found = parse_refusal(text)
-    if known := next((sentence for sentence in KNOWN if sentence in text), ""):
+    if known := next((sentence for sentence in _sentences_of(found.by) if sentence in text), ""):
         return f"{found.full_name} refused the Secret {answer}: {known}"
     match found.by:
         case RefuserKind.POLICY:
@@ -150,6 +151,16 @@ def passable_text(text: str, status: int, reason: str, method: str, path: str, b
         case RefuserKind.NAMESPACE:
             return f"the namespace is being deleted, so nothing is written there {answer}"
     return _by_api_server(status, answer)
+
+
+def _sentences_of(by: RefuserKind) -> tuple[str, ...]:
+    """Return the known sentences of that component. A webhook that writes one of them has another reason."""
+    match by:
+        case RefuserKind.API_SERVER:
+            return KNOWN
+        case RefuserKind.POLICY:
+            return (FOREIGN_SECRET,)
+    return ()
 
 
 def _by_api_server(status: int, answer: str) -> str:

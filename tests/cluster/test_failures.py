@@ -246,16 +246,37 @@ def test_an_immutable_secret_is_named(space: Namespace) -> None:
     assert space.secret_values("s") == {"k": canary_value("1")}
 
 
+OTHER_TYPES = [
+    "example.com/other",
+    "kubernetes.io/TLS",
+    "kubernetes.io/tls ",
+    " Opaque",
+    "OPAQUE",
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+    "helm.sh/release.v1",
+    "kubernetes.io/",
+    "a\nb",
+    "'quoted'",
+    "\U0001f511",
+    "x" * 253,
+]
+
+
 @pytest.mark.since(*SINCE_POLICIES)
 def test_a_type_that_the_policies_do_not_allow(space: Namespace) -> None:
     space.set_secret("a", "1")
-    space.apply(space.provider_class("a"), space.sync("s", ONE, secretObject={"type": "example.com/other"}))
-    message = space.wait_reason("s", Reason.INPUT_INVALID)
-    assert "secretObject.type is 'example.com/other': accepted are Opaque, " in message
-    assert "allowedSecretTypes" in message
+    names = {f"s-{number}": given for number, given in enumerate(OTHER_TYPES)}
+    syncs = [space.sync(name, ONE, secretObject={"type": given}) for name, given in names.items()]
+    space.apply(space.provider_class("a"), *syncs)
+    for name, given in names.items():
+        message = space.wait_reason(name, Reason.INPUT_INVALID)
+        assert "accepted are Opaque, " in message
+        assert f"secretObject.type is {given!r}"[:40] in message
+        assert "allowedSecretTypes" in message or given.startswith(("kubernetes.io/serv", "bootstrap", "helm.sh"))
+        found = {item["type"]: item["status"] for item in space.get("secretsync", name)["status"]["conditions"]}
+        assert found == {"Ready": "False", "SecretCreated": "False", "SecretUpdated": "Unknown", "Stalled": "True"}
     assert space.count_calls() == 0
-    conditions = {item["type"]: item["status"] for item in space.get("secretsync", "s")["status"]["conditions"]}
-    assert conditions == {"Ready": "False", "SecretCreated": "False", "SecretUpdated": "Unknown", "Stalled": "True"}
 
 
 REFUSED_BY_KUBERNETES: dict[str, tuple[dict[str, object], str]] = {

@@ -5,6 +5,7 @@ import json
 import ssl
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,16 +31,35 @@ def forms() -> Iterator[str]:
     yield from PARTS
 
 
+# A field of a refusal that has the message's text.
+QUOTING = object()
+STATUSES: list[dict[str, Any]] = [
+    *({"code": code} for code in (400, 401, 404, 409, 410, 413, 415, 422, 429, 499, 500, 503, 504, 599)),
+    {"code": 404, "reason": "NotFound"},
+    {"code": 409, "reason": "AlreadyExists"},
+    {"code": 409, "reason": "Conflict"},
+    {"code": 410, "reason": "Expired"},
+    {"code": 429, "reason": "TooManyRequests", "details": {"retryAfterSeconds": 1}},
+    {"code": 422, "reason": "Invalid"},
+    {"code": 403, "reason": QUOTING},
+    {"code": 200},
+    {"code": 403, "message": "field is immutable"},
+    {"code": 403, "message": "`immutable` is set"},
+]
+
+
 class Guard(NamedTuple):
-    """A running webhook server; `asked` counts its reviews."""
+    """A running webhook server; `asked` counts its reviews, and `status` has the fields of its refusals."""
 
     url: str
     ca: str
     asked: list[str]
+    status: dict[str, Any]
 
 
 class _Handler(BaseHTTPRequestHandler):
     asked: list[str]
+    status: dict[str, Any]
 
     def do_POST(self) -> None:
         review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -49,8 +69,12 @@ class _Handler(BaseHTTPRequestHandler):
         decoded = {key: base64.b64decode(text).decode() for key, text in data}
         message = f"not this: {json.dumps(decoded)} {[*decoded.values()]} {dict(data)} {json.dumps(asked)}"
         message += " ".join(form(value) for form in FORMS.values() for value in decoded.values())
-        status = {"code": 403, "message": message}
-        answer: dict[str, Any] = {"uid": asked["uid"], "allowed": False, "status": status}
+        # `kubectl` and others show these fields, too.
+        status = {"code": 403, "message": message} | {
+            name: message if found == QUOTING else found for name, found in self.status.items()
+        }
+        answer: dict[str, Any] = {"uid": asked["uid"], "allowed": False, "status": status, "warnings": [message[:200]]}
+        answer["auditAnnotations"] = {"quoted": message}
         body = json.dumps({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": answer}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -69,7 +93,8 @@ def guard(tmp_path: Path) -> Iterator[Guard]:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
     asked: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"asked": asked}))
+    status: dict[str, Any] = {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"asked": asked, "status": status}))
     server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -78,6 +103,7 @@ def guard(tmp_path: Path) -> Iterator[Guard]:
             f"https://127.0.0.1:{server.server_address[1]}/",
             base64.b64encode(authority.pair.cert.read_bytes()).decode(),
             asked,
+            status,
         )
     finally:
         server.shutdown()
@@ -135,6 +161,42 @@ def test_webhook_that_quotes_the_object_puts_no_value_anywhere(
             "log": controller.log.read_text(),
         }
         assert "guard.example.com" in places["log"]
+        assert not [(where, form) for where, text in places.items() for form in forms() if form in text]
+    finally:
+        space.kubectl("delete", "validatingwebhookconfiguration", f"guard-{space.name}", "--ignore-not-found")
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["create", "patch"])
+def test_refusal_with_any_status_puts_no_value_anywhere_and_reads_the_vault_rarely(
+    installed: InstalledRelease, space: Namespace, controller: PodProcess, guard: Guard, exists: bool
+) -> None:
+    """A webhook chooses code, reason and details. A 404 is then no missing Secret, and a 409 no other writer."""
+    installed.emulator.set_secret(space.vault, "a", FIRST)
+    names = {f"s-{number}": fields for number, fields in enumerate(STATUSES)}
+    space.apply(space.provider_class("a"))
+    if exists:
+        space.apply(*(space.sync(name, {"k": "a"}) for name in names))
+        for name in names:
+            eventually(partial(space.secret_values, name), lambda found: found == {"k": FIRST})
+        installed.emulator.set_secret(space.vault, "a", SECOND)
+    try:
+        space.apply(refuse(space, guard))
+        eventually(lambda: create_without_labels(space), lambda found: found[0] != 201)
+        for name, fields in names.items():
+            guard.status.clear()
+            guard.status.update(fields)
+            before = space.count_calls("secrets.get")
+            if exists:
+                space.force_sync(name)
+            else:
+                space.apply(space.sync(name, {"k": "a"}))
+            message = space.wait_reason(name, Reason.SYNC_FAILED)
+            assert 'admission webhook "guard.example.com" refused the Secret (HTTP' in message
+            assert "its message is not shown" in message
+            assert space.count_calls("secrets.get") - before <= 2
+            assert not [form for form in forms() if form in json.dumps(space.get("secretsync", name))]
+        events = installed.plane.request("GET", KIND_PATHS["events"].format(space.name))[1]
+        places = {"events": events, "log": controller.log.read_text()}
         assert not [(where, form) for where, text in places.items() for form in forms() if form in text]
     finally:
         space.kubectl("delete", "validatingwebhookconfiguration", f"guard-{space.name}", "--ignore-not-found")

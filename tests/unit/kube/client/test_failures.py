@@ -23,6 +23,9 @@ from tools.local_cluster.pki import ClusterAuthority
 
 POLICY = "secrets is forbidden: ValidatingAdmissionPolicy 'akv' with binding 'akv' denied request: not this type"
 BY_POLICY = "ValidatingAdmissionPolicy 'akv' refused the Secret (HTTP {})"
+WEBHOOK = 'admission webhook "guard.example.com" denied the request: the value is x'
+WEBHOOK_AWAY = 'Internal error occurred: failed calling webhook "guard.example.com": failed to call webhook: refused'
+BY_WEBHOOK = 'admission webhook "guard.example.com" refused the Secret (HTTP {})'
 REFUSED, UNABLE = "the API server refused a request", "the API server could not answer"
 
 
@@ -39,6 +42,11 @@ REFUSED, UNABLE = "the API server refused a request", "the API server could not 
         (error_response(422, "field is immutable"), errors.Refused, "field is immutable", None),
         (error_response(422, POLICY), errors.PolicyRefused, BY_POLICY.format(422), None),
         (error_response(403, POLICY), errors.PolicyRefused, BY_POLICY.format(403), None),
+        *(
+            (error_response(code, WEBHOOK, Retry_After="17"), errors.Refused, BY_WEBHOOK.format(code), None)
+            for code in (400, 401, 404, 409, 410, 413, 422, 429, 499, 500, 503)
+        ),
+        (error_response(500, WEBHOOK_AWAY), errors.Unreachable, "could not be called (HTTP 500)", None),
         (error_response(429, "slowly", Retry_After="17"), errors.Unreachable, UNABLE, 17),
         (error_response(429, "slowly"), errors.Unreachable, UNABLE, None),
         (error_response(429, "slowly", Retry_After="Wed, 01 Jan 2031 00:00:00 GMT"), errors.Unreachable, UNABLE, None),
