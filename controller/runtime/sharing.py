@@ -11,7 +11,7 @@ import msgspec
 
 T = TypeVar("T")
 # Texts that are remembered, and their greatest length. Other parties choose the texts, so both bound the memory.
-MAX_TEXTS = 2048
+MAX_TEXTS = 512
 MAX_LENGTH = 256
 _NO_ENTRIES: dict[Any, Any] = {}
 _NO_ITEMS: list[Any] = []

@@ -1,6 +1,7 @@
 """The images: reproducible builds that contain only what their programs need."""
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,21 @@ def test_image_contains_the_controller_without_tests_and_tools(own: tarfile.TarF
     unwanted = ("tests", "tools", "pip", "test")
     assert not [name for name in names if any(word in unwanted for word in name.split("/"))]
     assert not any(entry.mode & 0o022 for entry in own.getmembers() if entry.isfile()), "another user can write"
+
+
+def test_image_contains_bytecode_of_all_modules_and_of_pythons_own(own: tarfile.TarFile) -> None:
+    """The official images of Python have no bytecode, and nothing can be written at run time."""
+    compiled = [re.sub(r"\.cpython-\d+\.opt-2\.pyc$", ".py", name) for name in own.getnames() if name.endswith(".pyc")]
+    assert all(name.startswith("app/bytecode/") and name.endswith(".py") for name in compiled)
+    sources = {name for name in own.getnames() if name.startswith("app/") and name.endswith(".py")}
+    assert {f"app/bytecode/{name}" for name in sources} <= set(compiled)
+    others = [name for name in compiled if not name.startswith("app/bytecode/app/")]
+    for module in ("asyncio/base_events.py", "ssl.py", "subprocess.py", "encodings/utf_8.py"):
+        assert any(name.endswith(f"/{module}") for name in others), module
+
+
+def test_image_lacks_what_only_costs_memory(own: tarfile.TarFile) -> None:
+    assert not [name for name in own.getnames() if name.startswith("app/charset_normalizer/")]
 
 
 def test_test_image_also_contains_its_two_tools(built_test: image.BuiltImage) -> None:

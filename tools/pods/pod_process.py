@@ -28,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 _ENTRYPOINT = ["python", "-P", "-m", "controller"]
 """The entry point of the image. A container's `command` replaces it."""
 
+IMAGE_ENVIRONMENT = {"PYTHONOPTIMIZE": "2", "PYTHONNODEBUGRANGES": "1", "FROZENLIST_NO_EXTENSIONS": "1"}
+"""The image's variables that change how Python runs. The container's own take precedence."""
+
 # This program does what `python -m MODULE` does, and ends when standard input ends. Standard input ends with the
 # parent, for whatever reason the parent ends, so the process does not outlive its parent.
 _RUN_MODULE = """
@@ -100,6 +103,7 @@ class PodProcess:
         env = pod_emulation.container_environment(
             container.get("env", []), fields, places, pod_emulation.secret_reader(plane, namespace)
         )
+        env = IMAGE_ENVIRONMENT | env
         env |= {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),

@@ -9,6 +9,7 @@ import yaml
 
 from tools.images import debian_base, image
 from tools.local_cluster.nodes import system_packages
+from tools.pods.pod_process import IMAGE_ENVIRONMENT
 
 ROOT = Path(__file__).parents[3]
 
@@ -52,6 +53,14 @@ def test_containerfile_has_the_base_entrypoint_and_user_of_the_chart() -> None:
         f'ENTRYPOINT ["python", "-P", "-m", "{module}"]' for module in ("tools.helm_test", "controller")
     ]
     assert "USER 65532:65532" in lines
+
+
+def test_processes_of_tests_run_as_the_image_does() -> None:
+    _, _, stage = (ROOT / "Containerfile").read_text().rpartition("\nFROM ")
+    found = dict(re.findall(r"^(?:ENV| {3}) *(\w+)=(\S+)", stage, re.MULTILINE))
+    assert IMAGE_ENVIRONMENT.items() <= found.items()
+    others = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONWARNINGS"}
+    assert found.keys() - IMAGE_ENVIRONMENT.keys() <= others
 
 
 def test_test_image_has_every_module_that_its_programs_import() -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.support.pids import wait_until_gone
 from tools.pods import pod_emulation
 from tools.pods.pod_emulation import WorkloadError
-from tools.pods.pod_process import ROOT, PodProcess
+from tools.pods.pod_process import IMAGE_ENVIRONMENT, ROOT, PodProcess
 
 PROGRAM = """
 import http.server, os, pathlib, signal, sys, threading
@@ -104,7 +104,7 @@ def test_the_environment_is_the_deployments(tmp_path: Path) -> None:
     assert workload.health_url == f"http://127.0.0.1:{workload.env['HEALTH_PORT']}"
     del workload.env["LISTEN_PORT"], workload.env["HEALTH_PORT"]
     assert port != "8080"
-    assert workload.env == {
+    assert workload.env == IMAGE_ENVIRONMENT | {
         "LOG_LEVEL": "debug",
         "POD_NAMESPACE": "ns",
         "POD_NAME": "akv",
