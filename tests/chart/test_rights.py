@@ -22,7 +22,7 @@ LEASE_RULE = {
 LEASE_CREATION = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]}
 
 
-@pytest.mark.parametrize("enabled", ["true", "True", "false"])
+@pytest.mark.parametrize("enabled", ["true", "True", "TRUE", "false"])
 def test_role_grants_exactly_the_table_of_permissions(enabled: str) -> None:
     manifests = render("--set-string", f"akvSync.enabled={enabled}")
     role = one(manifests, "ClusterRole", f"{FULL_NAME}.{helm.RELEASE}")

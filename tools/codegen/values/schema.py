@@ -67,7 +67,8 @@ def _or_null(schema: Schema) -> Schema:
 def _build_schema(node: inspect.Type) -> Schema:
     match node:
         case inspect.BoolType():
-            return {"enum": [True, False, "true", "false", "True", "False"]}
+            # The spellings that Go reads as a boolean word. Azure's tools write the first two or the second two.
+            return {"enum": [True, False, "true", "false", "True", "False", "TRUE", "FALSE"]}
         case inspect.IntType(ge=int(least), le=None):
             # minimum applies to numbers, pattern to strings.
             pattern = {
