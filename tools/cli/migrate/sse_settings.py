@@ -7,7 +7,9 @@ Controller's chart, "Configuration and Parameters".
 
 import base64
 import binascii
+import copy
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,7 +22,12 @@ from tools.cli.common import json_depth, printable
 MAX_RELEASE_BYTES = 16 * 2**20
 """Size of an unpacked release. A Secret contains at most 1 MiB of its packed form."""
 MAX_DEPTH = 100
+MAX_STEPS = 20
+"""Steps of a name that is a path. Settings have at most six."""
 _AS_IT_IS = "the same here"
+# A step of a path in the syntax of `helm --set`: a word, in which a backslash escapes a character, or an index.
+_STEP = re.compile(r"((?:\\.|[^.\[\]\\])+)|\[([0-9]{1,3})\]")
+_ESCAPED = re.compile(r"\\(.)")
 # Settings that this chart has with the same name and meaning, by their dotted name.
 SAME: Mapping[str, str] = {
     "rotationPollIntervalInSeconds": _AS_IT_IS,
@@ -127,7 +134,7 @@ def list_settings(values: Mapping[str, Any]) -> list[SseSetting]:
 
 
 def _read_settings(values: Mapping[str, Any]) -> Iterator[SseSetting]:
-    for name, value in _flatten_values(values):
+    for name, value in _flatten_values(_nest_values(values)):
         if text := SAME.get(name):
             yield SseSetting(name, text, value, is_carried=True)
         elif reason := next((UNNEEDED[prefix] for prefix in _name_prefixes(name) if prefix in UNNEEDED), ""):
@@ -136,8 +143,38 @@ def _read_settings(values: Mapping[str, Any]) -> Iterator[SseSetting]:
             yield SseSetting(name, "this chart has no such setting; see the table of values in chart/README.md")
 
 
+def _nest_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values whose names are paths, as Arc and `helm --set` write them, in groups and lists.
+
+    Such names are `nodeSelector.disk` and `allowedSecretTypes[0]`; a backslash makes the next character ordinary.
+    A name that contradicts another one stays as it is.
+    """
+    nested: dict[Any, Any] = {}
+    for name, value in copy.deepcopy(dict(values)).items():
+        steps = [int(index) if index else _ESCAPED.sub(r"\1", word) for word, index in _STEP.findall(name)]
+        if not 0 < len(steps) <= MAX_STEPS:
+            steps = [name]
+        place: Any = nested
+        for group in steps[:-1]:
+            place = place.setdefault(group, {}) if isinstance(place, dict) else None
+        if isinstance(place, dict) and steps[-1] not in place:
+            place[steps[-1]] = value
+        else:
+            nested[name] = value
+    return {str(name): _as_lists(value) for name, value in nested.items()}
+
+
+def _as_lists(value: Any) -> Any:
+    """Return groups whose names are numbers as lists."""
+    if not isinstance(value, dict):
+        return value
+    if value and all(isinstance(name, int) for name in value):
+        return [_as_lists(value[index]) for index in sorted(value)]
+    return {str(name): _as_lists(inner) for name, inner in value.items()}
+
+
 def _flatten_values(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each value with its dotted name. Arc passes dotted names, and helm stores nested values."""
+    """Yield each value with its dotted name."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if value is None:

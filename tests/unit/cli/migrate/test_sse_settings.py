@@ -72,6 +72,33 @@ def test_invalid_release_is_refused(text: str, problem: str) -> None:
         ({"jitterSeconds": None, "unknown": {"a": {"b": 1}}}, {}),
         ({"secrets-store-csi-driver": {"syncSecret": {"enabled": "true"}}}, {}),
         ({"Azure": {"Cluster": {"Region": "x"}}, "image": {"tag": "1"}}, {}),
+        # Names as `az k8s-extension create --configuration-settings` passes them.
+        (
+            {
+                "validatingAdmissionPolicies.allowedSecretTypes[1]": "kubernetes.io/tls",
+                "validatingAdmissionPolicies.allowedSecretTypes[0]": "Opaque",
+                "validatingAdmissionPolicies.applyPolicies": "true",
+            },
+            {
+                "validatingAdmissionPolicies": {
+                    "allowedSecretTypes": ["Opaque", "kubernetes.io/tls"],
+                    "applyPolicies": "true",
+                }
+            },
+        ),
+        (
+            {r"nodeSelector.kubernetes\.io/os": "linux", "nodeSelector.disk": "ssd"},
+            {"nodeSelector": {"kubernetes.io/os": "linux", "disk": "ssd"}},
+        ),
+        (
+            {"tolerations[0].key": "a", "tolerations[0].operator": "Exists", "tolerations[1].operator": "Exists"},
+            {"tolerations": [{"key": "a", "operator": "Exists"}, {"operator": "Exists"}]},
+        ),
+        ({"resources.limits.memory": "1Gi"}, {"resources": {"limits": {"memory": "1Gi"}}}),
+        (
+            {"jitterSeconds": "5", "jitterSeconds.x": "1", "": "x", "[0]": "x", "..": "x", "a." * 9999: "x"},
+            {"jitterSeconds": "5"},
+        ),
     ],
 )
 def test_settings_become_values_of_this_chart(values: dict[str, Any], wanted: dict[str, Any]) -> None:
