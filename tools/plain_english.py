@@ -1,7 +1,7 @@
 """Check the words of code, messages and pages, and the mood of docstrings: CONTRIBUTING.md, "Rules".
 
-In Python files the check reads comments and strings only. `plain_english.toml` holds the forbidden words, the
-quotations that may contain them, and the files that are not yet rewritten.
+In Python files the check reads comments, strings, and the names of functions and classes. `plain_english.toml` has the
+forbidden words, the quotations that can contain them, and the files that are not yet rewritten.
 """
 
 import io
@@ -89,18 +89,28 @@ def is_script(path: Path) -> bool:
 def find_words(path: Path, name: str, rules: LanguageRules) -> Iterator[Finding]:
     """Find the forbidden phrases of one file. In a file that is not yet rewritten, names count, too."""
     text = path.read_text()
-    if not rules.pattern.search(text):  # reading tokens takes a hundred times as long
+    if not rules.pattern.search(split_names(text)):  # reading tokens takes a hundred times as long
         return
     is_code = path.suffix == ".py" and name not in rules.not_rewritten
-    lines = list(read_comments_and_strings(text) if is_code else enumerate(text.splitlines(), 1))
+    lines = list(read_prose(text) if is_code else enumerate(text.splitlines(), 1))
     for number, line in lines:
         for found in rules.pattern.finditer(rules.allowed.sub("", line)):
             yield Finding(name, number, f'"{found[0]}": {rules.advice(found[0])}')
 
 
-def read_comments_and_strings(source: str) -> Iterator[tuple[int, str]]:
-    """Read the comments and strings of Python code, line by line."""
+def split_names(text: str) -> str:
+    """Return a text with spaces between the words of names."""
+    return re.sub(r"_+|(?<=[a-z0-9])(?=[A-Z])", " ", text)
+
+
+def read_prose(source: str) -> Iterator[tuple[int, str]]:
+    """Read the comments and strings of Python code line by line, and the names of functions and classes as words."""
+    previous = ""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NAME:
+            if previous in ("def", "class"):
+                yield token.start[0], split_names(token.string).strip()
+            previous = token.string
         if token.type in TEXT:
             is_format = token.type == tokenize.STRING and "f" in token.string.split(token.string[-1])[0].lower()
             for number, line in enumerate(token.string.splitlines(), token.start[0]):

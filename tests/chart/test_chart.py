@@ -54,7 +54,7 @@ def test_two_releases_of_any_name_in_two_namespaces_share_no_object() -> None:
     assert not names("one", "a") & names("two", "a")
 
 
-def test_names_that_look_like_numbers_are_strings() -> None:
+def test_names_like_numbers_are_strings() -> None:
     manifests = render(
         "--set", "watchNamespaces={007}", "--set-string", "fullnameOverride=1e3,nameOverride=12", namespace="0123"
     )

@@ -66,7 +66,7 @@ def test_uninstall_runs_the_list_without_the_pod() -> None:
     assert events == {"List": "test,post-delete", "Pod": "test"}
 
 
-def test_job_of_the_uninstall_adopts_the_pod_of_this_release_and_runs_nothing() -> None:
+def test_uninstall_job_adopts_the_test_pod_and_runs_nothing() -> None:
     manifests = render(tests=True)
     pod, job = one(manifests, "Pod"), one(manifests, "Job", NAME)
     spec = job["spec"]

@@ -72,7 +72,7 @@ def send(installed: InstalledRelease, objects: str | list[dict[str, Any]], /, **
         ),
     ],
 )  # fmt: skip
-def test_what_is_accepted(objects: str | list[dict[str, Any]], installed: InstalledRelease) -> None:
+def test_valid_objects_are_accepted(objects: str | list[dict[str, Any]], installed: InstalledRelease) -> None:
     assert send(installed, objects) == (0, "akvsync.secret-sync.x-k8s.io/shop created (server dry run)\n")
 
 
@@ -181,7 +181,7 @@ def test_invalid_akvsync_is_refused_with_a_message(
         ({"objects": None}, "spec.objects: Required value"),
     ],
 )
-def test_what_stands_around_the_objects(spec: dict[str, Any], said: str, installed: InstalledRelease) -> None:
+def test_fields_beside_the_objects_are_checked(spec: dict[str, Any], said: str, installed: InstalledRelease) -> None:
     code, out = send(installed, "[{secretInAKV: a}]", **spec)
     assert code == 1
     assert said in out

@@ -97,7 +97,7 @@ def settings(extension: Extension) -> Iterator[None]:
     extension.settings = {}
 
 
-def test_the_settings_of_sse_have_its_names_and_defaults(extension: Extension) -> None:
+def test_settings_have_the_names_and_defaults_of_sse(extension: Extension) -> None:
     found = extension.read()
     assert (found.rotation_poll_interval, found.enable_partial_secret_sync, found.jitter) == (3600, True, 0)
 
@@ -136,7 +136,7 @@ def test_false_is_false_for_policies_too(extension: Extension) -> None:
     assert extension.policies()
 
 
-def test_the_certificate_alone_is_enough_to_sync_and_nothing_is_lost_with_the_extension(extension: Extension) -> None:
+def test_extension_syncs_with_its_certificate_and_its_end_loses_nothing(extension: Extension) -> None:
     certificate = b64encode(extension.emulator.ca_file.read_bytes()).decode()
     place = synced(extension, proxyCert=certificate, isCustomCert="true")
     extension.delete()
@@ -146,7 +146,9 @@ def test_the_certificate_alone_is_enough_to_sync_and_nothing_is_lost_with_the_ex
     assert synced(extension, proxyCert=extension.emulator.ca_file.read_text()).secret_values("s")
 
 
-def test_the_doctor_trusts_what_the_controller_trusts(extension: Extension, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_trusts_the_certificates_of_the_controller(
+    extension: Extension, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = synced(extension, proxyCert=extension.emulator.ca_file.read_text())
     where = ["--namespace", place.name, "--kubeconfig", str(extension.plane.kubeconfig)]
     addresses = (extension.emulator.authority, extension.emulator.vault_pattern.replace("{vault}", place.vault))
@@ -156,7 +158,7 @@ def test_the_doctor_trusts_what_the_controller_trusts(extension: Extension, caps
     assert (found["settings"], found["entra"], found["vault"]) == ("ok", "ok", "ok")
 
 
-def test_vaults_are_reached_through_the_clusters_proxy_and_the_api_server_is_not(extension: Extension) -> None:
+def test_only_vaults_are_reached_through_the_proxy_of_the_cluster(extension: Extension) -> None:
     with proxy() as (url, asked):
         synced(
             extension,

@@ -125,7 +125,7 @@ def installed(
     return InstalledRelease(plane, emulator, helm.RELEASE, tmp_path_factory.mktemp("release"))
 
 
-def test_the_first_sync_runs_the_job_before_all_else_and_no_test(first: dict[str, Any], plane: ControlPlane) -> None:
+def test_first_sync_runs_the_job_first_and_no_test(first: dict[str, Any], plane: ControlPlane) -> None:
     assert first["error"] == ""
     assert {each["status"] for each in first["results"]} == {"Synced"}, first["results"]
     hooks = {each["object"]: (each["hook"], each["phase"]) for each in first["results"] if each["hook"]}
@@ -135,7 +135,7 @@ def test_the_first_sync_runs_the_job_before_all_else_and_no_test(first: dict[str
     assert "-test" not in plane.kubectl("get", "pods", "--namespace", helm.RELEASE, "--output", "name")
 
 
-def test_the_next_sync_finds_no_difference_and_prunes_nothing(
+def test_next_sync_finds_no_difference_and_prunes_nothing(
     application: Application, values: Path, space: Namespace
 ) -> None:
     space.set_secret("a", "1")

@@ -79,7 +79,7 @@ def warned(space: Namespace, name: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["EC", "RSA"])
 @pytest.mark.parametrize("form", ["pem", "pfx", "pfx with password", "pfx without key id", "out of order"])
-def test_a_tls_secret_that_a_server_can_load(space: Namespace, kind: str, form: str, tmp_path: Path) -> None:
+def test_server_can_load_the_tls_secret(space: Namespace, kind: str, form: str, tmp_path: Path) -> None:
     leaf = WEB[kind]
     password = "swordfish" if "password" in form else None
     data = {
@@ -176,7 +176,7 @@ def test_versions_in_their_order(space: Namespace, object_type: str) -> None:
     ]
 
 
-def test_the_parts_of_earlier_versions(space: Namespace) -> None:
+def test_parts_of_earlier_versions_are_synced(space: Namespace) -> None:
     leaves = [issue_certificate(f"web-{number}", ISSUING, start=TODAY) for number in range(2)]
     for number, leaf in enumerate(leaves):
         version = bring(space, as_pfx(leaf, ISSUING))
@@ -217,7 +217,7 @@ def test_five_hundred_versions_over_twenty_pages(space: Namespace, object_type: 
     assert space.count_calls(f"{plural}.versions") == 20
 
 
-def test_a_renewed_certificate_takes_its_key_along(space: Namespace) -> None:
+def test_renewed_certificate_is_synced_together_with_its_key(space: Namespace) -> None:
     bring(space, encode_pem_bundle(WEB["RSA"], ISSUING))
     space.apply(
         space.provider_class(objects=objects("web secret")), space.sync("tls", PAIR, secretObject={"type": TLS})
@@ -265,7 +265,7 @@ def test_expired_or_incomplete_value_is_synced_with_one_warning(space: Namespace
         ("no certificate at all", [NEITHER_PEM_NOR_PFX]),
     ],
 )
-def test_what_cannot_be_taken_apart_says_why(space: Namespace, value: str, words: list[str]) -> None:
+def test_unreadable_bundle_is_reported_with_the_cause(space: Namespace, value: str, words: list[str]) -> None:
     space.installed.emulator.set_secret(space.vault, "web", value)
     space.apply(
         space.provider_class(objects=objects("web secret")), space.sync("tls", PAIR, secretObject={"type": TLS})

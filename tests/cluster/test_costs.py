@@ -102,7 +102,7 @@ def test_polls_cost_pages_and_restarts_nothing(
     controller.wait_ready()
 
 
-def test_a_class_with_history_costs_a_list_of_versions_each(space: Namespace, meter: Meter) -> None:
+def test_object_with_history_costs_one_list_of_versions(space: Namespace, meter: Meter) -> None:
     for text in ("older", "newer"):
         for name in NAMES:
             space.set_secret(name, text)
@@ -116,7 +116,7 @@ def test_a_class_with_history_costs_a_list_of_versions_each(space: Namespace, me
     assert len(meter.writes()) <= DAILY + RECORDED
 
 
-def test_an_object_that_many_want_is_fetched_once(space: Namespace, meter: Meter) -> None:
+def test_object_of_many_secretsyncs_is_fetched_once(space: Namespace, meter: Meter) -> None:
     space.set_secret("shared", "first")
     meter.reset()
     space.apply(space.provider_class("shared"), *(space.sync(name, {"key": "shared"}) for name in NAMES))

@@ -163,7 +163,7 @@ def test_they_are_accepted_without_a_warning_and_established(ours: Server) -> No
     ],
     ids=["least", "certificate", "upstream's own", "key", "labels", "annotations", "force", "1,000 keys"],
 )
-def test_what_is_accepted(made: Manifest, ours: Server) -> None:
+def test_valid_objects_are_accepted(made: Manifest, ours: Server) -> None:
     done = ours.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(made))
     assert done.code == 0, done.out
 
@@ -198,7 +198,7 @@ def test_invalid_object_is_refused_with_a_message(made: Manifest, said: str, our
         assert part in done.out
 
 
-def test_the_type_cannot_change_and_the_message_says_what_to_do(ours: Server) -> None:
+def test_type_cannot_change_and_the_message_has_the_next_step(ours: Server) -> None:
     assert ours.apply(sync("typed")).code == 0
     done = ours.apply(sync("typed", secretObject={"type": "kubernetes.io/tls"}))
     assert "delete the SecretSync and create it with the new type" in done.out
@@ -207,7 +207,7 @@ def test_the_type_cannot_change_and_the_message_says_what_to_do(ours: Server) ->
     assert found["spec"]["secretSyncControllerName"] == ""
 
 
-def test_the_status_keeps_every_field_and_the_columns_show_it(ours: Server) -> None:
+def test_status_keeps_all_fields_and_the_columns_show_it(ours: Server) -> None:
     assert ours.apply(sync("reported")).code == 0
     status = {
         "observedGeneration": 1,
@@ -233,7 +233,7 @@ def test_the_status_keeps_every_field_and_the_columns_show_it(ours: Server) -> N
     assert row[:3] == ["reported", "True", "Fine"]
 
 
-def test_an_old_provider_class_is_served_with_a_warning_and_keeps_the_drivers_fields(ours: Server) -> None:
+def test_old_provider_class_is_served_with_a_warning_and_all_fields(ours: Server) -> None:
     made = {
         "apiVersion": "secrets-store.csi.x-k8s.io/v1alpha1",
         "kind": "SecretProviderClass",
@@ -266,14 +266,14 @@ def test_absent_crds_are_said_to_be_absent(server: Server) -> None:
     assert server.kubectl("get", "crd", SYNCS).code == 1
 
 
-def test_the_charts_own_need_nothing(ours: Server) -> None:
+def test_crds_of_the_chart_need_no_update(ours: Server) -> None:
     before = [ours.crd(name)["metadata"]["resourceVersion"] for name in NAMES]
     done = ours.upgrade()
     assert (done.code, done.out.count("nothing to do")) == (0, 3)
     assert [ours.crd(name)["metadata"]["resourceVersion"] for name in NAMES] == before
 
 
-def test_an_older_release_of_ours_is_brought_up_to_date(server: Server) -> None:
+def test_crds_of_an_older_release_are_updated(server: Server) -> None:
     old = copy.deepcopy(CHARTS)
     root = old[SYNCS]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     del root["status"]["properties"]["objects"]
@@ -294,7 +294,7 @@ def test_an_older_release_of_ours_is_brought_up_to_date(server: Server) -> None:
     assert server.upgrade().out.count("nothing to do") == 3
 
 
-def test_somebody_elses_secretsync_is_widened_and_their_provider_class_left_alone(server: Server) -> None:
+def test_foreign_secretsync_crd_is_widened_and_provider_class_unchanged(server: Server) -> None:
     server.serve(*upstream_crds.build_upstream_crds())
     assert server.apply(sync("theirs", theirOwn="x")).code == 0
     assert server.apply(sync("refused", data=pair("aCertificate/tls.crt"))).code == 1
@@ -334,13 +334,13 @@ def test_one_that_cannot_be_widened_is_left_as_it_is(server: Server) -> None:
     assert "ERROR" in done.out
 
 
-def test_the_job_itself_as_the_chart_renders_it(ours: Server, tmp_path: Path) -> None:
+def test_rendered_job_updates_the_crds(ours: Server, tmp_path: Path) -> None:
     with PodProcess.of_job(ours.plane, HOME, ours.job, tmp_path) as job:
         assert job.wait() == 0, job.tail()
         assert job.tail().count("nothing to do") == 3
 
 
-def test_the_job_may_touch_nothing_else(ours: Server) -> None:
+def test_job_can_write_only_crds_of_the_chart(ours: Server) -> None:
     def may(*what: str) -> bool:
         done = ours.kubectl("auth", "can-i", *what, f"--as=system:serviceaccount:{HOME}:{ours.account}")
         assert ("yes" in done.out.split()) is (done.code == 0), done.out

@@ -256,13 +256,13 @@ BEFORE: Mapping[str, Callable[[PageRunner], None]] = {
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES_HERE if here(page)])
-def test_a_page_can_be_followed(page: str, reader: PageRunner) -> None:
+def test_commands_of_a_page_work(page: str, reader: PageRunner) -> None:
     if page in BEFORE:
         BEFORE[page](reader)
     reader.run_blocks(here(page))
 
 
-def test_what_is_run_elsewhere_is_on_its_page() -> None:
+def test_every_block_listed_as_elsewhere_is_on_its_page() -> None:
     known = {(page, block.first) for page in PAGES_HERE for block in list_blocks(page)}
     assert ELSEWHERE.keys() - known == set()
 

@@ -54,7 +54,7 @@ def synced(space: Namespace) -> None:
         ),
     ],
 )
-def test_the_vault_fails_and_the_secret_stays(space: Namespace, trouble: str, repair: str, words: list[str]) -> None:
+def test_secret_remains_while_the_vault_fails(space: Namespace, trouble: str, repair: str, words: list[str]) -> None:
     emulator, subject = space.installed.emulator, f"system:serviceaccount:{space.name}:{space.account}"
     arguments: dict[str, tuple[object, ...]] = {
         "revoke_role": (space.client, space.vault),
@@ -118,7 +118,7 @@ def test_wrong_objects_are_named_and_cost_nothing(space: Namespace, objects: str
     space.wait_secret("s", {"k": "1"})
 
 
-def test_faulty_item_stops_no_other_object_and_unknown_field_is_warned_about(space: Namespace) -> None:
+def test_faulty_item_affects_no_other_object_and_unknown_field_warns(space: Namespace) -> None:
     twice = "{objectName: c, kind: x}"
     items = ["objectName: a", "{objectName: b, objectType: sekret}", twice, "null", twice]
     space.set_secret("a", "1")
@@ -139,7 +139,7 @@ def test_faulty_item_stops_no_other_object_and_unknown_field_is_warned_about(spa
     eventually(warned, lambda found: found == ["c"])
 
 
-def test_a_class_that_is_missing_and_then_comes(space: Namespace) -> None:
+def test_missing_class_is_reported_until_it_is_created(space: Namespace) -> None:
     space.set_secret("a", "1")
     space.apply(space.sync("s", ONE))
     assert "no SecretProviderClass shop" in space.wait_reason("s", Reason.SPC_ERROR)
@@ -150,7 +150,7 @@ def test_a_class_that_is_missing_and_then_comes(space: Namespace) -> None:
     assert space.secret_values("s") == {"k": canary_value("1")}
 
 
-def test_a_cloud_that_the_administrator_did_not_define(space: Namespace) -> None:
+def test_undefined_cloud_is_reported(space: Namespace) -> None:
     space.apply(space.provider_class("a", cloudName="https://evil.example"), space.sync("s", ONE))
     message = space.wait_reason("s", Reason.SPC_ERROR)
     assert "AzurePublicCloud" in message
@@ -172,9 +172,7 @@ def test_a_cloud_that_the_administrator_did_not_define(space: Namespace) -> None
         ({".dockerconfigjson": "a"}, "kubernetes.io/dockerconfigjson", ["not a JSON object", "docker-registry"]),
     ],
 )
-def test_a_secretsync_that_cannot_be_carried_out(
-    space: Namespace, data: dict[str, str], kind: str, words: list[str]
-) -> None:
+def test_invalid_secretsync_is_reported(space: Namespace, data: dict[str, str], kind: str, words: list[str]) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", data, secretObject={"type": kind}))
     message = space.wait_reason("s", Reason.INPUT_INVALID)
@@ -214,7 +212,7 @@ def test_some_keys_fail_and_the_others_go_on(space: Namespace) -> None:
     assert space.secret_values("s") == {"a": canary_value("1"), "b": canary_value("2")}
 
 
-def test_somebody_elses_secret_is_never_touched(space: Namespace) -> None:
+def test_foreign_secret_is_never_changed(space: Namespace) -> None:
     space.set_secret("a", "1")
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"x": "eA=="}}
     space.apply(theirs, space.provider_class("a"))
@@ -229,7 +227,7 @@ def test_somebody_elses_secret_is_never_touched(space: Namespace) -> None:
     space.wait_secret("s", {"k": "1"}, patience=40)
 
 
-def test_a_secret_whose_owner_was_edited_away_is_nobodys(space: Namespace) -> None:
+def test_secret_without_its_owner_is_foreign(space: Namespace) -> None:
     synced(space)
     space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"metadata":{"ownerReferences":null}}')
     space.force_sync("s")
@@ -237,7 +235,7 @@ def test_a_secret_whose_owner_was_edited_away_is_nobodys(space: Namespace) -> No
     assert space.secret_values("s") == {"k": canary_value("1")}
 
 
-def test_an_immutable_secret_is_named(space: Namespace) -> None:
+def test_immutable_secret_is_reported(space: Namespace) -> None:
     synced(space)
     space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"immutable":true}')
     space.set_secret("a", "2")
@@ -264,7 +262,7 @@ OTHER_TYPES = [
 
 
 @pytest.mark.since(*SINCE_POLICIES)
-def test_a_type_that_the_policies_do_not_allow(space: Namespace) -> None:
+def test_secret_type_forbidden_by_the_policies_is_reported(space: Namespace) -> None:
     space.set_secret("a", "1")
     names = {f"s-{number}": given for number, given in enumerate(OTHER_TYPES)}
     syncs = [space.sync(name, ONE, secretObject={"type": given}) for name, given in names.items()]
@@ -288,7 +286,7 @@ REFUSED_BY_KUBERNETES: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-def test_what_kubernetes_refuses_costs_no_vault_read_and_waits_for_an_edit(space: Namespace) -> None:
+def test_invalid_secret_costs_no_vault_read_and_waits_for_an_edit(space: Namespace) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"))
     for name, (given, _) in REFUSED_BY_KUBERNETES.items():
@@ -304,7 +302,7 @@ def test_what_kubernetes_refuses_costs_no_vault_read_and_waits_for_an_edit(space
 
 
 @pytest.mark.since(*SINCE_POLICIES)
-def test_a_policy_of_the_cluster_refuses_the_secret(space: Namespace) -> None:
+def test_refusal_by_a_policy_of_the_cluster_is_reported(space: Namespace) -> None:
     space.set_secret("a", "1")
     refusing = {"validations": [{"expression": "false", "message": "secrets are not for this namespace"}]}
     with admission_policy(space, "ValidatingAdmissionPolicy", refusing, validationActions=["Deny"]):
@@ -317,9 +315,7 @@ def test_a_policy_of_the_cluster_refuses_the_secret(space: Namespace) -> None:
 
 
 @pytest.mark.since(*SINCE_POLICIES)
-def test_write_that_a_policy_refuses_reads_the_vault_once_until_the_policy_changes(
-    space: Namespace, neighbour: Namespace
-) -> None:
+def test_write_refused_by_a_policy_reads_the_vault_once(space: Namespace, neighbour: Namespace) -> None:
     """One Secret is to be created, the other one changed: the neighbour's exists."""
     both = {space: "1", neighbour: "2"}
     for place, text in both.items():
@@ -365,7 +361,7 @@ def test_failures_back_off(space: Namespace, controller: PodProcess) -> None:
     assert 1 <= space.count_calls() - before <= 4
 
 
-def test_a_thousand_failing_secretsyncs_are_few_calls_and_few_lines(space: Namespace, controller: PodProcess) -> None:
+def test_thousand_failing_secretsyncs_cause_few_calls_and_log_lines(space: Namespace, controller: PodProcess) -> None:
     space.set_secret("a", "1")
     space.installed.emulator.revoke_role(space.client, space.vault)
     space.installed.emulator.firewall(space.vault, True)
@@ -383,7 +379,7 @@ def test_a_thousand_failing_secretsyncs_are_few_calls_and_few_lines(space: Names
     assert lines < budgets.LOG_LINES.limit * (1 + minutes)
 
 
-def test_an_unexpected_error_is_contained(installed: InstalledRelease, space: Namespace) -> None:
+def test_unexpected_error_affects_one_secretsync(installed: InstalledRelease, space: Namespace) -> None:
     """The one reason that needs a bug: a controller with one planted in decide_write(), against the same API server."""
     space.set_secret("a", "1")
     broken = installed.workload(WATCH_NAMESPACES=space.name, CONTROLLER_NAME="broken", LEASE_NAME="")

@@ -48,7 +48,9 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", [pytest.param(failure, id=name) for name, failure in FAILURES.items()])
-def test_the_api_server_fails(shops: FaultHarness, relay: FaultProxy, failure: ProxyFault) -> None:
+def test_controller_recovers_after_failures_of_the_api_server(
+    shops: FaultHarness, relay: FaultProxy, failure: ProxyFault
+) -> None:
     before, began = relay.count_verbs(), time.monotonic()
     relay.inject(failure)
     shops.rotate_during(SECONDS)
@@ -61,7 +63,7 @@ def test_the_api_server_fails(shops: FaultHarness, relay: FaultProxy, failure: P
     shops.assert_recovered()
 
 
-def test_the_api_server_restarts_in_the_middle_of_a_rotation(shops: FaultHarness) -> None:
+def test_rotation_completes_although_the_api_server_restarts(shops: FaultHarness) -> None:
     plane = shops.installed.plane
     shops.rotate_values()
     time.sleep(POLL_INTERVAL / 2)
@@ -84,7 +86,7 @@ def test_etcd_has_no_space_left(shops: FaultHarness) -> None:
     shops.assert_recovered()
 
 
-def test_the_controllers_rights_are_taken_and_given_back(shops: FaultHarness) -> None:
+def test_controller_recovers_after_its_rights_were_revoked(shops: FaultHarness) -> None:
     plane = shops.installed.plane
     taken = json.dumps({"apiVersion": "v1", "kind": "List", "items": bindings(shops.installed)})
     before, began = shops.count_vault_calls(), time.monotonic()
@@ -112,7 +114,7 @@ def bindings(installed: InstalledRelease) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_classes_kind_is_removed_and_comes_back(shops: FaultHarness) -> None:
+def test_controller_recovers_after_the_class_crd_was_removed(shops: FaultHarness) -> None:
     """The SecretSyncs' own cannot be: with it Kubernetes collects what they own, as SSE's guide says."""
     plane = shops.installed.plane
     name = "secretproviderclasses.secrets-store.csi.x-k8s.io"

@@ -66,7 +66,7 @@ def mortal(installed: InstalledRelease, relay: FaultProxy) -> Iterator[Mortal]:
         yield found
 
 
-def test_it_is_killed_around_every_request_of_a_write(
+def test_controller_recovers_from_a_kill_around_every_request(
     installed: InstalledRelease, relay: FaultProxy, mortal: Mortal
 ) -> None:
     with fault_harness(installed, "one", both=SYNCS["both"]) as shops:
@@ -85,7 +85,9 @@ def test_it_is_killed_around_every_request_of_a_write(
         shops.assert_recovered()
 
 
-def test_a_leader_dies_around_its_claim(installed: InstalledRelease, relay: FaultProxy) -> None:
+def test_lease_is_taken_over_when_a_leader_dies_around_its_claim(
+    installed: InstalledRelease, relay: FaultProxy
+) -> None:
     """One that freezes past it is in test_leader.py."""
     first, second = (
         Mortal(relay, relay.workload(installed, **CONTROLLER_SETTINGS)),
@@ -112,7 +114,9 @@ def test_a_leader_dies_around_its_claim(installed: InstalledRelease, relay: Faul
             assert first.workload.stop() == 0
 
 
-def test_it_ends_at_any_moment_of_a_storm(installed: InstalledRelease, mortal: Mortal) -> None:
+def test_controller_recovers_from_termination_at_any_time_under_load(
+    installed: InstalledRelease, mortal: Mortal
+) -> None:
     rng = random.Random(SEED)
     with fault_harness(installed, *"12345678") as shops:
         for number in (signal.SIGKILL, signal.SIGTERM) * 2:

@@ -78,7 +78,7 @@ def some_status_says(shops: FaultHarness, text: str) -> None:
 
 
 @pytest.mark.parametrize("jumps", [(DAY, 0.0), (-DAY, 0.0)], ids=["forward", "back"])
-def test_the_clock_jumps_and_jumps_back(
+def test_controller_recovers_after_jumps_of_the_clock(
     shops: FaultHarness, machine: MachineFaults, controller: PodProcess, jumps: tuple[float, float]
 ) -> None:
     for ahead in jumps:
@@ -113,7 +113,9 @@ def test_nothing_more_can_be_opened(
     shops.assert_recovered()
 
 
-def test_the_disk_under_the_log_is_full(shops: FaultHarness, machine: MachineFaults, controller: PodProcess) -> None:
+def test_controller_recovers_after_the_disk_of_its_log_was_full(
+    shops: FaultHarness, machine: MachineFaults, controller: PodProcess
+) -> None:
     """A line that cannot be written is lost, and nothing else."""
     before = controller.log.stat().st_size
     with machine.fill_disk():

@@ -72,7 +72,7 @@ def vaults(installed: InstalledRelease, controller: PodProcess) -> Iterator[Faul
         yield found
 
 
-def test_a_vault_fails_in_any_way(vaults: FaultHarness) -> None:
+def test_controller_recovers_after_every_failure_of_a_vault(vaults: FaultHarness) -> None:
     emulator = vaults.installed.emulator
     before, began = vaults.count_vault_calls(), time.monotonic()
     for name, given in FAULTS.items():

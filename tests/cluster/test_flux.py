@@ -226,7 +226,7 @@ def test_flux_installs_the_release_and_runs_its_job(release: Flux) -> None:
     assert release.first_history == [(1, image.chart_version(), "deployed")]
 
 
-def test_a_release_at_work_does_not_drift(release: Flux, space: Namespace) -> None:
+def test_working_release_does_not_drift(release: Flux, space: Namespace) -> None:
     before, drifts = history(release.get("helmrelease")), release.events().count("DriftDetected")
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
@@ -267,7 +267,7 @@ def test_flux_upgrades_to_the_next_version(release: Flux, kubelet: PlayedKubelet
     space.wait_secret("s", {"k": "2"})
 
 
-def test_bad_upgrade_is_rolled_back_and_the_next_good_version_ends_the_failure(
+def test_failed_upgrade_is_rolled_back_and_the_next_version_succeeds(
     release: Flux, kubelet: PlayedKubelet, space: Namespace
 ) -> None:
     good, broken, repaired = next(_versions), next(_versions), next(_versions)
@@ -300,7 +300,7 @@ def test_bad_upgrade_is_rolled_back_and_the_next_good_version_ends_the_failure(
     assert condition(release.reconcile(), "Drifted").get("status") != "True"
 
 
-def test_a_helm_repository_finds_the_chart(release: Flux) -> None:
+def test_helm_repository_finds_the_chart(release: Flux) -> None:
     """Of the type oci, as clusters with an older Flux have it."""
     version = next(_versions)
     release.publish(version)
@@ -316,7 +316,7 @@ def test_a_helm_repository_finds_the_chart(release: Flux) -> None:
     assert found["status"]["artifact"]["revision"] == version
 
 
-def test_the_secrets_outlive_the_release(release: Flux, space: Namespace) -> None:
+def test_secrets_remain_after_the_release_is_deleted(release: Flux, space: Namespace) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})

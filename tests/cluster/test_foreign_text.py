@@ -167,7 +167,7 @@ def test_webhook_that_quotes_the_object_puts_no_value_anywhere(
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["create", "patch"])
-def test_refusal_with_any_status_puts_no_value_anywhere_and_reads_the_vault_rarely(
+def test_refusal_with_any_status_exposes_no_value_and_reads_the_vault_rarely(
     installed: InstalledRelease, space: Namespace, controller: PodProcess, guard: Guard, exists: bool
 ) -> None:
     """A webhook chooses code, reason and details. A 404 is then no missing Secret, and a 409 no other writer."""

@@ -72,7 +72,7 @@ def home(plane: ControlPlane) -> str:
 
 @settings(max_examples=30, phases=[Phase.generate], deadline=None, suppress_health_check=list(HealthCheck))
 @given(found=st.fixed_dictionaries({name: samples(schema) for name, schema in VALUES.items()}))
-def test_what_the_chart_accepts_the_api_server_accepts(
+def test_api_server_accepts_values_that_the_chart_accepts(
     found: dict[str, Any], plane: ControlPlane, home: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     values = tmp_path_factory.mktemp("values") / "values.json"

@@ -117,7 +117,7 @@ def test_verdict_on_each_status_that_the_controller_writes(tmp_path: Path) -> No
     assert found == [verdict for _, verdict in table]
 
 
-def test_a_status_without_an_observed_generation_has_a_verdict(tmp_path: Path) -> None:
+def test_kstatus_judges_a_status_without_an_observed_generation(tmp_path: Path) -> None:
     """As another product's CRD serves it: kstatus takes an empty status for done, the health check does not."""
     condition = {"type": "Ready", "status": "True", "reason": "x", "message": "y"}
     objects = [_object("SecretSync", {}), _object("SecretSync", {"conditions": [condition]})]
@@ -128,7 +128,7 @@ STATUS_OF_SSE = {"conditions": [], "lastSuccessfulSyncTime": "2026-01-01T00:00:0
 
 
 @pytest.mark.parametrize("status", [None, {}, STATUS_OF_SSE], ids=["without", "empty", "of SSE"])
-def test_an_object_that_is_not_reconciled_yet_is_in_progress(
+def test_object_that_is_not_reconciled_yet_is_in_progress(
     status: Any, installed: InstalledRelease, tmp_path: Path
 ) -> None:
     """However it is written: without a status, with an empty one, or restored with that of another installation."""
@@ -143,7 +143,7 @@ def test_an_object_that_is_not_reconciled_yet_is_in_progress(
     assert verdicts([found], tmp_path) == [WAITS]
 
 
-def test_stalled_stands_while_only_an_edit_can_help(space: Namespace, tmp_path: Path) -> None:
+def test_stalled_is_true_while_only_an_edit_can_help(space: Namespace, tmp_path: Path) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "missing"}))
     space.wait_reason("s", Reason.INPUT_INVALID)
@@ -158,7 +158,7 @@ def test_stalled_stands_while_only_an_edit_can_help(space: Namespace, tmp_path: 
     assert verdicts([found], tmp_path) == [CURRENT]
 
 
-def test_a_missing_class_does_not_stall_what_is_applied_with_it(space: Namespace, tmp_path: Path) -> None:
+def test_missing_class_does_not_stall_objects_applied_with_it(space: Namespace, tmp_path: Path) -> None:
     space.set_secret("a", "1")
     space.apply(space.sync("s", {"k": "a"}))
     space.wait_reason("s", Reason.SPC_ERROR)
@@ -167,7 +167,7 @@ def test_a_missing_class_does_not_stall_what_is_applied_with_it(space: Namespace
     space.wait_secret("s", {"k": "1"})
 
 
-def test_an_akv_sync_is_stalled_while_its_secret_sync_is(space: Namespace, tmp_path: Path) -> None:
+def test_akvsync_is_stalled_while_its_secretsync_is(space: Namespace, tmp_path: Path) -> None:
     space.apply(space.akv_sync({"secretInAKV": "missing", "kubernetesSecretType": "kubernetes.io/tls"}))
 
     def found() -> dict[str, Any]:

@@ -18,26 +18,26 @@ def refusal(space: Namespace, body: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_vaults_address_in_an_akv_sync_is_explained(address: str, space: Namespace) -> None:
+def test_vault_address_in_an_akvsync_is_explained(address: str, space: Namespace) -> None:
     body = space.akv_sync({"secretInAKV": "a"})
     body["spec"]["keyvaultName"] = address
     assert "keyvaultName is the vault's name alone: shop-vault, not its address" in refusal(space, body)
 
 
-def test_a_vaults_name_that_is_too_long_is_explained(space: Namespace) -> None:
+def test_vault_name_that_is_too_long_is_explained(space: Namespace) -> None:
     body = space.akv_sync({"secretInAKV": "a"})
     body["spec"]["keyvaultName"] = "v" * 25
     assert "a Key Vault's name has at most 24 characters" in refusal(space, body)
 
 
 @pytest.mark.parametrize("kind", ["tls", "opaque", "dockerconfigjson"])
-def test_a_part_of_a_type_is_explained(kind: str, space: Namespace) -> None:
+def test_part_of_a_secret_type_is_explained(kind: str, space: Namespace) -> None:
     body = space.sync("s", {"k": "a"}, secretObject={"type": kind})
     assert "secretObject.type is a Secret's whole type, such as Opaque or kubernetes.io/tls" in refusal(space, body)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_vaults_address_in_a_class_is_explained(address: str, space: Namespace) -> None:
+def test_vault_address_in_a_class_is_explained(address: str, space: Namespace) -> None:
     space.apply(space.provider_class("a", keyvaultName=address), space.sync("s", {"k": "a"}))
     assert "; write shop" in space.wait_reason("s", "ControllerSpcError")
 

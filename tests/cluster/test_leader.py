@@ -87,7 +87,7 @@ def lease(installed: InstalledRelease) -> dict[str, Any]:
 
 
 @by_token
-def test_a_follower_makes_no_call_and_no_write(installed: InstalledRelease, space: Namespace, pair: Pair) -> None:
+def test_follower_makes_no_call_and_no_write(installed: InstalledRelease, space: Namespace, pair: Pair) -> None:
     leader, follower = pair
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
@@ -107,7 +107,7 @@ def test_a_follower_makes_no_call_and_no_write(installed: InstalledRelease, spac
     assert "akv_secret_store_vault_calls_total{" not in read_metrics(follower)
 
 
-def test_a_killed_leader_is_replaced_within_the_lease_time(
+def test_killed_leader_is_replaced_within_the_lease_duration(
     installed: InstalledRelease, space: Namespace, pair: Pair
 ) -> None:
     leader, _ = pair
@@ -121,7 +121,7 @@ def test_a_killed_leader_is_replaced_within_the_lease_time(
 
 
 @by_token
-def test_a_leader_that_was_paused_past_its_time_writes_nothing(
+def test_leader_paused_past_its_deadline_writes_nothing(
     installed: InstalledRelease, space: Namespace, pair: Pair, shops: FaultHarness
 ) -> None:
     old, new = pair
@@ -149,7 +149,7 @@ def test_a_leader_that_was_paused_past_its_time_writes_nothing(
     assert writes(installed, old, woken) == []
 
 
-def test_a_leader_that_is_told_to_stop_hands_over_at_once(installed: InstalledRelease, pair: Pair) -> None:
+def test_terminated_leader_releases_the_lease_at_once(installed: InstalledRelease, pair: Pair) -> None:
     leader, follower = pair
     assert leader.stop() == 0
     eventually(lambda: is_leader(follower), lambda found: found, patience=RETRY_PERIOD + 1)
@@ -157,7 +157,7 @@ def test_a_leader_that_is_told_to_stop_hands_over_at_once(installed: InstalledRe
     assert "holderIdentity" not in lease(installed)
 
 
-def test_an_upgrade_of_the_release_leaves_the_leader_alone(installed: InstalledRelease, pair: Pair) -> None:
+def test_upgrade_of_the_release_keeps_the_leader(installed: InstalledRelease, pair: Pair) -> None:
     leader, _ = pair
     before = lease(installed)
     at = ["--namespace", installed.release, "--kubeconfig", str(installed.plane.kubeconfig)]
@@ -241,7 +241,7 @@ def test_lease_that_is_deleted_is_created_and_the_work_goes_on(
     space.wait_secret("s", {"k": "2"})
 
 
-def test_controller_that_cannot_have_its_lease_is_not_ready_and_says_what_to_do(
+def test_controller_without_access_to_its_lease_is_not_ready(
     installed: InstalledRelease,
 ) -> None:
     plane = installed.plane

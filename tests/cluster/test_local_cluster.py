@@ -78,7 +78,7 @@ def test_ready_in_time(own: tuple[ControlPlane, float]) -> None:
     assert json.loads(plane.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"] == f"v{plane.version}"
 
 
-def test_the_issuers_keys_are_public(plane: ControlPlane, namespace: str) -> None:
+def test_keys_of_the_issuer_are_public(plane: ControlPlane, namespace: str) -> None:
     discovery = get_anonymously(plane, f"{plane.issuer}/.well-known/openid-configuration")
     assert discovery["issuer"] == plane.issuer == plane.url
     keys = jwt.PyJWKSet.from_dict(get_anonymously(plane, discovery["jwks_uri"]))
@@ -202,7 +202,7 @@ def test_new_kinds_are_collected_after_a_restart_of_the_controller_manager(plane
     eventually(collected, bool, patience=10)
 
 
-def test_the_api_server_comes_back_with_its_data_and_address(plane: ControlPlane, namespace: str) -> None:
+def test_restarted_api_server_has_its_data_and_address(plane: ControlPlane, namespace: str) -> None:
     plane.kubectl("create", "configmap", "kept", "-n", namespace, "--from-literal=key=value")
     url = plane.url
     plane.stop_apiserver()
@@ -215,7 +215,7 @@ def test_the_api_server_comes_back_with_its_data_and_address(plane: ControlPlane
     assert plane.kubectl("get", "configmap", "kept", "-n", namespace, "-o", "jsonpath={.data.key}") == "value"
 
 
-def test_a_controller_manager_that_ended_for_want_of_the_api_server_comes_back_with_it(plane: ControlPlane) -> None:
+def test_controller_manager_restarts_together_with_the_api_server(plane: ControlPlane) -> None:
     plane.restart_controller_manager()
     plane.stop_apiserver()  # it is just starting
     eventually(lambda: plane.processes.is_running("kube-controller-manager"), lambda there: not there, patience=30)
@@ -247,7 +247,7 @@ def test_kubectl_errors_are_readable(plane: ControlPlane) -> None:
     assert plane.kubectl("get", "nonsense", check=False) == ""
 
 
-def test_a_bad_flag_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_invalid_flag_is_reported_and_leaves_nothing_behind(tmp_path: Path) -> None:
     plane = ControlPlane(tmp_path / "plane", apiserver_flags=["--no-such-flag"])
     with pytest.raises(ClusterError, match=r"kube-apiserver ended with code 1:\n.*unknown flag: --no-such-flag"):
         plane.start()
@@ -302,7 +302,7 @@ def test_chart_testing_comes_with_its_configuration() -> None:
     assert {file.name for file in (ct.parent / "etc").iterdir()} == {"chart_schema.yaml", "lintconf.yaml"}
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_command_starts_and_stops_the_cluster(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "XDG_CACHE_HOME": str(tmp_path),

@@ -236,7 +236,7 @@ CAUSES = [
 
 
 @pytest.mark.parametrize("wrong", CAUSES, ids=lambda wrong: wrong.name)
-def test_the_status_names_the_cause_and_the_next_step_in_one_sentence(space: Namespace, wrong: Cause) -> None:
+def test_status_has_the_cause_and_the_next_step_in_one_sentence(space: Namespace, wrong: Cause) -> None:
     emulator = space.installed.emulator
     space.set_secret("a", "1")
     try:
@@ -266,7 +266,7 @@ def test_refusal_of_the_proxy_is_reported(installed: InstalledRelease, space: Na
     assert ". " not in said
 
 
-def test_a_redirect_is_not_followed(space: Namespace, controller: PodProcess) -> None:
+def test_redirect_is_not_followed(space: Namespace, controller: PodProcess) -> None:
     elsewhere = f"{space.installed.emulator.url}/elsewhere/secrets/a"
     space.installed.emulator.add_vault("elsewhere", "00000000-0000-0000-0000-00000000000a")
     space.set_secret("a", "1")

@@ -8,7 +8,7 @@ from tests.support.cluster.metric_series import read_series
 from tools.pods.pod_process import PodProcess
 
 
-def test_a_secretsync_from_its_first_sync_to_its_end(space: Namespace, controller: PodProcess) -> None:
+def test_metrics_follow_a_secretsync_from_its_first_sync_to_its_end(space: Namespace, controller: PodProcess) -> None:
     about = {"namespace": space.name, "name": "s"}
     expires = int((datetime.now(UTC) + timedelta(days=30)).timestamp())
     space.set_secret("a", "1", expires=expires)

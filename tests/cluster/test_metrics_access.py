@@ -116,7 +116,7 @@ def test_flood_of_bad_tokens_costs_a_bounded_number_of_reviews(installed: Instal
     assert statuses.count(429) >= 60 - most - 1
 
 
-def test_the_token_is_in_no_log(installed: InstalledRelease, scraper: Scraper) -> None:
+def test_token_is_in_no_log(installed: InstalledRelease, scraper: Scraper) -> None:
     token = token_of(installed.plane, "another")
     scraper.get(token)
     assert token not in scraper.workload.log.read_text()

@@ -64,7 +64,7 @@ def running(second: InstalledRelease) -> Iterator[PodProcess]:
         yield workload
 
 
-def test_it_syncs_there_and_leaves_others_alone(
+def test_only_watched_namespaces_are_synced(
     running: PodProcess, second: InstalledRelease, served: Namespace, space: Namespace
 ) -> None:
     for place in (space, served):
@@ -81,7 +81,7 @@ def test_it_syncs_there_and_leaves_others_alone(
     assert {right.scope for right in list_granted(second)} == {served.name, HOME}
 
 
-def test_a_secretsync_may_ask_for_an_interval_of_its_own(running: PodProcess, served: Namespace) -> None:
+def test_secretsync_can_set_its_own_poll_interval(running: PodProcess, served: Namespace) -> None:
     served.set_secret("b", "1")
     served.apply(served.provider_class("b", name="other"))
     served.apply(served.sync("t", {"k": "b"}, secretProviderClassName="other"))

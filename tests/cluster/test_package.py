@@ -35,7 +35,7 @@ def packaged(site: registry.Registry, tmp_path_factory: pytest.TempPathFactory) 
     return folder / "release"
 
 
-def test_it_is_installed_from_a_registry(packaged: Path, site: registry.Registry, plane: ControlPlane) -> None:
+def test_chart_installs_from_a_registry(packaged: Path, site: registry.Registry, plane: ControlPlane) -> None:
     chart = [
         f"oci://{site.address}/akv/{layout.CHART}",
         "--plain-http",

@@ -32,7 +32,7 @@ def strict(installed: InstalledRelease, space: Namespace) -> Iterator[PodProcess
         yield workload
 
 
-def test_a_thousand_failing_keys_are_told_in_one_status(space: Namespace) -> None:
+def test_thousand_failing_keys_are_reported_in_one_status(space: Namespace) -> None:
     missing = [f"missing-{number}" for number in range(MANY)]
     space.set_secret("there", "1")
     space.apply(space.provider_class("there", *missing))
@@ -87,9 +87,7 @@ def quick(installed: InstalledRelease, space: Namespace) -> Iterator[PodProcess]
 
 
 @pytest.mark.since("1.36", "MutatingAdmissionPolicy")
-def test_policy_that_changes_a_label_causes_few_writes_a_warning_and_no_vault_read(
-    space: Namespace, quick: PodProcess
-) -> None:
+def test_label_changed_by_a_policy_causes_few_writes_and_no_vault_read(space: Namespace, quick: PodProcess) -> None:
     policy = {
         "reinvocationPolicy": "Never",
         "failurePolicy": "Fail",

@@ -41,7 +41,7 @@ def mighty(shop: TargetNamespace) -> Iterator[TokenThief]:
 # --- What the controller is for works ------------------------------------------------------------------------------
 
 
-def test_a_secret_of_its_own_can_be_made_seen_and_changed(shop: TargetNamespace, thief: TokenThief) -> None:
+def test_own_secret_can_be_created_probed_and_changed(shop: TargetNamespace, thief: TokenThief) -> None:
     uid = shop.create_sync("own")
     assert thief.create(make_secret("own", [make_owner(uid, "own")])).status == 201
     seen = thief.patch("own", {})
@@ -94,7 +94,7 @@ def test_other_types_are_refused(
     ],
     ids=["none", "another name", "another kind", "another group", "no version", "an AKVSync", "two"],
 )
-def test_the_sole_owner_must_be_the_secretsync_of_that_name(
+def test_only_owner_must_be_the_secretsync_with_the_same_name(
     owners: list[dict[str, str]], shop: TargetNamespace, thief: TokenThief
 ) -> None:
     made = make_secret(
@@ -103,7 +103,7 @@ def test_the_sole_owner_must_be_the_secretsync_of_that_name(
     assert_denied_by_policy(thief.create(made), "the only owner of a Secret must be the SecretSync with its name")
 
 
-def test_the_label_is_required_and_stays(shop: TargetNamespace, thief: TokenThief) -> None:
+def test_label_is_required_and_cannot_be_removed(shop: TargetNamespace, thief: TokenThief) -> None:
     uid = shop.create_sync("labelled")
     assert_denied_by_policy(
         thief.create(make_secret("labelled", [make_owner(uid, "labelled")], metadata={"labels": {}})),
@@ -148,7 +148,7 @@ def foreign(shop: TargetNamespace) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("accept", ["application/json", METADATA_ONLY])
-def test_a_patch_neither_reads_nor_changes_a_foreign_secret(
+def test_patch_neither_reads_nor_changes_a_foreign_secret(
     body: Any, kind: str, query: str, accept: str, thief: TokenThief, foreign: dict[str, Any], shop: TargetNamespace
 ) -> None:
     assert_denied_by_policy(thief.send("PATCH", f"{SECRETS}/foreign{query}", body, kind, accept), FOREIGN_SECRET)
@@ -165,12 +165,12 @@ def test_nor_does_server_side_apply(
     assert shop.get_secret("foreign") == foreign
 
 
-def test_a_foreign_secret_of_a_forbidden_type_is_foreign_first(thief: TokenThief, shop: TargetNamespace) -> None:
+def test_foreign_secret_of_a_forbidden_type_is_refused_as_foreign(thief: TokenThief, shop: TargetNamespace) -> None:
     shop.create({**make_secret("foreign-type", []), "type": "example.com/other"})
     assert_denied_by_policy(thief.patch("foreign-type", {}), FOREIGN_SECRET)
 
 
-def test_a_secret_whose_ownership_was_edited_is_foreign(thief: TokenThief, shop: TargetNamespace) -> None:
+def test_secret_with_edited_owner_is_foreign(thief: TokenThief, shop: TargetNamespace) -> None:
     shop.create(make_secret("shared", [make_owner(shop.create_sync("shared"), "shared")]))
     assert thief.patch("shared", {}).status == 200
     # The second owner is there, too: the garbage collector takes away references to owners that are not.
@@ -219,20 +219,22 @@ def test_roles_grant_no_other_verb(method: str, path: str, thief: TokenThief, fo
     assert VALUE not in answer.text
 
 
-def test_the_one_lease_that_it_may_touch_is_the_releases_own(thief: TokenThief) -> None:
+def test_only_the_lease_of_the_release_can_be_written(thief: TokenThief) -> None:
     own = f"{LEASES}/scribe"
     assert thief.send("GET", own).status == 200
     assert thief.send("PATCH", own, {"spec": {"holderIdentity": "thief"}}, MERGE).status == 200
     assert thief.send("PATCH", own, {"spec": {"holderIdentity": None}}, MERGE).status == 200
 
 
-def test_a_create_tells_nothing_of_what_is_there(thief: TokenThief, foreign: dict[str, Any]) -> None:
+def test_refused_create_reveals_nothing_about_existing_secrets(thief: TokenThief, foreign: dict[str, Any]) -> None:
     answer = thief.create(make_secret("foreign", [make_owner("11111111-1111-1111-1111-111111111111", "foreign")]))
     assert answer.status == 409
     assert VALUE not in answer.text
 
 
-def test_what_no_policy_can_stop(thief: TokenThief, foreign: dict[str, Any], shop: TargetNamespace) -> None:
+def test_errors_before_admission_are_outside_the_policies(
+    thief: TokenThief, foreign: dict[str, Any], shop: TargetNamespace
+) -> None:
     """A JSON patch is worked out before admission, and the API server's own error quotes what came of it.
 
     So the verb `patch` is a right to read, wherever it is granted: the chart's README says so and advises
@@ -249,7 +251,7 @@ def test_what_no_policy_can_stop(thief: TokenThief, foreign: dict[str, Any], sho
 # --- Even with more rights than the chart grants -------------------------------------------------------------------
 
 
-def test_a_secret_cannot_be_deleted_nor_be_given_to_the_garbage_collector(
+def test_secret_can_neither_be_deleted_nor_given_to_the_garbage_collector(
     mighty: TokenThief, shop: TargetNamespace
 ) -> None:
     uid = shop.create_sync("lasting")
@@ -266,7 +268,7 @@ def test_a_secret_cannot_be_deleted_nor_be_given_to_the_garbage_collector(
     assert shop.get_secret("lasting")["metadata"]["ownerReferences"][0]["uid"] == uid
 
 
-def test_a_foreign_secret_cannot_be_adopted(mighty: TokenThief, shop: TargetNamespace) -> None:
+def test_foreign_secret_cannot_be_adopted(mighty: TokenThief, shop: TargetNamespace) -> None:
     shop.create(make_secret("adopted", []))
     body = {"metadata": {"ownerReferences": [make_owner(shop.create_sync("adopted"), "adopted")]}}
     assert_denied_by_policy(mighty.patch("adopted", body), FOREIGN_SECRET)
@@ -307,7 +309,7 @@ def test_no_lease_but_its_own(query: str, mighty: TokenThief, shop: TargetNamesp
 # --- Tokens --------------------------------------------------------------------------------------------------------
 
 
-def test_a_token_for_entra_is_given(thief: TokenThief) -> None:
+def test_token_for_entra_is_allowed(thief: TokenThief) -> None:
     answer = request_token(thief, audiences=[TOKEN_AUDIENCE], expirationSeconds=TOKEN_SECONDS)
     assert answer.status == 201
     claims = json.loads(base64.urlsafe_b64decode(json.loads(answer.text)["status"]["token"].split(".")[1] + "=="))

@@ -51,7 +51,7 @@ def promtool(programs: Path, *words: str, stdin: str = "") -> str:
     return done.stdout + done.stderr
 
 
-def test_promtool_understands_every_rule(programs: Path, rules: Path, tmp_path: Path) -> None:
+def test_promtool_accepts_every_rule(programs: Path, rules: Path, tmp_path: Path) -> None:
     assert f"{len(monitoring.ALERTING_RULES)} rules found" in promtool(
         programs, "check", "rules", "--lint=all", str(rules)
     )
@@ -105,7 +105,7 @@ def filled(text: str, labels: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("case", RINGING.values(), ids=RINGING)
-def test_an_alarm_rings_when_it_should(
+def test_alert_fires_under_its_condition(
     programs: Path, rules: Path, tmp_path: Path, case: tuple[dict[str, str], str, tuple[str, dict[str, str]] | None]
 ) -> None:
     series, moment, ringing = case

@@ -7,7 +7,7 @@ from tools.cli.render import render
 from tools.local_cluster import ControlPlane
 
 
-def test_the_files_apply_in_their_order(tmp_path: Path) -> None:
+def test_rendered_files_apply_in_their_order(tmp_path: Path) -> None:
     with ControlPlane() as plane:
         version = ["--kube-version", plane.version, *version_flags(plane)]
         assert render.main(["--create-namespace", *version, "--output", str(tmp_path)]) == 0

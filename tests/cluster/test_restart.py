@@ -27,7 +27,7 @@ def controller() -> None:
     """Each test here starts controllers of its own; `space` needs none."""
 
 
-def test_a_restart_with_nothing_due_costs_the_vault_nothing(
+def test_restart_without_due_polls_makes_no_vault_call(
     installed: InstalledRelease, start: StartController, space: Namespace
 ) -> None:
     space.set_secret("a", "1")
@@ -111,7 +111,7 @@ def test_everything_restarts_offline_and_the_secret_stays(
     assert second.stop() == 0
 
 
-def test_the_api_server_goes_away_and_comes_back(
+def test_controller_continues_after_an_outage_of_the_api_server(
     installed: InstalledRelease, start: StartController, space: Namespace
 ) -> None:
     workload = start()
@@ -131,7 +131,7 @@ def test_the_api_server_goes_away_and_comes_back(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_cleanly_while_it_works(
+def test_working_controller_ends_cleanly(
     installed: InstalledRelease, start: StartController, space: Namespace, number: signal.Signals
 ) -> None:
     space.set_secret("a", "1")

@@ -39,14 +39,14 @@ def test_each_sees_and_only_editors_write(bound: InstalledRelease, user: str, wr
 
 
 @pytest.mark.parametrize("user", ["view", "edit", "admin"])
-def test_nobody_may_write_a_status_or_go_elsewhere(bound: InstalledRelease, user: str) -> None:
+def test_users_can_write_no_status_and_no_other_namespace(bound: InstalledRelease, user: str) -> None:
     for kind in KINDS:
         assert not may(bound, user, "patch", kind, "status")
         assert not may(bound, user, "update", kind, "status")
         assert not may(bound, user, "get", kind, namespace=ELSEWHERE)
 
 
-def test_the_chart_shows_no_secret_to_whoever_could_see_none(bound: InstalledRelease) -> None:
+def test_users_without_access_to_secrets_get_none_from_the_chart(bound: InstalledRelease) -> None:
     for verb in SEE:
         assert not may(bound, "view", verb, "secrets")
     assert not may(bound, "view", "create", "serviceaccounts", "token")

@@ -50,7 +50,7 @@ def test_every_object_is_valid(plane: ControlPlane, scene: None, options: render
     assert len(apply(plane, *objects)) == len(objects)
 
 
-def test_an_unknown_field_is_refused(plane: ControlPlane, scene: None) -> None:
+def test_unknown_field_is_refused(plane: ControlPlane, scene: None) -> None:
     [deployment] = [each.object for each in render.render(MATRIX["defaults"]) if each.kind == "Deployment"]
     deployment["spec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"
     with pytest.raises(ClusterError, match=r"unknown field .*imagePolicy"):

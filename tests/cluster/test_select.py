@@ -25,7 +25,7 @@ def names(space: Namespace, *wanted: str) -> None:
     eventually(lambda: space.list_names("secret"), lambda found: found == sorted(wanted), patience=40)
 
 
-def test_the_whole_life_of_a_selection(space: Namespace) -> None:
+def test_selection_follows_the_vault_from_creation_to_deletion(space: Namespace) -> None:
     put(space, "shop-a", "a")
     put(space, "shop-B", "b")
     put(space, "shop-other", "x", app="other")
@@ -85,7 +85,7 @@ def test_one_secret_gets_a_key_for_each_match(space: Namespace) -> None:
     assert space.count_calls("secrets.get") - gets == 1
 
 
-def test_where_lists_are_forbidden_the_status_says_so(space: Namespace) -> None:
+def test_forbidden_list_is_reported_in_the_status(space: Namespace) -> None:
     emulator = space.installed.emulator
     emulator.revoke_role(space.client, space.vault)
     emulator.set_policy(space.client, space.vault, {"secrets": ["get"]})

@@ -36,7 +36,7 @@ def poll(space: Namespace, controller: PodProcess, *objects: dict[str, Any]) -> 
     return calls, cpu_seconds(controller.pid) - began, resident_mebibytes(controller.pid)
 
 
-def test_a_selection_costs_lists_alone(space: Namespace, controller: PodProcess) -> None:
+def test_selection_costs_only_lists(space: Namespace, controller: PodProcess) -> None:
     emulator = space.installed.emulator
     emulator.set_clock(-60)
     for number in range(OBJECTS):

@@ -20,7 +20,7 @@ def test_they_stand_where_they_are_served(installed: InstalledRelease) -> None:
     assert ("PROBE_SECRET_TYPE" in installed.workload().env) is served
 
 
-def test_without_them_it_is_installed_only_if_somebody_says_so(installed: InstalledRelease) -> None:
+def test_installation_without_policies_needs_an_explicit_value(installed: InstalledRelease) -> None:
     plane = installed.plane
     served = serves_policies(plane.version)
     at = ["--namespace", "theirs", "--kubeconfig", str(plane.kubeconfig), "--dry-run=server"]

@@ -47,7 +47,7 @@ def leave(space: Namespace) -> None:
     space.installed.emulator.cut_off()
 
 
-def test_what_a_module_leaves_in_namespaces_and_vaults_is_gone(shared: SharedRelease) -> None:
+def test_remains_of_a_module_in_namespaces_and_vaults_are_removed(shared: SharedRelease) -> None:
     first = shared.lend()
     replaced = list(shared.replaced)
     space = Namespace(first)

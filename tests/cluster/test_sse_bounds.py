@@ -46,7 +46,7 @@ def put(manifest: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: f"{bound.row} {bound.said}")
-def test_a_field_at_its_bound_and_beyond(bound: Bound, space: Namespace) -> None:
+def test_field_is_accepted_at_its_limit_and_refused_above_it(bound: Bound, space: Namespace) -> None:
     def manifest() -> dict[str, Any]:
         return space.sync("bound", {"k": "a"})
 
@@ -55,7 +55,7 @@ def test_a_field_at_its_bound_and_beyond(bound: Bound, space: Namespace) -> None
 
 
 @pytest.mark.parametrize("wrong", MISTAKES, ids=lambda wrong: f"{wrong.row} {wrong.said}")
-def test_an_akvsync_that_is_refused(wrong: Mistake, space: Namespace) -> None:
+def test_invalid_akvsync_is_refused(wrong: Mistake, space: Namespace) -> None:
     manifest = msgspec.yaml.decode(sse_guide.AKV_SYNC)
     manifest["metadata"]["namespace"] = space.name
     assert "created (server dry run)" in answer(space, manifest)
@@ -65,7 +65,7 @@ def test_an_akvsync_that_is_refused(wrong: Mistake, space: Namespace) -> None:
 
 
 @covers_rows("spec: type is immutable")
-def test_the_type_is_immutable(space: Namespace) -> None:
+def test_secret_type_is_immutable(space: Namespace) -> None:
     space.apply(space.sync("there", {"k": "a"}))
     patch = json.dumps({"spec": {"secretObject": {"type": "kubernetes.io/ssh-auth"}}})
     with pytest.raises(ClusterError, match=TYPE_STAYS):

@@ -18,7 +18,7 @@ from tools.pods.pod_process import PodProcess
     "life: a change of spec looks now",
     "life: dies with it",
 )
-def test_from_the_first_look_to_the_end(space: Namespace) -> None:
+def test_secretsync_from_its_first_sync_to_its_deletion(space: Namespace) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
@@ -43,7 +43,7 @@ def tokens_of(space: Namespace) -> int:
 
 
 @covers_rows("life: missing while it is reconciled")
-def test_a_secretsync_that_goes_meanwhile_is_no_error(space: Namespace, controller: PodProcess) -> None:
+def test_secretsync_deleted_during_the_sync_is_not_an_error(space: Namespace, controller: PodProcess) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"))
     lines = len(controller.log.read_text().splitlines())
@@ -61,7 +61,7 @@ def test_a_secretsync_that_goes_meanwhile_is_no_error(space: Namespace, controll
 
 @covers_rows("reason: InvalidClusterSecretLabelError", "reason: InvalidClusterSecretAnnotationError")
 @pytest.mark.parametrize("metadata", [{}, {"labels": MANAGED_LABEL}, {"annotations": {"note": "theirs"}}])
-def test_a_secret_that_is_not_ours(space: Namespace, metadata: dict[str, Any]) -> None:
+def test_foreign_secret_is_reported_as_sse_does(space: Namespace, metadata: dict[str, Any]) -> None:
     """SSE tells a missing label from a missing annotation. Here the owner counts, so there is one reason."""
     space.set_secret("a", "1")
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", **metadata}, "data": {"x": "eA=="}}
@@ -73,7 +73,7 @@ def test_a_secret_that_is_not_ours(space: Namespace, metadata: dict[str, Any]) -
 
 
 @covers_rows("reason: ControllerSyncFailed", "reason: UnknownError")
-def test_a_write_that_the_api_server_refuses(space: Namespace) -> None:
+def test_write_refused_by_the_api_server_is_reported(space: Namespace) -> None:
     """SSE reports UnknownError here. This controller reports the cause, with SSE's reason for refusals."""
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))

@@ -43,7 +43,7 @@ def place(installed: InstalledRelease, namespace: str, account: str, vault: str,
     "guide: kubectl get secrets",
     "guide: kubectl get secret -o jsonpath",
 )
-def test_the_guides_own_manifests(installed: InstalledRelease, controller: PodProcess) -> None:
+def test_manifests_of_the_sse_guide_work_unchanged(installed: InstalledRelease, controller: PodProcess) -> None:
     fill = sse_guide.VARIABLES
     namespace, secret = fill["KUBERNETES_NAMESPACE"], fill["KEYVAULT_SECRET_NAME"]
     account, vault, client = (
@@ -84,7 +84,7 @@ def test_the_guides_own_manifests(installed: InstalledRelease, controller: PodPr
     "AKVSync: status of every part",
     "AKVSync: deleting it",
 )
-def test_the_references_own_akvsync(installed: InstalledRelease, controller: PodProcess) -> None:
+def test_akvsync_of_the_sse_reference_works_unchanged(installed: InstalledRelease, controller: PodProcess) -> None:
     spec = msgspec.yaml.decode(sse_guide.AKV_SYNC)["spec"]
     vault, client, emulator = spec["keyvaultName"], spec["clientID"], installed.emulator
     # The emulator's identities have one tenant, which stands for the placeholder.

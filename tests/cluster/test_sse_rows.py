@@ -24,7 +24,7 @@ def test_every_row_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("named", sorted(set(COVERED_ELSEWHERE.values())))
-def test_what_is_played_elsewhere_is_there(named: str) -> None:
+def test_every_row_listed_as_elsewhere_has_its_test(named: str) -> None:
     path, _, name = named.partition("::")
     tree = sources.parse((TESTS / path).read_text())
     assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}

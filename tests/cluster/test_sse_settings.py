@@ -36,13 +36,13 @@ def tuned(installed: InstalledRelease, tmp_path_factory: pytest.TempPathFactory)
 
 @covers_rows("setting: rotationPollIntervalInSeconds", "setting: jitterSeconds", "setting: enablePartialSecretSync")
 @covers_rows("setting: the names of release and namespace")
-def test_the_settings_have_sses_defaults(installed: InstalledRelease) -> None:
+def test_settings_have_the_defaults_of_sse(installed: InstalledRelease) -> None:
     found = Settings.from_environment(installed.workload().env)
     assert (found.rotation_poll_interval, found.jitter, found.enable_partial_secret_sync) == (3600, 0, True)
     assert installed.release == "azure-secret-store"
 
 
-def test_a_new_value_comes_within_interval_and_jitter(tuned: Namespace) -> None:
+def test_new_value_arrives_within_interval_and_jitter(tuned: Namespace) -> None:
     tuned.set_secret("a", "1")
     tuned.apply(tuned.provider_class("a"), tuned.sync("s", {"k": "a"}, secretSyncControllerName=TUNED))
     tuned.wait_secret("s", {"k": "1"})
@@ -59,7 +59,7 @@ def test_all_keys_or_none(tuned: Namespace) -> None:
     assert tuned.secret_values("both") == {}
 
 
-def test_the_types_that_the_administrator_allows(tuned: Namespace) -> None:
+def test_only_allowed_secret_types_are_synced(tuned: Namespace) -> None:
     tuned.set_secret("b", "1")
     tuned.apply(tuned.provider_class("b", name="types"))
     for name, kind, key in (("own", "example.com/own", "k"), ("ssh", "kubernetes.io/ssh-auth", "ssh-privatekey")):
@@ -81,7 +81,7 @@ def test_settings_that_this_chart_does_not_need_change_no_manifest(given: str, f
     assert helm.run(["template", "mine", str(helm.CHART), flag, given]) == plain
 
 
-def test_command_of_azure_iot_operations_installs_and_names_what_it_ignores(
+def test_azure_iot_operations_command_installs_and_lists_ignored_values(
     plane: ControlPlane, emulator: Emulator
 ) -> None:
     """As `az iot ops init` passes them; without policies this chart wants one more decision, and says so."""

@@ -104,7 +104,7 @@ def played(installed: InstalledRelease, controller: PodProcess) -> Iterator[Play
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_class_and_a_secretsync(case: Case, played: Played) -> None:
+def test_class_and_secretsync_of_sse_are_accepted(case: Case, played: Played) -> None:
     name = slug(case)
     reason, message = played.ready(name)
     assert reason in reasons(case), message
@@ -121,7 +121,7 @@ def test_a_class_and_a_secretsync(case: Case, played: Played) -> None:
 
 
 @covers_rows("life: the Secret's name", "status: syncHash", "status: lastSuccessfulSyncTime", "status: conditions")
-def test_a_secret_and_a_status_as_sse_leaves_them(played: Played) -> None:
+def test_secret_and_status_have_the_form_of_sse(played: Played) -> None:
     sync, secret = played.syncs["v1"], played.secrets["v1"]
     (owner,) = secret["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["name"], owner["uid"]) == ("SecretSync", "v1", sync["metadata"]["uid"])
@@ -140,7 +140,7 @@ def test_a_secret_and_a_status_as_sse_leaves_them(played: Played) -> None:
 
 
 @covers_rows("reason: PartialSync")
-def test_a_partial_sync_is_told_item_by_item(played: Played) -> None:
+def test_partial_sync_reports_each_item(played: Played) -> None:
     items = json.loads(played.ready("an-object-that-is-not-there")[1])
     assert [(item["targetKey"], item["sourcePath"], item["status"]) for item in items] == [
         ("n", "none", "failed"),

@@ -132,7 +132,7 @@ def test_no_finalizers_and_nothing_immutable(thief: TokenThief, own: str, shop: 
     )
 
 
-def test_an_immutable_secret_is_still_seen(thief: TokenThief, own: str, shop: TargetNamespace) -> None:
+def test_immutable_secret_can_still_be_probed(thief: TokenThief, own: str, shop: TargetNamespace) -> None:
     shop.plane.kubectl("patch", "secret", own, "-n", TARGET_NAMESPACE, "--type=merge", "-p", '{"immutable":true}')
     assert thief.patch(own, {}).status == 200
 
@@ -149,7 +149,9 @@ def test_an_immutable_secret_is_still_seen(thief: TokenThief, own: str, shop: Ta
     ],
     ids=str,
 )
-def test_the_owner_is_written_as_the_controller_writes_it(change: dict[str, Any], thief: TokenThief, own: str) -> None:
+def test_owner_must_have_the_form_that_the_controller_writes(
+    change: dict[str, Any], thief: TokenThief, own: str
+) -> None:
     for answer in ways(thief, make_secret("orphan", [make_owner(UID, "orphan", **change)])):
         assert answer.status in {403, 422}, answer.text
         assert VALUE not in answer.text
@@ -158,7 +160,7 @@ def test_the_owner_is_written_as_the_controller_writes_it(change: dict[str, Any]
     assert changed.status in {403, 422}
 
 
-def test_the_owner_stays_as_a_whole(thief: TokenThief, own: str, shop: TargetNamespace) -> None:
+def test_owner_reference_cannot_change(thief: TokenThief, own: str, shop: TargetNamespace) -> None:
     [before] = shop.get_secret(own)["metadata"]["ownerReferences"]
     for change in ({"apiVersion": "secret-sync.x-k8s.io/v9"}, {"controller": True}, {"name": "another"}, {"uid": UID}):
         answer = thief.patch(own, {"metadata": {"ownerReferences": [before | change]}})
@@ -205,7 +207,7 @@ def test_no_token_that_is_bound_to_an_object(thief: TokenThief) -> None:
     ],
     ids=str,
 )
-def test_the_lease_keeps_its_metadata(metadata: dict[str, Any], thief: TokenThief, shop: TargetNamespace) -> None:
+def test_lease_keeps_its_metadata(metadata: dict[str, Any], thief: TokenThief, shop: TargetNamespace) -> None:
     answer = thief.send("PATCH", f"{LEASES}/scribe", {"metadata": metadata}, MERGE)
     if "ownerReferences" in metadata and answer.status == 403:
         return  # the API server itself refuses that, where it enforces who may set owners
@@ -215,7 +217,7 @@ def test_the_lease_keeps_its_metadata(metadata: dict[str, Any], thief: TokenThie
 # --- Events --------------------------------------------------------------------------------------------------------
 
 
-def test_an_event_about_a_secretsync_is_written(thief: TokenThief) -> None:
+def test_event_about_a_secretsync_is_allowed(thief: TokenThief) -> None:
     assert thief.send("POST", EVENTS, make_event()).status == 201
     assert thief.send("POST", EVENTS, make_event(regarding={"kind": "AKVSync"})).status == 201
     assert thief.send("POST", EVENTS, make_event(type="Normal", reason="NeedsAttention", note=None)).status == 201
@@ -320,7 +322,9 @@ WAYS = [
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[way.name for way in WAYS])
-def test_what_an_error_before_admission_quotes_of_a_secret(way: Way, thief: TokenThief, shop: TargetNamespace) -> None:
+def test_error_before_admission_quotes_the_documented_part_of_a_secret(
+    way: Way, thief: TokenThief, shop: TargetNamespace
+) -> None:
     """The API server decodes a patched object before admission, and some of its errors contain the object.
 
     The error of a merge patch or JSON patch whose result does not fit the type contains all that the patch left as it

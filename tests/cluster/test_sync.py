@@ -29,7 +29,7 @@ def test_versions_in_their_order(space: Namespace) -> None:
     assert len({item["version"] for item in status["objects"]}) == 3
 
 
-def test_a_pinned_version_stays(space: Namespace) -> None:
+def test_pinned_version_remains(space: Namespace) -> None:
     first = space.set_secret("token", "one")
     space.set_secret("token", "two")
     objects = f"array:\n  - |\n    objectName: token\n    objectVersion: {first}\n    objectAlias: pinned\n"
@@ -69,7 +69,7 @@ def test_edits_of_the_secretsync_are_acted_on_at_once(space: Namespace) -> None:
     assert meta["annotations"] == {"m": "1"}
 
 
-def test_an_edit_of_the_class_is_acted_on_at_once(space: Namespace) -> None:
+def test_edit_of_the_class_is_synced_at_once(space: Namespace) -> None:
     space.set_secret("a", "1")
     space.set_secret("b", "2")
     space.apply(
@@ -80,7 +80,7 @@ def test_an_edit_of_the_class_is_acted_on_at_once(space: Namespace) -> None:
     space.wait_secret("s", {"k": "2"})
 
 
-def test_a_deleted_secretsync_takes_its_secret_along_and_can_come_back_at_once(space: Namespace) -> None:
+def test_deleted_secretsync_deletes_its_secret_and_can_be_recreated(space: Namespace) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
@@ -94,7 +94,7 @@ def test_a_deleted_secretsync_takes_its_secret_along_and_can_come_back_at_once(s
 
 
 @pytest.mark.parametrize("patch", ['{"data":{"k":"eA=="}}', '{"data":{"k":null}}', '{"data":{"extra":"eA=="}}'])
-def test_a_changed_secret_is_restored_by_the_drift_check(space: Namespace, patch: str) -> None:
+def test_changed_secret_is_restored_by_the_drift_check(space: Namespace, patch: str) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
@@ -103,7 +103,7 @@ def test_a_changed_secret_is_restored_by_the_drift_check(space: Namespace, patch
     space.wait_secret("s", {"k": "1"})
 
 
-def test_a_deleted_secret_is_restored_with_one_get(space: Namespace) -> None:
+def test_deleted_secret_is_restored_with_one_get(space: Namespace) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
@@ -114,7 +114,7 @@ def test_a_deleted_secret_is_restored_with_one_get(space: Namespace) -> None:
     assert space.count_calls() - before == 1
 
 
-def test_a_secret_that_nobody_touches_is_looked_at_and_left_alone(space: Namespace) -> None:
+def test_unchanged_secret_is_probed_and_not_written(space: Namespace) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})

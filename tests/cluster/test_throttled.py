@@ -61,7 +61,7 @@ def complete(space: Namespace) -> bool:
     return found.keys() >= {*NEW, "many"} and len(found["many"]) == len(KEYS)
 
 
-def test_who_has_nothing_yet_comes_first_and_all_comes_at_the_pace_that_the_vault_bears(
+def test_throttled_vault_serves_initial_syncs_first_and_then_all_others(
     space: Namespace, installed: InstalledRelease, controller: PodProcess
 ) -> None:
     for name in [*OLD, *NEW, *KEYS]:

@@ -36,7 +36,7 @@ def lax(installed: InstalledRelease) -> Iterator[None]:
 
 @pytest.mark.usefixtures("lax")
 @pytest.mark.since(*SINCE_POLICIES)
-def test_the_policy_keeps_the_type(space: Namespace) -> None:
+def test_policy_refuses_a_change_of_the_type(space: Namespace) -> None:
     space.apply(space.sync("s", {"tls.crt": "a", "tls.key": "b"}))
 
     def change(kind: str) -> str:

@@ -26,7 +26,7 @@ def test_reuse_values_from_an_old_release(old: Path, plane: ControlPlane) -> Non
     assert (environment["LOG_LEVEL"], environment["ROTATION_POLL_INTERVAL"]) == ("warning", "77")
 
 
-def test_an_upgrade_without_a_crd_says_what_to_type(plane: ControlPlane) -> None:
+def test_upgrade_without_a_crd_prints_the_command(plane: ControlPlane) -> None:
     create_object(plane, "namespaces", "lacking")
     at = ["--namespace", "lacking", "--kubeconfig", str(plane.kubeconfig), "--no-hooks", *version_flags(plane)]
     helm.run(["install", "lacking", str(helm.CHART), *at])

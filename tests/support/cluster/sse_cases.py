@@ -81,9 +81,9 @@ COVERED_ELSEWHERE: Mapping[str, str] = {
     "guide: deleting the CRD removes all but edited ownership": (
         "node/test_release.py::test_deleted_crd_removes_only_secrets_that_are_still_owned"
     ),
-    "reason: ControllerInternalError": "cluster/test_failures.py::test_an_unexpected_error_is_contained",
+    "reason: ControllerInternalError": "cluster/test_failures.py::test_unexpected_error_affects_one_secretsync",
     "reason: ValidatingAdmissionPolicyCheckFailed": (
-        "cluster/test_failures.py::test_a_policy_of_the_cluster_refuses_the_secret"
+        "cluster/test_failures.py::test_refusal_by_a_policy_of_the_cluster_is_reported"
     ),
     "AKVSync: the type stays": "cluster/test_akvsync.py::test_new_secret_type_waits_until_the_secretsync_is_deleted",
     "AKVSync: equal objects kept so": (

@@ -31,19 +31,19 @@ def rows(now: Results, before: Results | None) -> list[str]:
     ]
 
 
-def test_a_row_has_target_median_least_most_and_what_was_before() -> None:
+def test_row_has_target_median_minimum_maximum_and_previous_value() -> None:
     now = results({SYNC: 5.0}, {SYNC: 4.0}, {SYNC: 7.5})
     assert rows(now, results({SYNC: 4.0})) == [f"| {SYNC} | ≤ 6 | 5 | 4 | 7.5 | 4 (+25 %) |"]
     assert rows(now, None) == [f"| {SYNC} | ≤ 6 | 5 | 4 | 7.5 |  |"]
 
 
-def test_a_missed_target_is_marked() -> None:
+def test_missed_target_is_marked() -> None:
     assert rows(results({"first sync: secrets.get": 1001}), None) == [
         "| first sync: secrets.get | ≤ 1,000 **missed** | 1,001 | 1,001 | 1,001 |  |"
     ]
 
 
-def test_what_is_read_once_a_day_is_no_miss() -> None:
+def test_daily_read_does_not_miss_the_target() -> None:
     name = "quiet poll: vault calls"
     assert rows(results({name: 42}), None) == [f"| {name} | ≤ 40 + 2 | 42 | 42 | 42 |  |"]
     assert rows(results({name: 43}), None) == [f"| {name} | ≤ 40 + 2 **missed** | 43 | 43 | 43 |  |"]
@@ -58,7 +58,7 @@ def test_daily_reads_in_a_poll_pass_the_allowance_hardly_ever(count: int) -> Non
     assert sum(number > daily(shape) for number in polls) <= len(polls) / 100
 
 
-def test_what_was_not_measured_again_is_kept_in_order() -> None:
+def test_figures_without_a_new_measurement_keep_their_order() -> None:
     small, large = str(Shape(100)), str(Shape(1000))
     now = results({SYNC: 1.0}, title=large)
     now.keep(results({SYNC: 2.0}, title=small), [small, large])
@@ -91,7 +91,7 @@ def test_times_are_promised_for_a_thousand_alone(shape: Shape, name: str) -> Non
     assert name not in targets(shape)
 
 
-def test_the_plot_has_every_figure_within_its_panel() -> None:
+def test_every_figure_is_within_its_panel_of_the_plot() -> None:
     grown = Results(HERE)
     for count in (100, 1000, 10_000):
         found = Figures(str(Shape(count)))

@@ -28,18 +28,18 @@ def test_answers_are_read_to_their_end() -> None:
     read(plain, chunked, plain)
 
 
-def test_a_refused_write_is_no_bound() -> None:
+def test_refused_write_is_not_counted() -> None:
     with pytest.raises(BoundError, match="403"):
         read(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
 
 
-def test_a_request_has_the_length_of_its_bytes() -> None:
+def test_length_of_a_request_is_its_number_of_bytes() -> None:
     head, _, body = CREATE.encode("host", "Bearer x").partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head.split(b"\r\n")
     assert head.startswith(b"POST /api/v1/namespaces/a/secrets?fieldManager=")
 
 
-def test_writes_of_a_first_sync_are_told_apart() -> None:
+def test_writes_of_a_first_sync_are_counted_by_kind() -> None:
     writes = [
         Write(0.0, "create", "secrets", "a", 201),
         Write(0.0, "patch", "secrets", "b", 404),

@@ -36,7 +36,7 @@ def test_they_come_and_go_with_the_file(clouds: CloudRegistry, file: Path) -> No
     assert dict(clouds) == BUILT_IN_CLOUDS
 
 
-def test_one_that_nobody_takes_away_is_not_trusted_for_long(file: Path) -> None:
+def test_cloud_that_is_never_removed_is_trusted_for_a_limited_time(file: Path) -> None:
     now = [1000.0]
     clouds = CloudRegistry(Settings(test_clouds_file=str(file)), lambda: now[0])
     file.write_text(json.dumps({TEST_CLOUD: MINE}))
@@ -70,7 +70,7 @@ def test_file_adds_only_the_cloud_of_helm_test(
 
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({TEST_CLOUD: MINE, "Broken": {}}), "\udcff"])
-def test_a_file_that_cannot_be_read_brings_none_and_is_told_once(
+def test_unreadable_file_adds_no_cloud_and_is_logged_once(
     clouds: CloudRegistry, file: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     file.write_text(json.dumps({TEST_CLOUD: MINE}))

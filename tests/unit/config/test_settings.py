@@ -66,7 +66,7 @@ def test_each_variable(variable: str, text: str, expected: object) -> None:
     assert getattr(read(**{variable: text}), variable.lower()) == expected
 
 
-def test_the_table_above_knows_every_setting() -> None:
+def test_table_above_has_every_setting() -> None:
     marks = [mark for mark in test_each_variable.pytestmark if mark.name == "parametrize"]  # type: ignore[attr-defined]
     assert {variable.lower() for variable, *_ in marks[0].args[1]} == set(Settings.__struct_fields__)
 
@@ -106,7 +106,7 @@ def test_the_table_above_knows_every_setting() -> None:
         ("LOG_LEVEL", "loud", "'loud'"),
     ],
 )
-def test_a_bad_variable_is_named_with_what_it_accepts(variable: str, text: str, accepted: str) -> None:
+def test_invalid_variable_is_reported_with_the_accepted_values(variable: str, text: str, accepted: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read(**{variable: text})
     assert variable in str(caught.value)
@@ -123,7 +123,7 @@ def clouds(folder: Path, content: object, **environment: str) -> dict[str, Cloud
     return read(CLOUDS_FILE=str(file), **environment).clouds()
 
 
-def test_the_built_in_clouds_are_there_without_a_file() -> None:
+def test_built_in_clouds_need_no_file() -> None:
     assert read().clouds() == BUILT_IN_CLOUDS
     assert {
         name: (cloud.authority, cloud.vault_url.format(vault="shop"), cloud.audience)
@@ -147,7 +147,7 @@ def test_the_built_in_clouds_are_there_without_a_file() -> None:
     }
 
 
-def test_a_file_adds_clouds_and_may_replace_one(tmp_path: Path) -> None:
+def test_file_adds_clouds_and_can_replace_one(tmp_path: Path) -> None:
     found = clouds(tmp_path, {"Lab": MINE, "AzurePublicCloud": MINE}, DEFAULT_CLOUD="Lab")
     assert found["Lab"] == found["AzurePublicCloud"]
     assert found["Lab"].authority == "https://login.example.com"
@@ -193,7 +193,7 @@ def test_api_version_of_another_form_is_named(tmp_path: Path, version: object) -
         pytest.param(MINE | {"ca": "not a certificate"}, ["ca"], id="a CA that is none"),
     ],
 )
-def test_a_bad_entry_is_named_with_its_field(entry: object, words: list[str], tmp_path: Path) -> None:
+def test_invalid_entry_is_reported_with_its_field(entry: object, words: list[str], tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         clouds(tmp_path, {"Fine": MINE, "Broken": entry})
     for word in ["CLOUDS_FILE", "Broken", *words]:
@@ -201,17 +201,17 @@ def test_a_bad_entry_is_named_with_its_field(entry: object, words: list[str], tm
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"x"', "[" * 100_000, '{"a":' + "[" * 100_000])
-def test_a_file_that_is_no_json_object_is_named(content: str, tmp_path: Path) -> None:
+def test_file_without_a_json_object_is_reported(content: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"CLOUDS_FILE .*clouds\.json"):
         clouds(tmp_path, content)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"CLOUDS_FILE .*none\.json"):
         read(CLOUDS_FILE=str(tmp_path / "none.json")).clouds()
 
 
-def test_the_bundle_is_trusted_in_every_cloud_besides_the_clouds_own(tmp_path: Path) -> None:
+def test_bundle_is_trusted_in_every_cloud_besides_its_own_certificates(tmp_path: Path) -> None:
     own, bundle = (ClusterAuthority(tmp_path, name).pair.cert for name in ("own", "bundle"))
     found = clouds(tmp_path, {"Lab": MINE | {"ca": own.read_text()}}, CA_FILE=str(bundle))
     trusted = {name: cloud.ca.count("BEGIN CERTIFICATE") for name, cloud in found.items()}
@@ -222,7 +222,7 @@ def test_the_bundle_is_trusted_in_every_cloud_besides_the_clouds_own(tmp_path: P
 
 
 @pytest.mark.parametrize("content", [None, "not a certificate"])
-def test_a_bundle_that_cannot_be_used_is_named(content: str | None, tmp_path: Path) -> None:
+def test_unusable_bundle_is_reported(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     if content:
         file.write_text(content)
@@ -230,7 +230,7 @@ def test_a_bundle_that_cannot_be_used_is_named(content: str | None, tmp_path: Pa
         read(CA_FILE=str(file)).clouds()
 
 
-def test_an_unknown_default_cloud_is_named_with_the_known_ones() -> None:
+def test_unknown_default_cloud_is_reported_with_the_known_ones() -> None:
     with pytest.raises(SettingsError) as caught:
         read(DEFAULT_CLOUD="Lab").clouds()
     for word in ("DEFAULT_CLOUD", "'Lab'", *BUILT_IN_CLOUDS):

@@ -52,7 +52,7 @@ def test_bad_input_is_refused_before_anything_is_done(
     assert message in caplog.text
 
 
-def test_a_missing_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_folder_is_bad_input(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert job.run(tmp_path / "none", {}) == 2
     assert "is not a folder" in caplog.text
 

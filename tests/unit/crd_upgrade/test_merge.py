@@ -83,7 +83,7 @@ def test_keyword_by_keyword(served: dict[str, Any], ours: dict[str, Any], result
     assert merged(served, ours) == result
 
 
-def test_rules_of_somebody_else_stay_and_those_of_a_release_of_ours_are_replaced() -> None:
+def test_rules_are_replaced_only_in_crds_of_this_product() -> None:
     theirs, ours = {"x-kubernetes-validations": [{"rule": "a"}]}, {"x-kubernetes-validations": [{"rule": "b"}]}
     assert merged(theirs, ours) == theirs
     assert merged({}, ours) == {}
@@ -99,7 +99,9 @@ def test_rules_of_somebody_else_stay_and_those_of_a_release_of_ours_are_replaced
         ({"additionalProperties": {"type": "string"}}, {}),
     ],
 )
-def test_what_has_no_superset_is_an_error_that_names_the_field(served: dict[str, Any], ours: dict[str, Any]) -> None:
+def test_schemas_without_a_superset_are_an_error_that_names_the_field(
+    served: dict[str, Any], ours: dict[str, Any]
+) -> None:
     with pytest.raises(MergeConflict, match=r"^v1\.a: "):
         merged(served, ours)
 
@@ -122,7 +124,7 @@ def test_another_group_or_scope_is_another_thing(change: dict[str, Any]) -> None
         merge_crd_schemas(spec({}) | change, spec({}), replace_rules=True)
 
 
-def test_a_status_subresource_is_neither_added_nor_removed() -> None:
+def test_status_subresource_is_neither_added_nor_removed() -> None:
     with pytest.raises(MergeConflict, match="status subresource"):
         merge_crd_schemas(spec({}, subresources={}), spec({}), replace_rules=True)
 
@@ -162,7 +164,7 @@ def test_upstreams_own_definition_gets_what_the_controller_needs() -> None:
     assert job.widening_patch(upstreams() | {"spec": body["spec"]}, OURS) is None
 
 
-def test_a_provider_class_of_the_csi_driver_is_left_alone_and_ours_is_not() -> None:
+def test_provider_class_crd_is_widened_only_if_this_product_installed_it() -> None:
     ours = crds.secret_provider_class()
     served = copy.deepcopy(ours)
     served["metadata"]["resourceVersion"] = "7"

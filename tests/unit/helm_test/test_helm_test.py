@@ -76,7 +76,7 @@ def own() -> tuple[OwnVault, EmulatorStandIn]:
     return vault, emulator
 
 
-def test_the_kubelet_has_its_time_to_bring_the_cloud_and_the_controller_is_asked_again() -> None:
+def test_sync_is_retried_until_the_kubelet_has_delivered_the_cloud() -> None:
     vault, emulator = own()
     late = CLOUD_SECONDS - 10
     cluster = Cluster(
@@ -95,7 +95,7 @@ def test_the_kubelet_has_its_time_to_bring_the_cloud_and_the_controller_is_asked
         ("", SYNC_SECONDS, "the controller has written no status of the SecretSync"),
     ],
 )
-def test_what_does_not_come_is_told_with_the_controllers_word(reason: str, seconds: float, says: str) -> None:
+def test_missing_result_is_reported_with_the_status_message(reason: str, seconds: float, says: str) -> None:
     vault, emulator = own()
     cluster = Cluster(lambda _: reason, lambda _: emulator.value.strip().encode())
     with pytest.raises(
@@ -104,7 +104,7 @@ def test_what_does_not_come_is_told_with_the_controllers_word(reason: str, secon
         waits(cluster, vault)
 
 
-def test_a_class_of_the_users_that_is_wrong_is_not_waited_for() -> None:
+def test_invalid_user_class_ends_the_test_at_once() -> None:
     vault = UsersVault(SETTINGS)
     with pytest.raises(FailedError, match=rf"after {SYNC_SECONDS + 1:.0f} s"):
         waits(Cluster(lambda _: Reason.SPC_ERROR, lambda _: None), vault)
@@ -123,5 +123,5 @@ def test_each_version_of_its_own_vault_is_another_and_every_byte_counts() -> Non
     ("sha256", "equal"),
     [("", True), (hashlib.sha256(b"x").hexdigest().upper(), True), (hashlib.sha256(b"y").hexdigest(), False)],
 )
-def test_a_users_value_is_known_by_its_digest_alone(sha256: str, equal: bool) -> None:
+def test_user_value_is_compared_only_by_its_digest(sha256: str, equal: bool) -> None:
     assert UsersVault(msgspec.structs.replace(SETTINGS, sha256=sha256)).is_equal(b"x") is equal

@@ -99,7 +99,7 @@ async def test_without_an_address_both_families_are_served(host: str) -> None:
 
 
 @pytest.mark.parametrize(("address", "host"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
-async def test_an_address_of_either_family_is_served(address: str, host: str) -> None:
+async def test_both_address_families_are_served(address: str, host: str) -> None:
     served = Served(address)
     assert (await served.get("/healthz", host=host))[0] == 200
     await served.servers.stop()

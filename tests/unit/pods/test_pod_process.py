@@ -80,7 +80,7 @@ def workload(tmp_path: Path, program: Path) -> Iterator[PodProcess]:
         yield running
 
 
-def test_the_environment_is_the_deployments(tmp_path: Path) -> None:
+def test_process_has_the_environment_of_the_deployment(tmp_path: Path) -> None:
     env = [
         {"name": "LOG_LEVEL", "value": "debug"},
         {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
@@ -193,7 +193,7 @@ def test_volumes_change_as_a_whole_and_what_is_optional_may_be_missing(tmp_path:
         ),
     ],
 )
-def test_what_needs_a_node_is_refused_by_name(
+def test_features_that_need_a_node_are_refused_by_name(
     tmp_path: Path, container: dict[str, Any], pod: dict[str, Any], named: str
 ) -> None:
     found = deployment(**container)
@@ -274,7 +274,7 @@ def test_one_that_ends_is_not_waited_for(tmp_path: Path, program: Path) -> None:
     assert "it cannot work like this" in str(raised.value)
 
 
-def test_a_job_is_waited_for(tmp_path: Path, program: Path) -> None:
+def test_job_runs_to_its_end(tmp_path: Path, program: Path) -> None:
     job = deployment(command=["python", "-P", "-m", "controller"], args=["once"])
     workload = PodProcess.of_job(Plane(tmp_path), "ns", job, tmp_path / "run")
     workload.env["PYTHONPATH"] = str(program)
@@ -284,7 +284,7 @@ def test_a_job_is_waited_for(tmp_path: Path, program: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_it_dies_with_its_parent(tmp_path: Path, program: Path, how: signal.Signals) -> None:
+def test_process_ends_with_its_parent(tmp_path: Path, program: Path, how: signal.Signals) -> None:
     parent = textwrap.dedent(f"""
         import sys, time
         from pathlib import Path

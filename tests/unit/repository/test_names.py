@@ -23,6 +23,9 @@ HIGHEST = {
     ("tests/support", "functions"): 32,
     ("tests/support", "classes"): 21,
 }
+MAX_TEST_NAME = 76
+# The name of a test is no sentence: it begins with the condition or the subject.
+ARTICLES = {"a", "an", "the", "it", "its", "what", "who", "where"}
 
 
 def words(name: str) -> list[str]:
@@ -51,6 +54,13 @@ def test_share_of_one_word_names_does_not_grow(folder: str, kind: str) -> None:
 )
 def test_name_is_split_into_its_words(name: str, count: int) -> None:
     assert len(words(name)) == count
+
+
+@pytest.mark.parametrize("folder", ["unit", "chart", "cluster", "node", "hostile", "logs"])
+def test_test_names_state_condition_and_result_in_few_words(folder: str) -> None:
+    found = [name for name in names(f"tests/{folder}", "functions") if name.startswith("test_")]
+    assert found
+    assert [name for name in found if len(name) > MAX_TEST_NAME or words(name)[1] in ARTICLES] == []
 
 
 @pytest.mark.parametrize("folder", ["controller", "tools"])

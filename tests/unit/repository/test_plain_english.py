@@ -36,6 +36,8 @@ def test_each_file_not_rewritten_exists() -> None:
         ("NOTES.txt", "To" + "ld by the API server.\n", 'NOTES.txt:1: "To' + 'ld"'),
         ("code.py", "x = 1  # written an" + "ew\n", 'code.py:1: "an' + 'ew"'),
         ("code.py", 'x = "a"\ny = f"""one\n{x} is of ' + 'ours"""\n', 'code.py:3: "of ' + 'ours"'),
+        ("code.py", "def test_no" + "body_reads_it() -> None: ...\n", 'code.py:1: "no' + 'body"'),
+        ("code.py", "class RuleOf" + "Ours: ...\n", 'code.py:1: "Of' + ' Ours"'),
         ("code.py", 'def f() -> int:\n    """The number."""\n    return 1\n', "code.py:2: D401"),
     ],
 )
