@@ -37,7 +37,7 @@ def laughs(name: str) -> str:
         ("- " * 1_500 + "a", "is not a CustomResourceDefinition: it is nested too deeply"),
         ("? " * 1_500 + "a", "is not a CustomResourceDefinition: it is nested too deeply"),
         # What aliases stand for, several documents, and too many bytes.
-        (laughs("a"), "values, with what its aliases stand for"),
+        (laughs("a"), "values, with its aliases expanded"),
         ("metadata: {name: secretsyncs.secret-sync.x-k8s.io}\n---\na: 1", "is not a CustomResourceDefinition"),
         ("#" * (bounded_yaml.MAX_BYTES + 1), "it has more than 16 MiB"),
         ("metadata: {name: somethings.example.com}", "somethings.example.com is not one of secretsyncs"),
