@@ -38,11 +38,11 @@ from controller.runtime.clock import SYSTEM_CLOCK, Clock
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key, Queue
 from controller.secretsync.class_edits import AffectedKeys, ClassEdits
-from controller.secretsync.drift import DriftScheduler, first_delay
 from controller.secretsync.group_polls import GroupPolls, Records, is_recorded, recorded_polls
 from controller.secretsync.poller import Poller
 from controller.secretsync.status_reporter import ReportResult, StatusReporter
 from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
+from controller.secretsync.sync_schedule import DriftScheduler, first_delay
 from controller.secretsync.syncer import LastWrite, Syncer, confirmed_outcome
 from controller.secretsync.work_state import (
     CheckDrift,

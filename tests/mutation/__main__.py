@@ -55,7 +55,7 @@ MODULES = [
     "runtime.rate_limiter",
     "runtime.work_queue",
     "secretsync.class_reader",
-    "secretsync.drift",
+    "secretsync.sync_schedule",
     "secretsync.poller",
     "secretsync.reconciler",
     "secretsync.work_state",

@@ -18,7 +18,7 @@ from controller.errors import (
     ProviderError,
     UnusableValue,
 )
-from controller.secretsync import drift
+from controller.secretsync import sync_schedule
 from controller.secretsync.status_reporter import ReportResult
 from controller.secretsync.work_state import CLASS_PATIENCE
 from tests.support.builders import make_sync
@@ -328,5 +328,5 @@ def test_drift_checks_are_batched_and_at_most_ten_per_second(harness: Reconciler
     harness.add(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(500)))
     harness.advance(HOUR - 10)
     assert len(harness.drift_checks) > 4000
-    assert max(Counter(harness.drift_checks).values()) == drift.MAX_PER_TICK
-    assert {moment % drift.TICK for moment in harness.drift_checks} == {0}
+    assert max(Counter(harness.drift_checks).values()) == sync_schedule.MAX_PER_TICK
+    assert {moment % sync_schedule.TICK for moment in harness.drift_checks} == {0}

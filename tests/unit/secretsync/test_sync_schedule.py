@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from controller.secretsync.drift import MAX_PER_TICK, TICK, DriftScheduler, first_delay
+from controller.secretsync.sync_schedule import MAX_PER_TICK, TICK, DriftScheduler, first_delay
 from tests.support.fixed_random import FixedRandom
 
 
