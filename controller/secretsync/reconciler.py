@@ -15,7 +15,7 @@ import msgspec
 from controller import errors
 from controller.api.meta import Unreadable
 from controller.api.secretproviderclass import SecretProviderClass
-from controller.api.secretsync import REFRESH_INTERVAL, GroupPoll, SecretSync, SecretSyncStatus
+from controller.api.secretsync import GroupPoll, SecretSync, SecretSyncStatus
 from controller.config.settings import Settings
 from controller.domain.generated import changed_keys
 from controller.domain.provider_class import ObjectVersionRef
@@ -38,29 +38,23 @@ from controller.runtime.clock import SYSTEM_CLOCK, Clock
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key, Queue
 from controller.secretsync.class_edits import AffectedKeys, ClassEdits
-from controller.secretsync.group_polls import GroupPolls, Records, is_recorded, recorded_polls
+from controller.secretsync.group_polls import GroupPolls, is_recorded
 from controller.secretsync.poller import Poller
 from controller.secretsync.status_reporter import ReportResult, StatusReporter
 from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
-from controller.secretsync.sync_schedule import DriftScheduler, first_delay
+from controller.secretsync.sync_schedule import SyncSchedule
 from controller.secretsync.syncer import LastWrite, Syncer, confirmed_outcome
 from controller.secretsync.work_state import (
     CheckDrift,
     Confirm,
-    Due,
-    DueAt,
     Fetch,
-    OnPoll,
     PollResult,
     ReportFailure,
     Sleep,
     Task,
-    Undecided,
     WorkState,
-    can_wait_for_poll,
     is_unreported,
     keys_left,
-    was_unreachable,
 )
 
 # One namespace gets at most half of these, which is enough for all calls that its vault allows.
@@ -98,7 +92,6 @@ class Reconciler:
         self._group_polls = GroupPolls(self._record_poll)
         self.poller.on_early_unequal = self._group_polls.mark_unequal
         self.poller.on_polled = self._group_polls.mark_polled
-        self._recorded: Records = {}
         self._settings = settings
         self._resolver = resolver
         self._syncer = syncer
@@ -110,7 +103,7 @@ class Reconciler:
         self._rate_limited_log = RateLimitedLog(log)
         self.entries: dict[Key, _SyncEntry] = {}
         self.users: dict[Key, set[Key]] = {}
-        self._drift_checks = DriftScheduler(clock.monotonic)
+        self._schedule = SyncSchedule(settings, resolver, self.poller, self._rng, clock)
         self.syncs: Store[SecretSync] = Store()
         self.syncs.add_handler(self._handle_sync_change)
         self.classes: Store[SecretProviderClass] = Store()
@@ -215,7 +208,7 @@ class Reconciler:
 
     async def work(self) -> None:
         """Process keys until closed."""
-        self._recorded = recorded_polls(self.own_syncs(), self._clock.utc())
+        self._schedule.read_records(self.own_syncs())
         await self.queue.process_keys(self._timed_process)
 
     def close(self) -> None:
@@ -271,14 +264,14 @@ class Reconciler:
         if isinstance(sync, Unreadable):
             return await self._report_unreadable(key, sync, state)
         source = self.classes.get(class_key(sync))
-        if requeue := await self._decide_due(key, sync, source, state):
+        if requeue := await self._schedule.decide_due(key, sync, source, state):
             return await self._settle_outcome(key, sync, source, requeue, state)
         match state.next_action(self._clock.monotonic()):
             case Sleep(seconds):
                 return seconds
             case CheckDrift():
                 began = self._clock.monotonic()
-                state.drift_check = self._drift_checks.reserve(self._settings.drift_interval)
+                state.drift_check = self._schedule.next_drift_check()
                 if await self._syncer.is_unchanged(sync, written):
                     if written.contested:
                         self._reporter.add_warning(sync.metadata, written.contested)
@@ -330,50 +323,6 @@ class Reconciler:
             self._reporter.report_warnings(sync.metadata, outcome.warnings)
         return await self._reporter.report_status(self.syncs, sync.metadata, before, status)
 
-    async def _decide_due(self, key: Key, sync: SecretSync, source: Class, state: WorkState) -> Requeue | None:
-        """Decide when the next attempt and the next drift check are due, if that is undecided.
-
-        Return `Requeue` if the class cannot be parsed yet.
-        """
-        if isinstance(state.due, Undecided):
-            due = await self._first_due(key, sync, source)
-            if isinstance(due, Requeue):
-                return due
-            state.due = due
-        if state.drift_check is None:
-            delay = first_delay(self._settings.drift_interval, not sync.status.conditions, self._rng)
-            state.drift_check = self._drift_checks.reserve(delay)
-        return None
-
-    async def _first_due(self, key: Key, sync: SecretSync, source: Class) -> Due | Requeue:
-        """Return when a SecretSync that is new to this process, or was edited, is due."""
-        now = self._clock.monotonic()
-        if not isinstance(source, SecretProviderClass):
-            return DueAt(now)  # the attempt reports it and calls no vault
-        last = backoff.parse_time(sync.status.last_successful_sync_time)
-        if last is None or not can_wait_for_poll(sync, source):
-            return DueAt(now + self._rng.uniform(0, self._settings.jitter))
-        try:
-            resolved = await self._resolver.resolve_sync(sync, source)
-        except errors.ControllerError:
-            return DueAt(now)  # the attempt reports it
-        if isinstance(resolved, Requeue):
-            return resolved
-        group = self._group(sync, resolved)
-        age = None  # if the vault was unreachable, one poll checks for the whole group whether it is back
-        if not was_unreachable(sync.status):
-            # The poll of its group can have found it equal after the time in its status.
-            recorded = self._recorded.get((group.namespace, group.fingerprint(self._settings.rotation_poll_interval)))
-            self._get_entry(key).state.equal_at = last = max(last, recorded or last)
-            age = (self._clock.utc() - last).total_seconds()
-        self.poller.join(key, group, resolved.wanted, age)
-        return OnPoll()
-
-    def _group(self, sync: SecretSync, resolved: ResolvedSync) -> PollGroup:
-        usual, shortest = self._settings.rotation_poll_interval, self._settings.shortest_refresh_interval
-        interval = backoff.refresh_interval(sync.metadata.annotations.get(REFRESH_INTERVAL), usual, shortest)
-        return PollGroup(resolved.identity, resolved.cloud, resolved.vault, interval or usual)
-
     async def _attempt_task(
         self, key: Key, sync: SecretSync, source: Class, state: WorkState, written: LastWrite
     ) -> Outcome:
@@ -417,7 +366,7 @@ class Reconciler:
             if isinstance(outcome, Synced) or is_partial or _waits_for_value(outcome):
                 # The poll keeps the fetched keys up to date, and detects another value of the unusable ones. Other
                 # failed keys are retried separately.
-                self.poller.join(key, self._group(sync, resolved), resolved.wanted, 0.0)
+                self.poller.join(key, self._schedule.poll_group(sync, resolved), resolved.wanted, 0.0)
             return outcome
         except errors.ControllerError as error:
             return Failed(error.bare())

@@ -1,15 +1,38 @@
-"""Schedule drift checks of Secrets, spread evenly over the interval.
+"""Schedule the first attempts of SecretSyncs, and the drift checks of their Secrets.
 
-Checks run in small groups, because each wake-up of the process costs CPU. The API server receives at most ten checks a
-second, independent of the number of SecretSyncs.
+A SecretSync is undecided if it is new to this process or was edited. After a restart, most SecretSyncs wait for the
+next poll of their group, whose time the statuses record.
+
+Drift checks are spread evenly over their interval. They run in small groups, because each wake-up of the process costs
+CPU. The API server receives at most ten checks a second, independent of the number of SecretSyncs.
 """
 
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from controller import errors
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
+from controller.config.settings import Settings
+from controller.domain.status import Requeue
+from controller.keyvault.poll_group import PollGroup
 from controller.runtime import backoff
+from controller.runtime.clock import Clock
+from controller.runtime.work_queue import Key
+from controller.secretsync.group_polls import Records, recorded_polls
+from controller.secretsync.poller import Poller
+from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
+from controller.secretsync.work_state import (
+    Due,
+    DueAt,
+    OnPoll,
+    Undecided,
+    WorkState,
+    can_wait_for_poll,
+    was_unreachable,
+)
 
 # Checks run together at the ticks of a clock, in seconds, with a maximum per tick.
 TICK = 2.0
@@ -48,3 +71,71 @@ class DriftScheduler:
             self._pruned = now
             for tick in [tick for tick in self.reserved if tick < now]:
                 del self.reserved[tick]
+
+
+class SyncSchedule:
+    """Schedule the first attempts and the drift checks of all SecretSyncs."""
+
+    def __init__(
+        self, settings: Settings, resolver: SyncResolver, poller: Poller, rng: random.Random, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._resolver = resolver
+        self._poller = poller
+        self._rng = rng
+        self._clock = clock
+        self._drift_checks = DriftScheduler(clock.monotonic)
+        self._recorded: Records = {}
+
+    def read_records(self, syncs: Iterable[SecretSync]) -> None:
+        """Read from the statuses when each group was last polled."""
+        self._recorded = recorded_polls(syncs, self._clock.utc())
+
+    def next_drift_check(self) -> float:
+        """Reserve the drift check after the current one. Return its time."""
+        return self._drift_checks.reserve(self._settings.drift_interval)
+
+    async def decide_due(self, key: Key, sync: SecretSync, source: Class, state: WorkState) -> Requeue | None:
+        """Decide when the next attempt and the next drift check are due, if that is undecided.
+
+        Return `Requeue` if the class cannot be parsed yet.
+        """
+        if isinstance(state.due, Undecided):
+            due = await self._first_due(key, sync, source, state)
+            if isinstance(due, Requeue):
+                return due
+            state.due = due
+        if state.drift_check is None:
+            delay = first_delay(self._settings.drift_interval, not sync.status.conditions, self._rng)
+            state.drift_check = self._drift_checks.reserve(delay)
+        return None
+
+    async def _first_due(self, key: Key, sync: SecretSync, source: Class, state: WorkState) -> Due | Requeue:
+        """Return when a SecretSync that is new to this process, or was edited, is due."""
+        now = self._clock.monotonic()
+        if not isinstance(source, SecretProviderClass):
+            return DueAt(now)  # the attempt reports it and calls no vault
+        last = backoff.parse_time(sync.status.last_successful_sync_time)
+        if last is None or not can_wait_for_poll(sync, source):
+            return DueAt(now + self._rng.uniform(0, self._settings.jitter))
+        try:
+            resolved = await self._resolver.resolve_sync(sync, source)
+        except errors.ControllerError:
+            return DueAt(now)  # the attempt reports it
+        if isinstance(resolved, Requeue):
+            return resolved
+        group = self.poll_group(sync, resolved)
+        age = None  # if the vault was unreachable, one poll checks for the whole group whether it is back
+        if not was_unreachable(sync.status):
+            # The poll of its group can have found it equal after the time in its status.
+            recorded = self._recorded.get((group.namespace, group.fingerprint(self._settings.rotation_poll_interval)))
+            state.equal_at = last = max(last, recorded or last)
+            age = (self._clock.utc() - last).total_seconds()
+        self._poller.join(key, group, resolved.wanted, age)
+        return OnPoll()
+
+    def poll_group(self, sync: SecretSync, resolved: ResolvedSync) -> PollGroup:
+        """Return the group whose polls serve a SecretSync."""
+        usual, shortest = self._settings.rotation_poll_interval, self._settings.shortest_refresh_interval
+        interval = backoff.refresh_interval(sync.metadata.annotations.get(REFRESH_INTERVAL), usual, shortest)
+        return PollGroup(resolved.identity, resolved.cloud, resolved.vault, interval or usual)

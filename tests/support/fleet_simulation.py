@@ -26,26 +26,22 @@ from controller.keyvault.client import AT_ONCE, VaultClient
 from controller.keyvault.credentials import FederatedCredential, Identity
 from controller.keyvault.errors import VaultAddress
 from controller.keyvault.objects import ObjectClient, ObjectPage, SecretObjects
-from controller.keyvault.pool import VaultPool
 from controller.keyvault.reader import VaultReader
 from controller.kube.informer import Store
 from controller.observability.telemetry import Metrics
-from controller.runtime.clock import Clock
 from controller.runtime.fair_share import FairSemaphore
-from controller.runtime.parsing import ParsingPool
 from controller.runtime.rate_limiter import AdaptiveRateLimiter
 from controller.runtime.work_queue import Key
-from controller.secretsync.reconciler import Reconciler
-from controller.secretsync.status_reporter import ReportResult, StatusReporter
-from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
-from controller.secretsync.syncer import LastWrite, Syncer
+from controller.secretsync.status_reporter import ReportResult
+from controller.secretsync.sync_resolver import Class, ResolvedSync
+from controller.secretsync.syncer import LastWrite
 from controller.secretsync.work_state import Fetch
 from tests.support.builders import make_provider_class, make_sync
+from tests.support.reconciler_factory import build_reconciler
 from tests.support.virtual_time import VirtualLoop
 from tools.cli.capacity.fleet import LIST_PAGE
 from tools.keyvault_emulator.faults import WINDOW, RateLimiter
 
-NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 IDENTITY = Identity("team", "robot", "client", "tenant")
 
@@ -160,17 +156,7 @@ class SimulatedCluster:
         self, vault: SharedVault, settings: Settings, metrics: Metrics, seed: object, syncs: Iterable[SecretSync]
     ):
         self.reader_of_vault = VaultReader(_SimulatedClient(vault))
-        self.reconciler = Reconciler(
-            settings,
-            ParsingPool(),
-            cast("SyncResolver", self),
-            cast("Syncer", self),
-            cast("VaultPool", self),
-            cast("StatusReporter", self),
-            metrics,
-            random.Random(str(seed)),
-            Clock(vault.loop.time, lambda: NOON + timedelta(seconds=vault.loop.time())),
-        )
+        self.reconciler = build_reconciler(self, settings, vault.loop, metrics, random.Random(str(seed)))
         self.reconciler.classes.set(make_provider_class())
         for item in syncs:
             self.reconciler.syncs.set(item)

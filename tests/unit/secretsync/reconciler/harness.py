@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import cast
+from datetime import timedelta
 
 import msgspec
 
@@ -16,20 +15,17 @@ from controller.domain.snapshot import ListedObject, VaultSnapshot
 from controller.domain.status import Outcome, Reportable, Synced, next_status, ready_condition
 from controller.errors import ProviderError, UnusableValue
 from controller.keyvault.credentials import Identity
-from controller.keyvault.pool import VaultPool
 from controller.kube.informer import Store
 from controller.observability.telemetry import Metrics
 from controller.runtime.backoff import parse_time
-from controller.runtime.clock import Clock
-from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key
-from controller.secretsync.reconciler import Reconciler
-from controller.secretsync.status_reporter import ReportResult, StatusReporter
-from controller.secretsync.sync_resolver import Class, ResolvedSync, SyncResolver
-from controller.secretsync.syncer import LastWrite, Syncer
+from controller.secretsync.status_reporter import ReportResult
+from controller.secretsync.sync_resolver import Class, ResolvedSync
+from controller.secretsync.syncer import LastWrite
 from controller.secretsync.work_state import Fetch
 from tests.support.builders import make_provider_class, make_sync
 from tests.support.fixed_random import FixedRandom
+from tests.support.reconciler_factory import NOON, build_reconciler
 from tests.support.virtual_time import VirtualLoop
 
 HOUR, DAY = 3600, 86_400
@@ -37,7 +33,6 @@ SHOP = Key("team", "shop")
 UNREACHABLE = ProviderError("Key Vault shop did not answer in time; check the route")
 CANARY = "canary-9a31"
 BEFORE, AFTER = "2030-01-01T00:00:00Z", "2030-01-01T12:30:00Z"
-NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 GOOD = Synced(message="2 keys equal", objects=[])
 
 
@@ -61,17 +56,7 @@ class ReconcilerHarness:
         self.unchanged: bool | Exception = True
         self.report_results: list[ReportResult | Exception] = []
         self.default_report_result: ReportResult | Exception = ReportResult.DONE
-        self.reconciler = Reconciler(
-            settings,
-            ParsingPool(),
-            cast("SyncResolver", self),
-            cast("Syncer", self),
-            cast("VaultPool", self),
-            cast("StatusReporter", self),
-            Metrics(),
-            FixedRandom(1.0),
-            Clock(loop.time, lambda: NOON + timedelta(seconds=loop.time())),
-        )
+        self.reconciler = build_reconciler(self, settings, loop, Metrics(), FixedRandom(1.0))
         self.queue = self.reconciler.queue
         self.poll_task = self.loop.create_task(self.reconciler.poller.work())
         self.work_task = self.loop.create_task(self.reconciler.work())

@@ -16,12 +16,12 @@ from controller.runtime.work_queue import Key
 from controller.secretsync.status_reporter import ReportResult
 from tests.support.builders import make_sync
 from tests.support.outcomes import make_outcome
+from tests.support.reconciler_factory import NOON
 from tests.unit.secretsync.reconciler.harness import (
     AFTER,
     BEFORE,
     DAY,
     HOUR,
-    NOON,
     SHOP,
     UNREACHABLE,
     ReconcilerHarness,
