@@ -17,7 +17,8 @@ from controller.config.settings import FIELD_MANAGER
 from controller.kube import config
 from controller.kube.resources import MERGE_PATCH, METADATA_ONLY, ResourceClient
 from tests.bench.harness import BenchHarness
-from tests.support.cluster.harness import Namespace, decode_nested_json
+from tests.support.cluster.harness import decode_nested_json
+from tests.support.cluster.namespace import Namespace
 
 # As many as the controller has connections to the API server: its workers of one namespace.
 CONNECTIONS = 32

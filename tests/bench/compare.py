@@ -46,7 +46,8 @@ from typing import NamedTuple
 from tests.bench.audit_log import WRITES, completed_requests, is_accepted, read_lines
 from tests.bench.harness import NEVER, BenchHarness, Shape, cluster
 from tests.bench.results import Figures
-from tests.support.cluster.harness import TENANT, InstalledRelease, Namespace
+from tests.support.cluster.harness import TENANT, InstalledRelease
+from tests.support.cluster.namespace import Namespace
 from tests.support.process_stats import cpu_seconds, resident_mebibytes, stat_fields
 
 PEER = "peer"

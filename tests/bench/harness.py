@@ -15,7 +15,8 @@ from controller.kube import config
 from controller.kube.client import KubeClient
 from controller.kube.resources import ResourceClient
 from tests.bench.meter import Meter
-from tests.support.cluster.harness import InstalledRelease, Namespace, chart_crds, install_first_release
+from tests.support.cluster.harness import InstalledRelease, chart_crds, install_first_release
+from tests.support.cluster.namespace import Namespace
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.bench.harness import cluster
 from tests.bench.results import Figures
-from tests.support.cluster.harness import Namespace
+from tests.support.cluster.namespace import Namespace
 from tests.support.process_stats import resident_mebibytes
 from tools.local_cluster import ControlPlane
 from tools.pods.pod_process import PodProcess

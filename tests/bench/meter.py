@@ -9,7 +9,8 @@ from typing import NamedTuple
 import msgspec
 
 from tests.bench.audit_log import WRITES, AuditEntry, completed_requests, is_accepted, read_lines
-from tests.support.cluster.harness import InstalledRelease, Namespace
+from tests.support.cluster.harness import InstalledRelease
+from tests.support.cluster.namespace import Namespace
 from tests.support.process_stats import cpu_seconds
 from tools.pods.pod_process import PodProcess
 

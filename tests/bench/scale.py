@@ -15,7 +15,8 @@ from tests.bench.harness import BenchHarness, Shape
 from tests.bench.meter import Meter, SyncWrites
 from tests.bench.results import Figures
 from tests.bench.targets import CPU, RATIO, ROTATED, ROTATION
-from tests.support.cluster.harness import InstalledRelease, Namespace
+from tests.support.cluster.harness import InstalledRelease
+from tests.support.cluster.namespace import Namespace
 from tests.support.process_stats import cpu_seconds, resident_mebibytes
 from tools.pods.pod_process import PodProcess
 

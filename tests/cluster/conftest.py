@@ -20,7 +20,6 @@ from tests.support.cluster.fault_harness import FaultHarness, fault_harness
 from tests.support.cluster.fault_proxy import FaultProxy
 from tests.support.cluster.harness import (
     InstalledRelease,
-    Namespace,
     StartController,
     chart_crds,
     is_at_least,
@@ -29,6 +28,7 @@ from tests.support.cluster.harness import (
     wait_policies,
 )
 from tests.support.cluster.leaks import read_texts, search_texts
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.permissions import list_granted, list_used
 from tests.support.cluster.shared_release import SharedRelease
 from tests.support.cluster.suite_checks import ModuleRecord

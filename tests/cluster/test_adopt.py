@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
-from tests.support.cluster.harness import MANAGED_LABEL, InstalledRelease, Namespace, canary_value, eventually
+from tests.support.cluster.harness import MANAGED_LABEL, InstalledRelease, canary_value, eventually
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.sse_controller import apply_as_sse
 from tools.cli.doctor import doctor
 from tools.cli.migrate import migrate

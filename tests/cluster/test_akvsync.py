@@ -12,7 +12,8 @@ from controller.akvsync.terms import in_akvsync_terms
 from tests.support.akv_syncs import EXAMPLE
 from tests.support.certificates import IssuedCertificate, encode_private_key, issue_certificate
 from tests.support.cluster.akv_syncs import SYNCED, UP_TO_DATE, list_parts, ready_condition, wait_gone, wait_ready
-from tests.support.cluster.harness import KIND_PATHS, InstalledRelease, Namespace, audit_lines, canary_value, eventually
+from tests.support.cluster.harness import KIND_PATHS, InstalledRelease, audit_lines, canary_value, eventually
+from tests.support.cluster.namespace import Namespace
 
 WRITTEN = ("UpdateValueChangeOrForceUpdateSucceeded", UP_TO_DATE)
 

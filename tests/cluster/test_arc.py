@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from controller.config.settings import Settings
-from tests.support.cluster.harness import SINCE_POLICIES, InstalledRelease, Namespace, version_flags
+from tests.support.cluster.harness import SINCE_POLICIES, InstalledRelease, version_flags
+from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.cli.doctor import doctor
 from tools.keyvault_emulator import Emulator

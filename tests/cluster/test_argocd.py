@@ -11,7 +11,8 @@ import yaml
 
 from controller.api.conditions import Reason
 from controller.runtime import bounded_yaml
-from tests.support.cluster.harness import InstalledRelease, Namespace, eventually, version_flags
+from tests.support.cluster.harness import InstalledRelease, eventually, version_flags
+from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane

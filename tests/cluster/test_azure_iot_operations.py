@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from controller.api.conditions import Reason
-from tests.support.cluster.harness import TENANT, Namespace, eventually
+from tests.support.cluster.harness import TENANT, eventually
+from tests.support.cluster.namespace import Namespace
 
 CLASS = "opc-ua-connector"
 TRUST, ISSUER, CLIENT = (f"aio-opc-ua-broker-{each}" for each in ("trust-list", "issuer-list", "client-certificate"))

@@ -11,15 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from controller.api.conditions import Reason
 from controller.runtime import budgets
-from tests.support.cluster.harness import (
-    InstalledRelease,
-    Namespace,
-    canary_value,
-    eventually,
-    measure_propagation,
-    read_metrics,
-)
+from tests.support.cluster.harness import InstalledRelease, canary_value, eventually, read_metrics
 from tests.support.cluster.hostile_inputs import MetricsFlood, measure_probe
+from tests.support.cluster.namespace import Namespace, measure_propagation
 from tests.support.process_stats import resident_mebibytes
 from tools.pods.pod_process import PodProcess
 

@@ -25,7 +25,8 @@ from tests.support.certificates import (
     generate_key,
     issue_certificate,
 )
-from tests.support.cluster.harness import Namespace, eventually
+from tests.support.cluster.harness import eventually
+from tests.support.cluster.namespace import Namespace
 from tests.support.messages import NEITHER_PEM_NOR_PFX, NOT_IN_KEY_VAULT
 
 TODAY = datetime.now(UTC)

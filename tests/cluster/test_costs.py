@@ -8,7 +8,8 @@ import pytest
 from controller.keyvault.reader import KEEP_SHARED
 from tests.bench.harness import NEVER
 from tests.bench.meter import Meter
-from tests.support.cluster.harness import InstalledRelease, Namespace
+from tests.support.cluster.harness import InstalledRelease
+from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
 COUNT = 100

@@ -2,8 +2,9 @@
 
 import base64
 
-from tests.support.cluster.harness import CANARY, InstalledRelease, Namespace, canary_value
+from tests.support.cluster.harness import CANARY, InstalledRelease, canary_value
 from tests.support.cluster.leaks import find_leaks
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.permissions import assert_all_granted_used, use_all_permissions
 from tests.support.cluster.process_memory import list_encodings
 from tools.pods.pod_process import PodProcess

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.certificates import make_slow_pfx
-from tests.support.cluster.harness import CANARY, SINCE_POLICIES, TENANT, InstalledRelease, Namespace
+from tests.support.cluster.harness import CANARY, SINCE_POLICIES, TENANT, InstalledRelease
+from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.cli.doctor import doctor
 from tools.local_cluster import ControlPlane

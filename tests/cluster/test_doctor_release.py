@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.cluster.harness import InstalledRelease, Namespace, chart_crds, install_first_release
+from tests.support.cluster.harness import InstalledRelease, chart_crds, install_first_release
+from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.cli.doctor import doctor
 from tools.keyvault_emulator import Emulator

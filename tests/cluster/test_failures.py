@@ -14,15 +14,8 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.runtime import budgets
-from tests.support.cluster.harness import (
-    KIND_PATHS,
-    SINCE_POLICIES,
-    InstalledRelease,
-    Namespace,
-    admission_policy,
-    canary_value,
-    eventually,
-)
+from tests.support.cluster.harness import KIND_PATHS, SINCE_POLICIES, InstalledRelease, canary_value, eventually
+from tests.support.cluster.namespace import Namespace, admission_policy
 from tests.support.messages import NOT_IN_KEY_VAULT
 from tools.pods.pod_process import PodProcess
 

@@ -12,13 +12,8 @@ import pytest
 
 from tests.support.cluster.fault_harness import CONTROLLER_SETTINGS, POLL_INTERVAL, FaultHarness
 from tests.support.cluster.fault_proxy import FaultProxy, ProxyFault
-from tests.support.cluster.harness import (
-    InstalledRelease,
-    Namespace,
-    eventually,
-    running_controller,
-    wait_for_deleted_namespaces,
-)
+from tests.support.cluster.harness import InstalledRelease, eventually, running_controller, wait_for_deleted_namespaces
+from tests.support.cluster.namespace import Namespace
 from tools.local_cluster.errors import ClusterError
 from tools.pods.pod_process import PodProcess
 

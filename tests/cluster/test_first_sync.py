@@ -6,7 +6,8 @@ import pytest
 
 from tests.bench.harness import create_objects
 from tests.bench.meter import Meter, SyncWrites
-from tests.support.cluster.harness import InstalledRelease, Namespace
+from tests.support.cluster.harness import InstalledRelease
+from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
 CLASSES, EACH = 20, 10

@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 from tests.chart import registry
-from tests.support.cluster.harness import InstalledRelease, Namespace, eventually, running_controller, version_flags
+from tests.support.cluster.harness import InstalledRelease, eventually, running_controller, version_flags
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.played_kubelet import PlayedKubelet
 from tools.cli.common import helm
 from tools.images import image

@@ -14,7 +14,8 @@ import pytest
 
 from controller.api.conditions import Reason
 from tests.support.canaries import FORMS
-from tests.support.cluster.harness import KIND_PATHS, InstalledRelease, Namespace, create_without_labels, eventually
+from tests.support.cluster.harness import KIND_PATHS, InstalledRelease, eventually
+from tests.support.cluster.namespace import Namespace, create_without_labels
 from tools.local_cluster.pki import ClusterAuthority
 from tools.pods.pod_process import PodProcess
 

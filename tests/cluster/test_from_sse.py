@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.cluster.harness import InstalledRelease, Namespace
+from tests.support.cluster.harness import InstalledRelease
+from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.cli.migrate import migrate
 from tools.cli.migrate.sse_ownership import SSE_MANAGER

@@ -18,7 +18,8 @@ from controller.api.secretsync import SecretSync, SecretSyncStatus
 from controller.domain.status import next_status
 from controller.errors import InputError, Retry
 from controller.runtime import bounded_yaml
-from tests.support.cluster.harness import InstalledRelease, Namespace, eventually
+from tests.support.cluster.harness import InstalledRelease, eventually
+from tests.support.cluster.namespace import Namespace
 from tests.support.outcomes import make_outcome
 from tools.cli.common import helm
 from tools.cli.render import render

@@ -12,8 +12,9 @@ from controller.api.conditions import Reason
 from controller.api.secretsync import MAX_TEXT
 from controller.kube.informer import MAX_SPEC
 from controller.runtime import budgets
-from tests.support.cluster.harness import KIND_PATHS, Namespace, eventually, measure_propagation
+from tests.support.cluster.harness import KIND_PATHS, eventually
 from tests.support.cluster.hostile_inputs import akv_sync_with_notes, nest_managed_fields
+from tests.support.cluster.namespace import Namespace, measure_propagation
 from tests.support.cluster.token_thief import TokenThief
 from tests.support.process_stats import resident_mebibytes
 from tools.pods.pod_process import PodProcess

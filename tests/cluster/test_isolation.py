@@ -20,12 +20,12 @@ from tests.support.certificates import make_slow_pfx
 from tests.support.cluster.harness import (
     TENANT,
     InstalledRelease,
-    Namespace,
     canary_value,
     eventually,
     read_metrics,
     wait_for_deleted_namespaces,
 )
+from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
 POLL = 2

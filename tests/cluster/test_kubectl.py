@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster.harness import Namespace
+from tests.support.cluster.namespace import Namespace
 from tools.local_cluster.errors import ClusterError
 
 ADDRESSES = ("https://shop.vault.azure.net", "https://shop.vault.azure.net/", "shop.vault.azure.net")

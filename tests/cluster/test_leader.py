@@ -20,7 +20,6 @@ from controller.kube.leader_election import LEASE_DURATION, RENEW_DEADLINE, RETR
 from tests.support.cluster.fault_harness import FaultHarness, fault_harness
 from tests.support.cluster.harness import (
     InstalledRelease,
-    Namespace,
     StartController,
     audit_lines,
     canary_value,
@@ -28,6 +27,7 @@ from tests.support.cluster.harness import (
     is_leader,
     read_metrics,
 )
+from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.pods.pod_process import PodProcess
 

@@ -9,8 +9,9 @@ import pytest
 from controller.api.conditions import Reason
 from controller.domain.decode_values import PEM, PFX
 from tests.support.certificates import encode_pem_bundle, encode_pfx, generate_key, issue_certificate
-from tests.support.cluster.harness import InstalledRelease, Namespace, eventually
+from tests.support.cluster.harness import InstalledRelease, eventually
 from tests.support.cluster.leaks import find_leaks
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.process_memory import key_fragment
 from tools.pods.pod_process import PodProcess
 

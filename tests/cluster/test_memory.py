@@ -12,7 +12,8 @@ import pytest
 
 from controller.domain.decode_values import PEM, PFX
 from tests.support.certificates import encode_pem_bundle, encode_pfx, generate_key, issue_certificate
-from tests.support.cluster.harness import Namespace, eventually
+from tests.support.cluster.harness import eventually
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.process_memory import count_copies, key_fragment
 from tools.pods.pod_process import PodProcess
 

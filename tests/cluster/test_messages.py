@@ -6,7 +6,8 @@ from typing import NamedTuple
 import pytest
 
 from controller.api.conditions import Reason
-from tests.support.cluster.harness import InstalledRelease, Namespace, running_controller
+from tests.support.cluster.harness import InstalledRelease, running_controller
+from tests.support.cluster.namespace import Namespace
 from tests.support.messages import NOT_IN_KEY_VAULT
 from tools.keyvault_emulator import Emulator
 from tools.pods.pod_process import PodProcess

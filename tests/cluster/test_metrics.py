@@ -3,8 +3,9 @@
 import time
 from datetime import UTC, datetime, timedelta
 
-from tests.support.cluster.harness import Namespace, eventually
+from tests.support.cluster.harness import eventually
 from tests.support.cluster.metric_series import read_series
+from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
 

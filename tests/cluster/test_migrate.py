@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
-from tests.support.cluster.harness import InstalledRelease, Namespace, canary_value, eventually
+from tests.support.cluster.harness import InstalledRelease, canary_value, eventually
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.sse_controller import apply_as_sse
 from tools.cli.migrate import migrate
 from tools.cli.migrate.sse_ownership import SSE_MANAGER

@@ -12,7 +12,8 @@ import yaml
 
 from controller.api.conditions import Reason
 from tests.support.cluster import other_operators
-from tests.support.cluster.harness import TENANT, InstalledRelease, Namespace, canary_value, create_object, eventually
+from tests.support.cluster.harness import TENANT, InstalledRelease, canary_value, create_object, eventually
+from tests.support.cluster.namespace import Namespace
 from tests.support.shell_recorder import list_commands
 from tests.unit.cli.migrate.operators import test_akv2k8s, test_external_secrets
 from tools.cli.common import templating

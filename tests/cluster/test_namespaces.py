@@ -10,14 +10,8 @@ from controller.api.conditions import Reason
 from controller.api.meta import CLIENT_ID
 from controller.api.secretsync import REFRESH_INTERVAL
 from controller.config.settings import TOKEN_AUDIENCE, TOKEN_SECONDS
-from tests.support.cluster.harness import (
-    InstalledRelease,
-    Namespace,
-    eventually,
-    install_release,
-    is_leader,
-    running_controller,
-)
+from tests.support.cluster.harness import InstalledRelease, eventually, install_release, is_leader, running_controller
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.permissions import (
     EVERYWHERE,
     assert_all_granted_used,

@@ -14,13 +14,13 @@ from controller.kube.overlap import PAUSE, SERVES_PREFIX, patience
 from tests.support.cluster.harness import (
     SINCE_POLICIES,
     InstalledRelease,
-    Namespace,
     canary_value,
     eventually,
     install_release,
     is_leader,
     running_controller,
 )
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.permissions import list_used
 from tests.support.cluster.token_thief import TokenThief
 from tools.cli.common import helm

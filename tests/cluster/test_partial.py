@@ -10,14 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.conditions import Reason
-from tests.support.cluster.harness import (
-    InstalledRelease,
-    Namespace,
-    admission_policy,
-    canary_value,
-    eventually,
-    running_controller,
-)
+from tests.support.cluster.harness import InstalledRelease, canary_value, eventually, running_controller
+from tests.support.cluster.namespace import Namespace, admission_policy
 from tests.support.messages import NOT_IN_KEY_VAULT
 from tools.pods.pod_process import PodProcess
 

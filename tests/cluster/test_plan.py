@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.cluster.harness import InstalledRelease, Namespace, eventually
+from tests.support.cluster.harness import InstalledRelease, eventually
+from tests.support.cluster.namespace import Namespace
 from tools.cli.capacity import plan
 from tools.cli.common import kube_client
 

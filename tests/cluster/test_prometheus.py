@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.cluster.harness import Namespace, eventually, read_metrics
+from tests.support.cluster.harness import eventually, read_metrics
+from tests.support.cluster.namespace import Namespace
 from tools.cli.render import render
 from tools.codegen import monitoring
 from tools.local_cluster.ports import PortClaim

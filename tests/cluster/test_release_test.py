@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster.harness import InstalledRelease, Namespace, StartController, eventually, install_release
+from tests.support.cluster.harness import InstalledRelease, StartController, eventually, install_release
+from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.local_cluster.programs import assets
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from controller.config.settings import Settings
-from tests.support.cluster.harness import InstalledRelease, Namespace, install_release
+from tests.support.cluster.harness import InstalledRelease, install_release
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.permissions import EVERYWHERE, assert_all_granted_used, list_granted, use_all_permissions
 from tools.cli.common import helm
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from tests.support.cluster.harness import KIND_PATHS, Namespace, canary_value
+from tests.support.cluster.harness import KIND_PATHS, canary_value
+from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
 INTERVAL = 3

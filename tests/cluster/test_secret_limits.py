@@ -10,7 +10,8 @@ import pytest
 from controller.domain.decision import ObservedState, WriteSecret, decide_write
 from controller.domain.secret_limits import find_violation, key_violation
 from tests.support.builders import make_sync, make_value
-from tests.support.cluster.harness import KIND_PATHS, InstalledRelease, Namespace
+from tests.support.cluster.harness import KIND_PATHS, InstalledRelease
+from tests.support.cluster.namespace import Namespace
 
 SEED = 4107
 ALPHABET = "aZ0-_./ :@\n\tä\u0130\U0001f511"

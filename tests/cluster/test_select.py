@@ -3,7 +3,8 @@
 import pytest
 
 from tests.support.cluster.akv_syncs import SYNCED, list_parts, ready_condition, wait_gone, wait_ready
-from tests.support.cluster.harness import Namespace, canary_value, eventually
+from tests.support.cluster.harness import canary_value, eventually
+from tests.support.cluster.namespace import Namespace
 
 SHOP = {"select": {"namePrefix": "shop-", "tags": {"app": "shop"}}, "stripPrefix": "shop-", "whenGone": "Remove"}
 POLL = 4

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster.harness import Namespace, canary_value, eventually
+from tests.support.cluster.harness import canary_value, eventually
+from tests.support.cluster.namespace import Namespace
 from tests.support.process_stats import cpu_seconds, resident_mebibytes
 from tools.pods.pod_process import PodProcess
 

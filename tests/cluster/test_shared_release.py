@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster.harness import InstalledRelease, Namespace, eventually
+from tests.support.cluster.harness import InstalledRelease, eventually
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.shared_release import DiffersError, SharedRelease
 from tests.support.cluster.token_thief import make_owner
 from tools.cli.common import helm

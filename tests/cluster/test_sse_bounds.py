@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from controller.api.secretsync import TYPE_STAYS
-from tests.support.cluster.harness import InstalledRelease, Namespace
+from tests.support.cluster.harness import InstalledRelease
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.sse_bounds import BOUNDS, MISTAKES, Bound, Mistake
 from tests.support.cluster.sse_cases import covers_rows
 from tools.cli.common import sse_guide

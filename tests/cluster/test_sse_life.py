@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from controller.api.conditions import Reason
-from tests.support.cluster.harness import MANAGED_LABEL, Namespace, audit_lines, canary_value, eventually
+from tests.support.cluster.harness import MANAGED_LABEL, audit_lines, canary_value, eventually
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.sse_cases import covers_rows
 from tools.pods.pod_process import PodProcess
 

@@ -6,7 +6,8 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.config.settings import Settings
-from tests.support.cluster.harness import InstalledRelease, Namespace, install_release, running_controller
+from tests.support.cluster.harness import InstalledRelease, install_release, running_controller
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.sse_cases import covers_rows
 from tests.support.messages import NOT_IN_KEY_VAULT
 from tools.cli.common import helm

@@ -15,7 +15,8 @@ import pytest
 from controller.api.conditions import Reason
 from controller.runtime.backoff import parse_time
 from tests.support.certificates import encode_pem_bundle
-from tests.support.cluster.harness import MANAGED_LABEL, TENANT, InstalledRelease, Namespace, eventually
+from tests.support.cluster.harness import MANAGED_LABEL, TENANT, InstalledRelease, eventually
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.sse_cases import CASES, ISSUER, NEW, OLD, PFX, TODAY, TOKENS, Case, covers_rows
 from tools.pods.pod_process import PodProcess
 

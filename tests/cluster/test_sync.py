@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.support.cluster.harness import Namespace, audit_lines, canary_value, eventually
+from tests.support.cluster.harness import audit_lines, canary_value, eventually
+from tests.support.cluster.namespace import Namespace
 
 UP_TO_DATE = "UpdateNoValueChangeSucceeded"
 WRITTEN = "UpdateValueChangeOrForceUpdateSucceeded"

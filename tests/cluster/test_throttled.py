@@ -8,7 +8,8 @@ import pytest
 
 from tests.bench.harness import NEVER
 from tests.bench.meter import Meter
-from tests.support.cluster.harness import InstalledRelease, Namespace, eventually
+from tests.support.cluster.harness import InstalledRelease, eventually
+from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
 LIMIT, RETRY_AFTER = 25, 10

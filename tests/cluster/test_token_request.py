@@ -8,13 +8,8 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.config.settings import TOKEN_AUDIENCE, TOKEN_SECONDS
-from tests.support.cluster.harness import (
-    InstalledRelease,
-    Namespace,
-    create_object,
-    install_release,
-    running_controller,
-)
+from tests.support.cluster.harness import InstalledRelease, create_object, install_release, running_controller
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.token_thief import TokenThief
 from tools.cli.common import helm
 from tools.cli.doctor import doctor

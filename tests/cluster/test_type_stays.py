@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from controller.api.secretsync import TYPE_STAYS, SecretSync
-from tests.support.cluster.harness import SINCE_POLICIES, InstalledRelease, Namespace, eventually
+from tests.support.cluster.harness import SINCE_POLICIES, InstalledRelease, eventually
+from tests.support.cluster.namespace import Namespace
 from tools.local_cluster.errors import ClusterError
 
 CRD = f"{SecretSync.plural}.{SecretSync.group}"

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.support.cluster.harness import CANARY, Namespace, eventually
+from tests.support.cluster.harness import CANARY, eventually
+from tests.support.cluster.namespace import Namespace
 
 REGISTRY = {"registry.example": {"username": "u", "password": CANARY, "auth": "dTpw"}}
 

@@ -19,7 +19,6 @@ from tests.support.cluster.harness import (
     KIND_PATHS,
     MANAGED_LABEL,
     InstalledRelease,
-    Namespace,
     canary_value,
     create_object,
     decode_nested_json,
@@ -27,6 +26,7 @@ from tests.support.cluster.harness import (
     read_metrics,
 )
 from tests.support.cluster.leaks import objects, search_texts
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.token_thief import ThiefResponse, TokenThief
 from tests.support.process_stats import peak_memory
 from tools.cli.common import printable

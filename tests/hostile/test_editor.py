@@ -19,8 +19,9 @@ from tests.hostile.arena import Arena, Attack, Attacker, paced, printed
 from tests.hostile.drawing import draw_attacks
 from tests.hostile.texts import HOSTILE, JSONS, NAMES, TEXTS, mostly
 from tests.support.certificates import make_slow_pfx
-from tests.support.cluster.harness import KIND_PATHS, TENANT, Namespace, eventually
+from tests.support.cluster.harness import KIND_PATHS, TENANT, eventually
 from tests.support.cluster.hostile_inputs import akv_sync_with_notes, nest_managed_fields
+from tests.support.cluster.namespace import Namespace
 from tools.cli.common import printable
 from tools.cli.migrate import migrate
 

@@ -17,8 +17,9 @@ import pytest
 
 from controller.observability.otlp.backlog import OWN
 from tests.logs.stack import OTHER, Stack, certificate
-from tests.support.cluster.harness import CANARY, InstalledRelease, Namespace, eventually
+from tests.support.cluster.harness import CANARY, InstalledRelease, eventually
 from tests.support.cluster.metric_series import read_series
+from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
 CERTIFICATE = "azure-secret-store-akv-secret-store-logs"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.certificates import encode_pem_bundle, issue_certificate
-from tests.support.cluster.harness import Namespace, eventually, install_first_release
+from tests.support.cluster.harness import eventually, install_first_release
+from tests.support.cluster.namespace import Namespace
 from tools.images import debian_base
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.node.release import Release
-from tests.support.cluster.harness import Namespace
+from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane

@@ -13,7 +13,8 @@ import pytest
 from tests.node.conftest import figures
 from tests.node.release import PATIENCE, Release
 from tests.support.cluster.fault_harness import POLL_INTERVAL, fault_harness
-from tests.support.cluster.harness import CANARY, InstalledRelease, Namespace, eventually
+from tests.support.cluster.harness import CANARY, InstalledRelease, eventually
+from tests.support.cluster.namespace import Namespace
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError
 

@@ -10,7 +10,8 @@ import pytest
 from controller.kube.leader_election import RETRY_PERIOD
 from tests.node.conftest import figures
 from tests.node.release import PATIENCE, Pod, Release, ready
-from tests.support.cluster.harness import Namespace, eventually
+from tests.support.cluster.harness import eventually
+from tests.support.cluster.namespace import Namespace
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError

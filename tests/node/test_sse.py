@@ -10,7 +10,7 @@ import pytest
 from controller.api.conditions import Reason
 from tests.node.release import Release
 from tests.support import upstream_crds
-from tests.support.cluster.harness import Namespace
+from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.sse_controller import apply_as_sse
 from tools.cli.common import helm
 from tools.codegen import crds

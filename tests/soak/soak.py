@@ -15,7 +15,8 @@ from typing import Any
 
 from tests.soak.gauge import Growth, Sample, growth, sample
 from tests.soak.steps import Step, steps
-from tests.support.cluster.harness import InstalledRelease, Namespace, canary_value, eventually, read_metrics
+from tests.support.cluster.harness import InstalledRelease, canary_value, eventually, read_metrics
+from tests.support.cluster.namespace import Namespace
 from tools.local_cluster.errors import ClusterError
 from tools.pods.pod_process import PodProcess
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.support.cluster.harness import Namespace, eventually
+from tests.support.cluster.harness import eventually
+from tests.support.cluster.namespace import Namespace
 
 UP_TO_DATE = "UpdateNoValueChangeSucceeded"
 SYNCED = ("True", UP_TO_DATE)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from tests.support.cluster.harness import InstalledRelease, Namespace, canary_value, create_object
+from tests.support.cluster.harness import InstalledRelease, canary_value, create_object
+from tests.support.cluster.namespace import Namespace
 from tests.support.invariants import (
     RECOVERY_TIME,
     SYNCS,

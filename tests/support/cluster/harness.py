@@ -1,22 +1,19 @@
 """Helpers of the tests on a real API server: releases, namespaces, objects, and waiting for results."""
 
-import base64
 import contextlib
-import itertools
 import json
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from controller.runtime import bounded_yaml
 from tools.cli.common import helm
 from tools.codegen import policies
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
-from tools.local_cluster.errors import ClusterError
 from tools.local_cluster.programs import versions
 from tools.pods.pod_process import PodProcess
 
@@ -40,10 +37,7 @@ KIND_PATHS = {
     "secretproviderclass": "/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{}/secretproviderclasses",
 }
 """The paths of objects that tests wait for. A request takes 5 ms, kubectl 100 ms of CPU."""
-LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-"""Where `kubectl apply` keeps the manifest, to find what the next one no longer has."""
 T = TypeVar("T")
-_numbers = itertools.count(1)
 
 
 def canary_value(text: str) -> str:
@@ -200,197 +194,6 @@ def is_leader(workload: PodProcess) -> bool:
     return "akv_secret_store_leader 1.0" in read_metrics(workload)
 
 
-def collection_path(manifest: Mapping[str, Any], namespace: str) -> str:
-    """Return the path to which an object of a kind of `KIND_PATHS` is sent; empty for other kinds."""
-    group = "api" if manifest["apiVersion"] == "v1" else "apis"
-    _, _, plural = KIND_PATHS.get(manifest["kind"].lower(), "").rpartition("/")
-    return f"/{group}/{manifest['apiVersion']}/namespaces/{namespace}/{plural}" if plural else ""
-
-
-def _is_created(send: Callable[..., tuple[int, str]], namespace: str, manifest: Mapping[str, Any]) -> bool:
-    """Create an object as `kubectl apply` does; return whether that is done. Raise ClusterError if it is refused."""
-    metadata = manifest["metadata"]
-    path = collection_path(manifest, namespace)
-    if not path or metadata.get("namespace", namespace) != namespace:
-        return False
-    annotations = {**metadata.get("annotations", {}), LAST_APPLIED: json.dumps(manifest)}
-    body = {**manifest, "metadata": {**metadata, "namespace": namespace, "annotations": annotations}}
-    status, text = send("POST", f"{path}?fieldManager=kubectl-client-side-apply&fieldValidation=Strict", body)
-    if status not in (201, 409):
-        raise ClusterError(json.loads(text).get("message", text))
-    return status == 201
-
-
-class Environment(Protocol):
-    """The cluster and the vaults that a namespace uses."""
-
-    plane: ControlPlane
-    emulator: Emulator
-
-
-class Namespace:
-    """A namespace with a ServiceAccount, federated with an identity that may read one vault."""
-
-    def __init__(self, installed: Environment, name: str = "") -> None:
-        number = next(_numbers)
-        self.installed = installed
-        self.name = name or f"shop-{number}"
-        self.vault = f"shop-vault-{number}"
-        self.client = f"00000000-0000-0000-0000-{number:012}"
-        self.account = "shop"
-        emulator, plane = installed.emulator, installed.plane
-        emulator.add_vault(self.vault, TENANT)
-        emulator.add_identity(self.client, TENANT)
-        emulator.federate(self.client, plane.issuer, f"system:serviceaccount:{self.name}:{self.account}")
-        emulator.assign_role(self.client, self.vault, "Key Vault Secrets User")
-        create_object(plane, "namespaces", self.name)
-        create_object(plane, f"namespaces/{self.name}/serviceaccounts", self.account)
-
-    def remove(self) -> None:
-        """Delete the namespace, without waiting for its end.
-
-        What people could read there is searched for values when the module ends.
-        """
-        for kind, path in KIND_PATHS.items():
-            if kind != "secret":
-                status, text = self.installed.plane.request("GET", path.format(self.name))
-                assert status in (200, 404), text  # 404: the kind was removed
-                InstalledRelease.exposed.append((f"{kind} of {self.name}", text))
-        status, text = self.installed.plane.request("DELETE", f"/api/v1/namespaces/{self.name}")
-        assert status in (200, 404, 409), text  # 409: it is ending already
-
-    def add_editor(self, name: str) -> None:
-        """Create a ServiceAccount that has the ClusterRole `edit` in this namespace and nothing else."""
-        self.kubectl("create", "serviceaccount", name)
-        self.kubectl("create", "rolebinding", name, "--clusterrole=edit", f"--serviceaccount={self.name}:{name}")
-
-    def kubectl(self, *args: str, stdin: str | None = None) -> str:
-        """Run kubectl as cluster-admin in this namespace."""
-        return self.installed.plane.kubectl(*args, "--namespace", self.name, stdin=stdin)
-
-    def apply(self, *objects: Mapping[str, Any]) -> None:
-        """Do what `kubectl apply` does; it runs only for objects that exist, and for kinds not in `KIND_PATHS`."""
-        with self.installed.plane.session() as send:
-            left = [manifest for manifest in objects if not _is_created(send, self.name, manifest)]
-        if left:
-            text = json.dumps({"apiVersion": "v1", "kind": "List", "items": left})
-            self.kubectl("apply", "--filename", "-", stdin=text)
-
-    def set_secret(self, name: str, text: str, **attributes: Any) -> str:
-        """Set a new version of a secret in the vault; return its id."""
-        return self.installed.emulator.set_secret(self.vault, name, canary_value(text), **attributes)
-
-    def provider_class(self, *names: str, name: str = "shop", objects: str = "", **parameters: str) -> dict[str, Any]:
-        """Return a SecretProviderClass with those secrets. `objects` replaces the text."""
-        items = "".join(f"  - |\n    objectName: {secret}\n    objectType: secret\n" for secret in names)
-        given = {"clientID": self.client, "tenantID": TENANT, "keyvaultName": self.vault} | parameters
-        return {
-            "apiVersion": "secrets-store.csi.x-k8s.io/v1",
-            "kind": "SecretProviderClass",
-            "metadata": {"name": name},
-            "spec": {"provider": "azure", "parameters": {**given, "objects": objects or f"array:\n{items}"}},
-        }
-
-    def sync(self, name: str, data: Mapping[str, str], **changes: Any) -> dict[str, Any]:
-        """Return a SecretSync. `data` maps target key to source path. `changes` go into spec."""
-        pairs = [{"targetKey": key, "sourcePath": path} for key, path in data.items()]
-        secret_object = {"type": "Opaque", "data": pairs, **changes.pop("secretObject", {})}
-        spec = {"secretProviderClassName": "shop", "serviceAccountName": self.account, "secretObject": secret_object}
-        return {
-            "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
-            "kind": "SecretSync",
-            "metadata": {"name": name},
-            "spec": spec | changes,
-        }
-
-    def akv_sync(self, *objects: Mapping[str, Any], name: str = "made") -> dict[str, Any]:
-        """Return an AKVSync of the namespace's vault."""
-        return {
-            "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
-            "kind": "AKVSync",
-            "metadata": {"name": name},
-            "spec": {
-                "keyvaultName": self.vault,
-                "clientID": self.client,
-                "tenantID": TENANT,
-                "serviceAccountName": self.account,
-                "objects": objects,
-            },
-        }
-
-    def list_names(self, kind: str) -> list[str]:
-        """Return the names of all objects of a kind of `PATHS`, sorted."""
-        status, text = self.installed.plane.request("GET", KIND_PATHS[kind].format(self.name))
-        assert status == 200, text
-        return sorted(item["metadata"]["name"] for item in decode_nested_json(text)["items"])
-
-    def get(self, kind: str, name: str) -> dict[str, Any]:
-        """Return the object of a kind of `PATHS`; empty where there is none. Raise ClusterError on other answers."""
-        try:
-            status, text = self.installed.plane.request("GET", f"{KIND_PATHS[kind].format(self.name)}/{name}")
-        except OSError as error:
-            raise ClusterError(str(error)) from error
-        if status not in (200, 404):
-            raise ClusterError(f"{kind} {name}: {status} {text}")
-        found: dict[str, Any] = decode_nested_json(text) if status == 200 else {}
-        return found
-
-    def secret_values(self, name: str) -> dict[str, str]:
-        """Return the Secret's values; an empty mapping if there is no Secret."""
-        data = self.get("secret", name).get("data", {})
-        return {key: base64.b64decode(text).decode() for key, text in data.items()}
-
-    def ready_condition(self, name: str) -> tuple[str, str]:
-        """Return the SecretSync's reason and message of Ready; empty if it has none of this generation."""
-        found = self.get("secretsync", name)
-        for item in found.get("status", {}).get("conditions", []):
-            if item["type"] == "Ready" and item["observedGeneration"] == found["metadata"]["generation"]:
-                return item["reason"], item["message"]
-        return "", ""
-
-    def wait_reason(self, name: str, *reasons: str, patience: float = TIMEOUT) -> str:
-        """Wait until Ready has one of these reasons; return the message."""
-        return eventually(lambda: self.ready_condition(name), lambda found: found[0] in reasons, patience)[1]
-
-    def wait_secret(self, name: str, wanted: Mapping[str, str], patience: float = TIMEOUT) -> None:
-        """Wait until the Secret has exactly these values, as `canary_value` returns them."""
-        expected = {key: canary_value(text) for key, text in wanted.items()}
-        eventually(lambda: self.secret_values(name), lambda found: found == expected, patience)
-
-    def force_sync(self, name: str) -> None:
-        """Set forceSynchronization, so that the controller reads the vault now."""
-        patch = {"spec": {"forceSynchronization": f"now-{time.monotonic_ns()}"}}
-        path = f"{KIND_PATHS['secretsync'].format(self.name)}/{name}"
-        status, text = self.installed.plane.request("PATCH", path, patch, "application/merge-patch+json")
-        assert status == 200, text
-
-    def count_calls(self, operation: str = "") -> int:
-        """Return how many calls this namespace's vault has received."""
-        counters = self.installed.emulator.counters()
-        return sum(count for what, count in counters.items() if what.startswith(f"{self.vault}/{operation}"))
-
-
-@contextlib.contextmanager
-def admission_policy(space: Namespace, kind: str, policy: Mapping[str, Any], **binding: Any) -> Iterator[None]:
-    """Have an admission policy of this kind in force for the Secrets of the namespace, and for nothing else.
-
-    It refuses or labels each Secret that is created without labels: so the API server is known to apply it.
-    """
-    name = f"{kind.lower()}-{space.name}"
-    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["secrets"]}
-    selector = {"matchLabels": {"kubernetes.io/metadata.name": space.name}}
-    constraints = {"matchConstraints": {"namespaceSelector": selector, "resourceRules": [rule]}}
-    kinds = {kind: {**constraints, **policy}, f"{kind}Binding": {"policyName": name, **binding}}
-    admission = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
-    try:
-        space.apply(*({**admission, "kind": each, "spec": spec} for each, spec in kinds.items()))
-        eventually(lambda: create_without_labels(space), lambda found: found != (201, {}))
-        yield
-    finally:
-        for each in kinds:
-            space.kubectl("delete", each.lower(), name, "--ignore-not-found")
-
-
 def wait_policies(plane: ControlPlane) -> None:
     """Wait until the API server applies every admission policy that exists now.
 
@@ -423,18 +226,3 @@ def wait_policies(plane: ControlPlane) -> None:
     finally:
         for path in specs:
             plane.request("DELETE", f"{path}/{name}")
-
-
-def create_without_labels(space: Namespace) -> tuple[int, dict[str, str]]:
-    """Create a Secret without labels, as a dry run; return the status of the answer, and the labels in it."""
-    path = f"{KIND_PATHS['secret'].format(space.name)}?dryRun=All"
-    status, text = space.installed.plane.request("POST", path, {"metadata": {"name": "probe"}})
-    return status, json.loads(text)["metadata"].get("labels", {})
-
-
-def measure_propagation(space: Namespace, text: str) -> float:
-    """Return the seconds from a new value in the vault to the Secret."""
-    space.set_secret("a", text)
-    began = time.monotonic()
-    space.wait_secret("s", {"k": text}, patience=60)
-    return time.monotonic() - began

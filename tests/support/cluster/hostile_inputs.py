@@ -8,7 +8,7 @@ import urllib.request
 from contextlib import suppress
 from typing import Any
 
-from tests.support.cluster.harness import Namespace
+from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
 

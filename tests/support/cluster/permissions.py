@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from controller.api.meta import CLIENT_ID, TENANT_ID
-from tests.support.cluster.harness import TENANT, InstalledRelease, Namespace, audit_lines, eventually
+from tests.support.cluster.harness import TENANT, InstalledRelease, audit_lines, eventually
+from tests.support.cluster.namespace import Namespace
 from tools.local_cluster import ControlPlane
 
 EVERYWHERE = "*"

@@ -4,7 +4,8 @@ import base64
 import json
 from collections.abc import Mapping
 
-from tests.support.cluster.harness import MANAGED_LABEL, Namespace, canary_value
+from tests.support.cluster.harness import MANAGED_LABEL, canary_value
+from tests.support.cluster.namespace import Namespace
 from tools.cli.migrate.sse_ownership import SSE_MANAGER
 
 

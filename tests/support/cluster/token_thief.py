@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.kube.resources import METADATA_ONLY
-from tests.support.cluster.harness import MANAGED_LABEL, collection_path, eventually
+from tests.support.cluster.harness import MANAGED_LABEL, eventually
+from tests.support.cluster.namespace import collection_path
 from tools.local_cluster import ControlPlane
 
 CONTROLLER_NAMESPACE, CONTROLLER_ACCOUNT, TARGET_NAMESPACE = "vault-room", "copyist", "stolen-shop"

@@ -19,7 +19,8 @@ from tests.bench.compare import (
     read_traffic,
     table,
 )
-from tests.support.cluster.harness import InstalledRelease, Namespace
+from tests.support.cluster.harness import InstalledRelease
+from tests.support.cluster.namespace import Namespace
 
 USER = "system:serviceaccount:peer:peer"
 THIS = Path(__file__).parents[2] / "bench/peers/this"
