@@ -55,12 +55,12 @@ class LanguageRules:
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """One expression that finds all forbidden phrases."""
+        """Return one expression that finds all forbidden phrases."""
         return re.compile("|".join(f"(?:{word})" for word in self.words), re.IGNORECASE)
 
     @cached_property
     def allowed(self) -> re.Pattern[str]:
-        """One expression that finds all quotations."""
+        """Return one expression that finds all quotations."""
         return re.compile("|".join(map(re.escape, self.quotations)) or "(?!)", re.IGNORECASE)
 
     def advice(self, phrase: str) -> str:

@@ -105,7 +105,7 @@ async def list_labelled(caller: OperatorKubeClient) -> list[ControllerRelease]:
 
 
 def choose_release(found: Sequence[ControllerRelease]) -> ControllerRelease | None:
-    """Return the only release; None if there is none. Raise `BadInput` if there are several."""
+    """Return the only release, or None if there is none. Raise `BadInput` if there are several."""
     if len(found) < 2:
         return found[0] if found else None
     which = ", ".join(map(str, found))

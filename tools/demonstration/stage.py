@@ -47,7 +47,7 @@ class Console:
         _print(text)
 
     def run(self, command: str, *, expect: int | None = 0) -> str:
-        """Print and run a shell command, and return its stdout. `expect` is its exit code; None: any."""
+        """Print and run a shell command, and return its stdout. `expect` is its exit code, or None for any."""
         _print(_bold(f"$ {command}"))
         done = self._shell(command)
         if printed := (done.stdout + done.stderr).rstrip("\n"):
@@ -90,13 +90,13 @@ class Console:
         return seconds
 
     def object(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
-        """Return an object of the API server; empty if it does not exist or the API server does not answer."""
+        """Return an object of the API server. It is empty if there is none or no answer."""
         found = self.ask(f"kubectl get {kind} {name} --namespace {namespace} --output json")
         answer: dict[str, Any] = json.loads(found) if found else {}
         return answer
 
     def secret(self, name: str, namespace: str) -> dict[str, str]:
-        """Return the values of a Secret; empty if it does not exist."""
+        """Return the values of a Secret. They are empty if the Secret does not exist."""
         data = self.object("secret", name, namespace).get("data", {})
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 

@@ -41,7 +41,7 @@ class DemoScript:
         self._stage, self._cluster, self._emulator = stage, cluster, emulator
 
     def set_up_azure(self) -> None:
-        """Do in the emulator what the guide does with az."""
+        """Create in the emulator the objects that the guide creates with az."""
         stage, emulator, names = self._stage, self._emulator, sse_guide.VARIABLES
         stage.step("A Key Vault and an Entra tenant: the emulator")
         emulator.start()

@@ -24,7 +24,7 @@ log = logging.getLogger("release-test")
 
 
 async def run(settings: ReleaseTestSettings) -> str:
-    """Run the test and remove its objects. Return what the test has shown."""
+    """Run the test and remove its objects. Return the result as a sentence."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine runs in a task
     # If the pod is deleted, the test removes its objects before it ends.

@@ -1,4 +1,4 @@
-"""Carries out a fault: the answer, or the lack of one, that a client gets instead of what it asked for."""
+"""Apply a fault: send another answer than the client requested, or none."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from tools.keyvault_emulator.faults import Fault
 
 
 async def break_off(request: web.Request, fault: Fault) -> web.StreamResponse:
-    """Answers, or does not, as the fault says."""
+    """Answer, or end the connection, as the fault says."""
     text = fault.content()
     transport = request.transport
     if fault.kind == "answer":

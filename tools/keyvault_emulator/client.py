@@ -110,7 +110,7 @@ class ControlClient:
         self.call("policy_refusals", vault=vault, code=code, on_behalf_of=on_behalf_of)
 
     def api_versions(self, vault: str, versions: list[str]) -> None:
-        """Set the versions of the REST API that the vault knows, oldest first; an empty list means all."""
+        """Set the versions of the REST API that the vault supports, oldest first. An empty list means all."""
         self.call("api_versions", vault=vault, versions=versions)
 
     def page_sizes(self, vault: str, sizes: list[int]) -> None:

@@ -156,7 +156,7 @@ class ControlApi:
         holder.policy_refusal, holder.on_behalf_of = code, on_behalf_of
 
     def api_versions(self, vault: str, versions: list[str]) -> None:
-        """Set the versions of the REST API that the vault knows, oldest first; an empty list means all."""
+        """Set the versions of the REST API that the vault supports, oldest first. An empty list means all."""
         self._world.vault(vault).api_versions = versions
 
     def page_sizes(self, vault: str, sizes: list[int]) -> None:

@@ -21,7 +21,7 @@ _DEFAULT_EPHEMERAL = 32_768
 
 
 class PortClaim:
-    """A port that no other claim has, until this object is gone. ClusterError where all `ports` are taken."""
+    """A port that no other claim has while this object exists. Raise `ClusterError` if all `ports` are taken."""
 
     def __init__(self, ports: Iterable[int] | None = None) -> None:
         candidates = list(ports or range(_LOWEST, _first_ephemeral()))

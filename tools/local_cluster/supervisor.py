@@ -1,4 +1,4 @@
-"""A process between the caller and its servers. No server outlives the caller, for whatever reason the caller ends.
+"""Supervise servers from a process of their own, so that no server outlives the caller, even if that is killed.
 
     python supervisor.py PARENT_PID [SCRATCH_FOLDER]
 

@@ -1,4 +1,4 @@
-"""Do what a kubelet does before it starts a container, as far as this needs no node."""
+"""Prepare a container as a kubelet does before its start, as far as this is possible without a node."""
 
 import base64
 import json

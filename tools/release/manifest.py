@@ -1,4 +1,4 @@
-"""What a release folder says of its own artifacts, for the programs that publish and verify it."""
+"""Describe the artifacts of a release folder, for the programs that publish and verify it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ _File = Annotated[str, Meta(pattern=r"^(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,25
 
 
 class ManifestError(Exception):
-    """The folder is not a release; the message says why."""
+    """The folder is not a release. The message says why."""
 
 
 class ReleasedArtifact(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class ReleasedArtifact(msgspec.Struct, frozen=True):
 
 
 class ReleaseManifest(msgspec.Struct, frozen=True):
-    """A release: its version, its commit, its registry and what goes there."""
+    """A release: its version, its commit, its registry and the artifacts in the registry."""
 
     version: str
     revision: str
@@ -45,7 +45,7 @@ class ReleaseManifest(msgspec.Struct, frozen=True):
 
 
 def read(folder: Path) -> ReleaseManifest:
-    """Read what a release folder holds."""
+    """Read the manifest of a release folder. Raise `ManifestError`."""
     try:
         return msgspec.json.decode((folder / FILE).read_bytes(), type=ReleaseManifest)
     except (OSError, ValueError, RecursionError) as error:

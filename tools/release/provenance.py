@@ -1,4 +1,4 @@
-"""The provenance of a release: the predicate of SLSA 1.0, from what the builder says of itself.
+"""Write the provenance of a release: the predicate of SLSA 1.0, with the builder's own statements.
 
 On GitHub Actions the workflow's environment says it; elsewhere the provenance names a local build, which is worth
 as much as the key that signs it. Sources: slsa.dev/spec/v1.0/provenance, actions.github.io/buildtypes/workflow/v1.

@@ -18,7 +18,7 @@ from tools.release.registry_command import RegistryCommand, run_program
 
 
 def cosign_commands(artifact: ReleasedArtifact, registry: str, predicate: Path, folder: Path) -> Iterator[list[str]]:
-    """Yield the arguments by which cosign signs an artifact and attests what it was made from and what is in it."""
+    """Yield the arguments of cosign that sign an artifact and attest its provenance and its bills of materials."""
     repository = f"{registry}/{artifact.repository}"
     yield ["sign", f"{repository}@{artifact.digest}"]
     yield ["attest", "--type=slsaprovenance1", f"--predicate={predicate}", f"{repository}@{artifact.digest}"]
@@ -29,7 +29,7 @@ def cosign_commands(artifact: ReleasedArtifact, registry: str, predicate: Path, 
 def publish(
     folder: Path, key: Path | None, plain_http: bool, environment: Mapping[str, str] = os.environ
 ) -> ReleaseManifest:
-    """Push, sign and attest every artifact of a release folder; return what was published."""
+    """Push, sign and attest every artifact of a release folder. Return the published references."""
     manifest = release_manifest.read(folder)
     # skopeo checks the sums first; a second run pushes the same digests.
     push = [str((folder / "relocate.sh").absolute()), *(["--dest-tls-verify=false"] if plain_http else [])]

@@ -1,4 +1,4 @@
-"""What the programs that publish a release folder and verify it in its registry share: command line and cosign."""
+"""Share the command line and cosign between the programs that publish a release and verify it."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from tools.release.manifest import ManifestError, ReleaseManifest
 
 
 class RegistryError(Exception):
-    """The release is not published, or not what its folder says; the message names the artifact or program."""
+    """The release is not published, or differs from its folder. The message names the artifact or program."""
 
 
 class RegistryCommand(NamedTuple):
@@ -50,7 +50,7 @@ class RegistryCommand(NamedTuple):
 
 
 def run_program(about: str, argv: Sequence[str | Path], environment: Mapping[str, str]) -> str:
-    """Run a program that asks for nothing; return its output. Raise `RegistryError` with `about` where it fails."""
+    """Run a program without input. Return its output, or raise `RegistryError` with `about`."""
     done = subprocess.run(
         argv, env=os.environ | dict(environment), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )

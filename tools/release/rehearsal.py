@@ -30,7 +30,7 @@ _TIMEOUT = "5m"
 
 
 class RehearsalError(Exception):
-    """A step of the release failed; the message names it."""
+    """A step of the release failed. The message names it."""
 
 
 def make_key(folder: Path) -> Path:
@@ -41,7 +41,7 @@ def make_key(folder: Path) -> Path:
 
 
 def make_release(folder: Path, registry: str, archives: Sequence[Path], key: Path) -> Path:
-    """Package the release for a registry, publish and verify it there; return its folder."""
+    """Package the release for a registry, publish it, and verify it there. Return its folder."""
     system_packages.require({"skopeo": "skopeo"})
     into = folder / "release"
     images = [f"--image={archive}" for archive in archives]
@@ -53,7 +53,7 @@ def make_release(folder: Path, registry: str, archives: Sequence[Path], key: Pat
 
 
 def install(plane: ControlPlane, folder: Path) -> str:
-    """Install the release from its registry on the node and run its test; return what the test printed."""
+    """Install the release from its registry on the node and run its test. Return the output of the test."""
     manifest = release_manifest.read(folder)
     [running] = [one for one in manifest.artifacts if one.repository == layout.NAME]
     plane.node.pull_by_http(manifest.registry.partition("/")[0])

@@ -1,4 +1,4 @@
-"""Verify in the registry what a release folder lists: signatures, provenance and bills of materials."""
+"""Verify the signatures, provenance and bills of materials of a release folder in the registry."""
 
 import base64
 import tempfile
@@ -52,7 +52,7 @@ class _Statement(msgspec.Struct):
 
 
 def trust_flags(key: Path | None, *, plain_http: bool) -> list[str]:
-    """Return cosign's flags for what is trusted: a public key, or the release workflow of the project's repository."""
+    """Return cosign's flags for the trusted signer: a public key, or the project's release workflow."""
     if key:
         flags = [f"--key={key}", "--insecure-ignore-tlog"]
     else:
@@ -62,7 +62,7 @@ def trust_flags(key: Path | None, *, plain_http: bool) -> list[str]:
 
 
 def verify(folder: Path, key: Path | None, plain_http: bool) -> ReleaseManifest:
-    """Verify each artifact in the registry; raise `RegistryError` for the first that fails."""
+    """Verify each artifact in the registry. Raise `RegistryError` for the first that fails."""
     manifest = release_manifest.read(folder)
     flags = trust_flags(key, plain_http=plain_http)
     for artifact in manifest.artifacts:

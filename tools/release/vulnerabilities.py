@@ -1,4 +1,4 @@
-"""Look for known vulnerabilities of what the image and the lock files pin, in the database of osv.dev.
+"""Search the database of osv.dev for known vulnerabilities of the packages in the image and the lock files.
 
 A vulnerability counts if a fixed version exists: an update then removes it. The others are listed.
 """
@@ -25,7 +25,7 @@ _MODULE = re.compile(r"^\s*(?:require\s+)?(\S+\.\S+/\S+|\S+\.\S+) v(\S+)", re.MU
 
 
 class ScanError(Exception):
-    """Nothing can be said; the message says why."""
+    """The scan is not possible. The message says why."""
 
 
 @dataclass(frozen=True, order=True)
@@ -52,7 +52,7 @@ class KnownVulnerability:
 
 
 def locked(root: Path) -> Iterator[PackageVersion]:
-    """Yield what the lock files pin: Python requirements, and the Go modules of the test programs."""
+    """Yield the packages of the lock files: Python requirements, and the Go modules of the test programs."""
     for path in sorted((root / "requirements").glob("*.txt")):
         yield from (PackageVersion("PyPI", one.name, one.version) for one in sbom.parse_requirements(path.read_text()))
     for path in sorted((root / "tools" / "local_cluster" / "programs" / "go").glob("*/go.mod")):
@@ -60,7 +60,7 @@ def locked(root: Path) -> Iterator[PackageVersion]:
 
 
 def in_image(found: image_contents.ImageInventory) -> Iterator[PackageVersion]:
-    """Yield what is installed in an image: Python distributions and system packages, these by their source."""
+    """Yield the packages of an image: Python distributions, and system packages by their source."""
     yield from (PackageVersion("PyPI", one.name, one.version) for one in found.python)
     kind, _, version = found.distribution.partition("-")
     ecosystem = f"{kind.capitalize()}:{version}"

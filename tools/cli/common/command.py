@@ -53,7 +53,7 @@ def _exit_code(name: str, main: Callable[[], int]) -> int:
 
 
 def _drop_buffered_output() -> None:
-    """Discard output that cannot be written. Python would try again at its end, and print a message of its own."""
+    """Discard output that cannot be written. Otherwise Python would try again at its end, and print another message."""
     try:
         print(end="", flush=True)
     except OSError:

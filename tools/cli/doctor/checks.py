@@ -348,7 +348,7 @@ def secret(
 
 
 def orphan(subject: str, sync: SecretSync, secret: ObjectMeta) -> CheckResult | None:
-    """Return the check of a Secret that a restore left without its owner; None of any other."""
+    """Return the check of a Secret that a restore left without its owner, or None for another Secret."""
     if not adoption.is_orphan(sync, secret):
         return None
     restored = adoption.adopt_command(sync.metadata.namespace)
@@ -366,7 +366,7 @@ def _errors_of(fetched: Mapping[str, VaultValue | Unchanged | ControllerError]) 
 def status(
     subject: str, sync: SecretSync, settings: Settings, now: datetime, polled: datetime | None = None
 ) -> CheckResult:
-    """Return the controller's own status, and whether it still polls.
+    """Return the check of the status, and of the time since the last poll.
 
     `polled` is when a poll last found all SecretSyncs of its group equal to the vault, if one of them says so.
     """

@@ -40,7 +40,7 @@ class ParsedSync(msgspec.Struct, frozen=True):
 def understand(
     sync: SecretSync, found: SecretProviderClass | None, clouds: Collection[str], default_cloud: str
 ) -> ParsedSync:
-    """Return what the SecretSync asks for. Raise `ClassError` for the class and `InputError` for the SecretSync."""
+    """Parse a SecretSync and its class. Raise `ClassError` for the class and `InputError` for the SecretSync."""
     if found is None:
         name = sync.spec.secret_provider_class_name
         raise ClassError(f"there is no SecretProviderClass {name}; create it or correct secretProviderClassName")

@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class FactCollector:
-    """One examination. Call `cluster()` first: the others use the release that it finds.
+    """Collect the facts of one examination. Call `cluster()` first, because the others use the release that it finds.
 
     Use it as a context manager, which closes the connections.
     """

@@ -22,7 +22,7 @@ _DONE = {True: "adopted", False: "would be adopted (--apply)"}
 
 
 async def adopt_secrets(args: argparse.Namespace) -> int:
-    """Run the subcommand; return its exit code."""
+    """Run the subcommand. Return its exit code."""
     code = 0
     async with connect(args.kubeconfig) as caller:
         syncs = {name_of(sync): sync for sync in parse_syncs(await list_syncs(caller, args.namespace))}
@@ -41,7 +41,7 @@ async def adopt_secrets(args: argparse.Namespace) -> int:
 async def adopt_secret(
     caller: OperatorKubeClient, sync: SecretSync | None, held: Object, *, apply: bool
 ) -> tuple[str, bool]:
-    """Adopt one Secret; return what to print, and whether a person must act. Raise `errors.KubeError`."""
+    """Adopt one Secret. Return the text to print, and whether a person must act. Raise `errors.KubeError`."""
     secret = msgspec.convert(held, ObjectMeta)
     if sync is None:
         if secret.owner_references:

@@ -36,7 +36,7 @@ def parse_syncs(objects: list[Object]) -> list[SecretSync]:
 
 
 async def secret_metadata(caller: OperatorKubeClient, sync: SecretSync) -> Object | None:
-    """Return the metadata of the SecretSync's Secret; None if there is no Secret. Raise `errors.Refused`."""
+    """Return the metadata of the SecretSync's Secret, or None if there is none. Raise `errors.Refused`."""
     try:
         return await caller.get_metadata(secret_path(sync))
     except errors.NotFound:

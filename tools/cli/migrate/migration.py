@@ -252,7 +252,7 @@ def _file_modes(objects: str, say: ObjectNotes) -> dict[str, int]:
 def _convert_secret_object(
     wanted: Manifest, source: Manifest, account: str, keys: Mapping[str, str], say: ObjectNotes
 ) -> Manifest | None:
-    """Return a SecretSync for one of the class's secretObjects; None, with a note, if it cannot be converted."""
+    """Return a SecretSync for one of the class's secretObjects, or None with a note if it cannot be converted."""
     name = str(wanted.get("secretName", ""))
     if not kube_names.is_name(name):
         say(f"secretObject {name!r} is left out: a Secret's name has only small letters, digits, - and .")

@@ -20,7 +20,7 @@ Entry = dict[str, Any]
 
 
 def hand_back_fields(entries: Iterable[Entry]) -> list[Entry] | None:
-    """Return the managedFields with which SSE can write; None if this controller has no entry.
+    """Return the managedFields with which SSE can write, or None if this controller has no entry.
 
     There is one entry for each manager and operation. If SSE still has one, this controller's fields are merged into
     it.

@@ -139,7 +139,7 @@ async def _list_deployments(caller: OperatorKubeClient) -> list[Object]:
 async def _print_sse_settings(
     caller: OperatorKubeClient, given: Mapping[str, Any] | None, deployments: Iterable[Object]
 ) -> bool:
-    """Print SSE's settings and how this chart gets them; return whether something needs a person."""
+    """Print SSE's settings as values of this chart. Return whether a person must act."""
     if given is not None:
         return await _print_settings("the given values", given, await caller.get_server_version())
     seen = False
@@ -189,7 +189,7 @@ def _list_secrets(namespace: str) -> str:
 
 
 async def _find_release(caller: OperatorKubeClient, namespace: str, name: str) -> HelmRelease | None:
-    """Return the deployed revision of a helm release, or else the newest; None if there is no revision."""
+    """Return the deployed revision of a helm release, or else the newest one, or None if there is no revision."""
     labels = f"{_HELM_LABELS},name={name}"
     path = _list_secrets(namespace)
     found = [each["labels"] | {"secret": each["name"]} for each in await caller.list_metadata(path, labels)]

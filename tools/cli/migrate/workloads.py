@@ -113,7 +113,7 @@ def build_patch(
     secrets: Mapping[tuple[str, str], tuple[str, list[MountedFile]]],
     notes: list[MigrationNote],
 ) -> Manifest | None:
-    """Return a strategic merge patch that mounts Secrets instead of classes; None if there is nothing to patch.
+    """Return a strategic merge patch that mounts Secrets instead of classes, or None if there is nothing to patch.
 
     `secrets` has the Secret's name and the files of each class, by namespace and name. Add notes about the workload
     to `notes`.

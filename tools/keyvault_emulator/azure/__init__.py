@@ -1,1 +1,1 @@
-"""How Key Vault and Entra answer. Mostly pure."""
+"""Answer requests as Key Vault and Entra do. Mostly pure."""

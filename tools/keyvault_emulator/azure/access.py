@@ -60,7 +60,7 @@ ROLES: dict[Role, frozenset[str]] = {
 def refusal(
     caller: TokenIdentity, identity: Identity | None, vault: Vault, operation: str, name: str
 ) -> ErrorAnswer | None:
-    """Return the 403 for this caller; None if the vault's roles or policies allow the operation."""
+    """Return the 403 for this caller, or None if the vault's roles or policies allow the operation."""
     need = PERMISSIONS[operation]
     if vault.rbac:
         roles = identity.roles.get(vault.name.lower(), []) if identity else []
@@ -89,7 +89,7 @@ def refusal(
 
 
 def network_refusal(caller: TokenIdentity, vault: Vault, address: str | None) -> ErrorAnswer | None:
-    """Return the 403 for a caller from that address; None if the vault's network settings allow all callers."""
+    """Return the 403 for a caller from that address, or None if the vault's network settings allow it."""
     tail = f"Caller: {caller}\r\nVault: {vault.name};location={vault.location}"
     source = f"Client address: {address}\r\n"
     for refuses, inner, text in (

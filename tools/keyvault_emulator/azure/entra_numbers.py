@@ -1,4 +1,4 @@
-"""Refusals of Entra that nothing in the emulated world causes, by their AADSTS number, for tests that ask for them.
+"""List refusals of Entra, by their AADSTS number, that only `refuse_tokens` causes in the emulator.
 
 Source: "Microsoft Entra authentication and authorization error codes"; messages that were posted with their number.
 """

@@ -35,7 +35,7 @@ class IssuerKeys:
         self._looked: dict[str, float] = {}
 
     async def key(self, url: str, kid: str | None) -> jwt.PyJWK | None:
-        """Return the issuer's key with that id (its only key if the token has no key id); None if it is not published.
+        """Return the issuer's key with that id (the only one if the token has no key id), or None.
 
         Raise `UnreachableError` if the issuer is not registered with `trust_issuer`, or does not answer.
         """

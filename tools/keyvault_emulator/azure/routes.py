@@ -29,7 +29,7 @@ class ParsedAddress(NamedTuple):
 
 
 def parse(method: str, host: str, path: str) -> ParsedAddress | None:
-    """Return the route of a request; None if the address does not exist."""
+    """Return the route of a request, or None if the address does not exist."""
     parts = [part for part in path.split("/") if part]
     name, _, suffix = host.partition(":")[0].lower().partition(".")
     if suffix in SUFFIXES:

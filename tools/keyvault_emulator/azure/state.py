@@ -123,7 +123,7 @@ class Vault(StateModel):
             yield entry, managed
 
     def find(self, kind: Kind, name: str) -> tuple[Entry, bool] | None:
-        """Return the visible entry with that name, and whether it is managed; None if there is none."""
+        """Return the visible entry with that name and whether it is managed, or None if there is none."""
         key = name.lower()
         for book, managed in ((getattr(self, kind), False), (self.certificates, kind != "certificates")):
             entry = book.get(key)

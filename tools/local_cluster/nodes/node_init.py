@@ -1,4 +1,4 @@
-"""A node's first process. It is started by its path, like supervisor.py, and imports nothing of this repository.
+"""Run as a node's first process. It is started by its path, like supervisor.py, and imports nothing of this repository.
 
     python node_init.py NODE.json          prepares cgroups, and then runs:
     python node_init.py NODE.json inside   is pid 1 of its own namespaces, and starts the node's servers

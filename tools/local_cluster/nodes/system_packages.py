@@ -1,4 +1,4 @@
-"""Debian's packages for what is not built here. This is the one place that installs something on the machine itself."""
+"""Install Debian's packages for programs that are not built here. No other module installs something on the machine."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ PROGRAM_PATHS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin
 
 
 class MissingPackagesError(Exception):
-    """Something is missing that cannot be installed from here; the message has the command."""
+    """A package is missing, and this process cannot install it. The message has the command."""
 
 
 def require(programs: Mapping[str, str]) -> None:

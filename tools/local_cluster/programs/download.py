@@ -107,11 +107,11 @@ async def _report_progress(received: _ReceivedBytes, line: ProgressLine) -> None
 
 
 class _UnusableError(Exception):
-    """The answer of a source cannot be used; the message says why."""
+    """The answer of a source cannot be used. The message says why."""
 
 
 class _FileTransfer:
-    """One file on its way: `path` from the `source`."""
+    """The download of one file: `path` from the `source`."""
 
     def __init__(self, session: aiohttp.ClientSession, source: str, path: str, all_files: _ReceivedBytes) -> None:
         self._session, self._source = session, source
@@ -122,7 +122,7 @@ class _FileTransfer:
 
     @contextlib.asynccontextmanager
     async def _open_source(self) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Get the file until the deadline. Raise DownloadError for whatever goes wrong until the end of the block."""
+        """Request the file until the deadline. Raise `DownloadError` for every failure until the end of the block."""
         try:
             async with self._deadline, _get_file(self._session, self._address) as response:
                 yield response
@@ -149,7 +149,7 @@ class _FileTransfer:
         return found
 
     async def save(self, target: Path) -> str:
-        """Write the file to `target`; return its checksum."""
+        """Write the file to `target`. Return its checksum."""
         digest = hashlib.sha256()
         marked = 0
         async with self._open_source() as response:
@@ -266,5 +266,5 @@ def _explain_os_error(error: OSError) -> str:
 
 
 def _to_printable(text: str) -> str:
-    """Return one line without what the other side could have put in to control a terminal."""
+    """Return the text as one line without characters that control a terminal."""
     return "".join(letter if letter.isprintable() else " " for letter in text)[:1000]

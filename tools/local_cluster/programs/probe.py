@@ -1,4 +1,4 @@
-"""Whether a downloaded program runs on this machine, and is of the version that it should be."""
+"""Check that a downloaded program runs on this machine and has the expected version."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ def require_version(program: Path, version: str) -> None:
 
 
 def _run_command(command: list[str], output: int) -> int | None:
-    """Return the exit code; None if the time was over."""
+    """Return the exit code, or None if the time was over."""
     # A session of its own, so that children of the program end with it.
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

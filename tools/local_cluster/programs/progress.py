@@ -20,7 +20,7 @@ class ProgressLine:
 
     @property
     def pause(self) -> float:
-        """The seconds until the next `show`. The first one is early, so that the user knows what takes time."""
+        """Return the seconds until the next `show`. The first one is early, so that the user knows what takes time."""
         return SECONDS_BETWEEN_LINES if self._shown and not self._terminal else SECONDS_BETWEEN_UPDATES
 
     def show(self, state: str) -> None:

@@ -1,4 +1,4 @@
-"""One program out of the archive of a release."""
+"""Unpack one program from the archive of a release."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""The first module of a tool that is one file: unpack what fits this Python and this machine, once, and run it.
+"""Start a tool that is one file: unpack the parts for this Python and this machine once, and run it.
 
 It is packed as `__main__.py` and imports nothing but the standard library. The syntax is that of old versions of
 Python, so that these too print what is wrong.
@@ -18,7 +18,7 @@ INDEX = "contents.json"
 
 def run():  # noqa: RET503 -- execve does not return
     # type: () -> int
-    """Run the tool; return its exit code. Where possible, this process becomes the tool."""
+    """Run the tool. Return its exit code. If possible, this process becomes the tool."""
     archive = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 -- older versions of Python
     with zipfile.ZipFile(archive) as packed:
         contents = json.loads(packed.read(INDEX).decode())
@@ -61,7 +61,7 @@ def _environment(folder):
 
 def _unpack(packed, wheels, folder):
     # type: (zipfile.ZipFile, list[str], str) -> None
-    """Unpack the application and its wheels; the folder appears whole or not at all."""
+    """Unpack the application and its wheels. The folder appears completely or not at all."""
     parent = os.path.dirname(folder)  # noqa: PTH120
     if not os.path.isdir(parent):  # noqa: PTH112
         os.makedirs(parent, 0o700)  # noqa: PTH103

@@ -31,12 +31,12 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive can hold
 
 
 class ZipappError(Exception):
-    """A tool cannot be packed; the message says why."""
+    """A tool cannot be packed. The message says why."""
 
 
 @dataclass(frozen=True)
 class ZippedTool:
-    """A tool by its module. `requirements` are the names of what it imports; none: all that the controller imports."""
+    """A tool by its module. `requirements` are its packages. Without any, they are those of the controller."""
 
     name: str
     module: str
@@ -102,7 +102,7 @@ def pack(tool: ZippedTool, source: oci.Files, wheels: Mapping[str, Iterable[Path
 
 
 def manifests(render: bytes, *options: str) -> oci.Files:
-    """Return what the packed `render` writes, by file name, as a user of it would get it."""
+    """Return the files that the packed `render` writes, by name."""
     with tempfile.TemporaryDirectory(prefix="akv-render-") as scratch:
         program, into = Path(scratch, "render"), Path(scratch, "manifests")
         program.write_bytes(render)

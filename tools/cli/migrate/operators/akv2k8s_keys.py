@@ -27,7 +27,7 @@ _SPLIT = "store the user and the password as two secrets in the vault"
 
 
 def whole(source: AzureKeyVaultSecret) -> Manifest | None:
-    """Return the AKVSync's object for a value that becomes several keys; None if it becomes one key."""
+    """Return the AKVSync's object for a value that becomes several keys, or None if it becomes one key."""
     found, kind = source.spec.vault.object, source.spec.output.secret.type or DEFAULT_TYPE
     is_expanded = found.type == _SEVERAL
     if not is_expanded and (found.type, kind) != ("secret", _BASIC_AUTH):

@@ -14,7 +14,7 @@ from tools.cli.migrate.operators.result import ConversionResult
 def expand(
     manifest: Manifest, cluster: ClusterExternalSecret, objects: list[Manifest], result: ConversionResult
 ) -> Iterator[tuple[Manifest, ExternalSecret]]:
-    """Yield the ExternalSecrets of a ClusterExternalSecret, one for each namespace that is known."""
+    """Yield the ExternalSecrets of a ClusterExternalSecret, one for each known namespace."""
     spec, about = cluster.spec, qualified_name(manifest)
     selectors = [*spec.namespace_selectors, *([spec.namespace_selector] if spec.namespace_selector else [])]
     names = {*spec.namespaces, *cluster.status.provisioned_namespaces}

@@ -30,7 +30,7 @@ class TemplateValue(msgspec.Struct, frozen=True):
 
 
 def parse(text: str) -> TemplateValue | None:
-    """Return the value that a template names; None if the template does more."""
+    """Return the value that a template names, or None if the template does more than that."""
     if len(text) > _MAX_TEXT:
         return None
     # Spaces and line breaks around a PEM have no effect, but in other values they do.

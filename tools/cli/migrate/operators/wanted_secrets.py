@@ -200,7 +200,7 @@ def _variant_of(entry: SecretEntry) -> _Variant:
 
 
 def _part_of(secret: WantedSecret, entry: SecretEntry) -> str:
-    """Return the part for the sourcePath; empty for a TLS Secret, whose keys select their parts themselves."""
+    """Return the part for the sourcePath. It is empty for a TLS Secret, whose keys select their parts themselves."""
     return "" if secret.type == TLS_TYPE and entry.key in PEM_PARTS else entry.part
 
 
