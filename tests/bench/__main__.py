@@ -1,4 +1,4 @@
-"""`make bench`: what the controller takes of the machine, the API server and the vault, as JSON and Markdown.
+"""`make bench`: measure the controller's use of the machine, the API server and the vault, as JSON and Markdown.
 
 Each run has a control plane and an emulator of its own, and the chart's controller under the chart's rights. Counts do
 not depend on the machine; times do, so the tables say on which one they were taken.
@@ -35,13 +35,13 @@ whatever their list says: how many of them at the most fall into one poll. Befor
 
 
 def shapes(counts: Sequence[int]) -> list[Shape]:
-    """Each number with a vault that answers at once, and one that takes its time; the largest with history, too."""
+    """Return each number of SecretSyncs with a fast and a slow vault, and the largest also with versions."""
     plain = [Shape(count, seconds) for count in counts for seconds in (0.0, 0.05)]
     return [*plain, Shape(max(counts), history=2)]
 
 
 def measure(wanted: Sequence[Shape], runs: int, results: Results) -> None:
-    """Each shape once a run, in a cluster of the run's own: so a slow minute hits all of them alike."""
+    """Measure each shape once in each run, so that a slow minute of the machine affects all shapes alike."""
     for number in range(runs):
         with tempfile.TemporaryDirectory() as folder, cluster(Path(folder)) as installed:
             print(f"run {number + 1} of {runs}: {scale.IDLE}", file=sys.stderr, flush=True)

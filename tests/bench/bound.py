@@ -1,4 +1,4 @@
-"""How fast the API server accepts the writes of a first sync: the same creates and status patches, and nothing else.
+"""Measure how fast the API server accepts only the writes of a first sync: the same creates and status patches.
 
 The requests are those of the controller, with its credentials, so the same admission policies apply. They are encoded
 before the time is taken, and sent over plain connections: the client costs next to nothing.
@@ -28,7 +28,7 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class Request(NamedTuple):
-    """What is sent; `answers` is the status that it must get."""
+    """One request. `answers` is the status that it must get."""
 
     method: str
     path: str
@@ -53,14 +53,14 @@ class BoundError(Exception):
 
 
 def seconds(harness: BenchHarness) -> float:
-    """Write what the harness's first sync has written a second time, in another namespace; return the seconds."""
+    """Repeat the writes of the harness's first sync in another namespace. Return the seconds."""
     copy = harness.copy()
     pairs = list(_requests(harness.space, copy))
     return asyncio.run(_send(pairs, harness.workload.env))
 
 
 def _requests(done: Namespace, copy: Namespace) -> Iterator[tuple[Request, Request]]:
-    """For each SecretSync of `copy`, the create and the status patch that its like in `done` has cost."""
+    """Return for each SecretSync of `copy` the create and the status patch of its counterpart in `done`."""
     secrets = _listed(done, SECRETS.format(done.name))
     reported = _listed(done, SYNCS.url_path(done.name))
     for name, sync in _listed(copy, SYNCS.url_path(copy.name)).items():

@@ -58,15 +58,15 @@ _VARIABLE = re.compile(r"\$(?:\{([A-Z_]+)\}|([A-Z_]+))")
 
 
 class TemplateError(Exception):
-    """A file of resources that cannot be used; the message names the variable."""
+    """A file of resources cannot be used. The message names the variable."""
 
 
 class ControllerEnded(Exception):  # noqa: N818 -- it is the state of a process
-    """A controller ended during its run; the message has the end of its log."""
+    """A controller ended during its run. The message has the end of its log."""
 
 
 class Peer(NamedTuple):
-    """How the peer is started, and what it works on."""
+    """The command that starts the peer, and its resources."""
 
     start: Path
     prepare: Path | None
@@ -75,7 +75,7 @@ class Peer(NamedTuple):
 
 
 def fill(template: str, variables: Mapping[str, str]) -> str:
-    """Return the template with the value of each `$VARIABLE`; raise `TemplateError` for one that is not known."""
+    """Return the template with the value of each `$VARIABLE`. Raise `TemplateError` for an unknown one."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
@@ -92,14 +92,14 @@ def order(runs: int) -> list[str]:
 
 
 class Traffic(NamedTuple):
-    """What one user of the API server has written: all of it, and the names of Secrets of one namespace."""
+    """The writes of one user of the API server, and the names of the Secrets that it wrote in one namespace."""
 
     writes: int
     secrets: frozenset[str]
 
 
 def read_traffic(lines: Iterable[bytes], user: str, namespace: str) -> Traffic:
-    """Return what lines of the audit log say about a user. Refused requests do not count."""
+    """Return the writes of a user according to lines of the audit log. Refused requests do not count."""
     writes, secrets = 0, set()
     for entry in completed_requests(lines, user):
         if entry.verb not in WRITES or not is_accepted(entry.response_status.code):
@@ -125,7 +125,7 @@ def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
 
 
 def _session(leader: int) -> list[int]:
-    """Return the processes of a session: a script, and what it has started."""
+    """Return the processes of a session: a script, and the processes that it started."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -164,7 +164,7 @@ class Trial:
         self._position = self._installed.plane.audit_log.stat().st_size
 
     def traffic(self) -> Traffic:
-        """Return what the controller has written since then."""
+        """Return the controller's writes since then."""
         lines = read_lines(self._installed.plane.audit_log, self._position)
         return read_traffic(lines, self._user, self._space.name)
 

@@ -1,4 +1,4 @@
-"""How time, calls, CPU and memory grow with the number of SecretSyncs, as a picture (SVG) with labels to read.
+"""Draw how time, calls, CPU and memory grow with the number of SecretSyncs, as SVG with labels.
 
 Both axes are logarithmic but for memory's: a line that climbs beside the dashed one grows in proportion.
 """
@@ -54,7 +54,7 @@ class Point(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The figures of one name; `even` is what growth in proportion would look like, from end to end."""
+    """The figures of one name. `even` is the line of proportional growth."""
 
     number: int
     name: str
@@ -63,7 +63,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One of the pictures."""
+    """One panel of the picture."""
 
     title: str
     left: float
@@ -76,7 +76,7 @@ class Panel(NamedTuple):
 
 
 class Scale:
-    """From values to places, between two ends."""
+    """Map values to places between two ends."""
 
     def __init__(self, least: float, most: float, length: float, *, logarithmic: bool) -> None:
         self._of = math.log10 if logarithmic else float
@@ -142,7 +142,7 @@ def _panels(results: Results, counts: dict[str, int]) -> Iterator[Panel]:
 
 
 def _even(points: Sequence[tuple[int, float]], across: Scale, up: Scale) -> tuple[float, float, float, float]:
-    """In proportion to the last figure, as far down as the first."""
+    """Return the line in proportion to the last figure, down to the first."""
     (first, _), (last, value) = points[0], points[-1]
     return across(first), round(HEIGHT - up(value * first / last), 1), across(last), round(HEIGHT - up(value), 1)
 

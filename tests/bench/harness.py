@@ -111,7 +111,7 @@ class BenchHarness:
 
 
 async def create_objects(kubeconfig: Path, namespace: str, objects: Sequence[Mapping[str, Any]]) -> None:
-    """As cluster-admin; kubectl would take a second for 50."""
+    """Create objects as cluster-admin. kubectl would take a second for 50."""
     paths = {handle.resource.kind: handle.url_path(namespace) for handle in HANDLES}
     slots = asyncio.Semaphore(AT_ONCE)
     async with (

@@ -1,4 +1,4 @@
-"""What a cluster in which nothing changes costs its API server and its database in an hour.
+"""Measure what a cluster without changes costs its API server and its database in an hour.
 
     python -m tests.bench.idle [--count N] [--seconds S] [--database etcd|sqlite]
 
@@ -40,7 +40,7 @@ DATABASES = ("etcd", "sqlite")
 
 
 class Window(NamedTuple):
-    """What was counted in so many seconds. `requests` are lines of the audit log by verb and resource."""
+    """The counts of a number of seconds. `requests` are lines of the audit log by verb and resource."""
 
     seconds: float
     polls: int
@@ -72,7 +72,7 @@ def count_requests(lines: Iterable[bytes], user: str) -> Counter[tuple[str, str]
 
 
 def _watch(installed: InstalledRelease, vault: str, seconds: float, pages: int) -> Window:
-    """Count for so many seconds."""
+    """Count for this many seconds."""
     installed.emulator.reset_counters()
     log = installed.plane.audit_log
     position, before, began = log.stat().st_size, written_bytes(installed.plane.database_pid), time.monotonic()
@@ -129,7 +129,7 @@ def measure(count: int, seconds: float, database: str) -> Figures:
 
 
 def _patched(harness: BenchHarness, names: list[str]) -> bool:
-    """Whether each of these has a new status: it follows the Secret."""
+    """Return whether each of these has a new status, which follows the Secret."""
     return {item.name for item in harness.meter.writes() if item.resource == "secretsyncs/status"} >= set(names)
 
 

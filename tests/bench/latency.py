@@ -1,4 +1,4 @@
-"""How long one Secret takes, and how much memory the controller holds meanwhile.
+"""Measure the latency of one Secret, and the controller's memory during it.
 
 Latency is taken from the start of `kubectl apply` (its own time is in it) to the moment a watch shows the Secret.
 """
@@ -19,7 +19,7 @@ from tools.pods.pod_process import PodProcess
 
 
 class Arrivals:
-    """When each Secret of a namespace was first seen, by name, as `kubectl get --watch` tells."""
+    """The time at which `kubectl get --watch` first showed each Secret of a namespace, by name."""
 
     def __init__(self, plane: ControlPlane, namespace: str) -> None:
         arguments = [f"--kubeconfig={plane.kubeconfig}", "get", "secrets", "-n", namespace, "--watch", "-o", "name"]

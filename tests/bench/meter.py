@@ -1,4 +1,4 @@
-"""What one controller process has cost so far: CPU, memory, calls to vault and Entra, writes to the API server."""
+"""Measure the cost of one controller process: CPU, memory, calls to vault and Entra, writes to the API server."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ from tools.pods.pod_process import PodProcess
 
 
 class Write(msgspec.Struct, frozen=True):
-    """One write of the controller: when (seconds since 1970), verb, what, and the API server's answer."""
+    """One write of the controller: time (seconds since 1970), verb, object, and the API server's answer."""
 
     moment: float
     verb: str
@@ -26,12 +26,12 @@ class Write(msgspec.Struct, frozen=True):
 
     @property
     def is_done(self) -> bool:
-        """Whether the API server accepted it."""
+        """Return whether the API server accepted it."""
         return is_accepted(self.code)
 
 
 class SyncWrites(NamedTuple):
-    """What first syncs wrote. Before a Secret exists, each patch of it can only ask whether it exists."""
+    """The writes of first syncs. A patch of a Secret before its create is only a probe."""
 
     creates: int
     empty_patches: int
@@ -55,7 +55,7 @@ class SyncWrites(NamedTuple):
 
 
 class Meter:
-    """Counts from the moment of its making, or of the last `reset`, what concerns one namespace and its vault."""
+    """Count the cost for one namespace and its vault since the creation of this object, or since the last `reset`."""
 
     def __init__(self, installed: InstalledRelease, space: Namespace, workload: PodProcess) -> None:
         self._installed = installed
@@ -104,7 +104,7 @@ class Meter:
         return entry.verb in WRITES and entry.object_ref.namespace == self._space.name
 
     def wait(self, what: str, holds: Callable[[], bool], patience: float, every: float = 0.05) -> float:
-        """Wait until the condition holds; return that time in seconds since 1970."""
+        """Wait until the condition holds. Return that time in seconds since 1970."""
         deadline = time.monotonic() + patience
         while not holds():
             if time.monotonic() > deadline:

@@ -22,7 +22,7 @@ Found = dict[str, dict[str, list[float]]]
 
 
 class Figures:
-    """What one run of one kind found: figures by name, in the order of measuring."""
+    """The figures of one run of one kind by name, in the order of measuring."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -41,7 +41,7 @@ class Figures:
 
 
 class Machine(msgspec.Struct):
-    """On what it was measured; `load` is what else kept it busy when the measuring began."""
+    """The machine of a measurement. `load` is its load before the measurement."""
 
     cores: int
     cpu: str
@@ -71,7 +71,7 @@ class Machine(msgspec.Struct):
 
 
 class Results(msgspec.Struct):
-    """One measuring."""
+    """One measurement."""
 
     machine: Machine
     figures: Found = {}
@@ -83,7 +83,7 @@ class Results(msgspec.Struct):
             of.setdefault(name, []).append(value)
 
     def keep(self, before: "Results", titles: Sequence[str]) -> None:
-        """Take over what was not measured again, and the order of the titles."""
+        """Keep earlier figures without a new measurement, and the order of the titles."""
         both = before.figures | self.figures
         self.figures = {title: both[title] for title in titles if title in both}
 
@@ -94,13 +94,13 @@ class Results(msgspec.Struct):
 
 
 def read(name: str) -> Results | None:
-    """Return what was written last."""
+    """Return the last results that were written."""
     path = FOLDER / f"{name}.json"
     return msgspec.json.decode(path.read_bytes(), type=Results) if path.is_file() else None
 
 
 def committed(name: str) -> Results | None:
-    """Return what the last commit holds."""
+    """Return the results in the last commit."""
     path = (FOLDER / f"{name}.json").relative_to(ROOT)
     found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=False)
     return msgspec.json.decode(found.stdout, type=Results) if found.returncode == 0 else None

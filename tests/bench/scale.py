@@ -173,7 +173,7 @@ def drift(harness: BenchHarness, found: Figures) -> None:
 
 
 def _poll(harness: BenchHarness) -> float:
-    """Wait for a poll, and count calls from its start; return that time."""
+    """Wait for a poll, and count calls from its start. Return that time."""
     harness.meter.reset()
     return harness.meter.wait(
         "a poll", lambda: bool(harness.meter.calls()), 2.0 * harness.shape.interval + 60, every=0.02

@@ -1,4 +1,4 @@
-"""What each figure may be at the most: the promises, for the shapes that they name."""
+"""Define the highest promised value of each figure, by shape."""
 
 import math
 from collections.abc import Mapping
@@ -29,18 +29,18 @@ ROTATION, AT_ONCE, SLOWLY = "rotation: all there, s from the poll's start", 2, 4
 
 
 class Target(NamedTuple):
-    """The most that is promised, and what the daily reads of some objects may add to it (`daily`)."""
+    """The highest promised value. The daily reads of some objects can add `daily` to it."""
 
     most: float
     daily: int = 0
 
     def met(self, value: float) -> bool:
-        """Whether the figure is no more."""
+        """Return whether the figure is within the target."""
         return value <= self.most + self.daily
 
 
 def daily(shape: Shape) -> int:
-    """How many objects at the most are read in full within one interval: each is once a day, whatever its list says.
+    """Return the maximum number of objects whose daily full read is within one interval.
 
     These moments are drawn, so it is the mean of a Poisson number and three of its standard deviations: one poll in a
     thousand has more.
@@ -50,7 +50,7 @@ def daily(shape: Shape) -> int:
 
 
 def targets(shape: Shape) -> Mapping[str, Target]:
-    """By the figure's name."""
+    """Return the targets by the figure's name."""
     count, pages, reads = shape.count, math.ceil(shape.count / PAGE), daily(shape)
     versions = count if shape.history > 1 else 0
     lists = versions or pages

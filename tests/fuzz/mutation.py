@@ -1,4 +1,4 @@
-"""Mutations that know what a PEM is: the DER below its base64 changes, and its blocks change places."""
+"""Mutate PEM files: change the DER below the base64, and exchange blocks."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ Mutate = Callable[[bytes, int], bytes]
 
 
 def mutate(data: bytes, most: int, seed: int, bytewise: Mutate) -> bytes:
-    """Return a neighbour of `data`, at most so many bytes long; `bytewise` is the fuzzer's own mutation."""
+    """Return a mutation of `data` of at most this many bytes. `bytewise` is the fuzzer's own mutation."""
     rng = random.Random(seed)
     blocks = list(_BLOCK.finditer(data))
     way = rng.randrange(4 if blocks else 2)

@@ -158,7 +158,7 @@ def _positive(text: str) -> int:
 
 
 def _drawn(mutants: list[Mutant], sample: int | None, rng: random.Random) -> list[Mutant]:
-    """Return so many of the mutants, or all, in the order of their lines."""
+    """Return this many random mutants, or all, in the order of their lines."""
     if sample is None or sample >= len(mutants):
         return mutants
     return [mutants[place] for place in sorted(rng.sample(range(len(mutants)), sample))]

@@ -1,4 +1,4 @@
-"""Which unit tests run which functions of `controller/`: recorded once by coverage.py, kept in build/mutation."""
+"""Record with coverage.py which unit tests run which functions of `controller/`. Keep the result in build/mutation."""
 
 import hashlib
 import json

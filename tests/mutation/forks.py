@@ -1,4 +1,4 @@
-"""A function in a child process of its own, with a limit: what hangs is ended with all that it started."""
+"""Run a function in a child process with a limit. A hanging child is ended with all its processes."""
 
 import os
 import resource
@@ -14,14 +14,14 @@ BROKEN = 70
 
 
 class Ended(NamedTuple):
-    """How a child ended: its exit code (None where it was stopped for its time), and what it wrote."""
+    """The end of a child: its exit code (None if it reached its limit), and its output."""
 
     code: int | None
     said: str
 
 
 class Limit(NamedTuple):
-    """When a child hangs. CPU seconds do not depend on how busy the machine is; the others are for one that waits."""
+    """The limits of a child. CPU seconds do not depend on the machine. The others are for a child that waits."""
 
     cpu: float
     wall: float

@@ -27,7 +27,7 @@ class Place(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """One changed node. `nth` tells apart what reads the same in the same function."""
+    """One changed node. `nth` distinguishes equal texts in the same function."""
 
     module: str
     function: str
@@ -41,7 +41,7 @@ class Mutant(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """What identifies the mutant while lines move."""
+        """Return the key of the mutant, which does not contain its line."""
         return self.module, self.function, f"{self.before} => {self.after}", self.nth
 
 

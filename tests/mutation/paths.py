@@ -1,4 +1,4 @@
-"""Where things are."""
+"""Define the paths that the mutation tests use."""
 
 from pathlib import Path
 

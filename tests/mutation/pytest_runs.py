@@ -32,7 +32,7 @@ _OPTIONS = [
 
 
 def run_pytest(words: list[str], plugin: object) -> int:
-    """Run pytest with this plugin; what it prints goes to build/mutation/pytest.log. For a child process."""
+    """Run pytest with this plugin in a child process. Its output goes to build/mutation/pytest.log."""
     # One failing example is a verdict: no search for a smaller one, and the same examples for each mutant.
     settings.register_profile(
         "mutation", deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
@@ -46,7 +46,7 @@ def run_pytest(words: list[str], plugin: object) -> int:
 
 
 class Usage(NamedTuple):
-    """What a test takes on unchanged code."""
+    """The time of a test on unchanged code."""
 
     seconds: float
     cpu: float

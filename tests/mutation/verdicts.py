@@ -1,4 +1,4 @@
-"""Each mutant against the tests that run it, in a child process of its own: the work tree is never touched.
+"""Run each mutant against its tests, in its own child process. The work tree never changes.
 
 A mutant of a function's body replaces the code of the function in a fork of a process that has collected the tests: it
 takes as long as the tests until the first that fails. A mutant of anything else (a constant, a default, a field) takes
@@ -35,7 +35,7 @@ FIRST_FILES = 3
 
 
 class Fate(NamedTuple):
-    """What became of a mutant: killed by a test, by its import or by the limit of its time, or not.
+    """The fate of a mutant: killed by a test, by its import or by its time limit, or not killed.
 
     `tests` is how many tests run it.
     """

@@ -16,7 +16,7 @@ from tools.local_cluster import ControlPlane
 
 
 def main() -> int:
-    """Exit code 0 where everything held; whatever did not is raised."""
+    """Return exit code 0 if all invariants held. Raise an error for one that did not."""
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600, metavar="N", help="how long (default: an hour)")
     parser.add_argument("--count", type=int, default=1000, metavar="N", help="how many SecretSyncs (default: 1,000)")

@@ -9,7 +9,7 @@ from tests.support.process_stats import resident_mebibytes
 
 
 class Sample(NamedTuple):
-    """What a process held at a moment (monotonic clock)."""
+    """The memory and the open files of a process at a time (monotonic clock)."""
 
     at: float
     mebibytes: float
@@ -32,12 +32,12 @@ class Growth(NamedTuple):
 
 
 def sample(pid: int, at: float) -> Sample:
-    """Return what the process holds now."""
+    """Return a sample of the process."""
     return Sample(at, resident_mebibytes(pid), len(os.listdir(f"/proc/{pid}/fd")))  # noqa: PTH208 -- no path is made of them
 
 
 def growth(samples: Sequence[Sample], warm_up: float) -> Growth:
-    """How much a process has grown since it was `warm_up` seconds old."""
+    """Return the growth of a process since it was `warm_up` seconds old."""
     begin = samples[0].at + warm_up
     warm = [item for item in samples if item.at >= begin]
     times = [item.at for item in warm]

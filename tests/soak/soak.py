@@ -1,4 +1,4 @@
-"""Everything at once for a long time: rotations, faults, restarts and people's hands, as `steps` draws them.
+"""Run rotations, faults, restarts and edits by users for a long time, as `steps` draws them.
 
 Throughout, every Secret holds what its object in the vault once had, and is the one that was made first, unless it was
 deleted here. At the end everything comes to the newest version, and the process is as large as it was.
@@ -128,13 +128,13 @@ class Soak:
             space.remove()
 
     def do(self, step: Step, at: float) -> None:
-        """One step."""
+        """Do one step."""
         self.tell(f"{at:6.0f} s: {step.deed} {step.seed}; {self.size()}")
         self.done[step.deed] += 1
         getattr(self, step.deed)(random.Random(step.seed))
 
     def size(self) -> str:
-        """How large the process is now."""
+        """Return the size of the process."""
         return f"{self.life[-1].mebibytes:.1f} MiB, {self.life[-1].descriptors} descriptors" if self.life else "new"
 
     # The actions. Each has its own random source.
@@ -145,7 +145,7 @@ class Soak:
             self.put(item)
 
     def break_vault(self, rng: random.Random) -> None:
-        """Let a vault fail for a while, and rotate some of its objects meanwhile."""
+        """Let a vault fail for a while, and rotate some of its objects during the failure."""
         space, fault = rng.choice(self.spaces), rng.choice(VAULT_FAULTS)
         self.installed.emulator.fail(where=space.vault, **fault)
         for name in rng.sample(self.names, min(len(self.names), 3)):
@@ -228,7 +228,7 @@ class Soak:
         self.ever[item].add(canary_value(text))
 
     def look(self) -> dict[Object, tuple[str, dict[str, str]]]:
-        """Every Secret's UID and values."""
+        """Return the UID and values of each Secret."""
         found = {}
         for space in self.spaces:
             for secret in json.loads(space.kubectl("get", "secrets", "--output", "json"))["items"]:
@@ -259,7 +259,7 @@ class Soak:
         return late
 
     def arrive(self) -> None:
-        """Everything comes to the newest version."""
+        """Wait until all Secrets have the newest version."""
         began = time.monotonic()
 
         def look() -> list[Object]:
@@ -286,14 +286,14 @@ class Soak:
             time.sleep(max(0.0, min(SAMPLE_EVERY, moment - time.monotonic())))
 
     def measure(self) -> None:
-        """One sample, unless there was one just now."""
+        """Take one sample, unless the last one is recent."""
         now = time.monotonic()
         if now - self._sampled >= SAMPLE_EVERY:
             self._sampled = now
             self.life.append(sample(self.controller.pid, now))
 
     def calls(self) -> int:
-        """How many calls all vaults have had."""
+        """Return the number of calls to all vaults."""
         return sum(space.count_calls() for space in self.spaces)
 
 

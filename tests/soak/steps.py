@@ -1,4 +1,4 @@
-"""What happens in a soak, and when: drawn from a seed alone, so that a seed that found something finds it again."""
+"""Draw the steps of a soak and their times from a seed, so that the same seed repeats a finding."""
 
 import random
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ BETWEEN = (0.5, 5.0)
 
 
 class Step(NamedTuple):
-    """A deed, the seconds after the beginning at which it is done, and the seed of whatever it chooses."""
+    """An action, its time in seconds after the beginning, and the seed of its choices."""
 
     at: float
     deed: str

@@ -1,4 +1,4 @@
-"""AKVSyncs for tests, and what is generated for them."""
+"""Build AKVSyncs for tests, and the objects that are generated for them."""
 
 from typing import Any
 

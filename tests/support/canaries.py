@@ -14,7 +14,7 @@ CANARY = "kanarek-7d1f <pass&word>"
 
 
 def _go_json(text: str) -> str:
-    """As Go's encoding/json writes it."""
+    """Return the JSON text that Go's encoding/json writes."""
     escaped = json.dumps(text, ensure_ascii=False)
     return escaped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

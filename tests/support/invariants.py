@@ -41,7 +41,7 @@ class SecretSnapshot(NamedTuple):
 
 
 class CallRate(NamedTuple):
-    """How many calls are allowed: a number at once, and a number for each second that passed."""
+    """The number of allowed calls: those at once, and those for each second that passed."""
 
     burst: float
     each_second: float
@@ -82,7 +82,7 @@ class ExpectedSecrets:
         self._foreign = dict(now)
 
     def find_violations(self, now: Mapping[SecretName, SecretSnapshot]) -> list[str]:
-        """Return what is wrong at this moment. None of it may happen at any time, not even during a fault."""
+        """Return a line for each invariant that is violated now. They hold at any time, also during a fault."""
         gone = sorted({*self._foreign, *self._first} - now.keys())
         found = [f"{name} is gone" for name in gone]
         for name, seen in now.items():
@@ -143,7 +143,7 @@ def assert_intact(world: FaultEnvironment) -> Mapping[SecretName, SecretSnapshot
 
 
 def wait_until_current(world: FaultEnvironment, patience: float, namespaces: Collection[str] = ()) -> None:
-    """Wait until all Secrets (of these namespaces) have the newest values, and check the invariants meanwhile."""
+    """Wait until all Secrets (of these namespaces) have the newest values. Check the invariants during the wait."""
     deadline = world.now() + patience
     while late := [
         name

@@ -1,4 +1,4 @@
-"""What the kernel says about a process: proc(5), /proc/PID/stat, status and io."""
+"""Read the kernel's figures about a process: proc(5), /proc/PID/stat, status and io."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An API server that answers from a script, over real HTTP on loopback, and records the requests.
+"""Serve an API server that answers from a script over real HTTP on loopback, and records the requests.
 
 A script is a list of responses. Each request takes the next one. When the script is over, the server sets `idle`, and
 further requests get `default_response` or wait. A test that awaits `idle` knows that each scripted response was read to
@@ -138,7 +138,7 @@ async def connect_to_api_server() -> AsyncIterator[tuple[ScriptedApiServer, Kube
 
 
 def write_kubeconfig(folder: Path, url: str) -> str:
-    """Write a kubeconfig for the server at this URL; return its path."""
+    """Write a kubeconfig for the server at this URL. Return its path."""
     file = folder / "config"
     file.write_text(
         json.dumps(

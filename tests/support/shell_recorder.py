@@ -26,7 +26,7 @@ def list_commands(page: str) -> list[str]:
 
 
 def run_recorded(script: str, folder: Path) -> list[list[str]]:
-    """Run a script in bash; return the words of each program that it ran. A recorder prints `x`.
+    """Run a script in bash. Return the words of each program that it ran. A recorder prints `x`.
 
     The script finds ISSUER set. Afterwards the folder has `bin`, `tools` and `record`, and what the script made.
     """

@@ -29,7 +29,7 @@ def cosign_commands(artifact: ReleasedArtifact, registry: str, predicate: Path, 
 def publish(
     folder: Path, key: Path | None, plain_http: bool, environment: Mapping[str, str] = os.environ
 ) -> ReleaseManifest:
-    """Push, sign and attest every artifact of a release folder. Return the published references."""
+    """Push, sign and attest every artifact of a release folder. Return its manifest."""
     manifest = release_manifest.read(folder)
     # skopeo checks the sums first; a second run pushes the same digests.
     push = [str((folder / "relocate.sh").absolute()), *(["--dest-tls-verify=false"] if plain_http else [])]

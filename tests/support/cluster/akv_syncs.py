@@ -1,4 +1,4 @@
-"""What tests wait for in the status of an AKVSync."""
+"""Wait for conditions in the status of an AKVSync."""
 
 from collections.abc import Callable
 from typing import Any

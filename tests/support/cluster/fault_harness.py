@@ -117,7 +117,7 @@ class FaultHarness:
         time.sleep(seconds)
 
     def rotate_during(self, seconds: float) -> None:
-        """Let the fault last for that time, and rotate all values twice a second meanwhile."""
+        """Keep the fault for that time, and rotate all values twice a second during it."""
         until = self.now() + seconds
         while self.now() < until:
             self.rotate_values()

@@ -44,7 +44,7 @@ class ProxiedRequest(NamedTuple):
 
 @dataclass
 class ProxyFault:
-    """How requests that match fail.
+    """A failure of the requests that match.
 
     - answer: the proxy answers with `status`, and with `retry_after` if it is set
     - drop: the proxy resets the connection and forwards nothing

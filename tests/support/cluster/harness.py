@@ -73,7 +73,7 @@ def create_object(plane: ControlPlane, where: str, name: str, **fields: Any) -> 
 
 
 def wait_for_deleted_namespaces(plane: ControlPlane) -> None:
-    """Wait until the namespaces of earlier tests are gone: until then they cause calls and failures."""
+    """Wait until the namespaces of earlier tests are deleted. Before that, they cause calls and failures."""
     ending = ("get", "namespaces", "--field-selector=status.phase=Terminating", "--output=name")
     eventually(lambda: plane.kubectl(*ending), lambda found: not found, patience=120)
 
@@ -153,7 +153,7 @@ def install_first_release(plane: ControlPlane, emulator: Emulator, folder: Path,
 
 
 def chart_crds() -> list[dict[str, Any]]:
-    """Return the chart's CRDs, for `ControlPlane(crds=...)`. Then the garbage collector knows their kinds at once."""
+    """Return the chart's CRDs, for `ControlPlane(crds=...)`, so that the garbage collector knows their kinds."""
     return [crd for path in sorted((helm.CHART / "crds").iterdir()) for crd in bounded_yaml.load_all(path.read_text())]
 
 

@@ -1,4 +1,4 @@
-"""What attackers send: objects of an editor, and connections of a client of metrics."""
+"""Build the inputs of attackers: objects of an editor, and connections of a client of metrics."""
 
 import json
 import socket
@@ -21,14 +21,14 @@ def nest_managed_fields(manifest: dict[str, Any], depth: int) -> str:
 
 
 def akv_sync_with_notes(space: Namespace, notes: int, size: int) -> dict[str, Any]:
-    """Return an AKVSync of 256 SecretSyncs, each with so many annotations of that size."""
+    """Return an AKVSync of 256 SecretSyncs, each with this number of annotations of this size."""
     annotations = {f"note-{number}": "x" * size for number in range(notes)}
     wish = {"secretInAKV": "a", "kubernetesSecretType": "kubernetes.io/tls", "versionHistory": 256}
     return space.akv_sync({**wish, "annotations": annotations})
 
 
 class MetricsFlood:
-    """So many connections to the port of metrics, each of one kind, opened again whenever they end."""
+    """A number of connections to the port of metrics, each of one kind. They are opened again when they end."""
 
     def __init__(self, controller: PodProcess, count: int) -> None:
         self._port = int(controller.env["LISTEN_PORT"])

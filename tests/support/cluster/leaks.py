@@ -1,4 +1,4 @@
-"""Every place that a value could reach, except Secrets, and whether one is there."""
+"""Search every place that a value could reach, except Secrets, for values and tokens."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def find_leaks(installed: InstalledRelease, controller: PodProcess, values: Iter
 
 
 def search_texts(places: Iterable[tuple[str, str]], values: Iterable[bytes] = (CANARY.encode(),)) -> Iterator[str]:
-    """Yield what was found in which of the places: one of the values in any form, or a token."""
+    """Yield each place with a value in any form, or with a token, and the finding."""
     needles = [form for value in values for form in list_encodings(value)]
     for name, text in places:
         data = text.encode()

@@ -28,14 +28,14 @@ _numbers = itertools.count(1)
 
 
 def collection_path(manifest: Mapping[str, Any], namespace: str) -> str:
-    """Return the path to which an object of a kind of `KIND_PATHS` is sent; empty for other kinds."""
+    """Return the path for creating an object of a kind of `KIND_PATHS`, or an empty text for other kinds."""
     group = "api" if manifest["apiVersion"] == "v1" else "apis"
     _, _, plural = KIND_PATHS.get(manifest["kind"].lower(), "").rpartition("/")
     return f"/{group}/{manifest['apiVersion']}/namespaces/{namespace}/{plural}" if plural else ""
 
 
 def _is_created(send: Callable[..., tuple[int, str]], namespace: str, manifest: Mapping[str, Any]) -> bool:
-    """Create an object as `kubectl apply` does; return whether that is done. Raise ClusterError if it is refused."""
+    """Create an object as `kubectl apply` does. Return whether it was created, or raise `ClusterError`."""
     metadata = manifest["metadata"]
     path = collection_path(manifest, namespace)
     if not path or metadata.get("namespace", namespace) != namespace:
@@ -76,7 +76,7 @@ class Namespace:
     def remove(self) -> None:
         """Delete the namespace, without waiting for its end.
 
-        What people could read there is searched for values when the module ends.
+        When the module ends, everything that users could read there is searched for values.
         """
         for kind, path in KIND_PATHS.items():
             if kind != "secret":
@@ -96,7 +96,7 @@ class Namespace:
         return self.installed.plane.kubectl(*args, "--namespace", self.name, stdin=stdin)
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
-        """Do what `kubectl apply` does; it runs only for objects that exist, and for kinds not in `KIND_PATHS`."""
+        """Apply objects as `kubectl apply` does. kubectl runs only for existing objects and for other kinds."""
         with self.installed.plane.session() as send:
             left = [manifest for manifest in objects if not _is_created(send, self.name, manifest)]
         if left:
@@ -104,7 +104,7 @@ class Namespace:
             self.kubectl("apply", "--filename", "-", stdin=text)
 
     def set_secret(self, name: str, text: str, **attributes: Any) -> str:
-        """Set a new version of a secret in the vault; return its id."""
+        """Set a new version of a secret in the vault. Return its id."""
         return self.installed.emulator.set_secret(self.vault, name, canary_value(text), **attributes)
 
     def provider_class(self, *names: str, name: str = "shop", objects: str = "", **parameters: str) -> dict[str, Any]:
@@ -146,13 +146,13 @@ class Namespace:
         }
 
     def list_names(self, kind: str) -> list[str]:
-        """Return the names of all objects of a kind of `PATHS`, sorted."""
+        """Return the names of all objects of a kind of `KIND_PATHS`, sorted."""
         status, text = self.installed.plane.request("GET", KIND_PATHS[kind].format(self.name))
         assert status == 200, text
         return sorted(item["metadata"]["name"] for item in decode_nested_json(text)["items"])
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        """Return the object of a kind of `PATHS`; empty where there is none. Raise ClusterError on other answers."""
+        """Return the object of a kind of `KIND_PATHS`, or {} if there is none. Raise `ClusterError` otherwise."""
         try:
             status, text = self.installed.plane.request("GET", f"{KIND_PATHS[kind].format(self.name)}/{name}")
         except OSError as error:
@@ -163,12 +163,12 @@ class Namespace:
         return found
 
     def secret_values(self, name: str) -> dict[str, str]:
-        """Return the Secret's values; an empty mapping if there is no Secret."""
+        """Return the Secret's values, or an empty mapping if there is no Secret."""
         data = self.get("secret", name).get("data", {})
         return {key: base64.b64decode(text).decode() for key, text in data.items()}
 
     def ready_condition(self, name: str) -> tuple[str, str]:
-        """Return the SecretSync's reason and message of Ready; empty if it has none of this generation."""
+        """Return the SecretSync's reason and message of Ready. They are empty if Ready is not of this generation."""
         found = self.get("secretsync", name)
         for item in found.get("status", {}).get("conditions", []):
             if item["type"] == "Ready" and item["observedGeneration"] == found["metadata"]["generation"]:
@@ -176,7 +176,7 @@ class Namespace:
         return "", ""
 
     def wait_reason(self, name: str, *reasons: str, patience: float = TIMEOUT) -> str:
-        """Wait until Ready has one of these reasons; return the message."""
+        """Wait until Ready has one of these reasons. Return the message."""
         return eventually(lambda: self.ready_condition(name), lambda found: found[0] in reasons, patience)[1]
 
     def wait_secret(self, name: str, wanted: Mapping[str, str], patience: float = TIMEOUT) -> None:
@@ -199,9 +199,9 @@ class Namespace:
 
 @contextlib.contextmanager
 def admission_policy(space: Namespace, kind: str, policy: Mapping[str, Any], **binding: Any) -> Iterator[None]:
-    """Have an admission policy of this kind in force for the Secrets of the namespace, and for nothing else.
+    """Keep an admission policy of this kind in force for the Secrets of the namespace, and for nothing else.
 
-    It refuses or labels each Secret that is created without labels: so the API server is known to apply it.
+    It must refuse or label a Secret that is created without labels, which shows that the API server applies it.
     """
     name = f"{kind.lower()}-{space.name}"
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["secrets"]}
@@ -219,7 +219,7 @@ def admission_policy(space: Namespace, kind: str, policy: Mapping[str, Any], **b
 
 
 def create_without_labels(space: Namespace) -> tuple[int, dict[str, str]]:
-    """Create a Secret without labels, as a dry run; return the status of the answer, and the labels in it."""
+    """Create a Secret without labels as a dry run. Return the status and the labels of the answer."""
     path = f"{KIND_PATHS['secret'].format(space.name)}?dryRun=All"
     status, text = space.installed.plane.request("POST", path, {"metadata": {"name": "probe"}})
     return status, json.loads(text)["metadata"].get("labels", {})

@@ -44,7 +44,7 @@ def serve_temporarily(plane: ControlPlane) -> Iterator[None]:
 
 
 def serve(plane: ControlPlane) -> list[str]:
-    """Have the API server serve these kinds, and the garbage collector know them; return what was created."""
+    """Serve these kinds, wait until the garbage collector watches them, and return the created CRDs."""
     items = [make_crd(group, *kind) for group, kinds in KINDS.items() for kind in kinds]
     plane.kubectl("apply", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     names = [f"customresourcedefinition/{each['metadata']['name']}" for each in items]

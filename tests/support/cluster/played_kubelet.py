@@ -1,4 +1,4 @@
-"""What a node would do for the release's Pods, on a control plane that has none: run hook Jobs, report Pods ready."""
+"""Act as the node of the release's Pods on a control plane without nodes: run hook Jobs, and report Pods as ready."""
 
 import json
 import threading

@@ -31,7 +31,7 @@ Objects = Mapping[str, Any]
 
 
 class DiffersError(Exception):
-    """The control plane is not as a new one. The message says what differs."""
+    """The control plane differs from a new one. The message has the difference."""
 
 
 class _Baseline(NamedTuple):
@@ -71,7 +71,7 @@ class SharedRelease:
         return InstalledRelease(plane, self._installed.emulator, self._installed.release, self._new_folder("release"))
 
     def discard(self) -> None:
-        """Install again for the next module: a test failed, and may not have removed what it made."""
+        """Install again for the next module, because a test failed and can have left objects."""
         if self._installed:
             self._replace("a test failed")
 
@@ -127,7 +127,7 @@ def _settled(installed: InstalledRelease) -> Objects:
 
 
 def _objects(plane: ControlPlane) -> Objects:
-    """Return what a module could change of each object, by its list's path, namespace, name and UID."""
+    """Return the fields of each object that a module can change, by the list's path, namespace, name and UID."""
     return dict(_stable(plane))
 
 

@@ -1,4 +1,4 @@
-"""Fields of SSE's kinds at their bounds: what the API server takes, what it refuses, and in which words."""
+"""List values of SSE's fields at their limits and beyond, with the API server's message for the refused ones."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -14,7 +14,7 @@ from tests.support.cluster.permissions import Permission
 
 
 class ModuleRecord(msgspec.Struct, frozen=True):
-    """What one test module's release was granted, what its controller used, and where a value was found."""
+    """The rights of one test module's release, those that its controller used, and the places with a value."""
 
     module: str
     granted: frozenset[Permission] = frozenset()

@@ -130,18 +130,18 @@ class TargetNamespace:
         self.plane = plane
 
     def create_sync(self, name: str) -> str:
-        """Create a SecretSync; return its UID."""
+        """Create a SecretSync. Return its UID."""
         return self.create(make_custom_resource("SecretSync", name, []))
 
     def create(self, body: Mapping[str, Any]) -> str:
-        """Create an object as the cluster's administrator; return its UID."""
+        """Create an object as the cluster's administrator. Return its UID."""
         namespace = body["metadata"].get("namespace", TARGET_NAMESPACE)
         status, text = self.plane.request("POST", collection_path(body, namespace), dict(body))
         assert status == 201, text
         return str(json.loads(text)["metadata"]["uid"])
 
     def create_akv_sync(self, name: str) -> str:
-        """Create an AKVSync; return its UID."""
+        """Create an AKVSync. Return its UID."""
         spec = {
             "keyvaultName": "none",
             "clientID": "none",

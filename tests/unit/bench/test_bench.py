@@ -1,4 +1,4 @@
-"""What `make bench` makes of its figures: the table beside targets and earlier figures, and the plot."""
+"""Test the page of `make bench`: the table with targets and earlier figures, and the plot."""
 
 import random
 import re

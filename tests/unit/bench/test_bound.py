@@ -1,4 +1,4 @@
-"""The program that writes what a first sync has written, and the count of a first sync's writes."""
+"""Test the program that repeats the writes of a first sync, and the count of these writes."""
 
 import asyncio
 

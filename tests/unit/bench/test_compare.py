@@ -1,4 +1,4 @@
-"""Decisions of the comparison with a peer: whose turn it is, what a file becomes, what counts."""
+"""Test the comparison with a peer: the order of the runs, the templates, and the counted requests."""
 
 import json
 from collections.abc import Mapping

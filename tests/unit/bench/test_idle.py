@@ -1,4 +1,4 @@
-"""How a window becomes the figures of an hour."""
+"""Test the conversion of a window into the figures of an hour."""
 
 import json
 
