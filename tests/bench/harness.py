@@ -1,7 +1,11 @@
 """The measured objects: N SecretSyncs and their vault, in a namespace of a cluster with the chart."""
 
 import asyncio
+import functools
+import re
+import sysconfig
 import time
+import venv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +23,9 @@ from tests.support.cluster.harness import InstalledRelease, chart_crds, install_
 from tests.support.cluster.namespace import Namespace
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
+from tools.pods.pod_process import PodProcess
 
+ROOT = Path(__file__).parents[2]
 # Objects of one SecretProviderClass. Users keep it short, because `objects` is one text.
 CLASS_SIZE = 100
 AT_ONCE = 16
@@ -67,6 +73,26 @@ def cluster(folder: Path, *, with_sqlite: bool = False, **values: Any) -> Iterat
         yield install_first_release(plane, emulator, folder, **values)
 
 
+def image_workload(installed: InstalledRelease, **settings: str) -> PodProcess:
+    """Return the Deployment as a process with the packages of the image, not started yet."""
+    workload = installed.workload(**settings)
+    workload.python = str(image_python(installed.folder / "python"))
+    workload.env["PYTHONWARNINGS"] = "ignore"  # one is about the missing packages
+    return workload
+
+
+@functools.cache
+def image_python(folder: Path) -> Path:
+    """Return a Python with the packages of this environment, but without those that the image lacks."""
+    [removed] = re.findall(r"^ && rm -rf (.+) \\$", (ROOT / "Containerfile").read_text(), re.MULTILINE)
+    venv.create(folder, symlinks=True)
+    [packages] = folder.glob("lib/python3.*/site-packages")
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if path.name not in removed.split():
+            (packages / path.name).symlink_to(path)
+    return folder / "bin/python"
+
+
 class BenchHarness:
     """A namespace with SecretSyncs, and a controller that watches only this namespace and is not started yet.
 
@@ -84,8 +110,11 @@ class BenchHarness:
         asyncio.run(create_objects(installed.plane.kubeconfig, self.space.name, list(self._objects(self.space))))
         time.sleep(max(0.0, changed + SETTLED - time.monotonic()))
         installed.emulator.delay(shape.latency)
-        self.workload = installed.workload(
-            ROTATION_POLL_INTERVAL=str(shape.interval), DRIFT_INTERVAL=str(NEVER), WATCH_NAMESPACES=self.space.name
+        self.workload = image_workload(
+            installed,
+            ROTATION_POLL_INTERVAL=str(shape.interval),
+            DRIFT_INTERVAL=str(NEVER),
+            WATCH_NAMESPACES=self.space.name,
         )
         self.meter = Meter(installed, self.space, self.workload)
 

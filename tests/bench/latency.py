@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.bench.harness import cluster
+from tests.bench.harness import cluster, image_workload
 from tests.bench.results import Figures
 from tests.support.cluster.namespace import Namespace
 from tests.support.process_stats import resident_mebibytes
@@ -75,7 +75,7 @@ def measure(controller: PodProcess, space: Namespace, count: int) -> tuple[list[
 
 def run(count: int, folder: Path) -> Figures:
     """Figures by name; seconds and MiB."""
-    with cluster(folder) as installed, installed.workload() as controller:
+    with cluster(folder) as installed, image_workload(installed) as controller:
         controller.wait_ready()
         seconds, full = measure(controller, Namespace(installed), count)
     centiles = statistics.quantiles(seconds, n=100, method="inclusive")

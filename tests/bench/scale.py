@@ -6,12 +6,11 @@ and memory in /proc.
 
 import resource
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from tests.bench import bound
-from tests.bench.harness import BenchHarness, Shape
+from tests.bench.harness import BenchHarness, Shape, image_workload
 from tests.bench.meter import Meter, SyncWrites
 from tests.bench.results import Figures
 from tests.bench.targets import CPU, RATIO, ROTATED, ROTATION
@@ -35,7 +34,7 @@ def idle(installed: InstalledRelease) -> Figures:
     """Measure a controller without SecretSyncs."""
     space = Namespace(installed)
     found = Figures(IDLE)
-    with installed.workload(WATCH_NAMESPACES=space.name) as workload:
+    with image_workload(installed, WATCH_NAMESPACES=space.name) as workload:
         workload.wait_ready(READY_PATIENCE)
         time.sleep(2)
         found.note(MEMORY, resident_mebibytes(workload.pid))
@@ -188,6 +187,6 @@ def _import_seconds(workload: PodProcess) -> float:
     """Return the CPU time of a process that imports the controller and exits at once, without cleanup."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     program = "import os, controller.__main__, controller.app; os._exit(0)"
-    subprocess.run([sys.executable, "-P", "-c", program], env=workload.env, cwd=ROOT, check=True)
+    subprocess.run([workload.python, "-P", "-c", program], env=workload.env, cwd=ROOT, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -9,9 +9,9 @@ from tests.bench.harness import Shape
 
 PAGE = 25
 ROTATED = 100
-IDLE_MEMORY = 75
-# In MiB, by number of SecretSyncs.
-MEMORY = {1_000: 87, 10_000: 150}
+# In MiB, of an idle controller, and by number of SecretSyncs.
+IDLE_MEMORY = 60
+MEMORY = {1_000: 70, 10_000: 115}
 # Times are promised for so many SecretSyncs, with one version of each object; in seconds, whatever the vault needs for
 # an answer, but for rotations. The vault's own limit of 4,000 calls in 10 s would allow a first sync in 2.5.
 TIMED = 1_000

@@ -2,12 +2,14 @@
 
 import random
 import re
+import subprocess
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
 from tests.bench import growth
-from tests.bench.harness import Shape
+from tests.bench.harness import Shape, image_python
 from tests.bench.results import Figures, Machine, Results, markdown
 from tests.bench.targets import ROTATION, daily, targets
 
@@ -76,8 +78,8 @@ def test_figures_without_a_new_measurement_keep_their_order() -> None:
         (Shape(1000, 0.05), ROTATION, 4),
         (Shape(1000, 0.05), SYNC, 6),
         (Shape(1000, 0.05), "quiet poll: CPU, s", 0.5),
-        (Shape(1000), "memory: before a poll, MiB", 87),
-        (Shape(10_000), "memory: before a poll, MiB", 150),
+        (Shape(1000), "memory: before a poll, MiB", 70),
+        (Shape(10_000), "memory: before a poll, MiB", 115),
         (Shape(10_000), "restart: vault calls", 0),
     ],
 )
@@ -113,3 +115,9 @@ def test_every_figure_is_within_its_panel_of_the_plot() -> None:
     )
     labels = {text.text for text in tree.iter(f"{space}text")}
     assert {"100", "1,000", "10,000", "first sync", "a poll without change"} <= labels
+
+
+def test_measured_python_has_the_packages_of_the_image(tmp_path: Path) -> None:
+    program = "from importlib.util import find_spec as f; print(bool(f('aiohttp')), bool(f('charset_normalizer')))"
+    words = [str(image_python(tmp_path / "python")), "-P", "-c", program]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "True False\n"
