@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from controller.runtime import bounded_yaml
 from tests.support.cluster.harness import version_flags
+from tests.support.free_values import ACCEPTED
 from tools.cli.common import helm
 from tools.codegen.values import kubernetes
 from tools.local_cluster import ControlPlane
@@ -29,6 +31,7 @@ VALUES: dict[str, Schema] = {
 }
 """The values whose schema says everything about them."""
 SPACE = "free-values"
+WITH_FREE_VALUES = ("Deployment", "Job", "NetworkPolicy", "PodDisruptionBudget")
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)
 
 
@@ -87,6 +90,31 @@ def test_api_server_accepts_values_that_the_chart_accepts(
     path = f"/apis/apps/v1/namespaces/{home}/deployments?dryRun=All&fieldValidation=Strict"
     status, answer = plane.request("POST", path, deployment)
     assert status == 201, json.loads(answer)["message"]
+
+
+@pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=lambda part: str(part)[:60])
+def test_the_api_server_accepts_the_examples(path: str, value: Any, plane: ControlPlane, home: str) -> None:
+    given: dict[str, Any] = {"networkPolicy": {"enabled": True}, "podDisruptionBudget": {"enabled": True}}
+    *groups, name = path.split(".")
+    place = given
+    for group in groups:
+        place = place.setdefault(group, {})
+    place[name] = value
+    command = [
+        "template",
+        "free",
+        str(helm.CHART),
+        "--namespace",
+        home,
+        "--kube-version",
+        plane.version,
+        "--skip-tests",
+    ]
+    manifests = helm.run([*command, *version_flags(plane), "--values", "-"], stdin=json.dumps(given))
+    chosen = [each for each in bounded_yaml.load_all(manifests) if each and each["kind"] in WITH_FREE_VALUES]
+    assert len(chosen) >= len(WITH_FREE_VALUES)
+    flags = ("--dry-run=server", "--validate=strict", "--filename", "-")
+    plane.kubectl("create", *flags, stdin=yaml.safe_dump_all(chosen))
 
 
 def rendered(plane: ControlPlane, values: Path) -> list[dict[str, Any]]:

@@ -183,7 +183,12 @@ class ChartValues(ValuesGroup):
     ] = msgspec.field(default_factory=list)
     crds: CrdValues = msgspec.field(default_factory=CrdValues)
     name_override: Annotated[
-        str, Meta(max_length=40, description="Replacement of the chart's name in the names of objects.")
+        str,
+        Meta(
+            max_length=40,
+            description="Replacement of the chart's name in the names of objects.",
+            extra_json_schema=kubernetes.LABEL_VALUE,
+        ),
     ] = ""
     fullname_override: Annotated[
         str, Meta(max_length=53, description="Replacement of the full name of the release, which names its objects.")
@@ -284,8 +289,12 @@ class ChartValues(ValuesGroup):
             extra_json_schema=kubernetes.SPREAD,
         ),
     ] = msgspec.field(default_factory=list)
-    priority_class_name: Annotated[str, Meta(description="PriorityClass of the pods.")] = ""
-    runtime_class_name: Annotated[str, Meta(description="RuntimeClass of the pods.")] = ""
+    priority_class_name: Annotated[
+        str, Meta(description="PriorityClass of the pods.", extra_json_schema=kubernetes.NAME)
+    ] = ""
+    runtime_class_name: Annotated[
+        str, Meta(description="RuntimeClass of the pods.", extra_json_schema=kubernetes.NAME)
+    ] = ""
     host_network: Annotated[
         bool,
         Meta(description="Run the controller in its node's network, for clusters whose pod network lacks a route."),

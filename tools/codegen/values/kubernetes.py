@@ -30,6 +30,13 @@ _QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)(m|k|[KMGTPE]i?|[eE][0-9]+)?$"
 _NONE = [0, "0%"]
 _SHARE = {"type": ["integer", "string"], "minimum": 0, "pattern": r"^(100|[1-9]?[0-9])%$"}
 _TEXT = {"type": "string"}
+_WORD: Schema = {"type": "string", "minLength": 1}
+# Azure Arc passes a number as text.
+_ID: Schema = {"type": ["integer", "string"], "minimum": 0, "pattern": "^[0-9]+$"}
+_PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
+_PROTOCOL: Schema = {"enum": ["TCP", "UDP", "SCTP"]}
+_MODE: Schema = {"type": "integer", "minimum": 0, "maximum": 511}
+_FILE_KEY: Schema = {"type": "string", "pattern": "^[-._a-zA-Z0-9]+$", "maxLength": 253}
 
 
 def _object(*required: str, **properties: Schema) -> Schema:
@@ -55,6 +62,13 @@ def _when(condition: Schema, consequence: Schema) -> Schema:
     return {"if": condition, "then": consequence}
 
 
+def _list(item: Schema, minimum: int = 0) -> Schema:
+    return {"type": "array", "items": item, **({"minItems": minimum} if minimum else {})}
+
+
+NAME: Schema = {"pattern": f"^({_SUBDOMAIN})?$", "maxLength": 253}
+"""The name of an object that a value refers to, or an empty text."""
+LABEL_VALUE: Schema = {"pattern": f"^({_NAME})?$"}
 LABELS: Schema = {
     "propertyNames": {"pattern": _KEY},
     "additionalProperties": {"type": "string", "pattern": f"^({_NAME})?$"},
@@ -97,8 +111,9 @@ _QUANTITIES: Schema = {
     "additionalProperties": {"type": ["integer", "number", "string"], "minimum": 0, "pattern": _QUANTITY},
 }
 RESOURCES: Schema = {
-    **_only("requests", "limits", "claims"),
-    "properties": {"requests": _QUANTITIES, "limits": _QUANTITIES, "claims": {"type": "array"}},
+    # There can be no `claims`, because the chart's Pods have no claims of resources.
+    **_only("requests", "limits"),
+    "properties": {"requests": _QUANTITIES, "limits": _QUANTITIES},
 }
 STRATEGY: Schema = {
     **_only("type", "rollingUpdate"),
@@ -118,19 +133,75 @@ STRATEGY: Schema = {
         },
     },
 }
+
+
+def _requirement(*operators: str) -> Schema:
+    """Return the schema of a requirement for a label. Only the existence of a label needs no values."""
+    return {
+        **_object(
+            "key",
+            "operator",
+            key={"type": "string", "pattern": _KEY},
+            operator={"enum": ["In", "NotIn", "Exists", "DoesNotExist", *operators]},
+            values=_list(_TEXT),
+        ),
+        **_when(
+            {"properties": {"operator": {"enum": ["Exists", "DoesNotExist"]}}},
+            {"properties": {"values": {"maxItems": 0}}},
+        ),
+        "else": {"required": ["values"], "properties": {"values": {"minItems": 1}}},
+    }
+
+
+_SELECTOR = _object(
+    matchLabels={"type": "object", **LABELS},
+    matchExpressions=_list(_requirement()),
+)
+_NODE_TERM = _object(
+    matchExpressions=_list(_requirement("Gt", "Lt")),
+    matchFields=_list({"type": "object", "required": ["key", "operator"]}),
+)
+_POD_TERM = _named(
+    "topologyKey",
+    topologyKey={"type": "string", "pattern": _KEY},
+    labelSelector=_SELECTOR,
+    namespaceSelector=_SELECTOR,
+    namespaces=_list(_TEXT),
+)
+_REQUIRED, _PREFERRED = (f"{kind}DuringSchedulingIgnoredDuringExecution" for kind in ("required", "preferred"))
+
+
+def _preference(field: str, term: Schema) -> Schema:
+    weight = {"type": "integer", "minimum": 1, "maximum": 100}
+    return _list(_object("weight", field, **{"weight": weight, field: term}))
+
+
+_POD_AFFINITY = _object(**{_REQUIRED: _list(_POD_TERM), _PREFERRED: _preference("podAffinityTerm", _POD_TERM)})
 AFFINITY: Schema = {
     **_only("nodeAffinity", "podAffinity", "podAntiAffinity"),
-    "additionalProperties": {"type": "object"},
+    "properties": {
+        "nodeAffinity": _object(
+            **{
+                _REQUIRED: _object("nodeSelectorTerms", nodeSelectorTerms=_list(_NODE_TERM, 1)),
+                _PREFERRED: _preference("preference", _NODE_TERM),
+            }
+        ),
+        "podAffinity": _POD_AFFINITY,
+        "podAntiAffinity": _POD_AFFINITY,
+    },
 }
 SPREAD = _items(
-    _named(
-        "maxSkew",
-        "topologyKey",
-        "whenUnsatisfiable",
-        maxSkew={"type": "integer", "minimum": 1},
-        topologyKey={"type": "string", "pattern": _KEY},
-        whenUnsatisfiable={"enum": ["DoNotSchedule", "ScheduleAnyway"]},
-    )
+    {
+        **_named(
+            "maxSkew",
+            "topologyKey",
+            "whenUnsatisfiable",
+            maxSkew={"type": "integer", "minimum": 1},
+            topologyKey={"type": "string", "pattern": _KEY},
+            whenUnsatisfiable={"enum": ["DoNotSchedule", "ScheduleAnyway"]},
+        ),
+        **_when({"required": ["minDomains"]}, {"properties": {"whenUnsatisfiable": {"const": "DoNotSchedule"}}}),
+    }
 )
 HOST_ALIASES = _items(
     _object(
@@ -151,31 +222,163 @@ DNS_CONFIG: Schema = {
         "options": {"type": "array", "items": _object("name", name={"type": "string", "minLength": 1}, value=_TEXT)},
     },
 }
-_SOURCES = ("configMapKeyRef", "fieldRef", "fileKeyRef", "resourceFieldRef", "secretKeyRef")
+_KEY_OF = _named("name", "key", name=_WORD, key=_FILE_KEY)
+_FIELDS = (
+    r"metadata\.(name|namespace|uid)",
+    r"metadata\.(labels|annotations)\['[^']+'\]",
+    r"spec\.(nodeName|serviceAccountName)",
+    r"status\.(hostIPs?|podIPs?)",
+)
+_SOURCE = _object(
+    configMapKeyRef=_KEY_OF,
+    fieldRef=_named("fieldPath", fieldPath={"type": "string", "pattern": f"^({'|'.join(_FIELDS)})$"}),
+    fileKeyRef={"type": "object"},
+    resourceFieldRef=_named(
+        "resource",
+        resource={
+            "type": "string",
+            "pattern": "^(limits|requests)\\.(cpu|memory|ephemeral-storage|hugepages-.+)$",
+        },
+    ),
+    secretKeyRef=_KEY_OF,
+)
 ENVIRONMENT = _items(
     {
         **_object(
             "name",
             name={"type": "string", "pattern": r"^[ -<>-~]+$"},
             value=_TEXT,
-            valueFrom={"type": "object", "minProperties": 1, "maxProperties": 1, **_only(*_SOURCES)},
+            valueFrom={"minProperties": 1, "maxProperties": 1, **_SOURCE},
         ),
         **_when({"required": ["valueFrom"]}, {"properties": {"value": {"maxLength": 0}}}),
     }
 )
-VOLUMES = _items(_named("name", name={"type": "string", "pattern": _DNS_LABEL}))
+_VOLUME_TYPES = (
+    *("awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "configMap", "csi", "downwardAPI"),
+    *("emptyDir", "ephemeral", "fc", "flexVolume", "flocker", "gcePersistentDisk", "gitRepo", "glusterfs", "hostPath"),
+    *("image", "iscsi", "nfs", "persistentVolumeClaim", "photonPersistentDisk", "portworxVolume", "projected"),
+    *("quobyte", "rbd", "scaleIO", "secret", "storageos", "vsphereVolume"),
+)
+_PATH_TYPES = ("", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket")
+_KEYS_OF_FILES = _list(_named("key", "path", key=_WORD, path=_WORD, mode=_MODE))
+VOLUMES = _items(
+    {
+        **_named(
+            "name",
+            name={"type": "string", "pattern": _DNS_LABEL},
+            configMap={"type": "object", "properties": {"defaultMode": _MODE, "items": _KEYS_OF_FILES}},
+            csi=_named("driver", driver=_WORD),
+            emptyDir={"type": ["object", "null"]},
+            hostPath=_object("path", path=_WORD, type={"enum": list(_PATH_TYPES)}),
+            persistentVolumeClaim=_object("claimName", claimName=_WORD, readOnly={}),
+            projected={"type": "object", "properties": {"defaultMode": _MODE, "sources": {"type": "array"}}},
+            secret=_object(secretName=_WORD, defaultMode=_MODE, items=_KEYS_OF_FILES, optional={}),
+        ),
+        **_only("name", *_VOLUME_TYPES),
+        # A volume has one type.
+        "maxProperties": 2,
+    }
+)
 VOLUME_MOUNTS = _items(
-    _named(
+    _object(
         "name",
         "mountPath",
         name={"type": "string", "pattern": _DNS_LABEL},
-        mountPath={"type": "string", "minLength": 1},
+        mountPath=_WORD,
+        mountPropagation={"enum": ["None", "HostToContainer", "Bidirectional"]},
+        readOnly={},
+        recursiveReadOnly={"enum": ["Disabled", "IfPossible", "Enabled"]},
+        subPath={"type": "string", "not": {"pattern": r"^/|(^|/)\.\.(/|$)"}},
+        subPathExpr=_TEXT,
     )
 )
+
+
+def _profile(*types: str) -> Schema:
+    return {
+        **_object("type", type={"enum": ["Localhost", *types]}, localhostProfile=_TEXT),
+        **_when({"properties": {"type": {"const": "Localhost"}}}, {"required": ["localhostProfile"]}),
+        "else": {"not": {"required": ["localhostProfile"]}},
+    }
+
+
+_PROFILE = _profile("RuntimeDefault", "Unconfined")
+_IDENTITY = {"runAsUser": _ID, "runAsGroup": _ID, "seccompProfile": _PROFILE, "appArmorProfile": _PROFILE}
+POD_SECURITY: Schema = {
+    **_only(
+        *("appArmorProfile", "fsGroup", "fsGroupChangePolicy", "runAsGroup", "runAsNonRoot", "runAsUser"),
+        *("seLinuxChangePolicy", "seLinuxOptions", "seccompProfile", "supplementalGroups", "supplementalGroupsPolicy"),
+        *("sysctls", "windowsOptions"),
+    ),
+    "properties": {
+        **_IDENTITY,
+        "fsGroup": _ID,
+        "fsGroupChangePolicy": {"enum": ["OnRootMismatch", "Always"]},
+        "supplementalGroups": _list(_ID),
+        "supplementalGroupsPolicy": {"enum": ["Merge", "Strict"]},
+        "sysctls": _list(_object("name", "value", name={"type": "string", "pattern": r"^[a-z0-9]\S*$"}, value=_TEXT)),
+    },
+}
+_NO_ESCALATION: Schema = {
+    "required": ["allowPrivilegeEscalation"],
+    "properties": {"allowPrivilegeEscalation": {"enum": [False, "false"]}},
+}
+CONTAINER_SECURITY: Schema = {
+    **_only(
+        *("allowPrivilegeEscalation", "appArmorProfile", "capabilities", "privileged", "procMount"),
+        *("readOnlyRootFilesystem", "runAsGroup", "runAsNonRoot", "runAsUser", "seLinuxOptions", "seccompProfile"),
+        "windowsOptions",
+    ),
+    "properties": {
+        **_IDENTITY,
+        "capabilities": _object(add=_list(_WORD), drop=_list(_WORD)),
+        "procMount": {"enum": ["Default", "Unmasked"]},
+    },
+    # Both give privileges that a process could not have otherwise.
+    "not": {
+        "allOf": [
+            _NO_ESCALATION,
+            {
+                "anyOf": [
+                    {"required": ["privileged"], "properties": {"privileged": {"enum": [True, "true"]}}},
+                    {
+                        "required": ["capabilities"],
+                        "properties": {
+                            "capabilities": {
+                                "required": ["add"],
+                                "properties": {"add": {"contains": {"const": "CAP_SYS_ADMIN"}}},
+                            }
+                        },
+                    },
+                ]
+            },
+        ]
+    },
+}
+_CONTAINER_FIELDS = (
+    *("args", "command", "env", "envFrom", "image", "imagePullPolicy", "lifecycle", "livenessProbe", "name", "ports"),
+    *("readinessProbe", "resizePolicy", "resources", "restartPolicy", "restartPolicyRules", "securityContext"),
+    *("startupProbe", "stdin", "stdinOnce", "terminationMessagePath", "terminationMessagePolicy", "tty"),
+    *("volumeDevices", "volumeMounts", "workingDir"),
+)
 CONTAINERS = _items(
-    _named(
-        "name", "image", name={"type": "string", "pattern": _DNS_LABEL}, image={"type": "string", "pattern": r"^\S+$"}
-    )
+    {
+        **_named(
+            "name",
+            "image",
+            name={"type": "string", "pattern": _DNS_LABEL},
+            image={"type": "string", "pattern": r"^\S+$"},
+            imagePullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
+            command=_list(_TEXT),
+            args=_list(_TEXT),
+            env={"type": "array", **ENVIRONMENT},
+            ports=_list(_named("containerPort", containerPort=_PORT, protocol=_PROTOCOL)),
+            resources={"type": "object", **RESOURCES},
+            securityContext={"type": "object", **CONTAINER_SECURITY},
+            volumeMounts={"type": "array", **VOLUME_MOUNTS},
+        ),
+        **_only(*_CONTAINER_FIELDS),
+    }
 )
 OBJECTS = _items(
     _named(
@@ -187,18 +390,31 @@ OBJECTS = _items(
         metadata={"type": "object", "required": ["name"]},
     )
 )
-POD_SECURITY = _only(
-    *("appArmorProfile", "fsGroup", "fsGroupChangePolicy", "runAsGroup", "runAsNonRoot", "runAsUser"),
-    *("seLinuxChangePolicy", "seLinuxOptions", "seccompProfile", "supplementalGroups", "supplementalGroupsPolicy"),
-    *("sysctls", "windowsOptions"),
-)
-CONTAINER_SECURITY = _only(
-    *("allowPrivilegeEscalation", "appArmorProfile", "capabilities", "privileged", "procMount"),
-    *("readOnlyRootFilesystem", "runAsGroup", "runAsNonRoot", "runAsUser", "seLinuxOptions", "seccompProfile"),
-    "windowsOptions",
-)
-INGRESS = _items(_object(**{"from": {"type": "array"}, "ports": {"type": "array"}}))
-EGRESS = _items(_object(to={"type": "array"}, ports={"type": "array"}))
+_PREFIX_4, _PREFIX_6 = "(3[0-2]|[12]?[0-9])", "(12[0-8]|1[01][0-9]|[1-9]?[0-9])"
+_NETWORK: Schema = {
+    "type": "string",
+    "pattern": rf"^({_BYTE}(\.{_BYTE}){{3}}/{_PREFIX_4}|({_IPV6})/{_PREFIX_6})$",
+}
+_PEER = {
+    **_object(
+        ipBlock=_object("cidr", cidr=_NETWORK, **{"except": _list(_NETWORK)}),
+        podSelector=_SELECTOR,
+        namespaceSelector=_SELECTOR,
+    ),
+    "minProperties": 1,
+    **_when({"required": ["ipBlock"]}, {"maxProperties": 1}),
+}
+_PORT_NAME = {"type": "string", "maxLength": 15, "pattern": "^([a-z0-9]+-)*[a-z0-9]*[a-z][a-z0-9]*(-[a-z0-9]+)*$"}
+_RULE_PORT = {
+    **_object(
+        port={"anyOf": [_PORT, _PORT_NAME]},
+        endPort=_PORT,
+        protocol=_PROTOCOL,
+    ),
+    **_when({"required": ["endPort"]}, {"required": ["port"], "properties": {"port": {"type": "integer"}}}),
+}
+INGRESS = _items(_object(**{"from": _list(_PEER), "ports": _list(_RULE_PORT)}))
+EGRESS = _items(_object(to=_list(_PEER), ports=_list(_RULE_PORT)))
 RELABELINGS = _items(
     _only("sourceLabels", "separator", "targetLabel", "regex", "modulus", "replacement", "action") | {"type": "object"}
 )

@@ -39,7 +39,13 @@ class GlobalValues(OpenValues):
     tolerations: Annotated[Tolerations, Meta(description="Tolerations of all pods, besides tolerations.")] = (
         msgspec.field(default_factory=list)
     )
-    priority_class_name: Annotated[str, Meta(description="PriorityClass of pods, if priorityClassName is empty.")] = ""
+    priority_class_name: Annotated[
+        str,
+        Meta(
+            description="PriorityClass of pods, if priorityClassName is empty.",
+            extra_json_schema=kubernetes.NAME,
+        ),
+    ] = ""
 
 
 class ImageReference(ValuesGroup):
@@ -77,7 +83,8 @@ class ServiceAccount(ValuesGroup):
         str,
         Meta(
             description="Name of the controller's ServiceAccount; empty: the release's full name, or default if it is"
-            " not created."
+            " not created.",
+            extra_json_schema=kubernetes.NAME,
         ),
     ] = ""
     annotations: Annotated[Annotations, Meta(description="Annotations of the controller's ServiceAccount.")] = (

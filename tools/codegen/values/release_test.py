@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from tools.codegen.values import kubernetes
 from tools.codegen.values.base import Annotations, Labels, Resources, ValuesGroup, small_resources
 from tools.codegen.values.pod import ImageReference
 
@@ -62,7 +63,8 @@ class TestSample(ValuesGroup):
         Meta(
             description="ServiceAccount that is federated with test.sample.clientID, in the release's namespace, or"
             " in the first of watchNamespaces if the release's is not among them. Empty: one that the chart creates,"
-            " named <full name of the release>-sample."
+            " named <full name of the release>-sample.",
+            extra_json_schema=kubernetes.NAME,
         ),
     ] = ""
 
