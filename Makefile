@@ -41,7 +41,7 @@ assets: $(VENV)/ready ## etcd, kube-apiserver, kube-controller-manager, kubectl,
 	@$(RUN) tools.local_cluster assets
 
 assets-all: assets ## … and the programs of every suite; building missing ones takes another half hour
-	@$(RUN) tools.local_cluster assets --node --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller --tool cosign --tool helm \
+	@$(RUN) tools.local_cluster assets --node --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller --tool kustomize-controller --tool cosign --tool helm \
 	  --tool registry --tool cert-manager --tool trust-manager --tool otelcol
 
 demo: assets ## one secret's whole life on a real API server, narrated (options: DEMO="--keep")
@@ -60,7 +60,7 @@ coverage: setup ## the branches of controller/ that tests/unit alone reach
 	@$(RUN) pytest $(PARALLEL) --durations=10 --cov --cov-report=term $(UNCOVERED:%=--ignore=%) tests/unit
 
 test: assets ## unit, chart and cluster, but no test that takes minutes by nature (options: TEST="-k name", KUBERNETES=1.x.y)
-	@$(RUN) tools.local_cluster assets --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller
+	@$(RUN) tools.local_cluster assets --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller --tool kustomize-controller
 ifdef TEST
 	$(RUN) pytest $(TEST)
 else
@@ -69,7 +69,7 @@ else
 endif
 
 test-cluster: assets ## the cluster tests, with those that take minutes by nature (options: TEST="-k name")
-	@$(RUN) tools.local_cluster assets --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller
+	@$(RUN) tools.local_cluster assets --tool prometheus --tool kstatus --tool argocd-sync --tool source-controller --tool kustomize-controller
 	$(RUN) pytest $(PARALLEL_CLUSTER) --durations=10 tests/cluster $(TEST)
 
 test-node: assets ## what needs a node, as root: the image in a pod, helm's whole life (options: TEST="-k name")

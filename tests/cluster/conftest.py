@@ -64,6 +64,7 @@ SLOW_MODULES = (
     "test_faults_apiserver",
     "test_faults_controller",
     "test_arc",
+    "test_kustomize",
     "test_isolation",
     "test_faults_entra",
     "test_crds",

@@ -1,7 +1,7 @@
 """The release's artifacts through Flux's own source-controller and helm-controller.
 
-Each test begins with the deployed version, whichever test deployed it. There is no kustomize-controller: the test
-fetches the manifests as it would, and applies the folder `release`.
+Each test begins with the deployed version, whichever test deployed it. The test fetches the manifests as
+kustomize-controller would, and applies the folder `release`. test_kustomize.py runs that controller.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ import itertools
 import json
 import tarfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from tests.chart import registry
+from tests.support.cluster.flux_controllers import FluxControllers, Manifest, condition, is_ready
 from tests.support.cluster.harness import InstalledRelease, eventually, running_controller, version_flags
 from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.played_kubelet import PlayedKubelet
@@ -26,8 +26,6 @@ from tools.cli.common import helm
 from tools.images import image
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
-from tools.local_cluster.ports import PortClaim
-from tools.local_cluster.processes import ServerProcesses
 from tools.local_cluster.programs import assets
 from tools.pods.pod_process import PodProcess
 from tools.release import layout, package
@@ -36,38 +34,19 @@ from tools.release.azure import flux
 PATIENCE = 180.0
 JOB = f"{helm.RELEASE}-akv-secret-store-crds"
 pytestmark = pytest.mark.own_plane
-REQUESTED = "reconcile.fluxcd.io/requestedAt"
-Manifest = dict[str, Any]
-_requests = itertools.count(1)
 _versions = (f"0.{minor}.0" for minor in itertools.count(90))
 """Versions after today's."""
 
 
-class Flux:
-    """Both controllers beside a control plane, and a registry with the artifacts of the release."""
+class Flux(FluxControllers):
+    """Both controllers, and a registry with the artifacts of the release."""
 
     def __init__(self, plane: ControlPlane, store: registry.Registry, folder: Path) -> None:
-        self.plane, self.store = plane, store
-        self._processes, self._folder, self._port = ServerProcesses(), folder, PortClaim()
-        self._programs = assets.tool("source-controller").parent
+        programs = assets.tool("source-controller").parent
+        super().__init__(plane, store, folder, programs / "source-controller", programs / "helm-controller")
         self._release = package.read_source(f"{store.address}/akv", [], changed=True)
         self.first_jobs: list[str] = []
         self.first_history: list[tuple[int, str, str]] = []
-        plane.kubectl("apply", "--server-side", "--filename", str(self._programs / "config" / "crd" / "bases"))
-        served = f"127.0.0.1:{self._port.port}"
-        storage = [f"--storage-path={folder}", f"--storage-addr={served}", f"--storage-adv-addr={served}"]
-        self._start("source-controller", *storage)
-        self._start("helm-controller")
-
-    def _start(self, name: str, *flags: str) -> None:
-        program = self._programs / name
-        own = ["--metrics-addr=0", "--health-addr=0", "--log-encoding=json", *flags]
-        command = ["env", f"KUBECONFIG={self.plane.kubeconfig}", "NO_PROXY=*", str(program), *own]
-        self._processes.start(name, command, self._folder / f"{name}.log")
-
-    def close(self) -> None:
-        """End both."""
-        self._processes.close()
 
     def publish(self, version: str) -> None:
         """Push the chart and the manifests of a release of this version."""
@@ -78,18 +57,9 @@ class Flux:
             own = {path.removeprefix(part): content for path, content in files.items() if path.startswith(part)}
             self.store.push(f"akv/{repository}", own)
 
-    def apply(self, *objects: Mapping[str, Any]) -> None:
-        """kubectl apply."""
-        self.plane.kubectl("apply", "--filename", "-", stdin=yaml.safe_dump_all(objects))
-
-    def get(self, kind: str, name: str = helm.RELEASE) -> Manifest:
+    def get(self, kind: str, name: str = helm.RELEASE, namespace: str = helm.RELEASE) -> Manifest:
         """Return one of Flux's objects; fail if a controller has ended."""
-        for program in ("source-controller", "helm-controller"):
-            self._processes.require(program)
-        found: Manifest = json.loads(
-            self.plane.kubectl("get", kind, name, "--namespace", helm.RELEASE, "--output", "json")
-        )
-        return found
+        return super().get(kind, name, namespace)
 
     def manifests(self, version: str) -> list[Manifest]:
         """Return what the Kustomization `release` of that version applies, as source-controller serves it."""
@@ -114,12 +84,10 @@ class Flux:
 
     def reconcile(self) -> Manifest:
         """Ask for a reconciliation now; return the HelmRelease afterwards."""
-        asked = f"request-{next(_requests)}"
-        at = ("--namespace", helm.RELEASE, "--overwrite", f"{REQUESTED}={asked}")
-        self.plane.kubectl("annotate", "helmrelease", helm.RELEASE, *at)
+        requested = self.request("helmrelease", helm.RELEASE, helm.RELEASE)
         return eventually(
             functools.partial(self.get, "helmrelease"),
-            lambda found: found["status"].get("lastHandledReconcileAt") == asked and is_ready(found),
+            lambda found: found["status"].get("lastHandledReconcileAt") == requested and is_ready(found),
             PATIENCE,
         )
 
@@ -143,13 +111,6 @@ class Flux:
         return self.plane.kubectl("get", "events", *at, "--output", "jsonpath={.items[*].reason}").split()
 
 
-def condition(found: Manifest, kind: str) -> Manifest:
-    """Return the condition of that type for this generation; empty if there is none."""
-    generation = found["metadata"]["generation"]
-    conditions = found.get("status", {}).get("conditions", [])
-    return next((each for each in conditions if (each["type"], each["observedGeneration"]) == (kind, generation)), {})
-
-
 def history(found: Manifest) -> list[tuple[int, str, str]]:
     """Return revision, version of the chart and state of each release, the newest first."""
     return [
@@ -157,10 +118,6 @@ def history(found: Manifest) -> list[tuple[int, str, str]]:
         (entry["version"], entry["chartVersion"].partition("+")[0], entry["status"])
         for entry in found["status"].get("history", [])
     ]
-
-
-def is_ready(found: Manifest) -> bool:
-    return condition(found, "Ready").get("status") == "True"
 
 
 @pytest.fixture(scope="module")

@@ -132,6 +132,9 @@ TOOLS: Mapping[str, PinnedTool] = {
         "-s -w",
         ("config/crd/bases", "github.com/fluxcd/helm-controller:config/crd/bases"),
     ),
+    "kustomize-controller": PinnedTool(
+        "1.9.0", "github.com/fluxcd/kustomize-controller", "-s -w", ("config/crd/bases",)
+    ),
     "otelcol": PinnedTool("0.165.0", "go.opentelemetry.io/collector/otelcol", "-s -w"),
 }
 

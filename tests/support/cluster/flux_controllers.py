@@ -1,0 +1,74 @@
+"""Flux's own controllers beside a control plane, and a registry for their artifacts."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.chart import registry
+from tools.local_cluster import ControlPlane
+from tools.local_cluster.ports import PortClaim
+from tools.local_cluster.processes import ServerProcesses
+
+REQUESTED = "reconcile.fluxcd.io/requestedAt"
+Manifest = dict[str, Any]
+
+
+class FluxControllers:
+    """source-controller and another controller. `programs` are their executables, beside their CRDs."""
+
+    def __init__(self, plane: ControlPlane, store: registry.Registry, folder: Path, *programs: Path) -> None:
+        self.plane, self.store = plane, store
+        self._processes, self._folder, self._port = ServerProcesses(), folder, PortClaim()
+        self._requests = itertools.count(1)
+        self._names = [program.name for program in programs]
+        for crds in {program.parent / "config" / "crd" / "bases" for program in programs}:
+            plane.kubectl("apply", "--server-side", "--filename", str(crds))
+        served = f"127.0.0.1:{self._port.port}"
+        storage = [f"--storage-path={folder}", f"--storage-addr={served}", f"--storage-adv-addr={served}"]
+        for program in programs:
+            self._start(program, storage if program.name == "source-controller" else [])
+
+    def _start(self, program: Path, flags: list[str]) -> None:
+        own = ["--metrics-addr=0", "--health-addr=0", "--log-encoding=json", *flags]
+        command = ["env", f"KUBECONFIG={self.plane.kubeconfig}", "NO_PROXY=*", str(program), *own]
+        self._processes.start(program.name, command, self._folder / f"{program.name}.log")
+
+    def close(self) -> None:
+        """End both."""
+        self._processes.close()
+
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """kubectl apply."""
+        self.plane.kubectl("apply", "--filename", "-", stdin=yaml.safe_dump_all(objects))
+
+    def get(self, kind: str, name: str, namespace: str) -> Manifest:
+        """Return one of Flux's objects; fail if a controller has ended."""
+        for program in self._names:
+            self._processes.require(program)
+        found: Manifest = json.loads(
+            self.plane.kubectl("get", kind, name, "--namespace", namespace, "--output", "json")
+        )
+        return found
+
+    def request(self, kind: str, name: str, namespace: str) -> str:
+        """Ask for a reconciliation now. Return the value that the status has afterwards."""
+        requested = f"request-{next(self._requests)}"
+        at = ("--namespace", namespace, "--overwrite", f"{REQUESTED}={requested}")
+        self.plane.kubectl("annotate", kind, name, *at)
+        return requested
+
+
+def condition(found: Manifest, kind: str) -> Manifest:
+    """Return the condition of that type for this generation; empty if there is none."""
+    generation = found["metadata"]["generation"]
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((each for each in conditions if (each["type"], each["observedGeneration"]) == (kind, generation)), {})
+
+
+def is_ready(found: Manifest) -> bool:
+    """Return whether the object is ready in this generation."""
+    return condition(found, "Ready").get("status") == "True"
