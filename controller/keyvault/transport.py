@@ -11,7 +11,7 @@ import ssl
 import urllib.request
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -35,6 +35,7 @@ READ_SECONDS = 20
 MAX_ANSWER = 2 * 2**20
 # Number of hosts whose proxy is cached.
 MAX_HOSTS = 1024
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 CLIENT_OPTIONS: dict[str, Any] = {
     # The queue retries, because it knows the object, the vault and the other waiting work.
     "retry_total": 0,
@@ -138,24 +139,42 @@ class _CheckedTransport(AioHttpTransport):  # type: ignore[misc]  # untyped, as 
 
 def proxy_for(scheme: str, host: str) -> str | None:
     """Return the proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY set, with the rules of curl and Go."""
-    if urllib.request.proxy_bypass(host) or _is_in_no_proxy_network(host):
+    address = _split_host(host)
+    listed = urllib.request.getproxies().get("no", "").split(",")
+    if any(_covers(item.strip().lower(), scheme, address) for item in listed):
         return None
     return urllib.request.getproxies().get(scheme)
 
 
-def _is_in_no_proxy_network(host: str) -> bool:
-    """Return whether the host is an address in a network of NO_PROXY. Python's library only compares names."""
+def _covers(item: str, scheme: str, address: SplitResult) -> bool:
+    """Return whether an item of NO_PROXY covers an address: a name, an end of names, an address or a network."""
+    host = (address.hostname or "").rstrip(".")
+    if item == "*" or _is_in_network(host, item):
+        return True
+    if "/" in item:
+        return False
     try:
-        address = ipaddress.ip_address(urlsplit(f"//{host}").hostname or "")
+        wanted = _split_host(item)
+        port = wanted.port
     except ValueError:
         return False
-    for item in urllib.request.getproxies().get("no", "").split(","):
-        try:
-            if address in ipaddress.ip_network(item.strip(), strict=False):
-                return True
-        except ValueError:
-            continue  # a name
-    return False
+    if port not in (None, address.port or _DEFAULT_PORTS.get(scheme)):
+        return False
+    name = (wanted.hostname or "").removeprefix("*").strip(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+def _split_host(text: str) -> SplitResult:
+    """Split a host with an optional port."""
+    return urlsplit(f"//{text}")
+
+
+def _is_in_network(host: str, network: str) -> bool:
+    """Return whether the host is an address in that network. An address without a length is a network of its own."""
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False  # one of them is a name
 
 
 def _no_proxy(scheme: str, host: str) -> None:

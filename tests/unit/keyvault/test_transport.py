@@ -232,6 +232,35 @@ def test_proxy_is_used_unless_no_proxy_has_the_host(
     assert proxy_for("https", host) == proxy
 
 
+@pytest.mark.parametrize(
+    ("item", "covered", "others"),
+    [
+        ("*", ["shop.vault.azure.net", "[fd00::1]"], []),
+        ("*.corp.example", ["a.corp.example", "a.b.corp.example:8443"], ["acorp.example"]),
+        ("Corp.Example", ["CORP.example", "a.corp.example"], ["acorp.example"]),
+        ("corp.example.", ["corp.example"], ["example"]),
+        ("corp.example:443", ["corp.example", "corp.example:443"], ["corp.example:8443"]),
+        ("corp.example:8443", ["corp.example:8443"], ["corp.example"]),
+        ("[fd00::1]", ["[fd00::1]", "[fd00::1]:8443"], ["[fd00::2]"]),
+        ("[fd00::1]:8443", ["[fd00::1]:8443"], ["[fd00::1]"]),
+        ("fd00::1", ["[fd00::1]:8443"], ["[fd00::2]"]),
+        ("10.0.0.7/8", ["10.1.2.3"], ["11.0.0.1"]),
+        ("", [], ["corp.example"]),
+        (".", [], ["corp.example"]),
+        ("example/x", [], ["corp.example"]),
+        ("10.0.0.0/99", [], ["10.0.0.0"]),
+        ("corp.example:port", [], ["corp.example"]),
+        ("[fd00::1", [], ["[fd00::1]"]),
+    ],
+)
+def test_forms_of_no_proxy_are_those_of_curl_and_go(
+    item: str, covered: list[str], others: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", f"other.example, {item} ")
+    assert [host for host in covered + others if proxy_for("https", host) is None] == covered
+
+
 async def test_direct_transport_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     async with new_session("") as session:

@@ -7,7 +7,6 @@ It sends each request only once.
 import asyncio
 import contextlib
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -27,6 +26,7 @@ from controller.domain.values import Unchanged, VaultValue
 from controller.keyvault.credentials import Identity, read_claims
 from controller.keyvault.poll_group import PollGroup
 from controller.keyvault.pool import VaultPool
+from controller.keyvault.transport import proxy_for
 from controller.kube import permissions
 from controller.kube.resources import ResourceClient
 from controller.runtime.backoff import refresh_interval
@@ -272,8 +272,7 @@ class FactCollector:
         url = trusted_hosts.vault_url(cloud, source.vault)
         where = urlsplit(url)
         host, port = where.hostname or "", where.port or 443
-        proxy = urllib.request.getproxies().get("https")
-        if proxy and not urllib.request.proxy_bypass(host):
+        if proxy := proxy_for(where.scheme, where.netloc):
             yield ok(subject, "dns", f"{host} is resolved by the proxy {urlsplit(proxy).hostname}")
         else:
             with contextlib.suppress(OSError):

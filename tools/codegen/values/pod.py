@@ -117,8 +117,7 @@ class ProxyValues(ValuesGroup):
         list[str],
         Meta(
             description="Hosts that are reached without the proxy, as a list or comma-separated: names, ends of names"
-            " such"
-            " as .example.com, addresses, and networks such as 10.0.0.0/8."
+            " such as .example.com or *.example.com, addresses, and networks such as 10.0.0.0/8. A port may follow."
         ),
     ] = msgspec.field(default_factory=list)
 
