@@ -47,6 +47,19 @@ def test_successful_upgrade_job_remains_without_its_rights() -> None:
     assert job["spec"]["activeDeadlineSeconds"] < 300
 
 
+def test_uninstall_deletes_what_a_failed_upgrade_job_left() -> None:
+    def events(**given: str) -> dict[str, str]:
+        found = [m for m in render(given=given) if "helm.sh/hook" in m["metadata"].get("annotations", {})]
+        return {m["kind"]: m["metadata"]["annotations"]["helm.sh/hook"] for m in found}
+
+    found = events()
+    # Otherwise the uninstall would run it.
+    assert found.pop("Job") == "pre-install,pre-upgrade"
+    assert set(found.values()) == {"pre-install,pre-upgrade,post-delete"}
+    # The uninstall would fail if that namespace were gone.
+    assert set(events(namespaceOverride="other").values()) == {"pre-install,pre-upgrade"}
+
+
 def test_upgrade_job_may_get_and_patch_only_its_crds() -> None:
     role = one(render(), "ClusterRole", f"crds.{FULL_NAME}.{helm.RELEASE}")
     [rule] = role["rules"]

@@ -33,6 +33,7 @@ from tools.release.azure import flux
 
 PATIENCE = 180.0
 JOB = f"{helm.RELEASE}-akv-secret-store-crds"
+DOOMED = "doomed"
 pytestmark = pytest.mark.own_plane
 _versions = (f"0.{minor}.0" for minor in itertools.count(90))
 """Versions after today's."""
@@ -286,3 +287,21 @@ def test_secrets_remain_after_the_release_is_deleted(release: Flux, space: Names
     # For the next test. The controller can no longer release its Lease, because its ServiceAccount is deleted.
     release.plane.kubectl("delete", "leases", "--all", *at)
     release.deploy(image.chart_version())
+
+
+def test_namespace_with_a_helmrelease_can_be_deleted(release: Flux) -> None:
+    """The hooks of the uninstall cannot be created there any more."""
+    repository, own = sorted(
+        release.manifests(image.chart_version()), key=lambda found: str(found["kind"]), reverse=True
+    )
+    for each in (repository, own):
+        each["metadata"]["namespace"] = DOOMED
+    own["spec"] |= {"releaseName": DOOMED, "install": {"disableHooks": True, "disableWait": True}}
+    release.plane.kubectl("create", "namespace", DOOMED)
+    release.apply(repository, own)
+    eventually(
+        functools.partial(release.get, "helmrelease", helm.RELEASE, DOOMED),
+        lambda found: [each[2] for each in history(found)[:1]] == ["deployed"],
+        PATIENCE,
+    )
+    release.plane.kubectl("delete", "namespace", DOOMED, f"--timeout={PATIENCE:.0f}s")

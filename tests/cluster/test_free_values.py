@@ -93,7 +93,7 @@ def test_api_server_accepts_values_that_the_chart_accepts(
 
 
 @pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=lambda part: str(part)[:60])
-def test_the_api_server_accepts_the_examples(path: str, value: Any, plane: ControlPlane, home: str) -> None:
+def test_api_server_accepts_the_examples(path: str, value: Any, plane: ControlPlane, home: str) -> None:
     given: dict[str, Any] = {"networkPolicy": {"enabled": True}, "podDisruptionBudget": {"enabled": True}}
     *groups, name = path.split(".")
     place = given

@@ -182,7 +182,7 @@ def test_drift_is_corrected(running: Kustomizations, installed: InstalledRelease
     assert "LOG_LEVEL=debug" not in installed.plane.kubectl("set", "env", *where, "--list")
 
 
-def test_kustomization_waits_for_the_secret_and_prunes_it_with_its_secretsync(
+def test_kustomization_waits_for_the_secret_and_prunes_the_secretsync(
     running: Kustomizations, space: Namespace
 ) -> None:
     space.set_secret("a", "1")
