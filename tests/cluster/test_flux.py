@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.chart import registry
-from tests.support.cluster.flux_controllers import FluxControllers, Manifest, condition, is_ready
+from tests.support.cluster.flux_controllers import FluxControllers, Manifest, find_condition, is_ready
 from tests.support.cluster.harness import InstalledRelease, eventually, running_controller, version_flags
 from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.played_kubelet import PlayedKubelet
@@ -58,9 +58,9 @@ class Flux(FluxControllers):
             own = {path.removeprefix(part): content for path, content in files.items() if path.startswith(part)}
             self.store.push(f"akv/{repository}", own)
 
-    def get(self, kind: str, name: str = helm.RELEASE, namespace: str = helm.RELEASE) -> Manifest:
+    def get_object(self, kind: str, name: str = helm.RELEASE, namespace: str = helm.RELEASE) -> Manifest:
         """Return one of Flux's objects; fail if a controller has ended."""
-        return super().get(kind, name, namespace)
+        return super().get_object(kind, name, namespace)
 
     def manifests(self, version: str) -> list[Manifest]:
         """Return what the Kustomization `release` of that version applies, as source-controller serves it."""
@@ -68,9 +68,9 @@ class Flux(FluxControllers):
         spec = {"interval": "10m", "url": url, "ref": {"tag": version}, "serviceAccountName": flux.PULLS}
         metadata = {"name": "manifests", "namespace": helm.RELEASE}
         kind = {"apiVersion": "source.toolkit.fluxcd.io/v1", "kind": "OCIRepository"}
-        self.apply({**kind, "metadata": metadata, "spec": spec})
+        self.apply_objects({**kind, "metadata": metadata, "spec": spec})
         repository = eventually(
-            lambda: self.get("ocirepository", "manifests"),
+            lambda: self.get_object("ocirepository", "manifests"),
             lambda found: found.get("status", {}).get("artifact", {}).get("revision", "").startswith(f"{version}@"),
             PATIENCE,
         )
@@ -85,9 +85,9 @@ class Flux(FluxControllers):
 
     def reconcile(self) -> Manifest:
         """Ask for a reconciliation now; return the HelmRelease afterwards."""
-        requested = self.request("helmrelease", helm.RELEASE, helm.RELEASE)
+        requested = self.request_reconciliation("helmrelease", helm.RELEASE, helm.RELEASE)
         return eventually(
-            functools.partial(self.get, "helmrelease"),
+            functools.partial(self.get_object, "helmrelease"),
             lambda found: found["status"].get("lastHandledReconcileAt") == requested and is_ready(found),
             PATIENCE,
         )
@@ -95,7 +95,7 @@ class Flux(FluxControllers):
     def wait_version(self, version: str) -> Manifest:
         """Wait until that version is deployed and the HelmRelease is ready; return it."""
         return eventually(
-            functools.partial(self.get, "helmrelease"),
+            functools.partial(self.get_object, "helmrelease"),
             lambda found: is_ready(found) and [each[1:] for each in history(found)[:1]] == [(version, "deployed")],
             PATIENCE,
         )
@@ -103,7 +103,7 @@ class Flux(FluxControllers):
     def deploy(self, version: str) -> Manifest:
         """Publish that version, and wait until it is deployed; return the HelmRelease."""
         self.publish(version)
-        self.apply(*self.manifests(version))
+        self.apply_objects(*self.manifests(version))
         return self.wait_version(version)
 
     def events(self) -> list[str]:
@@ -126,7 +126,7 @@ def running(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> It
     with registry.running() as store:
         found = Flux(plane, store, tmp_path_factory.mktemp("flux"))
         yield found
-        found.close()
+        found.stop_controllers()
 
 
 @pytest.fixture(scope="module")
@@ -186,19 +186,19 @@ def test_flux_installs_the_release_and_runs_its_job(release: Flux) -> None:
 
 
 def test_working_release_does_not_drift(release: Flux, space: Namespace) -> None:
-    before, drifts = history(release.get("helmrelease")), release.events().count("DriftDetected")
+    before, drifts = history(release.get_object("helmrelease")), release.events().count("DriftDetected")
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     found = release.reconcile()
-    assert condition(found, "Drifted").get("status") != "True"
+    assert find_condition(found, "Drifted").get("status") != "True"
     assert history(found) == before
     assert release.events().count("DriftDetected") == drifts
 
 
 def test_drift_is_corrected_without_another_revision(release: Flux, installed: InstalledRelease) -> None:
     at = ("--namespace", helm.RELEASE)
-    before = history(release.get("helmrelease"))
+    before = history(release.get_object("helmrelease"))
     release.plane.kubectl("set", "env", f"deployment/{installed.deployment}", *at, "LOG_LEVEL=debug")
     for_people = (
         "--selector",
@@ -214,7 +214,7 @@ def test_drift_is_corrected_without_another_revision(release: Flux, installed: I
 
 
 def test_flux_upgrades_to_the_next_version(release: Flux, kubelet: PlayedKubelet, space: Namespace) -> None:
-    [(revision, *_), *_] = history(release.get("helmrelease"))
+    [(revision, *_), *_] = history(release.get_object("helmrelease"))
     kubelet.jobs.clear()
     version = next(_versions)
     found = release.deploy(version)
@@ -237,14 +237,14 @@ def test_failed_upgrade_is_rolled_back_and_the_next_version_succeeds(
     # The times and the number of tries are shorter than the release's, and nothing else differs.
     own["spec"]["timeout"] = "40s"
     own["spec"]["upgrade"]["remediation"]["retries"] = 1
-    release.apply(repository, own)
+    release.apply_objects(repository, own)
     failed = eventually(
-        functools.partial(release.get, "helmrelease"),
-        lambda found: condition(found, "Stalled").get("status") == "True",
+        functools.partial(release.get_object, "helmrelease"),
+        lambda found: find_condition(found, "Stalled").get("status") == "True",
         2 * PATIENCE,
     )
     assert not is_ready(failed)
-    assert condition(failed, "Remediated")["reason"] == "RollbackSucceeded"
+    assert find_condition(failed, "Remediated")["reason"] == "RollbackSucceeded"
     states = [state[1:] for state in history(failed)]
     assert states[0] == (good, "deployed")
     assert (broken, "failed") in states
@@ -254,9 +254,9 @@ def test_failed_upgrade_is_rolled_back_and_the_next_version_succeeds(
     space.wait_secret("s", {"k": "3"})
     # Only the OCIRepository changes: an edit of the HelmRelease would first try the bad version again.
     release.publish(repaired)
-    release.apply(*(found for found in release.manifests(repaired) if found["kind"] == "OCIRepository"))
+    release.apply_objects(*(found for found in release.manifests(repaired) if found["kind"] == "OCIRepository"))
     release.wait_version(repaired)
-    assert condition(release.reconcile(), "Drifted").get("status") != "True"
+    assert find_condition(release.reconcile(), "Drifted").get("status") != "True"
 
 
 def test_helm_repository_finds_the_chart(release: Flux) -> None:
@@ -267,11 +267,11 @@ def test_helm_repository_finds_the_chart(release: Flux) -> None:
     group, metadata = "source.toolkit.fluxcd.io/v1", {"name": "older", "namespace": helm.RELEASE}
     repository = {"type": "oci", "url": url, "insecure": True, "interval": "10m"}
     chart = {"chart": layout.NAME, "version": version, "sourceRef": {"kind": "HelmRepository", "name": "older"}}
-    release.apply(
+    release.apply_objects(
         {"apiVersion": group, "kind": "HelmRepository", "metadata": metadata, "spec": repository},
         {"apiVersion": group, "kind": "HelmChart", "metadata": metadata, "spec": {**chart, "interval": "10m"}},
     )
-    found = eventually(functools.partial(release.get, "helmchart", "older"), is_ready, PATIENCE)
+    found = eventually(functools.partial(release.get_object, "helmchart", "older"), is_ready, PATIENCE)
     assert found["status"]["artifact"]["revision"] == version
 
 
@@ -298,9 +298,9 @@ def test_namespace_with_a_helmrelease_can_be_deleted(release: Flux) -> None:
         each["metadata"]["namespace"] = DOOMED
     own["spec"] |= {"releaseName": DOOMED, "install": {"disableHooks": True, "disableWait": True}}
     release.plane.kubectl("create", "namespace", DOOMED)
-    release.apply(repository, own)
+    release.apply_objects(repository, own)
     eventually(
-        functools.partial(release.get, "helmrelease", helm.RELEASE, DOOMED),
+        functools.partial(release.get_object, "helmrelease", helm.RELEASE, DOOMED),
         lambda found: [each[2] for each in history(found)[:1]] == ["deployed"],
         PATIENCE,
     )

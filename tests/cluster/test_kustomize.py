@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.chart import registry
-from tests.support.cluster.flux_controllers import FluxControllers, Manifest, condition, is_ready
+from tests.support.cluster.flux_controllers import FluxControllers, Manifest, find_condition, is_ready
 from tests.support.cluster.harness import InstalledRelease, eventually, version_flags
 from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.played_kubelet import PlayedKubelet
@@ -55,7 +55,7 @@ class Kustomizations(FluxControllers):
             "sourceRef": {"kind": "OCIRepository", "name": name},
             **more,
         }
-        self.apply(
+        self.apply_objects(
             {
                 "apiVersion": "source.toolkit.fluxcd.io/v1",
                 "kind": "OCIRepository",
@@ -74,16 +74,16 @@ class Kustomizations(FluxControllers):
     def wait_ready(self, name: str) -> Manifest:
         """Wait until the pushed folder is applied and healthy. Return the Kustomization."""
         return eventually(
-            functools.partial(self.get, "kustomization", name, HOME),
+            functools.partial(self.get_object, "kustomization", name, HOME),
             lambda found: is_ready(found) and found["status"]["lastAppliedRevision"].startswith(f"{self._revision}@"),
             PATIENCE,
         )
 
     def reconcile(self, name: str) -> Manifest:
         """Ask for a reconciliation now. Return the Kustomization afterwards."""
-        requested = self.request("kustomization", name, HOME)
+        requested = self.request_reconciliation("kustomization", name, HOME)
         return eventually(
-            functools.partial(self.get, "kustomization", name, HOME),
+            functools.partial(self.get_object, "kustomization", name, HOME),
             lambda found: found["status"].get("lastHandledReconcileAt") == requested and is_ready(found),
             PATIENCE,
         )
@@ -98,7 +98,7 @@ def running(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> It
     with registry.running() as store:
         found = Kustomizations(plane, store, tmp_path_factory.mktemp("flux"))
         yield found
-        found.close()
+        found.stop_controllers()
 
 
 @pytest.fixture(scope="module")
@@ -202,10 +202,10 @@ def test_stalled_secretsync_fails_the_kustomization_before_its_timeout(
     provider_class, sync = sample(space, "s", "missing")
     running.publish(SHOP, pack(provider_class, sync), targetNamespace=space.name)
     failed = eventually(
-        functools.partial(running.get, "kustomization", SHOP, HOME),
-        lambda found: condition(found, "Ready").get("reason") == "HealthCheckFailed",
+        functools.partial(running.get_object, "kustomization", SHOP, HOME),
+        lambda found: find_condition(found, "Ready").get("reason") == "HealthCheckFailed",
         PATIENCE,
     )
-    message = condition(failed, "Ready")["message"]
+    message = find_condition(failed, "Ready")["message"]
     assert f"SecretSync/{space.name}/s" in message
     assert "Failed" in message

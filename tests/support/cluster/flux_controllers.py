@@ -30,22 +30,22 @@ class FluxControllers:
         served = f"127.0.0.1:{self._port.port}"
         storage = [f"--storage-path={folder}", f"--storage-addr={served}", f"--storage-adv-addr={served}"]
         for program in programs:
-            self._start(program, storage if program.name == "source-controller" else [])
+            self._start_program(program, storage if program.name == "source-controller" else [])
 
-    def _start(self, program: Path, flags: list[str]) -> None:
+    def _start_program(self, program: Path, flags: list[str]) -> None:
         own = ["--metrics-addr=0", "--health-addr=0", "--log-encoding=json", *flags]
         command = ["env", f"KUBECONFIG={self.plane.kubeconfig}", "NO_PROXY=*", str(program), *own]
         self._processes.start(program.name, command, self._folder / f"{program.name}.log")
 
-    def close(self) -> None:
+    def stop_controllers(self) -> None:
         """End both."""
         self._processes.close()
 
-    def apply(self, *objects: Mapping[str, Any]) -> None:
+    def apply_objects(self, *objects: Mapping[str, Any]) -> None:
         """kubectl apply."""
         self.plane.kubectl("apply", "--filename", "-", stdin=yaml.safe_dump_all(objects))
 
-    def get(self, kind: str, name: str, namespace: str) -> Manifest:
+    def get_object(self, kind: str, name: str, namespace: str) -> Manifest:
         """Return one of Flux's objects; fail if a controller has ended."""
         for program in self._names:
             self._processes.require(program)
@@ -54,7 +54,7 @@ class FluxControllers:
         )
         return found
 
-    def request(self, kind: str, name: str, namespace: str) -> str:
+    def request_reconciliation(self, kind: str, name: str, namespace: str) -> str:
         """Ask for a reconciliation now. Return the value that the status has afterwards."""
         requested = f"request-{next(self._requests)}"
         at = ("--namespace", namespace, "--overwrite", f"{REQUESTED}={requested}")
@@ -62,7 +62,7 @@ class FluxControllers:
         return requested
 
 
-def condition(found: Manifest, kind: str) -> Manifest:
+def find_condition(found: Manifest, kind: str) -> Manifest:
     """Return the condition of that type for this generation; empty if there is none."""
     generation = found["metadata"]["generation"]
     conditions = found.get("status", {}).get("conditions", [])
@@ -71,4 +71,4 @@ def condition(found: Manifest, kind: str) -> Manifest:
 
 def is_ready(found: Manifest) -> bool:
     """Return whether the object is ready in this generation."""
-    return condition(found, "Ready").get("status") == "True"
+    return find_condition(found, "Ready").get("status") == "True"
