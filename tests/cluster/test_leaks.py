@@ -31,7 +31,7 @@ def settings() -> dict[str, str]:
     }
 
 
-def test_no_canary_comes_out_on_any_way(space: Namespace, installed: InstalledRelease, controller: PodProcess) -> None:
+def test_no_output_contains_a_canary(space: Namespace, installed: InstalledRelease, controller: PodProcess) -> None:
     issuer = issue_certificate("issuer", ca=True)
     leaves = {
         name: issue_certificate("web", issuer, key=generate_key("RSA"))

@@ -54,7 +54,7 @@ def synced(space: Namespace, values: Mapping[str, tuple[str, str]], **secret_obj
     eventually(lambda: set(values) - set(space.list_names("secret")), lambda missing: not missing)
 
 
-def test_of_the_values_that_were_synced_none_is_kept(space: Namespace, controller: PodProcess) -> None:
+def test_synced_values_are_not_kept_in_memory(space: Namespace, controller: PodProcess) -> None:
     marks = {f"text-{number}": secrets.token_hex(20) for number in range(TEXTS)}
     # Short ones and long ones are kept in different places.
     beside = {name: "x" * 3000 * (number % 2) for number, name in enumerate(marks)}

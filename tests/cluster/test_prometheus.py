@@ -63,7 +63,7 @@ def test_promtool_accepts_every_rule(programs: Path, rules: Path, tmp_path: Path
 
 
 ABOUT = '{namespace="team", name="shop"}'
-# Series as promtool writes them, the minute at which to look, and the one alarm that rings then, with its labels.
+# Series in the form of promtool, the minute of the evaluation, and the one alert that fires then, with its labels.
 RINGING = {
     "a Secret that has not been equal for longer than the status takes to tell": (
         {f"akv_secret_store_last_successful_sync_timestamp_seconds{ABOUT}": "0x300"},
@@ -224,7 +224,7 @@ def test_every_query_of_the_dashboard_and_every_rule_has_an_answer(space: Namesp
     eventually(lambda: unanswered(prometheus), lambda found: found == SILENT)
     (group,) = prometheus.get("rules")["groups"]
     health = {rule["name"]: (rule["health"], rule.get("lastError", "")) for rule in group["rules"]}
-    assert health == {alarm.name: ("ok", "") for alarm in monitoring.ALERTING_RULES}
+    assert health == {rule.name: ("ok", "") for rule in monitoring.ALERTING_RULES}
     # What expires within two weeks waits for its hour.
     (expiring,) = eventually(
         lambda: [each for each in prometheus.get("alerts")["alerts"] if each["labels"].get("name") == "s"], bool

@@ -94,7 +94,7 @@ def readme(description: str, chart: values.ChartValues) -> str:
                 for item in (*Metrics().described, *collector.DESCRIBED)
             ],
         ),
-        alarms=table(
+        alerts=table(
             ("alert", "condition", "expression"),
             [(f"`{rule.name}`", rule.what, f"`{rule.expression}`") for rule in monitoring.ALERTING_RULES],
         ),

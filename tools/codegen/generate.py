@@ -116,7 +116,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
         templating.render_template(
             "monitoring.yaml",
             port=Settings().listen_port,
-            alarms=monitoring.ALERTING_RULES,
+            rules=monitoring.ALERTING_RULES,
             longest=monitoring.MAX_AGE,
         ),
     )

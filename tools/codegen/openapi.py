@@ -38,7 +38,7 @@ def structural(kind: Any, path: str = "") -> Schema:
     """Return the schema of a type: str, int, bool, Literal of strings, list, dict with str keys, Struct, or `X | None`.
 
     Descriptions come from `Meta`, or else from a Struct's docstring. `X | None` is an optional X: in JSON, null means
-    that the field is missing. A default is in the schema only with `schema(default=...)`, because the API server
+    that the field is missing. A default is in the schema only with `field_schema(default=...)`, because the API server
     writes such a default into every object. Raise `SchemaError`.
     """
     return _node_schema(inspect.type_info(kind), path or getattr(kind, "__name__", "type"))

@@ -17,7 +17,7 @@ SERIES = {item.name: set(item.labels) for item in (*Metrics().described, *collec
 # Prometheus sees a histogram as its buckets.
 SERIES[f"{PREFIX}reconcile_seconds_bucket"] = {"le"}
 QUERIES = [
-    *((alarm.expression, alarm.next_step) for alarm in monitoring.ALERTING_RULES),
+    *((rule.expression, rule.next_step) for rule in monitoring.ALERTING_RULES),
     *(query for panel in monitoring.PANELS for query in panel.queries),
 ]
 
@@ -58,7 +58,7 @@ def test_panels_of_the_dashboard_do_not_overlap() -> None:
 
 
 def test_only_the_first_alarm_follows_the_values() -> None:
-    assert [monitoring.MAX_AGE in alarm.expression for alarm in monitoring.ALERTING_RULES] == [
+    assert [monitoring.MAX_AGE in rule.expression for rule in monitoring.ALERTING_RULES] == [
         True,
         False,
         False,
