@@ -432,3 +432,39 @@ def test_object_that_always_fails_costs_no_gets_of_the_others(harness: VirtualFa
     harness.wait(SOON)
     assert harness.cluster.values(("secrets", "shop", "many"))["k7"] == "old"
     assert_recovered(harness, SOON)
+
+
+@pytest.mark.parametrize("status", [302, 500, 503])
+def test_secretsync_whose_only_object_always_fails_delays_no_other(harness: VirtualFaultHarness, status: int) -> None:
+    harness.vault.put("odd", "value")
+    harness.cluster.put("secretproviderclasses", provider_class(["odd"], "odd"))
+    harness.vault.refusals["odd"] = (status, {"error": {"code": "Odd", "message": "odd"}}, {})
+    harness.cluster.put("secretsyncs", secret_sync("odd", {"k": "odd"}, "odd"))
+    harness.wait(POLL)
+    harness.vault.gets.clear()
+    for _ in range(30):
+        harness.rotate_values()
+        harness.wait(POLL + 5)
+        assert harness.cluster.values(("secrets", "shop", "one")) == {"k": harness.vault.secrets["a"][-1][0]}
+    assert harness.vault.gets["odd"] <= 30  # one in at least 150 s, and at first more
+    del harness.vault.refusals["odd"]
+    harness.wait(SOON)
+    assert harness.cluster.values(("secrets", "shop", "odd")) == {"k": "value"}
+
+
+def test_outage_of_a_vault_with_one_object_in_use_costs_as_few_calls_as_any(harness: VirtualFaultHarness) -> None:
+    harness.vault.put("lone", "value")
+    lone = provider_class(["lone"], "lone")
+    lone["spec"]["parameters"]["keyvaultName"] = "lone"
+    harness.cluster.put("secretproviderclasses", lone)
+    harness.cluster.put("secretsyncs", secret_sync("lone", {"k": "lone"}, "lone"))
+    harness.wait(POLL)
+    unavailable = (503, {"error": {"code": "Injected", "message": "a fault"}}, {})
+    harness.vault.refusals = dict.fromkeys(["", "lone", *"ab"], unavailable)  # lists, and all gets
+    harness.vault.gets.clear()
+    harness.wait(HOUR)
+    assert harness.vault.gets["lone"] <= 30
+    harness.vault.refusals = {}
+    harness.vault.put("lone", "new")
+    harness.wait(SOON)
+    assert harness.cluster.values(("secrets", "shop", "lone")) == {"k": "new"}
