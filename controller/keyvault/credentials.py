@@ -59,7 +59,7 @@ MIN_LIFETIME, MAX_LIFETIME = 10, 2 * 86_400
 # What a request's header can carry (RFC 6750, section 2.1). Real tokens have a few thousand characters.
 _USABLE_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,65536}")
 # Entra's number: in its description, or in the list of codes of an answer without one, as the SDK prints both.
-_NUMBER = re.compile(r"(?:AADSTS|[\"']error_codes[\"']: ?\[)(\d{1,9})\b", re.ASCII)
+_NUMBER = re.compile(r"(?:AADSTS|[\"']error_codes[\"']: ?\[[\"']?)(\d{1,9})\b", re.ASCII | re.IGNORECASE)
 NO_USABLE_ANSWER = " gave no usable answer; the controller tries again by itself"
 
 

@@ -247,6 +247,11 @@ async def test_error_contains_neither_the_token_nor_entras_text(
         ({"error_description": None, "error_codes": [123]}, "123"),
         ({"error_description": "", "error_codes": [123]}, "123"),
         ({"error_description": "AADSTS123: x", "error_codes": [700016]}, "123"),
+        ({"error_description": "x", "error_codes": [700016]}, "700016"),
+        ({"error_codes": ["700016"]}, "700016"),
+        ({"error_description": "aadsts700016: x"}, "700016"),
+        ({"error": {"code": "AADSTS700016", "message": "x"}}, "700016"),
+        ({"error": {"code": "x", "message": "AADSTS700016: x", "innererror": {"code": "y"}}}, "700016"),
     ],
 )
 async def test_error_code_without_a_description_is_reported(
