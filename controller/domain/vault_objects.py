@@ -6,6 +6,7 @@ Only a text without any item is a `ClassError`.
 """
 
 import base64
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -75,8 +76,12 @@ class VaultObject(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def served_as(self) -> str:
-        """Return the first part of the sourcePath that finds it."""
-        return self.alias or self.name
+        """Return the first part of the sourcePath that finds it.
+
+        With a history, the CSI provider joins it with a number, and thereby cleans the path: `./a//b/` is `a/b`.
+        """
+        name = self.alias or self.name
+        return posixpath.normpath(name) if self.history > 1 else name
 
     @property
     def in_vault(self) -> "VaultObject":

@@ -404,6 +404,22 @@ def test_unusable_item_affects_only_its_own_source_paths(item: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("alias", "cleaned"),
+    [("a", "a"), ("./a", "a"), ("a/", "a"), ("a//b", "a/b"), ("a/./b", "a/b"), ("a/b///", "a/b"), (".a", ".a")],
+)
+def test_alias_of_a_history_is_cleaned_as_a_path(alias: str, cleaned: str) -> None:
+    """The CSI provider writes the files `filepath.Join(alias, "0")` and so on."""
+    item = f'{{objectName: db, objectAlias: "{alias}", objectVersionHistory: 2}}'
+    config = read(f"array:\n  - '{item}'\n")
+    for index in range(2):
+        version = config.resolve_path(f"{cleaned}/{index}")
+        assert (version.object.name, version.index) == ("db", index)
+    assert config.resolve_path(f"{cleaned}/0.crt").part is ObjectPart.CERTIFICATES
+    single = read(f"array:\n  - '{{objectName: db, objectAlias: \"{alias}\"}}'\n")
+    assert set(single.objects) == {alias}
+
+
+@pytest.mark.parametrize(
     "alias", ["_x", "ConnectionStrings:Default", "a b", "x" * 254, "x" * 5000, "a//b", "./a", "\u00e9", "-a", "a/"]
 )
 def test_alias_that_no_source_path_can_name_affects_no_other_object(alias: str) -> None:
