@@ -82,6 +82,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     `client_id` and `tenant_id` are empty if the ServiceAccount has them. `faults` and `warnings` are sentences by the
     first part of the sourcePath: why no SecretSync can use that object, and which of its fields are ignored.
+    `histories` are the objects with several versions. `objects` has one of them only if no other object has its name.
     `unnamed_faults` has the faults of items without a name.
     """
 
@@ -90,9 +91,16 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: str
     cloud: str = ""
     objects: Mapping[str, VaultObject] = {}
+    histories: Mapping[str, VaultObject] = {}
     faults: Mapping[str, str] = {}
     unnamed_faults: Sequence[str] = ()
     warnings: Mapping[str, Sequence[str]] = {}
+
+    @property
+    def all_objects(self) -> list[VaultObject]:
+        """Return every object once."""
+        both = (found for name, found in self.histories.items() if self.objects[name] is not found)
+        return [*self.objects.values(), *both]
 
     @property
     def item_problems(self) -> list[str]:
@@ -147,7 +155,9 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
             if found := self.objects.get(stem):
                 version = ObjectVersionRef(found, 0, part)
                 fits = found.history <= 1
-            elif (found := self.objects.get(name)) and number.isascii() and number.isdigit():
+            elif (
+                (found := self.histories.get(name) or self.objects.get(name)) and number.isascii() and number.isdigit()
+            ):
                 version = ObjectVersionRef(found, int(number), part)
                 # The CSI provider serves one version more than requested, so a mapping of that version is valid.
                 fits = 1 < found.history >= version.index
@@ -221,6 +231,7 @@ def read_class(source: SecretProviderClass, *, without_identity: bool = False) -
         ),
         cloud=parameters.get("cloudName", ""),
         objects=items.objects,
+        histories=items.histories,
         faults=items.faults,
         unnamed_faults=items.unnamed_faults,
         warnings=items.warnings,

@@ -118,14 +118,19 @@ class ItemIndex(msgspec.Struct):
     """The items of a class that were read so far. `ProviderConfig` describes the fields."""
 
     objects: dict[str, VaultObject] = {}
+    histories: dict[str, VaultObject] = {}
     faults: dict[str, str] = {}
     unnamed_faults: list[str] = []
     warnings: dict[str, list[str]] = {}
 
     def add(self, found: VaultObject, where: str, warnings: list[str]) -> None:
-        """Add an object, unless another one has the same sourcePath: then neither can be used."""
-        name = found.served_as
-        duplicate = self.objects.get(name)
+        """Add an object, unless another one has the same sourcePath: then neither can be used.
+
+        One item can give the newest version, as `a`, and another one the history, as `a/0`, `a/1` and so on.
+        """
+        name, known = found.served_as, self.objects.get(found.served_as)
+        plain = known if known and known.history <= 1 else None
+        duplicate = plain if found.history <= 1 else self.histories.get(name)
         if duplicate == found or name in self.faults:  # two identical items are fetched once
             return
         if duplicate:
@@ -133,13 +138,16 @@ class ItemIndex(msgspec.Struct):
             history = "" if types else ", or use objectVersionHistory"
             self.fail(name, f"{where}: {shorten_name(name)} is named twice{types}; give one an objectAlias{history}")
         else:
-            self.objects[name] = found
+            if found.history > 1:
+                self.histories[name] = found
+            self.objects[name] = plain or found
             if warnings:
-                self.warnings[name] = warnings
+                self.warnings.setdefault(name, []).extend(warnings)
 
     def fail(self, name: str, fault: str) -> None:
         """Store why no object is found by a name. The first fault remains."""
         self.objects.pop(name, None)
+        self.histories.pop(name, None)
         self.warnings.pop(name, None)
         self.faults.setdefault(name, fault)
 

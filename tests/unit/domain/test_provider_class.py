@@ -438,6 +438,34 @@ def test_same_item_twice_word_for_word_is_one_object() -> None:
     assert found.item_problems == []
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["newest first", "history first"])
+def test_newest_version_and_history_of_one_name_have_different_paths(first: bool) -> None:
+    """SSE serves both: the CSI provider writes the files `a`, `a/0` and `a/1`."""
+    newest, history = "'objectName: a'", "'{objectName: a, objectVersionHistory: 2}'"
+    items = [newest, history, newest, history] if first else [history, newest, history, newest]
+    found = read(f"array: [{', '.join(items)}]")
+    assert (found.resolve_path("a").object.history, found.resolve_path("a").index) == (1, 0)
+    for index in range(2):
+        assert (found.resolve_path(f"a/{index}").object.history, found.resolve_path(f"a/{index}").index) == (2, index)
+    assert found.resolve_path("a.crt").object.history == 1
+    assert found.resolve_path("a/1/tls.key").object.history == 2
+    assert [each.history for each in found.all_objects] == [1, 2]
+    assert found.item_problems == []
+    with pytest.raises(InputError, match="write a/0 to a/1"):
+        found.resolve_path("a/3")
+
+
+def test_histories_of_one_name_with_different_contents_fail() -> None:
+    found = read(
+        "array: ['objectName: a', '{objectName: a, objectVersionHistory: 2}',"
+        " '{objectName: a, objectVersionHistory: 3}', 'objectName: b']"
+    )
+    assert (set(found.objects), found.all_objects) == ({"b"}, [found.objects["b"]])
+    for path in ("a", "a/0"):
+        with pytest.raises(ClassError, match="a is named twice"):
+            found.resolve_path(path)
+
+
 def test_different_items_of_one_name_fail_for_that_name_alone() -> None:
     found = read("array: ['objectName: a', '{objectName: a, objectType: cert}', 'objectName: a', 'objectName: b']")
     assert set(found.objects) == {"b"}

@@ -75,4 +75,4 @@ def roles(subject: str, identity: Identity, source: ProviderConfig) -> CheckResu
 
 def roles_of(source: ProviderConfig) -> tuple[str, ...]:
     """Return the roles that read the objects of a class, sorted."""
-    return tuple(sorted({ROLES[found.type] for found in source.objects.values()}))
+    return tuple(sorted({ROLES[found.type] for found in source.all_objects}))

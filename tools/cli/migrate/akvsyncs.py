@@ -1,13 +1,12 @@
 """Combine the SecretSyncs of one class into one AKVSync, if an AKVSync can express the same. Pure."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
-from controller.domain.provider_class import VaultObject, read_class
+from controller.domain.provider_class import ProviderConfig, read_class
 from controller.errors import ClassError
 from tools.cli.migrate.migration import SUFFIX
 from tools.cli.migrate.objects import Manifest
@@ -35,7 +34,7 @@ def build_akvsync(source: Manifest, syncs: Sequence[Manifest]) -> Manifest:
         if secret["type"] != "Opaque":
             item["kubernetesSecretType"] = secret["type"]
         item |= {field: secret[field] for field in ("labels", "annotations") if field in secret}
-        item["mapping"] = [_convert_entry(pair, understood.objects) for pair in secret["data"]]
+        item["mapping"] = [_convert_entry(pair, understood) for pair in secret["data"]]
         objects.append(item)
     return {
         "apiVersion": SecretSync.api_version(),
@@ -55,10 +54,10 @@ def build_akvsync(source: Manifest, syncs: Sequence[Manifest]) -> Manifest:
     }
 
 
-def _convert_entry(pair: Manifest, objects: Any) -> Manifest:
+def _convert_entry(pair: Manifest, understood: ProviderConfig) -> Manifest:
     path = pair["sourcePath"]
     stem, _, number = path.rpartition("/")
-    found: VaultObject | None = objects.get(path) or (objects.get(stem) if number.isdigit() else None)
+    found = understood.objects.get(path) or (understood.histories.get(stem) if number.isdigit() else None)
     if found is None:
         raise InexpressibleSync(f"sourcePath {path}, a part of an object")
     if found.version:

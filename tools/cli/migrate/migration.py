@@ -205,7 +205,7 @@ def _mounted_files(understood: ProviderConfig, source: Manifest, say: ObjectNote
     taken: set[str] = set()
     for problem in understood.item_problems:
         say(problem)
-    for found in understood.objects.values():
+    for found in understood.all_objects:
         paths = list(_paths_of(found))
         if bad := next((path for path in paths if not kube_names.is_source_path(path)), ""):
             say(f"{bad!r} is left out: a sourcePath cannot name it; give the object another objectAlias")
