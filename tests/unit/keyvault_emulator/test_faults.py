@@ -459,7 +459,7 @@ def test_outage_of_a_vault_with_one_object_in_use_costs_as_few_calls_as_any(harn
     harness.cluster.put("secretproviderclasses", lone)
     harness.cluster.put("secretsyncs", secret_sync("lone", {"k": "lone"}, "lone"))
     harness.wait(POLL)
-    unavailable = (503, {"error": {"code": "Injected", "message": "a fault"}}, {})
+    unavailable: Answer = (503, {"error": {"code": "Injected", "message": "a fault"}}, {})
     harness.vault.refusals = dict.fromkeys(["", "lone", *"ab"], unavailable)  # lists, and all gets
     harness.vault.gets.clear()
     harness.wait(HOUR)
