@@ -1,6 +1,7 @@
 """One release on a node, from its installation to its uninstallation. The tests depend on their order."""
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -21,9 +22,11 @@ from tools.local_cluster.errors import ClusterError
 SYNCS = "secretsyncs.secret-sync.x-k8s.io"
 CRDS = (SYNCS, "secretproviderclasses.secrets-store.csi.x-k8s.io")
 
-# Idle it needs two thirds of that, and one large Secret on its way several times its size.
+# Idle it needs less than half of that, and one large Secret on its way several times its size.
 TIGHT = "96Mi"
 LARGE_SECRETS = 16
+# MiB, with the first connections to a vault and to Entra.
+MAX_RESIDENT = 58
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,14 @@ def test_memory_of_the_pod_is_far_below_its_limit(release: Release) -> None:
     used = eventually(memory, bool, 60)
     figures.append(f"memory of the pod (its cgroup's working set): {used / 2**20:.0f} MiB")
     assert used < 128 * 2**20
+
+
+def test_controller_needs_little_memory_with_the_python_of_the_image(release: Release) -> None:
+    status = release.kubectl("exec", release.pod()["metadata"]["name"], "--", "cat", "/proc/1/status")
+    [resident] = re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    mebibytes = int(resident) / 2**10
+    figures.append(f"resident memory of the controller in its pod, with one SecretSync: {mebibytes:.1f} MiB")
+    assert mebibytes <= MAX_RESIDENT
 
 
 def test_deleted_pod_is_replaced_and_no_secret_is_written(release: Release, shop: Namespace) -> None:
