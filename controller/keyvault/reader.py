@@ -43,7 +43,7 @@ class VaultReader:
             by_object.setdefault(version.object, []).append(version)
         results: dict[ObjectVersionRef, VaultValue | ControllerError] = {}
 
-        async def one(found: VaultObject, versions: list[ObjectVersionRef]) -> None:
+        async def read_object(found: VaultObject, versions: list[ObjectVersionRef]) -> None:
             ids = await self._enabled_ids(found, since, first) if found.history > 1 else [found.version]
             for version in versions:
                 if isinstance(ids, ControllerError):
@@ -55,7 +55,7 @@ class VaultReader:
         with self._count_reader():
             async with asyncio.TaskGroup() as tasks:
                 for found in sorted(by_object, key=lambda found: found.name.lower() in failing):
-                    tasks.create_task(one(found, by_object[found]))
+                    tasks.create_task(read_object(found, by_object[found]))
         return results
 
     @contextlib.contextmanager
@@ -118,14 +118,14 @@ class VaultReader:
         sightings = await self._collect_sightings(collectors, SELECTED_KIND in listed)
         versions: dict[VaultObject, tuple[str, ...]] = {}
 
-        async def one(found: VaultObject) -> None:
+        async def list_versions(found: VaultObject) -> None:
             ids = await self._enabled_ids(found, since, first=False)
             if not isinstance(ids, ControllerError):
                 versions[found] = tuple(ids)
 
         async with asyncio.TaskGroup() as tasks:
             for found in objects - single:
-                tasks.create_task(one(found))
+                tasks.create_task(list_versions(found))
         compared = sum(collector.compared for collector in collectors)
         return VaultSnapshot(listed=listed, versions=versions, sightings=sightings, compared=compared, since=since)
 
@@ -142,7 +142,7 @@ class VaultReader:
         source = self.client.source_of(SELECTED_KIND)
         gone: set[str] = set()
 
-        async def one(name: str) -> None:
+        async def check_object(name: str) -> None:
             found = VaultObject(name=name)
             try:
                 await self.client.request(source, "get", found, lambda: source.get(found, ""), first=False)
@@ -153,7 +153,7 @@ class VaultReader:
 
         async with asyncio.TaskGroup() as tasks:
             for name in missing:
-                tasks.create_task(one(name))
+                tasks.create_task(check_object(name))
         return tuple(collector.to_sighting(collector.missing_names & gone) for collector in collectors)
 
     async def _read_value(
@@ -167,7 +167,7 @@ class VaultReader:
             )
         version = ids[wanted.index]
 
-        async def ask() -> VaultValue | ControllerError:
+        async def request() -> VaultValue | ControllerError:
             try:
                 answer = await self.client.request(
                     source, "get", found, lambda: source.get(found, version), first=first, version=version
@@ -179,16 +179,16 @@ class VaultReader:
             updated = settled_time(answer.updated, self.client.server_time())
             return msgspec.structs.replace(answer, updated=updated)
 
-        return await self.values.get((found.type, found.name, version), since, ask)
+        return await self.values.get((found.type, found.name, version), since, request)
 
     async def _enabled_ids(self, found: VaultObject, since: float, first: bool) -> list[str] | ControllerError:
-        async def ask() -> list[str] | ControllerError:
+        async def request() -> list[str] | ControllerError:
             try:
                 return await self.lister.enabled_ids(found, first)
             except ControllerError as error:
                 return error.bare()
 
-        return await self.versions.get(found, since, ask)
+        return await self.versions.get(found, since, request)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -81,12 +81,12 @@ class FactCollector:
         """Check each of these SecretSyncs, their shared identities, and the clock."""
         slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(sync: SecretSync) -> list[CheckResult]:
+        async def examine_one(sync: SecretSync) -> list[CheckResult]:
             async with slots:
                 return await self._examine_sync(sync)
 
         async with asyncio.TaskGroup() as tasks:
-            each = [tasks.create_task(one(sync)) for sync in syncs]
+            each = [tasks.create_task(examine_one(sync)) for sync in syncs]
         found = [check for task in each for check in task.result()]
         return ([self._clock] if self._clock else []) + await self._check_credentials() + found
 
