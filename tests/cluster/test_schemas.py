@@ -17,12 +17,12 @@ MATRIX = {name: replace(options, release=RELEASE, namespace=RELEASE) for name, o
 
 
 @pytest.fixture(scope="module")
-def scene(plane: ControlPlane) -> None:
-    """Create what a dry run does not: the namespaces, and the ServiceAccounts without which no Pod is admitted."""
+def prerequisites(plane: ControlPlane) -> None:
+    """Create the namespaces, and the ServiceAccounts without which no Pod is admitted. A dry run creates neither."""
     rendered = [each for options in MATRIX.values() for each in list_objects(options)]
-    places = {each["metadata"].get("namespace", "") for each in rendered}
-    there = set(plane.kubectl("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}").split())
-    for name in places - {""} - there:
+    namespaces = {each["metadata"].get("namespace", "") for each in rendered}
+    existing = set(plane.kubectl("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}").split())
+    for name in namespaces - {""} - existing:
         create_object(plane, "namespaces", name)
     accounts = [each["metadata"] for each in rendered if each["kind"] == "ServiceAccount"]
     for namespace, name in {(account["namespace"], account["name"]) for account in accounts}:
@@ -43,14 +43,14 @@ def apply(plane: ControlPlane, *objects: object) -> list[str]:
 
 
 @pytest.mark.parametrize("options", MATRIX.values(), ids=MATRIX)
-def test_every_object_is_valid(plane: ControlPlane, scene: None, options: render.RenderOptions) -> None:
+def test_every_object_is_valid(plane: ControlPlane, prerequisites: None, options: render.RenderOptions) -> None:
     # Before 1.30 there are no admission policies.
     served = plane.kubectl("api-versions").split()
     objects = [each for each in list_objects(options) if each["apiVersion"] in served]
     assert len(apply(plane, *objects)) == len(objects)
 
 
-def test_unknown_field_is_refused(plane: ControlPlane, scene: None) -> None:
+def test_unknown_field_is_refused(plane: ControlPlane, prerequisites: None) -> None:
     [deployment] = [each.object for each in render.render(MATRIX["defaults"]) if each.kind == "Deployment"]
     deployment["spec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"
     with pytest.raises(ClusterError, match=r"unknown field .*imagePolicy"):

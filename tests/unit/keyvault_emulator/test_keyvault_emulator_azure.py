@@ -14,7 +14,7 @@ from azure.core.exceptions import HttpResponseError
 
 from controller.config.settings import KEY_VAULT_API_VERSION
 from tests.support.certificates import encode_pem_bundle, issue_certificate
-from tests.unit.keyvault_emulator.scene import CLIENT, TENANT, VAULT, Scene
+from tests.unit.keyvault_emulator.emulator_harness import CLIENT, TENANT, VAULT, EmulatorHarness
 from tools.keyvault_emulator import EmulatorError
 from tools.keyvault_emulator.azure.entra_numbers import AADSTS
 from tools.keyvault_emulator.azure.keyvault import API_VERSIONS, PAGE
@@ -186,21 +186,23 @@ class Reply(NamedTuple):
         return self.status, error["code"], error.get("innererror", {}).get("code"), error["message"]
 
 
-def ask(scene: Scene, path: str, *, token: str, query: str = f"api-version={KEY_VAULT_API_VERSION}") -> Reply:
-    url = path if path.startswith("https:") else f"{scene.emulator.url}/{VAULT}/{path}?{query}"
+def ask(
+    emulator_harness: EmulatorHarness, path: str, *, token: str, query: str = f"api-version={KEY_VAULT_API_VERSION}"
+) -> Reply:
+    url = path if path.startswith("https:") else f"{emulator_harness.emulator.url}/{VAULT}/{path}?{query}"
     headers = {"Authorization": f"Bearer {token}"}
-    answer = requests.get(url, headers=headers, verify=str(scene.emulator.ca_file), timeout=10)
+    answer = requests.get(url, headers=headers, verify=str(emulator_harness.emulator.ca_file), timeout=10)
     return Reply(answer.status_code, answer.headers, answer.json())
 
 
 @pytest.fixture
-def token(scene: Scene) -> str:
-    scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Administrator")
-    return scene.access_token()
+def token(emulator_harness: EmulatorHarness) -> str:
+    emulator_harness.emulator.assign_role(CLIENT, VAULT, "Key Vault Administrator")
+    return emulator_harness.access_token()
 
 
-def test_answers_have_the_shapes_of_recorded_ones(scene: Scene, token: str) -> None:
-    emulator = scene.emulator
+def test_answers_have_the_shapes_of_recorded_ones(emulator_harness: EmulatorHarness, token: str) -> None:
+    emulator = emulator_harness.emulator
     emulator.set_secret(VAULT, "pin", "1")
     version = emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
     emulator.request_certificate(VAULT, "soon")
@@ -212,7 +214,7 @@ def test_answers_have_the_shapes_of_recorded_ones(scene: Scene, token: str) -> N
     emulator.create_key(VAULT, "released", "EC-HSM", release_policy=True)
     wrong = {}
     for path, shape in SHAPES.items():
-        reply = ask(scene, path.format(version=version), token=token)
+        reply = ask(emulator_harness, path.format(version=version), token=token)
         assert reply.status == 200, (path, reply.body)
         wrong[path] = difference(reply.body, shape)
         for name, pattern in HEADERS.items():
@@ -245,18 +247,18 @@ REFUSALS = [
 ]
 
 
-def test_refusals_of_objects_have_the_texts_of_recorded_ones(scene: Scene, token: str) -> None:
-    scene.emulator.set_secret(VAULT, "pin", "1")
-    scene.emulator.create_key(VAULT, "rsa")
-    scene.emulator.request_certificate(VAULT, "soon")
+def test_refusals_of_objects_have_the_texts_of_recorded_ones(emulator_harness: EmulatorHarness, token: str) -> None:
+    emulator_harness.emulator.set_secret(VAULT, "pin", "1")
+    emulator_harness.emulator.create_key(VAULT, "rsa")
+    emulator_harness.emulator.request_certificate(VAULT, "soon")
     for path, status, code, inner, text in REFUSALS:
-        found = ask(scene, path, token=token).error
+        found = ask(emulator_harness, path, token=token).error
         assert found[:3] == (status, code, inner), path
         assert re.fullmatch(text, found[3], re.DOTALL), found[3]
 
 
-def test_refusal_by_the_network_has_its_own_code(scene: Scene, token: str) -> None:
-    emulator = scene.emulator
+def test_refusal_by_the_network_has_its_own_code(emulator_harness: EmulatorHarness, token: str) -> None:
+    emulator = emulator_harness.emulator
     cases = {
         "ForbiddenByFirewall": (emulator.firewall, True, "Client address is not authorized"),
         "ForbiddenByConnection": (emulator.public_access, False, "Public network access is disabled"),
@@ -264,19 +266,19 @@ def test_refusal_by_the_network_has_its_own_code(scene: Scene, token: str) -> No
     }
     for inner, (switch, state, text) in cases.items():
         switch(VAULT, state)
-        status, code, found, message = ask(scene, "secrets", token=token).error
+        status, code, found, message = ask(emulator_harness, "secrets", token=token).error
         assert (status, code, found) == (403, "Forbidden", inner)
         assert message.startswith(text)
         assert re.search(rf"Caller: {CALLER}\r\nVault: {VAULT};location=westeurope", message)
         switch(VAULT, not state)
-    assert ask(scene, "secrets", token=token).status == 200
+    assert ask(emulator_harness, "secrets", token=token).status == 200
 
 
-def test_refusal_by_role_or_policy_has_its_own_code(scene: Scene, token: str) -> None:
-    emulator = scene.emulator
+def test_refusal_by_role_or_policy_has_its_own_code(emulator_harness: EmulatorHarness, token: str) -> None:
+    emulator = emulator_harness.emulator
     emulator.set_secret(VAULT, "pin", "1")
     emulator.revoke_role(CLIENT, VAULT)
-    _, _, inner, message = ask(scene, "secrets", token=token).error
+    _, _, inner, message = ask(emulator_harness, "secrets", token=token).error
     assert inner == "ForbiddenByRbac"
     assert re.fullmatch(
         r"Caller is not authorized to perform action on resource\.\r\nIf role assignments, .* propagation time\.\r\n"
@@ -290,12 +292,12 @@ def test_refusal_by_role_or_policy_has_its_own_code(scene: Scene, token: str) ->
     words = f"The user, group or application '{CALLER}' does not have secrets get permission on key vault .*"
     for code in ("AccessDenied", "ForbiddenByPolicy"):
         emulator.policy_refusals(VAULT, code)
-        _, _, inner, message = ask(scene, "secrets/pin", token=token).error
+        _, _, inner, message = ask(emulator_harness, "secrets/pin", token=token).error
         assert inner == code
         assert re.fullmatch(words, message)
     emulator.policy_refusals(VAULT, on_behalf_of=True)
     for path in ("secrets", "secrets/pin"):
-        _, _, inner, message = ask(scene, path, token=token).error
+        _, _, inner, message = ask(emulator_harness, path, token=token).error
         assert inner == "ForbiddenByPolicy"
         assert re.fullmatch(
             rf"The policy requires the caller '{CALLER}' to use on-behalf-of \(OBO\) flow\. .*", message
@@ -306,102 +308,110 @@ def test_refusal_by_role_or_policy_has_its_own_code(scene: Scene, token: str) ->
 
 
 @pytest.mark.parametrize("version", API_VERSIONS)
-def test_known_api_version_is_served(scene: Scene, token: str, version: str) -> None:
-    assert ask(scene, "secrets", token=token, query=f"api-version={version}").status == 200
+def test_known_api_version_is_served(emulator_harness: EmulatorHarness, token: str, version: str) -> None:
+    assert ask(emulator_harness, "secrets", token=token, query=f"api-version={version}").status == 200
 
 
 @pytest.mark.parametrize("version", ["7.7", "2099-01-01", "7.4-preview", "latest", "7.4 "])
-def test_unknown_api_version_is_refused_with_the_newest_one(scene: Scene, token: str, version: str) -> None:
-    error = ask(scene, "secrets", token=token, query=f"api-version={version}").error
+def test_unknown_api_version_is_refused_with_the_newest_one(
+    emulator_harness: EmulatorHarness, token: str, version: str
+) -> None:
+    error = ask(emulator_harness, "secrets", token=token, query=f"api-version={version}").error
     text = f"The specified version ({version}) is not recognized. Consider using the latest supported version ({{}})."
     assert error == (400, "BadParameter", None, text.format(API_VERSIONS[-1]))
 
 
-def test_vault_can_be_limited_to_older_api_versions(scene: Scene, token: str) -> None:
-    scene.emulator.api_versions(VAULT, ["2016-10-01", "7.0", "7.1"])
-    assert ask(scene, "secrets", token=token, query="api-version=7.1").status == 200
-    assert ask(scene, "secrets", token=token).error[3].endswith("Consider using the latest supported version (7.1).")
+def test_vault_can_be_limited_to_older_api_versions(emulator_harness: EmulatorHarness, token: str) -> None:
+    emulator_harness.emulator.api_versions(VAULT, ["2016-10-01", "7.0", "7.1"])
+    assert ask(emulator_harness, "secrets", token=token, query="api-version=7.1").status == 200
+    assert (
+        ask(emulator_harness, "secrets", token=token)
+        .error[3]
+        .endswith("Consider using the latest supported version (7.1).")
+    )
 
 
 # Pages
 
 
-def pages(scene: Scene, token: str, query: str = "api-version=7.4") -> list[tuple[list[str], str | None]]:
+def pages(
+    emulator_harness: EmulatorHarness, token: str, query: str = "api-version=7.4"
+) -> list[tuple[list[str], str | None]]:
     """Return the names on each page of the list of secrets, and the address of the next."""
     found: list[tuple[list[str], str | None]] = []
     where: str | None = "secrets"
     while where:
-        body = ask(scene, where, token=token, query=query).body
+        body = ask(emulator_harness, where, token=token, query=query).body
         where = body["nextLink"]
         found.append(([item["id"].rpartition("/")[2] for item in body["value"]], where))
         assert len(found) < 200
     return found
 
 
-def test_list_can_have_short_and_empty_pages_in_its_middle(scene: Scene, token: str) -> None:
+def test_list_can_have_short_and_empty_pages_in_its_middle(emulator_harness: EmulatorHarness, token: str) -> None:
     names = [f"s{number:02}" for number in range(80)]
     for name in names:
-        scene.emulator.set_secret(VAULT, name, "1")
-    assert [len(listed) for listed, _ in pages(scene, token)] == [25, 25, 25, 5]
+        emulator_harness.emulator.set_secret(VAULT, name, "1")
+    assert [len(listed) for listed, _ in pages(emulator_harness, token)] == [25, 25, 25, 5]
     # What is deleted takes its place all the same.
     for name in names[20:55]:
-        scene.emulator.delete_secret(VAULT, name)
-    assert [len(listed) for listed, _ in pages(scene, token)] == [20, 0, 20, 5]
-    scene.emulator.page_sizes(VAULT, [24, 0, 0, 3])
-    found = pages(scene, token)
+        emulator_harness.emulator.delete_secret(VAULT, name)
+    assert [len(listed) for listed, _ in pages(emulator_harness, token)] == [20, 0, 20, 5]
+    emulator_harness.emulator.page_sizes(VAULT, [24, 0, 0, 3])
+    found = pages(emulator_harness, token)
     assert [len(listed) for listed, _ in found][:5] == [20, 0, 0, 0, 0]
     assert list(itertools.chain.from_iterable(listed for listed, _ in found)) == names[:20] + names[55:]
     with pytest.raises(EmulatorError, match="a list of only empty pages never ends"):
-        scene.emulator.page_sizes(VAULT, [0, 0])
+        emulator_harness.emulator.page_sizes(VAULT, [0, 0])
 
 
-def test_next_link_has_the_form_of_azure(scene: Scene, token: str) -> None:
+def test_next_link_has_the_form_of_azure(emulator_harness: EmulatorHarness, token: str) -> None:
     for number in range(PAGE + 1):
-        scene.emulator.set_secret(VAULT, f"s{number:02}", "1")
-    base = re.escape(f"{scene.emulator.url}/{VAULT}/secrets")
-    link = pages(scene, token)[0][1]
+        emulator_harness.emulator.set_secret(VAULT, f"s{number:02}", "1")
+    base = re.escape(f"{emulator_harness.emulator.url}/{VAULT}/secrets")
+    link = pages(emulator_harness, token)[0][1]
     assert re.fullmatch(rf"{base}\?api-version=7\.4&\$skiptoken=[-_0-9A-Za-z]+", link or "")
-    link = pages(scene, token, "api-version=7.4&maxresults=20")[0][1]
+    link = pages(emulator_harness, token, "api-version=7.4&maxresults=20")[0][1]
     assert re.fullmatch(rf"{base}\?api-version=7\.4&\$skiptoken=[-_0-9A-Za-z]+&maxresults=20", link or "")
-    with scene.secrets() as client:
+    with emulator_harness.secrets() as client:
         assert len(list(client.list_properties_of_secrets())) == PAGE + 1
 
 
-def test_pending_request_becomes_a_certificate_after_the_merge(scene: Scene, token: str) -> None:
-    scene.emulator.request_certificate(VAULT, "web")
-    with scene.certificates() as client:
+def test_pending_request_becomes_a_certificate_after_the_merge(emulator_harness: EmulatorHarness, token: str) -> None:
+    emulator_harness.emulator.request_certificate(VAULT, "web")
+    with emulator_harness.certificates() as client:
         assert client.get_certificate("web").cer is None
         assert list(client.list_properties_of_certificates()) == []
-        scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
+        emulator_harness.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
         assert client.get_certificate("web").cer
-    assert ask(scene, "certificates/web/pending", token=token).status == 404
+    assert ask(emulator_harness, "certificates/web/pending", token=token).status == 404
 
 
 # Throttling and Entra
 
 
-def test_throttling_has_retry_after_only_if_configured(scene: Scene, token: str) -> None:
-    scene.emulator.throttle(VAULT, 0)
-    reply = ask(scene, "secrets", token=token)
+def test_throttling_has_retry_after_only_if_configured(emulator_harness: EmulatorHarness, token: str) -> None:
+    emulator_harness.emulator.throttle(VAULT, 0)
+    reply = ask(emulator_harness, "secrets", token=token)
     assert "Retry-After" not in reply.headers
     assert reply.error[:2] == (429, "Throttled")
     assert reply.error[3].endswith("Reason: VaultRequestTypeLimitReached")
-    scene.emulator.throttle(VAULT, 0, 7)
-    assert ask(scene, "secrets", token=token).headers["Retry-After"] == "7"
+    emulator_harness.emulator.throttle(VAULT, 0, 7)
+    assert ask(emulator_harness, "secrets", token=token).headers["Retry-After"] == "7"
 
 
 @pytest.mark.parametrize("number", [*AADSTS, 9999999])
-def test_entra_can_refuse_with_any_error_code(scene: Scene, number: int) -> None:
-    scene.emulator.refuse_tokens(number, times=1)
-    with scene.credential() as credential:
+def test_entra_can_refuse_with_any_error_code(emulator_harness: EmulatorHarness, number: int) -> None:
+    emulator_harness.emulator.refuse_tokens(number, times=1)
+    with emulator_harness.credential() as credential:
         with pytest.raises(HttpResponseError, match=f"AADSTS{number}: "):
             credential.get_token("https://vault.azure.net/.default")
         assert credential.get_token("https://vault.azure.net/.default").token
 
 
-def test_entra_answers_have_its_headers(scene: Scene) -> None:
-    url = f"{scene.emulator.url}/{TENANT}/oauth2/v2.0/token"
-    answer = requests.post(url, data={"client_id": CLIENT}, verify=str(scene.emulator.ca_file), timeout=10)
+def test_entra_answers_have_its_headers(emulator_harness: EmulatorHarness) -> None:
+    url = f"{emulator_harness.emulator.url}/{TENANT}/oauth2/v2.0/token"
+    answer = requests.post(url, data={"client_id": CLIENT}, verify=str(emulator_harness.emulator.ca_file), timeout=10)
     body = json.loads(answer.text)
     keys = {"error", "error_description", "error_codes", "timestamp", "trace_id", "correlation_id", "error_uri"}
     assert body.keys() == keys

@@ -12,14 +12,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from tests.support.certificates import encode_pem_bundle, encode_pfx, generate_key, issue_certificate
-from tests.unit.keyvault_emulator.scene import CLIENT, VAULT, Scene
+from tests.unit.keyvault_emulator.emulator_harness import CLIENT, VAULT, EmulatorHarness
 from tools.keyvault_emulator import EmulatorError
 
 
 @pytest.mark.parametrize("form", ["pem", "encrypted pem", "pfx", "pfx with password"])
 @pytest.mark.parametrize("kind", ["EC", "RSA"])
-def test_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind: str) -> None:
-    scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Certificate User")
+def test_certificate_is_also_a_secret_and_a_key(emulator_harness: EmulatorHarness, form: str, kind: str) -> None:
+    emulator_harness.emulator.assign_role(CLIENT, VAULT, "Key Vault Certificate User")
     key = ec.generate_private_key(ec.SECP384R1()) if kind == "EC" else generate_key(kind)
     issuer = issue_certificate("ca", ca=True)
     issued = issue_certificate("shop", issuer, key=key)
@@ -29,10 +29,10 @@ def test_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind: s
         data = encode_pem_bundle(issued, issuer, password=password)
     else:
         data = base64.b64decode(encode_pfx(key, [issued, issuer], password))
-    version = scene.emulator.import_certificate(VAULT, "web", data, password=password or None)
+    version = emulator_harness.emulator.import_certificate(VAULT, "web", data, password=password or None)
     der = leaf.public_bytes(serialization.Encoding.DER)
 
-    with scene.certificates() as client:
+    with emulator_harness.certificates() as client:
         certificate = client.get_certificate("web")
         assert bytes(certificate.cer or b"") == der
         assert certificate.secret_id == f"https://{VAULT}.vault.azure.net/secrets/web/{version}"
@@ -48,7 +48,7 @@ def test_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind: s
         assert [each.version for each in client.list_properties_of_certificate_versions("web")] == [version]
         assert client.get_certificate_version("web", version).name == "web"
 
-    with scene.secrets() as secrets:
+    with emulator_harness.secrets() as secrets:
         secret = secrets.get_secret("web")
         assert secret.properties.version == version
         assert secret.properties.managed is True
@@ -68,7 +68,7 @@ def test_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind: s
             assert [each.certificate for each in opened.additional_certs] == [ca]
         assert private.public_key() == key.public_key()
 
-    with scene.keys() as keys:
+    with emulator_harness.keys() as keys:
         jwk = keys.get_key("web")
         assert jwk.properties.managed is True
         assert jwk.key_type == kind
@@ -82,36 +82,36 @@ def test_certificate_is_also_a_secret_and_a_key(scene: Scene, form: str, kind: s
         assert [each.version for each in keys.list_properties_of_key_versions("web")] == [version]
 
 
-def test_disabled_certificate_still_serves_its_public_half(scene: Scene) -> None:
-    scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Certificate User")
-    scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
-    scene.emulator.set_attributes(VAULT, "web", kind="certificates", enabled=False)
-    with scene.certificates() as client:
+def test_disabled_certificate_still_serves_its_public_half(emulator_harness: EmulatorHarness) -> None:
+    emulator_harness.emulator.assign_role(CLIENT, VAULT, "Key Vault Certificate User")
+    emulator_harness.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
+    emulator_harness.emulator.set_attributes(VAULT, "web", kind="certificates", enabled=False)
+    with emulator_harness.certificates() as client:
         properties = client.get_certificate("web").properties
         assert properties is not None
         assert properties.enabled is False
-    with scene.keys() as keys:
+    with emulator_harness.keys() as keys:
         assert keys.get_key("web").properties.enabled is False
-    with scene.secrets() as secrets, pytest.raises(HttpResponseError, match="disabled secret"):
+    with emulator_harness.secrets() as secrets, pytest.raises(HttpResponseError, match="disabled secret"):
         secrets.get_secret("web")
     with pytest.raises(EmulatorError, match="taken by another kind of object"):
-        scene.emulator.set_secret(VAULT, "web", "x")
+        emulator_harness.emulator.set_secret(VAULT, "web", "x")
 
 
-async def test_certificates_and_keys_are_read_with_asyncio(scene: Scene) -> None:
-    scene.emulator.assign_role(CLIENT, VAULT, "Key Vault Administrator")
+async def test_certificates_and_keys_are_read_with_asyncio(emulator_harness: EmulatorHarness) -> None:
+    emulator_harness.emulator.assign_role(CLIENT, VAULT, "Key Vault Administrator")
     for _ in range(2):
-        scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
+        emulator_harness.emulator.import_certificate(VAULT, "web", encode_pem_bundle(issue_certificate("shop")))
     for kty in ("RSA", "EC"):
-        scene.emulator.create_key(VAULT, f"sign-{kty}", kty)
-    url = scene.emulator.vault_pattern.format(vault=VAULT)
-    async with scene.async_credential() as credential:
+        emulator_harness.emulator.create_key(VAULT, f"sign-{kty}", kty)
+    url = emulator_harness.emulator.vault_pattern.format(vault=VAULT)
+    async with emulator_harness.async_credential() as credential:
         async with AsyncCertificateClient(
-            url, credential, verify_challenge_resource=False, **scene.options
+            url, credential, verify_challenge_resource=False, **emulator_harness.options
         ) as certificates:
             assert len([each async for each in certificates.list_properties_of_certificate_versions("web")]) == 2
             assert (await certificates.get_certificate("web")).cer
-        async with AsyncKeyClient(url, credential, verify_challenge_resource=False, **scene.options) as keys:
+        async with AsyncKeyClient(url, credential, verify_challenge_resource=False, **emulator_harness.options) as keys:
             assert [each.name async for each in keys.list_properties_of_keys()] == [
                 "sign-EC",
                 "sign-RSA",
@@ -128,16 +128,18 @@ async def test_certificates_and_keys_are_read_with_asyncio(scene: Scene) -> None
         (b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "has no certificate"),
     ],
 )
-def test_invalid_certificate_is_refused(scene: Scene, data: bytes, message: str) -> None:
+def test_invalid_certificate_is_refused(emulator_harness: EmulatorHarness, data: bytes, message: str) -> None:
     with pytest.raises(EmulatorError, match=message):
-        scene.emulator.import_certificate(VAULT, "web", data)
+        emulator_harness.emulator.import_certificate(VAULT, "web", data)
 
 
-def test_certificate_without_its_own_key_is_refused(scene: Scene) -> None:
+def test_certificate_without_its_own_key_is_refused(emulator_harness: EmulatorHarness) -> None:
     leaf = issue_certificate("shop")
     with pytest.raises(EmulatorError, match="no certificate belongs to the private key"):
-        scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(leaf._replace(key=generate_key())))
+        emulator_harness.emulator.import_certificate(VAULT, "web", encode_pem_bundle(leaf._replace(key=generate_key())))
     with pytest.raises(EmulatorError, match="has no private key"):
-        scene.emulator.import_certificate(VAULT, "web", leaf.pem.encode())
+        emulator_harness.emulator.import_certificate(VAULT, "web", leaf.pem.encode())
     with pytest.raises(EmulatorError, match=r"the password is wrong"):
-        scene.emulator.import_certificate(VAULT, "web", encode_pem_bundle(leaf, password="swordfish"), password="guess")
+        emulator_harness.emulator.import_certificate(
+            VAULT, "web", encode_pem_bundle(leaf, password="swordfish"), password="guess"
+        )

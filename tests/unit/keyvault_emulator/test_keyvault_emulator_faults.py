@@ -14,21 +14,21 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 
-from tests.unit.keyvault_emulator.scene import CLIENT, VAULT, Scene
+from tests.unit.keyvault_emulator.emulator_harness import CLIENT, VAULT, EmulatorHarness
 from tools.keyvault_emulator import EmulatorError
 
 PIN = f"/{VAULT}/secrets/pin?api-version=7.4"
 
 
 @pytest.fixture
-def stocked(scene: Scene) -> Scene:
-    scene.emulator.assign_role(CLIENT, VAULT)
-    scene.emulator.set_secret(VAULT, "pin", "1234")
-    return scene
+def stocked(emulator_harness: EmulatorHarness) -> EmulatorHarness:
+    emulator_harness.emulator.assign_role(CLIENT, VAULT)
+    emulator_harness.emulator.set_secret(VAULT, "pin", "1234")
+    return emulator_harness
 
 
 @pytest.fixture
-async def session(stocked: Scene) -> AsyncIterator[aiohttp.ClientSession]:
+async def session(stocked: EmulatorHarness) -> AsyncIterator[aiohttp.ClientSession]:
     context = ssl.create_default_context(cafile=stocked.emulator.ca_file)
     token = await asyncio.to_thread(stocked.access_token)
     async with aiohttp.ClientSession(
@@ -40,7 +40,7 @@ async def session(stocked: Scene) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-def test_cut_off_refuses_connections_until_restore(stocked: Scene) -> None:
+def test_cut_off_refuses_connections_until_restore(stocked: EmulatorHarness) -> None:
     with stocked.secrets() as client:
         assert client.get_secret("pin").value == "1234"
         stocked.emulator.cut_off()
@@ -56,7 +56,7 @@ def test_cut_off_refuses_connections_until_restore(stocked: Scene) -> None:
     assert stocked.emulator.counters()[f"{VAULT}/secrets.get/200"] == 2
 
 
-async def test_cut_off_emulator_keeps_its_port(stocked: Scene, session: aiohttp.ClientSession) -> None:
+async def test_cut_off_emulator_keeps_its_port(stocked: EmulatorHarness, session: aiohttp.ClientSession) -> None:
     stocked.emulator.cut_off()
     for _ in range(3):
         with pytest.raises(aiohttp.ClientConnectionError):
@@ -66,7 +66,9 @@ async def test_cut_off_emulator_keeps_its_port(stocked: Scene, session: aiohttp.
         assert response.status == 200
 
 
-async def test_most_specific_delay_applies_to_a_request(stocked: Scene, session: aiohttp.ClientSession) -> None:
+async def test_most_specific_delay_applies_to_a_request(
+    stocked: EmulatorHarness, session: aiohttp.ClientSession
+) -> None:
     async def seconds(path: str) -> float:
         start = time.monotonic()
         async with session.get(path) as response:
@@ -88,7 +90,7 @@ async def test_most_specific_delay_applies_to_a_request(stocked: Scene, session:
 
 @pytest.mark.parametrize("retry_after", [7, None])
 async def test_throttled_vault_answers_429(
-    stocked: Scene, session: aiohttp.ClientSession, retry_after: int | None
+    stocked: EmulatorHarness, session: aiohttp.ClientSession, retry_after: int | None
 ) -> None:
     stocked.emulator.throttle(VAULT, 3, retry_after)
     for status in (200, 200, 200, 429):
@@ -105,7 +107,7 @@ async def test_throttled_vault_answers_429(
 
 
 async def test_fault_applies_to_its_vault_operation_and_number_of_times(
-    stocked: Scene, session: aiohttp.ClientSession
+    stocked: EmulatorHarness, session: aiohttp.ClientSession
 ) -> None:
     async def status(path: str = PIN) -> int:
         async with session.get(path) as response:
@@ -127,7 +129,9 @@ async def test_fault_applies_to_its_vault_operation_and_number_of_times(
     assert await status() == 200
 
 
-async def test_each_kind_of_connection_fault_reaches_the_client(stocked: Scene, session: aiohttp.ClientSession) -> None:
+async def test_each_kind_of_connection_fault_reaches_the_client(
+    stocked: EmulatorHarness, session: aiohttp.ClientSession
+) -> None:
     async def read(seconds: float = 5) -> bytes:
         async with session.get(PIN, timeout=aiohttp.ClientTimeout(total=seconds)) as response:
             return await response.read()
@@ -161,7 +165,7 @@ async def test_each_kind_of_connection_fault_reaches_the_client(stocked: Scene, 
     assert counters[f"{VAULT}/secrets.get/200"] == 3
 
 
-def test_fault_at_entra_fails_the_token_request(stocked: Scene) -> None:
+def test_fault_at_entra_fails_the_token_request(stocked: EmulatorHarness) -> None:
     stocked.emulator.fail(500, where="entra")
     with stocked.credential() as credential, pytest.raises((ClientAuthenticationError, HttpResponseError)):
         credential.get_token("https://vault.azure.net/.default")
@@ -173,7 +177,7 @@ def test_fault_at_entra_fails_the_token_request(stocked: Scene) -> None:
     [("expired", "expired"), ("unknown-ca", "unable to get"), ("wrong-name", "mismatch")],
 )
 async def test_flawed_certificate_is_rejected_by_the_client(
-    stocked: Scene, session: aiohttp.ClientSession, flaw: str, words: str
+    stocked: EmulatorHarness, session: aiohttp.ClientSession, flaw: str, words: str
 ) -> None:
     async with session.get(PIN) as response:
         assert response.status == 200
@@ -187,8 +191,8 @@ async def test_flawed_certificate_is_rejected_by_the_client(
         assert response.status == 200
 
 
-def test_unknown_fault_or_vault_is_rejected(scene: Scene) -> None:
+def test_unknown_fault_or_vault_is_rejected(emulator_harness: EmulatorHarness) -> None:
     with pytest.raises(EmulatorError, match=r"Invalid enum value 'explode' - at `\$.kind`"):
-        scene.emulator.fail(kind="explode")  # type: ignore[arg-type]
+        emulator_harness.emulator.fail(kind="explode")  # type: ignore[arg-type]
     with pytest.raises(EmulatorError, match="'nowhere' does not exist"):
-        scene.emulator.throttle("nowhere", 1)
+        emulator_harness.emulator.throttle("nowhere", 1)

@@ -8,7 +8,7 @@ from controller.domain.values import VaultValue
 from controller.keyvault.client import AT_ONCE, AT_ONCE_EACH
 from controller.keyvault.credentials import Identity
 from controller.keyvault.pool import VaultPool
-from tests.unit.keyvault_emulator.scene import CLIENT, SUBJECT, TENANT, VAULT, Scene
+from tests.unit.keyvault_emulator.emulator_harness import CLIENT, SUBJECT, TENANT, VAULT, EmulatorHarness
 from tools.keyvault_emulator import Emulator
 
 HANGING = 10
@@ -20,8 +20,8 @@ def under_way(emulator: Emulator) -> int:
     return sum(count for what, count in emulator.counters().items() if what.startswith("hangs-"))
 
 
-async def test_hanging_vaults_leave_half_of_the_requests_to_others(scene: Scene) -> None:
-    emulator = scene.emulator
+async def test_hanging_vaults_leave_half_of_the_requests_to_others(emulator_harness: EmulatorHarness) -> None:
+    emulator = emulator_harness.emulator
     emulator.assign_role(CLIENT, VAULT, "Key Vault Secrets User")
     emulator.set_secret(VAULT, "s0", "value")
     for number in range(HANGING):
@@ -31,7 +31,7 @@ async def test_hanging_vaults_leave_half_of_the_requests_to_others(scene: Scene)
     clouds = {"here": Cloud(authority=emulator.authority, vault_url=emulator.vault_pattern, ca=ca)}
 
     async def assertion(_: Identity) -> str:
-        return scene.issuer.token(sub=SUBJECT)
+        return emulator_harness.issuer.token(sub=SUBJECT)
 
     vaults = VaultPool(clouds, assertion, lambda *_: None)
     hostile, shop = Identity("hostile", "robot", CLIENT, TENANT), Identity("shop", "shop", CLIENT, TENANT)

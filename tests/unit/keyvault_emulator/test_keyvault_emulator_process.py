@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from tests.support.certificates import encode_pem_bundle, issue_certificate
-from tests.unit.keyvault_emulator.scene import CLIENT, TENANT, VAULT, Scene
+from tests.unit.keyvault_emulator.emulator_harness import CLIENT, TENANT, VAULT, EmulatorHarness
 from tools.keyvault_emulator import Emulator, EmulatorError
 from tools.keyvault_emulator.__main__ import main
 
@@ -100,19 +100,22 @@ def test_killed_parent_ends_the_emulator(tmp_path: Path) -> None:
         socket.create_connection(("127.0.0.1", port), 5)
 
 
-def test_control_call_without_the_key_is_refused(scene: Scene) -> None:
-    connection = json.loads((scene.emulator.directory / "connection.json").read_text())
-    url, ca = f"{connection['control']}/control/counters", str(scene.emulator.ca_file)
+def test_control_call_without_the_key_is_refused(emulator_harness: EmulatorHarness) -> None:
+    connection = json.loads((emulator_harness.emulator.directory / "connection.json").read_text())
+    url, ca = f"{connection['control']}/control/counters", str(emulator_harness.emulator.ca_file)
     assert requests.post(url, verify=ca, timeout=5).status_code == 401
     wrong = {"Authorization": f"Bearer {connection['key'][:-1]}"}
     assert requests.post(url, headers=wrong, verify=ca, timeout=5).status_code == 401
     right = {"Authorization": f"Bearer {connection['key']}"}
     assert requests.post(url, headers=right, verify=ca, timeout=5).json() == {"result": {}}
     assert (
-        requests.post(f"{scene.emulator.url}/control/counters", headers=right, verify=ca, timeout=5).status_code == 404
+        requests.post(
+            f"{emulator_harness.emulator.url}/control/counters", headers=right, verify=ca, timeout=5
+        ).status_code
+        == 404
     )
     for name in ("connection.json", "ca.key", "entra.key", "server.pem"):
-        assert (scene.emulator.directory / name).stat().st_mode & 0o077 == 0, name
+        assert (emulator_harness.emulator.directory / name).stat().st_mode & 0o077 == 0, name
 
 
 @pytest.mark.parametrize(
@@ -134,37 +137,37 @@ def test_control_call_without_the_key_is_refused(scene: Scene) -> None:
     ],
 )
 def test_invalid_control_call_names_the_mistake(
-    scene: Scene, verb: str, arguments: dict[str, object], message: str
+    emulator_harness: EmulatorHarness, verb: str, arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(EmulatorError) as refused:
-        scene.emulator.call(verb, **arguments)
+        emulator_harness.emulator.call(verb, **arguments)
     assert message in str(refused.value)
 
 
-def test_time_without_a_zone_is_refused(scene: Scene) -> None:
+def test_time_without_a_zone_is_refused(emulator_harness: EmulatorHarness) -> None:
     with pytest.raises(EmulatorError, match="has no time zone"):
-        scene.emulator.set_secret(VAULT, "a", "b", expires=datetime(2099, 1, 1))  # noqa: DTZ001
+        emulator_harness.emulator.set_secret(VAULT, "a", "b", expires=datetime(2099, 1, 1))  # noqa: DTZ001
 
 
-def test_unknown_version_error_names_the_existing_ones(scene: Scene) -> None:
-    version = scene.emulator.set_secret(VAULT, "pin", "1")
+def test_unknown_version_error_names_the_existing_ones(emulator_harness: EmulatorHarness) -> None:
+    version = emulator_harness.emulator.set_secret(VAULT, "pin", "1")
     with pytest.raises(EmulatorError, match=f"'pin' has no version 'other'; it has {version}"):
-        scene.emulator.disable_secret(VAULT, "pin", "other")
+        emulator_harness.emulator.disable_secret(VAULT, "pin", "other")
 
 
-def test_values_are_written_to_no_log_or_error(scene: Scene) -> None:
-    scene.emulator.assign_role(CLIENT, VAULT)
-    scene.emulator.set_secret(VAULT, "pin", CANARY)
-    scene.emulator.set_secret(VAULT, "pin", CANARY, enabled=False)
+def test_values_are_written_to_no_log_or_error(emulator_harness: EmulatorHarness) -> None:
+    emulator_harness.emulator.assign_role(CLIENT, VAULT)
+    emulator_harness.emulator.set_secret(VAULT, "pin", CANARY)
+    emulator_harness.emulator.set_secret(VAULT, "pin", CANARY, enabled=False)
     with pytest.raises(EmulatorError) as refused:
-        scene.emulator.call("set_secret", vault=VAULT, name="pin", value=CANARY, enabled=CANARY[:6])
-    with scene.secrets() as client:
+        emulator_harness.emulator.call("set_secret", vault=VAULT, name="pin", value=CANARY, enabled=CANARY[:6])
+    with emulator_harness.secrets() as client:
         assert [each.name for each in client.list_properties_of_secrets()] == ["pin"]
-    scene.emulator.restart()
+    emulator_harness.emulator.restart()
     assert CANARY not in str(refused.value)
-    for file in scene.emulator.directory.iterdir():
+    for file in emulator_harness.emulator.directory.iterdir():
         assert CANARY.encode() not in file.read_bytes(), file
-    assert "set_secret" in (scene.emulator.directory / "emulator.log").read_text()
+    assert "set_secret" in (emulator_harness.emulator.directory / "emulator.log").read_text()
 
 
 def test_failed_start_shows_the_end_of_the_log(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Objects for the emulator's tests: a token issuer in place of the cluster's, and an emulator with one vault."""
+"""Provide a token issuer in place of the cluster's, and an emulator with one vault."""
 
 import json
 import ssl
@@ -112,15 +112,15 @@ class StandInIssuer:
         )
 
 
-class Scene:
+class EmulatorHarness:
     """An emulator with one vault, one identity that is federated with the issuer, and no roles yet."""
 
     def __init__(self, emulator: Emulator, issuer: StandInIssuer) -> None:
         self.emulator = emulator
         self.issuer = issuer
 
-    def furnish(self) -> None:
-        """Put the emulator into that state."""
+    def reset(self) -> None:
+        """Reset the emulator to that state."""
         self.emulator.clear()
         self.emulator.add_vault(VAULT, TENANT)
         self.emulator.add_identity(CLIENT, TENANT)
