@@ -112,9 +112,9 @@ def guard(tmp_path: Path) -> Iterator[Guard]:
         thread.join()
 
 
-def refuse(space: Namespace, guard: Guard) -> dict[str, Any]:
-    """Have the webhook refuse each write of a Secret of the namespace."""
-    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["secrets"]}
+def refuse(space: Namespace, guard: Guard, group: str = "", resource: str = "secrets") -> dict[str, Any]:
+    """Have the webhook refuse each write of a Secret, or of another resource, of the namespace."""
+    rule = {"apiGroups": [group], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE"], "resources": [resource]}
     webhook = {
         "name": "guard.example.com",
         "clientConfig": {"url": guard.url, "caBundle": guard.ca},
@@ -201,3 +201,25 @@ def test_refusal_with_any_status_exposes_no_value_and_reads_the_vault_rarely(
         assert not [(where, form) for where, text in places.items() for form in forms() if form in text]
     finally:
         space.kubectl("delete", "validatingwebhookconfiguration", f"guard-{space.name}", "--ignore-not-found")
+
+
+@pytest.mark.parametrize("code", [403, 404, 409, 410, 503])
+def test_webhook_that_refuses_a_generated_object_with_any_code_is_named(
+    installed: InstalledRelease, space: Namespace, controller: PodProcess, guard: Guard, code: int
+) -> None:
+    space.set_secret("a", "1")
+    guard.status["code"] = code
+    try:
+        space.apply(refuse(space, guard, "secret-sync.x-k8s.io", "secretsyncs"))
+        probe = space.sync("probe", {"k": "a"})
+        path = f"{KIND_PATHS['secretsync'].format(space.name)}?dryRun=All"
+        eventually(lambda: installed.plane.request("POST", path, probe)[0], lambda found: found == code)
+        space.apply(space.akv_sync({"secretInAKV": "a"}))
+        found = eventually(
+            lambda: json.dumps(space.get("akvsync", "made").get("status", {}).get("conditions", [])),
+            lambda text: "guard.example.com" in text,
+        )
+        assert '"False"' in found
+    finally:
+        space.kubectl("delete", "validatingwebhookconfiguration", f"guard-{space.name}", "--ignore-not-found")
+    eventually(lambda: space.secret_values("a"), bool, patience=60)

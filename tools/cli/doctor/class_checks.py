@@ -62,7 +62,7 @@ def refused(subject: str, error: ControllerError) -> CheckResult:
 def checks_of(subject: str, found: ParsedSync) -> Iterable[CheckResult]:
     """Return the checks of a class and a mapping that are understood."""
     source = found.source
-    yield ok(subject, "class", f"Key Vault {source.vault}, {len(source.objects)} objects, cloud {source.cloud}")
+    yield ok(subject, "class", f"Key Vault {source.vault}, {len(source.all_objects)} objects, cloud {source.cloud}")
     for problem in source.item_problems:
         yield warn(subject, "class", problem, "correct it; the controller syncs the other objects of the class")
 
