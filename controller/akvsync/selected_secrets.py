@@ -175,7 +175,10 @@ class _SecretsBuilder:
         self._skipped: dict[str, str] = {}
 
     def add(self, entry: AKVObject, choice: ObjectChoice) -> None:
-        """Add a Secret, or a key of one, for an object, or store why the object is skipped."""
+        """Add a Secret, or a key of one, for an object, or store why the object is skipped.
+
+        Raise `InputError` for an object that already has a Secret, because skipping it would delete that.
+        """
         short = stripped_name(entry, choice.name)
         name = entry.kubernetes_secret_name or short.lower()
         existing = self._secrets.get(name)

@@ -86,7 +86,10 @@ def find_node(document: Node, path: str, noun: str) -> Node:
 
 
 def list_properties(document: Node, noun: str) -> dict[str, bytes | ObjectError]:
-    """Return the text of each top-level property by name, or an `ObjectError` for one without a text."""
+    """Return the text of each top-level property by name, or an `ObjectError` for one without a text.
+
+    Raise `ObjectError` if the document has no properties.
+    """
     if not isinstance(document, dict) or not document:
         raise ObjectError(f"{noun} has no properties: it is {_kind_of(document)}; correct the value")
     result: dict[str, bytes | ObjectError] = {}
@@ -190,7 +193,7 @@ class _YamlBuilder:
         self._names: list[str | None] = []
 
     def add(self, event: yaml.NodeEvent) -> None:
-        """Add a scalar, or begin a collection."""
+        """Add a scalar, or begin a collection. Raise `_UnreadableDocument` for an event that is not accepted."""
         if isinstance(event, yaml.AliasEvent):
             raise _UnreadableDocument("has a YAML alias, which is not read: write the value out where it is used")
         if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag not in (None, *_TAGS):

@@ -47,12 +47,12 @@ class _WaitingLine:
     def __len__(self) -> int:
         return len(self._places)
 
-    def join(self, who: Hashable, now: float) -> int:
+    def join(self, caller: Hashable, now: float) -> int:
         """Add the caller, or renew its place. Return the number of callers before it."""
-        if who not in self._places and len(self._places) >= MAX_PLACES:
+        if caller not in self._places and len(self._places) >= MAX_PLACES:
             return MAX_PLACES
-        number = self._places[who][0] if who in self._places else next(self._numbers)
-        self._places[who] = (number, now + GRACE)
+        number = self._places[caller][0] if caller in self._places else next(self._numbers)
+        self._places[caller] = (number, now + GRACE)
         return min(number - next(iter(self._places.values()))[0], MAX_PLACES)
 
     def drop_gone(self, now: float) -> None:
@@ -60,14 +60,14 @@ class _WaitingLine:
         while self._places and self._places[head := next(iter(self._places))][1] < now:
             del self._places[head]
 
-    def reserve_place(self, who: Hashable, when: float) -> None:
+    def reserve_place(self, caller: Hashable, when: float) -> None:
         """Reserve the caller's place until GRACE seconds after that moment."""
-        if who in self._places:
-            self._places[who] = (self._places[who][0], when + GRACE)
+        if caller in self._places:
+            self._places[caller] = (self._places[caller][0], when + GRACE)
 
-    def leave(self, who: Hashable) -> None:
+    def leave(self, caller: Hashable) -> None:
         """Remove the caller."""
-        self._places.pop(who, None)
+        self._places.pop(caller, None)
 
 
 class _NamespaceLines:
@@ -103,7 +103,7 @@ class AdaptiveRateLimiter:
         # By namespace. The namespace that was served last is at the end.
         self.lines: dict[str, _NamespaceLines] = {}
 
-    def seconds_until_call(self, namespace: str, who: Hashable, *, first: bool) -> float:
+    def seconds_until_call(self, namespace: str, caller: Hashable, *, first: bool) -> float:
         """Return 0 if the caller can call the vault now, or the seconds after which it has to ask again.
 
         `first` is true for an initial sync, which has no value from this vault yet.
@@ -113,10 +113,10 @@ class AdaptiveRateLimiter:
         mine = self.lines.setdefault(namespace, _NamespaceLines())
         mine.drop_gone(now)
         line = mine.first if first else mine.others
-        place = line.join(who, now) + (0 if first else len(mine.first))
+        place = line.join(caller, now) + (0 if first else len(mine.first))
         before = place + self._others_before(namespace, place, now)
         if now >= self._closed_until and self._tokens >= before + 1:
-            line.leave(who)
+            line.leave(caller)
             self._tokens -= 1
             del self.lines[namespace]
             if len(mine):
@@ -124,7 +124,7 @@ class AdaptiveRateLimiter:
             return 0.0
         opens = max(0.0, self._closed_until - now)
         wait = min(opens + max(MIN_WAIT, (before + 1 - self._tokens) / self._rate), max(opens, MAX_WAIT))
-        line.reserve_place(who, now + wait)
+        line.reserve_place(caller, now + wait)
         return wait
 
     def _others_before(self, namespace: str, place: int, now: float) -> int:

@@ -52,7 +52,7 @@ class NamedCluster:
 
     def running(self) -> RunningCluster | None:
         """Return the cluster if it is ready, or None."""
-        if not workspace.in_use(self.folder):
+        if not workspace.is_in_use(self.folder):
             return None
         try:
             return RunningCluster(**json.loads(self._state.read_text()))
@@ -103,7 +103,7 @@ class NamedCluster:
             # cluster.
             if running := self.running():
                 return running
-            if process.poll() is not None and not workspace.in_use(self.folder):
+            if process.poll() is not None and not workspace.is_in_use(self.folder):
                 raise ClusterError(log.read_text().strip())
             time.sleep(_POLL_SECONDS)
         process.terminate()
@@ -140,11 +140,11 @@ class NamedCluster:
         if running:
             os.kill(running.pid, signal.SIGTERM)
             deadline = time.monotonic() + _STOP_SECONDS
-            while workspace.in_use(self.folder):
+            while workspace.is_in_use(self.folder):
                 if time.monotonic() > deadline:
                     raise ClusterError(f"process {running.pid} has not ended after {_STOP_SECONDS:g} s")
                 time.sleep(_POLL_SECONDS)
-        elif workspace.in_use(self.folder):
+        elif workspace.is_in_use(self.folder):
             raise ClusterError(f"cluster {self.name!r} is starting or stopping; try again in a few seconds")
         shutil.rmtree(self.folder, ignore_errors=True)
         return running is not None
@@ -152,5 +152,5 @@ class NamedCluster:
 
 def list_running() -> list[RunningCluster]:
     """Return the clusters that are ready, sorted by name."""
-    folders = (folder for folder in sorted((cache.cache_root() / "clusters").glob("*/")) if workspace.in_use(folder))
+    folders = (folder for folder in sorted((cache.cache_root() / "clusters").glob("*/")) if workspace.is_in_use(folder))
     return [running for folder in folders if (running := NamedCluster(folder.name).running())]

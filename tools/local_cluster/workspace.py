@@ -45,7 +45,7 @@ class Workspace:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def in_use(folder: Path) -> bool:
+def is_in_use(folder: Path) -> bool:
     """Return whether a control plane runs in `folder`."""
     try:
         lock = os.open(folder / "lock", os.O_RDWR)
@@ -62,7 +62,7 @@ def _lock_file(folder: Path) -> int:
     for _ in range(10):
         if _try_lock(lock):
             return lock
-        time.sleep(0.05)  # in_use() also holds the lock for a moment
+        time.sleep(0.05)  # is_in_use() also holds the lock for a moment
     os.close(lock)
     raise ClusterError(f"another control plane runs in {folder}: stop it, or name another folder")
 
@@ -91,5 +91,5 @@ def reserve_port(host: str = "127.0.0.1") -> socket.socket:
 def _remove_abandoned(parent: Path) -> None:
     """Remove the folders of control planes that were killed together with their supervisor."""
     for folder in parent.glob(f"{_PREFIX}*"):
-        if folder.stat().st_uid == os.getuid() and (folder / "lock").exists() and not in_use(folder):
+        if folder.stat().st_uid == os.getuid() and (folder / "lock").exists() and not is_in_use(folder):
             shutil.rmtree(folder, ignore_errors=True)

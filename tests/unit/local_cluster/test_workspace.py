@@ -25,11 +25,11 @@ def test_temporary_folder_is_removed_and_a_given_one_is_kept(tmp_path: Path) -> 
 
 def test_folder_in_use_is_rejected_for_a_second_control_plane(tmp_path: Path) -> None:
     first = workspace.Workspace(tmp_path / "given")
-    assert workspace.in_use(first.folder)
+    assert workspace.is_in_use(first.folder)
     with pytest.raises(ClusterError, match="another control plane runs in"):
         workspace.Workspace(tmp_path / "given")
     first.close()
-    assert not workspace.in_use(first.folder)
+    assert not workspace.is_in_use(first.folder)
     workspace.Workspace(tmp_path / "given").close()
 
 
