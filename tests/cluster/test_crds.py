@@ -1,109 +1,42 @@
-"""The CRDs on a real API server: what they take, what they refuse and in which words, and the Job that widens them."""
+"""Test the CRDs on a real API server: accepted and refused objects, and the Job that updates the CRDs."""
 
 import copy
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.support import upstream_crds
-from tests.support.cluster.harness import SINCE_POLICIES, eventually, version_flags
+from tests.support.cluster.crd_server import (
+    AKV_SYNCS,
+    CHARTS,
+    CLASSES,
+    HOME,
+    NAMES,
+    SYNCS,
+    CrdServer,
+    Manifest,
+    pair,
+    sync,
+)
+from tests.support.cluster.harness import SINCE_POLICIES, eventually
 from tools.cli.common import helm
-from tools.codegen import crds
 from tools.local_cluster import ControlPlane
 from tools.pods.pod_process import PodProcess
 
-ROOT = Path(__file__).resolve().parents[2]
-HOME = "crd-room"
-NAMES = SYNCS, CLASSES, AKV_SYNCS = tuple(crd["metadata"]["name"] for crd in crds.build_all())
-Manifest = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A program that ended."""
-
-    code: int
-    out: str
-
-
-class Server:
-    """A control plane of this module's own: it changes the CRDs under everybody's feet."""
-
-    def __init__(self, plane: ControlPlane, folder: Path) -> None:
-        self.plane = plane
-        self._folder = folder
-        version = ["--kube-version", plane.version, *version_flags(plane)]
-        hooks = helm.run(["template", "mine", str(helm.CHART), "--namespace", HOME, "--skip-tests", *version])
-        made = [m for m in yaml.safe_load_all(hooks) if m and "helm.sh/hook" in m["metadata"].get("annotations", {})]
-        self.job = next(m for m in made if m["kind"] == "Job")
-        [config] = [m for m in made if m["kind"] == "ConfigMap"]
-        self.crds = folder / "crds"
-        self.crds.mkdir()
-        for name, text in config["data"].items():
-            (self.crds / name).write_text(text)
-        plane.kubectl("create", "namespace", HOME)
-        for each in made:
-            if each["kind"] != "Job":
-                plane.kubectl("apply", "-f", "-", stdin=json.dumps(each))
-        self.account = self.job["spec"]["template"]["spec"]["serviceAccountName"]
-        self._kubeconfig = plane.service_account_kubeconfig(HOME, self.account)
-
-    def apply(self, *made: Manifest) -> Done:
-        return self.kubectl(
-            "apply", "--server-side", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
-        )
-
-    def kubectl(self, *args: str, stdin: str = "") -> Done:
-        command = [str(self.plane.kubectl_path), "--kubeconfig", str(self.plane.kubeconfig), *args]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
-        return Done(done.returncode, done.stdout + done.stderr)
-
-    def serve(self, *definitions: Manifest) -> None:
-        """Serve these CRDs, and no others."""
-        self.remove()
-        for each in definitions:
-            made = self.kubectl("create", "-f", "-", stdin=json.dumps(each))
-            assert made.code == 0, made.out
-            self.kubectl("wait", "--for=condition=Established", f"crd/{each['metadata']['name']}", "--timeout=30s")
-
-    def remove(self) -> None:
-        """Has none served. One that is deleted while its storage is being made stays until it is deleted again."""
-        delete = ["delete", "crd", *NAMES, "--ignore-not-found", "--timeout=10s"]
-        eventually(lambda: self.kubectl(*delete), lambda done: done.code == 0, patience=60)
-
-    def crd(self, name: str) -> Manifest:
-        found: Manifest = json.loads(self.plane.kubectl("get", "crd", name, "-o", "json"))
-        return found
-
-    def as_job(self, *args: str, stdin: str = "") -> Done:
-        """kubectl with the Job's own token."""
-        return self.kubectl(*args, "--kubeconfig", str(self._kubeconfig), stdin=stdin)
-
-    def upgrade(self) -> Done:
-        """Return the Job's program with the Job's own rights."""
-        command = [sys.executable, "-P", "-m", "controller", "upgrade-crds", str(self.crds)]
-        env = {"PYTHONPATH": str(ROOT), "KUBECONFIG": str(self._kubeconfig)}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
-        return Done(done.returncode, done.stdout + done.stderr)
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrdServer]:
     folder = tmp_path_factory.mktemp("crds")
     with ControlPlane(folder / "plane") as plane:
-        yield Server(plane, folder)
+        yield CrdServer(plane, folder)
 
 
 @pytest.fixture
-def ours(server: Server) -> Server:
-    """Return the chart's own CRDs are served."""
+def ours(server: CrdServer) -> CrdServer:
+    """Serve the chart's CRDs."""
     served = {m["metadata"]["name"] for m in json.loads(server.plane.kubectl("get", "crd", "-o", "json"))["items"]}
     if served != set(NAMES) or any(
         server.crd(name)["spec"]["versions"] != crd["spec"]["versions"] for name, crd in CHARTS.items()
@@ -112,32 +45,10 @@ def ours(server: Server) -> Server:
     return server
 
 
-CHARTS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((helm.CHART / "crds").glob("*.yaml"))}
-
-
-def sync(name: str = "thing", **spec: Any) -> Manifest:
-    data = spec.pop("data", [{"sourcePath": "a/0", "targetKey": "k"}])
-    return {
-        "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
-        "kind": "SecretSync",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {
-            "secretProviderClassName": "shop",
-            "serviceAccountName": "shop",
-            "secretObject": {"data": data, **spec.pop("secretObject", {})},
-            **spec,
-        },
-    }
-
-
-def pair(source: str = "a", key: str = "k") -> list[dict[str, str]]:
-    return [{"sourcePath": source, "targetKey": key}]
-
-
 # --- The chart's CRDs ----------------------------------------------------------------------------------------------
 
 
-def test_they_are_accepted_without_a_warning_and_established(ours: Server) -> None:
+def test_they_are_accepted_without_a_warning_and_established(ours: CrdServer) -> None:
     ours.remove()
     done = ours.kubectl("apply", "--server-side", "-f", str(helm.CHART / "crds"))
     assert done.code == 0
@@ -163,7 +74,7 @@ def test_they_are_accepted_without_a_warning_and_established(ours: Server) -> No
     ],
     ids=["least", "certificate", "upstream's own", "key", "labels", "annotations", "force", "1,000 keys"],
 )
-def test_valid_objects_are_accepted(made: Manifest, ours: Server) -> None:
+def test_valid_objects_are_accepted(made: Manifest, ours: CrdServer) -> None:
     done = ours.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(made))
     assert done.code == 0, done.out
 
@@ -190,7 +101,7 @@ def test_valid_objects_are_accepted(made: Manifest, ours: Server) -> None:
         (sync(secretObject={"type": ""}), "secretObject.type"),
     ],
 )
-def test_invalid_object_is_refused_with_a_message(made: Manifest, said: str, ours: Server) -> None:
+def test_invalid_object_is_refused_with_a_message(made: Manifest, said: str, ours: CrdServer) -> None:
     done = ours.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(made))
     assert done.code == 1
     # At "…", the messages of Kubernetes releases differ.
@@ -198,7 +109,7 @@ def test_invalid_object_is_refused_with_a_message(made: Manifest, said: str, our
         assert part in done.out
 
 
-def test_type_cannot_change_and_the_message_has_the_next_step(ours: Server) -> None:
+def test_type_cannot_change_and_the_message_has_the_next_step(ours: CrdServer) -> None:
     assert ours.apply(sync("typed")).code == 0
     done = ours.apply(sync("typed", secretObject={"type": "kubernetes.io/tls"}))
     assert "delete the SecretSync and create it with the new type" in done.out
@@ -207,7 +118,7 @@ def test_type_cannot_change_and_the_message_has_the_next_step(ours: Server) -> N
     assert found["spec"]["secretSyncControllerName"] == ""
 
 
-def test_status_keeps_all_fields_and_the_columns_show_it(ours: Server) -> None:
+def test_status_keeps_all_fields_and_the_columns_show_it(ours: CrdServer) -> None:
     assert ours.apply(sync("reported")).code == 0
     status = {
         "observedGeneration": 1,
@@ -233,7 +144,7 @@ def test_status_keeps_all_fields_and_the_columns_show_it(ours: Server) -> None:
     assert row[:3] == ["reported", "True", "Fine"]
 
 
-def test_old_provider_class_is_served_with_a_warning_and_all_fields(ours: Server) -> None:
+def test_old_provider_class_is_served_with_a_warning_and_all_fields(ours: CrdServer) -> None:
     made = {
         "apiVersion": "secrets-store.csi.x-k8s.io/v1alpha1",
         "kind": "SecretProviderClass",
@@ -257,7 +168,7 @@ def test_old_provider_class_is_served_with_a_warning_and_all_fields(ours: Server
 # --- The Job that widens them --------------------------------------------------------------------------------------
 
 
-def test_absent_crds_are_said_to_be_absent(server: Server) -> None:
+def test_absent_crds_are_said_to_be_absent(server: CrdServer) -> None:
     server.serve()
     done = server.upgrade()
     assert done.code == 0
@@ -266,14 +177,14 @@ def test_absent_crds_are_said_to_be_absent(server: Server) -> None:
     assert server.kubectl("get", "crd", SYNCS).code == 1
 
 
-def test_crds_of_the_chart_need_no_update(ours: Server) -> None:
+def test_crds_of_the_chart_need_no_update(ours: CrdServer) -> None:
     before = [ours.crd(name)["metadata"]["resourceVersion"] for name in NAMES]
     done = ours.upgrade()
     assert (done.code, done.out.count("nothing to do")) == (0, 3)
     assert [ours.crd(name)["metadata"]["resourceVersion"] for name in NAMES] == before
 
 
-def test_crds_of_an_older_release_are_updated(server: Server) -> None:
+def test_crds_of_an_older_release_are_updated(server: CrdServer) -> None:
     old = copy.deepcopy(CHARTS)
     root = old[SYNCS]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     del root["status"]["properties"]["objects"]
@@ -294,7 +205,7 @@ def test_crds_of_an_older_release_are_updated(server: Server) -> None:
     assert server.upgrade().out.count("nothing to do") == 3
 
 
-def test_foreign_secretsync_crd_is_widened_and_provider_class_unchanged(server: Server) -> None:
+def test_foreign_secretsync_crd_is_widened_and_provider_class_unchanged(server: CrdServer) -> None:
     server.serve(*upstream_crds.build_upstream_crds())
     assert server.apply(sync("theirs", theirOwn="x")).code == 0
     assert server.apply(sync("refused", data=pair("aCertificate/tls.crt"))).code == 1
@@ -315,7 +226,7 @@ def test_foreign_secretsync_crd_is_widened_and_provider_class_unchanged(server: 
     assert server.upgrade().out.count("nothing to do") == 2
 
 
-def test_one_that_cannot_be_widened_is_left_as_it_is(server: Server) -> None:
+def test_one_that_cannot_be_widened_is_left_as_it_is(server: CrdServer) -> None:
     odd = upstream_crds.build_upstream_crds()[0]
     spec = odd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     spec["forceSynchronization"] = {"type": "integer"}
@@ -334,13 +245,13 @@ def test_one_that_cannot_be_widened_is_left_as_it_is(server: Server) -> None:
     assert "ERROR" in done.out
 
 
-def test_rendered_job_updates_the_crds(ours: Server, tmp_path: Path) -> None:
+def test_rendered_job_updates_the_crds(ours: CrdServer, tmp_path: Path) -> None:
     with PodProcess.of_job(ours.plane, HOME, ours.job, tmp_path) as job:
         assert job.wait() == 0, job.tail()
         assert job.tail().count("nothing to do") == 3
 
 
-def test_job_can_write_only_crds_of_the_chart(ours: Server) -> None:
+def test_job_can_write_only_crds_of_the_chart(ours: CrdServer) -> None:
     def may(*what: str) -> bool:
         done = ours.kubectl("auth", "can-i", *what, f"--as=system:serviceaccount:{HOME}:{ours.account}")
         assert ("yes" in done.out.split()) is (done.code == 0), done.out
@@ -406,7 +317,7 @@ WEBHOOK = {
 )
 @pytest.mark.parametrize("name", [SYNCS, CLASSES])
 def test_stolen_token_of_the_job_only_widens(
-    name: str, change: Callable[[Manifest], Manifest], why: str, ours: Server
+    name: str, change: Callable[[Manifest], Manifest], why: str, ours: CrdServer
 ) -> None:
     before = ours.crd(name)
     answer = ours.as_job("patch", "crd", name, "--type=merge", "--patch", json.dumps(change(before)))
@@ -416,7 +327,7 @@ def test_stolen_token_of_the_job_only_widens(
 
 
 @pytest.mark.since(*SINCE_POLICIES)
-def test_stolen_token_of_the_job_takes_no_version_away(ours: Server) -> None:
+def test_stolen_token_of_the_job_takes_no_version_away(ours: CrdServer) -> None:
     answer = ours.as_job(
         "patch", "crd", CLASSES, "--type=merge", "--patch", json.dumps(_without_version(ours.crd(CLASSES)))
     )
@@ -424,7 +335,7 @@ def test_stolen_token_of_the_job_takes_no_version_away(ours: Server) -> None:
 
 
 @pytest.mark.since(*SINCE_POLICIES)
-def test_stolen_token_of_the_job_changes_no_other_crd(ours: Server) -> None:
+def test_stolen_token_of_the_job_changes_no_other_crd(ours: CrdServer) -> None:
     assert ours.as_job("delete", "crd", SYNCS).code != 0
     other = copy.deepcopy(CHARTS[SYNCS])
     other["metadata"]["name"] = "others.secret-sync.x-k8s.io"
