@@ -46,7 +46,7 @@ READING_ROLES = (SECRETS_USER, "Key Vault Reader")
 _ENTRA_NUMBER = re.compile(r" \(AADSTS\d+\)$")
 
 
-class Level(enum.StrEnum):
+class CheckLevel(enum.StrEnum):
     """The severity of a check. A warning does not prevent a Secret from being equal."""
 
     OK = "ok"
@@ -59,7 +59,7 @@ class CheckResult(msgspec.Struct, frozen=True):
 
     subject: str
     name: str
-    level: Level
+    level: CheckLevel
     text: str
     fix: str = ""
 
@@ -82,17 +82,17 @@ class SecretData(Wire, frozen=True, kw_only=True):
 
 def ok(subject: str, name: str, text: str) -> CheckResult:
     """Return a check without problems."""
-    return CheckResult(subject, name, Level.OK, text)
+    return CheckResult(subject, name, CheckLevel.OK, text)
 
 
 def warn(subject: str, name: str, text: str, fix: str) -> CheckResult:
     """Return a check of something that could be better, or that could not be read."""
-    return CheckResult(subject, name, Level.WARN, text, fix)
+    return CheckResult(subject, name, CheckLevel.WARN, text, fix)
 
 
 def fail(subject: str, name: str, text: str, fix: str) -> CheckResult:
     """Return a check of something that prevents a Secret from being equal to the vault."""
-    return CheckResult(subject, name, Level.FAIL, text, fix)
+    return CheckResult(subject, name, CheckLevel.FAIL, text, fix)
 
 
 def failed(subject: str, name: str, error: ControllerError, fix: str = "") -> CheckResult:
@@ -388,4 +388,4 @@ def status(
 
 def worst(checks: Iterable[CheckResult]) -> int:
     """Return the exit code: 1 if a check fails."""
-    return int(any(check.level is Level.FAIL for check in checks))
+    return int(any(check.level is CheckLevel.FAIL for check in checks))

@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BadInput, errors.KubeError) as error:
         command.print_problem("tools/doctor", error)
         return 2
-    shown = [check for check in found if not args.quiet or check.level is not checks.Level.OK]
+    shown = [check for check in found if not args.quiet or check.level is not checks.CheckLevel.OK]
     if args.output == "json":
         print(printable.as_json({"checks": shown}))
     else:

@@ -164,10 +164,10 @@ class FactCollector:
         cloud = trusted_hosts.connecting(cloud, source.vault, self._hosts)
         signed_in = False
         async for check in self._check_entra(subject, identity, cloud, token):
-            signed_in = check.name == "entra" and check.level is checks.Level.OK
+            signed_in = check.name == "entra" and check.level is checks.CheckLevel.OK
             yield check
         async for check in self._check_vault(subject, source, cloud):
-            signed_in = signed_in and check.level is not checks.Level.FAIL
+            signed_in = signed_in and check.level is not checks.CheckLevel.FAIL
             yield check
         if not signed_in:
             return

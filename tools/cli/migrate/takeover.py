@@ -25,7 +25,7 @@ from tools.cli.common import helm, kube_names, printable, templating
 from tools.cli.common.command import BadInput, read_yaml
 from tools.cli.common.kube_client import Object, OperatorKubeClient, connect, first_line
 from tools.cli.doctor import checks, class_checks
-from tools.cli.doctor.checks import CheckResult, Level, fail, ok, warn
+from tools.cli.doctor.checks import CheckLevel, CheckResult, fail, ok, warn
 from tools.cli.migrate import sse_ownership, sse_settings
 from tools.cli.migrate.common import list_syncs, name_of, print_line, secret_metadata
 from tools.cli.migrate.sse_settings import BadReleaseError, HelmRelease, SseSetting
@@ -70,9 +70,9 @@ async def _read_secret(caller: OperatorKubeClient, sync: SecretSync) -> CheckRes
         held = await secret_metadata(caller, sync)
         why = sse_ownership.takeover_blocker(sync, msgspec.convert(held, ObjectMeta) if held else None)
     except errors.Refused as error:
-        return CheckResult(subject, "secret", Level.FAIL, f"its Secret cannot be read: {error}")
+        return CheckResult(subject, "secret", CheckLevel.FAIL, f"its Secret cannot be read: {error}")
     if why:
-        return CheckResult(subject, "secret", Level.FAIL, why)
+        return CheckResult(subject, "secret", CheckLevel.FAIL, why)
     return ok(subject, "secret", "taken over as it is; an equal Secret is not rewritten" if held else "none yet")
 
 

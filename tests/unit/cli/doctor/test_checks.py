@@ -19,7 +19,7 @@ from controller.keyvault.credentials import Identity
 from tools.cli.common.command import BadInput
 from tools.cli.common.kube_client import OperatorKubeClient
 from tools.cli.doctor import checks, doctor
-from tools.cli.doctor.checks import Level, SecretData
+from tools.cli.doctor.checks import CheckLevel, SecretData
 from tools.cli.releases import ControllerRelease
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -61,13 +61,15 @@ def release(available: int, *, verified: bool = True) -> ControllerRelease:
 @pytest.mark.parametrize(
     ("found", "level", "word"),
     [
-        (None, Level.FAIL, "install the chart"),
-        (release(0), Level.FAIL, "n/a has no pod"),
-        (release(1, verified=False), Level.WARN, "no ClusterRoleBinding or admission policy"),
-        (release(1), Level.OK, "n/a is available"),
+        (None, CheckLevel.FAIL, "install the chart"),
+        (release(0), CheckLevel.FAIL, "n/a has no pod"),
+        (release(1, verified=False), CheckLevel.WARN, "no ClusterRoleBinding or admission policy"),
+        (release(1), CheckLevel.OK, "n/a is available"),
     ],
 )
-def test_controller_check_depends_on_its_deployment(found: ControllerRelease | None, level: Level, word: str) -> None:
+def test_controller_check_depends_on_its_deployment(
+    found: ControllerRelease | None, level: CheckLevel, word: str
+) -> None:
     check = checks.controller(found)
     assert check.level is level
     assert word in str(check)
@@ -89,13 +91,15 @@ def test_policy_check_depends_on_policies_and_bindings(present: list[str], bound
 
 def test_issuer_check_compares_published_keys_with_the_clusters() -> None:
     name = "https://issuer.example"
-    assert checks.issuer(name, ["1"], {"issuer": name}, ["1", "2"]).level is Level.OK
+    assert checks.issuer(name, ["1"], {"issuer": name}, ["1", "2"]).level is CheckLevel.OK
     assert checks.issuer(name, ["1", "3"], {"issuer": name}, ["1"]).text.startswith("1 of the keys")
     assert "names issuer https://other" in checks.issuer(name, ["1"], {"issuer": "https://other"}, ["1"]).text
 
 
-@pytest.mark.parametrize(("off", "level"), [(0, Level.OK), (-299, Level.OK), (301, Level.FAIL), (-3600, Level.FAIL)])
-def test_clock_check_depends_on_the_difference(off: int, level: Level) -> None:
+@pytest.mark.parametrize(
+    ("off", "level"), [(0, CheckLevel.OK), (-299, CheckLevel.OK), (301, CheckLevel.FAIL), (-3600, CheckLevel.FAIL)]
+)
+def test_clock_check_depends_on_the_difference(off: int, level: CheckLevel) -> None:
     assert checks.clock(1_000_000, 1_000_000 + off).level is level
 
 
@@ -105,9 +109,9 @@ def test_credentials_are_counted_per_service_account() -> None:
 
     found = checks.credentials(several("few", 15) + several("many", 16) + several("over", 21))
     assert [(check.level, check.text.split()[3]) for check in found] == [
-        (Level.OK, "15"),
-        (Level.WARN, "16"),
-        (Level.FAIL, "21"),
+        (CheckLevel.OK, "15"),
+        (CheckLevel.WARN, "16"),
+        (CheckLevel.FAIL, "21"),
     ]
 
 
@@ -115,7 +119,7 @@ def test_token_with_a_wrong_claim_fails_its_check() -> None:
     right = {"iss": "i", "sub": WHO.subject, "aud": ["api://AzureADTokenExchange"], "iat": 1, "exp": 601}
     assert checks.token("s", WHO, right, "i").text.endswith("for 600 s")
     for wrong in ({"iss": "j"}, {"sub": "x"}, {"aud": ["x"]}):
-        assert checks.token("s", WHO, right | wrong, "i").level is Level.FAIL
+        assert checks.token("s", WHO, right | wrong, "i").level is CheckLevel.FAIL
 
 
 @pytest.mark.parametrize(
@@ -147,16 +151,16 @@ def held(data: Mapping[str, bytes], uid: str = "u1", **changes: Any) -> SecretDa
 @pytest.mark.parametrize(
     ("found", "level", "word"),
     [
-        (None, Level.FAIL, "there is no Secret s"),
-        (held({"k": b"v"}), Level.OK, "1 of 1 keys equal"),
-        (held({"k": b"old"}), Level.WARN, "in k"),
-        (held({"k": b"v", "extra": b""}), Level.WARN, "in extra"),
-        (held({"k": b"v"}, uid="u0"), Level.WARN, "an earlier SecretSync"),
-        (held({"k": b"v"}, metadata=ObjectMeta(name="s")), Level.FAIL, "not touched"),
-        (held({"k": b"v"}, type="other"), Level.FAIL, "of type other, not Opaque"),
+        (None, CheckLevel.FAIL, "there is no Secret s"),
+        (held({"k": b"v"}), CheckLevel.OK, "1 of 1 keys equal"),
+        (held({"k": b"old"}), CheckLevel.WARN, "in k"),
+        (held({"k": b"v", "extra": b""}), CheckLevel.WARN, "in extra"),
+        (held({"k": b"v"}, uid="u0"), CheckLevel.WARN, "an earlier SecretSync"),
+        (held({"k": b"v"}, metadata=ObjectMeta(name="s")), CheckLevel.FAIL, "not touched"),
+        (held({"k": b"v"}, type="other"), CheckLevel.FAIL, "of type other, not Opaque"),
     ],
 )
-def test_secret_check_depends_on_owner_and_data(found: SecretData | None, level: Level, word: str) -> None:
+def test_secret_check_depends_on_owner_and_data(found: SecretData | None, level: CheckLevel, word: str) -> None:
     fetched = {"k": VaultValue(value=SecretBytes(b"v"), version="1")}
     check = checks.secret("s", sync(), found, fetched)
     assert check.level is level, check
@@ -173,16 +177,16 @@ def test_key_that_cannot_be_read_is_reported() -> None:
 @pytest.mark.parametrize(
     ("status", "level", "word"),
     [
-        ({}, Level.FAIL, "has not processed it"),
-        ({"conditions": [ready(generation=1)]}, Level.FAIL, "since its last edit"),
-        ({"conditions": [ready("False", message="no role; assign it")]}, Level.FAIL, "Because: no role"),
-        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2030-01-01T11:30:00Z"}, Level.OK, "Because: equal"),
+        ({}, CheckLevel.FAIL, "has not processed it"),
+        ({"conditions": [ready(generation=1)]}, CheckLevel.FAIL, "since its last edit"),
+        ({"conditions": [ready("False", message="no role; assign it")]}, CheckLevel.FAIL, "Because: no role"),
+        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2030-01-01T11:30:00Z"}, CheckLevel.OK, "Because: equal"),
         # The status says it once a day, and an hour and ten minutes later a poll is missed.
-        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2029-12-31T10:50:00Z"}, Level.OK, "Because: equal"),
-        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2029-12-31T10:49:59Z"}, Level.WARN, "10:49:59Z"),
+        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2029-12-31T10:50:00Z"}, CheckLevel.OK, "Because: equal"),
+        ({"conditions": [ready()], "lastSuccessfulSyncTime": "2029-12-31T10:49:59Z"}, CheckLevel.WARN, "10:49:59Z"),
     ],
 )
-def test_status_check_depends_on_the_conditions(status: dict[str, Any], level: Level, word: str) -> None:
+def test_status_check_depends_on_the_conditions(status: dict[str, Any], level: CheckLevel, word: str) -> None:
     check = checks.status("s", sync(**status), Settings(), NOW)
     assert check.level is level
     assert word in check.text
@@ -191,12 +195,12 @@ def test_status_check_depends_on_the_conditions(status: dict[str, Any], level: L
 @pytest.mark.parametrize(
     ("status", "polled", "level", "word"),
     [
-        ("2029-12-31T10:00:00Z", timedelta(minutes=70), Level.OK, "Because: equal"),
-        ("2029-12-31T10:00:00Z", timedelta(minutes=71), Level.WARN, "10:49:00Z"),
-        ("2030-01-01T11:30:00Z", timedelta(hours=5), Level.OK, "Because: equal"),
+        ("2029-12-31T10:00:00Z", timedelta(minutes=70), CheckLevel.OK, "Because: equal"),
+        ("2029-12-31T10:00:00Z", timedelta(minutes=71), CheckLevel.WARN, "10:49:00Z"),
+        ("2030-01-01T11:30:00Z", timedelta(hours=5), CheckLevel.OK, "Because: equal"),
     ],
 )
-def test_status_counts_the_last_poll_of_the_group(status: str, polled: timedelta, level: Level, word: str) -> None:
+def test_status_counts_the_last_poll_of_the_group(status: str, polled: timedelta, level: CheckLevel, word: str) -> None:
     about = sync(conditions=[ready()], lastSuccessfulSyncTime=status)
     check = checks.status("s", about, Settings(), NOW, NOW - polled)
     assert check.level is level
@@ -206,7 +210,7 @@ def test_status_counts_the_last_poll_of_the_group(status: str, polled: timedelta
 def test_secretsync_outside_the_watched_namespaces_fails() -> None:
     elsewhere = checks.served("s", sync(), Settings(watch_namespaces=("other",)))
     assert elsewhere
-    assert elsewhere.level is Level.FAIL
+    assert elsewhere.level is CheckLevel.FAIL
     assert checks.served("s", sync(), Settings(watch_namespaces=("shop",))) is None
 
 
@@ -241,12 +245,14 @@ class FakeCaller(OperatorKubeClient):
 @pytest.mark.parametrize(
     ("conditions", "level", "word"),
     [
-        ([], Level.FAIL, "not processed"),
-        ([ready("False")], Level.FAIL, "Because"),
-        ([ready()], Level.OK, "1 SecretSyncs"),
+        ([], CheckLevel.FAIL, "not processed"),
+        ([ready("False")], CheckLevel.FAIL, "Because"),
+        ([ready()], CheckLevel.OK, "1 SecretSyncs"),
     ],
 )
-async def test_akvsync_is_replaced_by_the_secretsyncs_it_owns(conditions: list[Any], level: Level, word: str) -> None:
+async def test_akvsync_is_replaced_by_the_secretsyncs_it_owns(
+    conditions: list[Any], level: CheckLevel, word: str
+) -> None:
     caller = FakeCaller(conditions, {"akvsyncs"})
     syncs, (check,) = await doctor.find_named(caller, "AKVSync", "x", "shop")
     assert [each.metadata.name for each in syncs] == ["part"]
@@ -334,15 +340,15 @@ def test_leader_check_depends_on_the_lease(lease: Lease | None, level: str, text
 @pytest.mark.parametrize(
     ("ours", "theirs", "available", "level", "text"),
     [
-        ((), (), 1, Level.FAIL, "serves all namespaces, too"),
-        ((), ("shop",), 1, Level.FAIL, "serves the namespaces shop, too"),
-        (("shop", "web"), (), 0, Level.WARN, "is to serve the namespaces shop, web, too, and is not ready"),
-        (("shop", "web"), ("web", "x"), 1, Level.FAIL, "serves the namespaces web, too"),
+        ((), (), 1, CheckLevel.FAIL, "serves all namespaces, too"),
+        ((), ("shop",), 1, CheckLevel.FAIL, "serves the namespaces shop, too"),
+        (("shop", "web"), (), 0, CheckLevel.WARN, "is to serve the namespaces shop, web, too, and is not ready"),
+        (("shop", "web"), ("web", "x"), 1, CheckLevel.FAIL, "serves the namespaces web, too"),
         (("shop",), ("web",), 1, None, ""),
     ],
 )
 def test_overlap_with_another_release_is_reported(
-    ours: tuple[str, ...], theirs: tuple[str, ...], available: int, level: Level | None, text: str
+    ours: tuple[str, ...], theirs: tuple[str, ...], available: int, level: CheckLevel | None, text: str
 ) -> None:
     found = checks.overlap(release(available), ours, theirs)
     assert [check.level for check in found] == ([level] if level else [])

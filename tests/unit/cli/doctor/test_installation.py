@@ -9,7 +9,7 @@ import pytest
 from controller import errors
 from tools.cli.common.kube_client import Object, OperatorKubeClient
 from tools.cli.doctor import installation
-from tools.cli.doctor.checks import Level
+from tools.cli.doctor.checks import CheckLevel
 from tools.cli.doctor.endpoints import EndpointProber
 from tools.cli.doctor.installation import ReleaseFacts
 from tools.codegen.policies import POLICIES
@@ -69,33 +69,33 @@ class Server:
     ],
 )
 async def test_missing_policy_of_the_release_is_reported(environment: dict[str, str], brought: set[str]) -> None:
-    async def look(names: set[str]) -> tuple[Level, str]:
+    async def look(names: set[str]) -> tuple[CheckLevel, str]:
         installation = ReleaseFacts(
             cast("OperatorKubeClient", Server(names, environment)), cast("EndpointProber", None)
         )
         found = {check.name: check for check in await installation.examine()}
         return found["policies"].level, found["policies"].text
 
-    assert await look({policy.name for policy in POLICIES}) == (Level.OK, f"{len(brought)} in force")
+    assert await look({policy.name for policy in POLICIES}) == (CheckLevel.OK, f"{len(brought)} in force")
     for name in brought:
         level, text = await look(brought - {name})
-        assert level == Level.FAIL
+        assert level == CheckLevel.FAIL
         assert f"{name}.scribe.home missing" in text
 
 
 @pytest.mark.parametrize(
     ("available_replicas", "holders", "level"),
     [
-        pytest.param(1, [None, None, "pod-1"], Level.OK, id="the pod creates the Lease a second later"),
-        pytest.param(1, ["", "pod-1"], Level.OK, id="the last holder has released the Lease"),
-        pytest.param(1, [None], Level.FAIL, id="no pod ever takes the Lease"),
-        pytest.param(0, [None, "pod-1"], Level.FAIL, id="no pod is ready, so there is nothing to wait for"),
+        pytest.param(1, [None, None, "pod-1"], CheckLevel.OK, id="the pod creates the Lease a second later"),
+        pytest.param(1, ["", "pod-1"], CheckLevel.OK, id="the last holder has released the Lease"),
+        pytest.param(1, [None], CheckLevel.FAIL, id="no pod ever takes the Lease"),
+        pytest.param(0, [None, "pod-1"], CheckLevel.FAIL, id="no pod is ready, so there is nothing to wait for"),
     ],
 )
 async def test_ready_pod_gets_time_to_acquire_the_lease(
     available_replicas: int,
     holders: list[str | None],
-    level: Level,
+    level: CheckLevel,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
