@@ -1,4 +1,4 @@
-"""What catalogs show of the chart: Chart.yaml's fields and Artifact Hub's annotations."""
+"""Test the metadata for catalogs: Chart.yaml's fields and Artifact Hub's annotations."""
 
 import tarfile
 import xml.etree.ElementTree as ET

@@ -1,4 +1,4 @@
-"""What the vault is asked, counted at the vault: the counts that the README promises, whatever the machine's speed."""
+"""Test the number of vault calls that the README promises, counted at the vault, independent of the machine's speed."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""With the chart's defaults: the rights that are granted are used, and no value is anywhere but in a Secret."""
+"""Test the chart's defaults: all granted rights are used, and values are only in Secrets."""
 
 import base64
 

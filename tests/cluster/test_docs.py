@@ -1,4 +1,4 @@
-"""Every command and manifest of the pages, taken from the pages themselves and followed from top to bottom."""
+"""Run every command and apply every manifest of the pages, from top to bottom."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Every failure: the Secret stays, the status names cause and next step, calls are limited, and nothing leaks.
+"""Test failures: the Secret remains, the status has the cause and the next step, calls are limited, nothing leaks.
 
 Every reason that a status can have is produced here or in test_sync.py.
 """

@@ -1,4 +1,4 @@
-"""What the first sync of many SecretSyncs writes: one create and one status patch each, counted in the audit log."""
+"""Test the writes of the first sync of many SecretSyncs in the audit log: one create and one status patch each."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What tools of GitOps conclude from a status: kstatus (Flux, helm 4, kpt) and Argo CD's health check, both real."""
+"""Test how GitOps tools judge a status, with the real kstatus (Flux, helm 4, kpt) and Argo CD's health check."""
 
 import json
 import subprocess

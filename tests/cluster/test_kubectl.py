@@ -1,4 +1,4 @@
-"""What kubectl shows of this product's kinds, and what the API server says of mistakes in them."""
+"""Test kubectl's output for this product's kinds, and the API server's messages about mistakes in them."""
 
 from typing import Any
 

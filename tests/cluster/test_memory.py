@@ -1,4 +1,4 @@
-"""What stays of a value in the memory of the controller that has synced it, counted in /proc as root on the node could.
+"""Count the copies of synced values in the controller's memory, in /proc as root on the node can do.
 
 Nothing keeps a value. Values that the test finds are in memory that libraries have freed and not used again yet.
 """

@@ -1,4 +1,4 @@
-"""What Prometheus hears of a controller at work."""
+"""Test the metrics of a working controller as Prometheus scrapes them."""
 
 import time
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What `helm install` tells a newcomer, with the real names. It asks the API server, so it is tried on one."""
+"""Test NOTES.txt of `helm install` with the real names. It uses `lookup`, so it needs an API server."""
 
 import pytest
 

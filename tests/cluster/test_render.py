@@ -1,4 +1,4 @@
-"""What tools/render writes can be applied to a real API server, file after file, as its --help says."""
+"""Apply the files of tools/render to a real API server in their order, as its --help says."""
 
 from pathlib import Path
 

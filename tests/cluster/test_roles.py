@@ -1,4 +1,4 @@
-"""What people may do who have Kubernetes' own ClusterRoles in one namespace, asked of the API server."""
+"""Test the rights of users with Kubernetes' own ClusterRoles in one namespace, by requests to the API server."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every object that the chart renders, over the matrix of values, fits the schemas that the API server serves."""
+"""Test that every object that the chart renders with a matrix of values fits the API server's schemas."""
 
 import json
 from dataclasses import replace

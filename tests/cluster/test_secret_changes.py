@@ -1,4 +1,4 @@
-"""What a watch of a Secret sees: what restarts workloads, where a controller such as Reloader watches Secrets."""
+"""Test the events in a watch of a Secret, which make a controller such as Reloader restart workloads."""
 
 import json
 import time

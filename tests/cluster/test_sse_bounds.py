@@ -1,4 +1,4 @@
-"""What the API server takes of SSE's kinds, and what it refuses, one step beyond the bound."""
+"""Test that the API server accepts SSE's fields at their limits and refuses them one step beyond."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""No row of what SSE understands is without its case."""
+"""Test that each row of SSE's features has a case."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Each SecretProviderClass and SecretSync of tests/support/cluster/sse_cases.py, on the real API server.
+"""Test each SecretProviderClass and SecretSync of tests/support/cluster/sse_cases.py on a real API server.
 
 The module applies all of them at once, in one namespace. Then there is one test for each case.
 """

@@ -1,4 +1,4 @@
-"""One secret's life: synced, rotated, edited, deleted, restored. On the real API server, out of the chart."""
+"""Test the life of one secret on a real API server: synced, rotated, edited, deleted, restored."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What `helm uninstall` removes of a CRD Job that hangs or failed; test_release_test.py has the same for tests."""
+"""Test that `helm uninstall` removes a CRD Job that hangs or failed. test_release_test.py has the same for tests."""
 
 import itertools
 import subprocess

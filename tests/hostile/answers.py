@@ -1,4 +1,4 @@
-"""What a hostile server answers, whatever it is that it stands for: statuses, headers, compressed bodies."""
+"""Define answers of a hostile server: statuses, headers, compressed bodies."""
 
 import zlib
 

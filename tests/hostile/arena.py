@@ -1,4 +1,4 @@
-"""One control plane under attack, and the closing check: what every attack must leave whole."""
+"""Provide a control plane under attack, and the invariants that hold after every attack."""
 
 import contextlib
 import io

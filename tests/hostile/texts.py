@@ -1,4 +1,4 @@
-"""What attackers write where a name, a text or a number is expected, as strategies of hypothesis."""
+"""Draw hostile names, texts and numbers, as strategies of hypothesis."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""One control plane, one emulator and one set of what ships logs for the whole suite."""
+"""Provide one control plane, one emulator and one log collector for the whole suite."""
 
 from collections.abc import Iterator
 

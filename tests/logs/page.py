@@ -1,4 +1,4 @@
-"""What the chart's README says about logs, for those who do as it says."""
+"""Read the steps for logs from the chart's README."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""One release on a node, from its installation to its uninstallation. The tests depend on their order."""
+"""Test one release on a node, from its installation to its uninstallation. The tests depend on their order."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""One property of a value: paths, JSON, YAML, and hostile documents."""
+"""Test reading one property of a value: paths, JSON, YAML, and hostile documents."""
 
 import json
 import time

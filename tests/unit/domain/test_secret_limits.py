@@ -1,4 +1,4 @@
-"""What Kubernetes accepts in a Secret's labels, annotations and keys: compared with the rules of apimachinery."""
+"""Compare the limits of a Secret's labels, annotations and keys with the rules of apimachinery."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Which keys the snapshot of a vault makes stale."""
+"""Test which keys are stale according to a snapshot of the vault."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""How long `helm test` waits for what, and what it says in the end; in virtual time, before a scripted API server."""
+"""Test the waits and the verdict of `helm test` in virtual time, with a scripted API server."""
 
 import base64
 import hashlib

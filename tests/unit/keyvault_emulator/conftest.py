@@ -1,4 +1,4 @@
-"""One emulator process and one issuer for all of these tests; each test gets them in the same state."""
+"""Provide one emulator process and one issuer for all of these tests. Each test gets them in the same state."""
 
 from collections.abc import Iterator
 

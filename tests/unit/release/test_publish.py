@@ -1,4 +1,4 @@
-"""What cosign is asked when a release is published and verified; tests/node/test_rehearsal.py asks it."""
+"""Test the arguments of cosign for publishing and verifying. tests/node/test_rehearsal.py runs the real cosign."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What the controller imports when it starts, and the memory that each import takes. The test prints the table.
+"""Test the imports of the controller's start and their memory. The test prints the table.
 
 Each package is imported in this order in one process, so a package's share is what those before it do not have. Python
 runs as in the image. Only the image lacks charset_normalizer (3 MiB), which `azure.identity.aio` loads here.

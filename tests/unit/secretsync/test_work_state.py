@@ -1,4 +1,4 @@
-"""Every transition of the state of one SecretSync, without an event loop."""
+"""Test every transition of the state of one SecretSync, without an event loop."""
 
 import math
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What the reconciler does after a poll with each SecretSync of the group, in virtual time."""
+"""Test the reconciler's actions after a poll, in virtual time."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which of the fetched values the syncer writes, and what later drift checks find."""
+"""Test which fetched values the syncer writes, and the results of later drift checks."""
 
 import base64
 import json
