@@ -180,21 +180,22 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
                 yield source_path.removesuffix(suffix), part
 
 
-def _offer_paths(found: VaultObject) -> str:
+def _offer_paths(vault_object: VaultObject) -> str:
     """Return the sourcePaths that find that object."""
-    name = found.served_as
-    if found.history > 1:
-        text = f"{name} has objectVersionHistory {found.history}, so write {name}/0 to {name}/{found.history - 1}"
+    name = vault_object.served_as
+    if vault_object.history > 1:
+        count = vault_object.history
+        text = f"{name} has objectVersionHistory {count}, so write {name}/0 to {name}/{count - 1}"
         first = f"{name}/0"
     else:
         text = f"{name} has no objectVersionHistory above 1 in the SecretProviderClass, so write only {name}"
         first = name
-    if found.type == "secret":
+    if vault_object.type == "secret":
         return (
             f"{text}; the parts of a certificate are {first}/tls.crt, {first}/tls.key and {first}/ca.crt, those of a"
             f" login {first}/username and {first}/password"
         )
-    return f"{text}; objectType {found.type} has no parts, secret has"
+    return f"{text}; objectType {vault_object.type} has no parts, secret has"
 
 
 def read_class(source: SecretProviderClass, *, without_identity: bool = False) -> ProviderConfig:

@@ -123,24 +123,24 @@ class ItemIndex(msgspec.Struct):
     unnamed_faults: list[str] = []
     warnings: dict[str, list[str]] = {}
 
-    def add(self, found: VaultObject, where: str, warnings: list[str]) -> None:
+    def add(self, vault_object: VaultObject, where: str, warnings: list[str]) -> None:
         """Add an object, unless another one has the same sourcePath: then neither can be used.
 
         One item can give the newest version, as `a`, and another one the history, as `a/0`, `a/1` and so on.
         """
-        name, known = found.served_as, self.objects.get(found.served_as)
+        name, known = vault_object.served_as, self.objects.get(vault_object.served_as)
         plain = known if known and known.history <= 1 else None
-        duplicate = plain if found.history <= 1 else self.histories.get(name)
-        if duplicate == found or name in self.faults:  # two identical items are fetched once
+        duplicate = plain if vault_object.history <= 1 else self.histories.get(name)
+        if duplicate == vault_object or name in self.faults:  # two identical items are fetched once
             return
         if duplicate:
-            types = f", as {duplicate.type} and as {found.type}" if duplicate.type != found.type else ""
+            types = f", as {duplicate.type} and as {vault_object.type}" if duplicate.type != vault_object.type else ""
             history = "" if types else ", or use objectVersionHistory"
             self.fail(name, f"{where}: {shorten_name(name)} is named twice{types}; give one an objectAlias{history}")
         else:
-            if found.history > 1:
-                self.histories[name] = found
-            self.objects[name] = plain or found
+            if vault_object.history > 1:
+                self.histories[name] = vault_object
+            self.objects[name] = plain or vault_object
             if warnings:
                 self.warnings.setdefault(name, []).extend(warnings)
 

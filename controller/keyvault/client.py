@@ -70,17 +70,17 @@ T = TypeVar("T")
 
 
 class _Target(NamedTuple):
-    """What a request reads: a page of a list (`found` is None), the versions of an object, or one of them."""
+    """What a request reads: a page of a list (`vault_object` is None), the versions of an object, or one of them."""
 
     source: ObjectClient
     verb: str
-    found: VaultObject | None
+    vault_object: VaultObject | None
     version: str
 
     @property
     def object_name(self) -> str | None:
         """Return the name of the object. A certificate, its key and its secret have the same name."""
-        return self.found.name.lower() if self.found else None
+        return self.vault_object.name.lower() if self.vault_object else None
 
     @property
     def path(self) -> "_Path":
@@ -170,7 +170,7 @@ class VaultClient:
         self,
         source: ObjectClient,
         verb: str,
-        found: VaultObject | None,
+        vault_object: VaultObject | None,
         send: Callable[[], Awaitable[T]],
         *,
         first: bool,
@@ -178,13 +178,13 @@ class VaultClient:
     ) -> T:
         """Send one request. Retry a failure if that can help, translate it, and record what it means."""
         requesting_namespace.set(self._identity.namespace)
-        target, breaker = _Target(source, verb, found, version), self._breakers[verb]
+        target, breaker = _Target(source, verb, vault_object, version), self._breakers[verb]
         for attempt in itertools.count(1):
             self._raise_if_open(breaker, target)
             # Get the token first, so that errors and delays of Entra do not count as the vault's.
             await self._credential.get_token_info()
             # A caller that was always refused has no precedence over the refreshes of its namespace.
-            await self._wait_for_turn((self, verb, found or source.plural), first and self._access is not False)
+            await self._wait_for_turn((self, verb, vault_object or source.plural), first and self._access is not False)
             async with self._own_slots, self._slots.hold_slot(self._identity.namespace):
                 self._raise_if_open(breaker, target)
                 if closed := self.rate_limiter.seconds_closed():
@@ -195,7 +195,9 @@ class VaultClient:
                     answer = await self._send_once(target, send)
                 except _AttemptFailed as failed:
                     retries_left = 0 if self._failing.is_tripped(target.path) else breaker.retries_left(attempt)
-                    verdict = judge_attempt(failed.result, has_object=found is not None, retries_left=retries_left)
+                    verdict = judge_attempt(
+                        failed.result, has_object=vault_object is not None, retries_left=retries_left
+                    )
                     self._note_verdict(breaker, target, verdict, failed)
                     if not verdict.retry:
                         raise failed.error from failed.__cause__
@@ -244,8 +246,8 @@ class VaultClient:
 
     def _unreadable_answer(self, target: _Target) -> _AttemptFailed:
         """Return the error for a success status with an unreadable body."""
-        if target.found:
-            return _AttemptFailed(unusable_error(self.vault, target.found), Loss.UNREADABLE)
+        if target.vault_object:
+            return _AttemptFailed(unusable_error(self.vault, target.vault_object), Loss.UNREADABLE)
         text = f"Key Vault {self.vault} gave no usable answer; the controller tries again by itself"
         return _AttemptFailed(ProviderError(text), Loss.UNREADABLE)
 
@@ -253,7 +255,7 @@ class VaultClient:
         """Return the error for a failure status."""
         refused = VaultRefusal.from_error(error)
         client_id = self._identity.client_id
-        translated = explain_refusal(refused, self._address, client_id, target.source, target.verb, target.found)
+        translated = explain_refusal(refused, self._address, client_id, target.source, target.verb, target.vault_object)
         return _AttemptFailed(translated, refused)
 
     def _note_verdict(self, breaker: CircuitBreaker, target: _Target, verdict: Verdict, failed: _AttemptFailed) -> None:
@@ -281,8 +283,8 @@ class VaultClient:
             case Meaning.VAULT_FAILURE:
                 breaker.fail(reason, seconds, retries=verdict.retry)
 
-    async def _wait_for_turn(self, who: object, first: bool) -> None:
-        while wait := self.rate_limiter.seconds_until_call(self._identity.namespace, who, first=first):
+    async def _wait_for_turn(self, caller: object, first: bool) -> None:
+        while wait := self.rate_limiter.seconds_until_call(self._identity.namespace, caller, first=first):
             if wait > PATIENCE and self.rate_limiter.is_slowed:
                 raise throttled_error(self.vault, wait)
             await asyncio.sleep(wait)
@@ -300,8 +302,8 @@ class VaultClient:
         """Read the server's clock from an answer, and record the status if the SDK could not decode the body."""
         answer = response.http_response
         try:
-            said = parsedate_to_datetime(answer.headers.get("Date", ""))
-            ahead = said.astimezone(UTC) - datetime.now(UTC)
+            server_time = parsedate_to_datetime(answer.headers.get("Date", ""))
+            ahead = server_time.astimezone(UTC) - datetime.now(UTC)
         except (ValueError, TypeError, OverflowError):
             pass  # the header is missing or malformed
         else:

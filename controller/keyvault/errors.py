@@ -112,20 +112,23 @@ def explain_refusal(
     client_id: str,
     source: ObjectClient,
     verb: str,
-    found: VaultObject | None,
+    vault_object: VaultObject | None,
 ) -> ProviderError:
-    """Return the error of one call: an `ObjectError` if it concerns only `found`, or only the list without `found`."""
-    place, noun = f"Key Vault {address.name}", found.noun if found else f"the list of {source.plural}"
+    """Return the error of one call.
+
+    It is an `ObjectError` if it concerns only `vault_object`, or without one only the list.
+    """
+    place, noun = f"Key Vault {address.name}", vault_object.noun if vault_object else f"the list of {source.plural}"
     match refused.status:
-        case status if found and 200 <= status < 300:
-            return unusable_error(address.name, found)
+        case status if vault_object and 200 <= status < 300:
+            return unusable_error(address.name, vault_object)
         case 400:
-            return _bad_request(refused, address, found)
+            return _bad_request(refused, address, vault_object)
         case 401:
             return ProviderError(_unauthorized_error(refused, place, f"identity {client_id}"))
         case 403:
-            return _forbidden_error(refused, place, f"identity {client_id}", source, verb, found)
-        case 404 if found:
+            return _forbidden_error(refused, place, f"identity {client_id}", source, verb, vault_object)
+        case 404 if vault_object:
             # The 404 of a gateway says nothing about the object.
             kind = ObjectGone if any(code.endswith("NotFound") for code in refused.codes) else ObjectError
             return kind(
@@ -134,7 +137,7 @@ def explain_refusal(
             )
         case 429:
             return throttled_error(address.name, refused.retry_after)
-        case status if found and 400 < status < 500 and status != 408:
+        case status if vault_object and 400 < status < 500 and status != 408:
             return ObjectError(
                 f"{place} does not give {noun} (HTTP {status}); correct objectName, objectType or objectVersion"
             )
@@ -143,11 +146,11 @@ def explain_refusal(
             return ProviderError(text, retry_after=refused.retry_after)
 
 
-def unusable_error(vault: str, found: VaultObject) -> ObjectError:
+def unusable_error(vault: str, vault_object: VaultObject) -> ObjectError:
     """Return the error for one object whose answer has a success status and an unreadable body."""
     return ObjectError(
-        f"Key Vault {vault} gave no usable answer for {found.noun}; check it with `az keyvault"
-        f" {found.noun.split()[0]} show`"
+        f"Key Vault {vault} gave no usable answer for {vault_object.noun}; check it with `az keyvault"
+        f" {vault_object.noun.split()[0]} show`"
     )
 
 
@@ -161,7 +164,7 @@ def throttled_error(vault: str, seconds: float | None) -> ProviderError:
     )
 
 
-def _bad_request(refused: VaultRefusal, address: VaultAddress, found: VaultObject | None) -> ProviderError:
+def _bad_request(refused: VaultRefusal, address: VaultAddress, vault_object: VaultObject | None) -> ProviderError:
     place = f"Key Vault {address.name}"
     if unknown := _UNKNOWN_VERSION.search(refused.text):
         offered = unknown["offered"]
@@ -170,9 +173,9 @@ def _bad_request(refused: VaultRefusal, address: VaultAddress, found: VaultObjec
             f"{place} does not know version {address.api_version} of the REST API{known}; set"
             f" clouds.{address.cloud}.apiVersion{f' to {offered!r}' if offered else ''} among the chart's values"
         )
-    if found:
-        fix = "correct objectVersion or remove it" if found.version else "correct objectName or objectType"
-        return ObjectError(f"{place} refuses to read {found.noun}: not a valid request (HTTP 400); {fix}")
+    if vault_object:
+        fix = "correct objectVersion or remove it" if vault_object.version else "correct objectName or objectType"
+        return ObjectError(f"{place} refuses to read {vault_object.noun}: not a valid request (HTTP 400); {fix}")
     return ProviderError(f"{place} answered with HTTP 400; the controller tries again by itself")
 
 
@@ -210,11 +213,11 @@ def _unauthorized_error(refused: VaultRefusal, place: str, client: str) -> str:
 
 
 def _forbidden_error(
-    refused: VaultRefusal, place: str, client: str, source: ObjectClient, verb: str, found: VaultObject | None
+    refused: VaultRefusal, place: str, client: str, source: ObjectClient, verb: str, vault_object: VaultObject | None
 ) -> ProviderError:
-    noun = found.noun if found else f"the list of {source.plural}"
-    if found and refused.is_disabled:
-        return source.disabled(found)
+    noun = vault_object.noun if vault_object else f"the list of {source.plural}"
+    if vault_object and refused.is_disabled:
+        return source.disabled(vault_object)
     if refused.has_code("ForbiddenByFirewall"):
         return ProviderError(f"{place}'s firewall refuses this cluster; allow its address in the vault's networking")
     if refused.has_code("ForbiddenByConnection"):

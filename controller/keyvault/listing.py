@@ -103,12 +103,19 @@ class VaultLister:
             del self._paused_lists[kind]
 
     async def _list_pages(
-        self, source: ObjectClient, verb: str, found: VaultObject | None, url: str, max_pages: int, *, first: bool
+        self,
+        source: ObjectClient,
+        verb: str,
+        vault_object: VaultObject | None,
+        url: str,
+        max_pages: int,
+        *,
+        first: bool,
     ) -> AsyncIterator[ListItem]:
         """Yield the items of a list. Each page is one call. Raise `_TooManyPages` above `max_pages` pages."""
         for _ in range(max_pages):
-            read_page = partial(_read_page, source, found, url)
-            page = await self._client.request(source, verb, found, read_page, first=first)
+            read_page = partial(_read_page, source, vault_object, url)
+            page = await self._client.request(source, verb, vault_object, read_page, first=first)
             # If a busy vault interrupts a list, its pages so far are lost. So its other pages have precedence.
             first = True
             for item in page.items:
@@ -124,61 +131,66 @@ class VaultLister:
             url = page.following
         raise _TooManyPages
 
-    async def enabled_ids(self, found: VaultObject, first: bool) -> list[str]:
+    async def enabled_ids(self, vault_object: VaultObject, first: bool) -> list[str]:
         """Return the ids of an object's enabled versions, newest first. Begin with its objectVersion, if it has one.
 
         Raise `ObjectError` if there is none, or another `ControllerError` if the vault cannot be read.
         """
-        source = self._client.source_of(found.type)
-        items = self._list_pages(source, "versions", found, source.versions(found.name), MAX_PAGES, first=first)
+        source = self._client.source_of(vault_object.type)
+        items = self._list_pages(
+            source, "versions", vault_object, source.versions(vault_object.name), MAX_PAGES, first=first
+        )
         try:
             listed = [item async for item in items if item.enabled]
         except _TooManyPages:
             raise ObjectError(
-                f"{found.noun} has more versions than the controller reads in Key Vault {self._client.vault}; take"
-                " objectVersionHistory out, or create the object under another name there"
+                f"{vault_object.noun} has more versions than the controller reads in Key Vault {self._client.vault};"
+                " take objectVersionHistory out, or create the object under another name there"
             ) from None
         if not listed:
             raise ObjectError(
-                f"{found.noun} has no enabled version in Key Vault {self._client.vault}; create or enable one there"
+                f"{vault_object.noun} has no enabled version in Key Vault {self._client.vault}; create or enable one"
+                " there"
             )
         seen = {(item.version, item.created) for item in listed}
-        known = self.version_orders.get(found)
+        known = self.version_orders.get(vault_object)
         if known and known[0] == seen:
             ids = known[1]
         else:
-            ids = await self._sort_ids(source, found, listed, first)
-            self.version_orders[found] = (seen, ids)
+            ids = await self._sort_ids(source, vault_object, listed, first)
+            self.version_orders[vault_object] = (seen, ids)
             if len(self.version_orders) > MAX_ORDERS:  # editors choose the names of objects
                 del self.version_orders[next(iter(self.version_orders))]
-        if not found.version:
+        if not vault_object.version:
             return ids
-        if found.version not in ids:
+        if vault_object.version not in ids:
             raise ObjectError(
-                f"{found.noun} has no enabled version {found.version} in Key Vault {self._client.vault};"
+                f"{vault_object.noun} has no enabled version {vault_object.version} in Key Vault {self._client.vault};"
                 " correct objectVersion or remove it"
             )
-        return ids[ids.index(found.version) :]
+        return ids[ids.index(vault_object.version) :]
 
     async def _sort_ids(
-        self, source: ObjectClient, found: VaultObject, listed: list[ListItem], first: bool
+        self, source: ObjectClient, vault_object: VaultObject, listed: list[ListItem], first: bool
     ) -> list[str]:
         oldest = datetime.min.replace(tzinfo=UTC)
         listed.sort(key=lambda item: (item.created or oldest, item.version), reverse=True)
         if len(listed) > 1 and listed[0].created == listed[1].created:
             # `created` has a resolution of one second. A get without a version returns the newest.
             try:
-                newest = await self._client.request(source, "get", found, lambda: source.get(found, ""), first=first)
+                newest = await self._client.request(
+                    source, "get", vault_object, lambda: source.get(vault_object, ""), first=first
+                )
                 listed.sort(key=lambda item: item.version != newest.version)
             except ObjectError:
                 pass  # the newest version is disabled, so it is not in the list either
         return [item.version for item in listed]
 
 
-async def _read_page(source: ObjectClient, found: VaultObject | None, url: str) -> ObjectPage:
+async def _read_page(source: ObjectClient, vault_object: VaultObject | None, url: str) -> ObjectPage:
     page = await source.page(url)
     # An item without an identifier does not affect other items.
-    return ObjectPage([item for item in page.items if (item.version if found else item.name)], page.following)
+    return ObjectPage([item for item in page.items if (item.version if vault_object else item.name)], page.following)
 
 
 def _is_next_page(following: str, vault: str, url: str) -> bool:

@@ -54,7 +54,7 @@ class ObjectClient(abc.ABC):
     def _client_type() -> Any: ...
 
     @abc.abstractmethod
-    async def get(self, found: VaultObject, version: str) -> VaultValue:
+    async def get(self, vault_object: VaultObject, version: str) -> VaultValue:
         """Return the content of a version, or of the newest version if it is empty.
 
         Raise `ValueError` if the body lacks a field. Raise `ObjectError` for an object that cannot be used, such as a
@@ -85,12 +85,12 @@ class ObjectClient(abc.ABC):
         """Close the client."""
         await self._client.close()
 
-    def disabled(self, found: VaultObject) -> ObjectGone:
+    def disabled(self, vault_object: VaultObject) -> ObjectGone:
         """Return the error for a disabled object.
 
         The vault refuses to read disabled secrets, but still shows the public half of certificates and keys.
         """
-        return ObjectGone(f"{found.noun} is disabled in Key Vault {self._vault}; enable it there")
+        return ObjectGone(f"{vault_object.noun} is disabled in Key Vault {self._vault}; enable it there")
 
 
 class _ObjectAttributes(msgspec.Struct):
@@ -191,10 +191,12 @@ class SecretObjects(ObjectClient):
     def _client_type() -> Any:
         return SecretClient
 
-    async def get(self, found: VaultObject, version: str) -> VaultValue:
+    async def get(self, vault_object: VaultObject, version: str) -> VaultValue:
         """Return the value in UTF-8."""
         # An empty text is a valid value. A missing value must not empty a key.
-        secret = _read_secret(await self._get_body(f"/secrets/{quote(found.name, safe='')}/{quote(version, safe='')}"))
+        secret = _read_secret(
+            await self._get_body(f"/secrets/{quote(vault_object.name, safe='')}/{quote(version, safe='')}")
+        )
         return VaultValue(
             value=SecretBytes(secret.value.encode()),
             version=_parse_id(secret.id)[1],
@@ -217,23 +219,24 @@ class CertificateObjects(ObjectClient):
 
         return CertificateClient
 
-    async def get(self, found: VaultObject, version: str) -> VaultValue:
+    async def get(self, vault_object: VaultObject, version: str) -> VaultValue:
         """Return the certificate in PEM."""
-        if found.name.lower() in RESERVED_CERTIFICATES:
+        if vault_object.name.lower() in RESERVED_CERTIFICATES:
             raise ObjectError(
-                f"{found.noun}: Key Vault reserves this name for something else; correct objectName or objectType"
+                f"{vault_object.noun}: Key Vault reserves this name for something else; correct objectName or"
+                " objectType"
             )
         if version:
-            answer = await self._client.get_certificate_version(found.name, version)
+            answer = await self._client.get_certificate_version(vault_object.name, version)
         else:
-            answer = await self._client.get_certificate(found.name)
+            answer = await self._client.get_certificate(vault_object.name)
         if not answer.cer:
             raise ObjectError(
-                f"{found.noun} in Key Vault {self._vault} has no version yet: its request is pending, merge it (az"
-                " keyvault certificate pending merge) or delete it"
+                f"{vault_object.noun} in Key Vault {self._vault} has no version yet: its request is pending, merge it"
+                " (az keyvault certificate pending merge) or delete it"
             )
         if answer.properties.enabled is False:
-            raise self.disabled(found)
+            raise self.disabled(vault_object)
         return _build_value(ssl.DER_cert_to_PEM_cert(bytes(answer.cer)).encode(), answer.properties)
 
 
@@ -248,23 +251,23 @@ class KeyObjects(ObjectClient):
 
         return KeyClient
 
-    async def get(self, found: VaultObject, version: str) -> VaultValue:
+    async def get(self, vault_object: VaultObject, version: str) -> VaultValue:
         """Return the public key in PEM."""
-        answer = await self._client.get_key(found.name, version or None)
+        answer = await self._client.get_key(vault_object.name, version or None)
         if answer.properties.enabled is False:
-            raise self.disabled(found)
+            raise self.disabled(vault_object)
         kind, curve = _enum_text(answer.key.kty), _enum_text(answer.key.crv)
         if kind.startswith("oct"):
             raise ObjectError(
-                f"{found.noun} in Key Vault {self._vault} is symmetric and has no public half; take it out of the"
-                " SecretSync"
+                f"{vault_object.noun} in Key Vault {self._vault} is symmetric and has no public half; take it out of"
+                " the SecretSync"
             )
         if not kind or (kind.startswith("EC") and not curve):
             raise ValueError
         if not kind.startswith(("RSA", "EC")) or (kind.startswith("EC") and curve not in _CURVES):
             what = curve if kind.startswith("EC") else kind
             raise ObjectError(
-                f"{found.noun} in Key Vault {self._vault} has a type that the controller cannot convert to PEM"
+                f"{vault_object.noun} in Key Vault {self._vault} has a type that the controller cannot convert to PEM"
                 f"{f' ({what})' if _WORD.fullmatch(what) else ''}; take it out of the SecretSync"
             )
         return _build_value(_public_pem(answer.key), answer.properties)

@@ -43,8 +43,12 @@ class VaultReader:
             by_object.setdefault(version.object, []).append(version)
         results: dict[ObjectVersionRef, VaultValue | ControllerError] = {}
 
-        async def read_object(found: VaultObject, versions: list[ObjectVersionRef]) -> None:
-            ids = await self._enabled_ids(found, since, first) if found.history > 1 else [found.version]
+        async def read_object(vault_object: VaultObject, versions: list[ObjectVersionRef]) -> None:
+            ids = (
+                await self._enabled_ids(vault_object, since, first)
+                if vault_object.history > 1
+                else [vault_object.version]
+            )
             for version in versions:
                 if isinstance(ids, ControllerError):
                     results[version] = ids
@@ -118,10 +122,10 @@ class VaultReader:
         sightings = await self._collect_sightings(collectors, SELECTED_KIND in listed)
         versions: dict[VaultObject, tuple[str, ...]] = {}
 
-        async def list_versions(found: VaultObject) -> None:
-            ids = await self._enabled_ids(found, since, first=False)
+        async def list_versions(vault_object: VaultObject) -> None:
+            ids = await self._enabled_ids(vault_object, since, first=False)
             if not isinstance(ids, ControllerError):
-                versions[found] = tuple(ids)
+                versions[vault_object] = tuple(ids)
 
         async with asyncio.TaskGroup() as tasks:
             for found in objects - single:
@@ -181,14 +185,14 @@ class VaultReader:
 
         return await self.values.get((found.type, found.name, version), since, request)
 
-    async def _enabled_ids(self, found: VaultObject, since: float, first: bool) -> list[str] | ControllerError:
+    async def _enabled_ids(self, vault_object: VaultObject, since: float, first: bool) -> list[str] | ControllerError:
         async def request() -> list[str] | ControllerError:
             try:
-                return await self.lister.enabled_ids(found, first)
+                return await self.lister.enabled_ids(vault_object, first)
             except ControllerError as error:
                 return error.bare()
 
-        return await self.versions.get(found, since, request)
+        return await self.versions.get(vault_object, since, request)
 
     async def close(self) -> None:
         """Close the connections."""
