@@ -18,8 +18,8 @@ from tests.support.cluster.crd_server import (
     SYNCS,
     CrdServer,
     Manifest,
-    pair,
-    sync,
+    data_pair,
+    sync_manifest,
 )
 from tests.support.cluster.harness import SINCE_POLICIES, eventually
 from tools.cli.common import helm
@@ -39,9 +39,9 @@ def ours(server: CrdServer) -> CrdServer:
     """Serve the chart's CRDs."""
     served = {m["metadata"]["name"] for m in json.loads(server.plane.kubectl("get", "crd", "-o", "json"))["items"]}
     if served != set(NAMES) or any(
-        server.crd(name)["spec"]["versions"] != crd["spec"]["versions"] for name, crd in CHARTS.items()
+        server.get_crd(name)["spec"]["versions"] != crd["spec"]["versions"] for name, crd in CHARTS.items()
     ):
-        server.serve(*CHARTS.values())
+        server.serve_crds(*CHARTS.values())
     return server
 
 
@@ -49,13 +49,13 @@ def ours(server: CrdServer) -> CrdServer:
 
 
 def test_they_are_accepted_without_a_warning_and_established(ours: CrdServer) -> None:
-    ours.remove()
+    ours.remove_crds()
     done = ours.kubectl("apply", "--server-side", "-f", str(helm.CHART / "crds"))
     assert done.code == 0
     assert "Warning" not in done.out
     for name in NAMES:
         assert ours.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s").code == 0
-        conditions = {item["type"]: item["status"] for item in ours.crd(name)["status"]["conditions"]}
+        conditions = {item["type"]: item["status"] for item in ours.get_crd(name)["status"]["conditions"]}
         # A schema that is not structural has this condition.
         assert "NonStructuralSchema" not in conditions
 
@@ -63,14 +63,14 @@ def test_they_are_accepted_without_a_warning_and_established(ours: CrdServer) ->
 @pytest.mark.parametrize(
     "made",
     [
-        sync(),
-        sync(data=pair("aCertificate/tls.crt", "tls.crt")),
-        sync(data=pair(".hidden/12", "a/0")),
-        sync(data=pair("a", "_netrc")),
-        sync(secretObject={"labels": {"a" * 253 + "/" + "b" * 63: "v" * 63}}),
-        sync(secretObject={"annotations": {"a" * 253 + "/" + "b" * 63: "v" * 100_000}}),
-        sync(forceSynchronization="2030-01-31.1"),
-        sync(data=[{"sourcePath": "a", "targetKey": f"k{number}"} for number in range(1000)]),
+        sync_manifest(),
+        sync_manifest(data=data_pair("aCertificate/tls.crt", "tls.crt")),
+        sync_manifest(data=data_pair(".hidden/12", "a/0")),
+        sync_manifest(data=data_pair("a", "_netrc")),
+        sync_manifest(secretObject={"labels": {"a" * 253 + "/" + "b" * 63: "v" * 63}}),
+        sync_manifest(secretObject={"annotations": {"a" * 253 + "/" + "b" * 63: "v" * 100_000}}),
+        sync_manifest(forceSynchronization="2030-01-31.1"),
+        sync_manifest(data=[{"sourcePath": "a", "targetKey": f"k{number}"} for number in range(1000)]),
     ],
     ids=["least", "certificate", "upstream's own", "key", "labels", "annotations", "force", "1,000 keys"],
 )
@@ -82,23 +82,32 @@ def test_valid_objects_are_accepted(made: Manifest, ours: CrdServer) -> None:
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (sync(data=pair("my secret")), 'sourcePath: Invalid value: "my secret": … an object\'s name or alias, then /0'),
-        (sync(data=pair("a", "k k")), 'targetKey: Invalid value: "k k": … a key of a Secret holds letters'),
-        (sync(data=pair("a", "k" * 254)), "targetKey: Too long"),
-        (sync(data=[]), "spec.secretObject.data in body should have at least 1 items"),
-        (sync(data=[*pair("a"), *pair("b")]), "data[1]: Duplicate value"),
-        (sync(data=[{"sourcePath": "a"}]), "data[0].targetKey: Required value"),
         (
-            sync(serviceAccountName="Shop"),
+            sync_manifest(data=data_pair("my secret")),
+            'sourcePath: Invalid value: "my secret": … an object\'s name or alias, then /0',
+        ),
+        (
+            sync_manifest(data=data_pair("a", "k k")),
+            'targetKey: Invalid value: "k k": … a key of a Secret holds letters',
+        ),
+        (sync_manifest(data=data_pair("a", "k" * 254)), "targetKey: Too long"),
+        (sync_manifest(data=[]), "spec.secretObject.data in body should have at least 1 items"),
+        (sync_manifest(data=[*data_pair("a"), *data_pair("b")]), "data[1]: Duplicate value"),
+        (sync_manifest(data=[{"sourcePath": "a"}]), "data[0].targetKey: Required value"),
+        (
+            sync_manifest(serviceAccountName="Shop"),
             'serviceAccountName: Invalid value: "Shop": … an object\'s name: small letters',
         ),
-        (sync(serviceAccountName=None), "serviceAccountName: Required value"),
-        (sync(forceSynchronization="now!"), "letters and digits, with - . _ one at a time between them"),
-        (sync(secretObject={"labels": {"secrets-store.sync.x-k8s.io": ""}}), "reserved for the controller"),
-        (sync(secretObject={"annotations": {"secrets-store.sync.x-k8s.io/a": ""}}), "reserved for the controller"),
-        (sync(secretObject={"labels": {"a": "v" * 64}}), "labels.a: Too long"),
-        (sync(secretObject={"labels": {"a" * 318: ""}}), "a key of labels has more than 317 characters"),
-        (sync(secretObject={"type": ""}), "secretObject.type"),
+        (sync_manifest(serviceAccountName=None), "serviceAccountName: Required value"),
+        (sync_manifest(forceSynchronization="now!"), "letters and digits, with - . _ one at a time between them"),
+        (sync_manifest(secretObject={"labels": {"secrets-store.sync.x-k8s.io": ""}}), "reserved for the controller"),
+        (
+            sync_manifest(secretObject={"annotations": {"secrets-store.sync.x-k8s.io/a": ""}}),
+            "reserved for the controller",
+        ),
+        (sync_manifest(secretObject={"labels": {"a": "v" * 64}}), "labels.a: Too long"),
+        (sync_manifest(secretObject={"labels": {"a" * 318: ""}}), "a key of labels has more than 317 characters"),
+        (sync_manifest(secretObject={"type": ""}), "secretObject.type"),
     ],
 )
 def test_invalid_object_is_refused_with_a_message(made: Manifest, said: str, ours: CrdServer) -> None:
@@ -110,8 +119,8 @@ def test_invalid_object_is_refused_with_a_message(made: Manifest, said: str, our
 
 
 def test_type_cannot_change_and_the_message_has_the_next_step(ours: CrdServer) -> None:
-    assert ours.apply(sync("typed")).code == 0
-    done = ours.apply(sync("typed", secretObject={"type": "kubernetes.io/tls"}))
+    assert ours.apply(sync_manifest("typed")).code == 0
+    done = ours.apply(sync_manifest("typed", secretObject={"type": "kubernetes.io/tls"}))
     assert "delete the SecretSync and create it with the new type" in done.out
     found = json.loads(ours.plane.kubectl("get", "secretsync", "typed", "-o", "json"))
     assert found["spec"]["secretObject"]["type"] == "Opaque"
@@ -119,7 +128,7 @@ def test_type_cannot_change_and_the_message_has_the_next_step(ours: CrdServer) -
 
 
 def test_status_keeps_all_fields_and_the_columns_show_it(ours: CrdServer) -> None:
-    assert ours.apply(sync("reported")).code == 0
+    assert ours.apply(sync_manifest("reported")).code == 0
     status = {
         "observedGeneration": 1,
         "lastSuccessfulSyncTime": "2030-01-31T00:00:00Z",
@@ -169,8 +178,8 @@ def test_old_provider_class_is_served_with_a_warning_and_all_fields(ours: CrdSer
 
 
 def test_absent_crds_are_said_to_be_absent(server: CrdServer) -> None:
-    server.serve()
-    done = server.upgrade()
+    server.serve_crds()
+    done = server.run_upgrade()
     assert done.code == 0
     assert done.out.count("the cluster does not have it") == 3
     assert "helm show crds" in done.out
@@ -178,10 +187,10 @@ def test_absent_crds_are_said_to_be_absent(server: CrdServer) -> None:
 
 
 def test_crds_of_the_chart_need_no_update(ours: CrdServer) -> None:
-    before = [ours.crd(name)["metadata"]["resourceVersion"] for name in NAMES]
-    done = ours.upgrade()
+    before = [ours.get_crd(name)["metadata"]["resourceVersion"] for name in NAMES]
+    done = ours.run_upgrade()
     assert (done.code, done.out.count("nothing to do")) == (0, 3)
-    assert [ours.crd(name)["metadata"]["resourceVersion"] for name in NAMES] == before
+    assert [ours.get_crd(name)["metadata"]["resourceVersion"] for name in NAMES] == before
 
 
 def test_crds_of_an_older_release_are_updated(server: CrdServer) -> None:
@@ -196,51 +205,56 @@ def test_crds_of_an_older_release_are_updated(server: CrdServer) -> None:
     del old[AKV_SYNCS]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"][
         "parts"
     ]
-    server.serve(*old.values())
-    assert server.apply(sync("kept", data=pair("abc"))).code == 0
-    done = server.upgrade()
+    server.serve_crds(*old.values())
+    assert server.apply(sync_manifest("kept", data=data_pair("abc"))).code == 0
+    done = server.run_upgrade()
     assert (done.code, done.out.count(": updated")) == (0, 3)
-    eventually(lambda: server.apply(sync("kept", data=pair("aCertificate/tls.crt"))).code, lambda code: code == 0)
-    assert [version["name"] for version in server.crd(CLASSES)["spec"]["versions"]] == ["v1", "v1alpha1"]
-    assert server.upgrade().out.count("nothing to do") == 3
+    eventually(
+        lambda: server.apply(sync_manifest("kept", data=data_pair("aCertificate/tls.crt"))).code, lambda code: code == 0
+    )
+    assert [version["name"] for version in server.get_crd(CLASSES)["spec"]["versions"]] == ["v1", "v1alpha1"]
+    assert server.run_upgrade().out.count("nothing to do") == 3
 
 
 def test_foreign_secretsync_crd_is_widened_and_provider_class_unchanged(server: CrdServer) -> None:
-    server.serve(*upstream_crds.build_upstream_crds())
-    assert server.apply(sync("theirs", theirOwn="x")).code == 0
-    assert server.apply(sync("refused", data=pair("aCertificate/tls.crt"))).code == 1
-    before = server.crd(CLASSES)
-    done = server.upgrade()
+    server.serve_crds(*upstream_crds.build_upstream_crds())
+    assert server.apply(sync_manifest("theirs", theirOwn="x")).code == 0
+    assert server.apply(sync_manifest("refused", data=data_pair("aCertificate/tls.crt"))).code == 1
+    before = server.get_crd(CLASSES)
+    done = server.run_upgrade()
     assert done.code == 0
     assert f"{SYNCS}: updated" in done.out
     assert f"{CLASSES}: nothing to do; another product installed it" in done.out
-    assert server.crd(CLASSES) == before
+    assert server.get_crd(CLASSES) == before
     # What it could do, it can; what was stored is there; what we need is kept.
-    eventually(lambda: server.apply(sync("refused", data=pair("aCertificate/tls.crt"))).code, lambda code: code == 0)
+    eventually(
+        lambda: server.apply(sync_manifest("refused", data=data_pair("aCertificate/tls.crt"))).code,
+        lambda code: code == 0,
+    )
     found = json.loads(server.plane.kubectl("get", "secretsync", "theirs", "-o", "json"))
     assert found["spec"]["theirOwn"] == "x"
     patch = json.dumps({"status": {"objects": [{"targetKey": "k", "object": "secret/a"}], "observedGeneration": 1}})
     server.plane.kubectl("patch", "secretsync", "theirs", "--subresource=status", "--type=merge", "-p", patch)
     assert json.loads(server.plane.kubectl("get", "secretsync", "theirs", "-o", "json"))["status"]["objects"]
-    assert "theirs" in server.apply(sync("long", secretObject={"labels": {"a" * 100: ""}})).out
-    assert server.upgrade().out.count("nothing to do") == 2
+    assert "theirs" in server.apply(sync_manifest("long", secretObject={"labels": {"a" * 100: ""}})).out
+    assert server.run_upgrade().out.count("nothing to do") == 2
 
 
 def test_one_that_cannot_be_widened_is_left_as_it_is(server: CrdServer) -> None:
     odd = upstream_crds.build_upstream_crds()[0]
     spec = odd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     spec["forceSynchronization"] = {"type": "integer"}
-    server.serve(odd)
-    before = server.crd(SYNCS)
-    done = server.upgrade()
+    server.serve_crds(odd)
+    before = server.get_crd(SYNCS)
+    done = server.run_upgrade()
     # Objects of others may have any shape, which is a warning. An invalid SecretSync stops the upgrade.
     assert done.code == 0
     assert "WARNING" in done.out
     assert "v1alpha1.spec.forceSynchronization: type is 'integer'" in done.out
-    assert server.crd(SYNCS) == before
+    assert server.get_crd(SYNCS) == before
     odd["metadata"]["labels"] = CHARTS[SYNCS]["metadata"]["labels"]
-    server.serve(odd)
-    done = server.upgrade()
+    server.serve_crds(odd)
+    done = server.run_upgrade()
     assert done.code == 1
     assert "ERROR" in done.out
 
@@ -319,17 +333,17 @@ WEBHOOK = {
 def test_stolen_token_of_the_job_only_widens(
     name: str, change: Callable[[Manifest], Manifest], why: str, ours: CrdServer
 ) -> None:
-    before = ours.crd(name)
+    before = ours.get_crd(name)
     answer = ours.as_job("patch", "crd", name, "--type=merge", "--patch", json.dumps(change(before)))
     assert answer.code != 0
     assert why in answer.out, answer.out
-    assert ours.crd(name)["spec"] == before["spec"]
+    assert ours.get_crd(name)["spec"] == before["spec"]
 
 
 @pytest.mark.since(*SINCE_POLICIES)
 def test_stolen_token_of_the_job_takes_no_version_away(ours: CrdServer) -> None:
     answer = ours.as_job(
-        "patch", "crd", CLASSES, "--type=merge", "--patch", json.dumps(_without_version(ours.crd(CLASSES)))
+        "patch", "crd", CLASSES, "--type=merge", "--patch", json.dumps(_without_version(ours.get_crd(CLASSES)))
     )
     assert "the Job removes no version" in answer.out, answer.out
 

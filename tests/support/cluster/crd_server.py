@@ -63,20 +63,20 @@ class CrdServer:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=60)
         return EndedProgram(done.returncode, done.stdout + done.stderr)
 
-    def serve(self, *definitions: Manifest) -> None:
+    def serve_crds(self, *definitions: Manifest) -> None:
         """Serve these CRDs, and no others."""
-        self.remove()
+        self.remove_crds()
         for each in definitions:
             made = self.kubectl("create", "-f", "-", stdin=json.dumps(each))
             assert made.code == 0, made.out
             self.kubectl("wait", "--for=condition=Established", f"crd/{each['metadata']['name']}", "--timeout=30s")
 
-    def remove(self) -> None:
+    def remove_crds(self) -> None:
         """Delete all of these CRDs. A CRD that is deleted while its storage is created must be deleted again."""
         delete = ["delete", "crd", *NAMES, "--ignore-not-found", "--timeout=10s"]
         eventually(lambda: self.kubectl(*delete), lambda done: done.code == 0, patience=60)
 
-    def crd(self, name: str) -> Manifest:
+    def get_crd(self, name: str) -> Manifest:
         """Return the served CRD of that name."""
         found: Manifest = json.loads(self.plane.kubectl("get", "crd", name, "-o", "json"))
         return found
@@ -85,7 +85,7 @@ class CrdServer:
         """Run kubectl with the Job's token."""
         return self.kubectl(*args, "--kubeconfig", str(self._kubeconfig), stdin=stdin)
 
-    def upgrade(self) -> EndedProgram:
+    def run_upgrade(self) -> EndedProgram:
         """Run the Job's program with the Job's token. Return its exit code and its output."""
         command = [sys.executable, "-P", "-m", "controller", "upgrade-crds", str(self.crds)]
         env = {"PYTHONPATH": str(ROOT), "KUBECONFIG": str(self._kubeconfig)}
@@ -93,7 +93,7 @@ class CrdServer:
         return EndedProgram(done.returncode, done.stdout + done.stderr)
 
 
-def sync(name: str = "thing", **spec: Any) -> Manifest:
+def sync_manifest(name: str = "thing", **spec: Any) -> Manifest:
     data = spec.pop("data", [{"sourcePath": "a/0", "targetKey": "k"}])
     return {
         "apiVersion": "secret-sync.x-k8s.io/v1alpha1",
@@ -108,5 +108,5 @@ def sync(name: str = "thing", **spec: Any) -> Manifest:
     }
 
 
-def pair(source: str = "a", key: str = "k") -> list[dict[str, str]]:
+def data_pair(source: str = "a", key: str = "k") -> list[dict[str, str]]:
     return [{"sourcePath": source, "targetKey": key}]
