@@ -1,5 +1,6 @@
 """Rendered manifests through Flux's own source-controller and kustomize-controller: install, drift, health, pruning."""
 
+import base64
 import functools
 import itertools
 import json
@@ -21,7 +22,8 @@ from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.programs import assets
-from tools.release import oci
+from tools.release import layout, oci
+from tools.release.azure import flux
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
@@ -40,7 +42,7 @@ class Kustomizations(FluxControllers):
         self._tags = itertools.count(1)
         plane.kubectl("create", "namespace", HOME)
 
-    def publish(self, name: str, files: Files, **more: str) -> None:
+    def publish(self, name: str, files: Files, **more: Any) -> None:
         """Push a folder, and have it applied by a Kustomization that prunes and waits."""
         tag = str(next(self._tags))
         self.store.push(name, oci.build_artifact(oci.FLUX, tag, {}, oci.pack_tgz(files), {}).layout())
@@ -209,3 +211,15 @@ def test_stalled_secretsync_fails_the_kustomization_before_its_timeout(
     message = find_condition(failed, "Ready")["message"]
     assert f"SecretSync/{space.name}/s" in message
     assert "Failed" in message
+
+
+def test_settings_of_the_azure_template_arrive_in_the_secret(running: Kustomizations, site: Manifest) -> None:
+    """The template of docs/arc.md passes them as one text in base64, which the Kustomization substitutes."""
+    settings = json.dumps({"logLevel": "debug", "note": "$x ${y} $${z} \"' é {{ a }}: # b"}, ensure_ascii=False)
+    manifests = flux.flux_manifests("registry.example", layout.CHART, "0.1.0")
+    files = {path: content for path, content in manifests.items() if path.startswith("settings/")}
+    substitute = {flux.VARIABLE: base64.b64encode(settings.encode()).decode()}
+    running.publish("settings", files, path="./settings", postBuild={"substitute": substitute})
+    running.wait_ready("settings")
+    found = running.plane.kubectl("get", "secret", flux.SETTINGS, "--namespace", helm.RELEASE, "--output", "json")
+    assert base64.b64decode(json.loads(found)["data"]["values.yaml"]).decode() == settings

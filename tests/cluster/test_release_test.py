@@ -204,6 +204,32 @@ def test_uninstall_without_a_helm_test_takes_moments(own: InstalledRelease, vers
     assert of_test(own) == set()
 
 
+@pytest.mark.parametrize("is_gone", [False, True])
+@pytest.mark.parametrize("version", HELMS)
+def test_uninstall_removes_the_sample_of_another_namespace(
+    installed: InstalledRelease, tmp_path: Path, version: str, is_gone: bool
+) -> None:
+    """Its objects are no hooks, because the uninstall would fail if that namespace were gone."""
+    plane, name = installed.plane, f"tested-{next(_numbers)}"
+    elsewhere = f"{name}-shop"
+    plane.kubectl("create", "namespace", elsewhere)
+    own = install_release(plane, installed.emulator, tmp_path, name, watchNamespaces=[elsewhere])
+    with helm_test(own, HELMS[version]()) as running:
+        running.kill()
+        running.communicate()
+    here = ("get", f"{SAMPLE_KINDS},{KINDS}", "--namespace", elsewhere, "--output", "name")
+    with program(own, SAMPLE_NAMESPACE=elsewhere):
+        eventually(lambda: plane.kubectl(*here), lambda found: "secretsync" in found, 60)
+    if is_gone:
+        plane.kubectl("delete", "namespace", elsewhere)
+    assert "error" not in uninstall(own, version).lower()
+    eventually(lambda: of_test(own), lambda found: not found)
+    others = ("serviceaccount/default", "configmap/kube-root-ca.crt")
+    eventually(lambda: [each for each in plane.kubectl(*here).split() if each not in others], lambda found: not found)
+    for namespace in (own.release, elsewhere):
+        plane.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
+
+
 def test_next_helm_test_removes_the_sample_of_a_killed_one(own: InstalledRelease) -> None:
     kill_test(own, "3", "Running")
     with helm_test(own, HELMS["3"]()):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -118,7 +119,7 @@ def test_granted_rights_equal_those_that_the_test_needed(tested: Release) -> Non
             *version_flags(tested.plane), version=tested.plane.version, release="tested", namespace="tested", tests=True
         )
     )
-    assert len(granted) == 10
+    assert len(granted) == 11
     assert eventually(lambda: requested_rights(tested), lambda found: len(found) >= len(granted)) == granted
 
 
@@ -163,3 +164,42 @@ def test_failed_helm_test_reports_the_cause_and_leaves_no_objects(
         assert word in said
     assert VALUE not in tested.kubectl("logs", "tested-akv-secret-store-test")
     assert list_leftovers(tested) == []
+
+
+@pytest.mark.parametrize(("flags", "ready"), [((), "True"), (("--set", "test.image.tag=missing"), "False")])
+def test_uninstall_removes_the_pod_and_the_sample_of_a_killed_helm_test(
+    tested: Release, flags: tuple[str, ...], ready: str
+) -> None:
+    """The Pod runs, or the kubelet cannot pull its image. Its node runs nothing for the uninstall."""
+    tested.upgrade(*flags)
+    executable = str(tested.executable or helm.find_executable())
+    at = ("--namespace", tested.namespace, "--kubeconfig", str(tested.plane.kubeconfig))
+    before = pod_of_test(tested).get("metadata", {}).get("uid", "")
+    with subprocess.Popen([executable, "test", tested.name, *at], stdout=subprocess.DEVNULL) as running:
+        try:
+            pod = eventually(lambda: pod_of_test(tested), lambda found: has_begun(found, ready, before), 60)
+            if ready == "True":
+                eventually(lambda: list_leftovers(tested), lambda found: len(found) > 1, 60)
+        finally:
+            running.kill()
+    assert pod["spec"]["nodeName"]
+    began = time.monotonic()
+    tested.uninstall()
+    figures.append(f"helm uninstall beside a test's Pod: {time.monotonic() - began:.0f} s")
+    eventually(lambda: (list_leftovers(tested), pod_of_test(tested)), lambda found: found == ([], {}), 60)
+    tested.install()
+
+
+def pod_of_test(tested: Release) -> dict[str, Any]:
+    """Return the test's Pod; empty if there is none."""
+    text = tested.kubectl("get", "pod", f"{tested.full_name}-test", "--output", "json", "--ignore-not-found")
+    found: dict[str, Any] = json.loads(text or "{}")
+    return found
+
+
+def has_begun(pod: dict[str, Any], ready: str, before: str) -> bool:
+    """Return whether it is another Pod than before, and the kubelet has reported its container as ready or not."""
+    if not pod or pod["metadata"]["uid"] == before or not pod["status"].get("containerStatuses"):
+        return False
+    conditions = {each["type"]: each["status"] for each in pod["status"]["conditions"]}
+    return conditions.get("Ready") == ready and pod["status"]["phase"] in ("Running", "Pending")

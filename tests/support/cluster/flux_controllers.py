@@ -27,6 +27,8 @@ class FluxControllers:
         self._names = [program.name for program in programs]
         for crds in {program.parent / "config" / "crd" / "bases" for program in programs}:
             plane.kubectl("apply", "--server-side", "--filename", str(crds))
+            # A controller ends if its kinds are not served yet.
+            plane.kubectl("wait", "--for=condition=Established", "--filename", str(crds), "--timeout=60s")
         served = f"127.0.0.1:{self._port.port}"
         storage = [f"--storage-path={folder}", f"--storage-addr={served}", f"--storage-adv-addr={served}"]
         for program in programs:
