@@ -58,8 +58,9 @@ def test_every_kind_has_an_example(about: dict[str, Any]) -> None:
 
 
 def test_image_is_what_a_release_publishes(about: dict[str, Any]) -> None:
-    [image] = annotation(about, "images")
-    assert image["image"] == f"{PROJECT.registry}/{layout.NAME}:{PROJECT.version}"
+    images = [each["image"] for each in annotation(about, "images")]
+    names = (layout.NAME, f"{layout.NAME}-test")
+    assert images == [f"{PROJECT.registry}/{name}:{PROJECT.version}" for name in names]
     assert about["appVersion"] == PROJECT.version
 
 

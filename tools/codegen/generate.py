@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from controller.api.akvsync import AKVSync
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
@@ -37,6 +39,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
     chart = chart or values.ChartValues()
     about = project.read()
     definitions = crds.build_all()
+    test_image = msgspec.structs.replace(chart.test.image, registry=chart.test.image.registry or chart.image.registry)
     yield (
         "chart/Chart.yaml",
         templating.render_template(
@@ -44,6 +47,7 @@ def files(chart: values.ChartValues | None = None) -> Iterator[tuple[str, str]]:
             project=about,
             since=policies.SINCE,
             image=chart.image.reference(about.version),
+            test_image=test_image.reference(about.version) if chart.test.enabled else "",
             definitions=definitions,
             examples=sse_guide.load_examples(),
             changes=changelog.entries((ROOT / "CHANGELOG.md").read_text(), about.version),
