@@ -394,7 +394,7 @@ class AKVSyncStatus(Wire, frozen=True, kw_only=True):
 
 
 class AKVSync(Resource, frozen=True, kw_only=True):
-    """Makes Kubernetes Secrets of an Azure Key Vault's objects, by SecretSyncs and a SecretProviderClass of its own."""
+    """Creates Kubernetes Secrets from the objects of an Azure Key Vault, by a SecretProviderClass and SecretSyncs."""
 
     group = "secret-sync.x-k8s.io"
     version = "v1alpha1"

@@ -57,7 +57,7 @@ class SecretProviderClassSpec(Wire, frozen=True, kw_only=True):
 
 
 class ByPodStatus(Wire, frozen=True, kw_only=True):
-    """What one pod of the CSI driver reported."""
+    """The report of one pod of the CSI driver."""
 
     id: Annotated[str, Meta(description="Id of the pod that wrote the status.")] = ""
     namespace: Annotated[str, Meta(description="Namespace of that pod.")] = ""
@@ -72,7 +72,7 @@ class SecretProviderClassStatus(Wire, frozen=True, kw_only=True):
 
 
 class SecretProviderClass(Resource, frozen=True, kw_only=True):
-    """Which Key Vault to read, as which identity, and which objects of it."""
+    """Names a Key Vault, the identity that reads it, and the objects to read."""
 
     group = "secrets-store.csi.x-k8s.io"
     version = "v1"

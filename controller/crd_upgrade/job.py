@@ -123,7 +123,7 @@ async def _upgrade_all(manifests: Sequence[Manifest], environment: Mapping[str, 
 
 
 def run(folder: Path, environment: Mapping[str, str] = os.environ) -> int:
-    """Upgrade the CRDs to those in the folder; return the exit code."""
+    """Upgrade the CRDs to those in the folder. Return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     try:
         is_up_to_date = asyncio.run(_upgrade_all(load_crds(folder), environment))
