@@ -12,8 +12,18 @@ from typing import Any
 
 import yaml
 
-# The C parser takes a tenth of the time. PyYAML has it if its wheel was built with libyaml.
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # chosen at run time
+    """PyYAML's safe loader, which reads the values `=` and `<<` as texts, as Kubernetes does.
+
+    The C parser takes a tenth of the time. PyYAML has it if its wheel was built with libyaml.
+    """
+
+
+for _tag in ("tag:yaml.org,2002:value", "tag:yaml.org,2002:merge"):
+    _Loader.add_constructor(_tag, yaml.SafeLoader.construct_yaml_str)
+
+LOADER: Any = _Loader
 _EVENTS: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 MAX_BYTES = 16 * 2**20
 """Maximum size of a file. An object has at most 1.5 MB, etcd's limit for a request."""

@@ -118,6 +118,8 @@ def test_nothing_is_changed_elsewhere_whatever_was_granted(
     here, there, home = (f"/api/v1/namespaces/{name}" for name in (served.name, space.name, HOME))
     syncs = f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{space.name}/secretsyncs"
     cluster = "/apis/rbac.authorization.k8s.io/v1"
+    root_ca = f"{there}/configmaps/kube-root-ca.crt"  # kube-controller-manager creates it in each namespace
+    eventually(lambda: space.installed.plane.request("GET", root_ca)[0], lambda status: status == 200)
     named: dict[str, Any] = {"metadata": {"name": "by-the-thief"}}
     binding = {**named, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}}
     token = {"spec": {"audiences": [TOKEN_AUDIENCE], "expirationSeconds": TOKEN_SECONDS}}
@@ -128,9 +130,9 @@ def test_nothing_is_changed_elsewhere_whatever_was_granted(
         ("POST", f"{there}/configmaps?dryRun=All", named),
         ("POST", f"{there}/serviceaccounts/shop/token", token),
         ("POST", f"{there}/pods/any/exec?command=id", None),
-        ("PATCH", f"{there}/configmaps/kube-root-ca.crt", {}),
+        ("PATCH", root_ca, {}),
         ("PATCH", f"{syncs}/theirs/status", {"status": {"syncHash": "h"}}),
-        ("DELETE", f"{there}/configmaps/kube-root-ca.crt", None),
+        ("DELETE", root_ca, None),
         ("DELETE", f"{there}/configmaps", None),
         # At home there is its Lease, and a Secret that it tries to create, dry.
         ("POST", f"{home}/secrets", owned),

@@ -191,3 +191,18 @@ def test_stdin_has_the_same_bounds_as_a_file() -> None:
 def test_loader_creates_only_plain_objects() -> None:
     with pytest.raises(yaml.YAMLError):
         bounded_yaml.load_all("!!python/object/apply:os.getcwd []")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: =", {"a": "="}),
+        ("[=, <<]", ["=", "<<"]),
+        ("=: 1", {"=": 1}),
+        ("a: <<", {"a": "<<"}),
+        ("a: {<<: {b: 1}, c: 2}", {"a": {"b": 1, "c": 2}}),
+        ("a: =x", {"a": "=x"}),
+    ],
+)
+def test_equals_sign_and_merge_sign_are_texts_as_in_kubernetes(text: str, value: object) -> None:
+    assert bounded_yaml.load_all(text) == [value]
