@@ -45,8 +45,8 @@ class Verdict(NamedTuple):
     """The meaning of one attempt. `lasts`: another request would fail, too. `retry`: send the same request again."""
 
     meaning: Meaning
-    lasts: bool = False
-    retry: bool = False
+    lasts: bool
+    retry: bool
 
 
 def judge_attempt(result: VaultRefusal | Loss | None, *, has_object: bool, retries_left: int) -> Verdict:

@@ -53,7 +53,7 @@ class CircuitBreaker:
 
         A probe is not sent again: its failure says enough. A second retry needs a vault that answers most of its calls.
         """
-        if self._reason or attempts > MAX_RETRIES:
+        if self._reason:
             return 0
         outcomes = self._recent_outcomes()
         is_healthy = len(outcomes) >= HEALTHY_OUTCOMES and outcomes.count(False) < FAILURE_SHARE * len(outcomes)

@@ -39,7 +39,7 @@ TABLE = [
     (Loss.CUT_OFF, "O+", "V+"),
     (Loss.TIMED_OUT, "O", "V"),
     (Loss.UNREADABLE, "A", "V+"),
-    (refused(0), "O+", "V+"),
+    *((refused(status), "O+", "V+") for status in (0, 199)),
     *((refused(status), "A", "V+") for status in (200, 202, 204, 299)),
     *((refused(status), "O+", "V+") for status in (301, 302, 304, 308, 408, 500, 501, 502, 503, 504, 520, 599)),
     (refused(503, retry_after=7), "O", "V"),
@@ -59,6 +59,8 @@ TABLE = [
     *((refused(403, "Forbidden", code), "V!", "V!") for code in ("ForbiddenByNsp", "NetworkSecurityPerimeterDenied")),
     *((refused(403, "Forbidden", code), "A", "A") for code in ("ForbiddenByRbac", "ForbiddenByPolicy", "AccessDenied")),
     *((refused(403, "Forbidden", code), "A", "A") for code in ("SecretDisabled", "CertificateDisabled", "Other")),
+    # A disabled object is reported first, also where a network rule refuses every request.
+    *((refused(403, code, "SecretDisabled"), "A", "V!") for code in ("ForbiddenByFirewall", "ForbiddenByNsp")),
     (refused(403), "A", "A"),
     (refused(429), "T", "T"),
     (refused(429, retry_after=7), "T", "T"),

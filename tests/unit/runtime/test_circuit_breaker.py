@@ -79,7 +79,7 @@ def test_half_open_breaker_lets_one_call_through(breaker: CircuitBreaker, clock:
     breaker.begin()
     assert breaker.open_reason() == "down"
     breaker.fail("still down")
-    assert not breaker.retries_left(1)
+    assert breaker.retries_left(1) == 0
     assert breaker.open_reason() == "still down"
     clock.now += OPEN_SECONDS
     breaker.begin()
@@ -173,6 +173,17 @@ def test_second_retry_needs_five_outcomes_of_which_most_are_answers(
     assert bool(breaker.retries_left(2)) == retried
 
 
+@pytest.mark.parametrize(("later", "retried"), [(29.9, True), (30.0, False)])
+def test_second_retry_needs_answers_of_the_last_half_minute(
+    breaker: CircuitBreaker, clock: Clock, later: float, retried: bool
+) -> None:
+    for _ in range(HEALTHY_OUTCOMES):
+        breaker.succeed()
+    clock.now += later
+    breaker.fail("HTTP 503")
+    assert bool(breaker.retries_left(2)) == retried
+
+
 def test_failures_that_are_retried_leave_the_decision_to_the_retries() -> None:
     now = 0.0
     breaker = CircuitBreaker(lambda: now)
@@ -232,6 +243,21 @@ def test_open_breaker_of_a_subject_affects_no_other(clock: Clock) -> None:
     assert breakers.open_reason("a")  # the others wait for the result of the probe
     breakers.succeed("a")
     assert (breakers.open_reason("a"), breakers.is_tripped("a"), list(breakers)) == ("", False, [])
+
+
+def test_subject_that_failed_once_is_called_again(clock: Clock) -> None:
+    breakers: BreakersBySubject[str] = BreakersBySubject(clock, 9)
+    breakers.fail("a", "HTTP 503")
+    assert (breakers.open_reason("a"), breakers.is_tripped("a")) == ("", False)
+
+
+def test_retried_failures_of_a_subject_do_not_open_its_breaker(clock: Clock) -> None:
+    breakers: BreakersBySubject[str] = BreakersBySubject(clock, 9)
+    for _ in range(3):
+        breakers.fail("a", "HTTP 503", retries=True)
+    assert not breakers.is_tripped("a")
+    breakers.fail("a", "HTTP 503")
+    assert breakers.is_tripped("a")
 
 
 def test_failing_subjects_are_bounded_and_the_oldest_is_forgotten(clock: Clock) -> None:
