@@ -187,8 +187,8 @@ def test_invalid_option_is_one_readable_line(
         (b"\xff\x00", "it is not text"),
         (b"\n", "is empty"),
         (b"logLevel: info\n---\nlogLevel: debug\n", "has several documents"),
-        (b"image:\n  tag: a\n  tag: b\n", "line 3: tag is there twice"),
-        (b"podLabels: [{a: b, a: c}]\n", "line 1: a is there twice"),
+        (b"image:\n  tag: a\n  tag: b\n", "line 3: tag is set twice"),
+        (b"podLabels: [{a: b, a: c}]\n", "line 1: a is set twice"),
     ],
 )
 def test_unusable_values_file_is_named(

@@ -182,7 +182,7 @@ def test_doctor_reports_both(
     [about_two] = [each for each in found(one) if f"(release {two.release})" in each["text"]]
     assert about_two["level"] == "warn"
     assert (
-        f"{two.release}/{two.deployment} (release {two.release}) is to serve the namespaces {space.name}"
+        f"{two.release}/{two.deployment} (release {two.release}) is configured to serve the namespaces {space.name}"
         in about_two["text"]
     )
 

@@ -31,7 +31,7 @@ def adoption_blocker(sync: SecretSync, secret: ObjectMeta) -> str:
     if secret.deletion_timestamp:
         return "the Secret is being deleted"
     if not is_labelled(secret):
-        return f"the Secret lacks the label {SYNC_LABEL[0]}, so that neither SSE nor this controller wrote it"
+        return f"the Secret lacks the label {SYNC_LABEL[0]}, so neither SSE nor this controller wrote it"
     if not is_orphan(sync, secret):
         owners = ", ".join(f"{owner.kind} {owner.name}" for owner in secret.owner_references)
         return f"the Secret belongs to {owners}"

@@ -145,8 +145,8 @@ def build_files(source: ReleaseSource) -> oci.Files:
     made["azure/flux.json"] = flux.flux_template(source.values, source.registry, MANIFESTS, source.version).encode()
     manifest = ReleaseManifest(source.version, source.revision, source.registry, tuple(artifacts))
     made[release_manifest.FILE] = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
-    made["relocate.sh"] = _relocation_page(source, manifest).encode()
-    made["azure/README.md"] = _azure_files(source).encode()
+    made["relocate.sh"] = _relocation_script(source, manifest).encode()
+    made["azure/README.md"] = _azure_readme(source).encode()
     made["RELEASE.md"] = _release_notes(source, manifest).encode()
     made["SHA256SUMS"] = "".join(
         f"{oci.compute_digest(content).removeprefix('sha256:')}  {path}\n" for path, content in sorted(made.items())
@@ -169,7 +169,7 @@ def _image_files(source: ReleaseSource) -> dict[str, bytes]:
     return made
 
 
-def _relocation_page(source: ReleaseSource, manifest: ReleaseManifest) -> str:
+def _relocation_script(source: ReleaseSource, manifest: ReleaseManifest) -> str:
     copies = [
         f'skopeo copy --all --preserve-digests "$@" {one.source} docker://{manifest.registry}/{one.repository}:{one.tag}'
         for one in manifest.artifacts
@@ -188,7 +188,7 @@ sha256sum --check --quiet SHA256SUMS
 """
 
 
-def _azure_files(source: ReleaseSource) -> str:
+def _azure_readme(source: ReleaseSource) -> str:
     pages = [identities.identity_section(), extension.extension_section(source.version)]
     pages.append(flux.flux_section(source.registry, MANIFESTS, source.version))
     return "\n".join(["# For Azure\n", *pages])

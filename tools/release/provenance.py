@@ -1,7 +1,8 @@
 """Write the provenance of a release: the predicate of SLSA 1.0, with the builder's own statements.
 
-On GitHub Actions the workflow's environment says it; elsewhere the provenance names a local build, which is worth
-as much as the key that signs it. Sources: slsa.dev/spec/v1.0/provenance, actions.github.io/buildtypes/workflow/v1.
+On GitHub Actions, the values come from the workflow's environment. Elsewhere, the provenance names a local build. It is
+only as trustworthy as the key that signs it.
+Sources: slsa.dev/spec/v1.0/provenance, actions.github.io/buildtypes/workflow/v1.
 """
 
 from collections.abc import Mapping

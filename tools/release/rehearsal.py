@@ -1,8 +1,8 @@
 """Rehearse a release: do what .github/workflows/release.yml does, against a registry and a node of this machine.
 
-The images are built, the release is packaged, published, signed with a key made for the occasion and verified. Then
-helm installs the chart from the registry on a node, which pulls the image by its digest, and `helm test` syncs a
-secret. Nothing leaves the machine.
+The images are built. The release is packaged, published, signed with a new key, and verified. Then helm installs the
+chart from the registry on a node, which pulls the image by its digest, and `helm test` syncs a secret. Nothing leaves
+the machine.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class RehearsalError(Exception):
 
 
 def make_key(folder: Path) -> Path:
-    """Make a key pair of cosign's; its password is in COSIGN_PASSWORD, and a random one if that is not set."""
+    """Create a key pair of cosign. Its password is COSIGN_PASSWORD, or a random one if that is not set."""
     os.environ.setdefault("COSIGN_PASSWORD", secrets.token_hex())
     subprocess.run([assets.tool("cosign"), "generate-key-pair"], cwd=folder, check=True, capture_output=True)
     return folder / "cosign.key"
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Exit codes: 0 the release works; 1 a step failed; 2 wrong usage.",
     )
     parser.add_argument(
-        "--base", default=image.DEBIAN, metavar="IMAGE", help="as tools/image has it (default: %(default)s)"
+        "--base", default=image.DEBIAN, metavar="IMAGE", help="as for tools/image (default: %(default)s)"
     )
     options = parser.parse_args(argv)
     started = time.monotonic()

@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="make scan",
         description="Look for known vulnerabilities of what the lock files pin and of what is in an image, in the"
         " database of osv.dev.",
-        epilog="Exit codes: 0 no vulnerability has a fixed version; 1 one has, or the database cannot be asked; 2 wrong"
+        epilog="Exit codes: 0 no vulnerability has a fixed version; 1 one has, or the database does not answer; 2 wrong"
         " usage.",
     )
     parser.add_argument("--image", type=Path, metavar="FILE", action="append", default=[], help="an OCI archive")

@@ -90,7 +90,7 @@ def min_spread_seconds(clusters: float, secrets: int, *, risk: float = RISK, per
     """Return the seconds over which to spread this number of clusters. Raise `NoPlan` if no time is long enough."""
     arrivals = max_arrivals(VAULT_CALLS * per // (WINDOW_SECONDS * secrets) or 1, risk)
     if not arrivals:
-        how = "judge by the vault's own ten seconds (--per 10), or " if per < WINDOW_SECONDS else ""
+        how = "count over ten seconds as the vault does (--per 10), or " if per < WINDOW_SECONDS else ""
         raise NoPlan(
             f"{secrets} secrets per cluster are too many for one vault: a few clusters in one second exceed its limit;"
             f" {how}split the secrets over several vaults"

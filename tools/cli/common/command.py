@@ -24,7 +24,7 @@ def print_problem(name: str, problem: object) -> None:
 def run_and_exit(name: str, main: Callable[[], int]) -> NoReturn:
     """Run `main` of the tool with that name, and exit with its exit code.
 
-    An error of the operating system ends with code 1, Ctrl-C with 130. A closed output (`| head`) is no error.
+    An error of the operating system ends with code 1, Ctrl-C with 130. A closed output (`| head`) is not an error.
     """
     try:
         code = _exit_code(name, main)

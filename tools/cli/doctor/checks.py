@@ -137,7 +137,7 @@ def controller(found: ControllerRelease | None) -> CheckResult:
     """Return whether the controller runs, by its Deployment."""
     if not found:
         text = "no ClusterRoleBinding or admission policy of the cluster names a release whose Deployment is there"
-        fix = "install the chart; name a release that has neither with --release-namespace NAMESPACE"
+        fix = "install the chart; for a release without either, give --release-namespace NAMESPACE"
         return fail(CLUSTER, "controller", text, fix)
     deployment = f"Deployment {found.namespace}/{found.name}"
     if not is_available(found):
@@ -145,7 +145,7 @@ def controller(found: ControllerRelease | None) -> CheckResult:
         return fail(CLUSTER, "controller", f"{deployment} has no pod that is ready", fix)
     if not found.verified:
         text = f"{deployment} is available; no ClusterRoleBinding or admission policy that you may list names it"
-        return warn(CLUSTER, "controller", text, "see that this is the release's namespace")
+        return warn(CLUSTER, "controller", text, "check that this is the release's namespace")
     return ok(CLUSTER, "controller", f"{deployment} is available")
 
 
@@ -175,7 +175,7 @@ def overlap(other: ControllerRelease, ours: Collection[str], theirs: Collection[
     shared = sorted(set(ours) & set(theirs) or ours or theirs)
     where = f"the namespaces {', '.join(shared)}" if shared else "all namespaces"
     if not is_available(other):
-        return [warn(CLUSTER, "overlap", f"release {other} is to serve {where}, too, and is not ready", FIX)]
+        return [warn(CLUSTER, "overlap", f"release {other} is configured to serve {where}, too, and is not ready", FIX)]
     return [fail(CLUSTER, "overlap", f"release {other} serves {where}, too", FIX)]
 
 
@@ -229,7 +229,7 @@ def credentials(identities: Iterable[Identity]) -> list[CheckResult]:
             fix = f"it can have {CREDENTIALS_PER_IDENTITY} federated credentials, of all clusters: plan a second one"
             checks.append(warn(CLUSTER, "credentials", text, fix))
         else:
-            checks.append(ok(CLUSTER, "credentials", f"{text}, of {CREDENTIALS_PER_IDENTITY} that it can"))
+            checks.append(ok(CLUSTER, "credentials", f"{text}, of at most {CREDENTIALS_PER_IDENTITY}"))
     return checks
 
 
@@ -316,7 +316,7 @@ def secret(
     """Return whether the Secret exists, belongs to the SecretSync, and equals the vault. `fetched` is by target key."""
     name = sync.metadata.name
     if found is None:
-        waits = "the controller creates it in seconds"
+        waits = "the controller creates it within seconds"
         fix = "fix the failures above, and see the status" if _errors_of(fetched) else waits
         return fail(subject, "secret", f"there is no Secret {name}", fix)
     if orphaned := orphan(subject, sync, found.metadata):
@@ -373,7 +373,7 @@ def status(
     ready = ready_condition(sync.status)
     if ready is None or ready.observed_generation not in (0, sync.metadata.generation):
         what = "the controller has not processed it" + (" since its last edit" if ready else "")
-        return fail(subject, "status", what, "see that the controller runs, and its log")
+        return fail(subject, "status", what, "check that the controller runs, and read its log")
     if not ready.holds:
         text, _, step = ready.message.partition("; ")
         return fail(subject, "status", f"{ready.reason}: {text}", step or "see the other lines")
@@ -382,7 +382,7 @@ def status(
     longest = settings.rotation_poll_interval + settings.jitter + LATE_SECONDS + (0 if polled else CONFIRM_EVERY)
     if last and (now - last).total_seconds() > longest:
         text = f"{ready.reason}, but it was last equal to the vault at {last.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        return warn(subject, "status", text, "see that the controller runs, and its log")
+        return warn(subject, "status", text, "check that the controller runs, and read its log")
     return ok(subject, "status", f"{ready.reason}: {ready.message}")
 
 

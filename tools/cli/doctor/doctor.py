@@ -39,13 +39,13 @@ checks:
   each     class and mapping, ServiceAccount, token, Entra's answer (with the necessary `az` line), DNS, route and TLS
            to the vault, its tenant, each object with the role it needs, the Secret's owner and contents, the status
 
-It reads with the rights of your kubeconfig and writes nothing. A line `warn` names facts that you may not read: to
-sign in as a workload it needs `create` on serviceaccounts/token, and to compare, `get` on secrets. It never prints a
+It reads with the rights of your kubeconfig and writes nothing. A line `warn` names facts that you may not read. To sign
+in as a workload, it needs `create` on serviceaccounts/token; to compare a Secret, `get` on secrets. It never prints a
 value. It contacts Entra and the vault from this machine, with its proxies (HTTPS_PROXY) and its certificates. If the
-controller's network differs, run it there. The vault counts these calls like all others.
+controller uses another network, run the doctor there. The vault counts these calls like all others.
 
 It finds a release by objects that only cluster administrators can create: a ClusterRoleBinding or an admission policy.
-If several match, --release-namespace selects one. The caller of --release-namespace vouches for that namespace.
+If several match, --release-namespace selects one. Name only a namespace that you trust with it.
 
 It sends tokens only to the hosts of Azure's own clouds. A release's `clouds` are in a ConfigMap that editors of its
 namespace can change, so it sends nothing to other hosts until --allow-host names them. The line `hosts` shows the

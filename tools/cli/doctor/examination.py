@@ -91,7 +91,7 @@ class FactCollector:
         return ([self._clock] if self._clock else []) + await self._check_credentials() + found
 
     async def _check_credentials(self) -> list[CheckResult]:
-        """Return all identities of the cluster's SecretSyncs, if the caller may list them."""
+        """Check the identities of all SecretSyncs of the cluster, if the caller may list them."""
         used = set()
         with contextlib.suppress(errors.KubeError):
             classes = await self._caller.list_kind(SecretProviderClass)

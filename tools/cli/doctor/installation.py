@@ -84,7 +84,7 @@ class ReleaseFacts:
             self.clouds = _parse_clouds(self.settings, {field: held["data"][name] for field, name in files.items()})
             self.settings_seen = True
         except (SettingsError, errors.KubeError, LookupError, TypeError, ValueError, RecursionError) as error:
-            return [warn(CLUSTER, "settings", f"the release's settings cannot be read ({error})", "helm upgrade it")]
+            return [warn(CLUSTER, "settings", f"the release's settings cannot be read ({error})", "run helm upgrade")]
         return [ok(CLUSTER, "settings", f"clouds {', '.join(self._describe_clouds(sorted(self.clouds)))}")]
 
     async def _check_leader(self, release: ControllerRelease) -> list[CheckResult]:
@@ -149,7 +149,7 @@ class ReleaseFacts:
             there = await self._caller.list_objects(f"{path}ies", LABELS)
             bindings = await self._caller.list_objects(f"{path}ybindings", LABELS)
         except errors.NotFound:
-            text = f"this Kubernetes has no admission policies (they came with {policies.SINCE})"
+            text = f"this version of Kubernetes has no admission policies (they exist since {policies.SINCE})"
             return warn(CLUSTER, "policies", text, "upgrade it, or confine the controller with watchNamespaces")
         except errors.Refused as error:
             return _unseen_check("policies", error, "ask an administrator to check")

@@ -45,7 +45,7 @@ async def adopt_secret(
     secret = msgspec.convert(held, ObjectMeta)
     if sync is None:
         if secret.owner_references:
-            return "", False  # of another owner, or of a SecretSync that the garbage collector follows
+            return "", False  # another object owns it, or the garbage collector deletes it after its SecretSync
         return "no SecretSync of its name exists; restore it, and run this again", True
     if sse_ownership.is_owned(sync, secret):
         return "belongs to its SecretSync already", False

@@ -51,7 +51,7 @@ the Secret in which helm stores SSE's release, for its settings. `to-sse --apply
 managedFields of Secrets; stop this controller first. `adopt --apply` changes only the owner of Secrets; it needs
 neither the controller nor a vault.
 
-exit codes: 0 done, 1 something needs a person (the report names it), 2 bad input or the cluster cannot be reached
+exit codes: 0 done, 1 notes need your attention (the report has them), 2 bad input or the cluster cannot be reached
 """
 
 

@@ -32,8 +32,8 @@ def format_report(found: Migration, issuer: str) -> str:
 
 def _report_lines(found: Migration, issuer: str) -> Iterator[str]:
     yield "# From the CSI driver to synced Secrets"
-    yield from ("", "## What needs a person", "")
-    yield from ([f"- {markdown(note)}" for note in sorted(found.notes)] or ["Nothing."])
+    yield from ("", "## Notes that need your attention", "")
+    yield from ([f"- {markdown(note)}" for note in sorted(found.notes)] or ["None."])
     yield from ("", "## 1. Inventory", "")
     yield from [f"- {markdown(qualified_name(each))}" for each in (*found.manifests, *found.patches)]
     yield from ("", "## 2. Identity and federation", "")

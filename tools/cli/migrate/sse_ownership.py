@@ -63,7 +63,7 @@ def takeover_blocker(sync: SecretSync, secret: ObjectMeta | None) -> str:
         case RejectWrite(error):
             return error.message
         case WaitForGarbageCollection():
-            return "its Secret belongs to an earlier SecretSync of this name and is about to be collected"
+            return "its Secret belongs to an earlier SecretSync of this name and is about to be deleted"
     if secret.labels.get(SYNC_LABEL[0]) != SYNC_LABEL[1]:
         return f"its Secret lacks the label {SYNC_LABEL[0]}: the first drift check adds it"
     return ""

@@ -215,7 +215,7 @@ async def _print_settings(title: str, values: Mapping[str, Any], version: str) -
         for problem in error.problems:
             print_line(f"this chart refuses them: {problem}")
     except helm.HelmError as error:
-        print_line(f"whether this chart takes them could not be tried: {error}")
+        print_line(f"they could not be tried with this chart: {error}")
     else:
         print_line(f"the same here: {sse_settings.install_command(found, helm.RELEASE)}")
         return False

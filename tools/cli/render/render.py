@@ -132,7 +132,7 @@ def split(stream: str) -> Iterator[RenderedObject]:
         if parsed is None:
             continue
         if not (isinstance(parsed, dict) and "kind" in parsed and "name" in parsed.get("metadata", {})):
-            raise helm.HelmError(f"the chart is broken, please report it: this is no object:\n{text.strip()[:500]}")
+            raise helm.HelmError(f"the chart is broken, please report it: this is not an object:\n{text.strip()[:500]}")
         yield RenderedObject(text.strip("\n") + "\n", parsed)
 
 

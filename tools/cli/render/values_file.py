@@ -39,7 +39,7 @@ def check(path: str, stdin: str | None) -> None:
         raise helm.BadValues([f"{path}: has several documents, of which helm reads the first; remove the others"])
     for key in _duplicate_keys(documents):
         line = key.start_mark.line + 1
-        raise helm.BadValues([f"{path}: line {line}: {key.value} is there twice, and helm uses the last; remove one"])
+        raise helm.BadValues([f"{path}: line {line}: {key.value} is set twice, and helm uses the last one; remove one"])
 
 
 def _duplicate_keys(nodes: list[yaml.Node]) -> Iterator[yaml.Node]:

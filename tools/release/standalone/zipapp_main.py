@@ -1,7 +1,7 @@
 """Start a tool that is one file: unpack the parts for this Python and this machine once, and run it.
 
-It is packed as `__main__.py` and imports nothing but the standard library. The syntax is that of old versions of
-Python, so that these too print what is wrong.
+It is packed as `__main__.py` and imports only the standard library. Its syntax is that of old versions of Python, so
+that these print the error message, too.
 """
 
 import json
@@ -33,7 +33,7 @@ def run():  # noqa: RET503 -- execve does not return
             if not os.path.isdir(folder):  # noqa: PTH112
                 _unpack(packed, contents["wheels"][here], folder)
         except OSError:
-            # The home folder is read-only or full: run from a folder that is removed afterwards.
+            # The cache cannot be written: run from a temporary folder.
             with tempfile.TemporaryDirectory(prefix="akv-tool-") as scratch:
                 folder = os.path.join(scratch, "unpacked")  # noqa: PTH118
                 _unpack(packed, contents["wheels"][here], folder)

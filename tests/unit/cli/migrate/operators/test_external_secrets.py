@@ -463,7 +463,7 @@ def test_secret_that_would_lose_a_key_is_created_beside_the_old_one(
     assert "kubectl patch" not in page
     assert "shop/db, of externalsecret db, beside it db-akv" in page
     assert "kubectl wait secretsync/db-akv" in page
-    assert "still makes Secrets for externalsecret shop/db" in page
+    assert "still writes Secrets for externalsecret shop/db" in page
 
 
 def test_key_that_a_template_leaves_out_is_not_lost() -> None:
@@ -492,7 +492,7 @@ def test_type_whose_required_key_is_lost_is_explained_with_that_key() -> None:
     assert not found.manifests
     assert "key 'tls.key': the constant in its template" in said(found)
     assert "needs the key tls.key" in said(found)
-    assert "still makes Secrets for externalsecret shop/db" in report(found, EXTERNAL_SECRETS, "")
+    assert "still writes Secrets for externalsecret shop/db" in report(found, EXTERNAL_SECRETS, "")
 
 
 def test_secret_beside_has_a_name_of_its_own() -> None:

@@ -124,5 +124,5 @@ def test_shell_runs_only_the_intended_commands(number: int, issuer: str, tmp_pat
 
 def test_report_without_work_is_complete() -> None:
     page = report(ConversionResult(), EXTERNAL_SECRETS, "")
-    assert "Nothing." in page
+    assert "None." in page
     assert page.count("# nothing to do") == 4
