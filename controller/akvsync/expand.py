@@ -223,9 +223,6 @@ def _secrets_of(entry: AKVObject) -> Iterator[_WantedSecret]:
         yield _WantedSecret(_secret_name(entry), entry, keys)
         return
     item = _ClassItem(entry.secret_in_akv or entry.cert_in_akv, expand=entry.expand)
-    if entry.expand:
-        yield _WantedSecret(_secret_name(entry), entry, [_SecretKey("v0", item)])
-        return
     if kind == DEFAULT_TYPE:
         yield _WantedSecret(
             _secret_name(entry), entry, [_SecretKey(f"v{version}", item, version) for version in versions]

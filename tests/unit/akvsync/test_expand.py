@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from controller.akvsync.expand import GeneratedObjects, expand_akvsync
 from controller.api.akvsync import MAX_GENERATED, MAX_PARTS
+from controller.api.secretproviderclass import MAX_PARAMETERS
 from controller.domain.provider_class import VaultObject, read_class
 from controller.errors import InputError
 from tests.support.akv_syncs import EXAMPLE, akv_sync, source_paths, type_and_keys
@@ -238,6 +239,14 @@ def test_class_asks_for_the_most_versions_that_an_entry_needs() -> None:
             "[{kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, version: 500}]}]",
             "the mapping of m: version of dataKey k is 500: expected 0 to 499",
         ),
+        (
+            "[{kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: s, version: -1}]}]",
+            "the mapping of m: version of dataKey k is -1: expected 0 to 499",
+        ),
+        (
+            "[{secretInAKV: a}, {select: {namePrefix: b}, kubernetesSecretName: a}]",
+            "secretInAKV a and the select of b both make a Secret a: give one another kubernetesSecretName",
+        ),
         ("[{secretInAKV: a, certInAKV: a}]", "write exactly one of secretInAKV, certInAKV, mapping and select"),
         ("[{kubernetesSecretName: a}]", "the mapping of a: write exactly one of"),
         ("[{kubernetesSecretName: a, mapping: [{dataKey: k}]}]", "dataKey k needs exactly one of secretInAKV and"),
@@ -357,3 +366,81 @@ def test_more_properties_than_a_class_holds_are_refused() -> None:
                 for number in range(9)
             ]
         )
+
+
+def test_class_has_the_fields_of_each_item_in_a_fixed_form() -> None:
+    generated = made(
+        "[{secretInAKV: a}, {secretInAKV: b, versionHistory: 2}, {secretInAKV: c, expand: true},"
+        """ {kubernetesSecretName: m, mapping: [{dataKey: k, secretInAKV: d, property: '!x "~', encoding: hex}]}]"""
+    )
+    expanded, converted = source_paths(generated.syncs["c"])["v0"], source_paths(generated.syncs["m"])["k"]
+    assert generated.source
+    assert generated.source.spec.parameters["objects"] == (
+        "array:\n"
+        "  - |\n    objectName: a\n    objectType: secret\n"
+        "  - |\n    objectName: b\n    objectType: secret\n    objectVersionHistory: 2\n"
+        f"  - |\n    objectName: c\n    objectType: secret\n    objectAlias: {expanded}\n    objectExpand: true\n"
+        f"  - |\n    objectName: d\n    objectType: secret\n    objectAlias: {converted}\n"
+        '    objectProperty: "!x\\U00000020\\U00000022~"\n    objectEncoding: hex\n'
+    )
+
+
+def test_akvsync_without_select_selects_nothing() -> None:
+    generated = made("[{secretInAKV: a}]")
+    assert (generated.selects, generated.retained, generated.skipped, generated.kept) == (False, frozenset(), (), {})
+    waiting = expand_akvsync(akv_sync("[{secretInAKV: a}]"), None, made("[{secretInAKV: b}]").syncs.values())
+    assert waiting == generated
+
+
+def test_limits_themselves_are_accepted() -> None:
+    assert len(made("[{secretInAKV: a, versionHistory: 500}]").syncs) == 1
+    certificate = "certInAKV: a, kubernetesSecretType: kubernetes.io/tls"
+    assert len(made(f"[{{{certificate}, versionHistory: {MAX_PARTS}}}]").syncs) == MAX_PARTS
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_class_has_at_most_2000_items(more: int) -> None:
+    names = [f"s{number}" for number in range(2000 + more)]
+    mappings = [names[start : start + 100] for start in range(0, len(names), 100)]
+    objects = [
+        {"kubernetesSecretName": chosen[0], "mapping": [{"dataKey": name, "secretInAKV": name} for name in chosen]}
+        for chosen in mappings
+    ]
+    if not more:
+        assert len(items(made(objects))) == 2000
+        return
+    with pytest.raises(InputError) as refused:
+        made(objects)
+    assert refused.value.message == (
+        "this names 2001 objects or properties of the vault, and an AKVSync may name 2000: split it"
+    )
+
+
+@pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
+def test_secretsyncs_have_at_most_two_megabytes(more: int, fits: bool) -> None:
+    def objects(padding: int) -> list[dict[str, Any]]:
+        return [{"secretInAKV": "a", "annotations": {"note": "x" * padding}}]
+
+    [sync] = made(objects(1)).syncs.values()
+    padding = MAX_GENERATED - len(msgspec.json.encode(sync.spec)) + 1 + more
+    if fits:
+        assert made(objects(padding)).syncs
+        return
+    with pytest.raises(InputError, match="more than 2097152 bytes"):
+        made(objects(padding))
+
+
+@pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
+def test_class_has_at_most_as_many_characters_as_are_read(more: int, fits: bool) -> None:
+    def objects(padding: int) -> list[dict[str, Any]]:
+        mapping = {"dataKey": "k", "secretInAKV": "a", "property": "x" * padding}
+        return [{"kubernetesSecretName": "m", "mapping": [mapping]}]
+
+    source = made(objects(1)).source
+    assert source
+    padding = MAX_PARAMETERS - sum(map(len, source.spec.parameters.values())) + 1 + more
+    if fits:
+        assert made(objects(padding)).source
+        return
+    with pytest.raises(InputError, match="has 131073 characters, and 131072 are read"):
+        made(objects(padding))

@@ -173,8 +173,60 @@ def test_before_the_first_list_all_objects_are_kept(objects: list[dict[str, Any]
     made = selected(akv, vault_of("shop-b", "shop-C"), made)
     assert made.kept
     waiting = expand_akvsync(akv, None, made.syncs.values(), made.source)
-    assert waiting.source == made.source
+    assert (waiting.source, waiting.kept) == (made.source, made.kept)
     assert waiting.retained | waiting.syncs.keys() == made.syncs.keys()
+
+
+def test_before_the_first_list_entries_without_select_are_expanded() -> None:
+    akv = akv_sync([{"secretInAKV": "shop-a", "versionHistory": 3}, SHOP | {"kubernetesSecretName": "all"}])
+    before = selected(akv_sync([SHOP | {"kubernetesSecretName": "all"}]), vault_of("shop-a", "shop-b"))
+    explicit = expand_akvsync(akv_sync([{"secretInAKV": "shop-a", "versionHistory": 3}])).syncs
+    waiting = expand_akvsync(akv, None, [*before.syncs.values(), *explicit.values()], before.source)
+    assert waiting.selects
+    assert (waiting.syncs, waiting.retained, waiting.kept) == (explicit, frozenset({"all"}), {})
+    assert waiting.source
+    assert {name: item.history for name, item in read_class(waiting.source).objects.items()} == {
+        "shop-a": 3,
+        "shop-b": 1,
+    }
+
+
+def test_item_that_the_existing_class_lacks_is_read() -> None:
+    akv = akv_sync([SHOP])
+    before = selected(akv, vault_of("shop-a", "shop-b"))
+    waiting = expand_akvsync(akv, owned=before.syncs.values())
+    assert waiting.source == before.source
+    assert waiting.kept == {}
+
+
+def test_object_that_another_entry_names_is_not_kept() -> None:
+    select = {"select": {"namePrefix": "shop-"}}
+    before = selected(akv_sync([select | {"kubernetesSecretName": "all"}]), vault_of("shop-a", "shop-b"))
+    akv = akv_sync([select | {"kubernetesSecretName": "all"}, {"secretInAKV": "shop-a", "kubernetesSecretName": "own"}])
+    generated = selected(akv, [], before)
+    assert generated.kept == {"all": ("shop-b",)}
+    assert generated.selects
+    assert generated.source
+    assert {name: item.keep for name, item in read_class(generated.source).objects.items()} == {
+        "shop-a": False,
+        "shop-b": True,
+    }
+
+
+def test_bytes_of_explicit_entries_leave_fewer_to_selected_objects() -> None:
+    own = {"secretInAKV": "own", "annotations": {"note": "x" * (MAX_GENERATED - 10_000)}}
+    generated = selected(akv_sync([own, SHOP]), vault_of(*(f"shop-{number}" for number in range(20))))
+    assert 1 < len(generated.syncs) < 20
+    assert sum(len(msgspec.json.encode(sync.spec)) for sync in generated.syncs.values()) <= MAX_GENERATED
+
+
+def test_selected_object_whose_property_is_named_has_the_same_history() -> None:
+    mapping = {"dataKey": "k", "secretInAKV": "b", "property": "p", "version": 1}
+    akv = akv_sync([{"kubernetesSecretName": "m", "mapping": [mapping]}, {"select": {}}])
+    source = selected(akv, vault_of("a", "b")).source
+    assert source
+    found = read_class(source).objects
+    assert (found["a"].history, found["b"].history) == (1, 2)
 
 
 def test_two_entries_that_make_the_same_secret_are_refused() -> None:
