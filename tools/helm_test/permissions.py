@@ -46,21 +46,21 @@ class Role(Resource, frozen=True, kw_only=True):
 NEW_CLASS = CreateAccess(SecretProviderClass, "make the sample's class")
 NEW_SYNC = CreateAccess(SecretSync, "make the sample")
 
-# Where the sample is; a create has no name that RBAC could hold it to.
+# In the sample's namespace. RBAC cannot limit a create to a name.
 MAKE: tuple[ResourceClient[Any], ...] = (NEW_CLASS, NEW_SYNC)
 
-SYNC = GetPatch(SecretSync, "see what the controller says, and ask it to look at the vault now")
+SYNC = GetPatch(SecretSync, "read the status, and make the controller read the vault now")
 SYNC_GONE = DeleteAccess(SecretSync, "leave nothing behind")
-CLASS = GetAccess(SecretProviderClass, "find what an earlier run left")
+CLASS = GetAccess(SecretProviderClass, "find the class of an earlier run")
 CLASS_GONE = DeleteAccess(SecretProviderClass, "leave nothing behind")
 SECRET = GetAccess(SyncedSecret, "compare the value byte for byte")
 
-OWNER = GetAccess(Role, "let the garbage collector delete the sample with these rights, if this test is killed")
+OWNER = GetAccess(Role, "make this Role the sample's owner, so that it is deleted with the Role if this test is killed")
 
-# … of the sample's name alone.
+# In the sample's namespace, limited to its name.
 SAMPLE: tuple[ResourceClient[Any], ...] = (SYNC, SYNC_GONE, CLASS, CLASS_GONE, SECRET, OWNER)
 
-CLOUDS = GetPatch(ConfigMap, "tell the controller where the test's own vault is, for as long as the test runs")
+CLOUDS = GetPatch(ConfigMap, "add the cloud of the test's own vault to the controller while the test runs")
 
-# In the release's own namespace, and only where the test brings its own vault.
+# In the release's own namespace, and only if the test has its own vault.
 OWN_VAULT: tuple[ResourceClient[Any], ...] = (CLOUDS,)
