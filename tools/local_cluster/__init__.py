@@ -1,4 +1,4 @@
-"""A real control plane on loopback: etcd, kube-apiserver, kube-controller-manager; and how to get them.
+"""A real control plane on loopback: etcd, kube-apiserver, kube-controller-manager.
 
     from tools.local_cluster import ControlPlane
 
@@ -6,7 +6,7 @@
         print(plane.kubectl("get", "namespaces"))
 
 `ControlPlane(with_node=True)`, as root, has a node that runs pods: `plane.node`.
-`tools.local_cluster.programs.assets` finds, downloads or builds the programs, `tools/cluster` is the same for people.
+`tools.local_cluster.programs.assets` finds, downloads or builds the programs. `tools/cluster` is the command line.
 """
 
 from tools.local_cluster.control_plane import ControlPlane

@@ -37,7 +37,7 @@ class RunningCluster:
     version: str
     url: str
     kubeconfig: str
-    node: int = 0  # the process id of its node, or 0 if it has no node
+    node: int = 0  # the process id of its node, or 0 without a node
 
 
 class NamedCluster:

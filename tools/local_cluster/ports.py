@@ -48,7 +48,7 @@ def _try_claim(port: int) -> socket.socket | None:
 
 
 def _is_free(port: int) -> bool:
-    """Return whether a server of another program can be ruled out."""
+    """Return whether no server of another program listens on the port."""
     with socket.socket() as probe, contextlib.suppress(OSError):
         # As servers do: connections that a former server of this port has closed do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

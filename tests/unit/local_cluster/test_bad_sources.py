@@ -235,10 +235,13 @@ PATIENCE = download.PATIENCE
 ARCHIVES = {
     "without it": (archive({f"{ETCD_NAME}/etcdctl": b"x"}), f"the archive holds no {WANTED}"),
     "at another place": (archive({"etcd": b"x", f"../{WANTED}": b"y"}), f"the archive holds no {WANTED}"),
-    "a link": (archive({}, member(WANTED, tarfile.SYMTYPE, "/bin/sh")), f"in the archive, {WANTED} is no regular file"),
-    "a hard link": (archive({}, member(WANTED, tarfile.LNKTYPE, "/bin/sh")), "is no regular file"),
-    "a folder": (archive({}, member(WANTED, tarfile.DIRTYPE)), "is no regular file"),
-    "a device": (archive({}, member(WANTED, tarfile.CHRTYPE)), "is no regular file"),
+    "a link": (
+        archive({}, member(WANTED, tarfile.SYMTYPE, "/bin/sh")),
+        f"in the archive, {WANTED} is not a regular file",
+    ),
+    "a hard link": (archive({}, member(WANTED, tarfile.LNKTYPE, "/bin/sh")), "is not a regular file"),
+    "a folder": (archive({}, member(WANTED, tarfile.DIRTYPE)), "is not a regular file"),
+    "a device": (archive({}, member(WANTED, tarfile.CHRTYPE)), "is not a regular file"),
     "no gzip": (b"#!/bin/sh\n", "the archive cannot be unpacked: Not a gzipped file"),
     "no tar": (gzip.compress(b"a" * 5000), "the archive cannot be unpacked: "),
     "nothing": (b"", "the archive cannot be unpacked: empty file"),

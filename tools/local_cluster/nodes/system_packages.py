@@ -1,4 +1,4 @@
-"""Install Debian's packages for programs that are not built here. No other module installs something on the machine."""
+"""Install Debian's packages for programs that are not built here. No other module installs anything on the machine."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ NODE: Mapping[str, str] = {
     "mount": "mount",
 }
 PROXY: Mapping[str, Mapping[str, str]] = {"nftables": {"nft": "nftables"}, "iptables": {"iptables": "iptables"}}
-"""Programs, or their paths, and the package that each comes with; kube-proxy's by its mode."""
+"""Programs, or their paths, with the package of each. Those of kube-proxy depend on its mode."""
 
 PROGRAM_PATHS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
@@ -30,7 +30,7 @@ class MissingPackagesError(Exception):
 
 
 def require(programs: Mapping[str, str]) -> None:
-    """Install, as root and where there is apt-get, the packages whose programs are missing."""
+    """Install the packages of missing programs, if this process is root and apt-get exists."""
     missing = _missing_packages(programs)
     if not missing:
         return

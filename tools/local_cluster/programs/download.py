@@ -1,8 +1,8 @@
-"""Files of official releases over HTTP: checked, bounded in size, and given up as soon as they arrive too slowly.
+"""Download files of official releases, check and limit them, and give up as soon as they arrive too slowly.
 
-A source that does not work must cost the user no more than three seconds, because a build can follow. Each file has
-one deadline over everything that can hang: the name, the connection, TLS, redirects and the data. Data that arrives at
-a useful rate moves the deadline. All files are fetched at once, so that all deadlines start together.
+A source that does not work must delay the user by at most three seconds, because a build can follow. Each file has one
+deadline for everything that can hang: name resolution, connection, TLS, redirects and data. The deadline moves while
+data arrives at a useful rate. All files are downloaded at the same time, so that all deadlines start together.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 def fetch(addresses: Mapping[ReleaseFile, str], pins: Mapping[str, str], folder: Path, doing: str) -> dict[str, str]:
-    """Download each artifact as `folder`/<its name>; return the checksums by path. Raise DownloadError.
+    """Download each artifact as `folder`/<its name>. Return the checksums by path. Raise DownloadError.
 
     `addresses` are those of the sources, `pins` the checksums that are known already. `doing` is the beginning of
     the progress line.
@@ -191,7 +191,7 @@ async def _get_file(session: aiohttp.ClientSession, address: str) -> AsyncIterat
 
 
 def _origin_of(address: str) -> str:
-    # A redirect's query may be a signature, which is good for a download by anyone.
+    # The query of a redirect can be a signature with which anyone can download the file.
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.hostname}"
 
@@ -216,7 +216,7 @@ class _ThreadResolver(AbstractResolver):
             except OSError as error:
                 outcome: tuple[Callable[[Any], None], Any] = (answer.set_exception, error)
             except UnicodeError:
-                outcome = (answer.set_exception, OSError("it is no name of a host"))
+                outcome = (answer.set_exception, OSError("it is not a host name"))
             else:
                 outcome = (answer.set_result, [_resolve_result(host, info) for info in infos])
             with contextlib.suppress(RuntimeError):  # the loop was closed: the download was given up

@@ -1,4 +1,4 @@
-"""The programs of a suite out of the official releases: downloaded, checked and tried, in a folder of the cache."""
+"""Download the programs of a suite from the official releases into the cache, check them, and run each once."""
 
 import hashlib
 import sys
@@ -16,7 +16,7 @@ silent: set[str] = set()
 
 @dataclass(frozen=True)
 class OfficialRelease:
-    """The `programs` of Kubernetes `version`, among them perhaps `etcd` of its own version; `about` names them."""
+    """The `programs` of Kubernetes `version`. If one is etcd, it has the version `etcd`. `about` names the programs."""
 
     about: str
     programs: Sequence[str]
@@ -24,10 +24,10 @@ class OfficialRelease:
     etcd: str
 
     def populate(self, name: str) -> Path:
-        """Return the folder `name` of the cache; download it unless it is there. Raise DownloadError."""
+        """Return the folder `name` of the cache. Download it if it is missing. Raise DownloadError."""
         artifacts = releases.artifacts(self.programs, self.version, self.etcd, cache.machine_architecture())
         pins = releases.pinned_checksums()
-        # The source is no part of the recipe: a mirror has the same files.
+        # The source is not part of the recipe, because a mirror has the same files.
         recipe = "".join(f"{artifact.path} {pins.get(artifact.path, '')}\n" for artifact in artifacts)
         stamp = hashlib.sha256(recipe.encode()).hexdigest()
         return cache.populate(name, stamp, lambda folder: self._download_artifacts(artifacts, pins, folder))

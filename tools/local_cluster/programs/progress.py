@@ -9,10 +9,10 @@ SECONDS_BETWEEN_UPDATES = 2.0  # on a terminal, where the line is overwritten
 
 
 class ProgressLine:
-    """Shows the state of one piece of work; work that ends before the first `show` stays silent."""
+    """Shows the state of a long operation. One that ends before the first `show` prints nothing."""
 
     def __init__(self, doing: str) -> None:
-        """`doing`: the beginning of each line."""
+        """Start the clock. Each line begins with `doing`."""
         self._doing = doing
         self._started = time.monotonic()
         self._terminal = sys.stderr.isatty()

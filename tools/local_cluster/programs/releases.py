@@ -1,7 +1,7 @@
 """The official releases of Kubernetes and etcd: the addresses of their files, and the checksums of these.
 
-SHA256SUMS, beside this module, pins checksums: lines of `sha256sum`, whose names are paths of artifacts. For a file
-that is not pinned, the checksum counts that its own source publishes beside it.
+SHA256SUMS, beside this module, pins checksums: lines of `sha256sum`, whose names are paths of artifacts. A file that
+is not pinned must have the checksum that its own source publishes beside it.
 """
 
 import ipaddress
@@ -115,7 +115,10 @@ def pinned_checksums(pins: Path | None = None) -> dict[str, str]:
 
 
 def published_checksum(text: str, name: str) -> str | None:
-    """Return the checksum of the file `name`: the text is that alone, or lines of `sha256sum`. None if not clear."""
+    """Return the checksum of the file `name`, or None if the text has none or several.
+
+    The text is only a checksum, or the output of `sha256sum`.
+    """
     if re.fullmatch(r"[0-9a-fA-F]{64}", text.strip()):
         return text.strip().lower()
     lines = (re.fullmatch(r"([0-9a-fA-F]{64})\s+\*?(\S+)", line.strip()) for line in text.splitlines())

@@ -16,7 +16,7 @@ MAX_BYTES = 256 * 2**20
 def extract(archive: Path, member: str, target: Path) -> None:
     """Write the regular file `member` of a .tar.gz to `target`. Raise DownloadError.
 
-    No name in the archive becomes a path of this machine: every other member is read over.
+    No name in the archive becomes a path of this machine. All other members are skipped.
     """
     try:
         with gzip.open(archive) as unpacked, tarfile.open(fileobj=_BoundedReader(unpacked), mode="r|") as tar:
@@ -33,7 +33,7 @@ def extract(archive: Path, member: str, target: Path) -> None:
 def _copy_member(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     source = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if source is None:
-        raise DownloadError(f"in the archive, {member.name} is no regular file")
+        raise DownloadError(f"in the archive, {member.name} is not a regular file")
     with source, target.open("wb") as file:
         shutil.copyfileobj(source, file)
 
