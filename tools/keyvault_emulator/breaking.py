@@ -28,7 +28,7 @@ async def break_off(request: web.Request, fault: Fault) -> web.StreamResponse:
     response.content_type = "application/json"
     response.content_length = fault.size + 13 if fault.kind == "huge" else max(len(text), 2)
     await response.prepare(request)
-    with contextlib.suppress(ConnectionError):  # the client gives up first: that is what these are for
+    with contextlib.suppress(ConnectionError):  # the client can give up first, as tests want
         if fault.kind == "huge":
             await response.write(b'{"value": "')
             for sent in range(0, fault.size, 1 << 16):

@@ -211,7 +211,7 @@ def _read_parameters(form: Mapping[str, str], request: _TokenRequest) -> tuple[s
 def _match_credential(
     federated: list[FederatedCredential], client_id: str, claims: dict[str, Any], request: _TokenRequest
 ) -> None:
-    """Find a federated credential for these claims. Raise a `ErrorAnswer` that names the issuer, audience or subject.
+    """Find a federated credential for these claims. Raise an `ErrorAnswer` that names the issuer, audience or subject.
 
     The audience is compared with the credentials of that issuer, and the subject with those of issuer and audience.
     Number 70021 means that only a credential with another issuer or audience has the subject.

@@ -32,7 +32,7 @@ class IssuerKeys:
     def __init__(self, world: EmulatorState) -> None:
         self._world = world
         self._locks: dict[str, asyncio.Lock] = {}
-        self._looked: dict[str, float] = {}
+        self._discovered_at: dict[str, float] = {}
 
     async def key(self, url: str, kid: str | None) -> jwt.PyJWK | None:
         """Return the issuer's key with that id (the only one if the token has no key id), or None.
@@ -45,13 +45,13 @@ class IssuerKeys:
         async with self._locks.setdefault(url, asyncio.Lock()):
             found = _pick_key(issuer.jwks, kid)
             now = asyncio.get_running_loop().time()
-            if found is None and (issuer.jwks is None or now - self._looked.get(url, -REFETCH) >= REFETCH):
+            if found is None and (issuer.jwks is None or now - self._discovered_at.get(url, -REFETCH) >= REFETCH):
                 try:
                     issuer.jwks = await _discover_keys(url, issuer)
                 except UnreachableError:
                     if issuer.jwks is None:
                         raise
-                self._looked[url] = now
+                self._discovered_at[url] = now
                 found = _pick_key(issuer.jwks, kid)
             return found
 

@@ -1,4 +1,4 @@
-"""Emulate the operations of Key Vault's data plane. Pure: from the state to a JSON body or a `ErrorAnswer`."""
+"""Emulate the operations of Key Vault's data plane. Pure: from the state to a JSON body or an `ErrorAnswer`."""
 
 import base64
 import itertools
