@@ -16,7 +16,7 @@ from tools.pods.pod_process import PodProcess
     "spec: forceSynchronization",
     "reason: UpdateValueChangeOrForceUpdateSucceeded",
     "reason: UpdateNoValueChangeSucceeded",
-    "life: a change of spec looks now",
+    "life: a change of spec polls now",
     "life: dies with it",
 )
 def test_secretsync_from_its_first_sync_to_its_deletion(space: Namespace) -> None:

@@ -92,7 +92,7 @@ def make_secret_meta(
     owners: Iterable[OwnerReference] | None = None,
     labels: Mapping[str, str] | None = None,
     annotations: Mapping[str, str] | None = None,
-    hands: Iterable[ManagedFieldsEntry] | None = None,
+    managed_fields: Iterable[ManagedFieldsEntry] | None = None,
 ) -> ObjectMeta:
     """Return the metadata of the Secret `team/shop`. By default it is as the controller wrote it."""
     labels = {SYNC_LABEL[0]: SYNC_LABEL[1]} | dict(labels or {})
@@ -105,7 +105,9 @@ def make_secret_meta(
         annotations=dict(annotations or {}),
         owner_references=list([make_owner()] if owners is None else owners),
         managed_fields=list(
-            [make_managed_fields(keys, labels=labels, annotations=annotations or {})] if hands is None else hands
+            [make_managed_fields(keys, labels=labels, annotations=annotations or {})]
+            if managed_fields is None
+            else managed_fields
         ),
     )
 

@@ -1,4 +1,4 @@
-"""A value in the forms in which another party can quote it, and whether a text has any of them."""
+"""Encode a value in the forms in which another party can quote it, and find these forms in a text."""
 
 import base64
 import binascii

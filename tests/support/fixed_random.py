@@ -4,7 +4,7 @@ import random
 
 
 class FixedRandom(random.Random):
-    """0.0 gives the least of a range, 1.0 the most. `share` may be changed."""
+    """With the share 0.0, `uniform` returns the start of a range, with 1.0 its end. Tests may change `share`."""
 
     def __init__(self, share: float) -> None:
         super().__init__()

@@ -136,10 +136,10 @@ class _SimulatedClient(VaultClient):
             _ignore,
             clock,
         )
-        self._shelf = cast("ObjectClient", _SimulatedSecrets(vault))
+        self._secrets = cast("ObjectClient", _SimulatedSecrets(vault))
 
     def source_of(self, _kind: str) -> ObjectClient:
-        return self._shelf
+        return self._secrets
 
 
 def _ignore(*_: object) -> None:

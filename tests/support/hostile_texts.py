@@ -2,14 +2,15 @@
 
 from hypothesis import strategies as st
 
-# What must never reach a terminal: C0, DEL, C1, bidi controls, zero width, line separators, tags, lone surrogates.
+# Characters that must never reach a terminal: C0, DEL, C1, bidi controls, zero width, line separators, tags, and lone
+# surrogates.
 FORBIDDEN = [
     *map(chr, range(0x20)), "\x7f", *map(chr, range(0x80, 0xA0)), "\u00ad", "\u061c", "\u180e",
     *map(chr, range(0x200B, 0x2010)), *map(chr, range(0x2028, 0x202F)), *map(chr, range(0x2060, 0x2070)),
     "\ufeff", "\ufe0f", "\u115f", "\u3164", "\u2800", "\ufff9", "\ud800", "\udfff", "\ue000",
     *map(chr, range(0xE0000, 0xE0080)), "\U000e0101", "\U0010ffff",
 ]  # fmt: skip
-# All that a hostile name may hold, lone surrogates too; the characters that matter come up often.
+# Hostile names: any characters, also lone surrogates. Those with a special meaning are drawn often.
 HOSTILE = st.text(
     st.one_of(
         st.sampled_from([*FORBIDDEN, *"\\`*_[]<>|~&#$@.:/!-+;'\" \t\n(){}=?"]),
@@ -19,7 +20,7 @@ HOSTILE = st.text(
 )
 
 
-# What a reader of the report would run if a name came through as it is.
+# Names with commands that a reader of the report would run if the tools did not quote them.
 INJECTIONS = (
     "db; touch pwned", "$(touch pwned)", "`touch pwned`", "db\ntouch pwned", "db | touch pwned", "db && touch pwned",
     "-rf", "--all", "'; touch pwned; '", '"; touch pwned; "', "x\n```\ntouch pwned\n```console", "~/x", "*", "${IFS}",
@@ -29,7 +30,7 @@ INJECTIONS = (
 FOREIGN = st.sampled_from(INJECTIONS) | HOSTILE
 
 
-# What decoders of JSON raise different errors for: UnicodeDecodeError, RecursionError, msgspec's errors.
+# Inputs for which decoders of JSON raise different errors: UnicodeDecodeError, RecursionError, msgspec's errors.
 HOSTILE_JSON = {
     "no UTF-8 in a value": b'{"a":"\xff"}',
     "no UTF-8 in a name": b'{"\xff":{}}',

@@ -43,20 +43,20 @@ class MemoryCluster(KubeClient):
     def with_fence(self, check: Callable[[], None]) -> Self:
         return self
 
-    def put(self, plural: str, manifest: Object, hand: str = "") -> Object:
-        """Create or replace an object, and send it to the watches. `hand` is the manager of its fields."""
+    def put(self, plural: str, manifest: Object, manager: str = "") -> Object:
+        """Create or replace an object, and send it to the watches. `manager` is the manager of its fields."""
         meta = manifest["metadata"]
         key = (plural, meta["namespace"], meta["name"])
         known = self.objects.get(key)
         self._version += 1
         meta |= {"resourceVersion": str(self._version), "generation": 1}
         meta["uid"] = known["metadata"]["uid"] if known else f"uid-{self._version}"
-        if hand:
+        if manager:
             names: Object = {f"f:{name}": {} for name in manifest.get("data", {})}
             labels: Object = {f"f:{name}": {} for name in meta.get("labels", {})}
             fields = {"f:data": names, "f:metadata": {"f:labels": labels}, "f:type": {}}
             time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            entry = {"manager": hand, "operation": "Update", "time": time, "fieldsV1": fields}
+            entry = {"manager": manager, "operation": "Update", "time": time, "fieldsV1": fields}
             meta["managedFields"] = [entry]
         self.objects[key] = manifest
         for queue, watched in self._watches.items():

@@ -64,17 +64,17 @@ class RecordHandler(logging.Handler):
         self.records.append(record)
 
 
-def last_fields(stage: ShipperHarness) -> dict[str, int]:
+def last_fields(harness: ShipperHarness) -> dict[str, int]:
     """Return the fields of the last log record."""
-    return dict(vars(stage.records[-1])["fields"])
+    return dict(vars(harness.records[-1])["fields"])
 
 
 @contextlib.asynccontextmanager
-async def run_shipper(stage: ShipperHarness) -> AsyncIterator[None]:
-    handler = RecordHandler(stage.records)
+async def run_shipper(harness: ShipperHarness) -> AsyncIterator[None]:
+    handler = RecordHandler(harness.records)
     shipper.log.addHandler(handler)
     try:
-        async with stage.shipper:
+        async with harness.shipper:
             yield
     finally:
         shipper.log.removeHandler(handler)

@@ -23,7 +23,7 @@ def resident_mebibytes(pid: int) -> float:
 
 
 def peak_memory(pid: int) -> int:
-    """Return the most bytes that a process has had in memory at a time."""
+    """Return the highest number of bytes that a process has had in memory."""
     return read_number(pid, "status", "VmHWM") * 1024
 
 
@@ -33,7 +33,7 @@ def data_bytes(pid: int) -> int:
 
 
 def written_bytes(pid: int) -> int:
-    """Return how many bytes a process has had written to disk."""
+    """Return how many bytes a process has written to disk."""
     return read_number(pid, "io", "write_bytes")
 
 

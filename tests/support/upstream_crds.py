@@ -1,8 +1,7 @@
 """The fields of the two upstream CRDs without their descriptions: path, type and validation keywords.
 
-Read from the Secrets Store Sync Controller's secretsyncs CRD (2026-06) and the Secrets Store CSI Driver's
-secretproviderclasses CRD (v1). Of each CEL rule, the tables have only a summary of
-the message, which people compare by hand.
+They were copied from the Secrets Store Sync Controller's secretsyncs CRD (2026-06) and the Secrets Store CSI Driver's
+secretproviderclasses CRD (v1). The tables have only a summary of the message of each CEL rule, which no test compares.
 """
 
 from typing import Any

@@ -11,7 +11,7 @@ SYNCED = ("True", UP_TO_DATE)
 
 
 def ready_condition(space: Namespace, name: str = "shop") -> tuple[str, str, str]:
-    """Ready's status, reason and message, of this generation."""
+    """Return the status, reason and message of Ready. They are empty if Ready is not of this generation."""
     found = space.get("akvsync", name)
     for item in found.get("status", {}).get("conditions", []):
         if item["type"] == "Ready" and item["observedGeneration"] == found["metadata"]["generation"]:
@@ -20,7 +20,7 @@ def ready_condition(space: Namespace, name: str = "shop") -> tuple[str, str, str
 
 
 def wait_ready(space: Namespace, *wanted: str, name: str = "shop") -> str:
-    """Wait until the condition Ready begins like this. Return its message."""
+    """Wait until status and reason of Ready begin with these values. Return its message."""
     return eventually(lambda: ready_condition(space, name), lambda found: found[: len(wanted)] == wanted)[2]
 
 
@@ -28,5 +28,5 @@ def list_parts(space: Namespace, name: str = "shop") -> dict[str, dict[str, Any]
     return {item["name"]: item for item in space.get("akvsync", name)["status"]["parts"]}
 
 
-def wait_gone(look: Callable[[], object]) -> None:
-    eventually(look, lambda found: not found)
+def wait_gone(read: Callable[[], object]) -> None:
+    eventually(read, lambda found: not found)

@@ -1,6 +1,6 @@
 """The commands of the Azure CLI that the pages use. They create their objects in the emulator.
 
-`python -m tests.cluster.az FILE keyvault create --name …`: FILE keeps the state between calls. The program
+`python -m tests.support.cluster.az FILE keyvault create --name …`: FILE keeps the state between calls. The program
 ends with an error message for an unknown command, an unknown, abbreviated or missing option, and a missing object.
 """
 

@@ -123,8 +123,8 @@ class FaultProxy:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(20)
 
     async def _start(self) -> None:
-        authority = ClusterAuthority(self._folder, "relay-ca")
-        pair = authority.issue("relay", user="relay", hosts=[LOOPBACK])
+        authority = ClusterAuthority(self._folder, "proxy-ca")
+        pair = authority.issue("proxy", user="proxy", hosts=[LOOPBACK])
         self._ca = authority.pair.cert
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(pair.cert, pair.key)

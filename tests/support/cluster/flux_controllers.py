@@ -40,15 +40,15 @@ class FluxControllers:
         self._processes.start(program.name, command, self._folder / f"{program.name}.log")
 
     def stop_controllers(self) -> None:
-        """End both."""
+        """Stop both controllers."""
         self._processes.close()
 
     def apply_objects(self, *objects: Mapping[str, Any]) -> None:
-        """kubectl apply."""
+        """Apply objects with kubectl."""
         self.plane.kubectl("apply", "--filename", "-", stdin=yaml.safe_dump_all(objects))
 
     def get_object(self, kind: str, name: str, namespace: str) -> Manifest:
-        """Return one of Flux's objects; fail if a controller has ended."""
+        """Return one of Flux's objects. Raise `ClusterError` if a controller has ended."""
         for program in self._names:
             self._processes.require(program)
         found: Manifest = json.loads(
@@ -57,7 +57,7 @@ class FluxControllers:
         return found
 
     def request_reconciliation(self, kind: str, name: str, namespace: str) -> str:
-        """Ask for a reconciliation now. Return the value that the status has afterwards."""
+        """Request a reconciliation. Return the value that the status has afterwards."""
         requested = f"request-{next(self._requests)}"
         at = ("--namespace", namespace, "--overwrite", f"{REQUESTED}={requested}")
         self.plane.kubectl("annotate", kind, name, *at)

@@ -13,7 +13,7 @@ from tools.pods.pod_process import PodProcess
 
 
 def nest_managed_fields(manifest: dict[str, Any], depth: int) -> str:
-    """Return the manifest as JSON with managed fields that are nested so deep."""
+    """Return the manifest as JSON, with managed fields of this depth."""
     entry = {"manager": "editor", "operation": "Update", "apiVersion": manifest["apiVersion"], "fieldsType": "FieldsV1"}
     managed = {"metadata": {**manifest["metadata"], "managedFields": [entry | {"fieldsV1": "PLACE"}]}}
     nested = '{"f:x":' * depth + "{}" + "}" * depth
@@ -23,12 +23,12 @@ def nest_managed_fields(manifest: dict[str, Any], depth: int) -> str:
 def akv_sync_with_notes(space: Namespace, notes: int, size: int) -> dict[str, Any]:
     """Return an AKVSync of 256 SecretSyncs, each with this number of annotations of this size."""
     annotations = {f"note-{number}": "x" * size for number in range(notes)}
-    wish = {"secretInAKV": "a", "kubernetesSecretType": "kubernetes.io/tls", "versionHistory": 256}
-    return space.akv_sync({**wish, "annotations": annotations})
+    item = {"secretInAKV": "a", "kubernetesSecretType": "kubernetes.io/tls", "versionHistory": 256}
+    return space.akv_sync({**item, "annotations": annotations})
 
 
 class MetricsFlood:
-    """A number of connections to the port of metrics, each of one kind. They are opened again when they end."""
+    """Connections to the port of metrics that misuse it in three ways. Each is opened again when it ends."""
 
     def __init__(self, controller: PodProcess, count: int) -> None:
         self._port = int(controller.env["LISTEN_PORT"])

@@ -7,7 +7,7 @@ from tools.pods.pod_process import PodProcess
 
 
 def read_series(controller: PodProcess, name: str, /, **labels: str) -> list[tuple[dict[str, str], float]]:
-    """Labels and value of the series of that name with those labels."""
+    """Return the labels and the value of each series with that name and those labels."""
     return [
         (sample.labels, sample.value)
         for family in text_string_to_metric_families(read_metrics(controller))

@@ -1,4 +1,4 @@
-"""External Secrets and akv2k8s as a cluster has them: their kinds, whose schemas take anything, and their Secrets."""
+"""External Secrets and akv2k8s in a cluster: their kinds, whose schemas accept any field, and their Secrets."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -37,7 +37,7 @@ def make_crd(group: str, kind: str, plural: str, versions: tuple[str, ...]) -> d
 
 @contextmanager
 def serve_temporarily(plane: ControlPlane) -> Iterator[None]:
-    """Serve these kinds, for a while."""
+    """Serve these kinds until the end of the block."""
     names = serve(plane)
     yield
     plane.kubectl("delete", *names)
@@ -49,7 +49,7 @@ def serve(plane: ControlPlane) -> list[str]:
     plane.kubectl("apply", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     names = [f"customresourcedefinition/{each['metadata']['name']}" for each in items]
     plane.kubectl("wait", *names, "--for=condition=Established", "--timeout=20s")
-    # It learns of new kinds only every 30 s.
+    # The garbage collector discovers new kinds only every 30 s.
     plane.restart_controller_manager()
     return names
 

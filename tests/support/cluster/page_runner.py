@@ -37,7 +37,7 @@ set -euo pipefail
 """
 _READS = ("kubectl get ", "kubectl describe ", "tools/doctor ", "export ", "#")
 # Kinds that the chart's values may need and this cluster does not serve (cert-manager, trust-manager).
-_ASKED_FOR = ("cert-manager.io/v1/Certificate", "trust.cert-manager.io/v1alpha1/Bundle")
+_EXTRA_KINDS = ("cert-manager.io/v1/Certificate", "trust.cert-manager.io/v1alpha1/Bundle")
 _SYNCED = ("SecretSync", "AKVSync")
 
 
@@ -62,7 +62,7 @@ class PageRunner:
             "HOME": str(folder),
             "LC_ALL": "C.UTF-8",
             "KUBECONFIG": str(plane.kubeconfig),
-            # Machines trust public issuers. This cluster has its own CA.
+            # The cluster has its own CA. Users' machines trust the public CA of their cluster's issuer.
             "SSL_CERT_FILE": str(plane.ca_file),
         }
         self._controller: PodProcess | None = None
@@ -130,7 +130,7 @@ class PageRunner:
         text = self.substitute(block.text)
         objects = [item for item in yaml.safe_load_all(text) if item]
         if not any("kind" in item for item in objects):
-            served = [word for kind in _ASKED_FOR for word in ("--api-versions", kind)]
+            served = [word for kind in _EXTRA_KINDS for word in ("--api-versions", kind)]
             helm.run(["template", helm.RELEASE, str(helm.CHART), "--values", "-", *served], stdin=text)
             return
         self.plane.kubectl("apply", "--filename", "-", stdin=text)
@@ -142,8 +142,8 @@ class PageRunner:
 
     def substitute(self, text: str) -> str:
         """Return a text of the page with the substitutions applied."""
-        for theirs, ours in self.substitutions.items():
-            text = text.replace(theirs, ours)
+        for original, replacement in self.substitutions.items():
+            text = text.replace(original, replacement)
         return text
 
     def _shell(self, text: str) -> subprocess.CompletedProcess[str]:

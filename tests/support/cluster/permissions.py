@@ -55,7 +55,7 @@ def _get(installed: InstalledRelease, path: str) -> dict[str, Any]:
 
 
 def is_allowed(plane: ControlPlane, user: str, right: Permission) -> bool:
-    """Return whether the API server allows this to a user, who is in no more groups than every user is.
+    """Return whether the API server allows this to a user that has only the groups of every user.
 
     The scope is a namespace or `EVERYWHERE`.
     """

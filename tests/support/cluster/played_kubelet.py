@@ -17,9 +17,8 @@ _READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T0
 class PlayedKubelet(threading.Thread):
     """A context manager; on entry it begins to serve the Pods of one namespace.
 
-    It runs each Job's container as a process and reports how that ended. It reports every other Pod as ready, except
-    those whose image has a tag of `broken`: to those it does nothing, as a kubelet that waits for an image. It starts
-    no controller.
+    It runs each Job's container as a process and reports the result. It reports every other Pod as ready, but ignores
+    Pods whose image has a tag of `broken`, like a kubelet that waits for an image. It starts no controller.
     """
 
     def __init__(self, plane: ControlPlane, namespace: str, folder: Path) -> None:
@@ -64,7 +63,7 @@ class PlayedKubelet(threading.Thread):
     def _run_job(self, pod: dict[str, Any], job: str) -> None:
         try:
             process = PodProcess.of_job(self._plane, self._namespace, job, self._folder)
-        except ClusterError:  # it was deleted since
+        except ClusterError:  # the Job was deleted in the meantime
             return
         with process:
             code = process.wait()

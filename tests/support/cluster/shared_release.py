@@ -1,8 +1,8 @@
 """A control plane, an emulator and a release that the test modules of one process use one after another.
 
-Starting them takes more CPU time than most modules need. A module must not notice which modules ran before it. So
-`lend` first removes the namespaces of the last module. Then it compares the servers and every object with those of the
-new installation. Where anything differs, it stops everything and installs again.
+Starting them takes more CPU time than most modules need. Earlier modules must not affect a module. So `lend` first
+removes the namespaces of the last module. Then it compares the servers and every object with those of the new
+installation. If anything differs, it stops everything and installs again.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from tests.support.cluster.leaks import objects
 from tools.keyvault_emulator import Emulator, EmulatorError
 from tools.local_cluster import ClusterError, ControlPlane
 
-# Servers write Leases and Events all the time. A list of ComponentStatuses shows how the servers feel.
+# Servers write Leases and Events all the time. ComponentStatuses have the health of the servers.
 _LEFT_OUT = ("leases", "events", "componentstatuses")
-# Of these the status shows whether a test has played the kubelet.
+# The status of these kinds shows whether a test acted as the kubelet.
 _WITH_STATUS = ("pods", "deployments", "replicasets")
 _VOLATILE = ("resourceVersion", "managedFields", "generation")
 _CRD = '"resource":"customresourcedefinitions"'
@@ -94,7 +94,7 @@ class SharedRelease:
         return installed
 
     def restore(self, installed: InstalledRelease) -> None:
-        """Remove what modules may leave. Raise `DiffersError` where anything else is not as at the start."""
+        """Remove the objects that modules may leave. Raise `DiffersError` if anything else changed."""
         plane, emulator, baseline = installed.plane, installed.emulator, self._baseline
         if plane.pids != baseline.pids:
             raise DiffersError("a server was restarted")
@@ -152,7 +152,7 @@ def _delete(plane: ControlPlane, path: str) -> None:
 
 
 def _has_changed_crds(installed: InstalledRelease) -> bool:
-    """Return whether a CRD was written: the garbage collector watches what was served before, for a while.
+    """Return whether a CRD was written. If so, the garbage collector watches former kinds for a while.
 
     `helm install` tries to create those that exist.
     """

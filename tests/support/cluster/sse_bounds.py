@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 
 class Bound(NamedTuple):
-    """Fields of a SecretSync's spec, dotted, as they are taken at the edge of what SSE takes, and one step beyond."""
+    """Fields of a SecretSync's spec (dotted), with values at the limit that SSE accepts, and one step beyond."""
 
     row: str
     taken: Mapping[str, Any]

@@ -54,7 +54,7 @@ ROWS: Mapping[str, str] = {
         data by targetKey, sourcePath, targetKey, labels, annotations, forceSynchronization
     """,
     "status": "syncHash, lastSuccessfulSyncTime, conditions",
-    "life": "the Secret's name, dies with it, a change of spec looks now, missing while it is reconciled",
+    "life": "the Secret's name, dies with it, a change of spec polls now, missing while it is reconciled",
     "reason": """
         UpdateNoValueChangeSucceeded, UpdateValueChangeOrForceUpdateSucceeded, PartialSync, ProviderError,
         InvalidClusterSecretLabelError, InvalidClusterSecretAnnotationError, UserInputValidationFailed,

@@ -40,7 +40,7 @@ def decode(text: str) -> list[ModuleRecord]:
 
 
 def check(records: Iterable[ModuleRecord], *, is_complete: bool) -> list[CheckResult]:
-    """Run the checks. `is_complete`: every module has run, so a right that was not used is a right too many."""
+    """Run the checks. `is_complete` means that every module has run, so that each granted right must have been used."""
     found = sorted(records, key=lambda record: record.module)
     rights = "granted_equals_used" if is_complete else "used_rights_are_granted"
     return [

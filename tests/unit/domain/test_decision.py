@@ -185,7 +185,7 @@ def test_key_removed_from_the_spec_is_removed_from_the_secret() -> None:
 
 def test_key_that_another_client_added_is_removed() -> None:
     found = make_secret_meta(
-        hands=[
+        managed_fields=[
             make_managed_fields(["user", "pass"], labels=[SYNC_LABEL[0]]),
             make_managed_fields(["extra"], manager="kubectl-edit"),
         ]
@@ -230,7 +230,7 @@ def test_repr_of_a_decision_shows_no_value() -> None:
             make_sync(),
             make_secret_meta(
                 labels={"backup": "yes"},
-                hands=[
+                managed_fields=[
                     make_managed_fields(["user", "pass"], labels=[SYNC_LABEL[0]]),
                     make_managed_fields(labels=["backup"], manager="velero"),
                 ],

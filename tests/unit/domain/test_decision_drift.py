@@ -15,7 +15,7 @@ def last_synced(time: str | None, *keys: str) -> SecretSync:
 
 def test_fingerprint_has_manager_operation_time_and_data_keys() -> None:
     found = make_secret_meta(
-        hands=[
+        managed_fields=[
             make_managed_fields(["pass", "user"], time="T1"),
             make_managed_fields(["x"], manager="kubectl", time="T2"),
             make_managed_fields([], time="T3"),
@@ -26,16 +26,18 @@ def test_fingerprint_has_manager_operation_time_and_data_keys() -> None:
 
 
 def test_fingerprint_ignores_order_and_subresources() -> None:
-    hands = [make_managed_fields(["a"]), make_managed_fields(["b"], manager="kubectl")]
-    assert data_fingerprint(make_secret_meta(hands=hands)) == data_fingerprint(make_secret_meta(hands=hands[::-1]))
-    assert data_fingerprint(make_secret_meta(hands=[make_managed_fields(["a"], subresource="status")])) == ""
+    managed_fields = [make_managed_fields(["a"]), make_managed_fields(["b"], manager="kubectl")]
+    assert data_fingerprint(make_secret_meta(managed_fields=managed_fields)) == data_fingerprint(
+        make_secret_meta(managed_fields=managed_fields[::-1])
+    )
+    assert data_fingerprint(make_secret_meta(managed_fields=[make_managed_fields(["a"], subresource="status")])) == ""
 
 
 @pytest.mark.parametrize(
     "fields", [{}, {"f:data": None}, {"f:data": []}, {"f:data": "x"}, {"f:data": {".": {}, "k:{}": {}}}]
 )
 def test_managed_fields_of_unknown_shape_have_no_data_keys(fields: dict[str, object]) -> None:
-    found = make_secret_meta(hands=[ManagedFieldsEntry(manager="m", fields_v1=fields)])
+    found = make_secret_meta(managed_fields=[ManagedFieldsEntry(manager="m", fields_v1=fields)])
     assert (data_keys(found), data_fingerprint(found)) == (set(), "")
 
 
@@ -67,13 +69,15 @@ def test_managed_fields_of_unknown_shape_have_no_data_keys(fields: dict[str, obj
 def test_drift_is_found_against_the_remembered_fingerprint(later: list[ManagedFieldsEntry], expected: bool) -> None:
     remembered = data_fingerprint(make_secret_meta(["user"]))
     assert (
-        has_drifted(last_synced("2030-01-01T00:00:00Z", "user"), make_secret_meta(["user"], hands=later), remembered)
+        has_drifted(
+            last_synced("2030-01-01T00:00:00Z", "user"), make_secret_meta(["user"], managed_fields=later), remembered
+        )
         is expected
     )
 
 
 @pytest.mark.parametrize(
-    ("last", "hands", "expected"),
+    ("last", "managed_fields", "expected"),
     [
         pytest.param(
             "2030-01-01T00:00:00Z", [make_managed_fields(["user"])], False, id="not changed since the last sync"
@@ -105,10 +109,13 @@ def test_drift_is_found_against_the_remembered_fingerprint(later: list[ManagedFi
     ],
 )
 def test_drift_after_a_restart_is_found_against_the_status(
-    last: str | None, hands: list[ManagedFieldsEntry], expected: bool
+    last: str | None, managed_fields: list[ManagedFieldsEntry], expected: bool
 ) -> None:
     assert (
-        has_drifted(last_synced(last, "user"), make_secret_meta(["user"], hands=hands), last_fingerprint="") is expected
+        has_drifted(
+            last_synced(last, "user"), make_secret_meta(["user"], managed_fields=managed_fields), last_fingerprint=""
+        )
+        is expected
     )
 
 

@@ -123,7 +123,7 @@ async def test_key_that_was_removed_and_added_again_is_written(harness: SyncerHa
 async def test_edit_by_another_client_sends_all_values(harness: SyncerHarness) -> None:
     await harness.sync(ABSENT, metadata_response(make_secret_meta()))
     edited = make_secret_meta(
-        hands=[
+        managed_fields=[
             *make_secret_meta().managed_fields,
             make_managed_fields(["user"], manager="kubectl", time="2030-01-01T00:09:00Z"),
         ]
@@ -203,7 +203,7 @@ async def test_changed_label_is_written_back_without_a_value(harness: SyncerHarn
     await harness.sync(ABSENT, metadata_response(make_secret_meta()))
     # The write changes the time of the controller's entry in managedFields.
     later = make_secret_meta(
-        hands=[make_managed_fields(["user", "pass"], labels=[SYNC_LABEL[0]], time="2030-01-02T00:00:00Z")]
+        managed_fields=[make_managed_fields(["user", "pass"], labels=[SYNC_LABEL[0]], time="2030-01-02T00:00:00Z")]
     )
     harness.server.add_responses(
         metadata_response(make_secret_meta(), labels={}), metadata_response(later, "43"), metadata_response(later, "43")
