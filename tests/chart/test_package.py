@@ -243,7 +243,7 @@ def test_checkout_with_changes_is_not_packaged(
 ) -> None:
     monkeypatch.setattr(image, "git_revision", lambda: "f00-dirty")
     assert package.main(["--output", str(tmp_path / "release")]) == 1
-    assert "this checkout has uncommitted changes or is no git checkout (f00-dirty)" in capsys.readouterr().err
+    assert "this checkout has uncommitted changes or is not a git checkout (f00-dirty)" in capsys.readouterr().err
     monkeypatch.setattr(image, "git_revision", lambda: "f00")
     assert package.main(["--output", str(tmp_path / "release")]) == 0
     assert "This release was made from f00." in (tmp_path / "release" / "RELEASE.md").read_text()

@@ -78,7 +78,7 @@ def test_secret_type_that_is_never_written_cannot_be_listed(kind: str, write: Ca
 
 @pytest.mark.parametrize("kind", [" Opaque", "Opaque ", "a b", "a'] + ['b", "{{ x }}", '"', "-a", "a/"])
 def test_invalid_secret_type_is_refused(kind: str) -> None:
-    with pytest.raises(helm.BadValues, match=r"allowedSecretTypes: .* is no type of a Secret"):
+    with pytest.raises(helm.BadValues, match=r"allowedSecretTypes: .* is not a type of a Secret"):
         render(given={"validatingAdmissionPolicies": {"allowedSecretTypes": [kind]}})
 
 

@@ -46,7 +46,7 @@ def read_source(
     revision = image.git_revision()
     if not changed and (revision == "unknown" or revision.endswith("-dirty")):
         raise PackageError(
-            f"this checkout has uncommitted changes or is no git checkout ({revision}), so the release could not be"
+            f"this checkout has uncommitted changes or is not a git checkout ({revision}), so the release could not be"
             " reproduced: commit the changes, or use --changed"
         )
     if tag and tag != f"v{image.chart_version()}":
