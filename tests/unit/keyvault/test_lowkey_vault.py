@@ -1,13 +1,13 @@
 """Read lowkey-vault, an independent implementation of Key Vault in Java, as a second vault beside this project's own.
 
-The tests run only if LOWKEY_VAULT_JAR names the jar of lowkey-vault-app, built from its source, and Java is installed.
+The tests are collected only if LOWKEY_VAULT_JAR names the jar of lowkey-vault-app, built from its source (conftest.py).
+They need Java.
 """
 
 import asyncio
 import contextlib
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -29,9 +29,7 @@ from controller.errors import ObjectError
 from controller.runtime.clock import Clock
 from tests.unit.keyvault.reader.reader_harness import ReaderHarness, start_reader_of
 
-JAR, JAVA = os.environ.get("LOWKEY_VAULT_JAR", ""), shutil.which("java")
 START_SECONDS = 120
-pytestmark = pytest.mark.skipif(not JAR or not JAVA, reason="LOWKEY_VAULT_JAR names no jar, or Java is missing")
 
 
 class LowkeyVault(NamedTuple):
@@ -69,7 +67,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LowkeyVault]:
     port, folder = find_free_port(), tmp_path_factory.mktemp("lowkey")
     options = [f"--server.port={port}", f"--app.token.port={find_free_port()}"]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([str(JAVA), "-jar", JAR, *options], stdout=log, stderr=log)
+        process = subprocess.Popen(["java", "-jar", os.environ["LOWKEY_VAULT_JAR"], *options], stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + START_SECONDS
             pem = ""
