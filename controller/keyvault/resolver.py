@@ -7,6 +7,7 @@ keyvaultName. The shares protect the other namespaces.
 
 import asyncio
 import errno
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -69,12 +70,7 @@ class FairResolver(AbstractResolver):
             raise OSError(errno.ETIMEDOUT, "the name was not resolved in time") from None
 
     async def _look_up(self, namespace: str, wanted: _HostLookup) -> list[ResolveResult]:
-        found = await self._threads.run(
-            namespace,
-            lambda: self._getaddrinfo(
-                wanted.host, wanted.port, family=wanted.family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-            ),
-        )
+        found = await self._threads.run(namespace, lambda: self._request_addresses(wanted))
         return [
             ResolveResult(
                 hostname=wanted.host,
@@ -86,6 +82,16 @@ class FairResolver(AbstractResolver):
             )
             for family, _, protocol, _, address in found
         ]
+
+    def _request_addresses(self, wanted: _HostLookup) -> Any:
+        try:
+            return self._getaddrinfo(
+                wanted.host, wanted.port, family=wanted.family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+            )
+        except socket.gaierror:
+            # The system's resolver reports an unknown name if it cannot open /etc/hosts. This raises the cause.
+            os.close(os.open(os.devnull, os.O_RDONLY))
+            raise
 
     def _note_end(self, key: tuple[str, _HostLookup], task: "asyncio.Task[list[ResolveResult]]") -> None:
         self._running.pop(key, None)
