@@ -3,6 +3,7 @@
 Latency is taken from the start of `kubectl apply` (its own time is in it) to the moment a watch shows the Secret.
 """
 
+import json
 import statistics
 import subprocess
 import sys
@@ -63,9 +64,9 @@ def measure(controller: PodProcess, space: Namespace, count: int) -> tuple[list[
             if number % 20 == 0:
                 print(f"{number} of {count} Secrets", file=sys.stderr, flush=True)
             name = f"s{number}"
-            manifest = space.sync(name, {"k": "warm-up"})
+            manifest = json.dumps(space.sync(name, {"k": "warm-up"}))
             began = time.monotonic()
-            space.apply(manifest)
+            space.kubectl("apply", "--filename", "-", stdin=manifest)
             seconds.append(arrivals.wait(name) - began)
     finally:
         arrivals.close()
