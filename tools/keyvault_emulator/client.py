@@ -245,7 +245,7 @@ class ControlClient:
             "fail",
             status=status,
             kind=kind,
-            body=None if raw else body,
+            body=None if isinstance(body, bytes) else body,
             raw=raw,
             headers=headers,
             operation=operation,

@@ -55,6 +55,15 @@ def test_emulator_starts_fast_and_keeps_its_state_over_a_restart(tmp_path: Path)
         assert json.loads(emulator.call("dump")) == before
 
 
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", "", "text"])
+def test_body_of_a_fault_is_sent_unchanged(body: str | bytes, tmp_path: Path) -> None:
+    with Emulator(tmp_path / "emulator") as emulator:
+        emulator.add_vault(VAULT, TENANT)
+        emulator.fail(503, body=body)
+        answer = requests.get(f"{emulator.url}/{VAULT}/secrets/pin", verify=str(emulator.ca_file), timeout=10)
+    assert (answer.status_code, answer.content) == (503, body.encode() if isinstance(body, str) else body)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_ipv4_or_ipv6_address_serves_vaults_and_entra(address: str, tmp_path: Path) -> None:
     with Emulator(tmp_path, address=address) as emulator:
