@@ -1,11 +1,14 @@
 """Parse SecretProviderClasses: each edit once, and at most once a second for each class.
 
 An editor can send thirty edits of 128 KiB a second. The first edit is parsed at once. Edits within the next second wait
-for its end, and then only the last one is parsed.
+for its end, and then only the last one is parsed. Many SecretSyncs can use a class. Those that read it while it is
+parsed wait for that result.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -40,31 +43,42 @@ class ClassReader:
         self._without_identity = without_identity
         self._clock = clock
         self._parsed: dict[Key, _ParsedClass] = {}
+        # A lock exists while a reader holds it or waits for it.
+        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     def seconds_until_parse(self, source: SecretProviderClass) -> float:
         """Return the seconds until this edit may be parsed, or 0 if it may be parsed now or is parsed already."""
         known = self._parsed.get(_class_key(source))
-        if known is None or _is_of(known, source):
+        if known is None or _is_result_of(known, source):
             return 0.0
         return max(0.0, known.began + EDIT_INTERVAL - self._clock())
 
     async def read_config(self, source: SecretProviderClass) -> ProviderConfig:
         """Return the parsed class. Raise `ClassError`, or `ParsingDeferred`."""
-        key = _class_key(source)
-        known = self._parsed.get(key)
-        if known is None or not _is_of(known, source):
-            began = self._clock()
-            known = _ParsedClass(
-                source.metadata.uid, source.metadata.generation, began, await self._parse_class(source)
-            )
-            self._parsed[key] = known
-        if isinstance(known.result, ClassError):
-            raise known.result.bare()
-        return known.result
+        known = self._known_result(source) or await self._parse_once(source)
+        if isinstance(known, ClassError):
+            raise known.bare()
+        return known
 
     def forget(self, key: Key) -> None:
         """Forget a deleted class."""
         self._parsed.pop(key, None)
+
+    def _known_result(self, source: SecretProviderClass) -> ProviderConfig | ClassError | None:
+        known = self._parsed.get(_class_key(source))
+        return known.result if known and _is_result_of(known, source) else None
+
+    async def _parse_once(self, source: SecretProviderClass) -> ProviderConfig | ClassError:
+        """Parse this edit, unless another reader has parsed it while this one waited for the lock."""
+        key = _class_key(source)
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            if known := self._known_result(source):
+                return known
+            began = self._clock()
+            result = await self._parse_class(source)
+            self._parsed[key] = _ParsedClass(source.metadata.uid, source.metadata.generation, began, result)
+            return result
 
     async def _parse_class(self, source: SecretProviderClass) -> ProviderConfig | ClassError:
         namespace = source.metadata.namespace
@@ -84,5 +98,5 @@ def _class_key(source: SecretProviderClass) -> Key:
     return Key(source.metadata.namespace, source.metadata.name)
 
 
-def _is_of(known: _ParsedClass, source: SecretProviderClass) -> bool:
+def _is_result_of(known: _ParsedClass, source: SecretProviderClass) -> bool:
     return (known.uid, known.generation) == (source.metadata.uid, source.metadata.generation)

@@ -1,21 +1,15 @@
-"""Test parsing in threads: the CPU budget of each namespace, fair shares, and one parse of a class per second."""
+"""Test parsing in threads: the CPU budget of each namespace, and fair shares."""
 
 import asyncio
-import contextlib
 import threading
-import time
 from collections.abc import Callable
 
-import msgspec
 import pytest
 
-from controller.api.secretproviderclass import SecretProviderClass
 from controller.errors import ClassError, ParsingDeferred
 from controller.runtime import budgets
 from controller.runtime.parsing import PFX_AT_ONCE, TEXTS_AT_ONCE, Charge, ParsingPool
 from controller.runtime.threads import FairThreads
-from controller.secretsync.class_reader import EDIT_INTERVAL, SMALL, ClassReader
-from tests.support.builders import make_provider_class
 
 # Seconds until something that must not wait has waited.
 SOON = 5.0
@@ -82,50 +76,3 @@ async def test_thread_keeps_its_place_when_its_caller_is_cancelled() -> None:
     assert not other.done()
     gate.set()
     assert await other == 1
-
-
-def edited(generation: int, objects: str = "array: ['objectName: user']") -> SecretProviderClass:
-    base = make_provider_class()
-    parameters = {"keyvaultName": "shop", "clientID": "c", "tenantID": "t", "objects": objects}
-    return msgspec.structs.replace(
-        base,
-        spec=msgspec.structs.replace(base.spec, provider="azure", parameters=parameters),
-        metadata=msgspec.structs.replace(base.metadata, generation=generation),
-    )
-
-
-async def test_edits_of_a_class_are_parsed_once_a_second_and_the_last_wins() -> None:
-    now = [100.0]
-    reader = ClassReader(ParsingPool(), without_identity=False, clock=lambda: now[0])
-    parsed = 0
-    for generation in range(1, 31):  # thirty edits within a second
-        if not reader.seconds_until_parse(edited(generation)):
-            await reader.read_config(edited(generation))
-            parsed += 1
-        now[0] += EDIT_INTERVAL / 31
-    assert parsed == 1
-    last = edited(30, "array: ['objectName: last']")
-    now[0] += reader.seconds_until_parse(last)
-    assert reader.seconds_until_parse(last) == 0
-    assert list((await reader.read_config(last)).objects) == ["last"]
-
-
-async def test_large_class_is_parsed_off_the_event_loop() -> None:
-    reader = ClassReader(ParsingPool(), without_identity=False)
-    objects = "array:\n" + "".join(f"- 'objectName: a{number}'\n" for number in range(4_000))
-    assert len(objects) > SMALL
-    gaps: list[float] = []  # in CPU seconds of the event loop's thread, which neither the load nor the parser changes
-
-    async def watch() -> None:
-        last = time.thread_time()
-        while True:
-            await asyncio.sleep(0)
-            gaps.append(-(last - (last := time.thread_time())))
-
-    watcher = asyncio.create_task(watch())
-    began = time.process_time()
-    with contextlib.suppress(ClassError):
-        await reader.read_config(edited(1, objects))
-    took = time.process_time() - began
-    watcher.cancel()
-    assert max(gaps) < max(0.05, took / 2)

@@ -1,0 +1,120 @@
+"""Test the parsing of classes: each edit once, at most once a second, and large ones off the event loop."""
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+import msgspec
+import pytest
+
+from controller.api.secretproviderclass import SecretProviderClass
+from controller.domain import provider_class
+from controller.domain.provider_class import ProviderConfig
+from controller.errors import ClassError, ParsingDeferred
+from controller.runtime.parsing import ParsingPool
+from controller.secretsync import class_reader
+from controller.secretsync.class_reader import EDIT_INTERVAL, SMALL, ClassReader
+from tests.support.builders import make_provider_class
+
+
+def edited(generation: int, objects: str = "array: ['objectName: user']") -> SecretProviderClass:
+    base = make_provider_class()
+    parameters = {"keyvaultName": "shop", "clientID": "c", "tenantID": "t", "objects": objects}
+    return msgspec.structs.replace(
+        base,
+        spec=msgspec.structs.replace(base.spec, provider="azure", parameters=parameters),
+        metadata=msgspec.structs.replace(base.metadata, generation=generation),
+    )
+
+
+async def test_edits_of_a_class_are_parsed_once_a_second_and_the_last_wins() -> None:
+    now = [100.0]
+    reader = ClassReader(ParsingPool(), without_identity=False, clock=lambda: now[0])
+    parsed = 0
+    for generation in range(1, 31):  # thirty edits within a second
+        if not reader.seconds_until_parse(edited(generation)):
+            await reader.read_config(edited(generation))
+            parsed += 1
+        now[0] += EDIT_INTERVAL / 31
+    assert parsed == 1
+    last = edited(30, "array: ['objectName: last']")
+    now[0] += reader.seconds_until_parse(last)
+    assert reader.seconds_until_parse(last) == 0
+    assert list((await reader.read_config(last)).objects) == ["last"]
+
+
+async def test_large_class_is_parsed_off_the_event_loop() -> None:
+    reader = ClassReader(ParsingPool(), without_identity=False)
+    objects = "array:\n" + "".join(f"- 'objectName: a{number}'\n" for number in range(4_000))
+    assert len(objects) > SMALL
+    gaps: list[float] = []  # in CPU seconds of the event loop's thread, which neither the load nor the parser changes
+
+    async def watch() -> None:
+        last = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            gaps.append(-(last - (last := time.thread_time())))
+
+    watcher = asyncio.create_task(watch())
+    began = time.process_time()
+    with contextlib.suppress(ClassError):
+        await reader.read_config(edited(1, objects))
+    took = time.process_time() - began
+    watcher.cancel()
+    assert max(gaps) < max(0.05, took / 2)
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a growing list of the generations that were parsed."""
+    found: list[int] = []
+    real = provider_class.read_class
+
+    def read_class(source: SecretProviderClass, *, without_identity: bool) -> ProviderConfig:
+        found.append(source.metadata.generation)
+        return real(source, without_identity=without_identity)
+
+    monkeypatch.setattr(class_reader, "read_class", read_class)
+    return found
+
+
+LARGE = "array:\n" + "".join(f"- 'objectName: a{number}'\n" for number in range(SMALL // 20))
+
+
+@pytest.mark.parametrize("objects", [LARGE, LARGE + "}"], ids=["valid", "refused"])
+async def test_class_that_many_secretsyncs_read_at_once_is_parsed_once(objects: str, parsed: list[int]) -> None:
+    reader = ClassReader(ParsingPool(), without_identity=False)
+    source = edited(1, objects)
+    results = await asyncio.gather(*(reader.read_config(source) for _ in range(32)), return_exceptions=True)
+    assert parsed == [1]
+    assert len({str(result) for result in results}) == 1
+    assert isinstance(results[0], ClassError) == (objects != LARGE)
+
+
+async def test_reader_with_a_newer_edit_does_not_get_the_result_of_the_older_one(parsed: list[int]) -> None:
+    reader = ClassReader(ParsingPool(), without_identity=False)
+    older, newer = edited(1, LARGE), edited(2, LARGE + "- 'objectName: b'")
+    configs = await asyncio.gather(reader.read_config(older), reader.read_config(newer))
+    assert parsed == [1, 2]
+    assert ["b" in config.objects for config in configs] == [False, True]
+
+
+class SpentOnce(ParsingPool):
+    """A pool that defers the first work."""
+
+    deferred = False
+
+    async def run(self, *work: Any, **options: Any) -> Any:
+        if not self.deferred:
+            self.deferred = True
+            raise ParsingDeferred("the budget is spent", retry_after=30.0)
+        return await super().run(*work, **options)
+
+
+async def test_deferred_work_is_done_by_the_next_reader(parsed: list[int]) -> None:
+    reader = ClassReader(SpentOnce(), without_identity=False)
+    source = edited(1, LARGE)
+    results = await asyncio.gather(*(reader.read_config(source) for _ in range(2)), return_exceptions=True)
+    assert [isinstance(result, ParsingDeferred) for result in results] == [True, False]
+    assert parsed == [1]
