@@ -311,7 +311,6 @@ class ControlApi:
     def certificate_flaw(self, flaw: Flaw) -> None:
         """Present a server certificate that is expired, from an unknown CA or for another name; "none" ends that."""
         self._server.present(flaw)
-        self._server.data.reset()
 
     async def clear_faults(self) -> None:
         """End `cut_off`, delays, failures, changed limits and certificate flaws. Firewalls stay."""

@@ -5,6 +5,7 @@ import socket
 import ssl
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from tools.keyvault_emulator.errors import EmulatorError
 
@@ -13,12 +14,17 @@ class HttpsListener:
     """An HTTPS port that can be closed and opened again.
 
     A second socket is bound to the port and never listens, so that no other process gets the port in the meantime.
+    aiohttp does not know a connection before the end of its handshake. Such a connection is reset at its first request
+    if the port was closed, or got another context, after its handshake began.
     """
 
     def __init__(self, app: web.Application, address: str, port: int, context: ssl.SSLContext) -> None:
+        app.middlewares.append(self._reset_outdated)
         # An answer that is still being sent, perhaps slowly on purpose, does not delay the end.
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=3600, shutdown_timeout=0.1)
         self._context = context
+        self._selector = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._selector.sni_callback = self._select_context
         self._reserved = reserve(address, port)
         self._address = address
         self.port: int = self._reserved.getsockname()[1]
@@ -31,7 +37,7 @@ class HttpsListener:
         if self._server is None:
             assert self._runner.server is not None  # noqa: S101 - setup() made it
             self._server = await asyncio.get_running_loop().create_server(
-                self._runner.server, sock=reserve(self._address, self.port), ssl=self._context, backlog=1024
+                self._runner.server, sock=reserve(self._address, self.port), ssl=self._selector, backlog=1024
             )
 
     def close(self) -> None:
@@ -39,13 +45,28 @@ class HttpsListener:
         if self._server is not None:
             self._server.close()
             self._server = None
-        self.reset()
+        self._reset_connections()
 
-    def reset(self) -> None:
-        """Reset the existing connections."""
+    def replace_context(self, context: ssl.SSLContext) -> None:
+        """Use this context from the next handshake on, and reset the existing connections."""
+        self._context = context
+        self._reset_connections()
+
+    def _reset_connections(self) -> None:
         for connection in self._runner.server.connections if self._runner.server else []:
             if connection.transport is not None:
                 connection.transport.abort()
+
+    def _select_context(self, handshake: ssl.SSLObject, _name: str | None, _selector: ssl.SSLContext) -> None:
+        handshake.context = self._context
+
+    @web.middleware
+    async def _reset_outdated(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        handshake = request.get_extra_info("ssl_object")
+        if request.transport is not None and (self._server is None or handshake.context is not self._context):
+            request.transport.abort()
+            return web.Response(status=500)
+        return await handler(request)
 
     async def stop(self) -> None:
         """Close the port, and release its number."""

@@ -44,22 +44,21 @@ class EmulatorServer:
         self._folder = folder
         self._address = address
         self.authority = LocalAuthority(folder)
-        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.present("none")
-        control_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.authority.load_into(control_context, folder, [address])
         data = web.Application(client_max_size=1 << 20)
         data.router.add_route("*", "/{path:.*}", self._handle_request)
-        self.data = HttpsListener(data, address, port, self._context)
+        self.data = HttpsListener(data, address, port, self._server_context())
         control = web.Application(client_max_size=1 << 28)
         control.router.add_post("/control/{verb}", self._handle_control)
-        self.control = HttpsListener(control, address, control_port, control_context)
+        self.control = HttpsListener(control, address, control_port, self._server_context())
         self._verbs = ControlApi(self)
         self.key = uuid.uuid4().hex + uuid.uuid4().hex
 
     def present(self, flaw: Flaw) -> None:
-        """Present a certificate with this flaw from the next handshake on."""
-        self.authority.load_into(self._context, self._folder, [self._address], flaw)
+        """Present a certificate with this flaw from the next handshake on, and reset the existing connections."""
+        self.data.replace_context(self._server_context(flaw))
+
+    def _server_context(self, flaw: Flaw = "none") -> ssl.SSLContext:
+        return self.authority.server_context(self._folder, [self._address], flaw)
 
     async def _handle_request(self, request: web.Request) -> web.StreamResponse:
         route = routes.parse(request.method, request.host, request.path)

@@ -53,11 +53,8 @@ class LocalAuthority:
             pki.write_private(key_file, pki.encode_pem(self._key))
             self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def load_into(self, context: ssl.SSLContext, folder: Path, addresses: list[str], flaw: Flaw = "none") -> None:
-        """Load a new certificate for `addresses` (IP addresses or host names), with the given flaw, into `context`.
-
-        Later handshakes use it, even if the context is in use.
-        """
+    def server_context(self, folder: Path, addresses: list[str], flaw: Flaw = "none") -> ssl.SSLContext:
+        """Return a server's context with a new certificate for `addresses` (IP addresses or host names)."""
         key, certificate = self._key, self._certificate
         if flaw == "unknown-ca":
             key = pki.new_key()
@@ -76,4 +73,6 @@ class LocalAuthority:
         # The ssl module reads certificates only from files.
         file = folder / "server.pem"
         pki.write_private(file, pki.encode_pem(server_key) + server.public_bytes(serialization.Encoding.PEM))
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(file)
+        return context

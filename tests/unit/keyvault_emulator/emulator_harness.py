@@ -1,7 +1,6 @@
 """Provide a token issuer in place of the cluster's, and an emulator with one vault."""
 
 import json
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -36,8 +35,7 @@ class StandInIssuer:
 
     def __init__(self, folder: Path) -> None:
         self.authority = LocalAuthority(folder)
-        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.authority.load_into(self._context, folder, ["127.0.0.1"])
+        self._context = self.authority.server_context(folder, ["127.0.0.1"])
         self.ca_file = self.authority.file
         self.asked: list[str] = []
         self.keys: dict[str, rsa.RSAPrivateKey] = {}

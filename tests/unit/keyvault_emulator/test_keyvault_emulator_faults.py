@@ -1,9 +1,11 @@
 """Test the emulator's faults with the official client and with aiohttp."""
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -189,6 +191,38 @@ async def test_flawed_certificate_is_rejected_by_the_client(
     stocked.emulator.clear_faults()
     async with session.get(PIN) as response:
         assert response.status == 200
+
+
+@pytest.mark.parametrize("change", ["certificate", "cut off", "nothing"])
+async def test_connection_whose_handshake_is_under_way_is_reset_by_a_change(
+    stocked: EmulatorHarness, session: aiohttp.ClientSession, change: str
+) -> None:
+    emulator = stocked.emulator
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(emulator.url).port)
+    received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context(cafile=emulator.ca_file)
+    tls = context.wrap_bio(received, to_send, server_hostname="localhost")
+    with contextlib.closing(writer):
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        writer.write(to_send.read())
+        received.write(await reader.read(1 << 16))
+        if change == "certificate":
+            emulator.certificate_flaw("unknown-ca")
+        elif change == "cut off":
+            emulator.cut_off()
+        tls.do_handshake()
+        tls.write(f"GET {PIN} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        writer.write(to_send.read())
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while not answer and (data := await reader.read(1 << 16)):
+                received.write(data)
+                with contextlib.suppress(ssl.SSLWantReadError):  # session tickets come first
+                    answer = tls.read()
+    emulator.clear_faults()
+    assert answer.startswith(b"HTTP/1.1 401") == (change == "nothing")
+    assert bool(answer) == (change == "nothing")
 
 
 def test_unknown_fault_or_vault_is_rejected(emulator_harness: EmulatorHarness) -> None:
