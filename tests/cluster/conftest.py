@@ -256,9 +256,8 @@ def space(installed: InstalledRelease, controller: PodProcess) -> Iterator[Names
     """Provide a namespace with a federated ServiceAccount and a vault of its own."""
     namespace = Namespace(installed)
     yield namespace
-    installed.emulator.clear_faults()
-    installed.emulator.restore()
     namespace.remove()
+    installed.emulator.clear_faults()
 
 
 @pytest.fixture

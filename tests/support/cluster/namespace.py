@@ -76,13 +76,18 @@ class Namespace:
     def remove(self) -> None:
         """Delete the namespace, without waiting for its end.
 
-        When the module ends, everything that users could read there is searched for values.
+        The namespace controller deletes its objects seconds later. Until then, the controller would retry a failing
+        SecretSync during the next tests. When the module ends, everything that users could read there is searched for
+        values.
         """
         for kind, path in KIND_PATHS.items():
             if kind != "secret":
                 status, text = self.installed.plane.request("GET", path.format(self.name))
                 assert status in (200, 404), text  # 404: the kind was removed
                 InstalledRelease.exposed.append((f"{kind} of {self.name}", text))
+        for kind in ("akvsync", "secretsync"):
+            status, text = self.installed.plane.request("DELETE", KIND_PATHS[kind].format(self.name))
+            assert status in (200, 404), text
         status, text = self.installed.plane.request("DELETE", f"/api/v1/namespaces/{self.name}")
         assert status in (200, 404, 409), text  # 409: it is ending already
 
