@@ -1,5 +1,6 @@
 """Test which keys are stale according to a snapshot of the vault."""
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from controller.api.secretsync import ObjectVersion
 from controller.domain.provider_class import ObjectPart, ObjectVersionRef, VaultObject
 from controller.domain.snapshot import ListedObject, VaultSnapshot, settled_time
+from controller.errors import UnusableValue
 
 THEN = datetime(2030, 1, 1, 12, 0, 5, tzinfo=UTC)
 USER = VaultObject(name="user")
@@ -107,6 +109,10 @@ def versions(*ids: str) -> VaultSnapshot:
         ),
         pytest.param(versions("v1"), ObjectVersionRef(HISTORY, 1), [known("secret/user/1")], True, id="fewer versions"),
         pytest.param(listed(), ObjectVersionRef(HISTORY, 0), [known("secret/user/0")], True, id="versions not listed"),
+        pytest.param(listed(), ObjectVersionRef(VaultObject(name="user", keep=True)), [], False, id="kept object"),
+        pytest.param(
+            listed(), ObjectVersionRef(USER), [known(), known(updated="")], True, id="one of several entries differs"
+        ),
     ],
 )
 def test_key_is_stale_if_its_object_may_have_changed(
@@ -123,6 +129,47 @@ def test_only_changed_keys_are_stale() -> None:
         ObjectVersion(target_key="l", object="secret/pass", version="v1", updated="2030-01-01T12:00:05Z"),
     ]
     assert snapshot.stale_keys(wanted, before) == {"l"}
+
+
+@pytest.mark.parametrize(
+    ("updated", "stale"), [(THEN, frozenset()), (THEN + timedelta(seconds=1), {"k/*"})], ids=["equal", "updated later"]
+)
+def test_expanded_item_is_stale_if_one_of_its_properties_may_have_changed(
+    updated: datetime, stale: frozenset[str]
+) -> None:
+    before = [
+        ObjectVersion(target_key=key, object="secret/user", updated="2030-01-01T12:00:05Z", expanded_from="k/*")
+        for key in ("host", "port")
+    ]
+    assert listed(updated=updated).stale_keys({"k/*": ObjectVersionRef(USER)}, before) == stale
+
+
+def unusable(version: str = "v1", updated: str = "2030-01-01T12:00:05Z") -> UnusableValue:
+    return UnusableValue("the value has no property", version=version, updated=updated)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "key", "error", "before", "stale"),
+    [
+        pytest.param(USER, "k", unusable(), [], False, id="the value did not change"),
+        pytest.param(USER, "k", unusable(), [known(updated="")], False, id="the Secret has an earlier value"),
+        pytest.param(USER, "k", unusable(updated="2030-01-01T12:00:04Z"), [known()], True, id="the value changed"),
+        pytest.param(PINNED, "k", unusable(updated=""), [], False, id="the version is the same"),
+        pytest.param(PINNED, "k", unusable("v0"), [known()], True, id="another version is wanted"),
+        pytest.param(USER, "removed", unusable(), [known()], False, id="another key was unusable"),
+    ],
+)
+def test_unusable_value_is_compared_instead_of_the_value_in_the_secret(
+    wanted: VaultObject, key: str, error: UnusableValue, before: list[ObjectVersion], stale: bool
+) -> None:
+    found = listed().stale_keys({"k": ObjectVersionRef(wanted)}, before, {key: error})
+    assert found == ({"k"} if stale else set())
+
+
+def test_empty_snapshot_has_only_stale_keys_and_counts_no_comparison() -> None:
+    empty = VaultSnapshot()
+    assert empty.stale_keys({"k": ObjectVersionRef(USER)}, [known()]) == {"k"}
+    assert (empty.sightings, empty.compared, empty.since) == ((), 0, math.inf)
 
 
 @pytest.mark.parametrize(
