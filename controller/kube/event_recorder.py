@@ -1,7 +1,8 @@
 """Send events for `kubectl describe` in the background, so that they never delay a Secret.
 
-An event costs the API server as much as a Secret, so their rate is limited. The namespaces are served in rotation, and
-each has a budget: a flood of events in one namespace neither hides nor delays the events of another.
+An event costs the API server as much as a Secret. So their rate is limited, and while many SecretSyncs are synced at
+once, as after a start, the events wait for the end of the Secrets. The namespaces are served in rotation, and each has
+a budget: a flood of events in one namespace neither hides the events of another nor delays them for long.
 
 Source: Kubernetes API reference, Event v1 events.k8s.io.
 """
@@ -36,6 +37,9 @@ ACTION = "Sync"
 # Number of events that can be sent at once after a pause, and number per second afterwards.
 BURST = 50
 PER_SECOND = 20.0
+# Seconds without a new event after which the waiting ones are sent, and the maximum wait for such a pause.
+PAUSE = 0.25
+MAX_WAIT = 5.0
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +55,7 @@ class EventRecorder:
         self._kube = kube
         self._normal = normal
         self._rested = -math.inf  # the event loop's time at which a whole burst can be sent again
+        self._last_record = -math.inf  # in the event loop's time
         self._instance = instance[:128]
         self._rates = RateBudget(budgets.EVENTS, clock)
         # By namespace. The namespace of the last sent event comes last.
@@ -89,11 +94,13 @@ class EventRecorder:
         }
         waiting = self.waiting.setdefault(meta.namespace, deque(maxlen=int(budgets.EVENTS.limit)))
         waiting.append(body)
+        self._last_record = asyncio.get_running_loop().time()
         self._news.set()
 
     async def work(self) -> None:
         """Send the queued events until the recorder is closed and all are sent."""
         while True:
+            await self._wait_for_pause()
             while self.waiting:
                 await self._wait_for_tokens()
                 if not self.waiting:
@@ -126,15 +133,26 @@ class EventRecorder:
         """Drop the events of a namespace that is gone."""
         self.waiting.pop(namespace, None)
 
+    async def _wait_for_pause(self) -> None:
+        """Wait while more events are recorded. Do not wait when closed."""
+        now = asyncio.get_running_loop().time
+        latest = now() + MAX_WAIT
+        while (wait := min(self._last_record + PAUSE, latest) - now()) > 0 and not self._closed.is_set():
+            await self._wait_until_closed(wait)
+
     async def _wait_for_tokens(self) -> None:
         """Wait until the next event can be sent. Do not wait when closed."""
         now = asyncio.get_running_loop().time()
         wait = self._rested - (BURST - 1) / PER_SECOND - now
-        if wait > 0 and not self._closed.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._closed.wait()
+        if wait > 0:
+            await self._wait_until_closed(wait)
         self._rested = max(self._rested, now) + 1 / PER_SECOND
+
+    async def _wait_until_closed(self, seconds: float) -> None:
+        """Wait until the recorder is closed, at most for these seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
 
     def close(self) -> None:
         """Accept no more events."""

@@ -14,7 +14,7 @@ from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatu
 from controller.domain.status import Failed, Reportable, Synced, next_status
 from controller.errors import ProviderError
 from controller.kube.client import KubeClient
-from controller.kube.event_recorder import BURST, MAX_NOTE, PER_SECOND, EventRecorder
+from controller.kube.event_recorder import BURST, MAX_NOTE, MAX_WAIT, PAUSE, PER_SECOND, EventRecorder
 from controller.kube.informer import Store
 from controller.observability.telemetry import LINES_A_MINUTE, Metrics
 from controller.runtime import budgets
@@ -296,25 +296,26 @@ async def test_warning_that_returns_is_reported_again(harness: ReporterHarness) 
     assert len(harness.sent_to("/events")) == 3
 
 
+class TimedClient:
+    """An API client that records the time of each request."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.moments: list[float] = []
+
+    async def call(self, *_: object, **__: object) -> bytes:
+        self.moments.append(self.clock())
+        return b"{}"
+
+
 def test_events_beyond_the_burst_are_delayed_until_the_recorder_closes() -> None:
-    class Clocked:
-        """An API client that records the time of each request."""
-
-        def __init__(self, clock: Callable[[], float]) -> None:
-            self.clock = clock
-            self.moments: list[float] = []
-
-        async def call(self, *_: object, **__: object) -> bytes:
-            self.moments.append(self.clock())
-            return b"{}"
-
     async def main(clock: Callable[[], float]) -> list[float]:
-        kube = Clocked(clock)
+        kube = TimedClient(clock)
         events = EventRecorder(cast("KubeClient", kube), "pod-1")
         for number in range(2 * BURST):
             events.record(make_sync().metadata, "Normal", "Synced", f"number {number}")
         work = asyncio.create_task(events.work())
-        await asyncio.sleep(1)
+        await asyncio.sleep(PAUSE + 1)
         assert len(kube.moments) == BURST + PER_SECOND
         events.close()
         await work
@@ -322,8 +323,31 @@ def test_events_beyond_the_burst_are_delayed_until_the_recorder_closes() -> None
 
     moments = virtual_time.run_virtual(main)
     assert len(moments) == 2 * BURST
-    assert moments[BURST - 1] == 0
-    assert moments[-1] == pytest.approx(1)
+    assert moments[0] == moments[BURST - 1] == PAUSE
+    assert moments[-1] == pytest.approx(PAUSE + 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "closed", "first"),
+    [(0, None, PAUSE), (2, None, 1.9 + PAUSE), (20, None, MAX_WAIT), (20, 1.0, 1.0)],
+    ids=["one event", "two seconds of events", "longer than the maximum wait", "closed meanwhile"],
+)
+def test_events_wait_until_no_more_are_recorded(seconds: float, closed: float | None, first: float) -> None:
+    async def main(clock: Callable[[], float]) -> list[float]:
+        kube = TimedClient(clock)
+        events = EventRecorder(cast("KubeClient", kube), "pod-1")
+        work = asyncio.create_task(events.work())
+        if closed:
+            asyncio.get_running_loop().call_later(closed, events.close)
+        for number in range(max(1, round(seconds * 10))):
+            events.record(make_sync().metadata, "Normal", "Synced", f"number {number}")
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
+        events.close()
+        await work
+        return kube.moments
+
+    assert virtual_time.run_virtual(main)[0] == pytest.approx(first)
 
 
 async def test_unexpected_failure_loses_only_one_event(caplog: pytest.LogCaptureFixture) -> None:
