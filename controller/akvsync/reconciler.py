@@ -16,11 +16,19 @@ from typing import Any
 import msgspec
 
 from controller import errors
-from controller.akvsync import children
-from controller.akvsync.children import BlockedObject, CreateObject, KeepObject, PatchObject, Step, StepResult
+from controller.akvsync.children import (
+    BlockedObject,
+    CreateObject,
+    KeepObject,
+    PatchObject,
+    Step,
+    StepResult,
+    decide_step,
+)
 from controller.akvsync.expand import GeneratedObjects, expand_akvsync, explicit_names
 from controller.akvsync.selected_secrets import selected_before, skipped_above_limit
 from controller.akvsync.selections import SelectionTracker
+from controller.akvsync.status import SelectionResult, is_stalled, listed_ago, next_status, part_status
 from controller.api.akvsync import AKVSync, AKVSyncStatus, PartStatus
 from controller.api.conditions import Reason
 from controller.api.meta import Unreadable
@@ -179,11 +187,8 @@ class AKVSyncReconciler:
             self._remember_wanted(key, generated.syncs.keys() | generated.retained)
             done = await self._apply_objects(key, akv.metadata.uid, generated)
         found = {name: self._syncs.get(Key(key.namespace, name)) for name in done}
-        parts = [
-            children.part_status(name, result, found[name], generated.kept.get(name, ()))
-            for name, result in done.items()
-        ]
-        stalled = any(children.is_stalled(result, found[name]) for name, result in done.items())
+        parts = [part_status(name, result, found[name], generated.kept.get(name, ())) for name, result in done.items()]
+        stalled = any(is_stalled(result, found[name]) for name, result in done.items())
         # An error that only an edit can correct needs no retry, because the watches report the edit.
         needs_retry = any(
             isinstance(result, errors.ControllerError) and result.retry is not errors.Retry.ON_EDIT
@@ -213,7 +218,7 @@ class AKVSyncReconciler:
             ),
             syncs=frozenset(sync.metadata.name for sync in owned) - explicit,
         )
-        self.selections.register_query(key, akv, query, children.listed_ago(akv, datetime.now(UTC)))
+        self.selections.register_query(key, akv, query, listed_ago(akv, datetime.now(UTC)))
         sighting = self.selections.last_sighting(key)
         source = self._classes.get(key)
         if sighting is None:
@@ -222,7 +227,7 @@ class AKVSyncReconciler:
 
     def _selection_status(
         self, key: Key, akv: AKVSync | Unreadable, generated: GeneratedObjects
-    ) -> children.SelectionResult | None:
+    ) -> SelectionResult | None:
         """Return the state of the selection for the status, or None without a selection."""
         if not isinstance(akv, AKVSync) or all(entry.select is None for entry in akv.spec.objects):
             return None
@@ -232,7 +237,7 @@ class AKVSyncReconciler:
             if sighting and generated.selects
             else akv.status.skipped
         )
-        return children.SelectionResult(
+        return SelectionResult(
             skipped=skipped,
             error=self.selections.last_error(key),
             listed_ago=self.selections.listed_ago(key),
@@ -252,11 +257,11 @@ class AKVSyncReconciler:
         failed = {owned.name: error for owned, error in zip(unwanted, pruned, strict=True) if error}
         if generated.source is None:
             return {**retained, **failed}
-        first = children.decide_step(generated.source, self._classes.get(key))
+        first = decide_step(generated.source, self._classes.get(key))
         if isinstance(first, BlockedObject):
             return {**dict.fromkeys(generated.syncs, first), **retained, **failed}
         steps = {
-            name: children.decide_step(wanted, self._syncs.get(Key(key.namespace, name)))
+            name: decide_step(wanted, self._syncs.get(Key(key.namespace, name)))
             for name, wanted in generated.syncs.items()
         }
         if any(isinstance(step, CreateObject | PatchObject) for step in (first, *steps.values())):
@@ -302,15 +307,13 @@ class AKVSyncReconciler:
         akv: AKVSync | Unreadable,
         parts: list[PartStatus],
         problem: errors.InputError | None,
-        selection: children.SelectionResult | None,
+        selection: SelectionResult | None,
         *,
         stalled: bool,
     ) -> bool:
         """Write the status if it changed. Return whether the AKVSync now has this status."""
         before = akv.status if isinstance(akv, AKVSync) else AKVSyncStatus()
-        after = children.next_status(
-            akv.metadata, before, parts, problem, datetime.now(UTC), selection, stalled=stalled
-        )
+        after = next_status(akv.metadata, before, parts, problem, datetime.now(UTC), selection, stalled=stalled)
         if after == before:
             return True
         body = {

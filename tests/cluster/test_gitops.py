@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import yaml
 
-from controller.akvsync import children
+from controller.akvsync import status as akvsync_status
 from controller.api.akvsync import AKVSyncStatus, PartStatus
 from controller.api.conditions import Reason
 from controller.api.meta import NO_STATUS, ObjectMeta
@@ -92,7 +92,7 @@ def _sync_status(reason: Reason, stalled: bool) -> SecretSyncStatus:
 def _akv_status(reason: Reason, stalled: bool) -> AKVSyncStatus:
     ready = AKV_VERDICTS[reason, stalled] == CURRENT
     part = PartStatus(name="s", ready=ready, reason=str(reason), message="why")
-    return children.next_status(META, AKVSyncStatus(), [part], None, NOW, stalled=stalled)
+    return akvsync_status.next_status(META, AKVSyncStatus(), [part], None, NOW, stalled=stalled)
 
 
 def test_every_reason_of_ready_has_a_verdict() -> None:
@@ -107,7 +107,7 @@ def test_verdict_on_each_status_that_the_controller_writes(tmp_path: Path) -> No
         *((_object("SecretSync", _sync_status(*key)), verdict) for key, verdict in SYNC_VERDICTS.items()),
         *((_object("AKVSync", _akv_status(*key)), verdict) for key, verdict in AKV_VERDICTS.items()),
     ]
-    problem = children.next_status(META, AKVSyncStatus(), [], InputError("why"), NOW)
+    problem = akvsync_status.next_status(META, AKVSyncStatus(), [], InputError("why"), NOW)
     table.append((_object("AKVSync", problem), STALLED))
     for kind in ("SecretSync", "AKVSync"):
         # Before the first status, by the CRD's default, and after an edit that the controller has not seen yet.

@@ -32,6 +32,7 @@ from tools.cli.common.command import run_and_exit
 MODULES = [
     "akvsync.children",
     "akvsync.expand",
+    "akvsync.status",
     "crd_upgrade.merge",
     "domain.certificates",
     "domain.decision",

@@ -11,7 +11,8 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from controller.akvsync import children
+from controller.akvsync import status as akvsync_status
+from controller.akvsync.children import BlockedObject
 from controller.akvsync.expand import expand_akvsync
 from controller.api.akvsync import AKVSync, AKVSyncStatus
 from controller.api.conditions import Reason
@@ -127,10 +128,10 @@ def test_accepted_akvsync_is_expanded_or_explained(spec: Any, reason: Reason, me
     try:
         made = expand_akvsync(akv)
     except InputError as error:
-        check_status(children.next_status(akv.metadata, akv.status, [], error, NOW), AKV_SYNC_STATUS)
+        check_status(akvsync_status.next_status(akv.metadata, akv.status, [], error, NOW), AKV_SYNC_STATUS)
         return
-    blocked = [children.part_status(name, children.BlockedObject(reason, message), None) for name in made.syncs]
-    check_status(children.next_status(akv.metadata, akv.status, blocked, None, NOW), AKV_SYNC_STATUS)
+    blocked = [akvsync_status.part_status(name, BlockedObject(reason, message), None) for name in made.syncs]
+    check_status(akvsync_status.next_status(akv.metadata, akv.status, blocked, None, NOW), AKV_SYNC_STATUS)
 
 
 @given(reason=st.sampled_from(Reason), message=MESSAGES, version=st.text(max_size=40))

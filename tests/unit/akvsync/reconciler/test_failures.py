@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.akvsync.children import MAX_MESSAGE, MAX_VERSIONS
+from controller.akvsync.status import MAX_MESSAGE, MAX_VERSIONS
 from controller.api.akvsync import AKVSync
 from controller.api.conditions import Reason
 from controller.api.meta import ObjectMeta, OwnerReference
