@@ -89,11 +89,8 @@ def extension(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extension]:
 @pytest.fixture(autouse=True)
 def settings(extension: Extension) -> Iterator[None]:
     """Provide the user's settings, for one test. Its clouds have no CA, so the vaults' CA is not trusted."""
-    extension.settings = {
-        "clouds.emulator.authority": extension.emulator.authority,
-        "clouds.emulator.vaultUrl": extension.emulator.vault_pattern,
-        "defaultCloud": "emulator",
-    }
+    cloud = {f"clouds.emulator.{field}": text for field, text in extension.emulator.cloud.items() if field != "ca"}
+    extension.settings = {**cloud, "defaultCloud": "emulator"}
     yield
     extension.settings = {}
 

@@ -93,9 +93,8 @@ def run_job(plane: ControlPlane, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def values(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    cloud = {"authority": emulator.authority, "vaultUrl": emulator.vault_pattern, "ca": emulator.ca_file.read_text()}
     file = tmp_path_factory.mktemp("values") / "values.json"
-    file.write_text(json.dumps({"clouds": {"emulator": cloud}, "defaultCloud": "emulator"}))
+    file.write_text(json.dumps({"clouds": {"emulator": emulator.cloud}, "defaultCloud": "emulator"}))
     return file
 
 

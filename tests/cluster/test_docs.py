@@ -115,12 +115,8 @@ def reader(tmp_path: Path) -> Iterator[PageRunner]:
         found = PageRunner(plane, emulator, folder, {**INSTEAD, **instead, "registry.example": site.address})
         stack.callback(found.stop)
         found.add_program("skopeo", sys.executable, "-P", "-m", "tests.support.cluster.skopeo")
-        cloud = {
-            "authority": emulator.authority,
-            "vaultUrl": emulator.vault_pattern,
-            "ca": emulator.ca_file.read_text(),
-        }
-        (folder / "vault.yaml").write_text(yaml.safe_dump({"clouds": {"emulator": cloud}, "defaultCloud": "emulator"}))
+        values = {"clouds": {"emulator": emulator.cloud}, "defaultCloud": "emulator"}
+        (folder / "vault.yaml").write_text(yaml.safe_dump(values))
         yield found
 
 

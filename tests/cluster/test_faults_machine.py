@@ -28,12 +28,7 @@ def unstarted(installed: InstalledRelease, relay: FaultProxy) -> PodProcess:
     """Which reaches vault and Entra by a name."""
     workload = relay.workload(installed, **SINGLE_CONTROLLER_SETTINGS)
     clouds = workload.log.with_name("clouds.json")
-    emulator = installed.emulator
-    named = {
-        "authority": emulator.authority.replace("127.0.0.1", "localhost"),
-        "vaultUrl": emulator.vault_pattern.replace("127.0.0.1", "localhost"),
-        "ca": emulator.ca_file.read_text(),
-    }
+    named = {field: text.replace("127.0.0.1", "localhost") for field, text in installed.emulator.cloud.items()}
     clouds.write_text(json.dumps({"emulator": named}))
     workload.env["CLOUDS_FILE"] = str(clouds)
     return workload

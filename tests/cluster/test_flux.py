@@ -134,9 +134,8 @@ def kubelet(
     plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PlayedKubelet]:
     """Serve the release's namespace, which has the values of this cluster in the Secret that the page names."""
-    cloud = {"authority": emulator.authority, "vaultUrl": emulator.vault_pattern, "ca": emulator.ca_file.read_text()}
     flags = dict([flag.split("=") for flag in version_flags(plane) if "=" in flag])
-    values = {"clouds": {"emulator": cloud}, "defaultCloud": "emulator", **flags}
+    values = {"clouds": {"emulator": emulator.cloud}, "defaultCloud": "emulator", **flags}
     plane.kubectl("create", "namespace", helm.RELEASE)
     plane.kubectl(
         "create",

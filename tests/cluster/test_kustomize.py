@@ -107,9 +107,8 @@ def running(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> It
 def rendered(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Files:
     """Render the chart as the page says, with the values of this cluster."""
     folder = tmp_path_factory.mktemp("rendered")
-    cloud = {"authority": emulator.authority, "vaultUrl": emulator.vault_pattern, "ca": emulator.ca_file.read_text()}
     values = folder / "values.json"
-    values.write_text(json.dumps({"clouds": {"emulator": cloud}, "defaultCloud": "emulator"}))
+    values.write_text(json.dumps({"clouds": {"emulator": emulator.cloud}, "defaultCloud": "emulator"}))
     command = [
         sys.executable,
         "-P",

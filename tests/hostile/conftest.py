@@ -52,7 +52,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def cloud_by_name(emulator: Emulator, vault_url: str = "") -> dict[str, str]:
     """Return the emulator as a cloud whose vaults need name resolution, as Azure's do."""
     by_name = emulator.vault_pattern.replace("127.0.0.1", "localhost")
-    return {"authority": emulator.authority, "vaultUrl": vault_url or by_name, "ca": emulator.ca_file.read_text()}
+    return {**emulator.cloud, "vaultUrl": vault_url or by_name}
 
 
 @pytest.fixture(scope="session", params=PLANES)

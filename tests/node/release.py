@@ -27,13 +27,8 @@ class Release:
         self.plane, self.emulator = plane, emulator
         self.name = self.namespace = name
         self.executable = executable
-        cloud = {
-            "authority": emulator.authority,
-            "vaultUrl": emulator.vault_pattern,
-            "ca": emulator.ca_file.read_text(),
-        }
         self._values = folder / "values.json"
-        self._values.write_text(json.dumps({"clouds": {"emulator": cloud}, "defaultCloud": "emulator"}))
+        self._values.write_text(json.dumps({"clouds": {"emulator": emulator.cloud}, "defaultCloud": "emulator"}))
 
     @property
     def full_name(self) -> str:

@@ -94,10 +94,8 @@ async def open_vault(kube: KubeClient, settings: ReleaseTestSettings) -> AsyncIt
         Emulator(Path(folder), address=settings.pod_ip, port=VAULT_PORT) as emulator,
     ):
         await _add_credential(kube, settings, emulator)
-        cloud = {"authority": emulator.authority, "vaultUrl": emulator.vault_pattern}
-        clouds = json.dumps({TEST_CLOUD: cloud | {"ca": emulator.ca_file.read_text()}})
         try:
-            await _write_config(kube, settings, {CLOUDS_FILE: clouds})
+            await _write_config(kube, settings, {CLOUDS_FILE: json.dumps({TEST_CLOUD: emulator.cloud})})
             yield OwnVault(emulator)
         finally:
             await _write_config(kube, settings, None)

@@ -52,6 +52,11 @@ class Emulator(ControlClient):
     ) -> None:
         self.close()
 
+    @property
+    def cloud(self) -> dict[str, str]:
+        """Return this emulator as an entry of the chart's value `clouds`."""
+        return {"authority": self.authority, "vaultUrl": self.vault_pattern, "ca": self.ca_file.read_text()}
+
     # Start and stop
 
     def close(self) -> None:

@@ -159,9 +159,8 @@ def chart_crds() -> list[dict[str, Any]]:
 
 def install_release(plane: ControlPlane, emulator: Emulator, folder: Path, name: str, **more: Any) -> InstalledRelease:
     """Install the chart as a user does. Its hook Jobs need a node; test_crds.py runs them."""
-    cloud = {"authority": emulator.authority, "vaultUrl": emulator.vault_pattern, "ca": emulator.ca_file.read_text()}
     values = folder / "values.json"
-    clouds = {"emulator": cloud, "nowhere": {**cloud, "vaultUrl": "https://{vault}.invalid"}}
+    clouds = {"emulator": emulator.cloud, "nowhere": {**emulator.cloud, "vaultUrl": "https://{vault}.invalid"}}
     # Tests kill leaders; with the default of one pod the next leader would wait for a minute.
     quick = {"leaseDurationInSeconds": 15, "renewIntervalInSeconds": 2}
     values.write_text(json.dumps({"clouds": clouds, "defaultCloud": "emulator", "leaderElection": quick, **more}))

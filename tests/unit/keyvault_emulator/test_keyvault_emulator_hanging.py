@@ -2,6 +2,8 @@
 
 import asyncio
 
+import msgspec
+
 from controller.config.settings import Cloud
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.values import VaultValue
@@ -27,8 +29,7 @@ async def test_hanging_vaults_leave_half_of_the_requests_to_others(emulator_harn
     for number in range(HANGING):
         emulator.add_vault(f"hangs-{number}", TENANT)
         emulator.fail(kind="hang", where=f"hangs-{number}", seconds=60)
-    ca = emulator.ca_file.read_text()
-    clouds = {"here": Cloud(authority=emulator.authority, vault_url=emulator.vault_pattern, ca=ca)}
+    clouds = {"here": msgspec.convert(emulator.cloud, Cloud)}
 
     async def assertion(_: Identity) -> str:
         return emulator_harness.issuer.token(sub=SUBJECT)
