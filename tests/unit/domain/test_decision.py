@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -36,6 +35,7 @@ from controller.errors import (
 from controller.keyvault.errors import throttled_error
 from tests.support.builders import make_managed_fields, make_owner, make_secret_meta, make_sync, make_value
 from tests.support.hostile_texts import HOSTILE_JSON
+from tests.support.process_stats import thread_seconds
 
 MISSING = ObjectError("secret pass is not in Key Vault shop; create it there")
 UNREACHABLE = ProviderError("Key Vault shop did not answer in time; check the route", retry_after=7)
@@ -425,9 +425,11 @@ def test_target_key_that_is_mapped_twice_is_a_mistake() -> None:
 
 def test_four_thousand_keys_are_checked_within_50_milliseconds() -> None:
     wanted = make_sync([f"key-{number}" for number in range(4096)])
-    began = time.process_time()
-    assert find_spec_mistake(wanted) is None
-    assert time.process_time() - began < 0.05
+
+    def check() -> None:
+        assert find_spec_mistake(wanted) is None
+
+    assert thread_seconds(check) < 0.05
 
 
 def test_only_a_new_secret_waits_for_its_required_keys() -> None:

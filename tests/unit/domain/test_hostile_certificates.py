@@ -1,8 +1,6 @@
 """Hostile PEM texts: the parsing time grows only with their size, and OpenSSL tests no primes."""
 
 import base64
-import gc
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,6 +11,7 @@ from controller.domain import certificates
 from controller.domain.certificates import MAX_BUNDLE_BYTES, MAX_CERTIFICATES, parse_bundle, pem_blocks
 from controller.errors import ObjectError
 from tests.support.certificates import encode_der, issue_certificate
+from tests.support.process_stats import thread_seconds
 
 WHAT = "secret web in Key Vault shop"
 # Seconds. Without the checks, the attacks below take 6 s to minutes. Accepted texts take a hundredth of this.
@@ -52,16 +51,6 @@ def dh_certificate(oid: str) -> bytes:
     return pem("CERTIFICATE", encode_der(0x30, body, signature, encode_der(3, b"\0" + bytes(64))))
 
 
-def seconds(work: Callable[[], object]) -> float:
-    gc.disable()  # a collection would also visit the objects of all other tests
-    began = time.thread_time()
-    try:
-        work()
-        return time.thread_time() - began
-    finally:
-        gc.enable()
-
-
 @pytest.mark.parametrize("label", ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DH PRIVATE KEY"])
 @pytest.mark.parametrize("oid", [DH, X942_DH])
 def test_dh_key_is_refused_before_its_prime_is_tested(oid: str, label: str) -> None:
@@ -70,7 +59,7 @@ def test_dh_key_is_refused_before_its_prime_is_tested(oid: str, label: str) -> N
     def read() -> None:
         assert "its private key cannot be read" in parse_bundle(key + LEAF.pem.encode(), WHAT).key_problem
 
-    assert seconds(read) < TIME_LIMIT
+    assert thread_seconds(read) < TIME_LIMIT
 
 
 @pytest.mark.parametrize("header", [b"", b"Comment: AAAA\n\n", b"A: B\nC: DDDD\n\n", b"\n\n", b" \t\r\n"])
@@ -81,14 +70,14 @@ def test_dh_key_with_a_header_is_refused_before_its_prime_is_tested(header: byte
         with pytest.raises(ObjectError, match="private key"):
             parse_bundle(first + b"\n" + header + rest, WHAT)
 
-    assert seconds(read) < TIME_LIMIT
+    assert thread_seconds(read) < TIME_LIMIT
 
 
 @pytest.mark.parametrize("oid", [DH, X942_DH])
 @pytest.mark.parametrize("key", ["", LEAF.key_pem], ids=["no key", "key"])
 def test_certificate_of_a_dh_key_is_not_loaded_for_comparison(oid: str, key: str) -> None:
     text = key.encode() + dh_certificate(oid) * 2 + LEAF.pem.encode()
-    assert seconds(lambda: parse_bundle(text, WHAT)) < TIME_LIMIT
+    assert thread_seconds(lambda: parse_bundle(text, WHAT)) < TIME_LIMIT
 
 
 # The shapes of a PEM for which a naive scan searches to the end from each line.
@@ -115,7 +104,7 @@ def test_scan_time_grows_linearly_with_the_size(shape: Callable[[int], bytes]) -
     small, large = shape(8_000), shape(64_000)
 
     def best(data: bytes) -> float:
-        return min(seconds(lambda: list(pem_blocks(data))) for _ in range(3))
+        return min(thread_seconds(lambda: list(pem_blocks(data))) for _ in range(3))
 
     # For eight times the text, a linear scan takes 8 times as long, and a quadratic one 64 times.
     assert best(large) < max(0.02, 24 * best(small))
