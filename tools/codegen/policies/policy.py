@@ -5,6 +5,7 @@ Source: Kubernetes documentation, "Validating Admission Policy" and "CEL in Kube
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from controller.api.meta import Resource
 from controller.config.settings import Settings
@@ -33,14 +34,26 @@ class PolicyCondition:
 
 
 @dataclass(frozen=True)
+class ResourceRule:
+    """The resources whose requests a policy checks. `*` matches everything."""
+
+    group: str
+    version: str
+    resource: str
+
+    @classmethod
+    def of(cls, kind: type[Resource], subresource: str = "") -> Self:
+        """Return the rule for a kind, or for one of its subresources."""
+        return cls(kind.group, kind.version, f"{kind.plural}/{subresource}" if subresource else kind.plural)
+
+
+@dataclass(frozen=True)
 class AdmissionPolicy:
     """One policy with its binding. `name` is the first part of the name of both objects."""
 
     name: str
     why: str
-    group: str
-    version: str
-    resource: str
+    rule: ResourceRule
     operations: tuple[str, ...]
     validations: tuple[PolicyValidation, ...]
     variables: tuple[tuple[str, str], ...] = ()

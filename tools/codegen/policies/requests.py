@@ -18,6 +18,7 @@ from tools.codegen.policies.policy import (
     AdmissionPolicy,
     PolicyCondition,
     PolicyValidation,
+    ResourceRule,
     metadata_stays,
     text,
 )
@@ -37,9 +38,7 @@ _WATCHING = PolicyCondition(
 TOKENS = AdmissionPolicy(
     name="tokens",
     why="The controller requests only tokens for Entra. The Kubernetes API does not accept these tokens.",
-    group=ServiceAccount.group,
-    version=ServiceAccount.version,
-    resource=f"{ServiceAccount.plural}/token",
+    rule=ResourceRule.of(ServiceAccount, "token"),
     operations=("CREATE",),
     validations=(
         PolicyValidation(
@@ -63,9 +62,7 @@ TOKENS = AdmissionPolicy(
 EVENTS = AdmissionPolicy(
     name="events",
     why="The controller writes only events about SecretSyncs and AKVSyncs, with its own name and its own reasons.",
-    group=Event.group,
-    version=Event.version,
-    resource=Event.plural,
+    rule=ResourceRule.of(Event),
     operations=("CREATE", "UPDATE", "DELETE"),
     validations=(
         PolicyValidation("request.operation == 'CREATE'", "the controller neither changes nor deletes events"),
@@ -102,9 +99,7 @@ EVENTS = AdmissionPolicy(
 LEASES = AdmissionPolicy(
     name="lease",
     why="The controller creates and renews its own Lease. It does not write other Leases.",
-    group=Lease.group,
-    version=Lease.version,
-    resource=Lease.plural,
+    rule=ResourceRule.of(Lease),
     operations=("CREATE", "UPDATE", "DELETE"),
     validations=(
         PolicyValidation(
@@ -119,9 +114,7 @@ NAMESPACES = AdmissionPolicy(
     name="namespaces",
     why="With `watchNamespaces`, the controller writes only to these namespaces, and its Lease in its own namespace. It"
     " does not write cluster-scoped objects.",
-    group="*",
-    version="*",
-    resource="*/*",
+    rule=ResourceRule("*", "*", "*/*"),
     operations=("*",),
     variables=(
         # For a Namespace, request.namespace is its own name, although the object is cluster-scoped.
@@ -153,9 +146,7 @@ OVERLAP = AdmissionPolicy(
     name=overlap.POLICY,
     why="Another release asks by a dry run whether this release serves its namespaces. While a replica of this release"
     " leads, the policy answers yes by a refusal. It refuses no other request.",
-    group=Lease.group,
-    version=Lease.version,
-    resource=Lease.plural,
+    rule=ResourceRule.of(Lease),
     operations=("CREATE",),
     other_accounts="request.dryRun && has(object.spec) && has(object.spec.holderIdentity)"
     f" && object.spec.holderIdentity.startsWith({text(overlap.SERVES_PREFIX)})",

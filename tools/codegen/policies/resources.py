@@ -11,6 +11,7 @@ from tools.codegen.policies.policy import (
     AdmissionPolicy,
     PolicyCondition,
     PolicyValidation,
+    ResourceRule,
     metadata_stays,
     owned_by,
     owner_as_written,
@@ -30,9 +31,7 @@ SECRET_TYPE_STAYS = AdmissionPolicy(
     name="type-stays",
     why="The type of a SecretSync's Secret cannot change, because Kubernetes does not change the type of a Secret. The"
     " policy also applies if the installed CRD does not have this rule.",
-    group=SecretSync.group,
-    version=SecretSync.version,
-    resource=SecretSync.plural,
+    rule=ResourceRule.of(SecretSync),
     operations=("UPDATE",),
     validations=(PolicyValidation(f"{_type_expression('object')} == {_type_expression('oldObject')}", TYPE_STAYS),),
     all_accounts=True,
@@ -50,9 +49,7 @@ def generated_kind_policy(kind: type[Resource]) -> AdmissionPolicy:
         name=kind.plural,
         why=f"The controller creates, changes and deletes a {kind.kind} only if its only owner, before and after the"
         " change, is an AKVSync.",
-        group=kind.group,
-        version=kind.version,
-        resource=kind.plural,
+        rule=ResourceRule.of(kind),
         operations=("CREATE", "UPDATE", "DELETE"),
         validations=(
             PolicyValidation(
@@ -104,9 +101,7 @@ def _kept_versions() -> str:
 CRD_JOB = AdmissionPolicy(
     name="crds",
     why="The Job that updates the chart's CustomResourceDefinitions changes only their versions and names.",
-    group=CustomResourceDefinition.group,
-    version=CustomResourceDefinition.version,
-    resource=CustomResourceDefinition.plural,
+    rule=ResourceRule.of(CustomResourceDefinition),
     operations=("CREATE", "UPDATE", "DELETE"),
     validations=(
         PolicyValidation(

@@ -17,6 +17,7 @@ from tools.codegen.policies.policy import (
     NOT_EXCLUDED,
     AdmissionPolicy,
     PolicyValidation,
+    ResourceRule,
     owned_by,
     owner_as_written,
     pattern,
@@ -75,9 +76,7 @@ def _is_kept(field: str) -> str:
 SECRETS = AdmissionPolicy(
     name="secrets",
     why="The controller writes only Secrets of the allowed types whose owner is the SecretSync with the same name.",
-    group=Secret.group,
-    version=Secret.version,
-    resource=Secret.plural,
+    rule=ResourceRule.of(Secret),
     operations=("CREATE", "UPDATE"),
     variables=(
         ("isUpdate", "request.operation == 'UPDATE'"),
@@ -143,9 +142,7 @@ SECRETS = AdmissionPolicy(
 NO_DELETE = AdmissionPolicy(
     name="no-delete",
     why="The controller never deletes a Secret. The garbage collector deletes it after its SecretSync.",
-    group=Secret.group,
-    version=Secret.version,
-    resource=Secret.plural,
+    rule=ResourceRule.of(Secret),
     operations=("DELETE",),
     validations=(PolicyValidation("false", "the controller does not delete Secrets: delete their SecretSync"),),
 )
