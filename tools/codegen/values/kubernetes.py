@@ -12,7 +12,7 @@ _NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _KEY = rf"^({_SUBDOMAIN}/)?{_NAME}$"
-_DNS_LABEL = f"^{_LABEL}$"
+_DNS_LABEL: Schema = {"type": "string", "pattern": f"^{_LABEL}$"}
 _DNS_NAME: Schema = {"type": "string", "maxLength": 253, "pattern": f"^{_SUBDOMAIN}$"}
 _BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _GROUP = r"[0-9a-fA-F]{1,4}"
@@ -29,6 +29,7 @@ _ADDRESS: Schema = {"type": "string", "pattern": rf"^({_BYTE}(\.{_BYTE}){{3}}|{_
 _QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)(m|k|[KMGTPE]i?|[eE][0-9]+)?$"
 _NONE = [0, "0%"]
 _SHARE = {"type": ["integer", "string"], "minimum": 0, "pattern": r"^(100|[1-9]?[0-9])%$"}
+_LABEL_KEY: Schema = {"type": "string", "pattern": _KEY}
 _TEXT = {"type": "string"}
 _WORD: Schema = {"type": "string", "minLength": 1}
 # Azure Arc passes a number as text.
@@ -69,16 +70,14 @@ def _list(item: Schema, minimum: int = 0) -> Schema:
 NAME: Schema = {"pattern": f"^({_SUBDOMAIN})?$", "maxLength": 253}
 """The name of an object that a value refers to, or an empty text."""
 LABEL_VALUE: Schema = {"pattern": f"^({_NAME})?$"}
-LABELS: Schema = {
-    "propertyNames": {"pattern": _KEY},
-    "additionalProperties": {"type": "string", "pattern": f"^({_NAME})?$"},
-}
+_LABEL_VALUE: Schema = {"type": "string", **LABEL_VALUE}
+LABELS: Schema = {"propertyNames": {"pattern": _KEY}, "additionalProperties": _LABEL_VALUE}
 ANNOTATIONS: Schema = {"propertyNames": {"pattern": _KEY}}
-PULL_SECRETS = _items(_object("name", name={"type": "string", "minLength": 1}))
+PULL_SECRETS = _items(_object("name", name=_WORD))
 _TOLERATION = _object(
     key={"type": "string", "pattern": f"^$|{_KEY}"},
     operator={"enum": ["Exists", "Equal", "Lt", "Gt", ""]},
-    value={"type": "string", "pattern": f"^({_NAME})?$"},
+    value=_LABEL_VALUE,
     effect={"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute", ""]},
     tolerationSeconds={"type": "integer"},
 )
@@ -141,7 +140,7 @@ def _requirement(*operators: str) -> Schema:
         **_object(
             "key",
             "operator",
-            key={"type": "string", "pattern": _KEY},
+            key=_LABEL_KEY,
             operator={"enum": ["In", "NotIn", "Exists", "DoesNotExist", *operators]},
             values=_list(_TEXT),
         ),
@@ -163,7 +162,7 @@ _NODE_TERM = _object(
 )
 _POD_TERM = _named(
     "topologyKey",
-    topologyKey={"type": "string", "pattern": _KEY},
+    topologyKey=_LABEL_KEY,
     labelSelector=_SELECTOR,
     namespaceSelector=_SELECTOR,
     namespaces=_list(_TEXT),
@@ -197,7 +196,7 @@ SPREAD = _items(
             "topologyKey",
             "whenUnsatisfiable",
             maxSkew={"type": "integer", "minimum": 1},
-            topologyKey={"type": "string", "pattern": _KEY},
+            topologyKey=_LABEL_KEY,
             whenUnsatisfiable={"enum": ["DoNotSchedule", "ScheduleAnyway"]},
         ),
         **_when({"required": ["minDomains"]}, {"properties": {"whenUnsatisfiable": {"const": "DoNotSchedule"}}}),
@@ -219,7 +218,7 @@ DNS_CONFIG: Schema = {
             "maxItems": 32,
             "items": {"type": "string", "maxLength": 253, "pattern": rf"^\.$|^{_SUBDOMAIN}\.?$"},
         },
-        "options": {"type": "array", "items": _object("name", name={"type": "string", "minLength": 1}, value=_TEXT)},
+        "options": {"type": "array", "items": _object("name", name=_WORD, value=_TEXT)},
     },
 }
 _KEY_OF = _named("name", "key", name=_WORD, key=_FILE_KEY)
@@ -265,7 +264,7 @@ VOLUMES = _items(
     {
         **_named(
             "name",
-            name={"type": "string", "pattern": _DNS_LABEL},
+            name=_DNS_LABEL,
             configMap={"type": "object", "properties": {"defaultMode": _MODE, "items": _KEYS_OF_FILES}},
             csi=_named("driver", driver=_WORD),
             emptyDir={"type": ["object", "null"]},
@@ -283,7 +282,7 @@ VOLUME_MOUNTS = _items(
     _object(
         "name",
         "mountPath",
-        name={"type": "string", "pattern": _DNS_LABEL},
+        name=_DNS_LABEL,
         mountPath=_WORD,
         mountPropagation={"enum": ["None", "HostToContainer", "Bidirectional"]},
         readOnly={},
@@ -366,7 +365,7 @@ CONTAINERS = _items(
         **_named(
             "name",
             "image",
-            name={"type": "string", "pattern": _DNS_LABEL},
+            name=_DNS_LABEL,
             image={"type": "string", "pattern": r"^\S+$"},
             imagePullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
             command=_list(_TEXT),
@@ -385,8 +384,8 @@ OBJECTS = _items(
         "apiVersion",
         "kind",
         "metadata",
-        apiVersion={"type": "string", "minLength": 1},
-        kind={"type": "string", "minLength": 1},
+        apiVersion=_WORD,
+        kind=_WORD,
         metadata={"type": "object", "required": ["name"]},
     )
 )
