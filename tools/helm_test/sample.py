@@ -6,9 +6,11 @@ import contextlib
 import secrets
 from typing import Any, TypeVar
 
+import msgspec
+
 from controller import errors
 from controller.api.conditions import Condition, ConditionType, Reason
-from controller.api.meta import Resource
+from controller.api.meta import ObjectMeta, OwnerReference, Resource
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import SecretSync
 from controller.kube.client import KubeClient
@@ -117,13 +119,9 @@ class SampleObjects:
 
 def _build_object(kind: type[Resource], owner: Resource, spec: dict[str, Any]) -> dict[str, Any]:
     """Return a new object with the owner's name."""
-    reference = {
-        "apiVersion": owner.api_version(),
-        "kind": owner.kind,
-        "name": owner.metadata.name,
-        "uid": owner.metadata.uid,
-    }
-    metadata = {"name": owner.metadata.name, "ownerReferences": [reference]}
+    name = owner.metadata.name
+    reference = OwnerReference(api_version=owner.api_version(), kind=owner.kind, name=name, uid=owner.metadata.uid)
+    metadata = msgspec.to_builtins(ObjectMeta(name=name, owner_references=[reference]))
     return {"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": metadata, "spec": spec}
 
 
