@@ -1,4 +1,4 @@
-"""A second release that serves one namespace: rights there and at home, none elsewhere and none in the cluster."""
+"""Test a second release with `watchNamespaces`. It has permissions in that namespace and in its own only."""
 
 import json
 from collections.abc import Iterator
@@ -64,15 +64,15 @@ def test_only_watched_namespaces_are_synced(
     for place in (space, served):
         place.set_secret("a", "1")
         place.apply(place.provider_class("a", clientID="", tenantID=""), place.sync("s", {"k": "a"}))
-    said = served.wait_reason("s", Reason.SPC_ERROR)
-    assert said.startswith(f"annotation {CLIENT_ID} of ServiceAccount shop is missing: correct it, or set")
-    # Beyond SSE, and asked for in this release's values: the ServiceAccount tells who it is.
+    message = served.wait_reason("s", Reason.SPC_ERROR)
+    assert message.startswith(f"annotation {CLIENT_ID} of ServiceAccount shop is missing: correct it, or set")
+    # `identityFromServiceAccount` is an extension to SSE: the client ID comes from the ServiceAccount's annotation.
     use_all_permissions(served, identity=True)
     assert space.secret_values("s") == {}
     assert space.ready_condition("s") == ("", "")
     assert space.count_calls() == 0
     assert_all_granted_used(second)
-    assert {right.scope for right in list_granted(second)} == {served.name, HOME}
+    assert {permission.scope for permission in list_granted(second)} == {served.name, HOME}
 
 
 def test_secretsync_can_set_its_own_poll_interval(running: PodProcess, served: Namespace) -> None:
@@ -82,80 +82,82 @@ def test_secretsync_can_set_its_own_poll_interval(running: PodProcess, served: N
     served.wait_secret("t", {"k": "1"})
     served.set_secret("b", "2")
     served.kubectl("annotate", "secretsync", "t", f"{REFRESH_INTERVAL}=soon")
-    said = served.wait_reason("t", Reason.INPUT_INVALID)
-    assert said == f"annotation {REFRESH_INTERVAL} is 'soon': write a number of seconds"
+    message = served.wait_reason("t", Reason.INPUT_INVALID)
+    assert message == f"annotation {REFRESH_INTERVAL} is 'soon': write a number of seconds"
     served.kubectl("annotate", "secretsync", "t", f"{REFRESH_INTERVAL}=2", "--overwrite")
     for text in ("2", "3"):
         served.set_secret("b", text)
         served.wait_secret("t", {"k": text}, patience=6)
 
 
-def test_no_right_reaches_beyond(second: InstalledRelease, served: Namespace, space: Namespace) -> None:
-    there = [right for right in list_granted(second) if right.scope == served.name]
-    assert there
-    for right in there:
-        assert is_allowed(second.plane, second.user, right), right
-        assert not is_allowed(second.plane, second.user, right._replace(scope=space.name)), right
-        assert not is_allowed(second.plane, second.user, right._replace(scope=EVERYWHERE)), right
+def test_release_has_no_permission_outside_its_watched_namespace(
+    second: InstalledRelease, served: Namespace, space: Namespace
+) -> None:
+    permissions = [permission for permission in list_granted(second) if permission.scope == served.name]
+    assert permissions
+    for permission in permissions:
+        assert is_allowed(second.plane, second.user, permission), permission
+        assert not is_allowed(second.plane, second.user, permission._replace(scope=space.name)), permission
+        assert not is_allowed(second.plane, second.user, permission._replace(scope=EVERYWHERE)), permission
 
 
 @pytest.fixture
-def mighty(running: PodProcess, second: InstalledRelease) -> Iterator[TokenThief]:
-    """Return a thief of the token, after an administrator has granted the controller every permission."""
+def privileged_thief(running: PodProcess, second: InstalledRelease) -> Iterator[TokenThief]:
+    """Provide a thief of the controller's token after an administrator has granted it the role cluster-admin."""
     _, _, home, account = second.user.split(":")
     to = ("--clusterrole=cluster-admin", f"--serviceaccount={home}:{account}")
-    second.plane.kubectl("create", "clusterrolebinding", "far-too-much", *to)
+    second.plane.kubectl("create", "clusterrolebinding", "too-many-permissions", *to)
     thief = TokenThief(second.plane, home, account)
     eventually(lambda: thief.send("GET", "/api/v1/secrets?limit=1").status, lambda status: status == 200)
     yield thief
-    second.plane.kubectl("delete", "clusterrolebinding", "far-too-much")
+    second.plane.kubectl("delete", "clusterrolebinding", "too-many-permissions")
 
 
-def test_nothing_is_changed_elsewhere_whatever_was_granted(
-    mighty: TokenThief, running: PodProcess, served: Namespace, space: Namespace
+def test_cluster_admin_role_allows_no_write_outside_watched_namespaces(
+    privileged_thief: TokenThief, running: PodProcess, served: Namespace, space: Namespace
 ) -> None:
     space.apply(space.sync("theirs", {"k": "a"}))
-    here, there, home = (f"/api/v1/namespaces/{name}" for name in (served.name, space.name, HOME))
+    here, other, home = (f"/api/v1/namespaces/{name}" for name in (served.name, space.name, HOME))
     syncs = f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{space.name}/secretsyncs"
     cluster = "/apis/rbac.authorization.k8s.io/v1"
-    root_ca = f"{there}/configmaps/kube-root-ca.crt"  # kube-controller-manager creates it in each namespace
+    root_ca = f"{other}/configmaps/kube-root-ca.crt"  # kube-controller-manager creates it in each namespace
     eventually(lambda: space.installed.plane.request("GET", root_ca)[0], lambda status: status == 200)
-    named: dict[str, Any] = {"metadata": {"name": "by-the-thief"}}
+    named: dict[str, Any] = {"metadata": {"name": "from-the-thief"}}
     binding = {**named, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}}
     token = {"spec": {"audiences": [TOKEN_AUDIENCE], "expirationSeconds": TOKEN_SECONDS}}
     owned = make_secret("made-up", [make_owner("11111111-1111-1111-1111-111111111111", "made-up")])
     for method, path, body in (
-        ("POST", f"{there}/secrets", owned),
-        ("POST", f"{there}/configmaps", named),
-        ("POST", f"{there}/configmaps?dryRun=All", named),
-        ("POST", f"{there}/serviceaccounts/shop/token", token),
-        ("POST", f"{there}/pods/any/exec?command=id", None),
+        ("POST", f"{other}/secrets", owned),
+        ("POST", f"{other}/configmaps", named),
+        ("POST", f"{other}/configmaps?dryRun=All", named),
+        ("POST", f"{other}/serviceaccounts/shop/token", token),
+        ("POST", f"{other}/pods/any/exec?command=id", None),
         ("PATCH", root_ca, {}),
         ("PATCH", f"{syncs}/theirs/status", {"status": {"syncHash": "h"}}),
         ("DELETE", root_ca, None),
-        ("DELETE", f"{there}/configmaps", None),
-        # At home there is its Lease, and a Secret that it tries to create, dry.
+        ("DELETE", f"{other}/configmaps", None),
+        # In its own namespace, the controller writes its Lease and creates a Secret as a dry run.
         ("POST", f"{home}/secrets", owned),
         ("PATCH", f"{home}/serviceaccounts/writer", {}),
         ("POST", f"{home}/serviceaccounts/writer/token", token),
-        # What belongs to no namespace.
+        # These objects belong to no namespace.
         ("POST", "/api/v1/namespaces", named),
         ("PATCH", here, {"metadata": {"labels": {"a": "b"}}}),
         ("DELETE", here, None),
         ("POST", f"{cluster}/clusterrolebindings", binding),
     ):
-        answer = mighty.send(method, path, body, MERGE if method == "PATCH" else "application/json")
+        answer = privileged_thief.send(method, path, body, MERGE if method == "PATCH" else "application/json")
         assert_denied_by_policy(answer, "the controller does not write outside the chart's watchNamespaces")
-    # Where it serves, this policy leaves the rest to the others; and the controller itself goes on.
-    assert mighty.send("POST", f"{here}/configmaps", named).status == 201
-    assert mighty.send("POST", f"{home}/secrets?dryRun=All", owned).status == 201
+    # In a watched namespace, this policy allows the request. Other policies restrict it. The controller continues.
+    assert privileged_thief.send("POST", f"{here}/configmaps", named).status == 201
+    assert privileged_thief.send("POST", f"{home}/secrets?dryRun=All", owned).status == 201
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases/scribe"
 
-    def renewed() -> str:
-        return str(json.loads(mighty.send("GET", lease).text)["spec"]["renewTime"])
+    def renew_time() -> str:
+        return str(json.loads(privileged_thief.send("GET", lease).text)["spec"]["renewTime"])
 
-    before = renewed()
-    eventually(renewed, lambda found: found > before)
+    before = renew_time()
+    eventually(renew_time, lambda after: after > before)
     assert is_leader(running)
     served.set_secret("c", "1")
     served.apply(

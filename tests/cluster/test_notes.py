@@ -9,7 +9,7 @@ OPEN = "validatingAdmissionPolicies.applyPolicies=false"
 
 
 @pytest.mark.parametrize(
-    ("given", "said", "not_said"),
+    ("given", "expected", "unexpected"),
     [
         ("logLevel=info", ["all namespaces", "the namespace of your workload"], "WARNING"),
         ("watchNamespaces={shop,web}", ["the namespaces shop, web", "one of these namespaces"], "WARNING"),
@@ -27,21 +27,23 @@ OPEN = "validatingAdmissionPolicies.applyPolicies=false"
         ),
     ],
 )
-def test_notes_name_what_was_installed(given: str, said: list[str], not_said: str, plane: ControlPlane) -> None:
+def test_notes_describe_the_installed_release(
+    given: str, expected: list[str], unexpected: str, plane: ControlPlane
+) -> None:
     at = ["--namespace", "theirs", "--kubeconfig", str(plane.kubeconfig)]
     install = ["install", "mine", str(helm.CHART), *at, "--dry-run=server", "--set", given]
     notes = helm.run(install).partition("NOTES:")[2]
     for part in (
-        *said,
+        *expected,
         "deployment/mine-akv-secret-store",
         "--namespace theirs",
         "Encrypt them at rest",
     ):
         assert part in notes, notes
-    assert not_said not in notes
+    assert unexpected not in notes
     assert ("helm test mine --namespace theirs --logs" in notes) is ("rbac.create=false" not in given)
     renamed = helm.run([*install, "--set", "namespaceOverride=elsewhere,fullnameOverride=scribe"])
     assert "--namespace elsewhere rollout status deployment/scribe" in renamed
-    # helm goes by the release's namespace, and looks nowhere else for a test's log.
+    # `helm test --logs` reads the log of a test pod in the release's namespace only.
     assert "--logs" not in renamed
     assert "theirs" not in renamed.partition("NOTES:")[2].replace("helm test mine --namespace theirs", "")

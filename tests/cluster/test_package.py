@@ -1,4 +1,4 @@
-"""A packaged release in a registry becomes one in a cluster: helm installs, upgrades and removes it from there."""
+"""Test that helm installs, upgrades and removes a packaged release from a registry."""
 
 import json
 from collections.abc import Iterator
@@ -17,27 +17,27 @@ HOME = "from-registry"
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[registry.Registry]:
+def chart_registry() -> Iterator[registry.Registry]:
     with registry.running() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def packaged(site: registry.Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packaged(chart_registry: registry.Registry, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    options = ["--registry", f"{site.address}/akv", "--image", str(write_archive(folder / "image.tar"))]
+    options = ["--registry", f"{chart_registry.address}/akv", "--image", str(write_archive(folder / "image.tar"))]
     assert package.main(["--changed", "--output", str(folder / "release"), *options]) == 0
     chart = folder / "release" / "oci" / "chart"
-    site.push(
+    chart_registry.push(
         f"akv/{layout.CHART}",
         {str(path.relative_to(chart)): path.read_bytes() for path in chart.rglob("*") if path.is_file()},
     )
     return folder / "release"
 
 
-def test_chart_installs_from_a_registry(packaged: Path, site: registry.Registry, plane: ControlPlane) -> None:
+def test_chart_installs_from_a_registry(packaged: Path, chart_registry: registry.Registry, plane: ControlPlane) -> None:
     chart = [
-        f"oci://{site.address}/akv/{layout.CHART}",
+        f"oci://{chart_registry.address}/akv/{layout.CHART}",
         "--plain-http",
         "--version",
         image.chart_version(),
@@ -46,16 +46,17 @@ def test_chart_installs_from_a_registry(packaged: Path, site: registry.Registry,
     at = ["--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)]
     settings = ["--set-string", f"watchNamespaces={HOME}", "--set-string"]
     helm.run(["install", HOME, *chart, *at, "--create-namespace", *settings, "replicaCount=1"])
-    assert containers(plane) == [(packaged / "images.txt").read_text().strip()]
+    assert deployed_images(plane) == [(packaged / "images.txt").read_text().strip()]
     helm.run(["upgrade", HOME, *chart, *at, *settings, "replicaCount=2"])
     listed = json.loads(plane.kubectl("get", "deployments", "--namespace", HOME, "--output", "json"))["items"]
-    assert [one["spec"]["replicas"] for one in listed] == [2]
+    assert [deployment["spec"]["replicas"] for deployment in listed] == [2]
     helm.run(["uninstall", HOME, *at])
-    assert containers(plane) == []
+    assert deployed_images(plane) == []
     plane.kubectl("delete", "namespace", HOME, "--wait=false")
 
 
-def containers(plane: ControlPlane) -> list[str]:
-    """Return the images of the release's Deployments."""
+def deployed_images(plane: ControlPlane) -> list[str]:
+    """Return the images of the containers in the release's Deployments."""
     listed = json.loads(plane.kubectl("get", "deployments", "--namespace", HOME, "--output", "json"))["items"]
-    return [one["image"] for each in listed for one in each["spec"]["template"]["spec"]["containers"]]
+    specs = [deployment["spec"]["template"]["spec"] for deployment in listed]
+    return [container["image"] for spec in specs for container in spec["containers"]]

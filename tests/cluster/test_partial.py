@@ -1,6 +1,6 @@
 """Test keys that cannot be fetched, the all-or-nothing mode, and labels changed by another component.
 
-A SecretSync whose keys fail partly has one status and causes few calls.
+If some keys of a SecretSync fail, the controller writes one status and makes few vault calls.
 """
 
 import json
@@ -20,7 +20,7 @@ MANY = 1000
 
 @pytest.fixture
 def strict(installed: InstalledRelease, space: Namespace) -> Iterator[PodProcess]:
-    """Provide a second controller, in this namespace alone: it serves SecretSyncs that name no controller, too."""
+    """Provide a second controller for this namespace only. It also serves SecretSyncs that name no controller."""
     settings = {"CONTROLLER_NAME": "strict", "ENABLE_PARTIAL_SECRET_SYNC": "false", "LEASE_NAME": ""}
     with running_controller(installed.workload(WATCH_NAMESPACES=space.name, **settings)) as workload:
         yield workload
@@ -41,7 +41,7 @@ def test_thousand_failing_keys_are_reported_in_one_status(space: Namespace) -> N
         assert f"secret {item['sourcePath']} {NOT_IN_KEY_VAULT} {space.vault}; create or recover" in item["message"]
 
 
-def test_all_keys_or_none(space: Namespace, strict: PodProcess) -> None:
+def test_strict_controller_writes_nothing_while_one_key_fails(space: Namespace, strict: PodProcess) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a", "b"))
     space.apply(space.sync("s", {"a": "a", "b": "b"}, secretSyncControllerName="strict"))
@@ -66,7 +66,7 @@ def test_one_missing_key_is_requested_again_and_the_others_are_not(space: Namesp
     before = space.count_calls("secrets.get")
     assert before == len(names)
     time.sleep(20)
-    # After 2, 4, 8 and 16 s, half of each by chance.
+    # The backoff is 2, 4, 8 and 16 s. Half of each delay is random.
     assert 1 <= space.count_calls("secrets.get") - before <= 6
     space.set_secret(names[0], "1")
     space.wait_secret("s", dict.fromkeys(names, "1"), patience=60)
@@ -74,7 +74,7 @@ def test_one_missing_key_is_requested_again_and_the_others_are_not(space: Namesp
 
 @pytest.fixture
 def quick(installed: InstalledRelease, space: Namespace) -> Iterator[PodProcess]:
-    """Provide a second controller, in this namespace alone, that checks Secrets for drift each second."""
+    """Provide a second controller for this namespace only. It checks Secrets for drift every second."""
     settings = {"CONTROLLER_NAME": "quick", "DRIFT_INTERVAL": "1", "LEASE_NAME": ""}
     with running_controller(installed.workload(WATCH_NAMESPACES=space.name, **settings)) as workload:
         yield workload

@@ -1,4 +1,4 @@
-"""The controller's own token, stolen: what the chart's admission policies and Roles let a thief do."""
+"""Test which requests the chart's admission policies and Roles allow to a thief of the controller's token."""
 
 import base64
 import json
@@ -32,13 +32,13 @@ pytestmark = pytest.mark.since(*SINCE_POLICIES)
 
 
 @pytest.fixture
-def mighty(shop: TargetNamespace) -> Iterator[TokenThief]:
-    """Provide the same account while it has been granted everything on Secrets and Leases besides."""
+def privileged_thief(shop: TargetNamespace) -> Iterator[TokenThief]:
+    """Provide the same account with every verb on Secrets and Leases in addition."""
     with grant_all_verbs(shop, ("", "secrets"), ("coordination.k8s.io", "leases")) as thief:
         yield thief
 
 
-# --- What the controller is for works ------------------------------------------------------------------------------
+# --- Requests of the controller ------------------------------------------------------------------------------------
 
 
 def test_own_secret_can_be_created_probed_and_changed(shop: TargetNamespace, thief: TokenThief) -> None:
@@ -52,7 +52,7 @@ def test_own_secret_can_be_created_probed_and_changed(shop: TargetNamespace, thi
 
 
 @pytest.mark.parametrize("kind", ["Opaque", "kubernetes.io/tls"])
-def test_types_that_are_allowed(kind: str, shop: TargetNamespace, thief: TokenThief) -> None:
+def test_secret_of_an_allowed_type_can_be_created(kind: str, shop: TargetNamespace, thief: TokenThief) -> None:
     name = f"allowed-{kind.split('/')[-1].lower()}"
     made = make_secret(
         name, [make_owner(shop.create_sync(name), name)], type=kind, data={"tls.crt": VALUE, "tls.key": VALUE}
@@ -72,7 +72,7 @@ def test_types_that_are_allowed(kind: str, shop: TargetNamespace, thief: TokenTh
         ("helm.sh/release.v1", {}, "are never written"),
     ],
 )
-def test_other_types_are_refused(
+def test_secret_of_another_type_is_refused(
     kind: str, data: dict[str, str], why: str, shop: TargetNamespace, thief: TokenThief
 ) -> None:
     name = kind.replace("/", ".").lower()
@@ -119,14 +119,14 @@ def test_label_is_required_and_cannot_be_removed(shop: TargetNamespace, thief: T
     )
     assert thief.create(make_secret("labelled", [make_owner(uid, "labelled")])).status == 201
     assert_denied_by_policy(thief.patch("labelled", {"metadata": {"labels": None}}), "must have the label")
-    # A user removed it. The controller must notice and repair that.
+    # If a user removes the label, the controller must detect and restore it.
     shop.plane.kubectl("label", "secret", "labelled", "--namespace", TARGET_NAMESPACE, f"{next(iter(MANAGED_LABEL))}-")
     assert thief.patch("labelled", {}).status == 200
     assert thief.patch("labelled", {"metadata": {"labels": MANAGED_LABEL}}).status == 200
     assert shop.get_secret("labelled")["metadata"]["labels"] == MANAGED_LABEL
 
 
-# --- Secrets of others ---------------------------------------------------------------------------------------------
+# --- Foreign Secrets -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_patch_neither_reads_nor_changes_a_foreign_secret(
 
 
 @pytest.mark.parametrize("query", ["fieldManager=x", "fieldManager=x&force=true", "fieldManager=x&dryRun=All"])
-def test_nor_does_server_side_apply(
+def test_server_side_apply_neither_reads_nor_changes_a_foreign_secret(
     query: str, thief: TokenThief, foreign: dict[str, Any], shop: TargetNamespace
 ) -> None:
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "foreign"}}
@@ -173,7 +173,7 @@ def test_foreign_secret_of_a_forbidden_type_is_refused_as_foreign(thief: TokenTh
 def test_secret_with_edited_owner_is_foreign(thief: TokenThief, shop: TargetNamespace) -> None:
     shop.create(make_secret("shared", [make_owner(shop.create_sync("shared"), "shared")]))
     assert thief.patch("shared", {}).status == 200
-    # The second owner is there, too: the garbage collector takes away references to owners that are not.
+    # The second owner must exist, because the garbage collector removes references to missing owners.
     second = make_owner(shop.create_sync("second"), "second")
     owners = json.dumps([*shop.get_secret("shared")["metadata"]["ownerReferences"], second])
     shop.plane.kubectl(
@@ -235,11 +235,11 @@ def test_refused_create_reveals_nothing_about_existing_secrets(thief: TokenThief
 def test_errors_before_admission_are_outside_the_policies(
     thief: TokenThief, foreign: dict[str, Any], shop: TargetNamespace
 ) -> None:
-    """A JSON patch is worked out before admission, and the API server's own error quotes what came of it.
+    """Show that the error of an invalid JSON patch quotes a value.
 
-    So the verb `patch` is a right to read, wherever it is granted: the chart's README says so and advises
-    `watchNamespaces`. `test_stolen_token.py` has the other ways.
-    Should a release of Kubernetes make this fail, that paragraph can go.
+    The API server applies a JSON patch before admission, and its error quotes the result. The verb `patch` is therefore
+    a permission to read. The chart's README says so and recommends `watchNamespaces`. `test_stolen_token.py` tests
+    other such requests. If this test fails with a release of Kubernetes, that paragraph can be removed.
     """
     trick = [{"op": "copy", "from": "/data/key", "path": "/metadata/name"}]
     answer = thief.send("PATCH", f"{SECRETS}/foreign", trick, "application/json-patch+json")
@@ -248,62 +248,73 @@ def test_errors_before_admission_are_outside_the_policies(
     assert shop.get_secret("foreign") == foreign
 
 
-# --- Even with more rights than the chart grants -------------------------------------------------------------------
+# --- More permissions than the chart grants ------------------------------------------------------------------------
 
 
 def test_secret_can_neither_be_deleted_nor_given_to_the_garbage_collector(
-    mighty: TokenThief, shop: TargetNamespace
+    privileged_thief: TokenThief, shop: TargetNamespace
 ) -> None:
     uid = shop.create_sync("lasting")
-    assert mighty.create(make_secret("lasting", [make_owner(uid, "lasting")])).status == 201
+    assert privileged_thief.create(make_secret("lasting", [make_owner(uid, "lasting")])).status == 201
     for path in (f"{SECRETS}/lasting", SECRETS, f"{SECRETS}?dryRun=All"):
-        assert_denied_by_policy(mighty.send("DELETE", path), "the controller does not delete Secrets")
+        assert_denied_by_policy(privileged_thief.send("DELETE", path), "the controller does not delete Secrets")
     dead = [make_owner("33333333-3333-3333-3333-333333333333", "lasting")]
     assert_denied_by_policy(
-        mighty.patch("lasting", {"metadata": {"ownerReferences": dead}}), "the owner of a Secret must not change"
+        privileged_thief.patch("lasting", {"metadata": {"ownerReferences": dead}}),
+        "the owner of a Secret must not change",
     )
     assert_denied_by_policy(
-        mighty.patch("lasting", {"metadata": {"ownerReferences": None}}), "the only owner of a Secret must be"
+        privileged_thief.patch("lasting", {"metadata": {"ownerReferences": None}}), "the only owner of a Secret must be"
     )
     assert shop.get_secret("lasting")["metadata"]["ownerReferences"][0]["uid"] == uid
 
 
-def test_foreign_secret_cannot_be_adopted(mighty: TokenThief, shop: TargetNamespace) -> None:
+def test_foreign_secret_cannot_be_adopted(privileged_thief: TokenThief, shop: TargetNamespace) -> None:
     shop.create(make_secret("adopted", []))
     body = {"metadata": {"ownerReferences": [make_owner(shop.create_sync("adopted"), "adopted")]}}
-    assert_denied_by_policy(mighty.patch("adopted", body), FOREIGN_SECRET)
+    assert_denied_by_policy(privileged_thief.patch("adopted", body), FOREIGN_SECRET)
     whole = shop.get_secret("adopted")
     whole["metadata"] |= body["metadata"]
-    assert_denied_by_policy(mighty.send("PUT", f"{SECRETS}/adopted", whole), FOREIGN_SECRET)
+    assert_denied_by_policy(privileged_thief.send("PUT", f"{SECRETS}/adopted", whole), FOREIGN_SECRET)
 
 
 @pytest.mark.parametrize("query", ["", "?dryRun=All"])
-def test_no_lease_but_its_own(query: str, mighty: TokenThief, shop: TargetNamespace) -> None:
+def test_account_with_all_verbs_writes_only_its_own_lease(
+    query: str, privileged_thief: TokenThief, shop: TargetNamespace
+) -> None:
     why = "the controller creates and updates only its own Lease, and deletes none"
-    there = LEASES.replace(CONTROLLER_NAMESPACE, TARGET_NAMESPACE)
+    elsewhere = LEASES.replace(CONTROLLER_NAMESPACE, TARGET_NAMESPACE)
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
-    # One of another name at home, and one of its name elsewhere, such as another controller's election holds.
+    # Create a Lease with another name in the controller's namespace, and one with its name in another namespace.
     for namespace, name in ((CONTROLLER_NAMESPACE, "another"), (TARGET_NAMESPACE, "scribe")):
         body = json.dumps({**lease, "metadata": {"name": name, "namespace": namespace}})
         shop.plane.kubectl("apply", "-f", "-", stdin=body)
-    for path in (f"{LEASES}/another", f"{there}/scribe"):
-        assert_denied_by_policy(mighty.send("PATCH", path + query, {"spec": {"holderIdentity": "thief"}}, MERGE), why)
-        assert_denied_by_policy(mighty.send("DELETE", path + query), why)
-    for path in (LEASES, there):
-        assert_denied_by_policy(mighty.send("POST", path + query, {**lease, "metadata": {"name": "made-up"}}), why)
-        assert_denied_by_policy(mighty.send("DELETE", path + query), why)
-    assert_denied_by_policy(mighty.send("DELETE", f"{LEASES}/scribe{query}"), why)
+    for path in (f"{LEASES}/another", f"{elsewhere}/scribe"):
+        assert_denied_by_policy(
+            privileged_thief.send("PATCH", path + query, {"spec": {"holderIdentity": "thief"}}, MERGE), why
+        )
+        assert_denied_by_policy(privileged_thief.send("DELETE", path + query), why)
+    for path in (LEASES, elsewhere):
+        assert_denied_by_policy(
+            privileged_thief.send("POST", path + query, {**lease, "metadata": {"name": "made-up"}}), why
+        )
+        assert_denied_by_policy(privileged_thief.send("DELETE", path + query), why)
+    assert_denied_by_policy(privileged_thief.send("DELETE", f"{LEASES}/scribe{query}"), why)
     own = {**lease, "metadata": {"name": "scribe"}}
-    assert mighty.send("POST", LEASES + query, own).status in (201, 409)
-    assert mighty.send("POST", f"{LEASES}?dryRun=All", own).status in (201, 409)
+    assert privileged_thief.send("POST", LEASES + query, own).status in (201, 409)
+    assert privileged_thief.send("POST", f"{LEASES}?dryRun=All", own).status in (201, 409)
     for change in ({"labels": {"a": "b"}}, {"annotations": {"a": "b"}}, {"finalizers": ["example.com/x"]}):
         marked = {**lease, "metadata": {"name": "scribe", **change}}
         shop.plane.kubectl("delete", "lease", "scribe", "--namespace", CONTROLLER_NAMESPACE)
         assert_denied_by_policy(
-            mighty.send("POST", LEASES + query, marked), "labels, annotations, finalizers and owners of its Lease"
+            privileged_thief.send("POST", LEASES + query, marked),
+            "labels, annotations, finalizers and owners of its Lease",
         )
-        assert mighty.send("POST", LEASES, own).status == 201
-    assert mighty.send("PATCH", f"{LEASES}/scribe{query}", {"spec": {"leaseTransitions": 1}}, MERGE).status == 200
+        assert privileged_thief.send("POST", LEASES, own).status == 201
+    assert (
+        privileged_thief.send("PATCH", f"{LEASES}/scribe{query}", {"spec": {"leaseTransitions": 1}}, MERGE).status
+        == 200
+    )
 
 
 # --- Tokens --------------------------------------------------------------------------------------------------------
@@ -319,7 +330,9 @@ def test_token_for_entra_is_allowed(thief: TokenThief) -> None:
 @pytest.mark.parametrize(
     "audiences", [[], None, ["https://kubernetes.default.svc"], [TOKEN_AUDIENCE, "vault"], [TOKEN_AUDIENCE + "/"]]
 )
-def test_no_token_for_another_audience(audiences: list[str] | None, thief: TokenThief, shop: TargetNamespace) -> None:
+def test_token_for_another_audience_is_refused(
+    audiences: list[str] | None, thief: TokenThief, shop: TargetNamespace
+) -> None:
     assert_denied_by_policy(
         request_token(thief, audiences=audiences, expirationSeconds=TOKEN_SECONDS),
         f"the audience {TOKEN_AUDIENCE} alone",
@@ -329,11 +342,11 @@ def test_no_token_for_another_audience(audiences: list[str] | None, thief: Token
 
 
 @pytest.mark.parametrize("spec", [{"expirationSeconds": TOKEN_SECONDS + 1}, {"expirationSeconds": 86400}, {}])
-def test_no_token_that_lasts_longer(spec: dict[str, Any], thief: TokenThief) -> None:
+def test_token_with_a_longer_lifetime_is_refused(spec: dict[str, Any], thief: TokenThief) -> None:
     assert_denied_by_policy(request_token(thief, audiences=[TOKEN_AUDIENCE], **spec), "at most 600 seconds")
 
 
-def test_no_token_of_an_administrator(thief: TokenThief) -> None:
+def test_token_of_a_privileged_account_is_refused(thief: TokenThief) -> None:
     assert_denied_by_policy(
         request_token(
             thief, "clusterrole-aggregation-controller", "kube-system", audiences=[], expirationSeconds=TOKEN_SECONDS
@@ -342,10 +355,10 @@ def test_no_token_of_an_administrator(thief: TokenThief) -> None:
     )
 
 
-# --- No other user is limited ---------------------------------------------------------------------------------------
+# --- Other users ---------------------------------------------------------------------------------------------------
 
 
-def test_another_account_is_not_judged(shop: TargetNamespace) -> None:
+def test_policies_do_not_restrict_another_account(shop: TargetNamespace) -> None:
     shop.plane.kubectl("create", "serviceaccount", "clerk", "--namespace", TARGET_NAMESPACE)
     shop.plane.kubectl(
         "create", "role", "clerk", "--namespace", TARGET_NAMESPACE, "--verb=create,patch,delete", "--resource=secrets"

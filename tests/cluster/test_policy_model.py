@@ -1,7 +1,7 @@
-"""Random requests of a stolen token, against a model in Python of what the policies allow.
+"""Compare the policies' decisions about random requests of a stolen token with a model in Python.
 
-The seed is fixed, so that a failure repeats; POLICY_SEED draws others. Every request is a dry run, or a patch that is
-one, so that an allowed one changes nothing.
+The seed is fixed, so a failure can be repeated. Set POLICY_SEED to draw other requests. Every request is a dry run, so
+an allowed one changes nothing.
 """
 
 import os
@@ -46,7 +46,7 @@ REFERENCES = st.fixed_dictionaries(
     },
     optional={"controller": st.booleans()},
 )
-# Two references to one UID are the API server's own to refuse, or to count once.
+# The UIDs differ, because the API server itself refuses or merges two references to one UID.
 OWNERS = st.lists(REFERENCES, min_size=1, max_size=2).map(
     lambda found: [each | {"uid": f"{number}{UID[1:]}"} for number, each in enumerate(found, 1)]
 )
@@ -73,8 +73,8 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-def obeyed(labels: dict[str, str], annotations: dict[str, str]) -> bool:
-    """Whether some other tool obeys one of these, by the words of docs/secretsyncs.md."""
+def is_reserved(labels: dict[str, str], annotations: dict[str, str]) -> bool:
+    """Return whether another tool acts on a label or annotation, as docs/secretsyncs.md lists them."""
     for key in (*labels, *annotations):
         domain, slash, _ = key.partition("/")
         if slash and any(domain == tool or domain.endswith(f".{tool}") for tool in TOOLS):
@@ -84,8 +84,8 @@ def obeyed(labels: dict[str, str], annotations: dict[str, str]) -> bool:
     return labels.get("owner") == "helm"
 
 
-def creatable(body: dict[str, Any], *, generates: bool = False) -> bool:
-    """Whether the controller's account may create this Secret."""
+def is_creatable(body: dict[str, Any], *, generates: bool = False) -> bool:
+    """Return whether the policies allow the controller to create this Secret."""
     metadata = body["metadata"]
     return (
         metadata["ownerReferences"] == [make_owner(UID, "drawn")]
@@ -93,45 +93,45 @@ def creatable(body: dict[str, Any], *, generates: bool = False) -> bool:
         and not generates
         and not body.get("immutable")
         and body.get("type", "Opaque") == "Opaque"
-        and not obeyed(metadata["labels"], metadata.get("annotations", {}))
+        and not is_reserved(metadata["labels"], metadata.get("annotations", {}))
     )
 
 
-def judged(answer: ThiefResponse, allowed: bool, body: Any) -> None:
+def assert_verdict(answer: ThiefResponse, allowed: bool, body: Any) -> None:
     assert answer.status in ({200, 201} if allowed else {403, 409, 422}), (allowed, body, answer.text)
     assert allowed or VALUE not in answer.text
 
 
-def bounded(test: Any) -> Any:
-    """Run a test with `EXAMPLES` examples, from the seed."""
+def with_examples(test: Any) -> Any:
+    """Configure a property test with `EXAMPLES` examples and the seed."""
     limits = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     return seed(SEED)(limits(test))
 
 
-def test_creation_follows_the_model(thief: TokenThief, record_property: Any) -> None:
+def test_policies_judge_random_creations_as_the_model_does(thief: TokenThief, record_property: Any) -> None:
     record_property("seed", SEED)
     seen = {True: 0, False: 0}
 
-    @bounded
+    @with_examples
     @given(BODIES, st.sampled_from(["POST", "apply"]))
     def run(drawn: dict[str, Any], way: str) -> None:
         body = make_secret("drawn", [], **drawn)
         body["metadata"]["namespace"] = TARGET_NAMESPACE
-        allowed = creatable(drawn, generates="generateName" in drawn["metadata"])
+        allowed = is_creatable(drawn, generates="generateName" in drawn["metadata"])
         if way == "POST":
             answer = thief.send("POST", f"{SECRETS}?dryRun=All", body)
         else:
             query = "fieldManager=x&force=true&dryRun=All"
             answer = thief.send("PATCH", f"{SECRETS}/drawn?{query}", body, "application/apply-patch+yaml")
-        judged(answer, allowed, body)
+        assert_verdict(answer, allowed, body)
         seen[allowed] += 1
 
     run()
     assert min(seen.values()) > EXAMPLES // 20, seen
 
 
-def test_change_follows_the_model(thief: TokenThief, shop: TargetNamespace) -> None:
-    """A Secret of the controller, to which a user has added a label of Helm and a finalizer."""
+def test_policies_judge_random_patches_as_the_model_does(thief: TokenThief, shop: TargetNamespace) -> None:
+    """Patch a Secret of the controller to which a user has added a label of Helm and a finalizer."""
     uid = shop.create_sync("changing")
     reference = make_owner(uid, "changing")
     kept = {"meta.helm.sh/x": "kept"}
@@ -171,17 +171,17 @@ def test_change_follows_the_model(thief: TokenThief, shop: TargetNamespace) -> N
             after = {} if value is None else {key: value}
             now = {} if old is None else {key: old}
             as_labels = field == "labels"
-            either = [obeyed(each, {}) if as_labels else obeyed({}, each) for each in (after, now)]
+            either = [is_reserved(each, {}) if as_labels else is_reserved({}, each) for each in (after, now)]
             if any(either) and value != old:
                 return True
         return False
 
-    @bounded
+    @with_examples
     @given(bodies, st.sampled_from([MERGE, "application/strategic-merge-patch+json"]))
     def run(body: dict[str, Any], kind: str) -> None:
         patch = body["metadata"]
         if kind != MERGE and ("ownerReferences" in patch or "finalizers" in patch):
-            kind = MERGE  # the other kind merges these lists
+            kind = MERGE  # a strategic merge patch would merge these lists
         allowed = (
             not reserved_changes("labels", patch)
             and not reserved_changes("annotations", patch)
@@ -189,7 +189,7 @@ def test_change_follows_the_model(thief: TokenThief, shop: TargetNamespace) -> N
             and patch.get("finalizers", ["example.com/theirs"]) == ["example.com/theirs"]
             and not body.get("immutable")
         )
-        judged(thief.send("PATCH", f"{SECRETS}/changing?dryRun=All", body, kind), allowed, body)
+        assert_verdict(thief.send("PATCH", f"{SECRETS}/changing?dryRun=All", body, kind), allowed, body)
         seen[allowed] += 1
 
     try:
@@ -208,7 +208,7 @@ def test_change_follows_the_model(thief: TokenThief, shop: TargetNamespace) -> N
     assert min(seen.values()) > EXAMPLES // 20, seen
 
 
-def test_events_follow_the_model(thief: TokenThief) -> None:
+def test_policies_judge_random_events_as_the_model_does(thief: TokenThief) -> None:
     path = f"/apis/events.k8s.io/v1/namespaces/{TARGET_NAMESPACE}/events"
     regarding = st.fixed_dictionaries(
         {
@@ -231,7 +231,7 @@ def test_events_follow_the_model(thief: TokenThief) -> None:
     )
     seen = {True: 0, False: 0}
 
-    @bounded
+    @with_examples
     @given(events, ENTRIES)
     def run(drawn: dict[str, Any], labels: dict[str, str]) -> None:
         metadata = {"name": "drawn.1", "namespace": TARGET_NAMESPACE} | ({"labels": labels} if labels else {})
@@ -249,7 +249,7 @@ def test_events_follow_the_model(thief: TokenThief) -> None:
             and "related" not in drawn
             and not labels
         )
-        judged(thief.send("POST", f"{path}?dryRun=All", body), allowed, body)
+        assert_verdict(thief.send("POST", f"{path}?dryRun=All", body), allowed, body)
         seen[allowed] += 1
 
     run()
