@@ -10,7 +10,7 @@ from tests.support.cluster.process_memory import list_encodings
 from tools.pods.pod_process import PodProcess
 
 
-def test_granted_equals_used(space: Namespace, installed: InstalledRelease) -> None:
+def test_granted_permissions_equal_used_ones(space: Namespace, installed: InstalledRelease) -> None:
     use_all_permissions(space)
     assert_all_granted_used(installed)
 

@@ -153,11 +153,11 @@ def test_cluster_admin_role_allows_no_write_outside_watched_namespaces(
     assert privileged_thief.send("POST", f"{home}/secrets?dryRun=All", owned).status == 201
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases/scribe"
 
-    def renew_time() -> str:
+    def read_renew_time() -> str:
         return str(json.loads(privileged_thief.send("GET", lease).text)["spec"]["renewTime"])
 
-    before = renew_time()
-    eventually(renew_time, lambda after: after > before)
+    before = read_renew_time()
+    eventually(read_renew_time, lambda after: after > before)
     assert is_leader(running)
     served.set_secret("c", "1")
     served.apply(

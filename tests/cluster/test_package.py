@@ -46,16 +46,16 @@ def test_chart_installs_from_a_registry(packaged: Path, chart_registry: registry
     at = ["--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)]
     settings = ["--set-string", f"watchNamespaces={HOME}", "--set-string"]
     helm.run(["install", HOME, *chart, *at, "--create-namespace", *settings, "replicaCount=1"])
-    assert deployed_images(plane) == [(packaged / "images.txt").read_text().strip()]
+    assert list_deployed_images(plane) == [(packaged / "images.txt").read_text().strip()]
     helm.run(["upgrade", HOME, *chart, *at, *settings, "replicaCount=2"])
     listed = json.loads(plane.kubectl("get", "deployments", "--namespace", HOME, "--output", "json"))["items"]
     assert [deployment["spec"]["replicas"] for deployment in listed] == [2]
     helm.run(["uninstall", HOME, *at])
-    assert deployed_images(plane) == []
+    assert list_deployed_images(plane) == []
     plane.kubectl("delete", "namespace", HOME, "--wait=false")
 
 
-def deployed_images(plane: ControlPlane) -> list[str]:
+def list_deployed_images(plane: ControlPlane) -> list[str]:
     """Return the images of the containers in the release's Deployments."""
     listed = json.loads(plane.kubectl("get", "deployments", "--namespace", HOME, "--output", "json"))["items"]
     specs = [deployment["spec"]["template"]["spec"] for deployment in listed]

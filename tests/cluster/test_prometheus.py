@@ -1,4 +1,4 @@
-"""The rules and the dashboard's queries in the real Prometheus, on the metrics of a controller at work."""
+"""Test the alerting rules and the dashboard's queries in a real Prometheus that scrapes a running controller."""
 
 import json
 import re
@@ -22,10 +22,10 @@ from tools.local_cluster.processes import ServerProcesses
 from tools.local_cluster.programs import assets
 from tools.pods.pod_process import PodProcess
 
-# Of what is off by default, and of what is counted only once it happens.
+# These panels have no data: their feature is off by default, or the controller exports the metric after a first event.
 FAILURES = "Failed token requests, and series that were left out"
-SILENT = ["Log lines to the collector", FAILURES, FAILURES]
-# What Grafana puts in its place, at the interval of scrapes here.
+PANELS_WITHOUT_DATA = ["Log lines to the collector", FAILURES, FAILURES]
+# Grafana replaces `$__rate_interval` by this value if the scrape interval is that of this module.
 RATE_INTERVAL = "10s"
 
 
@@ -36,7 +36,7 @@ def programs() -> Path:
 
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file that the Prometheus Operator makes of the PrometheusRule."""
+    """Return the rule file that the Prometheus Operator generates from the PrometheusRule."""
     values = ("--set", "prometheusRule.enabled=true,prometheusRule.renderMode=alwaysRender")
     (rule,) = [each for each in render.render(render.RenderOptions(values=(values,))) if each.kind == "PrometheusRule"]
     file = tmp_path_factory.mktemp("rules") / "rules.yaml"
@@ -44,7 +44,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def promtool(programs: Path, *words: str, stdin: str = "") -> str:
+def run_promtool(programs: Path, *words: str, stdin: str = "") -> str:
     done = subprocess.run(
         [programs / "promtool", *words], input=stdin, capture_output=True, text=True, check=False, timeout=60
     )
@@ -53,73 +53,77 @@ def promtool(programs: Path, *words: str, stdin: str = "") -> str:
 
 
 def test_promtool_accepts_every_rule(programs: Path, rules: Path, tmp_path: Path) -> None:
-    assert f"{len(monitoring.ALERTING_RULES)} rules found" in promtool(
+    assert f"{len(monitoring.ALERTING_RULES)} rules found" in run_promtool(
         programs, "check", "rules", "--lint=all", str(rules)
     )
     broken = tmp_path / "broken.yaml"
     broken.write_text(rules.read_text().replace("max by (namespace, name)", "max by namespace, name"))
     with pytest.raises(AssertionError, match="parse error"):
-        promtool(programs, "check", "rules", str(broken))
+        run_promtool(programs, "check", "rules", str(broken))
 
 
 ABOUT = '{namespace="team", name="shop"}'
-# Series in the form of promtool, the minute of the evaluation, and the one alert that fires then, with its labels.
-RINGING = {
-    "a Secret that has not been equal for longer than the status takes to tell": (
+# Each case has series in promtool's notation, the time of the evaluation, and the alert that fires with its labels.
+ALERT_CASES = {
+    "the last successful sync is older than 195 minutes": (
         {f"akv_secret_store_last_successful_sync_timestamp_seconds{ABOUT}": "0x300"},
         "3h16m",
         ("AkvSecretNotKept", {"namespace": "team", "name": "shop"}),
     ),
-    "not yet": ({f"akv_secret_store_last_successful_sync_timestamp_seconds{ABOUT}": "0x300"}, "3h14m", None),
-    "a certificate that expires in ten days": (
+    "the last successful sync is younger than 195 minutes": (
+        {f"akv_secret_store_last_successful_sync_timestamp_seconds{ABOUT}": "0x300"},
+        "3h14m",
+        None,
+    ),
+    "a certificate expires in ten days": (
         {'akv_secret_store_expiry_timestamp_seconds{namespace="team", name="shop", key="tls.crt"}': "864000x300"},
         "1h1m",
         ("AkvSecretExpires", {"namespace": "team", "name": "shop", "key": "tls.crt"}),
     ),
-    "in twenty": (
+    "a certificate expires in twenty days": (
         {'akv_secret_store_expiry_timestamp_seconds{namespace="team", name="shop", key="tls.crt"}': "1728000x300"},
         "1h1m",
         None,
     ),
-    "a vault that refuses again and again": (
+    "a vault refuses all calls": (
         {'akv_secret_store_vault_calls_total{vault="v", operation="secrets.get", outcome="403"}': "0+1x300"},
         "31m",
         ("AkvVaultRefuses", {"vault": "v", "outcome": "403"}),
     ),
-    "a vault that answers": (
+    "a vault answers all calls": (
         {'akv_secret_store_vault_calls_total{vault="v", operation="secrets.get", outcome="ok"}': "0+100x300"},
         "31m",
         None,
     ),
-    "two replicas, and neither leads": (
+    "two replicas without a leader": (
         {'akv_secret_store_leader{pod="a"}': "0x300", 'akv_secret_store_leader{pod="b"}': "0x300"},
         "6m",
         ("AkvSecretStoreNoLeader", {}),
     ),
-    "no replica at all": ({}, "6m", ("AkvSecretStoreNoLeader", {})),
+    "no replica": ({}, "6m", ("AkvSecretStoreNoLeader", {})),
 }
 
 
-def filled(text: str, labels: dict[str, str]) -> str:
-    """Return an annotation as the person on call reads it."""
+def expand_labels(text: str, labels: dict[str, str]) -> str:
+    """Return an alert's annotation with the labels' values in place of the template variables."""
     return re.sub(r"{{ \$labels\.(\w+) }}", lambda found: labels[found[1]], text)
 
 
-@pytest.mark.parametrize("case", RINGING.values(), ids=RINGING)
+@pytest.mark.parametrize("case", ALERT_CASES.values(), ids=ALERT_CASES)
 def test_alert_fires_under_its_condition(
     programs: Path, rules: Path, tmp_path: Path, case: tuple[dict[str, str], str, tuple[str, dict[str, str]] | None]
 ) -> None:
-    series, moment, ringing = case
+    series, moment, alert = case
     # No other alert may fire, so each case that is not about leader election has a leader.
-    led = {} if ringing and ringing[0] == "AkvSecretStoreNoLeader" else {"akv_secret_store_leader": "1x300"}
+    leader = {} if alert and alert[0] == "AkvSecretStoreNoLeader" else {"akv_secret_store_leader": "1x300"}
     (group,) = yaml.safe_load(rules.read_text())["groups"]
     expected = []
     for rule in group["rules"]:
         alerts = []
-        if ringing and ringing[0] == rule["alert"]:
-            labels = ringing[1]
-            said = {name: filled(text, labels) for name, text in rule["annotations"].items()}
-            alerts = [{"exp_labels": rule["labels"] | labels, "exp_annotations": said}]
+        if alert and alert[0] == rule["alert"]:
+            labels = alert[1]
+            annotations = {name: expand_labels(text, labels) for name, text in rule["annotations"].items()}
+            alerts = [{"exp_labels": rule["labels"] | labels, "exp_annotations": annotations}]
         expected.append({"eval_time": moment, "alertname": rule["alert"], "exp_alerts": alerts})
     tests = {
         "rule_files": [str(rules)],
@@ -128,18 +132,18 @@ def test_alert_fires_under_its_condition(
         "tests": [
             {
                 "interval": "1m",
-                "input_series": [{"series": name, "values": text} for name, text in (led | series).items()],
+                "input_series": [{"series": name, "values": text} for name, text in (leader | series).items()],
                 "alert_rule_test": expected,
             }
         ],
     }
     file = tmp_path / "tests.yaml"
     file.write_text(yaml.safe_dump(tests))
-    promtool(programs, "test", "rules", str(file))
+    run_promtool(programs, "test", "rules", str(file))
 
 
-def test_metrics_are_named_as_prometheus_wants_them(programs: Path, controller: PodProcess) -> None:
-    promtool(programs, "check", "metrics", stdin=read_metrics(controller))
+def test_promtool_accepts_the_names_of_all_metrics(programs: Path, controller: PodProcess) -> None:
+    run_promtool(programs, "check", "metrics", stdin=read_metrics(controller))
 
 
 class Prometheus:
@@ -147,19 +151,19 @@ class Prometheus:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        # Loopback is never asked through a proxy.
+        # Do not use a proxy for requests to loopback.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def get(self, path: str, **parameters: str) -> Any:
-        """Return the data of an answer of its HTTP API."""
+        """Return the data of a response of Prometheus's HTTP API."""
         query = urllib.parse.urlencode(parameters)
         with self._opener.open(f"{self._url}/api/v1/{path}?{query}", timeout=10) as answer:
-            said = json.loads(answer.read())
-        assert said["status"] == "success", said
-        return said["data"]
+            document = json.loads(answer.read())
+        assert document["status"] == "success", document
+        return document["data"]
 
     def query(self, expression: str) -> list[Any]:
-        """Return the series that it results in now."""
+        """Evaluate an expression now. Return the resulting series."""
         found: list[Any] = self.get("query", query=expression)["result"]
         return found
 
@@ -191,21 +195,21 @@ def prometheus(programs: Path, rules: Path, controller: PodProcess, tmp_path: Pa
         processes.start("prometheus", command, tmp_path / "prometheus.log")
         found = Prometheus(f"http://127.0.0.1:{port}")
 
-        def up() -> list[Any]:
+        def query_up() -> list[Any]:
             processes.require("prometheus")
             try:
                 return found.query("up == 1")
             except OSError:
                 return []
 
-        eventually(up, bool)
+        eventually(query_up, bool)
         yield found
     finally:
         processes.close()
 
 
-def unanswered(prometheus: Prometheus) -> list[str]:
-    """Panels of which a query results in nothing."""
+def list_panels_without_data(prometheus: Prometheus) -> list[str]:
+    """Return the titles of the panels that have a query without a result."""
     return [
         panel.title
         for panel in monitoring.PANELS
@@ -214,18 +218,18 @@ def unanswered(prometheus: Prometheus) -> list[str]:
     ]
 
 
-def test_every_query_of_the_dashboard_and_every_rule_has_an_answer(space: Namespace, prometheus: Prometheus) -> None:
+def test_dashboard_queries_return_data_and_alerting_rules_are_healthy(space: Namespace, prometheus: Prometheus) -> None:
     space.set_secret("a", "1", expires=int((datetime.now(UTC) + timedelta(days=10)).timestamp()))
     space.apply(
         space.provider_class("a", "missing"), space.sync("s", {"k": "a"}), space.sync("broken", {"k": "missing"})
     )
     space.wait_secret("s", {"k": "1"})
     space.wait_reason("broken", "ProviderError")
-    eventually(lambda: unanswered(prometheus), lambda found: found == SILENT)
+    eventually(lambda: list_panels_without_data(prometheus), lambda found: found == PANELS_WITHOUT_DATA)
     (group,) = prometheus.get("rules")["groups"]
     health = {rule["name"]: (rule["health"], rule.get("lastError", "")) for rule in group["rules"]}
     assert health == {rule.name: ("ok", "") for rule in monitoring.ALERTING_RULES}
-    # What expires within two weeks waits for its hour.
+    # The alert is pending, because its condition must hold for an hour before the alert fires.
     (expiring,) = eventually(
         lambda: [each for each in prometheus.get("alerts")["alerts"] if each["labels"].get("name") == "s"], bool
     )

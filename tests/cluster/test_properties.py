@@ -1,4 +1,4 @@
-"""Properties, chains, logins and encodings on the real API server, with the calls that the vault gets."""
+"""Test properties, certificate chains, basic-auth Secrets and encodings on a real API server, and count vault calls."""
 
 import base64
 import json
@@ -23,17 +23,17 @@ def settings() -> dict[str, str]:
     return {"ROTATION_POLL_INTERVAL": str(INTERVAL), "DRIFT_INTERVAL": "2"}
 
 
-def put(space: Namespace, name: str, document: Any) -> None:
-    """Set a new version of a secret: a text, or an object as JSON."""
+def set_document(space: Namespace, name: str, document: Any) -> None:
+    """Create a new version of a vault secret. Encode an object as JSON."""
     text = document if isinstance(document, str) else json.dumps(document)
     space.installed.emulator.set_secret(space.vault, name, text)
 
 
-def akv_sync(space: Namespace, objects: str) -> None:
+def apply_akv_sync(space: Namespace, objects: str) -> None:
     space.apply(space.akv_sync(*msgspec.yaml.decode(objects), name="shop"))
 
 
-def holds(space: Namespace, name: str, wanted: dict[str, str | bytes]) -> None:
+def wait_secret_data(space: Namespace, name: str, wanted: dict[str, str | bytes]) -> None:
     """Wait until a Secret has exactly these values."""
     expected = {key: text.encode() if isinstance(text, str) else text for key, text in wanted.items()}
 
@@ -43,8 +43,8 @@ def holds(space: Namespace, name: str, wanted: dict[str, str | bytes]) -> None:
     eventually(found, lambda data: data == expected)
 
 
-def says(space: Namespace, *words: str) -> str:
-    """Wait until the AKVSync's condition has these words."""
+def wait_message(space: Namespace, *words: str) -> str:
+    """Wait until the AKVSync's conditions contain these words. Return their reasons and messages."""
 
     def message() -> str:
         conditions = space.get("akvsync", "shop").get("status", {}).get("conditions", [])
@@ -53,8 +53,8 @@ def says(space: Namespace, *words: str) -> str:
     return eventually(message, lambda text: all(word in text for word in words))
 
 
-def quiet(space: Namespace) -> int:
-    """Wait until the values are read; return how many gets there were."""
+def wait_until_no_gets(space: Namespace) -> int:
+    """Wait until a poll makes no get call. Return the number of get calls until then."""
     before = -1
     while (now := space.count_calls("secrets.get")) != before:
         before = now
@@ -62,8 +62,8 @@ def quiet(space: Namespace) -> int:
     return now
 
 
-def test_class_takes_properties_of_one_object_with_one_get(space: Namespace) -> None:
-    put(
+def test_several_properties_of_one_secret_cost_one_get(space: Namespace) -> None:
+    set_document(
         space,
         "config",
         {"db": {"user": canary_value("me"), "port": 5432, "big": 1e300}, "a.b": [canary_value("x"), True]},
@@ -75,49 +75,54 @@ def test_class_takes_properties_of_one_object_with_one_get(space: Namespace) -> 
     )
     space.apply(space.provider_class(objects=f"array:\n{items}"), space.sync("app", {key: key for key in paths}))
     listed = json.dumps([canary_value("x"), True], separators=(",", ":"))
-    holds(space, "app", {"user": canary_value("me"), "port": "5432", "dots": canary_value("x"), "list": listed})
-    assert space.count_calls("secrets.get") <= 2  # again, if the poll came within a second of the change
+    wait_secret_data(
+        space, "app", {"user": canary_value("me"), "port": "5432", "dots": canary_value("x"), "list": listed}
+    )
+    # The controller reads again if it polled within a second of the change.
+    assert space.count_calls("secrets.get") <= 2
 
 
-def test_missing_property_fails_alone_and_names_what_is_there(space: Namespace) -> None:
-    put(space, "config", {"user": canary_value("me"), "port": 1})
-    akv_sync(
+def test_missing_property_fails_only_its_key_and_lists_the_existing_ones(space: Namespace) -> None:
+    set_document(space, "config", {"user": canary_value("me"), "port": 1})
+    apply_akv_sync(
         space,
         "[{kubernetesSecretName: app, mapping: [{dataKey: user, secretInAKV: config, property: user},"
         " {dataKey: pass, secretInAKV: config, property: password}]}]",
     )
-    holds(space, "app", {"user": canary_value("me")})
-    message = says(space, "PartialSync", "no property 'password'; the value has: user, port")
+    wait_secret_data(space, "app", {"user": canary_value("me")})
+    message = wait_message(space, "PartialSync", "no property 'password'; the value has: user, port")
     assert canary_value("me") not in message
-    put(space, "config", {"user": canary_value("me"), "password": canary_value("pw")})
-    holds(space, "app", {"user": canary_value("me"), "pass": canary_value("pw")})
+    set_document(space, "config", {"user": canary_value("me"), "password": canary_value("pw")})
+    wait_secret_data(space, "app", {"user": canary_value("me"), "pass": canary_value("pw")})
 
 
 def test_missing_property_costs_no_get_until_the_value_changes(space: Namespace) -> None:
-    put(space, "config", {"user": canary_value("me")})
-    akv_sync(
+    set_document(space, "config", {"user": canary_value("me")})
+    apply_akv_sync(
         space,
         "[{kubernetesSecretName: app, mapping: [{dataKey: user, secretInAKV: config, property: user},"
         " {dataKey: pass, secretInAKV: config, property: password}]},"
         " {kubernetesSecretName: alone, mapping: [{dataKey: pass, secretInAKV: config, property: password}]}]",
     )
-    holds(space, "app", {"user": canary_value("me")})
-    says(space, "no property 'password'; the value has: user")
+    wait_secret_data(space, "app", {"user": canary_value("me")})
+    wait_message(space, "no property 'password'; the value has: user")
     lists = space.count_calls("secrets.list")
     time.sleep(4 * INTERVAL)
     assert space.count_calls("secrets.list") >= lists + 3
-    # One for each Secret, and one more if the poll came within the second of the setting.
+    # One get for each Secret. The controller reads again if it polled within a second of the change.
     assert space.count_calls("secrets.get") <= 4
-    put(space, "config", {"user": canary_value("me"), "password": canary_value("pw")})
-    holds(space, "app", {"user": canary_value("me"), "pass": canary_value("pw")})
-    holds(space, "alone", {"pass": canary_value("pw")})
+    set_document(space, "config", {"user": canary_value("me"), "password": canary_value("pw")})
+    wait_secret_data(space, "app", {"user": canary_value("me"), "pass": canary_value("pw")})
+    wait_secret_data(space, "alone", {"pass": canary_value("pw")})
 
 
-def test_keystore_and_yaml_come_out_of_one_secret(space: Namespace) -> None:
-    put(space, "store", base64.b64encode(STORE).decode())
-    put(space, "hexed", STORE.hex())
-    put(space, "config", f"store: {base64.b64encode(STORE).decode()}\nratio: 1.10\nnames: [{canary_value('a')}]\n")
-    akv_sync(
+def test_encoded_keystores_and_yaml_properties_are_decoded(space: Namespace) -> None:
+    set_document(space, "store", base64.b64encode(STORE).decode())
+    set_document(space, "hexed", STORE.hex())
+    set_document(
+        space, "config", f"store: {base64.b64encode(STORE).decode()}\nratio: 1.10\nnames: [{canary_value('a')}]\n"
+    )
+    apply_akv_sync(
         space,
         "[{kubernetesSecretName: app, mapping: [{dataKey: app.jks, secretInAKV: store, encoding: base64},"
         " {dataKey: app.bin, secretInAKV: hexed, encoding: hex},"
@@ -132,30 +137,34 @@ def test_keystore_and_yaml_come_out_of_one_secret(space: Namespace) -> None:
         "ratio": "1.10",
         "name": canary_value("a"),
     }
-    holds(space, "app", wanted)
+    wait_secret_data(space, "app", wanted)
 
 
-def test_expanded_object_follows_the_value_and_a_restart_asks_nothing(space: Namespace, controller: PodProcess) -> None:
-    put(space, "config", {"host": canary_value("db"), "port": 5432})
-    akv_sync(space, "[{secretInAKV: config, expand: true}]")
-    holds(space, "config", {"host": canary_value("db"), "port": "5432"})
-    put(space, "config", {"host": canary_value("db"), "tls": True})
-    holds(space, "config", {"host": canary_value("db"), "tls": "true"})
-    says(space, "UpdateNoValueChangeSucceeded")
+def test_expanded_object_follows_the_value_and_a_restart_makes_no_call(
+    space: Namespace, controller: PodProcess
+) -> None:
+    set_document(space, "config", {"host": canary_value("db"), "port": 5432})
+    apply_akv_sync(space, "[{secretInAKV: config, expand: true}]")
+    wait_secret_data(space, "config", {"host": canary_value("db"), "port": "5432"})
+    set_document(space, "config", {"host": canary_value("db"), "tls": True})
+    wait_secret_data(space, "config", {"host": canary_value("db"), "tls": "true"})
+    wait_message(space, "UpdateNoValueChangeSucceeded")
 
-    put(space, "config", {"host": canary_value("db"), "not a key": canary_value("x"), "last": canary_value("y")})
-    holds(space, "config", {"host": canary_value("db"), "last": canary_value("y")})
-    assert canary_value("x") not in says(space, "PartialSync", "not a key")
+    set_document(
+        space, "config", {"host": canary_value("db"), "not a key": canary_value("x"), "last": canary_value("y")}
+    )
+    wait_secret_data(space, "config", {"host": canary_value("db"), "last": canary_value("y")})
+    assert canary_value("x") not in wait_message(space, "PartialSync", "not a key")
 
-    put(space, "config", {"host": canary_value("db")})
-    holds(space, "config", {"host": canary_value("db")})
-    says(space, "UpdateNoValueChangeSucceeded")
-    before = quiet(space)
+    set_document(space, "config", {"host": canary_value("db")})
+    wait_secret_data(space, "config", {"host": canary_value("db")})
+    wait_message(space, "UpdateNoValueChangeSucceeded")
+    before = wait_until_no_gets(space)
     # A key of another manager is removed without a vault call. A key that a user removed is read again.
     space.kubectl("patch", "secret", "config", "--patch", '{"data": {"port": "MQ=="}}')
-    holds(space, "config", {"host": canary_value("db")})
+    wait_secret_data(space, "config", {"host": canary_value("db")})
 
-    before = quiet(space)
+    before = wait_until_no_gets(space)
     assert controller.stop() == 0
     interval = controller.env.pop("ROTATION_POLL_INTERVAL")
     lists = space.count_calls()
@@ -169,22 +178,22 @@ def test_expanded_object_follows_the_value_and_a_restart_asks_nothing(space: Nam
     controller.wait_ready()
 
 
-def test_properties_stay_while_the_value_is_no_object(space: Namespace) -> None:
-    put(space, "config", {"host": canary_value("db")})
-    akv_sync(space, "[{secretInAKV: config, expand: true}]")
-    holds(space, "config", {"host": canary_value("db")})
-    put(space, "config", canary_value("no object"))
-    message = says(space, "ProviderError", "has no properties: it is a text")
+def test_properties_keep_their_values_while_the_secret_is_not_an_object(space: Namespace) -> None:
+    set_document(space, "config", {"host": canary_value("db")})
+    apply_akv_sync(space, "[{secretInAKV: config, expand: true}]")
+    wait_secret_data(space, "config", {"host": canary_value("db")})
+    set_document(space, "config", canary_value("no object"))
+    message = wait_message(space, "ProviderError", "has no properties: it is a text")
     assert canary_value("no object") not in message
-    holds(space, "config", {"host": canary_value("db")})
+    wait_secret_data(space, "config", {"host": canary_value("db")})
 
 
-def test_certificate_has_its_chain_beside_it(space: Namespace) -> None:
+def test_certificate_secret_with_include_ca_has_the_chain(space: Namespace) -> None:
     now = datetime.now(UTC)
     root = issue_certificate("root", ca=True, start=now)
     leaf = issue_certificate("web", root, start=now)
     space.installed.emulator.import_certificate(space.vault, "web", encode_pem_bundle(leaf, root))
-    akv_sync(space, "[{certInAKV: web, kubernetesSecretType: kubernetes.io/tls, includeCA: true}]")
+    apply_akv_sync(space, "[{certInAKV: web, kubernetesSecretType: kubernetes.io/tls, includeCA: true}]")
     eventually(lambda: space.get("secret", "web").get("data", {}).keys(), lambda keys: "ca.crt" in keys)
     data = {key: base64.b64decode(text).decode() for key, text in space.get("secret", "web")["data"].items()}
     assert data.keys() == {"tls.crt", "tls.key", "ca.crt"}
@@ -193,15 +202,15 @@ def test_certificate_has_its_chain_beside_it(space: Namespace) -> None:
     space.installed.emulator.import_certificate(
         space.vault, "lone", encode_pem_bundle(issue_certificate("lone", start=now))
     )
-    akv_sync(space, "[{certInAKV: lone, kubernetesSecretType: kubernetes.io/tls, includeCA: true}]")
-    says(space, "PartialSync", "ca.crt: ", "self-signed")
+    apply_akv_sync(space, "[{certInAKV: lone, kubernetesSecretType: kubernetes.io/tls, includeCA: true}]")
+    wait_message(space, "PartialSync", "ca.crt: ", "self-signed")
     assert eventually(lambda: space.get("secret", "lone").get("data", {}), bool).keys() == {"tls.crt", "tls.key"}
 
 
 @pytest.mark.parametrize("login", ["me:p:w", '{"username": "me", "password": "p:w"}'])
-def test_login_is_made_of_one_secret(space: Namespace, login: str) -> None:
-    put(space, "login", login.replace("p:w", canary_value("p:w")))
-    akv_sync(space, "[{secretInAKV: login, kubernetesSecretType: kubernetes.io/basic-auth}]")
-    holds(space, "login", {"username": "me", "password": canary_value("p:w")})
+def test_basic_auth_secret_comes_from_one_vault_secret(space: Namespace, login: str) -> None:
+    set_document(space, "login", login.replace("p:w", canary_value("p:w")))
+    apply_akv_sync(space, "[{secretInAKV: login, kubernetesSecretType: kubernetes.io/basic-auth}]")
+    wait_secret_data(space, "login", {"username": "me", "password": canary_value("p:w")})
     assert space.get("secret", "login")["type"] == "kubernetes.io/basic-auth"
     assert space.count_calls("secrets.get") <= 2

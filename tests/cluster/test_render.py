@@ -1,4 +1,4 @@
-"""Apply the files of tools/render to a real API server in their order, as its --help says."""
+"""Test that a real API server accepts the files of tools/render in the order that its --help describes."""
 
 from pathlib import Path
 
@@ -13,5 +13,5 @@ def test_rendered_files_apply_in_their_order(tmp_path: Path) -> None:
         assert render.main(["--create-namespace", *version, "--output", str(tmp_path)]) == 0
         for path in sorted(tmp_path.iterdir()):
             assert plane.kubectl("apply", "--filename", str(path)).endswith(" created\n")
-        # The API server keeps everything as it was written: a tool that compares will find no difference.
+        # The API server stores the manifests unchanged, so a GitOps tool finds no difference.
         assert plane.kubectl("diff", "--filename", str(tmp_path)) == ""

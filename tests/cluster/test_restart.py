@@ -1,4 +1,4 @@
-"""Restarts of the controller and of the API server, and what they cost the vault."""
+"""Test restarts of the controller and of the API server, and count the vault calls that they cause."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tools.pods.pod_process import PodProcess
 
 @pytest.fixture(scope="module")
 def controller() -> None:
-    """Each test here starts controllers of its own; `space` needs none."""
+    """Do not run a shared controller: each test starts its own ones, and the fixture `space` needs none."""
 
 
 def test_restart_without_due_polls_makes_no_vault_call(
@@ -31,12 +31,12 @@ def test_restart_without_due_polls_makes_no_vault_call(
     space.wait_reason("s", "UpdateValueChangeOrForceUpdateSucceeded")
     stopping = time.monotonic()
     assert first.stop() == 0
-    assert time.monotonic() - stopping < 3  # nothing is under way: nothing is waited for
+    assert time.monotonic() - stopping < 3  # no sync is running, so the controller has nothing to wait for
     installed.emulator.reset_counters()
     second = start(DRIFT_INTERVAL="1")
-    time.sleep(4)  # several drift looks
+    time.sleep(4)  # several drift checks
     assert installed.emulator.counters() == {}
-    # The metadata alone shows that a Secret was edited while no controller ran. Repairing it costs one get.
+    # The Secret's metadata shows the edit that was made while no controller ran. The repair costs one get call.
     assert second.stop() == 0
     space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"data":{"k":"eA=="}}')
     third = start(DRIFT_INTERVAL="1")
@@ -45,35 +45,37 @@ def test_restart_without_due_polls_makes_no_vault_call(
     assert third.stop() == 0
 
 
-def test_after_a_crash_no_vault_call_before_the_next_poll_is_due(
+def test_controller_makes_no_vault_call_after_a_crash_until_the_next_poll_is_due(
     installed: InstalledRelease, start: StartController, space: Namespace
 ) -> None:
-    """The statuses are older than the last poll of their group, which only one of them records."""
+    """Restart when the statuses are older than the last poll. Only one status of a poll group records its time."""
     names = ("a", "b", "c")
     for name in names:
         space.set_secret(name, "1")
     space.apply(space.provider_class(*names), *(space.sync(name, {"k": name}) for name in names))
 
-    def recorded() -> list[str]:
+    def list_recorded_polls() -> list[str]:
         found = [space.get("secretsync", name)["status"].get("lastGroupPoll") for name in names]
         return [record["time"] for record in found if record]
 
     first = start(ROTATION_POLL_INTERVAL="15", LEASE_NAME="")
     for name in names:
         space.wait_reason(name, "UpdateValueChangeOrForceUpdateSucceeded")
-    eventually(recorded, bool, patience=40)
+    eventually(list_recorded_polls, bool, patience=40)
     polled = time.monotonic()
     first.kill()
-    assert len(recorded()) == 1
+    assert len(list_recorded_polls()) == 1
     installed.emulator.reset_counters()
     start(ROTATION_POLL_INTERVAL="30", LEASE_NAME="")
-    # By its own status, each Secret would be due 15 s after that poll.
+    # Without the recorded poll, each Secret would be due 15 s after that poll because of its own status.
     time.sleep(max(0.0, polled + 22 - time.monotonic()))
     assert installed.emulator.counters() == {}
     eventually(lambda: space.count_calls("secrets.list"), bool, patience=20)
 
 
-def test_rotation_comes_by_itself(installed: InstalledRelease, start: StartController, space: Namespace) -> None:
+def test_new_value_is_synced_at_the_next_poll_and_kept_during_an_outage(
+    installed: InstalledRelease, start: StartController, space: Namespace
+) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     start(ROTATION_POLL_INTERVAL="2")
@@ -85,7 +87,7 @@ def test_rotation_comes_by_itself(installed: InstalledRelease, start: StartContr
     assert space.secret_values("s") == {"k": canary_value("2")}
 
 
-def test_everything_restarts_offline_and_the_secret_stays(
+def test_secret_remains_after_offline_restarts_of_controller_and_api_server(
     installed: InstalledRelease, start: StartController, space: Namespace
 ) -> None:
     space.set_secret("a", "1")
@@ -117,15 +119,15 @@ def test_controller_continues_after_an_outage_of_the_api_server(
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"}, patience=40)
     # Lines about namespaces that earlier tests removed do not count.
-    said = [json.loads(line) for line in workload.log.read_text().splitlines()[lines:]]
-    own = [line["message"] for line in said if line.get("secretsync", f"{space.name}/s") == f"{space.name}/s"]
+    logged = [json.loads(line) for line in workload.log.read_text().splitlines()[lines:]]
+    own = [line["message"] for line in logged if line.get("secretsync", f"{space.name}/s") == f"{space.name}/s"]
     assert max(Counter(own).values()) <= 3
     assert len(own) < 16
     assert workload.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_working_controller_ends_cleanly(
+def test_controller_stops_cleanly_on_a_signal_during_a_sync(
     installed: InstalledRelease, start: StartController, space: Namespace, number: signal.Signals
 ) -> None:
     space.set_secret("a", "1")
@@ -139,8 +141,8 @@ def test_working_controller_ends_cleanly(
     assert time.monotonic() - started < 15
 
 
-def refused(installed: InstalledRelease) -> bool:
-    """Whether the policies are in force: the API server hears of a change a moment later."""
+def is_probe_refused(installed: InstalledRelease) -> bool:
+    """Return whether the policies are in force. The API server applies a change after a short delay."""
     what = ["secret", "generic", "probe", f"--type={PROBE_SECRET_TYPE}", "--dry-run=server"]
     try:
         installed.plane.kubectl("create", *what, f"--as={installed.user}", "--namespace", installed.release)
@@ -149,8 +151,8 @@ def refused(installed: InstalledRelease) -> bool:
     return False
 
 
-def problem(workload: PodProcess) -> str:
-    """Return why the controller does not become ready within a second; empty if it does."""
+def read_readiness_error(workload: PodProcess) -> str:
+    """Return why the controller does not become ready within a second, or an empty string if it does."""
     try:
         workload.wait_ready(timeout=1)
     except WorkloadError as error:
@@ -159,14 +161,16 @@ def problem(workload: PodProcess) -> str:
 
 
 @pytest.mark.since(*SINCE_POLICIES)
-def test_not_ready_until_the_policies_are_in_force(installed: InstalledRelease) -> None:
+def test_controller_is_not_ready_until_the_policies_are_in_force(installed: InstalledRelease) -> None:
     plane = installed.plane
     bindings = plane.kubectl("get", "validatingadmissionpolicybindings", "-o", "json")
     plane.kubectl("delete", "validatingadmissionpolicybindings", "--all")
-    eventually(lambda: refused(installed), lambda found: not found)
+    eventually(lambda: is_probe_refused(installed), lambda found: not found)
     with installed.workload() as workload:
         try:
-            eventually(lambda: problem(workload), lambda text: "admission policies are not in force yet" in text)
+            eventually(
+                lambda: read_readiness_error(workload), lambda text: "admission policies are not in force yet" in text
+            )
         finally:
             plane.kubectl("create", "-f", "-", stdin=bindings)
         workload.wait_ready(timeout=30)

@@ -1,6 +1,7 @@
-"""The granted rights equal the used ones with every feature on and with each switched off, each as its own release.
+"""Test that a release has exactly the permissions that its controller uses. Each case installs its own release.
 
-With the chart's defaults: test_defaults.py. With everything on, in one namespace: test_namespaces.py.
+One case enables all features. The other cases disable some of them. test_defaults.py tests the chart's defaults, and
+test_namespaces.py tests all features in one namespace.
 """
 
 import itertools
@@ -23,8 +24,8 @@ NOT_FROM_ACCOUNTS = {"identityFromServiceAccount": False}
 _numbers = itertools.count(1)
 
 
-class Switched(NamedTuple):
-    """Values of a release beside identityFromServiceAccount. `serves`: everywhere, another namespace or its own."""
+class ReleaseCase(NamedTuple):
+    """The values of a release, and the namespaces that it serves: "all", "another" or "its own"."""
 
     name: str
     serves: str
@@ -32,46 +33,51 @@ class Switched(NamedTuple):
 
 
 CASES = [
-    Switched("everything", "all", {"replicaCount": 2}),
-    Switched("no AKVSyncs", "all", NO_AKV_SYNC),
-    Switched("no policies", "all", NO_POLICIES),
-    Switched("one namespace, no AKVSyncs", "another", NO_AKV_SYNC),
-    Switched("one namespace, no policies", "another", NO_POLICIES),
-    Switched("one namespace, nothing from ServiceAccounts", "another", NOT_FROM_ACCOUNTS),
-    Switched("its own namespace", "its own"),
-    Switched("its own namespace, and nothing else", "its own", {**NO_AKV_SYNC, **NO_POLICIES, **NOT_FROM_ACCOUNTS}),
+    ReleaseCase("everything", "all", {"replicaCount": 2}),
+    ReleaseCase("no AKVSyncs", "all", NO_AKV_SYNC),
+    ReleaseCase("no policies", "all", NO_POLICIES),
+    ReleaseCase("one namespace, no AKVSyncs", "another", NO_AKV_SYNC),
+    ReleaseCase("one namespace, no policies", "another", NO_POLICIES),
+    ReleaseCase("one namespace, nothing from ServiceAccounts", "another", NOT_FROM_ACCOUNTS),
+    ReleaseCase("its own namespace", "its own"),
+    ReleaseCase("its own namespace, and nothing else", "its own", {**NO_AKV_SYNC, **NO_POLICIES, **NOT_FROM_ACCOUNTS}),
 ]
 
 
 @pytest.fixture(scope="module")
 def controller() -> None:
-    """Do not run the controller of the first release: here each release has its own."""
+    """Do not run the controller of the first release: each release of this module runs its own."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_granted_equals_used(case: Switched, installed: InstalledRelease, space: Namespace, tmp_path: Path) -> None:
+def test_granted_permissions_equal_used_ones(
+    case: ReleaseCase, installed: InstalledRelease, space: Namespace, tmp_path: Path
+) -> None:
     plane, home = installed.plane, space.name if case.serves == "its own" else f"rights-{next(_numbers)}"
     watched = [] if case.serves == "all" else [space.name]
     values = {"watchNamespaces": watched, "identityFromServiceAccount": True, **case.values}
-    switched = install_release(plane, installed.emulator, tmp_path, home, **values)
+    release = install_release(plane, installed.emulator, tmp_path, home, **values)
     try:
-        with switched.workload() as workload:
+        with release.workload() as workload:
             workload.wait_ready()
             settings = Settings.from_environment(workload.env)
             use_all_permissions(space, akv_sync=settings.akv_sync, identity=settings.identity_from_service_account)
-            assert_all_granted_used(switched)
+            assert_all_granted_used(release)
             assert workload.stop() == 0
-        scopes = {right.scope for right in list_granted(switched)}
+        scopes = {permission.scope for permission in list_granted(release)}
         assert scopes == {EVERYWHERE if case.serves == "all" else space.name, home}
     finally:
         helm.run(["uninstall", home, "--namespace", home, "--kubeconfig", str(plane.kubeconfig)])
         plane.kubectl("delete", "namespace", home, "--wait=false", "--ignore-not-found")
 
 
-def test_no_switch_is_left_out() -> None:
-    """What the Roles' template asks is what is switched above; or it is for people, or takes all of it away."""
-    asked = (helm.CHART / "templates/rbac.yaml").read_text()
-    conditions = [line for line in asked.splitlines() if re.match(r"\{\{-? (if|range|with|\$namespaces)", line)]
+def test_every_condition_of_the_roles_template_has_a_case() -> None:
+    """Compare the values in the conditions of the Roles' template with those that this module's cases set.
+
+    `rbac.create` disables all Roles, and `rbac.aggregateToDefaultRoles` is for users, so no case sets them.
+    """
+    template = (helm.CHART / "templates/rbac.yaml").read_text()
+    conditions = [line for line in template.splitlines() if re.match(r"\{\{-? (if|range|with|\$namespaces)", line)]
     named = set(re.findall(r"\.Values\.([\w.]+)|akv-secret-store\.(namespaces|policies)\"", "\n".join(conditions)))
     assert {value or helper for value, helper in named} == {
         "akvSync.enabled",

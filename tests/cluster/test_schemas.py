@@ -1,4 +1,4 @@
-"""Test that every object that the chart renders with a matrix of values fits the API server's schemas."""
+"""Render the chart with a matrix of values. Test that every object is valid by the API server's schemas."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ MATRIX = {name: replace(options, release=RELEASE, namespace=RELEASE) for name, o
 
 @pytest.fixture(scope="module")
 def prerequisites(plane: ControlPlane) -> None:
-    """Create the namespaces, and the ServiceAccounts without which no Pod is admitted. A dry run creates neither."""
+    """Create the namespaces and ServiceAccounts that the API server requires for Pods. A dry run creates neither."""
     rendered = [each for options in MATRIX.values() for each in list_objects(options)]
     namespaces = {each["metadata"].get("namespace", "") for each in rendered}
     existing = set(plane.kubectl("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}").split())
@@ -30,13 +30,13 @@ def prerequisites(plane: ControlPlane) -> None:
 
 
 def list_objects(options: render.RenderOptions) -> list[dict[str, Any]]:
-    """Return the objects that the chart renders, those of a List each by itself: kubectl reads no List in a List."""
+    """Return the objects that the chart renders. Replace a List by its items: kubectl rejects a List in a List."""
     rendered = [each.object for each in render.render(options)]
     return [item for each in rendered for item in (each["items"] if each["kind"] == "List" else [each])]
 
 
-def apply(plane: ControlPlane, *objects: object) -> list[str]:
-    """Return what a server would do with them, any field that it does not know being an error."""
+def dry_run(plane: ControlPlane, *objects: object) -> list[str]:
+    """Apply objects as a dry run, with unknown fields as errors. Return their names."""
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     words = ("apply", "--dry-run=server", "--validate=strict", "--filename", "-", "--output=name")
     return plane.kubectl(*words, stdin=listed).split()
@@ -44,14 +44,14 @@ def apply(plane: ControlPlane, *objects: object) -> list[str]:
 
 @pytest.mark.parametrize("options", MATRIX.values(), ids=MATRIX)
 def test_every_object_is_valid(plane: ControlPlane, prerequisites: None, options: render.RenderOptions) -> None:
-    # Before 1.30 there are no admission policies.
+    # Kubernetes before 1.30 has no admission policies.
     served = plane.kubectl("api-versions").split()
     objects = [each for each in list_objects(options) if each["apiVersion"] in served]
-    assert len(apply(plane, *objects)) == len(objects)
+    assert len(dry_run(plane, *objects)) == len(objects)
 
 
 def test_unknown_field_is_refused(plane: ControlPlane, prerequisites: None) -> None:
     [deployment] = [each.object for each in render.render(MATRIX["defaults"]) if each.kind == "Deployment"]
     deployment["spec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"
     with pytest.raises(ClusterError, match=r"unknown field .*imagePolicy"):
-        apply(plane, deployment)
+        dry_run(plane, deployment)

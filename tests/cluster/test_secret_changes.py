@@ -1,4 +1,4 @@
-"""Test the events in a watch of a Secret, which make a controller such as Reloader restart workloads."""
+"""Count the watch events of a Secret. A controller such as Reloader restarts workloads at each of them."""
 
 import json
 import time
@@ -21,13 +21,13 @@ def settings() -> dict[str, str]:
 
 
 @contextmanager
-def watched(space: Namespace, *names: str) -> Iterator[dict[str, int]]:
-    """How often each of these Secrets changes from now on; complete when the block has ended."""
+def count_changes(space: Namespace, *names: str) -> Iterator[dict[str, int]]:
+    """Provide the number of changes of each of these Secrets. The numbers are complete after the block."""
     plane, path = space.installed.plane, KIND_PATHS["secret"].format(space.name)
     since = json.loads(plane.request("GET", path)[1])["metadata"]["resourceVersion"]
     changes = dict.fromkeys(names, 0)
     yield changes
-    # The API server repeats what a watch from that version on would have seen.
+    # The API server sends all events since that resource version.
     status, text = plane.request("GET", f"{path}?watch=1&resourceVersion={since}&timeoutSeconds=1")
     assert status == 200, text
     for line in text.splitlines():
@@ -37,27 +37,27 @@ def watched(space: Namespace, *names: str) -> Iterator[dict[str, int]]:
             changes[name] += 1
 
 
-def put(space: Namespace, **properties: str) -> None:
+def set_properties(space: Namespace, **properties: str) -> None:
     space.installed.emulator.set_secret(space.vault, "config", json.dumps(properties))
 
 
-def test_secret_changes_once_for_a_rotation_and_for_nothing_else(space: Namespace, controller: PodProcess) -> None:
-    put(space, user=canary_value("me"), password=canary_value("old"))
+def test_secret_changes_once_at_a_rotation_and_never_otherwise(space: Namespace, controller: PodProcess) -> None:
+    set_properties(space, user=canary_value("me"), password=canary_value("old"))
     objects = "[{kubernetesSecretName: app, mapping: [{dataKey: user, secretInAKV: config, property: user},"
     objects += " {dataKey: password, secretInAKV: config, property: password}]}, {secretInAKV: config, expand: true}]"
     space.apply(space.akv_sync(*msgspec.yaml.decode(objects), name="shop"))
     names = ("app", "config")
     for name in names:
         space.wait_secret(name, {"user": "me", "password": "old"})
-    with watched(space, *names) as changes:
+    with count_changes(space, *names) as changes:
         time.sleep(3 * INTERVAL)
         assert controller.stop() == 0
         controller.start()
         controller.wait_ready()
         time.sleep(2 * INTERVAL)
     assert changes == {"app": 0, "config": 0}
-    with watched(space, *names) as changes:
-        put(space, user=canary_value("you"), password=canary_value("new"))
+    with count_changes(space, *names) as changes:
+        set_properties(space, user=canary_value("you"), password=canary_value("new"))
         for name in names:
             space.wait_secret(name, {"user": "you", "password": "new"})
         time.sleep(3 * INTERVAL)

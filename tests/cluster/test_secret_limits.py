@@ -1,4 +1,4 @@
-"""Compare the controller's rules for a Secret's metadata, keys and values with the real API server, for many inputs."""
+"""Compare the controller's limits for a Secret's metadata, keys and values with a real API server."""
 
 import base64
 import random
@@ -58,14 +58,14 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="module")
 def space(installed: InstalledRelease) -> Iterator[Namespace]:
-    """One namespace for all tests, because dry runs leave nothing in it."""
+    """Provide one namespace for all tests, because dry runs leave nothing in it."""
     namespace = Namespace(installed)
     yield namespace
     namespace.remove()
 
 
 def list_accepted(space: Namespace, secrets: list[dict[str, Any]]) -> list[bool]:
-    """Return which of these Secrets the API server accepts, by dry runs."""
+    """Create these Secrets as dry runs. Return for each whether the API server accepts it."""
     path = f"{KIND_PATHS['secret'].format(space.name)}?dryRun=All"
     accepted = []
     with space.installed.plane.session() as send:
@@ -78,7 +78,7 @@ def list_accepted(space: Namespace, secrets: list[dict[str, Any]]) -> list[bool]
 
 
 def draw_texts(count: int) -> list[str]:
-    """Return texts near the bounds of names, of prefixes and of values."""
+    """Return random texts near the limits of names, prefixes and values."""
     rng = random.Random(SEED)
 
     def draw() -> str:
@@ -102,7 +102,7 @@ def is_written(kind: str, key: str, document: bytes) -> bool:
     return isinstance(decide_write(seen), WriteSecret)
 
 
-def differences(texts: list[str], expected: list[bool], accepted: list[bool]) -> list[tuple[str, bool]]:
+def list_differences(texts: list[str], expected: list[bool], accepted: list[bool]) -> list[tuple[str, bool]]:
     return [(text, real) for text, ours, real in zip(texts, expected, accepted, strict=True) if ours != real]
 
 
@@ -122,7 +122,7 @@ def test_controller_and_api_server_accept_the_same_texts(space: Namespace, place
         case _:
             secrets = [{"data": {text: ""}} for text in texts]
             expected = [key_violation(text) is None for text in texts]
-    assert differences(texts, expected, list_accepted(space, secrets)) == []
+    assert list_differences(texts, expected, list_accepted(space, secrets)) == []
 
 
 @pytest.mark.parametrize(

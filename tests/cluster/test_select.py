@@ -1,4 +1,4 @@
-"""AKVSyncs that select objects, on the real API server with the emulator as the vault."""
+"""Test AKVSyncs that select objects, on a real API server with the emulator as the vault."""
 
 import pytest
 
@@ -15,70 +15,70 @@ def settings() -> dict[str, str]:
     return {"ROTATION_POLL_INTERVAL": str(POLL), "JITTER": "0", "DRIFT_INTERVAL": "60"}
 
 
-def put(space: Namespace, name: str, text: str, app: str = "shop") -> None:
+def set_tagged_secret(space: Namespace, name: str, text: str, app: str = "shop") -> None:
     emulator = space.installed.emulator
-    emulator.set_clock(-10)  # a value that is as new as its fetch would be fetched again
+    emulator.set_clock(-10)  # the controller would fetch a value again if it changed in the second of the fetch
     emulator.set_secret(space.vault, name, canary_value(text), tags={"app": app})
     emulator.set_clock(0)
 
 
-def names(space: Namespace, *wanted: str) -> None:
+def wait_secret_names(space: Namespace, *wanted: str) -> None:
     eventually(lambda: space.list_names("secret"), lambda found: found == sorted(wanted), patience=40)
 
 
 def test_selection_follows_the_vault_from_creation_to_deletion(space: Namespace) -> None:
-    put(space, "shop-a", "a")
-    put(space, "shop-B", "b")
-    put(space, "shop-other", "x", app="other")
+    set_tagged_secret(space, "shop-a", "a")
+    set_tagged_secret(space, "shop-B", "b")
+    set_tagged_secret(space, "shop-other", "x", app="other")
     space.apply(space.akv_sync(SHOP, name="shop"))
     wait_ready(space, *SYNCED)
     assert space.secret_values("a") == {"v0": canary_value("a")}
     assert space.secret_values("b") == {"v0": canary_value("b")}
-    names(space, "a", "b")
-    # What does not match is never got, and what does once.
+    wait_secret_names(space, "a", "b")
+    # The controller gets each matching object once, and no other object.
     assert space.count_calls("secrets.get") == 2
 
-    # One more in the vault arrives with the next poll; the others are not read for that.
-    put(space, "shop-c", "c")
-    names(space, "a", "b", "c")
+    # The next poll syncs a new object and does not read the others.
+    set_tagged_secret(space, "shop-c", "c")
+    wait_secret_names(space, "a", "b", "c")
     wait_ready(space, *SYNCED)
     assert space.secret_values("c") == {"v0": canary_value("c")}
     assert space.count_calls("secrets.get") == 3
     assert len(space.get("akvsync", "shop")["status"]["parts"]) == 3
 
-    # A changed value arrives as ever.
-    put(space, "shop-a", "a2")
+    # The next poll syncs a changed value.
+    set_tagged_secret(space, "shop-a", "a2")
     space.wait_secret("a", {"v0": "a2"})
 
-    # One that leaves by its tags keeps its value, and is not read any more.
-    put(space, "shop-B", "b2", app="other")
+    # If an object's tags no longer match, its Secret keeps its value, and the controller no longer reads the object.
+    set_tagged_secret(space, "shop-B", "b2", app="other")
     eventually(lambda: list_parts(space)["b"]["reason"], lambda found: found == "KeptLastValue")
     assert space.secret_values("b") == {"v0": canary_value("b")}
     assert ready_condition(space)[0] == "True"
 
-    # One that is disabled goes after two polls; its Secret goes with it.
+    # After two polls, the controller removes a disabled object's SecretSync and its Secret.
     space.installed.emulator.disable_secret(space.vault, "shop-c")
-    names(space, "a", "b")
+    wait_secret_names(space, "a", "b")
     wait_gone(lambda: space.get("secretsync", "c"))
     space.installed.emulator.enable_secret(space.vault, "shop-c")
-    names(space, "a", "b", "c")
+    wait_secret_names(space, "a", "b", "c")
     assert space.secret_values("b") == {"v0": canary_value("b")}
     space.installed.emulator.delete_secret(space.vault, "shop-c")
-    names(space, "a", "b")
+    wait_secret_names(space, "a", "b")
 
-    # Without the AKVSync nothing is left.
+    # Deleting the AKVSync removes all Secrets.
     space.kubectl("delete", "akvsync", "shop")
-    names(space)
+    wait_secret_names(space)
 
 
 def test_one_secret_gets_a_key_for_each_match(space: Namespace) -> None:
     for name in ("shop-a", "shop-b"):
-        put(space, name, name)
+        set_tagged_secret(space, name, name)
     space.apply(space.akv_sync({"select": {"namePrefix": "shop-"}, "kubernetesSecretName": "all"}, name="shop"))
     wait_ready(space, *SYNCED)
     assert space.secret_values("all") == {"shop-a": canary_value("shop-a"), "shop-b": canary_value("shop-b")}
     gets = space.count_calls("secrets.get")
-    put(space, "shop-c", "c")
+    set_tagged_secret(space, "shop-c", "c")
     space.installed.emulator.delete_secret(space.vault, "shop-a")
     wanted = {key: canary_value(key.replace("shop-c", "c")) for key in ("shop-a", "shop-b", "shop-c")}
     eventually(lambda: space.secret_values("all"), lambda found: found == wanted)

@@ -1,6 +1,6 @@
-"""Measure a selection of 50 objects in a vault with 5,000. `pytest -s` prints the figures.
+"""Measure the cost of a selection of 50 objects in a vault with 5,000. `pytest -s` prints the figures.
 
-It is compared with an AKVSync that names the same 50 objects, before, with the same controller.
+The same controller first serves an AKVSync that names the same 50 objects, for comparison.
 """
 
 import time
@@ -24,15 +24,17 @@ def settings() -> dict[str, str]:
     return {"ROTATION_POLL_INTERVAL": str(POLL), "JITTER": "0", "DRIFT_INTERVAL": "3600"}
 
 
-def poll(space: Namespace, controller: PodProcess, *objects: dict[str, Any]) -> tuple[dict[str, int], float, float]:
-    """Return calls and CPU seconds of one poll that finds no change, and MiB of the process afterwards."""
+def measure_poll(
+    space: Namespace, controller: PodProcess, *objects: dict[str, Any]
+) -> tuple[dict[str, int], float, float]:
+    """Return the calls and CPU seconds of one poll without changes, and the memory of the process in MiB afterwards."""
     space.apply(space.akv_sync(*objects, name="shop"))
     eventually(lambda: len(space.list_names("secret")), lambda found: found == MATCHING, patience=120)
     before, began = (
         {what: space.count_calls(what) for what in ("secrets.list", "secrets.get")},
         cpu_seconds(controller.pid),
     )
-    time.sleep(POLL * 1.5)  # the poll comes within this time, and not twice
+    time.sleep(POLL * 1.5)  # exactly one poll takes place in this time
     calls = {what: space.count_calls(what) - count for what, count in before.items()}
     return calls, cpu_seconds(controller.pid) - began, resident_mebibytes(controller.pid)
 
@@ -44,13 +46,13 @@ def test_selection_costs_only_lists(space: Namespace, controller: PodProcess) ->
         name = f"shop-{number}" if number < MATCHING else f"other-{number}"
         emulator.set_secret(space.vault, name, canary_value(name))
     emulator.set_clock(0)
-    named = poll(space, controller, *NAMED)
+    named = measure_poll(space, controller, *NAMED)
     space.kubectl("delete", "akvsync", "shop")
     eventually(lambda: space.list_names("secret"), lambda found: not found, patience=60)
-    selected = poll(space, controller, SELECT)
+    selected = measure_poll(space, controller, SELECT)
     for what, (calls, seconds, memory) in (("named", named), ("selected", selected)):
         print(f"{what}: {calls}, {seconds:.2f} s of CPU, {memory:.0f} MiB")  # noqa: T201
-    # Without a selection, a poll gets where that takes fewer calls. With one, it reads all pages, and nothing else.
+    # A poll of named objects uses get calls if they are fewer. A poll of a selection makes only list calls.
     assert named[0] == {"secrets.list": MATCHING, "secrets.get": MATCHING}
     assert selected[0] == {"secrets.list": PAGES, "secrets.get": 0}
     assert selected[2] - named[2] < 16
