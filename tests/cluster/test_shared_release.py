@@ -1,4 +1,4 @@
-"""The control plane that modules use one after another: it is as a new installation, or it is replaced."""
+"""Test that modules which share a control plane get it as newly installed, or get a new one."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -29,8 +29,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRelease]:
     found.close()
 
 
-def test_garbage_collector_knows_the_kinds_from_the_start(shared: SharedRelease) -> None:
-    """It looks for new kinds every 30 s, and the control plane has just started."""
+def test_garbage_collector_of_a_new_control_plane_knows_the_custom_resources(shared: SharedRelease) -> None:
+    """Delete an owner shortly after the start. The garbage collector looks for new kinds only every 30 s."""
     space = Namespace(shared.lend())
     space.apply(space.sync("owner", {"k": "a"}))
     uid = space.get("secretsync", "owner")["metadata"]["uid"]
@@ -40,8 +40,8 @@ def test_garbage_collector_knows_the_kinds_from_the_start(shared: SharedRelease)
     eventually(lambda: space.get("secret", "owned"), lambda found: not found, patience=15)
 
 
-def leave(space: Namespace) -> None:
-    """Leave what a module may leave."""
+def leave_remains(space: Namespace) -> None:
+    """Create objects that a module may leave behind."""
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.kubectl("create", "configmap", "left", f"--namespace={space.name}")
@@ -52,23 +52,23 @@ def test_remains_of_a_module_in_namespaces_and_vaults_are_removed(shared: Shared
     first = shared.lend()
     replaced = list(shared.replaced)
     space = Namespace(first)
-    leave(space)
+    leave_remains(space)
     second = shared.lend()
     assert (second.plane, second.emulator, shared.replaced) == (first.plane, first.emulator, replaced)
     assert second.plane.request("GET", f"/api/v1/namespaces/{space.name}")[0] == 404
     assert second.plane.kubectl("get", "secretsyncs", "--all-namespaces", "--output", "name") == ""
     assert second.emulator.counters() == {}
     assert space.vault not in str(second.emulator.call("dump"))
-    leave(Namespace(second))
+    leave_remains(Namespace(second))
 
 
-def changed(path: str, change: Body, undo: Body) -> Alter:
-    """Patch an object of the release, whose name is in the path as {}."""
+def patch_object(path: str, change: Body, undo: Body) -> Alter:
+    """Return a change that patches an object of the release. `{}` in the path is the object's name."""
 
     def alter(installed: InstalledRelease) -> Callable[[], object]:
         def patch(body: Body) -> None:
-            where = path.format(installed.deployment)
-            status, text = installed.plane.request("PATCH", where, body, MERGE)
+            object_path = path.format(installed.deployment)
+            status, text = installed.plane.request("PATCH", object_path, body, MERGE)
             assert status == 200, text
 
         patch(change)
@@ -77,8 +77,8 @@ def changed(path: str, change: Body, undo: Body) -> Alter:
     return alter
 
 
-def added(path: str, body: Body) -> Alter:
-    """Create an object of this name."""
+def create_named_object(path: str, body: Body) -> Alter:
+    """Return a change that creates an object with the name in its body."""
 
     def alter(installed: InstalledRelease) -> Callable[[], object]:
         status, text = installed.plane.request("POST", path, body)
@@ -92,13 +92,13 @@ def added(path: str, body: Body) -> Alter:
 @pytest.mark.parametrize(
     "alter",
     [
-        changed(ROLE, {"metadata": {"labels": {"x": "y"}}}, {"metadata": {"labels": {"x": None}}}),
-        added(f"{RBAC}/clusterroles", {"metadata": {"name": "more"}}),
-        added("/api/v1/namespaces/default/secrets", {"metadata": {"name": "more"}}),
+        patch_object(ROLE, {"metadata": {"labels": {"x": "y"}}}, {"metadata": {"labels": {"x": None}}}),
+        create_named_object(f"{RBAC}/clusterroles", {"metadata": {"name": "more"}}),
+        create_named_object("/api/v1/namespaces/default/secrets", {"metadata": {"name": "more"}}),
     ],
     ids=["object of the release", "object of no namespace", "object in a namespace of Kubernetes"],
 )
-def test_other_difference_is_found(shared: SharedRelease, alter: Alter) -> None:
+def test_restore_detects_any_other_difference(shared: SharedRelease, alter: Alter) -> None:
     installed = shared.lend()
     undo = alter(installed)
     with pytest.raises(DiffersError, match="not as installed"):
@@ -107,12 +107,12 @@ def test_other_difference_is_found(shared: SharedRelease, alter: Alter) -> None:
     shared.restore(installed)
 
 
-def restart(plane: ControlPlane) -> None:
+def restart_controller_manager(plane: ControlPlane) -> None:
     plane.stop_controller_manager()
     plane.restart_controller_manager()
 
 
-def patch_and_back(plane: ControlPlane) -> None:
+def patch_crd_twice(plane: ControlPlane) -> None:
     for value in ("y", None):
         status, text = plane.request("PATCH", CRD, {"metadata": {"labels": {"x": value}}}, MERGE)
         assert status == 200, text
@@ -120,10 +120,13 @@ def patch_and_back(plane: ControlPlane) -> None:
 
 @pytest.mark.parametrize(
     ("alter", "why"),
-    [(restart, "a server was restarted"), (patch_and_back, "a CustomResourceDefinition was changed")],
+    [
+        (restart_controller_manager, "a server was restarted"),
+        (patch_crd_twice, "a CustomResourceDefinition was changed"),
+    ],
     ids=["server", "CRD"],
 )
-def test_control_plane_is_replaced(
+def test_control_plane_is_replaced_after_a_restart_or_a_change_of_a_crd(
     shared: SharedRelease, alter: Callable[[ControlPlane], None], why: str, tmp_path: Path
 ) -> None:
     before = shared.lend()

@@ -1,4 +1,4 @@
-"""The soak in five minutes: everything at once, by a seed of its own. `make soak` is the long one."""
+"""Run the soak test for five minutes with its own seed. `make soak` runs it for longer."""
 
 from collections.abc import Iterator
 
@@ -27,5 +27,5 @@ def soak(installed: InstalledRelease, controller: PodProcess) -> Iterator[Soak]:
 
 @pytest.mark.long
 @pytest.mark.timeout(SECONDS + 2 * SOON)
-def test_nothing_is_lost_and_nothing_grows(soak: Soak) -> None:
+def test_soak_loses_no_secret_and_process_does_not_grow(soak: Soak) -> None:
     soak.run(SEED, SECONDS)

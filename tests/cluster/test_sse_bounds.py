@@ -1,4 +1,4 @@
-"""Test that the API server accepts SSE's fields at their limits and refuses them one step beyond."""
+"""Test that the API server accepts SSE's fields at their limits and refuses them above."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -18,31 +18,31 @@ from tools.local_cluster.errors import ClusterError
 
 @pytest.fixture(scope="module")
 def space(installed: InstalledRelease) -> Iterator[Namespace]:
-    """One for all of them, since nothing is left in it."""
+    """Provide one namespace for all tests, because they leave nothing in it."""
     namespace = Namespace(installed)
     yield namespace
     namespace.remove()
 
 
-def answer(space: Namespace, manifest: Mapping[str, Any]) -> str:
-    """Return what the API server says to a manifest, dry."""
+def create_as_dry_run(space: Namespace, manifest: Mapping[str, Any]) -> str:
+    """Create an object as a dry run. Return the API server's message."""
     try:
         return space.kubectl("create", "--dry-run=server", "--filename", "-", stdin=json.dumps(manifest))
     except ClusterError as error:
         return str(error)
 
 
-def put(manifest: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """With these fields of spec, dotted, put in; None takes one away."""
+def set_spec_fields(manifest: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Set fields of a manifest's spec by their dotted paths, and return it. The value None removes a field."""
     for path, given in fields.items():
         *parents, last = path.split(".")
-        place = manifest["spec"]
+        target = manifest["spec"]
         for parent in parents:
-            place = place[parent]
+            target = target[parent]
         if given is None:
-            del place[last]
+            del target[last]
         else:
-            place[last] = given
+            target[last] = given
     return manifest
 
 
@@ -51,18 +51,18 @@ def test_field_is_accepted_at_its_limit_and_refused_above_it(bound: Bound, space
     def manifest() -> dict[str, Any]:
         return space.sync("bound", {"k": "a"})
 
-    assert "created (server dry run)" in answer(space, put(manifest(), bound.taken))
-    assert bound.said in answer(space, put(manifest(), bound.refused))
+    assert "created (server dry run)" in create_as_dry_run(space, set_spec_fields(manifest(), bound.taken))
+    assert bound.said in create_as_dry_run(space, set_spec_fields(manifest(), bound.refused))
 
 
 @pytest.mark.parametrize("wrong", MISTAKES, ids=lambda wrong: f"{wrong.row} {wrong.said}")
 def test_invalid_akvsync_is_refused(wrong: Mistake, space: Namespace) -> None:
     manifest = msgspec.yaml.decode(sse_guide.AKV_SYNC)
     manifest["metadata"]["namespace"] = space.name
-    assert "created (server dry run)" in answer(space, manifest)
+    assert "created (server dry run)" in create_as_dry_run(space, manifest)
     if wrong.first is not None:
         manifest["spec"]["objects"][0] = wrong.first
-    assert wrong.said in answer(space, put(manifest, wrong.spec))
+    assert wrong.said in create_as_dry_run(space, set_spec_fields(manifest, wrong.spec))
 
 
 @covers_rows("spec: type is immutable")

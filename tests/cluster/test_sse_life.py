@@ -1,4 +1,4 @@
-"""The life of a SecretSync as in SSE: polls, edits, deletion, and objects that block it."""
+"""Test polls, edits, deletion and conflicts of a SecretSync with SSE's fields and reasons."""
 
 import json
 from typing import Any
@@ -36,11 +36,11 @@ def test_secretsync_from_its_first_sync_to_its_deletion(space: Namespace) -> Non
     eventually(lambda: space.get("secret", "s"), lambda found: not found)
 
 
-def tokens_of(space: Namespace) -> int:
-    """How many tokens of the namespace's ServiceAccounts the controller has asked for."""
+def count_token_requests(space: Namespace) -> int:
+    """Return how many tokens of the namespace's ServiceAccounts the controller has requested."""
     lines = map(json.loads, audit_lines(space.installed.plane))
-    asked = [line["objectRef"] for line in lines if line.get("objectRef", {}).get("subresource") == "token"]
-    return sum(where["namespace"] == space.name for where in asked)
+    requested = [line["objectRef"] for line in lines if line.get("objectRef", {}).get("subresource") == "token"]
+    return sum(reference["namespace"] == space.name for reference in requested)
 
 
 @covers_rows("life: missing while it is reconciled")
@@ -50,20 +50,23 @@ def test_secretsync_deleted_during_the_sync_is_not_an_error(space: Namespace, co
     lines = len(controller.log.read_text().splitlines())
     space.installed.emulator.delay(2, where=space.vault)
     space.apply(space.sync("going", {"k": "a"}))
-    # Its token comes first, and then the vault takes its time.
-    eventually(lambda: tokens_of(space), lambda found: found)
+    # The controller requests a token first. The vault then delays its response.
+    eventually(lambda: count_token_requests(space), lambda found: found)
     space.kubectl("delete", "secretsync", "going")
     space.apply(space.sync("staying", {"k": "a"}))
     space.wait_secret("staying", {"k": "1"})
-    said = [json.loads(line) for line in controller.log.read_text().splitlines()[lines:]]
-    assert [line for line in said if line["level"] in ("warning", "error")] == []
+    logged = [json.loads(line) for line in controller.log.read_text().splitlines()[lines:]]
+    assert [line for line in logged if line["level"] in ("warning", "error")] == []
     eventually(lambda: space.list_names("secret"), ["staying"].__eq__)
 
 
 @covers_rows("reason: InvalidClusterSecretLabelError", "reason: InvalidClusterSecretAnnotationError")
 @pytest.mark.parametrize("metadata", [{}, {"labels": MANAGED_LABEL}, {"annotations": {"note": "theirs"}}])
 def test_foreign_secret_is_reported_as_sse_does(space: Namespace, metadata: dict[str, Any]) -> None:
-    """SSE tells a missing label from a missing annotation. Here the owner counts, so there is one reason."""
+    """SSE has one reason for a missing label and one for a missing annotation. This controller checks the owner only.
+
+    It therefore uses one of the two reasons.
+    """
     space.set_secret("a", "1")
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", **metadata}, "data": {"x": "eA=="}}
     space.apply(theirs, space.provider_class("a"))

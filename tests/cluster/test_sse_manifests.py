@@ -1,4 +1,4 @@
-"""The manifests of SSE's guide and reference, as they stand."""
+"""Test that the manifests of SSE's guide and reference work unchanged."""
 
 import base64
 import contextlib
@@ -23,8 +23,10 @@ from tools.pods.pod_process import PodProcess
 
 
 @contextlib.contextmanager
-def place(installed: InstalledRelease, namespace: str, account: str, vault: str, client: str) -> Iterator[None]:
-    """Create a namespace, a vault and an identity with these names (class `Namespace` generates names)."""
+def named_environment(
+    installed: InstalledRelease, namespace: str, account: str, vault: str, client: str
+) -> Iterator[None]:
+    """Create a namespace, a vault and an identity with these names. The class `Namespace` would generate names."""
     emulator, plane = installed.emulator, installed.plane
     emulator.add_vault(vault, TENANT)
     emulator.add_identity(client, TENANT)
@@ -50,7 +52,7 @@ def test_manifests_of_the_sse_guide_work_unchanged(installed: InstalledRelease, 
         fill[name] for name in ("SERVICE_ACCOUNT_NAME", "KEYVAULT_NAME", "USER_ASSIGNED_CLIENT_ID")
     )
     kubectl = installed.plane.kubectl
-    with place(installed, namespace, account, vault, client):
+    with named_environment(installed, namespace, account, vault, client):
         for second, text in enumerate(("Hello!", "Hello2")):
             installed.emulator.set_clock(-10 + second)
             installed.emulator.set_secret(vault, secret, text)
@@ -59,11 +61,11 @@ def test_manifests_of_the_sse_guide_work_unchanged(installed: InstalledRelease, 
             kubectl("apply", "--filename", "-", stdin=sse_guide.substitute_variables(manifest))
         kubectl("wait", "secretsync", sse_guide.SYNC_NAME, "-n", namespace, "--for=condition=Ready", "--timeout=20s")
         assert sse_guide.SYNC_NAME in kubectl("get", "secrets", "-n", namespace)
-        # The guide's two commands to view the values, and what its two `az keyvault secret set` have put there.
+        # Run the guide's two commands that show the values of its two `az keyvault secret set` commands.
         for number, text in enumerate(("Hello2", "Hello!")):
             path = f"jsonpath={{.data.v{number}}}"
-            shown = kubectl("get", "secret", sse_guide.SYNC_NAME, "-n", namespace, "-o", path)
-            assert base64.b64decode(shown).decode() == text
+            encoded = kubectl("get", "secret", sse_guide.SYNC_NAME, "-n", namespace, "-o", path)
+            assert base64.b64decode(encoded).decode() == text
         found = json.loads(kubectl("get", "secret", sse_guide.SYNC_NAME, "-n", namespace, "-o", "json"))
         assert (found["type"], found["metadata"]["labels"], len(found["data"])) == ("Opaque", MANAGED_LABEL, 2)
         (owner,) = found["metadata"]["ownerReferences"]
@@ -87,12 +89,12 @@ def test_manifests_of_the_sse_guide_work_unchanged(installed: InstalledRelease, 
 def test_akvsync_of_the_sse_reference_works_unchanged(installed: InstalledRelease, controller: PodProcess) -> None:
     spec = msgspec.yaml.decode(sse_guide.AKV_SYNC)["spec"]
     vault, client, emulator = spec["keyvaultName"], spec["clientID"], installed.emulator
-    # The emulator's identities have one tenant, which stands for the placeholder.
+    # Replace the placeholder by the emulator's only tenant.
     manifest = sse_guide.AKV_SYNC.replace(spec["tenantID"], TENANT)
     leaves = {
         name: [issue_certificate(name, ISSUER, start=TODAY) for _ in range(2)] for name in ("web", "web-old", "edge")
     }
-    with place(installed, "shop", spec["serviceAccountName"], vault, client):
+    with named_environment(installed, "shop", spec["serviceAccountName"], vault, client):
         for second, text in enumerate(("oldest", "old", "new")):
             emulator.set_clock(-10 + second)
             emulator.set_secret(vault, "db-password", text)

@@ -1,4 +1,4 @@
-"""SSE's settings as Azure Arc passes them: their defaults, and what other values do."""
+"""Test the defaults and other values of SSE's settings in the form in which Azure Arc passes them."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ TUNED = "tuned"
 
 @pytest.fixture(scope="module")
 def tuned(installed: InstalledRelease, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
-    """Provide a namespace that a release of its own serves, with SSE's settings at other values than their defaults."""
+    """Provide a namespace of a second release that sets SSE's settings to other values than their defaults."""
     space, name = Namespace(installed), "tuned-home"
     values = {
         "watchNamespaces": space.name,
@@ -51,7 +51,7 @@ def test_new_value_arrives_within_interval_and_jitter(tuned: Namespace) -> None:
     tuned.wait_secret("s", {"k": "2"}, patience=8)
 
 
-def test_all_keys_or_none(tuned: Namespace) -> None:
+def test_disabled_partial_sync_writes_nothing_while_one_key_fails(tuned: Namespace) -> None:
     tuned.set_secret("there", "1")
     tuned.apply(tuned.provider_class("there", "none", name="halves"))
     given = {"secretProviderClassName": "halves", "secretSyncControllerName": TUNED}
@@ -85,7 +85,7 @@ def test_settings_that_this_chart_does_not_need_change_no_manifest(given: str, f
 def test_azure_iot_operations_command_installs_and_lists_ignored_values(
     plane: ControlPlane, emulator: Emulator
 ) -> None:
-    """As `az iot ops init` passes them; without policies this chart wants one more decision, and says so."""
+    """Pass the values of `az iot ops init`. Without policies, the chart requires one more value and names it."""
     given = "rotationPollIntervalInSeconds=120,validatingAdmissionPolicies.applyPolicies=false"
     given += ",kubectl.image.tag=1,secrets-store-csi-driver.syncSecret.enabled=true"
     command = ["install", "iot", str(helm.CHART), "--namespace", "iot", "--create-namespace", "--no-hooks"]

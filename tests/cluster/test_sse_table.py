@@ -1,6 +1,6 @@
 """Test each SecretProviderClass and SecretSync of tests/support/cluster/sse_cases.py on a real API server.
 
-The module applies all of them at once, in one namespace. Then there is one test for each case.
+The module applies all of them together in one namespace. Each case has one test.
 """
 
 import base64
@@ -23,37 +23,37 @@ from tools.pods.pod_process import PodProcess
 SYNCED = (Reason.WRITTEN, Reason.UP_TO_DATE)
 
 
-class Played(NamedTuple):
-    """What became of the whole table, by names."""
+class AppliedTable(NamedTuple):
+    """The SecretSyncs and Secrets of all cases by their names, after the controller has processed them."""
 
     space: Namespace
     syncs: Mapping[str, dict[str, Any]]
     secrets: Mapping[str, dict[str, Any]]
 
     def ready(self, name: str) -> tuple[str, str]:
-        """Return reason and message; empty if no controller has processed the SecretSync."""
+        """Return the reason and message of Ready, or empty strings if no controller has processed the SecretSync."""
         conditions = self.syncs[name].get("status", {}).get("conditions", [])
         return next(((item["reason"], item["message"]) for item in conditions if item["type"] == "Ready"), ("", ""))
 
 
-def slug(case: Case) -> str:
-    """Return a case's name as its objects have it."""
+def make_object_name(case: Case) -> str:
+    """Return the name of a case's objects."""
     return re.sub("[^a-z0-9]+", "-", case.name.lower())
 
 
-def reasons(case: Case) -> tuple[str, ...]:
-    """Return what the SecretSync may say in the end."""
+def list_accepted_reasons(case: Case) -> tuple[str, ...]:
+    """Return the reasons that are correct for the SecretSync."""
     if case.reason:
         return (case.reason,)
     return SYNCED if case.secret else ("",)
 
 
-def stock(space: Namespace) -> str:
-    """Put into the vault what the table reads; return the id of the token's first version."""
+def fill_vault(space: Namespace) -> str:
+    """Create the vault objects that the cases read. Return the ID of the first version of the secret `token`."""
     emulator, ids = space.installed.emulator, []
     emulator.assign_role(space.client, space.vault, "Key Vault Reader")
     for second, (token, web) in enumerate(zip(TOKENS, (OLD, NEW), strict=True)):
-        emulator.set_clock(-10 + second)  # Key Vault's times have a grain of one second
+        emulator.set_clock(-10 + second)  # Key Vault's times have a resolution of one second
         ids.append(emulator.set_secret(space.vault, "token", token))
         emulator.import_certificate(space.vault, "web", encode_pem_bundle(web, ISSUER))
     emulator.set_clock(0)
@@ -63,57 +63,60 @@ def stock(space: Namespace) -> str:
     return ids[0]
 
 
-def merged(before: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """As `kubectl patch --type=merge` does: None takes a field away."""
+def apply_merge_patch(before: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Apply a JSON merge patch, as `kubectl patch --type=merge` does. The value None removes a field."""
     after = dict(before)
     for key, item in change.items():
-        after[key] = merged(after.get(key, {}), item) if isinstance(item, Mapping) else item
+        after[key] = apply_merge_patch(after.get(key, {}), item) if isinstance(item, Mapping) else item
     return {key: item for key, item in after.items() if item is not None}
 
 
-def manifests(case: Case, space: Namespace, first: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the case's class and its SecretSync; `first` is the id of the token's first version."""
+def make_manifests(case: Case, space: Namespace, first: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a case's class and SecretSync. `first` is the ID of the first version of the secret `token`."""
     items = (item.replace("{first}", first).replace("\n", "\n    ") for item in case.objects)
     text = "array:\n" + "".join(f"  - |\n    {item}\n" for item in items)
     fill = {"client": space.client, "tenant": TENANT, "vault": space.vault}
     parameters = {key: given.format(**fill) for key, given in case.parameters.items()}
-    provider_class = space.provider_class(name=slug(case), objects=text, **parameters)
-    sync = space.sync(slug(case), case.data, secretProviderClassName=slug(case))
+    provider_class = space.provider_class(name=make_object_name(case), objects=text, **parameters)
+    sync = space.sync(make_object_name(case), case.data, secretProviderClassName=make_object_name(case))
     more = {**case.spec, "secretObject": case.secret_object}
-    return merged(provider_class, case.provider_class), merged(sync, {"spec": more})
+    return apply_merge_patch(provider_class, case.provider_class), apply_merge_patch(sync, {"spec": more})
 
 
 @pytest.fixture(scope="module")
-def played(installed: InstalledRelease, controller: PodProcess) -> Iterator[Played]:
+def applied(installed: InstalledRelease, controller: PodProcess) -> Iterator[AppliedTable]:
     space = Namespace(installed)
-    first = stock(space)
-    space.apply(*(manifest for case in CASES for manifest in manifests(case, space, first)))
+    first = fill_vault(space)
+    space.apply(*(manifest for case in CASES for manifest in make_manifests(case, space, first)))
 
-    def look() -> Played:
+    def read_objects() -> AppliedTable:
         found = json.loads(space.kubectl("get", "secretsyncs,secrets", "--output", "json"))["items"]
         by_kind = {
             kind: {item["metadata"]["name"]: item for item in found if item["kind"] == kind}
             for kind in ("SecretSync", "Secret")
         }
-        return Played(space, by_kind["SecretSync"], by_kind["Secret"])
+        return AppliedTable(space, by_kind["SecretSync"], by_kind["Secret"])
 
-    # A SecretSync may be seen before its class. Whatever is not as it should be in the end is for its case to tell.
+    # The controller may see a SecretSync before its class. If a case does not reach its state, its own test reports it.
     with contextlib.suppress(AssertionError):
-        eventually(look, lambda found: all(found.ready(slug(case))[0] in reasons(case) for case in CASES))
-    yield look()
+        eventually(
+            read_objects,
+            lambda found: all(found.ready(make_object_name(case))[0] in list_accepted_reasons(case) for case in CASES),
+        )
+    yield read_objects()
     space.remove()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_class_and_secretsync_of_sse_are_accepted(case: Case, played: Played) -> None:
-    name = slug(case)
-    reason, message = played.ready(name)
-    assert reason in reasons(case), message
-    assert case.said.format(vault=played.space.vault) in message
+def test_class_and_secretsync_of_sse_are_accepted(case: Case, applied: AppliedTable) -> None:
+    name = make_object_name(case)
+    reason, message = applied.ready(name)
+    assert reason in list_accepted_reasons(case), message
+    assert case.said.format(vault=applied.space.vault) in message
     if not case.secret:
-        assert name not in played.secrets
+        assert name not in applied.secrets
         return
-    secret = played.secrets[name]
+    secret = applied.secrets[name]
     found = {key: base64.b64decode(text) for key, text in secret["data"].items()}
     assert found == {key: text.encode() if isinstance(text, str) else text for key, text in case.secret.items()}
     assert secret["type"] == (case.secret_object.get("type") or "Opaque")
@@ -122,8 +125,8 @@ def test_class_and_secretsync_of_sse_are_accepted(case: Case, played: Played) ->
 
 
 @covers_rows("life: the Secret's name", "status: syncHash", "status: lastSuccessfulSyncTime", "status: conditions")
-def test_secret_and_status_have_the_form_of_sse(played: Played) -> None:
-    sync, secret = played.syncs["v1"], played.secrets["v1"]
+def test_secret_and_status_have_the_form_of_sse(applied: AppliedTable) -> None:
+    sync, secret = applied.syncs["v1"], applied.secrets["v1"]
     (owner,) = secret["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["name"], owner["uid"]) == ("SecretSync", "v1", sync["metadata"]["uid"])
     assert sync["spec"]["secretSyncControllerName"] == ""
@@ -136,13 +139,13 @@ def test_secret_and_status_have_the_form_of_sse(played: Played) -> None:
         "SecretCreated": "True",
         "SecretUpdated": "True",
     }
-    # What SSE ignores is not made either.
-    assert "not-made" not in played.secrets
+    # The controller ignores the class's `secretObjects`, as SSE does.
+    assert "not-made" not in applied.secrets
 
 
 @covers_rows("reason: PartialSync")
-def test_partial_sync_reports_each_item(played: Played) -> None:
-    items = json.loads(played.ready("an-object-that-is-not-there")[1])
+def test_partial_sync_reports_each_item(applied: AppliedTable) -> None:
+    items = json.loads(applied.ready("an-object-that-is-not-there")[1])
     assert [(item["targetKey"], item["sourcePath"], item["status"]) for item in items] == [
         ("n", "none", "failed"),
         ("k", "token", "synced"),

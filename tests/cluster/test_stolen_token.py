@@ -1,4 +1,7 @@
-"""A stolen token of the controller makes no Secret and no event that other software obeys, or that stays for ever."""
+"""Test that a thief of the controller's token cannot write Secrets or events that affect other software.
+
+The policies also refuse finalizers and immutable Secrets, which prevent deletion or repair.
+"""
 
 import base64
 import itertools
@@ -31,7 +34,7 @@ pytestmark = pytest.mark.since(*SINCE_POLICIES)
 APPLY = "application/apply-patch+yaml"
 EVENTS = f"/apis/events.k8s.io/v1/namespaces/{TARGET_NAMESPACE}/events"
 UID = "11111111-1111-1111-1111-111111111111"
-NO_SUCH_LABEL = "does not set, change or remove labels and annotations"
+RESERVED_KEY_REFUSED = "does not set, change or remove labels and annotations"
 _numbers = itertools.count(1)
 
 HELM_RECORD = {"owner": "helm", "name": "shop", "status": "deployed", "version": "1"}
@@ -80,8 +83,8 @@ def orphan(**changes: Any) -> dict[str, Any]:
     return make_secret("orphan", [make_owner(UID, "orphan")], **changes)
 
 
-def ways(thief: TokenThief, body: dict[str, Any], path: str = SECRETS) -> list[Any]:
-    """Answers to each way to create an object, all of them without effect where they are allowed."""
+def send_all_creations(thief: TokenThief, body: dict[str, Any], path: str = SECRETS) -> list[Any]:
+    """Send each kind of request that creates an object, as a dry run. Return the responses."""
     name = body["metadata"]["name"]
     return [
         thief.send("POST", f"{path}?dryRun=All", body),
@@ -91,33 +94,35 @@ def ways(thief: TokenThief, body: dict[str, Any], path: str = SECRETS) -> list[A
 
 
 @pytest.mark.parametrize(("field", "entries"), RESERVED, ids=str)
-def test_no_label_or_annotation_that_other_tools_obey(
+def test_label_or_annotation_of_another_tool_is_refused(
     field: str, entries: dict[str, str], thief: TokenThief, own: str, shop: TargetNamespace
 ) -> None:
     body = orphan(metadata={field: {**MANAGED_LABEL, **entries} if field == "labels" else entries})
-    for answer in ways(thief, body):
-        assert_denied_by_policy(answer, NO_SUCH_LABEL)
+    for answer in send_all_creations(thief, body):
+        assert_denied_by_policy(answer, RESERVED_KEY_REFUSED)
     for kind in (MERGE, "application/strategic-merge-patch+json"):
-        assert_denied_by_policy(thief.patch(own, {"metadata": {field: entries}}, kind), NO_SUCH_LABEL)
-    # Fields of other managers are neither changed nor removed.
+        assert_denied_by_policy(thief.patch(own, {"metadata": {field: entries}}, kind), RESERVED_KEY_REFUSED)
+    # The policy also refuses to change or remove a label or annotation that another manager has set.
     shop.plane.kubectl(
         "patch", "secret", own, "-n", TARGET_NAMESPACE, "--type=merge", "-p", json.dumps({"metadata": {field: entries}})
     )
     assert thief.patch(own, {"data": {"more": VALUE}}).status == 200
     for value in (None, "other"):
-        assert_denied_by_policy(thief.patch(own, {"metadata": {field: dict.fromkeys(entries, value)}}), NO_SUCH_LABEL)
+        assert_denied_by_policy(
+            thief.patch(own, {"metadata": {field: dict.fromkeys(entries, value)}}), RESERVED_KEY_REFUSED
+        )
 
 
 def test_harmless_labels_and_annotations_are_written(thief: TokenThief, own: str) -> None:
     body = orphan(metadata={"labels": {**MANAGED_LABEL, **HARMLESS}, "annotations": {**HARMLESS, "owner": "helm"}})
-    assert [answer.status for answer in ways(thief, body)] == [201] * 3
+    assert [answer.status for answer in send_all_creations(thief, body)] == [201] * 3
     assert thief.patch(own, {"metadata": {"labels": HARMLESS, "annotations": HARMLESS}}).status == 200
 
 
-def test_no_finalizers_and_nothing_immutable(thief: TokenThief, own: str, shop: TargetNamespace) -> None:
-    for answer in ways(thief, orphan(metadata={"finalizers": ["example.com/stay"]})):
+def test_finalizers_and_immutable_are_refused(thief: TokenThief, own: str, shop: TargetNamespace) -> None:
+    for answer in send_all_creations(thief, orphan(metadata={"finalizers": ["example.com/stay"]})):
         assert_denied_by_policy(answer, "the controller neither adds nor removes finalizers")
-    for answer in ways(thief, orphan(immutable=True)):
+    for answer in send_all_creations(thief, orphan(immutable=True)):
         assert_denied_by_policy(answer, "neither sets nor removes immutable")
     assert_denied_by_policy(
         thief.patch(own, {"metadata": {"finalizers": ["example.com/stay"]}}), "neither adds nor removes finalizers"
@@ -152,10 +157,10 @@ def test_immutable_secret_can_still_be_probed(thief: TokenThief, own: str, shop:
 def test_owner_must_have_the_form_that_the_controller_writes(
     change: dict[str, Any], thief: TokenThief, own: str
 ) -> None:
-    for answer in ways(thief, make_secret("orphan", [make_owner(UID, "orphan", **change)])):
+    for answer in send_all_creations(thief, make_secret("orphan", [make_owner(UID, "orphan", **change)])):
         assert answer.status in {403, 422}, answer.text
         assert VALUE not in answer.text
-    # blockOwnerDeletion is the API server's own to refuse, where it enforces that.
+    # The API server itself refuses blockOwnerDeletion if OwnerReferencesPermissionEnforcement is enabled.
     changed = thief.patch(own, {"metadata": {"ownerReferences": [make_owner(UID, own, **change)]}})
     assert changed.status in {403, 422}
 
@@ -169,12 +174,12 @@ def test_owner_reference_cannot_change(thief: TokenThief, own: str, shop: Target
 
 
 @pytest.mark.parametrize("name", ["sh.helm.release.v1.shop.v1", "bootstrap-token-abcdef"])
-def test_no_name_that_other_tools_read(name: str, thief: TokenThief) -> None:
-    for answer in ways(thief, make_secret(name, [make_owner(UID, name)])):
+def test_secret_name_of_another_tool_is_refused(name: str, thief: TokenThief) -> None:
+    for answer in send_all_creations(thief, make_secret(name, [make_owner(UID, name)])):
         assert_denied_by_policy(answer, "the name of a Secret must not begin with")
 
 
-def test_no_generated_name(thief: TokenThief) -> None:
+def test_generated_name_is_refused(thief: TokenThief) -> None:
     body = make_secret("orphan", [make_owner(UID, "orphan")])
     body["metadata"]["generateName"] = "orphan-"
     assert_denied_by_policy(thief.create(body), "must not be generated")
@@ -183,15 +188,15 @@ def test_no_generated_name(thief: TokenThief) -> None:
 
 
 @pytest.mark.parametrize("namespace", ["kube-system", "kube-public", "kube-node-lease"])
-def test_nothing_in_the_clusters_own_namespaces(namespace: str, thief: TokenThief) -> None:
+def test_requests_in_namespaces_of_kubernetes_are_refused(namespace: str, thief: TokenThief) -> None:
     path = SECRETS.replace(TARGET_NAMESPACE, namespace)
-    for answer in ways(thief, orphan(), path):
+    for answer in send_all_creations(thief, orphan(), path):
         assert_denied_by_policy(answer, "excludedNamespaces")
     answer = request_token(thief, "default", namespace, audiences=[TOKEN_AUDIENCE], expirationSeconds=TOKEN_SECONDS)
     assert_denied_by_policy(answer, "excludedNamespaces")
 
 
-def test_no_token_that_is_bound_to_an_object(thief: TokenThief) -> None:
+def test_token_bound_to_an_object_is_refused(thief: TokenThief) -> None:
     spec: dict[str, Any] = {"audiences": [TOKEN_AUDIENCE], "expirationSeconds": TOKEN_SECONDS}
     bound = {"kind": "Secret", "apiVersion": "v1", "name": "foreign"}
     assert_denied_by_policy(request_token(thief, **spec, boundObjectRef=bound), "must not be bound to another object")
@@ -207,10 +212,12 @@ def test_no_token_that_is_bound_to_an_object(thief: TokenThief) -> None:
     ],
     ids=str,
 )
-def test_lease_keeps_its_metadata(metadata: dict[str, Any], thief: TokenThief, shop: TargetNamespace) -> None:
+def test_change_of_the_leases_metadata_is_refused(
+    metadata: dict[str, Any], thief: TokenThief, shop: TargetNamespace
+) -> None:
     answer = thief.send("PATCH", f"{LEASES}/scribe", {"metadata": metadata}, MERGE)
     if "ownerReferences" in metadata and answer.status == 403:
-        return  # the API server itself refuses that, where it enforces who may set owners
+        return  # the API server itself refuses owners if OwnerReferencesPermissionEnforcement is enabled
     assert_denied_by_policy(answer, "labels, annotations, finalizers and owners of its Lease")
 
 
@@ -249,11 +256,11 @@ def test_event_about_a_secretsync_is_allowed(thief: TokenThief) -> None:
     ],
     ids=str,
 )
-def test_no_other_event(change: dict[str, Any], why: str, thief: TokenThief) -> None:
+def test_event_of_another_component_is_refused(change: dict[str, Any], why: str, thief: TokenThief) -> None:
     assert_denied_by_policy(thief.send("POST", EVENTS, make_event(**change)), why)
 
 
-def test_events_stay_in_the_namespace_of_what_they_are_about(thief: TokenThief) -> None:
+def test_event_outside_the_namespace_of_its_object_is_refused(thief: TokenThief) -> None:
     elsewhere = make_event(regarding={"namespace": CONTROLLER_NAMESPACE})
     assert thief.send("POST", EVENTS, elsewhere).status == 422
     assert thief.send("POST", EVENTS, make_event(type="Other")).status == 422
@@ -264,7 +271,7 @@ def test_events_stay_in_the_namespace_of_what_they_are_about(thief: TokenThief) 
     assert thief.send("PATCH", f"{EVENTS}/x", {"note": "y"}, MERGE).status == 403
 
 
-# --- What no policy can stop ---------------------------------------------------------------------------------------
+# --- Errors before admission ---------------------------------------------------------------------------------------
 
 
 KEYS = ("one", "two", "three")
@@ -273,8 +280,8 @@ JSON_PATCH = "application/json-patch+json"
 ONE_VALUE = base64.b64encode(b"value of one").decode()
 
 
-class Way(NamedTuple):
-    """A PATCH of a foreign Secret that is refused, and how many of its three values the error contains."""
+class RefusedPatch(NamedTuple):
+    """A refused PATCH of a foreign Secret. Its error quotes this number of the Secret's three values."""
 
     name: str
     quoted: int
@@ -283,64 +290,74 @@ class Way(NamedTuple):
     query: str = ""
 
 
-WAYS = [
-    Way("unknown field, merge, strict", 3, MERGE, {"nonsense": 1}, STRICT),
-    Way("unknown field, merge, warn", 0, MERGE, {"nonsense": 1}, WARN),
-    Way("unknown field, merge", 0, MERGE, {"nonsense": 1}),
-    Way("unknown field, strategic, strict", 0, STRATEGIC, {"nonsense": 1}, STRICT),
-    Way("unknown field, JSON patch, strict", 3, JSON_PATCH, [{"op": "add", "path": "/nonsense", "value": 1}], STRICT),
-    Way("wrong type of data, merge", 0, MERGE, {"data": []}),
-    Way("wrong type of a value, merge", 2, MERGE, {"data": {"one": 1}}),
-    Way("wrong type of type, merge", 3, MERGE, {"type": 1}),
-    Way("wrong type of immutable, merge", 3, MERGE, {"immutable": "yes"}),
-    Way("wrong type of labels, merge", 3, MERGE, {"metadata": {"labels": "x"}}),
-    Way("wrong type of immutable, merge, strict", 3, MERGE, {"immutable": "yes"}, STRICT),
-    Way("wrong type of immutable, strategic", 0, STRATEGIC, {"immutable": "yes"}),
-    Way("wrong type of immutable, JSON patch", 3, JSON_PATCH, [{"op": "add", "path": "/immutable", "value": "yes"}]),
-    Way("no base64, merge", 2, MERGE, {"data": {"one": "%"}}),
-    Way("copy to the name, JSON patch", 1, JSON_PATCH, [{"op": "copy", "from": "/data/one", "path": "/metadata/name"}]),
-    Way(
+REFUSED_PATCHES = [
+    RefusedPatch("unknown field, merge, strict", 3, MERGE, {"nonsense": 1}, STRICT),
+    RefusedPatch("unknown field, merge, warn", 0, MERGE, {"nonsense": 1}, WARN),
+    RefusedPatch("unknown field, merge", 0, MERGE, {"nonsense": 1}),
+    RefusedPatch("unknown field, strategic, strict", 0, STRATEGIC, {"nonsense": 1}, STRICT),
+    RefusedPatch(
+        "unknown field, JSON patch, strict", 3, JSON_PATCH, [{"op": "add", "path": "/nonsense", "value": 1}], STRICT
+    ),
+    RefusedPatch("wrong type of data, merge", 0, MERGE, {"data": []}),
+    RefusedPatch("wrong type of a value, merge", 2, MERGE, {"data": {"one": 1}}),
+    RefusedPatch("wrong type of type, merge", 3, MERGE, {"type": 1}),
+    RefusedPatch("wrong type of immutable, merge", 3, MERGE, {"immutable": "yes"}),
+    RefusedPatch("wrong type of labels, merge", 3, MERGE, {"metadata": {"labels": "x"}}),
+    RefusedPatch("wrong type of immutable, merge, strict", 3, MERGE, {"immutable": "yes"}, STRICT),
+    RefusedPatch("wrong type of immutable, strategic", 0, STRATEGIC, {"immutable": "yes"}),
+    RefusedPatch(
+        "wrong type of immutable, JSON patch", 3, JSON_PATCH, [{"op": "add", "path": "/immutable", "value": "yes"}]
+    ),
+    RefusedPatch("no base64, merge", 2, MERGE, {"data": {"one": "%"}}),
+    RefusedPatch(
+        "copy to the name, JSON patch", 1, JSON_PATCH, [{"op": "copy", "from": "/data/one", "path": "/metadata/name"}]
+    ),
+    RefusedPatch(
         "copy all to a label, JSON patch",
         3,
         JSON_PATCH,
         [{"op": "copy", "from": "/data", "path": "/metadata/labels/x"}],
     ),
-    Way("copy to immutable, JSON patch", 3, JSON_PATCH, [{"op": "copy", "from": "/data/one", "path": "/immutable"}]),
-    Way("test that fails, JSON patch", 0, JSON_PATCH, [{"op": "test", "path": "/data/one", "value": "x"}]),
-    Way("test that holds, JSON patch", 0, JSON_PATCH, [{"op": "test", "path": "/data/one", "value": ONE_VALUE}]),
-    Way("missing path, JSON patch", 0, JSON_PATCH, [{"op": "remove", "path": "/data/none"}]),
-    Way(
+    RefusedPatch(
+        "copy to immutable, JSON patch", 3, JSON_PATCH, [{"op": "copy", "from": "/data/one", "path": "/immutable"}]
+    ),
+    RefusedPatch("test that fails, JSON patch", 0, JSON_PATCH, [{"op": "test", "path": "/data/one", "value": "x"}]),
+    RefusedPatch(
+        "test that holds, JSON patch", 0, JSON_PATCH, [{"op": "test", "path": "/data/one", "value": ONE_VALUE}]
+    ),
+    RefusedPatch("missing path, JSON patch", 0, JSON_PATCH, [{"op": "remove", "path": "/data/none"}]),
+    RefusedPatch(
         "apply that conflicts",
         0,
         APPLY,
         {"apiVersion": "v1", "kind": "Secret", "data": {"one": VALUE}},
         "?fieldManager=x",
     ),
-    Way("apply of another kind", 0, APPLY, {"apiVersion": "v1", "kind": "ConfigMap"}, "?fieldManager=x"),
-    Way("resourceVersion that conflicts, merge", 0, MERGE, {"metadata": {"resourceVersion": "1"}}),
+    RefusedPatch("apply of another kind", 0, APPLY, {"apiVersion": "v1", "kind": "ConfigMap"}, "?fieldManager=x"),
+    RefusedPatch("resourceVersion that conflicts, merge", 0, MERGE, {"metadata": {"resourceVersion": "1"}}),
 ]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=[way.name for way in WAYS])
+@pytest.mark.parametrize("refused", REFUSED_PATCHES, ids=lambda refused: refused.name)
 def test_error_before_admission_quotes_the_documented_part_of_a_secret(
-    way: Way, thief: TokenThief, shop: TargetNamespace
+    refused: RefusedPatch, thief: TokenThief, shop: TargetNamespace
 ) -> None:
     """The API server decodes a patched object before admission, and some of its errors contain the object.
 
-    The error of a merge patch or JSON patch whose result does not fit the type contains all that the patch left as it
-    was. SECURITY.md and the chart's README say so. If a release of Kubernetes changes this, change these pages, too.
+    If the result of a merge patch or JSON patch has a wrong type, the error contains every value that the patch did not
+    change. SECURITY.md and the chart's README say so. If a release of Kubernetes changes this, change these pages, too.
     """
-    name = f"quoted-{WAYS.index(way)}"
+    name = f"quoted-{REFUSED_PATCHES.index(refused)}"
     values = {key: base64.b64encode(f"value of {key}".encode()).decode() for key in KEYS}
     shop.create(make_secret(name, [], data=values))
-    answer = thief.send("PATCH", f"{SECRETS}/{name}{way.query}", way.body, way.kind)
+    answer = thief.send("PATCH", f"{SECRETS}/{name}{refused.query}", refused.body, refused.kind)
     assert answer.status >= 400
-    assert sum(text in answer.text for text in values.values()) == way.quoted
+    assert sum(text in answer.text for text in values.values()) == refused.quoted
     assert shop.get_secret(name)["data"] == values
 
 
 def test_guess_of_a_value_is_confirmed_by_a_json_patch(thief: TokenThief, shop: TargetNamespace) -> None:
-    """A wrong guess fails before admission, a right one at the policy. So the answers differ."""
+    """A wrong guess fails before admission, and a right one fails at the policy. The responses therefore differ."""
     shop.create(make_secret("guessed", [], data={"one": ONE_VALUE}))
     answers = [
         thief.send("PATCH", f"{SECRETS}/guessed", [{"op": "test", "path": "/data/one", "value": guess}], JSON_PATCH)
@@ -349,8 +366,8 @@ def test_guess_of_a_value_is_confirmed_by_a_json_patch(thief: TokenThief, shop: 
     assert ["ValidatingAdmissionPolicy" in answer.text for answer in answers] == [False, True]
 
 
-def test_reserved_keys_are_one_table(thief: TokenThief) -> None:
-    """The controller refuses a SecretSync that asks for what the policy refuses, and for nothing else."""
+def test_controller_refuses_the_same_reserved_keys_as_the_policy(thief: TokenThief) -> None:
+    """The controller refuses a SecretSync with reserved keys, and accepts one with the other keys."""
     for field, entries in RESERVED:
         labels, annotations = (entries, {}) if field == "labels" else ({}, entries)
         assert reserved.find_reserved("orphan", labels, annotations), entries

@@ -1,4 +1,4 @@
-"""Test the life of one secret on a real API server: synced, rotated, edited, deleted, restored."""
+"""Test syncing, rotation, edits, deletion and restoration of one secret on a real API server."""
 
 import json
 
@@ -16,9 +16,9 @@ def settings() -> dict[str, str]:
     return {"DRIFT_INTERVAL": "2"}
 
 
-def test_versions_in_their_order(space: Namespace) -> None:
+def test_version_history_is_synced_with_the_newest_version_first(space: Namespace) -> None:
     for second, text in enumerate(("oldest", "older", "newest")):
-        space.installed.emulator.set_clock(-10 + second)  # Key Vault's times have a grain of one second
+        space.installed.emulator.set_clock(-10 + second)  # Key Vault's times have a resolution of one second
         space.set_secret("db", text)
     space.installed.emulator.set_clock(0)
     objects = "array:\n  - |\n    objectName: db\n    objectVersionHistory: 2\n"
@@ -38,7 +38,7 @@ def test_pinned_version_remains(space: Namespace) -> None:
     space.wait_secret("token", {"t": "one"})
 
 
-def test_force_brings_the_new_value_and_says_so(space: Namespace) -> None:
+def test_force_synchronization_writes_a_new_value_and_reports_it(space: Namespace) -> None:
     space.set_secret("token", "one")
     space.apply(space.provider_class("token"), space.sync("token", {"t": "token"}))
     space.wait_secret("token", {"t": "one"})
@@ -54,7 +54,7 @@ def test_force_brings_the_new_value_and_says_so(space: Namespace) -> None:
     assert {item["reason"] for item in events if item["involvedObject"]["name"] == "token"} >= {WRITTEN}
 
 
-def test_edits_of_the_secretsync_are_acted_on_at_once(space: Namespace) -> None:
+def test_edit_of_the_secretsync_is_synced_at_once(space: Namespace) -> None:
     space.set_secret("a", "1")
     space.set_secret("b", "2")
     space.apply(
@@ -122,7 +122,7 @@ def test_unchanged_secret_is_probed_and_not_written(space: Namespace) -> None:
     space.wait_reason("s", WRITTEN)
     before = (space.get("secret", "s"), space.count_calls())
 
-    def looks() -> int:
+    def count_probes() -> int:
         lines = (json.loads(line) for line in audit_lines(space.installed.plane))
         return sum(
             line["verb"] == "patch"
@@ -132,12 +132,12 @@ def test_unchanged_secret_is_probed_and_not_written(space: Namespace) -> None:
             if "objectRef" in line
         )
 
-    seen = looks()
-    eventually(looks, lambda found: found >= seen + 2)
+    seen = count_probes()
+    eventually(count_probes, lambda found: found >= seen + 2)
     assert (space.get("secret", "s"), space.count_calls()) == before
 
 
-def test_another_controllers_secretsync_is_left_alone(space: Namespace) -> None:
+def test_secretsync_of_another_controller_is_ignored(space: Namespace) -> None:
     space.set_secret("a", "1")
     space.apply(
         space.provider_class("a"),

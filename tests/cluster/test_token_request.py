@@ -1,4 +1,4 @@
-"""tokenRequest.serviceAccounts: the controller, and a thief of its token, get tokens of the listed accounts alone."""
+"""Test that `tokenRequest.serviceAccounts` limits the controller, and a thief of its token, to the listed accounts."""
 
 import json
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ LISTED, OTHER = "listed-shop", "unlisted-shop"
 
 
 @dataclass
-class Place:
-    """A cluster and its vaults, before the release is there: the chart's Roles need their namespaces."""
+class ClusterWithoutRelease:
+    """A cluster and its vaults before the installation. The chart's Roles need the namespaces to exist."""
 
     plane: ControlPlane
     emulator: Emulator
 
 
 @pytest.fixture(scope="module")
-def empty(plane: ControlPlane, emulator: Emulator) -> Iterator[dict[str, Namespace]]:
-    found = {name: Namespace(Place(plane, emulator), name) for name in (LISTED, OTHER)}
+def namespaces(plane: ControlPlane, emulator: Emulator) -> Iterator[dict[str, Namespace]]:
+    found = {name: Namespace(ClusterWithoutRelease(plane, emulator), name) for name in (LISTED, OTHER)}
     yield found
     for space in found.values():
         space.remove()
@@ -42,11 +42,11 @@ def empty(plane: ControlPlane, emulator: Emulator) -> Iterator[dict[str, Namespa
 def installed(
     plane: ControlPlane,
     emulator: Emulator,
-    empty: dict[str, Namespace],
+    namespaces: dict[str, Namespace],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> InstalledRelease:
-    listed = {"serviceAccounts": [f"{LISTED}/shop", "everywhere"]}
-    return install_release(plane, emulator, tmp_path_factory.mktemp("release"), helm.RELEASE, tokenRequest=listed)
+    settings = {"serviceAccounts": [f"{LISTED}/shop", "everywhere"]}
+    return install_release(plane, emulator, tmp_path_factory.mktemp("release"), helm.RELEASE, tokenRequest=settings)
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +56,21 @@ def controller(installed: InstalledRelease) -> Iterator[PodProcess]:
 
 
 @pytest.fixture(scope="module")
-def spaces(installed: InstalledRelease, controller: PodProcess, empty: dict[str, Namespace]) -> dict[str, Namespace]:
-    """Two namespaces whose ServiceAccounts are federated alike; the chart lists those of one."""
-    for name, space in empty.items():
+def spaces(
+    installed: InstalledRelease, controller: PodProcess, namespaces: dict[str, Namespace]
+) -> dict[str, Namespace]:
+    """Provide two namespaces with the same federated ServiceAccounts. The chart's values list those of the first."""
+    for name, space in namespaces.items():
         space.set_secret("a", "1")
         create_object(installed.plane, f"namespaces/{name}/serviceaccounts", "everywhere")
         subject = f"system:serviceaccount:{name}:everywhere"
         installed.emulator.federate(space.client, installed.plane.issuer, subject)
         syncs = (space.sync(account, {"k": "a"}, serviceAccountName=account) for account in ("shop", "everywhere"))
         space.apply(space.provider_class("a"), *syncs)
-    return empty
+    return namespaces
 
 
-def test_listed_service_accounts_are_used_and_others_explained(spaces: dict[str, Namespace]) -> None:
+def test_listed_accounts_sync_and_others_get_the_setting_in_the_status(spaces: dict[str, Namespace]) -> None:
     for space, name in ((spaces[LISTED], "shop"), (spaces[LISTED], "everywhere"), (spaces[OTHER], "everywhere")):
         space.wait_secret(name, {"k": "1"})
     message = spaces[OTHER].wait_reason("shop", Reason.PROVIDER_ERROR)
@@ -77,30 +79,34 @@ def test_listed_service_accounts_are_used_and_others_explained(spaces: dict[str,
     assert spaces[OTHER].secret_values("shop") == {}
 
 
-def test_stolen_token_gets_no_other_accounts_token(installed: InstalledRelease, spaces: dict[str, Namespace]) -> None:
+def test_stolen_token_gets_tokens_of_listed_accounts_only(
+    installed: InstalledRelease, spaces: dict[str, Namespace]
+) -> None:
     _, _, home, account = installed.user.split(":")
     thief = TokenThief(installed.plane, home, account)
     spec = {"audiences": [TOKEN_AUDIENCE], "expirationSeconds": TOKEN_SECONDS}
 
-    def ask(namespace: str, name: str) -> int:
+    def request_token(namespace: str, name: str) -> int:
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         return thief.send("POST", path, body).status
 
-    assert ask(LISTED, "shop") == 201
-    assert ask(OTHER, "everywhere") == 201
+    assert request_token(LISTED, "shop") == 201
+    assert request_token(OTHER, "everywhere") == 201
     for namespace, name in ((OTHER, "shop"), (LISTED, "default"), (OTHER, "default"), (home, "default")):
-        assert ask(namespace, name) == 403, (namespace, name)
+        assert request_token(namespace, name) == 403, (namespace, name)
 
 
-def test_doctor_names_the_missing_right(
+def test_doctor_names_the_missing_permission(
     installed: InstalledRelease, spaces: dict[str, Namespace], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def rights(namespace: str) -> list[str]:
+    def list_missing_permissions(namespace: str) -> list[str]:
         words = ["--namespace", namespace, "--kubeconfig", str(installed.plane.kubeconfig), "-o", "json"]
         doctor.main(words)
         checks = json.loads(capsys.readouterr().out)["checks"]
         return [f"{check['subject']} {check['fix']}" for check in checks if check["name"] == "right"]
 
-    assert rights(LISTED) == []
-    assert rights(OTHER) == [f"{OTHER}/shop add {OTHER}/shop to the chart's tokenRequest.serviceAccounts"]
+    assert list_missing_permissions(LISTED) == []
+    assert list_missing_permissions(OTHER) == [
+        f"{OTHER}/shop add {OTHER}/shop to the chart's tokenRequest.serviceAccounts"
+    ]

@@ -1,4 +1,4 @@
-"""The policy that keeps a SecretSync's type where the served CRD, another's, would let it change."""
+"""Test that a policy refuses to change a SecretSync's type if the CRD of another product has no such rule."""
 
 import json
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ RULES = (
 
 @pytest.fixture(scope="module")
 def controller() -> None:
-    """None is needed."""
+    """Do not run a controller, because the tests need none."""
 
 
 @pytest.fixture
-def lax(installed: InstalledRelease) -> Iterator[None]:
+def crd_without_rule(installed: InstalledRelease) -> Iterator[None]:
     """Provide the CRD without its own rule."""
 
     def patch(**operation: object) -> None:
@@ -35,7 +35,7 @@ def lax(installed: InstalledRelease) -> Iterator[None]:
     patch(op="add", value=[{"rule": "self == oldSelf", "message": TYPE_STAYS}])
 
 
-@pytest.mark.usefixtures("lax")
+@pytest.mark.usefixtures("crd_without_rule")
 @pytest.mark.since(*SINCE_POLICIES)
 def test_policy_refuses_a_change_of_the_type(space: Namespace) -> None:
     space.apply(space.sync("s", {"tls.crt": "a", "tls.key": "b"}))
@@ -47,8 +47,8 @@ def test_policy_refuses_a_change_of_the_type(space: Namespace) -> None:
         except ClusterError as error:
             return str(error)
 
-    # The API server takes a moment until the changed CRD is the one that it asks.
-    said = eventually(lambda: change("kubernetes.io/tls"), lambda text: "ValidatingAdmissionPolicy" in text)
-    assert TYPE_STAYS in said
+    # The API server uses the changed CRD after a short delay.
+    message = eventually(lambda: change("kubernetes.io/tls"), lambda text: "ValidatingAdmissionPolicy" in text)
+    assert TYPE_STAYS in message
     assert "patched" in change("Opaque")
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"forceSynchronization":"x"}}')

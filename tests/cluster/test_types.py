@@ -1,4 +1,4 @@
-"""Secrets of Kubernetes' own types, with the keys that each needs."""
+"""Test Secrets of Kubernetes' own types with the keys that each type requires."""
 
 import json
 
@@ -20,7 +20,7 @@ REGISTRY = {"registry.example": {"username": "u", "password": CANARY, "auth": "d
         ("kubernetes.io/dockerconfigjson", [".dockerconfigjson"], json.dumps({"auths": REGISTRY})),
     ],
 )
-def test_each_type_is_written_as_kubernetes_wants_it(space: Namespace, kind: str, keys: list[str], text: str) -> None:
+def test_secret_of_each_kubernetes_type_is_written(space: Namespace, kind: str, keys: list[str], text: str) -> None:
     space.installed.emulator.set_secret(space.vault, "a", text)
     space.apply(space.provider_class("a"), space.sync("s", dict.fromkeys(keys, "a"), secretObject={"type": kind}))
     eventually(lambda: space.secret_values("s"), lambda found: found == dict.fromkeys(keys, text))
