@@ -136,6 +136,6 @@ def test_certificate_renewal_restarts_no_pod() -> None:
 
 
 def test_values_of_the_readme_enable_the_log_export() -> None:
-    manifests = render(*SERVED, given=page.blocks()[0])
+    manifests = render(*SERVED, given=page.read_blocks()[0])
     assert kinds(manifests) - kinds(render()) == {"Certificate", "Bundle"}
     assert environment(manifests)["OTLP_ENDPOINT"] == ENDPOINT

@@ -1,10 +1,10 @@
-"""Define answers of a hostile server: statuses, headers, compressed bodies."""
+"""Define responses of a hostile server: statuses, headers and compressed bodies."""
 
 import zlib
 
 from hypothesis import strategies as st
 
-# 1.5 MB on the wire, of which a client that decompresses without a bound makes 1.5 GB.
+# The server sends 1.5 MB. A client that decompresses without a limit gets 1.5 GB.
 BOMB_MIB = 1_500
 HEADERS = st.dictionaries(
     st.sampled_from(["Retry-After", "Content-Encoding", "Location", "WWW-Authenticate", "Content-Type", "Date"]),
@@ -16,7 +16,7 @@ HEADERS = st.dictionaries(
 STATUSES = st.sampled_from([200] * 6 + [204, 301, 302, 400, 401, 403, 404, 409, 429, 500, 503, 599])
 
 
-def bomb(mebibytes: int) -> bytes:
+def make_bomb(mebibytes: int) -> bytes:
     """Return that many MiB of `x` as a deflated stream (zlib format, RFC 1950), without its checksum at the end."""
     packer = zlib.compressobj(9)
     first = packer.compress(b"x" * 2**20) + packer.flush(zlib.Z_FULL_FLUSH)

@@ -1,6 +1,6 @@
-"""Two control planes under attack: with the admission plugin OwnerReferencesPermissionEnforcement, and without it.
+"""Provide two control planes: one with the admission plugin OwnerReferencesPermissionEnforcement, one without it.
 
-With pytest-xdist (`-n 2`) each plane has a worker of its own.
+pytest-xdist (`-n 2`) runs all tests of one control plane in one worker.
 """
 
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.hostile.arena import SETTINGS, Arena
+from tests.hostile.attack_harness import SETTINGS, AttackHarness
 from tests.hostile.drawing import SECONDS, SEED
 from tests.support.cluster.harness import (
     InstalledRelease,
@@ -28,7 +28,7 @@ PLANES = [
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give a worker all tests of one plane: the parameter at the end of their names."""
+    """Give all tests of one control plane to one worker. The parameter in a test's name is the control plane."""
     from xdist.scheduler import LoadScopeScheduling
 
     class PlaneScheduling(LoadScopeScheduling):  # type: ignore[misc]  # untyped
@@ -44,13 +44,13 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Record the seed with each test, also in a report that has no header."""
+    """Record the seed with each test, because some reports have no header."""
     item.user_properties.append(("hostile_seed", SEED))
     yield
 
 
-def cloud_by_name(emulator: Emulator, vault_url: str = "") -> dict[str, str]:
-    """Return the emulator as a cloud whose vaults need name resolution, as Azure's do."""
+def make_cloud(emulator: Emulator, vault_url: str = "") -> dict[str, str]:
+    """Return the emulator as a cloud whose vaults need name resolution, as Azure's vaults do."""
     by_name = emulator.vault_pattern.replace("127.0.0.1", "localhost")
     return {**emulator.cloud, "vaultUrl": vault_url or by_name}
 
@@ -62,24 +62,25 @@ def plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def arena(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    """Provide the default chart's release at work; the controller runs under its own ServiceAccount."""
+def harness(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackHarness]:
+    """Provide a release with the chart's defaults. Its controller runs under its own ServiceAccount."""
     with Emulator(tmp_path_factory.mktemp("emulator")) as emulator, pytest.MonkeyPatch.context() as patched:
         emulator.trust_issuer(plane.issuer, plane.ca_file)
-        clouds = {"emulator": cloud_by_name(emulator), "nowhere": cloud_by_name(emulator, "https://{vault}.invalid")}
+        clouds = {"emulator": make_cloud(emulator), "nowhere": make_cloud(emulator, "https://{vault}.invalid")}
         installed = install_first_release(plane, emulator, tmp_path_factory.mktemp("release"), clouds=clouds)
-        patched.setenv("SSL_CERT_FILE", str(plane.ca_file))  # tools/doctor asks the issuer as the world sees it
+        # tools/doctor reads the issuer's keys and verifies its certificate.
+        patched.setenv("SSL_CERT_FILE", str(plane.ca_file))
         with running_controller(installed.workload(**SETTINGS)) as controller:
-            found = Arena(installed, controller)
+            found = AttackHarness(installed, controller)
             yield found
             found.remove()
             InstalledRelease.exposed.append(("metrics", read_metrics(controller)))
 
 
 @pytest.fixture(autouse=True)
-def closing_check(arena: Arena) -> Iterator[None]:
-    """End every fault, and check what no attack may change; what was created in the attackers' namespace goes."""
+def closing_check(harness: AttackHarness) -> Iterator[None]:
+    """End all faults, check the invariants, and delete the objects in the attackers' namespace."""
     yield
-    arena.emulator.clear_faults()
-    arena.assert_unharmed()
-    arena.clear()
+    harness.emulator.clear_faults()
+    harness.assert_unharmed()
+    harness.clear()

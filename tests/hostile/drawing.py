@@ -1,7 +1,7 @@
-"""Attacks that are drawn: from a seed, for a bounded time, in batches that hypothesis repeats exactly.
+"""Draw random attacks from a seed for a limited time, in batches that hypothesis can repeat exactly.
 
-HOSTILE_SEED chooses another seed (`random`: any; it is printed), HOSTILE_SECONDS how long each generator draws. To
-repeat a failure, use the seed that it names, and as many seconds.
+HOSTILE_SEED sets another seed. The value `random` chooses one, and the tests print it. HOSTILE_SECONDS sets the time of
+each generator. To repeat a failure, set the seed that its message names and the same time.
 """
 
 import itertools
@@ -17,20 +17,20 @@ from hypothesis.strategies import SearchStrategy
 T = TypeVar("T")
 
 
-def _chosen_seed() -> int:
+def _read_seed() -> int:
     text = os.environ.get("HOSTILE_SEED", "20261128")
     return random.SystemRandom().getrandbits(32) if text == "random" else int(text)
 
 
-SEED = _chosen_seed()
+SEED = _read_seed()
 SECONDS = float(os.environ.get("HOSTILE_SECONDS", "5"))
 BATCH = 25
 
 
 def draw_attacks(name: str, attacks: SearchStrategy[T], attack: Callable[[T], Any]) -> int:
-    """Draw attacks and carry them out until the time is over; return how many there were.
+    """Draw and run attacks until the time is over. Return their number.
 
-    A failure is not made smaller: the cluster that it happened in has changed.
+    Do not shrink a failing attack, because the attacks before it have changed the cluster.
     """
     until = time.monotonic() + SECONDS
     count = 0

@@ -1,4 +1,4 @@
-"""Draw objects of the three kinds, most of whose fields have usual values."""
+"""Draw objects of the three kinds. Most of their fields have usual values."""
 
 from functools import partial
 from typing import Any
@@ -42,8 +42,8 @@ METADATA = st.fixed_dictionaries(
 PARAMETERS = ["keyvaultName", "clientID", "tenantID", "cloudName", "usePodIdentity", "useVMManagedIdentity", "objects"]
 
 
-def manifests(space: Namespace) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
-    """Draw an object of one of the three kinds, most of whose fields have usual values."""
+def draw_manifests(space: Namespace) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+    """Draw an object of one of the three kinds. Most of its fields have usual values."""
     usual = {"clientID": space.client, "tenantID": TENANT, "keyvaultName": space.vault}
     parameters = st.tuples(
         st.dictionaries(st.sampled_from(PARAMETERS), NAMES, max_size=2), mostly("array: []", OBJECTS)

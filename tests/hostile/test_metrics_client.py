@@ -1,4 +1,4 @@
-"""A client of metrics: any program that reaches the pod's ports, without an account."""
+"""Test attacks of a program without an account that reaches the pod's ports."""
 
 import socket
 import time
@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from hypothesis import strategies as st
 
-from tests.hostile.arena import Arena
+from tests.hostile.attack_harness import AttackHarness
 from tests.hostile.drawing import draw_attacks
 from tests.support.cluster.hostile_inputs import MetricsFlood, measure_probe
 
@@ -14,18 +14,18 @@ CONNECTIONS = 200
 SECONDS = 6.0
 
 
-def test_known_attacks(arena: Arena) -> None:
-    """200 connections that do not read, drip or return at once: probes and values are served in time."""
+def test_flood_of_connections_delays_neither_probes_nor_neighbours(harness: AttackHarness) -> None:
+    """Open 200 connections that do not read, send slowly or reconnect at once."""
     probes: list[float] = []
 
     def attack() -> None:
-        with MetricsFlood(arena.controller, CONNECTIONS):
+        with MetricsFlood(harness.controller, CONNECTIONS):
             until = time.monotonic() + SECONDS
             while time.monotonic() < until:
-                probes.extend(measure_probe(arena.controller, path) for path in ("/healthz", "/readyz"))
+                probes.extend(measure_probe(harness.controller, path) for path in ("/healthz", "/readyz"))
                 time.sleep(0.2)
 
-    arena.endure(attack)
+    harness.run_beside_neighbours(attack)
     assert max(probes) < 1, probes
 
 
@@ -53,9 +53,9 @@ BODIES = st.sampled_from(
 )
 
 
-def test_drawn_requests(arena: Arena) -> None:
-    """Raw bytes to both ports, cut anywhere; the controller answers each in time, or closes the connection."""
-    ports = st.sampled_from([int(arena.controller.env[name]) for name in ("LISTEN_PORT", "HEALTH_PORT")])
+def test_drawn_requests_to_both_ports_delay_no_probe(harness: AttackHarness) -> None:
+    """Send raw bytes in two parts to both ports. The controller responds in time or closes the connection."""
+    ports = st.sampled_from([int(harness.controller.env[name]) for name in ("LISTEN_PORT", "HEALTH_PORT")])
     slowest = 0.0
 
     def attack(drawn: tuple[int, bytes, list[bytes], bytes, int]) -> None:
@@ -67,7 +67,7 @@ def test_drawn_requests(arena: Arena) -> None:
             connection.sendall(raw[:cut])
             connection.sendall(raw[cut:])
             connection.recv(2**16)
-        slowest = max(slowest, measure_probe(arena.controller, "/healthz"))
+        slowest = max(slowest, measure_probe(harness.controller, "/healthz"))
 
     count = draw_attacks("metrics", st.tuples(ports, LINES, HEADERS, BODIES, st.integers(0, 300)), attack)
     assert count > 10

@@ -1,4 +1,4 @@
-"""A thief: the holder of the controller's own token, with whatever the chart's Roles and policies leave it."""
+"""Test attacks of a thief, which has the controller's token and the permissions of the chart's Roles and policies."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from controller.config.settings import TOKEN_AUDIENCE, TOKEN_SECONDS
-from tests.hostile.arena import CLUSTERS_OWN, Arena, Attacker
+from tests.hostile.attack_harness import KUBERNETES_NAMESPACES, Attacker, AttackHarness
 from tests.hostile.drawing import draw_attacks
 from tests.hostile.texts import TEXTS, mostly
 from tests.support.cluster.harness import SINCE_POLICIES, create_object
@@ -27,40 +27,40 @@ from tests.support.cluster.token_thief import (
 pytestmark = pytest.mark.since(*SINCE_POLICIES)
 APPLY = "application/apply-patch+yaml"
 UID = "11111111-1111-1111-1111-111111111111"
-# What a request that must not succeed is answered with: no right, absent, a conflict, or refused by a policy.
+# Statuses of forbidden requests: invalid, no permission, not found, a conflict, or refused by a policy.
 REFUSED = {400, 403, 404, 405, 409, 415, 422}
 _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def thief(arena: Arena) -> Attacker:
-    return arena.thief
+def thief(harness: AttackHarness) -> Attacker:
+    return harness.thief
 
 
 @pytest.fixture(scope="module")
-def shop(arena: Arena) -> Iterator[TargetNamespace]:
-    """Provide a namespace with SecretSyncs of another controller: what the thief writes there, nothing corrects."""
-    create_object(arena.plane, "namespaces", TARGET_NAMESPACE)
-    found = TargetNamespace(arena.plane)
+def shop(harness: AttackHarness) -> Iterator[TargetNamespace]:
+    """Provide a namespace with SecretSyncs of another controller. No controller corrects the thief's writes there."""
+    create_object(harness.plane, "namespaces", TARGET_NAMESPACE)
+    found = TargetNamespace(harness.plane)
     yield found
-    arena.plane.request("DELETE", f"/api/v1/namespaces/{TARGET_NAMESPACE}")
+    harness.plane.request("DELETE", f"/api/v1/namespaces/{TARGET_NAMESPACE}")
 
 
-def secrets_of(namespace: str, name: str = "") -> str:
+def secrets_path(namespace: str, name: str = "") -> str:
     return f"/api/v1/namespaces/{namespace}/secrets" + (f"/{name}" if name else "")
 
 
-def owned(thief: Attacker, shop: TargetNamespace) -> str:
-    """Return the name of a Secret that the thief may write, as the controller does."""
+def create_owned_secret(thief: Attacker, shop: TargetNamespace) -> str:
+    """Create a Secret that the thief may write, as the controller does. Return its name."""
     name = f"owned-{next(_numbers)}"
     answer = thief.send(
-        "POST", secrets_of(TARGET_NAMESPACE), make_secret(name, [make_owner(shop.create_sync(name), name)])
+        "POST", secrets_path(TARGET_NAMESPACE), make_secret(name, [make_owner(shop.create_sync(name), name)])
     )
     assert answer.status == 201, answer.text
     return name
 
 
-PLANTED: dict[str, dict[str, Any]] = {
+FORBIDDEN_CHANGES: dict[str, dict[str, Any]] = {
     "a finalizer": {"metadata": {"finalizers": ["example.com/stay"]}},
     "immutable": {"immutable": True},
     "a record of Helm": {"metadata": {"labels": {"owner": "helm", "name": "x", "status": "deployed", "version": "1"}}},
@@ -76,87 +76,98 @@ PLANTED: dict[str, dict[str, Any]] = {
 }
 
 
-def test_known_attacks(arena: Arena, thief: Attacker, shop: TargetNamespace) -> None:
-    victim, home = arena.neighbours[0].name, arena.installed.release
+def test_known_attacks_of_a_thief_are_refused(harness: AttackHarness, thief: Attacker, shop: TargetNamespace) -> None:
+    victim, home = harness.neighbours[0].name, harness.installed.release
 
-    def refused(method: str, path: str, body: Any = None, kind: str = "application/json") -> None:
+    def assert_refused(method: str, path: str, body: Any = None, kind: str = "application/json") -> None:
         answer = thief.send(method, path, body, kind)
         assert answer.status in REFUSED, f"{method} {path}: {answer.status} {answer.text[:300]}"
 
-    def plant(change: dict[str, Any]) -> None:
-        name = f"planted-{next(_numbers)}"
+    def try_change(change: dict[str, Any]) -> None:
+        name = f"forbidden-{next(_numbers)}"
         body = make_secret(name, [make_owner(UID, name)]) | {
             key: value for key, value in change.items() if key != "metadata"
         }
         body["metadata"] |= change.get("metadata", {})
-        refused("POST", secrets_of(TARGET_NAMESPACE), body)
-        refused("PATCH", f"{secrets_of(TARGET_NAMESPACE, name)}?fieldManager=x&force=true", body, APPLY)
-        refused("PATCH", secrets_of(TARGET_NAMESPACE, owned(thief, shop)), change, MERGE)
+        assert_refused("POST", secrets_path(TARGET_NAMESPACE), body)
+        assert_refused("PATCH", f"{secrets_path(TARGET_NAMESPACE, name)}?fieldManager=x&force=true", body, APPLY)
+        assert_refused("PATCH", secrets_path(TARGET_NAMESPACE, create_owned_secret(thief, shop)), change, MERGE)
 
-    def elsewhere() -> None:
-        for namespace in CLUSTERS_OWN:
-            refused("POST", secrets_of(namespace), make_secret("x", [make_owner(UID, "x")]))
+    def create_secrets_for_other_software() -> None:
+        for namespace in KUBERNETES_NAMESPACES:
+            assert_refused("POST", secrets_path(namespace), make_secret("x", [make_owner(UID, "x")]))
         for name in ("sh.helm.release.v1.x.v1", "bootstrap-token-abcdef"):
-            refused("POST", secrets_of(TARGET_NAMESPACE), make_secret(name, [make_owner(UID, name)]))
+            assert_refused("POST", secrets_path(TARGET_NAMESPACE), make_secret(name, [make_owner(UID, name)]))
 
-    def foreign_secrets() -> None:
+    def access_foreign_secrets() -> None:
         for namespace in (victim, "kube-system"):
-            path = secrets_of(namespace, "theirs")
+            path = secrets_path(namespace, "theirs")
             for kind in (MERGE, STRATEGIC, "application/json-patch+json"):
-                refused("PATCH", path, [] if "json-patch" in kind else {}, kind)
-            refused("PATCH", f"{path}?fieldManager=x&force=true&dryRun=All", make_secret("theirs", []), APPLY)
+                assert_refused("PATCH", path, [] if "json-patch" in kind else {}, kind)
+            assert_refused("PATCH", f"{path}?fieldManager=x&force=true&dryRun=All", make_secret("theirs", []), APPLY)
             for verb in ("GET", "DELETE", "PUT"):
-                refused(verb, path, make_secret("theirs", []) if verb == "PUT" else None)
+                assert_refused(verb, path, make_secret("theirs", []) if verb == "PUT" else None)
             for query in ("", "?watch=true&timeoutSeconds=1", "?fieldSelector=metadata.name%3Dtheirs"):
-                refused("GET", secrets_of(namespace) + query)
-        refused("GET", "/api/v1/secrets")
+                assert_refused("GET", secrets_path(namespace) + query)
+        assert_refused("GET", "/api/v1/secrets")
 
-    def what_people_wrote() -> None:
+    def change_objects_of_users() -> None:
         for kind, name in (("secretsyncs", "s"), ("akvsyncs", "none")):
             path = f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{victim}/{kind}/{name}"
-            refused("PATCH", path, {"spec": {"secretProviderClassName": "x"}}, MERGE)
-            refused("PATCH", path, {"metadata": {"finalizers": ["example.com/stay"]}}, MERGE)
-            refused("DELETE", path)
+            assert_refused("PATCH", path, {"spec": {"secretProviderClassName": "x"}}, MERGE)
+            assert_refused("PATCH", path, {"metadata": {"finalizers": ["example.com/stay"]}}, MERGE)
+            assert_refused("DELETE", path)
         path = f"/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{victim}/secretproviderclasses/shop"
-        refused("PATCH", path, {"spec": {"parameters": {"keyvaultName": "x"}}}, MERGE)
-        refused("DELETE", path)
+        assert_refused("PATCH", path, {"spec": {"parameters": {"keyvaultName": "x"}}}, MERGE)
+        assert_refused("DELETE", path)
 
-    def tokens() -> None:
-        def ask(account: str, namespace: str = victim, **spec: Any) -> None:
+    def request_tokens() -> None:
+        def request_token(account: str, namespace: str = victim, **spec: Any) -> None:
             path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-            refused("POST", path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec})
+            assert_refused(
+                "POST", path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+            )
 
-        ask("shop", audiences=["https://kubernetes.default.svc"])
-        ask("shop", audiences=[])
-        ask("shop", audiences=[TOKEN_AUDIENCE, arena.plane.issuer], expirationSeconds=TOKEN_SECONDS)
-        ask("shop", audiences=[TOKEN_AUDIENCE], expirationSeconds=86_400)
-        ask("default", "kube-system", audiences=[TOKEN_AUDIENCE], expirationSeconds=TOKEN_SECONDS)
+        request_token("shop", audiences=["https://kubernetes.default.svc"])
+        request_token("shop", audiences=[])
+        request_token("shop", audiences=[TOKEN_AUDIENCE, harness.plane.issuer], expirationSeconds=TOKEN_SECONDS)
+        request_token("shop", audiences=[TOKEN_AUDIENCE], expirationSeconds=86_400)
+        request_token("default", "kube-system", audiences=[TOKEN_AUDIENCE], expirationSeconds=TOKEN_SECONDS)
 
-    def leases_and_events() -> None:
+    def write_leases_and_events() -> None:
         leases = "/apis/coordination.k8s.io/v1/namespaces"
-        refused("POST", f"{leases}/{home}/leases", {"metadata": {"name": "another"}})
-        refused("POST", f"{leases}/kube-system/leases", {"metadata": {"name": arena.controller.env["LEASE_NAME"]}})
-        refused("PATCH", f"{leases}/kube-system/leases/kube-controller-manager", {}, MERGE)
+        assert_refused("POST", f"{leases}/{home}/leases", {"metadata": {"name": "another"}})
+        assert_refused(
+            "POST", f"{leases}/kube-system/leases", {"metadata": {"name": harness.controller.env["LEASE_NAME"]}}
+        )
+        assert_refused("PATCH", f"{leases}/kube-system/leases/kube-controller-manager", {}, MERGE)
         for change in ({"reportingController": "kubelet"}, {"regarding": {"kind": "Pod", "name": "x"}}):
-            refused("POST", f"/apis/events.k8s.io/v1/namespaces/{victim}/events", make_event(victim, **change))
+            assert_refused("POST", f"/apis/events.k8s.io/v1/namespaces/{victim}/events", make_event(victim, **change))
 
-    def other_resources() -> None:
+    def access_other_resources() -> None:
         for path in (
             f"/api/v1/namespaces/{home}/configmaps", "/api/v1/nodes", "/api/v1/namespaces",
             f"/apis/apps/v1/namespaces/{home}/deployments", "/apis/rbac.authorization.k8s.io/v1/clusterroles",
             "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
         ):  # fmt: skip
-            refused("GET", path)
-            refused("POST", path, {"metadata": {"name": "x"}})
+            assert_refused("GET", path)
+            assert_refused("POST", path, {"metadata": {"name": "x"}})
 
-    attacks = {name: (lambda change=change: plant(change)) for name, change in PLANTED.items()}
-    others = (elsewhere, foreign_secrets, what_people_wrote, tokens, leases_and_events, other_resources)
-    arena.carry_out({**attacks, **{each.__name__: each for each in others}})
+    attacks = {name: (lambda change=change: try_change(change)) for name, change in FORBIDDEN_CHANGES.items()}
+    others = (
+        create_secrets_for_other_software,
+        access_foreign_secrets,
+        change_objects_of_users,
+        request_tokens,
+        write_leases_and_events,
+        access_other_resources,
+    )
+    harness.run_attacks({**attacks, **{each.__name__: each for each in others}})
 
 
-# What is drawn: real writes, so that whatever a policy lets through lies there for the closing check. Each field has
-# its type: where a patch does not fit, the API server quotes the whole Secret before any policy (SECURITY.md, "What is
-# not promised").
+# The drawn requests are real writes, so the closing check finds every object that a policy allows. Each field has the
+# right type, because the API server's error about a wrong type quotes the whole Secret before any policy (SECURITY.md,
+# "What is not promised").
 
 KEYS = st.builds(
     "{}{}{}".format,
@@ -220,13 +231,15 @@ ACCEPTS = st.sampled_from(
 )  # fmt: skip
 
 
-def test_drawn_requests(arena: Arena, thief: Attacker, shop: TargetNamespace) -> None:
-    """Requests about Secrets, tokens, Leases, events and everything else, real ones; some of them are allowed."""
-    owned_name = owned(thief, shop)
-    uid = json.loads(arena.plane.request("GET", secrets_of(TARGET_NAMESPACE, owned_name))[1])["metadata"][
+def test_drawn_requests_of_a_thief_change_nothing_forbidden(
+    harness: AttackHarness, thief: Attacker, shop: TargetNamespace
+) -> None:
+    """Send real requests for Secrets, tokens, Leases, events and other resources. The policies allow some of them."""
+    owned_name = create_owned_secret(thief, shop)
+    uid = json.loads(harness.plane.request("GET", secrets_path(TARGET_NAMESPACE, owned_name))[1])["metadata"][
         "ownerReferences"
     ][0]["uid"]
-    victims = [(each.name, name) for each in arena.neighbours for name in ("theirs",)] + [("kube-system", "theirs")]
+    victims = [(each.name, name) for each in harness.neighbours for name in ("theirs",)] + [("kube-system", "theirs")]
     places = st.sampled_from(
         [
             (TARGET_NAMESPACE, owned_name),
@@ -237,11 +250,11 @@ def test_drawn_requests(arena: Arena, thief: Attacker, shop: TargetNamespace) ->
     )
     kinds = st.sampled_from([MERGE, STRATEGIC, APPLY, "application/json-patch+json", "application/json"])
     others = [
-        f"/apis/coordination.k8s.io/v1/namespaces/{arena.installed.release}/leases",
+        f"/apis/coordination.k8s.io/v1/namespaces/{harness.installed.release}/leases",
         f"/apis/events.k8s.io/v1/namespaces/{TARGET_NAMESPACE}/events",
-        f"/api/v1/namespaces/{arena.neighbours[0].name}/serviceaccounts/shop/token",
-        f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{arena.neighbours[0].name}/secretsyncs",
-        f"/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{arena.neighbours[0].name}/secretproviderclasses/shop",
+        f"/api/v1/namespaces/{harness.neighbours[0].name}/serviceaccounts/shop/token",
+        f"/apis/secret-sync.x-k8s.io/v1alpha1/namespaces/{harness.neighbours[0].name}/secretsyncs",
+        f"/apis/secrets-store.csi.x-k8s.io/v1/namespaces/{harness.neighbours[0].name}/secretproviderclasses/shop",
         "/api/v1/namespaces/kube-system/configmaps",
         "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
         "/api/v1/namespaces/kube-system/secrets:theirs",
@@ -264,11 +277,11 @@ def test_drawn_requests(arena: Arena, thief: Attacker, shop: TargetNamespace) ->
                     {"op": "add", "path": f"/metadata/{field}", "value": value} for field, value in metadata.items()
                 ]
             suffix = "&fieldManager=x&force=true" if kind == APPLY and "fieldManager" not in query else ""
-            answer = thief.send(method, f"{secrets_of(namespace, quote(name))}?{query}{suffix}", body, kind, accept)
+            answer = thief.send(method, f"{secrets_path(namespace, quote(name))}?{query}{suffix}", body, kind, accept)
         elif method == "POST":
-            answer = thief.send(method, f"{secrets_of(namespace)}?{query}", body, accept=accept)
+            answer = thief.send(method, f"{secrets_path(namespace)}?{query}", body, accept=accept)
         else:
-            answer = thief.send(method, f"{secrets_of(namespace, name)}?{query}", accept=accept)
+            answer = thief.send(method, f"{secrets_path(namespace, name)}?{query}", accept=accept)
             assert answer.status in {403, 405, 406}, answer.text[:300]
         allowed += answer.status in (200, 201)
 

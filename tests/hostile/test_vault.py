@@ -1,4 +1,4 @@
-"""A vault: the host that answers to the name of an editor's vault, and answers what it likes."""
+"""Test a hostile server under the name of an editor's vault."""
 
 import json
 import time
@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.hostile.answers import BOMB_MIB, HEADERS, STATUSES, bomb
-from tests.hostile.arena import Arena
+from tests.hostile.answers import BOMB_MIB, HEADERS, STATUSES, make_bomb
+from tests.hostile.attack_harness import AttackHarness
 from tests.hostile.drawing import draw_attacks
 from tests.hostile.texts import HOSTILE, JSONS, NUMBERS, TEXTS, mostly
 from tests.support.cluster.harness import TENANT
@@ -19,31 +19,31 @@ TEXT = "".join(HOSTILE)
 SLOW = ("drip", "hang")
 
 
-def value_of(version: str, **fields: Any) -> str:
-    """Return a vault's answer for the secret `a` with that version."""
+def make_value_response(version: str, **fields: Any) -> str:
+    """Return a vault's response for this version of the secret `a`."""
     return json.dumps(
         {"value": "x", "id": f"https://x.vault.azure.net/secrets/a/{version}", "attributes": {}, **fields}
     )
 
 
-def known_faults(arena: Arena) -> dict[str, dict[str, Any]]:
-    """Return what a vault answers, by the attack's name: arguments for the emulator's `fail`."""
-    victim = f"{arena.emulator.url}/{arena.neighbours[0].vault}/secrets"
+def make_known_faults(harness: AttackHarness) -> dict[str, dict[str, Any]]:
+    """Return the attacks by their names, as arguments for the emulator's `fail`."""
+    victim = f"{harness.emulator.url}/{harness.neighbours[0].vault}/secrets"
     nested = "[" * 100_000
     return {
-        "a compression bomb": {"status": 200, "body": bomb(BOMB_MIB), "headers": {"Content-Encoding": "deflate"}},
-        "a bomb as an error": {"status": 400, "body": bomb(BOMB_MIB), "headers": {"Content-Encoding": "deflate"}},
+        "a compression bomb": {"status": 200, "body": make_bomb(BOMB_MIB), "headers": {"Content-Encoding": "deflate"}},
+        "a bomb as an error": {"status": 400, "body": make_bomb(BOMB_MIB), "headers": {"Content-Encoding": "deflate"}},
         "100 MB": {"kind": "huge"},
-        "drips": {"kind": "drip", "status": 200, "body": value_of("1"), "seconds": 1},
+        "drips": {"kind": "drip", "status": 200, "body": make_value_response("1"), "seconds": 1},
         "hangs": {"kind": "hang", "seconds": 20},
-        "a version of 1.5 MB": {"status": 200, "body": value_of("v" * 1_500_000)},
-        "a version with escape sequences": {"status": 200, "body": value_of("\x1b[2J\u202e")},
+        "a version of 1.5 MB": {"status": 200, "body": make_value_response("v" * 1_500_000)},
+        "a version with escape sequences": {"status": 200, "body": make_value_response("\x1b[2J\u202e")},
         "a link to the victim's vault": {"status": 200, "body": json.dumps({"value": [], "nextLink": victim})},
         "a redirect to the victim's vault": {"status": 302, "headers": {"Location": f"{victim}/a?api-version=7.4"}},
         "a number of 400 digits": {"status": 200, "body": '{"value":"x","id":' + "4" * 400 + "}"},
-        "times of year 1": {"status": 200, "body": value_of("1", attributes=YEAR_1)},
+        "times of year 1": {"status": 200, "body": make_value_response("1", attributes=YEAR_1)},
         "deeply nested": {"status": 200, "body": '{"value":"x","tags":' + nested},
-        "no UTF-8": {"status": 200, "body": b'{"value":"\xff\xfe\xc3("}'},
+        "invalid UTF-8": {"status": 200, "body": b'{"value":"\xff\xfe\xc3("}'},
         "an error with hostile texts": {"status": 403, "body": json.dumps({"error": {"code": TEXT, "message": TEXT}})},
         "a challenge for another audience": {
             "status": 401,
@@ -53,15 +53,15 @@ def known_faults(arena: Arena) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def test_known_attacks(arena: Arena) -> None:
-    """A vault for each attack, all of them at once; each SecretSync is answered."""
-    space = arena.attacked
-    faults = known_faults(arena)
+def test_known_attacks_of_a_vault_harm_no_neighbour(harness: AttackHarness) -> None:
+    """Run each attack with its own vault, all of them together. Each SecretSync gets a status."""
+    space = harness.attacked
+    faults = make_known_faults(harness)
     manifests = []
     for number, fault in enumerate(faults.values()):
         vault = f"{space.vault}-{number}"
-        arena.emulator.add_vault(vault, TENANT)
-        arena.emulator.fail(where=vault, **fault)
+        harness.emulator.add_vault(vault, TENANT)
+        harness.emulator.fail(where=vault, **fault)
         name = f"attack-{number}"
         manifests.append(space.provider_class("a", name=name, keyvaultName=vault))
         manifests.append(space.sync(name, {"k": "a"}, secretProviderClassName=name))
@@ -70,11 +70,11 @@ def test_known_attacks(arena: Arena) -> None:
         space.apply(*manifests)
         time.sleep(SECONDS)
 
-    arena.endure(attack)
+    harness.run_beside_neighbours(attack)
     for number, name in enumerate(faults):
         if faults[name].get("kind") in SLOW:
             continue  # a request lasts for half a minute
-        message = arena.wait_answer(f"attack-{number}")
+        message = harness.wait_status(f"attack-{number}")
         assert len(message) < 2_000, name
 
 
@@ -101,9 +101,9 @@ ERRORS = st.fixed_dictionaries(
 BODIES = st.one_of(ANSWERS.map(json.dumps), ERRORS.map(json.dumps), TEXTS, st.binary(max_size=60))
 
 
-def test_drawn_answers(arena: Arena) -> None:
-    """One vault that gives another answer to each request, while a SecretSync is forced again and again."""
-    space = arena.attacked
+def test_drawn_responses_of_a_vault_harm_no_neighbour(harness: AttackHarness) -> None:
+    """Force syncs with a vault that gives another response to each request."""
+    space = harness.attacked
     space.set_secret("a", "mine")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "mine"})
@@ -111,16 +111,16 @@ def test_drawn_answers(arena: Arena) -> None:
 
     def attack(drawn: tuple[int, Any, dict[str, str]]) -> None:
         status, body, headers = drawn
-        asked = space.count_calls()
-        arena.emulator.clear_faults()
-        arena.emulator.fail(status, where=space.vault, body=body, headers=headers)
-        arena.force("s")
+        calls = space.count_calls()
+        harness.emulator.clear_faults()
+        harness.emulator.fail(status, where=space.vault, body=body, headers=headers)
+        harness.force_sync("s")
         until = time.monotonic() + 0.5
-        while space.count_calls() == asked and time.monotonic() < until:
+        while space.count_calls() == calls and time.monotonic() < until:
             time.sleep(0.02)
 
     draw_attacks("vault", st.tuples(STATUSES, BODIES, HEADERS), attack)
     assert space.count_calls() > before
-    arena.emulator.clear_faults()
-    arena.wait_answer("s")
+    harness.emulator.clear_faults()
+    harness.wait_status("s")
     assert set(space.secret_values("s")) == {"k"}

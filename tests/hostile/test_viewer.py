@@ -1,9 +1,9 @@
-"""A viewer: the ClusterRole `view` in a neighbour's namespace, the controller's log and its metrics."""
+"""Test attacks of a viewer, which has the ClusterRole `view` in a neighbour's namespace and reads log and metrics."""
 
 import pytest
 from hypothesis import strategies as st
 
-from tests.hostile.arena import Arena, Attacker
+from tests.hostile.attack_harness import Attacker, AttackHarness
 from tests.hostile.drawing import draw_attacks
 from tests.hostile.texts import mostly
 from tests.support.cluster.harness import KIND_PATHS
@@ -12,32 +12,32 @@ ACCEPTS = [
     "application/json", "application/yaml", "application/vnd.kubernetes.protobuf",
     "application/json;as=Table;g=meta.k8s.io;v=v1", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
 ]  # fmt: skip
-SHOWN = ("secretsync", "secretproviderclass", "akvsync", "events", "serviceaccount")
+READABLE_KINDS = ("secretsync", "secretproviderclass", "akvsync", "events", "serviceaccount")
 
 
 @pytest.fixture
-def viewer(arena: Arena) -> Attacker:
-    return arena.viewer
+def viewer(harness: AttackHarness) -> Attacker:
+    return harness.viewer
 
 
-def test_known_attacks(arena: Arena, viewer: Attacker) -> None:
-    """All that a viewer may read is kept, and the closing check finds no value in it."""
-    victim = arena.neighbours[0].name
+def test_viewer_reads_no_value_and_writes_nothing(harness: AttackHarness, viewer: Attacker) -> None:
+    """Read everything that a viewer may read. The closing check searches the responses for values."""
+    victim = harness.neighbours[0].name
 
-    def reads_everything() -> None:
-        for kind in SHOWN:
+    def read_everything() -> None:
+        for kind in READABLE_KINDS:
             for accept in ACCEPTS:
                 answer = viewer.send("GET", KIND_PATHS[kind].format(victim), accept=accept)
                 assert answer.status in (200, 406), answer.text[:300]
         for kind, name in (("secretsync", "s"), ("secretproviderclass", "shop")):
             assert viewer.send("GET", f"{KIND_PATHS[kind].format(victim)}/{name}").status == 200
 
-    def reads_secrets() -> None:
+    def read_secrets() -> None:
         for path in (f"{KIND_PATHS['secret'].format(victim)}/{name}" for name in ("", "s", "theirs")):
             assert viewer.send("GET", path.rstrip("/")).status == 403
         assert viewer.send("GET", f"{KIND_PATHS['secret'].format(victim)}?watch=true&timeoutSeconds=1").status == 403
 
-    def writes() -> None:
+    def write_objects() -> None:
         path = f"{KIND_PATHS['secretsync'].format(victim)}/s"
         for sub in ("", "/status"):
             patch = {"spec": {"secretProviderClassName": "x"}, "status": {"conditions": []}}
@@ -47,11 +47,11 @@ def test_known_attacks(arena: Arena, viewer: Attacker) -> None:
             viewer.send("POST", f"{KIND_PATHS['serviceaccount'].format(victim)}/shop/token", {"spec": {}}).status == 403
         )
 
-    arena.carry_out({"reads everything": reads_everything, "reads Secrets": reads_secrets, "writes": writes})
+    harness.run_attacks({"read everything": read_everything, "read Secrets": read_secrets, "write": write_objects})
 
 
-def test_drawn_requests(arena: Arena, viewer: Attacker) -> None:
-    victim = arena.neighbours[0].name
+def test_drawn_requests_of_a_viewer_read_no_secret_and_write_nothing(harness: AttackHarness, viewer: Attacker) -> None:
+    victim = harness.neighbours[0].name
     names = st.sampled_from(["", "/s", "/shop", "/theirs", "/s/status", "/s/scale", "/shop/token", "/none"])
     queries = mostly(
         "",
@@ -89,4 +89,4 @@ def test_drawn_requests(arena: Arena, viewer: Attacker) -> None:
         seen += granted
 
     draw_attacks("viewer", drawn, attack)
-    assert seen, "the viewer saw nothing, so the check of what it saw is empty"
+    assert seen, "the viewer read nothing, so the closing check has nothing to search"

@@ -14,7 +14,7 @@ HOSTILE = (
     "a@evil.example", "//evil.example", "a#", "a?b=c", "a%2f..%2f", "evil.example/x", "127.0.0.1:1",
 )  # fmt: skip
 TEXTS = st.sampled_from(HOSTILE) | st.text(max_size=40)
-# What objects refer to; the short ones exist.
+# Names in references. Objects with the short names exist.
 NAMES = st.sampled_from(["a", "b", "shop", "drawn-0", "theirs", "s"]) | TEXTS
 NUMBERS = st.integers(-(10**30), 10**30) | st.sampled_from([0, 1, 2**31, 2**63, -1])
 JSONS = st.recursive(

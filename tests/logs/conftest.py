@@ -36,11 +36,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iter
 def installed(
     plane: ControlPlane, emulator: Emulator, stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> InstalledRelease:
-    """Return the chart, installed before anybody has issued anything: helm asks the API server for the kinds."""
-    values, _ = page.blocks()
+    """Install the chart before any certificate is issued. The CRDs of cert-manager must exist before."""
+    values, _ = page.read_blocks()
     otlp = values["logs"]["otlp"]
     otlp["endpoint"] = stack.url
     otlp["certificate"]["issuerRef"]["name"] = otlp["ca"]["secretName"] = ROOT
     found = install_release(plane, emulator, tmp_path_factory.mktemp("release"), helm.RELEASE, **values)
-    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
+    plane.restart_controller_manager()  # its garbage collector looks for new kinds only every 30 s
     return found

@@ -1,4 +1,4 @@
-"""cert-manager, trust-manager and an OpenTelemetry Collector as processes beside a control plane that has no node."""
+"""Run cert-manager, trust-manager and an OpenTelemetry Collector as processes beside a control plane without a node."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from tools.local_cluster.processes import ServerProcesses
 from tools.local_cluster.programs import assets
 from tools.pods import pod_emulation
 
-# Where trust-manager takes CAs from, and where the Secrets of ClusterIssuers are.
+# trust-manager reads CAs from this namespace, and cert-manager reads the Secrets of ClusterIssuers from it.
 TRUST = "cert-manager"
 COLLECTOR = "observability"
 SELF_SIGNED, ROOT, OTHER = "self-signed", "root", "other-root"
@@ -22,7 +22,7 @@ Manifest = dict[str, Any]
 
 
 class Stack:
-    """All of it. What a kubelet would mount into the collector's pod is in a folder of its own."""
+    """The processes and their certificates. A folder has the files that a kubelet would mount into a pod."""
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
         self.plane = plane
@@ -45,34 +45,34 @@ class Stack:
             self._processes.start(tool, [str(program), f"-kubeconfig={plane.kubeconfig}", flag], folder / f"{tool}.log")
 
     def close(self) -> None:
-        """End them all."""
+        """Stop all processes."""
         self._processes.close()
 
     def apply(self, *objects: Manifest) -> None:
-        """kubectl apply."""
+        """Run `kubectl apply`."""
         self.plane.kubectl(
             "apply", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
         )
 
-    def issue(self) -> None:
-        """Two authorities that a self-signed issuer begins, each in its Secret, and the collector's certificate."""
-        self.apply(issuer(SELF_SIGNED, {"selfSigned": {}}))
+    def issue_certificates(self) -> None:
+        """Create two CAs with a self-signed issuer, each in its own Secret, and the collector's certificate."""
+        self.apply(make_issuer(SELF_SIGNED, {"selfSigned": {}}))
         for name in (ROOT, OTHER):
             self.apply(
-                certificate(name, TRUST, SELF_SIGNED, isCA=True, commonName=name),
-                issuer(name, {"ca": {"secretName": name}}),
+                make_certificate(name, TRUST, SELF_SIGNED, isCA=True, commonName=name),
+                make_issuer(name, {"ca": {"secretName": name}}),
             )
-        self.apply(certificate("collector", COLLECTOR, ROOT, ipAddresses=["127.0.0.1"], usages=["server auth"]))
+        self.apply(make_certificate("collector", COLLECTOR, ROOT, ipAddresses=["127.0.0.1"], usages=["server auth"]))
         for name, namespace in ((ROOT, TRUST), (OTHER, TRUST), ("collector", COLLECTOR)):
             self.wait_ready(name, namespace)
 
     def wait_ready(self, name: str, namespace: str) -> None:
-        """Wait for a Certificate."""
+        """Wait until a Certificate is Ready."""
         waiting = ("wait", "certificate", name, "--namespace", namespace, "--for=condition=Ready", "--timeout=60s")
         self.plane.kubectl(*waiting)
 
-    def mounted(self, namespace: str, *secrets: str) -> Path:
-        """Secrets of a namespace as files, in a folder each below the one that is returned."""
+    def mount_secrets(self, namespace: str, *secrets: str) -> Path:
+        """Write Secrets of a namespace as files. Return the folder, in which each Secret has its own folder."""
         folder = self._folder / f"{namespace}-{'-'.join(secrets)}"
         volumes = [{"name": name, "secret": {"secretName": name}} for name in secrets]
         mounts = [{"name": name, "mountPath": f"/{name}"} for name in secrets]
@@ -81,9 +81,9 @@ class Stack:
         return folder
 
     def start_collector(self, clients: Path | None = None) -> None:
-        """Start the collector; `clients` has what it knows its clients by, the root CA where nothing is said."""
-        server = self.mounted(COLLECTOR, "collector") / "collector"
-        _, config = page.blocks()
+        """Start the collector. `clients` is the file of its client CAs, by default the root CA."""
+        server = self.mount_secrets(COLLECTOR, "collector") / "collector"
+        _, config = page.read_blocks()
         http = config["receivers"]["otlp"]["protocols"]["http"]
         http["endpoint"] = f"127.0.0.1:{self._port}"
         http["tls"] = {name: path.replace("/tls", str(server), 1) for name, path in http["tls"].items()}
@@ -100,41 +100,41 @@ class Stack:
         file.write_text(json.dumps(config))
         command = [str(assets.tool("otelcol")), f"--config=file:{file}"]
         self._processes.start("otelcol", command, self._folder / "otelcol.log")
-        eventually(self._listens, bool)
+        eventually(self._is_listening, bool)
 
     def stop_collector(self) -> None:
-        """Stop it; what it has taken is in its file by then."""
+        """Stop the collector. It first writes all received records to its file."""
         self._processes.stop("otelcol", grace=10)
 
-    def refused(self) -> int:
-        """How many connections the collector has refused for their certificates."""
+    def count_refused(self) -> int:
+        """Return how many connections the collector has refused because of their certificates."""
         return (self._folder / "otelcol.log").read_text().count("failed to verify certificate")
 
-    def lines(self) -> list[dict[str, Any]]:
-        """Return the records that the collector has written, as the lines of standard output that they were."""
+    def read_lines(self) -> list[dict[str, Any]]:
+        """Return the records in the collector's file in the form of the controller's lines on standard output."""
         if not self.received.exists():
             return []
         return [
-            line(record, scope["scope"]["name"])
-            # The last one may not be whole yet.
+            parse_record(record, scope["scope"]["name"])
+            # Skip the last request, which may be incomplete.
             for request in self.received.read_text().rpartition("\n")[0].splitlines()
             for resource in json.loads(request)["resourceLogs"]
             for scope in resource["scopeLogs"]
             for record in scope["logRecords"]
         ]
 
-    def _listens(self) -> bool:
+    def _is_listening(self) -> bool:
         self._processes.require("otelcol")
-        with socket.socket() as asking:
-            return asking.connect_ex(("127.0.0.1", self._port)) == 0
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", self._port)) == 0
 
 
-def issuer(name: str, spec: Manifest) -> Manifest:
+def make_issuer(name: str, spec: Manifest) -> Manifest:
     """Return a ClusterIssuer."""
     return {"apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer", "metadata": {"name": name}, "spec": spec}
 
 
-def certificate(name: str, namespace: str, by: str, **spec: Any) -> Manifest:
+def make_certificate(name: str, namespace: str, by: str, **spec: Any) -> Manifest:
     """Return a Certificate whose Secret has its name."""
     reference = {"name": by, "kind": "ClusterIssuer", "group": "cert-manager.io"}
     return {
@@ -145,24 +145,24 @@ def certificate(name: str, namespace: str, by: str, **spec: Any) -> Manifest:
     }
 
 
-def line(record: Mapping[str, Any], logger: str) -> dict[str, Any]:
-    """Return what standard output has of a record, but for the time's spelling: in milliseconds."""
-    fields = {pair["key"]: value(pair["value"]) for pair in record.get("attributes", [])}
+def parse_record(record: Mapping[str, Any], logger: str) -> dict[str, Any]:
+    """Return a record in the form of a line on standard output, with the time in milliseconds."""
+    fields = {pair["key"]: parse_value(pair["value"]) for pair in record.get("attributes", [])}
     return {
         "time": int(record["timeUnixNano"]) // 1_000_000,
         "level": record["severityText"],
         "logger": logger,
-        "message": value(record["body"]),
+        "message": parse_value(record["body"]),
         **fields,
     }
 
 
-def value(given: Mapping[str, Any]) -> Any:
-    """Return an AnyValue as Python has it; protobuf's JSON leaves out what is empty."""
+def parse_value(given: Mapping[str, Any]) -> Any:
+    """Return an AnyValue as a Python object. JSON of protobuf omits empty fields."""
     if "intValue" in given:
         return int(given["intValue"])
     if "kvlistValue" in given:
-        return {pair["key"]: value(pair["value"]) for pair in given["kvlistValue"].get("values", [])}
+        return {pair["key"]: parse_value(pair["value"]) for pair in given["kvlistValue"].get("values", [])}
     if "arrayValue" in given:
-        return [value(item) for item in given["arrayValue"].get("values", [])]
+        return [parse_value(item) for item in given["arrayValue"].get("values", [])]
     return next(iter(given.values()), None)

@@ -1,6 +1,6 @@
-"""Log export with real components: cert-manager, trust-manager and the OpenTelemetry Collector.
+"""Test log export with cert-manager, trust-manager and the OpenTelemetry Collector.
 
-One controller runs through all tests, as a pod would. The tests depend on their order.
+One controller process runs during all tests. The tests depend on their order.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from controller.observability.otlp.backlog import OWN
-from tests.logs.stack import OTHER, Stack, certificate
+from tests.logs.stack import OTHER, Stack, make_certificate
 from tests.support.cluster.harness import CANARY, InstalledRelease, eventually
 from tests.support.cluster.metric_series import read_series
 from tests.support.cluster.namespace import Namespace
@@ -40,7 +40,7 @@ def space(installed: InstalledRelease) -> Iterator[Namespace]:
     namespace.remove()
 
 
-def printed(workload: PodProcess, own: bool = False) -> list[dict[str, Any]]:
+def read_printed_lines(workload: PodProcess, own: bool = False) -> list[dict[str, Any]]:
     """Return the lines on standard output: those about log export with `own`, otherwise the others."""
     lines = []
     for text in workload.log.read_text().splitlines():
@@ -51,41 +51,42 @@ def printed(workload: PodProcess, own: bool = False) -> list[dict[str, Any]]:
     return lines
 
 
-def export_messages(workload: PodProcess) -> list[str]:
-    return [line["message"] for line in printed(workload, own=True)]
+def list_export_messages(workload: PodProcess) -> list[str]:
+    return [line["message"] for line in read_printed_lines(workload, own=True)]
 
 
 def wait_arrived(stack: Stack, workload: PodProcess, patience: float = 30) -> None:
     """Wait until the collector has each line of standard output, once and in the order of its logger."""
-    wanted = printed(workload)
+    wanted = read_printed_lines(workload)
 
-    def missing() -> list[dict[str, Any]]:
-        there = stack.lines()
+    def list_missing_lines() -> list[dict[str, Any]]:
+        there = stack.read_lines()
         return [line for line in wanted if line not in there]
 
-    eventually(missing, lambda found: not found, patience)
-    there = [line for line in stack.lines() if line in wanted]
+    eventually(list_missing_lines, lambda found: not found, patience)
+    there = [line for line in stack.read_lines() if line in wanted]
     for logger in {line["logger"] for line in wanted}:
         assert [line for line in there if line["logger"] == logger] == [
             line for line in wanted if line["logger"] == logger
         ]
 
 
-def shipped(workload: PodProcess) -> float:
+def count_shipped_lines(workload: PodProcess) -> float:
     return read_series(workload, "log_lines_shipped_total")[0][1]
 
 
-def sync(space: Namespace, workload: PodProcess, name: str) -> None:
+def sync_secret(space: Namespace, workload: PodProcess, name: str) -> None:
     """Create a SecretSync, and wait for its log line."""
     space.set_secret(name, name)
     space.apply(space.provider_class(name, name=name), space.sync(name, {"k": name}, secretProviderClassName=name))
     space.wait_secret(name, {"k": name})
     eventually(
-        lambda: [line.get("secretsync") for line in printed(workload)], lambda names: f"{space.name}/{name}" in names
+        lambda: [line.get("secretsync") for line in read_printed_lines(workload)],
+        lambda names: f"{space.name}/{name}" in names,
     )
 
 
-def secret(installed: InstalledRelease, name: str) -> dict[str, str]:
+def read_secret_data(installed: InstalledRelease, name: str) -> dict[str, str]:
     found = installed.plane.kubectl("get", "secret", name, "--namespace", installed.release, "--output", "json")
     return dict(json.loads(found)["data"])
 
@@ -93,8 +94,8 @@ def secret(installed: InstalledRelease, name: str) -> dict[str, str]:
 def test_without_a_certificate_the_controller_syncs_and_logs_the_cause(
     controller: PodProcess, space: Namespace
 ) -> None:
-    sync(space, controller, "first")
-    found = eventually(lambda: export_messages(controller), bool)
+    sync_secret(space, controller, "first")
+    found = eventually(lambda: list_export_messages(controller), bool)
     assert len(found) == 1
     assert "tls.crt: No such file or directory; see the Certificate and the Bundle" in found[0]
 
@@ -102,37 +103,39 @@ def test_without_a_certificate_the_controller_syncs_and_logs_the_cause(
 def test_all_lines_arrive_after_the_certificate_is_issued(
     installed: InstalledRelease, stack: Stack, controller: PodProcess
 ) -> None:
-    stack.issue()
+    stack.issue_certificates()
     stack.start_collector()
     stack.wait_ready(CERTIFICATE, installed.release)
     stack.plane.kubectl("wait", "bundle", "--all", "--for=condition=Synced", "--timeout=60s")
     controller.volumes.refresh()
     # The first line also arrives.
     wait_arrived(stack, controller, patience=90)
-    assert printed(controller)[0]["message"] == "started"
-    eventually(lambda: export_messages(controller)[-1], lambda last: last == "logs are shipped again")
+    assert read_printed_lines(controller)[0]["message"] == "started"
+    eventually(lambda: list_export_messages(controller)[-1], lambda last: last == "logs are shipped again")
     # Only the namespace of the release gets the ConfigMap.
     named = stack.plane.kubectl("get", "configmaps", "-A", "--selector=trust.cert-manager.io/bundle", "-o", "json")
     assert [item["metadata"]["namespace"] for item in json.loads(named)["items"]] == [installed.release]
 
 
 def test_new_line_arrives_within_ten_seconds(stack: Stack, controller: PodProcess, space: Namespace) -> None:
-    before = len(stack.lines())
-    sync(space, controller, "second")
+    before = len(stack.read_lines())
+    sync_secret(space, controller, "second")
     wait_arrived(stack, controller, patience=10)
-    assert len(stack.lines()) > before
-    eventually(lambda: (shipped(controller), len(stack.lines())), lambda counts: counts[0] == counts[1])
+    assert len(stack.read_lines()) > before
+    eventually(
+        lambda: (count_shipped_lines(controller), len(stack.read_lines())), lambda counts: counts[0] == counts[1]
+    )
 
 
 def test_collector_refuses_clients_without_a_certificate_of_its_ca(
     installed: InstalledRelease, stack: Stack, tmp_path: Path
 ) -> None:
     """The same request succeeds with a certificate of the root."""
-    stack.apply(certificate("stranger", installed.release, OTHER, commonName="stranger", usages=["client auth"]))
+    stack.apply(make_certificate("stranger", installed.release, OTHER, commonName="stranger", usages=["client auth"]))
     stack.wait_ready("stranger", installed.release)
-    folder = stack.mounted(installed.release, "stranger", CERTIFICATE)
+    folder = stack.mount_secrets(installed.release, "stranger", CERTIFICATE)
 
-    def ask(shown: str) -> int:
+    def post_logs(shown: str) -> int:
         tls = ssl.create_default_context(cafile=str(folder / CERTIFICATE / "ca.crt"))
         if shown:
             tls.load_cert_chain(folder / shown / "tls.crt", folder / shown / "tls.key")
@@ -141,10 +144,10 @@ def test_collector_refuses_clients_without_a_certificate_of_its_ca(
         with opener.open(request, timeout=5) as answer:
             return int(answer.status)
 
-    assert ask(CERTIFICATE) == 200
+    assert post_logs(CERTIFICATE) == 200
     for shown in ("", "stranger"):
         with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
-            ask(shown)
+            post_logs(shown)
 
     # A controller with the other certificate logs the refusal, and no line of it arrives.
     impostor = tmp_path / "impostor"
@@ -152,17 +155,17 @@ def test_collector_refuses_clients_without_a_certificate_of_its_ca(
     shutil.copyfile(folder / CERTIFICATE / "ca.crt", impostor / "ca.crt")
     with installed.workload(OTLP_FOLDER=str(impostor), POD_NAME="impostor") as other:
         other.wait_ready()
-        (said,) = eventually(lambda: export_messages(other), bool)
-        assert "the collector ends the connection" in said
+        (message,) = eventually(lambda: list_export_messages(other), bool)
+        assert "the collector ends the connection" in message
         assert other.stop() == 0
-    assert export_messages(other)[-1].endswith("log lines were not shipped")
+    assert list_export_messages(other)[-1].endswith("log lines were not shipped")
     assert "impostor" not in stack.received.read_text()
 
 
 def test_renewed_certificate_is_used_without_a_restart(
     installed: InstalledRelease, stack: Stack, controller: PodProcess, space: Namespace
 ) -> None:
-    pid, old = controller.pid, secret(installed, CERTIFICATE)
+    pid, old = controller.pid, read_secret_data(installed, CERTIFICATE)
     # `cmctl renew` sets the same condition.
     renew = [
         {"op": "add", "path": "/status/conditions/-", "value": {"type": "Issuing", "status": "True", "reason": "Test"}}
@@ -171,16 +174,16 @@ def test_renewed_certificate_is_used_without_a_restart(
     stack.plane.kubectl(
         "patch", "certificate", CERTIFICATE, *at, "--subresource=status", "--type=json", "--patch", json.dumps(renew)
     )
-    new = eventually(lambda: secret(installed, CERTIFICATE), lambda found: found["tls.crt"] != old["tls.crt"])
+    new = eventually(lambda: read_secret_data(installed, CERTIFICATE), lambda found: found["tls.crt"] != old["tls.crt"])
     assert new["tls.key"] != old["tls.key"]
     # The collector accepts only the new certificate. No line arrives before the kubelet has mounted it.
-    folder = stack.mounted(installed.release, CERTIFICATE)
+    folder = stack.mount_secrets(installed.release, CERTIFICATE)
     stack.stop_collector()
     stack.start_collector(clients=folder / CERTIFICATE / "tls.crt")
-    before, refused = len(stack.lines()), stack.refused()
-    sync(space, controller, "third")
-    eventually(stack.refused, lambda count: count > refused, patience=90)
-    assert len(stack.lines()) == before
+    before, refused = len(stack.read_lines()), stack.count_refused()
+    sync_secret(space, controller, "third")
+    eventually(stack.count_refused, lambda count: count > refused, patience=90)
+    assert len(stack.read_lines()) == before
     controller.volumes.refresh()
     wait_arrived(stack, controller, patience=90)
     assert controller.pid == pid
@@ -190,10 +193,10 @@ def test_outage_of_the_collector_loses_no_line_and_stops_no_sync(
     stack: Stack, controller: PodProcess, space: Namespace
 ) -> None:
     stack.stop_collector()
-    before = len(stack.lines())
+    before = len(stack.read_lines())
     for number in range(5):
-        sync(space, controller, f"down-{number}")
-    assert len(stack.lines()) == before
+        sync_secret(space, controller, f"down-{number}")
+    assert len(stack.read_lines()) == before
     stack.start_collector()
     wait_arrived(stack, controller, patience=90)
     assert not read_series(controller, "log_lines_lost_total")
@@ -201,7 +204,7 @@ def test_outage_of_the_collector_loses_no_line_and_stops_no_sync(
 
 def test_last_lines_arrive_before_the_process_ends(stack: Stack, controller: PodProcess) -> None:
     assert controller.stop() == 0
-    lines = printed(controller)
+    lines = read_printed_lines(controller)
     assert lines[-1]["message"] == "stopped"
     wait_arrived(stack, controller, patience=10)
 

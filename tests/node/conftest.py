@@ -1,4 +1,4 @@
-"""Give each worker one cluster with a node and one emulator; build the two images once for all workers."""
+"""Provide one cluster with a node and one emulator for each worker. Build the two images once for all workers."""
 
 import fcntl
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tools.local_cluster import ControlPlane
 
 HERE = Path(__file__).parent
 figures: list[str] = []
-"""What was measured on the way, for the README."""
+"""The figures that the tests measure. The README quotes some of them."""
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -25,13 +25,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Take over what a pytest-xdist worker measured."""
+    """Collect the figures of a pytest-xdist worker."""
     found = getattr(node, "workeroutput", {}).get("figures", [])
     figures.extend(figure for figure in found if figure not in figures)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the first test of a worker, which builds the images and starts the node, the time for it."""
+    """Raise the time limit of each test, because the first test of a worker builds the images and starts the node."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.timeout(900))
@@ -42,8 +42,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(figure)
 
 
-def _built_once(factory: pytest.TempPathFactory, worker: str, target: str) -> image.BuiltImage:
-    """Return the image of a target of the Containerfile, built by the first worker that asks for it."""
+def _build_once(factory: pytest.TempPathFactory, worker: str, target: str) -> image.BuiltImage:
+    """Return the image of a target of the Containerfile. The first worker that needs it builds it."""
     base = factory.getbasetemp()
     folder = base if worker == "master" else base.parent  # the workers' common folder
     made = folder / f"{target}.json"
@@ -57,14 +57,14 @@ def _built_once(factory: pytest.TempPathFactory, worker: str, target: str) -> im
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> image.BuiltImage:
-    made = _built_once(tmp_path_factory, worker_id, "controller")
+    made = _build_once(tmp_path_factory, worker_id, "controller")
     figures.append(f"image: {made.own_packed / 1e6:.1f} MB packed, {made.own_unpacked / 1e6:.1f} MB unpacked")
     return made
 
 
 @pytest.fixture(scope="session")
 def built_test(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> image.BuiltImage:
-    return _built_once(tmp_path_factory, worker_id, "test")
+    return _build_once(tmp_path_factory, worker_id, "test")
 
 
 @pytest.fixture(scope="session")

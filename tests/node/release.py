@@ -1,4 +1,4 @@
-"""The chart on a node: installed, upgraded and removed by helm, its pod looked at by kubectl."""
+"""Install, upgrade and uninstall the chart on a node with helm, and read its pods with kubectl."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ class Release:
 
     @property
     def full_name(self) -> str:
-        """As the chart names the release's objects."""
+        """The name of the release's objects in the chart."""
         return f"{self.name}-akv-secret-store"
 
     @property
@@ -41,59 +41,61 @@ class Release:
         return f"system:serviceaccount:{self.namespace}:{self.full_name}"
 
     def make_namespace(self) -> None:
-        """Its namespace, in which only pods of the restricted Pod Security level may run."""
+        """Create the release's namespace. It enforces the Pod Security level "restricted"."""
         self.plane.kubectl("create", "namespace", self.namespace)
         self.plane.kubectl("label", "namespace", self.namespace, "pod-security.kubernetes.io/enforce=restricted")
 
     def install(self, *flags: str) -> str:
-        """helm install --wait; what it prints."""
+        """Run `helm install --wait`. Return its output."""
         return self._helm("install", self.name, *self._chart(), *flags)
 
     def upgrade(self, *flags: str) -> None:
-        """helm upgrade --wait, of this very chart with other values."""
+        """Run `helm upgrade --wait` with the same chart and these flags."""
         self._helm("upgrade", self.name, *self._chart(), *flags)
 
     def rollback(self) -> None:
-        """helm rollback --wait, to the revision before."""
+        """Run `helm rollback --wait` to the previous revision."""
         self._helm("rollback", self.name, "--wait")
 
     def uninstall(self) -> None:
-        """helm uninstall --wait."""
+        """Run `helm uninstall --wait`."""
         self._helm("uninstall", self.name, "--wait")
 
     def test(self) -> str:
-        """helm test --logs; what it prints. `helm.HelmError` where the test failed."""
+        """Run `helm test --logs`. Return its output. Raise `helm.HelmError` if the test fails."""
         return self._helm("test", self.name, "--logs")
 
     def kubectl(self, *args: str, check: bool = True) -> str:
-        """kubectl as cluster-admin, in the release's namespace."""
+        """Run kubectl as cluster-admin in the release's namespace."""
         return self.plane.kubectl("--namespace", self.namespace, *args, check=check)
 
     @property
     def selector(self) -> str:
-        """Of the controller's pods."""
+        """The label selector of the controller's pods."""
         return f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component=controller"
 
-    def pods(self) -> list[Pod]:
-        """Return the controller's, as they are now."""
+    def list_pods(self) -> list[Pod]:
+        """Return the controller's current pods."""
         found = json.loads(self.kubectl("get", "pods", "--selector", self.selector, "--output", "json"))["items"]
         return list(found)
 
-    def pod(self) -> Pod:
-        """Return the controller's pod, once there is one alone and it is Ready."""
-        [pod] = eventually(self.pods, lambda found: len(found) == 1 and ready(found[0]), PATIENCE)
+    def wait_pod(self) -> Pod:
+        """Wait until the controller has exactly one pod and it is Ready. Return this pod."""
+        [pod] = eventually(self.list_pods, lambda found: len(found) == 1 and is_ready(found[0]), PATIENCE)
         return dict(pod)
 
-    def ended(self, restarts: int) -> Pod:
-        """How the container ended the last time, once it was started again for the `restarts`th time."""
+    def wait_restart(self, restarts: int) -> Pod:
+        """Wait until the container's restart count has this value. Return the state in which it terminated before."""
         status = eventually(
-            lambda: self.pod()["status"]["containerStatuses"][0], lambda it: it["restartCount"] == restarts, PATIENCE
+            lambda: self.wait_pod()["status"]["containerStatuses"][0],
+            lambda it: it["restartCount"] == restarts,
+            PATIENCE,
         )
         return dict(status["lastState"]["terminated"])
 
-    def ends(self) -> list[Pod]:
-        """How the container of each pod that is to stay ended the last time, if it was started again."""
-        staying = (pod for pod in self.pods() if "deletionTimestamp" not in pod["metadata"])
+    def list_terminations(self) -> list[Pod]:
+        """Return the last terminated state of each restarted container, except those of pods that are being deleted."""
+        staying = (pod for pod in self.list_pods() if "deletionTimestamp" not in pod["metadata"])
         containers = (each for pod in staying for each in pod["status"].get("containerStatuses", []))
         return [each["lastState"]["terminated"] for each in containers if "terminated" in each["lastState"]]
 
@@ -109,7 +111,10 @@ class Release:
             raise helm.HelmError(f"{error}; {self._describe_pods()}\n{self._describe_events()}") from error
 
     def _describe_pods(self) -> str:
-        """Return one line, which a test's summary shows whole: helm does not say what it waited for."""
+        """Return the states of the pods, because helm does not report the pods that it waited for.
+
+        The result is one line, because the summary of a test shows only complete lines.
+        """
         pods = json.loads(self.kubectl("get", "pods", "--output=json"))["items"]
         states = {pod["metadata"]["name"]: pod["status"].get("containerStatuses", pod["status"]) for pod in pods}
         return f"its pods: {json.dumps(states)}"
@@ -118,8 +123,8 @@ class Release:
         return self.kubectl("get", "events", "--sort-by=.lastTimestamp", check=False)
 
 
-def ready(pod: Pod) -> bool:
-    """Whether it is Ready and not on its way out."""
+def is_ready(pod: Pod) -> bool:
+    """Return whether a pod is Ready and is not being deleted."""
     conditions = pod["status"].get("conditions", [])
     return "deletionTimestamp" not in pod["metadata"] and any(
         (each["type"], each["status"]) == ("Ready", "True") for each in conditions

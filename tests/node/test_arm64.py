@@ -1,4 +1,4 @@
-"""The controller on arm64, in an emulation with the Debian packages and wheels of that architecture."""
+"""Test the controller on arm64 in an emulator, with the Debian packages and wheels of that architecture."""
 
 import os
 import shutil
@@ -17,9 +17,9 @@ from tools.local_cluster import ControlPlane
 from tools.local_cluster.nodes import system_packages
 
 PATIENCE = 120.0
-"""Seconds; the emulation makes everything about ten times slower."""
+"""Seconds. The emulation is about ten times slower than the machine."""
 START_SECONDS = 400.0
-"""To import the controller takes 11 s of CPU in the emulation."""
+"""Seconds. The import of the controller takes 11 s of CPU in the emulation."""
 ROOT = Path(__file__).parents[2]
 _IMPORT_ALL = """
 import importlib, pkgutil, platform, controller
@@ -32,7 +32,7 @@ for found in pkgutil.walk_packages(controller.__path__, "controller."):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Provide the files of an image for arm64, with the emulator in it."""
+    """Provide the files of an image for arm64 and the emulator."""
     system_packages.require(system_packages.ARM64)
     folder = tmp_path_factory.mktemp("arm64")
     root, wheels = folder / "root", folder / "wheels"
@@ -51,7 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def python(root: Path, tmp_path: Path) -> Path:
-    """Provide a program that runs the image's Python, and that this Python uses as `sys.executable`."""
+    """Provide a program that runs the image's Python. `sys.executable` of this Python is the program."""
     program = tmp_path / "python3"
     emulated = f"{root}/qemu-aarch64-static -0 {program} -L {root} {root}/usr/bin/python{debian_base.PYTHON}"
     program.write_text(f'#!/bin/sh\nPYTHONHOME={root}/usr PYTHONPATH={root}/app exec {emulated} "$@"\n')

@@ -1,4 +1,4 @@
-"""chart-testing installs the chart with its defaults, waits for the Deployment, runs `helm test` and removes it all."""
+"""Test that chart-testing installs the chart with its defaults, runs `helm test` and uninstalls the chart."""
 
 import os
 import subprocess

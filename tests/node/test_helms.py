@@ -1,4 +1,4 @@
-"""A release with helm 3, with helm 4, and one that helm 3 installs and helm 4 upgrades."""
+"""Test releases with helm 3, with helm 4, and with helm 3 for the installation and helm 4 for the upgrade."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tools.local_cluster.programs import assets
 Helm = Callable[[], Path]
 
 
-def helm_4() -> Path:
+def find_helm_4() -> Path:
     return assets.tool("helm")
 
 
@@ -25,11 +25,11 @@ def helm_4() -> Path:
     ("name", "first", "then"),
     [
         ("three", helm.find_executable, helm.find_executable),
-        ("four", helm_4, helm_4),
-        ("both", helm.find_executable, helm_4),
+        ("four", find_helm_4, find_helm_4),
+        ("both", helm.find_executable, find_helm_4),
     ],
 )
-def test_release_works_with_each_helm_and_its_secret_outlives_it(
+def test_release_works_with_each_helm_and_its_secret_remains(
     plane: ControlPlane, emulator: Emulator, tmp_path: Path, name: str, first: Helm, then: Helm
 ) -> None:
     release = Release(plane, emulator, tmp_path, name, first())
@@ -62,13 +62,13 @@ def test_release_works_with_each_helm_and_its_secret_outlives_it(
 def test_helm_3_and_helm_4_render_the_same_manifests() -> None:
     chart = ["template", helm.RELEASE, str(helm.CHART), "--namespace", helm.RELEASE, "--include-crds"]
     three, four = (
-        list(yaml.safe_load_all(helm.run(chart, executable=each()))) for each in (helm.find_executable, helm_4)
+        list(yaml.safe_load_all(helm.run(chart, executable=each()))) for each in (helm.find_executable, find_helm_4)
     )
     assert four == three
-    helm.run(["lint", "--strict", str(helm.CHART)], executable=helm_4())
+    helm.run(["lint", "--strict", str(helm.CHART)], executable=find_helm_4())
 
 
-def test_helm_4_refuses_a_wrong_value_by_its_path() -> None:
+def test_helm_4_names_the_path_of_a_wrong_value() -> None:
     wrong = ["template", str(helm.CHART), "--set", "image.digests=x"]
     with pytest.raises(helm.HelmError, match=r"(?s)image.*digests"):
-        helm.run(wrong, executable=helm_4())
+        helm.run(wrong, executable=find_helm_4())

@@ -1,4 +1,4 @@
-"""`helm test` of a release on a node, with its own vault and with a user's. The tests depend on their order."""
+"""Test `helm test` on a node with its own vault and with a user's vault. The tests depend on their order."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def tested(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def users_vault(tested: Release) -> dict[str, str]:
-    """Return the values of a test that uses an existing vault."""
+    """Provide the values of a `helm test` that uses an existing vault."""
     emulator = tested.emulator
     emulator.add_vault(VAULT, TENANT)
     emulator.add_identity(CLIENT, TENANT)
@@ -51,14 +51,14 @@ def users_vault(tested: Release) -> dict[str, str]:
     }
 
 
-def verdict(tested: Release) -> str:
+def read_verdict(tested: Release) -> str:
     """Return the termination message of the test's Pod, which is also the last line of its log."""
     pod = json.loads(tested.kubectl("get", "pod", f"{tested.full_name}-test", "--output", "json"))
     [container] = pod["status"]["containerStatuses"]
-    said: str = container["state"]["terminated"]["message"]
+    message: str = container["state"]["terminated"]["message"]
     [*_, last] = tested.kubectl("logs", f"{tested.full_name}-test").splitlines()
-    assert last.partition(" ")[2] == said
-    return said
+    assert last.partition(" ")[2] == message
+    return message
 
 
 def list_leftovers(tested: Release) -> list[str]:
@@ -73,8 +73,8 @@ def list_leftovers(tested: Release) -> list[str]:
     ]
 
 
-def granted_rights(manifests: list[dict[str, Any]]) -> set[tuple[str, ...]]:
-    """Return the rights that the Roles of a test grant."""
+def list_granted_permissions(manifests: list[dict[str, Any]]) -> set[tuple[str, ...]]:
+    """Return the permissions that the Roles of a test grant."""
     roles = [each for each in manifests if each["kind"] == "Role" and "-test" in each["metadata"]["name"]]
     return {
         (verb, resource, name)
@@ -86,49 +86,49 @@ def granted_rights(manifests: list[dict[str, Any]]) -> set[tuple[str, ...]]:
     }
 
 
-def requested_rights(tested: Release) -> set[tuple[str, ...]]:
-    """Return the rights that the requests of the test's Pod needed."""
+def list_used_permissions(tested: Release) -> set[tuple[str, ...]]:
+    """Return the permissions that the requests of the test's Pod needed."""
     user = f"system:serviceaccount:{tested.namespace}:{tested.full_name}-test"
     lines = [json.loads(line) for line in tested.plane.audit_log.read_text().splitlines()]
     mine = [line for line in lines if line["user"]["username"] == user and "resource" in line.get("objectRef", {})]
     return {
-        # For the creation of an object, RBAC sees no name.
-        (line["verb"], where["resource"], "" if line["verb"] == "create" else where["name"])
+        # RBAC ignores the name of an object that is created.
+        (line["verb"], reference["resource"], "" if line["verb"] == "create" else reference["name"])
         for line in mine
-        for where in [line["objectRef"]]
+        for reference in [line["objectRef"]]
     }
 
 
 def test_helm_test_passes_with_its_own_vault(tested: Release) -> None:
     began = time.monotonic()
-    printed = tested.test()
+    output = tested.test()
     figures.append(f"helm test: {time.monotonic() - began:.0f} s")
-    said = "passed: a sample and its next version were synced byte for byte"
-    assert "Phase:          Succeeded" in printed
-    # helm gets the log of the Pod once for each hook.
-    assert printed.count(f"INFO {said}") == 2
-    assert verdict(tested) == said
+    message = "passed: a sample and its next version were synced byte for byte"
+    assert "Phase:          Succeeded" in output
+    # helm prints the log of the Pod once for each hook.
+    assert output.count(f"INFO {message}") == 2
+    assert read_verdict(tested) == message
     assert list_leftovers(tested) == []
     of_test = ("--selector", "app.kubernetes.io/component=test", "--output", "name")
     assert not tested.kubectl("get", "serviceaccounts,roles,rolebindings,configmaps", *of_test)
 
 
-def test_granted_rights_equal_those_that_the_test_needed(tested: Release) -> None:
-    granted = granted_rights(
+def test_permissions_of_helm_test_equal_the_used_ones(tested: Release) -> None:
+    granted = list_granted_permissions(
         render(
             *version_flags(tested.plane), version=tested.plane.version, release="tested", namespace="tested", tests=True
         )
     )
     assert len(granted) == 11
-    assert eventually(lambda: requested_rights(tested), lambda found: len(found) >= len(granted)) == granted
+    assert eventually(lambda: list_used_permissions(tested), lambda found: len(found) >= len(granted)) == granted
 
 
-def test_controller_drops_the_cloud_of_the_test_afterwards(tested: Release) -> None:
-    def cloud_messages() -> list[str]:
+def test_controller_removes_the_cloud_of_a_finished_helm_test(tested: Release) -> None:
+    def list_cloud_messages() -> list[str]:
         lines = tested.kubectl("logs", f"deployment/{tested.full_name}").splitlines()
         return [message for line in lines if (message := json.loads(line)["message"]).startswith("clouds of a test")]
 
-    assert eventually(cloud_messages, lambda found: len(found) >= 2, 120) == [
+    assert eventually(list_cloud_messages, lambda found: len(found) >= 2, 120) == [
         "clouds of a test: helm-test",
         "clouds of a test: none",
     ]
@@ -158,10 +158,10 @@ def test_failed_helm_test_reports_the_cause_and_leaves_no_objects(
     configure(tested, users_vault, **changes)
     with pytest.raises(helm.HelmError, match=r"pod tested-akv-secret-store-test failed"):
         tested.test()
-    said = verdict(tested)
-    assert said.startswith("failed: the Secret tested/tested-akv-secret-store-test ")
+    message = read_verdict(tested)
+    assert message.startswith("failed: the Secret tested/tested-akv-secret-store-test ")
     for word in [*words, "kubectl --namespace tested logs deployment/tested-akv-secret-store"]:
-        assert word in said
+        assert word in message
     assert VALUE not in tested.kubectl("logs", "tested-akv-secret-store-test")
     assert list_leftovers(tested) == []
 
@@ -170,14 +170,16 @@ def test_failed_helm_test_reports_the_cause_and_leaves_no_objects(
 def test_uninstall_removes_the_pod_and_the_sample_of_a_killed_helm_test(
     tested: Release, flags: tuple[str, ...], ready: str
 ) -> None:
-    """The Pod runs, or the kubelet cannot pull its image. Its node runs nothing for the uninstall."""
+    """Kill helm while the Pod runs or waits for its image. The uninstallation starts no Pod on the node."""
     tested.upgrade(*flags)
     executable = str(tested.executable or helm.find_executable())
     at = ("--namespace", tested.namespace, "--kubeconfig", str(tested.plane.kubeconfig))
-    before = pod_of_test(tested).get("metadata", {}).get("uid", "")
+    before = read_test_pod(tested).get("metadata", {}).get("uid", "")
     with subprocess.Popen([executable, "test", tested.name, *at], stdout=subprocess.DEVNULL) as running:
         try:
-            pod = eventually(lambda: pod_of_test(tested), lambda found: has_begun(found, ready, before), 60)
+            pod = eventually(
+                lambda: read_test_pod(tested), lambda found: has_status_of_new_pod(found, ready, before), 60
+            )
             if ready == "True":
                 eventually(lambda: list_leftovers(tested), lambda found: len(found) > 1, 60)
         finally:
@@ -186,19 +188,19 @@ def test_uninstall_removes_the_pod_and_the_sample_of_a_killed_helm_test(
     began = time.monotonic()
     tested.uninstall()
     figures.append(f"helm uninstall beside a test's Pod: {time.monotonic() - began:.0f} s")
-    eventually(lambda: (list_leftovers(tested), pod_of_test(tested)), lambda found: found == ([], {}), 60)
+    eventually(lambda: (list_leftovers(tested), read_test_pod(tested)), lambda found: found == ([], {}), 60)
     tested.install()
 
 
-def pod_of_test(tested: Release) -> dict[str, Any]:
-    """Return the test's Pod; empty if there is none."""
+def read_test_pod(tested: Release) -> dict[str, Any]:
+    """Return the test's Pod, or an empty dict if it does not exist."""
     text = tested.kubectl("get", "pod", f"{tested.full_name}-test", "--output", "json", "--ignore-not-found")
     found: dict[str, Any] = json.loads(text or "{}")
     return found
 
 
-def has_begun(pod: dict[str, Any], ready: str, before: str) -> bool:
-    """Return whether it is another Pod than before, and the kubelet has reported its container as ready or not."""
+def has_status_of_new_pod(pod: dict[str, Any], ready: str, before: str) -> bool:
+    """Return whether the Pod is not the one before and the kubelet has reported this readiness of its container."""
     if not pod or pod["metadata"]["uid"] == before or not pod["status"].get("containerStatuses"):
         return False
     conditions = {each["type"]: each["status"] for each in pod["status"]["conditions"]}

@@ -1,4 +1,4 @@
-"""The images: reproducible builds that contain only what their programs need."""
+"""Test that the images are reproducible and contain only the files that their programs need."""
 
 import json
 import re
@@ -18,25 +18,25 @@ MAX_PACKED = 25e6
 @pytest.fixture(scope="module")
 def config(built: image.BuiltImage) -> dict[str, Any]:
     with tarfile.open(built.archive) as archive:
-        manifest = _json(archive, built.digest)
-        return _json(archive, manifest["config"]["digest"])
+        manifest = _read_json(archive, built.digest)
+        return _read_json(archive, manifest["config"]["digest"])
 
 
 @pytest.fixture(scope="module")
-def own(built: image.BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tarfile.TarFile]:
-    """Provide the layer on top of the base."""
+def own_layer(built: image.BuiltImage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tarfile.TarFile]:
+    """Provide the layer above the base image."""
     with tarfile.open(built.archive) as archive:
-        digest = _json(archive, built.digest)["layers"][-1]["digest"]
-        with tarfile.open(fileobj=archive.extractfile(_path(digest))) as layer:
+        digest = _read_json(archive, built.digest)["layers"][-1]["digest"]
+        with tarfile.open(fileobj=archive.extractfile(_blob_path(digest))) as layer:
             yield layer
 
 
-def _path(digest: str) -> str:
+def _blob_path(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/')}"
 
 
-def _json(archive: tarfile.TarFile, digest: str) -> dict[str, Any]:
-    file = archive.extractfile(_path(digest))
+def _read_json(archive: tarfile.TarFile, digest: str) -> dict[str, Any]:
+    file = archive.extractfile(_blob_path(digest))
     assert file is not None
     found: dict[str, Any] = json.load(file)
     return found
@@ -57,10 +57,10 @@ def test_image_has_labels_entrypoint_and_an_unprivileged_user(config: dict[str, 
     assert len(labels["revision"].removesuffix("-dirty")) == 40
 
 
-def test_image_contains_the_controller_without_tests_and_tools(own: tarfile.TarFile) -> None:
-    names = {name for name in own.getnames() if not name.endswith("/")}
-    # buildah leaves empty files and folders where it mounted its own for a RUN.
-    assert {entry.name for entry in own if entry.name.split("/")[0] != "app" and entry.size} == set()
+def test_image_contains_the_controller_without_tests_and_tools(own_layer: tarfile.TarFile) -> None:
+    names = {name for name in own_layer.getnames() if not name.endswith("/")}
+    # buildah leaves empty files and folders at its mount points of a RUN.
+    assert {entry.name for entry in own_layer if entry.name.split("/")[0] != "app" and entry.size} == set()
     sources = {
         str(path.relative_to(ROOT)) for path in (ROOT / "controller").rglob("*.py") if "__pycache__" not in path.parts
     }
@@ -69,28 +69,30 @@ def test_image_contains_the_controller_without_tests_and_tools(own: tarfile.TarF
     } == sources
     unwanted = ("tests", "tools", "pip", "test")
     assert not [name for name in names if any(word in unwanted for word in name.split("/"))]
-    assert not any(entry.mode & 0o022 for entry in own.getmembers() if entry.isfile()), "another user can write"
+    assert not any(entry.mode & 0o022 for entry in own_layer.getmembers() if entry.isfile()), "another user can write"
 
 
-def test_image_contains_bytecode_of_all_modules_and_of_pythons_own(own: tarfile.TarFile) -> None:
-    """The official images of Python have no bytecode, and nothing can be written at run time."""
-    compiled = [re.sub(r"\.cpython-\d+\.opt-2\.pyc$", ".py", name) for name in own.getnames() if name.endswith(".pyc")]
+def test_image_contains_bytecode_of_all_modules_and_the_standard_library(own_layer: tarfile.TarFile) -> None:
+    """The official images of Python have no bytecode, and the file system is read-only at run time."""
+    compiled = [
+        re.sub(r"\.cpython-\d+\.opt-2\.pyc$", ".py", name) for name in own_layer.getnames() if name.endswith(".pyc")
+    ]
     assert all(name.startswith("app/bytecode/") and name.endswith(".py") for name in compiled)
-    sources = {name for name in own.getnames() if name.startswith("app/") and name.endswith(".py")}
+    sources = {name for name in own_layer.getnames() if name.startswith("app/") and name.endswith(".py")}
     assert {f"app/bytecode/{name}" for name in sources} <= set(compiled)
     others = [name for name in compiled if not name.startswith("app/bytecode/app/")]
     for module in ("asyncio/base_events.py", "ssl.py", "subprocess.py", "encodings/utf_8.py"):
         assert any(name.endswith(f"/{module}") for name in others), module
 
 
-def test_image_lacks_what_only_costs_memory(own: tarfile.TarFile) -> None:
-    assert not [name for name in own.getnames() if name.startswith("app/charset_normalizer/")]
+def test_image_lacks_unused_dependencies(own_layer: tarfile.TarFile) -> None:
+    assert not [name for name in own_layer.getnames() if name.startswith("app/charset_normalizer/")]
 
 
 def test_test_image_also_contains_its_two_tools(built_test: image.BuiltImage) -> None:
     with tarfile.open(built_test.archive) as archive:
-        digest = _json(archive, built_test.digest)["layers"][-1]["digest"]
-        with tarfile.open(fileobj=archive.extractfile(_path(digest))) as layer:
+        digest = _read_json(archive, built_test.digest)["layers"][-1]["digest"]
+        with tarfile.open(fileobj=archive.extractfile(_blob_path(digest))) as layer:
             sources = {name.removeprefix("app/") for name in layer.getnames() if name.endswith(".py")}
     folders = ("controller", "tools/keyvault_emulator", "tools/helm_test")
     ours = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
@@ -100,8 +102,8 @@ def test_test_image_also_contains_its_two_tools(built_test: image.BuiltImage) ->
 
 def test_image_has_neither_a_compiler_nor_pip(built: image.BuiltImage) -> None:
     with tarfile.open(built.archive) as archive:
-        for described in _json(archive, built.digest)["layers"]:
-            with tarfile.open(fileobj=archive.extractfile(_path(described["digest"]))) as layer:
+        for described in _read_json(archive, built.digest)["layers"]:
+            with tarfile.open(fileobj=archive.extractfile(_blob_path(described["digest"]))) as layer:
                 names = {Path(name).name for name in layer.getnames()}
                 assert not names & {"gcc", "cc", "pip", "pip3", "apt-get"}
 

@@ -1,4 +1,4 @@
-"""The local node: pods reach each other and the host, and the end of a node leaves no traces on the host."""
+"""Test that pods of the local node reach services and the host, and that a node leaves no traces on the host."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ with ControlPlane(with_node=True) as plane:
 SERVERS = ("kubelet", "kube-proxy", "kube-scheduler", "coredns", "containerd", "containerd-shim-runc-v2", "pause")
 
 
-def traces() -> dict[str, set[str]]:
+def list_traces() -> dict[str, set[str]]:
     """Return all traces that a node can leave on the host."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return {
@@ -38,18 +38,18 @@ def traces() -> dict[str, set[str]]:
         "mounts": {line.split(" ", 1)[1] for line in mounts},
         "cgroups": {str(path) for path in Path("/sys/fs/cgroup").glob("**/akv-node*")},
         "folders": {path for path in ("/var/lib/kubelet", "/var/lib/cni", "/etc/cni") if Path(path).exists()},
-        "processes": {path.name for path in Path("/proc").glob("[0-9]*") if program(path) in SERVERS},
+        "processes": {path.name for path in Path("/proc").glob("[0-9]*") if program_name(path) in SERVERS},
     }
 
 
-def program(process: Path) -> str:
-    return Path(command(process).split("\0")[0]).name
+def program_name(process: Path) -> str:
+    return Path(read_command_line(process).split("\0")[0]).name
 
 
-def command(process: Path) -> str:
+def read_command_line(process: Path) -> str:
     try:
         return (process / "cmdline").read_text()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended
         return ""
 
 
@@ -70,7 +70,7 @@ def test_pods_reach_dns_services_and_the_host(plane: ControlPlane) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_second_cluster_leaves_no_traces_on_the_host(plane: ControlPlane, tmp_path: Path, end: signal.Signals) -> None:
-    before = traces()
+    before = list_traces()
     with subprocess.Popen(
         [sys.executable, "-P", "-c", PARENT],
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -79,12 +79,12 @@ def test_second_cluster_leaves_no_traces_on_the_host(plane: ControlPlane, tmp_pa
     ) as parent:
         assert parent.stdout is not None
         folder = Path(parent.stdout.readline().strip())
-        during = traces()
+        during = list_traces()
         changed = {name for name in before if during[name] != before[name]}
         assert changed == {"interfaces", "routes", "cgroups", "processes"}
         parent.send_signal(end)
         parent.wait()
-        eventually(lambda: {name for name, found in traces().items() if found != before[name]}, lambda it: not it)
+        eventually(lambda: {name for name, found in list_traces().items() if found != before[name]}, lambda it: not it)
     eventually(folder.exists, lambda there: not there)
     assert list(tmp_path.iterdir()) == []
     plane.check()
@@ -128,8 +128,8 @@ def test_cluster_command_runs_a_node_and_reports_a_killed_kubelet(built: image.B
         done = cluster("kubectl", "--", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/it", "--timeout=30s")
         assert done.returncode == 0, done.stderr
         folder = home / "clusters" / "default"
-        kubelets = [path for path in Path("/proc").glob("[0-9]*") if program(path) == "kubelet"]
-        [kubelet] = [path for path in kubelets if str(folder) in command(path)]
+        kubelets = [path for path in Path("/proc").glob("[0-9]*") if program_name(path) == "kubelet"]
+        [kubelet] = [path for path in kubelets if str(folder) in read_command_line(path)]
         os.kill(int(kubelet.name), signal.SIGKILL)
         eventually((folder / "serve.log").read_text, lambda text: "kubelet ended with code -9" in text)
         eventually(lambda: cluster("status").returncode, lambda code: code == 1)

@@ -1,4 +1,4 @@
-"""A release from the images to a running Pod, as the workflow release.yml makes it."""
+"""Test a release as the workflow release.yml creates it, from the images to a running Pod."""
 
 import http.client
 import json
@@ -23,7 +23,7 @@ def password() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iterator[str]:
+def registry_path(tmp_path_factory: pytest.TempPathFactory, plane: ControlPlane) -> Iterator[str]:
     with local_registry.serve(tmp_path_factory.mktemp("registry"), plane.node.network.host) as address:
         yield f"{address}/akv"
 
@@ -36,12 +36,14 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def released(
     tmp_path_factory: pytest.TempPathFactory,
-    site: str,
+    registry_path: str,
     key: Path,
     built: image.BuiltImage,
     built_test: image.BuiltImage,
 ) -> Path:
-    return rehearsal.make_release(tmp_path_factory.mktemp("made"), site, [built.archive, built_test.archive], key)
+    return rehearsal.make_release(
+        tmp_path_factory.mktemp("made"), registry_path, [built.archive, built_test.archive], key
+    )
 
 
 def test_published_release_is_installed_and_tested(released: Path, plane: ControlPlane) -> None:
@@ -60,7 +62,9 @@ def test_every_artifact_is_signed_and_attested(released: Path, key: Path, capsys
     }
 
 
-def test_other_key_is_refused(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verification_with_another_key_fails(
+    released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = rehearsal.make_key(tmp_path).with_suffix(".pub")
     assert verify.main([str(released), f"--key={other}", "--plain-http"]) == 1
     assert "tools/verify-release: " in capsys.readouterr().err
@@ -88,7 +92,7 @@ def test_release_that_differs_from_the_registry_is_refused(
 def test_both_architectures_are_published_and_attested(
     key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By small images: what differs from the real ones is what is in their layers."""
+    """Use small images. They differ from the real ones only in the contents of their layers."""
     archives = [
         write_archive(tmp_path / f"{architecture}.tar", architecture=architecture, name=f"r.example/{layout.NAME}:1")
         for architecture in ("amd64", "arm64")
@@ -99,19 +103,19 @@ def test_both_architectures_are_published_and_attested(
         manifest = release_manifest.read(folder)
         [published] = [one for one in manifest.artifacts if one.repository == layout.NAME]
         assert f"valid: {manifest.reference(published)}" in capsys.readouterr().out
-        index = get(address, f"/v2/akv/{layout.NAME}/manifests/{published.tag}")
+        index = fetch_index(address, f"/v2/akv/{layout.NAME}/manifests/{published.tag}")
         assert oci.compute_digest(index) == published.digest
         assert {one["platform"]["architecture"]: one["digest"] for one in json.loads(index)["manifests"]} == {
             inventory.architecture: inventory.digest for inventory in map(image_contents.read_inventory, archives)
         }
-        # A bill of materials that is only in the folder is found out.
+        # The verification detects a bill of materials that differs from the published one.
         changed = folder / published.bills[next(reversed(published.bills))]
         changed.write_text(changed.read_text().replace("MIT", "BSD"))
         assert verify.main([str(folder), f"--key={key.with_suffix('.pub')}", "--plain-http"]) == 1
         assert f"its bill of materials is not {changed.relative_to(folder)}" in capsys.readouterr().err
 
 
-def get(address: str, path: str) -> bytes:
+def fetch_index(address: str, path: str) -> bytes:
     connection = http.client.HTTPConnection(address, timeout=10)
     try:
         connection.request("GET", path, headers={"Accept": oci.INDEX})

@@ -23,12 +23,12 @@ from tools.local_cluster.errors import ClusterError
 SYNCS = "secretsyncs.secret-sync.x-k8s.io"
 CRDS = (SYNCS, "secretproviderclasses.secrets-store.csi.x-k8s.io")
 
-# Idle it needs less than half of that, and one large Secret on its way several times its size.
+# The idle controller needs less than half of this limit. A large Secret needs several times its size during a sync.
 TIGHT = "96Mi"
 LARGE_SECRETS = 16
-# Seconds; the chart's default for one pod.
+# Seconds. The chart's default for one pod.
 LEASE_DURATION = 60.0
-# MiB, with the first connections to a vault and to Entra.
+# MiB, including the first connections to a vault and to Entra.
 MAX_RESIDENT = 58
 
 
@@ -40,8 +40,8 @@ def shop(release: Release) -> Iterator[Namespace]:
     namespace.remove()
 
 
-def stored(shop: Namespace) -> str:
-    """Return the resourceVersion, which changes with each write of the Secret."""
+def read_resource_version(shop: Namespace) -> str:
+    """Return the Secret's resourceVersion, which changes with each write."""
     version: str = shop.get("secret", "db")["metadata"]["resourceVersion"]
     return version
 
@@ -54,7 +54,7 @@ def assert_rotates(shop: Namespace, text: str) -> None:
 
 
 def test_default_values_run_in_a_restricted_namespace(release: Release) -> None:
-    pod = release.pod()
+    pod = release.wait_pod()
     created, ready = (
         datetime.fromisoformat(text)
         for text in (
@@ -73,7 +73,7 @@ def test_upgrade_job_completed(release: Release) -> None:
     assert [each["involvedObject"]["name"] for each in ended] == [f"{release.full_name}-crds"]
 
 
-def test_sample_is_synced(release: Release, shop: Namespace) -> None:
+def test_secretsync_is_synced(release: Release, shop: Namespace) -> None:
     shop.set_secret("db", "first")
     shop.apply(shop.provider_class("db"), shop.sync("db", {"password": "db"}))
     shop.wait_secret("db", {"password": "first"})
@@ -91,25 +91,25 @@ def test_probes_and_metrics_answer(release: Release) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     reconciles = "akv_secret_store_reconciles_total"
     for path, wanted in (("8081/healthz", "ok\n"), ("8081/readyz", "ok\n"), ("8080/metrics", reconciles)):
-        with opener.open(f"http://{release.pod()['status']['podIP']}:{path}", timeout=5) as answer:
+        with opener.open(f"http://{release.wait_pod()['status']['podIP']}:{path}", timeout=5) as answer:
             assert wanted in answer.read().decode()
 
 
 def test_memory_of_the_pod_is_far_below_its_limit(release: Release) -> None:
-    uid = release.pod()["metadata"]["uid"]
+    uid = release.wait_pod()["metadata"]["uid"]
 
-    def memory() -> int:
+    def read_memory() -> int:
         summary = json.loads(release.plane.kubectl("get", "--raw", "/api/v1/nodes/node/proxy/stats/summary"))
         [found] = [pod for pod in summary["pods"] if pod["podRef"]["uid"] == uid] or [{}]
         return int(found.get("memory", {}).get("workingSetBytes", 0))
 
-    used = eventually(memory, bool, 60)
+    used = eventually(read_memory, bool, 60)
     figures.append(f"memory of the pod (its cgroup's working set): {used / 2**20:.0f} MiB")
     assert used < 128 * 2**20
 
 
 def test_controller_needs_little_memory_with_the_python_of_the_image(release: Release) -> None:
-    status = release.kubectl("exec", release.pod()["metadata"]["name"], "--", "cat", "/proc/1/status")
+    status = release.kubectl("exec", release.wait_pod()["metadata"]["name"], "--", "cat", "/proc/1/status")
     [resident] = re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
     mebibytes = int(resident) / 2**10
     figures.append(f"resident memory of the controller in its pod, with one SecretSync: {mebibytes:.1f} MiB")
@@ -117,18 +117,18 @@ def test_controller_needs_little_memory_with_the_python_of_the_image(release: Re
 
 
 def test_deleted_pod_is_replaced_and_no_secret_is_written(release: Release, shop: Namespace) -> None:
-    before, pod = stored(shop), release.pod()["metadata"]["name"]
+    before, pod = read_resource_version(shop), release.wait_pod()["metadata"]["name"]
     release.kubectl("delete", "pod", pod)
-    assert release.pod()["metadata"]["name"] != pod
-    assert stored(shop) == before
+    assert release.wait_pod()["metadata"]["name"] != pod
+    assert read_resource_version(shop) == before
     assert_rotates(shop, "after-delete")
 
 
 def test_sigterm_ends_the_container_with_exit_code_0(release: Release) -> None:
-    pod = release.pod()["metadata"]["name"]
+    pod = release.wait_pod()["metadata"]["name"]
     asked = time.monotonic()
     release.kubectl("exec", pod, "--", "python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
-    ended = release.ended(1)
+    ended = release.wait_restart(1)
     assert (ended["reason"], ended["exitCode"]) == ("Completed", 0)
     assert time.monotonic() - asked < 20
     assert json.loads(release.kubectl("logs", pod, "--previous").splitlines()[-1])["message"] == "stopped"
@@ -138,55 +138,55 @@ def test_pod_killed_at_its_memory_limit_recovers_without_loss(
     release: Release, shop: Namespace, tmp_path: Path
 ) -> None:
     """The kernel kills a container above its memory limit, and the kubelet restarts it."""
-    before = stored(shop)
+    before = read_resource_version(shop)
     polls = ("--set", f"rotationPollIntervalInSeconds={POLL_INTERVAL}")
     release.upgrade(*polls, "--set", f"resources.limits.memory={TIGHT}", "--set", f"resources.requests.memory={TIGHT}")
     with fault_harness(
         InstalledRelease(release.plane, release.emulator, release.namespace, tmp_path), "one", "two"
     ) as shops:
-        assert not release.ends()
+        assert not release.list_terminations()
         shops.add_large_syncs(shops.namespaces["one"], LARGE_SECRETS)
-        eventually(release.ends, bool, PATIENCE)
+        eventually(release.list_terminations, bool, PATIENCE)
         shops.rotate_during(10)
-        assert {end["reason"] for end in release.ends()} == {"OOMKilled"}
-        release.upgrade(*polls)  # with the default limit of the chart
-        # A killed leader keeps its Lease: the next one waits for its end.
+        assert {end["reason"] for end in release.list_terminations()} == {"OOMKilled"}
+        release.upgrade(*polls)  # the chart's default limit applies again
+        # A killed leader does not release its Lease. The next leader waits until it expires.
         shops.assert_recovered(LEASE_DURATION + RECOVERY_TIME)
-        assert not release.ends()
+        assert not release.list_terminations()
     release.upgrade()
-    assert stored(shop) == before
+    assert read_resource_version(shop) == before
     assert_rotates(shop, "after-oom")
 
 
 def test_upgrade_updates_crds_and_rollback_restores_settings(release: Release, shop: Namespace) -> None:
-    before = stored(shop)
+    before = read_resource_version(shop)
     columns = "{.spec.versions[0].additionalPrinterColumns[*].name}"
 
-    def shown() -> str:
+    def read_columns() -> str:
         return release.plane.kubectl("get", "crd", SYNCS, "--output", f"jsonpath={columns}")
 
-    def level() -> str:
-        [container] = release.pod()["spec"]["containers"]
+    def read_log_level() -> str:
+        [container] = release.wait_pod()["spec"]["containers"]
         return next(str(each["value"]) for each in container["env"] if each["name"] == "LOG_LEVEL")
 
-    newest = shown()
+    newest = read_columns()
     older = [{"op": "remove", "path": "/spec/versions/0/additionalPrinterColumns"}]
     release.plane.kubectl("patch", "crd", SYNCS, "--type=json", "--patch", json.dumps(older))
-    assert shown() != newest
+    assert read_columns() != newest
     release.upgrade("--set", "logLevel=debug")
-    assert shown() == newest
-    assert level() == "debug"
-    assert stored(shop) == before
+    assert read_columns() == newest
+    assert read_log_level() == "debug"
+    assert read_resource_version(shop) == before
     assert_rotates(shop, "after-upgrade")
     release.rollback()
-    assert level() == "info"
+    assert read_log_level() == "info"
     assert_rotates(shop, "after-rollback")
 
 
 def test_uninstallation_keeps_crds_and_secrets(release: Release, shop: Namespace) -> None:
-    before = stored(shop)
+    before = read_resource_version(shop)
     release.uninstall()
-    assert stored(shop) == before
+    assert read_resource_version(shop) == before
     assert shop.get("secretsync", "db")
     for crd in CRDS:
         release.plane.kubectl("get", "crd", crd)
@@ -201,11 +201,11 @@ def test_uninstallation_keeps_crds_and_secrets(release: Release, shop: Namespace
 
 
 def test_another_release_continues_the_synchronization(plane: ControlPlane, release: Release, shop: Namespace) -> None:
-    before = stored(shop)
+    before = read_resource_version(shop)
     release.name = "another"
     release.install()
-    assert "another" in release.pod()["metadata"]["name"]
-    assert stored(shop) == before
+    assert "another" in release.wait_pod()["metadata"]["name"]
+    assert read_resource_version(shop) == before
     assert_rotates(shop, "after-reinstall")
 
 

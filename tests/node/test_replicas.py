@@ -1,4 +1,4 @@
-"""Two replicas on one node: a drain respects the disruption budget, and an eviction of the leader loses nothing."""
+"""Test a drain of the node and an eviction of the leader with two replicas and a disruption budget."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 
 from controller.kube.leader_election import RETRY_PERIOD
 from tests.node.conftest import figures
-from tests.node.release import PATIENCE, Pod, Release, ready
+from tests.node.release import PATIENCE, Pod, Release, is_ready
 from tests.support.cluster.harness import eventually
 from tests.support.cluster.namespace import Namespace
 from tools.keyvault_emulator import Emulator
@@ -38,19 +38,19 @@ def shop(pair: Release) -> Iterator[Namespace]:
     namespace.remove()
 
 
-def both_ready(pair: Release) -> list[Pod]:
-    return eventually(pair.pods, lambda found: [ready(pod) for pod in found] == [True, True], PATIENCE)
+def wait_both_ready(pair: Release) -> list[Pod]:
+    return eventually(pair.list_pods, lambda found: [is_ready(pod) for pod in found] == [True, True], PATIENCE)
 
 
-def lease(pair: Release) -> dict[str, Any]:
+def read_lease(pair: Release) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(pair.kubectl("get", "lease", pair.full_name, "--output", "json"))["spec"]
     return found
 
 
-def leader(pair: Release) -> str:
+def find_leader(pair: Release) -> str:
     """Return the name of the pod that leads."""
-    names = [str(pod["metadata"]["name"]) for pod in pair.pods()]
-    [found] = [name for name in names if lease(pair).get("holderIdentity", "").startswith(name)]
+    names = [str(pod["metadata"]["name"]) for pod in pair.list_pods()]
+    [found] = [name for name in names if read_lease(pair).get("holderIdentity", "").startswith(name)]
     return found
 
 
@@ -60,7 +60,7 @@ def assert_rotates(shop: Namespace, text: str, patience: float = PATIENCE) -> No
     shop.wait_secret("db", {"password": text}, patience)
 
 
-def written(shop: Namespace, since: str) -> list[str]:
+def list_watch_events(shop: Namespace, since: str) -> list[str]:
     """Return the watch events of the Secret after this resourceVersion."""
     where = f"/api/v1/namespaces/{shop.name}/secrets?watch=true&fieldSelector=metadata.name%3Ddb&timeoutSeconds=1"
     lines = shop.installed.plane.kubectl("get", "--raw", f"{where}&resourceVersion={since}").splitlines()
@@ -68,41 +68,43 @@ def written(shop: Namespace, since: str) -> list[str]:
 
 
 def test_drain_evicts_one_pod_but_not_the_last_one(pair: Release, shop: Namespace) -> None:
-    both_ready(pair)
+    wait_both_ready(pair)
     drain = ["drain", "node", "--ignore-daemonsets", f"--pod-selector={pair.selector}", "--timeout=15s"]
     with pytest.raises(ClusterError, match="violate the pod's disruption budget"):
         pair.plane.kubectl(*drain)
     # The replacement stays pending, because there is no second node.
-    left = eventually(pair.pods, lambda found: [ready(pod) for pod in found].count(True) == 1 and len(found) == 2)
+    left = eventually(
+        pair.list_pods, lambda found: [is_ready(pod) for pod in found].count(True) == 1 and len(found) == 2
+    )
     assert {pod["status"]["phase"] for pod in left} == {"Running", "Pending"}
     assert_rotates(shop, "drained")
     pair.plane.kubectl("uncordon", "node")
-    both_ready(pair)
+    wait_both_ready(pair)
     assert_rotates(shop, "uncordoned")
 
 
-def test_eviction_of_the_leader_makes_the_other_pod_lead(pair: Release, shop: Namespace) -> None:
-    both_ready(pair)
-    old, before = leader(pair), lease(pair)
+def test_other_pod_leads_after_an_eviction_of_the_leader(pair: Release, shop: Namespace) -> None:
+    wait_both_ready(pair)
+    old, before = find_leader(pair), read_lease(pair)
     stored = shop.get("secret", "db")["metadata"]["resourceVersion"]
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": old, "namespace": pair.namespace}}
     path = f"/api/v1/namespaces/{pair.namespace}/pods/{old}/eviction"
     pair.plane.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
-    # Without a leader, or with either one, the value arrives within the retry period of a follower.
+    # The value arrives within the retry period of a follower, with or without a leader.
     assert_rotates(shop, "evicted", patience=RETRY_PERIOD + 3)
-    after = eventually(lambda: lease(pair), lambda found: found["leaseTransitions"] > before["leaseTransitions"])
+    after = eventually(lambda: read_lease(pair), lambda found: found["leaseTransitions"] > before["leaseTransitions"])
     gap = datetime.fromisoformat(after["acquireTime"]) - datetime.fromisoformat(before["renewTime"])
-    both_ready(pair)
-    new = leader(pair)
+    wait_both_ready(pair)
+    new = find_leader(pair)
     assert new != old
     assert_rotates(shop, "after")
-    assert written(shop, stored) == ["MODIFIED", "MODIFIED"]
-    assert writers_since(pair, after["acquireTime"]) == {new}
+    assert list_watch_events(shop, stored) == ["MODIFIED", "MODIFIED"]
+    assert list_writers_since(pair, after["acquireTime"]) == {new}
     figures.append(f"leader evicted: another led {gap.total_seconds():.1f} s after its last renewal")
     assert gap < timedelta(seconds=2 * RETRY_PERIOD + 3)
 
 
-def writers_since(pair: Release, moment: str) -> set[str]:
+def list_writers_since(pair: Release, moment: str) -> set[str]:
     """Return the pods that sent a request to change a Secret after this time, except dry runs."""
     found = set()
     for line in pair.plane.audit_log.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Install the chart beside SSE and the CSI driver. Their CRDs stay theirs, and their objects continue to work."""
+"""Install the chart beside SSE and the CSI driver. Their CRDs keep their metadata, and their objects still work."""
 
 import json
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ Manifest = dict[str, Any]
 
 
 @pytest.fixture
-def theirs(plane: ControlPlane) -> Iterator[list[Manifest]]:
-    """Provide the CRDs of both, each with its own labels, annotations and field manager."""
+def foreign_crds(plane: ControlPlane) -> Iterator[list[Manifest]]:
+    """Provide the CRDs of SSE and the CSI driver with their own labels, annotations and field managers."""
     every = [crd["metadata"]["name"] for crd in crds.build_all()]
     plane.kubectl("delete", "crd", *every, "--ignore-not-found")
     made = upstream_crds.build_upstream_crds()
@@ -38,13 +38,13 @@ def theirs(plane: ControlPlane) -> Iterator[list[Manifest]]:
     plane.kubectl("delete", "crd", *every)
 
 
-def served(plane: ControlPlane, name: str) -> Manifest:
+def read_crd(plane: ControlPlane, name: str) -> Manifest:
     found: Manifest = json.loads(plane.kubectl("get", "crd", name, "--output=json", "--show-managed-fields"))
     return found
 
 
 def test_installation_beside_sse_keeps_its_crds_and_objects(
-    plane: ControlPlane, emulator: Emulator, theirs: list[Manifest], tmp_path: Path
+    plane: ControlPlane, emulator: Emulator, foreign_crds: list[Manifest], tmp_path: Path
 ) -> None:
     release = Release(plane, emulator, tmp_path, "over-sse")
     shop = Namespace(release)
@@ -52,15 +52,15 @@ def test_installation_beside_sse_keeps_its_crds_and_objects(
     shop.apply(shop.provider_class("db"), shop.sync("db", {"password": "db"}, theirOwn="kept"))
     apply_as_sse(shop, "db", {"password": "sse"})
     secret = shop.get("secret", "db")
-    syncs, classes = served(plane, SYNCS), served(plane, CLASSES)
+    syncs, classes = read_crd(plane, SYNCS), read_crd(plane, CLASSES)
 
     release.make_namespace()
     release.install()
     shop.wait_reason("db", Reason.UP_TO_DATE)
     assert shop.get("secret", "db") == secret
     assert shop.get("secretsync", "db")["spec"]["theirOwn"] == "kept"
-    assert served(plane, CLASSES) == classes
-    widened = served(plane, SYNCS)
+    assert read_crd(plane, CLASSES) == classes
+    widened = read_crd(plane, SYNCS)
     assert widened["spec"] != syncs["spec"]
     for part in ("labels", "annotations", "uid"):
         assert widened["metadata"][part] == syncs["metadata"][part]
@@ -71,15 +71,16 @@ def test_installation_beside_sse_keeps_its_crds_and_objects(
     before = shop.get("secret", "db")
     release.uninstall()
     release.name, release.executable = "over-sse-again", assets.tool("helm")
-    assert served(plane, SYNCS)["metadata"]["annotations"] == syncs["metadata"]["annotations"]
-    # This helm would overwrite CRDs of others, and is refused. With the option to skip them, it leaves them unchanged.
+    assert read_crd(plane, SYNCS)["metadata"]["annotations"] == syncs["metadata"]["annotations"]
+    # helm 4 uses server-side apply for CRDs, and the API server reports a conflict. With this option, helm leaves
+    # existing CRDs unchanged.
     with pytest.raises(helm.HelmError, match=r'conflict with "csi-installer"'):
         release.install()
     release.install("--server-side=false")
     assert shop.get("secret", "db") == before
     assert_rotates(shop, "ours-again")
     release.uninstall()
-    assert (served(plane, CLASSES), shop.get("secretsync", "db")["spec"]["theirOwn"]) == (classes, "kept")
+    assert (read_crd(plane, CLASSES), shop.get("secretsync", "db")["spec"]["theirOwn"]) == (classes, "kept")
     shop.wait_secret("db", {"password": "ours-again"})
     shop.remove()
     plane.kubectl("delete", "namespace", release.namespace, "--wait=false")

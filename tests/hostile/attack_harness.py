@@ -1,4 +1,4 @@
-"""Provide a control plane under attack, and the invariants that hold after every attack."""
+"""Provide a control plane with attackers, and check the invariants that hold after every attack."""
 
 import contextlib
 import io
@@ -35,13 +35,13 @@ from tools.pods.pod_process import PodProcess
 
 POLL = 2
 SETTINGS = {"ROTATION_POLL_INTERVAL": str(POLL), "DRIFT_INTERVAL": "5"}
-# Seconds after which a neighbour's new value has arrived, whatever the attack: the bound of SECURITY.md.
+# Seconds in which a neighbour's new value must arrive during any attack. SECURITY.md promises this limit.
 IN_TIME = POLL + 10.0
-# So large that it is parsed in a thread, where it competes with what attackers have parsed.
+# The controller parses such a large class in a thread, as it does with large classes of the attackers.
 LARGE_OBJECTS = "array:\n  - |\n    objectName: a\n    objectType: secret\n" + "# a comment\n" * (SMALL // 10)
-# What the attackers look for besides synced values: Secrets that the controller never wrote.
-TREASURE = "treasure-7c31"
-CLUSTERS_OWN = ("kube-system", "kube-public", "kube-node-lease")
+# The value of Secrets that the controller never wrote. Attackers try to read it.
+UNSYNCED_VALUE = "unsynced-7c31"
+KUBERNETES_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease")
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _LEASES = "/apis/coordination.k8s.io/v1/leases"
 _numbers = itertools.count(1)
@@ -49,52 +49,52 @@ Attack = Callable[[], None]
 
 
 class Attacker(TokenThief):
-    """An account whose every answer is kept, so that the closing check can search what it has seen."""
+    """An account of an attacker. The harness keeps its responses, and the closing check searches them for values."""
 
-    def __init__(self, arena: "Arena", namespace: str, account: str) -> None:
-        super().__init__(arena.plane, namespace, account)
-        self._arena = arena
+    def __init__(self, harness: "AttackHarness", namespace: str, account: str) -> None:
+        super().__init__(harness.plane, namespace, account)
+        self._harness = harness
 
     def send(
         self, method: str, path: str, body: Any = None, kind: str = "application/json", accept: str = "application/json"
     ) -> ThiefResponse:
-        """Send a request and keep the answer."""
+        """Send a request and keep the response."""
         answer = super().send(method, path, body, kind, accept)
-        self._arena.seen.append((f"{method} {path}: {answer.status}", answer.text))
+        self._harness.responses.append((f"{method} {path}: {answer.status}", answer.text))
         return answer
 
 
-class Arena:
-    """A release at work, two neighbours whose values must arrive in time, and a namespace of the attackers."""
+class AttackHarness:
+    """A running release, two neighbours whose values must arrive in time, and a namespace of the attackers."""
 
     def __init__(self, installed: InstalledRelease, controller: PodProcess) -> None:
         self.installed, self.controller = installed, controller
         self.plane, self.emulator = installed.plane, installed.emulator
         self.attacked = Namespace(installed)
-        self.neighbours = [self._neighbour() for _ in range(2)]
-        self.seen: list[tuple[str, str]] = []
-        """What attackers were answered, by request; the closing check searches and forgets it."""
+        self.neighbours = [self._create_neighbour() for _ in range(2)]
+        self.responses: list[tuple[str, str]] = []
+        """The responses to the attackers' requests. The closing check searches and clears them."""
         for name in (*(each.name for each in self.neighbours), "kube-system"):
-            create_object(self.plane, f"namespaces/{name}/secrets", "theirs", stringData={"key": TREASURE})
+            create_object(self.plane, f"namespaces/{name}/secrets", "theirs", stringData={"key": UNSYNCED_VALUE})
         self.pid = controller.pid
         _, _, release, account = installed.user.split(":")
         self.thief = Attacker(self, release, account)
-        self.editor = self._attacker("editor", "edit", self.attacked.name)
-        self.viewer = self._attacker("viewer", "view", self.neighbours[0].name)
-        self._limit = memory_limit(installed)
-        self._lease = self._holder()
-        self._foreign = self._foreign_objects()
-        self._own_leases = self._leases()
+        self.editor = self._create_attacker("editor", "edit", self.attacked.name)
+        self.viewer = self._create_attacker("viewer", "view", self.neighbours[0].name)
+        self._limit = read_memory_limit(installed)
+        self._leader = self._read_leader()
+        self._foreign = self._list_foreign_objects()
+        self._own_leases = self._list_leases()
 
-    def _neighbour(self) -> Namespace:
+    def _create_neighbour(self) -> Namespace:
         found = Namespace(self.installed)
         found.set_secret("a", f"{found.name}-first")
         found.apply(found.provider_class(objects=LARGE_OBJECTS), found.sync("s", {"k": "a"}))
         found.wait_secret("s", {"k": f"{found.name}-first"})
         return found
 
-    def carry_out(self, attacks: Mapping[str, Attack]) -> None:
-        """Carry out attacks one after the other; the name of one that fails is in the error."""
+    def run_attacks(self, attacks: Mapping[str, Attack]) -> None:
+        """Run attacks one after the other. Add the name of a failed attack to its error."""
         for name, attack in attacks.items():
             try:
                 attack()
@@ -110,12 +110,12 @@ class Arena:
         eventually(lambda: self.attacked.list_names("secretsync"), lambda names: not names)
 
     def remove(self) -> None:
-        """Delete what the arena has created."""
+        """Delete the namespaces that the harness has created."""
         for space in (self.attacked, *self.neighbours):
             space.remove()
 
-    def _attacker(self, name: str, role: str, namespace: str) -> Attacker:
-        """Create a ServiceAccount that has one ClusterRole in a namespace, and act as it."""
+    def _create_attacker(self, name: str, role: str, namespace: str) -> Attacker:
+        """Create a ServiceAccount with one ClusterRole in a namespace. Return it as an attacker."""
         at = ("--namespace", namespace)
         self.plane.kubectl("create", "serviceaccount", name, *at)
         self.plane.kubectl(
@@ -126,48 +126,49 @@ class Arena:
         eventually(lambda: found.send("GET", path).status, lambda status: status == 200)
         return found
 
-    def force(self, name: str) -> None:
-        """Have a SecretSync of the attackers' namespace ask its vault now; sooner than kubectl would."""
+    def force_sync(self, name: str) -> None:
+        """Force a sync of a SecretSync in the attackers' namespace. This request is faster than kubectl."""
         path = f"{KIND_PATHS['secretsync'].format(self.attacked.name)}/{name}"
         sync = decode_nested_json(self.plane.request("GET", path)[1])
         sync["spec"]["forceSynchronization"] = f"now-{time.monotonic_ns()}"
-        self.plane.request("PUT", path, sync)  # a conflict with a status is no matter: the next one is forced again
+        # A conflict with a status is harmless, because the next attack forces a sync again.
+        self.plane.request("PUT", path, sync)
 
-    def wait_answer(self, name: str) -> str:
-        """Wait for the status of a SecretSync of the attackers; return its message. A failure of our own is none."""
+    def wait_status(self, name: str) -> str:
+        """Wait for the status of an attackers' SecretSync. Fail on an internal error. Return the message."""
         reason, message = eventually(lambda: self.attacked.ready_condition(name), lambda found: found[0], patience=60)
         assert reason != Reason.INTERNAL_ERROR, f"{name}: {message}"
         return message
 
     # Neighbours
 
-    def arrivals(self) -> list[float]:
-        """Give each neighbour a new value; return the seconds until each of the Secrets has it."""
+    def measure_arrivals(self) -> list[float]:
+        """Set a new value in each neighbour's vault. Return the seconds until each Secret has it."""
         with ThreadPoolExecutor(len(self.neighbours)) as pool:
-            return list(pool.map(self._arrival, self.neighbours))
+            return list(pool.map(self._measure_arrival, self.neighbours))
 
-    def _arrival(self, space: Namespace) -> float:
+    def _measure_arrival(self, space: Namespace) -> float:
         text = f"{space.name}-{next(_numbers)}"
         space.set_secret("a", text)
         began = time.monotonic()
         space.wait_secret("s", {"k": text}, patience=120)
         return time.monotonic() - began
 
-    def new_namespace(self) -> float:
-        """Return the seconds in which a namespace with a new identity, vault and connection gets its first value."""
+    def measure_new_namespace(self) -> float:
+        """Return the seconds until a namespace with a new identity, vault and connection has its first value."""
         began = time.monotonic()
-        space = self._neighbour()
+        space = self._create_neighbour()
         took = time.monotonic() - began
         space.remove()
         return took
 
-    def endure(self, *attacks: Attack) -> None:
-        """Run the attacks side by side; meanwhile new values arrive in time, in old namespaces and in a new one."""
+    def run_beside_neighbours(self, *attacks: Attack) -> None:
+        """Run attacks in parallel. Check that new values arrive in time in the neighbours and in new namespaces."""
         with ThreadPoolExecutor(len(attacks)) as pool:
             running = [pool.submit(attack) for attack in attacks]
             waits: list[float] = []
             while not waits or not all(each.done() for each in running):
-                waits += [*self.arrivals(), self.new_namespace()]
+                waits += [*self.measure_arrivals(), self.measure_new_namespace()]
             for each in running:
                 each.result()
         assert max(waits) < IN_TIME, f"seconds until new values arrived: {waits}"
@@ -176,47 +177,47 @@ class Arena:
 
     def assert_unharmed(self) -> None:
         """Check everything that no attack may change."""
-        waits = [*self.arrivals(), self.new_namespace()]
+        waits = [*self.measure_arrivals(), self.measure_new_namespace()]
         assert max(waits) < IN_TIME, f"seconds until new values arrived: {waits}"
         assert self.controller.pid == self.pid, "the controller has been restarted"
         assert self.controller.running, "the controller has ended"
         peak = peak_memory(self.pid)
         assert peak < self._limit, f"{peak / 2**20:.0f} MiB of at most {self._limit / 2**20:.0f} MiB"
-        assert self._holder() == self._lease, "the Lease has changed hands"
-        problems = [*self.disclosed(), *self.planted(), *self.unprintable()]
+        assert self._read_leader() == self._leader, "the leader has changed"
+        problems = [*self.find_disclosed_values(), *self.find_unexpected_objects(), *self.find_unprintable_text()]
         assert not problems, "\n".join(problems)
 
-    def disclosed(self) -> Iterator[str]:
-        """Yield where a neighbour's value, or a Secret that the controller never wrote, is outside its Secret."""
-        values = [canary_value(f"{each.name}-").encode() for each in self.neighbours] + [TREASURE.encode()]
-        seen, self.seen = self.seen, []
-        # An attacker may ask for tokens of its own ServiceAccounts; elsewhere there is none.
-        yield from (found for found in search_texts(seen, values) if found.startswith("a value"))
+    def find_disclosed_values(self) -> Iterator[str]:
+        """Yield each place outside its Secret that contains a neighbour's value or an unsynced value."""
+        values = [canary_value(f"{each.name}-").encode() for each in self.neighbours] + [UNSYNCED_VALUE.encode()]
+        responses, self.responses = self.responses, []
+        # The responses may contain tokens, because an attacker may request tokens of its own ServiceAccounts.
+        yield from (found for found in search_texts(responses, values) if found.startswith("a value"))
         places = [("log", self.controller.log.read_text()), ("metrics", read_metrics(self.controller))]
         yield from search_texts([*places, *objects(self.plane)], values)
 
-    def planted(self) -> Iterator[str]:
-        """Yield what was created or changed and must not have been."""
-        after = self._foreign_objects()
+    def find_unexpected_objects(self) -> Iterator[str]:
+        """Yield each forbidden creation, change or deletion of an object."""
+        after = self._list_foreign_objects()
         for name in self._foreign.keys() | after.keys():
             if self._foreign.get(name) != after.get(name):
                 yield f"{name} was created, changed or deleted"
-        for name in self._leases() ^ self._own_leases:
+        for name in self._list_leases() ^ self._own_leases:
             yield f"Lease {name} was created or deleted"
         for secret in self._list("/api/v1/secrets"):
-            for problem in secret_problems(secret):
+            for problem in find_secret_problems(secret):
                 yield f"Secret {secret['metadata']['namespace']}/{secret['metadata']['name']}: {problem}"
         for event in self._list("/apis/events.k8s.io/v1/events"):
-            if FIELD_MANAGER in event.get("reportingController", "") and (problem := event_problem(event)):
+            if FIELD_MANAGER in event.get("reportingController", "") and (problem := find_event_problem(event)):
                 yield f"event {event['metadata']['namespace']}/{event['metadata']['name']}: {problem}"
 
-    def unprintable(self) -> Iterator[str]:
-        """Yield where text that is not printable comes out: log, metrics, messages."""
+    def find_unprintable_text(self) -> Iterator[str]:
+        """Yield each place with text that is not printable: log, metrics, conditions and events."""
         for number, line in enumerate(self.controller.log.read_text().splitlines()):
             try:
                 json.loads(line)
             except ValueError:
-                yield f"line {number} of the log is no JSON: {line[:200]!r}"
+                yield f"line {number} of the log is not JSON: {line[:200]!r}"
         conditions = [
             condition.get("message", "")
             for kind in ("secretsync", "akvsync")
@@ -238,13 +239,13 @@ class Arena:
             if odd := {each for each in text if not printable.is_printable(each)}:
                 yield f"{place} has {sorted(map(hex, map(ord, odd)))}"
 
-    def doctor(self, namespace: str) -> str:
-        """Return what `tools/doctor` prints for a namespace, as an administrator of the cluster runs it."""
+    def run_doctor(self, namespace: str) -> str:
+        """Run `tools/doctor` for a namespace as the cluster's administrator. Return its output."""
         host = urlsplit(self.emulator.authority).netloc
         words = ["--kubeconfig", str(self.plane.kubeconfig), "--namespace", namespace, "--allow-host", host]
-        return printed(lambda: doctor.main(words))
+        return capture_output(lambda: doctor.main(words))
 
-    # What there is
+    # The cluster's state
 
     def _list(self, path: str) -> list[dict[str, Any]]:
         status, text = self.plane.request("GET", path)
@@ -252,12 +253,12 @@ class Arena:
         found: list[dict[str, Any]] = decode_nested_json(text)["items"]
         return found
 
-    def _foreign_objects(self) -> dict[str, Any]:
-        """Return what the attackers have no right to change, by name, with its contents."""
+    def _list_foreign_objects(self) -> dict[str, Any]:
+        """Return the objects that the attackers must not change, by their names."""
         found = {}
         for secret in self._list("/api/v1/secrets"):
             meta = secret["metadata"]
-            if meta["namespace"] in CLUSTERS_OWN or meta["name"] == "theirs":
+            if meta["namespace"] in KUBERNETES_NAMESPACES or meta["name"] == "theirs":
                 found[f"Secret {meta['namespace']}/{meta['name']}"] = secret
         for space in self.neighbours:
             for kind in ("secretsync", "secretproviderclass", "akvsync", "serviceaccount", "deployment"):
@@ -267,25 +268,25 @@ class Arena:
                     found[f"{kind} {space.name}/{meta['name']}"] = {"metadata": kept, "spec": item.get("spec")}
         return found
 
-    def _leases(self) -> set[str]:
+    def _list_leases(self) -> set[str]:
         return {f"{item['metadata']['namespace']}/{item['metadata']['name']}" for item in self._list(_LEASES)}
 
-    def _holder(self) -> tuple[str, int]:
+    def _read_leader(self) -> tuple[str, int]:
         name = self.controller.env["LEASE_NAME"]
         [lease] = [item for item in self._list(_LEASES) if item["metadata"]["name"] == name]
         return lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]
 
 
-def memory_limit(installed: InstalledRelease) -> int:
-    """Return the bytes that the chart's default values allow the controller's container."""
+def read_memory_limit(installed: InstalledRelease) -> int:
+    """Return the memory limit of the controller's container in bytes."""
     at = ("--namespace", installed.release, "--output", "json")
     found = json.loads(installed.plane.kubectl("get", "deployment", installed.deployment, *at))
     text = str(found["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"])
     return int(text[:-2]) * UNITS[text[-2:]]
 
 
-def secret_problems(secret: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the controller's account must not have put into a Secret."""
+def find_secret_problems(secret: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each part of a Secret that the controller's account must not write."""
     meta = secret["metadata"]
     written = [
         each["fieldsV1"] for each in meta.get("managedFields", ()) if each["manager"] in (FIELD_MANAGER, "thief")
@@ -293,15 +294,15 @@ def secret_problems(secret: Mapping[str, Any]) -> Iterator[str]:
     if not written:
         return
     text = json.dumps(written)
-    if meta["namespace"] in CLUSTERS_OWN:
-        yield "it is in a namespace of the cluster's own"
+    if meta["namespace"] in KUBERNETES_NAMESPACES:
+        yield "it is in a namespace of Kubernetes"
     if '"f:finalizers"' in text and meta.get("finalizers"):
         yield f"it has finalizers {meta['finalizers']}"
     if '"f:immutable"' in text and secret.get("immutable"):
         yield "it is immutable"
-    ours = {field: _written(written, field, meta.get(field, {})) for field in ("labels", "annotations")}
-    if problem := reserved.find_reserved(meta["name"], ours["labels"], ours["annotations"]):
-        yield f"it has what other tools obey: {problem}"
+    own = {field: _select_written(written, field, meta.get(field, {})) for field in ("labels", "annotations")}
+    if problem := reserved.find_reserved(meta["name"], own["labels"], own["annotations"]):
+        yield f"it has a key that another tool acts on: {problem}"
     owners = meta.get("ownerReferences", [])
     shape = [(each["apiVersion"], each["kind"], each["name"]) for each in owners]
     if shape != [("secret-sync.x-k8s.io/v1alpha1", "SecretSync", meta["name"])]:
@@ -310,14 +311,14 @@ def secret_problems(secret: Mapping[str, Any]) -> Iterator[str]:
         yield "it has lost the label of synced Secrets"
 
 
-def _written(entries: Iterable[Mapping[str, Any]], field: str, now: Mapping[str, str]) -> dict[str, str]:
-    """Return those labels or annotations that these managed fields have set."""
+def _select_written(entries: Iterable[Mapping[str, Any]], field: str, now: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels or annotations that these managed fields contain."""
     keys = {key.removeprefix("f:") for each in entries for key in each.get("f:metadata", {}).get(f"f:{field}", {})}
     return {key: text for key, text in now.items() if key in keys}
 
 
-def event_problem(event: Mapping[str, Any]) -> str:
-    """Return what is wrong with an event that names the controller as its origin."""
+def find_event_problem(event: Mapping[str, Any]) -> str:
+    """Return why the controller must not have written an event, or an empty string."""
     regarding = event["regarding"]
     if regarding["kind"] not in ("SecretSync", "AKVSync"):
         return f"it is about a {regarding['kind']}"
@@ -326,16 +327,16 @@ def event_problem(event: Mapping[str, Any]) -> str:
     return ""
 
 
-def printed(program: Callable[[], object]) -> str:
-    """Return what a program prints to stdout and stderr."""
+def capture_output(program: Callable[[], object]) -> str:
+    """Run a program. Return its output on stdout and stderr."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
         program()
     return text.getvalue()
 
 
-def paced(per_second: float, seconds: float, attack: Callable[[int], object]) -> Attack:
-    """Return an attack that calls with 0, 1, 2, … at this rate for so many seconds."""
+def make_paced_attack(per_second: float, seconds: float, attack: Callable[[int], object]) -> Attack:
+    """Return an attack that calls a function with 0, 1, 2, … at this rate for this number of seconds."""
 
     def run() -> None:
         pause, began = threading.Event(), time.monotonic()
