@@ -202,7 +202,7 @@ def next_status(
         is_foreign = isinstance(outcome.error, OwnershipError)
         exists = False if is_foreign else _previous_value(before, ConditionType.SECRET_CREATED)
     is_stalled = isinstance(outcome, Failed) and outcome.error.is_stalled
-    never_synced = not (is_equal or exists or before.sync_hash)
+    never_synced = not (exists or before.sync_hash)
     if never_synced:
         # As in upstream's controller: until the first success, SecretCreated is false and SecretUpdated is unknown.
         exists = False
