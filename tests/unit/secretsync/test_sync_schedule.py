@@ -1,12 +1,34 @@
-"""The schedule of drift checks: even over the interval, in batches, at most ten per second."""
+"""The schedule of first attempts, and of drift checks: even over the interval, in batches, at most ten per second."""
 
 import random
 from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, cast
 
+import msgspec
 import pytest
 
-from controller.secretsync.sync_schedule import MAX_PER_TICK, TICK, DriftScheduler, first_delay
+from controller import errors
+from controller.api.meta import Unreadable
+from controller.api.secretsync import REFRESH_INTERVAL, GroupPoll, SecretSync
+from controller.config.settings import Settings
+from controller.domain.provider_class import ObjectVersionRef, VaultObject
+from controller.domain.status import Failed, Reportable, Requeue, Synced, next_status
+from controller.keyvault.credentials import Identity
+from controller.keyvault.poll_group import PollGroup
+from controller.runtime.backoff import format_time
+from controller.runtime.clock import Clock as ProcessClock
+from controller.runtime.work_queue import Key
+from controller.secretsync.sync_resolver import Class, ResolvedSync
+from controller.secretsync.sync_schedule import MAX_PER_TICK, TICK, DriftScheduler, SyncSchedule, first_delay
+from controller.secretsync.work_state import Due, DueAt, OnPoll, Undecided, WorkState
+from tests.support.builders import make_provider_class, make_sync
 from tests.support.fixed_random import FixedRandom
+
+if TYPE_CHECKING:
+    from controller.secretsync.poller import Poller
+    from controller.secretsync.sync_resolver import SyncResolver
 
 
 class Clock:
@@ -49,9 +71,167 @@ def test_past_reservations_are_deleted() -> None:
     assert len(scheduler.reserved) == 1
 
 
+@pytest.mark.parametrize("start", [0.0, 1000.0])
+def test_reservations_of_the_current_tick_count_until_it_has_passed(start: float) -> None:
+    clock = Clock()
+    clock.now = start
+    scheduler = DriftScheduler(clock)
+    scheduler.reserve(0)
+    moments = [scheduler.reserve(TICK) for _ in range(MAX_PER_TICK)]
+    clock.now += TICK
+    assert scheduler.reserve(0) == clock.now + TICK
+    assert set(moments) == {clock.now}
+    assert set(scheduler.reserved) == {clock.now / TICK, clock.now / TICK + 1}
+
+
 @pytest.mark.parametrize(
     ("is_new", "draw", "seconds"),
     [(False, 0.0, 0), (False, 1.0, 300), (True, 0.0, 150), (True, 0.5, 225), (True, 1.0, 300)],
 )
 def test_first_check_of_a_new_sync_waits_half_an_interval(is_new: bool, draw: float, seconds: float) -> None:
     assert first_delay(300, is_new, FixedRandom(draw)) == seconds
+
+
+# The schedule of SecretSyncs
+
+NOW, DATE = 1000.0, datetime(2030, 1, 1, 12, tzinfo=UTC)
+KEY, SOURCE = Key("team", "shop"), make_provider_class()
+IDENTITY = Identity("team", "robot", "client", "tenant")
+WANTED = {"user": ObjectVersionRef(VaultObject(name="user"))}
+RESOLVED = ResolvedSync(IDENTITY, "cloud", "vault", WANTED)
+GROUP = PollGroup(IDENTITY, "cloud", "vault", 3600.0)
+SETTINGS = Settings(jitter=60, rotation_poll_interval=3600, drift_interval=300, shortest_refresh_interval=10)
+SYNCED, UNREACHABLE = Synced(message="2 keys equal"), Failed(errors.ProviderError("the vault is unreachable"))
+
+
+class ScheduleHarness:
+    """A schedule at the time `NOW`. The harness acts as SyncResolver and Poller, and records the calls."""
+
+    def __init__(self, share: float = 1.0, resolved: ResolvedSync | Requeue | Exception = RESOLVED) -> None:
+        self.resolved = resolved
+        self.requests: list[tuple[SecretSync, Class]] = []
+        self.joined: list[tuple[Key, PollGroup, Mapping[str, ObjectVersionRef], float | None]] = []
+        self.schedule = SyncSchedule(
+            SETTINGS,
+            cast("SyncResolver", self),
+            cast("Poller", self),
+            FixedRandom(share),
+            ProcessClock(lambda: NOW, lambda: DATE),
+        )
+
+    async def resolve_sync(self, sync: SecretSync, source: Class) -> ResolvedSync | Requeue:
+        self.requests.append((sync, source))
+        if isinstance(self.resolved, Exception):
+            raise self.resolved
+        return self.resolved
+
+    def join(self, key: Key, group: PollGroup, wanted: Mapping[str, ObjectVersionRef], age: float | None) -> None:
+        self.joined.append((key, group, wanted, age))
+
+
+def ago(seconds: float) -> datetime:
+    return DATE - timedelta(seconds=seconds)
+
+
+def synced(seconds: float, *later: Reportable, generation: int = 1) -> SecretSync:
+    """Return a SecretSync that was synced this many seconds ago, with these outcomes since."""
+    found = make_sync()
+    for outcome in (SYNCED, *later):
+        status = next_status(found.metadata, found.status, SOURCE, outcome, ago(seconds))
+        found = msgspec.structs.replace(found, status=status)
+    return msgspec.structs.replace(found, metadata=msgspec.structs.replace(found.metadata, generation=generation))
+
+
+def without_time(sync: SecretSync) -> SecretSync:
+    return msgspec.structs.replace(sync, status=msgspec.structs.replace(sync.status, last_successful_sync_time=None))
+
+
+@pytest.mark.parametrize(
+    ("sync", "source", "share", "due"),
+    [
+        pytest.param(make_sync(), None, 1.0, NOW, id="no class"),
+        pytest.param(synced(600), None, 1.0, NOW, id="class was deleted"),
+        pytest.param(make_sync(), Unreadable(SOURCE.metadata, "m"), 1.0, NOW, id="unreadable class"),
+        pytest.param(make_sync(), SOURCE, 0.0, NOW, id="new, shortest jitter"),
+        pytest.param(make_sync(), SOURCE, 1.0, NOW + 60, id="new, longest jitter"),
+        pytest.param(synced(600, generation=2), SOURCE, 1.0, NOW + 60, id="edited"),
+        pytest.param(without_time(synced(600)), SOURCE, 1.0, NOW + 60, id="status without a time"),
+    ],
+)
+async def test_sync_that_cannot_wait_for_a_poll_is_due_without_being_resolved(
+    sync: SecretSync, source: Class, share: float, due: float
+) -> None:
+    harness, state = ScheduleHarness(share), WorkState()
+    assert await harness.schedule.decide_due(KEY, sync, source, state) is None
+    assert (state.due, state.equal_at, harness.requests, harness.joined) == (DueAt(due), None, [], [])
+
+
+async def test_attempt_reports_why_a_sync_cannot_be_resolved() -> None:
+    harness, state, sync = ScheduleHarness(resolved=errors.InputError("m")), WorkState(), synced(600)
+    assert await harness.schedule.decide_due(KEY, sync, SOURCE, state) is None
+    assert (state.due, harness.requests, harness.joined) == (DueAt(NOW), [(sync, SOURCE)], [])
+
+
+async def test_sync_remains_undecided_until_its_class_can_be_parsed() -> None:
+    harness, state = ScheduleHarness(resolved=Requeue(3.0)), WorkState()
+    assert await harness.schedule.decide_due(KEY, synced(600), SOURCE, state) == Requeue(3.0)
+    assert (state.due, state.drift_check, harness.joined) == (Undecided(), None, [])
+
+
+def recorded(seconds: float, group: PollGroup = GROUP) -> SecretSync:
+    """Return another SecretSync whose status records a poll of this group."""
+    poll = GroupPoll(group=group.fingerprint(3600.0), time=format_time(ago(seconds)))
+    item = synced(9000)
+    return msgspec.structs.replace(item, status=msgspec.structs.replace(item.status, last_group_poll=poll))
+
+
+@pytest.mark.parametrize(
+    ("sync", "records", "age"),
+    [
+        pytest.param(synced(600), [], 600, id="no record"),
+        pytest.param(synced(600), [recorded(100)], 100, id="newer record"),
+        pytest.param(synced(600), [recorded(1200)], 600, id="older record"),
+        pytest.param(
+            synced(600), [recorded(100, msgspec.structs.replace(GROUP, vault="x"))], 600, id="record of another group"
+        ),
+        pytest.param(synced(600, UNREACHABLE), [recorded(100)], None, id="unreachable vault"),
+    ],
+)
+async def test_sync_that_is_current_joins_the_polls_of_its_group(
+    sync: SecretSync, records: list[SecretSync], age: float | None
+) -> None:
+    harness, state = ScheduleHarness(), WorkState()
+    harness.schedule.read_records(records)
+    assert await harness.schedule.decide_due(KEY, sync, SOURCE, state) is None
+    assert harness.joined == [(KEY, GROUP, WANTED, age)]
+    assert (state.due, state.equal_at) == (OnPoll(), None if age is None else ago(age))
+
+
+@pytest.mark.parametrize(
+    ("sync", "due", "drift_check", "after"),
+    [
+        pytest.param(make_sync(), Undecided(), None, NOW + 150, id="new"),
+        pytest.param(synced(600), Undecided(), None, NOW, id="synced before"),
+        pytest.param(synced(600), DueAt(5.0), None, NOW, id="decided"),
+        pytest.param(synced(600), OnPoll(), 7.0, 7.0, id="all is decided"),
+    ],
+)
+async def test_only_what_is_undecided_is_decided(
+    sync: SecretSync, due: Due, drift_check: float | None, after: float
+) -> None:
+    harness, state = ScheduleHarness(share=0.0), WorkState(due=due, drift_check=drift_check)
+    assert await harness.schedule.decide_due(KEY, sync, SOURCE, state) is None
+    assert state.drift_check == after
+    assert isinstance(due, Undecided) or (state.due, harness.requests) == (due, [])
+
+
+def test_next_drift_check_follows_after_the_interval() -> None:
+    assert ScheduleHarness().schedule.next_drift_check() == NOW + 300
+
+
+@pytest.mark.parametrize(("requested", "interval"), [(None, 3600.0), ("120", 120.0), ("5", 10.0), ("soon", 3600.0)])
+def test_annotation_decides_the_interval_of_the_group(requested: str | None, interval: float) -> None:
+    sync = make_sync()
+    annotations = {REFRESH_INTERVAL: requested} if requested else {}
+    sync = msgspec.structs.replace(sync, metadata=msgspec.structs.replace(sync.metadata, annotations=annotations))
+    assert ScheduleHarness().schedule.poll_group(sync, RESOLVED) == msgspec.structs.replace(GROUP, interval=interval)
