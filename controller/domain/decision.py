@@ -190,8 +190,9 @@ def _reject_invalid_values(observed: ObservedState) -> RejectWrite | None:
                 )
             )
     either = [observed.fetched[key] for key in ALTERNATIVE_KEYS.get(wanted, ()) if key in observed.fetched]
-    if observed.secret is None and either and all(isinstance(item, ControllerError) for item in either):
-        return RejectWrite(next(item for item in either if isinstance(item, ControllerError)))
+    missing = [item for item in either if isinstance(item, ControllerError)]
+    if observed.secret is None and missing and len(missing) == len(either):
+        return RejectWrite(missing[0])
     sizes = {key: len(item.value.reveal()) for key, item in observed.fetched.items() if isinstance(item, VaultValue)}
     if sum(sizes.values()) > MAX_BYTES:
         largest = max(sizes, key=lambda key: sizes[key])

@@ -106,6 +106,12 @@ def test_drift_is_found_against_the_remembered_fingerprint(later: list[ManagedFi
             True,
             id="another client since the last sync",
         ),
+        pytest.param(
+            "2030-01-01T00:00:00Z",
+            [make_managed_fields(["user"]), make_managed_fields(labels=["x"], time="2030-01-01T00:05:00Z")],
+            False,
+            id="label since the last sync",
+        ),
     ],
 )
 def test_drift_after_a_restart_is_found_against_the_status(
@@ -117,6 +123,10 @@ def test_drift_after_a_restart_is_found_against_the_status(
         )
         is expected
     )
+
+
+def test_secret_whose_managed_fields_were_stripped_has_drifted_even_without_keys() -> None:
+    assert has_drifted(last_synced("2030-01-01T00:00:00Z"), make_secret_meta(managed_fields=[]), last_fingerprint="")
 
 
 def test_edited_label_is_repaired_without_values() -> None:
