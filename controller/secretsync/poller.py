@@ -133,7 +133,7 @@ class Poller:
         self.on_polled: Callable[[PollGroup, float, list[Key], list[Key]], None] = lambda *_: None
         self.compared = RateBudget(budgets.COMPARED, clock)
         self.groups: dict[PollGroup, _GroupState] = {}
-        self._rate_limited_log = RateLimitedLog(log)
+        self._rate_limited_log = RateLimitedLog(log, clock)
 
     def join(self, key: Key, group: PollGroup, wanted: Mapping[str, ObjectVersionRef], age: float | None) -> None:
         """Add a SecretSync whose Secret was equal to the vault `age` seconds ago. None means that this is unknown."""
@@ -309,7 +309,7 @@ class Poller:
             for (key, query), sighting in zip(queries.items(), result.sightings, strict=True):
                 self.handle_selection(key, query, sighting)
             return
-        reported = result if isinstance(result, errors.ControllerError) and state.failures >= UNREPORTED_POLLS else None
+        reported = result if state.failures >= UNREPORTED_POLLS else None
         for key, query in queries.items():
             self.handle_selection(key, query, reported)
 

@@ -100,7 +100,7 @@ class Reconciler:
         self.queue: Queue[Key] = Queue(clock.monotonic, WORKERS)
         self._names = ("", settings.controller_name)
         metrics.queue_due.set_function(self.queue.count_overdue)
-        self._rate_limited_log = RateLimitedLog(log)
+        self._rate_limited_log = RateLimitedLog(log, clock.monotonic)
         self.entries: dict[Key, _SyncEntry] = {}
         self.users: dict[Key, set[Key]] = {}
         self._schedule = SyncSchedule(settings, resolver, self.poller, self._rng, clock)

@@ -33,6 +33,7 @@ class PollerHarness:
     def __init__(self, loop: VirtualLoop, jitter: float = 0.0) -> None:
         self.loop = loop
         self.polls: list[tuple[float, str, Collection[ObjectVersionRef]]] = []
+        self.uses_pages: list[bool] = []
         self.results: list[tuple[float, Key, Mapping[str, ObjectVersionRef], PollResult]] = []
         self.poll_seconds = 0.0
         self.pages: list[dict[str, ListedObject]] = []
@@ -50,11 +51,13 @@ class PollerHarness:
     async def take_snapshot(
         self,
         wanted: Collection[ObjectVersionRef],
-        _since: float,
+        since: float,
         queries: Sequence[Query] = (),
         on_listed: OnListed | None = None,
     ) -> VaultSnapshot:
+        assert since == self.loop.time()
         self.queries.append(tuple(queries))
+        self.uses_pages.append(on_listed is not None)
         self.polls.append((self.loop.time(), self._group_path, wanted))
         await asyncio.sleep(self.poll_seconds)
         for page in self.pages:

@@ -36,7 +36,9 @@ def test_secretsync_gets_its_result_when_its_last_object_is_listed(harness: Poll
     harness.advance(HOURLY.interval + 1)
     moments = [(key, round(moment, 2)) for moment, key, *_ in harness.results]
     assert sorted(moments) == [(A, FIRST), (B, SECOND), (C, SECOND)]
-    assert all(isinstance(seen, VaultSnapshot) and "user" in seen.listed["secret"] for *_, seen in harness.results)
+    snapshots = [seen for *_, seen in harness.results if isinstance(seen, VaultSnapshot)]
+    assert [(seen.since, "user" in seen.listed["secret"]) for seen in snapshots] == [(FIRST, True)] * 3
+    assert harness.uses_pages == [True]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,7 @@ def test_undecided_selection_delays_all_results_to_the_end(harness: PollerHarnes
     harness.join(A)
     harness.poller.select(Key("team", "all"), HOURLY, Query(entries=()), 0.0)
     harness.advance(HOURLY.interval + 1)
+    assert harness.uses_pages == [False]
     assert [(key, round(moment, 2)) for moment, key, *_ in harness.results] == [(A, END)]
 
 
@@ -81,6 +84,14 @@ def test_daily_full_read_waits_for_the_end(harness: PollerHarness) -> None:
     harness.join(A, daily)
     harness.advance(2 * FULL_READ + 1)
     assert [seen for *_, seen in harness.results] == [None]
+
+
+def test_full_read_that_is_due_at_the_start_of_the_poll_waits_for_the_end(harness: PollerHarness) -> None:
+    harness.pages = [USER_PAGE]
+    harness.join(A)
+    harness.advance(FULL_READ / 2 + 1)
+    assert harness.poll_times[-1] == FULL_READ / 2
+    assert [seen is None for *_, seen in harness.results] == [False] * 11 + [True]
 
 
 def test_secretsync_edited_during_the_poll_gets_its_result_at_the_end(harness: PollerHarness) -> None:
@@ -109,6 +120,14 @@ def test_pages_before_a_failure_are_used(harness: PollerHarness) -> None:
     harness.join(B, wanted=PASS)
     harness.snapshot = UNREACHABLE
     harness.advance(HOURLY.interval + PAGE_SECONDS / 2)
+    assert harness.served_keys == [A]
+
+
+def test_secretsync_that_an_early_result_found_unequal_is_served_once(harness: PollerHarness) -> None:
+    harness.pages = [USER_PAGE, OTHER_PAGE]
+    harness.unequal = {A}
+    harness.join(A)
+    harness.advance(HOURLY.interval + 1)
     assert harness.served_keys == [A]
 
 

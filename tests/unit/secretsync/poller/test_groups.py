@@ -1,5 +1,7 @@
 """The members of poll groups, the times of polls, and their results, in virtual time."""
 
+import asyncio
+
 import pytest
 
 from controller.keyvault.credentials import Identity
@@ -118,6 +120,8 @@ def test_group_left_by_all_during_a_poll_is_not_polled_again(harness: PollerHarn
     harness.join(A)
     harness.advance(3605)
     harness.poller.reset() if way == "reset" else harness.poller.leave(A)
+    harness.advance(5)
+    assert not len(harness.poller.queue)
     harness.advance(10_000)
     assert harness.poll_times == [3600]
     assert not harness.results
@@ -148,4 +152,61 @@ def test_each_member_is_read_in_full_once_a_day(harness: PollerHarness) -> None:
     harness.join(A)
     harness.advance(3 * FULL_READ)
     full = [moment for moment, _, _, seen in harness.results if seen is None]
-    assert full == [FULL_READ / 2, FULL_READ * 1.5, FULL_READ * 2.5]
+    assert full == [43_200, 129_600, 216_000]
+
+
+def test_attempt_does_not_postpone_the_full_read(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.advance(FULL_READ / 4)
+    harness.join(A)
+    harness.advance(FULL_READ / 2)
+    assert [moment for moment, _, _, seen in harness.results if seen is None] == [FULL_READ / 2]
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_group_left_by_all_just_before_its_poll_is_forgotten(harness: PollerHarness, steps: int) -> None:
+    """The worker takes a group, and processes it some steps of the event loop later."""
+
+    def leave_later(steps: int) -> None:
+        if steps:
+            harness.loop.call_soon(leave_later, steps - 1)
+        else:
+            harness.poller.leave(A)
+
+    harness.join(A)
+    harness.loop.call_at(3600, leave_later, steps)
+    harness.advance(3601)
+    assert not harness.results
+    assert not len(harness.poller.queue)
+
+
+def test_poller_names_the_members_of_a_group(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.join(B)
+    assert sorted(harness.poller.members_of(HOURLY)) == [A, B]
+    assert harness.poller.is_polled(A)
+    harness.poller.leave(A)
+    assert list(harness.poller.members_of(HOURLY)) == [B]
+    assert not harness.poller.is_polled(A)
+    harness.poller.leave(B)
+    assert list(harness.poller.members_of(HOURLY)) == []
+
+
+def test_closed_poller_ends_after_the_running_poll(harness: PollerHarness) -> None:
+    harness.poll_seconds = 10
+    harness.join(A)
+    harness.loop.run_until_complete(asyncio.sleep(3605))
+    harness.poller.close()
+    harness.loop.run_until_complete(asyncio.wait_for(harness.working, 60))
+    assert harness.served_keys == [A]
+
+
+def test_sixteen_vaults_are_polled_at_once(harness: PollerHarness) -> None:
+    harness.poll_seconds = 1000
+    for number in range(17):
+        identity = Identity(str(number), "robot", "client", "tenant")
+        harness.join(Key(str(number), "a"), PollGroup(identity, "cloud", "vault", 3600.0))
+    harness.advance(3601)
+    assert len(harness.polls) == 16
+    harness.advance(1000)
+    assert len(harness.polls) == 17

@@ -90,6 +90,43 @@ def test_kept_object_does_not_prevent_the_daily_full_read(harness: PollerHarness
     assert sum(seen is None for *_, seen in harness.results) == 1
 
 
+def test_group_without_secretsyncs_is_polled_for_its_selection(harness: PollerHarness, answers: list[Any]) -> None:
+    set_sightings(harness, BOTH)
+    harness.join(A)
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    harness.poller.leave(A)
+    harness.advance(3601)
+    assert answers == [(SHOP, BOTH)]
+
+
+def test_reset_forgets_the_selections(harness: PollerHarness, answers: list[Any]) -> None:
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    harness.poller.reset()
+    assert not harness.poller.groups
+    harness.advance(3601)
+    assert not answers
+
+
+@pytest.mark.parametrize(("compared", "queries"), [(10, (QUERY,)), (1_000_000, ())])
+def test_comparisons_of_a_poll_use_the_budget_of_the_namespace(
+    harness: PollerHarness, answers: list[Any], compared: int, queries: tuple[Query, ...]
+) -> None:
+    harness.snapshot = VaultSnapshot(listed={"secret": {}}, sightings=(BOTH,), compared=compared)
+    other = PollGroup(IDENTITY, "cloud", "other", 3600.0)
+    harness.poller.select(SHOP, HOURLY, QUERY, 0.0)
+    harness.advance(3600.5)
+    set_sightings(harness, *[BOTH] * len(queries))
+    harness.poller.select(Key("team", "second"), other, QUERY, 3599.0)
+    harness.advance(2)
+    assert harness.queries == [(QUERY,), queries]
+
+
+def test_poll_without_a_selection_uses_no_budget(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.advance(3601)
+    assert not harness.poller.compared.buckets
+
+
 def test_namespace_without_budget_is_polled_without_its_selections(harness: PollerHarness, answers: list[Any]) -> None:
     set_sightings(harness)
     harness.join(A)

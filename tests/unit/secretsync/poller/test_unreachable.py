@@ -1,12 +1,15 @@
 """Polls of a group whose vault is unreachable, throttled or hangs, in virtual time."""
 
 import itertools
+import logging
 
 import pytest
 
-from controller.errors import ProviderError
+from controller.errors import ControllerError, ProviderError
 from controller.keyvault.errors import throttled_error
 from controller.keyvault.poll_group import PollGroup
+from controller.runtime.work_queue import Key
+from controller.secretsync.poller import FailedPoll, judge_failure
 from controller.secretsync.work_state import PollResult
 from tests.support.virtual_time import VirtualLoop
 from tests.unit.secretsync.poller.harness import IDENTITY, SNAPSHOT, UNREACHABLE, A, B, C, PollerHarness
@@ -19,6 +22,20 @@ def results_by_time(harness: PollerHarness, since: float = 0.0) -> dict[float, l
         if moment >= since:
             found.setdefault(moment, []).append(seen)
     return {moment: sorted(each, key=lambda seen: seen is not None) for moment, each in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("error", "values_were_read", "expected"),
+    [
+        (UNREACHABLE, False, FailedPoll.UNREACHABLE),
+        (None, False, FailedPoll.UNREACHABLE),
+        (throttled_error("vault", 30), False, FailedPoll.THROTTLED),
+        (throttled_error("vault", 30), True, FailedPoll.LISTS_FAIL),
+        (None, True, FailedPoll.LISTS_FAIL),
+    ],
+)
+def test_meaning_of_a_failed_poll(error: ControllerError | None, values_were_read: bool, expected: FailedPoll) -> None:
+    assert judge_failure(error, values_were_read) is expected
 
 
 def test_single_failed_poll_is_not_reported(harness: PollerHarness) -> None:
@@ -67,6 +84,7 @@ def test_while_only_lists_fail_all_members_read_at_each_interval(harness: Poller
     harness.snapshot = UNREACHABLE
     harness.advance(3602)
     harness.join(A)  # its result let it read, and the read succeeded
+    harness.join(A, age=5.0)
     assert not harness.poller.waits_for_vault(B)
     harness.advance(3 * 3600)
     second = harness.poll_times[1]
@@ -79,6 +97,16 @@ def test_while_only_lists_fail_all_members_read_at_each_interval(harness: Poller
     harness.snapshot = UNREACHABLE
     harness.advance(3600)
     assert harness.poller.waits_for_vault(A)
+
+
+def test_member_that_reads_after_the_first_failure_shows_that_only_lists_fail(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.snapshot = UNREACHABLE
+    harness.advance(3601)
+    harness.join(A, age=5.0)  # not read since the failure
+    assert harness.poller.waits_for_vault(A)
+    harness.join(A)
+    assert not harness.poller.waits_for_vault(A)
 
 
 def test_member_that_joins_during_an_outage_waits_with_the_group(harness: PollerHarness) -> None:
@@ -104,18 +132,45 @@ def test_group_left_by_all_during_a_failing_poll_is_not_polled_again(harness: Po
     harness.poll_seconds = 1
     harness.advance(3600.5)
     harness.poller.leave(A)
+    harness.advance(1)
+    assert not len(harness.poller.queue)
     harness.advance(10_000)
     assert harness.poll_times == [3600]
     assert not harness.results
     assert not harness.poller.waits_for_vault(A)
 
 
-def test_unexpected_error_of_polls_lets_all_members_read(harness: PollerHarness) -> None:
+def test_unexpected_error_of_polls_lets_all_members_read(
+    harness: PollerHarness, caplog: pytest.LogCaptureFixture
+) -> None:
     harness.join(A)
     harness.join(B)
     harness.snapshot = RuntimeError("bug")
     harness.advance(3602)
     assert results_by_time(harness) == {3601.5: [None, None]}
+    assert [record.getMessage() for record in caplog.records] == ["unexpected RuntimeError"] * 2
+
+
+def test_number_of_suppressed_lines_is_logged_after_a_minute(
+    harness: PollerHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(12):
+        harness.join(Key("team", str(number)), PollGroup(IDENTITY, "cloud", f"vault-{number}", 3600.0))
+    harness.snapshot = RuntimeError("bug")
+    harness.advance(3600.5)
+    assert len(caplog.records) == 10
+    harness.snapshot = SNAPSHOT
+    harness.advance(60)
+    harness.poller.flush_logs()
+    assert caplog.records[10].getMessage() == "2 more lines like the last of this kind: unexpected"
+
+
+def test_failed_poll_is_logged_for_debugging(harness: PollerHarness, caplog: pytest.LogCaptureFixture) -> None:
+    harness.join(A)
+    harness.snapshot = UNREACHABLE
+    with caplog.at_level(logging.DEBUG, "controller.secretsync.poller"):
+        harness.advance(3601)
+    assert [record.getMessage() for record in caplog.records] == ["Key Vault vault could not be polled: down"]
 
 
 def test_throttled_poll_is_repeated_and_no_member_reads_meanwhile(harness: PollerHarness) -> None:
@@ -152,6 +207,16 @@ def test_vault_throttled_for_a_whole_interval_counts_as_unreachable(
     harness.advance(300)
     assert harness.results[-1][-1] == SNAPSHOT
     assert not harness.poller.waits_for_vault(A)
+
+
+def test_outage_after_a_throttled_interval_is_the_second_failure(harness: PollerHarness) -> None:
+    harness.join(A)
+    harness.snapshot = throttled_error("vault", 300)
+    harness.advance(2 * 3600 + 1)
+    harness.snapshot = UNREACHABLE
+    harness.advance(305)
+    # The first wait is that of a second failure, between two and four seconds.
+    assert harness.poll_times[-2:] == [7500, 7503]
 
 
 def test_member_that_leaves_a_throttled_group_gets_no_result(harness: PollerHarness) -> None:
