@@ -35,7 +35,7 @@ def list_objects(options: render.RenderOptions) -> list[dict[str, Any]]:
     return [item for each in rendered for item in (each["items"] if each["kind"] == "List" else [each])]
 
 
-def dry_run(plane: ControlPlane, *objects: object) -> list[str]:
+def apply_as_dry_run(plane: ControlPlane, *objects: object) -> list[str]:
     """Apply objects as a dry run, with unknown fields as errors. Return their names."""
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     words = ("apply", "--dry-run=server", "--validate=strict", "--filename", "-", "--output=name")
@@ -47,11 +47,11 @@ def test_every_object_is_valid(plane: ControlPlane, prerequisites: None, options
     # Kubernetes before 1.30 has no admission policies.
     served = plane.kubectl("api-versions").split()
     objects = [each for each in list_objects(options) if each["apiVersion"] in served]
-    assert len(dry_run(plane, *objects)) == len(objects)
+    assert len(apply_as_dry_run(plane, *objects)) == len(objects)
 
 
 def test_unknown_field_is_refused(plane: ControlPlane, prerequisites: None) -> None:
     [deployment] = [each.object for each in render.render(MATRIX["defaults"]) if each.kind == "Deployment"]
     deployment["spec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"
     with pytest.raises(ClusterError, match=r"unknown field .*imagePolicy"):
-        dry_run(plane, deployment)
+        apply_as_dry_run(plane, deployment)

@@ -78,7 +78,7 @@ def own(shop: TargetNamespace, thief: TokenThief) -> str:
     return name
 
 
-def orphan(**changes: Any) -> dict[str, Any]:
+def make_orphan(**changes: Any) -> dict[str, Any]:
     """Return a Secret whose SecretSync does not exist."""
     return make_secret("orphan", [make_owner(UID, "orphan")], **changes)
 
@@ -97,7 +97,7 @@ def send_all_creations(thief: TokenThief, body: dict[str, Any], path: str = SECR
 def test_label_or_annotation_of_another_tool_is_refused(
     field: str, entries: dict[str, str], thief: TokenThief, own: str, shop: TargetNamespace
 ) -> None:
-    body = orphan(metadata={field: {**MANAGED_LABEL, **entries} if field == "labels" else entries})
+    body = make_orphan(metadata={field: {**MANAGED_LABEL, **entries} if field == "labels" else entries})
     for answer in send_all_creations(thief, body):
         assert_denied_by_policy(answer, RESERVED_KEY_REFUSED)
     for kind in (MERGE, "application/strategic-merge-patch+json"):
@@ -114,15 +114,15 @@ def test_label_or_annotation_of_another_tool_is_refused(
 
 
 def test_harmless_labels_and_annotations_are_written(thief: TokenThief, own: str) -> None:
-    body = orphan(metadata={"labels": {**MANAGED_LABEL, **HARMLESS}, "annotations": {**HARMLESS, "owner": "helm"}})
+    body = make_orphan(metadata={"labels": {**MANAGED_LABEL, **HARMLESS}, "annotations": {**HARMLESS, "owner": "helm"}})
     assert [answer.status for answer in send_all_creations(thief, body)] == [201] * 3
     assert thief.patch(own, {"metadata": {"labels": HARMLESS, "annotations": HARMLESS}}).status == 200
 
 
 def test_finalizers_and_immutable_are_refused(thief: TokenThief, own: str, shop: TargetNamespace) -> None:
-    for answer in send_all_creations(thief, orphan(metadata={"finalizers": ["example.com/stay"]})):
+    for answer in send_all_creations(thief, make_orphan(metadata={"finalizers": ["example.com/stay"]})):
         assert_denied_by_policy(answer, "the controller neither adds nor removes finalizers")
-    for answer in send_all_creations(thief, orphan(immutable=True)):
+    for answer in send_all_creations(thief, make_orphan(immutable=True)):
         assert_denied_by_policy(answer, "neither sets nor removes immutable")
     assert_denied_by_policy(
         thief.patch(own, {"metadata": {"finalizers": ["example.com/stay"]}}), "neither adds nor removes finalizers"
@@ -190,7 +190,7 @@ def test_generated_name_is_refused(thief: TokenThief) -> None:
 @pytest.mark.parametrize("namespace", ["kube-system", "kube-public", "kube-node-lease"])
 def test_requests_in_namespaces_of_kubernetes_are_refused(namespace: str, thief: TokenThief) -> None:
     path = SECRETS.replace(TARGET_NAMESPACE, namespace)
-    for answer in send_all_creations(thief, orphan(), path):
+    for answer in send_all_creations(thief, make_orphan(), path):
         assert_denied_by_policy(answer, "excludedNamespaces")
     answer = request_token(thief, "default", namespace, audiences=[TOKEN_AUDIENCE], expirationSeconds=TOKEN_SECONDS)
     assert_denied_by_policy(answer, "excludedNamespaces")

@@ -134,13 +134,13 @@ def test_controller_removes_the_cloud_of_a_finished_helm_test(tested: Release) -
     ]
 
 
-def configure(tested: Release, sample: dict[str, str], **changes: str) -> None:
+def configure_sample(tested: Release, sample: dict[str, str], **changes: str) -> None:
     flags = [word for key, text in (sample | changes).items() for word in ("--set-string", f"test.sample.{key}={text}")]
     tested.upgrade(*flags)
 
 
 def test_helm_test_passes_with_a_vault_of_the_user(tested: Release, users_vault: dict[str, str]) -> None:
-    configure(tested, users_vault)
+    configure_sample(tested, users_vault)
     assert "passed: secret there of Key Vault users-vault was synced" in tested.test()
     assert list_leftovers(tested) == []
 
@@ -155,7 +155,7 @@ def test_helm_test_passes_with_a_vault_of_the_user(tested: Release, users_vault:
 def test_failed_helm_test_reports_the_cause_and_leaves_no_objects(
     tested: Release, users_vault: dict[str, str], changes: dict[str, str], words: list[str]
 ) -> None:
-    configure(tested, users_vault, **changes)
+    configure_sample(tested, users_vault, **changes)
     with pytest.raises(helm.HelmError, match=r"pod tested-akv-secret-store-test failed"):
         tested.test()
     message = read_verdict(tested)

@@ -38,11 +38,11 @@ def list_traces() -> dict[str, set[str]]:
         "mounts": {line.split(" ", 1)[1] for line in mounts},
         "cgroups": {str(path) for path in Path("/sys/fs/cgroup").glob("**/akv-node*")},
         "folders": {path for path in ("/var/lib/kubelet", "/var/lib/cni", "/etc/cni") if Path(path).exists()},
-        "processes": {path.name for path in Path("/proc").glob("[0-9]*") if program_name(path) in SERVERS},
+        "processes": {path.name for path in Path("/proc").glob("[0-9]*") if read_program_name(path) in SERVERS},
     }
 
 
-def program_name(process: Path) -> str:
+def read_program_name(process: Path) -> str:
     return Path(read_command_line(process).split("\0")[0]).name
 
 
@@ -128,7 +128,7 @@ def test_cluster_command_runs_a_node_and_reports_a_killed_kubelet(built: image.B
         done = cluster("kubectl", "--", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/it", "--timeout=30s")
         assert done.returncode == 0, done.stderr
         folder = home / "clusters" / "default"
-        kubelets = [path for path in Path("/proc").glob("[0-9]*") if program_name(path) == "kubelet"]
+        kubelets = [path for path in Path("/proc").glob("[0-9]*") if read_program_name(path) == "kubelet"]
         [kubelet] = [path for path in kubelets if str(folder) in read_command_line(path)]
         os.kill(int(kubelet.name), signal.SIGKILL)
         eventually((folder / "serve.log").read_text, lambda text: "kubelet ended with code -9" in text)
