@@ -15,6 +15,7 @@ from controller.runtime.backoff import (
     MAX_RETRY_SECONDS,
     backoff_delay,
     format_time,
+    latest,
     parse_retry_after,
     parse_time,
     random_offset,
@@ -69,6 +70,22 @@ def test_time_is_formatted_in_utc_with_whole_seconds() -> None:
     assert format_time(elsewhere) == "2030-01-01T12:00:00Z"
     assert parse_time(format_time(NOW)) == NOW
     assert format_time(datetime(1, 1, 1, tzinfo=UTC)) == "0001-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("moments", "expected"),
+    [
+        pytest.param((), None, id="no times"),
+        pytest.param((None, None), None, id="only missing times"),
+        pytest.param((NOW, None), NOW, id="one time"),
+        pytest.param((NOW, NOW + timedelta(seconds=1)), NOW + timedelta(seconds=1), id="two times"),
+        pytest.param((None, NOW, NOW - timedelta(days=1)), NOW, id="the latest is not the last"),
+    ],
+)
+def test_latest_time_is_returned_and_missing_ones_are_ignored(
+    moments: tuple[datetime | None, ...], expected: datetime | None
+) -> None:
+    assert latest(*moments) == expected
 
 
 @pytest.mark.parametrize(

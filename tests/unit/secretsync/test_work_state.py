@@ -315,10 +315,10 @@ def test_due_after_an_attempt(
     [
         ({"retry": Retry.BACKOFF}, 1, 2),
         ({"retry": Retry.BACKOFF}, 3, 8),
-        ({"retry": Retry.BACKOFF}, 40, backoff.MAX_RETRY_SECONDS),
+        ({"retry": Retry.BACKOFF}, 40, 300),
         ({"retry": Retry.BACKOFF, "retry_after": 20.0}, 1, 22),
-        ({"retry": Retry.BLOCKED}, 40, backoff.MAX_BLOCKED_SECONDS),
-        ({"retry": Retry.THROTTLED}, 40, backoff.FIRST_RETRY),
+        ({"retry": Retry.BLOCKED}, 40, 30),
+        ({"retry": Retry.THROTTLED}, 40, 2),
         ({"retry": Retry.THROTTLED, "retry_after": 20.0}, 40, 20),
         ({"retry": Retry.ON_EDIT}, 40, INTERVAL),
     ],
@@ -375,7 +375,7 @@ def test_requeues_are_reported_after_half_a_minute() -> None:
     assert state.seconds_until_due(moment) == QUIET_REQUEUES
     for _ in range(99):
         state.settle_requeue(1.0, moment)
-    assert state.seconds_until_due(moment) == backoff.MAX_BLOCKED_SECONDS
+    assert state.seconds_until_due(moment) == 30
 
 
 def test_unexpected_error_backs_off() -> None:
