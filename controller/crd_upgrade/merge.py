@@ -65,7 +65,7 @@ def _merge_schema(served: Schema, ours: Schema, path: str, *, replace_rules: boo
         return _merge_schema(one, other, f"{path}{step}", replace_rules=replace_rules)
 
     result: Schema = {}
-    for keyword in [*served, *(keyword for keyword in ours if keyword not in served)]:
+    for keyword in served | ours:
         left, right = served.get(keyword), ours.get(keyword)
         if left == right:
             value = left

@@ -11,6 +11,10 @@ from tests.support import upstream_crds
 from tools.codegen import crds
 
 OURS = crds.secret_sync()
+LOWER_BOUNDS = ("minLength", "minItems", "minProperties", "minimum")
+UPPER_BOUNDS = ("maxLength", "maxItems", "maxProperties", "maximum")
+WORDS = ("description", "title", "example", "externalDocs")
+FLAGS = ("nullable", "x-kubernetes-preserve-unknown-fields")
 
 
 def spec(schema: dict[str, Any], **version: Any) -> dict[str, Any]:
@@ -48,6 +52,8 @@ def merged(served: dict[str, Any], ours: dict[str, Any], *, replace_rules: bool 
         ({"maxLength": 300}, {"maxLength": 253}, {"maxLength": 300}),
         ({"maxLength": 100}, {"maxLength": 253}, {"maxLength": 253}),
         ({"minItems": 0}, {"minItems": 1}, {"minItems": 0}),
+        *(({bound: 1}, {bound: 2}, {bound: 1}) for bound in LOWER_BOUNDS),
+        *(({bound: 1}, {bound: 2}, {bound: 2}) for bound in UPPER_BOUNDS),
         ({}, {"maxItems": 16}, {}),
         ({"maxItems": 16}, {}, {}),
         ({"enum": ["a"]}, {"enum": ["b", "a"]}, {"enum": ["a", "b"]}),
@@ -58,10 +64,16 @@ def merged(served: dict[str, Any], ours: dict[str, Any], *, replace_rules: bool 
         ({"pattern": "^a$"}, {"pattern": "^b$"}, {"pattern": "(?:^a$)|(?:^b$)"}),
         ({"pattern": "(?:^a$)|(?:^b$)"}, {"pattern": "^b$"}, {"pattern": "(?:^a$)|(?:^b$)"}),
         ({"pattern": "^a$"}, {}, {}),
-        ({"description": "old"}, {"description": "new"}, {"description": "new"}),
+        *(({word: "old"}, {word: "new"}, {word: "new"}) for word in WORDS),
+        ({"description": "old"}, {}, {"description": "old"}),
+        ({}, {"description": "new"}, {"description": "new"}),
         ({"default": "x"}, {"default": "y"}, {"default": "x"}),
         ({}, {"default": "y"}, {"default": "y"}),
-        ({"nullable": True}, {}, {"nullable": True}),
+        ({"default": {"x": 1}}, {"default": {"x": 2}}, {"default": {"x": 1}}),
+        *(({flag: True}, {}, {flag: True}) for flag in FLAGS),
+        *(({}, {flag: True}, {flag: True}) for flag in FLAGS),
+        ({"properties": {"theirs": {}}}, {}, {"properties": {"theirs": {}}}),
+        ({}, {"properties": {"ours": {}}}, {"properties": {"ours": {}}}),
         (
             {"properties": {"theirs": {"type": "string"}}},
             {"properties": {"ours": {"type": "string"}}},
@@ -90,20 +102,92 @@ def test_rules_are_replaced_only_in_crds_of_this_product() -> None:
     assert merged(theirs, ours, replace_rules=True) == ours
 
 
+STRING, INTEGER = {"type": "string"}, {"type": "integer"}
+
+
 @pytest.mark.parametrize(
-    ("served", "ours"),
+    ("served", "ours", "message"),
     [
-        ({"type": "string"}, {"type": "integer"}),
-        ({"x-kubernetes-list-type": "map"}, {"x-kubernetes-list-type": "atomic"}),
-        ({"anyOf": [{"minLength": 1}]}, {}),
-        ({"additionalProperties": {"type": "string"}}, {}),
+        (STRING, INTEGER, "v1.a: type is 'string' where it is served and 'integer' in this release"),
+        (
+            {"x-kubernetes-list-type": "map"},
+            {"x-kubernetes-list-type": "atomic"},
+            "v1.a: x-kubernetes-list-type is 'map' where it is served and 'atomic' in this release",
+        ),
+        (
+            {"anyOf": [{"minLength": 1}]},
+            {},
+            "v1.a: anyOf is [{'minLength': 1}] where it is served and None in this release",
+        ),
+        (
+            {"additionalProperties": STRING},
+            {},
+            "v1.a: additionalProperties is {'type': 'string'} where it is served and None in this release",
+        ),
+        (
+            {"additionalProperties": True},
+            {"additionalProperties": STRING},
+            "v1.a: additionalProperties is True where it is served and {'type': 'string'} in this release",
+        ),
+        (
+            {"items": STRING},
+            {"items": INTEGER},
+            "v1.a[]: type is 'string' where it is served and 'integer' in this release",
+        ),
+        (
+            {"additionalProperties": {"properties": {"b": STRING}}},
+            {"additionalProperties": {"properties": {"b": INTEGER}}},
+            "v1.a{}.b: type is 'string' where it is served and 'integer' in this release",
+        ),
     ],
 )
 def test_schemas_without_a_superset_are_an_error_that_names_the_field(
-    served: dict[str, Any], ours: dict[str, Any]
+    served: dict[str, Any], ours: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(MergeConflict, match=r"^v1\.a: "):
+    with pytest.raises(MergeConflict) as caught:
         merged(served, ours)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("served", "ours", "result"),
+    [
+        ({}, {}, {}),
+        ({"shortNames": ["a"]}, {}, {"shortNames": ["a"]}),
+        (
+            {"shortNames": ["a"], "categories": ["x"]},
+            {"shortNames": ["b", "a"], "categories": ["y"]},
+            {"shortNames": ["a", "b"], "categories": ["x", "y"]},
+        ),
+    ],
+)
+def test_short_names_and_categories_are_added(
+    served: dict[str, Any], ours: dict[str, Any], result: dict[str, Any]
+) -> None:
+    names = {"kind": "Thing", "plural": "things"}
+    served_spec, our_spec = spec({}) | {"names": names | served}, spec({}) | {"names": names | ours}
+    assert merge_crd_schemas(served_spec, our_spec, replace_rules=True)["names"] == names | result
+    assert served_spec["names"] == names | served
+
+
+@pytest.mark.parametrize(
+    ("served", "ours", "result"),
+    [
+        ({"served": False}, {"served": True}, {"served": True}),
+        ({"served": True}, {"served": False}, {"served": True}),
+        ({"served": False}, {"served": False}, {"served": False}),
+        ({"deprecated": True}, {}, {"deprecated": True}),
+        *(
+            ({shown: "old"}, {shown: "new"}, {shown: "new"})
+            for shown in ("additionalPrinterColumns", "deprecated", "deprecationWarning")
+        ),
+    ],
+)
+def test_version_is_served_if_either_is_and_is_shown_as_ours(
+    served: dict[str, Any], ours: dict[str, Any], result: dict[str, Any]
+) -> None:
+    found = merge_crd_schemas(spec({}, **served), spec({}, **ours), replace_rules=True)
+    assert found == spec({}, **result)
 
 
 def test_versions_are_added_and_none_is_removed_nor_the_stored_one_changed() -> None:
@@ -114,19 +198,44 @@ def test_versions_are_added_and_none_is_removed_nor_the_stored_one_changed() -> 
         ("v1alpha1", True),
         ("v1", False),
     ]
-    off = spec({"type": "object"}, served=False)
-    assert merge_crd_schemas(spec({"type": "object"}), off, replace_rules=True)["versions"][0]["served"] is True
 
 
-@pytest.mark.parametrize("change", [{"group": "other"}, {"scope": "Cluster"}])
-def test_another_group_or_scope_is_another_thing(change: dict[str, Any]) -> None:
-    with pytest.raises(MergeConflict, match=next(iter(change))):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"group": "other"}, "spec.group: other is served, this release has example.com"),
+        ({"scope": "Cluster"}, "spec.scope: Cluster is served, this release has Namespaced"),
+    ],
+)
+def test_another_group_or_scope_is_another_thing(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(MergeConflict) as caught:
         merge_crd_schemas(spec({}) | change, spec({}), replace_rules=True)
+    assert str(caught.value) == message
 
 
-def test_status_subresource_is_neither_added_nor_removed() -> None:
-    with pytest.raises(MergeConflict, match="status subresource"):
-        merge_crd_schemas(spec({}, subresources={}), spec({}), replace_rules=True)
+def without_subresources(crd: dict[str, Any]) -> dict[str, Any]:
+    del crd["versions"][0]["subresources"]
+    return crd
+
+
+@pytest.mark.parametrize(
+    ("served", "ours"),
+    [
+        (spec({}, subresources={}), spec({})),
+        (spec({}), spec({}, subresources={})),
+        (without_subresources(spec({})), spec({})),
+        (spec({}), without_subresources(spec({}))),
+    ],
+)
+def test_status_subresource_is_neither_added_nor_removed(served: dict[str, Any], ours: dict[str, Any]) -> None:
+    with pytest.raises(MergeConflict) as caught:
+        merge_crd_schemas(served, ours, replace_rules=True)
+    assert str(caught.value) == "v1: only one of the two has the status subresource"
+
+
+def test_crds_without_the_status_subresource_are_merged() -> None:
+    crd = without_subresources(spec({}))
+    assert merge_crd_schemas(crd, crd, replace_rules=True) == crd
 
 
 def test_ours_over_ours_is_ours() -> None:
