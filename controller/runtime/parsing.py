@@ -4,6 +4,7 @@ Threads parse texts (SecretProviderClasses and PEM). A separate process opens ea
 takes memory and seconds, so PFX files have fewer threads, and cannot occupy those for texts.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -34,9 +35,10 @@ class ParsingPool:
     async def run(self, namespace: str, work: Callable[[Charge], T], *, pfx: bool = False) -> T:
         """Return the result of `work`. Raise `ParsingDeferred` if the namespace has spent its budget."""
         self._raise_if_spent(namespace)
-        seconds: list[float] = []
+        loop = asyncio.get_running_loop()
 
         def measure_work() -> T:
+            seconds: list[float] = []
             began = time.thread_time()
             try:
                 # While this work waited for a thread, other work of the namespace can have spent the budget.
@@ -44,11 +46,11 @@ class ParsingPool:
                 return work(seconds.append)
             finally:
                 seconds.append(time.thread_time() - began)
+                # The thread charges, because its caller can be cancelled. The event loop does so before the next work
+                # of the namespace gets the thread.
+                loop.call_soon_threadsafe(self._spent.spend, namespace, sum(seconds))
 
-        try:
-            return await (self._pfx if pfx else self._texts).run(namespace, measure_work)
-        finally:
-            self._spent.spend(namespace, sum(seconds))
+        return await (self._pfx if pfx else self._texts).run(namespace, measure_work)
 
     def run_here(self, namespace: str, work: Callable[[], T]) -> T:
         """Run short work on the event loop, without a thread. Raise `ParsingDeferred` as `run` does."""
