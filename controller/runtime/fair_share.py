@@ -11,27 +11,27 @@ from collections.abc import AsyncIterator
 
 
 class FairShare:
-    """Count the slots that each namespace uses. `free` are the slots that no namespace uses."""
+    """Count the slots: `used` are those that each namespace uses, `free` those that no namespace uses."""
 
     def __init__(self, slots: int) -> None:
         self.free = slots
-        self._used: Counter[str] = Counter()
+        self.used: Counter[str] = Counter()
 
     def has_room(self, namespace: str) -> bool:
         """Return whether the namespace can get another slot."""
-        return self._used[namespace] < self.free
+        return self.used[namespace] < self.free
 
     def acquire(self, namespace: str) -> None:
         """Give the namespace one more slot."""
-        self._used[namespace] += 1
+        self.used[namespace] += 1
         self.free -= 1
 
     def release(self, namespace: str) -> None:
         """Free one slot of the namespace."""
-        self._used[namespace] -= 1
+        self.used[namespace] -= 1
         self.free += 1
-        if not self._used[namespace]:
-            del self._used[namespace]
+        if not self.used[namespace]:
+            del self.used[namespace]
 
 
 class FairSemaphore:
@@ -44,10 +44,11 @@ class FairSemaphore:
     @contextlib.asynccontextmanager
     async def hold_slot(self, namespace: str) -> AsyncIterator[None]:
         """Wait for a slot, and hold it within the context."""
-        if namespace in self.waiting or not self.shares.has_room(namespace):
-            await self._wait_for_slot(namespace)
-        else:
+        # A caller does not overtake others of its namespace: they wait only while the namespace has no room.
+        if self.shares.has_room(namespace):
             self.shares.acquire(namespace)
+        else:
+            await self._wait_for_slot(namespace)
         try:
             yield
         finally:

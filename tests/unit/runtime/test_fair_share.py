@@ -1,6 +1,7 @@
 """Test fair shares of slots: the number for each user, the order of users, and that no slot is lost."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -79,6 +80,44 @@ def test_waiting_users_alternate_and_each_keeps_its_order() -> None:
     assert run_virtual(main) == ["first", "a", "b", "a", "c", "b", "a"]
 
 
+def test_user_with_a_full_share_does_not_block_those_behind_it() -> None:
+    async def main(clock: Callable[[], float]) -> list[str]:
+        users = Users(clock)
+        users.slots = FairSemaphore(4)
+        async with asyncio.TaskGroup() as tasks:
+            for who, seconds in (("a", 9), ("a", 9), ("b", 9), ("c", 1), ("a", 1), ("d", 1)):
+                tasks.create_task(users.use(who, seconds))
+        return [f"{who} {moment:.0f}" for who, moment in users.began]
+
+    assert run_virtual(main) == ["a 0", "a 0", "b 0", "c 0", "d 1", "a 9"]
+
+
+async def test_caller_that_is_cancelled_when_it_gets_a_slot_returns_it() -> None:
+    slots = FairSemaphore(1)
+    async with slots.hold_slot("a"):
+        waiting = asyncio.create_task(slots.hold_slot("b").__aenter__())
+        await asyncio.sleep(0)
+    assert slots.shares.used == {"b": 1}
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (slots.shares.free, slots.shares.used) == (1, {})
+
+
+async def test_cancelled_callers_leave_no_line_although_their_namespace_has_no_room() -> None:
+    slots = FairSemaphore(4)
+    async with contextlib.AsyncExitStack() as held:
+        for who in "aab":
+            await held.enter_async_context(slots.hold_slot(who))
+        async with slots.hold_slot("c"):
+            waiting = asyncio.create_task(slots.hold_slot("a").__aenter__())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert set(slots.waiting) == {"a"}
+        assert not slots.waiting
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("xyz"), st.integers(0, 9), st.integers(1, 9), st.integers(0, 30)), max_size=40),
     st.integers(1, 6),
@@ -108,6 +147,7 @@ def test_no_slot_is_lost_when_callers_time_out(callers: list[tuple[str, int, int
             for caller in callers:
                 tasks.create_task(use(*caller))
         assert slots.shares.free == places
+        assert not slots.shares.used
         assert not slots.waiting
 
     run_virtual(main)
