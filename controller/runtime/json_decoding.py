@@ -50,8 +50,9 @@ def decode_json(raw: bytes | bytearray | msgspec.Raw, shape: type[T]) -> T:
             return msgspec.json.decode(cut_nesting(bytes(raw)), type=shape)
     except msgspec.ValidationError as error:
         raise Undecodable(str(error)[:_MAX_PROBLEM], is_json=True) from None
-    except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError, MemoryError):
-        # Among them: invalid UTF-8, lone surrogates, a number of more digits than Python converts.
+    except (ValueError, RecursionError, OverflowError, MemoryError):
+        # A `ValueError` is, among others, invalid JSON, invalid UTF-8, a lone surrogate, or a number that has more
+        # digits than Python converts.
         raise Undecodable("it is not valid JSON") from None
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from typing import Literal
 
 import msgspec
 import pytest
@@ -65,6 +66,39 @@ def test_any_text_is_decoded_or_raises_undecodable(raw: bytes) -> None:
     cut_nesting(raw)
 
 
+@pytest.mark.parametrize(
+    ("raw", "problem", "is_json"),
+    [
+        (b'{"metadata":{"name":"a"}', "it is not valid JSON", False),
+        (b'{"metadata":{"name":5}}', "Expected `str`, got `int` - at `$.metadata.name`", True),
+    ],
+)
+def test_problem_tells_invalid_json_from_another_shape(raw: bytes, problem: str, is_json: bool) -> None:
+    with pytest.raises(Undecodable) as caught:
+        decode_json(raw, PartialObject)
+    assert (str(caught.value), caught.value.problem, caught.value.is_json) == (problem, problem, is_json)
+
+
+def test_problem_without_a_kind_is_not_valid_json() -> None:
+    assert not Undecodable("it is not valid JSON").is_json
+
+
+def test_problem_with_a_long_value_has_500_characters() -> None:
+    with pytest.raises(Undecodable) as caught:
+        decode_json(b'"%b"' % (b"x" * 1000), Literal["a"])  # type: ignore[arg-type]
+    assert len(caught.value.problem) == 500
+
+
+@pytest.mark.parametrize("error", [RecursionError, OverflowError, MemoryError])
+def test_any_failure_of_the_decoder_is_undecodable(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(msgspec.json, "decode", fail)
+    with pytest.raises(Undecodable, match=r"^it is not valid JSON$"):
+        decode_json(b"{}", PartialObject)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
@@ -86,6 +120,28 @@ def test_values_below_the_depth_limit_become_empty(value: object, depth: int) ->
     found = msgspec.json.decode(cut_nesting(msgspec.json.encode(value), depth))
     assert shallow(found, depth) == shallow(value, depth)
     assert shallow(found, depth + 1) == found
+
+
+@pytest.mark.parametrize(
+    ("raw", "depth", "expected"),
+    [
+        (b"[1, [2, [3]], 4]", 0, b"[]"),
+        (b"[1, [2, [3]], 4]", 1, b"[1, [], 4]"),
+        (b"[1, [2, [3]], 4]", 2, b"[1, [2, [3]], 4]"),
+        (b"[[[[]]],[[[]]]]", 1, b"[[],[]]"),
+        (b'{"a":{"b":{"c":1}}}', 1, b'{"a":{}}'),
+        pytest.param(b"[1", 1, b"[1", id="incomplete at the limit"),
+        pytest.param(b"[[[1", 2, b"[[[", id="incomplete at the limit of empty containers"),
+        pytest.param(b"[[[1", 1, b"[[", id="incomplete below the limit"),
+        pytest.param(b"[[]]]", 0, b"[]]", id="a bracket too many"),
+    ],
+)
+def test_containers_at_the_depth_limit_become_empty(raw: bytes, depth: int, expected: bytes) -> None:
+    assert cut_nesting(raw, depth) == expected
+
+
+def test_64_levels_remain_around_an_empty_container() -> None:
+    assert cut_nesting(b"[" * 70 + b"]" * 70) == b"[" * 65 + b"]" * 65
 
 
 def test_object_within_the_depth_limit_is_unchanged() -> None:
