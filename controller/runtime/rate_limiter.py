@@ -99,7 +99,7 @@ class AdaptiveRateLimiter:
         self._closed_until = 0.0
         self._steady_since = clock()
         self._steady = STEADY
-        self._answered: deque[float] = deque(maxlen=int(LIMIT * WINDOW))
+        self.answered: deque[float] = deque(maxlen=int(LIMIT * WINDOW))
         # By namespace. The namespace that was served last is at the end.
         self.lines: dict[str, _NamespaceLines] = {}
 
@@ -115,7 +115,8 @@ class AdaptiveRateLimiter:
         line = mine.first if first else mine.others
         place = line.join(caller, now) + (0 if first else len(mine.first))
         before = place + self._others_before(namespace, place, now)
-        if now >= self._closed_until and self._tokens >= before + 1:
+        # After a refusal there is no token before the end of its Retry-After.
+        if self._tokens >= before + 1:
             line.leave(caller)
             self._tokens -= 1
             del self.lines[namespace]
@@ -152,8 +153,8 @@ class AdaptiveRateLimiter:
     def note_answer(self) -> None:
         """Record a call to which the vault answered anything except 429."""
         now = self._clock()
-        self._answered.append(now)
-        if self._rate < LIMIT and now - self._steady_since >= self._steady:
+        self.answered.append(now)
+        if now - self._steady_since >= self._steady:
             self._fill_bucket(now)
             self._rate = min(LIMIT, self._rate * 2)
             self._steady_since = now
@@ -165,10 +166,10 @@ class AdaptiveRateLimiter:
         if now >= self._closed_until:
             # This is the first refusal of several. The calls that the vault answered in the window before it are the
             # controller's share of the limit.
-            while self._answered and now - self._answered[0] > WINDOW:
-                self._answered.popleft()
-            self._rate = max(MIN_RATE, min(LIMIT, len(self._answered) / WINDOW))
-            self._steady = STEADY if len(self._answered) >= KNOWN else WINDOW
+            while self.answered and now - self.answered[0] > WINDOW:
+                self.answered.popleft()
+            self._rate = max(MIN_RATE, min(LIMIT, len(self.answered) / WINDOW))
+            self._steady = STEADY if len(self.answered) >= KNOWN else WINDOW
         self._closed_until = max(self._closed_until, closed)
         self._tokens = 0.0
         self._steady_since = self._filled = self._closed_until

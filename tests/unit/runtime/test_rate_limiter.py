@@ -6,7 +6,16 @@ from collections import Counter
 
 import pytest
 
-from controller.runtime.rate_limiter import BURST, LIMIT, MAX_PLACES, MAX_WAIT, MIN_RATE, PAUSE, AdaptiveRateLimiter
+from controller.runtime.rate_limiter import (
+    BURST,
+    LIMIT,
+    MAX_PLACES,
+    MAX_WAIT,
+    MIN_RATE,
+    PAUSE,
+    WINDOW,
+    AdaptiveRateLimiter,
+)
 from tools.keyvault_emulator.faults import RateLimiter
 
 SHOP = "shop"
@@ -186,6 +195,13 @@ def test_line_of_a_namespace_is_bounded_and_dropped_later() -> None:
     assert not limiter.lines
 
 
+def test_caller_in_a_full_line_keeps_its_place_and_a_further_one_gets_none() -> None:
+    limiter = AdaptiveRateLimiter(lambda: 1000.0)
+    limiter.note_refusal(10)
+    waits = [limiter.seconds_until_call(SHOP, number, first=True) for number in [*range(MAX_PLACES + 1), 0, 1]]
+    assert [waits[0], waits[1], *waits[-3:]] == [12, 14, MAX_WAIT, 12, 14]
+
+
 class LimiterHarness:
     """The rate limiter of one vault, with a clock that the test sets."""
 
@@ -301,6 +317,37 @@ def test_refusal_at_the_end_of_retry_after_sets_a_new_rate() -> None:
     harness.limiter.note_refusal(10)
     harness.now += 10
     assert harness.measure_rate() == pytest.approx(15)
+
+
+def test_shortest_wait_is_one_millisecond() -> None:
+    harness = LimiterHarness()
+    harness.count_burst()
+    harness.now += 0.999 / 380
+    assert harness.wait("burst 190") == 0.001
+
+
+def test_idle_limiter_with_a_low_rate_allows_one_call() -> None:
+    harness = LimiterHarness()
+    harness.limiter.note_refusal(10)
+    harness.now += 1000
+    assert harness.count_burst() == 1
+
+
+def test_answers_before_the_window_do_not_count() -> None:
+    harness = LimiterHarness()
+    harness.note_answers(100)
+    harness.now += 5
+    harness.note_answers(30)
+    harness.now += 5.1
+    harness.limiter.note_refusal(1)
+    harness.now += 1
+    assert harness.measure_rate() == pytest.approx(3)
+
+
+def test_number_of_remembered_answers_is_bounded() -> None:
+    harness = LimiterHarness()
+    harness.note_answers(4000)
+    assert len(harness.limiter.answered) == LIMIT * WINDOW == 3800
 
 
 @pytest.mark.parametrize(("later", "rate"), [(0, 300), (10, 300), (10.1, 0.5)])
