@@ -60,7 +60,7 @@ class Queue(Generic[K]):
         # Outdated entries remain in the heap until they are due. `_due` has the current due time of a key.
         self.entries: list[_QueueEntry[K]] = []
         # Entries that are due while their namespace uses all of its share.
-        self._waiting: dict[str, list[_QueueEntry[K]]] = {}
+        self.waiting: dict[str, list[_QueueEntry[K]]] = {}
         self._numbers = itertools.count()
         self._busy: set[K] = set()
         self._shares = FairShare(workers)
@@ -146,7 +146,7 @@ class Queue(Generic[K]):
         self._readmit_waiting()
         while self.entries and self._shares.free:
             entry = self.entries[0]
-            if self._is_current(entry) and entry.due > self._clock():
+            if entry.due > self._clock():
                 return None
             heapq.heappop(self.entries)
             if not self._is_current(entry):
@@ -157,16 +157,16 @@ class Queue(Generic[K]):
                 self._busy.add(key)
                 del self._due[key]
                 return key
-            heapq.heappush(self._waiting.setdefault(key.namespace, []), entry)
+            heapq.heappush(self.waiting.setdefault(key.namespace, []), entry)
         return None
 
     def _readmit_waiting(self) -> None:
         """Push the first waiting entry of each namespace that no longer uses all of its share."""
-        for namespace in [name for name in self._waiting if self._shares.has_room(name)]:
-            line = self._waiting[namespace]
+        for namespace in [name for name in self.waiting if self._shares.has_room(name)]:
+            line = self.waiting[namespace]
             while line and not self._is_current(line[0]):
                 heapq.heappop(line)
             if line:
                 heapq.heappush(self.entries, heapq.heappop(line))
             if not line:
-                del self._waiting[namespace]
+                del self.waiting[namespace]

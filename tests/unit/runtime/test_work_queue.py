@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from controller.runtime.work_queue import Key, Queue
+from controller.runtime.work_queue import MIN_COMPACTED, Key, Queue, QueueClosed
 from controller.secretsync.reconciler import WORKERS
 from tests.support.virtual_time import VirtualLoop, run_virtual
 
@@ -28,6 +29,17 @@ def test_keys_are_returned_at_their_due_times() -> None:
         return [(await queue.get(), clock()) for _ in range(3)]
 
     assert run_virtual(main) == [(C, 0), (B, 60), (A, 3600)]
+
+
+def test_keys_with_the_same_due_time_are_returned_in_the_order_of_addition() -> None:
+    async def main(clock: Callable[[], float]) -> list[Key]:
+        queue: Queue[Key] = Queue(clock, 64)
+        queue.add(B, 0)
+        queue.add(A)
+        queue.add(C, 0)
+        return [await queue.get() for _ in range(3)]
+
+    assert run_virtual(main) == [B, A, C]
 
 
 @pytest.mark.parametrize(("first", "second"), [(10, 5), (5, 10), (5, 5)])
@@ -63,6 +75,37 @@ def test_worker_processes_keys_until_the_queue_is_closed() -> None:
         return processed
 
     assert run_virtual(main) == [(A, 0), (B, 0), (A, 10), (A, 20)]
+
+
+@pytest.mark.parametrize("keys", [[], [A, B]], ids=["no key waits", "all workers are busy"])
+def test_waiting_worker_sets_no_timer_and_ends_when_the_queue_is_closed(
+    monkeypatch: pytest.MonkeyPatch, keys: list[Key]
+) -> None:
+    timers: list[float] = []
+    call_at = VirtualLoop.call_at
+
+    def record(loop: VirtualLoop, when: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        timers.append(when)
+        return call_at(loop, when, *args, **options)
+
+    monkeypatch.setattr(VirtualLoop, "call_at", record)
+
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 1)
+        for key in keys:
+            queue.add(key)
+        if keys:
+            assert await queue.get() == keys[0]
+        waiting = asyncio.create_task(queue.get())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        queue.close()
+        with pytest.raises(QueueClosed):
+            await waiting
+
+    run_virtual(main)
+    assert not timers
 
 
 def test_waiting_worker_gets_a_key_that_is_due_earlier() -> None:
@@ -151,6 +194,36 @@ def test_repeated_edits_leave_few_outdated_entries() -> None:
         assert len(queue.entries) <= 64 + 2 * 101 + 1
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("others", "additions", "entries"),
+    [([], 66, 66), ([], 67, 1), ([B], 67, 68), ([B], 68, 2)],
+)
+def test_outdated_entries_beyond_the_limit_are_removed(others: list[Key], additions: int, entries: int) -> None:
+    queue: Queue[Key] = Queue(lambda: 0.0, 4)
+    for key in others:
+        queue.add(key, 3600)
+    for number in range(additions):
+        queue.add(A, 1000 - number)
+    assert len(queue.entries) == entries
+
+
+def test_keys_keep_their_order_when_outdated_entries_are_removed() -> None:
+    last = Key("team", "last")
+
+    async def main(clock: Callable[[], float]) -> list[tuple[Key, float]]:
+        queue: Queue[Key] = Queue(clock, 64)
+        queue.add(A, 1)
+        queue.forget(A)
+        queue.add(B, 30)
+        queue.add(C, 20)
+        for number in range(MIN_COMPACTED + 6):
+            queue.add(last, 200 - number)
+        assert len(queue.entries) < MIN_COMPACTED
+        return [(await queue.get(), clock()) for _ in range(3)]
+
+    assert run_virtual(main) == [(C, 20), (B, 30), (last, 131)]
 
 
 def test_overdue_count_has_only_keys_that_are_due_now() -> None:
@@ -253,6 +326,7 @@ def test_forgotten_key_does_not_block_the_next_key_of_its_namespace() -> None:
         queue.forget(B)
         queue.done(A)
         assert await queue.get() == last
+        assert not queue.waiting
 
     run_virtual(main)
 
