@@ -1,7 +1,6 @@
 """Values that go into manifests as they are: what the schema accepts of them, the API server accepts, too."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from controller.runtime import bounded_yaml
+from tests.chart.rendering import Manifest, nested, render
 from tests.support.cluster.harness import version_flags
 from tests.support.free_values import ACCEPTED
 from tools.cli.common import helm
@@ -76,17 +75,15 @@ def home(plane: ControlPlane) -> str:
 @settings(max_examples=30, phases=[Phase.generate], deadline=None, suppress_health_check=list(HealthCheck))
 @given(found=st.fixed_dictionaries({name: samples(schema) for name, schema in VALUES.items()}))
 def test_api_server_accepts_values_that_the_chart_accepts(
-    found: dict[str, Any], plane: ControlPlane, home: str, tmp_path_factory: pytest.TempPathFactory
+    found: dict[str, Any], plane: ControlPlane, home: str
 ) -> None:
-    values = tmp_path_factory.mktemp("values") / "values.json"
-    values.write_text(json.dumps(found))
+    show = ("--show-only", "templates/deployment.yaml")
     try:
-        [deployment] = rendered(plane, values)
+        [deployment] = render_free(plane, found, *show)
     except helm.BadValues as refused:
         # Each value that a condition of the schema refuses is left out.
         wrong = {problem.split(":")[0].split(".")[0] for problem in refused.problems}
-        values.write_text(json.dumps({name: value for name, value in found.items() if name not in wrong}))
-        [deployment] = rendered(plane, values)
+        [deployment] = render_free(plane, {name: value for name, value in found.items() if name not in wrong}, *show)
     path = f"/apis/apps/v1/namespaces/{home}/deployments?dryRun=All&fieldValidation=Strict"
     status, answer = plane.request("POST", path, deployment)
     assert status == 201, json.loads(answer)["message"]
@@ -94,32 +91,14 @@ def test_api_server_accepts_values_that_the_chart_accepts(
 
 @pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=lambda part: str(part)[:60])
 def test_api_server_accepts_the_examples(path: str, value: Any, plane: ControlPlane, home: str) -> None:
-    given: dict[str, Any] = {"networkPolicy": {"enabled": True}, "podDisruptionBudget": {"enabled": True}}
-    *groups, name = path.split(".")
-    place = given
-    for group in groups:
-        place = place.setdefault(group, {})
-    place[name] = value
-    command = [
-        "template",
-        "free",
-        str(helm.CHART),
-        "--namespace",
-        home,
-        "--kube-version",
-        plane.version,
-        "--skip-tests",
-    ]
-    manifests = helm.run([*command, *version_flags(plane), "--values", "-"], stdin=json.dumps(given))
-    chosen = [each for each in bounded_yaml.load_all(manifests) if each and each["kind"] in WITH_FREE_VALUES]
+    given = nested({"networkPolicy.enabled": True, "podDisruptionBudget.enabled": True, path: value})
+    chosen = [each for each in render_free(plane, given) if each["kind"] in WITH_FREE_VALUES]
     assert len(chosen) >= len(WITH_FREE_VALUES)
     flags = ("--dry-run=server", "--validate=strict", "--filename", "-")
     plane.kubectl("create", *flags, stdin=yaml.safe_dump_all(chosen))
 
 
-def rendered(plane: ControlPlane, values: Path) -> list[dict[str, Any]]:
-    """Return the Deployment of the chart with these values."""
-    command = ["template", "free", str(helm.CHART), "--namespace", SPACE, "--kube-version", plane.version]
-    shown = ["--show-only", "templates/deployment.yaml", "--values", str(values)]
-    text = helm.run([*command, *shown, *version_flags(plane)])
-    return [made for made in bounded_yaml.load_all(text) if made]
+def render_free(plane: ControlPlane, given: dict[str, Any], *flags: str) -> list[Manifest]:
+    """Render the chart with these values for that control plane."""
+    flags = (*version_flags(plane), *flags)
+    return render(*flags, version=plane.version, release="free", namespace=SPACE, given=given)
