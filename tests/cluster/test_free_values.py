@@ -1,19 +1,20 @@
 """Values that go into manifests as they are: what the schema accepts of them, the API server accepts, too."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.chart.rendering import Manifest, nested, render
 from tests.support.cluster.harness import version_flags
-from tests.support.free_values import ACCEPTED
+from tests.support.free_values import ACCEPTED, CONFLICTING
 from tools.cli.common import helm
 from tools.codegen.values import kubernetes
-from tools.local_cluster import ControlPlane
+from tools.local_cluster import ClusterError, ControlPlane
 
 Schema = dict[str, Any]
 VALUES: dict[str, Schema] = {
@@ -91,11 +92,33 @@ def test_api_server_accepts_values_that_the_chart_accepts(
 
 @pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=lambda part: str(part)[:60])
 def test_api_server_accepts_the_examples(path: str, value: Any, plane: ControlPlane, home: str) -> None:
+    create_with(plane, path, value)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Render a copy of the chart whose templates refuse no values."""
+    chart = tmp_path / "chart"
+    shutil.copytree(helm.CHART, chart)
+    checks = chart / "templates" / "checks.yaml"
+    checks.write_text(checks.read_text().replace("{{- fail ", "{{- $_ := print "))
+    monkeypatch.setattr(helm, "CHART", chart)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("path", "value"), [row[:2] for row in CONFLICTING], ids=lambda part: str(part)[:60])
+def test_api_server_refuses_the_conflicting_values(path: str, value: Any, plane: ControlPlane, home: str) -> None:
+    with pytest.raises(ClusterError, match="is invalid: "):
+        create_with(plane, path, value)
+
+
+def create_with(plane: ControlPlane, path: str, value: Any) -> None:
+    """Send the chart's objects that have free values to the API server, without creating them."""
     given = nested({"networkPolicy.enabled": True, "podDisruptionBudget.enabled": True, path: value})
     chosen = [each for each in render_free(plane, given) if each["kind"] in WITH_FREE_VALUES]
     assert len(chosen) >= len(WITH_FREE_VALUES)
     flags = ("--dry-run=server", "--validate=strict", "--filename", "-")
-    plane.kubectl("create", *flags, stdin=yaml.safe_dump_all(chosen))
+    plane.kubectl("create", *flags, stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": chosen}))
 
 
 def render_free(plane: ControlPlane, given: dict[str, Any], *flags: str) -> list[Manifest]:

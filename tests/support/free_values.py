@@ -4,6 +4,14 @@ from typing import Any
 
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+MAX_ANNOTATIONS = 256 * 1024
+"""The most bytes of an object's annotations."""
+
+
+def _from_network(cidr: str, *left_out: str) -> dict[str, Any]:
+    return {"from": [{"ipBlock": {"cidr": cidr, "except": list(left_out)}}]}
+
+
 REFUSED: list[tuple[str, Any, str]] = [
     ("commonLabels", {"a b": "x"}, "commonLabels"),
     ("commonLabels", {"a": "no value "}, "commonLabels.a"),
@@ -84,10 +92,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("global.priorityClassName", "very high", "global.priorityClassName"),
     ("runtimeClassName", "g visor", "runtimeClassName"),
     ("test.sample.serviceAccount", "A", "test.sample.serviceAccount"),
-    ("dnsPolicy", "None", "dnsPolicy"),
     ("podDisruptionBudget.minAvailable", "150%", "podDisruptionBudget.minAvailable"),
-    ("resources", {"requests": {"cpu": "2"}, "limits": {"cpu": "1500m"}}, "resources.requests.cpu"),
-    ("crds.job.resources", {"limits": {"memory": "1e3"}}, "crds.job.resources.requests.memory"),
     ("test.resources", {"requests": {"memory": "1Gi"}, "limits": {"memory": "1G"}}, "test.resources.requests.memory"),
     (
         "extraEnv",
@@ -101,14 +106,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ),
     ("extraVolumes", [{"name": "a", "emptyDir": {}, "secret": {"secretName": "x"}}], "extraVolumes.0"),
     ("extraVolumes", [{"name": "a", "emptydir": {}}], "extraVolumes.0"),
-    ("extraVolumes", [{"name": "a"}, {"name": "a"}], "extraVolumes.1.name"),
-    ("extraVolumes", [{"name": "test-clouds"}], "extraVolumes.0.name"),
     ("extraVolumes", [{"name": "a", "hostPath": {"path": "/x", "type": "Folder"}}], "extraVolumes.0.hostPath.type"),
     ("extraVolumes", [{"name": "a", "secret": {"defaultMode": 512}}], "extraVolumes.0.secret.defaultMode"),
-    ("extraVolumeMounts", [{"name": "missing", "mountPath": "/x"}], "extraVolumeMounts.0.name"),
     ("extraVolumeMounts", [{"name": "a", "mountPath": "/x", "subPath": "../b"}], "extraVolumeMounts.0.subPath"),
-    ("extraContainers", [{"name": "controller", "image": "x"}], "extraContainers.0.name"),
-    ("extraContainers", [{"name": "a", "image": "x"}, {"name": "a", "image": "x"}], "extraContainers.1.name"),
     ("extraContainers", [{"name": "a", "image": "x", "cmd": []}], "extraContainers.0"),
     (
         "extraContainers",
@@ -121,11 +121,6 @@ REFUSED: list[tuple[str, Any, str]] = [
         "affinity",
         {"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Is"}]}]}}},
         f"affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms.0.matchExpressions.0.operator",
-    ),
-    (
-        "topologySpreadConstraints",
-        [{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "ScheduleAnyway"}] * 2,
-        "topologySpreadConstraints.1",
     ),
     ("podSecurityContext", {"runAsUser": -1}, "podSecurityContext.runAsUser"),
     ("podSecurityContext", {"seccompProfile": {"type": "Localhost"}}, "podSecurityContext.seccompProfile"),
@@ -149,6 +144,60 @@ REFUSED: list[tuple[str, Any, str]] = [
         "networkPolicy.ingress.0.from.0",
     ),
 ]
+CONFLICTING: list[tuple[str, Any, str]] = [
+    ("dnsPolicy", "None", "dnsPolicy"),
+    ("resources", {"requests": {"cpu": "2"}, "limits": {"cpu": "1500m"}}, "resources.requests.cpu"),
+    ("crds.job.resources", {"limits": {"memory": "1e3"}}, "crds.job.resources.requests.memory"),
+    ("extraVolumes", [{"name": "a"}, {"name": "a"}], "extraVolumes.1.name"),
+    ("extraVolumes", [{"name": "test-clouds"}], "extraVolumes.0.name"),
+    ("extraVolumeMounts", [{"name": "missing", "mountPath": "/x"}], "extraVolumeMounts.0.name"),
+    ("extraContainers", [{"name": "controller", "image": "x"}], "extraContainers.0.name"),
+    ("extraContainers", [{"name": "a", "image": "x"}, {"name": "a", "image": "x"}], "extraContainers.1.name"),
+    (
+        "topologySpreadConstraints",
+        [{"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "ScheduleAnyway"}] * 2,
+        "topologySpreadConstraints.1",
+    ),
+    *(
+        (
+            "extraInitContainers",
+            [{"name": "a", "image": "x"}, {"name": "b", "image": "x", field: {}}],
+            f"extraInitContainers.1.{field}",
+        )
+        for field in ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")
+    ),
+    ("networkPolicy.ingress", [{"ports": [{"port": 90, "endPort": 89}]}], "networkPolicy.ingress.0.ports.0.endPort"),
+    (
+        "networkPolicy.egress",
+        [{}, {"ports": [{"port": 443}, {"port": 9000, "endPort": 80}]}],
+        "networkPolicy.egress.1.ports.1.endPort",
+    ),
+    *(
+        ("networkPolicy.ingress", [_from_network(cidr, inner)], "networkPolicy.ingress.0.from.0.ipBlock.except.0")
+        for cidr, inner in (
+            ("10.0.0.0/8", "11.0.0.0/16"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.0.0.0/8", "0.0.0.0/0"),
+            ("192.168.1.0/25", "192.168.1.128/26"),
+            ("0.0.0.0/0", "fd00::/8"),
+            ("::/0", "10.0.0.0/8"),
+            ("::/0", "::/0"),
+            ("fd00::/8", "fe00::/16"),
+            ("2001:db8::/32", "2001:db9::/48"),
+            ("1:2:3:4:5:6:7:0/112", "1:2:3:4:5:6:8:0/120"),
+        )
+    ),
+    (
+        "networkPolicy.egress",
+        [{"to": [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "11.0.0.0/16"]}}]}],
+        "networkPolicy.egress.0.to.1.ipBlock.except.1",
+    ),
+    *(
+        (path, {"a": "x" * MAX_ANNOTATIONS}, path)
+        for path in ("commonAnnotations", "crds.job.annotations", "deploymentAnnotations", "podAnnotations")
+    ),
+]
+"""Values that the API server refuses because of another part of the same object, which a schema cannot compare."""
 ACCEPTED: list[tuple[str, Any]] = [
     ("commonLabels", {"example.com/a": "", "b": "x_Y.z-1"}),
     ("podAnnotations", {"example.com/a": "any text, also with spaces"}),
@@ -180,6 +229,17 @@ ACCEPTED: list[tuple[str, Any]] = [
             },
         ],
     ),
+    (
+        "networkPolicy.ingress",
+        [
+            _from_network("0.0.0.0/0", "169.254.169.254/32", "10.0.0.0/8"),
+            _from_network("192.168.1.0/25", "192.168.1.64/26"),
+            _from_network("::/0", "::1/128", "fd00::/8"),
+            {"ports": [{"port": 80, "endPort": 80}]},
+        ],
+    ),
+    ("extraInitContainers", [{"name": "a", "image": "x", "livenessProbe": None}]),
+    ("podAnnotations", {"a": "x" * (MAX_ANNOTATIONS - 1024 - 1)}),
     ("podDisruptionBudget.minAvailable", "100%"),
     ("podSecurityContext", {"seccompProfile": {"type": "Localhost", "localhostProfile": "a.json"}, "runAsUser": "10"}),
     ("securityContext", {"privileged": True, "allowPrivilegeEscalation": True}),
