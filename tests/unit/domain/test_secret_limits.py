@@ -37,9 +37,63 @@ def test_prefix_of_label_key(prefix: str, accepted: bool) -> None:
     assert (find_violation({f"{prefix}/x": ""}, {}) is None) is accepted
 
 
-@pytest.mark.parametrize("key", [".", "..", "..a", "a/b", "", "a b", "a\n", "a" * 254])
-def test_refused_key(key: str) -> None:
-    assert key_violation(key)
+@pytest.mark.parametrize(
+    ("key", "accepted"),
+    [
+        ("i.example/x", True),
+        ("I.Example/X", True),
+        pytest.param("\u0130/x", True, id="capital i with a dot"),
+        pytest.param("\u0131/x", False, id="small i without a dot"),
+    ],
+)
+def test_prefix_of_annotation_key_is_checked_in_lower_case(key: str, accepted: bool) -> None:
+    assert (find_violation({}, {key: ""}) is None) is accepted
+
+
+NAME_RULE = (
+    "write at most 63 letters, digits, - . and _, with a letter or digit at both ends; before it, where needed, a DNS"
+    " name and a slash"
+)
+
+
+@pytest.mark.parametrize(
+    ("labels", "annotations", "message"),
+    [
+        ({"ok": "x", "a b": "x"}, {}, f"secretObject.labels: the key 'a b' is not a label's key: {NAME_RULE}"),
+        (
+            {"a": "x y"},
+            {},
+            "secretObject.labels: the value 'x y' of 'a' is not a label's value: write at most 63 letters, digits, -"
+            " . and _, with a letter or digit at both ends, or empty; an annotation may have any text",
+        ),
+        ({}, {"a b": "x"}, f"secretObject.annotations: the key 'a b' is not an annotation's key: {NAME_RULE}"),
+    ],
+)
+def test_message_names_the_field_and_what_to_write(
+    labels: dict[str, str], annotations: dict[str, str], message: str
+) -> None:
+    assert find_violation(labels, annotations) == message
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        *((key, "keys have letters, digits, - . and _ only") for key in ("a/b", "", "a b", "a\n")),
+        *((key, "key is not a single dot and does not begin with two dots") for key in (".", "..", "..a")),
+    ],
+)
+def test_refused_key(key: str, message: str) -> None:
+    assert key_violation(key) == f"targetKey {key}: a Secret's {message}"
+
+
+def test_too_long_key_is_refused() -> None:
+    assert key_violation("a" * 254) == f"targetKey {'a' * 77}...: a Secret's key has at most 253 characters"
+
+
+@pytest.mark.parametrize(("text", "quoted"), [(" " * 80, " " * 80), (" " * 81, " " * 77 + "...")])
+def test_message_quotes_at_most_80_characters(text: str, quoted: str) -> None:
+    assert f"targetKey {quoted}: " in (key_violation(text) or "")
+    assert f"the key '{quoted}' is" in (find_violation({text: ""}, {}) or "")
 
 
 @pytest.mark.parametrize("key", [".a", "a..", "a.b_c-D", "_", "-", "a" * 253])
