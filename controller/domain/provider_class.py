@@ -240,9 +240,9 @@ def read_class(source: SecretProviderClass, *, without_identity: bool = False) -
 
 
 def _vault_in_address(value: str) -> str:
-    """Return the hint for a vault's address instead of its name, or an empty text."""
+    """Return the hint if the invalid name of a vault is its address, else an empty text."""
     name = value.removeprefix("https://").partition(".")[0]
-    return f"; write {name}" if value != name and VAULT_NAME.fullmatch(name) else ""
+    return f"; write {name}" if VAULT_NAME.fullmatch(name) else ""
 
 
 def _read_parameter(

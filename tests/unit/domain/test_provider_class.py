@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from controller.domain.provider_class import ObjectPart, ProviderConfig, read_class
+from controller.domain.provider_class import ObjectPart, ObjectVersionRef, ProviderConfig, read_class
 from controller.domain.vault_objects import MAX_ITEMS, read_objects
 from controller.errors import ClassError, InputError
 from tests.support.builders import ONE, make_azure_class, make_sync
@@ -135,6 +135,66 @@ def test_wrong_parameters_are_reported(parameters: dict[str, str], words: list[s
         assert word in caught.value.message
 
 
+VAULT = "a Key Vault's name, 3 to 24 letters, digits, -"
+CLIENT = "the managed identity's client id"
+TENANT = "the Key Vault's tenant id"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("clientID", "a b", CLIENT),
+        ("tenantID", "a b", TENANT),
+        ("tenantID", "https://shop.vault.azure.net", TENANT),
+        ("keyvaultName", "a b", VAULT),
+        ("keyvaultName", "a b.vault.azure.net", VAULT),
+        ("keyvaultName", "https://shop.vault.azure.net/", f"{VAULT}; write shop"),
+        ("keyvaultName", "shop.vault.azure.net", f"{VAULT}; write shop"),
+        ("keyvaultName", "https://shop", f"{VAULT}; write shop"),
+    ],
+)
+def test_invalid_parameter_is_quoted_with_the_expected_value(name: str, value: str, expected: str) -> None:
+    with pytest.raises(ClassError) as caught:
+        read_class(make_azure_class(**{name: value}))
+    assert caught.value.message == f"parameter {name} is {value!r}: expected {expected}"
+
+
+@pytest.mark.parametrize(("name", "meaning"), [("keyvaultName", VAULT), ("clientID", CLIENT), ("tenantID", TENANT)])
+def test_missing_parameter_is_reported_with_its_meaning(name: str, meaning: str) -> None:
+    with pytest.raises(ClassError) as caught:
+        read_class(make_azure_class(**{name: ""}))
+    assert caught.value.message == f"parameter {name} is missing: set it to {meaning}"
+
+
+def test_class_without_an_identity_is_read_if_the_identity_is_optional() -> None:
+    source = make_azure_class(clientID="", tenantID="")
+    found = read_class(source, without_identity=True)
+    assert (found.vault, found.client_id, found.tenant_id) == ("my-vault", "", "")
+    with pytest.raises(ClassError, match="keyvaultName is missing"):
+        read_class(make_azure_class(keyvaultName=""), without_identity=True)
+
+
+def test_cloud_of_a_class_is_read() -> None:
+    assert read_class(make_azure_class(cloudName=" AzureChinaCloud ")).cloud == "AzureChinaCloud"
+
+
+@pytest.mark.parametrize("switch", ["usePodIdentity", "useVMManagedIdentity", "useAzureTokenProxy"])
+@pytest.mark.parametrize(
+    ("value", "accepted"),
+    [
+        *((text, True) for text in ("false", "False", "f", "F", "0", "")),
+        *((text, False) for text in ("true", "1", "x")),
+    ],
+)
+def test_other_identities_must_be_off(switch: str, value: str, accepted: bool) -> None:
+    source = make_azure_class(**{switch: value})
+    if accepted:
+        assert read_class(source).client_id == "client"
+        return
+    with pytest.raises(ClassError, match=f"parameter {switch} is '{value}': only workload identity is supported"):
+        read_class(source)
+
+
 def test_another_provider_is_refused() -> None:
     with pytest.raises(ClassError, match="serves only azure"):
         read_class(make_azure_class(provider="vault"))
@@ -213,10 +273,12 @@ def test_chain_and_login_are_parts_unless_an_object_has_that_name(path: str, par
 @pytest.mark.parametrize(
     ("target", "path", "words"),
     [
-        ("tls.crt", "one/ca.crt", "takes its certificates"),
-        ("tls.key", "one/ca.crt", "takes its private key"),
-        ("tls.key", "one/username", "takes its private key"),
-        ("tls.key", "one/tls.crt", "takes its private key"),
+        ("tls.crt", "one/ca.crt", "takes its certificates, and sourcePath one/ca.crt is its chain without the leaf;"),
+        ("tls.crt", "one/tls.key", "takes its certificates, and sourcePath one/tls.key is its private key;"),
+        ("tls.key", "one/ca.crt", "takes its private key for TLS, and sourcePath one/ca.crt is its chain without"),
+        ("tls.key", "one/username", "takes its private key for TLS, and sourcePath one/username is its user name;"),
+        ("tls.key", "one/password", "takes its private key for TLS, and sourcePath one/password is its password;"),
+        ("tls.key", "one/tls.crt", "takes its private key for TLS, and sourcePath one/tls.crt is its certificates;"),
         ("extra", "all", "objectExpand"),
     ],
 )
@@ -237,6 +299,14 @@ def test_expanded_object_has_no_parts(path: str) -> None:
     found = read("array: ['{objectName: all, objectExpand: true}']")
     with pytest.raises(InputError, match="and no part"):
         found.wanted(make_sync({"k": path}).spec.secret_object)
+
+
+@pytest.mark.parametrize("path", ["all", "all/0"])
+def test_key_of_an_expanded_item_is_no_key_of_a_secret(path: str) -> None:
+    history = ", objectVersionHistory: 2" if path == "all/0" else ""
+    found = read(f"array: ['{{objectName: all, objectExpand: true{history}}}', 'objectName: one']")
+    wanted = found.wanted(make_sync({"k": path, "single": "one"}).spec.secret_object)
+    assert {key: item.object.name for key, item in wanted.items()} == {"k/*": "all", "single": "one"}
 
 
 PATHS = [
@@ -279,7 +349,15 @@ PATHS = [
 def test_source_path_names_object_version_and_part(path: str, served_as: str, index: int, part: ObjectPart) -> None:
     version = read(f"array: {PATHS}").resolve_path(path)
     assert (version.object.served_as, version.index, version.part) == (served_as, index, part)
-    assert version.whole.part is ObjectPart.WHOLE
+    assert version.whole == ObjectVersionRef(version.object.in_vault, index)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [("one", "secret/a"), ("one/tls.crt", "secret/a"), ("many/2", "secret/many/2"), ("turned/0", "key/turned/0")],
+)
+def test_version_is_shown_with_its_number_if_it_has_a_history(path: str, text: str) -> None:
+    assert str(read(f"array: {PATHS}").resolve_path(path)) == text
 
 
 @pytest.mark.parametrize(
@@ -298,6 +376,7 @@ def test_source_path_names_object_version_and_part(path: str, served_as: str, in
         ("many/0/1", ["write many/0"]),
         ("many/tls.crt", ["write many/0", "many/0/tls.crt"]),
         ("many.crt", ["write many/0"]),
+        ("folder/file.key/0", ["write only folder/file.key"]),
         ("many/3.crt", ["write many/0"]),
         ("public/tls.crt", ["write only public", "objectType cert has no parts, secret has"]),
         ("public.key", ["objectType cert has no parts"]),
@@ -344,6 +423,21 @@ def test_tls_secret_with_swapped_parts_is_rejected(key: str, path: str, words: l
         read(f"array: {PATHS}").wanted(make_sync({key: path}, type="kubernetes.io/tls").spec.secret_object)
     for word in [key, *words]:
         assert word in caught.value.message
+
+
+@pytest.mark.parametrize("count", [0, 10, 11])
+def test_unknown_source_path_is_reported_with_ten_names_of_objects(count: int) -> None:
+    names = [f"a{number:02}" for number in range(count)]
+    with pytest.raises(InputError) as caught:
+        read(f"array: {[*(f'objectName: {name}' for name in names), 'null']}").resolve_path("b")
+    known = ", ".join(names[:10]) or "none"
+    assert caught.value.message == f"sourcePath b: the SecretProviderClass has no such object; it has: {known}"
+
+
+def test_unknown_source_path_is_reported_with_the_first_item_without_a_name() -> None:
+    with pytest.raises(ClassError) as caught:
+        read("array: ['objectName: a', 'objectType: key', 'x']").resolve_path("b")
+    assert caught.value.message == "sourcePath b: no such object, and objects item 1 (line 1): objectName is missing"
 
 
 def test_two_thousand_objects_are_read_within_seconds() -> None:
@@ -453,6 +547,11 @@ def test_newest_version_and_history_of_one_name_have_different_paths(first: bool
     assert found.item_problems == []
     with pytest.raises(InputError, match="write a/0 to a/1"):
         found.resolve_path("a/3")
+
+
+def test_every_object_is_listed_once() -> None:
+    found = read("array: ['{objectName: a, objectVersionHistory: 2}', 'objectName: b', 'objectName: b']")
+    assert [each.name for each in found.all_objects] == ["a", "b"]
 
 
 def test_histories_of_one_name_with_different_contents_fail() -> None:
