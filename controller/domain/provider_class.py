@@ -89,7 +89,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
     vault: str
     client_id: str
     tenant_id: str
-    cloud: str = ""
+    cloud: str
     objects: Mapping[str, VaultObject] = {}
     histories: Mapping[str, VaultObject] = {}
     faults: Mapping[str, str] = {}

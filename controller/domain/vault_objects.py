@@ -105,8 +105,8 @@ class ListItem(NamedTuple):
     enabled: bool
     created: datetime | None
     updated: datetime | None
-    managed: bool = False
-    tags: Mapping[str, str] = {}
+    managed: bool
+    tags: Mapping[str, str]
 
 
 def quote_text(text: str) -> str:
@@ -295,7 +295,8 @@ def _scalar_text(node: yaml.ScalarNode, where: str) -> str | None:
             return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True).decode()
         except ValueError:
             raise ClassError(f"{where}: the tag !!binary needs the base64 of a text; remove the tag") from None
-    if (expected := _TAGGED.get(node.tag)) and not expected.fullmatch(text.replace("_", "")):
+    words, number = _TAGGED_WORDS.get(node.tag), _TAGGED_NUMBERS.get(node.tag)
+    if (words and text not in words) or (number and not number.fullmatch(text.replace("_", ""))):
         raise ClassError(f"{where}: {quote_text(text)} has another type than its tag; remove the tag")
     return text
 
@@ -304,10 +305,9 @@ def _scalar_text(node: yaml.ScalarNode, where: str) -> str | None:
 _GO_INTEGER = re.compile(r"([-+]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|(0|[1-9][0-9]*))")
 _GO_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _YAML, _NO_TAG = "tag:yaml.org,2002:", "!"
-# The texts that YAML's tags for types accept.
-_TAGGED = {
-    f"{_YAML}null": re.compile("|".join(map(re.escape, _NULLS))),
-    f"{_YAML}bool": re.compile("true|True|TRUE|false|False|FALSE"),
+# The texts that YAML's tags for types accept. Only numbers may have underscores.
+_TAGGED_WORDS = {f"{_YAML}null": _NULLS, f"{_YAML}bool": ("true", "True", "TRUE", "false", "False", "FALSE")}
+_TAGGED_NUMBERS = {
     f"{_YAML}int": _GO_INTEGER,
     f"{_YAML}float": re.compile(rf"{_GO_INTEGER.pattern}|{_GO_FLOAT.pattern}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
 }

@@ -111,7 +111,7 @@ class _SimulatedSecrets:
         self._shared.call(200 if self._shared.lists else 403)
         start = int(where.rpartition("=")[2])
         names = self._shared.names[start : start + LIST_PAGE]
-        items = [ListItem(name, "", True, LONG_AGO, self._shared.updated(name)) for name in names]
+        items = [ListItem(name, "", True, LONG_AGO, self._shared.updated(name), False, {}) for name in names]
         after = start + LIST_PAGE
         return ObjectPage(items, f"https://vault/secrets?$skiptoken={after}" if after < len(self._shared.names) else "")
 

@@ -126,7 +126,7 @@ def test_any_secretsync_with_any_values_leads_to_a_decision(
     if find_spec_mistake(wanted_sync):
         return
     try:
-        wanted = ProviderConfig(vault="v", client_id="c", tenant_id="t", objects=known).wanted(
+        wanted = ProviderConfig(vault="v", client_id="c", tenant_id="t", cloud="", objects=known).wanted(
             wanted_sync.spec.secret_object
         )
     except InputError:

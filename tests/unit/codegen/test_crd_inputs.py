@@ -103,7 +103,9 @@ def test_accepted_secretsync_is_resolved_or_explained(spec: Any) -> None:
         check_explanation(sync, wrong)
         return
     try:
-        wanted = ProviderConfig(vault="v", client_id="c", tenant_id="t", objects=KNOWN).wanted(sync.spec.secret_object)
+        wanted = ProviderConfig(vault="v", client_id="c", tenant_id="t", cloud="", objects=KNOWN).wanted(
+            sync.spec.secret_object
+        )
     except InputError as error:
         check_explanation(sync, error)
     else:

@@ -11,6 +11,8 @@ from controller.domain.vault_objects import VaultObject, read_objects
 
 BINARY = base64.b64encode(b"objectName: pin\nobjectAlias: code\n").decode()
 
+NO_BASE64 = "the tag !!binary needs the base64 of a text"
+
 
 def read(fields: str) -> VaultObject:
     """Return the only object of a class whose item has these lines. Raise `AssertionError` with its fault."""
@@ -38,6 +40,7 @@ def test_null_tag_means_left_out(value: str) -> None:
         ('!!binary "Y29kZQ=="', "code"),
         ("!!binary |\n      Y29k\n      ZQ==", "code"),
         ("!!binary IGNvZGUK", "code"),
+        ('!!binary "Y29k\\rZQ==\\r\\n"', "code"),
         ('!!binary ""', ""),
         ("!!binary bnVsbA==", "null"),
         ('!!int "3"', "3"),
@@ -45,7 +48,8 @@ def test_null_tag_means_left_out(value: str) -> None:
         ("!!int 1_000", "1_000"),
         ("!!float 3", "3"),
         ("!!float .inf", ".inf"),
-        ("!!bool true", "true"),
+        ("!!float -1_0.5", "-1_0.5"),
+        *((f"!!bool {word}", word) for word in ("true", "True", "TRUE", "false", "False", "FALSE")),
     ],
 )
 def test_tagged_text_is_decoded_as_the_csi_provider_does(value: str, alias: str) -> None:
@@ -53,24 +57,23 @@ def test_tagged_text_is_decoded_as_the_csi_provider_does(value: str, alias: str)
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("value", "fault"),
     [
-        "!!binary x",
-        "!!binary Y29kZQ",
-        "!!binary /w==",
-        "!!int code",
-        "!!int 1.5",
-        "!!int ~",
-        "!!float code",
-        "!!bool yes",
-        "!!null code",
+        *((f"!!binary {text}", NO_BASE64) for text in ("x", "Y29kZQ", "Y29k!ZQ==", "/w==")),
+        ("!!int code", "'code' has another type than its tag"),
+        ("!!int 1.5", "'1.5' has another type than its tag"),
+        ("!!int ~", "'~' has another type than its tag"),
+        ("!!float code", "'code' has another type than its tag"),
+        ("!!bool yes", "'yes' has another type than its tag"),
+        ("!!bool t_rue", "'t_rue' has another type than its tag"),
+        ("!!null code", "'code' has another type than its tag"),
+        ("!!null nu_ll", "'nu_ll' has another type than its tag"),
     ],
 )
-def test_text_that_its_tag_does_not_allow_is_a_fault(value: str) -> None:
+def test_text_that_its_tag_does_not_allow_is_a_fault(value: str, fault: str) -> None:
     items = read_objects(f"array:\n  - |\n    objectName: pin\n    objectAlias: {value}\n  - 'objectName: other'\n")
     assert list(items.objects) == ["other"]
-    assert "objects item 0 (line 2), line 4: objectAlias: " in items.faults["pin"]
-    assert items.faults["pin"].endswith("; remove the tag")
+    assert items.faults == {"pin": f"objects item 0 (line 2), line 4: objectAlias: {fault}; remove the tag"}
 
 
 @pytest.mark.parametrize(
