@@ -218,7 +218,7 @@ def _decode_value(raw: VaultValue, version: ObjectVersionRef, noun: str, opened:
     if is_whole and (is_property or not _is_bundle(raw) or (version.object.format == "pfx" and not is_pem(data))):
         return msgspec.structs.replace(raw, value=SecretBytes(data))
     # The source of the part is the same for every part.
-    source = ObjectVersionRef(version.object, version.index)
+    source = msgspec.structs.replace(version, part=ObjectPart.WHOLE)
     bundle = opened.bundles.get(source)
     if bundle is None:
         advice = _next_step(raw, version.object.format)

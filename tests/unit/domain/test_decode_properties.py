@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from controller.domain.decode_values import MAX_EXPANDED, decode_values, flatten_expanded, needs_bundle, value_warnings
+from controller.domain import decode_values as decode_values_module
+from controller.domain import properties
+from controller.domain.decode_values import decode_values, flatten_expanded, needs_bundle, value_warnings
+from controller.domain.properties import Node
 from controller.domain.provider_class import EXPANDED_SUFFIX, ObjectPart, ObjectVersionRef, VaultObject
 from controller.domain.values import ExpandedValues, SecretBytes, Unchanged, VaultValue
-from controller.errors import ControllerError, ObjectError
+from controller.errors import ControllerError, ObjectError, UnusableValue
 from tests.support.certificates import NOON, encode_pfx, issue_certificate
 from tests.support.messages import NEITHER_PEM_NOR_PFX
 
@@ -111,11 +114,18 @@ def test_login_is_split(value: str, username: str, password: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(CANARY, "write user:password"), (json.dumps({"user": CANARY}), "no property 'username'; the value has: user")],
+    [
+        (
+            CANARY,
+            "is not a login: write user:password into the vault, or JSON with the properties username and password",
+        ),
+        (json.dumps({"user": CANARY}), "no property 'username'; the value has: user"),
+    ],
 )
 def test_value_that_is_not_a_login_is_refused(value: str, words: str) -> None:
     message = one(value, ObjectPart.USERNAME)
     assert words in message
+    assert message.startswith("secret web in Key Vault shop")
     assert CANARY not in message
 
 
@@ -163,6 +173,10 @@ def test_certificate_without_a_chain_is_reported(value: str, words: str) -> None
         assert isinstance(found["tls.key"], bytes)
 
 
+def test_500_properties_become_keys() -> None:
+    assert len(expanded(json.dumps({f"k{number}": 0 for number in range(500)}))) == 500
+
+
 def test_every_property_becomes_a_key() -> None:
     found = expanded('{"user": "me", "port": 5432, "tls": true, "hosts": ["a", "b"], "tls.crt": "PEM"}')
     assert found == {"user": b"me", "port": b"5432", "tls": b"true", "hosts": b'["a","b"]', "tls.crt": b"PEM"}
@@ -176,7 +190,7 @@ def test_property_name_that_is_not_a_key_is_reported_and_others_expand() -> None
     found = expanded(json.dumps({"a b": CANARY, "ok": 1, "..": CANARY, "x" * 254: CANARY, "": CANARY, "k": 2}))
     message = found.pop("k" + EXPANDED_SUFFIX)
     assert found == {"ok": b"1", "k": b"2"}
-    assert "'a b'" in message or "a b" in message
+    assert message.startswith("secret web in Key Vault shop: not a Secret's key, or not valid text: a b, ")
     assert CANARY not in message
     assert len(message) < 300
 
@@ -193,7 +207,10 @@ def test_property_that_is_not_a_text_is_reported_and_others_expand() -> None:
         ("{}", "has no properties: it is an empty object"),
         ("[1]", "has no properties"),
         (CANARY, "has no properties: it is a text"),
-        (json.dumps({f"k{number}": 0 for number in range(MAX_EXPANDED + 1)}), f"at most {MAX_EXPANDED}"),
+        (
+            json.dumps({f"k{number}": 0 for number in range(501)}),
+            "secret web in Key Vault shop has 501 properties, and at most 500 become keys; map single ones instead",
+        ),
         (f'{{"a": "{CANARY}", "a": 1}}', "more than once"),
     ],
 )
@@ -211,7 +228,53 @@ def test_key_that_is_mapped_by_itself_stays() -> None:
     )
     assert found["user"] == b'{"user": "me", "pw": 1}'
     assert found["pw"] == b"1"
-    assert "mapped twice: user" in found["x" + EXPANDED_SUFFIX]
+    assert found["x" + EXPANDED_SUFFIX] == "properties that are mapped twice: user; rename or unmap them"
+
+
+def test_property_of_the_first_of_two_expanded_items_counts() -> None:
+    first, second, third = fetched("1"), fetched("2", updated=NOON), fetched("3")
+    items = {"x/*": {"a": first}, "y/*": {"a": second, "b": second}, "z/*": {"c": third}}
+    found = flatten_expanded(items, {key: ExpandedValues(properties) for key, properties in items.items()})
+    error = found.pop("y/*")
+    assert found == {"a": first, "b": second, "c": third}
+    assert isinstance(error, UnusableValue)
+    assert (error.message, error.version, error.updated) == (
+        "properties that are mapped twice: a; rename or unmap them",
+        "v1",
+        "2030-01-01T12:00:00Z",
+    )
+
+
+def test_unchanged_property_that_is_mapped_twice_is_reported() -> None:
+    decoded: dict[str, ExpandedValues | Unchanged] = {
+        "x/*": ExpandedValues({"a": Unchanged(), "b": Unchanged()}),
+        "a": Unchanged(),
+    }
+    found = flatten_expanded(["x/*", "a"], decoded)
+    error = found.pop("x/*")
+    assert found == {"a": Unchanged(), "b": Unchanged()}
+    assert isinstance(error, UnusableValue)
+    assert (error.message, error.version, error.updated) == (
+        "properties that are mapped twice: a; rename or unmap them",
+        "",
+        "",
+    )
+
+
+def test_document_is_parsed_once_for_all_its_properties(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+
+    def read_document(data: bytes, noun: str) -> Node:
+        parsed.append(data)
+        return properties.read_document(data, noun)
+
+    monkeypatch.setattr(decode_values_module, "read_document", read_document)
+    wanted = {key: ObjectVersionRef(VaultObject(name="web", alias=key, property_path=key)) for key in ("hex", "n")}
+    wanted |= {"k/*": ObjectVersionRef(VaultObject(name="web", expand=True))}
+    for value in (STORE, "{"):
+        assert set(made(value, wanted)) >= {"hex", "n"}
+        assert parsed == [value.encode()]
+        parsed.clear()
 
 
 def test_unchanged_properties_stay_unchanged() -> None:
@@ -232,9 +295,9 @@ def test_expanded_object_outside_its_dates_is_warned_of_once() -> None:
 def test_no_pfx_is_opened_for_a_property_alone() -> None:
     found = fetched(LEAF.pem, content_type="application/x-pkcs12", of_certificate=True)
     assert needs_bundle(ObjectVersionRef(VaultObject(name="web")), found)
-    assert not needs_bundle(ObjectVersionRef(VaultObject(name="web", property_path="a")), found)
-    assert not needs_bundle(ObjectVersionRef(VaultObject(name="web", expand=True)), found)
-    assert not needs_bundle(ObjectVersionRef(VaultObject(name="web"), 0, ObjectPart.PASSWORD), found)
+    assert needs_bundle(ObjectVersionRef(VaultObject(name="web", property_path="a")), found) is False
+    assert needs_bundle(ObjectVersionRef(VaultObject(name="web", expand=True)), found) is False
+    assert needs_bundle(ObjectVersionRef(VaultObject(name="web"), 0, ObjectPart.PASSWORD), found) is False
     assert needs_bundle(ObjectVersionRef(VaultObject(name="web", property_path="a"), 0, ObjectPart.ISSUERS), found)
 
 

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from controller.domain.decode_values import PEM, PFX, decode_values, flatten_expanded, needs_parsing, value_warnings
 from controller.domain.provider_class import ObjectPart, ObjectVersionRef, VaultObject
-from controller.domain.values import SecretBytes, VaultValue
-from controller.errors import ControllerError, ObjectError
+from controller.domain.values import SecretBytes, Unchanged, VaultValue
+from controller.errors import ControllerError, ObjectError, UnopenedPfx, UnusableValue
 from tests.support.certificates import NOON, encode_pfx, encode_private_key, generate_key, issue_certificate
 from tests.support.messages import NEITHER_PEM_NOR_PFX
 
@@ -69,6 +69,9 @@ def decode_part(
             id="PEM without a key in base64",
         ),
         pytest.param(AS_PFX, PFX, WHOLE, {}, PKCS8 + CHAIN, id="PFX"),
+        pytest.param(
+            encode_pfx(LEAF.key, [LEAF, ISSUING]), PFX, WHOLE, {}, PKCS8 + LEAF.pem + ISSUING.pem, id="PFX in order"
+        ),
         pytest.param(AS_PFX, f"{PFX.upper()}; a=b", WHOLE, {}, PKCS8 + CHAIN, id="PFX, contentType in capitals"),
         pytest.param(AS_PFX, PFX, WHOLE, {"format": "pfx"}, AS_PFX, id="PFX with format pfx"),
         pytest.param(LOCKED, PFX, WHOLE, {"format": "pfx"}, LOCKED, id="PFX with a password and format pfx"),
@@ -96,6 +99,7 @@ def decode_part(
         pytest.param(LEAF.pem, "", CERTIFICATES, {"type": "cert"}, LEAF.pem, id="objectType cert"),
         pytest.param(" 00fF\n", "", WHOLE, {"encoding": "hex"}, b"\x00\xff", id="hex"),
         pytest.param("AP8=\n", "", WHOLE, {"encoding": "base64"}, b"\x00\xff", id="base64"),
+        pytest.param(" AP\n8= ", "", WHOLE, {"encoding": "base64"}, b"\x00\xff", id="base64 in lines"),
         pytest.param("", "", WHOLE, {"encoding": "base64"}, b"", id="empty base64"),
     ],
 )
@@ -247,6 +251,49 @@ def test_pem_of_a_certificate_with_an_encrypted_key_is_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "part", "fault"),
+    [
+        (PKCS8, CERTIFICATES, "holds no certificate; import one there, or correct the sourcePath"),
+        (
+            CHAIN,
+            PRIVATE_KEY,
+            "holds no private key; import the certificate with an exportable key, or correct the sourcePath",
+        ),
+    ],
+)
+def test_part_that_the_object_lacks_is_named_with_the_next_step(value: str, part: ObjectPart, fault: str) -> None:
+    error = decode_part(vault_value(value, updated=NOON), part)
+    assert isinstance(error, UnusableValue)
+    assert error.message == f"secret web in Key Vault shop {fault}"
+    assert (error.version, error.updated) == ("v1", "2030-01-01T12:00:00Z")
+    assert decode_part(vault_value(value), part).updated == ""
+
+
+def test_pfx_that_was_not_opened_fails_so_that_another_attempt_follows() -> None:
+    web = VaultObject(name="web")
+    parts = {"a": CERTIFICATES, "tls.crt": CERTIFICATES, "tls.key": TLS_KEY}
+    wanted = {key: ObjectVersionRef(web, 0, part) for key, part in parts.items()}
+
+    def open_pfx(data: bytes) -> bytes:
+        raise TimeoutError
+
+    found = decode_values("shop", wanted, {ObjectVersionRef(web): vault_value(AS_PFX, PFX)}, NOON, open_pfx)
+    assert [type(item) for item in found.values()] == [UnopenedPfx] * 3
+    assert all(isinstance(item, UnopenedPfx) and item.__traceback__ is None for item in found.values())
+
+
+def test_error_of_one_key_leaves_the_other_keys() -> None:
+    wanted = {key: ObjectVersionRef(VaultObject(name=key)) for key in ("a", "b", "c")}
+    read: dict[ObjectVersionRef, VaultValue | ControllerError] = {
+        wanted["a"]: ObjectError("gone"),
+        wanted["b"]: vault_value("x", PFX),
+        wanted["c"]: vault_value("x"),
+    }
+    found = decode_values("shop", wanted, read, NOON)
+    assert [type(item) for item in found.values()] == [ObjectError, UnusableValue, VaultValue]
+
+
+@pytest.mark.parametrize(
     ("item", "owned", "part", "advice", "absent"),
     [
         ({}, True, WHOLE, "write objectFormat: pfx to have the PFX as it is", "name alone"),
@@ -273,6 +320,7 @@ def test_tls_secret_gets_both_halves_of_one_version_or_none() -> None:
     pair = ObjectVersionRef(VaultObject(name="web"))
     other = ObjectVersionRef(VaultObject(name="other"))
     wanted = {
+        "all": pair,
         "tls.crt": ObjectVersionRef(pair.object, 0, CERTIFICATES),
         "tls.key": ObjectVersionRef(pair.object, 0, TLS_KEY),
         "ca.crt": ObjectVersionRef(other.object, 0, CERTIFICATES),
@@ -290,6 +338,10 @@ def test_certificate_in_a_plain_secret_has_the_dates_of_its_leaf() -> None:
     assert (found.not_before, found.expires) == (NOON, NOON + timedelta(days=30))
     found = decode_part(vault_value(CHAIN, expires=SOON), CERTIFICATES)
     assert (found.not_before, found.expires) == (NOON, SOON)
+    found = decode_part(vault_value(CHAIN, not_before=LATE), CERTIFICATES)
+    assert (found.not_before, found.expires) == (LATE, NOON + timedelta(days=30))
+    found = decode_part(vault_value(PKCS8), TLS_KEY)
+    assert (found.not_before, found.expires) == (None, None)
     lasting = issue_certificate("lasting", ca=True, start=NOON - timedelta(days=9), days=9000)
     found = decode_part(vault_value(issue_certificate("web", lasting).pem + lasting.pem), CERTIFICATES)
     assert (found.not_before, found.expires) == (NOON, NOON + timedelta(days=30))
@@ -300,37 +352,75 @@ def test_certificate_in_a_plain_secret_has_the_dates_of_its_leaf() -> None:
 SOON, LATE = NOON + timedelta(hours=1), NOON - timedelta(hours=1)
 
 
+INCOMPLETE = "lacks the certificate of an issuer; import it again with its whole chain"
+
+
 @pytest.mark.parametrize(
-    ("found", "item", "words"),
+    ("found", "item", "warnings"),
     [
         (vault_value("x", not_before=LATE, expires=SOON), {}, []),
+        (vault_value("x", not_before=NOON), {}, []),
         (
             vault_value("x", expires=LATE),
             {},
-            ["secret web in Key Vault shop expired at 2030-01-01T11:00:00Z", "renew it"],
+            ["secret web in Key Vault shop expired at 2030-01-01T11:00:00Z and is synced all the same; renew it there"],
         ),
-        (vault_value("x", expires=NOON), {}, ["expired at"]),
-        (vault_value("x", not_before=SOON), {"type": "key"}, ["key web", "is not valid before 2030-01-01T13:00:00Z"]),
+        (
+            vault_value("x", expires=NOON),
+            {},
+            ["secret web in Key Vault shop expired at 2030-01-01T12:00:00Z and is synced all the same; renew it there"],
+        ),
+        (
+            vault_value("x", not_before=SOON),
+            {"type": "key"},
+            [
+                "key web in Key Vault shop is not valid before 2030-01-01T13:00:00Z and is synced all the same; check"
+                " its dates there"
+            ],
+        ),
         (
             vault_value("x", expires=LATE),
             {"type": "cert", "history": 2},
-            ["certificate web (version v1) in Key Vault shop"],
+            [
+                "certificate web (version v1) in Key Vault shop expired at 2030-01-01T11:00:00Z and is synced all the"
+                " same; renew it there"
+            ],
         ),
-        (vault_value(PKCS8 + LEAF.pem, PEM), {}, ["lacks the certificate of an issuer", "whole chain"]),
-        (vault_value(encode_pfx(LEAF.key, [LEAF, ROOT]), PFX), {}, ["lacks the certificate of an issuer"]),
+        (vault_value(PKCS8 + LEAF.pem, PEM), {}, [f"secret web in Key Vault shop {INCOMPLETE}"]),
+        (
+            vault_value(PKCS8 + LEAF.pem, PEM, expires=NOON),
+            {},
+            [
+                f"secret web in Key Vault shop {INCOMPLETE}",
+                "secret web in Key Vault shop expired at 2030-01-01T12:00:00Z and is synced all the same; renew it"
+                " there",
+            ],
+        ),
+        (
+            vault_value(encode_pfx(LEAF.key, [LEAF, ROOT]), PFX),
+            {},
+            [f"secret web in Key Vault shop {INCOMPLETE}"],
+        ),
         (vault_value(PKCS8 + LEAF.pem + ISSUING.pem, PEM), {}, []),
         (vault_value(PKCS8 + LEAF.pem), {}, []),
         (vault_value(LEAF.pem), {"type": "cert"}, []),
     ],
 )
 def test_warning_about_a_value_is_reported_once_for_all_its_keys(
-    found: VaultValue, item: dict[str, Any], words: list[str]
+    found: VaultValue, item: dict[str, Any], warnings: list[str]
 ) -> None:
     version = ObjectVersionRef(VaultObject(name="web", **item))
     wanted = {"a": version, "b": version}
     fetched = flatten_expanded(wanted, decode_values("shop", wanted, {version: found}, NOON))
     assert all(isinstance(got, VaultValue) for got in fetched.values())
-    warnings = value_warnings("shop", wanted, fetched)
-    assert len(warnings) == (1 if words else 0)
-    for word in words:
-        assert word in warnings[0]
+    assert value_warnings("shop", wanted, fetched) == warnings
+
+
+def test_only_values_that_were_fetched_have_warnings() -> None:
+    wanted = {key: ObjectVersionRef(VaultObject(name="web")) for key in ("a", "b", "c")}
+    fetched: dict[str, VaultValue | Unchanged | ControllerError] = {
+        "a": ObjectError("gone"),
+        "b": Unchanged(),
+        "c": vault_value("x", warnings=("is odd",)),
+    }
+    assert value_warnings("shop", wanted, fetched) == ["secret web in Key Vault shop is odd"]
