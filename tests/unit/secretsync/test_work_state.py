@@ -9,18 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.api.akvsync import AKVSync
 from controller.api.conditions import Condition, ConditionType, Reason
 from controller.api.secretsync import GroupPoll, ObjectVersion, SecretSyncStatus
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.snapshot import ListedObject, VaultSnapshot
-from controller.domain.status import Failed, PartiallySynced, Reportable, Synced, next_status
+from controller.domain.status import (
+    Failed,
+    PartiallySynced,
+    Reportable,
+    Synced,
+    generation_hash,
+    next_status,
+    sync_hash,
+)
 from controller.errors import ControllerError, ObjectError, ProviderError, Retry, UnusableValue
 from controller.keyvault.errors import throttled_error
 from controller.runtime import backoff
 from controller.secretsync.class_reader import EDIT_INTERVAL
 from controller.secretsync.work_state import (
     CONFIRM_EVERY,
-    QUIET_REQUEUES,
     CheckDrift,
     Confirm,
     Due,
@@ -39,8 +47,9 @@ from controller.secretsync.work_state import (
     is_unreported,
     keys_left,
     task_after_poll,
+    was_unreachable,
 )
-from tests.support.builders import make_provider_class, make_sync
+from tests.support.builders import make_owner, make_provider_class, make_sync
 from tests.support.fixed_random import FixedRandom
 from tests.support.outcomes import make_failure
 
@@ -69,11 +78,11 @@ DISABLED, BUSY = ObjectError("secret pass is disabled"), throttled_error("shop",
 LACKING = UnusableValue("secret pass has no property", version="2", updated=backoff.format_time(LATER))
 
 
-def condition(ready: bool, generation: int = 0) -> Condition:
+def condition(ready: bool, generation: int = 0, reason: Reason = Reason.UP_TO_DATE) -> Condition:
     return Condition(
         type=ConditionType.READY,
         status="True" if ready else "False",
-        reason=Reason.UP_TO_DATE,
+        reason=reason,
         message="",
         last_transition_time=backoff.format_time(DATE),
         observed_generation=generation,
@@ -97,6 +106,15 @@ def found(*stale: str) -> VaultSnapshot:
     )
 
 
+def test_new_process_knows_nothing_of_a_sync() -> None:
+    state = WorkState()
+    assert state.next_action(NOW) == MakeAttempt()
+    assert msgspec.structs.astuple(state) == (
+        Undecided(), None, None, False, -math.inf, 0, 0, "", None, -math.inf, None
+    )  # fmt: skip
+    assert (Fetch(NOW).keys, Confirm().poll) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("due", "drift_check", "pending", "action"),
     [
@@ -106,6 +124,7 @@ def found(*stale: str) -> VaultSnapshot:
         (DueAt(NOW + 9), NOW + 5, None, Sleep(5)),
         (DueAt(NOW + 4), NOW + 5, None, Sleep(4)),
         (DueAt(NOW + 4), NOW, None, CheckDrift()),
+        (DueAt(NOW + 9), None, None, Sleep(9)),
         (OnPoll(), NOW + 5, None, Sleep(5)),
         (OnPoll(), NOW - 5, None, CheckDrift()),
         (OnPoll(), NOW + 5, Confirm(), MakeAttempt()),
@@ -114,7 +133,7 @@ def found(*stale: str) -> VaultSnapshot:
         (DueAt(NOW + 9), NOW + 5, Fetch(NOW), Sleep(5)),
     ],
 )
-def test_next_action(due: Due, drift_check: float, pending: Task | None, action: object) -> None:
+def test_next_action(due: Due, drift_check: float | None, pending: Task | None, action: object) -> None:
     state = WorkState(due=due, drift_check=drift_check, pending=pending)
     assert state.next_action(NOW) == action
 
@@ -147,13 +166,57 @@ def test_new_sync_waits_for_the_poll_if_its_status_is_current(
     assert can_wait_for_poll(make_sync(status=after, generation=generation), source) is waits
 
 
+@pytest.mark.parametrize("read_hash", [sync_hash, generation_hash])
+def test_new_sync_of_a_generated_class_waits_with_the_hash_of_any_version(read_hash: Any) -> None:
+    sync, source = make_sync(status=status()), make_provider_class()
+    owner = make_owner("uid-of-the-akvsync", "shop", AKVSync.kind, AKVSync.group)
+    source = msgspec.structs.replace(
+        source, metadata=msgspec.structs.replace(source.metadata, owner_references=[owner])
+    )
+    known = read_hash(sync.metadata, source, sync.status.objects)
+    after = msgspec.structs.replace(sync.status, sync_hash=known)
+    assert can_wait_for_poll(msgspec.structs.replace(sync, status=after), source) is True
+    assert can_wait_for_poll(sync, source) is False
+
+
+@pytest.mark.parametrize(
+    ("ready", "unreachable"),
+    [
+        (None, False),
+        (condition(False, reason=Reason.PROVIDER_ERROR), True),
+        (condition(False, reason=Reason.LABEL_ERROR), False),
+        pytest.param(condition(True, reason=Reason.PROVIDER_ERROR), False, id="another controller wrote it"),
+    ],
+)
+def test_status_says_whether_the_vault_was_unreachable(ready: Condition | None, unreachable: bool) -> None:
+    assert was_unreachable(SecretSyncStatus(conditions=[ready] if ready else [])) is unreachable
+
+
+def test_missing_class_is_reported_two_seconds_after_it_was_first_missed() -> None:
+    state = WorkState()
+    assert [state.seconds_until_class(NOW + later) for later in (0, 0.5, 2, 9)] == [2.0, 1.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("pending", "fetches_all"), [(None, True), (Confirm(), True), (Fetch(NOW), True), (Fetch(NOW, PASS), False)]
+)
+def test_attempt_fetches_all_keys_unless_its_task_names_some(pending: Task | None, fetches_all: bool) -> None:
+    assert WorkState(pending=pending).fetches_all is fetches_all
+
+
+def test_edit_without_a_task_fetches_all_keys() -> None:
+    state = WorkState(edited=True)
+    assert state.take_edit(NOW, {"pass"}) is True
+    assert state.take_task(NOW) == Fetch(NOW, None)
+
+
 def test_first_edit_is_handled_at_once_and_the_next_ones_once_a_second() -> None:
     state = WorkState(failures=3, requeues=4, reported="x", due=DueAt(NOW + 99))
     assert state.on_edit(NOW) == 0
     assert (state.failures, state.requeues, state.pending) == (0, 0, Fetch(NOW))
-    assert state.take_edit(NOW)
+    assert state.take_edit(NOW) is True
     assert (state.due, state.reported) == (Undecided(), "")
-    assert not state.take_edit(NOW)
+    assert state.take_edit(NOW) is False
     assert state.on_edit(NOW + 0.25) == EDIT_INTERVAL - 0.25
     assert state.on_edit(NOW + 5) == 0
 
@@ -163,6 +226,7 @@ def test_first_edit_is_handled_at_once_and_the_next_ones_once_a_second() -> None
     [
         (GONE.error, status(), None, GONE),
         (None, status(), None, Fetch(NOW, None)),
+        (None, status(), Fetch(1, PASS), Fetch(NOW, None)),
         (found("pass"), status(), None, Fetch(NOW, PASS)),
         (found("pass"), status(), Fetch(1, frozenset({"user"})), Fetch(NOW, frozenset({"user", "pass"}))),
         (found("pass"), status(), Fetch(1, None), Fetch(NOW, PASS)),
@@ -170,8 +234,8 @@ def test_first_edit_is_handled_at_once_and_the_next_ones_once_a_second() -> None
         (found(), status(ready=False), None, Fetch(NOW, frozenset())),
         (found(), status(ready=None), None, Fetch(NOW, frozenset())),
         (found(), status(), None, None),
-        (found(), status(age=CONFIRM_EVERY - 1), None, None),
-        (found(), status(age=CONFIRM_EVERY), None, Confirm()),
+        (found(), status(age=86_399), None, None),
+        (found(), status(age=86_400), None, Confirm()),
         (found(), status(age=None), None, Confirm()),
     ],
 )
@@ -212,19 +276,19 @@ def polled(state: WorkState, result: PollResult, before: SecretSyncStatus | None
 
 def test_poll_that_found_a_change_makes_an_attempt_due() -> None:
     state = WorkState(due=OnPoll(), pending=Confirm())
-    assert polled(state, found("pass"))
+    assert polled(state, found("pass")) is True
     assert (state.due, state.pending) == (DueAt(NOW), Fetch(NOW, PASS))
 
 
 def test_poll_that_found_no_change_leaves_the_state() -> None:
     state = WorkState(due=OnPoll())
-    assert not polled(state, found())
+    assert polled(state, found()) is False
     assert (state.due, state.pending) == (OnPoll(), None)
 
 
 def test_poll_does_nothing_to_an_edited_object() -> None:
     state = WorkState(due=OnPoll(), edited=True)
-    assert not polled(state, found("pass"))
+    assert polled(state, found("pass")) is False
     assert state.pending is None
 
 
@@ -233,7 +297,7 @@ def test_failed_poll_is_reported_once() -> None:
     assert polled(state, GONE.error)
     assert (state.due, state.pending) == (OnPoll(), GONE)
     state.pending, state.reported = None, GONE.error.message
-    assert not polled(state, GONE.error)
+    assert polled(state, GONE.error) is False
     assert state.pending is None
 
 
@@ -369,10 +433,10 @@ def test_requeues_are_reported_after_half_a_minute() -> None:
     while not state.settle_requeue(1.0, moment):
         waits.append(state.seconds_until_due(moment))
         moment += waits[-1]
-    assert len(waits) == QUIET_REQUEUES - 1
+    assert len(waits) == 14
     assert waits[:3] == [1, 2, 2]
     assert moment - NOW < 30
-    assert state.seconds_until_due(moment) == QUIET_REQUEUES
+    assert state.seconds_until_due(moment) == 15
     for _ in range(99):
         state.settle_requeue(1.0, moment)
     assert state.seconds_until_due(moment) == 30
@@ -386,9 +450,15 @@ def test_unexpected_error_backs_off() -> None:
 
 @pytest.mark.parametrize(
     ("due", "drift_check", "seconds"),
-    [(DueAt(NOW + 3), NOW + 1, 3), (DueAt(NOW - 3), NOW + 1, 0), (OnPoll(), NOW + 1, 1), (OnPoll(), NOW - 1, 0)],
+    [
+        (DueAt(NOW + 3), NOW + 1, 3),
+        (DueAt(NOW - 3), NOW + 1, 0),
+        (OnPoll(), NOW + 1, 1),
+        (OnPoll(), NOW - 1, 0),
+        (OnPoll(), None, math.inf),
+    ],
 )
-def test_delay(due: Due, drift_check: float, seconds: float) -> None:
+def test_delay(due: Due, drift_check: float | None, seconds: float) -> None:
     assert WorkState(due=due, drift_check=drift_check).seconds_until_due(NOW) == seconds
 
 
