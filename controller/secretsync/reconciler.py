@@ -145,7 +145,7 @@ class Reconciler:
             self.entries[key] = _SyncEntry(WorkState(), LastWrite())
         return self.entries[key]
 
-    def _handle_edit(self, key: Key, keys: frozenset[str] | None = None) -> None:
+    def _handle_edit(self, key: Key, keys: frozenset[str] | None) -> None:
         """Handle an edit of these target keys, or of all if None. An attempt that waits after a failure runs now."""
         self.queue.add(key, self._get_entry(key).state.on_edit(self._clock.monotonic(), keys))
 
@@ -296,7 +296,7 @@ class Reconciler:
                 # If this report fails, the next attempt repeats it.
                 await self._report_outcome(sync, source, Failed(errors.OwnershipError(outcome.obstacle)))
             return state.seconds_until_due(self._clock.monotonic())
-        waits_for_poll = not isinstance(outcome, Synced) and self.poller.waits_for_vault(key)
+        waits_for_poll = self.poller.waits_for_vault(key)
         interval = self._settings.rotation_poll_interval
         state.settle_attempt(outcome, waits_for_poll, interval, self._rng, self._clock.monotonic())
         if is_unreported(ready_condition(_status_of(sync)), sync.metadata.generation, outcome, state.failures):

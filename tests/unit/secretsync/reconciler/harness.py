@@ -12,7 +12,7 @@ from controller.api.secretsync import ObjectVersion, SecretSync, SecretSyncStatu
 from controller.config.settings import Settings
 from controller.domain.provider_class import ObjectVersionRef, VaultObject
 from controller.domain.snapshot import ListedObject, VaultSnapshot
-from controller.domain.status import Outcome, Reportable, Synced, next_status, ready_condition
+from controller.domain.status import Outcome, Reportable, Requeue, Synced, next_status, ready_condition
 from controller.errors import ProviderError, UnusableValue
 from controller.keyvault.credentials import Identity
 from controller.kube.informer import Store
@@ -42,28 +42,35 @@ class ReconcilerHarness:
     def __init__(self, settings: Settings, loop: VirtualLoop) -> None:
         self.loop = loop
         self.polls: list[float] = []
+        self.poll_seconds = 0.0
         self.snapshot: VaultSnapshot | Exception = VaultSnapshot()
         self.synced: list[tuple[float, int]] = []
         self.tasks: list[Fetch] = []
         self.resolve_error: Exception | None = None
+        self.resolve_requeues: list[Requeue] = []
         self.drift_checks: list[float] = []
         self.reports: list[tuple[float, Reason | str]] = []
         self.warnings: list[tuple[str, ...]] = []
         self.forgotten: list[Key] = []
+        self.forgotten_classes: list[Key] = []
+        self.check_seconds = 0.0
         self.sync_seconds = 0.0
         self.outcome: Outcome | Exception = GOOD
         self.unusable: dict[str, UnusableValue] = {}
         self.unchanged: bool | Exception = True
         self.report_results: list[ReportResult | Exception] = []
         self.default_report_result: ReportResult | Exception = ReportResult.DONE
-        self.reconciler = build_reconciler(self, settings, loop, Metrics(), FixedRandom(1.0))
+        self.metrics = Metrics()
+        self.reconciler = build_reconciler(self, settings, loop, self.metrics, FixedRandom(1.0))
         self.queue = self.reconciler.queue
         self.poll_task = self.loop.create_task(self.reconciler.poller.work())
         self.work_task = self.loop.create_task(self.reconciler.work())
 
     # Act as SyncResolver and Syncer
 
-    async def resolve_sync(self, wanted: SecretSync, _source: Class) -> ResolvedSync:
+    async def resolve_sync(self, wanted: SecretSync, _source: Class) -> ResolvedSync | Requeue:
+        if self.resolve_requeues:
+            return self.resolve_requeues.pop(0)
         if self.resolve_error:
             raise self.resolve_error.with_traceback(None)
         account = wanted.spec.service_account_name
@@ -82,12 +89,13 @@ class ReconcilerHarness:
 
     async def is_unchanged(self, _sync: SecretSync, _written: LastWrite) -> bool:
         self.drift_checks.append(self.loop.time())
+        await asyncio.sleep(self.check_seconds)
         if isinstance(self.unchanged, Exception):
             raise self.unchanged.with_traceback(None)
         return self.unchanged
 
-    def forget_class(self, _key: Key) -> None:
-        pass
+    def forget_class(self, key: Key) -> None:
+        self.forgotten_classes.append(key)
 
     # Act as VaultPool and VaultReader
 
@@ -98,6 +106,7 @@ class ReconcilerHarness:
         self, _wanted: object, _since: float, _queries: object = (), _on_listed: object = None
     ) -> VaultSnapshot:
         self.polls.append(self.loop.time())
+        await asyncio.sleep(self.poll_seconds)
         if isinstance(self.snapshot, Exception):
             raise self.snapshot.with_traceback(None)
         return self.snapshot
@@ -122,6 +131,9 @@ class ReconcilerHarness:
 
     def report_warnings(self, meta: ObjectMeta, warnings: Sequence[str]) -> None:
         self.warnings.append((meta.name, *warnings))
+
+    def add_warning(self, meta: ObjectMeta, text: str) -> None:
+        self.report_warnings(meta, (text,))
 
     def forget(self, namespace: str, name: str) -> None:
         self.forgotten.append(Key(namespace, name))
@@ -153,6 +165,9 @@ class ReconcilerHarness:
         self.loop.run_until_complete(asyncio.sleep(seconds))
         for task in (self.work_task, self.poll_task):
             assert not task.done(), f"the workers have ended: {task}"
+
+    def read_metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"akv_secret_store_{name}", labels)
 
     @property
     def sync_times(self) -> list[float]:

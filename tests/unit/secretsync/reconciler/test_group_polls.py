@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from controller.api.conditions import Reason
+from controller.api.meta import Unreadable
 from controller.api.secretsync import GroupPoll, SecretSync
-from controller.domain.status import Reportable
+from controller.domain.status import Reportable, next_status
 from controller.errors import ProviderError
 from controller.keyvault.credentials import Identity
 from controller.keyvault.poll_group import PollGroup
@@ -181,6 +182,40 @@ def test_record_moves_to_another_secretsync_when_its_own_is_deleted(harness: Rec
     harness.reconciler.syncs.delete(Key("team", "a"))
     harness.advance(HOUR)
     assert records(harness, "b") == [at(2 * HOUR)]
+
+
+def test_record_has_the_start_of_the_poll(harness: ReconcilerHarness) -> None:
+    sync_group(harness, "a")
+    harness.poll_seconds = 20
+    harness.advance(HOUR + 30)
+    assert records(harness, "a") == [at(HOUR)]
+
+
+def test_record_skips_secretsyncs_that_are_not_ready_or_gone(harness: ReconcilerHarness) -> None:
+    sync_group(harness, "a", "b", "c", "d", "e")
+    harness.reconciler.poller.join(Key("team", "0-gone"), GROUP, {}, 0.0)
+    harness.add(Unreadable(metadata=stored(harness, "a").metadata, problem="m"))
+    harness.add(msgspec.structs.replace(stored(harness, "b"), status=make_sync().status))
+    failed = next_status(
+        stored(harness, "c").metadata, stored(harness, "c").status, None, make_outcome(Reason.PARTIAL), NOON
+    )
+    harness.add(msgspec.structs.replace(stored(harness, "c"), status=failed))
+    del harness.reconciler.entries[Key("team", "d")]
+    harness.reconciler.poller.on_polled(GROUP, harness.loop.time(), [], [])
+    harness.advance(1)
+    assert records(harness, *"bcde") == [at(1)]
+    assert records(harness, "e") == [at(1)]
+
+
+def test_leader_that_leads_again_does_not_record_an_earlier_poll(harness: ReconcilerHarness) -> None:
+    sync_group(harness, "a", "b")
+    harness.add(msgspec.structs.replace(stored(harness, "a"), status=make_sync().status))
+    harness.set_results(EQUAL, known("user", "pass"))
+    harness.sync_seconds = 10
+    harness.advance(HOUR)
+    harness.reconciler.reset()
+    harness.advance(20)
+    assert records(harness, "a", "b") == []
 
 
 def test_poll_with_an_unequal_secretsync_that_is_deleted_is_recorded(harness: ReconcilerHarness) -> None:

@@ -1,20 +1,46 @@
 """When SecretSyncs are synced, checked and forgotten, in virtual time: a test passes a day at once."""
 
 import asyncio
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import pytest
 
+from controller.akvsync.expand import expand_akvsync
 from controller.api.conditions import Reason
 from controller.api.meta import Unreadable
+from controller.api.secretproviderclass import SecretProviderClass
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.config.settings import Settings
-from controller.domain.status import Failed
-from controller.errors import InputError, ObjectError
+from controller.domain.status import Failed, Requeue, Synced
+from controller.errors import ControllerError, InputError, ObjectError
+from controller.keyvault.credentials import Identity
+from controller.keyvault.poll_group import PollGroup
+from controller.observability.telemetry import Metrics
+from controller.runtime.parsing import ParsingPool
+from controller.runtime.work_queue import Key
+from controller.secretsync.reconciler import Reconciler
+from controller.secretsync.refused_write import RefusedWrite
 from controller.secretsync.status_reporter import ReportResult
-from controller.secretsync.work_state import CLASS_PATIENCE
+from controller.secretsync.work_state import CLASS_PATIENCE, Fetch
+from tests.support.akv_syncs import akv_sync
 from tests.support.builders import make_provider_class, make_sync
-from tests.unit.secretsync.reconciler.harness import DAY, HOUR, SHOP, ReconcilerHarness, synced_ago
+from tests.unit.secretsync.reconciler.harness import (
+    DAY,
+    HOUR,
+    SHOP,
+    UNREACHABLE,
+    ReconcilerHarness,
+    known,
+    snapshot_of,
+    synced_ago,
+)
+
+if TYPE_CHECKING:
+    from controller.keyvault.pool import VaultPool
+    from controller.secretsync.status_reporter import StatusReporter
+    from controller.secretsync.sync_resolver import SyncResolver
+    from controller.secretsync.syncer import Syncer
 
 # The usual schedule
 
@@ -145,7 +171,168 @@ def test_closed_reconciler_finishes_the_running_sync(harness: ReconcilerHarness)
     assert len(harness.reports) >= 1
 
 
+def test_namespace_gets_32_workers_and_the_rest_is_due(harness: ReconcilerHarness) -> None:
+    harness.sync_seconds = 10
+    harness.add_class()
+    harness.add(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(40)))
+    harness.advance(5)
+    assert (len(harness.synced), harness.read_metric("queue_due")) == (32, 8)
+    harness.advance(10)
+    assert (len(harness.synced), harness.read_metric("queue_due")) == (40, 0)
+
+
+def test_attempts_are_counted_and_timed(harness: ReconcilerHarness) -> None:
+    harness.sync_seconds = 3
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(10)
+    assert harness.read_metric("reconciles_total", reason=Reason.UP_TO_DATE) == 1
+    assert harness.read_metric("reconcile_seconds_sum") == 3
+
+
+def test_reconciler_without_a_random_source_has_its_own(harness: ReconcilerHarness) -> None:
+    reconciler = Reconciler(
+        Settings(),
+        ParsingPool(),
+        cast("SyncResolver", harness),
+        cast("Syncer", harness),
+        cast("VaultPool", harness),
+        cast("StatusReporter", harness),
+        Metrics(),
+    )
+    group = PollGroup(Identity("team", "robot", "client", "tenant"), "cloud", "vault", 3600.0)
+    reconciler.poller.join(SHOP, group, {}, 0.0)
+    assert 0 <= reconciler.poller.groups[group].position < 1
+
+
+def test_class_edit_syncs_only_the_remaining_users(harness: ReconcilerHarness) -> None:
+    names = ["deleted", "moved", "remains", "other"]
+    harness.add_class()
+    harness.reconciler.classes.set(make_provider_class(name="second"))
+    harness.add(*(make_sync(name=name, uid=name, source="second" if name == "other" else "class") for name in names))
+    harness.advance(1)
+    harness.reconciler.syncs.delete(Key("team", "deleted"))
+    harness.add(make_sync(name="moved", uid="moved", source="second", generation=2))
+    harness.advance(10)
+    harness.tasks.clear()
+    harness.add_class(generation=2)
+    assert len(harness.queue) == 3
+    harness.advance(1)
+    assert len(harness.tasks) == 1
+
+
+def test_deleted_class_is_forgotten(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add_class(generation=2)
+    assert not harness.forgotten_classes
+    harness.reconciler.classes.delete(Key("team", "class"))
+    assert harness.forgotten_classes == [Key("team", "class")]
+
+
+def generated(names: str, generation: int = 1) -> tuple[SecretProviderClass, SecretSync]:
+    """Return the class and the SecretSync `m` with these keys, as an AKVSync generates them."""
+    mapping = ", ".join(f"{{dataKey: {name}, secretInAKV: {name}}}" for name in names)
+    made = expand_akvsync(akv_sync(f"[{{kubernetesSecretName: m, mapping: [{mapping}]}}]"))
+    source, sync = made.source, made.syncs["m"]
+    assert source
+    metadata = {"uid": "class", "generation": generation}
+    return (
+        msgspec.structs.replace(source, metadata=msgspec.structs.replace(source.metadata, **metadata)),
+        msgspec.structs.replace(
+            sync, metadata=msgspec.structs.replace(sync.metadata, uid="sync", generation=generation)
+        ),
+    )
+
+
+def test_edit_of_generated_objects_fetches_only_the_new_keys(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("a")
+    source, sync = generated("a")
+    harness.reconciler.classes.set(source)
+    harness.add(sync)
+    harness.advance(100)
+    source, sync = generated("ab", 2)
+    harness.reconciler.classes.set(source)
+    harness.advance(10)
+    assert [task.keys for task in harness.tasks] == [None]  # the new item is not in the SecretSync yet
+    found = harness.reconciler.syncs.get(Key("team", "m"))
+    assert isinstance(found, SecretSync)
+    harness.sync_seconds = 10
+    harness.add(msgspec.structs.replace(sync, status=found.status))
+    harness.advance(5)
+    assert [task.keys for task in harness.tasks] == [None, frozenset({"b", "b/*"})]
+    assert harness.reconciler.poller.is_polled(Key("team", "m"))
+
+
+def test_edited_secretsync_is_not_polled_until_it_is_synced(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(10)
+    assert harness.reconciler.poller.is_polled(SHOP)
+    harness.sync_seconds = 10
+    harness.add(make_sync(generation=2))
+    harness.advance(5)
+    assert not harness.reconciler.poller.is_polled(SHOP)
+    harness.advance(10)
+    assert harness.reconciler.poller.is_polled(SHOP)
+
+
+def test_edit_repeats_a_write_that_was_refused(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(10)
+    written = harness.reconciler.entries[SHOP].written
+    written.refused = cast("RefusedWrite", object())
+    harness.add(make_sync(generation=2))
+    harness.advance(1)
+    assert written.refused is None
+
+
+@pytest.mark.parametrize("found", [make_sync(), synced_ago(600)], ids=["new", "synced before the restart"])
+def test_class_that_cannot_be_parsed_yet_delays_the_attempt(harness: ReconcilerHarness, found: SecretSync) -> None:
+    harness.resolve_requeues = [Requeue(1.5)]
+    harness.add_class()
+    harness.add(found)
+    harness.advance(2)
+    assert harness.sync_times == [1.5]
+    assert harness.reconciler.poller.is_polled(SHOP)
+
+
+def test_drift_check_fetches_with_answers_since_its_start(harness: ReconcilerHarness) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(1)
+    harness.unchanged, harness.check_seconds = False, 5.0
+    harness.advance(310)
+    assert harness.tasks[1] == Fetch(harness.drift_checks[0])
+
+
+@pytest.mark.parametrize("contested", ["", "another component changes label tier"])
+def test_contested_label_is_a_warning(harness: ReconcilerHarness, contested: str) -> None:
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(1)
+    harness.reconciler.entries[SHOP].written.contested = contested
+    harness.advance(310)
+    assert harness.drift_checks
+    assert set(harness.warnings) == ({("shop", contested)} if contested else set())
+
+
 # After a restart
+
+
+@pytest.mark.parametrize("outcome", [known("user", "pass"), UNREACHABLE])
+def test_attempt_that_ends_after_the_lease_was_lost_is_reported(
+    harness: ReconcilerHarness, outcome: Synced | ControllerError
+) -> None:
+    harness.outcome = outcome
+    harness.sync_seconds = 10
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(5)
+    harness.lose_lease()
+    assert harness.forgotten == [SHOP]
+    harness.advance(6)
+    assert [moment for moment, _ in harness.reports] == [10]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +364,7 @@ def test_deleted_secretsync_is_forgotten(harness: ReconcilerHarness) -> None:
     harness.reconciler.syncs.delete(SHOP)
     assert len(harness.queue) == 0
     assert SHOP in harness.forgotten
+    assert not harness.reconciler.poller.members
     harness.advance(DAY)
     assert harness.sync_times == [0]
     assert not harness.reconciler.entries
@@ -214,6 +402,31 @@ def test_secretsync_of_another_controller_is_not_synced(name: str, is_own: bool,
     harness.advance(1)
     assert bool(harness.synced) is is_own
     assert bool(list(harness.reconciler.own_syncs())) is is_own
+    assert bool(len(harness.queue)) is is_own
+
+
+@pytest.mark.parametrize("settings", [Settings(controller_name="mine")])
+def test_secretsync_that_another_controller_takes_over_is_forgotten(harness: ReconcilerHarness) -> None:
+    wanted = make_sync()
+    harness.add_class()
+    harness.add(wanted)
+    harness.advance(1)
+    assert not harness.forgotten
+    spec = msgspec.structs.replace(wanted.spec, secret_sync_controller_name="another")
+    harness.add(msgspec.structs.replace(make_sync(generation=2), spec=spec))
+    harness.advance(1)
+    assert harness.forgotten == [SHOP]
+    assert not harness.reconciler.poller.members
+
+
+def test_poll_of_a_secretsync_that_is_gone_does_nothing(harness: ReconcilerHarness) -> None:
+    assert harness.reconciler.handle_poll(SHOP, {}, snapshot_of()) is True
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(1)
+    harness.add(Unreadable(metadata=make_sync().metadata, problem="m"))
+    assert harness.reconciler.handle_poll(SHOP, {}, snapshot_of()) is True
+    assert list(harness.reconciler.own_syncs()) == []
 
 
 def test_unreadable_secretsync_is_reported_once_and_synced_when_fixed(harness: ReconcilerHarness) -> None:
@@ -222,6 +435,9 @@ def test_unreadable_secretsync_is_reported_once_and_synced_when_fixed(harness: R
     harness.advance(DAY)
     assert not harness.synced
     assert harness.reports == [(0, Reason.INPUT_INVALID)]
+    message = "this SecretSync cannot be read: Expected `str` - at `$.spec.serviceAccountName`"
+    assert harness.reconciler.entries[SHOP].state.reported == message
+    assert len(harness.queue) == 1
     harness.add(make_sync(generation=2))
     harness.advance(1)
     assert harness.sync_times == [DAY]
