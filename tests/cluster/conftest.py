@@ -1,8 +1,9 @@
-"""Give each test module a control plane, an emulator and a release, and check what all modules did at the end.
+"""Provide a control plane, an emulator and a release for each module, and check the records of all modules at the end.
 
-The controller is the chart's Deployment, run as a process under the chart's own ServiceAccount and Roles. Modules of
-one process use them one after another, as `shared_release` says. A module that needs another release, or a control
-plane without one, has the mark `own_plane`. So modules run alone, in any order and side by side with the same result.
+The controller is a process of the chart's Deployment with the chart's own ServiceAccount and Roles. The modules of one
+worker use one release in sequence (see `tests.support.cluster.shared_release`). A module that needs another release, or
+a control plane without a release, has the mark `own_plane`. The result of a module therefore does not depend on the
+order of the modules, and modules can run in parallel.
 """
 
 import contextlib
@@ -48,8 +49,8 @@ from tools.pods.pod_emulation import WorkloadError
 from tools.pods.pod_process import PodProcess
 
 HERE = Path(__file__).parent
-# The modules that take most time, longest first. pytest-xdist starts modules in this order (--no-loadscope-reorder), so
-# that no worker begins a long one when the others have nothing left to do.
+# The slowest modules, longest first. pytest-xdist starts modules in this order (--no-loadscope-reorder), so that no
+# worker starts a slow module when the other workers are already idle.
 SLOW_MODULES = (
     "test_soak",
     "test_failures",
@@ -80,7 +81,7 @@ SLOW_MODULES = (
     "test_namespaces",
     "test_memory",
 )
-_left_out = pytest.StashKey[Counter[str]]()
+_unsupported = pytest.StashKey[Counter[str]]()
 _records = pytest.StashKey[list[ModuleRecord]]()
 _has_deselected = pytest.StashKey[bool]()
 
@@ -91,21 +92,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of what this Kubernetes does not have yet."""
+    """Deselect tests of features that this Kubernetes version lacks. Sort the slow modules to the front."""
     marked = {item: mark.args for item in items if (mark := item.get_closest_marker("since"))}
-    pointless = {
-        item: what for item, (since, what) in marked.items() if not is_at_least(assets.kubernetes().version, since)
+    unsupported = {
+        item: feature
+        for item, (since, feature) in marked.items()
+        if not is_at_least(assets.kubernetes().version, since)
     }
-    items[:] = [item for item in items if item not in pointless]
-    config.hook.pytest_deselected(items=list(pointless))
-    config.stash[_left_out] = Counter(pointless.values())
+    items[:] = [item for item in items if item not in unsupported]
+    config.hook.pytest_deselected(items=list(unsupported))
+    config.stash[_unsupported] = Counter(unsupported.values())
     is_random = config.pluginmanager.hasplugin("randomly")
     slow = {name: rank for rank, name in enumerate(SLOW_MODULES[: 1 if is_random else None])}
     items.sort(key=lambda item: slow.get(item.path.stem, len(slow)))
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    """Note that the caller chose some tests: then a right may be unused because its test did not run."""
+    """Record that the caller deselected tests. A granted right can then be unused because its test did not run."""
     for item in items:
         if not item.get_closest_marker("since") and not item.get_closest_marker("long"):
             item.config.stash[_has_deselected] = True
@@ -113,7 +116,7 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Take over what a pytest-xdist worker recorded. A worker that crashed recorded nothing: its test fails."""
+    """Add the records of a pytest-xdist worker. A crashed worker has no records, but the test that it ran fails."""
     if output := getattr(node, "workeroutput", {}).get("module_records"):
         node.config.stash[_records] += suite_checks.decode(output)
         node.config.stash[_has_deselected] |= node.workeroutput["is_partial_run"]
@@ -121,10 +124,10 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In a worker, hand over the records. In the session itself, run the checks over all of them."""
+    """Send the records of a worker to the main process. In the main process, check all records."""
     config, records = session.config, session.config.stash[_records]
     is_partial = config.stash[_has_deselected] or bool(session.shouldfail or session.shouldstop)
-    # With workers the session itself collects nothing; they say what they have seen.
+    # With workers, the main process collects no tests. Each worker reports whether its own run was partial.
     is_partial |= bool(session.items) and not set(HERE.glob("test_*.py")) <= {item.path for item in session.items}
     if hasattr(config, "workeroutput"):
         config.workeroutput |= {"module_records": suite_checks.encode(records), "is_partial_run": is_partial}
@@ -140,21 +143,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for what, count in config.stash.get(_left_out, Counter()).items():
+    for feature, count in config.stash.get(_unsupported, Counter()).items():
         version = assets.kubernetes().version
-        terminalreporter.write_line(f"Kubernetes {version} has no {what}: {count} tests of them are left out")
+        terminalreporter.write_line(f"Kubernetes {version} has no {feature}: {count} tests do not run")
 
 
 @pytest.fixture(scope="session")
 def shared_release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRelease]:
-    found = SharedRelease(tmp_path_factory.mktemp)
-    yield found
-    found.close()
+    release = SharedRelease(tmp_path_factory.mktemp)
+    yield release
+    release.close()
 
 
 @pytest.fixture(scope="module")
-def lent(shared_release: SharedRelease, request: pytest.FixtureRequest) -> Iterator[InstalledRelease]:
-    """Provide the release that modules use one after another. After a failure the next module gets a new one."""
+def lent_release(shared_release: SharedRelease, request: pytest.FixtureRequest) -> Iterator[InstalledRelease]:
+    """Provide the release that the modules share. If a test of this module fails, the next one gets a new release."""
     failed = request.session.testsfailed
     yield shared_release.lend()
     if request.session.testsfailed > failed:
@@ -170,8 +173,8 @@ def plane(request: pytest.FixtureRequest) -> ControlPlane:
     if _has_own_plane(request):
         own: ControlPlane = request.getfixturevalue("own_plane")
         return own
-    lent: InstalledRelease = request.getfixturevalue("lent")
-    return lent.plane
+    lent_release: InstalledRelease = request.getfixturevalue("lent_release")
+    return lent_release.plane
 
 
 @pytest.fixture(scope="module")
@@ -179,17 +182,19 @@ def emulator(request: pytest.FixtureRequest) -> Emulator:
     if _has_own_plane(request):
         own: Emulator = request.getfixturevalue("own_emulator")
         return own
-    lent: InstalledRelease = request.getfixturevalue("lent")
-    return lent.emulator
+    lent_release: InstalledRelease = request.getfixturevalue("lent_release")
+    return lent_release.emulator
 
 
 @pytest.fixture(scope="module")
-def installed(lent: InstalledRelease, request: pytest.FixtureRequest) -> Iterator[InstalledRelease]:
+def installed(lent_release: InstalledRelease, request: pytest.FixtureRequest) -> Iterator[InstalledRelease]:
     InstalledRelease.logs.clear()
     InstalledRelease.exposed.clear()
-    yield lent
-    leaks = tuple(search_texts((*InstalledRelease.exposed, *read_texts(lent))))
-    record = ModuleRecord(request.path.name, frozenset(list_granted(lent)), frozenset(list_used(lent)), leaks)
+    yield lent_release
+    leaks = tuple(search_texts((*InstalledRelease.exposed, *read_texts(lent_release))))
+    record = ModuleRecord(
+        request.path.name, frozenset(list_granted(lent_release)), frozenset(list_used(lent_release)), leaks
+    )
     request.config.stash[_records].append(record)
 
 
@@ -209,7 +214,7 @@ def own_emulator(tmp_path_factory: pytest.TempPathFactory, own_plane: ControlPla
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    """Return the environment in which a module's controller differs from the chart's; a module may override this."""
+    """Return environment variables that differ from the chart's. A module can override this fixture."""
     return {}
 
 
@@ -222,17 +227,17 @@ def controller(installed: InstalledRelease, settings: dict[str, str]) -> Iterato
 
 @pytest.fixture
 def start(installed: InstalledRelease) -> Iterator[StartController]:
-    """Start controllers. Stop those that the test has not stopped, so that the lease is free for the next one."""
+    """Provide a function that starts a controller. Stop all controllers afterwards, so that none holds the lease."""
     with contextlib.ExitStack() as stack:
 
-        def started(**settings: str) -> PodProcess:
+        def start_controller(**settings: str) -> PodProcess:
             workload = stack.enter_context(installed.workload(**settings))
             workload.wait_ready()
             running.append(workload)
             return workload
 
         running: list[PodProcess] = []
-        yield started
+        yield start_controller
         for workload in running:
             with contextlib.suppress(WorkloadError):
                 workload.stop()
@@ -240,20 +245,20 @@ def start(installed: InstalledRelease) -> Iterator[StartController]:
 
 @pytest.fixture(scope="module")
 def shops(installed: InstalledRelease, controller: PodProcess) -> Iterator[FaultHarness]:
-    with fault_harness(installed, "one", "two") as found:
-        yield found
+    with fault_harness(installed, "one", "two") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def relay(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
-    """Provide a way to the API server that fails where a test says so."""
+    """Provide a proxy in front of the API server that injects the faults of a test."""
     with FaultProxy(plane, tmp_path_factory.mktemp("relay")) as running:
         yield running
 
 
 @pytest.fixture
 def space(installed: InstalledRelease, controller: PodProcess) -> Iterator[Namespace]:
-    """Provide a namespace with a federated ServiceAccount and a vault of its own."""
+    """Provide a namespace with its own vault and federated ServiceAccount."""
     namespace = Namespace(installed)
     yield namespace
     namespace.remove()
@@ -262,7 +267,7 @@ def space(installed: InstalledRelease, controller: PodProcess) -> Iterator[Names
 
 @pytest.fixture
 def neighbour(installed: InstalledRelease, controller: PodProcess) -> Iterator[Namespace]:
-    """Another namespace, whose Secret was synced."""
+    """Provide another namespace with a synced Secret."""
     namespace = Namespace(installed)
     namespace.set_secret("a", "0")
     namespace.apply(namespace.provider_class("a"), namespace.sync("s", {"k": "a"}))
@@ -273,7 +278,7 @@ def neighbour(installed: InstalledRelease, controller: PodProcess) -> Iterator[N
 
 @pytest.fixture(scope="module", params=[True, False], ids=["owners-enforced", "owners-not-enforced"])
 def attacked_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Provide a control plane with the plugin OwnerReferencesPermissionEnforcement, and one without, as by default."""
+    """Provide a control plane with and without the admission plugin OwnerReferencesPermissionEnforcement."""
     flags = [] if request.param else ["--enable-admission-plugins=NodeRestriction"]
     with ControlPlane(tmp_path_factory.mktemp("attacked"), apiserver_flags=flags, crds=chart_crds()) as running:
         yield running
@@ -281,7 +286,7 @@ def attacked_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def shop(attacked_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> TargetNamespace:
-    """Provide a second release, under attack. All its names differ, so the policies must follow the names."""
+    """Provide a release to attack. All its names differ from the defaults, so its policies must contain them."""
     plane = attacked_plane
     values = tmp_path_factory.mktemp("policies") / "values.json"
     values.write_text(
@@ -297,7 +302,7 @@ def shop(attacked_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory)
     plane.kubectl("create", "namespace", CONTROLLER_NAMESPACE)
     at = ["--namespace", "release-room", "--kubeconfig", str(plane.kubeconfig)]
     helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", "--values", str(values)])
-    # Nothing of it runs: its account, its rights and its policies are all that a thief meets.
+    # The attacks need only the ServiceAccount, the Roles and the policies of the release, not a running controller.
     plane.kubectl("delete", "deployment", "scribe", "--namespace", CONTROLLER_NAMESPACE)
     lease = {"metadata": {"name": "scribe"}}
     status, answer = plane.request(
@@ -316,7 +321,7 @@ def thief(shop: TargetNamespace) -> TokenThief:
 
 @pytest.fixture
 def refusing_proxy() -> Iterator[str]:
-    """Provide an address without a listener. The port is reserved meanwhile."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+    """Provide the address of a proxy that refuses connections: a reserved port without a listener."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{reserved.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""AKVSync on the real API server: the example of the reference, edits, conflicts and deletion."""
+"""Test AKVSyncs on a real API server: the example of the reference, edits, conflicts and deletion."""
 
 import json
 from datetime import UTC, datetime
@@ -23,13 +23,13 @@ def settings() -> dict[str, str]:
     return {"DRIFT_INTERVAL": "2"}
 
 
-def akv_sync(space: Namespace, objects: str, name: str = "shop") -> dict[str, Any]:
+def make_akv_sync(space: Namespace, objects: str, name: str = "shop") -> dict[str, Any]:
     """Return an AKVSync with these objects in YAML."""
     return space.akv_sync(*msgspec.yaml.decode(objects), name=name)
 
 
-def versions(space: Namespace, name: str, *texts: str) -> None:
-    """Create versions of a secret, the newest first. Each is a second older than the previous one."""
+def create_versions(space: Namespace, name: str, *texts: str) -> None:
+    """Create versions of a secret from texts, newest first. Each version is a second older than the one before it."""
     emulator = space.installed.emulator
     for age, text in reversed(list(enumerate(texts))):
         emulator.set_clock(-10 - age)
@@ -37,8 +37,8 @@ def versions(space: Namespace, name: str, *texts: str) -> None:
     emulator.set_clock(0)
 
 
-def certificates(space: Namespace, name: str, count: int) -> list[IssuedCertificate]:
-    """Create versions of a certificate, and return them with the newest first."""
+def import_certificates(space: Namespace, name: str, count: int) -> list[IssuedCertificate]:
+    """Import versions of a certificate, and return them, newest first."""
     emulator = space.installed.emulator
     issued = [issue_certificate(name, start=datetime.now(UTC)) for _ in range(count)]
     for age, leaf in reversed(list(enumerate(issued))):
@@ -48,24 +48,24 @@ def certificates(space: Namespace, name: str, count: int) -> list[IssuedCertific
     return issued
 
 
-def one_pem(leaf: IssuedCertificate) -> set[str]:
+def pem_blocks(leaf: IssuedCertificate) -> set[str]:
     return {leaf.pem, leaf.key_pem}
 
 
-def halves(text: str) -> set[str]:
-    """Return the two parts of a PEM."""
+def split_pem(text: str) -> set[str]:
+    """Return the two blocks of a PEM text."""
     middle = text.index("-----BEGIN", 1)
     return {text[:middle], text[middle:]}
 
 
 def test_example_of_the_reference_is_synced(space: Namespace) -> None:
-    versions(space, "api-token", "token")
-    versions(space, "db-password", "new", "old", "oldest")
-    versions(space, "deploy-key", "ssh")
-    versions(space, "db-user", "user")
-    [web] = certificates(space, "web", 1)
-    old = certificates(space, "web-old", 2)
-    edge = certificates(space, "edge", 2)
+    create_versions(space, "api-token", "token")
+    create_versions(space, "db-password", "new", "old", "oldest")
+    create_versions(space, "deploy-key", "ssh")
+    create_versions(space, "db-user", "user")
+    [web] = import_certificates(space, "web", 1)
+    old = import_certificates(space, "web-old", 2)
+    edge = import_certificates(space, "edge", 2)
     space.apply(space.akv_sync(*EXAMPLE, name="shop"))
 
     message = wait_ready(space, *SYNCED)
@@ -79,14 +79,14 @@ def test_example_of_the_reference_is_synced(space: Namespace) -> None:
     assert space.secret_values("deploy-key") == {"ssh-privatekey": canary_value("ssh")}
     bundle = space.secret_values("bundle")
     assert (bundle["user"], bundle["previous"]) == (canary_value("user"), canary_value("old"))
-    assert halves(bundle["chain"]) == one_pem(web)
+    assert split_pem(bundle["chain"]) == pem_blocks(web)
     for name, leaf in (("web", web), ("edge-v0", edge[0]), ("edge-v1", edge[1])):
         found = space.secret_values(name)
         assert found.keys() == {"tls.crt", "tls.key"}
         assert found["tls.crt"] == leaf.pem
         assert found["tls.key"] == encode_private_key(leaf.key, PrivateFormat.TraditionalOpenSSL)
-    assert {key: halves(text) for key, text in space.secret_values("web-old").items()} == {
-        f"v{number}": one_pem(leaf) for number, leaf in enumerate(old)
+    assert {key: split_pem(text) for key, text in space.secret_values("web-old").items()} == {
+        f"v{number}": pem_blocks(leaf) for number, leaf in enumerate(old)
     }
     types = {item: space.get("secret", item)["type"] for item in ("api-token", "web", "edge-v1", "deploy-key")}
     assert types == {
@@ -114,12 +114,12 @@ def test_example_of_the_reference_is_synced(space: Namespace) -> None:
 
 
 def test_edit_of_an_akvsync_updates_and_prunes(space: Namespace) -> None:
-    versions(space, "a", "new", "old")
-    versions(space, "b", "b")
-    space.apply(akv_sync(space, "[{secretInAKV: a, labels: {x: '1', y: '1'}}, {secretInAKV: b}]"))
+    create_versions(space, "a", "new", "old")
+    create_versions(space, "b", "b")
+    space.apply(make_akv_sync(space, "[{secretInAKV: a, labels: {x: '1', y: '1'}}, {secretInAKV: b}]"))
     wait_ready(space, *SYNCED)
     space.apply(
-        akv_sync(
+        make_akv_sync(
             space, "[{secretInAKV: a, labels: {x: '2'}, versionHistory: 2}, {secretInAKV: b, kubernetesSecretName: c}]"
         )
     )
@@ -133,9 +133,9 @@ def test_edit_of_an_akvsync_updates_and_prunes(space: Namespace) -> None:
 
 
 def test_manual_edit_or_deletion_of_a_generated_object_is_reverted(space: Namespace) -> None:
-    versions(space, "a", "1")
-    versions(space, "b", "2")
-    space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: b}]"))
+    create_versions(space, "a", "1")
+    create_versions(space, "b", "2")
+    space.apply(make_akv_sync(space, "[{secretInAKV: a}, {secretInAKV: b}]"))
     wait_ready(space, *SYNCED)
     wanted = {
         kind: space.get(kind, name)["spec"] for kind, name in (("secretsync", "a"), ("secretproviderclass", "shop"))
@@ -164,8 +164,8 @@ def test_manual_edit_or_deletion_of_a_generated_object_is_reverted(space: Namesp
 
 
 def test_force_synchronization_of_a_generated_secretsync_is_kept(space: Namespace) -> None:
-    versions(space, "a", "1")
-    space.apply(akv_sync(space, "[{secretInAKV: a}]"))
+    create_versions(space, "a", "1")
+    space.apply(make_akv_sync(space, "[{secretInAKV: a}]"))
     wait_ready(space, *SYNCED)
     space.set_secret("a", "2")
     space.force_sync("a")
@@ -175,8 +175,8 @@ def test_force_synchronization_of_a_generated_secretsync_is_kept(space: Namespac
 
 
 def test_failing_part_is_reported_with_its_reason_and_others_sync(space: Namespace) -> None:
-    versions(space, "a", "1")
-    space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: missing}]"))
+    create_versions(space, "a", "1")
+    space.apply(make_akv_sync(space, "[{secretInAKV: a}, {secretInAKV: missing}]"))
     message = wait_ready(space, "False", "ProviderError")
     assert message.startswith("1/2 ready; missing: ")
     listed = list_parts(space)
@@ -189,28 +189,28 @@ def test_failing_part_is_reported_with_its_reason_and_others_sync(space: Namespa
     assert wait_ready(space, *SYNCED).startswith("2/2")
 
 
-def test_event_of_the_akvsync_about_a_missing_secret_uses_its_terms(space: Namespace) -> None:
-    space.apply(akv_sync(space, "[{secretInAKV: none}, {secretInAKV: nor}]"))
+def test_event_about_a_missing_secret_uses_the_terms_of_the_akvsync(space: Namespace) -> None:
+    space.apply(make_akv_sync(space, "[{secretInAKV: none}, {secretInAKV: nor}]"))
     message = wait_ready(space, "False", "ProviderError")
     assert "correct secretInAKV or certInAKV" in message
     assert "objectName" not in message
 
-    def events() -> list[tuple[str, str, str]]:
+    def list_events() -> list[tuple[str, str, str]]:
         status, text = space.installed.plane.request("GET", KIND_PATHS["events"].format(space.name))
         assert status == 200
         about = [(item["involvedObject"], item) for item in json.loads(text)["items"]]
         return [(of["name"], item["type"], item["reason"]) for of, item in about if of["kind"] == "AKVSync"]
 
-    eventually(events, lambda found: ("shop", "Warning", "ProviderError") in found)
+    eventually(list_events, lambda found: ("shop", "Warning", "ProviderError") in found)
 
 
 def test_secretsync_of_another_owner_is_reported_and_not_changed(space: Namespace) -> None:
-    versions(space, "a", "1")
-    versions(space, "b", "2")
+    create_versions(space, "a", "1")
+    create_versions(space, "b", "2")
     foreign = space.sync("a", {"k": "b"})
     space.apply(space.provider_class("b"), foreign)
     space.wait_secret("a", {"k": "2"})
-    space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: b}]", name="mine"))
+    space.apply(make_akv_sync(space, "[{secretInAKV: a}, {secretInAKV: b}]", name="mine"))
     space.wait_reason("b", *WRITTEN)
     message = eventually(lambda: ready_condition(space, "mine"), lambda found: found[2].startswith("1/2 "))[2]
     assert message == (
@@ -226,10 +226,10 @@ def test_secretsync_of_another_owner_is_reported_and_not_changed(space: Namespac
 
 
 def test_class_of_another_owner_is_reported_and_not_changed(space: Namespace) -> None:
-    versions(space, "a", "1")
+    create_versions(space, "a", "1")
     space.apply(space.provider_class("other"))
     before = space.get("secretproviderclass", "shop")
-    space.apply(akv_sync(space, "[{secretInAKV: a}]"))
+    space.apply(make_akv_sync(space, "[{secretInAKV: a}]"))
     assert "a SecretProviderClass shop exists" in wait_ready(space, "False", "NameTaken")
     assert space.get("secretproviderclass", "shop") == before
     assert space.list_names("secretsync") == []
@@ -239,10 +239,10 @@ def test_class_of_another_owner_is_reported_and_not_changed(space: Namespace) ->
 
 
 def test_new_secret_type_waits_until_the_secretsync_is_deleted(space: Namespace) -> None:
-    versions(space, "key", "ssh")
-    space.apply(akv_sync(space, "[{secretInAKV: key}]"))
+    create_versions(space, "key", "ssh")
+    space.apply(make_akv_sync(space, "[{secretInAKV: key}]"))
     wait_ready(space, *SYNCED)
-    space.apply(akv_sync(space, "[{secretInAKV: key, kubernetesSecretType: kubernetes.io/ssh-auth}]"))
+    space.apply(make_akv_sync(space, "[{secretInAKV: key, kubernetesSecretType: kubernetes.io/ssh-auth}]"))
     message = wait_ready(space, "False", "SecretTypeChangeWaits")
     assert "the Secret has type Opaque, and a Secret's type cannot change: delete the SecretSync key" in message
     space.wait_secret("key", {"v0": "ssh"})
@@ -252,15 +252,17 @@ def test_new_secret_type_waits_until_the_secretsync_is_deleted(space: Namespace)
     assert space.get("secret", "key")["type"] == "kubernetes.io/ssh-auth"
 
 
-def test_mistake_that_only_the_controller_finds_changes_nothing(space: Namespace) -> None:
-    versions(space, "a", "new", "old")
+def test_mistake_that_the_crd_cannot_detect_changes_no_object(space: Namespace) -> None:
+    create_versions(space, "a", "new", "old")
     space.apply(
-        akv_sync(space, "[{secretInAKV: a, kubernetesSecretName: a-v1}, {secretInAKV: a, kubernetesSecretName: b}]")
+        make_akv_sync(
+            space, "[{secretInAKV: a, kubernetesSecretName: a-v1}, {secretInAKV: a, kubernetesSecretName: b}]"
+        )
     )
     wait_ready(space, *SYNCED)
     typed = "kubernetesSecretType: kubernetes.io/ssh-auth"
     space.apply(
-        akv_sync(
+        make_akv_sync(
             space, f"[{{secretInAKV: a, kubernetesSecretName: a-v1}}, {{secretInAKV: a, versionHistory: 2, {typed}}}]"
         )
     )
@@ -270,9 +272,9 @@ def test_mistake_that_only_the_controller_finds_changes_nothing(space: Namespace
     assert space.get("akvsync", "shop")["status"]["summary"] == "2/2"
 
 
-def test_deleted_akvsync_takes_its_generated_objects_along(space: Namespace) -> None:
-    versions(space, "a", "1")
-    space.apply(akv_sync(space, "[{secretInAKV: a}, {secretInAKV: a, kubernetesSecretName: b}]"))
+def test_deletion_of_an_akvsync_deletes_its_generated_objects(space: Namespace) -> None:
+    create_versions(space, "a", "1")
+    space.apply(make_akv_sync(space, "[{secretInAKV: a}, {secretInAKV: a, kubernetesSecretName: b}]"))
     wait_ready(space, *SYNCED)
     space.kubectl("delete", "akvsync", "shop")
     for kind in ("secretsync", "secretproviderclass", "secret"):
@@ -280,8 +282,8 @@ def test_deleted_akvsync_takes_its_generated_objects_along(space: Namespace) -> 
 
 
 def test_akvsync_deleted_and_applied_at_once_is_synced(space: Namespace) -> None:
-    versions(space, "a", "1")
-    made = akv_sync(space, "[{secretInAKV: a}]")
+    create_versions(space, "a", "1")
+    made = make_akv_sync(space, "[{secretInAKV: a}]")
     space.apply(made)
     wait_ready(space, *SYNCED)
     old = space.get("secretsync", "a")["metadata"]["uid"]
@@ -293,18 +295,18 @@ def test_akvsync_deleted_and_applied_at_once_is_synced(space: Namespace) -> None
 
 
 def test_unchanged_akvsync_is_not_written_again(space: Namespace, installed: InstalledRelease) -> None:
-    versions(space, "a", "1")
-    space.apply(akv_sync(space, "[{secretInAKV: a}]"))
+    create_versions(space, "a", "1")
+    space.apply(make_akv_sync(space, "[{secretInAKV: a}]"))
     wait_ready(space, *SYNCED)
 
-    def seen() -> list[str]:
+    def list_resource_versions() -> list[str]:
         found = [
             space.get(kind, name)
             for kind, name in (("akvsync", "shop"), ("secretsync", "a"), ("secretproviderclass", "shop"))
         ]
         return [item["metadata"]["resourceVersion"] for item in found]
 
-    def writes() -> list[str]:
+    def list_writes() -> list[str]:
         lines = (json.loads(line) for line in audit_lines(installed.plane))
         return [
             f"{line['verb']} {line['objectRef']['resource']}"
@@ -314,9 +316,9 @@ def test_unchanged_akvsync_is_not_written_again(space: Namespace, installed: Ins
             and line["objectRef"]["resource"] != "secrets"
         ]
 
-    before = seen(), writes()
+    before = list_resource_versions(), list_writes()
     space.set_secret("b", "2")
-    space.apply(akv_sync(space, "[{secretInAKV: b}]", name="other"))
+    space.apply(make_akv_sync(space, "[{secretInAKV: b}]", name="other"))
     wait_ready(space, *SYNCED, name="other")
-    assert seen() == before[0]
-    assert writes()[: len(before[1])] == before[1]
+    assert list_resource_versions() == before[0]
+    assert list_writes()[: len(before[1])] == before[1]

@@ -1,4 +1,4 @@
-"""The AKVSync CRD on a real API server: what it takes, and in which words it refuses what can be seen early."""
+"""Test the AKVSync CRD on a real API server: it accepts valid objects and explains why it refuses invalid ones."""
 
 import json
 import subprocess
@@ -14,12 +14,12 @@ from tests.support.cluster.harness import InstalledRelease
 MAPPED = "kubernetesSecretName: m, mapping"
 TLS = "kubernetesSecretType: kubernetes.io/tls"
 ONE_OF = "an object is exactly one of secretInAKV, certInAKV, select, or kubernetesSecretName with mapping"
-SAME = "two objects make Secrets of the same name: give one another kubernetesSecretName"
+SAME_NAME = "two objects make Secrets of the same name: give one another kubernetesSecretName"
 RESERVED = "that start with secrets-store.sync.x-k8s.io are reserved for the controller"
 
 
-def send(installed: InstalledRelease, objects: str | list[dict[str, Any]], /, **spec: Any) -> tuple[int, str]:
-    """Exit code and output of a dry run on the server."""
+def create_dry_run(installed: InstalledRelease, objects: str | list[dict[str, Any]], /, **spec: Any) -> tuple[int, str]:
+    """Return the exit code and the output of a server-side dry run."""
     plane = installed.plane
     given = {"keyvaultName": "shop-vault", "clientID": "client", "tenantID": "tenant", "serviceAccountName": "shop"}
     made = {
@@ -36,11 +36,11 @@ def send(installed: InstalledRelease, objects: str | list[dict[str, Any]], /, **
 @pytest.mark.parametrize(
     "objects",
     [
-        pytest.param(EXAMPLE, id="the reference's own"),
+        pytest.param(EXAMPLE, id="example of the reference"),
         pytest.param([{"secretInAKV": "A-1"}, {"secretInAKV": "b"}], id="capitals"),
-        pytest.param("[{secretInAKV: a-, kubernetesSecretName: a.b}]", id="a name of its own"),
-        pytest.param(f"[{{certInAKV: e, {TLS}, versionHistory: 2}}, {{secretInAKV: e}}]", id="e-v0 and e are two"),
-        pytest.param("[{secretInAKV: web}, {certInAKV: web, kubernetesSecretName: tls}]", id="one object twice"),
+        pytest.param("[{secretInAKV: a-, kubernetesSecretName: a.b}]", id="kubernetesSecretName"),
+        pytest.param(f"[{{certInAKV: e, {TLS}, versionHistory: 2}}, {{secretInAKV: e}}]", id="e-v0 and e differ"),
+        pytest.param("[{secretInAKV: web}, {certInAKV: web, kubernetesSecretName: tls}]", id="same object name twice"),
         pytest.param(
             [
                 {
@@ -50,7 +50,7 @@ def send(installed: InstalledRelease, objects: str | list[dict[str, Any]], /, **
                 }
                 for number in range(MAX_OBJECTS)
             ],
-            id="the most of everything",
+            id="all maximums",
         ),
         pytest.param(
             [
@@ -73,11 +73,11 @@ def send(installed: InstalledRelease, objects: str | list[dict[str, Any]], /, **
     ],
 )  # fmt: skip
 def test_valid_objects_are_accepted(objects: str | list[dict[str, Any]], installed: InstalledRelease) -> None:
-    assert send(installed, objects) == (0, "akvsync.secret-sync.x-k8s.io/shop created (server dry run)\n")
+    assert create_dry_run(installed, objects) == (0, "akvsync.secret-sync.x-k8s.io/shop created (server dry run)\n")
 
 
 @pytest.mark.parametrize(
-    ("objects", "said"),
+    ("objects", "message"),
     [
         ("[]", "spec.objects in body should have at least 1 items"),
         ("[{}]", ONE_OF),
@@ -112,9 +112,9 @@ def test_valid_objects_are_accepted(objects: str | list[dict[str, Any]], install
         (f"[{{{MAPPED}: [{{dataKey: k, secretInAKV: s, version: -1}}]}}]", "should be greater than or equal to 0"),
         ("[{secretInAKV: a, versionHistory: 0}]", "should be greater than or equal to 1"),
         ("[{secretInAKV: a, versionHistory: 501}]", "should be less than or equal to 500"),
-        ("[{secretInAKV: API}, {secretInAKV: api}]", SAME),
-        ("[{secretInAKV: a, kubernetesSecretName: b}, {certInAKV: b}]", SAME),
-        (f"[{{certInAKV: e, {TLS}, versionHistory: 2}}, {{secretInAKV: e-v0}}]", SAME),
+        ("[{secretInAKV: API}, {secretInAKV: api}]", SAME_NAME),
+        ("[{secretInAKV: a, kubernetesSecretName: b}, {certInAKV: b}]", SAME_NAME),
+        (f"[{{certInAKV: e, {TLS}, versionHistory: 2}}, {{secretInAKV: e-v0}}]", SAME_NAME),
         ("[{secretInAKV: a_b}]", "an object's name in Key Vault: letters, digits and -"),
         ("[{secretInAKV: a-}]", "this name makes no Secret's name: set kubernetesSecretName"),
         ("[{secretInAKV: a, kubernetesSecretName: A}]", "an object's name: small letters, digits, - and ."),
@@ -161,15 +161,15 @@ def test_valid_objects_are_accepted(objects: str | list[dict[str, Any]], install
     ],
 )
 def test_invalid_akvsync_is_refused_with_a_message(
-    objects: str | list[dict[str, Any]], said: str, installed: InstalledRelease
+    objects: str | list[dict[str, Any]], message: str, installed: InstalledRelease
 ) -> None:
-    code, out = send(installed, objects)
+    code, out = create_dry_run(installed, objects)
     assert code == 1
-    assert said in out
+    assert message in out
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ({"keyvaultName": "a.evil.example"}, "a Key Vault's name has 3 to 24 letters, digits and single -"),
         ({"keyvaultName": "ab"}, "keyvaultName in body should be at least 3 chars long"),
@@ -181,7 +181,9 @@ def test_invalid_akvsync_is_refused_with_a_message(
         ({"objects": None}, "spec.objects: Required value"),
     ],
 )
-def test_fields_beside_the_objects_are_checked(spec: dict[str, Any], said: str, installed: InstalledRelease) -> None:
-    code, out = send(installed, "[{secretInAKV: a}]", **spec)
+def test_invalid_field_of_the_spec_is_refused_with_a_message(
+    spec: dict[str, Any], message: str, installed: InstalledRelease
+) -> None:
+    code, out = create_dry_run(installed, "[{secretInAKV: a}]", **spec)
     assert code == 1
-    assert said in out
+    assert message in out

@@ -1,4 +1,4 @@
-"""The budgets of each namespace on the real API server: a flood of an editor is bounded and delays no neighbour."""
+"""Test the budgets of namespaces on a real API server: an editor's flood is bounded and delays no other namespace."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from tests.support.process_stats import resident_mebibytes
 from tools.pods.pod_process import PodProcess
 
 POLL = 2
-# Whatever a namespace does, a new value of a neighbour arrives within the poll interval plus this time.
+# Regardless of a flood, a new value of another namespace is synced within the poll interval plus this time.
 MAX_DELAY = 10.0
 RENAMES, CLASSES = 2000, 25
 
@@ -28,8 +28,8 @@ def settings() -> dict[str, str]:
     return {"ROTATION_POLL_INTERVAL": str(POLL)}
 
 
-def vaults_with_series(controller: PodProcess) -> list[str]:
-    """Return the vault of each series of vault calls."""
+def list_vaults_with_series(controller: PodProcess) -> list[str]:
+    """Return the vaults of all series of vault calls."""
     return [
         sample.labels["vault"]
         for family in text_string_to_metric_families(read_metrics(controller))
@@ -65,10 +65,10 @@ def test_renamed_vault_leaks_neither_memory_nor_metrics(
             list(pool.map(rename, [range(first + each, first + RENAMES // 8, CLASSES) for each in range(CLASSES)]))
         waits.append(measure_propagation(neighbour, f"r{first}"))
     grown = resident_mebibytes(controller.pid) - before
-    figures = f"{RENAMES} renames in {time.monotonic() - began:.0f} s: {grown:.1f} MiB more, arrivals {waits}"
+    figures = f"{RENAMES} renames in {time.monotonic() - began:.0f} s: {grown:.1f} MiB more, delays {waits}"
     assert max(waits) < POLL + MAX_DELAY, figures
     assert grown < 40, figures
-    series = vaults_with_series(controller)
+    series = list_vaults_with_series(controller)
     assert sum(vault.endswith(f"-{space.name}") for vault in series) <= budgets.SERIES.limit, figures
     assert neighbour.vault in series
     print(figures)  # noqa: T201
@@ -82,35 +82,33 @@ def test_hostile_client_of_metrics_delays_neither_probes_nor_namespaces(
 ) -> None:
     plane, release = installed.plane, installed.release
 
-    def holder() -> tuple[str, int]:
+    def read_holder() -> tuple[str, int]:
         lease = json.loads(
             plane.kubectl("get", "lease", controller.env["LEASE_NAME"], "--namespace", release, "--output", "json")
         )
         return lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]
 
-    held = holder()
+    held = read_holder()
     before, probes, waits = resident_mebibytes(controller.pid), [], []
     with MetricsFlood(controller, 200):
         time.sleep(2)
         for number in range(5):
             waits.append(measure_propagation(neighbour, f"h{number}"))
             probes += [measure_probe(controller, path) for path in ("/healthz", "/readyz") for _ in range(5)]
-    figures = (
-        f"probes {max(probes):.3f} s, arrivals {waits}, {resident_mebibytes(controller.pid) - before:.1f} MiB more"
-    )
+    figures = f"probes {max(probes):.3f} s, delays {waits}, {resident_mebibytes(controller.pid) - before:.1f} MiB more"
     assert max(probes) < 1, figures
     assert max(waits) < POLL + MAX_DELAY, figures
-    assert holder() == held, figures
+    assert read_holder() == held, figures
     assert resident_mebibytes(controller.pid) - before < 30, figures
     eventually(lambda: read_metrics(controller), lambda text: "akv_secret_store_leader 1.0" in text, patience=30)
     print(figures)  # noqa: T201
 
 
-# The vault of a victim, in a class of an editor without a role on it
+# A class of an editor that names the vault of another namespace
 
 
 def test_editor_without_a_role_does_not_starve_the_refresh_of_a_vault(space: Namespace, neighbour: Namespace) -> None:
-    """The vault throttles. The editor has hundreds of new SecretSyncs, and the victim refreshes one Secret."""
+    """Throttle the vault while an editor has hundreds of new SecretSyncs and the victim refreshes one Secret."""
     names = [f"n{number}" for number in range(300)]
     space.apply(space.provider_class(*names, keyvaultName=neighbour.vault))
     space.installed.emulator.throttle(neighbour.vault, 10, 5)
@@ -120,13 +118,13 @@ def test_editor_without_a_role_does_not_starve_the_refresh_of_a_vault(space: Nam
     waits = [measure_propagation(neighbour, f"t{number}") for number in range(3)]
     assert max(waits) < POLL + 45, waits
     assert space.secret_values(names[0]) == {}
-    print(f"arrivals {waits}")  # noqa: T201
+    print(f"delays {waits}")  # noqa: T201
 
 
-# Lines and events
+# Log lines and events
 
 
-def test_flood_of_failures_hides_neither_lines_nor_events_of_a_neighbour(
+def test_flood_of_failures_hides_no_log_line_or_event_of_a_neighbour(
     space: Namespace, neighbour: Namespace, controller: PodProcess
 ) -> None:
     space.apply(space.provider_class("a"))
@@ -135,27 +133,27 @@ def test_flood_of_failures_hides_neither_lines_nor_events_of_a_neighbour(
     neighbour.apply(neighbour.sync("odd", {"k": "missing"}))
     neighbour.wait_reason("odd", Reason.PROVIDER_ERROR, Reason.INPUT_INVALID)
 
-    def lines(namespace: str) -> int:
+    def count_lines(namespace: str) -> int:
         return controller.log.read_text().count(f'"secretsync": "{namespace}/')
 
     assert f'"secretsync": "{neighbour.name}/odd"' in eventually(
         controller.log.read_text, lambda text: f"{neighbour.name}/odd" in text
     )
-    assert lines(space.name) <= 3 * budgets.LOG_LINES.limit
+    assert count_lines(space.name) <= 3 * budgets.LOG_LINES.limit
 
-    def events(about: Namespace) -> list[str]:
+    def list_events(about: Namespace) -> list[str]:
         items = json.loads(about.kubectl("get", "events", "--output", "json"))["items"]
         return [item["involvedObject"]["name"] for item in items]
 
-    eventually(partial(events, neighbour), lambda found: "odd" in found)
-    assert len(events(space)) <= 2 * budgets.EVENTS.limit
+    eventually(partial(list_events, neighbour), lambda found: "odd" in found)
+    assert len(list_events(space)) <= 2 * budgets.EVENTS.limit
 
 
 # Entra
 
 
 def test_fault_of_entra_is_not_blamed_on_the_vault(neighbour: Namespace, controller: PodProcess) -> None:
-    """A new identity has no token. While Entra is down, the status names Entra, and no vault call is counted."""
+    """A new identity has no token. While Entra fails, the status names Entra, and no vault call is counted."""
     emulator = neighbour.installed.emulator
     other = Namespace(neighbour.installed)
     try:
@@ -165,7 +163,7 @@ def test_fault_of_entra_is_not_blamed_on_the_vault(neighbour: Namespace, control
         message = other.wait_reason("s", Reason.PROVIDER_ERROR)
         host = emulator.authority.partition("://")[2].partition("/")[0]
         assert f"Microsoft Entra ({host})" in message
-        assert other.vault not in vaults_with_series(controller)
+        assert other.vault not in list_vaults_with_series(controller)
         # The text of the metrics is generated once per second.
         series = f'token_failures_total{{authority="{host}"}}'
         eventually(lambda: read_metrics(controller), lambda text: series in text)

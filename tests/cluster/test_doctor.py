@@ -1,4 +1,4 @@
-"""tools/doctor on the real API server and the emulator: a healthy SecretSync is ok, and each fault is recognised."""
+"""Test tools/doctor on a real API server and the emulator: it passes a healthy SecretSync and reports each fault."""
 
 import json
 import os
@@ -19,9 +19,9 @@ from tools.cli.doctor import doctor
 from tools.local_cluster import ControlPlane
 from tools.pods.pod_process import ROOT
 
-ONE = {"k": "a"}
-OTHER = "00000000-0000-0000-0000-0000000000d0"
-KNOWN = "00000000-0000-0000-0000-0000000000d1"
+ONE_KEY = {"k": "a"}
+UNKNOWN_ID = "00000000-0000-0000-0000-0000000000d0"
+OTHER_TENANT = "00000000-0000-0000-0000-0000000000d1"
 Found = list[dict[str, str]]
 
 
@@ -32,9 +32,9 @@ def available(installed: InstalledRelease) -> None:
 
 @pytest.fixture
 def examine(installed: InstalledRelease, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, Found]]:
-    """Run the doctor with the emulator's hosts and the namespace of the release under test.
+    """Provide a function that runs the doctor with the emulator's hosts and the namespace of the release under test.
 
-    With `roots`, it is a process of its own that trusts these certificates, as a real machine trusts a public issuer.
+    If `roots` is set, the doctor is a separate process that trusts these certificates, as a machine trusts public ones.
     """
 
     def run(*arguments: str, kubeconfig: Path | None = None, roots: Path | None = None) -> tuple[int, Found]:
@@ -68,21 +68,21 @@ def run_process(words: list[str], environment: dict[str, str]) -> tuple[int, str
     return done.returncode, done.stdout, done.stderr
 
 
-def start(space: Namespace, **parameters: str) -> None:
-    """Create a SecretSync `s`, and wait for any result."""
+def create_sync(space: Namespace, **parameters: str) -> None:
+    """Create a class, and a SecretSync `s` of the secret `a`."""
     space.set_secret("a", "1")
-    space.apply(space.provider_class("a", **parameters), space.sync("s", ONE))
+    space.apply(space.provider_class("a", **parameters), space.sync("s", ONE_KEY))
 
 
-def failing(found: Found, name: str) -> str:
-    """Return text and fix of the failing check with this name."""
+def read_failure(found: Found, name: str) -> str:
+    """Return the text and the fix of the failed check with this name."""
     texts = [f"{check['text']}; {check['fix']}" for check in found if (check["name"], check["level"]) == (name, "fail")]
     assert texts, found
     return texts[0]
 
 
 def test_healthy_secretsync_passes_all_checks(space: Namespace, examine: Examine, plane: ControlPlane) -> None:
-    start(space)
+    create_sync(space)
     space.wait_secret("s", {"k": "1"})
     space.kubectl("wait", "secretsync/s", "--for=condition=Ready", "--timeout=20s")
     code, found = examine("secretsync/s", "--namespace", space.name, roots=plane.ca_file)
@@ -108,8 +108,8 @@ def test_akvsync_is_examined_with_its_generated_objects(space: Namespace, examin
     space.wait_secret("a", {"v0": "1"})
     code, found = examine("akvsync/both", "--namespace", space.name)
     assert code == 1
-    assert "secret b is not in" in failing(found, "object secret/b")
-    failing(found, "akvsync")
+    assert "secret b is not in" in read_failure(found, "object secret/b")
+    read_failure(found, "akvsync")
     assert {check["subject"] for check in found} == {
         "cluster",
         *(f"{space.name}/{name}" for name in ("both", "a", "b")),
@@ -117,11 +117,11 @@ def test_akvsync_is_examined_with_its_generated_objects(space: Namespace, examin
 
 
 def test_missing_service_account_is_reported_with_its_command(space: Namespace, examine: Examine) -> None:
-    start(space)
+    create_sync(space)
     space.kubectl("delete", "serviceaccount", space.account)
     code, found = examine("secretsync/s", "--namespace", space.name)
     assert code == 1
-    assert f"kubectl create serviceaccount {space.account} --namespace {space.name}" in failing(found, "account")
+    assert f"kubectl create serviceaccount {space.account} --namespace {space.name}" in read_failure(found, "account")
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_wrong_federated_credential_is_reported_with_its_command(
     right = f"system:serviceaccount:{space.name}:{space.account}"
     emulator.unfederate(space.client, real, right)
     emulator.federate(space.client, issuer or real, subject or right)
-    start(space)
-    text = failing(examine("secretsync/s", "--namespace", space.name)[1], "entra")
+    create_sync(space)
+    text = read_failure(examine("secretsync/s", "--namespace", space.name)[1], "entra")
     assert number in text
     line = f"--issuer {real} --subject {right} --audiences api://AzureADTokenExchange"
     assert "az identity federated-credential create" in text
@@ -147,21 +147,21 @@ def test_wrong_federated_credential_is_reported_with_its_command(
 @pytest.mark.parametrize(
     ("parameters", "known", "number"),
     [
-        ({"clientID": OTHER}, False, "700016"),
-        ({"tenantID": OTHER}, False, "90002"),
-        ({"tenantID": KNOWN}, True, "700016"),
+        ({"clientID": UNKNOWN_ID}, False, "700016"),
+        ({"tenantID": UNKNOWN_ID}, False, "90002"),
+        ({"tenantID": OTHER_TENANT}, True, "700016"),
     ],
 )
 def test_wrong_client_or_tenant_is_reported(
     space: Namespace, examine: Examine, parameters: dict[str, str], known: bool, number: str
 ) -> None:
     if known:
-        space.installed.emulator.add_tenant(KNOWN)
-    start(space, **parameters)
+        space.installed.emulator.add_tenant(OTHER_TENANT)
+    create_sync(space, **parameters)
     found = examine("secretsync/s", "--namespace", space.name)[1]
-    assert number in failing(found, "entra")
+    assert number in read_failure(found, "entra")
     if "tenantID" in parameters:
-        text = failing(found, "tenant")
+        text = read_failure(found, "tenant")
         assert f"is in tenant {TENANT}" in text
         assert "correct tenantID" in text
 
@@ -182,7 +182,7 @@ def test_wrong_client_or_tenant_is_reported(
 def test_refusal_of_the_vault_is_reported_with_its_cause(
     space: Namespace, examine: Examine, fault: str, words: list[str]
 ) -> None:
-    start(space)
+    create_sync(space)
     arguments: dict[str, tuple[Any, ...]] = {
         "revoke_role": (space.client, space.vault),
         "firewall": (space.vault, True),
@@ -195,29 +195,29 @@ def test_refusal_of_the_vault_is_reported_with_its_cause(
     code, found = examine("secretsync/s", "--namespace", space.name)
     assert code == 1
     for word in words:
-        assert word.format(vault=space.vault) in failing(found, "object secret/a")
+        assert word.format(vault=space.vault) in read_failure(found, "object secret/a")
 
 
 def test_missing_object_is_reported(space: Namespace, examine: Examine) -> None:
-    space.apply(space.provider_class("a"), space.sync("s", ONE))
+    space.apply(space.provider_class("a"), space.sync("s", ONE_KEY))
     found = examine("secretsync/s", "--namespace", space.name)[1]
-    assert "secret a is not in" in failing(found, "object secret/a")
-    assert "there is no Secret s" in failing(found, "secret")
+    assert "secret a is not in" in read_failure(found, "object secret/a")
+    assert "there is no Secret s" in read_failure(found, "secret")
 
 
 def test_vault_name_that_does_not_resolve_is_reported(space: Namespace, examine: Examine) -> None:
-    start(space, cloudName="nowhere")
-    text = failing(examine("secretsync/s", "--namespace", space.name)[1], "vault")
+    create_sync(space, cloudName="nowhere")
+    text = read_failure(examine("secretsync/s", "--namespace", space.name)[1], "vault")
     assert f"the name {space.vault}.invalid does not resolve" in text
 
 
 def test_certificate_of_an_inspecting_proxy_is_reported(space: Namespace, examine: Examine) -> None:
-    start(space)
+    create_sync(space)
     space.installed.emulator.certificate_flaw("unknown-ca")
     found = examine("secretsync/s", "--namespace", space.name)[1]
     for name in ("entra", "vault"):
-        assert "certificate is not trusted" in failing(found, name)
-        assert "add its CA to the chart's `caBundle`" in failing(found, name)
+        assert "certificate is not trusted" in read_failure(found, name)
+        assert "add its CA to the chart's `caBundle`" in read_failure(found, name)
 
 
 def test_refusal_of_the_proxy_is_reported(
@@ -226,52 +226,53 @@ def test_refusal_of_the_proxy_is_reported(
     refusing_proxy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start(space)
+    create_sync(space)
     monkeypatch.setenv("HTTPS_PROXY", refusing_proxy)
     found = examine("secretsync/s", "--namespace", space.name)[1]
-    assert "the proxy refuses the connection" in failing(found, "vault")
+    assert "the proxy refuses the connection" in read_failure(found, "vault")
     assert any("is resolved by the proxy 127.0.0.1" in check["text"] for check in found)
 
 
 def test_unreachable_vault_is_reported(space: Namespace, examine: Examine) -> None:
-    start(space)
+    create_sync(space)
     space.installed.emulator.cut_off()
-    text = failing(examine("secretsync/s", "--namespace", space.name)[1], "vault")
+    text = read_failure(examine("secretsync/s", "--namespace", space.name)[1], "vault")
     assert "check route, firewall and proxy to 127.0.0.1" in text
 
 
 @pytest.fixture
-def late_clock(installed: InstalledRelease) -> Iterator[None]:
+def wrong_clock(installed: InstalledRelease) -> Iterator[None]:
+    """Set the clock of the vault and Entra an hour ahead."""
     installed.emulator.set_clock(3600)
     yield
     installed.emulator.set_clock(0)
 
 
-def test_wrong_clock_is_reported(space: Namespace, examine: Examine, late_clock: None) -> None:
-    start(space)
+def test_wrong_clock_is_reported(space: Namespace, examine: Examine, wrong_clock: None) -> None:
+    create_sync(space)
     found = examine("secretsync/s", "--namespace", space.name)[1]
-    assert "60 minutes off" in failing(found, "clock")
-    assert "700024" in failing(found, "entra")
+    assert "60 minutes off" in read_failure(found, "clock")
+    assert "700024" in read_failure(found, "entra")
 
 
 def test_missing_class_and_missing_object_of_the_class_are_reported(space: Namespace, examine: Examine) -> None:
-    space.apply(space.sync("s", ONE))
-    assert "create it or correct" in failing(examine("secretsync/s", "--namespace", space.name)[1], "class")
+    space.apply(space.sync("s", ONE_KEY))
+    assert "create it or correct" in read_failure(examine("secretsync/s", "--namespace", space.name)[1], "class")
     space.apply(space.provider_class("b"))
-    assert "it has: b" in failing(examine("secretsync/s", "--namespace", space.name)[1], "mapping")
+    assert "it has: b" in read_failure(examine("secretsync/s", "--namespace", space.name)[1], "mapping")
 
 
 def test_secret_of_another_owner_is_reported(space: Namespace, examine: Examine) -> None:
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"x": "eA=="}}
     space.apply(theirs)
-    start(space)
-    assert "does not belong to this SecretSync" in failing(
+    create_sync(space)
+    assert "does not belong to this SecretSync" in read_failure(
         examine("secretsync/s", "--namespace", space.name)[1], "secret"
     )
 
 
 def test_outdated_secret_is_reported_with_its_keys(space: Namespace, examine: Examine) -> None:
-    start(space)
+    create_sync(space)
     space.wait_secret("s", {"k": "1"})
     space.set_secret("a", "2")
     found = examine("secretsync/s", "--namespace", space.name)[1]
@@ -289,7 +290,7 @@ def test_missing_or_unbound_policy_is_reported(installed: InstalledRelease, spac
     for field in ("resourceVersion", "uid", "creationTimestamp"):
         del held["metadata"][field]
     plane.kubectl("patch", binding, "--type=merge", "--patch", '{"spec":{"validationActions":["Audit"]}}')
-    assert f"{name} not bound to Deny" in failing(examine("--namespace", space.name)[1], "policies")
+    assert f"{name} not bound to Deny" in read_failure(examine("--namespace", space.name)[1], "policies")
     plane.kubectl("patch", binding, "--type=merge", "--patch", '{"spec":{"validationActions":["Deny"]}}')
     plane.kubectl("delete", policy)
     try:
@@ -297,23 +298,23 @@ def test_missing_or_unbound_policy_is_reported(installed: InstalledRelease, spac
     finally:
         plane.kubectl("create", "--filename", "-", stdin=json.dumps(held))
     assert code == 1
-    assert f"{name} missing" in failing(found, "policies")
+    assert f"{name} missing" in read_failure(found, "policies")
     assert examine("--namespace", space.name)[0] == 0
 
 
 def test_all_secretsyncs_of_a_namespace_are_examined_together(space: Namespace, examine: Examine) -> None:
-    start(space)
+    create_sync(space)
     space.apply(space.sync("t", {"x": "b"}))
     space.wait_secret("s", {"k": "1"})
     before = space.count_calls()
     code, found = examine("--namespace", space.name)
     assert code == 1
     assert {check["subject"] for check in found} == {"cluster", f"{space.name}/s", f"{space.name}/t"}
-    assert space.count_calls() - before == 2  # the probe, and the one object that can be read
+    assert space.count_calls() - before == 2  # the probe of the vault, and the one object that exists
 
 
-def test_caller_who_may_only_view_gets_warnings_of_missing_rights(space: Namespace, examine: Examine) -> None:
-    start(space)
+def test_caller_with_view_rights_gets_warnings_about_missing_rights(space: Namespace, examine: Examine) -> None:
+    create_sync(space)
     space.wait_secret("s", {"k": "1"})
     space.kubectl("wait", "secretsync/s", "--for=condition=Ready", "--timeout=20s")
     plane = space.installed.plane
@@ -337,8 +338,8 @@ def test_caller_who_may_only_view_gets_warnings_of_missing_rights(space: Namespa
     assert "serviceaccounts/token" in next(check["fix"] for check in found if check["name"] == "token")
 
 
-def test_settings_that_the_caller_may_not_read_are_a_warning(space: Namespace, examine: Examine) -> None:
-    start(space, cloudName="emulator")
+def test_settings_that_the_caller_cannot_read_cause_a_warning(space: Namespace, examine: Examine) -> None:
+    create_sync(space, cloudName="emulator")
     plane = space.installed.plane
     space.kubectl("create", "serviceaccount", "narrow")
     resources = "--resource=secretsyncs.secret-sync.x-k8s.io,secretproviderclasses.secrets-store.csi.x-k8s.io"
@@ -351,25 +352,25 @@ def test_settings_that_the_caller_may_not_read_are_a_warning(space: Namespace, e
     assert "could not be read" in next(check["text"] for check in found if check["name"] == "class")
 
 
-def test_pfx_that_takes_an_hour_to_open_is_given_up_by_the_doctor(space: Namespace, examine: Examine) -> None:
+def test_doctor_stops_opening_a_pfx_that_would_take_an_hour(space: Namespace, examine: Examine) -> None:
     space.installed.emulator.set_secret(space.vault, "slow", make_slow_pfx(), content_type="application/x-pkcs12")
     space.apply(space.provider_class("slow"), space.sync("s", {"k": "slow/tls.crt"}))
     began = time.monotonic()
     code, found = examine("secretsync/s", "--namespace", space.name)
     assert time.monotonic() - began < 60
     assert code == 1
-    assert "there is no Secret s" in failing(found, "secret")
+    assert "there is no Secret s" in read_failure(found, "secret")
     assert "ok" in {check["level"] for check in found if check["name"] == "object secret/slow"}
 
 
-def test_missing_secretsync_as_argument_is_exit_2(space: Namespace, examine: Examine) -> None:
+def test_missing_secretsync_as_argument_exits_with_code_2(space: Namespace, examine: Examine) -> None:
     code, found = examine("secretsync/missing", "--namespace", space.name)
     assert code == 2
     assert f"there is no SecretSync missing in namespace {space.name}" in found[0]["text"]
 
 
 def test_doctor_runs_as_a_kubectl_plugin(plane: ControlPlane, space: Namespace, tmp_path: Path) -> None:
-    start(space)
+    create_sync(space)
     (tmp_path / "kubectl-akv-doctor").symlink_to(ROOT / "tools" / "doctor")
     env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "KUBECONFIG": str(plane.kubeconfig)}
     command = [str(plane.kubectl_path), "akv", "doctor", "secretsync/s", "--namespace", space.name]
