@@ -161,7 +161,8 @@ class LeaderElector:
             pause = self._renew_interval if await self._try_acquire() else self._retry_period
 
     def _wait_for_renewal(self) -> float:
-        return max(0.0, self._deadline - self._clock())
+        """Return the time until the deadline. A negative one ends the term at once."""
+        return self._deadline - self._clock()
 
     async def _try_acquire(self) -> bool:
         """Take or renew the Lease if that is allowed. Return whether it succeeded."""
@@ -207,7 +208,7 @@ class LeaderElector:
         try:
             await permissions.LEASE_CREATED.create(self.kube, self._namespace, body)
         except errors.NotFound as error:
-            raise errors.Refused(error.message, status=error.status) from error
+            raise errors.Refused(error.message) from error
         log.info("created the lease", extra={"fields": {"lease": f"{self._namespace}/{self._name}"}})
         return await permissions.LEASE.get(self.kube, self._namespace, self._name)
 

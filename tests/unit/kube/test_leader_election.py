@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 
 from controller import errors
 from controller.api.lease import Lease
+from controller.kube import leader_election
 from controller.kube.client import KubeClient
 from controller.kube.leader_election import (
     ATTEMPT_TIMEOUT,
     LEASE_DURATION,
-    MAX_TRANSITIONS,
     RENEW_DEADLINE,
     RETRY_PERIOD,
     TAKEOVER_DELAY,
@@ -109,6 +110,17 @@ class Replica:
             await self.task
 
 
+async def _hang() -> None:
+    await asyncio.sleep(1000)
+
+
+def raising(error: errors.KubeError) -> Callable[[], Any]:
+    async def fail() -> None:
+        raise error
+
+    return fail
+
+
 @pytest.mark.parametrize("later", [0.0, 0.3, 0.9, 1.3, 1.9])
 @pytest.mark.parametrize("moment", [0.01, 0.5, 1.0, 1.5, 1.99])
 def test_replica_takes_over_within_the_lease_time_of_a_dead_leader(moment: float, later: float) -> None:
@@ -190,6 +202,23 @@ def test_failed_renewal_is_retried_before_the_next_interval(fails: int) -> None:
     virtual_time.run_virtual(main)
 
 
+def test_replica_that_may_not_lead_sends_no_requests() -> None:
+    async def main(clock: Clock) -> None:
+        api, requested_at = FakeLeaseApi(), []
+
+        async def record() -> None:
+            requested_at.append(clock())
+
+        api.on_request = record
+        replica = Replica(api, "a", clock)
+        replica.may_lead = False
+        await asyncio.sleep(600)
+        assert requested_at == []
+        await replica.kill()
+
+    virtual_time.run_virtual(main)
+
+
 def test_replica_that_may_not_lead_releases_the_lease_and_waits() -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
@@ -228,7 +257,7 @@ def test_missing_lease_is_created_and_one_replica_leads_at_once(others: int) -> 
     virtual_time.run_virtual(main)
 
 
-def test_leader_whose_lease_is_deleted_stops_and_creates_it() -> None:
+def test_leader_whose_lease_is_deleted_stops_and_creates_it(caplog: pytest.LogCaptureFixture) -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
         first = Replica(api, "a", clock)
@@ -240,6 +269,23 @@ def test_leader_whose_lease_is_deleted_stops_and_creates_it() -> None:
         await first.kill()
 
     virtual_time.run_virtual(main)
+    assert [record.getMessage() for record in caplog.records] == [
+        'cannot use the lease n/l: leases "l" not found',
+        "not leading any more: the lease could not be renewed in time, or another process has it",
+    ]
+
+
+def test_conflict_is_neither_logged_nor_a_problem(caplog: pytest.LogCaptureFixture) -> None:
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        first = Replica(api, "a", clock)
+        api.on_request = raising(errors.Conflict("the object has been modified"))
+        await asyncio.sleep(2 * LEASE_DURATION)
+        assert (first.elector.problem, first.elector.leads) == ("", False)
+        await first.kill()
+
+    virtual_time.run_virtual(main)
+    assert not caplog.records
 
 
 def test_leader_stops_if_another_replica_recreated_its_lease() -> None:
@@ -272,17 +318,6 @@ def test_lease_that_cannot_be_created_is_a_problem_until_it_exists() -> None:
         await first.kill()
 
     virtual_time.run_virtual(main)
-
-
-async def _hang() -> None:
-    await asyncio.sleep(1000)
-
-
-def raising(error: errors.KubeError) -> Callable[[], Any]:
-    async def fail() -> None:
-        raise error
-
-    return fail
 
 
 @pytest.mark.parametrize(
@@ -332,6 +367,83 @@ def test_lasting_lease_failure_is_a_problem_until_it_ends(
     virtual_time.run_virtual(main)
 
 
+@pytest.mark.parametrize(
+    ("on_request", "last_good", "text"),
+    [
+        # The attempts fail at 0, 2, …, 12, 13 and 15 seconds, or at 3, 8, 13 and 18 seconds.
+        pytest.param(raising(errors.Unreachable("HTTP 500", status=500)), 14.9, "HTTP 500", id="fails"),
+        pytest.param(_hang, 17.9, "no answer in time", id="hangs"),
+    ],
+)
+def test_failure_from_the_start_is_a_problem_after_the_duration_of_a_lease(
+    on_request: Callable[[], Any], last_good: float, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        api.on_request = on_request
+        replica = Replica(api, "a", DriftingClock(clock, 1.0))
+        assert replica.elector.problem == ""
+        await asyncio.sleep(last_good)
+        assert replica.elector.problem == ""
+        await asyncio.sleep(0.2)
+        assert replica.elector.problem == (
+            f"no replica can lead: the Lease n/l cannot be read, created or renewed ({text});"
+            " check that the API server answers, and the network connection to it"
+        )
+        await replica.kill()
+
+    virtual_time.run_virtual(main)
+    assert [record.getMessage() for record in caplog.records] == [f"cannot use the lease n/l: {text}"]
+
+
+def test_follower_that_reads_the_lease_again_has_no_problem() -> None:
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        working = api.on_request
+        leader, follower = Replica(api, "a", clock), Replica(api, "b", clock)
+        await asyncio.sleep(30.5)
+        follower.elector.kube = cast("KubeClient", unreachable := FakeLeaseApi())
+        unreachable.on_request = raising(errors.Unreachable("HTTP 500", status=500))
+        await asyncio.sleep(2 * LEASE_DURATION)
+        assert "HTTP 500" in follower.elector.problem
+        follower.elector.kube, api.on_request = cast("KubeClient", api), working
+        await asyncio.sleep(RETRY_PERIOD)
+        assert (follower.elector.problem, follower.elector.leads, leader.elector.leads) == ("", False, True)
+        await leader.kill()
+        await follower.kill()
+
+    virtual_time.run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("delay", "attempts"),
+    [
+        pytest.param(0.0, [8, 10, 12, 13, 15], id="at the time of the takeover"),
+        pytest.param(0.5, [8, 10, 12, 13, 15.5], id="after the time of the takeover"),
+    ],
+)
+def test_failed_takeover_is_repeated_after_the_retry_period(delay: float, attempts: list[float]) -> None:
+    async def main(clock: Clock) -> None:
+        api, requested_at = FakeLeaseApi(), []
+        api.spec = {"holderIdentity": "first"}
+
+        async def fail_at_takeover() -> None:
+            requested_at.append(clock())
+            if clock() == TAKEOVER_DELAY:
+                await asyncio.sleep(delay)
+                raise errors.Unreachable("HTTP 500", status=500)
+
+        api.on_request = fail_at_takeover
+        follower = Replica(api, "b", clock)
+        await asyncio.sleep(16)
+        assert follower.elector.leads
+        # The last attempt reads the Lease, and then takes it.
+        assert requested_at[4:] == [*attempts, attempts[-1]]
+        await follower.kill()
+
+    virtual_time.run_virtual(main)
+
+
 def test_follower_that_reads_the_lease_has_no_problem() -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
@@ -345,7 +457,7 @@ def test_follower_that_reads_the_lease_has_no_problem() -> None:
     virtual_time.run_virtual(main)
 
 
-@pytest.mark.parametrize("way", ["ends by itself", "is cancelled", "crashes"])
+@pytest.mark.parametrize("way", ["ends by itself", "is cancelled", "crashes", "times out"])
 def test_leader_that_ends_releases_the_lease(way: str) -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
@@ -368,13 +480,61 @@ def test_leader_that_ends_releases_the_lease(way: str) -> None:
 
         async def crash() -> None:
             await asyncio.sleep(5)
-            raise RuntimeError("a bug")
+            raise error
 
-        with pytest.raises(RuntimeError, match="a bug"):
+        with pytest.raises(type(error), match="a bug"):
             await LeaderElector(cast("KubeClient", api), "n", "l", "a", print, clock).run(crash)
         assert api.holder == ""
 
-    virtual_time.run_virtual(crashing if way == "crashes" else main)
+    error = TimeoutError("a bug") if way == "times out" else RuntimeError("a bug")
+    virtual_time.run_virtual(crashing if way in ("crashes", "times out") else main)
+
+
+def test_leader_that_ended_does_not_renew_the_lease() -> None:
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(30.5)
+        first.done.set()
+        await first.task
+        version = api.version
+        await asyncio.sleep(60)
+        assert (api.holder, api.version, first.elector.leads) == ("", version, False)
+
+    virtual_time.run_virtual(main)
+
+
+def test_leader_that_ends_waits_for_a_hanging_release_only_as_long_as_for_an_attempt() -> None:
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(30.5)
+        api.on_request = _hang
+        first.done.set()
+        await first.task
+        assert clock() == 30.5 + ATTEMPT_TIMEOUT
+
+    virtual_time.run_virtual(main)
+
+
+def test_replica_that_takes_over_a_released_lease_logs_only_that_it_leads(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        first, second = Replica(api, "a", clock), Replica(api, "b", clock)
+        await asyncio.sleep(30.5)
+        first.done.set()
+        await asyncio.sleep(RETRY_PERIOD)
+        assert second.elector.leads
+        await second.kill()
+
+    virtual_time.run_virtual(main)
+    assert [(record.msg, record.__dict__["fields"]) for record in caplog.records] == [
+        ("leading", {"identity": "a"}),
+        ("following", {"leader": "a"}),
+        ("leading", {"identity": "b"}),
+    ]
 
 
 def test_replica_cancelled_while_it_acquires_the_lease_releases_it() -> None:
@@ -532,13 +692,31 @@ def test_lease_has_holder_duration_transitions_and_times() -> None:
     virtual_time.run_virtual(main)
 
 
-def test_lease_with_the_largest_number_of_transitions_is_taken() -> None:
+def test_times_of_a_lease_have_microseconds_even_if_they_are_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    noon = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    monkeypatch.setattr(leader_election, "datetime", SimpleNamespace(now=noon.astimezone))
+
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
-        api.spec = {"holderIdentity": "", "leaseTransitions": MAX_TRANSITIONS}
         first = Replica(api, "a", clock)
         await asyncio.sleep(1)
-        assert (api.holder, api.spec["leaseTransitions"]) == ("a", MAX_TRANSITIONS)
+        assert api.spec["renewTime"] == api.spec["acquireTime"] == "2030-01-01T12:00:00.000000Z"
+        await first.kill()
+
+    virtual_time.run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(2_147_483_645, 2_147_483_646), (2_147_483_646, 2_147_483_647), (2_147_483_647, 2_147_483_647)],
+)
+def test_lease_with_a_large_number_of_transitions_is_taken(before: int, after: int) -> None:
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        api.spec = {"holderIdentity": "", "leaseTransitions": before}
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(1)
+        assert (api.holder, api.spec["leaseTransitions"]) == ("a", after)
         await first.kill()
 
     virtual_time.run_virtual(main)
@@ -583,7 +761,7 @@ def test_each_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 async def test_process_without_an_election_always_leads() -> None:
     gauge: list[bool] = []
     leader = NoElection(gauge.append)
-    assert not leader.leads
+    assert (leader.leads, leader.problem) == (False, "")
 
     async def lead() -> None:
         leader.check()
@@ -678,17 +856,22 @@ def test_at_most_one_replica_leads_despite_clock_drift_and_outages(
     virtual_time.run_virtual(main)
 
 
-def test_process_that_resumes_after_its_deadline_sends_nothing() -> None:
+@pytest.mark.parametrize(("seconds", "leads"), [(9.4, True), (9.5, False), (60, False)])
+def test_process_that_resumes_at_its_deadline_sends_nothing(seconds: float, leads: bool) -> None:
     """Simulate SIGSTOP and SIGCONT: time passes, but no timer of the process runs."""
 
     async def main(clock: Clock) -> None:
         api, slept = FakeLeaseApi(), [0.0]
         first = Replica(api, "a", lambda: clock() + slept[0])
-        await asyncio.sleep(30)
+        await asyncio.sleep(30.5)  # half a second after a renewal
         first.elector.check()
-        slept[0] = RENEW_DEADLINE
-        with pytest.raises(errors.NotLeading):
+        slept[0] = seconds
+        with contextlib.nullcontext() if leads else pytest.raises(errors.NotLeading) as caught:
             first.elector.check()
+        if caught:
+            assert caught.value.message == (
+                "this process does not lead any more, so it sent nothing; the new leader continues"
+            )
         await first.kill()
 
     virtual_time.run_virtual(main)
@@ -714,6 +897,37 @@ async def test_fenced_connection_reads_but_does_not_write() -> None:
         with pytest.raises(errors.NotFound):
             await kube.call("POST", "/x", body={})
         assert [requested_at.method for requested_at in server.requests] == ["GET", "POST"]
+
+
+async def test_missing_lease_is_created_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with connect_to_api_server() as (server, kube):
+        found = {"metadata": {"name": "l", "namespace": "n", "uid": "u", "resourceVersion": "7"}}
+        taken = found | {"spec": {"holderIdentity": "me"}}
+        server.add_responses(error_response(404), found, found, taken, taken)
+        elector = LeaderElector(kube, "n", "l", "me", print)
+
+        async def lead() -> None:
+            elector.check()
+
+        await elector.run(lead)
+        leases = "/apis/coordination.k8s.io/v1/namespaces/n/leases"
+        assert [(one.method, one.path) for one in server.requests] == [
+            ("GET", f"{leases}/l"),
+            ("POST", leases),
+            ("GET", f"{leases}/l"),
+            ("PATCH", f"{leases}/l"),
+            ("PATCH", f"{leases}/l"),
+        ]
+        assert msgspec.json.decode(server.requests[1].body) == {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": "l", "namespace": "n"},
+        }
+    assert [(record.msg, record.__dict__["fields"]) for record in caplog.records] == [
+        ("created the lease", {"lease": "n/l"}),
+        ("leading", {"identity": "me"}),
+    ]
 
 
 async def test_lease_is_read_and_patched_by_name_with_a_precondition() -> None:
