@@ -159,7 +159,8 @@ class Informer(Generic[R]):
         self._namespace = namespace
         self._store = store
         self.kept_bytes = kept or TotalBudget(budgets.KEPT)
-        self._mine: set[Key] = set()
+        # The keys of the objects that this informer has stored.
+        self.own_keys: set[Key] = set()
         # Whether an object was left out because its namespace is over its budget. Then a list follows the watch, and
         # reads the object if there is room.
         self._is_short = False
@@ -169,7 +170,7 @@ class Informer(Generic[R]):
         self.rng = random.Random()  # noqa: S311 - it spreads load and protects nothing
         self.synced = asyncio.Event()
         self.problem = ""
-        self._trouble: type[errors.KubeError] | None = None
+        self._trouble: type[Exception] | None = None
 
     def count(self) -> tuple[str, int]:
         """Return the kind of the store and the number of its objects."""
@@ -197,6 +198,7 @@ class Informer(Generic[R]):
             except Exception as error:
                 # No error must end the process: the other informers and all work continue.
                 self._rate_limited_log.log_unexpected(error)
+                self._trouble = type(error)
                 self.problem = (
                     f"unexpected {type(error).__name__}: the log has the traceback; the controller lists again"
                 )
@@ -228,14 +230,13 @@ class Informer(Generic[R]):
                     complete = False
                     continue
                 seen.add(key := self._store.set(item))
-                self._mine.add(key)
+                self.own_keys.add(key)
             token = page.metadata.continue_
             if not token:
                 break
         if complete:
-            for key in self._mine - seen:
+            for key in self.own_keys - seen:
                 self._delete_key(key)
-            self._mine = seen
         # An object with an unreadable name can be any object, so no object counts as deleted.
         self.synced.set()
         return page.metadata.resource_version
@@ -257,10 +258,10 @@ class Informer(Generic[R]):
             return page
 
     async def _watch_changes(self, version: str) -> str:
+        """Watch from that version. Return the version to continue from, or an empty text to list again."""
         async for event in self._handle.watch(self._kube, self._namespace, version):
             if event.type == "ERROR":
-                # In practice this is 410: the version is too old. A list repairs every case.
-                raise errors.ResourceExpired("the watch has expired", status=410)
+                return ""  # in practice this is 410: the version is too old; a list repairs every case
             self._note_recovery()
             item = self.decode_object(event.object)
             if item is None:
@@ -268,10 +269,9 @@ class Informer(Generic[R]):
             version = item.metadata.resource_version or version
             if event.type == "DELETED":
                 key = Key(item.metadata.namespace, item.metadata.name)
-                self._mine.discard(key)
                 self._delete_key(key)
             elif event.type in ("ADDED", "MODIFIED") and item.metadata.name:
-                self._mine.add(self._store.set(item))
+                self.own_keys.add(self._store.set(item))
         self._note_recovery()
         return "" if self._is_short else version
 
@@ -310,6 +310,7 @@ class Informer(Generic[R]):
         return self.kept_bytes.set(meta.namespace, (self._handle.resource.plural, meta.name), size)
 
     def _delete_key(self, key: Key) -> None:
+        self.own_keys.discard(key)
         self.kept_bytes.drop(key.namespace, (self._handle.resource.plural, key.name))
         self._store.delete(key)
 

@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.kube.informer import MAX_PAUSE, QUICK_END
 from controller.kube.permissions import SECRET_SYNCS
 from controller.runtime.work_queue import Key
 from tests.support.fixed_random import FixedRandom
@@ -45,7 +44,15 @@ async def test_410_is_followed_by_a_list_that_removes_deleted_objects(
     )
     assert harness.requested == ["list", "watch 10", "watch 1", "list", "watch 50"]
     assert list(harness.store.keys()) == [B]
+    assert harness.informer.own_keys == {B}
     assert sorted(harness.notified[3:]) == [(A, "generation 1"), (B, "generation 1"), (C, "generation 1")]
+
+
+async def test_list_without_a_change_keeps_and_notifies_nothing(harness: InformerHarness) -> None:
+    await harness.play(listed(item("a")), error_response(410), listed(item("a")), FOREVER)
+    assert list(harness.store.keys()) == [A]
+    assert harness.informer.own_keys == {A}
+    assert harness.notified == [(A, None)]
 
 
 async def test_410_within_a_list_restarts_it(harness: InformerHarness) -> None:
@@ -92,8 +99,8 @@ async def test_watch_that_ends_at_once_is_retried_with_pauses(harness: InformerH
     ("watch_seconds", "pauses"),
     [
         pytest.param(0.0, [1, 2, 4, 8], id="at once"),
-        pytest.param(QUICK_END - 0.01, [1, 2, 4, 8], id="quickly"),
-        pytest.param(QUICK_END, [], id="after a second"),
+        pytest.param(0.99, [1, 2, 4, 8], id="quickly"),
+        pytest.param(1.0, [], id="after a second"),
     ],
 )
 async def test_only_watches_that_end_quickly_make_pauses_longer(
@@ -128,9 +135,13 @@ async def test_retry_after_is_respected(harness: InformerHarness) -> None:
 @pytest.mark.usefixtures("longest_pauses")
 async def test_pauses_grow_up_to_a_limit(harness: InformerHarness) -> None:
     await harness.play(*[error_response(500)] * 9, listed(), FOREVER)
-    assert harness.pauses == sorted(harness.pauses)
-    assert harness.pauses[:3] == [1, 2, 4]
-    assert harness.pauses[-1] == MAX_PAUSE
+    assert harness.pauses == [1, 2, 4, 8, 16, 30, 30, 30, 30]
+
+
+async def test_shortest_pause_is_200_ms(harness: InformerHarness) -> None:
+    harness.informer.rng = FixedRandom(0.0)
+    await harness.play(error_response(500), error_response(503), listed(), FOREVER)
+    assert harness.pauses == [0.2, 0.2]
 
 
 @pytest.mark.usefixtures("longest_pauses")
@@ -165,6 +176,20 @@ async def test_problem_is_reported_while_it_lasts_and_logged_once(
     await harness.play(listed(), [bookmark("11")], FOREVER)
     assert harness.informer.problem == ""
     assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        pytest.param(ScriptedResponse([bookmark("11")], held=True), id="sends an event"),
+        pytest.param([], id="ends"),
+    ],
+)
+async def test_problem_ends_when_a_watch_sends_an_event_or_ends(
+    harness: InformerHarness, watch: ScriptedResponse | list[Any]
+) -> None:
+    await harness.play(error_response(500), listed(), watch, *([FOREVER] if watch == [] else []))
+    assert harness.informer.problem == ""
 
 
 async def test_working_watch_logs_nothing(harness: InformerHarness, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,19 +1,34 @@
 """Test objects by which an editor tries to stop the informer or to make other objects seem deleted."""
 
-from typing import Any
+import logging
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from controller.api.meta import Unreadable
-from controller.kube.informer import MAX_SPEC
+from controller.api.meta import ObjectMeta, Unreadable
+from controller.api.secretsync import SecretSync
+from controller.kube import informer
+from controller.kube.client import KubeClient
+from controller.kube.informer import MAX_SPEC, Informer, Kept, Store, read_identity
 from controller.kube.permissions import SECRET_SYNCS
 from controller.kube.resources import PAGE
 from controller.runtime import budgets
 from controller.runtime.budgets import TotalBudget
 from controller.runtime.work_queue import Key
+from tests.support.fixed_random import FixedRandom
 from tests.support.scripted_api_server import ScriptedResponse
-from tests.unit.kube.informer.informer_harness import FOREVER, A, B, InformerHarness, event, item, listed, raw
+from tests.unit.kube.informer.informer_harness import (
+    FOREVER,
+    A,
+    B,
+    InformerHarness,
+    bookmark,
+    event,
+    item,
+    listed,
+    raw,
+)
 
 
 def deep(name: str) -> dict[str, Any]:
@@ -46,6 +61,82 @@ async def test_object_without_a_readable_name_removes_no_other_object(harness: I
     assert (A, "generation 1") in harness.notified
 
 
+async def test_object_without_a_readable_name_hides_none_after_it(harness: InformerHarness) -> None:
+    await harness.play(listed({"metadata": {"name": 5}}, item("a")), FOREVER)
+    assert list(harness.store.keys()) == [A]
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        (
+            item("a", annotations={"x": "y"}),
+            ObjectMeta(name="a", namespace="team", uid="uid-a", resource_version="1", generation=1),
+        ),
+        ({"metadata": {"name": "a", "labels": 5}}, ObjectMeta(name="a")),
+        ({"metadata": {"name": 5}}, None),
+        ([], None),
+    ],
+)
+def test_identity_is_what_can_be_read_of_the_metadata(about: Any, expected: ObjectMeta | None) -> None:
+    assert read_identity(raw(about)) == expected
+
+
+class RecordedLog:
+    """Records the lines for the log."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[object, ...]] = []
+
+    def log_message(self, *line: object) -> None:
+        self.lines.append(line)
+
+
+def new_informer(kept: Kept | None = None) -> Informer[SecretSync]:
+    store: Store[SecretSync] = Store()
+    return Informer(cast("KubeClient", None), SECRET_SYNCS, "", store, kept)
+
+
+def test_object_without_a_readable_name_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = RecordedLog()
+    monkeypatch.setattr(informer, "RateLimitedLog", lambda _: recorded)
+    assert new_informer().decode_object(raw({"metadata": {"name": 5}})) is None
+    problem = "Expected `str`, got `int` - at `$.metadata.name`"
+    assert recorded.lines == [(logging.WARNING, "unreadable", f"ignored an unreadable SecretSync: {problem}")]
+
+
+def test_informers_share_a_budget() -> None:
+    kept: Kept = TotalBudget(budgets.KEPT)
+    assert new_informer(kept).kept_bytes is kept
+    assert new_informer().kept_bytes is not new_informer().kept_bytes
+
+
+@pytest.mark.parametrize(
+    ("size", "problem"),
+    [
+        (131_071, ""),
+        (131_072, ""),
+        (131_073, "its spec has 131073 bytes as JSON, and at most 131072 are read: split it into several"),
+    ],
+)
+def test_spec_is_stored_up_to_128_kib(size: int, problem: str) -> None:
+    large = item("a")
+    note = large["spec"]["secretObject"]["annotations"] = {"note": ""}
+    decoded = SECRET_SYNCS.decode_object(raw(large))
+    note["note"] = "x" * (size - len(msgspec.json.encode(decoded.spec)))
+    found = new_informer().decode_object(raw(large))
+    assert (found.problem if isinstance(found, Unreadable) else "") == problem
+
+
+def test_object_that_becomes_unreadable_uses_no_budget() -> None:
+    kept: Kept = TotalBudget(budgets.KEPT)
+    checked = new_informer(kept)
+    checked.decode_object(raw(item("a")))
+    assert kept.total("team") > 0
+    assert isinstance(checked.decode_object(raw(item("a") | {"spec": 5})), Unreadable)
+    assert kept.total("team") == 0
+
+
 async def test_object_with_invalid_metadata_is_stored_as_unreadable(harness: InformerHarness) -> None:
     await harness.play(listed(item("a", labels=5), item("b")), FOREVER)
     assert isinstance(harness.store.get(A), Unreadable)
@@ -75,9 +166,10 @@ async def test_objects_of_one_namespace_are_stored_up_to_its_budget(
         listed(*(item(name) for name in "abcdef"), *others),
         [event("MODIFIED", item("f", generation=2)), event("DELETED", item("a"))],
         listed(*(item(name) for name in "bcdef"), *others),
+        [bookmark("11")],
         FOREVER,
     )
-    assert harness.requested == ["list", "watch 10", "list", "watch 10"]
+    assert harness.requested == ["list", "watch 10", "list", "watch 10", "watch 11"]
     assert (Key("team", "f"), "generation 1") in harness.notified
     assert not any(isinstance(harness.store.get(key), Unreadable) for key in harness.store.keys())  # noqa: SIM118
 
@@ -97,22 +189,40 @@ async def test_status_reports_an_object_beyond_the_budget(
     )
 
 
+@pytest.mark.parametrize("recovers", [True, False])
 async def test_unexpected_failure_is_followed_by_a_list(
-    harness: InformerHarness, monkeypatch: pytest.MonkeyPatch
+    harness: InformerHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, recovers: bool
 ) -> None:
-    decode, failures = harness.informer.decode_object, [ZeroDivisionError(), MemoryError()]
+    caplog.set_level("INFO")
+    harness.informer.rng = FixedRandom(1.0)
+    decode, failures = harness.informer.decode_object, [ZeroDivisionError(), MemoryError(), ZeroDivisionError()]
 
     def failing(raw: Any) -> Any:
-        if failures:
+        if failures and b'"b"' in bytes(raw):
             raise failures.pop()
         return decode(raw)
 
     monkeypatch.setattr(harness.informer, "decode_object", failing)
-    await harness.play(listed(item("a")), listed(item("a")), listed(item("a")), FOREVER)
-    assert list(harness.store.keys()) == [A]
+    both = listed(item("a"), item("b"))
+    then: list[Any] = [both, [bookmark("11")], FOREVER] if recovers else []
+    await harness.play(listed(item("a")), [event("ADDED", item("b"))], both, both, *then)
+    assert harness.pauses == [1, 2, 4]
+    assert harness.requested[:4] == ["list", "watch 10", "list", "list"]
+    problem = "unexpected ZeroDivisionError: the log has the traceback; the controller lists again"
+    assert harness.informer.problem == ("" if recovers else problem)
+    assert set(harness.store.keys()) == ({A, B} if recovers else {A})
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == [
+        "unexpected ZeroDivisionError",
+        "unexpected MemoryError",
+        "unexpected ZeroDivisionError",
+        *(["listing and watching secretsyncs again"] if recovers else []),
+    ]
 
 
-async def test_failing_handler_does_not_hide_other_objects(harness: InformerHarness) -> None:
+async def test_failing_handler_does_not_hide_other_objects(
+    harness: InformerHarness, caplog: pytest.LogCaptureFixture
+) -> None:
     def failing(key: Key, _: object) -> None:
         if key == A:
             raise ZeroDivisionError
@@ -120,6 +230,7 @@ async def test_failing_handler_does_not_hide_other_objects(harness: InformerHarn
     harness.store.add_handler(failing)
     await harness.play(listed(item("a"), item("b")), FOREVER)
     assert set(harness.store.keys()) == {A, B}
+    assert [record.getMessage() for record in caplog.records] == ["unexpected ZeroDivisionError"]
 
 
 async def test_pages_of_large_objects_become_smaller(harness: InformerHarness) -> None:

@@ -9,7 +9,7 @@ from controller.api.secretproviderclass import MAX_PARAMETERS, SecretProviderCla
 from controller.api.secretsync import REFRESH_INTERVAL, SecretSync
 from controller.kube.client import KubeClient
 from controller.kube.informer import Informer, Store, same_version
-from controller.kube.permissions import CLASSES
+from controller.kube.permissions import CLASSES, SECRET_SYNCS
 from controller.runtime.work_queue import Key
 from tests.unit.kube.informer.informer_harness import (
     FOREVER,
@@ -53,6 +53,8 @@ async def test_events_update_the_store(harness: InformerHarness) -> None:
     assert isinstance(found, SecretSync)
     assert found.metadata.resource_version == "15"
     assert harness.store.get(B) is None
+    assert harness.informer.own_keys == {A}
+    assert harness.informer.count() == ("secretsyncs", 1)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,70 @@ async def test_bookmark_updates_only_the_version(harness: InformerHarness) -> No
     assert len(harness.store) == 1
 
 
-async def test_watch_that_ends_continues_from_its_last_event(harness: InformerHarness) -> None:
-    await harness.play(listed(item("a")), [event("MODIFIED", item("a", version="17"))], FOREVER)
+@pytest.mark.parametrize(("version", "then"), [("17", "watch 17"), ("", "watch 10")])
+async def test_watch_that_ends_continues_from_its_last_version(
+    harness: InformerHarness, version: str, then: str
+) -> None:
+    await harness.play(listed(item("a")), [event("MODIFIED", item("a", version=version))], FOREVER)
+    assert harness.requested == ["list", "watch 10", then]
+
+
+async def test_event_of_an_unknown_type_changes_only_the_version(harness: InformerHarness) -> None:
+    await harness.play(listed(), [event("MOVED", item("a", version="17"))], FOREVER)
     assert harness.requested == ["list", "watch 10", "watch 17"]
+    assert not len(harness.store)
+
+
+# The store
+
+
+def stored(name: str = "a", **metadata: Any) -> SecretSync:
+    return SECRET_SYNCS.decode_object(raw(item(name, **metadata)))
+
+
+@pytest.mark.parametrize(("is_same", "calls"), [(True, 1), (False, 2)])
+def test_handler_is_called_for_a_change_that_is_not_the_same(is_same: bool, calls: int) -> None:
+    store: Store[SecretSync] = Store()
+    called: list[tuple[Key, object]] = []
+    compared: list[tuple[int, int]] = []
+
+    def same(old: ObjectMeta, new: ObjectMeta) -> bool:
+        compared.append((old.generation, new.generation))
+        return is_same
+
+    store.add_handler(lambda key, before: called.append((key, before)), same)
+    for generation in (1, 1, 2):
+        assert store.set(stored(generation=generation)) == A
+    assert called == [(A, None), (A, stored(generation=1))][:calls]
+    assert compared == [(1, 2)]
+
+
+def test_stored_objects_share_equal_texts() -> None:
+    store: Store[SecretSync] = Store()
+    keys = [store.set(stored(name)) for name in "ab"]
+    one, other = (store.get(key) for key in keys)
+    assert one
+    assert other
+    assert one.metadata.namespace is other.metadata.namespace
+    assert keys[0].namespace is keys[1].namespace
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        pytest.param(stored(version="1"), "2", id="the written object"),
+        pytest.param(stored(version="9"), "9", id="a newer object"),
+        pytest.param(stored(version="1", uid="other"), "1", id="another object of that name"),
+        pytest.param(None, None, id="no object"),
+    ],
+)
+def test_result_of_a_write_replaces_only_the_written_object(known: SecretSync | None, expected: str | None) -> None:
+    store: Store[SecretSync] = Store()
+    if known:
+        store.set(known)
+    store.update_from_write(stored(version="1").metadata, stored(version="2"))
+    found = store.get(A)
+    assert (found.metadata.resource_version if found else None) == expected
 
 
 # Invalid items
