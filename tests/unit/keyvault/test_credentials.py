@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import random
 import ssl
 import time
 import traceback
@@ -13,19 +14,23 @@ from urllib.parse import parse_qs
 
 import pytest
 from azure.core.credentials import TokenRequestOptions
+from azure.core.exceptions import (
+    HttpResponseError,
+    ServiceRequestError,
+    ServiceRequestTimeoutError,
+    ServiceResponseTimeoutError,
+)
 
 from controller import errors
 from controller.config.settings import TOKEN_AUDIENCE, Cloud
 from controller.keyvault import credentials
 from controller.keyvault.credentials import (
-    CHALLENGE_AGAIN,
-    MAX_CLAIMS,
     REMEMBER_FAILURE,
     RENEW_BEFORE,
     RENEW_FORBIDDEN,
-    UNAVAILABLE_ENTRA,
     FederatedCredential,
     Identity,
+    read_claims,
 )
 from controller.keyvault.transport import new_session, new_transport
 from tests.support import canaries
@@ -135,14 +140,16 @@ async def test_exchange_requests_the_clouds_audience_despite_a_challenge(harness
     assert form["client_id"] == "client-1"
     assert form["client_assertion"] == jwt(iss=ISSUER, number=1)
     assert form["grant_type"] == "client_credentials"
+    assert "claims" not in form
+    assert form["client_assertion"] not in repr(vars(harness.credential))
 
 
 async def test_token_is_used_until_shortly_before_it_expires(harness: EntraHarness) -> None:
     harness.entra.add_responses(token("t1"), token("t2"))
     assert await harness.get_token() == "t1"
-    harness.now += 3600 - RENEW_BEFORE - 1
+    harness.now += 3299
     assert await harness.get_token() == "t1"
-    harness.now += 2
+    harness.now += 1
     assert [await harness.get_token(), await harness.get_token()] == ["t2", "t2"]
     assert (len(harness.entra.requests), harness.assertions) == (2, 2)
 
@@ -169,11 +176,21 @@ async def test_cancelled_caller_does_not_block_others(harness: EntraHarness) -> 
     assert await second == "t1"
 
 
-async def test_closed_credential_holds_no_token(harness: EntraHarness) -> None:
+async def test_closed_credential_holds_no_token(harness: EntraHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.entra.add_responses(token("t1"))
-    await harness.get_token()
-    await harness.credential.close()
+    closed: list[bool] = []
+
+    async def close() -> None:
+        closed.append(True)
+
+    async with harness.credential as entered:
+        assert entered is harness.credential
+        await harness.get_token()
+        monkeypatch.setattr(entered.sdk_credential, "close", close)
     assert "t1" not in repr(vars(harness.credential))
+    # Another token would mean that the refused one has been replaced.
+    assert harness.credential.note_refusal("another") is False
+    assert closed == [True]
 
 
 # Failures
@@ -393,9 +410,21 @@ async def test_failure_is_shared_by_callers_and_expires(harness: EntraHarness) -
     failures = await asyncio.gather(*(harness.get_token() for _ in range(1000)), return_exceptions=True)
     assert len({str(failure) for failure in failures}) == 1
     assert all(isinstance(failure, errors.ProviderError) for failure in failures)
+    harness.now += 9.5
+    await harness.get_error()
     assert (len(harness.entra.requests), harness.assertions) == (1, 1)
-    harness.now += REMEMBER_FAILURE + 1
+    harness.now += 0.5
     harness.entra.add_responses(token("t1"))
+    assert await harness.get_token() == "t1"
+
+
+async def test_failure_with_retry_after_is_remembered_for_that_time(harness: EntraHarness) -> None:
+    harness.entra.add_responses(ScriptedResponse(b"", status=429, headers={"Retry-After": "17"}), token("t1"))
+    await harness.get_error()
+    harness.now += 16.5
+    assert (await harness.get_error()).retry_after == 17
+    assert len(harness.entra.requests) == 1
+    harness.now += 0.5
     assert await harness.get_token() == "t1"
 
 
@@ -427,7 +456,7 @@ async def test_token_is_used_until_it_expires_if_renewal_fails(harness: EntraHar
         harness.no_assertion = errors.Unreachable("the Kubernetes API did not answer in time")
     assert [await harness.get_token() for _ in range(3)] == ["t1"] * 3
     assert harness.assertions == 2  # the failed renewal is remembered
-    harness.now += RENEW_BEFORE
+    harness.now += RENEW_BEFORE - 1
     assert isinstance(await harness.get_error(), errors.ProviderError if entra_fails else errors.KubeError)
 
 
@@ -435,7 +464,7 @@ async def test_refused_token_is_replaced_once_per_interval(harness: EntraHarness
     harness.entra.add_responses(token("t1"), token("t2"), refusal("AADSTS700213"))
     assert await harness.get_token() == "t1"
     # This caller's own exchange has just returned the token, so there is no newer one.
-    assert not harness.credential.note_refusal("t1")
+    assert harness.credential.note_refusal("t1") is False
     assert await harness.get_token() == "t1"
     harness.now += REMEMBER_FAILURE
     assert harness.credential.note_refusal("t1")
@@ -484,7 +513,7 @@ async def test_claims_challenge_causes_one_exchange_per_minute(harness: EntraHar
     form = parse_qs(harness.entra.requests[-1].body.decode())
     assert "essential" in form["claims"][0]
     # A vault that repeats its challenge causes one exchange per minute.
-    harness.now += CHALLENGE_AGAIN - 1
+    harness.now += 59
     assert (await harness.credential.get_token_info("x", options=claims_options())).token == "t2"
     assert await harness.get_token() == "t2"
     assert harness.assertions == 2
@@ -497,18 +526,46 @@ async def test_claims_challenge_causes_one_exchange_per_minute(harness: EntraHar
     assert "claims" not in parse_qs(harness.entra.requests[-1].body.decode())
 
 
-async def test_oversized_claims_are_not_sent_to_entra(harness: EntraHarness) -> None:
-    harness.entra.add_responses(token("t1"))
+@pytest.mark.parametrize(("size", "then"), [(4096, "t2"), (4097, "t1")])
+async def test_oversized_claims_are_not_sent_to_entra(harness: EntraHarness, size: int, then: str) -> None:
+    harness.entra.add_responses(token("t1"), token("t2"))
     assert await harness.get_token() == "t1"
-    found = await harness.credential.get_token_info("x", options=claims_options("x" * (MAX_CLAIMS + 1)))
-    assert found.token == "t1"
-    assert harness.assertions == 1
+    found = await harness.credential.get_token_info("x", options=claims_options("x" * size))
+    assert found.token == then
+
+
+@pytest.mark.parametrize("steady", [0.0, 50.0, 1e9], ids=["at boot", "soon after boot", "later"])
+async def test_challenge_before_the_first_exchange_is_answered(harness: EntraHarness, steady: float) -> None:
+    harness.now = 1_000_000 + steady
+    harness.entra.add_responses(token("t1"))
+    assert (await harness.credential.get_token_info("x", options=claims_options())).token == "t1"
+    assert "essential" in parse_qs(harness.entra.requests[0].body.decode())["claims"][0]
+
+
+@pytest.mark.parametrize(("steady", "replaced"), [(9.5, False), (10.0, True)])
+async def test_refusal_before_the_first_exchange_is_noted(harness: EntraHarness, steady: float, replaced: bool) -> None:
+    harness.now = 1_000_000 + steady
+    assert harness.credential.note_refusal("t0") is replaced
 
 
 async def test_token_that_expires_within_the_margin_is_still_reused(harness: EntraHarness) -> None:
-    harness.entra.add_responses(*[token("short", lives=120)] * 5)
+    harness.entra.add_responses(token("short", lives=120), token("next"))
     assert {await harness.get_token() for _ in range(5)} == {"short"}
-    assert harness.assertions == 1
+    harness.now += 59
+    assert await harness.get_token() == "short"
+    harness.now += 1
+    assert await harness.get_token() == "next"
+
+
+@pytest.mark.parametrize(("lives", "is_used"), [(9, False), (10, True), (172_800, True), (172_801, False)], ids=str)
+async def test_token_with_an_impossible_lifetime_is_not_used(harness: EntraHarness, lives: int, is_used: bool) -> None:
+    harness.entra.add_responses(token("t1", lives=lives))
+    if is_used:
+        assert await harness.get_token() == "t1"
+    else:
+        assert (await harness.get_error()).message.endswith(
+            ") gave no usable answer; the controller tries again by itself"
+        )
 
 
 @pytest.mark.parametrize(
@@ -522,9 +579,18 @@ async def test_malformed_assertion_still_gives_an_error_message(
 
     monkeypatch.setattr(harness.credential, "new_assertion", odd)
     harness.entra.add_responses(refusal("AADSTS700211"))
-    assert "(AADSTS700211)" in (await harness.get_error()).message
+    message = (await harness.get_error()).message
+    assert "issuer the cluster's, subject" in message
+    assert message.endswith("(AADSTS700211)")
 
 
+@pytest.mark.parametrize("length", range(8))
+def test_claims_are_read_from_a_token_of_any_length(length: int) -> None:
+    claims = {"iss": "x" * length}
+    assert read_claims(jwt(**claims)) == claims
+
+
+NUMBERS = ("90006", "90012", "90024", "90033")
 TRANSIENT = [
     *(
         pytest.param(ScriptedResponse(b"<html>", status=status, headers={"Content-Type": "text/html"}), id=str(status))
@@ -533,13 +599,15 @@ TRANSIENT = [
     pytest.param(
         ScriptedResponse({"error": "temporarily_unavailable", "error_codes": [90033]}, status=503), id="90033"
     ),
-    *(pytest.param(refusal(f"AADSTS{number}"), id=number) for number in UNAVAILABLE_ENTRA),
+    *(pytest.param(refusal(f"AADSTS{number}"), id=number) for number in NUMBERS),
     pytest.param(ScriptedResponse(b"{", headers={"Content-Length": "500"}, broken=True), id="cut off"),
     pytest.param(ScriptedResponse(b"<html>", headers={"Content-Type": "text/html"}), id="page of a proxy"),
 ]
 FINAL = [
     pytest.param(refusal("AADSTS700213"), id="refusal"),
     pytest.param(refusal("AADSTS1234567"), id="refusal with a number without a text"),
+    pytest.param(ScriptedResponse(b"", status=400), id="400"),
+    pytest.param(ScriptedResponse(b"", status=499), id="499"),
     pytest.param(ScriptedResponse(b"", status=429), id="429"),
     pytest.param(ScriptedResponse(b"", status=429, headers={"Retry-After": "17"}), id="429 with Retry-After"),
     pytest.param(ScriptedResponse(b"", status=503, headers={"Retry-After": "17"}), id="503 with Retry-After"),
@@ -581,6 +649,67 @@ async def test_refusal_is_not_repeated(harness: EntraHarness, answer: ScriptedRe
     assert len(harness.entra.requests) == 1
 
 
+def http_error(status: int | None) -> HttpResponseError:
+    error = HttpResponseError("x")
+    error.status_code = status
+    return error
+
+
+NO_ANSWER = " gave no usable answer; the controller tries again by itself"
+
+
+@pytest.mark.parametrize(
+    ("raised", "calls", "words"),
+    [
+        *(
+            pytest.param(kind("x"), 2, NO_ANSWER, id=kind.__name__)
+            for kind in (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
+        ),
+        pytest.param(ServiceRequestError("x"), 2, "Microsoft Entra", id="no connection"),
+        pytest.param(ServiceRequestTimeoutError("x"), 1, "Microsoft Entra", id="no connection in time"),
+        pytest.param(ServiceResponseTimeoutError("x"), 1, "Microsoft Entra", id="no answer in time"),
+        pytest.param(http_error(None), 2, NO_ANSWER, id="no status"),
+        pytest.param(http_error(399), 2, NO_ANSWER, id="a status that is no failure"),
+    ],
+)
+async def test_error_of_the_sdk_is_repeated_once_unless_it_is_a_timeout(
+    harness: EntraHarness, monkeypatch: pytest.MonkeyPatch, raised: Exception, calls: int, words: str
+) -> None:
+    called: list[str] = []
+
+    async def fail(scope: str, **_: object) -> None:
+        called.append(scope)
+        raise raised
+
+    monkeypatch.setattr(harness.credential.sdk_credential, "get_token_info", fail)
+    error = await harness.get_error()
+    assert isinstance(error, errors.ProviderError)
+    assert words in error.message
+    assert called == ["https://vault.example.com/.default"] * calls
+
+
+@pytest.mark.parametrize(("chance", "pause"), [(min, 0.2), (max, 0.3)], ids=["shortest", "longest"])
+async def test_exchange_is_repeated_after_200_ms_within_40_s(
+    harness: EntraHarness, monkeypatch: pytest.MonkeyPatch, chance: Callable[..., float], pause: float
+) -> None:
+    pauses: list[float] = []
+    limits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    def timeout(seconds: float) -> asyncio.Timeout:
+        limits.append(seconds)
+        return asyncio.timeout(seconds)
+
+    monkeypatch.setattr(random, "uniform", chance)
+    monkeypatch.setattr(credentials, "asyncio", SimpleNamespace(sleep=sleep, timeout=timeout))
+    harness.entra.add_responses(ScriptedResponse(b"", status=503), token("t1"))
+    assert await harness.get_token() == "t1"
+    assert pauses == pytest.approx([pause])
+    assert limits == [40]
+
+
 async def test_repeated_exchange_keeps_the_claims_of_a_challenge(harness: EntraHarness) -> None:
     harness.entra.add_responses(token("t1"), ScriptedResponse(b"", status=503), token("t2"))
     await harness.get_token()
@@ -598,7 +727,7 @@ async def test_both_exchanges_together_have_the_time_of_one(
     assert "did not answer in time" in (await harness.get_error()).message
 
 
-@pytest.mark.parametrize("number", UNAVAILABLE_ENTRA)
+@pytest.mark.parametrize("number", NUMBERS)
 async def test_unavailable_entra_keeps_its_number_and_blames_no_identity(harness: EntraHarness, number: str) -> None:
     harness.entra.add_responses(*[refusal(f"AADSTS{number}")] * 2)
     message = (await harness.get_error()).message
