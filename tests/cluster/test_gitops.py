@@ -1,4 +1,4 @@
-"""Test how GitOps tools judge a status, with the real kstatus (Flux, helm 4, kpt) and Argo CD's health check."""
+"""Test the verdicts of GitOps tools on a status, with kstatus (Flux, helm 4, kpt) and Argo CD's health check."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ from tools.cli.render import render
 from tools.local_cluster.programs import assets
 
 CURRENT = ("Current", "Healthy")
-WAITS = ("InProgress", "Progressing")
+IN_PROGRESS = ("InProgress", "Progressing")
 FAILING = ("InProgress", "Degraded")
 STALLED = ("Failed", "Degraded")
 GENERATION = 3
@@ -40,7 +40,7 @@ SYNC_VERDICTS: dict[tuple[Reason, bool], tuple[str, str]] = {
     (Reason.PARTIAL, False): FAILING,
     (Reason.PROVIDER_ERROR, False): FAILING,
     (Reason.LABEL_ERROR, False): FAILING,
-    (Reason.INPUT_INVALID, False): FAILING,  # an immutable Secret: its deletion helps, too
+    (Reason.INPUT_INVALID, False): FAILING,  # for an immutable Secret, its deletion also helps
     (Reason.INPUT_INVALID, True): STALLED,
     (Reason.SPC_ERROR, False): FAILING,  # the class is missing
     (Reason.SPC_ERROR, True): STALLED,
@@ -49,18 +49,18 @@ SYNC_VERDICTS: dict[tuple[Reason, bool], tuple[str, str]] = {
     (Reason.SYNC_FAILED, True): STALLED,
     (Reason.INTERNAL_ERROR, False): FAILING,
 }
-"""For each reason of Ready, and for whether only an edit can help: what kstatus and Argo CD conclude."""
+"""The verdicts of kstatus and Argo CD, by the reason of Ready and by whether only an edit can help."""
 AKV_VERDICTS: dict[tuple[Reason, bool], tuple[str, str]] = {
     **SYNC_VERDICTS,
-    (Reason.IN_PROGRESS, False): WAITS,
+    (Reason.IN_PROGRESS, False): IN_PROGRESS,
     (Reason.NAME_TAKEN, False): FAILING,
     (Reason.TYPE_CHANGE_WAITS, False): FAILING,
     (Reason.SKIPPED, False): FAILING,
 }
 
 
-def verdicts(objects: list[dict[str, Any]], folder: Path) -> list[tuple[str, str]]:
-    """Return what kstatus and Argo CD's health checks answer for each object."""
+def list_verdicts(objects: list[dict[str, Any]], folder: Path) -> list[tuple[str, str]]:
+    """Return the verdicts of kstatus and of Argo CD's health checks on each object."""
     kstatus = assets.tool("kstatus")
     lua_health = assets.tool("argocd-sync").with_name("lua-health")
     checks = yaml.safe_load(HEALTH_CHECKS.read_text())["data"]
@@ -68,61 +68,63 @@ def verdicts(objects: list[dict[str, Any]], folder: Path) -> list[tuple[str, str
     for found in objects:
         check = folder / f"{found['kind']}.lua"
         check.write_text(checks[f"resource.customizations.health.secret-sync.x-k8s.io_{found['kind']}"])
-        health += _statuses([found], lua_health, check)
-    return list(zip(_statuses(objects, kstatus), health, strict=True))
+        health += _run_check([found], lua_health, check)
+    return list(zip(_run_check(objects, kstatus), health, strict=True))
 
 
-def _statuses(objects: list[dict[str, Any]], *command: Path) -> list[str]:
+def _run_check(objects: list[dict[str, Any]], *command: Path) -> list[str]:
     done = subprocess.run(command, input=json.dumps(objects), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [verdict["status"] for verdict in json.loads(done.stdout)]
 
 
-def _object(kind: str, status: Any) -> dict[str, Any]:
+def _make_object(kind: str, status: Any) -> dict[str, Any]:
     version = SecretSync.api_version()
     metadata = {"name": "s", "namespace": "n", "generation": GENERATION}
     return {"apiVersion": version, "kind": kind, "metadata": metadata, "status": msgspec.to_builtins(status)}
 
 
-def _sync_status(reason: Reason, stalled: bool) -> SecretSyncStatus:
+def _make_sync_status(reason: Reason, stalled: bool) -> SecretSyncStatus:
     outcome = make_outcome(reason, "why", retry=Retry.ON_EDIT if stalled else Retry.BACKOFF)
     return next_status(META, SecretSyncStatus(), None, outcome, NOW)
 
 
-def _akv_status(reason: Reason, stalled: bool) -> AKVSyncStatus:
+def _make_akv_status(reason: Reason, stalled: bool) -> AKVSyncStatus:
     ready = AKV_VERDICTS[reason, stalled] == CURRENT
     part = PartStatus(name="s", ready=ready, reason=str(reason), message="why")
     return akvsync_status.next_status(META, AKVSyncStatus(), [part], None, NOW, stalled=stalled)
 
 
 def test_every_reason_of_ready_has_a_verdict() -> None:
-    of_others = {Reason.NO_UPDATE, Reason.KEPT}  # of SecretUpdated, and of one part of an AKVSync
-    assert {reason for reason, _ in AKV_VERDICTS} == set(Reason) - of_others
+    not_of_ready = {Reason.NO_UPDATE, Reason.KEPT}  # of SecretUpdated, and of one part of an AKVSync
+    assert {reason for reason, _ in AKV_VERDICTS} == set(Reason) - not_of_ready
     of_akv_syncs = {Reason.IN_PROGRESS, Reason.NAME_TAKEN, Reason.TYPE_CHANGE_WAITS, Reason.SKIPPED}
-    assert {reason for reason, _ in SYNC_VERDICTS} == set(Reason) - of_others - of_akv_syncs
+    assert {reason for reason, _ in SYNC_VERDICTS} == set(Reason) - not_of_ready - of_akv_syncs
 
 
-def test_verdict_on_each_status_that_the_controller_writes(tmp_path: Path) -> None:
+def test_each_status_of_the_controller_has_its_verdict(tmp_path: Path) -> None:
     table = [
-        *((_object("SecretSync", _sync_status(*key)), verdict) for key, verdict in SYNC_VERDICTS.items()),
-        *((_object("AKVSync", _akv_status(*key)), verdict) for key, verdict in AKV_VERDICTS.items()),
+        *((_make_object("SecretSync", _make_sync_status(*key)), verdict) for key, verdict in SYNC_VERDICTS.items()),
+        *((_make_object("AKVSync", _make_akv_status(*key)), verdict) for key, verdict in AKV_VERDICTS.items()),
     ]
     problem = akvsync_status.next_status(META, AKVSyncStatus(), [], InputError("why"), NOW)
-    table.append((_object("AKVSync", problem), STALLED))
+    table.append((_make_object("AKVSync", problem), STALLED))
     for kind in ("SecretSync", "AKVSync"):
         # Before the first status, by the CRD's default, and after an edit that the controller has not seen yet.
-        table.append((_object(kind, {"observedGeneration": NO_STATUS}), WAITS))
-        earlier = _sync_status(Reason.UP_TO_DATE, stalled=False)
-        table.append((_object(kind, msgspec.structs.replace(earlier, observed_generation=GENERATION - 1)), WAITS))
-    found = verdicts([item for item, _ in table], tmp_path)
+        table.append((_make_object(kind, {"observedGeneration": NO_STATUS}), IN_PROGRESS))
+        earlier = _make_sync_status(Reason.UP_TO_DATE, stalled=False)
+        table.append(
+            (_make_object(kind, msgspec.structs.replace(earlier, observed_generation=GENERATION - 1)), IN_PROGRESS)
+        )
+    found = list_verdicts([item for item, _ in table], tmp_path)
     assert found == [verdict for _, verdict in table]
 
 
 def test_kstatus_judges_a_status_without_an_observed_generation(tmp_path: Path) -> None:
-    """As another product's CRD serves it: kstatus takes an empty status for done, the health check does not."""
+    """The CRD of another product serves such a status. Only kstatus treats an empty status as current."""
     condition = {"type": "Ready", "status": "True", "reason": "x", "message": "y"}
-    objects = [_object("SecretSync", {}), _object("SecretSync", {"conditions": [condition]})]
-    assert verdicts(objects, tmp_path) == [("Current", "Progressing"), CURRENT]
+    objects = [_make_object("SecretSync", {}), _make_object("SecretSync", {"conditions": [condition]})]
+    assert list_verdicts(objects, tmp_path) == [("Current", "Progressing"), CURRENT]
 
 
 STATUS_OF_SSE = {"conditions": [], "lastSuccessfulSyncTime": "2026-01-01T00:00:00Z", "syncHash": "0"}
@@ -132,16 +134,16 @@ STATUS_OF_SSE = {"conditions": [], "lastSuccessfulSyncTime": "2026-01-01T00:00:0
 def test_object_that_is_not_reconciled_yet_is_in_progress(
     status: Any, installed: InstalledRelease, tmp_path: Path
 ) -> None:
-    """However it is written: without a status, with an empty one, or restored with that of another installation."""
+    """The object is created without a status, with an empty one, or with the status of another installation."""
     space = Namespace(installed)
     body = space.sync("s", {"k": "a"}) | ({} if status is None else {"status": status})
     body["metadata"]["namespace"] = space.name
-    # No controller serves this name, as after a crash.
+    # No controller serves this name, so the object stays as it is after a crash of the controller.
     body["spec"]["secretSyncControllerName"] = "none"
     space.apply(body)
     found = space.get("secretsync", "s")
     assert found["status"] == {"observedGeneration": NO_STATUS}
-    assert verdicts([found], tmp_path) == [WAITS]
+    assert list_verdicts([found], tmp_path) == [IN_PROGRESS]
 
 
 def test_stalled_is_true_while_only_an_edit_can_help(space: Namespace, tmp_path: Path) -> None:
@@ -149,21 +151,21 @@ def test_stalled_is_true_while_only_an_edit_can_help(space: Namespace, tmp_path:
     space.apply(space.provider_class("a"), space.sync("s", {"k": "missing"}))
     space.wait_reason("s", Reason.INPUT_INVALID)
     found = space.get("secretsync", "s")
-    assert _condition(found, "Stalled") == _condition(found, "Ready") | {"type": "Stalled", "status": "True"}
-    assert verdicts([found], tmp_path) == [STALLED]
+    assert _find_condition(found, "Stalled") == _find_condition(found, "Ready") | {"type": "Stalled", "status": "True"}
+    assert list_verdicts([found], tmp_path) == [STALLED]
     space.apply(space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     space.wait_reason("s", Reason.WRITTEN, Reason.UP_TO_DATE)
     found = space.get("secretsync", "s")
-    assert not _condition(found, "Stalled")
-    assert verdicts([found], tmp_path) == [CURRENT]
+    assert not _find_condition(found, "Stalled")
+    assert list_verdicts([found], tmp_path) == [CURRENT]
 
 
 def test_missing_class_does_not_stall_objects_applied_with_it(space: Namespace, tmp_path: Path) -> None:
     space.set_secret("a", "1")
     space.apply(space.sync("s", {"k": "a"}))
     space.wait_reason("s", Reason.SPC_ERROR)
-    assert verdicts([space.get("secretsync", "s")], tmp_path) == [FAILING]
+    assert list_verdicts([space.get("secretsync", "s")], tmp_path) == [FAILING]
     space.apply(space.provider_class("a"))
     space.wait_secret("s", {"k": "1"})
 
@@ -174,20 +176,20 @@ def test_akvsync_is_stalled_while_its_secretsync_is(space: Namespace, tmp_path: 
     def found() -> dict[str, Any]:
         return space.get("akvsync", "made")
 
-    stalled = eventually(found, lambda akv: _condition(akv, "Ready").get("reason") not in (None, "InProgress"))
+    stalled = eventually(found, lambda akv: _find_condition(akv, "Ready").get("reason") not in (None, "InProgress"))
     child = space.get("secretsync", space.list_names("secretsync")[0])
-    assert bool(_condition(stalled, "Stalled")) is bool(_condition(child, "Stalled"))
-    assert verdicts([stalled], tmp_path) == verdicts([child], tmp_path)
+    assert bool(_find_condition(stalled, "Stalled")) is bool(_find_condition(child, "Stalled"))
+    assert list_verdicts([stalled], tmp_path) == list_verdicts([child], tmp_path)
 
 
-def _condition(found: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return the condition of that type; empty if there is none."""
+def _find_condition(found: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the condition of that type, or an empty one if the object lacks it."""
     conditions: list[dict[str, Any]] = found.get("status", {}).get("conditions", [])
     return next((item for item in conditions if item["type"] == kind), {})
 
 
-def test_kustomize_patches_what_tools_render_writes(tmp_path: Path) -> None:
-    """By the kustomize in kubectl: a label on every object, another image, and no object lost."""
+def test_kustomize_patches_the_output_of_tools_render(tmp_path: Path) -> None:
+    """kubectl's kustomize sets a label on every object and another number of replicas, and keeps every object."""
     manifests = render.render(render.RenderOptions())
     render.write(manifests, tmp_path, force=False)
     (tmp_path / "kustomization.yaml").write_text(

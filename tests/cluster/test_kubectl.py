@@ -10,8 +10,8 @@ from tools.local_cluster.errors import ClusterError
 ADDRESSES = ("https://shop.vault.azure.net", "https://shop.vault.azure.net/", "shop.vault.azure.net")
 
 
-def refusal(space: Namespace, body: dict[str, Any]) -> str:
-    """Return why the API server does not take the object."""
+def read_refusal(space: Namespace, body: dict[str, Any]) -> str:
+    """Return the message with which the API server refuses the object."""
     with pytest.raises(ClusterError) as refused:
         space.apply(body)
     return str(refused.value)
@@ -21,19 +21,21 @@ def refusal(space: Namespace, body: dict[str, Any]) -> str:
 def test_vault_address_in_an_akvsync_is_explained(address: str, space: Namespace) -> None:
     body = space.akv_sync({"secretInAKV": "a"})
     body["spec"]["keyvaultName"] = address
-    assert "keyvaultName is the vault's name alone: shop-vault, not its address" in refusal(space, body)
+    assert "keyvaultName is the vault's name alone: shop-vault, not its address" in read_refusal(space, body)
 
 
 def test_vault_name_that_is_too_long_is_explained(space: Namespace) -> None:
     body = space.akv_sync({"secretInAKV": "a"})
     body["spec"]["keyvaultName"] = "v" * 25
-    assert "a Key Vault's name has at most 24 characters" in refusal(space, body)
+    assert "a Key Vault's name has at most 24 characters" in read_refusal(space, body)
 
 
 @pytest.mark.parametrize("kind", ["tls", "opaque", "dockerconfigjson"])
 def test_part_of_a_secret_type_is_explained(kind: str, space: Namespace) -> None:
     body = space.sync("s", {"k": "a"}, secretObject={"type": kind})
-    assert "secretObject.type is a Secret's whole type, such as Opaque or kubernetes.io/tls" in refusal(space, body)
+    assert "secretObject.type is a Secret's whole type, such as Opaque or kubernetes.io/tls" in read_refusal(
+        space, body
+    )
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -48,7 +50,7 @@ def test_objects_without_an_array_are_explained(space: Namespace) -> None:
     assert "expected `array:` with one `- |` item per object" in space.wait_reason("s", "ControllerSpcError")
 
 
-def test_wide_columns_short_names_and_the_category(space: Namespace) -> None:
+def test_kubectl_shows_wide_columns_short_names_and_the_category(space: Namespace) -> None:
     space.apply(space.provider_class("a"), space.sync("s", {"k": "missing"}))
     space.wait_reason("s", "UserInputValidationFailed")
     wide = space.kubectl("get", "ssync", "--output", "wide")
