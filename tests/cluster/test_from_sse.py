@@ -1,4 +1,4 @@
-"""tools/migrate from-sse on the real API server: SSE's settings from its release, and every SecretSync's class."""
+"""Test `tools/migrate from-sse` on a real API server: it reports SSE's settings and checks all SecretSyncs."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -43,8 +43,8 @@ Install = Callable[..., None]
 
 
 @pytest.fixture
-def sse(plane: ControlPlane, tmp_path: Path) -> Iterator[Install]:
-    """Installs a chart as SSE's, by helm itself, with these values."""
+def install_sse(plane: ControlPlane, tmp_path: Path) -> Iterator[Install]:
+    """Provide a function that installs a chart named as SSE's with helm and the given flags."""
     chart = tmp_path / "sse"
     (chart / "templates").mkdir(parents=True)
     (chart / "Chart.yaml").write_text("apiVersion: v2\nname: secretsync\nversion: 1.5.1\n")
@@ -58,7 +58,7 @@ def sse(plane: ControlPlane, tmp_path: Path) -> Iterator[Install]:
     helm.run(["uninstall", "azure-secret-store", *at])
 
 
-def from_sse(space: Namespace, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
+def run_from_sse(space: Namespace, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
     capsys.readouterr()
     at = ("--namespace", space.name, "--kubeconfig", str(space.installed.plane.kubeconfig))
     code = migrate.main(["from-sse", *arguments, *at])
@@ -66,17 +66,17 @@ def from_sse(space: Namespace, capsys: pytest.CaptureFixture[str], *arguments: s
 
 
 def test_settings_of_the_release_are_printed_for_this_chart(
-    sse: Install, space: Namespace, capsys: pytest.CaptureFixture[str]
+    install_sse: Install, space: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As Azure Arc passes them: by dotted name, as strings; the newest deployed revision counts."""
-    sse("--set-string", "rotationPollIntervalInSeconds=7")
-    sse(
+    """Azure Arc passes settings by dotted name, as strings. The tool reads the newest deployed revision."""
+    install_sse("--set-string", "rotationPollIntervalInSeconds=7")
+    install_sse(
         *("--set-string", "rotationPollIntervalInSeconds=120,kubectl.image.tag=1.31,mystery.password=hunter2"),
         *("--set-string", "validatingAdmissionPolicies.allowedSecretTypes={Opaque,kubernetes.io/tls}"),
         *("--set", "replicas=0"),
     )
-    code, lines = from_sse(space, capsys)
-    assert code == 1  # `replicas` 0 is helm's default, so that SSE runs with 1
+    code, lines = run_from_sse(space, capsys)
+    assert code == 1  # the template's `default` replaces 0 replicas by 1, so SSE runs
     printed = "\n".join(lines)
     assert f"SSE runs as {HOME}/{SSE_MANAGER}-manager" in printed
     assert f"settings of SSE, release {HOME}/azure-secret-store (chart secretsync 1.5.1): 5" in lines
@@ -92,27 +92,27 @@ def test_settings_of_the_release_are_printed_for_this_chart(
 
 
 def test_setting_that_needs_a_decision_is_explained(
-    sse: Install, space: Namespace, capsys: pytest.CaptureFixture[str]
+    install_sse: Install, space: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The installation command of Azure IoT Operations."""
-    sse("--set-string", "rotationPollIntervalInSeconds=120,validatingAdmissionPolicies.applyPolicies=false")
-    code, lines = from_sse(space, capsys)
+    """The settings are those of Azure IoT Operations' installation command."""
+    install_sse("--set-string", "rotationPollIntervalInSeconds=120,validatingAdmissionPolicies.applyPolicies=false")
+    code, lines = run_from_sse(space, capsys)
     assert code == 1
     (line,) = (line for line in lines if line.startswith("this chart refuses them: "))
     assert "watchNamespaces" in line
     assert "acceptUnrestrictedTokens=true" in line
 
 
-def test_release_that_cannot_be_read_is_one_line(
-    sse: Install, space: Namespace, plane: ControlPlane, capsys: pytest.CaptureFixture[str]
+def test_release_that_cannot_be_read_is_reported_in_one_line(
+    install_sse: Install, space: Namespace, plane: ControlPlane, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sse()
+    install_sse()
     patch = json.dumps({"data": {"release": "bm90IGEgcmVsZWFzZQ=="}})
     name = "sh.helm.release.v1.azure-secret-store.v1"
     held = json.loads(plane.kubectl("get", "secret", name, "--namespace", HOME, "--output", "json"))["data"]
     plane.kubectl("patch", "secret", name, "--namespace", HOME, "--type=merge", "--patch", patch)
     try:
-        code, lines = from_sse(space, capsys)
+        code, lines = run_from_sse(space, capsys)
     finally:
         plane.kubectl(
             "patch", "secret", name, "--namespace", HOME, "--type=merge", "--patch", json.dumps({"data": held})
@@ -121,10 +121,10 @@ def test_release_that_cannot_be_read_is_one_line(
     assert any("could not be read: it is not a release" in line and "--values FILE" in line for line in lines)
 
 
-def test_release_of_any_name_in_the_namespace_of_the_extension(
+def test_release_of_any_name_in_the_extensions_namespace_is_found(
     plane: ControlPlane, space: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Arc names a release as its user named the extension. Its Deployment is gone, or not SSE's by its rights."""
+    """Arc gives the release the name of the extension. The release has no Deployment that identifies it as SSE's."""
     chart = tmp_path / "sse"
     (chart / "templates").mkdir(parents=True)
     (chart / "Chart.yaml").write_text("apiVersion: v2\nname: secretsync\nversion: 1.5.1\n")
@@ -132,7 +132,7 @@ def test_release_of_any_name_in_the_namespace_of_the_extension(
     at = ["--namespace", helm.RELEASE, "--kubeconfig", str(plane.kubeconfig)]
     helm.run(["install", "ssarcextension", str(chart), *at, "--set-string", "jitterSeconds=5"])
     try:
-        code, lines = from_sse(space, capsys)
+        code, lines = run_from_sse(space, capsys)
     finally:
         helm.run(["uninstall", "ssarcextension", *at])
     assert code == 0
@@ -149,23 +149,23 @@ def test_release_of_any_name_in_the_namespace_of_the_extension(
     ],
     ids=["helm", "az", "rest"],
 )
-def test_settings_of_a_file(
+def test_settings_of_a_file_are_printed_for_this_chart(
     document: dict[str, Any], space: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "sse.yaml"
     path.write_text(yaml.safe_dump(document))
-    code, lines = from_sse(space, capsys, "--values", str(path))
+    code, lines = run_from_sse(space, capsys, "--values", str(path))
     assert code == 0
     (command,) = (line for line in lines if line.startswith("the same here: "))
     assert "jitterSeconds=" in command
     assert "rotationPollIntervalInSeconds=" in command
 
 
-def test_own_release_is_not_taken_for_that_of_sse(
+def test_release_of_this_chart_is_not_reported_as_sse(
     installed: InstalledRelease, space: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Expect no SSE release: this chart is installed under the release name that SSE would use."""
-    code, lines = from_sse(space, capsys)
+    """The release of this chart has the name that a release of SSE would have."""
+    code, lines = run_from_sse(space, capsys)
     assert code == 0
     assert any("no helm release of SSE was found" in line for line in lines)
 
@@ -182,7 +182,7 @@ def test_own_release_is_not_taken_for_that_of_sse(
         ({}, {"secretObject": {"labels": {"a b": "c"}}}, "mapping", "label"),
     ],
 )
-def test_class_and_mapping_are_judged_as_by_doctor(
+def test_class_and_mapping_are_checked_as_by_the_doctor(
     parameters: dict[str, str],
     sync: dict[str, Any],
     name: str,
@@ -193,18 +193,20 @@ def test_class_and_mapping_are_judged_as_by_doctor(
     spc = space.provider_class("a", **parameters)
     # Labels that the CRD refuses do not reach the API server.
     space.apply(spc, space.sync("s", {"k": "a"}, secretSyncControllerName="sse", **sync))
-    code, lines = from_sse(space, capsys)
-    assert code == 1  # it names SSE's controller
+    code, lines = run_from_sse(space, capsys)
+    assert code == 1  # the SecretSync names SSE's controller
     (line,) = (line for line in lines if f"{space.name}/s  {name}: " in line)
     assert text in line
     assert line.startswith("fail" if text != "Key Vault" else "ok")
     assert any(f"{space.name}/s  secret: it names controller sse" in each for each in lines)
 
 
-def test_unmapped_object_and_roles(space: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_source_path_and_needed_roles_are_reported(
+    space: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     objects = "array:\n  - |\n    objectName: a\n  - |\n    objectName: b\n    objectType: key\n"
     space.apply(space.provider_class(objects=objects), space.sync("s", {"k": "a/3"}), space.sync("t", {"k": "b"}))
-    code, lines = from_sse(space, capsys)
+    code, lines = run_from_sse(space, capsys)
     assert code == 1
     assert any(f"fail  {space.name}/s  mapping: sourcePath a/3: " in line for line in lines)
     (roles,) = (line for line in lines if f"{space.name}/t  roles: " in line)
