@@ -304,7 +304,7 @@ class VaultClient:
         try:
             server_time = parsedate_to_datetime(answer.headers.get("Date", ""))
             ahead = server_time.astimezone(UTC) - datetime.now(UTC)
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, OverflowError):
             pass  # the header is missing or malformed
         else:
             if abs(ahead) < MAX_AHEAD:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,16 +22,21 @@ from azure.core.exceptions import (
 
 from controller.domain.provider_class import VaultObject
 from controller.errors import ControllerError, ObjectError, ProviderError
+from controller.keyvault import client, pool
 from controller.keyvault.client import AT_ONCE, VaultClient
 from controller.keyvault.credentials import FederatedCredential, Identity
 from controller.keyvault.errors import VaultAddress
 from controller.keyvault.objects import ObjectClient
+from controller.keyvault.pool import VaultPool
+from controller.keyvault.resolver import requesting_namespace
+from controller.runtime import budgets
 from controller.runtime.circuit_breaker import WINDOW
 from controller.runtime.fair_share import FairSemaphore
 from controller.runtime.rate_limiter import AdaptiveRateLimiter
 from tests.support.virtual_time import run_virtual
 
 Clock = Callable[[], float]
+Result = Exception | str | float
 SECRETS = cast("ObjectClient", SimpleNamespace(plural="secrets", role="Key Vault Secrets User"))
 USER, OTHER = VaultObject(name="User"), VaultObject(name="other")
 AGAIN = "; the controller tries again by itself"
@@ -81,6 +88,10 @@ class ClientHarness:
         self.counted: list[tuple[str, str, str]] = []
         self.refused_tokens: list[str] = []
         self.denials = 0
+        self.tokens = 0
+        self.no_token: ControllerError | None = None
+        # The namespaces for which the name of the vault would be resolved.
+        self.namespaces: list[str] = []
         self.client = VaultClient(
             VaultAddress("vault", "https://vault"),
             Identity("team", "robot", "client", "tenant"),
@@ -93,7 +104,10 @@ class ClientHarness:
         )
 
     async def get_token_info(self) -> None:
-        """Return at once, as if the token was cached."""
+        """Return at once, as if the token was cached, or raise `no_token`."""
+        self.tokens += 1
+        if self.no_token:
+            raise self.no_token
 
     def note_refusal(self, token: str) -> None:
         self.refused_tokens.append(token)
@@ -103,27 +117,33 @@ class ClientHarness:
 
     async def request(
         self,
-        result: Exception | str | float,
+        result: Result | list[Result],
         vault_object: VaultObject | None = None,
         *,
         verb: str = "list",
         first: bool = True,
         **options: str,
     ) -> str:
-        """Send a request that returns or raises `result`, or returns after that many seconds."""
+        """Send a request that returns or raises `result`, or returns after that many seconds.
+
+        Several results are those of its attempts. The last one is repeated.
+        """
+        results = list(result) if isinstance(result, list) else [result]
 
         async def send() -> str:
             self.sent.append(self.clock())
-            if isinstance(result, Exception):
-                raise result
-            if isinstance(result, float):
-                await asyncio.sleep(result)
-            return str(result)
+            self.namespaces.append(requesting_namespace.get())
+            now = results.pop(0) if len(results) > 1 else results[0]
+            if isinstance(now, Exception):
+                raise now
+            if isinstance(now, float):
+                await asyncio.sleep(now)
+            return str(now)
 
         return await self.client.request(SECRETS, verb, vault_object, send, first=first, **options)
 
     async def get_error(
-        self, result: Exception | str | float, vault_object: VaultObject | None = None, **options: Any
+        self, result: Result, vault_object: VaultObject | None = None, **options: Any
     ) -> ControllerError:
         with pytest.raises(ControllerError) as caught:
             await self.request(result, vault_object, **options)
@@ -238,6 +258,17 @@ def test_value_is_returned_and_counted() -> None:
         assert await harness.request("value", USER, verb="get") == "value"
         assert harness.counted == [("vault", "secrets.get", "ok")]
         assert limiter.answers == 1
+        assert harness.namespaces == ["team"]
+
+    run_virtual(main)
+
+
+def test_request_without_a_token_is_neither_sent_nor_counted() -> None:
+    async def main(clock: Clock) -> None:
+        harness = ClientHarness(clock, limiter := RecordingLimiter())
+        harness.no_token = ProviderError("Entra failed")
+        assert await harness.get_error("value") is harness.no_token
+        assert (harness.sent, harness.counted, limiter.callers) == ([], [], [])
 
     run_virtual(main)
 
@@ -327,9 +358,8 @@ def test_identity_that_was_always_refused_has_no_precedence(
         limiter.callers.clear()
         await harness.request("value", first=first)
         await harness.request("value", USER, verb="get", first=first)
-        client = harness.client
-        assert limiter.callers[0] == ("team", (client, "list", "secrets"), has_precedence)
-        assert limiter.callers[1][:2] == ("team", (client, "get", USER))
+        assert limiter.callers[0] == ("team", (harness.client, "list", "secrets"), has_precedence)
+        assert limiter.callers[1][:2] == ("team", (harness.client, "get", USER))
 
     run_virtual(main)
 
@@ -380,6 +410,142 @@ def test_breaker_of_one_operation_opens_for_a_time(result: Exception, seconds: f
     run_virtual(main)
 
 
+def test_open_breaker_needs_neither_a_token_nor_a_place() -> None:
+    async def main(clock: Clock) -> None:
+        harness = ClientHarness(clock, limiter := RecordingLimiter())
+        await harness.get_error(refusal(404))
+        tokens, callers = harness.tokens, len(limiter.callers)
+        await harness.get_error("value")
+        assert (harness.tokens, len(limiter.callers)) == (tokens, callers)
+
+    run_virtual(main)
+
+
+def test_waiting_request_is_not_sent_after_another_opened_the_breaker() -> None:
+    async def main(clock: Clock) -> None:
+        harness = ClientHarness(clock, RecordingLimiter([0.5]))
+        waiting = asyncio.create_task(harness.get_error("value"))
+        await asyncio.sleep(0)
+        error = await harness.get_error(refusal(404))
+        assert (await waiting).message == error.message
+        assert harness.sent == [0]
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("vault_object", [None, USER], ids=["a list", "an object"])
+def test_one_request_probes_after_the_time_of_a_breaker(vault_object: VaultObject | None) -> None:
+    async def main(clock: Clock) -> None:
+        harness = ClientHarness(clock)
+        error = await harness.get_error(refusal(503), vault_object)
+        await asyncio.sleep(5)
+        harness.sent.clear()
+        probing = asyncio.create_task(harness.request(1.0, vault_object))
+        await asyncio.sleep(0)
+        assert (await harness.get_error("value", vault_object)).message == error.message
+        assert await probing == "1.0"
+        assert len(harness.sent) == 1
+        assert await harness.request("value", vault_object) == "value"
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("failure", "vault_objects"),
+    [
+        pytest.param(refusal(503), (None, None), id="lists"),
+        pytest.param(refusal(401), (None, None), id="refused tokens"),
+        pytest.param(refusal(503), (USER, USER), id="one object"),
+        pytest.param(refusal(503), (USER, OTHER), id="two objects"),
+    ],
+)
+def test_simultaneous_requests_can_each_fail_once(
+    failure: Exception, vault_objects: tuple[VaultObject | None, ...]
+) -> None:
+    async def main(clock: Clock) -> None:
+        harness = ClientHarness(clock)
+        requests = [harness.request([failure, "value"], vault_object) for vault_object in vault_objects]
+        assert await asyncio.gather(*requests) == ["value", "value"]
+        assert len(harness.sent) == 4
+
+    run_virtual(main)
+
+
+def test_failures_of_two_objects_open_the_breaker_of_the_vault() -> None:
+    async def main(clock: Clock) -> None:
+        harness = ClientHarness(clock)
+        await harness.get_error(refusal(503), USER)
+        error = await harness.get_error(refusal(503), OTHER)
+        harness.sent.clear()
+        assert (await harness.get_error("value", VaultObject(name="third"))).message == error.message
+        assert not harness.sent
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("failure", "opens"),
+    [
+        pytest.param(ServiceRequestError("x"), True, id="no connection"),
+        pytest.param(caused_by(ServiceResponseError("x"), aiohttp.ServerDisconnectedError()), False, id="cut off"),
+    ],
+)
+def test_vault_without_a_connection_fails_for_all_objects(failure: Exception, opens: bool) -> None:
+    async def main(clock: Clock) -> None:
+        harness = ClientHarness(clock)
+        error = await harness.get_error(failure, USER)
+        assert len(harness.sent) == 2
+        if opens:
+            assert (await harness.get_error("value", OTHER)).message == error.message
+        else:
+            assert await harness.request("value", OTHER) == "value"
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    ("result", "vault_object", "answers"),
+    [
+        (refusal(403), None, 1),
+        (refusal(404), USER, 1),
+        (refusal(404), None, 0),
+        (refusal(503), None, 0),
+        (ServiceRequestTimeoutError("x"), None, 0),
+        (ServiceResponseTimeoutError("x"), None, 0),
+        (ServiceRequestError("x"), None, 0),
+    ],
+    ids=[
+        "denied list",
+        "missing object",
+        "missing list",
+        "failure",
+        "no connection in time",
+        "timeout",
+        "no connection",
+    ],
+)
+def test_refusal_of_one_request_is_an_answer_of_the_vault(
+    result: Exception, vault_object: VaultObject | None, answers: int
+) -> None:
+    async def main(clock: Clock) -> None:
+        harness = ClientHarness(clock, limiter := RecordingLimiter())
+        await harness.get_error(result, vault_object)
+        assert limiter.answers == answers
+
+    run_virtual(main)
+
+
+def test_few_failures_among_many_lists_open_no_breaker() -> None:
+    async def main(clock: Clock) -> None:
+        harness = ClientHarness(clock)
+        for _ in range(4):
+            await harness.request("value")
+        await harness.get_error(refusal(503))
+        assert await harness.request("value") == "value"
+
+    run_virtual(main)
+
+
 def test_failing_object_is_not_requested_and_others_are() -> None:
     async def main(clock: Clock) -> None:
         harness = ClientHarness(clock)
@@ -395,8 +561,9 @@ def test_failing_object_is_not_requested_and_others_are() -> None:
         await asyncio.sleep(5)
         # The request after the breaker's time is a probe, so it is not retried.
         harness.sent.clear()
+        began = clock()
         await harness.get_error(refusal(503), USER, verb="get")
-        assert len(harness.sent) == 1
+        assert harness.sent == [began] == [clock()]
         await asyncio.sleep(5)
         assert await harness.request("value", USER, verb="get") == "value"
         assert harness.client.failing_names() == set()
@@ -424,3 +591,115 @@ def test_vault_gets_24_requests_at_once() -> None:
         assert harness.sent == [0.0] * 24 + [1.0] * 6
 
     run_virtual(main)
+
+
+# What the client reads of each answer, and its readers of objects
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+MAX_AHEAD = timedelta(days=36_525)
+SECOND = timedelta(seconds=1)
+
+
+class RecordedSource:
+    """A reader of objects that records its arguments."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        self.args = args
+        self.options = options
+        self.closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+class SourceHarness:
+    """A client whose readers are recorded, and the functions that they call with each answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.credential, self.transport, self.pipeline = object(), object(), object()
+        self.readers: list[Callable[[Any], None]] = []
+        monkeypatch.setattr(client, "SOURCES", {"secret": RecordedSource, "key": RecordedSource})
+        monkeypatch.setattr(client, "new_pipeline", self._new_pipeline)
+        monkeypatch.setattr(client, "datetime", SimpleNamespace(now=NOON.astimezone))
+        self.client = VaultClient(
+            VaultAddress("vault", "https://vault", api_version="7.4"),
+            Identity("team", "robot", "client", "tenant"),
+            cast("FederatedCredential", self.credential),
+            cast("Any", self.transport),
+            FairSemaphore(AT_ONCE),
+            cast("AdaptiveRateLimiter", RecordingLimiter()),
+            lambda *_: None,
+            clock := lambda: 0.0,
+        )
+        assert self.client.clock is clock
+
+    def _new_pipeline(self, credential: object, reader: Callable[[Any], None]) -> object:
+        assert credential is self.credential
+        self.readers.append(reader)
+        return self.pipeline
+
+    def read_answer(self, status: int, headers: dict[str, str]) -> None:
+        """Let the client read an answer."""
+        self.client.source_of("secret")
+        answer = SimpleNamespace(status_code=status, reason="x", headers=headers, text=lambda: "", body=lambda: b"")
+        self.readers[0](SimpleNamespace(http_response=answer))
+
+
+async def test_each_kind_of_object_has_one_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = SourceHarness(monkeypatch)
+    found = [cast("Any", harness.client.source_of(kind)) for kind in ("secret", "key", "secret")]
+    assert found[0] is found[2] is not found[1]
+    assert found[0].args == ("vault", "https://vault", harness.credential)
+    assert found[0].options == {
+        "transport": harness.transport,
+        "policies": harness.pipeline,
+        "api_version": "7.4",
+    }
+    await harness.client.close()
+    assert [source.closed for source in found[:2]] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("headers", "ahead"),
+    [
+        ({}, timedelta()),
+        ({"Date": format_datetime(NOON + timedelta(hours=1), usegmt=True)}, timedelta(hours=1)),
+        ({"Date": format_datetime(NOON - timedelta(hours=1), usegmt=True)}, timedelta(hours=-1)),
+        ({"Date": format_datetime(NOON + MAX_AHEAD - SECOND, usegmt=True)}, MAX_AHEAD - SECOND),
+        ({"Date": format_datetime(NOON + MAX_AHEAD, usegmt=True)}, timedelta()),
+        ({"Date": format_datetime(NOON - MAX_AHEAD, usegmt=True)}, timedelta()),
+        ({"Date": "soon"}, timedelta()),
+        ({"Date": "Fri, 31 Dec 9999 23:59:59 -1400"}, timedelta()),
+    ],
+)
+def test_time_of_the_vault_is_read_from_its_answers(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], ahead: timedelta
+) -> None:
+    harness = SourceHarness(monkeypatch)
+    assert harness.client.server_time() == NOON
+    harness.read_answer(200, headers)
+    assert harness.client.server_time() == NOON + ahead
+
+
+@pytest.mark.parametrize(("status", "fails"), [(200, False), (404, False), (499, False), (500, True), (503, True)])
+def test_status_of_a_failing_vault_is_an_error_before_its_body_is_read(
+    monkeypatch: pytest.MonkeyPatch, status: int, fails: bool
+) -> None:
+    harness = SourceHarness(monkeypatch)
+    if not fails:
+        harness.read_answer(status, {})
+        return
+    with pytest.raises(HttpResponseError) as caught:
+        harness.read_answer(status, {})
+    assert caught.value.status_code == status
+
+
+def test_all_vaults_together_get_twice_the_requests_of_one_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots: list[int] = []
+    monkeypatch.setattr(pool, "FairSemaphore", slots.append)
+
+    async def get_assertion(_: Identity) -> str:
+        return ""
+
+    VaultPool({}, get_assertion, lambda *_: None)
+    assert slots == [2 * budgets.REQUESTS.limit]
