@@ -1,4 +1,4 @@
-"""tools/migrate on the real API server: from mounts of the CSI driver, from SSE in place, and back to SSE."""
+"""Test `tools/migrate` on a real API server: from mounts of the CSI driver, from SSE in place, and back to SSE."""
 
 import json
 import ssl
@@ -18,11 +18,11 @@ from tools.cli.migrate.sse_ownership import SSE_MANAGER
 from tools.local_cluster.errors import ClusterError
 
 
-def run(space: Namespace, *arguments: str) -> int:
+def run_migrate(space: Namespace, *arguments: str) -> int:
     return migrate.main([*arguments, "--namespace", space.name, "--kubeconfig", str(space.installed.plane.kubeconfig)])
 
 
-def driven(space: Namespace, class_name: str) -> dict[str, Any]:
+def make_csi_deployment(space: Namespace, class_name: str) -> dict[str, Any]:
     """Return a Deployment that mounts a class through the CSI driver."""
     driver = {"driver": "secrets-store.csi.k8s.io", "volumeAttributes": {"secretProviderClass": class_name}}
     spec = {
@@ -39,7 +39,7 @@ def driven(space: Namespace, class_name: str) -> dict[str, Any]:
 def test_migration_from_the_csi_driver_syncs_its_secrets(
     space: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The commands of the report create classes and SecretSyncs and patch the workload. Then the Secrets exist."""
+    """Run the commands of the report, which create classes and SecretSyncs and patch the workload."""
     space.set_secret("a", "1")
     space.set_secret("b", "2")
     spc = space.provider_class("a", "b", name="app", clientID="", userAssignedIdentityID=space.client)
@@ -49,9 +49,9 @@ def test_migration_from_the_csi_driver_syncs_its_secrets(
         {"secretName": "db", "type": "Opaque", "data": [{"objectName": "a", "key": "password"}]}
     ]
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"}, "stringData": {"password": "theirs"}}
-    space.apply(spc, driven(space, "app"), theirs)
+    space.apply(spc, make_csi_deployment(space, "app"), theirs)
     out = tmp_path / "moved"
-    assert run(space, "csi", "--cluster", "--output", str(out)) == 1
+    assert run_migrate(space, "csi", "--cluster", "--output", str(out)) == 1
     assert "REPORT.md" in capsys.readouterr().out
     report = (out / "REPORT.md").read_text()
     assert f"--issuer {space.installed.plane.issuer} --subject system:serviceaccount:{space.name}:shop" in report
@@ -74,21 +74,21 @@ def test_migration_from_the_csi_driver_to_an_akvsync(space: Namespace, tmp_path:
     space.set_secret("a", "1")
     space.set_secret("a", "2")
     spc = space.provider_class(name="app", objects="array:\n  - |\n    objectName: a\n    objectVersionHistory: 2\n")
-    space.apply(spc, driven(space, "app"))
+    space.apply(spc, make_csi_deployment(space, "app"))
     out = tmp_path / "moved"
-    assert run(space, "csi", "--cluster", "--akvsync", "--output", str(out)) == 1
+    assert run_migrate(space, "csi", "--cluster", "--akvsync", "--output", str(out)) == 1
     assert "kind: AKVSync" in (out / "manifests.yaml").read_text()
     space.kubectl("apply", "--filename", str(out / "manifests.yaml"))
     space.wait_secret("app", {"a-0": "2", "a-1": "1"})
 
 
-def managers(space: Namespace) -> set[tuple[str, str]]:
+def list_managers(space: Namespace) -> set[tuple[str, str]]:
     return {(each["manager"], each["operation"]) for each in space.get("secret", "s")["metadata"]["managedFields"]}
 
 
 @pytest.fixture
-def stopped(installed: InstalledRelease) -> Iterator[None]:
-    """Scale the Deployment to no replicas, because the tests run the controller outside of its pods."""
+def no_running_controller(installed: InstalledRelease) -> Iterator[None]:
+    """Scale the Deployment to zero. The tests run the controller outside of a pod, so it continues to work."""
     plane, at = installed.plane, ("deployment", installed.deployment, "--namespace", installed.release)
     plane.kubectl("scale", *at, "--replicas=0")
     eventually(installed.available_replicas, lambda found: not found)
@@ -97,60 +97,60 @@ def stopped(installed: InstalledRelease) -> Iterator[None]:
 
 
 def test_secret_is_taken_over_from_sse_and_handed_back(
-    space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
+    space: Namespace, no_running_controller: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The objects of SSE: a SecretSync that names its controller, and the Secret that it applied.
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}, secretSyncControllerName="sse"))
     apply_as_sse(space, "s", {"k": "1"})
-    assert run(space, "from-sse") == 1
+    assert run_migrate(space, "from-sse") == 1
     assert "it names controller sse" in capsys.readouterr().out
     before = space.get("secret", "s")
-    assert managers(space) == {(SSE_MANAGER, "Apply")}
+    assert list_managers(space) == {(SSE_MANAGER, "Apply")}
 
     # The Secret is taken over. It is not deleted, and not rewritten, because it is equal.
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":""}}')
     space.wait_reason("s", Reason.UP_TO_DATE)
     assert space.get("secret", "s") == before
-    assert run(space, "from-sse") == 0
+    assert run_migrate(space, "from-sse") == 0
     assert "taken over as it is" in capsys.readouterr().out
 
     # After a rotation this controller manages the value, and an unforced apply of SSE conflicts.
     space.set_secret("a", "2")
     space.force_sync("s")
     space.wait_secret("s", {"k": "2"})
-    assert ("akv-secret-store", "Update") in managers(space)
+    assert ("akv-secret-store", "Update") in list_managers(space)
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":"sse"}}')
     with pytest.raises(ClusterError, match="conflict"):
         apply_as_sse(space, "s", {"k": "3"})
 
     # A dry run only reports. With --apply the values stay the same, and SSE continues to write.
-    assert run(space, "to-sse") == 0
+    assert run_migrate(space, "to-sse") == 0
     assert "would be handed back" in capsys.readouterr().out
-    assert ("akv-secret-store", "Update") in managers(space)
-    assert run(space, "to-sse", "--apply") == 0
+    assert ("akv-secret-store", "Update") in list_managers(space)
+    assert run_migrate(space, "to-sse", "--apply") == 0
     assert f"{space.name}/s: handed back" in capsys.readouterr().out
-    assert managers(space) == {(SSE_MANAGER, "Apply")}
+    assert list_managers(space) == {(SSE_MANAGER, "Apply")}
     assert space.secret_values("s") == {"k": canary_value("2")}
     apply_as_sse(space, "s", {"k": "3"})
     assert space.secret_values("s") == {"k": canary_value("3")}
-    assert run(space, "to-sse", "--apply") == 0
+    assert run_migrate(space, "to-sse", "--apply") == 0
     assert "SSE can write it already" in capsys.readouterr().out
 
 
 def test_secret_that_this_controller_created_is_handed_to_sse(
-    space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
+    space: Namespace, no_running_controller: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":"sse"}}')
-    assert run(space, "to-sse", "--apply") == 0
+    assert run_migrate(space, "to-sse", "--apply") == 0
     apply_as_sse(space, "s", {"k": "2"})
     assert space.secret_values("s") == {"k": canary_value("2")}
-    # A key that another manager set blocks SSE; the report says so.
+    # The report names another manager that set a key, because this blocks SSE.
     space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"data":{"k":"eA=="}}')
-    assert run(space, "to-sse") == 1
+    assert run_migrate(space, "to-sse") == 1
     assert "kubectl-patch also set a part of the data" in capsys.readouterr().out
 
 
@@ -161,14 +161,14 @@ def test_running_controller_prevents_handing_back(
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
-    before = managers(space)
-    assert run(space, "to-sse", "--apply") == 2
+    before = list_managers(space)
+    assert run_migrate(space, "to-sse", "--apply") == 2
     assert f"scale deployment {installed.deployment} --replicas=0" in capsys.readouterr().err
-    assert managers(space) == before
+    assert list_managers(space) == before
 
 
-def editors(space: Namespace, *objects: dict[str, Any]) -> None:
-    """Apply objects as an account that has only the rights of an editor of the namespace."""
+def apply_as_editor(space: Namespace, *objects: dict[str, Any]) -> None:
+    """Apply objects with an account that has only the rights of an editor. Create the account if it is missing."""
     name = "the-editor"
     if not space.get("serviceaccount", name):
         space.add_editor(name)
@@ -181,7 +181,7 @@ def editors(space: Namespace, *objects: dict[str, Any]) -> None:
 
 
 def test_deployment_of_an_editor_is_neither_this_controller_nor_sse(
-    installed: InstalledRelease, space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
+    installed: InstalledRelease, space: Namespace, no_running_controller: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
@@ -190,31 +190,31 @@ def test_deployment_of_an_editor_is_neither_this_controller_nor_sse(
     held = json.loads(installed.plane.kubectl("get", "deployment", installed.deployment, *at))
     for name in (installed.deployment, SSE_MANAGER):
         meta = {"name": name, "labels": held["metadata"]["labels"]}
-        editors(space, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": held["spec"]})
+        apply_as_editor(space, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": held["spec"]})
         status = json.dumps({"status": {"replicas": 1, "availableReplicas": 1, "readyReplicas": 1}})
         space.kubectl("patch", "deployment", name, "--subresource=status", "--type=merge", "--patch", status)
     capsys.readouterr()
-    assert run(space, "to-sse", "--apply") == 0
+    assert run_migrate(space, "to-sse", "--apply") == 0
     assert f"{space.name}/s: handed back" in capsys.readouterr().out
-    assert run(space, "from-sse") == 0
+    assert run_migrate(space, "from-sse") == 0
     assert "SSE runs as" not in capsys.readouterr().out
 
 
 def test_secret_of_another_owner_is_not_handed_back(
-    space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str]
+    space: Namespace, no_running_controller: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A Secret that names this controller among its managers, and that no SecretSync owns."""
+    """The Secret names this controller as a field manager, but no SecretSync owns it."""
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "eA=="}}
     space.kubectl("create", "--field-manager=akv-secret-store", "--filename", "-", stdin=json.dumps(theirs))
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
-    before = managers(space)
-    assert run(space, "to-sse", "--apply") == 1
+    before = list_managers(space)
+    assert run_migrate(space, "to-sse", "--apply") == 1
     assert "does not belong to this SecretSync" in capsys.readouterr().out
-    assert managers(space) == before
+    assert list_managers(space) == before
 
 
-def nest(space: Namespace, path: str, levels: int = 2_000) -> None:
-    """Replace an object's managed fields by deeply nested ones, as an editor can."""
+def nest_managed_fields(space: Namespace, path: str, levels: int = 2_000) -> None:
+    """Replace the managed fields of an object by deeply nested ones, with the rights of an editor."""
     fields = '{"f:a":' * levels + "{}" + "}" * levels
     entry = (
         '{"manager":"editor","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1",'
@@ -234,23 +234,23 @@ def nest(space: Namespace, path: str, levels: int = 2_000) -> None:
 
 
 def test_deeply_nested_managed_fields_are_reported_without_a_crash(
-    space: Namespace, stopped: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    space: Namespace, no_running_controller: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     space.set_secret("a", "1")
-    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}), driven(space, "shop"))
+    space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}), make_csi_deployment(space, "shop"))
     space.wait_secret("s", {"k": "1"})
-    editors(space)
+    apply_as_editor(space)
     for path in (
         f"/apis/apps/v1/namespaces/{space.name}/deployments/web",
         f"/api/v1/namespaces/{space.name}/secrets/s",
     ):
-        nest(space, path)
+        nest_managed_fields(space, path)
     capsys.readouterr()
-    assert run(space, "csi", "--cluster", "--output", str(tmp_path / "out")) in (0, 1)
+    assert run_migrate(space, "csi", "--cluster", "--output", str(tmp_path / "out")) in (0, 1)
     assert "Deployment" in (tmp_path / "out" / "REPORT.md").read_text()
-    assert run(space, "from-sse") == 1
+    assert run_migrate(space, "from-sse") == 1
     assert "nested more than" in capsys.readouterr().out
-    assert run(space, "to-sse", "--apply") == 1
+    assert run_migrate(space, "to-sse", "--apply") == 1
     output = capsys.readouterr()
     assert f"{space.name}/s: is left as it is: " in output.out
     assert output.err == ""

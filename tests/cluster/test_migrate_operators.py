@@ -1,4 +1,4 @@
-"""tools/migrate external-secrets and akv2k8s on the real API server: their reports' own commands, run as they stand."""
+"""Test `tools/migrate external-secrets` and `akv2k8s` on a real API server by running the commands of their reports."""
 
 import json
 import os
@@ -23,21 +23,21 @@ from tools.cli.migrate.operators.result import ConversionOptions
 
 
 @pytest.fixture(scope="module")
-def kinds(installed: InstalledRelease) -> Iterator[None]:
+def other_kinds(installed: InstalledRelease) -> Iterator[None]:
     with other_operators.serve_temporarily(installed.plane):
         yield
 
 
-def run(space: Namespace, out: Path, *arguments: str) -> str:
-    """Run the tool over the cluster; return the report."""
+def run_migrate(space: Namespace, out: Path, *arguments: str) -> str:
+    """Run the tool on the objects of the cluster, and return its report."""
     kubeconfig = ("--kubeconfig", str(space.installed.plane.kubeconfig))
     code = migrate.main([*arguments, "--cluster", "-n", space.name, *kubeconfig, "--output", str(out)])
     assert code in (0, 1)
     return (out / "REPORT.md").read_text()
 
 
-def follow(space: Namespace, out: Path, report: str, stage: str) -> None:
-    """Run the kubectl commands of one stage of a report in a shell, in its folder."""
+def run_stage(space: Namespace, out: Path, report: str, stage: str) -> None:
+    """Run the kubectl commands of one stage of a report in a shell, in the folder of the report."""
     plane = space.installed.plane
     section = report.partition(f"\n## {stage}")[2].partition("\n## ")[0]
     script = "\n".join(line for line in list_commands(section) if line.startswith("kubectl "))
@@ -51,7 +51,7 @@ def follow(space: Namespace, out: Path, report: str, stage: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def store(space: Namespace) -> dict[str, Any]:
+def make_store(space: Namespace) -> dict[str, Any]:
     azure = {
         "authType": "WorkloadIdentity",
         "vaultUrl": f"https://{space.vault}.vault.azure.net",
@@ -65,7 +65,7 @@ def store(space: Namespace) -> dict[str, Any]:
     }
 
 
-def external(name: str, data: dict[str, Any], **spec: Any) -> dict[str, Any]:
+def make_external_secret(name: str, data: dict[str, Any], **spec: Any) -> dict[str, Any]:
     pairs = [{"secretKey": key, "remoteRef": ref} for key, ref in data.items()]
     return {
         "apiVersion": "external-secrets.io/v1",
@@ -80,11 +80,11 @@ def make_secret(space: Namespace, owner: str, name: str, data: dict[str, str]) -
     return other_operators.make_secret(space.installed.plane, space.name, owner, name, values)
 
 
-def left(space: Namespace, kind: str) -> str:
+def list_left(space: Namespace, kind: str) -> str:
     return space.kubectl("get", kind, "--output", "jsonpath={.items[*].metadata.name}")
 
 
-def test_from_external_secrets_in_place(space: Namespace, kinds: None, tmp_path: Path) -> None:
+def test_external_secrets_are_migrated_in_place(space: Namespace, other_kinds: None, tmp_path: Path) -> None:
     pinned = space.set_secret("a", "1").rpartition("/")[2]
     space.set_secret("b", "2")
     space.set_secret("many-x", "4")
@@ -96,20 +96,22 @@ def test_from_external_secrets_in_place(space: Namespace, kinds: None, tmp_path:
     annotations = [f"azure.workload.identity/{key}={text}" for key, text in identity.items()]
     space.kubectl("annotate", "serviceaccount", space.account, *annotations)
     space.apply(
-        store(space),
-        external("db", {"user": {"key": "a"}, "password": {"key": "secret/b"}}, target={"deletionPolicy": "Delete"}),
-        external("part", {"k": {"key": "d", "property": "db.password"}}),
-        external("config", {}, dataFrom=[{"extract": {"key": "c"}}]),
-        external(
+        make_store(space),
+        make_external_secret(
+            "db", {"user": {"key": "a"}, "password": {"key": "secret/b"}}, target={"deletionPolicy": "Delete"}
+        ),
+        make_external_secret("part", {"k": {"key": "d", "property": "db.password"}}),
+        make_external_secret("config", {}, dataFrom=[{"extract": {"key": "c"}}]),
+        make_external_secret(
             "many",
             {},
             dataFrom=[
                 {"find": {"name": {"regexp": "^many-"}}, "rewrite": [{"regexp": {"source": "^many-", "target": ""}}]}
             ],
         ),
-        external("pinned", {"k": {"key": "a", "version": pinned}}, target={"name": "at-launch"}),
-        external("all", {}, dataFrom=[{"sourceRef": {"generatorRef": {"kind": "Password", "name": "p"}}}]),
-        external("tagged", {"user": {"key": "a"}, "tags": {"key": "a", "metadataPolicy": "Fetch"}}),
+        make_external_secret("pinned", {"k": {"key": "a", "version": pinned}}, target={"name": "at-launch"}),
+        make_external_secret("all", {}, dataFrom=[{"sourceRef": {"generatorRef": {"kind": "Password", "name": "p"}}}]),
+        make_external_secret("tagged", {"user": {"key": "a"}, "tags": {"key": "a", "metadataPolicy": "Fetch"}}),
     )
     tagged = make_secret(space, "externalsecret/tagged", "tagged", {"user": "1", "tags": "{}"})
     before = {
@@ -119,26 +121,26 @@ def test_from_external_secrets_in_place(space: Namespace, kinds: None, tmp_path:
         "many": make_secret(space, "externalsecret/many", "many", {"x": "4", "y": "5"}),
         "config": make_secret(space, "externalsecret/config", "config", {"user": "8", "db": "9"}),
     }
-    report = run(space, out := tmp_path / "out", "external-secrets")
+    report = run_migrate(space, out := tmp_path / "out", "external-secrets")
     assert f"--issuer {space.installed.plane.issuer} --subject system:serviceaccount:{space.name}:shop" in report
     assert "generators have no counterpart" in report
 
-    # Beside the other operator nothing changes.
-    follow(space, out, report, "4. Apply")
+    # The Secrets do not change while the other operator owns them.
+    run_stage(space, out, report, "4. Apply")
     for name in before:
         space.wait_reason(name, Reason.LABEL_ERROR)
         assert space.get("secret", name)["metadata"] == before[name]
 
-    follow(space, out, report, "6. Take the Secrets over")
-    follow(space, out, report, "7. Verify")
+    run_stage(space, out, report, "6. Take the Secrets over")
+    run_stage(space, out, report, "7. Verify")
     for name, meta in before.items():
         held = space.get("secret", name)["metadata"]
         assert held["uid"] == meta["uid"]
         assert [each["kind"] for each in held["ownerReferences"]] == ["SecretSync"]
         assert "reconcile.external-secrets.io/managed" not in held["labels"]
     assert space.get("secret", "db")["metadata"]["labels"]["tier"] == "data"
-    assert left(space, "externalsecret") == "all tagged"
-    # A key has no counterpart, so the Secret keeps it, and its owner.
+    assert list_left(space, "externalsecret") == "all tagged"
+    # One key of this Secret has no counterpart, so the Secret keeps its keys and its owner.
     assert space.get("secret", "tagged")["metadata"] == tagged
     assert space.secret_values("tagged") == {"user": canary_value("1"), "tags": canary_value("{}")}
     space.wait_secret("tagged-akv", {"user": "1"})
@@ -151,22 +153,24 @@ def test_from_external_secrets_in_place(space: Namespace, kinds: None, tmp_path:
     space.wait_secret("many", {"x": "4", "y": "5"})
 
 
-def test_from_external_secrets_beside(space: Namespace, kinds: None, tmp_path: Path) -> None:
+def test_external_secrets_are_migrated_beside_the_old_secrets(
+    space: Namespace, other_kinds: None, tmp_path: Path
+) -> None:
     space.set_secret("a", "1")
-    space.apply(store(space), external("db", {"k": {"key": "a"}}))
+    space.apply(make_store(space), make_external_secret("db", {"k": {"key": "a"}}))
     meta = make_secret(space, "externalsecret/db", "db", {"k": "1"})
-    report = run(space, out := tmp_path / "out", *("external-secrets", "--beside"),
+    report = run_migrate(space, out := tmp_path / "out", *("external-secrets", "--beside"),
                  *("--client-id", space.client, "--tenant-id", TENANT))  # fmt: skip
-    follow(space, out, report, "4. Apply")
+    run_stage(space, out, report, "4. Apply")
     space.wait_secret("db-akv", {"k": "1"})
     assert space.get("secret", "db")["metadata"] == meta
-    follow(space, out, report, "6. Take")
-    assert left(space, "externalsecret") == ""
+    run_stage(space, out, report, "6. Take")
+    assert list_left(space, "externalsecret") == ""
     eventually(lambda: space.secret_values("db"), lambda found: not found)
     assert space.secret_values("db-akv") == {"k": canary_value("1")}
 
 
-def vault_secret(space: Namespace, source: str, key: str, **output: Any) -> dict[str, Any]:
+def make_vault_secret(space: Namespace, source: str, key: str, **output: Any) -> dict[str, Any]:
     vault = {"name": space.vault, "object": {"name": key, "type": "secret"}}
     return {
         "apiVersion": "spv.no/v2beta1",
@@ -176,7 +180,7 @@ def vault_secret(space: Namespace, source: str, key: str, **output: Any) -> dict
     }
 
 
-def test_from_akv2k8s(space: Namespace, kinds: None, tmp_path: Path) -> None:
+def test_akv2k8s_is_migrated_in_place(space: Namespace, other_kinds: None, tmp_path: Path) -> None:
     plane = space.installed.plane
     for name, text in (("a", "1"), ("b", "2"), ("token", "3")):
         space.set_secret(name, text)
@@ -191,20 +195,20 @@ def test_from_akv2k8s(space: Namespace, kinds: None, tmp_path: Path) -> None:
         "spec": {"selector": {"matchLabels": labels}, "template": pods},
     }
     space.apply(
-        vault_secret(space, "user", "a", name="db", dataKey="user"),
-        vault_secret(space, "password", "b", name="db", dataKey="password"),
-        vault_secret(space, "token", "token"),
+        make_vault_secret(space, "user", "a", name="db", dataKey="user"),
+        make_vault_secret(space, "password", "b", name="db", dataKey="password"),
+        make_vault_secret(space, "token", "token"),
         web,
     )
     create_object(plane, "namespaces", "akv2k8s")
     plane.kubectl("create", "deployment", "akv2k8s-controller", "--image=x", "--namespace", "akv2k8s")
     before = make_secret(space, "azurekeyvaultsecret/user", "db", {"user": "1", "password": "2"})
-    report = run(
+    report = run_migrate(
         space, out := tmp_path / "out", "akv2k8s", "--client-id", space.client, "--tenant-id", TENANT,
         "--service-account", space.account,
     )  # fmt: skip
     for stage in ("4. Apply", "5. Workloads", "6. Take", "7. Verify"):
-        follow(space, out, report, stage)
+        run_stage(space, out, report, stage)
     plane.kubectl("delete", "namespace", "akv2k8s", "--wait=false")
     assert space.get("secret", "db")["metadata"]["uid"] == before["uid"]
     space.wait_secret("db", {"user": "1", "password": "2"})
@@ -217,7 +221,7 @@ def test_from_akv2k8s(space: Namespace, kinds: None, tmp_path: Path) -> None:
 
 KEYS = (test_external_secrets.key("a", "x"), test_external_secrets.key("b.c", "Y-1", version="0" * 32))
 TLS = {"type": "kubernetes.io/tls", "data": {"tls.crt": "{{ .a }}", "tls.key": "{{ .a }}"}}
-VARIED = [
+CONVERSIONS = [
     external_secrets.migrate(
         [
             test_external_secrets.account(),
@@ -248,9 +252,9 @@ VARIED = [
 ]
 
 
-@pytest.mark.parametrize("found", VARIED, ids=range(len(VARIED)))
-def test_api_server_takes_whatever_is_made(space: Namespace, found: Any) -> None:
-    """The chart's CRDs and admission policies accept every form that the conversion has."""
+@pytest.mark.parametrize("found", CONVERSIONS, ids=range(len(CONVERSIONS)))
+def test_api_server_accepts_all_generated_objects(space: Namespace, found: Any) -> None:
+    """The chart's CRDs and admission policies accept each kind of generated object."""
     assert len(found.manifests) > 3
     for each in found.manifests:
         each = {**each, "metadata": {"name": each["metadata"]["name"]}}
