@@ -12,8 +12,8 @@ from tools.pods.pod_process import PodProcess
 
 CLASSES, EACH = 20, 10
 COUNT = CLASSES * EACH
-# Of checks at random moments from the start on, some would fall into the first sync. The first half stays free of them,
-# which is longer than a first sync takes on a busy machine.
+# Drift checks run at random times, but not in the first half of the interval. That half is longer than a first sync on
+# a busy machine, so no drift check runs during the first sync.
 DRIFT_INTERVAL = 300
 
 
@@ -30,7 +30,7 @@ def meter(installed: InstalledRelease, space: Namespace, controller: PodProcess)
 def test_objects_applied_to_a_running_controller_cost_two_writes(
     installed: InstalledRelease, space: Namespace, meter: Meter
 ) -> None:
-    """The watches of classes and SecretSyncs are two: often a SecretSync is seen before its class."""
+    """Classes and SecretSyncs have separate watches, so the controller often receives a SecretSync before its class."""
     objects = []
     for number in range(CLASSES):
         names = [f"s{number:02}-{index}" for index in range(EACH)]

@@ -1,4 +1,4 @@
-"""A webhook that quotes the whole object in its refusal: no value reaches status, event or log."""
+"""Test that no value reaches a status, event or log when a webhook quotes the whole object in its refusal."""
 
 import base64
 import json
@@ -19,12 +19,13 @@ from tests.support.cluster.namespace import Namespace, create_without_labels
 from tools.local_cluster.pki import ClusterAuthority
 from tools.pods.pod_process import PodProcess
 
-# None of the suite's canaries: the API server's audit log has what the webhook says.
+# These values are not the suite's canaries, because the API server's audit log contains the webhook's message.
 FIRST, SECOND = "private-4f0a-first\nline-77aa-two", "private-9c1b-second\nline-11dd-two"
 PARTS = ("private-4f0a", "private-9c1b", "line-77aa", "line-11dd")
 
 
-def forms() -> Iterator[str]:
+def list_forms() -> Iterator[str]:
+    """Yield the values and their lines in every encoding."""
     for value in (FIRST, SECOND, *FIRST.splitlines(), *SECOND.splitlines()):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             yield encode(value.encode()).decode().rstrip("=")
@@ -32,7 +33,7 @@ def forms() -> Iterator[str]:
     yield from PARTS
 
 
-# A field of a refusal that has the message's text.
+# The webhook replaces this by its message in a field of a refusal.
 QUOTING = object()
 STATUSES: list[dict[str, Any]] = [
     *({"code": code} for code in (400, 401, 404, 409, 410, 413, 415, 422, 429, 499, 500, 503, 504, 599)),
@@ -49,32 +50,37 @@ STATUSES: list[dict[str, Any]] = [
 ]
 
 
-class Guard(NamedTuple):
-    """A running webhook server; `asked` counts its reviews, and `status` has the fields of its refusals."""
+class WebhookServer(NamedTuple):
+    """A running webhook. `operations` lists the reviewed operations. `status` overrides fields of its refusals."""
 
     url: str
     ca: str
-    asked: list[str]
+    operations: list[str]
     status: dict[str, Any]
 
 
 class _Handler(BaseHTTPRequestHandler):
-    asked: list[str]
+    operations: list[str]
     status: dict[str, Any]
 
     def do_POST(self) -> None:
         review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked = review["request"]
-        self.asked.append(asked["operation"])
-        data = (asked["object"].get("data") or {}).items()
+        request = review["request"]
+        self.operations.append(request["operation"])
+        data = (request["object"].get("data") or {}).items()
         decoded = {key: base64.b64decode(text).decode() for key, text in data}
-        message = f"not this: {json.dumps(decoded)} {[*decoded.values()]} {dict(data)} {json.dumps(asked)}"
+        message = f"not this: {json.dumps(decoded)} {[*decoded.values()]} {dict(data)} {json.dumps(request)}"
         message += " ".join(form(value) for form in FORMS.values() for value in decoded.values())
-        # `kubectl` and others show these fields, too.
+        # kubectl and other clients also show these fields.
         status = {"code": 403, "message": message} | {
             name: message if found == QUOTING else found for name, found in self.status.items()
         }
-        answer: dict[str, Any] = {"uid": asked["uid"], "allowed": False, "status": status, "warnings": [message[:200]]}
+        answer: dict[str, Any] = {
+            "uid": request["uid"],
+            "allowed": False,
+            "status": status,
+            "warnings": [message[:200]],
+        }
         answer["auditAnnotations"] = {"quoted": message}
         body = json.dumps({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": answer}).encode()
         self.send_response(200)
@@ -88,22 +94,24 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def guard(tmp_path: Path) -> Iterator[Guard]:
+def webhook(tmp_path: Path) -> Iterator[WebhookServer]:
     authority = ClusterAuthority(tmp_path, "guard-ca")
     pair = authority.issue("guard", user="guard", hosts=["127.0.0.1"])
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(pair.cert, pair.key)
-    asked: list[str] = []
+    operations: list[str] = []
     status: dict[str, Any] = {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"asked": asked, "status": status}))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("Handler", (_Handler,), {"operations": operations, "status": status})
+    )
     server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield Guard(
+        yield WebhookServer(
             f"https://127.0.0.1:{server.server_address[1]}/",
             base64.b64encode(authority.pair.cert.read_bytes()).decode(),
-            asked,
+            operations,
             status,
         )
     finally:
@@ -112,12 +120,14 @@ def guard(tmp_path: Path) -> Iterator[Guard]:
         thread.join()
 
 
-def refuse(space: Namespace, guard: Guard, group: str = "", resource: str = "secrets") -> dict[str, Any]:
-    """Have the webhook refuse each write of a Secret, or of another resource, of the namespace."""
+def make_configuration(
+    space: Namespace, webhook: WebhookServer, group: str = "", resource: str = "secrets"
+) -> dict[str, Any]:
+    """Return a configuration with which the webhook refuses every write of the resource in the namespace."""
     rule = {"apiGroups": [group], "apiVersions": ["*"], "operations": ["CREATE", "UPDATE"], "resources": [resource]}
-    webhook = {
+    entry = {
         "name": "guard.example.com",
-        "clientConfig": {"url": guard.url, "caBundle": guard.ca},
+        "clientConfig": {"url": webhook.url, "caBundle": webhook.ca},
         "rules": [rule],
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": space.name}},
         "sideEffects": "None",
@@ -127,13 +137,13 @@ def refuse(space: Namespace, guard: Guard, group: str = "", resource: str = "sec
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
         "metadata": {"name": f"guard-{space.name}"},
-        "webhooks": [webhook],
+        "webhooks": [entry],
     }
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["create", "patch"])
-def test_webhook_that_quotes_the_object_puts_no_value_anywhere(
-    installed: InstalledRelease, space: Namespace, controller: PodProcess, guard: Guard, exists: bool
+def test_webhook_that_quotes_the_object_exposes_no_value(
+    installed: InstalledRelease, space: Namespace, controller: PodProcess, webhook: WebhookServer, exists: bool
 ) -> None:
     installed.emulator.set_secret(space.vault, "a", FIRST)
     objects = (space.provider_class("a"), space.sync("s", {"k": "a"}))
@@ -141,9 +151,9 @@ def test_webhook_that_quotes_the_object_puts_no_value_anywhere(
         space.apply(*objects)
         eventually(lambda: space.secret_values("s"), lambda found: found == {"k": FIRST})
     try:
-        space.apply(refuse(space, guard))
+        space.apply(make_configuration(space, webhook))
         eventually(lambda: create_without_labels(space), lambda found: found[0] != 201)
-        guard.asked.clear()
+        webhook.operations.clear()
         if exists:
             installed.emulator.set_secret(space.vault, "a", SECOND)
             space.force_sync("s")
@@ -151,7 +161,7 @@ def test_webhook_that_quotes_the_object_puts_no_value_anywhere(
             space.apply(*objects)
         message = space.wait_reason("s", Reason.SYNC_FAILED)
         assert 'admission webhook "guard.example.com" refused the Secret' in message
-        assert guard.asked
+        assert webhook.operations
         events = eventually(
             lambda: installed.plane.request("GET", KIND_PATHS["events"].format(space.name))[1],
             lambda text: "guard.example.com" in text,
@@ -162,16 +172,16 @@ def test_webhook_that_quotes_the_object_puts_no_value_anywhere(
             "log": controller.log.read_text(),
         }
         assert "guard.example.com" in places["log"]
-        assert not [(where, form) for where, text in places.items() for form in forms() if form in text]
+        assert not [(where, form) for where, text in places.items() for form in list_forms() if form in text]
     finally:
         space.kubectl("delete", "validatingwebhookconfiguration", f"guard-{space.name}", "--ignore-not-found")
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["create", "patch"])
 def test_refusal_with_any_status_exposes_no_value_and_reads_the_vault_rarely(
-    installed: InstalledRelease, space: Namespace, controller: PodProcess, guard: Guard, exists: bool
+    installed: InstalledRelease, space: Namespace, controller: PodProcess, webhook: WebhookServer, exists: bool
 ) -> None:
-    """A webhook chooses code, reason and details. A 404 is then no missing Secret, and a 409 no other writer."""
+    """A webhook chooses code, reason and details. Its 404 does not mean a missing Secret, its 409 no other writer."""
     installed.emulator.set_secret(space.vault, "a", FIRST)
     names = {f"s-{number}": fields for number, fields in enumerate(STATUSES)}
     space.apply(space.provider_class("a"))
@@ -181,11 +191,11 @@ def test_refusal_with_any_status_exposes_no_value_and_reads_the_vault_rarely(
             eventually(partial(space.secret_values, name), lambda found: found == {"k": FIRST})
         installed.emulator.set_secret(space.vault, "a", SECOND)
     try:
-        space.apply(refuse(space, guard))
+        space.apply(make_configuration(space, webhook))
         eventually(lambda: create_without_labels(space), lambda found: found[0] != 201)
         for name, fields in names.items():
-            guard.status.clear()
-            guard.status.update(fields)
+            webhook.status.clear()
+            webhook.status.update(fields)
             before = space.count_calls("secrets.get")
             if exists:
                 space.force_sync(name)
@@ -195,22 +205,22 @@ def test_refusal_with_any_status_exposes_no_value_and_reads_the_vault_rarely(
             assert 'admission webhook "guard.example.com" refused the Secret (HTTP' in message
             assert "its message is not shown" in message
             assert space.count_calls("secrets.get") - before <= 2
-            assert not [form for form in forms() if form in json.dumps(space.get("secretsync", name))]
+            assert not [form for form in list_forms() if form in json.dumps(space.get("secretsync", name))]
         events = installed.plane.request("GET", KIND_PATHS["events"].format(space.name))[1]
         places = {"events": events, "log": controller.log.read_text()}
-        assert not [(where, form) for where, text in places.items() for form in forms() if form in text]
+        assert not [(where, form) for where, text in places.items() for form in list_forms() if form in text]
     finally:
         space.kubectl("delete", "validatingwebhookconfiguration", f"guard-{space.name}", "--ignore-not-found")
 
 
 @pytest.mark.parametrize("code", [403, 404, 409, 410, 503])
-def test_webhook_that_refuses_a_generated_object_with_any_code_is_named(
-    installed: InstalledRelease, space: Namespace, controller: PodProcess, guard: Guard, code: int
+def test_webhook_that_refuses_a_generated_object_is_named_for_any_code(
+    installed: InstalledRelease, space: Namespace, controller: PodProcess, webhook: WebhookServer, code: int
 ) -> None:
     space.set_secret("a", "1")
-    guard.status["code"] = code
+    webhook.status["code"] = code
     try:
-        space.apply(refuse(space, guard, "secret-sync.x-k8s.io", "secretsyncs"))
+        space.apply(make_configuration(space, webhook, "secret-sync.x-k8s.io", "secretsyncs"))
         probe = space.sync("probe", {"k": "a"})
         path = f"{KIND_PATHS['secretsync'].format(space.name)}?dryRun=All"
         eventually(lambda: installed.plane.request("POST", path, probe)[0], lambda found: found == code)

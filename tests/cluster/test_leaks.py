@@ -1,4 +1,4 @@
-"""Canaries on every way that a value takes, and on those on which it fails: none comes out but in its Secret."""
+"""Test that canary values of every kind, valid and invalid, appear in no output but the Secrets."""
 
 import base64
 import secrets
@@ -22,7 +22,7 @@ PASSWORD = f"canary-{secrets.token_hex(8)}"
 
 @pytest.fixture(scope="module")
 def settings() -> dict[str, str]:
-    """Return what is not on this machine goes to a proxy that wants a password, and is not there."""
+    """Use a proxy with a password for requests to other machines. Nothing listens at the proxy's address."""
     return {
         "HTTPS_PROXY": f"http://user:{PASSWORD}@127.0.0.1:9",
         "NO_PROXY": "127.0.0.1,localhost",
@@ -40,20 +40,22 @@ def test_no_output_contains_a_canary(space: Namespace, installed: InstalledRelea
     marks = {name: secrets.token_hex(12) for name in ("text", "made", "json", "base64", "hex", "large", "key", "old")}
     emulator, vault = installed.emulator, space.vault
 
-    def put(name: str, text: str, kind: str | None = None) -> None:
+    def set_value(name: str, text: str, kind: str | None = None) -> None:
         emulator.set_secret(vault, name, text, content_type=kind)
 
-    put("text", marks["old"])
+    set_value("text", marks["old"])
     for name in ("text", "made"):
-        put(name, marks[name])
-    put("json", f'{{"auths": "{marks["json"]}"')
+        set_value(name, marks[name])
+    set_value("json", f'{{"auths": "{marks["json"]}"')
     for name in ("base64", "hex"):
-        put(name, f"!{marks[name]}")
-    put("large", marks["large"] * 1000)
-    put("pem", encode_pem_bundle(leaves["pem"], issuer).decode(), PEM)
-    put("pfx", encode_pfx(leaves["pfx"].key, [leaves["pfx"], issuer]), PFX)
-    put("strange", leaves["strange"].key_pem + issuer.pem, PEM)
-    put("cut", base64.b64encode(base64.b64decode(encode_pfx(leaves["cut"].key, [leaves["cut"]]))[:-9]).decode(), PFX)
+        set_value(name, f"!{marks[name]}")
+    set_value("large", marks["large"] * 1000)
+    set_value("pem", encode_pem_bundle(leaves["pem"], issuer).decode(), PEM)
+    set_value("pfx", encode_pfx(leaves["pfx"].key, [leaves["pfx"], issuer]), PFX)
+    set_value("strange", leaves["strange"].key_pem + issuer.pem, PEM)
+    set_value(
+        "cut", base64.b64encode(base64.b64decode(encode_pfx(leaves["cut"].key, [leaves["cut"]]))[:-9]).decode(), PFX
+    )
     emulator.import_certificate(vault, "imported", encode_pem_bundle(leaves["imported"], issuer))
     emulator.create_key(vault, "public")
     emulator.assign_role(space.client, vault, "Key Vault Reader")
@@ -64,15 +66,15 @@ def test_no_output_contains_a_canary(space: Namespace, installed: InstalledRelea
     items += ["objectName: public\n    objectType: key\n"]
     text = "array:\n" + "".join(f"  - |\n    {item}" for item in items)
 
-    def pair(name: str) -> dict[str, Any]:
+    def make_pair_sync(name: str) -> dict[str, Any]:
         return space.sync(name, {key: path.format(name) for key, path in PAIR.items()}, secretObject=TLS)
 
     docker = {"type": "kubernetes.io/dockerconfigjson"}
     large = {f"k{number}": "large" for number in range(50)}
     synced = [space.sync(name, {"k": name}) for name in ("text", "public")]
-    synced += [pair(name) for name in ("pem", "pfx", "imported")]
+    synced += [make_pair_sync(name) for name in ("pem", "pfx", "imported")]
     failing = [space.sync(name, {"k": name}) for name in ("base64", "hex")]
-    failing += [pair("strange"), pair("cut"), space.sync("large", large)]
+    failing += [make_pair_sync("strange"), make_pair_sync("cut"), space.sync("large", large)]
     failing += [space.sync("json", {".dockerconfigjson": "json"}, secretObject=docker)]
     failing += [space.sync("proxied", {"k": "text"}, secretProviderClassName="elsewhere")]
     elsewhere = space.provider_class("text", name="elsewhere", cloudName="nowhere")
@@ -84,7 +86,7 @@ def test_no_output_contains_a_canary(space: Namespace, installed: InstalledRelea
     for item in failing:
         space.wait_reason(item["metadata"]["name"], Reason.PROVIDER_ERROR, Reason.INPUT_INVALID, Reason.SPC_ERROR)
     assert "proxy" in space.ready_condition("proxied")[1]
-    put("text", marks["key"])
+    set_value("text", marks["key"])
     eventually(lambda: space.secret_values("text"), lambda found: found == {"k": marks["key"]})
 
     hidden = [mark.encode() for mark in marks.values()] + [key_fragment(leaf) for leaf in leaves.values()]

@@ -1,6 +1,7 @@
-"""Count the copies of synced values in the controller's memory, in /proc as root on the node can do.
+"""Count the copies of synced values in the controller's memory, which root on the node can read in /proc.
 
-Nothing keeps a value. Values that the test finds are in memory that libraries have freed and not used again yet.
+The controller keeps no value. The copies that the tests find are in memory that libraries have freed and that is not in
+use again yet.
 """
 
 import itertools
@@ -20,12 +21,12 @@ from tools.pods.pod_process import PodProcess
 TEXTS = 16
 KEYS = 8
 OTHERS = 100
-# An answer is kept for two seconds, for others who ask the same.
+# The tests wait longer than the two seconds for which the controller keeps an answer for other SecretSyncs.
 SHARED = 4.0
-# Of each that is kept there would be a copy for certain, whatever is synced after it. Counted on this program: copies
-# of 1 to 15 of the sixteen, and of 2 to 6 once others were synced.
+# If the controller kept the values, each would have a copy even after a sync of other values. The measured numbers of
+# values with a copy are 1 to 15 of the sixteen, and 2 to 6 after a sync of other values.
 MAX_AFTER_OTHERS = TEXTS // 2
-# What parses a private key frees it as it was parsed: 2 or 3 of each.
+# The parser of private keys frees its copies without overwriting them: 2 or 3 for each key.
 MAX_OF_KEYS = 4 * KEYS
 
 
@@ -34,11 +35,11 @@ def settings() -> dict[str, str]:
     return {"ROTATION_POLL_INTERVAL": "3600", "DRIFT_INTERVAL": "3600", "LEASE_NAME": ""}
 
 
-def synced(space: Namespace, values: Mapping[str, tuple[str, str]], **secret_object: str) -> None:
-    """Each of these values, text and contentType, is in a Secret of its name."""
+def sync_values(space: Namespace, values: Mapping[str, tuple[str, str]], **secret_object: str) -> None:
+    """Sync each value, a text and its content type, into a Secret of its name, and wait for the Secrets."""
     for name, (text, kind) in values.items():
         space.installed.emulator.set_secret(space.vault, name, text, content_type=kind or None)
-    time.sleep(2)  # a value fetched sooner after its setting is fetched again
+    time.sleep(2)  # the controller fetches a newer value twice
     first = next(iter(values))
     keys = ("tls.crt", "tls.key") if secret_object else ()
     syncs = [
@@ -56,23 +57,23 @@ def synced(space: Namespace, values: Mapping[str, tuple[str, str]], **secret_obj
 
 def test_synced_values_are_not_kept_in_memory(space: Namespace, controller: PodProcess) -> None:
     marks = {f"text-{number}": secrets.token_hex(20) for number in range(TEXTS)}
-    # Short ones and long ones are kept in different places.
-    beside = {name: "x" * 3000 * (number % 2) for number, name in enumerate(marks)}
-    synced(space, {name: (beside[name] + mark + beside[name], "") for name, mark in marks.items()})
+    # Short and long values are allocated in different places.
+    padding = {name: "x" * 3000 * (number % 2) for number, name in enumerate(marks)}
+    sync_values(space, {name: (padding[name] + mark + padding[name], "") for name, mark in marks.items()})
     time.sleep(SHARED)
     rounds = itertools.count()
 
     def left_after_others() -> set[str]:
         others = (f"other-{next(rounds)}-{number}" for number in range(OTHERS))
-        synced(space, {name: ("x" * (40 + 6000 * (number % 2)), "") for number, name in enumerate(others)})
+        sync_values(space, {name: ("x" * (40 + 6000 * (number % 2)), "") for number, name in enumerate(others)})
         found = count_copies(controller.pid, {name: mark.encode() for name, mark in marks.items()})
         return {name for name, count in found.items() if count}
 
-    # Freed memory is used again sooner or later, but kept values would stay.
+    # Other values overwrite freed memory after some time. Kept values would remain.
     eventually(left_after_others, lambda found: len(found) <= MAX_AFTER_OTHERS, patience=60)
 
 
-def test_of_a_private_key_the_parsers_copies_stay(space: Namespace, controller: PodProcess) -> None:
+def test_only_the_parsers_copies_of_a_private_key_remain(space: Namespace, controller: PodProcess) -> None:
     issuer = issue_certificate("issuer", ca=True)
     leaves = {f"key-{number}": issue_certificate("web", issuer, key=generate_key("RSA")) for number in range(KEYS)}
     files = {
@@ -81,7 +82,7 @@ def test_of_a_private_key_the_parsers_copies_stay(space: Namespace, controller: 
         else (encode_pem_bundle(leaf, issuer).decode(), PEM)
         for number, (name, leaf) in enumerate(leaves.items())
     }
-    synced(space, files, type="kubernetes.io/tls")
+    sync_values(space, files, type="kubernetes.io/tls")
     time.sleep(SHARED)
     found = count_copies(controller.pid, {name: key_fragment(leaf) for name, leaf in leaves.items()})
     assert sum(found.values()) <= MAX_OF_KEYS, found
