@@ -1,7 +1,7 @@
-"""Objects that an editor of one namespace creates to stop the controller or to fill its memory.
+"""Test objects that an editor of one namespace creates to stop the controller or to fill its memory.
 
-The editor has the ClusterRole `edit` in one namespace and nothing else. After each attack the same process is at work,
-a neighbour's new value arrives in time, and a restart works, too.
+The editor has only the ClusterRole `edit` in one namespace. After each attack the same process still runs, a new value
+of another namespace is synced in time, and a restart succeeds.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ from tests.support.process_stats import resident_mebibytes
 from tools.pods.pod_process import PodProcess
 
 POLL = 2
-# Seconds after which a neighbour's new value has arrived, whatever the editor does.
-IN_TIME = POLL + 10.0
+# The seconds within which a new value of another namespace is synced during an attack.
+MAX_DELAY = POLL + 10.0
 MEMORY_MIB = 256
 DEPTHS = (1_500, 9_900)
 
@@ -33,7 +33,7 @@ def settings() -> dict[str, str]:
 
 @pytest.fixture
 def editor(space: Namespace) -> TokenThief:
-    """Return a ServiceAccount that may edit one namespace."""
+    """Return a client with a ServiceAccount that can edit one namespace."""
     space.add_editor("editor")
     found = TokenThief(space.installed.plane, space.name, "editor")
     path = KIND_PATHS["secretsync"].format(space.name)
@@ -43,7 +43,7 @@ def editor(space: Namespace) -> TokenThief:
 
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("kind", ["secretsync", "secretproviderclass", "akvsync"])
-def test_deeply_nested_object_stops_nothing(
+def test_deeply_nested_object_stops_neither_the_process_nor_a_sync(
     kind: str, depth: int, space: Namespace, neighbour: Namespace, editor: TokenThief, controller: PodProcess
 ) -> None:
     space.set_secret("a", "1")
@@ -59,9 +59,9 @@ def test_deeply_nested_object_stops_nothing(
         assert answer.status == 201, answer.text[:500]
     space.wait_secret("s", {"k": "1"})
     space.wait_secret("a", {"v0": "1"})
-    assert measure_propagation(neighbour, f"{kind} {depth}") < IN_TIME
+    assert measure_propagation(neighbour, f"{kind} {depth}") < MAX_DELAY
     assert controller.pid == pid
-    # The list after a restart has the object, too.
+    # After a restart the controller lists the object.
     controller.kill()
     controller.start()
     controller.wait_ready()
@@ -84,12 +84,12 @@ def test_large_akvsync_is_refused_by_the_crd(size: int, why: str, space: Namespa
 
 
 def test_large_secretsync_is_refused_by_the_crd(space: Namespace, editor: TokenThief) -> None:
-    for what in ("annotations", "labels"):
+    for field in ("annotations", "labels"):
         text = {f"{number}-{'k' * 300}": "v" * 63 for number in range(MAX_TEXT // 360)}
-        body = space.sync("s", {"k": "a"}, secretObject={what: text})
+        body = space.sync("s", {"k": "a"}, secretObject={field: text})
         answer = editor.send("POST", KIND_PATHS["secretsync"].format(space.name), body)
         assert answer.status == 422
-        assert f"all {what} with their keys have more than {MAX_TEXT} characters together" in answer.message
+        assert f"all {field} with their keys have more than {MAX_TEXT} characters together" in answer.message
 
 
 def test_akvsync_that_would_generate_many_bytes_generates_nothing(
@@ -100,23 +100,23 @@ def test_akvsync_that_would_generate_many_bytes_generates_nothing(
     answer = editor.send("POST", KIND_PATHS["akvsync"].format(space.name), akv_sync_with_notes(space, 1, 100_000))
     assert answer.status == 201, answer.text
 
-    def ready() -> dict[str, Any]:
+    def read_ready() -> dict[str, Any]:
         conditions = space.get("akvsync", "made").get("status", {}).get("conditions", [])
         return next((dict(item) for item in conditions if item["type"] == "Ready"), {})
 
-    found = eventually(ready, bool)
+    found = eventually(read_ready, bool)
     assert found["reason"] == Reason.INPUT_INVALID
     assert found["message"].startswith("the 256 SecretSyncs that this makes have more than 2097152 bytes together")
-    assert measure_propagation(neighbour, "1") < IN_TIME
+    assert measure_propagation(neighbour, "1") < MAX_DELAY
     assert space.list_names("secretsync") == []
     assert resident_mebibytes(controller.pid) - before < 20
 
 
 @pytest.mark.timeout(600)
-def test_namespace_fills_its_own_budget_of_memory_only(
+def test_namespace_fills_only_its_own_memory_budget(
     space: Namespace, neighbour: Namespace, editor: TokenThief, controller: PodProcess
 ) -> None:
-    """SecretSyncs that are each as large as is read, for half as much again as a namespace may keep."""
+    """Create SecretSyncs of the maximum size that the controller reads, 50 % more than the namespace's budget."""
     path = KIND_PATHS["secretsync"].format(space.name)
     note = {"note": "x" * (MAX_SPEC - 2_000)}
     count = int(1.5 * budgets.KEPT.limit / MAX_SPEC)
@@ -125,12 +125,12 @@ def test_namespace_fills_its_own_budget_of_memory_only(
         assert editor.send("POST", path, body).status == 201
     waits = [measure_propagation(neighbour, "1")]
 
-    def refused() -> int:
+    def count_refused() -> int:
         status, text = space.installed.plane.request("GET", path)
         assert status == 200
         return text.count("no more are read: delete some")
 
-    eventually(refused, lambda found: found >= count // 4, patience=120)
+    eventually(count_refused, lambda found: found >= count // 4, patience=120)
     waits.append(measure_propagation(neighbour, "2"))
     controller.kill()
     controller.start()

@@ -1,4 +1,4 @@
-"""Isolation of namespaces: no value of a vault reaches another namespace, and none delays the others."""
+"""Test the isolation of namespaces: no vault value reaches another namespace, and no namespace delays another."""
 
 import json
 import re
@@ -29,10 +29,10 @@ from tests.support.cluster.namespace import Namespace
 from tools.pods.pod_process import PodProcess
 
 POLL = 2
-# Whatever a namespace does, a new value of another one arrives within interval + jitter + this time.
+# A new value of a namespace is synced within interval + jitter + this time, regardless of other namespaces.
 MAX_DELAY = 10.0
-# The number of hanging vaults: more than one namespace can have requests in progress.
-HANGING = 40
+# The number of hanging vaults. It exceeds the number of requests that one namespace can have in progress.
+HANGING_VAULTS = 40
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ UNRELATED_TEXTS = [
 ]
 
 
-def viewed(space: Namespace, name: str, version: str) -> Any:
-    """Return what a viewer without access to Secrets can read of a SecretSync, its class and their events."""
+def read_as_viewer(space: Namespace, name: str, version: str) -> Any:
+    """Return all that a viewer without access to Secrets can read about a SecretSync, its class and their events."""
     objects = [space.get(kind, name) for kind in ("secretsync", "secretproviderclass")]
     events = json.loads(space.kubectl("get", "events", "-o", "json", "--show-managed-fields"))["items"]
     theirs = [item for item in events if item["involvedObject"]["name"] == name]
@@ -127,25 +127,25 @@ def is_reported(space: Namespace, name: str) -> bool:
     return space.ready_condition(name)[0] != "" and any(item["involvedObject"]["name"] == name for item in events)
 
 
-def series(space: Namespace, controller: PodProcess) -> set[str]:
-    """Return the names and labels of the metrics of this namespace and of none, without the SecretSync's name."""
+def list_series(space: Namespace, controller: PodProcess) -> set[str]:
+    """Return the series of this namespace and those without a namespace. Replace the SecretSync's name."""
     lines = (line for line in read_metrics(controller).splitlines() if not line.startswith("#"))
     found = {re.sub(r'\bname="[^"]*"', 'name="NAME"', line.rpartition(" ")[0]) for line in lines}
     whose = [(each, re.search(r'\b(?:namespace|vault)="([^"]*)"', each)) for each in found]
     return {each for each, match in whose if match is None or match[1] in (space.name, space.vault)}
 
 
-def series_over_time(space: Namespace, controller: PodProcess) -> tuple[set[str], set[str]]:
-    """Return the metrics now and after the time in which running work is counted."""
-    before = series(space, controller)
+def list_series_twice(space: Namespace, controller: PodProcess) -> tuple[set[str], set[str]]:
+    """Return the series now and after a poll, when all running work has been counted."""
+    before = list_series(space, controller)
     time.sleep(POLL + 1)
-    return before, series(space, controller)
+    return before, list_series(space, controller)
 
 
 def test_status_events_and_metrics_do_not_depend_on_the_value(space: Namespace, controller: PodProcess) -> None:
     """Status, events and metrics are the same for each value, except for texts that do not depend on it."""
-    wait_for_deleted_namespaces(space.installed.plane)  # their failures would be counted here
-    eventually(partial(series_over_time, space, controller), lambda found: found[0] == found[1], patience=60)
+    wait_for_deleted_namespaces(space.installed.plane)  # failures of these namespaces would be counted here
+    eventually(partial(list_series_twice, space, controller), lambda found: found[0] == found[1], patience=60)
     pins = {"pin-a1": "4711", "pin-b2": "4711", "pin-c3": "0042", "pin-d4": "x" * 999}
     emulator = space.installed.emulator
     ids = {name: emulator.set_secret(space.vault, name, pin).rpartition("/")[2] for name, pin in pins.items()}
@@ -154,9 +154,9 @@ def test_status_events_and_metrics_do_not_depend_on_the_value(space: Namespace, 
     for name, version in ids.items():
         space.apply(space.provider_class(name, name=name), space.sync(name, {"k": name}, secretProviderClassName=name))
         eventually(partial(is_reported, space, name), bool)
-        seen.append(viewed(space, name, version))
-        # The first poll counts its call.
-        labels.append(eventually(partial(series, space, controller), lambda found: "secrets.list" in str(found)))
+        seen.append(read_as_viewer(space, name, version))
+        # The first poll adds the series of its list call.
+        labels.append(eventually(partial(list_series, space, controller), lambda found: "secrets.list" in str(found)))
     assert seen[1:] == seen[:-1]
     assert labels[1:] == labels[:-1]
 
@@ -164,8 +164,8 @@ def test_status_events_and_metrics_do_not_depend_on_the_value(space: Namespace, 
 # Delays between namespaces
 
 
-def broken(space: Namespace) -> list[dict[str, object]]:
-    """Return about a hundred SecretSyncs with different mistakes."""
+def make_broken_syncs(space: Namespace) -> list[dict[str, object]]:
+    """Return 108 SecretSyncs with twelve different mistakes."""
     ways: list[tuple[dict[str, str], dict[str, object]]] = [
         ({"k": "missing"}, {}),
         ({"k": "unlisted"}, {}),
@@ -186,8 +186,8 @@ def broken(space: Namespace) -> list[dict[str, object]]:
     ]
 
 
-def arrival(space: Namespace, text: str) -> float:
-    """Return the seconds from a new value in the vault to the Secret."""
+def measure_delay(space: Namespace, text: str) -> float:
+    """Set a new value in the vault, and return the seconds until it is in the Secret."""
     space.set_secret("a", text)
     began = time.monotonic()
     space.wait_secret("s", {"k": text}, patience=120)
@@ -202,20 +202,20 @@ def test_hundred_broken_secretsyncs_delay_no_other_namespace(space: Namespace, n
     many = "array:\n" + "".join(f"- 'objectName: a{number}'\n" for number in range(44_000))
     assert len(many) > 1_000_000
     texts = {"huge": many, "deep": "[" * 100_000, "dense": "array: [" + "a," * 65_000 + "a]"}
-    for name, text in texts.items():  # `apply` would keep a second copy in an annotation, which has a limit
+    for name, text in texts.items():  # `apply` would copy the text into an annotation, whose size is limited
         manifest = space.provider_class(name=name, objects=text)
         space.kubectl("create", "--filename", "-", stdin=json.dumps(manifest))
     space.installed.emulator.set_secret(space.vault, "slow", make_slow_pfx(), content_type=PFX)
-    space.apply(space.provider_class("a", "missing", "slow"), *broken(space))
+    space.apply(space.provider_class("a", "missing", "slow"), *make_broken_syncs(space))
     waits = []
     for number in range(5):
         # The controller parses the text again at each edit.
         edit = json.dumps({"spec": {"parameters": {"tenantID": f"tenant-{number}"}}})
         for name in texts:
             space.kubectl("patch", "secretproviderclass", name, "--type=merge", "--patch", edit)
-        waits.append(arrival(neighbour, f"{number}"))
+        waits.append(measure_delay(neighbour, f"{number}"))
     assert max(waits) < POLL + MAX_DELAY, waits
-    # A new SecretSync waits no longer.
+    # A new SecretSync is synced in the same time.
     began = time.monotonic()
     neighbour.apply(neighbour.sync("new", {"k": "a"}))
     neighbour.wait_secret("new", {"k": "4"})
@@ -230,20 +230,20 @@ def test_hundred_broken_secretsyncs_delay_no_other_namespace(space: Namespace, n
     assert "takes too long to open" in space.ready_condition("broken-11")[1]
 
 
-def hanging(space: Namespace) -> int:
-    """Return the number of requests to the hanging vaults."""
+def count_hanging_requests(space: Namespace) -> int:
+    """Return the number of requests that the hanging vaults have received."""
     counters = space.installed.emulator.counters()
     return sum(count for what, count in counters.items() if what.startswith(f"{space.vault}-"))
 
 
 def test_hanging_vaults_delay_no_other_namespace(space: Namespace, neighbour: Namespace) -> None:
-    """A namespace whose requests to many vaults all hang leaves half of all requests to others."""
+    """A namespace whose requests to many vaults hang can use at most half of all requests in progress."""
     neighbour.set_secret("a", "0")
     neighbour.apply(neighbour.provider_class("a"), neighbour.sync("s", {"k": "a"}))
     neighbour.wait_secret("s", {"k": "0"})
     emulator = space.installed.emulator
     manifests = []
-    for number in range(HANGING):
+    for number in range(HANGING_VAULTS):
         vault = f"{space.vault}-{number}"
         emulator.add_vault(vault, TENANT)
         emulator.fail(kind="hang", where=vault, seconds=60)
@@ -251,9 +251,9 @@ def test_hanging_vaults_delay_no_other_namespace(space: Namespace, neighbour: Na
         each = {"secretProviderClassName": f"class-{number}"}
         manifests += [space.sync(f"{name}-{number}", {"k": name}, **each) for name in ("a", "b")]
     space.apply(*manifests)
-    eventually(lambda: hanging(space), lambda count: count >= AT_ONCE / 2)
+    eventually(lambda: count_hanging_requests(space), lambda count: count >= AT_ONCE / 2)
     for number in range(1, 5):
-        assert arrival(neighbour, f"{number}") < POLL + MAX_DELAY
+        assert measure_delay(neighbour, f"{number}") < POLL + MAX_DELAY
     began = time.monotonic()
     neighbour.apply(neighbour.sync("new", {"k": "a"}))
     neighbour.wait_secret("new", {"k": "4"})
