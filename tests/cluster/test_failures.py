@@ -19,19 +19,19 @@ from tests.support.cluster.namespace import Namespace, admission_policy
 from tests.support.messages import NOT_IN_KEY_VAULT
 from tools.pods.pod_process import PodProcess
 
-ONE = {"k": "a"}
+ONE_KEY = {"k": "a"}
 WRITTEN = Reason.WRITTEN
 
 
-def synced(space: Namespace) -> None:
+def create_synced(space: Namespace) -> None:
     """Create a SecretSync `s` with one key, and wait until it is synced."""
     space.set_secret("a", "1")
-    space.apply(space.provider_class("a"), space.sync("s", ONE))
+    space.apply(space.provider_class("a"), space.sync("s", ONE_KEY))
     space.wait_secret("s", {"k": "1"})
 
 
 @pytest.mark.parametrize(
-    ("trouble", "repair", "words"),
+    ("fault", "repair", "words"),
     [
         ("disable_secret", "enable_secret", ["secret a is disabled", "enable it"]),
         ("delete_secret", "recover_secret", [f"secret a {NOT_IN_KEY_VAULT}", "create or recover"]),
@@ -47,7 +47,7 @@ def synced(space: Namespace) -> None:
         ),
     ],
 )
-def test_secret_remains_while_the_vault_fails(space: Namespace, trouble: str, repair: str, words: list[str]) -> None:
+def test_secret_remains_while_the_vault_fails(space: Namespace, fault: str, repair: str, words: list[str]) -> None:
     emulator, subject = space.installed.emulator, f"system:serviceaccount:{space.name}:{space.account}"
     arguments: dict[str, tuple[object, ...]] = {
         "revoke_role": (space.client, space.vault),
@@ -60,32 +60,32 @@ def test_secret_remains_while_the_vault_fails(space: Namespace, trouble: str, re
         "throttle": (space.vault, 0, 1),
         "fail": (503,),
     }
-    if trouble != "unfederate":  # a token that Entra has given lasts; that case needs a fresh identity
-        synced(space)
+    if fault != "unfederate":  # an issued token stays valid, so that fault needs a new identity
+        create_synced(space)
     else:
         space.set_secret("a", "1")
     arguments["firewall"] = (space.vault, True)
-    getattr(emulator, trouble)(*arguments.get(trouble, (space.vault, "a")))
-    if trouble == "unfederate":
-        space.apply(space.provider_class("a"), space.sync("s", ONE))
+    getattr(emulator, fault)(*arguments.get(fault, (space.vault, "a")))
+    if fault == "unfederate":
+        space.apply(space.provider_class("a"), space.sync("s", ONE_KEY))
     else:
         space.force_sync("s")
     message = space.wait_reason("s", Reason.PROVIDER_ERROR)
     for word in words:
         assert word in message
-    if trouble != "unfederate":
+    if fault != "unfederate":
         assert space.secret_values("s") == {"k": canary_value("1")}
         conditions = {item["type"]: item["status"] for item in space.get("secretsync", "s")["status"]["conditions"]}
         assert conditions == {"Ready": "False", "SecretCreated": "True", "SecretUpdated": "False"}
     arguments["firewall"] = (space.vault, False)
     getattr(emulator, repair)(*arguments.get(repair, (space.vault, "a")))
-    # What failed stays remembered for some seconds; then an edit brings the next try at once.
+    # The controller keeps a failed read for some seconds. After that, an edit causes an attempt at once.
     space.set_secret("a", "2")
-    eventually(partial(edited, space), lambda found: found == {"k": canary_value("2")}, patience=40, every=0.5)
+    eventually(partial(force_and_read, space), lambda found: found == {"k": canary_value("2")}, patience=40, every=0.5)
 
 
-def edited(space: Namespace) -> dict[str, str]:
-    """Edit the SecretSync `s`; return what its Secret holds then."""
+def force_and_read(space: Namespace) -> dict[str, str]:
+    """Force a sync of the SecretSync `s`, and return the current values of its Secret."""
     space.force_sync("s")
     return space.secret_values("s")
 
@@ -100,9 +100,9 @@ def edited(space: Namespace) -> dict[str, str]:
         ("[" * 100_000, ["levels"]),
     ],
 )
-def test_wrong_objects_are_named_and_cost_nothing(space: Namespace, objects: str, words: list[str]) -> None:
-    space.apply(space.provider_class(objects=objects), space.sync("s", ONE))
-    # Until the controller has seen the class, the message says that there is none.
+def test_invalid_objects_are_named_and_cost_no_vault_call(space: Namespace, objects: str, words: list[str]) -> None:
+    space.apply(space.provider_class(objects=objects), space.sync("s", ONE_KEY))
+    # The message reports a missing class until the controller receives the class.
     eventually(lambda: space.ready_condition("s")[1], lambda message: all(word in message for word in words))
     assert space.ready_condition("s")[0] == Reason.SPC_ERROR
     assert space.count_calls() == 0
@@ -123,18 +123,18 @@ def test_faulty_item_affects_no_other_object_and_unknown_field_warns(space: Name
     space.wait_secret("c", {"k": "2"})
     assert "item 1 (line 3): objectType is 'sekret'" in space.wait_reason("b", Reason.SPC_ERROR)
 
-    def warned() -> list[str]:
+    def list_warned() -> list[str]:
         status, text = space.installed.plane.request("GET", KIND_PATHS["events"].format(space.name))
         assert status == 200
         events = json.loads(text)["items"]
         return [item["involvedObject"]["name"] for item in events if "unknown field 'kind'" in item["message"]]
 
-    eventually(warned, lambda found: found == ["c"])
+    eventually(list_warned, lambda found: found == ["c"])
 
 
 def test_missing_class_is_reported_until_it_is_created(space: Namespace) -> None:
     space.set_secret("a", "1")
-    space.apply(space.sync("s", ONE))
+    space.apply(space.sync("s", ONE_KEY))
     assert "no SecretProviderClass shop" in space.wait_reason("s", Reason.SPC_ERROR)
     space.apply(space.provider_class("a"))
     space.wait_secret("s", {"k": "1"})
@@ -144,7 +144,7 @@ def test_missing_class_is_reported_until_it_is_created(space: Namespace) -> None
 
 
 def test_undefined_cloud_is_reported(space: Namespace) -> None:
-    space.apply(space.provider_class("a", cloudName="https://evil.example"), space.sync("s", ONE))
+    space.apply(space.provider_class("a", cloudName="https://evil.example"), space.sync("s", ONE_KEY))
     message = space.wait_reason("s", Reason.SPC_ERROR)
     assert "AzurePublicCloud" in message
     assert "emulator" in message
@@ -174,14 +174,14 @@ def test_invalid_secretsync_is_reported(space: Namespace, data: dict[str, str], 
     assert space.secret_values("s") == {}
 
 
-def test_keys_that_clash_are_refused_by_the_api_server(space: Namespace) -> None:
-    manifest = space.sync("s", ONE)
+def test_duplicate_keys_are_refused_by_the_api_server(space: Namespace) -> None:
+    manifest = space.sync("s", ONE_KEY)
     manifest["spec"]["secretObject"]["data"] *= 2
     with pytest.raises(Exception, match=r"Duplicate value.*targetKey"):
         space.apply(manifest)
 
 
-def test_more_than_a_secret_holds(space: Namespace) -> None:
+def test_values_larger_than_a_secret_are_reported(space: Namespace) -> None:
     names = [f"big-{number}" for number in range(50)]
     for name in names:
         space.set_secret(name, "x" * 25_000)  # Key Vault's limit is 25 KB each
@@ -191,7 +191,7 @@ def test_more_than_a_secret_holds(space: Namespace) -> None:
     assert "split the SecretSync" in message
 
 
-def test_some_keys_fail_and_the_others_go_on(space: Namespace) -> None:
+def test_failing_key_does_not_stop_the_other_keys(space: Namespace) -> None:
     space.set_secret("a", "1")
     space.set_secret("b", "1")
     space.apply(space.provider_class("a", "b"), space.sync("s", {"a": "a", "b": "b"}))
@@ -210,18 +210,18 @@ def test_foreign_secret_is_never_changed(space: Namespace) -> None:
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"x": "eA=="}}
     space.apply(theirs, space.provider_class("a"))
     before = space.get("secret", "s")
-    space.apply(space.sync("s", ONE))
+    space.apply(space.sync("s", ONE_KEY))
     message = space.wait_reason("s", Reason.LABEL_ERROR)
     assert "was not touched" in message
     assert space.get("secret", "s") == before
-    # The very first attempt may have fetched it, on its way to find out whose the Secret is; no later one does.
+    # Only the first attempt may fetch the value, because it may not know the owner of the Secret yet.
     assert space.count_calls("secrets.get") <= 1
     space.kubectl("delete", "secret", "s")
     space.wait_secret("s", {"k": "1"}, patience=40)
 
 
 def test_secret_without_its_owner_is_foreign(space: Namespace) -> None:
-    synced(space)
+    create_synced(space)
     space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"metadata":{"ownerReferences":null}}')
     space.force_sync("s")
     space.wait_reason("s", Reason.LABEL_ERROR)
@@ -229,7 +229,7 @@ def test_secret_without_its_owner_is_foreign(space: Namespace) -> None:
 
 
 def test_immutable_secret_is_reported(space: Namespace) -> None:
-    synced(space)
+    create_synced(space)
     space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"immutable":true}')
     space.set_secret("a", "2")
     space.force_sync("s")
@@ -258,7 +258,7 @@ OTHER_TYPES = [
 def test_secret_type_forbidden_by_the_policies_is_reported(space: Namespace) -> None:
     space.set_secret("a", "1")
     names = {f"s-{number}": given for number, given in enumerate(OTHER_TYPES)}
-    syncs = [space.sync(name, ONE, secretObject={"type": given}) for name, given in names.items()]
+    syncs = [space.sync(name, ONE_KEY, secretObject={"type": given}) for name, given in names.items()]
     space.apply(space.provider_class("a"), *syncs)
     for name, given in names.items():
         message = space.wait_reason(name, Reason.INPUT_INVALID)
@@ -284,13 +284,13 @@ def test_invalid_secret_costs_no_vault_read_and_waits_for_an_edit(space: Namespa
     space.apply(space.provider_class("a"))
     for name, (given, _) in REFUSED_BY_KUBERNETES.items():
         # `kubectl apply` would copy the annotations into one of its own.
-        space.kubectl("create", "--filename", "-", stdin=json.dumps(space.sync(name, ONE, secretObject=given)))
-    for name, (_, said) in REFUSED_BY_KUBERNETES.items():
-        assert said in space.wait_reason(name, Reason.INPUT_INVALID)
+        space.kubectl("create", "--filename", "-", stdin=json.dumps(space.sync(name, ONE_KEY, secretObject=given)))
+    for name, (_, message) in REFUSED_BY_KUBERNETES.items():
+        assert message in space.wait_reason(name, Reason.INPUT_INVALID)
     time.sleep(5)
     assert space.count_calls() == 0
     for name in REFUSED_BY_KUBERNETES:
-        space.kubectl("replace", "--filename", "-", stdin=json.dumps(space.sync(name, ONE)))
+        space.kubectl("replace", "--filename", "-", stdin=json.dumps(space.sync(name, ONE_KEY)))
         space.wait_secret(name, {"k": "1"})
 
 
@@ -299,7 +299,7 @@ def test_refusal_by_a_policy_of_the_cluster_is_reported(space: Namespace) -> Non
     space.set_secret("a", "1")
     refusing = {"validations": [{"expression": "false", "message": "secrets are not for this namespace"}]}
     with admission_policy(space, "ValidatingAdmissionPolicy", refusing, validationActions=["Deny"]):
-        space.apply(space.provider_class("a"), space.sync("s", ONE))
+        space.apply(space.provider_class("a"), space.sync("s", ONE_KEY))
         message = space.wait_reason("s", Reason.POLICY_REFUSED)
         assert re.match(r"ValidatingAdmissionPolicy '\S+' refused the Secret \(HTTP 422, Invalid\); ", message)
         # A policy's message can quote values.
@@ -309,48 +309,48 @@ def test_refusal_by_a_policy_of_the_cluster_is_reported(space: Namespace) -> Non
 
 @pytest.mark.since(*SINCE_POLICIES)
 def test_write_refused_by_a_policy_reads_the_vault_once(space: Namespace, neighbour: Namespace) -> None:
-    """One Secret is to be created, the other one changed: the neighbour's exists."""
-    both = {space: "1", neighbour: "2"}
-    for place, text in both.items():
+    """The policy refuses to create one Secret and to change the Secret of the neighbour, which exists."""
+    namespaces = {space: "1", neighbour: "2"}
+    for place, text in namespaces.items():
         place.set_secret("a", text)
     # The controller's probe changes nothing and is allowed.
     expression = "request.operation == 'UPDATE' && object.data == oldObject.data"
     refusing = {"validations": [{"expression": expression, "message": "no"}]}
     with contextlib.ExitStack() as stack:
-        for place in both:
+        for place in namespaces:
             stack.enter_context(
                 admission_policy(place, "ValidatingAdmissionPolicy", refusing, validationActions=["Deny"])
             )
-        before = {place: place.count_calls() for place in both}
+        before = {place: place.count_calls() for place in namespaces}
 
-        def read() -> list[int]:
-            return [place.count_calls() - before[place] for place in both]
+        def count_reads() -> list[int]:
+            return [place.count_calls() - before[place] for place in namespaces]
 
         neighbour.force_sync("s")
-        space.apply(space.provider_class("a"), space.sync("s", ONE))
-        for place in both:
+        space.apply(space.provider_class("a"), space.sync("s", ONE_KEY))
+        for place in namespaces:
             place.wait_reason("s", Reason.POLICY_REFUSED)
-        time.sleep(15)  # attempts after 2, 4, 8 s, half of each by chance
-        assert read() == [1, 1]
-        # An edit is tried at once.
-        for place in both:
+        time.sleep(15)  # attempts after 2, 4, 8 s, half of each delay is random
+        assert count_reads() == [1, 1]
+        # An edit causes an attempt at once.
+        for place in namespaces:
             place.force_sync("s")
-        eventually(read, lambda counts: counts == [2, 2])
+        eventually(count_reads, lambda counts: counts == [2, 2])
         time.sleep(5)
-        assert read() == [2, 2]
-    for place, text in both.items():
+        assert count_reads() == [2, 2]
+    for place, text in namespaces.items():
         place.wait_secret("s", {"k": text}, patience=40)
-    assert read() == [3, 3]
+    assert count_reads() == [3, 3]
 
 
-def test_failures_back_off(space: Namespace, controller: PodProcess) -> None:
-    synced(space)
+def test_failing_secretsync_backs_off(space: Namespace, controller: PodProcess) -> None:
+    create_synced(space)
     space.installed.emulator.fail(status=500, where=space.vault)
     before = space.count_calls()
     space.force_sync("s")
     space.wait_reason("s", Reason.PROVIDER_ERROR)
     time.sleep(10)
-    # 2, 4, 8 … s, half of each by chance, and 5 s of leaving a vault alone.
+    # Half of each delay of 2, 4, 8 … s is random, and the circuit breaker of the vault stays open for 5 s.
     assert 1 <= space.count_calls() - before <= 4
 
 
@@ -359,13 +359,13 @@ def test_thousand_failing_secretsyncs_cause_few_calls_and_log_lines(space: Names
     space.installed.emulator.revoke_role(space.client, space.vault)
     space.installed.emulator.firewall(space.vault, True)
     count, began = 1000, time.monotonic()
-    space.apply(space.provider_class("a"), *(space.sync(f"s{number}", ONE) for number in range(count)))
+    space.apply(space.provider_class("a"), *(space.sync(f"s{number}", ONE_KEY) for number in range(count)))
 
-    def failed() -> int:
+    def count_failed() -> int:
         template = '{range .items[*]}{.status.conditions[0].reason}{"\\n"}{end}'
         return space.kubectl("get", "secretsyncs", "-o", f"jsonpath={template}").count(Reason.PROVIDER_ERROR)
 
-    eventually(failed, lambda found: found == count, patience=90)
+    eventually(count_failed, lambda found: found == count, patience=90)
     assert space.count_calls() < 100
     minutes = 1 + (time.monotonic() - began) // 60
     lines = sum(f'"{space.name}/' in line for line in controller.log.read_text().splitlines())
@@ -373,7 +373,7 @@ def test_thousand_failing_secretsyncs_cause_few_calls_and_log_lines(space: Names
 
 
 def test_unexpected_error_affects_one_secretsync(installed: InstalledRelease, space: Namespace) -> None:
-    """The one reason that needs a bug: a controller with one planted in decide_write(), against the same API server."""
+    """Run a second controller with a bug in decide_write(), because only a bug causes this reason."""
     space.set_secret("a", "1")
     broken = installed.workload(WATCH_NAMESPACES=space.name, CONTROLLER_NAME="broken", LEASE_NAME="")
     plant = installed.folder / "planted"
@@ -385,7 +385,7 @@ def test_unexpected_error_affects_one_secretsync(installed: InstalledRelease, sp
     broken.env["PYTHONPATH"] = f"{plant}:{broken.env['PYTHONPATH']}"
     with broken:
         broken.wait_ready()
-        space.apply(space.provider_class("a"), space.sync("s", ONE, secretSyncControllerName="broken"))
+        space.apply(space.provider_class("a"), space.sync("s", ONE_KEY, secretSyncControllerName="broken"))
         message = space.wait_reason("s", Reason.INTERNAL_ERROR)
         assert "RuntimeError" in message
         assert broken.stop() == 0
@@ -395,7 +395,7 @@ def test_unexpected_error_affects_one_secretsync(installed: InstalledRelease, sp
 def test_values_that_are_not_text_arrive_byte_for_byte(space: Namespace) -> None:
     text = "line one\nline two\ttab \u00e4\u20ac\U0001f511 'quotes' \"double\" \\ {{ template }} %s \r\n"
     space.set_secret("a", text)
-    space.apply(space.provider_class("a"), space.sync("s", ONE))
+    space.apply(space.provider_class("a"), space.sync("s", ONE_KEY))
     space.wait_secret("s", {"k": text})
     data = space.get("secret", "s")["data"]
     assert base64.b64decode(data["k"]) == canary_value(text).encode()
