@@ -1,4 +1,4 @@
-"""Use a stolen token of the controller: it can change only SecretSyncs and classes that an AKVSync owns."""
+"""Test the admission policies with a stolen controller token: it can change only objects that an AKVSync owns."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ NO_FINALIZERS = '{"metadata":{"finalizers":null}}'
 UNKNOWN_UID = "44444444-4444-4444-4444-444444444444"
 OWN_NAMES = {"SecretSync": "made-own", "SecretProviderClass": "maker"}
 KINDS = (("secret-sync.x-k8s.io", "secretsyncs"), ("secrets-store.csi.x-k8s.io", "secretproviderclasses"))
-both = pytest.mark.parametrize("kind", list(PATHS))
+both_kinds = pytest.mark.parametrize("kind", list(PATHS))
 
 
 def akv_owner(uid: str, **changes: Any) -> dict[str, Any]:
@@ -38,23 +38,23 @@ def akv_owner(uid: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def maker(shop: TargetNamespace) -> str:
+def akv_sync_uid(shop: TargetNamespace) -> str:
     """Return the UID of an AKVSync that no controller serves."""
     return shop.create_akv_sync("maker")
 
 
 @pytest.fixture
 def privileged_thief(shop: TargetNamespace) -> Iterator[TokenThief]:
-    """Provide the same account with all verbs on these kinds."""
+    """Provide the controller's account with all verbs on these kinds, so that only the policies restrict it."""
     with grant_all_verbs(shop, *KINDS) as thief:
         yield thief
 
 
-def patch(thief: TokenThief, kind: str, name: str, body: Any) -> ThiefResponse:
+def send_patch(thief: TokenThief, kind: str, name: str, body: Any) -> ThiefResponse:
     return thief.send("PATCH", f"{PATHS[kind]}/{name}", body, MERGE)
 
 
-def seen(shop: TargetNamespace, kind: str, name: str) -> dict[str, Any]:
+def read_object(shop: TargetNamespace, kind: str, name: str) -> dict[str, Any]:
     status, text = shop.plane.request("GET", f"{PATHS[kind]}/{name}")
     assert status == 200, text
     found: dict[str, Any] = json.loads(text)
@@ -78,39 +78,41 @@ def test_roles_grant_no_other_verb(method: str, path: str, thief: TokenThief) ->
     assert thief.send(method, path, body, MERGE if method == "PATCH" else "application/json").status == 403
 
 
-@both
-def test_objects_of_an_akvsync_can_be_created_and_patched(kind: str, thief: TokenThief, maker: str) -> None:
+@both_kinds
+def test_objects_of_an_akvsync_can_be_created_and_patched(kind: str, thief: TokenThief, akv_sync_uid: str) -> None:
     name = OWN_NAMES[kind]
-    assert thief.send("POST", PATHS[kind], make_custom_resource(kind, name, [akv_owner(maker)])).status == 201
+    assert thief.send("POST", PATHS[kind], make_custom_resource(kind, name, [akv_owner(akv_sync_uid)])).status == 201
     change = {"forceSynchronization": "now"} if kind == "SecretSync" else {"parameters": {"a": "b"}}
-    assert patch(thief, kind, name, {"spec": change}).status == 200
+    assert send_patch(thief, kind, name, {"spec": change}).status == 200
 
 
-def test_secretsync_of_an_akvsync_can_be_deleted(thief: TokenThief, maker: str) -> None:
+def test_secretsync_of_an_akvsync_can_be_deleted(thief: TokenThief, akv_sync_uid: str) -> None:
     assert (
-        thief.send("POST", PATHS["SecretSync"], make_custom_resource("SecretSync", "pruned", [akv_owner(maker)])).status
+        thief.send(
+            "POST", PATHS["SecretSync"], make_custom_resource("SecretSync", "pruned", [akv_owner(akv_sync_uid)])
+        ).status
         == 201
     )
     assert thief.send("DELETE", f"{PATHS['SecretSync']}/pruned").status == 200
 
 
-@both
+@both_kinds
 @pytest.mark.parametrize(
     "change",
     [None, {"kind": "ConfigMap"}, {"kind": "SecretSync"}, {"apiVersion": "secret-sync.x-k8s.io.evil.example/v1"}, {}],
     ids=["no owner", "another kind", "a SecretSync", "another group", "two"],
 )
 def test_object_without_an_akvsync_as_its_owner_is_refused(
-    kind: str, change: dict[str, str] | None, thief: TokenThief, maker: str
+    kind: str, change: dict[str, str] | None, thief: TokenThief, akv_sync_uid: str
 ) -> None:
-    owners = [akv_owner(maker, **change)] if change is not None else []
+    owners = [akv_owner(akv_sync_uid, **change)] if change is not None else []
     if change == {}:
-        owners = [akv_owner(maker), akv_owner(UNKNOWN_UID, name="second", controller=False)]
+        owners = [akv_owner(akv_sync_uid), akv_owner(UNKNOWN_UID, name="second", controller=False)]
     answer = thief.send("POST", PATHS[kind], make_custom_resource(kind, "disowned", owners))
     assert_denied_by_policy(answer, f"the only owner of a {kind} must be an AKVSync")
 
 
-@both
+@both_kinds
 @pytest.mark.parametrize("query", ["", "?dryRun=All"])
 @pytest.mark.parametrize(
     "body", [{}, {"spec": {"provider": "x", "serviceAccountName": "x"}}, {"metadata": {"labels": {"a": "b"}}}]
@@ -121,38 +123,38 @@ def test_change_of_an_object_that_no_akvsync_owns_is_refused(
     name = "written"
     if thief.send("PATCH", f"{PATHS[kind]}/{name}", {}, MERGE).status == 404:
         shop.create(make_custom_resource(kind, name, []))
-    before = seen(shop, kind, name)
+    before = read_object(shop, kind, name)
     answer = thief.send("PATCH", f"{PATHS[kind]}/{name}{query}", body, MERGE)
     assert_denied_by_policy(answer, f"this {kind} does not belong to an AKVSync")
-    assert seen(shop, kind, name) == before
+    assert read_object(shop, kind, name) == before
 
 
-@both
+@both_kinds
 def test_change_of_an_owner_reference_is_refused(
-    kind: str, privileged_thief: TokenThief, shop: TargetNamespace, maker: str
+    kind: str, privileged_thief: TokenThief, shop: TargetNamespace, akv_sync_uid: str
 ) -> None:
     shop.create(make_custom_resource(kind, "made-adopted", []))
-    adopting = {"metadata": {"ownerReferences": [akv_owner(maker)]}}
+    adopting = {"metadata": {"ownerReferences": [akv_owner(akv_sync_uid)]}}
     assert_denied_by_policy(
-        patch(privileged_thief, kind, "made-adopted", adopting), f"this {kind} does not belong to an AKVSync"
+        send_patch(privileged_thief, kind, "made-adopted", adopting), f"this {kind} does not belong to an AKVSync"
     )
-    shop.create(make_custom_resource(kind, "made-lasting", [akv_owner(maker)]))
+    shop.create(make_custom_resource(kind, "made-lasting", [akv_owner(akv_sync_uid)]))
     for owners, why in (
         (None, f"the only owner of a {kind} must be an AKVSync"),
         (
-            [akv_owner(maker), akv_owner(UNKNOWN_UID, name="second", controller=False)],
+            [akv_owner(akv_sync_uid), akv_owner(UNKNOWN_UID, name="second", controller=False)],
             f"the only owner of a {kind} must be an AKVSync",
         ),
         ([akv_owner(UNKNOWN_UID)], f"the owner of a {kind} must not change"),
     ):
         assert_denied_by_policy(
-            patch(privileged_thief, kind, "made-lasting", {"metadata": {"ownerReferences": owners}}), why
+            send_patch(privileged_thief, kind, "made-lasting", {"metadata": {"ownerReferences": owners}}), why
         )
-    [kept] = seen(shop, kind, "made-lasting")["metadata"]["ownerReferences"]
-    assert kept["uid"] == maker
+    [kept] = read_object(shop, kind, "made-lasting")["metadata"]["ownerReferences"]
+    assert kept["uid"] == akv_sync_uid
 
 
-@both
+@both_kinds
 def test_deletion_of_an_object_that_no_akvsync_owns_is_refused(
     kind: str, privileged_thief: TokenThief, shop: TargetNamespace
 ) -> None:
@@ -163,10 +165,10 @@ def test_deletion_of_an_object_that_no_akvsync_owns_is_refused(
         f"{PATHS[kind]}?fieldSelector=metadata.name=kept",
     ):
         assert_denied_by_policy(privileged_thief.send("DELETE", path), f"this {kind} does not belong to an AKVSync")
-    assert seen(shop, kind, "kept")
+    assert read_object(shop, kind, "kept")
 
 
-@both
+@both_kinds
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -194,9 +196,11 @@ def test_stolen_token_creates_objects_only_as_the_controller_does(
     assert_denied_by_policy(thief.send("POST", PATHS[kind] + "?dryRun=All", body), why)
 
 
-@both
-def test_stolen_token_cannot_change_metadata(kind: str, thief: TokenThief, shop: TargetNamespace, maker: str) -> None:
-    body = make_custom_resource(kind, "made-marked", [akv_owner(maker)])
+@both_kinds
+def test_stolen_token_cannot_change_metadata(
+    kind: str, thief: TokenThief, shop: TargetNamespace, akv_sync_uid: str
+) -> None:
+    body = make_custom_resource(kind, "made-marked", [akv_owner(akv_sync_uid)])
     body["metadata"] |= {"labels": {"a": "b"}, "annotations": {"c": "d"}, "finalizers": ["x.example/y"]}
     shop.create(body)
     try:
@@ -207,15 +211,15 @@ def test_stolen_token_cannot_change_metadata(kind: str, thief: TokenThief, shop:
             ({"finalizers": None}, "the controller neither adds nor removes finalizers"),
             ({"finalizers": ["x.example/y", "x.example/z"]}, "the controller neither adds nor removes finalizers"),
         ):
-            assert_denied_by_policy(patch(thief, kind, "made-marked", {"metadata": metadata}), why)
-        assert patch(thief, kind, "made-marked", {}).status == 200
+            assert_denied_by_policy(send_patch(thief, kind, "made-marked", {"metadata": metadata}), why)
+        assert send_patch(thief, kind, "made-marked", {}).status == 200
     finally:
         shop.plane.kubectl("patch", kind, "made-marked", "-n", TARGET_NAMESPACE, "--type=merge", "-p", NO_FINALIZERS)
 
 
-def test_stolen_token_changes_only_the_status_through_the_status(thief: TokenThief, shop: TargetNamespace) -> None:
+def test_patch_of_the_status_subresource_changes_only_the_status(thief: TokenThief, shop: TargetNamespace) -> None:
     uid = shop.create_sync("status-only")
-    before = seen(shop, "SecretSync", "status-only")
+    before = read_object(shop, "SecretSync", "status-only")
     metadata: dict[str, Any] = {
         "finalizers": ["x.example/y"],
         "labels": {"a": "b"},
@@ -229,7 +233,7 @@ def test_stolen_token_changes_only_the_status_through_the_status(thief: TokenThi
     apply = {"apiVersion": before["apiVersion"], "kind": "SecretSync", **body}
     applied = thief.send("PATCH", f"{path}?fieldManager=x&force=true", apply, "application/apply-patch+yaml")
     assert applied.status < 500
-    after = seen(shop, "SecretSync", "status-only")
+    after = read_object(shop, "SecretSync", "status-only")
     assert after["spec"] == before["spec"]
     volatile = ("resourceVersion", "managedFields")
     assert {k: v for k, v in after["metadata"].items() if k not in volatile} == {
@@ -237,7 +241,9 @@ def test_stolen_token_changes_only_the_status_through_the_status(thief: TokenThi
     }
 
 
-def test_old_api_version_of_a_class_has_the_same_policies(privileged_thief: TokenThief, shop: TargetNamespace) -> None:
+def test_old_api_version_of_a_class_is_restricted_by_the_same_policies(
+    privileged_thief: TokenThief, shop: TargetNamespace
+) -> None:
     shop.create(make_custom_resource("SecretProviderClass", "aged", []))
     answer = privileged_thief.send("PATCH", f"{OLD_CLASSES}/aged", {"spec": {"provider": "x"}}, MERGE)
     assert_denied_by_policy(answer, "this SecretProviderClass does not belong to an AKVSync")
@@ -256,6 +262,6 @@ def test_status_of_a_secretsync_that_no_akvsync_owns_can_be_written(thief: Token
     # The status subresource changes nothing else.
     theft = {"metadata": {"ownerReferences": [akv_owner(UNKNOWN_UID)]}, "spec": {"serviceAccountName": "mine"}}
     assert thief.send("PATCH", path, theft, MERGE).status == 200
-    found = seen(shop, "SecretSync", "reported")
+    found = read_object(shop, "SecretSync", "reported")
     assert found["spec"]["serviceAccountName"] == "none"
     assert "ownerReferences" not in found["metadata"]

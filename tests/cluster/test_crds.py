@@ -35,8 +35,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrdServer]:
 
 
 @pytest.fixture
-def ours(server: CrdServer) -> CrdServer:
-    """Serve the chart's CRDs."""
+def chart_server(server: CrdServer) -> CrdServer:
+    """Provide the server with the chart's CRDs."""
     served = {m["metadata"]["name"] for m in json.loads(server.plane.kubectl("get", "crd", "-o", "json"))["items"]}
     if served != set(NAMES) or any(
         server.get_crd(name)["spec"]["versions"] != crd["spec"]["versions"] for name, crd in CHARTS.items()
@@ -48,20 +48,20 @@ def ours(server: CrdServer) -> CrdServer:
 # --- The chart's CRDs ----------------------------------------------------------------------------------------------
 
 
-def test_they_are_accepted_without_a_warning_and_established(ours: CrdServer) -> None:
-    ours.remove_crds()
-    done = ours.kubectl("apply", "--server-side", "-f", str(helm.CHART / "crds"))
+def test_crds_are_accepted_without_a_warning_and_established(chart_server: CrdServer) -> None:
+    chart_server.remove_crds()
+    done = chart_server.kubectl("apply", "--server-side", "-f", str(helm.CHART / "crds"))
     assert done.code == 0
     assert "Warning" not in done.out
     for name in NAMES:
-        assert ours.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s").code == 0
-        conditions = {item["type"]: item["status"] for item in ours.get_crd(name)["status"]["conditions"]}
+        assert chart_server.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s").code == 0
+        conditions = {item["type"]: item["status"] for item in chart_server.get_crd(name)["status"]["conditions"]}
         # A schema that is not structural has this condition.
         assert "NonStructuralSchema" not in conditions
 
 
 @pytest.mark.parametrize(
-    "made",
+    "manifest",
     [
         sync_manifest(),
         sync_manifest(data=data_pair("aCertificate/tls.crt", "tls.crt")),
@@ -72,15 +72,15 @@ def test_they_are_accepted_without_a_warning_and_established(ours: CrdServer) ->
         sync_manifest(forceSynchronization="2030-01-31.1"),
         sync_manifest(data=[{"sourcePath": "a", "targetKey": f"k{number}"} for number in range(1000)]),
     ],
-    ids=["least", "certificate", "upstream's own", "key", "labels", "annotations", "force", "1,000 keys"],
+    ids=["minimal", "certificate", "paths of upstream's CRD", "key", "labels", "annotations", "force", "1,000 keys"],
 )
-def test_valid_objects_are_accepted(made: Manifest, ours: CrdServer) -> None:
-    done = ours.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(made))
+def test_valid_objects_are_accepted(manifest: Manifest, chart_server: CrdServer) -> None:
+    done = chart_server.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
     assert done.code == 0, done.out
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("manifest", "message"),
     [
         (
             sync_manifest(data=data_pair("my secret")),
@@ -110,25 +110,25 @@ def test_valid_objects_are_accepted(made: Manifest, ours: CrdServer) -> None:
         (sync_manifest(secretObject={"type": ""}), "secretObject.type"),
     ],
 )
-def test_invalid_object_is_refused_with_a_message(made: Manifest, said: str, ours: CrdServer) -> None:
-    done = ours.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(made))
+def test_invalid_object_is_refused_with_a_message(manifest: Manifest, message: str, chart_server: CrdServer) -> None:
+    done = chart_server.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
     assert done.code == 1
     # At "…", the messages of Kubernetes releases differ.
-    for part in said.split("… "):
+    for part in message.split("… "):
         assert part in done.out
 
 
-def test_type_cannot_change_and_the_message_has_the_next_step(ours: CrdServer) -> None:
-    assert ours.apply(sync_manifest("typed")).code == 0
-    done = ours.apply(sync_manifest("typed", secretObject={"type": "kubernetes.io/tls"}))
+def test_type_cannot_change_and_the_message_names_the_next_step(chart_server: CrdServer) -> None:
+    assert chart_server.apply(sync_manifest("typed")).code == 0
+    done = chart_server.apply(sync_manifest("typed", secretObject={"type": "kubernetes.io/tls"}))
     assert "delete the SecretSync and create it with the new type" in done.out
-    found = json.loads(ours.plane.kubectl("get", "secretsync", "typed", "-o", "json"))
+    found = json.loads(chart_server.plane.kubectl("get", "secretsync", "typed", "-o", "json"))
     assert found["spec"]["secretObject"]["type"] == "Opaque"
     assert found["spec"]["secretSyncControllerName"] == ""
 
 
-def test_status_keeps_all_fields_and_the_columns_show_it(ours: CrdServer) -> None:
-    assert ours.apply(sync_manifest("reported")).code == 0
+def test_status_keeps_all_fields_and_the_columns_show_it(chart_server: CrdServer) -> None:
+    assert chart_server.apply(sync_manifest("reported")).code == 0
     status = {
         "observedGeneration": 1,
         "lastSuccessfulSyncTime": "2030-01-31T00:00:00Z",
@@ -146,15 +146,15 @@ def test_status_keeps_all_fields_and_the_columns_show_it(ours: CrdServer) -> Non
         "objects": [{"targetKey": "k", "object": "secret/a", "version": "1", "updated": "2030-01-31T00:00:00Z"}],
     }
     patch = json.dumps({"status": status})
-    ours.plane.kubectl("patch", "secretsync", "reported", "--subresource=status", "--type=merge", "-p", patch)
-    assert json.loads(ours.plane.kubectl("get", "secretsync", "reported", "-o", "json"))["status"] == status
-    head, row = (line.split() for line in ours.plane.kubectl("get", "ssync", "reported").splitlines())
+    chart_server.plane.kubectl("patch", "secretsync", "reported", "--subresource=status", "--type=merge", "-p", patch)
+    assert json.loads(chart_server.plane.kubectl("get", "secretsync", "reported", "-o", "json"))["status"] == status
+    head, row = (line.split() for line in chart_server.plane.kubectl("get", "ssync", "reported").splitlines())
     assert head == ["NAME", "READY", "REASON", "LAST-SYNC", "AGE"]
     assert row[:3] == ["reported", "True", "Fine"]
 
 
-def test_old_provider_class_is_served_with_a_warning_and_all_fields(ours: CrdServer) -> None:
-    made = {
+def test_old_provider_class_is_served_with_a_warning_and_all_fields(chart_server: CrdServer) -> None:
+    manifest = {
         "apiVersion": "secrets-store.csi.x-k8s.io/v1alpha1",
         "kind": "SecretProviderClass",
         "metadata": {"name": "old", "namespace": "default"},
@@ -165,19 +165,19 @@ def test_old_provider_class_is_served_with_a_warning_and_all_fields(ours: CrdSer
         },
         "status": {"byPod": [{"id": "p", "namespace": "n"}]},
     }
-    done = ours.kubectl("create", "-f", "-", stdin=json.dumps(made))
+    done = chart_server.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
     assert "secrets-store.csi.x-k8s.io/v1alpha1 is deprecated. Use secrets-store.csi.x-k8s.io/v1 instead." in done.out
     found = json.loads(
-        ours.plane.kubectl("get", "secretproviderclasses.v1.secrets-store.csi.x-k8s.io", "old", "-o", "json")
+        chart_server.plane.kubectl("get", "secretproviderclasses.v1.secrets-store.csi.x-k8s.io", "old", "-o", "json")
     )
-    # No status subresource, as in the driver's own: what was created with a status has it.
-    assert (found["spec"], found["status"]) == (made["spec"], made["status"])
+    # Like the driver's CRD, this CRD has no status subresource, so an object keeps the status of its creation.
+    assert (found["spec"], found["status"]) == (manifest["spec"], manifest["status"])
 
 
-# --- The Job that widens them --------------------------------------------------------------------------------------
+# --- The Job that updates the CRDs ---------------------------------------------------------------------------------
 
 
-def test_absent_crds_are_said_to_be_absent(server: CrdServer) -> None:
+def test_absent_crds_are_reported_and_not_created(server: CrdServer) -> None:
     server.serve_crds()
     done = server.run_upgrade()
     assert done.code == 0
@@ -186,11 +186,11 @@ def test_absent_crds_are_said_to_be_absent(server: CrdServer) -> None:
     assert server.kubectl("get", "crd", SYNCS).code == 1
 
 
-def test_crds_of_the_chart_need_no_update(ours: CrdServer) -> None:
-    before = [ours.get_crd(name)["metadata"]["resourceVersion"] for name in NAMES]
-    done = ours.run_upgrade()
+def test_crds_of_the_chart_need_no_update(chart_server: CrdServer) -> None:
+    before = [chart_server.get_crd(name)["metadata"]["resourceVersion"] for name in NAMES]
+    done = chart_server.run_upgrade()
     assert (done.code, done.out.count("nothing to do")) == (0, 3)
-    assert [ours.get_crd(name)["metadata"]["resourceVersion"] for name in NAMES] == before
+    assert [chart_server.get_crd(name)["metadata"]["resourceVersion"] for name in NAMES] == before
 
 
 def test_crds_of_an_older_release_are_updated(server: CrdServer) -> None:
@@ -226,7 +226,7 @@ def test_foreign_secretsync_crd_is_widened_and_provider_class_unchanged(server: 
     assert f"{SYNCS}: updated" in done.out
     assert f"{CLASSES}: nothing to do; another product installed it" in done.out
     assert server.get_crd(CLASSES) == before
-    # What it could do, it can; what was stored is there; what we need is kept.
+    # The CRD accepts this chart's forms, and it keeps the fields of stored objects and of the controller's status.
     eventually(
         lambda: server.apply(sync_manifest("refused", data=data_pair("aCertificate/tls.crt"))).code,
         lambda code: code == 0,
@@ -240,14 +240,14 @@ def test_foreign_secretsync_crd_is_widened_and_provider_class_unchanged(server: 
     assert server.run_upgrade().out.count("nothing to do") == 2
 
 
-def test_one_that_cannot_be_widened_is_left_as_it_is(server: CrdServer) -> None:
+def test_crd_that_cannot_be_widened_is_not_changed(server: CrdServer) -> None:
     odd = upstream_crds.build_upstream_crds()[0]
     spec = odd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     spec["forceSynchronization"] = {"type": "integer"}
     server.serve_crds(odd)
     before = server.get_crd(SYNCS)
     done = server.run_upgrade()
-    # Objects of others may have any shape, which is a warning. An invalid SecretSync stops the upgrade.
+    # A CRD of another product only causes a warning. A CRD of this chart causes an error, which stops the upgrade.
     assert done.code == 0
     assert "WARNING" in done.out
     assert "v1alpha1.spec.forceSynchronization: type is 'integer'" in done.out
@@ -259,32 +259,34 @@ def test_one_that_cannot_be_widened_is_left_as_it_is(server: CrdServer) -> None:
     assert "ERROR" in done.out
 
 
-def test_rendered_job_updates_the_crds(ours: CrdServer, tmp_path: Path) -> None:
-    with PodProcess.of_job(ours.plane, HOME, ours.job, tmp_path) as job:
+def test_rendered_job_updates_the_crds(chart_server: CrdServer, tmp_path: Path) -> None:
+    with PodProcess.of_job(chart_server.plane, HOME, chart_server.job, tmp_path) as job:
         assert job.wait() == 0, job.tail()
         assert job.tail().count("nothing to do") == 3
 
 
-def test_job_can_write_only_crds_of_the_chart(ours: CrdServer) -> None:
-    def may(*what: str) -> bool:
-        done = ours.kubectl("auth", "can-i", *what, f"--as=system:serviceaccount:{HOME}:{ours.account}")
+def test_job_can_write_only_crds_of_the_chart(chart_server: CrdServer) -> None:
+    def is_allowed(*request: str) -> bool:
+        done = chart_server.kubectl(
+            "auth", "can-i", *request, f"--as=system:serviceaccount:{HOME}:{chart_server.account}"
+        )
         assert ("yes" in done.out.split()) is (done.code == 0), done.out
         return done.code == 0
 
-    assert may("get", f"crd/{SYNCS}")
-    assert may("patch", f"crd/{CLASSES}")
-    assert may("patch", f"crd/{AKV_SYNCS}")
-    for what in (
+    assert is_allowed("get", f"crd/{SYNCS}")
+    assert is_allowed("patch", f"crd/{CLASSES}")
+    assert is_allowed("patch", f"crd/{AKV_SYNCS}")
+    for request in (
         ["list", "crd"],
         ["create", "crd"],
         ["delete", f"crd/{SYNCS}"],
         ["get", "crd/other.example.com"],
         ["get", "secrets"],
     ):
-        assert not may(*what), what
+        assert not is_allowed(*request), request
 
 
-# --- The Job's token, stolen ---------------------------------------------------------------------------------------
+# --- A stolen token of the Job -------------------------------------------------------------------------------------
 
 
 def _without_version(crd: Manifest) -> Manifest:
@@ -301,9 +303,9 @@ def _without_fields(crd: Manifest) -> Manifest:
 
 
 def _other_status(crd: Manifest) -> Manifest:
-    """Return the status subresource is added where there is none, and taken away where there is one."""
-    there = all("status" in version.get("subresources", {}) for version in crd["spec"]["versions"])
-    return _every_version(subresources=None if there else {"status": {}})(crd)
+    """Remove the status subresource from all versions, or add it if a version lacks it."""
+    has_status = all("status" in version.get("subresources", {}) for version in crd["spec"]["versions"])
+    return _every_version(subresources=None if has_status else {"status": {}})(crd)
 
 
 WEBHOOK = {
@@ -330,27 +332,27 @@ WEBHOOK = {
     ids=["webhook", "finalizers", "labels", "annotations", "fields", "status", "not served"],
 )
 @pytest.mark.parametrize("name", [SYNCS, CLASSES])
-def test_stolen_token_of_the_job_only_widens(
-    name: str, change: Callable[[Manifest], Manifest], why: str, ours: CrdServer
+def test_stolen_token_of_the_job_can_only_widen_a_crd(
+    name: str, change: Callable[[Manifest], Manifest], why: str, chart_server: CrdServer
 ) -> None:
-    before = ours.get_crd(name)
-    answer = ours.as_job("patch", "crd", name, "--type=merge", "--patch", json.dumps(change(before)))
+    before = chart_server.get_crd(name)
+    answer = chart_server.as_job("patch", "crd", name, "--type=merge", "--patch", json.dumps(change(before)))
     assert answer.code != 0
     assert why in answer.out, answer.out
-    assert ours.get_crd(name)["spec"] == before["spec"]
+    assert chart_server.get_crd(name)["spec"] == before["spec"]
 
 
 @pytest.mark.since(*SINCE_POLICIES)
-def test_stolen_token_of_the_job_takes_no_version_away(ours: CrdServer) -> None:
-    answer = ours.as_job(
-        "patch", "crd", CLASSES, "--type=merge", "--patch", json.dumps(_without_version(ours.get_crd(CLASSES)))
+def test_stolen_token_of_the_job_cannot_remove_a_version(chart_server: CrdServer) -> None:
+    answer = chart_server.as_job(
+        "patch", "crd", CLASSES, "--type=merge", "--patch", json.dumps(_without_version(chart_server.get_crd(CLASSES)))
     )
     assert "the Job removes no version" in answer.out, answer.out
 
 
 @pytest.mark.since(*SINCE_POLICIES)
-def test_stolen_token_of_the_job_changes_no_other_crd(ours: CrdServer) -> None:
-    assert ours.as_job("delete", "crd", SYNCS).code != 0
+def test_stolen_token_of_the_job_cannot_delete_or_create_a_crd(chart_server: CrdServer) -> None:
+    assert chart_server.as_job("delete", "crd", SYNCS).code != 0
     other = copy.deepcopy(CHARTS[SYNCS])
     other["metadata"]["name"] = "others.secret-sync.x-k8s.io"
-    assert "forbidden" in ours.as_job("create", "-f", "-", stdin=json.dumps(other)).out.lower()
+    assert "forbidden" in chart_server.as_job("create", "-f", "-", stdin=json.dumps(other)).out.lower()

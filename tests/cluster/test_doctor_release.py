@@ -1,4 +1,4 @@
-"""Run tools/doctor as an administrator while an editor of one namespace has objects that imitate a release."""
+"""Test tools/doctor as an administrator runs it while an editor of one namespace has objects that imitate a release."""
 
 import json
 import socket
@@ -19,8 +19,8 @@ from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError
 
-# This name sorts before the namespace of the release.
-EDITORS = "aaa"
+# The editor's namespace. Its name sorts before the namespace of the release.
+EDITOR_NAMESPACE = "aaa"
 Found = list[dict[str, str]]
 
 
@@ -56,8 +56,8 @@ def listener() -> Iterator[Listener]:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstalledRelease]:
-    """Provide a cluster for this module alone, because the tests depend on the number of releases."""
+def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstalledRelease]:
+    """Provide a release on a separate cluster, because the tests depend on the number of releases."""
     with (
         ControlPlane(tmp_path_factory.mktemp("plane"), crds=chart_crds()) as plane,
         Emulator(tmp_path_factory.mktemp("az")) as emulator,
@@ -65,17 +65,17 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InstalledRelease]
         emulator.trust_issuer(plane.issuer, plane.ca_file)
         found = install_first_release(plane, emulator, tmp_path_factory.mktemp("release"))
         found.make_available()
-        plane.kubectl("create", "namespace", EDITORS)
-        plane.kubectl("create", "serviceaccount", "editor", "--namespace", EDITORS)
-        edit = ("--clusterrole=edit", f"--serviceaccount={EDITORS}:editor", "--namespace", EDITORS)
+        plane.kubectl("create", "namespace", EDITOR_NAMESPACE)
+        plane.kubectl("create", "serviceaccount", "editor", "--namespace", EDITOR_NAMESPACE)
+        edit = ("--clusterrole=edit", f"--serviceaccount={EDITOR_NAMESPACE}:editor", "--namespace", EDITOR_NAMESPACE)
         plane.kubectl("create", "rolebinding", "editor", *edit)
         yield found
 
 
 @pytest.fixture
-def space(here: InstalledRelease) -> Iterator[Namespace]:
+def space(release: InstalledRelease) -> Iterator[Namespace]:
     """Provide a namespace with a SecretSync of the release."""
-    found = Namespace(here)
+    found = Namespace(release)
     found.set_secret("a", "1")
     found.apply(found.provider_class("a"), found.sync("s", {"k": "a"}))
     yield found
@@ -86,31 +86,31 @@ Examine = Callable[..., tuple[int, Found, str]]
 
 
 @pytest.fixture
-def examine(here: InstalledRelease, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Examine:
-    monkeypatch.setenv("SSL_CERT_FILE", str(here.plane.ca_file))
+def examine(release: InstalledRelease, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Examine:
+    monkeypatch.setenv("SSL_CERT_FILE", str(release.plane.ca_file))
 
     def run(*arguments: str) -> tuple[int, Found, str]:
-        code = doctor.main([*arguments, "--kubeconfig", str(here.plane.kubeconfig), "-o", "json"])
+        code = doctor.main([*arguments, "--kubeconfig", str(release.plane.kubeconfig), "-o", "json"])
         output = capsys.readouterr()
         return code, json.loads(output.out)["checks"] if output.out else [], output.err
 
     return run
 
 
-def clouds(address: str) -> dict[str, Any]:
-    """Return clouds with this host as every address, also for the names of Azure clouds."""
+def make_clouds(address: str) -> dict[str, Any]:
+    """Return clouds whose addresses all have this host. One has the name of an Azure cloud."""
     cloud = {"authority": f"https://{address}", "vaultUrl": f"https://{address}/{{vault}}"}
     return {"emulator": cloud, "AzurePublicCloud": cloud}
 
 
-def fakes(installed: InstalledRelease, address: str) -> list[dict[str, Any]]:
-    """Return an editor's copies of the release's Deployment and ConfigMap: one with their names, two with others."""
+def make_imitations(installed: InstalledRelease, address: str) -> list[dict[str, Any]]:
+    """Return an editor's copies of the release's Deployment and ConfigMap: with the same name and with two others."""
     plane, at = installed.plane, ("--namespace", installed.release, "--output", "json")
     held = json.loads(plane.kubectl("get", "deployment", installed.deployment, *at))
     found: list[dict[str, Any]] = []
     for name in (installed.deployment, "akv-secret-store", "zzz"):
-        meta = {"namespace": EDITORS, "labels": held["metadata"]["labels"]}
-        files = {"clouds.json": json.dumps(clouds(address))}
+        meta = {"namespace": EDITOR_NAMESPACE, "labels": held["metadata"]["labels"]}
+        files = {"clouds.json": json.dumps(make_clouds(address))}
         spec = json.loads(json.dumps(held["spec"]).replace(f"{installed.deployment}-files", f"{name}-files"))
         found += [
             {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {**meta, "name": name}, "spec": spec},
@@ -125,67 +125,72 @@ def fakes(installed: InstalledRelease, address: str) -> list[dict[str, Any]]:
     return found
 
 
-def as_editor(installed: InstalledRelease, objects: list[dict[str, Any]]) -> None:
-    kubeconfig = installed.plane.service_account_kubeconfig(EDITORS, "editor")
+def apply_as_editor(installed: InstalledRelease, objects: list[dict[str, Any]]) -> None:
+    kubeconfig = installed.plane.service_account_kubeconfig(EDITOR_NAMESPACE, "editor")
     body = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     installed.plane.kubectl("apply", "--filename", "-", stdin=body, kubeconfig=kubeconfig)
 
 
 @pytest.fixture
-def attacked(here: InstalledRelease, listener: Listener) -> Iterator[Listener]:
-    as_editor(here, fakes(here, listener.address))
+def attack(release: InstalledRelease, listener: Listener) -> Iterator[Listener]:
+    """Create the editor's imitations of the release, and provide the listener that they name."""
+    apply_as_editor(release, make_imitations(release, listener.address))
     yield listener
     names = ("deployments", "configmaps")
-    here.plane.kubectl("delete", ",".join(names), "--namespace", EDITORS, "--selector", "app.kubernetes.io/part-of")
+    release.plane.kubectl(
+        "delete", ",".join(names), "--namespace", EDITOR_NAMESPACE, "--selector", "app.kubernetes.io/part-of"
+    )
 
 
-def texts(found: Found) -> dict[str, str]:
+def list_texts(found: Found) -> dict[str, str]:
     # The checks of the cluster come first.
     return {check["name"]: f"{check['level']} {check['text']}; {check['fix']}" for check in reversed(found)}
 
 
 def test_imitated_release_is_neither_examined_nor_contacted(
-    here: InstalledRelease, space: Namespace, attacked: Listener, examine: Examine
+    release: InstalledRelease, space: Namespace, attack: Listener, examine: Examine
 ) -> None:
-    host = urlsplit(here.emulator.authority).netloc
+    host = urlsplit(release.emulator.authority).netloc
     code, found, _ = examine("--allow-host", host)
-    output = texts(found)
-    assert attacked.connections == 0
-    assert f"Deployment {here.release}/{here.deployment} is available" in output["controller"]
+    output = list_texts(found)
+    assert attack.connections == 0
+    assert f"Deployment {release.release}/{release.deployment} is available" in output["controller"]
     assert output["entra"].startswith("ok ")
     assert output["vault"].startswith("ok ")
     assert code in (0, 1)  # no controller runs that would write the Secret
     # A caller who allows the editor's host does not contact it either: the release does not use it.
-    examine("--allow-host", host, "--allow-host", attacked.address)
-    assert attacked.connections == 0
+    examine("--allow-host", host, "--allow-host", attack.address)
+    assert attack.connections == 0
 
 
-def test_editor_cannot_create_the_objects_that_identify_a_release(here: InstalledRelease) -> None:
+def test_editor_cannot_create_the_objects_that_identify_a_release(release: InstalledRelease) -> None:
     for kind in ("clusterrolebinding", "validatingadmissionpolicy", "clusterrole"):
-        held = json.loads(here.plane.kubectl("get", kind, "--output", "json", "-lapp.kubernetes.io/part-of"))["items"]
+        held = json.loads(release.plane.kubectl("get", kind, "--output", "json", "-lapp.kubernetes.io/part-of"))[
+            "items"
+        ]
         assert held, kind
-        meta = {"name": f"fake.{EDITORS}", "labels": held[0]["metadata"]["labels"]}
+        meta = {"name": f"fake.{EDITOR_NAMESPACE}", "labels": held[0]["metadata"]["labels"]}
         fake = {key: value for key, value in held[0].items() if key != "status"} | {"metadata": meta}
         with pytest.raises(ClusterError, match="forbidden"):
-            as_editor(here, [fake])
+            apply_as_editor(release, [fake])
 
 
 def test_host_that_the_caller_did_not_allow_is_not_contacted(
-    here: InstalledRelease, space: Namespace, listener: Listener, examine: Examine
+    release: InstalledRelease, space: Namespace, listener: Listener, examine: Examine
 ) -> None:
     """An editor of the release's namespace changed its ConfigMap."""
-    plane, at = here.plane, ("configmap", f"{here.deployment}-files", "--namespace", here.release)
+    plane, at = release.plane, ("configmap", f"{release.deployment}-files", "--namespace", release.release)
     before = json.loads(plane.kubectl("get", *at, "--output", "json"))["data"]
-    audited = here.emulator.counters()
-    changed = json.dumps({"data": {"clouds.json": json.dumps(clouds(listener.address))}})
+    counters = release.emulator.counters()
+    changed = json.dumps({"data": {"clouds.json": json.dumps(make_clouds(listener.address))}})
     plane.kubectl("patch", *at, "--type=merge", "--patch", changed)
     try:
         _, found, _ = examine("--namespace", space.name)
     finally:
         plane.kubectl("patch", *at, "--type=merge", "--patch", json.dumps({"data": before}))
-    output = texts(found)
+    output = list_texts(found)
     assert listener.connections == 0
-    assert here.emulator.counters() == audited
+    assert release.emulator.counters() == counters
     assert output["hosts"].startswith("warn ")
     assert f"--allow-host {listener.address}" in output["hosts"]
     assert f"emulator ({listener.address})" in output["settings"]
@@ -199,15 +204,15 @@ def test_host_that_the_caller_did_not_allow_is_not_contacted(
 
 
 @pytest.mark.parametrize("renamed", [{"nameOverride": "other"}, {"fullnameOverride": "scribe"}])
-def test_of_two_releases_the_caller_must_choose_one(
-    here: InstalledRelease,
+def test_caller_must_choose_one_of_two_releases(
+    release: InstalledRelease,
     space: Namespace,
-    attacked: Listener,
+    attack: Listener,
     examine: Examine,
     renamed: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    plane = here.plane
+    plane = release.plane
     at = ["--namespace", "second", "--kubeconfig", str(plane.kubeconfig)]
     values = [word for pair in renamed.items() for word in ("--set", "=".join(pair))]
     helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", *values])
@@ -216,23 +221,23 @@ def test_of_two_releases_the_caller_must_choose_one(
         assert code == 2
         assert "several releases fit: " in output
         assert "--release-namespace" in output
-        assert EDITORS not in output
+        assert EDITOR_NAMESPACE not in output
         _, found, _ = examine("--release-namespace", "second")
-        assert "Deployment second/" in texts(found)["controller"]
-        # After an uninstallation that left the binding behind, there is one release.
+        assert "Deployment second/" in list_texts(found)["controller"]
+        # A binding without a Deployment, as after an incomplete uninstallation, is not a release.
         name = plane.kubectl("get", "deployments", "--namespace", "second", "--output", "name").strip()
         plane.kubectl("delete", name, "--namespace", "second")
         _, found, _ = examine()
-        assert f"Deployment {here.release}/{here.deployment}" in texts(found)["controller"]
+        assert f"Deployment {release.release}/{release.deployment}" in list_texts(found)["controller"]
     finally:
         helm.run(["uninstall", "mine", *at, "--no-hooks"])
-    assert attacked.connections == 0
+    assert attack.connections == 0
 
 
 def test_release_in_listed_namespaces_is_found_by_its_policies(
-    here: InstalledRelease, examine: Examine, listener: Listener
+    release: InstalledRelease, examine: Examine, listener: Listener
 ) -> None:
-    plane = here.plane
+    plane = release.plane
     at = ["--namespace", "narrow", "--kubeconfig", str(plane.kubeconfig)]
     served = ["--set", "watchNamespaces={default}"]
     helm.run(["install", "mine", str(helm.CHART), *at, "--create-namespace", "--no-hooks", *served])
@@ -241,6 +246,6 @@ def test_release_in_listed_namespaces_is_found_by_its_policies(
         assert code == 2
         assert "narrow/mine-akv-secret-store (release mine)" in output
         _, found, _ = examine("--release", "mine")
-        assert "Deployment narrow/" in texts(found)["controller"]
+        assert "Deployment narrow/" in list_texts(found)["controller"]
     finally:
         helm.run(["uninstall", "mine", *at, "--no-hooks"])

@@ -1,4 +1,4 @@
-"""The control plane that everything else is tested on: what it promises, on the real programs."""
+"""Test the local control plane, on which all other cluster tests run, with the real programs."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SECONDS_TO_READY = 10.0
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[tuple[ControlPlane, float]]:
-    """Provide a control plane for this file alone, since it is restarted here, and the seconds until it was ready."""
+    """Provide a control plane for this module alone, because tests restart it, and the seconds until it was ready."""
     plane = ControlPlane()
     started = time.monotonic()
     with plane:
@@ -54,25 +54,25 @@ def get_anonymously(plane: ControlPlane, url: str) -> dict[str, Any]:
     return body
 
 
-def audit_lines(plane: ControlPlane) -> list[dict[str, Any]]:
-    # The last line may just be being written.
+def read_audit_log(plane: ControlPlane) -> list[dict[str, Any]]:
+    # The API server may still be writing the last line.
     return [json.loads(line) for line in plane.audit_log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def processes_below(folder: str) -> list[int]:
-    """Return the servers and the supervisor: all of them name their folder in their command line."""
+def list_processes(folder: str) -> list[int]:
+    """Return the ids of the servers and the supervisor, whose command lines contain the folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
         if any(folder.encode() in word for word in command[1:]) and b"-c" not in command:
             found.append(int(process.name))
     return found
 
 
-def test_ready_in_time(own: tuple[ControlPlane, float]) -> None:
+def test_control_plane_is_ready_in_time(own: tuple[ControlPlane, float]) -> None:
     plane, seconds = own
     assert seconds < SECONDS_TO_READY
     assert json.loads(plane.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"] == f"v{plane.version}"
@@ -99,10 +99,10 @@ def test_keys_of_the_issuer_are_public(plane: ControlPlane, namespace: str) -> N
         issuer=plane.issuer,
     )
     assert claims["sub"] == f"system:serviceaccount:{namespace}:default"
-    assert claims["exp"] - claims["iat"] == 24 * 3600, "the API server shortens what was asked for to 24 h"
+    assert claims["exp"] - claims["iat"] == 24 * 3600, "the API server must shorten the requested duration to 24 h"
 
 
-def test_anonymous_users_see_nothing_else(plane: ControlPlane) -> None:
+def test_anonymous_users_cannot_list_namespaces(plane: ControlPlane) -> None:
     with pytest.raises(urllib.error.HTTPError, match="403"):
         get_anonymously(plane, f"{plane.url}/api/v1/namespaces")
 
@@ -113,29 +113,29 @@ def test_every_request_of_a_user_is_in_the_audit_log(plane: ControlPlane, namesp
         plane.kubectl("get", "secret", "some-name", "-n", namespace, kubeconfig=kubeconfig)
     user = f"system:serviceaccount:{namespace}:default"
 
-    def written() -> list[dict[str, Any]]:
+    def list_events() -> list[dict[str, Any]]:
         return [
             event
-            for event in audit_lines(plane)
+            for event in read_audit_log(plane)
             if event["user"]["username"] == user and event.get("objectRef", {}).get("resource") == "secrets"
         ]
 
-    eventually(written, bool)
-    [event] = written()
+    eventually(list_events, bool)
+    [event] = list_events()
     assert event["verb"] == "get"
     assert event["objectRef"]["namespace"] == namespace
     assert event["objectRef"]["name"] == "some-name"
     assert event["responseStatus"]["code"] == 403
     assert event["requestURI"] == f"/api/v1/namespaces/{namespace}/secrets/some-name"
     assert event["userAgent"].startswith("kubectl/")
-    assert {event["stage"] for event in audit_lines(plane)} <= {
+    assert {event["stage"] for event in read_audit_log(plane)} <= {
         "ResponseStarted",
         "ResponseComplete",
         "Panic",
     }
 
 
-def test_owner_references_need_the_right_to_delete(plane: ControlPlane, namespace: str) -> None:
+def test_owner_reference_needs_the_right_to_delete(plane: ControlPlane, namespace: str) -> None:
     plane.kubectl("create", "configmap", "owner", "-n", namespace)
     plane.kubectl("create", "configmap", "owned", "-n", namespace)
     plane.kubectl("create", "role", "writer", "-n", namespace, "--verb=get,patch", "--resource=configmaps")
@@ -158,10 +158,10 @@ def test_owner_references_need_the_right_to_delete(plane: ControlPlane, namespac
     plane.kubectl(*command)
     plane.kubectl("delete", "configmap", "owner", "-n", namespace)
 
-    def collected() -> bool:
+    def is_collected() -> bool:
         return plane.kubectl("get", "configmap", "owned", "-n", namespace, "--ignore-not-found") == ""
 
-    eventually(collected, bool, patience=5)
+    eventually(is_collected, bool, patience=5)
 
 
 CRD = """
@@ -180,7 +180,7 @@ spec:
 """
 
 
-def test_new_kinds_are_collected_after_a_restart_of_the_controller_manager(plane: ControlPlane, namespace: str) -> None:
+def test_objects_of_a_new_kind_are_collected_after_a_manager_restart(plane: ControlPlane, namespace: str) -> None:
     plane.kubectl("apply", "-f", "-", stdin=CRD)
     plane.kubectl("wait", "--for=condition=Established", "crd/things.example.com")
     plane.restart_controller_manager()
@@ -196,13 +196,13 @@ def test_new_kinds_are_collected_after_a_restart_of_the_controller_manager(plane
     plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(owned))
     plane.kubectl("delete", "thing", "a", "-n", namespace)
 
-    def collected() -> bool:
+    def is_collected() -> bool:
         return plane.kubectl("get", "configmap", "of-a", "-n", namespace, "--ignore-not-found") == ""
 
-    eventually(collected, bool, patience=10)
+    eventually(is_collected, bool, patience=10)
 
 
-def test_restarted_api_server_has_its_data_and_address(plane: ControlPlane, namespace: str) -> None:
+def test_restarted_api_server_keeps_its_data_and_address(plane: ControlPlane, namespace: str) -> None:
     plane.kubectl("create", "configmap", "kept", "-n", namespace, "--from-literal=key=value")
     url = plane.url
     plane.stop_apiserver()
@@ -215,18 +215,18 @@ def test_restarted_api_server_has_its_data_and_address(plane: ControlPlane, name
     assert plane.kubectl("get", "configmap", "kept", "-n", namespace, "-o", "jsonpath={.data.key}") == "value"
 
 
-def test_controller_manager_restarts_together_with_the_api_server(plane: ControlPlane) -> None:
+def test_controller_manager_survives_an_api_server_restart(plane: ControlPlane) -> None:
     plane.restart_controller_manager()
-    plane.stop_apiserver()  # it is just starting
+    plane.stop_apiserver()  # the controller manager is still starting
     eventually(lambda: plane.processes.is_running("kube-controller-manager"), lambda there: not there, patience=30)
     plane.start_apiserver()
     plane.check()
 
 
-def test_etcd_is_open_to_the_api_server_alone(plane: ControlPlane) -> None:
+def test_etcd_accepts_only_the_certificate_of_the_api_server(plane: ControlPlane) -> None:
     pki = plane.ca_file.parent
 
-    def ask_etcd(certificate: str | None) -> str:
+    def request_etcd(certificate: str | None) -> str:
         tls = ssl.create_default_context(cafile=pki / "etcd-ca.crt")
         if certificate:
             tls.load_cert_chain(pki / f"{certificate}.crt", pki / f"{certificate}.key")
@@ -234,11 +234,11 @@ def test_etcd_is_open_to_the_api_server_alone(plane: ControlPlane) -> None:
         with urllib.request.urlopen(url, context=tls, timeout=5) as response:
             return str(response.read())
 
-    assert "etcdserver" in ask_etcd("etcd-client")
-    # Not even the cluster's administrator gets in: another authority signed that certificate.
+    assert "etcdserver" in request_etcd("etcd-client")
+    # etcd also refuses the administrator's certificate, because another authority signed it.
     for certificate in (None, "admin"):
         with pytest.raises(OSError, match=r"(?i)alert|certificate|EOF|reset"):
-            ask_etcd(certificate)
+            request_etcd(certificate)
 
 
 def test_kubectl_errors_are_readable(plane: ControlPlane) -> None:
@@ -251,19 +251,19 @@ def test_invalid_flag_is_reported_and_leaves_nothing_behind(tmp_path: Path) -> N
     plane = ControlPlane(tmp_path / "plane", apiserver_flags=["--no-such-flag"])
     with pytest.raises(ClusterError, match=r"kube-apiserver ended with code 1:\n.*unknown flag: --no-such-flag"):
         plane.start()
-    assert processes_below(str(tmp_path)) == []
+    assert list_processes(str(tmp_path)) == []
 
 
-def test_stop_is_quick_and_leaves_nothing_but_the_given_folder(tmp_path: Path) -> None:
+def test_stop_is_quick_and_leaves_only_the_given_folder(tmp_path: Path) -> None:
     plane = ControlPlane(tmp_path / "plane", issuer="https://issuer.example")
     plane.start()
-    assert len(processes_below(str(tmp_path))) == 3
+    assert len(list_processes(str(tmp_path))) == 3
     token = plane.kubectl("create", "token", "default").strip()
     assert jwt.decode(token, options={"verify_signature": False})["iss"] == plane.issuer == "https://issuer.example"
     started = time.monotonic()
     plane.stop()
     assert time.monotonic() - started < 3
-    assert processes_below(str(tmp_path)) == []
+    assert list_processes(str(tmp_path)) == []
     assert plane.audit_log.exists()
     plane.stop()
 
@@ -277,7 +277,7 @@ with ControlPlane() as plane:
 """
 
 
-def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
+def test_all_processes_end_after_their_parent_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT],
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -287,15 +287,15 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
         assert parent.stdout is not None
         folder = Path(parent.stdout.readline().strip())
         assert folder.parent == tmp_path
-        assert len(processes_below(str(folder))) == 4
+        assert len(list_processes(str(folder))) == 4
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        eventually(lambda: processes_below(str(folder)), lambda left: not left, patience=3)
+        eventually(lambda: list_processes(str(folder)), lambda left: not left, patience=3)
     eventually(folder.exists, lambda there: not there, patience=3)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_chart_testing_comes_with_its_configuration() -> None:
+def test_chart_testing_is_installed_with_its_configuration() -> None:
     ct = assets.tool("ct")
     version = subprocess.run([ct, "version"], capture_output=True, text=True, check=True).stdout
     assert "v3.14.0" in version
@@ -329,9 +329,9 @@ def test_command_starts_and_stops_the_cluster(tmp_path: Path) -> None:
         assert other.returncode == 1
         assert "stop it first" in other.stderr
         assert "test: Kubernetes" in cluster("status").stdout
-        assert len(processes_below(path.removesuffix("admin.kubeconfig"))) == 3
+        assert len(list_processes(path.removesuffix("admin.kubeconfig"))) == 3
     finally:
         down = cluster("down", "--name", "test")
     assert down.stdout == "cluster 'test' stopped\n"
-    assert processes_below(str(tmp_path)) == []
+    assert list_processes(str(tmp_path)) == []
     assert cluster("status").returncode == 1

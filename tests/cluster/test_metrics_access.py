@@ -1,4 +1,4 @@
-"""The port of metrics with TLS and authentication: the real API server reviews tokens and rights."""
+"""Test the metrics port with TLS and authentication: a real API server reviews tokens and rights."""
 
 import http.client
 import socket
@@ -27,7 +27,7 @@ from tools.pods.pod_process import PodProcess
 
 pytestmark = pytest.mark.own_plane
 SECRET = "metrics-certificate"
-READERS = f"metrics-reader.{helm.RELEASE}-akv-secret-store.{helm.RELEASE}"
+READER_ROLE = f"metrics-reader.{helm.RELEASE}-akv-secret-store.{helm.RELEASE}"
 
 
 @dataclass
@@ -69,31 +69,33 @@ def installed(
 
 @pytest.fixture
 def scraper(installed: InstalledRelease, authority: ClusterAuthority) -> Iterator[Scraper]:
-    """Provide a client of a controller that has reviewed no token yet: it bounds reviews by address."""
+    """Provide a client of a new controller, because the controller limits token reviews for each address."""
     with running_controller(installed.workload()) as workload:
         yield Scraper(workload, authority.pair.cert)
 
 
-def token_of(plane: ControlPlane, account: str) -> str:
+def create_token(plane: ControlPlane, account: str) -> str:
     create_object(plane, f"namespaces/{helm.RELEASE}/serviceaccounts", account)
     return plane.kubectl("create", "token", account, "--namespace", helm.RELEASE).strip()
 
 
-def test_prometheus_reads_and_others_do_not(installed: InstalledRelease, scraper: Scraper) -> None:
+def test_metrics_are_served_only_to_an_account_with_the_reader_role(
+    installed: InstalledRelease, scraper: Scraper
+) -> None:
     plane = installed.plane
-    token = token_of(plane, "prometheus")
+    token = create_token(plane, "prometheus")
     assert scraper.get()[0] == 401
     assert scraper.get("eyJhbGciOiJSUzI1NiJ9.e30.x")[0] == 401
     status, text = scraper.get(token)
     assert (status, "akv_secret_store" in text) == (403, False)
     account = f"--serviceaccount={helm.RELEASE}:prometheus"
-    plane.kubectl("create", "clusterrolebinding", "prometheus", f"--clusterrole={READERS}", account)
+    plane.kubectl("create", "clusterrolebinding", "prometheus", f"--clusterrole={READER_ROLE}", account)
     patience = metrics_access.DENIED_SECONDS + 20
     eventually(lambda: scraper.get(token)[0], lambda status: status == 200, patience)
     assert "akv_secret_store_leader 1.0" in scraper.get(token)[1]
 
 
-def test_plain_http_and_unknown_certificates_get_nothing(scraper: Scraper, tmp_path: Path) -> None:
+def test_plain_http_and_unknown_authority_get_no_metrics(scraper: Scraper, tmp_path: Path) -> None:
     port = int(scraper.workload.env["LISTEN_PORT"])
     with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
         plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -104,20 +106,20 @@ def test_plain_http_and_unknown_certificates_get_nothing(scraper: Scraper, tmp_p
 
 
 def test_flood_of_bad_tokens_costs_a_bounded_number_of_reviews(installed: InstalledRelease, scraper: Scraper) -> None:
-    def reviews() -> int:
+    def count_reviews() -> int:
         lines = installed.plane.audit_log.read_text().splitlines()
         return sum("tokenreviews" in line and '"stage":"ResponseComplete"' in line for line in lines)
 
-    before, began = reviews(), time.monotonic()
+    before, began = count_reviews(), time.monotonic()
     statuses = [scraper.get(f"bad-{number}")[0] for number in range(60)]
     assert set(statuses) <= {401, 429}
-    most = metrics_access.PER_ADDRESS.limit * (1 + (time.monotonic() - began) / 60)
-    assert reviews() - before <= most + 1
-    assert statuses.count(429) >= 60 - most - 1
+    limit = metrics_access.PER_ADDRESS.limit * (1 + (time.monotonic() - began) / 60)
+    assert count_reviews() - before <= limit + 1
+    assert statuses.count(429) >= 60 - limit - 1
 
 
 def test_token_is_in_no_log(installed: InstalledRelease, scraper: Scraper) -> None:
-    token = token_of(installed.plane, "another")
+    token = create_token(installed.plane, "another")
     scraper.get(token)
     assert token not in scraper.workload.log.read_text()
     assert token not in installed.plane.audit_log.read_text()
