@@ -1,4 +1,4 @@
-"""The extension manager of Azure Arc: it installs, upgrades and deletes the packaged chart, every setting a string."""
+"""Test the packaged chart as Azure Arc's extension manager installs, upgrades and deletes it, with string values."""
 
 import contextlib
 import json
@@ -22,8 +22,8 @@ from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
 
 CLUSTER = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Kubernetes/connectedClusters/c"
-# What the extension manager says by itself, whatever the user has set.
-SAID = {
+# The settings that the extension manager always sets, in addition to the user's.
+ARC_SETTINGS = {
     "Azure.Cluster.ResourceId": CLUSTER,
     "Azure.Cluster.Region": "westeurope",
     "Azure.Cluster.Distribution": "k3s",
@@ -44,7 +44,7 @@ SAID = {
 
 
 class Extension:
-    """One extension of a cluster; `settings` are the user's."""
+    """The chart as an extension of a cluster. `settings` holds the user's settings."""
 
     def __init__(self, plane: ControlPlane, emulator: Emulator, folder: Path) -> None:
         self.plane, self.emulator, self.folder = plane, emulator, folder
@@ -53,10 +53,11 @@ class Extension:
         self.settings: dict[str, str] = {}
         self._where = ["--namespace", helm.RELEASE, "--kubeconfig", str(plane.kubeconfig)]
 
-    def put(self, **said: str) -> InstalledRelease:
-        """Installs or upgrades; `said` is what the extension manager says otherwise, below Azure.proxySettings."""
-        every = SAID | {f"Azure.proxySettings.{name}": text for name, text in said.items()} | self.settings
-        pairs = [f"{path}={text}".replace(",", r"\,") for path, text in every.items()]
+    def install_or_upgrade(self, **proxy_settings: str) -> InstalledRelease:
+        """Install or upgrade the release. `proxy_settings` override settings below Azure.proxySettings."""
+        proxy = {f"Azure.proxySettings.{name}": text for name, text in proxy_settings.items()}
+        values = ARC_SETTINGS | proxy | self.settings
+        pairs = [f"{path}={text}".replace(",", r"\,") for path, text in values.items()]
         words = [word for pair in pairs for word in ("--set-string", pair)]
         # The Job for CRDs needs a node.
         command = ["upgrade", "--install", helm.RELEASE, str(self.package), "--create-namespace", "--no-hooks"]
@@ -66,11 +67,11 @@ class Extension:
     def delete(self) -> None:
         helm.run(["uninstall", helm.RELEASE, *self._where])
 
-    def read(self, **said: str) -> Settings:
-        """Installs or upgrades; what the controller reads then."""
-        return Settings.from_environment(self.put(**said).workload().env)
+    def read_settings(self) -> Settings:
+        """Install or upgrade the release, and return the settings that the controller then reads."""
+        return Settings.from_environment(self.install_or_upgrade().workload().env)
 
-    def policies(self) -> list[dict[str, Any]]:
+    def list_policies(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(
             self.plane.kubectl("get", "validatingadmissionpolicies", "--output", "json")
         )["items"]
@@ -79,7 +80,7 @@ class Extension:
 
 @pytest.fixture(scope="module")
 def extension(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extension]:
-    """In a cluster of its own: the suite's has a release of this name."""
+    """Provide an extension on a separate cluster, because the shared cluster has a release of the same name."""
     folder = tmp_path_factory.mktemp("arc")
     with ControlPlane(folder / "plane") as plane, Emulator(folder / "emulator") as emulator:
         emulator.trust_issuer(plane.issuer, plane.ca_file)
@@ -88,7 +89,7 @@ def extension(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extension]:
 
 @pytest.fixture(autouse=True)
 def settings(extension: Extension) -> Iterator[None]:
-    """Provide the user's settings, for one test. Its clouds have no CA, so the vaults' CA is not trusted."""
+    """Set the user's settings for one test. The cloud has no CA, so the controller does not trust the vaults."""
     cloud = {f"clouds.emulator.{field}": text for field, text in extension.emulator.cloud.items() if field != "ca"}
     extension.settings = {**cloud, "defaultCloud": "emulator"}
     yield
@@ -96,7 +97,7 @@ def settings(extension: Extension) -> Iterator[None]:
 
 
 def test_settings_have_the_names_and_defaults_of_sse(extension: Extension) -> None:
-    found = extension.read()
+    found = extension.read_settings()
     assert (found.rotation_poll_interval, found.enable_partial_secret_sync, found.jitter) == (3600, True, 0)
 
 
@@ -117,48 +118,48 @@ def test_settings_have_the_names_and_defaults_of_sse(extension: Extension) -> No
         ("logLevel", "debug", "log_level", "debug"),
     ],
 )
-def test_settings_are_upgraded_one_by_one(
+def test_upgrade_applies_a_changed_setting(
     path: str, text: str, field: str, wanted: object, extension: Extension
 ) -> None:
     extension.settings[path] = text
-    assert getattr(extension.read(), field) == wanted
+    assert getattr(extension.read_settings(), field) == wanted
 
 
 @pytest.mark.since(*SINCE_POLICIES)
-def test_false_is_false_for_policies_too(extension: Extension) -> None:
+def test_string_false_disables_policies(extension: Extension) -> None:
     extension.settings |= {"validatingAdmissionPolicies.applyPolicies": "false", "acceptUnrestrictedTokens": "true"}
-    extension.put()
-    assert extension.policies() == []
+    extension.install_or_upgrade()
+    assert extension.list_policies() == []
     extension.settings["validatingAdmissionPolicies.applyPolicies"] = "true"
-    extension.put()
-    assert extension.policies()
+    extension.install_or_upgrade()
+    assert extension.list_policies()
 
 
-def test_extension_syncs_with_its_certificate_and_its_end_loses_nothing(extension: Extension) -> None:
+def test_extension_syncs_with_its_certificate_and_its_deletion_keeps_secrets(extension: Extension) -> None:
     certificate = b64encode(extension.emulator.ca_file.read_bytes()).decode()
-    place = synced(extension, proxyCert=certificate, isCustomCert="true")
+    namespace = sync_secret(extension, proxyCert=certificate, isCustomCert="true")
     extension.delete()
-    assert place.secret_values("s")
-    assert place.list_names("secretsync") == ["s"]
-    # And back again, as the PEM this time.
-    assert synced(extension, proxyCert=extension.emulator.ca_file.read_text()).secret_values("s")
+    assert namespace.secret_values("s")
+    assert namespace.list_names("secretsync") == ["s"]
+    # Install the extension again, now with the certificate as PEM.
+    assert sync_secret(extension, proxyCert=extension.emulator.ca_file.read_text()).secret_values("s")
 
 
 def test_doctor_trusts_the_certificates_of_the_controller(
     extension: Extension, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = synced(extension, proxyCert=extension.emulator.ca_file.read_text())
-    where = ["--namespace", place.name, "--kubeconfig", str(extension.plane.kubeconfig)]
-    addresses = (extension.emulator.authority, extension.emulator.vault_pattern.replace("{vault}", place.vault))
+    namespace = sync_secret(extension, proxyCert=extension.emulator.ca_file.read_text())
+    where = ["--namespace", namespace.name, "--kubeconfig", str(extension.plane.kubeconfig)]
+    addresses = (extension.emulator.authority, extension.emulator.vault_pattern.replace("{vault}", namespace.vault))
     hosts = [word for address in addresses for word in ("--allow-host", urlsplit(address).netloc)]
     doctor.main(["secretsync/s", *where, *hosts, "-o", "json"])
     found = {check["name"]: check["level"] for check in json.loads(capsys.readouterr().out)["checks"]}
     assert (found["settings"], found["entra"], found["vault"]) == ("ok", "ok", "ok")
 
 
-def test_only_vaults_are_reached_through_the_proxy_of_the_cluster(extension: Extension) -> None:
-    with proxy() as (url, asked):
-        synced(
+def test_only_vault_and_entra_calls_use_the_proxy_of_the_cluster(extension: Extension) -> None:
+    with running_proxy() as (url, targets):
+        sync_secret(
             extension,
             isProxyEnabled="true",
             httpProxy=url,
@@ -168,51 +169,51 @@ def test_only_vaults_are_reached_through_the_proxy_of_the_cluster(extension: Ext
         )
         addresses = (extension.emulator.authority, extension.emulator.vault_pattern.replace("{vault}", "x"))
         ports = {urlsplit(address).port for address in addresses}
-        assert {int(target.rpartition(":")[2]) for target in asked} == ports
+        assert {int(target.rpartition(":")[2]) for target in targets} == ports
         assert urlsplit(extension.plane.url).port not in ports
 
 
-def synced(extension: Extension, **said: str) -> Namespace:
-    """Return the release upgraded, its controller started, and a namespace in which it has synced a Secret."""
-    installed = extension.put(**said)
-    place = Namespace(installed)
-    place.set_secret("a", "1")
-    place.apply(place.provider_class("a"), place.sync("s", {"k": "a"}))
+def sync_secret(extension: Extension, **proxy_settings: str) -> Namespace:
+    """Upgrade the release, run its controller until it has synced a Secret, and return the Secret's namespace."""
+    installed = extension.install_or_upgrade(**proxy_settings)
+    namespace = Namespace(installed)
+    namespace.set_secret("a", "1")
+    namespace.apply(namespace.provider_class("a"), namespace.sync("s", {"k": "a"}))
     with installed.workload() as workload:
         workload.wait_ready()
-        place.wait_secret("s", {"k": "1"})
+        namespace.wait_secret("s", {"k": "1"})
         assert workload.stop() == 0
-    return place
+    return namespace
 
 
 @contextlib.contextmanager
-def proxy() -> Iterator[tuple[str, list[str]]]:
-    """Provide a proxy's address, and where it was asked to connect to."""
-    asked: list[str] = []
+def running_proxy() -> Iterator[tuple[str, list[str]]]:
+    """Run an HTTP proxy. Provide its address and the list of the targets of its CONNECT requests."""
+    targets: list[str] = []
 
     class Tunnel(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             _, target, _ = self.rfile.readline().decode().split()
-            asked.append(target)
+            targets.append(target)
             while self.rfile.readline().strip():
                 pass
             host, _, port = target.rpartition(":")
             with socket.create_connection((host, int(port))) as far:
                 self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                back = threading.Thread(target=pump, args=(far, self.connection), daemon=True)
+                back = threading.Thread(target=copy_data, args=(far, self.connection), daemon=True)
                 back.start()
-                pump(self.connection, far)
+                copy_data(self.connection, far)
                 back.join()
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        yield f"http://127.0.0.1:{server.server_address[1]}", targets
         server.shutdown()
 
 
-def pump(source: socket.socket, target: socket.socket) -> None:
-    """Everything that comes, until either side ends."""
+def copy_data(source: socket.socket, target: socket.socket) -> None:
+    """Copy all data until one side closes its connection."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)

@@ -1,4 +1,4 @@
-"""The chart through Argo CD's own engine: hooks in their phases, health, and a second sync without a difference."""
+"""Test the chart with Argo CD's own sync engine: hook phases, health, and a second sync without a difference."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ Manifest = dict[str, Any]
 
 
 class Application:
-    """An Application of Argo CD: its name, where it goes, and the report of its last sync."""
+    """An Application of Argo CD, with the report of its last sync."""
 
     def __init__(self, plane: ControlPlane, name: str, namespace: str) -> None:
         self._plane = plane
@@ -35,8 +35,8 @@ class Application:
         self._namespace = namespace
         self.report: dict[str, Any] = {}
 
-    def start(self, manifests: Sequence[Mapping[str, Any]], *flags: str) -> "subprocess.Popen[str]":
-        """Start to sync."""
+    def start_sync(self, manifests: Sequence[Mapping[str, Any]], *flags: str) -> "subprocess.Popen[str]":
+        """Start a sync of these manifests."""
         at = ["--kubeconfig", str(self._plane.kubeconfig), "--namespace", self._namespace]
         command = [str(assets.tool("argocd-sync")), *at, "--application", self._name, "--timeout", f"{SECONDS}s"]
         running = subprocess.Popen(
@@ -51,15 +51,15 @@ class Application:
         running.stdin = None
         return running
 
-    def finish(self, running: "subprocess.Popen[str]") -> None:
-        """Wait until the sync ends, and keep its report."""
-        said, _ = running.communicate(timeout=2 * SECONDS)
+    def finish_sync(self, running: "subprocess.Popen[str]") -> None:
+        """Wait for the end of the sync, and store its report."""
+        output, _ = running.communicate(timeout=2 * SECONDS)
         assert running.returncode == 0
-        self.report = json.loads(said)
+        self.report = json.loads(output)
 
     def sync(self, manifests: Sequence[Mapping[str, Any]], *flags: str) -> dict[str, Any]:
-        """Sync to the end."""
-        self.finish(self.start(manifests, *flags))
+        """Sync these manifests, and return the report."""
+        self.finish_sync(self.start_sync(manifests, *flags))
         return self.report
 
     def health(self, kind: str, name: str) -> str:
@@ -72,15 +72,15 @@ class Application:
         return str(status)
 
 
-def chart(plane: ControlPlane, values: Path, *flags: str) -> list[Manifest]:
+def render_chart(plane: ControlPlane, values: Path, *flags: str) -> list[Manifest]:
     """Render the chart as Argo CD does."""
     at = ["template", helm.RELEASE, str(helm.CHART), "--namespace", helm.RELEASE, "--kube-version", plane.version]
     text = helm.run([*at, "--values", str(values), *version_flags(plane), *flags])
     return [found for found in bounded_yaml.load_all(text) if found]
 
 
-def run_job(plane: ControlPlane, folder: Path) -> None:
-    """Do what a node does for the CRD Job."""
+def run_crd_job(plane: ControlPlane, folder: Path) -> None:
+    """Run the CRD Job as a node does, and set the status of its pod."""
     at = ("--namespace", helm.RELEASE)
     pods = ("get", "pods", *at, "--selector", f"job-name={JOB}", "--output", "name")
     [pod] = eventually(lambda: plane.kubectl(*pods).split(), bool, patience=SECONDS)
@@ -103,32 +103,32 @@ def application(plane: ControlPlane, values: Path, tmp_path_factory: pytest.Temp
     """Return the Application of the chart, synced once."""
     plane.kubectl("create", "namespace", helm.RELEASE)
     found = Application(plane, "akv", helm.RELEASE)
-    running = found.start(chart(plane, values, "--include-crds"))
-    run_job(plane, tmp_path_factory.mktemp("job"))
-    found.finish(running)
+    running = found.start_sync(render_chart(plane, values, "--include-crds"))
+    run_crd_job(plane, tmp_path_factory.mktemp("job"))
+    found.finish_sync(running)
     return found
 
 
 @pytest.fixture(scope="module")
-def first(application: Application) -> dict[str, Any]:
+def first_report(application: Application) -> dict[str, Any]:
     """Return the report of the first sync."""
     return dict(application.report)
 
 
 @pytest.fixture(scope="module")
 def installed(
-    plane: ControlPlane, emulator: Emulator, first: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    plane: ControlPlane, emulator: Emulator, first_report: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> InstalledRelease:
     """Return the release that Argo CD has installed."""
-    assert not first["error"]
-    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
+    assert not first_report["error"]
+    plane.restart_controller_manager()  # its garbage collector discovers new kinds only every 30 s
     return InstalledRelease(plane, emulator, helm.RELEASE, tmp_path_factory.mktemp("release"))
 
 
-def test_first_sync_runs_the_job_first_and_no_test(first: dict[str, Any], plane: ControlPlane) -> None:
-    assert first["error"] == ""
-    assert {each["status"] for each in first["results"]} == {"Synced"}, first["results"]
-    hooks = {each["object"]: (each["hook"], each["phase"]) for each in first["results"] if each["hook"]}
+def test_first_sync_runs_the_job_before_it_and_no_test_pod(first_report: dict[str, Any], plane: ControlPlane) -> None:
+    assert first_report["error"] == ""
+    assert {each["status"] for each in first_report["results"]} == {"Synced"}, first_report["results"]
+    hooks = {each["object"]: (each["hook"], each["phase"]) for each in first_report["results"] if each["hook"]}
     assert {hook for hook, _ in hooks.values()} == {"PreSync"}
     assert hooks[f"batch/Job/{helm.RELEASE}/{JOB}"] == ("PreSync", "Succeeded")
     assert not [name for name in hooks if "-test" in name]
@@ -144,21 +144,21 @@ def test_next_sync_finds_no_difference_and_prunes_nothing(
     lease = ("get", "leases", "--namespace", helm.RELEASE, "--output", "name")
     held = space.installed.plane.kubectl(*lease)
     assert held
-    report = application.sync(chart(space.installed.plane, values, "--include-crds"), "--prune")
+    report = application.sync(render_chart(space.installed.plane, values, "--include-crds"), "--prune")
     assert (report["error"], report["outOfSync"]) == ("", [])
     space.wait_secret("s", {"k": "1"})
     assert space.installed.plane.kubectl(*lease) == held
 
 
-def test_without_the_crds_the_others_have_no_difference(
+def test_chart_without_crds_differs_only_in_the_crds(
     application: Application, values: Path, plane: ControlPlane
 ) -> None:
-    """As with `skipCrds`. Not synced, because with pruning that deletes the CRDs and all objects, as the page warns."""
-    report = application.sync(chart(plane, values), "--compare")
+    """Compare as `skipCrds` does. Do not sync, because pruning would delete the CRDs and all their objects."""
+    report = application.sync(render_chart(plane, values), "--compare")
     assert {name.split("/")[1] for name in report["outOfSync"]} == {"CustomResourceDefinition"}
 
 
-def test_users_objects_have_the_health_that_the_lua_checks_say(plane: ControlPlane, space: Namespace) -> None:
+def test_health_of_users_objects_follows_the_lua_checks(plane: ControlPlane, space: Namespace) -> None:
     users = Application(plane, "shop", space.name)
     space.set_secret("a", "1")
     good, bad = space.sync("good", {"k": "a"}), space.sync("bad", {"k": "missing"})
@@ -169,6 +169,6 @@ def test_users_objects_have_the_health_that_the_lua_checks_say(plane: ControlPla
     report = users.sync(manifests)
     assert (report["error"], report["outOfSync"]) == ("", [])
     assert (users.health("SecretSync", "good"), users.health("SecretSync", "bad")) == ("Healthy", "Degraded")
-    # The Secret belongs to its SecretSync, so it is no object of the Application.
+    # Argo CD prunes the SecretSync. Its Secret is not an object of the Application: the garbage collector deletes it.
     users.sync(manifests[:1] + manifests[2:], "--prune")
     eventually(lambda: space.get("secret", "good"), lambda found: not found)

@@ -1,4 +1,4 @@
-"""The demo as users start it: its claims are true, a false claim ends it, and it leaves nothing behind."""
+"""Test the demo as users start it: its claims are true, a false claim ends it, and no process or file remains."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def plane() -> Iterator[ControlPlane]:
         yield running
 
 
-def start(scratch: Path, *args: str | Path) -> subprocess.Popen[str]:
+def start_demo(scratch: Path, *args: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [ROOT / "tools" / "demo", *args],
         cwd="/",
@@ -39,14 +39,14 @@ def start(scratch: Path, *args: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def left_behind(scratch: Path) -> list[str]:
-    """Return the files in the scratch folder and the processes that use it. Wait five seconds for their end."""
+def list_leftovers(scratch: Path) -> list[str]:
+    """Wait up to five seconds until no file and no process of the scratch folder remains. Return what remains."""
     for _ in range(50):
         found = [path.name for path in scratch.iterdir()]
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 known = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
-            except OSError:  # it has ended, or belongs to another user
+            except OSError:  # the process has ended or belongs to another user
                 continue
             if str(scratch).encode() in known and process.name != str(os.getpid()):
                 found.append(process.name)
@@ -56,7 +56,7 @@ def left_behind(scratch: Path) -> list[str]:
     return found
 
 
-def until(process: subprocess.Popen[str], text: str) -> str:
+def read_until(process: subprocess.Popen[str], text: str) -> str:
     """Return the output of the process up to the line with this text."""
     assert process.stdout
     seen = ""
@@ -67,12 +67,12 @@ def until(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"the demo ended before it printed {text!r}:\n{seen}")
 
 
-def read(kubeconfig: Path, plane: ControlPlane, *args: str) -> str:
+def run_kubectl(kubeconfig: Path, plane: ControlPlane, *args: str) -> str:
     return plane.kubectl(*args, kubeconfig=kubeconfig, check=False)
 
 
 def test_demo_runs_to_its_end(tmp_path: Path) -> None:
-    process = start(tmp_path)
+    process = start_demo(tmp_path)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
     assert len(TITLES.findall(output)) == 9
@@ -91,12 +91,12 @@ def test_demo_runs_to_its_end(tmp_path: Path) -> None:
     assert len(times) == 10
     assert times[-1] == pytest.approx(sum(times[:-1]), abs=1)
     assert "Nothing is left running" in output
-    assert left_behind(tmp_path) == []
+    assert list_leftovers(tmp_path) == []
 
 
 def test_ctrl_c_stops_all_processes(tmp_path: Path) -> None:
-    process = start(tmp_path)
-    output = until(process, "$ kubectl apply -f ./ss.yaml")
+    process = start_demo(tmp_path)
+    output = read_until(process, "$ kubectl apply -f ./ss.yaml")
     (pid,) = re.findall(r"process (\d+) is ready", output)
     assert Path(f"/proc/{pid}").exists()
     process.send_signal(signal.SIGINT)
@@ -104,22 +104,24 @@ def test_ctrl_c_stops_all_processes(tmp_path: Path) -> None:
     assert process.returncode == 130, rest
     assert "nothing is left running" in rest
     assert "Traceback" not in rest
-    assert left_behind(tmp_path) == []
+    assert list_leftovers(tmp_path) == []
 
 
 def test_demo_on_an_existing_cluster_removes_its_objects(plane: ControlPlane, tmp_path: Path) -> None:
-    refused = start(tmp_path, "--kubeconfig", plane.kubeconfig)
+    refused = start_demo(tmp_path, "--kubeconfig", plane.kubeconfig)
     output, _ = refused.communicate(timeout=60)
     assert refused.returncode == 2
     assert plane.url in output
     assert "add --yes" in output
     before = plane.kubectl("get", "namespaces,crds", "--output=name")
 
-    process = start(tmp_path, "--kubeconfig", plane.kubeconfig, "--yes", "--keep")
-    output = until(process, "To stop and remove everything")
+    process = start_demo(tmp_path, "--kubeconfig", plane.kubeconfig, "--yes", "--keep")
+    output = read_until(process, "To stop and remove everything")
     assert "is not restarted" in output
     (kubeconfig,) = re.findall(r"export KUBECONFIG=(\S+)", output)
-    value = read(Path(kubeconfig), plane, "get", "secret", sse_guide.SYNC_NAME, "-n", "my-namespace", "-o", "name")
+    value = run_kubectl(
+        Path(kubeconfig), plane, "get", "secret", sse_guide.SYNC_NAME, "-n", "my-namespace", "-o", "name"
+    )
     assert value == f"secret/{sse_guide.SYNC_NAME}\n"
     assert plane.kubectl("get", "deployment", "-n", helm.RELEASE, "-o", "jsonpath={.items[*].spec.replicas}") == "0"
     (pid,) = re.findall(r"kill (\d+)$", output, re.MULTILINE)
@@ -129,13 +131,13 @@ def test_demo_on_an_existing_cluster_removes_its_objects(plane: ControlPlane, tm
     assert plane.kubectl("get", "namespaces,crds", "--output=name") == before
     for kind in ("clusterroles", "clusterrolebindings", "validatingadmissionpolicies"):
         assert "akv-secret-store" not in plane.kubectl("get", kind, "--output=name")
-    assert left_behind(tmp_path) == []
+    assert list_leftovers(tmp_path) == []
 
 
 def test_existing_namespace_is_refused(plane: ControlPlane, tmp_path: Path) -> None:
     plane.kubectl("create", "namespace", "my-namespace")
     try:
-        process = start(tmp_path, "--kubeconfig", plane.kubeconfig, "--yes")
+        process = start_demo(tmp_path, "--kubeconfig", plane.kubeconfig, "--yes")
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 2
         assert "the namespace my-namespace exists" in output
@@ -146,15 +148,15 @@ def test_existing_namespace_is_refused(plane: ControlPlane, tmp_path: Path) -> N
 def test_false_claim_ends_the_demo(
     plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The first value never reaches the vault, because the second one is set twice.
-    real = Emulator.set_secret
+    # The vault never has the first value, because the second value replaces it.
+    set_secret = Emulator.set_secret
 
-    def wrong(self: Emulator, vault: str, name: str, value: str) -> str:
-        return real(self, vault, name, "Hello2" if value == "Hello!" else value)
+    def set_wrong_secret(self: Emulator, vault: str, name: str, value: str) -> str:
+        return set_secret(self, vault, name, "Hello2" if value == "Hello!" else value)
 
-    monkeypatch.setattr(Emulator, "set_secret", wrong)
-    patient = Console.wait
-    monkeypatch.setattr(Console, "wait", lambda self, what, look, wanted, _: patient(self, what, look, wanted, 4))
+    monkeypatch.setattr(Emulator, "set_secret", set_wrong_secret)
+    wait = Console.wait
+    monkeypatch.setattr(Console, "wait", lambda self, what, probe, wanted, _: wait(self, what, probe, wanted, 4))
     with monkeypatch.context() as patch:
         patch.setattr(demo, "end_on_signals", lambda: None)  # this process keeps its signal handlers
         assert demo.main(["--kubeconfig", str(plane.kubeconfig), "--yes"]) == 1
@@ -164,7 +166,7 @@ def test_false_claim_ends_the_demo(
     assert "my-namespace" not in plane.kubectl("get", "namespaces", "--output=name")
 
 
-def test_missing_kubeconfig_of_the_demo_is_exit_2() -> None:
+def test_missing_kubeconfig_of_the_demo_exits_with_code_2() -> None:
     done = subprocess.run(
         [ROOT / "tools" / "demo", "--kubeconfig", "/nowhere"], capture_output=True, text=True, timeout=60
     )

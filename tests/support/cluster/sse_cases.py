@@ -76,7 +76,7 @@ COVERED_ELSEWHERE: Mapping[str, str] = {
     "setting: jitterSeconds": (
         "unit/secretsync/reconciler/test_schedule.py::test_jitter_delays_first_syncs_polls_and_edits"
     ),
-    "setting: validatingAdmissionPolicies.applyPolicies": "cluster/test_arc.py::test_false_is_false_for_policies_too",
+    "setting: validatingAdmissionPolicies.applyPolicies": "cluster/test_arc.py::test_string_false_disables_policies",
     "guide: uninstalling leaves everything": "node/test_release.py::test_uninstallation_keeps_crds_and_secrets",
     "guide: deleting the CRD removes all but edited ownership": (
         "node/test_release.py::test_deleted_crd_removes_only_secrets_that_are_still_owned"
