@@ -244,13 +244,13 @@ def start(installed: InstalledRelease) -> Iterator[StartController]:
 
 
 @pytest.fixture(scope="module")
-def shops(installed: InstalledRelease, controller: PodProcess) -> Iterator[FaultHarness]:
+def harness(installed: InstalledRelease, controller: PodProcess) -> Iterator[FaultHarness]:
     with fault_harness(installed, "one", "two") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def relay(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
+def proxy(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
     """Provide a proxy in front of the API server that injects the faults of a test."""
     with FaultProxy(plane, tmp_path_factory.mktemp("relay")) as running:
         yield running

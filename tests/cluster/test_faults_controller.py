@@ -1,4 +1,7 @@
-"""The controller ends at any moment, and its successor continues (`tests.support.invariants.assert_recovered`)."""
+"""Test that the controller can end at any moment and its successor continues.
+
+Each test ends with `tests.support.invariants.assert_recovered`.
+"""
 
 import os
 import random
@@ -18,7 +21,7 @@ from tools.pods.pod_process import PodProcess
 
 # The random source of these tests. The same seed gives the same moments.
 SEED = 20301
-# All that a SecretSync which comes and one whose values rotate have the controller send to change something.
+# All writes that the controller sends for a new SecretSync and for a rotated value.
 WRITES = [
     ProxiedRequest("create", "serviceaccounts/token"),
     ProxiedRequest("create", "secrets"),
@@ -30,104 +33,104 @@ WRITES = [
 LEASE = ProxiedRequest("patch", "leases")
 
 
-class Mortal:
-    """A controller behind a relay, to be killed at one moment of one kind of its writes."""
+class KillableController:
+    """A controller behind a proxy that kills it at a chosen phase of a chosen write."""
 
-    def __init__(self, relay: FaultProxy, workload: PodProcess) -> None:
+    def __init__(self, proxy: FaultProxy, workload: PodProcess) -> None:
         self.workload = workload
         self._at: tuple[ProxiedRequest, RequestPhase] | None = None
-        relay.interrupt_when(self._ask)
+        proxy.interrupt_when(self._kill_if_due)
 
-    def _ask(self, moment: RequestPhase, requested_at: ProxiedRequest) -> bool:
-        """Run in the thread of the proxy, which waits."""
-        if self._at != (requested_at, moment):
+    def _kill_if_due(self, phase: RequestPhase, request: ProxiedRequest) -> bool:
+        """Kill the controller at the chosen phase. The proxy waits for this call, which runs in the proxy's thread."""
+        if self._at != (request, phase):
             return False
         self._at = None
         os.kill(self.workload.pid, signal.SIGKILL)
         return True
 
-    def will_die(self, requested_at: ProxiedRequest, moment: RequestPhase) -> None:
-        """When it sends the next such request."""
-        self._at = (requested_at, moment)
+    def kill_at(self, request: ProxiedRequest, phase: RequestPhase) -> None:
+        """Let the proxy kill the controller at this phase of the next such request."""
+        self._at = (request, phase)
 
-    def comes_back(self) -> None:
-        """Is dead by now or soon, and is started again."""
+    def wait_and_restart(self) -> None:
+        """Wait until the controller was killed, and start it again."""
         assert self.workload.wait(20) == -signal.SIGKILL
         self.workload.start()
         self.workload.wait_ready()
 
 
 @pytest.fixture
-def mortal(installed: InstalledRelease, relay: FaultProxy) -> Iterator[Mortal]:
-    """Use a short poll interval and a long drift interval."""
+def killable(installed: InstalledRelease, proxy: FaultProxy) -> Iterator[KillableController]:
+    """Run a killable controller with a short poll interval and a long drift interval."""
     settings = {**SINGLE_CONTROLLER_SETTINGS, "ROTATION_POLL_INTERVAL": "1", "DRIFT_INTERVAL": "3600"}
-    found = Mortal(relay, relay.workload(installed, **settings))
+    found = KillableController(proxy, proxy.workload(installed, **settings))
     with running_controller(found.workload):
         yield found
 
 
 def test_controller_recovers_from_a_kill_around_every_request(
-    installed: InstalledRelease, relay: FaultProxy, mortal: Mortal
+    installed: InstalledRelease, proxy: FaultProxy, killable: KillableController
 ) -> None:
-    with fault_harness(installed, "one", both=SYNCS["both"]) as shops:
-        seen = len(relay.requests)
-        for number, requested_at in enumerate(WRITES):
-            for moment in get_args(RequestPhase):
-                mortal.will_die(requested_at, moment)
-                if requested_at.resource == "serviceaccounts/token":  # which a running one has
-                    mortal.workload.kill()
-                    mortal.workload.start()
-                shops.add_sync(shops.namespaces["one"], f"{number}-{moment.replace(' ', '-')}")
-                shops.rotate_values()
-                mortal.comes_back()
-                wait_until_current(shops, RECOVERY_TIME)
-        assert {found for found in relay.requests[seen:] if found.is_write} == set(WRITES)
-        shops.assert_recovered()
+    with fault_harness(installed, "one", both=SYNCS["both"]) as harness:
+        seen = len(proxy.requests)
+        for number, request in enumerate(WRITES):
+            for phase in get_args(RequestPhase):
+                killable.kill_at(request, phase)
+                if request.resource == "serviceaccounts/token":  # a running controller has its token already
+                    killable.workload.kill()
+                    killable.workload.start()
+                harness.add_sync(harness.namespaces["one"], f"{number}-{phase.replace(' ', '-')}")
+                harness.rotate_values()
+                killable.wait_and_restart()
+                wait_until_current(harness, RECOVERY_TIME)
+        assert {found for found in proxy.requests[seen:] if found.is_write} == set(WRITES)
+        harness.assert_recovered()
 
 
-def test_lease_is_taken_over_when_a_leader_dies_around_its_claim(
-    installed: InstalledRelease, relay: FaultProxy
+def test_lease_is_taken_over_after_a_leader_dies_around_a_lease_write(
+    installed: InstalledRelease, proxy: FaultProxy
 ) -> None:
-    """One that freezes past it is in test_leader.py."""
+    """test_leader.py tests a leader that pauses past its deadline."""
     first, second = (
-        Mortal(relay, relay.workload(installed, **CONTROLLER_SETTINGS)),
+        KillableController(proxy, proxy.workload(installed, **CONTROLLER_SETTINGS)),
         installed.workload(**CONTROLLER_SETTINGS),
     )
     with second:
         second.wait_ready()
         eventually(lambda: is_leader(second), bool, LEASE_DURATION + 5)
-        with fault_harness(installed, "one") as shops, first.workload:
+        with fault_harness(installed, "one") as harness, first.workload:
             first.workload.wait_ready()
             # The released lease has no holder, so no controller waits for it to expire.
-            first.will_die(LEASE, "before the request")
+            first.kill_at(LEASE, "before the request")
             assert second.stop() == 0
-            first.comes_back()
+            first.wait_and_restart()
             eventually(lambda: is_leader(first.workload), bool, RETRY_PERIOD + 1)
-            shops.rotate_values()
-            wait_until_current(shops, RECOVERY_TIME)
-            # The claim was renewed, and who did it does not know.
-            first.will_die(LEASE, "before the response")
-            first.comes_back()
-            shops.rotate_values()
-            wait_until_current(shops, LEASE_DURATION + 5)
-            shops.assert_recovered()
+            harness.rotate_values()
+            wait_until_current(harness, RECOVERY_TIME)
+            # The API server has renewed the lease, but the leader dies before it reads the response.
+            first.kill_at(LEASE, "before the response")
+            first.wait_and_restart()
+            harness.rotate_values()
+            wait_until_current(harness, LEASE_DURATION + 5)
+            harness.assert_recovered()
             assert first.workload.stop() == 0
 
 
 def test_controller_recovers_from_termination_at_any_time_under_load(
-    installed: InstalledRelease, mortal: Mortal
+    installed: InstalledRelease, killable: KillableController
 ) -> None:
     rng = random.Random(SEED)
-    with fault_harness(installed, *"12345678") as shops:
+    with fault_harness(installed, *"12345678") as harness:
         for number in (signal.SIGKILL, signal.SIGTERM) * 2:
-            shops.rotate_values()
+            harness.rotate_values()
             time.sleep(rng.uniform(0.05, 1.5))
-            shops.rotate_values()
+            harness.rotate_values()
             if number == signal.SIGKILL:
-                mortal.workload.kill()
+                killable.workload.kill()
             else:
-                assert mortal.workload.stop() == 0
-            assert_intact(shops)
-            mortal.workload.start()
-            mortal.workload.wait_ready()
-        shops.assert_recovered()
+                assert killable.workload.stop() == 0
+            assert_intact(harness)
+            killable.workload.start()
+            killable.workload.wait_ready()
+        harness.assert_recovered()

@@ -1,4 +1,4 @@
-"""Entra fails while every identity needs a new token (`tests.support.invariants.assert_recovered`)."""
+"""Test that the controller recovers after Entra failed while every identity needed a new token."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ def settings() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "fails",
+    "inject_fault",
     [
         pytest.param(lambda emulator: None, id="key rolled"),
         pytest.param(lambda emulator: emulator.fail(kind="drop", where="entra"), id="down"),
@@ -22,12 +22,14 @@ def settings() -> dict[str, str]:
         pytest.param(lambda emulator: emulator.fail(429, headers={"Retry-After": "3"}, where="entra"), id="throttled"),
     ],
 )
-def test_entra_fails(shops: FaultHarness, fails: Callable[[Emulator], None]) -> None:
-    emulator, before = shops.installed.emulator, shops.count_entra_calls()
-    fails(emulator)
-    # Tokens that Entra gave would serve on: with its key rolled, everybody needs a new one.
+def test_controller_recovers_after_failures_of_entra(
+    harness: FaultHarness, inject_fault: Callable[[Emulator], None]
+) -> None:
+    emulator, before = harness.installed.emulator, harness.count_entra_calls()
+    inject_fault(emulator)
+    # The tokens that Entra issued would stay valid. After a new signing key, every identity needs a new token.
     emulator.roll_signing_key()
-    shops.rotate_during(3)
-    assert shops.count_entra_calls() - before <= 3 * len(shops.namespaces)
+    harness.rotate_during(3)
+    assert harness.count_entra_calls() - before <= 3 * len(harness.namespaces)
     emulator.clear_faults()
-    shops.assert_recovered()
+    harness.assert_recovered()

@@ -1,4 +1,4 @@
-"""A vault fails in each way that the emulator knows; Secrets keep their values, and other Secrets are untouched.
+"""Test each failure of a vault that the emulator can inject: no Secret loses its value, and the controller recovers.
 
 Each test ends with `tests.support.invariants.assert_recovered`.
 """
@@ -18,7 +18,7 @@ from tools.keyvault_emulator.errors import EmulatorError
 from tools.pods.pod_process import PodProcess
 
 BAIT = "bait-vault"
-# One vault each, all at the same time.
+# Each fault has its own vault. All of them fail at the same time.
 FAULTS: dict[str, dict[str, Any]] = {
     "refused": {"kind": "drop"},
     "hangs": {"kind": "hang", "seconds": 25},
@@ -29,7 +29,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "500": {"status": 500},
     "503": {"status": 503},
     "429 with Retry-After": {"per_10s": 15, "retry_after": 4},
-    "429 without": {"per_10s": 15, "retry_after": None},
+    "429 without Retry-After": {"per_10s": 15, "retry_after": None},
     "429 to everything": {"per_10s": 0, "retry_after": 2},
     "a redirect": {"status": 302},
     "100 MB": {"kind": "huge"},
@@ -52,21 +52,23 @@ def settings() -> dict[str, str]:
         pytest.param("set_clock", (3600, -3600), id="clock ahead and behind by an hour"),
     ],
 )
-def test_all_vaults_fail_together(shops: FaultHarness, verb: str, values: tuple[Any, Any]) -> None:
-    emulator = shops.installed.emulator
+def test_controller_recovers_after_all_vaults_failed_together(
+    harness: FaultHarness, verb: str, values: tuple[Any, Any]
+) -> None:
+    emulator = harness.installed.emulator
     try:
         for value in values:
             getattr(emulator, verb)(value)
-            shops.rotate_during(2.5)
+            harness.rotate_during(2.5)
     finally:
         emulator.clear_faults()
         emulator.set_clock(0)
-    shops.assert_recovered()
+    harness.assert_recovered()
 
 
 @pytest.fixture(scope="module")
 def vaults(installed: InstalledRelease, controller: PodProcess) -> Iterator[FaultHarness]:
-    with suppress(EmulatorError):  # a second run on the same emulator has it
+    with suppress(EmulatorError):  # another test on the same emulator has created it
         installed.emulator.add_vault(BAIT, "00000000-0000-0000-0000-00000000000a")
     with fault_harness(installed, *FAULTS) as found:
         yield found
@@ -77,7 +79,7 @@ def test_controller_recovers_after_every_failure_of_a_vault(vaults: FaultHarness
     before, began = vaults.count_vault_calls(), time.monotonic()
     for name, given in FAULTS.items():
         fault, space = dict(given), vaults.namespaces[name]
-        if "per_10s" in fault:  # less than is wanted, as where many share a vault
+        if "per_10s" in fault:  # fewer calls than needed, as in a vault with many clients
             emulator.throttle(space.vault, **fault)
             continue
         if name == "a redirect":
@@ -87,15 +89,15 @@ def test_controller_recovers_after_every_failure_of_a_vault(vaults: FaultHarness
             fault["body"] = json.dumps({"value": [], "nextLink": link})
         emulator.fail(where=space.vault, **fault)
     vaults.rotate_during(SECONDS)
-    # Gets work there: whatever the list says, the newest arrives.
+    # Gets still work in the vaults with a wrong list, so new values are synced there.
     wait_until_current(vaults, 4 * POLL, {vaults.namespaces[name].name for name in FAULTS if "list" in name})
-    took = {fault: now - before[fault] for fault, now in vaults.count_vault_calls().items()}
-    seconds = time.monotonic() - began  # on a busy machine more than was meant
+    calls = {fault: now - before[fault] for fault, now in vaults.count_vault_calls().items()}
+    seconds = time.monotonic() - began  # more than SECONDS on a busy machine
     assert not [key for key in emulator.counters() if key.startswith(BAIT)], "a redirect was followed"
     emulator.clear_faults()
-    # The breaker opens once half of the last 50 outcomes are failures, so up to 25 calls come first. Then a vault is
-    # left alone for 5 s and more, after one retry of a list and of a get; one that answers some calls is asked at
-    # every poll. An answer that cannot be read concerns its object, which backs off by itself.
-    most = {name: 8 * seconds if "list" in name or "429" in name else 25 + seconds / 2 for name in took}
-    assert not {name: calls for name, calls in took.items() if calls > most[name]}, took
+    # The circuit breaker opens when half of the last 50 calls have failed, so up to 25 calls come first. It then stays
+    # open for at least 5 s, after one retry of a list and of a get. Each poll calls a vault that answers some calls.
+    # An answer that cannot be read affects only its object, which has its own backoff.
+    limits = {name: 8 * seconds if "list" in name or "429" in name else 25 + seconds / 2 for name in calls}
+    assert not {name: count for name, count in calls.items() if count > limits[name]}, calls
     vaults.assert_recovered()
