@@ -161,9 +161,7 @@ def _expand_properties(
     raw: VaultValue, version: ObjectVersionRef, key: str, noun: str, opened: _ParsedValues
 ) -> ExpandedValues:
     """Return a value for each property that can be a key. Raise `ObjectError` if there are none, or too many."""
-    document = _parsed_document(raw, version, noun, opened)
-    if version.object.property_path:
-        document = find_node(document, version.object.property_path, noun)
+    document = find_node(_parsed_document(raw, version, noun, opened), version.object.property_path, noun)
     listed = list_properties(document, noun)
     if len(listed) > MAX_EXPANDED:
         raise ObjectError(

@@ -67,7 +67,7 @@ def find_property(document: Node, path: str, noun: str) -> bytes:
 
 
 def find_node(document: Node, path: str, noun: str) -> Node:
-    """Return the node at a path. Raise `ObjectError` with the existing names."""
+    """Return the node at a path, or the document for an empty path. Raise `ObjectError` with the existing names."""
     node = document
     passed: list[str | int] = []
     for step in parse_path(path):

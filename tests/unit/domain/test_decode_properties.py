@@ -75,6 +75,15 @@ def test_property_is_decoded_before_its_part_is_extracted(
     assert one(STORE, part, **item) == expected
 
 
+def test_property_of_a_certificate_is_unchanged() -> None:
+    text = LEAF.key_pem + ISSUING.pem + LEAF.pem
+    found = fetched(json.dumps({"pem": text}), content_type="application/x-pem-file", of_certificate=True)
+    wanted = {"k": ObjectVersionRef(VaultObject(name="web", property_path="pem"))}
+    decoded = decode_values("shop", wanted, {wanted["k"].whole: found}, NOON)["k"]
+    assert isinstance(decoded, VaultValue)
+    assert decoded.value.reveal() == text.encode()
+
+
 def test_properties_of_one_value_fail_alone() -> None:
     wanted = {
         key: ObjectVersionRef(VaultObject(name="web", alias=f"web_{key}", property_path=key))
@@ -250,7 +259,7 @@ def test_unchanged_property_that_is_mapped_twice_is_reported() -> None:
         "x/*": ExpandedValues({"a": Unchanged(), "b": Unchanged()}),
         "a": Unchanged(),
     }
-    found = flatten_expanded(["x/*", "a"], decoded)
+    found = flatten_expanded(["a", "x/*"], decoded)
     error = found.pop("x/*")
     assert found == {"a": Unchanged(), "b": Unchanged()}
     assert isinstance(error, UnusableValue)

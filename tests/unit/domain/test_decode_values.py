@@ -118,6 +118,7 @@ def test_key_gets_its_part_in_the_requested_format(
         ("xyz", "", WHOLE, {"encoding": "hex"}, ["is not hex", "correct objectEncoding"]),
         ("abc", "", WHOLE, {"encoding": "base64"}, ["is not base64", "correct objectEncoding"]),
         ("a-_b", "", WHOLE, {"encoding": "base64"}, ["is not base64"]),
+        ("A!P8=", "", WHOLE, {"encoding": "base64"}, ["is not base64"]),
         ("ünï", "", WHOLE, {"encoding": "hex"}, ["is not hex"]),
         ("x", PFX, WHOLE, {}, [NEITHER_PEM_NOR_PFX]),
         (LOCKED, PFX, WHOLE, {}, ["PFX has a password"]),
@@ -175,20 +176,22 @@ def test_content_type_decides_whether_a_certificate_is_parsed(content_type: str,
 
 
 @pytest.mark.parametrize(
-    ("found", "part", "parsed"),
+    ("found", "part", "item", "parsed"),
     [
-        (vault_value(AS_PFX, PFX), WHOLE, True),
-        (vault_value(AS_PFX, PFX, of_certificate=False), WHOLE, False),
-        (vault_value("x"), WHOLE, False),
-        (vault_value("x"), CERTIFICATES, True),
-        (vault_value("x"), TLS_KEY, True),
-        (ObjectError("gone"), TLS_KEY, False),
+        (vault_value(AS_PFX, PFX), WHOLE, {}, True),
+        (vault_value(AS_PFX, PFX, of_certificate=False), WHOLE, {}, False),
+        (vault_value("x"), WHOLE, {}, False),
+        (vault_value("x"), WHOLE, {"property_path": "a"}, True),
+        (vault_value("x"), WHOLE, {"expand": True}, True),
+        (vault_value("x"), CERTIFICATES, {}, True),
+        (vault_value("x"), TLS_KEY, {}, True),
+        (ObjectError("gone"), TLS_KEY, {}, False),
     ],
 )
-def test_only_bundles_and_parts_are_parsed_off_the_event_loop(
-    found: VaultValue | ControllerError, part: ObjectPart, parsed: bool
+def test_only_bundles_parts_and_properties_are_parsed_off_the_event_loop(
+    found: VaultValue | ControllerError, part: ObjectPart, item: dict[str, Any], parsed: bool
 ) -> None:
-    assert needs_parsing(ObjectVersionRef(VaultObject(name="web"), 0, part), found) is parsed
+    assert needs_parsing(ObjectVersionRef(VaultObject(name="web", **item), 0, part), found) is parsed
 
 
 def test_pfx_is_opened_once_for_all_keys_of_its_version() -> None:
