@@ -14,6 +14,7 @@ root that the chain does not reach.
 
 import base64
 import binascii
+import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -60,8 +61,8 @@ class CertificateBundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """
 
     key: bytes
-    key_problem: str = ""
-    others: Sequence[bytes] = ()
+    key_problem: str
+    others: Sequence[bytes]
     chain: Sequence[x509.Certificate]
     unrelated: Sequence[x509.Certificate]
     complete: bool
@@ -113,7 +114,7 @@ class CertificateBundle(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def _tls_key(self) -> bytes:
         key, is_pss = _load_key(self.key), _is_pss_key(self.key)
         needs_pss = _has_pss(self.chain[0]) if self.chain else is_pss
-        if isinstance(key, rsa.RSAPrivateKey) and needs_pss:
+        if needs_pss:
             return self.key if is_pss else _as_pss(key)
         return _private_pem(key, traditional=True)
 
@@ -176,9 +177,8 @@ def pem_blocks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     for start, label in _find_marks(data, _BEGIN):
         if start < done or b"\n" in label:
             continue
-        closed = start + len(_BEGIN) + len(label)
         line = ends.get(label, deque())
-        while line and line[0] < closed:
+        while line and line[0] < start:
             line.popleft()
         if line:
             done = line.popleft() + len(_END) + len(label) + len(_DASHES)
@@ -213,13 +213,12 @@ def _read_pem(data: bytes, noun: str) -> _PemContents:
             is_locked = b"ENCRYPTED" in label or b",ENCRYPTED" in block
             (found.locked if is_locked else found.keys).append(block)
         elif label in (b"CERTIFICATE", b"X509 CERTIFICATE"):
-            text = block.replace(b"X509 CERTIFICATE", b"CERTIFICATE")
             if len(found.certificates) == MAX_CERTIFICATES:
                 raise ObjectError(
                     f"{noun} holds more than {MAX_CERTIFICATES} certificates; split it into several objects"
                 )
             failure = f"{noun}: certificate {len(found.certificates) + 1} of its PEM cannot be read"
-            found.certificates.append(_run_parser(partial(x509.load_pem_x509_certificate, text), failure))
+            found.certificates.append(_run_parser(partial(x509.load_pem_x509_certificate, block), failure))
         else:
             found.others.append(block)
     if len(found.keys) > MAX_KEYS:
@@ -228,11 +227,9 @@ def _read_pem(data: bytes, noun: str) -> _PemContents:
 
 
 def _read_pfx(data: bytes, noun: str, open_pfx: OpenPfx, advice: str) -> bytes:
-    if not data.startswith(b"\x30"):
-        try:
-            data = base64.b64decode(b"".join(data.split()), validate=True)
-        except binascii.Error:
-            data = b""
+    # A PFX in DER cannot be base64: its version has bytes outside the alphabet.
+    with contextlib.suppress(binascii.Error):
+        data = base64.b64decode(b"".join(data.split()), validate=True)
     if not data.startswith(b"\x30") or _PFX_VERSION not in data[:10]:
         raise ObjectError(f"{noun} is neither PEM nor PFX; {advice}")
     try:
@@ -303,10 +300,8 @@ def _encode_pem(label: bytes, der: bytes) -> bytes:
 
 
 def _encode_der(tag: int, content: bytes) -> bytes:
-    """Return one DER value. X.690, section 8.1.3, defines the length."""
-    size = len(content)
-    length = bytes([size]) if size < 128 else size.to_bytes(-(-size.bit_length() // 8), "big")
-    return bytes([tag]) + (length if size < 128 else bytes([0x80 | len(length)]) + length) + content
+    """Return a DER value of 256 to 65,535 bytes. X.690, section 8.1.3, defines the length."""
+    return bytes([tag, 0x82]) + len(content).to_bytes(2) + content
 
 
 def _build_bundle(read: _PemContents, noun: str) -> CertificateBundle:
@@ -354,7 +349,7 @@ def _public_key(key: Any) -> bytes:
 def _find_leaf(found: Sequence[x509.Certificate], public: bytes) -> x509.Certificate | None:
     if not public:
         others = (item for item in found if not any(_is_issuer(item, other) for other in found if other is not item))
-        return next(others, found[0] if found else None)
+        return next(others, found[0])
     ours = [item for item in found if _has_key(item, public)]
     # Several certificates of one key are renewals. A CA's certificate replaces a self-signed one.
     return max(ours, key=lambda item: (not _is_issuer(item, item), item.not_valid_before_utc), default=None)

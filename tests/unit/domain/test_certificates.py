@@ -4,19 +4,21 @@ import base64
 import contextlib
 import itertools
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.domain.certificates import CertificateBundle, parse_bundle
-from controller.errors import ObjectError
+from controller.domain.certificates import CertificateBundle, parse_bundle, pfx_to_pem
+from controller.errors import ObjectError, UnopenedPfx
 from tests.support.certificates import (
     NOON,
     IssuedCertificate,
@@ -42,6 +44,8 @@ BARE_LEAF = issue_certificate("web", ISSUING, key=LEAF.key, identifiers=False)
 # Later certificates with the same names and keys.
 RENEWED_CA = issue_certificate("issuing", MIDDLE, ca=True, key=ISSUING.key, days=60)
 RENEWED_LEAF = issue_certificate("web", ISSUING, key=LEAF.key, start=NOON + timedelta(days=1))
+RENEWED_ROOT = issue_certificate("root", ca=True, key=ROOT.key, days=60)
+SHORT_LEAF = issue_certificate("web", ROOT, key=LEAF.key)
 SELF_SIGNED = issue_certificate("web", key=LEAF.key, start=NOON + timedelta(days=2))
 NAMES = {item.certificate: name for name, item in list(globals().items()) if isinstance(item, IssuedCertificate)}
 
@@ -75,6 +79,7 @@ CHAINS = [
     pytest.param([RENEWED_LEAF, LEAF, ISSUING], ["RENEWED_LEAF", "ISSUING"], True, id="renewed leaf"),
     pytest.param([LEAF, SELF_SIGNED, ISSUING], ["LEAF", "ISSUING"], True, id="self-signed certificate of the same key"),
     pytest.param([SELF_SIGNED], ["SELF_SIGNED"], True, id="self-signed"),
+    pytest.param([SHORT_LEAF, ROOT, RENEWED_ROOT], ["SHORT_LEAF", "RENEWED_ROOT"], True, id="renewed root"),
 ]
 
 
@@ -99,19 +104,24 @@ def test_bundle_has_leaf_then_issuers_then_other_certificates(
 
 
 @pytest.mark.parametrize(
-    ("items", "chain"),
+    ("items", "chain", "complete"),
     [
-        ([LEAF, ISSUING, ROOT], ["LEAF", "ISSUING"]),
-        ([ROOT, ISSUING, MIDDLE, LEAF], ["LEAF", "ISSUING", "MIDDLE", "ROOT"]),
-        ([ROOT], ["ROOT"]),
-        ([ROOT, STRANGER], ["ROOT"]),
+        ([LEAF, ISSUING, ROOT], ["LEAF", "ISSUING"], False),
+        ([ROOT, ISSUING, MIDDLE, LEAF], ["LEAF", "ISSUING", "MIDDLE", "ROOT"], True),
+        ([ROOT], ["ROOT"], True),
+        ([ROOT, STRANGER], ["ROOT"], True),
+        ([LEAF], ["LEAF"], False),
+        ([ISSUING], ["ISSUING"], True),
+        ([ISSUING, ROOT], ["ISSUING"], False),
     ],
 )
-def test_certificates_without_a_private_key_form_a_chain(items: list[IssuedCertificate], chain: list[str]) -> None:
+def test_certificates_without_a_private_key_form_a_chain(
+    items: list[IssuedCertificate], chain: list[str], complete: bool
+) -> None:
     for text in (pem_of(items), encode_pfx(None, items, key_id=False)):
         bundle = read(text)
-        assert [NAMES[item] for item in bundle.chain] == chain
-        assert bundle.key == b""
+        assert ([NAMES[item] for item in bundle.chain], bundle.complete) == (chain, complete)
+        assert (bundle.key, bundle.key_problem) == (b"", "")
 
 
 def test_private_key_without_certificates_is_a_complete_bundle() -> None:
@@ -138,6 +148,124 @@ def test_tls_key_is_pkcs1_or_sec1_and_other_keys_are_unchanged(leaf: IssuedCerti
     assert opened.all_certificates().decode() == pem_of([leaf, ISSUING])
 
 
+@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        str,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("KEY-----\nMII", "KEY-----\nM I\tI", 1),
+        lambda text: f"text\n{text}text",
+    ],
+    ids=["unchanged", "Windows line ends", "spaces in a line", "text around it"],
+)
+def test_private_key_is_a_block_of_its_own_form_with_unix_line_ends(
+    form: PrivateFormat, spoil: Callable[[str], str]
+) -> None:
+    text = encode_private_key(RSA_LEAF.key, form)
+    assert read(spoil(text)).private_key().decode() == text
+
+
+@pytest.mark.parametrize("header", ["Comment: AAAA\n\n", "A: B\nC: DDDD\n\n", "A: B\r\n\r\n"])
+def test_private_key_with_headers_is_read_and_unchanged(header: str) -> None:
+    first, _, rest = RSA_LEAF.key_pem.partition("\n")
+    bundle = read(f"{first}\n{header}{rest}")
+    assert bundle.private_key().decode() == f"{first}\n{header}{rest}"
+    assert bundle.tls_key(WHAT).decode() == encode_private_key(RSA_LEAF.key, PrivateFormat.TraditionalOpenSSL)
+
+
+def test_rsa_key_whose_numbers_do_not_fit_is_read() -> None:
+    """The workload that uses the key checks its numbers."""
+    numbers = cast("rsa.RSAPrivateKey", RSA_LEAF.key).private_numbers()
+    wrong = rsa.RSAPrivateNumbers(
+        numbers.p, numbers.q, numbers.d + 2, numbers.dmp1, numbers.dmq1, numbers.iqmp, numbers.public_numbers
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    assert read(encode_private_key(wrong)).key.decode() == encode_private_key(wrong)
+
+
+def test_unreadable_key_of_a_tls_secret_is_reported() -> None:
+    bundle = msgspec.structs.replace(read(LEAF.key_pem), key=b"-----BEGIN PRIVATE KEY-----\n")
+    with pytest.raises(ObjectError) as caught:
+        bundle.tls_key(WHAT)
+    assert caught.value.message == f"{WHAT}: its private key cannot be read; import it into the vault again"
+
+
+@pytest.mark.parametrize(
+    ("text", "chain"),
+    [
+        (pem_of([LEAF, ISSUING]), [ISSUING]),
+        (pem_of([LEAF, ISSUING, MIDDLE, ROOT]), [ISSUING, MIDDLE, ROOT]),
+        (LEAF.key_pem, "holds no certificate; import one there, or correct the sourcePath"),
+        (
+            pem_of([ROOT]),
+            "has no chain for ca.crt: its certificate is self-signed and has no issuer; use tls.crt as the CA's"
+            " certificate, or import the certificate again with its whole chain",
+        ),
+        (
+            LEAF.key_pem + pem_of([LEAF, ROOT, MIDDLE]),
+            "has no chain for ca.crt: none of its other 2 certificate(s) issued its leaf; import the certificate again"
+            " with its whole chain",
+        ),
+        (
+            pem_of([LEAF]),
+            "has no chain for ca.crt: it holds the leaf alone, without the certificate of its issuer; import the"
+            " certificate again with its whole chain",
+        ),
+    ],
+)
+def test_chain_of_issuers_is_returned_or_its_absence_explained(text: str, chain: list[IssuedCertificate] | str) -> None:
+    bundle = read(text)
+    if not isinstance(chain, str):
+        assert bundle.issuer_chain(WHAT).decode() == pem_of(chain)
+        return
+    with pytest.raises(ObjectError) as caught:
+        bundle.issuer_chain(WHAT)
+    assert caught.value.message == f"{WHAT} {chain}"
+
+
+def test_certificate_with_the_older_label_is_read() -> None:
+    older = LEAF.pem.replace("CERTIFICATE", "X509 CERTIFICATE")
+    assert read(older).all_certificates().decode() == LEAF.pem
+
+
+@pytest.mark.parametrize("key", [LEAF.key, None], ids=["key", "no key"])
+def test_opened_pfx_is_key_and_certificates_in_pem(key: ec.EllipticCurvePrivateKey | None) -> None:
+    opened = pfx_to_pem(base64.b64decode(encode_pfx(key, [LEAF, ISSUING], key_id=bool(key))))
+    assert opened.decode() == (LEAF.key_pem if key else "") + pem_of([LEAF, ISSUING])
+
+
+def test_pfx_in_several_lines_is_read() -> None:
+    text = base64.encodebytes(base64.b64decode(encode_pfx(LEAF.key, [LEAF])))
+    assert read(text).all_certificates().decode() == LEAF.pem
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "fault"),
+    [
+        (
+            TimeoutError,
+            UnopenedPfx,
+            "its PFX takes too long to open; export it with the usual number of iterations, and renew it in the vault",
+        ),
+        (OSError, UnopenedPfx, "the process that opens its PFX was stopped; the controller tries again"),
+        (
+            ValueError,
+            ObjectError,
+            "its PFX has a password, or is damaged; export it without a password, and renew it in the vault",
+        ),
+    ],
+)
+def test_pfx_that_is_not_opened_is_reported_with_its_cause(
+    error: type[Exception], kind: type[ObjectError], fault: str
+) -> None:
+    def open_pfx(data: bytes) -> bytes:
+        raise error
+
+    with pytest.raises(ObjectError) as caught:
+        parse_bundle(encode_pfx(LEAF.key, [LEAF]).encode(), WHAT, open_pfx, "renew it in the vault")
+    assert (type(caught.value), caught.value.message) == (kind, f"{WHAT}: {fault}")
+
+
 def test_ed25519_key_of_a_tls_secret_is_pkcs8() -> None:
     text = ed25519.Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     assert read(text).tls_key(WHAT) == text
@@ -160,6 +288,12 @@ PASSWORD = "swordfish"
         pytest.param("hello", [NEITHER_PEM_NOR_PFX], id="text"),
         pytest.param(base64.b64encode(b"hello").decode(), [NEITHER_PEM_NOR_PFX], id="base64 of something else"),
         pytest.param(b"\x30\x82\xff\xff" * 5, [NEITHER_PEM_NOR_PFX], id="DER of something else"),
+        pytest.param(
+            base64.b64encode(b"\x31\x82\xff\xff\2\1\3" * 5), [NEITHER_PEM_NOR_PFX], id="version in something else"
+        ),
+        pytest.param(encode_pfx(LEAF.key, [LEAF]) + "!", [NEITHER_PEM_NOR_PFX], id="PFX in invalid base64"),
+        pytest.param(b"\x30" + bytes(6) + b"\2\1\3", ["PFX has a password, or is damaged"], id="late version of a PFX"),
+        pytest.param(b"\x30" + bytes(7) + b"\2\1\3", [NEITHER_PEM_NOR_PFX], id="too late version of a PFX"),
         pytest.param("-----BEGIN ", ["neither a certificate nor a private key"], id="first bytes of a PEM"),
         pytest.param(CUT, ["neither a certificate nor a private key"], id="cut off"),
         pytest.param(
@@ -171,6 +305,11 @@ PASSWORD = "swordfish"
             "-----BEGIN PRIVATE KEY-----\naGVsbG8=\n-----END PRIVATE KEY-----\n",
             ["private key cannot be read", "import it"],
             id="invalid key in a PEM",
+        ),
+        pytest.param(
+            LEAF.key_pem.replace("KEY-----\n", "KEY-----\n!", 1),
+            ["private key cannot be read"],
+            id="invalid base64 in a key",
         ),
         pytest.param(encode_private_key(LEAF.key, password=PASSWORD), ["private key has a password"], id="encrypted"),
         pytest.param(
@@ -232,6 +371,10 @@ def test_other_blocks_survive_reordering() -> None:
     assert bundle.reordered_pem().decode() == LEAF.key_pem + pem_of([LEAF, ISSUING]) + "".join(others)
 
 
+def relabel(key: bytes) -> bytes:
+    return key.replace(b"PRIVATE KEY", b"RSA PRIVATE KEY")
+
+
 @pytest.mark.parametrize("form", ["pss.pem", "pss.pfx"])
 def test_rsa_pss_key_of_a_tls_secret_loads_in_a_tls_server(form: str, tmp_path: Path) -> None:
     """OpenSSL refuses a certificate for RSASSA-PSS with a key for plain RSA. PKCS#1 is always plain RSA."""
@@ -243,14 +386,38 @@ def test_rsa_pss_key_of_a_tls_secret_loads_in_a_tls_server(form: str, tmp_path: 
     assert key.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
 
 
-def test_plain_rsa_key_next_to_a_pss_certificate_becomes_pss() -> None:
+@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
+def test_plain_rsa_key_next_to_a_pss_certificate_becomes_pss(form: PrivateFormat, tmp_path: Path) -> None:
     bundle = parse_bundle((OPENSSL / "pss.pem").read_bytes(), WHAT)
-    plain = serialization.load_pem_private_key(bundle.key, None).private_bytes(
-        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
-    )
+    plain = serialization.load_pem_private_key(bundle.key, None).private_bytes(Encoding.PEM, form, NoEncryption())
     again = parse_bundle(plain + bundle.all_certificates(), WHAT)
-    assert again.tls_key(WHAT) != plain
-    assert again.tls_key(WHAT).startswith(b"-----BEGIN PRIVATE KEY-----")
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    certificate.write_bytes(again.all_certificates())
+    key.write_bytes(again.tls_key(WHAT))
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    assert key.read_bytes() != plain
+    assert key.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
+
+
+def test_pss_key_without_a_certificate_is_unchanged() -> None:
+    key = parse_bundle((OPENSSL / "pss.pem").read_bytes(), WHAT).key
+    for text in (key, key.rstrip().replace(b"\n", b" \r\n") + b"\n"):
+        assert read(text).tls_key(WHAT) == text
+
+
+def test_pss_key_with_another_label_is_pkcs8() -> None:
+    bundle = parse_bundle((OPENSSL / "pss.pem").read_bytes(), WHAT)
+    relabelled = read(relabel(bundle.key) + bundle.all_certificates())
+    assert relabelled.tls_key(WHAT).startswith(b"-----BEGIN PRIVATE KEY-----")
+
+
+def test_key_of_a_leaf_decides_its_form_and_not_the_key_of_the_ca() -> None:
+    bundle = parse_bundle((OPENSSL / "pss.pem").read_bytes(), WHAT)
+    key = cast("rsa.RSAPrivateKey", serialization.load_pem_private_key(bundle.key, None))
+    leaf = issue_certificate("web", IssuedCertificate(bundle.chain[0], key), key=RSA_LEAF.key)
+    whole = read(leaf.key_pem.encode() + leaf.pem.encode() + bundle.all_certificates())
+    assert len(whole.chain) == 2
+    assert whole.tls_key(WHAT).decode() == encode_private_key(leaf.key, PrivateFormat.TraditionalOpenSSL)
 
 
 def test_repr_of_a_bundle_shows_only_its_size() -> None:
@@ -301,8 +468,9 @@ def test_cas_that_issued_each_other_form_a_finite_chain() -> None:
         issue_certificate("one", other, ca=True, key=one.key),
         issue_certificate("other", one, ca=True, key=other.key),
     ]
-    bundle = read(one.key_pem + pem_of(crossed))
-    assert list(bundle.chain) == [item.certificate for item in crossed]
+    for key in (one.key_pem, ""):
+        bundle = read(key + pem_of(crossed))
+        assert list(bundle.chain) == [item.certificate for item in crossed]
 
 
 def test_unrelated_key_after_the_fitting_one_is_ignored() -> None:

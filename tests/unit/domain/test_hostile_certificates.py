@@ -1,14 +1,16 @@
 """Hostile PEM texts: the parsing time grows only with their size, and OpenSSL tests no primes."""
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from controller.domain import certificates
-from controller.domain.certificates import MAX_BUNDLE_BYTES, MAX_CERTIFICATES, parse_bundle, pem_blocks
+from controller.domain.certificates import parse_bundle, pem_blocks
 from controller.errors import ObjectError
 from tests.support.certificates import encode_der, issue_certificate
 from tests.support.process_stats import thread_seconds
@@ -42,13 +44,27 @@ def dh_key(oid: str, label: str = "PRIVATE KEY") -> bytes:
     return pem(label, encode_der(0x30, integer(0), dh_algorithm(oid), encode_der(4, integer(PRIME // 3))))
 
 
-def dh_certificate(oid: str) -> bytes:
-    """Return a certificate for a DH key, with an invalid signature."""
-    public = encode_der(0x30, dh_algorithm(oid), encode_der(3, b"\0" + integer(PRIME // 3)))
+def forged_certificate(key_algorithm: bytes, extensions: Sequence[bytes] = ()) -> bytes:
+    """Return a certificate for this type of key, with an invalid signature. Subject and issuer are empty."""
+    public = encode_der(0x30, key_algorithm, encode_der(3, b"\0" + integer(PRIME // 3)))
     signature = encode_der(0x30, encode_der(6, bytes.fromhex("2a864886f70d01010b")), encode_der(5))
     dates = encode_der(0x30, encode_der(0x17, b"200101000000Z"), encode_der(0x17, b"300101000000Z"))
-    body = encode_der(0x30, integer(5), signature, encode_der(0x30), dates, encode_der(0x30), public)
-    return pem("CERTIFICATE", encode_der(0x30, body, signature, encode_der(3, b"\0" + bytes(64))))
+    body = [integer(5), signature, encode_der(0x30), dates, encode_der(0x30), public]
+    if extensions:
+        body = [encode_der(0xA0, integer(2)), *body, encode_der(0xA3, encode_der(0x30, *extensions))]
+    return pem("CERTIFICATE", encode_der(0x30, encode_der(0x30, *body), signature, encode_der(3, b"\0" + bytes(64))))
+
+
+def dh_certificate(oid: str) -> bytes:
+    return forged_certificate(dh_algorithm(oid))
+
+
+# The algorithm of a public key that no parser supports.
+UNKNOWN_KEY = encode_der(0x30, encode_der(6, bytes.fromhex("2a0304")))
+
+
+def basic_constraints(value: bytes) -> bytes:
+    return encode_der(0x30, encode_der(6, bytes.fromhex("551d13")), encode_der(4, value))
 
 
 @pytest.mark.parametrize("label", ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DH PRIVATE KEY"])
@@ -77,7 +93,51 @@ def test_dh_key_with_a_header_is_refused_before_its_prime_is_tested(header: byte
 @pytest.mark.parametrize("key", ["", LEAF.key_pem], ids=["no key", "key"])
 def test_certificate_of_a_dh_key_is_not_loaded_for_comparison(oid: str, key: str) -> None:
     text = key.encode() + dh_certificate(oid) * 2 + LEAF.pem.encode()
-    assert thread_seconds(lambda: parse_bundle(text, WHAT)) < TIME_LIMIT
+
+    def read() -> None:
+        bundle = parse_bundle(text, WHAT)
+        # Without a key, the first certificate that issued no other one is the leaf.
+        assert (bundle.chain[0] == LEAF.certificate) is bool(key)
+        assert (len(bundle.chain), len(bundle.unrelated), bundle.complete) == (1, 1, bool(key))
+
+    assert thread_seconds(read) < TIME_LIMIT
+
+
+def test_certificate_of_an_unknown_key_does_not_fit_a_private_key() -> None:
+    bundle = parse_bundle(LEAF.key_pem.encode() + forged_certificate(UNKNOWN_KEY) + LEAF.pem.encode(), WHAT)
+    assert list(bundle.chain) == [LEAF.certificate]
+    assert len(bundle.unrelated) == 1
+    with pytest.raises(ObjectError, match="none of its certificates belongs to its private key"):
+        parse_bundle(LEAF.key_pem.encode() + forged_certificate(UNKNOWN_KEY), WHAT)
+
+
+def test_names_decide_where_a_signature_cannot_be_checked() -> None:
+    bundle = parse_bundle(forged_certificate(UNKNOWN_KEY), WHAT)
+    assert (len(bundle.chain), bundle.complete) == (1, True)
+
+
+@pytest.mark.parametrize("value", [b"\xff", b""], ids=["invalid", "empty"])
+def test_certificate_with_an_unreadable_extension_is_no_ca(value: bytes) -> None:
+    text = forged_certificate(dh_algorithm(DH), [basic_constraints(value)])
+    assert parse_bundle(text, WHAT).complete is False
+
+
+def test_certificate_that_cannot_be_read_in_detail_is_refused() -> None:
+    constraints = basic_constraints(encode_der(0x30))
+    text = forged_certificate(dh_algorithm(DH), [constraints, constraints])
+    with pytest.raises(ObjectError) as caught:
+        parse_bundle(text, WHAT)
+    assert caught.value.message == f"{WHAT} holds a certificate that cannot be read; import it into the vault again"
+
+
+@pytest.mark.parametrize("oid", [DH, X942_DH])
+def test_key_that_only_contains_the_bytes_of_a_dh_algorithm_is_read(oid: str) -> None:
+    """The seed of an Ed25519 key begins at byte 16, and the algorithm ends before byte 32."""
+    algorithm_bytes = encode_der(6, bytes.fromhex(oid))
+    seed = (bytes(17 - len(algorithm_bytes)) + algorithm_bytes).ljust(32, b"\1")
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+    text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    assert parse_bundle(text, WHAT).key == text
 
 
 # The shapes of a PEM for which a naive scan searches to the end from each line.
@@ -133,18 +193,32 @@ PIECES = st.sampled_from(
 @example(b"-----BEGIN A-----END A-----")
 @example(b"-----BEGIN A-----\n-----BEGIN B-----\n-----END B-----\n-----END A-----")
 @example(b"-----BEGIN A------END A-----\n-----END A-----")
+@example(b"-----BEGIN A-----\n-----END A----------BEGIN B-----\n-----END B-----")
+@example(b"-----END A-----BEGIN A-----\n-----END A-----")
+@example(b"-----BEGIN A-----\n-----END AB")
+@example(b"-----BEGIN A\n-----\n-----END A\n-----\n-----BEGIN A-----\n-----END A-----")
 def test_scan_finds_the_blocks_of_the_definition(data: bytes) -> None:
     assert list(pem_blocks(data)) == list(find_blocks_naively(data))
 
 
 def test_text_above_the_size_limit_is_refused() -> None:
-    text = LEAF.pem.encode()
-    with pytest.raises(ObjectError, match=f"{MAX_BUNDLE_BYTES} bytes"):
-        parse_bundle(text + b"#" * MAX_BUNDLE_BYTES, WHAT)
+    text = LEAF.pem.encode().ljust(65_536, b"#")
+    assert parse_bundle(text, WHAT).all_certificates().decode() == LEAF.pem
+    with pytest.raises(ObjectError) as caught:
+        parse_bundle(text + b"#", WHAT)
+    assert caught.value.message == (
+        f"{WHAT} has 65537 bytes, and 65536 bytes of PEM or PFX at most are read; map it by its name alone, or split it"
+    )
 
 
-def test_certificates_above_the_maximum_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("block", "maximum", "noun"), [(LEAF.pem, 100, "certificates"), (LEAF.key_pem, 20, "private keys")]
+)
+def test_blocks_above_the_maximum_number_are_refused(
+    block: str, maximum: int, noun: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(certificates, "MAX_BUNDLE_BYTES", 2**20)
-    parse_bundle(LEAF.pem.encode() * MAX_CERTIFICATES, WHAT)
-    with pytest.raises(ObjectError, match=f"more than {MAX_CERTIFICATES} certificates"):
-        parse_bundle(LEAF.pem.encode() * (MAX_CERTIFICATES + 1), WHAT)
+    parse_bundle(block.encode() * maximum, WHAT)
+    with pytest.raises(ObjectError) as caught:
+        parse_bundle(block.encode() * (maximum + 1), WHAT)
+    assert caught.value.message == f"{WHAT} holds more than {maximum} {noun}; split it into several objects"
