@@ -15,6 +15,7 @@ from controller.domain.snapshot import ListedObject, VaultSnapshot
 from controller.domain.status import Outcome, Reportable, Requeue, Synced, next_status, ready_condition
 from controller.errors import ProviderError, UnusableValue
 from controller.keyvault.credentials import Identity
+from controller.keyvault.listing import OnListed
 from controller.kube.informer import Store
 from controller.observability.telemetry import Metrics
 from controller.runtime.backoff import parse_time
@@ -43,6 +44,7 @@ class ReconcilerHarness:
         self.loop = loop
         self.polls: list[float] = []
         self.poll_seconds = 0.0
+        self.lists_early = False
         self.snapshot: VaultSnapshot | Exception = VaultSnapshot()
         self.synced: list[tuple[float, int]] = []
         self.tasks: list[Fetch] = []
@@ -87,7 +89,8 @@ class ReconcilerHarness:
             raise self.outcome.with_traceback(None)
         return self.outcome
 
-    async def is_unchanged(self, _sync: SecretSync, _written: LastWrite) -> bool:
+    async def is_unchanged(self, sync: SecretSync, written: LastWrite) -> bool:
+        assert self.reconciler.entries[Key(sync.metadata.namespace, sync.metadata.name)].written is written
         self.drift_checks.append(self.loop.time())
         await asyncio.sleep(self.check_seconds)
         if isinstance(self.unchanged, Exception):
@@ -103,9 +106,13 @@ class ReconcilerHarness:
         return self
 
     async def take_snapshot(
-        self, _wanted: object, _since: float, _queries: object = (), _on_listed: object = None
+        self, _wanted: object, _since: float, _queries: object = (), on_listed: OnListed | None = None
     ) -> VaultSnapshot:
         self.polls.append(self.loop.time())
+        if self.lists_early and on_listed and isinstance(self.snapshot, VaultSnapshot):
+            for kind, objects in self.snapshot.listed.items():
+                for name, state in objects.items():
+                    on_listed(kind, name, state)
         await asyncio.sleep(self.poll_seconds)
         if isinstance(self.snapshot, Exception):
             raise self.snapshot.with_traceback(None)

@@ -191,6 +191,16 @@ def test_record_has_the_start_of_the_poll(harness: ReconcilerHarness) -> None:
     assert records(harness, "a") == [at(HOUR)]
 
 
+def test_poll_with_an_early_result_is_recorded_after_the_status_reports_it(harness: ReconcilerHarness) -> None:
+    sync_group(harness, "a", "b")
+    harness.add(msgspec.structs.replace(stored(harness, "a"), status=make_sync().status))
+    harness.lists_early, harness.poll_seconds, harness.sync_seconds = True, 1, 10
+    harness.advance(HOUR + 5)
+    assert records(harness, "a", "b") == []
+    harness.advance(10)
+    assert records(harness, "a", "b") == [at(HOUR)]
+
+
 def test_record_skips_secretsyncs_that_are_not_ready_or_gone(harness: ReconcilerHarness) -> None:
     sync_group(harness, "a", "b", "c", "d", "e")
     harness.reconciler.poller.join(Key("team", "0-gone"), GROUP, {}, 0.0)
@@ -218,14 +228,20 @@ def test_leader_that_leads_again_does_not_record_an_earlier_poll(harness: Reconc
     assert records(harness, "a", "b") == []
 
 
-def test_poll_with_an_unequal_secretsync_that_is_deleted_is_recorded(harness: ReconcilerHarness) -> None:
+@pytest.mark.parametrize("way", ["deleted", "taken over"])
+def test_poll_with_an_unequal_secretsync_that_leaves_is_recorded(harness: ReconcilerHarness, way: str) -> None:
     sync_group(harness, "a", "shop")
     found = stored(harness, "a")
     harness.add(msgspec.structs.replace(found, status=msgspec.structs.replace(found.status, objects=[])))
-    harness.set_results(snapshot_of(user=BEFORE, **{"pass": BEFORE}), known("user", "pass"))
+    harness.set_results(EQUAL, UNREACHABLE)  # the first failure is not reported, so the SecretSync remains unequal
     harness.sync_seconds = 10
     harness.advance(HOUR)
     assert records(harness, "shop") == []
-    harness.reconciler.syncs.delete(Key("team", "a"))
+    if way == "deleted":
+        harness.reconciler.syncs.delete(Key("team", "a"))
+    else:
+        spec = msgspec.structs.replace(found.spec, secret_sync_controller_name="another")
+        meta = msgspec.structs.replace(found.metadata, generation=2)
+        harness.add(msgspec.structs.replace(stored(harness, "a"), metadata=meta, spec=spec))
     harness.advance(20)
     assert records(harness, SHOP.name) == [at(HOUR)]

@@ -1,6 +1,7 @@
 """When SecretSyncs are synced, checked and forgotten, in virtual time: a test passes a day at once."""
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -182,6 +183,7 @@ def test_namespace_gets_32_workers_and_the_rest_is_due(harness: ReconcilerHarnes
 
 
 def test_attempts_are_counted_and_timed(harness: ReconcilerHarness) -> None:
+    harness.advance(100)
     harness.sync_seconds = 3
     harness.add_class()
     harness.add(make_sync())
@@ -261,6 +263,51 @@ def test_edit_of_generated_objects_fetches_only_the_new_keys(harness: Reconciler
     harness.advance(5)
     assert [task.keys for task in harness.tasks] == [None, frozenset({"b", "b/*"})]
     assert harness.reconciler.poller.is_polled(Key("team", "m"))
+
+
+def test_edit_of_an_item_fetches_its_keys(harness: ReconcilerHarness) -> None:
+    harness.outcome = known("a")
+    source, sync = generated("a")
+    harness.reconciler.classes.set(source)
+    harness.add(sync)
+    harness.advance(100)
+    source, _ = generated("a", 2)
+    source.spec.parameters["objects"] += "    objectVersion: v1\n"
+    harness.reconciler.classes.set(source)
+    harness.advance(1)
+    assert [task.keys for task in harness.tasks] == [None, frozenset({"a", "a/*"})]
+
+
+def test_edit_of_another_item_does_not_repeat_a_failed_attempt(harness: ReconcilerHarness) -> None:
+    harness.outcome = UNREACHABLE
+    source, sync = generated("a")
+    harness.reconciler.classes.set(source)
+    harness.add(sync)
+    harness.advance(100)
+    harness.reconciler.classes.set(generated("ab", 2)[0])
+    harness.advance(10)
+    assert harness.sync_times[-1] < 100
+
+
+def test_secretsync_that_is_deleted_while_its_class_is_compared_stays_forgotten(
+    harness: ReconcilerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def compare_later(_pool: ParsingPool, _namespace: str, work: Callable[[object], object]) -> object:
+        await asyncio.sleep(5)
+        return work(lambda _: None)
+
+    monkeypatch.setattr(ParsingPool, "run", compare_later)
+    before, after = make_provider_class(), make_provider_class(generation=2)
+    after.spec.parameters["objects"] = " " * 5000
+    harness.reconciler.classes.set(before)
+    harness.add(make_sync(), make_sync(name="other", uid="other"))
+    harness.advance(1)
+    harness.loop.call_soon(harness.reconciler.classes.set, after)
+    harness.advance(1)
+    harness.reconciler.syncs.delete(SHOP)
+    harness.advance(10)
+    assert list(harness.reconciler.entries) == [Key("team", "other")]
+    assert harness.sync_times == [0, 0, 6]
 
 
 def test_edited_secretsync_is_not_polled_until_it_is_synced(harness: ReconcilerHarness) -> None:
@@ -424,6 +471,8 @@ def test_poll_of_a_secretsync_that_is_gone_does_nothing(harness: ReconcilerHarne
     harness.add_class()
     harness.add(make_sync())
     harness.advance(1)
+    del harness.reconciler.entries[SHOP]
+    assert harness.reconciler.handle_poll(SHOP, {}, snapshot_of()) is True
     harness.add(Unreadable(metadata=make_sync().metadata, problem="m"))
     assert harness.reconciler.handle_poll(SHOP, {}, snapshot_of()) is True
     assert list(harness.reconciler.own_syncs()) == []

@@ -5,7 +5,8 @@ import pytest
 from controller.api.conditions import Reason
 from controller.config.settings import Settings
 from controller.domain.status import PartiallySynced
-from controller.errors import OwnershipError
+from controller.errors import ControllerError, ObjectError, OwnershipError
+from controller.runtime.work_queue import Key
 from tests.support.builders import make_sync
 from tests.unit.secretsync.reconciler.harness import (
     AFTER,
@@ -118,6 +119,32 @@ def test_edit_during_an_outage_is_attempted_at_once(harness: ReconcilerHarness) 
     harness.add(make_sync(name="a", uid="a", generation=2))
     harness.advance(1)
     assert [task.keys for task in harness.tasks[tries:]] == [None]
+
+
+def test_secretsync_that_fails_during_an_outage_stays_in_the_poll_group(harness: ReconcilerHarness) -> None:
+    sync_four(harness)
+    harness.set_results(UNREACHABLE, OwnershipError("the Secret has another owner"))
+    harness.advance(5)
+    assert harness.tasks
+    assert len(harness.reconciler.poller.members) == 4
+
+
+@pytest.mark.parametrize("settings", [Settings(rotation_poll_interval=60)])
+@pytest.mark.parametrize(("error", "lasts"), [(UNREACHABLE, True), (ObjectError("secret pass is disabled"), False)])
+def test_answer_of_the_vault_ends_an_outage(harness: ReconcilerHarness, error: ControllerError, lasts: bool) -> None:
+    harness.set_results(SAME, SYNCED)
+    harness.add_class()
+    harness.add(make_sync())
+    harness.advance(30)
+    objects = SYNCED.objects or []
+    harness.set_results(ROTATED, PartiallySynced(message="503", failed={"pass": error}, objects=objects))
+    harness.sync_seconds = 65
+    harness.advance(60)
+    harness.snapshot = UNREACHABLE
+    harness.advance(36)  # a poll has failed, and the attempt has ended
+    assert [task.keys for task in harness.tasks] == [None, frozenset({"pass"})]
+    assert harness.reconciler.poller.waits_for_vault(Key("team", "shop")) is lasts
+    assert harness.reports[-1] == (125, Reason.PARTIAL)
 
 
 def test_secretsync_that_fails_after_an_outage_leaves_the_poll_group(harness: ReconcilerHarness) -> None:
