@@ -85,12 +85,7 @@ class Flux(FluxControllers):
 
     def reconcile(self) -> Manifest:
         """Ask for a reconciliation now; return the HelmRelease afterwards."""
-        requested = self.request_reconciliation("helmrelease", helm.RELEASE, helm.RELEASE)
-        return eventually(
-            functools.partial(self.get_object, "helmrelease"),
-            lambda found: found["status"].get("lastHandledReconcileAt") == requested and is_ready(found),
-            PATIENCE,
-        )
+        return self.reconcile_object("helmrelease", helm.RELEASE, helm.RELEASE, PATIENCE)
 
     def wait_version(self, version: str) -> Manifest:
         """Wait until that version is deployed and the HelmRelease is ready; return it."""

@@ -75,20 +75,16 @@ class Kustomizations(FluxControllers):
 
     def wait_ready(self, name: str) -> Manifest:
         """Wait until the pushed folder is applied and healthy. Return the Kustomization."""
+        pushed = f"{self._revision}@"
         return eventually(
             functools.partial(self.get_object, "kustomization", name, HOME),
-            lambda found: is_ready(found) and found["status"]["lastAppliedRevision"].startswith(f"{self._revision}@"),
+            lambda found: is_ready(found) and found["status"].get("lastAppliedRevision", "").startswith(pushed),
             PATIENCE,
         )
 
     def reconcile(self, name: str) -> Manifest:
         """Ask for a reconciliation now. Return the Kustomization afterwards."""
-        requested = self.request_reconciliation("kustomization", name, HOME)
-        return eventually(
-            functools.partial(self.get_object, "kustomization", name, HOME),
-            lambda found: found["status"].get("lastHandledReconcileAt") == requested and is_ready(found),
-            PATIENCE,
-        )
+        return self.reconcile_object("kustomization", name, HOME, PATIENCE)
 
 
 def pack(*objects: Mapping[str, Any]) -> Files:

@@ -1,5 +1,6 @@
 """Flux's own controllers beside a control plane, and a registry for their artifacts."""
 
+import functools
 import itertools
 import json
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 from tests.chart import registry
+from tests.support.cluster.harness import eventually
 from tools.local_cluster import ControlPlane
 from tools.local_cluster.ports import PortClaim
 from tools.local_cluster.processes import ServerProcesses
@@ -56,12 +58,16 @@ class FluxControllers:
         )
         return found
 
-    def request_reconciliation(self, kind: str, name: str, namespace: str) -> str:
-        """Request a reconciliation. Return the value that the status has afterwards."""
+    def reconcile_object(self, kind: str, name: str, namespace: str, patience: float) -> Manifest:
+        """Request a reconciliation, and wait until the object is ready after it. Return the object."""
         requested = f"request-{next(self._requests)}"
         at = ("--namespace", namespace, "--overwrite", f"{REQUESTED}={requested}")
         self.plane.kubectl("annotate", kind, name, *at)
-        return requested
+        return eventually(
+            functools.partial(self.get_object, kind, name, namespace),
+            lambda found: found["status"].get("lastHandledReconcileAt") == requested and is_ready(found),
+            patience,
+        )
 
 
 def find_condition(found: Manifest, kind: str) -> Manifest:
