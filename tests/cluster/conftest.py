@@ -7,6 +7,7 @@ order of the modules, and modules can run in parallel.
 """
 
 import contextlib
+import itertools
 import json
 import socket
 from collections import Counter
@@ -21,8 +22,10 @@ from tests.support.cluster.fault_harness import FaultHarness, fault_harness
 from tests.support.cluster.fault_proxy import FaultProxy
 from tests.support.cluster.harness import (
     InstalledRelease,
+    InstallRelease,
     StartController,
     chart_crds,
+    install_release,
     is_at_least,
     read_metrics,
     running_controller,
@@ -81,6 +84,7 @@ SLOW_MODULES = (
     "test_namespaces",
     "test_memory",
 )
+_release_numbers = itertools.count(1)
 _unsupported = pytest.StashKey[Counter[str]]()
 _records = pytest.StashKey[list[ModuleRecord]]()
 _has_deselected = pytest.StashKey[bool]()
@@ -196,6 +200,29 @@ def installed(lent_release: InstalledRelease, request: pytest.FixtureRequest) ->
         request.path.name, frozenset(list_granted(lent_release)), frozenset(list_used(lent_release)), leaks
     )
     request.config.stash[_records].append(record)
+
+
+@pytest.fixture
+def install_own(installed: InstalledRelease, tmp_path: Path) -> Iterator[InstallRelease]:
+    """Install releases beside the one under test, each in a new namespace. Remove them at the end."""
+    found: list[InstalledRelease] = []
+
+    def install(begins: str = "own", **values: Any) -> InstalledRelease:
+        name = f"{begins}-{next(_release_numbers)}"
+        folder = tmp_path / name
+        folder.mkdir()
+        found.append(install_release(installed.plane, installed.emulator, folder, name, **values))
+        return found[-1]
+
+    yield install
+    for each in found:
+        each.remove()
+
+
+@pytest.fixture
+def own_release(install_own: InstallRelease) -> InstalledRelease:
+    """Install a release that the test may uninstall."""
+    return install_own()
 
 
 @pytest.fixture(scope="module")

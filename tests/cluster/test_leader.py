@@ -160,9 +160,8 @@ def test_terminated_leader_releases_the_lease_at_once(installed: InstalledReleas
 def test_upgrade_of_the_release_keeps_the_leader(installed: InstalledRelease, pair: Pair) -> None:
     leader, _ = pair
     before = lease(installed)
-    at = ["--namespace", installed.release, "--kubeconfig", str(installed.plane.kubeconfig)]
     changes = ["--reuse-values", "--set-string", "podAnnotations.upgraded=yes"]
-    helm.run(["upgrade", installed.release, str(helm.CHART), *at, *changes, "--no-hooks"])
+    helm.run(["upgrade", installed.release, str(helm.CHART), *installed.helm_flags, *changes, "--no-hooks"])
     after = eventually(lambda: lease(installed), lambda found: found["renewTime"] > before["renewTime"])
     assert after["holderIdentity"] == before["holderIdentity"]
     assert after["leaseTransitions"] == before["leaseTransitions"]
@@ -187,8 +186,8 @@ def test_upgrade_from_a_chart_that_rendered_the_lease_keeps_a_leader(
     """Helm deletes what the new chart no longer renders; the controller creates its Lease again and goes on."""
 
     def upgrade(chart: Path) -> None:
-        at = ["--namespace", installed.release, "--kubeconfig", str(installed.plane.kubeconfig)]
-        helm.run(["upgrade", installed.release, str(chart), *at, "--reuse-values", "--no-hooks"])
+        flags = [*installed.helm_flags, "--reuse-values", "--no-hooks"]
+        helm.run(["upgrade", installed.release, str(chart), *flags])
 
     def uid() -> str:
         at = ("--namespace", installed.release, "--ignore-not-found", "--output", "jsonpath={.metadata.uid}")

@@ -1,12 +1,9 @@
 """Two releases over the same namespaces: the second is not ready, names the first, and takes over when that is gone."""
 
-import itertools
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +11,9 @@ from controller.kube.overlap import PAUSE, SERVES_PREFIX, patience
 from tests.support.cluster.harness import (
     SINCE_POLICIES,
     InstalledRelease,
+    InstallRelease,
     canary_value,
     eventually,
-    install_release,
     is_leader,
     running_controller,
 )
@@ -29,7 +26,6 @@ from tools.pods.pod_process import PodProcess
 
 pytestmark = pytest.mark.since(*SINCE_POLICIES)
 LEASE_SECONDS = 5
-_numbers = itertools.count(1)
 FREED = patience(LEASE_SECONDS) + 2 * PAUSE + 5
 """Within this time a release whose predecessor has gone becomes ready."""
 
@@ -40,28 +36,14 @@ def controller() -> None:
 
 
 @pytest.fixture
-def releases(installed: InstalledRelease, tmp_path: Path) -> Iterator[Callable[..., InstalledRelease]]:
-    """Install a release with these watchNamespaces, in a new namespace; each is uninstalled at the end."""
-    found: list[InstalledRelease] = []
-    plane = installed.plane
+def releases(install_own: InstallRelease) -> InstallRelease:
+    """Install a release with these watchNamespaces."""
 
-    def make(begins: str, *namespaces: str) -> InstalledRelease:
-        name = f"{begins}-{next(_numbers)}"
-        folder = tmp_path / name
-        folder.mkdir()
-        values = {"watchNamespaces": list(namespaces), "leaderElection": {"leaseDurationInSeconds": LEASE_SECONDS}}
-        found.append(install_release(plane, installed.emulator, folder, name, **values))
-        return found[-1]
+    def install(begins: str, *namespaces: str) -> InstalledRelease:
+        election = {"leaseDurationInSeconds": LEASE_SECONDS}
+        return install_own(begins, watchNamespaces=list(namespaces), leaderElection=election)
 
-    yield make
-    for each in found:
-        uninstall(each)
-
-
-def uninstall(one: InstalledRelease) -> None:
-    at = ["--namespace", one.release, "--kubeconfig", str(one.plane.kubeconfig)]
-    helm.run(["uninstall", one.release, *at, "--ignore-not-found", "--no-hooks"])
-    one.plane.kubectl("delete", "namespace", one.release, "--wait=false", "--ignore-not-found")
+    return install
 
 
 def readiness(workload: PodProcess) -> str:
@@ -98,7 +80,7 @@ def synced(space: Namespace, name: str, text: str) -> None:
     ids=["all, all", "all, one", "two, all", "partly"],
 )
 def test_second_release_waits_says_who_leads_and_takes_over(
-    first: tuple[str, ...], second: tuple[str, ...], releases: Callable[..., InstalledRelease], space: Namespace
+    first: tuple[str, ...], second: tuple[str, ...], releases: InstallRelease, space: Namespace
 ) -> None:
     for name in ("x", "y"):
         space.installed.plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
@@ -119,7 +101,7 @@ def test_second_release_waits_says_who_leads_and_takes_over(
         assert not is_leader(after)
         assert readiness(before) == "ok"
         assert writes(two) == set()
-        uninstall(one)
+        one.remove()
         before.kill()
         eventually(lambda: readiness(after), lambda found: found == "ok", patience=FREED)
         synced(space, "b", "2")
@@ -130,9 +112,7 @@ def test_second_release_waits_says_who_leads_and_takes_over(
         stack.pop_all()
 
 
-def test_releases_of_different_namespaces_are_both_ready(
-    releases: Callable[..., InstalledRelease], space: Namespace
-) -> None:
+def test_releases_of_different_namespaces_are_both_ready(releases: InstallRelease, space: Namespace) -> None:
     other = Namespace(space.installed)
     one, two = releases("one", space.name), releases("two", other.name)
     with running_controller(one.workload()) as first, running_controller(two.workload()) as second:
@@ -144,9 +124,7 @@ def test_releases_of_different_namespaces_are_both_ready(
     other.remove()
 
 
-def test_replicas_and_upgrades_of_one_release_are_no_overlap(
-    releases: Callable[..., InstalledRelease], space: Namespace
-) -> None:
+def test_replicas_and_upgrades_of_one_release_are_no_overlap(releases: InstallRelease, space: Namespace) -> None:
     one = releases("one", space.name)
     with ExitStack() as stack:
         old = stack.enter_context(running_controller(one.workload()))
@@ -154,17 +132,15 @@ def test_replicas_and_upgrades_of_one_release_are_no_overlap(
         follower = stack.enter_context(running_controller(one.workload()))
         assert readiness(follower) == "ok"
         # An upgrade that changes the namespaces: the new replica is ready while the old one leads.
-        at = ["--namespace", one.release, "--kubeconfig", str(one.plane.kubeconfig), "--no-hooks", "--reuse-values"]
-        helm.run(["upgrade", one.release, str(helm.CHART), *at, "--set-json", "watchNamespaces=[]"])
+        flags = [*one.helm_flags, "--no-hooks", "--reuse-values", "--set-json", "watchNamespaces=[]"]
+        helm.run(["upgrade", one.release, str(helm.CHART), *flags])
         new = stack.enter_context(running_controller(one.workload()))
         assert new.env.get("WATCH_NAMESPACES", "") == ""
         assert readiness(new) == "ok"
         assert is_leader(old)
 
 
-def test_doctor_reports_both(
-    releases: Callable[..., InstalledRelease], space: Namespace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_reports_both(releases: InstallRelease, space: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = releases("one", space.name), releases("two")
     one.make_available()
 
@@ -187,7 +163,7 @@ def test_doctor_reports_both(
     )
 
 
-def test_editor_cannot_make_a_release_wait(releases: Callable[..., InstalledRelease], space: Namespace) -> None:
+def test_editor_cannot_make_a_release_wait(releases: InstallRelease, space: Namespace) -> None:
     """An editor's Lease, of any name and content, is not a release's."""
     space.add_editor("editor")
     one = releases("one", space.name)
@@ -207,7 +183,7 @@ def test_editor_cannot_make_a_release_wait(releases: Callable[..., InstalledRele
 
 
 def test_question_is_refused_while_the_release_leads_and_at_no_other_time(
-    releases: Callable[..., InstalledRelease], space: Namespace
+    releases: InstallRelease, space: Namespace
 ) -> None:
     one = releases("one", space.name)
     plane = space.installed.plane

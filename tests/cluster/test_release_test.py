@@ -10,19 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.cluster.harness import InstalledRelease, StartController, eventually, install_release
+from tests.support.cluster.harness import HELMS, InstalledRelease, InstallRelease, StartController, eventually
 from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
-from tools.local_cluster.programs import assets
 
 ROOT = Path(__file__).resolve().parents[2]
-HELMS: dict[str, Callable[[], Path]] = {"3": helm.find_executable, "4": lambda: assets.tool("helm")}
 KINDS = "pods,serviceaccounts,roles,rolebindings,configmaps,jobs"
 SAMPLE_KINDS = "secretsyncs,secretproviderclasses"
 TEST_OBJECTS = "app.kubernetes.io/component=test,app.kubernetes.io/instance={}"
@@ -92,22 +90,11 @@ def create_role(installed: InstalledRelease, namespace: str) -> None:
     installed.plane.kubectl("create", "role", *where, "--verb=get", "--resource=secretsyncs")
 
 
-@pytest.fixture
-def own(installed: InstalledRelease, tmp_path: Path) -> Iterator[InstalledRelease]:
-    """Install a release that the test may uninstall."""
-    found = install_release(installed.plane, installed.emulator, tmp_path, f"tested-{next(_numbers)}")
-    yield found
-    at = ["--namespace", found.release, "--kubeconfig", str(found.plane.kubeconfig)]
-    helm.run(["uninstall", found.release, *at, "--ignore-not-found", "--no-hooks"])
-    found.plane.kubectl("delete", "namespace", found.release, "--wait=false", "--ignore-not-found")
-
-
 @contextmanager
 def helm_test(installed: InstalledRelease, program: Path) -> Iterator["subprocess.Popen[str]"]:
     """Run `helm test` up to the point where it waits for its Pod."""
-    at = ["--namespace", installed.release, "--kubeconfig", str(installed.plane.kubeconfig)]
     before = pod(installed).get("uid")
-    command = [str(program), "test", installed.release, *at]
+    command = [str(program), "test", installed.release, *installed.helm_flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         try:
             eventually(lambda: pod(installed), lambda found: found.get("uid") not in (None, before), 60)
@@ -186,34 +173,37 @@ def kill_test(own: InstalledRelease, version: str, phase: str) -> None:
 
 @pytest.mark.parametrize("phase", ["Pending", "Running", "Failed", "Succeeded"])
 @pytest.mark.parametrize("version", HELMS)
-def test_uninstall_removes_what_a_killed_helm_test_left(own: InstalledRelease, version: str, phase: str) -> None:
-    kill_test(own, version, phase)
-    output = uninstall(own, version)
-    eventually(lambda: (of_test(own), list_leftovers(own)), lambda found: found == (set(), []))
+def test_uninstall_removes_what_a_killed_helm_test_left(
+    own_release: InstalledRelease, version: str, phase: str
+) -> None:
+    kill_test(own_release, version, phase)
+    output = uninstall(own_release, version)
+    eventually(lambda: (of_test(own_release), list_leftovers(own_release)), lambda found: found == (set(), []))
     assert "error" not in output.lower()
 
 
-@pytest.mark.parametrize("flags", [(), ("--set", "test.enabled=false")])
+@pytest.mark.parametrize("changes", [(), ("--set", "test.enabled=false")])
 @pytest.mark.parametrize("version", HELMS)
-def test_uninstall_without_a_helm_test_takes_moments(own: InstalledRelease, version: str, flags: list[str]) -> None:
-    at = ["--namespace", own.release, "--kubeconfig", str(own.plane.kubeconfig), "--no-hooks", "--reuse-values"]
-    helm.run(["upgrade", own.release, str(helm.CHART), *at, *flags])
+def test_uninstall_without_a_helm_test_takes_moments(
+    own_release: InstalledRelease, version: str, changes: tuple[str, ...]
+) -> None:
+    flags = [*own_release.helm_flags, "--no-hooks", "--reuse-values", *changes]
+    helm.run(["upgrade", own_release.release, str(helm.CHART), *flags])
     began = time.monotonic()
-    uninstall(own, version)
+    uninstall(own_release, version)
     assert time.monotonic() - began < UNINSTALL_SECONDS
-    assert of_test(own) == set()
+    assert of_test(own_release) == set()
 
 
 @pytest.mark.parametrize("is_gone", [False, True])
 @pytest.mark.parametrize("version", HELMS)
 def test_uninstall_removes_the_sample_of_another_namespace(
-    installed: InstalledRelease, tmp_path: Path, version: str, is_gone: bool
+    install_own: InstallRelease, installed: InstalledRelease, version: str, is_gone: bool
 ) -> None:
     """Its objects are no hooks, because the uninstall would fail if that namespace were gone."""
-    plane, name = installed.plane, f"tested-{next(_numbers)}"
-    elsewhere = f"{name}-shop"
+    plane, elsewhere = installed.plane, f"sample-{next(_numbers)}"
     plane.kubectl("create", "namespace", elsewhere)
-    own = install_release(plane, installed.emulator, tmp_path, name, watchNamespaces=[elsewhere])
+    own = install_own(watchNamespaces=[elsewhere])
     with helm_test(own, HELMS[version]()) as running:
         running.kill()
         running.communicate()
@@ -226,19 +216,17 @@ def test_uninstall_removes_the_sample_of_another_namespace(
     eventually(lambda: of_test(own), lambda found: not found)
     others = ("serviceaccount/default", "configmap/kube-root-ca.crt")
     eventually(lambda: [each for each in plane.kubectl(*here).split() if each not in others], lambda found: not found)
-    for namespace in (own.release, elsewhere):
-        plane.kubectl("delete", "namespace", namespace, "--wait=false", "--ignore-not-found")
+    plane.kubectl("delete", "namespace", elsewhere, "--wait=false", "--ignore-not-found")
 
 
-def test_next_helm_test_removes_the_sample_of_a_killed_one(own: InstalledRelease) -> None:
-    kill_test(own, "3", "Running")
-    with helm_test(own, HELMS["3"]()):
-        eventually(lambda: list_leftovers(own), lambda found: not found)
+def test_next_helm_test_removes_the_sample_of_a_killed_one(own_release: InstalledRelease) -> None:
+    kill_test(own_release, "3", "Running")
+    with helm_test(own_release, HELMS["3"]()):
+        eventually(lambda: list_leftovers(own_release), lambda found: not found)
 
 
 def uninstall(own: InstalledRelease, version: str) -> str:
-    at = ["--namespace", own.release, "--kubeconfig", str(own.plane.kubeconfig)]
-    return helm.run(["uninstall", own.release, *at], executable=HELMS[version]())
+    return helm.run(["uninstall", own.release, *own.helm_flags], executable=HELMS[version]())
 
 
 @pytest.mark.usefixtures("config")

@@ -13,9 +13,9 @@ def test_they_stand_where_they_are_served(installed: InstalledRelease) -> None:
     kinds = plane.kubectl("api-resources", "--api-group=admissionregistration.k8s.io", "--output=name").split()
     served = "validatingadmissionpolicies.admissionregistration.k8s.io" in kinds
     assert served is serves_policies(plane.version)
-    at = ["--namespace", installed.release, "--kubeconfig", str(plane.kubeconfig)]
-    assert (KIND in helm.run(["get", "manifest", installed.release, *at])) is served
-    notes = helm.run(["get", "notes", installed.release, *at])
+    where = (installed.release, *installed.helm_flags)
+    assert (KIND in helm.run(["get", "manifest", *where])) is served
+    notes = helm.run(["get", "notes", *where])
     assert ("WARNING: no admission policies restrict the controller" in notes) is not served
     assert ("PROBE_SECRET_TYPE" in installed.workload().env) is served
 

@@ -14,7 +14,7 @@ from tools.cli.common import helm
 from tools.codegen import policies
 from tools.keyvault_emulator import Emulator
 from tools.local_cluster import ControlPlane
-from tools.local_cluster.programs import versions
+from tools.local_cluster.programs import assets, versions
 from tools.pods.pod_process import PodProcess
 
 # Each value in the vaults contains this text, and only Secrets may contain it.
@@ -25,8 +25,12 @@ MANAGED_LABEL = {"secrets-store.sync.x-k8s.io": ""}
 TIMEOUT = 20.0
 SINCE_POLICIES = (policies.SINCE, "admission policies")
 """The arguments of `pytest.mark.since` for tests of admission policies."""
+HELMS: dict[str, Callable[[], Path]] = {"3": helm.find_executable, "4": lambda: assets.tool("helm")}
+"""The executables of helm by their major version. Some have to be built first."""
 StartController = Callable[..., PodProcess]
 """The type of the fixture `start`, which starts a controller with these settings."""
+InstallRelease = Callable[..., "InstalledRelease"]
+"""The type of the fixture `install_own`, which installs a release with this beginning of its name and these values."""
 KIND_PATHS = {
     "secret": "/api/v1/namespaces/{}/secrets",
     "events": "/api/v1/namespaces/{}/events",
@@ -99,6 +103,16 @@ class InstalledRelease:
         self.deployment = str(deployment["metadata"]["name"])
         account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
         self.user = f"system:serviceaccount:{release}:{account}"
+
+    @property
+    def helm_flags(self) -> list[str]:
+        """Return helm's flags for the namespace and the cluster of the release."""
+        return ["--namespace", self.release, "--kubeconfig", str(self.plane.kubeconfig)]
+
+    def remove(self) -> None:
+        """Uninstall the release without its hooks, and delete its namespace."""
+        helm.run(["uninstall", self.release, *self.helm_flags, "--ignore-not-found", "--no-hooks"])
+        self.plane.kubectl("delete", "namespace", self.release, "--wait=false", "--ignore-not-found")
 
     def workload(self, **settings: str) -> PodProcess:
         """Return the Deployment as a process, not started yet. `settings` override its environment."""
