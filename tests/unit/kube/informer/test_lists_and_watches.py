@@ -141,6 +141,17 @@ def test_handler_is_called_for_a_change_that_is_not_the_same(is_same: bool, call
     assert compared == [(1, 2)]
 
 
+def test_handlers_are_called_for_the_deletion_of_a_known_object_only() -> None:
+    store: Store[SecretSync] = Store()
+    called: list[tuple[Key, object]] = []
+    store.set(stored())
+    store.add_handler(lambda key, before: called.append((key, before)))
+    store.delete(B)
+    assert not called
+    store.delete(A)
+    assert called == [(A, stored())]
+
+
 def test_stored_objects_share_equal_texts() -> None:
     store: Store[SecretSync] = Store()
     keys = [store.set(stored(name)) for name in "ab"]
