@@ -118,7 +118,7 @@ def explain_refusal(
 
     It is an `ObjectError` if it concerns only `vault_object`, or without one only the list.
     """
-    place, noun = f"Key Vault {address.name}", vault_object.noun if vault_object else f"the list of {source.plural}"
+    place = f"Key Vault {address.name}"
     match refused.status:
         case status if vault_object and 200 <= status < 300:
             return unusable_error(address.name, vault_object)
@@ -132,14 +132,15 @@ def explain_refusal(
             # The 404 of a gateway says nothing about the object.
             kind = ObjectGone if any(code.endswith("NotFound") for code in refused.codes) else ObjectError
             return kind(
-                f"{noun} is not in {place}; create or recover it there, or correct objectName, objectType or"
-                " objectVersion"
+                f"{vault_object.noun} is not in {place}; create or recover it there, or correct objectName, objectType"
+                " or objectVersion"
             )
         case 429:
             return throttled_error(address.name, refused.retry_after)
-        case status if vault_object and 400 < status < 500 and status != 408:
+        case status if vault_object and status // 100 == 4 and status != 408:
             return ObjectError(
-                f"{place} does not give {noun} (HTTP {status}); correct objectName, objectType or objectVersion"
+                f"{place} does not give {vault_object.noun} (HTTP {status}); correct objectName, objectType or"
+                " objectVersion"
             )
         case status:
             text = f"{place} answered with HTTP {status}; the controller tries again by itself"
