@@ -37,7 +37,7 @@ async def limits(*sizes: int) -> list[int]:
     store: Store[SecretSync] = Store()
     informer = Informer(cast("KubeClient", None), cast("ListWatch[SecretSync]", handle), "team", store)
     while handle.sizes:
-        await informer.read_page("")
+        assert (await informer.read_page("")).items
     return handle.limits
 
 
