@@ -504,7 +504,7 @@ def test_leader_that_ended_does_not_renew_the_lease() -> None:
     virtual_time.run_virtual(main)
 
 
-def test_leader_that_ends_waits_for_a_hanging_release_only_as_long_as_for_an_attempt() -> None:
+def test_leader_that_ends_gives_up_a_hanging_release_after_an_attempts_time() -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
         first = Replica(api, "a", clock)
