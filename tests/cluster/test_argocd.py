@@ -11,7 +11,7 @@ import yaml
 
 from controller.api.conditions import Reason
 from controller.runtime import bounded_yaml
-from tests.support.cluster.harness import InstalledRelease, eventually, version_flags
+from tests.support.cluster.harness import InstalledRelease, eventually, version_flags, wait_policies
 from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
@@ -121,6 +121,7 @@ def installed(
 ) -> InstalledRelease:
     """Return the release that Argo CD has installed."""
     assert not first_report["error"]
+    wait_policies(plane)
     plane.restart_controller_manager()  # its garbage collector discovers new kinds only every 30 s
     return InstalledRelease(plane, emulator, helm.RELEASE, tmp_path_factory.mktemp("release"))
 
@@ -163,7 +164,7 @@ def test_health_of_users_objects_follows_the_lua_checks(plane: ControlPlane, spa
     space.set_secret("a", "1")
     good, bad = space.sync("good", {"k": "a"}), space.sync("bad", {"k": "missing"})
     manifests = [space.provider_class("a"), good, bad]
-    assert users.sync(manifests)["error"] == ""
+    assert users.sync(manifests)["error"] == "", json.dumps(users.report["results"])
     space.wait_secret("good", {"k": "1"})
     space.wait_reason("bad", Reason.INPUT_INVALID)
     report = users.sync(manifests)

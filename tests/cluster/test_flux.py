@@ -265,7 +265,11 @@ def test_helm_repository_finds_the_chart(release: Flux) -> None:
         {"apiVersion": group, "kind": "HelmRepository", "metadata": metadata, "spec": repository},
         {"apiVersion": group, "kind": "HelmChart", "metadata": metadata, "spec": {**chart, "interval": "10m"}},
     )
-    found = eventually(functools.partial(release.get_object, "helmchart", "older"), is_ready, PATIENCE)
+    found = eventually(
+        functools.partial(release.get_object, "helmchart", "older"),
+        lambda found: is_ready(found) and "artifact" in found["status"],
+        PATIENCE,
+    )
     assert found["status"]["artifact"]["revision"] == version
 
 

@@ -65,7 +65,7 @@ class FluxControllers:
         self.plane.kubectl("annotate", kind, name, *at)
         return eventually(
             functools.partial(self.get_object, kind, name, namespace),
-            lambda found: found["status"].get("lastHandledReconcileAt") == requested and is_ready(found),
+            lambda found: found.get("status", {}).get("lastHandledReconcileAt") == requested and is_ready(found),
             patience,
         )
 
