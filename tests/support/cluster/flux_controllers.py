@@ -78,5 +78,8 @@ def find_condition(found: Manifest, kind: str) -> Manifest:
 
 
 def is_ready(found: Manifest) -> bool:
-    """Return whether the object is ready in this generation."""
+    """Return whether the object is ready in this generation.
+
+    Flux writes the conditions in a request of their own, before the other fields of the status.
+    """
     return find_condition(found, "Ready").get("status") == "True"
