@@ -3,9 +3,10 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import pytest
@@ -296,21 +297,34 @@ async def test_warning_that_returns_is_reported_again(harness: ReporterHarness) 
     assert len(harness.sent_to("/events")) == 3
 
 
-class TimedClient:
-    """An API client that records the time of each request."""
+class SentEvent(NamedTuple):
+    """An event that reached the API server."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    namespace: str
+    note: str
+    moment: float
+
+
+class RecordingClient:
+    """An API client that records each event, with the time of its request."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.moments: list[float] = []
+        self.sent: list[SentEvent] = []
 
-    async def call(self, *_: object, **__: object) -> bytes:
-        self.moments.append(self.clock())
+    @property
+    def moments(self) -> list[float]:
+        """Return the times of the requests."""
+        return [event.moment for event in self.sent]
+
+    async def call(self, *_: object, body: dict[str, Any], **__: object) -> bytes:
+        self.sent.append(SentEvent(body["metadata"]["namespace"], body["note"], self.clock()))
         return b"{}"
 
 
 def test_events_beyond_the_burst_are_delayed_until_the_recorder_closes() -> None:
     async def main(clock: Callable[[], float]) -> list[float]:
-        kube = TimedClient(clock)
+        kube = RecordingClient(clock)
         events = EventRecorder(cast("KubeClient", kube), "pod-1")
         for number in range(2 * BURST):
             events.record(make_sync().metadata, "Normal", "Synced", f"number {number}")
@@ -334,7 +348,7 @@ def test_events_beyond_the_burst_are_delayed_until_the_recorder_closes() -> None
 )
 def test_events_wait_until_no_more_are_recorded(seconds: float, closed: float | None, first: float) -> None:
     async def main(clock: Callable[[], float]) -> list[float]:
-        kube = TimedClient(clock)
+        kube = RecordingClient(clock)
         events = EventRecorder(cast("KubeClient", kube), "pod-1")
         work = asyncio.create_task(events.work())
         if closed:
@@ -376,39 +390,20 @@ async def test_unexpected_failure_loses_only_one_event(caplog: pytest.LogCapture
 
 @pytest.mark.parametrize(("normal", "notes"), [(True, ["synced", "failed"]), (False, ["failed"])])
 async def test_normal_events_can_be_turned_off(normal: bool, notes: list[str]) -> None:
-    sent: list[str] = []
-
-    class Kept:
-        """An API client that records the note of each event."""
-
-        async def call(self, *_: object, body: dict[str, Any], **__: object) -> bytes:
-            sent.append(body["note"])
-            return b"{}"
-
-    events = EventRecorder(cast("KubeClient", Kept()), "pod-1", normal=normal)
+    kube = RecordingClient()
+    events = EventRecorder(cast("KubeClient", kube), "pod-1", normal=normal)
     events.record(make_sync().metadata, "Normal", "Synced", "synced")
     events.record(make_sync().metadata, "Warning", "ProviderError", "failed")
     events.close()
     await events.work()
-    assert sent == notes
+    assert [event.note for event in kube.sent] == notes
 
 
 def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
     """SecretSyncs of one namespace fail thousands of times a minute. The event of another is sent within a second."""
 
-    class Clocked:
-        """An API client that records the time of each request."""
-
-        def __init__(self, clock: Callable[[], float]) -> None:
-            self.clock = clock
-            self.sent: list[tuple[str, float]] = []
-
-        async def call(self, *_: object, body: dict[str, Any], **__: object) -> bytes:
-            self.sent.append((body["metadata"]["namespace"], self.clock()))
-            return b"{}"
-
-    async def main(clock: Callable[[], float]) -> list[tuple[str, float]]:
-        kube = Clocked(clock)
+    async def main(clock: Callable[[], float]) -> list[SentEvent]:
+        kube = RecordingClient(clock)
         events = EventRecorder(cast("KubeClient", kube), "pod-1", clock)
         work = asyncio.create_task(events.work())
         neighbour = msgspec.structs.replace(make_sync().metadata, namespace="neighbour")
@@ -424,6 +419,6 @@ def test_flood_of_one_namespace_hides_no_event_of_another() -> None:
         return kube.sent
 
     sent = virtual_time.run_virtual(main)
-    (at,) = [moment for namespace, moment in sent if namespace == "neighbour"]
+    (at,) = [event.moment for event in sent if event.namespace == "neighbour"]
     assert 59.9 <= at <= 61
     assert len(sent) - 1 <= 3 * budgets.EVENTS.limit
