@@ -9,6 +9,14 @@ from weakref import WeakValueDictionary
 T = TypeVar("T")
 
 
+class KeyedLocks(WeakValueDictionary[Hashable, asyncio.Lock]):
+    """The locks by key. A lock exists while a caller holds it or waits for it."""
+
+    def get_lock(self, key: Hashable) -> asyncio.Lock:
+        """Return the key's lock. The caller keeps a reference to it."""
+        return self.setdefault(key, asyncio.Lock())
+
+
 class _KeptAnswer(NamedTuple, Generic[T]):
     began: float
     answer: T
@@ -25,13 +33,11 @@ class CoalescingCache(Generic[T]):
         self._max_answers = max_answers
         self._clock = clock
         self.kept: OrderedDict[Hashable, _KeptAnswer[T]] = OrderedDict()
-        # A lock exists while a caller holds it or waits for it.
-        self.locks: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+        self.locks = KeyedLocks()
 
     async def get(self, key: Hashable, since: float, request: Callable[[], Awaitable[T]]) -> T:
         """Return the answer for a key whose request began at `since` or later. Call `request` if there is none."""
-        lock = self.locks.setdefault(key, asyncio.Lock())
-        async with lock:
+        async with self.locks.get_lock(key):
             kept = self.kept.get(key)
             if kept and kept.began >= since:
                 return kept.answer

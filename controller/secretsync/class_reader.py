@@ -5,16 +5,15 @@ for its end, and then only the last one is parsed. Many SecretSyncs can use a cl
 parsed wait for that result.
 """
 
-import asyncio
 import time
 from collections.abc import Callable
-from weakref import WeakValueDictionary
 
 import msgspec
 
 from controller.api.secretproviderclass import SecretProviderClass
 from controller.domain.provider_class import ProviderConfig, read_class
 from controller.errors import ClassError
+from controller.runtime.coalesce import KeyedLocks
 from controller.runtime.parsing import ParsingPool
 from controller.runtime.work_queue import Key
 
@@ -43,8 +42,7 @@ class ClassReader:
         self._without_identity = without_identity
         self._clock = clock
         self._parsed: dict[Key, _ParsedClass] = {}
-        # A lock exists while a reader holds it or waits for it.
-        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
+        self._locks = KeyedLocks()
 
     def seconds_until_parse(self, source: SecretProviderClass) -> float:
         """Return the seconds until this edit may be parsed, or 0 if it may be parsed now or is parsed already."""
@@ -71,8 +69,7 @@ class ClassReader:
     async def _parse_once(self, source: SecretProviderClass) -> ProviderConfig | ClassError:
         """Parse this edit, unless another reader has parsed it while this one waited for the lock."""
         key = _class_key(source)
-        lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock:
+        async with self._locks.get_lock(key):
             if known := self._known_result(source):
                 return known
             began = self._clock()
