@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -273,6 +274,26 @@ def test_leader_whose_lease_is_deleted_stops_and_creates_it(caplog: pytest.LogCa
         'cannot use the lease n/l: leases "l" not found',
         "not leading any more: the lease could not be renewed in time, or another process has it",
     ]
+
+
+def test_replica_whose_lease_is_deleted_before_the_claim_leads_only_with_a_new_one() -> None:
+    async def main(clock: Clock) -> None:
+        api = FakeLeaseApi()
+        requests = itertools.count(1)
+
+        async def delete_before_the_claim() -> None:
+            if next(requests) == 2:
+                api.exists = False
+
+        api.on_request = delete_before_the_claim
+        first = Replica(api, "a", clock)
+        await asyncio.sleep(1)
+        assert (first.gauge, api.holder) == ([], "")
+        await asyncio.sleep(RETRY_PERIOD)
+        assert (first.gauge, api.holder) == ([True], "a")
+        await first.kill()
+
+    virtual_time.run_virtual(main)
 
 
 def test_conflict_is_neither_logged_nor_a_problem(caplog: pytest.LogCaptureFixture) -> None:
@@ -630,7 +651,7 @@ def test_follower_that_ends_does_not_release_the_leaders_lease(caplog: pytest.Lo
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
         leader, follower = Replica(api, "a", clock), Replica(api, "b", clock)
-        await asyncio.sleep(30)
+        await asyncio.sleep(30.5)  # between two renewals, so that a release would not conflict with one
         follower.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await follower.task

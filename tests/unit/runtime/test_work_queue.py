@@ -331,6 +331,23 @@ def test_forgotten_key_does_not_block_the_next_key_of_its_namespace() -> None:
     run_virtual(main)
 
 
+def test_waiting_keys_that_are_all_forgotten_leave_nothing_behind() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        queue: Queue[Key] = Queue(clock, 2)
+        queue.add(A)
+        queue.add(B)
+        assert await queue.get() == A
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(queue.get(), 1)
+        queue.forget(B)
+        queue.done(A)
+        queue.add(C)
+        assert await queue.get() == C
+        assert (queue.waiting, queue.entries) == ({}, [])
+
+    run_virtual(main)
+
+
 class QueueModel(RuleBasedStateMachine):
     """Compare the queue with a model of a dict and a set, for any order of operations."""
 
