@@ -1,4 +1,4 @@
-"""Set up all suites: the path of child processes, hypothesis without a deadline, and the garbage collector."""
+"""Set up all suites: the environment of child processes, hypothesis without a deadline, and the garbage collector."""
 
 import gc
 import os
@@ -11,6 +11,9 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parents[1]
 # Child processes of tests import the repository's packages, whatever the current folder is.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+# The servers, kubectl and helm collect garbage less often. This takes a fifth less CPU time for a run of kubectl, and
+# about 150 MiB more memory for an API server.
+os.environ.setdefault("GOGC", "400")
 # A slow example on a busy machine is not a fault, so no example has a deadline.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

@@ -91,7 +91,7 @@ def no_running_controller(installed: InstalledRelease) -> Iterator[None]:
     """Scale the Deployment to zero. The tests run the controller outside of a pod, so it continues to work."""
     plane, at = installed.plane, ("deployment", installed.deployment, "--namespace", installed.release)
     plane.kubectl("scale", *at, "--replicas=0")
-    eventually(installed.available_replicas, lambda found: not found)
+    eventually(installed.count_available_replicas, lambda found: not found)
     yield
     plane.kubectl("scale", *at, "--replicas=1")
 

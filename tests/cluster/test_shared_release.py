@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from controller.kube.resources import MERGE_PATCH
 from tests.support.cluster.harness import InstalledRelease, eventually
 from tests.support.cluster.namespace import Namespace
 from tests.support.cluster.shared_release import DiffersError, SharedRelease
@@ -17,7 +18,6 @@ from tools.local_cluster import ControlPlane
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/akvsyncs.secret-sync.x-k8s.io"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 ROLE = f"{RBAC}/namespaces/{helm.RELEASE}/roles/{{}}"
-MERGE = "application/merge-patch+json"
 Body = dict[str, Any]
 Alter = Callable[[InstalledRelease], Callable[[], object]]
 
@@ -68,7 +68,7 @@ def patch_object(path: str, change: Body, undo: Body) -> Alter:
     def alter(installed: InstalledRelease) -> Callable[[], object]:
         def patch(body: Body) -> None:
             object_path = path.format(installed.deployment)
-            status, text = installed.plane.request("PATCH", object_path, body, MERGE)
+            status, text = installed.plane.request("PATCH", object_path, body, MERGE_PATCH)
             assert status == 200, text
 
         patch(change)
@@ -114,7 +114,7 @@ def restart_controller_manager(plane: ControlPlane) -> None:
 
 def patch_crd_twice(plane: ControlPlane) -> None:
     for value in ("y", None):
-        status, text = plane.request("PATCH", CRD, {"metadata": {"labels": {"x": value}}}, MERGE)
+        status, text = plane.request("PATCH", CRD, {"metadata": {"labels": {"x": value}}}, MERGE_PATCH)
         assert status == 200, text
 
 

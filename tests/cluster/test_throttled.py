@@ -3,7 +3,6 @@
 The controller makes the calls of initial syncs first and honors Retry-After.
 """
 
-import json
 import threading
 import time
 
@@ -61,8 +60,7 @@ class CallRecorder:
 
 def has_all_new_secrets(space: Namespace) -> bool:
     """Return whether the namespace has every new Secret, with all its keys."""
-    items = json.loads(space.kubectl("get", "secrets", "--output", "json"))["items"]
-    found = {item["metadata"]["name"]: item.get("data", {}) for item in items}
+    found = {item["metadata"]["name"]: item.get("data", {}) for item in space.list_objects("secret")}
     return found.keys() >= {*NEW, "many"} and len(found["many"]) == len(KEYS)
 
 

@@ -231,7 +231,7 @@ class Soak:
         """Return the UID and values of each Secret."""
         found = {}
         for space in self.spaces:
-            for secret in json.loads(space.kubectl("get", "secrets", "--output", "json"))["items"]:
+            for secret in space.list_objects("secret"):
                 data = {key: base64.b64decode(text).decode() for key, text in secret.get("data", {}).items()}
                 found[space.name, secret["metadata"]["name"]] = (secret["metadata"]["uid"], data)
         return found

@@ -16,6 +16,13 @@ from tools.local_cluster.ports import PortClaim
 from tools.local_cluster.processes import ServerProcesses
 
 REQUESTED = "reconcile.fluxcd.io/requestedAt"
+_SOURCES = "/apis/source.toolkit.fluxcd.io/v1"
+_PATHS = {
+    "helmchart": f"{_SOURCES}/namespaces/{{}}/helmcharts",
+    "helmrelease": "/apis/helm.toolkit.fluxcd.io/v2/namespaces/{}/helmreleases",
+    "kustomization": "/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/{}/kustomizations",
+    "ocirepository": f"{_SOURCES}/namespaces/{{}}/ocirepositories",
+}
 Manifest = dict[str, Any]
 
 
@@ -53,9 +60,9 @@ class FluxControllers:
         """Return one of Flux's objects. Raise `ClusterError` if a controller has ended."""
         for program in self._names:
             self._processes.require(program)
-        found: Manifest = json.loads(
-            self.plane.kubectl("get", kind, name, "--namespace", namespace, "--output", "json")
-        )
+        status, text = self.plane.request("GET", f"{_PATHS[kind].format(namespace)}/{name}")
+        assert status == 200, text
+        found: Manifest = json.loads(text)
         return found
 
     def reconcile_object(self, kind: str, name: str, namespace: str, patience: float) -> Manifest:

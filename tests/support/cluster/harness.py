@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from controller.kube.resources import MERGE_PATCH
 from controller.runtime import bounded_yaml
 from tools.cli.common import helm
 from tools.codegen import policies
@@ -78,8 +79,14 @@ def create_object(plane: ControlPlane, where: str, name: str, **fields: Any) -> 
 
 def wait_for_deleted_namespaces(plane: ControlPlane) -> None:
     """Wait until the namespaces of earlier tests are deleted. Before that, they cause calls and failures."""
-    ending = ("get", "namespaces", "--field-selector=status.phase=Terminating", "--output=name")
-    eventually(lambda: plane.kubectl(*ending), lambda found: not found, patience=120)
+
+    def list_terminating() -> list[str]:
+        status, text = plane.request("GET", "/api/v1/namespaces")
+        assert status == 200, text
+        found = json.loads(text)["items"]
+        return [item["metadata"]["name"] for item in found if item["status"]["phase"] == "Terminating"]
+
+    eventually(list_terminating, lambda found: not found, patience=120)
 
 
 class InstalledRelease:
@@ -97,9 +104,7 @@ class InstalledRelease:
         self.emulator = emulator
         self.release = release
         self.folder = folder
-        status, text = plane.request("GET", KIND_PATHS["deployment"].format(release))
-        assert status == 200, text
-        (deployment,) = json.loads(text)["items"]
+        (deployment,) = self._get(KIND_PATHS["deployment"].format(release))["items"]
         self.deployment = str(deployment["metadata"]["name"])
         account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
         self.user = f"system:serviceaccount:{release}:{account}"
@@ -123,18 +128,24 @@ class InstalledRelease:
 
     def make_available(self) -> None:
         """Report the Deployment's pods as ready, as a kubelet does, so that the Deployment is available."""
-        at = ("--namespace", self.release)
+        pods = f"/api/v1/namespaces/{self.release}/pods"
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}
-        body = json.dumps({"status": {"phase": "Running", "conditions": [ready]}})
-        for pod in eventually(lambda: self.plane.kubectl("get", "pods", *at, "--output", "name").split(), bool):
+        body = {"status": {"phase": "Running", "conditions": [ready]}}
+        for pod in eventually(lambda: self._get(pods)["items"], bool):
             # During an upgrade, the old pod may be gone by now.
-            self.plane.kubectl("patch", pod, *at, "--subresource=status", "--type=merge", "--patch", body, check=False)
-        eventually(self.available_replicas, lambda found: found == "1")
+            self.plane.request("PATCH", f"{pods}/{pod['metadata']['name']}/status", body, MERGE_PATCH)
+        eventually(self.count_available_replicas, lambda found: found == 1)
 
-    def available_replicas(self) -> str:
-        """Return how many of the Deployment's pods are available; an empty text for none."""
-        words = ("get", "deployment", self.deployment, "--namespace", self.release)
-        return self.plane.kubectl(*words, "--output", "jsonpath={.status.availableReplicas}")
+    def count_available_replicas(self) -> int:
+        """Return how many of the Deployment's pods are available."""
+        found = self._get(f"{KIND_PATHS['deployment'].format(self.release)}/{self.deployment}")
+        return int(found["status"].get("availableReplicas", 0))
+
+    def _get(self, path: str) -> dict[str, Any]:
+        status, text = self.plane.request("GET", path)
+        assert status == 200, text
+        found: dict[str, Any] = json.loads(text)
+        return found
 
 
 def audit_lines(plane: ControlPlane) -> Iterator[str]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+from controller.kube.resources import MERGE_PATCH
 from tests.support.cluster.harness import (
     KIND_PATHS,
     TENANT,
@@ -150,11 +151,16 @@ class Namespace:
             },
         }
 
-    def list_names(self, kind: str) -> list[str]:
-        """Return the names of all objects of a kind of `KIND_PATHS`, sorted."""
+    def list_objects(self, kind: str) -> list[dict[str, Any]]:
+        """Return all objects of a kind of `KIND_PATHS`."""
         status, text = self.installed.plane.request("GET", KIND_PATHS[kind].format(self.name))
         assert status == 200, text
-        return sorted(item["metadata"]["name"] for item in decode_nested_json(text)["items"])
+        items: list[dict[str, Any]] = decode_nested_json(text)["items"]
+        return items
+
+    def list_names(self, kind: str) -> list[str]:
+        """Return the names of all objects of a kind of `KIND_PATHS`, sorted."""
+        return sorted(item["metadata"]["name"] for item in self.list_objects(kind))
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """Return the object of a kind of `KIND_PATHS`, or {} if there is none. Raise `ClusterError` otherwise."""
@@ -193,7 +199,7 @@ class Namespace:
         """Set forceSynchronization, so that the controller reads the vault now."""
         patch = {"spec": {"forceSynchronization": f"now-{time.monotonic_ns()}"}}
         path = f"{KIND_PATHS['secretsync'].format(self.name)}/{name}"
-        status, text = self.installed.plane.request("PATCH", path, patch, "application/merge-patch+json")
+        status, text = self.installed.plane.request("PATCH", path, patch, MERGE_PATCH)
         assert status == 200, text
 
     def count_calls(self, operation: str = "") -> int:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.cluster.harness import TENANT, InstalledRelease
+from tests.support.cluster.harness import KIND_PATHS, TENANT, InstalledRelease
 from tests.support.pages import ROOT, Block, matches_output
 from tools.cli.common import helm
 from tools.keyvault_emulator import Emulator
@@ -159,8 +159,9 @@ class PageRunner:
 
     def _run_deployment(self) -> None:
         """Run the Deployment as it is now, and report its pod as ready."""
-        listed = self.plane.kubectl("get", "deployments", "--namespace", helm.RELEASE, "--output", "json")
-        found = [(item["metadata"]["uid"], item["spec"]["template"]) for item in json.loads(listed)["items"]]
+        status, text = self.plane.request("GET", KIND_PATHS["deployment"].format(helm.RELEASE))
+        assert status == 200, text
+        found = [(item["metadata"]["uid"], item["spec"]["template"]) for item in json.loads(text)["items"]]
         if found == self._running:
             return
         if self._controller:

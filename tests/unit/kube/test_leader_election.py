@@ -276,7 +276,7 @@ def test_leader_whose_lease_is_deleted_stops_and_creates_it(caplog: pytest.LogCa
     ]
 
 
-def test_replica_whose_lease_is_deleted_before_the_claim_leads_only_with_a_new_one() -> None:
+def test_replica_whose_lease_is_deleted_before_the_claim_does_not_lead() -> None:
     async def main(clock: Clock) -> None:
         api = FakeLeaseApi()
         requests = itertools.count(1)
