@@ -16,13 +16,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster.harness import HELMS, InstalledRelease, InstallRelease, StartController, eventually
+from tests.support.cluster.harness import (
+    HELMS,
+    KIND_PATHS,
+    InstalledRelease,
+    InstallRelease,
+    StartController,
+    eventually,
+)
 from tests.support.cluster.namespace import Namespace
 from tools.cli.common import helm
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = "pods,serviceaccounts,roles,rolebindings,configmaps,jobs"
-SAMPLE_KINDS = "secretsyncs,secretproviderclasses"
+SAMPLE_KINDS = ("secretsync", "secretproviderclass")
 TEST_OBJECTS = "app.kubernetes.io/component=test,app.kubernetes.io/instance={}"
 _numbers = itertools.count(1)
 UNINSTALL_SECONDS = 20
@@ -56,8 +63,8 @@ def program(installed: InstalledRelease, **settings: str) -> Iterator["subproces
 
 
 def list_leftovers(installed: InstalledRelease) -> list[str]:
-    at = ("--namespace", installed.release)
-    return installed.plane.kubectl("get", SAMPLE_KINDS, *at, "--output", "name").split()
+    lists = (installed.plane.read_object(KIND_PATHS[kind].format(installed.release)) or {} for kind in SAMPLE_KINDS)
+    return [item["metadata"]["name"] for found in lists for item in found["items"]]
 
 
 def clouds(installed: InstalledRelease) -> dict[str, str]:
@@ -207,7 +214,7 @@ def test_uninstall_removes_the_sample_of_another_namespace(
     with helm_test(own, HELMS[version]()) as running:
         running.kill()
         running.communicate()
-    here = ("get", f"{SAMPLE_KINDS},{KINDS}", "--namespace", elsewhere, "--output", "name")
+    here = ("get", f"{','.join(SAMPLE_KINDS)},{KINDS}", "--namespace", elsewhere, "--output", "name")
     with program(own, SAMPLE_NAMESPACE=elsewhere):
         eventually(lambda: plane.kubectl(*here), lambda found: "secretsync" in found, 60)
     if is_gone:

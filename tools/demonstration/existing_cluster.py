@@ -43,6 +43,16 @@ class ExistingCluster:
             raise ClusterError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
         return done.stdout
 
+    def read_object(self, path: str) -> dict[str, Any] | None:
+        """Return the object at this path of the API; None if there is none. Raise `ClusterError` for another answer."""
+        try:
+            found: dict[str, Any] = json.loads(self.kubectl("get", "--raw", path))
+        except ClusterError as error:
+            if "(NotFound)" in str(error):
+                return None
+            raise
+        return found
+
     def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
         """Write a kubeconfig of a ServiceAccount with a token for at most 24 hours. Return the environment with it."""
         token = self.kubectl("create", "token", name, "--namespace", namespace, "--duration=24h").strip()

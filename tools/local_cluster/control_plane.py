@@ -258,6 +258,14 @@ class ControlPlane:
             kept.close()
             raise
 
+    def read_object(self, path: str) -> dict[str, Any] | None:
+        """Return the object at this path of the API; None if there is none. Raise ClusterError for another answer."""
+        status, text = self.request("GET", path)
+        if status not in (http.HTTPStatus.OK, http.HTTPStatus.NOT_FOUND):
+            raise ClusterError(f"GET {path}: {status} {text[-1000:]}")
+        found: dict[str, Any] | None = json.loads(text) if status == http.HTTPStatus.OK else None
+        return found
+
     @contextlib.contextmanager
     def session(self) -> Iterator[Callable[..., tuple[int, str]]]:
         """Yield a function like `request` that sends all its requests over one connection."""

@@ -14,11 +14,14 @@ class WorkloadError(Exception):
     """The container cannot run here, did not become ready, or did not stop."""
 
 
-class KubectlRunner(Protocol):
+class Cluster(Protocol):
     """The methods of a cluster that this module needs. `tools.local_cluster.ControlPlane` has them."""
 
     def kubectl(self, *args: str) -> str:
         """Run kubectl and return its output."""
+
+    def read_object(self, path: str) -> dict[str, Any] | None:
+        """Return the object at this path of the API; None if there is none."""
 
     def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
         """Return the variables for a client of the API server as that ServiceAccount. Its files are in `folder`."""
@@ -27,7 +30,7 @@ class KubectlRunner(Protocol):
 class PodVolumes:
     """The volumes of a pod as folders. All files of a volume change at once."""
 
-    def __init__(self, plane: KubectlRunner, namespace: str, account: str, folder: Path) -> None:
+    def __init__(self, plane: Cluster, namespace: str, account: str, folder: Path) -> None:
         self._plane, self._namespace, self._account, self._folder = plane, namespace, account, folder
         self._mounted: dict[str, Mapping[str, Any]] = {}
 
@@ -69,8 +72,9 @@ class PodVolumes:
         return {path: files[key] for key, path in paths.items() if key in files or not about.get("optional")}
 
     def _read_data(self, kind: str, name: str, *, optional: bool) -> dict[str, bytes]:
-        arguments = ("get", kind.lower(), name, "--namespace", self._namespace, "--output", "json")
-        found = json.loads(self._plane.kubectl(*arguments, *(["--ignore-not-found"] if optional else [])) or "{}")
+        path = f"/api/v1/namespaces/{self._namespace}/{kind.lower()}s/{name}"
+        found = self._plane.read_object(path) if optional else read_existing(self._plane, path)
+        found = found or {}
         encoded = found.get("data" if kind == "secret" else "binaryData", {})
         texts = {} if kind == "secret" else found.get("data", {})
         return {key: text.encode() for key, text in texts.items()} | {
@@ -106,11 +110,19 @@ def _publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(old)
 
 
-def secret_reader(plane: KubectlRunner, namespace: str) -> Callable[[str], dict[str, str]]:
+def read_existing(plane: Cluster, path: str) -> dict[str, Any]:
+    """Return the object at this path of the API. Raise `WorkloadError` if there is none."""
+    found = plane.read_object(path)
+    if found is None:
+        raise WorkloadError(f"{path} does not exist")
+    return found
+
+
+def secret_reader(plane: Cluster, namespace: str) -> Callable[[str], dict[str, str]]:
     """Return a function that reads the values of a Secret of the namespace by the Secret's name."""
 
     def read(name: str) -> dict[str, str]:
-        found = json.loads(plane.kubectl("get", "secret", name, "--namespace", namespace, "--output", "json"))
+        found = read_existing(plane, f"/api/v1/namespaces/{namespace}/secrets/{name}")
         return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
 
     return read

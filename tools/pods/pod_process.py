@@ -5,7 +5,6 @@ API server, as a kubelet provides them. So the process has the same configuratio
 needs a node raises `WorkloadError`.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any, Self
 
 from tools.local_cluster.ports import PortClaim
 from tools.pods import pod_emulation
-from tools.pods.pod_emulation import KubectlRunner, WorkloadError
+from tools.pods.pod_emulation import Cluster, WorkloadError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,21 +70,21 @@ class PodProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def of_deployment(cls, plane: KubectlRunner, namespace: str, name: str, directory: Path) -> Self:
+    def of_deployment(cls, plane: Cluster, namespace: str, name: str, directory: Path) -> Self:
         """Create the process from a Deployment on the API server. Its files are in a new folder in `directory`."""
-        found = json.loads(plane.kubectl("get", "deployment", name, "--namespace", namespace, "--output", "json"))
+        found = pod_emulation.read_existing(plane, f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
         return cls._from_template(plane, found, namespace, directory)
 
     @classmethod
-    def of_job(cls, plane: KubectlRunner, namespace: str, job: str | Mapping[str, Any], directory: Path) -> Self:
+    def of_job(cls, plane: Cluster, namespace: str, job: str | Mapping[str, Any], directory: Path) -> Self:
         """Create the process from a Job by its name, or from a manifest, because helm deletes the Jobs of hooks."""
         if not isinstance(job, str):
             return cls._from_template(plane, job, namespace, directory)
-        found = json.loads(plane.kubectl("get", "job", job, "--namespace", namespace, "--output", "json"))
+        found = pod_emulation.read_existing(plane, f"/apis/batch/v1/namespaces/{namespace}/jobs/{job}")
         return cls._from_template(plane, found, namespace, directory)
 
     @classmethod
-    def _from_template(cls, plane: KubectlRunner, owner: Mapping[str, Any], namespace: str, directory: Path) -> Self:
+    def _from_template(cls, plane: Cluster, owner: Mapping[str, Any], namespace: str, directory: Path) -> Self:
         name = str(owner["metadata"]["name"])
         spec = owner["spec"]["template"]["spec"]
         container = spec["containers"][0]

@@ -78,7 +78,8 @@ class CrdServer:
 
     def get_crd(self, name: str) -> Manifest:
         """Return the served CRD of that name."""
-        found: Manifest = json.loads(self.plane.kubectl("get", "crd", name, "-o", "json"))
+        found = self.plane.read_object(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
+        assert found, name
         return found
 
     def as_job(self, *args: str, stdin: str = "") -> EndedProgram:

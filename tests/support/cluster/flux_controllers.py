@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,9 +59,8 @@ class FluxControllers:
         """Return one of Flux's objects. Raise `ClusterError` if a controller has ended."""
         for program in self._names:
             self._processes.require(program)
-        status, text = self.plane.request("GET", f"{_PATHS[kind].format(namespace)}/{name}")
-        assert status == 200, text
-        found: Manifest = json.loads(text)
+        found = self.plane.read_object(f"{_PATHS[kind].format(namespace)}/{name}")
+        assert found, name
         return found
 
     def reconcile_object(self, kind: str, name: str, namespace: str, patience: float) -> Manifest:

@@ -81,10 +81,8 @@ def wait_for_deleted_namespaces(plane: ControlPlane) -> None:
     """Wait until the namespaces of earlier tests are deleted. Before that, they cause calls and failures."""
 
     def list_terminating() -> list[str]:
-        status, text = plane.request("GET", "/api/v1/namespaces")
-        assert status == 200, text
-        found = json.loads(text)["items"]
-        return [item["metadata"]["name"] for item in found if item["status"]["phase"] == "Terminating"]
+        found = plane.read_object("/api/v1/namespaces") or {}
+        return [item["metadata"]["name"] for item in found["items"] if item["status"]["phase"] == "Terminating"]
 
     eventually(list_terminating, lambda found: not found, patience=120)
 
@@ -142,9 +140,8 @@ class InstalledRelease:
         return int(found["status"].get("availableReplicas", 0))
 
     def _get(self, path: str) -> dict[str, Any]:
-        status, text = self.plane.request("GET", path)
-        assert status == 200, text
-        found: dict[str, Any] = json.loads(text)
+        found = self.plane.read_object(path)
+        assert found, path
         return found
 
 

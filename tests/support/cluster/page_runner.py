@@ -159,9 +159,8 @@ class PageRunner:
 
     def _run_deployment(self) -> None:
         """Run the Deployment as it is now, and report its pod as ready."""
-        status, text = self.plane.request("GET", KIND_PATHS["deployment"].format(helm.RELEASE))
-        assert status == 200, text
-        found = [(item["metadata"]["uid"], item["spec"]["template"]) for item in json.loads(text)["items"]]
+        listed = self.plane.read_object(KIND_PATHS["deployment"].format(helm.RELEASE)) or {}
+        found = [(item["metadata"]["uid"], item["spec"]["template"]) for item in listed["items"]]
         if found == self._running:
             return
         if self._controller:
