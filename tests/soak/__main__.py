@@ -1,6 +1,7 @@
-"""`make soak`: an hour of everything at once on the real API server, from a seed that it prints.
+"""`make soak`: run rotations, faults, restarts and edits for an hour, with the controller on a real API server.
 
-Prints a line a step, and at last how much the process has grown; ends with an error where something was lost.
+The run first prints its seed, then a line for each step, and at the end how much the controller process has grown. It
+ends with an error if a Secret was lost or changed without an action, or if the process has grown too much.
 """
 
 import argparse
@@ -16,17 +17,15 @@ from tools.local_cluster import ControlPlane
 
 
 def main() -> int:
-    """Return exit code 0 if all invariants held. Raise an error for one that did not."""
+    """Return exit code 0 if all checks passed. Raise an error for the first failed one."""
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3600, metavar="N", help="how long (default: an hour)")
-    parser.add_argument("--count", type=int, default=1000, metavar="N", help="how many SecretSyncs (default: 1,000)")
-    parser.add_argument(
-        "--seed", type=int, help="seed of the random source; without it, a new one is printed at the start"
-    )
+    parser.add_argument("--seconds", type=float, default=3600, metavar="N", help="length of the run (default: an hour)")
+    parser.add_argument("--count", type=int, default=1000, metavar="N", help="number of SecretSyncs (default: 1,000)")
+    parser.add_argument("--seed", type=int, help="seed of the steps (default: a random one, which the run prints)")
     options = parser.parse_args()
     seed = random.SystemRandom().getrandbits(32) if options.seed is None else options.seed
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         with (
             ControlPlane(folder / "plane", crds=chart_crds()) as plane,
             Emulator(folder / "emulator") as emulator,
@@ -35,9 +34,8 @@ def main() -> int:
             installed = install_first_release(plane, emulator, folder)
             with installed.workload(**SETTINGS) as controller:
                 controller.wait_ready()
-                Soak(installed, controller, options.count, lambda line: print(line, flush=True)).run(
-                    seed, options.seconds
-                )
+                soak = Soak(installed, controller, options.count, lambda line: print(line, flush=True))
+                soak.run(seed, options.seconds)
                 assert controller.stop() == 0
     return 0
 
