@@ -1,1 +1,1 @@
-"""Test by mutation which changes of the code of `controller/` the unit tests detect."""
+"""Change the code of `controller/` in one place at a time, and measure which changes the unit tests detect."""

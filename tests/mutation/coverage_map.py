@@ -15,9 +15,9 @@ from tests.mutation.mutants import functions_of
 from tests.mutation.paths import BUILD, CONTROLLER, ROOT, module_name, module_path
 from tests.mutation.pytest_runs import run_pytest
 
-# The number of test files in one process. An interrupted run loses the records of that many files at most.
-CHUNK = 12
-RECORDING = Limit(cpu=1800, wall=7200)
+# The number of test files in one process. An interrupted run loses the records of at most this many files.
+CHUNK_FILES = 12
+RECORDING_LIMIT = Limit(cpu=1800, wall=7200)
 
 
 class Test(NamedTuple):
@@ -29,54 +29,56 @@ class Test(NamedTuple):
     functions: frozenset[str]
 
 
-def test_files(places: Iterable[Path]) -> list[Path]:
+def list_test_files(paths: Iterable[Path]) -> list[Path]:
     """Return the test modules in these files and folders."""
     found: set[Path] = set()
-    for place in places:
-        found.update(place.rglob("test_*.py") if place.is_dir() else [place])
+    for path in paths:
+        found.update(path.rglob("test_*.py") if path.is_dir() else [path])
     return sorted(found)
 
 
-def load_tests(files: list[Path], tell: Callable[[str], object], fresh: bool) -> list[Test]:
-    """Return the tests of these files. Where a file or a module that its tests run has changed, they are run now."""
+def load_tests(files: list[Path], report: Callable[[str], object], fresh: bool) -> list[Test]:
+    """Return the tests of these files from the records. Run the tests of a file first if it has no valid record."""
     missing = [file for file in files if fresh or read_record(file) is None]
-    for start in range(0, len(missing), CHUNK):
-        chunk = missing[start : start + CHUNK]
-        tell(f"recording which functions each test runs: {start + len(chunk)} of {len(missing)} files\n")
-        ended = run_forked(lambda _, files=chunk: _record(files), RECORDING)  # type: ignore[misc]
+    for start in range(0, len(missing), CHUNK_FILES):
+        chunk = missing[start : start + CHUNK_FILES]
+        report(f"recording which functions each test runs: {start + len(chunk)} of {len(missing)} files\n")
+        ended = run_forked(lambda _, files=chunk: _record(files), RECORDING_LIMIT)  # type: ignore[misc]
         if ended.code != 0:
             raise RuntimeError(f"the unit tests could not be recorded: see {BUILD}/pytest.log")
     return [test for file in files for test in read_record(file) or []]
 
 
 def record_path(file: Path) -> Path:
+    """Return the path of the record of a test file."""
     return BUILD / "tests" / f"{hashlib.sha256(str(file.relative_to(ROOT)).encode()).hexdigest()[:16]}.json"
 
 
 def digest_file(file: Path) -> str:
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_record(file: Path) -> list[Test] | None:
+    """Return the recorded tests of a test file, or None if there is no valid record."""
     try:
-        kept = json.loads(record_path(file).read_text())
-        kept["files"]
+        record = json.loads(record_path(file).read_text())
+        digests = record["files"]
     except (OSError, ValueError, KeyError):
         return None
-    # What a test runs may be other functions once one of the modules that it ran has changed.
-    if any(
-        not Path(ROOT, name).exists() or digest_file(ROOT / name) != digest for name, digest in kept["files"].items()
-    ):
+    # If the test file or one of the modules that it ran has changed, its tests may run other functions now.
+    if any(not Path(ROOT, name).exists() or digest_file(ROOT / name) != digest for name, digest in digests.items()):
         return None
-    return [Test(test["id"], test["seconds"], test["cpu"], frozenset(test["functions"])) for test in kept["tests"]]
+    return [Test(test["id"], test["seconds"], test["cpu"], frozenset(test["functions"])) for test in record["tests"]]
 
 
 def _record(files: list[Path]) -> int:
+    """Run the tests of these files, and write a record for each file. Return the exit code of the child process."""
     recorder = _Recorder()
     code = run_pytest([str(file) for file in files], recorder)
     if code not in (0, 1, 5):
         return BROKEN
-    functions = recorder.functions()
+    functions = recorder.functions_by_test()
     for file in files:
         name = str(file.relative_to(ROOT))
         tests = [
@@ -89,16 +91,16 @@ def _record(files: list[Path]) -> int:
             for test, seconds in recorder.seconds.items()
             if test.partition("::")[0] == name and test not in recorder.failed
         ]
-        path = record_path(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target = record_path(file)
+        target.parent.mkdir(parents=True, exist_ok=True)
         used = {
             function.partition(":")[0]
             for test, run in functions.items()
             if test.partition("::")[0] == name
             for function in run
         }
-        digests = {str(one.relative_to(ROOT)): digest_file(one) for one in (file, *map(module_path, used))}
-        path.write_text(json.dumps({"files": digests, "tests": tests}))
+        digests = {str(path.relative_to(ROOT)): digest_file(path) for path in (file, *map(module_path, used))}
+        target.write_text(json.dumps({"files": digests, "tests": tests}))
     return 0
 
 
@@ -133,7 +135,7 @@ class _Recorder:
         if not report.passed:
             self.failed.add(report.nodeid)
 
-    def functions(self) -> dict[str, set[str]]:
+    def functions_by_test(self) -> dict[str, set[str]]:
         """Return the functions that each test ran."""
         found: dict[str, set[str]] = {}
         data = self._coverage.get_data()

@@ -1,4 +1,7 @@
-"""The mutants of a module: where each one is, how it reads, and its syntax tree. Pure."""
+"""List the mutants of a module: the place and the text of each change. Build the syntax tree of a mutant.
+
+Nothing here reads or writes a file.
+"""
 
 import ast
 import copy
@@ -8,26 +11,27 @@ from typing import NamedTuple
 
 from tests.mutation.operators import replacements
 
-# Declarations for the type checker and for msgspec that say nothing about behaviour: their values are no mutants.
+# Options of classes that tests need not detect: most are declarations for the type checker and for msgspec.
 _DECLARATIONS = {"frozen", "slots", "kw_only", "gc", "eq"}
 _LOG_METHODS = {"debug", "info", "warning", "error", "exception"}
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Place(NamedTuple):
-    """A node of a tree, with what surrounds it."""
+    """A node of a syntax tree, with its surroundings."""
 
     number: int
     node: ast.AST
     parent: ast.AST
     statement: ast.stmt | ast.ExceptHandler
-    # The outermost function whose body the node is in, "" outside functions; and the first name of its statement.
     function: str
+    """The outermost function whose body contains the node; "" outside functions."""
     owner: str
+    """The name that the module's statement with this node defines; "" if it defines none."""
 
 
 class Mutant(NamedTuple):
-    """One changed node. `nth` distinguishes equal texts in the same function."""
+    """One changed node. `nth` counts mutants with equal texts in the same function, from 1."""
 
     module: str
     function: str
@@ -55,8 +59,8 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
         before = header(place.statement)
         for variant, replacement in enumerate(replacements(place.node)):
             if not place.function and isinstance(place.node, ast.stmt):
-                continue  # a declaration: without it the module does not work at all
-            after = header(_replaced(place.statement, place.node, replacement))
+                continue  # a declaration, without which the module cannot be imported
+            after = header(_replace_node(place.statement, place.node, replacement))
             if after == before or (id(place.statement), after) in variants:
                 continue
             variants.add((id(place.statement), after))
@@ -68,11 +72,11 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
 
 
 def mutate(source: str, mutant: Mutant) -> ast.Module:
-    """Return the module's tree with that mutation; lines stay as they are in the source."""
+    """Return the module's tree with the mutation. Its line numbers are those of the source."""
     tree = ast.parse(source)
     place = next(place for place in _places_in(tree) if place.number == mutant.number)
     target = place.node
-    replacement = _at(list(replacements(target))[mutant.variant], target)
+    replacement = _copy_location(list(replacements(target))[mutant.variant], target)
     for field, value in ast.iter_fields(place.parent):
         if value is target:
             setattr(place.parent, field, replacement)
@@ -95,16 +99,16 @@ def header(statement: ast.AST) -> str:
     return " ".join(ast.unparse(statement).split("\n"))
 
 
-def _at(new: ast.AST, old: ast.AST) -> ast.AST:
+def _copy_location(new: ast.AST, old: ast.AST) -> ast.AST:
     return ast.copy_location(new, old) if hasattr(old, "lineno") else new
 
 
-def _replaced(statement: ast.AST, target: ast.AST, replacement: ast.AST) -> ast.AST:
-    """Return a copy of the statement's own line in which the target is replaced."""
+def _replace_node(statement: ast.AST, target: ast.AST, replacement: ast.AST) -> ast.AST:
+    """Return a copy of the statement in which the target is replaced. The block below the statement is not copied."""
     if statement is target:
         return replacement
 
-    def rebuilt(node: ast.AST) -> ast.AST:
+    def rebuild(node: ast.AST) -> ast.AST:
         if node is target:
             return replacement
         changed = copy.copy(node)
@@ -112,18 +116,18 @@ def _replaced(statement: ast.AST, target: ast.AST, replacement: ast.AST) -> ast.
             if field in ("body", "orelse", "handlers", "finalbody") and isinstance(value, list):
                 continue
             if isinstance(value, ast.AST):
-                setattr(changed, field, rebuilt(value))
+                setattr(changed, field, rebuild(value))
             elif isinstance(value, list):
-                setattr(changed, field, [rebuilt(item) if isinstance(item, ast.AST) else item for item in value])
+                setattr(changed, field, [rebuild(item) if isinstance(item, ast.AST) else item for item in value])
         return changed
 
-    return rebuilt(statement)
+    return rebuild(statement)
 
 
 def _places_in(tree: ast.Module) -> Iterator[Place]:
     counter = iter(range(10**9))
     for statement in tree.body:
-        yield from _walk(statement, tree, statement, "", "", names_bound_by(statement), counter)
+        yield from _walk(statement, tree, statement, "", "", defined_name(statement), counter)
 
 
 def _walk(
@@ -157,7 +161,7 @@ def _walk(
 
 
 def _children(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """Yield what may be mutated: no annotations, no decorators, no imports, no texts of log lines."""
+    """Yield the children that can be mutated: no annotations, decorators, docstrings or texts of log lines."""
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "decorator_list", "type_params", "bases"):
             continue
@@ -190,8 +194,8 @@ def _is_log_call(node: ast.Call) -> bool:
     return False
 
 
-def names_bound_by(statement: ast.stmt) -> str:
-    """Return the name that a statement of a module defines, or ""."""
+def defined_name(statement: ast.stmt) -> str:
+    """Return the name that a statement of a module defines, or "" if it defines none."""
     match statement:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return name

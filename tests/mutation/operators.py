@@ -1,4 +1,4 @@
-"""The mutation operators: for one node of a syntax tree, the nodes that may replace it. Pure."""
+"""List the mutations of one node of a syntax tree: the nodes that can replace it."""
 
 import ast
 import copy
@@ -30,13 +30,13 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.LShift: ast.RShift,
     ast.RShift: ast.LShift,
 }
-# The order of their arguments means nothing.
+# Functions for which the order of the arguments does not matter.
 _SYMMETRIC = {"min", "max", "uniform"}
 _NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 
 def replacements(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield every mutation of this node alone; its children have their own."""
+    """Yield every mutation of this node, without the mutations of its children."""
     if isinstance(node, ast.expr):
         yield from _of_expression(node)
     elif isinstance(node, ast.stmt):
@@ -117,7 +117,7 @@ def _of_statement(node: ast.stmt) -> Iterator[ast.stmt]:
             if not (isinstance(value, ast.Constant) and value.value is None):
                 yield ast.Return(ast.Constant(None))
         case ast.If(test=test) | ast.While(test=test):
-            # `while True` over a condition that was true hangs, and says no more than the other one.
+            # A loop is not mutated to `while True`: it would hang, and detect no more than `while False`.
             for holds in (True, False) if isinstance(node, ast.If) else (False,):
                 if not isinstance(test, ast.Constant):
                     changed = copy.copy(node)
@@ -139,7 +139,7 @@ def _of_statement(node: ast.stmt) -> Iterator[ast.stmt]:
 
 
 def _of_handler(node: ast.ExceptHandler) -> Iterator[ast.ExceptHandler]:
-    """Narrow what is caught: by one class of several, or to nothing."""
+    """Yield handlers that catch one class less. A handler of one class then catches nothing."""
     classes = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type] if node.type else []
     for place in range(len(classes)):
         left = classes[:place] + classes[place + 1 :]

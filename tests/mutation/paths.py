@@ -8,7 +8,7 @@ BUILD = ROOT / "build" / "mutation"
 
 
 def module_name(path: Path) -> str:
-    """Return a file's module below `controller`: `pace`, `otlp.wire`."""
+    """Return the name of a file's module below `controller`, for example `runtime.backoff`."""
     return ".".join(path.relative_to(CONTROLLER).with_suffix("").parts)
 
 

@@ -1,4 +1,4 @@
-"""pytest inside this process, quiet, the same every time, and without a trace in the work tree."""
+"""Run pytest in this process, without output, with the same order each time, and without files in the work tree."""
 
 import os
 import signal
@@ -10,8 +10,8 @@ from hypothesis import Phase, settings
 
 from tests.mutation.paths import BUILD, ROOT
 
-# A test hangs that uses this many CPU seconds and this many times what it uses on unchanged code; or, where it waits,
-# this many seconds and this many times what it takes.
+# A test hangs if it uses more CPU seconds than MIN_CPU plus CPU_FACTOR times its CPU seconds on unchanged code. A test
+# that waits hangs if it takes more seconds than MIN_WALL plus WALL_FACTOR times its seconds on unchanged code.
 MIN_CPU, CPU_FACTOR = 2.0, 5
 MIN_WALL, WALL_FACTOR = 10.0, 20
 _OPTIONS = [
@@ -23,7 +23,7 @@ _OPTIONS = [
     "-o",
     "addopts=--strict-markers --import-mode=importlib",
     "--timeout=0",
-    "--tb=native",  # no source is parsed for a failure: quicker, and it cannot fail itself
+    "--tb=native",  # pytest then parses no source for a traceback, which takes time and can itself fail for a mutant
     "-W",
     "ignore::pytest.PytestAssertRewriteWarning",
     "--hypothesis-profile=mutation",
@@ -32,8 +32,12 @@ _OPTIONS = [
 
 
 def run_pytest(words: list[str], plugin: object) -> int:
-    """Run pytest with this plugin in a child process. Its output goes to build/mutation/pytest.log."""
-    # One failing example is a verdict: no search for a smaller one, and the same examples for each mutant.
+    """Run pytest with this plugin, and return its exit code. Only call this in a child process.
+
+    The output of the process goes to build/mutation/pytest.log from now on.
+    """
+    # Hypothesis uses the same examples for each mutant. It does not search for a smaller failing example, because one
+    # failing example kills the mutant.
     settings.register_profile(
         "mutation", deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate)
     )
@@ -46,35 +50,38 @@ def run_pytest(words: list[str], plugin: object) -> int:
 
 
 class Usage(NamedTuple):
-    """The time of a test on unchanged code."""
+    """The seconds and CPU seconds of a test on unchanged code."""
 
     seconds: float
     cpu: float
 
 
-class Verdict:
-    """A pytest plugin: runs chosen tests until one fails."""
+class FailFastPlugin:
+    """A pytest plugin that runs chosen tests until one fails."""
 
     def __init__(self) -> None:
-        self.failed = ""
+        self.failed_test = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Remember the first test that failed."""
+        """Record the first test that fails."""
         if report.failed:
-            self.failed = self.failed or report.nodeid
+            self.failed_test = self.failed_test or report.nodeid
 
-    def run(self, items: Iterable[pytest.Item], usual: Mapping[str, Usage]) -> bool:
-        """Return whether every test passed. A test that hangs, going by what is usual, ends the process."""
+    def run(self, items: Iterable[pytest.Item], usages: Mapping[str, Usage]) -> bool:
+        """Run the tests, and return whether all passed. If a test hangs, a signal of a timer ends the process.
+
+        `usages` has the usage of each test on unchanged code.
+        """
         chosen = list(items)
         for number in (signal.SIGPROF, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
         for place, item in enumerate(chosen):
             following = chosen[place + 1] if place + 1 < len(chosen) else None
-            usage = usual[item.nodeid]
+            usage = usages[item.nodeid]
             signal.setitimer(signal.ITIMER_PROF, MIN_CPU + CPU_FACTOR * usage.cpu)
             signal.setitimer(signal.ITIMER_REAL, MIN_WALL + WALL_FACTOR * usage.seconds)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            if self.failed:
+            if self.failed_test:
                 return False
         for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
             signal.setitimer(timer, 0)
@@ -82,7 +89,7 @@ class Verdict:
 
 
 def load_libraries() -> None:
-    """Import what takes long to import, once for all children."""
+    """Import the libraries that take long to import, so that no child process has to import them."""
     for name in (
         "aiohttp.web",
         "azure.identity.aio",

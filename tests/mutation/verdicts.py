@@ -1,8 +1,8 @@
-"""Run each mutant against its tests, in its own child process. The work tree never changes.
+"""Run the tests of each mutant in a child process of its own. No file of the work tree changes.
 
-A mutant of a function's body replaces the code of the function in a fork of a process that has collected the tests: it
-takes as long as the tests until the first that fails. A mutant of anything else (a constant, a default, a field) takes
-effect when the module is imported, so its fork collects the tests with the mutated module.
+For a mutant in a function's body, a process collects the tests once. It forks a child for each mutant, and the child
+replaces the code of the function and runs the tests until one fails. A mutant elsewhere (a constant, a default, a
+field) takes effect when the module is imported. So its child collects the tests itself, with the mutated module.
 """
 
 import gc
@@ -21,33 +21,35 @@ from typing import NamedTuple
 import pytest
 
 from tests.mutation.coverage_map import Test
-from tests.mutation.forks import BROKEN, Limit, run_forked
+from tests.mutation.forks import BROKEN, Limit, WriteOutput, run_forked
 from tests.mutation.mutants import Mutant, functions_of, mutate
 from tests.mutation.paths import BUILD, CONTROLLER, module_name, module_path
-from tests.mutation.pytest_runs import Usage, Verdict, run_pytest
+from tests.mutation.pytest_runs import FailFastPlugin, Usage, run_pytest
 
 SURVIVED, KILLED = 0, 1
-HANGS = "the limit of its time"
-# Exit code of a fork that could not exchange a function's code: its closure changed.
-NOT_HERE = 71
-# Of the tests that run a mutant, the quickest files are tried first where each must be imported.
+TIME_LIMIT = "the time limit"
+# The exit code of a child that could not replace a function's code, because the mutation changed its closure. Such a
+# mutant is tried again with an import.
+NEEDS_IMPORT = 71
+# For a mutant that needs an import, the first child collects this many files, those with the quickest tests. A second
+# child collects the other files if the mutant survives these tests.
 FIRST_FILES = 3
 
 
-class Fate(NamedTuple):
-    """The fate of a mutant: killed by a test, by its import or by its time limit, or not killed.
+class Verdict(NamedTuple):
+    """Whether a mutant was killed, and by what: by a test, by its import or by the time limit.
 
-    `tests` is how many tests run it.
+    `tests` is the number of tests that run it.
     """
 
     mutant: Mutant
     killed: bool
-    by: str
+    killer: str
     tests: int
 
 
-class Judge:
-    """The tests, and which of them concern a mutant."""
+class MutantTester:
+    """Find the tests that run a mutant, and run them."""
 
     def __init__(self, tests: Sequence[Test]) -> None:
         self._by_function: dict[str, list[Test]] = {}
@@ -61,7 +63,7 @@ class Judge:
                     self._mentions.setdefault(name, set()).add(f"{module_name(path)}:{function}")
 
     def tests_of(self, mutant: Mutant) -> list[Test]:
-        """Return the tests that may notice the mutant, the quickest first."""
+        """Return the tests that can detect the mutant, the quickest first."""
         if mutant.function:
             return self._by_function.get(f"{mutant.module}:{mutant.function}", [])
         functions = set(self._mentions.get(mutant.owner, ()))
@@ -72,19 +74,20 @@ class Judge:
         found = {test for function in functions for test in self._by_function.get(function, ())}
         return sorted(found, key=lambda test: test.seconds)
 
-    def fates(self, mutants: Sequence[Mutant]) -> Iterator[Fate]:
-        """Yield what becomes of each mutant of one module."""
-        left = [mutant for mutant in mutants if not mutant.function]
-        inside = [mutant for mutant in mutants if mutant.function]
-        for mutant, code, by in self._in_one_session(inside):
-            if code == NOT_HERE:
-                left.append(mutant)
+    def try_mutants(self, mutants: Sequence[Mutant]) -> Iterator[Verdict]:
+        """Yield the verdict of each mutant of one module."""
+        need_import = [mutant for mutant in mutants if not mutant.function]
+        in_functions = [mutant for mutant in mutants if mutant.function]
+        for mutant, code, killer in self._try_in_one_session(in_functions):
+            if code == NEEDS_IMPORT:
+                need_import.append(mutant)
             else:
-                yield Fate(mutant, code != SURVIVED, by, len(self.tests_of(mutant)))
-        for mutant in left:
-            yield self._with_import(mutant)
+                yield Verdict(mutant, code != SURVIVED, killer, len(self.tests_of(mutant)))
+        for mutant in need_import:
+            yield self._try_with_import(mutant)
 
-    def _in_one_session(self, mutants: Sequence[Mutant]) -> Iterator[tuple[Mutant, int, str]]:
+    def _try_in_one_session(self, mutants: Sequence[Mutant]) -> Iterator[tuple[Mutant, int, str]]:
+        """Try mutants of functions in one pytest session. Yield each mutant, its exit code and its killer."""
         files = sorted({_file(test) for mutant in mutants for test in self.tests_of(mutant)})
         if not files:
             yield from ((mutant, SURVIVED, "") for mutant in mutants)
@@ -93,16 +96,16 @@ class Judge:
         child = os.fork()
         if not child:
             os.close(reading)
-            _be_session(files, [(mutant, self.tests_of(mutant)) for mutant in mutants], writing)
+            _run_session(files, [(mutant, self.tests_of(mutant)) for mutant in mutants], writing)
         os.close(writing)
         tried = 0
         try:
             with os.fdopen(reading) as lines:
                 for line in lines:
-                    code, by = json.loads(line)
+                    code, killer = json.loads(line)
                     if code == BROKEN:
                         break
-                    yield mutants[tried], code, by
+                    yield mutants[tried], code, killer
                     tried += 1
         finally:
             os.kill(child, signal.SIGTERM)
@@ -110,7 +113,8 @@ class Judge:
         if tried < len(mutants):
             raise RuntimeError(f"pytest ended before all mutants were tried: see {BUILD}/pytest.log")
 
-    def _with_import(self, mutant: Mutant) -> Fate:
+    def _try_with_import(self, mutant: Mutant) -> Verdict:
+        """Try a mutant that takes effect when its module is imported."""
         tests = self.tests_of(mutant)
         files: dict[str, float] = {}
         for test in tests:
@@ -120,33 +124,35 @@ class Judge:
             chosen = [test for test in tests if _file(test) in part]
             if not chosen:
                 continue
-            ended = run_forked(_imported(mutant, part, chosen), _limit(chosen))
-            if ended.code != SURVIVED:
-                if ended.code == BROKEN:
+            result = run_forked(_import_and_test(mutant, part, chosen), _limit_of(chosen))
+            if result.code != SURVIVED:
+                if result.code == BROKEN:
                     raise RuntimeError(f"{mutant}: see {BUILD}/pytest.log")
-                return Fate(mutant, True, ended.said or (HANGS if ended.code is None else "its import"), len(tests))
-        return Fate(mutant, False, "", len(tests))
+                killer = result.output or (TIME_LIMIT if result.code is None else "its import")
+                return Verdict(mutant, True, killer, len(tests))
+        return Verdict(mutant, False, "", len(tests))
 
 
 def _file(test: Test) -> str:
     return test.id.partition("::")[0]
 
 
-def _usual(tests: Sequence[Test]) -> dict[str, Usage]:
+def _usages(tests: Sequence[Test]) -> dict[str, Usage]:
     return {test.id: Usage(test.seconds, test.cpu) for test in tests}
 
 
-def _limit(tests: Sequence[Test]) -> Limit:
-    """Return when a mutant hangs: after far more than its tests take without it."""
+def _limit_of(tests: Sequence[Test]) -> Limit:
+    """Return the time limits of a mutant, far above the time of its tests on unchanged code."""
     return Limit(cpu=10.0 + 5 * sum(test.cpu for test in tests), wall=120.0 + 20 * sum(test.seconds for test in tests))
 
 
-def _be_session(files: list[str], jobs: list[tuple[Mutant, list[Test]]], writing: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver gets it, and stops this process
+def _run_session(files: list[str], jobs: list[tuple[Mutant, list[Test]]], writing: int) -> None:
+    """Collect the tests of these files, try all mutants, and end this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and stops this process
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     code = BROKEN
     try:
-        session = _Session(jobs, lambda line: os.write(writing, f"{line}\n".encode()))
+        session = _SessionPlugin(jobs, lambda line: os.write(writing, f"{line}\n".encode()))
         code = run_pytest(files, session)
         code = 0 if session.done else code or BROKEN
     except SystemExit as error:
@@ -155,19 +161,20 @@ def _be_session(files: list[str], jobs: list[tuple[Mutant, list[Test]]], writing
         os._exit(code)
 
 
-class _Session(Verdict):
-    """A pytest plugin: instead of the tests' run, one fork for each mutant."""
+class _SessionPlugin(FailFastPlugin):
+    """A pytest plugin that replaces the run of the collected tests by a child process for each mutant."""
 
-    def __init__(self, jobs: list[tuple[Mutant, list[Test]]], tell: Callable[[str], object]) -> None:
+    def __init__(self, jobs: list[tuple[Mutant, list[Test]]], report: Callable[[str], object]) -> None:
         super().__init__()
         self._jobs = jobs
-        self._tell = tell
+        self._report = report
         self.done = False
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Try all mutants."""
+        """Try all mutants, and report the exit code and the killer of each as a line of JSON."""
         items = {item.nodeid: item for item in session.items}
-        gc.unfreeze()  # what the collection of the tests loaded
+        # `get_objects` does not return frozen objects, and tests/conftest.py freezes them after the collection.
+        gc.unfreeze()
         functions = [
             found
             for found in gc.get_objects()
@@ -176,46 +183,48 @@ class _Session(Verdict):
         gc.freeze()
         killers: dict[str, list[str]] = {}
         for mutant, tests in self._jobs:
-            # What killed a neighbour is likely to kill this one.
+            # The tests that killed other mutants of the same function are likely to kill this one, so they run first.
             known = killers.setdefault(mutant.function, [])
             ids = [test.id for test in tests]
             names = [*(name for name in known if name in ids), *(name for name in ids if name not in known)]
             chosen = [items[name] for name in names if name in items]
-            usual = _usual(tests)
-            ended = run_forked(
-                lambda say, m=mutant, c=chosen, u=usual: self._try(m, functions, c, u, say),  # type: ignore[misc]
-                _limit(tests),
+            usages = _usages(tests)
+            result = run_forked(
+                lambda write, m=mutant, c=chosen, u=usages: self._try_mutant(m, functions, c, u, write),  # type: ignore[misc]
+                _limit_of(tests),
             )
-            by = ended.said or (HANGS if ended.code is None else "")
-            if ended.code == KILLED and by not in known:
-                known.insert(0, by)
-            self._tell(json.dumps([KILLED if ended.code is None else ended.code, by]))
+            killer = result.output or (TIME_LIMIT if result.code is None else "")
+            if result.code == KILLED and killer not in known:
+                known.insert(0, killer)
+            self._report(json.dumps([KILLED if result.code is None else result.code, killer]))
         self.done = True
         return True
 
-    def _try(
+    def _try_mutant(
         self,
         mutant: Mutant,
         functions: list[types.FunctionType],
         items: list[pytest.Item],
-        usual: Mapping[str, Usage],
-        say: Callable[[str], object],
+        usages: Mapping[str, Usage],
+        write_output: WriteOutput,
     ) -> int:
+        """Replace the code of the mutant's function in this process, and run the tests. Return the exit code."""
         path = module_path(mutant.module)
         codes = _codes(compile(mutate(path.read_text(), mutant), str(path), "exec"))
         for function in functions:
             code = function.__code__
             if code.co_filename == str(path) and (new := codes.get((code.co_qualname, code.co_firstlineno))):
                 if new.co_freevars != code.co_freevars:
-                    return NOT_HERE
+                    return NEEDS_IMPORT
                 function.__code__ = new
-        if self.run(items, usual):
+        if self.run(items, usages):
             return SURVIVED
-        say(self.failed)
+        write_output(self.failed_test)
         return KILLED
 
 
 def _codes(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:
+    """Return the code of all functions in a compiled module, by qualified name and first line."""
     found = {}
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -224,36 +233,38 @@ def _codes(code: types.CodeType) -> dict[tuple[str, int], types.CodeType]:
     return found
 
 
-def _imported(mutant: Mutant, files: list[str], tests: list[Test]) -> Callable[[Callable[[str], object]], int]:
-    def judge(say: Callable[[str], object]) -> int:
+def _import_and_test(mutant: Mutant, files: list[str], tests: list[Test]) -> Callable[[WriteOutput], int]:
+    """Return a function for a child process, which collects the files with the mutated module and runs the tests."""
+
+    def run_tests(write_output: WriteOutput) -> int:
         sys.meta_path.insert(0, _MutantFinder(mutant))
-        plugin = _Selected(_usual(tests))
+        plugin = _SelectionPlugin(_usages(tests))
         code = run_pytest(files, plugin)
-        if code == 0 and not plugin.failed:
+        if code == 0 and not plugin.failed_test:
             return SURVIVED
-        say(plugin.failed)
+        write_output(plugin.failed_test)
         return KILLED
 
-    return judge
+    return run_tests
 
 
-class _Selected(Verdict):
-    """A pytest plugin: the tests of that order alone, until one fails."""
+class _SelectionPlugin(FailFastPlugin):
+    """A pytest plugin that runs only the tests of `usages`, in their order, until one fails."""
 
-    def __init__(self, usual: Mapping[str, Usage]) -> None:
+    def __init__(self, usages: Mapping[str, Usage]) -> None:
         super().__init__()
-        self._usual = usual
+        self._usages = usages
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Run them; a module that could not be imported has failed already."""
+        """Run the tests, unless the import of a test module has failed already."""
         items = {item.nodeid: item for item in session.items}
         if not session.testsfailed:
-            self.run((items[name] for name in self._usual if name in items), self._usual)
+            self.run((items[name] for name in self._usages if name in items), self._usages)
         return True
 
 
 class _MutantFinder(MetaPathFinder):
-    """Finds the mutated module instead of the one in the work tree."""
+    """A finder of the mutated module, which replaces the module of the work tree."""
 
     def __init__(self, mutant: Mutant) -> None:
         self._mutant = mutant
@@ -261,7 +272,7 @@ class _MutantFinder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return the spec of the mutated module, None for all others."""
+        """Return the spec of the mutated module, or None for any other module."""
         if name != f"controller.{self._mutant.module}":
             return None
         file = module_path(self._mutant.module)
@@ -274,6 +285,6 @@ class _MutantLoader(importlib.machinery.SourceFileLoader):
         self._mutant = mutant
 
     def get_code(self, fullname: str) -> types.CodeType:
-        """Compile the mutated tree; no cached bytecode is read or written."""
+        """Compile the mutated tree, without reading or writing bytecode files."""
         source = Path(self.path).read_text()
         return compile(mutate(source, self._mutant), self.path, "exec")

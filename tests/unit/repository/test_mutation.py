@@ -1,4 +1,4 @@
-"""Test `make mutate`: its list of mutants, and the difference between killed and surviving mutants."""
+"""Test `make mutate`: its list of mutants, its time limits, its records, and its reports of survivors."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.mutation.equivalent import load_equivalent
 from tests.mutation.forks import Limit, run_forked
 from tests.mutation.mutants import mutants_of, mutate
 from tests.mutation.paths import ROOT, module_path
-from tests.mutation.pytest_runs import Usage, Verdict
+from tests.mutation.pytest_runs import FailFastPlugin, Usage
 from tests.support.pids import wait_until_gone
 
 SCHEDULE = "tests/unit/runtime/test_backoff.py"
@@ -99,7 +99,7 @@ def test_equivalent_mutant_without_a_reason_is_refused(tmp_path: Path) -> None:
 
 
 def test_hanging_child_is_stopped_with_its_children(tmp_path: Path) -> None:
-    def hang(_say: object) -> int:
+    def hang(_write: object) -> int:
         with subprocess.Popen(["sleep", "600"]) as sleeper:
             (tmp_path / "pid").write_text(str(sleeper.pid))
         return 0
@@ -111,10 +111,10 @@ def test_hanging_child_is_stopped_with_its_children(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cpu", "waits", "killed"),
     [
-        pytest.param(0.0, 0.0, False, id="as usual"),
-        pytest.param(0.0, 0.2, False, id="a machine that has no CPU for it"),
-        pytest.param(60.0, 0.0, True, id="a hot loop"),
-        pytest.param(0.0, 60.0, True, id="it waits for ever"),
+        pytest.param(0.0, 0.0, False, id="normal"),
+        pytest.param(0.0, 0.2, False, id="busy machine"),
+        pytest.param(60.0, 0.0, True, id="endless loop"),
+        pytest.param(0.0, 60.0, True, id="endless wait"),
     ],
 )
 def test_cpu_time_stops_a_test_long_before_elapsed_time_does(
@@ -129,12 +129,12 @@ def test_cpu_time_stops_a_test_long_before_elapsed_time_does(
             pass
         time.sleep(waits)
 
-    def run(_say: object) -> int:
+    def run_test(_write: object) -> int:
         config = SimpleNamespace(hook=SimpleNamespace(pytest_runtest_protocol=use))
         item: Any = SimpleNamespace(nodeid="t", config=config)
-        return int(not Verdict().run([item], {"t": Usage(0.0, 0.0)}))
+        return int(not FailFastPlugin().run([item], {"t": Usage(0.0, 0.0)}))
 
-    assert run_forked(run, Limit(cpu=120, wall=600)).code == (None if killed else 0)
+    assert run_forked(run_test, Limit(cpu=120, wall=600)).code == (None if killed else 0)
 
 
 @pytest.mark.parametrize("changed", ["tests/test_m.py", "controller/m.py", None])
@@ -161,7 +161,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_noticed_mutant_is_killed_and_the_work_tree_is_unchanged() -> None:
+def test_detected_mutant_is_killed_and_the_work_tree_is_unchanged() -> None:
     path = module_path("runtime.backoff")
     before = path.read_bytes(), path.stat().st_mtime_ns
     done = run("--module", "runtime.backoff", "--function", "random_offset", "--tests", SCHEDULE)
