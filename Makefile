@@ -78,7 +78,7 @@ ifdef TEST
 	$(RUN) pytest tests/node $(TEST)
 else
 	$(RUN) pytest $(PARALLEL_NODE) --durations=10 --ignore=tests/node/test_node.py tests/node
-	$(RUN) pytest tests/node/test_node.py  # it looks at the whole machine for what a node leaves, so no other one may run
+	$(RUN) pytest tests/node/test_node.py  # it searches the whole machine for what a node leaves, so it runs alone
 endif
 
 test-logs: assets ## logs by OTLP, with cert-manager, trust-manager and a collector, built once (options: TEST="-k name")
@@ -114,14 +114,14 @@ release-rehearsal: assets ## what the workflow release.yml does, as root: build,
 bench: assets ## seconds, memory, CPU and calls, in about 20 min, into docs/figures.md (options: BENCH="--growth")
 	@$(RUN) tests.bench $(BENCH)
 
-soak: assets ## an hour of everything at once: rotations, faults, restarts (options: SOAK="--seconds 600 --count 300 --seed 8")
+soak: assets ## run rotations, faults and restarts for an hour on a real API server (options: SOAK="--seconds 600 --count 300 --seed 8")
 	@$(RUN) tests.soak $(SOAK)
 
 $(VENV)/fuzz: requirements/fuzz.txt $(VENV)/ready
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements/fuzz.txt
 	@touch $@
 
-fuzz: $(VENV)/fuzz ## what the certificate splitter does not bear, searched for ten minutes (options: FUZZ="--seconds 20")
+fuzz: $(VENV)/fuzz ## search ten minutes for inputs that break the parsing of certificates (options: FUZZ="--seconds 20")
 	@$(RUN) tests.fuzz $(FUZZ)
 
 mutate: $(VENV)/ready ## changes of controller/ that no unit test notices (options: MUTATE="--module runtime.rate_limiter --seed 8 --sample 50")

@@ -1,7 +1,7 @@
 """Check the words of code, messages and pages, and the mood of docstrings: CONTRIBUTING.md, "Rules".
 
-In Python files the check reads comments, strings, and the names of functions and classes. `plain_english.toml` has the
-forbidden words, the quotations that can contain them, and the files that are not yet rewritten.
+In Python files the check reads comments, strings and names. `plain_english.toml` has the forbidden words, the
+quotations that can contain them, and the files that are not yet rewritten.
 """
 
 import io
@@ -21,8 +21,6 @@ SUFFIXES = {".cfg", ".go", ".in", ".j2", ".md", ".py", ".sh", ".toml", ".tpl", "
 NAMES = {"Containerfile", "Makefile", "NOTES.txt"}
 LEFT_OUT = {".git", ".venv", "__pycache__", "build", "go", "node_modules"}
 TEXT = (tokenize.COMMENT, tokenize.STRING)
-# What an f-string calculates is code. Nested braces are rare enough to leave in the text.
-CALCULATED = re.compile(r"\{[^{}]*\}")
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def is_script(path: Path) -> bool:
 
 
 def find_words(path: Path, name: str, rules: LanguageRules) -> Iterator[Finding]:
-    """Find the forbidden phrases of one file. In a file that is not yet rewritten, names count, too."""
+    """Find the forbidden phrases of one file. In Python code, only comments, strings and names count."""
     text = path.read_text()
     if not rules.pattern.search(split_names(text)):  # reading tokens takes a hundred times as long
         return
@@ -104,17 +102,12 @@ def split_names(text: str) -> str:
 
 
 def read_prose(source: str) -> Iterator[tuple[int, str]]:
-    """Read the comments and strings of Python code line by line, and the names of functions and classes as words."""
-    previous = ""
+    """Read the comments and strings of Python code line by line, and all names as words."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NAME:
-            if previous in ("def", "class"):
-                yield token.start[0], split_names(token.string).strip()
-            previous = token.string
+            yield token.start[0], split_names(token.string).strip()
         if token.type in TEXT:
-            is_format = token.type == tokenize.STRING and "f" in token.string.split(token.string[-1])[0].lower()
-            for number, line in enumerate(token.string.splitlines(), token.start[0]):
-                yield number, CALCULATED.sub("{}", line) if is_format else line
+            yield from enumerate(token.string.splitlines(), token.start[0])
 
 
 def find_moods(root: Path) -> Iterator[Finding]:

@@ -87,7 +87,7 @@ def test_policies_and_bindings_name_the_service_account(args: list[str]) -> None
     for policy in found:
         judged = crds["metadata"]["name"] if policy["metadata"]["name"].startswith("crds.") else account
         conditions = [item["expression"] for item in policy["spec"].get("matchConditions", [])]
-        everybody = policy["metadata"]["name"].startswith("type-stays.")
+        applies_to_all_users = policy["metadata"]["name"].startswith("type-stays.")
         binding = one(manifests, "ValidatingAdmissionPolicyBinding", policy["metadata"]["name"])
         if policy["metadata"]["name"].startswith("overlap."):
             assert conditions[-1] == f"request.userInfo.username != 'system:serviceaccount:theirs:{judged}'"
@@ -97,7 +97,7 @@ def test_policies_and_bindings_name_the_service_account(args: list[str]) -> None
             assert policy["spec"]["failurePolicy"] == "Ignore"
             continue
         assert conditions == (
-            [] if everybody else [f"request.userInfo.username == 'system:serviceaccount:theirs:{judged}'"]
+            [] if applies_to_all_users else [f"request.userInfo.username == 'system:serviceaccount:theirs:{judged}'"]
         )
         assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny", "Audit"]}
     subjects = [

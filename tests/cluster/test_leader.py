@@ -58,7 +58,7 @@ def shops(installed: InstalledRelease, pair: Pair) -> Iterator[FaultHarness]:
 
 
 def token_id(workload: PodProcess) -> str:
-    """How the audit log tells this process's requests from the other's."""
+    """Return the id of the process's token. The audit log has it in each request of the process."""
     body = Path(workload.env["SERVICE_ACCOUNT_FOLDER"], "token").read_text().split(".")[1]
     return f"JTI={json.loads(base64.urlsafe_b64decode(body + '=' * (-len(body) % 4))).get('jti')}"
 

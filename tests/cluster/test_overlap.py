@@ -108,7 +108,7 @@ def test_second_release_waits_says_who_leads_and_takes_over(
         space.wait_secret("b", {"k": "2"})
         assert is_leader(after)
         assert after.stop() == 0
-        # … and the end of the first one's process is not looked at.
+        # At its end, `stack` would stop both controllers again, and fail.
         stack.pop_all()
 
 

@@ -2,7 +2,7 @@
 
 Asking the kernel for a free port and closing it again is a race: until the server listens, another process can get the
 same port, or an outgoing connection can use it. A claimed port is below the range of outgoing connections, and a bound
-name in Linux's abstract socket namespace tells other processes that it is taken. The kernel frees the name when the
+name in Linux's abstract socket namespace shows other processes that it is taken. The kernel frees the name when the
 process ends, however it ends, and nothing is left on disk.
 """
 

@@ -152,7 +152,7 @@ def test_unknown_api_version_is_a_400(refused: VaultRefusal, unknown: bool) -> N
         (("Forbidden", "ForbiddenByRbac"), set()),
     ],
 )
-def test_code_tells_what_a_refusal_is_about(codes: tuple[str, ...], true: set[str]) -> None:
+def test_codes_of_a_refusal_show_its_subject(codes: tuple[str, ...], true: set[str]) -> None:
     refused = VaultRefusal(403, codes)
     found = {name for name in ("is_disabled", "is_of_perimeter", "is_of_network") if getattr(refused, name)}
     assert found == true

@@ -73,7 +73,7 @@ def test_any_text_is_decoded_or_raises_undecodable(raw: bytes) -> None:
         (b'{"metadata":{"name":5}}', "Expected `str`, got `int` - at `$.metadata.name`", True),
     ],
 )
-def test_problem_tells_invalid_json_from_another_shape(raw: bytes, problem: str, is_json: bool) -> None:
+def test_problem_distinguishes_invalid_json_from_another_shape(raw: bytes, problem: str, is_json: bool) -> None:
     with pytest.raises(Undecodable) as caught:
         decode_json(raw, PartialObject)
     assert (str(caught.value), caught.value.problem, caught.value.is_json) == (problem, problem, is_json)
