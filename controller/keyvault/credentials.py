@@ -161,15 +161,15 @@ class FederatedCredential:
             self._renew_at = now + max(left - RENEW_BEFORE, left / 2)
             return token
 
-    def note_refusal(self, token: str) -> bool:
-        """Record that a vault refused this token. Return whether there is or will be another one.
+    def note_refusal(self, token: str) -> None:
+        """Record that a vault refused this token.
 
         Another token helps, for example, after Entra replaced its keys in an emergency. The distance between exchanges
         remains.
         """
         if self._token and self._token.token != token:
-            return True  # another caller's exchange has replaced it
-        return self._expire_token(REMEMBER_FAILURE)
+            return  # another caller's exchange has replaced it
+        self._expire_token(REMEMBER_FAILURE)
 
     def note_forbidden(self) -> None:
         """Record that a vault denies access.
@@ -178,13 +178,11 @@ class FederatedCredential:
         """
         self._expire_token(RENEW_FORBIDDEN)
 
-    def _expire_token(self, age: float) -> bool:
+    def _expire_token(self, age: float) -> None:
         """Let the next caller exchange, if the last exchange is at least `age` seconds old."""
-        if time.monotonic() - self._asked_at < age:
-            return False
-        self._renew_at = 0.0
-        self.sdk_credential = self._new_credential()  # the SDK caches tokens, too
-        return True
+        if time.monotonic() - self._asked_at >= age:
+            self._renew_at = 0.0
+            self.sdk_credential = self._new_credential()  # the SDK caches tokens, too
 
     def _take_challenge(self, claims: str) -> None:
         """Prepare the one exchange for a vault's claims challenge."""
@@ -201,8 +199,8 @@ class FederatedCredential:
     async def _exchange_token(self) -> AccessTokenInfo:
         """Return a new token. Repeat the exchange once if it fails for a moment and the one before did not fail."""
         self._assertion = await self.new_assertion()
-        claims, self._claims = self._claims, ""
-        options: TokenRequestOptions = {"claims": claims} if claims else {}
+        options: TokenRequestOptions = {"claims": self._claims}  # the SDK sends none for an empty text
+        self._claims = ""
         try:
             async with asyncio.timeout(EXCHANGE_SECONDS):
                 try:

@@ -60,11 +60,10 @@ class ReaderHarness:
             raise self.no_token
         return AccessTokenInfo("token", 4_000_000_000)
 
-    def note_refusal(self, token: str) -> bool:
+    def note_refusal(self, token: str) -> None:
         """Count the refusals of the token."""
         assert token == "token"
         self.tokens_refused += 1
-        return False
 
     def note_forbidden(self) -> None:
         """Count the denials of access."""

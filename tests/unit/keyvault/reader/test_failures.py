@@ -153,13 +153,12 @@ async def test_refused_token_is_replaced_and_the_read_repeated(harness: ReaderHa
     refused = refusal(401)
     harness.answers["/secrets/user/"] = harness.answers["/secrets/user"] = refused
 
-    def another(token: str) -> bool:
+    def replace_token(token: str) -> None:
         assert token == "token"
         if takes_the_other:
             harness.put_secret("user", "me")
-        return True
 
-    harness.note_refusal = another  # type: ignore[method-assign]
+    harness.note_refusal = replace_token  # type: ignore[method-assign]
     if takes_the_other:
         assert await harness.read(USER) == ["me"]
     else:
