@@ -137,7 +137,7 @@ def explain_refusal(
             )
         case 429:
             return throttled_error(address.name, refused.retry_after)
-        case status if vault_object and status // 100 == 4 and status != 408:
+        case status if vault_object and 400 <= status < 500 and status != 408:
             return ObjectError(
                 f"{place} does not give {vault_object.noun} (HTTP {status}); correct objectName, objectType or"
                 " objectVersion"
