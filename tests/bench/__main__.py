@@ -1,7 +1,8 @@
-"""`make bench`: measure the controller's use of the machine, the API server and the vault, as JSON and Markdown.
+"""`make bench`: measure how much the controller uses of the machine, the API server and the vault.
 
-Each run has a control plane and an emulator of its own, and the chart's controller under the chart's rights. Counts do
-not depend on the machine; times do, so the tables say on which one they were taken.
+Each run starts its own control plane and emulator, and the chart's controller with the rights of the chart. The results
+are JSON files, and pages in Markdown. The counts do not depend on the machine. The times do, so each table names the
+machine.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from tests.bench import growth, latency, scale
 from tests.bench.harness import Shape, cluster
-from tests.bench.results import ROOT, Machine, Results, committed, markdown, read
+from tests.bench.results import ROOT, Machine, Results, format_tables, read_committed, read_results
 from tests.bench.targets import IDLE_MEMORY, Target, targets
 from tools.local_cluster.programs.versions import DEFAULT_KUBERNETES
 
@@ -34,59 +35,63 @@ whatever their list says: how many of them at the most fall into one poll. Befor
 """
 
 
-def shapes(counts: Sequence[int]) -> list[Shape]:
+def list_shapes(counts: Sequence[int]) -> list[Shape]:
     """Return each number of SecretSyncs with a fast and a slow vault, and the largest also with versions."""
     plain = [Shape(count, seconds) for count in counts for seconds in (0.0, 0.05)]
     return [*plain, Shape(max(counts), history=2)]
 
 
 def measure(wanted: Sequence[Shape], runs: int, results: Results) -> None:
-    """Measure each shape once in each run, so that a slow minute of the machine affects all shapes alike."""
+    """Measure each shape once in each run, so that other work of the machine affects all shapes alike."""
     for number in range(runs):
         with tempfile.TemporaryDirectory() as folder, cluster(Path(folder)) as installed:
             print(f"run {number + 1} of {runs}: {scale.IDLE}", file=sys.stderr, flush=True)
-            results.add(scale.idle(installed))
+            results.add(scale.measure_idle(installed))
             for shape in wanted:
                 print(f"run {number + 1} of {runs}: {shape}", file=sys.stderr, flush=True)
-                results.add(scale.run(installed, shape))
+                results.add(scale.measure_shape(installed, shape))
 
 
 def write_page() -> None:
-    """Write the page of both measurements, and the plot, from the last results."""
-    limits = {str(shape): targets(shape) for shape in [*shapes(COUNTS), *map(Shape, GROWTH)]}
+    """Write the page with the last results of both measurements, and the plot."""
+    limits = {str(shape): targets(shape) for shape in [*list_shapes(COUNTS), *map(Shape, GROWTH)]}
     limits[scale.IDLE] = {scale.MEMORY: Target(IDLE_MEMORY)}
     PAGE.parent.mkdir(exist_ok=True)
     lines = [HEAD]
-    if now := read(NAME):
-        lines += markdown(now, committed(NAME), limits)
-    if grown := read(GROWN):
-        PLOT.write_text(growth.plot(grown))
+    if now := read_results(NAME):
+        lines += format_tables(now, read_committed(NAME), limits)
+    if grown := read_results(GROWN):
+        PLOT.write_text(growth.draw_plot(grown))
         lines += ["", "## Growth", "", f"![Time, calls, CPU and memory by number of SecretSyncs]({PLOT.name})", ""]
-        lines += markdown(grown, committed(GROWN), limits)
+        lines += format_tables(grown, read_committed(GROWN), limits)
     PAGE.write_text("\n".join(lines) + "\n")
 
 
 def main() -> int:
-    """Write tests/bench/results/*.json and docs/figures.md; with --growth the plot, too."""
+    """Measure, and write tests/bench/results/*.json and docs/figures.md; with --growth also write the plot."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--count", type=int, nargs="*", default=[], metavar="N", help="how many SecretSyncs")
-    parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each (default: 3)")
-    parser.add_argument("--growth", action="store_true", help=f"one run each of {GROWTH} instead, and their plot")
-    parser.add_argument("--draw", action="store_true", help="measure nothing: page and plot of what was measured last")
+    parser.add_argument("--count", type=int, nargs="*", default=[], metavar="N", help="numbers of SecretSyncs")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each measurement (default: 3)")
+    parser.add_argument(
+        "--growth", action="store_true", help=f"measure {GROWTH} SecretSyncs once each, and draw the plot"
+    )
+    parser.add_argument(
+        "--draw", action="store_true", help="write page and plot from the last results without a measurement"
+    )
     options = parser.parse_args()
     results = Results(Machine.this(os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES))
     if options.growth:
         measure([Shape(count) for count in options.count or GROWTH], 1, results)
-        if before := read(GROWN):
+        if before := read_results(GROWN):
             results.keep(before, [scale.IDLE, *map(str, map(Shape, GROWTH))])
         results.write(GROWN)
     elif not options.draw:
-        measure(shapes(options.count or COUNTS), options.runs, results)
+        measure(list_shapes(options.count or COUNTS), options.runs, results)
         with tempfile.TemporaryDirectory() as folder:
-            results.add(latency.run(100, Path(folder)))
+            results.add(latency.measure_latency(100, Path(folder)))
         results.write(NAME)
     write_page()
-    print(f"{PAGE.relative_to(ROOT)} has it")
+    print(f"wrote {PAGE.relative_to(ROOT)}")
     return 0
 
 

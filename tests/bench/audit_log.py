@@ -1,4 +1,4 @@
-"""The audit log of the API server, as much of it as is counted."""
+"""Read the audit log of the API server, with the fields that the measurements count."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ class _Answer(msgspec.Struct):
 
 
 class AuditEntry(msgspec.Struct, rename="camel"):
-    """A line of the audit log. `object_ref` has the place of the object, `stage_timestamp` the time (RFC 3339)."""
+    """A line of the audit log. `object_ref` identifies the object. `stage_timestamp` is the time (RFC 3339)."""
 
     verb: str
     stage: str
@@ -35,17 +35,17 @@ class AuditEntry(msgspec.Struct, rename="camel"):
 
     @property
     def resource(self) -> str:
-        """Return the resource, with its subresource: `secretsyncs/status`."""
+        """Return the resource with its subresource, for example `secretsyncs/status`."""
         return "/".join(part for part in (self.object_ref.resource, self.object_ref.subresource) if part)
 
 
 def is_accepted(code: int) -> bool:
-    """Return whether the API server accepted a request, by the HTTP status of its answer."""
+    """Return whether the API server accepted a request that it answered with this HTTP status."""
     return 200 <= code < 300
 
 
 def read_lines(log: Path, position: int) -> Iterator[bytes]:
-    """Yield the complete lines of a log from a position on."""
+    """Yield the complete lines of a log after a position in bytes."""
     with log.open("rb") as file:
         file.seek(position)
         for line in file:
@@ -54,10 +54,11 @@ def read_lines(log: Path, position: int) -> Iterator[bytes]:
             yield line
 
 
-def completed_requests(lines: Iterable[bytes], user: str) -> Iterator[AuditEntry]:
-    """Yield the requests of a user that ended.
+def read_completed_requests(lines: Iterable[bytes], user: str) -> Iterator[AuditEntry]:
+    """Yield the completed requests of a user.
 
-    Most lines are about other users. They are not decoded, because a measurement must not keep the machine busy.
+    Most lines are about other users. This function does not decode them, because a measurement must not keep the
+    machine busy.
     """
     for line in lines:
         if user.encode() in line:

@@ -1,7 +1,7 @@
-"""Measure how fast the API server accepts only the writes of a first sync: the same creates and status patches.
+"""Measure the lower bound of a first sync: the time in which the API server accepts the same writes.
 
-The requests are those of the controller, with its credentials, so the same admission policies apply. They are encoded
-before the time is taken, and sent over plain connections: the client costs next to nothing.
+The program sends the creates and status patches of the controller with its credentials, so the same admission policies
+apply. It encodes them before the measurement and sends them over plain connections. So the client needs almost no time.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.bench.harness import BenchHarness
 from tests.support.cluster.harness import decode_nested_json
 from tests.support.cluster.namespace import Namespace
 
-# As many as the controller has connections to the API server: its workers of one namespace.
+# The number of connections of the controller to the API server: one for each worker of one namespace.
 CONNECTIONS = 32
 SYNCS = ResourceClient(SecretSync, "bench")
 SECRETS = "/api/v1/namespaces/{}/secrets"
@@ -28,17 +28,17 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class Request(NamedTuple):
-    """One request. `answers` is the status that it must get."""
+    """One request, and the HTTP status that the API server must answer."""
 
     method: str
     path: str
     accept: str
     content_type: str
     body: Mapping[str, Any]
-    answers: int
+    expected_status: int
 
     def encode(self, host: str, authorization: str) -> bytes:
-        """Return the request in HTTP/1.1."""
+        """Return the request as bytes of HTTP/1.1."""
         body = json.dumps(self.body, separators=(",", ":")).encode()
         head = (
             f"{self.method} {self.path}?fieldManager={FIELD_MANAGER} HTTP/1.1\r\nHost: {host}\r\n"
@@ -52,18 +52,18 @@ class BoundError(Exception):
     """The API server refused a write that it accepted from the controller."""
 
 
-def seconds(harness: BenchHarness) -> float:
-    """Repeat the writes of the harness's first sync in another namespace. Return the seconds."""
-    copy = harness.copy()
-    pairs = list(_requests(harness.space, copy))
+def measure_bound(harness: BenchHarness) -> float:
+    """Repeat the writes of the harness's first sync in another namespace. Return the seconds that this takes."""
+    copy = harness.create_copy()
+    pairs = list(_build_requests(harness.space, copy))
     return asyncio.run(_send(pairs, harness.workload.env))
 
 
-def _requests(done: Namespace, copy: Namespace) -> Iterator[tuple[Request, Request]]:
-    """Return for each SecretSync of `copy` the create and the status patch of its counterpart in `done`."""
-    secrets = _listed(done, SECRETS.format(done.name))
-    reported = _listed(done, SYNCS.url_path(done.name))
-    for name, sync in _listed(copy, SYNCS.url_path(copy.name)).items():
+def _build_requests(done: Namespace, copy: Namespace) -> Iterator[tuple[Request, Request]]:
+    """Yield for each SecretSync of `copy` the two writes of the SecretSync with the same name in `done`."""
+    secrets = _list_by_name(done, SECRETS.format(done.name))
+    reported = _list_by_name(done, SYNCS.url_path(done.name))
+    for name, sync in _list_by_name(copy, SYNCS.url_path(copy.name)).items():
         meta, secret = sync["metadata"], secrets[name]
         kept = secret["metadata"]
         owners = [{**owner, "uid": meta["uid"]} for owner in kept["ownerReferences"]]
@@ -78,7 +78,7 @@ def _requests(done: Namespace, copy: Namespace) -> Iterator[tuple[Request, Reque
         yield create, Request("PATCH", where, "application/json", MERGE_PATCH, patch, 200)
 
 
-def _listed(space: Namespace, path: str) -> dict[str, Any]:
+def _list_by_name(space: Namespace, path: str) -> dict[str, Any]:
     status, text = space.installed.plane.request("GET", path)
     if status != 200:
         raise BoundError(text)
@@ -98,7 +98,7 @@ async def _send(pairs: list[tuple[Request, Request]], environment: Mapping[str, 
         while waiting:
             for request, encoded in waiting.pop():
                 writer.write(encoded)
-                await receive(reader, request)
+                await receive_answer(reader, request)
         writer.close()
 
     began = time.monotonic()
@@ -108,8 +108,8 @@ async def _send(pairs: list[tuple[Request, Request]], environment: Mapping[str, 
     return time.monotonic() - began
 
 
-async def receive(reader: asyncio.StreamReader, request: Request) -> None:
-    """Read an answer to its end. Raise `BoundError` unless the status is the expected one."""
+async def receive_answer(reader: asyncio.StreamReader, request: Request) -> None:
+    """Read one complete answer. Raise `BoundError` if it does not have the expected status."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = _LENGTH.search(head)
     if length:
@@ -120,5 +120,5 @@ async def receive(reader: asyncio.StreamReader, request: Request) -> None:
             body += await reader.readexactly(size)
             await reader.readline()
         await reader.readline()
-    if int(head.split(b" ", 2)[1]) != request.answers:
+    if int(head.split(b" ", 2)[1]) != request.expected_status:
         raise BoundError(f"{request.method} {request.path}: {head[:40]!r} {body[:300]!r}")

@@ -2,14 +2,14 @@
 
     python -m tests.bench.compare --start START --each EACH.yaml [--shared SHARED.yaml] [--prepare PREPARE]
 
-The other controller, the peer, comes from your own checkout: nothing of it is in this repository. You give
+The other controller, the peer, comes from your own checkout. This repository contains no part of it. You provide:
 
-- START, an executable that starts the peer and stays until SIGTERM. `exec` the peer at its end.
-- EACH.yaml, the peer's custom resources that make one Secret. They are applied once for each secret of the vault.
-- SHARED.yaml, what all of these use, such as a store. It is applied once.
-- PREPARE, an executable that installs the peer's CustomResourceDefinitions. It runs once in each new cluster.
+- START: an executable that starts the peer and runs until SIGTERM. It should end with `exec` of the peer.
+- EACH.yaml: the peer's custom resources for one Secret. The program applies them once for each secret of the vault.
+- SHARED.yaml: resources that all of these use, such as a store. The program applies them once.
+- PREPARE: an executable that installs the peer's CustomResourceDefinitions. It runs once in each new cluster.
 
-In both files, and in the environment of both executables, these variables have the place of what is used:
+Both files and the environments of both executables have these variables:
 
     NAMESPACE        the namespace of the resources and Secrets
     SERVICE_ACCOUNT  a ServiceAccount in it, federated with the identity CLIENT_ID of TENANT_ID
@@ -21,9 +21,11 @@ In both files, and in the environment of both executables, these variables have 
     KUBECONFIG       (in the environment) a ServiceAccount of the peer, with all rights
     PYTHON           (in the environment) the interpreter that runs this program
 
-Each run has a new cluster for each controller, and the two take turns, so that a slow minute of the machine does not
-hit one of them alone. The output has the median of the runs, and all of them. tests/bench/peers/this starts this
-controller as the peer; use it to see how much two equal controllers differ. From the checkout, after `make assets`:
+Each run starts a new cluster for each controller. The two controllers alternate, so that other work of the machine
+affects both alike. The output has the median of the runs, and the figure of each run.
+
+tests/bench/peers/this starts this controller as the peer, which shows how much the figures of two equal controllers
+differ. After `make assets`, run:
 
     .venv/bin/python -m tests.bench.compare --count 100 --interval 20 \
       --start tests/bench/peers/this/start --each tests/bench/peers/this/each.yaml
@@ -43,7 +45,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.bench.audit_log import WRITES, completed_requests, is_accepted, read_lines
+from tests.bench.audit_log import WRITES, is_accepted, read_completed_requests, read_lines
 from tests.bench.harness import NEVER, BenchHarness, Shape, cluster
 from tests.bench.results import Figures
 from tests.support.cluster.harness import TENANT, InstalledRelease
@@ -52,16 +54,16 @@ from tests.support.process_stats import cpu_seconds, resident_mebibytes, stat_fi
 
 PEER = "peer"
 OURS = "this controller"
-PATIENCE = 900.0
+TIMEOUT_SECONDS = 900.0
 ROTATED = 100
 _VARIABLE = re.compile(r"\$(?:\{([A-Z_]+)\}|([A-Z_]+))")
 
 
 class TemplateError(Exception):
-    """A file of resources cannot be used. The message names the variable."""
+    """A file of resources has an unknown variable, which the message names."""
 
 
-class ControllerEnded(Exception):  # noqa: N818 -- it is the state of a process
+class ControllerEnded(Exception):  # noqa: N818 -- the name says what happened to the process
     """A controller ended during its run. The message has the end of its log."""
 
 
@@ -74,7 +76,7 @@ class Peer(NamedTuple):
     shared: str
 
 
-def fill(template: str, variables: Mapping[str, str]) -> str:
+def fill_template(template: str, variables: Mapping[str, str]) -> str:
     """Return the template with the value of each `$VARIABLE`. Raise `TemplateError` for an unknown one."""
 
     def value(match: re.Match[str]) -> str:
@@ -86,22 +88,22 @@ def fill(template: str, variables: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, template)
 
 
-def order(runs: int) -> list[str]:
-    """Return whose turn it is: both in each run, and the first of one run is the second of the next."""
+def order_sides(runs: int) -> list[str]:
+    """Return the order of the measurements: both sides in each run, and the last side of a run first in the next."""
     return [side for number in range(runs) for side in ((OURS, PEER) if number % 2 == 0 else (PEER, OURS))]
 
 
 class Traffic(NamedTuple):
-    """The writes of one user of the API server, and the names of the Secrets that it wrote in one namespace."""
+    """The number of writes of a user of the API server, and the names of the Secrets that it wrote in one namespace."""
 
     writes: int
     secrets: frozenset[str]
 
 
 def read_traffic(lines: Iterable[bytes], user: str, namespace: str) -> Traffic:
-    """Return the writes of a user according to lines of the audit log. Refused requests do not count."""
+    """Return the accepted writes of a user, from lines of the audit log."""
     writes, secrets = 0, set()
-    for entry in completed_requests(lines, user):
+    for entry in read_completed_requests(lines, user):
         if entry.verb not in WRITES or not is_accepted(entry.response_status.code):
             continue
         writes += 1
@@ -110,8 +112,8 @@ def read_traffic(lines: Iterable[bytes], user: str, namespace: str) -> Traffic:
     return Traffic(writes, frozenset(secrets))
 
 
-def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
-    """Yield a Markdown table: for each figure the median of each side, and all runs in brackets."""
+def format_table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table: for each figure the median of each side, with all runs in brackets."""
     sides = list(found)
     yield f"| what | {' | '.join(sides)} |"
     yield f"| --- |{' --- |' * len(sides)}"
@@ -124,8 +126,8 @@ def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
         yield f"| {name} | {' | '.join(cells)} |"
 
 
-def _session(leader: int) -> list[int]:
-    """Return the processes of a session: a script, and the processes that it started."""
+def _list_session(leader: int) -> list[int]:
+    """Return the ids of the processes of a session: a script, and the processes that it started."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -159,37 +161,39 @@ class Trial:
         self._position = 0
 
     def reset(self) -> None:
-        """Count from now on."""
+        """Start all counts again."""
         self._installed.emulator.reset_counters()
         self._position = self._installed.plane.audit_log.stat().st_size
 
-    def traffic(self) -> Traffic:
-        """Return the controller's writes since then."""
+    def read_traffic(self) -> Traffic:
+        """Return the controller's writes since the last `reset`."""
         lines = read_lines(self._installed.plane.audit_log, self._position)
         return read_traffic(lines, self._user, self._space.name)
 
-    def calls(self) -> int:
-        """Return the calls to the vault and Entra since then."""
+    def count_calls(self) -> int:
+        """Return the number of calls to the vault and Entra since the last `reset`."""
         places = (self._space.vault, "entra")
         return sum(n for what, n in self._installed.emulator.counters().items() if what.split("/")[0] in places)
 
-    def cpu(self) -> float:
+    def read_cpu_seconds(self) -> float:
         """Return the CPU seconds of the controller's processes."""
-        return sum(cpu_seconds(pid) for pid in _session(self._leader))
+        return sum(cpu_seconds(pid) for pid in _list_session(self._leader))
 
-    def memory(self) -> float:
+    def read_mebibytes(self) -> float:
         """Return the resident memory of the controller's processes in MiB."""
-        return sum(resident_mebibytes(pid) for pid in _session(self._leader))
+        return sum(resident_mebibytes(pid) for pid in _list_session(self._leader))
 
     def wait_secrets(self, names: Sequence[str], text: str) -> None:
         """Wait until the Secrets of these names have this value."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         missing = list(names)
         while missing:
             self._raise_if_ended()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"after {PATIENCE:g} s {len(missing)} Secrets are missing, such as {missing[0]}")
-            written = self.traffic().secrets
+                raise TimeoutError(
+                    f"after {TIMEOUT_SECONDS:g} s {len(missing)} Secrets are missing, such as {missing[0]}"
+                )
+            written = self.read_traffic().secrets
             missing = [name for name in missing if name not in written or not self._has(name, text)]
             time.sleep(0.2 if missing else 0)
 
@@ -197,33 +201,33 @@ class Trial:
         return any(text in value for value in self._space.secret_values(name).values())
 
     def measure(self, began: float, interval: float) -> dict[str, float]:
-        """Return the figures; `began` is when the controller was started."""
+        """Measure all figures. `began` is the time at which the controller was started."""
         found = Figures("")
         _report_step(f"waiting for {len(self._names)} Secrets")
         self.wait_secrets(self._names, "first")
         found.note("first sync: all Secrets exist, s after the start", time.monotonic() - began)
-        time.sleep(5)  # the last statuses
-        found.note("first sync: CPU, s", self.cpu())
-        found.note("first sync: writes to the API server", self.traffic().writes)
-        found.note("first sync: calls to vault and Entra", self.calls())
+        time.sleep(5)  # the controller writes the last statuses
+        found.note("first sync: CPU, s", self.read_cpu_seconds())
+        found.note("first sync: writes to the API server", self.read_traffic().writes)
+        found.note("first sync: calls to vault and Entra", self.count_calls())
         _report_step(f"waiting for two intervals of {interval:g} s")
-        time.sleep(interval)  # what was read within two seconds of its change is read again
+        time.sleep(interval)  # objects that changed less than two seconds before they were read are read again
         self.reset()
-        before = self.cpu()
+        before = self.read_cpu_seconds()
         time.sleep(interval)
-        found.note(f"{interval:g} s without a change: CPU, s", self.cpu() - before)
-        found.note(f"{interval:g} s without a change: writes to the API server", self.traffic().writes)
-        found.note(f"{interval:g} s without a change: calls to vault and Entra", self.calls())
-        found.note("resident memory, MiB", self.memory())
+        found.note(f"{interval:g} s without a change: CPU, s", self.read_cpu_seconds() - before)
+        found.note(f"{interval:g} s without a change: writes to the API server", self.read_traffic().writes)
+        found.note(f"{interval:g} s without a change: calls to vault and Entra", self.count_calls())
+        found.note("resident memory, MiB", self.read_mebibytes())
         changed = self._names[:ROTATED]
         _report_step(f"waiting for {len(changed)} changed values")
         for name in changed:
             self._space.set_secret(name, "second")
         self.reset()
-        put = time.monotonic()
+        changed_at = time.monotonic()
         self.wait_secrets(changed, "second")
         found.note(
-            f"{len(changed)} changed: all Secrets have it, s (poll every {interval:g} s)", time.monotonic() - put
+            f"{len(changed)} changed: all Secrets have it, s (poll every {interval:g} s)", time.monotonic() - changed_at
         )
         return found.figures
 
@@ -236,7 +240,7 @@ def _report_step(text: str) -> None:
 def _running_peer(
     peer: Peer, installed: InstalledRelease, space: Namespace, interval: float, folder: Path, count: int
 ) -> Iterator[tuple[Trial, float]]:
-    """Apply the peer's resources and run it. Yield its trial, and when it was started."""
+    """Apply the peer's resources and run it. Yield its trial, and the time at which it was started."""
     plane, emulator = installed.plane, installed.emulator
     variables = {
         "NAMESPACE": space.name,
@@ -259,9 +263,9 @@ def _running_peer(
     env = {**os.environ, **variables, "KUBECONFIG": str(kubeconfig), "FOLDER": str(folder)}
     if peer.prepare:
         subprocess.run([peer.prepare], env={**env, "KUBECONFIG": str(plane.kubeconfig)}, check=True)
-    texts = [fill(peer.shared, variables)] if peer.shared else []
-    texts += [fill(peer.each, {**variables, "NAME": name}) for name in Shape(count).names()]
-    plane.kubectl("apply", "--filename", "-", stdin="\n---\n".join(texts), timeout=PATIENCE)
+    texts = [fill_template(peer.shared, variables)] if peer.shared else []
+    texts += [fill_template(peer.each, {**variables, "NAME": name}) for name in Shape(count).names()]
+    plane.kubectl("apply", "--filename", "-", stdin="\n---\n".join(texts), timeout=TIMEOUT_SECONDS)
     with (folder / "peer.log").open("wb") as log:
         began = time.monotonic()
         running = subprocess.Popen([peer.start], env=env, stdout=log, stderr=log, start_new_session=True)
@@ -275,13 +279,13 @@ def _running_peer(
         try:
             yield Trial(installed, space, Shape(count).names(), user, running.pid, raise_if_ended), began
         finally:
-            for pid in _session(running.pid):
+            for pid in _list_session(running.pid):
                 os.kill(pid, signal.SIGTERM)
             running.wait(30)
 
 
-def trial(side: str, peer: Peer, shape: Shape, interval: float) -> dict[str, float]:
-    """Return the figures of one run of one side, in a cluster of its own."""
+def run_trial(side: str, peer: Peer, shape: Shape, interval: float) -> dict[str, float]:
+    """Measure one side once, in a new cluster. Return the figures."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         installed = stack.enter_context(cluster(folder))
@@ -309,13 +313,13 @@ def trial(side: str, peer: Peer, shape: Shape, interval: float) -> dict[str, flo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure both sides in turns, and print a table."""
+    """Measure both sides alternately, and print a table."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--start", type=Path, required=True, help="executable that starts the peer")
-    parser.add_argument("--each", type=Path, required=True, help="resources that make one Secret, with $NAME")
-    parser.add_argument("--shared", type=Path, help="resources that all of them use")
+    parser.add_argument("--each", type=Path, required=True, help="the peer's resources for one Secret, with $NAME")
+    parser.add_argument("--shared", type=Path, help="resources that all of these use")
     parser.add_argument("--prepare", type=Path, help="executable that installs the peer's definitions")
     parser.add_argument("--count", type=int, default=1000, metavar="N", help="secrets (default: 1000)")
     parser.add_argument("--latency", type=float, default=0.0, metavar="S", help="seconds of a vault call (default: 0)")
@@ -333,14 +337,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{options.each} does not have $NAME: each secret needs resources of its own")
     peer = Peer(options.start.absolute(), options.prepare and options.prepare.absolute(), each, shared)
     found: dict[str, list[dict[str, float]]] = {OURS: [], PEER: []}
-    for side in order(options.runs):
+    for side in order_sides(options.runs):
         print(side, file=sys.stderr, flush=True)
         try:
-            found[side].append(trial(side, peer, Shape(options.count, options.latency), options.interval))
+            found[side].append(run_trial(side, peer, Shape(options.count, options.latency), options.interval))
         except (ControllerEnded, TimeoutError, TemplateError) as error:
             print(f"tests.bench.compare: {error}", file=sys.stderr)
             return 1
-    print("\n".join(table(found)))
+    print("\n".join(format_table(found)))
     return 0
 
 

@@ -1,6 +1,6 @@
 """Draw how time, calls, CPU and memory grow with the number of SecretSyncs, as SVG with labels.
 
-Both axes are logarithmic but for memory's: a line that climbs beside the dashed one grows in proportion.
+All axes except the axis of memory are logarithmic. A line that is parallel to the dashed one shows proportional growth.
 """
 
 import math
@@ -17,7 +17,7 @@ from tests.bench.results import Results
 TEMPLATE = Path(__file__).with_name("growth.svg.jinja")
 WIDTH, HEIGHT = 340.0, 220.0
 MARGIN, GAP = 60.0, 60.0
-# Title, the figures in it by the name of their line, and whether its axis is logarithmic.
+# For each panel: the title, the figure of each line by the line's name, and whether the vertical axis is logarithmic.
 PANELS = (
     ("Time of the first sync, s", {"from the first Secret": "first sync: all Secrets there, s from the first"}, True),
     (
@@ -46,7 +46,7 @@ class Tick(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A figure at its place."""
+    """The position and the label of a figure."""
 
     x: float
     y: float
@@ -54,7 +54,7 @@ class Point(NamedTuple):
 
 
 class Line(NamedTuple):
-    """The figures of one name. `even` is the line of proportional growth."""
+    """One line of a panel. `even` has the ends of the dashed line, which shows proportional growth."""
 
     number: int
     name: str
@@ -63,7 +63,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One panel of the picture."""
+    """One panel of the plot."""
 
     title: str
     left: float
@@ -76,24 +76,24 @@ class Panel(NamedTuple):
 
 
 class Scale:
-    """Map values to places between two ends."""
+    """Convert values to positions on an axis."""
 
     def __init__(self, least: float, most: float, length: float, *, logarithmic: bool) -> None:
         self._of = math.log10 if logarithmic else float
         self._least, self._range, self._length = self._of(least), self._of(most) - self._of(least), length
 
     def __call__(self, value: float) -> float:
-        """Return the place, from the beginning."""
+        """Return the distance of a value from the start of the axis."""
         return round((self._of(value) - self._least) / self._range * self._length, 1)
 
 
-def plot(results: Results) -> str:
-    """Return the picture."""
+def draw_plot(results: Results) -> str:
+    """Return the plot as SVG."""
     counts = {title: int(found[1].replace(",", "")) for title in results.figures if (found := _COUNT.match(title))}
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    panels = list(_panels(results, counts))
+    panels = list(_build_panels(results, counts))
     height = 2 * (MARGIN + HEIGHT) + GAP
     text = environment.from_string(TEMPLATE.read_text()).render(
         panels=panels, width=2 * (MARGIN + WIDTH) + GAP, height=height
@@ -104,7 +104,7 @@ def plot(results: Results) -> str:
 _COUNT = re.compile(r"([\d,]+) SecretSyncs")
 
 
-def _panels(results: Results, counts: dict[str, int]) -> Iterator[Panel]:
+def _build_panels(results: Results, counts: dict[str, int]) -> Iterator[Panel]:
     across = Scale(min(counts.values()), max(counts.values()), WIDTH, logarithmic=True)
     for number, (title, names, logarithmic) in enumerate(PANELS):
         found = {
@@ -118,7 +118,7 @@ def _panels(results: Results, counts: dict[str, int]) -> Iterator[Panel]:
         values = [value for points in found.values() for _, value in points]
         if logarithmic:
             (first, _), (last, value) = (points := next(iter(found.values())))[0], points[-1]
-            values.append(value * first / last)  # where the line of growth in proportion begins
+            values.append(value * first / last)  # the start of the dashed line
         ticks = _ticks(values, logarithmic=logarithmic)
         up = Scale(ticks[0], ticks[-1], HEIGHT, logarithmic=logarithmic)
         yield Panel(
@@ -142,7 +142,7 @@ def _panels(results: Results, counts: dict[str, int]) -> Iterator[Panel]:
 
 
 def _even(points: Sequence[tuple[int, float]], across: Scale, up: Scale) -> tuple[float, float, float, float]:
-    """Return the line in proportion to the last figure, down to the first."""
+    """Return the ends of the dashed line, which ends at the last figure."""
     (first, _), (last, value) = points[0], points[-1]
     return across(first), round(HEIGHT - up(value * first / last), 1), across(last), round(HEIGHT - up(value), 1)
 

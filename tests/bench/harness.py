@@ -1,4 +1,4 @@
-"""The measured objects: N SecretSyncs and their vault, in a namespace of a cluster with the chart."""
+"""Provide a cluster with the chart, and N SecretSyncs with their vault in one of its namespaces."""
 
 import asyncio
 import functools
@@ -26,14 +26,15 @@ from tools.local_cluster import ControlPlane
 from tools.pods.pod_process import PodProcess
 
 ROOT = Path(__file__).parents[2]
-# Objects of one SecretProviderClass. Users keep it short, because `objects` is one text.
+# The number of objects in one SecretProviderClass. Users keep a class short, because its field `objects` is one text.
 CLASS_SIZE = 100
-AT_ONCE = 16
-# For two versions within one second, only a get shows which is newer. Users do not create versions so fast.
-SECOND = 1.0
-# A value that is fetched sooner after its change is fetched again at the next poll (controller/domain/snapshot.py).
-SETTLED = 2.0
-# A drift interval so long that none of 10,000 drift checks falls into the measured time.
+PARALLEL_REQUESTS = 16
+# The time between two versions of an object. If both were created in the same second, the controller would need an
+# additional call to find the newer one. Users do not create versions so fast.
+VERSION_INTERVAL_SECONDS = 1.0
+# The controller fetches a value again at the next poll if it was younger than this (controller/domain/snapshot.py).
+SETTLED_SECONDS = 2.0
+# A drift interval of about three years: during a measurement, the controller makes none of 10,000 drift checks.
 NEVER = 100_000_000
 HANDLES: Sequence[ResourceClient[Any]] = (
     ResourceClient(SecretProviderClass, "bench"),
@@ -50,7 +51,7 @@ class Shape(msgspec.Struct, frozen=True):
 
     @property
     def interval(self) -> int:
-        """Return the seconds between polls, long enough for the work between two polls on a slow machine."""
+        """Return the seconds between polls. A slow machine finishes the work of a poll in this time."""
         return 8 + self.count // (100 if self.count <= 1_000 else 60)
 
     def __str__(self) -> str:
@@ -58,7 +59,7 @@ class Shape(msgspec.Struct, frozen=True):
         return f"{self.count:,} SecretSyncs, vault at {self.latency * 1000:.0f} ms{history}"
 
     def names(self) -> list[str]:
-        """Return the names of the SecretSyncs, which are also those of their vault objects."""
+        """Return the names of the SecretSyncs. Their vault objects have the same names."""
         return [f"s{number:05}" for number in range(self.count)]
 
 
@@ -74,16 +75,16 @@ def cluster(folder: Path, *, with_sqlite: bool = False, **values: Any) -> Iterat
 
 
 def image_workload(installed: InstalledRelease, **settings: str) -> PodProcess:
-    """Return the Deployment as a process with the packages of the image, not started yet."""
+    """Return the Deployment as a process that has the packages of the image. The caller starts it."""
     workload = installed.workload(**settings)
     workload.python = str(image_python(installed.folder / "python"))
-    workload.env["PYTHONWARNINGS"] = "ignore"  # one is about the missing packages
+    workload.env["PYTHONWARNINGS"] = "ignore"  # a warning would be about the missing packages
     return workload
 
 
 @functools.cache
 def image_python(folder: Path) -> Path:
-    """Return a Python with the packages of this environment, but without those that the image lacks."""
+    """Create an environment with the packages of the image, from the packages of this one. Return its Python."""
     [removed] = re.findall(r"^ && rm -rf (.+) \\$", (ROOT / "Containerfile").read_text(), re.MULTILINE)
     venv.create(folder, symlinks=True)
     [packages] = folder.glob("lib/python3.*/site-packages")
@@ -94,21 +95,21 @@ def image_python(folder: Path) -> Path:
 
 
 class BenchHarness:
-    """A namespace with SecretSyncs, and a controller that watches only this namespace and is not started yet.
+    """A namespace with SecretSyncs, and a controller that watches only this namespace. The caller starts it.
 
-    So several shapes can be measured in one cluster without influence on each other.
+    So several shapes can be measured in one cluster, and none affects another.
     """
 
     def __init__(self, installed: InstalledRelease, shape: Shape) -> None:
         self.shape = shape
         self.space = Namespace(installed)
         for number in range(shape.history):
-            time.sleep(SECOND if number else 0)
+            time.sleep(VERSION_INTERVAL_SECONDS if number else 0)
             for name in shape.names():
                 self.space.set_secret(name, "first")
         changed = time.monotonic()
-        asyncio.run(create_objects(installed.plane.kubeconfig, self.space.name, list(self._objects(self.space))))
-        time.sleep(max(0.0, changed + SETTLED - time.monotonic()))
+        asyncio.run(create_objects(installed.plane.kubeconfig, self.space.name, list(self._build_objects(self.space))))
+        time.sleep(max(0.0, changed + SETTLED_SECONDS - time.monotonic()))
         installed.emulator.delay(shape.latency)
         self.workload = image_workload(
             installed,
@@ -118,14 +119,14 @@ class BenchHarness:
         )
         self.meter = Meter(installed, self.space, self.workload)
 
-    def copy(self) -> Namespace:
-        """Return another namespace with the same objects, which no controller watches."""
+    def create_copy(self) -> Namespace:
+        """Create another namespace with the same objects. No controller watches it."""
         space = Namespace(self.space.installed)
         plane = self.space.installed.plane
-        asyncio.run(create_objects(plane.kubeconfig, space.name, list(self._objects(space))))
+        asyncio.run(create_objects(plane.kubeconfig, space.name, list(self._build_objects(space))))
         return space
 
-    def _objects(self, space: Namespace) -> Iterator[Mapping[str, Any]]:
+    def _build_objects(self, space: Namespace) -> Iterator[Mapping[str, Any]]:
         shape, names = self.shape, self.shape.names()
         path = "{}/0" if shape.history > 1 else "{}"
         for start in range(0, shape.count, CLASS_SIZE):
@@ -140,9 +141,9 @@ class BenchHarness:
 
 
 async def create_objects(kubeconfig: Path, namespace: str, objects: Sequence[Mapping[str, Any]]) -> None:
-    """Create objects as cluster-admin. kubectl would take a second for 50."""
+    """Create objects as cluster-admin, in parallel. kubectl would need a second for 50 objects."""
     paths = {handle.resource.kind: handle.url_path(namespace) for handle in HANDLES}
-    slots = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(PARALLEL_REQUESTS)
     async with (
         KubeClient(await config.find_config({"KUBECONFIG": str(kubeconfig)})) as kube,
         asyncio.TaskGroup() as tasks,

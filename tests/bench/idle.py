@@ -1,17 +1,17 @@
-"""Measure what a cluster without changes costs its API server and its database in an hour.
+"""Measure the load of the API server and its database in an hour in which nothing changes.
 
     python -m tests.bench.idle [--count N] [--seconds S] [--database etcd|sqlite]
 
-The controller runs with the chart's own times of the Lease and of the drift check. Its polls are more frequent than the
-default, so that the window has some of them. What was counted in the window becomes figures for an hour:
+The controller runs with the chart's default intervals for the Lease and the drift check. It polls more often than the
+default, so that the measured window contains polls. The program converts the counts of the window to an hour:
 
-- renewals of the Lease, empty patches of the drift check, audit lines and bytes: their number in the window, times the
-  windows in an hour;
-- statuses: those of one poll, times the polls in an hour (3,600 s / default interval), and one a day for each
-  SecretSync, because each is read in full once a day.
+- renewals of the Lease, empty patches of the drift check, audit lines and bytes: the count of the window, times the
+  number of windows in an hour;
+- statuses: the count of one poll, times the number of polls in an hour (3,600 s / default interval), and one a day for
+  each SecretSync, because the controller reads each object in full once a day.
 
-Bytes are `write_bytes` of /proc/PID/io of the database's process. They are counted beside those of a window without a
-controller, because an idle API server writes, too.
+The bytes are `write_bytes` in /proc/PID/io of the database's process. A second window without a controller shows how
+many bytes an idle API server writes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from controller.config.settings import Settings
 from controller.secretsync.work_state import CONFIRM_EVERY
-from tests.bench.audit_log import completed_requests, read_lines
+from tests.bench.audit_log import read_completed_requests, read_lines
 from tests.bench.harness import BenchHarness, Shape, cluster
 from tests.bench.results import Figures
 from tests.support.cluster.harness import InstalledRelease
@@ -40,7 +40,7 @@ DATABASES = ("etcd", "sqlite")
 
 
 class Window(NamedTuple):
-    """The counts of a number of seconds. `requests` are lines of the audit log by verb and resource."""
+    """The counts of a measured window. `requests` has the number of requests by verb and resource."""
 
     seconds: float
     polls: int
@@ -48,8 +48,8 @@ class Window(NamedTuple):
     written_bytes: int
 
 
-def per_hour(window: Window, count: int, interval: float) -> dict[str, float]:
-    """Return the figures of an hour for `count` SecretSyncs with polls every `interval` seconds."""
+def convert_to_hour(window: Window, count: int, interval: float) -> dict[str, float]:
+    """Return the figures of an hour with `count` SecretSyncs and a poll every `interval` seconds."""
     factor = HOUR / window.seconds
     requests = window.requests
     polls = requests.get(("patch", "secretsyncs/status"), 0) / max(window.polls, 1) * HOUR / interval
@@ -67,12 +67,12 @@ def per_hour(window: Window, count: int, interval: float) -> dict[str, float]:
 
 
 def count_requests(lines: Iterable[bytes], user: str) -> Counter[tuple[str, str]]:
-    """Return how many requests of this user ended, by verb and resource, from lines of an audit log."""
-    return Counter((entry.verb, entry.resource) for entry in completed_requests(lines, user))
+    """Count the completed requests of a user in lines of an audit log, by verb and resource."""
+    return Counter((entry.verb, entry.resource) for entry in read_completed_requests(lines, user))
 
 
-def _watch(installed: InstalledRelease, vault: str, seconds: float, pages: int) -> Window:
-    """Count for this many seconds."""
+def _measure_window(installed: InstalledRelease, vault: str, seconds: float, pages: int) -> Window:
+    """Count requests, polls and written bytes for this many seconds."""
     installed.emulator.reset_counters()
     log = installed.plane.audit_log
     position, before, began = log.stat().st_size, written_bytes(installed.plane.database_pid), time.monotonic()
@@ -85,9 +85,9 @@ def _watch(installed: InstalledRelease, vault: str, seconds: float, pages: int) 
 
 
 def measure(count: int, seconds: float, database: str) -> Figures:
-    """Return the figures of an hour in which nothing changes, and of a poll that finds some objects changed."""
+    """Measure an hour in which nothing changes, and a poll that finds some changed objects."""
     found = Figures(f"{count:,} SecretSyncs in which nothing changes, {database}")
-    election = {"leaseDurationInSeconds": 0, "renewIntervalInSeconds": 0}  # the chart's own
+    election = {"leaseDurationInSeconds": 0, "renewIntervalInSeconds": 0}  # 0: the chart's defaults
     pages = -(-count // 25)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -95,46 +95,46 @@ def measure(count: int, seconds: float, database: str) -> Figures:
     ):
         harness = BenchHarness(installed, Shape(count))
         harness.workload.env["DRIFT_INTERVAL"] = str(ChartValues().drift_interval_in_seconds)
-        # A poll within each third of the window, and the first one after what the first sync leaves to do.
+        # So each third of the window has a poll, and the first poll comes after the remaining work of the first sync.
         harness.workload.env["ROTATION_POLL_INTERVAL"] = str(int(seconds / 3))
         harness.workload.start()
         harness.workload.wait_ready()
         harness.meter.wait("all Secrets", lambda: len(harness.meter.writes()) >= 2 * count, 600, every=0.5)
-        harness.meter.quiet(5)
+        harness.meter.wait_idle(5)
         # The drift checks of new Secrets begin an interval later; after a restart they are spread over the interval.
         harness.workload.stop()
         harness.workload.start()
         harness.workload.wait_ready()
-        harness.meter.quiet(5)
-        idle = _watch(installed, harness.space.vault, seconds, pages)
-        for name, value in per_hour(idle, count, Settings().rotation_poll_interval).items():
+        harness.meter.wait_idle(5)
+        idle = _measure_window(installed, harness.space.vault, seconds, pages)
+        for name, value in convert_to_hour(idle, count, Settings().rotation_poll_interval).items():
             found.note(f"an hour: {name}", value)
         changed = min(ROTATED, count)
         before, rotated = written_bytes(installed.plane.database_pid), harness.shape.names()[:changed]
         for name in rotated:
             harness.space.set_secret(name, "second")
         harness.meter.reset()
-        harness.meter.wait("the rotation", lambda: _patched(harness, rotated), seconds + 60, every=0.5)
+        harness.meter.wait("the rotation", lambda: _have_new_statuses(harness, rotated), seconds + 60, every=0.5)
         found.note(
             f"{changed} rotated: KiB written by the database",
             (written_bytes(installed.plane.database_pid) - before) / 1024,
         )
         harness.workload.stop()
-        alone = _watch(installed, harness.space.vault, seconds, pages)
+        without_controller = _measure_window(installed, harness.space.vault, seconds, pages)
         found.note(
             "an hour: KiB written by the database without a controller",
-            per_hour(alone, 0, HOUR)["KiB written by the database"],
+            convert_to_hour(without_controller, 0, HOUR)["KiB written by the database"],
         )
     return found
 
 
-def _patched(harness: BenchHarness, names: list[str]) -> bool:
-    """Return whether each of these has a new status, which follows the Secret."""
+def _have_new_statuses(harness: BenchHarness, names: list[str]) -> bool:
+    """Return whether the controller has written the statuses of these SecretSyncs. It writes the Secrets before."""
     return {item.name for item in harness.meter.writes() if item.resource == "secretsyncs/status"} >= set(names)
 
 
 def main() -> int:
-    """Print the figures; exit code 1 if 1,000 SecretSyncs cost more writes than the goal allows."""
+    """Print the figures. Return exit code 1 if there are more writes than the goal for 1,000 SecretSyncs allows."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.idle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,6 +1,6 @@
-"""Measure the latency of one Secret, and the controller's memory during it.
+"""Measure the time from `kubectl apply` of a SecretSync to its Secret, and the controller's memory afterwards.
 
-Latency is taken from the start of `kubectl apply` (its own time is in it) to the moment a watch shows the Secret.
+The time starts before `kubectl apply`, so it includes the time of kubectl. It ends when a watch shows the Secret.
 """
 
 import json
@@ -19,7 +19,7 @@ from tools.local_cluster import ControlPlane
 from tools.pods.pod_process import PodProcess
 
 
-class Arrivals:
+class SecretWatch:
     """The time at which `kubectl get --watch` first showed each Secret of a namespace, by name."""
 
     def __init__(self, plane: ControlPlane, namespace: str) -> None:
@@ -36,11 +36,11 @@ class Arrivals:
                 self._seen.setdefault(line.strip().removeprefix("secret/"), time.monotonic())
                 self._changed.notify_all()
 
-    def wait(self, name: str, patience: float = 30.0) -> float:
-        """Return the moment of the Secret's arrival."""
+    def wait(self, name: str, timeout: float = 30.0) -> float:
+        """Wait for a Secret. Return the time of the monotonic clock at which the watch first showed it."""
         with self._changed:
-            if not self._changed.wait_for(lambda: name in self._seen, patience):
-                raise TimeoutError(f"Secret {name} did not come within {patience:g} s")
+            if not self._changed.wait_for(lambda: name in self._seen, timeout):
+                raise TimeoutError(f"the watch did not show Secret {name} within {timeout:g} s")
             return self._seen[name]
 
     def close(self) -> None:
@@ -53,12 +53,12 @@ class Arrivals:
 
 
 def measure(controller: PodProcess, space: Namespace, count: int) -> tuple[list[float], float]:
-    """Seconds for each of `count` Secrets one after another, memory with all of them (MiB)."""
-    arrivals = Arrivals(space.installed.plane, space.name)
+    """Create `count` Secrets one after another. Return the seconds of each, and the memory with all of them in MiB."""
+    watch = SecretWatch(space.installed.plane, space.name)
     try:
         space.set_secret("warm-up", "x")
         space.apply(space.provider_class("warm-up"), space.sync("warm-up", {"k": "warm-up"}))
-        arrivals.wait("warm-up")
+        watch.wait("warm-up")
         seconds = []
         for number in range(count):
             if number % 20 == 0:
@@ -67,15 +67,15 @@ def measure(controller: PodProcess, space: Namespace, count: int) -> tuple[list[
             manifest = json.dumps(space.sync(name, {"k": "warm-up"}))
             began = time.monotonic()
             space.kubectl("apply", "--filename", "-", stdin=manifest)
-            seconds.append(arrivals.wait(name) - began)
+            seconds.append(watch.wait(name) - began)
     finally:
-        arrivals.close()
+        watch.close()
     time.sleep(2)
     return seconds, resident_mebibytes(controller.pid)
 
 
-def run(count: int, folder: Path) -> Figures:
-    """Figures by name; seconds and MiB."""
+def measure_latency(count: int, folder: Path) -> Figures:
+    """Measure the latency in a new cluster."""
     with cluster(folder) as installed, image_workload(installed) as controller:
         controller.wait_ready()
         seconds, full = measure(controller, Namespace(installed), count)

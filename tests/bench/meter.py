@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tests.bench.audit_log import WRITES, AuditEntry, completed_requests, is_accepted, read_lines
+from tests.bench.audit_log import WRITES, AuditEntry, is_accepted, read_completed_requests, read_lines
 from tests.support.cluster.harness import InstalledRelease
 from tests.support.cluster.namespace import Namespace
 from tests.support.process_stats import cpu_seconds
@@ -16,7 +16,7 @@ from tools.pods.pod_process import PodProcess
 
 
 class Write(msgspec.Struct, frozen=True):
-    """One write of the controller: time (seconds since 1970), verb, object, and the API server's answer."""
+    """One write of the controller. `moment` is in seconds since 1970, and `code` is the HTTP status of the answer."""
 
     moment: float
     verb: str
@@ -25,13 +25,13 @@ class Write(msgspec.Struct, frozen=True):
     code: int
 
     @property
-    def is_done(self) -> bool:
-        """Return whether the API server accepted it."""
+    def is_accepted(self) -> bool:
+        """Return whether the API server accepted the write."""
         return is_accepted(self.code)
 
 
 class SyncWrites(NamedTuple):
-    """The writes of first syncs. A patch of a Secret before its create is only a probe."""
+    """The numbers of writes of first syncs, by kind. Before a create, a patch only checks whether the Secret exists."""
 
     creates: int
     empty_patches: int
@@ -41,7 +41,7 @@ class SyncWrites(NamedTuple):
 
     @classmethod
     def of(cls, writes: Sequence[Write]) -> "SyncWrites":
-        """Count them, refused ones too."""
+        """Count writes, including those that the API server refused."""
         counts = Counter((item.verb, item.resource) for item in writes)
         statuses = counts["patch", "secretsyncs/status"]
         reported = {item.name for item in writes if item.resource == "secretsyncs/status"}
@@ -55,7 +55,7 @@ class SyncWrites(NamedTuple):
 
 
 class Meter:
-    """Count the cost for one namespace and its vault since the creation of this object, or since the last `reset`."""
+    """Count calls, writes and CPU time for one namespace and its vault, since the last `reset` or the creation."""
 
     def __init__(self, installed: InstalledRelease, space: Namespace, workload: PodProcess) -> None:
         self._installed = installed
@@ -67,7 +67,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        """Start from nothing."""
+        """Start all counts again."""
         self._installed.emulator.reset_counters()
         self._cpu = cpu_seconds(self._workload.pid) if self._workload.running else 0.0
         self._position = self._installed.plane.audit_log.stat().st_size
@@ -75,11 +75,11 @@ class Meter:
 
     @property
     def cpu(self) -> float:
-        """CPU seconds spent."""
+        """Return the CPU seconds that the controller has used."""
         return cpu_seconds(self._workload.pid) - self._cpu
 
     def calls(self) -> dict[str, int]:
-        """Answered calls by operation, as {"secrets.get": 3, "token": 1}; 401 challenges count as "challenge"."""
+        """Count answered calls by operation: {"secrets.get": 3, "token": 1}. An answer of 401 counts as "challenge"."""
         found: Counter[str] = Counter()
         for what, count in self._installed.emulator.counters().items():
             where, operation, outcome = what.split("/")
@@ -89,22 +89,22 @@ class Meter:
         return dict(found)
 
     def writes(self) -> list[Write]:
-        """Return the controller's writes, in their order. A drift check is an empty patch, and counts as a write."""
-        return [item for item in self.attempts() if item.is_done]
+        """Return the controller's accepted writes in order. A drift check counts, because it is an empty patch."""
+        return [item for item in self.attempts() if item.is_accepted]
 
     def attempts(self) -> list[Write]:
-        """Return the controller's writes and those that the API server refused, in their order."""
+        """Return the controller's writes in their order, including those that the API server refused."""
         lines = list(read_lines(self._installed.plane.audit_log, self._position))
         self._position += sum(map(len, lines))
-        entries = completed_requests(lines, self._installed.user)
-        self._attempts += [_write_of(entry) for entry in entries if self._counts(entry)]
+        entries = read_completed_requests(lines, self._installed.user)
+        self._attempts += [_decode_write(entry) for entry in entries if self._counts(entry)]
         return self._attempts
 
     def _counts(self, entry: AuditEntry) -> bool:
         return entry.verb in WRITES and entry.object_ref.namespace == self._space.name
 
     def wait(self, what: str, holds: Callable[[], bool], patience: float, every: float = 0.05) -> float:
-        """Wait until the condition holds. Return that time in seconds since 1970."""
+        """Wait until the condition is true. Return the time in seconds since 1970."""
         deadline = time.monotonic() + patience
         while not holds():
             if time.monotonic() > deadline:
@@ -112,8 +112,8 @@ class Meter:
             time.sleep(every)
         return time.time()
 
-    def quiet(self, seconds: float = 1.0, patience: float = 120.0) -> None:
-        """Wait until the controller has made no calls and used almost no CPU for that long."""
+    def wait_idle(self, seconds: float = 1.0, patience: float = 120.0) -> None:
+        """Wait until the controller has made no calls and used almost no CPU for this many seconds."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             before, spent = self.calls(), self.cpu
@@ -123,6 +123,6 @@ class Meter:
         raise TimeoutError(f"the controller was still busy after {patience:g} s: {self.calls()}")
 
 
-def _write_of(entry: AuditEntry) -> Write:
+def _decode_write(entry: AuditEntry) -> Write:
     moment = datetime.fromisoformat(entry.stage_timestamp).timestamp()
     return Write(moment, entry.verb, entry.resource, entry.object_ref.name, entry.response_status.code)

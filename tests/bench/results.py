@@ -1,4 +1,4 @@
-"""The figures of several runs: stored as JSON, and shown in Markdown with their targets and earlier figures."""
+"""Store the figures of several runs as JSON, and show them in Markdown with their targets and earlier figures."""
 
 import os
 import platform
@@ -15,14 +15,14 @@ from tests.bench.targets import Target
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "results"
-# What is no call to a vault.
-ENTRA = ("token", "discovery", "instance")
-# By title and name, one value a run.
-Found = dict[str, dict[str, list[float]]]
+# The operations of Entra, which are no calls to a vault.
+ENTRA_OPERATIONS = ("token", "discovery", "instance")
+RunValues = dict[str, dict[str, list[float]]]
+"""The values of all runs, by title and name."""
 
 
 class Figures:
-    """The figures of one run of one kind by name, in the order of measuring."""
+    """The figures of one run by name, in the order of their measurement. `title` says what was measured."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -34,10 +34,10 @@ class Figures:
         print(f"  {name}: {value:.4g}", file=sys.stderr, flush=True)
 
     def note_calls(self, name: str, calls: Mapping[str, int]) -> None:
-        """Keep how many calls there were of each operation, and how many to the vault in all."""
+        """Record the number of calls of each operation, and of all calls to the vault."""
         for operation, count in sorted(calls.items()):
             self.note(f"{name}: {operation}", count)
-        self.note(f"{name}: vault calls", sum(n for what, n in calls.items() if what not in ENTRA))
+        self.note(f"{name}: vault calls", sum(n for what, n in calls.items() if what not in ENTRA_OPERATIONS))
 
 
 class Machine(msgspec.Struct):
@@ -52,7 +52,7 @@ class Machine(msgspec.Struct):
 
     @classmethod
     def this(cls, kubernetes: str) -> "Machine":
-        """Return the one that this runs on."""
+        """Return the machine on which this program runs."""
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
         return cls(
             cores=len(os.sched_getaffinity(0)),
@@ -71,10 +71,10 @@ class Machine(msgspec.Struct):
 
 
 class Results(msgspec.Struct):
-    """One measurement."""
+    """The figures of one measurement, and its machine."""
 
     machine: Machine
-    figures: Found = {}
+    figures: RunValues = {}
 
     def add(self, run: Figures) -> None:
         """Add the figures of another run."""
@@ -83,31 +83,31 @@ class Results(msgspec.Struct):
             of.setdefault(name, []).append(value)
 
     def keep(self, before: "Results", titles: Sequence[str]) -> None:
-        """Keep earlier figures without a new measurement, and the order of the titles."""
+        """Add earlier figures of titles that were not measured now. Sort all by the given titles."""
         both = before.figures | self.figures
         self.figures = {title: both[title] for title in titles if title in both}
 
     def write(self, name: str) -> None:
-        """Into the folder of results, to be committed."""
+        """Write the results to the folder that git tracks."""
         FOLDER.mkdir(exist_ok=True)
         (FOLDER / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
 
-def read(name: str) -> Results | None:
-    """Return the last results that were written."""
+def read_results(name: str) -> Results | None:
+    """Return the results in the work tree, or None if there are none."""
     path = FOLDER / f"{name}.json"
     return msgspec.json.decode(path.read_bytes(), type=Results) if path.is_file() else None
 
 
-def committed(name: str) -> Results | None:
-    """Return the results in the last commit."""
+def read_committed(name: str) -> Results | None:
+    """Return the results in the last commit, or None if there are none."""
     path = (FOLDER / f"{name}.json").relative_to(ROOT)
     found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, check=False)
     return msgspec.json.decode(found.stdout, type=Results) if found.returncode == 0 else None
 
 
-def markdown(now: Results, before: Results | None, targets: Mapping[str, Mapping[str, Target]]) -> Iterator[str]:
-    """Yield the lines of one table for each title."""
+def format_tables(now: Results, before: Results | None, targets: Mapping[str, Mapping[str, Target]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table for each title."""
     yield f"Measured on {now.machine}."
     if before:
         yield f"Before: {before.machine}."
@@ -119,25 +119,25 @@ def markdown(now: Results, before: Results | None, targets: Mapping[str, Mapping
         limits = targets.get(title, {})
         for name, values in figures.items():
             median = statistics.median(values)
-            spread = (_shown(figure) for figure in (median, min(values), max(values)))
-            cells = [_judged(median, limits.get(name)), *spread, _compared(median, old.get(name))]
+            spread = (_format_value(figure) for figure in (median, min(values), max(values)))
+            cells = [_format_target(median, limits.get(name)), *spread, _format_change(median, old.get(name))]
             yield f"| {name} | {' | '.join(cells)} |"
 
 
-def _shown(value: float) -> str:
+def _format_value(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
 
 
-def _judged(median: float, target: Target | None) -> str:
+def _format_target(median: float, target: Target | None) -> str:
     if target is None:
         return ""
     daily = f" + {target.daily}" if target.daily else ""
-    return f"≤ {_shown(target.most)}{daily}{'' if target.met(median) else ' **missed**'}"
+    return f"≤ {_format_value(target.most)}{daily}{'' if target.met(median) else ' **missed**'}"
 
 
-def _compared(median: float, old: list[float] | None) -> str:
+def _format_change(median: float, old: list[float] | None) -> str:
     if not old:
         return ""
     was = statistics.median(old)
     change = f" ({(median / was - 1) * 100:+.0f} %)" if was and median != was else ""
-    return _shown(was) + change
+    return _format_value(was) + change

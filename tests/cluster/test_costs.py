@@ -45,14 +45,14 @@ def wait_all_synced(space: Namespace, meter: Meter) -> None:
     # The controller sends events last, at most 20 per second.
     meter.wait("all events", lambda: _count_writes(meter, "events") >= COUNT, 60)
     meter.wait("a poll", lambda: "secrets.list" in meter.calls() or "secrets.versions" in meter.calls(), 2 * INTERVAL)
-    meter.quiet()
+    meter.wait_idle()
 
 
 def measure_poll(meter: Meter) -> dict[str, int]:
     """Wait for the next poll, and return its vault calls."""
     meter.reset()
     meter.wait("a poll", lambda: bool(meter.calls()), 2 * INTERVAL)
-    meter.quiet()
+    meter.wait_idle()
     return meter.calls()
 
 
@@ -95,7 +95,7 @@ def test_poll_costs_one_call_per_page_and_restart_costs_none(
     meter.reset()
     controller.start()
     controller.wait_ready()
-    meter.quiet(seconds=5)
+    meter.wait_idle(seconds=5)
     assert meter.calls() == {}
     assert not meter.writes()
     assert controller.stop() == 0

@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench import growth
 from tests.bench.harness import Shape, image_python
-from tests.bench.results import Figures, Machine, Results, markdown
+from tests.bench.results import Figures, Machine, Results, format_tables
 from tests.bench.targets import ROTATION, daily, targets
 
 HERE = Machine(cores=2, cpu="Some CPU", kernel="Linux 6", python="3.11.7", kubernetes="1.37.2", load=0.1)
@@ -29,7 +29,9 @@ def results(*runs: dict[str, float], title: str = TITLE) -> Results:
 
 def rows(now: Results, before: Results | None) -> list[str]:
     return [
-        line for line in markdown(now, before, {TITLE: targets(Shape(1000))}) if line.startswith(("| first", "| q"))
+        line
+        for line in format_tables(now, before, {TITLE: targets(Shape(1000))})
+        if line.startswith(("| first", "| q"))
     ]
 
 
@@ -52,10 +54,10 @@ def test_daily_read_does_not_miss_the_target() -> None:
 
 
 @pytest.mark.parametrize("count", [100, 1000, 10_000])
-def test_daily_reads_in_a_poll_pass_the_allowance_hardly_ever(count: int) -> None:
+def test_daily_reads_in_a_poll_rarely_exceed_the_allowance(count: int) -> None:
     shape = Shape(count)
     rng = random.Random(7)
-    # So many objects, each with its moment in the day.
+    # Each of the objects has a random time of the day.
     polls = [sum(rng.random() * 86_400 < shape.interval for _ in range(count)) for _ in range(200_000 // count)]
     assert sum(number > daily(shape) for number in polls) <= len(polls) / 100
 
@@ -100,7 +102,7 @@ def test_every_figure_is_within_its_panel_of_the_plot() -> None:
         for _, lines, _ in growth.PANELS:
             found.figures |= dict.fromkeys(lines.values(), count / 50)
         grown.add(found)
-    tree = ElementTree.fromstring(growth.plot(grown))  # noqa: S314 -- our own
+    tree = ElementTree.fromstring(growth.draw_plot(grown))  # noqa: S314 -- the plot of this program
     space = "{http://www.w3.org/2000/svg}"
     panels = tree.findall(f"{space}g")
     assert len(panels) == len(growth.PANELS)
@@ -108,7 +110,7 @@ def test_every_figure_is_within_its_panel_of_the_plot() -> None:
     assert len(circles) == 3 * sum(len(lines) for _, lines, _ in growth.PANELS)
     assert all(0 <= float(at.attrib["cx"]) <= growth.WIDTH for at in circles)
     assert all(0 <= float(at.attrib["cy"]) <= growth.HEIGHT for at in circles)
-    # A figure in proportion lies on the dashed line.
+    # A figure with proportional growth is on the dashed line.
     assert re.findall(r"([\d.]+),([\d.]+)", panels[0].find(f"{space}polyline").attrib["points"])[0] == (  # type: ignore[union-attr]
         panels[0].findall(f"{space}line[@class='even']")[0].attrib["x1"],
         panels[0].findall(f"{space}line[@class='even']")[0].attrib["y1"],

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.bench.bound import BoundError, Request, receive
+from tests.bench.bound import BoundError, Request, receive_answer
 from tests.bench.meter import SyncWrites, Write
 
 CREATE = Request("POST", "/api/v1/namespaces/a/secrets", "application/json", "application/json", {"kind": "ä"}, 201)
@@ -16,7 +16,7 @@ def read(*answers: bytes) -> None:
         reader.feed_data(b"".join(answers))
         reader.feed_eof()
         for _ in answers:
-            await receive(reader, CREATE)
+            await receive_answer(reader, CREATE)
         assert await reader.read() == b""
 
     asyncio.run(read_all())

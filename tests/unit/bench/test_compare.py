@@ -13,11 +13,11 @@ from tests.bench.compare import (
     ControllerEnded,
     TemplateError,
     Trial,
-    fill,
+    fill_template,
+    format_table,
     main,
-    order,
+    order_sides,
     read_traffic,
-    table,
 )
 from tests.support.cluster.harness import InstalledRelease
 from tests.support.cluster.namespace import Namespace
@@ -27,14 +27,14 @@ THIS = Path(__file__).parents[2] / "bench/peers/this"
 
 
 @pytest.mark.parametrize("runs", [1, 2, 3, 4])
-def test_both_sides_take_turns(runs: int) -> None:
-    turns = order(runs)
-    assert turns.count(OURS) == turns.count(PEER) == runs
-    # Neither side has two turns more than the other at any moment.
-    for number in range(len(turns)):
-        done = turns[: number + 1]
+def test_both_sides_alternate(runs: int) -> None:
+    sides = order_sides(runs)
+    assert sides.count(OURS) == sides.count(PEER) == runs
+    # At any moment, neither side has two measurements more than the other.
+    for number in range(len(sides)):
+        done = sides[: number + 1]
         assert abs(done.count(OURS) - done.count(PEER)) <= 1
-    assert runs < 2 or turns[0] != turns[2]
+    assert runs < 2 or sides[0] != sides[2]
 
 
 def test_controller_that_ended_ends_the_wait_at_once() -> None:
@@ -47,12 +47,12 @@ def test_controller_that_ended_ends_the_wait_at_once() -> None:
 
 
 def test_variables_are_filled_in() -> None:
-    assert fill("a: $NAME-${NAME}x, $5, $(cmd)", {"NAME": "s1"}) == "a: s1-s1x, $5, $(cmd)"
+    assert fill_template("a: $NAME-${NAME}x, $5, $(cmd)", {"NAME": "s1"}) == "a: s1-s1x, $5, $(cmd)"
 
 
 def test_unknown_variable_is_refused_by_its_name() -> None:
     with pytest.raises(TemplateError, match=r"^\$NAMES is not known; known are NAME, VAULT$"):
-        fill("$NAME $NAMES", {"VAULT": "v", "NAME": "n"})
+        fill_template("$NAME $NAMES", {"VAULT": "v", "NAME": "n"})
 
 
 def line(verb: str, resource: str, name: str, code: int = 200, **more: Any) -> bytes:
@@ -82,7 +82,7 @@ def test_writes_of_the_peer_are_counted_and_its_secrets_named() -> None:
 
 
 def test_table_has_medians_and_all_runs() -> None:
-    lines = list(table({"one": [{"x": 3.0}, {"x": 1.0}, {"x": 2.0, "y": 1234.5}], "two": [{"x": 7.0}]}))
+    lines = list(format_table({"one": [{"x": 3.0}, {"x": 1.0}, {"x": 2.0, "y": 1234.5}], "two": [{"x": 7.0}]}))
     assert lines == [
         "| what | one | two |",
         "| --- | --- | --- |",
@@ -114,5 +114,5 @@ def test_bad_input_is_refused_before_anything_starts(
 
 def test_example_uses_known_variables_alone() -> None:
     known = dict.fromkeys(("NAME", "NAMESPACE", "SERVICE_ACCOUNT", "CLIENT_ID", "TENANT_ID", "VAULT"), "x")
-    assert "$" not in fill((THIS / "each.yaml").read_text(), known)
+    assert "$" not in fill_template((THIS / "each.yaml").read_text(), known)
     assert (THIS / "start").stat().st_mode & 0o111
