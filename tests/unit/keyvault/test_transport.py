@@ -5,6 +5,7 @@ import socket
 import ssl
 import tracemalloc
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,8 +63,12 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 # Real failures
 
 
-async def test_certificate_of_an_unknown_authority_is_reported(vault: ScriptedApiServer) -> None:
-    text = explain_connection(await catch_error(vault.url), VAULT)
+@pytest.mark.parametrize("has_own_ca", [False, True], ids=["system roots", "caBundle"])
+async def test_certificate_of_an_unknown_authority_is_reported(
+    vault: ScriptedApiServer, has_own_ca: bool, tmp_path: Path
+) -> None:
+    ca = ClusterAuthority(tmp_path, "another").pair.cert.read_text() if has_own_ca else ""
+    text = explain_connection(await catch_error(vault.url, ca), VAULT)
     assert text.startswith(f"{VAULT}: the TLS certificate is not trusted")
     assert "chart's `caBundle`" in text
     assert not vault.requests
