@@ -29,9 +29,9 @@ HEAD = """\
 # Figures
 
 Vault calls are counted at the vault, API writes in the audit log, CPU and memory in /proc. Each SecretSync has one key,
-and each SecretProviderClass 100 objects. A first sync counts from the first Secret to the last, a rotation from the
-poll's first call to the last Secret. In a target, what follows the + is for objects that are read in full once a day,
-whatever their list says: how many of them at the most fall into one poll. Before are the figures of the last commit.
+and each SecretProviderClass 100 objects. A time of the first sync begins with the process, or with the first Secret. A
+time of a rotation begins with the poll's first call. The controller reads each object in full once a day: in a target,
+the number after the + is the maximum of these reads in one poll. The column "before" has the last commit's figures.
 """
 
 
