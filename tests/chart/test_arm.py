@@ -3,13 +3,13 @@
 import base64
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from msgspec import inspect
 
+from controller.runtime import bounded_yaml
 from tests.chart.rendering import text
 from tests.support.arm_expressions import Deployment
 from tools.cli.common import helm
@@ -20,6 +20,7 @@ CHART = values.ChartValues()
 SETTINGS = list(arm.list_settings(CHART))
 EXTENSION = json.loads(extension.extension_template(CHART))
 FLUX = json.loads(flux.flux_template(CHART, "registry.example/akv", "flux", "0.1.0"))
+SECRET = flux.flux_manifests("registry.example/akv", "chart", "0.1.0")["settings/secret.yaml"].decode()
 DEFAULTS = yaml.safe_load((helm.CHART / "values.yaml").read_bytes())
 REQUIRED = {"clusterName": "edge", "extensionType": "example.secretstore"}
 
@@ -36,26 +37,17 @@ def secret_values(**given: Any) -> Any:
     deployment = Deployment(FLUX, REQUIRED | given)
     [resource] = map(deployment.evaluate_node, FLUX["resources"])
     substituted = resource["properties"]["kustomizations"]["settings"]["postBuild"]["substitute"]
-    secret = flux.flux_manifests("registry.example/akv", "chart", "0.1.0")["settings/secret.yaml"].decode()
+    secret = SECRET
     for name, value in substituted.items():
         secret = secret.replace(f"${{{name}}}", value)
-    return yaml.safe_load(base64.b64decode(yaml.safe_load(secret)["data"]["values.yaml"], validate=True))
+    [manifest] = bounded_yaml.load_all(secret)
+    [found] = bounded_yaml.load_all(base64.b64decode(manifest["data"]["values.yaml"], validate=True).decode())
+    return found
 
 
 def as_helm_gets_it(given: dict[str, str]) -> list[str]:
     pairs = ((key, value.replace(",", r"\,")) for key, value in given.items())
     return list(itertools.chain.from_iterable(("--set-string", f"{key}={value}") for key, value in pairs))
-
-
-@pytest.fixture(scope="module")
-def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a chart with the values of the chart that renders only these values."""
-    folder = tmp_path_factory.mktemp("mirror")
-    (folder / "templates").mkdir()
-    (folder / "Chart.yaml").write_text("{apiVersion: v2, name: mirror, version: 0.1.0}")
-    (folder / "values.yaml").write_bytes((helm.CHART / "values.yaml").read_bytes())
-    (folder / "templates" / "values.yaml").write_text("{{ toJson .Values }}")
-    return folder
 
 
 def at(path: str, whole: Any) -> Any:
@@ -92,12 +84,33 @@ def changed(leaf: values.LeafValue) -> tuple[Any, Any]:
     raise AssertionError(leaf)
 
 
+@pytest.fixture(scope="module")
+def found_values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the values that helm makes of each changed setting, by the path of its leaf.
+
+    One run of helm renders them all: each leaf has a copy of the chart's values, under a name of its own.
+    """
+    names = {leaf.path: f"leaf{number}" for number, leaf in enumerate(SETTINGS)}
+    folder = tmp_path_factory.mktemp("mirror")
+    (folder / "templates").mkdir()
+    (folder / "Chart.yaml").write_text("{apiVersion: v2, name: mirror, version: 0.1.0}")
+    (folder / "values.yaml").write_text(json.dumps(dict.fromkeys(names.values(), DEFAULTS)))
+    (folder / "templates" / "values.yaml").write_text("{{ toJson .Values }}")
+    handed = {
+        f"{names[leaf.path]}.{key}": value
+        for leaf in SETTINGS
+        for key, value in settings(**{arm.parameter_name(leaf.path): changed(leaf)[0]}).items()
+    }
+    found = json.loads(helm.run(["template", str(folder), *as_helm_gets_it(handed)]).partition(".yaml\n")[2])
+    return {path: found[name] for path, name in names.items()}
+
+
 @pytest.mark.parametrize("leaf", SETTINGS, ids=lambda leaf: leaf.path)
-def test_every_parameter_of_the_extension_reaches_its_setting(leaf: values.LeafValue, mirror: Path) -> None:
-    given, expected = changed(leaf)
-    handed = settings(**{arm.parameter_name(leaf.path): given})
-    found = json.loads(helm.run(["template", str(mirror), *as_helm_gets_it(handed)]).partition(".yaml\n")[2])
-    assert at(leaf.path, found) == expected
+def test_every_parameter_of_the_extension_reaches_its_setting(
+    leaf: values.LeafValue, found_values: dict[str, Any]
+) -> None:
+    found = found_values[leaf.path]
+    assert at(leaf.path, found) == changed(leaf)[1]
     differing = [one.path for one in SETTINGS if at(one.path, found) != at(one.path, DEFAULTS)]
     assert differing == [leaf.path]
 
