@@ -1,5 +1,6 @@
 """The output, the files and the errors of tools/render, compared with helm."""
 
+import functools
 import json
 import re
 import resource
@@ -81,8 +82,13 @@ def test_rendered_objects_equal_those_of_helm_template(arguments: list[str], tmp
     theirs = render_with_helm(arguments, tmp_path)
     assert Counter(map(key, ours)) == Counter(map(key, theirs))
     assert len(set(map(identity, ours))) == len(ours) > 5
-    files = render.render(options(arguments))
-    assert [manifest.object for manifest in files] == ours
+    assert [manifest.object for manifest in rendered(*arguments)] == ours
+
+
+@functools.cache
+def rendered(*arguments: str) -> list[render.RenderedObject]:
+    """Render once for all tests of the same options."""
+    return render.render(options([*arguments]))
 
 
 def options(arguments: list[str]) -> render.RenderOptions:
@@ -92,7 +98,7 @@ def options(arguments: list[str]) -> render.RenderOptions:
 
 @pytest.mark.parametrize("arguments", MATRIX.values(), ids=MATRIX.keys())
 def test_every_namespaced_object_names_its_namespace(arguments: list[str]) -> None:
-    for manifest in render.render(options(arguments)):
+    for manifest in rendered(*arguments):
         cluster_wide = manifest.kind.startswith(("ClusterRole", "CustomResource", "Validating", "Bundle"))
         assert bool(manifest.namespace) is not cluster_wide, manifest.file
 
@@ -119,8 +125,8 @@ def test_policies_come_before_the_workloads_that_they_restrict(tmp_path: Path) -
 
 def test_kubernetes_version_decides_whether_policies_are_rendered() -> None:
     oldest = ["--kube-version", "1.27.16", "--set", "acceptUnrestrictedTokens=true"]
-    assert "ValidatingAdmissionPolicy" not in {manifest.kind for manifest in render.render(options(oldest))}
-    assert "ValidatingAdmissionPolicy" in {manifest.kind for manifest in render.render(options([]))}
+    assert "ValidatingAdmissionPolicy" not in {manifest.kind for manifest in rendered(*oldest)}
+    assert "ValidatingAdmissionPolicy" in {manifest.kind for manifest in rendered()}
 
 
 def test_images_are_listed_for_mirroring() -> None:
@@ -207,10 +213,9 @@ def test_error_of_helm_without_a_value_name_is_reported() -> None:
     assert str(helm.parse_error(output)) == "yaml: control characters"
 
 
-def test_several_invalid_values_are_reported_at_once() -> None:
-    done = run("--set", "jitterSeconds=-1,logLevel=loud,nothing=1")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 3
+def test_several_invalid_values_are_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert render.main(["--set", "jitterSeconds=-1,logLevel=loud,nothing=1"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
 
 
 def test_error_in_a_template_is_not_reported_as_an_invalid_value(tmp_path: Path) -> None:
@@ -232,21 +237,19 @@ def test_empty_documents_are_left_out() -> None:
     assert only.file == "18-a-b-c.yaml"
 
 
-def test_output_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
+def test_output_folder_that_is_not_empty_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    done = run("--output", tmp_path)
-    assert done.returncode == 2
-    assert "not empty" in done.stderr
+    assert render.main(["--output", str(tmp_path)]) == 2
+    assert "not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_force_replaces_only_files_that_the_tool_wrote(tmp_path: Path) -> None:
-    assert run("--output", tmp_path).returncode == 0
+    assert render.main(["--output", str(tmp_path)]) == 0
     before = {path.name for path in tmp_path.iterdir()}
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "99-mine.yaml").write_text("a: 1\n")
-    done = run("--output", tmp_path, "--force", "--no-include-crds", "--set", "logLevel=debug")
-    assert done.returncode == 0, done.stderr
+    assert render.main(["--output", str(tmp_path), "--force", "--no-include-crds", "--set", "logLevel=debug"]) == 0
     after = {path.name for path in tmp_path.iterdir()}
     assert before - after == {name for name in before if "customresourcedefinition" in name}
     assert after - before == {"notes.txt", "99-mine.yaml"}
@@ -254,23 +257,21 @@ def test_force_replaces_only_files_that_the_tool_wrote(tmp_path: Path) -> None:
     assert 'value: "debug"' in deployment
 
 
-def test_force_does_not_overwrite_an_edited_file(tmp_path: Path) -> None:
-    assert run("--output", tmp_path).returncode == 0
+def test_force_does_not_overwrite_an_edited_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert render.main(["--output", str(tmp_path)]) == 0
     (taken,) = tmp_path.glob("*-deployment-*")
     taken.write_text("mine: true\n")
     texts = {path: path.read_text() for path in tmp_path.iterdir()}
-    done = run("--output", tmp_path, "--force", "--set", "logLevel=debug")
-    assert done.returncode == 2
-    assert f"{taken.name} is in the way" in done.stderr
+    assert render.main(["--output", str(tmp_path), "--force", "--set", "logLevel=debug"]) == 2
+    assert f"{taken.name} is in the way" in capsys.readouterr().err
     assert {path: path.read_text() for path in tmp_path.iterdir()} == texts
 
 
-def test_file_as_output_folder_is_refused(tmp_path: Path) -> None:
+def test_file_as_output_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.touch()
-    done = run("--output", file)
-    assert done.returncode == 2
-    assert "is not a folder" in done.stderr
+    assert render.main(["--output", str(file)]) == 2
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_force_without_output_is_refused() -> None:
@@ -278,7 +279,7 @@ def test_force_without_output_is_refused() -> None:
 
 
 def test_invalid_values_write_no_files(tmp_path: Path) -> None:
-    assert run("--output", tmp_path / "new", "--set", "nothing=1").returncode == 2
+    assert render.main(["--output", str(tmp_path / "new"), "--set", "nothing=1"]) == 2
     assert not (tmp_path / "new").exists()
 
 
