@@ -4,6 +4,7 @@ The generated files of the chart are Helm templates, which use `{{ }}`. Therefor
 `<% statement %>` and `<# comment #>`.
 """
 
+import functools
 import io
 import json
 import textwrap
@@ -26,6 +27,12 @@ def generated_by(source: str) -> str:
 
 def render_template(template: str, **values: Any) -> str:
     """Return the text of `template`.j2 in `TEMPLATES` with these values. An unknown name is an error."""
+    return _environment().get_template(f"{template}.j2").render(by=generated_by, **values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Return the environment of all templates, which compiles each of them once."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -45,7 +52,7 @@ def render_template(template: str, **values: Any) -> str:
         "block": lambda value: to_yaml(value).rstrip(),
         "rstrip": str.rstrip,
     }
-    return environment.get_template(f"{template}.j2").render(by=generated_by, **values)
+    return environment
 
 
 def to_yaml(value: Any) -> str:
