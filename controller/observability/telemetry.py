@@ -75,8 +75,8 @@ class RateLimitedLog:
 
     def log_unexpected(self, error: Exception) -> None:
         """Log the type and the traceback of an error without its text, which could contain a value."""
-        frames = traceback.extract_tb(error.__traceback__)
-        places = ", ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
+        frames = traceback.walk_tb(error.__traceback__)
+        places = ", ".join(f"{frame.f_code.co_filename}:{line} {frame.f_code.co_name}" for frame, line in frames)
         self.log_message(logging.ERROR, "unexpected", f"unexpected {type(error).__name__}", at=places)
 
     def flush_minutes(self) -> None:
