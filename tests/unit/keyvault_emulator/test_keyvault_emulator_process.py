@@ -276,14 +276,22 @@ def test_invalid_state_file_is_refused_with_its_mistake(
     assert "Traceback" not in refused
 
 
-def test_invalid_arguments_are_refused(tmp_path: Path) -> None:
-    for arguments, message in [
-        (["--state", str(tmp_path / "none")], "No such file"),
-        (["--port", "70000"], "from 0 to 65535"),
-        (["--explode"], "unrecognized"),
-    ]:
-        refused = run(*arguments)
-        assert (refused.returncode, message in refused.stderr) == (2, True), refused.stderr
+def test_invalid_state_file_path_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--state", str(tmp_path / "none")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--port", "70000"], "from 0 to 65535"), (["--explode"], "unrecognized")]
+)
+def test_invalid_arguments_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+    assert refused.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unusable_address_is_refused(tmp_path: Path) -> None:
     unusable = run("--address", "203.0.113.1", "--directory", str(tmp_path))
     assert unusable.returncode == 1
     assert "cannot listen on 203.0.113.1" in unusable.stderr

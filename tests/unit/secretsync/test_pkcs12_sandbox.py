@@ -1,6 +1,8 @@
 """The process that opens PFX files: its results, and its end for files that take too long."""
 
 import base64
+import signal
+import subprocess
 import threading
 import time
 
@@ -51,6 +53,8 @@ def test_pfx_that_takes_too_long_is_stopped_and_blocks_no_thread() -> None:
 
 def test_pfx_that_was_stopped_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     data = base64.b64decode(make_slow_pfx(2**31 - 2))
+    stopped = subprocess.CompletedProcess[bytes]([], -signal.SIGXCPU, b"", b"")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: stopped)
     with pytest.raises(TimeoutError):
         pkcs12_sandbox.pfx_to_pem(data)
     monkeypatch.setattr("subprocess.run", None)
