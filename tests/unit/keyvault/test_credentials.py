@@ -315,6 +315,7 @@ async def test_no_form_of_entras_text_reaches_the_message(harness: EntraHarness,
             ),
             None,
         ),
+        (ScriptedResponse(b"<html>", status=500, headers={"Content-Type": "text/html"}), None),
     ],
 )
 async def test_busy_entra_is_not_reported_as_a_refusal(
