@@ -24,6 +24,7 @@ from azure.core.exceptions import (
     ServiceRequestTimeoutError,
     ServiceResponseTimeoutError,
 )
+from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.identity.aio import ClientAssertionCredential
 
@@ -124,6 +125,7 @@ class FederatedCredential:
             func=lambda: self._assertion,
             authority=cloud.authority,
             transport=transport,
+            raw_response_hook=_raise_for_status,
             **CLIENT_OPTIONS,
         )
         self.sdk_credential = self._new_credential()
@@ -239,7 +241,7 @@ class FederatedCredential:
     def _translate_refusal(self, error: HttpResponseError) -> Exception:
         """Return the error for a failure status, or for an answer without a token."""
         status = error.status_code or 0
-        if status == 429 or status >= 500:
+        if _is_busy(status):
             text = f"{self._entra} answered with HTTP {status}; the controller tries again by itself"
             retry_after = parse_retry_after(getattr(error.response, "headers", {}))
             failure = ProviderError(text, retry_after=retry_after)
@@ -250,8 +252,10 @@ class FederatedCredential:
                 text = f"{self._entra} is not available for the moment; the controller tries again by itself"
                 return _ExchangeFailed(ProviderError(f"{text} (AADSTS{number[1]})"))
             return ProviderError(_explain_number(number[1], self._identity, self._audience, self._assertion))
-        failure = ProviderError(self._entra + NO_USABLE_ANSWER)
-        return failure if status >= 400 else _ExchangeFailed(failure)
+        if status >= 400:
+            text = f"{self._entra} answered with HTTP {status} without an error number"
+            return ProviderError(f"{text}; check the proxy and firewall to it")
+        return _ExchangeFailed(ProviderError(self._entra + NO_USABLE_ANSWER))
 
     async def close(self) -> None:
         """Delete the tokens."""
@@ -278,6 +282,21 @@ def read_claims(token: str) -> dict[str, Any]:
     except (IndexError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _is_busy(status: int) -> bool:
+    return status == 429 or status >= 500
+
+
+def _raise_for_status(response: PipelineResponse[Any, Any]) -> None:
+    """Raise `HttpResponseError` for a failure that does not have Entra's documented form.
+
+    Gateways and proxies answer with pages. The SDK loses the status and Retry-After of an answer that is not JSON.
+    """
+    answer = response.http_response
+    is_json = "json" in answer.headers.get("Content-Type", "").lower()
+    if _is_busy(answer.status_code) or (answer.status_code >= 400 and not is_json):
+        raise HttpResponseError(response=answer)
 
 
 def _explain_number(number: str, identity: Identity, audience: str, assertion: str) -> str:

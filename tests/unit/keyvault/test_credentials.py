@@ -194,6 +194,7 @@ async def test_closed_credential_holds_no_token(harness: EntraHarness, monkeypat
 # Failures
 
 
+HTML = {"Content-Type": "text/html"}
 UNREACHABLE = (50166, 501661, 90061, 900612)
 
 
@@ -283,7 +284,9 @@ async def test_error_code_without_a_description_is_reported(
 async def test_malformed_error_code_is_not_reported(harness: EntraHarness, text: str) -> None:
     body = {"error": "invalid_client", "error_description": text}
     harness.entra.add_responses(ScriptedResponse(body, status=400, headers={"Content-Type": "application/json"}))
-    assert (await harness.get_error()).message.endswith("gave no usable answer; the controller tries again by itself")
+    assert (await harness.get_error()).message.endswith(
+        "HTTP 400 without an error number; check the proxy and firewall to it"
+    )
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500])
@@ -315,7 +318,10 @@ async def test_no_form_of_entras_text_reaches_the_message(harness: EntraHarness,
             ),
             None,
         ),
-        (ScriptedResponse(b"<html>", status=500, headers={"Content-Type": "text/html"}), None),
+        (ScriptedResponse(b"<html>", status=500, headers=HTML), None),
+        (ScriptedResponse(b"<html>", status=502, headers={**HTML, "Retry-After": "17"}), 17),
+        (ScriptedResponse(b"{", status=503, headers={"Content-Type": "application/json"}), None),
+        (ScriptedResponse([], status=504), None),
     ],
 )
 async def test_busy_entra_is_not_reported_as_a_refusal(
@@ -589,7 +595,7 @@ def test_claims_are_read_from_a_token_of_any_length(length: int) -> None:
 NUMBERS = ("90006", "90012", "90024", "90033")
 TRANSIENT = [
     *(
-        pytest.param(ScriptedResponse(b"<html>", status=status, headers={"Content-Type": "text/html"}), id=str(status))
+        pytest.param(ScriptedResponse(b"<html>", status=status, headers=HTML), id=str(status))
         for status in (500, 502, 503, 504)
     ),
     pytest.param(
@@ -597,7 +603,7 @@ TRANSIENT = [
     ),
     *(pytest.param(refusal(f"AADSTS{number}"), id=number) for number in NUMBERS),
     pytest.param(ScriptedResponse(b"{", headers={"Content-Length": "500"}, broken=True), id="cut off"),
-    pytest.param(ScriptedResponse(b"<html>", headers={"Content-Type": "text/html"}), id="page of a proxy"),
+    pytest.param(ScriptedResponse(b"<html>", headers=HTML), id="page of a proxy"),
 ]
 FINAL = [
     pytest.param(refusal("AADSTS700213"), id="refusal"),
@@ -607,7 +613,21 @@ FINAL = [
     pytest.param(ScriptedResponse(b"", status=429), id="429"),
     pytest.param(ScriptedResponse(b"", status=429, headers={"Retry-After": "17"}), id="429 with Retry-After"),
     pytest.param(ScriptedResponse(b"", status=503, headers={"Retry-After": "17"}), id="503 with Retry-After"),
+    pytest.param(ScriptedResponse(b"<html>", status=403, headers=HTML), id="403 of a proxy"),
+    pytest.param(ScriptedResponse(b"<html>", status=429, headers=HTML), id="429 of a gateway"),
+    pytest.param(ScriptedResponse(b"<html>", status=503, headers={**HTML, "Retry-After": "17"}), id="503 of a gateway"),
 ]
+
+
+@pytest.mark.parametrize("status", [400, 403, 407, 451, 499])
+@pytest.mark.parametrize("body", [b"", b"<html>blocked by secret-proxy</html>", b"plain text"])
+@pytest.mark.parametrize("headers", [HTML, {}, {"Content-Type": "text/plain"}])
+async def test_refusal_of_a_proxy_is_reported_with_its_status(
+    harness: EntraHarness, status: int, body: bytes, headers: dict[str, str]
+) -> None:
+    harness.entra.add_responses(ScriptedResponse(body, status=status, headers=headers))
+    message = (await harness.get_error()).message
+    assert message.endswith(f" answered with HTTP {status} without an error number; check the proxy and firewall to it")
 
 
 @pytest.mark.parametrize("answer", TRANSIENT)
