@@ -154,7 +154,9 @@ async def _run_parts(settings: Settings, metrics: Metrics, stop: asyncio.Event) 
                         _clean_up_periodically(controllers, metrics, vaults, idle_seconds),
                     )
                 ]
-                work = tasks.create_task(_run_when_leading(informers.required, guard, elector, controllers.loops()))
+                work = tasks.create_task(
+                    _run_when_leading(informers.required, guard, overlap, elector, controllers.loops())
+                )
                 await stop.wait()
                 log.info("stopping")
                 for task in background:
@@ -220,6 +222,7 @@ def _new_elector(
 async def _run_when_leading(
     informers: Sequence[Informer[Any]],
     guard: PolicyGuard,
+    overlap: OverlapCheck,
     elector: LeaderElector | NoElection,
     loops: Sequence[Runnable | EventRecorder],
 ) -> None:
@@ -231,6 +234,8 @@ async def _run_when_leading(
     for informer in informers:
         await informer.synced.wait()
     await guard.in_force.wait()
+    # Before the first answer the process may not lead, and an attempt to take the Lease would only cause a pause.
+    await overlap.is_checked.wait()
     log.info("listed", extra={"fields": dict(informer.count() for informer in informers)})
 
     async def lead() -> None:

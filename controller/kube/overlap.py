@@ -28,8 +28,8 @@ POLICY = "overlap"
 SERVED = "another release serves the same namespaces"
 CHECKING = "checking whether another release serves the same namespaces"
 FIX = "uninstall one of the two, or set watchNamespaces so that each namespace has one release"
-# Seconds between two checks: in the first minute and while another release serves, and later.
-PAUSE, LATER_PAUSE = 10.0, 60.0
+# Seconds between two checks: until the first answer, in the first minute and while another release serves, and later.
+FIRST_PAUSE, PAUSE, LATER_PAUSE = 1.0, 10.0, 60.0
 _NAME = r"[a-z0-9][-a-z0-9.]{0,252}"
 _REFUSAL = re.compile(
     rf"^[^']{{0,400}}ValidatingAdmissionPolicy '{POLICY}\.{_NAME}' with binding '{POLICY}\.{_NAME}' denied request: "
@@ -45,14 +45,19 @@ def patience(lease_duration: int) -> float:
 
 
 class OverlapCheck:
-    """Check whether another release serves the same namespaces. `problem` is why this release must not lead."""
+    """Check whether another release serves the same namespaces. `problem` is why this release must not lead.
+
+    `is_checked` is set at the first answer of the API server.
+    """
 
     def __init__(self, kube: KubeClient, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._kube = kube
         self._settings = settings
         self._clock = clock
         self._patience = patience(settings.lease_duration)
-        self._is_checked = not settings.lease_name
+        self.is_checked = asyncio.Event()
+        if not settings.lease_name:
+            self.is_checked.set()
         # The last refusal of another release's policy, and the time at which its text last changed.
         self._seen = ""
         self._changed_at = float("-inf")
@@ -69,8 +74,12 @@ class OverlapCheck:
         started = self._clock()
         while self._settings.lease_name:
             await self.attempt(leads=leads())
-            is_settled = self.may_lead and self._clock() - started >= LATER_PAUSE
-            await asyncio.sleep(LATER_PAUSE if is_settled else PAUSE)
+            await asyncio.sleep(self._find_pause(self._clock() - started))
+
+    def _find_pause(self, age: float) -> float:
+        if not self.is_checked.is_set():
+            return FIRST_PAUSE
+        return LATER_PAUSE if self.may_lead and age >= LATER_PAUSE else PAUSE
 
     async def attempt(self, *, leads: bool) -> None:
         """Check once, and store the result in `problem`."""
@@ -80,14 +89,14 @@ class OverlapCheck:
             log.debug("cannot ask whether another release serves the same namespaces: %s", error)
             return
         except errors.KubeError as error:
-            if not self._is_checked:
+            if not self.is_checked.is_set():
                 log.warning("cannot ask whether another release serves the same namespaces: %s", error)
             refusal = ""
-        self._is_checked = True
         problem = self._find_problem(refusal, leads=leads)
         if problem != self.problem and problem:
             log.warning("%s", problem)
         self.problem = problem
+        self.is_checked.set()
 
     async def _send_dry_run(self) -> str:
         """Return the refusal of another release's policy, or an empty text."""

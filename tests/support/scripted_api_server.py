@@ -42,7 +42,8 @@ class ReceivedRequest(msgspec.Struct):
 class ScriptedResponse(msgspec.Struct):
     """One response. A `body` of bytes is sent unchanged, a list as JSON lines, anything else as one JSON value.
 
-    The server never ends a `held` response. It resets the connection in the middle of a `broken` one.
+    The server sends it after `delay` seconds. It never ends a `held` response. It resets the connection in the middle
+    of a `broken` one.
     """
 
     body: Any = b""
@@ -50,6 +51,7 @@ class ScriptedResponse(msgspec.Struct):
     headers: dict[str, str] = {}
     held: bool = False
     broken: bool = False
+    delay: float = 0.0
 
     def chunks(self) -> list[bytes]:
         """Return the body in the chunks in which it is sent."""
@@ -97,6 +99,7 @@ class ScriptedApiServer:
         else:
             self.idle.set()
             answer = self.default_response(asked) if self.default_response else ScriptedResponse(held=True)
+        await asyncio.sleep(answer.delay)
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
         await response.prepare(request)
         for chunk in answer.chunks():

@@ -9,6 +9,7 @@ import socket
 import sys
 from asyncio import sslproto
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from controller.__main__ import GC_THRESHOLD
 from controller.app import GRACE_SECONDS
 from controller.config.settings import Settings
+from controller.kube.leader_election import RETRY_PERIOD
 from controller.kube.policy_guard import NEVER_WRITTEN, ONE_AUDIENCE
 from tests.support.scripted_api_server import (
     ReceivedRequest,
@@ -282,6 +284,25 @@ async def test_follower_is_ready_writes_nothing_and_ends_at_once(tmp_path: Path)
             assert (await controller.wait_for_exit())[0] == 0
     # Each process checks by a dry run whether another release serves its namespaces.
     assert {asked.method for asked in server.requests if asked.query.get("dryRun") != "All"} == {"GET"}
+
+
+async def test_process_leads_as_soon_as_the_overlap_check_is_answered(tmp_path: Path) -> None:
+    lease = {"metadata": {"name": "l", "namespace": "default"}, "spec": {}}
+
+    def answer(asked: ReceivedRequest) -> ScriptedResponse:
+        if asked.query.get("dryRun") == "All":
+            return ScriptedResponse({}, status=201, delay=0.5)
+        return ScriptedResponse(lease) if "/leases/" in asked.path else empty_cluster(asked)
+
+    async with run_api_server() as server:
+        server.default_response = answer
+        async with run_controller(tmp_path, server, LEASE_NAME="l") as controller:
+            listed = await controller.wait_for_line("listed")
+            leading = await controller.wait_for_line("leading")
+            controller.process.terminate()
+            assert (await controller.wait_for_exit())[0] == 0
+    before, after = (datetime.fromisoformat(line["time"]) for line in (listed, leading))
+    assert (after - before).total_seconds() < RETRY_PERIOD / 2
 
 
 async def test_not_ready_while_another_release_serves_the_namespaces(tmp_path: Path) -> None:
