@@ -85,7 +85,7 @@ def test_refusal_without_fields_is_empty(error: HttpResponseError) -> None:
 def test_fields_of_a_refusal_are_empty_by_default() -> None:
     refusal = VaultRefusal(0)
     assert refusal == VaultRefusal(0, (), "", None, "", lacks_claims=False)
-    assert (refusal.text, refusal.retry_after) == ("", None)
+    assert (refusal.text, refusal.retry_after, refusal.token) == ("", None, "")
 
 
 @pytest.mark.parametrize("failure", [AzureError("x"), ValueError("x"), LookupError("x"), AttributeError("x")])
