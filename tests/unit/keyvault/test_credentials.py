@@ -191,6 +191,22 @@ async def test_closed_credential_holds_no_token(harness: EntraHarness, monkeypat
     assert closed == [True]
 
 
+async def test_call_that_outlives_its_credential_gets_a_token(harness: EntraHarness) -> None:
+    harness.entra.add_responses(token("t1"), token("t2"))
+    async with harness.credential:
+        await harness.get_token()
+    assert await harness.get_token() == "t1"  # from the cache of the SDK
+
+
+async def test_refusal_after_the_end_is_noted(harness: EntraHarness) -> None:
+    harness.entra.add_responses(token("t1"), token("t2"))
+    async with harness.credential as entered:
+        await harness.get_token()
+    harness.now += REMEMBER_FAILURE
+    entered.note_refusal("t1")
+    assert await harness.get_token() == "t2"
+
+
 # Failures
 
 
