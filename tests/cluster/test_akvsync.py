@@ -12,7 +12,7 @@ from controller.akvsync.terms import in_akvsync_terms
 from tests.support.akv_syncs import EXAMPLE
 from tests.support.certificates import IssuedCertificate, encode_private_key, issue_certificate
 from tests.support.cluster.akv_syncs import SYNCED, UP_TO_DATE, list_parts, ready_condition, wait_gone, wait_ready
-from tests.support.cluster.harness import KIND_PATHS, InstalledRelease, audit_lines, canary_value, eventually
+from tests.support.cluster.harness import InstalledRelease, audit_lines, canary_value, eventually
 from tests.support.cluster.namespace import Namespace
 
 WRITTEN = ("UpdateValueChangeOrForceUpdateSucceeded", UP_TO_DATE)
@@ -196,9 +196,7 @@ def test_event_about_a_missing_secret_uses_the_terms_of_the_akvsync(space: Names
     assert "objectName" not in message
 
     def list_events() -> list[tuple[str, str, str]]:
-        status, text = space.installed.plane.request("GET", KIND_PATHS["events"].format(space.name))
-        assert status == 200
-        about = [(item["involvedObject"], item) for item in json.loads(text)["items"]]
+        about = [(item["involvedObject"], item) for item in space.list_objects("events")]
         return [(of["name"], item["type"], item["reason"]) for of, item in about if of["kind"] == "AKVSync"]
 
     eventually(list_events, lambda found: ("shop", "Warning", "ProviderError") in found)

@@ -1,6 +1,5 @@
 """Test the admission policies with a stolen controller token: it can change only objects that an AKVSync owns."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,10 +54,7 @@ def send_patch(thief: TokenThief, kind: str, name: str, body: Any) -> ThiefRespo
 
 
 def read_object(shop: TargetNamespace, kind: str, name: str) -> dict[str, Any]:
-    status, text = shop.plane.request("GET", f"{PATHS[kind]}/{name}")
-    assert status == 200, text
-    found: dict[str, Any] = json.loads(text)
-    return found
+    return shop.plane.read_object(f"{PATHS[kind]}/{name}")
 
 
 @pytest.mark.parametrize(

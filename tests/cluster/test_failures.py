@@ -14,7 +14,7 @@ import pytest
 
 from controller.api.conditions import Reason
 from controller.runtime import budgets
-from tests.support.cluster.harness import KIND_PATHS, SINCE_POLICIES, InstalledRelease, canary_value, eventually
+from tests.support.cluster.harness import SINCE_POLICIES, InstalledRelease, canary_value, eventually
 from tests.support.cluster.namespace import Namespace, admission_policy
 from tests.support.messages import NOT_IN_KEY_VAULT
 from tools.pods.pod_process import PodProcess
@@ -124,9 +124,7 @@ def test_faulty_item_affects_no_other_object_and_unknown_field_warns(space: Name
     assert "item 1 (line 3): objectType is 'sekret'" in space.wait_reason("b", Reason.SPC_ERROR)
 
     def list_warned() -> list[str]:
-        status, text = space.installed.plane.request("GET", KIND_PATHS["events"].format(space.name))
-        assert status == 200
-        events = json.loads(text)["items"]
+        events = space.list_objects("events")
         return [item["involvedObject"]["name"] for item in events if "unknown field 'kind'" in item["message"]]
 
     eventually(list_warned, lambda found: found == ["c"])

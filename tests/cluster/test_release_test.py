@@ -63,7 +63,7 @@ def program(installed: InstalledRelease, **settings: str) -> Iterator["subproces
 
 
 def list_leftovers(installed: InstalledRelease) -> list[str]:
-    lists = (installed.plane.read_object(KIND_PATHS[kind].format(installed.release)) or {} for kind in SAMPLE_KINDS)
+    lists = (installed.plane.read_object(KIND_PATHS[kind].format(installed.release)) for kind in SAMPLE_KINDS)
     return [item["metadata"]["name"] for found in lists for item in found["items"]]
 
 

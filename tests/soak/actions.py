@@ -83,9 +83,8 @@ class SoakActions:
         key = rng.choice(self._state.keys)
         self._state.allow_value(key, USER_VALUE)
         patch = json.dumps({"data": {SECRET_KEY: base64.b64encode(USER_VALUE.encode()).decode()}})
-        with suppress(
-            ClusterError
-        ):  # an earlier action deleted the Secret, and the controller has not recreated it yet
+        # An earlier action may have deleted the Secret, and the controller may not have recreated it yet.
+        with suppress(ClusterError):
             self._state.namespace_of(key).kubectl("patch", "secret", key.name, "--type=merge", "--patch", patch)
 
     def delete_secret(self, rng: random.Random) -> None:

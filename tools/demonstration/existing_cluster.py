@@ -25,9 +25,8 @@ class ExistingCluster:
             self.kubectl("config", "view", "--minify", "--raw", "--flatten", "--output=json")
         )
         self.url = str(self._config["clusters"][0]["cluster"]["server"])
-        discovery = json.loads(self.kubectl("get", "--raw", "/.well-known/openid-configuration"))
-        self.issuer = str(discovery["issuer"])
-        self.jwks: dict[str, Any] = json.loads(self.kubectl("get", "--raw", "/openid/v1/jwks"))
+        self.issuer = str(self.read_object("/.well-known/openid-configuration")["issuer"])
+        self.jwks = self.read_object("/openid/v1/jwks")
 
     def kubectl(self, *args: str) -> str:
         """Run kubectl, and return its output. Raise `ClusterError`."""
@@ -43,15 +42,19 @@ class ExistingCluster:
             raise ClusterError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
         return done.stdout
 
-    def read_object(self, path: str) -> dict[str, Any] | None:
+    def read_object(self, path: str) -> dict[str, Any]:
+        """Return the object at this path of the API. Raise `ClusterError` if there is none."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", "--raw", path))
+        return found
+
+    def find_object(self, path: str) -> dict[str, Any] | None:
         """Return the object at this path of the API; None if there is none. Raise `ClusterError` for another answer."""
         try:
-            found: dict[str, Any] = json.loads(self.kubectl("get", "--raw", path))
+            return self.read_object(path)
         except ClusterError as error:
             if "(NotFound)" in str(error):
                 return None
             raise
-        return found
 
     def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
         """Write a kubeconfig of a ServiceAccount with a token for at most 24 hours. Return the environment with it."""

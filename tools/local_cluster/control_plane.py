@@ -258,13 +258,14 @@ class ControlPlane:
             kept.close()
             raise
 
-    def read_object(self, path: str) -> dict[str, Any] | None:
+    def read_object(self, path: str) -> dict[str, Any]:
+        """Return the object or the list at this path of the API. Raise ClusterError if there is none."""
+        return _decode_object(path, *self.request("GET", path))
+
+    def find_object(self, path: str) -> dict[str, Any] | None:
         """Return the object at this path of the API; None if there is none. Raise ClusterError for another answer."""
         status, text = self.request("GET", path)
-        if status not in (http.HTTPStatus.OK, http.HTTPStatus.NOT_FOUND):
-            raise ClusterError(f"GET {path}: {status} {text[-1000:]}")
-        found: dict[str, Any] | None = json.loads(text) if status == http.HTTPStatus.OK else None
-        return found
+        return None if status == http.HTTPStatus.NOT_FOUND else _decode_object(path, status, text)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Callable[..., tuple[int, str]]]:
@@ -415,6 +416,13 @@ class ControlPlane:
             raise ClusterError(f"etcd answers {path} with {status} {text[-1000:]}")
         answer: dict[str, Any] = json.loads(text)
         return answer
+
+
+def _decode_object(path: str, status: int, text: str) -> dict[str, Any]:
+    if status != http.HTTPStatus.OK:
+        raise ClusterError(f"GET {path}: {status} {text[-1000:]}")
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def _discovered_kinds(found: Mapping[str, Any]) -> Iterator[str]:

@@ -20,7 +20,10 @@ class Cluster(Protocol):
     def kubectl(self, *args: str) -> str:
         """Run kubectl and return its output."""
 
-    def read_object(self, path: str) -> dict[str, Any] | None:
+    def read_object(self, path: str) -> dict[str, Any]:
+        """Return the object at this path of the API."""
+
+    def find_object(self, path: str) -> dict[str, Any] | None:
         """Return the object at this path of the API; None if there is none."""
 
     def account_environment(self, namespace: str, name: str, folder: Path) -> dict[str, str]:
@@ -73,8 +76,7 @@ class PodVolumes:
 
     def _read_data(self, kind: str, name: str, *, optional: bool) -> dict[str, bytes]:
         path = f"/api/v1/namespaces/{self._namespace}/{kind.lower()}s/{name}"
-        found = self._plane.read_object(path) if optional else read_existing(self._plane, path)
-        found = found or {}
+        found = (self._plane.find_object(path) or {}) if optional else self._plane.read_object(path)
         encoded = found.get("data" if kind == "secret" else "binaryData", {})
         texts = {} if kind == "secret" else found.get("data", {})
         return {key: text.encode() for key, text in texts.items()} | {
@@ -110,19 +112,11 @@ def _publish_files(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(old)
 
 
-def read_existing(plane: Cluster, path: str) -> dict[str, Any]:
-    """Return the object at this path of the API. Raise `WorkloadError` if there is none."""
-    found = plane.read_object(path)
-    if found is None:
-        raise WorkloadError(f"{path} does not exist")
-    return found
-
-
 def secret_reader(plane: Cluster, namespace: str) -> Callable[[str], dict[str, str]]:
     """Return a function that reads the values of a Secret of the namespace by the Secret's name."""
 
     def read(name: str) -> dict[str, str]:
-        found = read_existing(plane, f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        found = plane.read_object(f"/api/v1/namespaces/{namespace}/secrets/{name}")
         return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
 
     return read

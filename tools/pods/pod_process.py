@@ -72,7 +72,7 @@ class PodProcess:
     @classmethod
     def of_deployment(cls, plane: Cluster, namespace: str, name: str, directory: Path) -> Self:
         """Create the process from a Deployment on the API server. Its files are in a new folder in `directory`."""
-        found = pod_emulation.read_existing(plane, f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
+        found = plane.read_object(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
         return cls._from_template(plane, found, namespace, directory)
 
     @classmethod
@@ -80,7 +80,7 @@ class PodProcess:
         """Create the process from a Job by its name, or from a manifest, because helm deletes the Jobs of hooks."""
         if not isinstance(job, str):
             return cls._from_template(plane, job, namespace, directory)
-        found = pod_emulation.read_existing(plane, f"/apis/batch/v1/namespaces/{namespace}/jobs/{job}")
+        found = plane.read_object(f"/apis/batch/v1/namespaces/{namespace}/jobs/{job}")
         return cls._from_template(plane, found, namespace, directory)
 
     @classmethod

@@ -59,9 +59,7 @@ class FluxControllers:
         """Return one of Flux's objects. Raise `ClusterError` if a controller has ended."""
         for program in self._names:
             self._processes.require(program)
-        found = self.plane.read_object(f"{_PATHS[kind].format(namespace)}/{name}")
-        assert found, name
-        return found
+        return self.plane.read_object(f"{_PATHS[kind].format(namespace)}/{name}")
 
     def reconcile_object(self, kind: str, name: str, namespace: str, patience: float) -> Manifest:
         """Request a reconciliation, and wait until the object is ready after it. Return the object."""

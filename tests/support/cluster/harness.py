@@ -81,8 +81,8 @@ def wait_for_deleted_namespaces(plane: ControlPlane) -> None:
     """Wait until the namespaces of earlier tests are deleted. Before that, they cause calls and failures."""
 
     def list_terminating() -> list[str]:
-        found = plane.read_object("/api/v1/namespaces") or {}
-        return [item["metadata"]["name"] for item in found["items"] if item["status"]["phase"] == "Terminating"]
+        found = plane.read_object("/api/v1/namespaces")["items"]
+        return [item["metadata"]["name"] for item in found if item["status"]["phase"] == "Terminating"]
 
     eventually(list_terminating, lambda found: not found, patience=120)
 
@@ -102,7 +102,7 @@ class InstalledRelease:
         self.emulator = emulator
         self.release = release
         self.folder = folder
-        (deployment,) = self._get(KIND_PATHS["deployment"].format(release))["items"]
+        (deployment,) = plane.read_object(KIND_PATHS["deployment"].format(release))["items"]
         self.deployment = str(deployment["metadata"]["name"])
         account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
         self.user = f"system:serviceaccount:{release}:{account}"
@@ -129,20 +129,15 @@ class InstalledRelease:
         pods = f"/api/v1/namespaces/{self.release}/pods"
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}
         body = {"status": {"phase": "Running", "conditions": [ready]}}
-        for pod in eventually(lambda: self._get(pods)["items"], bool):
+        for pod in eventually(lambda: self.plane.read_object(pods)["items"], bool):
             # During an upgrade, the old pod may be gone by now.
             self.plane.request("PATCH", f"{pods}/{pod['metadata']['name']}/status", body, MERGE_PATCH)
         eventually(self.count_available_replicas, lambda found: found == 1)
 
     def count_available_replicas(self) -> int:
         """Return how many of the Deployment's pods are available."""
-        found = self._get(f"{KIND_PATHS['deployment'].format(self.release)}/{self.deployment}")
+        found = self.plane.read_object(f"{KIND_PATHS['deployment'].format(self.release)}/{self.deployment}")
         return int(found["status"].get("availableReplicas", 0))
-
-    def _get(self, path: str) -> dict[str, Any]:
-        found = self.plane.read_object(path)
-        assert found, path
-        return found
 
 
 def audit_lines(plane: ControlPlane) -> Iterator[str]:

@@ -1,10 +1,8 @@
 """Search every place that a value could reach, except Secrets, for values and tokens."""
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.support.cluster.harness import CANARY, InstalledRelease, audit_lines, read_metrics
 from tests.support.cluster.process_memory import list_encodings
@@ -26,7 +24,7 @@ def read_texts(installed: InstalledRelease) -> Iterator[tuple[str, str]]:
 def objects(plane: ControlPlane, *, left_out: Collection[str] = ("secrets",)) -> Iterator[tuple[str, str]]:
     """Yield all objects of each kind that can be listed, except those left out, as JSON with managed fields."""
     for group in _group_versions(plane):
-        for resource in _get(plane, group)["resources"]:
+        for resource in plane.read_object(group)["resources"]:
             if "list" in resource["verbs"] and resource["name"] not in left_out:
                 path = f"{group}/{resource['name']}"
                 status, text = plane.request("GET", path)
@@ -37,14 +35,8 @@ def objects(plane: ControlPlane, *, left_out: Collection[str] = ("secrets",)) ->
 
 def _group_versions(plane: ControlPlane) -> Iterator[str]:
     yield "/api/v1"
-    for group in _get(plane, "/apis")["groups"]:
+    for group in plane.read_object("/apis")["groups"]:
         yield f"/apis/{group['preferredVersion']['groupVersion']}"
-
-
-def _get(plane: ControlPlane, path: str) -> Any:
-    status, text = plane.request("GET", path)
-    assert status == 200, f"GET {path}: {status} {text}"
-    return json.loads(text)
 
 
 def find_leaks(installed: InstalledRelease, controller: PodProcess, values: Iterable[bytes]) -> list[str]:

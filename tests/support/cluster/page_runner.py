@@ -159,8 +159,8 @@ class PageRunner:
 
     def _run_deployment(self) -> None:
         """Run the Deployment as it is now, and report its pod as ready."""
-        listed = self.plane.read_object(KIND_PATHS["deployment"].format(helm.RELEASE)) or {}
-        found = [(item["metadata"]["uid"], item["spec"]["template"]) for item in listed["items"]]
+        listed = self.plane.read_object(KIND_PATHS["deployment"].format(helm.RELEASE))["items"]
+        found = [(item["metadata"]["uid"], item["spec"]["template"]) for item in listed]
         if found == self._running:
             return
         if self._controller:

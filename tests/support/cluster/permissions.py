@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from controller.api.meta import CLIENT_ID, TENANT_ID
 from tests.support.cluster.harness import TENANT, InstalledRelease, audit_lines, eventually
@@ -33,25 +33,18 @@ def iterate_granted(installed: InstalledRelease) -> Iterator[Permission]:
     namespace, account = installed.user.split(":")[2:]
     subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
     for kind in ("clusterrolebindings", "rolebindings"):
-        for binding in _get(installed, f"{_RBAC}/{kind}")["items"]:
+        for binding in installed.plane.read_object(f"{_RBAC}/{kind}")["items"]:
             if not any(subject.items() <= given.items() for given in binding.get("subjects", [])):
                 continue
             place, role = binding["metadata"].get("namespace"), binding["roleRef"]
             where = f"/namespaces/{place}/roles" if role["kind"] == "Role" else "/clusterroles"
-            for rule in _get(installed, f"{_RBAC}{where}/{role['name']}")["rules"]:
+            for rule in installed.plane.read_object(f"{_RBAC}{where}/{role['name']}")["rules"]:
                 for name in rule.get("resourceNames", [""]):
                     for group in rule["apiGroups"]:
                         for resource in rule["resources"]:
                             yield from (
                                 Permission(place or EVERYWHERE, verb, group, resource, name) for verb in rule["verbs"]
                             )
-
-
-def _get(installed: InstalledRelease, path: str) -> dict[str, Any]:
-    status, text = installed.plane.request("GET", path)
-    assert status == 200, f"GET {path}: {status} {text}"
-    found: dict[str, Any] = json.loads(text)
-    return found
 
 
 def is_allowed(plane: ControlPlane, user: str, right: Permission) -> bool:

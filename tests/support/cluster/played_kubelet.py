@@ -49,9 +49,7 @@ class PlayedKubelet(threading.Thread):
                 return
 
     def _serve_once(self) -> None:
-        status, text = self._plane.request("GET", f"/api/v1/namespaces/{self._namespace}/pods")
-        assert status == 200, text
-        for pod in json.loads(text)["items"]:
+        for pod in self._plane.read_object(f"/api/v1/namespaces/{self._namespace}/pods")["items"]:
             if pod["status"]["phase"] != "Pending" or "deletionTimestamp" in pod["metadata"]:
                 continue
             owners = pod["metadata"].get("ownerReferences", [])

@@ -118,9 +118,7 @@ class SharedRelease:
 def _settled(installed: InstalledRelease) -> Objects:
     """Return all objects; none while kube-controller-manager has not created those of the Deployment yet."""
     plane = installed.plane
-    status, text = plane.request("GET", f"{_NAMESPACES}/{installed.release}/pods")
-    assert status == 200, text
-    if not json.loads(text)["items"]:
+    if not plane.read_object(f"{_NAMESPACES}/{installed.release}/pods")["items"]:
         return {}
     found = _objects(plane)
     return found if found == _objects(plane) else {}
@@ -141,9 +139,7 @@ def _stable(plane: ControlPlane) -> Iterator[tuple[str, Any]]:
 
 
 def _namespaces(plane: ControlPlane) -> set[str]:
-    status, text = plane.request("GET", _NAMESPACES)
-    assert status == 200, text
-    return {item["metadata"]["name"] for item in json.loads(text)["items"]}
+    return {item["metadata"]["name"] for item in plane.read_object(_NAMESPACES)["items"]}
 
 
 def _delete(plane: ControlPlane, path: str) -> None:

@@ -153,10 +153,7 @@ class TargetNamespace:
         return self.create(body | {"metadata": {"name": name, "namespace": TARGET_NAMESPACE}})
 
     def get_secret(self, name: str) -> dict[str, Any]:
-        status, text = self.plane.request("GET", f"{SECRETS}/{name}")
-        assert status == 200, text
-        found: dict[str, Any] = json.loads(text)
-        return found
+        return self.plane.read_object(f"{SECRETS}/{name}")
 
 
 @contextlib.contextmanager

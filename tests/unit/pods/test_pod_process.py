@@ -48,7 +48,12 @@ class Plane:
         self.asked.append(args)
         return "a-token\n"
 
-    def read_object(self, path: str) -> dict[str, Any] | None:
+    def read_object(self, path: str) -> dict[str, Any]:
+        found = self.find_object(path)
+        assert found is not None, path
+        return found
+
+    def find_object(self, path: str) -> dict[str, Any] | None:
         _, plural, _ = path.rsplit("/", 2)
         return self.objects.get(plural.removesuffix("s"))
 
