@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from tests.soak.state import RETRY_TIMEOUT_SECONDS, SECRET_KEY, ObjectKey, SoakState, create, secretsync
+from tests.soak.state import RETRY_TIMEOUT_SECONDS, SECRET_KEY, ObjectKey, SoakState, secretsync
 from tests.soak.steps import Step
 from tests.support.cluster.harness import eventually
 from tools.local_cluster.errors import ClusterError
@@ -100,7 +100,7 @@ class SoakActions:
         self._state.allow_deletion(key)
         old = self._state.read_uid(key)
         namespace.kubectl("delete", "secretsync", key.name)
-        create(namespace, secretsync(namespace, key.name))
+        namespace.apply(secretsync(namespace, key.name))
         eventually(lambda: self._state.read_uid(key), lambda uid: uid != old or not old, RETRY_TIMEOUT_SECONDS)
 
     def edit_class(self, rng: random.Random) -> None:

@@ -1,7 +1,6 @@
 """Check the Secrets of a soak run against the vaults, and sample the controller process."""
 
 import base64
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -68,8 +67,8 @@ class SoakState:
         for key in self.keys:
             self.set_new_version(key)
         for namespace in self.namespaces:
-            create(namespace, namespace.provider_class(*self.names))
-            create(namespace, *(secretsync(namespace, name) for name in self.names))
+            namespace.apply(namespace.provider_class(*self.names))
+            namespace.apply(*(secretsync(namespace, name) for name in self.names))
         self.wait_for_newest_values()
         self.check_secrets()
 
@@ -183,9 +182,3 @@ class SoakState:
 def secretsync(namespace: Namespace, name: str) -> dict[str, object]:
     """Return the manifest of the SecretSync of a vault object."""
     return namespace.sync(name, {SECRET_KEY: name})
-
-
-def create(namespace: Namespace, *manifests: object) -> None:
-    """Create objects with one call of kubectl."""
-    manifest_list = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
-    namespace.kubectl("create", "--filename", "-", stdin=manifest_list)
