@@ -22,7 +22,7 @@ INTERVAL = 3_600
 @pytest.fixture
 def loop() -> Iterator[VirtualLoop]:
     loop = VirtualLoop()
-    gc.disable()  # hundreds of thousands of objects that all live to the end: looking through them takes a third
+    gc.disable()  # a simulation keeps hundreds of thousands of objects, and to scan them takes a third of its time
     yield loop
     for task in asyncio.all_tasks(loop):
         task.cancel()
@@ -31,15 +31,15 @@ def loop() -> Iterator[VirtualLoop]:
     gc.enable()
 
 
-def planned(secrets: int, per: int, risk: float = fleet.RISK) -> fleet.FleetPlan:
+def make_plan(secrets: int, per: int, risk: float = fleet.RISK) -> fleet.FleetPlan:
     return fleet.plan_fleet(fleet.Fleet(clusters=CLUSTERS, secrets=secrets, interval=INTERVAL, per=per, risk=risk))
 
 
-def suggested(secrets: int, per: int, risk: float = fleet.RISK) -> int:
-    return planned(secrets, per, risk).jitter_seconds
+def suggest_jitter(secrets: int, per: int, risk: float = fleet.RISK) -> int:
+    return make_plan(secrets, per, risk).jitter_seconds
 
 
-def settings(jitter: int) -> Settings:
+def make_settings(jitter: int) -> Settings:
     # Drift checks call no vault.
     return Settings(jitter=jitter, rotation_poll_interval=INTERVAL, drift_interval=86_400)
 
@@ -60,20 +60,23 @@ def test_fleet_that_starts_together_is_never_throttled(
     start: tuple[int, int],
     poll: tuple[int, int],
 ) -> None:
-    """`start` and `poll` are between what the most calls of any ten seconds are, of the vault's 4,000.
+    """`start` and `poll` are the lowest and the highest permitted number of calls in ten seconds.
 
-    SSE's guide leaves half of the limit unused. Who reckons as the vault counts leaves next to nothing, and needs it.
+    The vault's limit is 4,000. A plan by SSE's guide leaves half of it unused; a plan by the vault's own count uses
+    nearly all of it.
     """
-    # Who may not list tries that once a day: one call more.
-    plan = planned(secrets if lists else secrets + 1, per)
+    # An identity without the right to list tries one list a day.
+    plan = make_plan(secrets if lists else secrets + 1, per)
     jitter = plan.jitter_seconds
-    them = FleetSimulation(loop, settings(jitter), clusters=CLUSTERS, secrets=secrets, syncs=syncs, lists=lists)
-    vault = them.vault
-    them.start()
-    them.advance(jitter)
+    simulation = FleetSimulation(
+        loop, make_settings(jitter), clusters=CLUSTERS, secrets=secrets, syncs=syncs, lists=lists
+    )
+    vault = simulation.vault
+    simulation.start()
+    simulation.advance(jitter)
     assert len(vault.accepted_at) == CLUSTERS * secrets
     assert start[0] <= vault.max_calls_in_window() <= min(start[1], plan.gets.peak_in_ten_seconds)
-    them.advance(INTERVAL + jitter)
+    simulation.advance(INTERVAL + jitter)
     calls = 1 if lists else secrets + 1
     assert len(vault.accepted_at) >= CLUSTERS * (secrets + calls)
     assert poll[0] <= vault.max_calls_in_window(since=jitter + 1) <= poll[1]
@@ -81,38 +84,38 @@ def test_fleet_that_starts_together_is_never_throttled(
 
 
 def test_half_of_the_suggested_jitter_leads_to_throttling(loop: VirtualLoop) -> None:
-    them = FleetSimulation(loop, settings(suggested(5, per=10) // 2), clusters=CLUSTERS, secrets=5)
-    them.start()
-    them.advance(INTERVAL / 2)
-    assert them.vault.throttled_at
-    # Then each keeps to what the vault bears, and all have everything in the end.
-    assert len(them.vault.accepted_at) == CLUSTERS * 5
+    simulation = FleetSimulation(loop, make_settings(suggest_jitter(5, per=10) // 2), clusters=CLUSTERS, secrets=5)
+    simulation.start()
+    simulation.advance(INTERVAL / 2)
+    assert simulation.vault.throttled_at
+    # Afterwards each cluster limits its rate, and each gets all of its secrets.
+    assert len(simulation.vault.accepted_at) == CLUSTERS * 5
 
 
 def test_restart_of_the_fleet_makes_no_vault_calls(loop: VirtualLoop) -> None:
-    jitter = suggested(2, per=1)
-    them = FleetSimulation(loop, settings(jitter), clusters=CLUSTERS, secrets=2)
-    vault = them.vault
-    them.start()
-    them.advance(INTERVAL / 2)
+    jitter = suggest_jitter(2, per=1)
+    simulation = FleetSimulation(loop, make_settings(jitter), clusters=CLUSTERS, secrets=2)
+    vault = simulation.vault
+    simulation.start()
+    simulation.advance(INTERVAL / 2)
     before = len(vault.accepted_at)
     assert before == CLUSTERS * 2
-    them.stop()
-    them.start()
-    them.advance(INTERVAL / 2 - 1)
+    simulation.stop()
+    simulation.start()
+    simulation.advance(INTERVAL / 2 - 1)
     assert len(vault.accepted_at) == before
-    # Each is due when it would have been, jitter included; and that is a list, but for the daily read of some.
-    them.advance(1 + 2 * jitter)
+    # A restart does not change when a poll is due. Each cluster lists once, and some also make the daily read.
+    simulation.advance(1 + 2 * jitter)
     polled = len(vault.accepted_at)
     assert before + CLUSTERS <= polled <= before + 1.2 * CLUSTERS
 
-    them.stop()
-    them.advance(10 * INTERVAL)
-    them.start()
+    simulation.stop()
+    simulation.advance(10 * INTERVAL)
+    simulation.start()
     back = loop.time()
-    them.advance(INTERVAL)
+    simulation.advance(INTERVAL)
     assert polled + CLUSTERS <= len(vault.accepted_at) <= polled + 1.2 * CLUSTERS
-    # Who comes back overdue is spread over an interval.
+    # The polls that are overdue after the pause are spread over an interval.
     assert vault.max_calls_in_window(since=back) <= 30
     assert not vault.throttled_at
 
@@ -120,43 +123,45 @@ def test_restart_of_the_fleet_makes_no_vault_calls(loop: VirtualLoop) -> None:
 def test_stated_risk_of_a_plan_equals_the_simulated_one(loop: VirtualLoop) -> None:
     """Count the seconds of a start in which the clusters make as many calls as the vault accepts, or more."""
     risk, secrets = 0.1, 20
-    jitter = suggested(secrets, per=1, risk=risk)
+    jitter = suggest_jitter(secrets, per=1, risk=risk)
     fit = VAULT_LIMIT // 10 // secrets
     full, starts = 0, 4
     for seed in range(starts):
-        them = FleetSimulation(loop, settings(jitter), clusters=CLUSTERS, secrets=1, seed=seed)
+        simulation = FleetSimulation(loop, make_settings(jitter), clusters=CLUSTERS, secrets=1, seed=seed)
         began = loop.time()
-        them.start()
-        them.advance(jitter)
-        seconds = Counter(int(moment - began) for moment in them.vault.accepted_at)
+        simulation.start()
+        simulation.advance(jitter)
+        seconds = Counter(int(moment - began) for moment in simulation.vault.accepted_at)
         full += sum(count >= fit for count in seconds.values())
     assert 0.7 * risk < full / (starts * jitter) < 1.2 * risk
 
 
 def test_throttled_vault_serves_initial_syncs_first_without_early_calls(loop: VirtualLoop) -> None:
     """Let the vault accept 25 calls in ten seconds, with ten values to refresh and fifty new ones."""
-    them = FleetSimulation(loop, settings(0), clusters=1, secrets=10, syncs=10)
-    vault = them.vault
-    them.start()
-    them.advance(INTERVAL - 1)
+    simulation = FleetSimulation(loop, make_settings(0), clusters=1, secrets=10, syncs=10)
+    vault = simulation.vault
+    simulation.start()
+    simulation.advance(INTERVAL - 1)
     old, new, keys = [*vault.names], [f"n{number}" for number in range(40)], [f"k{number}" for number in range(10)]
     vault.names += [*new, *keys]
     vault.changed |= set(old)
     vault.limiter = RateLimiter(25, retry_after=10)
     began, before = loop.time(), len(vault.accepted_at)
-    store = them.clusters[0].reconciler.syncs
+    store = simulation.clusters[0].reconciler.syncs
     for name in new:
         store.set(make_sync([name], name=name, uid=name))
     store.set(make_sync(keys, name="many", uid="many"))
-    them.advance(90)
+    simulation.advance(90)
 
     got = {name: moment - began for moment, name in vault.reads if moment >= began}
     assert got.keys() == {*old, *new, *keys}
     assert max(got[name] for name in [*new, *keys]) < min(got[name] for name in old)
     for refused in vault.throttled_at:
         assert not [moment for moment in vault.accepted_at if refused < moment < refused + 10]
-    # Each was got once, and the list has three pages; so it took what the limit makes of that, and one time of waiting.
+    # Each value was read once, and the list has three pages. The time is that of the limit plus one wait.
     calls = len(got) + 3
     assert len(vault.accepted_at) - before == calls
     assert max(got.values()) < 10 + (calls - 25) / 2.5 + 10
-    assert all(ready.status == "True" for item in them.clusters[0].kept if (ready := ready_condition(item.status)))
+    assert all(
+        ready.status == "True" for item in simulation.clusters[0].kept if (ready := ready_condition(item.status))
+    )
