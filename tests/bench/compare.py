@@ -29,6 +29,12 @@ differ. After `make assets`, run:
 
     .venv/bin/python -m tests.bench.compare --count 100 --interval 20 \
       --start tests/bench/peers/this/start --each tests/bench/peers/this/each.yaml
+
+The script starts the controller of its own checkout. To compare with an older commit, use the script of that commit:
+
+    git worktree add build/older COMMIT
+    .venv/bin/python -m tests.bench.compare --count 1000 \
+      --start build/older/tests/bench/peers/this/start --each tests/bench/peers/this/each.yaml
 """
 
 import argparse
