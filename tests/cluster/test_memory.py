@@ -1,7 +1,7 @@
 """Count the copies of synced values in the controller's memory, which root on the node can read in /proc.
 
-The controller keeps no value. The copies that the tests find are in memory that libraries have freed and that is not in
-use again yet.
+The controller keeps no value. The tests find copies only in memory that libraries have freed and that nothing has
+overwritten yet.
 """
 
 import itertools
@@ -23,8 +23,8 @@ KEYS = 8
 OTHERS = 100
 # The tests wait longer than the two seconds for which the controller keeps an answer for other SecretSyncs.
 SHARED = 4.0
-# If the controller kept the values, each would have a copy even after a sync of other values. The measured numbers of
-# values with a copy are 1 to 15 of the sixteen, and 2 to 6 after a sync of other values.
+# If the controller kept the values, each of the 16 values would have a copy even after a sync of other values. In
+# measurements, 1 to 15 values had a copy, and 2 to 6 after a sync of other values.
 MAX_AFTER_OTHERS = TEXTS // 2
 # The parser of private keys frees its copies without overwriting them: 2 or 3 for each key.
 MAX_OF_KEYS = 4 * KEYS
@@ -36,10 +36,10 @@ def settings() -> dict[str, str]:
 
 
 def sync_values(space: Namespace, values: Mapping[str, tuple[str, str]], **secret_object: str) -> None:
-    """Sync each value, a text and its content type, into a Secret of its name, and wait for the Secrets."""
+    """Sync each value (a text and its content type) into a Secret with its name. Wait until the Secrets exist."""
     for name, (text, kind) in values.items():
         space.installed.emulator.set_secret(space.vault, name, text, content_type=kind or None)
-    time.sleep(2)  # the controller fetches a newer value twice
+    time.sleep(2)  # the controller fetches a value twice if it changed in the second of the fetch
     first = next(iter(values))
     keys = ("tls.crt", "tls.key") if secret_object else ()
     syncs = [

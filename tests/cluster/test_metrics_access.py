@@ -38,7 +38,7 @@ class Scraper:
     ca: Path
 
     def get(self, token: str = "", path: str = "/metrics") -> tuple[int, str]:
-        """Return status and text of one request."""
+        """Send one request. Return the status and the text of the response."""
         tls = ssl.create_default_context(cafile=str(self.ca))
         port = int(self.workload.env["LISTEN_PORT"])
         connection = http.client.HTTPSConnection("127.0.0.1", port, context=tls, timeout=10)

@@ -99,7 +99,7 @@ def no_running_controller(installed: InstalledRelease) -> Iterator[None]:
 def test_secret_is_taken_over_from_sse_and_handed_back(
     space: Namespace, no_running_controller: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The objects of SSE: a SecretSync that names its controller, and the Secret that it applied.
+    # Create the objects of SSE: a SecretSync that names SSE's controller, and the Secret that SSE applied.
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}, secretSyncControllerName="sse"))
     apply_as_sse(space, "s", {"k": "1"})
@@ -108,7 +108,7 @@ def test_secret_is_taken_over_from_sse_and_handed_back(
     before = space.get("secret", "s")
     assert list_managers(space) == {(SSE_MANAGER, "Apply")}
 
-    # The Secret is taken over. It is not deleted, and not rewritten, because it is equal.
+    # This controller takes over the Secret. It neither deletes nor rewrites the Secret, because the values are equal.
     space.kubectl("patch", "secretsync", "s", "--type=merge", "--patch", '{"spec":{"secretSyncControllerName":""}}')
     space.wait_reason("s", Reason.UP_TO_DATE)
     assert space.get("secret", "s") == before
@@ -148,7 +148,7 @@ def test_secret_that_this_controller_created_is_handed_to_sse(
     assert run_migrate(space, "to-sse", "--apply") == 0
     apply_as_sse(space, "s", {"k": "2"})
     assert space.secret_values("s") == {"k": canary_value("2")}
-    # The report names another manager that set a key, because this blocks SSE.
+    # The report names another manager that set a key, because that manager's field blocks SSE.
     space.kubectl("patch", "secret", "s", "--type=merge", "--patch", '{"data":{"k":"eA=="}}')
     assert run_migrate(space, "to-sse") == 1
     assert "kubectl-patch also set a part of the data" in capsys.readouterr().out
@@ -203,7 +203,7 @@ def test_deployment_of_an_editor_is_neither_this_controller_nor_sse(
 def test_secret_of_another_owner_is_not_handed_back(
     space: Namespace, no_running_controller: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The Secret names this controller as a field manager, but no SecretSync owns it."""
+    """Create a Secret that has this controller as a field manager, but that no SecretSync owns."""
     theirs = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "eA=="}}
     space.kubectl("create", "--field-manager=akv-secret-store", "--filename", "-", stdin=json.dumps(theirs))
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))

@@ -254,7 +254,7 @@ CONVERSIONS = [
 
 @pytest.mark.parametrize("found", CONVERSIONS, ids=range(len(CONVERSIONS)))
 def test_api_server_accepts_all_generated_objects(space: Namespace, found: Any) -> None:
-    """The chart's CRDs and admission policies accept each kind of generated object."""
+    """Create each kind of generated object as a dry run. The CRDs and admission policies of the chart accept it."""
     assert len(found.manifests) > 3
     for each in found.manifests:
         each = {**each, "metadata": {"name": each["metadata"]["name"]}}

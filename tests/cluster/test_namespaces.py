@@ -1,4 +1,4 @@
-"""Test a second release with `watchNamespaces`. It has permissions in that namespace and in its own only."""
+"""Test a second release with `watchNamespaces`: it has permissions only in that namespace and in its own."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ HOME = "second-home"
 
 @pytest.fixture(scope="module")
 def controller() -> None:
-    """Do not run the controller of the first release, which does nothing here."""
+    """Do not run the controller of the first release, because these tests do not need it."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_release_has_no_permission_outside_its_watched_namespace(
 
 @pytest.fixture
 def privileged_thief(running: PodProcess, second: InstalledRelease) -> Iterator[TokenThief]:
-    """Provide a thief of the controller's token after an administrator has granted it the role cluster-admin."""
+    """Provide a thief of the controller's token. The controller's ServiceAccount has the role cluster-admin."""
     _, _, home, account = second.user.split(":")
     to = ("--clusterrole=cluster-admin", f"--serviceaccount={home}:{account}")
     second.plane.kubectl("create", "clusterrolebinding", "too-many-permissions", *to)
@@ -136,7 +136,7 @@ def test_cluster_admin_role_allows_no_write_outside_watched_namespaces(
         ("PATCH", f"{syncs}/theirs/status", {"status": {"syncHash": "h"}}),
         ("DELETE", root_ca, None),
         ("DELETE", f"{other}/configmaps", None),
-        # In its own namespace, the controller writes its Lease and creates a Secret as a dry run.
+        # In its own namespace, the controller only writes its Lease and creates a Secret as a dry run.
         ("POST", f"{home}/secrets", owned),
         ("PATCH", f"{home}/serviceaccounts/writer", {}),
         ("POST", f"{home}/serviceaccounts/writer/token", token),
@@ -148,9 +148,10 @@ def test_cluster_admin_role_allows_no_write_outside_watched_namespaces(
     ):
         answer = privileged_thief.send(method, path, body, MERGE if method == "PATCH" else "application/json")
         assert_denied_by_policy(answer, "the controller does not write outside the chart's watchNamespaces")
-    # In a watched namespace, this policy allows the request. Other policies restrict it. The controller continues.
+    # This policy allows requests in a watched namespace. Other policies restrict them there.
     assert privileged_thief.send("POST", f"{here}/configmaps", named).status == 201
     assert privileged_thief.send("POST", f"{home}/secrets?dryRun=All", owned).status == 201
+    # The policy does not affect the controller, which renews its Lease and syncs Secrets.
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{HOME}/leases/scribe"
 
     def read_renew_time() -> str:

@@ -1,4 +1,4 @@
-"""Test NOTES.txt of `helm install` with the real names. It uses `lookup`, so it needs an API server."""
+"""Test the output of NOTES.txt for different values. NOTES.txt uses `lookup`, so the test needs an API server."""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""Two releases over the same namespaces: the second is not ready, names the first, and takes over when that is gone."""
+"""Test two releases that serve the same namespaces.
+
+The second release is not ready and names the first. It becomes ready and leads after the first is removed.
+"""
 
 import json
 import urllib.error
@@ -27,17 +30,17 @@ from tools.pods.pod_process import PodProcess
 pytestmark = pytest.mark.since(*SINCE_POLICIES)
 LEASE_SECONDS = 5
 FREED = patience(LEASE_SECONDS) + 2 * PAUSE + 5
-"""Within this time a release whose predecessor has gone becomes ready."""
+"""The maximum time until the second release becomes ready after the first was removed."""
 
 
 @pytest.fixture(scope="module")
 def controller() -> None:
-    """Each test here starts the processes that it needs."""
+    """Do not run a shared controller, because each test starts the processes that it needs."""
 
 
 @pytest.fixture
 def releases(install_own: InstallRelease) -> InstallRelease:
-    """Install a release with these watchNamespaces."""
+    """Return a function that installs a release with these watchNamespaces."""
 
     def install(begins: str, *namespaces: str) -> InstalledRelease:
         election = {"leaseDurationInSeconds": LEASE_SECONDS}
@@ -47,7 +50,7 @@ def releases(install_own: InstallRelease) -> InstallRelease:
 
 
 def readiness(workload: PodProcess) -> str:
-    """Return what the readiness probe says: `ok`, or the problems."""
+    """Return the text of the readiness probe's response: `ok`, or the problems."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(workload.health_url + "/readyz", timeout=5) as answer:
@@ -63,7 +66,7 @@ def says(workload: PodProcess, *parts: str) -> str:
 
 
 def writes(installed: InstalledRelease) -> set[str]:
-    """Return the kinds of objects that this release's account changed, besides what readiness tries and its Lease."""
+    """Return the resources that the release wrote, except its Lease and those that the readiness checks use."""
     tried = {"secrets", "serviceaccounts/token", "leases"}
     return {right.resource for right in list_used(installed) if right.verb not in ("get", "list", "watch")} - tried
 
@@ -84,7 +87,7 @@ def test_second_release_waits_says_who_leads_and_takes_over(
 ) -> None:
     for name in ("x", "y"):
         space.installed.plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    # The second one's name sorts first: the order of their names decides nothing here.
+    # The name of the second release sorts first, because the order of the names must have no effect.
     one = releases("zone", *(each.format(space=space.name) for each in first))
     two = releases("area", *(each.format(space=space.name) for each in second))
     with ExitStack() as stack:
@@ -108,7 +111,7 @@ def test_second_release_waits_says_who_leads_and_takes_over(
         space.wait_secret("b", {"k": "2"})
         assert is_leader(after)
         assert after.stop() == 0
-        # At its end, `stack` would stop both controllers again, and fail.
+        # Both controllers have ended. Without this call, `stack` would stop them again and fail.
         stack.pop_all()
 
 
@@ -131,7 +134,7 @@ def test_replicas_and_upgrades_of_one_release_are_no_overlap(releases: InstallRe
         eventually(lambda: is_leader(old), bool)
         follower = stack.enter_context(running_controller(one.workload()))
         assert readiness(follower) == "ok"
-        # An upgrade that changes the namespaces: the new replica is ready while the old one leads.
+        # Upgrade the release and change its namespaces. The new replica is ready while the old one leads.
         flags = [*one.helm_flags, "--no-hooks", "--reuse-values", "--set-json", "watchNamespaces=[]"]
         helm.run(["upgrade", one.release, str(helm.CHART), *flags])
         new = stack.enter_context(running_controller(one.workload()))
@@ -148,7 +151,7 @@ def test_doctor_reports_both(releases: InstallRelease, space: Namespace, capsys:
         doctor.main(["--release-namespace", about.release, "--kubeconfig", str(one.plane.kubeconfig), "-o", "json"])
         return [each for each in json.loads(capsys.readouterr().out)["checks"] if each["name"] == "overlap"]
 
-    # The suite's own release serves all namespaces, too.
+    # The suite's shared release also serves all namespaces, so there can be more entries.
     [about_one] = [each for each in found(two) if f"(release {one.release})" in each["text"]]
     assert about_one["level"] == "fail"
     assert (
@@ -164,7 +167,7 @@ def test_doctor_reports_both(releases: InstallRelease, space: Namespace, capsys:
 
 
 def test_editor_cannot_make_a_release_wait(releases: InstallRelease, space: Namespace) -> None:
-    """An editor's Lease, of any name and content, is not a release's."""
+    """Create Leases as an editor. A release ignores them, because only an admission policy reports another release."""
     space.add_editor("editor")
     one = releases("one", space.name)
     editor = TokenThief(space.installed.plane, space.name, "editor")
@@ -200,6 +203,6 @@ def test_question_is_refused_while_the_release_leads_and_at_no_other_time(
         assert ask(f"x,{space.name}") == 422
         assert ask("x,y") == 201
         assert ask(f"{space.name}x") == 201
-        assert ask("", "") == 201  # a Lease that is really created is its creator's matter
+        assert ask("", "") == 201  # the policy refuses only dry runs
         plane.request("DELETE", f"{path}/asks")
     eventually(lambda: ask(""), lambda status: status == 201)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.since(*SINCE_POLICIES)
 
 @pytest.fixture
 def privileged_thief(shop: TargetNamespace) -> Iterator[TokenThief]:
-    """Provide the same account with every verb on Secrets and Leases in addition."""
+    """Provide a thief of the same account, which also has every verb on Secrets and Leases."""
     with grant_all_verbs(shop, ("", "secrets"), ("coordination.k8s.io", "leases")) as thief:
         yield thief
 

@@ -74,7 +74,7 @@ BODIES = st.fixed_dictionaries(
 
 
 def is_reserved(labels: dict[str, str], annotations: dict[str, str]) -> bool:
-    """Return whether another tool acts on a label or annotation, as docs/secretsyncs.md lists them."""
+    """Return whether one of these keys belongs to another tool. docs/secretsyncs.md lists these keys."""
     for key in (*labels, *annotations):
         domain, slash, _ = key.partition("/")
         if slash and any(domain == tool or domain.endswith(f".{tool}") for tool in TOOLS):

@@ -78,7 +78,7 @@ def test_several_properties_of_one_secret_cost_one_get(space: Namespace) -> None
     wait_secret_data(
         space, "app", {"user": canary_value("me"), "port": "5432", "dots": canary_value("x"), "list": listed}
     )
-    # The controller reads again if it polled within a second of the change.
+    # The controller makes a second get if it polled within a second of the change.
     assert space.count_calls("secrets.get") <= 2
 
 
@@ -109,7 +109,7 @@ def test_missing_property_costs_no_get_until_the_value_changes(space: Namespace)
     lists = space.count_calls("secrets.list")
     time.sleep(4 * INTERVAL)
     assert space.count_calls("secrets.list") >= lists + 3
-    # One get for each Secret. The controller reads again if it polled within a second of the change.
+    # The controller makes one get for each Secret, and a second one if it polled within a second of the change.
     assert space.count_calls("secrets.get") <= 4
     set_document(space, "config", {"user": canary_value("me"), "password": canary_value("pw")})
     wait_secret_data(space, "app", {"user": canary_value("me"), "pass": canary_value("pw")})
@@ -160,7 +160,7 @@ def test_expanded_object_follows_the_value_and_a_restart_makes_no_call(
     wait_secret_data(space, "config", {"host": canary_value("db")})
     wait_message(space, "UpdateNoValueChangeSucceeded")
     before = wait_until_no_gets(space)
-    # A key of another manager is removed without a vault call. A key that a user removed is read again.
+    # The controller removes the key of another manager without a vault call. It would read a removed key again.
     space.kubectl("patch", "secret", "config", "--patch", '{"data": {"port": "MQ=="}}')
     wait_secret_data(space, "config", {"host": canary_value("db")})
 
