@@ -1,6 +1,6 @@
-"""`helm test` on the real API server: its hooks, and the result without a running controller.
+"""Test `helm test` on a real API server: its hooks, and its result without a running controller.
 
-tests/node tests it with a running controller, because there the kubelet mounts the test's cloud.
+tests/node tests it with a running controller, because only a kubelet mounts the test's cloud.
 """
 
 import itertools
@@ -39,7 +39,7 @@ _addresses = (f"127.8.{os.getpid() % 255}.{number}" for number in itertools.coun
 
 @contextmanager
 def program(installed: InstalledRelease, **settings: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run the test as the chart's Pod does."""
+    """Run the program of `helm test` as the chart's Pod runs it."""
     environment = {
         "KUBECONFIG": str(installed.plane.kubeconfig),
         "PYTHONPATH": str(ROOT),
@@ -111,7 +111,7 @@ def helm_test(installed: InstalledRelease, program: Path) -> Iterator["subproces
 
 
 def pod(installed: InstalledRelease) -> dict[str, str]:
-    """Return the metadata of the test's Pod; empty if there is none."""
+    """Return the metadata of the test's Pod, or {} if there is none."""
     path = f"/api/v1/namespaces/{installed.release}/pods/{installed.deployment}-test"
     status, text = installed.plane.request("GET", path)
     found: dict[str, str] = json.loads(text)["metadata"] if status == 200 else {}
@@ -119,7 +119,7 @@ def pod(installed: InstalledRelease) -> dict[str, str]:
 
 
 def end_pod(installed: InstalledRelease, phase: str) -> None:
-    """Set the phase of the Pod, as the kubelet does when it ends."""
+    """Set the phase of the Pod, as the kubelet does when the Pod ends."""
     at = ("--namespace", installed.release, "--subresource=status", "--type=merge")
     body = json.dumps({"status": {"phase": phase}})
     installed.plane.kubectl("patch", "pod", f"{installed.deployment}-test", *at, "--patch", body)
@@ -146,7 +146,7 @@ def test_only_the_pod_remains_after_helm_test(installed: InstalledRelease, versi
 
 @pytest.mark.parametrize("version", HELMS)
 def test_helm_names_the_failed_pod(installed: InstalledRelease, version: str) -> None:
-    """A newer helm also removes the rights of a failed test. helm 3.17 leaves them to the next test."""
+    """Report the Pod as failed. helm 4 then removes the other objects of the test. helm 3.17 keeps them."""
     with helm_test(installed, HELMS[version]()) as running:
         end_pod(installed, "Failed")
         output, _ = running.communicate(timeout=60)
@@ -207,7 +207,10 @@ def test_uninstall_without_a_helm_test_takes_moments(
 def test_uninstall_removes_the_sample_of_another_namespace(
     install_own: InstallRelease, installed: InstalledRelease, version: str, is_gone: bool
 ) -> None:
-    """Its objects are no hooks, because the uninstall would fail if that namespace were gone."""
+    """Uninstall a release whose sample is in another namespace, which can already be deleted.
+
+    The objects in that namespace are not hooks, because the uninstallation would fail if the namespace did not exist.
+    """
     plane, elsewhere = installed.plane, f"sample-{next(_numbers)}"
     plane.kubectl("create", "namespace", elsewhere)
     own = install_own(watchNamespaces=[elsewhere])
@@ -261,8 +264,8 @@ def test_missing_controller_is_reported_with_the_next_step(installed: InstalledR
 
 
 def test_leftovers_of_an_earlier_run_are_replaced(installed: InstalledRelease, start: StartController) -> None:
-    """A killed test left its sample with another source in the namespace of a user."""
-    start()  # for this test alone: in another one no controller may run
+    """Run the test in a user's namespace in which a killed test left its sample with another source."""
+    start()  # only for this test, because no controller may run in the others
     space = Namespace(installed)
     name = f"{installed.deployment}-test"
     space.set_secret("old", "1")

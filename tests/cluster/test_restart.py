@@ -48,7 +48,7 @@ def test_restart_without_due_polls_makes_no_vault_call(
 def test_controller_makes_no_vault_call_after_a_crash_until_the_next_poll_is_due(
     installed: InstalledRelease, start: StartController, space: Namespace
 ) -> None:
-    """Restart when the statuses are older than the last poll. Only one status of a poll group records its time."""
+    """Restart when the statuses are older than the last poll. Only one status of a poll group has the poll's time."""
     names = ("a", "b", "c")
     for name in names:
         space.set_secret(name, "1")
@@ -67,7 +67,7 @@ def test_controller_makes_no_vault_call_after_a_crash_until_the_next_poll_is_due
     assert len(list_recorded_polls()) == 1
     installed.emulator.reset_counters()
     start(ROTATION_POLL_INTERVAL="30", LEASE_NAME="")
-    # Without the recorded poll, each Secret would be due 15 s after that poll because of its own status.
+    # Without the recorded poll, the times in their own statuses would make the SecretSyncs due 15 s after that poll.
     time.sleep(max(0.0, polled + 22 - time.monotonic()))
     assert installed.emulator.counters() == {}
     eventually(lambda: space.count_calls("secrets.list"), bool, patience=20)

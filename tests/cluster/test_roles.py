@@ -14,7 +14,7 @@ WRITE = ["create", "update", "patch", "delete", "deletecollection"]
 
 @pytest.fixture(scope="module")
 def bound(installed: InstalledRelease) -> InstalledRelease:
-    """Bind each role to a user with its name."""
+    """Bind each role to a user that has the name of the role."""
     plane = installed.plane
     for namespace in (HERE, ELSEWHERE):
         plane.kubectl("create", "namespace", namespace)

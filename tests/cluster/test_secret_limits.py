@@ -132,7 +132,7 @@ def test_controller_and_api_server_accept_the_same_texts(space: Namespace, place
 def test_document_that_the_controller_writes_is_accepted_by_the_api_server(
     space: Namespace, kind: str, key: str
 ) -> None:
-    """The controller can be stricter, because a kubelet reads only objects."""
+    """Allow the controller to be stricter than the API server, because a kubelet reads only JSON objects."""
     secrets: list[dict[str, Any]] = [
         {"type": kind, "data": {key: base64.b64encode(document).decode()}} for document in DOCUMENTS
     ]

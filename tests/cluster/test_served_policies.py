@@ -1,4 +1,7 @@
-"""Admission policies stand where the API server serves them; where it does not, the chart asks first, and says so."""
+"""Test that the chart creates admission policies if the API server serves their kind.
+
+Otherwise the installation needs an explicit value, and NOTES.txt prints a warning.
+"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Test that modules which share a control plane get it as newly installed, or get a new one."""
+"""Test that each module gets the shared control plane in the state of a new installation, or gets a new one."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRelease]:
 
 
 def test_garbage_collector_of_a_new_control_plane_knows_the_custom_resources(shared: SharedRelease) -> None:
-    """Delete an owner shortly after the start. The garbage collector looks for new kinds only every 30 s."""
+    """Delete an owner shortly after the start. The garbage collector discovers new kinds only every 30 s."""
     space = Namespace(shared.lend())
     space.apply(space.sync("owner", {"k": "a"}))
     uid = space.get("secretsync", "owner")["metadata"]["uid"]

@@ -1,4 +1,4 @@
-"""Test that the API server accepts SSE's fields at their limits and refuses them above."""
+"""Test that the API server accepts SSE's fields at their limits and refuses them above their limits."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -26,7 +26,7 @@ from tools.pods.pod_process import PodProcess
 def named_environment(
     installed: InstalledRelease, namespace: str, account: str, vault: str, client: str
 ) -> Iterator[None]:
-    """Create a namespace, a vault and an identity with these names. The class `Namespace` would generate names."""
+    """Create a namespace, a vault and an identity with these names. `Namespace` would generate other names."""
     emulator, plane = installed.emulator, installed.plane
     emulator.add_vault(vault, TENANT)
     emulator.add_identity(client, TENANT)

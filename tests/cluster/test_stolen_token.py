@@ -367,7 +367,7 @@ def test_guess_of_a_value_is_confirmed_by_a_json_patch(thief: TokenThief, shop: 
 
 
 def test_controller_refuses_the_same_reserved_keys_as_the_policy(thief: TokenThief) -> None:
-    """The controller refuses a SecretSync with reserved keys, and accepts one with the other keys."""
+    """Test that the controller refuses a SecretSync with reserved keys, and accepts one with the other keys."""
     for field, entries in RESERVED:
         labels, annotations = (entries, {}) if field == "labels" else ({}, entries)
         assert reserved.find_reserved("orphan", labels, annotations), entries

@@ -19,8 +19,8 @@ INTERVAL = 30
 OLD = [f"old-{number}" for number in range(10)]
 NEW = [f"new-{number}" for number in range(40)]
 KEYS = [f"key-{number}" for number in range(10)]
-# Ignore calls this many seconds after a 429 and before its Retry-After ends: the recorder sees a response late, and
-# other calls may be in flight.
+# Ignore calls within this many seconds after a 429 and before the end of its Retry-After, because the recorder sees a
+# response late, and other calls may be in flight.
 TOLERANCE = 1.0
 
 
