@@ -59,7 +59,10 @@ def controller(installed: InstalledRelease) -> Iterator[PodProcess]:
 def spaces(
     installed: InstalledRelease, controller: PodProcess, namespaces: dict[str, Namespace]
 ) -> dict[str, Namespace]:
-    """Provide two namespaces with the same federated ServiceAccounts. The chart's values list those of the first."""
+    """Provide two namespaces with the same federated ServiceAccounts.
+
+    The chart's values list `shop` in the first namespace, and `everywhere` in every namespace.
+    """
     for name, space in namespaces.items():
         space.set_secret("a", "1")
         create_object(installed.plane, f"namespaces/{name}/serviceaccounts", "everywhere")

@@ -1,4 +1,7 @@
-"""Test that `helm uninstall` removes a CRD Job that hangs or failed. test_release_test.py has the same for tests."""
+"""Test that `helm uninstall` removes the objects of a hanging CRD Job.
+
+test_release_test.py has similar tests for the objects of `helm test`.
+"""
 
 import subprocess
 
