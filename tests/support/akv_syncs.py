@@ -1,4 +1,4 @@
-"""Build AKVSyncs for tests, and the objects that are generated for them."""
+"""Build AKVSyncs for tests, and read the SecretSyncs that are generated for them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Evaluate Resource Manager's template expressions, as far as this project's templates use them.
+"""Evaluate those template expressions of Resource Manager that this project's templates use.
 
 Source: "Syntax and expressions in Azure Resource Manager templates" and the pages of its functions.
 """
@@ -44,7 +44,7 @@ class Deployment:
         without = {key: item for key, item in resource.items() if key != "copy"}
         count = self.evaluate_node(resource["copy"]["count"]) if "copy" in resource else 1
         for number in range(count):
-            if without["type"] == "Microsoft.Resources/deployments":  # its template is another deployment's
+            if without["type"] == "Microsoft.Resources/deployments":  # the inner deployment evaluates its own template
                 properties = {key: item for key, item in without["properties"].items() if key != "template"}
                 made = self.evaluate_node({**without, "properties": properties}, number)
                 yield {**made, "properties": {**made["properties"], "template": without["properties"]["template"]}}

@@ -5,7 +5,7 @@ Sources:
 - Azure/bicep-types-az, Microsoft.KubernetesConfiguration 2024-11-01, for fluxConfigurations;
 - the template reference on learn.microsoft.com of Microsoft.ManagedIdentity 2023-01-31, of
   Microsoft.Authorization/roleAssignments 2022-04-01 and of Microsoft.Resources/deployments 2022-09-01;
-- "Understand the structure and syntax of ARM templates" there, for the template itself.
+- "Understand the structure and syntax of ARM templates" on learn.microsoft.com, for the template itself.
 
 The schemas reject unknown properties, because Azure ignores them or fails the deployment.
 """

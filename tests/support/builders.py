@@ -26,7 +26,7 @@ def make_sync(
     name: str = "shop",
     source: str = "class",
 ) -> SecretSync:
-    """Return a SecretSync `team/<name>`. `keys` maps targetKey to sourcePath, or has names for both."""
+    """Return a SecretSync `team/<name>`. `keys` maps targetKey to sourcePath, or lists names that are both."""
     pairs = keys.items() if isinstance(keys, Mapping) else [(key, key) for key in keys]
     return SecretSync(
         metadata=ObjectMeta(name=name, namespace="team", uid=uid, generation=generation, resource_version="7"),
@@ -68,7 +68,7 @@ def make_managed_fields(
     time: str | None = "2030-01-01T00:00:00Z",
     subresource: str = "",
 ) -> ManagedFieldsEntry:
-    """Return the entry of managedFields of a manager that set these fields."""
+    """Return the managedFields entry of a manager that set these fields."""
 
     def names(of: Iterable[str]) -> dict[str, Any]:
         return {".": {}} | {f"f:{name}": {} for name in of}
@@ -94,7 +94,7 @@ def make_secret_meta(
     annotations: Mapping[str, str] | None = None,
     managed_fields: Iterable[ManagedFieldsEntry] | None = None,
 ) -> ObjectMeta:
-    """Return the metadata of the Secret `team/shop`. By default it is as the controller wrote it."""
+    """Return the metadata of the Secret `team/shop`. By default it has the form that the controller writes."""
     labels = {SYNC_LABEL[0]: SYNC_LABEL[1]} | dict(labels or {})
     return ObjectMeta(
         name="shop",

@@ -1,4 +1,4 @@
-"""Encode a value in the forms in which another party can quote it, and find these forms in a text."""
+"""Encode a value in the forms in which other software can quote it, and find these forms in a text."""
 
 import base64
 import binascii
@@ -51,12 +51,12 @@ FORMS: dict[str, Callable[[str], str]] = {
     "the second half": lambda text: text[len(text) // 2 :],
 }
 
-# For tests over HTTP, which cannot try all of them in a short time.
+# The forms for tests over HTTP, because requests with all forms would take too long.
 SOME_FORMS = [FORMS[name] for name in ("text", "base64", "Go's JSON", "hex")]
 
 
 def draw_quotation(text: str = CANARY) -> st.SearchStrategy[str]:
-    """Draw the text in one of the forms, or in one form of another."""
+    """Draw the text in one of the forms, or in two forms, one inside the other."""
     form = st.sampled_from(list(FORMS.values()))
     return st.builds(lambda outer, inner: outer(inner(text)), form, form) | form.map(lambda one: one(text))
 
@@ -65,5 +65,5 @@ _FORMS_OF_CANARY = {name: form(CANARY) for name, form in FORMS.items()}
 
 
 def find_forms(text: str) -> list[str]:
-    """Return the forms of the canary that are in the text."""
+    """Return the names of the forms of the canary that the text contains."""
     return [name for name, form in _FORMS_OF_CANARY.items() if form in text]

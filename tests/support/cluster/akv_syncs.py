@@ -11,7 +11,7 @@ SYNCED = ("True", UP_TO_DATE)
 
 
 def ready_condition(space: Namespace, name: str = "shop") -> tuple[str, str, str]:
-    """Return the status, reason and message of Ready. They are empty if Ready is not of this generation."""
+    """Return the status, reason and message of Ready. They are empty if there is no Ready of this generation."""
     found = space.get("akvsync", name)
     for item in found.get("status", {}).get("conditions", []):
         if item["type"] == "Ready" and item["observedGeneration"] == found["metadata"]["generation"]:
@@ -20,7 +20,7 @@ def ready_condition(space: Namespace, name: str = "shop") -> tuple[str, str, str
 
 
 def wait_ready(space: Namespace, *wanted: str, name: str = "shop") -> str:
-    """Wait until status and reason of Ready begin with these values. Return its message."""
+    """Wait until Ready has this status and this reason (both are optional). Return its message."""
     return eventually(lambda: ready_condition(space, name), lambda found: found[: len(wanted)] == wanted)[2]
 
 

@@ -1,4 +1,4 @@
-"""The commands of the Azure CLI that the pages use. They create their objects in the emulator.
+"""Implement the commands of the Azure CLI that the pages use. They create their objects in the emulator.
 
 `python -m tests.support.cluster.az FILE keyvault create --name …`: FILE keeps the state between calls. The program
 ends with an error message for an unknown command, an unknown, abbreviated or missing option, and a missing object.
@@ -26,7 +26,7 @@ _CLUSTER = "--name --cluster-name --cluster-type --resource-group"
 
 
 class AzureError(Exception):
-    """Azure refuses the command."""
+    """An error with which Azure refuses a command."""
 
 
 class AzureCommands:
@@ -79,7 +79,7 @@ class AzureCommands:
         if ["Key Vault Secrets Officer", vault_name] not in self.world.get("roles", []):
             raise AzureError(f"{USER} has no role that allows writing secrets of {vault_name}")
         self._emulator.set_secret(vault_name, name, value)
-        # A person is slower. Within one second, the order of two versions would be unknown.
+        # Two versions of the same second would have no defined order. A person types the commands more slowly.
         made = self.world.setdefault("written", 0)
         self._emulator.set_attributes(vault_name, name, created=int(time.time()) - 3600 + made)
         self.world["written"] = made + 1

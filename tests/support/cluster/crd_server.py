@@ -52,7 +52,7 @@ class CrdServer:
         self._kubeconfig = plane.service_account_kubeconfig(HOME, self.account)
 
     def apply(self, *made: Manifest) -> EndedProgram:
-        """Apply objects on the server side."""
+        """Apply objects with server-side apply."""
         return self.kubectl(
             "apply", "--server-side", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": made})
         )
@@ -72,7 +72,7 @@ class CrdServer:
             self.kubectl("wait", "--for=condition=Established", f"crd/{each['metadata']['name']}", "--timeout=30s")
 
     def remove_crds(self) -> None:
-        """Delete all of these CRDs. A CRD that is deleted while its storage is created must be deleted again."""
+        """Delete the chart's CRDs. A CRD that is deleted while its storage is created must be deleted again."""
         delete = ["delete", "crd", *NAMES, "--ignore-not-found", "--timeout=10s"]
         eventually(lambda: self.kubectl(*delete), lambda done: done.code == 0, patience=60)
 

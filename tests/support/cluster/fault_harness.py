@@ -1,4 +1,4 @@
-"""Namespaces with a vault and SecretSyncs each, on the real control plane, for `tests.support.invariants`."""
+"""Provide namespaces, each with a vault and SecretSyncs, on a real control plane for `tests.support.invariants`."""
 
 import base64
 import json
@@ -40,7 +40,7 @@ LARGE_READS = 4
 
 
 class FaultHarness:
-    """A `FaultEnvironment`. `namespaces` has its namespaces by the names that the test gives them."""
+    """A `FaultEnvironment`. `namespaces` maps the names that the test chose to its namespaces."""
 
     def __init__(
         self, installed: InstalledRelease, *names: str, syncs: Mapping[str, Mapping[str, str]] = SYNCS
@@ -117,21 +117,21 @@ class FaultHarness:
         time.sleep(seconds)
 
     def rotate_during(self, seconds: float) -> None:
-        """Keep the fault for that time, and rotate all values twice a second during it."""
+        """Rotate all values twice a second for that time, during which the test keeps its fault active."""
         until = self.now() + seconds
         while self.now() < until:
             self.rotate_values()
-            with suppress(ClusterError):  # the fault may concern the API server
+            with suppress(ClusterError):  # the fault may affect the API server
                 assert_intact(self)
             self.wait(0.5)
 
     def assert_recovered(self, patience: float = RECOVERY_TIME) -> None:
-        """Check that all has recovered, then start counting calls from zero."""
+        """Check the recovery as `assert_recovered` does. Then count calls from zero."""
         assert_recovered(self, patience)
         self._mark()
 
     def count_vault_calls(self) -> dict[str, int]:
-        """Return how many calls each vault has received, by the name of its namespace here."""
+        """Return how many calls each vault has received, by the name that the test chose for its namespace."""
         return {name: space.count_calls() for name, space in self.namespaces.items()}
 
     def count_entra_calls(self) -> int:
@@ -160,7 +160,7 @@ class FaultHarness:
     def _large(self, name: str) -> int:
         """Return how many further calls the large Secrets of a namespace justify between two recovery checks.
 
-        Each of them may read its keys again after a fault, because they share a read only at the same moment.
+        Each Secret may read its keys again after a fault, because Secrets share a read only at the same moment.
         """
         count = self._large_syncs[name]
         return LARGE_KEYS * (count + LARGE_READS) if count else 0

@@ -50,7 +50,7 @@ class ProxyFault:
     - drop: the proxy resets the connection and forwards nothing
     - lose: the proxy forwards the request and resets the connection instead of answering
     - hang: the proxy does not answer until the fault is over
-    - gone: a watch begins, and its first event is that it has expired
+    - gone: each watch is answered, and its first event says that its resourceVersion has expired
     """
 
     kind: Literal["answer", "drop", "lose", "hang", "gone"] = "answer"
@@ -102,7 +102,7 @@ class FaultProxy:
         self.cut_watches()
 
     def clear_fault(self) -> None:
-        """Forward everything from now on."""
+        """Forward all requests from now on."""
         failure, self._failure = self._failure, None
         if failure:
             self._loop.call_soon_threadsafe(failure.over.set)
@@ -136,7 +136,7 @@ class FaultProxy:
         )
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        # When a client goes away, as a killed controller does, its watches end.
+        # If a client disconnects, for example because the controller was killed, its watches end.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, LOOPBACK, 0, ssl_context=tls).start()
@@ -188,7 +188,7 @@ class FaultProxy:
 
     def _send(self, request: web.Request, body: bytes) -> Any:
         headers = {name: text for name, text in request.headers.items() if name.lower() not in _HOP}
-        data = io.BytesIO(body) if body else None  # aiohttp warns of more than a mebibyte of bytes
+        data = io.BytesIO(body) if body else None  # aiohttp warns if `bytes` have more than 1 MiB
         return self._session.request(request.method, self._plane.url + request.path_qs, data=data, headers=headers)
 
     async def _forward(self, request: web.Request) -> tuple[int, dict[str, str], bytes]:
