@@ -1,4 +1,4 @@
-"""Flux's own controllers beside a control plane, and a registry for their artifacts."""
+"""Run Flux's own controllers with a control plane, and with a registry for their artifacts."""
 
 import functools
 import itertools
@@ -26,7 +26,7 @@ Manifest = dict[str, Any]
 
 
 class FluxControllers:
-    """source-controller and another controller. `programs` are their executables, beside their CRDs."""
+    """source-controller and another controller. The folders of the executables `programs` have the CRDs."""
 
     def __init__(self, plane: ControlPlane, store: registry.Registry, folder: Path, *programs: Path) -> None:
         self.plane, self.store = plane, store
@@ -74,7 +74,7 @@ class FluxControllers:
 
 
 def find_condition(found: Manifest, kind: str) -> Manifest:
-    """Return the condition of that type for this generation; empty if there is none."""
+    """Return the condition of that type for this generation, or {} if there is none."""
     generation = found["metadata"]["generation"]
     conditions = found.get("status", {}).get("conditions", [])
     return next((each for each in conditions if (each["type"], each["observedGeneration"]) == (kind, generation)), {})
@@ -83,6 +83,6 @@ def find_condition(found: Manifest, kind: str) -> Manifest:
 def is_ready(found: Manifest) -> bool:
     """Return whether the object is ready in this generation.
 
-    Flux writes the conditions in a request of their own, before the other fields of the status.
+    Flux writes the conditions in a separate request, before the other fields of the status.
     """
     return find_condition(found, "Ready").get("status") == "True"

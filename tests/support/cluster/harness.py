@@ -31,7 +31,7 @@ HELMS: dict[str, Callable[[], Path]] = {"3": helm.find_executable, "4": lambda: 
 StartController = Callable[..., PodProcess]
 """The type of the fixture `start`, which starts a controller with these settings."""
 InstallRelease = Callable[..., "InstalledRelease"]
-"""The type of the fixture `install_own`, which installs a release with this beginning of its name and these values."""
+"""The type of the fixture `install_own`, which installs a release with this name prefix and these values."""
 KIND_PATHS = {
     "secret": "/api/v1/namespaces/{}/secrets",
     "events": "/api/v1/namespaces/{}/events",
@@ -95,7 +95,7 @@ class InstalledRelease:
     exposed: ClassVar[list[tuple[str, str]]] = []
     """Names and contents of objects that the module removes, for `tests.support.cluster.leaks`."""
     audited: ClassVar[dict[Path, int]] = {}
-    """Of each audit log, the position where the lines of this test module begin (default: 0)."""
+    """For each audit log, the position where the lines of this test module begin (default: 0)."""
 
     def __init__(self, plane: ControlPlane, emulator: Emulator, release: str, folder: Path) -> None:
         self.plane = plane
@@ -175,10 +175,10 @@ def chart_crds() -> list[dict[str, Any]]:
 
 
 def install_release(plane: ControlPlane, emulator: Emulator, folder: Path, name: str, **more: Any) -> InstalledRelease:
-    """Install the chart as a user does. Its hook Jobs need a node; test_crds.py runs them."""
+    """Install the chart without its hook Jobs, because they need a node. test_crds.py runs them."""
     values = folder / "values.json"
     clouds = {"emulator": emulator.cloud, "nowhere": {**emulator.cloud, "vaultUrl": "https://{vault}.invalid"}}
-    # Tests kill leaders; with the default of one pod the next leader would wait for a minute.
+    # Tests kill leaders. With the default for one replica, the next leader would wait for a minute.
     quick = {"leaseDurationInSeconds": 15, "renewIntervalInSeconds": 2}
     values.write_text(json.dumps({"clouds": clouds, "defaultCloud": "emulator", "leaderElection": quick, **more}))
     arguments = ["install", name, str(helm.CHART), "--namespace", name, "--create-namespace"]
@@ -213,9 +213,9 @@ def is_leader(workload: PodProcess) -> bool:
 def wait_policies(plane: ControlPlane) -> None:
     """Wait until the API server applies every admission policy that exists now.
 
-    The API server takes over new policies about once a second, and may take over only some of those that helm creates
-    in one go. It learns of them in the order of their creation. So this function creates another one, which refuses a
-    ConfigMap of one name, and waits for its refusal.
+    The API server loads new policies about once a second, so it may load only some of the policies that helm creates
+    together. It loads them in the order of their creation. Therefore this function creates one more policy, which
+    refuses a ConfigMap of one name, and waits for the refusal.
     """
     if not serves_policies(plane.version):
         return

@@ -28,7 +28,7 @@ def akv_sync_with_notes(space: Namespace, notes: int, size: int) -> dict[str, An
 
 
 class MetricsFlood:
-    """Connections to the port of metrics that misuse it in three ways. Each is opened again when it ends."""
+    """Connections that misuse the metrics port in three ways. A connection that ends is opened again."""
 
     def __init__(self, controller: PodProcess, count: int) -> None:
         self._port = int(controller.env["LISTEN_PORT"])
@@ -68,7 +68,7 @@ class MetricsFlood:
 
 
 def measure_probe(controller: PodProcess, path: str) -> float:
-    """Return the seconds until the probe is answered."""
+    """Return the seconds until the controller answers the probe."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     began = time.monotonic()
     with opener.open(controller.health_url + path, timeout=10) as answer:

@@ -1,4 +1,4 @@
-"""Search every place that a value could reach, except Secrets, for values and tokens."""
+"""Search for values and tokens in every place that a value could reach, except Secrets."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -28,7 +28,7 @@ def objects(plane: ControlPlane, *, left_out: Collection[str] = ("secrets",)) ->
             if "list" in resource["verbs"] and resource["name"] not in left_out:
                 path = f"{group}/{resource['name']}"
                 status, text = plane.request("GET", path)
-                if status != 404:  # a CRD that was removed meanwhile
+                if status != 404:  # the CRD was removed meanwhile
                     assert status == 200, f"GET {path}: {status} {text}"
                     yield path, text
 
@@ -40,12 +40,12 @@ def _group_versions(plane: ControlPlane) -> Iterator[str]:
 
 
 def find_leaks(installed: InstalledRelease, controller: PodProcess, values: Iterable[bytes]) -> list[str]:
-    """Return the places in which one of the values is, in any form, or a token."""
+    """Return a line for each place that has a token or, in any encoding, one of the values."""
     return list(search_texts([("metrics", read_metrics(controller)), *read_texts(installed)], values))
 
 
 def search_texts(places: Iterable[tuple[str, str]], values: Iterable[bytes] = (CANARY.encode(),)) -> Iterator[str]:
-    """Yield each place with a value in any form, or with a token, and the finding."""
+    """Yield a line for each place that has a token or, in any encoding, one of the values."""
     needles = [form for value in values for form in list_encodings(value)]
     for name, text in places:
         data = text.encode()

@@ -43,7 +43,7 @@ _EPOCH = 2_000_000_000
 
 
 class MachineFaults:
-    """The machine of one workload, from its next start on."""
+    """The faults of one workload's machine. They have an effect after the workload's next start."""
 
     def __init__(self, workload: PodProcess, folder: Path) -> None:
         self._workload = workload
@@ -63,24 +63,24 @@ class MachineFaults:
         os.utime(self._clock, (_EPOCH + ahead, _EPOCH + ahead))
 
     def set_name_resolution(self, works: bool) -> None:
-        """Let name resolution work or fail."""
+        """Make name resolution work or fail."""
         self._names.touch() if works else self._names.unlink(missing_ok=True)
 
     @contextmanager
     def exhaust_descriptors(self) -> Iterator[None]:
-        """Let the process open no further file or connection. Open ones stay open."""
+        """Prevent the process from opening further files and connections. Open ones stay open."""
         with self._limited(resource.RLIMIT_NOFILE, 0):
             yield
 
     @contextmanager
     def fill_disk(self) -> Iterator[None]:
-        """Let each write to the process's log fail."""
+        """Make each write to the process's log fail."""
         with self._limited(resource.RLIMIT_FSIZE, self._workload.log.stat().st_size):
             yield
 
     @contextmanager
     def exhaust_memory(self) -> Iterator[None]:
-        """Let the process allocate no further memory."""
+        """Prevent the process from allocating further memory."""
         with self._limited(resource.RLIMIT_DATA, data_bytes(self._workload.pid)):
             yield
 

@@ -24,7 +24,7 @@ from tools.local_cluster import ControlPlane
 from tools.local_cluster.errors import ClusterError
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-"""Where `kubectl apply` keeps the manifest, to find what the next one no longer has."""
+"""The annotation in which `kubectl apply` stores the manifest, so that the next apply can remove former fields."""
 _numbers = itertools.count(1)
 
 
@@ -75,11 +75,11 @@ class Namespace:
         create_object(plane, f"namespaces/{self.name}/serviceaccounts", self.account)
 
     def remove(self) -> None:
-        """Delete the namespace, without waiting for its end.
+        """Delete the namespace. Do not wait until the deletion is complete.
 
-        The namespace controller deletes its objects seconds later. Until then, the controller would retry a failing
-        SecretSync during the next tests. When the module ends, everything that users could read there is searched for
-        values.
+        The namespace controller deletes the objects in it seconds later. Until then, the controller would retry a
+        failing SecretSync during the next tests, so this method deletes the SecretSyncs itself. It also stores all
+        objects that users could read there. A check at the end of the module searches them for values.
         """
         for kind, path in KIND_PATHS.items():
             if kind != "secret":
@@ -90,7 +90,7 @@ class Namespace:
             status, text = self.installed.plane.request("DELETE", KIND_PATHS[kind].format(self.name))
             assert status in (200, 404), text
         status, text = self.installed.plane.request("DELETE", f"/api/v1/namespaces/{self.name}")
-        assert status in (200, 404, 409), text  # 409: it is ending already
+        assert status in (200, 404, 409), text  # 409: its deletion has begun already
 
     def add_editor(self, name: str) -> None:
         """Create a ServiceAccount that has the ClusterRole `edit` in this namespace and nothing else."""
@@ -102,7 +102,7 @@ class Namespace:
         return self.installed.plane.kubectl(*args, "--namespace", self.name, stdin=stdin)
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
-        """Apply objects as `kubectl apply` does. kubectl runs only for existing objects and for other kinds."""
+        """Apply objects as `kubectl apply` does. Use kubectl only for existing objects and for other kinds."""
         with self.installed.plane.session() as send:
             left = [manifest for manifest in objects if not _is_created(send, self.name, manifest)]
         if left:
@@ -114,7 +114,7 @@ class Namespace:
         return self.installed.emulator.set_secret(self.vault, name, canary_value(text), **attributes)
 
     def provider_class(self, *names: str, name: str = "shop", objects: str = "", **parameters: str) -> dict[str, Any]:
-        """Return a SecretProviderClass with those secrets. `objects` replaces the text."""
+        """Return a SecretProviderClass with those secrets. `objects` replaces the parameter of that name."""
         items = "".join(f"  - |\n    objectName: {secret}\n    objectType: secret\n" for secret in names)
         given = {"clientID": self.client, "tenantID": TENANT, "keyvaultName": self.vault} | parameters
         return {
@@ -125,7 +125,7 @@ class Namespace:
         }
 
     def sync(self, name: str, data: Mapping[str, str], **changes: Any) -> dict[str, Any]:
-        """Return a SecretSync. `data` maps target key to source path. `changes` go into spec."""
+        """Return a SecretSync. `data` maps targetKey to sourcePath. `changes` replace fields of spec."""
         pairs = [{"targetKey": key, "sourcePath": path} for key, path in data.items()]
         secret_object = {"type": "Opaque", "data": pairs, **changes.pop("secretObject", {})}
         spec = {"secretProviderClassName": "shop", "serviceAccountName": self.account, "secretObject": secret_object}
@@ -179,7 +179,7 @@ class Namespace:
         return {key: base64.b64decode(text).decode() for key, text in data.items()}
 
     def ready_condition(self, name: str) -> tuple[str, str]:
-        """Return the SecretSync's reason and message of Ready. They are empty if Ready is not of this generation."""
+        """Return the SecretSync's reason and message of Ready. They are empty without one of this generation."""
         found = self.get("secretsync", name)
         for item in found.get("status", {}).get("conditions", []):
             if item["type"] == "Ready" and item["observedGeneration"] == found["metadata"]["generation"]:
@@ -210,9 +210,9 @@ class Namespace:
 
 @contextlib.contextmanager
 def admission_policy(space: Namespace, kind: str, policy: Mapping[str, Any], **binding: Any) -> Iterator[None]:
-    """Keep an admission policy of this kind in force for the Secrets of the namespace, and for nothing else.
+    """Keep an admission policy of this kind in force, only for the Secrets of the namespace.
 
-    It must refuse or label a Secret that is created without labels, which shows that the API server applies it.
+    The policy must refuse or label a new Secret without labels. This shows when the API server applies the policy.
     """
     name = f"{kind.lower()}-{space.name}"
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["secrets"]}

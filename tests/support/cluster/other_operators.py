@@ -1,4 +1,4 @@
-"""External Secrets and akv2k8s in a cluster: their kinds, whose schemas accept any field, and their Secrets."""
+"""Serve the kinds of External Secrets and akv2k8s with schemas that accept any field, and create their Secrets."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -55,7 +55,7 @@ def serve(plane: ControlPlane) -> list[str]:
 
 
 def make_secret(plane: ControlPlane, namespace: str, owner: str, name: str, data: Mapping[str, str]) -> dict[str, Any]:
-    """Create a Secret as these operators do: another object is its only owner. Return its metadata."""
+    """Create a Secret as these operators do, with the object `owner` as its only owner. Return its metadata."""
     at = ("--namespace", namespace, "--output", "json")
     held = json.loads(plane.kubectl("get", owner, *at))
     reference = {key: held[key] for key in ("apiVersion", "kind")} | {
@@ -67,6 +67,6 @@ def make_secret(plane: ControlPlane, namespace: str, owner: str, name: str, data
         "labels": {"reconcile.external-secrets.io/managed": "true"},
     }
     body = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": data}
-    # Not `apply`, whose annotation has the values.
+    # Do not use `kubectl apply`, because its annotation would contain the values.
     made = json.loads(plane.kubectl("create", "--show-managed-fields", "--filename", "-", *at, stdin=json.dumps(body)))
     return dict(made["metadata"])

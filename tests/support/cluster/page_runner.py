@@ -44,8 +44,8 @@ _SYNCED = ("SecretSync", "AKVSync")
 class PageRunner:
     """Run one page with its own cluster and its own Azure.
 
-    `substitutions` maps texts of the page to their replacements. `folder` becomes the checkout that is the current
-    folder. A process runs the release's Deployment, because there is no node.
+    `substitutions` maps texts of the page to their replacements. `folder` becomes the current folder, with links to
+    the checkout. A process runs the release's Deployment, because there is no node.
     """
 
     def __init__(self, plane: ControlPlane, emulator: Emulator, folder: Path, instead: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The permissions of a release's ServiceAccount: granted ones by its bindings, used ones by the audit log."""
+"""Read which permissions a release's ServiceAccount has (from its bindings) and which it used (from the audit log)."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 
 class Permission(NamedTuple):
-    """A verb on a resource, in one namespace or all, for all objects or the one with that name."""
+    """A verb on a resource, in one namespace or all, for one object or all."""
 
     scope: str
     verb: str
@@ -84,7 +84,7 @@ def use_all_permissions(space: Namespace, *, akv_sync: bool = True, identity: bo
 
 
 def assert_all_granted_used(installed: InstalledRelease) -> None:
-    """Wait until the used permissions equal the granted ones. Events are sent after the status."""
+    """Wait until the used permissions equal the granted ones. The controller sends events after the status."""
     eventually(lambda: list_used(installed), lambda found: found == list_granted(installed))
 
 

@@ -15,7 +15,7 @@ _READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T0
 
 
 class PlayedKubelet(threading.Thread):
-    """A context manager; on entry it begins to serve the Pods of one namespace.
+    """A context manager that acts as the kubelet of the Pods in one namespace.
 
     It runs each Job's container as a process and reports the result. It reports every other Pod as ready, but ignores
     Pods whose image has a tag of `broken`, like a kubelet that waits for an image. It starts no controller.
@@ -40,7 +40,7 @@ class PlayedKubelet(threading.Thread):
         assert not self.problem, self.problem
 
     def run(self) -> None:
-        """Serve until the end."""
+        """Serve the Pods until the context ends."""
         while not self._ended.wait(PAUSE):
             try:
                 self._serve_once()
@@ -70,7 +70,7 @@ class PlayedKubelet(threading.Thread):
 
     def _report(self, pod: dict[str, Any], status: dict[str, Any]) -> None:
         at = ("--namespace", self._namespace, "--subresource=status", "--type=merge")
-        # A Pod that is gone by now needs no status.
+        # The Pod may be deleted by now, so ignore an error.
         self._plane.kubectl(
             "patch", "pod", pod["metadata"]["name"], *at, "--patch", json.dumps({"status": status}), check=False
         )
