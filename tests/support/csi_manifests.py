@@ -1,4 +1,4 @@
-"""Manifests for the CSI driver, and what `tools/migrate csi` makes of them."""
+"""Build manifests for the CSI driver, and convert them as `tools/migrate csi` does."""
 
 from typing import Any
 

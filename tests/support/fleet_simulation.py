@@ -1,7 +1,7 @@
 """Simulate many clusters on one vault, in virtual time.
 
 The parts that decide about vault calls are the controller's own: `Reconciler`, `Poller`, their queues, `VaultReader`,
-`VaultClient` and `AdaptiveRateLimiter`. The vault is the emulator's rate limiter. The API server only keeps statuses.
+`VaultClient` and `AdaptiveRateLimiter`. The vault has the emulator's rate limiter. The API server only stores statuses.
 """
 
 import asyncio
@@ -117,7 +117,7 @@ class _SimulatedSecrets:
 
 
 async def _signed_in() -> None:
-    """Return at once: the token is already there."""
+    """Return at once, because the simulated vault needs no token."""
 
 
 class _SimulatedClient(VaultClient):
@@ -210,7 +210,7 @@ class SimulatedCluster:
 
     @property
     def kept(self) -> list[SecretSync]:
-        """The SecretSyncs as the API server has them."""
+        """The SecretSyncs that the API server stores."""
         return list(self.reconciler.own_syncs())
 
     async def stop(self) -> None:
@@ -247,7 +247,7 @@ class FleetSimulation:
         self._kept = [each] * clusters
 
     def start(self) -> None:
-        """Start a controller in each cluster now. Each finds the objects that its API server keeps."""
+        """Start a controller in each cluster now. Each reads the objects that its API server stores."""
         self._starts += 1
         self.clusters = [
             SimulatedCluster(self.vault, self.settings, self._metrics, (self._seed, self._starts, number), syncs)
@@ -255,7 +255,7 @@ class FleetSimulation:
         ]
 
     def stop(self) -> None:
-        """Stop all controllers. The API servers keep the reported statuses."""
+        """Stop all controllers. The API servers still store the reported statuses."""
         self._kept = [cluster.kept for cluster in self.clusters]
 
         async def all_of_them() -> None:

@@ -1,11 +1,11 @@
-"""Values that go into manifests as they are: some that the API server refuses, and some that it accepts."""
+"""List values that the chart copies unchanged into manifests, and that the API server refuses or accepts."""
 
 from typing import Any
 
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 MAX_ANNOTATIONS = 256 * 1024
-"""The most bytes of an object's annotations."""
+"""The maximum size of an object's annotations in bytes."""
 
 
 def _from_network(cidr: str, *left_out: str) -> dict[str, Any]:

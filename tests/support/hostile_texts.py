@@ -10,7 +10,7 @@ FORBIDDEN = [
     "\ufeff", "\ufe0f", "\u115f", "\u3164", "\u2800", "\ufff9", "\ud800", "\udfff", "\ue000",
     *map(chr, range(0xE0000, 0xE0080)), "\U000e0101", "\U0010ffff",
 ]  # fmt: skip
-# Hostile names: any characters, also lone surrogates. Those with a special meaning are drawn often.
+# Hostile names: any characters, also lone surrogates. Characters with a special meaning are drawn often.
 HOSTILE = st.text(
     st.one_of(
         st.sampled_from([*FORBIDDEN, *"\\`*_[]<>|~&#$@.:/!-+;'\" \t\n(){}=?"]),

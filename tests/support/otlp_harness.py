@@ -16,7 +16,7 @@ ACCEPTED = CollectorAnswer(200, {}, b"{}")
 
 
 class ScriptedCollector:
-    """Answer from a script, then accept everything."""
+    """A collector that answers from its script, and then with `default_answer`."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock

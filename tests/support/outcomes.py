@@ -1,4 +1,4 @@
-"""Outcomes of attempts, as tables of tests write them."""
+"""Build outcomes of sync attempts for tables of test cases."""
 
 from controller.api.conditions import Reason
 from controller.api.secretsync import ObjectVersion

@@ -17,13 +17,13 @@ def list_encodings(value: bytes) -> list[bytes]:
     return [
         value,
         *(value.decode("latin-1").encode(wide) for wide in ("utf-16-le", "utf-32-le")),
-        # At each alignment, without the characters that neighbouring bytes change.
+        # Base64 at each alignment, without the characters that depend on neighbouring bytes.
         *(base64.b64encode(b"x" * shift + value)[4 if shift else 0 : -4] for shift in range(3)),
     ]
 
 
 def key_fragment(leaf: IssuedCertificate) -> bytes:
-    """Return bytes from the middle of a private key's number (EC) or first prime (RSA): each encoding has them."""
+    """Return bytes from the middle of a private key's number (EC) or first prime (RSA): all encodings have them."""
     numbers = leaf.key.private_numbers()
     number = numbers.p if isinstance(numbers, rsa.RSAPrivateNumbers) else numbers.private_value
     data = number.to_bytes(-(-number.bit_length() // 8), "big")

@@ -55,7 +55,7 @@ class SharedRelease:
         self._installed: InstalledRelease | None = None
 
     def lend(self) -> InstalledRelease:
-        """Return the release as a new installation has it."""
+        """Return the release in the state of a new installation."""
         begin = 0
         if self._installed:
             begin = self._installed.plane.audit_log.stat().st_size
@@ -116,7 +116,7 @@ class SharedRelease:
 
 
 def _settled(installed: InstalledRelease) -> Objects:
-    """Return all objects; none while kube-controller-manager has not created those of the Deployment yet."""
+    """Return all objects, or {} while kube-controller-manager still creates the Deployment's objects."""
     plane = installed.plane
     if not plane.read_object(f"{_NAMESPACES}/{installed.release}/pods")["items"]:
         return {}
@@ -144,13 +144,13 @@ def _namespaces(plane: ControlPlane) -> set[str]:
 
 def _delete(plane: ControlPlane, path: str) -> None:
     status, text = plane.request("DELETE", path)
-    assert status in (200, 202, 404, 409), text  # 409: a namespace that ends already
+    assert status in (200, 202, 404, 409), text  # 409: the deletion of a namespace has begun already
 
 
 def _has_changed_crds(installed: InstalledRelease) -> bool:
     """Return whether a CRD was written. If so, the garbage collector watches former kinds for a while.
 
-    `helm install` tries to create those that exist.
+    Failed writes do not count, because `helm install` tries to create CRDs that exist.
     """
     lines = (line for line in audit_lines(installed.plane) if _CRD in line and _SUCCEEDED in line)
     return any(not any(read in line for read in _READS) for line in lines)

@@ -231,7 +231,7 @@ CASES: tuple[Case, ...] = (
     Case("secretObjects", ["class: secretObjects"], secret=NEWER,
          provider_class={"spec": {"secretObjects": [{"secretName": "not-made", "type": "Opaque",
                                                      "data": [{"objectName": "token", "key": "k"}]}]}}),
-    # Its objects
+    # The objects of the SecretProviderClass
     Case("objectType secret", ["object: objectType secret"], ("objectName: token\nobjectType: secret",), secret=NEWER),
     Case("objectType cert", ["object: objectType cert", "sourcePath: cert"], ("objectName: web\nobjectType: cert",),
          {"k": "web"}, {"k": NEW.pem}),
@@ -263,7 +263,7 @@ CASES: tuple[Case, ...] = (
     Case("white space", ["object: white space"],
          ('objectName: "  token "\nobjectType: " secret "\nobjectAlias: " t "\nobjectVersion: " "',),
          {"k": "t"}, NEWER),
-    # What a sourcePath finds
+    # Each form of a sourcePath
     Case("no 0 without history", ["sourcePath: no /0 without history", "guide: no /0 below two versions"],
          data={"k": "token/0"}, reason=Reason.INPUT_INVALID,
          said="token has no objectVersionHistory above 1 in the SecretProviderClass, so write only token"),

@@ -1,8 +1,8 @@
 """Check what the controller did over the whole suite: it used exactly its rights and exposed no value.
 
 When a test module ends, it adds one `ModuleRecord` of what its controllers did. At the end of the pytest session the
-records of all workers are merged, and each check is reported like a test. The pytest hooks are in conftest.py; this
-module decides.
+records of all workers are merged, and each check is reported like a test. The pytest hooks are in conftest.py, and this
+module has the checks.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class ModuleRecord(msgspec.Struct, frozen=True):
 
 
 class CheckResult(NamedTuple):
-    """The result of one check. `problem` is empty where it passed."""
+    """The result of one check. `problem` is empty if it passed."""
 
     name: str
     problem: str
