@@ -26,7 +26,7 @@ def make_sync(
     name: str = "shop",
     source: str = "class",
 ) -> SecretSync:
-    """Return a SecretSync `team/<name>`. `keys` maps targetKey to sourcePath, or lists names that are both."""
+    """Return a SecretSync `team/<name>`. `keys` maps targetKey to sourcePath, or lists names that serve as both."""
     pairs = keys.items() if isinstance(keys, Mapping) else [(key, key) for key in keys]
     return SecretSync(
         metadata=ObjectMeta(name=name, namespace="team", uid=uid, generation=generation, resource_version="7"),

@@ -27,7 +27,7 @@ _MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page. `line` is where it begins, `language` the word behind the fence."""
+    """A fenced block of a page. `line` is its first line, and `language` is the word after the opening fence."""
 
     page: str
     line: int

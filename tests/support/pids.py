@@ -14,5 +14,5 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until_gone(*pids: int, patience: float = 5.0) -> None:
-    """Wait until none of the processes runs. Fail with the ids of those that do."""
+    """Wait until none of the processes runs. Fail with the ids of those that still run."""
     eventually(lambda: [pid for pid in pids if is_alive(pid)], lambda left: not left, patience)

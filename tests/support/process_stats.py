@@ -12,7 +12,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def thread_seconds(work: Callable[[], object]) -> float:
     """Run `work`, and return the CPU time of this thread in seconds.
 
-    The garbage collector is off meanwhile: a collection would also visit the objects of all other tests.
+    The garbage collector is off during the call, because a collection would also visit the objects of all other tests.
     """
     was_enabled = gc.isenabled()
     gc.disable()

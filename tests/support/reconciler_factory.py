@@ -1,4 +1,4 @@
-"""Build a reconciler of SecretSyncs whose parts that do I/O are one stand-in, on the clock of a test's event loop."""
+"""Build a reconciler of SecretSyncs on the clock of an event loop, with one stand-in for all parts that do I/O."""
 
 import asyncio
 import random

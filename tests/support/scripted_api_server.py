@@ -71,7 +71,7 @@ def error_response(status: int, message: str = "no", **headers: str) -> Scripted
 
 
 class ScriptedApiServer:
-    """The requests that arrived, and the responses to come."""
+    """A server with its received requests and its remaining responses."""
 
     def __init__(self) -> None:
         self.requests: list[ReceivedRequest] = []

@@ -1,4 +1,4 @@
-"""The commands of a Markdown page, run by a real shell with recorders in the place of the programs."""
+"""Run the commands of a Markdown page in a real shell, with recorders in place of the programs."""
 
 import os
 import re
@@ -28,7 +28,8 @@ def list_commands(page: str) -> list[str]:
 def run_recorded(script: str, folder: Path) -> list[list[str]]:
     """Run a script in bash. Return the words of each program that it ran. A recorder prints `x`.
 
-    The script finds ISSUER set. Afterwards the folder has `bin`, `tools` and `record`, and what the script made.
+    The variable ISSUER is set for the script. Afterwards the folder has `bin`, `tools` and `record`, and the files that
+    the script wrote.
     """
     for name in PROGRAMS:
         path = folder / "bin" / name

@@ -7,8 +7,8 @@ import gc
 def parse(source: str) -> ast.Module:
     """Return the syntax tree of a program.
 
-    CPython 3.11 raises SystemError where `ast.parse` runs within `ast.parse`. That happens when garbage is collected
-    meanwhile and something logs a traceback, whose carets are placed by a parse.
+    CPython 3.11 raises SystemError if `ast.parse` runs during another `ast.parse`. This happens if a garbage collection
+    during the parse causes a logged traceback, because Python parses source lines to place the carets of a traceback.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -102,7 +102,7 @@ SECRET_PROVIDER_CLASS: dict[str, dict[str, Any]] = {
 
 
 def flatten_schema(schema: dict[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
-    """Return a schema as such a table. Lists whose order has no meaning are sorted."""
+    """Return a schema as a table like `SECRET_SYNC`. Lists whose order has no meaning are sorted."""
     inner = ("properties", "items", "additionalProperties", "description")
     said = {keyword: value for keyword, value in schema.items() if keyword not in inner}
     table = {path: {k: sorted(v) if k in ("required", "enum") else v for k, v in said.items()}}
@@ -115,7 +115,7 @@ def flatten_schema(schema: dict[str, Any], path: str = "") -> dict[str, dict[str
 
 
 def unflatten_schema(table: dict[str, dict[str, Any]], path: str = "") -> dict[str, Any]:
-    """Return the schema of such a table, without the CEL rules."""
+    """Return the schema of a table like `SECRET_SYNC`, without the CEL rules."""
     schema = {keyword: value for keyword, value in table[path].items() if keyword != _RULES}
     start = f"{path}." if path else ""
     fields = [

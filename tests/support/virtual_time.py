@@ -16,7 +16,7 @@ class _VirtualSelector(selectors.SelectSelector):
         self.now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        # Other threads wake the loop by its own self-pipe, the first file, and it never sleeps.
+        # The first file is the self-pipe with which other threads wake a sleeping loop. This loop never sleeps.
         has_files = len(self.get_map()) > 1
         if timeout is None and not has_files:
             raise AssertionError("all tasks wait, and no event can wake them")
