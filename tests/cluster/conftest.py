@@ -305,7 +305,7 @@ def neighbour(installed: InstalledRelease, controller: PodProcess) -> Iterator[N
 
 @pytest.fixture(scope="module", params=[True, False], ids=["owners-enforced", "owners-not-enforced"])
 def attacked_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Provide a control plane with and without the admission plugin OwnerReferencesPermissionEnforcement."""
+    """Provide a control plane, once with and once without the plugin OwnerReferencesPermissionEnforcement."""
     flags = [] if request.param else ["--enable-admission-plugins=NodeRestriction"]
     with ControlPlane(tmp_path_factory.mktemp("attacked"), apiserver_flags=flags, crds=chart_crds()) as running:
         yield running

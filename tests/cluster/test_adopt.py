@@ -101,7 +101,7 @@ def test_restored_secrets_are_adopted_offline_and_synced_again(
     assert run_adopt(space, "--apply") == 0
     assert "belongs to its SecretSync already" in capsys.readouterr().out
 
-    # Without a vault the value remains. When the vault is back, the controller syncs.
+    # While the vault fails, the Secret keeps its value. When the vault answers again, the controller syncs.
     space.wait_reason("s", Reason.PROVIDER_ERROR, patience=60)
     assert read_without_owner(space, "s") == before
     space.installed.emulator.clear_faults()

@@ -29,7 +29,7 @@ def make_akv_sync(space: Namespace, objects: str, name: str = "shop") -> dict[st
 
 
 def create_versions(space: Namespace, name: str, *texts: str) -> None:
-    """Create versions of a secret from texts, newest first. Each version is a second older than the one before it."""
+    """Create a version of a secret from each text, newest first. The versions are one second apart."""
     emulator = space.installed.emulator
     for age, text in reversed(list(enumerate(texts))):
         emulator.set_clock(-10 - age)

@@ -38,7 +38,7 @@ def akv_owner(uid: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def akv_sync_uid(shop: TargetNamespace) -> str:
-    """Return the UID of an AKVSync that no controller serves."""
+    """Create an AKVSync that no controller processes, and return its UID."""
     return shop.create_akv_sync("maker")
 
 

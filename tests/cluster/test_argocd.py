@@ -154,7 +154,7 @@ def test_next_sync_finds_no_difference_and_prunes_nothing(
 def test_chart_without_crds_differs_only_in_the_crds(
     application: Application, values: Path, plane: ControlPlane
 ) -> None:
-    """Compare as `skipCrds` does. Do not sync, because pruning would delete the CRDs and all their objects."""
+    """Compare the chart as `skipCrds` renders it. A sync with pruning would delete the CRDs and all their objects."""
     report = application.sync(render_chart(plane, values), "--compare")
     assert {name.split("/")[1] for name in report["outOfSync"]} == {"CustomResourceDefinition"}
 

@@ -118,7 +118,7 @@ def test_files_of_opc_ua_are_synced_byte_for_byte(
 
 
 def test_file_is_added_and_removed(space: Namespace) -> None:
-    """Apply what the CLI writes for `add`, a second `add` and `remove`."""
+    """Apply the objects that the CLI writes for `add`, a second `add` and `remove`."""
     files = UploadedFiles()
     keys = {upload_file(space, "one.der", files.der): "one.der"}
     space.apply(make_provider_class(space, CLASS, format_objects(*keys)), make_secret_sync(space, TRUST, keys))

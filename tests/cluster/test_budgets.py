@@ -1,4 +1,4 @@
-"""Test the budgets of namespaces on a real API server: an editor's flood is bounded and delays no other namespace."""
+"""Test the budgets of namespaces on a real API server: an editor's flood has limits and delays no other namespace."""
 
 import json
 import time
@@ -104,7 +104,7 @@ def test_hostile_client_of_metrics_delays_neither_probes_nor_namespaces(
     print(figures)  # noqa: T201
 
 
-# A class of an editor that names the vault of another namespace
+# A class that names the vault of another namespace
 
 
 def test_editor_without_a_role_does_not_starve_the_refresh_of_a_vault(space: Namespace, neighbour: Namespace) -> None:

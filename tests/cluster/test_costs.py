@@ -16,10 +16,10 @@ COUNT = 100
 PAGES = math.ceil(COUNT / 25)
 INTERVAL = 15.0
 NAMES = [f"s{number:03}" for number in range(COUNT)]
-# The controller reads each object in full once a day, with a drift check. One or two of a hundred can be due during the
-# test.
+# The controller reads each object in full once a day, with a drift check. One or two of the hundred objects can be due
+# during the test.
 DAILY = 2
-# The write of the status that records the group's poll.
+# The controller records each poll of a group in one status, which costs one write.
 RECORDED = 1
 
 
@@ -40,7 +40,10 @@ def make_class(space: Namespace, versions: int) -> dict[str, object]:
 
 
 def wait_all_synced(space: Namespace, meter: Meter) -> None:
-    """Wait until each SecretSync has a status and the controller has fetched again what it fetched too early."""
+    """Wait until each SecretSync has a status and the first poll is complete.
+
+    This poll fetches the objects again that the controller fetched too soon after their change.
+    """
     meter.wait("all statuses", lambda: _count_writes(meter, "secretsyncs/status") >= COUNT, 60)
     # The controller sends events last, at most 20 per second.
     meter.wait("all events", lambda: _count_writes(meter, "events") >= COUNT, 60)
@@ -123,12 +126,13 @@ def test_object_of_many_secretsyncs_is_fetched_once(space: Namespace, meter: Met
     meter.reset()
     space.apply(space.provider_class("shared"), *(space.sync(name, {"key": "shared"}) for name in NAMES))
     meter.wait("all Secrets", lambda: _count_writes(meter, "secrets") >= COUNT, 60)
-    # kubectl creates them one by one, and each uses the answer to a request that began after its creation.
+    # kubectl creates the SecretSyncs one by one. A SecretSync uses only an answer to a request that began after its
+    # creation.
     assert meter.calls()["secrets.get"] <= COUNT
     wait_all_synced(space, meter)
     meter.reset()  # a poll may begin right after the change
     space.set_secret("shared", "second")
     began = time.monotonic()
     meter.wait("all Secrets again", lambda: _count_writes(meter, "secrets") >= COUNT, 2 * INTERVAL + 60)
-    # A value is shared for two seconds; a busy machine needs longer for a hundred writes.
+    # SecretSyncs share a fetched value for two seconds. A busy machine needs more time for a hundred writes.
     assert 1 <= meter.calls()["secrets.get"] <= 1 + DAILY + (time.monotonic() - began) / KEEP_SHARED
