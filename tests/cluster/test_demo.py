@@ -22,7 +22,7 @@ TITLES = re.compile(r"^=== \d+\. (.*)$", re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def plane() -> Iterator[ControlPlane]:
-    """Provide an existing cluster."""
+    """Provide a cluster that exists before the demo starts."""
     with ControlPlane() as running:
         yield running
 

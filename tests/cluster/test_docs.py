@@ -1,4 +1,4 @@
-"""Run every command and apply every manifest of the pages, from top to bottom."""
+"""Test the pages: run each command and apply each manifest, from top to bottom."""
 
 import json
 import re
@@ -74,24 +74,24 @@ ELSEWHERE: Mapping[tuple[str, str], str] = {
         "the controller is a process here, without a pod's log"
     ),
 }  # fmt: skip
-"""What is not run here, by page and first line, and why."""
+"""The blocks that this module does not run, by page and first line. Each value is the reason."""
 
 INSTEAD = {
-    # The vault is the emulator, and the hook's Job needs a node.
+    # The vault is the emulator, so the chart needs its values. The hook's Job needs a node, so helm runs no hook.
     "helm install ": "helm install --no-hooks --values ~/vault.yaml ",
     "helm upgrade ": "helm upgrade --no-hooks --values ~/vault.yaml ",
     "tools/render ": "tools/render --values ~/vault.yaml ",
     "release/render ": "release/render --values ~/vault.yaml ",
-    # The checkout may have changes that no commit has.
+    # The checkout may have uncommitted changes.
     "tools/package ": f"XDG_CACHE_HOME={cache.cache_root().parent} tools/package --changed ",
 }
-"""What the pages say, and what is done here instead; the fixture adds the registry."""
+"""Texts of the pages and their replacements in these tests. The fixture `reader` adds those of the registry."""
 
 PAGES_HERE = [page for page in PAGES if page == "README.md" or page.startswith(("chart/", "docs/"))]
 
 
 def here(page: str) -> list[Block]:
-    """Return the page's blocks that are run here."""
+    """Return the blocks of the page that this module runs."""
     return [
         block for block in list_blocks(page) if (page, block.first) not in ELSEWHERE and block.language != "mermaid"
     ]
@@ -99,7 +99,7 @@ def here(page: str) -> list[Block]:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[PageRunner]:
-    """With a cluster of their own, for pages install and remove what the suite has installed; and with a registry."""
+    """Provide a page runner with a registry and a separate cluster, because pages install and remove the release."""
     folder = tmp_path / "checkout"
     (folder / "build").mkdir(parents=True)
     write_archive(folder / "build" / f"akv-secret-store-{image.chart_version()}.tar")
@@ -110,7 +110,7 @@ def reader(tmp_path: Path) -> Iterator[PageRunner]:
         emulator.trust_issuer(plane.issuer, plane.ca_file)
         charts = f"--plain-http oci://{site.address}/akv/charts"
         instead = {f"oci://{place}/charts": charts for place in ("registry.example/akv", project.read().registry)}
-        # The emulator's host is none of Azure's, so the reader names it.
+        # The emulator's host does not belong to Azure, so the doctor contacts it only with this flag.
         instead |= {"tools/doctor ": f"tools/doctor --allow-host {urlsplit(emulator.authority).netloc} "}
         found = PageRunner(plane, emulator, folder, {**INSTEAD, **instead, "registry.example": site.address})
         stack.callback(found.stop)
@@ -166,13 +166,13 @@ def fetched(_: PageRunner) -> None:
 
 
 def installed_shop(reader: PageRunner) -> None:
-    """With the release, too."""
+    """Prepare the examples as `shop` does, and install the release."""
     shop(reader)
     reader.run_blocks(here("chart/README.md")[:1])
 
 
 def other_operator(page: str, owner: str, secret: dict[str, str], reader: PageRunner) -> None:
-    """With another operator, too: the objects that the page begins with, and the Secret that one of them makes."""
+    """Install the release, and create the first objects of the page and the Secret that the other operator writes."""
     installed_shop(reader)
     other_operators.serve(reader.plane)
     first = next(block for block in here(page) if block.language == "yaml")
@@ -181,20 +181,20 @@ def other_operator(page: str, owner: str, secret: dict[str, str], reader: PageRu
 
 
 def external_secrets(reader: PageRunner) -> None:
-    """With External Secrets."""
+    """Install the release, and create the objects of External Secrets."""
     secret = {"user": "shop", "password": "third"}
     other_operator("docs/from-external-secrets.md", "externalsecret/db", secret, reader)
 
 
 def akv2k8s(reader: PageRunner) -> None:
-    """With akv2k8s and its controller's Deployment."""
+    """Install the release, and create the objects of akv2k8s and its controller's Deployment."""
     other_operator("docs/from-akv2k8s.md", "azurekeyvaultsecret/db-password", {"password": "third"}, reader)
     reader.plane.kubectl("create", "namespace", "akv2k8s")
     reader.plane.kubectl("create", "deployment", "akv2k8s-controller", "--image=x", "--namespace", "akv2k8s")
 
 
 def shop_of_properties(reader: PageRunner) -> None:
-    """With the release, and the secrets of the page about properties."""
+    """Install the release, and create the secrets of docs/json-property.md."""
     installed_shop(reader)
     config = {
         "database": {"host": "db", "password": "swordfish"},
@@ -212,12 +212,12 @@ def shop_of_properties(reader: PageRunner) -> None:
 
 
 def connected(reader: PageRunner) -> None:
-    """Connect the cluster to Arc, and start the chart's registry."""
+    """Provide `az` with a cluster that is connected to Arc."""
     reader.add_az(groups={"AzureArcTest": "EastUS"}, clusters={"AzureArcTest1": True})
 
 
 def restored_shop(reader: PageRunner) -> None:
-    """Create a SecretSync and a Secret as a backup tool restores them."""
+    """Install the release, and create a SecretSync and a Secret as a backup tool restores them."""
     installed_shop(reader)
     spec = {"secretProviderClassName": "db", "serviceAccountName": "shop",
             "secretObject": {"data": [{"sourcePath": "db-password", "targetKey": "password"}]}}  # fmt: skip
@@ -248,7 +248,7 @@ BEFORE: Mapping[str, Callable[[PageRunner], None]] = {
     "docs/secretsyncs.md": installed_shop,
     "docs/select.md": installed_shop,
 }
-"""What is there before a page begins."""
+"""The function that prepares the environment of a page."""
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES_HERE if here(page)])

@@ -310,7 +310,7 @@ def test_all_secretsyncs_of_a_namespace_are_examined_together(space: Namespace, 
     code, found = examine("--namespace", space.name)
     assert code == 1
     assert {check["subject"] for check in found} == {"cluster", f"{space.name}/s", f"{space.name}/t"}
-    assert space.count_calls() - before == 2  # the probe of the vault, and the one object that exists
+    assert space.count_calls() - before == 2  # one call probes the vault, and one reads the object that exists
 
 
 def test_caller_with_view_rights_gets_warnings_about_missing_rights(space: Namespace, examine: Examine) -> None:

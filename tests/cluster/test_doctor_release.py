@@ -42,7 +42,7 @@ class Listener:
                 connection.close()
 
     def close(self) -> None:
-        # Closing alone does not wake a thread that accepts.
+        # close() alone does not wake the thread that waits in accept().
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._thread.join(timeout=5)
@@ -143,7 +143,7 @@ def attack(release: InstalledRelease, listener: Listener) -> Iterator[Listener]:
 
 
 def list_texts(found: Found) -> dict[str, str]:
-    # The checks of the cluster come first.
+    # The checks of the cluster come first. If two checks have the same name, the result contains the first.
     return {check["name"]: f"{check['level']} {check['text']}; {check['fix']}" for check in reversed(found)}
 
 
@@ -157,8 +157,8 @@ def test_imitated_release_is_neither_examined_nor_contacted(
     assert f"Deployment {release.release}/{release.deployment} is available" in output["controller"]
     assert output["entra"].startswith("ok ")
     assert output["vault"].startswith("ok ")
-    assert code in (0, 1)  # no controller runs that would write the Secret
-    # A caller who allows the editor's host does not contact it either: the release does not use it.
+    assert code in (0, 1)  # no controller runs, so the Secret may be missing
+    # The doctor does not contact the editor's host even if the caller allows it, because the release does not use it.
     examine("--allow-host", host, "--allow-host", attack.address)
     assert attack.connections == 0
 
@@ -178,7 +178,7 @@ def test_editor_cannot_create_the_objects_that_identify_a_release(release: Insta
 def test_host_that_the_caller_did_not_allow_is_not_contacted(
     release: InstalledRelease, space: Namespace, listener: Listener, examine: Examine
 ) -> None:
-    """An editor of the release's namespace changed its ConfigMap."""
+    """An editor of the release's namespace changed the release's ConfigMap."""
     plane, at = release.plane, ("configmap", f"{release.deployment}-files", "--namespace", release.release)
     before = json.loads(plane.kubectl("get", *at, "--output", "json"))["data"]
     counters = release.emulator.counters()

@@ -1,6 +1,6 @@
 """Test failures: the Secret remains, the status has the cause and the next step, calls are limited, nothing leaks.
 
-Every reason that a status can have is produced here or in test_sync.py.
+The tests here and in test_sync.py produce every reason that a status can have.
 """
 
 import base64
@@ -182,7 +182,7 @@ def test_duplicate_keys_are_refused_by_the_api_server(space: Namespace) -> None:
 def test_values_larger_than_a_secret_are_reported(space: Namespace) -> None:
     names = [f"big-{number}" for number in range(50)]
     for name in names:
-        space.set_secret(name, "x" * 25_000)  # Key Vault's limit is 25 KB each
+        space.set_secret(name, "x" * 25_000)  # Key Vault accepts at most 25 KB for each value
     space.apply(space.provider_class(*names), space.sync("s", {name: name for name in names}))
     message = space.wait_reason("s", Reason.INPUT_INVALID)
     assert "at most 1048576" in message
@@ -281,7 +281,7 @@ def test_invalid_secret_costs_no_vault_read_and_waits_for_an_edit(space: Namespa
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"))
     for name, (given, _) in REFUSED_BY_KUBERNETES.items():
-        # `kubectl apply` would copy the annotations into one of its own.
+        # `kubectl apply` would copy the annotations into its own annotation.
         space.kubectl("create", "--filename", "-", stdin=json.dumps(space.sync(name, ONE_KEY, secretObject=given)))
     for name, (_, message) in REFUSED_BY_KUBERNETES.items():
         assert message in space.wait_reason(name, Reason.INPUT_INVALID)
@@ -328,7 +328,7 @@ def test_write_refused_by_a_policy_reads_the_vault_once(space: Namespace, neighb
         space.apply(space.provider_class("a"), space.sync("s", ONE_KEY))
         for place in namespaces:
             place.wait_reason("s", Reason.POLICY_REFUSED)
-        time.sleep(15)  # attempts after 2, 4, 8 s, half of each delay is random
+        time.sleep(15)  # attempts follow after 2, 4 and 8 s; half of each delay is random
         assert count_reads() == [1, 1]
         # An edit causes an attempt at once.
         for place in namespaces:

@@ -23,7 +23,7 @@ from tools.pods.pod_process import PodProcess
 @pytest.fixture(scope="module")
 def controller(installed: InstalledRelease, proxy: FaultProxy) -> Iterator[PodProcess]:
     """Run a controller with leader election, so that it also renews a lease. No other controller uses this lease."""
-    wait_for_deleted_namespaces(installed.plane)  # calls for them would be counted here
+    wait_for_deleted_namespaces(installed.plane)  # this module would count calls for them
     with running_controller(proxy.workload(installed, **CONTROLLER_SETTINGS)) as workload:
         yield workload
 

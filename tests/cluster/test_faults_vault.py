@@ -68,7 +68,7 @@ def test_controller_recovers_after_all_vaults_failed_together(
 
 @pytest.fixture(scope="module")
 def vaults(installed: InstalledRelease, controller: PodProcess) -> Iterator[FaultHarness]:
-    with suppress(EmulatorError):  # another test on the same emulator has created it
+    with suppress(EmulatorError):  # another test on the same emulator may have created it
         installed.emulator.add_vault(BAIT, "00000000-0000-0000-0000-00000000000a")
     with fault_harness(installed, *FAULTS) as found:
         yield found
@@ -79,7 +79,7 @@ def test_controller_recovers_after_every_failure_of_a_vault(vaults: FaultHarness
     before, began = vaults.count_vault_calls(), time.monotonic()
     for name, given in FAULTS.items():
         fault, space = dict(given), vaults.namespaces[name]
-        if "per_10s" in fault:  # fewer calls than needed, as in a vault with many clients
+        if "per_10s" in fault:  # the vault allows fewer calls than needed, as with many clients
             emulator.throttle(space.vault, **fault)
             continue
         if name == "a redirect":
@@ -96,8 +96,8 @@ def test_controller_recovers_after_every_failure_of_a_vault(vaults: FaultHarness
     assert not [key for key in emulator.counters() if key.startswith(BAIT)], "a redirect was followed"
     emulator.clear_faults()
     # The circuit breaker opens when half of the last 50 calls have failed, so up to 25 calls come first. It then stays
-    # open for at least 5 s, after one retry of a list and of a get. Each poll calls a vault that answers some calls.
-    # An answer that cannot be read affects only its object, which has its own backoff.
+    # open for at least 5 s, and afterwards one list and one get probe the vault. If a vault answers some calls, each
+    # poll calls it. An answer that cannot be read affects only its object, which has its own backoff.
     limits = {name: 8 * seconds if "list" in name or "429" in name else 25 + seconds / 2 for name in calls}
     assert not {name: count for name, count in calls.items() if count > limits[name]}, calls
     vaults.assert_recovered()

@@ -1,4 +1,4 @@
-"""Test the writes of the first sync of many SecretSyncs in the audit log: one create and one status patch each."""
+"""Test in the audit log that the first sync of each SecretSync costs one create and one status patch."""
 
 import asyncio
 
