@@ -1,7 +1,7 @@
-"""The release's artifacts through Flux's own source-controller and helm-controller.
+"""Test the release's artifacts with Flux's own source-controller and helm-controller.
 
-Each test begins with the deployed version, whichever test deployed it. The test fetches the manifests as
-kustomize-controller would, and applies the folder `release`. test_kustomize.py runs that controller.
+Each test begins with the version that an earlier test deployed. It fetches the manifests as kustomize-controller would,
+and applies the folder `release`. test_kustomize.py runs kustomize-controller itself.
 """
 
 import dataclasses
@@ -36,11 +36,11 @@ JOB = f"{helm.RELEASE}-akv-secret-store-crds"
 DOOMED = "doomed"
 pytestmark = pytest.mark.own_plane
 _versions = (f"0.{minor}.0" for minor in itertools.count(90))
-"""Versions after today's."""
+"""Versions that are higher than the chart's current version."""
 
 
 class Flux(FluxControllers):
-    """Both controllers, and a registry with the artifacts of the release."""
+    """Flux's source-controller and helm-controller, and a registry with the artifacts of the release."""
 
     def __init__(self, plane: ControlPlane, store: registry.Registry, folder: Path) -> None:
         programs = assets.tool("source-controller").parent
@@ -59,11 +59,11 @@ class Flux(FluxControllers):
             self.store.push(f"akv/{repository}", own)
 
     def get_object(self, kind: str, name: str = helm.RELEASE, namespace: str = helm.RELEASE) -> Manifest:
-        """Return one of Flux's objects; fail if a controller has ended."""
+        """Return one of Flux's objects. Raise `ClusterError` if a controller has ended."""
         return super().get_object(kind, name, namespace)
 
     def manifests(self, version: str) -> list[Manifest]:
-        """Return what the Kustomization `release` of that version applies, as source-controller serves it."""
+        """Return the manifests that the Kustomization `release` of that version applies, from source-controller."""
         url = f"oci://{self.store.address}/akv/{layout.MANIFESTS}"
         spec = {"interval": "10m", "url": url, "ref": {"tag": version}, "serviceAccountName": flux.PULLS}
         metadata = {"name": "manifests", "namespace": helm.RELEASE}
@@ -84,11 +84,11 @@ class Flux(FluxControllers):
         return [yaml.safe_load(text[f"release/{name}"]) for name in listed]
 
     def reconcile(self) -> Manifest:
-        """Ask for a reconciliation now; return the HelmRelease afterwards."""
+        """Request a reconciliation, and return the HelmRelease after it."""
         return self.reconcile_object("helmrelease", helm.RELEASE, helm.RELEASE, PATIENCE)
 
     def wait_version(self, version: str) -> Manifest:
-        """Wait until that version is deployed and the HelmRelease is ready; return it."""
+        """Wait until that version is deployed and the HelmRelease is ready. Return the HelmRelease."""
         return eventually(
             functools.partial(self.get_object, "helmrelease"),
             lambda found: is_ready(found) and [each[1:] for each in history(found)[:1]] == [(version, "deployed")],
@@ -96,7 +96,7 @@ class Flux(FluxControllers):
         )
 
     def deploy(self, version: str) -> Manifest:
-        """Publish that version, and wait until it is deployed; return the HelmRelease."""
+        """Publish that version, and wait until it is deployed. Return the HelmRelease."""
         self.publish(version)
         self.apply_objects(*self.manifests(version))
         return self.wait_version(version)
@@ -108,7 +108,7 @@ class Flux(FluxControllers):
 
 
 def history(found: Manifest) -> list[tuple[int, str, str]]:
-    """Return revision, version of the chart and state of each release, the newest first."""
+    """Return the revision, chart version and status of each release, newest first."""
     return [
         # Flux adds a part of the artifact's digest to the version.
         (entry["version"], entry["chartVersion"].partition("+")[0], entry["status"])
@@ -128,7 +128,7 @@ def running(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> It
 def kubelet(
     plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PlayedKubelet]:
-    """Serve the release's namespace, which has the values of this cluster in the Secret that the page names."""
+    """Act as the kubelet of the release's namespace. Its Secret for the HelmRelease has the values of this cluster."""
     flags = dict([flag.split("=") for flag in version_flags(plane) if "=" in flag])
     values = {"clouds": {"emulator": emulator.cloud}, "defaultCloud": "emulator", **flags}
     plane.kubectl("create", "namespace", helm.RELEASE)
@@ -158,13 +158,13 @@ def installed(
     plane: ControlPlane, emulator: Emulator, release: Flux, tmp_path_factory: pytest.TempPathFactory
 ) -> InstalledRelease:
     """Return the release that Flux has installed."""
-    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
+    plane.restart_controller_manager()  # its garbage collector discovers new kinds only every 30 s
     return InstalledRelease(plane, emulator, helm.RELEASE, tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture
 def controller(installed: InstalledRelease) -> Iterator[PodProcess]:
-    """Provide a controller for one test: one of the tests ends with another ServiceAccount."""
+    """Provide a new controller for each test, because one test replaces the ServiceAccount of the release."""
     with running_controller(installed.workload()) as workload:
         yield workload
 
@@ -228,7 +228,7 @@ def test_failed_upgrade_is_rolled_back_and_the_next_version_succeeds(
     kubelet.broken.add(broken)
     release.publish(broken)
     repository, own = sorted(release.manifests(broken), key=lambda found: str(found["kind"]), reverse=True)
-    # The times and the number of tries are shorter than the release's, and nothing else differs.
+    # A shorter timeout and fewer retries than the release's end the test sooner. Nothing else differs.
     own["spec"]["timeout"] = "40s"
     own["spec"]["upgrade"]["remediation"]["retries"] = 1
     release.apply_objects(repository, own)
@@ -246,7 +246,7 @@ def test_failed_upgrade_is_rolled_back_and_the_next_version_succeeds(
     space.set_secret("a", "3")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "3"})
-    # Only the OCIRepository changes: an edit of the HelmRelease would first try the bad version again.
+    # Apply only the OCIRepository. After an edit of the HelmRelease, Flux would first try the broken version again.
     release.publish(repaired)
     release.apply_objects(*(found for found in release.manifests(repaired) if found["kind"] == "OCIRepository"))
     release.wait_version(repaired)
@@ -254,7 +254,7 @@ def test_failed_upgrade_is_rolled_back_and_the_next_version_succeeds(
 
 
 def test_helm_repository_finds_the_chart(release: Flux) -> None:
-    """Of the type oci, as clusters with an older Flux have it."""
+    """Use a HelmRepository of type oci, as clusters with an older Flux do."""
     version = next(_versions)
     release.publish(version)
     url = f"oci://{release.store.address}/akv/{layout.CHART.rpartition('/')[0]}"
@@ -282,13 +282,14 @@ def test_secrets_remain_after_the_release_is_deleted(release: Flux, space: Names
     assert not release.plane.kubectl("get", "deployments", *at, "--output", "name")
     space.wait_secret("s", {"k": "1"})
     assert space.get("secretsync", "s")
-    # For the next test. The controller can no longer release its Lease, because its ServiceAccount is deleted.
+    # Install the release again for the next test. Delete its Lease first: without its ServiceAccount, the controller
+    # can no longer release it.
     release.plane.kubectl("delete", "leases", "--all", *at)
     release.deploy(image.chart_version())
 
 
 def test_namespace_with_a_helmrelease_can_be_deleted(release: Flux) -> None:
-    """The hooks of the uninstall cannot be created there any more."""
+    """helm-controller cannot create the hooks of the uninstallation in a namespace that is being deleted."""
     repository, own = sorted(
         release.manifests(image.chart_version()), key=lambda found: str(found["kind"]), reverse=True
     )

@@ -181,7 +181,10 @@ def test_webhook_that_quotes_the_object_exposes_no_value(
 def test_refusal_with_any_status_exposes_no_value_and_reads_the_vault_rarely(
     installed: InstalledRelease, space: Namespace, controller: PodProcess, webhook: WebhookServer, exists: bool
 ) -> None:
-    """A webhook chooses code, reason and details. Its 404 does not mean a missing Secret, its 409 no other writer."""
+    """A webhook chooses code, reason and details. Its 404 does not mean that the Secret is missing.
+
+    Its 409 does not mean that another client changed the Secret.
+    """
     installed.emulator.set_secret(space.vault, "a", FIRST)
     names = {f"s-{number}": fields for number, fields in enumerate(STATUSES)}
     space.apply(space.provider_class("a"))
@@ -206,7 +209,7 @@ def test_refusal_with_any_status_exposes_no_value_and_reads_the_vault_rarely(
             assert "its message is not shown" in message
             assert space.count_calls("secrets.get") - before <= 2
             assert not [form for form in list_forms() if form in json.dumps(space.get("secretsync", name))]
-            # Otherwise its retries would count as calls for the next one.
+            # Delete the SecretSync, because its retries would count as calls for the next one.
             status, text = installed.plane.request("DELETE", f"{KIND_PATHS['secretsync'].format(space.name)}/{name}")
             assert status == 200, text
         events = installed.plane.request("GET", KIND_PATHS["events"].format(space.name))[1]

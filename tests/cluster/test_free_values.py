@@ -1,4 +1,4 @@
-"""Values that go into manifests as they are: what the schema accepts of them, the API server accepts, too."""
+"""Test values that the chart copies into manifests: the API server accepts the values that the schema accepts."""
 
 import json
 import shutil
@@ -29,14 +29,14 @@ VALUES: dict[str, Schema] = {
     "extraEnv": kubernetes.ENVIRONMENT,
     "imagePullSecrets": kubernetes.PULL_SECRETS,
 }
-"""The values whose schema says everything about them."""
+"""The values that the schema describes completely."""
 SPACE = "free-values"
 WITH_FREE_VALUES = ("Deployment", "Job", "NetworkPolicy", "PodDisruptionBudget")
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8)
 
 
 def texts(schema: Schema) -> st.SearchStrategy[str]:
-    """Return texts that the schema accepts."""
+    """Return a strategy for texts that the schema accepts."""
     if "pattern" in schema:
         found = st.from_regex(schema["pattern"].replace("$", r"\Z"))
         return found.filter(lambda text: len(text) <= schema.get("maxLength", 40))
@@ -44,7 +44,7 @@ def texts(schema: Schema) -> st.SearchStrategy[str]:
 
 
 def samples(schema: Schema) -> st.SearchStrategy[Any]:
-    """Return values that the schema accepts, but for its conditions."""
+    """Return a strategy for values that the schema accepts, without regard to its conditions."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     kinds = schema.get("type", "array" if "items" in schema else "object")
@@ -55,7 +55,7 @@ def samples(schema: Schema) -> st.SearchStrategy[Any]:
     if kinds == "string":
         return texts(schema)
     if kinds == "array":
-        # Two items may exclude each other, such as two spreads over the same key.
+        # Generate at most one item, because two items may conflict, such as two spreads over the same key.
         return st.lists(samples(schema["items"]), max_size=min(schema.get("maxItems", 1), 1))
     if "properties" in schema:
         fields = {name: samples(field) for name, field in schema["properties"].items() if name != "valueFrom"}
@@ -68,7 +68,7 @@ def samples(schema: Schema) -> st.SearchStrategy[Any]:
 
 @pytest.fixture(scope="module")
 def home(plane: ControlPlane) -> str:
-    """Return a namespace."""
+    """Create a namespace, and return its name."""
     plane.kubectl("create", "namespace", SPACE)
     return SPACE
 
@@ -82,7 +82,7 @@ def test_api_server_accepts_values_that_the_chart_accepts(
     try:
         [deployment] = render_free(plane, found, *show)
     except helm.BadValues as refused:
-        # Each value that a condition of the schema refuses is left out.
+        # Leave out each value that a condition of the schema refuses.
         wrong = {problem.split(":")[0].split(".")[0] for problem in refused.problems}
         [deployment] = render_free(plane, {name: value for name, value in found.items() if name not in wrong}, *show)
     path = f"/apis/apps/v1/namespaces/{home}/deployments?dryRun=All&fieldValidation=Strict"
@@ -113,7 +113,7 @@ def test_api_server_refuses_the_conflicting_values(path: str, value: Any, plane:
 
 
 def create_with(plane: ControlPlane, path: str, value: Any) -> None:
-    """Send the chart's objects that have free values to the API server, without creating them."""
+    """Send the chart's objects that have free values to the API server in a dry run."""
     given = nested({"networkPolicy.enabled": True, "podDisruptionBudget.enabled": True, path: value})
     chosen = [each for each in render_free(plane, given) if each["kind"] in WITH_FREE_VALUES]
     assert len(chosen) >= len(WITH_FREE_VALUES)

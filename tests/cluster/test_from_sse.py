@@ -44,7 +44,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install_sse(plane: ControlPlane, tmp_path: Path) -> Iterator[Install]:
-    """Provide a function that installs a chart named as SSE's with helm and the given flags."""
+    """Provide a function that installs a chart with helm and the given flags. The chart has the name of SSE's."""
     chart = tmp_path / "sse"
     (chart / "templates").mkdir(parents=True)
     (chart / "Chart.yaml").write_text("apiVersion: v2\nname: secretsync\nversion: 1.5.1\n")
@@ -191,7 +191,7 @@ def test_class_and_mapping_are_checked_as_by_the_doctor(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     spc = space.provider_class("a", **parameters)
-    # Labels that the CRD refuses do not reach the API server.
+    # The CRD accepts the label with the key `a b`, so this check must find the mistake.
     space.apply(spc, space.sync("s", {"k": "a"}, secretSyncControllerName="sse", **sync))
     code, lines = run_from_sse(space, capsys)
     assert code == 1  # the SecretSync names SSE's controller

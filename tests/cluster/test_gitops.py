@@ -96,7 +96,7 @@ def _make_akv_status(reason: Reason, stalled: bool) -> AKVSyncStatus:
 
 
 def test_every_reason_of_ready_has_a_verdict() -> None:
-    not_of_ready = {Reason.NO_UPDATE, Reason.KEPT}  # of SecretUpdated, and of one part of an AKVSync
+    not_of_ready = {Reason.NO_UPDATE, Reason.KEPT}  # reasons of SecretUpdated and of a part of an AKVSync
     assert {reason for reason, _ in AKV_VERDICTS} == set(Reason) - not_of_ready
     of_akv_syncs = {Reason.IN_PROGRESS, Reason.NAME_TAKEN, Reason.TYPE_CHANGE_WAITS, Reason.SKIPPED}
     assert {reason for reason, _ in SYNC_VERDICTS} == set(Reason) - not_of_ready - of_akv_syncs
@@ -110,7 +110,7 @@ def test_each_status_of_the_controller_has_its_verdict(tmp_path: Path) -> None:
     problem = akvsync_status.next_status(META, AKVSyncStatus(), [], InputError("why"), NOW)
     table.append((_make_object("AKVSync", problem), STALLED))
     for kind in ("SecretSync", "AKVSync"):
-        # Before the first status, by the CRD's default, and after an edit that the controller has not seen yet.
+        # An object is in progress with the CRD's default status, and after an edit until the controller has read it.
         table.append((_make_object(kind, {"observedGeneration": NO_STATUS}), IN_PROGRESS))
         earlier = _make_sync_status(Reason.UP_TO_DATE, stalled=False)
         table.append(
@@ -121,7 +121,7 @@ def test_each_status_of_the_controller_has_its_verdict(tmp_path: Path) -> None:
 
 
 def test_kstatus_judges_a_status_without_an_observed_generation(tmp_path: Path) -> None:
-    """The CRD of another product serves such a status. Only kstatus treats an empty status as current."""
+    """An object of another product's CRD can have such a status. Only kstatus treats an empty status as current."""
     condition = {"type": "Ready", "status": "True", "reason": "x", "message": "y"}
     objects = [_make_object("SecretSync", {}), _make_object("SecretSync", {"conditions": [condition]})]
     assert list_verdicts(objects, tmp_path) == [("Current", "Progressing"), CURRENT]
@@ -138,7 +138,7 @@ def test_object_that_is_not_reconciled_yet_is_in_progress(
     space = Namespace(installed)
     body = space.sync("s", {"k": "a"}) | ({} if status is None else {"status": status})
     body["metadata"]["namespace"] = space.name
-    # No controller serves this name, so the object stays as it is after a crash of the controller.
+    # No controller has this name, so no controller writes the status, as after a crash of the controller.
     body["spec"]["secretSyncControllerName"] = "none"
     space.apply(body)
     found = space.get("secretsync", "s")

@@ -116,7 +116,7 @@ def test_akvsync_that_would_generate_many_bytes_generates_nothing(
 def test_namespace_fills_only_its_own_memory_budget(
     space: Namespace, neighbour: Namespace, editor: TokenThief, controller: PodProcess
 ) -> None:
-    """Create SecretSyncs of the maximum size that the controller reads, 50 % more than the namespace's budget."""
+    """Create SecretSyncs of the maximum size that the controller reads, in total 1.5 times the namespace's budget."""
     path = KIND_PATHS["secretsync"].format(space.name)
     note = {"note": "x" * (MAX_SPEC - 2_000)}
     count = int(1.5 * budgets.KEPT.limit / MAX_SPEC)

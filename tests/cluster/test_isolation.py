@@ -52,7 +52,7 @@ def neighbour(installed: InstalledRelease, controller: PodProcess) -> Iterator[N
 
 
 def test_two_identities_of_one_vault_share_no_answer(space: Namespace, neighbour: Namespace) -> None:
-    """Both identities read the same object at the same time, and each gets its own answer of the vault."""
+    """Both identities read the same object at the same time, and each gets its own answer from the vault."""
     emulator = space.installed.emulator
     space.set_secret("a", "1")
     for place in (space, neighbour):
@@ -160,7 +160,7 @@ def test_status_events_and_metrics_do_not_depend_on_the_value(space: Namespace, 
     labels: list[set[str]] = []
     for name, version in ids.items():
         if seen:
-            # The controller records a poll in the status of one SecretSync. This one is read before the next poll.
+            # The controller records a poll in the status of one SecretSync. Read this status before the next poll.
             wait_next_poll(space)
         space.apply(space.provider_class(name, name=name), space.sync(name, {"k": name}, secretProviderClassName=name))
         eventually(partial(is_reported, space, name), bool)

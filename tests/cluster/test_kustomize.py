@@ -1,4 +1,4 @@
-"""Rendered manifests through Flux's own source-controller and kustomize-controller: install, drift, health, pruning."""
+"""Test rendered manifests with Flux's source-controller and kustomize-controller: install, drift, health, pruning."""
 
 import base64
 import functools
@@ -34,7 +34,7 @@ Files = Mapping[str, bytes]
 
 
 class Kustomizations(FluxControllers):
-    """Both controllers, and folders of manifests that they apply."""
+    """Flux's source-controller and kustomize-controller, and the folders of manifests that they apply."""
 
     def __init__(self, plane: ControlPlane, store: registry.Registry, folder: Path) -> None:
         programs = (assets.tool("source-controller"), assets.tool("kustomize-controller"))
@@ -43,7 +43,7 @@ class Kustomizations(FluxControllers):
         plane.kubectl("create", "namespace", HOME)
 
     def publish(self, name: str, files: Files, **more: Any) -> None:
-        """Push a folder, and have it applied by a Kustomization that prunes and waits."""
+        """Push a folder, and create a Kustomization that applies it, prunes and waits."""
         tag = str(next(self._tags))
         self.store.push(name, oci.build_artifact(oci.FLUX, tag, {}, oci.pack_tgz(files), {}).layout())
         metadata = {"name": name, "namespace": HOME}
@@ -83,7 +83,7 @@ class Kustomizations(FluxControllers):
         )
 
     def reconcile(self, name: str) -> Manifest:
-        """Ask for a reconciliation now. Return the Kustomization afterwards."""
+        """Request a reconciliation, and return the Kustomization after it."""
         return self.reconcile_object("kustomization", name, HOME, PATIENCE)
 
 
@@ -101,7 +101,7 @@ def running(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def rendered(plane: ControlPlane, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """Render the chart as the page says, with the values of this cluster."""
+    """Render the chart with the flags of docs/air-gapped.md and the values of this cluster."""
     folder = tmp_path_factory.mktemp("rendered")
     values = folder / "values.json"
     values.write_text(json.dumps({"clouds": {"emulator": emulator.cloud}, "defaultCloud": "emulator"}))
@@ -133,12 +133,12 @@ def installed(
     plane: ControlPlane, emulator: Emulator, site: Manifest, tmp_path_factory: pytest.TempPathFactory
 ) -> InstalledRelease:
     """Return the release that Flux has applied."""
-    plane.restart_controller_manager()  # its garbage collector learns of new kinds only every 30 s
+    plane.restart_controller_manager()  # its garbage collector discovers new kinds only every 30 s
     return InstalledRelease(plane, emulator, helm.RELEASE, tmp_path_factory.mktemp("release"))
 
 
 def generations(plane: ControlPlane, found: Manifest) -> dict[str, int]:
-    """Return the generation of each object of the Kustomization that has one."""
+    """Return the generation of each object of the Kustomization, or 0 for an object without a generation."""
     said = {}
     for entry in found["status"]["inventory"]["entries"]:
         namespace, name, group, kind = entry["id"].split("_")
@@ -150,7 +150,7 @@ def generations(plane: ControlPlane, found: Manifest) -> dict[str, int]:
 
 
 def sample(space: Namespace, name: str, source: str) -> tuple[Manifest, Manifest]:
-    """Return a class and a SecretSync in that namespace."""
+    """Return a class and a SecretSync for that namespace."""
     objects = (space.provider_class("a"), space.sync(name, {"k": source}))
     return objects[0], objects[1]
 
@@ -209,7 +209,7 @@ def test_stalled_secretsync_fails_the_kustomization_before_its_timeout(
 
 
 def test_settings_of_the_azure_template_arrive_in_the_secret(running: Kustomizations, site: Manifest) -> None:
-    """The template of docs/arc.md passes them as one text in base64, which the Kustomization substitutes."""
+    """The template of docs/arc.md passes the settings as one base64 text, which the Kustomization substitutes."""
     settings = json.dumps({"logLevel": "debug", "note": "$x ${y} $${z} \"' é {{ a }}: # b"}, ensure_ascii=False)
     manifests = flux.flux_manifests("registry.example", layout.CHART, "0.1.0")
     files = {path: content for path, content in manifests.items() if path.startswith("settings/")}

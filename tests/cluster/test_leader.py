@@ -1,4 +1,4 @@
-"""Leader election of two processes: the leader is killed, paused beyond its lease, stopped, and upgraded."""
+"""Test leader election of two processes: the leader is killed, paused past its deadline, stopped or upgraded."""
 
 import base64
 import contextlib
@@ -32,18 +32,21 @@ from tools.cli.common import helm
 from tools.pods.pod_process import PodProcess
 
 by_token = pytest.mark.since("1.30", "tokens' names in the audit log")
-"""Releases that distinguish two processes of one ServiceAccount. In tests/node, all releases distinguish pods."""
+"""Run a test only on Kubernetes releases whose audit log distinguishes two processes of one ServiceAccount.
+
+In tests/node, the audit log of each release distinguishes the pods.
+"""
 Pair = tuple[PodProcess, PodProcess]
 
 
 @pytest.fixture(scope="module")
 def controller() -> None:
-    """Each test here starts a leader and a follower; `space` needs none."""
+    """Start no controller for the fixture `space`. Each test starts its own controllers."""
 
 
 @pytest.fixture
 def pair(start: StartController) -> Pair:
-    """Return a leader, and a follower that is ready."""
+    """Start a leader, and then a follower that is ready."""
     leader = start(ROTATION_POLL_INTERVAL="1")
     eventually(lambda: is_leader(leader), lambda found: found)
     follower = start(ROTATION_POLL_INTERVAL="1")
@@ -58,13 +61,13 @@ def shops(installed: InstalledRelease, pair: Pair) -> Iterator[FaultHarness]:
 
 
 def token_id(workload: PodProcess) -> str:
-    """Return the id of the process's token. The audit log has it in each request of the process."""
+    """Return the ID of the process's token. The audit log shows it for each request of the process."""
     body = Path(workload.env["SERVICE_ACCOUNT_FOLDER"], "token").read_text().split(".")[1]
     return f"JTI={json.loads(base64.urlsafe_b64decode(body + '=' * (-len(body) % 4))).get('jti')}"
 
 
 def writes(installed: InstalledRelease, workload: PodProcess, since: str) -> list[tuple[str, str, int]]:
-    """Return the write requests of a process since then, except of its lease: verb, resource, answer."""
+    """Return the verb, resource and HTTP status of each write of a process since that time, except of its Lease."""
     found: list[tuple[str, str, int]] = []
     ours = token_id(workload)
     for line in audit_lines(installed.plane):
@@ -93,7 +96,7 @@ def test_follower_makes_no_call_and_no_write(installed: InstalledRelease, space:
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
     assert writes(installed, leader, "")
-    # While the leader is paused for less than its lease, no process calls the vault, although much is due.
+    # While the leader is paused for less than its lease duration, no process calls the vault, although syncs are due.
     os.kill(leader.pid, signal.SIGSTOP)
     installed.emulator.reset_counters()
     space.force_sync("s")
@@ -101,7 +104,8 @@ def test_follower_makes_no_call_and_no_write(installed: InstalledRelease, space:
     assert installed.emulator.counters() == {}
     os.kill(leader.pid, signal.SIGCONT)
     eventually(space.count_calls, lambda count: count > 0)
-    # Readiness tries the policies with a dry run and a token that they refuse; beyond that a follower sends nothing.
+    # For its readiness, a follower tests that the policies refuse a dry run and a token request. It sends no other
+    # write.
     tried = {("create", "secrets", 422), ("create", "serviceaccounts", 422)}
     assert set(writes(installed, follower, "")) <= tried
     assert "akv_secret_store_vault_calls_total{" not in read_metrics(follower)
@@ -128,7 +132,8 @@ def test_leader_paused_past_its_deadline_writes_nothing(
     space.set_secret("a", "1")
     space.apply(space.provider_class("a"), space.sync("s", {"k": "a"}))
     space.wait_secret("s", {"k": "1"})
-    # It polls every second: when it is paused it waits for the vault's answer, with which it would go on.
+    # The leader polls every second, so it is paused while it waits for the vault's answer. After the pause, it must not
+    # write the value of this answer.
     space.set_secret("a", "2")
     installed.emulator.delay(6)
     time.sleep(2.5)
@@ -168,7 +173,7 @@ def test_upgrade_of_the_release_keeps_the_leader(installed: InstalledRelease, pa
     assert is_leader(leader)
 
 
-# As the chart rendered it up to the change that has the controller create its Lease.
+# The Lease as older charts rendered it. Since then, the controller creates its Lease.
 RENDERED_LEASE = """\
 apiVersion: coordination.k8s.io/v1
 kind: Lease
@@ -183,7 +188,7 @@ metadata:
 def test_upgrade_from_a_chart_that_rendered_the_lease_keeps_a_leader(
     installed: InstalledRelease, space: Namespace, start: StartController, tmp_path: Path
 ) -> None:
-    """Helm deletes what the new chart no longer renders; the controller creates its Lease again and goes on."""
+    """Helm deletes the Lease, because the new chart does not render it. The controller then creates it again."""
 
     def upgrade(chart: Path) -> None:
         flags = [*installed.helm_flags, "--reuse-values", "--no-hooks"]
@@ -212,7 +217,7 @@ def test_upgrade_from_a_chart_that_rendered_the_lease_keeps_a_leader(
     space.set_secret("a", "2")
     space.wait_secret("s", {"k": "2"})
     assert [readiness(one), readiness(two)] == ["ok\n", "ok\n"]
-    # Nothing is left for the next upgrade to delete.
+    # The next upgrade does not delete the Lease of the controller.
     upgrade(helm.CHART)
     assert uid() == created
 
@@ -225,7 +230,7 @@ def delete_lease(installed: InstalledRelease) -> None:
 def test_lease_that_is_deleted_is_created_and_the_work_goes_on(
     installed: InstalledRelease, space: Namespace, start: StartController
 ) -> None:
-    """As where Argo CD prunes it, or never applied it: by default it leaves Leases out of every application."""
+    """Argo CD can prune the Lease, or never apply it, because by default it excludes Leases from every Application."""
     plane = installed.plane
     path = f"/apis/coordination.k8s.io/v1/namespaces/{installed.release}/leases/{installed.deployment}"
     delete_lease(installed)
@@ -268,7 +273,7 @@ def test_controller_without_access_to_its_lease_is_not_ready(
 
 
 def readiness(workload: PodProcess) -> str:
-    """Return the body of /readyz; empty while the port is closed."""
+    """Return the body of /readyz, or an empty text while the port is closed."""
     with contextlib.suppress(OSError, urllib.error.URLError):
         try:
             with urllib.request.urlopen(f"{workload.health_url}/readyz", timeout=5) as answer:  # noqa: S310

@@ -1,4 +1,4 @@
-"""Test that canary values of every kind, valid and invalid, appear in no output but the Secrets."""
+"""Test that canary values of every kind, valid and invalid, appear in no output except the Secrets."""
 
 import base64
 import secrets
