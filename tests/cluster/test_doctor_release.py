@@ -120,8 +120,7 @@ def make_imitations(installed: InstalledRelease, address: str) -> list[dict[str,
             {"name": "CLOUDS_FILE", "value": "/etc/akv-secret-store/clouds.json"},
             {"name": "DEFAULT_CLOUD", "value": "emulator"},
         ]
-        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {**meta, "name": name}}
-        found += [account] if name != "default" else []
+        found.append({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {**meta, "name": name}})
     return found
 
 

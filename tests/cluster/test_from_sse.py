@@ -42,13 +42,19 @@ spec:
 Install = Callable[..., None]
 
 
+def write_chart(folder: Path, template: str) -> Path:
+    """Write a chart that has the name and the version of SSE's. Return its folder."""
+    chart = folder / "sse"
+    (chart / "templates").mkdir(parents=True)
+    (chart / "Chart.yaml").write_text("apiVersion: v2\nname: secretsync\nversion: 1.5.1\n")
+    (chart / "templates" / "all.yaml").write_text(template)
+    return chart
+
+
 @pytest.fixture
 def install_sse(plane: ControlPlane, tmp_path: Path) -> Iterator[Install]:
     """Provide a function that installs a chart with helm and the given flags. The chart has the name of SSE's."""
-    chart = tmp_path / "sse"
-    (chart / "templates").mkdir(parents=True)
-    (chart / "Chart.yaml").write_text("apiVersion: v2\nname: secretsync\nversion: 1.5.1\n")
-    (chart / "templates" / "all.yaml").write_text(DEPLOYMENT)
+    chart = write_chart(tmp_path, DEPLOYMENT)
     at = ["--namespace", HOME, "--kubeconfig", str(plane.kubeconfig)]
 
     def install(*flags: str) -> None:
@@ -125,10 +131,7 @@ def test_release_of_any_name_in_the_extensions_namespace_is_found(
     plane: ControlPlane, space: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Arc gives the release the name of the extension. The release has no Deployment that identifies it as SSE's."""
-    chart = tmp_path / "sse"
-    (chart / "templates").mkdir(parents=True)
-    (chart / "Chart.yaml").write_text("apiVersion: v2\nname: secretsync\nversion: 1.5.1\n")
-    (chart / "templates" / "one.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: sse-marker}\n")
+    chart = write_chart(tmp_path, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: sse-marker}\n")
     at = ["--namespace", helm.RELEASE, "--kubeconfig", str(plane.kubeconfig)]
     helm.run(["install", "ssarcextension", str(chart), *at, "--set-string", "jitterSeconds=5"])
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from controller.config.settings import Settings
 from controller.kube.client import KubeClient
-from controller.kube.overlap import CHECKING, FIX, SERVED, SERVES_PREFIX, OverlapCheck, patience
+from controller.kube.overlap import CHECKING, FIX, SERVED, OverlapCheck, patience
 from tests.support import virtual_time
 from tests.support.scripted_api_server import ScriptedApiServer, ScriptedResponse, error_response, run_api_server
 
@@ -59,7 +59,9 @@ FREE = [ScriptedResponse({}, status=201), error_response(409, 'leases.coordinati
 
 
 @pytest.mark.parametrize("free", FREE, ids=["created", "exists"])
-async def test_single_release_may_lead_at_once(question: Question, free: ScriptedResponse) -> None:
+async def test_single_release_may_lead_at_once(
+    question: Question, free: ScriptedResponse, caplog: pytest.LogCaptureFixture
+) -> None:
     assert question.overlap.problem == CHECKING
     assert not question.overlap.is_checked.is_set()
     assert await question.ask(free) == ""
@@ -68,8 +70,11 @@ async def test_single_release_may_lead_at_once(question: Question, free: Scripte
     assert (asked.method, asked.query) == ("POST", {"dryRun": "All"})
     assert asked.path == "/apis/coordination.k8s.io/v1/namespaces/home/leases"
     body = json.loads(asked.body)
+    assert (body["apiVersion"], body["kind"]) == ("coordination.k8s.io/v1", "Lease")
     assert body["metadata"] == {"name": "mine", "namespace": "home"}
-    assert body["spec"] == {"holderIdentity": f"{SERVES_PREFIX}shop,web"}
+    # The policies of other releases, also of older versions, read this text.
+    assert body["spec"] == {"holderIdentity": "akv-secret-store/serves:shop,web"}
+    assert not caplog.records
 
 
 async def test_second_release_waits_and_names_the_leader(question: Question) -> None:
@@ -97,7 +102,7 @@ async def test_upgrade_of_the_first_release_causes_no_takeover(question: Questio
 @pytest.mark.parametrize(("other", "yields"), [("zone/a", False), ("a/zone", True), ("home/lines", True)])
 async def test_one_of_two_concurrent_releases_yields(question: Question, other: str, yields: bool) -> None:
     assert await question.ask(FREE[0]) == ""
-    assert bool(await question.ask(denial(other), leads=True)) == yields
+    assert (await question.ask(denial(other), leads=True) != "") == yields
     # A replica that does not lead waits in both cases, because its own leader decides.
     assert await question.ask(denial(other, renewed="2026-01-01T00:00:02Z"), leads=False)
 
@@ -145,17 +150,28 @@ async def test_foreign_text_of_a_refusal_is_not_passed_on(question: Question, te
     policy = "overlap.y.x"
     answer = error_response(422, f"ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request: {text}")
     assert await question.ask(answer) == f"{SERVED}; {FIX}"
+    assert await question.ask(answer, leads=True) == f"{SERVED}; {FIX}"
 
 
-def test_probe_is_frequent_at_the_start_and_during_an_overlap() -> None:
-    async def main(clock: Callable[[], float]) -> None:
+@pytest.mark.parametrize(
+    ("unanswered", "expected"),
+    [
+        (0, [*range(0, 60, 10), *range(60, 420, 60), *range(420, 460, 10)]),
+        (2, [0, 1, *range(2, 62, 10), *range(62, 422, 60), *range(422, 452, 10), 452]),
+    ],
+)
+def test_probe_is_frequent_at_the_start_and_during_an_overlap(unanswered: int, expected: list[int]) -> None:
+    async def main(now: Callable[[], float]) -> None:
+        def clock() -> float:
+            return 1000 + now()  # a monotonic clock does not begin at 0
+
         overlap = OverlapCheck(cast("KubeClient", None), SETTINGS, clock)
         asked: list[float] = []
 
         async def attempt(*, leads: bool) -> None:
             assert leads
             asked.append(clock())
-            if len(asked) == 3:  # the API server did not answer before
+            if len(asked) > unanswered:
                 overlap.is_checked.set()
             overlap.problem = "another" if 400 <= clock() - asked[0] < 450 else ""
 
@@ -164,9 +180,7 @@ def test_probe_is_frequent_at_the_start_and_during_an_overlap() -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(500):
                     await overlap.run(lambda: True)
-        assert [round(moment - asked[0]) for moment in asked] == [
-            0, 1, *range(2, 62, 10), *range(62, 422, 60), *range(422, 452, 10), 452,
-        ]  # fmt: skip
+        assert [round(moment - asked[0]) for moment in asked] == expected
 
     virtual_time.run_virtual(main)
 
@@ -177,4 +191,5 @@ async def test_process_without_an_election_sends_no_probe() -> None:
         async with asyncio.timeout(1):
             await question.overlap.run(lambda: True)
         assert question.overlap.may_lead
+        assert question.overlap.is_checked.is_set()
         assert server.requests == []
