@@ -1,4 +1,4 @@
-"""A poller in virtual time."""
+"""Provide an event loop in virtual time, and a poller that runs in it."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A poller in virtual time. The harness acts as the vault and records the calls."""
+"""Provide a poller in virtual time. The harness acts as the vault and records the calls."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -44,8 +44,8 @@ class PollerHarness:
         self.poller = Poller(jitter, cast("VaultPool", self), self._receive_result, self.rng, loop.time)
         self.working = loop.create_task(self.poller.work())
 
-    def reader(self, who: Identity, cloud: str, vault: str) -> "PollerHarness":
-        self._group_path = f"{who.namespace}/{cloud}/{vault}"
+    def reader(self, identity: Identity, cloud: str, vault: str) -> "PollerHarness":
+        self._group_path = f"{identity.namespace}/{cloud}/{vault}"
         return self
 
     async def take_snapshot(
@@ -69,8 +69,8 @@ class PollerHarness:
             raise self.snapshot
         return self.snapshot
 
-    def _receive_result(self, key: Key, wanted: Mapping[str, ObjectVersionRef], seen: PollResult) -> bool:
-        self.results.append((self.loop.time(), key, wanted, seen))
+    def _receive_result(self, key: Key, wanted: Mapping[str, ObjectVersionRef], result: PollResult) -> bool:
+        self.results.append((self.loop.time(), key, wanted, result))
         return key not in self.unequal
 
     def join(

@@ -1,4 +1,4 @@
-"""A poll gives a SecretSync its result as soon as the list has all of its objects, while more pages follow."""
+"""Test that a SecretSync gets the result of a poll as soon as the pages that were read list all of its objects."""
 
 from datetime import UTC, datetime
 
@@ -49,7 +49,7 @@ def test_secretsync_gets_its_result_when_its_last_object_is_listed(harness: Poll
         pytest.param(ObjectVersionRef(VaultObject(name="user", history=2), 1), id="it wants several versions"),
     ],
 )
-def test_secretsync_that_the_pages_cannot_judge_waits_for_the_end(
+def test_secretsync_that_needs_the_whole_list_gets_its_result_at_the_end(
     harness: PollerHarness, wanted: ObjectVersionRef
 ) -> None:
     harness.pages = [USER_PAGE, PASS_PAGE, OTHER_PAGE]
@@ -132,7 +132,7 @@ def test_secretsync_that_an_early_result_found_unequal_is_served_once(harness: P
     assert harness.poll_times == [HOURLY.interval]
 
 
-def test_poll_says_which_secretsyncs_it_found_unequal_early_and_late(harness: PollerHarness) -> None:
+def test_poll_reports_which_secretsyncs_it_found_unequal_early_and_late(harness: PollerHarness) -> None:
     reports: list[tuple[float, list[Key], list[Key]]] = []
     early: list[Key] = []
     harness.poller.on_polled = lambda _, moment, unequal, before: reports.append((moment, unequal, before))

@@ -1,4 +1,4 @@
-"""The members of poll groups, the times of polls, and their results, in virtual time."""
+"""Test the members of poll groups, the times of polls, and their results, in virtual time."""
 
 import asyncio
 
@@ -39,7 +39,7 @@ def test_members_that_differ_in_identity_vault_or_interval_poll_apart(harness: P
     harness.join(B, other, PASS)
     harness.advance(3600.5)
     assert sorted(map(len, (wanted for *_, wanted in harness.polls))) == [1, 1]
-    assert {asked for _, asked, _ in harness.polls} == {
+    assert {path for _, path, _ in harness.polls} == {
         f"{group.identity.namespace}/{group.cloud}/{group.vault}" for group in (HOURLY, other)
     }
 
@@ -64,7 +64,7 @@ def test_overdue_group_is_polled_at_a_random_time_within_an_interval(harness: Po
 def test_group_draws_its_jitter_once_for_all_members(loop: VirtualLoop) -> None:
     harness = PollerHarness(loop, jitter=100)
     harness.join(A)
-    harness.rng.share = 0.9  # a jitter of its own would be this long
+    harness.rng.share = 0.9  # the share of the jitter if the second member draws its own
     harness.join(B)
     harness.advance(3600 + 50.5)
     assert harness.poll_times == [3650]
@@ -91,7 +91,7 @@ def test_member_that_joins_another_group_leaves_the_first(harness: PollerHarness
     harness.join(A)
     harness.join(A, PollGroup(IDENTITY, "cloud", "other", 3600.0))
     harness.advance(3601)
-    assert [asked for _, asked, _ in harness.polls] == ["team/cloud/other"]
+    assert [path for _, path, _ in harness.polls] == ["team/cloud/other"]
 
 
 def test_after_a_reset_only_members_that_join_again_are_polled(harness: PollerHarness) -> None:
@@ -165,7 +165,7 @@ def test_attempt_does_not_postpone_the_full_read(harness: PollerHarness) -> None
 
 @pytest.mark.parametrize("steps", range(4))
 def test_group_left_by_all_just_before_its_poll_is_forgotten(harness: PollerHarness, steps: int) -> None:
-    """The worker takes a group, and processes it some steps of the event loop later."""
+    """The worker takes a group from the queue, and processes it some steps of the event loop later."""
 
     def leave_later(steps: int) -> None:
         if steps:

@@ -1,4 +1,4 @@
-"""Selections that a poll answers from its list, in virtual time."""
+"""Test the selections that a poll answers from its list, in virtual time."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Polls of a group whose vault is unreachable, throttled or hangs, in virtual time."""
+"""Test polls of a group whose vault is unreachable, is throttled or hangs, in virtual time."""
 
 import itertools
 import logging
@@ -16,12 +16,12 @@ from tests.unit.secretsync.poller.harness import IDENTITY, SNAPSHOT, UNREACHABLE
 
 
 def results_by_time(harness: PollerHarness, since: float = 0.0) -> dict[float, list[PollResult]]:
-    """Return the results of all members by time. None, which lets a member read, comes first."""
-    found: dict[float, list[PollResult]] = {}
+    """Return the results of all members by time. None is first: it lets a member read."""
+    results: dict[float, list[PollResult]] = {}
     for moment, _, _, seen in harness.results:
         if moment >= since:
-            found.setdefault(moment, []).append(seen)
-    return {moment: sorted(each, key=lambda seen: seen is not None) for moment, each in found.items()}
+            results.setdefault(moment, []).append(seen)
+    return {moment: sorted(each, key=lambda seen: seen is not None) for moment, each in results.items()}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_while_only_lists_fail_all_members_read_at_each_interval(harness: Poller
     harness.join(B)
     harness.snapshot = UNREACHABLE
     harness.advance(3602)
-    harness.join(A)  # its result let it read, and the read succeeded
+    harness.join(A)  # the member has read after its result, with success
     harness.join(A, age=5.0)
     assert not harness.poller.waits_for_vault(B)
     harness.advance(3 * 3600)
@@ -91,7 +91,7 @@ def test_while_only_lists_fail_all_members_read_at_each_interval(harness: Poller
     third = second + 3
     assert harness.poll_times[2:] == [third, third + 3600, third + 2 * 3600]
     assert results_by_time(harness, third) == {moment: [None, None] for moment in harness.poll_times[2:]}
-    # A successful list ends this.
+    # After a successful list, the next failure counts as an outage of the vault again.
     harness.snapshot = SNAPSHOT
     harness.advance(3600)
     harness.snapshot = UNREACHABLE
@@ -183,7 +183,7 @@ def test_throttled_poll_is_repeated_and_no_member_reads_meanwhile(harness: Polle
     harness.snapshot = SNAPSHOT
     harness.advance(30)
     assert [seen for *_, seen in harness.results] == [SNAPSHOT, SNAPSHOT]
-    # The next throttling starts its own count of the time that the poll is deferred.
+    # The deferral of the poll is counted from zero when the vault throttles again.
     harness.snapshot = throttled_error("vault", 30)
     harness.advance(3600)
     assert harness.poll_times[4:] == [3720, 7320]
@@ -215,7 +215,7 @@ def test_outage_after_a_throttled_interval_is_the_second_failure(harness: Poller
     harness.advance(2 * 3600 + 1)
     harness.snapshot = UNREACHABLE
     harness.advance(305)
-    # The first wait is that of a second failure, between two and four seconds.
+    # The wait after a second failure is between two and four seconds.
     assert harness.poll_times[-2:] == [7500, 7503]
 
 
