@@ -1,4 +1,4 @@
-"""A reconciler in virtual time. Tests set its settings with the parameter `settings`."""
+"""Provide a reconciler in virtual time. Tests replace its settings with the parameter `settings`."""
 
 from collections.abc import Iterator
 

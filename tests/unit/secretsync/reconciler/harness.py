@@ -1,4 +1,4 @@
-"""A reconciler in virtual time. The harness acts as SyncResolver, Syncer and StatusReporter, and records the calls."""
+"""Provide a reconciler in virtual time. Its harness acts as SyncResolver, Syncer and StatusReporter."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -145,7 +145,7 @@ class ReconcilerHarness:
     def forget(self, namespace: str, name: str) -> None:
         self.forgotten.append(Key(namespace, name))
 
-    # What tests call
+    # Methods that tests call
 
     def add(self, *objects: SecretSync | Unreadable) -> None:
         for item in objects:
@@ -182,20 +182,20 @@ class ReconcilerHarness:
         return [moment for moment, _ in self.synced]
 
 
-def known(*names: str, updated: str = "2030-01-01T00:00:00Z") -> Synced:
-    """Return a sync after which the status lists these objects. Each target key is the name of its object."""
+def make_synced(*names: str, updated: str = "2030-01-01T00:00:00Z") -> Synced:
+    """Return the outcome of a sync of these objects. Each target key is the name of its object."""
     objects = [ObjectVersion(target_key=name, object=f"secret/{name}", version="v1", updated=updated) for name in names]
     return msgspec.structs.replace(GOOD, objects=objects)
 
 
-def snapshot_of(**updated: str) -> VaultSnapshot:
+def make_snapshot(**updated: str) -> VaultSnapshot:
     """Return a snapshot that lists these objects with these update times."""
     return VaultSnapshot(
         listed={"secret": {name: ListedObject(parse_time(text), True) for name, text in updated.items()}}
     )
 
 
-def synced_ago(seconds: float, outcome: Reportable = GOOD, generation: int = 1, name: str = "shop") -> SecretSync:
+def make_sync_of_age(seconds: float, outcome: Reportable = GOOD, generation: int = 1, name: str = "shop") -> SecretSync:
     """Return a SecretSync that another process synced that many seconds ago."""
     before = make_sync(name=name)
     status = next_status(

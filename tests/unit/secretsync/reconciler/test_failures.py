@@ -1,4 +1,4 @@
-"""Failures, obstacles, conflicts and drift, in virtual time."""
+"""Test failures, obstacles, conflicts and drift, in virtual time."""
 
 import logging
 from collections import Counter
@@ -31,9 +31,9 @@ from tests.unit.secretsync.reconciler.harness import (
     SHOP,
     UNREACHABLE,
     ReconcilerHarness,
-    known,
-    snapshot_of,
-    synced_ago,
+    make_snapshot,
+    make_sync_of_age,
+    make_synced,
 )
 
 # Failures
@@ -51,14 +51,14 @@ def test_repeated_failure_is_reported_once_and_backs_off(harness: ReconcilerHarn
 
 
 def start_rotation(harness: ReconcilerHarness) -> None:
-    """Sync one SecretSync, and let the poll of the next second find one of its objects changed."""
-    harness.outcome = known("user", "pass")
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    """Sync one SecretSync. The poll in the next second finds a change of one of its objects."""
+    harness.outcome = make_synced("user", "pass")
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": BEFORE})
     harness.add_class()
     harness.add(make_sync())
     harness.advance(HOUR - 1)
     harness.clear_records()
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": AFTER})
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": AFTER})
 
 
 def test_single_failure_during_a_rotation_is_not_reported(
@@ -71,11 +71,11 @@ def test_single_failure_during_a_rotation_is_not_reported(
     assert [task.keys for task in harness.tasks] == [frozenset({"pass"})]
     assert not harness.reports
     assert f"team/shop failed once: {UNREACHABLE.message}" in caplog.messages
-    harness.outcome = known("user", "pass", updated=AFTER)
+    harness.outcome = make_synced("user", "pass", updated=AFTER)
     harness.advance(4)
     # Only the key that failed is fetched.
     assert [task.keys for task in harness.tasks] == [frozenset({"pass"})] * 2
-    assert [reason for _, reason in harness.reports] == [GOOD.reason] * 2  # one more records the poll
+    assert [reason for _, reason in harness.reports] == [GOOD.reason] * 2  # the second report records the poll
 
 
 def test_conflict_during_a_rotation_fetches_the_same_key_again(harness: ReconcilerHarness) -> None:
@@ -148,9 +148,9 @@ DISABLED = ObjectError("secret pass is disabled")
 
 
 def test_failed_key_of_a_partial_sync_is_retried_alone_and_the_others_are_polled(harness: ReconcilerHarness) -> None:
-    objects = known("user").objects or []
+    objects = make_synced("user").objects or []
     harness.set_results(
-        snapshot_of(user=BEFORE), PartiallySynced(message="m", failed={"pass": DISABLED}, objects=objects)
+        make_snapshot(user=BEFORE), PartiallySynced(message="m", failed={"pass": DISABLED}, objects=objects)
     )
     harness.add_class()
     harness.add(make_sync())
@@ -173,13 +173,13 @@ def test_partial_sync_joins_the_polls_only_if_a_value_was_read(harness: Reconcil
     [
         LACKING,
         Failed(LACKING),
-        PartiallySynced(message="m", failed={"pass": LACKING}, objects=known("user").objects or []),
+        PartiallySynced(message="m", failed={"pass": LACKING}, objects=make_synced("user").objects or []),
     ],
 )
 def test_unusable_value_is_not_fetched_until_a_poll_finds_a_new_one(
     harness: ReconcilerHarness, outcome: Reportable | UnusableValue
 ) -> None:
-    harness.set_results(snapshot_of(user=BEFORE, **{"pass": AFTER}), outcome)
+    harness.set_results(make_snapshot(user=BEFORE, **{"pass": AFTER}), outcome)
     harness.unusable = {"pass": LACKING}
     harness.add_class()
     harness.add(make_sync(["user", "pass"] if isinstance(outcome, PartiallySynced) else ["pass"]))
@@ -187,7 +187,7 @@ def test_unusable_value_is_not_fetched_until_a_poll_finds_a_new_one(
     assert harness.sync_times == [0, *harness.polls]
     assert [task.keys for task in harness.tasks] == [None] + [frozenset()] * 5
     assert len(harness.reports) == 1  # each attempt has the same result
-    harness.set_results(snapshot_of(user=BEFORE, **{"pass": "2030-01-02T00:00:00Z"}), known("user", "pass"))
+    harness.set_results(make_snapshot(user=BEFORE, **{"pass": "2030-01-02T00:00:00Z"}), make_synced("user", "pass"))
     harness.advance(HOUR)
     assert harness.tasks[-1].keys == frozenset({"pass"})
     assert harness.reports[-1][1] == GOOD.reason
@@ -238,7 +238,7 @@ def test_class_seen_shortly_after_its_sync_causes_no_failure_report(harness: Rec
 
 def test_secretsync_with_a_status_does_not_wait_for_its_class(harness: ReconcilerHarness) -> None:
     harness.outcome = ClassError("no such class")
-    harness.add(synced_ago(10))
+    harness.add(make_sync_of_age(10))
     harness.advance(1)
     assert harness.sync_times == [0]
 
@@ -378,10 +378,10 @@ def test_conflict_while_correcting_drift_is_retried_soon(harness: ReconcilerHarn
     harness.advance(1)
     harness.unchanged, harness.outcome = False, Requeue(1)
     harness.advance(300.5)
-    tries = len(harness.sync_times)
+    attempts = len(harness.sync_times)
     harness.unchanged, harness.outcome = True, GOOD
     harness.advance(31)
-    assert len(harness.sync_times) == tries + 1
+    assert len(harness.sync_times) == attempts + 1
 
 
 def test_drift_checks_are_batched_and_at_most_ten_per_second(harness: ReconcilerHarness) -> None:

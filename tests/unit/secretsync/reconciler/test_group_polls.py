@@ -1,4 +1,4 @@
-"""A poll group records its time in one status, which a restarted controller reads, in virtual time."""
+"""Test that one status records the last poll of its group, and that a restarted controller uses the record."""
 
 from datetime import datetime, timedelta
 
@@ -26,72 +26,74 @@ from tests.unit.secretsync.reconciler.harness import (
     SHOP,
     UNREACHABLE,
     ReconcilerHarness,
-    known,
-    snapshot_of,
-    synced_ago,
+    make_snapshot,
+    make_sync_of_age,
+    make_synced,
 )
 
 GROUP = PollGroup(Identity("team", "robot", "client", "tenant"), "cloud", "vault", HOUR)
-EQUAL = snapshot_of(user=BEFORE, **{"pass": BEFORE})
-CHANGED = snapshot_of(user=BEFORE, **{"pass": AFTER})
+EQUAL = make_snapshot(user=BEFORE, **{"pass": BEFORE})
+CHANGED = make_snapshot(user=BEFORE, **{"pass": AFTER})
 
 
-def stored(harness: ReconcilerHarness, name: str = "shop") -> SecretSync:
+def read_stored_sync(harness: ReconcilerHarness, name: str = "shop") -> SecretSync:
     found = harness.reconciler.syncs.get(Key("team", name))
     assert isinstance(found, SecretSync)
     return found
 
 
-def records(harness: ReconcilerHarness, *names: str) -> list[str]:
+def read_recorded_times(harness: ReconcilerHarness, *names: str) -> list[str]:
     """Return the times of the polls that these statuses record."""
-    found = [stored(harness, name).status.last_group_poll for name in names]
+    found = [read_stored_sync(harness, name).status.last_group_poll for name in names]
     return [record.time for record in found if record]
 
 
-def at(seconds: float) -> str:
+def format_time_after(seconds: float) -> str:
     return format_time(NOON + timedelta(seconds=seconds))
 
 
-def polled_ago(seconds: float, item: SecretSync, group: PollGroup = GROUP) -> SecretSync:
+def add_poll_record(seconds: float, item: SecretSync, group: PollGroup = GROUP) -> SecretSync:
     """Return the SecretSync with a record of a poll of its group in its status."""
-    poll = GroupPoll(group=group.fingerprint(HOUR), time=at(-seconds))
+    poll = GroupPoll(group=group.fingerprint(HOUR), time=format_time_after(-seconds))
     return msgspec.structs.replace(item, status=msgspec.structs.replace(item.status, last_group_poll=poll))
 
 
 def sync_group(harness: ReconcilerHarness, *names: str) -> None:
-    harness.set_results(EQUAL, known("user", "pass"))
+    harness.set_results(EQUAL, make_synced("user", "pass"))
     harness.add_class()
     harness.add(*(make_sync(name=name, uid=f"uid-{name}") for name in names))
     harness.advance(1)
 
 
-def test_equal_group_costs_one_status_for_each_poll(harness: ReconcilerHarness) -> None:
+def test_equal_group_writes_one_status_for_each_poll(harness: ReconcilerHarness) -> None:
     names = [f"s{number}" for number in range(10)]
     sync_group(harness, *names)
     harness.clear_records()
     harness.advance(5 * HOUR)
     assert [moment for moment, _ in harness.reports] == [HOUR, 2 * HOUR, 3 * HOUR, 4 * HOUR, 5 * HOUR]
-    assert records(harness, *names) == [at(5 * HOUR)]
+    assert read_recorded_times(harness, *names) == [format_time_after(5 * HOUR)]
 
 
 def test_each_status_is_written_once_a_day(harness: ReconcilerHarness) -> None:
     sync_group(harness, "a", "b")
     harness.advance(2 * DAY + HOUR)
-    assert parse_time(stored(harness, "b").status.last_successful_sync_time) == NOON + timedelta(seconds=2 * DAY)
-    # Two first syncs, a poll an hour, and two daily reads of each.
+    assert parse_time(read_stored_sync(harness, "b").status.last_successful_sync_time) == NOON + timedelta(
+        seconds=2 * DAY
+    )
+    # Two first syncs, one poll an hour, and two daily reads of each SecretSync.
     assert len(harness.reports) <= 2 + 49 + 4
 
 
 @pytest.mark.parametrize(
     ("recorded", "next_poll"),
     [
-        (lambda item: polled_ago(1800, item), 1800),
-        (lambda item: polled_ago(HOUR - 1, item), 1),
-        # Overdue: the poll comes within one interval, and the random source of the harness returns the most.
+        (lambda item: add_poll_record(1800, item), 1800),
+        (lambda item: add_poll_record(HOUR - 1, item), 1),
+        # An overdue poll runs within one interval. The random source of the harness returns the maximum.
         (lambda item: item, HOUR),
-        (lambda item: polled_ago(1800, item, msgspec.structs.replace(GROUP, vault="other")), HOUR),
-        (lambda item: polled_ago(1800, item, msgspec.structs.replace(GROUP, interval=60.0)), HOUR),
-        (lambda item: polled_ago(-60, item), HOUR),
+        (lambda item: add_poll_record(1800, item, msgspec.structs.replace(GROUP, vault="other")), HOUR),
+        (lambda item: add_poll_record(1800, item, msgspec.structs.replace(GROUP, interval=60.0)), HOUR),
+        (lambda item: add_poll_record(-60, item), HOUR),
     ],
     ids=["half an hour ago", "nearly an hour ago", "none", "another vault", "another interval", "in the future"],
 )
@@ -101,9 +103,9 @@ def test_after_a_crash_the_recorded_poll_decides_when_the_next_is_due(
     assert callable(recorded)
     harness.snapshot = EQUAL
     harness.add_class()
-    outcome = known("user", "pass")
-    others = [synced_ago(20 * HOUR, outcome, name=f"s{number}") for number in range(5)]
-    harness.add(recorded(synced_ago(20 * HOUR, outcome)), *others)
+    outcome = make_synced("user", "pass")
+    others = [make_sync_of_age(20 * HOUR, outcome, name=f"s{number}") for number in range(5)]
+    harness.add(recorded(make_sync_of_age(20 * HOUR, outcome)), *others)
     harness.advance(next_poll - 0.5)
     assert harness.polls == []
     assert harness.tasks == []
@@ -113,7 +115,7 @@ def test_after_a_crash_the_recorded_poll_decides_when_the_next_is_due(
 
 @pytest.mark.parametrize(
     "outcome",
-    [known("user", "pass"), make_outcome(Reason.PARTIAL)],
+    [make_synced("user", "pass"), make_outcome(Reason.PARTIAL)],
     ids=["the Secret is written", "the status says that it fails"],
 )
 def test_poll_with_a_change_is_recorded_after_the_status_reports_it(
@@ -121,47 +123,47 @@ def test_poll_with_a_change_is_recorded_after_the_status_reports_it(
 ) -> None:
     sync_group(harness, "a", "b", "c")
     for name in "ac":
-        found = stored(harness, name)
+        found = read_stored_sync(harness, name)
         harness.add(msgspec.structs.replace(found, status=msgspec.structs.replace(found.status, objects=[])))
     harness.set_results(EQUAL, outcome)
     harness.sync_seconds = 10
     harness.advance(HOUR)
-    assert records(harness, *"abc") == []
+    assert read_recorded_times(harness, *"abc") == []
     harness.advance(10)
-    assert records(harness, *"abc") == [at(HOUR)]
+    assert read_recorded_times(harness, *"abc") == [format_time_after(HOUR)]
 
 
 def test_poll_whose_change_is_not_reported_is_not_recorded(harness: ReconcilerHarness) -> None:
-    """The first failure of the vault stays out of the status, which then says nothing about the change."""
+    """The first failure of the vault is not reported, so the status does not show the change."""
     sync_group(harness, "a", "b")
     harness.set_results(CHANGED, UNREACHABLE)
     harness.advance(HOUR)
-    assert records(harness, *"ab") == []
+    assert read_recorded_times(harness, *"ab") == []
 
 
 def test_failed_secretsync_says_when_its_secret_was_last_equal(harness: ReconcilerHarness) -> None:
     sync_group(harness, "a", "b")
     harness.advance(3 * HOUR)
-    assert stored(harness, "b").status.last_successful_sync_time == at(0)
+    assert read_stored_sync(harness, "b").status.last_successful_sync_time == format_time_after(0)
     harness.set_results(CHANGED, ProviderError("gone"))
     harness.advance(2 * HOUR)
-    assert stored(harness, "b").status.last_successful_sync_time == at(3 * HOUR)
+    assert read_stored_sync(harness, "b").status.last_successful_sync_time == format_time_after(3 * HOUR)
 
 
-def test_metric_knows_of_polls_that_the_status_does_not(harness: ReconcilerHarness) -> None:
-    def last(name: str) -> datetime | None:
-        return harness.reconciler.last_equal(stored(harness, name))
+def test_time_of_the_last_equality_includes_polls_that_no_status_records(harness: ReconcilerHarness) -> None:
+    def read_last_equal(name: str) -> datetime | None:
+        return harness.reconciler.last_equal(read_stored_sync(harness, name))
 
     sync_group(harness, "a", "b")
-    assert last("b") == NOON
+    assert read_last_equal("b") == NOON
     harness.advance(2 * HOUR)
-    assert last("b") == NOON + timedelta(hours=2)
+    assert read_last_equal("b") == NOON + timedelta(hours=2)
     harness.set_results(UNREACHABLE, UNREACHABLE)
     harness.advance(3 * HOUR)
-    assert last("b") == NOON + timedelta(hours=2)
-    # A follower knows what the status says.
+    assert read_last_equal("b") == NOON + timedelta(hours=2)
+    # A follower knows only the time in the status.
     harness.lose_lease()
-    assert last("b") == parse_time(stored(harness, "b").status.last_successful_sync_time)
+    assert read_last_equal("b") == parse_time(read_stored_sync(harness, "b").status.last_successful_sync_time)
     assert harness.reconciler.last_equal(make_sync(name="new")) is None
 
 
@@ -169,79 +171,83 @@ def test_record_that_was_not_written_is_replaced_by_the_next_poll(harness: Recon
     sync_group(harness, "a", "b")
     harness.default_report_result = ReportResult.NOT_WRITTEN
     harness.advance(HOUR + 60)
-    assert records(harness, *"ab") == []
+    assert read_recorded_times(harness, *"ab") == []
     harness.default_report_result = ReportResult.DONE
     harness.advance(HOUR)
-    assert records(harness, *"ab") == [at(2 * HOUR)]
+    assert read_recorded_times(harness, *"ab") == [format_time_after(2 * HOUR)]
 
 
 def test_record_moves_to_another_secretsync_when_its_own_is_deleted(harness: ReconcilerHarness) -> None:
     sync_group(harness, "a", "b")
     harness.advance(HOUR)
-    assert records(harness, "a") == [at(HOUR)]
+    assert read_recorded_times(harness, "a") == [format_time_after(HOUR)]
     harness.reconciler.syncs.delete(Key("team", "a"))
     harness.advance(HOUR)
-    assert records(harness, "b") == [at(2 * HOUR)]
+    assert read_recorded_times(harness, "b") == [format_time_after(2 * HOUR)]
 
 
 def test_record_has_the_start_of_the_poll(harness: ReconcilerHarness) -> None:
     sync_group(harness, "a")
     harness.poll_seconds = 20
     harness.advance(HOUR + 30)
-    assert records(harness, "a") == [at(HOUR)]
+    assert read_recorded_times(harness, "a") == [format_time_after(HOUR)]
 
 
 def test_poll_with_an_early_result_is_recorded_after_the_status_reports_it(harness: ReconcilerHarness) -> None:
     sync_group(harness, "a", "b")
-    harness.add(msgspec.structs.replace(stored(harness, "a"), status=make_sync().status))
+    harness.add(msgspec.structs.replace(read_stored_sync(harness, "a"), status=make_sync().status))
     harness.lists_early, harness.poll_seconds, harness.sync_seconds = True, 1, 10
     harness.advance(HOUR + 5)
-    assert records(harness, "a", "b") == []
+    assert read_recorded_times(harness, "a", "b") == []
     harness.advance(10)
-    assert records(harness, "a", "b") == [at(HOUR)]
+    assert read_recorded_times(harness, "a", "b") == [format_time_after(HOUR)]
 
 
 def test_record_skips_secretsyncs_that_are_not_ready_or_gone(harness: ReconcilerHarness) -> None:
     sync_group(harness, "a", "b", "c", "d", "e")
     harness.reconciler.poller.join(Key("team", "0-gone"), GROUP, {}, 0.0)
-    harness.add(Unreadable(metadata=stored(harness, "a").metadata, problem="m"))
-    harness.add(msgspec.structs.replace(stored(harness, "b"), status=make_sync().status))
+    harness.add(Unreadable(metadata=read_stored_sync(harness, "a").metadata, problem="m"))
+    harness.add(msgspec.structs.replace(read_stored_sync(harness, "b"), status=make_sync().status))
     failed = next_status(
-        stored(harness, "c").metadata, stored(harness, "c").status, None, make_outcome(Reason.PARTIAL), NOON
+        read_stored_sync(harness, "c").metadata,
+        read_stored_sync(harness, "c").status,
+        None,
+        make_outcome(Reason.PARTIAL),
+        NOON,
     )
-    harness.add(msgspec.structs.replace(stored(harness, "c"), status=failed))
+    harness.add(msgspec.structs.replace(read_stored_sync(harness, "c"), status=failed))
     del harness.reconciler.entries[Key("team", "d")]
     harness.reconciler.poller.on_polled(GROUP, harness.loop.time(), [], [])
     harness.advance(1)
-    assert records(harness, *"bcde") == [at(1)]
-    assert records(harness, "e") == [at(1)]
+    assert read_recorded_times(harness, *"bcde") == [format_time_after(1)]
+    assert read_recorded_times(harness, "e") == [format_time_after(1)]
 
 
 def test_leader_that_leads_again_does_not_record_an_earlier_poll(harness: ReconcilerHarness) -> None:
     sync_group(harness, "a", "b")
-    harness.add(msgspec.structs.replace(stored(harness, "a"), status=make_sync().status))
-    harness.set_results(EQUAL, known("user", "pass"))
+    harness.add(msgspec.structs.replace(read_stored_sync(harness, "a"), status=make_sync().status))
+    harness.set_results(EQUAL, make_synced("user", "pass"))
     harness.sync_seconds = 10
     harness.advance(HOUR)
     harness.reconciler.reset()
     harness.advance(20)
-    assert records(harness, "a", "b") == []
+    assert read_recorded_times(harness, "a", "b") == []
 
 
 @pytest.mark.parametrize("way", ["deleted", "taken over"])
 def test_poll_with_an_unequal_secretsync_that_leaves_is_recorded(harness: ReconcilerHarness, way: str) -> None:
     sync_group(harness, "a", "shop")
-    found = stored(harness, "a")
+    found = read_stored_sync(harness, "a")
     harness.add(msgspec.structs.replace(found, status=msgspec.structs.replace(found.status, objects=[])))
     harness.set_results(EQUAL, UNREACHABLE)  # the first failure is not reported, so the SecretSync remains unequal
     harness.sync_seconds = 10
     harness.advance(HOUR)
-    assert records(harness, "shop") == []
+    assert read_recorded_times(harness, "shop") == []
     if way == "deleted":
         harness.reconciler.syncs.delete(Key("team", "a"))
     else:
         spec = msgspec.structs.replace(found.spec, secret_sync_controller_name="another")
         meta = msgspec.structs.replace(found.metadata, generation=2)
-        harness.add(msgspec.structs.replace(stored(harness, "a"), metadata=meta, spec=spec))
+        harness.add(msgspec.structs.replace(read_stored_sync(harness, "a"), metadata=meta, spec=spec))
     harness.advance(20)
-    assert records(harness, SHOP.name) == [at(HOUR)]
+    assert read_recorded_times(harness, SHOP.name) == [format_time_after(HOUR)]

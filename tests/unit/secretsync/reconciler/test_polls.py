@@ -21,16 +21,16 @@ from tests.unit.secretsync.reconciler.harness import (
     SHOP,
     UNREACHABLE,
     ReconcilerHarness,
-    known,
-    snapshot_of,
+    make_snapshot,
+    make_synced,
 )
 
 EVERY_MINUTE = pytest.mark.parametrize("settings", [Settings(rotation_poll_interval=60)])
 
 
 def test_poll_without_a_change_syncs_nothing(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("user", "pass")
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.outcome = make_synced("user", "pass")
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": BEFORE})
     harness.add_class()
     harness.add(*(make_sync(name=f"s{number}", uid=f"uid-{number}") for number in range(100)))
     harness.advance(5 * HOUR + 1)
@@ -39,20 +39,20 @@ def test_poll_without_a_change_syncs_nothing(harness: ReconcilerHarness) -> None
 
 
 def test_poll_with_a_change_fetches_only_the_changed_objects(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("user", "pass")
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.outcome = make_synced("user", "pass")
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": BEFORE})
     harness.add_class()
     harness.add(make_sync(), make_sync(["user"], name="other", uid="another"))
     harness.advance(HOUR - 1)
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": AFTER})
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": AFTER})
     harness.advance(2)
     assert [task.keys for task in harness.tasks] == [None, None, frozenset({"pass"})]
 
 
 @EVERY_MINUTE
 def test_frequent_polls_are_recorded_once_an_hour(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("user", "pass")
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.outcome = make_synced("user", "pass")
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": BEFORE})
     harness.add_class()
     harness.add(make_sync())
     harness.advance(HOUR + 100)
@@ -63,28 +63,28 @@ def test_frequent_polls_are_recorded_once_an_hour(harness: ReconcilerHarness) ->
 def test_change_found_by_the_next_poll_replaces_a_pending_confirmation(
     harness: ReconcilerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker may process the key only after both polls."""
+    """A worker may process the key after both polls, not between them."""
     monkeypatch.setattr(work_state, "CONFIRM_EVERY", 0)
-    harness.outcome = known("user", "pass")
+    harness.outcome = make_synced("user", "pass")
     harness.add_class()
     harness.add(make_sync())
     harness.advance(10)
     key, wanted = Key("team", "shop"), {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
     for time in (BEFORE, AFTER):
-        harness.reconciler.handle_poll(key, wanted, snapshot_of(user=BEFORE, **{"pass": time}))
+        harness.reconciler.handle_poll(key, wanted, make_snapshot(user=BEFORE, **{"pass": time}))
     before = len(harness.tasks)
     harness.advance(1)
     assert [task.keys for task in harness.tasks[before:]] == [frozenset({"pass"})]
 
 
 def test_change_found_by_a_poll_during_a_sync_causes_another_sync(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("user", "pass")
+    harness.outcome = make_synced("user", "pass")
     harness.sync_seconds = 10
     harness.add_class()
     harness.add(make_sync())
     harness.advance(5)
     wanted = {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
-    harness.reconciler.handle_poll(SHOP, wanted, snapshot_of(user=BEFORE, **{"pass": AFTER}))
+    harness.reconciler.handle_poll(SHOP, wanted, make_snapshot(user=BEFORE, **{"pass": AFTER}))
     harness.advance(10)
     assert harness.sync_times == [0, 10]
 
@@ -102,13 +102,13 @@ FAILURES = [
 
 def start_attempt(harness: ReconcilerHarness, outcome: Outcome | Exception) -> None:
     """Start an attempt to fetch one of two objects. It ends with this outcome."""
-    harness.outcome = known("user", "pass")
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.outcome = make_synced("user", "pass")
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": BEFORE})
     harness.add_class()
     harness.add(make_sync())
     harness.advance(HOUR - 1)
     harness.clear_records()
-    harness.set_results(snapshot_of(user=BEFORE, **{"pass": AFTER}), outcome)
+    harness.set_results(make_snapshot(user=BEFORE, **{"pass": AFTER}), outcome)
     harness.sync_seconds = 10
     harness.advance(5)
     assert [task.keys for task in harness.tasks] == [frozenset({"pass"})]
@@ -132,19 +132,19 @@ def test_poll_during_a_failing_attempt_decides_what_the_next_one_fetches(
 ) -> None:
     start_attempt(harness, outcome)
     wanted = {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
-    harness.reconciler.handle_poll(SHOP, wanted, snapshot_of(user=AFTER, **{"pass": AFTER}))
+    harness.reconciler.handle_poll(SHOP, wanted, make_snapshot(user=AFTER, **{"pass": AFTER}))
     harness.advance(20)
     assert [task.keys for task in harness.tasks[1:2]] == [frozenset({"user", "pass"})]
 
 
 def test_failed_poll_does_not_replace_the_change_of_an_earlier_poll(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("user", "pass")
+    harness.outcome = make_synced("user", "pass")
     harness.add_class()
     harness.add(make_sync())
     harness.advance(10)
     harness.clear_records()
     wanted = {name: ObjectVersionRef(VaultObject(name=name)) for name in ("user", "pass")}
-    harness.reconciler.handle_poll(SHOP, wanted, snapshot_of(user=BEFORE, **{"pass": AFTER}))
+    harness.reconciler.handle_poll(SHOP, wanted, make_snapshot(user=BEFORE, **{"pass": AFTER}))
     harness.reconciler.handle_poll(SHOP, wanted, UNREACHABLE)
     harness.advance(1)
     assert [task.keys for task in harness.tasks] == [frozenset({"pass"})]
@@ -152,8 +152,8 @@ def test_failed_poll_does_not_replace_the_change_of_an_earlier_poll(harness: Rec
 
 @EVERY_MINUTE
 def test_secretsync_whose_confirmation_failed_is_polled_again(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("user", "pass")
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.outcome = make_synced("user", "pass")
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": BEFORE})
     harness.add_class()
     harness.add(make_sync())
     harness.advance(HOUR + 59)  # the next poll will be recorded in the status
@@ -170,8 +170,8 @@ def test_secretsync_whose_confirmation_failed_is_polled_again(harness: Reconcile
 
 
 def test_retry_after_a_failed_key_fetches_all_keys(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("user", "pass")
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": AFTER})
+    harness.outcome = make_synced("user", "pass")
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": AFTER})
     harness.add_class()
     harness.add(make_sync())
     harness.advance(HOUR - 1)
@@ -181,19 +181,25 @@ def test_retry_after_a_failed_key_fetches_all_keys(harness: ReconcilerHarness) -
 
 
 def test_attempt_at_a_throttled_vault_fetches_only_the_remaining_keys(harness: ReconcilerHarness) -> None:
-    def busy(*left: str) -> Outcome:
+    def make_throttled_outcome(*remaining: str) -> Outcome:
         error = throttled_error("shop", 10)
-        failed = dict.fromkeys(left, error)
-        return PartiallySynced(message="throttled", failed=failed, objects=[]) if left else Failed(error)
+        failed = dict.fromkeys(remaining, error)
+        return PartiallySynced(message="throttled", failed=failed, objects=[]) if remaining else Failed(error)
 
     harness.add_class()
     harness.add(make_sync(["a", "b", "c"]))
-    for outcome in (busy(), busy("b", "c"), busy("c"), busy(), known("a", "b", "c")):
+    for outcome in (
+        make_throttled_outcome(),
+        make_throttled_outcome("b", "c"),
+        make_throttled_outcome("c"),
+        make_throttled_outcome(),
+        make_synced("a", "b", "c"),
+    ):
         harness.outcome = outcome
         harness.advance(10 if harness.tasks else 5)
     asked = [(moment, task.keys) for (moment, _), task in zip(harness.synced, harness.tasks, strict=True)]
-    rest = frozenset({"c"})
-    assert asked == [(0, None), (10, None), (20, frozenset({"b", "c"})), (30, rest), (40, rest)]
+    last_key = frozenset({"c"})
+    assert asked == [(0, None), (10, None), (20, frozenset({"b", "c"})), (30, last_key), (40, last_key)]
 
 
 def test_unexpected_error_of_a_poll_does_not_stop_the_workers(
@@ -208,8 +214,8 @@ def test_unexpected_error_of_a_poll_does_not_stop_the_workers(
 
 
 def test_drift_after_a_poll_fetches_all_keys(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("user", "pass")
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": AFTER})
+    harness.outcome = make_synced("user", "pass")
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": AFTER})
     harness.add_class()
     harness.add(make_sync())
     harness.advance(HOUR + 1)
@@ -219,8 +225,8 @@ def test_drift_after_a_poll_fetches_all_keys(harness: ReconcilerHarness) -> None
 
 
 def test_all_keys_are_fetched_once_a_day(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("user", "pass")
-    harness.snapshot = snapshot_of(user=BEFORE, **{"pass": BEFORE})
+    harness.outcome = make_synced("user", "pass")
+    harness.snapshot = make_snapshot(user=BEFORE, **{"pass": BEFORE})
     harness.add_class()
     harness.add(make_sync())
     harness.advance(3 * DAY + HOUR)

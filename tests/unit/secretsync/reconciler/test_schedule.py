@@ -1,4 +1,4 @@
-"""When SecretSyncs are synced, checked and forgotten, in virtual time: a test passes a day at once."""
+"""Test when SecretSyncs are synced, checked and forgotten, in virtual time."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,9 +32,9 @@ from tests.unit.secretsync.reconciler.harness import (
     SHOP,
     UNREACHABLE,
     ReconcilerHarness,
-    known,
-    snapshot_of,
-    synced_ago,
+    make_snapshot,
+    make_sync_of_age,
+    make_synced,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_leader_that_leads_again_syncs_only_what_is_due(harness: ReconcilerHarne
     harness.lose_lease()
     harness.advance(100)
     # Meanwhile another leader synced it and wrote the time into its status.
-    harness.add(synced_ago(-200))
+    harness.add(make_sync_of_age(-200))
     harness.lose_lease()
     harness.advance(HOUR - 1)
     assert harness.sync_times == [0]
@@ -79,7 +79,7 @@ def test_leader_that_leads_again_syncs_only_what_is_due(harness: ReconcilerHarne
 @pytest.mark.parametrize("settings", [Settings(jitter=60)])
 def test_jitter_delays_first_syncs_polls_and_edits(harness: ReconcilerHarness) -> None:
     harness.add_class()
-    harness.add(make_sync(), synced_ago(2 * HOUR, name="overdue"), synced_ago(600, name="due"))
+    harness.add(make_sync(), make_sync_of_age(2 * HOUR, name="overdue"), make_sync_of_age(600, name="due"))
     harness.advance(2 * HOUR)
     # The group is polled when the first member is due. Each poll draws its own jitter.
     assert harness.polls == [HOUR - 600 + 60, HOUR - 600 + 60 + HOUR + 60]
@@ -88,7 +88,7 @@ def test_jitter_delays_first_syncs_polls_and_edits(harness: ReconcilerHarness) -
     harness.advance(30)
     harness.add(make_sync(generation=3))
     harness.advance(100)
-    assert [one for one in harness.synced if one[1] > 1] == [(2 * HOUR + 90, 3)]
+    assert [sync for sync in harness.synced if sync[1] > 1] == [(2 * HOUR + 90, 3)]
 
 
 @pytest.mark.parametrize("settings", [Settings(jitter=60)])
@@ -105,12 +105,12 @@ def test_refresh_interval_annotation_counts_from_the_last_sync(harness: Reconcil
     harness.advance(100)
     found = harness.reconciler.syncs.get(SHOP)
     assert isinstance(found, SecretSync)
-    asking = msgspec.structs.replace(found.metadata, annotations={REFRESH_INTERVAL: "120"})
-    harness.add(msgspec.structs.replace(found, metadata=asking))
+    annotated = msgspec.structs.replace(found.metadata, annotations={REFRESH_INTERVAL: "120"})
+    harness.add(msgspec.structs.replace(found, metadata=annotated))
     harness.advance(300)
     assert harness.sync_times == [0, 120, 240, 360]
     harness.resolve_error = InputError("annotation: write a number of seconds")
-    unreadable = msgspec.structs.replace(asking, annotations={REFRESH_INTERVAL: "soon"})
+    unreadable = msgspec.structs.replace(annotated, annotations={REFRESH_INTERVAL: "soon"})
     harness.add(msgspec.structs.replace(found, metadata=unreadable))
     harness.advance(1)
     assert harness.reports[-1] == (400, Reason.INPUT_INVALID)
@@ -231,7 +231,7 @@ def test_deleted_class_is_forgotten(harness: ReconcilerHarness) -> None:
     assert harness.forgotten_classes == [Key("team", "class")]
 
 
-def generated(names: str, generation: int = 1) -> tuple[SecretProviderClass, SecretSync]:
+def generate_objects(names: str, generation: int = 1) -> tuple[SecretProviderClass, SecretSync]:
     """Return the class and the SecretSync `m` with these keys, as an AKVSync generates them."""
     mapping = ", ".join(f"{{dataKey: {name}, secretInAKV: {name}}}" for name in names)
     made = expand_akvsync(akv_sync(f"[{{kubernetesSecretName: m, mapping: [{mapping}]}}]"))
@@ -247,12 +247,12 @@ def generated(names: str, generation: int = 1) -> tuple[SecretProviderClass, Sec
 
 
 def test_edit_of_generated_objects_fetches_only_the_new_keys(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("a")
-    source, sync = generated("a")
+    harness.outcome = make_synced("a")
+    source, sync = generate_objects("a")
     harness.reconciler.classes.set(source)
     harness.add(sync)
     harness.advance(100)
-    source, sync = generated("ab", 2)
+    source, sync = generate_objects("ab", 2)
     harness.reconciler.classes.set(source)
     harness.advance(10)
     assert [task.keys for task in harness.tasks] == [None]  # the new item is not in the SecretSync yet
@@ -266,12 +266,12 @@ def test_edit_of_generated_objects_fetches_only_the_new_keys(harness: Reconciler
 
 
 def test_edit_of_an_item_fetches_its_keys(harness: ReconcilerHarness) -> None:
-    harness.outcome = known("a")
-    source, sync = generated("a")
+    harness.outcome = make_synced("a")
+    source, sync = generate_objects("a")
     harness.reconciler.classes.set(source)
     harness.add(sync)
     harness.advance(100)
-    source, _ = generated("a", 2)
+    source, _ = generate_objects("a", 2)
     source.spec.parameters["objects"] += "    objectVersion: v1\n"
     harness.reconciler.classes.set(source)
     harness.advance(1)
@@ -280,11 +280,11 @@ def test_edit_of_an_item_fetches_its_keys(harness: ReconcilerHarness) -> None:
 
 def test_edit_of_another_item_does_not_repeat_a_failed_attempt(harness: ReconcilerHarness) -> None:
     harness.outcome = UNREACHABLE
-    source, sync = generated("a")
+    source, sync = generate_objects("a")
     harness.reconciler.classes.set(source)
     harness.add(sync)
     harness.advance(100)
-    harness.reconciler.classes.set(generated("ab", 2)[0])
+    harness.reconciler.classes.set(generate_objects("ab", 2)[0])
     harness.advance(10)
     assert harness.sync_times[-1] < 100
 
@@ -334,7 +334,7 @@ def test_edit_repeats_a_write_that_was_refused(harness: ReconcilerHarness) -> No
     assert written.refused is None
 
 
-@pytest.mark.parametrize("found", [make_sync(), synced_ago(600)], ids=["new", "synced before the restart"])
+@pytest.mark.parametrize("found", [make_sync(), make_sync_of_age(600)], ids=["new", "synced before the restart"])
 def test_class_that_cannot_be_parsed_yet_delays_the_attempt(harness: ReconcilerHarness, found: SecretSync) -> None:
     harness.resolve_requeues = [Requeue(1.5)]
     harness.add_class()
@@ -367,7 +367,7 @@ def test_contested_label_is_a_warning(harness: ReconcilerHarness, contested: str
 # After a restart
 
 
-@pytest.mark.parametrize("outcome", [known("user", "pass"), UNREACHABLE])
+@pytest.mark.parametrize("outcome", [make_synced("user", "pass"), UNREACHABLE])
 def test_attempt_that_ends_after_the_lease_was_lost_is_reported(
     harness: ReconcilerHarness, outcome: Synced | ControllerError
 ) -> None:
@@ -385,11 +385,11 @@ def test_attempt_that_ends_after_the_lease_was_lost_is_reported(
 @pytest.mark.parametrize(
     ("found", "at"),
     [
-        pytest.param(synced_ago(600), HOUR - 600, id="not due"),
-        pytest.param(synced_ago(10 * HOUR), HOUR, id="overdue"),
-        pytest.param(synced_ago(600, generation=2), 0, id="edited"),
-        pytest.param(synced_ago(600, Failed(ObjectError("m"))), 0, id="failed"),
-        pytest.param(synced_ago(-5 * HOUR), 0, id="time in the future"),
+        pytest.param(make_sync_of_age(600), HOUR - 600, id="not due"),
+        pytest.param(make_sync_of_age(10 * HOUR), HOUR, id="overdue"),
+        pytest.param(make_sync_of_age(600, generation=2), 0, id="edited"),
+        pytest.param(make_sync_of_age(600, Failed(ObjectError("m"))), 0, id="failed"),
+        pytest.param(make_sync_of_age(-5 * HOUR), 0, id="time in the future"),
     ],
 )
 def test_restart_syncs_when_the_status_says_that_it_is_due(
@@ -432,9 +432,9 @@ def test_secretsync_deleted_during_its_sync_is_forgotten(harness: ReconcilerHarn
 
 def test_secretsync_with_a_deletion_timestamp_is_not_synced(harness: ReconcilerHarness) -> None:
     wanted = make_sync()
-    dying = msgspec.structs.replace(wanted.metadata, deletion_timestamp="2030-01-01T00:00:00Z")
+    terminating = msgspec.structs.replace(wanted.metadata, deletion_timestamp="2030-01-01T00:00:00Z")
     harness.add_class()
-    harness.add(msgspec.structs.replace(wanted, metadata=dying))
+    harness.add(msgspec.structs.replace(wanted, metadata=terminating))
     harness.advance(DAY)
     assert not harness.synced
 
@@ -467,14 +467,14 @@ def test_secretsync_that_another_controller_takes_over_is_forgotten(harness: Rec
 
 
 def test_poll_of_a_secretsync_that_is_gone_does_nothing(harness: ReconcilerHarness) -> None:
-    assert harness.reconciler.handle_poll(SHOP, {}, snapshot_of()) is True
+    assert harness.reconciler.handle_poll(SHOP, {}, make_snapshot()) is True
     harness.add_class()
     harness.add(make_sync())
     harness.advance(1)
     del harness.reconciler.entries[SHOP]
-    assert harness.reconciler.handle_poll(SHOP, {}, snapshot_of()) is True
+    assert harness.reconciler.handle_poll(SHOP, {}, make_snapshot()) is True
     harness.add(Unreadable(metadata=make_sync().metadata, problem="m"))
-    assert harness.reconciler.handle_poll(SHOP, {}, snapshot_of()) is True
+    assert harness.reconciler.handle_poll(SHOP, {}, make_snapshot()) is True
     assert list(harness.reconciler.own_syncs()) == []
 
 

@@ -1,4 +1,4 @@
-"""SecretSyncs of an unreachable vault: their reports, the probes, and the fetches after the outage, in virtual time."""
+"""Test reports, probes, and fetches after an outage, of SecretSyncs with an unreachable vault, in virtual time."""
 
 import pytest
 
@@ -14,16 +14,16 @@ from tests.unit.secretsync.reconciler.harness import (
     HOUR,
     UNREACHABLE,
     ReconcilerHarness,
-    known,
-    snapshot_of,
+    make_snapshot,
+    make_synced,
 )
 
-SAME, ROTATED = snapshot_of(user=BEFORE, **{"pass": BEFORE}), snapshot_of(user=BEFORE, **{"pass": AFTER})
-SYNCED = known("user", "pass")
+SAME, ROTATED = make_snapshot(user=BEFORE, **{"pass": BEFORE}), make_snapshot(user=BEFORE, **{"pass": AFTER})
+SYNCED = make_synced("user", "pass")
 
 
 def sync_four(harness: ReconcilerHarness) -> None:
-    """Sync four SecretSyncs with the same identity and vault, then delete the records of that."""
+    """Sync four SecretSyncs with the same identity and vault, then clear the records of the harness."""
     harness.outcome = SYNCED
     harness.snapshot = SAME
     harness.add_class()
@@ -48,7 +48,7 @@ def test_unreachable_vault_is_reported_by_all_and_probed_once_for_all(harness: R
     harness.set_results(UNREACHABLE, UNREACHABLE)
     harness.advance(HOUR)
     assert [(moment - HOUR, reason) for moment, reason in harness.reports] == [(2, Reason.PROVIDER_ERROR)] * 4
-    # In an hour the vault gets a list call and one SecretSync's fetch after 2, 4, 8 … 300 s, for any number of them.
+    # After each wait of 2, 4, 8 … 300 s, one list call and one SecretSync's fetch reach the vault.
     assert len(harness.polls) == len(harness.tasks) + 1 == 19
     # One object is rotated during the outage.
     harness.clear_records()
@@ -56,7 +56,7 @@ def test_unreachable_vault_is_reported_by_all_and_probed_once_for_all(harness: R
     harness.advance(301)
     assert [task.keys for task in harness.tasks] == [frozenset({"pass"})] * 4
     assert len({moment for moment, _ in harness.reports}) == 1
-    assert [reason for _, reason in harness.reports] == [Reason.UP_TO_DATE] * 5  # one more records the poll
+    assert [reason for _, reason in harness.reports] == [Reason.UP_TO_DATE] * 5  # the fifth report records the poll
 
 
 def test_objects_unchanged_during_an_outage_are_not_fetched(harness: ReconcilerHarness) -> None:
@@ -66,14 +66,14 @@ def test_objects_unchanged_during_an_outage_are_not_fetched(harness: ReconcilerH
     harness.clear_records()
     harness.set_results(SAME, SYNCED)
     harness.advance(64)
-    assert [reason for _, reason in harness.reports] == [Reason.UP_TO_DATE] * 5  # one more records the poll
+    assert [reason for _, reason in harness.reports] == [Reason.UP_TO_DATE] * 5  # the fifth report records the poll
     assert [task.keys for task in harness.tasks] == [frozenset()] * 4
 
 
 @pytest.mark.parametrize("settings", [Settings(rotation_poll_interval=60)])
 @pytest.mark.parametrize("partial", [False, True])
 def test_secretsync_whose_attempts_failed_recovers_at_the_next_poll(harness: ReconcilerHarness, partial: bool) -> None:
-    """Polls succeed and its attempts fail, so the next attempt of its own may be minutes away."""
+    """Polls succeed and attempts fail, so the next scheduled attempt may be minutes later."""
     harness.outcome = SYNCED
     harness.add_class()
     harness.add(make_sync())
@@ -96,18 +96,18 @@ def test_unreachable_vault_does_not_stop_drift_checks(harness: ReconcilerHarness
     assert len(harness.drift_checks) == 4 * HOUR // 300
 
 
-def test_restart_during_an_outage_probes_once_for_all(harness: ReconcilerHarness) -> None:
+def test_restart_during_an_outage_probes_the_vault_once_for_all_secretsyncs(harness: ReconcilerHarness) -> None:
     sync_four(harness)
     harness.set_results(UNREACHABLE, UNREACHABLE)
     harness.advance(60)
     harness.clear_records()
     harness.lose_lease()
     harness.advance(60)
-    began = harness.polls[0]
-    assert [moment - began for moment in harness.polls] == [0, 2, 6, 14, 30]
+    start = harness.polls[0]
+    assert [moment - start for moment in harness.polls] == [0, 2, 6, 14, 30]
     harness.set_results(SAME, SYNCED)
     harness.advance(32)
-    assert [reason for _, reason in harness.reports] == [Reason.UP_TO_DATE] * 5  # one more records the poll
+    assert [reason for _, reason in harness.reports] == [Reason.UP_TO_DATE] * 5  # the fifth report records the poll
     assert [task.keys for task in harness.tasks[-4:]] == [frozenset()] * 4
 
 
@@ -115,10 +115,10 @@ def test_edit_during_an_outage_is_attempted_at_once(harness: ReconcilerHarness) 
     sync_four(harness)
     harness.set_results(UNREACHABLE, UNREACHABLE)
     harness.advance(HOUR)
-    tries = len(harness.tasks)
+    attempts = len(harness.tasks)
     harness.add(make_sync(name="a", uid="a", generation=2))
     harness.advance(1)
-    assert [task.keys for task in harness.tasks[tries:]] == [None]
+    assert [task.keys for task in harness.tasks[attempts:]] == [None]
 
 
 def test_secretsync_that_fails_during_an_outage_stays_in_the_poll_group(harness: ReconcilerHarness) -> None:
