@@ -1,4 +1,4 @@
-"""A syncer, a scripted API server that it writes to, and a fake of the vault."""
+"""Provide a syncer with a scripted API server and a fake vault."""
 
 import contextlib
 import json
@@ -55,19 +55,19 @@ class SyncerHarness:
         self.vault = vault
         self.written = LastWrite(untried=False)
         # A dry run follows a refused write. It succeeds unless the test scripts another response.
-        server.default_response = lambda asked: (
-            ScriptedResponse({"metadata": {}}) if "dryRun" in asked.query else ScriptedResponse(held=True)
+        server.default_response = lambda request: (
+            ScriptedResponse({"metadata": {}}) if "dryRun" in request.query else ScriptedResponse(held=True)
         )
 
     async def sync(
         self,
         *answers: ScriptedResponse,
         wanted: SecretSync | None = None,
-        of: Class = None,
+        source: Class = None,
         stale: frozenset[str] | None = None,
     ) -> Synced | PartiallySynced:
-        """Sync, and check that the API server gave all of these responses."""
-        outcome = await self._sync(*answers, wanted=wanted, of=of, stale=stale)
+        """Return the outcome of a sync that gets all of these responses from the API server."""
+        outcome = await self._sync(*answers, wanted=wanted, source=source, stale=stale)
         assert isinstance(outcome, Synced | PartiallySynced)
         return outcome
 
@@ -81,13 +81,13 @@ class SyncerHarness:
         self,
         *answers: ScriptedResponse,
         wanted: SecretSync | None = None,
-        of: Class = None,
+        source: Class = None,
         stale: frozenset[str] | None = None,
     ) -> Outcome:
         self.server.add_responses(*answers)
-        reading = await self.resolver.resolve_sync(wanted or make_sync(), of or make_class())
-        assert not isinstance(reading, Requeue)
-        outcome = await self.syncer.sync(wanted or make_sync(), reading, self.written, Fetch(0.0, stale))
+        resolved = await self.resolver.resolve_sync(wanted or make_sync(), source or make_class())
+        assert not isinstance(resolved, Requeue)
+        outcome = await self.syncer.sync(wanted or make_sync(), resolved, self.written, Fetch(0.0, stale))
         assert not self.server.script
         return outcome
 
@@ -99,11 +99,11 @@ class SyncerHarness:
     @property
     def requests(self) -> list[str]:
         """Return the method of each request, and `probe` for a patch that changes nothing."""
-        return ["probe" if asked.body == b"{}" else asked.method for asked in self.server.requests]
+        return ["probe" if request.body == b"{}" else request.method for request in self.server.requests]
 
     def body(self, number: int = -1) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.server.requests[number].body)
-        return found
+        body: dict[str, Any] = json.loads(self.server.requests[number].body)
+        return body
 
 
 class FakeVault:

@@ -1,4 +1,4 @@
-"""Kept objects: the controller no longer reads them, and the Secret keeps their last value."""
+"""Test that the controller does not read kept objects, and that the Secret keeps their last values."""
 
 from controller.api.conditions import Reason
 from controller.domain.status import Synced
@@ -10,7 +10,7 @@ KEPT = make_class(objects="array: ['objectName: user', \"objectName: pass\\nobje
 
 async def test_kept_object_is_not_read_and_its_key_stays(harness: SyncerHarness) -> None:
     outcome = await harness.sync(
-        metadata_response(make_secret_meta()), metadata_response(make_secret_meta(), "43"), of=KEPT
+        metadata_response(make_secret_meta()), metadata_response(make_secret_meta(), "43"), source=KEPT
     )
     assert harness.vault.read_names == ["user"]
     assert harness.body()["data"].keys() == {"user"}
@@ -20,7 +20,7 @@ async def test_kept_object_is_not_read_and_its_key_stays(harness: SyncerHarness)
 
 
 async def test_kept_object_whose_value_is_lost_is_reported_and_not_read(harness: SyncerHarness) -> None:
-    outcome = await harness.sync(ABSENT, metadata_response(make_secret_meta(["user"])), of=KEPT)
+    outcome = await harness.sync(ABSENT, metadata_response(make_secret_meta(["user"])), source=KEPT)
     assert harness.vault.read_names == ["user"]
     assert outcome.reason == Reason.PARTIAL
     assert "the Secret lacks its last value" in outcome.message

@@ -1,4 +1,4 @@
-"""Properties of one value: how often it is read, what is written, and what happens to removed properties."""
+"""Test properties of one value: how often it is read, what is written, and what happens to removed properties."""
 
 import base64
 import json
@@ -24,41 +24,41 @@ EXPANDED = "array: ['objectName: user', '{objectName: pass, objectExpand: true}'
 WANTED = {"user": "user", "all": "pass"}
 
 
-def expanding(status: SecretSyncStatus | None = None) -> SecretSync:
+def make_expanding_sync(status: SecretSyncStatus | None = None) -> SecretSync:
     return make_sync(WANTED, status=status)
 
 
-def status_after(outcome: Reportable) -> SecretSyncStatus:
+def make_status(outcome: Reportable) -> SecretSyncStatus:
     return next_status(make_sync().metadata, SecretSyncStatus(), make_provider_class(), outcome, datetime.now(UTC))
 
 
-def document(**properties: object) -> str:
+def encode_properties(**properties: object) -> str:
     return json.dumps(properties)
 
 
-def written(harness: SyncerHarness) -> dict[str, str | None]:
+def read_written_data(harness: SyncerHarness) -> dict[str, str | None]:
     data = harness.body()["data"]
     return {key: base64.b64decode(text).decode() if text is not None else None for key, text in data.items()}
 
 
 async def test_all_properties_of_one_object_take_one_read(harness: SyncerHarness) -> None:
     names = [f"p{number}" for number in range(20)]
-    harness.vault.values["pass"] = make_value(document(**dict.fromkeys(names, CANARY)))
+    harness.vault.values["pass"] = make_value(encode_properties(**dict.fromkeys(names, CANARY)))
     objects = [f"{{objectName: pass, objectAlias: {name}, objectProperty: {name}}}" for name in names]
     wanted = make_sync([*names, "whole"])
-    of = make_class(objects=f"array: {[*objects, '{objectName: pass, objectAlias: whole}']}")
-    outcome = await harness.sync(ABSENT, metadata_response(make_secret_meta()), wanted=wanted, of=of)
+    source = make_class(objects=f"array: {[*objects, '{objectName: pass, objectAlias: whole}']}")
+    outcome = await harness.sync(ABSENT, metadata_response(make_secret_meta()), wanted=wanted, source=source)
     assert harness.vault.read_names == ["pass"]
-    assert written(harness).keys() == {*names, "whole"}
+    assert read_written_data(harness).keys() == {*names, "whole"}
     assert outcome.objects
     assert {item.object for item in outcome.objects} == {"secret/pass"}
 
 
-async def test_missing_property_keeps_its_last_value_and_the_others_go_on(harness: SyncerHarness) -> None:
-    harness.vault.values["pass"] = make_value(document(b=CANARY))
-    of = make_class(objects="array: ['objectName: user', '{objectName: pass, objectProperty: a}']")
-    outcome = await harness.sync(ABSENT, metadata_response(make_secret_meta(["user"])), of=of)
-    assert written(harness) == {"user": "me"}
+async def test_missing_property_keeps_its_last_value_and_the_others_are_written(harness: SyncerHarness) -> None:
+    harness.vault.values["pass"] = make_value(encode_properties(b=CANARY))
+    source = make_class(objects="array: ['objectName: user', '{objectName: pass, objectProperty: a}']")
+    outcome = await harness.sync(ABSENT, metadata_response(make_secret_meta(["user"])), source=source)
+    assert read_written_data(harness) == {"user": "me"}
     assert outcome.reason == Reason.PARTIAL
     assert "no property 'a'; the value has: b" in outcome.message
     assert CANARY not in outcome.message
@@ -71,41 +71,41 @@ LACKING = "array: ['objectName: user', '{objectName: pass, objectProperty: a}']"
 async def test_missing_property_is_not_read_again_until_the_value_changed(
     harness: SyncerHarness, before: list[str]
 ) -> None:
-    of, held = make_class(objects=LACKING), make_secret_meta(before)
-    harness.vault.values["pass"] = make_value(document(b=CANARY), version="v2")
-    first = await harness.sync(metadata_response(held), metadata_response(held, "43"), of=of)
+    source, held = make_class(objects=LACKING), make_secret_meta(before)
+    harness.vault.values["pass"] = make_value(encode_properties(b=CANARY), version="v2")
+    first = await harness.sync(metadata_response(held), metadata_response(held, "43"), source=source)
     for stale in (frozenset[str](), frozenset({"user"})):
         harness.vault.read_names = []
-        outcome = await harness.sync(metadata_response(held), of=of, stale=stale)
+        outcome = await harness.sync(metadata_response(held), source=source, stale=stale)
         assert harness.vault.read_names == sorted(stale)
-        # An earlier value in the Secret does not make the key a synced one.
+        # A key with an earlier value in the Secret does not count as synced.
         assert (outcome.reason, outcome.message) == (Reason.PARTIAL, first.message)
-    harness.vault.values["pass"] = make_value(document(a="now"), version="v3")
+    harness.vault.values["pass"] = make_value(encode_properties(a="now"), version="v3")
     outcome = await harness.sync(
-        metadata_response(held), metadata_response(held, "44"), of=of, stale=frozenset({"pass"})
+        metadata_response(held), metadata_response(held, "44"), source=source, stale=frozenset({"pass"})
     )
-    assert (written(harness), outcome.reason) == ({"pass": "now"}, Reason.WRITTEN)
+    assert (read_written_data(harness), outcome.reason) == ({"pass": "now"}, Reason.WRITTEN)
     assert not harness.written.unusable
 
 
 async def test_drift_and_the_daily_read_read_a_missing_property(harness: SyncerHarness) -> None:
-    of, held = make_class(objects=LACKING), make_secret_meta(["user"])
-    harness.vault.values["pass"] = make_value(document(b=CANARY))
-    await harness.sync(metadata_response(held), metadata_response(held, "43"), of=of)
-    await harness.sync(metadata_response(held), of=of)
+    source, held = make_class(objects=LACKING), make_secret_meta(["user"])
+    harness.vault.values["pass"] = make_value(encode_properties(b=CANARY))
+    await harness.sync(metadata_response(held), metadata_response(held, "43"), source=source)
+    await harness.sync(metadata_response(held), source=source)
     assert harness.vault.read_names == ["pass", "user"]
 
 
-async def test_secret_that_no_value_can_make_is_not_drift(harness: SyncerHarness) -> None:
-    of, wanted = make_class(objects=LACKING), make_sync(["pass"])
-    harness.vault.values["pass"] = make_value(document(b=CANARY), version="v2")
+async def test_absent_secret_without_a_usable_value_is_not_drift(harness: SyncerHarness) -> None:
+    source, wanted = make_class(objects=LACKING), make_sync(["pass"])
+    harness.vault.values["pass"] = make_value(encode_properties(b=CANARY), version="v2")
     for stale in (None, frozenset[str]()):
         harness.vault.read_names = []
         harness.server.add_responses(ABSENT, ABSENT)
-        reading = await harness.resolver.resolve_sync(wanted, of)
-        assert isinstance(reading, ResolvedSync)
+        resolved = await harness.resolver.resolve_sync(wanted, source)
+        assert isinstance(resolved, ResolvedSync)
         with pytest.raises(ObjectError, match="no property") as caught:
-            await harness.syncer.sync(wanted, reading, harness.written, Fetch(0.0, stale))
+            await harness.syncer.sync(wanted, resolved, harness.written, Fetch(0.0, stale))
         assert caught.value.retry is Retry.ON_NEW_VALUE
         assert CANARY not in repr(harness.written)
         assert await harness.syncer.is_unchanged(wanted, harness.written)
@@ -114,25 +114,31 @@ async def test_secret_that_no_value_can_make_is_not_drift(harness: SyncerHarness
 
 @pytest.mark.parametrize("broken", [CANARY, json.dumps({"host": "db", "a b": CANARY}), json.dumps({"user": CANARY})])
 async def test_unusable_part_of_an_expanded_object_is_not_read_again(harness: SyncerHarness, broken: str) -> None:
-    of, held = make_class(objects=EXPANDED), make_secret_meta(["user", "host"])
-    harness.vault.values["pass"] = make_value(document(host="db"))
-    status = status_after(await harness.sync(ABSENT, metadata_response(held), wanted=expanding(), of=of))
+    source, held = make_class(objects=EXPANDED), make_secret_meta(["user", "host"])
+    harness.vault.values["pass"] = make_value(encode_properties(host="db"))
+    status = make_status(
+        await harness.sync(ABSENT, metadata_response(held), wanted=make_expanding_sync(), source=source)
+    )
     harness.vault.values |= {"user": make_value("new"), "pass": make_value(broken, version="v2")}
-    second = await harness.sync(metadata_response(held), metadata_response(held, "43"), wanted=expanding(status), of=of)
-    status = status_after(second)
+    second = await harness.sync(
+        metadata_response(held), metadata_response(held, "43"), wanted=make_expanding_sync(status), source=source
+    )
+    status = make_status(second)
     harness.vault.read_names = []
     harness.written.fingerprint = data_fingerprint(held)
-    third = await harness.sync(metadata_response(held), wanted=expanding(status), of=of, stale=frozenset())
+    third = await harness.sync(
+        metadata_response(held), wanted=make_expanding_sync(status), source=source, stale=frozenset()
+    )
     assert harness.vault.read_names == []
     assert (third.reason, third.message, third.objects) == (Reason.PARTIAL, second.message, second.objects)
 
 
 async def test_each_property_of_an_expanded_object_is_written_and_reported(harness: SyncerHarness) -> None:
-    harness.vault.values["pass"] = make_value(document(host="db", port=5432))
+    harness.vault.values["pass"] = make_value(encode_properties(host="db", port=5432))
     outcome = await harness.sync(
-        ABSENT, metadata_response(make_secret_meta()), wanted=expanding(), of=make_class(objects=EXPANDED)
+        ABSENT, metadata_response(make_secret_meta()), wanted=make_expanding_sync(), source=make_class(objects=EXPANDED)
     )
-    assert written(harness) == {"user": "me", "host": "db", "port": "5432"}
+    assert read_written_data(harness) == {"user": "me", "host": "db", "port": "5432"}
     assert (outcome.reason, outcome.message) == (Reason.WRITTEN, "2 keys written from Key Vault shop-vault")
     assert outcome.objects
     assert [(item.target_key, item.object, item.expanded_from) for item in outcome.objects] == [
@@ -142,29 +148,36 @@ async def test_each_property_of_an_expanded_object_is_written_and_reported(harne
     ]
 
 
-async def test_new_property_arrives_and_removed_one_leaves(harness: SyncerHarness) -> None:
-    of = make_class(objects=EXPANDED)
-    harness.vault.values["pass"] = make_value(document(host="db", port=1))
+async def test_new_property_is_added_and_removed_one_is_deleted(harness: SyncerHarness) -> None:
+    source = make_class(objects=EXPANDED)
+    harness.vault.values["pass"] = make_value(encode_properties(host="db", port=1))
     before = make_secret_meta(["user", "host", "port"])
-    await harness.sync(ABSENT, metadata_response(before), wanted=expanding(), of=of)
-    harness.vault.values["pass"] = make_value(document(host="db", tls=True), version="v2")
-    outcome = await harness.sync(metadata_response(before), metadata_response(before, "43"), wanted=expanding(), of=of)
-    assert written(harness) == {"tls": "true", "port": None}
+    await harness.sync(ABSENT, metadata_response(before), wanted=make_expanding_sync(), source=source)
+    harness.vault.values["pass"] = make_value(encode_properties(host="db", tls=True), version="v2")
+    outcome = await harness.sync(
+        metadata_response(before), metadata_response(before, "43"), wanted=make_expanding_sync(), source=source
+    )
+    assert read_written_data(harness) == {"tls": "true", "port": None}
     assert [item.target_key for item in outcome.objects or []] == ["user", "host", "tls"]
 
 
-async def test_properties_stay_where_the_value_cannot_be_read_any_more(harness: SyncerHarness) -> None:
-    of = make_class(objects=EXPANDED)
-    harness.vault.values["pass"] = make_value(document(host="db", port=1))
+async def test_properties_stay_when_the_value_becomes_unreadable(harness: SyncerHarness) -> None:
+    source = make_class(objects=EXPANDED)
+    harness.vault.values["pass"] = make_value(encode_properties(host="db", port=1))
     before = make_secret_meta(["user", "host", "port"])
-    status = status_after(await harness.sync(ABSENT, metadata_response(before), wanted=expanding(), of=of))
+    status = make_status(
+        await harness.sync(ABSENT, metadata_response(before), wanted=make_expanding_sync(), source=source)
+    )
     disabled: list[VaultValue | ControllerError] = [ObjectError("secret pass is disabled")]
     for number, broken in enumerate([make_value(CANARY), make_value("{}"), *disabled]):
         harness.vault.values |= {"user": make_value(f"new {number}"), "pass": broken}
         outcome = await harness.sync(
-            metadata_response(before), metadata_response(before, "43"), wanted=expanding(status), of=of
+            metadata_response(before),
+            metadata_response(before, "43"),
+            wanted=make_expanding_sync(status),
+            source=source,
         )
-        assert written(harness).keys() == {"user"}
+        assert read_written_data(harness).keys() == {"user"}
         assert outcome.reason == Reason.PARTIAL
         assert isinstance(outcome, PartiallySynced)
         assert outcome.failed.keys() == {"all/*"}
@@ -175,9 +188,9 @@ async def test_properties_stay_where_the_value_cannot_be_read_any_more(harness: 
 async def test_bad_name_is_reported_with_its_source_path(harness: SyncerHarness) -> None:
     harness.vault.values["pass"] = make_value(json.dumps({"a b": CANARY, "ok": 1}))
     outcome = await harness.sync(
-        ABSENT, metadata_response(make_secret_meta()), wanted=expanding(), of=make_class(objects=EXPANDED)
+        ABSENT, metadata_response(make_secret_meta()), wanted=make_expanding_sync(), source=make_class(objects=EXPANDED)
     )
-    assert written(harness) == {"user": "me", "ok": "1"}
+    assert read_written_data(harness) == {"user": "me", "ok": "1"}
     failed = json.loads(outcome.message)[0]
     assert (failed["targetKey"], failed["sourcePath"], failed["status"]) == ("all/*", "pass", "failed")
     assert "a b" in failed["message"]
@@ -185,41 +198,57 @@ async def test_bad_name_is_reported_with_its_source_path(harness: SyncerHarness)
 
 
 async def test_only_stale_keys_are_read(harness: SyncerHarness) -> None:
-    of = make_class(objects=EXPANDED)
-    harness.vault.values["pass"] = make_value(document(host="db", port=1))
+    source = make_class(objects=EXPANDED)
+    harness.vault.values["pass"] = make_value(encode_properties(host="db", port=1))
     before = make_secret_meta(["user", "host", "port"])
-    status = status_after(await harness.sync(ABSENT, metadata_response(before), wanted=expanding(), of=of))
-    outcome = await harness.sync(metadata_response(before), wanted=expanding(status), of=of, stale=frozenset({"user"}))
+    status = make_status(
+        await harness.sync(ABSENT, metadata_response(before), wanted=make_expanding_sync(), source=source)
+    )
+    outcome = await harness.sync(
+        metadata_response(before), wanted=make_expanding_sync(status), source=source, stale=frozenset({"user"})
+    )
     assert harness.vault.read_names == ["user"]
     assert outcome.reason == Reason.UP_TO_DATE
     assert [item.target_key for item in outcome.objects or []] == ["user", "host", "port"]
-    await harness.sync(metadata_response(before), wanted=expanding(status), of=of, stale=frozenset({"all/*"}))
+    await harness.sync(
+        metadata_response(before), wanted=make_expanding_sync(status), source=source, stale=frozenset({"all/*"})
+    )
     assert harness.vault.read_names == ["pass"]
 
 
 async def test_key_that_another_client_removed_is_read_again(harness: SyncerHarness) -> None:
-    of = make_class(objects=EXPANDED)
-    harness.vault.values["pass"] = make_value(document(host="db", port=1))
+    source = make_class(objects=EXPANDED)
+    harness.vault.values["pass"] = make_value(encode_properties(host="db", port=1))
     before = make_secret_meta(["user", "host", "port"])
-    status = status_after(await harness.sync(ABSENT, metadata_response(before), wanted=expanding(), of=of))
-    less = make_secret_meta(["user", "host"])
-    harness.written = LastWrite(untried=False, fingerprint=data_fingerprint(less))
+    status = make_status(
+        await harness.sync(ABSENT, metadata_response(before), wanted=make_expanding_sync(), source=source)
+    )
+    remaining = make_secret_meta(["user", "host"])
+    harness.written = LastWrite(untried=False, fingerprint=data_fingerprint(remaining))
     await harness.sync(
-        metadata_response(less), metadata_response(before, "43"), wanted=expanding(status), of=of, stale=frozenset()
+        metadata_response(remaining),
+        metadata_response(before, "43"),
+        wanted=make_expanding_sync(status),
+        source=source,
+        stale=frozenset(),
     )
     assert harness.vault.read_names == ["pass"]
-    assert "port" in written(harness)
+    assert "port" in read_written_data(harness)
 
 
-async def test_restart_finds_an_expanded_object_unchanged_by_the_list_alone(harness: SyncerHarness) -> None:
+async def test_list_alone_shows_that_an_expanded_object_is_unchanged(harness: SyncerHarness) -> None:
     moment = datetime(2030, 1, 1, tzinfo=UTC)
-    of = make_class(objects=EXPANDED)
-    harness.vault.values["pass"] = msgspec.structs.replace(make_value(document(host="db", port=1)), updated=moment)
+    source = make_class(objects=EXPANDED)
+    harness.vault.values["pass"] = msgspec.structs.replace(
+        make_value(encode_properties(host="db", port=1)), updated=moment
+    )
     harness.vault.values["user"] = msgspec.structs.replace(make_value("me"), updated=moment)
-    status = status_after(await harness.sync(ABSENT, metadata_response(make_secret_meta()), wanted=expanding(), of=of))
-    reading = await harness.resolver.resolve_sync(expanding(), of)
-    assert isinstance(reading, ResolvedSync)
-    wanted = reading.wanted
+    status = make_status(
+        await harness.sync(ABSENT, metadata_response(make_secret_meta()), wanted=make_expanding_sync(), source=source)
+    )
+    resolved = await harness.resolver.resolve_sync(make_expanding_sync(), source)
+    assert isinstance(resolved, ResolvedSync)
+    wanted = resolved.wanted
     same = {name: ListedObject(moment, enabled=True) for name in ("user", "pass")}
     assert VaultSnapshot(listed={"secret": same}).stale_keys(wanted, status.objects) == frozenset()
     newer = same | {"pass": ListedObject(moment.replace(year=2031), enabled=True)}

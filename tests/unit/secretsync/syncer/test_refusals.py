@@ -1,4 +1,4 @@
-"""Secrets of other owners, refusals of the API server, and mistakes that are found before any call."""
+"""Test Secrets of other owners, refusals of the API server, and mistakes that the syncer finds before any call."""
 
 import traceback
 
@@ -43,7 +43,7 @@ async def test_secret_of_another_owner_causes_no_vault_call(harness: SyncerHarne
     assert not harness.vault.readers
 
 
-async def test_secret_of_an_earlier_secretsync_is_waited_for(harness: SyncerHarness) -> None:
+async def test_secret_of_an_earlier_secretsync_requeues_the_sync(harness: SyncerHarness) -> None:
     requeue = await harness.sync_requeue(metadata_response(make_secret_meta(owners=[make_owner(uid="earlier")])))
     assert requeue.seconds <= 2
     assert "shop" in requeue.obstacle
@@ -101,18 +101,20 @@ async def test_refusal_of_the_api_server_is_reported_with_its_cause(
 
 
 @pytest.mark.parametrize(
-    ("of", "words"),
+    ("source", "words"),
     [
         (Unreadable(ObjectMeta(), "Expected `object`"), ["SecretProviderClass class", "Expected `object`"]),
         (make_class(objects="array: x"), ["SecretProviderClass class", "array:"]),
         (make_class(cloudName="Mars"), ["'Mars' is not one of the administrator's", "AzurePublicCloud"]),
     ],
 )
-async def test_unusable_class_is_reported_without_any_call(harness: SyncerHarness, of: Class, words: list[str]) -> None:
+async def test_unusable_class_is_reported_without_any_call(
+    harness: SyncerHarness, source: Class, words: list[str]
+) -> None:
     depths = set()
     for _ in range(5):
         with pytest.raises(errors.ClassError) as caught:
-            await harness.sync(of=of)
+            await harness.sync(source=source)
         depths.add(len(traceback.extract_tb(caught.value.__traceback__)))
         for word in words:
             assert word in caught.value.message
@@ -128,10 +130,10 @@ async def test_missing_class_is_named(harness: SyncerHarness) -> None:
 async def test_edited_class_is_parsed_again(harness: SyncerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.secretsync.class_reader.EDIT_INTERVAL", 0.0)
     with pytest.raises(errors.ClassError):
-        await harness.sync(of=make_class(objects="array: x"))
+        await harness.sync(source=make_class(objects="array: x"))
     meta = msgspec.structs.replace(make_class().metadata, generation=2)
     await harness.sync(
-        ABSENT, metadata_response(make_secret_meta()), of=msgspec.structs.replace(make_class(), metadata=meta)
+        ABSENT, metadata_response(make_secret_meta()), source=msgspec.structs.replace(make_class(), metadata=meta)
     )
 
 
@@ -181,7 +183,7 @@ async def test_refusal_that_only_an_edit_can_fix_waits_for_an_edit(
 
 
 async def test_label_that_other_tools_obey_is_refused_before_any_vault_call() -> None:
-    """The admission policies would refuse it after the vault call. Without policies it is written, as SSE does."""
+    """The admission policies would refuse the label after the vault call. Without policies the syncer writes it."""
     wanted = make_sync(labels={"argocd.argoproj.io/secret-type": "cluster"})
     async with make_harness(Settings(probe_secret_type="example.com/no")) as harness:
         error = await harness.sync_error(wanted=wanted)

@@ -1,4 +1,4 @@
-"""A refused write causes no vault call until its dry run has another result."""
+"""Test that a refused write causes no vault call until its dry run has another result."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ BY_POLICY = error_response(
 BY_OTHER = error_response(
     422, "secrets \"shop\" is forbidden: ValidatingAdmissionPolicy 'y' with binding 'y' denied request: 1"
 )
-WEBHOOK_AWAY = error_response(500, 'Internal error occurred: failed calling webhook "x.example.com": timeout')
+WEBHOOK_UNAVAILABLE = error_response(500, 'Internal error occurred: failed calling webhook "x.example.com": timeout')
 QUOTA = error_response(403, 'secrets "shop" is forbidden: exceeded quota: small, requested: count/secrets=1')
 IMMUTABLE = error_response(422, "data: Forbidden: field is immutable when `immutable` is set")
 INVALID = error_response(422, "Secret is invalid")
@@ -35,19 +35,19 @@ def count_reads(harness: SyncerHarness) -> int:
 
 @pytest.mark.parametrize("exists", [False, True], ids=["create", "patch"])
 @pytest.mark.parametrize(
-    "answer", [BY_POLICY, WEBHOOK_AWAY, QUOTA, INVALID], ids=["policy", "webhook", "quota", "invalid"]
+    "answer", [BY_POLICY, WEBHOOK_UNAVAILABLE, QUOTA, INVALID], ids=["policy", "webhook", "quota", "invalid"]
 )
 async def test_refused_write_reads_the_vault_once_and_again_when_it_is_allowed(
     harness: SyncerHarness, answer: ScriptedResponse, exists: bool
 ) -> None:
-    there = metadata_response(make_secret_meta()) if exists else ABSENT
-    first = await harness.sync_error(there, answer, answer)
+    found = metadata_response(make_secret_meta()) if exists else ABSENT
+    first = await harness.sync_error(found, answer, answer)
     assert count_reads(harness) == 1
     for _ in range(50):
-        again = await harness.sync_error(there, answer)
+        again = await harness.sync_error(found, answer)
         assert (again.message, again.reason, again.retry) == (first.message, first.reason, first.retry)
     assert count_reads(harness) == 1
-    assert isinstance(await harness.sync(there, DONE, metadata_response(make_secret_meta(), "43")), Synced)
+    assert isinstance(await harness.sync(found, DONE, metadata_response(make_secret_meta(), "43")), Synced)
     assert count_reads(harness) == 2
     assert harness.written.refused is None
 
@@ -58,27 +58,27 @@ async def test_dry_run_has_placeholders_and_everything_else_of_the_write(harness
     await harness.sync_error(
         metadata_response(make_secret_meta(["user", "left"])) if exists else ABSENT, BY_POLICY, BY_POLICY, wanted=wanted
     )
-    write, rehearsal = harness.server.requests[-2:]
-    assert (write.method, write.path) == (rehearsal.method, rehearsal.path)
-    assert rehearsal.query == write.query | {"dryRun": "All"}
-    assert CANARY.encode() not in rehearsal.body
-    assert base64.b64encode(CANARY.encode()) not in rehearsal.body
-    meant, sent_ = json.loads(write.body), json.loads(rehearsal.body)
+    write, dry_run = harness.server.requests[-2:]
+    assert (write.method, write.path) == (dry_run.method, dry_run.path)
+    assert dry_run.query == write.query | {"dryRun": "All"}
+    assert CANARY.encode() not in dry_run.body
+    assert base64.b64encode(CANARY.encode()) not in dry_run.body
+    written, tried = json.loads(write.body), json.loads(dry_run.body)
     placeholder = base64.b64encode(b"{}").decode()
-    assert set(sent_["data"].values()) == {placeholder}
-    assert sent_["data"].keys() == {key for key, text in meant["data"].items() if text is not None}
-    assert sent_ | {"data": {}} == meant | {"data": {}}
+    assert set(tried["data"].values()) == {placeholder}
+    assert tried["data"].keys() == {key for key, text in written["data"].items() if text is not None}
+    assert tried | {"data": {}} == written | {"data": {}}
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(BY_POLICY, BY_OTHER), (DONE, BY_POLICY), (BY_POLICY, DONE), (WEBHOOK_AWAY, BY_POLICY)],
+    [(BY_POLICY, BY_OTHER), (DONE, BY_POLICY), (BY_POLICY, DONE), (WEBHOOK_UNAVAILABLE, BY_POLICY)],
     ids=["refused by another policy", "now refused", "now allowed", "webhook is back"],
 )
 async def test_changed_result_of_the_dry_run_causes_another_attempt(
     harness: SyncerHarness, before: ScriptedResponse, after: ScriptedResponse
 ) -> None:
-    """A policy can refuse the content of a value, which the dry run lacks, so an allowed dry run proves nothing."""
+    """A policy can refuse the content of a value. A dry run has no values, so an allowed one is no proof."""
     await harness.sync_error(ABSENT, BY_POLICY, before)
     await harness.sync_error(ABSENT, before)
     assert count_reads(harness) == 1
@@ -114,7 +114,7 @@ async def test_secret_that_appears_before_the_dry_run_requeues_the_sync(harness:
     assert count_reads(harness) == 1
 
 
-async def test_kept_error_holds_no_frames() -> None:
+async def test_stored_error_has_no_traceback() -> None:
     async with make_harness(Settings(enable_partial_secret_sync=True)) as harness:
         await harness.sync_error(ABSENT, BY_POLICY, BY_POLICY)
         for _ in range(3):
@@ -122,5 +122,5 @@ async def test_kept_error_holds_no_frames() -> None:
             assert isinstance(error, errors.PolicyRefused)
             assert error.reason == Reason.POLICY_REFUSED
         assert harness.written.refused
-        kept: ControllerError = harness.written.refused.error
-        assert (kept.__traceback__, kept.__cause__, kept.__context__) == (None, None, None)
+        stored: ControllerError = harness.written.refused.error
+        assert (stored.__traceback__, stored.__cause__, stored.__context__) == (None, None, None)
